@@ -1,0 +1,105 @@
+"""nodekit: a library from which compute nodes are composed."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from nodekit.config import load_node
+from nodekit.container import (
+    ClientId,
+    Container,
+    ContainerError,
+    ContainerId,
+    ContainerInput,
+    ContainerOutput,
+    ContainerResult,
+    JobId,
+    Location,
+    Step,
+)
+from nodekit.embedded import EmbeddedStore
+from nodekit.errors import (
+    ClaimLost,
+    CompositionError,
+    ContainerFailed,
+    FailureKind,
+    InvalidPayload,
+    NodekitError,
+    Problem,
+    Refusal,
+    StoreFailed,
+    StoreInUse,
+    Unavailable,
+)
+from nodekit.events import Event, JobAccepted, JobFinished, StepFinished
+from nodekit.job import FINISHED, UNFINISHED, Attempt, Job, JobRequest, JobStatus, Outcome, StepRecord, last_output
+from nodekit.node import Health, Node
+from nodekit.offers import NodeFile, Offer
+from nodekit.payload import MAX_DEPTH, decode_payload, encode_payload, parse_json
+from nodekit.pipeline import Pipeline, Sequence
+from nodekit.runner import ContainerRunner, StreamingRunner
+from nodekit.secret import Secret
+from nodekit.store import Claim, JobStore, JobTable, Pending, SharedStore, Unfinished
+from nodekit.transport import Transport
+
+try:
+    __version__ = version("nodekit-compute")
+except PackageNotFoundError:  # pragma: no cover - a checkout that was never installed
+    __version__ = "0"
+
+__all__ = [
+    "FINISHED",
+    "MAX_DEPTH",
+    "UNFINISHED",
+    "Attempt",
+    "Claim",
+    "ClaimLost",
+    "ClientId",
+    "CompositionError",
+    "Container",
+    "ContainerError",
+    "ContainerFailed",
+    "ContainerId",
+    "ContainerInput",
+    "ContainerOutput",
+    "ContainerResult",
+    "ContainerRunner",
+    "EmbeddedStore",
+    "Event",
+    "FailureKind",
+    "Health",
+    "InvalidPayload",
+    "Job",
+    "JobAccepted",
+    "JobFinished",
+    "JobId",
+    "JobRequest",
+    "JobStatus",
+    "JobStore",
+    "JobTable",
+    "Location",
+    "Node",
+    "NodeFile",
+    "NodekitError",
+    "Offer",
+    "Outcome",
+    "Pending",
+    "Pipeline",
+    "Problem",
+    "Refusal",
+    "Secret",
+    "Sequence",
+    "SharedStore",
+    "Step",
+    "StepFinished",
+    "StepRecord",
+    "StoreFailed",
+    "StoreInUse",
+    "StreamingRunner",
+    "Transport",
+    "Unavailable",
+    "Unfinished",
+    "decode_payload",
+    "encode_payload",
+    "last_output",
+    "load_node",
+    "parse_json",
+]

@@ -1,0 +1,200 @@
+"""The node's private loop: claims jobs and runs their steps. One code path for every store.
+
+Execution is at least once, completion exactly once: a step whose result was stored is never run again.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+import anyio
+from anyio.abc import TaskStatus
+
+from nodekit._advance import advance
+from nodekit._calls import Calls
+from nodekit._slots import Slots
+from nodekit.container import ContainerId
+from nodekit.errors import ClaimLost
+from nodekit.events import Event, JobFinished, StepFinished
+from nodekit.job import Job
+from nodekit.pipeline import Pipeline
+from nodekit.runner import ContainerRunner
+from nodekit.store import Claim, JobStore
+
+logger = logging.getLogger("nodekit.executor")
+
+FIRST_PAUSE_SECONDS = 0.1
+LONGEST_PAUSE_SECONDS = 5.0
+
+
+class Executor:
+    """Runs as many jobs at once as there are slots."""
+
+    def __init__(
+        self,
+        *,
+        store: JobStore,
+        runners: Sequence[ContainerRunner],
+        pipelines: Mapping[str, Pipeline],
+        concurrency: int,
+        tell: Callable[[Event], None],
+    ) -> None:
+        self._store = store
+        self._runners = runners
+        self._pipelines = pipelines
+        self._tell = tell
+        containers = {id: container for runner in runners for id, container in runner.containers.items()}
+        self._calls = Calls(runners)
+        self._slots = Slots(containers, concurrency)
+        self._claiming: tuple[anyio.CancelScope, frozenset[ContainerId]] | None = None
+        self._draining = False
+        self._running = 0
+        self._changed = anyio.Event()
+        self.problem: str | None = None
+        """Why jobs are not getting on right now."""
+
+    # -- claiming ---------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: "TaskStatus[None]") -> None:
+        """Claim and run until drained; cancelling it gives back what is running."""
+        self._look_at_runners()
+        async with anyio.create_task_group() as tasks:
+            for runner in self._runners:
+                tasks.start_soon(self._watch, runner)
+            task_status.started()
+            while not self._draining:
+                for claim in await self._claim():
+                    self._running += 1
+                    self._slots.free -= 1
+                    held = claim.job.due if self._slots.take(claim.job.due) else None
+                    tasks.start_soon(self._run, claim, held)
+            await self.drained()
+            tasks.cancel_scope.cancel()
+
+    def drain(self) -> None:
+        """Claim nothing more; `run` ends with the last job that is running."""
+        self._draining = True
+        self._reconsider()
+
+    async def drained(self) -> None:
+        """Wait until nothing is running."""
+        while self._running:
+            await self._changed.wait()
+
+    async def _watch(self, runner: ContainerRunner) -> None:
+        while True:
+            await runner.changed()
+            self._look_at_runners()
+
+    def _look_at_runners(self) -> None:
+        self._slots.set_running({id for runner in self._runners for id in runner.running()})
+        self._reconsider()
+
+    async def _claim(self) -> Sequence[Claim]:
+        containers, limit = self._slots.open, self._slots.at_most
+        if not containers or not limit:
+            await self._changed.wait()
+            return ()
+        with anyio.CancelScope() as scope:
+            self._claiming = scope, containers
+            try:
+                return await self._store.claim(containers, limit)
+            except Exception as error:
+                self.problem = f"the store gives no jobs: {error}"
+                logger.exception("cannot claim; trying again in %s s", LONGEST_PAUSE_SECONDS)
+                await anyio.sleep(LONGEST_PAUSE_SECONDS)
+            finally:
+                self._claiming = None
+        return ()
+
+    def _reconsider(self) -> None:
+        """Something changed: claim anew where that changes which jobs come."""
+        self._changed.set()
+        self._changed = anyio.Event()
+        if self._claiming is not None:
+            scope, containers = self._claiming
+            if self._draining or containers != self._slots.open:
+                scope.cancel()
+
+    # -- running ----------------------------------------------------------------------------------
+
+    async def _run(self, claim: Claim, held: ContainerId | None) -> None:
+        run = _Run(claim.job, held)
+        try:
+            with claim.scope:
+                await self._steps(claim, run)
+        except ClaimLost:
+            logger.debug("job %s: settled elsewhere", claim.job.id)
+        except anyio.get_cancelled_exc_class():
+            with anyio.CancelScope(shield=True):
+                await self._give_up(claim, run)
+            raise
+        except Exception:  # the one place where a fault of ours must not end the node
+            logger.exception("job %s: the executor failed", claim.job.id)
+            with anyio.CancelScope(shield=True):
+                await self._give_up(claim, run)
+        finally:
+            self._slots.give_back(run.held)
+            self._slots.free += 1
+            self._running -= 1
+            self._reconsider()
+
+    async def _steps(self, claim: Claim, run: "_Run") -> None:
+        """Run step after step; give the job back where the next one cannot run here and now."""
+        while not run.job.status.finished:
+            if run.held is None or not self._calls.callable(run.held):
+                self._look_at_runners()
+                return await self._store.release(claim, run.job)
+            pipeline = self._pipelines.get(run.job.request.pipeline)
+            step = pipeline and pipeline.next_step(run.job)
+            if step is None or step.container != run.job.due:  # the pipeline was replaced by one with other rules
+                ended = advance(run.job, pipeline, self._calls.containers)
+                await self._keep(claim, run, ended)
+                continue
+            result, attempt = await self._calls.call(step)
+            await self._keep(claim, run, advance(run.job.with_result(result, attempt), pipeline, self._calls.containers))
+            self._tell(StepFinished(run.job, step.index))
+        self._tell(JobFinished(run.job))
+
+    async def _keep(self, claim: Claim, run: "_Run", job: Job) -> None:
+        """Store what has happened, and move on to the container that is due."""
+        run.job = job
+        if job.due != run.held:
+            self._slots.give_back(run.held)
+            run.held = job.due if self._slots.take(job.due) else None
+            self._reconsider()
+        await self._persist(lambda: self._store.save(claim, job), job)
+
+    async def _persist(self, write: Callable[[], Awaitable[None]], job: Job) -> None:
+        """Write until it succeeds: a result in hand is not thrown away because the disk is full for a while."""
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                await write()
+            except ClaimLost:
+                raise
+            except Exception as error:
+                self.problem = f"the store keeps no results: {error}"
+                logger.error("job %s: the store failed (%s); trying again in %.1f s", job.id, error, pause)
+                await anyio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            else:
+                self.problem = None
+                return
+
+    async def _give_up(self, claim: Claim, run: "_Run") -> None:
+        try:
+            await self._store.release(claim, run.job)
+        except ClaimLost:
+            pass
+        except Exception as error:
+            logger.error("job %s: not given back (%s); it goes on after a restart", run.job.id, error)
+
+
+class _Run:
+    """What one job's run has in hand: its newest snapshot and the slot it holds."""
+
+    __slots__ = ("held", "job")
+
+    def __init__(self, job: Job, held: ContainerId | None) -> None:
+        self.job = job
+        self.held = held

@@ -1,0 +1,135 @@
+"""The only module that touches pluggy: plugins in, typed calls out."""
+
+import inspect
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from difflib import get_close_matches
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+from nodekit import hookspecs
+from nodekit.errors import CompositionError, Problem, Refusal
+from nodekit.events import Event
+from nodekit.job import JobRequest
+
+if TYPE_CHECKING:
+    from nodekit.node import Node
+
+logger = logging.getLogger("nodekit.plugins")
+
+_PREFIX = "nodekit_"
+_MARKER = f"{_PREFIX}impl"  # what pluggy.HookimplMarker("nodekit") leaves on a function
+_SPECS = {name: spec for name, spec in vars(hookspecs).items() if name.startswith(_PREFIX)}
+
+
+class _PluginManager(pluggy.PluginManager):
+    """Every callable named like a hook is an implementation; no decorator needed, so none can be forgotten."""
+
+    def parse_hookimpl_opts(self, plugin: object, name: str) -> pluggy.HookimplOpts | None:
+        if not _is_implementation(plugin, name):
+            return None
+        return pluggy.HookimplOpts(
+            wrapper=False, hookwrapper=False, optionalhook=False, tryfirst=False, trylast=False, specname=None
+        )
+
+    def parse_hookspec_opts(self, module_or_class: object, name: str) -> pluggy.HookspecOpts | None:
+        if name not in _SPECS:
+            return None
+        return pluggy.HookspecOpts(firstresult=False, historic=False, warn_on_impl=None, warn_on_impl_args=None)
+
+
+class Hooks:
+    """The plugins of one node, called one at a time in the order given."""
+
+    def __init__(self, plugins: Sequence[object]) -> None:
+        if problems := [problem for plugin in plugins for problem in _problems(plugin)]:
+            raise CompositionError(problems)
+        self._manager = _PluginManager("nodekit")
+        self._manager.add_hookspecs(hookspecs)
+        for number, plugin in enumerate(plugins):
+            self._manager.register(plugin, name=f"{number}:{plugin_name(plugin)}")
+        self._admit = self._implementations("nodekit_admit")
+        self._observe = self._implementations("nodekit_observe")
+        self._lifespan = self._implementations("nodekit_lifespan")
+
+    def _implementations(self, hook: str) -> Sequence[pluggy.HookImpl]:
+        caller: pluggy.HookCaller = getattr(self._manager.hook, hook)
+        return caller.get_hookimpls()  # in the order of registration; pluggy would call them last first
+
+    def lifespans(self, node: "Node") -> Iterator[AbstractAsyncContextManager[Any]]:
+        """What each plugin wants held open, made when asked for."""
+        for implementation in self._lifespan:
+            yield _call(implementation, node=node)
+
+    async def admit(self, request: JobRequest, node: "Node") -> None:
+        """Ask every plugin; the first `Refusal` wins, and a plugin that breaks refuses."""
+        for implementation in self._admit:
+            try:
+                await _call(implementation, request=request, node=node)
+            except Refusal:
+                raise
+            except Exception as error:
+                logger.exception("plugin %s failed in nodekit_admit; the request is refused", implementation.plugin_name)
+                raise Refusal("Admission failed") from error
+
+    @property
+    def observed(self) -> bool:
+        """Whether any plugin listens: events need not be made otherwise."""
+        return bool(self._observe)
+
+    def observe(self, event: Event, node: "Node") -> None:
+        """Tell every plugin; what goes wrong there is logged and harms nobody."""
+        for implementation in self._observe:
+            try:
+                _call(implementation, event=event, node=node)
+            except Exception:
+                logger.exception("plugin %s failed in nodekit_observe", implementation.plugin_name)
+
+
+def plugin_name(plugin: object) -> str:
+    """How errors and the log name a plugin."""
+    return plugin.__name__ if isinstance(plugin, ModuleType) else type(plugin).__name__
+
+
+def _call(implementation: pluggy.HookImpl, **arguments: Any) -> Any:
+    return implementation.function(*[arguments[name] for name in implementation.argnames])
+
+
+def _is_implementation(plugin: object, name: str) -> bool:
+    return name.startswith(_PREFIX) and inspect.isroutine(getattr(plugin, name, None))
+
+
+def _problems(plugin: object) -> Iterator[Problem]:
+    if inspect.isclass(plugin):
+        yield Problem(plugin.__name__, f"is a class; give the node an instance: {plugin.__name__}()")
+        return
+    names = [name for name in dir(plugin) if _is_implementation(plugin, name)]
+    for name in names:
+        if text := _problem(name, getattr(plugin, name)):
+            yield Problem(f"{plugin_name(plugin)}.{name}", text)
+    if not names and not hasattr(plugin, "container_rules"):
+        yield Problem(plugin_name(plugin), f"implements no hook; known: {', '.join(sorted(_SPECS))}")
+
+
+def _problem(name: str, function: Any) -> str | None:
+    spec = _SPECS.get(name)
+    if spec is None:
+        nearest = get_close_matches(name, _SPECS, 1)
+        return "no such hook; " + (f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(sorted(_SPECS))}")
+    if hasattr(function, _MARKER):
+        return "takes no pluggy marker: plugins run in the order in which the node is given them"
+    known = list(inspect.signature(spec).parameters)
+    taken = inspect.signature(function).parameters.values()
+    if wrong := [p.name for p in taken if p.name not in known or p.kind is not p.POSITIONAL_OR_KEYWORD]:
+        return f"unknown argument {wrong[0]!r}; it may take: {', '.join(known)}"
+    if inspect.iscoroutinefunction(spec) and not inspect.iscoroutinefunction(function):
+        return f"must be a coroutine function: async def {name}(…)"
+    if not inspect.iscoroutinefunction(spec) and (
+        inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+    ):
+        cure = " decorated with @asynccontextmanager" if name == "nodekit_lifespan" else ""
+        return f"must be a plain function{cure}: def {name}(…)"
+    return None

@@ -1,0 +1,72 @@
+"""Waiting for jobs to change: woken by the store, without polling; it is listened to only while somebody waits."""
+
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import anyio
+
+from nodekit.container import JobId
+
+
+class Waiter:
+    """Gathers which of its jobs changed; None among them: any may have."""
+
+    def __init__(self) -> None:
+        self._changed: set[JobId | None] = set()
+        self._woken = anyio.Event()
+
+    def wake(self, id: JobId | None) -> None:
+        self._changed.add(id)
+        self._woken.set()
+
+    async def changed(self) -> set[JobId | None]:
+        """Wait for a change, and answer all there were since the last call."""
+        await self._woken.wait()
+        self._woken, changed, self._changed = anyio.Event(), self._changed, set()
+        return changed
+
+
+class Waiters:
+    """Who waits for which job."""
+
+    def __init__(self, changes: Callable[[], AbstractAsyncContextManager[AsyncIterator[JobId | None]]]) -> None:
+        self._changes = changes
+        self._waiters: dict[JobId, set[Waiter]] = {}
+        self._wanted = anyio.Event()
+        self._listening = anyio.Event()
+
+    async def run(self) -> None:
+        """Relay the store's changes to the waiters."""
+        while True:
+            await self._wanted.wait()
+            async with self._changes() as changes:
+                self._listening.set()
+                async for id in changes:
+                    self._wake(id)
+                    if not self._waiters:
+                        self._wanted, self._listening = anyio.Event(), anyio.Event()
+                        break
+
+    @asynccontextmanager
+    async def on(self, ids: Collection[JobId]) -> AsyncIterator[Waiter]:
+        """A waiter that misses nothing from the moment it is entered."""
+        waiter = Waiter()
+        for id in ids:
+            self._waiters.setdefault(id, set()).add(waiter)
+        try:
+            self._wanted.set()
+            await self._listening.wait()
+            yield waiter
+        finally:
+            for id in ids:
+                self._waiters[id].discard(waiter)
+                if not self._waiters[id]:
+                    del self._waiters[id]
+
+    def _wake(self, id: JobId | None) -> None:
+        if id is not None:
+            woken = self._waiters.get(id, ())
+        else:
+            woken = {waiter for waiters in self._waiters.values() for waiter in waiters}
+        for waiter in woken:
+            waiter.wake(id)

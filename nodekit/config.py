@@ -1,0 +1,219 @@
+"""Node file → Node. Glue over the constructors: whatever a node file can say, Python can say too."""
+
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec.structs import replace
+
+from nodekit._rules import nearest
+from nodekit.errors import CompositionError, NodekitError, Problem
+from nodekit.node import CONCURRENCY, DRAIN_SECONDS, MAX_PENDING, Node
+from nodekit.offers import Kind, NodeFile, Offer, load_offer
+from nodekit.secret import Secret
+
+T = TypeVar("T")
+
+_TABLES = ("node", "store", "runners", "transports", "pipelines", "plugins")
+
+
+class NodeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table ``[node]``."""
+
+    name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9_.-]*$")] = "node"
+    concurrency: Annotated[int, msgspec.Meta(ge=1)] = CONCURRENCY
+    """How many jobs run at once."""
+    max_pending: Annotated[int, msgspec.Meta(ge=1)] = MAX_PENDING
+    """How many jobs may be accepted and unfinished."""
+    drain_seconds: Annotated[float, msgspec.Meta(ge=0)] = DRAIN_SECONDS
+    """How long stopping waits for the jobs that are running."""
+
+
+def load_node(path: Path | str) -> Node:
+    """Compose the node that a node file describes; nothing is acquired. Raises `CompositionError` with every problem."""
+    return compose(read_node_file(path), Path(path))
+
+
+def read_node_file(path: Path | str) -> dict[str, Any]:
+    """The tables of a node file, unchecked. Raises `CompositionError` where it is not TOML or cannot be read."""
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise CompositionError(Problem(str(path), f"cannot be read: {error}")) from error
+    except tomllib.TOMLDecodeError as error:
+        raise CompositionError(Problem(str(path), f"is not TOML: {error}")) from error
+
+
+def compose(tables: Mapping[str, Any], path: Path) -> Node:
+    """The node that the tables of a node file at `path` describe."""
+    return _Composition(tables, NodeFile(path.absolute())).node()
+
+
+class _Composition:
+    """Reads every table before it gives up, so that one run shows every problem."""
+
+    def __init__(self, tables: Mapping[str, Any], file: NodeFile) -> None:
+        self.tables = tables
+        self.file = file
+        self.problems: list[Problem] = []
+        self.rules: dict[str, type[msgspec.Struct]] = {}
+
+    def node(self) -> Node:
+        for key in self.tables:
+            if key not in _TABLES:
+                self.problem(key, f"unknown table{nearest(key, _TABLES)}")
+        settings = self.convert(self.table("node"), NodeSettings, "node") or NodeSettings()
+        plugins = self.parts("plugin", "plugins")
+        runners = self.parts("runner", "runners")
+        transports = self.parts("transport", "transports")
+        pipelines = self.parts("pipeline", "pipelines")
+        store = self.store()
+        if self.problems:
+            raise CompositionError(self.problems)
+        return Node(
+            store=store,
+            runners=[part for _, part in runners],
+            transports=[part for _, part in transports],
+            pipelines=dict(pipelines),
+            plugins=[part for _, part in plugins],
+            **msgspec.structs.asdict(settings),
+        )
+
+    def store(self) -> Any:
+        if "store" not in self.tables:
+            self.problem("store", 'is missing; say where jobs are kept: [store] use = "sqlite"')
+            return None
+        return self.part("store", self.table("store"), "store", self.offer("store", self.table("store"), "store"))
+
+    def parts(self, kind: Kind, key: str) -> list[tuple[str, Any]]:
+        """The parts of a list of tables, each with the name of its offer."""
+        entries = self.tables.get(key, [])
+        if not isinstance(entries, list):
+            self.problem(key, f"expected a list of tables: [[{key}]]")
+            return []
+        named = [(f"{key}[{number}]", table) for number, table in enumerate(entries)]
+        offers = [self.offer(kind, table, where) for where, table in named]
+        if kind == "plugin":
+            self.declare_rules(offer for offer in offers if offer)
+        return [
+            (table["use"], self.part(kind, table, where, offer))
+            for (where, table), offer in zip(named, offers, strict=True)
+            if offer
+        ]
+
+    def offer(self, kind: Kind, table: Any, where: str) -> Offer[Any] | None:
+        if not isinstance(table, dict) or not isinstance(table.get("use"), str):
+            self.problem(where, f'says no offer; add: use = "<{kind}>"')
+            return None
+        try:
+            return load_offer(kind, table["use"])
+        except NodekitError as error:
+            self.problem(f"{where}.use", str(error))
+            return None
+
+    def declare_rules(self, offers: Iterable[Offer[Any]]) -> None:
+        for offer in offers:
+            if offer.container:
+                self.rules.update(dict.fromkeys(offer.container.__struct_fields__, offer.container))
+
+    def part(self, kind: Kind, table: Any, where: str, offer: Offer[Any] | None) -> Any:
+        if offer is None:
+            return None
+        settings = {key: value for key, value in table.items() if key != "use"}
+        before = len(self.problems)
+        containers = self.containers(settings.pop("containers", []), where, offer) if kind == "runner" else None
+        config = self.convert(settings, offer.config, where)
+        if config is None or len(self.problems) > before:
+            return None
+        try:
+            return offer.build(config if containers is None else replace(config, containers=containers), self.file)
+        except CompositionError as error:
+            self.problems += [Problem(f"{where}.{p.where}" if p.where else where, p.text) for p in error.problems]
+        except NodekitError as error:
+            self.problem(where, str(error))
+        return None
+
+    def containers(self, entries: Any, where: str, offer: Offer[Any]) -> tuple[Any, ...]:
+        if offer.container is None or not isinstance(entries, list):
+            self.problem(f"{where}.containers", f"expected a list of tables: [[{where.split('[')[0]}.containers]]")
+            return ()
+        numbered = [(f"{where}.containers[{number}]", entry) for number, entry in enumerate(entries)]
+        return tuple(self.container(entry, place, offer.container) for place, entry in numbered)
+
+    def container(self, entry: Any, where: str, struct: type[msgspec.Struct]) -> Any:
+        """Split a container's table between its runner and the plugins that declare rules."""
+        if not isinstance(entry, dict):
+            return self.problem(where, "expected a table")
+        own = {key: value for key, value in entry.items() if key not in self.rules}
+        rules = {key: value for key, value in entry.items() if key in self.rules}
+        for rule_struct in dict.fromkeys(self.rules.values()):
+            mine = {key: value for key, value in rules.items() if self.rules[key] is rule_struct}
+            if self.convert(mine, rule_struct, where) is None:
+                return None
+        known = [field for field in struct.__struct_fields__ if field != "rules"]
+        for key in own:
+            if key not in known:
+                text = f"unknown key: neither its runner nor a plugin of this node takes it{nearest(key, [*known, *self.rules])}"
+                return self.problem(f"{where}.{key}", text)
+        container = self.convert(own, struct, where)
+        return container and replace(container, rules=rules)
+
+    # -- values -----------------------------------------------------------------------------------
+
+    def table(self, key: str) -> Any:
+        return self.tables.get(key, {})
+
+    def convert(self, value: Any, struct: type[T], where: str) -> T | None:
+        """The value as a Struct; None where there was a problem."""
+        fields: tuple[str, ...] = getattr(struct, "__struct_fields__", ())
+        if isinstance(value, dict):
+            for key in value:
+                if key not in fields:
+                    return self.problem(f"{where}.{key}", f"unknown key{nearest(key, fields)}")
+        try:
+            return msgspec.convert(value, struct, dec_hook=self.resolve)
+        except msgspec.ValidationError as error:
+            return self.problem(*_explain(where, str(error)))
+
+    def resolve(self, kind: type[Any], value: Any) -> Any:
+        """Types that msgspec leaves to us: paths relative to the file, and secrets."""
+        if issubclass(kind, Path):
+            if not isinstance(value, str):
+                raise TypeError("expected a path")
+            return self.file.folder / value
+        if issubclass(kind, Secret):
+            try:
+                return Secret.resolve(value, self.file.folder)
+            except NodekitError as error:
+                raise ValueError(str(error)) from error
+        raise TypeError(f"a node file cannot give a {kind.__name__}")
+
+    def problem(self, where: str, text: str) -> None:
+        self.problems.append(Problem(where, text))
+
+
+_TYPES = {
+    "str": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a table",
+    "null": "nothing",
+}
+
+
+def _explain(where: str, text: str) -> tuple[str, str]:
+    """The key path and the cure in an error of msgspec, such as ``Expected `int`, got `str` - at `$.port```."""
+    text, _, place = text.partition(" - at `$")
+    if missing := re.search(r"missing required field `(\w+)`", text):
+        return f"{where}{place.rstrip('`')}.{missing[1]}", "is missing"
+    words = re.sub(r"`([a-z]+)(?: \| ([a-z]+))*`", lambda found: _words(found[0]), text)
+    return where + place.rstrip("`"), words[:1].lower() + words[1:]
+
+
+def _words(types: str) -> str:
+    return " or ".join(_TYPES.get(word, word) for word in types.strip("`").split(" | ") if word != "null")

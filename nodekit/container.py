@@ -1,0 +1,97 @@
+"""Containers, the steps that call them, and what comes of it."""
+
+from collections.abc import Mapping
+from enum import IntEnum
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, TypeAlias
+
+import msgspec
+
+from nodekit.errors import FailureKind
+from nodekit.payload import decode_payload
+
+ContainerId: TypeAlias = str
+JobId: TypeAlias = str
+"""A UUID of version 7 as text; ids sort as they were given."""
+ClientId: TypeAlias = str
+
+_NO_RULES: Mapping[str, Any] = MappingProxyType({})
+
+
+class Container(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A named service that a runner can call. Runners extend it with what they need to run one."""
+
+    id: Annotated[ContainerId, msgspec.Meta(min_length=1)]
+    image: str = ""
+    description: str = ""
+    timeout_seconds: Annotated[float, msgspec.Meta(gt=0)] = 180.0
+    """How long one call may take."""
+    concurrency: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    """How many steps may run in it at once; as many as the node's unless said."""
+    when_down: Literal["wait", "fail"] = "wait"
+    """What a job does when this container is due and not running: stay in the queue, or fail at once."""
+    rules: Mapping[str, Any] = _NO_RULES
+    """Settings that plugins declare for containers (the guardian's `external`, …): plain JSON values by key."""
+
+
+class Location(IntEnum):
+    """Where data comes from or goes to; the numbers are those of the container protocol."""
+
+    ONCHAIN = 0
+    OFFCHAIN = 1
+    STREAM = 2
+
+
+class ContainerInput(msgspec.Struct, frozen=True, kw_only=True):
+    """What a container receives. Encoded as JSON, this is the body of ``POST /service_output``."""
+
+    source: Location
+    destination: Location
+    data: msgspec.Raw
+    requires_proof: bool
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """One container call that is due within a job."""
+
+    job_id: JobId
+    index: int
+    """From 0."""
+    attempt: int
+    """From 1."""
+    container: ContainerId
+    input: ContainerInput
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for every attempt, so that a container can recognise a repetition."""
+        return f"{self.job_id}:{self.index}"
+
+
+class ContainerOutput(msgspec.Struct, frozen=True, kw_only=True, tag="output", omit_defaults=True):
+    """What a container gave for a step."""
+
+    container: ContainerId
+    output: msgspec.Raw
+    """Any JSON value."""
+    instance: str = ""
+    """Which running instance gave it (a process, a Docker container), as its runner names them."""
+
+    @property
+    def value(self) -> Any:
+        """The output decoded."""
+        return decode_payload(self.output)
+
+
+class ContainerError(msgspec.Struct, frozen=True, kw_only=True, tag="error", omit_defaults=True):
+    """How a step failed for good."""
+
+    container: ContainerId
+    error: str
+    """For the client to read; never empty."""
+    kind: FailureKind = "internal"
+    status: int | None = None
+    """The HTTP status, where there was one."""
+
+
+ContainerResult: TypeAlias = ContainerOutput | ContainerError

@@ -1,0 +1,256 @@
+"""`JobTable` → `JobStore`: scheduling in memory, for a store that one node owns."""
+
+import logging
+import math
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import TracebackType
+from typing import Self
+
+import anyio
+
+from nodekit._broadcast import Broadcast
+from nodekit._schedule import Schedule
+from nodekit.container import ClientId, ContainerError, ContainerId, JobId
+from nodekit.errors import ClaimLost, StoreFailed
+from nodekit.job import Job, JobStatus, Outcome
+from nodekit.store import Claim, JobTable, Pending, Unfinished
+
+logger = logging.getLogger("nodekit.store")
+
+
+class EmbeddedClaim:
+    """The exclusive right to run one job of an embedded store; it lasts until the job is settled or given back."""
+
+    takeovers = 0
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.scope = anyio.CancelScope()
+        self.lost = False
+        self.writing = anyio.Lock(fast_acquire=True)
+
+
+class EmbeddedStore:
+    """Makes a `JobStore` of a `JobTable`.
+
+    It keeps ids, clients and due containers of unfinished jobs in memory, rebuilt from the table when it opens; claiming
+    writes nothing. Changes of a job are finished once begun, also when the caller is cancelled.
+    """
+
+    def __init__(self, table: JobTable) -> None:
+        self.table = table
+        self._schedule = Schedule()
+        self._unfinished: dict[JobId, Unfinished] = {}
+        self._claims: dict[JobId, EmbeddedClaim] = {}
+        self._settling: dict[JobId, anyio.Event] = {}
+        self._queued = anyio.Event()
+        self._broadcast = Broadcast()
+        self._origins: Counter[bool] = Counter()
+        self._clients: Counter[ClientId] = Counter()
+
+    async def __aenter__(self) -> Self:
+        await self.table.__aenter__()
+        try:
+            for entry in await self.table.unfinished():
+                self._track(entry)
+                if entry.streams:
+                    await self.settle(entry.id, _interrupted(entry.due), client=None)
+                else:
+                    self._queue(entry, delay_seconds=max(0.0, (entry.not_before or 0) - time.time()))
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self.table.__aexit__(None, None, None)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        return await self.table.__aexit__(kind, error, trace)
+
+    # -- queueing ---------------------------------------------------------------------------------
+
+    async def add(self, jobs: Sequence[Job]) -> list[Job]:
+        with anyio.CancelScope(shield=True):
+            kept = await self.table.add(jobs)
+            for asked, job in zip(jobs, kept, strict=True):
+                if self._is_new(asked, job):
+                    self._track(entry := Unfinished.of(job))
+                    self._queue(entry)
+                    self._broadcast.publish(job.id)
+        return kept
+
+    async def add_claimed(self, job: Job) -> Claim:
+        with anyio.CancelScope(shield=True):
+            kept = (await self.table.add([job]))[0]
+            if not self._is_new(job, kept):
+                raise StoreFailed(f"job {kept.id} is already there and cannot be claimed")
+            self._track(Unfinished.of(kept))
+            claim = self._claims[kept.id] = EmbeddedClaim(kept)
+            self._broadcast.publish(kept.id)
+        return claim
+
+    async def claim(self, containers: Collection[ContainerId], limit: int) -> list[Claim]:
+        wanted = frozenset(containers)
+        while True:
+            queued = self._queued
+            if taken := self._schedule.take(wanted, limit, now=time.monotonic()):
+                if claims := await self._load(taken):
+                    return claims
+                continue
+            with anyio.move_on_after(self._seconds_to_next()):
+                await queued.wait()
+
+    async def _load(self, taken: Sequence[Unfinished]) -> list[Claim]:
+        try:
+            jobs = await self.table.get([entry.id for entry in taken])
+        except BaseException:  # cancelled, or the table cannot read: nothing is lost
+            for entry in taken:
+                self._queue_again(entry.id)
+            raise
+        claims: list[Claim] = []
+        for job in jobs:
+            if job.id in self._unfinished and job.id not in self._settling:
+                claim = self._claims[job.id] = EmbeddedClaim(job)
+                claims.append(claim)
+        return claims
+
+    # -- running ----------------------------------------------------------------------------------
+
+    async def save(self, claim: Claim, job: Job) -> None:
+        with anyio.CancelScope(shield=True):
+            async with self._held(claim, job) as held:
+                held.job = job
+                if job.status.finished:
+                    self._finish(job.id)
+
+    async def release(self, claim: Claim, job: Job, *, delay_seconds: float = 0) -> None:
+        with anyio.CancelScope(shield=True):
+            async with self._held(claim, job) as held:
+                held.lost = True
+                del self._claims[job.id]
+                self._unfinished[job.id] = entry = Unfinished.of(job)
+                if entry.streams:
+                    await self._settle_now(job.id, _interrupted(entry.due))
+                else:
+                    self._queue(entry, delay_seconds=delay_seconds)
+
+    @asynccontextmanager
+    async def _held(self, claim: Claim, job: Job) -> AsyncIterator[EmbeddedClaim]:
+        """Write the job under its claim; nobody else writes it inside."""
+        held = self._claims.get(job.id)
+        if held is claim and not held.lost:
+            async with held.writing:
+                if not held.lost:
+                    if job is not held.job:
+                        await self.table.save(job)
+                    yield held
+                    self._broadcast.publish(job.id)
+                    return
+        raise ClaimLost(f"job {job.id} is no longer this claim's")
+
+    async def settle(self, id: JobId, outcome: Outcome, *, client: ClientId | None) -> Job | None:
+        while True:
+            job = next(iter(await self.table.get([id], client=client)), None)
+            if job is None or job.status.finished or id not in self._unfinished:
+                return job
+            if id not in self._settling:
+                with anyio.CancelScope(shield=True):
+                    return await self._settle(id, outcome)
+            await self._settling[id].wait()
+
+    async def _settle(self, id: JobId, outcome: Outcome) -> Job | None:
+        settled = self._settling[id] = anyio.Event()
+        self._schedule.remove(id)
+        held = self._claims.get(id)
+        try:
+            if held is None:
+                return await self._settle_now(id, outcome)
+            held.lost = True  # what is being written is written; nothing after it
+            async with held.writing:
+                return await self._settle_now(id, outcome)
+        finally:
+            del self._settling[id]
+            settled.set()
+            if held is not None and self._claims.get(id) is held:  # the table failed
+                held.lost = False
+            self._queue_again(id)
+
+    async def _settle_now(self, id: JobId, outcome: Outcome) -> Job | None:
+        job = next(iter(await self.table.get([id])), None)
+        if job is not None and not job.status.finished:
+            job = job.finished(outcome, time.time())
+            await self.table.save(job)
+            if held := self._claims.get(id):
+                held.scope.cancel()
+            self._finish(id)
+            self._broadcast.publish(id)
+        return job
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    async def get(self, ids: Sequence[JobId], *, client: ClientId | None = None) -> list[Job]:
+        return await self.table.get(ids, client=client)
+
+    async def find(
+        self,
+        *,
+        client: ClientId | None = None,
+        status: Collection[JobStatus] | None = None,
+        idempotency_key: str | None = None,
+        after: JobId | None = None,
+        limit: int,
+    ) -> list[JobId]:
+        return await self.table.find(
+            client=client, status=status, idempotency_key=idempotency_key, after=after, limit=limit
+        )
+
+    async def delete(self, ids: Sequence[JobId]) -> int:
+        with anyio.CancelScope(shield=True):
+            return await self.table.delete(ids)
+
+    async def pending(self) -> Pending:
+        return Pending(self._origins[False], self._origins[True], self._clients)
+
+    def changes(self) -> AbstractAsyncContextManager[AsyncIterator[JobId | None]]:
+        return self._broadcast.subscribe()
+
+    # -- bookkeeping ------------------------------------------------------------------------------
+
+    def _is_new(self, asked: Job, kept: Job) -> bool:
+        return kept.id == asked.id and kept.id not in self._unfinished and not kept.status.finished
+
+    def _track(self, entry: Unfinished) -> None:
+        self._unfinished[entry.id] = entry
+        self._origins[entry.onchain] += 1
+        self._clients[entry.client] += 1
+
+    def _finish(self, id: JobId) -> None:
+        entry = self._unfinished.pop(id)
+        self._schedule.remove(id)
+        self._origins[entry.onchain] -= 1
+        self._clients[entry.client] -= 1
+        if not self._clients[entry.client]:
+            del self._clients[entry.client]
+        self._claims.pop(id, None)
+
+    def _queue(self, entry: Unfinished, *, delay_seconds: float = 0) -> None:
+        self._schedule.add(entry, due_at=time.monotonic() + delay_seconds if delay_seconds > 0 else None)
+        self._queued.set()
+        self._queued = anyio.Event()
+
+    def _queue_again(self, id: JobId) -> None:
+        """Put back what was taken out and came to nothing."""
+        if id in self._unfinished and id not in self._claims and id not in self._settling and id not in self._schedule:
+            self._queue(self._unfinished[id])
+
+    def _seconds_to_next(self) -> float:
+        due_at = self._schedule.next_due_at()
+        return math.inf if due_at is None else max(0.0, due_at - time.monotonic())
+
+
+def _interrupted(due: ContainerId) -> Outcome:
+    return Outcome(JobStatus.FAILED, ContainerError(container=due, error="interrupted", kind="interrupted"))

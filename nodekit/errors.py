@@ -1,0 +1,97 @@
+"""What nodekit raises on purpose.
+
+Every error is a ``NodekitError``, carries its facts as attributes, and says in its message what to do.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+FailureKind: TypeAlias = Literal[
+    "connection",  # refused, reset or dropped before the reply was complete
+    "timeout",  # no reply within the container's `timeout_seconds`
+    "status",  # an HTTP error status, or an exception of a function container
+    "not_json",  # a reply that is not JSON, or JSON that nodekit does not accept
+    "too_large",  # a reply over the runner's limit
+    "died",  # the container's program ended while it held the step
+    "cancelled",  # the job was cancelled
+    "interrupted",  # the node that held a stream went away
+    "internal",  # a fault of a runner, a pipeline or nodekit itself; the log has it
+]
+
+
+class NodekitError(Exception):
+    """The base of all errors that nodekit raises on purpose."""
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """One thing that is wrong with a composition, and the cure."""
+
+    where: str
+    """The key path in a node file (``runners[0].containers[1].url``) or the part's name; may be empty."""
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.text}" if self.where else self.text
+
+
+class CompositionError(NodekitError):
+    """The parts, plugins or settings of a node do not fit together. Nothing was acquired."""
+
+    def __init__(self, problems: "str | Problem | Iterable[Problem]") -> None:
+        if isinstance(problems, str):
+            problems = Problem("", problems)
+        self.problems: tuple[Problem, ...] = (problems,) if isinstance(problems, Problem) else tuple(problems)
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+class Refusal(NodekitError):
+    """A request was understood and is refused; raised by guards and pipelines, told to the client as it is."""
+
+    def __init__(self, reason: str, /, **params: Any) -> None:
+        self.reason = reason
+        self.params = params
+        super().__init__(reason)
+
+
+class Unavailable(NodekitError):
+    """The node takes no work right now: it is draining, or holds `max_pending` jobs. Try again later."""
+
+    def __init__(self, reason: str, *, retry_after_seconds: int) -> None:
+        self.reason = reason
+        self.retry_after_seconds = retry_after_seconds
+        super().__init__(reason)
+
+
+class ContainerFailed(NodekitError):
+    """A container did not give an output for a step; raised by runners, and nothing else is.
+
+    `text` is what clients read: it says which failure it was, and is never empty.
+    `status` is the HTTP status where there was one; `retry_after` is in seconds, where the container asked for it.
+    """
+
+    def __init__(
+        self, kind: FailureKind, text: str, *, status: int | None = None, retry_after: float | None = None
+    ) -> None:
+        self.kind: FailureKind = kind
+        self.text = text or f"the container failed ({kind})"
+        self.status = status
+        self.retry_after = retry_after
+        super().__init__(self.text)
+
+
+class ClaimLost(NodekitError):
+    """The claim is no longer worth anything: the job was cancelled, settled or taken over. Drop the work."""
+
+
+class StoreFailed(NodekitError):
+    """A store could not keep or read; nothing of the call was kept. The message says why, e.g. a full disk."""
+
+
+class StoreInUse(StoreFailed):
+    """Another node holds this store."""
+
+
+class InvalidPayload(NodekitError):
+    """Bytes that are not JSON as nodekit accepts it; the message says why."""

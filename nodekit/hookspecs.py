@@ -1,0 +1,55 @@
+"""The hooks of nodekit. A plugin is any object with methods (or a module with functions) of these names.
+
+A hook's colour is fixed: `async def` where it is `async def` here, plain `def` where it is plain here. Take any subset of
+its arguments, by name. Plugins are asked in the order in which the node was given them.
+"""
+
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any
+
+from nodekit.events import Event
+from nodekit.job import JobRequest
+
+if TYPE_CHECKING:
+    from nodekit.node import Node
+
+
+def nodekit_lifespan(node: "Node") -> "AbstractAsyncContextManager[Any]":  # type: ignore[empty-body]
+    """Something to hold open while the node runs: entered after the runners, left before them.
+
+    An error while entering stops the node from starting.
+
+    Example::
+
+        class Pusher:
+            @asynccontextmanager
+            async def nodekit_lifespan(self, node):
+                async with connect(...) as self.connection:
+                    yield
+    """
+
+
+async def nodekit_admit(request: JobRequest, node: "Node") -> None:
+    """Object to a request by raising `Refusal`; the first objection wins. Any other exception refuses too.
+
+    Example::
+
+        class Bouncer:
+            async def nodekit_admit(self, request):
+                if request.client == "203.0.113.7":
+                    raise Refusal("Not today", client=request.client)
+    """
+
+
+def nodekit_observe(event: Event, node: "Node") -> None:
+    """Notice what happened, at most once, on the node where it happened. Must not block; an exception is only logged.
+
+    Example::
+
+        class Counter:
+            finished = 0
+
+            def nodekit_observe(self, event):
+                if isinstance(event, JobFinished):
+                    self.finished += 1
+    """

@@ -1,0 +1,171 @@
+"""Requests, jobs and their transitions. Pure: every change is a new `Job`, nothing here waits or reads a clock."""
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Annotated, Any
+
+import msgspec
+from msgspec.structs import replace
+
+from nodekit.container import (
+    ClientId,
+    ContainerError,
+    ContainerId,
+    ContainerOutput,
+    ContainerResult,
+    JobId,
+    Location,
+)
+from nodekit.errors import FailureKind
+from nodekit.payload import encode_payload
+
+
+class JobStatus(StrEnum):
+    """How far a job has got: accepted → running → success, failed or cancelled."""
+
+    ACCEPTED = "accepted"
+    RUNNING = "running"
+    SUCCESS = "success"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing will change any more."""
+        return self not in UNFINISHED
+
+
+UNFINISHED = frozenset({JobStatus.ACCEPTED, JobStatus.RUNNING})
+FINISHED = frozenset(JobStatus) - UNFINISHED
+
+
+class JobRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a client asks for. A transport fills it in; who asks is never taken from a body."""
+
+    containers: tuple[ContainerId, ...]
+    data: msgspec.Raw
+    pipeline: str = "sequence"
+    requires_proof: bool = False
+    client: ClientId = "local"
+    address: str | None = None
+    """The IP address that the request came from; None where there is none (a unix socket, the same process)."""
+    origin: Location = Location.OFFCHAIN
+    destination: Location = Location.OFFCHAIN
+    priority: Annotated[int, msgspec.Meta(ge=0, le=7)] = 3
+    """Lower is sooner."""
+    idempotency_key: str | None = None
+    body_digest: str | None = None
+    """Of the body that came with `idempotency_key`."""
+
+    @classmethod
+    def of(cls, *containers: ContainerId, data: Mapping[str, Any], client: ClientId = "local") -> "JobRequest":
+        """A request from plain Python values. Raises `InvalidPayload` for data that JSON cannot hold."""
+        return cls(containers=containers, data=encode_payload(data), client=client)
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One call of a container. Times are Unix seconds."""
+
+    started_at: float
+    finished_at: float
+    instance: str = ""
+    kind: FailureKind | None = None
+    failure: str | None = None
+    """What went wrong; None where it gave an output."""
+
+
+class StepRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What happened in one step; the last one of a job may still be open."""
+
+    container: ContainerId
+    attempts: tuple[Attempt, ...] = ()
+    result: ContainerResult | None = None
+
+
+class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How a job ends."""
+
+    status: JobStatus
+    """Success, failed or cancelled."""
+    result: ContainerResult | None = None
+    """The job's result; None: the result of its last step (or, of a cancelled job, an error that says so)."""
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """An accepted request and how far it has got. Times are Unix seconds."""
+
+    id: JobId
+    request: JobRequest
+    accepted_at: float
+    status: JobStatus = JobStatus.ACCEPTED
+    due: ContainerId | None = None
+    """The container of the next step, set by the node from the pipeline before it stores the job."""
+    not_before: float | None = None
+    """The next step waits until then."""
+    steps: tuple[StepRecord, ...] = ()
+    outcome: Outcome | None = None
+    finished_at: float | None = None
+    retry_of: JobId | None = None
+
+    @property
+    def client(self) -> ClientId:
+        """Who may read the job."""
+        return self.request.client
+
+    @property
+    def result(self) -> ContainerResult | None:
+        """The job's result once it is finished."""
+        if self.outcome is None:
+            return None
+        return self.outcome.result or (self.steps[-1].result if self.steps else None)
+
+    @property
+    def results(self) -> Sequence[ContainerResult]:
+        """The results of the finished steps, in order."""
+        return [record.result for record in self.steps if record.result is not None]
+
+    @property
+    def intermediate_results(self) -> Sequence[ContainerResult]:
+        """The results of the finished steps, without the one that is the job's result."""
+        if self.outcome is not None and self.outcome.result is None:
+            return self.results[:-1]
+        return self.results
+
+    @property
+    def attempt(self) -> int:
+        """The number of the next attempt of the step that is due, from 1."""
+        return len(self._open.attempts) + 1 if self._open else 1
+
+    @property
+    def _open(self) -> StepRecord | None:
+        return self.steps[-1] if self.steps and self.steps[-1].result is None else None
+
+    def with_result(self, result: ContainerResult, attempt: Attempt) -> "Job":
+        """The step that is due has its result, an output or an error that ends it."""
+        return self._with_attempt(result.container, attempt, result)
+
+    def with_failure(self, container: ContainerId, attempt: Attempt) -> "Job":
+        """An attempt failed and the step stays due."""
+        return self._with_attempt(container, attempt, None)
+
+    def _with_attempt(self, container: ContainerId, attempt: Attempt, result: ContainerResult | None) -> "Job":
+        earlier, before = (self._open.attempts, self.steps[:-1]) if self._open else ((), self.steps)
+        record = StepRecord(container=container, attempts=(*earlier, attempt), result=result)
+        return replace(self, status=JobStatus.RUNNING, steps=(*before, record), not_before=None)
+
+    def finished(self, outcome: Outcome, at: float) -> "Job":
+        """The job has ended; the first end is the only one."""
+        if self.status.finished:
+            return self
+        if outcome.status is JobStatus.CANCELLED and outcome.result is None:
+            error = ContainerError(container=self.due or "", error="cancelled", kind="cancelled")
+            outcome = Outcome(outcome.status, error)
+        return replace(self, status=outcome.status, outcome=outcome, finished_at=at, due=None, not_before=None)
+
+
+def last_output(job: Job) -> msgspec.Raw | None:
+    """What the next step of a sequence gets: the output of the last finished step, or the request's data."""
+    if not job.results:
+        return job.request.data
+    last = job.results[-1]
+    return last.output if isinstance(last, ContainerOutput) else None

@@ -1,0 +1,275 @@
+"""A node: parts and plugins wired together, and what its clients can ask of it."""
+
+import logging
+import math
+import time
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from types import MappingProxyType, TracebackType
+from typing import Self
+
+import anyio
+import msgspec
+
+from nodekit._advance import advance
+from nodekit._executor import Executor
+from nodekit._hooks import Hooks
+from nodekit._ids import JobIds
+from nodekit._rules import rule_problems
+from nodekit._waiting import Waiters
+from nodekit.container import ClientId, Container, ContainerId, JobId
+from nodekit.errors import CompositionError, NodekitError, Problem, Refusal, StoreFailed, Unavailable
+from nodekit.events import Event, JobAccepted, JobFinished
+from nodekit.job import Job, JobRequest, JobStatus, Outcome
+from nodekit.pipeline import Pipeline, Sequence as SequencePipeline
+from nodekit.runner import ContainerRunner
+from nodekit.store import JobStore, Pending
+from nodekit.transport import Transport
+
+logger = logging.getLogger("nodekit.node")
+
+CONCURRENCY = 64
+MAX_PENDING = 10_000
+DRAIN_SECONDS = 10.0
+
+
+class Health(msgspec.Struct, frozen=True):
+    """Whether the node can work, and what is wrong, in part or in whole."""
+
+    healthy: bool
+    reasons: Sequence[str] = ()
+
+
+class Node:
+    """One composed, running thing. The constructor wires and acquires nothing; `async with` runs it, once.
+
+    `concurrency` is how many jobs run at once, `max_pending` how many may be accepted and unfinished;
+    `drain_seconds` is how long leaving waits for the jobs that are running before it gives them back to the store.
+    Raises `CompositionError` where the parts do not fit together.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: JobStore,
+        runners: Sequence[ContainerRunner],
+        transports: Sequence[Transport] = (),
+        plugins: Sequence[object] = (),
+        pipelines: Mapping[str, Pipeline] = MappingProxyType({}),
+        name: str = "node",
+        concurrency: int = CONCURRENCY,
+        max_pending: int = MAX_PENDING,
+        drain_seconds: float = DRAIN_SECONDS,
+    ) -> None:
+        if problems := list(_problems(store, runners, plugins)):
+            raise CompositionError(problems)
+        self.name = name
+        self.max_pending = max_pending
+        self.drain_seconds = drain_seconds
+        self.pipelines: Mapping[str, Pipeline] = {"sequence": SequencePipeline(), **pipelines}
+        self._hooks = Hooks(plugins)
+        self._store = store
+        self._runners = tuple(runners)
+        self._transports = tuple(transports)
+        self._ids = JobIds()
+        self._arriving = 0
+        self._taking = False
+        self._waiters = Waiters(store.changes)
+        self._stack: AsyncExitStack | None = None
+        self._containers = {id: container for runner in runners for id, container in runner.containers.items()}
+        self._executor = Executor(
+            store=store, runners=self._runners, pipelines=self.pipelines, concurrency=concurrency, tell=self._tell
+        )
+
+    # -- lifespan ---------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        if self._stack is not None:
+            raise NodekitError("a node runs once; compose a new one")
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._store)
+            await self._look_at_ids()
+            for runner in self._runners:
+                await stack.enter_async_context(runner)
+            for lifespan in self._hooks.lifespans(self):
+                await stack.enter_async_context(lifespan)
+            await stack.enter_async_context(self._working())
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        assert self._stack is not None
+        return await self._stack.__aexit__(kind, error, trace)
+
+    @asynccontextmanager
+    async def _working(self) -> AsyncIterator[None]:
+        """Execute and serve; at the end drain, so that reads and waiters are served until the last job is done."""
+        async with anyio.create_task_group() as executing, anyio.create_task_group() as serving:
+            await executing.start(self._executor.run)
+            executing.start_soon(self._waiters.run)
+            self._taking = True
+            for transport in self._transports:
+                await serving.start(transport.serve, self)
+            try:
+                yield
+            finally:
+                self._taking = False
+            await self._drain()
+            serving.cancel_scope.cancel()
+            executing.cancel_scope.cancel()
+
+    async def _drain(self) -> None:
+        self._executor.drain()
+        with anyio.move_on_after(self.drain_seconds) as limit:
+            await self._executor.drained()
+        if limit.cancelled_caught:
+            logger.warning("not drained within %g s; what is running goes back to the store", self.drain_seconds)
+
+    async def _look_at_ids(self) -> None:
+        """Never give an id that sorts before one given earlier, even if the clock went back meanwhile."""
+        newest = self._ids.now()
+        while later := await self._store.find(after=newest, limit=1000):
+            newest = later[-1]
+            self._ids.seen(newest)
+
+    # -- what clients ask -------------------------------------------------------------------------
+
+    async def submit(self, request: JobRequest) -> Job:
+        """Admit a request and keep it durably; only then is there a job.
+
+        Raises `Refusal` where it is objected to, `Unavailable` while the node takes no work.
+        """
+        answer = (await self.submit_many([request]))[0]
+        if isinstance(answer, NodekitError):
+            raise answer
+        return answer
+
+    async def submit_many(self, requests: Sequence[JobRequest]) -> list[Job | Refusal | Unavailable]:
+        """Admit requests one by one and keep the admitted ones at once; an answer for each, in their order."""
+        room = self.max_pending - self._arriving - (await self._store.pending()).total
+        answers: list[Job | Refusal | Unavailable] = []
+        admitted: list[Job] = []
+        for request in requests:
+            answer = await self._admit(request, room - len(admitted))
+            answers.append(answer)
+            if isinstance(answer, Job):
+                admitted.append(answer)
+                self._arriving += 1
+        try:
+            kept = iter(await self._store.add(admitted) if admitted else ())
+        except StoreFailed as error:
+            logger.error("jobs refused: %s", error)
+            unavailable = Unavailable("the store cannot keep jobs right now", retry_after_seconds=5)
+            return [unavailable if isinstance(answer, Job) else answer for answer in answers]
+        finally:
+            self._arriving -= len(admitted)
+        return [self._accepted(answer, next(kept)) if isinstance(answer, Job) else answer for answer in answers]
+
+    async def _admit(self, request: JobRequest, room: int) -> Job | Refusal | Unavailable:
+        if not self._taking:
+            return Unavailable("the node is draining", retry_after_seconds=max(1, math.ceil(self.drain_seconds)))
+        if room <= 0:
+            return Unavailable(f"the node holds {self.max_pending} unfinished jobs", retry_after_seconds=1)
+        pipeline = self.pipelines.get(request.pipeline)
+        if pipeline is None:
+            return Refusal("Pipeline not supported", pipeline=request.pipeline)
+        try:
+            pipeline.check(request, self.containers)
+            await self._hooks.admit(request, self)
+        except Refusal as refusal:
+            return refusal
+        job = Job(id=self._ids.next(), request=request, accepted_at=time.time())
+        return advance(job, pipeline, self.containers)
+
+    def _accepted(self, asked: Job, kept: Job) -> Job:
+        if kept.id == asked.id:
+            self._tell(JobAccepted(kept))
+        return kept
+
+    async def fetch(self, ids: Sequence[JobId], *, client: ClientId | None = None) -> list[Job]:
+        """The jobs among `ids` (of one client), in their order, each once; unknown ones are left out."""
+        return await self._store.get(ids, client=client)
+
+    async def find(
+        self,
+        *,
+        client: ClientId | None = None,
+        status: Collection[JobStatus] | None = None,
+        after: JobId | None = None,
+        limit: int = 1000,
+    ) -> list[JobId]:
+        """Ids of jobs that match all that is given, oldest first, behind the id `after`."""
+        return await self._store.find(client=client, status=status, after=after, limit=limit)
+
+    async def wait(self, ids: Sequence[JobId], *, client: ClientId | None = None) -> list[Job]:
+        """As `fetch`, once all of them are finished. For a time limit, cancel it."""
+        async with self._waiters.on(set(ids)) as waiter:
+            unfinished = _unfinished(await self._store.get(ids, client=client))
+            while unfinished:
+                changed = await waiter.changed()
+                again = unfinished if None in changed else unfinished & changed
+                unfinished = unfinished - again | _unfinished(await self._store.get(list(again), client=client))
+        return await self._store.get(ids, client=client)
+
+    async def cancel(self, id: JobId, *, client: ClientId | None = None) -> Job | None:
+        """End a job, aborting the step that is running. A finished job stays as it is; None: there is none."""
+        before = await self._store.get([id], client=client)
+        job = await self._store.settle(id, Outcome(JobStatus.CANCELLED), client=client)
+        if job is not None and before and not before[0].status.finished and job.status is JobStatus.CANCELLED:
+            self._tell(JobFinished(job))
+        return job
+
+    def changes(self) -> AbstractAsyncContextManager[AsyncIterator[JobId | None]]:
+        """Ids of jobs that change from now on; None: some were missed, look again."""
+        return self._store.changes()
+
+    # -- how it is --------------------------------------------------------------------------------
+
+    @property
+    def containers(self) -> Mapping[ContainerId, Container]:
+        """What it offers, running or not."""
+        return self._containers
+
+    def running(self) -> Collection[ContainerId]:
+        """The containers that can be called right now."""
+        return {id for runner in self._runners for id in runner.running()}
+
+    async def pending(self) -> Pending:
+        """Counts of unfinished jobs."""
+        return await self._store.pending()
+
+    async def health(self) -> Health:
+        """Whether store and executor work and a container can be called. Reads the store once."""
+        reasons = [problem for runner in self._runners for problem in runner.problems()]
+        fatal = [self._executor.problem] if self._executor.problem else []
+        if self._containers and not self.running():
+            fatal.append("no container is running")
+        try:
+            await self._store.find(limit=1)
+        except Exception as error:
+            fatal.append(f"the store cannot be read: {error}")
+        return Health(not fatal, (*fatal, *reasons))
+
+    def _tell(self, event: Event) -> None:
+        if self._hooks.observed:
+            self._hooks.observe(event, self)
+
+
+def _unfinished(jobs: Sequence[Job]) -> set[JobId]:
+    return {job.id for job in jobs if not job.status.finished}
+
+
+def _problems(store: JobStore, runners: Sequence[ContainerRunner], plugins: Sequence[object]) -> Iterator[Problem]:
+    if not hasattr(store, "claim"):
+        cure = "wrap a JobTable in EmbeddedStore" if hasattr(store, "unfinished") else "give the node a JobStore"
+        yield Problem("store", f"{type(store).__name__} is not a JobStore; {cure}")
+    seen: dict[ContainerId, str] = {}
+    for number, runner in enumerate(runners):
+        here = f"runners[{number}] ({type(runner).__name__})"
+        for id in runner.containers:
+            if id in seen:
+                yield Problem(here, f"container {id!r} is offered by {seen[id]} already; an id has one runner")
+            seen[id] = here
+    yield from rule_problems((c for runner in runners for c in runner.containers.values()), plugins)

@@ -1,0 +1,62 @@
+"""The rule that says which step of a job is due. Pure, so that it can be asked again after a crash."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from nodekit.container import Container, ContainerError, ContainerId, ContainerInput, Location, Step
+from nodekit.errors import Refusal
+from nodekit.job import Job, JobRequest, JobStatus, Outcome, last_output
+
+
+class Pipeline(Protocol):
+    """Which step is due, given what was asked and what has happened.
+
+    The same job must always give the same answer: a node asks again after a restart, and another node may ask instead.
+    """
+
+    def check(self, request: JobRequest, containers: Mapping[ContainerId, Container]) -> None:
+        """Object to a request, by raising `Refusal`. `containers` are all that the node (or its cluster) offers."""
+        ...
+
+    def next_step(self, job: Job) -> Step | None:
+        """The step that is due; None when the job is finished."""
+        ...
+
+    def outcome(self, job: Job) -> Outcome:
+        """How a job ends for which `next_step` gave None."""
+        ...
+
+
+class Sequence:
+    """The containers of the request in order, output of one being input of the next; the first error ends the job."""
+
+    def check(self, request: JobRequest, containers: Mapping[ContainerId, Container]) -> None:
+        if not request.containers:
+            raise Refusal("No containers specified")
+        for container in request.containers:
+            if container not in containers:
+                raise Refusal("Container not supported", container=container)
+
+    def next_step(self, job: Job) -> Step | None:
+        index = len(job.results)
+        data = last_output(job)
+        if data is None or index == len(job.request.containers):
+            return None
+        request = job.request
+        last = index == len(request.containers) - 1
+        return Step(
+            job_id=job.id,
+            index=index,
+            attempt=job.attempt,
+            container=request.containers[index],
+            input=ContainerInput(
+                source=request.origin if index == 0 else Location.OFFCHAIN,
+                destination=request.destination if last else Location.OFFCHAIN,
+                data=data,
+                requires_proof=request.requires_proof,
+            ),
+        )
+
+    def outcome(self, job: Job) -> Outcome:
+        failed = any(isinstance(result, ContainerError) for result in job.results)
+        return Outcome(JobStatus.FAILED if failed else JobStatus.SUCCESS)

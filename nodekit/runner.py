@@ -1,0 +1,55 @@
+"""Interfaces of what calls containers."""
+
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Protocol
+
+from nodekit.container import Container, ContainerId, ContainerOutput, Step
+
+
+class ContainerRunner(Protocol):
+    """Runs steps in the containers that it offers."""
+
+    @property
+    def containers(self) -> Mapping[ContainerId, Container]:
+        """What it offers, running or not; known before it is entered and fixed from then on."""
+        ...
+
+    async def __aenter__(self) -> "ContainerRunner":
+        """Bring the containers up. Returns when they can be called; no sleeping until ready."""
+        ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        """Take them down and leave nothing behind."""
+        ...
+
+    def running(self) -> Collection[ContainerId]:
+        """Which of them can be called right now. No I/O."""
+        ...
+
+    async def changed(self) -> None:
+        """Return when `running()` may differ from what it was when this was called."""
+        ...
+
+    def problems(self) -> Sequence[str]:
+        """What is wrong right now, for an operator to read. No I/O."""
+        ...
+
+    async def run(self, step: Step) -> ContainerOutput:
+        """Call the container once; the output names the instance that gave it.
+
+        Raises `ContainerFailed`, and nothing else. Cancelling it gives up the call at once.
+        The node enforces the container's `timeout_seconds` by cancellation.
+        """
+        ...
+
+
+class StreamingRunner(ContainerRunner, Protocol):
+    """A runner whose containers can answer piece by piece."""
+
+    def stream(self, step: Step) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """Call the container; the pieces are its bytes as they come. Raises `ContainerFailed`, also in mid-stream."""
+        ...

@@ -1,0 +1,39 @@
+"""Secrets: given by reference, never shown."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from nodekit.errors import NodekitError
+
+
+class Secret:
+    """A text that no repr, log line or error shows. In a node file: ``{env = "NAME"}`` or ``{file = "path"}``."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """The text itself."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return "Secret(…)"
+
+    @classmethod
+    def resolve(cls, reference: Any, folder: Path) -> "Secret":
+        """Follow a reference from a node file in `folder`. Raises `NodekitError` saying what to do."""
+        match reference:
+            case {"env": str(name), **rest} if not rest:
+                if (text := os.environ.get(name)) is None:
+                    raise NodekitError(f"environment variable {name} is not set")
+                return cls(text)
+            case {"file": str(path), **rest} if not rest:
+                try:
+                    return cls((folder / path).read_text(encoding="utf-8").strip())
+                except (OSError, UnicodeDecodeError) as error:
+                    raise NodekitError(f"cannot read the secret: {error}") from error
+            case _:
+                raise NodekitError('a secret is given by reference: { env = "NAME" } or { file = "path" }')

@@ -1,0 +1,210 @@
+"""Interfaces of what keeps jobs. The store is also the queue.
+
+Write a `JobTable` (six methods) for a store that one node owns, and wrap it in `EmbeddedStore`;
+implement `JobStore` or `SharedStore` itself for an engine that schedules on its own.
+"""
+
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Any, Protocol
+
+import anyio
+import msgspec
+
+from nodekit.container import ClientId, Container, ContainerId, JobId, Location
+from nodekit.job import Job, JobStatus, Outcome
+
+
+class Pending(msgspec.Struct, frozen=True):
+    """How many jobs are accepted and not finished, running ones included."""
+
+    offchain: int = 0
+    onchain: int = 0
+    clients: Mapping[ClientId, int] = {}
+
+    @property
+    def total(self) -> int:
+        return self.offchain + self.onchain
+
+
+class Claim(Protocol):
+    """The exclusive right to run one job. The store that gave it renews it."""
+
+    @property
+    def job(self) -> Job:
+        """The job as it was last stored."""
+        ...
+
+    @property
+    def scope(self) -> anyio.CancelScope:
+        """Run the steps inside it: the store cancels it when the claim is worth nothing any more."""
+        ...
+
+    @property
+    def takeovers(self) -> int:
+        """How many claims of this job were lost before this one."""
+        ...
+
+
+class JobStore(Protocol):
+    """Keeps jobs, and says who is next. Methods raise `StoreFailed` when they could not keep or read."""
+
+    async def __aenter__(self) -> "JobStore": ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None: ...
+
+    async def add(self, jobs: Sequence[Job]) -> list[Job]:
+        """Keep new jobs and queue them, all or none. Durable once it returns.
+
+        Per job, what is kept: it, or the one already there under its id or its (client, idempotency key).
+        """
+        ...
+
+    async def add_claimed(self, job: Job) -> Claim:
+        """Keep a job that streams (its destination is STREAM) and claim it at once.
+
+        It is never offered by `claim`. If the claim dies or is released, the job fails with `interrupted`; it is never rerun.
+        """
+        ...
+
+    async def claim(self, containers: Collection[ContainerId], limit: int) -> list[Claim]:
+        """Wait for at least one due job whose next step is in `containers`, and claim up to `limit`.
+
+        By priority (lower first), then round-robin over clients, then oldest first.
+        Cancelling the call loses nothing.
+        """
+        ...
+
+    async def save(self, claim: Claim, job: Job) -> None:
+        """Keep what has happened, as durable as `add`. A finished job ends the claim.
+
+        Raises `ClaimLost` when the job was settled or taken over; nothing is kept then.
+        """
+        ...
+
+    async def release(self, claim: Claim, job: Job, *, delay_seconds: float = 0) -> None:
+        """Save and give the job back to the queue, due in `delay_seconds`. Raises `ClaimLost` as `save` does."""
+        ...
+
+    async def settle(self, id: JobId, outcome: Outcome, *, client: ClientId | None) -> Job | None:
+        """Finish a job without a claim; whoever runs it loses the claim. The first finish wins.
+
+        Answers the job as it now is; None where there is none (or, with `client`, none of that client).
+        """
+        ...
+
+    async def get(self, ids: Sequence[JobId], *, client: ClientId | None = None) -> list[Job]:
+        """The jobs among `ids`, in their order, each once; unknown ones (and other clients') are left out."""
+        ...
+
+    async def find(
+        self,
+        *,
+        client: ClientId | None = None,
+        status: Collection[JobStatus] | None = None,
+        idempotency_key: str | None = None,
+        after: JobId | None = None,
+        limit: int,
+    ) -> list[JobId]:
+        """Ids of jobs that match all that is given, oldest first, behind `after` (which need not exist)."""
+        ...
+
+    async def delete(self, ids: Sequence[JobId]) -> int:
+        """Forget finished jobs; unfinished and unknown ones are left alone. Answers how many are gone."""
+        ...
+
+    async def pending(self) -> Pending:
+        """Counters that are kept, not counted: cheap enough for every request."""
+        ...
+
+    def changes(self) -> AbstractAsyncContextManager[AsyncIterator[JobId | None]]:
+        """Ids of jobs that changed from now on, whichever node changed them; None: some were missed, look again."""
+        ...
+
+
+class SharedStore(JobStore, Protocol):
+    """A store that several nodes work on."""
+
+    async def announce(self, containers: Mapping[ContainerId, Container], running: Collection[ContainerId]) -> None:
+        """Tell the other nodes what this one offers, with the containers' rules. Lapses when the node dies."""
+        ...
+
+    async def nodes(self) -> Mapping[str, Mapping[ContainerId, Container]]:
+        """What each live node offers, by the node's name."""
+        ...
+
+
+class Unfinished(msgspec.Struct, frozen=True, kw_only=True):
+    """What scheduling needs to know of a job: no payload."""
+
+    id: JobId
+    client: ClientId
+    priority: int
+    due: ContainerId
+    onchain: bool = False
+    streams: bool = False
+    not_before: float | None = None
+    """Unix seconds."""
+
+    @classmethod
+    def of(cls, job: Job) -> "Unfinished":
+        """The scheduling side of a job."""
+        request = job.request
+        return cls(
+            id=job.id,
+            client=request.client,
+            priority=request.priority,
+            due=job.due or "",
+            onchain=request.origin is Location.ONCHAIN,
+            streams=request.destination is Location.STREAM,
+            not_before=job.not_before,
+        )
+
+
+class JobTable(Protocol):
+    """Jobs by id, on one machine, with one owner: all that a store plugin has to write. `EmbeddedStore` does the rest.
+
+    Calls may overlap, but never two writes of the same job. Raise `StoreFailed` when something could not be kept or
+    read, `StoreInUse` from `__aenter__` when another node has the table open.
+    """
+
+    async def __aenter__(self) -> Any: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None: ...
+
+    async def add(self, jobs: Sequence[Job]) -> list[Job]:
+        """As `JobStore.add`."""
+        ...
+
+    async def save(self, job: Job) -> None:
+        """Keep the newest snapshot of a job that is there. Its request and its finished steps never change."""
+        ...
+
+    async def get(self, ids: Sequence[JobId], *, client: ClientId | None = None) -> list[Job]:
+        """As `JobStore.get`."""
+        ...
+
+    async def find(
+        self,
+        *,
+        client: ClientId | None = None,
+        status: Collection[JobStatus] | None = None,
+        idempotency_key: str | None = None,
+        after: JobId | None = None,
+        limit: int,
+    ) -> list[JobId]:
+        """As `JobStore.find`."""
+        ...
+
+    async def delete(self, ids: Sequence[JobId]) -> int:
+        """As `JobStore.delete`."""
+        ...
+
+    async def unfinished(self) -> Sequence[Unfinished]:
+        """What is not finished, oldest first; asked once, when the table was opened."""
+        ...

@@ -1,0 +1,139 @@
+"""The runner `function`: a container is a plain async Python function. No process, no network."""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any, Self, TypeAlias, TypeVar
+
+import anyio
+import msgspec
+from nodekit import (
+    CompositionError,
+    Container,
+    ContainerFailed,
+    ContainerId,
+    ContainerOutput,
+    InvalidPayload,
+    NodeFile,
+    Offer,
+    Problem,
+    Step,
+    decode_payload,
+    encode_payload,
+)
+
+__all__ = ["Function", "FunctionConfig", "FunctionContainer", "FunctionRunner", "offer"]
+
+Function: TypeAlias = Callable[[Any], Awaitable[Any]]
+"""Takes the data of a step as plain Python values and gives a value that JSON can hold."""
+
+FunctionT = TypeVar("FunctionT", bound=Function)
+
+
+class FunctionContainer(Container, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A container of a node file."""
+
+    call: str
+    """``package.module:function``, or ``file.py:function`` relative to the node file."""
+
+
+class FunctionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    containers: tuple[FunctionContainer, ...] = ()
+
+
+class FunctionRunner:
+    """Calls functions.
+
+    An exception of a function fails its step as an HTTP 500 would; raise `ContainerFailed` to say otherwise.
+    """
+
+    def __init__(self) -> None:
+        self._containers: dict[ContainerId, Container] = {}
+        self._functions: dict[ContainerId, Function] = {}
+
+    def add(self, container: Container, function: Function) -> None:
+        """Offer a function as a container. Before the node is composed."""
+        if container.id in self._containers:
+            raise CompositionError(f"container {container.id!r} has a function already")
+        self._containers[container.id] = container
+        self._functions[container.id] = function
+
+    def container(self, id: ContainerId, **settings: Any) -> Callable[[FunctionT], FunctionT]:
+        """Offer the decorated function as a container; `settings` are fields of `Container`."""
+
+        def decorate(function: FunctionT) -> FunctionT:
+            description = settings.pop("description", (function.__doc__ or "").strip().partition("\n")[0])
+            self.add(Container(id=id, description=description, **settings), function)
+            return function
+
+        return decorate
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    @property
+    def containers(self) -> Mapping[ContainerId, Container]:
+        return self._containers
+
+    def running(self) -> Collection[ContainerId]:
+        return self._containers.keys()
+
+    async def changed(self) -> None:
+        await anyio.sleep_forever()
+
+    def problems(self) -> Sequence[str]:
+        return ()
+
+    async def run(self, step: Step) -> ContainerOutput:
+        try:
+            value = await self._functions[step.container](decode_payload(step.input.data))
+            return ContainerOutput(container=step.container, output=encode_payload(value))
+        except ContainerFailed:
+            raise
+        except InvalidPayload as error:
+            raise ContainerFailed("not_json", f"the output is {error}") from error
+        except Exception as error:
+            raise ContainerFailed("status", f"{type(error).__name__}: {error}", status=500) from error
+
+
+def from_config(config: FunctionConfig, file: NodeFile) -> FunctionRunner:
+    """The runner of a node file."""
+    runner = FunctionRunner()
+    for number, container in enumerate(config.containers):
+        try:
+            runner.add(container, _function(container.call, file.folder))
+        except (ImportError, AttributeError, OSError, SyntaxError, ValueError) as error:
+            raise CompositionError(Problem(f"containers[{number}].call", f"{container.call}: {error}")) from error
+    return runner
+
+
+def _function(reference: str, folder: Path) -> Function:
+    place, separator, name = reference.partition(":")
+    if not separator:
+        raise ValueError("expected package.module:function or file.py:function")
+    module = _file_module(folder / place) if place.endswith(".py") else importlib.import_module(place)
+    function = getattr(module, name)
+    if not callable(function):
+        raise ValueError(f"{name} is not a function")
+    return function  # type: ignore[no-any-return]
+
+
+def _file_module(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+offer = Offer(FunctionConfig, from_config, container=FunctionContainer)

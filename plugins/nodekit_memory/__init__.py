@@ -1,0 +1,105 @@
+"""The store `memory`: jobs live as long as the node. For tests, and where losing them does not matter."""
+
+from bisect import bisect_right, insort
+from collections.abc import Collection, Sequence
+from types import TracebackType
+from typing import Self
+
+import msgspec
+from nodekit import (
+    ClientId,
+    EmbeddedStore,
+    Job,
+    JobId,
+    JobStatus,
+    Offer,
+    Unfinished,
+)
+
+__all__ = ["MemoryConfig", "MemoryStore", "MemoryTable", "offer"]
+
+
+class MemoryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """It takes no settings."""
+
+
+class MemoryTable:
+    """Jobs in a dictionary."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[JobId, Job] = {}
+        self._ids: dict[ClientId | None, list[JobId]] = {None: []}
+        """Sorted; under None those of all clients."""
+        self._keys: dict[tuple[ClientId, str], JobId] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    async def add(self, jobs: Sequence[Job]) -> list[Job]:
+        return [self._jobs.get(self._known_id(job)) or self._insert(job) for job in jobs]
+
+    def _known_id(self, job: Job) -> JobId:
+        return self._keys.get((job.client, job.request.idempotency_key or ""), job.id)
+
+    def _insert(self, job: Job) -> Job:
+        self._jobs[job.id] = job
+        if job.request.idempotency_key:
+            self._keys[job.client, job.request.idempotency_key] = job.id
+        for ids in (self._ids[None], self._ids.setdefault(job.client, [])):
+            insort(ids, job.id)
+        return job
+
+    async def save(self, job: Job) -> None:
+        self._jobs[job.id] = job
+
+    async def get(self, ids: Sequence[JobId], *, client: ClientId | None = None) -> list[Job]:
+        found = (self._jobs[id] for id in dict.fromkeys(ids) if id in self._jobs)
+        return [job for job in found if client is None or job.client == client]
+
+    async def find(
+        self,
+        *,
+        client: ClientId | None = None,
+        status: Collection[JobStatus] | None = None,
+        idempotency_key: str | None = None,
+        after: JobId | None = None,
+        limit: int,
+    ) -> list[JobId]:
+        ids = self._ids.get(client, [])
+        found: list[JobId] = []
+        for position in range(bisect_right(ids, after) if after else 0, len(ids)):
+            if len(found) == limit:
+                break
+            job = self._jobs[ids[position]]
+            if (status is None or job.status in status) and idempotency_key in (None, job.request.idempotency_key):
+                found.append(job.id)
+        return found
+
+    async def delete(self, ids: Sequence[JobId]) -> int:
+        gone = [job for id in set(ids) if (job := self._jobs.get(id)) and job.status.finished]
+        for job in gone:
+            del self._jobs[job.id]
+            self._keys.pop((job.client, job.request.idempotency_key or ""), None)
+            for client in (None, job.client):
+                self._ids[client].remove(job.id)
+            if not self._ids[job.client]:
+                del self._ids[job.client]
+        return len(gone)
+
+    async def unfinished(self) -> list[Unfinished]:
+        return [Unfinished.of(self._jobs[id]) for id in self._ids[None] if not self._jobs[id].status.finished]
+
+
+class MemoryStore(EmbeddedStore):
+    """A `JobStore` in memory."""
+
+    def __init__(self) -> None:
+        super().__init__(MemoryTable())
+
+
+offer = Offer(MemoryConfig, lambda config, file: MemoryStore())

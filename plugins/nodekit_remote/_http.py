@@ -1,0 +1,141 @@
+"""The container protocol: ``POST /service_output`` with a `ContainerInput` as JSON, answered by any JSON value."""
+
+import time
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from types import TracebackType
+from typing import Annotated, Literal, Self
+
+import anyio
+import msgspec
+from nodekit import (
+    MAX_DEPTH,
+    Container,
+    ContainerFailed,
+    ContainerOutput,
+    InvalidPayload,
+    Secret,
+    Step,
+    parse_json,
+)
+
+from nodekit_remote._session import Reply, Session
+
+MAX_REPLY_BYTES = 16 * 1024 * 1024
+SHOWN_BYTES = 500
+"""How much of an unexpected reply stands in an error."""
+PROBE_SECONDS = 5.0
+
+_ERROR_STATUS = 300  # redirects are not followed, so they are errors too
+
+
+class HttpContainer(Container, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What every container called over HTTP can be told."""
+
+    bearer: Secret | None = None
+    """Sent as ``Authorization: Bearer …``."""
+    http_errors: Literal["fail", "output"] = "fail"
+    """Whether the JSON body of an HTTP error is the fault or, as some containers mean it, the output."""
+    max_reply_bytes: Annotated[int, msgspec.Meta(ge=1)] = MAX_REPLY_BYTES
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a container answers right now."""
+
+    url: str
+    """``scheme://host:port`` and, if need be, a path; without a slash at the end."""
+    instance: str
+    """Names the running instance: for the job's history."""
+    container: HttpContainer
+    headers: Mapping[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        headers = {"Content-Type": "application/json"}
+        if self.container.bearer:
+            headers["Authorization"] = f"Bearer {self.container.bearer.reveal()}"
+        object.__setattr__(self, "headers", headers)
+
+
+class ContainerHttp:
+    """Calls containers over one shared session.
+
+    `connections` limits how many calls are under way at once; waiting for one of them counts as part of the call.
+    """
+
+    def __init__(self, *, connect_timeout_seconds: float = 5.0, connections: int | None = None) -> None:
+        self._session = Session(connect_seconds=connect_timeout_seconds)
+        self._limit = anyio.CapacityLimiter(connections) if connections else None
+
+    async def __aenter__(self) -> Self:
+        await self._session.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with anyio.CancelScope(shield=True):
+            await self._session.__aexit__(kind, error, trace)
+
+    async def run(self, step: Step, endpoint: Endpoint) -> ContainerOutput:
+        """Run a step. Raises `ContainerFailed`."""
+        async with AsyncExitStack() as stack:
+            if self._limit is not None:
+                await stack.enter_async_context(self._limit)
+            reply = await self._session.post(
+                f"{endpoint.url}/service_output",
+                msgspec.json.encode(step.input),
+                {**endpoint.headers, "Idempotency-Key": step.idempotency_key},
+                max_bytes=endpoint.container.max_reply_bytes,
+            )
+        if reply.status >= _ERROR_STATUS and endpoint.container.http_errors == "fail":
+            raise _status_failure(reply)
+        return ContainerOutput(container=step.container, output=await _output(reply), instance=endpoint.instance)
+
+    async def answers(self, endpoint: Endpoint) -> bool:
+        """Whether the container is ready: it answers ``GET /health`` with any HTTP status but 502, 503 and 504."""
+        try:
+            with anyio.fail_after(PROBE_SECONDS):
+                reply = await self._session.get(f"{endpoint.url}/health", dict(endpoint.headers), max_bytes=1 << 20)
+        except (ContainerFailed, TimeoutError):
+            return False
+        return reply.status not in (502, 503, 504)
+
+
+_raw = msgspec.json.Decoder(msgspec.Raw)
+
+
+async def _output(reply: Reply) -> msgspec.Raw:
+    try:
+        return msgspec.Raw(await parse_json(reply.body, _raw, max_depth=MAX_DEPTH))
+    except InvalidPayload as error:
+        if reply.status >= _ERROR_STATUS:
+            raise _status_failure(reply) from error
+        text = f"the reply is {error}{_shown(reply.body)}"
+        raise ContainerFailed("not_json", text, status=reply.status) from error
+
+
+def _status_failure(reply: Reply) -> ContainerFailed:
+    text = f"HTTP status {reply.status}{_shown(reply.body)}"
+    return ContainerFailed("status", text, status=reply.status, retry_after=_seconds(reply.retry_after))
+
+
+def _shown(body: bytes) -> str:
+    text = body[:SHOWN_BYTES].decode(errors="replace").strip()
+    return f": {text}{'…' if len(body) > SHOWN_BYTES else ''}" if text else ""
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """``Retry-After`` is seconds or a date (RFC 9110)."""
+    if retry_after is None:
+        return None
+    try:
+        return max(0.0, float(retry_after))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
+    except ValueError:
+        return None

@@ -1,0 +1,105 @@
+"""Containers that run elsewhere. One counts as running until a connection to it fails, and again once it answers."""
+
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Annotated, Self
+
+import anyio
+import msgspec
+from anyio.abc import TaskGroup
+from nodekit import Container, ContainerFailed, ContainerId, ContainerOutput, Offer, Step
+
+from nodekit_remote._http import ContainerHttp, Endpoint, HttpContainer
+
+FIRST_PROBE_SECONDS = 0.5
+LONGEST_PROBE_SECONDS = 15.0
+
+
+class RemoteContainer(HttpContainer, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A container that runs elsewhere."""
+
+    url: Annotated[str, msgspec.Meta(pattern=r"^https?://[^/?#\s]+[^?#\s]*$")]
+    """``http(s)://host[:port][/path]``; calls go to ``<url>/service_output``."""
+
+
+class RemoteConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The runner's settings."""
+
+    containers: tuple[RemoteContainer, ...] = ()
+    connections: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    """How many calls are under way at once; as many as the node's concurrency unless said."""
+    connect_timeout_seconds: Annotated[float, msgspec.Meta(gt=0)] = 5.0
+
+
+class RemoteRunner:
+    """Calls containers that somebody else keeps up."""
+
+    def __init__(self, config: RemoteConfig) -> None:
+        self._containers = {container.id: container for container in config.containers}
+        self._endpoints = {c.id: Endpoint(c.url.rstrip("/"), c.url, c) for c in config.containers}
+        self._http = ContainerHttp(
+            connect_timeout_seconds=config.connect_timeout_seconds, connections=config.connections
+        )
+        self._down: dict[ContainerId, str] = {}
+        self._running: frozenset[ContainerId] = frozenset(self._containers)
+        self._changed = anyio.Event()
+        self._probes: TaskGroup | None = None
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._http)
+            self._probes = await stack.enter_async_context(anyio.create_task_group())
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        assert self._probes is not None
+        self._probes.cancel_scope.cancel()
+        return await self._stack.__aexit__(kind, error, trace)
+
+    @property
+    def containers(self) -> Mapping[ContainerId, Container]:
+        return self._containers
+
+    def running(self) -> Collection[ContainerId]:
+        return self._running
+
+    async def changed(self) -> None:
+        await self._changed.wait()
+
+    def problems(self) -> Sequence[str]:
+        return [f"container {id}: {text}" for id, text in self._down.items()]
+
+    async def run(self, step: Step) -> ContainerOutput:
+        try:
+            return await self._http.run(step, self._endpoints[step.container])
+        except ContainerFailed as failure:
+            if failure.kind == "connection":
+                self._is_down(step.container, failure.text)
+            raise
+
+    def _is_down(self, id: ContainerId, text: str) -> None:
+        if id not in self._down and self._probes is not None:
+            self._probes.start_soon(self._probe, id)
+        self._down[id] = text
+        self._look()
+
+    async def _probe(self, id: ContainerId) -> None:
+        pause = FIRST_PROBE_SECONDS
+        while not await self._http.answers(self._endpoints[id]):
+            await anyio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PROBE_SECONDS)
+        del self._down[id]
+        self._look()
+
+    def _look(self) -> None:
+        self._running = frozenset(self._containers.keys() - self._down.keys())
+        self._changed.set()
+        self._changed = anyio.Event()
+
+
+offer = Offer(RemoteConfig, lambda config, file: RemoteRunner(config), container=RemoteContainer)

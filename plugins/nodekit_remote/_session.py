@@ -1,0 +1,102 @@
+"""The seam to the HTTP client: one module that knows aiohttp, so that a leaner client can take its place.
+
+It runs on asyncio, as aiohttp does.
+"""
+
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import aiohttp
+from aiohttp.abc import AbstractCookieJar
+from nodekit import ContainerFailed
+
+KEEP_ALIVE_SECONDS = 1.5
+"""Shorter than any common server's, so that a call is not sent on a connection that is being closed."""
+DNS_SECONDS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole HTTP reply."""
+
+    status: int
+    body: bytes
+    retry_after: str | None
+
+
+class Session:
+    """A bounded pool of connections. No cookies, no proxies from the environment, no redirects."""
+
+    def __init__(self, *, connect_seconds: float) -> None:
+        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_seconds)
+        self._connect_seconds = connect_seconds
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS, ttl_dns_cache=DNS_SECONDS),
+            cookie_jar=_no_cookies(),
+            timeout=self._timeout,
+            trust_env=False,
+            headers={"Accept": "application/json", "Accept-Encoding": "identity"},
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def post(self, url: str, body: bytes, headers: dict[str, str], *, max_bytes: int) -> Reply:
+        """Raises `ContainerFailed` of the kinds connection and too_large."""
+        return await self._request("POST", url, body, headers, max_bytes)
+
+    async def get(self, url: str, headers: dict[str, str], *, max_bytes: int) -> Reply:
+        """As `post`."""
+        return await self._request("GET", url, None, headers, max_bytes)
+
+    async def _request(self, method: str, url: str, body: bytes | None, headers: dict[str, str], most: int) -> Reply:
+        assert self._session is not None, "the session is not open"
+        try:
+            async with self._session.request(
+                method, url, data=body, headers=headers, allow_redirects=False
+            ) as response:
+                return Reply(
+                    response.status, await _read(response, most), response.headers.get("Retry-After")
+                )
+        except aiohttp.ConnectionTimeoutError as error:
+            text = f"no connection to {url} within {self._connect_seconds:g} s"
+            raise ContainerFailed("connection", text) from error
+        except aiohttp.ClientConnectorError as error:
+            raise ContainerFailed("connection", f"cannot connect to {url}: {_cause(error.os_error)}") from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            text = f"the connection to {url} was dropped before the reply was complete ({_cause(error)})"
+            raise ContainerFailed("connection", text) from error
+
+
+async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
+    """The body, decompressed; not a byte more than `most` is kept."""
+    if (response.content_length or 0) > most:
+        raise ContainerFailed("too_large", f"the reply is larger than {most} bytes", status=response.status)
+    pieces: list[bytes] = []
+    size = 0
+    async for piece in response.content.iter_any():
+        size += len(piece)
+        if size > most:
+            raise ContainerFailed("too_large", f"the reply is larger than {most} bytes", status=response.status)
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def _cause(error: BaseException) -> str:
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
+
+
+def _no_cookies() -> AbstractCookieJar:
+    return aiohttp.DummyCookieJar()

@@ -1,0 +1,260 @@
+"""Jobs in an SQLite file: WAL, one writing thread with group commit, one reading thread."""
+
+import os
+import sqlite3
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import AsyncExitStack, closing
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+import msgspec
+from nodekit import (
+    UNFINISHED,
+    ClientId,
+    ContainerId,
+    Job,
+    JobId,
+    JobRequest,
+    JobStatus,
+    Location,
+    Outcome,
+    StepRecord,
+    StoreFailed,
+    Unfinished,
+)
+
+from nodekit_sqlite._lock import OwnerLock
+from nodekit_sqlite._schema import migrate
+from nodekit_sqlite._thread import ConnectionThread
+
+_VARIABLES = 500
+"""How many ids one statement names."""
+
+
+class _State(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What of a job changes, without its steps."""
+
+    accepted_at: float
+    status: JobStatus
+    due: ContainerId | None = None
+    not_before: float | None = None
+    outcome: Outcome | None = None
+    finished_at: float | None = None
+    retry_of: JobId | None = None
+
+
+class _Row(_State, frozen=True, kw_only=True, omit_defaults=True):
+    """The column `state`: with what scheduling needs of the request, so that it need not be read for that."""
+
+    priority: int = 3
+    origin: Location = Location.OFFCHAIN
+    destination: Location = Location.OFFCHAIN
+
+
+_encode = msgspec.json.Encoder().encode
+_state = msgspec.json.Decoder(_State).decode
+_row = msgspec.json.Decoder(_Row).decode
+_request = msgspec.json.Decoder(JobRequest).decode
+_record = msgspec.json.Decoder(StepRecord).decode
+
+
+class SqliteTable:
+    """A durable `JobTable`. `path` is created where it is missing; its folder must be there."""
+
+    def __init__(self, path: Path, *, synchronous: str = "FULL", group: int = 512) -> None:
+        self._path = path
+        self._synchronous = synchronous
+        self._lock = OwnerLock(path)
+        self._writer = ConnectionThread(self._connect, group=group, writes=True)
+        self._reader = ConnectionThread(self._connect, group=group, writes=False)
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            self._lock.acquire()
+            stack.callback(self._lock.release)
+            self._prepare()
+            for thread in (self._writer, self._reader):
+                thread.start()
+                stack.push_async_callback(thread.stop)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with anyio.CancelScope(shield=True):
+            await self._stack.aclose()
+
+    def _prepare(self) -> None:
+        try:
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
+            with closing(self._connect()) as connection:
+                migrate(connection, str(self._path))
+        except (OSError, sqlite3.Error) as error:
+            raise StoreFailed(f"cannot open {self._path}: {error}") from error
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=10)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+        return connection
+
+    async def add(self, jobs: Sequence[Job]) -> list[Job]:
+        rows = [(_columns(job), _encode(job.request), list(_records(job, 0))) for job in jobs]
+
+        def write(connection: sqlite3.Connection) -> list[Job]:
+            return [_insert(connection, job, *row) for job, row in zip(jobs, rows, strict=True)]
+
+        return await self._writer.call(write)
+
+    async def save(self, job: Job) -> None:
+        state = _encode_state(job)
+        last = list(_records(job, len(job.steps) - 1)) if job.steps else []
+
+        def write(connection: sqlite3.Connection) -> None:
+            number, done = connection.execute(_DONE, (job.id,)).fetchone() or (None, 0)
+            if number is None:
+                raise StoreFailed(f"job {job.id} is not in {self._path}")
+            connection.execute(_UPDATE, (job.status, not job.status.finished, state, number))
+            records = last if len(job.steps) <= done + 1 else list(_records(job, done))
+            connection.executemany(_RECORD, [(number, *record) for record in records if record[0] > done])
+
+        await self._writer.call(write)
+
+    async def get(self, ids: Sequence[JobId], *, client: ClientId | None = None) -> list[Job]:
+        unique = list(dict.fromkeys(ids))
+
+        def read(connection: sqlite3.Connection) -> dict[JobId, Job]:
+            return {job.id: job for some in _slices(unique) for job in _select(connection, some, client)}
+
+        jobs = await self._reader.call(read) if unique else {}
+        return [jobs[id] for id in unique if id in jobs]
+
+    async def find(
+        self,
+        *,
+        client: ClientId | None = None,
+        status: Collection[JobStatus] | None = None,
+        idempotency_key: str | None = None,
+        after: JobId | None = None,
+        limit: int,
+    ) -> list[JobId]:
+        conditions: list[tuple[str, Sequence[Any]]] = []
+        if client is not None:
+            conditions.append(("client = ?", [client]))
+        if idempotency_key is not None:
+            conditions.append(("idempotency_key = ?", [idempotency_key]))
+        if status is not None:
+            conditions.append((f"status IN ({_marks(status)})", list(status)))
+            if UNFINISHED.issuperset(status):
+                conditions.append(("open = 1", []))  # so that the partial index serves
+        if after is not None:
+            conditions.append(("id > ?", [after]))
+        where = " AND ".join(["1", *(text for text, _ in conditions)])
+        values = [value for _, some in conditions for value in some]
+        query = f"SELECT id FROM jobs WHERE {where} ORDER BY id LIMIT ?"  # noqa: S608 - our own texts only
+        return await self._reader.call(lambda c: [id for (id,) in c.execute(query, (*values, limit))])
+
+    async def delete(self, ids: Sequence[JobId]) -> int:
+        def write(connection: sqlite3.Connection) -> int:
+            return sum(_delete(connection, some) for some in _slices(list(dict.fromkeys(ids))))
+
+        return await self._writer.call(write)
+
+    async def unfinished(self) -> list[Unfinished]:
+        def read(connection: sqlite3.Connection) -> list[Unfinished]:
+            return [_unfinished(*row) for row in connection.execute(_OPEN)]
+
+        return await self._reader.call(read)
+
+
+_ROW = "INSERT OR IGNORE INTO jobs (id, client, idempotency_key, status, open, state) VALUES (?, ?, ?, ?, ?, ?)"
+_RECORD = "INSERT OR REPLACE INTO records (job, number, done, body) VALUES (?, ?, ?, ?)"
+_DONE = """
+    SELECT number, (SELECT coalesce(max(r.number), 0) FROM records r WHERE r.job = jobs.number AND r.done = 1)
+    FROM jobs WHERE id = ?
+"""
+_UPDATE = "UPDATE jobs SET status = ?, open = ?, state = ? WHERE number = ?"
+_KEPT = "SELECT id FROM jobs WHERE id = ? UNION ALL SELECT id FROM jobs WHERE client = ? AND idempotency_key = ?"
+_OPEN = "SELECT id, client, state FROM jobs WHERE open = 1 ORDER BY id"
+
+
+def _columns(job: Job) -> tuple[Any, ...]:
+    key = job.request.idempotency_key
+    return job.id, job.client, key, job.status, not job.status.finished, _encode_state(job)
+
+
+def _encode_state(job: Job) -> bytes:
+    request = job.request
+    return _encode(
+        _Row(
+            priority=request.priority,
+            origin=request.origin,
+            destination=request.destination,
+            **{field: getattr(job, field) for field in _State.__struct_fields__},
+        )
+    )
+
+
+def _records(job: Job, first: int) -> Iterator[tuple[int, bool, bytes]]:
+    for number, record in enumerate(islice(job.steps, first, None), first + 1):
+        yield number, record.result is not None, _encode(record)
+
+
+def _insert(
+    connection: sqlite3.Connection, job: Job, row: Sequence[Any], request: bytes, records: Iterable[Sequence[Any]]
+) -> Job:
+    inserted = connection.execute(_ROW, row)
+    if not inserted.rowcount:
+        (id,) = connection.execute(_KEPT, (job.id, job.client, job.request.idempotency_key)).fetchone()
+        return next(_select(connection, [id], None))
+    number = inserted.lastrowid
+    connection.execute(_RECORD, (number, 0, True, request))
+    connection.executemany(_RECORD, [(number, *record) for record in records])
+    return job
+
+
+def _select(connection: sqlite3.Connection, ids: Sequence[JobId], client: ClientId | None) -> Iterator[Job]:
+    mine = "" if client is None else "AND client = ?"
+    query = f"""
+        SELECT id, state, body FROM jobs JOIN records ON job = jobs.number
+        WHERE id IN ({_marks(ids)}) {mine} ORDER BY jobs.number, records.number
+    """  # noqa: S608 - our own texts only
+    bodies: dict[JobId, tuple[bytes, list[bytes]]] = {}
+    for id, state, body in connection.execute(query, [*ids, *([] if client is None else [client])]):
+        bodies.setdefault(id, (state, []))[1].append(body)
+    for id, (state, (request, *steps)) in bodies.items():
+        fields = msgspec.structs.asdict(_state(state))
+        yield Job(id=id, request=_request(request), steps=tuple(map(_record, steps)), **fields)
+
+
+def _unfinished(id: JobId, client: ClientId, state: bytes) -> Unfinished:
+    row = _row(state)
+    return Unfinished(
+        id=id,
+        client=client,
+        priority=row.priority,
+        due=row.due or "",
+        onchain=row.origin is Location.ONCHAIN,
+        streams=row.destination is Location.STREAM,
+        not_before=row.not_before,
+    )
+
+
+def _delete(connection: sqlite3.Connection, ids: Sequence[JobId]) -> int:
+    finished = f"FROM jobs WHERE open = 0 AND id IN ({_marks(ids)})"
+    connection.execute(f"DELETE FROM records WHERE job IN (SELECT number {finished})", ids)  # noqa: S608
+    return connection.execute(f"DELETE {finished}", ids).rowcount
+
+
+def _marks(values: Collection[Any]) -> str:
+    return ", ".join("?" * len(values))
+
+
+def _slices(ids: Sequence[JobId]) -> Iterator[Sequence[JobId]]:
+    for start in range(0, len(ids), _VARIABLES):
+        yield ids[start : start + _VARIABLES]
