@@ -41,9 +41,7 @@ class Calls:
             error = ContainerError(container=step.container, error="internal error of the node")
         else:
             return output, Attempt(started_at=started_at, finished_at=time.time(), instance=output.instance)
-        return error, Attempt(
-            started_at=started_at, finished_at=time.time(), kind=error.kind, failure=error.error
-        )
+        return error, Attempt(started_at=started_at, finished_at=time.time(), kind=error.kind, failure=error.error)
 
     async def _run(self, step: Step) -> ContainerOutput:
         runner, seconds = self._runners[step.container], self.containers[step.container].timeout_seconds

@@ -145,13 +145,14 @@ class Executor:
                 self._look_at_runners()
                 return await self._store.release(claim, run.job)
             pipeline = self._pipelines.get(run.job.request.pipeline)
-            step = pipeline and pipeline.next_step(run.job)
-            if step is None or step.container != run.job.due:  # the pipeline was replaced by one with other rules
-                ended = advance(run.job, pipeline, self._calls.containers)
-                await self._keep(claim, run, ended)
+            step = pipeline.next_step(run.job) if pipeline else None
+            if step is None or step.container != run.job.due:  # the node's pipelines are others than when it was stored
+                await self._keep(claim, run, advance(run.job, pipeline, self._calls.containers))
                 continue
             result, attempt = await self._calls.call(step)
-            await self._keep(claim, run, advance(run.job.with_result(result, attempt), pipeline, self._calls.containers))
+            await self._keep(
+                claim, run, advance(run.job.with_result(result, attempt), pipeline, self._calls.containers)
+            )
             self._tell(StepFinished(run.job, step.index))
         self._tell(JobFinished(run.job))
 

@@ -72,7 +72,9 @@ class Hooks:
             except Refusal:
                 raise
             except Exception as error:
-                logger.exception("plugin %s failed in nodekit_admit; the request is refused", implementation.plugin_name)
+                logger.exception(
+                    "plugin %s failed in nodekit_admit; the request is refused", implementation.plugin_name
+                )
                 raise Refusal("Admission failed") from error
 
     @property

@@ -146,7 +146,8 @@ class _Composition:
     def container(self, entry: Any, where: str, struct: type[msgspec.Struct]) -> Any:
         """Split a container's table between its runner and the plugins that declare rules."""
         if not isinstance(entry, dict):
-            return self.problem(where, "expected a table")
+            self.problem(where, "expected a table")
+            return None
         own = {key: value for key, value in entry.items() if key not in self.rules}
         rules = {key: value for key, value in entry.items() if key in self.rules}
         for rule_struct in dict.fromkeys(self.rules.values()):
@@ -156,8 +157,11 @@ class _Composition:
         known = [field for field in struct.__struct_fields__ if field != "rules"]
         for key in own:
             if key not in known:
-                text = f"unknown key: neither its runner nor a plugin of this node takes it{nearest(key, [*known, *self.rules])}"
-                return self.problem(f"{where}.{key}", text)
+                hint = nearest(key, [*known, *self.rules])
+                self.problem(
+                    f"{where}.{key}", f"unknown key: neither its runner nor a plugin of this node takes it{hint}"
+                )
+                return None
         container = self.convert(own, struct, where)
         return container and replace(container, rules=rules)
 
@@ -172,11 +176,13 @@ class _Composition:
         if isinstance(value, dict):
             for key in value:
                 if key not in fields:
-                    return self.problem(f"{where}.{key}", f"unknown key{nearest(key, fields)}")
+                    self.problem(f"{where}.{key}", f"unknown key{nearest(key, fields)}")
+                    return None
         try:
             return msgspec.convert(value, struct, dec_hook=self.resolve)
         except msgspec.ValidationError as error:
-            return self.problem(*_explain(where, str(error)))
+            self.problem(*_explain(where, str(error)))
+            return None
 
     def resolve(self, kind: type[Any], value: Any) -> Any:
         """Types that msgspec leaves to us: paths relative to the file, and secrets."""

@@ -36,8 +36,8 @@ class EmbeddedClaim:
 class EmbeddedStore:
     """Makes a `JobStore` of a `JobTable`.
 
-    It keeps ids, clients and due containers of unfinished jobs in memory, rebuilt from the table when it opens; claiming
-    writes nothing. Changes of a job are finished once begun, also when the caller is cancelled.
+    It keeps ids, clients and due containers of unfinished jobs in memory, rebuilt from the table when it opens;
+    claiming writes nothing. Changes of a job are finished once begun, also when the caller is cancelled.
     """
 
     def __init__(self, table: JobTable) -> None:
@@ -210,7 +210,8 @@ class EmbeddedStore:
 
     async def delete(self, ids: Sequence[JobId]) -> int:
         with anyio.CancelScope(shield=True):
-            return await self.table.delete(ids)
+            gone = await self.table.delete(ids)
+        return gone
 
     async def pending(self) -> Pending:
         return Pending(self._origins[False], self._origins[True], self._clients)

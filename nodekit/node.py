@@ -21,7 +21,8 @@ from nodekit.container import ClientId, Container, ContainerId, JobId
 from nodekit.errors import CompositionError, NodekitError, Problem, Refusal, StoreFailed, Unavailable
 from nodekit.events import Event, JobAccepted, JobFinished
 from nodekit.job import Job, JobRequest, JobStatus, Outcome
-from nodekit.pipeline import Pipeline, Sequence as SequencePipeline
+from nodekit.pipeline import Pipeline
+from nodekit.pipeline import Sequence as SequencePipeline
 from nodekit.runner import ContainerRunner
 from nodekit.store import JobStore, Pending
 from nodekit.transport import Transport

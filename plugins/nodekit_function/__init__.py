@@ -10,6 +10,7 @@ from typing import Any, Self, TypeAlias, TypeVar
 
 import anyio
 import msgspec
+
 from nodekit import (
     CompositionError,
     Container,

@@ -4,6 +4,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import Any
 
 import msgspec
+
 from nodekit import Container, ContainerId, JobRequest, Node, Offer, Refusal
 
 __all__ = ["Guardian", "GuardianConfig", "GuardianRules", "offer", "rules"]

@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Self
 
 import msgspec
+
 from nodekit import (
     ClientId,
     EmbeddedStore,

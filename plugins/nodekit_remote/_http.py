@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 
 import anyio
 import msgspec
+
 from nodekit import (
     MAX_DEPTH,
     Container,
@@ -20,7 +21,6 @@ from nodekit import (
     Step,
     parse_json,
 )
-
 from nodekit_remote._session import Reply, Session
 
 MAX_REPLY_BYTES = 16 * 1024 * 1024
@@ -104,12 +104,12 @@ class ContainerHttp:
         return reply.status not in (502, 503, 504)
 
 
-_raw = msgspec.json.Decoder(msgspec.Raw)
+_raw: msgspec.json.Decoder[msgspec.Raw] = msgspec.json.Decoder(msgspec.Raw)
 
 
 async def _output(reply: Reply) -> msgspec.Raw:
     try:
-        return msgspec.Raw(await parse_json(reply.body, _raw, max_depth=MAX_DEPTH))
+        return await parse_json(reply.body, _raw, max_depth=MAX_DEPTH)
     except InvalidPayload as error:
         if reply.status >= _ERROR_STATUS:
             raise _status_failure(reply) from error

@@ -8,8 +8,8 @@ from typing import Annotated, Self
 import anyio
 import msgspec
 from anyio.abc import TaskGroup
-from nodekit import Container, ContainerFailed, ContainerId, ContainerOutput, Offer, Step
 
+from nodekit import Container, ContainerFailed, ContainerId, ContainerOutput, Offer, Step
 from nodekit_remote._http import ContainerHttp, Endpoint, HttpContainer
 
 FIRST_PROBE_SECONDS = 0.5

@@ -9,6 +9,7 @@ from typing import Self
 
 import aiohttp
 from aiohttp.abc import AbstractCookieJar
+
 from nodekit import ContainerFailed
 
 KEEP_ALIVE_SECONDS = 1.5
@@ -63,9 +64,7 @@ class Session:
             async with self._session.request(
                 method, url, data=body, headers=headers, allow_redirects=False
             ) as response:
-                return Reply(
-                    response.status, await _read(response, most), response.headers.get("Retry-After")
-                )
+                return Reply(response.status, await _read(response, most), response.headers.get("Retry-After"))
         except aiohttp.ConnectionTimeoutError as error:
             text = f"no connection to {url} within {self._connect_seconds:g} s"
             raise ContainerFailed("connection", text) from error

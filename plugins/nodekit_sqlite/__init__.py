@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
-from nodekit import EmbeddedStore, Offer
 
+from nodekit import EmbeddedStore, Offer
 from nodekit_sqlite._table import SqliteTable
 
 __all__ = ["SqliteConfig", "SqliteStore", "SqliteTable", "offer"]

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import anyio
 import msgspec
+
 from nodekit import (
     UNFINISHED,
     ClientId,
@@ -25,7 +26,6 @@ from nodekit import (
     StoreFailed,
     Unfinished,
 )
-
 from nodekit_sqlite._lock import OwnerLock
 from nodekit_sqlite._schema import migrate
 from nodekit_sqlite._thread import ConnectionThread

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast
 
 import anyio
 from anyio.lowlevel import current_token
+
 from nodekit import StoreFailed
 
 T = TypeVar("T")
