@@ -143,16 +143,16 @@ class Executor:
         while not run.job.status.finished:
             if run.held is None or not self._calls.callable(run.held):
                 self._look_at_runners()
-                return await self._store.release(claim, run.job)
+                await self._store.release(claim, run.job)
+                return
             pipeline = self._pipelines.get(run.job.request.pipeline)
             step = pipeline.next_step(run.job) if pipeline else None
             if step is None or step.container != run.job.due:  # the node's pipelines are others than when it was stored
                 await self._keep(claim, run, advance(run.job, pipeline, self._calls.containers))
                 continue
             result, attempt = await self._calls.call(step)
-            await self._keep(
-                claim, run, advance(run.job.with_result(result, attempt), pipeline, self._calls.containers)
-            )
+            job = run.job.with_result(result, attempt)
+            await self._keep(claim, run, advance(job, pipeline, self._calls.containers))
             self._tell(StepFinished(run.job, step.index))
         self._tell(JobFinished(run.job))
 

@@ -33,7 +33,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 def load_node(path: Path | str) -> Node:
-    """Compose the node that a node file describes; nothing is acquired. Raises `CompositionError` with every problem."""
+    """Compose the node of a node file; nothing is acquired. Raises `CompositionError` with every problem."""
     return compose(read_node_file(path), Path(path))
 
 

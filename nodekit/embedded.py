@@ -210,8 +210,8 @@ class EmbeddedStore:
 
     async def delete(self, ids: Sequence[JobId]) -> int:
         with anyio.CancelScope(shield=True):
-            gone = await self.table.delete(ids)
-        return gone
+            return await self.table.delete(ids)
+        raise AssertionError("a shielded scope is not left early")
 
     async def pending(self) -> Pending:
         return Pending(self._origins[False], self._origins[True], self._clients)

@@ -1,7 +1,7 @@
 """The hooks of nodekit. A plugin is any object with methods (or a module with functions) of these names.
 
-A hook's colour is fixed: `async def` where it is `async def` here, plain `def` where it is plain here. Take any subset of
-its arguments, by name. Plugins are asked in the order in which the node was given them.
+A hook's colour is fixed: `async def` where it is `async def` here, plain `def` where it is plain here. Take any subset
+of its arguments, by name. Plugins are asked in the order in which the node was given them.
 """
 
 from contextlib import AbstractAsyncContextManager

@@ -31,7 +31,8 @@ class Offer(Generic[ConfigT]):
 
     `config` is the Struct of its table; fields of type `Path` and `Secret` are resolved against the node file.
     `build` makes the part from it and must acquire nothing.
-    `container` is, for a runner, the Struct of an entry of its `containers`; for a plugin, the rules it reads from containers.
+    `container` is, for a runner, the Struct of an entry of its `containers`; for a plugin, the rules that it reads
+    from containers.
     """
 
     def __init__(

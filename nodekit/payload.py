@@ -35,7 +35,7 @@ async def parse_json(body: bytes, decoder: "msgspec.json.Decoder[T]", *, max_dep
     """Check bytes from outside whole (UTF-8, strict JSON without NaN, at most `max_depth` deep) and decode them.
 
     `msgspec.Raw` in the decoder's type is checked too, without being built. Wrong types raise
-    `msgspec.ValidationError`, everything else `InvalidPayload`. Yields to the event loop between pieces of a large body.
+    `msgspec.ValidationError`, everything else `InvalidPayload`. Yields to the event loop while checking a large body.
     """
     if not body.isascii():
         _check_utf8(body)

@@ -66,7 +66,7 @@ class JobStore(Protocol):
     async def add_claimed(self, job: Job) -> Claim:
         """Keep a job that streams (its destination is STREAM) and claim it at once.
 
-        It is never offered by `claim`. If the claim dies or is released, the job fails with `interrupted`; it is never rerun.
+        It is never offered by `claim`, nor run again: if the claim dies or is released, it fails with `interrupted`.
         """
         ...
 

@@ -34,7 +34,7 @@ MIGRATIONS = (
 
 
 def migrate(connection: sqlite3.Connection, path: str) -> None:
-    """Bring the file to this version, each step whole or not at all. Raises `StoreFailed` for a file that is not ours."""
+    """Bring the file to this version, each step whole or not at all. Raises `StoreFailed` for a file of others."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -43,6 +43,5 @@ def migrate(connection: sqlite3.Connection, path: str) -> None:
     if version > len(MIGRATIONS):
         raise StoreFailed(f"{path} was written by a newer nodekit (schema {version}, known {len(MIGRATIONS)}); upgrade")
     for number, script in enumerate(MIGRATIONS[version:], version + 1):
-        connection.executescript(
-            f"BEGIN IMMEDIATE; {script} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number}; COMMIT;"
-        )
+        marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number};"
+        connection.executescript(f"BEGIN IMMEDIATE; {script} {marks} COMMIT;")
