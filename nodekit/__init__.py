@@ -97,6 +97,7 @@ __all__ = [
     "Transport",
     "Unavailable",
     "Unfinished",
+    "__version__",
     "decode_payload",
     "encode_payload",
     "last_output",

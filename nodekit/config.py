@@ -192,7 +192,7 @@ class _Composition:
             return self.file.folder / value
         if issubclass(kind, Secret):
             try:
-                return Secret.resolve(value, self.file.folder)
+                return kind.resolve(value, self.file.folder)
             except NodekitError as error:
                 raise ValueError(str(error)) from error
         raise TypeError(f"a node file cannot give a {kind.__name__}")

@@ -68,6 +68,8 @@ class Node:
         self.max_pending = max_pending
         self.drain_seconds = drain_seconds
         self.pipelines: Mapping[str, Pipeline] = {"sequence": SequencePipeline(), **pipelines}
+        self.urls: list[str] = []
+        """Where its transports listen, while it runs."""
         self._hooks = Hooks(plugins)
         self._store = store
         self._runners = tuple(runners)
@@ -112,7 +114,7 @@ class Node:
             executing.start_soon(self._waiters.run)
             self._taking = True
             for transport in self._transports:
-                await serving.start(transport.serve, self)
+                self.urls += await serving.start(transport.serve, self)
             try:
                 yield
             finally:

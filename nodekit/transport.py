@@ -1,5 +1,6 @@
 """Interface of what brings requests to a node."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from anyio.abc import TaskStatus
@@ -11,8 +12,8 @@ if TYPE_CHECKING:
 class Transport(Protocol):
     """Serves a node's clients."""
 
-    async def serve(self, node: "Node", *, task_status: "TaskStatus[None]") -> None:
-        """Listen, say so with `task_status.started()`, and serve until cancelled.
+    async def serve(self, node: "Node", *, task_status: "TaskStatus[Sequence[str]]") -> None:
+        """Listen, say where with `task_status.started(urls)`, and serve until cancelled.
 
         The node cancels it when drained: requests that are being answered may finish, new ones are not taken.
         """

@@ -1,0 +1,36 @@
+"""The `nodekit` command. Installed packages add commands by entry points of the group ``nodekit.commands``."""
+
+from importlib.metadata import entry_points
+
+import click
+
+from nodekit import __version__
+from nodekit.cli._check import check
+from nodekit.cli._serve import serve
+
+__all__ = ["main"]
+
+
+class _Commands(click.Group):
+    """Commands of other packages are found by metadata, and imported only when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *entry_points(group="nodekit.commands").names})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if own := super().get_command(ctx, cmd_name):
+            return own
+        for entry in entry_points(group="nodekit.commands", name=cmd_name):
+            command: click.Command = entry.load()
+            return command
+        return None
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="nodekit")
+def main() -> None:
+    """Compute nodes: pipelines of containers over HTTP, with durable results."""
+
+
+main.add_command(serve)
+main.add_command(check)

@@ -1,0 +1,5 @@
+"""`python -m nodekit.cli`."""
+
+from nodekit.cli import main
+
+main()

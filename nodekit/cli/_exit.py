@@ -1,0 +1,22 @@
+"""Exit codes, the same for every command."""
+
+import sys
+from typing import NoReturn
+
+import click
+
+from nodekit.errors import CompositionError
+
+FAILED = 1
+"""The node failed to start, or while it ran."""
+USAGE = 2
+"""The command line is wrong (click's own)."""
+BAD_NODE_FILE = 3
+"""The node file does not compose."""
+
+
+def bad_node_file(path: str, error: CompositionError) -> NoReturn:
+    """Show every problem, a line each."""
+    for problem in error.problems:
+        click.echo(f"{path}: {problem}", err=True)
+    sys.exit(BAD_NODE_FILE)

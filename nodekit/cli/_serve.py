@@ -1,0 +1,94 @@
+"""`nodekit serve`."""
+
+import logging
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import click
+from anyio.abc import TaskStatus
+
+from nodekit.cli._exit import FAILED, bad_node_file
+from nodekit.config import compose, read_node_file
+from nodekit.errors import CompositionError, NodekitError, Problem
+from nodekit.node import Node
+
+logger = logging.getLogger("nodekit")
+
+LEVELS = ("debug", "info", "warning", "error")
+
+
+@click.command()
+@click.argument("file", type=click.Path(dir_okay=False))
+@click.option("--bind", metavar="HOST:PORT", help="Listen there instead; port 0 picks a free one.")
+@click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True)
+def serve(file: str, bind: str | None, log_level: str) -> None:
+    """Run the node of a node file until SIGTERM or SIGINT.
+
+    The first signal drains: no new jobs, those that run may finish within drain_seconds. A second one stops at once;
+    accepted jobs go on at the next start in either case. Exits with 0 when stopped by a signal, 3 when the node file
+    does not compose, 1 when the node fails.
+    """
+    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    try:
+        node = compose(_bound(read_node_file(file), bind), Path(file))
+    except CompositionError as error:
+        bad_node_file(file, error)
+    try:
+        anyio.run(_serve, node)
+    except BaseException as error:
+        sys.exit(_report(error))
+
+
+def _bound(tables: dict[str, Any], bind: str | None) -> dict[str, Any]:
+    if bind is None:
+        return tables
+    transports = tables.get("transports", [])
+    if not isinstance(transports, list) or len(transports) != 1:
+        raise CompositionError(Problem("transports", "--bind needs a node file with exactly one transport"))
+    return {**tables, "transports": [{**transports[0], "bind": bind}]}
+
+
+async def _serve(node: Node) -> None:
+    async with anyio.create_task_group() as tasks:
+        stop = anyio.Event()
+        await tasks.start(_watch_signals, stop, tasks.cancel_scope)
+        async with node:
+            for url in node.urls:
+                click.echo(f"listening on {url}")
+            sys.stdout.flush()
+            await stop.wait()
+        tasks.cancel_scope.cancel()
+
+
+async def _watch_signals(stop: anyio.Event, at_once: anyio.CancelScope, *, task_status: "TaskStatus[None]") -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async for received in signals:
+            if not stop.is_set():
+                logger.info("%s: draining; send it again to stop at once", received.name)
+                stop.set()
+            else:
+                logger.warning("%s: stopping at once", received.name)
+                at_once.cancel()
+
+
+def _report(error: BaseException) -> int:
+    """Say what failed in a line each; a traceback only for what nobody raised on purpose."""
+    for cause in _leaves(error):
+        if isinstance(cause, NodekitError):
+            click.echo(f"nodekit: {cause}", err=True)
+        else:
+            logger.error("the node failed", exc_info=cause)
+    return FAILED
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error

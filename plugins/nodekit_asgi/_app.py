@@ -1,0 +1,112 @@
+"""The API as an ASGI application: one table of routes, and what holds for every request."""
+
+import logging
+import os
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeAlias
+
+from nodekit import Node, Refusal, StoreFailed, Unavailable
+from nodekit_asgi import _handlers
+from nodekit_asgi._access import check_access, preflight_headers
+from nodekit_asgi._config import Limits
+from nodekit_asgi._http import (
+    Disconnected,
+    Header,
+    HttpError,
+    Receive,
+    Reply,
+    Request,
+    Scope,
+    Send,
+    error_reply,
+    send_reply,
+)
+
+logger = logging.getLogger("nodekit.http")
+
+Handler: TypeAlias = Callable[[Request, Node], Awaitable[Reply]]
+
+ROUTES: Mapping[str, Mapping[str, Handler]] = {
+    "/info": {"GET": _handlers.info},
+    "/health": {"GET": _handlers.health},
+    "/api/jobs": {"GET": _handlers.jobs, "POST": _handlers.submit},
+    "/api/jobs/batch": {"POST": _handlers.submit_batch},
+}
+
+_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+
+
+class AsgiApp:
+    """An ASGI app that serves a node, whose lifespan is the caller's business.
+
+    With `loopback`, it refuses requests whose ``Host`` is not a name of loopback.
+    """
+
+    def __init__(self, node: Node, limits: Limits | None = None, *, loopback: bool = False) -> None:
+        self._node = node
+        self._limits = limits or Limits()
+        self._loopback = loopback
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._http(Request(scope, receive, self._limits), send)
+        elif scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1008})
+
+    async def _http(self, request: Request, send: Send) -> None:
+        request_id = _request_id(request)
+        headers: list[Header] = [(b"x-request-id", request_id)]
+        try:
+            reply = await self._reply(request, headers, request_id)
+            await send_reply(reply, send, request, headers)
+        except Disconnected:
+            logger.debug("%s %s: the client has gone", request.method, request.path)
+
+    async def _reply(self, request: Request, headers: list[Header], request_id: bytes) -> Reply:
+        try:
+            allowed = check_access(request, loopback=self._loopback)
+            headers += allowed
+            if request.method == "OPTIONS" and allowed:
+                return Reply(b"", 204, preflight_headers())
+            return await _handler(request)(request, self._node)
+        except HttpError as error:
+            return error.reply
+        except Refusal as refusal:
+            return error_reply(400, refusal.reason, refusal.params)
+        except Unavailable as unavailable:
+            retry_after = [(b"retry-after", str(unavailable.retry_after_seconds).encode())]
+            return error_reply(503, unavailable.reason, headers=retry_after)
+        except StoreFailed as error:
+            logger.error("%s %s: %s (request %s)", request.method, request.path, error, request_id.decode())
+            return error_reply(503, "the store cannot be read right now", headers=[(b"retry-after", b"5")])
+        except Disconnected:
+            raise
+        except Exception:
+            logger.exception("%s %s failed (request %s)", request.method, request.path, request_id.decode())
+            return error_reply(500, "internal error", {"request_id": request_id.decode()})
+
+
+def _handler(request: Request) -> Handler:
+    methods = ROUTES.get(request.path)
+    if methods is None:
+        return _handlers.not_found
+    if request.method not in methods:
+        allow = ", ".join(methods)
+        raise HttpError(405, f"{request.path} takes {allow}", headers=[(b"allow", allow.encode())])
+    return methods[request.method]
+
+
+def _request_id(request: Request) -> bytes:
+    given = request.headers.get(b"x-request-id", b"")
+    return given if _REQUEST_ID.fullmatch(given) else os.urandom(8).hex().encode()
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

@@ -1,0 +1,39 @@
+"""The transport's settings."""
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from nodekit import MAX_DEPTH
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one request may ask for, and from where."""
+
+    max_body_bytes: Positive = 16 * 1024 * 1024
+    max_json_depth: Positive = MAX_DEPTH
+    max_batch: Positive = 1000
+    """Items in one batch."""
+    max_ids: Positive = 200
+    """Ids in one query."""
+    max_steps: Positive = 1000
+    """Containers in one job."""
+    body_seconds: Annotated[float, msgspec.Meta(gt=0)] = 60.0
+    """How long a client may take to send a body."""
+    allowed_origins: tuple[str, ...] = ()
+    """Origins (``https://app.example``) of other sites whose pages may call the node."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names, other than loopback's, by which a node bound to loopback may be called."""
+
+
+class AsgiConfig(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table of the transport in a node file."""
+
+    bind: str = "127.0.0.1:4000"
+    """``host:port``, ``[v6]:port`` or ``unix:path``; port 0 picks a free one."""
+    server: Literal["hypercorn", "uvicorn"] = "hypercorn"
+    """hypercorn speaks HTTP/2 too; uvicorn (extra ``[fast]``) is faster and belongs behind a proxy."""
+    stop_seconds: Annotated[float, msgspec.Meta(ge=0)] = 3.0
+    """How long stopping waits for requests that are being answered."""

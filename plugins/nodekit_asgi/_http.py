@@ -1,0 +1,169 @@
+"""Small helpers between ASGI and the handlers: one request in, one reply out."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from functools import cached_property
+from ipaddress import IPv6Address, ip_address
+from typing import Any, TypeAlias
+from urllib.parse import parse_qsl
+
+import anyio
+import msgspec
+
+from nodekit_asgi._config import Limits
+
+Scope: TypeAlias = dict[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
+Send: TypeAlias = Callable[[dict[str, Any]], Awaitable[None]]
+Header: TypeAlias = tuple[bytes, bytes]
+
+LINGER_BYTES = 1 << 28
+LINGER_SECONDS = 10.0
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """What is sent back; `body` as a whole or in pieces."""
+
+    body: bytes | AsyncIterator[bytes]
+    status: int = 200
+    headers: Sequence[Header] = ()
+
+
+class HttpError(Exception):
+    """Ends a request with an error reply."""
+
+    def __init__(
+        self, status: int, text: str, *, params: Mapping[str, Any] | None = None, headers: Sequence[Header] = ()
+    ) -> None:
+        self.reply = error_reply(status, text, params, headers)
+        super().__init__(text)
+
+
+class Disconnected(Exception):
+    """The client has gone; nobody reads a reply."""
+
+
+def json_reply(value: Any, status: int = 200, headers: Sequence[Header] = ()) -> Reply:
+    return Reply(_encode(value), status, headers)
+
+
+def error_reply(
+    status: int, text: str, params: Mapping[str, Any] | None = None, headers: Sequence[Header] = ()
+) -> Reply:
+    return json_reply({"error": text, **({"params": params} if params else {})}, status, headers)
+
+
+class Request:
+    """One HTTP request."""
+
+    def __init__(self, scope: Scope, receive: Receive, limits: Limits) -> None:
+        self.method: str = scope["method"]
+        self.path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+        self.limits = limits
+        self.unread = False
+        self._scope = scope
+        self._receive = receive
+
+    @cached_property
+    def headers(self) -> Mapping[bytes, bytes]:
+        """By lower-case name; of a repeated header, the last."""
+        return dict(self._scope["headers"])
+
+    @cached_property
+    def address(self) -> str | None:
+        """The peer's IP address, of an IPv4-mapped one the IPv4; None on a unix socket."""
+        try:
+            address = ip_address((self._scope.get("client") or ("",))[0])
+        except ValueError:
+            return None
+        return str((address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address)
+
+    @property
+    def client(self) -> str:
+        """Who asks."""
+        return self.address or "unix"
+
+    @cached_property
+    def query(self) -> Sequence[tuple[str, str]]:
+        try:
+            text = self._scope["query_string"].decode("ascii")
+            return parse_qsl(text, keep_blank_values=True, max_num_fields=10_000, errors="strict")
+        except ValueError as error:
+            raise HttpError(400, "the query is not UTF-8, or has too many fields") from error
+
+    def all(self, name: str) -> Sequence[str]:
+        """Every value of a query parameter."""
+        return [value for key, value in self.query if key == name]
+
+    def flag(self, name: str) -> bool | None:
+        """A boolean of the query; None where it is not given."""
+        values = {value.lower() for value in self.all(name)}
+        if not values:
+            return None
+        if len(values) > 1 or not values <= {"true", "false"}:
+            raise HttpError(400, f"{name}: expected true or false")
+        return values == {"true"}
+
+    async def body(self) -> bytes:
+        """The whole body, within the limits of size and time."""
+        self.unread = True
+        most = self.limits.max_body_bytes
+        if b"content-length" in self.headers and b"transfer-encoding" in self.headers:
+            close = [(b"connection", b"close")]
+            raise HttpError(400, "both Content-Length and Transfer-Encoding are given", headers=close)
+        if int(self.headers.get(b"content-length", b"0")) > most:
+            raise _too_large(most)
+        pieces: list[bytes] = []
+        size = 0
+        with anyio.move_on_after(self.limits.body_seconds):
+            async for piece in self._pieces():
+                size += len(piece)
+                if size > most:
+                    raise _too_large(most)
+                pieces.append(piece)
+            self.unread = False
+            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        raise HttpError(408, f"the body did not arrive within {self.limits.body_seconds:g} s", headers=_CLOSE)
+
+    async def linger(self) -> None:
+        """Read on for a while what a client still sends, so that it gets to see the reply instead of a reset."""
+        left = LINGER_BYTES
+        with anyio.move_on_after(LINGER_SECONDS):
+            async for piece in self._pieces():
+                left -= len(piece)
+                if left < 0:
+                    return
+
+    async def _pieces(self) -> AsyncIterator[bytes]:
+        more = True
+        while more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise Disconnected
+            yield message.get("body", b"")
+            more = message.get("more_body", False)
+
+
+_CLOSE = [(b"connection", b"close")]
+
+
+def _too_large(most: int) -> HttpError:
+    return HttpError(413, f"the body is larger than {most} bytes", headers=_CLOSE)
+
+
+async def send_reply(reply: Reply, send: Send, request: Request, extra: Sequence[Header]) -> None:
+    """Send it; every reply is JSON."""
+    headers = [(b"content-type", b"application/json"), *reply.headers, *extra]
+    if isinstance(reply.body, bytes):
+        headers.append((b"content-length", str(len(reply.body)).encode()))
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    if isinstance(reply.body, bytes):
+        await send({"type": "http.response.body", "body": reply.body, "more_body": request.unread})
+        if not request.unread:
+            return
+        await request.linger()
+    else:
+        async for piece in reply.body:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -1,0 +1,77 @@
+"""HTTP servers, each held so that it serves a socket that listens already until `stop` is set.
+
+Both run on asyncio.
+"""
+
+import socket
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeAlias, cast
+
+import anyio
+
+from nodekit_asgi._config import AsgiConfig
+from nodekit_asgi._listen import BACKLOG
+
+Server: TypeAlias = Callable[[Any, AsgiConfig, socket.socket, anyio.Event], Coroutine[Any, Any, None]]
+
+HEADER_BYTES = 1 << 16
+KEEP_ALIVE_SECONDS = 75.0
+
+
+async def hypercorn(app: Any, config: AsgiConfig, listener: socket.socket, stop: anyio.Event) -> None:
+    """Serve with hypercorn; its `serve` must not be cancelled (pgjones/hypercorn#184), so it is told to stop."""
+    from hypercorn import Config
+    from hypercorn.asyncio import serve
+
+    settings = Config()
+    settings.bind = [f"fd://{listener.detach()}"]
+    settings.backlog = BACKLOG
+    settings.keep_alive_max_requests = 2**62  # by default a connection ends after 1,000
+    settings.keep_alive_timeout = KEEP_ALIVE_SECONDS
+    settings.graceful_timeout = config.stop_seconds
+    settings.h11_max_incomplete_size = HEADER_BYTES
+    settings.include_server_header = False
+    settings.accesslog = None
+    settings.errorlog = None
+    with anyio.CancelScope(shield=True):
+        await serve(cast("Any", app), settings, shutdown_trigger=stop.wait)
+
+
+async def uvicorn(app: Any, config: AsgiConfig, listener: socket.socket, stop: anyio.Event) -> None:
+    """Serve with uvicorn; signals stay with the node."""
+    from uvicorn import Config, Server
+
+    class Quiet(Server):
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield
+
+    settings = Config(
+        app,
+        lifespan="off",
+        ws="none",
+        http="httptools",
+        access_log=False,
+        log_config=None,
+        proxy_headers=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=int(KEEP_ALIVE_SECONDS),
+        timeout_graceful_shutdown=int(config.stop_seconds),
+        h11_max_incomplete_event_size=HEADER_BYTES,
+    )
+    server = Quiet(settings)
+
+    async def stop_when_told() -> None:
+        await stop.wait()
+        server.should_exit = True
+
+    with anyio.CancelScope(shield=True):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(stop_when_told)
+            await server.serve(sockets=[listener])
+            tasks.cancel_scope.cancel()
+
+
+SERVERS: Mapping[str, Server] = {"hypercorn": hypercorn, "uvicorn": uvicorn}

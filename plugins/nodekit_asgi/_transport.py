@@ -1,0 +1,57 @@
+"""Brings HTTP requests to a node."""
+
+import os
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+import anyio
+from anyio.abc import TaskStatus
+from msgspec.structs import replace
+
+from nodekit import CompositionError, Node, NodeFile, NodekitError, Offer, Problem
+from nodekit_asgi._app import AsgiApp
+from nodekit_asgi._config import AsgiConfig
+from nodekit_asgi._listen import check_bind, is_loopback, listen, url_of
+from nodekit_asgi._servers import SERVERS
+
+
+class AsgiTransport:
+    """Serves HTTP where `config.bind` says. asyncio only, as its servers are."""
+
+    def __init__(self, config: AsgiConfig | None = None) -> None:
+        self._config = config or AsgiConfig()
+        try:
+            check_bind(self._config.bind)
+        except NodekitError as error:
+            raise CompositionError(str(error)) from error
+        if find_spec(self._config.server) is None:
+            extra = "pip install 'nodekit-compute[fast]'"
+            raise CompositionError(Problem("server", f"{self._config.server} is not installed; {extra}"))
+
+    async def serve(self, node: Node, *, task_status: "TaskStatus[Sequence[str]]") -> None:
+        app = AsgiApp(node, self._config, loopback=is_loopback(self._config.bind))
+        listener = listen(self._config.bind)
+        url = url_of(listener)
+        stop = anyio.Event()
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(SERVERS[self._config.server], app, self._config, listener, stop)
+                task_status.started([url])
+                try:
+                    await anyio.sleep_forever()
+                finally:
+                    stop.set()
+        finally:
+            if self._config.bind.startswith("unix:"):
+                os.unlink(self._config.bind.removeprefix("unix:"))
+
+
+def from_config(config: AsgiConfig, file: NodeFile) -> AsgiTransport:
+    """The transport of a node file, which a unix socket's path is relative to."""
+    if config.bind.startswith("unix:"):
+        path = file.folder / config.bind.removeprefix("unix:")
+        config = replace(config, bind=f"unix:{path}")
+    return AsgiTransport(config)
+
+
+offer = Offer(AsgiConfig, from_config)

@@ -1,0 +1,150 @@
+"""JSON on the wire, and what it is in the node. Unknown fields are ignored; who asks is never read from a body."""
+
+import re
+from typing import Any, TypeAlias
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from nodekit import Container, ContainerError, ContainerResult, InvalidPayload, Job, JobRequest, JobStatus, Refusal
+from nodekit import parse_json as parse_any_json
+from nodekit_asgi._config import Limits
+from nodekit_asgi._http import HttpError, Request
+
+
+class WireRequest(msgspec.Struct, frozen=True):
+    """A JobRequest, or a delegated subscription."""
+
+    containers: list[str] | UnsetType = UNSET
+    data: Raw | UnsetType = UNSET
+    pipeline: str | None = None
+    requires_proof: bool | None = None
+    signature: Raw | UnsetType = UNSET
+    subscription: Raw | UnsetType = UNSET
+
+
+class WireOutput(msgspec.Struct, frozen=True):
+    container: str
+    output: Raw
+
+
+class WireError(msgspec.Struct, frozen=True):
+    container: str
+    error: str
+
+
+WireResult: TypeAlias = WireOutput | WireError
+
+
+class WireJob(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A JobResult."""
+
+    id: str
+    status: str
+    result: WireResult | None
+    intermediate_results: list[WireResult] | UnsetType = UNSET
+
+
+class WireContainer(msgspec.Struct, frozen=True):
+    id: str
+    external: bool
+    image: str
+    description: str
+
+
+_item: msgspec.json.Decoder[WireRequest] = msgspec.json.Decoder(WireRequest)
+_items: msgspec.json.Decoder[list[Raw]] = msgspec.json.Decoder(list[Raw])
+
+
+async def read_item(request: Request) -> JobRequest:
+    """The one job request in a body."""
+    body = await request.body()
+    return job_request(await _parse(body, _item, request.limits), request)
+
+
+async def read_items(request: Request) -> list[Raw]:
+    """The items of a batch, each still to be looked at."""
+    items: list[Raw] = await _parse(await request.body(), _items, request.limits)
+    if len(items) > request.limits.max_batch:
+        raise HttpError(413, f"a batch of {len(items)} items; at most {request.limits.max_batch} are taken")
+    return items
+
+
+def batch_item(item: Raw, request: Request) -> JobRequest | str | Refusal:
+    """A job request of a batch, or what is wrong with it."""
+    try:
+        return job_request(_item.decode(item), request)
+    except msgspec.DecodeError as error:
+        return _explain(str(error))
+    except HttpError as error:
+        return str(error)
+    except Refusal as refusal:
+        return refusal
+
+
+async def _parse(body: bytes, decoder: "msgspec.json.Decoder[Any]", limits: Limits) -> Any:
+    try:
+        return await parse_any_json(body, decoder, max_depth=limits.max_json_depth)
+    except InvalidPayload as error:
+        raise HttpError(400, f"the body is {error}") from error
+    except msgspec.ValidationError as error:
+        raise HttpError(400, _explain(str(error))) from error
+
+
+def job_request(wire: WireRequest, request: Request) -> JobRequest:
+    """Raises `HttpError` where a field is missing or of the wrong type, `Refusal` for a subscription."""
+    if wire.signature is not UNSET and wire.subscription is not UNSET:
+        raise Refusal("Chain not enabled")
+    if wire.containers is UNSET:
+        raise HttpError(400, "containers: is missing; expected an array of container ids")
+    if len(wire.containers) > request.limits.max_steps:
+        raise HttpError(400, f"containers: {len(wire.containers)} of them; at most {request.limits.max_steps}")
+    if wire.data is UNSET:
+        raise HttpError(400, "data: is missing; expected an object")
+    if not bytes(memoryview(wire.data)[:1]) == b"{":
+        raise HttpError(400, "data: expected an object")
+    return JobRequest(
+        containers=tuple(wire.containers),
+        data=wire.data.copy(),  # a piece of the body would keep the whole body in memory
+        pipeline=wire.pipeline or "sequence",
+        requires_proof=bool(wire.requires_proof),
+        client=request.client,
+        address=request.address,
+    )
+
+
+def wire_job(job: Job, *, intermediate: bool) -> WireJob:
+    status = "running" if not job.status.finished else "success" if job.status is JobStatus.SUCCESS else "failed"
+    result = None if job.result is None else _wire_result(job.result)
+    results = [_wire_result(result) for result in job.intermediate_results] if intermediate else UNSET
+    return WireJob(job.id, status, result, results)
+
+
+def _wire_result(result: ContainerResult) -> WireResult:
+    if isinstance(result, ContainerError):
+        return WireError(result.container, result.error)
+    return WireOutput(result.container, result.output)
+
+
+def wire_container(container: Container) -> WireContainer:
+    external = bool(container.rules.get("external", True))
+    return WireContainer(container.id, external, container.image, container.description)
+
+
+_TYPES = {
+    "str": "a string",
+    "int": "an integer",
+    "float": "a number",
+    "bool": "true or false",
+    "array": "an array",
+    "object": "an object",
+    "null": "null",
+}
+
+
+def _explain(text: str) -> str:
+    """The field and the cure, from an error of msgspec: ``Expected `array`, got `str` - at `$.containers```."""
+    text, _, place = text.partition(" - at `$")
+    words = re.sub(r"`([a-z| ]+)`", lambda found: " or ".join(_TYPES.get(w, w) for w in found[1].split(" | ")), text)
+    field = place.rstrip("`").lstrip(".")
+    return f"{field or 'the body'}: {words[:1].lower()}{words[1:]}"
