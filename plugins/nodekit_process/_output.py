@@ -1,0 +1,40 @@
+"""What a process prints, line by line."""
+
+import logging
+from collections import deque
+
+from nodekit import ContainerId
+
+MAX_LINE_BYTES = 4096
+"""Of a longer line the rest is dropped."""
+KEPT_LINES = 20
+
+
+class Output:
+    """Sends lines to the log ``nodekit.container.<id>`` and remembers the last ones."""
+
+    def __init__(self, id: ContainerId) -> None:
+        self.last_lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self._logger = logging.getLogger(f"nodekit.container.{id}")
+        self._line = b""
+
+    def feed(self, piece: bytes) -> None:
+        """Take what was read, wherever it was cut."""
+        *lines, rest = piece.split(b"\n")
+        for line in lines:
+            self._tell(self._line + line)
+            self._line = b""
+        self._line = (self._line + rest)[: MAX_LINE_BYTES + 1]
+
+    def end(self) -> None:
+        """The last line need not end."""
+        if self._line:
+            self._tell(self._line)
+        self._line = b""
+
+    def _tell(self, line: bytes) -> None:
+        text = line[:MAX_LINE_BYTES].decode(errors="replace").rstrip("\r")
+        if len(line) > MAX_LINE_BYTES:
+            text += "…"
+        self.last_lines.append(text)
+        self._logger.info("%s", text)

@@ -1,0 +1,159 @@
+"""One container kept up: started, probed, started again when it dies, ended with its runner."""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import anyio
+from anyio.abc import TaskStatus
+
+from nodekit import ContainerFailed, ContainerId, ContainerOutput, NodekitError, Step
+from nodekit_process._config import ProcessContainer, environment
+from nodekit_process._output import Output
+from nodekit_process._ports import free_port
+from nodekit_process._process import Process
+from nodekit_remote import ContainerHttp, Endpoint
+
+logger = logging.getLogger("nodekit.process")
+
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 30.0
+STEADY_SECONDS = 30.0
+"""After having run this long, the next death is the first again."""
+PROBE_PAUSE_SECONDS = 0.02
+LONGEST_PROBE_PAUSE_SECONDS = 0.25
+NOTICE_SECONDS = 0.5
+"""How long after a broken connection the death of the process may be noticed."""
+
+
+class NotStarted(NodekitError):
+    """A container did not come up with the node. The message says why and what its process printed last."""
+
+    def __init__(self, container: ContainerId, reason: str, exit_code: int | None, last_lines: Sequence[str]) -> None:
+        self.container = container
+        self.reason = reason
+        self.exit_code = exit_code
+        self.last_lines = tuple(last_lines)
+        printed = "".join(f"\n  | {line}" for line in last_lines) or " (it printed nothing)"
+        super().__init__(f"container {container!r} did not start: {reason}{printed}")
+
+
+def next_pause(pause: float, ran_seconds: float) -> float:
+    """How long to wait before the next start, given the pause before this one (0: none)."""
+    if ran_seconds >= STEADY_SECONDS:
+        return FIRST_PAUSE_SECONDS
+    return min(max(2 * pause, FIRST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
+
+
+class Supervised:
+    """The process of one container. `tell` is called whenever it goes up or down."""
+
+    def __init__(
+        self, container: ProcessContainer, folder: Path, http: ContainerHttp, tell: Callable[[], None]
+    ) -> None:
+        self._container = container
+        self._folder = folder
+        self._http = http
+        self._tell = tell
+        self._up: tuple[Process, Endpoint] | None = None
+        self._why = "was not started yet"
+        self._restart_at = 0.0
+
+    @property
+    def up(self) -> bool:
+        """Whether it can be called."""
+        return self._up is not None
+
+    def problem(self) -> str | None:
+        """Why it cannot be called, and when it is started again."""
+        if self.up:
+            return None
+        seconds = self._restart_at - time.monotonic()
+        soon = f"restart in {math.ceil(seconds)} s" if seconds > 0 else "starting"
+        return f"container {self._container.id} is down: {self._why}; {soon}"
+
+    async def call(self, step: Step) -> ContainerOutput:
+        """Run a step. Raises `ContainerFailed`, of the kind `died` where the process ended meanwhile."""
+        if self._up is None:
+            raise ContainerFailed("connection", f"the container is not running: {self._why}")
+        process, endpoint = self._up
+        try:
+            return await self._http.run(step, endpoint)
+        except ContainerFailed as failure:
+            if failure.kind != "connection":
+                raise
+            with anyio.move_on_after(NOTICE_SECONDS):
+                await process.exited.wait()
+            if not process.exited.is_set():
+                raise
+            raise ContainerFailed("died", f"the container's process {process.ending}") from failure
+
+    # -- staying up -------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: "TaskStatus[None]") -> None:
+        """Keep it up until cancelled. Raises `NotStarted` if it does not come up the first time."""
+        began, pause = time.monotonic(), 0.0
+        await self._live(task_status.started)
+        while True:
+            pause = next_pause(pause, time.monotonic() - began)
+            logger.warning("container %s: %s; restart in %g s", self._container.id, self._why, pause)
+            self._restart_at = time.monotonic() + pause
+            await anyio.sleep(pause)
+            began = time.monotonic()
+            with suppress(NotStarted):  # it says so itself, by `_why`
+                await self._live()
+
+    async def _live(self, came_up: Callable[[], None] = lambda: None) -> None:
+        """From the start of the process to its end. Raises `NotStarted` where it ends before it answers."""
+        output = Output(self._container.id)
+        try:
+            port = free_port()
+            process = self._process(port, output)
+        except (NodekitError, OSError) as error:
+            raise self._not_started(str(error), None, output) from error
+        endpoint = Endpoint(f"http://127.0.0.1:{port}", f"{self._container.id}:{process.pid}", self._container)
+        try:
+            if why := await self._waited_for(process, endpoint):
+                raise self._not_started(why, process.exit_code, output)
+            self._is_up(process, endpoint)
+            came_up()
+            await process.exited.wait()
+        finally:
+            self._is_down(process)
+            with anyio.CancelScope(shield=True):
+                await process.end(self._container.stop_seconds)
+
+    def _process(self, port: int, output: Output) -> Process:
+        env = {**environment(self._container), "PORT": str(port)}
+        return Process(self._container.command, env, self._folder, output)
+
+    async def _waited_for(self, process: Process, endpoint: Endpoint) -> str | None:
+        """Wait until it answers; otherwise, why it will not."""
+        seconds, pause = self._container.startup_seconds, PROBE_PAUSE_SECONDS
+        with anyio.move_on_after(seconds):
+            while not await self._http.answers(endpoint) or process.exited.is_set():
+                with anyio.move_on_after(pause):
+                    await process.exited.wait()
+                if process.exited.is_set():
+                    return f"its process {process.ending} before it answered"
+                pause = min(2 * pause, LONGEST_PROBE_PAUSE_SECONDS)
+            return None
+        return f"it did not answer at {endpoint.url} within {seconds:g} s; it must listen on the port in PORT"
+
+    def _is_up(self, process: Process, endpoint: Endpoint) -> None:
+        logger.info("container %s answers at %s (pid %d)", self._container.id, endpoint.url, process.pid)
+        self._up = process, endpoint
+        self._tell()
+
+    def _is_down(self, process: Process) -> None:
+        if self._up is not None:
+            self._why = f"its process {process.ending}"
+            self._up = None
+            self._tell()
+
+    def _not_started(self, why: str, exit_code: int | None, output: Output) -> NotStarted:
+        self._why = why
+        return NotStarted(self._container.id, why, exit_code, output.last_lines)
