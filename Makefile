@@ -1,0 +1,59 @@
+# The two commands that matter: `make demo` and `make test`. Both make what they need in .venv.
+
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: help demo test lint types format clean
+.DEFAULT_GOAL := help
+
+help: ## Show this.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed ## Run a real node: jobs of three steps over HTTP, from start to success.
+	@$(BIN)/nodekit demo
+
+test: $(VENV)/.installed-test ## Run the tests; ARGS="-k word" chooses some.
+	@$(BIN)/python -m pytest -n auto --maxprocesses 8 $(ARGS)
+
+lint: $(VENV)/.installed-dev ## Check style (ruff).
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-dev ## Check types (mypy and pyright, both strict).
+	@$(BIN)/mypy
+	@$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(VENV)/.installed-dev ## Put the code into shape (ruff).
+	@$(BIN)/ruff check --fix-only --quiet .
+	@$(BIN)/ruff format .
+
+clean: ## Remove the environment and everything generated.
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp says that what it names is installed as pyproject.toml has it.
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("nodekit needs Python 3.11 or newer; $(PYTHON) is %d.%d. Name another: make $(MAKECMDGOALS) PYTHON=python3.11" % v[:2])'
+	@echo "making $(VENV) with $(PYTHON)"
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml $(VENV)/.python
+	@echo "installing nodekit"
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml $(VENV)/.python
+	@echo "installing nodekit and what its tests need"
+	@$(PIP) --editable '.[test]'
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-dev: pyproject.toml $(VENV)/.python
+	@echo "installing nodekit and what working on it needs"
+	@$(PIP) --editable '.[dev]'
+	@touch $@ $(VENV)/.installed $(VENV)/.installed-test
