@@ -1,11 +1,10 @@
 """Tells any number of listeners which jobs changed; a slow one learns that it missed some."""
 
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import anyio
-
+from nodekit._signal import Signal
 from nodekit.container import JobId
 
 BUFFERED_CHANGES = 4096
@@ -26,7 +25,7 @@ class Broadcast:
         listener = _Listener()
         self._listeners.add(listener)
         try:
-            yield listener.changes()
+            yield listener
         finally:
             self._listeners.discard(listener)
 
@@ -34,7 +33,7 @@ class Broadcast:
 class _Listener:
     def __init__(self) -> None:
         self._ids: deque[JobId | None] = deque()
-        self._arrived = anyio.Event()
+        self._arrived = Signal()
 
     def put(self, id: JobId) -> None:
         if len(self._ids) >= BUFFERED_CHANGES:
@@ -43,13 +42,11 @@ class _Listener:
         self._ids.append(id)
         self._arrived.set()
 
-    async def changes(self) -> AsyncIterator[JobId | None]:
-        while True:
+    def __aiter__(self) -> "_Listener":
+        return self
+
+    async def __anext__(self) -> JobId | None:
+        while not self._ids:
             await self._arrived.wait()
             self._arrived = anyio.Event()
-            for id in self._drain():
-                yield id
-
-    def _drain(self) -> Iterator[JobId | None]:
-        while self._ids:
-            yield self._ids.popleft()
+        return self._ids.popleft()

@@ -11,6 +11,7 @@ from anyio.abc import TaskStatus
 
 from nodekit._advance import advance
 from nodekit._calls import Calls
+from nodekit._signal import Signal
 from nodekit._slots import Slots
 from nodekit.container import ContainerId
 from nodekit.errors import ClaimLost
@@ -48,7 +49,7 @@ class Executor:
         self._claiming: tuple[anyio.CancelScope, frozenset[ContainerId]] | None = None
         self._draining = False
         self._running = 0
-        self._changed = anyio.Event()
+        self._changed = Signal()
         self.problem: str | None = None
         """Why jobs are not getting on right now."""
 
@@ -109,7 +110,6 @@ class Executor:
     def _reconsider(self) -> None:
         """Something changed: claim anew where that changes which jobs come."""
         self._changed.set()
-        self._changed = anyio.Event()
         if self._claiming is not None:
             scope, containers = self._claiming
             if self._draining or containers != self._slots.open:

@@ -1,7 +1,7 @@
 """Job ids: UUIDs of version 7 (RFC 9562), each greater than the last, whatever the clock does."""
 
-import os
 import time
+from random import Random
 
 from nodekit.container import JobId
 
@@ -15,12 +15,13 @@ class JobIds:
 
     def __init__(self) -> None:
         self._last = 0
+        self._random = Random().getrandbits  # seeded by the system, which need not be asked for every id
 
     def next(self) -> JobId:
         milliseconds = time.time_ns() // 1_000_000
-        number = milliseconds << _RANDOM_BITS | int.from_bytes(os.urandom(10), "big") & _RANDOM_MASK
+        number = milliseconds << _RANDOM_BITS | self._random(_RANDOM_BITS)
         if number <= self._last or milliseconds == self._last >> _RANDOM_BITS:
-            number = self._last + 1 + int.from_bytes(os.urandom(_STEP_BITS // 8), "big")
+            number = self._last + 1 + self._random(_STEP_BITS)
         self._last = number
         return _text(number)
 

@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import anyio
 
+from nodekit._signal import Signal
 from nodekit.container import JobId
 
 
@@ -13,7 +14,7 @@ class Waiter:
 
     def __init__(self) -> None:
         self._changed: set[JobId | None] = set()
-        self._woken = anyio.Event()
+        self._woken = Signal()
 
     def wake(self, id: JobId | None) -> None:
         self._changed.add(id)
@@ -21,8 +22,9 @@ class Waiter:
 
     async def changed(self) -> set[JobId | None]:
         """Wait for a change, and answer all there were since the last call."""
-        await self._woken.wait()
-        self._woken, changed, self._changed = anyio.Event(), self._changed, set()
+        if not self._changed:
+            await self._woken.wait()
+        changed, self._changed = self._changed, set()
         return changed
 
 

@@ -1,19 +1,20 @@
 """`JobTable` → `JobStore`: scheduling in memory, for a store that one node owns."""
 
 import logging
-import math
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Self
 
 import anyio
 
 from nodekit._broadcast import Broadcast
+from nodekit._fresh import Fresh
 from nodekit._schedule import Schedule
-from nodekit.container import ClientId, ContainerError, ContainerId, JobId
+from nodekit._signal import Signal
+from nodekit.container import ClientId, ContainerError, ContainerId, JobId, Location
 from nodekit.errors import ClaimLost, StoreFailed
 from nodekit.job import Job, JobStatus, Outcome
 from nodekit.store import Claim, JobTable, Pending, Unfinished
@@ -30,7 +31,20 @@ class EmbeddedClaim:
         self.job = job
         self.scope = anyio.CancelScope()
         self.lost = False
-        self.writing = anyio.Lock(fast_acquire=True)
+        self._writing = False
+        self._written = Signal()
+
+    async def __aenter__(self) -> None:
+        """Write the job; nobody else writes it inside."""
+        while self._writing:
+            await self._written.wait()
+        self._writing = True
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writing = False
+        self._written.set()
 
 
 class EmbeddedStore:
@@ -46,7 +60,8 @@ class EmbeddedStore:
         self._unfinished: dict[JobId, Unfinished] = {}
         self._claims: dict[JobId, EmbeddedClaim] = {}
         self._settling: dict[JobId, anyio.Event] = {}
-        self._queued = anyio.Event()
+        self._queued = Signal()
+        self._fresh = Fresh()
         self._broadcast = Broadcast()
         self._origins: Counter[bool] = Counter()
         self._clients: Counter[ClientId] = Counter()
@@ -79,6 +94,7 @@ class EmbeddedStore:
             for asked, job in zip(jobs, kept, strict=True):
                 if self._is_new(asked, job):
                     self._track(entry := Unfinished.of(job))
+                    self._fresh.put(job)
                     self._queue(entry)
                     self._broadcast.publish(job.id)
         return kept
@@ -96,24 +112,24 @@ class EmbeddedStore:
     async def claim(self, containers: Collection[ContainerId], limit: int) -> list[Claim]:
         wanted = frozenset(containers)
         while True:
-            queued = self._queued
             if taken := self._schedule.take(wanted, limit, now=time.monotonic()):
                 if claims := await self._load(taken):
                     return claims
                 continue
-            with anyio.move_on_after(self._seconds_to_next()):
-                await queued.wait()
+            await self._wait()
 
     async def _load(self, taken: Sequence[Unfinished]) -> list[Claim]:
+        jobs = {entry.id: self._fresh.pop(entry.id) for entry in taken}
         try:
-            jobs = await self.table.get([entry.id for entry in taken])
+            if missing := [id for id, job in jobs.items() if job is None]:
+                jobs.update((job.id, job) for job in await self.table.get(missing))
         except BaseException:  # cancelled, or the table cannot read: nothing is lost
             for entry in taken:
                 self._queue_again(entry.id)
             raise
         claims: list[Claim] = []
-        for job in jobs:
-            if job.id in self._unfinished and job.id not in self._settling:
+        for job in jobs.values():
+            if job is not None and job.id in self._unfinished and job.id not in self._settling:
                 claim = self._claims[job.id] = EmbeddedClaim(job)
                 claims.append(claim)
         return claims
@@ -122,32 +138,33 @@ class EmbeddedStore:
 
     async def save(self, claim: Claim, job: Job) -> None:
         with anyio.CancelScope(shield=True):
-            async with self._held(claim, job) as held:
-                held.job = job
-                if job.status.finished:
-                    self._finish(job.id)
+            await self._write(claim, job, self._saved)
+
+    def _saved(self, claim: EmbeddedClaim, job: Job) -> None:
+        claim.job = job
+        if job.status.finished:
+            self._finish(job.id)
 
     async def release(self, claim: Claim, job: Job, *, delay_seconds: float = 0) -> None:
-        with anyio.CancelScope(shield=True):
-            async with self._held(claim, job) as held:
-                held.lost = True
-                del self._claims[job.id]
-                self._unfinished[job.id] = entry = Unfinished.of(job)
-                if entry.streams:
-                    await self._settle_now(job.id, _interrupted(entry.due))
-                else:
-                    self._queue(entry, delay_seconds=delay_seconds)
+        def released(held: EmbeddedClaim, job: Job) -> None:
+            held.lost = True
+            del self._claims[job.id]
+            self._unfinished[job.id] = entry = Unfinished.of(job)
+            self._queue(entry, delay_seconds=delay_seconds)
 
-    @asynccontextmanager
-    async def _held(self, claim: Claim, job: Job) -> AsyncIterator[EmbeddedClaim]:
-        """Write the job under its claim; nobody else writes it inside."""
+        if job.request.destination is Location.STREAM and not job.status.finished:
+            job = job.finished(_interrupted(job.due or ""), time.time())
+        with anyio.CancelScope(shield=True):
+            await self._write(claim, job, self._saved if job.status.finished else released)
+
+    async def _write(self, claim: Claim, job: Job, then: Callable[[EmbeddedClaim, Job], None]) -> None:
         held = self._claims.get(job.id)
         if held is claim and not held.lost:
-            async with held.writing:
+            async with held:
                 if not held.lost:
                     if job is not held.job:
                         await self.table.save(job)
-                    yield held
+                    then(held, job)
                     self._broadcast.publish(job.id)
                     return
         raise ClaimLost(f"job {job.id} is no longer this claim's")
@@ -170,7 +187,7 @@ class EmbeddedStore:
             if held is None:
                 return await self._settle_now(id, outcome)
             held.lost = True  # what is being written is written; nothing after it
-            async with held.writing:
+            async with held:
                 return await self._settle_now(id, outcome)
         finally:
             del self._settling[id]
@@ -232,6 +249,7 @@ class EmbeddedStore:
     def _finish(self, id: JobId) -> None:
         entry = self._unfinished.pop(id)
         self._schedule.remove(id)
+        self._fresh.pop(id)
         self._origins[entry.onchain] -= 1
         self._clients[entry.client] -= 1
         if not self._clients[entry.client]:
@@ -241,16 +259,20 @@ class EmbeddedStore:
     def _queue(self, entry: Unfinished, *, delay_seconds: float = 0) -> None:
         self._schedule.add(entry, due_at=time.monotonic() + delay_seconds if delay_seconds > 0 else None)
         self._queued.set()
-        self._queued = anyio.Event()
 
     def _queue_again(self, id: JobId) -> None:
         """Put back what was taken out and came to nothing."""
         if id in self._unfinished and id not in self._claims and id not in self._settling and id not in self._schedule:
             self._queue(self._unfinished[id])
 
-    def _seconds_to_next(self) -> float:
+    async def _wait(self) -> None:
+        """Until something is queued, or the next delay is over."""
         due_at = self._schedule.next_due_at()
-        return math.inf if due_at is None else max(0.0, due_at - time.monotonic())
+        if due_at is None:
+            await self._queued.wait()
+        else:
+            with anyio.move_on_after(max(0.0, due_at - time.monotonic())):
+                await self._queued.wait()
 
 
 def _interrupted(due: ContainerId) -> Outcome:

@@ -1,9 +1,9 @@
 """The API as an ASGI application: one table of routes, and what holds for every request."""
 
 import logging
-import os
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from random import Random
 from typing import TypeAlias
 
 from nodekit import Node, Refusal, StoreFailed, Unavailable
@@ -34,6 +34,7 @@ ROUTES: Mapping[str, Mapping[str, Handler]] = {
     "/api/jobs/batch": {"POST": _handlers.submit_batch},
 }
 
+_random = Random().getrandbits
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
@@ -101,7 +102,7 @@ def _handler(request: Request) -> Handler:
 
 def _request_id(request: Request) -> bytes:
     given = request.headers.get(b"x-request-id", b"")
-    return given if _REQUEST_ID.fullmatch(given) else os.urandom(8).hex().encode()
+    return given if _REQUEST_ID.fullmatch(given) else b"%016x" % _random(64)
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:
