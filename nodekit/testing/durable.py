@@ -1,0 +1,111 @@
+"""What a store promises that outlives the process."""
+
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from nodekit import ContainerError, JobStatus, JobStore, Location, Outcome, StoreInUse
+from nodekit.testing.jobs import make_job, succeeded, with_output
+from nodekit.testing.stores import JobStoreContract
+
+
+class DurableJobStoreContract(JobStoreContract):
+    """Define the fixture `open_store`: a function that gives a store, not entered, always on the same data."""
+
+    exclusive: bool = True
+    """Whether one node at a time may hold the data."""
+
+    @pytest.fixture
+    def open_store(self) -> Callable[[], JobStore]:
+        raise NotImplementedError("define a fixture `open_store`: a function that gives a store on the same data")
+
+    @pytest.fixture
+    async def store(self, open_store: Callable[[], JobStore]) -> AsyncIterator[JobStore]:
+        async with open_store() as store:
+            yield store
+
+    async def test_added_jobs_survive(self, open_store: Callable[[], JobStore]) -> None:
+        jobs = [make_job(client="alice", idempotency_key="k"), make_job(client="bob", priority=0)]
+        async with open_store() as store:
+            await store.add(jobs)
+        async with open_store() as store:
+            assert await store.get([job.id for job in jobs]) == jobs
+            assert await store.find(limit=10) == [job.id for job in jobs]
+            assert await store.add([make_job(idempotency_key="k")]) == [jobs[0]]
+            assert await self.counts(store) == (2, 0, {"alice": 1, "bob": 1})
+            assert [claim.job for claim in await self.claims(store, 2)] == jobs[::-1]
+            assert await self.nothing_to_claim(store)
+
+    async def test_jobs_that_were_being_run_are_offered_again_with_what_was_saved(
+        self, open_store: Callable[[], JobStore]
+    ) -> None:
+        async with open_store() as store:
+            untouched = await self.claimed(store)
+            begun = await self.claimed(store)
+            await store.save(begun, job := with_output(begun.job, {"a": 1}, due="reverse"))
+        async with open_store() as store:
+            [claim] = await self.claims(store, 1, containers=["reverse"])
+            assert claim.job == job
+            [claim] = await self.claims(store, 1)
+            assert claim.job == untouched.job
+
+    async def test_finished_jobs_survive_and_are_not_offered(self, open_store: Callable[[], JobStore]) -> None:
+        async with open_store() as store:
+            claim = await self.claimed(store)
+            await store.save(claim, done := succeeded(claim.job))
+            await store.add([queued := make_job()])
+            settled = await store.settle(queued.id, Outcome(JobStatus.CANCELLED), client=None)
+        async with open_store() as store:
+            assert await store.get([done.id, queued.id]) == [done, settled]
+            assert await self.nothing_to_claim(store)
+            assert await self.counts(store) == (0, 0, {})
+            assert await store.settle(done.id, Outcome(JobStatus.CANCELLED), client=None) == done
+
+    async def test_released_jobs_survive(self, open_store: Callable[[], JobStore]) -> None:
+        async with open_store() as store:
+            claim = await self.claimed(store)
+            await store.release(claim, released := with_output(claim.job, due="reverse"))
+        async with open_store() as store:
+            [claim] = await self.claims(store, 1, containers=["reverse"])
+            assert claim.job == released
+
+    async def test_a_delay_survives(self, open_store: Callable[[], JobStore]) -> None:
+        async with open_store() as store:
+            claim = await self.claimed(store)
+            await store.release(claim, claim.job, delay_seconds=1000)
+        async with open_store() as store:
+            assert await self.nothing_to_claim(store)
+            assert await self.counts(store) == (1, 0, {"alice": 1})
+
+    async def test_deleted_jobs_stay_deleted(self, open_store: Callable[[], JobStore]) -> None:
+        async with open_store() as store:
+            claim = await self.claimed(store, make_job(idempotency_key="k"))
+            await store.save(claim, succeeded(claim.job))
+            await store.delete([claim.job.id])
+        async with open_store() as store:
+            assert await store.find(limit=10) == []
+            new = make_job(idempotency_key="k")
+            assert await store.add([new]) == [new]
+
+    async def test_a_stream_that_was_cut_off_has_failed(self, open_store: Callable[[], JobStore]) -> None:
+        async with open_store() as store:
+            claim = await store.add_claimed(make_job(destination=Location.STREAM))
+        async with open_store() as store:
+            [job] = await store.get([claim.job.id])
+            assert job.status is JobStatus.FAILED
+            assert isinstance(job.result, ContainerError)
+            assert job.result.kind == "interrupted"
+            assert await self.nothing_to_claim(store)
+            assert await self.counts(store) == (0, 0, {})
+
+    async def test_only_one_node_at_a_time_holds_the_data(self, open_store: Callable[[], JobStore]) -> None:
+        if not self.exclusive:
+            pytest.skip("this store is shared")
+        async with open_store() as store:
+            await store.add([job := make_job()])
+            with pytest.raises(StoreInUse) as raised:
+                await open_store().__aenter__()
+            assert str(raised.value)
+            assert await store.get([job.id]) == [job]
+        async with open_store() as store:
+            assert await store.get([job.id]) == [job]
