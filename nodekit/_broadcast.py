@@ -48,5 +48,4 @@ class _Listener:
     async def __anext__(self) -> JobId | None:
         while not self._ids:
             await self._arrived.wait()
-            self._arrived = anyio.Event()
         return self._ids.popleft()
