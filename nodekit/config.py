@@ -4,7 +4,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeGuard, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -91,7 +91,7 @@ class _Composition:
     def parts(self, kind: Kind, key: str) -> list[tuple[str, Any]]:
         """The parts of a list of tables, each with the name of its offer."""
         entries = self.tables.get(key, [])
-        if not isinstance(entries, list):
+        if not _is_list(entries):
             self.problem(key, f"expected a list of tables: [[{key}]]")
             return []
         named = [(f"{key}[{number}]", table) for number, table in enumerate(entries)]
@@ -105,7 +105,7 @@ class _Composition:
         ]
 
     def offer(self, kind: Kind, table: Any, where: str) -> Offer[Any] | None:
-        if not isinstance(table, dict) or not isinstance(table.get("use"), str):
+        if not _is_table(table) or not isinstance(table.get("use"), str):
             self.problem(where, f'says no offer; add: use = "<{kind}>"')
             return None
         try:
@@ -137,7 +137,7 @@ class _Composition:
         return None
 
     def containers(self, entries: Any, where: str, offer: Offer[Any]) -> tuple[Any, ...]:
-        if offer.container is None or not isinstance(entries, list):
+        if offer.container is None or not _is_list(entries):
             self.problem(f"{where}.containers", f"expected a list of tables: [[{where.split('[')[0]}.containers]]")
             return ()
         numbered = [(f"{where}.containers[{number}]", entry) for number, entry in enumerate(entries)]
@@ -145,7 +145,7 @@ class _Composition:
 
     def container(self, entry: Any, where: str, struct: type[msgspec.Struct]) -> Any:
         """Split a container's table between its runner and the plugins that declare rules."""
-        if not isinstance(entry, dict):
+        if not _is_table(entry):
             self.problem(where, "expected a table")
             return None
         own = {key: value for key, value in entry.items() if key not in self.rules}
@@ -173,7 +173,7 @@ class _Composition:
     def convert(self, value: Any, struct: type[T], where: str) -> T | None:
         """The value as a Struct; None where there was a problem."""
         fields: tuple[str, ...] = getattr(struct, "__struct_fields__", ())
-        if isinstance(value, dict):
+        if _is_table(value):
             for key in value:
                 if key not in fields:
                     self.problem(f"{where}.{key}", f"unknown key{nearest(key, fields)}")
@@ -199,6 +199,14 @@ class _Composition:
 
     def problem(self, where: str, text: str) -> None:
         self.problems.append(Problem(where, text))
+
+
+def _is_table(value: Any) -> TypeGuard[dict[str, Any]]:
+    return isinstance(value, dict)
+
+
+def _is_list(value: Any) -> TypeGuard[list[Any]]:
+    return isinstance(value, list)
 
 
 _TYPES = {

@@ -73,7 +73,7 @@ def load_offer(kind: Kind, name: str) -> Offer[Any]:
         ) from error
     if not isinstance(offer, Offer):
         raise NodekitError(f"{kind} {name!r} of {_owner(entries[0])}: {entries[0].value} is not an Offer")
-    return offer
+    return offer  # pyright: ignore[reportUnknownVariableType]
 
 
 def _owner(entry: EntryPoint) -> str:

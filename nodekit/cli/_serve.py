@@ -5,7 +5,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import click
@@ -46,10 +46,11 @@ def serve(file: str, bind: str | None, log_level: str) -> None:
 def _bound(tables: dict[str, Any], bind: str | None) -> dict[str, Any]:
     if bind is None:
         return tables
-    transports = tables.get("transports", [])
-    if not isinstance(transports, list) or len(transports) != 1:
-        raise CompositionError(Problem("transports", "--bind needs a node file with exactly one transport"))
-    return {**tables, "transports": [{**transports[0], "bind": bind}]}
+    match tables.get("transports"):
+        case [{**transport}]:
+            return {**tables, "transports": [{**transport, "bind": bind}]}
+        case _:
+            raise CompositionError(Problem("transports", "--bind needs a node file with exactly one transport"))
 
 
 async def _serve(node: Node) -> None:
@@ -88,7 +89,7 @@ def _report(error: BaseException) -> int:
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
     if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
+        for inner in cast("BaseExceptionGroup[BaseException]", error).exceptions:
             yield from _leaves(inner)
     else:
         yield error

@@ -6,7 +6,7 @@ Both run on asyncio.
 import socket
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import anyio
 
@@ -22,7 +22,7 @@ KEEP_ALIVE_SECONDS = 75.0
 async def hypercorn(app: Any, config: AsgiConfig, listener: socket.socket, stop: anyio.Event) -> None:
     """Serve with hypercorn; its `serve` must not be cancelled (pgjones/hypercorn#184), so it is told to stop."""
     from hypercorn import Config
-    from hypercorn.asyncio import serve
+    from hypercorn.asyncio import serve  # pyright: ignore[reportUnknownVariableType]
 
     settings = Config()
     settings.bind = [f"fd://{listener.detach()}"]
@@ -35,7 +35,7 @@ async def hypercorn(app: Any, config: AsgiConfig, listener: socket.socket, stop:
     settings.accesslog = None
     settings.errorlog = None
     with anyio.CancelScope(shield=True):
-        await serve(cast("Any", app), settings, shutdown_trigger=stop.wait)
+        await serve(app, settings, shutdown_trigger=stop.wait)
 
 
 async def uvicorn(app: Any, config: AsgiConfig, listener: socket.socket, stop: anyio.Event) -> None:

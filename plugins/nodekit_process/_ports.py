@@ -16,7 +16,7 @@ def free_port() -> int:
     connection takes it before the process does, the probes of that very port included.
     """
     below = _first_outgoing_port()
-    candidates = [random.randrange(_LOWEST, below) for _ in range(_TRIES)] if below > 2 * _LOWEST else []  # noqa: S311
+    candidates = [random.randrange(_LOWEST, below) for _ in range(_TRIES)] if below > 2 * _LOWEST else []
     for port in (*candidates, 0):
         with suppress(OSError), socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
