@@ -1,6 +1,6 @@
 """Jobs per second of a node, over HTTP, end to end.
 
-    python benchmarks/throughput.py [--jobs 3000] [--clients 32] [--steps 1] [--batch 1] [--server hypercorn] [--store sqlite]
+    python benchmarks/throughput.py [--jobs 3000] [--clients 32] [--steps 1] [--batch 1] [--server hypercorn]
 
 A `nodekit serve` process on one core; the clients and a trivial container, in raw asyncio, on another.
 A job is submitted over HTTP, runs its steps in the container, is stored, and counts once it is finished.

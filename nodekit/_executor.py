@@ -50,8 +50,8 @@ class Executor:
         self._draining = False
         self._running = 0
         self._changed = Signal()
-        self.problem: str | None = None
-        """Why jobs are not getting on right now."""
+        self.problems: dict[str, str] = {}
+        """Why jobs are not getting on right now, by what fails."""
 
     # -- claiming ---------------------------------------------------------------------------------
 
@@ -98,9 +98,11 @@ class Executor:
         with anyio.CancelScope() as scope:
             self._claiming = scope, containers
             try:
-                return await self._store.claim(containers, limit)
+                claims = await self._store.claim(containers, limit)
+                self.problems.pop("claim", None)
+                return claims
             except Exception as error:
-                self.problem = f"the store gives no jobs: {error}"
+                self.problems["claim"] = f"the store gives no jobs: {error}"
                 logger.exception("cannot claim; trying again in %s s", LONGEST_PAUSE_SECONDS)
                 await anyio.sleep(LONGEST_PAUSE_SECONDS)
             finally:
@@ -174,12 +176,12 @@ class Executor:
             except ClaimLost:
                 raise
             except Exception as error:
-                self.problem = f"the store keeps no results: {error}"
+                self.problems["save"] = f"the store keeps no results: {error}"
                 logger.error("job %s: the store failed (%s); trying again in %.1f s", job.id, error, pause)
                 await anyio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
             else:
-                self.problem = None
+                self.problems.pop("save", None)
                 return
 
     async def _give_up(self, claim: Claim, run: "_Run") -> None:

@@ -15,7 +15,7 @@ class JobIds:
 
     def __init__(self) -> None:
         self._last = 0
-        self._random = Random().getrandbits  # seeded by the system, which need not be asked for every id
+        self._random = Random().getrandbits  # seeded by the system, which need not be asked for each
 
     def next(self) -> JobId:
         milliseconds = time.time_ns() // 1_000_000

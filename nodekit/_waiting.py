@@ -1,5 +1,6 @@
 """Waiting for jobs to change: woken by the store, without polling; it is listened to only while somebody waits."""
 
+import logging
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
@@ -7,6 +8,10 @@ import anyio
 
 from nodekit._signal import Signal
 from nodekit.container import JobId
+
+logger = logging.getLogger("nodekit.node")
+
+PAUSE_SECONDS = 1.0
 
 
 class Waiter:
@@ -36,18 +41,30 @@ class Waiters:
         self._waiters: dict[JobId, set[Waiter]] = {}
         self._wanted = anyio.Event()
         self._listening = anyio.Event()
+        self._missed = False
 
     async def run(self) -> None:
-        """Relay the store's changes to the waiters."""
+        """Relay the store's changes to the waiters; after a fault of the store, all of them look again."""
         while True:
             await self._wanted.wait()
-            async with self._changes() as changes:
-                self._listening.set()
-                async for id in changes:
-                    self._wake(id)
-                    if not self._waiters:
-                        self._wanted, self._listening = anyio.Event(), anyio.Event()
-                        break
+            try:
+                await self._relay()
+            except Exception:
+                logger.exception("the store's changes cannot be heard; trying again in %g s", PAUSE_SECONDS)
+                self._missed = True
+                await anyio.sleep(PAUSE_SECONDS)
+
+    async def _relay(self) -> None:
+        async with self._changes() as changes:
+            self._listening.set()
+            if self._missed:
+                self._wake(None)
+                self._missed = False
+            async for id in changes:
+                self._wake(id)
+                if not self._waiters:
+                    self._wanted, self._listening = anyio.Event(), anyio.Event()
+                    return
 
     @asynccontextmanager
     async def on(self, ids: Collection[JobId]) -> AsyncIterator[Waiter]:

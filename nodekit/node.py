@@ -77,6 +77,7 @@ class Node:
         self._ids = JobIds()
         self._arriving = 0
         self._taking = False
+        self._problem: str | None = None
         self._waiters = Waiters(store.changes)
         self._stack: AsyncExitStack | None = None
         self._containers = {id: container for runner in runners for id, container in runner.containers.items()}
@@ -152,23 +153,31 @@ class Node:
     async def submit_many(self, requests: Sequence[JobRequest]) -> list[Job | Refusal | Unavailable]:
         """Admit requests one by one and keep the admitted ones at once; an answer for each, in their order."""
         room = self.max_pending - self._arriving - (await self._store.pending()).total
-        answers: list[Job | Refusal | Unavailable] = []
-        admitted: list[Job] = []
-        for request in requests:
-            answer = await self._admit(request, room - len(admitted))
-            answers.append(answer)
-            if isinstance(answer, Job):
-                admitted.append(answer)
-                self._arriving += 1
+        room = max(0, min(room, len(requests)))
+        self._arriving += room  # held until they are in the store, so that nobody else fills it
         try:
-            kept = iter(await self._store.add(admitted) if admitted else ())
-        except StoreFailed as error:
-            logger.error("jobs refused: %s", error)
-            unavailable = Unavailable("the store cannot keep jobs right now", retry_after_seconds=5)
+            answers: list[Job | Refusal | Unavailable] = []
+            admitted: list[Job] = []
+            for request in requests:
+                answers.append(answer := await self._admit(request, room - len(admitted)))
+                if isinstance(answer, Job):
+                    admitted.append(answer)
+            kept = iter(await self._keep(admitted))
+        except Unavailable as unavailable:
             return [unavailable if isinstance(answer, Job) else answer for answer in answers]
         finally:
-            self._arriving -= len(admitted)
+            self._arriving -= room
         return [self._accepted(answer, next(kept)) if isinstance(answer, Job) else answer for answer in answers]
+
+    async def _keep(self, admitted: Sequence[Job]) -> Sequence[Job]:
+        try:
+            kept = await self._store.add(admitted) if admitted else []
+        except StoreFailed as error:
+            logger.error("%d jobs not accepted: %s", len(admitted), error)
+            self._problem = f"the store keeps no jobs: {error}"
+            raise Unavailable("the store cannot keep jobs right now", retry_after_seconds=5) from error
+        self._problem = None
+        return kept
 
     async def _admit(self, request: JobRequest, room: int) -> Job | Refusal | Unavailable:
         if not self._taking:
@@ -246,7 +255,7 @@ class Node:
     async def health(self) -> Health:
         """Whether store and executor work and a container can be called. Reads the store once."""
         reasons = [problem for runner in self._runners for problem in runner.problems()]
-        fatal = [self._executor.problem] if self._executor.problem else []
+        fatal = [*self._executor.problems.values(), *([self._problem] if self._problem else [])]
         if self._containers and not self.running():
             fatal.append("no container is running")
         try:

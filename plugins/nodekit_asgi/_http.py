@@ -17,6 +17,7 @@ Send: TypeAlias = Callable[[dict[str, Any]], Awaitable[None]]
 Header: TypeAlias = tuple[bytes, bytes]
 
 LINGER_BYTES = 1 << 28
+_LENGTH_DIGITS = 18
 LINGER_SECONDS = 10.0
 
 _encode = msgspec.json.Encoder().encode
@@ -61,9 +62,10 @@ class Request:
         self.method: str = scope["method"]
         self.path: str = scope["path"].removeprefix(scope.get("root_path", ""))
         self.limits = limits
-        self.unread = False
         self._scope = scope
         self._receive = receive
+        self.unread = b"transfer-encoding" in self.headers or self.headers.get(b"content-length", b"0") != b"0"
+        """Whether more of the body may come."""
 
     @cached_property
     def headers(self) -> Mapping[bytes, bytes]:
@@ -107,24 +109,30 @@ class Request:
 
     async def body(self) -> bytes:
         """The whole body, within the limits of size and time."""
-        self.unread = True
         most = self.limits.max_body_bytes
         if b"content-length" in self.headers and b"transfer-encoding" in self.headers:
-            close = [(b"connection", b"close")]
-            raise HttpError(400, "both Content-Length and Transfer-Encoding are given", headers=close)
-        if int(self.headers.get(b"content-length", b"0")) > most:
-            raise _too_large(most)
+            raise HttpError(400, "both Content-Length and Transfer-Encoding are given", headers=self.close)
+        if len(length := self.headers.get(b"content-length", b"0")) > _LENGTH_DIGITS or int(length) > most:
+            raise self._too_large(most)
         pieces: list[bytes] = []
         size = 0
         with anyio.move_on_after(self.limits.body_seconds):
             async for piece in self._pieces():
                 size += len(piece)
                 if size > most:
-                    raise _too_large(most)
+                    raise self._too_large(most)
                 pieces.append(piece)
             self.unread = False
             return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        raise HttpError(408, f"the body did not arrive within {self.limits.body_seconds:g} s", headers=_CLOSE)
+        raise HttpError(408, f"the body did not arrive within {self.limits.body_seconds:g} s", headers=self.close)
+
+    def _too_large(self, most: int) -> HttpError:
+        return HttpError(413, f"the body is larger than {most} bytes", headers=self.close)
+
+    @property
+    def close(self) -> Sequence[Header]:
+        """What ends the connection after the reply; HTTP/2 has no such header."""
+        return [(b"connection", b"close")] if self._scope.get("http_version", "1.1") < "2" else []
 
     async def linger(self) -> None:
         """Read on for a while what a client still sends, so that it gets to see the reply instead of a reset."""
@@ -143,13 +151,6 @@ class Request:
                 raise Disconnected
             yield message.get("body", b"")
             more = message.get("more_body", False)
-
-
-_CLOSE = [(b"connection", b"close")]
-
-
-def _too_large(most: int) -> HttpError:
-    return HttpError(413, f"the body is larger than {most} bytes", headers=_CLOSE)
 
 
 async def send_reply(reply: Reply, send: Send, request: Request, extra: Sequence[Header]) -> None:

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from types import TracebackType
@@ -81,18 +80,22 @@ class ContainerHttp:
 
     async def run(self, step: Step, endpoint: Endpoint) -> ContainerOutput:
         """Run a step. Raises `ContainerFailed`."""
-        async with AsyncExitStack() as stack:
-            if self._limit is not None:
-                await stack.enter_async_context(self._limit)
-            reply = await self._session.post(
-                f"{endpoint.url}/service_output",
-                msgspec.json.encode(step.input),
-                {**endpoint.headers, "Idempotency-Key": step.idempotency_key},
-                max_bytes=endpoint.container.max_reply_bytes,
-            )
+        if self._limit is None:
+            reply = await self._post(step, endpoint)
+        else:
+            async with self._limit:
+                reply = await self._post(step, endpoint)
         if reply.status >= _ERROR_STATUS and endpoint.container.http_errors == "fail":
             raise _status_failure(reply)
         return ContainerOutput(container=step.container, output=await _output(reply), instance=endpoint.instance)
+
+    async def _post(self, step: Step, endpoint: Endpoint) -> Reply:
+        return await self._session.post(
+            f"{endpoint.url}/service_output",
+            msgspec.json.encode(step.input),
+            {**endpoint.headers, "Idempotency-Key": step.idempotency_key},
+            max_bytes=endpoint.container.max_reply_bytes,
+        )
 
     async def answers(self, endpoint: Endpoint) -> bool:
         """Whether the container is ready: it answers ``GET /health`` with any HTTP status but 502, 503 and 504."""
