@@ -35,7 +35,7 @@ from nodekit.node import Health, Node
 from nodekit.offers import NodeFile, Offer
 from nodekit.payload import MAX_DEPTH, decode_payload, encode_payload, parse_json
 from nodekit.pipeline import Pipeline, Sequence
-from nodekit.runner import ContainerRunner, StreamingRunner
+from nodekit.runner import ContainerRunner, PooledRunner, StreamingRunner
 from nodekit.secret import Secret
 from nodekit.store import Claim, JobStore, JobTable, Pending, SharedStore, Unfinished
 from nodekit.transport import Transport
@@ -83,6 +83,7 @@ __all__ = [
     "Outcome",
     "Pending",
     "Pipeline",
+    "PooledRunner",
     "Problem",
     "Refusal",
     "Secret",

@@ -4,7 +4,7 @@ Execution is at least once, completion exactly once: a step whose result was sto
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 import anyio
 from anyio.abc import TaskStatus
@@ -45,7 +45,7 @@ class Executor:
         self._tell = tell
         containers = {id: container for runner in runners for id, container in runner.containers.items()}
         self._calls = Calls(runners)
-        self._slots = Slots(containers, concurrency)
+        self._slots = Slots(containers, concurrency, [pool for runner in runners if (pool := _pool(runner))])
         self._claiming: tuple[anyio.CancelScope, frozenset[ContainerId]] | None = None
         self._draining = False
         self._running = 0
@@ -191,6 +191,12 @@ class Executor:
             pass
         except Exception as error:
             logger.error("job %s: not given back (%s); it goes on after a restart", run.job.id, error)
+
+
+def _pool(runner: ContainerRunner) -> tuple[Collection[ContainerId], int] | None:
+    """The limit that a `PooledRunner` sets, where it sets one."""
+    limit: int | None = getattr(runner, "concurrency", None)
+    return None if limit is None else (runner.containers, limit)
 
 
 class _Run:

@@ -1,19 +1,37 @@
-"""How many steps may run at once, in all and in each container. Pure."""
+"""How many steps may run at once: in all, in each container, and in each pool that containers share. Pure."""
 
-from collections import Counter
-from collections.abc import Mapping, Set
+from collections.abc import Collection, Mapping, Sequence, Set
 
 from nodekit.container import Container, ContainerId
 
 
-class Slots:
-    """Slots of the node, and of the containers that limit themselves."""
+class _Limit:
+    """So many steps at once in these containers together."""
 
-    def __init__(self, containers: Mapping[ContainerId, Container], concurrency: int) -> None:
+    __slots__ = ("containers", "free")
+
+    def __init__(self, containers: Collection[ContainerId], free: int) -> None:
+        self.containers = containers
+        self.free = free
+
+
+class Slots:
+    """Slots of the node, and of the containers and pools that are limited.
+
+    `pools` are sets of containers that may run so many steps together.
+    """
+
+    def __init__(
+        self,
+        containers: Mapping[ContainerId, Container],
+        concurrency: int,
+        pools: Sequence[tuple[Collection[ContainerId], int]] = (),
+    ) -> None:
         self.free = concurrency
         self._containers = containers
-        self._limits = {id: c.concurrency for id, c in containers.items() if c.concurrency is not None}
-        self._in_use: Counter[ContainerId] = Counter()
+        own = [_Limit([id], c.concurrency) for id, c in containers.items() if c.concurrency is not None]
+        self._all_limits = [*own, *(_Limit(ids, limit) for ids, limit in pools)]
+        self._limits = {id: [limit for limit in self._all_limits if id in limit.containers] for id in containers}
         self._running: Set[ContainerId] = frozenset()
         self._open: frozenset[ContainerId] | None = None
 
@@ -27,7 +45,8 @@ class Slots:
     @property
     def at_most(self) -> int:
         """How many jobs fit, even if all of them were due in the open container with the fewest free slots."""
-        return min([self.free, *(limit - self._in_use[id] for id, limit in self._limits.items() if id in self.open)])
+        open = self.open
+        return min([self.free, *(limit.free for limit in self._all_limits if not open.isdisjoint(limit.containers))])
 
     def set_running(self, running: Set[ContainerId]) -> None:
         self._running, self._open = running, None
@@ -36,17 +55,19 @@ class Slots:
         """Hold a slot of a container; False where there is none."""
         if id not in self.open:
             return False
-        if id in self._limits:
-            self._in_use[id] += 1
-            self._open = None
+        self._change(id, -1)
         return True
 
     def give_back(self, id: ContainerId | None) -> None:
-        if id in self._limits:
-            self._in_use[id] -= 1
+        if id is not None:
+            self._change(id, +1)
+
+    def _change(self, id: ContainerId, by: int) -> None:
+        for limit in self._limits[id]:
+            limit.free += by
             self._open = None
 
     def _takes(self, id: ContainerId) -> bool:
-        if id in self._limits and self._in_use[id] >= self._limits[id]:
+        if not all(limit.free for limit in self._limits[id]):
             return False
         return id in self._running or self._containers[id].when_down == "fail"

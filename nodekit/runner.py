@@ -47,6 +47,15 @@ class ContainerRunner(Protocol):
         ...
 
 
+class PooledRunner(ContainerRunner, Protocol):
+    """A runner whose containers share a limit; the node keeps further steps in its queue."""
+
+    @property
+    def concurrency(self) -> int | None:
+        """How many steps may run in all of its containers together; None: as many as the node runs."""
+        ...
+
+
 class StreamingRunner(ContainerRunner, Protocol):
     """A runner whose containers can answer piece by piece."""
 

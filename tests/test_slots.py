@@ -71,3 +71,16 @@ def test_at_most_never_promises_more_than_any_open_container_can_take() -> None:
     assert some.at_most == 10
     some.free = 0
     assert some.at_most == 0
+
+
+def test_containers_of_a_pool_share_its_slots() -> None:
+    pooled = Slots(CONTAINERS, 10, [(["any", "two"], 2)])
+    pooled.set_running({"any", "two", "one"})
+    assert pooled.at_most == 1  # "one" takes one
+    assert pooled.take("any")
+    assert pooled.take("two")
+    assert pooled.open == {"one", "fast"}
+    assert not pooled.take("any")
+    assert not pooled.take("two")
+    pooled.give_back("any")
+    assert pooled.take("two")

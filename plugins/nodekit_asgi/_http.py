@@ -1,7 +1,7 @@
 """Small helpers between ASGI and the handlers: one request in, one reply out."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from ipaddress import IPv6Address, ip_address
 from typing import Any, TypeAlias
 from urllib.parse import parse_qsl
@@ -72,14 +72,10 @@ class Request:
         """By lower-case name; of a repeated header, the last."""
         return dict(self._scope["headers"])
 
-    @cached_property
+    @property
     def address(self) -> str | None:
         """The peer's IP address, of an IPv4-mapped one the IPv4; None on a unix socket."""
-        try:
-            address = ip_address((self._scope.get("client") or ("",))[0])
-        except ValueError:
-            return None
-        return str((address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address)
+        return _unmapped((self._scope.get("client") or ("",))[0])
 
     @property
     def client(self) -> str:
@@ -151,6 +147,15 @@ class Request:
                 raise Disconnected
             yield message.get("body", b"")
             more = message.get("more_body", False)
+
+
+@lru_cache(1024)
+def _unmapped(address: str) -> str | None:
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return None
+    return str((parsed.ipv4_mapped or parsed) if isinstance(parsed, IPv6Address) else parsed)
 
 
 async def send_reply(reply: Reply, send: Send, request: Request, extra: Sequence[Header]) -> None:

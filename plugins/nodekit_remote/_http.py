@@ -59,14 +59,10 @@ class Endpoint:
 
 
 class ContainerHttp:
-    """Calls containers over one shared session.
+    """Calls containers over one shared session."""
 
-    `connections` limits how many calls are under way at once; waiting for one of them counts as part of the call.
-    """
-
-    def __init__(self, *, connect_timeout_seconds: float = 5.0, connections: int | None = None) -> None:
+    def __init__(self, *, connect_timeout_seconds: float = 5.0) -> None:
         self._session = Session(connect_seconds=connect_timeout_seconds)
-        self._limit = anyio.CapacityLimiter(connections) if connections else None
 
     async def __aenter__(self) -> Self:
         await self._session.__aenter__()
@@ -80,22 +76,15 @@ class ContainerHttp:
 
     async def run(self, step: Step, endpoint: Endpoint) -> ContainerOutput:
         """Run a step. Raises `ContainerFailed`."""
-        if self._limit is None:
-            reply = await self._post(step, endpoint)
-        else:
-            async with self._limit:
-                reply = await self._post(step, endpoint)
-        if reply.status >= _ERROR_STATUS and endpoint.container.http_errors == "fail":
-            raise _status_failure(reply)
-        return ContainerOutput(container=step.container, output=await _output(reply), instance=endpoint.instance)
-
-    async def _post(self, step: Step, endpoint: Endpoint) -> Reply:
-        return await self._session.post(
+        reply = await self._session.post(
             f"{endpoint.url}/service_output",
             msgspec.json.encode(step.input),
             {**endpoint.headers, "Idempotency-Key": step.idempotency_key},
             max_bytes=endpoint.container.max_reply_bytes,
         )
+        if reply.status >= _ERROR_STATUS and endpoint.container.http_errors == "fail":
+            raise _status_failure(reply)
+        return ContainerOutput(container=step.container, output=await _output(reply), instance=endpoint.instance)
 
     async def answers(self, endpoint: Endpoint) -> bool:
         """Whether the container is ready: it answers ``GET /health`` with any HTTP status but 502, 503 and 504."""

@@ -28,7 +28,7 @@ class RemoteConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     containers: tuple[RemoteContainer, ...] = ()
     connections: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    """How many calls are under way at once; as many as the node's concurrency unless said."""
+    """How many steps may run in these containers together; as many as the node runs unless said."""
     connect_timeout_seconds: Annotated[float, msgspec.Meta(gt=0)] = 5.0
 
 
@@ -38,9 +38,8 @@ class RemoteRunner:
     def __init__(self, config: RemoteConfig) -> None:
         self._containers = {container.id: container for container in config.containers}
         self._endpoints = {c.id: Endpoint(c.url.rstrip("/"), c.url, c) for c in config.containers}
-        self._http = ContainerHttp(
-            connect_timeout_seconds=config.connect_timeout_seconds, connections=config.connections
-        )
+        self._http = ContainerHttp(connect_timeout_seconds=config.connect_timeout_seconds)
+        self.concurrency = config.connections
         self._down: dict[ContainerId, str] = {}
         self._running: frozenset[ContainerId] = frozenset(self._containers)
         self._changed = anyio.Event()
