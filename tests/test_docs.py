@@ -1,0 +1,202 @@
+"""The documentation is true: examples run, tables are complete, links lead somewhere."""
+
+import inspect
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import EntryPoint, distribution
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from nodekit import Offer, hookspecs
+from nodekit.config import NodeSettings
+from nodekit_asgi._app import ROUTES
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+REFERENCE = ROOT / "docs" / "reference"
+SECONDS = 60
+
+_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_FILE_NAME = re.compile(r"# ([\w.]+\.(?:py|toml))\n")
+
+
+def page_id(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def blocks(page: Path) -> Iterator[tuple[str, str]]:
+    yield from _BLOCK.findall(page.read_text(encoding="utf-8"))
+
+
+def write_files(page: Path, folder: Path) -> None:
+    """Write the blocks that are files, and install the packages among them as far as metadata goes."""
+    for _, text in blocks(page):
+        if name := _FILE_NAME.match(text):
+            (folder / name[1]).write_text(text, encoding="utf-8")
+    if (project := folder / "pyproject.toml").exists():
+        install(tomllib.loads(project.read_text(encoding="utf-8"))["project"], folder)
+
+
+def install(project: Mapping[str, Any], folder: Path) -> None:
+    info = folder / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    groups = project["entry-points"].items()
+    lines = [f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in names.items()) for group, names in groups]
+    (info / "entry_points.txt").write_text("\n".join(lines))
+
+
+def run(folder: Path, *command: str) -> str:
+    """What a command prints that must succeed."""
+    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONWARNINGS": "error"}
+    done = subprocess.run(
+        command, check=False, cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS
+    )
+    assert done.returncode == 0, f"{' '.join(command)[:500]}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_examples_run(page: Path, tmp_path: Path) -> None:
+    write_files(page, tmp_path)
+    for number, (language, text) in enumerate(blocks(page)):
+        name = _FILE_NAME.match(text)
+        if language == "python" and name:
+            compile(text, name[1], "exec")
+        elif language == "python":
+            run(tmp_path, sys.executable, "-c", text)
+        elif language == "toml" and not (name and name[1] == "pyproject.toml"):
+            file = tmp_path / (name[1] if name else f"{number}.toml")
+            file.write_text(text, encoding="utf-8")
+            run(tmp_path, sys.executable, "-m", "nodekit.cli", "check", file.name)
+
+
+def test_a_commented_result_is_what_the_readme_prints(tmp_path: Path) -> None:
+    script = next(text for language, text in blocks(ROOT / "README.md") if language == "python")
+    promised = re.search(r"print\(.*\)  # (.*)", script)
+    assert promised
+    assert run(tmp_path, sys.executable, "-c", script).strip() == promised[1]
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+def test_the_readme_calls_its_node_with_curl(tmp_path: Path) -> None:
+    page = ROOT / "README.md"
+    write_files(page, tmp_path)
+    script = next(text for language, text in blocks(page) if language == "sh")
+    serve = [sys.executable, "-m", "nodekit.cli", "serve", "node.toml", "--bind", "127.0.0.1:0"]
+    with (
+        open(tmp_path / "log", "w") as log,
+        subprocess.Popen(serve, cwd=tmp_path, stdout=subprocess.PIPE, stderr=log, text=True) as node,
+    ):
+        try:
+            assert node.stdout
+            url = node.stdout.readline().removeprefix("listening on ").strip()
+            printed = run(tmp_path, "sh", "-eu", "-c", script.replace("http://127.0.0.1:4000", url))
+        finally:
+            node.terminate()
+    assert '"output":{"text": "HELLO"}' in printed, printed + (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+        path, _, anchor = target.partition("#")
+        if "://" in target:
+            continue
+        linked = page.parent / path if path else page
+        assert linked.exists(), f"{target} of {page_id(page)}"
+        headings = re.findall(r"^#+ (.*)$", linked.read_text(encoding="utf-8"), re.MULTILINE) if anchor else []
+        assert not anchor or anchor in {heading_anchor(heading) for heading in headings}, target
+
+
+def heading_anchor(heading: str) -> str:
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+# -- reference: the node file ---------------------------------------------------------------------
+
+
+def built_in() -> list[EntryPoint]:
+    groups = tuple(f"nodekit.{kind}s" for kind in ("store", "runner", "transport", "pipeline", "plugin"))
+    return sorted(
+        (entry for entry in distribution("nodekit-compute").entry_points if entry.group in groups),
+        key=lambda entry: (entry.group, entry.name),
+    )
+
+
+def documented(page: Path, *headings: str) -> dict[str, str]:
+    """Keys and defaults in the tables below headings."""
+    text = page.read_text(encoding="utf-8")
+    found: dict[str, str] = {}
+    for heading in headings:
+        section = re.search(rf"^(#+) {re.escape(heading)}\n(.*?)(?=^#|\Z)", text, re.MULTILINE | re.DOTALL)
+        assert section, f"{page.name} has no section {heading!r}"
+        found.update(re.findall(r"^\| `(\w+)` \| (.*?) \|", section[2], re.MULTILINE))
+    return found
+
+
+def settings(struct: type[msgspec.Struct]) -> dict[str, str]:
+    """Keys and defaults of a Struct as the reference writes them."""
+    return {
+        field.name: "required" if field.required else written(field.default)
+        for field in msgspec.structs.fields(struct)
+        if field.name not in ("containers", "rules")
+    }
+
+
+def written(default: Any) -> str:
+    if default is None:
+        return "none"
+    return f"`{msgspec.json.encode(dict(default) if isinstance(default, Mapping) else default).decode()}`"
+
+
+def sections(entry: EntryPoint, offer: Offer[Any]) -> list[str]:
+    if entry.group != "nodekit.runners" or entry.name not in ("process", "remote", "function"):
+        return [f"`{entry.name}`"]
+    over_http = [] if entry.name == "function" else ["Every container over HTTP"]
+    return [f"`{entry.name}`", "Every container", *over_http]
+
+
+@pytest.mark.parametrize("entry", built_in(), ids=lambda entry: entry.name)
+def test_the_reference_has_every_key_of_a_built_in_offer_with_its_default(entry: EntryPoint) -> None:
+    offer = entry.load()
+    expected = settings(offer.config) | (settings(offer.container) if offer.container else {})
+    assert documented(REFERENCE / "node-file.md", *sections(entry, offer)) == expected
+
+
+def test_the_reference_has_every_key_of_the_node() -> None:
+    assert documented(REFERENCE / "node-file.md", "`[node]`") == settings(NodeSettings)
+
+
+def test_the_reference_names_every_built_in_offer() -> None:
+    text = (REFERENCE / "node-file.md").read_text(encoding="utf-8")
+    assert [entry.name for entry in built_in() if f"\n### `{entry.name}`\n" not in text] == []
+
+
+# -- reference: hooks and routes ------------------------------------------------------------------
+
+
+def test_the_reference_has_every_hook_with_its_arguments() -> None:
+    hooks = {name: hook for name, hook in vars(hookspecs).items() if name.startswith("nodekit_")}
+    expected = {name: signature(hook) for name, hook in hooks.items()}
+    text = (REFERENCE / "hooks.md").read_text(encoding="utf-8")
+    assert dict(re.findall(r"^## `(nodekit_\w+)`\n\n`(.*)`$", text, re.MULTILINE)) == expected
+
+
+def signature(hook: Callable[..., Any]) -> str:
+    colour = "async def" if inspect.iscoroutinefunction(hook) else "def"
+    return f"{colour} {hook.__name__}({', '.join(inspect.signature(hook).parameters)})"
+
+
+def test_the_reference_has_every_route() -> None:
+    text = (REFERENCE / "http.md").read_text(encoding="utf-8")
+    expected = {f"{method} {path}" for path, methods in ROUTES.items() for method in methods}
+    assert set(re.findall(r"^### `([A-Z]+ /\S*)`$", text, re.MULTILINE)) == expected
