@@ -6,11 +6,19 @@ from collections.abc import Container as Holds
 
 from msgspec.structs import replace
 
-from nodekit.container import ContainerError, ContainerId
+from nodekit.container import ContainerError, ContainerId, Step
 from nodekit.job import Job, JobStatus, Outcome
 from nodekit.pipeline import Pipeline
 
 logger = logging.getLogger("nodekit.executor")
+
+
+def next_step(job: Job, pipeline: Pipeline | None) -> Step | None:
+    """The step that is due; None too where there is no pipeline or it breaks, as `advance` will say."""
+    try:
+        return pipeline.next_step(job) if pipeline else None
+    except Exception:
+        return None
 
 
 def advance(job: Job, pipeline: Pipeline | None, containers: Holds[ContainerId]) -> Job:

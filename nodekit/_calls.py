@@ -32,6 +32,7 @@ class Calls:
         started_at = time.time()
         try:
             output = await self._run(step)
+            return output, Attempt(started_at=started_at, finished_at=time.time(), instance=output.instance)
         except ContainerFailed as failure:
             error = ContainerError(
                 container=step.container, error=failure.text, kind=failure.kind, status=failure.status
@@ -39,8 +40,6 @@ class Calls:
         except Exception:
             logger.exception("job %s: the runner of container %s failed", step.job_id, step.container)
             error = ContainerError(container=step.container, error="internal error of the node")
-        else:
-            return output, Attempt(started_at=started_at, finished_at=time.time(), instance=output.instance)
         return error, Attempt(started_at=started_at, finished_at=time.time(), kind=error.kind, failure=error.error)
 
     async def _run(self, step: Step) -> ContainerOutput:

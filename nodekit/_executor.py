@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 import anyio
 from anyio.abc import TaskStatus
 
-from nodekit._advance import advance
+from nodekit._advance import advance, next_step
 from nodekit._calls import Calls
 from nodekit._signal import Signal
 from nodekit._slots import Slots
@@ -148,7 +148,7 @@ class Executor:
                 await self._store.release(claim, run.job)
                 return
             pipeline = self._pipelines.get(run.job.request.pipeline)
-            step = pipeline.next_step(run.job) if pipeline else None
+            step = next_step(run.job, pipeline)
             if step is None or step.container != run.job.due:  # the node's pipelines are others than when it was stored
                 await self._keep(claim, run, advance(run.job, pipeline, self._calls.containers))
                 continue

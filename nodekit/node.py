@@ -192,6 +192,9 @@ class Node:
             await self._hooks.admit(request, self)
         except Refusal as refusal:
             return refusal
+        except Exception:
+            logger.exception("pipeline %r failed in check; the request is refused", request.pipeline)
+            return Refusal("Admission failed")
         job = Job(id=self._ids.next(), request=request, accepted_at=time.time())
         return advance(job, pipeline, self.containers)
 
