@@ -1,0 +1,393 @@
+"""The executor: what runs when, how many at once, and what faults of parts and plugins do."""
+
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import anyio
+import pytest
+from parts import Gate, SpiedStore, SwitchRunner, functions, make_node, request, settle_down, until
+
+from nodekit import (
+    Container,
+    ContainerError,
+    ContainerFailed,
+    ContainerInput,
+    ContainerOutput,
+    Job,
+    JobRequest,
+    JobStatus,
+    Location,
+    Outcome,
+    Refusal,
+    Sequence,
+    Step,
+    encode_payload,
+    last_output,
+)
+from nodekit_function import FunctionRunner
+
+pytestmark = pytest.mark.anyio
+
+
+def error_of(job: Job) -> str:
+    assert isinstance(job.result, ContainerError), job.result
+    return job.result.error
+
+
+# -- concurrency --------------------------------------------------------------------------------------
+
+
+async def test_the_node_runs_as_many_jobs_at_once_as_it_may_and_no_more() -> None:
+    gate = Gate()
+    async with make_node(functions(gate=gate), concurrency=3) as node:
+        jobs = [await node.submit(request("gate")) for _ in range(10)]
+        await until(lambda: gate.running == 3)
+        await settle_down()
+        assert gate.running == 3
+        gate.opened.set()
+        await node.wait([job.id for job in jobs])
+    assert (gate.most, gate.calls) == (3, 10)
+
+
+async def test_a_container_that_limits_itself_does_not_hold_up_others() -> None:
+    narrow, wide = Gate(), Gate()
+    runner = functions({"narrow": {"concurrency": 2}}, narrow=narrow, wide=wide)
+    async with make_node(runner, concurrency=8) as node:
+        jobs = [await node.submit(request("narrow")) for _ in range(10)]
+        jobs += [await node.submit(request("wide")) for _ in range(10)]
+        await until(lambda: narrow.running == 2 and wide.running == 6)
+        await settle_down()
+        assert (narrow.running, wide.running) == (2, 6)
+        narrow.opened.set()
+        wide.opened.set()
+        done = await node.wait([job.id for job in jobs])
+    assert {job.status for job in done} == {JobStatus.SUCCESS}
+    assert narrow.most == 2
+    assert wide.most <= 8
+
+
+async def test_limits_of_containers_hold_for_later_steps_too() -> None:
+    running: Counter[str] = Counter()
+    most: Counter[str] = Counter()
+
+    def limited(name: str) -> Any:
+        async def call(data: Any) -> Any:
+            running[name] += 1
+            running["all"] += 1
+            for key in (name, "all"):
+                most[key] = max(most[key], running[key])
+            await anyio.sleep(0.001)
+            running[name] -= 1
+            running["all"] -= 1
+            return data
+
+        return call
+
+    runner = functions({"one": {"concurrency": 1}, "two": {"concurrency": 2}}, one=limited("one"), two=limited("two"))
+    async with make_node(runner, concurrency=4) as node:
+        kinds = [("one", "two"), ("two", "one", "two"), ("two", "two"), ("one", "one")]
+        jobs = [await node.submit(request(*kinds[n % 4], client=f"c{n % 3}")) for n in range(40)]
+        done = await node.wait([job.id for job in jobs])
+    assert {job.status for job in done} == {JobStatus.SUCCESS}
+    assert most["one"] == 1
+    assert most["two"] == 2
+    assert most["all"] <= 3  # no more fit into these containers
+
+
+# -- containers that are not running ------------------------------------------------------------------
+
+
+async def test_a_job_waits_for_a_container_that_is_down_and_goes_on_when_it_comes_back() -> None:
+    runner = SwitchRunner(Container(id="a"), Container(id="b"), up=["a"])
+    async with make_node(runner, functions()) as node:
+        job = await node.submit(request("a", "b"))
+        await until(lambda: runner.steps)
+        await settle_down()
+        (waiting,) = await node.fetch([job.id])
+        assert waiting.status is JobStatus.RUNNING
+        assert [step.container for step in runner.steps] == ["a"]
+        (other,) = await node.wait([(await node.submit(request("echo"))).id])  # and nobody else waits with it
+        assert other.status is JobStatus.SUCCESS
+        runner.switch("a", "b")
+        (done,) = await node.wait([job.id])
+    assert done.status is JobStatus.SUCCESS
+    assert [step.container for step in runner.steps] == ["a", "b"]
+
+
+async def test_a_job_fails_at_once_where_the_container_says_so() -> None:
+    runner = SwitchRunner(Container(id="a", when_down="fail"), up=[])
+    async with make_node(runner) as node:
+        (done,) = await node.wait([(await node.submit(request("a"))).id])
+    assert (done.status, error_of(done)) == (JobStatus.FAILED, "the container is not running")
+    assert runner.steps == []
+
+
+async def test_a_container_that_never_came_up_is_not_called_and_its_job_can_be_cancelled() -> None:
+    runner = SwitchRunner(Container(id="a"), up=[])
+    async with make_node(runner) as node:
+        job = await node.submit(request("a"))
+        await settle_down()
+        cancelled = await node.cancel(job.id)
+        assert cancelled is not None
+        runner.switch("a")
+        await settle_down()
+    assert runner.steps == []
+
+
+# -- steps --------------------------------------------------------------------------------------------
+
+
+async def test_a_step_that_takes_too_long_fails_and_says_how_long_it_had() -> None:
+    gate = Gate()
+    async with make_node(functions({"gate": {"timeout_seconds": 0.05}}, gate=gate)) as node:
+        (done,) = await node.wait([(await node.submit(request("gate"))).id])
+    assert (done.status, error_of(done)) == (JobStatus.FAILED, "no reply within 0.05 s")
+    assert done.steps[0].attempts[0].kind == "timeout"
+    assert gate.cancelled == 1
+
+
+async def test_a_failure_ends_the_job_with_its_text_and_keeps_the_steps_before_it() -> None:
+    async def fail(step: Step) -> ContainerOutput:
+        raise ContainerFailed("status", "HTTP status 502: oops", status=502)
+
+    runner = SwitchRunner(Container(id="bad"), run=fail)
+    async with make_node(functions(), runner) as node:
+        (done,) = await node.wait([(await node.submit(request("echo", "bad", "echo"))).id])
+    assert done.status is JobStatus.FAILED
+    assert isinstance(done.result, ContainerError)
+    assert (done.result.container, done.result.error, done.result.status) == ("bad", "HTTP status 502: oops", 502)
+    assert [result.container for result in done.intermediate_results] == ["echo"]
+
+
+async def test_steps_carry_what_the_container_protocol_says() -> None:
+    runner = SwitchRunner(Container(id="a"))
+    asked = JobRequest(
+        containers=("a", "a", "a"),
+        data=encode_payload({"n": 1}),
+        requires_proof=True,
+        origin=Location.ONCHAIN,
+        destination=Location.ONCHAIN,
+    )
+    async with make_node(runner) as node:
+        job = await node.submit(asked)
+        await node.wait([job.id])
+    seen = [(s.index, s.attempt, s.input.source, s.input.destination, s.input.requires_proof) for s in runner.steps]
+    assert seen == [
+        (0, 1, Location.ONCHAIN, Location.OFFCHAIN, True),
+        (1, 1, Location.OFFCHAIN, Location.OFFCHAIN, True),
+        (2, 1, Location.OFFCHAIN, Location.ONCHAIN, True),
+    ]
+    assert [bytes(s.input.data) for s in runner.steps] == [b'{"n":1}', b'"a"', b'"a"']
+    assert [s.idempotency_key for s in runner.steps] == [f"{job.id}:{n}" for n in range(3)]
+
+
+@pytest.mark.parametrize("garbage", [KeyError("inside"), RuntimeError(), AssertionError("x"), TimeoutError()])
+async def test_a_runner_that_raises_what_it_should_not_fails_the_step_and_nothing_else(garbage: Exception) -> None:
+    async def run(step: Step) -> ContainerOutput:
+        raise garbage
+
+    runner = SwitchRunner(Container(id="bad"), run=run)
+    async with make_node(functions(), runner) as node:
+        (done,) = await node.wait([(await node.submit(request("bad"))).id])
+        (fine,) = await node.wait([(await node.submit(request("echo"))).id])
+    assert (done.status, fine.status) == (JobStatus.FAILED, JobStatus.SUCCESS)
+    assert "inside" not in error_of(done)
+    assert len(runner.steps) == 1
+
+
+@pytest.mark.parametrize("garbage", [None, {"output": 1}, "text"])
+async def test_a_runner_that_returns_what_it_should_not_fails_the_step_and_nothing_else(garbage: Any) -> None:
+    async def run(step: Step) -> Any:
+        return garbage
+
+    runner = SwitchRunner(Container(id="bad"), run=run)
+    async with make_node(functions(), runner) as node:
+        with anyio.fail_after(20):
+            (done,) = await node.wait([(await node.submit(request("bad"))).id])
+            (fine,) = await node.wait([(await node.submit(request("echo"))).id])
+    assert (done.status, fine.status) == (JobStatus.FAILED, JobStatus.SUCCESS)
+    assert len(runner.steps) == 1
+
+
+async def test_outputs_that_json_cannot_hold_fail_the_step() -> None:
+    async def odd(data: Any) -> Any:
+        return object()
+
+    async with make_node(functions(odd=odd)) as node:
+        (done,) = await node.wait([(await node.submit(request("odd"))).id])
+    assert done.status is JobStatus.FAILED
+    assert error_of(done).startswith("the output is not JSON")
+
+
+# -- pipelines ----------------------------------------------------------------------------------------
+
+
+class Chooses:
+    """Goes on with whatever container the previous output names, until there is none."""
+
+    def check(self, request: JobRequest, containers: Mapping[str, Container]) -> None:
+        if len(request.containers) != 1:
+            raise Refusal("Name the first container only")
+
+    def next_step(self, job: Job) -> Step | None:
+        results = job.results
+        if not results:
+            container = job.request.containers[0]
+        elif isinstance(results[-1], ContainerError):
+            return None
+        else:
+            container = results[-1].value.get("next", "")
+        data = last_output(job)
+        if not container or data is None:
+            return None
+        return Step(
+            job_id=job.id,
+            index=len(results),
+            attempt=job.attempt,
+            container=container,
+            input=ContainerInput(
+                source=Location.OFFCHAIN, destination=Location.OFFCHAIN, data=data, requires_proof=False
+            ),
+        )
+
+    def outcome(self, job: Job) -> Outcome:
+        return Outcome(JobStatus.SUCCESS, job.results[0])
+
+
+async def test_a_pipeline_may_choose_the_next_container_by_the_previous_output() -> None:
+    async def countdown(data: Any) -> Any:
+        return {"n": data["n"] - 1, "next": "countdown" if data["n"] > 1 else "bye"}
+
+    async def bye(data: Any) -> Any:
+        return {"said": "bye"}
+
+    async with make_node(functions(countdown=countdown, bye=bye), pipelines={"chooses": Chooses()}) as node:
+        asked = JobRequest(containers=("countdown",), data=encode_payload({"n": 3}), pipeline="chooses")
+        (done,) = await node.wait([(await node.submit(asked)).id])
+        with pytest.raises(Refusal, match="Name the first"):
+            await node.submit(JobRequest(containers=(), data=encode_payload({}), pipeline="chooses"))
+    assert done.status is JobStatus.SUCCESS
+    assert [result.container for result in done.results] == ["countdown", "countdown", "countdown", "bye"]
+    assert isinstance(done.result, ContainerOutput)
+    assert done.result.value == {"n": 2, "next": "countdown"}
+
+
+async def test_a_pipeline_that_names_a_container_nobody_offers_fails_the_job() -> None:
+    async def lost(data: Any) -> Any:
+        return {"next": "nowhere"}
+
+    async with make_node(functions(lost=lost), pipelines={"chooses": Chooses()}) as node:
+        asked = JobRequest(containers=("lost",), data=encode_payload({}), pipeline="chooses")
+        (done,) = await node.wait([(await node.submit(asked)).id])
+    assert done.status is JobStatus.FAILED
+    assert isinstance(done.result, ContainerError)
+    assert (done.result.container, done.result.error) == ("nowhere", "this node offers no such container")
+
+
+class Breaks(Sequence):
+    """A sequence that breaks in one of its methods, from the n-th call on."""
+
+    def __init__(self, method: str, call: int = 1) -> None:
+        self.left = {method: call}
+
+    def _count(self, method: str) -> None:
+        self.left[method] = self.left.get(method, 1_000_000) - 1
+        if self.left[method] <= 0:
+            raise ZeroDivisionError("a bug of the pipeline")
+
+    def check(self, request: JobRequest, containers: Mapping[str, Container]) -> None:
+        self._count("check")
+        super().check(request, containers)
+
+    def next_step(self, job: Job) -> Step | None:
+        self._count("next_step")
+        return super().next_step(job)
+
+    def outcome(self, job: Job) -> Outcome:
+        self._count("outcome")
+        return super().outcome(job)
+
+
+@pytest.mark.parametrize(("method", "call"), [("next_step", 1), ("next_step", 2), ("next_step", 3), ("outcome", 1)])
+async def test_a_pipeline_that_breaks_fails_its_job_only(method: str, call: int) -> None:
+    async with make_node(functions(), pipelines={"breaks": Breaks(method, call)}) as node:
+        asked = JobRequest(containers=("echo", "echo"), data=encode_payload({}), pipeline="breaks")
+        with anyio.fail_after(20):
+            (done,) = await node.wait([(await node.submit(asked)).id])
+            (fine,) = await node.wait([(await node.submit(request("echo"))).id])
+    assert (done.status, fine.status) == (JobStatus.FAILED, JobStatus.SUCCESS)
+    assert "ZeroDivision" not in error_of(done)
+
+
+async def test_a_pipeline_whose_check_breaks_refuses_its_request_only() -> None:
+    async with make_node(functions(), pipelines={"breaks": Breaks("check")}) as node:
+        asked = JobRequest(containers=("echo",), data=encode_payload({}), pipeline="breaks")
+        first, broken, last = await node.submit_many([request("echo"), asked, request("echo")])
+        assert isinstance(first, Job)
+        assert isinstance(last, Job)
+        assert isinstance(broken, Refusal)
+
+
+# -- stores that fail ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("failures", [1, 3])
+async def test_results_are_not_lost_while_the_store_keeps_nothing(failures: int) -> None:
+    store = SpiedStore()
+    calls: list[Any] = []
+
+    async def counted(data: Any) -> Any:
+        calls.append(data)
+        return data
+
+    async with make_node(functions(counted=counted), store=store) as node:
+        store.failures["save"] = failures
+        jobs = [await node.submit(request("counted", "counted", n=n)) for n in range(5)]
+        done = await node.wait([job.id for job in jobs])
+        assert (await node.health()).healthy
+    assert {job.status for job in done} == {JobStatus.SUCCESS}
+    assert len(calls) == 10  # a result in hand is written again, not computed again
+    assert store.failures["save"] == 0
+
+
+async def test_a_store_that_keeps_no_results_is_told_by_health_for_as_long_as_it_lasts() -> None:
+    store = SpiedStore()
+    async with make_node(store=store) as node:
+        store.failures["save"] = 3
+        job = await node.submit(request())
+        await until(lambda: node._executor.problems)
+        health = await node.health()
+        assert (health.healthy, "disk is full" in health.reasons[0]) == (False, True)
+        await node.wait([job.id])
+        assert (await node.health()).healthy
+
+
+async def test_claiming_goes_on_after_the_store_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nodekit._executor.LONGEST_PAUSE_SECONDS", 0.01)
+    store = SpiedStore()
+    async with make_node(store=store) as node:
+        await settle_down()
+        store.failures["claim"] = 3
+        jobs = [await node.submit(request()) for _ in range(3)]
+        done = await node.wait([job.id for job in jobs])
+    assert {job.status for job in done} == {JobStatus.SUCCESS}
+
+
+async def test_a_fault_of_one_step_is_logged_with_its_job(caplog: pytest.LogCaptureFixture) -> None:
+    async def run(step: Step) -> ContainerOutput:
+        raise KeyError("inside")
+
+    with caplog.at_level(logging.ERROR):
+        async with make_node(SwitchRunner(Container(id="bad"), run=run)) as node:
+            job = await node.submit(request("bad", secret="never logged"))
+            await node.wait([job.id])
+    assert any(job.id in record.getMessage() for record in caplog.records)
+    assert "never logged" not in caplog.text
+
+
+async def test_an_empty_runner_is_a_node_that_refuses_everything() -> None:
+    async with make_node(FunctionRunner()) as node:
+        with pytest.raises(Refusal, match="Container not supported"):
+            await node.submit(request("echo"))

@@ -1,0 +1,541 @@
+"""A node as its clients and its plugins see it."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+from parts import Gate, SpiedStore, SwitchRunner, functions, make_node, request, settle_down, until
+
+from nodekit import (
+    FINISHED,
+    UNFINISHED,
+    Container,
+    ContainerError,
+    ContainerOutput,
+    EmbeddedStore,
+    Job,
+    JobAccepted,
+    JobFinished,
+    JobRequest,
+    JobStatus,
+    NodekitError,
+    Refusal,
+    StepFinished,
+    Unavailable,
+    encode_payload,
+)
+from nodekit._ids import JobIds
+from nodekit.testing import make_job, succeeded
+from nodekit_memory import MemoryTable
+
+pytestmark = pytest.mark.anyio
+
+
+def output_of(job: Job) -> Any:
+    assert isinstance(job.result, ContainerOutput), job.result
+    return job.result.value
+
+
+def error_of(job: Job) -> str:
+    assert isinstance(job.result, ContainerError), job.result
+    return job.result.error
+
+
+# -- submit, fetch, find ------------------------------------------------------------------------------
+
+
+async def test_a_job_can_be_fetched_the_moment_its_id_is_known_and_ends_with_its_last_output() -> None:
+    async def double(data: Any) -> Any:
+        return {"n": data["n"] * 2}
+
+    async with make_node(functions(double=double)) as node:
+        job = await node.submit(request("double", "double", "echo", n=3))
+        assert [found.id for found in await node.fetch([job.id])] == [job.id]
+        (done,) = await node.wait([job.id])
+    assert done.status is JobStatus.SUCCESS
+    assert output_of(done) == {"n": 12}
+    assert [result.container for result in done.results] == ["double", "double", "echo"]
+    assert [record.attempts[0].failure for record in done.steps] == [None, None, None]
+
+
+async def test_many_requests_get_as_many_answers_in_their_order() -> None:
+    async with make_node() as node:
+        asked = [request("echo"), request("ecko"), JobRequest.of(data={}), request("echo")]
+        first, unknown, empty, last = await node.submit_many(asked)
+        assert isinstance(first, Job)
+        assert isinstance(last, Job)
+        assert first.id < last.id
+        assert isinstance(unknown, Refusal)
+        assert (unknown.reason, unknown.params) == ("Container not supported", {"container": "ecko"})
+        assert isinstance(empty, Refusal)
+        assert empty.reason == "No containers specified"
+        assert await node.submit_many([]) == []
+
+
+async def test_jobs_belong_to_their_client() -> None:
+    async with make_node() as node:
+        job = await node.submit(request(client="alice"))
+        await node.wait([job.id])
+        assert await node.fetch([job.id], client="bob") == []
+        assert await node.find(client="bob") == []
+        assert await node.wait([job.id], client="bob") == []
+        assert await node.cancel(job.id, client="bob") is None
+        assert await node.find(client="alice") == [job.id]
+
+
+async def test_jobs_are_found_oldest_first_by_status_and_in_pages() -> None:
+    gate = Gate()
+    async with make_node(functions(gate=gate), drain_seconds=0) as node:
+        jobs = await node.submit_many([request("echo"), request("gate"), request("echo"), request("gate")])
+        ids = [job.id for job in jobs if isinstance(job, Job)]
+        await node.wait([ids[0], ids[2]])
+        assert await node.find() == ids
+        assert await node.find(status=UNFINISHED) == [ids[1], ids[3]]
+        assert await node.find(status=FINISHED) == [ids[0], ids[2]]
+        assert await node.find(after=ids[0], limit=2) == ids[1:3]
+        assert (await node.pending()).offchain == 2
+
+
+async def test_fetching_keeps_the_order_asked_for_and_gives_each_job_once() -> None:
+    async with make_node() as node:
+        first, second = [await node.submit(request()) for _ in range(2)]
+        found = await node.fetch([second.id, "unknown", first.id, second.id])
+        assert [job.id for job in found] == [second.id, first.id]
+
+
+# -- wait ---------------------------------------------------------------------------------------------
+
+
+async def test_waiting_reads_nothing_while_nothing_of_its_jobs_changes() -> None:
+    gate, store = Gate(), SpiedStore()
+    async with make_node(functions(gate=gate), store=store) as node, anyio.create_task_group() as tasks:
+        job = await node.submit(request("gate"))
+        waited: list[Job] = []
+
+        async def wait() -> None:
+            waited.extend(await node.wait([job.id]))
+
+        tasks.start_soon(wait)
+        await until(lambda: store.calls["get"] and gate.running)
+        await settle_down()
+        before = store.calls["get"]
+        (other,) = await node.submit_many([request("echo")])
+        assert isinstance(other, Job)
+        await until(lambda: not node._store._unfinished.keys() - {job.id})  # type: ignore[attr-defined]
+        await settle_down()
+        assert store.calls["get"] == before
+        assert waited == []
+        gate.opened.set()
+    assert [done.status for done in waited] == [JobStatus.SUCCESS]
+
+
+async def test_waiting_for_finished_or_unknown_jobs_returns_at_once() -> None:
+    async with make_node() as node:
+        job = await node.submit(request())
+        with anyio.fail_after(20):
+            await node.wait([job.id])
+            (again,) = await node.wait([job.id, "unknown", job.id])
+            assert again.status is JobStatus.SUCCESS
+            assert await node.wait([]) == []
+
+
+async def test_giving_up_waiting_leaves_the_job_alone() -> None:
+    gate = Gate()
+    async with make_node(functions(gate=gate)) as node:
+        job = await node.submit(request("gate"))
+        with anyio.move_on_after(0.05) as patience:
+            await node.wait([job.id])
+        assert patience.cancelled_caught
+        gate.opened.set()
+        assert [done.status for done in await node.wait([job.id])] == [JobStatus.SUCCESS]
+
+
+# -- cancel -------------------------------------------------------------------------------------------
+
+
+async def test_a_queued_job_is_cancelled_before_it_runs() -> None:
+    gate = Gate()
+    async with make_node(functions(gate=gate), concurrency=1) as node:
+        first, queued = [await node.submit(request("gate")) for _ in range(2)]
+        await until(lambda: gate.running == 1)
+        cancelled = await node.cancel(queued.id)
+        assert cancelled is not None
+        assert (cancelled.status, error_of(cancelled)) == (JobStatus.CANCELLED, "cancelled")
+        assert cancelled.result is not None
+        assert cancelled.result.container == "gate"
+        gate.opened.set()
+        await node.wait([first.id, queued.id])
+        await settle_down()
+    assert gate.calls == 1
+
+
+async def test_a_running_job_is_cancelled_in_the_middle_of_its_step() -> None:
+    gate = Gate()
+    async with make_node(functions(gate=gate), concurrency=1) as node:
+        job = await node.submit(request("echo", "gate", "echo", n=1))
+        await until(lambda: gate.running == 1)
+        cancelled = await node.cancel(job.id)
+        assert cancelled is not None
+        assert cancelled.status is JobStatus.CANCELLED
+        await until(lambda: gate.cancelled == 1)
+        assert [result.container for result in cancelled.intermediate_results] == ["echo"]
+        assert (await node.pending()).total == 0
+        (after,) = await node.wait([(await node.submit(request())).id])  # its slot is free again
+        assert after.status is JobStatus.SUCCESS
+        assert (await node.fetch([job.id])) == [cancelled]
+
+
+async def test_cancelling_a_finished_job_changes_nothing_and_an_unknown_one_is_none() -> None:
+    async with make_node() as node:
+        (done,) = await node.wait([(await node.submit(request())).id])
+        assert await node.cancel(done.id) == done
+        assert await node.cancel("unknown") is None
+
+
+# -- refusals -----------------------------------------------------------------------------------------
+
+
+class Picky:
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.asked = 0
+
+    async def nodekit_admit(self, request: JobRequest) -> None:
+        self.asked += 1
+        raise Refusal(f"{self.name} objects", by=self.name)
+
+
+async def test_refusals_come_in_the_order_pipeline_containers_guards() -> None:
+    first, second = Picky("first"), Picky("second")
+    async with make_node(plugins=[first, second]) as node:
+        bad = [
+            (JobRequest(containers=(), data=encode_payload({}), pipeline="other"), "Pipeline not supported"),
+            (JobRequest(containers=(), data=encode_payload({})), "No containers specified"),
+            (request("echo", "unknown"), "Container not supported"),
+        ]
+        for asked, reason in bad:
+            with pytest.raises(Refusal) as refused:
+                await node.submit(asked)
+            assert refused.value.reason == reason
+        assert (first.asked, second.asked) == (0, 0)
+        with pytest.raises(Refusal) as refused:
+            await node.submit(request())
+        assert (refused.value.reason, refused.value.params) == ("first objects", {"by": "first"})
+        assert (first.asked, second.asked) == (1, 0)
+        assert await node.find() == []
+
+
+async def test_a_guard_that_breaks_refuses_and_says_nothing_of_its_inside() -> None:
+    class Broken:
+        async def nodekit_admit(self) -> None:
+            raise KeyError("secret inside")
+
+    async with make_node(plugins=[Broken()]) as node:
+        with pytest.raises(Refusal) as refused:
+            await node.submit(request())
+    assert "secret" not in refused.value.reason + str(refused.value.params)
+
+
+async def test_past_max_pending_requests_are_told_to_come_back_also_in_the_middle_of_many() -> None:
+    gate = Gate()
+    async with make_node(functions(gate=gate), max_pending=3) as node:
+        asked = [request("gate"), request("nope"), request("gate"), request("gate"), request("gate"), request("gate")]
+        answers = await node.submit_many(asked)
+        assert [type(answer) for answer in answers] == [Job, Refusal, Job, Job, Unavailable, Unavailable]
+        with pytest.raises(Unavailable) as unavailable:
+            await node.submit(request("echo"))
+        assert unavailable.value.retry_after_seconds >= 1
+        gate.opened.set()
+        await node.wait([job.id for job in answers if isinstance(job, Job)])
+        assert (await node.wait([(await node.submit(request("echo"))).id]))[0].status is JobStatus.SUCCESS
+
+
+async def test_requests_that_arrive_together_do_not_pass_max_pending_together() -> None:
+    gate = Gate()
+    async with make_node(functions(gate=gate), max_pending=5) as node, anyio.create_task_group() as tasks:
+        answers: list[object] = []
+
+        async def submit() -> None:
+            answers.extend(await node.submit_many([request("gate"), request("gate")]))
+
+        for _ in range(10):
+            tasks.start_soon(submit)
+        await until(lambda: len(answers) == 20)
+        assert sum(isinstance(answer, Job) for answer in answers) <= 5
+        assert (await node.pending()).total <= 5
+        gate.opened.set()
+
+
+async def test_a_store_that_cannot_keep_is_unavailability_and_leaves_no_job() -> None:
+    store = SpiedStore()
+    async with make_node(store=store) as node:
+        store.failures["add"] = 1
+        with pytest.raises(Unavailable):
+            await node.submit(request())
+        assert not (await node.health()).healthy
+        assert await node.find() == []
+        await node.wait([(await node.submit(request())).id])
+        assert (await node.health()).healthy
+
+
+# -- drain --------------------------------------------------------------------------------------------
+
+
+async def test_while_draining_nothing_is_accepted_but_reads_and_waiters_are_served() -> None:
+    gate = Gate()
+    seen: dict[str, Any] = {}
+    async with anyio.create_task_group() as tasks:
+        async with make_node(functions(gate=gate)) as node:
+            job = await node.submit(request("gate"))
+            await until(lambda: gate.running)
+
+            async def look_in() -> None:
+                await until(lambda: node._executor._draining)
+                with pytest.raises(Unavailable) as unavailable:
+                    await node.submit(request())
+                seen["reason"] = unavailable.value.reason
+                seen["fetched"] = [found.status for found in await node.fetch([job.id])]
+                async with anyio.create_task_group() as inner:
+                    inner.start_soon(wait)
+                    await settle_down()
+                    gate.opened.set()
+
+            async def wait() -> None:
+                seen["waited"] = [done.status for done in await node.wait([job.id])]
+
+            tasks.start_soon(look_in)
+        await until(lambda: "waited" in seen)
+    assert "draining" in seen["reason"]
+    assert seen["fetched"][0] in UNFINISHED
+    assert seen["waited"] == [JobStatus.SUCCESS]
+
+
+async def test_what_was_not_drained_in_time_finishes_on_the_next_node() -> None:
+    table, gate = MemoryTable(), Gate()
+    async with make_node(functions(gate=gate), store=EmbeddedStore(table), drain_seconds=0, concurrency=2) as node:
+        jobs = [await node.submit(request("echo", "gate", n=n)) for n in range(4)]
+        await until(lambda: gate.running == 2)
+    assert gate.cancelled == 2
+    calls: list[int] = []
+
+    async def counted(data: Any) -> Any:
+        calls.append(data["n"])
+        return data
+
+    gate = Gate()
+    gate.opened.set()
+    async with make_node(functions(gate=gate, echo=counted), store=EmbeddedStore(table)) as second:
+        done = await second.wait([job.id for job in jobs])
+    assert [job.status for job in done] == [JobStatus.SUCCESS] * 4
+    assert sorted(calls) == [2, 3]  # the first two had their first result
+
+
+async def test_queued_jobs_are_not_started_while_draining() -> None:
+    table, gate = MemoryTable(), Gate()
+    async with anyio.create_task_group() as tasks:
+        async with make_node(functions(gate=gate), store=EmbeddedStore(table), concurrency=1) as node:
+            for _ in range(3):
+                await node.submit(request("gate"))
+            await until(lambda: gate.running)
+
+            async def open_later() -> None:
+                await until(lambda: node._executor._draining)
+                gate.opened.set()
+
+            tasks.start_soon(open_later)
+    assert gate.calls == 1
+    assert len(await table.unfinished()) == 2
+
+
+# -- ids ----------------------------------------------------------------------------------------------
+
+
+async def test_ids_keep_increasing_when_the_clock_went_back_before_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:
+    import time
+
+    future = time.time_ns() + 3_600 * 1_000_000_000
+    with monkeypatch.context() as clock:
+        clock.setattr(time, "time_ns", lambda: future)
+        ids = JobIds()
+        last = [ids.next() for _ in range(3)][-1]
+    table = MemoryTable()
+    await table.add([succeeded(make_job("echo", id=last))])
+    async with make_node(store=EmbeddedStore(table)) as node:
+        job = await node.submit(request())
+        assert last < job.id < (await node.submit(request())).id
+
+
+# -- observers ----------------------------------------------------------------------------------------
+
+
+class Notes:
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def nodekit_observe(self, event: Any) -> None:
+        match event:
+            case JobAccepted():
+                self.events.append("accepted")
+            case StepFinished(job=job, index=index):
+                assert event.record.result is not None
+                self.events.append(f"step {index} {job.steps[index].container}")
+            case JobFinished(job=job):
+                self.events.append(f"finished {job.status}")
+
+
+class Clumsy:
+    def nodekit_observe(self, event: Any) -> None:
+        raise RuntimeError("clumsy")
+
+
+async def test_observers_hear_of_a_job_in_order_and_a_broken_one_harms_nothing() -> None:
+    notes = Notes()
+    async with make_node(plugins=[Clumsy(), notes]) as node:
+        (done,) = await node.wait([(await node.submit(request("echo", "echo"))).id])
+        await until(lambda: len(notes.events) == 4)
+    assert done.status is JobStatus.SUCCESS
+    assert notes.events == ["accepted", "step 0 echo", "step 1 echo", "finished success"]
+
+
+async def test_observers_hear_of_failures_and_of_cancelling_once() -> None:
+    async def fail(data: Any) -> Any:
+        raise ValueError("no")
+
+    notes, gate = Notes(), Gate()
+    async with make_node(functions(fail=fail, gate=gate), plugins=[notes]) as node:
+        await node.wait([(await node.submit(request("fail"))).id])
+        await until(lambda: "finished failed" in notes.events)
+        job = await node.submit(request("gate"))
+        await until(lambda: gate.running)
+        await node.cancel(job.id)
+        await node.cancel(job.id)
+        await settle_down()
+    assert notes.events == ["accepted", "step 0 fail", "finished failed", "accepted", "finished cancelled"]
+
+
+# -- lifespan -----------------------------------------------------------------------------------------
+
+
+class Held:
+    def __init__(self, name: str, log: list[str], *, fails: bool = False) -> None:
+        self.name, self.log, self.fails = name, log, fails
+
+    @asynccontextmanager
+    async def nodekit_lifespan(self, node: Any) -> AsyncIterator[None]:
+        if self.fails:
+            raise RuntimeError(f"{self.name} does not open")
+        self.log.append(f"+{self.name}")
+        try:
+            yield
+        finally:
+            self.log.append(f"-{self.name}")
+
+
+async def test_lifespans_are_entered_in_order_and_left_in_reverse_inside_the_runners() -> None:
+    log: list[str] = []
+
+    class LoggedRunner(SwitchRunner):
+        async def __aenter__(self) -> SwitchRunner:
+            log.append("+runner")
+            return self
+
+        async def __aexit__(self, *error: Any) -> None:
+            log.append("-runner")
+
+    async with make_node(LoggedRunner(Container(id="c")), plugins=[Held("a", log), Held("b", log)]):
+        assert log == ["+runner", "+a", "+b"]
+    assert log == ["+runner", "+a", "+b", "-b", "-a", "-runner"]
+
+
+async def test_a_failing_lifespan_stops_the_start_and_closes_what_was_opened() -> None:
+    log: list[str] = []
+    runner, store = SwitchRunner(Container(id="c")), SpiedStore()
+    node = make_node(runner, store=store, plugins=[Held("a", log), Held("b", log, fails=True), Held("c", log)])
+    with pytest.raises(RuntimeError, match="b does not open"):
+        async with node:
+            raise AssertionError("it must not start")
+    assert log == ["+a", "-a"]
+    assert runner.life == ["entered", "left"]
+    assert store.life == ["entered", "left"]
+
+
+async def test_a_failing_runner_stops_the_start_and_closes_what_was_opened() -> None:
+    first = SwitchRunner(Container(id="a"))
+    second = SwitchRunner(Container(id="b"), on_enter=RuntimeError("no engine"))
+    store = SpiedStore()
+    with pytest.raises(RuntimeError, match="no engine"):
+        async with make_node(first, second, store=store):
+            raise AssertionError("it must not start")
+    assert (first.life, second.life, store.life) == (["entered", "left"], [], ["entered", "left"])
+
+
+async def test_a_failing_transport_stops_the_start_and_closes_what_was_opened() -> None:
+    class Deaf:
+        async def serve(self, node: Any, *, task_status: Any) -> None:
+            raise OSError("address in use")
+
+    runner, store = SwitchRunner(Container(id="a")), SpiedStore()
+    with pytest.raises(BaseException) as failed:  # noqa: PT011 - a group around it is fine
+        async with make_node(runner, store=store, transports=[Deaf()]):
+            raise AssertionError("it must not start")
+    assert isinstance(failed.value, OSError) or failed.group_contains(OSError, match="address in use")
+    assert (runner.life, store.life) == (["entered", "left"], ["entered", "left"])
+
+
+async def test_a_node_runs_once() -> None:
+    node = make_node()
+    async with node:
+        pass
+    with pytest.raises(NodekitError, match="runs once"):
+        async with node:
+            pass
+
+
+async def test_composing_acquires_nothing() -> None:
+    runner, store = SwitchRunner(Container(id="a")), SpiedStore()
+    make_node(runner, store=store)
+    assert (runner.life, store.life, dict(store.calls)) == ([], [], {})
+
+
+async def test_two_nodes_in_one_process_share_nothing() -> None:
+    notes = [Notes(), Notes()]
+    gates = [Gate(), Gate()]
+    async with make_node(functions(gate=gates[0]), plugins=[notes[0]], concurrency=1, max_pending=1) as one:
+        async with make_node(functions(gate=gates[1], only_two=gates[1]), plugins=[notes[1]], concurrency=1) as two:
+            mine = await one.submit(request("gate"))
+            await until(lambda: gates[0].running)
+            theirs = await two.submit(request("echo"))
+            assert [job.status for job in await two.wait([theirs.id])] == [JobStatus.SUCCESS]
+            assert await two.fetch([mine.id]) == await one.fetch([theirs.id]) == []
+            assert "only_two" not in one.containers
+            await until(lambda: notes[1].events[-1:] == ["finished success"])
+        assert notes[0].events == ["accepted"]
+        gates[0].opened.set()
+        assert [job.status for job in await one.wait([mine.id])] == [JobStatus.SUCCESS]
+    assert gates[1].calls == 0
+
+
+# -- health -------------------------------------------------------------------------------------------
+
+
+async def test_health_tells_partial_problems_from_fatal_ones() -> None:
+    runner = SwitchRunner(Container(id="a"), Container(id="b"), up=["a"])
+    async with make_node(runner) as node:
+        health = await node.health()
+        assert (health.healthy, list(health.reasons)) == (True, ["container b is down"])
+        runner.switch()
+        health = await node.health()
+        assert not health.healthy
+        assert "no container is running" in health.reasons
+
+
+async def test_a_store_that_cannot_be_read_is_not_healthy() -> None:
+    store = SpiedStore()
+    async with make_node(store=store) as node:
+        store.failures["find"] = 1
+        health = await node.health()
+        assert not health.healthy
+        assert "disk is full" in health.reasons[0]
+        assert (await node.health()).healthy
