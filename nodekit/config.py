@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from nodekit._rules import nearest
 from nodekit.errors import CompositionError, NodekitError, Problem
 from nodekit.node import CONCURRENCY, DRAIN_SECONDS, MAX_PENDING, Node
-from nodekit.offers import Kind, NodeFile, Offer, load_offer
+from nodekit.offers import Kind, NodeFile, Offer, load_offer, offered
 from nodekit.secret import Secret
 
 T = TypeVar("T")
@@ -42,7 +42,8 @@ def read_node_file(path: Path | str) -> dict[str, Any]:
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise CompositionError(Problem(str(path), f"cannot be read: {error}")) from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise CompositionError(Problem(str(path), f"cannot be read: {reason}")) from error
     except tomllib.TOMLDecodeError as error:
         raise CompositionError(Problem(str(path), f"is not TOML: {error}")) from error
 
@@ -106,7 +107,9 @@ class _Composition:
 
     def offer(self, kind: Kind, table: Any, where: str) -> Offer[Any] | None:
         if not _is_table(table) or not isinstance(table.get("use"), str):
-            self.problem(where, f'says no offer; add: use = "<{kind}>"')
+            self.problem(
+                where, f'says not which {kind} it is; add: use = "…", one of {", ".join(sorted(offered(kind)))}'
+            )
             return None
         try:
             return load_offer(kind, table["use"])
@@ -157,9 +160,10 @@ class _Composition:
         known = [field for field in struct.__struct_fields__ if field != "rules"]
         for key in own:
             if key not in known:
-                hint = nearest(key, [*known, *self.rules])
+                cure = "name the plugin that does under [[plugins]], or remove it"
+                hint = nearest(key, [*known, *self.rules]).removeprefix("; ") or cure
                 self.problem(
-                    f"{where}.{key}", f"unknown key: neither its runner nor a plugin of this node takes it{hint}"
+                    f"{where}.{key}", f"unknown key: neither its runner nor a plugin of this node takes it; {hint}"
                 )
                 return None
         container = self.convert(own, struct, where)

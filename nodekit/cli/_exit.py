@@ -18,5 +18,5 @@ BAD_NODE_FILE = 3
 def bad_node_file(path: str, error: CompositionError) -> NoReturn:
     """Show every problem, a line each."""
     for problem in error.problems:
-        click.echo(f"{path}: {problem}", err=True)
+        click.echo(str(problem) if problem.where == path else f"{path}: {problem}", err=True)
     sys.exit(BAD_NODE_FILE)

@@ -54,6 +54,7 @@ async def uvicorn(app: Any, config: AsgiConfig, listener: socket.socket, stop: a
         http="httptools",
         access_log=False,
         log_config=None,
+        log_level="warning",
         proxy_headers=False,
         server_header=False,
         backlog=BACKLOG,

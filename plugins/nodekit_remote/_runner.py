@@ -1,5 +1,6 @@
 """Containers that run elsewhere. One counts as running until a connection to it fails, and again once it answers."""
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
@@ -15,12 +16,18 @@ from nodekit_remote._http import ContainerHttp, Endpoint, HttpContainer
 FIRST_PROBE_SECONDS = 0.5
 LONGEST_PROBE_SECONDS = 15.0
 
+_URL = re.compile(r"https?://[^/?#\s]+[^?#\s]*")
+
 
 class RemoteContainer(HttpContainer, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A container that runs elsewhere."""
 
-    url: Annotated[str, msgspec.Meta(pattern=r"^https?://[^/?#\s]+[^?#\s]*$")]
+    url: str
     """``http(s)://host[:port][/path]``; calls go to ``<url>/service_output``."""
+
+    def __post_init__(self) -> None:
+        if not _URL.fullmatch(self.url):
+            raise ValueError(f"url: expected http(s)://host[:port][/path], got {self.url!r}")
 
 
 class RemoteConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
