@@ -159,7 +159,7 @@ class EmbeddedStore:
 
     async def _write(self, claim: Claim, job: Job, then: Callable[[EmbeddedClaim, Job], None]) -> None:
         held = self._claims.get(job.id)
-        if held is claim and not held.lost:
+        if held is not None and held is claim and not held.lost:
             async with held:
                 if not held.lost:
                     if job is not held.job:

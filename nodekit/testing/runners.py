@@ -54,7 +54,7 @@ class ContainerRunnerContract:
             assert list(runner.problems()) == []
 
     async def test_run_gives_the_output_and_names_where_it_came_from(self, runner: ContainerRunner) -> None:
-        data = {"text": "grüße", "list": [1, None, True, 1.5], "nested": {"a": {}}}
+        data: dict[str, Any] = {"text": "grüße", "list": [1, None, True, 1.5], "nested": {"a": {}}}
         async with runner:
             output = await self.outcome(runner, make_step(self.echo, data))
         assert output.container == self.echo

@@ -73,7 +73,7 @@ class JobStoreContract(FinishingContract):
         with anyio.fail_after(self.timeout_seconds):
             while missing:
                 id = await anext(changes)
-                missing = missing - {id} if id is not None else set()
+                missing = missing - {id} if id is not None else set[JobId]()
 
     async def test_changes_tells_of_every_change_from_now_on(self, store: JobStore) -> None:
         job = make_job("echo", "reverse")

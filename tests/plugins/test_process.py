@@ -145,7 +145,7 @@ async def changes(runner: ProcessRunner) -> AsyncIterator[list[list[str]]]:
 
 async def until(check: Callable[[], bool], seconds: float = 10.0) -> None:
     with anyio.fail_after(seconds):
-        while not check():  # noqa: ASYNC110 - what is waited for tells nobody
+        while not check():  # what is waited for tells nobody
             await anyio.sleep(0.01)
 
 
