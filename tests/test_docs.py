@@ -12,10 +12,12 @@ from importlib.metadata import EntryPoint, distribution
 from pathlib import Path
 from typing import Any
 
+import click
 import msgspec
 import pytest
 
 from nodekit import Offer, hookspecs
+from nodekit.cli import main
 from nodekit.config import NodeSettings
 from nodekit_asgi._app import ROUTES
 
@@ -200,3 +202,12 @@ def test_the_reference_has_every_route() -> None:
     text = (REFERENCE / "http.md").read_text(encoding="utf-8")
     expected = {f"{method} {path}" for path, methods in ROUTES.items() for method in methods}
     assert set(re.findall(r"^### `([A-Z]+ /\S*)`$", text, re.MULTILINE)) == expected
+
+
+def test_the_reference_has_every_command_with_its_options() -> None:
+    text = (REFERENCE / "command-line.md").read_text(encoding="utf-8")
+    context = click.Context(main)
+    commands = {name: main.get_command(context, name) for name in main.list_commands(context)}
+    assert set(re.findall(r"^## `nodekit (\w+)", text, re.MULTILINE)) == set(commands)
+    options = {o for command in commands.values() if command for p in command.params for o in p.opts if "--" in o}
+    assert set(re.findall(r"^\| `(--[\w-]+)` \|", text, re.MULTILINE)) == options
