@@ -42,6 +42,8 @@ async def uvicorn(app: Any, config: AsgiConfig, listener: socket.socket, stop: a
     """Serve with uvicorn; signals stay with the node."""
     from uvicorn import Config, Server
 
+    from nodekit_asgi._uvicorn import BoundedHttpTools
+
     class Quiet(Server):
         @contextmanager
         def capture_signals(self) -> Iterator[None]:
@@ -51,7 +53,7 @@ async def uvicorn(app: Any, config: AsgiConfig, listener: socket.socket, stop: a
         app,
         lifespan="off",
         ws="none",
-        http="httptools",
+        http=BoundedHttpTools,
         access_log=False,
         log_config=None,
         log_level="warning",
@@ -60,7 +62,6 @@ async def uvicorn(app: Any, config: AsgiConfig, listener: socket.socket, stop: a
         backlog=BACKLOG,
         timeout_keep_alive=int(KEEP_ALIVE_SECONDS),
         timeout_graceful_shutdown=int(config.stop_seconds),
-        h11_max_incomplete_event_size=HEADER_BYTES,
     )
     server = Quiet(settings)
 
