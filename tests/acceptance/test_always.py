@@ -1,0 +1,313 @@
+"""What holds for every request, whatever its route."""
+
+import asyncio
+import contextlib
+import os
+import re
+import socket
+import stat
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from http_api import Api, post, serving
+from parts import make_node
+
+from nodekit_asgi import AsgiApp, Limits
+from nodekit_asgi import _app as asgi_app
+
+pytestmark = pytest.mark.anyio
+
+OK = b'{"containers":["echo"],"data":{}}'
+
+
+# -- errors are JSON ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/", "/nope", "/info/", "/health/", "/api/jobs/", "/api/jobs/batch/", "/API/jobs"])
+async def test_paths_match_exactly_and_what_is_not_there_is_404_as_json(api: Api, path: str) -> None:
+    answer = await api.get(path)
+    assert answer.status == 404
+    assert answer.error
+    assert "Location" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("POST", "/info", {"GET"}),
+        ("DELETE", "/health", {"GET"}),
+        ("PUT", "/api/jobs", {"GET", "POST"}),
+        ("GET", "/api/jobs/batch", {"POST"}),
+        ("PATCH", "/api/jobs", {"GET", "POST"}),
+    ],
+)
+async def test_other_methods_are_405_and_name_the_right_ones(api: Api, method: str, path: str, allow: set[str]) -> None:
+    answer = await api.call(method, path)
+    assert answer.status == 405
+    assert answer.error
+    assert {name.strip() for name in answer.headers["Allow"].split(",")} == allow
+
+
+async def test_a_crash_is_500_that_shows_nothing_but_the_request_id_on_the_log_line(
+    api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def crash(request: Any, node: Any) -> Any:
+        raise KeyError("a secret inside")
+
+    monkeypatch.setitem(asgi_app.ROUTES["/info"], "GET", crash)  # type: ignore[arg-type]
+    answer = await api.get("/info")
+    assert answer.status == 500
+    request_id = answer.json["params"]["request_id"]
+    assert answer.headers["X-Request-ID"] == request_id
+    assert any(request_id in record.getMessage() for record in caplog.records)
+    for shown in ("KeyError", "secret", "Traceback", ".py"):
+        assert shown not in answer.body.decode()
+
+
+async def test_request_ids_come_back_or_are_made_and_cannot_inject_anything(api: Api) -> None:
+    assert (await api.get("/info", headers={"X-Request-ID": "mine-7"})).headers["X-Request-ID"] == "mine-7"
+    made = [(await api.get("/nope")).headers["X-Request-ID"] for _ in range(2)]
+    assert made[0] != made[1]
+    for odd in ("x" * 129, "a b", "\u00e9"):
+        given = (await api.get("/info", headers={"X-Request-ID": odd})).headers["X-Request-ID"]
+        assert given != odd
+        assert re.fullmatch(r"[\x21-\x7e]{1,128}", given)
+
+
+# -- browsers -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "10.0.0.1", "[::2]"])
+async def test_a_node_on_loopback_answers_to_loopback_names_only(api: Api, host: str) -> None:
+    answer = await api.get("/info", headers={"Host": host})
+    assert answer.status == 403
+    assert "Host" in answer.error
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:1", "127.8.8.8", "[::1]:4000", "LOCALHOST:80"])
+async def test_all_names_of_loopback_are_good(api: Api, host: str) -> None:
+    assert (await api.get("/info", headers={"Host": host})).status == 200
+
+
+async def test_other_hosts_and_origins_are_let_in_by_name(server: str) -> None:
+    allowed = {"allowed_hosts": ("node.example",), "allowed_origins": ("https://app.example",)}
+    async with serving(server, **allowed) as api:
+        assert (await api.get("/info", headers={"Host": "node.example:8080"})).status == 200
+        assert (await api.get("/info", headers={"Host": "evil.example"})).status == 403
+        answer = await api.get("/info", headers={"Origin": "https://app.example"})
+        assert (answer.status, answer.headers["Access-Control-Allow-Origin"]) == (200, "https://app.example")
+        assert (await api.get("/info", headers={"Origin": "https://evil.example"})).status == 403
+        preflight = await api.call("OPTIONS", "/api/jobs", headers={"Origin": "https://app.example"})
+        assert preflight.status == 204
+        assert "POST" in preflight.headers["Access-Control-Allow-Methods"]
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:1", "file://", "garbage"])
+async def test_pages_of_other_sites_cannot_call_the_node(api: Api, origin: str) -> None:
+    for method, path in (("GET", "/info"), ("POST", "/api/jobs"), ("OPTIONS", "/api/jobs")):
+        answer = await api.call(method, path, headers={"Origin": origin}, data=OK if method == "POST" else None)
+        assert answer.status == 403
+        assert "Origin" in answer.error
+        assert "Access-Control-Allow-Origin" not in answer.headers
+    assert (await api.get("/api/jobs")).json == []
+
+
+async def test_a_page_of_the_node_itself_may_call_it(api: Api) -> None:
+    assert (await api.get("/info", headers={"Origin": api.url})).status == 200
+
+
+# -- who asks -----------------------------------------------------------------------------------------
+
+
+async def asgi_call(app: Any, path: str, *, client: Any, body: bytes = b"", **scope: Any) -> tuple[int, bytes]:
+    """Call an ASGI app as a server would."""
+    sent: list[dict[str, Any]] = []
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop(0) if messages else {"type": "http.disconnect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    base = {"type": "http", "http_version": "1.1", "path": path, "query_string": b"", "client": client, "headers": []}
+    await app({**base, "method": "POST" if body else "GET", **scope}, receive, send)
+    return sent[0]["status"], b"".join(message.get("body", b"") for message in sent[1:])
+
+
+@pytest.mark.parametrize("mapped", ["::ffff:127.0.0.1", "::ffff:7f00:1", "127.0.0.1"])
+async def test_a_mapped_address_is_its_ipv4_address(mapped: str) -> None:
+    async with make_node() as node:
+        status, body = await asgi_call(AsgiApp(node), "/api/jobs", client=(mapped, 1), body=OK)
+        assert status == 200
+        (id,) = await node.find(client="127.0.0.1")
+        assert id.encode() in body
+        status, body = await asgi_call(AsgiApp(node), "/api/jobs", client=("::ffff:127.0.0.1", 2))
+        assert id.encode() in body
+
+
+async def test_listening_on_all_addresses_mapped_clients_are_ipv4_clients(server: str) -> None:
+    async with serving(server, bind="[::]:0") as api:
+        api.url = f"http://127.0.0.1:{api.url.rpartition(':')[2]}"
+        answer = await api.post("/api/jobs", {"containers": ["near"], "data": {}})
+        assert answer.status == 200
+        far = await api.post("/api/jobs", {"containers": ["far"], "data": {}})
+        assert far.json["params"] == {"container": "far", "address": "127.0.0.1"}
+
+
+async def test_a_unix_socket_serves_clients_without_an_address(server: str, tmp_path: Path) -> None:
+    path = tmp_path / "node.sock"
+    async with serving(server, bind=f"unix:{path}") as api:
+        assert api.url == f"unix:{path}"
+        assert stat.S_ISSOCK(path.stat().st_mode)
+        async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as session:
+            local = Api("http://anything", session)
+            id = await local.submit("echo", n=1)
+            (job,) = await local.results(id)
+            assert job["status"] == "success"
+            refused = await local.post("/api/jobs", {"containers": ["near"], "data": {}})
+            assert refused.error == "Container not allowed for address"
+            assert (await local.get("/api/jobs")).json == [id]
+    assert not path.exists()
+
+
+async def test_a_socket_left_behind_by_a_killed_node_is_no_obstacle(server: str, tmp_path: Path) -> None:
+    path = tmp_path / "node.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    async with serving(server, bind=f"unix:{path}"):
+        assert path.exists()
+
+
+# -- connections --------------------------------------------------------------------------------------
+
+
+def _accepted(port: int) -> list[int]:
+    """TCP_NODELAY of this process's connections that were accepted on a port."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            with socket.socket(fileno=os.dup(int(name))) as connection:
+                if connection.family == socket.AF_INET and connection.getsockname()[1] == port:
+                    connection.getpeername()
+                    found.append(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        except OSError:
+            continue
+    return found
+
+
+async def test_small_replies_do_not_wait_for_an_acknowledgement(api: Api) -> None:
+    async with api.raw() as connection:
+        await connection.send(b"GET /info HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await connection.answer()
+        options = _accepted(api.address[1])
+    assert options
+    assert all(options)
+
+
+async def test_one_connection_carries_more_than_a_thousand_requests(api: Api) -> None:
+    async with api.raw() as connection:
+        for _ in range(1100):
+            await connection.send(b"GET /info HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert (await connection.answer()).status == 200
+
+
+async def test_requests_sent_at_once_are_answered_in_order(api: Api) -> None:
+    async with api.raw() as connection:
+        one = b"GET /info HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: %d\r\n\r\n"
+        await connection.send(b"".join(one % n for n in range(10)))
+        assert [(await connection.answer()).headers["X-Request-Id"] for _ in range(10)] == [str(n) for n in range(10)]
+
+
+async def test_two_framings_of_one_body_are_400_and_the_end(api: Api) -> None:
+    chunked = b"%x\r\n%s\r\n0\r\n\r\n" % (len(OK), OK)
+    for length in (len(OK), len(chunked), 0, 5):
+        async with api.raw() as connection:
+            await connection.send(post(chunked, f"Content-Length: {length}", "Transfer-Encoding: chunked"))
+            assert (await connection.answer()).status == 400
+            assert await connection.ended()
+    assert (await api.get("/api/jobs")).json == []
+
+
+async def test_a_chunked_body_is_a_body(api: Api) -> None:
+    async with api.raw() as connection:
+        pieces = b"".join(b"1\r\n%c\r\n" % byte for byte in OK)
+        await connection.send(post(pieces + b"0\r\n\r\n", "Transfer-Encoding: chunked"))
+        assert (await connection.answer()).status == 200
+
+
+async def test_a_flood_of_headers_is_431(api: Api) -> None:
+    async with api.raw() as connection:
+        flood = "".join(f"X-{n}: {'x' * 100}\r\n" for n in range(5000))
+        with contextlib.suppress(ConnectionError):
+            await connection.send(b"GET /info HTTP/1.1\r\nHost: localhost\r\n" + flood.encode())
+        assert (await connection.answer()).status == 431
+    assert (await api.get("/info")).status == 200
+
+
+async def test_what_is_not_http_is_400_and_the_end(api: Api) -> None:
+    async with api.raw() as connection:
+        await connection.send(b"\x16\x03\x01\x02\x00nonsense\r\n\r\n")
+        assert (await connection.answer()).status == 400
+
+
+async def test_a_client_that_stalls_is_told_so_and_holds_up_nobody(server: str) -> None:
+    async with serving(server, body_seconds=0.3) as api, api.raw() as half_a_body, api.raw() as half_a_head:
+        await half_a_head.send(b"GET /info HTTP/1.1\r\nHo")
+        await half_a_body.send(post(b"", "Content-Length: 100") + b'{"contai')
+        ids = [await api.submit() for _ in range(10)]
+        assert {job["status"] for job in await api.results(*ids)} == {"success"}
+        assert (await half_a_body.answer()).status == 408
+
+
+async def test_clients_that_go_away_in_the_middle_leave_the_node_as_it_was(api: Api) -> None:
+    for cut in (post(b"", "Content-Length: 100") + b'{"contai', post(OK), b"GET /api/jo"):
+        for _ in range(20):
+            async with api.raw() as connection:
+                await connection.send(cut)
+    assert (await api.get("/health")).json == {"status": "healthy"}
+
+
+async def test_many_clients_at_once_are_all_served(api: Api) -> None:
+    ids = await asyncio.gather(*(api.submit(n=n) for n in range(200)))
+    jobs = await api.results(*ids)
+    assert [job["result"]["output"]["n"] for job in jobs] == list(range(200))
+
+
+# -- mounted elsewhere --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strips_path", [False, True])
+async def test_the_app_can_be_mounted_by_a_host_that_holds_the_node(strips_path: bool) -> None:
+    """ASGI says that `path` holds `root_path`; older hosts strip it."""
+    async with make_node() as node:
+        app = AsgiApp(node, Limits(max_batch=2))
+        prefix = "" if strips_path else "/compute"
+        scope = {"root_path": "/compute"}
+        status, body = await asgi_call(app, f"{prefix}/api/jobs", client=("192.0.2.1", 1), body=OK, **scope)
+        assert status == 200
+        (id,) = await node.find(client="192.0.2.1")
+        assert id.encode() in body
+        await node.wait([id])
+        batch = b"[1,2,3]"
+        assert (await asgi_call(app, f"{prefix}/api/jobs/batch", client=None, body=batch, **scope))[0] == 413
+        assert (await asgi_call(app, "/compute/nope", client=None, **scope))[0] == 404
+
+
+async def test_the_app_takes_part_in_a_hosts_lifespan_and_refuses_websockets() -> None:
+    async with make_node() as node:
+        app = AsgiApp(node)
+        messages = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
+        sent: list[str] = []
+
+        async def receive() -> dict[str, Any]:
+            return messages.pop(0)
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message["type"])
+
+        await app({"type": "lifespan"}, receive, send)
+        await app({"type": "websocket", "path": "/info"}, receive, send)
+    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete", "websocket.close"]
