@@ -1,6 +1,6 @@
 """The `nodekit` command. Installed packages add commands by entry points of the group ``nodekit.commands``."""
 
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 
 import click
 
@@ -21,9 +21,22 @@ class _Commands(click.Group):
         if own := super().get_command(ctx, cmd_name):
             return own
         for entry in entry_points(group="nodekit.commands", name=cmd_name):
-            command: click.Command = entry.load()
-            return command
+            return _load(entry)
         return None
+
+
+def _load(entry: EntryPoint) -> click.Command:
+    """The command of another package; one that is broken harms no other command."""
+    try:
+        command: click.Command = entry.load()
+    except Exception as error:
+        text = f"{entry.value} cannot be imported: {type(error).__name__}: {error}"
+        return click.Command(entry.name, short_help=text, callback=lambda: _fail(text))
+    return command
+
+
+def _fail(text: str) -> None:
+    raise click.ClickException(text)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
