@@ -69,18 +69,15 @@ async def test_a_body_over_the_limit_is_413_whether_it_says_its_length_or_not(ap
         await connection.send(post(b"", f"Content-Length: {most + 1}"))
         answers.append(await connection.answer())
     async with api.raw() as connection:
-        await connection.send(post(b"", "Content-Length: 99999999999999999999999"))
-        answers.append(await connection.answer())
-    async with api.raw() as connection:
         await connection.send(post(b"", "Transfer-Encoding: chunked"))
         for _ in range(17):
             await connection.send(b"100000\r\n" + b"x" * 0x100000 + b"\r\n")
         answers.append(await connection.answer())
-    assert [answer.status for answer in answers] == [413, 413, 413]
+    assert [answer.status for answer in answers] == [413, 413]
     assert all(answer.error for answer in answers)
 
 
-@pytest.mark.parametrize("length", ["-1", "+5", "5, 5", "0x10", "five", "1_0"])
+@pytest.mark.parametrize("length", ["-1", "+5", "5, 5", "0x10", "five", "1_0", "9" * 30])
 async def test_a_length_that_is_no_number_is_400(api: Api, length: str) -> None:
     async with api.raw() as connection:
         await connection.send(post(b"12345", f"Content-Length: {length}"))
