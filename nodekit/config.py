@@ -229,6 +229,8 @@ def _explain(where: str, text: str) -> tuple[str, str]:
     text, _, place = text.partition(" - at `$")
     if missing := re.search(r"missing required field `(\w+)`", text):
         return f"{where}{place.rstrip('`')}.{missing[1]}", "is missing"
+    if own := re.match(r"([a-z_]+): ", text):  # a Struct's own check names its field
+        return f"{where}{place.rstrip('`')}.{own[1]}", text[own.end() :]
     words = re.sub(r"`([a-z]+)(?: \| ([a-z]+))*`", lambda found: _words(found[0]), text)
     return where + place.rstrip("`"), words[:1].lower() + words[1:]
 

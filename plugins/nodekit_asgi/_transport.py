@@ -23,7 +23,7 @@ class AsgiTransport:
         try:
             check_bind(self._config.bind)
         except NodekitError as error:
-            raise CompositionError(str(error)) from error
+            raise CompositionError(Problem("bind", str(error).removeprefix("bind: "))) from error
         if find_spec(self._config.server) is None:
             extra = "pip install 'nodekit-compute[fast]'"
             raise CompositionError(Problem("server", f"{self._config.server} is not installed; {extra}"))
