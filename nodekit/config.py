@@ -137,6 +137,8 @@ class _Composition:
             self.problems += [Problem(f"{where}.{p.where}" if p.where else where, p.text) for p in error.problems]
         except NodekitError as error:
             self.problem(where, str(error))
+        except Exception as error:  # a bug of the part, told like its other problems
+            self.problem(where, f"{table['use']!r} cannot be built: {type(error).__name__}: {error}")
         return None
 
     def containers(self, entries: Any, where: str, offer: Offer[Any]) -> tuple[Any, ...]:

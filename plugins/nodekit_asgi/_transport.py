@@ -48,7 +48,7 @@ class AsgiTransport:
 
 def from_config(config: AsgiConfig, file: NodeFile) -> AsgiTransport:
     """The transport of a node file, which a unix socket's path is relative to."""
-    if config.bind.startswith("unix:"):
+    if config.bind.startswith("unix:") and config.bind != "unix:":
         path = file.folder / config.bind.removeprefix("unix:")
         config = replace(config, bind=f"unix:{path}")
     return AsgiTransport(config)
