@@ -1,0 +1,173 @@
+"""The `nodekit` command, as a process."""
+
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from http_api import free_port
+from parts import until
+from served import NODEKIT, serve, started
+from test_config import NODE_FILE, changed, write
+
+pytestmark = pytest.mark.anyio
+
+SLOW = """
+import anyio, os, pathlib
+
+async def slow(data):
+    pathlib.Path(data["started"]).touch()
+    while not pathlib.Path(data["go"]).exists():
+        await anyio.sleep(0.01)
+    return {"done": True}
+"""
+
+SERVED = """
+[node]
+drain_seconds = 60
+
+[store]
+use = "sqlite"
+path = "jobs.db"
+
+[[runners]]
+use = "function"
+
+[[runners.containers]]
+id = "slow"
+call = "slow.py:slow"
+
+[[transports]]
+use = "asgi"
+bind = "127.0.0.1:0"
+"""
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    (tmp_path / "slow.py").write_text(SLOW)
+    return write(tmp_path, SERVED)
+
+
+def nodekit(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([*NODEKIT, *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False)
+
+
+# -- check --------------------------------------------------------------------------------------------
+
+
+def test_check_says_ok_of_the_documented_node_file_and_starts_nothing(tmp_path: Path) -> None:
+    done = nodekit("check", write(tmp_path, NODE_FILE))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "ok (2 containers)" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["node.toml"]
+
+
+def test_check_shows_a_line_per_problem_and_exits_with_3(tmp_path: Path) -> None:
+    text = changed('use = "sqlite"', 'use = "sqlit"', changed("concurrency = 64", "concurency = 64"))
+    file = write(tmp_path, text)
+    done = nodekit("check", file)
+    assert (done.returncode, done.stdout) == (3, "")
+    lines = done.stderr.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith(f"{file}: ") for line in lines)
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["check", "serve"])
+def test_a_file_that_is_not_there_is_3_and_a_wrong_command_line_2(tmp_path: Path, command: str) -> None:
+    done = nodekit(command, tmp_path / "nothing.toml")
+    assert (done.returncode, "cannot be read" in done.stderr) == (3, True)
+    assert nodekit(command).returncode == 2
+    assert nodekit(command, "--nonsense", "x").returncode == 2
+    assert nodekit("nonsense").returncode == 2
+
+
+def test_help_and_version_are_there() -> None:
+    shown = nodekit("--help").stdout
+    for command in ("serve", "check"):
+        assert command in shown
+        assert nodekit(command, "--help").returncode == 0
+    assert nodekit("--version").stdout.startswith("nodekit, version ")
+
+
+# -- serve --------------------------------------------------------------------------------------------
+
+
+async def test_serve_says_where_it_listens_on_a_port_of_its_own_and_drains_on_sigterm(file: Path) -> None:
+    folder = file.parent
+    begun, go = folder / "begun", folder / "go"
+    async with serve(file) as (served, api):
+        assert not api.url.endswith(":0")
+        id = await api.submit("slow", started=str(begun), go=str(go))
+        await until(begun.exists)
+        served.signal(signal.SIGTERM)
+        await until(lambda: "draining" in served.log)
+        refused = await api.post("/api/jobs", {"containers": ["slow"], "data": {}})
+        assert (refused.status, int(refused.headers["Retry-After"]) >= 1) == (503, True)
+        assert (await api.get(f"/api/jobs?id={id}")).json[0]["status"] == "running"
+        go.touch()
+        assert await served.ended() == 0
+        assert "Traceback" not in served.log
+    async with serve(file) as (served, api):
+        (job,) = (await api.get(f"/api/jobs?id={id}")).json
+        assert job["status"] == "success"
+        served.signal(signal.SIGINT)
+        assert await served.ended() == 0
+
+
+async def test_a_second_signal_stops_at_once_and_nothing_is_lost(file: Path) -> None:
+    folder = file.parent
+    begun, go = folder / "begun", folder / "go"
+    async with serve(file) as (served, api):
+        ids = [await api.submit("slow", started=str(begun), go=str(go)) for _ in range(100)]
+        await until(begun.exists)
+        served.signal(signal.SIGTERM)
+        await until(lambda: "draining" in served.log)
+        served.signal(signal.SIGTERM)
+        assert await served.ended() == 0
+        assert "at once" in served.log
+        assert "Traceback" not in served.log
+    go.touch()
+    async with serve(file) as (_, api):
+        assert {job["status"] for job in await api.results(*ids)} == {"success"}
+
+
+async def test_bind_listens_elsewhere(file: Path) -> None:
+    port = free_port()
+    async with serve(file, "--bind", f"127.0.0.1:{port}") as (_, api):
+        assert api.url == f"http://127.0.0.1:{port}"
+        assert (await api.get("/health")).status == 200
+
+
+async def test_a_port_that_is_taken_is_1_with_one_line_and_no_traceback(file: Path) -> None:
+    async with serve(file) as (_, api):
+        other = file.parent / "other"
+        other.mkdir()
+        (other / "slow.py").write_text(SLOW)
+        taken = write(other, SERVED.replace("127.0.0.1:0", api.url.removeprefix("http://")))
+        async with started("serve", taken, folder=other) as second:
+            assert await second.ended() == 1
+            assert "cannot listen" in second.log
+            assert "Traceback" not in second.log
+            assert second.url is None
+
+
+@pytest.mark.parametrize(
+    ("bind", "words"), [("nonsense", "host:port"), ("127.0.0.1:99999", "host:port"), ("unix:", "path")]
+)
+def test_a_wrong_bind_is_a_problem_of_the_composition(file: Path, bind: str, words: str) -> None:
+    done = nodekit("serve", file, "--bind", bind)
+    assert done.returncode == 3
+    assert "transports[0].bind" in done.stderr
+    assert words in done.stderr
+
+
+def test_bind_needs_one_transport(tmp_path: Path) -> None:
+    done = nodekit("serve", write(tmp_path, '[store]\nuse = "memory"\n'), "--bind", "127.0.0.1:0")
+    assert (done.returncode, "transports" in done.stderr) == (3, True)
