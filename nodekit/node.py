@@ -110,6 +110,7 @@ class Node:
     @asynccontextmanager
     async def _working(self) -> AsyncIterator[None]:
         """Execute and serve; at the end drain, so that reads and waiters are served until the last job is done."""
+        failure: Exception | None = None
         async with anyio.create_task_group() as executing, anyio.create_task_group() as serving:
             await executing.start(self._executor.run)
             executing.start_soon(self._waiters.run)
@@ -118,11 +119,16 @@ class Node:
                 self.urls += await serving.start(transport.serve, self)
             try:
                 yield
+            except Exception as error:  # the caller's own, which is not to come back in a group
+                failure = error
             finally:
                 self._taking = False
-            await self._drain()
+            if failure is None:
+                await self._drain()
             serving.cancel_scope.cancel()
             executing.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
 
     async def _drain(self) -> None:
         self._executor.drain()
