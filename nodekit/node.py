@@ -112,14 +112,14 @@ class Node:
         """Execute and serve; at the end drain, so that reads and waiters are served until the last job is done."""
         failure: Exception | None = None
         async with anyio.create_task_group() as executing, anyio.create_task_group() as serving:
-            await executing.start(self._executor.run)
-            executing.start_soon(self._waiters.run)
-            self._taking = True
-            for transport in self._transports:
-                self.urls += await serving.start(transport.serve, self)
             try:
+                await executing.start(self._executor.run)
+                executing.start_soon(self._waiters.run)
+                self._taking = True
+                for transport in self._transports:
+                    self.urls += await serving.start(transport.serve, self)
                 yield
-            except Exception as error:  # the caller's own, which is not to come back in a group
+            except Exception as error:  # a transport's at its start, or the caller's own: not to come back in a group
                 failure = error
             finally:
                 self._taking = False

@@ -20,6 +20,7 @@ from nodekit import (
     JobFinished,
     JobRequest,
     JobStatus,
+    Node,
     NodekitError,
     Refusal,
     StepFinished,
@@ -28,7 +29,7 @@ from nodekit import (
 )
 from nodekit._ids import JobIds
 from nodekit.testing import make_job, succeeded
-from nodekit_memory import MemoryTable
+from nodekit_memory import MemoryStore, MemoryTable
 
 pytestmark = pytest.mark.anyio
 
@@ -539,3 +540,19 @@ async def test_a_store_that_cannot_be_read_is_not_healthy() -> None:
         assert not health.healthy
         assert "disk is full" in health.reasons[0]
         assert (await node.health()).healthy
+
+
+async def test_an_error_of_the_caller_leaves_the_lifespan_as_it_is() -> None:
+    with pytest.raises(KeyError, match="mine"):
+        async with Node(store=MemoryStore(), runners=[]):
+            raise KeyError("mine")
+
+
+async def test_a_transport_that_cannot_listen_says_so_itself() -> None:
+    class Deaf:
+        async def serve(self, node: Node, *, task_status: Any) -> None:
+            raise NodekitError("the port is taken")
+
+    with pytest.raises(NodekitError, match="taken"):
+        async with Node(store=MemoryStore(), runners=[], transports=[Deaf()]):
+            raise AssertionError("not reached")
