@@ -50,7 +50,7 @@ class Handler(BaseHTTPRequestHandler):
         try:
             output = rank(json.loads(body)["data"])
         except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
-            return self.reply(400, {"error": f"expected {'counts': {'word': 1}}: {type(error).__name__}: {error}"})
+            return self.reply(400, {"error": f"expected {EXPECTED}: {type(error).__name__}: {error}"})
         return self.reply(200, output)
 
     def reply(self, status: int, value: Any) -> None:

@@ -1,0 +1,200 @@
+"""The bundled example: its services as they are called, and `nodekit demo` from end to end."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import closing, suppress
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from click.testing import CliRunner
+
+import nodekit_hello
+from nodekit import ContainerFailed, ContainerInput, Location, Step, encode_payload, load_node
+from nodekit_hello import demo as demo_module
+from nodekit_process import ProcessConfig, ProcessContainer, ProcessRunner
+from nodekit_process._ports import free_port
+
+FOLDER = Path(nodekit_hello.__file__).parent
+DEMO = [sys.executable, "-m", "nodekit.cli", "demo"]
+
+
+def outputs(service: str, *data: Any) -> list[Any]:
+    """What a service gives for each; a failure as `(status, text)`."""
+    container = ProcessContainer(id=service, command=(sys.executable, f"{service}.py"))
+    runner = ProcessRunner(ProcessConfig(containers=(container,)), folder=FOLDER)
+
+    async def one(given: Any) -> Any:
+        sent = ContainerInput(
+            source=Location.OFFCHAIN, destination=Location.OFFCHAIN, data=encode_payload(given), requires_proof=False
+        )
+        try:
+            step = Step(job_id="job", index=0, attempt=1, container=service, input=sent)
+            return (await runner.run(step)).value
+        except ContainerFailed as failure:
+            return failure.status, failure.text
+
+    async def call() -> list[Any]:
+        async with runner:
+            return [await one(given) for given in data]
+
+    return anyio.run(call)
+
+
+def test_tokenise_gives_words_in_small_letters() -> None:
+    (output,) = outputs("tokenise", {"text": "Oh dear! The waistcoat-pocket isn't Zoë's, 42."})
+    assert output == {"words": ["oh", "dear", "the", "waistcoat-pocket", "isn't", "zoë's"]}
+
+
+def test_count_counts() -> None:
+    assert outputs("count", {"words": ["a", "b", "a"]}, {"words": []}) == [
+        {"total": 3, "counts": {"a": 2, "b": 1}},
+        {"total": 0, "counts": {}},
+    ]
+
+
+def test_rank_gives_the_most_frequent_first_with_shares_and_bars() -> None:
+    ranked, nothing = outputs("rank", {"counts": {"rare": 1, "often": 4, "also": 1}}, {"counts": {}})
+    assert (ranked["words"], ranked["different"]) == (6, 3)
+    assert [entry["word"] for entry in ranked["top"]] == ["often", "also", "rare"]
+    assert [len(entry["bar"]) for entry in ranked["top"]] == [24, 6, 6]
+    assert ranked["top"][0]["share"] == 0.6667
+    assert nothing["top"] == []
+
+
+@pytest.mark.parametrize(
+    ("service", "wrong"),
+    [
+        ("tokenise", [{}, {"text": 1}, {"text": None}, [], "text", None]),
+        ("count", [{}, {"words": 1}, {"words": "text"}, {"words": [1]}, [], None]),
+        ("rank", [{}, {"counts": []}, {"counts": {"a": "b"}}, {"counts": {"long enough": 0}}, [], None]),
+    ],
+)
+def test_wrong_data_is_a_400_that_says_what_is_expected(service: str, wrong: list[Any]) -> None:
+    for given, (status, text) in zip(wrong, outputs(service, *wrong), strict=True):
+        assert status == 400, given
+        assert "expected {" in text
+        assert "internal" not in text
+
+
+@pytest.mark.parametrize("service", demo_module.STEPS)
+def test_a_service_is_healthy_speaks_json_only_and_ends_quietly(service: str) -> None:
+    port = free_port()
+    command, env = [sys.executable, f"{service}.py"], {"PORT": str(port)}
+    with subprocess.Popen(command, cwd=FOLDER, env=env, stderr=subprocess.PIPE) as process:
+        try:
+            until(lambda: answers(port))
+            with closing(HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+                assert ask(connection, "GET", "/health") == (200, {"status": "healthy"})
+                assert ask(connection, "GET", "/nowhere") == (404, {"error": "not found"})
+                assert ask(connection, "POST", "/nowhere", "{}") == (404, {"error": "not found"})
+                assert ask(connection, "POST", "/service_output", "no json")[0] == 400
+        finally:
+            process.terminate()
+        assert process.stderr
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
+def test_the_node_file_composes_as_it_is() -> None:
+    node = load_node(FOLDER / "node.toml")
+    assert {id: container.rules["external"] for id, container in node.containers.items()} == {
+        "tokenise": True,
+        "count": False,
+        "rank": False,
+    }
+
+
+def test_demo_shows_every_step_and_leaves_nothing_behind(temporary: Path) -> None:
+    done = subprocess.run([*DEMO], env=environment(temporary), capture_output=True, text=True, timeout=90, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    for step in demo_module.STEPS:
+        assert re.search(rf"^ +\d+\.\d\d s  {step} +{{", done.stdout, re.MULTILINE)
+    paragraphs = (FOLDER / "text.txt").read_text(encoding="utf-8").count("\n\n") + 1
+    assert done.stdout.count(": success") == 1 + paragraphs
+    assert "alice ████" in done.stdout
+    assert not list(temporary.iterdir())
+    assert not processes_of(temporary)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 1), (signal.SIGTERM, 128 + signal.SIGTERM)])
+def test_demo_that_is_interrupted_leaves_nothing_behind(temporary: Path, number: signal.Signals, code: int) -> None:
+    with subprocess.Popen(
+        [*DEMO], env=environment(temporary), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as demo:
+        until(lambda: len(processes_of(temporary)) >= 1)  # the node at least; its containers are on their way
+        demo.send_signal(number)
+        assert demo.wait(60) == code
+    assert not list(temporary.iterdir())
+    assert not processes_of(temporary)
+
+
+def test_demo_that_fails_says_why_and_leaves_nothing_behind(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(FOLDER, broken)
+    (broken / "count.py").write_text("raise SystemExit('no model file')")
+    monkeypatch.setattr(demo_module, "_HERE", broken)
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    done = CliRunner().invoke(demo_module.demo)
+    assert done.exit_code == 1
+    assert "nodekit demo: the node did not start (exit code 1)" in done.stderr
+    assert "container 'count' did not start: its process exited with code 1" in done.stderr
+    assert "no model file" in done.stderr
+    assert not list(temporary.iterdir())
+
+
+# -- helpers --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def temporary(tmp_path: Path) -> Path:
+    """Where the demo makes its folder."""
+    (tmp_path / "temporary").mkdir()
+    return tmp_path / "temporary"
+
+
+def environment(temporary: Path) -> dict[str, str]:
+    return {**os.environ, "TMPDIR": str(temporary), "PYTHONIOENCODING": "utf-8"}
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Processes that run in a folder, or name it on their command line."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (place / "cmdline").read_bytes().decode(errors="replace")
+            if str(folder) in words or str(folder) in os.readlink(place / "cwd"):
+                found.append(int(place.name))
+    return found
+
+
+def answers(port: int) -> bool:
+    with suppress(OSError), closing(HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+        return ask(connection, "GET", "/health")[0] == 200
+    return False
+
+
+def ask(connection: HTTPConnection, method: str, path: str, body: str | None = None) -> tuple[int, Any]:
+    connection.request(method, path, body)
+    reply = connection.getresponse()
+    assert reply.getheader("Content-Type") == "application/json"
+    return reply.status, json.loads(reply.read())
+
+
+def until(check: Callable[[], bool], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < end, "it does not happen"
+        time.sleep(0.01)
