@@ -1,0 +1,237 @@
+"""Who may import whom, and how long things may get. Each rule is shown to fail where it is broken."""
+
+import ast
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import nodekit
+import nodekit_remote
+
+ROOT = Path(__file__).parent.parent
+MAX_MODULE_LINES = 300
+MAX_FUNCTION_LINES = 50
+
+CORE_LIBRARIES = {"anyio", "msgspec", "pluggy"}
+MORE_LIBRARIES = {"nodekit.cli": {"click"}, "nodekit.testing": {"pytest"}}
+
+LAYERS = (  # a module may import those of earlier lines
+    "errors _signal",
+    "payload secret",
+    "container",
+    "job _ids _rules _slots _broadcast _waiting",
+    "pipeline store runner events offers _fresh",
+    "transport hookspecs _schedule _advance _calls",
+    "embedded _hooks _executor",
+    "node",
+    "config",
+)
+LEVELS = {f"nodekit.{name}": level for level, names in enumerate(LAYERS) for name in names.split()}
+
+
+class Import(NamedTuple):
+    module: str
+    """The module that imports."""
+    line: int
+    target: str
+    """The module that is imported."""
+    name: str | None
+    """What is taken from it; None: the module itself."""
+    typing_only: bool
+
+    @property
+    def place(self) -> str:
+        return f"{self.module}:{self.line} imports {self.target}{f'.{self.name}' if self.name else ''}"
+
+
+def modules(root: Path) -> dict[str, ast.Module]:
+    """The modules of the core and of the plugins, by name."""
+    files = [*(root / "nodekit").rglob("*.py"), *(root / "plugins").rglob("*.py")]
+    found = {}
+    for file in files:
+        parts = file.relative_to(root).with_suffix("").parts
+        name = ".".join(part for part in parts if part not in ("plugins", "__init__"))
+        found[name] = ast.parse(file.read_text())
+    return found
+
+
+def imports(module: str, tree: ast.Module, known: set[str]) -> Iterator[Import]:
+    guarded = {
+        node
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test)
+        for node in ast.walk(block)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(module, node.lineno, alias.name, None, node in guarded)
+        elif isinstance(node, ast.ImportFrom):
+            target = node.module or ""
+            if node.level:
+                target = ".".join([*module.split(".")[: -node.level], *([target] if target else [])])
+            for alias in node.names:
+                whole = f"{target}.{alias.name}"
+                yield Import(
+                    module, node.lineno, *((whole, None) if whole in known else (target, alias.name)), node in guarded
+                )
+
+
+def within(module: str, package: str) -> bool:
+    return module == package or module.startswith(f"{package}.")
+
+
+def core_violations(one: Import) -> Iterator[str]:
+    """What a module of the core may not import."""
+    top = one.target.partition(".")[0]
+    more = next((libraries for package, libraries in MORE_LIBRARIES.items() if within(one.module, package)), set())
+    if top == "nodekit":
+        here, there = LEVELS.get(one.module), LEVELS.get(one.target)
+        if here is not None and not one.typing_only and (there is None or there >= here):
+            yield f"{one.place}, which is not below it"
+    elif top.startswith("nodekit_"):
+        yield f"{one.place}: the core imports no plugin"
+    elif top not in sys.stdlib_module_names and top not in CORE_LIBRARIES | more:
+        yield f"{one.place}: not a library of the core"
+    if top == "pluggy" and one.module != "nodekit._hooks":
+        yield f"{one.place}: only nodekit._hooks touches pluggy"
+
+
+def plugin_violations(one: Import) -> Iterator[str]:
+    """What a plugin may not import."""
+    package, top = one.module.partition(".")[0], one.target.partition(".")[0]
+    if top == "nodekit" and (one.target != "nodekit" or one.name not in nodekit.__all__):
+        yield f"{one.place}: a plugin imports names of nodekit.__all__ only"
+    if top.startswith("nodekit_") and top != package:
+        if top != "nodekit_remote":
+            yield f"{one.place}: a plugin imports no other plugin"
+        elif one.target != top or one.name not in nodekit_remote.__all__:
+            yield f"{one.place}: not a public name of nodekit_remote"
+    if top == "pluggy":
+        yield f"{one.place}: only nodekit._hooks touches pluggy"
+
+
+def cycle(graph: dict[str, set[str]]) -> list[str] | None:
+    """Some cycle of imports, if there is one."""
+    done: set[str] = set()
+
+    def visit(module: str, path: list[str]) -> list[str] | None:
+        if module in path:
+            return [*path[path.index(module) :], module]
+        if module in done:
+            return None
+        found = next((found for target in sorted(graph[module]) if (found := visit(target, [*path, module]))), None)
+        done.add(module)
+        return found
+
+    return next((found for module in sorted(graph) if (found := visit(module, []))), None)
+
+
+def import_violations(root: Path) -> Iterator[str]:
+    trees = modules(root)
+    known = set(trees)
+    graph: dict[str, set[str]] = {module: set() for module in trees}
+    for module, tree in trees.items():
+        for one in imports(module, tree, known):
+            core = within(module, "nodekit")
+            yield from core_violations(one) if core else plugin_violations(one)
+            if within(one.target, "nodekit.cli") and not within(module, "nodekit.cli"):
+                yield f"{one.place}: nothing imports the command line"
+            if one.target in known and not one.typing_only and one.target != module:
+                graph[module].add(one.target)
+    if found := cycle(graph):
+        yield f"a cycle: {' → '.join(found)}"
+    placed = {name for name in known if within(name, "nodekit")} - LEVELS.keys()
+    if lost := {
+        name for name in placed if name != "nodekit" and not name.startswith(("nodekit.cli", "nodekit.testing"))
+    }:
+        yield f"modules without a layer: {', '.join(sorted(lost))}; add them to LAYERS"
+
+
+def length_violations(root: Path) -> Iterator[str]:
+    for module, tree in modules(root).items():
+        lines = max((node.end_lineno or 0 for node in tree.body), default=0)
+        if lines > MAX_MODULE_LINES:
+            yield f"{module} has {lines} lines: a module that passes {MAX_MODULE_LINES} is looking for a missing word"
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                length = (node.end_lineno or 0) - node.lineno + 1
+                if length > MAX_FUNCTION_LINES:
+                    yield f"{module}.{node.name} has {length} lines; at most {MAX_FUNCTION_LINES}"
+
+
+def test_imports_go_in_one_direction() -> None:
+    assert list(import_violations(ROOT)) == []
+
+
+def test_modules_and_functions_are_short() -> None:
+    assert list(length_violations(ROOT)) == []
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    for folder in ("nodekit", "plugins"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    assert list(import_violations(tmp_path)) == []
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "words"),
+    [
+        ("nodekit/job.py", "import aiohttp", "not a library of the core"),
+        ("nodekit/node.py", "def f():\n    from requests import get", "not a library of the core"),
+        ("nodekit/node.py", "import click", "not a library of the core"),
+        ("nodekit/store.py", "import pytest", "not a library of the core"),
+        ("nodekit/config.py", "import nodekit_sqlite", "the core imports no plugin"),
+        ("nodekit/testing/jobs.py", "from nodekit_memory import MemoryTable", "the core imports no plugin"),
+        ("nodekit/cli/_serve.py", "import nodekit_asgi._app", "the core imports no plugin"),
+        ("nodekit/node.py", "import pluggy", "only nodekit._hooks"),
+        ("plugins/nodekit_asgi/_app.py", "from pluggy import HookspecMarker", "only nodekit._hooks"),
+        ("nodekit/config.py", "from nodekit.cli import main", "nothing imports the command line"),
+        ("plugins/nodekit_asgi/_app.py", "import nodekit.cli._serve", "nothing imports the command line"),
+        ("nodekit/errors.py", "from nodekit.job import Job", "not below it"),
+        ("nodekit/store.py", "from nodekit.pipeline import Sequence", "not below it"),
+        ("nodekit/hookspecs.py", "from nodekit.node import Node", "not below it"),
+        ("nodekit/job.py", "from nodekit import Node", "not below it"),
+        ("nodekit/job.py", "from nodekit import node", "not below it"),
+        ("nodekit/node.py", "from nodekit.testing import make_job", "not below it"),
+        ("nodekit/node.py", "from . import config", "not below it"),
+        ("nodekit/errors.py", "from .node import Node", "not below it"),
+        ("plugins/nodekit_sqlite/_table.py", "from nodekit.node import Node", "nodekit.__all__ only"),
+        ("plugins/nodekit_sqlite/_table.py", "from nodekit import _ids", "nodekit.__all__ only"),
+        ("plugins/nodekit_sqlite/_table.py", "from nodekit import Executor", "nodekit.__all__ only"),
+        ("plugins/nodekit_sqlite/_table.py", "import nodekit", "nodekit.__all__ only"),
+        ("plugins/nodekit_sqlite/_table.py", "from nodekit_memory import MemoryTable", "no other plugin"),
+        ("plugins/nodekit_process/_runner.py", "from nodekit_remote._http import Endpoint", "not a public name"),
+        ("plugins/nodekit_process/_runner.py", "from nodekit_remote import _session", "not a public name"),
+        ("plugins/nodekit_asgi/_config.py", "from nodekit_asgi._app import AsgiApp", "a cycle"),
+        ("nodekit/testing/jobs.py", "from nodekit.testing.stores import JobStoreContract", "a cycle"),
+        ("nodekit/brand_new.py", "import anyio", "without a layer"),
+    ],
+)  # fmt: skip
+def test_a_planted_import_is_found(copy: Path, file: str, line: str, words: str) -> None:
+    with (copy / file).open("a") as planted:
+        planted.write(f"\n{line}\n")
+    found = list(import_violations(copy))
+    assert any(words in violation for violation in found), found
+
+
+def test_an_import_for_types_alone_does_not_count_as_a_direction(copy: Path) -> None:
+    with (copy / "nodekit/store.py").open("a") as allowed:
+        allowed.write("\nfrom typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from nodekit.node import Node\n")
+    assert list(import_violations(copy)) == []
+
+
+def test_what_grows_too_long_is_found(copy: Path) -> None:
+    (copy / "nodekit/store.py").write_text("x = 1\n" * (MAX_MODULE_LINES + 1))
+    body = "    x = 1\n" * MAX_FUNCTION_LINES
+    (copy / "nodekit/job.py").write_text(
+        f"class A:\n    async def long(self):\n    {body.replace(chr(10), chr(10) + '    ')}"
+    )
+    found = {text.partition(" has")[0] for text in length_violations(copy)}
+    assert found == {"nodekit.store", "nodekit.job.long"}

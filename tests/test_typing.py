@@ -1,0 +1,52 @@
+"""Type checking helps authors: what is right passes, and what is wrong is caught where it stands."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent / "typing"
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def errors(tmp_path_factory: pytest.TempPathFactory) -> set[tuple[str, int, str]]:
+    """What mypy says: file, line, code."""
+    folder = tmp_path_factory.mktemp("mypy")
+    (folder / "mypy.ini").write_text("[mypy]\nstrict = true\nfollow_untyped_imports = true\n")
+    command = [sys.executable, "-m", "mypy", "--config-file", "mypy.ini", "--cache-dir", "cache", "--no-error-summary"]
+    command += ["--show-error-codes", "--hide-error-context", str(HERE / "right.py"), str(HERE / "wrong.py")]
+    path = os.pathsep.join(map(str, (HERE, ROOT, ROOT / "plugins")))
+    env = {**os.environ, "MYPYPATH": path}
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    found = set()
+    for line in done.stdout.splitlines():
+        if match := re.match(r"(.*?):(\d+): error: .*\[([a-z-]+)\]$", line):
+            found.add((Path(match[1]).name, int(match[2]), match[3]))
+        else:
+            assert ": note: " in line, line
+    return found
+
+
+def expected(file: Path) -> set[tuple[str, int, str]]:
+    marked = set()
+    for number, line in enumerate(file.read_text().splitlines(), 1):
+        _, mark, codes = line.partition("# expect: ")
+        marked |= {(file.name, number, code) for code in codes.split()} if mark else set()
+    return marked
+
+
+def test_what_is_right_passes(errors: set[tuple[str, int, str]]) -> None:
+    assert {error for error in errors if error[0] != "wrong.py"} == set()
+
+
+def test_every_mistake_is_caught_where_it_stands_and_nothing_else(errors: set[tuple[str, int, str]]) -> None:
+    marked = expected(HERE / "wrong.py")
+    assert len(marked) > 40
+    found = {error for error in errors if error[0] == "wrong.py"}
+    assert sorted(marked - found) == [], "not caught"
+    assert sorted(found - marked) == [], "caught, but not marked"

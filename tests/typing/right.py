@@ -1,0 +1,195 @@
+"""What authors of plugins write. Only type-checked: this must pass as it stands."""
+
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import anyio
+import msgspec
+from anyio.abc import TaskStatus
+
+from nodekit import (
+    ClientId,
+    Container,
+    ContainerError,
+    ContainerFailed,
+    ContainerId,
+    ContainerOutput,
+    ContainerRunner,
+    EmbeddedStore,
+    Event,
+    Job,
+    JobFinished,
+    JobId,
+    JobRequest,
+    JobStatus,
+    JobStore,
+    JobTable,
+    Node,
+    NodeFile,
+    Offer,
+    Outcome,
+    Pipeline,
+    Refusal,
+    Step,
+    Transport,
+    Unavailable,
+    Unfinished,
+    encode_payload,
+)
+
+
+class ListTable:
+    """A table: six methods and two to open and close."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[JobId, Job] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    async def add(self, jobs: Sequence[Job]) -> list[Job]:
+        return [self._jobs.setdefault(job.id, job) for job in jobs]
+
+    async def save(self, job: Job) -> None:
+        self._jobs[job.id] = job
+
+    async def get(self, ids: Sequence[JobId], *, client: ClientId | None = None) -> list[Job]:
+        found = [self._jobs[id] for id in dict.fromkeys(ids) if id in self._jobs]
+        return [job for job in found if client in (None, job.client)]
+
+    async def find(
+        self,
+        *,
+        client: ClientId | None = None,
+        status: Collection[JobStatus] | None = None,
+        idempotency_key: str | None = None,
+        after: JobId | None = None,
+        limit: int,
+    ) -> list[JobId]:
+        return sorted(self._jobs)[:limit]
+
+    async def delete(self, ids: Sequence[JobId]) -> int:
+        return sum(self._jobs.pop(id, None) is not None for id in ids)
+
+    async def unfinished(self) -> Sequence[Unfinished]:
+        return [Unfinished.of(job) for job in self._jobs.values() if not job.status.finished]
+
+
+class UpperRunner:
+    """A runner of one container."""
+
+    def __init__(self) -> None:
+        self._containers = {"upper": Container(id="upper")}
+
+    @property
+    def containers(self) -> Mapping[ContainerId, Container]:
+        return self._containers
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def running(self) -> Collection[ContainerId]:
+        return self._containers
+
+    async def changed(self) -> None:
+        await anyio.sleep_forever()
+
+    def problems(self) -> Sequence[str]:
+        return ()
+
+    async def run(self, step: Step) -> ContainerOutput:
+        if not step.input.data:
+            raise ContainerFailed("status", "nothing to do", status=400)
+        return ContainerOutput(container=step.container, output=encode_payload("UP"), instance="one")
+
+
+class Once:
+    """A pipeline of one step."""
+
+    def check(self, request: JobRequest, containers: Mapping[ContainerId, Container]) -> None:
+        if len(request.containers) != 1:
+            raise Refusal("One container, please", containers=len(request.containers))
+
+    def next_step(self, job: Job) -> Step | None:
+        return None
+
+    def outcome(self, job: Job) -> Outcome:
+        return Outcome(JobStatus.SUCCESS)
+
+
+class Counter:
+    """A plugin."""
+
+    finished = 0
+
+    @asynccontextmanager
+    async def nodekit_lifespan(self, node: Node) -> AsyncIterator[None]:
+        yield
+
+    async def nodekit_admit(self, request: JobRequest) -> None:
+        if request.client == "mallory":
+            raise Refusal("Not today")
+
+    def nodekit_observe(self, event: Event) -> None:
+        if isinstance(event, JobFinished):
+            self.finished += event.job.status is JobStatus.SUCCESS
+
+
+class Silent:
+    """A transport that brings nothing."""
+
+    async def serve(self, node: Node, *, task_status: "TaskStatus[Sequence[str]]") -> None:
+        task_status.started([])
+        await anyio.sleep_forever()
+
+
+class Config(msgspec.Struct, frozen=True):
+    path: Path
+
+
+def build(config: Config, file: NodeFile) -> EmbeddedStore:
+    return EmbeddedStore(ListTable())
+
+
+offer = Offer(Config, build)
+table: JobTable = ListTable()
+store: JobStore = EmbeddedStore(table)
+runner: ContainerRunner = UpperRunner()
+pipeline: Pipeline = Once()
+transport: Transport = Silent()
+
+
+async def main() -> None:
+    node = Node(
+        store=store, runners=[runner], transports=[transport], plugins=[Counter()], pipelines={"once": pipeline}
+    )
+    async with node:
+        job = await node.submit(JobRequest.of("upper", data={"text": "x"}))
+        (done,) = await node.wait([job.id])
+        match done.result:
+            case ContainerOutput(output=output):
+                print(bytes(output))
+            case ContainerError(error=text):
+                print(text.upper())
+            case None:
+                pass
+        for answer in await node.submit_many([]):
+            if isinstance(answer, Unavailable):
+                print(answer.retry_after_seconds + 1)
+            elif isinstance(answer, Refusal):
+                print(answer.reason.upper())
+            else:
+                print(answer.id)

@@ -1,0 +1,134 @@
+"""Mistakes that a type checker must catch. Only type-checked: each marked line must fail, and no other."""
+
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+from right import Config, Counter, ListTable, Silent, UpperRunner
+
+from nodekit import (
+    Container,
+    ContainerError,
+    ContainerFailed,
+    ContainerOutput,
+    ContainerRunner,
+    EmbeddedStore,
+    Job,
+    JobFinished,
+    JobRequest,
+    JobStatus,
+    JobTable,
+    Node,
+    Offer,
+    Outcome,
+    Pipeline,
+    Problem,
+    Step,
+    Transport,
+    Unavailable,
+    encode_payload,
+)
+from nodekit import (
+    Sequence as SequencePipeline,
+)
+
+
+class Forgetful:
+    """A table without `unfinished`."""
+
+    async def __aenter__(self) -> Any: ...
+
+    async def __aexit__(self, kind: Any, error: Any, trace: Any) -> None: ...
+
+    async def add(self, jobs: Sequence[Job]) -> list[Job]:
+        return list(jobs)
+
+    async def save(self, job: Job) -> None: ...
+
+
+class Plain(UpperRunner):
+    def run(self, step: Step) -> ContainerOutput:  # type: ignore[override]
+        return ContainerOutput(container=step.container, output=encode_payload(1))
+
+
+class Loose(UpperRunner):
+    async def run(self, step: Step) -> dict[str, Any]:  # type: ignore[override]
+        return {}
+
+
+class NoCheck:
+    def next_step(self, job: Job) -> Step | None: ...
+
+    def outcome(self, job: Job) -> Outcome: ...
+
+
+class WrongOutcome(SequencePipeline):
+    def outcome(self, job: Job) -> bool:  # expect: override
+        return True
+
+
+def lifespan(node: Node) -> AbstractAsyncContextManager[None]:
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[None]:
+        yield
+
+    return opened  # expect: return-value
+
+
+store = EmbeddedStore(ListTable())
+node = Node(store=store, runners=[UpperRunner()])
+
+EmbeddedStore(Forgetful())  # expect: arg-type
+table: JobTable = Forgetful()  # expect: assignment
+Node(store=ListTable(), runners=[])  # expect: arg-type
+Node(store=Forgetful(), runners=[])  # expect: arg-type
+Node(runners=[])  # expect: call-arg
+Node(store, [])  # expect: call-arg
+Node(store=store, runners=UpperRunner())  # expect: arg-type
+Node(store=store, runners=[], concurrency="64")  # expect: arg-type
+Node(store=store, runners=[], transports=[Counter()])  # expect: list-item
+Node(store=store, runners=[], workers=3)  # expect: call-arg
+plain: ContainerRunner = Plain()  # expect: assignment
+loose: ContainerRunner = Loose()  # expect: assignment
+nothing: ContainerRunner = Counter()  # expect: assignment
+pipeline: Pipeline = NoCheck()  # expect: assignment
+transport: Transport = UpperRunner()  # expect: assignment
+silent: Transport = Silent()
+
+ContainerOutput(container="a")  # expect: call-arg
+ContainerOutput(container="a", output={"n": 1})  # expect: arg-type
+ContainerError(container="a", error="x", kind="odd")  # expect: arg-type
+ContainerFailed("odd", "x")  # expect: arg-type
+ContainerFailed("timeout", "x", status="500")  # expect: arg-type
+Container("a")  # expect: call-arg
+Container(id="a", when_down="maybe")  # expect: arg-type
+JobRequest(containers=["a"], data=encode_payload({}))  # expect: arg-type
+JobRequest(containers=("a",), data={})  # expect: arg-type
+JobRequest.of("a", data="text")  # expect: arg-type
+Outcome("success")  # expect: arg-type
+Problem(text="x")  # expect: call-arg
+Unavailable("full")  # expect: call-arg
+Offer(Config, lambda config: store)  # expect: arg-type misc
+Offer(dict, lambda config, file: store)  # expect: type-var
+
+
+def frozen(job: Job, request: JobRequest, event: JobFinished, container: Container) -> None:
+    job.status = JobStatus.SUCCESS  # expect: misc
+    request.client = "root"  # expect: misc
+    event.job = job  # expect: misc
+    container.rules = {}  # expect: misc
+    job.steps.append(1)  # expect: attr-defined
+    _ = job.result.value  # expect: union-attr
+
+
+async def asked(job: Job, containers: Mapping[str, Container], names: Collection[str]) -> None:
+    await node.submit("echo")  # expect: arg-type
+    await node.submit({"containers": ["echo"]})  # expect: arg-type
+    await node.submit_many(JobRequest.of("a", data={}))  # expect: arg-type
+    await node.fetch(1)  # expect: arg-type
+    await node.find(status="success")  # expect: arg-type
+    await node.find("alice")  # expect: call-arg
+    await node.cancel(job)  # expect: arg-type
+    node.submit(JobRequest.of("a", data={}))  # expect: unused-coroutine
+    node.containers["a"] = containers["a"]  # expect: index
+    _ = (await node.submit_many([]))[0].id  # expect: union-attr
