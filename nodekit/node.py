@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from types import MappingProxyType, TracebackType
 from typing import Self
@@ -15,10 +15,10 @@ from nodekit._advance import advance
 from nodekit._executor import Executor
 from nodekit._hooks import Hooks
 from nodekit._ids import JobIds
-from nodekit._rules import rule_problems
+from nodekit._misfits import misfits
 from nodekit._waiting import Waiters
 from nodekit.container import ClientId, Container, ContainerId, JobId
-from nodekit.errors import CompositionError, NodekitError, Problem, Refusal, StoreFailed, Unavailable
+from nodekit.errors import CompositionError, NodekitError, Refusal, StoreFailed, Unavailable
 from nodekit.events import Event, JobAccepted, JobFinished
 from nodekit.job import Job, JobRequest, JobStatus, Outcome
 from nodekit.pipeline import Pipeline
@@ -32,6 +32,8 @@ logger = logging.getLogger("nodekit.node")
 CONCURRENCY = 64
 MAX_PENDING = 10_000
 DRAIN_SECONDS = 10.0
+PROBLEM_SECONDS = 30.0
+"""How long a job that could not be kept makes the node unhealthy, so that whoever avoids it meanwhile tries again."""
 
 
 class Health(msgspec.Struct, frozen=True):
@@ -62,7 +64,7 @@ class Node:
         max_pending: int = MAX_PENDING,
         drain_seconds: float = DRAIN_SECONDS,
     ) -> None:
-        if problems := list(_problems(store, runners, plugins)):
+        if problems := list(misfits(store, runners, plugins)):
             raise CompositionError(problems)
         self.name = name
         self.max_pending = max_pending
@@ -78,6 +80,7 @@ class Node:
         self._arriving = 0
         self._taking = False
         self._problem: str | None = None
+        self._problem_until = 0.0
         self._waiters = Waiters(store.changes)
         self._stack: AsyncExitStack | None = None
         self._containers = {id: container for runner in runners for id, container in runner.containers.items()}
@@ -181,6 +184,7 @@ class Node:
         except StoreFailed as error:
             logger.error("%d jobs not accepted: %s", len(admitted), error)
             self._problem = f"the store keeps no jobs: {error}"
+            self._problem_until = time.monotonic() + PROBLEM_SECONDS
             raise Unavailable("the store cannot keep jobs right now", retry_after_seconds=5) from error
         self._problem = None
         return kept
@@ -264,7 +268,9 @@ class Node:
     async def health(self) -> Health:
         """Whether store and executor work and a container can be called. Reads the store once."""
         reasons = [problem for runner in self._runners for problem in runner.problems()]
-        fatal = [*self._executor.problems.values(), *([self._problem] if self._problem else [])]
+        fatal = [*self._executor.problems.values()]
+        if self._problem and time.monotonic() < self._problem_until:
+            fatal.append(self._problem)
         if self._containers and not self.running():
             fatal.append("no container is running")
         try:
@@ -280,17 +286,3 @@ class Node:
 
 def _unfinished(jobs: Sequence[Job]) -> set[JobId]:
     return {job.id for job in jobs if not job.status.finished}
-
-
-def _problems(store: JobStore, runners: Sequence[ContainerRunner], plugins: Sequence[object]) -> Iterator[Problem]:
-    if not hasattr(store, "claim"):
-        cure = "wrap a JobTable in EmbeddedStore" if hasattr(store, "unfinished") else "give the node a JobStore"
-        yield Problem("store", f"{type(store).__name__} is not a JobStore; {cure}")
-    seen: dict[ContainerId, str] = {}
-    for number, runner in enumerate(runners):
-        here = f"runners[{number}] ({type(runner).__name__})"
-        for id in runner.containers:
-            if id in seen:
-                yield Problem(here, f"container {id!r} is offered by {seen[id]} already; an id has one runner")
-            seen[id] = here
-    yield from rule_problems((c for runner in runners for c in runner.containers.values()), plugins)
