@@ -225,7 +225,7 @@ def _top(job: Any) -> str:
 
 def _check(job: Any) -> None:
     if job["status"] != "success":
-        raise DemoFailed(f"job {job['id']}: {job['status']}: {(job['result'] or {}).get('error')}")
+        raise DemoFailed(f"job {job['id']}: {job['status']}: {job['result']}")
 
 
 def _since(began: float) -> str:

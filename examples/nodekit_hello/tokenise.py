@@ -48,12 +48,16 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, *args: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:
         """Nothing per request; the node knows it all."""
 
 
+def stop(number: int, frame: object) -> None:
+    sys.exit(0)
+
+
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGTERM, stop)
     with ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler) as server:
         server.daemon_threads = True
         server.serve_forever()
