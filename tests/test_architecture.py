@@ -26,7 +26,7 @@ LAYERS = (  # a module may import those of earlier lines
     "job _ids _rules _slots _broadcast _waiting",
     "pipeline store runner events offers _fresh",
     "transport hookspecs _schedule _advance _calls",
-    "embedded _hooks _executor",
+    "embedded _hooks _executor _misfits",
     "node",
     "config",
 )

@@ -57,9 +57,11 @@ class Loose(UpperRunner):
 
 
 class NoCheck:
-    def next_step(self, job: Job) -> Step | None: ...
+    def next_step(self, job: Job) -> Step | None:
+        return None
 
-    def outcome(self, job: Job) -> Outcome: ...
+    def outcome(self, job: Job) -> Outcome:
+        raise NotImplementedError
 
 
 class WrongOutcome(SequencePipeline):
