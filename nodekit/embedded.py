@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 import anyio
+from msgspec.structs import replace
 
 from nodekit._broadcast import Broadcast
 from nodekit._fresh import Fresh
@@ -60,6 +61,7 @@ class EmbeddedStore:
         self._unfinished: dict[JobId, Unfinished] = {}
         self._claims: dict[JobId, EmbeddedClaim] = {}
         self._settling: dict[JobId, anyio.Event] = {}
+        self._loading: set[JobId] = set()
         self._queued = Signal()
         self._fresh = Fresh()
         self._broadcast = Broadcast()
@@ -120,13 +122,16 @@ class EmbeddedStore:
 
     async def _load(self, taken: Sequence[Unfinished]) -> list[Claim]:
         jobs = {entry.id: self._fresh.pop(entry.id) for entry in taken}
+        self._loading.update(jobs)
         try:
             if missing := [id for id, job in jobs.items() if job is None]:
                 jobs.update((job.id, job) for job in await self.table.get(missing))
         except BaseException:  # cancelled, or the table cannot read: nothing is lost
+            self._loading.difference_update(jobs)
             for entry in taken:
                 self._queue_again(entry.id)
             raise
+        self._loading.difference_update(jobs)
         claims: list[Claim] = []
         for job in jobs.values():
             if job is not None and job.id in self._unfinished and job.id not in self._settling:
@@ -154,10 +159,14 @@ class EmbeddedStore:
 
         if job.request.destination is Location.STREAM and not job.status.finished:
             job = job.finished(_interrupted(job.due or ""), time.time())
+        elif delay_seconds > 0:
+            job = replace(job, not_before=time.time() + delay_seconds)
         with anyio.CancelScope(shield=True):
             await self._write(claim, job, self._saved if job.status.finished else released)
 
     async def _write(self, claim: Claim, job: Job, then: Callable[[EmbeddedClaim, Job], None]) -> None:
+        while (settling := self._settling.get(job.id)) is not None:
+            await settling.wait()  # it may fail, and then the claim is worth something again
         held = self._claims.get(job.id)
         if held is not None and held is claim and not held.lost:
             async with held:
@@ -172,8 +181,10 @@ class EmbeddedStore:
     async def settle(self, id: JobId, outcome: Outcome, *, client: ClientId | None) -> Job | None:
         while True:
             job = next(iter(await self.table.get([id], client=client)), None)
-            if job is None or job.status.finished or id not in self._unfinished:
+            if job is None or job.status.finished:
                 return job
+            if id not in self._unfinished:  # it was finished while it was being read
+                return next(iter(await self.table.get([id], client=client)), None)
             if id not in self._settling:
                 with anyio.CancelScope(shield=True):
                     return await self._settle(id, outcome)
@@ -262,7 +273,8 @@ class EmbeddedStore:
 
     def _queue_again(self, id: JobId) -> None:
         """Put back what was taken out and came to nothing."""
-        if id in self._unfinished and id not in self._claims and id not in self._settling and id not in self._schedule:
+        elsewhere = (self._claims, self._settling, self._loading, self._schedule)
+        if id in self._unfinished and not any(id in place for place in elsewhere):
             self._queue(self._unfinished[id])
 
     async def _wait(self) -> None:
