@@ -1,0 +1,27 @@
+"""The store `sqlite` keeps the promises of tables and durable stores."""
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from nodekit.testing import DurableJobStoreContract, JobTableContract
+from nodekit_sqlite import SqliteConfig, SqliteStore, SqliteTable
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+class TestSqliteTable(JobTableContract):
+    @pytest.fixture
+    async def table(self, tmp_path: Path) -> AsyncIterator[SqliteTable]:
+        async with SqliteTable(tmp_path / "jobs.sqlite", synchronous="NORMAL") as table:
+            yield table
+
+
+class TestSqliteStore(DurableJobStoreContract):
+    @pytest.fixture
+    def open_store(self, tmp_path: Path) -> Callable[[], SqliteStore]:
+        return lambda: SqliteStore(SqliteConfig(path=tmp_path / "jobs.sqlite", synchronous="NORMAL"))
