@@ -20,6 +20,7 @@ from pathlib import Path
 NODE = """
 [node]
 concurrency = {concurrency}
+max_pending = 1000000
 [store]
 {store}
 [[runners]]

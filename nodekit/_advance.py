@@ -37,6 +37,11 @@ def advance(job: Job, pipeline: Pipeline | None, containers: Holds[ContainerId])
     return replace(job, due=step.container)
 
 
+def stray(job: Job) -> Job:
+    """The end of a job whose pipeline names another step each time it is asked."""
+    return _failed(job, f"the pipeline {job.request.pipeline!r} contradicts itself")
+
+
 def _failed(job: Job, text: str) -> Job:
     error = ContainerError(container=job.due or "", error=text)
     return job.finished(Outcome(JobStatus.FAILED, error), time.time())

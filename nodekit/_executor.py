@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 import anyio
 from anyio.abc import TaskStatus
 
-from nodekit._advance import advance, next_step
+from nodekit._advance import advance, next_step, stray
 from nodekit._calls import Calls
 from nodekit._signal import Signal
 from nodekit._slots import Slots
@@ -150,9 +150,12 @@ class Executor:
             pipeline = self._pipelines.get(run.job.request.pipeline)
             step = next_step(run.job, pipeline)
             if step is None or step.container != run.job.due:  # the node's pipelines are others than when it was stored
-                await self._keep(claim, run, advance(run.job, pipeline, self._calls.containers))
+                run.strays += 1
+                job = advance(run.job, pipeline, self._calls.containers) if run.strays == 1 else stray(run.job)
+                await self._keep(claim, run, job)
                 continue
             result, attempt = await self._calls.call(step)
+            run.strays = 0
             job = run.job.with_result(result, attempt)
             await self._keep(claim, run, advance(job, pipeline, self._calls.containers))
             self._tell(StepFinished(run.job, step.index))
@@ -202,8 +205,10 @@ def _pool(runner: ContainerRunner) -> tuple[Collection[ContainerId], int] | None
 class _Run:
     """What one job's run has in hand: its newest snapshot and the slot it holds."""
 
-    __slots__ = ("held", "job")
+    __slots__ = ("held", "job", "strays")
 
     def __init__(self, job: Job, held: ContainerId | None) -> None:
         self.job = job
         self.held = held
+        self.strays = 0
+        """How often in a row the pipeline named another step than before; one that does it twice has no rule."""

@@ -211,6 +211,8 @@ class Node:
     def _accepted(self, asked: Job, kept: Job) -> Job:
         if kept.id == asked.id:
             self._tell(JobAccepted(kept))
+            if kept.status.finished:  # its pipeline had nothing to do
+                self._tell(JobFinished(kept))
         return kept
 
     async def fetch(self, ids: Sequence[JobId], *, client: ClientId | None = None) -> list[Job]:

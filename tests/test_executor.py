@@ -7,6 +7,7 @@ from typing import Any
 
 import anyio
 import pytest
+from msgspec.structs import replace
 from parts import Gate, SpiedStore, SwitchRunner, functions, make_node, request, settle_down, until
 
 from nodekit import (
@@ -19,6 +20,7 @@ from nodekit import (
     JobRequest,
     JobStatus,
     Location,
+    Node,
     Outcome,
     Refusal,
     Sequence,
@@ -27,6 +29,7 @@ from nodekit import (
     last_output,
 )
 from nodekit_function import FunctionRunner
+from nodekit_memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
 
@@ -391,3 +394,27 @@ async def test_an_empty_runner_is_a_node_that_refuses_everything() -> None:
     async with make_node(FunctionRunner()) as node:
         with pytest.raises(Refusal, match="Container not supported"):
             await node.submit(request("echo"))
+
+
+async def test_a_pipeline_that_contradicts_itself_fails_the_job_instead_of_running_it_for_ever() -> None:
+    class Fickle(Sequence):
+        asked = 0
+
+        def next_step(self, job: Job) -> Step | None:
+            self.asked += 1
+            step = super().next_step(job)
+            return step and replace(step, container=("echo", "other")[self.asked % 2])
+
+    runner = FunctionRunner()
+    for id in ("echo", "other"):
+        runner.container(id)(_echo)
+    async with Node(store=MemoryStore(), runners=[runner], pipelines={"fickle": Fickle()}) as node:
+        asked = JobRequest.of("echo", data={})
+        job = await node.submit(replace(asked, pipeline="fickle"))
+        [job] = await node.wait([job.id])
+    assert job.status is JobStatus.FAILED
+    assert "contradicts itself" in error_of(job)
+
+
+async def _echo(data: Any) -> Any:
+    return data
