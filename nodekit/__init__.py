@@ -1,7 +1,5 @@
 """nodekit: a library from which compute nodes are composed."""
 
-from importlib.metadata import PackageNotFoundError, version
-
 from nodekit.config import load_node
 from nodekit.container import (
     ClientId,
@@ -40,10 +38,7 @@ from nodekit.secret import Secret
 from nodekit.store import Claim, JobStore, JobTable, Pending, SharedStore, Unfinished
 from nodekit.transport import Transport
 
-try:
-    __version__ = version("nodekit-compute")
-except PackageNotFoundError:  # pragma: no cover - a checkout that was never installed
-    __version__ = "0"
+__version__ = "0.1.0"
 
 __all__ = [
     "FINISHED",

@@ -1,14 +1,16 @@
 """Names that installed packages put forward, read from metadata; a package is imported only when its offer is used."""
 
 from collections.abc import Callable, Mapping
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
 
 import msgspec
 
 from nodekit._rules import nearest
 from nodekit.errors import NodekitError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 Kind: TypeAlias = Literal["store", "runner", "transport", "pipeline", "plugin"]
 
@@ -47,8 +49,10 @@ class Offer(Generic[ConfigT]):
         self.container = container
 
 
-def offered(kind: Kind) -> Mapping[str, list[EntryPoint]]:
+def offered(kind: Kind) -> "Mapping[str, list[EntryPoint]]":
     """Who offers what, by name; more than one under a name is a clash."""
+    from importlib.metadata import entry_points  # a third of the time of `import nodekit`, were it at the top
+
     found: dict[str, list[EntryPoint]] = {}
     for entry in entry_points(group=f"nodekit.{kind}s"):
         found.setdefault(entry.name, []).append(entry)
@@ -76,5 +80,5 @@ def load_offer(kind: Kind, name: str) -> Offer[Any]:
     return offer  # pyright: ignore[reportUnknownVariableType]
 
 
-def _owner(entry: EntryPoint) -> str:
+def _owner(entry: "EntryPoint") -> str:
     return f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.value

@@ -41,7 +41,7 @@ class ConnectionThread:
         self._group = group
         self._run = _write if writes else _read
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
-        self._thread = Thread(target=self._work, name="nodekit-sqlite", daemon=True)
+        self._thread: Thread | None = None
 
     def start(self) -> None:
         """Start in the event loop that will make the calls."""
@@ -50,10 +50,17 @@ class ConnectionThread:
         self._post = cast(
             "Callable[..., object]", getattr(loop, "call_soon_threadsafe", None) or getattr(loop, "run_sync_soon", None)
         )
+        try:
+            connection = self._connect()
+        except sqlite3.Error as error:
+            raise StoreFailed(f"sqlite: {error}") from error
+        self._thread = Thread(target=self._work, args=[connection], name="nodekit-sqlite", daemon=True)
         self._thread.start()
 
     async def call(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Run it in the thread; of a writing thread, it is committed once this returns. Raises `StoreFailed`."""
+        if self._thread is None:
+            raise StoreFailed("the store is not open")
         self._calls.put(call := _Call(function))
         await call.done.wait()
         if isinstance(call.error, sqlite3.Error):
@@ -64,11 +71,12 @@ class ConnectionThread:
 
     async def stop(self) -> None:
         """Finish what was asked and end the thread."""
-        self._calls.put(None)
-        await anyio.to_thread.run_sync(self._thread.join)
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._calls.put(None)
+            await anyio.to_thread.run_sync(thread.join)
 
-    def _work(self) -> None:
-        connection = self._connect()
+    def _work(self, connection: sqlite3.Connection) -> None:
         try:
             while calls := self._next():
                 self._run(connection, calls)
