@@ -1,0 +1,446 @@
+"""What the store `sqlite` does to its file: who may open it, what is written, how it is read, and what failures say."""
+
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from nodekit import FINISHED, UNFINISHED, Job, JobStatus, Outcome, StoreFailed, StoreInUse
+from nodekit.testing import make_attempt, make_job, succeeded, with_output
+from nodekit_sqlite import SqliteConfig, SqliteStore, SqliteTable
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "jobs.sqlite"
+
+
+class Traced(SqliteTable):
+    """It notes every statement."""
+
+    def __init__(self, path: Path, **settings: Any) -> None:
+        super().__init__(path, **{"synchronous": "NORMAL", **settings})
+        self.statements: list[str] = []
+        self.prepare: Callable[[sqlite3.Connection], object] = lambda connection: None
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = super()._connect()
+        self.prepare(connection)
+        connection.set_trace_callback(self.statements.append)
+        return connection
+
+    def count(self, word: str) -> int:
+        return sum(statement.strip().upper().startswith(word) for statement in self.statements)
+
+
+# -- who may open it -----------------------------------------------------------------------------
+
+
+async def test_its_files_are_for_the_owner_only(path: Path) -> None:
+    before = os.umask(0)
+    try:
+        async with SqliteTable(path) as table:
+            await table.add([make_job()])
+            modes = {file.name: file.stat().st_mode & 0o777 for file in path.parent.iterdir()}
+    finally:
+        os.umask(before)
+    assert modes.keys() >= {"jobs.sqlite", "jobs.sqlite.lock", "jobs.sqlite-wal"}
+    assert set(modes.values()) == {0o600}
+
+
+async def test_a_second_opener_is_told_who_holds_it_and_what_to_do(path: Path) -> None:
+    async with SqliteTable(path):
+        with pytest.raises(StoreInUse) as raised:
+            await SqliteTable(path).__aenter__()
+        assert str(path) in str(raised.value)
+        assert f"process {os.getpid()}" in str(raised.value)
+        assert "stop it or name another path" in str(raised.value)
+    async with SqliteTable(path):
+        pass
+
+
+HOLDER = """
+import anyio, sys
+from pathlib import Path
+from nodekit.testing import make_job
+from nodekit_sqlite import SqliteTable
+
+async def main():
+    async with SqliteTable(Path(sys.argv[1])) as table:
+        [job] = await table.add([make_job()])
+        print(job.id, flush=True)
+        await anyio.sleep_forever()
+
+anyio.run(main)
+"""
+
+
+async def test_the_lock_of_another_process_ends_with_it_however_it_ends(path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE, text=True) as holder:
+        try:
+            assert holder.stdout is not None
+            id = holder.stdout.readline().strip()
+            with pytest.raises(StoreInUse, match=f"process {holder.pid}"):
+                await SqliteTable(path).__aenter__()
+        finally:
+            holder.send_signal(signal.SIGKILL)
+    async with SqliteTable(path) as table:
+        assert await table.find(limit=10) == [id]
+
+
+async def test_other_programs_can_look_at_a_live_file(path: Path) -> None:
+    async with SqliteTable(path) as table:
+        await table.add([job := make_job()])
+        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
+            assert connection.execute("SELECT id FROM jobs").fetchall() == [(job.id,)]
+        connection.close()
+
+
+# -- files that it cannot use --------------------------------------------------------------------
+
+
+async def opening_fails(path: Path) -> str:
+    with pytest.raises(StoreFailed) as raised:
+        await SqliteTable(path).__aenter__()
+    assert str(path) in str(raised.value)
+    return str(raised.value)
+
+
+async def test_a_file_of_a_newer_version_is_refused_and_left_alone(path: Path) -> None:
+    async with SqliteTable(path) as table:
+        await table.add([job := make_job()])
+    with sqlite3.connect(path) as connection:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        connection.execute(f"PRAGMA user_version = {version + 1}")
+    assert "newer" in await opening_fails(path)
+    assert "upgrade" in await opening_fails(path)
+    connection.execute(f"PRAGMA user_version = {version}")
+    connection.close()
+    async with SqliteTable(path) as table:
+        assert await table.get([job.id]) == [job]
+
+
+async def test_a_file_of_another_program_is_refused_and_left_alone(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE recipes (name TEXT)")
+    assert "another program; name another path" in await opening_fails(path)
+    assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("recipes",)]
+    connection.close()
+
+
+async def test_a_file_that_is_no_database_is_refused_and_left_alone(path: Path) -> None:
+    path.write_bytes(b"my notes " * 1000)
+    assert "not a database" in await opening_fails(path)
+    assert path.read_bytes() == b"my notes " * 1000
+
+
+async def test_a_corrupt_file_is_a_store_that_failed(path: Path) -> None:
+    async with SqliteTable(path) as table:
+        await table.add([make_job(data={"n": n, "text": "x" * 2000}) for n in range(200)])
+    with path.open("r+b") as file:
+        for page in range(1, path.stat().st_size // 4096):
+            file.seek(page * 4096)
+            file.write(b"\xaa" * 4096)
+    with pytest.raises(StoreFailed):
+        async with SqliteTable(path) as table:
+            await table.unfinished()
+
+
+async def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    assert "No such file or directory" in await opening_fails(tmp_path / "missing" / "jobs.sqlite")
+
+
+async def test_a_folder_in_its_place_is_named(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    assert "directory" in await opening_fails(tmp_path / "folder")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+async def test_a_read_only_folder_is_named(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    assert "Permission denied" in await opening_fails(tmp_path / "jobs.sqlite")
+    tmp_path.chmod(0o700)
+
+
+async def test_a_failed_opening_holds_no_lock(path: Path) -> None:
+    path.write_bytes(b"my notes " * 1000)
+    await opening_fails(path)
+    path.unlink()
+    async with SqliteTable(path):
+        pass
+
+
+# -- a full disk ---------------------------------------------------------------------------------
+
+
+async def test_a_full_disk_is_a_store_that_failed_and_recovers(path: Path) -> None:
+    table = Traced(path)
+    limit = 60
+    table.prepare = lambda connection: connection.execute(f"PRAGMA max_page_count = {limit}")
+    async with table:
+        await table.add([first := make_job()])
+        with pytest.raises(StoreFailed, match="full"):
+            await table.add([make_job(data={"large": "x" * 1_000_000})])
+        with pytest.raises(StoreFailed, match="full"):
+            await table.save(with_output(first, "x" * 1_000_000))
+        assert await table.get([first.id]) == [first]
+        assert await table.find(limit=10) == [first.id]
+        await table._writer.call(lambda connection: connection.execute("PRAGMA max_page_count = 100000").close())
+        await table.save(newer := with_output(first, "x" * 1_000_000))
+        await table.add([second := make_job(data={"large": "x" * 1_000_000})])
+        assert await table.get([first.id, second.id]) == [newer, second]
+
+
+FILE_LIMIT = """
+import anyio, resource, signal, sys
+from pathlib import Path
+from nodekit import StoreFailed
+from nodekit.testing import make_job
+from nodekit_sqlite import SqliteTable
+
+async def main():
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    async with SqliteTable(Path(sys.argv[1])) as table:
+        first = make_job()
+        await table.add([first])
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+        try:
+            await table.add([make_job(data={"large": "x" * 1_000_000})])
+        except StoreFailed as error:
+            print("failed:", error)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        second = make_job(data={"large": "x" * 1_000_000})
+        await table.add([second])
+        assert await table.get([first.id, second.id]) == [first, second]
+        assert await table.find(limit=10) == [first.id, second.id]
+        print("recovered")
+
+anyio.run(main)
+"""
+
+
+async def test_a_write_that_the_system_refuses_is_a_store_that_failed_and_recovers(path: Path) -> None:
+    result = await anyio.run_process([sys.executable, "-c", FILE_LIMIT, str(path)], stderr=None)
+    assert re.fullmatch(r"failed: sqlite: .+\nrecovered\n", result.stdout.decode())
+
+
+# -- what is written -----------------------------------------------------------------------------
+
+
+async def test_writes_at_the_same_time_share_commits(path: Path) -> None:
+    async with Traced(path) as table:
+        table.statements.clear()
+        jobs = [make_job() for _ in range(400)]
+        async with anyio.create_task_group() as tasks:
+            for job in jobs:
+                tasks.start_soon(table.add, [job])
+        assert table.count("COMMIT") <= 40
+        assert await table.find(limit=1000) == [job.id for job in jobs]
+
+
+async def test_a_write_that_fails_harms_none_that_shares_its_commit(path: Path) -> None:
+    async with Traced(path) as table:
+        await table.add([known := make_job()])
+        table.statements.clear()
+        failed: list[str] = []
+
+        async def save(job: Job) -> None:
+            try:
+                await table.save(with_output(job))
+            except StoreFailed as error:
+                failed.append(str(error))
+
+        jobs = [make_job() for _ in range(20)]
+        async with anyio.create_task_group() as tasks:
+            for job in jobs[:10]:
+                tasks.start_soon(table.add, [job])
+            tasks.start_soon(save, unknown := make_job())
+            tasks.start_soon(save, known)
+            for job in jobs[10:]:
+                tasks.start_soon(table.add, [job])
+        assert await table.find(limit=100) == [known.id, *(job.id for job in jobs)]
+        assert [len(job.steps) for job in await table.get([known.id])] == [1]
+        assert len(failed) == 1
+        assert unknown.id in failed[0]
+
+
+async def test_add_keeps_all_or_none(path: Path) -> None:
+    async with Traced(path) as table:
+        await table._writer.call(lambda c: c.execute("PRAGMA max_page_count = 60").close())
+        with pytest.raises(StoreFailed):
+            await table.add([make_job(), make_job(data={"large": "x" * 1_000_000}), make_job()])
+        assert await table.find(limit=10) == []
+        assert list(await table.unfinished()) == []
+
+
+async def test_saving_a_step_writes_neither_the_request_nor_earlier_steps_again(path: Path) -> None:
+    large = "x" * 100_000
+    async with SqliteTable(path, synchronous="NORMAL") as table:
+        job = make_job(data={"large": large})
+        await table.add([job])
+        for _ in range(10):
+            job = with_output(job, large)
+            await table.save(job)
+            changes = await table._writer.call(lambda c: c.total_changes)
+            await table.save(job.with_failure("echo", make_attempt(kind="timeout", failure="no reply")))
+            changed = await table._writer.call(lambda c: c.total_changes) - changes
+            assert changed == 2, "the job's small row and its open step"
+            before = await table._writer.call(lambda c: c.total_changes)
+            await table.save(job.with_failure("echo", make_attempt(kind="timeout", failure="no reply")))
+            assert await table._writer.call(lambda c: c.total_changes) - before <= 2
+        assert await table.get([job.id]) != []
+        wal = path.with_name(path.name + "-wal").stat().st_size
+        assert wal < 6_000_000, "11 payloads of 100 kB, not 66 of them"
+
+
+# -- how it is read ------------------------------------------------------------------------------
+
+
+def plans(path: Path, statements: list[str]) -> list[str]:
+    with sqlite3.connect(path) as connection:
+        found = [
+            row[3]
+            for statement in statements
+            if statement.lstrip().upper().startswith("SELECT")
+            for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}")
+        ]
+    connection.close()
+    return found
+
+
+async def plan_of(path: Path, call: Callable[[SqliteTable], Any]) -> str:
+    async with Traced(path) as table:
+        table.statements.clear()
+        await call(table)
+        return "; ".join(plans(path, table.statements))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        pytest.param(lambda table: table.get([make_job().id]), id="get"),
+        pytest.param(lambda table: table.get([make_job().id], client="a"), id="get of a client"),
+        pytest.param(lambda table: table.find(client="a", limit=10), id="client"),
+        pytest.param(lambda table: table.find(client="a", after=make_job().id, limit=10), id="client and cursor"),
+        pytest.param(lambda table: table.find(client="a", status=UNFINISHED, limit=10), id="client's open ones"),
+        pytest.param(lambda table: table.find(client="a", status=FINISHED, limit=10), id="client and status"),
+        pytest.param(lambda table: table.find(client="a", idempotency_key="k", limit=10), id="key"),
+        pytest.param(lambda table: table.find(after=make_job().id, limit=10), id="cursor"),
+        pytest.param(lambda table: table.delete([make_job().id]), id="delete"),
+        pytest.param(lambda table: table.add([make_job(idempotency_key="k")]), id="add"),
+    ],
+)
+async def test_reads_go_through_an_index(path: Path, call: Callable[[SqliteTable], Any]) -> None:
+    plan = await plan_of(path, call)
+    assert "SCAN jobs" not in plan
+    assert "SCAN records" not in plan
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        pytest.param(lambda table: table.unfinished(), id="unfinished"),
+        pytest.param(lambda table: table.find(status=UNFINISHED, limit=10), id="open ones"),
+        pytest.param(lambda table: table.find(status={JobStatus.RUNNING}, limit=10), id="running ones"),
+    ],
+)
+async def test_looking_for_open_jobs_reads_no_finished_ones(path: Path, call: Callable[[SqliteTable], Any]) -> None:
+    plan = await plan_of(path, call)
+    assert "jobs_open" in plan
+
+
+async def test_a_hundred_thousand_stored_jobs_slow_nothing_down_and_fill_no_memory(path: Path) -> None:
+    async with SqliteTable(path, synchronous="NORMAL"):
+        pass
+    _fill(path, 100_000)
+    store = SqliteStore(SqliteConfig(path=path, synchronous="NORMAL"))
+    async with store:
+        assert store._unfinished == {}
+        steps = await _steps(store, lambda: store.find(limit=50))
+        steps += await _steps(store, lambda: store.find(client="client 7", after=f"{50_000:032}", limit=50))
+        steps += await _steps(store, lambda: store.find(status=UNFINISHED, limit=50))
+        steps += await _steps(store, lambda: store.find(client="client 7", status=UNFINISHED, limit=50))
+        assert steps < 50, "in thousands of virtual machine steps"
+        await store.add([job := make_job()])
+        assert await store.find(status=UNFINISHED, limit=50) == [job.id]
+
+
+def _fill(path: Path, count: int) -> None:
+    """Finished jobs, as the table would write them, but quickly."""
+    rows = ((f"{n:032}", f"client {n % 10}", "success", 0, b"{}") for n in range(count))
+    with sqlite3.connect(path) as connection:
+        connection.executemany("INSERT INTO jobs (id, client, status, open, state) VALUES (?, ?, ?, ?, ?)", rows)
+    connection.close()
+
+
+async def _steps(store: SqliteStore, call: Callable[[], Any]) -> int:
+    """How many thousand steps of SQLite's machine a call takes."""
+    table, steps = store.table, 0
+    assert isinstance(table, SqliteTable)
+
+    def progress() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    await table._reader.call(lambda c: c.set_progress_handler(progress, 1000))
+    await call()
+    await table._reader.call(lambda c: c.set_progress_handler(None, 0))
+    return steps
+
+
+async def test_settling_and_deleting_leaves_no_rows_behind(path: Path) -> None:
+    async with SqliteTable(path, synchronous="NORMAL") as table:
+        jobs = [make_job(data={"n": n}) for n in range(10)]
+        await table.add(jobs)
+        for job in jobs:
+            await table.save(succeeded(job))
+        assert await table.delete([job.id for job in jobs]) == 10
+        counts = await table._reader.call(
+            lambda c: c.execute("SELECT (SELECT count(*) FROM jobs) + (SELECT count(*) FROM records)").fetchone()
+        )
+        assert counts == (0,)
+
+
+# -- after the end -------------------------------------------------------------------------------
+
+
+async def test_a_call_after_the_end_fails_and_does_not_wait_forever(path: Path) -> None:
+    async with SqliteStore(SqliteConfig(path=path)) as store:
+        await store.add([job := make_job()])
+    with anyio.fail_after(5):
+        for call in (
+            lambda: store.get([job.id]),
+            lambda: store.add([make_job()]),
+            lambda: store.settle(job.id, Outcome(JobStatus.CANCELLED), client=None),
+        ):
+            with pytest.raises(StoreFailed):
+                await call()
+
+
+async def test_what_was_asked_before_the_end_is_still_done(path: Path) -> None:
+    table = SqliteTable(path, synchronous="NORMAL")
+    jobs = [make_job() for _ in range(100)]
+    async with anyio.create_task_group() as tasks:
+        async with table:
+            for job in jobs:
+                tasks.start_soon(table.add, [job])
+            await anyio.lowlevel.checkpoint()
+    async with SqliteTable(path) as table:
+        assert await table.find(limit=1000) == [job.id for job in jobs]
