@@ -1,5 +1,6 @@
 """The container protocol: ``POST /service_output`` with a `ContainerInput` as JSON, answered by any JSON value."""
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -49,7 +50,7 @@ class Endpoint:
     instance: str
     """Names the running instance: for the job's history."""
     container: HttpContainer
-    headers: Mapping[str, str] = field(init=False)
+    headers: Mapping[str, str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         headers = {"Content-Type": "application/json"}
@@ -124,7 +125,8 @@ def _seconds(retry_after: str | None) -> float | None:
     if retry_after is None:
         return None
     try:
-        return max(0.0, float(retry_after))
+        seconds = float(retry_after)
+        return max(0.0, seconds) if math.isfinite(seconds) else None
     except ValueError:
         pass
     try:

@@ -62,10 +62,10 @@ class RemoteRunner:
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
+    ) -> None:
         assert self._probes is not None
         self._probes.cancel_scope.cancel()
-        return await self._stack.__aexit__(kind, error, trace)
+        await self._stack.aclose()  # not told of the error, which the task group would wrap
 
     @property
     def containers(self) -> Mapping[ContainerId, Container]:
