@@ -186,7 +186,8 @@ async def test_neither_cookies_nor_proxies_come_into_it(server: Server, monkeypa
     for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     server.says("echo", reply(b"1", Set_Cookie="a=b"))
-    async with runner_for(server, "echo") as runner:
+    container = RemoteContainer(id="echo", url=f"http://localhost:{server.port}/echo")  # an address gets no cookies
+    async with RemoteRunner(RemoteConfig(containers=(container,))) as runner:
         for _ in range(2):
             await runner.run(make_step("echo"))
     assert all("cookie" not in request.headers for request in server.requests)
@@ -374,6 +375,11 @@ async def test_a_reply_over_the_limit(server: Server, length: bool) -> None:
     raised = await failure(server, "large", max_reply_bytes=len(body) - 1)
     assert (raised.kind, raised.text) == ("too_large", f"the reply is larger than {len(body) - 1} bytes")
     assert (await run(server, "large", max_reply_bytes=len(body))).value == "x" * 5000
+
+
+async def test_a_reply_that_announces_too_much_is_not_waited_for(server: Server) -> None:
+    server.says("large", b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n[")
+    assert (await failure(server, "large", max_reply_bytes=4999)).kind == "too_large"
 
 
 def _chunked(body: bytes) -> bytes:
