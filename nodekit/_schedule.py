@@ -96,11 +96,14 @@ class _Level:
         if entry.client not in rotation:
             rotation[entry.client] = []
             self._lanes.setdefault(entry.client, set()).add(entry.due)
-            self._to_the_back(entry.client)
+            self._turns.setdefault(entry.client, next(self._count))
         heappush(rotation[entry.client], place)
 
     def pop(self, containers: Set[ContainerId], holds: Callable[[_Place], bool]) -> _Place | None:
-        """The next job of the client whose turn was longest ago."""
+        """Clients take turns in each container; of those next in theirs, the one that was served longest ago.
+
+        A turn in one container costs none in another: a client that is served often in one would starve in others.
+        """
         while heads := [(self._turns[next(iter(r))], c) for c, r in self._rotations.items() if c in containers]:
             container = min(heads)[1]
             client, lane = next(iter(self._rotations[container].items()))
@@ -108,15 +111,12 @@ class _Level:
             if not lane:
                 self._drop(container, client)
             if holds(place):
-                self._to_the_back(client)
+                if lane:
+                    self._rotations[container].move_to_end(client)
+                if client in self._turns:
+                    self._turns[client] = next(self._count)
                 return place
         return None
-
-    def _to_the_back(self, client: ClientId) -> None:
-        if lanes := self._lanes.get(client):
-            self._turns[client] = next(self._count)
-            for container in lanes:
-                self._rotations[container].move_to_end(client)
 
     def _drop(self, container: ContainerId, client: ClientId) -> None:
         del self._rotations[container][client]

@@ -1,5 +1,6 @@
 """The schedule: by priority, then round-robin over clients, then oldest first; and nothing is lost."""
 
+from collections import Counter
 from collections.abc import Set
 from itertools import count
 
@@ -69,6 +70,16 @@ def test_a_client_that_was_served_waits_for_all_others_before_it_is_served_again
 def test_turns_are_counted_over_all_containers() -> None:
     schedule = filled(entry("a", due="x"), entry("a", due="y"), entry("b", due="x"), entry("b", due="y"))
     assert [(e.client, e.due) for e in order(schedule, "x", "y")] == [("a", "x"), ("b", "x"), ("a", "y"), ("b", "y")]
+
+
+def test_a_client_that_is_served_often_in_one_container_does_not_starve_in_another() -> None:
+    schedule = filled(*(entry("b") for _ in range(50)), *(entry("c") for _ in range(50)), entry("a", due="x"))
+    served = ""
+    for _ in range(10):
+        schedule.add(entry("a", due="y"))
+        schedule.take({"y"}, 1, now=0)
+        served += clients(schedule.take({"x"}, 1, now=0))
+    assert served.startswith("bcab")
 
 
 def test_only_jobs_due_in_the_containers_asked_for_are_taken() -> None:
@@ -163,7 +174,7 @@ class Model:
     def check(self, taken: list[Unfinished], containers: Set[str], limit: int, now: float) -> None:
         """All that could be taken was; each by the best priority, and the oldest of its client and container."""
         assert len(taken) == min(limit, len(self.due(containers, now)))
-        served: dict[tuple[int, str], int] = {}
+        served: Counter[tuple[int, str, str]] = Counter()
         for entry in taken:
             due = self.due(containers, now)
             assert entry in due
@@ -171,9 +182,11 @@ class Model:
             assert entry in level
             lane = [other.id for other in level if (other.client, other.due) == (entry.client, entry.due)]
             assert entry.id == min(lane)
-            served[entry.priority, entry.client] = served.get((entry.priority, entry.client), 0) + 1
-            for client in {other.client for other in level}:  # no client gets two turns while another waits for one
-                assert served[entry.priority, entry.client] <= served.get((entry.priority, client), 0) + 1
+            served[entry.priority, entry.due, entry.client] += 1
+            for client in {other.client for other in level if other.due == entry.due}:
+                # no client gets two turns in a container while another waits there for one
+                turns = [served[entry.priority, entry.due, some] for some in (entry.client, client)]
+                assert turns[0] <= turns[1] + 1
             self.remove(entry.id)
 
 
