@@ -37,6 +37,7 @@ class Calls:
             error = ContainerError(
                 container=step.container, error=failure.text, kind=failure.kind, status=failure.status
             )
+            logger.info("job %s: step %d failed in %s: %s", step.job_id, step.index, step.container, failure.kind)
         except Exception:
             logger.exception("job %s: the runner of container %s failed", step.job_id, step.container)
             error = ContainerError(container=step.container, error="internal error of the node")

@@ -48,7 +48,8 @@ class Executor:
         self._slots = Slots(containers, concurrency, [pool for runner in runners if (pool := _pool(runner))])
         self._claiming: tuple[anyio.CancelScope, frozenset[ContainerId]] | None = None
         self._draining = False
-        self._running = 0
+        self.running = 0
+        """How many jobs run right now."""
         self._changed = Signal()
         self.problems: dict[str, str] = {}
         """Why jobs are not getting on right now, by what fails."""
@@ -64,7 +65,7 @@ class Executor:
             task_status.started()
             while not self._draining:
                 for claim in await self._claim():
-                    self._running += 1
+                    self.running += 1
                     self._slots.free -= 1
                     held = claim.job.due if self._slots.take(claim.job.due) else None
                     tasks.start_soon(self._run, claim, held)
@@ -78,7 +79,7 @@ class Executor:
 
     async def drained(self) -> None:
         """Wait until nothing is running."""
-        while self._running:
+        while self.running:
             await self._changed.wait()
 
     async def _watch(self, runner: ContainerRunner) -> None:
@@ -137,7 +138,7 @@ class Executor:
         finally:
             self._slots.give_back(run.held)
             self._slots.free += 1
-            self._running -= 1
+            self.running -= 1
             self._reconsider()
 
     async def _steps(self, claim: Claim, run: "_Run") -> None:

@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeGuard, TypeVar
 
@@ -23,13 +23,18 @@ _TABLES = ("node", "store", "runners", "transports", "pipelines", "plugins")
 class NodeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The table ``[node]``."""
 
-    name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9_.-]*$")] = "node"
+    name: str = "node"
+    """Lower-case letters, digits and ``_.-``, beginning with a letter or digit."""
     concurrency: Annotated[int, msgspec.Meta(ge=1)] = CONCURRENCY
     """How many jobs run at once."""
     max_pending: Annotated[int, msgspec.Meta(ge=1)] = MAX_PENDING
     """How many jobs may be accepted and unfinished."""
     drain_seconds: Annotated[float, msgspec.Meta(ge=0)] = DRAIN_SECONDS
     """How long stopping waits for the jobs that are running."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", self.name):
+            raise ValueError("name: expected lower-case letters, digits and _.-, beginning with a letter or digit")
 
 
 def load_node(path: Path | str) -> Node:
@@ -61,6 +66,8 @@ class _Composition:
         self.file = file
         self.problems: list[Problem] = []
         self.rules: dict[str, type[msgspec.Struct]] = {}
+        self.rules_known = True
+        """Whether every plugin was found: a key that none of the found ones reads may be another's."""
 
     def node(self) -> Node:
         for key in self.tables:
@@ -73,7 +80,7 @@ class _Composition:
         pipelines = self.parts("pipeline", "pipelines")
         store = self.store()
         if self.problems:
-            raise CompositionError(self.problems)
+            raise CompositionError(sorted(self.problems, key=self.position))
         return Node(
             store=store,
             runners=[part for _, part in runners],
@@ -85,7 +92,7 @@ class _Composition:
 
     def store(self) -> Any:
         if "store" not in self.tables:
-            self.problem("store", 'is missing; say where jobs are kept: [store] use = "sqlite"')
+            self.problem("store", 'is missing; add a table [store] with use = "sqlite" and path = "jobs.db"')
             return None
         return self.part("store", self.table("store"), "store", self.offer("store", self.table("store"), "store"))
 
@@ -99,6 +106,7 @@ class _Composition:
         offers = [self.offer(kind, table, where) for where, table in named]
         if kind == "plugin":
             self.declare_rules(offer for offer in offers if offer)
+            self.rules_known = None not in offers
         return [
             (table["use"], self.part(kind, table, where, offer))
             for (where, table), offer in zip(named, offers, strict=True)
@@ -129,7 +137,7 @@ class _Composition:
         before = len(self.problems)
         containers = self.containers(settings.pop("containers", []), where, offer) if kind == "runner" else None
         config = self.convert(settings, offer.config, where)
-        if config is None or len(self.problems) > before:
+        if config is None or None in (containers or ()) or len(self.problems) > before:
             return None
         try:
             return offer.build(config if containers is None else replace(config, containers=containers), self.file)
@@ -160,16 +168,17 @@ class _Composition:
             if self.convert(mine, rule_struct, where) is None:
                 return None
         known = [field for field in struct.__struct_fields__ if field != "rules"]
-        for key in own:
-            if key not in known:
-                cure = "name the plugin that does under [[plugins]], or remove it"
-                hint = nearest(key, [*known, *self.rules]).removeprefix("; ") or cure
-                self.problem(
-                    f"{where}.{key}", f"unknown key: neither its runner nor a plugin of this node takes it; {hint}"
-                )
-                return None
+        if unread := [key for key in own if key not in known]:
+            self.unread(where, unread[0], [*known, *self.rules])
+            return None
         container = self.convert(own, struct, where)
         return container and replace(container, rules=rules)
+
+    def unread(self, where: str, key: str, known: Sequence[str]) -> None:
+        if self.rules_known:
+            cure = nearest(key, known).removeprefix("; ") or "name the plugin that does under [[plugins]], or remove it"
+            text = f"unknown key: neither its runner nor a plugin of this node takes it; {cure}"
+            self.problem(f"{where}.{key}", text)
 
     # -- values -----------------------------------------------------------------------------------
 
@@ -179,11 +188,9 @@ class _Composition:
     def convert(self, value: Any, struct: type[T], where: str) -> T | None:
         """The value as a Struct; None where there was a problem."""
         fields: tuple[str, ...] = getattr(struct, "__struct_fields__", ())
-        if _is_table(value):
-            for key in value:
-                if key not in fields:
-                    self.problem(f"{where}.{key}", f"unknown key{nearest(key, fields)}")
-                    return None
+        if unknown := [key for key in value if key not in fields] if _is_table(value) else []:
+            self.problem(f"{where}.{unknown[0]}", f"unknown key{nearest(unknown[0], fields)}")
+            return None
         try:
             return msgspec.convert(value, struct, dec_hook=self.resolve)
         except msgspec.ValidationError as error:
@@ -202,6 +209,12 @@ class _Composition:
             except NodekitError as error:
                 raise ValueError(str(error)) from error
         raise TypeError(f"a node file cannot give a {kind.__name__}")
+
+    def position(self, problem: Problem) -> int:
+        """Where in the file its top table stands."""
+        tables = list(self.tables)
+        table = re.split(r"[.\[]", problem.where, maxsplit=1)[0]
+        return tables.index(table) if table in tables else len(tables)
 
     def problem(self, where: str, text: str) -> None:
         self.problems.append(Problem(where, text))

@@ -12,6 +12,7 @@ import anyio
 from msgspec.structs import replace
 
 from nodekit._broadcast import Broadcast
+from nodekit._embedded_claim import EmbeddedClaim
 from nodekit._fresh import Fresh
 from nodekit._schedule import Schedule
 from nodekit._signal import Signal
@@ -21,31 +22,6 @@ from nodekit.job import Job, JobStatus, Outcome
 from nodekit.store import Claim, JobTable, Pending, Unfinished
 
 logger = logging.getLogger("nodekit.store")
-
-
-class EmbeddedClaim:
-    """The exclusive right to run one job of an embedded store; it lasts until the job is settled or given back."""
-
-    takeovers = 0
-
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self.scope = anyio.CancelScope()
-        self.lost = False
-        self._writing = False
-        self._written = Signal()
-
-    async def __aenter__(self) -> None:
-        """Write the job; nobody else writes it inside."""
-        while self._writing:
-            await self._written.wait()
-        self._writing = True
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._writing = False
-        self._written.set()
 
 
 class EmbeddedStore:
@@ -62,6 +38,8 @@ class EmbeddedStore:
         self._claims: dict[JobId, EmbeddedClaim] = {}
         self._settling: dict[JobId, anyio.Event] = {}
         self._loading: set[JobId] = set()
+        self._adrift: list[Job] = []
+        """Jobs of which nobody waited to learn whether they were kept; they are added again, which harms nothing."""
         self._queued = Signal()
         self._fresh = Fresh()
         self._broadcast = Broadcast()
@@ -92,7 +70,12 @@ class EmbeddedStore:
 
     async def add(self, jobs: Sequence[Job]) -> list[Job]:
         with anyio.CancelScope(shield=True):
-            kept = await self.table.add(jobs)
+            try:
+                kept = await self.table.add(jobs)
+            except anyio.get_cancelled_exc_class():  # asyncio's own cancel() reaches through shields
+                self._adrift += jobs
+                self._queued.set()
+                raise
             for asked, job in zip(jobs, kept, strict=True):
                 if self._is_new(asked, job):
                     self._track(entry := Unfinished.of(job))
@@ -114,6 +97,9 @@ class EmbeddedStore:
     async def claim(self, containers: Collection[ContainerId], limit: int) -> list[Claim]:
         wanted = frozenset(containers)
         while True:
+            if self._adrift:
+                adrift, self._adrift = self._adrift, []
+                await self.add(adrift)
             if taken := self._schedule.take(wanted, limit, now=time.monotonic()):
                 if claims := await self._load(taken):
                     return claims

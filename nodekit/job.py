@@ -58,9 +58,11 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Of the body that came with `idempotency_key`."""
 
     @classmethod
-    def of(cls, *containers: ContainerId, data: Mapping[str, Any], client: ClientId = "local") -> "JobRequest":
+    def of(
+        cls, *containers: ContainerId, data: Mapping[str, Any], client: ClientId = "local", pipeline: str = "sequence"
+    ) -> "JobRequest":
         """A request from plain Python values. Raises `InvalidPayload` for data that JSON cannot hold."""
-        return cls(containers=containers, data=encode_payload(data), client=client)
+        return cls(containers=containers, data=encode_payload(data), client=client, pipeline=pipeline)
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -64,7 +64,7 @@ class Node:
         max_pending: int = MAX_PENDING,
         drain_seconds: float = DRAIN_SECONDS,
     ) -> None:
-        if problems := list(misfits(store, runners, plugins)):
+        if problems := list(misfits(store, runners, pipelines, plugins)):
             raise CompositionError(problems)
         self.name = name
         self.max_pending = max_pending
@@ -95,7 +95,9 @@ class Node:
             raise NodekitError("a node runs once; compose a new one")
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._store)
+            stack.push_async_callback(self._count, "stopped: %d jobs are unfinished")
             await self._look_at_ids()
+            await self._count("%d unfinished jobs in the store go on")
             for runner in self._runners:
                 await stack.enter_async_context(runner)
             for lifespan in self._hooks.lifespans(self):
@@ -134,11 +136,17 @@ class Node:
             raise failure
 
     async def _drain(self) -> None:
+        logger.info("draining: %d jobs are running; at most %g s", self._executor.running, self.drain_seconds)
         self._executor.drain()
         with anyio.move_on_after(self.drain_seconds) as limit:
             await self._executor.drained()
         if limit.cancelled_caught:
             logger.warning("not drained within %g s; what is running goes back to the store", self.drain_seconds)
+
+    async def _count(self, text: str) -> None:
+        with anyio.CancelScope(shield=True):
+            if unfinished := (await self._store.pending()).total:
+                logger.info(text, unfinished)
 
     async def _look_at_ids(self) -> None:
         """Never give an id that sorts before one given earlier, even if the clock went back meanwhile."""
@@ -270,7 +278,7 @@ class Node:
     async def health(self) -> Health:
         """Whether store and executor work and a container can be called. Reads the store once."""
         reasons = [problem for runner in self._runners for problem in runner.problems()]
-        fatal = [*self._executor.problems.values()]
+        fatal = [*self._executor.problems.values()] if self._taking else ["the node is draining"]
         if self._problem and time.monotonic() < self._problem_until:
             fatal.append(self._problem)
         if self._containers and not self.running():

@@ -19,7 +19,10 @@ _NOT_BRACKETS = bytes(c for c in range(256) if c not in b"[]{}")
 
 
 def encode_payload(value: Any) -> msgspec.Raw:
-    """The payload of a Python value. Raises `InvalidPayload` for what JSON cannot hold."""
+    """The payload of a Python value; NaN and infinities become null.
+
+    Raises `InvalidPayload` for what JSON cannot hold.
+    """
     try:
         return msgspec.Raw(msgspec.json.encode(value))
     except (TypeError, ValueError, msgspec.MsgspecError, RecursionError) as error:

@@ -19,7 +19,11 @@ class Pipeline(Protocol):
         ...
 
     def next_step(self, job: Job) -> Step | None:
-        """The step that is due; None when the job is finished."""
+        """The step that is due; None when the job is finished.
+
+        Count with `job.results`: the last of `job.steps` may still be open. `Step.index` is how many results there are,
+        `Step.attempt` is `job.attempt`.
+        """
         ...
 
     def outcome(self, job: Job) -> Outcome:
@@ -31,6 +35,7 @@ class Sequence:
     """The containers of the request in order, output of one being input of the next; the first error ends the job."""
 
     def check(self, request: JobRequest, containers: Mapping[ContainerId, Container]) -> None:
+        """Refuses a request that names no container, or one that the node does not offer."""
         if not request.containers:
             raise Refusal("No containers specified")
         for container in request.containers:
@@ -38,6 +43,7 @@ class Sequence:
                 raise Refusal("Container not supported", container=container)
 
     def next_step(self, job: Job) -> Step | None:
+        """The container after the last result, with that output as its data; None after the last, or after an error."""
         index = len(job.results)
         data = last_output(job)
         if data is None or index == len(job.request.containers):
@@ -58,5 +64,6 @@ class Sequence:
         )
 
     def outcome(self, job: Job) -> Outcome:
+        """The last result is the job's."""
         failed = any(isinstance(result, ContainerError) for result in job.results)
         return Outcome(JobStatus.FAILED if failed else JobStatus.SUCCESS)

@@ -167,8 +167,10 @@ class Unfinished(msgspec.Struct, frozen=True, kw_only=True):
 class JobTable(Protocol):
     """Jobs by id, on one machine, with one owner: all that a store plugin has to write. `EmbeddedStore` does the rest.
 
-    Calls may overlap, but never two writes of the same job. Raise `StoreFailed` when something could not be kept or
-    read, `StoreInUse` from `__aenter__` when another node has the table open.
+    `Unfinished.of(job)` gives what `unfinished` answers, and `msgspec.json` encodes and decodes a whole `Job` exactly.
+    Calls may overlap, but never two writes of the same job; they run in the event loop, so what blocks belongs in a
+    thread. A write that is cancelled may be kept or not, but never in part. Raise `StoreFailed` when something could
+    not be kept or read, `StoreInUse` from `__aenter__` when another node has the table open.
     """
 
     async def __aenter__(self) -> Any: ...

@@ -24,7 +24,7 @@ LAYERS = (  # a module may import those of earlier lines
     "payload secret",
     "container",
     "job _ids _rules _slots _broadcast _waiting",
-    "pipeline store runner events offers _fresh",
+    "pipeline store runner events offers _fresh _embedded_claim",
     "transport hookspecs _schedule _advance _calls",
     "embedded _hooks _executor _misfits",
     "node",

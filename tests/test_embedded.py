@@ -380,7 +380,6 @@ async def test_an_add_whose_caller_is_gone_is_finished(table: FlakyTable, store:
     assert (await store.pending()).total == 1
 
 
-@pytest.mark.xfail(reason="a bare task.cancel() of asyncio reaches through anyio's shields; queued after a restart")
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_an_add_whose_asyncio_task_is_cancelled_loses_no_job_that_is_kept(
     table: FlakyTable, store: EmbeddedStore

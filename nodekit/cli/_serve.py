@@ -28,14 +28,17 @@ LEVELS = ("debug", "info", "warning", "error")
 def serve(file: str, bind: str | None, log_level: str) -> None:
     """Run the node of a node file until SIGTERM or SIGINT.
 
-    The first signal drains: no new jobs, those that run may finish within drain_seconds. A second one stops at once;
-    accepted jobs go on at the next start in either case. Exits with 0 when stopped by a signal, 3 when the node file
-    does not compose, 1 when the node fails.
+    The first signal drains: no new jobs, those that run may finish within drain_seconds. A second one stops at once.
+    In either case what a durable store holds goes on at the next start. Exits with 0 when stopped by a signal, 3 when
+    the node file does not compose, 1 when the node fails.
     """
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     try:
         node = compose(_bound(read_node_file(file), bind), Path(file))
     except CompositionError as error:
+        for problem in error.problems:
+            if bind is not None and problem.where == "transports[0].bind":
+                raise click.BadParameter(problem.text, param_hint="--bind") from error
         bad_node_file(file, error)
     try:
         anyio.run(_serve, node)
@@ -62,6 +65,7 @@ async def _serve(node: Node) -> None:
                 click.echo(f"listening on {url}")
             sys.stdout.flush()
             await stop.wait()
+        logger.info("stopped")
         tasks.cancel_scope.cancel()
 
 
@@ -70,7 +74,7 @@ async def _watch_signals(stop: anyio.Event, at_once: anyio.CancelScope, *, task_
         task_status.started()
         async for received in signals:
             if not stop.is_set():
-                logger.info("%s: draining; send it again to stop at once", received.name)
+                logger.info("%s: stopping; send it again to stop at once", received.name)
                 stop.set()
             else:
                 logger.warning("%s: stopping at once", received.name)

@@ -1,7 +1,6 @@
 """One container kept up: started, probed, started again when it dies, ended with its runner."""
 
 import logging
-import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -72,7 +71,7 @@ class Supervised:
         if self.up:
             return None
         seconds = self._restart_at - time.monotonic()
-        soon = f"restart in {math.ceil(seconds)} s" if seconds > 0 else "starting"
+        soon = f"restart in {seconds:.1f} s" if seconds > 0 else "starting"
         return f"container {self._container.id} is down: {self._why}; {soon}"
 
     async def call(self, step: Step) -> ContainerOutput:

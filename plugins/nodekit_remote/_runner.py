@@ -1,5 +1,6 @@
 """Containers that run elsewhere. One counts as running until a connection to it fails, and again once it answers."""
 
+import logging
 import re
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -12,6 +13,8 @@ from anyio.abc import TaskGroup
 
 from nodekit import Container, ContainerFailed, ContainerId, ContainerOutput, Offer, Step
 from nodekit_remote._http import ContainerHttp, Endpoint, HttpContainer
+
+logger = logging.getLogger("nodekit.remote")
 
 FIRST_PROBE_SECONDS = 0.5
 LONGEST_PROBE_SECONDS = 15.0
@@ -90,6 +93,7 @@ class RemoteRunner:
 
     def _is_down(self, id: ContainerId, text: str) -> None:
         if id not in self._down and self._probes is not None:
+            logger.warning("container %s is down: %s; jobs wait until it answers", id, text)
             self._probes.start_soon(self._probe, id)
         self._down[id] = text
         self._look()
@@ -100,6 +104,7 @@ class RemoteRunner:
             await anyio.sleep(pause)
             pause = min(2 * pause, LONGEST_PROBE_SECONDS)
         del self._down[id]
+        logger.info("container %s answers again", id)
         self._look()
 
     def _look(self) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from nodekit import EmbeddedStore, Offer
+from nodekit import CompositionError, EmbeddedStore, NodeFile, Offer, Problem
 from nodekit_sqlite._table import SqliteTable
 
 __all__ = ["SqliteConfig", "SqliteStore", "SqliteTable", "offer"]
@@ -29,4 +29,11 @@ class SqliteStore(EmbeddedStore):
         super().__init__(SqliteTable(config.path, synchronous=config.synchronous, group=config.group))
 
 
-offer = Offer(SqliteConfig, lambda config, file: SqliteStore(config))
+def from_config(config: SqliteConfig, file: NodeFile) -> SqliteStore:
+    """The store of a node file; the database's folder must be there."""
+    if not config.path.parent.is_dir():
+        raise CompositionError(Problem("path", f"there is no folder {config.path.parent}; make it first"))
+    return SqliteStore(config)
+
+
+offer = Offer(SqliteConfig, from_config)
