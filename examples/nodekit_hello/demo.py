@@ -102,7 +102,7 @@ class _Node:
         except BaseException:
             self._end()
             raise
-        click.echo(f"{click.style('✓', fg='green')} a node listens on {self.url} ({_since(began)})")
+        click.echo(f"{click.style('✓', fg='green')} a node listens on {self.url} ({_since(began).strip()})")
         return self
 
     def _listening(self) -> str | None:
@@ -182,9 +182,11 @@ def _show_one(node: _Node, text: str) -> None:
 
     job = _until(finished, JOB_SECONDS, f"job {id} does not finish")
     _check(job)
-    for entry in job["result"]["output"]["top"]:
+    top = job["result"]["output"]["top"]
+    width = max(len(entry["word"]) for entry in top)
+    for entry in top:
         bar = click.style(f"{entry['bar']:<24}", fg="cyan")
-        click.echo(f"    {entry['word']:>12} {bar} {entry['count']:>3}  {entry['share']:.1%}")
+        click.echo(f"    {entry['word']:>{width}} {bar} {entry['count']:>3}  {entry['share']:.1%}")
     click.echo(f"  job {id}: {click.style(job['status'], fg='green')}")
 
 
