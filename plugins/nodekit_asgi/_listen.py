@@ -3,6 +3,7 @@
 import os
 import socket
 import stat
+from contextlib import suppress
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -72,9 +73,24 @@ def _tcp(host: str, port: int) -> socket.socket:
     return listener
 
 
+def socket_file(bind: str) -> tuple[int, int] | None:
+    """Tells the file that a unix socket was just bound to from one that others put in its place later."""
+    if not bind.startswith("unix:"):
+        return None
+    found = os.stat(bind.removeprefix("unix:"))
+    return found.st_dev, found.st_ino
+
+
+def remove_socket_file(bind: str, file: tuple[int, int] | None) -> None:
+    """Remove it, unless it is gone or somebody else's by now."""
+    with suppress(FileNotFoundError):
+        if file is not None and socket_file(bind) == file:
+            os.unlink(bind.removeprefix("unix:"))
+
+
 def _unix(path: str) -> socket.socket:
     if os.path.exists(path) and stat.S_ISSOCK(os.stat(path).st_mode):
-        os.unlink(path)  # left behind by a killed node
+        _remove_dead(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listener.bind(path)
@@ -84,3 +100,19 @@ def _unix(path: str) -> socket.socket:
         listener.close()
         raise
     return listener
+
+
+def _remove_dead(path: str) -> None:
+    """Remove a socket that a killed node left behind: nobody accepts its connections."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+        except FileNotFoundError:
+            return
+        except BlockingIOError:
+            pass  # its backlog is full: somebody listens
+    raise NodekitError(f"{path} is in use by another process; stop it or bind to another path")

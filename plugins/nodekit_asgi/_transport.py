@@ -1,6 +1,5 @@
 """Brings HTTP requests to a node."""
 
-import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 
@@ -11,7 +10,7 @@ from msgspec.structs import replace
 from nodekit import CompositionError, Node, NodeFile, NodekitError, Offer, Problem
 from nodekit_asgi._app import AsgiApp
 from nodekit_asgi._config import AsgiConfig
-from nodekit_asgi._listen import check_bind, is_loopback, listen, url_of
+from nodekit_asgi._listen import check_bind, is_loopback, listen, remove_socket_file, socket_file, url_of
 from nodekit_asgi._servers import SERVERS
 
 
@@ -31,7 +30,7 @@ class AsgiTransport:
     async def serve(self, node: Node, *, task_status: "TaskStatus[Sequence[str]]") -> None:
         app = AsgiApp(node, self._config, loopback=is_loopback(self._config.bind))
         listener = listen(self._config.bind)
-        url = url_of(listener)
+        url, file = url_of(listener), socket_file(self._config.bind)
         stop = anyio.Event()
         try:
             async with anyio.create_task_group() as tasks:
@@ -42,8 +41,7 @@ class AsgiTransport:
                 finally:
                     stop.set()
         finally:
-            if self._config.bind.startswith("unix:"):
-                os.unlink(self._config.bind.removeprefix("unix:"))
+            remove_socket_file(self._config.bind, file)
 
 
 def from_config(config: AsgiConfig, file: NodeFile) -> AsgiTransport:

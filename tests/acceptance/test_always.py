@@ -14,6 +14,7 @@ import pytest
 from http_api import Api, post, serving
 from parts import make_node
 
+from nodekit import NodekitError
 from nodekit_asgi import AsgiApp, Limits
 from nodekit_asgi import _app as asgi_app
 
@@ -179,6 +180,25 @@ async def test_a_socket_left_behind_by_a_killed_node_is_no_obstacle(server: str,
         dead.bind(str(path))
     async with serving(server, bind=f"unix:{path}"):
         assert path.exists()
+
+
+async def test_a_socket_of_a_live_node_is_not_taken_from_it(server: str, tmp_path: Path) -> None:
+    path = tmp_path / "node.sock"
+    async with serving(server, bind=f"unix:{path}"):
+        with pytest.raises(NodekitError, match=r"node\.sock is in use by another process"):
+            await serving(server, bind=f"unix:{path}").__aenter__()
+        async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as session:
+            assert (await Api("http://anything", session).get("/info")).status == 200
+
+
+async def test_a_node_removes_no_socket_but_its_own(server: str, tmp_path: Path) -> None:
+    path = tmp_path / "node.sock"
+    async with serving(server, bind=f"unix:{path}"):
+        path.unlink()
+    async with serving(server, bind=f"unix:{path}"):
+        path.rename(tmp_path / "moved.sock")
+        path.write_text("somebody else's")
+    assert path.read_text() == "somebody else's"
 
 
 # -- connections --------------------------------------------------------------------------------------
