@@ -1,5 +1,6 @@
 """nodekit: a library from which compute nodes are composed."""
 
+from nodekit._health import Health
 from nodekit.config import load_node
 from nodekit.container import (
     ClientId,
@@ -29,13 +30,13 @@ from nodekit.errors import (
 )
 from nodekit.events import Event, JobAccepted, JobFinished, StepFinished
 from nodekit.job import FINISHED, UNFINISHED, Attempt, Job, JobRequest, JobStatus, Outcome, StepRecord, last_output
-from nodekit.node import Health, Node
+from nodekit.node import Node
 from nodekit.offers import NodeFile, Offer
 from nodekit.payload import MAX_DEPTH, decode_payload, encode_payload, parse_json
 from nodekit.pipeline import Pipeline, Sequence
 from nodekit.runner import ContainerRunner, PooledRunner, StreamingRunner
 from nodekit.secret import Secret
-from nodekit.store import Claim, JobStore, JobTable, Pending, SharedStore, Unfinished
+from nodekit.store import Announcement, Claim, JobStore, JobTable, Pending, Settlement, SharedStore, Unfinished
 from nodekit.transport import Transport
 
 __version__ = "0.1.0"
@@ -44,6 +45,7 @@ __all__ = [
     "FINISHED",
     "MAX_DEPTH",
     "UNFINISHED",
+    "Announcement",
     "Attempt",
     "Claim",
     "ClaimLost",
@@ -83,6 +85,7 @@ __all__ = [
     "Refusal",
     "Secret",
     "Sequence",
+    "Settlement",
     "SharedStore",
     "Step",
     "StepFinished",

@@ -83,9 +83,16 @@ class Executor:
             await self._changed.wait()
 
     async def _watch(self, runner: ContainerRunner) -> None:
+        name = type(runner).__name__
         while True:
-            await runner.changed()
-            self._look_at_runners()
+            try:
+                await runner.changed()
+                self._look_at_runners()
+                self.problems.pop(name, None)
+            except Exception as error:
+                self.problems[name] = f"runner {name} does not say what runs: {error}"
+                logger.exception("runner %s: cannot tell what runs; asking again in %g s", name, LONGEST_PAUSE_SECONDS)
+                await anyio.sleep(LONGEST_PAUSE_SECONDS)
 
     def _look_at_runners(self) -> None:
         self._slots.set_running({id for runner in self._runners for id in runner.running()})
@@ -134,7 +141,7 @@ class Executor:
         except Exception:  # the one place where a fault of ours must not end the node
             logger.exception("job %s: the executor failed", claim.job.id)
             with anyio.CancelScope(shield=True):
-                await self._give_up(claim, run)
+                await self._give_up(claim, run, delay_seconds=LONGEST_PAUSE_SECONDS)
         finally:
             self._slots.give_back(run.held)
             self._slots.free += 1
@@ -188,9 +195,9 @@ class Executor:
                 self.problems.pop("save", None)
                 return
 
-    async def _give_up(self, claim: Claim, run: "_Run") -> None:
+    async def _give_up(self, claim: Claim, run: "_Run", *, delay_seconds: float = 0) -> None:
         try:
-            await self._store.release(claim, run.job)
+            await self._store.release(claim, run.job, delay_seconds=delay_seconds)
         except ClaimLost:
             pass
         except Exception as error:

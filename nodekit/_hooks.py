@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from nodekit import hookspecs
-from nodekit.errors import CompositionError, Problem, Refusal
+from nodekit.errors import CompositionError, Problem, Refusal, Unavailable
 from nodekit.events import Event
 from nodekit.job import JobRequest
 
@@ -45,7 +45,10 @@ class Hooks:
     """The plugins of one node, called one at a time in the order given."""
 
     def __init__(self, plugins: Sequence[object]) -> None:
-        if problems := [problem for plugin in plugins for problem in _problems(plugin)]:
+        problems = [problem for plugin in plugins for problem in _problems(plugin)]
+        twice = [p for number, p in enumerate(plugins) if any(p is other for other in plugins[:number])]
+        problems += [Problem(plugin_name(plugin), "is given twice; give it once") for plugin in twice]
+        if problems:
             raise CompositionError(problems)
         self._manager = _PluginManager("nodekit")
         self._manager.add_hookspecs(hookspecs)
@@ -65,11 +68,11 @@ class Hooks:
             yield _call(implementation, node=node)
 
     async def admit(self, request: JobRequest, node: "Node") -> None:
-        """Ask every plugin; the first `Refusal` wins, and a plugin that breaks refuses."""
+        """Ask every plugin; the first `Refusal` or `Unavailable` wins, and a plugin that breaks refuses."""
         for implementation in self._admit:
             try:
                 await _call(implementation, request=request, node=node)
-            except Refusal:
+            except (Refusal, Unavailable):
                 raise
             except Exception as error:
                 logger.exception(
@@ -108,11 +111,11 @@ def _problems(plugin: object) -> Iterator[Problem]:
     if inspect.isclass(plugin):
         yield Problem(plugin.__name__, f"is a class; give the node an instance: {plugin.__name__}()")
         return
-    names = [name for name in dir(plugin) if _is_implementation(plugin, name)]
-    for name in names:
+    named = [name for name in dir(plugin) if name.startswith(_PREFIX) and callable(getattr(plugin, name))]
+    for name in named:
         if text := _problem(name, getattr(plugin, name)):
             yield Problem(f"{plugin_name(plugin)}.{name}", text)
-    if not names and not hasattr(plugin, "container_rules"):
+    if not named and not hasattr(plugin, "container_rules"):
         yield Problem(plugin_name(plugin), f"implements no hook; known: {', '.join(sorted(_SPECS))}")
 
 
@@ -121,16 +124,22 @@ def _problem(name: str, function: Any) -> str | None:
     if spec is None:
         nearest = get_close_matches(name, _SPECS, 1)
         return "no such hook; " + (f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(sorted(_SPECS))}")
+    if not inspect.isroutine(function):
+        return "must be a function or a method"
     if hasattr(function, _MARKER):
         return "takes no pluggy marker: plugins run in the order in which the node is given them"
     known = list(inspect.signature(spec).parameters)
     taken = inspect.signature(function).parameters.values()
+    if defaulted := [p.name for p in taken if p.default is not p.empty]:
+        return f"argument {defaulted[0]!r} has a default and would never be given; remove the default"
     if wrong := [p.name for p in taken if p.name not in known or p.kind is not p.POSITIONAL_OR_KEYWORD]:
         return f"unknown argument {wrong[0]!r}; it may take: {', '.join(known)}"
     if inspect.iscoroutinefunction(spec) and not inspect.iscoroutinefunction(function):
         return f"must be a coroutine function: async def {name}(…)"
     if not inspect.iscoroutinefunction(spec) and (
-        inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+        inspect.iscoroutinefunction(function)
+        or inspect.isasyncgenfunction(function)
+        or inspect.isgeneratorfunction(function)
     ):
         cure = " decorated with @asynccontextmanager" if name == "nodekit_lifespan" else ""
         return f"must be a plain function{cure}: def {name}(…)"

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import anyio
+from anyio.abc import TaskStatus
 
 from nodekit._signal import Signal
 from nodekit.container import JobId
@@ -42,17 +43,30 @@ class Waiters:
         self._wanted = anyio.Event()
         self._listening = anyio.Event()
         self._missed = False
+        self._open = False
 
-    async def run(self) -> None:
+    @property
+    def open(self) -> bool:
+        """Whether waiting makes sense: somebody relays changes."""
+        return self._open
+
+    async def run(self, *, task_status: "TaskStatus[None]") -> None:
         """Relay the store's changes to the waiters; after a fault of the store, all of them look again."""
-        while True:
-            await self._wanted.wait()
-            try:
-                await self._relay()
-            except Exception:
-                logger.exception("the store's changes cannot be heard; trying again in %g s", PAUSE_SECONDS)
-                self._missed = True
-                await anyio.sleep(PAUSE_SECONDS)
+        self._open = True
+        task_status.started()
+        try:
+            while True:
+                await self._wanted.wait()
+                try:
+                    await self._relay()
+                except Exception:
+                    logger.exception("the store's changes cannot be heard; trying again in %g s", PAUSE_SECONDS)
+                    self._missed = True
+                    await anyio.sleep(PAUSE_SECONDS)
+        finally:
+            self._open = False
+            self._listening.set()
+            self._wake(None)
 
     async def _relay(self) -> None:
         async with self._changes() as changes:
@@ -74,7 +88,8 @@ class Waiters:
             self._waiters.setdefault(id, set()).add(waiter)
         try:
             self._wanted.set()
-            await self._listening.wait()
+            if self._open:
+                await self._listening.wait()
             yield waiter
         finally:
             for id in ids:

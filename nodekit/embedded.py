@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 import anyio
@@ -19,7 +19,7 @@ from nodekit._signal import Signal
 from nodekit.container import ClientId, ContainerError, ContainerId, JobId, Location
 from nodekit.errors import ClaimLost, StoreFailed
 from nodekit.job import Job, JobStatus, Outcome
-from nodekit.store import Claim, JobTable, Pending, Unfinished
+from nodekit.store import Claim, JobTable, Pending, Settlement, Unfinished
 
 logger = logging.getLogger("nodekit.store")
 
@@ -37,6 +37,7 @@ class EmbeddedStore:
         self._unfinished: dict[JobId, Unfinished] = {}
         self._claims: dict[JobId, EmbeddedClaim] = {}
         self._settling: dict[JobId, anyio.Event] = {}
+        self._entered = False
         self._loading: set[JobId] = set()
         self._adrift: list[Job] = []
         """Jobs of which nobody waited to learn whether they were kept; they are added again, which harms nothing."""
@@ -47,6 +48,9 @@ class EmbeddedStore:
         self._clients: Counter[ClientId] = Counter()
 
     async def __aenter__(self) -> Self:
+        if self._entered:
+            raise StoreFailed("a store is entered once; make a new one on the same table")
+        self._entered = True
         await self.table.__aenter__()
         try:
             for entry in await self.table.unfinished():
@@ -98,13 +102,20 @@ class EmbeddedStore:
         wanted = frozenset(containers)
         while True:
             if self._adrift:
-                adrift, self._adrift = self._adrift, []
-                await self.add(adrift)
+                await self._add_adrift()
             if taken := self._schedule.take(wanted, limit, now=time.monotonic()):
                 if claims := await self._load(taken):
                     return claims
                 continue
             await self._wait()
+
+    async def _add_adrift(self) -> None:
+        adrift, self._adrift = self._adrift, []
+        try:
+            await self.add(adrift)
+        except StoreFailed:  # when cancelled, `add` has put them back itself
+            self._adrift += adrift
+            raise
 
     async def _load(self, taken: Sequence[Unfinished]) -> list[Claim]:
         jobs = {entry.id: self._fresh.pop(entry.id) for entry in taken}
@@ -164,19 +175,20 @@ class EmbeddedStore:
                     return
         raise ClaimLost(f"job {job.id} is no longer this claim's")
 
-    async def settle(self, id: JobId, outcome: Outcome, *, client: ClientId | None) -> Job | None:
+    async def settle(self, id: JobId, outcome: Outcome, *, client: ClientId | None) -> Settlement | None:
         while True:
             job = next(iter(await self.table.get([id], client=client)), None)
             if job is None or job.status.finished:
-                return job
+                return None if job is None else Settlement(job, now=False)
             if id not in self._unfinished:  # it was finished while it was being read
-                return next(iter(await self.table.get([id], client=client)), None)
+                job = next(iter(await self.table.get([id], client=client)), None)
+                return None if job is None else Settlement(job, now=False)
             if id not in self._settling:
                 with anyio.CancelScope(shield=True):
                     return await self._settle(id, outcome)
             await self._settling[id].wait()
 
-    async def _settle(self, id: JobId, outcome: Outcome) -> Job | None:
+    async def _settle(self, id: JobId, outcome: Outcome) -> Settlement | None:
         settled = self._settling[id] = anyio.Event()
         self._schedule.remove(id)
         held = self._claims.get(id)
@@ -193,16 +205,17 @@ class EmbeddedStore:
                 held.lost = False
             self._queue_again(id)
 
-    async def _settle_now(self, id: JobId, outcome: Outcome) -> Job | None:
+    async def _settle_now(self, id: JobId, outcome: Outcome) -> Settlement | None:
         job = next(iter(await self.table.get([id])), None)
-        if job is not None and not job.status.finished:
-            job = job.finished(outcome, time.time())
-            await self.table.save(job)
-            if held := self._claims.get(id):
-                held.scope.cancel()
-            self._finish(id)
-            self._broadcast.publish(id)
-        return job
+        if job is None or job.status.finished:
+            return None if job is None else Settlement(job, now=False)
+        job = job.finished(outcome, time.time())
+        await self.table.save(job)
+        if held := self._claims.get(id):
+            held.scope.cancel()
+        self._finish(id)
+        self._broadcast.publish(id)
+        return Settlement(job, now=True)
 
     # -- reading ----------------------------------------------------------------------------------
 
@@ -228,7 +241,7 @@ class EmbeddedStore:
         raise AssertionError("a shielded scope is not left early")
 
     async def pending(self) -> Pending:
-        return Pending(self._origins[False], self._origins[True], self._clients)
+        return Pending(self._origins[False], self._origins[True], MappingProxyType(self._clients))
 
     def changes(self) -> AbstractAsyncContextManager[AsyncIterator[JobId | None]]:
         return self._broadcast.subscribe()

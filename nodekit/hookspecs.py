@@ -30,7 +30,9 @@ def nodekit_lifespan(node: "Node") -> "AbstractAsyncContextManager[Any]":  # typ
 
 
 async def nodekit_admit(request: JobRequest, node: "Node") -> None:
-    """Object to a request by raising `Refusal`; the first objection wins. Any other exception refuses too.
+    """Object to a request by raising `Refusal` (or `Unavailable`: not now); the first objection wins.
+
+    Any other exception refuses too.
 
     Example::
 

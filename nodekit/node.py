@@ -9,13 +9,13 @@ from types import MappingProxyType, TracebackType
 from typing import Self
 
 import anyio
-import msgspec
 
 from nodekit._advance import advance
 from nodekit._executor import Executor
+from nodekit._health import Health, Trouble
 from nodekit._hooks import Hooks
 from nodekit._ids import JobIds
-from nodekit._misfits import misfits
+from nodekit._misfits import bounds, misfits
 from nodekit._waiting import Waiters
 from nodekit.container import ClientId, Container, ContainerId, JobId
 from nodekit.errors import CompositionError, NodekitError, Refusal, StoreFailed, Unavailable
@@ -32,15 +32,8 @@ logger = logging.getLogger("nodekit.node")
 CONCURRENCY = 64
 MAX_PENDING = 10_000
 DRAIN_SECONDS = 10.0
-PROBLEM_SECONDS = 30.0
-"""How long a job that could not be kept makes the node unhealthy, so that whoever avoids it meanwhile tries again."""
-
-
-class Health(msgspec.Struct, frozen=True):
-    """Whether the node can work, and what is wrong, in part or in whole."""
-
-    healthy: bool
-    reasons: Sequence[str] = ()
+COUNT_SECONDS = 1.0
+LONGEST_RETRY_SECONDS = 3600
 
 
 class Node:
@@ -64,7 +57,8 @@ class Node:
         max_pending: int = MAX_PENDING,
         drain_seconds: float = DRAIN_SECONDS,
     ) -> None:
-        if problems := list(misfits(store, runners, pipelines, plugins)):
+        problems = [*bounds(concurrency, max_pending, drain_seconds), *misfits(store, runners, pipelines, plugins)]
+        if problems:
             raise CompositionError(problems)
         self.name = name
         self.max_pending = max_pending
@@ -79,8 +73,7 @@ class Node:
         self._ids = JobIds()
         self._arriving = 0
         self._taking = False
-        self._problem: str | None = None
-        self._problem_until = 0.0
+        self._trouble = Trouble()
         self._waiters = Waiters(store.changes)
         self._stack: AsyncExitStack | None = None
         self._containers = {id: container for runner in runners for id, container in runner.containers.items()}
@@ -119,7 +112,7 @@ class Node:
         async with anyio.create_task_group() as executing, anyio.create_task_group() as serving:
             try:
                 await executing.start(self._executor.run)
-                executing.start_soon(self._waiters.run)
+                await executing.start(self._waiters.run)
                 self._taking = True
                 for transport in self._transports:
                     self.urls += await serving.start(transport.serve, self)
@@ -144,9 +137,12 @@ class Node:
             logger.warning("not drained within %g s; what is running goes back to the store", self.drain_seconds)
 
     async def _count(self, text: str) -> None:
-        with anyio.CancelScope(shield=True):
-            if unfinished := (await self._store.pending()).total:
-                logger.info(text, unfinished)
+        with anyio.move_on_after(COUNT_SECONDS, shield=True):
+            try:
+                if unfinished := (await self._store.pending()).total:
+                    logger.info(text, unfinished)
+            except StoreFailed as error:
+                logger.debug("unfinished jobs not counted: %s", error)
 
     async def _look_at_ids(self) -> None:
         """Never give an id that sorts before one given earlier, even if the clock went back meanwhile."""
@@ -191,15 +187,15 @@ class Node:
             kept = await self._store.add(admitted) if admitted else []
         except StoreFailed as error:
             logger.error("%d jobs not accepted: %s", len(admitted), error)
-            self._problem = f"the store keeps no jobs: {error}"
-            self._problem_until = time.monotonic() + PROBLEM_SECONDS
+            self._trouble.happened(f"the store keeps no jobs: {error}")
             raise Unavailable("the store cannot keep jobs right now", retry_after_seconds=5) from error
-        self._problem = None
+        self._trouble.is_over()
         return kept
 
     async def _admit(self, request: JobRequest, room: int) -> Job | Refusal | Unavailable:
         if not self._taking:
-            return Unavailable("the node is draining", retry_after_seconds=max(1, math.ceil(self.drain_seconds)))
+            retry_after = math.ceil(min(max(self.drain_seconds, 1), LONGEST_RETRY_SECONDS))
+            return Unavailable("the node is draining or has not started", retry_after_seconds=retry_after)
         if room <= 0:
             return Unavailable(f"the node holds {self.max_pending} unfinished jobs", retry_after_seconds=1)
         pipeline = self.pipelines.get(request.pipeline)
@@ -208,8 +204,8 @@ class Node:
         try:
             pipeline.check(request, self.containers)
             await self._hooks.admit(request, self)
-        except Refusal as refusal:
-            return refusal
+        except (Refusal, Unavailable) as objection:
+            return objection
         except Exception:
             logger.exception("pipeline %r failed in check; the request is refused", request.pipeline)
             return Refusal("Admission failed")
@@ -239,10 +235,15 @@ class Node:
         return await self._store.find(client=client, status=status, after=after, limit=limit)
 
     async def wait(self, ids: Sequence[JobId], *, client: ClientId | None = None) -> list[Job]:
-        """As `fetch`, once all of them are finished. For a time limit, cancel it."""
+        """As `fetch`, once all of them are finished. For a time limit, cancel it.
+
+        Raises `NodekitError` where the node does not run, or stops meanwhile.
+        """
         async with self._waiters.on(set(ids)) as waiter:
             unfinished = _unfinished(await self._store.get(ids, client=client))
             while unfinished:
+                if not self._waiters.open:
+                    raise NodekitError("the node is not running; nothing will change")
                 changed = await waiter.changed()
                 again = unfinished if None in changed else unfinished & changed
                 unfinished = unfinished - again | _unfinished(await self._store.get(list(again), client=client))
@@ -250,11 +251,12 @@ class Node:
 
     async def cancel(self, id: JobId, *, client: ClientId | None = None) -> Job | None:
         """End a job, aborting the step that is running. A finished job stays as it is; None: there is none."""
-        before = await self._store.get([id], client=client)
-        job = await self._store.settle(id, Outcome(JobStatus.CANCELLED), client=client)
-        if job is not None and before and not before[0].status.finished and job.status is JobStatus.CANCELLED:
-            self._tell(JobFinished(job))
-        return job
+        settled = await self._store.settle(id, Outcome(JobStatus.CANCELLED), client=client)
+        if settled is None:
+            return None
+        if settled.now:
+            self._tell(JobFinished(settled.job))
+        return settled.job
 
     def changes(self) -> AbstractAsyncContextManager[AsyncIterator[JobId | None]]:
         """Ids of jobs that change from now on; None: some were missed, look again."""
@@ -278,9 +280,8 @@ class Node:
     async def health(self) -> Health:
         """Whether store and executor work and a container can be called. Reads the store once."""
         reasons = [problem for runner in self._runners for problem in runner.problems()]
-        fatal = [*self._executor.problems.values()] if self._taking else ["the node is draining"]
-        if self._problem and time.monotonic() < self._problem_until:
-            fatal.append(self._problem)
+        fatal = [*self._executor.problems.values()] if self._taking else ["the node is draining or has not started"]
+        fatal += self._trouble.reasons
         if self._containers and not self.running():
             fatal.append("no container is running")
         try:

@@ -48,6 +48,8 @@ async def parse_json(body: bytes, decoder: "msgspec.json.Decoder[T]", *, max_dep
         return decoder.decode(body)
     except msgspec.ValidationError:
         raise
+    except RecursionError as error:
+        raise InvalidPayload("nested too deep") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidPayload(f"not JSON: {_reason(error)}" if body.strip() else "empty") from error
 

@@ -43,8 +43,17 @@ class Claim(Protocol):
 
     @property
     def takeovers(self) -> int:
-        """How many claims of this job were lost before this one."""
+        """How many claims of this job were lost before this one; 0 where the store cannot know, as after a crash."""
         ...
+
+
+class Settlement(msgspec.Struct, frozen=True):
+    """What came of finishing a job without a claim."""
+
+    job: Job
+    """As it now is."""
+    now: bool
+    """Whether this call finished it; False: it was finished already."""
 
 
 class JobStore(Protocol):
@@ -89,10 +98,10 @@ class JobStore(Protocol):
         """Save and give the job back to the queue, due in `delay_seconds`. Raises `ClaimLost` as `save` does."""
         ...
 
-    async def settle(self, id: JobId, outcome: Outcome, *, client: ClientId | None) -> Job | None:
+    async def settle(self, id: JobId, outcome: Outcome, *, client: ClientId | None) -> Settlement | None:
         """Finish a job without a claim; whoever runs it loses the claim. The first finish wins.
 
-        Answers the job as it now is; None where there is none (or, with `client`, none of that client).
+        None where there is no such job (or, with `client`, none of that client).
         """
         ...
 
@@ -125,15 +134,22 @@ class JobStore(Protocol):
         ...
 
 
+class Announcement(msgspec.Struct, frozen=True):
+    """What a node offers to a cluster. Of a container only the fields of `Container` travel: rules, but no secrets."""
+
+    containers: Mapping[ContainerId, Container]
+    running: Collection[ContainerId]
+
+
 class SharedStore(JobStore, Protocol):
     """A store that several nodes work on."""
 
-    async def announce(self, containers: Mapping[ContainerId, Container], running: Collection[ContainerId]) -> None:
-        """Tell the other nodes what this one offers, with the containers' rules. Lapses when the node dies."""
+    async def announce(self, name: str, offered: Announcement) -> None:
+        """Tell the other nodes what the node of this name offers. Lapses when it dies."""
         ...
 
-    async def nodes(self) -> Mapping[str, Mapping[ContainerId, Container]]:
-        """What each live node offers, by the node's name."""
+    async def nodes(self) -> Mapping[str, Announcement]:
+        """What each live node offers, by its name."""
         ...
 
 

@@ -20,7 +20,7 @@ CORE_LIBRARIES = {"anyio", "msgspec", "pluggy"}
 MORE_LIBRARIES = {"nodekit.cli": {"click"}, "nodekit.testing": {"pytest"}}
 
 LAYERS = (  # a module may import those of earlier lines
-    "errors _signal",
+    "errors _signal _health",
     "payload secret",
     "container",
     "job _ids _rules _slots _broadcast _waiting",

@@ -18,6 +18,7 @@ from nodekit import (
     JobTable,
     Outcome,
     Pending,
+    Settlement,
     StoreInUse,
     Unfinished,
 )
@@ -206,15 +207,15 @@ class LosesWhatIsCancelled(Sound):
 
 
 class SettleOverwrites(Sound):
-    async def settle(self, id: JobId, outcome: Outcome, *, client: str | None) -> Job | None:
+    async def settle(self, id: JobId, outcome: Outcome, *, client: str | None) -> Settlement | None:
         [job] = await self.table.get([id])
         finished = replace(job, status=JobStatus.RUNNING).finished(outcome, 1.0)
         await self.table.save(finished)
-        return finished
+        return Settlement(finished, now=True)
 
 
 class SettlesForAnybody(Sound):
-    async def settle(self, id: JobId, outcome: Outcome, *, client: str | None) -> Job | None:
+    async def settle(self, id: JobId, outcome: Outcome, *, client: str | None) -> Settlement | None:
         return await super().settle(id, outcome, client=None)
 
 

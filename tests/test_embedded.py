@@ -16,6 +16,7 @@ from nodekit import (
     JobStatus,
     Location,
     Outcome,
+    Settlement,
     StoreFailed,
     Unfinished,
 )
@@ -294,7 +295,7 @@ async def test_settle_answers_the_job_as_it_is_when_it_finished_meanwhile(
     held = await claim(store, make_job())
     done = succeeded(held.job)
     begun, go_on = table.hold("get")
-    answers: list[Job | None] = []
+    answers: list[Settlement | None] = []
 
     async def settle() -> None:
         answers.append(await store.settle(done.id, CANCELLED, client="alice"))
@@ -304,7 +305,7 @@ async def test_settle_answers_the_job_as_it_is_when_it_finished_meanwhile(
         await begun.wait()
         await store.save(held, done)
         go_on.set()
-    assert answers == [done]
+    assert answers == [Settlement(done, now=False)]
 
 
 @pytest.mark.parametrize("saved", [False, True], ids=["step", "finish"])

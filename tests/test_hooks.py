@@ -1,5 +1,6 @@
 """Plugins at the door: mistakes are told when a node is composed, with the cure."""
 
+import functools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import ModuleType
@@ -175,3 +176,26 @@ async def test_plugins_are_asked_in_the_order_given_even_if_they_are_of_one_clas
         with pytest.raises(Refusal, match="enough"):
             await node.submit(request())
     assert asked == [0, 1, 2]
+
+
+async def _admits(request: JobRequest) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("plugin", "words"),
+    [
+        (type("Defaulted", (), {"nodekit_admit": lambda self, request=None: None})(), "default"),
+        (type("Partial", (), {"nodekit_admit": functools.partial(_admits)})(), "must be a function or a method"),
+        (type("Generator", (), {"nodekit_lifespan": lambda self, node: (yield)})(), "plain function"),
+    ],
+)
+def test_an_implementation_that_would_never_be_called_right_is_refused(plugin: object, words: str) -> None:
+    assert words in problem_of(plugin)
+
+
+def test_a_plugin_that_is_given_twice_is_refused() -> None:
+    class Silent:
+        def nodekit_observe(self) -> None: ...
+
+    plugin = Silent()
+    assert "twice" in problem_of(plugin, plugin)

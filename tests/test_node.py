@@ -11,10 +11,12 @@ from parts import Gate, SpiedStore, SwitchRunner, functions, make_node, request,
 from nodekit import (
     FINISHED,
     UNFINISHED,
+    CompositionError,
     Container,
     ContainerError,
     ContainerOutput,
     EmbeddedStore,
+    Event,
     Job,
     JobAccepted,
     JobFinished,
@@ -24,6 +26,7 @@ from nodekit import (
     NodekitError,
     Refusal,
     StepFinished,
+    StoreFailed,
     Unavailable,
     encode_payload,
 )
@@ -556,3 +559,71 @@ async def test_a_transport_that_cannot_listen_says_so_itself() -> None:
     with pytest.raises(NodekitError, match="taken"):
         async with Node(store=MemoryStore(), runners=[], transports=[Deaf()]):
             raise AssertionError("not reached")
+
+
+async def test_waiting_outside_the_lifespan_is_an_error_instead_of_for_ever() -> None:
+    store = MemoryStore()
+    node = Node(store=store, runners=[])
+    await store.add([job := make_job()])
+    with anyio.fail_after(5), pytest.raises(NodekitError, match="not running"):
+        await node.wait([job.id])
+
+
+async def test_a_waiter_is_told_when_the_node_stops() -> None:
+    told: list[str] = []
+
+    async def wait(node: Node, id: str) -> None:
+        try:
+            await node.wait([id])
+        except NodekitError as error:
+            told.append(str(error))
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            async with make_node(functions(gate=Gate()), drain_seconds=0) as node:
+                job = await node.submit(request("gate"))
+                tasks.start_soon(wait, node, job.id)
+                await settle_down()
+    assert told == ["the node is not running; nothing will change"]
+
+
+async def test_of_many_cancels_at_once_one_is_told_as_the_end() -> None:
+    class Ear:
+        finished = 0
+
+        def nodekit_observe(self, event: Event) -> None:
+            self.finished += isinstance(event, JobFinished)
+
+    ear = Ear()
+    async with make_node(functions(gate=Gate()), plugins=[ear], drain_seconds=0) as node:
+        job = await node.submit(request("gate"))
+        async with anyio.create_task_group() as tasks:
+            for _ in range(5):
+                tasks.start_soon(node.cancel, job.id)
+    assert ear.finished == 1
+
+
+@pytest.mark.parametrize("numbers", [{"concurrency": 0}, {"max_pending": 0}, {"drain_seconds": -1}])
+def test_numbers_with_which_a_node_would_do_nothing_are_refused(numbers: dict[str, Any]) -> None:
+    with pytest.raises(CompositionError, match=next(iter(numbers))):
+        Node(store=MemoryStore(), runners=[], **numbers)
+
+
+async def test_a_store_is_entered_once() -> None:
+    store = MemoryStore()
+    async with Node(store=store, runners=[]):
+        pass
+    with pytest.raises(StoreFailed, match="once"):
+        async with Node(store=store, runners=[]):
+            raise AssertionError("not reached")
+
+
+async def test_a_guard_may_say_not_now() -> None:
+    class Busy:
+        async def nodekit_admit(self) -> None:
+            raise Unavailable("too many", retry_after_seconds=7)
+
+    async with make_node(functions(gate=Gate()), plugins=[Busy()]) as node:
+        with pytest.raises(Unavailable, match="too many") as caught:
+            await node.submit(request("gate"))
+    assert caught.value.retry_after_seconds == 7

@@ -12,7 +12,7 @@ __all__ = ["main"]
 
 
 class _Commands(click.Group):
-    """Commands of other packages are found by metadata, and imported only when they are called."""
+    """Commands of other packages are found by metadata, and imported only when they are called or listed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted({*super().list_commands(ctx), *entry_points(group="nodekit.commands").names})

@@ -59,8 +59,10 @@ def _bound(tables: dict[str, Any], bind: str | None) -> dict[str, Any]:
 async def _serve(node: Node) -> None:
     async with anyio.create_task_group() as tasks:
         stop = anyio.Event()
-        await tasks.start(_watch_signals, stop, tasks.cancel_scope)
+        started = anyio.Event()
+        await tasks.start(_watch_signals, stop, started, tasks.cancel_scope)
         async with node:
+            started.set()
             for url in node.urls:
                 click.echo(f"listening on {url}")
             sys.stdout.flush()
@@ -69,11 +71,13 @@ async def _serve(node: Node) -> None:
         tasks.cancel_scope.cancel()
 
 
-async def _watch_signals(stop: anyio.Event, at_once: anyio.CancelScope, *, task_status: "TaskStatus[None]") -> None:
+async def _watch_signals(
+    stop: anyio.Event, started: anyio.Event, at_once: anyio.CancelScope, *, task_status: "TaskStatus[None]"
+) -> None:
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         task_status.started()
         async for received in signals:
-            if not stop.is_set():
+            if started.is_set() and not stop.is_set():
                 logger.info("%s: stopping; send it again to stop at once", received.name)
                 stop.set()
             else:

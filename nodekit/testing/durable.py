@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from nodekit import ContainerError, JobStatus, JobStore, Location, Outcome, StoreInUse
+from nodekit import ContainerError, JobStatus, JobStore, Location, Outcome, Settlement, StoreInUse
 from nodekit.testing.jobs import make_job, succeeded, with_output
 from nodekit.testing.stores import JobStoreContract
 
@@ -54,12 +54,14 @@ class DurableJobStoreContract(JobStoreContract):
             claim = await self.claimed(store)
             await store.save(claim, done := succeeded(claim.job))
             await store.add([queued := make_job()])
-            settled = await store.settle(queued.id, Outcome(JobStatus.CANCELLED), client=None)
+            settlement = await store.settle(queued.id, Outcome(JobStatus.CANCELLED), client=None)
+            assert settlement is not None
         async with open_store() as store:
-            assert await store.get([done.id, queued.id]) == [done, settled]
+            assert await store.get([done.id, queued.id]) == [done, settlement.job]
             assert await self.nothing_to_claim(store)
             assert await self.counts(store) == (0, 0, {})
-            assert await store.settle(done.id, Outcome(JobStatus.CANCELLED), client=None) == done
+            again = await store.settle(done.id, Outcome(JobStatus.CANCELLED), client=None)
+            assert again == Settlement(done, now=False)
 
     async def test_released_jobs_survive(self, open_store: Callable[[], JobStore]) -> None:
         async with open_store() as store:

@@ -14,6 +14,7 @@ from nodekit import (
     JobStore,
     Location,
     Outcome,
+    Settlement,
     encode_payload,
 )
 from nodekit.testing.claiming import ClaimingContract
@@ -137,8 +138,10 @@ class FinishingContract(ClaimingContract):
     async def test_settle_finishes_a_queued_job(self, store: JobStore) -> None:
         job = make_job()
         await store.add([job])
-        settled = await store.settle(job.id, CANCELLED, client=None)
-        assert settled is not None
+        answer = await store.settle(job.id, CANCELLED, client=None)
+        assert answer is not None
+        assert answer.now
+        settled = answer.job
         assert (settled.id, settled.status, settled.due) == (job.id, JobStatus.CANCELLED, None)
         assert isinstance(settled.result, ContainerError)
         assert settled.finished_at is not None
@@ -183,7 +186,7 @@ class FinishingContract(ClaimingContract):
         claim = await self.claimed(store)
         finished = succeeded(claim.job)
         await store.save(claim, finished)
-        assert await store.settle(finished.id, CANCELLED, client=None) == finished
+        assert await store.settle(finished.id, CANCELLED, client=None) == Settlement(finished, now=False)
         assert await store.get([finished.id]) == [finished]
 
     async def test_settle_of_an_unknown_job_answers_none(self, store: JobStore) -> None:
@@ -208,15 +211,16 @@ class FinishingContract(ClaimingContract):
         for number in range(20):
             job = make_job()
             await store.add([job])
-            answers: list[Job | None] = []
+            answers: list[Settlement | None] = []
 
-            async def settle(job: Job, status: JobStatus, answers: list[Job | None] = answers) -> None:
+            async def settle(job: Job, status: JobStatus, answers: list[Settlement | None] = answers) -> None:
                 answers.append(await store.settle(job.id, Outcome(status), client=None))
 
             async with anyio.create_task_group() as tasks:
                 for status in [JobStatus.CANCELLED, JobStatus.FAILED][:: 1 if number % 2 else -1]:
                     tasks.start_soon(settle, job, status)
-            assert answers == await store.get([job.id]) * 2
+            [kept] = await store.get([job.id])
+            assert sorted(answer.now for answer in answers if answer and answer.job == kept) == [False, True]
 
     async def test_of_a_settlement_and_a_last_save_at_once_one_wins(self, store: JobStore) -> None:
         for patience in self.patiences():
@@ -235,7 +239,7 @@ class FinishingContract(ClaimingContract):
                 settled = await store.settle(claim.job.id, CANCELLED, client=None)
             [kept] = await store.get([claim.job.id])
             assert kept.status is (JobStatus.CANCELLED if lost else JobStatus.SUCCESS)
-            assert settled == kept
+            assert settled == Settlement(kept, now=bool(lost))
 
     async def test_a_settlement_while_the_job_is_claimed_leaves_no_claim_that_is_worth_something(
         self, store: JobStore
