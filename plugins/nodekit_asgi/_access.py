@@ -16,7 +16,7 @@ def check_access(request: Request, *, loopback: bool) -> Sequence[Header]:
     if loopback and host and not _is_loopback(host) and _name(host) not in request.limits.allowed_hosts:
         raise HttpError(403, "Host: this node serves loopback only; list other names in allowed_hosts")
     origin = request.headers.get(b"origin", b"").decode("latin-1")
-    if not origin or urlsplit(origin).netloc == host != "":
+    if not origin or _site(origin) == host != "":
         return ()
     if origin not in request.limits.allowed_origins:
         raise HttpError(403, "Origin: pages of other sites may not call this node; list theirs in allowed_origins")
@@ -26,6 +26,13 @@ def check_access(request: Request, *, loopback: bool) -> Sequence[Header]:
 def preflight_headers() -> Sequence[Header]:
     """What a browser asks before it sends a page's request."""
     return [(b"access-control-allow-methods", _METHODS), (b"access-control-allow-headers", _HEADERS)]
+
+
+def _site(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
 
 
 def _name(host: str) -> str:

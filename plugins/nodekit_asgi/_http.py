@@ -108,7 +108,9 @@ class Request:
         most = self.limits.max_body_bytes
         if b"content-length" in self.headers and b"transfer-encoding" in self.headers:
             raise HttpError(400, "both Content-Length and Transfer-Encoding are given", headers=self.close)
-        if len(length := self.headers.get(b"content-length", b"0")) > _LENGTH_DIGITS or int(length) > most:
+        if not (length := self.headers.get(b"content-length", b"0")).isdigit():
+            raise HttpError(400, "Content-Length: expected a whole number", headers=self.close)
+        if len(length) > _LENGTH_DIGITS or int(length) > most:
             raise self._too_large(most)
         pieces: list[bytes] = []
         size = 0

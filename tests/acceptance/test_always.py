@@ -105,7 +105,7 @@ async def test_other_hosts_and_origins_are_let_in_by_name(server: str) -> None:
         assert "POST" in preflight.headers["Access-Control-Allow-Methods"]
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:1", "file://", "garbage"])
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:1", "file://", "garbage", "http://["])
 async def test_pages_of_other_sites_cannot_call_the_node(api: Api, origin: str) -> None:
     for method, path in (("GET", "/info"), ("POST", "/api/jobs"), ("OPTIONS", "/api/jobs")):
         answer = await api.call(method, path, headers={"Origin": origin}, data=OK if method == "POST" else None)
@@ -314,6 +314,15 @@ async def test_the_app_can_be_mounted_by_a_host_that_holds_the_node(strips_path:
         batch = b"[1,2,3]"
         assert (await asgi_call(app, f"{prefix}/api/jobs/batch", client=None, body=batch, **scope))[0] == 413
         assert (await asgi_call(app, "/compute/nope", client=None, **scope))[0] == 404
+
+
+@pytest.mark.parametrize("length", [b"abc", b"", b"-1", b"+1", b"1.0"])
+async def test_a_length_that_a_host_lets_through_unread_is_400_and_named(length: bytes) -> None:
+    async with make_node() as node:
+        headers = [(b"content-length", length)]
+        status, body = await asgi_call(AsgiApp(node), "/api/jobs", client=None, body=OK, headers=headers)
+        assert status == 400
+        assert b"Content-Length" in body
 
 
 async def test_the_app_takes_part_in_a_hosts_lifespan_and_refuses_websockets() -> None:
