@@ -65,6 +65,10 @@ class AsgiApp:
             await send_reply(reply, send, request, headers)
         except Disconnected:
             logger.debug("%s %s: the client has gone", request.method, request.path)
+        except Exception:
+            failed = "%s %s failed while replying (request %s)"
+            logger.exception(failed, request.method, request.path, request_id.decode())
+            raise  # the server cuts the connection: half a reply must not look whole
 
     async def _reply(self, request: Request, headers: list[Header], request_id: bytes) -> Reply:
         try:

@@ -14,9 +14,10 @@ import pytest
 from http_api import Api, post, serving
 from parts import make_node
 
-from nodekit import NodekitError
+from nodekit import NodekitError, StoreFailed
 from nodekit_asgi import AsgiApp, Limits
 from nodekit_asgi import _app as asgi_app
+from nodekit_asgi import _handlers as asgi_handlers
 
 pytestmark = pytest.mark.anyio
 
@@ -65,6 +66,26 @@ async def test_a_crash_is_500_that_shows_nothing_but_the_request_id_on_the_log_l
     assert any(request_id in record.getMessage() for record in caplog.records)
     for shown in ("KeyError", "secret", "Traceback", ".py"):
         assert shown not in answer.body.decode()
+
+
+async def test_a_listing_that_fails_midway_is_logged_and_cut_off(
+    api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await api.submit("echo")
+    monkeypatch.setattr(asgi_handlers, "SLICE", 1)
+    assert api.node is not None
+    find = api.node.find
+
+    async def fails_later(*, after: str | None = None, **query: Any) -> Any:
+        if after is not None:
+            raise StoreFailed("the disk is gone")
+        return await find(**query)
+
+    monkeypatch.setattr(api.node, "find", fails_later)
+    with pytest.raises(aiohttp.ClientError):
+        await api.get("/api/jobs", headers={"X-Request-ID": "mine-8"})
+    assert "GET /api/jobs failed while replying (request mine-8)" in caplog.messages
+    assert "the disk is gone" in caplog.text
 
 
 async def test_request_ids_come_back_or_are_made_and_cannot_inject_anything(api: Api) -> None:
