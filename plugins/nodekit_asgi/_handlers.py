@@ -77,7 +77,8 @@ async def _listing(request: Request, node: Node, pending: bool | None) -> Reply:
     headers: list[Header] = []
     if len(first) == limit:
         flag = "" if pending is None else f"&pending={str(pending).lower()}"
-        headers = [(b"link", f'</api/jobs?limit={limit}&after={first[-1]}{flag}>; rel="next"'.encode())]
+        # relative, so that it leads to where the client found the page, however the node is mounted
+        headers = [(b"link", f'<?limit={limit}&after={first[-1]}{flag}>; rel="next"'.encode())]
     return json_reply(first, headers=headers)
 
 
