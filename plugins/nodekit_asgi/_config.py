@@ -6,6 +6,9 @@ import msgspec
 
 from nodekit import MAX_DEPTH
 
+DEEPEST = 500
+"""Decoders and containers recurse; what is nested deeper could exhaust their stack."""
+
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 
 
@@ -13,7 +16,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """What one request may ask for, and from where."""
 
     max_body_bytes: Positive = 16 * 1024 * 1024
-    max_json_depth: Positive = MAX_DEPTH
+    max_json_depth: Annotated[int, msgspec.Meta(ge=1, le=DEEPEST)] = MAX_DEPTH
     max_batch: Positive = 1000
     """Items in one batch."""
     max_ids: Positive = 200

@@ -2,8 +2,11 @@
 
 import io
 
+import msgspec
 import pytest
 from http_api import Answer, Api, post
+
+from nodekit_asgi import Limits
 
 pytestmark = pytest.mark.anyio
 
@@ -46,6 +49,12 @@ async def test_a_hostile_body_is_400_as_json(api: Api, body: bytes, path: str) -
     assert len(answer.error) < 300
     assert (await api.get("/api/jobs")).json == []
     assert (await api.get("/health")).status == 200
+
+
+def test_no_setting_allows_a_depth_that_exhausts_the_stack() -> None:
+    assert msgspec.convert({"max_json_depth": 500}, Limits).max_json_depth == 500
+    with pytest.raises(msgspec.ValidationError, match="<= 500"):
+        msgspec.convert({"max_json_depth": 501}, Limits)
 
 
 async def test_depth_counts_brackets_and_not_texts(api: Api) -> None:
