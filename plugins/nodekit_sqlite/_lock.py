@@ -12,27 +12,46 @@ class OwnerLock:
 
     def __init__(self, database: Path) -> None:
         self._database = database
-        self._path = database.with_name(database.name + ".lock")
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
         """Raises `StoreInUse` when another node holds it, `StoreFailed` when the file cannot be made."""
         try:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+            path = _lock_path(self._database)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        except (OSError, RuntimeError) as error:  # RuntimeError: symbolic links in a circle
+            raise StoreFailed(f"cannot lock {self._database}: {_reason(error)}") from error
+        try:
+            self._take(descriptor)
         except OSError as error:
-            raise StoreFailed(f"cannot open {self._path}: {error.strerror}") from error
+            os.close(descriptor)
+            raise StoreFailed(f"cannot write {path}, the lock of {self._database}: {_reason(error)}") from error
+        except StoreInUse:
+            os.close(descriptor)
+            raise
+        self._descriptor = descriptor
+
+    def _take(self, descriptor: int) -> None:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             owner = os.read(descriptor, 32).decode(errors="replace").strip()
-            os.close(descriptor)
             who = f" (process {owner})" if owner else ""
             raise StoreInUse(f"{self._database} is held by another node{who}; stop it or name another path") from error
         os.truncate(descriptor, 0)
         os.write(descriptor, str(os.getpid()).encode())
-        self._descriptor = descriptor
 
     def release(self) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def _lock_path(database: Path) -> Path:
+    """Beside the database itself, whichever symbolic links lead to it: one file has one owner."""
+    real = database.resolve()
+    return real.with_name(real.name + ".lock")
+
+
+def _reason(error: Exception) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error)

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import anyio
+import anyio.to_thread
 import msgspec
 
 from nodekit import (
@@ -74,11 +75,10 @@ class SqliteTable:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            self._lock.acquire()
             stack.callback(self._lock.release)
-            self._prepare()
+            await anyio.to_thread.run_sync(self._open)
             for thread in (self._writer, self._reader):
-                thread.start()
+                await thread.start()
                 stack.push_async_callback(thread.stop)
             self._stack = stack.pop_all()
         return self
@@ -88,6 +88,11 @@ class SqliteTable:
     ) -> None:
         with anyio.CancelScope(shield=True):
             await self._stack.aclose()
+
+    def _open(self) -> None:
+        """Waits for the disk: in a thread, so that the node's loop goes on."""
+        self._lock.acquire()
+        self._prepare()
 
     def _prepare(self) -> None:
         try:

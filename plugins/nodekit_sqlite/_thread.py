@@ -8,6 +8,7 @@ from threading import Thread
 from typing import Any, TypeVar, cast
 
 import anyio
+import anyio.to_thread
 from anyio.lowlevel import current_token
 
 from nodekit import StoreFailed
@@ -43,15 +44,15 @@ class ConnectionThread:
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         self._thread: Thread | None = None
 
-    def start(self) -> None:
-        """Start in the event loop that will make the calls."""
+    async def start(self) -> None:
+        """Start in the event loop that will make the calls. Connecting may wait for the disk: a thread does that."""
         loop = current_token().native_token
         # asyncio's loop and trio's token name the same thing differently
         self._post = cast(
             "Callable[..., object]", getattr(loop, "call_soon_threadsafe", None) or getattr(loop, "run_sync_soon", None)
         )
         try:
-            connection = self._connect()
+            connection = await anyio.to_thread.run_sync(self._connect)
         except sqlite3.Error as error:
             raise StoreFailed(f"sqlite: {error}") from error
         self._thread = Thread(target=self._work, args=[connection], name="nodekit-sqlite", daemon=True)

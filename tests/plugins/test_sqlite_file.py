@@ -1,11 +1,13 @@
 """What the store `sqlite` does to its file: who may open it, what is written, how it is read, and what failures say."""
 
+import errno
 import os
 import re
 import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,6 +74,48 @@ async def test_a_second_opener_is_told_who_holds_it_and_what_to_do(path: Path) -
         assert "stop it or name another path" in str(raised.value)
     async with SqliteTable(path):
         pass
+
+
+async def test_a_database_has_one_owner_whatever_leads_to_it(path: Path) -> None:
+    link = path.parent / "link.sqlite"
+    link.symlink_to(path)
+    folder = path.parent / "folder"
+    folder.symlink_to(path.parent)
+    async with SqliteTable(path):
+        for other in (link, folder / path.name, folder / link.name):
+            with pytest.raises(StoreInUse, match=f"process {os.getpid()}"):
+                await SqliteTable(other).__aenter__()
+
+
+async def test_a_lock_that_cannot_be_written_is_a_store_that_failed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", full)
+        assert "No space left on device" in await opening_fails(path)
+    async with SqliteTable(path):
+        pass
+
+
+async def test_the_loop_goes_on_while_a_database_is_opened(path: Path) -> None:
+    table = Traced(path)
+    table.prepare = lambda connection: time.sleep(0.6)
+    pauses: list[float] = []
+
+    async def tick() -> None:
+        while True:
+            began = time.monotonic()
+            await anyio.sleep(0.01)
+            pauses.append(time.monotonic() - began)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(tick)
+        async with table:
+            tasks.cancel_scope.cancel()
+    assert max(pauses) < 0.5
 
 
 HOLDER = """
