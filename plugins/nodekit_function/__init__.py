@@ -1,9 +1,12 @@
 """The runner `function`: a container is a plain async Python function. No process, no network."""
 
+import functools
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Self, TypeAlias, TypeVar
@@ -38,7 +41,10 @@ class FunctionContainer(Container, frozen=True, kw_only=True, forbid_unknown_fie
     """A container of a node file."""
 
     call: str
-    """``package.module:function``, or ``file.py:function`` relative to the node file."""
+    """``package.module:function``, or ``file.py:function`` relative to the node file.
+
+    A file is run once, however many of its functions are containers.
+    """
 
 
 class FunctionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -56,9 +62,16 @@ class FunctionRunner:
         self._functions: dict[ContainerId, Function] = {}
 
     def add(self, container: Container, function: Function) -> None:
-        """Offer a function as a container. Before the node is composed."""
+        """Offer a function as a container. Before the node is composed.
+
+        Raises `CompositionError` for one that cannot be awaited: it would hold up the whole node.
+        """
         if container.id in self._containers:
             raise CompositionError(f"container {container.id!r} has a function already")
+        if not _is_async(function):
+            name = getattr(function, "__qualname__", repr(function))
+            cure = "must be `async def`; call blocking code by anyio.to_thread.run_sync in it"
+            raise CompositionError(f"the function of container {container.id!r}, {name}, {cure}")
         self._containers[container.id] = container
         self._functions[container.id] = function
 
@@ -96,7 +109,7 @@ class FunctionRunner:
     async def run(self, step: Step) -> ContainerOutput:
         try:
             value = await self._functions[step.container](decode_payload(step.input.data))
-            return ContainerOutput(container=step.container, output=encode_payload(value))
+            return ContainerOutput(container=step.container, output=encode_payload(value), instance="function")
         except ContainerFailed:
             raise
         except InvalidPayload as error:
@@ -108,33 +121,54 @@ class FunctionRunner:
 def from_config(config: FunctionConfig, file: NodeFile) -> FunctionRunner:
     """The runner of a node file."""
     runner = FunctionRunner()
+    files: dict[Path, ModuleType] = {}
     for number, container in enumerate(config.containers):
         try:
-            runner.add(container, _function(container.call, file.folder))
+            runner.add(container, _function(container.call, file.folder, files))
+        except CompositionError as error:
+            raise CompositionError(Problem(f"containers[{number}]", str(error))) from error
         except (ImportError, AttributeError, OSError, SyntaxError, ValueError) as error:
             raise CompositionError(Problem(f"containers[{number}].call", f"{container.call}: {error}")) from error
     return runner
 
 
-def _function(reference: str, folder: Path) -> Function:
+def _is_async(function: object) -> bool:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+
+
+def _function(reference: str, folder: Path, files: dict[Path, ModuleType]) -> Function:
     place, separator, name = reference.partition(":")
     if not separator:
         raise ValueError("expected package.module:function or file.py:function")
-    module = _file_module(folder / place) if place.endswith(".py") else importlib.import_module(place)
+    module = (
+        _file_module((folder / place).resolve(), files) if place.endswith(".py") else importlib.import_module(place)
+    )
     function = getattr(module, name)
     if not callable(function):
         raise ValueError(f"{name} is not a function")
     return function  # type: ignore[no-any-return]
 
 
-def _file_module(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} cannot be imported")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(path.stem, module)
-    spec.loader.exec_module(module)
-    return module
+_numbers = count(1)
+
+
+def _file_module(path: Path, files: dict[Path, ModuleType]) -> ModuleType:
+    """The module of a file, under a name that no other module has; it is run when it is not in `files` yet."""
+    if path not in files:
+        name = f"nodekit_function_file_{next(_numbers)}_{path.stem}"
+        spec = importlib.util.spec_from_file_location(name, path)
+        if spec is None or spec.loader is None:
+            raise ImportError(f"{path} cannot be imported")
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+        files[path] = module
+    return files[path]
 
 
 offer = Offer(FunctionConfig, from_config, container=FunctionContainer)

@@ -1,5 +1,8 @@
 """The runner `function` keeps the promises of runners, and turns what functions do into outputs and failures."""
 
+import functools
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +118,57 @@ def test_a_node_file_names_functions_of_modules_and_of_files_beside_it(tmp_path:
     )
     runner = from_config(FunctionConfig(containers=containers), NodeFile(tmp_path / "node.toml"))
     assert list(runner.containers) == ["double", "sleep"]
+
+
+def test_a_file_is_run_once_and_takes_no_other_modules_name(tmp_path: Path) -> None:
+    (tmp_path / "json.py").write_text(
+        "import sys\nran = []\nassert sys.modules[__name__].ran is ran\n"
+        "async def a(data): return ran\nasync def b(data): return ran\n"
+    )
+    (tmp_path / "sub").mkdir()
+    calls = {"a": "json.py:a", "b": "sub/../json.py:b"}
+    containers = tuple(FunctionContainer(id=id, call=call) for id, call in calls.items())
+    runner = from_config(FunctionConfig(containers=containers), NodeFile(tmp_path / "node.toml"))
+    a, b = runner._functions["a"], runner._functions["b"]
+    assert a.__globals__ is b.__globals__  # type: ignore[attr-defined]
+    assert sys.modules["json"] is json
+
+
+def test_a_file_that_fails_leaves_no_module_behind(tmp_path: Path) -> None:
+    (tmp_path / "broken_of_a_test.py").write_text("raise ValueError('no')\n")
+    config = FunctionConfig(containers=(FunctionContainer(id="a", call="broken_of_a_test.py:f"),))
+    with pytest.raises(CompositionError, match="no"):
+        from_config(config, NodeFile(tmp_path / "node.toml"))
+    assert not [name for name in sys.modules if "broken_of_a_test" in name]
+
+
+class Awaited:
+    async def __call__(self, data: Any) -> Any:
+        return data
+
+
+async def two(extra: Any, data: Any) -> Any:
+    return [extra, data]
+
+
+async def test_whatever_is_awaited_is_a_function() -> None:
+    runner = FunctionRunner()
+    runner.add(Container(id="object"), Awaited())
+    runner.add(Container(id="partial"), functools.partial(two, 1))
+    assert (await runner.run(make_step("object", 2))).value == 2
+    assert (await runner.run(make_step("partial", 2))).value == [1, 2]
+
+
+@pytest.mark.parametrize("function", [lambda data: data, len, Awaited, functools.partial(print, 1)])
+def test_what_is_not_awaited_is_refused(function: Any) -> None:
+    with pytest.raises(CompositionError, match=r"'plain'.* must be `async def`"):
+        FunctionRunner().add(Container(id="plain"), function)
+
+
+def test_a_plain_function_of_a_node_file_is_a_problem_with_its_place(tmp_path: Path) -> None:
+    config = FunctionConfig(containers=(FunctionContainer(id="a", call="json:dumps"),))
+    with pytest.raises(CompositionError, match=r"^containers\[0\]: .*dumps, must be `async def`"):
+        from_config(config, NodeFile(tmp_path / "node.toml"))
 
 
 @pytest.mark.parametrize(
