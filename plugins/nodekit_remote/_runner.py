@@ -6,12 +6,22 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Annotated, Self
+from urllib.parse import urlsplit
 
 import anyio
 import msgspec
 from anyio.abc import TaskGroup
 
-from nodekit import Container, ContainerFailed, ContainerId, ContainerOutput, Offer, Step
+from nodekit import (
+    CompositionError,
+    Container,
+    ContainerFailed,
+    ContainerId,
+    ContainerOutput,
+    Offer,
+    Problem,
+    Step,
+)
 from nodekit_remote._http import ContainerHttp, Endpoint, HttpContainer
 
 logger = logging.getLogger("nodekit.remote")
@@ -31,6 +41,10 @@ class RemoteContainer(HttpContainer, frozen=True, kw_only=True, forbid_unknown_f
     def __post_init__(self) -> None:
         if not _URL.fullmatch(self.url):
             raise ValueError(f"url: expected http(s)://host[:port][/path], got {self.url!r}")
+        try:
+            _ = urlsplit(self.url).port
+        except ValueError as error:
+            raise ValueError(f"url: {error}, got {self.url!r}") from error
 
 
 class RemoteConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -46,6 +60,7 @@ class RemoteRunner:
     """Calls containers that somebody else keeps up."""
 
     def __init__(self, config: RemoteConfig) -> None:
+        _check_ids(config.containers)
         self._containers = {container.id: container for container in config.containers}
         self._endpoints = {c.id: Endpoint(c.url.rstrip("/"), c.url, c) for c in config.containers}
         self._http = ContainerHttp(connect_timeout_seconds=config.connect_timeout_seconds)
@@ -111,6 +126,17 @@ class RemoteRunner:
         self._running = frozenset(self._containers.keys() - self._down.keys())
         self._changed.set()
         self._changed = anyio.Event()
+
+
+def _check_ids(containers: Sequence[RemoteContainer]) -> None:
+    ids = [container.id for container in containers]
+    problems = [
+        Problem(f"containers[{number}].id", f"{id!r} is the id of another container of this runner; name another")
+        for number, id in enumerate(ids)
+        if id in ids[:number]
+    ]
+    if problems:
+        raise CompositionError(problems)
 
 
 offer = Offer(RemoteConfig, lambda config, file: RemoteRunner(config), container=RemoteContainer)

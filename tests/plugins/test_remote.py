@@ -3,6 +3,7 @@
 import gzip
 import json
 import logging
+import re
 import resource
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
@@ -15,7 +16,7 @@ import msgspec
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
 
-from nodekit import ContainerFailed, ContainerOutput, Secret
+from nodekit import CompositionError, ContainerFailed, ContainerOutput, Secret
 from nodekit.testing import ContainerRunnerContract, make_step
 from nodekit_remote import RemoteConfig, RemoteContainer, RemoteRunner
 
@@ -149,6 +150,18 @@ class TestRemoteRunner(ContainerRunnerContract):
     @pytest.fixture
     def runner(self, server: Server) -> RemoteRunner:
         return runner_for(server, "echo", "fail", "slow")
+
+
+@pytest.mark.parametrize("url", ["http://h:99999", "http://h:-1/", "http://h:port", "http://["])
+def test_a_url_that_nothing_can_be_called_at_is_named(url: str) -> None:
+    with pytest.raises(ValueError, match=r"^url: .*" + re.escape(url)):
+        RemoteContainer(id="a", url=url)
+
+
+def test_two_containers_of_one_id_are_refused() -> None:
+    containers = tuple(RemoteContainer(id=id, url=f"http://{id}") for id in ("a", "b", "a"))
+    with pytest.raises(CompositionError, match=r"^containers\[2\]\.id: 'a' is the id of another container"):
+        RemoteRunner(RemoteConfig(containers=containers))
 
 
 # -- what is sent --------------------------------------------------------------------------------
