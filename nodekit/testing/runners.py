@@ -59,6 +59,13 @@ class ContainerRunnerContract:
             output = await self.outcome(runner, make_step(self.echo, data))
         assert output.container == self.echo
         assert output.value == data
+        assert output.instance, "the output does not name the instance that gave it"
+
+    async def test_changed_waits_while_nothing_changes(self, runner: ContainerRunner) -> None:
+        async with runner:
+            with anyio.move_on_after(0.1) as scope:
+                await runner.changed()
+            assert scope.cancelled_caught, "changed() returned although nothing changed: its caller would spin"
 
     async def test_any_json_value_can_be_an_output(self, runner: ContainerRunner) -> None:
         values: list[Any] = [None, False, 0, "", [], {}, "text", [[]]]
