@@ -126,7 +126,9 @@ async def test_other_hosts_and_origins_are_let_in_by_name(server: str) -> None:
         assert "POST" in preflight.headers["Access-Control-Allow-Methods"]
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:1", "file://", "garbage", "http://["])
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "null", "http://localhost:1", "file://", "garbage", "http://["]
+)
 async def test_pages_of_other_sites_cannot_call_the_node(api: Api, origin: str) -> None:
     for method, path in (("GET", "/info"), ("POST", "/api/jobs"), ("OPTIONS", "/api/jobs")):
         answer = await api.call(method, path, headers={"Origin": origin}, data=OK if method == "POST" else None)
