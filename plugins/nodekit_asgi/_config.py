@@ -21,8 +21,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Items in one batch."""
     max_ids: Positive = 200
     """Ids in one query."""
-    max_steps: Positive = 1000
-    """Containers in one job."""
+    max_steps: Positive = 100
+    """Containers in one job; while it runs, the outputs of all its steps are in memory."""
     body_seconds: Annotated[float, msgspec.Meta(gt=0)] = 60.0
     """How long a client may take to send a body."""
     allowed_origins: tuple[str, ...] = ()
