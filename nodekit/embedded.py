@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from nodekit._broadcast import Broadcast
 from nodekit._embedded_claim import EmbeddedClaim
 from nodekit._fresh import Fresh
+from nodekit._own_tasks import OwnTasks
 from nodekit._schedule import Schedule
 from nodekit._signal import Signal
 from nodekit.container import ClientId, ContainerError, ContainerId, JobId, Location
@@ -39,8 +40,7 @@ class EmbeddedStore:
         self._settling: dict[JobId, anyio.Event] = {}
         self._entered = False
         self._loading: set[JobId] = set()
-        self._adrift: list[Job] = []
-        """Jobs of which nobody waited to learn whether they were kept; they are added again, which harms nothing."""
+        self._own = OwnTasks()
         self._queued = Signal()
         self._fresh = Fresh()
         self._broadcast = Broadcast()
@@ -56,9 +56,10 @@ class EmbeddedStore:
             for entry in await self.table.unfinished():
                 self._track(entry)
                 if entry.streams:
-                    await self.settle(entry.id, _interrupted(entry.due), client=None)
+                    await self._settle(entry.id, _interrupted(entry.due), None)
                 else:
                     self._queue(entry, delay_seconds=max(0.0, (entry.not_before or 0) - time.time()))
+            await self._own.__aenter__()
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await self.table.__aexit__(None, None, None)
@@ -68,54 +69,47 @@ class EmbeddedStore:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
-        return await self.table.__aexit__(kind, error, trace)
+        try:
+            await self._own.__aexit__(kind, error, trace)
+        finally:
+            await self.table.__aexit__(kind, error, trace)
+        return None
 
     # -- queueing ---------------------------------------------------------------------------------
 
     async def add(self, jobs: Sequence[Job]) -> list[Job]:
-        with anyio.CancelScope(shield=True):
-            try:
-                kept = await self.table.add(jobs)
-            except anyio.get_cancelled_exc_class():  # asyncio's own cancel() reaches through shields
-                self._adrift += jobs
-                self._queued.set()
-                raise
-            for asked, job in zip(jobs, kept, strict=True):
-                if self._is_new(asked, job):
-                    self._track(entry := Unfinished.of(job))
-                    self._fresh.put(job)
-                    self._queue(entry)
-                    self._broadcast.publish(job.id)
+        return await self._own.run(self._add, jobs)
+
+    async def _add(self, jobs: Sequence[Job]) -> list[Job]:
+        kept = await self.table.add(jobs)
+        for asked, job in zip(jobs, kept, strict=True):
+            if self._is_new(asked, job):
+                self._track(entry := Unfinished.of(job))
+                self._fresh.put(job)
+                self._queue(entry)
+                self._broadcast.publish(job.id)
         return kept
 
     async def add_claimed(self, job: Job) -> Claim:
-        with anyio.CancelScope(shield=True):
-            kept = (await self.table.add([job]))[0]
-            if not self._is_new(job, kept):
-                raise StoreFailed(f"job {kept.id} is already there and cannot be claimed")
-            self._track(Unfinished.of(kept))
-            claim = self._claims[kept.id] = EmbeddedClaim(kept)
-            self._broadcast.publish(kept.id)
+        return await self._own.run(self._add_claimed, job)
+
+    async def _add_claimed(self, job: Job) -> Claim:
+        kept = (await self.table.add([job]))[0]
+        if not self._is_new(job, kept):
+            raise StoreFailed(f"job {kept.id} is already there and cannot be claimed")
+        self._track(Unfinished.of(kept))
+        claim = self._claims[kept.id] = EmbeddedClaim(kept)
+        self._broadcast.publish(kept.id)
         return claim
 
     async def claim(self, containers: Collection[ContainerId], limit: int) -> list[Claim]:
         wanted = frozenset(containers)
         while True:
-            if self._adrift:
-                await self._add_adrift()
             if taken := self._schedule.take(wanted, limit, now=time.monotonic()):
                 if claims := await self._load(taken):
                     return claims
                 continue
             await self._wait()
-
-    async def _add_adrift(self) -> None:
-        adrift, self._adrift = self._adrift, []
-        try:
-            await self.add(adrift)
-        except StoreFailed:  # when cancelled, `add` has put them back itself
-            self._adrift += adrift
-            raise
 
     async def _load(self, taken: Sequence[Unfinished]) -> list[Claim]:
         jobs = {entry.id: self._fresh.pop(entry.id) for entry in taken}
@@ -176,6 +170,9 @@ class EmbeddedStore:
         raise ClaimLost(f"job {job.id} is no longer this claim's")
 
     async def settle(self, id: JobId, outcome: Outcome, *, client: ClientId | None) -> Settlement | None:
+        return await self._own.run(self._settle, id, outcome, client)
+
+    async def _settle(self, id: JobId, outcome: Outcome, client: ClientId | None) -> Settlement | None:
         while True:
             job = next(iter(await self.table.get([id], client=client)), None)
             if job is None or job.status.finished:
@@ -184,11 +181,10 @@ class EmbeddedStore:
                 job = next(iter(await self.table.get([id], client=client)), None)
                 return None if job is None else Settlement(job, now=False)
             if id not in self._settling:
-                with anyio.CancelScope(shield=True):
-                    return await self._settle(id, outcome)
+                return await self._settle_unfinished(id, outcome)
             await self._settling[id].wait()
 
-    async def _settle(self, id: JobId, outcome: Outcome) -> Settlement | None:
+    async def _settle_unfinished(self, id: JobId, outcome: Outcome) -> Settlement | None:
         settled = self._settling[id] = anyio.Event()
         self._schedule.remove(id)
         held = self._claims.get(id)
@@ -236,9 +232,7 @@ class EmbeddedStore:
         )
 
     async def delete(self, ids: Sequence[JobId]) -> int:
-        with anyio.CancelScope(shield=True):
-            return await self.table.delete(ids)
-        raise AssertionError("a shielded scope is not left early")
+        return await self.table.delete(ids)
 
     async def pending(self) -> Pending:
         return Pending(self._origins[False], self._origins[True], MappingProxyType(self._clients))

@@ -1,7 +1,9 @@
 """`EmbeddedStore` when its table fails or is slow, and when all happens at once: nothing is lost or done twice."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -13,15 +15,20 @@ from nodekit import (
     ClaimLost,
     EmbeddedStore,
     Job,
+    JobId,
+    JobRequest,
     JobStatus,
     Location,
+    Node,
     Outcome,
     Settlement,
     StoreFailed,
     Unfinished,
 )
 from nodekit.testing import JobStoreContract, make_job, succeeded, with_output
+from nodekit_function import FunctionRunner
 from nodekit_memory import MemoryTable
+from nodekit_sqlite import SqliteConfig, SqliteStore
 
 pytestmark = pytest.mark.anyio
 
@@ -92,8 +99,9 @@ def table() -> FlakyTable:
 
 
 @pytest.fixture
-def store(table: FlakyTable) -> EmbeddedStore:
-    return EmbeddedStore(table)
+async def store(table: FlakyTable) -> AsyncIterator[EmbeddedStore]:
+    async with EmbeddedStore(table) as store:
+        yield store
 
 
 async def claim(store: EmbeddedStore, job: Job | None = None) -> Claim:
@@ -120,9 +128,10 @@ class TestOverASlowTable(JobStoreContract):
     """Every call takes some turns of the event loop, so that calls overlap in other ways."""
 
     @pytest.fixture
-    def store(self, table: FlakyTable) -> EmbeddedStore:
+    async def store(self, table: FlakyTable) -> AsyncIterator[EmbeddedStore]:
         table.turns = 3
-        return EmbeddedStore(table)
+        async with EmbeddedStore(table) as store:
+            yield store
 
 
 # -- the table fails -----------------------------------------------------------------------------
@@ -396,3 +405,32 @@ async def test_an_add_whose_asyncio_task_is_cancelled_loses_no_job_that_is_kept(
         await task
     if await store.get([job.id]):
         assert not await nothing_to_claim(store)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_asyncios_own_cancel_leaves_no_job_that_nobody_runs_and_changes_no_end(tmp_path: Path) -> None:
+    async def quick(data: Any) -> Any:
+        await asyncio.sleep(0.001)
+        return data
+
+    runner = FunctionRunner()
+    runner.container("quick")(quick)
+    store = SqliteStore(SqliteConfig(path=tmp_path / "jobs.db"))
+    ends: dict[JobId, JobStatus] = {}
+    async with Node(store=store, runners=[runner]) as node:
+        for number in range(60):
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(node.submit(JobRequest.of("quick", data={})), number % 20 / 5000)
+            job = await node.submit(JobRequest.of("quick", data={}))
+            ending = asyncio.ensure_future(node.cancel(job.id))
+            await asyncio.sleep(number % 7 / 3000)
+            ending.cancel()
+            with suppress(asyncio.CancelledError):
+                await ending
+            [job] = await node.fetch([job.id])
+            if job.status.finished:
+                ends[job.id] = job.status
+        with anyio.fail_after(20):
+            await node.wait(await node.find(limit=1000))
+        assert {job.id: job.status for job in await node.fetch(list(ends))} == ends
+        assert (await node.pending()).total == 0

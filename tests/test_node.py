@@ -562,9 +562,8 @@ async def test_a_transport_that_cannot_listen_says_so_itself() -> None:
 
 
 async def test_waiting_outside_the_lifespan_is_an_error_instead_of_for_ever() -> None:
-    store = MemoryStore()
-    node = Node(store=store, runners=[])
-    await store.add([job := make_job()])
+    await (table := MemoryTable()).add([job := make_job()])
+    node = Node(store=EmbeddedStore(table), runners=[])
     with anyio.fail_after(5), pytest.raises(NodekitError, match="not running"):
         await node.wait([job.id])
 

@@ -106,7 +106,8 @@ class DurableJobStoreContract(JobStoreContract):
         async with open_store() as store:
             await store.add([job := make_job()])
             with pytest.raises(StoreInUse) as raised:
-                await open_store().__aenter__()
+                async with open_store():
+                    pass
             assert str(raised.value)
             assert await store.get([job.id]) == [job]
         async with open_store() as store:
