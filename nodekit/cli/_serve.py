@@ -32,7 +32,7 @@ def serve(file: str, bind: str | None, log_level: str) -> None:
     In either case what a durable store holds goes on at the next start. Exits with 0 when stopped by a signal, 3 when
     the node file does not compose, 1 when the node fails.
     """
-    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    _log(log_level)
     try:
         node = compose(_bound(read_node_file(file), bind), Path(file))
     except CompositionError as error:
@@ -44,6 +44,13 @@ def serve(file: str, bind: str | None, log_level: str) -> None:
         anyio.run(_serve, node)
     except BaseException as error:
         sys.exit(_report(error))
+
+
+def _log(level: str) -> None:
+    """Ours at the level asked for; libraries' only from warnings up: at debug, some of them log what clients send."""
+    least = "ERROR" if level == "error" else "WARNING"
+    logging.basicConfig(level=least, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    logging.getLogger("nodekit").setLevel(level.upper())
 
 
 def _bound(tables: dict[str, Any], bind: str | None) -> dict[str, Any]:

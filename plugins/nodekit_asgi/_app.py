@@ -72,6 +72,7 @@ class AsgiApp:
 
     async def _reply(self, request: Request, headers: list[Header], request_id: bytes) -> Reply:
         try:
+            request.check_framing()
             allowed = check_access(request, loopback=self._loopback)
             headers += allowed
             if request.method == "OPTIONS" and allowed:

@@ -103,11 +103,14 @@ class Request:
             raise HttpError(400, f"{name}: expected true or false")
         return values == {"true"}
 
+    def check_framing(self) -> None:
+        """Raises `HttpError` where it is not clear how long the body is."""
+        if b"content-length" in self.headers and b"transfer-encoding" in self.headers:
+            raise HttpError(400, "both Content-Length and Transfer-Encoding are given", headers=self.close)
+
     async def body(self) -> bytes:
         """The whole body, within the limits of size and time."""
         most = self.limits.max_body_bytes
-        if b"content-length" in self.headers and b"transfer-encoding" in self.headers:
-            raise HttpError(400, "both Content-Length and Transfer-Encoding are given", headers=self.close)
         if not (length := self.headers.get(b"content-length", b"0")).isdigit():
             raise HttpError(400, "Content-Length: expected a whole number", headers=self.close)
         if len(length) > _LENGTH_DIGITS or int(length) > most:

@@ -4,7 +4,7 @@ import os
 import socket
 import stat
 from contextlib import suppress
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from urllib.parse import urlsplit
 
 from nodekit import NodekitError
@@ -20,15 +20,12 @@ def check_bind(bind: str) -> None:
         _host_and_port(bind)
 
 
-def is_loopback(bind: str) -> bool:
-    """Whether nobody but this machine can connect over IP."""
-    if bind.startswith("unix:"):
+def is_loopback(listener: socket.socket) -> bool:
+    """Whether nobody but this machine can connect over IP, however the address was written."""
+    if listener.family == socket.AF_UNIX:
         return False
-    host = _host_and_port(bind)[0]
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
+    address = ip_address(listener.getsockname()[0].partition("%")[0])
+    return ((address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address).is_loopback
 
 
 def listen(bind: str) -> socket.socket:

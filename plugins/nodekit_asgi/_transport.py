@@ -28,8 +28,8 @@ class AsgiTransport:
             raise CompositionError(Problem("server", f"{self._config.server} is not installed; {extra}"))
 
     async def serve(self, node: Node, *, task_status: "TaskStatus[Sequence[str]]") -> None:
-        app = AsgiApp(node, self._config, loopback=is_loopback(self._config.bind))
         listener = listen(self._config.bind)
+        app = AsgiApp(node, self._config, loopback=is_loopback(listener))
         url, file = url_of(listener), socket_file(self._config.bind)
         stop = anyio.Event()
         try:

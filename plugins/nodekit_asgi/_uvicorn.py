@@ -3,31 +3,57 @@
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEADER_BYTES = 1 << 16
-_BODY = b'{"error":"the headers are too large"}'
-_REPLY = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\n"
-    b"content-length: %d\r\nconnection: close\r\n\r\n%s" % (len(_BODY), _BODY)
-)
+
+
+def _reply(status: str, text: str) -> bytes:
+    body = b'{"error":"%s"}' % text.encode()
+    head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close"
+    return head.encode() + b"\r\n\r\n" + body
+
+
+_TOO_LARGE = _reply("431 Request Header Fields Too Large", "the headers are too large")
+_UPGRADE = _reply("400 Bad Request", "Upgrade: is not supported; send the request without it")
 
 
 class BoundedHttpTools(HttpToolsProtocol):
-    """Ends a connection whose headers go on and on."""
+    """Ends a connection whose headers go on and on, or that asks for another protocol.
+
+    After an upgrade that is not made, the parser would take what follows, a body for instance, for another request.
+    """
 
     _head_bytes = 0
     _in_body = False
 
     def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
         if not self._in_body:
             self._head_bytes += len(data)
         super().data_received(data)
-        if not self._in_body and self._head_bytes > HEADER_BYTES and not self.transport.is_closing():
-            self.transport.write(_REPLY)
-            self.transport.close()
+        if not self._in_body and self._head_bytes > HEADER_BYTES:
+            self._refuse(_TOO_LARGE)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._in_body:  # of trailers, nobody makes anything
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._in_body, self._head_bytes = True, 0
-        super().on_headers_complete()
+        if self.parser is not None and self.parser.should_upgrade():
+            self._refuse(_UPGRADE)
+        else:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if not self.transport.is_closing():
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._in_body = False
-        super().on_message_complete()
+        if not self.transport.is_closing():
+            super().on_message_complete()
+
+    def _refuse(self, reply: bytes) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(reply)
+            self.transport.close()

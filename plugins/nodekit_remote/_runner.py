@@ -42,9 +42,12 @@ class RemoteContainer(HttpContainer, frozen=True, kw_only=True, forbid_unknown_f
         if not _URL.fullmatch(self.url):
             raise ValueError(f"url: expected http(s)://host[:port][/path], got {self.url!r}")
         try:
-            _ = urlsplit(self.url).port
+            parts = urlsplit(self.url)
+            _ = parts.port
         except ValueError as error:
             raise ValueError(f"url: {error}, got {self.url!r}") from error
+        if "@" in parts.netloc:  # not shown: it may hold a password
+            raise ValueError("url: expected no user or password, which errors would show; give a bearer by reference")
 
 
 class RemoteConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,6 +1,9 @@
 """Hostile bodies: 400 or 413 as JSON, and the node goes on as if nothing had been."""
 
+import asyncio
 import io
+from contextlib import suppress
+from urllib.parse import urlsplit
 
 import msgspec
 import pytest
@@ -97,3 +100,30 @@ async def test_a_query_that_is_not_utf8_is_400(api: Api) -> None:
     async with api.raw() as connection:
         await connection.send(b"GET /api/jobs?id=%ff%fe HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert (await connection.answer()).status == 400
+
+
+async def test_what_follows_an_upgrade_that_is_not_made_is_no_request(api: Api) -> None:
+    """Its body would be taken for one."""
+    inner = b"GET /info HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    head = b"POST /api/jobs HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: h2c\r\n"
+    url = urlsplit(api.url)
+    reader, writer = await asyncio.open_connection(url.hostname, url.port)
+    writer.write(head + b"content-length: %d\r\n\r\n" % len(inner))
+    await writer.drain()
+    await asyncio.sleep(0.1)
+    writer.write(inner)
+    with suppress(ConnectionError):
+        answer = await asyncio.wait_for(reader.read(1 << 16), 20)
+        assert b'"containers"' not in answer
+    writer.close()
+
+
+@pytest.mark.parametrize("path", ["/health", "/nowhere"])
+async def test_two_lengths_are_refused_on_every_path(api: Api, path: str) -> None:
+    url = urlsplit(api.url)
+    reader, writer = await asyncio.open_connection(url.hostname, url.port)
+    head = f"GET {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n"
+    writer.write(head.encode() + b"0\r\n\r\n")
+    answer = await asyncio.wait_for(reader.read(1 << 16), 20)
+    assert answer.startswith(b"HTTP/1.1 400")
+    writer.close()

@@ -458,3 +458,9 @@ async def test_a_runner_whose_container_is_down_can_be_left(free_tcp_port: int) 
     with anyio.fail_after(5):
         async with runner_for(server, "echo") as runner:
             await _fail(runner, "echo")
+
+
+def test_a_url_that_holds_a_password_is_refused_and_not_shown() -> None:
+    with pytest.raises(ValueError, match="no user or password") as refused:
+        RemoteContainer(id="a", url="http://admin:hunter2@127.0.0.1:1")
+    assert "hunter2" not in str(refused.value)
