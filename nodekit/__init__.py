@@ -12,6 +12,7 @@ from nodekit.container import (
     ContainerResult,
     JobId,
     Location,
+    Retry,
     Step,
 )
 from nodekit.embedded import EmbeddedStore
@@ -21,15 +22,18 @@ from nodekit.errors import (
     ContainerFailed,
     FailureKind,
     InvalidPayload,
+    KeyReused,
     NodekitError,
     Problem,
     Refusal,
     StoreFailed,
     StoreInUse,
+    TooManyJobs,
     Unavailable,
 )
 from nodekit.events import Event, JobAccepted, JobFinished, StepFinished
 from nodekit.job import FINISHED, UNFINISHED, Attempt, Job, JobRequest, JobStatus, Outcome, StepRecord, last_output
+from nodekit.limits import ClientLimits
 from nodekit.node import Node
 from nodekit.offers import NodeFile, Offer
 from nodekit.payload import MAX_DEPTH, decode_payload, encode_payload, parse_json
@@ -50,6 +54,7 @@ __all__ = [
     "Claim",
     "ClaimLost",
     "ClientId",
+    "ClientLimits",
     "CompositionError",
     "Container",
     "ContainerError",
@@ -72,6 +77,7 @@ __all__ = [
     "JobStatus",
     "JobStore",
     "JobTable",
+    "KeyReused",
     "Location",
     "Node",
     "NodeFile",
@@ -83,6 +89,7 @@ __all__ = [
     "PooledRunner",
     "Problem",
     "Refusal",
+    "Retry",
     "Secret",
     "Sequence",
     "Settlement",
@@ -93,6 +100,7 @@ __all__ = [
     "StoreFailed",
     "StoreInUse",
     "StreamingRunner",
+    "TooManyJobs",
     "Transport",
     "Unavailable",
     "Unfinished",

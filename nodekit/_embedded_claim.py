@@ -13,8 +13,9 @@ class EmbeddedClaim:
 
     takeovers = 0
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, *, age_seconds: float = 0.0) -> None:
         self.job = job
+        self.age_seconds = age_seconds
         self.scope = anyio.CancelScope()
         self.lost = False
         self._writing = False

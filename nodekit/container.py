@@ -18,6 +18,28 @@ ClientId: TypeAlias = str
 _NO_RULES: Mapping[str, Any] = MappingProxyType({})
 
 
+RetryableKind: TypeAlias = Literal["connection", "timeout", "died"]
+
+
+class Retry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How often a step is tried, after which failures, and how long it waits in between.
+
+    The pause before attempt *n* + 1 is drawn from 0 to `first_delay_seconds` × 2ⁿ⁻¹, at most `longest_delay_seconds`
+    (exponential backoff with full jitter), and not shorter than what a `Retry-After` of the container asked for.
+    """
+
+    attempts: Annotated[int, msgspec.Meta(ge=1)] = 1
+    """In all; 1: it is not tried again."""
+    failures: tuple[RetryableKind, ...] = ("connection", "timeout", "died")
+    """Kinds of failures after which it is."""
+    statuses: tuple[Annotated[int, msgspec.Meta(ge=100, le=599)], ...] = (408, 425, 429, 500, 502, 503, 504)
+    """HTTP statuses after which it is."""
+    first_delay_seconds: Annotated[float, msgspec.Meta(ge=0)] = 1.0
+    longest_delay_seconds: Annotated[float, msgspec.Meta(ge=0)] = 60.0
+    longest_retry_after_seconds: Annotated[float, msgspec.Meta(ge=0)] = 3600.0
+    """A container that asks to be left alone for longer is not tried again."""
+
+
 class Container(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A named service that a runner can call. Runners extend it with what they need to run one."""
 
@@ -26,6 +48,10 @@ class Container(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     description: str = ""
     timeout_seconds: Annotated[float, msgspec.Meta(gt=0)] = 180.0
     """How long one call may take."""
+    queue_timeout_seconds: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    """How long a job may wait in the queue for it; as long as the node says unless said."""
+    retry: Retry = Retry()
+    """Whether a call that failed is tried again."""
     concurrency: Annotated[int, msgspec.Meta(ge=1)] | None = None
     """How many steps may run in it at once; as many as the node's unless said."""
     when_down: Literal["wait", "fail"] = "wait"

@@ -11,6 +11,8 @@ import msgspec
 FailureKind: TypeAlias = Literal[
     "connection",  # refused, reset or dropped before the reply was complete
     "timeout",  # no reply within the container's `timeout_seconds`
+    "job_timeout",  # the job was not finished within the node's `job_timeout_seconds`
+    "queue_timeout",  # the job waited in the queue for longer than `queue_timeout_seconds`
     "status",  # an HTTP error status, or an exception of a function container
     "not_json",  # a reply that is not JSON, or JSON that nodekit does not accept
     "too_large",  # a reply over the runner's limit
@@ -62,6 +64,17 @@ class Unavailable(NodekitError):
         self.reason = reason
         self.retry_after_seconds = retry_after_seconds
         super().__init__(reason)
+
+
+class TooManyJobs(Unavailable):
+    """The client holds as many unfinished jobs as it may; other clients' are taken. Try again later."""
+
+
+class KeyReused(NodekitError):
+    """The client used this idempotency key before, for another request. Make a new key for each new request."""
+
+    def __init__(self) -> None:
+        super().__init__("the idempotency key was used with another request before; make a new key for each request")
 
 
 class ContainerFailed(NodekitError):

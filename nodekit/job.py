@@ -74,6 +74,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     kind: FailureKind | None = None
     failure: str | None = None
     """What went wrong; None where it gave an output."""
+    status: int | None = None
+    """The HTTP status of a failure, where there was one."""
 
 
 class StepRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -104,6 +106,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """The container of the next step, set by the node from the pipeline before it stores the job."""
     not_before: float | None = None
     """The next step waits until then."""
+    delay_seconds: float | None = None
+    """For how long it was to wait when `not_before` was set: the most that a clock which jumped can make it wait."""
+    timeout_seconds: float | None = None
+    """How long the job may take, from its acceptance to its end; None: as long as it takes."""
+    queue_timeout_seconds: float | None = None
+    """How long it may wait in the queue for the container that is due; set by the node together with `due`."""
     steps: tuple[StepRecord, ...] = ()
     outcome: Outcome | None = None
     finished_at: float | None = None
@@ -153,7 +161,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     def _with_attempt(self, container: ContainerId, attempt: Attempt, result: ContainerResult | None) -> "Job":
         earlier, before = (self._open.attempts, self.steps[:-1]) if self._open else ((), self.steps)
         record = StepRecord(container=container, attempts=(*earlier, attempt), result=result)
-        return replace(self, status=JobStatus.RUNNING, steps=(*before, record), not_before=None)
+        return replace(self, status=JobStatus.RUNNING, steps=(*before, record), not_before=None, delay_seconds=None)
 
     def finished(self, outcome: Outcome, at: float) -> "Job":
         """The job has ended; the first end is the only one."""
@@ -162,7 +170,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         if outcome.status is JobStatus.CANCELLED and outcome.result is None:
             error = ContainerError(container=self.due or "", error="cancelled", kind="cancelled")
             outcome = Outcome(outcome.status, error)
-        return replace(self, status=outcome.status, outcome=outcome, finished_at=at, due=None, not_before=None)
+        ended = replace(self, status=outcome.status, outcome=outcome, finished_at=at)
+        return replace(ended, due=None, not_before=None, delay_seconds=None, queue_timeout_seconds=None)
 
 
 def last_output(job: Job) -> msgspec.Raw | None:

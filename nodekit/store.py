@@ -46,6 +46,11 @@ class Claim(Protocol):
         """How many claims of this job were lost before this one; 0 where the store cannot know, as after a crash."""
         ...
 
+    @property
+    def age_seconds(self) -> float:
+        """How old the job was when it was claimed, not counting time in which the store was closed, nor clock jumps."""
+        ...
+
 
 class Settlement(msgspec.Struct, frozen=True):
     """What came of finishing a job without a claim."""
@@ -84,6 +89,14 @@ class JobStore(Protocol):
 
         By priority (lower first), then round-robin over clients, then oldest first.
         Cancelling the call loses nothing.
+        """
+        ...
+
+    async def claim_expired(self, limit: int) -> list[Claim]:
+        """Wait for at least one queued job whose time is over, and claim up to `limit`: to fail them, not to run them.
+
+        A job's time is over when it is older than its `timeout_seconds` (`Claim.age_seconds`), or has been due for
+        longer than its `queue_timeout_seconds`, whatever container it waits for. Cancelling the call loses nothing.
         """
         ...
 
@@ -164,6 +177,9 @@ class Unfinished(msgspec.Struct, frozen=True, kw_only=True):
     streams: bool = False
     not_before: float | None = None
     """Unix seconds."""
+    delay_seconds: float | None = None
+    timeout_seconds: float | None = None
+    queue_timeout_seconds: float | None = None
 
     @classmethod
     def of(cls, job: Job) -> "Unfinished":
@@ -177,6 +193,9 @@ class Unfinished(msgspec.Struct, frozen=True, kw_only=True):
             onchain=request.origin is Location.ONCHAIN,
             streams=request.destination is Location.STREAM,
             not_before=job.not_before,
+            delay_seconds=job.delay_seconds,
+            timeout_seconds=job.timeout_seconds,
+            queue_timeout_seconds=job.queue_timeout_seconds,
         )
 
 

@@ -1,6 +1,11 @@
 """What all tests share. The core is tested on asyncio and trio; modules about parts that stand on asyncio say so."""
 
+import signal
+
 import pytest
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a shell starts what runs in its background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests interrupt what they start
 
 
 @pytest.fixture(params=["asyncio", "trio"])

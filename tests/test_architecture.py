@@ -21,7 +21,7 @@ MORE_LIBRARIES = {"nodekit.cli": {"click"}, "nodekit.testing": {"pytest"}}
 
 LAYERS = (  # a module may import those of earlier lines
     "errors _signal _health",
-    "payload secret _own_tasks",
+    "payload secret limits _own_tasks",
     "container",
     "job _ids _rules _slots _broadcast _waiting",
     "pipeline store runner events offers _fresh _embedded_claim",

@@ -42,6 +42,9 @@ class _State(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     status: JobStatus
     due: ContainerId | None = None
     not_before: float | None = None
+    delay_seconds: float | None = None
+    timeout_seconds: float | None = None
+    queue_timeout_seconds: float | None = None
     outcome: Outcome | None = None
     finished_at: float | None = None
     retry_of: JobId | None = None
@@ -251,6 +254,9 @@ def _unfinished(id: JobId, client: ClientId, state: bytes) -> Unfinished:
         onchain=row.origin is Location.ONCHAIN,
         streams=row.destination is Location.STREAM,
         not_before=row.not_before,
+        delay_seconds=row.delay_seconds,
+        timeout_seconds=row.timeout_seconds,
+        queue_timeout_seconds=row.queue_timeout_seconds,
     )
 
 
