@@ -38,7 +38,7 @@ from nodekit.node import Node
 from nodekit.offers import NodeFile, Offer
 from nodekit.payload import MAX_DEPTH, decode_payload, encode_payload, parse_json
 from nodekit.pipeline import Pipeline, Sequence
-from nodekit.runner import ContainerRunner, PooledRunner, StreamingRunner
+from nodekit.runner import ContainerRunner, InProcessRunner, PooledRunner, StreamingRunner
 from nodekit.secret import Secret
 from nodekit.store import Announcement, Claim, JobStore, JobTable, Pending, Settlement, SharedStore, Unfinished
 from nodekit.transport import Transport
@@ -68,6 +68,7 @@ __all__ = [
     "Event",
     "FailureKind",
     "Health",
+    "InProcessRunner",
     "InvalidPayload",
     "Job",
     "JobAccepted",

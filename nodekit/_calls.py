@@ -1,17 +1,28 @@
-"""One call of a container: through its runner, within its time limit; every end of it is a result."""
+"""One call of a container: through its runner, within the time limits; every end of it is a result."""
 
 import logging
 import time
 from collections.abc import Mapping, Sequence
 
 import anyio
+import msgspec
 
+from nodekit._progress import over
 from nodekit.container import Container, ContainerError, ContainerId, ContainerOutput, ContainerResult, Step
 from nodekit.errors import ContainerFailed
-from nodekit.job import Attempt
+from nodekit.job import Attempt, Job
 from nodekit.runner import ContainerRunner
 
 logger = logging.getLogger("nodekit.executor")
+
+
+class Called(msgspec.Struct, frozen=True):
+    """What came of a call."""
+
+    result: ContainerResult
+    attempt: Attempt
+    retry_after: float | None = None
+    """For how many seconds the container asked to be left alone."""
 
 
 class Calls:
@@ -27,26 +38,33 @@ class Calls:
         """Whether calling it now makes sense: it runs, or wants to fail at once when it does not."""
         return self.containers[id].when_down == "fail" or id in self._runners[id].running()
 
-    async def call(self, step: Step) -> tuple[ContainerResult, Attempt]:
-        """Run a step once."""
+    async def call(self, step: Step, job: Job, seconds_left: float) -> Called:
+        """Run a step of a job once, for as long as the job has time."""
         started_at = time.time()
         try:
-            output = await self._run(step)
-            return output, Attempt(started_at=started_at, finished_at=time.time(), instance=output.instance)
+            output = await self._run(step, job, seconds_left)
+            return Called(output, Attempt(started_at=started_at, finished_at=time.time(), instance=output.instance))
         except ContainerFailed as failure:
-            error = ContainerError(
-                container=step.container, error=failure.text, kind=failure.kind, status=failure.status
-            )
             logger.info("job %s: step %d failed in %s: %s", step.job_id, step.index, step.container, failure.kind)
+            return _failed(step, started_at, failure)
         except Exception:
             logger.exception("job %s: the runner of container %s failed", step.job_id, step.container)
-            error = ContainerError(container=step.container, error="internal error of the node")
-        return error, Attempt(started_at=started_at, finished_at=time.time(), kind=error.kind, failure=error.error)
+            return _failed(step, started_at, ContainerFailed("internal", "internal error of the node"))
 
-    async def _run(self, step: Step) -> ContainerOutput:
+    async def _run(self, step: Step, job: Job, seconds_left: float) -> ContainerOutput:
         runner, seconds = self._runners[step.container], self.containers[step.container].timeout_seconds
         if step.container not in runner.running():
             raise ContainerFailed("connection", "the container is not running")
-        with anyio.move_on_after(seconds):
+        with anyio.move_on_after(min(seconds, seconds_left)):
             return await runner.run(step)
+        if seconds_left < seconds:
+            raise ContainerFailed("job_timeout", over(job.timeout_seconds or 0))
         raise ContainerFailed("timeout", f"no reply within {seconds:g} s")
+
+
+def _failed(step: Step, started_at: float, failure: ContainerFailed) -> Called:
+    error = ContainerError(container=step.container, error=failure.text, kind=failure.kind, status=failure.status)
+    attempt = Attempt(
+        started_at=started_at, finished_at=time.time(), kind=error.kind, failure=error.error, status=error.status
+    )
+    return Called(error, attempt, failure.retry_after)

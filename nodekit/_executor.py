@@ -4,20 +4,23 @@ Execution is at least once, completion exactly once: a step whose result was sto
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+import math
+import time
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
 import anyio
 from anyio.abc import TaskStatus
 
-from nodekit._advance import advance, next_step, stray
-from nodekit._calls import Calls
+from nodekit._calls import Called, Calls
+from nodekit._descriptors import descriptor_share
+from nodekit._progress import Progress, expired, failed, over, stray
+from nodekit._retry import delay_before_retry
 from nodekit._signal import Signal
 from nodekit._slots import Slots
-from nodekit.container import ContainerId
+from nodekit.container import ContainerError, ContainerId, Step
 from nodekit.errors import ClaimLost
 from nodekit.events import Event, JobFinished, StepFinished
-from nodekit.job import Job
-from nodekit.pipeline import Pipeline
+from nodekit.job import Job, JobStatus, Outcome
 from nodekit.runner import ContainerRunner
 from nodekit.store import Claim, JobStore
 
@@ -25,6 +28,7 @@ logger = logging.getLogger("nodekit.executor")
 
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 5.0
+EXPIRED_AT_ONCE = 256
 
 
 class Executor:
@@ -35,13 +39,13 @@ class Executor:
         *,
         store: JobStore,
         runners: Sequence[ContainerRunner],
-        pipelines: Mapping[str, Pipeline],
+        progress: Progress,
         concurrency: int,
         tell: Callable[[Event], None],
     ) -> None:
         self._store = store
         self._runners = runners
-        self._pipelines = pipelines
+        self._progress = progress
         self._tell = tell
         containers = {id: container for runner in runners for id, container in runner.containers.items()}
         self._calls = Calls(runners)
@@ -58,10 +62,12 @@ class Executor:
 
     async def run(self, *, task_status: "TaskStatus[None]") -> None:
         """Claim and run until drained; cancelling it gives back what is running."""
+        self._mind_descriptors()
         self._look_at_runners()
         async with anyio.create_task_group() as tasks:
             for runner in self._runners:
                 tasks.start_soon(self._watch, runner)
+            tasks.start_soon(self._expire)
             task_status.started()
             while not self._draining:
                 for claim in await self._claim():
@@ -81,6 +87,15 @@ class Executor:
         """Wait until nothing is running."""
         while self.running:
             await self._changed.wait()
+
+    def _mind_descriptors(self) -> None:
+        """Queue what the process has no descriptors for; a step takes one, except in a runner that says otherwise."""
+        share = descriptor_share()
+        outside = [id for r in self._runners if not getattr(r, "in_process", False) for id in r.containers]
+        if share is not None and outside:
+            self._slots.limit(outside, share)
+            if share < self._slots.free:
+                logger.warning("at most %d steps run at once, for lack of descriptors; raise it by ulimit -n", share)
 
     async def _watch(self, runner: ContainerRunner) -> None:
         name = type(runner).__name__
@@ -128,10 +143,20 @@ class Executor:
     # -- running ----------------------------------------------------------------------------------
 
     async def _run(self, claim: Claim, held: ContainerId | None) -> None:
-        run = _Run(claim.job, held)
+        run = _Run(claim, held)
+        try:
+            await self._under(claim, run, self._steps)
+        finally:
+            self._slots.give_back(run.held)
+            self._slots.free += 1
+            self.running -= 1
+            self._reconsider()
+
+    async def _under(self, claim: Claim, run: "_Run", work: "Callable[[Claim, _Run], Awaitable[None]]") -> None:
+        """Work on a claimed job; in the end it is finished, given back, or somebody else's."""
         try:
             with claim.scope:
-                await self._steps(claim, run)
+                await work(claim, run)
         except ClaimLost:
             logger.debug("job %s: settled elsewhere", claim.job.id)
         except anyio.get_cancelled_exc_class():
@@ -142,11 +167,6 @@ class Executor:
             logger.exception("job %s: the executor failed", claim.job.id)
             with anyio.CancelScope(shield=True):
                 await self._give_up(claim, run, delay_seconds=LONGEST_PAUSE_SECONDS)
-        finally:
-            self._slots.give_back(run.held)
-            self._slots.free += 1
-            self.running -= 1
-            self._reconsider()
 
     async def _steps(self, claim: Claim, run: "_Run") -> None:
         """Run step after step; give the job back where the next one cannot run here and now."""
@@ -155,19 +175,65 @@ class Executor:
                 self._look_at_runners()
                 await self._store.release(claim, run.job)
                 return
-            pipeline = self._pipelines.get(run.job.request.pipeline)
-            step = next_step(run.job, pipeline)
+            step = self._progress.next_step(run.job)
             if step is None or step.container != run.job.due:  # the node's pipelines are others than when it was stored
                 run.strays += 1
-                job = advance(run.job, pipeline, self._calls.containers) if run.strays == 1 else stray(run.job)
-                await self._keep(claim, run, job)
+                await self._keep(claim, run, self._progress.advance(run.job) if run.strays == 1 else stray(run.job))
                 continue
-            result, attempt = await self._calls.call(step)
+            if run.seconds_left <= 0:
+                await self._keep(claim, run, failed(run.job, over(run.job.timeout_seconds or 0), "job_timeout"))
+                break
+            called = await self._calls.call(step, run.job, run.seconds_left)
             run.strays = 0
-            job = run.job.with_result(result, attempt)
-            await self._keep(claim, run, advance(job, pipeline, self._calls.containers))
+            delay = self._delay(run, step, called)
+            if delay is not None:
+                await self._try_later(claim, run, called, delay)
+                return
+            await self._keep(claim, run, self._after(run.job.with_result(called.result, called.attempt)))
             self._tell(StepFinished(run.job, step.index))
         self._tell(JobFinished(run.job))
+
+    def _after(self, job: Job) -> Job:
+        """What follows the step that was just finished; after a job's time nothing does, whatever its pipeline says."""
+        last = job.steps[-1].result
+        if isinstance(last, ContainerError) and last.kind == "job_timeout":
+            return job.finished(Outcome(JobStatus.FAILED), time.time())
+        return self._progress.advance(job)
+
+    def _delay(self, run: "_Run", step: Step, called: Called) -> float | None:
+        """When to try again; None: what came of the call is the step's result."""
+        if not isinstance(called.result, ContainerError):
+            return None
+        retry = self._calls.containers[step.container].retry
+        delay = delay_before_retry(retry, step.attempt, called.result, called.retry_after)
+        return delay if delay is not None and delay < run.seconds_left else None
+
+    async def _try_later(self, claim: Claim, run: "_Run", called: Called, delay: float) -> None:
+        """Give the job back with what has happened: while it waits, it holds no slot."""
+        job = run.job = run.job.with_failure(called.result.container, called.attempt)
+        logger.info("job %s: %s is tried again in %.1f s", job.id, called.result.container, delay)
+        await self._persist(lambda: self._store.release(claim, job, delay_seconds=delay), job)
+
+    async def _expire(self) -> None:
+        """Fail jobs whose time is over while they wait."""
+        while True:
+            try:
+                claims = await self._store.claim_expired(EXPIRED_AT_ONCE)
+                self.problems.pop("expire", None)
+            except Exception as error:
+                self.problems["expire"] = f"the store does not say which jobs' time is over: {error}"
+                logger.exception("cannot claim expired jobs; trying again in %s s", LONGEST_PAUSE_SECONDS)
+                await anyio.sleep(LONGEST_PAUSE_SECONDS)
+                continue
+            async with anyio.create_task_group() as tasks:
+                for claim in claims:
+                    tasks.start_soon(self._under, claim, _Run(claim, None), self._fail_expired)
+
+    async def _fail_expired(self, claim: Claim, run: "_Run") -> None:
+        job = expired(run.job, claim.age_seconds)
+        logger.info("job %s: its time was over in the queue (%s)", job.id, job.due)
+        await self._persist(lambda: self._store.save(claim, job), job)
+        self._tell(JobFinished(job))
 
     async def _keep(self, claim: Claim, run: "_Run", job: Job) -> None:
         """Store what has happened, and move on to the container that is due."""
@@ -213,10 +279,17 @@ def _pool(runner: ContainerRunner) -> tuple[Collection[ContainerId], int] | None
 class _Run:
     """What one job's run has in hand: its newest snapshot and the slot it holds."""
 
-    __slots__ = ("held", "job", "strays")
+    __slots__ = ("_ends_at", "held", "job", "strays")
 
-    def __init__(self, job: Job, held: ContainerId | None) -> None:
-        self.job = job
+    def __init__(self, claim: Claim, held: ContainerId | None) -> None:
+        self.job = claim.job
         self.held = held
+        timeout = claim.job.timeout_seconds
+        self._ends_at = math.inf if timeout is None else time.monotonic() + timeout - claim.age_seconds
         self.strays = 0
         """How often in a row the pipeline named another step than before; one that does it twice has no rule."""
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the job's time is over."""
+        return self._ends_at - time.monotonic() if self._ends_at < math.inf else math.inf

@@ -33,15 +33,6 @@ def misfits(
     yield from rule_problems((c for runner in runners for c in runner.containers.values()), plugins)
 
 
-def bounds(concurrency: int, max_pending: int, drain_seconds: float) -> Iterator[Problem]:
-    """Numbers with which a node would never do anything."""
-    for name, value, least in (("concurrency", concurrency, 1), ("max_pending", max_pending, 1)):
-        if value < least:
-            yield Problem(name, f"expected {least} or more, got {value}")
-    if not drain_seconds >= 0:
-        yield Problem("drain_seconds", f"expected 0 or more, got {drain_seconds}")
-
-
 def _wrong_kinds(runners: object, pipelines: object, plugins: object) -> Iterator[Problem]:
     for name, value in (("runners", runners), ("plugins", plugins)):
         if not isinstance(value, Sequence):

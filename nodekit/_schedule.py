@@ -5,26 +5,23 @@ client; a rotation orders the clients of one container and priority by whose tur
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Set
-from heapq import heappop, heappush
+from collections.abc import Set
+from heapq import heapify, heappop, heappush
 from itertools import count
-from typing import TypeAlias
 
+from nodekit._expiries import Expiries
 from nodekit.container import ClientId, ContainerId, JobId
 from nodekit.store import Unfinished
-
-_Place: TypeAlias = tuple[JobId, int, Unfinished]
-"""A job in the queue; the serial number, which no other place has, tells it from an earlier place of the same job."""
 
 
 class Schedule:
     """The queue of one node."""
 
     def __init__(self) -> None:
-        self._queued: dict[JobId, _Place] = {}
-        self._delayed: list[tuple[float, _Place]] = []
+        self._queued: dict[JobId, Unfinished] = {}
+        self._delays: Expiries[JobId] = Expiries()
+        self._limits: Expiries[JobId] = Expiries()
         self._levels: dict[int, _Level] = {}
-        self._serials = count()
 
     def __contains__(self, id: JobId) -> bool:
         return id in self._queued
@@ -32,18 +29,27 @@ class Schedule:
     def __len__(self) -> int:
         return len(self._queued)
 
-    def add(self, entry: Unfinished, *, due_at: float | None = None) -> None:
-        """Queue a job, due now or at a time of the caller's clock."""
-        place = self._queued[entry.id] = (entry.id, next(self._serials), entry)
+    def add(self, entry: Unfinished, *, due_at: float | None = None, expires_at: float | None = None) -> None:
+        """Queue a job, due now or at a time of the caller's clock; its time in the queue is over at `expires_at`."""
+        self.remove(entry.id)
+        self._queued[entry.id] = entry
         if due_at is None:
-            self._level(entry.priority).push(place)
+            self._level(entry.priority).push(entry)
         else:
-            heappush(self._delayed, (due_at, place))
+            self._delays.set(entry.id, due_at)
+        if expires_at is not None:
+            self._limits.set(entry.id, expires_at)
 
     def remove(self, id: JobId) -> Unfinished | None:
-        """Take one job out, wherever it waits; its place in a lane is dropped when it is reached."""
-        place = self._queued.pop(id, None)
-        return place and place[2]
+        """Take one job out, wherever it waits."""
+        entry = self._queued.pop(id, None)
+        if entry is not None:
+            self._delays.drop(id)
+            self._limits.drop(id)
+            if level := self._levels.get(entry.priority):
+                level.drop(entry)
+                self._tidy(entry.priority)
+        return entry
 
     def take(self, containers: Set[ContainerId], limit: int, *, now: float) -> list[Unfinished]:
         """Up to `limit` jobs that are due in `containers`, in order; they are no longer queued."""
@@ -51,37 +57,49 @@ class Schedule:
         taken: list[Unfinished] = []
         for priority in sorted(self._levels):
             level = self._levels[priority]
-            while len(taken) < limit and (place := level.pop(containers, self._holds)):
-                taken.append(self._queued.pop(place[0])[2])
-            if level.empty:
-                del self._levels[priority]
+            while len(taken) < limit and (entry := level.pop(containers)):
+                del self._queued[entry.id]
+                self._limits.drop(entry.id)
+                taken.append(entry)
+            self._tidy(priority)
+        return taken
+
+    def take_expired(self, limit: int, *, now: float) -> list[Unfinished]:
+        """Up to `limit` jobs whose time in the queue is over; they are no longer queued."""
+        taken: list[Unfinished] = []
+        while len(taken) < limit and (id := self._limits.pop(now)):
+            if entry := self.remove(id):
+                taken.append(entry)
         return taken
 
     def next_due_at(self) -> float | None:
         """When the next delayed job is due, on the caller's clock."""
-        while self._delayed and not self._holds(self._delayed[0][1]):
-            heappop(self._delayed)
-        return self._delayed[0][0] if self._delayed else None
+        return self._delays.next_at()
+
+    def next_expiry_at(self) -> float | None:
+        """When the time of the next queued job is over, on the caller's clock."""
+        return self._limits.next_at()
 
     def _wake(self, now: float) -> None:
-        while (due_at := self.next_due_at()) is not None and due_at <= now:
-            place = heappop(self._delayed)[1]
-            self._level(place[2].priority).push(place)
-
-    def _holds(self, place: "_Place") -> bool:
-        return self._queued.get(place[0]) is place
+        while id := self._delays.pop(now):
+            entry = self._queued[id]
+            self._level(entry.priority).push(entry)
 
     def _level(self, priority: int) -> "_Level":
         if priority not in self._levels:
             self._levels[priority] = _Level()
         return self._levels[priority]
 
+    def _tidy(self, priority: int) -> None:
+        if self._levels[priority].empty:
+            del self._levels[priority]
+
 
 class _Level:
     """All lanes of one priority."""
 
     def __init__(self) -> None:
-        self._rotations: dict[ContainerId, OrderedDict[ClientId, list[_Place]]] = {}
+        self._rotations: dict[ContainerId, OrderedDict[ClientId, _Lane]] = {}
         self._turns: dict[ClientId, int] = {}
         self._lanes: dict[ClientId, set[ContainerId]] = {}
         self._count = count()
@@ -90,38 +108,74 @@ class _Level:
     def empty(self) -> bool:
         return not self._rotations
 
-    def push(self, place: _Place) -> None:
-        entry = place[2]
+    def push(self, entry: Unfinished) -> None:
         rotation = self._rotations.setdefault(entry.due, OrderedDict())
         if entry.client not in rotation:
-            rotation[entry.client] = []
+            rotation[entry.client] = _Lane()
             self._lanes.setdefault(entry.client, set()).add(entry.due)
             self._turns.setdefault(entry.client, next(self._count))
-        heappush(rotation[entry.client], place)
+        rotation[entry.client].push(entry)
 
-    def pop(self, containers: Set[ContainerId], holds: Callable[[_Place], bool]) -> _Place | None:
+    def drop(self, entry: Unfinished) -> None:
+        """Take out a job, if it is here."""
+        lane = self._rotations.get(entry.due, {}).get(entry.client)
+        if lane is not None and lane.drop(entry.id) and not lane:
+            self._close(entry.due, entry.client)
+
+    def pop(self, containers: Set[ContainerId]) -> Unfinished | None:
         """Clients take turns in each container; of those next in theirs, the one that was served longest ago.
 
         A turn in one container costs none in another: a client that is served often in one would starve in others.
         """
-        while heads := [(self._turns[next(iter(r))], c) for c, r in self._rotations.items() if c in containers]:
-            container = min(heads)[1]
-            client, lane = next(iter(self._rotations[container].items()))
-            place = heappop(lane)
-            if not lane:
-                self._drop(container, client)
-            if holds(place):
-                if lane:
-                    self._rotations[container].move_to_end(client)
-                if client in self._turns:
-                    self._turns[client] = next(self._count)
-                return place
-        return None
+        heads = [(self._turns[next(iter(r))], c) for c, r in self._rotations.items() if c in containers]
+        if not heads:
+            return None
+        container = min(heads)[1]
+        client, lane = next(iter(self._rotations[container].items()))
+        entry = lane.pop()
+        if lane:
+            self._rotations[container].move_to_end(client)
+        else:
+            self._close(container, client)
+        if client in self._turns:
+            self._turns[client] = next(self._count)
+        return entry
 
-    def _drop(self, container: ContainerId, client: ClientId) -> None:
+    def _close(self, container: ContainerId, client: ClientId) -> None:
         del self._rotations[container][client]
         if not self._rotations[container]:
             del self._rotations[container]
         self._lanes[client].discard(container)
         if not self._lanes[client]:
             del self._lanes[client], self._turns[client]
+
+
+class _Lane:
+    """Jobs of one client, priority and container, oldest first; true while there are any."""
+
+    __slots__ = ("_entries", "_ids")
+
+    def __init__(self) -> None:
+        self._ids: list[JobId] = []  # a heap; an id that is not in `_entries` was dropped
+        self._entries: dict[JobId, Unfinished] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._entries)
+
+    def push(self, entry: Unfinished) -> None:
+        self._entries[entry.id] = entry
+        heappush(self._ids, entry.id)
+
+    def drop(self, id: JobId) -> bool:
+        """Whether it was here. Its place in the heap stays for a while, but never more such places than jobs."""
+        if self._entries.pop(id, None) is None:
+            return False
+        if len(self._ids) > 2 * len(self._entries):
+            self._ids = list(self._entries)
+            heapify(self._ids)
+        return True
+
+    def pop(self) -> Unfinished:
+        while True:
+            if entry := self._entries.pop(heappop(self._ids), None):
+                return entry

@@ -30,10 +30,16 @@ class Slots:
         self.free = concurrency
         self._containers = containers
         own = [_Limit([id], c.concurrency) for id, c in containers.items() if c.concurrency is not None]
-        self._all_limits = [*own, *(_Limit(ids, limit) for ids, limit in pools)]
-        self._limits = {id: [limit for limit in self._all_limits if id in limit.containers] for id in containers}
+        self._all_limits: list[_Limit] = []
+        self._limits: dict[ContainerId, list[_Limit]] = {id: [] for id in containers}
+        for limit in [*own, *(_Limit(ids, at_once) for ids, at_once in pools)]:
+            self._add(limit)
         self._running: Set[ContainerId] = frozenset()
         self._open: frozenset[ContainerId] | None = None
+
+    def limit(self, ids: Collection[ContainerId], at_once: int) -> None:
+        """Run so many steps at once in these containers together."""
+        self._add(_Limit(ids, at_once))
 
     @property
     def open(self) -> frozenset[ContainerId]:
@@ -61,6 +67,11 @@ class Slots:
     def give_back(self, id: ContainerId | None) -> None:
         if id is not None:
             self._change(id, +1)
+
+    def _add(self, limit: _Limit) -> None:
+        self._all_limits.append(limit)
+        for id in limit.containers:
+            self._limits[id].append(limit)
 
     def _change(self, id: ContainerId, by: int) -> None:
         for limit in self._limits[id]:

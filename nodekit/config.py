@@ -4,14 +4,15 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeGuard, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import msgspec
 from msgspec.structs import replace
 
 from nodekit._rules import nearest
 from nodekit.errors import CompositionError, NodekitError, Problem
-from nodekit.node import CONCURRENCY, DRAIN_SECONDS, MAX_PENDING, Node
+from nodekit.limits import NodeLimits
+from nodekit.node import Node
 from nodekit.offers import Kind, NodeFile, Offer, load_offer, offered
 from nodekit.secret import Secret
 
@@ -20,17 +21,11 @@ T = TypeVar("T")
 _TABLES = ("node", "store", "runners", "transports", "pipelines", "plugins")
 
 
-class NodeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class NodeSettings(NodeLimits, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The table ``[node]``."""
 
     name: str = "node"
     """Lower-case letters, digits and ``_.-``, beginning with a letter or digit."""
-    concurrency: Annotated[int, msgspec.Meta(ge=1)] = CONCURRENCY
-    """How many jobs run at once."""
-    max_pending: Annotated[int, msgspec.Meta(ge=1)] = MAX_PENDING
-    """How many jobs may be accepted and unfinished."""
-    drain_seconds: Annotated[float, msgspec.Meta(ge=0)] = DRAIN_SECONDS
-    """How long stopping waits for the jobs that are running."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", self.name):

@@ -15,8 +15,7 @@ from nodekit._broadcast import Broadcast
 from nodekit._embedded_claim import EmbeddedClaim
 from nodekit._fresh import Fresh
 from nodekit._own_tasks import OwnTasks
-from nodekit._schedule import Schedule
-from nodekit._signal import Signal
+from nodekit._queue import Queue
 from nodekit.container import ClientId, ContainerError, ContainerId, JobId, Location
 from nodekit.errors import ClaimLost, StoreFailed
 from nodekit.job import Job, JobStatus, Outcome
@@ -34,14 +33,13 @@ class EmbeddedStore:
 
     def __init__(self, table: JobTable) -> None:
         self.table = table
-        self._schedule = Schedule()
+        self._queue = Queue()
         self._unfinished: dict[JobId, Unfinished] = {}
         self._claims: dict[JobId, EmbeddedClaim] = {}
         self._settling: dict[JobId, anyio.Event] = {}
         self._entered = False
         self._loading: set[JobId] = set()
         self._own = OwnTasks()
-        self._queued = Signal()
         self._fresh = Fresh()
         self._broadcast = Broadcast()
         self._origins: Counter[bool] = Counter()
@@ -58,7 +56,7 @@ class EmbeddedStore:
                 if entry.streams:
                     await self._settle(entry.id, _interrupted(entry.due), None)
                 else:
-                    self._queue(entry, delay_seconds=max(0.0, (entry.not_before or 0) - time.time()))
+                    self._queue.put(entry)
             await self._own.__aenter__()
         except BaseException:
             with anyio.CancelScope(shield=True):
@@ -86,7 +84,7 @@ class EmbeddedStore:
             if self._is_new(asked, job):
                 self._track(entry := Unfinished.of(job))
                 self._fresh.put(job)
-                self._queue(entry)
+                self._queue.put(entry)
                 self._broadcast.publish(job.id)
         return kept
 
@@ -104,12 +102,14 @@ class EmbeddedStore:
 
     async def claim(self, containers: Collection[ContainerId], limit: int) -> list[Claim]:
         wanted = frozenset(containers)
-        while True:
-            if taken := self._schedule.take(wanted, limit, now=time.monotonic()):
-                if claims := await self._load(taken):
-                    return claims
-                continue
-            await self._wait()
+        while not (claims := await self._load(await self._queue.take(wanted, limit))):
+            pass  # all of them were settled while they were read
+        return claims
+
+    async def claim_expired(self, limit: int) -> list[Claim]:
+        while not (claims := await self._load(await self._queue.take_expired(limit))):
+            pass
+        return claims
 
     async def _load(self, taken: Sequence[Unfinished]) -> list[Claim]:
         jobs = {entry.id: self._fresh.pop(entry.id) for entry in taken}
@@ -126,7 +126,7 @@ class EmbeddedStore:
         claims: list[Claim] = []
         for job in jobs.values():
             if job is not None and job.id in self._unfinished and job.id not in self._settling:
-                claim = self._claims[job.id] = EmbeddedClaim(job)
+                claim = self._claims[job.id] = EmbeddedClaim(job, age_seconds=self._queue.age_seconds(job.id))
                 claims.append(claim)
         return claims
 
@@ -146,12 +146,12 @@ class EmbeddedStore:
             held.lost = True
             del self._claims[job.id]
             self._unfinished[job.id] = entry = Unfinished.of(job)
-            self._queue(entry, delay_seconds=delay_seconds)
+            self._queue.put(entry, delay_seconds=delay_seconds)
 
         if job.request.destination is Location.STREAM and not job.status.finished:
             job = job.finished(_interrupted(job.due or ""), time.time())
         elif delay_seconds > 0:
-            job = replace(job, not_before=time.time() + delay_seconds)
+            job = replace(job, not_before=time.time() + delay_seconds, delay_seconds=delay_seconds)
         with anyio.CancelScope(shield=True):
             await self._write(claim, job, self._saved if job.status.finished else released)
 
@@ -186,7 +186,7 @@ class EmbeddedStore:
 
     async def _settle_unfinished(self, id: JobId, outcome: Outcome) -> Settlement | None:
         settled = self._settling[id] = anyio.Event()
-        self._schedule.remove(id)
+        self._queue.remove(id)
         held = self._claims.get(id)
         try:
             if held is None:
@@ -247,12 +247,13 @@ class EmbeddedStore:
 
     def _track(self, entry: Unfinished) -> None:
         self._unfinished[entry.id] = entry
+        self._queue.know(entry.id)
         self._origins[entry.onchain] += 1
         self._clients[entry.client] += 1
 
     def _finish(self, id: JobId) -> None:
         entry = self._unfinished.pop(id)
-        self._schedule.remove(id)
+        self._queue.forget(id)
         self._fresh.pop(id)
         self._origins[entry.onchain] -= 1
         self._clients[entry.client] -= 1
@@ -260,24 +261,11 @@ class EmbeddedStore:
             del self._clients[entry.client]
         self._claims.pop(id, None)
 
-    def _queue(self, entry: Unfinished, *, delay_seconds: float = 0) -> None:
-        self._schedule.add(entry, due_at=time.monotonic() + delay_seconds if delay_seconds > 0 else None)
-        self._queued.set()
-
     def _queue_again(self, id: JobId) -> None:
         """Put back what was taken out and came to nothing."""
-        elsewhere = (self._claims, self._settling, self._loading, self._schedule)
+        elsewhere = (self._claims, self._settling, self._loading, self._queue)
         if id in self._unfinished and not any(id in place for place in elsewhere):
-            self._queue(self._unfinished[id])
-
-    async def _wait(self) -> None:
-        """Until something is queued, or the next delay is over."""
-        due_at = self._schedule.next_due_at()
-        if due_at is None:
-            await self._queued.wait()
-        else:
-            with anyio.move_on_after(max(0.0, due_at - time.monotonic())):
-                await self._queued.wait()
+            self._queue.put(self._unfinished[id])
 
 
 def _interrupted(due: ContainerId) -> Outcome:

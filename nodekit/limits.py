@@ -1,16 +1,21 @@
 """How much a node takes on, and for how long. Plain settings; `Node` reads them."""
 
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Annotated
 
 import msgspec
 
+from nodekit.errors import Problem
+
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class ClientLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What one client may ask for. What is not said is as for each client, and there as for the node."""
 
-    max_pending: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    max_pending: Count | None = None
     """How many of its jobs may be accepted and unfinished."""
     max_priority: Annotated[int, msgspec.Meta(ge=0, le=7)] | None = None
     """The most urgent priority that it gets, from 0, the most urgent one; asking for more gives this one."""
@@ -21,3 +26,51 @@ class ClientLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             max_pending=other.max_pending if self.max_pending is None else self.max_pending,
             max_priority=other.max_priority if self.max_priority is None else self.max_priority,
         )
+
+
+NO_LIMITS = ClientLimits()
+NO_CLIENTS: Mapping[str, ClientLimits] = MappingProxyType({})
+
+
+class NodeLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a node takes on in all."""
+
+    concurrency: Count = 64
+    """How many jobs run at once."""
+    max_pending: Count = 10_000
+    """How many jobs may be accepted and unfinished."""
+    job_timeout_seconds: Seconds | None = None
+    """How long a job may take, from its acceptance to its end."""
+    queue_timeout_seconds: Seconds | None = 86_400.0
+    """How long a job may wait in the queue for each of its containers; ``inf`` is no limit."""
+    each_client: ClientLimits = NO_LIMITS
+    """What every client may ask for."""
+    clients: Mapping[str, ClientLimits] = NO_CLIENTS
+    """What some clients may ask for, by who they are."""
+    drain_seconds: Annotated[float, msgspec.Meta(ge=0)] = 10.0
+    """How long stopping waits for the jobs that are running."""
+
+    def problems(self) -> Iterator[Problem]:
+        """Numbers with which a node would never do anything."""
+        for name, value in (("concurrency", self.concurrency), ("max_pending", self.max_pending)):
+            if value < 1:
+                yield Problem(name, f"expected 1 or more, got {value}")
+        if not self.drain_seconds >= 0:
+            yield Problem("drain_seconds", f"expected 0 or more, got {self.drain_seconds}")
+        for name in ("job_timeout_seconds", "queue_timeout_seconds"):
+            seconds: float | None = getattr(self, name)
+            if seconds is not None and not seconds > 0:
+                yield Problem(name, f"expected more than 0, got {seconds}; None is no limit")
+
+    def of(self, client: str) -> ClientLimits:
+        """What a client may ask for."""
+        own = self.clients.get(client)
+        return own.over(self.each_client) if own else self.each_client
+
+
+DEFAULTS = NodeLimits()
+
+
+def finite(seconds: float | None) -> float | None:
+    """A limit as it is stored, which JSON can hold: None is no limit."""
+    return seconds if seconds is not None and seconds != float("inf") else None

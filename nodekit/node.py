@@ -1,8 +1,6 @@
 """A node: parts and plugins wired together, and what its clients can ask of it."""
 
 import logging
-import math
-import time
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from types import MappingProxyType, TracebackType
@@ -10,17 +8,19 @@ from typing import Self
 
 import anyio
 
-from nodekit._advance import advance
 from nodekit._executor import Executor
-from nodekit._health import Health, Trouble
+from nodekit._health import Health
 from nodekit._hooks import Hooks
 from nodekit._ids import JobIds
-from nodekit._misfits import bounds, misfits
+from nodekit._intake import Intake
+from nodekit._misfits import misfits
+from nodekit._progress import Progress
 from nodekit._waiting import Waiters
 from nodekit.container import ClientId, Container, ContainerId, JobId
-from nodekit.errors import CompositionError, NodekitError, Refusal, StoreFailed, Unavailable
-from nodekit.events import Event, JobAccepted, JobFinished
+from nodekit.errors import CompositionError, KeyReused, NodekitError, Refusal, StoreFailed, Unavailable
+from nodekit.events import Event, JobFinished
 from nodekit.job import Job, JobRequest, JobStatus, Outcome
+from nodekit.limits import DEFAULTS, ClientLimits, NodeLimits
 from nodekit.pipeline import Pipeline
 from nodekit.pipeline import Sequence as SequencePipeline
 from nodekit.runner import ContainerRunner
@@ -29,17 +29,15 @@ from nodekit.transport import Transport
 
 logger = logging.getLogger("nodekit.node")
 
-CONCURRENCY = 64
-MAX_PENDING = 10_000
-DRAIN_SECONDS = 10.0
 COUNT_SECONDS = 1.0
-LONGEST_RETRY_SECONDS = 3600
 
 
 class Node:
     """One composed, running thing. The constructor wires and acquires nothing; `async with` runs it, once.
 
-    `concurrency` is how many jobs run at once, `max_pending` how many may be accepted and unfinished;
+    `concurrency` is how many jobs run at once, `max_pending` how many may be accepted and unfinished; `each_client`
+    and, by its id, `clients` say how many of those may be one client's, and how urgent. A job may take
+    `job_timeout_seconds` in all, and wait `queue_timeout_seconds` for each of its containers; None is no limit.
     `drain_seconds` is how long leaving waits for the jobs that are running before it gives them back to the store.
     Raises `CompositionError` where the parts do not fit together.
     """
@@ -53,16 +51,27 @@ class Node:
         plugins: Sequence[object] = (),
         pipelines: Mapping[str, Pipeline] = MappingProxyType({}),
         name: str = "node",
-        concurrency: int = CONCURRENCY,
-        max_pending: int = MAX_PENDING,
-        drain_seconds: float = DRAIN_SECONDS,
+        concurrency: int = DEFAULTS.concurrency,
+        max_pending: int = DEFAULTS.max_pending,
+        job_timeout_seconds: float | None = DEFAULTS.job_timeout_seconds,
+        queue_timeout_seconds: float | None = DEFAULTS.queue_timeout_seconds,
+        each_client: ClientLimits = DEFAULTS.each_client,
+        clients: Mapping[ClientId, ClientLimits] = DEFAULTS.clients,
+        drain_seconds: float = DEFAULTS.drain_seconds,
     ) -> None:
-        problems = [*bounds(concurrency, max_pending, drain_seconds), *misfits(store, runners, pipelines, plugins)]
-        if problems:
+        limits = NodeLimits(
+            concurrency=concurrency,
+            max_pending=max_pending,
+            job_timeout_seconds=job_timeout_seconds,
+            queue_timeout_seconds=queue_timeout_seconds,
+            each_client=each_client,
+            clients=clients,
+            drain_seconds=drain_seconds,
+        )
+        if problems := [*limits.problems(), *misfits(store, runners, pipelines, plugins)]:
             raise CompositionError(problems)
         self.name = name
-        self.max_pending = max_pending
-        self.drain_seconds = drain_seconds
+        self.limits = limits
         self.pipelines: Mapping[str, Pipeline] = {"sequence": SequencePipeline(), **pipelines}
         self.urls: list[str] = []
         """Where its transports listen, while it runs."""
@@ -71,14 +80,15 @@ class Node:
         self._runners = tuple(runners)
         self._transports = tuple(transports)
         self._ids = JobIds()
-        self._arriving = 0
-        self._taking = False
-        self._trouble = Trouble()
         self._waiters = Waiters(store.changes)
         self._stack: AsyncExitStack | None = None
         self._containers = {id: container for runner in runners for id, container in runner.containers.items()}
+        progress = Progress(self.pipelines, self._containers, limits)
         self._executor = Executor(
-            store=store, runners=self._runners, pipelines=self.pipelines, concurrency=concurrency, tell=self._tell
+            store=store, runners=self._runners, progress=progress, concurrency=concurrency, tell=self._tell
+        )
+        self._intake = Intake(
+            store=store, progress=progress, ids=self._ids, limits=limits, guards=self._guards, tell=self._tell
         )
 
     # -- lifespan ---------------------------------------------------------------------------------
@@ -113,14 +123,14 @@ class Node:
             try:
                 await executing.start(self._executor.run)
                 await executing.start(self._waiters.run)
-                self._taking = True
+                self._intake.open = True
                 for transport in self._transports:
                     self.urls += await serving.start(transport.serve, self)
                 yield
             except Exception as error:  # a transport's at its start, or the caller's own: not to come back in a group
                 failure = error
             finally:
-                self._taking = False
+                self._intake.open = False
             if failure is None:
                 await self._drain()
             serving.cancel_scope.cancel()
@@ -129,12 +139,12 @@ class Node:
             raise failure
 
     async def _drain(self) -> None:
-        logger.info("draining: %d jobs are running; at most %g s", self._executor.running, self.drain_seconds)
+        logger.info("draining: %d jobs are running; at most %g s", self._executor.running, self.limits.drain_seconds)
         self._executor.drain()
-        with anyio.move_on_after(self.drain_seconds) as limit:
+        with anyio.move_on_after(self.limits.drain_seconds) as limit:
             await self._executor.drained()
         if limit.cancelled_caught:
-            logger.warning("not drained within %g s; what is running goes back to the store", self.drain_seconds)
+            logger.warning("not drained within %g s; what is running goes back to the store", self.limits.drain_seconds)
 
     async def _count(self, text: str) -> None:
         with anyio.move_on_after(COUNT_SECONDS, shield=True):
@@ -156,68 +166,20 @@ class Node:
     async def submit(self, request: JobRequest) -> Job:
         """Admit a request and keep it durably; only then is there a job.
 
-        Raises `Refusal` where it is objected to, `Unavailable` while the node takes no work.
+        Raises `Refusal` where it is objected to, `Unavailable` while the node takes no work, `TooManyJobs` while it
+        takes none of this client, `KeyReused` where the client used the idempotency key for another request.
         """
         answer = (await self.submit_many([request]))[0]
         if isinstance(answer, NodekitError):
             raise answer
         return answer
 
-    async def submit_many(self, requests: Sequence[JobRequest]) -> list[Job | Refusal | Unavailable]:
-        """Admit requests one by one and keep the admitted ones at once; an answer for each, in their order."""
-        room = self.max_pending - self._arriving - (await self._store.pending()).total
-        room = max(0, min(room, len(requests)))
-        self._arriving += room  # held until they are in the store, so that nobody else fills it
-        try:
-            answers: list[Job | Refusal | Unavailable] = []
-            admitted: list[Job] = []
-            for request in requests:
-                answers.append(answer := await self._admit(request, room - len(admitted)))
-                if isinstance(answer, Job):
-                    admitted.append(answer)
-            kept = iter(await self._keep(admitted))
-        except Unavailable as unavailable:
-            return [unavailable if isinstance(answer, Job) else answer for answer in answers]
-        finally:
-            self._arriving -= room
-        return [self._accepted(answer, next(kept)) if isinstance(answer, Job) else answer for answer in answers]
+    async def submit_many(self, requests: Sequence[JobRequest]) -> list[Job | Refusal | Unavailable | KeyReused]:
+        """Admit requests one by one and keep the admitted ones at once; an answer for each, in their order.
 
-    async def _keep(self, admitted: Sequence[Job]) -> Sequence[Job]:
-        try:
-            kept = await self._store.add(admitted) if admitted else []
-        except StoreFailed as error:
-            logger.error("%d jobs not accepted: %s", len(admitted), error)
-            self._trouble.happened(f"the store keeps no jobs: {error}")
-            raise Unavailable("the store cannot keep jobs right now", retry_after_seconds=5) from error
-        self._trouble.is_over()
-        return kept
-
-    async def _admit(self, request: JobRequest, room: int) -> Job | Refusal | Unavailable:
-        if not self._taking:
-            retry_after = math.ceil(min(max(self.drain_seconds, 1), LONGEST_RETRY_SECONDS))
-            return Unavailable("the node is draining or has not started", retry_after_seconds=retry_after)
-        if room <= 0:
-            return Unavailable(f"the node holds {self.max_pending} unfinished jobs", retry_after_seconds=1)
-        pipeline = self.pipelines.get(request.pipeline)
-        if pipeline is None:
-            return Refusal("Pipeline not supported", pipeline=request.pipeline)
-        try:
-            pipeline.check(request, self.containers)
-            await self._hooks.admit(request, self)
-        except (Refusal, Unavailable) as objection:
-            return objection
-        except Exception:
-            logger.exception("pipeline %r failed in check; the request is refused", request.pipeline)
-            return Refusal("Admission failed")
-        job = Job(id=self._ids.next(), request=request, accepted_at=time.time())
-        return advance(job, pipeline, self.containers)
-
-    def _accepted(self, asked: Job, kept: Job) -> Job:
-        if kept.id == asked.id:
-            self._tell(JobAccepted(kept))
-            if kept.status.finished:  # its pipeline had nothing to do
-                self._tell(JobFinished(kept))
-        return kept
+        One whose idempotency key its client has used before is answered by the job of then, without being admitted.
+        """
+        return await self._intake.take(requests)
 
     async def fetch(self, ids: Sequence[JobId], *, client: ClientId | None = None) -> list[Job]:
         """The jobs among `ids` (of one client), in their order, each once; unknown ones are left out."""
@@ -280,8 +242,8 @@ class Node:
     async def health(self) -> Health:
         """Whether store and executor work and a container can be called. Reads the store once."""
         reasons = [problem for runner in self._runners for problem in runner.problems()]
-        fatal = [*self._executor.problems.values()] if self._taking else ["the node is draining or has not started"]
-        fatal += self._trouble.reasons
+        fatal = [] if self._intake.open else ["the node is draining or has not started"]
+        fatal += [*self._executor.problems.values(), *self._intake.trouble.reasons]
         if self._containers and not self.running():
             fatal.append("no container is running")
         try:
@@ -289,6 +251,9 @@ class Node:
         except Exception as error:
             fatal.append(f"the store cannot be read: {error}")
         return Health(not fatal, (*fatal, *reasons))
+
+    async def _guards(self, request: JobRequest) -> None:
+        await self._hooks.admit(request, self)
 
     def _tell(self, event: Event) -> None:
         if self._hooks.observed:

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Protocol
+from typing import Literal, Protocol
 
 from nodekit.container import Container, ContainerId, ContainerOutput, Step
 
@@ -54,6 +54,13 @@ class PooledRunner(ContainerRunner, Protocol):
     def concurrency(self) -> int | None:
         """How many steps may run in all of its containers together; None: as many as the node runs."""
         ...
+
+
+class InProcessRunner(ContainerRunner, Protocol):
+    """A runner whose calls open no file descriptors, so that the process's limit of them does not bound its steps."""
+
+    @property
+    def in_process(self) -> Literal[True]: ...
 
 
 class StreamingRunner(ContainerRunner, Protocol):

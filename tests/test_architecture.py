@@ -20,13 +20,15 @@ CORE_LIBRARIES = {"anyio", "msgspec", "pluggy"}
 MORE_LIBRARIES = {"nodekit.cli": {"click"}, "nodekit.testing": {"pytest"}}
 
 LAYERS = (  # a module may import those of earlier lines
-    "errors _signal _health",
+    "errors _signal _health _expiries _descriptors",
     "payload secret limits _own_tasks",
     "container",
     "job _ids _rules _slots _broadcast _waiting",
     "pipeline store runner events offers _fresh _embedded_claim",
-    "transport hookspecs _schedule _advance _calls",
-    "embedded _hooks _executor _misfits",
+    "transport hookspecs _schedule _progress _retry",
+    "_calls",
+    "_queue",
+    "embedded _hooks _executor _misfits _intake",
     "node",
     "config",
 )

@@ -68,15 +68,15 @@ def changed(old: str, new: str, text: str = NODE_FILE) -> str:
 def test_the_documented_node_file_composes_and_makes_nothing(tmp_path: Path) -> None:
     node = load_node(write(tmp_path, NODE_FILE))
     assert set(node.containers) == {"echo-a", "upper"}
-    assert node.max_pending == 10_000
-    assert node.drain_seconds == 10
+    assert node.limits.max_pending == 10_000
+    assert node.limits.drain_seconds == 10
     assert node.containers["upper"].rules == {"external": False, "allowed_ips": ["127.0.0.0/8", "::1"]}
     assert [path.name for path in tmp_path.iterdir()] == ["node.toml"]
 
 
 def test_most_of_it_has_defaults(tmp_path: Path) -> None:
     node = load_node(write(tmp_path, '[store]\nuse = "memory"\n'))
-    assert (node.max_pending, node.drain_seconds, node.name) == (10_000, 10, "node")
+    assert (node.limits.max_pending, node.limits.drain_seconds, node.name) == (10_000, 10, "node")
 
 
 @pytest.mark.parametrize(

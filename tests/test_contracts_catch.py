@@ -170,7 +170,7 @@ class CompletesTwice(Sound):
 class ClaimsTwice(Sound):
     async def claim(self, containers: Collection[str], limit: int) -> list[Claim]:
         claims = await super().claim(containers, limit)
-        self._schedule.add(Unfinished.of(claims[-1].job))
+        self._queue.put(Unfinished.of(claims[-1].job))
         return claims
 
 
@@ -179,19 +179,55 @@ class Reorders(Sound):
         return (await super().claim(containers, limit))[::-1]
 
 
-class IgnoresPriority(Sound):
-    def _queue(self, entry: Unfinished, *, delay_seconds: float = 0) -> None:
-        super()._queue(replace(entry, priority=3), delay_seconds=delay_seconds)
+class QueuesWrongly(Sound):
+    def __init__(self, table: JobTable | None = None) -> None:
+        super().__init__(table)
+        put = self._queue.put
+        self._queue.put = lambda entry, **delay: put(**self.wrong(entry, **delay))  # type: ignore[method-assign]
+
+    def wrong(self, entry: Unfinished, delay_seconds: float | None = None) -> dict[str, Any]:
+        raise NotImplementedError
 
 
-class StarvesAClient(Sound):
-    def _queue(self, entry: Unfinished, *, delay_seconds: float = 0) -> None:
-        super()._queue(replace(entry, client="everybody"), delay_seconds=delay_seconds)
+class IgnoresPriority(QueuesWrongly):
+    def wrong(self, entry: Unfinished, delay_seconds: float | None = None) -> dict[str, Any]:
+        return {"entry": replace(entry, priority=3), "delay_seconds": delay_seconds}
 
 
-class IgnoresDelay(Sound):
-    def _queue(self, entry: Unfinished, *, delay_seconds: float = 0) -> None:
-        super()._queue(entry)
+class StarvesAClient(QueuesWrongly):
+    def wrong(self, entry: Unfinished, delay_seconds: float | None = None) -> dict[str, Any]:
+        return {"entry": replace(entry, client="everybody"), "delay_seconds": delay_seconds}
+
+
+class IgnoresDelay(QueuesWrongly):
+    def wrong(self, entry: Unfinished, delay_seconds: float | None = None) -> dict[str, Any]:
+        return {"entry": entry, "delay_seconds": 0}
+
+
+class IgnoresQueueTimeout(QueuesWrongly):
+    def wrong(self, entry: Unfinished, delay_seconds: float | None = None) -> dict[str, Any]:
+        return {"entry": replace(entry, queue_timeout_seconds=None), "delay_seconds": delay_seconds}
+
+
+class IgnoresJobTimeout(QueuesWrongly):
+    def wrong(self, entry: Unfinished, delay_seconds: float | None = None) -> dict[str, Any]:
+        return {"entry": replace(entry, timeout_seconds=None), "delay_seconds": delay_seconds}
+
+
+class CountsDelayAsWaiting(QueuesWrongly):
+    def wrong(self, entry: Unfinished, delay_seconds: float | None = None) -> dict[str, Any]:
+        limit = entry.queue_timeout_seconds
+        shorter = None if limit is None else limit - (delay_seconds or 0)
+        return {"entry": replace(entry, queue_timeout_seconds=shorter), "delay_seconds": delay_seconds}
+
+
+class ExpiresWhatRuns(Sound):
+    async def claim_expired(self, limit: int) -> list[Claim]:
+        while True:
+            for held in self._claims.values():
+                if held.job.queue_timeout_seconds is not None:
+                    return [held]
+            await anyio.sleep(0.01)
 
 
 class IgnoresContainers(Sound):
@@ -231,7 +267,7 @@ class LeavesRunning(Sound):
 class OffersStreams(Sound):
     async def add_claimed(self, job: Job) -> Claim:
         claim = await super().add_claimed(job)
-        self._queue(Unfinished.of(job))
+        self._queue.put(Unfinished.of(job))
         return claim
 
 
@@ -278,7 +314,7 @@ class StopsAdding(Sound):
         for job in jobs:
             if self._is_new(job, job):
                 self._track(entry := Unfinished.of(job))
-                self._queue(entry)
+                self._queue.put(entry)
         return kept
 
 
@@ -295,6 +331,10 @@ class StopsAdding(Sound):
         (StarvesAClient, "test_claim_goes_round_the_clients"),
         (StarvesAClient, "test_a_client_with_many_jobs_does_not_starve_another"),
         (IgnoresDelay, "test_a_job_released_with_a_delay_is_offered_then_and_not_before"),
+        (IgnoresQueueTimeout, "test_a_job_that_waited_too_long_is_given_as_expired_then_and_not_before"),
+        (IgnoresJobTimeout, "test_a_job_that_is_too_old_is_given_as_expired_even_while_it_is_delayed"),
+        (CountsDelayAsWaiting, "test_a_delay_is_not_waiting_and_waiting_begins_anew_with_a_release"),
+        (ExpiresWhatRuns, "test_a_claimed_job_does_not_expire"),
         (IgnoresContainers, "test_claim_gives_only_jobs_that_are_due_in_the_containers_asked_for"),
         (IgnoresContainers, "test_a_job_can_be_released_for_another_container"),
         (LosesWhatIsCancelled, "test_cancelling_claim_loses_nothing"),

@@ -1,8 +1,10 @@
 """What a store promises that outlives the process."""
 
+import time
 from collections.abc import AsyncIterator, Callable
 
 import pytest
+from msgspec.structs import replace
 
 from nodekit import ContainerError, JobStatus, JobStore, Location, Outcome, Settlement, StoreInUse
 from nodekit.testing.jobs import make_job, succeeded, with_output
@@ -78,6 +80,28 @@ class DurableJobStoreContract(JobStoreContract):
         async with open_store() as store:
             assert await self.nothing_to_claim(store)
             assert await self.counts(store) == (1, 0, {"alice": 1})
+
+    async def test_time_limits_survive(self, open_store: Callable[[], JobStore]) -> None:
+        waits, ages = self.hasty(), replace(make_job(), timeout_seconds=self.short)
+        async with open_store() as store:
+            await store.add([waits, make_job(), ages])
+        async with open_store() as store:
+            assert await self.nothing_expires(store)
+            assert sorted(await self.expired(store, 2)) == [waits.id, ages.id]
+            assert await self.nothing_expires(store)
+
+    async def test_a_delay_that_survives_is_not_lengthened_by_a_clock_that_was_set_back(
+        self, open_store: Callable[[], JobStore]
+    ) -> None:
+        async with open_store() as store:
+            claim = await self.claimed(store)
+            await store.release(claim, claim.job, delay_seconds=self.short)
+        now = time.time
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(time, "time", lambda: now() - 86_400)
+            async with open_store() as store:
+                [again] = await self.claims(store, 1)
+        assert again.job.id == claim.job.id
 
     async def test_deleted_jobs_stay_deleted(self, open_store: Callable[[], JobStore]) -> None:
         async with open_store() as store:

@@ -6,11 +6,11 @@ import anyio
 import pytest
 
 from nodekit import Job, JobId, JobStatus, JobStore, Location, Outcome
-from nodekit.testing.finishing import FinishingContract
+from nodekit.testing.expiring import ExpiringContract
 from nodekit.testing.jobs import make_job, succeeded, with_output
 
 
-class JobStoreContract(FinishingContract):
+class JobStoreContract(ExpiringContract):
     """Define the fixture `store`: an empty store that was entered."""
 
     @pytest.fixture
@@ -25,12 +25,6 @@ class JobStoreContract(FinishingContract):
         await keeper.settle(job.id, Outcome(JobStatus.SUCCESS), client=None)
 
     # -- pending ----------------------------------------------------------------------------------
-
-    async def counts(self, store: JobStore) -> tuple[int, int, dict[str, int]]:
-        """Offchain, onchain and by client, right now."""
-        pending = await store.pending()
-        assert pending.total == pending.offchain + pending.onchain
-        return pending.offchain, pending.onchain, dict(pending.clients)
 
     async def test_pending_counts_by_origin_and_client(self, store: JobStore) -> None:
         assert await self.counts(store) == (0, 0, {})

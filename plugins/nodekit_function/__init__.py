@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Any, Self, TypeAlias, TypeVar
+from typing import Any, Literal, Self, TypeAlias, TypeVar
 
 import anyio
 import msgspec
@@ -56,6 +56,8 @@ class FunctionRunner:
 
     An exception of a function fails its step as an HTTP 500 would; raise `ContainerFailed` to say otherwise.
     """
+
+    in_process: Literal[True] = True
 
     def __init__(self) -> None:
         self._containers: dict[ContainerId, Container] = {}

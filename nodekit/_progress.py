@@ -1,0 +1,90 @@
+"""How a job goes on: what is due next, by its pipeline, and how it ends. Pure but for the end's time."""
+
+import logging
+import time
+from collections.abc import Mapping
+
+from msgspec.structs import replace
+
+from nodekit.container import Container, ContainerError, ContainerId, Step
+from nodekit.errors import FailureKind, Refusal
+from nodekit.job import Job, JobRequest, JobStatus, Outcome
+from nodekit.limits import NodeLimits, finite
+from nodekit.pipeline import Pipeline
+
+logger = logging.getLogger("nodekit.executor")
+
+
+class Progress:
+    """The pipelines of a node, its containers, and how long jobs may wait for those."""
+
+    def __init__(
+        self,
+        pipelines: Mapping[str, Pipeline],
+        containers: Mapping[ContainerId, Container],
+        limits: NodeLimits,
+    ) -> None:
+        self._pipelines = pipelines
+        self._containers = containers
+        self._queue_timeout_seconds = finite(limits.queue_timeout_seconds)
+
+    def check(self, request: JobRequest) -> None:
+        """Object to a request, by raising `Refusal`."""
+        pipeline = self._pipelines.get(request.pipeline)
+        if pipeline is None:
+            raise Refusal("Pipeline not supported", pipeline=request.pipeline)
+        pipeline.check(request, self._containers)
+
+    def next_step(self, job: Job) -> Step | None:
+        """The step that is due; None too where there is no pipeline or it breaks, as `advance` will say."""
+        pipeline = self._pipelines.get(job.request.pipeline)
+        try:
+            return pipeline.next_step(job) if pipeline else None
+        except Exception:
+            return None
+
+    def advance(self, job: Job) -> Job:
+        """The job with its next container set as due, or finished where nothing is due any more."""
+        pipeline = self._pipelines.get(job.request.pipeline)
+        if pipeline is None:
+            return failed(job, f"this node offers no pipeline {job.request.pipeline!r}")
+        try:
+            step = pipeline.next_step(job)
+            if step is None:
+                return job.finished(pipeline.outcome(job), time.time())
+        except Exception:
+            logger.exception("job %s: pipeline %r failed", job.id, job.request.pipeline)
+            return failed(job, "internal error of the pipeline")
+        return self._due(job, step.container)
+
+    def _due(self, job: Job, id: ContainerId) -> Job:
+        container = self._containers.get(id)
+        if container is None:
+            return failed(replace(job, due=id), "this node offers no such container")
+        seconds = container.queue_timeout_seconds
+        return replace(
+            job, due=id, queue_timeout_seconds=self._queue_timeout_seconds if seconds is None else finite(seconds)
+        )
+
+
+def stray(job: Job) -> Job:
+    """The end of a job whose pipeline names another step each time it is asked."""
+    return failed(job, f"the pipeline {job.request.pipeline!r} contradicts itself")
+
+
+def expired(job: Job, age_seconds: float) -> Job:
+    """The end of a job that waited in the queue until its time was over."""
+    if job.timeout_seconds is not None and age_seconds >= job.timeout_seconds:
+        return failed(job, over(job.timeout_seconds), "job_timeout")
+    return failed(job, f"waited in the queue for more than {job.queue_timeout_seconds or 0:g} s", "queue_timeout")
+
+
+def over(timeout_seconds: float) -> str:
+    """What a client reads of a job whose time is over."""
+    return f"the job was not finished within {timeout_seconds:g} s"
+
+
+def failed(job: Job, text: str, kind: FailureKind = "internal") -> Job:
+    """The job, ended by an error in the container that is due."""
+    error = ContainerError(container=job.due or "", error=text, kind=kind)
+    return job.finished(Outcome(JobStatus.FAILED, error), time.time())

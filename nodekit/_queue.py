@@ -1,0 +1,95 @@
+"""The schedule on a clock: waits for who is next, and for whose time is over. Not disturbed by jumps of the clock."""
+
+import math
+import time
+from collections.abc import Set
+
+import anyio
+
+from nodekit._schedule import Schedule
+from nodekit._signal import Signal
+from nodekit.container import ContainerId, JobId
+from nodekit.store import Unfinished
+
+
+class Queue:
+    """Jobs that are known, and those of them that wait. No I/O."""
+
+    def __init__(self) -> None:
+        self._schedule = Schedule()
+        self._since: dict[JobId, float] = {}
+        self._queued = Signal()
+        self._sooner = Signal()
+        self._awaited_expiries: list[float] = []
+
+    def __contains__(self, id: JobId) -> bool:
+        return id in self._schedule
+
+    def __len__(self) -> int:
+        return len(self._schedule)
+
+    def know(self, id: JobId) -> None:
+        """The job's age counts from here."""
+        self._since[id] = time.monotonic()
+
+    def forget(self, id: JobId) -> None:
+        """The job is finished."""
+        self._schedule.remove(id)
+        self._since.pop(id, None)
+
+    def age_seconds(self, id: JobId) -> float:
+        """How long the job has been known."""
+        return time.monotonic() - self._since[id]
+
+    def put(self, entry: Unfinished, *, delay_seconds: float | None = None) -> None:
+        """Queue a known job, due after a delay; None: what is left of the one that was stored with it."""
+        now = time.monotonic()
+        delay = _delay_left(entry) if delay_seconds is None else delay_seconds
+        due_at = now + delay if delay > 0 else None
+        expires_at = self._expires_at(entry, now + delay)
+        self._schedule.add(entry, due_at=due_at, expires_at=expires_at if expires_at < math.inf else None)
+        self._queued.set()
+        if any(expires_at < at for at in self._awaited_expiries):
+            self._sooner.set()
+
+    def _expires_at(self, entry: Unfinished, due_at: float) -> float:
+        queue = math.inf if entry.queue_timeout_seconds is None else due_at + entry.queue_timeout_seconds
+        job = math.inf if entry.timeout_seconds is None else self._since[entry.id] + entry.timeout_seconds
+        return min(queue, job)
+
+    def remove(self, id: JobId) -> None:
+        """Take a job out that stays known."""
+        self._schedule.remove(id)
+
+    async def take(self, containers: Set[ContainerId], limit: int) -> list[Unfinished]:
+        """Wait for at least one job that is due in `containers`, and take up to `limit` out."""
+        while not (taken := self._schedule.take(containers, limit, now=time.monotonic())):
+            await _until(self._queued, self._schedule.next_due_at())
+        return taken
+
+    async def take_expired(self, limit: int) -> list[Unfinished]:
+        """Wait for at least one job whose time is over, and take up to `limit` out."""
+        while not (taken := self._schedule.take_expired(limit, now=time.monotonic())):
+            at = self._schedule.next_expiry_at()
+            self._awaited_expiries.append(awaited := math.inf if at is None else at)
+            try:
+                await _until(self._sooner, at)
+            finally:
+                self._awaited_expiries.remove(awaited)
+        return taken
+
+
+async def _until(signal: Signal, at: float | None) -> None:
+    if at is None:
+        await signal.wait()
+    else:
+        with anyio.move_on_after(max(0.0, at - time.monotonic())):
+            await signal.wait()
+
+
+def _delay_left(entry: Unfinished) -> float:
+    """By the wall clock, which may have jumped since: never more than the whole delay."""
+    if entry.not_before is None:
+        return 0.0
+    longest = math.inf if entry.delay_seconds is None else entry.delay_seconds
+    return min(max(0.0, entry.not_before - time.time()), longest)
