@@ -16,7 +16,7 @@ import click
 import msgspec
 import pytest
 
-from nodekit import Offer, hookspecs
+from nodekit import ClientLimits, Offer, Retry, hookspecs
 from nodekit.cli import main
 from nodekit.config import NodeSettings
 from nodekit_asgi._app import ROUTES
@@ -172,6 +172,11 @@ def test_the_reference_has_every_key_of_a_built_in_offer_with_its_default(entry:
     offer = entry.load()
     expected = settings(offer.config) | (settings(offer.container) if offer.container else {})
     assert documented(REFERENCE / "node-file.md", *sections(entry, offer)) == expected
+
+
+@pytest.mark.parametrize(("heading", "struct"), [("Retries", Retry), ("Limits of clients", ClientLimits)])
+def test_the_reference_has_every_key_of_a_table_inside_another(heading: str, struct: type[msgspec.Struct]) -> None:
+    assert documented(REFERENCE / "node-file.md", heading) == settings(struct)
 
 
 def test_the_reference_has_every_key_of_the_node() -> None:
