@@ -118,7 +118,8 @@ class _Level:
 
     def drop(self, entry: Unfinished) -> None:
         """Take out a job, if it is here."""
-        lane = self._rotations.get(entry.due, {}).get(entry.client)
+        rotation = self._rotations.get(entry.due)
+        lane = rotation.get(entry.client) if rotation else None
         if lane is not None and lane.drop(entry.id) and not lane:
             self._close(entry.due, entry.client)
 

@@ -27,7 +27,7 @@ LAYERS = (  # a module may import those of earlier lines
     "pipeline store runner events offers _fresh _embedded_claim",
     "transport hookspecs _schedule _progress _retry",
     "_calls",
-    "_queue",
+    "_queue _runs",
     "embedded _hooks _executor _misfits _intake",
     "node",
     "config",

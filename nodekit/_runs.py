@@ -1,0 +1,183 @@
+"""What happens to one claimed job: step after step, until it is finished, given back, or somebody else's."""
+
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable
+
+import anyio
+
+from nodekit._calls import Called, Calls
+from nodekit._progress import Progress, expired, failed, over, stray
+from nodekit._retry import delay_before_retry
+from nodekit._slots import Slots
+from nodekit.container import ContainerError, ContainerId, Step
+from nodekit.errors import ClaimLost
+from nodekit.events import Event, JobFinished, StepFinished
+from nodekit.job import Job, JobStatus, Outcome
+from nodekit.store import Claim, JobStore
+
+logger = logging.getLogger("nodekit.executor")
+
+FIRST_PAUSE_SECONDS = 0.1
+LONGEST_PAUSE_SECONDS = 5.0
+
+
+class Run:
+    """What one job's run has in hand: its newest snapshot and the slot it holds."""
+
+    __slots__ = ("_ends_at", "claim", "held", "job", "strays")
+
+    def __init__(self, claim: Claim, held: ContainerId | None = None) -> None:
+        self.claim = claim
+        self.job = claim.job
+        self.held = held
+        timeout = claim.job.timeout_seconds
+        self._ends_at = math.inf if timeout is None else time.monotonic() + timeout - claim.age_seconds
+        self.strays = 0
+        """How often in a row the pipeline named another step than before; one that does it twice has no rule."""
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the job's time is over."""
+        return self._ends_at - time.monotonic() if self._ends_at < math.inf else math.inf
+
+
+class Runs:
+    """Runs claimed jobs in slots that the executor gives."""
+
+    def __init__(
+        self,
+        *,
+        store: JobStore,
+        calls: Calls,
+        progress: Progress,
+        slots: Slots,
+        changed: Callable[[], None],
+        look: Callable[[], None],
+        problems: dict[str, str],
+        tell: Callable[[Event], None],
+    ) -> None:
+        self._store = store
+        self._calls = calls
+        self._progress = progress
+        self._slots = slots
+        self._changed = changed
+        self._look = look
+        self._problems = problems
+        self._tell = tell
+
+    async def finish(self, run: Run) -> None:
+        """Run the steps of a job, one after another; give it back where the next one cannot run here and now."""
+        await self._under_claim(run, self._steps)
+
+    async def fail_expired(self, run: Run) -> None:
+        """End a job whose time was over while it waited."""
+        await self._under_claim(run, self._fail_expired)
+
+    async def _under_claim(self, run: Run, work: Callable[[Run], Awaitable[None]]) -> None:
+        job = run.job
+        try:
+            with run.claim.scope:
+                await work(run)
+        except ClaimLost:
+            logger.debug("job %s: settled elsewhere", job.id)
+        except anyio.get_cancelled_exc_class():
+            with anyio.CancelScope(shield=True):
+                await self._give_up(run)
+            raise
+        except Exception:  # the one place where a fault of ours must not end the node
+            logger.exception("job %s: the executor failed", job.id)
+            with anyio.CancelScope(shield=True):
+                await self._give_up(run, delay_seconds=LONGEST_PAUSE_SECONDS)
+
+    async def _steps(self, run: Run) -> None:
+        while not run.job.status.finished:
+            if run.held is None or not self._calls.callable(run.held):
+                self._look()
+                await self._store.release(run.claim, run.job)
+                return
+            step = self._progress.next_step(run.job)
+            if step is None or step.container != run.job.due:  # the node's pipelines are others than when it was stored
+                run.strays += 1
+                await self._keep(run, self._progress.advance(run.job) if run.strays == 1 else stray(run.job))
+            elif run.seconds_left <= 0:
+                await self._keep(run, failed(run.job, over(run.job.timeout_seconds or 0), "job_timeout"))
+            elif await self._step(run, step):
+                run.strays = 0
+            else:
+                return
+        self._tell(JobFinished(run.job))
+
+    async def _step(self, run: Run, step: Step) -> bool:
+        """Run one step; False where it is tried again later."""
+        called = await self._calls.call(step, run.job, run.seconds_left)
+        if (delay := self._delay(run, step, called)) is not None:
+            await self._try_later(run, called, delay)
+            return False
+        await self._keep(run, self._after(run.job.with_result(called.result, called.attempt)))
+        self._tell(StepFinished(run.job, step.index))
+        return True
+
+    def _after(self, job: Job) -> Job:
+        """What follows the step that was just finished; after a job's time nothing does, whatever its pipeline says."""
+        last = job.steps[-1].result
+        if isinstance(last, ContainerError) and last.kind == "job_timeout":
+            return job.finished(Outcome(JobStatus.FAILED), time.time())
+        return self._progress.advance(job)
+
+    def _delay(self, run: Run, step: Step, called: Called) -> float | None:
+        """When to try again; None: what came of the call is the step's result."""
+        if not isinstance(called.result, ContainerError):
+            return None
+        retry = self._calls.containers[step.container].retry
+        delay = delay_before_retry(retry, step.attempt, called.result, called.retry_after)
+        return delay if delay is not None and delay < run.seconds_left else None
+
+    async def _try_later(self, run: Run, called: Called, delay: float) -> None:
+        """Give the job back with what has happened: while it waits, it holds no slot."""
+        run.job = run.job.with_failure(called.result.container, called.attempt)
+        logger.info("job %s: %s is tried again in %.1f s", run.job.id, called.result.container, delay)
+        await self._persist(run, lambda: self._store.release(run.claim, run.job, delay_seconds=delay))
+
+    async def _fail_expired(self, run: Run) -> None:
+        run.job = expired(run.job, run.claim.age_seconds)
+        logger.info("job %s: its time was over in the queue", run.job.id)
+        await self._persist(run, lambda: self._store.save(run.claim, run.job))
+        self._tell(JobFinished(run.job))
+
+    # -- storing ----------------------------------------------------------------------------------
+
+    async def _keep(self, run: Run, job: Job) -> None:
+        """Store what has happened, and move on to the container that is due."""
+        run.job = job
+        if job.due != run.held:
+            self._slots.give_back(run.held)
+            run.held = job.due if self._slots.take(job.due) else None
+            self._changed()
+        await self._persist(run, lambda: self._store.save(run.claim, job))
+
+    async def _persist(self, run: Run, write: Callable[[], Awaitable[None]]) -> None:
+        """Write until it succeeds: a result in hand is not thrown away because the disk is full for a while."""
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                await write()
+            except ClaimLost:
+                raise
+            except Exception as error:
+                self._problems["save"] = f"the store keeps no results: {error}"
+                logger.error("job %s: the store failed (%s); trying again in %.1f s", run.job.id, error, pause)
+                await anyio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            else:
+                self._problems.pop("save", None)
+                return
+
+    async def _give_up(self, run: Run, *, delay_seconds: float = 0) -> None:
+        try:
+            await self._store.release(run.claim, run.job, delay_seconds=delay_seconds)
+        except ClaimLost:
+            pass
+        except Exception as error:
+            logger.error("job %s: not given back (%s); it goes on after a restart", run.job.id, error)
