@@ -1,0 +1,83 @@
+"""A part whose calls go through somebody else's hands first; otherwise as the part that it stands for."""
+
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
+from types import TracebackType
+from typing import Any, TypeAlias
+
+from nodekit import ContainerRunner, JobTable, SharedStore
+
+Through: TypeAlias = Callable[[str, Callable[..., Awaitable[Any]], tuple[Any, ...], dict[str, Any]], Awaitable[Any]]
+"""Makes a call: the method's name, the method, its arguments."""
+
+_WAITING = {
+    name
+    for protocol in (JobTable, SharedStore, ContainerRunner)
+    for name, _ in inspect.getmembers(protocol, inspect.iscoroutinefunction)
+    if not name.startswith("_")
+}
+"""Methods that are awaited, however a part has written them."""
+_OPENING = {"changes", "stream"}
+"""Methods that answer a context manager."""
+
+
+class Faulty:
+    """Stands for a part."""
+
+    def __init__(self, part: Any, through: Through) -> None:
+        self._part = part
+        self._through = through
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Any:
+        async with AsyncExitStack() as stack:
+            await self._through("enter", stack.enter_async_context, (self._part,), {})
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        return await self._stack.__aexit__(kind, error, trace)
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self._part, name)
+        if name in _OPENING:
+            return partial(self._opened, name, attribute)
+        if name in _WAITING or inspect.iscoroutinefunction(attribute):
+            return partial(self._called, name, attribute)
+        return attribute
+
+    async def _called(self, name: str, method: Callable[..., Awaitable[Any]], /, *args: Any, **kwargs: Any) -> Any:
+        return await self._through(name, method, args, kwargs)
+
+    @asynccontextmanager
+    async def _opened(
+        self, name: str, method: Callable[..., AbstractAsyncContextManager[Any]], /, *args: Any, **kwargs: Any
+    ) -> AsyncIterator[Any]:
+        async with AsyncExitStack() as stack:
+
+            async def enter(*args: Any, **kwargs: Any) -> Any:
+                return await stack.enter_async_context(method(*args, **kwargs))
+
+            pieces = await self._through(name, enter, args, kwargs)
+            yield _Pieces(pieces, partial(self._through, f"{name}.next", pieces.__anext__, (), {}))
+
+
+class _Pieces:
+    """An iterator whose steps are calls; otherwise as the one that it stands for."""
+
+    def __init__(self, pieces: Any, step: Callable[[], Awaitable[Any]]) -> None:
+        self._pieces = pieces
+        self._step = step
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        return await self._step()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pieces, name)

@@ -1,0 +1,132 @@
+"""What goes wrong, and at which calls."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal, TypeAlias
+
+import anyio
+
+from nodekit import NodekitError
+
+Moment: TypeAlias = Literal["before", "during", "after"]
+Strike: TypeAlias = Callable[[], Awaitable[None]]
+
+
+class Crashed(NodekitError):
+    """The process has crashed, as far as its parts can tell: this call, and each one after it, has no effect."""
+
+    def __init__(self) -> None:
+        super().__init__("the process has crashed; open a new node, on the same data, for what is to happen now")
+
+
+class Process:
+    """What all parts of a node have in common: it crashes once, and what is held up in it can be let go."""
+
+    def __init__(self) -> None:
+        self.crashing = anyio.Event()
+        self._lifted = anyio.Event()
+
+    def crash(self) -> None:
+        self.crashing.set()
+        self.check()
+
+    def check(self) -> None:
+        if self.crashing.is_set():
+            raise Crashed
+
+    def lift(self) -> None:
+        self._lifted.set()
+        self._lifted = anyio.Event()
+
+    async def pause(self, seconds: float) -> None:
+        """Wait, but no longer than until the crash or the lifting."""
+        lifted = self._lifted
+        with anyio.move_on_after(seconds):
+            async with anyio.create_task_group() as tasks:
+                for event in (self.crashing, lifted):
+                    tasks.start_soon(cancel_at, event, tasks.cancel_scope)
+        self.check()
+
+
+class Fault:
+    """Something that goes wrong at certain calls; saying what it is gives it."""
+
+    def __init__(self, strike: Strike) -> None:
+        self.times = 0
+        """How often it has happened."""
+        self._strike = strike
+        self._happened = anyio.Event()
+
+    async def happened(self) -> None:
+        """Wait until it happens for the first time; a hanging call hangs then."""
+        await self._happened.wait()
+
+    async def strike(self) -> None:
+        self.times += 1
+        self._happened.set()
+        await self._strike()
+
+
+class Plan:
+    """At which calls a fault happens."""
+
+    def __init__(
+        self, moment: Moment, method: str, numbers: tuple[int, ...], where: Callable[..., bool], fault: Fault
+    ) -> None:
+        self.moment: Moment = moment
+        self.fault = fault
+        self._method = method
+        self._numbers = numbers
+        self._where = where
+        self._counted = 0
+
+    def concerns(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Count a call that begins, and say whether it is one of those."""
+        if method != self._method or not self._where(*args, **kwargs):
+            return False
+        self._counted += 1
+        return not self._numbers or self._counted in self._numbers
+
+
+class When:
+    """The calls that were chosen: say what happens there."""
+
+    def __init__(self, plan: Callable[[Fault], None], process: Process) -> None:
+        self._plan = plan
+        self._process = process
+
+    def delay(self, seconds: float) -> Fault:
+        """It takes that much longer."""
+        return self._does(lambda: self._process.pause(seconds))
+
+    def fail(self, error: Exception) -> Fault:
+        """It raises. Before a call nothing was done; after it, all was done and only the answer is lost."""
+
+        async def strike() -> None:
+            raise error
+
+        return self._does(strike)
+
+    def hang(self) -> Fault:
+        """It does not come back until `Faults.lift`, a crash, or a cancellation where one reaches it.
+
+        The changes of an `EmbeddedStore` are shielded: lift a fault that holds up its table before leaving the node.
+        """
+        return self._does(lambda: self._process.pause(float("inf")))
+
+    def crash(self) -> Fault:
+        """The process ends there, as `Faults.crash` says."""
+
+        async def strike() -> None:
+            self._process.crash()
+
+        return self._does(strike)
+
+    def _does(self, strike: Strike) -> Fault:
+        fault = Fault(strike)
+        self._plan(fault)
+        return fault
+
+
+async def cancel_at(event: anyio.Event, scope: anyio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
