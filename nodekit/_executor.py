@@ -148,9 +148,10 @@ class Executor:
 
     async def _expire(self) -> None:
         """Fail jobs whose time is over while they wait."""
+        none: list[Claim] = []
         while True:
             text = "the store does not say which jobs have waited too long"
-            claims = await self._attempt("expire", text, lambda: self._store.claim_expired(EXPIRED_AT_ONCE), [])
+            claims = await self._attempt("expire", text, lambda: self._store.claim_expired(EXPIRED_AT_ONCE), none)
             async with anyio.create_task_group() as tasks:
                 for claim in claims:
                     tasks.start_soon(self._runs.fail_expired, Run(claim))
