@@ -56,9 +56,9 @@ def install(project: Mapping[str, Any], folder: Path) -> None:
     (info / "entry_points.txt").write_text("\n".join(lines))
 
 
-def run(folder: Path, *command: str) -> str:
+def run(folder: Path, *command: str, **more: str) -> str:
     """What a command prints that must succeed."""
-    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONWARNINGS": "error"}
+    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONWARNINGS": "error", **more}
     done = subprocess.run(
         command, check=False, cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS
     )
@@ -89,10 +89,10 @@ def test_a_commented_result_is_what_the_readme_prints(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
-def test_the_readme_calls_its_node_with_curl(tmp_path: Path) -> None:
+def test_the_readme_calls_its_node(tmp_path: Path) -> None:
     page = ROOT / "README.md"
     write_files(page, tmp_path)
-    script = next(text for language, text in blocks(page) if language == "sh")
+    script = "".join(text for language, text in blocks(page) if language == "sh")
     serve = [sys.executable, "-m", "nodekit.cli", "serve", "node.toml", "--bind", "127.0.0.1:0"]
     with (
         open(tmp_path / "log", "w") as log,
@@ -101,10 +101,14 @@ def test_the_readme_calls_its_node_with_curl(tmp_path: Path) -> None:
         try:
             assert node.stdout
             url = node.stdout.readline().removeprefix("listening on ").strip()
-            printed = run(tmp_path, "sh", "-eu", "-c", script.replace("http://127.0.0.1:4000", url))
+            path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+            calls = script.replace("http://127.0.0.1:4000", url)
+            printed = run(tmp_path, "sh", "-eu", "-c", calls, NODEKIT_URL=url, PATH=path)
         finally:
             node.terminate()
-    assert '"output":{"text": "HELLO"}' in printed, printed + (tmp_path / "log").read_text()
+    by_command, *by_curl = printed.splitlines()
+    assert by_command == '{"text": "HELLO"}', printed + (tmp_path / "log").read_text()
+    assert '"output":{"text": "HELLO"}' in by_curl[-1], printed + (tmp_path / "log").read_text()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
@@ -211,8 +215,34 @@ def test_the_reference_has_every_route() -> None:
 
 def test_the_reference_has_every_command_with_its_options() -> None:
     text = (REFERENCE / "command-line.md").read_text(encoding="utf-8")
-    context = click.Context(main)
-    commands = {name: main.get_command(context, name) for name in main.list_commands(context)}
-    assert set(re.findall(r"^## `nodekit (\w+)", text, re.MULTILINE)) == set(commands)
-    options = {o for command in commands.values() if command for p in command.params for o in p.opts if "--" in o}
-    assert set(re.findall(r"^\| `(--[\w-]+)` \|", text, re.MULTILINE)) == options
+    sections = dict(re.findall(r"^## `nodekit (\w+).*?`\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
+    commands = commands_of(main)
+    assert set(sections) == set(commands)
+    for name, command in commands.items():
+        found = set(re.findall(r"^\| `(--[\w-]+)` \|", sections[name], re.MULTILINE))
+        assert found == options_of(command).union(*map(options_of, commands_of(command).values())), name
+
+
+def test_the_reference_has_every_command_of_a_group_with_its_options() -> None:
+    text = (REFERENCE / "command-line.md").read_text(encoding="utf-8")
+    groups = {name: group for name, command in commands_of(main).items() if (group := commands_of(command))}
+    assert "job" in groups
+    for name, commands in groups.items():
+        assert re.findall(rf"^### `nodekit {name} (\w+)", text, re.MULTILINE) == list(commands)
+        rows = re.findall(r"^\| `(--[\w-]+)` \| ([a-z, ]+) \|", text, re.MULTILINE)
+        documented = {option: set(commands) if of == "all" else set(of.split(", ")) for option, of in rows}
+        for command, one in commands.items():
+            assert {option for option, of in documented.items() if command in of} == options_of(one), command
+
+
+def commands_of(command: click.Command) -> dict[str, click.Command]:
+    """Those of a group; of a command, none."""
+    if not isinstance(command, click.Group):
+        return {}
+    context = click.Context(command)
+    found = {name: command.get_command(context, name) for name in command.list_commands(context)}
+    return {name: one for name, one in found.items() if one}
+
+
+def options_of(command: click.Command) -> set[str]:
+    return {option for parameter in command.params for option in parameter.opts if option.startswith("--")}

@@ -1,0 +1,5 @@
+"""`nodekit job`: jobs of any node, over HTTP."""
+
+from nodekit_asgi.cli._commands import job
+
+__all__ = ["job"]

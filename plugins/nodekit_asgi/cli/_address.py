@@ -1,0 +1,70 @@
+"""Where a node is: its URL, and a connection to it."""
+
+import socket
+from http.client import HTTPConnection, HTTPSConnection
+from typing import Literal
+from urllib.parse import quote, urlsplit
+
+import click
+import msgspec
+
+DEFAULT_URL = "http://127.0.0.1:4000"
+CONNECT_SECONDS = 10.0
+
+
+class Address(msgspec.Struct, frozen=True):
+    """What a node's URL says."""
+
+    url: str
+    scheme: Literal["http", "https", "unix"]
+    host: str = ""
+    port: int = 0
+    path: str = ""
+    """Of the socket, or what comes before the node's own paths."""
+
+    def connection(self) -> HTTPConnection:
+        """One that is not open yet. Proxies of the environment are not used."""
+        if self.scheme == "unix":
+            return _UnixConnection(self.path)
+        kind = HTTPSConnection if self.scheme == "https" else HTTPConnection
+        return kind(self.host, self.port, timeout=CONNECT_SECONDS)
+
+    def target(self, path: str) -> str:
+        """What stands in the request line for a path of the node."""
+        return path if self.scheme == "unix" else self.path + path
+
+
+class _UnixConnection(HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=CONNECT_SECONDS)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def parse_url(url: str) -> Address:
+    """Raises `ValueError` where it is not a node's URL."""
+    if url.startswith("unix:") and url != "unix:":
+        return Address(url, "unix", path=url.removeprefix("unix:"))
+    parts = urlsplit(url)
+    if not parts.hostname or "@" in parts.netloc or parts.query or parts.fragment:
+        raise ValueError("not a node's URL")
+    parts.hostname.encode("idna")
+    path = quote(parts.path.rstrip("/"), safe="/%")
+    if parts.scheme == "https":
+        return Address(url, "https", parts.hostname, parts.port or 443, path)
+    if parts.scheme == "http":
+        return Address(url, "http", parts.hostname, parts.port or 80, path)
+    raise ValueError("no scheme of a node's URL")
+
+
+def check_node(ctx: click.Context, param: click.Parameter, value: str) -> Address:
+    """The value of `--node`."""
+    try:
+        return parse_url(value)
+    except ValueError as error:
+        expected = "expected http://HOST:PORT, https://HOST:PORT or unix:PATH"
+        raise click.BadParameter(f"{expected}, got {value!r}", ctx, param) from error

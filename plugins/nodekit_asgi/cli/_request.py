@@ -1,0 +1,75 @@
+"""A job request, from a command line."""
+
+import re
+from collections.abc import Sequence
+from typing import BinaryIO
+from uuid import uuid4
+
+import click
+import msgspec
+
+
+class Submission(msgspec.Struct, frozen=True):
+    """The body and the headers of `POST /api/jobs`; the same each time it is sent."""
+
+    body: bytes
+    headers: dict[str, str]
+
+    @property
+    def key(self) -> str:
+        return self.headers["Idempotency-Key"]
+
+
+def submission(
+    containers: Sequence[str],
+    data: msgspec.Raw,
+    *,
+    pipeline: str | None,
+    requires_proof: bool,
+    priority: int | None,
+    key: str | None,
+) -> Submission:
+    """Raises `click.UsageError` for arguments that are no UTF-8."""
+    fields: dict[str, object] = {"containers": containers, "data": data}
+    if pipeline is not None:
+        fields["pipeline"] = pipeline
+    if requires_proof:
+        fields["requires_proof"] = True
+    headers = {"Content-Type": "application/json", "Idempotency-Key": str(uuid4()) if key is None else key}
+    if priority is not None:
+        headers["Priority"] = f"u={priority}"
+    try:
+        return Submission(msgspec.json.encode(fields), headers)
+    except UnicodeEncodeError as error:
+        raise click.UsageError("the arguments are not UTF-8") from error
+
+
+def read_data(text: str | None, file: BinaryIO | None) -> msgspec.Raw:
+    """The job's data, as it was written. Raises `click.UsageError`."""
+    if text is not None and file is not None:
+        raise click.UsageError("--data and --file exclude each other: the data comes from one of them")
+    if file is not None:
+        return _object(file.read(), f"--file {file.name}")
+    return msgspec.Raw(b"{}") if text is None else _object(text.encode(errors="surrogateescape"), "--data")
+
+
+def _object(text: bytes, where: str) -> msgspec.Raw:
+    try:
+        text.decode()
+        msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"{where}: not UTF-8") from error
+    except msgspec.ValidationError as error:
+        raise click.UsageError(f'{where}: expected a JSON object, such as {{"text": "hello"}}') from error
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise click.UsageError(
+            f'{where}: not JSON: {error}; expected an object, such as {{"text": "hello"}}'
+        ) from error
+    return msgspec.Raw(text)
+
+
+def check_key(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """A header's value must be one."""
+    if value is not None and not re.fullmatch(r"[!-~]{1,255}", value):
+        raise click.BadParameter("expected 1 to 255 visible ASCII characters", ctx, param)
+    return value
