@@ -1,5 +1,6 @@
 """nodekit: a library from which compute nodes are composed."""
 
+from nodekit._descriptors import descriptor_share
 from nodekit._health import Health
 from nodekit.config import load_node
 from nodekit.container import (
@@ -107,6 +108,7 @@ __all__ = [
     "Unfinished",
     "__version__",
     "decode_payload",
+    "descriptor_share",
     "encode_payload",
     "last_output",
     "load_node",

@@ -20,12 +20,12 @@ KEEP_ALIVE_SECONDS = 75.0
 
 
 async def hypercorn(app: Any, config: AsgiConfig, listener: socket.socket, stop: anyio.Event) -> None:
-    """Serve with hypercorn; its `serve` must not be cancelled (pgjones/hypercorn#184), so it is told to stop."""
+    """Serve with hypercorn; what it is answering is not cut by a cancellation, but by `stop_seconds`."""
     from hypercorn import Config
-    from hypercorn.asyncio import serve  # pyright: ignore[reportUnknownVariableType]
+
+    from nodekit_asgi._hypercorn import serve
 
     settings = Config()
-    settings.bind = [f"fd://{listener.detach()}"]
     settings.backlog = BACKLOG
     settings.keep_alive_max_requests = 2**62  # by default a connection ends after 1,000
     settings.keep_alive_timeout = KEEP_ALIVE_SECONDS
@@ -35,7 +35,7 @@ async def hypercorn(app: Any, config: AsgiConfig, listener: socket.socket, stop:
     settings.accesslog = None
     settings.errorlog = None
     with anyio.CancelScope(shield=True):
-        await serve(app, settings, shutdown_trigger=stop.wait)
+        await serve(app, settings, listener, stop.wait)
 
 
 async def uvicorn(app: Any, config: AsgiConfig, listener: socket.socket, stop: anyio.Event) -> None:

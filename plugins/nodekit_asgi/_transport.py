@@ -1,5 +1,7 @@
 """Brings HTTP requests to a node."""
 
+import select
+import socket
 from collections.abc import Sequence
 from importlib.util import find_spec
 
@@ -7,8 +9,9 @@ import anyio
 from anyio.abc import TaskStatus
 from msgspec.structs import replace
 
-from nodekit import CompositionError, Node, NodeFile, NodekitError, Offer, Problem
+from nodekit import CompositionError, Node, NodeFile, NodekitError, Offer, Problem, descriptor_share
 from nodekit_asgi._app import AsgiApp
+from nodekit_asgi._bounded import BoundedListener
 from nodekit_asgi._config import AsgiConfig
 from nodekit_asgi._listen import check_bind, is_loopback, listen, remove_socket_file, socket_file, url_of
 from nodekit_asgi._servers import SERVERS
@@ -28,7 +31,7 @@ class AsgiTransport:
             raise CompositionError(Problem("server", f"{self._config.server} is not installed; {extra}"))
 
     async def serve(self, node: Node, *, task_status: "TaskStatus[Sequence[str]]") -> None:
-        listener = listen(self._config.bind)
+        listener = self._bounded(listen(self._config.bind))
         app = AsgiApp(node, self._config, loopback=is_loopback(listener))
         url, file = url_of(listener), socket_file(self._config.bind)
         stop = anyio.Event()
@@ -42,6 +45,10 @@ class AsgiTransport:
                     stop.set()
         finally:
             remove_socket_file(self._config.bind, file)
+
+    def _bounded(self, listener: socket.socket) -> socket.socket:
+        most = self._config.max_connections or descriptor_share()
+        return BoundedListener(listener, most) if most is not None and hasattr(select, "epoll") else listener
 
 
 def from_config(config: AsgiConfig, file: NodeFile) -> AsgiTransport:

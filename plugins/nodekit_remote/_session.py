@@ -3,6 +3,7 @@
 It runs on asyncio, as aiohttp does.
 """
 
+import errno
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -51,7 +52,7 @@ class Session:
             await self._session.close()
 
     async def post(self, url: str, body: bytes, headers: dict[str, str], *, max_bytes: int) -> Reply:
-        """Raises `ContainerFailed` of the kinds connection and too_large."""
+        """Raises `ContainerFailed` of the kinds connection, too_large and, for want of descriptors, internal."""
         return await self._request("POST", url, body, headers, max_bytes)
 
     async def get(self, url: str, headers: dict[str, str], *, max_bytes: int) -> Reply:
@@ -69,6 +70,9 @@ class Session:
             text = f"no connection to {url} within {self._connect_seconds:g} s"
             raise ContainerFailed("connection", text) from error
         except aiohttp.ClientConnectorError as error:
+            if error.os_error.errno in (errno.EMFILE, errno.ENFILE):  # the container is not to blame
+                text = "the node has no descriptor left for a connection; allow it more open files (ulimit -n)"
+                raise ContainerFailed("internal", text) from error
             raise ContainerFailed("connection", f"cannot connect to {url}: {_cause(error.os_error)}") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             text = f"the connection to {url} was dropped before the reply was complete ({_cause(error)})"

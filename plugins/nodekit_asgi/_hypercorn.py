@@ -1,0 +1,61 @@
+"""hypercorn's connections on a listener of ours. Imported only where hypercorn serves.
+
+Its own `serve` cannot be cancelled (pgjones/hypercorn#184) nor given a listener, and keeps the connection of a client
+that has gone until its keep-alive time is over: enough short visits would use up all descriptors.
+"""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from hypercorn import Config
+from hypercorn.asyncio.tcp_server import TCPServer
+from hypercorn.asyncio.worker_context import WorkerContext
+from hypercorn.events import Event, Updated
+from hypercorn.utils import wrap_app  # pyright: ignore[reportUnknownVariableType]
+
+
+class PromptServer(TCPServer):
+    """One connection, closed when its client has gone."""
+
+    _client_has_gone = False
+
+    async def _read_data(self) -> None:
+        await super()._read_data()
+        self._client_has_gone = True
+        await self.idle_task.stop()
+
+    async def protocol_send(self, event: Event) -> None:
+        if not (self._client_has_gone and isinstance(event, Updated)):  # it would begin to wait for a next request
+            await super().protocol_send(event)
+
+
+async def serve(app: Any, settings: Config, listener: socket.socket, stop: Callable[[], Awaitable[None]]) -> None:
+    """Accept until `stop` returns; then requests that are being answered have `graceful_timeout` seconds."""
+    loop = asyncio.get_running_loop()
+    context = WorkerContext(None)
+    wrapped = wrap_app(app, settings.wsgi_max_body_size, "asgi")
+    connections: set[asyncio.Task[Any]] = set()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if (task := asyncio.current_task()) is not None:
+            connections.add(task)
+            task.add_done_callback(connections.discard)
+        await PromptServer(wrapped, loop, settings, context, {}, reader, writer)
+
+    server = await asyncio.start_server(connected, backlog=settings.backlog, sock=listener)
+    try:
+        await stop()
+    finally:
+        await context.terminated.set()
+        server.close()
+        await _end(connections, settings.graceful_timeout)
+
+
+async def _end(connections: set[asyncio.Task[Any]], seconds: float) -> None:
+    if connections:
+        _, late = await asyncio.wait(connections, timeout=seconds)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
