@@ -1,0 +1,230 @@
+"""What is taken on: limits per client, priorities, idempotency keys."""
+
+from typing import Any
+
+import anyio
+import pytest
+from msgspec.structs import replace
+from parts import Gate, SpiedStore, SwitchRunner, functions, make_node, request, until
+
+from nodekit import (
+    ClientLimits,
+    Container,
+    Job,
+    JobRequest,
+    JobStatus,
+    KeyReused,
+    Node,
+    Refusal,
+    StoreFailed,
+    TooManyJobs,
+    Unavailable,
+)
+
+pytestmark = pytest.mark.anyio
+
+
+def held(**settings: Any) -> Node:
+    """A node that takes jobs and runs none."""
+    return make_node(SwitchRunner(Container(id="x"), up=[]), **settings)
+
+
+def keyed(key: str, digest: str = "one", client: str = "alice") -> JobRequest:
+    return replace(request("x", client=client), idempotency_key=key, body_digest=digest)
+
+
+def kinds(answers: list[Any]) -> list[str]:
+    return [type(answer).__name__ for answer in answers]
+
+
+# -- limits per client --------------------------------------------------------------------------------
+
+
+async def test_a_client_that_holds_as_many_jobs_as_it_may_is_told_so_and_others_are_taken() -> None:
+    async with held(each_client=ClientLimits(max_pending=2)) as node:
+        answers = await node.submit_many([request("x")] * 3)
+        assert kinds(answers) == ["Job", "Job", "TooManyJobs"]
+        with pytest.raises(TooManyJobs, match="you have 2 unfinished jobs") as raised:
+            await node.submit(request("x"))
+        assert raised.value.retry_after_seconds >= 1
+        other = await node.submit(request("x", client="bob"))
+        assert isinstance(other, Job)
+        assert isinstance(answers[0], Job)
+        await node.cancel(answers[0].id)
+        assert await node.submit(request("x"))
+
+
+async def test_one_client_can_have_other_limits_than_each() -> None:
+    clients = {"alice": ClientLimits(max_pending=3), "bob": ClientLimits(max_priority=0)}
+    async with held(each_client=ClientLimits(max_pending=1, max_priority=3), clients=clients) as node:
+        for client, most in (("alice", 3), ("bob", 1), ("carol", 1)):
+            answers = await node.submit_many([replace(request("x", client=client), priority=1)] * 4)
+            assert kinds(answers) == ["Job"] * most + ["TooManyJobs"] * (4 - most)
+            priorities = {answer.request.priority for answer in answers if isinstance(answer, Job)}
+            assert priorities == ({1} if client == "bob" else {3})
+
+
+async def test_a_batch_of_several_clients_crosses_each_limit_item_by_item() -> None:
+    async with held(each_client=ClientLimits(max_pending=2), max_pending=3) as node:
+        requests = [request("x", client=client) for client in "aaabbcc"]
+        answers = await node.submit_many(requests)
+        assert kinds(answers) == ["Job", "Job", "TooManyJobs", "Job", *["Unavailable"] * 3]
+
+
+async def test_what_is_refused_takes_no_room() -> None:
+    async with held(each_client=ClientLimits(max_pending=1)) as node:
+        answers = await node.submit_many([request("nowhere"), request("x"), request("x")])
+        assert kinds(answers) == ["Refusal", "Job", "TooManyJobs"]
+        assert isinstance(answers[0], Refusal)
+
+
+async def test_requests_of_one_client_that_arrive_together_do_not_pass_its_limit_together() -> None:
+    async with held(each_client=ClientLimits(max_pending=5)) as node, anyio.create_task_group() as tasks:
+        answers: list[Any] = []
+
+        async def submit() -> None:
+            answers.extend(await node.submit_many([request("x")] * 3))
+
+        for _ in range(10):
+            tasks.start_soon(submit)
+        await until(lambda: len(answers) == 30)
+        assert kinds(answers).count("Job") == 5
+        assert (await node.pending()).total == 5
+
+
+async def test_room_that_was_held_for_what_was_not_kept_is_free_again() -> None:
+    store = SpiedStore()
+    async with held(store=store, each_client=ClientLimits(max_pending=1), max_pending=1) as node:
+        store.failures["add"] = 3
+        for _ in range(3):
+            with pytest.raises(Unavailable):
+                await node.submit(request("x"))
+        assert await node.submit(request("x"))
+
+
+# -- priority -----------------------------------------------------------------------------------------
+
+
+async def test_urgent_jobs_go_first_and_those_of_a_client_that_may_not_be_urgent_do_not() -> None:
+    gate = Gate()
+    order: list[str] = []
+
+    async def note(data: Any) -> Any:
+        order.append(data["name"])
+        return data
+
+    clients = {"eve": ClientLimits(max_priority=3)}
+    async with make_node(functions(gate=gate, note=note), concurrency=1, clients=clients) as node:
+        await node.submit(request("gate"))
+        await until(lambda: gate.running)
+        jobs = [
+            await node.submit(replace(request("note", client=client, name=name), priority=priority))
+            for name, client, priority in (("late", "bob", 7), ("mid", "bob", 3), ("eve", "eve", 0), ("now", "bob", 0))
+        ]
+        gate.opened.set()
+        await node.wait([job.id for job in jobs])
+    assert order == ["now", "mid", "eve", "late"]
+
+
+# -- idempotency keys ---------------------------------------------------------------------------------
+
+
+async def test_the_same_key_and_body_are_the_same_job() -> None:
+    async with held() as node:
+        first = await node.submit(keyed("k"))
+        assert await node.submit(keyed("k")) == first
+        assert await node.submit_many([keyed("k"), keyed("k")]) == [first, first]
+        assert (await node.pending()).total == 1
+        cancelled = await node.cancel(first.id)
+        assert await node.submit(keyed("k")) == cancelled
+
+
+async def test_another_body_under_the_same_key_is_refused() -> None:
+    async with held() as node:
+        await node.submit(keyed("k"))
+        with pytest.raises(KeyReused, match="make a new key"):
+            await node.submit(keyed("k", digest="two"))
+        assert kinds(await node.submit_many([keyed("k", digest="two"), keyed("l")])) == ["KeyReused", "Job"]
+
+
+async def test_keys_of_other_clients_are_other_keys() -> None:
+    async with held() as node:
+        assert (await node.submit(keyed("k"))).id != (await node.submit(keyed("k", "two", client="bob"))).id
+
+
+async def test_a_known_key_is_answered_while_the_node_is_full_and_without_asking_guards() -> None:
+    class Guard:
+        asked = 0
+
+        async def nodekit_admit(self, request: JobRequest) -> None:
+            self.asked += 1
+
+    guard = Guard()
+    async with held(max_pending=1, plugins=[guard]) as node:
+        first = await node.submit(keyed("k"))
+        with pytest.raises(Unavailable):
+            await node.submit(keyed("l"))
+        assert await node.submit(keyed("k")) == first
+        assert guard.asked == 1
+
+
+async def test_a_known_key_is_answered_while_the_node_drains() -> None:
+    gate = Gate()
+    node = make_node(functions(gate=gate), drain_seconds=20)
+    async with anyio.create_task_group() as tasks:
+        stop = anyio.Event()
+
+        async def run() -> None:
+            async with node:
+                await stop.wait()
+
+        tasks.start_soon(run)
+        await until(lambda: node._intake.open)
+        first = await node.submit(replace(keyed("k"), containers=("gate",)))
+        await until(lambda: gate.running)
+        stop.set()
+        await until(lambda: not node._intake.open)
+        assert (await node.submit(replace(keyed("k"), containers=("gate",)))).id == first.id
+        with pytest.raises(Unavailable):
+            await node.submit(keyed("l"))
+        gate.opened.set()
+
+
+async def test_a_refusal_is_not_kept_under_its_key() -> None:
+    async with held() as node:
+        with pytest.raises(Refusal):
+            await node.submit(replace(keyed("k"), containers=("nowhere",)))
+        assert (await node.submit(keyed("k"))).status is JobStatus.ACCEPTED
+
+
+async def test_many_requests_with_one_key_at_once_make_one_job() -> None:
+    async with held() as node, anyio.create_task_group() as tasks:
+        answers: list[Any] = []
+
+        async def submit(digest: str) -> None:
+            answers.extend(await node.submit_many([keyed("k", digest)]))
+
+        for number in range(50):
+            tasks.start_soon(submit, "two" if number % 5 == 4 else "one")
+        await until(lambda: len(answers) == 50)
+        jobs = {answer.id: answer for answer in answers if isinstance(answer, Job)}
+        assert len(jobs) == 1
+        assert kinds(answers).count("KeyReused") in (10, 40)
+        assert (await node.pending()).total == 1
+
+
+async def test_a_request_without_a_key_costs_no_read() -> None:
+    store = SpiedStore()
+    async with held(store=store) as node:
+        before = store.calls["find"], store.calls["get"]
+        await node.submit_many([request("x")] * 10)
+        assert (store.calls["find"], store.calls["get"]) == before
+
+
+async def test_a_store_that_cannot_look_a_key_up_keeps_nothing() -> None:
+    store = SpiedStore()
+    async with held(store=store) as node:
+        store.failures["find"] = 1
+        with pytest.raises(StoreFailed):
+            await node.submit(keyed("k"))
+        assert (await node.pending()).total == 0
