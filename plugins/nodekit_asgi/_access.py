@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 from nodekit_asgi._http import Header, HttpError, Request
 
 _METHODS = b"GET, POST, PUT, DELETE"
+_EXPOSED = b"link, preference-applied, retry-after, x-request-id"
 _HEADERS = b"content-type, idempotency-key, prefer, priority, x-request-id, authorization"
 
 
@@ -20,7 +21,11 @@ def check_access(request: Request, *, loopback: bool) -> Sequence[Header]:
         return ()
     if origin not in request.limits.allowed_origins:
         raise HttpError(403, "Origin: pages of other sites may not call this node; list theirs in allowed_origins")
-    return [(b"access-control-allow-origin", origin.encode("latin-1")), (b"vary", b"origin")]
+    return [
+        (b"access-control-allow-origin", origin.encode("latin-1")),
+        (b"access-control-expose-headers", _EXPOSED),
+        (b"vary", b"origin"),
+    ]
 
 
 def preflight_headers() -> Sequence[Header]:

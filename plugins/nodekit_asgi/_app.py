@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from random import Random
 from typing import TypeAlias
 
-from nodekit import Node, Refusal, StoreFailed, Unavailable
+from nodekit import KeyReused, Node, Refusal, StoreFailed, TooManyJobs, Unavailable
 from nodekit_asgi import _handlers
 from nodekit_asgi._access import check_access, preflight_headers
 from nodekit_asgi._config import Limits
@@ -32,7 +32,11 @@ ROUTES: Mapping[str, Mapping[str, Handler]] = {
     "/health": {"GET": _handlers.health},
     "/api/jobs": {"GET": _handlers.jobs, "POST": _handlers.submit},
     "/api/jobs/batch": {"POST": _handlers.submit_batch},
+    "/api/jobs/{id}": {"GET": _handlers.history, "DELETE": _handlers.cancel},
 }
+"""By path; a name in braces stands for any one segment that no other path has in its place."""
+
+_WITH_NAMES = [(path, path.split("/")) for path in ROUTES if "{" in path]
 
 _random = Random().getrandbits
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -84,7 +88,10 @@ class AsgiApp:
             return error_reply(400, refusal.reason, refusal.params)
         except Unavailable as unavailable:
             retry_after = [(b"retry-after", str(unavailable.retry_after_seconds).encode())]
-            return error_reply(503, unavailable.reason, headers=retry_after)
+            status = 429 if isinstance(unavailable, TooManyJobs) else 503
+            return error_reply(status, unavailable.reason, headers=retry_after)
+        except KeyReused as reused:
+            return error_reply(422, str(reused))
         except StoreFailed as error:
             logger.error("%s %s: %s (request %s)", request.method, request.path, error, request_id.decode())
             return error_reply(503, "the store cannot be read right now", headers=[(b"retry-after", b"5")])
@@ -96,13 +103,27 @@ class AsgiApp:
 
 
 def _handler(request: Request) -> Handler:
-    methods = ROUTES.get(request.path)
+    path, request.parameters = _route(request.path)
+    methods = ROUTES.get(path)
     if methods is None:
         return _handlers.not_found
     if request.method not in methods:
         allow = ", ".join(methods)
         raise HttpError(405, f"{request.path} takes {allow}", headers=[(b"allow", allow.encode())])
     return methods[request.method]
+
+
+def _route(path: str) -> tuple[str, Mapping[str, str]]:
+    """The key of `ROUTES` that a path has, and what stands in it where the key has names."""
+    if path in ROUTES and "{" not in path:
+        return path, {}
+    segments = path.split("/")
+    for template, names in _WITH_NAMES:
+        pairs = list(zip(names, segments, strict=False))
+        fits = all(segment if name[:1] == "{" else segment == name for name, segment in pairs)
+        if fits and len(names) == len(segments):
+            return template, {name[1:-1]: segment for name, segment in pairs if name[:1] == "{"}
+    return "", {}
 
 
 def _request_id(request: Request) -> bytes:

@@ -25,6 +25,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Containers in one job; while it runs, the outputs of all its steps are in memory."""
     body_seconds: Annotated[float, msgspec.Meta(gt=0)] = 60.0
     """How long a client may take to send a body."""
+    max_wait_seconds: Annotated[int, msgspec.Meta(ge=0)] = 60
+    """How long a request may wait for jobs to finish; whole seconds, as ``Preference-Applied`` has them."""
     allowed_origins: tuple[str, ...] = ()
     """Origins (``https://app.example``) of other sites whose pages may call the node."""
     allowed_hosts: tuple[str, ...] = ()
@@ -38,5 +40,7 @@ class AsgiConfig(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``host:port``, ``[v6]:port`` or ``unix:path``; port 0 picks a free one."""
     server: Literal["hypercorn", "uvicorn"] = "hypercorn"
     """hypercorn speaks HTTP/2 too; uvicorn (extra ``[fast]``) is faster and belongs behind a proxy."""
+    max_connections: Positive | None = None
+    """How many clients' connections may be open at once; as many as the process's limit of open files has room for."""
     stop_seconds: Annotated[float, msgspec.Meta(ge=0)] = 3.0
     """How long stopping waits for requests that are being answered."""

@@ -1,15 +1,35 @@
 """What each route does."""
 
+import re
+import time
 from collections.abc import AsyncIterator, Sequence
 from uuid import UUID
 
-from nodekit import FINISHED, UNFINISHED, Job, JobId, JobRequest, JobStatus, Node, Refusal, Unavailable, __version__
+from nodekit import (
+    FINISHED,
+    UNFINISHED,
+    Job,
+    JobId,
+    JobRequest,
+    JobStatus,
+    Node,
+    NodekitError,
+    Refusal,
+    StoreFailed,
+    Unavailable,
+    __version__,
+)
+from nodekit_asgi._headers import urgency, wait_seconds
+from nodekit_asgi._history import wire_history
 from nodekit_asgi._http import Header, HttpError, Reply, Request, error_reply, json_reply
-from nodekit_asgi._wire import batch_item, read_item, read_items, wire_container, wire_job
+from nodekit_asgi._waiting import wait_for
+from nodekit_asgi._wire import WireAccepted, batch_item, read_item, read_items, wire_container, wire_job
 
 SLICE = 1000
 """Ids of a listing that are read and sent at once."""
+NO_SUCH_JOB = "no such job"
 MAX_PAGE = 10_000
+_SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?")
 
 
 async def info(request: Request, node: Node) -> Reply:
@@ -34,12 +54,23 @@ async def health(request: Request, node: Node) -> Reply:
 
 
 async def submit(request: Request, node: Node) -> Reply:
+    seconds = wait_seconds(request)
     job = await node.submit(await read_item(request))
-    return json_reply({"id": job.id})
+    if seconds is None:
+        return json_reply(WireAccepted(job.id))
+    applied: list[Header] = [(b"preference-applied", b"wait=%d" % seconds)]
+    try:
+        found = await wait_for(request, node, [job], seconds)
+    except StoreFailed:
+        found = ()  # the job is kept all the same, and the client must learn its id
+    if found and found[0].status.finished:
+        return json_reply(wire_job(found[0], intermediate=False), headers=applied)
+    return json_reply(WireAccepted(job.id), 202, applied)
 
 
 async def submit_batch(request: Request, node: Node) -> Reply:
-    items = [batch_item(item, request) for item in await read_items(request)]
+    priority = urgency(request)
+    items = [batch_item(item, request, priority) for item in await read_items(request)]
     answers = iter(await node.submit_many([item for item in items if isinstance(item, JobRequest)]))
     results = [next(answers) if isinstance(item, JobRequest) else item for item in items]
     unavailable = [result for result in results if isinstance(result, Unavailable)]
@@ -48,23 +79,51 @@ async def submit_batch(request: Request, node: Node) -> Reply:
     return json_reply([_answer(result) for result in results])
 
 
-def _answer(result: Job | Refusal | Unavailable | str) -> dict[str, object]:
+def _answer(result: Job | NodekitError | str) -> WireAccepted | dict[str, object]:
     if isinstance(result, Job):
-        return {"id": result.id}
+        return WireAccepted(result.id)
     if isinstance(result, Refusal) and result.params:
         return {"error": result.reason, "params": result.params}
-    return {"error": result if isinstance(result, str) else result.reason}
+    return {"error": str(result)}
+
+
+async def history(request: Request, node: Node) -> Reply:
+    found = await node.fetch([_id(request)], client=request.client)
+    if not found:
+        raise HttpError(404, NO_SUCH_JOB)
+    return json_reply(wire_history(found[0], now=time.time()))
+
+
+async def cancel(request: Request, node: Node) -> Reply:
+    job = await node.cancel(_id(request), client=request.client)
+    if job is None:
+        raise HttpError(404, NO_SUCH_JOB)
+    return json_reply(wire_job(job, intermediate=False))
+
+
+def _id(request: Request) -> JobId:
+    """The id in the path of a request. Raises `HttpError` where no job can have it."""
+    id = request.parameters["id"].lower()
+    try:
+        if str(UUID(id)) == id:
+            return id
+    except ValueError:
+        pass
+    raise HttpError(404, NO_SUCH_JOB)
 
 
 async def jobs(request: Request, node: Node) -> Reply:
-    intermediate, pending = request.flag("intermediate"), request.flag("pending")
+    intermediate, pending, seconds = request.flag("intermediate"), request.flag("pending"), _wait(request)
     if not (ids := request.all("id")):
         return await _listing(request, node, pending)
     if len(ids) > request.limits.max_ids:
         raise HttpError(400, f"id: {len(ids)} of them; at most {request.limits.max_ids} are taken")
-    found = await node.fetch([id.lower() for id in ids], client=request.client)
+    found: Sequence[Job] = await node.fetch([id.lower() for id in ids], client=request.client)
+    if seconds:
+        await request.body()  # nobody's, but it stands before the end of the connection
+        found = await wait_for(request, node, found, seconds)
     if not found:
-        raise HttpError(404, "no such job")
+        raise HttpError(404, NO_SUCH_JOB)
     return json_reply([wire_job(job, intermediate=bool(intermediate)) for job in found])
 
 
@@ -95,6 +154,14 @@ async def _slices(
             break
         ids = await node.find(client=client, status=status, after=ids[-1], limit=SLICE)
     yield b"]"
+
+
+def _wait(request: Request) -> float:
+    if not (values := request.all("wait")):
+        return 0
+    if not _SECONDS.fullmatch(values[-1]):
+        raise HttpError(400, "wait: expected a number of seconds, 0 or more")
+    return min(float(values[-1]), request.limits.max_wait_seconds)
 
 
 def _limit(request: Request) -> int | None:

@@ -61,6 +61,8 @@ class Request:
     def __init__(self, scope: Scope, receive: Receive, limits: Limits) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+        self.parameters: Mapping[str, str] = {}
+        """What stands where the path of its route has names in braces."""
         self.limits = limits
         self._scope = scope
         self._receive = receive
@@ -71,6 +73,10 @@ class Request:
     def headers(self) -> Mapping[bytes, bytes]:
         """By lower-case name; of a repeated header, the last."""
         return dict(self._scope["headers"])
+
+    def values(self, name: bytes) -> Sequence[bytes]:
+        """Every value of a header, by its lower-case name."""
+        return [value for key, value in self._scope["headers"] if key == name]
 
     @property
     def address(self) -> str | None:
@@ -143,6 +149,11 @@ class Request:
                 left -= len(piece)
                 if left < 0:
                     return
+
+    async def gone(self) -> None:
+        """Returns once the client has disconnected. The body must have been read before."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
 
     async def _pieces(self) -> AsyncIterator[bytes]:
         more = True

@@ -1,15 +1,24 @@
 """JSON on the wire, and what it is in the node. Unknown fields are ignored; who asks is never read from a body."""
 
 import re
-from typing import Any, TypeAlias
+from hashlib import blake2b
+from typing import Any, Literal, TypeAlias
 
+import anyio.to_thread
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
+from msgspec.structs import replace
 
 from nodekit import Container, ContainerError, ContainerResult, InvalidPayload, Job, JobRequest, JobStatus, Refusal
 from nodekit import parse_json as parse_any_json
 from nodekit_asgi._config import Limits
+from nodekit_asgi._headers import idempotency_key, urgency
 from nodekit_asgi._http import HttpError, Request
+
+LONG_DIGEST_BYTES = 1 << 20
+"""A digest of more takes milliseconds, and is made off the event loop."""
+
+WireStatus: TypeAlias = Literal["running", "success", "failed"]
 
 
 class WireRequest(msgspec.Struct, frozen=True):
@@ -21,6 +30,12 @@ class WireRequest(msgspec.Struct, frozen=True):
     requires_proof: bool | None = None
     signature: Raw | UnsetType = UNSET
     subscription: Raw | UnsetType = UNSET
+
+
+class WireAccepted(msgspec.Struct, frozen=True):
+    """A job was accepted."""
+
+    id: str
 
 
 class WireOutput(msgspec.Struct, frozen=True):
@@ -40,7 +55,7 @@ class WireJob(msgspec.Struct, frozen=True, omit_defaults=True):
     """A JobResult."""
 
     id: str
-    status: str
+    status: WireStatus
     result: WireResult | None
     intermediate_results: list[WireResult] | UnsetType = UNSET
 
@@ -58,28 +73,42 @@ _items: msgspec.json.Decoder[list[Raw]] = msgspec.json.Decoder(list[Raw])
 
 async def read_item(request: Request) -> JobRequest:
     """The one job request in a body."""
+    key = idempotency_key(request)
     body = await request.body()
-    return job_request(await _parse(body, _item, request.limits), request)
+    asked = job_request(await _parse(body, _item, request.limits), request, urgency(request))
+    return asked if key is None else replace(asked, idempotency_key=key, body_digest=await _digest(body))
 
 
 async def read_items(request: Request) -> list[Raw]:
     """The items of a batch, each still to be looked at."""
+    if request.values(b"idempotency-key"):
+        raise HttpError(400, "Idempotency-Key: is not taken for a batch; submit jobs that have keys one by one")
     items: list[Raw] = await _parse(await request.body(), _items, request.limits)
     if len(items) > request.limits.max_batch:
         raise HttpError(413, f"a batch of {len(items)} items; at most {request.limits.max_batch} are taken")
     return items
 
 
-def batch_item(item: Raw, request: Request) -> JobRequest | str | Refusal:
+def batch_item(item: Raw, request: Request, priority: int) -> JobRequest | str | Refusal:
     """A job request of a batch, or what is wrong with it."""
     try:
-        return job_request(_item.decode(item), request)
+        return job_request(_item.decode(item), request, priority)
     except msgspec.DecodeError as error:
         return _explain(str(error))
     except HttpError as error:
         return str(error)
     except Refusal as refusal:
         return refusal
+
+
+async def _digest(body: bytes) -> str:
+    if len(body) > LONG_DIGEST_BYTES:
+        return await anyio.to_thread.run_sync(_blake2b, body)
+    return _blake2b(body)
+
+
+def _blake2b(body: bytes) -> str:
+    return blake2b(body, digest_size=16).hexdigest()
 
 
 async def _parse(body: bytes, decoder: "msgspec.json.Decoder[Any]", limits: Limits) -> Any:
@@ -91,7 +120,7 @@ async def _parse(body: bytes, decoder: "msgspec.json.Decoder[Any]", limits: Limi
         raise HttpError(400, _explain(str(error))) from error
 
 
-def job_request(wire: WireRequest, request: Request) -> JobRequest:
+def job_request(wire: WireRequest, request: Request, priority: int) -> JobRequest:
     """Raises `HttpError` where a field is missing or of the wrong type, `Refusal` for a subscription."""
     if wire.signature is not UNSET and wire.subscription is not UNSET:
         raise Refusal("Chain not enabled")
@@ -110,14 +139,20 @@ def job_request(wire: WireRequest, request: Request) -> JobRequest:
         requires_proof=bool(wire.requires_proof),
         client=request.client,
         address=request.address,
+        priority=priority,
     )
 
 
 def wire_job(job: Job, *, intermediate: bool) -> WireJob:
-    status = "running" if not job.status.finished else "success" if job.status is JobStatus.SUCCESS else "failed"
     result = None if job.result is None else _wire_result(job.result)
     results = [_wire_result(result) for result in job.intermediate_results] if intermediate else UNSET
-    return WireJob(job.id, status, result, results)
+    return WireJob(job.id, wire_status(job), result, results)
+
+
+def wire_status(job: Job) -> WireStatus:
+    if not job.status.finished:
+        return "running"
+    return "success" if job.status is JobStatus.SUCCESS else "failed"
 
 
 def _wire_result(result: ContainerResult) -> WireResult:

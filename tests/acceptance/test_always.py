@@ -120,6 +120,9 @@ async def test_other_hosts_and_origins_are_let_in_by_name(server: str) -> None:
         assert (await api.get("/info", headers={"Host": "evil.example"})).status == 403
         answer = await api.get("/info", headers={"Origin": "https://app.example"})
         assert (answer.status, answer.headers["Access-Control-Allow-Origin"]) == (200, "https://app.example")
+        assert {"preference-applied", "retry-after", "link"} <= {
+            name.strip() for name in answer.headers["Access-Control-Expose-Headers"].split(",")
+        }
         assert (await api.get("/info", headers={"Origin": "https://evil.example"})).status == 403
         preflight = await api.call("OPTIONS", "/api/jobs", headers={"Origin": "https://app.example"})
         assert preflight.status == 204
