@@ -327,18 +327,23 @@ async def test_after_a_crash_nothing_reaches_any_part(faults: Faults, moment: Mo
     assert faults.count("save") == 1, "a call after the crash was recorded"
 
 
-@pytest.mark.parametrize("hangs", [True, False], ids=["hangs", "works"])
-async def test_a_call_that_is_under_way_at_the_crash_gets_no_answer(faults: Faults, hangs: bool) -> None:
+@pytest.mark.parametrize("call", ["hangs", "works", "fails"])
+async def test_a_call_that_is_under_way_at_the_crash_gets_no_answer(faults: Faults, call: str) -> None:
     gate = Gate()
-    runner = faults.around(functions(gate=gate))
-    if hangs:
+
+    async def slow(data: Any) -> Any:
+        await gate(data)
+        return await broken(data) if call == "fails" else data
+
+    runner = faults.around(functions(slow=slow))
+    if call == "hangs":
         faults.after("run").hang()
         gate.opened.set()
     answers: list[Any] = []
 
     async def run() -> None:
         with pytest.raises(Crashed):
-            answers.append(await runner.run(make_step("gate")))
+            answers.append(await runner.run(make_step("slow")))
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(run)
