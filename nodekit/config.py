@@ -9,6 +9,7 @@ from typing import Any, TypeGuard, TypeVar
 import msgspec
 from msgspec.structs import replace
 
+from nodekit._explain import explain
 from nodekit._rules import nearest
 from nodekit.errors import CompositionError, NodekitError, Problem
 from nodekit.limits import NodeLimits
@@ -189,7 +190,7 @@ class _Composition:
         try:
             return msgspec.convert(value, struct, dec_hook=self.resolve)
         except msgspec.ValidationError as error:
-            self.problem(*_explain(where, str(error)))
+            self.problem(*explain(where, str(error), struct))
             return None
 
     def resolve(self, kind: type[Any], value: Any) -> Any:
@@ -221,29 +222,3 @@ def _is_table(value: Any) -> TypeGuard[dict[str, Any]]:
 
 def _is_list(value: Any) -> TypeGuard[list[Any]]:
     return isinstance(value, list)
-
-
-_TYPES = {
-    "str": "text",
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-    "array": "a list",
-    "object": "a table",
-    "null": "nothing",
-}
-
-
-def _explain(where: str, text: str) -> tuple[str, str]:
-    """The key path and the cure in an error of msgspec, such as ``Expected `int`, got `str` - at `$.port```."""
-    text, _, place = text.partition(" - at `$")
-    if missing := re.search(r"missing required field `(\w+)`", text):
-        return f"{where}{place.rstrip('`')}.{missing[1]}", "is missing"
-    if own := re.match(r"([a-z_]+): ", text):  # a Struct's own check names its field
-        return f"{where}{place.rstrip('`')}.{own[1]}", text[own.end() :]
-    words = re.sub(r"`([a-z]+)(?: \| ([a-z]+))*`", lambda found: _words(found[0]), text)
-    return where + place.rstrip("`"), words[:1].lower() + words[1:]
-
-
-def _words(types: str) -> str:
-    return " or ".join(_TYPES.get(word, word) for word in types.strip("`").split(" | ") if word != "null")

@@ -29,7 +29,7 @@ LAYERS = (  # a module may import those of earlier lines
     "_calls",
     "_queue _runs",
     "embedded _hooks _executor _misfits _intake",
-    "node",
+    "node _explain",
     "config",
 )
 LEVELS = {f"nodekit.{name}": level for level, names in enumerate(LAYERS) for name in names.split()}

@@ -378,6 +378,34 @@ async def test_claiming_goes_on_after_the_store_failed(monkeypatch: pytest.Monke
     assert {job.status for job in done} == {JobStatus.SUCCESS}
 
 
+async def test_expiring_goes_on_after_the_store_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Forgetful(SpiedStore):
+        async def claim_expired(self, limit: int) -> Any:
+            self._called("claim_expired")
+            return await super().claim_expired(limit)
+
+    monkeypatch.setattr("nodekit._executor.LONGEST_PAUSE_SECONDS", 0.05)
+    store = Forgetful()
+    store.failures["claim_expired"] = 3
+    async with make_node(SwitchRunner(Container(id="x"), up=[]), store=store, queue_timeout_seconds=0.01) as node:
+        job = await node.submit(request("x"))
+        await until(lambda: node._executor.problems)
+        assert "waited too long" in (await node.health()).reasons[0]
+        [job] = await node.wait([job.id])
+        assert (await node.health()).reasons == ("no container is running", "container x is down")
+    assert job.status is JobStatus.FAILED
+    assert store.failures["claim_expired"] == 0
+
+
+async def test_a_job_that_expires_while_the_disk_is_full_fails_once_there_is_room() -> None:
+    store = SpiedStore()
+    async with make_node(SwitchRunner(Container(id="x"), up=[]), store=store, queue_timeout_seconds=0.01) as node:
+        store.failures["save"] = 2
+        job = await node.submit(request("x"))
+        [job] = await node.wait([job.id])
+    assert (job.status, store.failures["save"]) == (JobStatus.FAILED, 0)
+
+
 async def test_a_fault_of_one_step_is_logged_with_its_job(caplog: pytest.LogCaptureFixture) -> None:
     async def run(step: Step) -> ContainerOutput:
         raise KeyError("inside")

@@ -1,5 +1,6 @@
 """The schedule: by priority, then round-robin over clients, then oldest first; and nothing is lost."""
 
+import pickle
 from collections import Counter
 from collections.abc import Set
 from itertools import count
@@ -225,3 +226,29 @@ def test_it_does_as_a_naive_model_does(actions: list[tuple]) -> None:
             model.check(schedule.take(containers, limit, now=now), containers, limit, now)
         assert len(schedule) == len(model.waiting)
     assert model.waiting == []
+
+
+def test_jobs_that_were_removed_leave_nothing_behind() -> None:
+    schedule, kept = Schedule(), entry("b")
+    schedule.add(kept, expires_at=5)
+    for _ in range(20):
+        some = [entry("a") for _ in range(1000)]
+        for each in some:
+            schedule.add(each, due_at=None if each.id[-1] in "02468" else 9.0, expires_at=9.0)
+        for each in some:
+            schedule.remove(each.id)
+    held = len(pickle.dumps(schedule))
+    assert held < len(pickle.dumps(filled(*(entry() for _ in range(2000)))))
+    assert order(schedule) == [kept]
+
+
+def test_what_is_queued_again_has_its_new_times() -> None:
+    schedule, some = Schedule(), entry()
+    schedule.add(some, expires_at=5)
+    schedule.add(some, due_at=3, expires_at=8)
+    assert schedule.take_expired(9, now=6) == []
+    assert (schedule.next_due_at(), schedule.next_expiry_at()) == (3, 8)
+    assert schedule.take({"x"}, 1, now=2) == []
+    assert schedule.take({"x"}, 1, now=4) == [some]
+    assert schedule.take_expired(9, now=99) == []
+    assert (schedule.next_due_at(), schedule.next_expiry_at()) == (None, None)

@@ -84,3 +84,15 @@ def test_containers_of_a_pool_share_its_slots() -> None:
     assert not pooled.take("two")
     pooled.give_back("any")
     assert pooled.take("two")
+
+
+def test_a_limit_that_is_set_later_holds_for_its_containers_together() -> None:
+    some = slots("one", "two", "any")
+    some.limit(["two", "any"], 2)
+    assert some.at_most == 1
+    assert some.take("two")
+    assert some.take("any")
+    assert some.open == {"one", "fast"}
+    assert some.take("one")
+    some.give_back("any")
+    assert some.open == {"two", "any", "fast"}
