@@ -94,7 +94,7 @@ class AsgiApp:
             return error_reply(422, str(reused))
         except StoreFailed as error:
             logger.error("%s %s: %s (request %s)", request.method, request.path, error, request_id.decode())
-            return error_reply(503, "the store cannot be read right now", headers=[(b"retry-after", b"5")])
+            return error_reply(503, "the store does not work right now", headers=[(b"retry-after", b"5")])
         except Disconnected:
             raise
         except Exception:

@@ -1,5 +1,6 @@
 """What each route does."""
 
+import logging
 import re
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -25,10 +26,12 @@ from nodekit_asgi._http import Header, HttpError, Reply, Request, error_reply, j
 from nodekit_asgi._waiting import wait_for
 from nodekit_asgi._wire import WireAccepted, batch_item, read_item, read_items, wire_container, wire_job
 
+logger = logging.getLogger("nodekit.http")
+
 SLICE = 1000
 """Ids of a listing that are read and sent at once."""
-NO_SUCH_JOB = "no such job"
 MAX_PAGE = 10_000
+NO_SUCH_JOB = "no such job"
 _SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?")
 
 
@@ -55,17 +58,20 @@ async def health(request: Request, node: Node) -> Reply:
 
 async def submit(request: Request, node: Node) -> Reply:
     seconds = wait_seconds(request)
-    job = await node.submit(await read_item(request))
+    kept = await node.submit(await read_item(request))
+    id, job = kept.id, kept if kept.status.finished else None
+    del kept  # jobs are large, and waits long
     if seconds is None:
-        return json_reply(WireAccepted(job.id))
+        return json_reply(WireAccepted(id))
+    if seconds and job is None:
+        try:
+            job = next(iter(await wait_for(request, node, [id], seconds)), None)
+        except StoreFailed as error:  # the job is kept all the same, and the client must learn its id
+            logger.error("job %s: waited in vain: %s", id, error)
     applied: list[Header] = [(b"preference-applied", b"wait=%d" % seconds)]
-    try:
-        found = await wait_for(request, node, [job], seconds)
-    except StoreFailed:
-        found = ()  # the job is kept all the same, and the client must learn its id
-    if found and found[0].status.finished:
-        return json_reply(wire_job(found[0], intermediate=False), headers=applied)
-    return json_reply(WireAccepted(job.id), 202, applied)
+    if job is not None and job.status.finished:
+        return json_reply(wire_job(job, intermediate=False), headers=applied)
+    return json_reply(WireAccepted(id), 202, applied)
 
 
 async def submit_batch(request: Request, node: Node) -> Reply:
@@ -118,10 +124,12 @@ async def jobs(request: Request, node: Node) -> Reply:
         return await _listing(request, node, pending)
     if len(ids) > request.limits.max_ids:
         raise HttpError(400, f"id: {len(ids)} of them; at most {request.limits.max_ids} are taken")
-    found: Sequence[Job] = await node.fetch([id.lower() for id in ids], client=request.client)
-    if seconds:
+    ids = [id.lower() for id in ids]
+    found: Sequence[Job] = await node.fetch(ids, client=request.client)
+    if seconds and not all(job.status.finished for job in found):
+        found = ()
         await request.body()  # nobody's, but it stands before the end of the connection
-        found = await wait_for(request, node, found, seconds)
+        found = await wait_for(request, node, ids, seconds)
     if not found:
         raise HttpError(404, NO_SUCH_JOB)
     return json_reply([wire_job(job, intermediate=bool(intermediate)) for job in found])

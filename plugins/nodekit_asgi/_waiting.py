@@ -11,19 +11,13 @@ from nodekit_asgi._http import Disconnected, Request
 logger = logging.getLogger("nodekit.http")
 
 
-async def wait_for(request: Request, node: Node, jobs: Sequence[Job], seconds: float) -> Sequence[Job]:
+async def wait_for(request: Request, node: Node, ids: Sequence[JobId], seconds: float) -> Sequence[Job]:
     """The jobs once all are finished, or as they are when `seconds` have passed or the node stops.
 
-    What is finished already, is not waited for. Raises `Disconnected` as soon as the client goes.
+    Raises `Disconnected` as soon as the client goes. Callers hold no jobs meanwhile: payloads are large, waits long.
     """
-    ids = [job.id for job in jobs if not job.status.finished]
-    if not ids or seconds <= 0:
-        return jobs
-    waited = await _wait(request, node, ids, seconds)
-    if waited is None:
-        waited = await node.fetch(ids, client=request.client)
-    known = {job.id: job for job in (*(job for job in jobs if job.status.finished), *waited)}
-    return [known[job.id] for job in jobs if job.id in known]
+    jobs = await _wait(request, node, ids, seconds)
+    return await node.fetch(ids, client=request.client) if jobs is None else jobs
 
 
 async def _wait(request: Request, node: Node, ids: Sequence[JobId], seconds: float) -> Sequence[Job] | None:

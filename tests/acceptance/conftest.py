@@ -1,9 +1,14 @@
 """The HTTP API over real sockets, on both servers."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from http_api import Api, serving
+
+from nodekit import JobStore
+from nodekit_memory import MemoryStore
+from nodekit_sqlite import SqliteConfig, SqliteStore
 
 
 @pytest.fixture
@@ -21,3 +26,8 @@ def server(request: pytest.FixtureRequest) -> str:
 async def api(server: str) -> AsyncIterator[Api]:
     async with serving(server) as api:
         yield api
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> JobStore:
+    return MemoryStore() if request.param == "memory" else SqliteStore(SqliteConfig(path=tmp_path / "jobs.db"))

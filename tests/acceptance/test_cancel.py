@@ -9,6 +9,8 @@ import pytest
 from http_api import Api, serving
 from parts import functions, until
 
+from nodekit import JobStore
+
 pytestmark = pytest.mark.anyio
 
 UNKNOWN = "01900000-0000-7000-8000-000000000000"
@@ -115,17 +117,16 @@ async def test_who_waits_for_a_job_learns_that_it_was_cancelled(api: Api) -> Non
     assert (await submitted).json["result"]["error"] == "cancelled"
 
 
-async def test_jobs_cancelled_while_they_finish_end_in_one_way_that_every_reply_tells(server: str) -> None:
+async def test_jobs_cancelled_while_they_finish_end_in_one_way_that_every_reply_tells(
+    server: str, store: JobStore
+) -> None:
     """Some are long done, some never would be, most are just about to be."""
-    begun = 0
 
     async def slow(data: Any) -> Any:
-        nonlocal begun
-        begun += 1
         await anyio.sleep(data["seconds"])
         return data
 
-    async with serving(server, runners=[functions(slow=slow)], node={"concurrency": 300}) as api:
+    async with serving(server, runners=[functions(slow=slow)], node={"concurrency": 300, "store": store}) as api:
         seconds = [0.0] * 20 + [n / 2000 for n in range(260)] + [60.0] * 20
         ids = [await api.submit("slow", "echo", seconds=one) for one in seconds]
         deleted = await asyncio.gather(*(delete(api, id) for id in ids))

@@ -10,6 +10,8 @@ import pytest
 from http_api import Api, api_functions, post, serving
 from parts import Gate, until
 
+from nodekit import JobStore
+
 pytestmark = pytest.mark.anyio
 
 GATE = {"containers": ["gate"], "data": {"n": 1}}
@@ -34,26 +36,30 @@ async def test_a_request_that_is_repeated_is_the_same_job(api: Api) -> None:
     assert len({id, *(answer.json["id"] for answer in others)}) == 3
 
 
-async def test_of_fifty_at_once_with_one_key_one_becomes_a_job(api: Api) -> None:
-    assert api.gate is not None
-    answers = await asyncio.gather(*(api.post("/api/jobs", GATE, **key("mine")) for _ in range(50)))
-    assert {answer.status for answer in answers} == {200}
-    (id,) = {answer.json["id"] for answer in answers}
-    assert (await api.get("/api/jobs")).json == [id]
-    assert (await api.get("/info")).json["pending"]["offchain"] == 1
-    api.gate.opened.set()
-    await api.results(id)
-    assert api.gate.calls == 1
+async def test_of_fifty_at_once_with_one_key_one_becomes_a_job(server: str, store: JobStore) -> None:
+    async with serving(server, node={"store": store}) as api:
+        assert api.gate is not None
+        answers = await asyncio.gather(*(api.post("/api/jobs", GATE, **key("mine")) for _ in range(50)))
+        assert {answer.status for answer in answers} == {200}
+        (id,) = {answer.json["id"] for answer in answers}
+        assert (await api.get("/api/jobs")).json == [id]
+        assert (await api.get("/info")).json["pending"]["offchain"] == 1
+        api.gate.opened.set()
+        await api.results(id)
+        assert api.gate.calls == 1
 
 
-async def test_of_fifty_different_ones_with_one_key_one_becomes_a_job_and_the_others_are_422(api: Api) -> None:
+async def test_of_fifty_different_ones_with_one_key_one_becomes_a_job_and_the_others_are_422(
+    server: str, store: JobStore
+) -> None:
     bodies = [{"containers": ["echo"], "data": {"n": n}} for n in range(50)]
-    answers = await asyncio.gather(*(api.post("/api/jobs", body, **key("mine")) for body in bodies))
-    assert sorted(answer.status for answer in answers) == [200] + [422] * 49
-    (winner,) = [answer for answer in answers if answer.status == 200]
-    assert (await api.get("/api/jobs")).json == [winner.json["id"]]
-    (job,) = await api.results(winner.json["id"])
-    assert job["result"]["output"] == bodies[answers.index(winner)]["data"]
+    async with serving(server, node={"store": store}) as api:
+        answers = await asyncio.gather(*(api.post("/api/jobs", body, **key("mine")) for body in bodies))
+        assert sorted(answer.status for answer in answers) == [200] + [422] * 49
+        (winner,) = [answer for answer in answers if answer.status == 200]
+        assert (await api.get("/api/jobs")).json == [winner.json["id"]]
+        (job,) = await api.results(winner.json["id"])
+        assert job["result"]["output"] == bodies[answers.index(winner)]["data"]
 
 
 async def test_another_body_is_422_down_to_its_bytes(api: Api) -> None:

@@ -1,8 +1,10 @@
 """Replies that wait for jobs: `Prefer: wait=N` when submitting, `wait=N` when asking."""
 
 import asyncio
+import gc
 import os
 import socket
+import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
@@ -16,7 +18,7 @@ from http_api import Answer, Api, RawConnection, api_functions, post, serving
 from multidict import CIMultiDict
 from parts import Gate, functions, settle_down, until
 
-from nodekit import Node, StoreFailed
+from nodekit import Job, JobRequest, Node, StoreFailed
 
 pytestmark = pytest.mark.anyio
 
@@ -276,28 +278,72 @@ async def test_after_a_wait_the_connection_goes_on(api: Api) -> None:
         assert "version" in (await connection.answer()).json
 
 
-async def test_a_stream_of_http_2_that_is_reset_waits_no_longer(api: Api, server: str) -> None:
+@pytest.mark.parametrize("go", ["reset", "goaway", "close"])
+async def test_a_stream_of_http_2_that_ends_waits_no_longer(api: Api, server: str, go: str) -> None:
     if server != "hypercorn":
         pytest.skip("uvicorn speaks no HTTP/2")
     id = await api.submit("gate")
     headers = [(":method", "GET"), (":scheme", "http"), (":authority", "127.0.0.1")]
     client = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
     client.initiate_connection()
-    client.send_headers(1, [*headers, (":path", f"/api/jobs?id={id}&wait=60")], end_stream=True)
+    for stream in (1, 3):
+        client.send_headers(stream, [*headers, (":path", f"/api/jobs?id={id}&wait=60")], end_stream=True)
     async with api.raw() as connection:
         await connection.send(client.data_to_send())
-        await until(lambda: waiters(api) == 1)
-        client.reset_stream(1)
-        await connection.send(client.data_to_send())
+        await until(lambda: waiters(api) == 2)
+        if go == "reset":
+            client.reset_stream(1)
+            await connection.send(client.data_to_send())
+            await until(lambda: waiters(api) == 1)
+            open_gate(api)
+            seen: list[Any] = []
+            while not any(isinstance(event, h2.events.StreamEnded) for event in seen):
+                seen += client.receive_data(await connection.reader.read(65536))
+            (replied,) = [event for event in seen if isinstance(event, h2.events.ResponseReceived)]
+            assert (replied.stream_id, dict(replied.headers)[":status"]) == (3, "200")
+            return
+        if go == "goaway":
+            client.close_connection()
+            await connection.send(client.data_to_send())
+        leave(connection)
         await until(lambda: waiters(api) == 0)
-        client.send_headers(3, [*headers, (":path", "/info")], end_stream=True)
-        await connection.send(client.data_to_send())
-        seen: list[Any] = []
-        while not any(isinstance(event, h2.events.StreamEnded) for event in seen):
-            seen += client.receive_data(await connection.reader.read(65536))
-    assert [dict(event.headers)[":status"] for event in seen if isinstance(event, h2.events.ResponseReceived)] == [
-        "200"
-    ]
+
+
+class Traced(str):
+    """A text that tells when it is gone."""
+
+    __slots__ = ("__weakref__",)
+
+
+@pytest.mark.parametrize("method", ["POST", "GET"])
+async def test_who_waits_keeps_no_job_in_memory(api: Api, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    assert api.node is not None
+    id = await api.submit("gate")
+    traces: list[weakref.ref[Traced]] = []
+    left: list[object] = []
+
+    def job() -> Job:
+        traces.append(weakref.ref(container := Traced("gate")))
+        return Job(id=id, request=JobRequest.of(container, data={}), accepted_at=0)
+
+    async def submit(request: JobRequest) -> Job:
+        return job()
+
+    async def fetch(ids: Any, **more: Any) -> list[Job]:
+        return [job()]
+
+    async def wait(ids: Any, **more: Any) -> list[Job]:
+        gc.collect()
+        left.extend(trace() for trace in traces)
+        return []
+
+    for replaced in (submit, fetch, wait):
+        monkeypatch.setattr(api.node, replaced.__name__, replaced)
+    if method == "POST":
+        await api.post("/api/jobs", GATE, headers={"Prefer": "wait=60"})
+    else:
+        await api.get(f"/api/jobs?id={id}&wait=60")
+    assert left == [None]
 
 
 # -- nodes that go ------------------------------------------------------------------------------------
