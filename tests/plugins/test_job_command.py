@@ -8,6 +8,7 @@ import pty
 import re
 import select
 import signal
+import socket
 import struct
 import subprocess
 import termios
@@ -28,9 +29,12 @@ from test_cli import SERVED, SLOW
 from test_config import write
 
 from nodekit import Container, JobStatus, Retry
-from nodekit_asgi.cli._client import Reply
+from nodekit_asgi.cli import _waiting
+from nodekit_asgi.cli._address import parse_url
+from nodekit_asgi.cli._client import NodeClient, Reply
 from nodekit_asgi.cli._listing import next_page
-from nodekit_asgi.cli._progress import progress_line
+from nodekit_asgi.cli._problems import Dropped, Refused
+from nodekit_asgi.cli._progress import Progress, progress_line
 from nodekit_asgi.cli._replies import History
 from nodekit_function import FunctionRunner
 
@@ -482,6 +486,67 @@ def test_a_next_page_is_found_relative_to_the_one_before() -> None:
     headers["Link"] = '<https://docs>; rel="help", <?limit=2&after=x>; rel="next"'
     reply = Reply("http://node", 200, headers, b"[]")
     assert next_page(reply, "/api/jobs?limit=2") == "/api/jobs?limit=2&after=x"
+
+
+async def test_the_paths_of_a_node_are_below_that_of_its_url() -> None:
+    lines: list[bytes] = []
+
+    async def answer(request: bytes) -> bytes | None:
+        lines.append(request.split(b"\r\n")[0])
+        return http("[]")
+
+    async with answering(answer) as (url, _):
+        assert (await call(f"{url}/below/", "list")).code == 0
+    assert lines == [b"GET /below/api/jobs?limit=1000 HTTP/1.1"]
+
+
+async def test_a_kept_connection_that_the_node_has_closed_is_opened_again() -> None:
+    pages = [http('["a"]', "200 OK", 'Link: <?after=a>; rel="next"').replace(b"close", b"keep-alive"), http('["b"]')]
+    connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(pages.pop(0))
+        if pages:
+            await reader.readuntil(b"\r\n\r\n")  # the second request comes on this connection, and is not answered
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()
+        done = await call(f"http://{host}:{port}", "list")
+    assert (done.code, done.out, connections) == (0, "a\nb\n", 2), done.err
+
+
+def test_an_answer_to_a_body_that_the_node_does_not_read_is_heard() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs, NodeClient(parse_url("unix:/nonexistent")) as client:
+        theirs.sendall(http('{"error": "too large"}', "413 Too Large"))
+        theirs.shutdown(socket.SHUT_RD)  # on a unix socket, what the other side sends now fails
+        client._connection.sock = ours
+        with pytest.raises(Refused, match="too large"):
+            client.request("POST", "/api/jobs", body=b"x")
+
+
+async def test_a_node_that_is_gone_for_good_is_waited_for_a_bounded_number_of_times(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = 0
+
+    async def answer(request: bytes) -> bytes | None:
+        nonlocal asked
+        asked += 1
+        return None
+
+    def wait(url: str) -> None:
+        with NodeClient(parse_url(url)) as client, pytest.raises(Dropped):
+            _waiting.wait_for(client, UNKNOWN, _waiting.Deadline(None), Progress(), intermediate=False)
+
+    monkeypatch.setattr(_waiting, "TRIES", 3)
+    async with answering(answer) as (url, _):
+        await anyio.to_thread.run_sync(wait, url)
+    assert asked == 3
 
 
 def behind(api: Api, *, lose: Sequence[str]) -> tuple[Answer, list[str]]:
