@@ -28,8 +28,8 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     (exponential backoff with full jitter), and not shorter than what a `Retry-After` of the container asked for.
     """
 
-    attempts: Annotated[int, msgspec.Meta(ge=1)] = 1
-    """In all; 1: it is not tried again."""
+    attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] = 1
+    """In all; 1: it is not tried again. Each stands in the job's history, which is written anew with each."""
     failures: tuple[RetryableKind, ...] = ("connection", "timeout", "died")
     """Kinds of failures after which it is."""
     statuses: tuple[Annotated[int, msgspec.Meta(ge=100, le=599)], ...] = (408, 425, 429, 500, 502, 503, 504)
