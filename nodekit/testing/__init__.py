@@ -7,11 +7,16 @@ Needs pytest. Each suite is a class with one fixture to define; choose event loo
         async def store(self):
             async with MyStore() as store:
                 yield store
+
+`JobStoreModelContract`, in ``nodekit.testing.model``, compares random sequences with a model; it needs hypothesis too.
 """
 
 import pytest
 
-for _name in ("keeping", "tables", "claiming", "finishing", "expiring", "stores", "durable", "runners"):
+for _name in (
+    *("keeping", "tables", "claiming", "finishing", "expiring", "stores", "durable", "runners"),
+    *("_turns", "_choices", "_expected", "_trial", "_operations", "model"),
+):
     pytest.register_assert_rewrite(f"{__name__}.{_name}")
 
 from nodekit.testing.clock import VirtualClock  # noqa: E402
