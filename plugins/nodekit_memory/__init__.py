@@ -31,7 +31,7 @@ class MemoryTable:
         self._jobs: dict[JobId, Job] = {}
         self._ids: dict[ClientId | None, list[JobId]] = {None: []}
         """Sorted; under None those of all clients."""
-        self._keys: dict[tuple[ClientId, str], JobId] = {}
+        self._keys: dict[tuple[ClientId, str | None], JobId] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -45,11 +45,11 @@ class MemoryTable:
         return [self._jobs.get(self._known_id(job)) or self._insert(job) for job in jobs]
 
     def _known_id(self, job: Job) -> JobId:
-        return self._keys.get((job.client, job.request.idempotency_key or ""), job.id)
+        return self._keys.get((job.client, job.request.idempotency_key), job.id)
 
     def _insert(self, job: Job) -> Job:
         self._jobs[job.id] = job
-        if job.request.idempotency_key:
+        if job.request.idempotency_key is not None:
             self._keys[job.client, job.request.idempotency_key] = job.id
         for ids in (self._ids[None], self._ids.setdefault(job.client, [])):
             insort(ids, job.id)
@@ -85,7 +85,7 @@ class MemoryTable:
         gone = [job for id in set(ids) if (job := self._jobs.get(id)) and job.status.finished]
         for job in gone:
             del self._jobs[job.id]
-            self._keys.pop((job.client, job.request.idempotency_key or ""), None)
+            self._keys.pop((job.client, job.request.idempotency_key), None)
             for client in (None, job.client):
                 self._ids[client].remove(job.id)
             if not self._ids[job.client]:
