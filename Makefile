@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 
-.PHONY: help demo test lint types format clean
+.PHONY: help demo test drills lint types format clean
 .DEFAULT_GOAL := help
 
 help: ## Show this.
@@ -18,6 +18,9 @@ demo: $(VENV)/.installed ## Run a real node: jobs of three steps over HTTP, from
 
 test: $(VENV)/.installed-test ## Run the tests; ARGS="-k word" chooses some.
 	@$(BIN)/python -m pytest -n auto --maxprocesses 8 $(ARGS)
+
+drills: $(VENV)/.installed-test ## Kill a node under load 200 times; DRILL_KILLS=n and DRILL_SEED=n choose others.
+	@DRILL_KILLS=$${DRILL_KILLS:-200} $(BIN)/python -m pytest -q -s tests/faults/test_drills.py $(ARGS)
 
 lint: $(VENV)/.installed-dev ## Check style (ruff).
 	@$(BIN)/ruff check .

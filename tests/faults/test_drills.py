@@ -1,0 +1,53 @@
+"""Drills: a node that is killed again and again under load keeps every promise. `make drills` holds a longer one."""
+
+import os
+import random
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from drills import DRAIN, DRAIN_THEN_STOP, KILL, Drill, services
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(3600)]
+
+KILLS = int(os.environ.get("DRILL_KILLS", "20"))
+SEED = int(os.environ.get("DRILL_SEED", random.randrange(1_000_000)))
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.mark.parametrize(
+    ("rounds", "ends"), [(KILLS, [KILL]), (KILLS // 3, [DRAIN, KILL, DRAIN_THEN_STOP])], ids=["kills", "drains too"]
+)
+async def test_a_node_under_load_keeps_its_promises_however_often_it(
+    tmp_path: Path, rounds: int, ends: Sequence[tuple]
+) -> None:
+    async with services() as containers:
+        figures = await Drill(tmp_path, containers, SEED).run(rounds, ends)
+    print(f"\n{figures}")
+    assert figures.faults == [], f"DRILL_SEED={SEED}\n{figures}"
+    assert figures.kills + figures.drains == rounds
+    assert figures.jobs > rounds
+
+
+def lose_one_and_redo_another(database: Path) -> None:
+    """What no store may do: a finished job is gone, and another is as it was when it was accepted."""
+    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        done = connection.execute("SELECT number, id FROM jobs WHERE status = 'success' LIMIT 2").fetchall()
+        (gone, _), (again, _) = done
+        connection.execute("DELETE FROM records WHERE job = ? OR (job = ? AND number > 0)", (gone, again))
+        connection.execute("DELETE FROM jobs WHERE number = ?", (gone,))
+        state = b'{"accepted_at": 1.0, "status": "accepted", "due": "c0"}'
+        connection.execute("UPDATE jobs SET status = 'accepted', open = 1, state = ? WHERE number = ?", (state, again))
+
+
+async def test_a_drill_notices_what_was_lost_and_what_was_done_twice(tmp_path: Path) -> None:
+    async with services() as containers:
+        figures = await Drill(tmp_path, containers, SEED).run(2, [DRAIN], lose_one_and_redo_another)
+    assert len(figures.lost) == 1, figures
+    assert len(figures.called_again) == 3, figures
