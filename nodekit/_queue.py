@@ -12,12 +12,22 @@ from nodekit.container import ContainerId, JobId
 from nodekit.store import Unfinished
 
 
+class _Times:
+    """Of one job, on the steady clock."""
+
+    __slots__ = ("due_at", "expires_at", "since")
+
+    def __init__(self) -> None:
+        self.since = self.due_at = time.monotonic()
+        self.expires_at = math.inf
+
+
 class Queue:
     """Jobs that are known, and those of them that wait. No I/O."""
 
     def __init__(self) -> None:
         self._schedule = Schedule()
-        self._since: dict[JobId, float] = {}
+        self._times: dict[JobId, _Times] = {}
         self._queued = Signal()
         self._sooner = Signal()
         self._awaited_expiries: list[float] = []
@@ -30,32 +40,34 @@ class Queue:
 
     def know(self, id: JobId) -> None:
         """The job's age counts from here."""
-        self._since[id] = time.monotonic()
+        self._times[id] = _Times()
 
     def forget(self, id: JobId) -> None:
         """The job is finished."""
         self._schedule.remove(id)
-        self._since.pop(id, None)
+        self._times.pop(id, None)
 
     def age_seconds(self, id: JobId) -> float:
         """How long the job has been known."""
-        return time.monotonic() - self._since[id]
+        return time.monotonic() - self._times[id].since
 
     def put(self, entry: Unfinished, *, delay_seconds: float | None = None) -> None:
         """Queue a known job, due after a delay; None: what is left of the one that was stored with it."""
-        now = time.monotonic()
-        delay = _delay_left(entry) if delay_seconds is None else delay_seconds
-        due_at = now + delay if delay > 0 else None
-        expires_at = self._expires_at(entry, now + delay)
-        self._schedule.add(entry, due_at=due_at, expires_at=expires_at if expires_at < math.inf else None)
-        self._queued.set()
-        if any(expires_at < at for at in self._awaited_expiries):
-            self._sooner.set()
+        times = self._times[entry.id]
+        times.due_at = time.monotonic() + (_delay_left(entry) if delay_seconds is None else delay_seconds)
+        queue = math.inf if entry.queue_timeout_seconds is None else times.due_at + entry.queue_timeout_seconds
+        job = math.inf if entry.timeout_seconds is None else times.since + entry.timeout_seconds
+        times.expires_at = min(queue, job)
+        self.put_back(entry)
 
-    def _expires_at(self, entry: Unfinished, due_at: float) -> float:
-        queue = math.inf if entry.queue_timeout_seconds is None else due_at + entry.queue_timeout_seconds
-        job = math.inf if entry.timeout_seconds is None else self._since[entry.id] + entry.timeout_seconds
-        return min(queue, job)
+    def put_back(self, entry: Unfinished) -> None:
+        """Queue a job again that was taken out in vain: it has waited all the while."""
+        times = self._times[entry.id]
+        due_at = times.due_at if times.due_at > time.monotonic() else None
+        self._schedule.add(entry, due_at=due_at, expires_at=times.expires_at if times.expires_at < math.inf else None)
+        self._queued.set()
+        if any(times.expires_at < at for at in self._awaited_expiries):
+            self._sooner.set()
 
     def remove(self, id: JobId) -> None:
         """Take a job out that stays known."""

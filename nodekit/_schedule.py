@@ -1,17 +1,20 @@
 """Who is next. Pure: ids and no payloads, no clock, no I/O; costs no more with a million jobs queued.
 
 By priority, then round-robin over clients, then oldest first. Jobs wait in lanes, one per container, priority and
-client; a rotation orders the clients of one container and priority by whose turn was longest ago.
+client; a rotation orders the clients of one container and priority by whose turn is next there.
 """
 
 from collections import OrderedDict
-from collections.abc import Set
-from heapq import heapify, heappop, heappush
+from collections.abc import Mapping, Set
+from heapq import heapify, heappop, heappush, heapreplace
 from itertools import count
 
 from nodekit._expiries import Expiries
 from nodekit.container import ClientId, ContainerId, JobId
 from nodekit.store import Unfinished
+
+_SLACK = 64
+"""Places of clients that have gone that are always tolerated."""
 
 
 class Schedule:
@@ -99,7 +102,7 @@ class _Level:
     """All lanes of one priority."""
 
     def __init__(self) -> None:
-        self._rotations: dict[ContainerId, OrderedDict[ClientId, _Lane]] = {}
+        self._rotations: dict[ContainerId, _Rotation] = {}
         self._turns: dict[ClientId, int] = {}
         self._lanes: dict[ClientId, set[ContainerId]] = {}
         self._count = count()
@@ -109,33 +112,34 @@ class _Level:
         return not self._rotations
 
     def push(self, entry: Unfinished) -> None:
-        rotation = self._rotations.setdefault(entry.due, OrderedDict())
-        if entry.client not in rotation:
-            rotation[entry.client] = _Lane()
-            self._lanes.setdefault(entry.client, set()).add(entry.due)
-            self._turns.setdefault(entry.client, next(self._count))
-        rotation[entry.client].push(entry)
+        if entry.client not in self._turns:
+            self._turns[entry.client] = next(self._count)
+        rotation = self._rotations.setdefault(entry.due, _Rotation(self._turns))
+        rotation.lane(entry.client).push(entry)
+        self._lanes.setdefault(entry.client, set()).add(entry.due)
 
     def drop(self, entry: Unfinished) -> None:
         """Take out a job, if it is here."""
         rotation = self._rotations.get(entry.due)
-        lane = rotation.get(entry.client) if rotation else None
+        lane = rotation.lanes.get(entry.client) if rotation else None
         if lane is not None and lane.drop(entry.id) and not lane:
             self._close(entry.due, entry.client)
 
     def pop(self, containers: Set[ContainerId]) -> Unfinished | None:
-        """Clients take turns in each container; of those next in theirs, the one that was served longest ago.
+        """From the container in which the client waits that was served longest ago, the client whose turn it is there.
 
-        A turn in one container costs none in another: a client that is served often in one would starve in others.
+        Clients take turns in each container: a turn in one costs none in another, or whoever is served often in one
+        would starve in others. And of the containers, none is passed over for long because of those who wait in it too.
         """
-        heads = [(self._turns[next(iter(r))], c) for c, r in self._rotations.items() if c in containers]
-        if not heads:
+        waiting = [(r.longest_ago(), id) for id, r in self._rotations.items() if id in containers]
+        if not waiting:
             return None
-        container = min(heads)[1]
-        client, lane = next(iter(self._rotations[container].items()))
+        container = min(waiting)[1]
+        lanes = self._rotations[container].lanes
+        client, lane = next(iter(lanes.items()))
         entry = lane.pop()
         if lane:
-            self._rotations[container].move_to_end(client)
+            lanes.move_to_end(client)
         else:
             self._close(container, client)
         if client in self._turns:
@@ -143,12 +147,47 @@ class _Level:
         return entry
 
     def _close(self, container: ContainerId, client: ClientId) -> None:
-        del self._rotations[container][client]
-        if not self._rotations[container]:
+        rotation = self._rotations[container]
+        rotation.close(client)
+        if not rotation.lanes:
             del self._rotations[container]
         self._lanes[client].discard(container)
         if not self._lanes[client]:
             del self._lanes[client], self._turns[client]
+
+
+class _Rotation:
+    """The clients of one container and priority, by whose turn it is there."""
+
+    def __init__(self, turns: Mapping[ClientId, int]) -> None:
+        self.lanes: OrderedDict[ClientId, _Lane] = OrderedDict()
+        self._turns = turns
+        self._oldest: list[tuple[int, ClientId]] = []
+        """A heap of turns that may have been taken since: they are corrected when they come to the top."""
+
+    def lane(self, client: ClientId) -> "_Lane":
+        """Where the client's jobs wait; opened if need be."""
+        if client not in self.lanes:
+            self.lanes[client] = _Lane()
+            heappush(self._oldest, (self._turns[client], client))
+        return self.lanes[client]
+
+    def close(self, client: ClientId) -> None:
+        del self.lanes[client]
+        if len(self._oldest) > 2 * len(self.lanes) + _SLACK:
+            self._oldest = [(self._turns[client], client) for client in self.lanes]
+            heapify(self._oldest)
+
+    def longest_ago(self) -> int:
+        """The turn, in any container, of the client here that was served longest ago."""
+        while True:
+            turn, client = self._oldest[0]
+            if client not in self.lanes:
+                heappop(self._oldest)
+            elif turn < self._turns[client]:
+                heapreplace(self._oldest, (self._turns[client], client))
+            else:
+                return turn
 
 
 class _Lane:

@@ -152,6 +152,8 @@ class EmbeddedStore:
             job = job.finished(_interrupted(job.due or ""), time.time())
         elif delay_seconds > 0:
             job = replace(job, not_before=time.time() + delay_seconds, delay_seconds=delay_seconds)
+        elif job.not_before is not None:
+            job = replace(job, not_before=None, delay_seconds=None)
         with anyio.CancelScope(shield=True):
             await self._write(claim, job, self._saved if job.status.finished else released)
 
@@ -265,7 +267,7 @@ class EmbeddedStore:
         """Put back what was taken out and came to nothing."""
         elsewhere = (self._claims, self._settling, self._loading, self._queue)
         if id in self._unfinished and not any(id in place for place in elsewhere):
-            self._queue.put(self._unfinished[id])
+            self._queue.put_back(self._unfinished[id])
 
 
 def _interrupted(due: ContainerId) -> Outcome:

@@ -252,3 +252,30 @@ def test_what_is_queued_again_has_its_new_times() -> None:
     assert schedule.take({"x"}, 1, now=4) == [some]
     assert schedule.take_expired(9, now=99) == []
     assert (schedule.next_due_at(), schedule.next_expiry_at()) == (None, None)
+
+
+def test_many_jobs_of_a_client_in_one_container_do_not_delay_another_that_waits_behind_it_elsewhere() -> None:
+    entries = [entry("a", due="y"), entry("b", due="y"), *(entry("a", due="x") for _ in range(1000))]
+    taken = order(filled(*entries), "x", "y")
+    assert clients(taken[:4]).count("b") == 1
+
+
+def test_a_client_that_is_served_often_elsewhere_still_gets_its_turns_in_a_busy_container() -> None:
+    schedule = filled(*(entry(client, due="y") for client in "ab" * 50), *(entry("a", due="x") for _ in range(1000)))
+    served = []
+    for _ in range(20):  # y has a slot now and then, x always
+        for _ in range(5):
+            schedule.take({"x"}, 1, now=0)
+        served += [some for some in schedule.take({"x", "y"}, 2, now=0) if some.due == "y"]
+    assert len(served) >= 20
+    assert abs(clients(served).count("a") - clients(served).count("b")) <= 1
+
+
+def test_clients_that_come_and_go_leave_nothing_behind_a_container_that_is_down() -> None:
+    schedule = filled(entry("stays", due="down"))
+    held = len(pickle.dumps(schedule))
+    for number in range(5000):
+        visit = entry(f"client {number}", due="down")
+        schedule.add(visit)
+        schedule.remove(visit.id)
+    assert len(pickle.dumps(schedule)) < held + 20_000
