@@ -13,7 +13,7 @@ import sqlite3
 import statistics
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -164,12 +164,16 @@ class Memory:
         self.keys[key] = body, id
         self.gave(id, json.loads(body))
 
-    def tells(self, job: dict[str, Any]) -> None:
-        """A JobResult: final ones stay as they are."""
-        id = job["id"]
-        if id in self.told and self.told[id] != job:
+    def known(self, ids: Iterable[str]) -> set[str]:
+        """Which of these are known to be finished: taken before a question is asked, for answers overtake another."""
+        return {id for id in ids if id in self.told}
+
+    def tells(self, job: dict[str, Any], known: set[str]) -> None:
+        """A JobResult: final ones stay as they are; `known` were final before it was asked for."""
+        id, final = job["id"], job["status"] != "running"
+        if id in known if not final else self.told.get(id, job) != job:
             self.figures.contradictions.append(f"{id} was {self.told[id]} and is {job}")
-        elif job["status"] != "running":
+        elif final:
             self.told[id] = job
 
     def check_result(self, id: str) -> None:
@@ -254,9 +258,10 @@ class Client:
 
     async def fetch(self, more: str = "") -> None:
         if ids := self.some():
+            known = self.memory.known(ids)
             answer = await self.drill.api.get(f"/api/jobs?{'&'.join(f'id={id}' for id in ids)}{more}")
             if await self.expect(answer):
-                self.drill.compare(ids, answer.json)
+                self.drill.compare(ids, answer.json, known)
 
     async def wait(self) -> None:
         await self.fetch("&wait=0.3")
@@ -266,11 +271,12 @@ class Client:
             id = self.random.choice(self.mine[-50:])
             answer = await self.drill.api.call("DELETE", f"/api/jobs/{id}")
             if await self.expect(answer):
-                self.memory.tells(answer.json)
+                self.memory.tells(answer.json, set())
 
     async def page(self) -> None:
+        known = set(self.memory.told)
         answer = await self.drill.api.get("/api/jobs?pending=true&limit=50")
-        if await self.expect(answer) and (done := [id for id in answer.json if id in self.memory.told]):
+        if await self.expect(answer) and (done := known.intersection(answer.json)):
             self.memory.figures.contradictions.append(f"{done} are finished and listed as pending")
 
 
@@ -295,16 +301,23 @@ class Drill:
         return self._folder / "jobs.db"
 
     async def run(
-        self, rounds: int, ends: Sequence[tuple[signal.Signals, ...]], sabotage: Callable[[Path], None] | None = None
+        self,
+        rounds: int,
+        ends: Sequence[tuple[signal.Signals, ...]],
+        sabotage: Callable[[Path, Sequence[str]], None] | None = None,
     ) -> Figures:
+        """`sabotage` is called after the first life, with the ids of jobs that are known to have succeeded."""
         begun = time.monotonic()
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
             clients = [asyncio.create_task(Client(number, self).work()) for number in range(CLIENTS)]
             try:
                 for number in range(rounds):
-                    await self._life(session, ends[number % len(ends)])
                     if sabotage is not None and number == 0:
-                        sabotage(self.database)
+                        await self._life(session, ends[0], tells=20)
+                        told = self.memory.told.items()
+                        sabotage(self.database, [id for id, job in told if job["status"] == "success"])
+                    else:
+                        await self._life(session, ends[number % len(ends)])
                 await self._last_life(session, clients)
             finally:
                 for client in clients:
@@ -314,15 +327,17 @@ class Drill:
         self._look_at_calls()
         return self.figures
 
-    async def _life(self, session: aiohttp.ClientSession, end: tuple[signal.Signals, ...]) -> None:
+    async def _life(self, session: aiohttp.ClientSession, end: tuple[signal.Signals, ...], tells: int = 0) -> None:
+        """From start to end; not before it has told of so many finished jobs."""
         async with started("serve", self._file, "--log-level", "warning", folder=self._folder) as served:
-            if self._random.random() < 0.1:
+            if not tells and self._random.random() < 0.1:
                 await asyncio.sleep(self._random.uniform(0, statistics.mean(self.figures.listening_after or [1])))
                 self.figures.kills_while_starting += not served.url
                 end = KILL
             else:
                 await self._begin(served, session)
                 await asyncio.sleep(self._random.uniform(0, LIFE_SECONDS))
+                await until(lambda: len(self.memory.told) >= tells)
             for number in end:
                 served.signal(number)
                 await asyncio.sleep(self._random.uniform(0, 0.2) if number == signal.SIGTERM else 0)
@@ -359,7 +374,7 @@ class Drill:
             ids = list(self.memory.given)
             for first in range(0, len(ids), 200):
                 some = ids[first : first + 200]
-                self.compare(some, await self._finished(some))
+                self.compare(some, await self._finished(some), self.memory.known(some))
             for id in self.memory.told:
                 self.memory.check_result(id)
             served.signal(signal.SIGTERM)
@@ -374,12 +389,15 @@ class Drill:
         async with asyncio.timeout(60):
             while answer.status == 200 and any(job["status"] == "running" for job in answer.json):
                 answer = await self.api.get(f"/api/jobs?{query}&wait=5")
-        return list(answer.json) if answer.status == 200 else []
+        if answer.status != 200:
+            self.figures.wrong.append(f"{answer.status} {answer.body!r}")
+            return []
+        return list(answer.json)
 
-    def compare(self, ids: Sequence[str], jobs: Sequence[Any]) -> None:
+    def compare(self, ids: Sequence[str], jobs: Sequence[Any], known: set[str]) -> None:
         """An answer about jobs whose ids were given out."""
         for job in jobs:
-            self.memory.tells(job)
+            self.memory.tells(job, known)
         there = {job["id"] for job in jobs}
         self.figures.lost += [id for id in ids if id not in there and id not in self.figures.lost]
 

@@ -35,19 +35,30 @@ async def test_a_node_under_load_keeps_its_promises_however_often_it(
     assert figures.jobs > rounds
 
 
-def lose_one_and_redo_another(database: Path) -> None:
-    """What no store may do: a finished job is gone, and another is as it was when it was accepted."""
+def betray(database: Path, ids: Sequence[str]) -> None:
+    """What no store may do: a finished job is gone, one is as it was when it was accepted, one has another result."""
     with closing(sqlite3.connect(database, isolation_level=None)) as connection:
-        done = connection.execute("SELECT number, id FROM jobs WHERE status = 'success' LIMIT 2").fetchall()
-        (gone, _), (again, _) = done
+        numbers = [connection.execute("SELECT number FROM jobs WHERE id = ?", [id]).fetchone()[0] for id in ids[:3]]
+        gone, again, other = numbers
         connection.execute("DELETE FROM records WHERE job = ? OR (job = ? AND number > 0)", (gone, again))
         connection.execute("DELETE FROM jobs WHERE number = ?", (gone,))
         state = b'{"accepted_at": 1.0, "status": "accepted", "due": "c0"}'
         connection.execute("UPDATE jobs SET status = 'accepted', open = 1, state = ? WHERE number = ?", (state, again))
+        [(body,)] = connection.execute("SELECT body FROM records WHERE job = ? AND number = 3", (other,)).fetchall()
+        body = body.replace(b'"n": ', b'"n": 1')
+        connection.execute("UPDATE records SET body = ? WHERE job = ? AND number = 3", (body, other))
 
 
-async def test_a_drill_notices_what_was_lost_and_what_was_done_twice(tmp_path: Path) -> None:
+async def test_a_drill_notices_what_was_lost_done_twice_and_told_otherwise(tmp_path: Path) -> None:
+    betrayed: list[str] = []
+
+    def sabotage(database: Path, ids: Sequence[str]) -> None:
+        betrayed.extend(ids[:3])
+        betray(database, betrayed)
+
     async with services() as containers:
-        figures = await Drill(tmp_path, containers, SEED).run(2, [DRAIN], lose_one_and_redo_another)
-    assert len(figures.lost) == 1, figures
-    assert len(figures.called_again) == 3, figures
+        figures = await Drill(tmp_path, containers, SEED).run(1, [DRAIN], sabotage)
+    lost, again, other = betrayed
+    assert figures.lost == [lost], figures
+    assert {key.partition(":")[0] for key in figures.called_again} == {again}, figures
+    assert any(text.startswith(other) for text in figures.contradictions), figures
