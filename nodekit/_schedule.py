@@ -126,15 +126,15 @@ class _Level:
             self._close(entry.due, entry.client)
 
     def pop(self, containers: Set[ContainerId]) -> Unfinished | None:
-        """From the container in which the client waits that was served longest ago, the client whose turn it is there.
+        """From the container in which the client waits that was served longest ago, a job of whose turn it is there.
 
         Clients take turns in each container: a turn in one costs none in another, or whoever is served often in one
         would starve in others. And of the containers, none is passed over for long because of those who wait in it too.
         """
-        waiting = [(r.longest_ago(), id) for id, r in self._rotations.items() if id in containers]
+        waiting = [(*r.longest_ago(), id) for id, r in self._rotations.items() if id in containers]
         if not waiting:
             return None
-        container = min(waiting)[1]
+        container = min(waiting)[-1]
         lanes = self._rotations[container].lanes
         client, lane = next(iter(lanes.items()))
         entry = lane.pop()
@@ -178,8 +178,8 @@ class _Rotation:
             self._oldest = [(self._turns[client], client) for client in self.lanes]
             heapify(self._oldest)
 
-    def longest_ago(self) -> int:
-        """The turn, in any container, of the client here that was served longest ago."""
+    def longest_ago(self) -> tuple[int, JobId]:
+        """Of the client here that was served longest ago in any container, that turn and its oldest job here."""
         while True:
             turn, client = self._oldest[0]
             if client not in self.lanes:
@@ -187,7 +187,7 @@ class _Rotation:
             elif turn < self._turns[client]:
                 heapreplace(self._oldest, (self._turns[client], client))
             else:
-                return turn
+                return turn, self.lanes[client].oldest()
 
 
 class _Lane:
@@ -215,7 +215,11 @@ class _Lane:
             heapify(self._ids)
         return True
 
+    def oldest(self) -> JobId:
+        while self._ids[0] not in self._entries:
+            heappop(self._ids)
+        return self._ids[0]
+
     def pop(self) -> Unfinished:
-        while True:
-            if entry := self._entries.pop(heappop(self._ids), None):
-                return entry
+        self.oldest()
+        return self._entries.pop(heappop(self._ids))

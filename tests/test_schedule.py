@@ -279,3 +279,8 @@ def test_clients_that_come_and_go_leave_nothing_behind_a_container_that_is_down(
         schedule.add(visit)
         schedule.remove(visit.id)
     assert len(pickle.dumps(schedule)) < held + 20_000
+
+
+def test_the_oldest_job_of_a_client_comes_first_whatever_container_it_waits_for() -> None:
+    entries = [entry(due=due) for due in "yxxyzyxz"]
+    assert order(filled(*entries), "x", "y", "z") == entries

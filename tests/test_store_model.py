@@ -41,7 +41,6 @@ def anyio_backend() -> str:
 
 class TestMemoryStore(JobStoreModelContract):
     max_examples = 1200
-    turns_across_containers = False
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[Callable[[], JobStore]]:
@@ -82,7 +81,6 @@ class TestStoreOfASlowTable(TestMemoryStore):
 
 class TestSqliteStore(JobStoreModelContract):
     max_examples = 400
-    turns_across_containers = False
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[Callable[[], JobStore]]:
@@ -95,7 +93,7 @@ def test_the_other_suites_need_no_hypothesis() -> None:
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-# -- what is not so yet ----------------------------------------------------------------------------
+# -- what it found, in short -----------------------------------------------------------------------
 
 
 async def one_by_one(store: JobStore, containers: Collection[str], count: int) -> list[Job]:
@@ -103,7 +101,6 @@ async def one_by_one(store: JobStore, containers: Collection[str], count: int) -
 
 
 @pytest.mark.anyio
-@pytest.mark.xfail(strict=True, reason="drop this mark and `turns_across_containers = False` once it is so")
 async def test_a_client_that_waits_in_one_container_is_served_before_another_is_twice_in_another() -> None:
     async with EmbeddedStore(MemoryTable()) as store:
         await store.add([make_job("y", client="alice"), make_job("y", client="bob")])
@@ -114,7 +111,6 @@ async def test_a_client_that_waits_in_one_container_is_served_before_another_is_
 
 
 @pytest.mark.anyio
-@pytest.mark.xfail(strict=True, reason="drop this mark once it is so, and the exception in `Expected.released`")
 async def test_a_job_that_was_released_without_a_delay_is_due_after_a_restart_too() -> None:
     table = MemoryTable()
     with VirtualClock() as clock:
@@ -142,7 +138,6 @@ class StuckTable(MemoryTable):
 
 
 @pytest.mark.anyio
-@pytest.mark.xfail(strict=True, reason="drop this mark once it is so, and `Entry.looked_at`")
 async def test_a_claim_that_is_cancelled_costs_a_job_none_of_the_time_it_has_waited() -> None:
     table = StuckTable()
     with VirtualClock() as clock:

@@ -22,7 +22,6 @@ class Entry:
         self.accepted_at, self.age_began = now, age_began
         self.ready_from = self.ready_by = now
         """Between these two it may be due or not: the contract does not say."""
-        self.looked_at = 0.0
         self.not_before, self.delay_seconds = now, 0.0
 
     @property
@@ -38,11 +37,11 @@ def plain(job: Job) -> Job:
 class Expected:
     """The jobs, and the time: `now` flows, `jumped` is what the wall clock was stepped by."""
 
-    def __init__(self, *, turns_across_containers: bool = True) -> None:
+    def __init__(self) -> None:
         self.entries: dict[JobId, Entry] = {}
         self.changed: set[JobId] = set()
         self.now = self.jumped = self.opened_at = self.closed_seconds = 0.0
-        self._turns = Turns(across_containers=turns_across_containers)
+        self._turns = Turns()
 
     # -- what is so -------------------------------------------------------------------------------
 
@@ -75,7 +74,7 @@ class Expected:
         return [entry for entry in self.entries.values() if entry.queued and self._over(entry, surely=surely)]
 
     def _over(self, entry: Entry, *, surely: bool) -> bool:
-        since = max(entry.ready_by, self.opened_at, entry.looked_at) if surely else entry.ready_from
+        since = max(entry.ready_by, self.opened_at) if surely else entry.ready_from
         limits = entry.job.timeout_seconds, entry.job.queue_timeout_seconds
         passed = self._ages(entry)[not surely], self.now - since
         return any(limit is not None and limit < so_far for limit, so_far in zip(limits, passed, strict=True))
@@ -153,10 +152,8 @@ class Expected:
         return entry
 
     def looked(self, containers: Collection[ContainerId] | None) -> None:
-        """A claim was cancelled: the contract does not say whether that costs a turn, or the time that was waited."""
+        """A claim was cancelled: the contract does not say whether that costs a turn."""
         self._turns.forget()
-        for entry in self.due(containers, surely=False):
-            entry.looked_at = self.now
 
     def waited(self) -> None:
         """Between two operations: who waits now."""
@@ -175,8 +172,7 @@ class Expected:
         entry = self.entries[job.id]
         entry.job, entry.claim = plain(job), None
         entry.ready_from = entry.ready_by = self.now + delay_seconds
-        if delay_seconds or job.not_before is None:  # else whether the old delay is over, too, is open
-            entry.not_before, entry.delay_seconds = entry.ready_by + self.jumped, delay_seconds
+        entry.not_before, entry.delay_seconds = entry.ready_by + self.jumped, delay_seconds
         self.changed.add(job.id)
 
     def settled(self, id: JobId, outcome: Outcome, client: str | None, answer: Settlement | None) -> None:

@@ -26,8 +26,7 @@ class Turns:
     serves nobody twice from one container while somebody else, who could have been served, is not served at all.
     """
 
-    def __init__(self, *, across_containers: bool) -> None:
-        self._across_containers = across_containers
+    def __init__(self) -> None:
         self._passed: dict[Lane, Counter[Lane]] = {}
 
     def forget(self) -> None:
@@ -42,8 +41,6 @@ class Turns:
         """A job was claimed; `eligible` has the oldest job of each lane of its priority that could have been, too."""
         for other, oldest in eligible.items():
             if other.client == lane.client and (other == lane or oldest > id):
-                continue
-            if not self._across_containers and other.container != lane.container:
                 continue
             passed = self._passed.setdefault(other, Counter())
             passed[lane] += 1

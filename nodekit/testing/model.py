@@ -36,8 +36,6 @@ class JobStoreModelContract:
     """How long anything that has to come may take."""
     durable: bool = True
     """Whether jobs outlive the store that kept them, at the same place."""
-    turns_across_containers: bool = True
-    """Whether nobody waits for long in one container because others are served in another; always so within one."""
     derandomize: bool = False
     """Whether they are the same each time."""
     phases: tuple[Phase, ...] = tuple(phase for phase in Phase if phase is not Phase.explain)
@@ -66,7 +64,7 @@ class JobStoreModelContract:
         run()
 
     async def _sequence(self, steps: list[bytes], clock: LeapingClock) -> None:
-        expected = Expected(turns_across_containers=self.turns_across_containers)
+        expected = Expected()
         async with (
             self.place() as new_store,
             Operations(clock, new_store, expected, timeout_seconds=self.timeout_seconds) as operations,
