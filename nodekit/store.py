@@ -48,7 +48,7 @@ class Claim(Protocol):
 
     @property
     def age_seconds(self) -> float:
-        """How old the job was when it was claimed, not counting time in which the store was closed, nor clock jumps."""
+        """How old the job was when it was claimed, by a steady clock; a store may count from when it was opened."""
         ...
 
 
