@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import anyio
 import msgspec
 
-from nodekit._progress import over
+from nodekit._progress import job_timeout_text
 from nodekit.container import Container, ContainerError, ContainerId, ContainerOutput, ContainerResult, Step
 from nodekit.errors import ContainerFailed
 from nodekit.job import Attempt, Job
@@ -46,10 +46,10 @@ class Calls:
             return Called(output, Attempt(started_at=started_at, finished_at=time.time(), instance=output.instance))
         except ContainerFailed as failure:
             logger.info("job %s: step %d failed in %s: %s", step.job_id, step.index, step.container, failure.kind)
-            return _failed(step, started_at, failure)
+            return _failure(step, started_at, failure)
         except Exception:
             logger.exception("job %s: the runner of container %s failed", step.job_id, step.container)
-            return _failed(step, started_at, ContainerFailed("internal", "internal error of the node"))
+            return _failure(step, started_at, ContainerFailed("internal", "internal error of the node"))
 
     async def _run(self, step: Step, job: Job, seconds_left: float) -> ContainerOutput:
         runner, seconds = self._runners[step.container], self.containers[step.container].timeout_seconds
@@ -58,11 +58,11 @@ class Calls:
         with anyio.move_on_after(min(seconds, seconds_left)):
             return await runner.run(step)
         if seconds_left < seconds:
-            raise ContainerFailed("job_timeout", over(job.timeout_seconds or 0))
+            raise ContainerFailed("job_timeout", job_timeout_text(job))
         raise ContainerFailed("timeout", f"no reply within {seconds:g} s")
 
 
-def _failed(step: Step, started_at: float, failure: ContainerFailed) -> Called:
+def _failure(step: Step, started_at: float, failure: ContainerFailed) -> Called:
     error = ContainerError(container=step.container, error=failure.text, kind=failure.kind, status=failure.status)
     attempt = Attempt(
         started_at=started_at, finished_at=time.time(), kind=error.kind, failure=error.error, status=error.status

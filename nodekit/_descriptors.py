@@ -12,7 +12,7 @@ SPARE = 32
 
 def descriptor_share() -> int | None:
     """A third of the descriptors that are free: one for calls of containers, one for connections that are kept open
-    to them, one for connections of clients. None where there is no limit."""
+    to them for a moment, one for connections of clients. None where there is no limit."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit == resource.RLIM_INFINITY:
         return None

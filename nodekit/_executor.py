@@ -92,7 +92,7 @@ class Executor:
 
     async def _run(self, run: Run) -> None:
         try:
-            await self._runs.finish(run)
+            await self._runs.go_on(run)
         finally:
             self._slots.give_back(run.held)
             self._slots.free += 1
@@ -113,9 +113,12 @@ class Executor:
     async def _watch(self, runner: ContainerRunner) -> None:
         name = type(runner).__name__
 
-        while True:
-            await self._attempt(name, f"runner {name} does not say what runs", runner.changed, None)
+        async def look_after_change() -> None:
+            await runner.changed()
             self._look_at_runners()
+
+        while True:
+            await self._attempt(name, f"runner {name} does not say what runs", look_after_change, None)
 
     def _look_at_runners(self) -> None:
         self._slots.set_running({id for runner in self._runners for id in runner.running()})

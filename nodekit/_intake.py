@@ -3,8 +3,8 @@
 import logging
 import math
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TypeAlias
 
 from msgspec.structs import replace
@@ -16,7 +16,7 @@ from nodekit.container import ClientId
 from nodekit.errors import KeyReused, Refusal, StoreFailed, TooManyJobs, Unavailable
 from nodekit.events import Event, JobAccepted, JobFinished
 from nodekit.job import Job, JobRequest
-from nodekit.limits import NodeLimits, finite
+from nodekit.limits import ClientLimits, NodeLimits, finite
 from nodekit.store import JobStore, Pending
 
 logger = logging.getLogger("nodekit.node")
@@ -45,7 +45,9 @@ class Intake:
         self._limits = limits
         self._guards = guards
         self._tell = tell
-        self._arriving: Counter[ClientId | None] = Counter()
+        self._clients = {id: own.over(limits.each_client) for id, own in limits.clients.items()}
+        self._arriving = 0
+        self._arriving_of: dict[ClientId, int] = {}
         self.open = False
         """Whether requests are taken on."""
         self.trouble = Trouble()
@@ -54,62 +56,84 @@ class Intake:
         """An answer for each request, in their order; those that are admitted are kept together."""
         known = {number: await self._known(r) for number, r in enumerate(requests) if r.idempotency_key is not None}
         new = {number: request for number, request in enumerate(requests) if known.get(number) is None}
-        taken = dict(zip(new, await self._take_new(list(new.values())), strict=True))
+        taken = dict(zip(new, await self._take_new(list(new.values())), strict=True)) if new else {}
         return [known.get(number) or taken[number] for number in range(len(requests))]
 
     async def _known(self, request: JobRequest) -> Job | KeyReused | None:
-        """What came of an earlier request with the same key."""
-        ids = await self._store.find(client=request.client, idempotency_key=request.idempotency_key, limit=1)
-        jobs = await self._store.get(ids, client=request.client) if ids else []
+        """What came of an earlier request with the same key; asked also while the node drains, as long as it can be."""
+        try:
+            ids = await self._store.find(client=request.client, idempotency_key=request.idempotency_key, limit=1)
+            jobs = await self._store.get(ids, client=request.client) if ids else []
+        except StoreFailed:
+            if self.open:
+                raise
+            return None
         return _same(request, jobs[0]) if jobs else None
 
     async def _take_new(self, requests: Sequence[JobRequest]) -> list[Answer]:
-        room = self._room(await self._store.pending(), Counter(request.client for request in requests))
-        reserved = room.copy()
-        self._arriving += reserved  # held until they are in the store, so that nobody else fills it
-        try:
-            answers: list[Answer] = [await self._admit(request, room) for request in requests]
-            kept = iter(await self._keep([answer for answer in answers if isinstance(answer, Job)]))
-        except Unavailable as unavailable:
-            return [unavailable if isinstance(answer, Job) else answer for answer in answers]
-        finally:
-            self._arriving -= reserved
+        pending = await self._store.pending()
+        with self._reserved(pending, requests) as room:
+            try:
+                answers: list[Answer] = [await self._admit(request, room) for request in requests]
+                kept = iter(await self._keep([answer for answer in answers if isinstance(answer, Job)]))
+            except Unavailable as unavailable:
+                return [unavailable if isinstance(answer, Job) else answer for answer in answers]
         return [self._accepted(answer, next(kept)) if isinstance(answer, Job) else answer for answer in answers]
 
     # -- limits -----------------------------------------------------------------------------------
 
-    def _room(self, pending: Pending, wanted: "Counter[ClientId]") -> "Counter[ClientId | None]":
-        """For how many of the jobs wanted there is room: of each client, and under None in all."""
-        room: Counter[ClientId | None] = Counter()
-        room[None] = min(wanted.total(), self._limits.max_pending - pending.total - self._arriving[None])
-        for client, number in wanted.items():
-            free = self._most_of(client) - pending.clients.get(client, 0) - self._arriving[client]
-            room[client] = min(number, free)
-        return +room  # below 0 there is no room either
+    @contextmanager
+    def _reserved(self, pending: Pending, requests: Sequence[JobRequest]) -> Iterator["_Room"]:
+        """Room for as many of the requests as possible, held until they are in the store, so that nobody else fills it.
 
-    def _most_of(self, client: ClientId) -> int:
-        return self._limits.of(client).max_pending or self._limits.max_pending
+        Of clients without a limit of their own nothing is counted.
+        """
+        total = max(0, min(len(requests), self._limits.max_pending - pending.total - self._arriving))
+        clients: dict[ClientId, int] = {}
+        for request in requests:
+            if self._limits_of(request.client).max_pending is not None:
+                clients[request.client] = clients.get(request.client, 0) + 1
+        for client, wanted in clients.items():
+            most = self._limits_of(client).max_pending or 0
+            free = most - pending.clients.get(client, 0) - self._arriving_of.get(client, 0)
+            clients[client] = max(0, min(wanted, free))
+        self._arriving += total
+        self._count_arriving(clients, +1)
+        try:
+            yield _Room(total, dict(clients))
+        finally:
+            self._arriving -= total
+            self._count_arriving(clients, -1)
 
-    def _no_room(self, client: ClientId, room: "Counter[ClientId | None]") -> Unavailable | None:
+    def _count_arriving(self, clients: Mapping[ClientId, int], sign: int) -> None:
+        for client, number in clients.items():
+            self._arriving_of[client] = self._arriving_of.get(client, 0) + sign * number
+            if not self._arriving_of[client]:
+                del self._arriving_of[client]
+
+    def _limits_of(self, client: ClientId) -> ClientLimits:
+        return self._clients.get(client, self._limits.each_client)
+
+    def _no_room(self, client: ClientId, room: "_Room") -> Unavailable | None:
         if not self.open:
             retry_after = math.ceil(min(max(self._limits.drain_seconds, 1), LONGEST_RETRY_SECONDS))
             return Unavailable("the node is draining or has not started", retry_after_seconds=retry_after)
-        if not room[None]:
+        if not room.total:
             return Unavailable(f"the node holds {self._limits.max_pending} unfinished jobs", retry_after_seconds=1)
-        if not room[client]:
-            text = f"you have {self._most_of(client)} unfinished jobs; wait until some are finished"
-            return TooManyJobs(text, retry_after_seconds=1)
+        if not room.clients.get(client, 1):
+            most = self._limits_of(client).max_pending
+            return TooManyJobs(f"you have {most} unfinished jobs; wait until some are finished", retry_after_seconds=1)
         return None
 
     # -- admission --------------------------------------------------------------------------------
 
-    async def _admit(self, request: JobRequest, room: "Counter[ClientId | None]") -> Job | Refusal | Unavailable:
+    async def _admit(self, request: JobRequest, room: "_Room") -> Job | Refusal | Unavailable:
+        least = self._limits_of(request.client).max_priority
+        if least is not None and request.priority < least:
+            request = replace(request, priority=least)
         if objection := self._no_room(request.client, room) or await self._objection(request):
             return objection
-        room.subtract((None, request.client))
-        least = self._limits.of(request.client).max_priority or 0
-        if request.priority < least:
-            request = replace(request, priority=least)
+        room.take(request.client)
         timeout = finite(self._limits.job_timeout_seconds)
         job = Job(id=self._ids.next(), request=request, accepted_at=time.time(), timeout_seconds=timeout)
         return self._progress.advance(job)
@@ -144,6 +168,21 @@ class Intake:
         if kept.status.finished:  # its pipeline had nothing to do
             self._tell(JobFinished(kept))
         return kept
+
+
+class _Room:
+    """For how many more jobs there is room: in all, and of each client that has a limit of its own."""
+
+    __slots__ = ("clients", "total")
+
+    def __init__(self, total: int, clients: dict[ClientId, int]) -> None:
+        self.total = total
+        self.clients = clients
+
+    def take(self, client: ClientId) -> None:
+        self.total -= 1
+        if client in self.clients:
+            self.clients[client] -= 1
 
 
 def _same(request: JobRequest, job: Job) -> Job | KeyReused:

@@ -3,12 +3,16 @@
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 
+import msgspec
+
 from nodekit._rules import rule_problems
-from nodekit.container import ContainerId
+from nodekit.container import Container, ContainerId
 from nodekit.errors import Problem
 from nodekit.pipeline import Pipeline
 from nodekit.runner import ContainerRunner
 from nodekit.store import JobStore
+
+_CHECKED = ("timeout_seconds", "queue_timeout_seconds", "concurrency", "when_down", "retry")
 
 
 def misfits(
@@ -30,7 +34,17 @@ def misfits(
             if id in seen:
                 yield Problem(here, f"container {id!r} is offered by {seen[id]} already; an id has one runner")
             seen[id] = here
+            yield from _container_problems(runner.containers[id])
     yield from rule_problems((c for runner in runners for c in runner.containers.values()), plugins)
+
+
+def _container_problems(container: Container) -> Iterator[Problem]:
+    """What a node file could not say either: Structs that Python makes are not checked by themselves."""
+    try:
+        own = {name: getattr(container, name) for name in _CHECKED}
+        msgspec.convert(msgspec.to_builtins({"id": container.id, **own}), Container)
+    except (msgspec.ValidationError, TypeError) as error:
+        yield Problem(f"container {container.id!r}", str(error))
 
 
 def _wrong_kinds(runners: object, pipelines: object, plugins: object) -> Iterator[Problem]:

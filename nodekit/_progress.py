@@ -75,13 +75,13 @@ def stray(job: Job) -> Job:
 def expired(job: Job, age_seconds: float) -> Job:
     """The end of a job that waited in the queue until its time was over."""
     if job.timeout_seconds is not None and age_seconds >= job.timeout_seconds:
-        return failed(job, over(job.timeout_seconds), "job_timeout")
+        return failed(job, job_timeout_text(job), "job_timeout")
     return failed(job, f"waited in the queue for more than {job.queue_timeout_seconds or 0:g} s", "queue_timeout")
 
 
-def over(timeout_seconds: float) -> str:
+def job_timeout_text(job: Job) -> str:
     """What a client reads of a job whose time is over."""
-    return f"the job was not finished within {timeout_seconds:g} s"
+    return f"the job was not finished within {job.timeout_seconds or 0:g} s"
 
 
 def failed(job: Job, text: str, kind: FailureKind = "internal") -> Job:

@@ -35,9 +35,6 @@ class Queue:
     def __contains__(self, id: JobId) -> bool:
         return id in self._schedule
 
-    def __len__(self) -> int:
-        return len(self._schedule)
-
     def know(self, id: JobId) -> None:
         """The job's age counts from here."""
         self._times[id] = _Times()

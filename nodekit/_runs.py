@@ -8,13 +8,13 @@ from collections.abc import Awaitable, Callable
 import anyio
 
 from nodekit._calls import Called, Calls
-from nodekit._progress import Progress, expired, failed, over, stray
+from nodekit._progress import Progress, expired, failed, job_timeout_text, stray
 from nodekit._retry import delay_before_retry
 from nodekit._slots import Slots
 from nodekit.container import ContainerError, ContainerId, Step
 from nodekit.errors import ClaimLost
 from nodekit.events import Event, JobFinished, StepFinished
-from nodekit.job import Job, JobStatus, Outcome
+from nodekit.job import Job
 from nodekit.store import Claim, JobStore
 
 logger = logging.getLogger("nodekit.executor")
@@ -26,7 +26,7 @@ LONGEST_PAUSE_SECONDS = 5.0
 class Run:
     """What one job's run has in hand: its newest snapshot and the slot it holds."""
 
-    __slots__ = ("_ends_at", "claim", "held", "job", "strays")
+    __slots__ = ("_ends_at", "claim", "delay_seconds", "held", "job", "strays")
 
     def __init__(self, claim: Claim, held: ContainerId | None = None) -> None:
         self.claim = claim
@@ -34,6 +34,8 @@ class Run:
         self.held = held
         timeout = claim.job.timeout_seconds
         self._ends_at = math.inf if timeout is None else time.monotonic() + timeout - claim.age_seconds
+        self.delay_seconds = 0.0
+        """How long the job is to wait once it is given back."""
         self.strays = 0
         """How often in a row the pipeline named another step than before; one that does it twice has no rule."""
 
@@ -67,7 +69,7 @@ class Runs:
         self._problems = problems
         self._tell = tell
 
-    async def finish(self, run: Run) -> None:
+    async def go_on(self, run: Run) -> None:
         """Run the steps of a job, one after another; give it back where the next one cannot run here and now."""
         await self._under_claim(run, self._steps)
 
@@ -88,8 +90,9 @@ class Runs:
             raise
         except Exception:  # the one place where a fault of ours must not end the node
             logger.exception("job %s: the executor failed", job.id)
+            run.delay_seconds = LONGEST_PAUSE_SECONDS
             with anyio.CancelScope(shield=True):
-                await self._give_up(run, delay_seconds=LONGEST_PAUSE_SECONDS)
+                await self._give_up(run)
 
     async def _steps(self, run: Run) -> None:
         while not run.job.status.finished:
@@ -102,7 +105,7 @@ class Runs:
                 run.strays += 1
                 await self._keep(run, self._progress.advance(run.job) if run.strays == 1 else stray(run.job))
             elif run.seconds_left <= 0:
-                await self._keep(run, failed(run.job, over(run.job.timeout_seconds or 0), "job_timeout"))
+                await self._keep(run, failed(run.job, job_timeout_text(run.job), "job_timeout"))
             elif await self._step(run, step):
                 run.strays = 0
             else:
@@ -115,28 +118,21 @@ class Runs:
         if (delay := self._delay(run, step, called)) is not None:
             await self._try_later(run, called, delay)
             return False
-        await self._keep(run, self._after(run.job.with_result(called.result, called.attempt)))
+        await self._keep(run, self._progress.advance(run.job.with_result(called.result, called.attempt)))
         self._tell(StepFinished(run.job, step.index))
         return True
-
-    def _after(self, job: Job) -> Job:
-        """What follows the step that was just finished; after a job's time nothing does, whatever its pipeline says."""
-        last = job.steps[-1].result
-        if isinstance(last, ContainerError) and last.kind == "job_timeout":
-            return job.finished(Outcome(JobStatus.FAILED), time.time())
-        return self._progress.advance(job)
 
     def _delay(self, run: Run, step: Step, called: Called) -> float | None:
         """When to try again; None: what came of the call is the step's result."""
         if not isinstance(called.result, ContainerError):
             return None
         retry = self._calls.containers[step.container].retry
-        delay = delay_before_retry(retry, step.attempt, called.result, called.retry_after)
+        delay = delay_before_retry(retry, run.job.attempt, called.result, called.retry_after)
         return delay if delay is not None and delay < run.seconds_left else None
 
     async def _try_later(self, run: Run, called: Called, delay: float) -> None:
         """Give the job back with what has happened: while it waits, it holds no slot."""
-        run.job = run.job.with_failure(called.result.container, called.attempt)
+        run.job, run.delay_seconds = run.job.with_failure(called.result.container, called.attempt), delay
         logger.info("job %s: %s is tried again in %.1f s", run.job.id, called.result.container, delay)
         await self._persist(run, lambda: self._store.release(run.claim, run.job, delay_seconds=delay))
 
@@ -174,9 +170,9 @@ class Runs:
                 self._problems.pop("save", None)
                 return
 
-    async def _give_up(self, run: Run, *, delay_seconds: float = 0) -> None:
+    async def _give_up(self, run: Run) -> None:
         try:
-            await self._store.release(run.claim, run.job, delay_seconds=delay_seconds)
+            await self._store.release(run.claim, run.job, delay_seconds=run.delay_seconds)
         except ClaimLost:
             pass
         except Exception as error:

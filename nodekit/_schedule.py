@@ -22,8 +22,8 @@ class Schedule:
 
     def __init__(self) -> None:
         self._queued: dict[JobId, Unfinished] = {}
-        self._delays: Expiries[JobId] = Expiries()
-        self._limits: Expiries[JobId] = Expiries()
+        self._delays: Expiries = Expiries()
+        self._limits: Expiries = Expiries()
         self._levels: dict[int, _Level] = {}
 
     def __contains__(self, id: JobId) -> bool:
@@ -76,11 +76,11 @@ class Schedule:
         return taken
 
     def next_due_at(self) -> float | None:
-        """When the next delayed job is due, on the caller's clock."""
+        """When to look again for delayed jobs that are due, on the caller's clock."""
         return self._delays.next_at()
 
     def next_expiry_at(self) -> float | None:
-        """When the time of the next queued job is over, on the caller's clock."""
+        """When to look again for jobs whose time is over, on the caller's clock."""
         return self._limits.next_at()
 
     def _wake(self, now: float) -> None:

@@ -30,12 +30,12 @@ class Slots:
         self.free = concurrency
         self._containers = containers
         own = [_Limit([id], c.concurrency) for id, c in containers.items() if c.concurrency is not None]
+        self._open: frozenset[ContainerId] | None = None
         self._all_limits: list[_Limit] = []
         self._limits: dict[ContainerId, list[_Limit]] = {id: [] for id in containers}
         for limit in [*own, *(_Limit(ids, at_once) for ids, at_once in pools)]:
             self._add(limit)
         self._running: Set[ContainerId] = frozenset()
-        self._open: frozenset[ContainerId] | None = None
 
     def limit(self, ids: Collection[ContainerId], at_once: int) -> None:
         """Run so many steps at once in these containers together."""
@@ -70,13 +70,16 @@ class Slots:
 
     def _add(self, limit: _Limit) -> None:
         self._all_limits.append(limit)
+        self._open = None
         for id in limit.containers:
             self._limits[id].append(limit)
 
     def _change(self, id: ContainerId, by: int) -> None:
         for limit in self._limits[id]:
+            was_full = not limit.free
             limit.free += by
-            self._open = None
+            if was_full or not limit.free:
+                self._open = None
 
     def _takes(self, id: ContainerId) -> bool:
         if not all(limit.free for limit in self._limits[id]):

@@ -36,7 +36,7 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """HTTP statuses after which it is."""
     first_delay_seconds: Annotated[float, msgspec.Meta(ge=0)] = 1.0
     longest_delay_seconds: Annotated[float, msgspec.Meta(ge=0)] = 60.0
-    longest_retry_after_seconds: Annotated[float, msgspec.Meta(ge=0)] = 3600.0
+    longest_retry_after_seconds: Annotated[float, msgspec.Meta(ge=0, le=31_536_000)] = 3600.0
     """A container that asks to be left alone for longer is not tried again."""
 
 

@@ -51,21 +51,12 @@ class NodeLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """How long stopping waits for the jobs that are running."""
 
     def problems(self) -> Iterator[Problem]:
-        """Numbers with which a node would never do anything."""
-        for name, value in (("concurrency", self.concurrency), ("max_pending", self.max_pending)):
-            if value < 1:
-                yield Problem(name, f"expected 1 or more, got {value}")
-        if not self.drain_seconds >= 0:
-            yield Problem("drain_seconds", f"expected 0 or more, got {self.drain_seconds}")
-        for name in ("job_timeout_seconds", "queue_timeout_seconds"):
-            seconds: float | None = getattr(self, name)
-            if seconds is not None and not seconds > 0:
-                yield Problem(name, f"expected more than 0, got {seconds}; None is no limit")
-
-    def of(self, client: str) -> ClientLimits:
-        """What a client may ask for."""
-        own = self.clients.get(client)
-        return own.over(self.each_client) if own else self.each_client
+        """What a node file could not say either: Structs that Python makes are not checked by themselves."""
+        try:
+            msgspec.convert(msgspec.to_builtins(self, enc_hook=dict), type(self))
+        except msgspec.ValidationError as error:
+            text, _, place = str(error).partition(" - at `$.")
+            yield Problem(place.rstrip("`"), text[:1].lower() + text[1:])
 
 
 DEFAULTS = NodeLimits()

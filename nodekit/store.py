@@ -108,7 +108,10 @@ class JobStore(Protocol):
         ...
 
     async def release(self, claim: Claim, job: Job, *, delay_seconds: float = 0) -> None:
-        """Save and give the job back to the queue, due in `delay_seconds`. Raises `ClaimLost` as `save` does."""
+        """Save and give the job back to the queue, due in `delay_seconds`; a finished one is only saved.
+
+        Raises `ClaimLost` as `save` does.
+        """
         ...
 
     async def settle(self, id: JobId, outcome: Outcome, *, client: ClientId | None) -> Settlement | None:

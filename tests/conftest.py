@@ -1,8 +1,11 @@
 """What all tests share. The core is tested on asyncio and trio; modules about parts that stand on asyncio say so."""
 
 import signal
+from collections.abc import Iterator
 
 import pytest
+
+from nodekit.testing import VirtualClock
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a shell starts what runs in its background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # tests interrupt what they start
@@ -12,3 +15,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a shell starts what 
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     backend: str = request.param
     return backend
+
+
+@pytest.fixture
+def clock() -> Iterator[VirtualClock]:
+    """Time that a test moves."""
+    with VirtualClock() as clock:
+        yield clock

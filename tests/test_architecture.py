@@ -24,10 +24,10 @@ MORE_LIBRARIES = {  # the first that fits
 }
 
 LAYERS = (  # a module may import those of earlier lines
-    "errors _signal _health _expiries _descriptors",
+    "errors _signal _health _descriptors",
     "payload secret limits _own_tasks",
     "container",
-    "job _ids _rules _slots _broadcast _waiting",
+    "job _expiries _ids _rules _slots _broadcast _waiting",
     "pipeline store runner events offers _fresh _embedded_claim",
     "transport hookspecs _schedule _progress _retry",
     "_calls",

@@ -60,3 +60,9 @@ async def test_functions_take_no_descriptors(
         await until(lambda: gate.running == 100)
         gate.opened.set()
     assert "for lack of descriptors" not in caplog.text
+
+
+async def test_enough_descriptors_are_no_news(caplog: pytest.LogCaptureFixture) -> None:
+    async with make_node(SwitchRunner(Container(id="x")), concurrency=5) as node:
+        await node.submit(request("x"))
+    assert "for lack of descriptors" not in caplog.text

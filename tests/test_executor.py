@@ -28,6 +28,7 @@ from nodekit import (
     encode_payload,
     last_output,
 )
+from nodekit.testing import VirtualClock
 from nodekit_function import FunctionRunner
 from nodekit_memory import MemoryStore
 
@@ -376,6 +377,59 @@ async def test_claiming_goes_on_after_the_store_failed(monkeypatch: pytest.Monke
         jobs = [await node.submit(request()) for _ in range(3)]
         done = await node.wait([job.id for job in jobs])
     assert {job.status for job in done} == {JobStatus.SUCCESS}
+
+
+async def test_a_runner_that_cannot_say_what_runs_does_not_end_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Moody(SwitchRunner):
+        moody = False
+
+        def running(self) -> Any:
+            if self.moody:
+                raise RuntimeError("not now")
+            return super().running()
+
+    monkeypatch.setattr("nodekit._executor.LONGEST_PAUSE_SECONDS", 0.05)
+    runner = Moody(Container(id="x"))
+    async with make_node(runner) as node:
+        runner.moody = True
+        runner.switch("x")
+        await until(lambda: node._executor.problems)
+        runner.moody = False
+        runner.switch("x")
+        [job] = await node.wait([(await node.submit(request("x"))).id])
+    assert job.status is JobStatus.SUCCESS
+
+
+async def test_a_job_whose_run_fails_in_the_executor_is_not_claimed_again_at_once(
+    monkeypatch: pytest.MonkeyPatch, clock: VirtualClock
+) -> None:
+    def broken(*arguments: Any) -> None:
+        raise RuntimeError("a fault of ours")
+
+    store = SpiedStore()
+    async with make_node(store=store) as node:
+        with monkeypatch.context() as patch:
+            patch.setattr(node._executor._runs._progress, "next_step", broken)
+            job = await node.submit(request())
+            await until(lambda: store.calls["release"] == 1)
+            await settle_down()
+            assert store.calls["release"] == 1
+        await clock.advance(6)
+        [job] = await node.wait([job.id])
+    assert job.status is JobStatus.SUCCESS
+
+
+async def test_a_job_whose_container_went_down_unnoticed_is_not_claimed_again_and_again() -> None:
+    store, runner = SpiedStore(), SwitchRunner(Container(id="x"))
+    async with make_node(runner, store=store) as node:
+        await settle_down()
+        runner.up = set()  # it does not say so
+        job = await node.submit(request("x"))
+        await until(lambda: store.calls["release"])
+        await settle_down()
+        assert store.calls["release"] == 1
+        runner.switch("x")
+        await node.wait([job.id])
 
 
 async def test_expiring_goes_on_after_the_store_failed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from parts import Gate, SpiedStore, SwitchRunner, functions, make_node, request,
 
 from nodekit import (
     ClientLimits,
+    CompositionError,
     Container,
     Job,
     JobRequest,
@@ -16,6 +17,7 @@ from nodekit import (
     KeyReused,
     Node,
     Refusal,
+    Retry,
     StoreFailed,
     TooManyJobs,
     Unavailable,
@@ -150,6 +152,65 @@ async def test_another_body_under_the_same_key_is_refused() -> None:
 async def test_keys_of_other_clients_are_other_keys() -> None:
     async with held() as node:
         assert (await node.submit(keyed("k"))).id != (await node.submit(keyed("k", "two", client="bob"))).id
+
+
+async def test_a_key_of_another_client_is_not_known_while_the_node_is_full() -> None:
+    async with held(max_pending=1) as node:
+        await node.submit(keyed("k"))
+        with pytest.raises(Unavailable):
+            await node.submit(keyed("k", client="bob"))
+
+
+async def test_a_node_that_does_not_run_says_so_to_requests_with_a_key_too() -> None:
+    node = held()
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="has not started"):
+            await node.submit(keyed("k"))
+        if not node._stack:
+            async with node:
+                pass
+
+
+async def test_guards_see_the_priority_that_the_job_will_have() -> None:
+    class Guard:
+        priority = -1
+
+        async def nodekit_admit(self, request: JobRequest) -> None:
+            self.priority = request.priority
+
+    guard = Guard()
+    async with held(each_client=ClientLimits(max_priority=5), plugins=[guard]) as node:
+        await node.submit(replace(request("x"), priority=0))
+    assert guard.priority == 5
+
+
+@pytest.mark.parametrize(
+    ("limits", "where"),
+    [
+        ({"each_client": ClientLimits(max_pending=0)}, "each_client.max_pending"),
+        ({"clients": {"bob": ClientLimits(max_priority=9)}}, "clients"),
+        ({"max_pending": 0}, "max_pending"),
+        ({"drain_seconds": -1}, "drain_seconds"),
+    ],
+)
+def test_limits_made_in_python_are_checked_as_those_of_a_node_file(limits: dict[str, Any], where: str) -> None:
+    with pytest.raises(CompositionError, match=where):
+        held(**limits)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"retry": Retry(attempts=10**6)},
+        {"retry": Retry(first_delay_seconds=-1)},
+        {"timeout_seconds": 0},
+        {"queue_timeout_seconds": -1},
+        {"concurrency": 0},
+    ],
+)
+def test_containers_made_in_python_are_checked_as_those_of_a_node_file(settings: dict[str, Any]) -> None:
+    with pytest.raises(CompositionError, match="container 'x'"):
+        make_node(SwitchRunner(Container(id="x", **settings)))
 
 
 async def test_a_known_key_is_answered_while_the_node_is_full_and_without_asking_guards() -> None:

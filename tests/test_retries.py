@@ -1,6 +1,6 @@
 """Retries: which failures, how often, how long in between; a job that waits for one holds nothing up."""
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from parts import SwitchRunner, functions, make_node, request, until
+from parts import SpiedStore, SwitchRunner, functions, make_node, request, until
 
 from nodekit import (
     Container,
@@ -21,6 +21,7 @@ from nodekit import (
     Job,
     JobStatus,
     Retry,
+    Sequence,
     Step,
     encode_payload,
 )
@@ -32,12 +33,6 @@ from nodekit_sqlite import SqliteConfig, SqliteStore
 pytestmark = pytest.mark.anyio
 
 HOUR = 3600.0
-
-
-@pytest.fixture
-def clock() -> Iterator[VirtualClock]:
-    with VirtualClock() as clock:
-        yield clock
 
 
 def error(kind: FailureKind, status: int | None = None) -> ContainerError:
@@ -269,3 +264,33 @@ async def test_a_container_without_retries_fails_a_job_at_once() -> None:
     async with make_node(functions(x=x)) as node:
         job = await ended(node, await node.submit(replace(request("x"), priority=0)))
     assert (job.status, x.calls) == (JobStatus.FAILED, 1)
+
+
+async def test_a_pipeline_that_counts_attempts_wrongly_does_not_make_them_endless() -> None:
+    class Forgetful(Sequence):
+        def next_step(self, job: Job) -> Step | None:
+            step = super().next_step(job)
+            return step and replace(step, attempt=1)
+
+    x = Fails(*failures(100))
+    async with make_node(retrying(x), pipelines={"forgetful": Forgetful()}) as node:
+        job = await ended(node, await node.submit(replace(request("x"), pipeline="forgetful")))
+    assert (job.status, x.calls) == (JobStatus.FAILED, 3)
+
+
+async def test_a_pause_is_kept_when_the_node_stops_while_the_store_fails() -> None:
+    class Noting(SpiedStore):
+        async def release(self, claim: Any, job: Any, *, delay_seconds: float = 0) -> None:
+            delays.append(delay_seconds)
+            await super().release(claim, job, delay_seconds=delay_seconds)
+
+    delays: list[float] = []
+    table = MemoryTable()
+    store, x = Noting(table), Fails(*failures(1, retry_after=1000.0))
+    async with make_node(retrying(x), store=store, drain_seconds=0) as node:
+        store.failures["release"] = 1
+        job = await node.submit(request("x"))
+        await until(lambda: len(delays) == 1)
+    assert delays == [1000.0, 1000.0]
+    [job] = await table.get([job.id])
+    assert job.not_before

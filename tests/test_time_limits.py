@@ -1,7 +1,6 @@
 """Time limits: of a call, of a job, in the queue; each with its own error, on a clock that the tests move."""
 
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import anyio
 import pytest
@@ -13,7 +12,10 @@ from nodekit import (
     Container,
     ContainerError,
     EmbeddedStore,
+    Event,
     Job,
+    JobAccepted,
+    JobFinished,
     JobStatus,
     Node,
     Sequence,
@@ -25,12 +27,6 @@ from nodekit_memory import MemoryTable
 pytestmark = pytest.mark.anyio
 
 DAY = 86_400.0
-
-
-@pytest.fixture
-def clock() -> Iterator[VirtualClock]:
-    with VirtualClock() as clock:
-        yield clock
 
 
 async def error_of(node: Node, job: Job) -> ContainerError:
@@ -226,6 +222,32 @@ async def test_a_cancelled_job_does_not_expire(clock: VirtualClock) -> None:
         assert job.status is JobStatus.CANCELLED
 
 
+async def test_the_limit_that_was_over_first_says_what_failed(clock: VirtualClock) -> None:
+    limits: dict[str, Any] = {"queue_timeout_seconds": 30, "job_timeout_seconds": 60}
+    async with make_node(SwitchRunner(Container(id="x"), up=[]), **limits) as node:
+        job = await node.submit(request("x"))
+        await clock.advance(31)
+        assert (await error_of(node, job)).kind == "queue_timeout"
+
+
+async def test_the_end_of_an_expired_job_is_told_like_any_other(clock: VirtualClock) -> None:
+    class Observer:
+        events: ClassVar[list[Event]] = []
+
+        def nodekit_observe(self, event: Event) -> None:
+            self.events.append(event)
+
+    down = SwitchRunner(Container(id="x"), up=[])
+    Observer.events.clear()
+    async with make_node(down, queue_timeout_seconds=30, plugins=[Observer()]) as node:
+        job = await node.submit(request("x"))
+        await clock.advance(31)
+        await error_of(node, job)
+        await until(lambda: len(Observer.events) == 2)
+    assert [type(event) for event in Observer.events] == [JobAccepted, JobFinished]
+    assert {event.job.id for event in Observer.events} == {job.id}
+
+
 # -- restarts and clocks ------------------------------------------------------------------------------
 
 
@@ -290,7 +312,7 @@ async def test_a_clock_that_jumps_while_the_node_is_down_disturbs_neither(clock:
 @pytest.mark.parametrize("name", ["job_timeout_seconds", "queue_timeout_seconds"])
 @pytest.mark.parametrize("value", [0, -1, float("nan")])
 def test_limits_that_no_job_could_keep_are_refused(name: str, value: float) -> None:
-    with pytest.raises(CompositionError, match=f"{name}: expected more than 0"):
+    with pytest.raises(CompositionError, match=f"{name}: expected `float` > 0"):
         make_node(**{name: value})
 
 

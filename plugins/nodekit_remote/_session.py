@@ -4,11 +4,13 @@ It runs on asyncio, as aiohttp does.
 """
 
 import errno
+import logging
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 import aiohttp
+import anyio
 from aiohttp.abc import AbstractCookieJar
 
 from nodekit import ContainerFailed
@@ -16,6 +18,10 @@ from nodekit import ContainerFailed
 KEEP_ALIVE_SECONDS = 1.5
 """Shorter than any common server's, so that a call is not sent on a connection that is being closed."""
 DNS_SECONDS = 30
+PATIENCE_SECONDS = 0.5
+"""Between two attempts to open a connection for which the process has no descriptor."""
+
+logger = logging.getLogger("nodekit.remote")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +33,12 @@ class Reply:
     retry_after: str | None
 
 
+class _NoDescriptor(Exception):
+    """The process may open no more files right now; nothing was sent."""
+
+
 class Session:
-    """A bounded pool of connections. No cookies, no proxies from the environment, no redirects."""
+    """Connections that are kept for a while. No cookies, no proxies from the environment, no redirects."""
 
     def __init__(self, *, connect_seconds: float) -> None:
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_seconds)
@@ -52,12 +62,21 @@ class Session:
             await self._session.close()
 
     async def post(self, url: str, body: bytes, headers: dict[str, str], *, max_bytes: int) -> Reply:
-        """Raises `ContainerFailed` of the kinds connection, too_large and, for want of descriptors, internal."""
-        return await self._request("POST", url, body, headers, max_bytes)
+        """Raises `ContainerFailed` of the kinds connection and too_large. For want of descriptors, it waits for one."""
+        return await self._patiently("POST", url, body, headers, max_bytes)
 
     async def get(self, url: str, headers: dict[str, str], *, max_bytes: int) -> Reply:
         """As `post`."""
-        return await self._request("GET", url, None, headers, max_bytes)
+        return await self._patiently("GET", url, None, headers, max_bytes)
+
+    async def _patiently(self, method: str, url: str, body: bytes | None, headers: dict[str, str], most: int) -> Reply:
+        """Kept connections to other containers are closed soon, and then there are descriptors again."""
+        while True:
+            try:
+                return await self._request(method, url, body, headers, most)
+            except _NoDescriptor:
+                logger.warning("no descriptor is left for a connection; waiting. Allow more open files (ulimit -n)")
+                await anyio.sleep(PATIENCE_SECONDS)
 
     async def _request(self, method: str, url: str, body: bytes | None, headers: dict[str, str], most: int) -> Reply:
         assert self._session is not None, "the session is not open"
@@ -71,8 +90,7 @@ class Session:
             raise ContainerFailed("connection", text) from error
         except aiohttp.ClientConnectorError as error:
             if error.os_error.errno in (errno.EMFILE, errno.ENFILE):  # the container is not to blame
-                text = "the node has no descriptor left for a connection; allow it more open files (ulimit -n)"
-                raise ContainerFailed("internal", text) from error
+                raise _NoDescriptor from error
             raise ContainerFailed("connection", f"cannot connect to {url}: {_cause(error.os_error)}") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             text = f"the connection to {url} was dropped before the reply was complete ({_cause(error)})"
