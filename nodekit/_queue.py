@@ -63,8 +63,9 @@ class Queue:
         due_at = times.due_at if times.due_at > time.monotonic() else None
         self._schedule.add(entry, due_at=due_at, expires_at=times.expires_at if times.expires_at < math.inf else None)
         self._queued.set()
-        if any(times.expires_at < at for at in self._awaited_expiries):
-            self._sooner.set()
+        for at in self._awaited_expiries:
+            if times.expires_at < at:
+                self._sooner.set()
 
     def remove(self, id: JobId) -> None:
         """Take a job out that stays known."""

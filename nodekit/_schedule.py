@@ -51,7 +51,6 @@ class Schedule:
             self._limits.drop(id)
             if level := self._levels.get(entry.priority):
                 level.drop(entry)
-                self._tidy(entry.priority)
         return entry
 
     def take(self, containers: Set[ContainerId], limit: int, *, now: float) -> list[Unfinished]:
@@ -64,7 +63,6 @@ class Schedule:
                 del self._queued[entry.id]
                 self._limits.drop(entry.id)
                 taken.append(entry)
-            self._tidy(priority)
         return taken
 
     def take_expired(self, limit: int, *, now: float) -> list[Unfinished]:
@@ -93,10 +91,6 @@ class Schedule:
             self._levels[priority] = _Level()
         return self._levels[priority]
 
-    def _tidy(self, priority: int) -> None:
-        if self._levels[priority].empty:
-            del self._levels[priority]
-
 
 class _Level:
     """All lanes of one priority."""
@@ -107,16 +101,15 @@ class _Level:
         self._lanes: dict[ClientId, set[ContainerId]] = {}
         self._count = count()
 
-    @property
-    def empty(self) -> bool:
-        return not self._rotations
-
     def push(self, entry: Unfinished) -> None:
         if entry.client not in self._turns:
             self._turns[entry.client] = next(self._count)
-        rotation = self._rotations.setdefault(entry.due, _Rotation(self._turns))
+            self._lanes[entry.client] = set()
+        rotation = self._rotations.get(entry.due)
+        if rotation is None:
+            rotation = self._rotations[entry.due] = _Rotation(self._turns)
         rotation.lane(entry.client).push(entry)
-        self._lanes.setdefault(entry.client, set()).add(entry.due)
+        self._lanes[entry.client].add(entry.due)
 
     def drop(self, entry: Unfinished) -> None:
         """Take out a job, if it is here."""

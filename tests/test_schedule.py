@@ -148,7 +148,7 @@ def test_a_job_added_again_comes_once_and_as_it_was_added_last() -> None:
 def test_nothing_is_left_behind_once_all_was_taken() -> None:
     schedule = filled(*(entry(c, due=d, priority=p) for c in "abc" for d in "xyz" for p in range(8)))
     assert len(order(schedule, "x", "y", "z")) == 72
-    assert not schedule._levels
+    assert not any(level._rotations or level._lanes or level._turns for level in schedule._levels.values())
     assert not schedule._queued
 
 
