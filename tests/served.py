@@ -1,5 +1,6 @@
 """`nodekit serve` as a process of its own."""
 
+import os
 import re
 import signal
 import subprocess
@@ -44,6 +45,11 @@ class Served:
         assert found
         return int(found[1]) * 1024
 
+    @property
+    def descriptors(self) -> int:
+        """How many it has open."""
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
@@ -53,12 +59,20 @@ class Served:
 
 
 @asynccontextmanager
-async def started(*arguments: str | Path, folder: Path, env: Mapping[str, str] | None = None) -> AsyncIterator[Served]:
-    """Run `nodekit` with these arguments; killed at the end if it still runs."""
+async def started(
+    *arguments: str | Path, folder: Path, env: Mapping[str, str] | None = None, open_files: int | None = None
+) -> AsyncIterator[Served]:
+    """Run `nodekit` with these arguments, and as many open files as `ulimit -n` allows, or as are said.
+
+    Killed at the end if it still runs.
+    """
+
+    prefix = [] if open_files is None else ["sh", "-c", f'ulimit -n {open_files} && exec "$@"', "sh"]
     number = len(list(folder.glob("node-*.log")))
     out, log = folder / f"node-{number}.out", folder / f"node-{number}.log"
     with out.open("wb") as stdout, log.open("wb") as stderr:
-        process = subprocess.Popen([*NODEKIT, *map(str, arguments)], stdout=stdout, stderr=stderr, env=env)
+        command = [*prefix, *NODEKIT, *map(str, arguments)]
+        process = subprocess.Popen(command, stdout=stdout, stderr=stderr, env=env)
     try:
         yield Served(process, out, log)
     finally:
@@ -68,9 +82,9 @@ async def started(*arguments: str | Path, folder: Path, env: Mapping[str, str] |
 
 
 @asynccontextmanager
-async def serve(file: Path, *arguments: str) -> AsyncIterator[tuple[Served, Api]]:
+async def serve(file: Path, *arguments: str, open_files: int | None = None) -> AsyncIterator[tuple[Served, Api]]:
     """`nodekit serve`, listening, and a client of it."""
-    async with started("serve", file, *arguments, folder=file.parent) as served:
+    async with started("serve", file, *arguments, folder=file.parent, open_files=open_files) as served:
         await until(lambda: served.url or served.process.poll() is not None)
         assert served.url, served.log
         async with aiohttp.ClientSession() as session:

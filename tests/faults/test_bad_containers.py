@@ -1,0 +1,232 @@
+"""Containers that misbehave: what becomes of the job, of the node's memory, of the connection and of everybody else.
+
+The table in docs/explanation/under-pressure.md says the same.
+"""
+
+import asyncio
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+from http_api import Api
+from parts import until
+from served import Served, serve
+from service_process import service
+
+pytestmark = pytest.mark.anyio
+
+MEGABYTE = 1024 * 1024
+GIGABYTE = 1024 * MEGABYTE
+PIECE = b"x" * MEGABYTE
+TOO_LARGE = "the reply is larger than 16777216 bytes"
+TIMEOUT_SECONDS = 2
+
+NODE_FILE = """
+[store]
+use = "sqlite"
+path = "jobs.db"
+
+[[runners]]
+use = "remote"
+
+[[runners.containers]]
+id = "bad"
+url = "{bad}"
+timeout_seconds = {timeout}
+
+[[runners.containers]]
+id = "good"
+url = "{good}"
+
+[[transports]]
+use = "asgi"
+bind = "127.0.0.1:0"
+"""
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+# -- how they misbehave -------------------------------------------------------------------------------
+
+Writer: TypeAlias = asyncio.StreamWriter
+Behaviour: TypeAlias = Callable[[Writer], Awaitable[None]]
+
+
+async def send(writer: Writer, data: bytes) -> None:
+    writer.write(data)
+    await writer.drain()
+
+
+async def hangs(writer: Writer) -> None:
+    await asyncio.sleep(600)
+
+
+async def drips(writer: Writer) -> None:
+    await send(writer, b"HTTP/1.1 200 OK\r\nContent-Length: 600\r\n\r\n")
+    for _ in range(600):
+        await send(writer, b" ")
+        await asyncio.sleep(1)
+
+
+async def sends_a_gigabyte(writer: Writer) -> None:
+    await send(writer, b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % GIGABYTE)
+    for _ in range(0, GIGABYTE, len(PIECE)):
+        await send(writer, PIECE)
+
+
+async def sends_a_gigabyte_in_chunks(writer: Writer) -> None:
+    await send(writer, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    for _ in range(0, GIGABYTE, len(PIECE)):
+        await send(writer, b"%x\r\n%s\r\n" % (len(PIECE), PIECE))
+    await send(writer, b"0\r\n\r\n")
+
+
+async def sends_a_gigabyte_compressed(writer: Writer) -> None:
+    packer = zlib.compressobj(wbits=31)
+    first = packer.compress(PIECE) + packer.flush(zlib.Z_FULL_FLUSH)
+    again = packer.compress(PIECE) + packer.flush(zlib.Z_FULL_FLUSH)  # the same each time: a full flush forgets
+    packed = first + again * (GIGABYTE // len(PIECE))
+    await send(writer, b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed))
+    await send(writer, packed)
+    await asyncio.sleep(600)
+
+
+async def closes_at_once(writer: Writer) -> None:
+    writer.close()
+
+
+async def resets_in_mid_reply(writer: Writer) -> None:
+    await send(writer, b'HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"half":')
+    writer.transport.abort()
+
+
+async def sends_10000_headers(writer: Writer) -> None:
+    lines = b"".join(b"X-Header-%d: of no use\r\n" % number for number in range(10_000))
+    await send(writer, b"HTTP/1.1 200 OK\r\n%sContent-Length: 2\r\n\r\n{}" % lines)
+    await asyncio.sleep(600)
+
+
+class BadContainer:
+    """Does with every connection as it is told, and sees whether the node closes it."""
+
+    def __init__(self, behaviour: Behaviour) -> None:
+        self._behaviour = behaviour
+        self.url = ""
+        self.connections = self.open = 0
+
+    async def connected(self, reader: asyncio.StreamReader, writer: Writer) -> None:
+        self.connections += 1
+        self.open += 1
+        with suppress(OSError, asyncio.IncompleteReadError):
+            if self._behaviour is not closes_at_once:
+                await reader.readuntil(b"\r\n\r\n")
+            answering = asyncio.create_task(self._behaviour(writer))
+            try:
+                while await reader.read(65536):
+                    pass
+            finally:
+                answering.cancel()
+                await asyncio.gather(answering, return_exceptions=True)
+        self.open -= 1
+        writer.close()
+
+
+@asynccontextmanager
+async def container_that(behaviour: Behaviour) -> AsyncIterator[BadContainer]:
+    container = BadContainer(behaviour)
+    server = await asyncio.start_server(container.connected, "127.0.0.1", 0)
+    container.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    try:
+        yield container
+    finally:
+        server.close()
+
+
+# -- what comes of it ---------------------------------------------------------------------------------
+
+
+class Peak:
+    """The most memory that a node's process had resident, looked at again and again."""
+
+    def __init__(self, served: Served) -> None:
+        self._served = served
+        self.before = self.most = served.resident_bytes
+
+    async def look(self) -> None:
+        while True:
+            self.most = max(self.most, self._served.resident_bytes)
+            await asyncio.sleep(0.01)
+
+    @property
+    def growth(self) -> int:
+        return self.most - self.before
+
+
+@asynccontextmanager
+async def peak_of(served: Served) -> AsyncIterator[Peak]:
+    peak = Peak(served)
+    task = asyncio.create_task(peak.look())
+    try:
+        yield peak
+    finally:
+        task.cancel()
+
+
+async def failure(api: Api, id: str) -> dict[str, Any]:
+    """How a job failed, from its history."""
+    await api.get(f"/api/jobs?id={id}&wait=20")
+    history: dict[str, Any] = (await api.get(f"/api/jobs/{id}")).json
+    assert history["status"] == "failed", history
+    (step,) = history["steps"]
+    (attempt,) = step["attempts"]
+    assert attempt["error"] == step["error"]
+    return attempt
+
+
+LOST = "the connection to {url}/service_output was dropped before the reply was complete"
+CASES: dict[Behaviour, tuple[str, str]] = {
+    hangs: ("timeout", f"no reply within {TIMEOUT_SECONDS} s"),
+    drips: ("timeout", f"no reply within {TIMEOUT_SECONDS} s"),
+    sends_a_gigabyte: ("too_large", TOO_LARGE),
+    sends_a_gigabyte_in_chunks: ("too_large", TOO_LARGE),
+    sends_a_gigabyte_compressed: ("too_large", TOO_LARGE),
+    closes_at_once: ("connection", LOST),
+    resets_in_mid_reply: ("connection", LOST),
+    sends_10000_headers: ("connection", LOST),
+}
+
+
+@pytest.mark.parametrize("behaviour", CASES, ids=lambda behaviour: behaviour.__name__)
+async def test_a_container_that(tmp_path: Path, behaviour: Behaviour) -> None:
+    kind, text = CASES[behaviour]
+    slow = kind == "timeout"
+    file = tmp_path / "node.toml"
+    async with container_that(behaviour) as bad, service() as good:
+        file.write_text(NODE_FILE.format(bad=bad.url, good=f"{good}/0.0", timeout=TIMEOUT_SECONDS if slow else 60))
+        async with serve(file) as (served, api):
+            (warm_up,) = await api.results(await api.submit("good", n=0))
+            assert warm_up["status"] == "success"
+            async with peak_of(served) as peak:
+                id = await api.submit("bad", n=0)
+                await until(lambda: bad.connections)
+                await api.results(await api.submit("good", n=1))
+                if kind == "timeout":  # the others did not wait for it
+                    assert (await api.get(f"/api/jobs?id={id}")).json[0]["status"] == "running"
+                others = [await api.submit("good", n=n) for n in range(50)]
+                assert {job["status"] for job in await api.results(*others)} == {"success"}
+                failed = await failure(api, id)
+            print(f"\n{behaviour.__name__}: {failed}; {peak.growth / MEGABYTE:.0f} MB more than before")
+            assert failed["kind"] == kind
+            assert failed["error"].startswith(text.format(url=bad.url))
+            assert peak.growth < 60 * MEGABYTE  # of a reply, at most 16 MiB are kept
+            await until(lambda: not bad.open)
+            health = await api.get("/health")
+            down = any(reason.startswith("container bad: ") for reason in health.json.get("reasons", []))
+            assert (health.status, down) == (200, kind == "connection")
+            assert "Traceback" not in served.log

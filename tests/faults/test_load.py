@@ -1,0 +1,378 @@
+"""Work under pressure: more jobs than a process has descriptors for, a hundred thousand of one client, and stopping."""
+
+import asyncio
+import json
+import os
+import signal
+import statistics
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import anyio
+import pytest
+from http_api import Api
+from msgspec.structs import replace
+from parts import SwitchRunner, make_node, until, until_is
+from served import Served, serve
+from service_process import service
+
+from nodekit import Container, ContainerOutput, EmbeddedStore, JobRequest, Node, Step, encode_payload
+from nodekit_memory import MemoryTable
+from nodekit_sqlite import SqliteTable
+
+pytestmark = pytest.mark.anyio
+
+MEGABYTE = 1024 * 1024
+
+NODE_FILE = """
+[node]
+{node}
+
+[store]
+use = "sqlite"
+path = "jobs.db"
+
+[[runners]]
+use = "remote"
+{containers}
+
+[[transports]]
+use = "asgi"
+bind = "127.0.0.1:0"
+server = "{server}"
+"""
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def node_file(folder: Path, containers: dict[str, str], server: str = "hypercorn", **node: Any) -> Path:
+    """`containers` are ids and what stands in their tables."""
+    tables = "".join(f'[[runners.containers]]\nid = "{id}"\n{text}\n' for id, text in containers.items())
+    file = folder / "node.toml"
+    settings = "\n".join(f"{key} = {value}" for key, value in node.items())
+    file.write_text(NODE_FILE.format(containers=tables, server=server, node=settings))
+    return file
+
+
+async def counts_of(url: str) -> Any:
+    """What a service has seen."""
+    async with aiohttp.ClientSession() as session, session.get(url) as response:
+        return json.loads(await response.read())
+
+
+# -- 5,000 jobs in flight -----------------------------------------------------------------------------
+
+JOBS = 5000
+CLIENTS = 500
+OPEN_FILES = 1024
+
+
+class Watch:
+    """Looks at a node's process, and asks after its health, again and again."""
+
+    def __init__(self, served: Served, api: Api) -> None:
+        self.served, self.api = served, api
+        self.resident: list[int] = []
+        self.descriptors: list[int] = []
+        self.statuses: list[int] = []
+        self.seconds: list[float] = []
+
+    async def look(self) -> None:
+        while True:
+            self.resident.append(self.served.resident_bytes)
+            self.descriptors.append(self.served.descriptors)
+            begun = time.perf_counter()
+            self.statuses.append((await self.api.get("/health")).status)
+            self.seconds.append(time.perf_counter() - begun)
+            await asyncio.sleep(0.02)
+
+    def __str__(self) -> str:
+        low, middle, high = min(self.seconds), statistics.median(self.seconds), max(self.seconds)
+        first, last = self.resident[0], self.resident[-1]
+        return (
+            f"/health {len(self.seconds)} times, {low * 1000:.0f}/{middle * 1000:.0f}/{high * 1000:.0f} ms "
+            f"(min/median/max); at most {max(self.descriptors)} descriptors; resident {first / MEGABYTE:.0f} MB, "
+            f"at most {max(self.resident) / MEGABYTE:.0f} MB, {last / MEGABYTE:.0f} MB at the end"
+        )
+
+
+@asynccontextmanager
+async def watched(served: Served, api: Api) -> AsyncIterator[Watch]:
+    watch = Watch(served, api)
+    task = asyncio.create_task(watch.look())
+    try:
+        yield watch
+    finally:
+        task.cancel()
+
+
+@asynccontextmanager
+async def one_connection(url: str) -> AsyncIterator[Api]:
+    """A client with one connection of its own, kept until it leaves."""
+    connector = aiohttp.TCPConnector(limit=1)
+    timeout = aiohttp.ClientTimeout(total=90)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+        yield Api(url, session)
+
+
+async def submit_some(url: str, container: str, number: int) -> list[str]:
+    async with one_connection(url) as api:
+        return [await api.submit(container, n=n) for n in range(number)]
+
+
+async def wait_for(url: str, ids: list[str]) -> list[Any]:
+    query = "&".join(f"id={id}" for id in ids)
+    async with one_connection(url) as api:
+        jobs: list[Any] = []
+        while not jobs or any(job["status"] == "running" for job in jobs):
+            jobs = (await api.get(f"/api/jobs?{query}&wait=60")).json
+        return jobs
+
+
+async def from_many_clients(url: str, container: str, jobs: int) -> list[list[str]]:
+    each = jobs // CLIENTS
+    return await asyncio.gather(*(submit_some(url, container, each) for _ in range(CLIENTS)))
+
+
+DRILLS = pytest.mark.skipif("DRILL_KILLS" not in os.environ, reason="takes half a minute; `make drills` runs it")
+
+
+@pytest.mark.parametrize("server", ["hypercorn", pytest.param("uvicorn", marks=DRILLS)])
+async def test_5000_jobs_in_flight_and_more_clients_than_there_are_descriptors(tmp_path: Path, server: str) -> None:
+    async with service() as url:
+        containers = {"second": f'url = "{url}/held/1.0"', "quick": f'url = "{url}/0.0"'}
+        file = node_file(tmp_path, containers, server, concurrency=JOBS)
+        async with serve(file, open_files=OPEN_FILES) as (served, api):
+            warm_up = await from_many_clients(api.url, "quick", CLIENTS)
+            await asyncio.gather(*(wait_for(api.url, ids) for ids in warm_up))
+            async with watched(served, api) as watch:
+                begun = time.perf_counter()
+                ids_of = await from_many_clients(api.url, "second", JOBS)
+                submitted = time.perf_counter()
+                assert (await api.get("/info")).json["pending"]["offchain"] == JOBS
+                looked = len(watch.resident)
+                await api.session.post(f"{url}/open")
+                answers = await asyncio.gather(*(wait_for(api.url, ids) for ids in ids_of))
+                ended = time.perf_counter()
+            seen = await counts_of(url)
+            times = f"submitted in {submitted - begun:.1f} s, done {ended - submitted:.1f} s later"
+            print(f"\n{server}: {JOBS} jobs of {CLIENTS} clients, {times}; {seen['most']} calls at once; {watch}")
+            assert [[job["id"] for job in jobs] for jobs in answers] == ids_of
+            assert {job["status"] for jobs in answers for job in jobs} == {"success"}
+            assert seen["once"] == len(seen["calls"]) == JOBS + CLIENTS
+            assert set(watch.statuses) == {200}
+            assert max(watch.descriptors) < OPEN_FILES - 24
+            assert "Too many open files" not in served.log
+            assert "no descriptor" not in served.log
+            assert "Traceback" not in served.log
+            assert max(watch.resident) < watch.resident[0] + 40 * MEGABYTE
+            assert max(watch.resident[looked:]) < max(watch.resident[:looked]) + 20 * MEGABYTE
+            served.signal(signal.SIGTERM)
+            assert await served.ended() == 0
+
+
+# -- 100,000 jobs of one client -----------------------------------------------------------------------
+
+BACKLOG = 100_000
+AT_ONCE = 8
+TABLES: dict[str, Callable[[Path], Any]] = {
+    "memory": lambda folder: MemoryTable(),
+    "sqlite": lambda folder: SqliteTable(folder / "jobs.db"),
+}
+
+
+class Turnstile(SwitchRunner):
+    """Holds every step that has started, and lets them go one by one; counts how many have started."""
+
+    def __init__(self) -> None:
+        super().__init__(*(Container(id=id) for id in ("c0", "c1", "c2")), run=self._hold)
+        self.begun: dict[str, int] = {}
+        """By job, how many steps had started before it."""
+        self.free = False
+        self._held: deque[anyio.Event] = deque()
+
+    async def _hold(self, step: Step) -> ContainerOutput:
+        self.begun[step.job_id] = len(self.steps) - 1
+        if self.free:
+            await anyio.sleep(0.001)
+        else:
+            self._held.append(event := anyio.Event())
+            await event.wait()
+        return ContainerOutput(container=step.container, output=encode_payload(None))
+
+    async def let_one_go(self) -> None:
+        """Until the next one has started."""
+        started = len(self.steps)
+        self._held.popleft().set()
+        await until(lambda: len(self.steps) > started)
+
+    def open(self) -> None:
+        self.free = True
+        while self._held:
+            self._held.popleft().set()
+
+
+@dataclass
+class Busy:
+    """A node all of whose slots are taken by a client with a hundred thousand jobs."""
+
+    node: Node
+    runner: Turnstile
+
+    async def accepted(self, container: str, client: str, priority: int = 3) -> tuple[str, int]:
+        """A job's id, and how many steps had started when it was accepted."""
+        job = await self.node.submit(replace(JobRequest.of(container, data={}, client=client), priority=priority))
+        return job.id, len(self.runner.steps)
+
+    async def steps_before(self, id: str, accepted_at: int) -> int:
+        """How many other steps start between a job's acceptance and its own start."""
+        while id not in self.runner.begun:
+            await self.runner.let_one_go()
+            assert len(self.runner.steps) < accepted_at + 100
+        return self.runner.begun[id] - accepted_at
+
+    async def of_ten_clients(self, containers: Sequence[str]) -> list[int]:
+        """As `steps_before`, of ten clients who always have a job waiting."""
+        before: list[int] = []
+        for n in range(20):
+            jobs = [await self.accepted(containers[(n + k) % len(containers)], f"client {k}") for k in range(10)]
+            before += [await self.steps_before(*job) for job in jobs]
+        return before
+
+
+@asynccontextmanager
+async def busy(table: Any) -> AsyncIterator[Busy]:
+    runner = Turnstile()
+    settings = {"concurrency": AT_ONCE, "max_pending": 2 * BACKLOG, "drain_seconds": 0}
+    async with make_node(runner, store=EmbeddedStore(table), **settings) as node:
+        begun = time.perf_counter()
+        for _ in range(0, BACKLOG, 1000):
+            containers = ["c0"] * 600 + ["c1"] * 300 + ["c2"] * 100
+            await node.submit_many([JobRequest.of(id, data={}, client="alice") for id in containers])
+        print(f"\n{type(table).__name__}: {BACKLOG} jobs added in {time.perf_counter() - begun:.1f} s")
+        await until(lambda: len(runner.steps) == AT_ONCE)
+        yield Busy(node, runner)
+
+
+@pytest.mark.parametrize("table", TABLES)
+async def test_a_client_with_100000_jobs_makes_others_wait_for_no_more_than_its_turn(
+    tmp_path: Path, table: str
+) -> None:
+    async with busy(TABLES[table](tmp_path)) as node:
+        one = [await node.steps_before(*await node.accepted("c0", "bob")) for _ in range(30)]
+        assert max(one) <= 1  # alice's turn may come first
+        three = [await node.steps_before(*await node.accepted(f"c{n % 3}", "bob")) for n in range(30)]
+        assert max(three) <= 2  # and once more in the container that it waits for
+
+        urgent = [await node.steps_before(*await node.accepted(f"c{n % 3}", "alice", 0)) for n in range(10)]
+        assert max(urgent) == 0
+        late = await node.accepted("c1", "bob", 4)
+        assert await node.steps_before(*await node.accepted("c1", "bob", 2)) == 0
+        assert late[0] not in node.runner.begun
+
+        ten = await node.of_ten_clients(["c0"])
+        assert max(ten) <= 10  # each of the others, alice among them, once
+        ten_in_three = await node.of_ten_clients(["c0", "c1", "c2"])
+        assert max(ten_in_three) <= 20
+
+        node.runner.open()
+        flowing = []
+        for n in range(200):
+            id, accepted_at = await node.accepted(f"c{n % 3}", "carol")
+            await until(lambda id=id: id in node.runner.begun)
+            flowing.append(max(0, node.runner.begun[id] - accepted_at))
+        assert max(flowing) <= AT_ONCE + 2  # what was claimed already, and alice's turns
+        print(f"steps before one's own, at most: {max(one)}, in three containers {max(three)};", end=" ")
+        print(f"among ten clients {max(ten)}, {max(ten_in_three)}; while steps end on their own {max(flowing)}")
+        assert (await node.node.pending()).clients["alice"] > BACKLOG / 2  # she was there all the while
+
+
+# -- stopping under load ------------------------------------------------------------------------------
+
+ONCE, TWICE = [signal.SIGTERM], [signal.SIGTERM, signal.SIGTERM]
+
+
+async def submit_batch(api: Api, container: str, number: int) -> list[str]:
+    items = [{"containers": [container], "data": {"n": n}} for n in range(number)]
+    return [item["id"] for item in (await api.post("/api/jobs/batch", items)).json]
+
+
+async def stop_under_load(served: Served, api: Api, signals: list[signal.Signals], held: str) -> float:
+    """Signal it, see that it is served meanwhile, and answer how long the end took from the last signal on."""
+    asked = asyncio.create_task(api.get(f"/api/jobs?id={held}&wait=60"))
+    served.signal(signals[0])
+    await until(lambda: "draining" in served.log)
+    refused = await api.post("/api/jobs", {"containers": ["held"], "data": {"n": 0}})
+    assert (refused.status, int(refused.headers["Retry-After"]) >= 1) == (503, True)
+    assert (await api.get(f"/api/jobs?id={held}")).json[0]["status"] == "running"
+    assert (await api.get("/health")).status == 503
+    assert not asked.done()
+    begun = time.perf_counter()
+    for number in signals[1:]:
+        served.signal(number)
+    assert await served.ended() == 0
+    seconds = time.perf_counter() - begun
+    answer = await asked  # who waits for a job that is given back is told how it is
+    assert (answer.status, answer.json[0]["status"]) == (200, "running")
+    return seconds
+
+
+@pytest.mark.parametrize("server", ["hypercorn", "uvicorn"])
+@pytest.mark.parametrize("signals", [ONCE, TWICE], ids=["drained", "at once"])
+async def test_a_node_that_is_stopped_under_load_ends_in_time_and_loses_nothing(
+    tmp_path: Path, server: str, signals: list[signal.Signals]
+) -> None:
+    drain_seconds = 2 if signals == ONCE else 600
+    async with service() as url:
+        retry = "retry = { attempts = 2, first_delay_seconds = 0 }"
+        containers = {
+            "held": f'url = "{url}/held/0.0"\nconcurrency = 30',
+            "busy": f'url = "{url}/0.3"\nconcurrency = 20',
+            "second": f'url = "{url}/second/0.0"\n{retry}',
+        }
+        file = node_file(tmp_path, containers, server, concurrency=100, drain_seconds=drain_seconds)
+        async with serve(file) as (served, api):
+            held, second = await submit_batch(api, "held", 50), await submit_batch(api, "second", 20)
+            await until_is(lambda: states(api, second), {"waiting"})
+            busy = await submit_batch(api, "busy", 250)
+            await until_is(lambda: states(api, busy[:1]), {"success"})
+            seconds = await stop_under_load(served, api, signals, held[0])
+            assert "Traceback" not in served.log
+            assert ("not drained within 2 s" in served.log) == (signals == ONCE)
+            assert ("stopping at once" in served.log) == (signals == TWICE)
+        before = (await counts_of(url))["calls"]
+        assert all(before[f"{id}:0"] == 1 for id in [*held[:30], *second])
+        assert not any(f"{id}:0" in before for id in [*held[30:], *busy[-100:]])
+        text = f"ended {seconds:.1f} s after the last of {len(signals)} signals"
+        print(f"\n{server}: {text}, drain_seconds = {drain_seconds}")
+        async with serve(file) as (served, api):
+            await api.session.post(f"{url}/open")
+            jobs = await api.results(*held, *second, *busy)
+            attempts = [await attempts_of(api, id) for id in second]
+            assert (await api.get("/api/jobs")).json == [*held, *second, *busy]
+        after = (await counts_of(url))["calls"]
+    assert {job["status"] for job in jobs} == {"success"}
+    assert {after[f"{id}:0"] for id in held[:30]} == {2}  # given back, and begun anew
+    assert {after[f"{id}:0"] for id in held[30:]} == {1}
+    assert {after[f"{id}:0"] for id in second} == {2}
+    assert attempts == [[503, None]] * len(second)  # what had failed before the end still counts
+    assert {after[f"{id}:0"] for id in busy} <= ({1} if signals == ONCE else {1, 2})
+
+
+async def states(api: Api, ids: list[str]) -> set[str]:
+    return {(await api.get(f"/api/jobs/{id}")).json["state"] for id in ids}
+
+
+async def attempts_of(api: Api, id: str) -> list[int | None]:
+    """The HTTP status of each attempt that failed, None of one that did not."""
+    (step,) = (await api.get(f"/api/jobs/{id}")).json["steps"]
+    return [attempt.get("status") for attempt in step["attempts"]]

@@ -1,0 +1,210 @@
+"""Two thousand clients that wait: while nothing changes they cost nothing, and each is woken by its own job alone."""
+
+import asyncio
+import os
+import resource
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import anyio
+import pytest
+from http_api import RawConnection, serving
+from parts import SpiedStore, SwitchRunner, make_node, until
+
+from nodekit import Container, ContainerOutput, JobRequest, Node, Step, encode_payload
+from nodekit._waiting import Waiter
+
+pytestmark = pytest.mark.anyio
+
+WAITING = 2000
+QUIET_SECONDS = 1.0
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class Doors(SwitchRunner):
+    """Holds every step until its own job's door is opened."""
+
+    def __init__(self) -> None:
+        super().__init__(Container(id="door"), run=self._hold)
+        self._opened: dict[str, anyio.Event] = {}
+
+    async def _hold(self, step: Step) -> ContainerOutput:
+        opened = self._opened[step.job_id] = anyio.Event()
+        await opened.wait()
+        return ContainerOutput(container=step.container, output=encode_payload(None))
+
+    def open(self, id: str) -> None:
+        self._opened[id].set()
+
+
+class Activity:
+    """What an event loop has done, what was asked of the store, and which waiters were woken."""
+
+    def __init__(self, store: SpiedStore) -> None:
+        self._store = store
+        self.turns = self.callbacks = self.wakings = 0
+        self.cpu_seconds = time.process_time()
+        self._reads = self.reads
+
+    @property
+    def reads(self) -> int:
+        return self._store.calls["get"] + self._store.calls["find"]
+
+    @property
+    def new_reads(self) -> int:
+        return self.reads - self._reads
+
+
+@contextmanager
+def observed(store: SpiedStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Activity]:
+    """Counts until it is left."""
+    activity = Activity(store)
+    loop: Any = asyncio.get_running_loop()
+    run_once, wake = loop._run_once, Waiter.wake
+
+    def counted_turn() -> None:
+        run_once()
+        activity.turns += 1
+
+    def counted_callback(handle: Any) -> None:
+        activity.callbacks += 1
+        run_handle(handle)
+
+    def counted_wake(waiter: Waiter, id: str | None) -> None:
+        activity.wakings += 1
+        wake(waiter, id)
+
+    run_handle = asyncio.Handle._run  # type: ignore[attr-defined]
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_run_once", counted_turn)
+        patch.setattr(asyncio.Handle, "_run", counted_callback)
+        patch.setattr(Waiter, "wake", counted_wake)
+        yield activity
+    activity.cpu_seconds = time.process_time() - activity.cpu_seconds
+
+
+async def submit(node: Node, number: int) -> list[str]:
+    jobs = await node.submit_many([JobRequest.of("door", data={}, client="127.0.0.1") for _ in range(number)])
+    return [job.id for job in jobs]  # type: ignore[union-attr]
+
+
+def waiting(node: Node) -> int:
+    return sum(len(waiters) for waiters in node._waiters._waiters.values())
+
+
+async def at_rest(node: Node, number: int) -> None:
+    """Until so many wait, and nothing of that is under way any more."""
+    await until(lambda: waiting(node) == number and node._executor.running == number)
+    loop: Any = asyncio.get_running_loop()
+    quiet = 0
+    with anyio.fail_after(20):
+        while quiet < 5:  # turns of the loop in which nothing but this was ready
+            await asyncio.sleep(0.01)
+            quiet = quiet + 1 if not loop._ready else 0
+
+
+async def a_quiet_second(node: Node, number: int, store: SpiedStore, monkeypatch: pytest.MonkeyPatch) -> Activity:
+    """While so many wait."""
+    await at_rest(node, number)
+    with observed(store, monkeypatch) as activity:
+        await asyncio.sleep(QUIET_SECONDS)
+    assert activity.new_reads == 0
+    assert activity.wakings == 0
+    assert activity.callbacks < 100  # far fewer than there are clients: uvicorn looks ten times a second
+    return activity
+
+
+async def test_2000_who_wait_in_the_process_cost_nothing_while_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, doors = SpiedStore(), Doors()
+    async with make_node(doors, store=store, concurrency=WAITING, drain_seconds=0) as node:
+        ids = await submit(node, WAITING)
+        tasks = [asyncio.create_task(node.wait([id])) for id in ids]
+        quiet = await a_quiet_second(node, WAITING, store, monkeypatch)
+        print(f"\n{WAITING} wait, {QUIET_SECONDS:g} s: {quiet.turns} turns of the loop, {quiet.callbacks} callbacks")
+
+        with observed(store, monkeypatch) as one:
+            doors.open(ids[7])
+            assert (await tasks[7])[0].status.finished
+        assert one.wakings == 1
+        assert one.new_reads == 2  # how it is now, and what is answered
+        assert sum(task.done() for task in tasks) == 1
+
+        for id in [*ids[:7], *ids[8:]]:
+            doors.open(id)
+        assert {jobs[0].status for jobs in await asyncio.gather(*tasks)} == {"success"}
+        assert waiting(node) == 0
+
+
+# -- over HTTP ----------------------------------------------------------------------------------------
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.fixture
+def clients() -> Iterator[int]:
+    """For how many there are descriptors: each takes two here, for its own end is in this process too."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * WAITING + 500
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
+    number = min(WAITING, (max(soft, most) - 500) // 2)
+    if number < WAITING:
+        print(f"\n{number} clients instead of {WAITING}: the limit of open files is {hard}")
+    yield number
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@asynccontextmanager
+async def asking(address: tuple[str, int], ids: list[str]) -> AsyncIterator[list[RawConnection]]:
+    """A connection for each job, on which it was asked for and is waited for."""
+    connections: list[RawConnection] = []
+    for id in ids:
+        connection = RawConnection(*await asyncio.open_connection(*address))
+        await connection.send(f"GET /api/jobs?id={id}&wait=100 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+        connections.append(connection)
+    yield connections
+    for connection in connections:
+        connection.writer.close()
+
+
+@pytest.mark.parametrize("server", ["hypercorn", "uvicorn"])
+async def test_2000_who_wait_over_http_cost_nothing_while_nothing_changes(
+    server: str, clients: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, doors = SpiedStore(), Doors()
+    settings = {"store": store, "concurrency": clients}
+    async with serving(
+        server, runners=[doors], node=settings, max_connections=clients + 100, max_wait_seconds=100
+    ) as api:
+        assert api.node
+        ids = await submit(api.node, clients)
+        before = descriptors()
+        async with asking(api.address, ids) as connections:
+            quiet = await a_quiet_second(api.node, clients, store, monkeypatch)
+            assert descriptors() == before + 2 * clients
+            print(f"\n{server}: {clients} wait, {QUIET_SECONDS:g} s: {quiet.turns} turns of the loop,", end=" ")
+            print(f"{quiet.callbacks} callbacks, {quiet.cpu_seconds * 1000:.0f} ms of processor time")
+
+            with observed(store, monkeypatch) as one:
+                doors.open(ids[7])
+                assert (await connections[7].answer()).json[0]["status"] == "success"
+            assert one.wakings == 1
+            assert one.new_reads == 2
+            assert waiting(api.node) == clients - 1
+
+            for id in [*ids[:7], *ids[8:]]:
+                doors.open(id)
+            others = [*connections[:7], *connections[8:]]
+            answers = [(await connection.answer()).json[0] for connection in others]
+            assert [job["id"] for job in answers] == [*ids[:7], *ids[8:]]
+            assert {job["status"] for job in answers} == {"success"}
+            assert waiting(api.node) == 0
+        await until(lambda: descriptors() == before)
