@@ -1,11 +1,13 @@
 """One call of a container: through its runner, within the time limits; every end of it is a result."""
 
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 
 import anyio
 import msgspec
+from msgspec.structs import replace
 
 from nodekit._progress import job_timeout_text
 from nodekit.container import Container, ContainerError, ContainerId, ContainerOutput, ContainerResult, Step
@@ -14,6 +16,10 @@ from nodekit.job import Attempt, Job
 from nodekit.runner import ContainerRunner
 
 logger = logging.getLogger("nodekit.executor")
+
+
+LONGEST_TEXT = 2000
+"""Characters of an error that are kept: it may hold what a client sent, and every attempt has its own."""
 
 
 class Called(msgspec.Struct, frozen=True):
@@ -43,10 +49,18 @@ class Calls:
         started_at = time.time()
         try:
             output = await self._run(step, job, seconds_left)
-            return Called(output, Attempt(started_at=started_at, finished_at=time.time(), instance=output.instance))
+            instance = _storable(output.instance)
+            if instance != output.instance:
+                output = replace(output, instance=instance)
+            return Called(output, Attempt(started_at=started_at, finished_at=time.time(), instance=instance))
         except ContainerFailed as failure:
             logger.info("job %s: step %d failed in %s: %s", step.job_id, step.index, step.container, failure.kind)
             return _failure(step, started_at, failure)
+        except anyio.get_cancelled_exc_class():
+            if anyio.current_effective_deadline() == -math.inf:
+                raise
+            logger.exception("job %s: something in container %s was cancelled by itself", step.job_id, step.container)
+            return _failure(step, started_at, ContainerFailed("internal", "the container's own work was cancelled"))
         except Exception:
             logger.exception("job %s: the runner of container %s failed", step.job_id, step.container)
             return _failure(step, started_at, ContainerFailed("internal", "internal error of the node"))
@@ -63,8 +77,16 @@ class Calls:
 
 
 def _failure(step: Step, started_at: float, failure: ContainerFailed) -> Called:
-    error = ContainerError(container=step.container, error=failure.text, kind=failure.kind, status=failure.status)
+    text = _storable(failure.text)
+    error = ContainerError(container=step.container, error=text, kind=failure.kind, status=failure.status)
     attempt = Attempt(
         started_at=started_at, finished_at=time.time(), kind=error.kind, failure=error.error, status=error.status
     )
     return Called(error, attempt, failure.retry_after)
+
+
+def _storable(text: str) -> str:
+    """Not too long, and without what UTF-8 cannot hold: a result that can never be stored would be tried for ever."""
+    if len(text) > LONGEST_TEXT:
+        text = f"{text[:LONGEST_TEXT]}…"
+    return text.encode(errors="replace").decode()

@@ -75,6 +75,7 @@ class Intake:
         with self._reserved(pending, requests) as room:
             try:
                 answers: list[Answer] = [await self._admit(request, room) for request in requests]
+                room.leave()  # from its next instruction on, the store counts them
                 kept = iter(await self._keep([answer for answer in answers if isinstance(answer, Job)]))
             except Unavailable as unavailable:
                 return [unavailable if isinstance(answer, Job) else answer for answer in answers]
@@ -84,28 +85,31 @@ class Intake:
 
     @contextmanager
     def _reserved(self, pending: Pending, requests: Sequence[JobRequest]) -> Iterator["_Room"]:
-        """Room for as many of the requests as possible, held until they are in the store, so that nobody else fills it.
+        """Room for as many of the requests as possible, held until the store counts them, so that nobody else fills it.
 
         Of clients without a limit of their own nothing is counted.
         """
-        total = max(0, min(len(requests), self._limits.max_pending - pending.total - self._arriving))
         clients: dict[ClientId, int] = {}
         for request in requests:
             if self._limits_of(request.client).max_pending is not None:
                 clients[request.client] = clients.get(request.client, 0) + 1
+        total = len(requests) - sum(clients.values())
         for client, wanted in clients.items():
             most = self._limits_of(client).max_pending or 0
             free = most - pending.clients.get(client, 0) - self._arriving_of.get(client, 0)
             clients[client] = max(0, min(wanted, free))
-        self._arriving += total
-        self._count_arriving(clients, +1)
+        total += sum(clients.values())
+        total = max(0, min(total, self._limits.max_pending - pending.total - self._arriving))
+        self._count_arriving(total, clients, +1)
+        held = dict(clients)
+        room = _Room(total, clients, leave=lambda: self._count_arriving(total, held, -1))
         try:
-            yield _Room(total, dict(clients))
+            yield room
         finally:
-            self._arriving -= total
-            self._count_arriving(clients, -1)
+            room.leave()
 
-    def _count_arriving(self, clients: Mapping[ClientId, int], sign: int) -> None:
+    def _count_arriving(self, total: int, clients: Mapping[ClientId, int], sign: int) -> None:
+        self._arriving += sign * total
         for client, number in clients.items():
             self._arriving_of[client] = self._arriving_of.get(client, 0) + sign * number
             if not self._arriving_of[client]:
@@ -118,11 +122,11 @@ class Intake:
         if not self.open:
             retry_after = math.ceil(min(max(self._limits.drain_seconds, 1), LONGEST_RETRY_SECONDS))
             return Unavailable("the node is draining or has not started", retry_after_seconds=retry_after)
-        if not room.total:
-            return Unavailable(f"the node holds {self._limits.max_pending} unfinished jobs", retry_after_seconds=1)
         if not room.clients.get(client, 1):
             most = self._limits_of(client).max_pending
             return TooManyJobs(f"you have {most} unfinished jobs; wait until some are finished", retry_after_seconds=1)
+        if not room.total:
+            return Unavailable(f"the node holds {self._limits.max_pending} unfinished jobs", retry_after_seconds=1)
         return None
 
     # -- admission --------------------------------------------------------------------------------
@@ -173,11 +177,18 @@ class Intake:
 class _Room:
     """For how many more jobs there is room: in all, and of each client that has a limit of its own."""
 
-    __slots__ = ("clients", "total")
+    __slots__ = ("_leave", "clients", "total")
 
-    def __init__(self, total: int, clients: dict[ClientId, int]) -> None:
+    def __init__(self, total: int, clients: dict[ClientId, int], *, leave: Callable[[], None]) -> None:
         self.total = total
         self.clients = clients
+        self._leave: Callable[[], None] | None = leave
+
+    def leave(self) -> None:
+        """Hold nothing any more."""
+        leave, self._leave = self._leave, None
+        if leave is not None:
+            leave()
 
     def take(self, client: ClientId) -> None:
         self.total -= 1

@@ -50,10 +50,15 @@ class OwnTasks:
         tasks, self._tasks = self._tasks, None
         await tasks.__aexit__(None, None, None)  # not told of the caller's error, which it would wrap
 
-    async def run(self, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call and await the function; it goes on to its end when the caller does not."""
+    def check(self) -> None:
+        """Raises `StoreFailed` while it is not open."""
         if self._tasks is None:
             raise StoreFailed("the store is not open")
+
+    async def run(self, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call and await the function; it goes on to its end when the caller does not."""
+        self.check()
+        assert self._tasks is not None
         change: _Change[T] = _Change()
         self._tasks.start_soon(change.make, lambda: function(*args, **kwargs))
         await change.made.wait()

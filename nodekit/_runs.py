@@ -11,7 +11,7 @@ from nodekit._calls import Called, Calls
 from nodekit._progress import Progress, expired, failed, job_timeout_text, stray
 from nodekit._retry import delay_before_retry
 from nodekit._slots import Slots
-from nodekit.container import ContainerError, ContainerId, Step
+from nodekit.container import ContainerError, ContainerId, JobId, Step
 from nodekit.errors import ClaimLost
 from nodekit.events import Event, JobFinished, StepFinished
 from nodekit.job import Job
@@ -67,6 +67,7 @@ class Runs:
         self._changed = changed
         self._look = look
         self._problems = problems
+        self._unsaved: set[JobId] = set()
         self._tell = tell
 
     async def go_on(self, run: Run) -> None:
@@ -162,13 +163,20 @@ class Runs:
             except ClaimLost:
                 raise
             except Exception as error:
+                self._unsaved.add(run.job.id)
                 self._problems["save"] = f"the store keeps no results: {error}"
                 logger.error("job %s: the store failed (%s); trying again in %.1f s", run.job.id, error, pause)
                 await anyio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
             else:
-                self._problems.pop("save", None)
+                self._is_saved(run)
                 return
+
+    def _is_saved(self, run: Run) -> None:
+        if self._unsaved:
+            self._unsaved.discard(run.job.id)
+            if not self._unsaved:
+                self._problems.pop("save", None)
 
     async def _give_up(self, run: Run) -> None:
         try:

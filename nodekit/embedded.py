@@ -76,10 +76,16 @@ class EmbeddedStore:
     # -- queueing ---------------------------------------------------------------------------------
 
     async def add(self, jobs: Sequence[Job]) -> list[Job]:
+        """From here on `pending` counts them, also if the caller gives up while they are being added."""
+        self._own.check()
+        self._count(jobs, +1)
         return await self._own.run(self._add, jobs)
 
     async def _add(self, jobs: Sequence[Job]) -> list[Job]:
-        kept = await self.table.add(jobs)
+        try:
+            kept = await self.table.add(jobs)
+        finally:
+            self._count(jobs, -1)
         for asked, job in zip(jobs, kept, strict=True):
             if self._is_new(asked, job):
                 self._track(entry := Unfinished.of(job))
@@ -125,7 +131,12 @@ class EmbeddedStore:
         self._loading.difference_update(jobs)
         claims: list[Claim] = []
         for job in jobs.values():
-            if job is not None and job.id in self._unfinished and job.id not in self._settling:
+            if job is None or job.id not in self._unfinished or job.id in self._settling:
+                continue
+            if job.status.finished:  # the table had said that it did not keep the end
+                self._finish(job.id)
+                self._broadcast.publish(job.id)
+            else:
                 claim = self._claims[job.id] = EmbeddedClaim(job, age_seconds=self._queue.age_seconds(job.id))
                 claims.append(claim)
         return claims
@@ -208,7 +219,11 @@ class EmbeddedStore:
         if job is None or job.status.finished:
             return None if job is None else Settlement(job, now=False)
         job = job.finished(outcome, time.time())
-        await self.table.save(job)
+        try:
+            await self.table.save(job)
+        except StoreFailed:
+            if await self.table.get([id]) != [job]:  # else it was kept, and only the answer was lost
+                raise
         if held := self._claims.get(id):
             held.scope.cancel()
         self._finish(id)
@@ -250,18 +265,25 @@ class EmbeddedStore:
     def _track(self, entry: Unfinished) -> None:
         self._unfinished[entry.id] = entry
         self._queue.know(entry.id)
-        self._origins[entry.onchain] += 1
-        self._clients[entry.client] += 1
+        self._count_one(entry.client, entry.onchain, +1)
 
     def _finish(self, id: JobId) -> None:
         entry = self._unfinished.pop(id)
         self._queue.forget(id)
         self._fresh.pop(id)
-        self._origins[entry.onchain] -= 1
-        self._clients[entry.client] -= 1
-        if not self._clients[entry.client]:
-            del self._clients[entry.client]
+        self._count_one(entry.client, entry.onchain, -1)
         self._claims.pop(id, None)
+
+    def _count(self, jobs: Sequence[Job], by: int) -> None:
+        for job in jobs:
+            if not job.status.finished:
+                self._count_one(job.client, job.request.origin is Location.ONCHAIN, by)
+
+    def _count_one(self, client: ClientId, onchain: bool, by: int) -> None:
+        self._origins[onchain] += by
+        self._clients[client] += by
+        if not self._clients[client]:
+            del self._clients[client]
 
     def _queue_again(self, id: JobId) -> None:
         """Put back what was taken out and came to nothing."""

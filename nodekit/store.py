@@ -142,7 +142,10 @@ class JobStore(Protocol):
         ...
 
     async def pending(self) -> Pending:
-        """Counters that are kept, not counted: cheap enough for every request."""
+        """Counters that are kept, not counted: cheap enough for every request.
+
+        A store that counts jobs from when `add` is called keeps a node from taking more of them than its limits allow.
+        """
         ...
 
     def changes(self) -> AbstractAsyncContextManager[AsyncIterator[JobId | None]]:

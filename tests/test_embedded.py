@@ -434,3 +434,42 @@ async def test_asyncios_own_cancel_leaves_no_job_that_nobody_runs_and_changes_no
             await node.wait(await node.find(limit=1000))
         assert {job.id: job.status for job in await node.fetch(list(ends))} == ends
         assert (await node.pending()).total == 0
+
+
+class LosesAnswers(MemoryTable):
+    """Keeps a change and then says that it failed, as a connection does that breaks at the wrong moment."""
+
+    broken = False
+
+    async def save(self, job: Job) -> None:
+        await super().save(job)
+        if self.broken:
+            raise StoreFailed("the connection was lost")
+
+
+async def test_a_cancel_that_was_kept_is_one_even_if_the_answer_was_lost() -> None:
+    table = LosesAnswers()
+    async with EmbeddedStore(table) as store:
+        queued, running = make_job(), make_job()
+        await store.add([running])
+        [claim] = await store.claim(["echo"], 1)
+        await store.add([queued])
+        table.broken = True
+        for job in (queued, running):
+            settled = await store.settle(job.id, Outcome(JobStatus.CANCELLED), client=None)
+            assert settled
+            assert settled.job.status is JobStatus.CANCELLED
+        table.broken = False
+        with pytest.raises(ClaimLost):
+            await store.save(claim, succeeded(claim.job))
+        assert (await store.pending()).total == 0
+
+
+async def test_a_job_that_turns_out_to_be_finished_is_not_given_out() -> None:
+    table = MemoryTable()
+    async with EmbeddedStore(table) as store:
+        await store.add([job := make_job(), other := make_job()])
+        store._fresh.pop(job.id)
+        await table.save(succeeded(job))
+        assert [claim.job.id for claim in await store.claim(["echo"], 2)] == [other.id]
+        assert (await store.pending()).total == 1

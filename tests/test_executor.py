@@ -1,8 +1,10 @@
 """The executor: what runs when, how many at once, and what faults of parts and plugins do."""
 
+import asyncio
 import logging
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -25,12 +27,14 @@ from nodekit import (
     Refusal,
     Sequence,
     Step,
+    StoreFailed,
     encode_payload,
     last_output,
 )
 from nodekit.testing import VirtualClock
 from nodekit_function import FunctionRunner
 from nodekit_memory import MemoryStore
+from nodekit_sqlite import SqliteConfig, SqliteStore
 
 pytestmark = pytest.mark.anyio
 
@@ -430,6 +434,52 @@ async def test_a_job_whose_container_went_down_unnoticed_is_not_claimed_again_an
         assert store.calls["release"] == 1
         runner.switch("x")
         await node.wait([job.id])
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_function_whose_own_work_was_cancelled_fails_and_others_go_on() -> None:
+    async def stray(data: Any) -> Any:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future.cancel()
+        await future
+
+    async with make_node(functions(stray=stray)) as node:
+        [bad] = await node.wait([(await node.submit(request("stray"))).id])
+        [good] = await node.wait([(await node.submit(request())).id])
+    assert (bad.status, error_of(bad)) == (JobStatus.FAILED, "the container's own work was cancelled")
+    assert good.status is JobStatus.SUCCESS
+
+
+async def test_an_error_that_cannot_be_stored_as_it_is_is_made_so(tmp_path: Path) -> None:
+    async def odd(data: Any) -> Any:
+        raise ValueError("caf\udce9" + "x" * 1_000_000)
+
+    store = SqliteStore(SqliteConfig(path=tmp_path / "jobs.db"))
+    async with make_node(functions(odd=odd), store=store) as node:
+        with anyio.fail_after(10):
+            [job] = await node.wait([(await node.submit(request("odd"))).id])
+    assert error_of(job).startswith("ValueError: caf?xxx")
+    assert len(error_of(job)) < 3000
+
+
+async def test_a_store_that_keeps_some_results_and_not_others_is_unhealthy_until_it_keeps_all() -> None:
+    class Picky(SpiedStore):
+        picky = True
+
+        async def save(self, claim: Any, job: Any) -> None:
+            if self.picky and job.request.client == "bob":
+                raise StoreFailed("not this one")
+            await super().save(claim, job)
+
+    store = Picky()
+    async with make_node(store=store) as node:
+        stuck = await node.submit(request(client="bob"))
+        await until(lambda: node._executor.problems)
+        await node.wait([(await node.submit(request())).id])
+        assert not (await node.health()).healthy
+        store.picky = False
+        await node.wait([stuck.id])
+        assert (await node.health()).healthy
 
 
 async def test_expiring_goes_on_after_the_store_failed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,16 +1,18 @@
 """What is taken on: limits per client, priorities, idempotency keys."""
 
+from contextlib import suppress
 from typing import Any
 
 import anyio
 import pytest
 from msgspec.structs import replace
-from parts import Gate, SpiedStore, SwitchRunner, functions, make_node, request, until
+from parts import Gate, SpiedStore, SwitchRunner, functions, make_node, request, until, until_is
 
 from nodekit import (
     ClientLimits,
     CompositionError,
     Container,
+    EmbeddedStore,
     Job,
     JobRequest,
     JobStatus,
@@ -22,6 +24,7 @@ from nodekit import (
     TooManyJobs,
     Unavailable,
 )
+from nodekit_memory import MemoryTable
 
 pytestmark = pytest.mark.anyio
 
@@ -102,6 +105,65 @@ async def test_room_that_was_held_for_what_was_not_kept_is_free_again() -> None:
             with pytest.raises(Unavailable):
                 await node.submit(request("x"))
         assert await node.submit(request("x"))
+
+
+class SlowAdd(MemoryTable):
+    """Adds once it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let = anyio.Event()
+
+    async def add(self, jobs: Any) -> Any:
+        await self.let.wait()
+        return await super().add(jobs)
+
+
+async def test_callers_that_give_up_do_not_make_the_node_take_more_than_it_may() -> None:
+    table = SlowAdd()
+    async with held(store=EmbeddedStore(table), max_pending=5) as node:
+        for _ in range(20):
+            with anyio.move_on_after(0.01), suppress(Unavailable):
+                await node.submit(request("x"))
+        table.let.set()
+        await until_is(lambda: _total(node), 5)
+        with pytest.raises(Unavailable):
+            await node.submit(request("x"))
+
+
+async def _total(node: Node) -> int:
+    return (await node.pending()).total
+
+
+async def test_a_client_does_not_reserve_more_of_the_node_than_it_may_have() -> None:
+    class Slow:
+        asked = 0
+
+        async def nodekit_admit(self, request: JobRequest) -> None:
+            if request.client == "mallory":
+                self.asked += 1
+                await let.wait()
+
+    let, guard = anyio.Event(), Slow()
+    async with held(max_pending=100, each_client=ClientLimits(max_pending=2), plugins=[guard]) as node:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(node.submit_many, [request("x", client="mallory")] * 100)
+            await until(lambda: guard.asked)
+            assert isinstance(await node.submit(request("x", client="bob")), Job)
+            let.set()
+
+
+async def test_a_job_is_not_counted_twice_while_it_is_being_kept() -> None:
+    answers: list[Any] = []
+    async with held(each_client=ClientLimits(max_pending=100)) as node, anyio.create_task_group() as tasks:
+
+        async def submit() -> None:
+            answers.extend(await node.submit_many([request("x")]))
+
+        for _ in range(100):
+            tasks.start_soon(submit)
+        await until(lambda: len(answers) == 100)
+    assert set(kinds(answers)) == {"Job"}
 
 
 # -- priority -----------------------------------------------------------------------------------------

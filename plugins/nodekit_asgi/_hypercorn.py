@@ -36,12 +36,12 @@ async def serve(app: Any, settings: Config, listener: socket.socket, stop: Calla
     loop = asyncio.get_running_loop()
     context = WorkerContext(None)
     wrapped = wrap_app(app, settings.wsgi_max_body_size, "asgi")
-    connections: set[asyncio.Task[Any]] = set()
+    connections: dict[asyncio.Task[Any], asyncio.StreamWriter] = {}
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if (task := asyncio.current_task()) is not None:
-            connections.add(task)
-            task.add_done_callback(connections.discard)
+            connections[task] = writer
+            task.add_done_callback(connections.pop)
         await PromptServer(wrapped, loop, settings, context, {}, reader, writer)
 
     server = await asyncio.start_server(connected, backlog=settings.backlog, sock=listener)
@@ -53,9 +53,11 @@ async def serve(app: Any, settings: Config, listener: socket.socket, stop: Calla
         await _end(connections, settings.graceful_timeout)
 
 
-async def _end(connections: set[asyncio.Task[Any]], seconds: float) -> None:
+async def _end(connections: dict[asyncio.Task[Any], asyncio.StreamWriter], seconds: float) -> None:
+    """What is late is cut: a client that does not read its reply would keep the node from ending."""
     if connections:
-        _, late = await asyncio.wait(connections, timeout=seconds)
+        _, late = await asyncio.wait([*connections], timeout=seconds)
         for task in late:
+            connections[task].transport.abort()
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)

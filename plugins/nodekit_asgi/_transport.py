@@ -1,5 +1,6 @@
 """Brings HTTP requests to a node."""
 
+import asyncio
 import select
 import socket
 from collections.abc import Sequence
@@ -48,7 +49,11 @@ class AsgiTransport:
 
     def _bounded(self, listener: socket.socket) -> socket.socket:
         most = self._config.max_connections or descriptor_share()
-        return BoundedListener(listener, most) if most is not None and hasattr(select, "epoll") else listener
+        if most is None or not hasattr(select, "epoll"):
+            return listener
+        if not isinstance(asyncio.get_running_loop(), asyncio.SelectorEventLoop):
+            return listener  # uvloop takes the descriptor itself for a listening socket
+        return BoundedListener(listener, most)
 
 
 def from_config(config: AsgiConfig, file: NodeFile) -> AsgiTransport:

@@ -72,7 +72,7 @@ class FunctionRunner:
             raise CompositionError(f"container {container.id!r} has a function already")
         if not _is_async(function):
             name = getattr(function, "__qualname__", repr(function))
-            cure = "must be `async def`; call blocking code by anyio.to_thread.run_sync in it"
+            cure = "must be `async def`; call blocking code by `anyio.to_thread.run_sync(f, abandon_on_cancel=True)`"
             raise CompositionError(f"the function of container {container.id!r}, {name}, {cure}")
         self._containers[container.id] = container
         self._functions[container.id] = function

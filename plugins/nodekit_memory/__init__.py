@@ -72,6 +72,9 @@ class MemoryTable:
         limit: int,
     ) -> list[JobId]:
         ids = self._ids.get(client, [])
+        if client is not None and idempotency_key is not None:  # looked up, as each request with a key is
+            known = self._keys.get((client, idempotency_key))
+            ids = [known] if known else []
         found: list[JobId] = []
         for position in range(bisect_right(ids, after) if after else 0, len(ids)):
             if len(found) == limit:

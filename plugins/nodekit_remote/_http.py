@@ -126,7 +126,7 @@ def _seconds(retry_after: str | None) -> float | None:
         return None
     try:
         seconds = float(retry_after)
-        return max(0.0, seconds) if math.isfinite(seconds) else None
+        return max(0.0, seconds) if math.isfinite(seconds) or retry_after.isdecimal() else None
     except ValueError:
         pass
     try:

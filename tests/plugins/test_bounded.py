@@ -6,13 +6,17 @@ import logging
 import os
 import select
 import socket
+from typing import Any
 
+import anyio
 import pytest
 from http_api import Api, RawConnection, serving
 from parts import until
 
+from nodekit import Container
 from nodekit_asgi._bounded import BoundedListener
 from nodekit_asgi._listen import listen
+from nodekit_function import FunctionRunner
 
 pytestmark = pytest.mark.anyio
 
@@ -104,6 +108,25 @@ async def test_a_connection_whose_client_has_gone_is_closed_at_once(server: str)
         for some in (idle, asking, waiting):
             some.writer.close()
         await until(lambda: descriptors() == before)
+
+
+@pytest.mark.parametrize("server", ["hypercorn", "uvicorn"])
+async def test_a_client_that_does_not_read_its_reply_does_not_keep_the_node_from_ending(server: str) -> None:
+    async def large(data: Any) -> Any:
+        return "x" * 12_000_000
+
+    runner = FunctionRunner()
+    runner.add(Container(id="large"), large)
+    with anyio.fail_after(20):
+        async with serving(server, runners=[runner], stop_seconds=0.2) as api:
+            id = await api.submit("large")
+            await api.results(id)
+            deaf = socket.socket()
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            deaf.connect(api.address)
+            deaf.sendall(f"GET /api/jobs?id={id} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            await asyncio.to_thread(deaf.recv, 100)
+    deaf.close()
 
 
 def descriptors() -> int:
