@@ -116,6 +116,10 @@ def _cause(error: BaseException) -> str:
         return "connection refused"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
+    if isinstance(error, aiohttp.ClientResponseError):  # its text begins with a status that nobody sent
+        return error.message
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "it ended early, or is not what its headers say"
     return str(error) or type(error).__name__
 
 
