@@ -129,6 +129,17 @@ async def test_a_client_that_does_not_read_its_reply_does_not_keep_the_node_from
     deaf.close()
 
 
+@pytest.mark.parametrize("server", ["hypercorn", "uvicorn"])
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": True})], ids=["uvloop"])
+async def test_a_loop_that_takes_the_descriptor_itself_is_served_without_a_limit(server: str) -> None:
+    async with serving(server, max_connections=2) as api:
+        held = [await connection(api) for _ in range(3)]
+        for some in held:
+            await some.send(REQUEST)
+            assert (await some.answer()).status == 200
+            some.writer.close()
+
+
 def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 

@@ -27,6 +27,7 @@ from nodekit import (
     JobStatus,
     JobStore,
     JobTable,
+    KeyReused,
     Node,
     NodeFile,
     Offer,
@@ -191,5 +192,7 @@ async def main() -> None:
                 print(answer.retry_after_seconds + 1)
             elif isinstance(answer, Refusal):
                 print(answer.reason.upper())
+            elif isinstance(answer, KeyReused):
+                print(str(answer))
             else:
                 print(answer.id)
