@@ -58,9 +58,3 @@ class TimeIsUp(CommandFailed):
     """The job was not finished in time; it goes on."""
 
     exit_code = TIME_IS_UP
-
-
-class Interrupted(CommandFailed):
-    """Ctrl-C."""
-
-    exit_code = INTERRUPTED
