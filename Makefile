@@ -17,7 +17,7 @@ demo: $(VENV)/.installed ## Run a real node: jobs of three steps over HTTP, from
 	@$(BIN)/nodekit demo
 
 test: $(VENV)/.installed-test ## Run the tests; ARGS="-k word" chooses some.
-	@$(BIN)/python -m pytest -n auto --maxprocesses 8 $(ARGS)
+	@$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadgroup $(ARGS)
 
 drills: $(VENV)/.installed-test ## Load a node, and kill it under load 200 times; DRILL_KILLS=n and DRILL_SEED=n choose others.
 	@DRILL_KILLS=$${DRILL_KILLS:-200} $(BIN)/python -m pytest -q -s tests/faults/test_drills.py tests/faults/test_load.py $(ARGS)

@@ -7,6 +7,8 @@ import pytest
 
 from nodekit.testing import VirtualClock
 
+pytest_plugins = ["engine.fixtures"]
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a shell starts what runs in its background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # tests interrupt what they start
 

@@ -1,0 +1,108 @@
+"""The engine that tests run on: one that is there, or one that is brought up for them."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from functools import cached_property
+
+import docker
+import docker.errors
+
+from engine import debian
+from engine.dockerd import Dockerd, EngineFailed, answers
+from engine.images import LABEL, Images
+
+DEFAULT_HOST = "unix:///var/run/docker.sock"
+
+
+class NoEngine(Exception):
+    """There is no engine, and none can be brought up; the message says what to do."""
+
+
+class Engine:
+    """An engine: `host` for whoever wants to find it, `client` of docker-py, `images` for tests.
+
+    `dockerd` are the drills, where it is our own. On somebody else's it is None, and only what has our label is removed.
+    """
+
+    def __init__(self, host: str, client: docker.DockerClient, dockerd: Dockerd | None = None) -> None:
+        self.host = host
+        self.client = client
+        self.dockerd = dockerd
+
+    @property
+    def ours(self) -> bool:
+        return self.dockerd is not None
+
+    @cached_property
+    def images(self) -> Images:
+        return Images(self.client)
+
+    def sweep(self, *, images: bool = False) -> None:
+        """Remove what carries our label; containers inherit it from our images. On our own engine: everything."""
+        labelled = None if self.ours else {"label": LABEL}
+        for container in self.client.containers.list(all=True, filters=labelled, ignore_removed=True):
+            with contextlib.suppress(docker.errors.NotFound):
+                container.remove(force=True, v=True)
+        for network in self.client.networks.list(filters=labelled or {"type": "custom"}):
+            with contextlib.suppress(docker.errors.NotFound):
+                network.remove()
+        for image in self.client.images.list(filters={"label": LABEL}) if images else ():
+            with contextlib.suppress(docker.errors.APIError):  # somebody's container stands on it
+                self.client.images.remove(image.id, force=True)
+
+
+@contextlib.contextmanager
+def open_engine() -> Iterator[Engine]:
+    """The engine that users' tools would find; else our own, until the block ends. Raises NoEngine."""
+    found = _find()
+    if found is None:
+        found = _install()
+    with _theirs(found) if found else _ours() as engine:
+        yield engine
+
+
+def _find() -> str | None:
+    host = os.environ.get("DOCKER_HOST")
+    if host and not answers(host):
+        raise NoEngine(f"the engine at DOCKER_HOST={host} does not answer: start it, or unset DOCKER_HOST")
+    return host or (DEFAULT_HOST if answers(DEFAULT_HOST) else None)
+
+
+def _install() -> str | None:
+    """What our own engine needs. Where that starts a system's engine, as with systemd, we take that."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        raise NoEngine("no engine answers: start Docker or set DOCKER_HOST; as root on Linux the tests start their own")
+    try:
+        debian.need("dockerd", "iptables")
+    except debian.Missing as missing:
+        raise NoEngine(f"no engine answers; {missing}") from None
+    return _find()
+
+
+@contextlib.contextmanager
+def _theirs(host: str) -> Iterator[Engine]:
+    with contextlib.closing(docker.DockerClient(base_url=host, timeout=60)) as client:
+        engine = Engine(host, client)
+        engine.sweep()
+        try:
+            yield engine
+        finally:
+            engine.sweep(images=True)
+
+
+@contextlib.contextmanager
+def _ours() -> Iterator[Engine]:
+    with contextlib.ExitStack() as stack:
+        try:
+            dockerd = stack.enter_context(Dockerd())
+        except EngineFailed as failed:
+            raise NoEngine(f"our own engine did not come up: {failed}") from failed
+        client = stack.enter_context(contextlib.closing(docker.DockerClient(base_url=dockerd.host, timeout=60)))
+        engine = Engine(dockerd.host, client, dockerd)
+        try:
+            yield engine
+        finally:
+            dockerd.repair()
+            engine.sweep()  # removes interfaces of networks, which are not in the engine's namespaces

@@ -1,0 +1,42 @@
+"""What the bed needs of the system: programs, and on Debian the packages that have them."""
+
+import os
+import shutil
+import subprocess
+from functools import cache
+
+PACKAGES = {"dockerd": "docker.io", "iptables": "iptables", "docker-registry": "docker-registry"}
+PATH = os.environ.get("PATH", os.defpath) + ":/usr/local/sbin:/usr/sbin:/sbin"
+
+
+class Missing(Exception):
+    """A program is not installed, and cannot be installed from here."""
+
+
+def program(name: str) -> str | None:
+    return shutil.which(name, path=PATH)
+
+
+def need(*names: str) -> None:
+    """See to it that these programs are there: as root, apt-get brings them. Raises Missing with what to do."""
+    missing = [name for name in names if not program(name)]
+    if not missing:
+        return
+    packages = " ".join(PACKAGES[name] for name in missing)
+    cure = f"install them, as root: apt-get update && apt-get install -y --no-install-recommends {packages}"
+    if os.geteuid() != 0 or not program("apt-get"):
+        raise Missing(f"{', '.join(missing)}: not found; {cure}")
+    problem = _install(packages)
+    if problem or not all(program(name) for name in missing):
+        raise Missing(f"{', '.join(missing)}: not found, and apt-get could not help ({problem}); {cure}")
+
+
+@cache  # of one process: what failed once is not tried by every test
+def _install(packages: str) -> str:
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for command in ("update", f"install -y --no-install-recommends {packages}"):
+        arguments = ["apt-get", "-qq", *command.split()]
+        done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            return (done.stderr or done.stdout).strip()[-500:]
+    return ""
