@@ -1,0 +1,142 @@
+"""An engine, asked through docker-py: the one module that knows how. Its calls block, hence they run in threads."""
+
+import errno
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import anyio
+import docker.errors
+import requests
+from docker import APIClient
+
+from nodekit_docker._errors import EngineGone, EngineRefused
+from nodekit_docker._find import Place
+from nodekit_docker._threads import Threads
+
+T = TypeVar("T")
+
+CALL_SECONDS = 60.0
+"""Starting a container on a machine that is busy takes seconds."""
+PING_SECONDS = 5.0
+INSPECT_SECONDS = 10.0
+AT_ONCE = 4
+"""More at once do not make an engine faster."""
+
+
+class Engine:
+    """Answers with what the engine says, as plain dicts. Every call raises `EngineGone` and `EngineRefused`."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.threads = Threads()
+        self._limit = anyio.CapacityLimiter(AT_ONCE)
+        self._api: Any = None
+
+    async def ping(self) -> None:
+        """Returns when it answers; also the first time, when its version is asked for."""
+        with anyio.move_on_after(PING_SECONDS) as scope:  # frozen, it takes the question and does not answer
+            return await self._in_thread(self._pinged)
+        assert scope.cancelled_caught
+        raise EngineGone(f"the Docker engine {self.place.host} did not answer within {PING_SECONDS:g} s")
+
+    def _pinged(self) -> None:
+        self.client().ping()
+
+    def client(self) -> Any:
+        """The blocking client, for who runs in a thread. It is safe from many threads."""
+        if self._api is None:
+            self._api = APIClient(
+                base_url=self.place.host,
+                tls=self.place.tls or False,
+                version="auto",
+                timeout=int(CALL_SECONDS),
+                max_pool_size=2 * AT_ONCE,
+            )
+        return self._api
+
+    async def call(self, function: Callable[[Any], T]) -> T:
+        """What a function of the blocking client gives; few at once."""
+        async with self._limit:
+            return await self._in_thread(lambda: function(self.client()))
+
+    async def wait(self, function: Callable[[Any], T]) -> T:
+        """As `call`, for what takes the engine time but no work: any number at once."""
+        return await self._in_thread(lambda: function(self.client()))
+
+    async def _in_thread(self, function: Callable[[], T]) -> T:
+        return await self.threads.run(lambda: self.translated(function))
+
+    def translated(self, function: Callable[[], T]) -> T:
+        """Call it, with the client's errors as ours."""
+        try:
+            return function()
+        except docker.errors.APIError as error:
+            status = error.response.status_code if error.response is not None else 500
+            raise EngineRefused(str(error.explanation or error), status) from error
+        except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as error:
+            raise EngineGone(f"the Docker engine {self.place.host} does not answer: {_cause(error)}") from error
+
+    # -- containers -------------------------------------------------------------------------------
+
+    async def containers(self, labels: Sequence[str]) -> list[Mapping[str, Any]]:
+        """Those with the labels (``name=value``), running or not, in short."""
+        return await self.call(lambda api: api.containers(all=True, filters={"label": list(labels)}))
+
+    async def inspect(self, id: str) -> Mapping[str, Any] | None:
+        """All about one; None: it is gone. It does not queue behind others' making."""
+        with anyio.move_on_after(INSPECT_SECONDS):
+            return await self._if_there(lambda api: api.inspect_container(id), self.wait)
+        raise EngineGone(f"the Docker engine {self.place.host} did not answer within {INSPECT_SECONDS:g} s")
+
+    async def create(self, name: str, settings: Mapping[str, Any]) -> str:
+        """The new one's id. `settings` are the body of the engine's API."""
+        return await self.call(lambda api: str(api.create_container_from_config(dict(settings), name)["Id"]))
+
+    async def start(self, id: str) -> None:
+        await self.call(lambda api: api.start(id))
+
+    async def stop(self, id: str, seconds: float) -> None:
+        """Its stop signal, and SIGKILL after so many seconds."""
+        await self._if_there(lambda api: api.stop(id, timeout=round(seconds)), self.wait)
+
+    async def remove(self, id: str) -> None:
+        """With its anonymous volumes; killed, if it still runs."""
+        try:
+            await self._if_there(lambda api: api.remove_container(id, force=True, v=True))
+        except EngineRefused as error:
+            if "already in progress" not in str(error):
+                raise
+
+    async def last_lines(self, id: str, count: int) -> tuple[str, ...]:
+        """What it printed last."""
+        printed = await self._if_there(lambda api: api.logs(id, tail=count))
+        return tuple(line.decode(errors="replace").rstrip("\r") for line in (printed or b"").splitlines())
+
+    async def image(self, name: str) -> Mapping[str, Any] | None:
+        """All about an image; None: it is not on this machine."""
+        return await self._if_there(lambda api: api.inspect_image(name))
+
+    async def _if_there(self, function: Callable[[Any], T], how: Any = None) -> T | None:
+        try:
+            answer: T = await (how or self.call)(function)
+        except EngineRefused as error:
+            if error.status == 404:
+                return None
+            raise
+        return answer
+
+
+def _cause(error: BaseException) -> str:
+    """What the operating system said, deep within; or else the error's own words."""
+    if isinstance(error, requests.exceptions.Timeout):
+        return f"no answer within {CALL_SECONDS:g} s"
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, OSError) and inner.errno is not None:
+            if inner.errno == errno.EACCES:
+                return "permission denied; this user may not use it (on Linux: the group `docker` may)"
+            if inner.errno == errno.ENOENT:
+                return "there is no such socket; is the engine running?"
+            return (inner.strerror or str(inner)).lower()
+        inner = next((arg for arg in inner.args if isinstance(arg, BaseException)), None) or inner.__context__
+    return str(error)

@@ -1,0 +1,176 @@
+"""The runner: a container of a Docker engine per entry."""
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+from anyio.abc import TaskGroup
+
+from nodekit import CompositionError, Container, ContainerId, ContainerOutput, NodekitError, NotStarted, Offer, Step
+from nodekit_docker._config import DockerConfig, DockerContainer, problems
+from nodekit_docker._engine import Engine
+from nodekit_docker._errors import EngineGone, EngineRefused
+from nodekit_docker._find import find_engine
+from nodekit_docker._inside import surroundings
+from nodekit_docker._kept import Kept
+from nodekit_docker._lock import hold_name
+from nodekit_docker._making import Workshop
+from nodekit_docker._presence import Presence
+from nodekit_remote import ContainerHttp
+
+logger = logging.getLogger("nodekit.docker")
+
+ENGINE_SECONDS = 10.0
+"""What leaving allows the engine beyond the time that containers have to end."""
+
+
+class DockerRunner:
+    """Runs containers on a Docker engine.
+
+    `node` is the node's name: its containers are found by it again after a crash, so it is one node's on an engine.
+    Relative volumes are looked up from `folder`. Raises `CompositionError` where the settings cannot be; entering it,
+    `NotStarted` for a container that does not come up, and other `NodekitError`s where the engine or the name cannot
+    be had.
+    """
+
+    def __init__(self, config: DockerConfig, *, node: str = "node", folder: Path | None = None) -> None:
+        self._folder = (folder or Path()).absolute()
+        if found := list(problems(config, self._folder)):
+            raise CompositionError(found)
+        self._config = config
+        self._node = node
+        self._containers = {container.id: container for container in config.containers}
+        self._http = ContainerHttp()
+        self._changed = anyio.Event()
+        self._kept: Mapping[ContainerId, Kept] = {}
+        self._presence: Presence | None = None
+        self._stack = AsyncExitStack()
+
+    # -- lifespan ---------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        if not self._containers:  # needs no engine
+            return self
+        async with AsyncExitStack() as stack:
+            engine = Engine(find_engine(self._config.host))
+            if lock := hold_name(self._node, engine.place.host):
+                stack.callback(lock.close)
+            workshop = await self._workshop(engine)
+            await stack.enter_async_context(self._http)
+            stack.push_async_callback(self._leave, workshop)
+            tasks = await stack.enter_async_context(anyio.create_task_group())
+            failures = await self._start(tasks, workshop)
+            if not failures:
+                stack.callback(tasks.cancel_scope.cancel)
+                self._stack = stack.pop_all()
+                return self
+            tasks.cancel_scope.cancel()
+        raise failures[0]
+
+    async def _workshop(self, engine: Engine) -> Workshop:
+        await engine.ping()
+        info: Mapping[str, Any] = await engine.call(lambda api: api.info())
+        logger.info("Docker engine %s at %s", info.get("ServerVersion"), engine.place.host)
+        bounded_logs = info.get("LoggingDriver") == "json-file"
+        around = await surroundings(engine)
+        workshop = Workshop(engine, self._node, self._folder, around, bounded_logs=bounded_logs)
+        await workshop.remove_orphans(set(self._containers))
+        return workshop
+
+    async def _start(self, tasks: TaskGroup, workshop: Workshop) -> list[NodekitError]:
+        """Start all at once; the first required one that fails ends the attempt."""
+        self._presence = presence = Presence(workshop.engine, workshop.label, self._look)
+        self._kept = {
+            container.id: Kept(container, workshop, presence, self._http, self._tell)
+            for container in self._containers.values()
+        }
+        failures: list[NodekitError] = []
+
+        async def start(kept: Kept) -> None:
+            try:
+                await tasks.start(kept.run)
+            except NotStarted as failure:
+                failures.append(failure)
+                starting.cancel_scope.cancel()
+
+        tasks.start_soon(presence.follow)
+        async with anyio.create_task_group() as starting:
+            for kept in self._kept.values():
+                starting.start_soon(start, kept)
+        return failures
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    async def _leave(self, workshop: Workshop) -> None:
+        """Stop and remove all containers of this node, within a time that an engine cannot prolong."""
+        seconds = max(container.stop_seconds for container in self._containers.values())
+        with anyio.CancelScope(shield=True):
+            try:
+                with anyio.fail_after(seconds + ENGINE_SECONDS):
+                    await self._end_all(workshop)
+            except (EngineGone, EngineRefused, TimeoutError) as error:
+                why = str(error) or f"the engine took longer than {seconds + ENGINE_SECONDS:g} s"
+                logger.warning("containers of %s are left on the engine, for its next start: %s", self._node, why)
+
+    async def _end_all(self, workshop: Workshop) -> None:
+        await workshop.engine.threads.idle(ENGINE_SECONDS)  # what was being made when the start was given up
+        seconds = {kept.id: self._containers[id].stop_seconds for id, kept in self._kept.items()}
+        failures: list[EngineGone | EngineRefused] = []
+
+        async def end(id: str) -> None:
+            try:
+                await workshop.engine.stop(id, seconds.get(id, 0.0))
+                await workshop.engine.remove(id)
+            except (EngineGone, EngineRefused) as error:
+                failures.append(error)
+
+        async with anyio.create_task_group() as tasks:
+            for id in await workshop.ids():
+                tasks.start_soon(end, id)
+        if failures:
+            raise failures[0]
+
+    # -- what the node asks -----------------------------------------------------------------------
+
+    @property
+    def containers(self) -> Mapping[ContainerId, Container]:
+        return self._containers
+
+    def running(self) -> Collection[ContainerId]:
+        return [id for id, kept in self._kept.items() if kept.up]
+
+    async def changed(self) -> None:
+        await self._changed.wait()
+
+    def problems(self) -> Sequence[str]:
+        return [problem for kept in self._kept.values() if (problem := kept.problem())]
+
+    def nodekit_problems(self) -> Sequence[str]:
+        """Of the engine; those of containers are `problems`."""
+        return [self._presence.trouble] if self._presence and self._presence.trouble else []
+
+    async def run(self, step: Step) -> ContainerOutput:
+        return await self._kept[step.container].call(step)
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    def _look(self, id: str | None) -> None:
+        for kept in self._kept.values():
+            if id is None or kept.id == id:
+                kept.look()
+
+
+offer = Offer(
+    DockerConfig,
+    lambda config, file: DockerRunner(config, node=file.node, folder=file.folder),
+    container=DockerContainer,
+)

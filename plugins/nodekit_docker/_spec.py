@@ -1,0 +1,129 @@
+"""A container's settings as the engine's API wants them."""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from nodekit import Secret
+from nodekit_docker._config import DockerContainer, Volume
+from nodekit_docker._sizes import size_in_bytes
+from nodekit_docker._state import CONTAINER, NODE, OWNER, RESTARTS, SETTINGS
+
+LOG_SIZE, LOG_FILES = "10m", "3"
+"""Where the engine keeps what containers print in files, it would let them grow for ever."""
+
+
+class Spec(msgspec.Struct, frozen=True):
+    """How a container is made."""
+
+    name: str
+    settings: Mapping[str, Any]
+    """The body of the engine's call, without what differs from one making to the next."""
+    digest: str
+    """Of the settings: the same for containers that need not be made anew."""
+
+    def body(self, *, owner: str, restarts: int) -> dict[str, Any]:
+        """The body of the engine's call. `owner` is the container that the node runs in; empty: none."""
+        labels = {**self.settings["Labels"], SETTINGS: self.digest, OWNER: owner, RESTARTS: str(restarts)}
+        return {**self.settings, "Labels": labels}
+
+
+def spec(container: DockerContainer, node: str, folder: Path, *, shared: str | None, bounded_logs: bool) -> Spec:
+    """The spec of a container of a node.
+
+    `shared` is the network that a node in a container shares with it; otherwise it publishes its port on loopback.
+    `bounded_logs`: whether the engine keeps logs in files, whose size can be bounded.
+    """
+    joined = shared or container.network
+    settings: dict[str, Any] = {
+        "Image": container.image,
+        "Env": [f"{name}={_text(value)}" for name, value in sorted(container.env.items())],
+        "Labels": {**container.labels, NODE: node, CONTAINER: container.id},
+        "ExposedPorts": {f"{container.port}/tcp": {}},
+        "HostConfig": _host_config(container, folder, publish=shared is None and joined != "host"),
+    }
+    if container.command:
+        settings["Cmd"] = list(container.command)
+    if container.user is not None:
+        settings["User"] = container.user
+    if joined:
+        settings["HostConfig"]["NetworkMode"] = joined
+    if bounded_logs:
+        settings["HostConfig"]["LogConfig"] = {
+            "Type": "json-file",
+            "Config": {"max-size": LOG_SIZE, "max-file": LOG_FILES},
+        }
+    digest = hashlib.sha256(msgspec.json.encode(settings, order="deterministic")).hexdigest()[:16]
+    return Spec(f"nodekit-{node}-{container.id}", settings, digest)
+
+
+def _host_config(container: DockerContainer, folder: Path, *, publish: bool) -> dict[str, Any]:
+    memory = size_in_bytes(container.memory)
+    config: dict[str, Any] = {
+        "Init": True,  # passes signals on, and reaps what the program leaves
+        "CapDrop": ["ALL"],
+        "CapAdd": [name.removeprefix("CAP_") for name in container.capabilities],
+        "SecurityOpt": ["no-new-privileges"],
+        "PidsLimit": container.pids,
+        "Memory": memory,
+        "MemorySwap": memory,
+        "ReadonlyRootfs": container.read_only,
+        "Tmpfs": {path: f"size={size_in_bytes(size)},nosuid,nodev" for path, size in sorted(container.tmpfs.items())},
+        "Mounts": [_mount(Volume.parse(text, folder)) for text in container.volumes],
+        "ExtraHosts": [f"{name}:{address}" for name, address in sorted(container.extra_hosts.items())],
+        "DeviceRequests": _devices(container),
+        "RestartPolicy": {"Name": "no"},  # the runner restarts it, and knows why
+    }
+    if container.cpus is not None:
+        config["NanoCpus"] = int(container.cpus * 1e9)
+    if publish:
+        config["PortBindings"] = {f"{container.port}/tcp": [{"HostIp": "127.0.0.1", "HostPort": ""}]}
+    return config
+
+
+def _mount(volume: Volume) -> dict[str, Any]:
+    """As a mount, not a "bind": a folder that is missing is then an error, and not made, owned by root."""
+    kind = "bind" if volume.is_bind else "volume"
+    return {"Type": kind, "Source": volume.source, "Target": volume.target, "ReadOnly": volume.read_only}
+
+
+def _devices(container: DockerContainer) -> Sequence[Mapping[str, Any]]:
+    match container.gpus:
+        case None:
+            return []
+        case "all":
+            which: dict[str, Any] = {"Count": -1}
+        case int(count):
+            which = {"Count": count}
+        case ids:
+            which = {"DeviceIDs": list(ids)}
+    return [{"Driver": "", "Capabilities": [["gpu"]], "Options": {}, **which}]
+
+
+def _text(value: str | Secret) -> str:
+    return value.reveal() if isinstance(value, Secret) else value
+
+
+_CURES = (
+    (r"could not select device driver .*gpu", "the engine has no GPU driver: install the NVIDIA Container Toolkit"),
+    (r"bind source path does not exist: (\S+)", "the volume's source {0} does not exist on the engine's machine"),
+    (r"network (\S+) not found", "there is no network {0}: docker network create {0}, or leave `network` out"),
+    (
+        r"exec: \"([^\"]*)\":.*(?:not found|no such file|permission denied)",
+        "its program {0!r} cannot be run: it is not in the image, or not executable; see `command`",
+    ),
+    (r"unable to find user (\S+?):", "the image knows no user {0}; give `user` as a number"),
+    (r"invalid CapAdd: unknown capability: \"?(?:CAP_)?([A-Z_]+)", "there is no capability {0}; see `capabilities`"),
+)
+
+
+def explained(text: str) -> str:
+    """Why the engine would not make or start a container, for who wrote the node file."""
+    for pattern, cure in _CURES:
+        if found := re.search(pattern, text, re.IGNORECASE | re.DOTALL):
+            return cure.format(*found.groups())
+    return text.rpartition("caused: ")[2].strip() or text
