@@ -25,6 +25,7 @@ from nodekit.errors import (
     InvalidPayload,
     KeyReused,
     NodekitError,
+    NotStarted,
     Problem,
     Refusal,
     StoreFailed,
@@ -40,7 +41,7 @@ from nodekit.offers import NodeFile, Offer
 from nodekit.payload import MAX_DEPTH, decode_payload, encode_payload, parse_json
 from nodekit.pipeline import Pipeline, Sequence
 from nodekit.runner import ContainerRunner, InProcessRunner, PooledRunner, StreamingRunner
-from nodekit.secret import Secret
+from nodekit.secret import EnvValue, Secret
 from nodekit.store import Announcement, Claim, JobStore, JobTable, Pending, Settlement, SharedStore, Unfinished
 from nodekit.transport import Transport
 
@@ -66,6 +67,7 @@ __all__ = [
     "ContainerResult",
     "ContainerRunner",
     "EmbeddedStore",
+    "EnvValue",
     "Event",
     "FailureKind",
     "Health",
@@ -84,6 +86,7 @@ __all__ = [
     "Node",
     "NodeFile",
     "NodekitError",
+    "NotStarted",
     "Offer",
     "Outcome",
     "Pending",

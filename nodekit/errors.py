@@ -3,7 +3,7 @@
 Every error is a ``NodekitError``, carries its facts as attributes, and says in its message what to do.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -92,6 +92,25 @@ class ContainerFailed(NodekitError):
         self.status = status
         self.retry_after = retry_after
         super().__init__(self.text)
+
+
+class NotStarted(NodekitError):
+    """A container did not come up with the node. The message says why and what its program printed last.
+
+    `exit_code` is that of a program that ended; negative: the signal that killed it.
+    """
+
+    def __init__(
+        self, container: str, reason: str, exit_code: int | None = None, last_lines: Sequence[str] = ()
+    ) -> None:
+        self.container = container
+        self.reason = reason
+        self.exit_code = exit_code
+        self.last_lines = tuple(last_lines)
+        printed = "".join(f"\n  | {line}" for line in last_lines)
+        if exit_code is not None and not printed:
+            printed = " (it printed nothing)"
+        super().__init__(f"container {container!r} did not start: {reason}{printed}")
 
 
 class ClaimLost(NodekitError):

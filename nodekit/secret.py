@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from nodekit.errors import NodekitError
 
@@ -23,7 +23,7 @@ class Secret:
         return "Secret(…)"
 
     @classmethod
-    def resolve(cls, reference: Any, folder: Path) -> "Secret":
+    def resolve(cls, reference: Any, folder: Path) -> Self:
         """Follow a reference from a node file in `folder`. Raises `NodekitError` saying what to do."""
         match reference:
             case {"env": str(name), **rest} if not rest:
@@ -37,3 +37,20 @@ class Secret:
                     raise NodekitError(f"cannot read the secret: {error}") from error
             case _:
                 raise NodekitError('a secret is given by reference: { env = "NAME" } or { file = "path" }')
+
+
+if TYPE_CHECKING:
+    EnvValue: TypeAlias = str | Secret
+    """What a container's environment variable may be: a plain text or, in a node file, a reference to a secret."""
+else:
+
+    class EnvValue(Secret):  # msgspec takes a type that it does not know only on its own, not as `str | Secret`
+        __slots__ = ()
+
+        @classmethod
+        def resolve(cls, reference: Any, folder: Path) -> Self:
+            if isinstance(reference, str):
+                return cls(reference)
+            if not isinstance(reference, dict):
+                raise NodekitError('expected a text, or a reference: { env = "NAME" } or { file = "path" }')
+            return super().resolve(reference, folder)

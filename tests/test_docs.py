@@ -16,10 +16,11 @@ import click
 import msgspec
 import pytest
 
-from nodekit import ClientLimits, Offer, Retry, hookspecs
+from nodekit import ClientLimits, Container, Offer, Retry, hookspecs
 from nodekit.cli import main
 from nodekit.config import NodeSettings
 from nodekit_asgi._app import ROUTES
+from nodekit_remote import HttpContainer, StartedContainer
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -165,10 +166,14 @@ def written(default: Any) -> str:
 
 
 def sections(entry: EntryPoint, offer: Offer[Any]) -> list[str]:
-    if entry.group != "nodekit.runners" or entry.name not in ("process", "remote", "function"):
-        return [f"`{entry.name}`"]
-    over_http = [] if entry.name == "function" else ["Every container over HTTP"]
-    return [f"`{entry.name}`", "Every container", *over_http]
+    """Where an offer's keys stand, from the general to the particular, whose defaults count."""
+    shared = {
+        Container: "Every container",
+        HttpContainer: "Every container over HTTP",
+        StartedContainer: "Every container that is started",
+    }
+    mro = offer.container.__mro__ if offer.container else ()
+    return [*(heading for struct, heading in shared.items() if struct in mro), f"`{entry.name}`"]
 
 
 @pytest.mark.parametrize("entry", built_in(), ids=lambda entry: entry.name)

@@ -6,8 +6,7 @@ is killed, Linux kills the process; *its* children are then on their own, and so
 process group (daemons). It runs on asyncio, as the HTTP client does.
 """
 
-from nodekit_process._config import EnvValue, ProcessConfig, ProcessContainer
+from nodekit_process._config import ProcessConfig, ProcessContainer
 from nodekit_process._runner import ProcessRunner, offer
-from nodekit_process._supervised import NotStarted
 
-__all__ = ["EnvValue", "NotStarted", "ProcessConfig", "ProcessContainer", "ProcessRunner", "offer"]
+__all__ = ["ProcessConfig", "ProcessContainer", "ProcessRunner", "offer"]

@@ -5,37 +5,20 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Self, TypeAlias
+from typing import Annotated
 
 import msgspec
 
-from nodekit import NodekitError, Problem, Secret
-from nodekit_remote import HttpContainer
+from nodekit import EnvValue, Problem, Secret
+from nodekit_remote import StartedContainer
 
 INHERITED = ("PATH", "HOME", "LANG")
 """What a process gets of the node's environment; the rest is declared."""
 
-if TYPE_CHECKING:
-    EnvValue: TypeAlias = str | Secret
-    """A plain text, or in a node file a reference to a secret: ``{env = "NAME"}`` or ``{file = "path"}``."""
-else:
-
-    class EnvValue(Secret):  # msgspec takes a type that it does not know only on its own, not as `str | Secret`
-        __slots__ = ()
-
-        @classmethod
-        def resolve(cls, reference: Any, folder: Path) -> Self:
-            if isinstance(reference, str):
-                return cls(reference)
-            if not isinstance(reference, dict):
-                raise NodekitError('expected a text, or a reference: { env = "NAME" } or { file = "path" }')
-            return super().resolve(reference, folder)
-
-
 _EMPTY: Mapping[str, EnvValue] = MappingProxyType({})
 
 
-class ProcessContainer(HttpContainer, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ProcessContainer(StartedContainer, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A container that is a local process."""
 
     command: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
@@ -44,10 +27,6 @@ class ProcessContainer(HttpContainer, frozen=True, kw_only=True, forbid_unknown_
     """Its environment, beside PATH, HOME, LANG and PORT."""
     folder: Path | None = None
     """Where it runs; the folder of the node file unless said (from Python: the current one)."""
-    startup_seconds: Annotated[float, msgspec.Meta(gt=0)] = 30.0
-    """How long it may take until it answers."""
-    stop_seconds: Annotated[float, msgspec.Meta(ge=0)] = 5.0
-    """How long it may take to end after SIGTERM, before it is killed."""
 
 
 class ProcessConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -9,9 +9,9 @@ from typing import Self
 import anyio
 from anyio.abc import TaskGroup
 
-from nodekit import CompositionError, Container, ContainerId, ContainerOutput, Offer, Step
+from nodekit import CompositionError, Container, ContainerId, ContainerOutput, NotStarted, Offer, Step
 from nodekit_process._config import ProcessConfig, ProcessContainer, problems
-from nodekit_process._supervised import NotStarted, Supervised
+from nodekit_process._supervised import Supervised
 from nodekit_remote import ContainerHttp
 
 
@@ -19,7 +19,8 @@ class ProcessRunner:
     """Runs containers as local processes.
 
     `folder` is where they run unless they say otherwise; relative folders and programs are looked up from it.
-    Raises `CompositionError` where a program or a folder is missing; entering it, `NotStarted`.
+    Raises `CompositionError` where a program or a folder is missing; entering it, `NotStarted`. Entering waits for the
+    containers that are required; the others come up meanwhile.
     """
 
     def __init__(self, config: ProcessConfig, *, folder: Path | None = None) -> None:
@@ -48,7 +49,7 @@ class ProcessRunner:
         raise failures[0]
 
     async def _start(self, tasks: TaskGroup) -> list[NotStarted]:
-        """Start all at once; the first that fails ends the attempt."""
+        """Start all at once; the first required one that fails ends the attempt."""
         failures: list[NotStarted] = []
 
         async def start(supervised: Supervised) -> None:

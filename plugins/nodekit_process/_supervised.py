@@ -2,49 +2,26 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import anyio
 from anyio.abc import TaskStatus
 
-from nodekit import ContainerFailed, ContainerId, ContainerOutput, NodekitError, Step
+from nodekit import ContainerFailed, ContainerOutput, NodekitError, NotStarted, Step
 from nodekit_process._config import ProcessContainer, environment
 from nodekit_process._output import Output
 from nodekit_process._ports import free_port
 from nodekit_process._process import Process
-from nodekit_remote import ContainerHttp, Endpoint
+from nodekit_remote import ContainerHttp, Endpoint, restart_pause
 
 logger = logging.getLogger("nodekit.process")
 
-FIRST_PAUSE_SECONDS = 0.5
-LONGEST_PAUSE_SECONDS = 30.0
-STEADY_SECONDS = 30.0
-"""After having run this long, the next death is the first again."""
 PROBE_PAUSE_SECONDS = 0.02
 LONGEST_PROBE_PAUSE_SECONDS = 0.25
 NOTICE_SECONDS = 0.5
 """How long after a broken connection the death of the process may be noticed."""
-
-
-class NotStarted(NodekitError):
-    """A container did not come up with the node. The message says why and what its process printed last."""
-
-    def __init__(self, container: ContainerId, reason: str, exit_code: int | None, last_lines: Sequence[str]) -> None:
-        self.container = container
-        self.reason = reason
-        self.exit_code = exit_code
-        self.last_lines = tuple(last_lines)
-        printed = "".join(f"\n  | {line}" for line in last_lines) or " (it printed nothing)"
-        super().__init__(f"container {container!r} did not start: {reason}{printed}")
-
-
-def next_pause(pause: float, ran_seconds: float) -> float:
-    """How long to wait before the next start, given the pause before this one (0: none)."""
-    if ran_seconds >= STEADY_SECONDS:
-        return FIRST_PAUSE_SECONDS
-    return min(max(2 * pause, FIRST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
 
 
 class Supervised:
@@ -93,11 +70,16 @@ class Supervised:
     # -- staying up -------------------------------------------------------------------------------
 
     async def run(self, *, task_status: "TaskStatus[None]") -> None:
-        """Keep it up until cancelled. Raises `NotStarted` if it does not come up the first time."""
+        """Keep it up until cancelled. Raises `NotStarted` if it is required and does not come up the first time."""
         began, pause = time.monotonic(), 0.0
-        await self._live(task_status.started)
+        if self._container.required:
+            await self._live(task_status.started)
+        else:
+            task_status.started()
+            with suppress(NotStarted):
+                await self._live()
         while True:
-            pause = next_pause(pause, time.monotonic() - began)
+            pause = restart_pause(pause, time.monotonic() - began)
             logger.warning("container %s: %s; restart in %g s", self._container.id, self._why, pause)
             self._restart_at = time.monotonic() + pause
             await anyio.sleep(pause)

@@ -22,14 +22,14 @@ from nodekit import (
     JobRequest,
     JobStatus,
     Location,
+    NotStarted,
     Secret,
     Step,
     encode_payload,
     load_node,
 )
-from nodekit_process import NotStarted, ProcessConfig, ProcessContainer, ProcessRunner
+from nodekit_process import ProcessConfig, ProcessContainer, ProcessRunner
 from nodekit_process._output import KEPT_LINES, MAX_LINE_BYTES, Output
-from nodekit_process._supervised import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, STEADY_SECONDS, next_pause
 
 pytestmark = pytest.mark.anyio
 
@@ -280,16 +280,61 @@ async def test_a_program_that_never_answers_stops_the_start_and_is_ended() -> No
     assert not alive(int(caught.value.last_lines[0]))
 
 
+def says_pid(file: Path) -> str:
+    """Source that writes its pid, in one go."""
+    return f"import os; open('{file}.new', 'w').write(str(os.getpid())); os.rename('{file}.new', '{file}')\n"
+
+
+def fails_after(file: Path) -> str:
+    return f"import os, time\nwhile not os.path.exists({str(file)!r}): time.sleep(0.01)\nraise SystemExit(4)"
+
+
 async def test_one_that_fails_ends_those_that_started(tmp_path: Path) -> None:
-    says_pid = f"import os; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\n" + SERVER
-    waits = f"""
-import os, time
-while not (os.path.exists({str(tmp_path / "pid")!r}) and os.path.getsize({str(tmp_path / "pid")!r})):
-    time.sleep(0.01)
-raise SystemExit(4)
-"""
     with pytest.raises(NotStarted, match="exited with code 4"):
-        async with runner(server("fine", says_pid), server("bad", waits)):
+        async with runner(
+            server("fine", says_pid(tmp_path / "pid") + SERVER), server("bad", fails_after(tmp_path / "pid"))
+        ):
+            pass
+    assert not alive(int((tmp_path / "pid").read_text()))
+
+
+async def test_one_that_is_not_required_is_not_waited_for_and_comes_up_later(tmp_path: Path) -> None:
+    waits = f"""
+import pathlib, time
+while not pathlib.Path({str(tmp_path / "go")!r}).exists():
+    time.sleep(0.01)
+"""
+    async with runner(server("fine"), server("late", waits + SERVER, required=False)) as running:
+        assert running.running() == ["fine"]
+        assert running.problems() == ["container late is down: was not started yet; starting"]
+        with pytest.raises(ContainerFailed, match="not running: was not started yet"):
+            await do(running, container="late")
+        (tmp_path / "go").touch()
+        await until(lambda: set(running.running()) == {"fine", "late"})
+        assert not running.problems()
+        assert (await do(running, container="late"))["pid"]
+
+
+async def test_one_that_is_not_required_may_fail_and_is_tried_again(tmp_path: Path) -> None:
+    starts = tmp_path / "starts"
+    fails_once = f"""
+import pathlib
+starts = pathlib.Path({str(starts)!r})
+starts.write_text(starts.read_text() + "x" if starts.exists() else "x")
+if len(starts.read_text()) == 1:
+    raise SystemExit(7)
+"""
+    async with runner(server("fine"), server("moody", fails_once + SERVER, required=False)) as running:
+        await until(lambda: any("exited with code 7 before it answered; restart in" in p for p in running.problems()))
+        assert running.running() == ["fine"]
+        await until(lambda: "moody" in running.running())
+    assert starts.read_text() == "xx"
+
+
+async def test_one_that_is_not_required_does_not_excuse_one_that_is_and_ends_with_it(tmp_path: Path) -> None:
+    deaf = says_pid(tmp_path / "pid") + "import time; time.sleep(600)"
+    with pytest.raises(NotStarted, match=r"container 'bad' did not start: .* code 4"):
+        async with runner(server("deaf", deaf, required=False), server("bad", fails_after(tmp_path / "pid"))):
             pass
     assert not alive(int((tmp_path / "pid").read_text()))
 
@@ -384,14 +429,6 @@ if len(starts.read_text()) == 2:
         await until(lambda: any("exited with code 9 before it answered; restart in" in p for p in running.problems()))
         await until(lambda: bool(running.running()))
     assert (tmp_path / "starts").read_text() == "xxx"
-
-
-def test_pauses_double_up_to_a_limit_and_start_again_after_a_steady_run() -> None:
-    pauses = [next_pause(0.0, 1.0)]
-    for _ in range(8):
-        pauses.append(next_pause(pauses[-1], 1.0))
-    assert pauses == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
-    assert next_pause(LONGEST_PAUSE_SECONDS, STEADY_SECONDS) == FIRST_PAUSE_SECONDS
 
 
 # -- ending ---------------------------------------------------------------------------------------

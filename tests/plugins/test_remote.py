@@ -18,7 +18,8 @@ from anyio.abc import SocketAttribute, SocketStream
 
 from nodekit import CompositionError, ContainerFailed, ContainerOutput, Secret
 from nodekit.testing import ContainerRunnerContract, make_step
-from nodekit_remote import RemoteConfig, RemoteContainer, RemoteRunner
+from nodekit_remote import RemoteConfig, RemoteContainer, RemoteRunner, restart_pause
+from nodekit_remote._started import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, STEADY_SECONDS
 
 pytestmark = pytest.mark.anyio
 
@@ -464,3 +465,11 @@ def test_a_url_that_holds_a_password_is_refused_and_not_shown() -> None:
     with pytest.raises(ValueError, match="no user or password") as refused:
         RemoteContainer(id="a", url="http://admin:hunter2@127.0.0.1:1")
     assert "hunter2" not in str(refused.value)
+
+
+def test_pauses_double_up_to_a_limit_and_start_again_after_a_steady_run() -> None:
+    pauses = [restart_pause(0.0, 1.0)]
+    for _ in range(8):
+        pauses.append(restart_pause(pauses[-1], 1.0))
+    assert pauses == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
+    assert restart_pause(LONGEST_PAUSE_SECONDS, STEADY_SECONDS) == FIRST_PAUSE_SECONDS
