@@ -1,4 +1,9 @@
-"""Runs a command beside an engine, brought up for it where none is found: python tests/engine run -- COMMAND…"""
+"""What is done with the test bed from a shell.
+
+python tests/engine install           what it needs of the system, as root on Debian
+python tests/engine run -- COMMAND…   with DOCKER_HOST naming an engine, which is brought up where none is found,
+                                      and NODEKIT_PYTHON_IMAGE an image with Python, made offline
+"""
 
 import os
 import subprocess
@@ -7,21 +12,28 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).parent.parent)  # this folder is the package
 
-from engine.bed import NoEngine, open_engine  # noqa: E402
+from engine.bed import NoEngine, open_engine, prepare  # noqa: E402
+from engine.debian import Missing  # noqa: E402
+
+
+def run(command: list[str]) -> int:
+    with open_engine() as engine:
+        given = {"DOCKER_HOST": engine.host, "NODEKIT_PYTHON_IMAGE": engine.images.python}
+        return subprocess.run(command, env={**os.environ, **given}, check=False).returncode
 
 
 def main(arguments: list[str]) -> int:
-    if arguments[:2] != ["run", "--"] or not arguments[2:]:
-        print(__doc__, file=sys.stderr)
-        return 2
-    try:
-        with open_engine() as engine:
-            given = {"DOCKER_HOST": engine.host, "NODEKIT_PYTHON_IMAGE": engine.images.python}
-            return subprocess.run(arguments[2:], env={**os.environ, **given}, check=False).returncode
-    except NoEngine as error:
-        print(error, file=sys.stderr)
-        return 1
+    match arguments:
+        case ["install"]:
+            return prepare() or 0
+        case ["run", "--", *command] if command:
+            return run(command)
+    print(__doc__, file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except (NoEngine, Missing) as error:
+        sys.exit(str(error))

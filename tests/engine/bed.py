@@ -10,8 +10,9 @@ import docker
 import docker.errors
 
 from engine import debian
-from engine.dockerd import Dockerd, EngineFailed, answers
+from engine.dockerd import Dockerd, EngineFailed
 from engine.images import LABEL, Images
+from engine.ping import answers
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 
@@ -23,7 +24,8 @@ class NoEngine(Exception):
 class Engine:
     """An engine: `host` for whoever wants to find it, `client` of docker-py, `images` for tests.
 
-    `dockerd` are the drills, where it is our own. On somebody else's it is None, and only what has our label is removed.
+    `dockerd` are the drills, where it is our own. On somebody else's it is None, and what has our label
+    is all that is removed.
     """
 
     def __init__(self, host: str, client: docker.DockerClient, dockerd: Dockerd | None = None) -> None:
@@ -79,6 +81,13 @@ def _install() -> str | None:
     except debian.Missing as missing:
         raise NoEngine(f"no engine answers; {missing}") from None
     return _find()
+
+
+def prepare() -> None:
+    """Install what the tests need of the system, if that is not there. Raises NoEngine, debian.Missing."""
+    if _find() is None:
+        _install()
+    debian.need("docker-registry")
 
 
 @contextlib.contextmanager

@@ -2,10 +2,10 @@
 
 import contextlib
 import fcntl
+import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -14,7 +14,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
+import docker
+
 from engine import debian
+from engine.ping import answers
 
 DISK_BYTES = 2 << 30
 READY_SECONDS = 30
@@ -37,7 +40,8 @@ def until(what: str, condition: Callable[[], bool], seconds: float = 10) -> None
 class Dockerd:
     """Use as a context manager; it enters with the engine answering.
 
-    Containers, images and volumes survive `kill` and `start`. Nothing outlives the block, nor this process if it is killed.
+    Containers, images and volumes survive `kill` and `start`. Nothing outlives the block,
+    nor this process if it is killed.
     """
 
     def __init__(self, *, disk_bytes: int = DISK_BYTES, live_restore: bool = False) -> None:
@@ -50,17 +54,16 @@ class Dockerd:
 
     def __enter__(self) -> "Dockerd":
         with contextlib.ExitStack() as stack:
-            stack.enter_context(one_per_network())
+            lock = stack.enter_context(one_per_network())
             self.folder = Path(tempfile.mkdtemp(prefix="nkbed"))  # short: paths of sockets have at most 107 bytes
             stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
             self.socket = self.folder / "docker.sock"
             (self.folder / "config.json").write_text("{}")  # not the system's
             self._away = self.folder / "docker.sock.away"
             self._log = stack.enter_context((self.folder / "log").open("a+"))
-            self._holder = stack.enter_context(self._hold())
-            self._process: subprocess.Popen[bytes] | None = None
+            self._holder = stack.enter_context(self._hold(lock))
             self.start()
-            stack.callback(self._let_go)
+            stack.callback(self.thaw)  # what is stopped does not end
             self._stack = stack.pop_all()
         return self
 
@@ -68,7 +71,7 @@ class Dockerd:
         self._stack.close()
 
     @contextlib.contextmanager
-    def _hold(self) -> Iterator[subprocess.Popen[str]]:
+    def _hold(self, lock: IO[str]) -> Iterator[subprocess.Popen[str]]:
         command = [
             "unshare",
             "--mount",
@@ -81,7 +84,14 @@ class Dockerd:
         ]
         command += [str(HOLDER), str(self.folder), str(self.disk_bytes), self._cgroup]
         with subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True, start_new_session=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, "PATH": debian.PATH},
+            pass_fds=[lock.fileno()],  # so that it is locked until the holder is gone, too
         ) as process:  # leaving closes its stdin and waits for it
             assert process.stdout is not None
             if process.stdout.readline() != "ready\n":
@@ -91,14 +101,6 @@ class Dockerd:
     @property
     def _cgroup(self) -> str:
         return f"nodekit-test-{self.folder.name}"
-
-    def _let_go(self) -> None:
-        """The holder ends everything; who waits for the engine waits for it to be dead, not stopped."""
-        self.thaw()
-        assert self._holder.stdin is not None
-        self._holder.stdin.close()
-        if self._process is not None:
-            self._process.wait()
 
     # Start and end.
 
@@ -110,17 +112,18 @@ class Dockerd:
             return
         for stale in ("pid", "docker.sock", "exec/containerd/containerd.pid"):  # of one that was killed
             (self.folder / stale).unlink(missing_ok=True)
-        self._process = subprocess.Popen(
-            [*self._enter_namespaces(), *self._command()],
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=self._log,
-            start_new_session=True,
-            env={**os.environ, "PATH": debian.PATH},
-        )
+        self._tell_holder(self._command())
         until(f"the engine answers; {self.log()}", self._answers_or_ended, READY_SECONDS)
         if not self.running:
             raise EngineFailed(f"the engine ended at its start: {self.log()}")
+
+    def _tell_holder(self, command: list[str]) -> None:
+        """To start this. Its answer comes when that is done."""
+        assert self._holder.stdin is not None
+        assert self._holder.stdout is not None
+        print(json.dumps(command), file=self._holder.stdin, flush=True)
+        if self._holder.stdout.readline() != "started\n":
+            raise EngineFailed(f"the holder of our engine ended: {self.log()}")
 
     def _enter_namespaces(self) -> list[str]:
         namespaces = f"/proc/{self._holder.pid}/ns"
@@ -137,7 +140,7 @@ class Dockerd:
 
     @property
     def running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
+        return bool(self.pids("dockerd"))
 
     def kill(self) -> None:
         """`kill -9`: containers run on, without their published ports."""
@@ -148,12 +151,9 @@ class Dockerd:
         self._end(signal.SIGTERM)
 
     def _end(self, number: signal.Signals) -> None:
-        if self._process is None:
-            return
         self.thaw()
         self._signal(number, "dockerd")
-        self._process.wait(READY_SECONDS)
-        until("containerd ends with its engine", lambda: not self.pids("dockerd", "containerd"))
+        until("the engine and its containerd end", lambda: not self.pids("dockerd", "containerd"), READY_SECONDS)
 
     def restart(self, *, live_restore: bool | None = None) -> None:
         """`kill`, then `start`."""
@@ -174,13 +174,14 @@ class Dockerd:
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
         self._signal(signal.SIGSTOP, "dockerd", "containerd")
+        until("all threads of the engine stop", lambda: all(map(_is_stopped, self.pids("dockerd", "containerd"))))
         try:
             yield
         finally:
             self.thaw()
 
     def thaw(self) -> None:
-        self._signal(signal.SIGCONT, "dockerd", "containerd", "nsenter")  # nsenter stops with what it started
+        self._signal(signal.SIGCONT, "dockerd", "containerd")
 
     # Away: whoever connects anew finds no socket; connections that exist stay.
 
@@ -210,16 +211,26 @@ class Dockerd:
 
     @contextlib.contextmanager
     def full_disk(self, *, free_bytes: int = 0) -> Iterator[None]:
-        """Only so much is left on the engine's disk."""
-        with (self._data / "filler").open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, max(self.free_bytes - free_bytes, 1))
+        """Only so much is left on the engine's disk: it shrinks, as that takes no time and no memory."""
+        self._resize(lambda: self.disk_bytes - self.free_bytes + free_bytes)
         try:
             yield
         finally:
             self.free_disk()
 
     def free_disk(self) -> None:
-        (self._data / "filler").unlink(missing_ok=True)
+        self._resize(lambda: self.disk_bytes)
+
+    def _resize(self, size: Callable[[], int]) -> None:
+        """Anew if the engine writes just now, as a disk is not smaller than what it holds."""
+
+        def resized() -> bool:
+            command = ["mount", "-o", f"remount,size={size()}", f"{self.folder}/data"]
+            return not subprocess.run(
+                [*self._enter_namespaces(), *command], capture_output=True, check=False
+            ).returncode
+
+        until("the engine's disk takes another size", resized)
 
     # Looking in.
 
@@ -230,14 +241,9 @@ class Dockerd:
 
     def kill_program(self, container: str) -> None:
         """`kill -9` of a container's first process, from outside: the engine is not told."""
-        self._in_namespaces("kill", "-9", self._in_namespaces(*self._cli("inspect", "-f", "{{.State.Pid}}", container)))
-
-    def _cli(self, *arguments: str) -> list[str]:
-        return ["docker", "-H", self.host, *arguments]
-
-    def _in_namespaces(self, *command: str) -> str:
-        done = subprocess.run([*self._enter_namespaces(), *command], capture_output=True, text=True, check=True)
-        return done.stdout.strip()
+        with contextlib.closing(docker.APIClient(self.host)) as client:
+            pid = client.inspect_container(container)["State"]["Pid"]  # in the namespace of the engine
+        subprocess.run([*self._enter_namespaces(), "sh", "-c", f"kill -9 {pid}"], check=True)
 
     def log(self, lines: int = 15) -> str:
         return "\n" + "\n".join((self.folder / "log").read_text(errors="replace").splitlines()[-lines:])
@@ -255,27 +261,9 @@ def _is_one(pid: int, mounts: str, names: tuple[str, ...]) -> bool:
     return False
 
 
-def answers(host: str) -> bool:
-    """Whether an engine does so at `host`. Not by docker-py, which leaves sockets open that could not be connected."""
-    scheme, _, place = host.partition("://")
-    with contextlib.suppress(OSError), contextlib.closing(_connection(scheme, place)) as connection:
-        connection.settimeout(5)
-        connection.sendall(b"GET /_ping HTTP/1.0\r\nHost: docker\r\n\r\n")
-        return connection.recv(4096).startswith(b"HTTP/1")
-    return False
-
-
-def _connection(scheme: str, place: str) -> socket.socket:
-    if scheme != "unix":
-        name, _, port = place.rpartition(":")
-        return socket.create_connection((name, int(port)), timeout=5)
-    connection = socket.socket(socket.AF_UNIX)
-    try:
-        connection.connect(place)
-    except OSError:
-        connection.close()
-        raise
-    return connection
+def _is_stopped(pid: int) -> bool:
+    states = (path.read_text().rpartition(") ")[2][0] for path in Path(f"/proc/{pid}/task").glob("*/stat"))
+    return all(state == "T" for state in states)
 
 
 @contextlib.contextmanager
@@ -286,5 +274,5 @@ def one_per_network() -> Iterator[IO[str]]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise EngineFailed("another test run has its engine here: wait for it to end") from None
+            raise EngineFailed("another test run has its engine in this network: wait for it to end") from None
         yield file

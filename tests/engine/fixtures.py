@@ -42,7 +42,7 @@ def or_unavailable(*errors: type[Exception]) -> Iterator[None]:
 
 @pytest.fixture
 def dockerd(engine: Any) -> Iterator[Any]:
-    """The drills: our own `engine.Dockerd`, as it was when the test began. On somebody else's engine the test is skipped."""
+    """Drills on our own engine (`engine.Dockerd`), repaired afterwards. On somebody else's, the test is skipped."""
     if engine.dockerd is None:
         pytest.skip(f"breaks the engine, and {engine.host} is not ours; without it the tests bring up their own")
     yield engine.dockerd

@@ -3,10 +3,12 @@
     unshare --mount --propagation private --pid --fork --mount-proc python holder.py FOLDER BYTES CGROUP
 
 It is process 1 of its own PID namespace. The engine, containerd, shims and containers live in there, so that the kernel
-ends them with it; the engine's data lies on a tmpfs of BYTES, which survives the engine but not the holder.
+ends them with it. It starts what it reads, a JSON list a line, and answers "started". The engine's data lies on a tmpfs
+of BYTES, which survives the engine but not the holder.
 """
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -44,7 +46,9 @@ def main(folder: Path, size: str, cgroup: str) -> None:
     mount(folder, size)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # orphans of the namespace end up here: nobody asks how they ended
     print("ready", flush=True)
-    sys.stdin.read()
+    for line in sys.stdin:
+        subprocess.Popen(json.loads(line), stdin=subprocess.DEVNULL, stdout=sys.stderr, start_new_session=True)
+        print("started", flush=True)
     os.kill(-1, signal.SIGKILL)
     with contextlib.suppress(ChildProcessError):
         os.waitpid(-1, 0)  # returns when there are no children left, as their ends are ignored

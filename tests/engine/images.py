@@ -23,7 +23,7 @@ class Images:
 
     @cached_property
     def python(self) -> str:
-        """The Python that runs the tests, as /usr/local/bin/python3, with its standard library and /bin/sh; nothing runs."""
+        """The Python that runs the tests, as /usr/local/bin/python3, with its standard library, and /bin/sh."""
         tag = f"nodekit-test/python:{platform.python_version()}"
         if not self._is_like_this_system():
             version = ".".join(platform.python_version_tuple()[:2])

@@ -30,9 +30,9 @@ TESTER = Account("tester", "correct horse")
 
 
 class Registry:
-    """Use as a context manager. What was pushed survives `stop` and `start`, as does the port; nothing outlives the block.
+    """Use as a context manager. What was pushed, and the port, survive `stop` and `start`.
 
-    `private` asks for the credentials of TESTER. Raises debian.Missing where there is no such program.
+    Nothing outlives the block. `private` asks for the credentials of TESTER. Raises debian.Missing.
     """
 
     def __init__(self, *, private: bool = False) -> None:
@@ -78,7 +78,7 @@ class Registry:
             self.start()
 
     def push(self, client: docker.DockerClient, tag: str, name: str) -> str:
-        """Put an image of the engine under `name:tag`; the value is what to pull. The engine forgets that name again."""
+        """Put an image of the engine there as `name:tag`. The value is what to pull; the engine itself forgets it."""
         target = f"{self.address}/{name}"
         repository, _, version = target.rpartition(":")
         client.images.get(tag).tag(repository, version)

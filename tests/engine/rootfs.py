@@ -1,4 +1,4 @@
-"""The files of an image with Python, taken from this system: the interpreter, its library, and what both are linked to."""
+"""The files of an image with Python, taken from this system: interpreter, library, and what both are linked to."""
 
 import contextlib
 import io
@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import IO
 
 LEFT_OUT = re.compile(
-    r"/(test|tests|idlelib|tkinter|turtledemo|lib2to3|ensurepip|site-packages|dist-packages|config-[^/]*)(/|$)"
-    r"|\.opt-\d\.pyc$|/lib-dynload/(_tkinter|_test|xx|_xx)"
+    r"/(test|tests|idlelib|tkinter|turtledemo|lib2to3|ensurepip|pydoc_data|site-packages|dist-packages|config-[^/]*)(/|$)"
+    r"|\.opt-\d\.pyc$|/lib-dynload/(_tkinter|nis|_test|xx|_xx)"
 )
 ACCOUNTS = {"etc/passwd": "root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n", "etc/group": "root:x:0:\n"}
 ADDED = {"etc/nsswitch.conf": "hosts: files dns\n", **ACCOUNTS}
