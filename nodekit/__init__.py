@@ -2,7 +2,7 @@
 
 from nodekit._descriptors import descriptor_share
 from nodekit._health import Health
-from nodekit.config import load_node
+from nodekit.config import load_node, node_name, read_node_file
 from nodekit.container import (
     ClientId,
     Container,
@@ -115,5 +115,7 @@ __all__ = [
     "encode_payload",
     "last_output",
     "load_node",
+    "node_name",
     "parse_json",
+    "read_node_file",
 ]

@@ -10,6 +10,7 @@ import msgspec
 from msgspec.structs import replace
 
 from nodekit._explain import explain
+from nodekit._naming import default_name, name_problem
 from nodekit._rules import nearest
 from nodekit.errors import CompositionError, NodekitError, Problem
 from nodekit.limits import NodeLimits
@@ -25,12 +26,12 @@ _TABLES = ("node", "store", "runners", "transports", "pipelines", "plugins")
 class NodeSettings(NodeLimits, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The table ``[node]``."""
 
-    name: str = "node"
-    """Lower-case letters, digits and ``_.-``, beginning with a letter or digit."""
+    name: str | None = None
+    """Lower-case letters, digits and ``_.-``, beginning with a letter or digit; at most 64."""
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", self.name):
-            raise ValueError("name: expected lower-case letters, digits and _.-, beginning with a letter or digit")
+        if self.name is not None and (problem := name_problem(self.name)):
+            raise ValueError(f"name: {problem}")
 
 
 def load_node(path: Path | str) -> Node:
@@ -51,25 +52,38 @@ def read_node_file(path: Path | str) -> dict[str, Any]:
 
 def compose(tables: Mapping[str, Any], path: Path) -> Node:
     """The node that the tables of a node file at `path` describe."""
-    return _Composition(tables, NodeFile(path.absolute())).node()
+    return _Composition(tables, path).node()
+
+
+def node_name(tables: Mapping[str, Any], path: Path | str) -> str:
+    """The name of the node that the tables of a node file at `path` describe.
+
+    It is `name` of the table ``[node]``, or else made from the file's path: no other file's node has it, and it stays
+    the same as long as the file stays where it is. Raises `CompositionError` where something is wrong with the table.
+    """
+    composition = _Composition(tables, Path(path))
+    if composition.problems:
+        raise CompositionError(composition.problems)
+    return composition.file.node
 
 
 class _Composition:
     """Reads every table before it gives up, so that one run shows every problem."""
 
-    def __init__(self, tables: Mapping[str, Any], file: NodeFile) -> None:
+    def __init__(self, tables: Mapping[str, Any], path: Path) -> None:
         self.tables = tables
-        self.file = file
+        self.folder = path.absolute().parent
         self.problems: list[Problem] = []
         self.rules: dict[str, type[msgspec.Struct]] = {}
         self.rules_known = True
         """Whether every plugin was found: a key that none of the found ones reads may be another's."""
+        self.settings = self.convert(self.table("node"), NodeSettings, "node") or NodeSettings()
+        self.file = NodeFile(path.absolute(), self.settings.name or default_name(path))
 
     def node(self) -> Node:
         for key in self.tables:
             if key not in _TABLES:
                 self.problem(key, f"unknown table{nearest(key, _TABLES)}")
-        settings = self.convert(self.table("node"), NodeSettings, "node") or NodeSettings()
         plugins = self.parts("plugin", "plugins")
         runners = self.parts("runner", "runners")
         transports = self.parts("transport", "transports")
@@ -83,7 +97,7 @@ class _Composition:
             transports=[part for _, part in transports],
             pipelines=dict(pipelines),
             plugins=[part for _, part in plugins],
-            **msgspec.structs.asdict(settings),
+            **msgspec.structs.asdict(replace(self.settings, name=self.file.node)),
         )
 
     def store(self) -> Any:
@@ -198,10 +212,10 @@ class _Composition:
         if issubclass(kind, Path):
             if not isinstance(value, str):
                 raise TypeError("expected a path")
-            return self.file.folder / value
+            return self.folder / value
         if issubclass(kind, Secret):
             try:
-                return kind.resolve(value, self.file.folder)
+                return kind.resolve(value, self.folder)
             except NodekitError as error:
                 raise ValueError(str(error)) from error
         raise TypeError(f"a node file cannot give a {kind.__name__}")

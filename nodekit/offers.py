@@ -21,6 +21,8 @@ class NodeFile(msgspec.Struct, frozen=True):
     """Where a part's settings come from."""
 
     path: Path
+    node: str
+    """The node's name, see `node_name`."""
 
     @property
     def folder(self) -> Path:

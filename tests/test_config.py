@@ -1,11 +1,13 @@
 """Node files: every mistake is one clear problem with its key path, and acquires nothing."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nodekit import CompositionError, Node, load_node
+from nodekit import CompositionError, Node, NodeFile, load_node, node_name, read_node_file
+from nodekit_memory import MemoryStore
 
 NODE_FILE = """
 [node]
@@ -76,7 +78,69 @@ def test_the_documented_node_file_composes_and_makes_nothing(tmp_path: Path) -> 
 
 def test_most_of_it_has_defaults(tmp_path: Path) -> None:
     node = load_node(write(tmp_path, '[store]\nuse = "memory"\n'))
-    assert (node.limits.max_pending, node.limits.drain_seconds, node.name) == (10_000, 10, "node")
+    assert (node.limits.max_pending, node.limits.drain_seconds) == (10_000, 10)
+
+
+# -- the node's name ------------------------------------------------------------------------------
+
+
+def name_of(file: Path) -> str:
+    file.parent.mkdir(exist_ok=True)
+    file.write_text('[store]\nuse = "memory"\n')
+    return load_node(file).name
+
+
+@pytest.mark.parametrize(
+    ("file", "begins"),
+    [
+        ("hello.toml", "hello-"),
+        ("shop/node.toml", "shop-"),
+        ("Größe & Co..toml", "gr-e-co-"),
+        ("...toml", "node-"),
+        ("_.-x.y_.toml", "x.y-"),
+        (f"{'x' * 200}.toml", "x" * 55 + "-"),
+    ],
+)
+def test_a_name_is_made_of_the_file_and_fits(tmp_path: Path, file: str, begins: str) -> None:
+    name = name_of(tmp_path / file)
+    assert re.fullmatch(re.escape(begins) + "[0-9a-f]{8}", name)
+    text = f'[node]\nname = "{name}"\n[store]\nuse = "memory"\n'
+    assert load_node(write(tmp_path, text)).name == name
+
+
+def test_no_two_files_have_one_name_and_a_file_has_one_name_however_it_is_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = name_of(tmp_path / "a/hello.toml"), name_of(tmp_path / "b/hello.toml")
+    assert here != there
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    monkeypatch.chdir(tmp_path / "b")
+    for path in (tmp_path / "a/hello.toml", tmp_path / "link/hello.toml", Path("../a/hello.toml")):
+        assert load_node(path).name == here
+
+
+def test_the_parts_are_told_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[NodeFile] = []
+    monkeypatch.setattr("nodekit_memory.offer.build", lambda config, file: told.append(file) or MemoryStore())
+    file = tmp_path / "hello.toml"
+    default = name_of(file)
+    load_node(write(tmp_path, '[node]\nname = "mine"\n[store]\nuse = "memory"\n'))
+    assert told == [NodeFile(file, default), NodeFile(tmp_path / "node.toml", "mine")]
+
+
+def test_the_name_is_known_without_composing(tmp_path: Path) -> None:
+    file = write(tmp_path, '[node]\nname = "mine"\n[store]\nuse = "of another package"\n')
+    assert node_name(read_node_file(file), file) == "mine"
+    assert node_name({}, str(tmp_path / "hello.toml")) == name_of(tmp_path / "hello.toml")
+    with pytest.raises(CompositionError, match=r"node\.name: expected text"):
+        node_name({"node": {"name": 1}}, file)
+
+
+def test_a_node_made_in_python_has_a_plain_name() -> None:
+    assert Node(store=MemoryStore(), runners=[]).name == "node"
+
+
+# -- mistakes -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -105,6 +169,9 @@ def test_most_of_it_has_defaults(tmp_path: Path) -> None:
         ('command = ["python3", "upper.py"]', "", "runners[1].containers[0].command", ["missing"]),
         ("concurrency = 64", 'concurrency = "64"', "node.concurrency", ["a whole number"]),
         ("concurrency = 64", "concurrency = 0", "node.concurrency", [""]),
+        ("concurrency = 64", 'name = "Node"', "node.name", ["lower-case"]),
+        ("concurrency = 64", 'name = ""', "node.name", ["lower-case"]),
+        ("concurrency = 64", f'name = "{"x" * 65}"', "node.name", ["at most 64"]),
         ("drain_seconds = 10", "drain_seconds = -1", "node.drain_seconds", [""]),
         ("[node]", "[node.each_client]\nmax_pendng = 1\n[node]", "node.each_client.max_pendng", ["'max_pending'"]),
         ("[node]", '[node.clients."::1"]\nmax_priority = 9\n[node]', "node.clients", ["<= 7"]),

@@ -116,7 +116,7 @@ def test_a_node_file_names_functions_of_modules_and_of_files_beside_it(tmp_path:
         FunctionContainer(id="double", call="mine_of_a_test.py:double"),
         FunctionContainer(id="sleep", call="anyio:sleep"),
     )
-    runner = from_config(FunctionConfig(containers=containers), NodeFile(tmp_path / "node.toml"))
+    runner = from_config(FunctionConfig(containers=containers), NodeFile(tmp_path / "node.toml", "node"))
     assert list(runner.containers) == ["double", "sleep"]
 
 
@@ -128,7 +128,7 @@ def test_a_file_is_run_once_and_takes_no_other_modules_name(tmp_path: Path) -> N
     (tmp_path / "sub").mkdir()
     calls = {"a": "json.py:a", "b": "sub/../json.py:b"}
     containers = tuple(FunctionContainer(id=id, call=call) for id, call in calls.items())
-    runner = from_config(FunctionConfig(containers=containers), NodeFile(tmp_path / "node.toml"))
+    runner = from_config(FunctionConfig(containers=containers), NodeFile(tmp_path / "node.toml", "node"))
     a, b = runner._functions["a"], runner._functions["b"]
     assert a.__globals__ is b.__globals__  # type: ignore[attr-defined]
     assert sys.modules["json"] is json
@@ -138,7 +138,7 @@ def test_a_file_that_fails_leaves_no_module_behind(tmp_path: Path) -> None:
     (tmp_path / "broken_of_a_test.py").write_text("raise ValueError('no')\n")
     config = FunctionConfig(containers=(FunctionContainer(id="a", call="broken_of_a_test.py:f"),))
     with pytest.raises(CompositionError, match="no"):
-        from_config(config, NodeFile(tmp_path / "node.toml"))
+        from_config(config, NodeFile(tmp_path / "node.toml", "node"))
     assert not [name for name in sys.modules if "broken_of_a_test" in name]
 
 
@@ -168,7 +168,7 @@ def test_what_is_not_awaited_is_refused(function: Any) -> None:
 def test_a_plain_function_of_a_node_file_is_a_problem_with_its_place(tmp_path: Path) -> None:
     config = FunctionConfig(containers=(FunctionContainer(id="a", call="json:dumps"),))
     with pytest.raises(CompositionError, match=r"^containers\[0\]: .*dumps, must be `async def`"):
-        from_config(config, NodeFile(tmp_path / "node.toml"))
+        from_config(config, NodeFile(tmp_path / "node.toml", "node"))
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_a_call_that_does_not_lead_to_a_function_is_a_problem_with_its_place(
     (tmp_path / "broken.py").write_text("def f(:\n")
     config = FunctionConfig(containers=(FunctionContainer(id="a", call=call),))
     with pytest.raises(CompositionError) as raised:
-        from_config(config, NodeFile(tmp_path / "node.toml"))
+        from_config(config, NodeFile(tmp_path / "node.toml", "node"))
     [problem] = raised.value.problems
     assert problem.where == "containers[0].call"
     assert call in problem.text
