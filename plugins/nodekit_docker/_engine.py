@@ -1,7 +1,7 @@
 """An engine, asked through docker-py: the one module that knows how. Its calls block, hence they run in threads."""
 
 import errno
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import anyio
@@ -75,6 +75,14 @@ class Engine:
             raise EngineRefused(str(error.explanation or error), status) from error
         except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as error:
             raise EngineGone(f"the Docker engine {self.place.host} does not answer: {_cause(error)}") from error
+
+    def iterated(self, stream: Iterator[T]) -> Iterator[T]:
+        """Its items, with the client's errors as ours; to be used in a thread."""
+        while True:
+            try:
+                yield self.translated(lambda: next(stream))
+            except StopIteration:
+                return
 
     # -- containers -------------------------------------------------------------------------------
 

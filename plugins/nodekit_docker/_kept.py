@@ -94,7 +94,7 @@ class Kept:
         if life.ending:
             return ContainerFailed("died", f"the container {life.ending}")
         if self._presence.trouble:
-            return ContainerFailed("connection", f"{failure.text}; {self._presence.trouble}")
+            return ContainerFailed("connection", f"{failure.text}; the Docker engine does not answer")
         return failure
 
     # -- staying up -------------------------------------------------------------------------------
