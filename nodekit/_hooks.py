@@ -42,11 +42,12 @@ class _PluginManager(pluggy.PluginManager):
 
 
 class Hooks:
-    """The plugins of one node, called one at a time in the order given."""
+    """The plugins of one node, called one at a time in the order given; parts that are plugins come last."""
 
-    def __init__(self, plugins: Sequence[object]) -> None:
+    def __init__(self, plugins: Sequence[object], parts: Sequence[object] = ()) -> None:
+        plugins = [*plugins, *_plugins_among(parts, plugins)]
         problems = [problem for plugin in plugins for problem in _problems(plugin)]
-        twice = [p for number, p in enumerate(plugins) if any(p is other for other in plugins[:number])]
+        twice = [p for number, p in enumerate(plugins) if p in plugins[:number]]  # pluggy takes equal ones for one
         problems += [Problem(plugin_name(plugin), "is given twice; give it once") for plugin in twice]
         if problems:
             raise CompositionError(problems)
@@ -57,6 +58,7 @@ class Hooks:
         self._admit = self._implementations("nodekit_admit")
         self._observe = self._implementations("nodekit_observe")
         self._lifespan = self._implementations("nodekit_lifespan")
+        self._tell_problems = self._implementations("nodekit_problems")
 
     def _implementations(self, hook: str) -> Sequence[pluggy.HookImpl]:
         caller: pluggy.HookCaller = getattr(self._manager.hook, hook)
@@ -93,6 +95,15 @@ class Hooks:
             except Exception:
                 logger.exception("plugin %s failed in nodekit_observe", implementation.plugin_name)
 
+    def problems(self, node: "Node") -> Iterator[str]:
+        """What plugins say is wrong right now; one that cannot say is wrong itself."""
+        for implementation in self._tell_problems:
+            try:
+                yield from _texts(_call(implementation, node=node))
+            except Exception:
+                logger.exception("plugin %s failed in nodekit_problems", implementation.plugin_name)
+                yield f"plugin {plugin_name(implementation.plugin)} failed to say what is wrong; the log has it"
+
 
 def plugin_name(plugin: object) -> str:
     """How errors and the log name a plugin."""
@@ -103,6 +114,25 @@ def _call(implementation: pluggy.HookImpl, **arguments: Any) -> Any:
     return implementation.function(*[arguments[name] for name in implementation.argnames])
 
 
+def _texts(told: Any) -> list[str]:
+    """One text is one problem, not as many as it has letters; None is none."""
+    return [told] if isinstance(told, str) and told else [str(problem) for problem in told or ()]
+
+
+def _plugins_among(parts: Sequence[object], plugins: Sequence[object]) -> Sequence[object]:
+    """The parts that implement hooks, each once; one that is given as a plugin has its place there."""
+    found: list[object] = []
+    for part in parts:
+        if _named(part) and not any(part is other for other in (*plugins, *found)):
+            found.append(part)
+    return found
+
+
+def _named(plugin: object) -> list[str]:
+    """What on it is named like a hook."""
+    return [name for name in dir(plugin) if name.startswith(_PREFIX) and callable(getattr(plugin, name))]
+
+
 def _is_implementation(plugin: object, name: str) -> bool:
     return name.startswith(_PREFIX) and inspect.isroutine(getattr(plugin, name, None))
 
@@ -111,7 +141,7 @@ def _problems(plugin: object) -> Iterator[Problem]:
     if inspect.isclass(plugin):
         yield Problem(plugin.__name__, f"is a class; give the node an instance: {plugin.__name__}()")
         return
-    named = [name for name in dir(plugin) if name.startswith(_PREFIX) and callable(getattr(plugin, name))]
+    named = _named(plugin)
     for name in named:
         if text := _problem(name, getattr(plugin, name)):
             yield Problem(f"{plugin_name(plugin)}.{name}", text)

@@ -1,9 +1,11 @@
 """The hooks of nodekit. A plugin is any object with methods (or a module with functions) of these names.
 
 A hook's colour is fixed: `async def` where it is `async def` here, plain `def` where it is plain here. Take any subset
-of its arguments, by name. Plugins are asked in the order in which the node was given them.
+of its arguments, by name. Plugins are asked in the order in which the node was given them, and then the store, the
+runners and the transports that have such methods.
 """
 
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -54,4 +56,17 @@ def nodekit_observe(event: Event, node: "Node") -> None:
             def nodekit_observe(self, event):
                 if isinstance(event, JobFinished):
                     self.finished += 1
+    """
+
+
+def nodekit_problems(node: "Node") -> Sequence[str]:  # type: ignore[empty-body]
+    """Say what is wrong right now, a sentence each, for an operator to read in ``/health``; nothing: an empty list.
+
+    It is asked often: no I/O. It does not make the node unhealthy.
+
+    Example::
+
+        class Pusher:
+            def nodekit_problems(self):
+                return [] if self.connection.open else ["metrics are not pushed: the connection is closed"]
     """

@@ -75,7 +75,7 @@ class Node:
         self.pipelines: Mapping[str, Pipeline] = {"sequence": SequencePipeline(), **pipelines}
         self.urls: list[str] = []
         """Where its transports listen, while it runs."""
-        self._hooks = Hooks(plugins)
+        self._hooks = Hooks(plugins, parts=(store, *runners, *transports))
         self._store = store
         self._runners = tuple(runners)
         self._transports = tuple(transports)
@@ -242,6 +242,7 @@ class Node:
     async def health(self) -> Health:
         """Whether store and executor work and a container can be called. Reads the store once."""
         reasons = [problem for runner in self._runners for problem in runner.problems()]
+        reasons += self._hooks.problems(self)
         fatal = [] if self._intake.open else ["the node is draining or has not started"]
         fatal += [*self._executor.problems.values(), *self._intake.trouble.reasons]
         if self._containers and not self.running():

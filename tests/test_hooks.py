@@ -3,14 +3,17 @@
 import functools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+import anyio
 import pluggy
 import pytest
-from parts import SpiedStore, SwitchRunner, functions, make_node, request
+from parts import SpiedStore, SwitchRunner, functions, make_node, request, until
 
 from nodekit import CompositionError, Container, EmbeddedStore, JobRequest, Refusal
+from nodekit.testing import Faults
 from nodekit_guardian import Guardian, rules
 from nodekit_memory import MemoryTable
 
@@ -199,3 +202,127 @@ def test_a_plugin_that_is_given_twice_is_refused() -> None:
 
     plugin = Silent()
     assert "twice" in problem_of(plugin, plugin)
+
+
+def test_plugins_that_are_equal_are_refused_as_pluggy_would_take_them_for_one() -> None:
+    @dataclass
+    class Silent:
+        def nodekit_observe(self) -> None: ...
+
+    assert "twice" in problem_of(Silent(), Silent())
+
+
+# -- what is wrong --------------------------------------------------------------------------------
+
+
+class Says:
+    def __init__(self, told: Any) -> None:
+        self.told = told
+
+    def nodekit_problems(self) -> Any:
+        if isinstance(self.told, Exception):
+            raise self.told
+        return self.told
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("told", "reasons"),
+    [
+        (["the disk is full", "so is the log"], ["the disk is full", "so is the log"]),
+        ({"one": 1, "two": 2}.keys(), ["one", "two"]),
+        ([], []),
+        ("one text", ["one text"]),
+        ("", []),
+        (None, []),
+        ([ValueError("odd")], ["odd"]),
+    ],
+    ids=repr,
+)
+async def test_what_plugins_say_is_wrong_is_told_and_the_node_is_healthy(told: Any, reasons: list[str]) -> None:
+    async with make_node(plugins=[Says(told)]) as node:
+        health = await node.health()
+    assert (health.healthy, list(health.reasons)) == (True, reasons)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("told", [RuntimeError("oops"), 7])
+async def test_a_plugin_that_cannot_say_what_is_wrong_is_a_reason_and_hides_no_other(
+    told: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with make_node(plugins=[Says(["before"]), Says(told), Says(["after"])]) as node:
+        health = await node.health()
+    failed = "plugin Says failed to say what is wrong; the log has it"
+    assert (health.healthy, list(health.reasons)) == (True, ["before", failed, "after"])
+    assert "failed in nodekit_problems" in caplog.text
+
+
+@pytest.mark.anyio
+async def test_problems_are_asked_of_the_node() -> None:
+    class Asks:
+        def nodekit_problems(self, node: Any) -> list[str]:
+            return [f"{node.name} has no friends"]
+
+    assert "mine has no friends" in (await make_node(plugins=[Asks()], name="mine").health()).reasons
+
+
+# -- parts ----------------------------------------------------------------------------------------
+
+
+def part(name: str, asked: list[str], base: type) -> Any:
+    """Something that observes, and a part or nothing else."""
+
+    def observe(self: object) -> None:
+        asked.append(name)
+
+    return type(name, (base,), {"nodekit_observe": observe})
+
+
+class Silence:
+    async def serve(self, node: Any, *, task_status: Any) -> None:
+        task_status.started([])
+        await anyio.sleep_forever()
+
+
+@pytest.mark.anyio
+async def test_parts_are_plugins_too_after_those_given_and_each_counts_once() -> None:
+    asked: list[str] = []
+    store, plugin = part("store", asked, SpiedStore)(), part("plugin", asked, object)()
+    runner = part("runner", asked, SwitchRunner)(Container(id="a"))
+    transport, both = part("transport", asked, Silence)(), part("both", asked, Silence)()
+    async with make_node(
+        runner, SwitchRunner(Container(id="b")), store=store, transports=[transport, both], plugins=[both, plugin]
+    ) as node:
+        await node.submit(request("a"))
+        await until(lambda: asked.count("transport") == 3)  # accepted, step finished, job finished
+    assert asked == ["both", "plugin", "store", "runner", "transport"] * 3
+
+
+@pytest.mark.anyio
+async def test_a_part_that_is_two_parts_is_one_plugin() -> None:
+    class StoreAndTransport(SpiedStore, Silence):
+        def nodekit_problems(self) -> list[str]:
+            return ["it is both"]
+
+    part = StoreAndTransport()
+    async with make_node(store=part, transports=[part]) as node:
+        assert list((await node.health()).reasons) == ["it is both"]
+
+
+def test_a_mistake_in_a_hook_of_a_part_is_a_problem_too() -> None:
+    class Misspells(SwitchRunner):
+        def nodekit_problem(self) -> list[str]:
+            return []
+
+    with pytest.raises(CompositionError, match=r"Misspells\.nodekit_problem: .* did you mean nodekit_problems\?"):
+        make_node(Misspells(Container(id="a")))
+
+
+@pytest.mark.anyio
+async def test_a_part_with_faults_around_it_keeps_its_hooks() -> None:
+    class Says(SwitchRunner):
+        def nodekit_problems(self) -> list[str]:
+            return ["said through"]
+
+    async with make_node(Faults().around(Says(Container(id="a")))) as node:
+        assert list((await node.health()).reasons) == ["said through"]

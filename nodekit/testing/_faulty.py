@@ -30,6 +30,9 @@ class Faulty:
         self._part = part
         self._through = through
         self._stack = AsyncExitStack()
+        for name in dir(part):
+            if name.startswith("nodekit_"):  # hooks are looked for where they stand
+                setattr(self, name, getattr(part, name))
 
     async def __aenter__(self) -> Any:
         async with AsyncExitStack() as stack:
