@@ -1,12 +1,14 @@
 """An engine, asked through docker-py: the one module that knows how. Its calls block, hence they run in threads."""
 
 import errno
+import http.client
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import anyio
 import docker.errors
 import requests
+import urllib3
 from docker import APIClient
 
 from nodekit_docker._errors import EngineGone, EngineRefused
@@ -14,6 +16,15 @@ from nodekit_docker._find import Place
 from nodekit_docker._threads import Threads
 
 T = TypeVar("T")
+
+_CLIENT_ERRORS = (
+    docker.errors.DockerException,
+    requests.exceptions.RequestException,
+    urllib3.exceptions.HTTPError,
+    http.client.HTTPException,
+    OSError,
+)
+"""docker-py lets through what the libraries beneath it raise."""
 
 CALL_SECONDS = 60.0
 """Starting a container on a machine that is busy takes seconds."""
@@ -35,12 +46,10 @@ class Engine:
     async def ping(self) -> None:
         """Returns when it answers; also the first time, when its version is asked for."""
         with anyio.move_on_after(PING_SECONDS) as scope:  # frozen, it takes the question and does not answer
-            return await self._in_thread(self._pinged)
+            await self.wait(lambda api: api.ping())
+            return
         assert scope.cancelled_caught
         raise EngineGone(f"the Docker engine {self.place.host} did not answer within {PING_SECONDS:g} s")
-
-    def _pinged(self) -> None:
-        self.client().ping()
 
     def client(self) -> Any:
         """The blocking client, for who runs in a thread. It is safe from many threads."""
@@ -57,14 +66,14 @@ class Engine:
     async def call(self, function: Callable[[Any], T]) -> T:
         """What a function of the blocking client gives; few at once."""
         async with self._limit:
-            return await self._in_thread(lambda: function(self.client()))
+            return await self._run(function, followed=True)
 
     async def wait(self, function: Callable[[Any], T]) -> T:
-        """As `call`, for what takes the engine time but no work: any number at once."""
-        return await self._in_thread(lambda: function(self.client()))
+        """As `call`, for what leaves nothing to clear up if it is given up; any number at once."""
+        return await self._run(function, followed=False)
 
-    async def _in_thread(self, function: Callable[[], T]) -> T:
-        return await self.threads.run(lambda: self.translated(function))
+    async def _run(self, function: Callable[[Any], T], *, followed: bool) -> T:
+        return await self.threads.run(lambda: self.translated(lambda: function(self.client())), followed=followed)
 
     def translated(self, function: Callable[[], T]) -> T:
         """Call it, with the client's errors as ours."""
@@ -73,7 +82,7 @@ class Engine:
         except docker.errors.APIError as error:
             status = error.response.status_code if error.response is not None else 500
             raise EngineRefused(str(error.explanation or error), status) from error
-        except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as error:
+        except _CLIENT_ERRORS as error:
             raise EngineGone(f"the Docker engine {self.place.host} does not answer: {_cause(error)}") from error
 
     def iterated(self, stream: Iterator[T]) -> Iterator[T]:

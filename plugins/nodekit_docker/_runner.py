@@ -57,7 +57,7 @@ class DockerRunner:
             return self
         async with AsyncExitStack() as stack:
             engine = Engine(find_engine(self._config.host))
-            if lock := hold_name(self._node, engine.place.host):
+            if lock := hold_name(self._node, engine.place.key):
                 stack.callback(lock.close)
             workshop = await self._workshop(engine)
             await stack.enter_async_context(self._http)
@@ -120,7 +120,7 @@ class DockerRunner:
                 logger.warning("containers of %s are left on the engine, for its next start: %s", self._node, why)
 
     async def _end_all(self, workshop: Workshop) -> None:
-        await workshop.engine.threads.idle(ENGINE_SECONDS)  # what was being made when the start was given up
+        await workshop.engine.threads.idle(ENGINE_SECONDS)  # something may still be being made
         seconds = {kept.id: self._containers[id].stop_seconds for id, kept in self._kept.items()}
         failures: list[EngineGone | EngineRefused] = []
 

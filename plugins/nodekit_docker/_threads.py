@@ -15,17 +15,21 @@ T = TypeVar("T")
 
 
 class Threads:
-    """Runs calls on an asyncio loop's behalf, and knows which are still under way."""
+    """Runs calls on an asyncio loop's behalf."""
 
     def __init__(self) -> None:
         self._calls: set[asyncio.Future[Any]] = set()
 
-    async def run(self, function: Callable[[], T]) -> T:
-        """The result of the function. Cancelling gives it up: its thread goes on, its result is dropped."""
+    async def run(self, function: Callable[[], T], *, followed: bool) -> T:
+        """The result of the function. Cancelling gives it up: its thread goes on, its result is dropped.
+
+        `followed`: whether `idle` waits for it all the same.
+        """
         loop = asyncio.get_running_loop()
         call: asyncio.Future[T] = loop.create_future()
-        self._calls.add(call)
         call.add_done_callback(self._ended)
+        if followed:
+            self._calls.add(call)
 
         def work() -> None:
             try:
@@ -47,7 +51,7 @@ class Threads:
         call.exception()  # of one that was given up, nobody else asks
 
     async def idle(self, seconds: float) -> bool:
-        """Wait until no call is under way, those that were given up included; whether that is so in time."""
+        """Wait until none that is followed is under way, given up or not; whether that is so in time."""
         if self._calls:
             await asyncio.wait(self._calls, timeout=seconds)
         return not self._calls
