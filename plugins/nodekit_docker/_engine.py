@@ -43,6 +43,11 @@ class Engine:
         self._limit = anyio.CapacityLimiter(AT_ONCE)
         self._api: Any = None
 
+    def close(self) -> None:
+        """Give back its connections. A call that is under way gives back its own when it ends."""
+        if self._api is not None:
+            self._api.close()
+
     async def ping(self) -> None:
         """Returns when it answers; also the first time, when its version is asked for."""
         with anyio.move_on_after(PING_SECONDS) as scope:  # frozen, it takes the question and does not answer

@@ -57,6 +57,7 @@ class DockerRunner:
             return self
         async with AsyncExitStack() as stack:
             engine = Engine(find_engine(self._config.host))
+            stack.callback(engine.close)
             if lock := hold_name(self._node, engine.place.key):
                 stack.callback(lock.close)
             workshop = await self._workshop(engine)
