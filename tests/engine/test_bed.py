@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,6 +22,8 @@ from engine.dockerd import EngineFailed, until
 from engine.fixtures import unavailable
 from engine.ping import answers
 from engine.registry import LEASH
+
+ANSWER_402 = b'{"data": {"do": "answer", "status": 402, "body": "pay"}}'
 
 
 @contextmanager
@@ -58,6 +61,21 @@ def test_service_adds_echoes_and_reports(engine: Engine) -> None:
     assert (report["uid"], report["capabilities"], report["env"]["ADD"]) == (1000, 0, "3")
     assert report["write"] == {"/x": "PermissionError: [Errno 13] Permission denied: '/x'", "/tmp/x": "ok"}
     assert report["addresses"]["eth0"] == container.attrs["NetworkSettings"]["IPAddress"]
+
+
+def test_service_does_what_it_is_told(engine: Engine) -> None:
+    with running(engine, pids_limit=32, init=True, environment={"HEALTH": "503"}) as container:
+        until("it answers", lambda: call(container, 1) == 1)
+        assert call(container, {"do": "print", "lines": ["a", "b"]}) == ["a", "b"]
+        assert call(container, {"do": "sleep", "seconds": 0, "then": 5}) == 5
+        assert call(container, {"do": "connect", "host": "127.0.0.1", "port": 3000}) == "connected"
+        assert 20 < call(container, {"do": "fork", "count": 100}) < 32
+        assert call(container, {"do": "report"})["pids_limit"] == "32"
+        with pytest.raises(urllib.error.HTTPError, match="402"):
+            urllib.request.urlopen(f"http://127.0.0.1:{port(container)}/service_output", ANSWER_402).close()
+        assert call(container, {"do": "die"}) is None
+        assert container.wait()["StatusCode"] == 137
+        assert container.logs().decode().split() == ["starting", "listening", "a", "b"]
 
 
 def test_service_crashes_as_told_and_then_does_not(engine: Engine) -> None:
@@ -144,10 +162,11 @@ def test_anything_a_test_broke_is_repaired(engine: Engine, dockerd: Dockerd) -> 
     with ExitStack() as left_open:
         for drill in (dockerd.full_disk(), dockerd.without_socket(), dockerd.frozen()):
             left_open.enter_context(drill)
-        left_open.pop_all()
+        broken = left_open.pop_all()
     dockerd.repair()
     assert engine.client.ping()
     assert dockerd.free_bytes > 1 << 20
+    broken.close()
 
 
 def test_private_registry_refuses_who_has_no_credentials(engine: Engine, private_registry: Registry) -> None:
