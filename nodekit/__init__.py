@@ -34,6 +34,7 @@ from nodekit.errors import (
     Unavailable,
 )
 from nodekit.events import Event, JobAccepted, JobFinished, StepFinished
+from nodekit.finding import Finding
 from nodekit.job import FINISHED, UNFINISHED, Attempt, Job, JobRequest, JobStatus, Outcome, StepRecord, last_output
 from nodekit.limits import ClientLimits
 from nodekit.node import Node
@@ -70,6 +71,7 @@ __all__ = [
     "EnvValue",
     "Event",
     "FailureKind",
+    "Finding",
     "Health",
     "InProcessRunner",
     "InvalidPayload",

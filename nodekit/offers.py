@@ -69,18 +69,19 @@ def load_offer(kind: Kind, name: str) -> Offer[Any]:
         known = ", ".join(sorted(found)) or "none"
         raise NodekitError(f"unknown {kind} {name!r}; known: {known}{nearest(name, found)}")
     if len(entries) > 1:
-        owners = ", ".join(sorted(_owner(entry) for entry in entries))
+        owners = ", ".join(sorted(owner(entry) for entry in entries))
         raise NodekitError(f"{kind} {name!r} is offered by several distributions ({owners}); uninstall all but one")
     try:
         offer = entries[0].load()
     except Exception as error:
         raise NodekitError(
-            f"{kind} {name!r} of {_owner(entries[0])} cannot be imported: {type(error).__name__}: {error}"
+            f"{kind} {name!r} of {owner(entries[0])} cannot be imported: {type(error).__name__}: {error}"
         ) from error
     if not isinstance(offer, Offer):
-        raise NodekitError(f"{kind} {name!r} of {_owner(entries[0])}: {entries[0].value} is not an Offer")
+        raise NodekitError(f"{kind} {name!r} of {owner(entries[0])}: {entries[0].value} is not an Offer")
     return offer  # pyright: ignore[reportUnknownVariableType]
 
 
-def _owner(entry: "EntryPoint") -> str:
+def owner(entry: "EntryPoint") -> str:
+    """The distribution that has it, and its version."""
     return f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.value

@@ -24,7 +24,7 @@ MORE_LIBRARIES = {  # the first that fits
 }
 
 LAYERS = (  # a module may import those of earlier lines
-    "errors _signal _health _descriptors _naming",
+    "errors _signal _health _descriptors _naming finding",
     "payload secret limits _own_tasks",
     "container",
     "job _expiries _ids _rules _slots _broadcast _waiting",

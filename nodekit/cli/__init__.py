@@ -6,6 +6,7 @@ import click
 
 from nodekit import __version__
 from nodekit.cli._check import check
+from nodekit.cli._doctor import doctor
 from nodekit.cli._serve import serve
 
 __all__ = ["main"]
@@ -47,3 +48,4 @@ def main() -> None:
 
 main.add_command(serve)
 main.add_command(check)
+main.add_command(doctor)

@@ -1,0 +1,54 @@
+"""Checks of `nodekit doctor`, the core's and those of packages: asked one at a time, none of which can harm another."""
+
+from collections.abc import Callable, Iterable, Iterator
+from importlib.metadata import EntryPoint, entry_points
+from threading import Thread
+from typing import TypeAlias
+
+import msgspec
+
+from nodekit.finding import Finding
+from nodekit.offers import owner
+
+Check: TypeAlias = Callable[[], Iterable[Finding]]
+
+CHECK_SECONDS = 10.0
+
+
+def checks_of_packages() -> Iterator[tuple[str, Check]]:
+    """Those of the entry-point group ``nodekit.doctor``, each with a name; imported when they are made."""
+    for entry in entry_points(group="nodekit.doctor"):
+        yield f"{entry.name} of {owner(entry)}", _loaded(entry)
+
+
+def examine(name: str, check: Check, *, seconds: float = CHECK_SECONDS) -> list[Finding]:
+    """What a check finds; one that fails, or takes longer than that, is a finding itself."""
+    found: list[Finding] = []
+    failed: list[BaseException] = []
+
+    def make() -> None:
+        try:
+            for finding in check():
+                found.append(msgspec.convert(msgspec.to_builtins(finding), Finding))
+        except BaseException as error:  # also what would end the process, were it not in a thread
+            failed.append(error)
+
+    thread = Thread(target=make, name=f"doctor: {name}", daemon=True)  # one that hangs must not keep the process
+    thread.start()
+    thread.join(seconds)
+    told = found.copy()
+    if thread.is_alive():
+        text = f"the check took longer than {seconds:g} s and was given up"
+        told.append(Finding("error", name, text, "look whether what it is about hangs, and run this again"))
+    elif failed:
+        text = f"the check failed: {type(failed[0]).__name__}: {failed[0]}"
+        told.append(Finding("error", name, text, "update or reinstall the package that it belongs to"))
+    return told
+
+
+def _loaded(entry: EntryPoint) -> Check:
+    def check() -> Iterable[Finding]:
+        made: Iterable[Finding] = entry.load()()
+        return made
+
+    return check

@@ -1,0 +1,95 @@
+"""What `nodekit doctor` looks at on the machine."""
+
+import os
+import resource
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from nodekit._descriptors import descriptor_share
+from nodekit.finding import Finding
+from nodekit.limits import DEFAULTS
+
+LITTLE_SPACE_BYTES = 1 << 30
+NO_SPACE_BYTES = 50 << 20
+PLENTY_OF_FILES = 1000
+"""Of a third of them: as many connections of clients, and calls of containers, as one machine is likely to see."""
+SUGGESTED_FILES = 65_536
+
+
+def python() -> Iterator[Finding]:
+    """Which one it is."""
+    version = ".".join(map(str, sys.version_info[:3]))
+    yield Finding("ok", "Python", f"{version} at {sys.executable}")
+    if sys.platform != "linux":
+        text = (
+            f"nodekit is made for Linux; on {sys.platform}, processes of the runner `process` may outlive a killed node"
+        )
+        yield Finding("note", "system", text)
+
+
+def open_files() -> Iterator[Finding]:
+    """The limit of this process, which is that of a node started in the same way."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield files_finding(soft, hard, descriptor_share())
+
+
+def files_finding(soft: int, hard: int, share: int | None) -> Finding:
+    """What a limit means; `share` is a third of what is free of it."""
+    if share is None:
+        return Finding("ok", "open files", "no limit")
+    most = SUGGESTED_FILES if hard == resource.RLIM_INFINITY else min(hard, SUGGESTED_FILES)
+    text = (
+        f"at most {soft} at once, enough for about {share} calls of containers and as many connections of clients; "
+        "what is more waits"
+    )
+    if share >= PLENTY_OF_FILES:
+        return Finding("ok", "open files", text)
+    if most > soft:
+        cure = f"for more, run `ulimit -n {most}` before `nodekit serve` (systemd: LimitNOFILE={most})"
+    else:
+        cure = "for more, have the system's administrator raise the hard limit (see /etc/security/limits.conf)"
+    return Finding("note" if share >= DEFAULTS.concurrency else "warning", "open files", text, cure)
+
+
+def disk() -> Iterator[Finding]:
+    """The current folder, where most keep their stores, and the one for temporary files."""
+    for subject, find in (("current folder", Path.cwd), ("temporary folder", _temporary_folder)):
+        yield _folder_finding(subject, find)
+
+
+def _temporary_folder() -> Path:
+    return Path(tempfile.gettempdir())
+
+
+def _folder_finding(subject: str, find: Callable[[], Path]) -> Finding:
+    try:
+        folder = find()
+        free_bytes = shutil.disk_usage(folder).free
+    except OSError as error:
+        reason = error.strerror or error
+        return Finding("error", subject, f"cannot be used: {reason}", "go to a folder that is there, or make room")
+    return space_finding(subject, folder, free_bytes, writable=os.access(folder, os.W_OK))
+
+
+def space_finding(subject: str, folder: Path, free_bytes: int, *, writable: bool) -> Finding:
+    """Whether there is room for jobs and their results."""
+    text = f"{folder} has {_size(free_bytes)} free"
+    cure = "make room, or keep the store on another disk"
+    if free_bytes < NO_SPACE_BYTES:
+        return Finding("error", subject, f"{text}: jobs will be refused for want of space", cure)
+    if free_bytes < LITTLE_SPACE_BYTES:
+        return Finding("warning", subject, f"{text}, which large results fill soon", cure)
+    if not writable:
+        return Finding("note", subject, f"{text}, but this user may not write there", "keep the store elsewhere")
+    return Finding("ok", subject, text)
+
+
+def _size(number: float) -> str:
+    for unit in ("bytes", "KiB", "MiB"):
+        if number < 1024:
+            return f"{number:.0f} {unit}"
+        number /= 1024
+    return f"{number:.1f} GiB"
