@@ -1,0 +1,162 @@
+"""`nodekit containers`, `nodekit logs` and what `nodekit doctor` says of engines: real commands, a real engine."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from docker_runs import Bed, aside, is_up, result
+from parts import until
+
+from nodekit_docker._sizes import size_in_bytes
+
+pytestmark = pytest.mark.anyio
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "nodekit.cli", *map(str, arguments)]
+
+
+def ran(*arguments: str | Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    given = {**os.environ, **(env or {})}
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=60, env=given, check=False)
+
+
+def output(*arguments: str | Path) -> str:
+    done = ran(*arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+@pytest.fixture
+def file(bed: Bed, tmp_path: Path) -> Path:
+    """The node file of the node that `bed` runs, in which secrets stand that nobody has set."""
+    path = tmp_path / "node.toml"
+    containers = "".join(
+        f"""
+[[runners.containers]]
+id = "{id}"
+image = "{bed.engine.images.service}"
+env = {{ TOKEN = {{ env = "NOT_SET_HERE" }} }}
+"""
+        for id in ("one", "two")
+    )
+    path.write_text(
+        f"""
+[node]
+name = "{bed.node}"
+[store]
+use = "memory"
+[[runners]]
+use = "docker"
+host = "{bed.engine.host}"
+{containers}
+"""
+    )
+    return path
+
+
+def listed(file: Path) -> dict[str, Any]:
+    return {row["id"]: row for row in json.loads(output("containers", file, "--json"))}
+
+
+async def test_containers_shows_each_as_the_engine_knows_it(bed: Bed, file: Path) -> None:
+    async with bed.running(bed.container("one"), bed.container("two")) as (node, runner):
+        rows = await aside(lambda: listed(file))
+        for id, row in rows.items():
+            container = await aside(lambda id=id: bed.one(id))
+            (binding,) = container.ports["3000/tcp"]
+            assert row["state"] == "running"
+            assert row["address"] == f"127.0.0.1:{binding['HostPort']}"
+            assert row["image"] == bed.engine.images.service
+            assert row["digest"] == container.image.id
+            assert row["restarts"] == 0
+            assert row["memory_limit_bytes"] == size_in_bytes("128MiB")
+            assert 1 << 20 < row["memory_bytes"] < row["memory_limit_bytes"]
+            assert datetime.now(UTC) - datetime.fromisoformat(row["since"]) < timedelta(minutes=5)
+        assert set(rows) == {"one", "two"}
+
+
+async def test_containers_shows_what_is_paused_made_again_and_missing(bed: Bed, file: Path) -> None:
+    async with bed.running(bed.container("one")) as (node, runner):
+        first = await aside(bed.one)
+        await aside(first.kill)
+        await until(lambda: "one" not in runner.running())
+        await is_up(runner)
+        assert await result(node, 1) == 1
+        await aside((await aside(bed.one)).pause)
+        text = (await aside(lambda: output("containers", file))).splitlines()
+        assert text[0].split() == "CONTAINER STATE IMAGE DIGEST ADDRESS RESTARTS MEMORY SINCE".split()
+        assert text[1].split()[:2] == ["one", "paused"]
+        assert text[1].split()[5] == "1"
+        assert text[2].split()[:2] == ["two", "missing"]
+
+
+async def test_logs_gives_what_a_container_has_printed(bed: Bed, file: Path) -> None:
+    async with bed.running(bed.container("one")) as (node, runner):
+        await result(node, {"do": "print", "lines": ["first", "grüße"]})
+        await result(node, {"do": "print", "lines": ["third"], "to": "stderr"})
+        printed = (await aside(lambda: output("logs", file, "one"))).splitlines()
+        assert printed[-3:] == ["first", "grüße", "third"]
+        assert (await aside(lambda: output("logs", file, "one", "--tail", "1"))) == "third\n"
+
+
+async def test_logs_follows_a_container_and_its_successor(bed: Bed, file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    async with bed.running(bed.container("one")) as (node, runner):
+        with out.open("wb") as stdout:
+            following = subprocess.Popen(command("logs", file, "one", "-f"), stdout=stdout, stderr=stdout)
+        try:
+            await result(node, {"do": "print", "lines": ["of the first"]})
+            await until(lambda: "of the first" in out.read_text())
+            await aside((await aside(bed.one)).kill)
+            await until(lambda: "one" not in runner.running())
+            await is_up(runner)
+            await result(node, {"do": "print", "lines": ["of the second"]})
+            await until(lambda: "of the second" in out.read_text())
+            following.send_signal(signal.SIGINT)
+            assert await aside(lambda: following.wait(30)) != 0
+        finally:
+            following.kill()
+            following.wait()
+    assert "Traceback" not in out.read_text()
+
+
+def test_what_is_wrong_is_said_in_a_line(bed: Bed, file: Path, tmp_path: Path) -> None:
+    unknown = ran("logs", file, "three")
+    assert unknown.returncode == 1
+    assert "no container 'three' in Docker; known: one, two" in unknown.stderr
+    absent = ran("logs", file, "one")
+    assert absent.returncode == 1
+    assert "is the node running?" in absent.stderr
+    missing = ran("containers", tmp_path / "none.toml")
+    assert (missing.returncode, "cannot be read" in missing.stderr) == (3, True)
+    file.write_text(file.read_text().replace(bed.engine.host, f"unix://{tmp_path}/none.sock"))
+    gone = ran("containers", file)
+    assert gone.returncode == 1
+    assert "there is no such socket" in gone.stderr
+    file.write_text("")
+    assert ran("containers", file).stdout == f"{file} has no containers in Docker\n"
+
+
+def test_doctor_tells_which_engine_there_is_and_how_it_was_found(bed: Bed) -> None:
+    found = ran("doctor", env={"DOCKER_HOST": bed.engine.host})
+    version = bed.engine.client.version()["Version"]
+    assert f"engine {version} " in found.stdout
+    assert f"at {bed.engine.host}, found by: DOCKER_HOST" in found.stdout
+    assert "memory and processes can be limited" in found.stdout
+    assert "Traceback" not in found.stdout + found.stderr
+
+
+def test_doctor_tells_that_an_engine_does_not_answer(bed: Bed, tmp_path: Path) -> None:
+    found = ran("doctor", env={"DOCKER_HOST": f"unix://{tmp_path}/none.sock"})
+    (line,) = [line for line in found.stdout.splitlines() if "docker:" in line]
+    assert line.startswith("warning")
+    assert "there is no such socket" in line
+    assert "DOCKER_HOST" in line
