@@ -63,15 +63,16 @@ def _of_environment() -> Place:
 def _of_context() -> Place | None:
     """The context that `docker context use` or DOCKER_CONTEXT has chosen, unless it is the default one."""
     from docker.context import ContextAPI
+    from docker.context.config import get_current_context_name
     from docker.errors import DockerException
 
+    name = os.environ.get("DOCKER_CONTEXT") or get_current_context_name()
+    if name == "default":
+        return None
     try:
-        name = os.environ.get("DOCKER_CONTEXT") or ContextAPI.get_current_context().Name
-        if name == "default":
-            return None
         context: Any = ContextAPI.get_context(name)
     except (DockerException, OSError, ValueError) as error:
-        raise EngineGone(f"the current docker context cannot be read: {error}") from error
+        raise EngineGone(f"the docker context {name!r} cannot be read: {error}") from error
     host: str | None = context.Host if context else None
     if not host:
         raise EngineGone(f"there is no docker context {name!r}; `docker context ls` shows those that are there")
