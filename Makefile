@@ -7,14 +7,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 
-.PHONY: help demo test drills lint types format clean
+.PHONY: help demo demo-docker test drills lint types format clean
 .DEFAULT_GOAL := help
 
 help: ## Show this.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed ## Run a real node: jobs of three steps over HTTP, from start to success.
 	@$(BIN)/nodekit demo
+
+demo-docker: $(VENV)/.installed ## The same, each step in a Docker container. Needs an engine, or root on Debian.
+	@$(BIN)/python tests/engine run -- $(BIN)/python tests/engine/hello.py
 
 test: $(VENV)/.installed-test ## Run the tests; ARGS="-k word" chooses some.
 	@$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadgroup $(ARGS)

@@ -1,4 +1,4 @@
-"""`nodekit demo`: the bundled node, started, given jobs over HTTP, and stopped; nothing of it is left behind."""
+"""`nodekit demo`: a node with the hello containers, started, given jobs over HTTP, and stopped without a trace."""
 
 import json
 import os
@@ -26,6 +26,7 @@ POLL_SECONDS = 0.02
 LOG_LINES = 20
 
 _HERE = Path(__file__).parent
+_LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.db", "*.db-*", "*.db.lock")  # jobs of a node served from there
 
 
 class DemoFailed(Exception):
@@ -33,19 +34,22 @@ class DemoFailed(Exception):
 
 
 @click.command()
-def demo() -> None:
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path), default=_HERE / "node.toml")
+def demo(file: Path) -> None:
     """Run the bundled node: jobs over real HTTP, with every step as it happens.
 
-    It needs a minute at most, a free port on 127.0.0.1 and a temporary folder, and leaves nothing behind.
-    Exits with 0 when every job was a success and the node stopped cleanly.
+    FILE is the node file of another one with the containers tokenise, count and rank, and one transport.
+
+    It needs a minute at most, a free port on 127.0.0.1 and a temporary folder, a copy of FILE's. It leaves nothing
+    behind. Exits with 0 when every job was a success and the node stopped cleanly.
     """
     with _signals_as_exceptions(), tempfile.TemporaryDirectory(prefix="nodekit-demo-") as temporary:
         folder = Path(temporary) / "hello"
-        shutil.copytree(_HERE, folder, ignore=shutil.ignore_patterns("__pycache__"))
-        node = _Node(folder)
+        shutil.copytree(file.parent, folder, ignore=_LEFT_OUT)
+        node = _Node(folder / file.name)
         try:
             with node:
-                _show(node, (folder / "text.txt").read_text(encoding="utf-8"))
+                _show(node, (_HERE / "text.txt").read_text(encoding="utf-8"))
             click.echo(click.style("✓", fg="green") + " the node has stopped; its folder is removed")
         except (DemoFailed, OSError, HTTPException) as error:
             click.echo(f"nodekit demo: {error or type(error).__name__}", err=True)
@@ -78,15 +82,15 @@ def _handled_by(handler: Any, *numbers: signal.Signals) -> Iterator[None]:
 class _Node:
     """`nodekit serve` as a process of its own. Raises `DemoFailed`."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._log = folder / "node.log"
-        self._out = folder / "node.out"
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._log = file.with_name("node.log")
+        self._out = file.with_name("node.out")
         self.url = ""
 
     def __enter__(self) -> Self:
         began = time.monotonic()
-        command = [sys.executable, "-m", "nodekit.cli", "serve", str(self._folder / "node.toml")]
+        command = [sys.executable, "-m", "nodekit.cli", "serve", str(self._file)]
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
         with self._out.open("wb") as out, self._log.open("wb") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own command; its own session, so that Ctrl-C is ours

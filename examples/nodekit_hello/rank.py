@@ -1,6 +1,6 @@
 """Ranks words by how often they are used.
 
-It is a container of nodekit: it listens on PORT, answers `POST /service_output` with JSON, and `GET /health`.
+It is a container of nodekit: it listens on HOST and PORT, answers `POST /service_output` with JSON, and `GET /health`.
 """
 
 import json
@@ -71,6 +71,7 @@ def stop(number: int, frame: object) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, stop)
-    with ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler) as server:
+    address = os.environ.get("HOST", "127.0.0.1"), int(os.environ.get("PORT", "3000"))
+    with ThreadingHTTPServer(address, Handler) as server:
         server.daemon_threads = True
         server.serve_forever()

@@ -139,15 +139,39 @@ def test_demo_that_is_interrupted_leaves_nothing_behind(temporary: Path, number:
     assert not list(temporary.iterdir())
 
 
+def test_a_service_listens_where_it_is_told_to() -> None:
+    """In an image on all addresses; on another than 127.0.0.1 here, as PORT alone is in the test above."""
+    port = free_port()
+    env = {"HOST": "127.0.0.2", "PORT": str(port)}
+    with subprocess.Popen([sys.executable, "count.py"], cwd=FOLDER, env=env) as process:
+        try:
+            until(lambda: answers(port, "127.0.0.2"))
+            assert not answers(port)
+        finally:
+            process.terminate()
+
+
+def test_demo_does_not_take_jobs_of_a_node_along(temporary: Path, tmp_path: Path) -> None:
+    """One that was served from the same folder, and may still be."""
+    folder = tmp_path / "used"
+    shutil.copytree(FOLDER, folder)
+    for suffix in ("", "-wal", "-shm", ".lock"):
+        (folder / f"jobs.db{suffix}").write_text("somebody's jobs")
+    command = [*DEMO, str(folder / "node.toml")]
+    done = subprocess.run(command, env=environment(temporary), capture_output=True, text=True, timeout=90, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (folder / "jobs.db").read_text() == "somebody's jobs"
+
+
 def test_demo_that_fails_says_why_and_leaves_nothing_behind(
     temporary: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    """Of another node file; the one it shows by itself is in the tests above."""
     broken = tmp_path / "broken"
     shutil.copytree(FOLDER, broken)
     (broken / "count.py").write_text("raise SystemExit('no model file')")
-    monkeypatch.setattr(demo_module, "_HERE", broken)
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-    done = CliRunner().invoke(demo_module.demo)
+    done = CliRunner().invoke(demo_module.demo, [str(broken / "node.toml")])
     assert done.exit_code == 1
     assert "nodekit demo: the node did not start (exit code 1)" in done.stderr
     assert "container 'count' did not start: its process exited with code 1" in done.stderr
@@ -180,8 +204,8 @@ def processes_of(folder: Path) -> list[int]:
     return found
 
 
-def answers(port: int) -> bool:
-    with suppress(OSError), closing(HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+def answers(port: int, host: str = "127.0.0.1") -> bool:
+    with suppress(OSError), closing(HTTPConnection(host, port, timeout=10)) as connection:
         return ask(connection, "GET", "/health")[0] == 200
     return False
 

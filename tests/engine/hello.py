@@ -1,0 +1,66 @@
+"""The images of examples/docker, made without the command `docker`.
+
+As a program it makes them and runs the demo on them: `make demo-docker`. The engine is that of DOCKER_HOST, their base
+NODEKIT_PYTHON_IMAGE; `python tests/engine run` gives both.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import docker
+
+ROOT = Path(__file__).parent.parent.parent
+EXAMPLE = ROOT / "examples" / "docker"
+SERVICES = ("tokenise", "count", "rank")
+
+
+def build_hello(client: docker.DockerClient, base: str, labels: Mapping[str, str]) -> None:
+    """Those that its node file names."""
+    for service in SERVICES:
+        build(
+            client,
+            f"nodekit-hello/{service}:1",
+            dockerfile=EXAMPLE / "hello.Dockerfile",
+            context=ROOT / "examples" / "nodekit_hello",
+            labels=labels,
+            BASE=base,
+            SERVICE=service,
+        )
+
+
+def build_node(client: docker.DockerClient, tag: str, base: str, labels: Mapping[str, str]) -> None:
+    """The image of a node; `base` needs pip, which needs what nodekit stands on."""
+    build(client, tag, dockerfile=EXAMPLE / "Dockerfile", context=ROOT, labels=labels, BASE=base)
+
+
+def build(
+    client: docker.DockerClient, tag: str, *, dockerfile: Path, context: Path, labels: Mapping[str, str], **args: str
+) -> None:
+    client.images.build(
+        path=str(context),
+        dockerfile=str(dockerfile),
+        tag=tag,
+        buildargs=args,
+        labels=dict(labels),
+        rm=True,
+        forcerm=True,
+    )
+
+
+def main() -> int:
+    client = docker.DockerClient(os.environ["DOCKER_HOST"], timeout=60)
+    base = os.environ["NODEKIT_PYTHON_IMAGE"]
+    labels = client.images.get(base).labels  # so that whoever removes the base removes these as well
+    print(f"images nodekit-hello/…, based on {base}, on Docker {client.version()['Version']}", flush=True)
+    build_hello(client, base, labels)
+    client.close()
+    return subprocess.run(
+        [sys.executable, "-m", "nodekit.cli", "demo", str(EXAMPLE / "node.toml")], check=False
+    ).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
