@@ -46,7 +46,7 @@ class Images:
             async with self._limit:
                 await self._pull_in_thread(container)
         except PullFailed as failure:
-            if failure.fault != "unreachable" or found is None:
+            if failure.fault not in ("unreachable", "limited") or found is None:
                 raise NotUp(str(failure)) from failure
             logger.warning("%s; the one on this machine is used", failure)
             return str(found["Id"])

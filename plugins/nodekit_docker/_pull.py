@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, TypeAlias
 
 import msgspec
+from docker.errors import APIError, DockerException, InvalidRepository
 from docker.utils import parse_repository_tag
 
 from nodekit import NodekitError
 from nodekit_docker._config import Credentials
 
-PullFault: TypeAlias = Literal["missing", "credentials", "disk", "unreachable", "other"]
+PullFault: TypeAlias = Literal["missing", "credentials", "disk", "limited", "unreachable", "other"]
 
 
 class PullFailed(NodekitError):
@@ -30,22 +31,28 @@ class Pulled(msgspec.Struct, frozen=True):
 
 _SIGNS: tuple[tuple[PullFault, str], ...] = (
     ("disk", r"no space left on device|disk quota exceeded"),
+    ("limited", r"toomanyrequests|too many requests|pull rate limit"),
     (
         "credentials",
         r"unauthorized|authentication required|no basic auth credentials|incorrect username or password|"
-        r"access to the resource is denied|pull access denied|forbidden|denied: ",
+        r"access to the resource is denied|pull access denied|authorization failed|forbidden|denied: ",
     ),
-    ("missing", r"manifest unknown|not found|does not exist|invalid reference format|no matching manifest"),
+    (
+        "missing",
+        r"manifest unknown|not found|does not exist|invalid reference format|no matching manifest|"
+        r"cannot be used on this platform",
+    ),
     (
         "unreachable",
-        r"connection refused|no such host|i/o timeout|timeout exceeded|connection reset|network is unreachable|"
-        r"no route to host|tls|x509|http response to https|\bEOF\b|server misbehaving|service unavailable|bad gateway|"
-        r"received unexpected http status: 5",
+        r"connection refused|no such host|i/o timeout|timeout exceeded|deadline exceeded|timed out|connection reset|"
+        r"network is unreachable|no route to host|name resolution|tls|x509|http response to https|\bEOF\b|"
+        r"server misbehaving|unexpected http status: 5|unexpected status from [^:]* request to \S+: 5",
     ),
 )
 _CURES: Mapping[PullFault, str] = {
     "disk": "the engine's disk is full: `docker system prune` removes what nobody uses",
     "credentials": "the registry refused the credentials; see `registry`, or `docker login` as the user of the node",
+    "limited": "the registry allows no more pulls for now; wait, or see `registry`: accounts often may pull more",
     "missing": "the registry has no such image, tag or digest, or not for this machine",
     "unreachable": "its registry cannot be reached",
     "other": "the pull failed",
@@ -54,11 +61,17 @@ _CURES: Mapping[PullFault, str] = {
 
 def pull_failed(image: str, told: str, *, credentials: bool) -> PullFailed:
     """What an engine's text means. Registries hide private images from strangers as if they were not there."""
-    fault = _fault(told)
+    fault = _fault(_without_name(image, told))
     cure = _CURES[fault]
     if fault == "credentials" and not credentials:
         cure = "the registry wants credentials, or there is no such image; see `registry`, or `docker login`"
     return PullFailed(fault, f"image {image}: {cure} ({told.strip()})")
+
+
+def _without_name(image: str, told: str) -> str:
+    """There may be words in it that are signs elsewhere."""
+    repository, _ = parse_repository_tag(image)
+    return told.replace(repository, "") if "/" in repository else told
 
 
 def _fault(told: str) -> PullFault:
@@ -77,9 +90,7 @@ def pull(
     """
     repository, tag = parse_repository_tag(image)
     auth = {"username": credentials.username, "password": credentials.password.reveal()} if credentials else None
-    stream: Iterator[Mapping[str, Any]] = api.pull(
-        repository, tag=tag or "latest", stream=True, decode=True, auth_config=auth
-    )
+    stream = _begun(api, image, repository, tag or "latest", auth)
     layers: dict[str, tuple[int, int]] = {}
     for message in stream:
         if not wanted():
@@ -88,6 +99,21 @@ def pull(
             raise pull_failed(image, str(told), credentials=credentials is not None)
         _note(layers, message)
         report(Pulled(sum(done for done, _ in layers.values()), sum(total for _, total in layers.values())))
+
+
+def _begun(api: Any, image: str, repository: str, tag: str, auth: Mapping[str, str] | None) -> Iterator[Any]:
+    """The client looks up what `docker login` has kept, which may be new; what it says of that, no engine has said."""
+    try:
+        api.reload_config()
+        stream: Iterator[Any] = api.pull(repository, tag=tag, stream=True, decode=True, auth_config=auth)
+    except APIError:
+        raise
+    except InvalidRepository as error:
+        raise PullFailed("missing", f"image {image}: no image can be named so: {error}") from error
+    except DockerException as error:
+        text = f"image {image}: what `docker login` has kept for its registry cannot be had: {error}; see `registry`"
+        raise PullFailed("credentials", text) from error
+    return stream
 
 
 def _note(layers: dict[str, tuple[int, int]], message: Mapping[str, Any]) -> None:
