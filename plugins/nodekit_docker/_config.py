@@ -132,10 +132,17 @@ class Volume(msgspec.Struct, frozen=True):
             case _:
                 raise ValueError(f"expected source:/target or source:/target:ro, got {text!r}")
         if source.startswith((".", "~")):
-            source = str((folder / Path(source).expanduser()).resolve())
+            source = str((folder / _without_tilde(source)).resolve())
         elif not source.startswith("/") and not _NAME.fullmatch(source):
             raise ValueError(f"expected a path (./{source}, /{source}) or a volume's name, got {source!r}")
         return cls(source, target, read_only)
+
+
+def _without_tilde(source: str) -> Path:
+    try:
+        return Path(source).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"there is no home folder for {source!r}") from error
 
 
 def problems(config: DockerConfig, folder: Path) -> Iterator[Problem]:

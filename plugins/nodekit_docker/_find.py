@@ -12,6 +12,9 @@ from nodekit_docker._errors import EngineGone
 
 DEFAULT_SOCKET = "/var/run/docker.sock"
 
+_TCP = ("tcp", "http", "https")
+_EXPECTED = "unix:///path or tcp://127.0.0.1:port"
+
 
 class Place(msgspec.Struct, frozen=True):
     """Where an engine should be."""
@@ -54,9 +57,16 @@ def _places() -> Iterator[Place]:
 
 
 def _of_environment() -> Place:
+    from docker.errors import TLSParameterError
     from docker.utils import kwargs_from_env
 
-    kwargs = kwargs_from_env()  # with DOCKER_TLS_VERIFY and DOCKER_CERT_PATH
+    try:
+        kwargs = kwargs_from_env()
+    except TLSParameterError as error:
+        raise EngineGone(
+            "DOCKER_TLS_VERIFY is set, and the folder DOCKER_CERT_PATH (~/.docker unless said) lacks a certificate: "
+            "it needs ca.pem, cert.pem and key.pem"
+        ) from error
     return Place(kwargs.get("base_url", os.environ["DOCKER_HOST"]), "DOCKER_HOST", kwargs.get("tls"))
 
 
@@ -64,14 +74,13 @@ def _of_context() -> Place | None:
     """The context that `docker context use` or DOCKER_CONTEXT has chosen, unless it is the default one."""
     from docker.context import ContextAPI
     from docker.context.config import get_current_context_name
-    from docker.errors import DockerException
 
     name = os.environ.get("DOCKER_CONTEXT") or get_current_context_name()
     if name == "default":
         return None
     try:
         context: Any = ContextAPI.get_context(name)
-    except (DockerException, OSError, ValueError) as error:
+    except Exception as error:  # no narrower: it is what docker-py raises where the context's file is damaged
         raise EngineGone(f"the docker context {name!r} cannot be read: {error}") from error
     host: str | None = context.Host if context else None
     if not host:
@@ -86,14 +95,20 @@ def _rootless_sockets() -> Iterator[Path]:
 
 
 def _check(place: Place) -> None:
-    parts = urlsplit(place.host.replace("http+unix://", "unix://"))
-    if parts.scheme == "unix" or (parts.scheme in ("tcp", "http", "https") and _is_loopback(parts.hostname)):
+    try:
+        parts = urlsplit(place.host.replace("http+unix://", "unix://"))
+    except ValueError:  # brackets
+        parts = urlsplit("")
+    if parts.scheme == "unix" and parts.path:
         return
-    raise EngineGone(
-        f"the engine {place.host} ({place.how}) is on another machine, where its containers listen on loopback only; "
-        "run a node there, and use a unix:// or tcp://127.0.0.1 engine here"
-    )
+    if parts.scheme not in (*_TCP, "ssh") or not parts.hostname:
+        raise EngineGone(f"{place.how} names no engine: expected {_EXPECTED}, got {place.host!r}")
+    if parts.scheme not in _TCP or not _is_loopback(parts.hostname):
+        raise EngineGone(
+            f"the engine {place.host} ({place.how}) is on another machine, where its containers listen on loopback "
+            f"only; run a node there, and use {_EXPECTED} here"
+        )
 
 
-def _is_loopback(name: str | None) -> bool:
-    return name == "localhost" or name == "::1" or (name or "").startswith("127.")
+def _is_loopback(name: str) -> bool:
+    return name in ("localhost", "::1") or name.startswith("127.")
