@@ -157,6 +157,7 @@ class Kept:
             http=self._http,
             tell=self._tell,
         )
+        now.look()  # what happened before its id was known went unheard
         try:
             await now.follow(answered)
         except NotUp:
