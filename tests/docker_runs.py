@@ -1,0 +1,136 @@
+"""What the tests of the runner `docker` share: a node's containers on the engine of the test bed."""
+
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeVar
+
+import anyio
+import anyio.to_thread
+import docker.errors
+from docker.models.containers import Container
+from engine import Engine
+from parts import make_node, until
+
+from nodekit import ContainerError, ContainerOutput, Job, JobStatus, Node, Step
+from nodekit.testing import make_request
+from nodekit_docker import DockerConfig, DockerContainer, DockerRunner
+
+T = TypeVar("T")
+
+PATIENCE_SECONDS = 60.0
+"""For what should take a second: machines that run tests are busy."""
+
+
+class Watched(DockerRunner):
+    """It knows which steps were begun."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.steps: list[Step] = []
+
+    async def run(self, step: Step) -> ContainerOutput:
+        self.steps.append(step)
+        return await super().run(step)
+
+
+class Bed:
+    """What nodes make on the engine whose names begin with `node`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.node = f"test-{secrets.token_hex(4)}"
+
+    def container(self, id: str = "one", **settings: Any) -> DockerContainer:
+        """A small one, which does what a job's data say (see `engine/service.py`)."""
+        given = {"id": id, "image": self.engine.images.service, "pull": "never", "memory": "128MiB", "stop_seconds": 2}
+        return DockerContainer(**{**given, **settings})
+
+    def runner(self, *containers: DockerContainer, node: str | None = None, **settings: Any) -> Watched:
+        config = DockerConfig(host=self.engine.host, containers=containers or (self.container(),))
+        return Watched(config, node=node or self.node, **settings)
+
+    @asynccontextmanager
+    async def running(self, *containers: DockerContainer, **settings: Any) -> AsyncIterator[tuple[Node, Watched]]:
+        """A node with these containers, up; the settings are the node's."""
+        runner = self.runner(*containers)
+        async with make_node(runner, **settings) as node:
+            yield node, runner
+
+    def made(self, id: str | None = None, *, node: str | None = None) -> list[Container]:
+        """Containers on the engine, running or not: all, or those of an entry, or those of one node."""
+        labels = ["nodekit.node"] + ([f"nodekit.container={id}"] if id else [])
+        found = self.engine.client.containers.list(all=True, filters={"label": labels}, ignore_removed=True)
+        return [one for one in found if self._is_ours(one.labels["nodekit.node"], node)]
+
+    def _is_ours(self, label: str, node: str | None) -> bool:
+        return label == node if node else label.startswith(self.node)
+
+    def one(self, id: str = "one", *, node: str | None = None) -> Container:
+        """The only one of an entry."""
+        (container,) = self.made(id, node=node)
+        return container
+
+    def clear(self) -> list[str]:
+        """Remove all; the names of what was there."""
+        left = self.made()
+        for container in left:
+            with suppress(docker.errors.NotFound):
+                container.remove(force=True, v=True)
+        return [container.name for container in left]
+
+
+async def aside(function: Callable[[], T]) -> T:
+    """The result of what blocks, without holding up the node that is tested."""
+    return await anyio.to_thread.run_sync(function)
+
+
+async def finished(node: Node, *jobs: Job) -> list[Job]:
+    with anyio.fail_after(PATIENCE_SECONDS):
+        return await node.wait([job.id for job in jobs])
+
+
+async def submitted(node: Node, data: Any, *containers: str) -> Job:
+    return await node.submit(make_request(*(containers or ("one",)), data=data))
+
+
+async def outcome(node: Node, data: Any, *containers: str) -> Job:
+    """A job's end."""
+    (job,) = await finished(node, await submitted(node, data, *containers))
+    return job
+
+
+async def result(node: Node, data: Any, *containers: str) -> Any:
+    """What a job that succeeds gives."""
+    return value(await outcome(node, data, *containers))
+
+
+def value(job: Job) -> Any:
+    assert job.status is JobStatus.SUCCESS, job.result
+    assert isinstance(job.result, ContainerOutput)
+    return job.result.value
+
+
+def error(job: Job) -> ContainerError:
+    assert job.status is JobStatus.FAILED, job.result
+    assert isinstance(job.result, ContainerError)
+    return job.result
+
+
+async def is_up(runner: DockerRunner, *ids: str) -> None:
+    await until(lambda: set(runner.running()) >= set(ids or ("one",)), seconds=PATIENCE_SECONDS)
+
+
+async def is_down(runner: DockerRunner, id: str = "one") -> None:
+    await until(lambda: id not in runner.running(), seconds=PATIENCE_SECONDS)
+
+
+async def kill_program(container: Container) -> None:
+    """`kill -9` of the program, inside; its init ends with it."""
+    others = "for path in /proc/[0-9]*; do pid=${path#/proc/}; [ $pid = $$ ] || kill -9 $pid; done"
+
+    def kill() -> None:
+        with suppress(docker.errors.APIError):  # it may be gone before the engine has an answer
+            container.exec_run(["/bin/sh", "-c", others])
+
+    await aside(kill)

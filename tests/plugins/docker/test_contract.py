@@ -1,0 +1,32 @@
+"""The runner `docker` keeps what every runner promises."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from docker_runs import Bed
+
+from nodekit.testing import ContainerRunnerContract
+
+SERVICE = Path(__file__).with_name("contract_service.py")
+
+
+@pytest.fixture(scope="module")
+def image(engine: Any) -> str:
+    lines = (f"FROM {engine.images.python}", "COPY contract_service.py /", 'ENTRYPOINT ["python3", "-IS"]')
+    tag: str = engine.images.build("nodekit-test/contract:1", "\n".join(lines), SERVICE)
+    return tag
+
+
+class TestDockerRunner(ContainerRunnerContract):
+    timeout_seconds = 60.0
+
+    @pytest.fixture
+    def runner(self, bed: Bed, image: str) -> Any:
+        self.bed = bed
+        made = {"image": image, "command": ("/contract_service.py",)}
+        environments = {"echo": {}, "fail": {"FAIL": "1"}, "slow": {"SLOW": "600"}}
+        return bed.runner(*(bed.container(id, env=env, **made) for id, env in environments.items()))
+
+    def nothing_is_left(self, runner: Any) -> bool:
+        return self.bed.made() == []
