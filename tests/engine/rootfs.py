@@ -17,6 +17,7 @@ LEFT_OUT = re.compile(
     r"/(test|tests|idlelib|tkinter|turtledemo|lib2to3|ensurepip|pydoc_data|site-packages|dist-packages|config-[^/]*)(/|$)"
     r"|\.opt-\d\.pyc$|/lib-dynload/(_tkinter|nis|_test|xx|_xx)"
 )
+PARTS_OF_LIBC = ("libpthread.so.0", "libdl.so.2", "librt.so.1")  # empty by now; wheels are still linked to them
 ACCOUNTS = {"etc/passwd": "root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n", "etc/group": "root:x:0:\n"}
 ADDED = {"etc/nsswitch.conf": "hosts: files dns\n", **ACCOUNTS}
 
@@ -44,7 +45,9 @@ def python_rootfs() -> Iterator[IO[bytes]]:
 
 def _linked(programs: Iterable[Path]) -> set[str]:
     done = subprocess.run(["ldd", *map(str, programs)], capture_output=True, text=True, check=True)
-    return set(re.findall(r"^\s+(?:\S+ => )?(/\S+) \(0x", done.stdout, re.MULTILINE))
+    found = set(re.findall(r"^\s+(?:\S+ => )?(/\S+) \(0x", done.stdout, re.MULTILINE))
+    beside_libc = {f"{os.path.dirname(path)}/{name}" for path in found for name in PARTS_OF_LIBC if "/libc.so" in path}
+    return found | set(filter(os.path.exists, beside_libc))
 
 
 def _add_skeleton(archive: tarfile.TarFile) -> None:
