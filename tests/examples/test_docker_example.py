@@ -1,0 +1,292 @@
+"""The example of a node with Docker: its images, built and run on a real engine, also with the node in a container."""
+
+import json
+import os
+import re
+import secrets
+import subprocess
+import sys
+import tomllib
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import anyio
+import docker.errors
+import pytest
+from docker.models.containers import Container
+from engine.dockerd import until
+from engine.fixtures import unavailable
+from engine.hello import EXAMPLE, ROOT, SERVICES, build_hello, build_node
+from engine.images import LABEL
+
+from nodekit import ContainerOutput, node_name, read_node_file
+from nodekit.config import compose
+from nodekit.testing import make_request
+
+HELLO = ROOT / "examples" / "nodekit_hello"
+TEXT = (HELLO / "text.txt").read_text(encoding="utf-8")
+NODE_IMAGE = "nodekit-test/node:1"
+PATIENCE_SECONDS = 60
+NOBODY = 65534
+
+pytestmark = pytest.mark.xdist_group("docker")
+
+
+# -- images ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def images(engine: Any) -> None:
+    build_hello(engine.client, engine.images.python, {LABEL: "1"})
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """What an image without a network needs to install nodekit."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    needed = ["pip", *project["build-system"]["requires"], *project["project"]["dependencies"]]
+    folder = tmp_path_factory.mktemp("wheels")
+    command = [sys.executable, "-m", "pip", "download", "-qq", "--only-binary=:all:", "--dest", str(folder), *needed]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        unavailable(f"needs a package index: {done.stderr}")
+    return sorted(folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def node_image(engine: Any, images: None, wheels: list[Path]) -> str:
+    """As the example's Dockerfile makes it, on a base that has pip and what pip would get from an index."""
+    (pip,) = (wheel.name for wheel in wheels if wheel.name.startswith("pip-"))
+    lines = (
+        f"FROM {engine.images.python}",
+        "COPY *.whl /wheels/",
+        "ENV PIP_NO_INDEX=1 PIP_FIND_LINKS=/wheels",
+        f'RUN ["python3", "/wheels/{pip}/pip", "install", "--root-user-action=ignore", "pip"]',
+    )
+    base = engine.images.build("nodekit-test/pip:1", "\n".join(lines), *wheels)
+    build_node(engine.client, NODE_IMAGE, base, {LABEL: "1"})
+    return NODE_IMAGE
+
+
+def test_compose_builds_the_images_that_the_node_file_names() -> None:
+    composed = re.findall(r"^    image: (\S+)$", (EXAMPLE / "compose.yaml").read_text(encoding="utf-8"), re.MULTILINE)
+    (runner,) = read_node_file(EXAMPLE / "node.toml")["runners"]
+    assert composed == ["nodekit-node", *(container["image"] for container in runner["containers"])]
+
+
+# -- the node on the engine's machine -------------------------------------------------------------
+
+
+@pytest.fixture
+def file(engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The example's node file, its node with a name that nobody else has. What the node leaves is removed."""
+    monkeypatch.setenv("DOCKER_HOST", engine.host)
+    text = (EXAMPLE / "node.toml").read_text(encoding="utf-8")
+    path = tmp_path / "node.toml"
+    path.write_text(text.replace('name = "hello"', f'name = "hello-{secrets.token_hex(4)}"'), encoding="utf-8")
+    path.chmod(0o644)
+    yield path
+    for container in made(engine, path):
+        container.remove(force=True)
+
+
+def made(engine: Any, file: Path) -> list[Container]:
+    """The containers of a node file's node, running or not."""
+    label = f"nodekit.node={node_name(read_node_file(file), file)}"
+    assert label != "nodekit.node=hello"
+    found: list[Container] = engine.client.containers.list(all=True, filters={"label": label})
+    return found
+
+
+def entries(containers: list[Container]) -> list[str]:
+    return sorted(container.labels["nodekit.container"] for container in containers)
+
+
+def test_hello_gives_the_same_from_images_as_from_processes(images: None, file: Path) -> None:
+    from_images = anyio.run(outputs, file)
+    assert from_images == anyio.run(outputs, HELLO / "node.toml")
+    assert len(from_images) == len(SERVICES)
+    assert from_images[-1]["top"][0]["word"] == "alice"
+
+
+async def outputs(file: Path) -> list[Any]:
+    """What each step gives."""
+    tables = {**read_node_file(file), "transports": [], "store": {"use": "memory"}}
+    async with compose(tables, file) as node:
+        job = await node.submit(make_request(*SERVICES, data={"text": TEXT}))
+        with anyio.fail_after(PATIENCE_SECONDS):
+            (job,) = await node.wait([job.id])
+    results = [step.result for step in job.steps]
+    return [result.value for result in results if isinstance(result, ContainerOutput)]
+
+
+def test_demo_in_docker_builds_the_images_and_shows_them(engine: Any) -> None:
+    given = {"DOCKER_HOST": engine.host, "NODEKIT_PYTHON_IMAGE": engine.images.python}
+    command = [sys.executable, ROOT / "tests" / "engine" / "hello.py"]
+    done = subprocess.run(command, env={**os.environ, **given}, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"based on {engine.images.python}" in done.stdout
+    assert done.stdout.count(": success") == 1 + len(TEXT.split("\n\n"))
+    for service in SERVICES:
+        assert LABEL in engine.client.images.get(f"nodekit-hello/{service}:1").labels
+
+
+# -- the node in a container ----------------------------------------------------------------------
+
+
+class Inside:
+    """A node in a container, with the engine's socket, as the README starts it."""
+
+    def __init__(self, engine: Any, file: Path, **options: Any) -> None:
+        scheme, _, socket = engine.host.partition("://")
+        if scheme != "unix":
+            pytest.skip(f"the engine has no socket that a container can be given: {engine.host}")
+        mounted = {str(file): "/node/node.toml:ro", socket: "/var/run/docker.sock"}
+        self.container: Container = engine.client.containers.run(
+            NODE_IMAGE,
+            detach=True,
+            volumes=[f"{source}:{target}" for source, target in mounted.items()],
+            group_add=[str(os.stat(socket).st_gid)],
+            ports={"4000/tcp": ("127.0.0.1", None)},
+            **options,
+        )
+
+    @property
+    def log(self) -> str:
+        text: str = self.container.logs().decode()
+        return text
+
+    def is_up(self) -> None:
+        """Wait until it answers."""
+        with suppress(AssertionError):
+            until("it answers, or ends", lambda: self._answers() or not self._running(), PATIENCE_SECONDS)
+        assert self._answers(), self.log
+
+    def _running(self) -> bool:
+        self.container.reload()
+        return bool(self.container.status == "running")
+
+    def _answers(self) -> bool:
+        with suppress(OSError, LookupError):
+            self.ask("/health")
+            return True
+        return False
+
+    def ask(self, path: str, body: Any = None) -> Any:
+        self.container.reload()
+        (binding,) = self.container.ports["4000/tcp"]
+        data = None if body is None else json.dumps(body).encode()
+        with urllib.request.urlopen(f"http://127.0.0.1:{binding['HostPort']}{path}", data, PATIENCE_SECONDS) as reply:
+            return json.load(reply)
+
+    def run(self, text: str) -> Any:
+        """What a job through all three containers gives."""
+        id = self.ask("/api/jobs", {"containers": SERVICES, "data": {"text": text}})["id"]
+        (job,) = self.ask(f"/api/jobs?id={id}&wait={PATIENCE_SECONDS}")
+        assert job["status"] == "success", job
+        return job["result"]["output"]
+
+    def in_it(self, code: str) -> str:
+        """What Python prints in it."""
+        done = self.container.exec_run(["python3", "-c", code])
+        assert done.exit_code == 0, done.output
+        text: str = done.output.decode()
+        return text
+
+
+@pytest.fixture
+def inside(engine: Any, node_image: str, file: Path) -> Iterator[Any]:
+    """Starts nodes in containers, which are removed at the end."""
+    with ExitStack() as stack:
+
+        def start(**options: Any) -> Inside:
+            node = Inside(engine, file, **options)
+            stack.callback(remove, node.container)
+            return node
+
+        yield start
+
+
+def remove(container: Container) -> None:
+    with suppress(docker.errors.NotFound):
+        container.remove(force=True, v=True)
+
+
+@pytest.fixture
+def network(engine: Any) -> Iterator[Any]:
+    """As compose makes one for its services."""
+    network = engine.client.networks.create(f"nodekit-test-{secrets.token_hex(4)}", labels={LABEL: "1"})
+    yield network
+    network.remove()
+
+
+def test_a_node_in_a_container_calls_its_containers_in_its_network(
+    engine: Any, file: Path, network: Any, inside: Any
+) -> None:
+    node = inside(network=network.name)
+    node.is_up()
+    assert node.run("hello hello")["top"][0]["word"] == "hello"
+    containers = made(engine, file)
+    assert entries(containers) == sorted(SERVICES)
+    for container in containers:
+        assert list(container.attrs["NetworkSettings"]["Networks"]) == [network.name]
+        assert not any(container.ports.values()), "nothing is published"
+    node.container.stop(timeout=30)
+    assert node.container.wait()["StatusCode"] == 0, node.log
+    assert made(engine, file) == []
+
+
+def test_a_node_in_a_container_is_not_root_and_does_with_the_default_bridge(inside: Any) -> None:
+    node = inside()
+    node.is_up()
+    assert node.run("hello hello")["words"] == 2
+    status = node.in_it("print(open('/proc/1/status').read())")
+    assert re.findall(r"^([UG]id):\t(.*)$", status, re.MULTILINE) == [
+        (kind, "\t".join([str(NOBODY)] * 4)) for kind in ("Uid", "Gid")
+    ]
+    assert node.in_it("import os; print(os.stat('/node/jobs.db').st_uid)") == f"{NOBODY}\n"
+
+
+def test_a_node_in_a_container_that_was_killed_finds_its_containers_again(engine: Any, file: Path, inside: Any) -> None:
+    node = inside()
+    node.is_up()
+    before = {container.id for container in made(engine, file)}
+    node.container.kill()
+    node.container.wait()
+    assert {container.id for container in made(engine, file)} == before
+    node.container.start()
+    node.is_up()
+    assert {container.id for container in made(engine, file)} == before
+    assert len(before) == len(SERVICES)
+    assert node.run("hello hello")["words"] == 2
+
+
+def test_a_container_made_anew_for_a_node_replaces_what_the_one_before_left(
+    engine: Any, file: Path, inside: Any
+) -> None:
+    node = inside()
+    node.is_up()
+    before = {container.id for container in made(engine, file)}
+    node.container.remove(force=True, v=True)
+    node = inside()
+    node.is_up()
+    after = made(engine, file)
+    assert entries(after) == sorted(SERVICES)
+    assert not before & {container.id for container in after}
+    assert node.run("hello hello")["words"] == 2
+
+
+def test_a_second_container_with_a_node_of_the_same_name_is_refused(engine: Any, file: Path, inside: Any) -> None:
+    first = inside()
+    first.is_up()
+    before = {container.id for container in made(engine, file)}
+    second = inside()
+    assert second.container.wait()["StatusCode"] == 1
+    name = node_name(read_node_file(file), file)
+    assert f"another node named {name!r} runs on this engine, in the container {first.container.name}" in second.log
+    assert "give each [node] a name of its own" in second.log
+    assert {container.id for container in made(engine, file)} == before
+    assert first.run("hello hello")["words"] == 2
