@@ -30,7 +30,8 @@ class Workshop:
     async def running(self, container: DockerContainer, restarts: int) -> State:
         """The entry's one container, started. Raises `NotUp`, `EngineGone`.
 
-        One that is there is taken if it runs and was made from the same settings and image; all others are removed.
+        One that is there is taken if it runs, is not paused and was made from the same settings and image; all others
+        are removed.
         """
         image = await self._images.ready(container)
         made = spec(
@@ -42,8 +43,9 @@ class Workshop:
         )
         chosen: State | None = None
         for state in await self._there(container):
+            works = state.running and not state.paused
             same = (state.labels.get(SETTINGS), state.labels.get(OWNER), state.image)
-            if chosen is None and state.running and same == (made.digest, self.around.owner, image):
+            if chosen is None and works and same == (made.digest, self.around.owner, image):
                 chosen = state
             else:
                 await self.engine.remove(state.id)
