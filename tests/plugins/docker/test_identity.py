@@ -1,0 +1,260 @@
+"""Which containers are a node's: found again after a crash, replaced when changed, never those of others."""
+
+import json
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from docker_runs import PATIENCE_SECONDS, Bed, aside, is_down, result
+from http_api import Api
+from parts import until
+from served import Served, serve, started
+
+from nodekit_docker import NameTaken
+
+pytestmark = pytest.mark.anyio
+
+
+def node_file(folder: Path, bed: Bed, *containers: dict[str, Any], name: str | None = None) -> Path:
+    """A node that stores in a file; its containers differ from the small one by what is said."""
+    small = {"image": bed.engine.images.service, "pull": "never", "memory": "128MiB", "stop_seconds": 2}
+    lines = [f'[node]\nname = "{name or bed.node}"', '[store]\nuse = "sqlite"\npath = "jobs.db"']
+    lines += ['[[transports]]\nuse = "asgi"\nbind = "127.0.0.1:0"']
+    lines += [f'[[runners]]\nuse = "docker"\nhost = "{bed.engine.host}"']
+    for container in containers:
+        settings = "\n".join(f"{key} = {toml(value)}" for key, value in {**small, **container}.items())
+        lines.append(f"[[runners.containers]]\n{settings}")
+    file = folder / "node.toml"
+    file.write_text("\n\n".join(lines))
+    return file
+
+
+def toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {toml(one)}" for key, one in value.items()) + " }"
+    return json.dumps(value)
+
+
+@asynccontextmanager
+async def served(file: Path) -> AsyncIterator[tuple[Served, Api]]:
+    async with serve(file) as (process, api):
+        yield process, api
+
+
+async def ids_of(bed: Bed) -> dict[str, str]:
+    return {one.labels["nodekit.container"]: one.id for one in await aside(bed.made)}
+
+
+async def killed(file: Path, bed: Bed) -> dict[str, str]:
+    """The containers, by entry, that a node of this file leaves when it is killed."""
+    async with served(file) as (process, _):
+        process.signal(signal.SIGKILL)
+        await process.ended()
+    return await ids_of(bed)
+
+
+ONE, TWO = {"id": "one", "env": {"ADD": "1"}}, {"id": "two", "env": {"ADD": "10"}}
+
+
+async def ended(process: Served) -> None:
+    process.signal(signal.SIGTERM)
+    assert await process.ended() == 0, process.log
+
+
+# -- after a crash --------------------------------------------------------------------------------
+
+
+async def test_after_kill_9_a_node_takes_its_containers_again(bed: Bed, tmp_path: Path) -> None:
+    file = node_file(tmp_path, bed, ONE, TWO)
+    left = await killed(file, bed)
+    assert left.keys() == {"one", "two"}
+    async with served(file) as (process, _):
+        assert await ids_of(bed) == left
+        await ended(process)
+    assert await aside(bed.made) == []
+
+
+async def test_after_kill_9_what_has_changed_is_replaced_and_what_has_gone_is_removed(bed: Bed, tmp_path: Path) -> None:
+    left = await killed(node_file(tmp_path, bed, ONE, TWO, {"id": "gone"}), bed)
+    file = node_file(tmp_path, bed, ONE, {**TWO, "env": {"ADD": "11"}})
+    async with served(file) as (process, _):
+        now = await ids_of(bed)
+        assert now.keys() == {"one", "two"}
+        assert now["one"] == left["one"]
+        assert now["two"] != left["two"]
+        await ended(process)
+
+
+async def test_after_kill_9_jobs_in_containers_are_run_to_their_end(bed: Bed, tmp_path: Path) -> None:
+    file = node_file(tmp_path, bed, ONE, TWO)
+    numbers = range(20)
+    async with served(file) as (process, api):
+        jobs = [await api.submit("one", "two", do="sleep", seconds=0.5, then=number) for number in numbers]
+        process.signal(signal.SIGKILL)
+        await process.ended()
+    async with served(file) as (process, api):
+        results = await api.results(*jobs)
+        assert [job["result"]["output"] for job in results] == [number + 10 for number in numbers]
+        assert len(await aside(bed.made)) == 2
+        await ended(process)
+
+
+@pytest.mark.parametrize("drill", ["kill", "pause", "stop"])
+async def test_after_kill_9_what_does_not_run_is_replaced(bed: Bed, tmp_path: Path, drill: str) -> None:
+    file = node_file(tmp_path, bed, ONE)
+    left = await killed(file, bed)
+    await aside(getattr(bed.one(), drill))
+    async with served(file) as (process, api):
+        assert (await ids_of(bed)).keys() == {"one"}
+        assert await ids_of(bed) != left
+        (job,) = await api.results(await api.submit("one", a=1))
+        assert job["result"]["output"] == {"a": 1}
+        await ended(process)
+
+
+async def test_after_kill_9_restarts_are_still_counted(bed: Bed, tmp_path: Path) -> None:
+    file = node_file(tmp_path, bed, ONE)
+    async with served(file) as (process, api):
+        first = await aside(bed.one)
+        await aside(first.kill)
+        await until(lambda: [one.id for one in bed.made()] not in ([], [first.id]), seconds=PATIENCE_SECONDS)
+        await api.results(await api.submit("one", a=1))
+        process.signal(signal.SIGKILL)
+        await process.ended()
+    async with served(file) as (process, _):
+        assert (await aside(bed.one)).labels["nodekit.restarts"] == "1"
+        await ended(process)
+
+
+# -- others on the same engine --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("labels", [{}, {"nodekit.node": "another", "nodekit.container": "one"}])
+async def test_a_strangers_container_with_our_name_is_left_alone(bed: Bed, labels: Any) -> None:
+    client, image = bed.engine.client, bed.engine.images.service
+    labels = {name: f"{bed.node}-other" if name == "nodekit.node" else value for name, value in labels.items()}
+    stranger = client.containers.run(image, name=f"nodekit-{bed.node}-one", labels=labels, detach=True)
+    try:
+        stranger.reload()
+        before = stranger.attrs["State"]
+        async with bed.running() as (node, _):
+            assert await result(node, 5) == 5
+            ours = await aside(lambda: bed.one(node=bed.node))
+            assert ours.name.startswith(f"nodekit-{bed.node}-one-")
+            await aside(ours.kill)
+            await until(lambda: [one.id for one in bed.made(node=bed.node)] not in ([], [ours.id]))
+            assert await result(node, 6) == 6
+        stranger.reload()
+        assert stranger.attrs["State"] == before
+    finally:
+        stranger.remove(force=True)
+
+
+async def test_nodes_of_different_names_do_not_touch_each_others(bed: Bed) -> None:
+    first, second = f"{bed.node}-a", f"{bed.node}-b"
+    async with bed.runner(node=first):
+        container = await aside(lambda: bed.one(node=first))
+        async with bed.runner(node=second) as other:
+            assert len(await aside(lambda: bed.made("one"))) == 2
+            assert other.running() == ["one"]
+        assert await aside(lambda: bed.made(node=second)) == []
+        assert (await aside(lambda: bed.one(node=first))).attrs["State"] == container.attrs["State"]
+    assert await aside(bed.made) == []
+
+
+async def test_nodes_and_entries_whose_names_make_the_same_one_run_beside_each_other(bed: Bed) -> None:
+    first, second = bed.node, f"{bed.node}-a"
+    async with bed.runner(bed.container("a-b"), node=first), bed.runner(bed.container("b"), node=second):
+        names = [one.name for one in await aside(bed.made)]
+        assert f"nodekit-{bed.node}-a-b" in names
+        assert len(set(names)) == 2
+
+
+async def test_a_second_node_of_the_same_name_is_refused_and_harms_nothing(bed: Bed) -> None:
+    async with bed.running() as (node, _):
+        before = await ids_of(bed)
+        with pytest.raises(NameTaken, match=f"another node named '{bed.node}' runs on this machine"):
+            async with bed.runner(bed.container("two")):
+                pass
+        assert await ids_of(bed) == before
+        assert await result(node, 5) == 5
+    async with bed.runner():
+        pass  # the name is free again
+
+
+async def test_a_second_process_with_the_name_says_so_and_ends(bed: Bed, tmp_path: Path) -> None:
+    (tmp_path / "first").mkdir()
+    (tmp_path / "second").mkdir()
+    file = node_file(tmp_path / "second", bed, ONE)
+    async with served(node_file(tmp_path / "first", bed, ONE)) as (process, _):
+        async with started("serve", file, folder=file.parent) as second:
+            assert await second.ended() == 1
+            assert f"another node named '{bed.node}' runs on this machine" in second.log + second.out
+            assert "Traceback" not in second.log
+        assert len(await aside(bed.made)) == 1
+        await ended(process)
+
+
+# -- leaving --------------------------------------------------------------------------------------
+
+
+async def test_leaving_stops_all_at_once_and_kills_those_that_do_not_end(
+    bed: Bed, caplog: pytest.LogCaptureFixture
+) -> None:
+    stubborn = [bed.container(str(number), env={"IGNORE_SIGTERM": "1"}) for number in range(4)]
+    client = bed.engine.client
+    with anyio.fail_after(PATIENCE_SECONDS):
+        async with bed.runner(*stubborn):
+            now = int(time.time())
+    assert await aside(bed.made) == []
+    filters = {"label": f"nodekit.node={bed.node}", "event": ["kill", "die"]}
+    told = list(client.events(since=now, until=int(time.time()) + 1, filters=filters, decode=True))
+    what = [(one["Action"], one["Actor"]["Attributes"].get("signal")) for one in told]
+    assert what[:4] == [("kill", "15")] * 4  # all are told before the first has ended
+    assert what.count(("kill", "9")) == 4
+    assert "left on the engine" not in caplog.text
+
+
+async def test_leaving_removes_one_that_is_paused(bed: Bed, caplog: pytest.LogCaptureFixture) -> None:
+    with anyio.fail_after(PATIENCE_SECONDS):
+        async with bed.runner(bed.container(), bed.container("two")) as runner:
+            await aside((await aside(bed.one)).pause)
+            await is_down(runner)
+    assert await aside(bed.made) == []
+    assert "left on the engine" not in caplog.text
+
+
+async def test_leaving_while_one_waits_to_be_started_again_leaves_nothing(bed: Bed) -> None:
+    async with bed.runner() as runner:
+        await aside((await aside(bed.one)).kill)
+        await is_down(runner)
+    assert await aside(bed.made) == []
+
+
+@pytest.mark.parametrize("moment", ["made", "followed"])
+async def test_a_start_that_is_given_up_leaves_nothing(bed: Bed, moment: str) -> None:
+    async def start() -> None:
+        async with bed.runner(*(bed.container(str(number), env={"START_SECONDS": "600"}) for number in range(4))):
+            pytest.fail("it does not answer")
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(start)
+        wanted = 1 if moment == "made" else 4
+        await until(lambda: len(bed.made()) >= wanted)
+        tasks.cancel_scope.cancel()
+    assert await aside(bed.made) == []
+
+
+async def test_interrupting_a_node_that_starts_leaves_nothing(bed: Bed, tmp_path: Path) -> None:
+    file = node_file(tmp_path, bed, {"id": "one", "env": {"START_SECONDS": "600"}})
+    async with started("serve", file, folder=tmp_path) as process:
+        await until(bed.made)
+        process.signal(signal.SIGINT)
+        await process.ended()
+        assert "Traceback" not in process.log
+    assert await aside(bed.made) == []
