@@ -194,6 +194,30 @@ async def test_one_that_is_restarted_by_hand_is_called_at_its_new_port(bed: Bed)
         assert not runner.problems()
 
 
+async def test_one_that_is_restarted_before_anybody_looks_is_called_at_its_new_port(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inspect, restarted = Engine.inspect, anyio.Event()
+
+    async def inspected(engine: Engine, id: str) -> Any:
+        await restarted.wait()
+        return await inspect(engine, id)
+
+    async with bed.running() as (node, runner):
+        container = await aside(bed.one)
+        job = await submitted(node, FOREVER)
+        await until(lambda: runner.steps)
+        monkeypatch.setattr(Engine, "inspect", inspected)
+        await aside(lambda: container.restart(timeout=5))
+        restarted.set()
+        (job,) = await finished(node, job)
+        assert error(job).error == "the container was started again by somebody"
+        assert await result(node, 5) == 5
+        (same,) = await aside(bed.made)
+        assert same.id == container.id
+        assert same.ports != container.ports
+
+
 async def test_one_that_is_stopped_by_hand_comes_back(bed: Bed) -> None:
     async with bed.running(bed.container(retry=AGAIN)) as (node, _):
         container = await aside(bed.one)
