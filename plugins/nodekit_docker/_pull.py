@@ -1,11 +1,12 @@
 """Pulling an image, and saying what went wrong in words that hold the cure."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from typing import Any, Literal, TypeAlias
 
 import msgspec
-from docker.errors import APIError, DockerException, InvalidRepository
+from docker.errors import APIError, DockerException
 from docker.utils import parse_repository_tag
 
 from nodekit import NodekitError
@@ -90,30 +91,27 @@ def pull(
     """
     repository, tag = parse_repository_tag(image)
     auth = {"username": credentials.username, "password": credentials.password.reveal()} if credentials else None
-    stream = _begun(api, image, repository, tag or "latest", auth)
     layers: dict[str, tuple[int, int]] = {}
-    for message in stream:
-        if not wanted():
-            return
-        if told := message.get("error"):
-            raise pull_failed(image, str(told), credentials=credentials is not None)
-        _note(layers, message)
-        report(Pulled(sum(done for done, _ in layers.values()), sum(total for _, total in layers.values())))
+    with closing(_begun(api, image, repository, tag or "latest", auth)) as stream:  # an engine goes on until it is
+        for message in stream:
+            if not wanted():
+                return
+            if told := message.get("error"):
+                raise pull_failed(image, str(told), credentials=credentials is not None)
+            _note(layers, message)
+            report(Pulled(sum(done for done, _ in layers.values()), sum(total for _, total in layers.values())))
 
 
-def _begun(api: Any, image: str, repository: str, tag: str, auth: Mapping[str, str] | None) -> Iterator[Any]:
+def _begun(api: Any, image: str, repository: str, tag: str, auth: Mapping[str, str] | None) -> Any:
     """The client looks up what `docker login` has kept, which may be new; what it says of that, no engine has said."""
     try:
         api.reload_config()
-        stream: Iterator[Any] = api.pull(repository, tag=tag, stream=True, decode=True, auth_config=auth)
+        return api.pull(repository, tag=tag, stream=True, decode=True, auth_config=auth)
     except APIError:
         raise
-    except InvalidRepository as error:
-        raise PullFailed("missing", f"image {image}: no image can be named so: {error}") from error
     except DockerException as error:
         text = f"image {image}: what `docker login` has kept for its registry cannot be had: {error}; see `registry`"
         raise PullFailed("credentials", text) from error
-    return stream
 
 
 def _note(layers: dict[str, tuple[int, int]], message: Mapping[str, Any]) -> None:
