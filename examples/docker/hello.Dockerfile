@@ -1,6 +1,7 @@
 # One of the services in examples/nodekit_hello, as an image:
 #
-#   docker build -f examples/docker/hello.Dockerfile --build-arg SERVICE=count -t nodekit-hello/count:1 examples/nodekit_hello
+#   docker build -f examples/docker/hello.Dockerfile --build-arg SERVICE=count \
+#       -t nodekit-hello/count:1 examples/nodekit_hello
 
 ARG BASE=python:3.12-slim
 FROM ${BASE}

@@ -17,7 +17,7 @@ import anyio
 import docker.errors
 import pytest
 from docker.models.containers import Container
-from engine.dockerd import until
+from engine.dockerd import EngineFailed, until
 from engine.fixtures import unavailable
 from engine.hello import EXAMPLE, ROOT, SERVICES, build_hello, build_node
 from engine.images import LABEL
@@ -161,7 +161,7 @@ class Inside:
 
     def is_up(self) -> None:
         """Wait until it answers."""
-        with suppress(AssertionError):
+        with suppress(EngineFailed):
             until("it answers, or ends", lambda: self._answers() or not self._running(), PATIENCE_SECONDS)
         assert self._answers(), self.log
 
