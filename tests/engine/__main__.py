@@ -6,6 +6,7 @@ python tests/engine run -- COMMAND…   with DOCKER_HOST naming an engine, which
 """
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,10 @@ from engine.debian import Missing  # noqa: E402
 def run(command: list[str]) -> int:
     with open_engine() as engine:
         given = {"DOCKER_HOST": engine.host, "NODEKIT_PYTHON_IMAGE": engine.images.python}
-        return subprocess.run(command, env={**os.environ, **given}, check=False).returncode
+        with subprocess.Popen(command, env={**os.environ, **given}) as process:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # at a terminal the command has it too, and cleans up
+            signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
+            return process.wait()
 
 
 def main(arguments: list[str]) -> int:

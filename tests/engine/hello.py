@@ -5,7 +5,6 @@ NODEKIT_PYTHON_IMAGE; `python tests/engine run` gives both.
 """
 
 import os
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -50,17 +49,16 @@ def build(
     )
 
 
-def main() -> int:
+def main() -> None:
     client = docker.DockerClient(os.environ["DOCKER_HOST"], timeout=60)
     base = os.environ["NODEKIT_PYTHON_IMAGE"]
     labels = client.images.get(base).labels  # so that whoever removes the base removes these as well
     print(f"images nodekit-hello/…, based on {base}, on Docker {client.version()['Version']}", flush=True)
     build_hello(client, base, labels)
     client.close()
-    return subprocess.run(
-        [sys.executable, "-m", "nodekit.cli", "demo", str(EXAMPLE / "node.toml")], check=False
-    ).returncode
+    command = [sys.executable, "-m", "nodekit.cli", "demo", str(EXAMPLE / "node.toml")]
+    os.execv(command[0], command)  # it cleans up when it is interrupted, and nobody is above it who would not wait
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
