@@ -2,6 +2,7 @@
 
 import errno
 import http.client
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -88,6 +89,7 @@ class Engine:
             status = error.response.status_code if error.response is not None else 500
             raise EngineRefused(str(error.explanation or error), status) from error
         except _CLIENT_ERRORS as error:
+            _let_go(error)
             raise EngineGone(f"the Docker engine {self.place.host} does not answer: {_cause(error)}") from error
 
     def iterated(self, stream: Iterator[T]) -> Iterator[T]:
@@ -146,6 +148,13 @@ class Engine:
                 return None
             raise
         return answer
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Of what the error's frames hold: docker-py does not close sockets that it could not connect."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
 
 
 def _cause(error: BaseException) -> str:
