@@ -53,6 +53,8 @@ class Followed:
         self._http = http
         self._tell = tell
         self._wake = anyio.Event()
+        self._missed = False
+        """Whether the engine was gone at some time."""
 
     def look(self) -> None:
         """Something may have happened to it."""
@@ -61,7 +63,8 @@ class Followed:
     async def follow(self, answered: Callable[[], None]) -> None:
         """Until its end; `answered` is called each time that it begins to answer.
 
-        Raises `NotUp` where it does not answer within its `startup_seconds`, or ends before.
+        Raises `NotUp` where it does not answer within its `startup_seconds`, or ends before; `EngineGone` where the
+        engine did not either.
         """
         try:
             await self._has_ended(await self._until_its_end(answered))
@@ -120,6 +123,8 @@ class Followed:
                         return looked
                     state = looked
                 pause = min(2 * pause, longest)
+        if self._presence.trouble:
+            raise EngineGone(self._presence.trouble)
         where = endpoint.url if endpoint else f"port {self._container.port}"
         text = (
             f"it did not answer at {where} within {seconds:g} s; its program must listen on 0.0.0.0:"
@@ -136,6 +141,7 @@ class Followed:
         self._wake = anyio.Event()
         while True:
             if self._presence.trouble:
+                self._missed = True
                 await self._without_engine()
             try:
                 told = await self._engine.inspect(self.id)
@@ -175,7 +181,8 @@ class Followed:
         self._is_down(ending)
         if not answered:
             exit_code = state.exit_code if state is not None else None
-            raise NotUp(f"it {ending} before it answered", exit_code=exit_code, last_lines=lines)
+            meanwhile = "; the Docker engine was gone meanwhile" if self._missed else ""
+            raise NotUp(f"it {ending} before it answered{meanwhile}", exit_code=exit_code, last_lines=lines)
         for line in lines:
             logger.warning("container %s | %s", self._container.id, line)
 
