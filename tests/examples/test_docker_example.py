@@ -4,6 +4,7 @@ import json
 import os
 import re
 import secrets
+import signal
 import subprocess
 import sys
 import tomllib
@@ -32,7 +33,7 @@ NODE_IMAGE = "nodekit-test/node:1"
 PATIENCE_SECONDS = 60
 NOBODY = 65534
 
-pytestmark = pytest.mark.xdist_group("docker")
+pytestmark = [pytest.mark.xdist_group("docker"), pytest.mark.timeout(300)]  # the first one builds an image with pip
 
 
 # -- images ---------------------------------------------------------------------------------------
@@ -95,9 +96,14 @@ def file(engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 def made(engine: Any, file: Path) -> list[Container]:
     """The containers of a node file's node, running or not."""
-    label = f"nodekit.node={node_name(read_node_file(file), file)}"
-    assert label != "nodekit.node=hello"
-    found: list[Container] = engine.client.containers.list(all=True, filters={"label": label})
+    name = node_name(read_node_file(file), file)
+    assert name != "hello"
+    return labelled(engine, name)
+
+
+def labelled(engine: Any, node: str) -> list[Container]:
+    filters = {"label": f"nodekit.node={node}"}
+    found: list[Container] = engine.client.containers.list(all=True, filters=filters, ignore_removed=True)
     return found
 
 
@@ -132,6 +138,17 @@ def test_demo_in_docker_builds_the_images_and_shows_them(engine: Any) -> None:
     assert done.stdout.count(": success") == 1 + len(TEXT.split("\n\n"))
     for service in SERVICES:
         assert LABEL in engine.client.images.get(f"nodekit-hello/{service}:1").labels
+
+
+def test_demo_in_docker_that_is_interrupted_leaves_nothing_behind(engine: Any, tmp_path: Path) -> None:
+    given = {"DOCKER_HOST": engine.host, "NODEKIT_PYTHON_IMAGE": engine.images.python, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, ROOT / "tests" / "engine" / "hello.py"]
+    with subprocess.Popen(command, env={**os.environ, **given}, stdout=subprocess.DEVNULL) as demo:
+        until("its node makes containers", lambda: bool(labelled(engine, "hello")), PATIENCE_SECONDS)
+        demo.send_signal(signal.SIGINT)
+        assert demo.wait(PATIENCE_SECONDS) == 1
+    assert labelled(engine, "hello") == []
+    assert not list(tmp_path.iterdir())
 
 
 # -- the node in a container ----------------------------------------------------------------------
