@@ -236,7 +236,7 @@ async def test_one_that_is_slow_to_start_is_waited_for(bed: Bed) -> None:
 
 
 async def test_one_that_is_slow_and_not_required_keeps_its_jobs_waiting_and_not_the_node(bed: Bed) -> None:
-    slow = bed.container("slow", env={"START_SECONDS": "2"}, required=False)
+    slow = bed.container("slow", env={"START_SECONDS": "4"}, required=False)
     async with bed.running(bed.container(), slow) as (node, runner):
         assert runner.running() == ["one"]
         waiting = await submitted(node, 5, "slow")

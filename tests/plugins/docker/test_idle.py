@@ -15,7 +15,7 @@ import docker
 pytestmark = pytest.mark.anyio
 
 MANY = 16
-IDLE_SECONDS = 6.0
+IDLE_SECONDS = 7.0
 TICK_SECONDS = 0.01
 
 
@@ -45,16 +45,7 @@ async def test_an_idle_runner_asks_the_engine_for_a_sign_of_life_and_nothing_els
         assert len(runner.running()) == 3
 
 
-async def test_what_is_asked_for_a_start_does_not_grow_faster_than_the_containers(bed: Bed, asked: list[str]) -> None:
-    counts: list[int] = []
-    for count in (2, 6):
-        asked.clear()
-        async with bed.runner(*(bed.container(str(number)) for number in range(count))):
-            counts.append(len(asked))
-    assert (counts[1] - counts[0]) / 4 <= 8, counts
-
-
-async def test_many_start_in_the_engines_time_and_the_loop_goes_on(bed: Bed, engine: Any) -> None:
+async def test_many_start_in_the_engines_time_and_the_loop_goes_on(bed: Bed, engine: Any, asked: list[str]) -> None:
     image = engine.images.service
     started, answering = await aside(lambda: by_hand(engine, image))
 
@@ -62,16 +53,20 @@ async def test_many_start_in_the_engines_time_and_the_loop_goes_on(bed: Bed, eng
     containers = [bed.container(str(number)) for number in range(MANY)]
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(watch, lags)
+        asked.clear()
         began = time.monotonic()
         async with bed.runner(*containers) as runner:
             ours = time.monotonic() - began
+            requests = len(asked)
             assert len(runner.running()) == MANY
             began = time.monotonic()
         left = time.monotonic() - began
         tasks.cancel_scope.cancel()
     lags.sort()
+    assert requests / MANY < 10, "what is asked grows faster than the containers"
     print(
-        f"\n{MANY} containers: {ours:.2f} s until all answer, {left:.2f} s to stop and remove them; "
+        f"\n{MANY} containers: {ours:.2f} s until all answer ({requests} requests), "
+        f"{left:.2f} s to stop and remove them; "
         f"docker-py alone, 4 threads: {started:.2f} s until all are started, {answering:.2f} s until all answer; "
         f"lag of the loop: median {lags[len(lags) // 2] * 1000:.1f} ms, longest {lags[-1] * 1000:.1f} ms"
     )
