@@ -333,13 +333,13 @@ async def test_an_engine_that_is_gone_is_not_asked_without_pause(
 
     for name in ("ping", "inspect", "image", "containers", "create", "last_lines"):
         counted(name)
-    ids = [f"c{number}" for number in range(4)]
+    ids = ["one", "two"]
     async with bed.running(*(bed.container(id) for id in ids)) as (_, runner):
         with engine_in_trouble(dockerd, drill):
             doubt(runner)
             await says_that_the_engine_is_gone(runner)
             asked.clear()
-            with anyio.move_on_after(4):  # how long it is watched
+            with anyio.move_on_after(3):  # how long it is watched
                 await anyio.sleep_forever()
             assert 1 <= asked["ping"] <= 12
             assert asked.total() - asked["ping"] <= 3 * len(ids), asked
@@ -348,7 +348,7 @@ async def test_an_engine_that_is_gone_is_not_asked_without_pause(
 
 
 async def test_an_idle_node_asks_nothing_but_whether_the_engine_is_there(
-    bed: Bed, monkeypatch: pytest.MonkeyPatch
+    bed: Bed, impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
     original = Engine._run
@@ -359,8 +359,8 @@ async def test_an_idle_node_asks_nothing_but_whether_the_engine_is_there(
 
     async with bed.running(bed.container(), bed.container("two")):
         monkeypatch.setattr(Engine, "_run", count)
-        with anyio.move_on_after(6):  # how long it is watched
+        with anyio.move_on_after(2):  # how long it is watched
             await anyio.sleep_forever()
         seen = list(asked)
     assert {name.split(".")[1] for name in seen} == {"ping"}
-    assert len(seen) <= 2
+    assert len(seen) <= 4  # one each half second
