@@ -184,7 +184,10 @@ def test_the_reference_has_every_key_of_a_built_in_offer_with_its_default(entry:
     assert documented(REFERENCE / "node-file.md", *sections(entry, offer)) == expected
 
 
-@pytest.mark.parametrize(("heading", "struct"), [("Retries", Retry), ("Limits of clients", ClientLimits), ("Credentials of a registry", Credentials)])
+@pytest.mark.parametrize(
+    ("heading", "struct"),
+    [("Retries", Retry), ("Limits of clients", ClientLimits), ("Credentials of a registry", Credentials)],
+)
 def test_the_reference_has_every_key_of_a_table_inside_another(heading: str, struct: type[msgspec.Struct]) -> None:
     assert documented(REFERENCE / "node-file.md", heading) == settings(struct)
 

@@ -14,8 +14,11 @@ _HEADERS = b"content-type, idempotency-key, prefer, priority, x-request-id, auth
 def check_access(request: Request, *, loopback: bool) -> Sequence[Header]:
     """Raises `HttpError` 403; answers the headers that let an allowed site's page read the reply."""
     host = request.headers.get(b"host", b"").decode("latin-1")
-    if loopback and host and not _is_loopback(host) and _name(host) not in request.limits.allowed_hosts:
-        raise HttpError(403, "Host: this node serves loopback only; list other names in allowed_hosts")
+    allowed = request.limits.allowed_hosts
+    if (loopback or allowed) and host and not _is_loopback(host) and _name(host) not in allowed:
+        raise HttpError(
+            403, "Host: this node is not called by that name; list other names than loopback's in allowed_hosts"
+        )
     origin = request.headers.get(b"origin", b"").decode("latin-1")
     if not origin or _site(origin) == host != "":
         return ()

@@ -6,8 +6,7 @@ leaves is found by its labels at the next start. It runs on asyncio, as the HTTP
 """
 
 from nodekit_docker._config import Credentials, DockerConfig, DockerContainer, Gpus
-from nodekit_docker._errors import EngineGone, EngineRefused
-from nodekit_docker._lock import NameTaken
+from nodekit_docker._errors import EngineGone, EngineRefused, NameTaken
 from nodekit_docker._runner import DockerRunner, offer
 
 __all__ = [

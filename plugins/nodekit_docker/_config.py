@@ -19,8 +19,13 @@ Gpus: TypeAlias = Literal["all"] | Annotated[int, msgspec.Meta(ge=1)] | tuple[st
 OWN_LABELS = "nodekit."
 """Labels that begin so are the runner's."""
 
-_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
+NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 _CAPABILITY = re.compile(r"[A-Z][A-Z_]+")
+_NO_NETWORKS = {
+    "none": "a container without network cannot be called",
+    "host": "a container on the machine's own network listens on all of its addresses",
+    "container": "a container on another's network publishes no port of its own",
+}
 _NO_ENV: Mapping[str, EnvValue] = MappingProxyType({})
 _NO_TEXTS: Mapping[str, str] = MappingProxyType({})
 
@@ -58,7 +63,7 @@ class DockerContainer(StartedContainer, frozen=True, kw_only=True, forbid_unknow
     labels: Mapping[str, str] = _NO_TEXTS
     memory: str = "2GiB"
     """The most it may use, swap included; past it, its program is killed."""
-    cpus: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    cpus: Annotated[float, msgspec.Meta(ge=0.01, le=1e6)] | None = None
     pids: Annotated[int, msgspec.Meta(ge=1)] = 512
     """How many processes and threads it may have."""
     user: str | None = None
@@ -78,7 +83,7 @@ class DockerContainer(StartedContainer, frozen=True, kw_only=True, forbid_unknow
 
     def _problems(self) -> Iterator[str]:
         """Each begins with its key."""
-        if not _NAME.fullmatch(self.id):
+        if not NAME.fullmatch(self.id):
             yield f"id: expected letters, digits and _.-, beginning with a letter or digit, got {self.id!r}"
         for key, size in (("memory", self.memory), *((f"tmpfs: {path}", size) for path, size in self.tmpfs.items())):
             if size_in_bytes(size) is None:
@@ -95,8 +100,8 @@ class DockerContainer(StartedContainer, frozen=True, kw_only=True, forbid_unknow
         for label in self.labels:
             if label.startswith(OWN_LABELS):
                 yield f"labels: those that begin with {OWN_LABELS} are the runner's, got {label!r}"
-        if self.network == "none":
-            yield "network: a container without network cannot be called; name another, or leave it out"
+        if self.network is not None and self.network.partition(":")[0] in _NO_NETWORKS:
+            yield f"network: {_NO_NETWORKS[self.network.partition(':')[0]]}; name another, or leave it out"
 
 
 class DockerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -133,7 +138,7 @@ class Volume(msgspec.Struct, frozen=True):
                 raise ValueError(f"expected source:/target or source:/target:ro, got {text!r}")
         if source.startswith((".", "~")):
             source = str((folder / _without_tilde(source)).resolve())
-        elif not source.startswith("/") and not _NAME.fullmatch(source):
+        elif not source.startswith("/") and not NAME.fullmatch(source):
             raise ValueError(f"expected a path (./{source}, /{source}) or a volume's name, got {source!r}")
         return cls(source, target, read_only)
 

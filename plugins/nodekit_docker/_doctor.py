@@ -42,7 +42,10 @@ def findings() -> Iterator[Finding]:
 
 
 def _found(place: Place, version: Mapping[str, Any]) -> Finding:
-    text = f"engine {version.get('Version')} (API {version.get('ApiVersion')}) at {place.host}, found by: {place.how}"
+    text = (
+        f"engine {version.get('Version')} (API {version.get('ApiVersion')}) at {place.host}, found by: {place.how}; "
+        "a `host` in a node file goes before it"
+    )
     return Finding("ok", "docker", text)
 
 

@@ -1,7 +1,9 @@
-"""An engine, asked through docker-py: the one module that knows how. Its calls block, hence they run in threads."""
+"""An engine, asked through docker-py, whose calls block: hence in threads. Its errors are translated here."""
 
 import errno
 import http.client
+import logging
+import math
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -12,11 +14,15 @@ import requests
 import urllib3
 from docker import APIClient
 
+from nodekit import NodekitError
 from nodekit_docker._errors import EngineGone, EngineRefused
 from nodekit_docker._find import Place
+from nodekit_docker._state import Listed
 from nodekit_docker._threads import Threads
 
 T = TypeVar("T")
+
+logger = logging.getLogger("nodekit.docker")
 
 _CLIENT_ERRORS = (
     docker.errors.DockerException,
@@ -31,6 +37,14 @@ CALL_SECONDS = 60.0
 """Starting a container on a machine that is busy takes seconds."""
 PING_SECONDS = 5.0
 INSPECT_SECONDS = 10.0
+LONGEST_TEXT = 2000
+"""Of an error, in characters: what is in front of an engine may answer with pages."""
+LONGEST_STOP_SECONDS = 1e6
+"""Engines and sockets take no time without end."""
+MOST_CONNECTIONS = 64
+"""That are kept; when a node stops, each of its containers has one."""
+MAX_LINE_BYTES = 4096
+"""Of what a container printed; of a longer line the rest is dropped."""
 AT_ONCE = 4
 """More at once do not make an engine faster."""
 
@@ -65,7 +79,7 @@ class Engine:
                 tls=self.place.tls or False,
                 version="auto",
                 timeout=int(CALL_SECONDS),
-                max_pool_size=2 * AT_ONCE,
+                max_pool_size=MOST_CONNECTIONS,
             )
         return self._api
 
@@ -87,10 +101,15 @@ class Engine:
             return function()
         except docker.errors.APIError as error:
             status = error.response.status_code if error.response is not None else 500
-            raise EngineRefused(str(error.explanation or error), status) from error
+            raise EngineRefused(str(error.explanation or error)[:LONGEST_TEXT], status) from error
         except _CLIENT_ERRORS as error:
             _let_go(error)
             raise EngineGone(f"the Docker engine {self.place.host} does not answer: {_cause(error)}") from error
+        except (NodekitError, StopIteration):
+            raise
+        except Exception as error:  # docker-py trips over answers that are none, of whatever is behind the socket
+            text = f"what answers at {self.place.host} is no Docker engine as they are known: {error!r}"
+            raise EngineRefused(text[:LONGEST_TEXT], 500) from error
 
     def iterated(self, stream: Iterator[T]) -> Iterator[T]:
         """Its items, with the client's errors as ours; to be used in a thread."""
@@ -102,9 +121,13 @@ class Engine:
 
     # -- containers -------------------------------------------------------------------------------
 
-    async def containers(self, labels: Sequence[str]) -> list[Mapping[str, Any]]:
-        """Those with the labels (``name=value``), running or not, in short."""
-        return await self.call(lambda api: api.containers(all=True, filters={"label": list(labels)}))
+    async def containers(self, labels: Sequence[str]) -> list[Listed]:
+        """Those with the labels (``name=value``), running or not, the newest first."""
+
+        def listed(api: Any) -> list[Listed]:
+            return [Listed.of(one) for one in api.containers(all=True, filters={"label": list(labels)})]
+
+        return await self.call(listed)
 
     async def inspect(self, id: str) -> Mapping[str, Any] | None:
         """All about one; None: it is gone. It does not queue behind others' making."""
@@ -114,14 +137,18 @@ class Engine:
 
     async def create(self, name: str, settings: Mapping[str, Any]) -> str:
         """The new one's id. `settings` are the body of the engine's API."""
-        return await self.call(lambda api: str(api.create_container_from_config(dict(settings), name)["Id"]))
+        made: Mapping[str, Any] = await self.call(lambda api: api.create_container_from_config(dict(settings), name))
+        for warning in made.get("Warnings") or ():  # such as of limits that it cannot hold
+            logger.warning("container %s: the Docker engine warns: %s", name, warning)
+        return str(made["Id"])
 
     async def start(self, id: str) -> None:
         await self.call(lambda api: api.start(id))
 
     async def stop(self, id: str, seconds: float) -> None:
         """Its stop signal, and SIGKILL after so many seconds."""
-        await self._if_there(lambda api: api.stop(id, timeout=round(seconds)), self.wait)
+        whole = math.ceil(min(seconds, LONGEST_STOP_SECONDS))
+        await self._if_there(lambda api: api.stop(id, timeout=whole), self.wait)
 
     async def remove(self, id: str) -> None:
         """With its anonymous volumes; killed, if it still runs."""
@@ -133,8 +160,8 @@ class Engine:
 
     async def last_lines(self, id: str, count: int) -> tuple[str, ...]:
         """What it printed last."""
-        printed = await self._if_there(lambda api: api.logs(id, tail=count))
-        return tuple(line.decode(errors="replace").rstrip("\r") for line in (printed or b"").splitlines())
+        printed = await self._if_there(lambda api: api.logs(id, tail=count), self.wait)
+        return tuple(map(_shown, (printed or b"").splitlines()))
 
     async def image(self, name: str) -> Mapping[str, Any] | None:
         """All about an image; None: it is not on this machine."""
@@ -155,6 +182,12 @@ def _let_go(error: BaseException | None) -> None:
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__context__
+
+
+def _shown(line: bytes) -> str:
+    """For logs and terminals, which a program must not be able to command."""
+    text = line[:MAX_LINE_BYTES].decode(errors="replace")
+    return "".join(letter if letter.isprintable() or letter == "\t" else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def _cause(error: BaseException) -> str:

@@ -15,6 +15,10 @@ class EngineRefused(NodekitError):
         super().__init__(text)
 
 
+class NameTaken(NodekitError):
+    """Another node has this name on the same engine; the message says where it runs."""
+
+
 class NotUp(NodekitError):
     """A container could not be brought up; the message says why, and what to do."""
 

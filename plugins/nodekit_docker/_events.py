@@ -18,14 +18,22 @@ REPEATED_SECONDS = 3
 """Events that happened just before are told too: the engine subscribes only after it has answered."""
 
 
+def container_of(event: Mapping[str, Any]) -> str | None:
+    """The id; None: the event does not say. Engines since API 1.52 say it in `Actor` alone."""
+    actor: Mapping[str, Any] = event.get("Actor") or {}
+    return actor.get("ID") or event.get("id") or None
+
+
 class EventStream:
     """The events of containers with a label, from now on.
 
     The engine's end ends it without an error, and a frozen engine does not end it.
     """
 
-    def __init__(self, engine: Engine, label: str, *, tell: Callable[[str], None], ended: Callable[[], object]) -> None:
-        """Both are called on the event loop: `tell` with a container's id, `ended` when there will be no more."""
+    def __init__(
+        self, engine: Engine, label: str, *, tell: Callable[[str | None], None], ended: Callable[[], object]
+    ) -> None:
+        """Both are called on the event loop: `tell` with a container's id (None: of any), `ended` when no more come."""
         self.opened = anyio.Event()
         """Set when the engine has begun to tell, or will not; `error` then says why."""
         self.error: EngineGone | EngineRefused | None = None
@@ -53,7 +61,7 @@ class EventStream:
             self._close_stream()
         with suppress(Exception):  # however it ends: what is wrong with the engine, its next answer says
             for event in self._stream or ():
-                self._on_loop(self._told, event)
+                self._on_loop(self._told, container_of(event))
         self._on_loop(self._ended)
 
     def _open(self) -> Any:
@@ -72,6 +80,6 @@ class EventStream:
         with suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(function, *arguments)
 
-    def _told(self, event: Mapping[str, Any]) -> None:
+    def _told(self, id: str | None) -> None:
         if not self._closed:
-            self._tell(str(event.get("id", "")))
+            self._tell(id)

@@ -25,11 +25,6 @@ class Place(msgspec.Struct, frozen=True):
     """What named it, for people to read."""
     tls: Any = None
 
-    @property
-    def key(self) -> str:
-        """The same for all names of one socket."""
-        return os.path.realpath(self.host.removeprefix("unix://")) if self.host.startswith("unix://") else self.host
-
 
 def find_engine(host: str | None = None) -> Place:
     """The place that `host` names, or else DOCKER_HOST, the current docker context, or the first socket that is there.

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable
+from contextlib import suppress
 
 import anyio
 
@@ -21,6 +22,7 @@ LONGEST_PROBE_PAUSE_SECONDS = 0.25
 LONGEST_PAUSE_WHEN_DOWN_SECONDS = 5.0
 REFUSED_PAUSE_SECONDS = 0.5
 LINES_IN_LOG = 20
+LINES_SECONDS = 1.0
 
 
 class Followed:
@@ -117,7 +119,7 @@ class Followed:
                     return state
                 with anyio.move_on_after(pause) as waited:
                     await self._wake.wait()
-                if not waited.cancelled_caught or endpoint is None:
+                if not waited.cancelled_caught or endpoint is None or pause == LONGEST_PAUSE_WHEN_DOWN_SECONDS:
                     looked = await self._look_again()
                     if looked is None or not looked.running or looked.paused:
                         return looked
@@ -139,6 +141,7 @@ class Followed:
     async def _look_again(self) -> State | None:
         """How it is now; None: it is gone. An engine that is gone is waited for: what runs, runs on."""
         self._wake = anyio.Event()
+        pause = REFUSED_PAUSE_SECONDS
         while True:
             if self._presence.trouble:
                 self._missed = True
@@ -150,7 +153,8 @@ class Followed:
                 self._presence.is_gone(str(error))
             except EngineRefused as error:
                 logger.warning("container %s cannot be looked at: %s", self._container.id, error)
-                await anyio.sleep(REFUSED_PAUSE_SECONDS)
+                await anyio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_WHEN_DOWN_SECONDS)
 
     async def _without_engine(self) -> None:
         """Until the engine is back. Its end takes published ports along, unless it keeps containers alive."""
@@ -175,27 +179,31 @@ class Followed:
     async def _has_ended(self, state: State | None) -> None:
         """Keep what is known of its end. Raises `NotUp` where it has never answered."""
         answered = self.life is not None
-        lines = () if state is None else await self._last_lines(state.id)
         ending = "was removed" if state is None else state.ending(self._container.memory)
-        self._end_life(with_lines(ending, lines))
         self._is_down(ending)
+        lines = () if state is None else await self._last_lines(state.id)
+        self._end_life(with_lines(ending, lines))
         if not answered:
             exit_code = state.exit_code if state is not None else None
             meanwhile = "; the Docker engine was gone meanwhile" if self._missed else ""
             raise NotUp(f"it {ending} before it answered{meanwhile}", exit_code=exit_code, last_lines=lines)
         for line in lines:
-            logger.warning("container %s | %s", self._container.id, line)
+            logging.getLogger(f"nodekit.container.{self._container.id}").warning("%s", line)
 
     async def _last_lines(self, id: str) -> tuple[str, ...]:
-        try:
+        """What it printed last, as far as that is to be had soon: calls that broke wait to hear why."""
+        with suppress(EngineGone, EngineRefused), anyio.move_on_after(LINES_SECONDS):
             return await self._engine.last_lines(id, LINES_IN_LOG)
-        except (EngineGone, EngineRefused):  # of an error's decoration
-            return ()
+        return ()
 
     def _is_up(self, state: State) -> None:
         endpoint = self._endpoint(state)
         assert endpoint is not None
         if self.life is None or self.life.state.started_at != state.started_at:
+            self._end_life("was started again by somebody")
+            self.life = Life(state, endpoint)
+        elif self.life.endpoint.url != endpoint.url:  # a network was taken away and given back
+            self._end_life("was given another address")
             self.life = Life(state, endpoint)
         self.up = True
         logger.info("container %s answers at %s (%s)", self._container.id, endpoint.url, state.name)

@@ -37,7 +37,7 @@ class Images:
             if found is not None and (container.pull != "always" or container.image in self._pulled):
                 return str(found["Id"])
             if container.pull == "never":
-                text = f'image {container.image} is not on this machine, and pull = "never"; docker pull it, or load it'
+                text = f'image {container.image} is not on this machine, and pull = "never"; build, pull or load it'
                 raise NotUp(text)
             return await self._pull(container, found)
 
@@ -49,6 +49,7 @@ class Images:
             if failure.fault not in ("unreachable", "limited") or found is None:
                 raise NotUp(str(failure)) from failure
             logger.warning("%s; the one on this machine is used", failure)
+            self._pulled.add(container.image)
             return str(found["Id"])
         self._pulled.add(container.image)
         if (pulled := await self._engine.image(container.image)) is None:

@@ -1,20 +1,23 @@
 """One container kept up: made, followed, made again when it dies."""
 
 import logging
+import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import anyio
 from anyio.abc import TaskStatus
 
 from nodekit import ContainerFailed, ContainerOutput, NotStarted, Step
 from nodekit_docker._config import DockerContainer
-from nodekit_docker._errors import EngineGone, EngineRefused, NotUp
+from nodekit_docker._errors import EngineGone, EngineRefused, NameTaken, NotUp
 from nodekit_docker._followed import Followed
 from nodekit_docker._life import Life
 from nodekit_docker._making import Workshop
 from nodekit_docker._presence import Presence
 from nodekit_docker._spec import explained
+from nodekit_docker._state import State
 from nodekit_remote import ContainerHttp, restart_pause
 
 logger = logging.getLogger("nodekit.docker")
@@ -43,6 +46,8 @@ class Kept:
         self._why = "was not started yet"
         self._restarts = 0
         self._restart_at = 0.0
+        self._answered_at = math.inf
+        """When the one that is there answered first; what was slow to start has not run for long."""
 
     @property
     def id(self) -> str:
@@ -112,14 +117,15 @@ class Kept:
             if required:
                 task_status.started()
             required = False
+            self._answered_at = min(self._answered_at, time.monotonic())
 
         pause = 0.0
         while True:
-            began = time.monotonic()
+            self._answered_at = math.inf
             if (failure := await self._lived(answered)) and required:
                 raise self._not_started(failure) from failure
+            pause = restart_pause(pause, time.monotonic() - self._answered_at)
             await self._presence.here()
-            pause = restart_pause(pause, time.monotonic() - began)
             logger.warning("container %s: %s; restart in %g s", self._container.id, self.why, pause)
             self._restart_at = time.monotonic() + pause
             await anyio.sleep(pause)
@@ -129,9 +135,11 @@ class Kept:
         """From its making to its end; what kept it from coming up, if it did not."""
         try:
             await self._live(answered)
+        except NameTaken as error:
+            return self._failed(NotUp(str(error)))
         except NotUp as error:
             for line in error.last_lines:
-                logger.warning("container %s | %s", self._container.id, line)
+                logging.getLogger(f"nodekit.container.{self._container.id}").warning("%s", line)
             return self._failed(error)
         except EngineGone as error:
             self._presence.is_gone(str(error))
@@ -144,15 +152,29 @@ class Kept:
         return None
 
     async def _live(self, answered: Callable[[], None]) -> None:
-        state = await self._workshop.running(self._container, self._restarts)
+        """From its making to its end.
+
+        One that an earlier run has left may be busy for that run and not answer; it is replaced, and no failure.
+        """
+        state, taken_over = await self._workshop.taken_or_made(self._container, self._restarts)
+        try:
+            await self._follow(state, answered)
+        except NotUp as error:
+            if not taken_over:
+                raise
+            logger.warning("container %s, taken over: %s; it is made anew", self._container.id, error)
+        else:
+            return
+        state, _ = await self._workshop.taken_or_made(self._container, self._restarts)
+        await self._follow(state, answered)
+
+    async def _follow(self, state: State, answered: Callable[[], None]) -> None:
         self._restarts = state.restarts
-        network = self._workshop.around.shared(self._container)
-        engine = self._workshop.engine
         self._now = now = Followed(
             self._container,
             state,
-            network=network,
-            engine=engine,
+            network=self._workshop.around.shared(self._container),
+            engine=self._workshop.engine,
             presence=self._presence,
             http=self._http,
             tell=self._tell,
@@ -160,8 +182,9 @@ class Kept:
         now.look()  # what happened before its id was known went unheard
         try:
             await now.follow(answered)
-        except NotUp:
-            await engine.remove(now.id)  # or it would be found running, and taken for good
+        except NotUp:  # or it would be found running, and taken for good
+            with suppress(EngineGone, EngineRefused):  # then the next look finds it
+                await self._workshop.engine.remove(now.id)
             raise
 
     def _failed(self, error: NotUp | EngineGone) -> NotUp | EngineGone:

@@ -1,16 +1,16 @@
 """Making the container of an entry: found running as the node file says, or else made."""
 
 import logging
-import secrets
 from pathlib import Path
 
 from nodekit_docker._config import DockerContainer
 from nodekit_docker._engine import Engine
-from nodekit_docker._errors import EngineRefused, NotUp
+from nodekit_docker._errors import EngineRefused, NameTaken, NotUp
 from nodekit_docker._images import Images
 from nodekit_docker._inside import Surroundings
+from nodekit_docker._naming import another_name, is_named
 from nodekit_docker._spec import Spec, explained, spec
-from nodekit_docker._state import CONTAINER, NODE, OWNER, SETTINGS, State
+from nodekit_docker._state import CONTAINER, NODE, OWNER, SETTINGS, Listed, State
 
 logger = logging.getLogger("nodekit.docker")
 
@@ -27,14 +27,14 @@ class Workshop:
         self._images = Images(engine)
         self._bounded_logs = bounded_logs
 
-    async def running(self, container: DockerContainer, restarts: int) -> State:
-        """The entry's one container, started. Raises `NotUp`, `EngineGone`.
+    async def taken_or_made(self, container: DockerContainer, restarts: int) -> tuple[State, bool]:
+        """The entry's one container, started, and whether it was there. Raises `NotUp`, `NameTaken`, `EngineGone`.
 
-        One that is there is taken if it runs, is not paused and was made from the same settings and image; all others
-        are removed.
+        One that is there is taken over if it runs, is not paused and was made from the same settings and image; all
+        others are removed.
         """
         image = await self._images.ready(container)
-        made = spec(
+        wanted = spec(
             container,
             self._node,
             self._folder,
@@ -43,17 +43,18 @@ class Workshop:
         )
         chosen: State | None = None
         for state in await self._there(container):
+            await self._check_owner(state)
             works = state.running and not state.paused
             same = (state.labels.get(SETTINGS), state.labels.get(OWNER), state.image)
-            if chosen is None and works and same == (made.digest, self.around.owner, image):
+            if chosen is None and works and same == (wanted.digest, self.around.owner, image):
                 chosen = state
             else:
                 await self.engine.remove(state.id)
         if chosen is not None:
             logger.info("container %s: %s runs already", container.id, chosen.name)
-            return chosen
+            return chosen, True
         try:
-            return await self._new(container, made, restarts)
+            return await self._new(container, wanted, restarts), False
         except EngineRefused as error:
             raise NotUp(explained(str(error))) from error
 
@@ -61,33 +62,41 @@ class Workshop:
         return await self._found(f"{CONTAINER}={container.id}")
 
     async def _found(self, *labels: str) -> list[State]:
-        """This node's containers, whichever way they came about, oldest first."""
-        told = await self.engine.containers([self.label, *labels])
-        inspected = [await self.engine.inspect(one["Id"]) for one in reversed(told)]
+        """This node's containers, oldest first."""
+        listed = await self.all(*labels)
+        inspected = [await self.engine.inspect(one.id) for one in reversed(listed)]
         return [State.of(one) for one in inspected if one is not None]
 
-    async def _new(self, container: DockerContainer, made: Spec, restarts: int) -> State:
-        body = made.body(owner=self.around.owner, restarts=restarts)
+    async def all(self, *labels: str) -> list[Listed]:
+        """This node's containers, in short, running or not.
+
+        Labels alone do not show whose one is: copies of containers (``docker commit``) and their images have them too.
+        """
+        listed = await self.engine.containers([self.label, *labels])
+        return [one for one in listed if is_named(one.name, self._node, one.entry)]
+
+    async def _new(self, container: DockerContainer, wanted: Spec, restarts: int) -> State:
+        body = wanted.body(owner=self.around.owner, restarts=restarts)
         try:
-            id = await self.engine.create(made.name, body)
+            id = await self.engine.create(wanted.name, body)
         except EngineRefused as error:
             if error.status != 409:
                 raise
-            id = await self.engine.create(await self._other_name(container, made), body)
+            id = await self.engine.create(await self._other_name(container, wanted), body)
         await self.engine.start(id)
         if (told := await self.engine.inspect(id)) is None:
             raise NotUp("it was removed while it was being started")
         return State.of(told)
 
-    async def _other_name(self, container: DockerContainer, made: Spec) -> str:
+    async def _other_name(self, container: DockerContainer, wanted: Spec) -> str:
         """Whose the name is decides: our own make way, others are left alone."""
-        ours = [state for state in await self._there(container) if state.name == made.name]
+        ours = [state for state in await self._there(container) if state.name == wanted.name]
         for state in ours:
             await self.engine.remove(state.id)
         if ours:
-            return made.name
-        other = f"{made.name}-{secrets.token_hex(3)}"
-        logger.warning("a container named %s is there that is not this node's; ours is named %s", made.name, other)
+            return wanted.name
+        other = another_name(wanted.name)
+        logger.warning("a container named %s is there that is not this node's; ours is named %s", wanted.name, other)
         return other
 
     # -- all of them ------------------------------------------------------------------------------
@@ -95,7 +104,7 @@ class Workshop:
     async def remove_orphans(self, entries: set[str]) -> None:
         """Remove what an earlier run of this node has left and the node file no longer names.
 
-        Raises `NotUp` where they belong to a node of the same name that runs in another container.
+        Raises `NameTaken` where they belong to a node of the same name that runs elsewhere.
         """
         for state in await self._found():
             await self._check_owner(state)
@@ -104,16 +113,20 @@ class Workshop:
                 await self.engine.remove(state.id)
 
     async def _check_owner(self, state: State) -> None:
-        owner = state.labels.get(OWNER)
-        if not owner or owner == self.around.owner:
+        """What a lock on the machine does not show: nodes in containers have a machine of their own."""
+        owner = state.labels.get(OWNER, "")
+        if owner == self.around.owner:
+            return
+        if not owner:
+            if state.running:
+                raise NameTaken(
+                    f"{state.name} runs, which a node named {self._node!r} outside of containers has made: give each "
+                    "[node] a name of its own, or stop that node; what it has left, `docker rm -f` removes"
+                )
             return
         told = await self.engine.inspect(owner)
         if told is not None and State.of(told).running:
-            raise NotUp(
+            raise NameTaken(
                 f"another node named {self._node!r} runs on this engine, in the container {State.of(told).name}: "
                 "give each [node] a name of its own"
             )
-
-    async def ids(self) -> list[str]:
-        """Of all that are there, running or not."""
-        return [one["Id"] for one in await self.engine.containers([self.label])]

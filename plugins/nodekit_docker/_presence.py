@@ -1,6 +1,7 @@
 """Whether the engine is there: known from its stream of events, and a heartbeat for an engine that hangs."""
 
 import logging
+import time
 from collections.abc import Callable
 
 import anyio
@@ -14,6 +15,8 @@ logger = logging.getLogger("nodekit.docker")
 HEARTBEAT_SECONDS = 5.0
 FIRST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 5.0
+STEADY_SECONDS = 5.0
+"""Events that ended before were never told: what is in front of the engine may not let them through."""
 
 
 class Presence:
@@ -47,13 +50,19 @@ class Presence:
         """Tell what happens, until cancelled."""
         pause = FIRST_PAUSE_SECONDS
         while True:
+            began = time.monotonic()
             try:
                 await self._listen()
-                pause = FIRST_PAUSE_SECONDS
-            except (EngineGone, EngineRefused) as error:
+            except EngineGone as error:
                 self.is_gone(str(error))
-                await anyio.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            except EngineRefused as error:
+                self.is_gone(f"the Docker engine {self._engine.place.host} answers with an error: {error}")
+            else:
+                if time.monotonic() - began >= STEADY_SECONDS:
+                    pause = FIRST_PAUSE_SECONDS
+                    continue
+            await anyio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
     async def _listen(self) -> None:
         """Until its events end, it does not answer a heartbeat, or somebody says that it is gone.

@@ -10,12 +10,23 @@ from typing import Any, Self
 import anyio
 from anyio.abc import TaskGroup
 
-from nodekit import CompositionError, Container, ContainerId, ContainerOutput, NodekitError, NotStarted, Offer, Step
-from nodekit_docker._config import DockerConfig, DockerContainer, problems
+from nodekit import (
+    CompositionError,
+    Container,
+    ContainerId,
+    ContainerOutput,
+    NodekitError,
+    NotStarted,
+    Offer,
+    Problem,
+    Step,
+)
+from nodekit_docker._config import NAME, DockerConfig, DockerContainer, problems
 from nodekit_docker._engine import Engine
 from nodekit_docker._errors import EngineGone, EngineRefused
 from nodekit_docker._find import find_engine
 from nodekit_docker._inside import surroundings
+from nodekit_docker._insist import to_its_end
 from nodekit_docker._kept import Kept
 from nodekit_docker._lock import hold_name
 from nodekit_docker._making import Workshop
@@ -39,7 +50,12 @@ class DockerRunner:
 
     def __init__(self, config: DockerConfig, *, node: str = "node", folder: Path | None = None) -> None:
         self._folder = (folder or Path()).absolute()
-        if found := list(problems(config, self._folder)):
+        found = list(problems(config, self._folder))
+        if not NAME.fullmatch(node):
+            found.append(
+                Problem("node", f"expected a name of letters, digits and _.- for its containers, got {node!r}")
+            )
+        if found:
             raise CompositionError(found)
         self._config = config
         self._node = node
@@ -58,11 +74,9 @@ class DockerRunner:
         async with AsyncExitStack() as stack:
             engine = Engine(find_engine(self._config.host))
             stack.callback(engine.close)
-            if lock := hold_name(self._node, engine.place.key):
-                stack.callback(lock.close)
-            workshop = await self._workshop(engine)
+            workshop = await self._workshop(engine, stack)
             await stack.enter_async_context(self._http)
-            stack.push_async_callback(self._leave, workshop)
+            stack.push_async_callback(lambda: to_its_end(self._leave(workshop)))
             tasks = await stack.enter_async_context(anyio.create_task_group())
             failures = await self._start(tasks, workshop)
             if not failures:
@@ -72,10 +86,13 @@ class DockerRunner:
             tasks.cancel_scope.cancel()
         raise failures[0]
 
-    async def _workshop(self, engine: Engine) -> Workshop:
+    async def _workshop(self, engine: Engine, stack: AsyncExitStack) -> Workshop:
+        """The engine, asked for the first time; the node's name is held until the stack is closed."""
         await engine.ping()
-        info: Mapping[str, Any] = await engine.call(lambda api: api.info())
+        info: Mapping[str, Any] = await engine.call(lambda api: dict(api.info()))
         logger.info("Docker engine %s at %s", info.get("ServerVersion"), engine.place.host)
+        if lock := hold_name(self._node, str(info.get("ID") or engine.place.host)):
+            stack.callback(lock.close)
         bounded_logs = info.get("LoggingDriver") == "json-file"
         around = await surroundings(engine)
         workshop = Workshop(engine, self._node, self._folder, around, bounded_logs=bounded_logs)
@@ -112,29 +129,29 @@ class DockerRunner:
     async def _leave(self, workshop: Workshop) -> None:
         """Stop and remove all containers of this node, within a time that an engine cannot prolong."""
         seconds = max(container.stop_seconds for container in self._containers.values())
-        with anyio.CancelScope(shield=True):
-            try:
-                with anyio.fail_after(seconds + ENGINE_SECONDS):
-                    await self._end_all(workshop)
-            except (EngineGone, EngineRefused, TimeoutError) as error:
-                why = str(error) or f"the engine took longer than {seconds + ENGINE_SECONDS:g} s"
-                logger.warning("containers of %s are left on the engine, for its next start: %s", self._node, why)
+        try:
+            with anyio.fail_after(seconds + ENGINE_SECONDS):
+                await self._end_all(workshop)
+        except (EngineGone, EngineRefused, TimeoutError) as error:
+            why = str(error) or f"the engine took longer than {seconds + ENGINE_SECONDS:g} s"
+            logger.warning("containers of %s are left on the engine, for its next start: %s", self._node, why)
 
     async def _end_all(self, workshop: Workshop) -> None:
         await workshop.engine.threads.idle(ENGINE_SECONDS)  # something may still be being made
-        seconds = {kept.id: self._containers[id].stop_seconds for id, kept in self._kept.items()}
+        entries = {one.id: one.entry for one in await workshop.all()}
+        entries |= {kept.id: id for id, kept in self._kept.items() if kept.id}  # that somebody has renamed, too
         failures: list[EngineGone | EngineRefused] = []
 
-        async def end(id: str) -> None:
+        async def end(id: str, seconds: float) -> None:
             try:
-                await workshop.engine.stop(id, seconds.get(id, 0.0))
+                await workshop.engine.stop(id, seconds)
                 await workshop.engine.remove(id)
             except (EngineGone, EngineRefused) as error:
                 failures.append(error)
 
         async with anyio.create_task_group() as tasks:
-            for id in await workshop.ids():
-                tasks.start_soon(end, id)
+            for id, entry in entries.items():
+                tasks.start_soon(end, id, self._containers[entry].stop_seconds if entry in self._containers else 0.0)
         if failures:
             raise failures[0]
 

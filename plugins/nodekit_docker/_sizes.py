@@ -10,12 +10,16 @@ _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
 
 def size_in_bytes(text: str) -> int | None:
-    """``2GiB``, and as Docker's own tools write it (``2g``, ``2GB``): powers of 1024. None: no size, or nothing."""
+    """``2GiB``, and as Docker's own tools write it (``2g``, ``2GB``): powers of 1024.
+
+    None: no size, nothing, or more than an engine can count.
+    """
     found = _SIZE.fullmatch(text.strip())
     if found is None:
         return None
     power = _POWERS[found[2].lower().rstrip("b").rstrip("i")]
-    return int(float(found[1]) * 1024**power) or None
+    size = float(found[1]) * 1024**power
+    return int(size) or None if size < 2**63 else None
 
 
 def shown_size(size: float) -> str:

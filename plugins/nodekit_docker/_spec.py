@@ -10,6 +10,7 @@ import msgspec
 
 from nodekit import Secret
 from nodekit_docker._config import DockerContainer, Volume
+from nodekit_docker._naming import name_of
 from nodekit_docker._sizes import size_in_bytes
 from nodekit_docker._state import CONTAINER, NODE, OWNER, RESTARTS, SETTINGS
 
@@ -44,7 +45,7 @@ def spec(container: DockerContainer, node: str, folder: Path, *, shared: str | N
         "Env": [f"{name}={_text(value)}" for name, value in sorted(container.env.items())],
         "Labels": {**container.labels, NODE: node, CONTAINER: container.id},
         "ExposedPorts": {f"{container.port}/tcp": {}},
-        "HostConfig": _host_config(container, folder, publish=shared is None and joined != "host"),
+        "HostConfig": _host_config(container, folder, publish=shared is None),
     }
     if container.command:
         settings["Cmd"] = list(container.command)
@@ -58,7 +59,7 @@ def spec(container: DockerContainer, node: str, folder: Path, *, shared: str | N
             "Config": {"max-size": LOG_SIZE, "max-file": LOG_FILES},
         }
     digest = hashlib.sha256(msgspec.json.encode(settings, order="deterministic")).hexdigest()[:16]
-    return Spec(f"nodekit-{node}-{container.id}", settings, digest)
+    return Spec(name_of(node, container.id), settings, digest)
 
 
 def _host_config(container: DockerContainer, folder: Path, *, publish: bool) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from nodekit_docker._errors import EngineRefused
+
 NODE, CONTAINER, SETTINGS, OWNER, RESTARTS = (
     f"nodekit.{name}" for name in ("node", "container", "settings", "owner", "restarts")
 )
@@ -14,6 +16,22 @@ NODE, CONTAINER, SETTINGS, OWNER, RESTARTS = (
 runs in (empty: none), and how often it had to be started again."""
 
 SHORT_ID = 12
+KILLED = 128 + 9
+
+
+class Listed(msgspec.Struct, frozen=True):
+    """What a list of containers says of one."""
+
+    id: str
+    name: str
+    entry: str
+    """The id in the node file of the container that it is for."""
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> "Listed":
+        names: Sequence[str] = told.get("Names") or [""]
+        labels: Mapping[str, str] = told.get("Labels") or {}
+        return cls(str(told["Id"]), names[0].lstrip("/"), labels.get(CONTAINER, ""))
 
 
 class State(msgspec.Struct, frozen=True):
@@ -38,6 +56,14 @@ class State(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> "State":
+        """Raises `EngineRefused` where it is not the description of a container."""
+        try:
+            return cls._of(told)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise EngineRefused(f"the engine describes a container as no engine does: {error!r}", 500) from error
+
+    @classmethod
+    def _of(cls, told: Mapping[str, Any]) -> "State":
         state, settings = told["State"], told["NetworkSettings"]
         networks: Mapping[str, Any] = settings.get("Networks") or {}
         return cls(
@@ -70,7 +96,7 @@ class State(msgspec.Struct, frozen=True):
         """How it ended: ``exited with code 3``, ``was killed by SIGKILL``."""
         if self.error:
             return f"could not be run: {self.error}"
-        if self.out_of_memory:
+        if self.out_of_memory and self.exit_code == KILLED:  # the engine remembers an earlier one of a child, too
             return f"ran out of memory and was killed (its limit is {memory}; `memory` raises it)"
         if self.exit_code > 128:  # as a shell counts; 128 + 9 is also what a program killed outright exits with
             with suppress(ValueError):
@@ -82,8 +108,6 @@ class State(msgspec.Struct, frozen=True):
 
         `network`: the one in which this node can reach it by its address.
         """
-        if self.host_network:
-            return f"127.0.0.1:{port}"
         if network is not None:
             return _at(self.addresses.get(network), port)
         bindings: Sequence[Mapping[str, str]] = self.ports.get(f"{port}/tcp") or ()

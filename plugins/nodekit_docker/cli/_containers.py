@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -24,7 +25,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     state: str
-    """``running``, ``paused``, ``starting``, ``exited with code 3``, or ``missing``."""
+    """``running``, ``paused``, ``created``, ``exited with code 3``, or ``missing``."""
     image: str
     digest: str = ""
     address: str = ""
@@ -44,10 +45,8 @@ def containers(file: str, as_json: bool) -> None:
     The node need not run: what it has left behind is shown too. Exits with 0, 3 when the node file does not compose,
     1 when the engine cannot be asked.
     """
-    with explained(file):
-        asked = Asked(file)
-        with ThreadPoolExecutor(ASKED_AT_ONCE) as threads:
-            rows = list(threads.map(partial(_row, asked), asked.entries))
+    with explained(file), closing(Asked(file)) as asked, ThreadPoolExecutor(ASKED_AT_ONCE) as threads:
+        rows = list(threads.map(partial(_row, asked), asked.entries))
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(rows)).decode())
     elif not rows:

@@ -31,17 +31,21 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Asked:
-    """Engines, asked from a program without an event loop. Raises `EngineGone` and `EngineRefused`."""
+    """Engines, asked by a command, which has no event loop. Raises `EngineGone` and `EngineRefused`."""
 
     def __init__(self, path: str) -> None:
         tables = read_node_file(path)
         self.node = node_name(tables, Path(path))
         self.entries = list(_entries(tables))
-        self._engines: dict[str | None, Engine] = {}
+        self._engines = {host: Engine(find_engine(host)) for host in {entry.host for entry in self.entries}}
+        for engine in self._engines.values():
+            engine.translated(engine.client)  # here, and not by several threads at once
+
+    def close(self) -> None:
+        for engine in self._engines.values():
+            engine.close()
 
     def engine(self, host: str | None) -> Engine:
-        if host not in self._engines:
-            self._engines[host] = Engine(find_engine(host))
         return self._engines[host]
 
     def ask(self, entry: Entry, function: Callable[[Any], T]) -> T:

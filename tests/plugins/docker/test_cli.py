@@ -15,6 +15,7 @@ from docker_runs import Bed, aside, is_up, result
 from parts import until
 
 from nodekit_docker._sizes import size_in_bytes
+from nodekit_docker.cli._containers import HEADS
 
 pytestmark = pytest.mark.anyio
 
@@ -67,7 +68,7 @@ def listed(file: Path) -> dict[str, Any]:
 
 
 async def test_containers_shows_each_as_the_engine_knows_it(bed: Bed, file: Path) -> None:
-    async with bed.running(bed.container("one"), bed.container("two")) as (node, runner):
+    async with bed.running(bed.container("one"), bed.container("two")):
         rows = await aside(lambda: listed(file))
         for id, row in rows.items():
             container = await aside(lambda id=id: bed.one(id))
@@ -92,14 +93,14 @@ async def test_containers_shows_what_is_paused_made_again_and_missing(bed: Bed, 
         assert await result(node, 1) == 1
         await aside((await aside(bed.one)).pause)
         text = (await aside(lambda: output("containers", file))).splitlines()
-        assert text[0].split() == "CONTAINER STATE IMAGE DIGEST ADDRESS RESTARTS MEMORY SINCE".split()
+        assert text[0].split() == list(HEADS)
         assert text[1].split()[:2] == ["one", "paused"]
         assert text[1].split()[5] == "1"
         assert text[2].split()[:2] == ["two", "missing"]
 
 
 async def test_logs_gives_what_a_container_has_printed(bed: Bed, file: Path) -> None:
-    async with bed.running(bed.container("one")) as (node, runner):
+    async with bed.running(bed.container("one")) as (node, _):
         await result(node, {"do": "print", "lines": ["first", "grüße"]})
         await result(node, {"do": "print", "lines": ["third"], "to": "stderr"})
         printed = (await aside(lambda: output("logs", file, "one"))).splitlines()

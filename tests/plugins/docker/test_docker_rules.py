@@ -18,13 +18,15 @@ from nodekit import CompositionError, Secret
 from nodekit_docker import DockerConfig, DockerContainer, DockerRunner, EngineGone, NameTaken
 from nodekit_docker import _find as find
 from nodekit_docker._errors import NotUp
+from nodekit_docker._events import container_of
 from nodekit_docker._find import find_engine
 from nodekit_docker._inside import Surroundings, own_container_id
 from nodekit_docker._lock import hold_name
+from nodekit_docker._naming import another_name, is_named, name_of
 from nodekit_docker._pull import pull_failed
 from nodekit_docker._sizes import shown_size, size_in_bytes
 from nodekit_docker._spec import Spec, explained, spec
-from nodekit_docker._state import State
+from nodekit_docker._state import Listed, State
 
 HERE = Path("/srv/node")
 ID = "4f" * 32
@@ -93,11 +95,11 @@ def test_what_is_said_of_a_container_it_gets() -> None:
     assert settings["Labels"] == {"team": "x", "nodekit.node": "node", "nodekit.container": "one"}
 
 
-@pytest.mark.parametrize(("shared", "network"), [("backend", None), ("backend", "backend"), (None, "host")])
-def test_no_port_is_published_where_the_container_is_called_without(shared: str | None, network: str | None) -> None:
-    config = host(shared, network=network)
+@pytest.mark.parametrize("network", [None, "backend"])
+def test_no_port_is_published_where_the_container_is_called_in_a_network(network: str | None) -> None:
+    config = host("backend", network=network)
     assert "PortBindings" not in config
-    assert config["NetworkMode"] == (shared or network)
+    assert config["NetworkMode"] == "backend"
 
 
 @pytest.mark.parametrize(
@@ -201,6 +203,8 @@ def test_labels_of_the_runner_are_added_and_are_no_part_of_the_digest() -> None:
             "labels: those that begin with nodekit. are the runner's, got 'nodekit.node'",
         ),
         ({"network": "none"}, "network: a container without network cannot be called; name another, or leave it out"),
+        ({"network": "host"}, "network: a container on the machine's own network listens on all of its addresses; "),
+        ({"network": "container:db"}, "network: a container on another's network publishes no port of its own; "),
     ],
 )
 def test_what_a_container_cannot_be_is_said_with_its_key(settings: Mapping[str, Any], problem: str) -> None:
@@ -213,7 +217,7 @@ def test_what_a_container_cannot_be_is_said_with_its_key(settings: Mapping[str, 
     [
         ({"port": 0}, ">= 1"),
         ({"port": 65536}, "<= 65535"),
-        ({"cpus": 0}, "> 0"),
+        ({"cpus": 0}, ">= 0.01"),
         ({"pids": 0}, ">= 1"),
         ({"gpus": 0}, "gpus"),
         ({"gpus": "some"}, "gpus"),
@@ -351,6 +355,7 @@ def state(settings: Mapping[str, Any] | None = None, *, network: str = "default"
             {"ExitCode": 137, "OOMKilled": True},
             "ran out of memory and was killed (its limit is 1GiB; `memory` raises it)",
         ),
+        ({"ExitCode": 3, "OOMKilled": True}, "exited with code 3"),  # a child of it was, some time ago
         ({"ExitCode": 127, "Error": "no such file"}, "could not be run: no such file"),
     ],
 )
@@ -384,10 +389,6 @@ def test_address_is_the_published_port_or_the_one_in_the_shared_network(
     told: Mapping[str, Any], network: str | None, address: str | None
 ) -> None:
     assert state(told).address(3000, network) == address
-
-
-def test_a_container_in_the_hosts_network_is_called_at_its_port() -> None:
-    assert state(network="host").address(3000, None) == "127.0.0.1:3000"
 
 
 def test_restarts_are_read_from_the_label_and_anything_else_is_none() -> None:
@@ -703,20 +704,52 @@ def test_certificates_that_are_missing_are_said(machine: Machine, tmp_path: Path
         find_engine()
 
 
-def test_names_of_one_socket_have_one_key(tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to(tmp_path / "docker.sock")
-    keys = {find_engine(f"unix://{tmp_path}/{name}").key for name in ("link", "docker.sock", "x/../docker.sock")}
-    assert keys == {str(tmp_path.resolve() / "docker.sock")}
+# -- what an engine tells by itself ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("event", "id"),
+    [
+        ({"status": "die", "id": ID, "Type": "container", "Action": "die", "Actor": {"ID": ID}}, ID),
+        ({"Type": "container", "Action": "die", "Actor": {"ID": ID, "Attributes": {}}}, ID),  # since API 1.52
+        ({"status": "die", "id": ID}, ID),
+        ({"Type": "container", "Action": "die"}, None),
+    ],
+)
+def test_an_event_names_its_container_in_every_version_of_the_api(event: Mapping[str, Any], id: str | None) -> None:
+    assert container_of(event) == id
+
+
+def test_a_list_names_what_is_there() -> None:
+    told = {"Id": ID, "Names": ["/nodekit-a-one"], "Labels": {"nodekit.container": "one"}}
+    assert Listed.of(told) == Listed(ID, "nodekit-a-one", "one")
+    assert Listed.of({"Id": ID, "Names": None, "Labels": None}) == Listed(ID, "", "")
 
 
 # -- a name is one node's -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [
+        (name_of("a", "b"), True),
+        ("nodekit-a-b-0f1e2d", True),
+        ("nodekit-a-b-copy", False),
+        ("nodekit-a-bb", False),
+        ("happy_hopper", False),
+        ("", False),
+    ],
+)
+def test_a_container_is_known_by_one_of_two_names(name: str, ours: bool) -> None:
+    assert is_named(another_name(name_of("a", "b")), "a", "b")
+    assert is_named(name, "a", "b") is ours
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="abstract sockets are Linux's")
 def test_a_name_is_held_by_one_node_on_one_engine_until_it_is_let_go() -> None:
     first = hold_name("rules-test", "engine")
     assert isinstance(first, socket.socket)
-    with pytest.raises(NameTaken, match="another node named 'rules-test' runs on this machine with the engine engine"):
+    with pytest.raises(NameTaken, match="another node named 'rules-test' runs on this machine with the same engine"):
         hold_name("rules-test", "engine")
     for other in (hold_name("rules-test", "another engine"), hold_name("rules-test-2", "engine")):
         assert other

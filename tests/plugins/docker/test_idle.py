@@ -7,10 +7,9 @@ from contextlib import suppress
 from typing import Any
 
 import anyio
+import docker
 import pytest
 from docker_runs import PATIENCE_SECONDS, Bed, aside, result
-
-import docker
 
 pytestmark = pytest.mark.anyio
 

@@ -131,7 +131,7 @@ async def test_a_name_that_no_image_can_have_is_told_as_that(bed: Bed, image: st
 async def test_where_nothing_is_to_be_pulled_nothing_is_asked(bed: Bed, shop: Shop, front: Front) -> None:
     target = front.at(await aside(shop.publish))
     text = await refused(bed, bed.container(image=target, pull="never"))
-    assert f'image {target} is not on this machine, and pull = "never"; docker pull it, or load it' in text
+    assert f'image {target} is not on this machine, and pull = "never"; build, pull or load it' in text
     assert front.asked == []
 
 
