@@ -43,6 +43,37 @@ bind = "127.0.0.1:0"
 """
 
 
+FUNCTION = """
+[[runners]]
+use = "function"
+
+[[runners.containers]]
+id = "slow"
+call = "slow.py:slow"
+"""
+
+STUBBORN = """
+[[runners]]
+use = "process"
+
+[[runners.containers]]
+id = "stubborn"
+command = ["python3", "stubborn.py"]
+stop_seconds = 2
+"""
+
+ANSWERING = """
+import http.server, os
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+
+http.server.HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
+"""
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
@@ -119,6 +150,21 @@ async def test_serve_says_where_it_listens_on_a_port_of_its_own_and_drains_on_si
         assert job["status"] == "success"
         served.signal(signal.SIGINT)
         assert await served.ended() == 0
+
+
+async def test_signals_do_not_cut_short_how_parts_are_left(tmp_path: Path) -> None:
+    """Here: a process that ends only when it is killed, after its `stop_seconds`."""
+    (tmp_path / "stubborn.py").write_text("import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + ANSWERING)
+    file = write(tmp_path, changed(FUNCTION, STUBBORN, SERVED))
+    async with serve(file) as (served, _):
+        served.signal(signal.SIGTERM)
+        await until(lambda: "draining" in served.log)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGINT):
+            lines = served.log.count("at once")
+            served.signal(number)
+            await until(lambda lines=lines: served.log.count("at once") > lines)
+        assert await served.ended() == 0
+        assert "Traceback" not in served.log
 
 
 async def test_a_second_signal_stops_at_once_and_nothing_is_lost(file: Path) -> None:

@@ -64,18 +64,18 @@ def _bound(tables: dict[str, Any], bind: str | None) -> dict[str, Any]:
 
 
 async def _serve(node: Node) -> None:
-    async with anyio.create_task_group() as tasks:
-        stop = anyio.Event()
-        started = anyio.Event()
-        await tasks.start(_watch_signals, stop, started, tasks.cancel_scope)
-        async with node:
-            started.set()
-            for url in node.urls:
-                click.echo(f"listening on {url}")
-            sys.stdout.flush()
-            await stop.wait()
+    stop, started, at_once = anyio.Event(), anyio.Event(), anyio.CancelScope()
+    async with anyio.create_task_group() as watching:  # to the very end: parts that are being left are not cut short
+        await watching.start(_watch_signals, stop, started, at_once)
+        with at_once:
+            async with node:
+                started.set()
+                for url in node.urls:
+                    click.echo(f"listening on {url}")
+                sys.stdout.flush()
+                await stop.wait()
         logger.info("stopped")
-        tasks.cancel_scope.cancel()
+        watching.cancel_scope.cancel()
 
 
 async def _watch_signals(

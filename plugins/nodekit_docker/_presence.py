@@ -78,8 +78,7 @@ class Presence:
             while not doubted.is_set():
                 with anyio.move_on_after(HEARTBEAT_SECONDS):
                     await doubted.wait()
-                if not doubted.is_set():
-                    await self._engine.ping()
+                await self._engine.ping()  # a heartbeat; or else what has ended its events may have ended it
         finally:
             stream.close()
 

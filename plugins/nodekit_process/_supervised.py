@@ -1,6 +1,7 @@
 """One container kept up: started, probed, started again when it dies, ended with its runner."""
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -37,6 +38,8 @@ class Supervised:
         self._up: tuple[Process, Endpoint] | None = None
         self._why = "was not started yet"
         self._restart_at = 0.0
+        self._up_at = math.inf
+        """When the process that is there answered; what was slow to start has not run for long."""
 
     @property
     def up(self) -> bool:
@@ -71,7 +74,7 @@ class Supervised:
 
     async def run(self, *, task_status: "TaskStatus[None]") -> None:
         """Keep it up until cancelled. Raises `NotStarted` if it is required and does not come up the first time."""
-        began, pause = time.monotonic(), 0.0
+        pause = 0.0
         if self._container.required:
             await self._live(task_status.started)
         else:
@@ -79,11 +82,11 @@ class Supervised:
             with suppress(NotStarted):
                 await self._live()
         while True:
-            pause = restart_pause(pause, time.monotonic() - began)
+            pause = restart_pause(pause, time.monotonic() - self._up_at)
             logger.warning("container %s: %s; restart in %g s", self._container.id, self._why, pause)
             self._restart_at = time.monotonic() + pause
             await anyio.sleep(pause)
-            began = time.monotonic()
+            self._up_at = math.inf
             with suppress(NotStarted):  # it says so itself, by `_why`
                 await self._live()
 
@@ -126,7 +129,7 @@ class Supervised:
 
     def _is_up(self, process: Process, endpoint: Endpoint) -> None:
         logger.info("container %s answers at %s (pid %d)", self._container.id, endpoint.url, process.pid)
-        self._up = process, endpoint
+        self._up, self._up_at = (process, endpoint), time.monotonic()
         self._tell()
 
     def _is_down(self, process: Process) -> None:

@@ -523,3 +523,14 @@ def test_no_process_survives_a_node_that_is_killed() -> None:
         assert all(map(alive, pids))
         node.kill()
     assert eventually(lambda: not any(map(alive, pids)))
+
+
+async def test_pauses_grow_for_one_that_takes_long_to_fail(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its start does not count as having run."""
+    monkeypatch.setattr("nodekit_remote._started.STEADY_SECONDS", 0.1)
+    async with runner(server(source="import time; time.sleep(600)", required=False, startup_seconds=0.2)):
+        await until(lambda: caplog.text.count("restart in") >= 3)
+    pauses = [float(record.args[2]) for record in caplog.records if "restart in" in record.msg]  # type: ignore[index, arg-type]
+    assert pauses[:3] == [0.5, 1, 2]

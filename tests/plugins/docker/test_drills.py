@@ -359,3 +359,33 @@ async def test_an_image_that_is_missing_does_not_stop_a_node_that_does_not_requi
             assert value(waiting) == 5
         finally:
             bed.engine.client.images.remove("nodekit-test/late:1")
+
+
+async def test_one_that_has_ended_is_down_before_its_last_lines_are_had(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def slow(engine: Engine, id: str, count: int) -> tuple[str, ...]:
+        await anyio.sleep_forever()
+        return ()
+
+    async with bed.running() as (node, runner):
+        monkeypatch.setattr(Engine, "last_lines", slow)
+        job = await submitted(node, FOREVER)
+        await until(lambda: runner.steps)
+        await aside((await aside(bed.one)).kill)
+        await is_down(runner)
+        (job,) = await finished(node, job)
+        assert (error(job).kind, error(job).error) == ("died", "the container was killed by SIGKILL")
+        await is_up(runner)
+
+
+async def test_pauses_grow_for_one_that_takes_long_to_fail(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its start does not count as having run."""
+    monkeypatch.setattr("nodekit_remote._started.STEADY_SECONDS", 0.5)
+    never = bed.container("never", env={"START_SECONDS": "600"}, required=False, startup_seconds=1)
+    async with bed.runner(never):
+        await until(lambda: caplog.text.count("restart in") >= 3, seconds=PATIENCE_SECONDS)
+    pauses = [float(pause) for pause in re.findall(r"container never: .*; restart in (\S+) s", caplog.text)]
+    assert pauses[:3] == [0.5, 1, 2]

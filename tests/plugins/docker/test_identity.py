@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import aiohttp
 import anyio
@@ -17,6 +18,7 @@ from parts import until
 from served import Served, started
 
 from nodekit_docker import NameTaken
+from nodekit_docker._inside import Surroundings
 
 pytestmark = pytest.mark.anyio
 
@@ -204,6 +206,51 @@ async def test_a_second_process_with_the_name_says_so_and_ends(bed: Bed, tmp_pat
             assert f"another node named '{bed.node}' runs on this machine" in second.log + second.out
             assert "Traceback" not in second.log
         assert len(await aside(bed.made)) == 1
+        await ended(process)
+
+
+async def test_a_node_in_a_container_leaves_alone_what_one_outside_of_that_name_has_made(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with bed.running() as (node, _):
+        before = await ids_of(bed)
+        around = Surroundings(owner="4f" * 32, networks=("bridge",))
+        monkeypatch.setattr("nodekit_docker._runner.surroundings", AsyncMock(return_value=around))
+        monkeypatch.setattr("nodekit_docker._runner.hold_name", lambda *_: None)  # its machine is another
+        with pytest.raises(NameTaken, match=r"which a node named .* outside of containers has made"):
+            async with bed.runner(bed.container(env={"ADD": "1"})):
+                pass
+        assert await ids_of(bed) == before
+        assert await result(node, 5) == 5
+
+
+async def test_a_copy_of_a_container_is_nobodys(bed: Bed) -> None:
+    client = bed.engine.client
+    async with bed.running() as (node, _):
+        image = await aside(lambda: bed.one().commit(conf={"Labels": dict(bed.one().labels)}))
+        copy = await aside(lambda: client.containers.run(image.id, detach=True))
+        try:
+            assert copy.labels["nodekit.node"] == bed.node
+            ours = await aside(lambda: next(one for one in bed.made() if one.id != copy.id))
+            await aside(ours.kill)
+            await until(lambda: not {one.id for one in bed.made()} <= {ours.id, copy.id}, seconds=PATIENCE_SECONDS)
+            assert await result(node, 5) == 5
+            copy.reload()
+            assert copy.status == "running"
+        finally:
+            await aside(lambda: copy.remove(force=True))
+            await aside(lambda: client.images.remove(image.id, force=True))
+
+
+async def test_after_kill_9_one_that_is_still_busy_and_does_not_answer_is_made_anew(bed: Bed, tmp_path: Path) -> None:
+    file = node_file(tmp_path, bed, ONE | {"startup_seconds": 3})
+    (before,) = (await killed(file, bed)).values()
+    stop = "for name in /proc/[0-9]*; do [ $name = /proc/1 ] || [ $name = /proc/$$ ] || kill -STOP ${name#/proc/}; done"
+    await aside(lambda: bed.one().exec_run(["/bin/sh", "-c", stop]))
+    async with served(file) as (process, _):
+        (after,) = (await ids_of(bed)).values()
+        assert after != before
+        assert "taken over: it did not answer" in process.log
         await ended(process)
 
 
