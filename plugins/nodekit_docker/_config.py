@@ -11,7 +11,7 @@ import msgspec
 
 from nodekit import EnvValue, Problem, Secret
 from nodekit_docker._sizes import SIZE, size_in_bytes
-from nodekit_remote import StartedContainer
+from nodekit_remote import StartedContainer, env_problems, id_problems
 
 Gpus: TypeAlias = Literal["all"] | Annotated[int, msgspec.Meta(ge=1)] | tuple[str, ...]
 """All of them, some number of them, or these (an index or a UUID, as the driver names them)."""
@@ -152,15 +152,10 @@ def _without_tilde(source: str) -> Path:
 
 def problems(config: DockerConfig, folder: Path) -> Iterator[Problem]:
     """What a container's table does not show by itself."""
-    ids = [container.id for container in config.containers]
+    yield from id_problems(config.containers)
     for number, container in enumerate(config.containers):
         where = f"containers[{number}]"
-        if container.id in ids[:number]:
-            yield Problem(f"{where}.id", f"there is a container {container.id!r} already")
-        for name, value in container.env.items():
-            text = value.reveal() if isinstance(value, Secret) else value
-            if not name or "=" in name or "\0" in name + text:
-                yield Problem(f"{where}.env", f"{name!r} is no name of a variable, or its value holds a NUL")
+        yield from (Problem(f"{where}.env", text) for text in env_problems(container.env))
         for index, volume in enumerate(container.volumes):
             try:
                 Volume.parse(volume, folder)

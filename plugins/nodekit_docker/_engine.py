@@ -57,9 +57,11 @@ class Engine:
         self.threads = Threads()
         self._limit = anyio.CapacityLimiter(AT_ONCE)
         self._api: Any = None
+        self._closed = False
 
     def close(self) -> None:
         """Give back its connections. A call that is under way gives back its own when it ends."""
+        self._closed = True
         if self._api is not None:
             self._api.close()
 
@@ -74,13 +76,18 @@ class Engine:
     def client(self) -> Any:
         """The blocking client, for who runs in a thread. It is safe from many threads."""
         if self._api is None:
-            self._api = APIClient(
+            api: Any = APIClient(
                 base_url=self.place.host,
                 tls=self.place.tls or False,
                 version="auto",
                 timeout=int(CALL_SECONDS),
                 max_pool_size=MOST_CONNECTIONS,
             )
+            self._api = api
+            if self._closed:  # an engine that was frozen has answered after all
+                api.close()
+        if self._closed:
+            raise EngineGone("the node has left the engine")
         return self._api
 
     async def call(self, function: Callable[[Any], T]) -> T:

@@ -1,7 +1,7 @@
 """The runner: a container of a Docker engine per entry."""
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
@@ -10,17 +10,7 @@ from typing import Any, Self
 import anyio
 from anyio.abc import TaskGroup
 
-from nodekit import (
-    CompositionError,
-    Container,
-    ContainerId,
-    ContainerOutput,
-    NodekitError,
-    NotStarted,
-    Offer,
-    Problem,
-    Step,
-)
+from nodekit import CompositionError, ContainerId, NodekitError, Offer, Problem
 from nodekit_docker._config import NAME, DockerConfig, DockerContainer, problems
 from nodekit_docker._engine import Engine
 from nodekit_docker._errors import EngineGone, EngineRefused
@@ -30,8 +20,8 @@ from nodekit_docker._insist import to_its_end
 from nodekit_docker._kept import Kept
 from nodekit_docker._lock import hold_name
 from nodekit_docker._making import Workshop
-from nodekit_docker._presence import Presence
-from nodekit_remote import ContainerHttp
+from nodekit_docker._presence import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Presence
+from nodekit_remote import ContainerHttp, StartingRunner
 
 logger = logging.getLogger("nodekit.docker")
 
@@ -39,55 +29,84 @@ ENGINE_SECONDS = 10.0
 """What leaving allows the engine beyond the time that containers have to end."""
 
 
-class DockerRunner:
+class DockerRunner(StartingRunner):
     """Runs containers on a Docker engine.
 
     `node` is the node's name: its containers are found by it again after a crash, so it is one node's on an engine.
     Relative volumes are looked up from `folder`. Raises `CompositionError` where the settings cannot be; entering it,
     `NotStarted` for a container that does not come up, and other `NodekitError`s where the engine or the name cannot
-    be had.
+    be had. Where no container is required, entering waits for nothing, not even for an engine.
     """
 
     def __init__(self, config: DockerConfig, *, node: str = "node", folder: Path | None = None) -> None:
         self._folder = (folder or Path()).absolute()
         found = list(problems(config, self._folder))
         if not NAME.fullmatch(node):
-            found.append(
-                Problem("node", f"expected a name of letters, digits and _.- for its containers, got {node!r}")
-            )
+            text = f"expected a name of letters, digits and _.- for its containers, got {node!r}"
+            found.append(Problem("node", text))
         if found:
             raise CompositionError(found)
+        super().__init__(config.containers)
         self._config = config
         self._node = node
-        self._containers = {container.id: container for container in config.containers}
         self._http = ContainerHttp()
-        self._changed = anyio.Event()
         self._kept: Mapping[ContainerId, Kept] = {}
         self._presence: Presence | None = None
+        self._waits = ""
+        """Why nothing could be started yet."""
         self._stack = AsyncExitStack()
 
     # -- lifespan ---------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        if not self._containers:  # needs no engine
+        if not self._config.containers:  # needs no engine
             return self
         async with AsyncExitStack() as stack:
-            engine = Engine(find_engine(self._config.host))
-            stack.callback(engine.close)
-            workshop = await self._workshop(engine, stack)
             await stack.enter_async_context(self._http)
-            stack.push_async_callback(lambda: to_its_end(self._leave(workshop)))
+            engine = await stack.enter_async_context(AsyncExitStack())  # what may be opened later, and is left later
             tasks = await stack.enter_async_context(anyio.create_task_group())
-            failures = await self._start(tasks, workshop)
-            if not failures:
-                stack.callback(tasks.cancel_scope.cancel)
+            stack.callback(tasks.cancel_scope.cancel)
+            failure: NodekitError | None = None
+            if any(container.required for container in self._config.containers):
+                failure = await self._begin(engine, tasks)
+            else:
+                tasks.start_soon(self._begin_when_it_can, engine, tasks)
+            if failure is None:
                 self._stack = stack.pop_all()
                 return self
-            tasks.cancel_scope.cancel()
-        raise failures[0]
+        raise failure
 
-    async def _workshop(self, engine: Engine, stack: AsyncExitStack) -> Workshop:
-        """The engine, asked for the first time; the node's name is held until the stack is closed."""
+    async def _begin(self, stack: AsyncExitStack, tasks: TaskGroup) -> NodekitError | None:
+        """Find the engine and start all; what kept that from going well."""
+        try:
+            async with AsyncExitStack() as opened:
+                workshop = await self._workshop(opened)
+                opened.push_async_callback(lambda: to_its_end(self._leave(workshop)))
+                stack.push_async_exit(opened.pop_all())
+        except NodekitError as error:
+            return error
+        self._presence = Presence(workshop.engine, workshop.label, self._look)
+        self.upkeep = self._kept = {
+            container.id: Kept(container, workshop, self._presence, self._http, self.tell)
+            for container in self._config.containers
+        }
+        tasks.start_soon(self._presence.follow)
+        return await self.start(tasks)
+
+    async def _begin_when_it_can(self, stack: AsyncExitStack, tasks: TaskGroup) -> None:
+        pause = FIRST_PAUSE_SECONDS
+        while failure := await self._begin(stack, tasks):
+            if str(failure) != self._waits:
+                logger.warning("no container of Docker is started: %s", failure)
+            self._waits = str(failure)
+            await anyio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+        self._waits = ""
+
+    async def _workshop(self, stack: AsyncExitStack) -> Workshop:
+        """The engine, asked for the first time; it and the node's name are held until the stack is closed."""
+        engine = Engine(find_engine(self._config.host))
+        stack.callback(engine.close)
         await engine.ping()
         info: Mapping[str, Any] = await engine.call(lambda api: dict(api.info()))
         logger.info("Docker engine %s at %s", info.get("ServerVersion"), engine.place.host)
@@ -96,30 +115,8 @@ class DockerRunner:
         bounded_logs = info.get("LoggingDriver") == "json-file"
         around = await surroundings(engine)
         workshop = Workshop(engine, self._node, self._folder, around, bounded_logs=bounded_logs)
-        await workshop.remove_orphans(set(self._containers))
+        await workshop.remove_orphans({container.id for container in self._config.containers})
         return workshop
-
-    async def _start(self, tasks: TaskGroup, workshop: Workshop) -> list[NodekitError]:
-        """Start all at once; the first required one that fails ends the attempt."""
-        self._presence = presence = Presence(workshop.engine, workshop.label, self._look)
-        self._kept = {
-            container.id: Kept(container, workshop, presence, self._http, self._tell)
-            for container in self._containers.values()
-        }
-        failures: list[NodekitError] = []
-
-        async def start(kept: Kept) -> None:
-            try:
-                await tasks.start(kept.run)
-            except NotStarted as failure:
-                failures.append(failure)
-                starting.cancel_scope.cancel()
-
-        tasks.start_soon(presence.follow)
-        async with anyio.create_task_group() as starting:
-            for kept in self._kept.values():
-                starting.start_soon(start, kept)
-        return failures
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -128,7 +125,7 @@ class DockerRunner:
 
     async def _leave(self, workshop: Workshop) -> None:
         """Stop and remove all containers of this node, within a time that an engine cannot prolong."""
-        seconds = max(container.stop_seconds for container in self._containers.values())
+        seconds = max(container.stop_seconds for container in self._config.containers)
         try:
             with anyio.fail_after(seconds + ENGINE_SECONDS):
                 await self._end_all(workshop)
@@ -138,6 +135,7 @@ class DockerRunner:
 
     async def _end_all(self, workshop: Workshop) -> None:
         await workshop.engine.threads.idle(ENGINE_SECONDS)  # something may still be being made
+        seconds = {container.id: container.stop_seconds for container in self._config.containers}
         entries = {one.id: one.entry for one in await workshop.all()}
         entries |= {kept.id: id for id, kept in self._kept.items() if kept.id}  # that somebody has renamed, too
         failures: list[EngineGone | EngineRefused] = []
@@ -151,35 +149,16 @@ class DockerRunner:
 
         async with anyio.create_task_group() as tasks:
             for id, entry in entries.items():
-                tasks.start_soon(end, id, self._containers[entry].stop_seconds if entry in self._containers else 0.0)
+                tasks.start_soon(end, id, seconds.get(entry, 0.0))
         if failures:
             raise failures[0]
 
     # -- what the node asks -----------------------------------------------------------------------
 
-    @property
-    def containers(self) -> Mapping[ContainerId, Container]:
-        return self._containers
-
-    def running(self) -> Collection[ContainerId]:
-        return [id for id, kept in self._kept.items() if kept.up]
-
-    async def changed(self) -> None:
-        await self._changed.wait()
-
-    def problems(self) -> Sequence[str]:
-        return [problem for kept in self._kept.values() if (problem := kept.problem())]
-
     def nodekit_problems(self) -> Sequence[str]:
         """Of the engine; those of containers are `problems`."""
-        return [self._presence.trouble] if self._presence and self._presence.trouble else []
-
-    async def run(self, step: Step) -> ContainerOutput:
-        return await self._kept[step.container].call(step)
-
-    def _tell(self) -> None:
-        self._changed.set()
-        self._changed = anyio.Event()
+        trouble = self._presence.trouble if self._presence else self._waits
+        return [trouble] if trouble else []
 
     def _look(self, id: str | None) -> None:
         for kept in self._kept.values():

@@ -8,11 +8,11 @@ from typing import Any
 
 import msgspec
 
-from nodekit import Secret
 from nodekit_docker._config import DockerContainer, Volume
 from nodekit_docker._naming import name_of
 from nodekit_docker._sizes import size_in_bytes
 from nodekit_docker._state import CONTAINER, NODE, OWNER, RESTARTS, SETTINGS
+from nodekit_remote import plain_env
 
 LOG_SIZE, LOG_FILES = "10m", "3"
 """Where the engine keeps what containers print in files, it would let them grow for ever."""
@@ -42,7 +42,7 @@ def spec(container: DockerContainer, node: str, folder: Path, *, shared: str | N
     joined = shared or container.network
     settings: dict[str, Any] = {
         "Image": container.image,
-        "Env": [f"{name}={_text(value)}" for name, value in sorted(container.env.items())],
+        "Env": [f"{name}={text}" for name, text in sorted(plain_env(container.env).items())],
         "Labels": {**container.labels, NODE: node, CONTAINER: container.id},
         "ExposedPorts": {f"{container.port}/tcp": {}},
         "HostConfig": _host_config(container, folder, publish=shared is None),
@@ -103,10 +103,6 @@ def _devices(container: DockerContainer) -> Sequence[Mapping[str, Any]]:
         case ids:
             which = {"DeviceIDs": list(ids)}
     return [{"Driver": "", "Capabilities": [["gpu"]], "Options": {}, **which}]
-
-
-def _text(value: str | Secret) -> str:
-    return value.reveal() if isinstance(value, Secret) else value
 
 
 _CURES = (

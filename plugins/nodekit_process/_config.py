@@ -9,8 +9,8 @@ from typing import Annotated
 
 import msgspec
 
-from nodekit import EnvValue, Problem, Secret
-from nodekit_remote import StartedContainer
+from nodekit import EnvValue, Problem
+from nodekit_remote import StartedContainer, env_problems, id_problems, plain_env
 
 INHERITED = ("PATH", "HOME", "LANG")
 """What a process gets of the node's environment; the rest is declared."""
@@ -38,25 +38,20 @@ class ProcessConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 def environment(container: ProcessContainer) -> dict[str, str]:
     """What the process gets, without its port."""
     inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
-    declared = {name: value.reveal() if isinstance(value, Secret) else value for name, value in container.env.items()}
-    return inherited | declared
+    return inherited | plain_env(container.env)
 
 
 def problems(config: ProcessConfig, folder: Path) -> Iterator[Problem]:
     """What would keep the containers from being started."""
-    ids = [container.id for container in config.containers]
+    yield from id_problems(config.containers)
     for number, container in enumerate(config.containers):
         where = f"containers[{number}]"
-        if container.id in ids[:number]:
-            yield Problem(f"{where}.id", f"there is a container {container.id!r} already")
         for key, text in _container_problems(container, folder / (container.folder or "")):
             yield Problem(f"{where}.{key}", text)
 
 
 def _container_problems(container: ProcessContainer, folder: Path) -> Iterator[tuple[str, str]]:
-    for name, value in environment(container).items():
-        if not name or "=" in name or "\0" in name + value:
-            yield "env", f"{name!r} is no name of a variable, or its value holds a NUL"
+    yield from (("env", text) for text in env_problems(container.env))
     if "PORT" in container.env:
         yield "env", "PORT is chosen by the runner; leave it out"
     if not folder.is_dir():

@@ -1,12 +1,13 @@
 """The runner `remote`: containers that run elsewhere, called over HTTP.
 
-`ContainerHttp` speaks the container protocol; runners that bring up containers themselves build on it, on
-`StartedContainer` and on `restart_pause`.
+`ContainerHttp` speaks the container protocol. Runners that bring up containers themselves build on it and on the other
+names here: `StartingRunner` is what they have in common, with an `Upkeep` for each `StartedContainer`.
 """
 
 from nodekit_remote._http import ContainerHttp, Endpoint, HttpContainer
 from nodekit_remote._runner import RemoteConfig, RemoteContainer, RemoteRunner, offer
 from nodekit_remote._started import StartedContainer, restart_pause
+from nodekit_remote._starter import StartingRunner, Upkeep, env_problems, id_problems, plain_env
 
 __all__ = [
     "ContainerHttp",
@@ -16,6 +17,11 @@ __all__ = [
     "RemoteContainer",
     "RemoteRunner",
     "StartedContainer",
+    "StartingRunner",
+    "Upkeep",
+    "env_problems",
+    "id_problems",
     "offer",
+    "plain_env",
     "restart_pause",
 ]

@@ -19,10 +19,10 @@ from nodekit import (
     ContainerId,
     ContainerOutput,
     Offer,
-    Problem,
     Step,
 )
 from nodekit_remote._http import ContainerHttp, Endpoint, HttpContainer
+from nodekit_remote._starter import id_problems
 
 logger = logging.getLogger("nodekit.remote")
 
@@ -63,7 +63,8 @@ class RemoteRunner:
     """Calls containers that somebody else keeps up."""
 
     def __init__(self, config: RemoteConfig) -> None:
-        _check_ids(config.containers)
+        if found := list(id_problems(config.containers)):
+            raise CompositionError(found)
         self._containers = {container.id: container for container in config.containers}
         self._endpoints = {c.id: Endpoint(c.url.rstrip("/"), c.url, c) for c in config.containers}
         self._http = ContainerHttp(connect_timeout_seconds=config.connect_timeout_seconds)
@@ -129,17 +130,6 @@ class RemoteRunner:
         self._running = frozenset(self._containers.keys() - self._down.keys())
         self._changed.set()
         self._changed = anyio.Event()
-
-
-def _check_ids(containers: Sequence[RemoteContainer]) -> None:
-    ids = [container.id for container in containers]
-    problems = [
-        Problem(f"containers[{number}].id", f"{id!r} is the id of another container of this runner; name another")
-        for number, id in enumerate(ids)
-        if id in ids[:number]
-    ]
-    if problems:
-        raise CompositionError(problems)
 
 
 offer = Offer(RemoteConfig, lambda config, file: RemoteRunner(config), container=RemoteContainer)

@@ -247,7 +247,7 @@ def test_what_can_be_seen_before_the_start_keeps_the_node_from_being_composed(
 
 
 def test_an_id_is_given_once() -> None:
-    with pytest.raises(CompositionError, match=r"containers\[1\].id: there is a container 'one' already"):
+    with pytest.raises(CompositionError, match=r"containers\[1\].id: 'one' is the id of another container"):
         runner(server(), server())
 
 
@@ -508,7 +508,7 @@ from nodekit_process import ProcessConfig, ProcessContainer, ProcessRunner
 async def main():
     containers = [ProcessContainer(id=str(n), command=(sys.executable, "-c", sys.argv[1])) for n in range(2)]
     async with ProcessRunner(ProcessConfig(containers=tuple(containers))) as runner:
-        print(json.dumps([s._up[0].pid for s in runner._supervised.values()]), flush=True)
+        print(json.dumps([s._up[0].pid for s in runner.upkeep.values()]), flush=True)
         await anyio.sleep_forever()
 
 anyio.run(main)

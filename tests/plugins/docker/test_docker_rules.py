@@ -268,7 +268,7 @@ def test_sources_of_volumes_are_looked_up_from_the_node_files_folder(volume: str
 
 
 def test_two_entries_with_one_id_are_refused() -> None:
-    with pytest.raises(CompositionError, match=r"containers\[1\]\.id: there is a container 'one' already"):
+    with pytest.raises(CompositionError, match=r"containers\[1\]\.id: 'one' is the id of another container"):
         runner(container(), container())
 
 

@@ -364,3 +364,30 @@ async def test_an_idle_node_asks_nothing_but_whether_the_engine_is_there(
         seen = list(asked)
     assert {name.split(".")[1] for name in seen} == {"ping"}
     assert len(seen) <= 4  # one each half second
+
+
+async def test_where_nothing_is_required_a_node_starts_without_an_engine_and_goes_on_once_there_is_one(
+    bed: Bed, dockerd: Dockerd
+) -> None:
+    await aside(dockerd.stop)
+    async with bed.running(bed.container(required=False)) as (node, runner):
+        await says_that_the_engine_is_gone(runner)
+        health = await node.health()
+        assert not health.healthy
+        assert any(GONE in reason for reason in health.reasons)
+        job = await submitted(node, 5)
+        await aside(dockerd.start)
+        (job,) = await finished(node, job)
+        assert value(job) == 5
+        assert not [*runner.nodekit_problems(), *runner.problems()]
+
+
+async def test_where_nothing_is_required_a_node_that_never_finds_an_engine_ends_at_once(
+    bed: Bed, dockerd: Dockerd
+) -> None:
+    await aside(dockerd.stop)
+    with anyio.fail_after(PATIENCE_SECONDS):
+        async with bed.runner(bed.container(required=False)) as runner:
+            await says_that_the_engine_is_gone(runner)
+            assert list(runner.running()) == []
+    await aside(dockerd.start)
