@@ -116,7 +116,7 @@ NO_ANSWERS: list[Answer] = [(500, {}), (500, "null"), (404, {"message": 17}), (2
 async def test_what_no_engine_answers_is_an_error_of_nodekit(fake: Fake, path: str, answer: Answer) -> None:
     fake.answers = {path: answer}.get
     with pytest.raises(NodekitError):
-        async with runner(fake):
+        async with runner(fake, required=True):
             pass
 
 
@@ -152,7 +152,7 @@ async def test_events_that_are_not_let_through_are_asked_for_ever_more_rarely(
 async def test_the_text_of_an_error_is_bounded(fake: Fake) -> None:
     fake.answers = {"/info": (500, "<p>" * 1_000_000)}.get
     with pytest.raises(NodekitError) as caught:
-        async with runner(fake):
+        async with runner(fake, required=True):
             pass
     assert len(str(caught.value)) < 3000
 
