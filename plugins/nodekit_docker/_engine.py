@@ -62,6 +62,7 @@ class Engine:
     def close(self) -> None:
         """Give back its connections. A call that is under way gives back its own when it ends."""
         self._closed = True
+        self.threads.close()
         if self._api is not None:
             self._api.close()
 

@@ -1,7 +1,6 @@
 """What an engine tells by itself: a stream of events, read by a thread."""
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -44,7 +43,7 @@ class EventStream:
         self._loop = asyncio.get_running_loop()
         self._stream: Any = None
         self._closed = False
-        threading.Thread(target=self._read, name="nodekit-docker-events", daemon=True).start()
+        engine.threads.start(self._read)
 
     def close(self) -> None:
         """End it; its thread ends soon, or with the engine's answer where that does not come."""
