@@ -10,10 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import docker
+import docker.errors
 
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLE = ROOT / "examples" / "docker"
 SERVICES = ("tokenise", "count", "rank")
+PRINTED = 4000
+"""Characters of a build that failed."""
 
 
 def build_hello(client: docker.DockerClient, base: str, labels: Mapping[str, str]) -> None:
@@ -38,15 +41,20 @@ def build_node(client: docker.DockerClient, tag: str, base: str, labels: Mapping
 def build(
     client: docker.DockerClient, tag: str, *, dockerfile: Path, context: Path, labels: Mapping[str, str], **args: str
 ) -> None:
-    client.images.build(
-        path=str(context),
-        dockerfile=str(dockerfile),
-        tag=tag,
-        buildargs=args,
-        labels=dict(labels),
-        rm=True,
-        forcerm=True,
-    )
+    """Raises `RuntimeError` with what the build printed last: the engine's own error says only which step it was."""
+    try:
+        client.images.build(
+            path=str(context),
+            dockerfile=str(dockerfile),
+            tag=tag,
+            buildargs=args,
+            labels=dict(labels),
+            rm=True,
+            forcerm=True,
+        )
+    except docker.errors.BuildError as error:
+        printed = "".join(str(line.get("stream") or "") for line in error.build_log)
+        raise RuntimeError(f"{tag}: {error}\n{printed[-PRINTED:]}") from error
 
 
 def main() -> None:
