@@ -30,6 +30,7 @@ from nodekit.errors import (
     Refusal,
     StoreFailed,
     StoreInUse,
+    StreamBroken,
     TooManyJobs,
     Unavailable,
 )
@@ -44,6 +45,8 @@ from nodekit.pipeline import Pipeline, Sequence
 from nodekit.runner import ContainerRunner, InProcessRunner, PooledRunner, StreamingRunner
 from nodekit.secret import EnvValue, Secret
 from nodekit.store import Announcement, Claim, JobStore, JobTable, Pending, Settlement, SharedStore, Unfinished
+from nodekit.stream import JobStream
+from nodekit.streamed import StreamRecord
 from nodekit.transport import Transport
 
 __version__ = "0.1.0"
@@ -82,6 +85,7 @@ __all__ = [
     "JobRequest",
     "JobStatus",
     "JobStore",
+    "JobStream",
     "JobTable",
     "KeyReused",
     "Location",
@@ -106,6 +110,8 @@ __all__ = [
     "StepRecord",
     "StoreFailed",
     "StoreInUse",
+    "StreamBroken",
+    "StreamRecord",
     "StreamingRunner",
     "TooManyJobs",
     "Transport",

@@ -3,7 +3,8 @@
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeAlias
 
 import anyio
 import msgspec
@@ -13,10 +14,13 @@ from nodekit._progress import job_timeout_text
 from nodekit.container import Container, ContainerError, ContainerId, ContainerOutput, ContainerResult, Step
 from nodekit.errors import ContainerFailed
 from nodekit.job import Attempt, Job
-from nodekit.runner import ContainerRunner
+from nodekit.runner import ContainerRunner, StreamingRunner
+from nodekit.streamed import StreamRecord
 
 logger = logging.getLogger("nodekit.executor")
 
+Send: TypeAlias = Callable[[bytes], Awaitable[None]]
+"""Takes a piece of a stream; returns when it may be followed by the next."""
 
 LONGEST_TEXT = 2000
 """Characters of an error that are kept: it may hold what a client sent, and every attempt has its own."""
@@ -44,11 +48,11 @@ class Calls:
         """Whether calling it now makes sense: it runs, or wants to fail at once when it does not."""
         return self.containers[id].when_down == "fail" or id in self._runners[id].running()
 
-    async def call(self, step: Step, job: Job, seconds_left: float) -> Called:
-        """Run a step of a job once, for as long as the job has time."""
+    async def call(self, step: Step, job: Job, seconds_left: float, send: Send | None = None) -> Called:
+        """Run a step of a job once, for as long as the job has time. With `send`, its output goes there as it comes."""
         started_at = time.time()
         try:
-            output = await self._run(step, job, seconds_left)
+            output = await self._run(step, job, seconds_left, send)
             instance = _storable(output.instance)
             if instance != output.instance:
                 output = replace(output, instance=instance)
@@ -65,15 +69,31 @@ class Calls:
             logger.exception("job %s: the runner of container %s failed", step.job_id, step.container)
             return _failure(step, started_at, ContainerFailed("internal", "internal error of the node"))
 
-    async def _run(self, step: Step, job: Job, seconds_left: float) -> ContainerOutput:
+    async def _run(self, step: Step, job: Job, seconds_left: float, send: Send | None) -> ContainerOutput:
         runner, seconds = self._runners[step.container], self.containers[step.container].timeout_seconds
         if step.container not in runner.running():
             raise ContainerFailed("connection", "the container is not running")
         with anyio.move_on_after(min(seconds, seconds_left)):
-            return await runner.run(step)
+            return await (runner.run(step) if send is None else _stream(runner, step, send))
         if seconds_left < seconds:
             raise ContainerFailed("job_timeout", job_timeout_text(job))
         raise ContainerFailed("timeout", f"no reply within {seconds:g} s")
+
+
+async def _stream(runner: ContainerRunner, step: Step, send: Send) -> ContainerOutput:
+    if not isinstance(runner, StreamingRunner):
+        output = await runner.run(step)
+        await send(bytes(output.output))
+        return output
+    record = StreamRecord()
+    async with runner.stream(step) as pieces:
+        async for piece in pieces:
+            if piece:
+                record.add(piece)
+                await send(piece)
+    return ContainerOutput(
+        container=step.container, output=record.output(), instance=str(getattr(pieces, "instance", ""))
+    )
 
 
 def _failure(step: Step, started_at: float, failure: ContainerFailed) -> Called:

@@ -8,18 +8,22 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TypeVar
 
 import anyio
-from anyio.abc import TaskStatus
+from anyio.abc import TaskGroup, TaskStatus
 
 from nodekit._calls import Calls
 from nodekit._descriptors import descriptor_share
 from nodekit._progress import Progress
-from nodekit._runs import LONGEST_PAUSE_SECONDS, Run, Runs
+from nodekit._runs import LONGEST_PAUSE_SECONDS, Means, Run, Runs
 from nodekit._signal import Signal
 from nodekit._slots import Slots
+from nodekit._stream_runs import StreamRun, StreamRuns
+from nodekit._turns import Turns
 from nodekit.container import ContainerId
 from nodekit.events import Event
+from nodekit.job import Job
 from nodekit.runner import ContainerRunner
 from nodekit.store import Claim, JobStore
+from nodekit.stream import JobStream
 
 logger = logging.getLogger("nodekit.executor")
 
@@ -51,7 +55,9 @@ class Executor:
         self._changed = Signal()
         self.problems: dict[str, str] = {}
         """Why jobs are not getting on right now, by what fails."""
-        self._runs = Runs(
+        self._turns = Turns(self._slots, self._reconsider)
+        self._tasks: TaskGroup | None = None
+        means = Means(
             store=store,
             calls=calls,
             progress=progress,
@@ -61,12 +67,15 @@ class Executor:
             problems=self.problems,
             tell=tell,
         )
+        self._runs: Runs[Run] = Runs(means)
+        self._stream_runs = StreamRuns(means, self._turns)
 
     async def run(self, *, task_status: "TaskStatus[None]") -> None:
         """Claim and run until drained; cancelling it gives back what is running."""
         self._mind_descriptors()
         self._look_at_runners()
         async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
             for runner in self._runners:
                 tasks.start_soon(self._watch, runner)
             tasks.start_soon(self._expire)
@@ -99,6 +108,33 @@ class Executor:
             self.running -= 1
             self._reconsider()
 
+    # -- streams ----------------------------------------------------------------------------------
+
+    def stream(self, job: Job, asked: Callable[[], None]) -> JobStream:
+        """Keep an admitted job and run it for who reads the stream; its reader leaving ends it.
+
+        `asked` is called right before the store is asked to keep it.
+        """
+        stream = JobStream(job)
+        assert self._tasks is not None
+        self.running += 1
+        self._tasks.start_soon(self._stream, stream, asked)
+        return stream
+
+    async def _stream(self, stream: JobStream, asked: Callable[[], None]) -> None:
+        run: StreamRun | None = None
+        try:
+            asked()
+            run = StreamRun(await self._store.add_claimed(stream.job), stream)
+            stream.accept()
+            await self._stream_runs.go_on(run)
+        except Exception as error:  # the store's: it was not accepted
+            stream.refuse(error)
+        finally:
+            stream.end(run.job if run else stream.job)
+            self.running -= 1
+            self._reconsider()
+
     # -- what runs --------------------------------------------------------------------------------
 
     def _mind_descriptors(self) -> None:
@@ -128,7 +164,7 @@ class Executor:
 
     async def _claim(self) -> Sequence[Claim]:
         containers, limit = self._slots.open, self._slots.at_most
-        if not containers or not limit:
+        if not containers or limit < 1:
             await self._changed.wait()
             return ()
         with anyio.CancelScope() as scope:
@@ -143,10 +179,11 @@ class Executor:
 
     def _reconsider(self) -> None:
         """Something changed: claim anew where that changes which jobs come."""
+        granted = self._turns.grant()
         self._changed.set()
         if self._claiming is not None:
             scope, containers = self._claiming
-            if self._draining or containers != self._slots.open:
+            if self._draining or granted or containers != self._slots.open:
                 scope.cancel()
 
     async def _expire(self) -> None:

@@ -18,6 +18,7 @@ from nodekit.events import Event, JobAccepted, JobFinished
 from nodekit.job import Job, JobRequest
 from nodekit.limits import ClientLimits, NodeLimits, finite
 from nodekit.store import JobStore, Pending
+from nodekit.stream import JobStream
 
 logger = logging.getLogger("nodekit.node")
 
@@ -80,6 +81,27 @@ class Intake:
             except Unavailable as unavailable:
                 return [unavailable if isinstance(answer, Job) else answer for answer in answers]
         return [self._accepted(answer, next(kept)) if isinstance(answer, Job) else answer for answer in answers]
+
+    async def stream(self, request: JobRequest, begin: Callable[[Job, Callable[[], None]], JobStream]) -> JobStream:
+        """The stream of a job that was admitted and is kept; `begin` has it kept and run.
+
+        Raises `Refusal`, `Unavailable`. A caller that gives up ends it.
+        """
+        with self._reserved(await self._store.pending(), [request]) as room:
+            job = await self._admit(request, room)
+            if not isinstance(job, Job):
+                raise job
+            stream = begin(job, room.leave)
+            try:
+                await stream.accepted()
+            except BaseException as error:
+                stream.leave()
+                if isinstance(error, StoreFailed):
+                    raise self._not_kept(1, error) from error
+                raise
+        self.trouble.is_over()
+        self._tell(JobAccepted(job))
+        return stream
 
     # -- limits -----------------------------------------------------------------------------------
 
@@ -159,11 +181,14 @@ class Intake:
         try:
             kept = await self._store.add(admitted) if admitted else []
         except StoreFailed as error:
-            logger.error("%d jobs not accepted: %s", len(admitted), error)
-            self.trouble.happened(f"the store keeps no jobs: {error}")
-            raise Unavailable("the store cannot keep jobs right now", retry_after_seconds=5) from error
+            raise self._not_kept(len(admitted), error) from error
         self.trouble.is_over()
         return kept
+
+    def _not_kept(self, number: int, error: StoreFailed) -> Unavailable:
+        logger.error("%d jobs not accepted: %s", number, error)
+        self.trouble.happened(f"the store keeps no jobs: {error}")
+        return Unavailable("the store cannot keep jobs right now", retry_after_seconds=5)
 
     def _accepted(self, asked: Job, kept: Job) -> Job | KeyReused:
         if kept.id != asked.id:  # a request with the same key was faster

@@ -4,6 +4,8 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import anyio
 
@@ -45,40 +47,49 @@ class Run:
         return self._ends_at - time.monotonic() if self._ends_at < math.inf else math.inf
 
 
-class Runs:
+@dataclass(frozen=True)
+class Means:
+    """What running jobs takes."""
+
+    store: JobStore
+    calls: Calls
+    progress: Progress
+    slots: Slots
+    changed: Callable[[], None]
+    """To be called when slots may have become free."""
+    look: Callable[[], None]
+    """To be called when a container turned out not to run."""
+    problems: dict[str, str]
+    """Why jobs are not getting on right now, by what fails."""
+    tell: Callable[[Event], None]
+
+
+RunT = TypeVar("RunT", bound=Run)
+
+
+class Runs(Generic[RunT]):
     """Runs claimed jobs in slots that the executor gives."""
 
-    def __init__(
-        self,
-        *,
-        store: JobStore,
-        calls: Calls,
-        progress: Progress,
-        slots: Slots,
-        changed: Callable[[], None],
-        look: Callable[[], None],
-        problems: dict[str, str],
-        tell: Callable[[Event], None],
-    ) -> None:
-        self._store = store
-        self._calls = calls
-        self._progress = progress
-        self._slots = slots
-        self._changed = changed
-        self._look = look
-        self._problems = problems
+    def __init__(self, means: Means) -> None:
+        self._store = means.store
+        self._calls = means.calls
+        self._progress = means.progress
+        self._slots = means.slots
+        self._changed = means.changed
+        self._look = means.look
+        self._problems = means.problems
         self._unsaved: set[JobId] = set()
-        self._tell = tell
+        self._tell = means.tell
 
-    async def go_on(self, run: Run) -> None:
+    async def go_on(self, run: RunT) -> None:
         """Run the steps of a job, one after another; give it back where the next one cannot run here and now."""
         await self._under_claim(run, self._steps)
 
-    async def fail_expired(self, run: Run) -> None:
+    async def fail_expired(self, run: RunT) -> None:
         """End a job whose time was over while it waited."""
         await self._under_claim(run, self._fail_expired)
 
-    async def _under_claim(self, run: Run, work: Callable[[Run], Awaitable[None]]) -> None:
+    async def _under_claim(self, run: RunT, work: Callable[[RunT], Awaitable[None]]) -> None:
         job = run.job
         try:
             with run.claim.scope:
@@ -95,12 +106,12 @@ class Runs:
             with anyio.CancelScope(shield=True):
                 await self._give_up(run)
 
-    async def _steps(self, run: Run) -> None:
+    async def _steps(self, run: RunT) -> None:
         while not run.job.status.finished:
             if run.held is None or not self._calls.callable(run.held):
-                self._look()
-                await self._store.release(run.claim, run.job)
-                return
+                if not await self._without_slot(run):
+                    return
+                continue
             step = self._progress.next_step(run.job)
             if step is None or step.container != run.job.due:  # the node's pipelines are others than when it was stored
                 run.strays += 1
@@ -113,17 +124,25 @@ class Runs:
                 return
         self._tell(JobFinished(run.job))
 
-    async def _step(self, run: Run, step: Step) -> bool:
-        """Run one step; False where it is tried again later."""
-        called = await self._calls.call(step, run.job, run.seconds_left)
+    async def _without_slot(self, run: RunT) -> bool:
+        """What is due cannot be called here and now: back to the queue. Whether the job goes on all the same."""
+        self._look()
+        await self._store.release(run.claim, run.job)
+        return False
+
+    async def _step(self, run: RunT, step: Step) -> bool:
+        """Run one step; False where the job was given back, to try it again later."""
+        called = await self._call(run, step)
         if (delay := self._delay(run, step, called)) is not None:
-            await self._try_later(run, called, delay)
-            return False
+            return await self._try_later(run, called, delay)
         await self._keep(run, self._progress.advance(run.job.with_result(called.result, called.attempt)))
         self._tell(StepFinished(run.job, step.index))
         return True
 
-    def _delay(self, run: Run, step: Step, called: Called) -> float | None:
+    async def _call(self, run: RunT, step: Step) -> Called:
+        return await self._calls.call(step, run.job, run.seconds_left)
+
+    def _delay(self, run: RunT, step: Step, called: Called) -> float | None:
         """When to try again; None: what came of the call is the step's result."""
         if not isinstance(called.result, ContainerError):
             return None
@@ -131,13 +150,14 @@ class Runs:
         delay = delay_before_retry(retry, run.job.attempt, called.result, called.retry_after)
         return delay if delay is not None and delay < run.seconds_left else None
 
-    async def _try_later(self, run: Run, called: Called, delay: float) -> None:
-        """Give the job back with what has happened: while it waits, it holds no slot."""
+    async def _try_later(self, run: RunT, called: Called, delay: float) -> bool:
+        """Give the job back: while it waits, it holds no slot. Whether it goes on all the same."""
         run.job, run.delay_seconds = run.job.with_failure(called.result.container, called.attempt), delay
         logger.info("job %s: %s is tried again in %.1f s", run.job.id, called.result.container, delay)
         await self._persist(run, lambda: self._store.release(run.claim, run.job, delay_seconds=delay))
+        return False
 
-    async def _fail_expired(self, run: Run) -> None:
+    async def _fail_expired(self, run: RunT) -> None:
         run.job = expired(run.job, run.claim.age_seconds)
         logger.info("job %s: its time was over in the queue", run.job.id)
         await self._persist(run, lambda: self._store.save(run.claim, run.job))
@@ -145,7 +165,7 @@ class Runs:
 
     # -- storing ----------------------------------------------------------------------------------
 
-    async def _keep(self, run: Run, job: Job) -> None:
+    async def _keep(self, run: RunT, job: Job) -> None:
         """Store what has happened, and move on to the container that is due."""
         run.job = job
         if job.due != run.held:
@@ -154,7 +174,7 @@ class Runs:
             self._changed()
         await self._persist(run, lambda: self._store.save(run.claim, job))
 
-    async def _persist(self, run: Run, write: Callable[[], Awaitable[None]]) -> None:
+    async def _persist(self, run: RunT, write: Callable[[], Awaitable[None]]) -> None:
         """Write until it succeeds: a result in hand is not thrown away because the disk is full for a while."""
         pause = FIRST_PAUSE_SECONDS
         while True:
@@ -172,13 +192,13 @@ class Runs:
                 self._is_saved(run)
                 return
 
-    def _is_saved(self, run: Run) -> None:
+    def _is_saved(self, run: RunT) -> None:
         if self._unsaved:
             self._unsaved.discard(run.job.id)
             if not self._unsaved:
                 self._problems.pop("save", None)
 
-    async def _give_up(self, run: Run) -> None:
+    async def _give_up(self, run: RunT) -> None:
         try:
             await self._store.release(run.claim, run.job, delay_seconds=run.delay_seconds)
         except ClaimLost:

@@ -95,10 +95,15 @@ class EmbeddedStore:
         return kept
 
     async def add_claimed(self, job: Job) -> Claim:
+        self._own.check()
+        self._count([job], +1)
         return await self._own.run(self._add_claimed, job)
 
     async def _add_claimed(self, job: Job) -> Claim:
-        kept = (await self.table.add([job]))[0]
+        try:
+            kept = (await self.table.add([job]))[0]
+        finally:
+            self._count([job], -1)
         if not self._is_new(job, kept):
             raise StoreFailed(f"job {kept.id} is already there and cannot be claimed")
         self._track(Unfinished.of(kept))

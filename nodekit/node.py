@@ -7,6 +7,7 @@ from types import MappingProxyType, TracebackType
 from typing import Self
 
 import anyio
+from msgspec.structs import replace
 
 from nodekit._executor import Executor
 from nodekit._health import Health
@@ -16,7 +17,7 @@ from nodekit._intake import Intake
 from nodekit._misfits import misfits
 from nodekit._progress import Progress
 from nodekit._waiting import Waiters
-from nodekit.container import ClientId, Container, ContainerId, JobId
+from nodekit.container import ClientId, Container, ContainerId, JobId, Location
 from nodekit.errors import CompositionError, KeyReused, NodekitError, Refusal, StoreFailed, Unavailable
 from nodekit.events import Event, JobFinished
 from nodekit.job import Job, JobRequest, JobStatus, Outcome
@@ -25,6 +26,7 @@ from nodekit.pipeline import Pipeline
 from nodekit.pipeline import Sequence as SequencePipeline
 from nodekit.runner import ContainerRunner
 from nodekit.store import JobStore, Pending
+from nodekit.stream import JobStream
 from nodekit.transport import Transport
 
 logger = logging.getLogger("nodekit.node")
@@ -180,6 +182,21 @@ class Node:
         One whose idempotency key its client has used before is answered by the job of then, without being admitted.
         """
         return await self._intake.take(requests)
+
+    @asynccontextmanager
+    async def stream(self, request: JobRequest) -> AsyncIterator[JobStream]:
+        """A job whose last container's bytes are handed on as they come; it is kept before the stream is there.
+
+        It runs once the first piece is asked for. Leaving before its end cancels it. Its steps wait for slots as those
+        of other jobs do, but here and not in the queue: a node that goes away fails it with ``interrupted``. Its result
+        has as much of the stream as a `StreamRecord` keeps. Raises as `submit`; a request's key is of no use here.
+        """
+        asked = replace(request, destination=Location.STREAM, idempotency_key=None, body_digest=None)
+        stream = await self._intake.stream(asked, self._executor.stream)
+        try:
+            yield stream
+        finally:
+            stream.leave()
 
     async def fetch(self, ids: Sequence[JobId], *, client: ClientId | None = None) -> list[Job]:
         """The jobs among `ids` (of one client), in their order, each once; unknown ones are left out."""

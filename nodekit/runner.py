@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from nodekit.container import Container, ContainerId, ContainerOutput, Step
 
@@ -63,9 +63,14 @@ class InProcessRunner(ContainerRunner, Protocol):
     def in_process(self) -> Literal[True]: ...
 
 
+@runtime_checkable
 class StreamingRunner(ContainerRunner, Protocol):
-    """A runner whose containers can answer piece by piece."""
+    """A runner whose containers can answer piece by piece. Of others, a stream has the output in one piece."""
 
     def stream(self, step: Step) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        """Call the container; the pieces are its bytes as they come. Raises `ContainerFailed`, also in mid-stream."""
+        """Call the container; the pieces are its bytes as they come, and where it can, name their `instance`.
+
+        Raises `ContainerFailed`, also in mid-stream, and nothing else. Leaving it before its end gives up the call at
+        once. No more is read from the container than is asked for, a buffer of moderate size aside.
+        """
         ...

@@ -3,11 +3,12 @@
 import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import nullcontext
 from random import Random
 from typing import TypeAlias
 
-from nodekit import KeyReused, Node, Refusal, StoreFailed, TooManyJobs, Unavailable
-from nodekit_asgi import _handlers
+from nodekit import KeyReused, Node, Refusal, StoreFailed, StreamBroken, TooManyJobs, Unavailable
+from nodekit_asgi import _handlers, _stream
 from nodekit_asgi._access import check_access, preflight_headers
 from nodekit_asgi._config import Limits
 from nodekit_asgi._http import (
@@ -31,6 +32,7 @@ ROUTES: Mapping[str, Mapping[str, Handler]] = {
     "/info": {"GET": _handlers.info},
     "/health": {"GET": _handlers.health},
     "/api/jobs": {"GET": _handlers.jobs, "POST": _handlers.submit},
+    "/api/jobs/stream": {"POST": _stream.stream},
     "/api/jobs/batch": {"POST": _handlers.submit_batch},
     "/api/jobs/{id}": {"GET": _handlers.history, "DELETE": _handlers.cancel},
 }
@@ -66,7 +68,10 @@ class AsgiApp:
         headers: list[Header] = [(b"x-request-id", request_id)]
         try:
             reply = await self._reply(request, headers, request_id)
-            await send_reply(reply, send, request, headers)
+            async with reply.held or nullcontext():
+                await send_reply(reply, send, request, headers)
+        except StreamBroken as broken:  # not ended, and so cut by the server: it must not look whole
+            logger.info("%s %s: %s (request %s)", request.method, request.path, broken, request_id.decode())
         except Disconnected:
             logger.debug("%s %s: the client has gone", request.method, request.path)
         except Exception:

@@ -1,6 +1,7 @@
 """Small helpers between ASGI and the handlers: one request in, one reply out."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from functools import cached_property, lru_cache
 from ipaddress import IPv6Address, ip_address
 from typing import Any, TypeAlias
@@ -29,6 +30,9 @@ class Reply(msgspec.Struct, frozen=True):
     body: bytes | AsyncIterator[bytes]
     status: int = 200
     headers: Sequence[Header] = ()
+    content_type: bytes = b"application/json"
+    held: AsyncExitStack | None = None
+    """What is to be left once it is sent, or cannot be."""
 
 
 class HttpError(Exception):
@@ -68,6 +72,11 @@ class Request:
         self._receive = receive
         self.unread = b"transfer-encoding" in self.headers or self.headers.get(b"content-length", b"0") != b"0"
         """Whether more of the body may come."""
+
+    @property
+    def http_version(self) -> str:
+        """``1.0``, ``1.1`` or ``2``."""
+        return str(self._scope.get("http_version", "1.1"))
 
     @cached_property
     def headers(self) -> Mapping[bytes, bytes]:
@@ -139,7 +148,7 @@ class Request:
     @property
     def close(self) -> Sequence[Header]:
         """What ends the connection after the reply; HTTP/2 has no such header."""
-        return [(b"connection", b"close")] if self._scope.get("http_version", "1.1") < "2" else []
+        return [(b"connection", b"close")] if self.http_version < "2" else []
 
     async def linger(self) -> None:
         """Read on for a while what a client still sends, so that it gets to see the reply instead of a reset."""
@@ -175,17 +184,48 @@ def _unmapped(address: str) -> str | None:
 
 
 async def send_reply(reply: Reply, send: Send, request: Request, extra: Sequence[Header]) -> None:
-    """Send it; every reply is JSON."""
-    headers = [(b"content-type", b"application/json"), *reply.headers, *extra]
+    """Send it, a reply in pieces for as long as its client is there."""
+    headers = [(b"content-type", reply.content_type), *reply.headers, *extra]
     if isinstance(reply.body, bytes):
         headers.append((b"content-length", str(len(reply.body)).encode()))
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    if isinstance(reply.body, bytes):
-        await send({"type": "http.response.body", "body": reply.body, "more_body": request.unread})
+    body = reply.body
+    if isinstance(body, bytes):
+        await send({"type": "http.response.body", "body": body, "more_body": request.unread})
         if not request.unread:
             return
         await request.linger()
     else:
-        async for piece in reply.body:
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await while_there(request, lambda: _send_pieces(body, send))
     await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _send_pieces(pieces: AsyncIterator[bytes], send: Send) -> None:
+    async for piece in pieces:
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+
+
+async def while_there(request: Request, work: Callable[[], Awaitable[None]]) -> None:
+    """Do it for as long as the client stays. Raises `Disconnected` once it has gone, else what the work raises.
+
+    The body must have been read before.
+    """
+    gone, failure = False, None
+
+    async def watch() -> None:
+        nonlocal gone
+        await request.gone()
+        gone = True
+        tasks.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(watch)
+        try:
+            await work()
+        except Exception as error:  # as it is, not in a group
+            failure = error
+        tasks.cancel_scope.cancel()
+    if gone:
+        raise Disconnected
+    if failure is not None:
+        raise failure

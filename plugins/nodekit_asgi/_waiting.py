@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import anyio
 
 from nodekit import Job, JobId, Node, NodekitError
-from nodekit_asgi._http import Disconnected, Request
+from nodekit_asgi._http import Request, while_there
 
 logger = logging.getLogger("nodekit.http")
 
@@ -22,22 +22,15 @@ async def wait_for(request: Request, node: Node, ids: Sequence[JobId], seconds: 
 
 async def _wait(request: Request, node: Node, ids: Sequence[JobId], seconds: float) -> Sequence[Job] | None:
     """The finished jobs; None where that did not come to pass."""
-    gone, jobs = False, None
+    jobs: Sequence[Job] | None = None
 
-    async def watch() -> None:
-        nonlocal gone
-        await request.gone()
-        gone = True
-        tasks.cancel_scope.cancel()
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(watch)
+    async def wait() -> None:
+        nonlocal jobs
         with anyio.move_on_after(seconds):
             try:
                 jobs = await node.wait(ids, client=request.client)
             except NodekitError as error:
                 logger.debug("%s %s: waited in vain: %s", request.method, request.path, error)
-        tasks.cancel_scope.cancel()
-    if gone:
-        raise Disconnected
+
+    await while_there(request, wait)
     return jobs

@@ -3,8 +3,8 @@
 import logging
 import math
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 
 import anyio
 from anyio.abc import TaskStatus
@@ -18,7 +18,7 @@ from nodekit_docker._making import Workshop
 from nodekit_docker._presence import Presence
 from nodekit_docker._spec import explained
 from nodekit_docker._state import State
-from nodekit_remote import ContainerHttp, restart_pause
+from nodekit_remote import ContainerHttp, Endpoint, Streamed, restart_pause
 
 logger = logging.getLogger("nodekit.docker")
 
@@ -81,11 +81,23 @@ class Kept:
 
     async def call(self, step: Step) -> ContainerOutput:
         """Run a step. Raises `ContainerFailed`, of the kind `died` where the container ended meanwhile."""
+        async with self._called() as endpoint:
+            return await self._http.run(step, endpoint)
+
+    @asynccontextmanager
+    async def stream(self, step: Step) -> AsyncIterator[Streamed]:
+        """As `call`; the reply's bytes as they come."""
+        async with self._called() as endpoint, self._http.stream(step, endpoint) as pieces:
+            yield pieces
+
+    @asynccontextmanager
+    async def _called(self) -> AsyncIterator[Endpoint]:
+        """Where it is called inside; a connection that breaks there is explained as far as that is known soon."""
         life = self._now.life if self._now and self._now.up else None
         if life is None:
             raise ContainerFailed("connection", f"the container is not running: {self.why}")
         try:
-            return await self._http.run(step, life.endpoint)
+            yield life.endpoint
         except ContainerFailed as failure:
             if failure.kind != "connection":
                 raise

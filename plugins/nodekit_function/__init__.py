@@ -5,7 +5,8 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from itertools import count
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -17,10 +18,8 @@ import msgspec
 from nodekit import (
     CompositionError,
     Container,
-    ContainerFailed,
     ContainerId,
     ContainerOutput,
-    InvalidPayload,
     NodeFile,
     Offer,
     Problem,
@@ -28,11 +27,16 @@ from nodekit import (
     decode_payload,
     encode_payload,
 )
+from nodekit_function._pieces import INSTANCE, Pieces, gathered, pieces_of, translated
 
 __all__ = ["Function", "FunctionConfig", "FunctionContainer", "FunctionRunner", "offer"]
 
-Function: TypeAlias = Callable[[Any], Awaitable[Any]]
-"""Takes the data of a step as plain Python values and gives a value that JSON can hold."""
+Function: TypeAlias = Callable[[Any], Awaitable[Any] | AsyncGenerator[bytes | str, None]]
+"""Takes the data of a step as plain Python values and gives a value that JSON can hold.
+
+An async generator gives pieces, `bytes` or `str`. Where its job does not stream, the output is what a `StreamRecord`
+keeps of them.
+"""
 
 FunctionT = TypeVar("FunctionT", bound=Function)
 
@@ -109,15 +113,13 @@ class FunctionRunner:
         return ()
 
     async def run(self, step: Step) -> ContainerOutput:
-        try:
-            value = await self._functions[step.container](decode_payload(step.input.data))
-            return ContainerOutput(container=step.container, output=encode_payload(value), instance="function")
-        except ContainerFailed:
-            raise
-        except InvalidPayload as error:
-            raise ContainerFailed("not_json", f"the output is {error}") from error
-        except Exception as error:
-            raise ContainerFailed("status", f"{type(error).__name__}: {error}", status=500) from error
+        with translated():
+            answer = self._functions[step.container](decode_payload(step.input.data))
+            output = encode_payload(await answer) if isinstance(answer, Awaitable) else await gathered(answer)
+            return ContainerOutput(container=step.container, output=output, instance=INSTANCE)
+
+    def stream(self, step: Step) -> AbstractAsyncContextManager[Pieces]:
+        return pieces_of(self._functions[step.container], step)
 
 
 def from_config(config: FunctionConfig, file: NodeFile) -> FunctionRunner:
@@ -137,7 +139,8 @@ def from_config(config: FunctionConfig, file: NodeFile) -> FunctionRunner:
 def _is_async(function: object) -> bool:
     while isinstance(function, functools.partial):
         function = function.func
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+    called = (function, type(function).__call__)
+    return any(inspect.iscoroutinefunction(f) or inspect.isasyncgenfunction(f) for f in called)
 
 
 def _function(reference: str, folder: Path, files: dict[Path, ModuleType]) -> Function:

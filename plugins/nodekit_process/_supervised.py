@@ -3,8 +3,8 @@
 import logging
 import math
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
@@ -15,7 +15,7 @@ from nodekit_process._config import ProcessContainer, environment
 from nodekit_process._output import Output
 from nodekit_process._ports import free_port
 from nodekit_process._process import Process
-from nodekit_remote import ContainerHttp, Endpoint, restart_pause
+from nodekit_remote import ContainerHttp, Endpoint, Streamed, restart_pause
 
 logger = logging.getLogger("nodekit.process")
 
@@ -56,11 +56,23 @@ class Supervised:
 
     async def call(self, step: Step) -> ContainerOutput:
         """Run a step. Raises `ContainerFailed`, of the kind `died` where the process ended meanwhile."""
+        async with self._called() as endpoint:
+            return await self._http.run(step, endpoint)
+
+    @asynccontextmanager
+    async def stream(self, step: Step) -> AsyncIterator[Streamed]:
+        """As `call`; the reply's bytes as they come."""
+        async with self._called() as endpoint, self._http.stream(step, endpoint) as pieces:
+            yield pieces
+
+    @asynccontextmanager
+    async def _called(self) -> AsyncIterator[Endpoint]:
+        """Where it is called inside; a connection that breaks there is explained by the end of the process."""
         if self._up is None:
             raise ContainerFailed("connection", f"the container is not running: {self._why}")
         process, endpoint = self._up
         try:
-            return await self._http.run(step, endpoint)
+            yield endpoint
         except ContainerFailed as failure:
             if failure.kind != "connection":
                 raise

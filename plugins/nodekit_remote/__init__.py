@@ -4,7 +4,7 @@
 names here: `StartingRunner` is what they have in common, with an `Upkeep` for each `StartedContainer`.
 """
 
-from nodekit_remote._http import ContainerHttp, Endpoint, HttpContainer
+from nodekit_remote._http import ContainerHttp, Endpoint, HttpContainer, Streamed
 from nodekit_remote._runner import RemoteConfig, RemoteContainer, RemoteRunner, offer
 from nodekit_remote._started import StartedContainer, restart_pause
 from nodekit_remote._starter import StartingRunner, Upkeep, env_problems, id_problems, plain_env
@@ -18,6 +18,7 @@ __all__ = [
     "RemoteRunner",
     "StartedContainer",
     "StartingRunner",
+    "Streamed",
     "Upkeep",
     "env_problems",
     "id_problems",

@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from types import TracebackType
@@ -77,15 +78,19 @@ class ContainerHttp:
 
     async def run(self, step: Step, endpoint: Endpoint) -> ContainerOutput:
         """Run a step. Raises `ContainerFailed`."""
-        reply = await self._session.post(
-            f"{endpoint.url}/service_output",
-            msgspec.json.encode(step.input),
-            {**endpoint.headers, "Idempotency-Key": step.idempotency_key},
-            max_bytes=endpoint.container.max_reply_bytes,
-        )
+        url, body, headers = _call(step, endpoint)
+        reply = await self._session.post(url, body, headers, max_bytes=endpoint.container.max_reply_bytes)
         if reply.status >= _ERROR_STATUS and endpoint.container.http_errors == "fail":
             raise _status_failure(reply)
         return ContainerOutput(container=step.container, output=await _output(reply), instance=endpoint.instance)
+
+    @asynccontextmanager
+    async def stream(self, step: Step, endpoint: Endpoint) -> AsyncIterator["Streamed"]:
+        """Run a step; the reply's bytes as they come, of any type and length. Raises `ContainerFailed`."""
+        async with self._session.stream(*_call(step, endpoint)) as reply:
+            if reply.status >= _ERROR_STATUS and endpoint.container.http_errors == "fail":
+                raise _status_failure(await reply.whole(endpoint.container.max_reply_bytes))
+            yield Streamed(reply, endpoint.instance)
 
     async def answers(self, endpoint: Endpoint) -> bool:
         """Whether the container is ready: it answers ``GET /health`` with any HTTP status but 502, 503 and 504."""
@@ -95,6 +100,26 @@ class ContainerHttp:
         except (ContainerFailed, TimeoutError):
             return False
         return reply.status not in (502, 503, 504)
+
+
+class Streamed:
+    """Bytes as they come, and from whom."""
+
+    def __init__(self, pieces: AsyncIterator[bytes], instance: str) -> None:
+        self._pieces = pieces
+        self.instance = instance
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        return await anext(self._pieces)
+
+
+def _call(step: Step, endpoint: Endpoint) -> tuple[str, bytes, dict[str, str]]:
+    """URL, body and headers."""
+    headers = {**endpoint.headers, "Idempotency-Key": step.idempotency_key}
+    return f"{endpoint.url}/service_output", msgspec.json.encode(step.input), headers
 
 
 _raw: msgspec.json.Decoder[msgspec.Raw] = msgspec.json.Decoder(msgspec.Raw)

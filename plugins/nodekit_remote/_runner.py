@@ -2,8 +2,8 @@
 
 import logging
 import re
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from types import TracebackType
 from typing import Annotated, Self
 from urllib.parse import urlsplit
@@ -21,7 +21,7 @@ from nodekit import (
     Offer,
     Step,
 )
-from nodekit_remote._http import ContainerHttp, Endpoint, HttpContainer
+from nodekit_remote._http import ContainerHttp, Endpoint, HttpContainer, Streamed
 from nodekit_remote._starter import id_problems
 
 logger = logging.getLogger("nodekit.remote")
@@ -103,11 +103,23 @@ class RemoteRunner:
         return [f"container {id}: {text}" for id, text in self._down.items()]
 
     async def run(self, step: Step) -> ContainerOutput:
-        try:
+        with self._minded(step.container):
             return await self._http.run(step, self._endpoints[step.container])
+
+    @asynccontextmanager
+    async def stream(self, step: Step) -> AsyncIterator[Streamed]:
+        with self._minded(step.container):
+            async with self._http.stream(step, self._endpoints[step.container]) as pieces:
+                yield pieces
+
+    @contextmanager
+    def _minded(self, id: ContainerId) -> Iterator[None]:
+        """A connection that fails or breaks shows that the container is down."""
+        try:
+            yield
         except ContainerFailed as failure:
             if failure.kind == "connection":
-                self._is_down(step.container, failure.text)
+                self._is_down(id, failure.text)
             raise
 
     def _is_down(self, id: ContainerId, text: str) -> None:

@@ -5,6 +5,8 @@ It runs on asyncio, as aiohttp does.
 
 import errno
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -31,6 +33,34 @@ class Reply:
     status: int
     body: bytes
     retry_after: str | None
+
+
+class Pieces:
+    """The body of a reply as it comes; no more of it is read than is asked for, 128 KiB aside."""
+
+    def __init__(self, url: str, response: aiohttp.ClientResponse) -> None:
+        self.status = response.status
+        self._url = url
+        self._response = response
+        self._body = response.content.iter_any()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        """Raises `ContainerFailed` of the kind connection where it ends early."""
+        try:
+            return await anext(self._body)
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise _dropped(self._url, error) from error
+
+    async def whole(self, max_bytes: int) -> Reply:
+        """All of it. Raises `ContainerFailed` of the kinds connection and too_large."""
+        try:
+            body = await _read(self._response, max_bytes)
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise _dropped(self._url, error) from error
+        return Reply(self.status, body, self._response.headers.get("Retry-After"))
 
 
 class _NoDescriptor(Exception):
@@ -63,28 +93,41 @@ class Session:
 
     async def post(self, url: str, body: bytes, headers: dict[str, str], *, max_bytes: int) -> Reply:
         """Raises `ContainerFailed` of the kinds connection and too_large. For want of descriptors, it waits for one."""
-        return await self._patiently("POST", url, body, headers, max_bytes)
+        async with await self._patiently("POST", url, body, headers) as response:
+            return await Pieces(url, response).whole(max_bytes)
 
     async def get(self, url: str, headers: dict[str, str], *, max_bytes: int) -> Reply:
         """As `post`."""
-        return await self._patiently("GET", url, None, headers, max_bytes)
+        async with await self._patiently("GET", url, None, headers) as response:
+            return await Pieces(url, response).whole(max_bytes)
 
-    async def _patiently(self, method: str, url: str, body: bytes | None, headers: dict[str, str], most: int) -> Reply:
+    @asynccontextmanager
+    async def stream(self, url: str, body: bytes, headers: dict[str, str]) -> AsyncIterator[Pieces]:
+        """A reply from its head on. Left before its end, its connection is closed. Raises as `post`."""
+        response = await self._patiently("POST", url, body, {"Accept": "*/*", **headers})
+        try:
+            yield Pieces(url, response)
+        finally:
+            response.close()
+
+    async def _patiently(
+        self, method: str, url: str, body: bytes | None, headers: dict[str, str]
+    ) -> aiohttp.ClientResponse:
         """Kept connections to other containers are closed soon, and then there are descriptors again."""
         while True:
             try:
-                return await self._request(method, url, body, headers, most)
+                return await self._request(method, url, body, headers)
             except _NoDescriptor:
                 logger.warning("no descriptor is left for a connection; waiting. Allow more open files (ulimit -n)")
                 await anyio.sleep(PATIENCE_SECONDS)
 
-    async def _request(self, method: str, url: str, body: bytes | None, headers: dict[str, str], most: int) -> Reply:
+    async def _request(
+        self, method: str, url: str, body: bytes | None, headers: dict[str, str]
+    ) -> aiohttp.ClientResponse:
+        """The reply's head; its body is still to be read, and it to be closed."""
         assert self._session is not None, "the session is not open"
         try:
-            async with self._session.request(
-                method, url, data=body, headers=headers, allow_redirects=False
-            ) as response:
-                return Reply(response.status, await _read(response, most), response.headers.get("Retry-After"))
+            return await self._session.request(method, url, data=body, headers=headers, allow_redirects=False)
         except aiohttp.ConnectionTimeoutError as error:
             text = f"no connection to {url} within {self._connect_seconds:g} s"
             raise ContainerFailed("connection", text) from error
@@ -93,8 +136,12 @@ class Session:
                 raise _NoDescriptor from error
             raise ContainerFailed("connection", f"cannot connect to {url}: {_cause(error.os_error)}") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            text = f"the connection to {url} was dropped before the reply was complete ({_cause(error)})"
-            raise ContainerFailed("connection", text) from error
+            raise _dropped(url, error) from error
+
+
+def _dropped(url: str, error: BaseException) -> ContainerFailed:
+    text = f"the connection to {url} was dropped before the reply was complete ({_cause(error)})"
+    return ContainerFailed("connection", text)
 
 
 async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:

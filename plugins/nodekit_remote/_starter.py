@@ -1,12 +1,14 @@
 """What a runner that starts its containers itself answers a node."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
 from nodekit import Container, ContainerId, ContainerOutput, EnvValue, NotStarted, Problem, Secret, Step
+from nodekit_remote._http import Streamed
 
 
 class Upkeep(Protocol):
@@ -23,6 +25,10 @@ class Upkeep(Protocol):
 
     async def call(self, step: Step) -> ContainerOutput:
         """Run a step. Raises `ContainerFailed`."""
+        ...
+
+    def stream(self, step: Step) -> AbstractAsyncContextManager[Streamed]:
+        """As `call`; the reply's bytes as they come."""
         ...
 
     async def run(self, *, task_status: "TaskStatus[None]") -> None:
@@ -80,6 +86,9 @@ class StartingRunner:
 
     async def run(self, step: Step) -> ContainerOutput:
         return await self.upkeep[step.container].call(step)
+
+    def stream(self, step: Step) -> AbstractAsyncContextManager[Streamed]:
+        return self.upkeep[step.container].stream(step)
 
 
 def id_problems(containers: Sequence[Container]) -> Iterator[Problem]:

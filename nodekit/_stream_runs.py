@@ -1,0 +1,93 @@
+"""What happens to one job that streams. It keeps its claim from beginning to end: nobody else could go on with it."""
+
+import math
+import time
+
+import anyio
+
+from nodekit._calls import Called
+from nodekit._progress import expired, failed, job_timeout_text
+from nodekit._runs import Means, Run, Runs
+from nodekit._turns import Turns
+from nodekit.container import Location, Step
+from nodekit.events import JobFinished
+from nodekit.job import JobStatus, Outcome
+from nodekit.store import Claim
+from nodekit.stream import JobStream
+
+
+class StreamRun(Run):
+    """A run whose last step is read while it goes on."""
+
+    __slots__ = ("counted", "sent", "stream")
+
+    def __init__(self, claim: Claim, stream: JobStream) -> None:
+        super().__init__(claim)
+        self.stream = stream
+        self.counted = False
+        """Whether it holds one of the node's slots."""
+        self.sent = False
+        """Whether a piece has left: from then on, nothing is tried again."""
+
+    async def send(self, piece: bytes) -> None:
+        self.sent = True
+        await self.stream.send(piece)
+
+
+class StreamRuns(Runs[StreamRun]):
+    """As `Runs`, for streams: where other jobs go back to the queue, these wait where they are."""
+
+    def __init__(self, means: Means, turns: Turns) -> None:
+        super().__init__(means)
+        self._turns = turns
+
+    async def go_on(self, run: StreamRun) -> None:
+        """Run the steps of a job until its end, or until nobody reads any more: then it is cancelled."""
+        try:
+            await self._under_claim(run, self._while_read)
+        finally:
+            self._leave_slots(run)
+
+    async def _while_read(self, run: StreamRun) -> None:
+        with anyio.CancelScope() as reading:
+            run.stream.when_left(reading.cancel)
+            await run.stream.wanted()
+            await self._steps(run)
+        if reading.cancelled_caught:
+            run.job = run.job.finished(Outcome(JobStatus.CANCELLED), time.time())  # if it has an end, that stays
+            await self._persist(run, lambda: self._store.save(run.claim, run.job))
+            self._tell(JobFinished(run.job))
+
+    async def _without_slot(self, run: StreamRun) -> bool:
+        self._look()
+        self._leave_slots(run)
+        queue_seconds = run.job.queue_timeout_seconds
+        with anyio.move_on_after(min(run.seconds_left, math.inf if queue_seconds is None else queue_seconds)):
+            await self._turns.take(run.job.due or "")
+            run.held, run.counted = run.job.due, True
+            return True
+        if run.seconds_left <= 0:
+            await self._keep(run, failed(run.job, job_timeout_text(run.job), "job_timeout"))
+        else:
+            await self._keep(run, expired(run.job, 0))
+        return True
+
+    def _leave_slots(self, run: StreamRun) -> None:
+        if run.counted:
+            self._turns.give_back(run.held)
+            run.held, run.counted = None, False
+            self._changed()
+
+    async def _call(self, run: StreamRun, step: Step) -> Called:
+        if step.input.destination is not Location.STREAM:
+            return await super()._call(run, step)
+        return await self._calls.call(step, run.job, run.seconds_left, run.send)
+
+    def _delay(self, run: StreamRun, step: Step, called: Called) -> float | None:
+        return None if run.sent else super()._delay(run, step, called)
+
+    async def _try_later(self, run: StreamRun, called: Called, delay: float) -> bool:
+        self._leave_slots(run)
+        await self._keep(run, run.job.with_failure(called.result.container, called.attempt))
+        await anyio.sleep(delay)
+        return True

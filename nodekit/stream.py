@@ -1,0 +1,85 @@
+"""The answer of a job that streams, on its way from the container to the one who asked."""
+
+from collections.abc import Callable
+from typing import Self
+
+import anyio
+
+from nodekit.errors import StreamBroken
+from nodekit.job import Job, JobStatus
+
+
+class JobStream:
+    """The bytes of a job's last container as they come, one piece at a time: who reads slowly slows the container down.
+
+    The job runs once the first piece is asked for. Iterating ends when the job has succeeded and its result is stored;
+    it raises `StreamBroken` where the job ended in any other way.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        """As it was accepted; its end, once there are no more pieces."""
+        self._sender, self._receiver = anyio.create_memory_object_stream[bytes](0)
+        self._wanted = anyio.Event()
+        self._answered = anyio.Event()
+        self._error: Exception | None = None
+        self._has_left = False
+        self._when_left: Callable[[], None] | None = None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        self._wanted.set()
+        try:
+            return await self._receiver.receive()
+        except anyio.EndOfStream:
+            if self.job.status is JobStatus.SUCCESS:
+                raise StopAsyncIteration from None
+            raise StreamBroken(self.job) from None
+
+    def leave(self) -> None:
+        """Nobody reads any more."""
+        self._has_left = True
+        self._receiver.close()
+        if self._when_left is not None:
+            self._when_left()
+
+    # -- the node's side --------------------------------------------------------------------------
+
+    def accept(self) -> None:
+        """The job is kept."""
+        self._answered.set()
+
+    def refuse(self, error: Exception) -> None:
+        """It is not."""
+        self._error = error
+        self._answered.set()
+
+    async def accepted(self) -> None:
+        """Returns when the job is kept. Raises what was in the way."""
+        await self._answered.wait()
+        if self._error is not None:
+            raise self._error
+
+    def when_left(self, call: Callable[[], None]) -> None:
+        """To be called when nobody reads any more; at once, if that is so already."""
+        self._when_left = call
+        if self._has_left:
+            call()
+
+    async def wanted(self) -> None:
+        """Returns when the first piece is asked for."""
+        await self._wanted.wait()
+
+    async def send(self, piece: bytes) -> None:
+        """Hand a piece over; returns when it was taken. Where nobody is left to take it, `when_left` has ended this."""
+        try:
+            await self._sender.send(piece)
+        except anyio.BrokenResourceError:
+            await anyio.sleep_forever()
+
+    def end(self, job: Job) -> None:
+        """No more pieces come; the job is as it is stored, or as far as it got."""
+        self.job = job
+        self._sender.close()

@@ -1,0 +1,71 @@
+"""What a function gives, piece by piece."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from typing import Any, Self
+
+import msgspec
+
+from nodekit import ContainerFailed, InvalidPayload, Step, StreamRecord, decode_payload, encode_payload
+
+INSTANCE = "function"
+
+
+class Pieces:
+    """A generator's pieces as bytes; what goes wrong in it is a fault of the container."""
+
+    instance = INSTANCE
+
+    def __init__(self, pieces: AsyncIterator[bytes | str]) -> None:
+        self._pieces = pieces
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        with translated():
+            piece: object = await anext(self._pieces, None)
+            if isinstance(piece, str):
+                return piece.encode()
+            if isinstance(piece, bytes):
+                return piece
+            if piece is not None:
+                raise InvalidPayload(f"a piece that is neither bytes nor text: {type(piece).__name__}")
+        raise StopAsyncIteration
+
+
+@asynccontextmanager
+async def pieces_of(function: Callable[[Any], Any], step: Step) -> AsyncIterator[Pieces]:
+    """What it gives for a step: of a plain function, the output in one piece. Raises `ContainerFailed`."""
+    with translated():
+        answer = function(decode_payload(step.input.data))
+        if isinstance(answer, Awaitable):
+            answer = _once(bytes(encode_payload(await answer)))  # pyright: ignore[reportUnknownArgumentType]
+    async with aclosing(answer) as pieces:
+        yield Pieces(pieces)
+
+
+async def gathered(answer: AsyncGenerator[bytes | str, None]) -> msgspec.Raw:
+    """All that it gives, as the output of a job that does not stream."""
+    record = StreamRecord()
+    async with aclosing(answer) as pieces:
+        async for piece in Pieces(pieces):
+            record.add(piece)
+    return record.output()
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """An exception fails the step as an HTTP 500 would."""
+    try:
+        yield
+    except ContainerFailed:
+        raise
+    except InvalidPayload as error:
+        raise ContainerFailed("not_json", f"the output is {error}") from error
+    except Exception as error:
+        raise ContainerFailed("status", f"{type(error).__name__}: {error}", status=500) from error
+
+
+async def _once(piece: bytes) -> AsyncGenerator[bytes, None]:
+    yield piece
