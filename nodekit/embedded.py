@@ -2,16 +2,16 @@
 
 import logging
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Self
 
 import anyio
 from msgspec.structs import replace
 
 from nodekit._broadcast import Broadcast
+from nodekit._counts import Counts
 from nodekit._embedded_claim import EmbeddedClaim
 from nodekit._fresh import Fresh
 from nodekit._own_tasks import OwnTasks
@@ -42,8 +42,7 @@ class EmbeddedStore:
         self._own = OwnTasks()
         self._fresh = Fresh()
         self._broadcast = Broadcast()
-        self._origins: Counter[bool] = Counter()
-        self._clients: Counter[ClientId] = Counter()
+        self._counts = Counts()
 
     async def __aenter__(self) -> Self:
         if self._entered:
@@ -78,14 +77,14 @@ class EmbeddedStore:
     async def add(self, jobs: Sequence[Job]) -> list[Job]:
         """From here on `pending` counts them, also if the caller gives up while they are being added."""
         self._own.check()
-        self._count(jobs, +1)
+        self._counts.jobs(jobs, +1)
         return await self._own.run(self._add, jobs)
 
     async def _add(self, jobs: Sequence[Job]) -> list[Job]:
         try:
             kept = await self.table.add(jobs)
         finally:
-            self._count(jobs, -1)
+            self._counts.jobs(jobs, -1)
         for asked, job in zip(jobs, kept, strict=True):
             if self._is_new(asked, job):
                 self._track(entry := Unfinished.of(job))
@@ -96,14 +95,14 @@ class EmbeddedStore:
 
     async def add_claimed(self, job: Job) -> Claim:
         self._own.check()
-        self._count([job], +1)
+        self._counts.jobs([job], +1)
         return await self._own.run(self._add_claimed, job)
 
     async def _add_claimed(self, job: Job) -> Claim:
         try:
             kept = (await self.table.add([job]))[0]
         finally:
-            self._count([job], -1)
+            self._counts.jobs([job], -1)
         if not self._is_new(job, kept):
             raise StoreFailed(f"job {kept.id} is already there and cannot be claimed")
         self._track(Unfinished.of(kept))
@@ -257,7 +256,7 @@ class EmbeddedStore:
         return await self.table.delete(ids)
 
     async def pending(self) -> Pending:
-        return Pending(self._origins[False], self._origins[True], MappingProxyType(self._clients))
+        return self._counts.pending()
 
     def changes(self) -> AbstractAsyncContextManager[AsyncIterator[JobId | None]]:
         return self._broadcast.subscribe()
@@ -270,25 +269,14 @@ class EmbeddedStore:
     def _track(self, entry: Unfinished) -> None:
         self._unfinished[entry.id] = entry
         self._queue.know(entry.id)
-        self._count_one(entry.client, entry.onchain, +1)
+        self._counts.one(entry, +1)
 
     def _finish(self, id: JobId) -> None:
         entry = self._unfinished.pop(id)
         self._queue.forget(id)
         self._fresh.pop(id)
-        self._count_one(entry.client, entry.onchain, -1)
+        self._counts.one(entry, -1)
         self._claims.pop(id, None)
-
-    def _count(self, jobs: Sequence[Job], by: int) -> None:
-        for job in jobs:
-            if not job.status.finished:
-                self._count_one(job.client, job.request.origin is Location.ONCHAIN, by)
-
-    def _count_one(self, client: ClientId, onchain: bool, by: int) -> None:
-        self._origins[onchain] += by
-        self._clients[client] += by
-        if not self._clients[client]:
-            del self._clients[client]
 
     def _queue_again(self, id: JobId) -> None:
         """Put back what was taken out and came to nothing."""

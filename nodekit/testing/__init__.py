@@ -14,7 +14,7 @@ Needs pytest. Each suite is a class with one fixture to define; choose event loo
 import pytest
 
 for _name in (
-    *("keeping", "tables", "claiming", "finishing", "expiring", "stores", "durable", "runners"),
+    *("keeping", "tables", "claiming", "finishing", "expiring", "stores", "durable", "runners", "streaming"),
     *("_turns", "_choices", "_expected", "_trial", "_operations", "model"),
 ):
     pytest.register_assert_rewrite(f"{__name__}.{_name}")
@@ -25,6 +25,7 @@ from nodekit.testing.faults import Call, Crashed, Fault, Faults, Moment, Point, 
 from nodekit.testing.jobs import make_attempt, make_job, make_request, make_step, succeeded, with_output  # noqa: E402
 from nodekit.testing.runners import ContainerRunnerContract  # noqa: E402
 from nodekit.testing.stores import JobStoreContract  # noqa: E402
+from nodekit.testing.streaming import StreamingRunnerContract  # noqa: E402
 from nodekit.testing.tables import JobTableContract  # noqa: E402
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "JobTableContract",
     "Moment",
     "Point",
+    "StreamingRunnerContract",
     "VirtualClock",
     "When",
     "make_attempt",

@@ -56,11 +56,16 @@ def succeeded(job: Job) -> Job:
     return with_output(job).finished(Outcome(JobStatus.SUCCESS), time.time())
 
 
-def make_step(container: ContainerId, data: Any = None, *, index: int = 0, attempt: int = 1) -> Step:
+def make_step(
+    container: ContainerId,
+    data: Any = None,
+    *,
+    index: int = 0,
+    attempt: int = 1,
+    destination: Location = Location.OFFCHAIN,
+) -> Step:
     """A step of some job."""
-    input = ContainerInput(
-        source=Location.OFFCHAIN, destination=Location.OFFCHAIN, data=_payload(data), requires_proof=False
-    )
+    input = ContainerInput(source=Location.OFFCHAIN, destination=destination, data=_payload(data), requires_proof=False)
     return Step(job_id=_ids.next(), index=index, attempt=attempt, container=container, input=input)
 
 

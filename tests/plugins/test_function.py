@@ -3,6 +3,7 @@
 import functools
 import json
 import sys
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import msgspec
 import pytest
 
 from nodekit import CompositionError, Container, ContainerFailed, NodeFile
-from nodekit.testing import ContainerRunnerContract, make_step
+from nodekit.testing import StreamingRunnerContract, make_step
 from nodekit_function import FunctionConfig, FunctionContainer, FunctionRunner, from_config
 
 pytestmark = pytest.mark.anyio
@@ -44,10 +45,16 @@ def runner() -> FunctionRunner:
     async def slow(data: Any) -> Any:
         await anyio.sleep(1000)
 
+    @runner.container("endless")
+    async def endless(data: Any) -> AsyncGenerator[str, None]:
+        while True:
+            await anyio.lowlevel.checkpoint()
+            yield "x" * 1000
+
     return runner
 
 
-class TestFunctionRunner(ContainerRunnerContract):
+class TestFunctionRunner(StreamingRunnerContract):
     opaque = False
 
     @pytest.fixture

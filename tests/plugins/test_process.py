@@ -28,10 +28,13 @@ from nodekit import (
     encode_payload,
     load_node,
 )
+from nodekit.testing import StreamingRunnerContract
 from nodekit_process import ProcessConfig, ProcessContainer, ProcessRunner
 from nodekit_process._output import KEPT_LINES, MAX_LINE_BYTES, Output
 
 pytestmark = pytest.mark.anyio
+
+CONTRACT_SERVICE = Path(__file__).parents[1] / "contract_service.py"
 
 # What a job says, it does: exit, kill itself, drop the connection, show its environment, …
 SERVER = r"""
@@ -92,6 +95,15 @@ def server(id: str = "one", source: str = SERVER, **settings: Any) -> ProcessCon
 
 def runner(*containers: ProcessContainer) -> ProcessRunner:
     return ProcessRunner(ProcessConfig(containers=containers))
+
+
+class TestProcessRunner(StreamingRunnerContract):
+    @pytest.fixture
+    def runner(self) -> ProcessRunner:
+        environments = {"echo": {}, "fail": {"FAIL": "1"}, "slow": {"SLOW": "600"}, "endless": {"ENDLESS": "1"}}
+        command = (sys.executable, "-IS", str(CONTRACT_SERVICE))
+        given: dict[str, Any] = {"command": command, "startup_seconds": 20.0, "stop_seconds": 2.0}
+        return runner(*(ProcessContainer(id=id, env=env, **given) for id, env in environments.items()))
 
 
 def step(container: str = "one", **data: Any) -> Step:

@@ -17,7 +17,7 @@ import pytest
 from anyio.abc import SocketAttribute, SocketStream
 
 from nodekit import CompositionError, ContainerFailed, ContainerOutput, Secret
-from nodekit.testing import ContainerRunnerContract, make_step
+from nodekit.testing import StreamingRunnerContract, make_step
 from nodekit_remote import RemoteConfig, RemoteContainer, RemoteRunner, restart_pause
 from nodekit_remote._started import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, STEADY_SECONDS
 
@@ -89,11 +89,19 @@ class Server:
                     request = await _receive(stream)
                     if request.path == "/slow/service_output":
                         await stream.receive()  # until the caller hangs up
+                    if request.path == "/endless/service_output":
+                        await self._go_on(stream)
                     await stream.send(await self._answer(request))
         except (anyio.EndOfStream, anyio.BrokenResourceError):
             pass
         finally:
             self.open -= 1
+
+    async def _go_on(self, stream: SocketStream) -> None:
+        """Until the caller hangs up."""
+        await stream.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        while True:
+            await stream.send(b"2710\r\n" + b"x" * 10_000 + b"\r\n")
 
     async def _answer(self, request: Request) -> bytes:
         self.requests.append(request)
@@ -147,10 +155,10 @@ async def failure(server: Server, name: str, **settings: Any) -> ContainerFailed
     return raised.value
 
 
-class TestRemoteRunner(ContainerRunnerContract):
+class TestRemoteRunner(StreamingRunnerContract):
     @pytest.fixture
     def runner(self, server: Server) -> RemoteRunner:
-        return runner_for(server, "echo", "fail", "slow")
+        return runner_for(server, "echo", "fail", "slow", "endless")
 
 
 @pytest.mark.parametrize("url", ["http://h:99999", "http://h:-1/", "http://h:port", "http://["])

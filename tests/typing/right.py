@@ -1,7 +1,7 @@
 """What authors of plugins write. Only type-checked: this must pass as it stands."""
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -35,6 +35,7 @@ from nodekit import (
     Pipeline,
     Refusal,
     Step,
+    StreamingRunner,
     Transport,
     Unavailable,
     Unfinished,
@@ -117,6 +118,27 @@ class UpperRunner:
         return ContainerOutput(container=step.container, output=encode_payload("UP"), instance="one")
 
 
+class SpellingRunner(UpperRunner):
+    """A runner that streams as well."""
+
+    def stream(self, step: Step) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        return self._spelt(step)
+
+    @asynccontextmanager
+    async def _spelt(self, step: Step) -> AsyncIterator[AsyncIterator[bytes]]:
+        yield self._letters(bytes(step.input.data))
+
+    async def _letters(self, data: bytes) -> AsyncIterator[bytes]:
+        for letter in data:
+            yield bytes([letter])
+
+
+async def read(node: Node) -> str:
+    async with node.stream(JobRequest.of("upper", data={"text": "hello"})) as stream:
+        pieces: list[bytes] = [piece async for piece in stream]
+        return f"{stream.job.id}: {b''.join(pieces).decode()}"
+
+
 class Once:
     """A pipeline of one step."""
 
@@ -169,6 +191,7 @@ offer = Offer(Config, build)
 table: JobTable = ListTable()
 store: JobStore = EmbeddedStore(table)
 runner: ContainerRunner = UpperRunner()
+streaming: StreamingRunner = SpellingRunner()
 pipeline: Pipeline = Once()
 transport: Transport = Silent()
 

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from docker_runs import Bed
 
-from nodekit.testing import ContainerRunnerContract
+from nodekit.testing import StreamingRunnerContract
 
-SERVICE = Path(__file__).with_name("contract_service.py")
+SERVICE = Path(__file__).parents[2] / "contract_service.py"
 
 
 @pytest.fixture(scope="module")
@@ -18,14 +18,14 @@ def image(engine: Any) -> str:
     return tag
 
 
-class TestDockerRunner(ContainerRunnerContract):
+class TestDockerRunner(StreamingRunnerContract):
     timeout_seconds = 60.0
 
     @pytest.fixture
     def runner(self, bed: Bed, image: str) -> Any:
         self.bed = bed
         made = {"image": image, "command": ("/contract_service.py",)}
-        environments = {"echo": {}, "fail": {"FAIL": "1"}, "slow": {"SLOW": "600"}}
+        environments = {"echo": {}, "fail": {"FAIL": "1"}, "slow": {"SLOW": "600"}, "endless": {"ENDLESS": "1"}}
         return bed.runner(*(bed.container(id, env=env, **made) for id, env in environments.items()))
 
     def nothing_is_left(self, runner: Any) -> bool:

@@ -1,9 +1,10 @@
-"""A container for the contract of runners: it echoes `data` byte for byte, or FAILs, or is SLOW."""
+"""A container for the contract of runners: it echoes `data` byte for byte, or FAILs, or is SLOW or ENDLESS."""
 
 import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
@@ -18,8 +19,19 @@ class Handler(BaseHTTPRequestHandler):
         time.sleep(float(os.environ.get("SLOW", "0")))
         if "FAIL" in os.environ:
             return self.reply(500, b'"failing as told"')
+        if "ENDLESS" in os.environ:
+            return self.go_on()
         begin, end = body.index(b'"data":') + len(b'"data":'), body.rindex(b',"requires_proof"')
         return self.reply(200, body[begin:end])
+
+    def go_on(self) -> None:
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        with suppress(OSError):
+            while True:
+                self.wfile.write(b"%x\r\n%b\r\n" % (10_000, b"x" * 10_000))
+        self.close_connection = True
 
     def reply(self, status: int, body: bytes) -> None:
         self.send_response(status)
@@ -36,4 +48,4 @@ class Server(ThreadingHTTPServer):
 
 
 signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
-Server(("0.0.0.0", 3000), Handler).serve_forever()
+Server(("0.0.0.0", int(os.environ.get("PORT", "3000"))), Handler).serve_forever()

@@ -1,0 +1,77 @@
+"""What a `StreamingRunner` promises."""
+
+import anyio
+import msgspec
+import pytest
+
+from nodekit import ContainerFailed, ContainerId, Location, Step, StreamingRunner
+from nodekit.testing.jobs import make_step
+from nodekit.testing.runners import ContainerRunnerContract
+
+
+class StreamingRunnerContract(ContainerRunnerContract):
+    """As `ContainerRunnerContract`, of a runner that streams as well. It offers one container more."""
+
+    endless: ContainerId = "endless"
+    """Gives pieces without end, as fast as they are taken."""
+
+    def step(self, container: ContainerId, data: object = None) -> Step:
+        return make_step(container, data, destination=Location.STREAM)
+
+    async def streamed(self, runner: StreamingRunner, step: Step) -> bytes:
+        with anyio.fail_after(self.timeout_seconds):
+            async with runner.stream(step) as pieces:
+                return b"".join([piece async for piece in pieces])
+
+    async def begun(self, runner: StreamingRunner) -> None:
+        """Read a piece of `endless`, and leave it."""
+        with anyio.fail_after(self.timeout_seconds):
+            async with runner.stream(self.step(self.endless)) as pieces:
+                assert await anext(aiter(pieces))
+
+    async def test_it_is_one(self, runner: StreamingRunner) -> None:
+        assert isinstance(runner, StreamingRunner)
+
+    async def test_what_a_container_answers_is_streamed_too(self, runner: StreamingRunner) -> None:
+        data = {"text": "grüße", "large": "x" * 300_000}
+        async with runner:
+            assert msgspec.json.decode(await self.streamed(runner, self.step(self.echo, data))) == data
+
+    async def test_a_stream_that_fails_says_why(self, runner: StreamingRunner) -> None:
+        async with runner:
+            with pytest.raises(ContainerFailed) as raised:
+                await self.streamed(runner, self.step(self.fail))
+            assert raised.value.text.strip()
+            assert await self.streamed(runner, self.step(self.echo, {"after": 1}))
+
+    async def test_pieces_come_before_the_end_and_leaving_gives_up_the_call_at_once(
+        self, runner: StreamingRunner
+    ) -> None:
+        async with runner:
+            for _ in range(3):
+                await self.begun(runner)
+            assert (await self.outcome(runner, make_step(self.echo, {"a": 1}))).value == {"a": 1}
+
+    async def test_streams_go_on_beside_each_other(self, runner: StreamingRunner) -> None:
+        async with runner, runner.stream(self.step(self.endless)) as pieces:
+            assert await anext(aiter(pieces))
+            async with anyio.create_task_group() as tasks:
+                for _ in range(10):
+                    tasks.start_soon(self.begun, runner)
+            assert await anext(aiter(pieces))
+
+    @pytest.mark.parametrize("pause", [0.0, 0.01, 0.2])
+    async def test_cancelling_a_stream_gives_it_up_at_once(self, runner: StreamingRunner, pause: float) -> None:
+        async with runner:
+            for container in (self.slow, self.endless):
+                with anyio.fail_after(pause + self.prompt_seconds), anyio.move_on_after(pause):
+                    async with runner.stream(self.step(container)) as pieces:
+                        async for _ in pieces:
+                            await anyio.lowlevel.checkpoint()
+                    raise AssertionError(f"{container} came to an end")
+            assert await self.streamed(runner, self.step(self.echo, {"a": 1}))
+
+    async def test_exit_leaves_nothing_behind_of_streams_that_were_left(self, runner: StreamingRunner) -> None:
+        async with runner:
+            await self.begun(runner)
+        assert self.nothing_is_left(runner)
