@@ -19,6 +19,7 @@ from nodekit._slots import Slots
 from nodekit._stream_runs import StreamRun, StreamRuns
 from nodekit._turns import Turns
 from nodekit.container import ContainerId
+from nodekit.errors import Unavailable
 from nodekit.events import Event
 from nodekit.job import Job
 from nodekit.runner import ContainerRunner
@@ -113,10 +114,11 @@ class Executor:
     def stream(self, job: Job, asked: Callable[[], None]) -> JobStream:
         """Keep an admitted job and run it for who reads the stream; its reader leaving ends it.
 
-        `asked` is called right before the store is asked to keep it.
+        `asked` is called right before the store is asked to keep it. Raises `Unavailable` while it drains.
         """
+        if self._tasks is None or self._draining:  # since it was admitted
+            raise Unavailable("the node is draining", retry_after_seconds=1)
         stream = JobStream(job)
-        assert self._tasks is not None
         self.running += 1
         self._tasks.start_soon(self._stream, stream, asked)
         return stream

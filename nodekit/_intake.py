@@ -91,6 +91,8 @@ class Intake:
             job = await self._admit(request, room)
             if not isinstance(job, Job):
                 raise job
+            if job.status.finished:  # its pipeline has nothing to do
+                return await self._nothing_to_read(job)
             stream = begin(job, room.leave)
             try:
                 await stream.accepted()
@@ -101,6 +103,13 @@ class Intake:
                 raise
         self.trouble.is_over()
         self._tell(JobAccepted(job))
+        return stream
+
+    async def _nothing_to_read(self, job: Job) -> JobStream:
+        (kept,) = await self._keep([job])
+        self._accepted(job, kept)
+        stream = JobStream(kept)
+        stream.end(kept)
         return stream
 
     # -- limits -----------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Slots for streams. They wait here and not in the store's queue: oldest first, and before jobs that are queued."""
+"""Slots for streams. They wait here and not in the store's queue, and come before what is queued."""
 
 from collections.abc import Callable
 
@@ -15,18 +15,20 @@ class Turns:
         """`ask` is called when somebody begins to wait, and calls `grant`."""
         self._slots = slots
         self._ask = ask
-        self._waiting: dict[anyio.Event, ContainerId] = {}
+        self._waiting: dict[ContainerId, dict[anyio.Event, None]] = {}
 
     async def take(self, id: ContainerId) -> None:
         """Returns when it has a slot of the node and one of the container."""
         turn = anyio.Event()
-        self._waiting[turn] = id
+        self._waiting.setdefault(id, {})[turn] = None
         try:
             self._ask()
             await turn.wait()
         except BaseException:
-            if self._waiting.pop(turn, None) is None:
+            if turn.is_set():
                 self.give_back(id)
+            else:
+                self._forget(id, turn)
             raise
 
     def give_back(self, id: ContainerId | None) -> None:
@@ -35,15 +37,29 @@ class Turns:
         self._slots.free += 1
 
     def grant(self) -> bool:
-        """Give out what is free; whether anything was. To be called whenever something may have become free."""
-        granted = [turn for turn, id in self._waiting.items() if self._free(id)]
-        for turn in granted:
-            del self._waiting[turn]
-            turn.set()
-        return bool(granted)
+        """Give out what is free, to one container after another; whether anything was.
+
+        To be called whenever something may have become free.
+        """
+        granted = False
+        for id in list(self._waiting):
+            while id in self._waiting and self._free(id):
+                turn = next(iter(self._waiting[id]))
+                self._forget(id, turn)
+                if turns := self._waiting.pop(id, None):
+                    self._waiting[id] = turns  # behind the others, for the next time
+                turn.set()
+                granted = True
+        return granted
 
     def _free(self, id: ContainerId) -> bool:
         if self._slots.free < 1 or not self._slots.take(id):
             return False
         self._slots.free -= 1
         return True
+
+    def _forget(self, id: ContainerId, turn: anyio.Event) -> None:
+        turns = self._waiting[id]
+        del turns[turn]
+        if not turns:
+            del self._waiting[id]

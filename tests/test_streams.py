@@ -7,6 +7,7 @@ from typing import Any
 
 import anyio
 import pytest
+from msgspec.structs import replace
 from parts import Gate, SwitchRunner, functions, make_node, request, settle_down, until
 
 from nodekit import (
@@ -25,8 +26,10 @@ from nodekit import (
     JobStream,
     Location,
     Node,
+    Outcome,
     Refusal,
     Retry,
+    Sequence,
     StepFinished,
     StoreFailed,
     StreamBroken,
@@ -369,6 +372,44 @@ async def test_a_stream_comes_before_what_is_queued_and_no_more_run_than_may() -
     assert order[0] == "stream"
     assert order.count("queued") == 20
     assert most == 1
+
+
+async def test_streams_of_one_container_do_not_keep_those_of_another_from_the_nodes_slots() -> None:
+    order: list[str] = []
+
+    async def many(data: Any) -> Any:
+        order.append("many")
+        return {}
+
+    async def few(data: Any) -> Any:
+        order.append("few")
+        return {}
+
+    gate = Gate()
+    async with make_node(functions(gate=gate, many=many, few=few), concurrency=1) as node:
+        async with anyio.create_task_group() as tasks, running(node, gate):
+            for _ in range(10):
+                tasks.start_soon(streamed, node, request("many"))
+            await settle_down()
+            tasks.start_soon(streamed, node, request("few"))
+            await settle_down()
+            assert order == []
+    assert order.index("few") <= 1
+    assert order.count("many") == 10
+
+
+async def test_a_pipeline_that_has_nothing_to_do_gives_a_stream_that_ends_at_once() -> None:
+    class Nothing(Sequence):
+        def next_step(self, job: Job) -> None:
+            return None
+
+        def outcome(self, job: Job) -> Outcome:
+            return Outcome(JobStatus.SUCCESS)
+
+    async with make_node(pipelines={"nothing": Nothing()}) as node:
+        pieces, job = await streamed(node, replace(request(), pipeline="nothing"))
+        assert pieces == []
+        assert await node.fetch([job.id]) == [job]
 
 
 async def test_a_stream_waits_for_a_container_that_is_down() -> None:
