@@ -374,6 +374,19 @@ async def test_a_stream_comes_before_what_is_queued_and_no_more_run_than_may() -
     assert most == 1
 
 
+async def test_a_stream_and_queued_jobs_together_are_no_more_than_may_run() -> None:
+    gate = Gate()
+    async with make_node(functions(gate=gate), concurrency=2) as node, anyio.create_task_group() as tasks:
+        tasks.start_soon(streamed, node, request("gate"))
+        await until(lambda: gate.running == 1)
+        jobs = await node.submit_many([request("gate"), request("gate")])
+        await until(lambda: gate.running == 2)
+        await settle_down()
+        gate.opened.set()
+        await node.wait([job.id for job in jobs if isinstance(job, Job)])
+    assert (gate.calls, gate.most) == (3, 2)
+
+
 async def test_streams_of_one_container_do_not_keep_those_of_another_from_the_nodes_slots() -> None:
     order: list[str] = []
 
