@@ -32,10 +32,12 @@ from nodekit.errors import (
     StoreInUse,
     StreamBroken,
     TooManyJobs,
+    TooManyRequests,
     Unavailable,
 )
 from nodekit.events import Event, JobAccepted, JobFinished, StepFinished
 from nodekit.finding import Finding
+from nodekit.formats import Format, NodeTables
 from nodekit.job import FINISHED, UNFINISHED, Attempt, Job, JobRequest, JobStatus, Outcome, StepRecord, last_output
 from nodekit.limits import ClientLimits
 from nodekit.node import Node
@@ -75,6 +77,7 @@ __all__ = [
     "Event",
     "FailureKind",
     "Finding",
+    "Format",
     "Health",
     "InProcessRunner",
     "InvalidPayload",
@@ -91,6 +94,7 @@ __all__ = [
     "Location",
     "Node",
     "NodeFile",
+    "NodeTables",
     "NodekitError",
     "NotStarted",
     "Offer",
@@ -114,6 +118,7 @@ __all__ = [
     "StreamRecord",
     "StreamingRunner",
     "TooManyJobs",
+    "TooManyRequests",
     "Transport",
     "Unavailable",
     "Unfinished",

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from nodekit import hookspecs
-from nodekit.errors import CompositionError, Problem, Refusal, Unavailable
+from nodekit.container import ClientId
+from nodekit.errors import CompositionError, NodekitError, Problem, Refusal, Unavailable
 from nodekit.events import Event
 from nodekit.job import JobRequest
 
@@ -56,6 +57,7 @@ class Hooks:
         for number, plugin in enumerate(plugins):
             self._manager.register(plugin, name=f"{number}:{plugin_name(plugin)}")
         self._admit = self._implementations("nodekit_admit")
+        self._limit = self._implementations("nodekit_limit")
         self._observe = self._implementations("nodekit_observe")
         self._lifespan = self._implementations("nodekit_lifespan")
         self._tell_problems = self._implementations("nodekit_problems")
@@ -81,6 +83,18 @@ class Hooks:
                     "plugin %s failed in nodekit_admit; the request is refused", implementation.plugin_name
                 )
                 raise Refusal("Admission failed") from error
+
+    def limit(self, client: ClientId, node: "Node") -> None:
+        """Ask every plugin; the first `Unavailable` wins, and one that breaks lets nobody through."""
+        for implementation in self._limit:
+            try:
+                _call(implementation, client=client, node=node)
+            except Unavailable:
+                raise
+            except Exception as error:
+                name = plugin_name(implementation.plugin)
+                logger.exception("plugin %s failed in nodekit_limit; the request fails", implementation.plugin_name)
+                raise NodekitError(f"plugin {name} failed to say whether the client asks too often") from error
 
     @property
     def observed(self) -> bool:

@@ -1,10 +1,9 @@
 """Node file → Node. Glue over the constructors: whatever a node file can say, Python can say too."""
 
 import re
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard, TypeVar
+from typing import Annotated, Any, TypeGuard, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -13,6 +12,7 @@ from nodekit._explain import explain
 from nodekit._naming import default_name, name_problem
 from nodekit._rules import nearest
 from nodekit.errors import CompositionError, NodekitError, Problem
+from nodekit.formats import NodeTables, read_tables
 from nodekit.limits import NodeLimits
 from nodekit.node import Node
 from nodekit.offers import Kind, NodeFile, Offer, load_offer, offered
@@ -20,7 +20,7 @@ from nodekit.secret import Secret
 
 T = TypeVar("T")
 
-_TABLES = ("node", "store", "runners", "transports", "pipelines", "plugins")
+_TABLES = ("node", "log", "store", "runners", "transports", "pipelines", "plugins")
 
 
 class NodeSettings(NodeLimits, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -34,25 +34,46 @@ class NodeSettings(NodeLimits, frozen=True, kw_only=True, forbid_unknown_fields=
             raise ValueError(f"name: {problem}")
 
 
+class LogSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table ``[log]``: a file beside standard error, for `nodekit serve`."""
+
+    path: Path
+    max_file_bytes: Annotated[int, msgspec.Meta(ge=0)] = 100 * 1024 * 1024
+    """A file that would grow beyond this is put aside, and a new one begun; 0: it grows."""
+    backups: Annotated[int, msgspec.Meta(ge=0)] = 2
+    """How many that were put aside are kept, as ``path.1`` (the newest), ``path.2``, …"""
+
+    def __post_init__(self) -> None:
+        if "\0" in str(self.path):
+            raise ValueError("path: no file has a NUL in its name")
+
+
 def load_node(path: Path | str) -> Node:
     """Compose the node of a node file; nothing is acquired. Raises `CompositionError` with every problem."""
-    return compose(read_node_file(path), Path(path))
+    return compose_file(read_tables(path), Path(path))
 
 
 def read_node_file(path: Path | str) -> dict[str, Any]:
-    """The tables of a node file, unchecked. Raises `CompositionError` where it is not TOML or cannot be read."""
+    """The tables of a node file, unchecked. Raises `CompositionError` where it cannot be read."""
+    return read_tables(path).tables
+
+
+def compose_file(file: NodeTables, path: Path) -> Node:
+    """As `compose`; problems are told where they stand in the file."""
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise CompositionError(Problem(str(path), f"cannot be read: {reason}")) from error
-    except tomllib.TOMLDecodeError as error:
-        raise CompositionError(Problem(str(path), f"is not TOML: {error}")) from error
+        return compose(file.tables, path)
+    except CompositionError as error:
+        raise file.in_the_file(error) from error
 
 
 def compose(tables: Mapping[str, Any], path: Path) -> Node:
     """The node that the tables of a node file at `path` describe."""
     return _Composition(tables, path).node()
+
+
+def log_settings(tables: Mapping[str, Any], path: Path) -> LogSettings | None:
+    """The table ``[log]`` of a node file that composes; None: there is none."""
+    return _Composition(tables, path).log()
 
 
 def node_name(tables: Mapping[str, Any], path: Path | str) -> str:
@@ -89,6 +110,7 @@ class _Composition:
         transports = self.parts("transport", "transports")
         pipelines = self.parts("pipeline", "pipelines")
         store = self.store()
+        self.log()
         if self.problems:
             raise CompositionError(sorted(self.problems, key=self.position))
         return Node(
@@ -99,6 +121,9 @@ class _Composition:
             plugins=[part for _, part in plugins],
             **msgspec.structs.asdict(replace(self.settings, name=self.file.node)),
         )
+
+    def log(self) -> LogSettings | None:
+        return self.convert(self.table("log"), LogSettings, "log") if "log" in self.tables else None
 
     def store(self) -> Any:
         if "store" not in self.tables:

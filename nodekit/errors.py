@@ -73,6 +73,10 @@ class TooManyJobs(Unavailable):
     """The client holds as many unfinished jobs as it may; other clients' are taken. Try again later."""
 
 
+class TooManyRequests(Unavailable):
+    """The client asks more often than it may; other clients' requests are taken. Try again later."""
+
+
 class KeyReused(NodekitError):
     """The client used this idempotency key before, for another request. Make a new key for each new request."""
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
+from nodekit.container import ClientId
 from nodekit.events import Event
 from nodekit.job import JobRequest
 
@@ -42,6 +43,21 @@ async def nodekit_admit(request: JobRequest, node: "Node") -> None:
             async def nodekit_admit(self, request):
                 if request.client == "203.0.113.7":
                     raise Refusal("Not today", client=request.client)
+    """
+
+
+def nodekit_limit(client: ClientId, node: "Node") -> None:
+    """Let a client wait that asks too often, by raising `TooManyRequests`; the first one wins.
+
+    Transports ask for each request, before they look at what it wants. It is asked often: no I/O. Any other exception
+    fails the request.
+
+    Example::
+
+        class OneAtATime:
+            def nodekit_limit(self, client):
+                if client in self.busy:
+                    raise TooManyRequests("one at a time", retry_after_seconds=1)
     """
 
 

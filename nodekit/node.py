@@ -237,6 +237,10 @@ class Node:
             self._tell(JobFinished(settled.job))
         return settled.job
 
+    def limit(self, client: ClientId) -> None:
+        """For transports, before they look at a request: raises `TooManyRequests` where the client asks too often."""
+        self._hooks.limit(client, self)
+
     def changes(self) -> AbstractAsyncContextManager[AsyncIterator[JobId | None]]:
         """Ids of jobs that change from now on; None: some were missed, look again."""
         return self._store.changes()

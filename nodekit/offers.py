@@ -1,6 +1,6 @@
 """Names that installed packages put forward, read from metadata; a package is imported only when its offer is used."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 Kind: TypeAlias = Literal["store", "runner", "transport", "pipeline", "plugin"]
 
+T = TypeVar("T")
 ConfigT = TypeVar("ConfigT", bound=msgspec.Struct)
 
 
@@ -51,7 +52,7 @@ class Offer(Generic[ConfigT]):
         self.container = container
 
 
-def offered(kind: Kind) -> "Mapping[str, list[EntryPoint]]":
+def offered(kind: Kind | Literal["format"]) -> "Mapping[str, list[EntryPoint]]":
     """Who offers what, by name; more than one under a name is a clash."""
     from importlib.metadata import entry_points  # a third of the time of `import nodekit`, were it at the top
 
@@ -64,22 +65,26 @@ def offered(kind: Kind) -> "Mapping[str, list[EntryPoint]]":
 def load_offer(kind: Kind, name: str) -> Offer[Any]:
     """Import the one offer of that name. Raises `NodekitError` where there is none, several, or a broken one."""
     found = offered(kind)
-    entries = found.get(name, [])
-    if not entries:
+    if name not in found:
         known = ", ".join(sorted(found)) or "none"
         raise NodekitError(f"unknown {kind} {name!r}; known: {known}{nearest(name, found)}")
+    return load_only(found[name], Offer, f"{kind} {name!r}")  # pyright: ignore[reportUnknownVariableType]
+
+
+def load_only(entries: "Sequence[EntryPoint]", expected: type[T], called: str) -> T:
+    """Import what the one entry point of a name points to. Raises `NodekitError` where there are several."""
     if len(entries) > 1:
         owners = ", ".join(sorted(owner(entry) for entry in entries))
-        raise NodekitError(f"{kind} {name!r} is offered by several distributions ({owners}); uninstall all but one")
+        raise NodekitError(f"{called} is offered by several distributions ({owners}); uninstall all but one")
+    (entry,) = entries
     try:
-        offer = entries[0].load()
+        found = entry.load()
     except Exception as error:
-        raise NodekitError(
-            f"{kind} {name!r} of {owner(entries[0])} cannot be imported: {type(error).__name__}: {error}"
-        ) from error
-    if not isinstance(offer, Offer):
-        raise NodekitError(f"{kind} {name!r} of {owner(entries[0])}: {entries[0].value} is not an Offer")
-    return offer  # pyright: ignore[reportUnknownVariableType]
+        raise NodekitError(f"{called} of {owner(entry)} cannot be imported: {type(error).__name__}: {error}") from error
+    if not isinstance(found, expected):
+        article = "an" if expected.__name__[0] in "AEIOU" else "a"
+        raise NodekitError(f"{called} of {owner(entry)}: {entry.value} is not {article} {expected.__name__}")
+    return found
 
 
 def owner(entry: "EntryPoint") -> str:

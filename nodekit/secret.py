@@ -26,6 +26,8 @@ class Secret:
     def resolve(cls, reference: Any, folder: Path) -> Self:
         """Follow a reference from a node file in `folder`. Raises `NodekitError` saying what to do."""
         match reference:
+            case Secret():  # from Python, or read from a file of another format
+                return cls(reference.reveal())
             case {"env": str(name), **rest} if not rest:
                 if (text := os.environ.get(name)) is None:
                     raise NodekitError(f"environment variable {name} is not set")
@@ -51,6 +53,6 @@ else:
         def resolve(cls, reference: Any, folder: Path) -> Self:
             if isinstance(reference, str):
                 return cls(reference)
-            if not isinstance(reference, dict):
+            if not isinstance(reference, dict | Secret):
                 raise NodekitError('expected a text, or a reference: { env = "NAME" } or { file = "path" }')
             return super().resolve(reference, folder)

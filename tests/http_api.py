@@ -3,7 +3,7 @@
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -162,7 +162,12 @@ def api_functions(gate: Gate) -> FunctionRunner:
 
 @asynccontextmanager
 async def serving(
-    server: str, *, runners: Any = None, node: dict[str, Any] | None = None, **config: Any
+    server: str,
+    *,
+    runners: Any = None,
+    plugins: Sequence[object] = (),
+    node: dict[str, Any] | None = None,
+    **config: Any,
 ) -> AsyncIterator[Api]:
     """A node with the asgi transport on a free port."""
     gate = Gate()
@@ -170,7 +175,7 @@ async def serving(
     composed = make_node(
         *(runners or [api_functions(gate)]),
         transports=[AsgiTransport(settings)],
-        plugins=[Guardian()],
+        plugins=[Guardian(), *plugins],
         **{"drain_seconds": 0, **(node or {})},
     )
     async with composed, aiohttp.ClientSession() as session:

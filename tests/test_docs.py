@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import EntryPoint, distribution
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import msgspec
@@ -18,9 +18,10 @@ import pytest
 
 from nodekit import ClientLimits, Container, Offer, Retry, hookspecs
 from nodekit.cli import main
-from nodekit.config import NodeSettings
+from nodekit.config import LogSettings, NodeSettings
 from nodekit_asgi._app import ROUTES
 from nodekit_docker import Credentials
+from nodekit_infernet._config import InfernetConfig
 from nodekit_remote import HttpContainer, StartedContainer
 
 ROOT = Path(__file__).parent.parent
@@ -194,6 +195,24 @@ def test_the_reference_has_every_key_of_a_table_inside_another(heading: str, str
 
 def test_the_reference_has_every_key_of_the_node() -> None:
     assert documented(REFERENCE / "node-file.md", "`[node]`") == settings(NodeSettings)
+
+
+def test_the_reference_has_every_key_of_the_log() -> None:
+    assert documented(REFERENCE / "node-file.md", "`[log]`") == settings(LogSettings)
+
+
+def test_the_page_about_infernet_says_of_every_key_what_becomes_of_it() -> None:
+    text = (ROOT / "docs" / "how-to" / "move-from-infernet.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)
+    assert sorted(key for row in rows for key in re.findall(r"`([^`]+)`", row)) == sorted(infernet_keys(InfernetConfig))
+
+
+def infernet_keys(struct: type[msgspec.Struct], place: str = "") -> Iterator[str]:
+    for field in msgspec.structs.fields(struct):
+        kinds = (field.type, *get_args(field.type))
+        inner = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, msgspec.Struct)), None)
+        below = f"{place}{field.name}"
+        yield from [below] if inner is None else infernet_keys(inner, f"{below}{'[]' if ... in kinds else ''}.")
 
 
 def test_the_reference_names_every_built_in_offer() -> None:

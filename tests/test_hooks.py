@@ -12,7 +12,16 @@ import pluggy
 import pytest
 from parts import SpiedStore, SwitchRunner, functions, make_node, request, until
 
-from nodekit import CompositionError, Container, EmbeddedStore, JobRequest, Refusal
+from nodekit import (
+    CompositionError,
+    Container,
+    EmbeddedStore,
+    JobRequest,
+    NodekitError,
+    Refusal,
+    TooManyRequests,
+    Unavailable,
+)
 from nodekit.testing import Faults
 from nodekit_guardian import Guardian, rules
 from nodekit_memory import MemoryTable
@@ -326,3 +335,37 @@ async def test_a_part_with_faults_around_it_keeps_its_hooks() -> None:
 
     async with make_node(Faults().around(Says(Container(id="a")))) as node:
         assert list((await node.health()).reasons) == ["said through"]
+
+
+class Limiting:
+    """Lets every client through but one, and remembers who asked."""
+
+    def __init__(self, refused: str, error: Exception) -> None:
+        self.refused, self.error = refused, error
+        self.asked: list[str] = []
+
+    def nodekit_limit(self, client: str, node: Any) -> None:
+        assert node.name == "node"
+        self.asked.append(client)
+        if client == self.refused:
+            raise self.error
+
+
+def test_the_first_plugin_that_limits_a_client_wins() -> None:
+    first = Limiting("a", TooManyRequests("slower", retry_after_seconds=3))
+    second = Limiting("b", Unavailable("closed", retry_after_seconds=4))
+    node = make_node(plugins=[first, second])
+    node.limit("c")
+    with pytest.raises(TooManyRequests, match="slower"):
+        node.limit("a")
+    with pytest.raises(Unavailable, match="closed"):
+        node.limit("b")
+    assert (first.asked, second.asked) == (["c", "a", "b"], ["c", "b"])
+
+
+def test_a_limit_that_breaks_lets_nobody_through(caplog: pytest.LogCaptureFixture) -> None:
+    node = make_node(plugins=[Limiting("a", KeyError("a"))])
+    with pytest.raises(NodekitError, match="plugin Limiting failed to say"):
+        node.limit("a")
+    assert "Limiting failed in nodekit_limit" in caplog.text
+    make_node().limit("a")  # nobody objects where no plugin limits

@@ -1,10 +1,13 @@
 """`nodekit check`."""
 
+from pathlib import Path
+
 import click
 
 from nodekit.cli._exit import bad_node_file
-from nodekit.config import load_node
+from nodekit.config import compose_file
 from nodekit.errors import CompositionError
+from nodekit.formats import read_tables
 
 
 @click.command()
@@ -15,8 +18,11 @@ def check(file: str) -> None:
     Exits with 0, or with 3 and a line per problem.
     """
     try:
-        node = load_node(file)
+        read = read_tables(file)
+        node = compose_file(read, Path(file))
     except CompositionError as error:
         bad_node_file(file, error)
+    for notice in read.notices:
+        click.echo(f"{file}: note: {notice}", err=True)
     containers = len(node.containers)
     click.echo(f"{file}: ok ({containers} container{'s' * (containers != 1)})")

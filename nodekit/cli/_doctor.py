@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 
@@ -9,9 +10,10 @@ from nodekit.cli._examine import Check, checks_of_packages, examine
 from nodekit.cli._exit import FAILED
 from nodekit.cli._machine import disk, open_files, python
 from nodekit.cli._packages import checks_of_offers, clashes, installed, offers
-from nodekit.config import load_node
+from nodekit.config import compose_file
 from nodekit.errors import CompositionError
 from nodekit.finding import Finding
+from nodekit.formats import read_tables
 
 _COLOURS = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "red"}
 
@@ -50,12 +52,14 @@ def _checks() -> Iterator[tuple[str, Check]]:
 
 def _composes(file: str) -> Iterator[Finding]:
     try:
-        node = load_node(file)
+        read = read_tables(file)
+        node = compose_file(read, Path(file))
     except CompositionError as error:
         for problem in error.problems:
             yield Finding("error", file, problem.text if problem.where == file else str(problem))
     else:
         containers = ", ".join(node.containers) or "none"
+        yield from (Finding("note", file, notice) for notice in read.notices)
         yield Finding("ok", file, f"composes; the node's name: {node.name}; its containers: {containers}")
 
 

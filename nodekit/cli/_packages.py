@@ -1,16 +1,17 @@
 """What `nodekit doctor` looks at among the installed packages."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import nodekit
 from nodekit.cli._examine import Check
 from nodekit.errors import NodekitError
 from nodekit.finding import Finding
+from nodekit.formats import BUILT_IN, load_format
 from nodekit.offers import Kind, load_offer, offered
 
 DISTRIBUTION = "nodekit-compute"
@@ -47,7 +48,8 @@ def clashes() -> Iterator[Finding]:
 
 def offers() -> Iterator[Finding]:
     """What a node file can name. Nothing is imported."""
-    known = {kind: sorted(offered(kind)) for kind in _kinds()}
+    known: dict[str, list[str]] = {kind: sorted(offered(kind)) for kind in _kinds()}
+    known["format"] = sorted({BUILT_IN, *offered("format")})
     text = "; ".join(f"{kind}s {', '.join(names)}" for kind, names in known.items() if names)
     yield Finding("ok", "offers", text or "none")
 
@@ -56,12 +58,14 @@ def checks_of_offers() -> Iterator[tuple[str, Check]]:
     """A check of each offer, which imports it."""
     for kind in _kinds():
         for name in sorted(offered(kind)):
-            yield f"{kind} {name!r}", partial(_offer, kind, name)
+            yield f"{kind} {name!r}", partial(_loads, kind, name, partial(load_offer, kind, name))
+    for name in sorted(offered("format")):
+        yield f"format {name!r}", partial(_loads, "format", name, partial(load_format, name))
 
 
-def _offer(kind: Kind, name: str) -> Iterator[Finding]:
+def _loads(kind: Kind | Literal["format"], name: str, load: Callable[[], object]) -> Iterator[Finding]:
     try:
-        load_offer(kind, name)
+        load()
     except NodekitError as error:
         text = str(error).removeprefix(f"{kind} {name!r} ")
         clash = len(offered(kind)[name]) > 1  # the text then says what to do

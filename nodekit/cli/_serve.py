@@ -12,8 +12,10 @@ import click
 from anyio.abc import TaskStatus
 
 from nodekit.cli._exit import FAILED, bad_node_file
-from nodekit.config import compose, read_node_file
+from nodekit.cli._log import log_to_file, log_to_standard_error
+from nodekit.config import compose, log_settings
 from nodekit.errors import CompositionError, NodekitError, Problem
+from nodekit.formats import file_of_the_environment, read_tables
 from nodekit.node import Node
 
 logger = logging.getLogger("nodekit")
@@ -22,35 +24,51 @@ LEVELS = ("debug", "info", "warning", "error")
 
 
 @click.command()
-@click.argument("file", type=click.Path(dir_okay=False))
+@click.argument("file", type=click.Path(dir_okay=False), required=False)
 @click.option("--bind", metavar="HOST:PORT", help="Listen there instead; port 0 picks a free one.")
 @click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True)
-def serve(file: str, bind: str | None, log_level: str) -> None:
+def serve(file: str | None, bind: str | None, log_level: str) -> None:
     """Run the node of a node file until SIGTERM or SIGINT.
+
+    Without FILE, it is the one that an environment variable of a format names, if one is set.
 
     The first signal drains: no new jobs, those that run may finish within drain_seconds. A second one stops at once.
     In either case what a durable store holds goes on at the next start. Exits with 0 when stopped by a signal, 3 when
     the node file does not compose, 1 when the node fails.
     """
-    _log(log_level)
-    try:
-        node = compose(_bound(read_node_file(file), bind), Path(file))
-    except CompositionError as error:
-        for problem in error.problems:
-            if bind is not None and problem.where == "transports[0].bind":
-                raise click.BadParameter(problem.text, param_hint="--bind") from error
-        bad_node_file(file, error)
+    log_to_standard_error(log_level)
+    node = _composed(_of_the_environment() if file is None else file, bind)
     try:
         anyio.run(_serve, node)
     except BaseException as error:
         sys.exit(_report(error))
 
 
-def _log(level: str) -> None:
-    """Ours at the level asked for; libraries' only from warnings up: at debug, some of them log what clients send."""
-    least = "ERROR" if level == "error" else "WARNING"
-    logging.basicConfig(level=least, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-    logging.getLogger("nodekit").setLevel(level.upper())
+def _of_the_environment() -> str:
+    if (file := file_of_the_environment()) is None:
+        raise click.MissingParameter(param_hint="'FILE'", param_type="argument")
+    return file
+
+
+def _composed(path: str, bind: str | None) -> Node:
+    """The node of the file, and what is to be said of how it was read."""
+    try:
+        file = read_tables(path)
+        tables = _bound(file.tables, bind)
+    except CompositionError as error:
+        bad_node_file(path, error)
+    try:
+        node = compose(tables, Path(path))
+    except CompositionError as error:
+        for problem in error.problems:
+            if bind is not None and problem.where == "transports[0].bind":
+                raise click.BadParameter(problem.text, param_hint="--bind") from error
+        bad_node_file(path, file.in_the_file(error))
+    if settings := log_settings(tables, Path(path)):
+        log_to_file(settings)
+    for notice in file.notices:
+        logger.warning("%s: %s", path, notice)
+    return node
 
 
 def _bound(tables: dict[str, Any], bind: str | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from random import Random
 from typing import TypeAlias
 
-from nodekit import KeyReused, Node, Refusal, StoreFailed, StreamBroken, TooManyJobs, Unavailable
+from nodekit import KeyReused, Node, Refusal, StoreFailed, StreamBroken, TooManyJobs, TooManyRequests, Unavailable
 from nodekit_asgi import _handlers, _stream
 from nodekit_asgi._access import check_access, preflight_headers
 from nodekit_asgi._config import Limits
@@ -37,6 +37,9 @@ ROUTES: Mapping[str, Mapping[str, Handler]] = {
     "/api/jobs/{id}": {"GET": _handlers.history, "DELETE": _handlers.cancel},
 }
 """By path; a name in braces stands for any one segment that no other path has in its place."""
+
+UNLIMITED = frozenset({"/health", "/docs", "/openapi.json"})
+"""Paths for which nobody is told to ask less often: probes are answered, and the pages that explain the rest."""
 
 _WITH_NAMES = [(path, path.split("/")) for path in ROUTES if "{" in path]
 
@@ -86,6 +89,8 @@ class AsgiApp:
             headers += allowed
             if request.method == "OPTIONS" and allowed:
                 return Reply(b"", 204, preflight_headers())
+            if request.path not in UNLIMITED:
+                self._node.limit(request.client)
             return await _handler(request)(request, self._node)
         except HttpError as error:
             return error.reply
@@ -93,7 +98,7 @@ class AsgiApp:
             return error_reply(400, refusal.reason, refusal.params)
         except Unavailable as unavailable:
             retry_after = [(b"retry-after", str(unavailable.retry_after_seconds).encode())]
-            status = 429 if isinstance(unavailable, TooManyJobs) else 503
+            status = 429 if isinstance(unavailable, TooManyJobs | TooManyRequests) else 503
             return error_reply(status, unavailable.reason, headers=retry_after)
         except KeyReused as reused:
             return error_reply(422, str(reused))

@@ -1,0 +1,21 @@
+"""The format `json`: an Infernet node's ``config.json``, version 1.4, as a node file; and `nodekit migrate`.
+
+What that file cannot say is as Infernet had it, where that is safe to have, and as nodekit has it where not; each
+difference that a caller or an operator may notice is a notice, and a comment in what `nodekit migrate` writes.
+"""
+
+from pathlib import Path
+
+from nodekit import Format, NodeTables
+from nodekit_infernet._reading import read_config
+from nodekit_infernet._translation import translated
+
+__all__ = ["config_json"]
+
+
+def _read(path: Path) -> NodeTables:
+    draft = translated(read_config(path))
+    return NodeTables(draft.tables, tuple(draft.notices), draft.origins)
+
+
+config_json = Format(_read, variable="INFERNET_CONFIG_PATH")

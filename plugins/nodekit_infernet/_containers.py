@@ -1,0 +1,193 @@
+"""The containers of an Infernet node: those that it starts itself, and those that somebody else keeps up."""
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from ipaddress import ip_network
+from typing import Any
+
+from nodekit import CompositionError, Problem
+from nodekit_infernet._config import InfernetContainer
+from nodekit_infernet._draft import Draft, plain
+
+FREEDOM: Mapping[str, Any] = {
+    "memory": "1024TiB",
+    "pids": 32768,
+    "capabilities": [
+        "CHOWN",
+        "DAC_OVERRIDE",
+        "FOWNER",
+        "FSETID",
+        "KILL",
+        "NET_BIND_SERVICE",
+        "SETGID",
+        "SETUID",
+    ],
+}
+"""What containers of Infernet had, and images may count on: all the memory there is, any number of processes, and what
+root may do with files and users of its own."""
+STARTUP_SECONDS = 600.0
+"""Infernet set no limit; loading a model can take minutes."""
+
+_PLAIN = ("image", "description")
+_CHAIN_RULES = ("accepted_payments", "allowed_addresses", "allowed_delegate_addresses")
+
+
+def add_runners(draft: Draft, *, chain: bool) -> None:
+    """`chain`: whether a plugin reads the chain's rules. Raises `CompositionError` with the problems of all."""
+    config = draft.read.config
+    numbered = list(enumerate(config.containers))
+    managed = [(number, one) for number, one in numbered if config.manage_containers and (one.image or not one.url)]
+    others = [(number, one) for number, one in numbered if (number, one) not in managed]
+    problems = [problem for number, one in numbered for problem in _problems(f"containers[{number}]", one)]
+    problems += [
+        Problem(f"containers[{number}].image", "is missing: with manage_containers, the node starts it from an image")
+        for number, one in managed
+        if not one.image
+    ]
+    if problems:
+        raise CompositionError(problems)
+    draft.tables["runners"] = runners = list[dict[str, Any]]()
+    for use, entries in (("docker", managed), ("remote", others)):
+        if entries:
+            _Runner(draft, use, len(runners), chain=chain).add(entries, runners)
+    if managed:
+        _remark_managed(draft)
+    if draft.read.config.containers:
+        text = "containers: a reply with an HTTP error status fails the job, and is shown in its error; Infernet took "
+        draft.notice("runners[0]", text + 'its JSON for the output: that is http_errors = "output" of a container.')
+
+
+def _problems(where: str, container: InfernetContainer) -> Iterator[Problem]:
+    for number, allowed in enumerate(container.allowed_ips):
+        try:
+            ip_network(allowed, strict=False)
+        except ValueError as error:
+            yield Problem(f"{where}.allowed_ips[{number}]", str(error))
+    try:
+        shlex.split(container.command)
+    except ValueError as error:
+        yield Problem(f"{where}.command", f"cannot be split as a shell would: {error}")
+
+
+class _Runner:
+    """One runner's table while its containers are added."""
+
+    def __init__(self, draft: Draft, use: str, number: int, *, chain: bool) -> None:
+        self._draft = draft
+        self._use = use
+        self._where = f"runners[{number}]"
+        self._chain = chain
+
+    def add(self, entries: list[tuple[int, InfernetContainer]], runners: list[dict[str, Any]]) -> None:
+        containers: list[dict[str, Any]] = []
+        for place, (number, container) in enumerate(entries):
+            where, origin = f"{self._where}.containers[{place}]", f"containers[{number}]"
+            self._draft.origin(where, origin)
+            table = {"id": container.id}
+            table |= {key: getattr(container, key) for key in _PLAIN if getattr(container, key)}
+            own = self._docker if self._use == "docker" else self._remote
+            containers.append(table | own(where, origin, container) | self._rules(where, origin, container))
+        runners.append({"use": self._use, "containers": containers})
+
+    def _docker(self, where: str, origin: str, container: InfernetContainer) -> dict[str, Any]:
+        table: dict[str, Any] = {"name": container.id}
+        self._draft.origin(f"{where}.name", f"{origin}.id")
+        if command := shlex.split(container.command):
+            table["command"] = command
+        if env := self._env(where, origin, container):
+            table["env"] = env
+        if container.volumes:
+            table["volumes"] = list(container.volumes)
+        if container.gpu:
+            table["gpus"] = "all"
+            self._draft.origin(f"{where}.gpus", f"{origin}.gpu")
+        if registry := self._registry(f"{where}.registry"):
+            table["registry"] = registry
+        for key in ("url", "bearer"):
+            if getattr(container, key) and self._draft.given(f"{origin}.{key}"):
+                self._draft.notice(
+                    where, f"{origin}.{key}: not used, as with manage_containers the node starts an image."
+                )
+        if self._draft.given(f"{origin}.port"):
+            text = f"{origin}.port: {container.port} is not kept; it is published on 127.0.0.1, on a port that is free."
+            self._draft.notice(where, text)
+        return table | self._freedom()
+
+    def _freedom(self) -> dict[str, Any]:
+        longest = max(STARTUP_SECONDS, self._draft.read.config.startup_wait)
+        return {**FREEDOM, "capabilities": list(FREEDOM["capabilities"]), "startup_seconds": longest}
+
+    def _env(self, where: str, origin: str, container: InfernetContainer) -> dict[str, str]:
+        """As Infernet gave values that are no texts. Where there is null, it unset what the image has."""
+        for name, value in container.env.items():
+            if value is None:
+                self._draft.notice(where, f"{origin}.env: {name} is null, and left as the image has it.")
+        env = {name: str(value) for name, value in container.env.items() if value is not None}
+        if env:
+            self._draft.comment(f"{where}.env", 'A secret among these is better given as { env = "NAME" }.')
+        return env
+
+    def _registry(self, where: str) -> dict[str, Any] | None:
+        docker = self._draft.read.config.docker
+        if docker is None or not docker.username or not docker.password.reveal():
+            return None
+        self._draft.origin(where, "docker")
+        self._draft.secret(f"{where}.password", "docker.password", "DOCKER_PASSWORD")
+        return {"username": docker.username, "password": docker.password}
+
+    def _remote(self, where: str, origin: str, container: InfernetContainer) -> dict[str, Any]:
+        table: dict[str, Any] = {"url": container.url or f"http://localhost:{container.port}"}
+        if not container.url:
+            self._draft.origin(f"{where}.url", f"{origin}.port")
+            self._draft.comment(f"{where}.url", f"{origin}.port: where it listens on this machine.")
+        if container.bearer is not None and container.bearer.reveal():
+            table["bearer"] = container.bearer
+            self._draft.secret(f"{where}.bearer", f"{origin}.bearer", f"BEARER_{_variable(container.id)}")
+        unread = [key for key in ("command", "env", "gpu", "volumes") if getattr(container, key)]
+        for key in unread:
+            self._draft.comment(where, f"{origin}.{key}: not used, as the node does not start this container.")
+        return table
+
+    def _rules(self, where: str, origin: str, container: InfernetContainer) -> dict[str, Any]:
+        table: dict[str, Any] = {"external": container.external}
+        if container.allowed_ips:
+            table["allowed_ips"] = [_network(allowed) for allowed in container.allowed_ips]
+        else:
+            self._draft.comment(where, "allowed_ips: none is named, so that everybody may use it, as there.")
+        if container.generates_proofs:
+            table["generates_proofs"] = True
+        for key in _CHAIN_RULES:
+            if not (value := getattr(container, key)):
+                continue
+            if self._chain:
+                table[key] = plain(value)
+            else:
+                self._draft.comment(where, f"{origin}.{key}: for a chain plugin; none is used.")
+        return table
+
+
+def _network(allowed: str) -> str:
+    """As it is, unless it names a host where the guardian wants the network."""
+    try:
+        ip_network(allowed)
+    except ValueError:
+        return str(ip_network(allowed, strict=False))
+    return allowed
+
+
+def _variable(id: str) -> str:
+    return re.sub(r"[^A-Z0-9]+", "_", id.upper()).strip("_") or "CONTAINER"
+
+
+def _remark_managed(draft: Draft) -> None:
+    draft.notice(
+        "runners[0]",
+        "manage_containers: containers are as free as Infernet's, with all of the machine's memory; a node file of its "
+        "own can bound memory and pids, and take capabilities away.",
+    )
+    draft.comment("runners[0]", "They are on 127.0.0.1 only; Infernet's were on all addresses.")
+    draft.comment("runners[0]", "They are started again whenever they die; Infernet's at most 5 times.")
+    text = "Images are pulled where they are not on the machine; Infernet asked the registry at each start: "
+    draft.comment("runners[0]", text + 'that is pull = "always".')
+    draft.comment("runners[0]", "startup_seconds: how long one may take until it answers; Infernet set no limit.")

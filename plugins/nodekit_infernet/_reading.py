@@ -1,0 +1,144 @@
+"""JSON → `InfernetConfig`, as lenient as Infernet: numbers and booleans may be texts, unknown keys are only noticed."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn, get_args
+
+import msgspec
+
+from nodekit import CompositionError, Problem, Secret
+from nodekit_infernet._config import InfernetConfig
+from nodekit_infernet._shapes import is_list, is_table
+
+_TRUE = ("true", "t", "yes", "y", "on", "1")
+_FALSE = ("false", "f", "no", "n", "off", "0")
+_WORDS = {
+    "array": "a list",
+    "bool": "true or false",
+    "float": "a number",
+    "int": "a whole number",
+    "null": "null",
+    "object": "an object",
+    "str": "a text",
+}
+
+
+class Read(msgspec.Struct, frozen=True):
+    """What a file says."""
+
+    config: InfernetConfig
+    given: frozenset[str]
+    """The key paths that stand in it."""
+    unknown: tuple[str, ...]
+    """Those of them that Infernet does not know either."""
+
+
+def read_config(path: Path) -> Read:
+    """Raises `CompositionError` with every problem, each with its key path."""
+    reader = _Reader()
+    config = reader.table(_json(path), InfernetConfig, "")
+    if reader.problems or config is None:
+        raise CompositionError(reader.problems)
+    return Read(config, frozenset(reader.given), tuple(reader.unknown))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        read = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_no_number)
+        json.dumps(read, ensure_ascii=False).encode()  # half a surrogate pair is a text that nothing else takes
+    except OSError as error:
+        raise CompositionError(Problem(str(path), f"cannot be read: {error.strerror}")) from error
+    except (ValueError, RecursionError) as error:
+        # what the JSON parser says holds a place; what a decoder says may hold some of the text
+        place = f" at line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else ""
+        raise CompositionError(Problem(str(path), f"is not JSON in UTF-8{place}")) from error
+    if not is_table(read):
+        raise CompositionError(Problem(str(path), "expected an object: an Infernet config.json"))
+    return read
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+class _Reader:
+    """Reads key by key, so that every problem is found and every unknown key noticed. Values are never shown."""
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+        self.given: list[str] = []
+        self.unknown: list[str] = []
+
+    def table(self, value: Any, struct: type[msgspec.Struct], where: str) -> Any:
+        if not is_table(value):
+            self.problem(where, "expected an object")
+            return None
+        fields = {field.name: field for field in msgspec.structs.fields(struct)}
+        below = f"{where}." if where else ""
+        self.given += [f"{below}{key}" for key in value]
+        self.unknown += [f"{below}{key}" for key in value if key not in fields]
+        found: dict[str, Any] = {}
+        for name, field in fields.items():
+            if value.get(name) is not None:
+                found[name] = self.value(value[name], field.type, f"{below}{name}")
+            elif field.required:
+                self.problem(f"{below}{name}", "is missing")
+        return struct(**found) if all(name in found for name, field in fields.items() if field.required) else None
+
+    def value(self, value: Any, kind: Any, where: str) -> Any:
+        if struct := _struct(kind):
+            return self.table(value, struct, where)
+        if inner := _structs(kind):
+            if is_list(value):
+                return tuple(self.table(one, inner, f"{where}[{number}]") for number, one in enumerate(value))
+            self.problem(where, "expected a list")
+            return ()
+        try:
+            return msgspec.convert(_plain(value, kind), kind, strict=False, dec_hook=_secret)
+        except msgspec.ValidationError as error:
+            self.problem(*_explained(where, str(error)))
+            return None
+
+    def problem(self, where: str, text: str) -> None:
+        self.problems.append(Problem(where, text))
+
+
+def _struct(kind: Any) -> type[msgspec.Struct] | None:
+    """The Struct that a type is, or is unless it is None."""
+    return next(_structs_among((kind, *get_args(kind))), None) if get_args(kind)[1:] != (...,) else None
+
+
+def _structs(kind: Any) -> type[msgspec.Struct] | None:
+    """The Struct of whose values a type is a list."""
+    return next(_structs_among(get_args(kind)[:1]), None) if get_args(kind)[1:] == (...,) else None
+
+
+def _structs_among(kinds: tuple[Any, ...]) -> Iterator[type[msgspec.Struct]]:
+    return (kind for kind in kinds if isinstance(kind, type) and issubclass(kind, msgspec.Struct))
+
+
+def _plain(value: Any, kind: Any) -> Any:
+    """What Infernet takes, and msgspec does not."""
+    if kind is bool and isinstance(value, str):
+        word = value.strip().lower()
+        return word in _TRUE if word in _TRUE + _FALSE else value
+    return value.strip() if isinstance(value, str) and _is_number(kind) else value
+
+
+def _is_number(kind: Any) -> bool:
+    return isinstance(msgspec.inspect.type_info(kind), msgspec.inspect.IntType | msgspec.inspect.FloatType)
+
+
+def _secret(kind: type[Any], value: Any) -> Any:
+    if kind is Secret and isinstance(value, str):
+        return Secret(value)
+    raise TypeError("expected a text")
+
+
+def _explained(where: str, text: str) -> tuple[str, str]:
+    """From an error of msgspec, such as ``Expected `int`, got `str` - at `$[1]```: only types, never values."""
+    text, _, place = text.partition(" - at `$")
+    words = re.sub(r"`(\w+)[^`]*`", lambda found: _WORDS.get(found[1], found[1]), text)
+    return where + place.rstrip("`"), words[:1].lower() + words[1:]

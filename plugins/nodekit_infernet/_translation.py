@@ -1,0 +1,121 @@
+"""`InfernetConfig` → the tables of a node file."""
+
+from typing import Any
+
+import msgspec
+
+from nodekit_infernet._containers import add_runners
+from nodekit_infernet._draft import Draft, is_offered, said, without_secrets
+from nodekit_infernet._reading import Read
+from nodekit_infernet._toml import inline
+
+JOBS = "jobs.db"
+
+
+def translated(read: Read) -> Draft:
+    """The tables, with what is to be said of them."""
+    draft = Draft(read)
+    _add_log(draft)
+    _add_store(draft)
+    runs_chain = read.config.chain.enabled and is_offered("plugin", "chain")
+    add_runners(draft, chain=runs_chain)
+    _add_transport(draft)
+    _add_plugins(draft, chain=runs_chain)
+    _remark(draft)
+    return draft
+
+
+def _add_log(draft: Draft) -> None:
+    log = draft.read.config.log
+    draft.tables["log"] = {"path": log.path, "max_file_bytes": log.max_file_size, "backups": log.backup_count}
+    draft.origin("log.max_file_bytes", "log.max_file_size")
+    draft.origin("log.backups", "log.backup_count")
+    draft.comment("log", "log.max_file_size is max_file_bytes here, log.backup_count is backups.")
+    draft.comment("log", "The lines are those on standard error, as text; Infernet wrote JSON, down to level debug.")
+
+
+def _add_store(draft: Draft) -> None:
+    redis = draft.read.config.redis
+    if is_offered("store", "redis"):
+        draft.tables["store"] = {"use": "redis", **said(redis)}
+        draft.origin("store", "redis")
+        return
+    draft.tables["store"] = {"use": "sqlite", "path": JOBS}
+    draft.notice(
+        "store",
+        f"redis: not used, as no store for it is installed; jobs are kept in {JOBS} beside this file. "
+        "Jobs that Infernet kept in Redis are not taken over.",
+    )
+    _keep(draft, "store", "redis", redis)
+
+
+def _keep(draft: Draft, where: str, key: str, struct: msgspec.Struct) -> None:
+    """What nobody reads yet, as comments. Secrets are left out."""
+    for name, value in without_secrets(said(struct)).items():
+        draft.comment(where, f"  {key}.{name} = {inline(value)}")
+
+
+def _add_transport(draft: Draft) -> None:
+    server = draft.read.config.server
+    draft.tables["transports"] = [{"use": "asgi", "bind": f"0.0.0.0:{server.port}", "profile": "infernet-1.4"}]
+    draft.origin("transports[0].bind", "server.port")
+    draft.notice(
+        "transports[0].bind",
+        f"server.port: listens on all addresses (0.0.0.0:{server.port}), as Infernet did; a node file of its own, "
+        'or --bind, can have "127.0.0.1" instead.',
+    )
+    draft.comment("transports[0].profile", "Answers as Infernet 1.4 gave them, where nodekit's own differ.")
+
+
+def _add_plugins(draft: Draft, *, chain: bool) -> None:
+    limit = draft.read.config.server.rate_limit
+    plugins: list[dict[str, Any]] = [
+        {"use": "guardian"},
+        {"use": "ratelimit", "requests": limit.num_requests, "period_seconds": limit.period},
+    ]
+    draft.tables["plugins"] = plugins
+    draft.comment("plugins[0]", "Reads external, allowed_ips and generates_proofs of the containers.")
+    draft.origin("plugins[1].requests", "server.rate_limit.num_requests")
+    draft.origin("plugins[1].period_seconds", "server.rate_limit.period")
+    draft.notice(
+        "plugins[1]",
+        f"server.rate_limit: {limit.num_requests} requests in {limit.period} s are all of a client's together; "
+        "Infernet counted each route for itself. /health is not counted.",
+    )
+    if chain:
+        _add_chain(draft, plugins)
+    else:
+        _leave_chain(draft)
+
+
+def _add_chain(draft: Draft, plugins: list[dict[str, Any]]) -> None:
+    where = f"plugins[{len(plugins)}]"
+    settings = said(draft.read.config.chain)
+    del settings["enabled"]
+    plugins.append({"use": "chain", **settings})
+    draft.origin(where, "chain")
+    if "private_key" in settings.get("wallet", {}):
+        draft.secret(f"{where}.wallet.private_key", "chain.wallet.private_key", "CHAIN_PRIVATE_KEY")
+
+
+def _leave_chain(draft: Draft) -> None:
+    chain = draft.read.config.chain
+    if chain.enabled:
+        draft.notice(
+            "",
+            "chain.enabled: no chain plugin is installed, so this node serves off-chain jobs only; it watches no "
+            "chain, signs nothing, and refuses subscriptions.",
+        )
+    if draft.given("chain"):
+        draft.comment("", "chain, for a chain plugin; its private key is not repeated here:")
+        _keep(draft, "", "chain", chain)
+
+
+def _remark(draft: Draft) -> None:
+    """What has no table."""
+    if draft.read.config.forward_stats:
+        draft.notice("", "forward_stats: no telemetry is ever sent, whatever it says.")
+    if draft.given("startup_wait"):
+        draft.comment("", "startup_wait: a container is called once it answers, so nothing is waited for beyond that.")
+    for key in draft.read.unknown:
+        draft.notice("", f"{key}: unknown to Infernet 1.4 and ignored.")

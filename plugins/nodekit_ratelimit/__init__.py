@@ -1,0 +1,71 @@
+"""The plugin `ratelimit`: how often a client may ask.
+
+Each client may ask `requests` times at once, and gets one more every `period_seconds` / `requests` (GCRA, a leaky
+bucket that keeps one number per client). What is refused does not count. A node that starts anew counts anew.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from ipaddress import IPv6Address
+from typing import Annotated
+
+import msgspec
+
+from nodekit import ClientId, Offer, TooManyRequests
+
+__all__ = ["RateLimit", "RateLimitConfig", "offer"]
+
+_NANOSECONDS = 1_000_000_000
+
+
+class RateLimitConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table of the plugin in a node file."""
+
+    requests: Annotated[int, msgspec.Meta(ge=1)] = 60
+    """How many a client may make per `period_seconds`."""
+    period_seconds: Annotated[float, msgspec.Meta(gt=0, le=31_536_000)] = 60.0
+    max_clients: Annotated[int, msgspec.Meta(ge=1)] = 100_000
+    """How many clients are remembered; beyond it, who has not asked for longest is forgotten, and may begin anew."""
+
+
+class RateLimit:
+    """Counts each client's requests. An IPv6 client is its /64: one household or machine has that many addresses.
+
+    `clock` gives nanoseconds that never go back.
+    """
+
+    def __init__(self, config: RateLimitConfig | None = None, *, clock: Callable[[], int] = time.monotonic_ns) -> None:
+        config = config or RateLimitConfig()
+        self._clock = clock
+        # Times are in nanoseconds / requests: the interval of a request is then a whole number, and nothing is rounded.
+        self._ticks = config.requests
+        self._interval = round(config.period_seconds * _NANOSECONDS)
+        self._slack = (config.requests - 1) * self._interval
+        self._max_clients = config.max_clients
+        self._due: OrderedDict[str, int] = OrderedDict()
+        """When each client's requests so far would all have been made, had they come evenly; last asked, last here."""
+        self._text = f"too many requests: at most {config.requests} in {config.period_seconds:g} s"
+
+    def nodekit_limit(self, client: ClientId) -> None:
+        who, now = _counted_as(client), self._clock() * self._ticks
+        due = max(self._due.pop(who, now), now)
+        wait = due - now - self._slack
+        self._due[who] = due if wait > 0 else due + self._interval
+        if len(self._due) > self._max_clients:
+            self._due.popitem(last=False)
+        if wait > 0:
+            raise TooManyRequests(self._text, retry_after_seconds=-(-wait // (self._ticks * _NANOSECONDS)))
+
+
+def _counted_as(client: ClientId) -> str:
+    if ":" not in client:
+        return client
+    try:
+        address = IPv6Address(client.partition("%")[0])
+    except ValueError:  # the name of a key
+        return client
+    return str(address.ipv4_mapped or f"{int(address) >> 64:x}/64")
+
+
+offer = Offer(RateLimitConfig, lambda config, file: RateLimit(config))

@@ -1,0 +1,339 @@
+"""Infernet's `config.json` as a node file: what each key becomes, and what is said of it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from infernet_configs import BEARER, CONTAINER, REGISTRY_PASSWORD, SECRETS, container, full, revealed, without, written
+
+from nodekit import CompositionError, NodeTables, Secret, load_node
+from nodekit.formats import read_tables
+from nodekit_docker import DockerContainer
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Any:
+    return lambda config: read_tables(written(tmp_path, config))
+
+
+def problems(tmp_path: Path, config: Any) -> dict[str, str]:
+    with pytest.raises(CompositionError) as failed:
+        load_node(written(tmp_path, config))
+    return {problem.where: problem.text for problem in failed.value.problems}
+
+
+def about(file: NodeTables, words: str) -> list[str]:
+    return [notice for notice in file.notices if words in notice]
+
+
+def remote(**more: Any) -> dict[str, Any]:
+    """A file with one container that somebody else keeps up."""
+    return {"manage_containers": False, "containers": [{"id": "hello", **more}]}
+
+
+# -- what it becomes ------------------------------------------------------------------------------
+
+
+def test_every_key_of_a_managed_container_becomes_one_of_docker_s(read: Any) -> None:
+    assert revealed(container(read(full({"gpu": True})))) == {
+        "id": "hello",
+        "name": "hello",
+        "image": "registry.example/hello:1",
+        "description": "says hello",
+        "command": ["--bind=0.0.0.0:3000", "--name", "two words"],
+        "env": {"NUMBER": "3", "FLAG": "True", "TEXT": 'quotes " and\nlines'},
+        "volumes": ["data:/data:ro"],
+        "gpus": "all",
+        "registry": {"username": "somebody", "password": ("secret", REGISTRY_PASSWORD)},
+        "memory": "1024TiB",
+        "pids": 32768,
+        "capabilities": [
+            "CHOWN",
+            "DAC_OVERRIDE",
+            "FOWNER",
+            "FSETID",
+            "KILL",
+            "NET_BIND_SERVICE",
+            "SETGID",
+            "SETUID",
+        ],
+        "startup_seconds": 600.0,
+        "external": True,
+        "allowed_ips": ["127.0.0.0/8", "::1"],
+        "generates_proofs": True,
+    }
+
+
+def test_the_tables_of_docker_are_what_its_runner_takes(tmp_path: Path) -> None:
+    file = read_tables(written(tmp_path, full()))
+    if "name" not in DockerContainer.__struct_fields__:
+        pytest.skip("the runner docker has no setting `name`")
+    node = load_node(written(tmp_path, full()))
+    assert list(node.containers) == ["hello"]
+    assert node.containers["hello"].rules["generates_proofs"] is True
+    assert file.tables["runners"][0]["use"] == "docker"
+
+
+def test_every_key_of_another_container_becomes_one_of_remote_s(read: Any) -> None:
+    assert revealed(container(read(full(managed=False)))) == {
+        "id": "hello",
+        "image": "registry.example/hello:1",
+        "description": "says hello",
+        "url": "http://127.0.0.1:3101",
+        "bearer": ("secret", BEARER),
+        "external": True,
+        "allowed_ips": ["127.0.0.0/8", "::1"],
+        "generates_proofs": True,
+    }
+
+
+def test_a_container_without_a_url_is_on_this_machine_at_its_port(read: Any) -> None:
+    assert container(read(remote(port="3005")))["url"] == "http://localhost:3005"
+    assert container(read(remote()))["url"] == "http://localhost:3000"
+
+
+def test_a_node_that_starts_its_containers_does_not_use_the_url_of_an_image_and_says_so(read: Any) -> None:
+    file = read(full())
+    assert [runner["use"] for runner in file.tables["runners"]] == ["docker"]
+    assert about(file, "containers[0].url: not used")
+    assert about(file, "containers[0].bearer: not used")
+
+
+def test_but_one_without_an_image_is_called_at_its_url(read: Any) -> None:
+    file = read(full({"image": "", "id": "far"}, {"id": "own"}))
+    assert [runner["use"] for runner in file.tables["runners"]] == ["docker", "remote"]
+    assert container(file, 1)["id"] == "far"
+    assert file.origins["runners[1].containers[0]"] == "containers[0]"
+    assert file.origins["runners[0].containers[0]"] == "containers[1]"
+
+
+def test_the_rest_of_the_tables(read: Any) -> None:
+    tables = without(read(full(port=4123)).tables, "runners")
+    assert tables == {
+        "log": {"path": "infernet.log", "max_file_bytes": 100_000, "backups": 3},
+        "store": {"use": "sqlite", "path": "jobs.db"},
+        "transports": [{"use": "asgi", "bind": "0.0.0.0:4123", "profile": "infernet-1.4"}],
+        "plugins": [
+            {"use": "guardian"},
+            {"use": "ratelimit", "requests": 40, "period_seconds": 3600},
+        ],
+    }
+
+
+def test_defaults_are_infernet_s(read: Any) -> None:
+    assert read({}).tables == {
+        "log": {"path": "infernet_node.log", "max_file_bytes": 2**30, "backups": 2},
+        "store": {"use": "sqlite", "path": "jobs.db"},
+        "runners": [],
+        "transports": [{"use": "asgi", "bind": "0.0.0.0:4000", "profile": "infernet-1.4"}],
+        "plugins": [{"use": "guardian"}, {"use": "ratelimit", "requests": 60, "period_seconds": 60}],
+    }
+    defaulted = container(read({"containers": [{"id": "a", "image": "b"}]}))
+    assert {"external": True, "name": "a", "image": "b"}.items() <= defaulted.items()
+    assert defaulted.keys().isdisjoint(
+        ["command", "env", "volumes", "gpus", "registry", "allowed_ips", "generates_proofs"]
+    )
+
+
+def test_nobody_named_means_everybody_as_there(tmp_path: Path) -> None:
+    node = load_node(written(tmp_path, remote(allowed_ips=[])))
+    assert "allowed_ips" not in node.containers["hello"].rules
+
+
+@pytest.mark.parametrize(("word", "means"), [("true", True), ("Yes", True), ("1", True), ("off", False), (0, False)])
+def test_booleans_may_be_texts(read: Any, word: Any, means: bool) -> None:
+    assert container(read(remote(external=word)))["external"] is means
+
+
+def test_numbers_may_be_texts(read: Any) -> None:
+    file = read({"server": {"port": " 4001 ", "rate_limit": {"num_requests": "5", "period": "7"}}})
+    assert file.tables["transports"][0]["bind"] == "0.0.0.0:4001"
+    assert file.tables["plugins"][1] == {"use": "ratelimit", "requests": 5, "period_seconds": 7}
+
+
+def test_null_is_as_good_as_nothing(read: Any) -> None:
+    assert read({"docker": None, "log": None, "server": {"rate_limit": None}}).tables == read({}).tables
+
+
+def test_credentials_that_are_empty_are_none(read: Any) -> None:
+    config = full()
+    config["docker"] = {"username": "", "password": ""}
+    assert "registry" not in container(read(config))
+
+
+def test_an_id_that_a_file_of_another_node_has_too_is_another_node_s_name(tmp_path: Path) -> None:
+    config = remote()
+    (tmp_path / "other").mkdir()
+    one, other = load_node(written(tmp_path, config)), load_node(written(tmp_path / "other", config))
+    assert one.name != other.name
+
+
+def test_what_waits_longer_than_the_limit_may_start_for_as_long(read: Any) -> None:
+    config = full()
+    config["startup_wait"] = "1200"
+    assert container(read(config))["startup_seconds"] == 1200
+
+
+# -- other packages -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def chain_and_redis(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nodekit_infernet._draft.entry_points", lambda group, name: [name])
+
+
+@pytest.mark.usefixtures("chain_and_redis")
+def test_where_they_are_offered_the_chain_and_redis_get_their_settings(read: Any) -> None:
+    tables = read(full()).tables
+    assert tables["store"] == {"use": "redis", "host": "redis", "port": 6379}
+    assert revealed(tables["plugins"][2]) == {
+        "use": "chain",
+        "rpc_url": "http://127.0.0.1:8545",
+        "trail_head_blocks": 5,
+        "registry_address": "0xabc",
+        "wallet": {
+            "max_gas_limit": 5_000_000,
+            "private_key": ("secret", "0x5ec4e7"),
+            "payment_address": "0xdef",
+            "allowed_sim_errors": ["not enough balance"],
+        },
+        "snapshot_sync": {"sleep": 1.5, "batch_size": 200, "starting_sub_id": 1, "sync_period": 0.5},
+    }
+    assert (
+        container(read(full())).items()
+        >= {
+            "accepted_payments": CONTAINER["accepted_payments"],
+            "allowed_addresses": ["0x01"],
+            "allowed_delegate_addresses": ["0x02"],
+        }.items()
+    )
+
+
+@pytest.mark.usefixtures("chain_and_redis")
+def test_a_chain_that_is_not_enabled_is_not_used(read: Any) -> None:
+    config = full()
+    config["chain"]["enabled"] = False
+    file = read(config)
+    assert [plugin["use"] for plugin in file.tables["plugins"]] == ["guardian", "ratelimit"]
+    assert "allowed_addresses" not in container(file)
+    assert not about(file, "chain")
+
+
+# -- what is said ---------------------------------------------------------------------------------
+
+
+def test_notices_say_what_differs_each_once(read: Any) -> None:
+    file = read({**full(), "log_path": "old.log", "chain": {**full()["chain"], "coordinator_address": "0x"}})
+    assert len(set(file.notices)) == len(file.notices)
+    for words in (
+        "server.port: listens on all addresses (0.0.0.0:4000)",
+        "server.rate_limit: 40 requests in 3600 s",
+        "redis: not used",
+        "chain.enabled: no chain plugin is installed, so this node serves off-chain jobs only",
+        "forward_stats: no telemetry is ever sent",
+        "containers[0].port: 3000 is not kept",
+        "containers[0].env: NOTHING is null",
+        "log_path: unknown",
+        "chain.coordinator_address: unknown",
+    ):
+        assert len(about(file, words)) == 1, words
+
+
+def test_there_are_few_where_little_differs(read: Any) -> None:
+    assert len(read({"forward_stats": False}).notices) == 3
+
+
+def test_no_notice_and_no_origin_shows_a_secret(read: Any) -> None:
+    for config in (full(), full(managed=False), full({"env": {"TOKEN": "hidden words"}})):
+        shown = repr(read(config))
+        assert [
+            secret for secret in (*SECRETS, "hidden words") if secret in shown.replace("'TOKEN': 'hidden words'", "")
+        ] == []
+
+
+# -- what is wrong --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "where", "words"),
+    [
+        ({"server": {"port": 65536}}, "server.port", "<= 65535"),
+        ({"server": {"port": "many"}}, "server.port", "expected a whole number, got a text"),
+        ({"server": {"rate_limit": {"num_requests": 0}}}, "server.rate_limit.num_requests", ">= 1"),
+        ({"server": []}, "server", "expected an object"),
+        ({"containers": {}}, "containers", "expected a list"),
+        ({"containers": [5]}, "containers[0]", "expected an object"),
+        ({"containers": [{"image": "a"}]}, "containers[0].id", "is missing"),
+        ({"containers": [{"id": "a"}]}, "containers[0].image", "is missing"),
+        ({"containers": [{"id": "", "image": "a"}]}, "containers[0].id", "length >= 1"),
+        (remote(external="perhaps"), "containers[0].external", "expected true or false"),
+        (remote(allowed_ips=["10.0.0.0/8", "x"]), "containers[0].allowed_ips[1]", "'x' does not appear to be"),
+        (remote(allowed_ips=["10.0.0.0/8", 5]), "containers[0].allowed_ips[1]", "expected a text"),
+        (remote(port=0), "containers[0].port", ">= 1"),
+        (remote(url="example.org:3000"), "containers[0].url", "expected http(s)://"),
+        (remote(command="a 'b"), "containers[0].command", "No closing quotation"),
+        (remote(command=["a", "b"]), "containers[0].command", "expected a text, got a list"),
+        (remote(bearer=5), "containers[0].bearer", "expected a text"),
+        (remote(accepted_payments={"0x": "much"}), "containers[0].accepted_payments[...]", "expected a whole number"),
+        ({"docker": {"username": "a"}}, "docker.password", "is missing"),
+        ({"docker": {"username": "a", "password": 1234567}}, "docker.password", "expected a text"),
+        ({"chain": {"wallet": {"private_key": 5}}}, "chain.wallet.private_key", "expected a text"),
+        ({"log": {"max_file_size": -1}}, "log.max_file_size", ">= 0"),
+        ({"startup_wait": "soon"}, "startup_wait", "expected a number"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_told_with_its_key_path_in_the_json(
+    tmp_path: Path, change: dict[str, Any], where: str, words: str
+) -> None:
+    found = problems(tmp_path, change)
+    assert list(found) == [where]
+    assert words in found[where]
+    assert "1234567" not in str(found)
+
+
+def test_what_the_parts_object_to_has_the_key_path_of_the_json_too(tmp_path: Path) -> None:
+    config = {
+        "containers": [{"id": "a", "image": "b", "volumes": ["c"], "env": {"d=e": "f"}}, {"id": "a", "image": "g"}]
+    }
+    found = problems(tmp_path, config)
+    if "name" not in DockerContainer.__struct_fields__:
+        pytest.skip("the runner docker has no setting `name`")
+    assert set(found) == {"containers[0].volumes[0]", "containers[0].env", "containers[1].id"}
+
+
+def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
+    config = {"server": {"port": -1}, "startup_wait": "x", "containers": [{"id": "a", "external": "x", "gpu": "z"}]}
+    assert set(problems(tmp_path, config)) == {
+        "server.port",
+        "startup_wait",
+        "containers[0].external",
+        "containers[0].gpu",
+    }
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{",
+        '{"a": NaN}',
+        '{"log": {"path": "\\ud800"}}',
+        "[" * 100_000,
+        '{"docker": {"username": "a", "password": "secret" "b"}}',
+    ],
+)
+def test_what_is_no_json_object_is_told_without_showing_it(tmp_path: Path, text: str) -> None:
+    (words,) = problems(tmp_path, text).values()
+    assert "JSON" in words or "expected an object" in words
+    assert "secret" not in words
+
+
+def test_bytes_that_are_no_utf_8_are_told(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes(b'{"log": {"path": "\xff"}}')
+    with pytest.raises(CompositionError, match="is not JSON in UTF-8"):
+        load_node(tmp_path / "config.json")
+
+
+def test_a_secret_is_a_secret_from_the_start(read: Any) -> None:
+    assert isinstance(container(read(full(managed=False)))["bearer"], Secret)

@@ -1,0 +1,181 @@
+"""`nodekit serve config.json` with every key set, over a real socket: no edit, real containers that run elsewhere."""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from http_api import Api, free_port
+from infernet_configs import BEARER, SECRETS, full, written
+from parts import until
+from served import Served, serve, started
+from test_cli import nodekit
+
+pytestmark = pytest.mark.anyio
+
+CONTAINER = """
+import http.server, json
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.reply({})
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.reply({"said": body, "authorization": self.headers.get("Authorization")})
+
+    def reply(self, value):
+        body = json.dumps(value).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments):
+        pass
+
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """Where a container listens."""
+    process = subprocess.Popen([sys.executable, "-c", CONTAINER], stdout=subprocess.PIPE)
+    assert process.stdout
+    with closing(process.stdout):
+        try:
+            yield int(process.stdout.readline())
+        finally:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def file(tmp_path: Path, port: int) -> Path:
+    """Every key set: one container by its port, one by its URL with a bearer, and one that not everybody may use."""
+    by_port = {"id": "near", "url": "", "bearer": "", "port": port}
+    by_url = {"id": "far", "url": f"http://127.0.0.1:{port}", "external": False}
+    others = {"id": "others", "url": f"http://127.0.0.1:{port}", "allowed_ips": ["10.0.0.1/8"]}
+    return written(tmp_path, full(by_port, by_url, others, managed=False, port=free_port()))
+
+
+async def job(api: Api, *containers: str, **data: Any) -> Any:
+    """A job's result, by one request: the file allows few."""
+    answer = await api.post("/api/jobs", {"containers": containers, "data": data}, headers={"Prefer": "wait=30"})
+    assert answer.status == 200, answer.body
+    assert answer.json["status"] == "success", answer.body
+    return answer.json
+
+
+async def output(api: Api, *containers: str, **data: Any) -> Any:
+    return (await job(api, *containers, **data))["result"]["output"]
+
+
+async def test_jobs_are_served_with_no_edit(file: Path) -> None:
+    async with serve(file) as (served, api):
+        assert api.url == f"http://0.0.0.0:{json.loads(file.read_text())['server']['port']}"
+        info = (await api.get("/info")).json
+        assert [(one["id"], one["external"]) for one in info["containers"]] == [
+            ("near", True),
+            ("far", False),
+            ("others", True),
+        ]
+        assert info["containers"][0]["description"] == "says hello"
+        given = await output(api, "near", text="hello")
+        assert given["authorization"] is None
+        assert given["said"] == {"source": 1, "destination": 1, "data": {"text": "hello"}, "requires_proof": False}
+        given = await output(api, "near", "far", text="hello")
+        assert given["authorization"] == f"Bearer {BEARER}"
+        assert given["said"]["data"]["said"]["data"] == {"text": "hello"}
+        served.signal(signal.SIGTERM)
+        assert await served.ended() == 0
+
+
+async def test_the_rules_of_containers_hold(file: Path) -> None:
+    async with serve(file) as (_, api):
+        for containers, reason in (
+            (["far"], "First container must be external"),
+            (["others"], "Container not allowed for address"),
+            (["nothing"], "Container not supported"),
+        ):
+            answer = await api.post("/api/jobs", {"containers": containers, "data": {}})
+            assert (answer.status in (400, 405), answer.error) == (True, reason)
+
+
+async def test_a_client_gets_as_many_requests_as_the_file_says(file: Path) -> None:
+    async with serve(file) as (_, api):
+        assert [(await api.get("/info")).status for _ in range(41)] == [200] * 40 + [429]
+        assert (await api.get("/health")).status == 200
+
+
+async def test_notices_are_logged_once_each_and_no_secret_is(file: Path) -> None:
+    async with serve(file, "--log-level", "debug") as (served, api):
+        await output(api, "near", "far", text="hello")
+        served.signal(signal.SIGTERM)
+        assert await served.ended() == 0
+    kept = (file.parent / "infernet.log").read_text()
+    for log in (served.log, kept):
+        for words in ("listens on all addresses", "no telemetry", "off-chain jobs only", "redis: not used"):
+            assert log.count(words) == 1, words
+        assert [secret for secret in SECRETS if secret in log] == []
+
+
+async def test_what_it_keeps_is_beside_the_file_wherever_it_is_started(
+    file: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    async with serve(file) as (_, api):
+        id = (await job(api, "near", text="kept"))["id"]
+    assert {"jobs.db", "infernet.log"} <= set(os.listdir(file.parent))
+    assert stat.S_IMODE((file.parent / "jobs.db").stat().st_mode) == 0o600
+    assert os.listdir() == []
+    async with serve(file) as (_, api):
+        assert (await api.get(f"/api/jobs?id={id}")).json[0]["status"] == "success"
+
+
+async def test_a_migrated_node_goes_on_with_the_jobs(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serve(file) as (_, api):
+        id = (await job(api, "near", text="before"))["id"]
+    (file.parent / "node.toml").write_text(nodekit("migrate", file).stdout, encoding="utf-8")
+    for name in ("BEARER_FAR", "BEARER_OTHERS"):
+        monkeypatch.setenv(name, BEARER)
+    async with serve(file.parent / "node.toml") as (served, api):
+        assert (await api.get(f"/api/jobs?id={id}")).json[0]["status"] == "success"
+        assert (await output(api, "near", "far", text="after"))["authorization"] == f"Bearer {BEARER}"
+        assert "listens on all addresses" not in served.log
+
+
+@asynccontextmanager
+async def of_the_environment(file: Path) -> AsyncIterator[tuple[Served, Api]]:
+    env = {**os.environ, "INFERNET_CONFIG_PATH": str(file)}
+    async with started("serve", folder=file.parent, env=env) as served:
+        await until(lambda: served.url or served.process.poll() is not None)
+        assert served.url, served.log
+        async with aiohttp.ClientSession() as session:
+            yield served, Api(served.url, session)
+
+
+async def test_infernet_s_environment_variable_is_honoured(file: Path) -> None:
+    async with of_the_environment(file) as (_, api):
+        assert (await output(api, "near", text="hello"))["said"]["data"] == {"text": "hello"}
+
+
+async def test_it_listens_elsewhere_where_it_is_told_to(file: Path) -> None:
+    async with serve(file, "--bind", "127.0.0.1:0") as (_, api):
+        assert api.url.startswith("http://127.0.0.1:")
