@@ -44,7 +44,7 @@ from nodekit.node import Node
 from nodekit.offers import NodeFile, Offer
 from nodekit.payload import MAX_DEPTH, decode_payload, encode_payload, parse_json
 from nodekit.pipeline import Pipeline, Sequence
-from nodekit.runner import ContainerRunner, InProcessRunner, PooledRunner, StreamingRunner
+from nodekit.runner import ContainerRunner, DescribingRunner, InProcessRunner, PooledRunner, StreamingRunner
 from nodekit.secret import EnvValue, Secret
 from nodekit.store import Announcement, Claim, JobStore, JobTable, Pending, Settlement, SharedStore, Unfinished
 from nodekit.stream import JobStream
@@ -72,6 +72,7 @@ __all__ = [
     "ContainerOutput",
     "ContainerResult",
     "ContainerRunner",
+    "DescribingRunner",
     "EmbeddedStore",
     "EnvValue",
     "Event",

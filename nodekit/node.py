@@ -1,15 +1,18 @@
 """A node: parts and plugins wired together, and what its clients can ask of it."""
 
 import logging
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from types import MappingProxyType, TracebackType
 from typing import Self
 
 import anyio
+import msgspec
 from msgspec.structs import replace
 
+from nodekit._describe import describe
 from nodekit._executor import Executor
+from nodekit._following import finished, following
 from nodekit._health import Health
 from nodekit._hooks import Hooks
 from nodekit._ids import JobIds
@@ -25,7 +28,7 @@ from nodekit.limits import DEFAULTS, ClientLimits, NodeLimits
 from nodekit.pipeline import Pipeline
 from nodekit.pipeline import Sequence as SequencePipeline
 from nodekit.runner import ContainerRunner
-from nodekit.store import JobStore, Pending
+from nodekit.store import JobStore, Pending, Settlement
 from nodekit.stream import JobStream
 from nodekit.transport import Transport
 
@@ -218,24 +221,30 @@ class Node:
 
         Raises `NodekitError` where the node does not run, or stops meanwhile.
         """
-        async with self._waiters.on(set(ids)) as waiter:
-            unfinished = _unfinished(await self._store.get(ids, client=client))
-            while unfinished:
-                if not self._waiters.open:
-                    raise NodekitError("the node is not running; nothing will change")
-                changed = await waiter.changed()
-                again = unfinished if None in changed else unfinished & changed
-                unfinished = unfinished - again | _unfinished(await self._store.get(list(again), client=client))
-        return await self._store.get(ids, client=client)
+        return await finished(self._store, self._waiters, ids, client)
+
+    def follow(self, id: JobId, *, client: ClientId | None = None) -> AsyncGenerator[Job, None]:
+        """The job as it now is, then again each time it has changed; finished, it is the last. Nothing: there is none.
+
+        Changes that follow closely may come as one. Use it within `contextlib.aclosing`, and keep no job while
+        waiting for the next. Raises as `wait` does.
+        """
+        return following(self._store, self._waiters, id, client)
+
+    async def settle(self, id: JobId, outcome: Outcome, *, client: ClientId | None = None) -> Settlement | None:
+        """End a job with what came of it elsewhere, aborting the step that is running. The first end is the only one.
+
+        None: there is no such job.
+        """
+        settled = await self._store.settle(id, outcome, client=client)
+        if settled is not None and settled.now:
+            self._tell(JobFinished(settled.job))
+        return settled
 
     async def cancel(self, id: JobId, *, client: ClientId | None = None) -> Job | None:
         """End a job, aborting the step that is running. A finished job stays as it is; None: there is none."""
-        settled = await self._store.settle(id, Outcome(JobStatus.CANCELLED), client=client)
-        if settled is None:
-            return None
-        if settled.now:
-            self._tell(JobFinished(settled.job))
-        return settled.job
+        settled = await self.settle(id, Outcome(JobStatus.CANCELLED), client=client)
+        return settled.job if settled is not None else None
 
     def limit(self, client: ClientId) -> None:
         """For transports, before they look at a request: raises `TooManyRequests` where the client asks too often."""
@@ -260,6 +269,10 @@ class Node:
         """Counts of unfinished jobs."""
         return await self._store.pending()
 
+    async def resources(self, model_id: str | None = None) -> Mapping[ContainerId, msgspec.Raw]:
+        """What running containers say of themselves, as JSON; who fails or takes longer than seconds is left out."""
+        return await describe(self._runners, model_id)
+
     async def health(self) -> Health:
         """Whether store and executor work and a container can be called. Reads the store once."""
         reasons = [problem for runner in self._runners for problem in runner.problems()]
@@ -280,7 +293,3 @@ class Node:
     def _tell(self, event: Event) -> None:
         if self._hooks.observed:
             self._hooks.observe(event, self)
-
-
-def _unfinished(jobs: Sequence[Job]) -> set[JobId]:
-    return {job.id for job in jobs if not job.status.finished}

@@ -5,6 +5,8 @@ from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Literal, Protocol, runtime_checkable
 
+import msgspec
+
 from nodekit.container import Container, ContainerId, ContainerOutput, Step
 
 
@@ -72,5 +74,16 @@ class StreamingRunner(ContainerRunner, Protocol):
 
         Raises `ContainerFailed`, also in mid-stream, and nothing else. Leaving it before its end gives up the call at
         once. No more is read from the container than is asked for, a buffer of moderate size aside.
+        """
+        ...
+
+
+class DescribingRunner(ContainerRunner, Protocol):
+    """A runner whose containers can say what they are: their models, for instance, and what those need."""
+
+    async def resources(self, container: ContainerId, model_id: str | None) -> msgspec.Raw | None:
+        """What a container says of itself, or of one of its models: JSON; None: it says nothing.
+
+        The node asks only containers that are running, and cancels a call that takes long.
         """
         ...

@@ -29,7 +29,7 @@ LAYERS = (  # a module may import those of earlier lines
     "container streamed",
     "job _expiries _ids _rules _slots _broadcast _waiting",
     "pipeline store runner events offers stream _turns _fresh _embedded_claim",
-    "transport hookspecs formats _schedule _progress _retry",
+    "transport hookspecs formats _schedule _progress _retry _following _describe",
     "_calls",
     "_counts _queue _runs",
     "_stream_runs",

@@ -8,7 +8,7 @@ from nodekit_asgi._http import Header, HttpError, Request
 
 _METHODS = b"GET, POST, PUT, DELETE"
 _EXPOSED = b"link, preference-applied, retry-after, x-request-id"
-_HEADERS = b"content-type, idempotency-key, prefer, priority, x-request-id, authorization"
+_HEADERS = b"content-type, idempotency-key, last-event-id, prefer, priority, x-request-id, authorization"
 
 
 def check_access(request: Request, *, loopback: bool) -> Sequence[Header]:

@@ -8,8 +8,9 @@ from random import Random
 from typing import TypeAlias
 
 from nodekit import KeyReused, Node, Refusal, StoreFailed, StreamBroken, TooManyJobs, TooManyRequests, Unavailable
-from nodekit_asgi import _handlers, _stream
+from nodekit_asgi import _handlers, _reporting, _stream
 from nodekit_asgi._access import check_access, preflight_headers
+from nodekit_asgi._client import client_address
 from nodekit_asgi._config import Limits
 from nodekit_asgi._http import (
     Disconnected,
@@ -23,6 +24,7 @@ from nodekit_asgi._http import (
     error_reply,
     send_reply,
 )
+from nodekit_asgi._profiles import PROFILES
 
 logger = logging.getLogger("nodekit.http")
 
@@ -35,6 +37,9 @@ ROUTES: Mapping[str, Mapping[str, Handler]] = {
     "/api/jobs/stream": {"POST": _stream.stream},
     "/api/jobs/batch": {"POST": _handlers.submit_batch},
     "/api/jobs/{id}": {"GET": _handlers.history, "DELETE": _handlers.cancel},
+    "/api/jobs/{id}/events": {"GET": _handlers.events},
+    "/api/status": {"PUT": _reporting.report},
+    "/resources": {"GET": _handlers.resources},
 }
 """By path; a name in braces stands for any one segment that no other path has in its place."""
 
@@ -89,13 +94,14 @@ class AsgiApp:
             headers += allowed
             if request.method == "OPTIONS" and allowed:
                 return Reply(b"", 204, preflight_headers())
+            request.address = client_address(request)
             if request.path not in UNLIMITED:
                 self._node.limit(request.client)
             return await _handler(request)(request, self._node)
         except HttpError as error:
             return error.reply
         except Refusal as refusal:
-            return error_reply(400, refusal.reason, refusal.params)
+            return error_reply(PROFILES[request.limits.profile].refused, refusal.reason, refusal.params)
         except Unavailable as unavailable:
             retry_after = [(b"retry-after", str(unavailable.retry_after_seconds).encode())]
             status = 429 if isinstance(unavailable, TooManyJobs | TooManyRequests) else 503

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 import msgspec
 
 from nodekit import MAX_DEPTH
+from nodekit_asgi._networks import UNIX, check_networks
+from nodekit_asgi._profiles import ProfileName
 
 DEEPEST = 500
 """Decoders and containers recurse; what is nested deeper could exhaust their stack."""
@@ -13,7 +15,7 @@ Positive = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one request may ask for, and from where."""
+    """What one request may ask for, from where, and how it is answered."""
 
     max_body_bytes: Positive = 16 * 1024 * 1024
     max_json_depth: Annotated[int, msgspec.Meta(ge=1, le=DEEPEST)] = MAX_DEPTH
@@ -31,6 +33,18 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Origins (``https://app.example``) of other sites whose pages may call the node."""
     allowed_hosts: tuple[str, ...] = ()
     """Names, other than loopback's, by which a node bound to loopback may be called."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses and networks of proxies whose word for who asks is taken; ``unix`` is the peer of a unix socket."""
+    forwarded_header: Annotated[str, msgspec.Meta(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")] = "x-forwarded-for"
+    """The one header in which they say so: a list of addresses or, if it is ``forwarded``, that of RFC 7239."""
+    status_networks: tuple[str, ...] = ()
+    """Addresses and networks that may report what came of jobs."""
+    profile: ProfileName = "infernet-0.1"
+    """Whose replies clients expect where nodes differ."""
+
+    def __post_init__(self) -> None:
+        check_networks("trusted_proxies", (text for text in self.trusted_proxies if text != UNIX))
+        check_networks("status_networks", self.status_networks)
 
 
 class AsgiConfig(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):

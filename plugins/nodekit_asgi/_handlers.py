@@ -20,18 +20,28 @@ from nodekit import (
     Unavailable,
     __version__,
 )
+from nodekit_asgi._events import KEEP_ALIVE, event_stream, events_seen, told_all
 from nodekit_asgi._headers import urgency, wait_seconds
 from nodekit_asgi._history import wire_history
 from nodekit_asgi._http import Header, HttpError, Reply, Request, error_reply, json_reply
+from nodekit_asgi._profiles import PROFILES
 from nodekit_asgi._waiting import wait_for
-from nodekit_asgi._wire import WireAccepted, batch_item, read_item, read_items, wire_container, wire_job
+from nodekit_asgi._wire import (
+    NO_SUCH_JOB,
+    WireAccepted,
+    batch_item,
+    job_id,
+    read_item,
+    read_items,
+    wire_container,
+    wire_job,
+)
 
 logger = logging.getLogger("nodekit.http")
 
 SLICE = 1000
 """Ids of a listing that are read and sent at once."""
 MAX_PAGE = 10_000
-NO_SUCH_JOB = "no such job"
 _SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?")
 
 
@@ -107,15 +117,33 @@ async def cancel(request: Request, node: Node) -> Reply:
     return json_reply(wire_job(job, intermediate=False))
 
 
+async def events(request: Request, node: Node) -> Reply:
+    id = _id(request)
+    found = await node.fetch([id], client=request.client)
+    if not found:
+        raise HttpError(404, NO_SUCH_JOB)
+    job = found.pop()
+    seen = events_seen(request.headers.get(b"last-event-id", b"").decode("latin-1"), job)
+    if told_all(job, seen):  # of the replies to a browser that connects again, the only one that stops it
+        return Reply(b"", 204)
+    del job  # jobs are large, and streams long
+    await request.body()  # nobody's, but it stands before the end of the connection
+    return Reply(
+        event_stream(node, id, request.client, seen),
+        headers=[(b"cache-control", b"no-store")],
+        content_type=b"text/event-stream",
+        keep_alive=KEEP_ALIVE,
+    )
+
+
+async def resources(request: Request, node: Node) -> Reply:
+    asked = request.all("model_id")
+    return json_reply(await node.resources(asked[-1] if asked else None))
+
+
 def _id(request: Request) -> JobId:
-    """The id in the path of a request. Raises `HttpError` where no job can have it."""
-    id = request.parameters["id"].lower()
-    try:
-        if str(UUID(id)) == id:
-            return id
-    except ValueError:
-        pass
-    raise HttpError(404, NO_SUCH_JOB)
+    """The id in the path of a request."""
+    return job_id(request.parameters["id"])
 
 
 async def jobs(request: Request, node: Node) -> Reply:
@@ -130,7 +158,7 @@ async def jobs(request: Request, node: Node) -> Reply:
         found = ()
         await request.body()  # nobody's, but it stands before the end of the connection
         found = await wait_for(request, node, ids, seconds)
-    if not found:
+    if not found and PROFILES[request.limits.profile].nothing_found != 200:
         raise HttpError(404, NO_SUCH_JOB)
     return json_reply([wire_job(job, intermediate=bool(intermediate)) for job in found])
 

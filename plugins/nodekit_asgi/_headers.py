@@ -54,15 +54,15 @@ def preferences(lines: Sequence[bytes]) -> Mapping[str, str]:
     """The value of each preference, by name in lower case: of one given again the first, of a malformed one nothing."""
     found: dict[str, str] = {}
     for line in lines:
-        for element in _split(line.decode("latin-1"), ","):
-            preference, *parameters = (part.strip(" \t") for part in _split(element, ";"))
+        for element in split(line.decode("latin-1"), ","):
+            preference, *parameters = (part.strip(" \t") for part in split(element, ";"))
             pair = _PAIR.fullmatch(preference)
             if pair and all(_PAIR.fullmatch(parameter) for parameter in parameters if parameter):
-                found.setdefault(pair[1].lower(), _unquoted(pair[2] or ""))
+                found.setdefault(pair[1].lower(), unquoted(pair[2] or ""))
     return found
 
 
-def _split(text: str, separator: str) -> list[str]:
+def split(text: str, separator: str) -> list[str]:
     """At separators outside of quoted strings; in one pass, because a client may make it long."""
     pieces: list[str] = []
     start, quoted, escaped = 0, False, False
@@ -79,7 +79,7 @@ def _split(text: str, separator: str) -> list[str]:
     return [*pieces, text[start:]]
 
 
-def _unquoted(word: str) -> str:
+def unquoted(word: str) -> str:
     return re.sub(r"\\(.)", r"\1", word[1:-1]) if word.startswith('"') else word
 
 

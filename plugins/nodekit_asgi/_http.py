@@ -1,9 +1,8 @@
 """Small helpers between ASGI and the handlers: one request in, one reply out."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from functools import cached_property, lru_cache
-from ipaddress import IPv6Address, ip_address
+from functools import cached_property
 from typing import Any, TypeAlias
 from urllib.parse import parse_qsl
 
@@ -11,6 +10,7 @@ import anyio
 import msgspec
 
 from nodekit_asgi._config import Limits
+from nodekit_asgi._networks import unmapped
 
 Scope: TypeAlias = dict[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
@@ -20,6 +20,8 @@ Header: TypeAlias = tuple[bytes, bytes]
 LINGER_BYTES = 1 << 28
 _LENGTH_DIGITS = 18
 LINGER_SECONDS = 10.0
+KEEP_ALIVE_SECONDS = 15.0
+"""Of quiet, after which a reply that goes on shows that it does; proxies give up after 30 or 60."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -31,6 +33,8 @@ class Reply(msgspec.Struct, frozen=True):
     status: int = 200
     headers: Sequence[Header] = ()
     content_type: bytes = b"application/json"
+    keep_alive: bytes = b""
+    """Sent now and then while no piece comes."""
     held: AsyncExitStack | None = None
     """What is to be left once it is sent, or cannot be."""
 
@@ -65,6 +69,10 @@ class Request:
     def __init__(self, scope: Scope, receive: Receive, limits: Limits) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+        self.peer = unmapped((scope.get("client") or ("",))[0])
+        """The IP address at the other end, of an IPv4-mapped one the IPv4; None on a unix socket."""
+        self.address = self.peer
+        """The client's; another than the peer's behind a proxy."""
         self.parameters: Mapping[str, str] = {}
         """What stands where the path of its route has names in braces."""
         self.limits = limits
@@ -86,11 +94,6 @@ class Request:
     def values(self, name: bytes) -> Sequence[bytes]:
         """Every value of a header, by its lower-case name."""
         return [value for key, value in self._scope["headers"] if key == name]
-
-    @property
-    def address(self) -> str | None:
-        """The peer's IP address, of an IPv4-mapped one the IPv4; None on a unix socket."""
-        return _unmapped((self._scope.get("client") or ("",))[0])
 
     @property
     def client(self) -> str:
@@ -174,35 +177,51 @@ class Request:
             more = message.get("more_body", False)
 
 
-@lru_cache(1024)
-def _unmapped(address: str) -> str | None:
-    try:
-        parsed = ip_address(address)
-    except ValueError:
-        return None
-    return str((parsed.ipv4_mapped or parsed) if isinstance(parsed, IPv6Address) else parsed)
-
-
 async def send_reply(reply: Reply, send: Send, request: Request, extra: Sequence[Header]) -> None:
     """Send it, a reply in pieces for as long as its client is there."""
     headers = [(b"content-type", reply.content_type), *reply.headers, *extra]
-    if isinstance(reply.body, bytes):
-        headers.append((b"content-length", str(len(reply.body)).encode()))
-    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     body = reply.body
+    if isinstance(body, bytes):
+        headers.append((b"content-length", str(len(body)).encode()))
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     if isinstance(body, bytes):
         await send({"type": "http.response.body", "body": body, "more_body": request.unread})
         if not request.unread:
             return
         await request.linger()
+    elif reply.keep_alive:
+        await while_there(request, lambda: _send_live(body, reply.keep_alive, send))
     else:
         await while_there(request, lambda: _send_pieces(body, send))
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def _send_pieces(pieces: AsyncIterator[bytes], send: Send) -> None:
-    async for piece in pieces:
-        await send({"type": "http.response.body", "body": piece, "more_body": True})
+    async with AsyncExitStack() as stack:
+        if isinstance(pieces, AsyncGenerator):
+            stack.push_async_callback(pieces.aclose)
+        async for piece in pieces:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+            del piece  # it may be large, and the wait for the next one long
+
+
+async def _send_live(pieces: AsyncIterator[bytes], keep_alive: bytes, send: Send) -> None:
+    """As `_send_pieces`, and `keep_alive` at times."""
+    turn = anyio.Lock()
+
+    async def say(part: dict[str, Any]) -> None:
+        async with turn:
+            await send(part)
+
+    async def keep() -> None:
+        while True:
+            await anyio.sleep(KEEP_ALIVE_SECONDS)
+            await say({"type": "http.response.body", "body": keep_alive, "more_body": True})
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(keep)
+        await _send_pieces(pieces, say)
+        tasks.cancel_scope.cancel()
 
 
 async def while_there(request: Request, work: Callable[[], Awaitable[None]]) -> None:

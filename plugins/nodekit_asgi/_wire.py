@@ -3,13 +3,24 @@
 import re
 from hashlib import blake2b
 from typing import Any, Literal, TypeAlias
+from uuid import UUID
 
 import anyio.to_thread
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 from msgspec.structs import replace
 
-from nodekit import Container, ContainerError, ContainerResult, InvalidPayload, Job, JobRequest, JobStatus, Refusal
+from nodekit import (
+    Container,
+    ContainerError,
+    ContainerResult,
+    InvalidPayload,
+    Job,
+    JobId,
+    JobRequest,
+    JobStatus,
+    Refusal,
+)
 from nodekit import parse_json as parse_any_json
 from nodekit_asgi._config import Limits
 from nodekit_asgi._headers import idempotency_key, urgency
@@ -17,6 +28,8 @@ from nodekit_asgi._http import HttpError, Request
 
 LONG_DIGEST_BYTES = 1 << 20
 """A digest of more takes milliseconds, and is made off the event loop."""
+
+NO_SUCH_JOB = "no such job"
 
 WireStatus: TypeAlias = Literal["running", "success", "failed"]
 
@@ -36,6 +49,17 @@ class WireAccepted(msgspec.Struct, frozen=True):
     """A job was accepted."""
 
     id: str
+
+
+class WireReport(msgspec.Struct, frozen=True):
+    """What came of a job elsewhere."""
+
+    id: str
+    status: WireStatus
+    containers: list[str]
+    """Those that were called; what is reported is the last one's."""
+    data: Raw | UnsetType = UNSET
+    """Its output or, of a failed job, the error: a text, or an object with it in ``error``."""
 
 
 class WireOutput(msgspec.Struct, frozen=True):
@@ -68,6 +92,7 @@ class WireContainer(msgspec.Struct, frozen=True):
 
 
 _item: msgspec.json.Decoder[WireRequest] = msgspec.json.Decoder(WireRequest)
+_report: msgspec.json.Decoder[WireReport] = msgspec.json.Decoder(WireReport)
 _items: msgspec.json.Decoder[list[Raw]] = msgspec.json.Decoder(list[Raw])
 
 
@@ -87,6 +112,16 @@ async def read_items(request: Request) -> list[Raw]:
     if len(items) > request.limits.max_batch:
         raise HttpError(413, f"a batch of {len(items)} items; at most {request.limits.max_batch} are taken")
     return items
+
+
+async def read_report(request: Request) -> WireReport:
+    """The status report in a body."""
+    report: WireReport = await _parse(await request.body(), _report, request.limits)
+    if not report.containers:
+        raise HttpError(400, "containers: expected the ids of the containers that were called, at least one")
+    if len(report.containers) > request.limits.max_steps:
+        raise HttpError(400, f"containers: {len(report.containers)} of them; at most {request.limits.max_steps}")
+    return report
 
 
 def batch_item(item: Raw, request: Request, priority: int) -> JobRequest | str | Refusal:
@@ -143,9 +178,20 @@ def job_request(wire: WireRequest, request: Request, priority: int) -> JobReques
     )
 
 
+def job_id(text: str) -> JobId:
+    """Raises `HttpError` where no job can have this id."""
+    id = text.lower()
+    try:
+        if str(UUID(id)) == id:
+            return id
+    except ValueError:
+        pass
+    raise HttpError(404, NO_SUCH_JOB)
+
+
 def wire_job(job: Job, *, intermediate: bool) -> WireJob:
-    result = None if job.result is None else _wire_result(job.result)
-    results = [_wire_result(result) for result in job.intermediate_results] if intermediate else UNSET
+    result = None if job.result is None else wire_result(job.result)
+    results = [wire_result(result) for result in job.intermediate_results] if intermediate else UNSET
     return WireJob(job.id, wire_status(job), result, results)
 
 
@@ -155,7 +201,7 @@ def wire_status(job: Job) -> WireStatus:
     return "success" if job.status is JobStatus.SUCCESS else "failed"
 
 
-def _wire_result(result: ContainerResult) -> WireResult:
+def wire_result(result: ContainerResult) -> WireResult:
     if isinstance(result, ContainerError):
         return WireError(result.container, result.error)
     return WireOutput(result.container, result.output)
@@ -177,9 +223,14 @@ _TYPES = {
 }
 
 
+_MISSING = re.compile(r"Object missing required field `(\w+)`")
+
+
 def _explain(text: str) -> str:
     """The field and the cure, from an error of msgspec: ``Expected `array`, got `str` - at `$.containers```."""
     text, _, place = text.partition(" - at `$")
     words = re.sub(r"`([a-z| ]+)`", lambda found: " or ".join(_TYPES.get(w, w) for w in found[1].split(" | ")), text)
     field = place.rstrip("`").lstrip(".")
+    if missing := _MISSING.fullmatch(text):
+        return f"{field}.{missing[1]}: is missing".lstrip(".")
     return f"{field or 'the body'}: {words[:1].lower()}{words[1:]}"

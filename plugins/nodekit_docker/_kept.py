@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 import anyio
+import msgspec
 from anyio.abc import TaskStatus
 
 from nodekit import ContainerFailed, ContainerOutput, NotStarted, Step
@@ -102,6 +103,11 @@ class Kept:
             if failure.kind != "connection":
                 raise
             raise await self._cleared_up(life, failure) from failure
+
+    async def resources(self, model_id: str | None) -> msgspec.Raw | None:
+        """What the container says of itself; None: nothing, or it is not up."""
+        life = self._now.life if self._now and self._now.up else None
+        return await self._http.resources(life.endpoint, model_id) if life else None
 
     async def _cleared_up(self, life: Life, failure: ContainerFailed) -> ContainerFailed:
         """What a broken connection came from, as far as is known soon."""

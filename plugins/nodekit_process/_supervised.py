@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
+import msgspec
 from anyio.abc import TaskStatus
 
 from nodekit import ContainerFailed, ContainerOutput, NodekitError, NotStarted, Step
@@ -81,6 +82,10 @@ class Supervised:
             if not process.exited.is_set():
                 raise
             raise ContainerFailed("died", f"the container's process {process.ending}") from failure
+
+    async def resources(self, model_id: str | None) -> msgspec.Raw | None:
+        """What the container says of itself; None: nothing, or it is not up."""
+        return await self._http.resources(self._up[1], model_id) if self._up else None
 
     # -- staying up -------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Annotated, Literal, Self
+from urllib.parse import quote
 
 import anyio
 import msgspec
@@ -28,6 +29,7 @@ MAX_REPLY_BYTES = 16 * 1024 * 1024
 SHOWN_BYTES = 500
 """How much of an unexpected reply stands in an error."""
 PROBE_SECONDS = 5.0
+MAX_RESOURCES_BYTES = 1 << 20
 
 _ERROR_STATUS = 300  # redirects are not followed, so they are errors too
 
@@ -100,6 +102,18 @@ class ContainerHttp:
         except (ContainerFailed, TimeoutError):
             return False
         return reply.status not in (502, 503, 504)
+
+    async def resources(self, endpoint: Endpoint, model_id: str | None) -> msgspec.Raw | None:
+        """What the container answers to ``GET /service-resources``; None where that is no JSON, or an HTTP error."""
+        query = "" if model_id is None else f"?model_id={quote(model_id, safe='')}"
+        url = f"{endpoint.url}/service-resources{query}"
+        try:
+            reply = await self._session.get(url, dict(endpoint.headers), max_bytes=MAX_RESOURCES_BYTES)
+            if reply.status >= _ERROR_STATUS:
+                return None
+            return await parse_json(reply.body, _raw, max_depth=MAX_DEPTH)
+        except (ContainerFailed, InvalidPayload):
+            return None
 
 
 class Streamed:

@@ -122,6 +122,9 @@ class RemoteRunner:
                 self._is_down(id, failure.text)
             raise
 
+    async def resources(self, container: ContainerId, model_id: str | None) -> msgspec.Raw | None:
+        return await self._http.resources(self._endpoints[container], model_id)
+
     def _is_down(self, id: ContainerId, text: str) -> None:
         if id not in self._down and self._probes is not None:
             logger.warning("container %s is down: %s; jobs wait until it answers", id, text)

@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 import anyio
+import msgspec
 from anyio.abc import TaskGroup, TaskStatus
 
 from nodekit import Container, ContainerId, ContainerOutput, EnvValue, NotStarted, Problem, Secret, Step
@@ -29,6 +30,10 @@ class Upkeep(Protocol):
 
     def stream(self, step: Step) -> AbstractAsyncContextManager[Streamed]:
         """As `call`; the reply's bytes as they come."""
+        ...
+
+    async def resources(self, model_id: str | None) -> msgspec.Raw | None:
+        """What the container says of itself; None: nothing, or it is not up."""
         ...
 
     async def run(self, *, task_status: "TaskStatus[None]") -> None:
@@ -89,6 +94,9 @@ class StartingRunner:
 
     def stream(self, step: Step) -> AbstractAsyncContextManager[Streamed]:
         return self.upkeep[step.container].stream(step)
+
+    async def resources(self, container: ContainerId, model_id: str | None) -> msgspec.Raw | None:
+        return await self.upkeep[container].resources(model_id)
 
 
 def id_problems(containers: Sequence[Container]) -> Iterator[Problem]:

@@ -2,11 +2,8 @@
 
 import asyncio
 import gc
-import os
-import socket
 import weakref
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Any
 
 import aiohttp
@@ -14,6 +11,7 @@ import h2.config
 import h2.connection
 import h2.events
 import pytest
+from connections import accepted, ask, leave, reset, waiters
 from http_api import Answer, Api, RawConnection, api_functions, post, serving
 from multidict import CIMultiDict
 from parts import Gate, functions, settle_down, until
@@ -25,11 +23,6 @@ pytestmark = pytest.mark.anyio
 GATE = {"containers": ["gate"], "data": {"n": 1}}
 ECHO = {"containers": ["echo"], "data": {"n": 1}}
 FAIL = {"containers": ["fail"], "data": {"n": 1}}
-
-
-def waiters(api: Api) -> int:
-    assert api.node is not None
-    return len({waiter for waiting in api.node._waiters._waiters.values() for waiter in waiting})
 
 
 def open_gate(api: Api) -> None:
@@ -205,30 +198,6 @@ async def test_a_body_where_none_belongs_is_read_within_its_limits(server: str) 
 
 
 # -- clients that go ----------------------------------------------------------------------------------
-
-
-def accepted(port: int) -> int:
-    """How many of this process's descriptors are connections that were accepted on a port."""
-    found = 0
-    for name in os.listdir("/proc/self/fd"):
-        with suppress(OSError):  # it is closed by now, or not connected
-            if os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
-                with socket.socket(fileno=os.dup(int(name))) as one:
-                    listens = one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-                    found += not listens and one.family == socket.AF_INET and one.getsockname()[1] == port
-    return found
-
-
-def ask(path: str, *headers: str) -> bytes:
-    return "\r\n".join([f"GET {path} HTTP/1.1", "Host: 127.0.0.1", *headers, "", ""]).encode()
-
-
-def leave(connection: RawConnection) -> None:
-    connection.writer.close()
-
-
-def reset(connection: RawConnection) -> None:
-    connection.writer.transport.abort()
 
 
 @pytest.mark.parametrize("go", [leave, reset])

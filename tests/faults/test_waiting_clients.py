@@ -1,4 +1,7 @@
-"""Two thousand clients that wait: while nothing changes they cost nothing, and each is woken by its own job alone."""
+"""Two thousand clients that wait: while nothing changes they cost nothing, and each is woken by its own job alone.
+
+They wait in the process, for a reply, or on a stream of events.
+"""
 
 import asyncio
 import os
@@ -15,6 +18,7 @@ from parts import SpiedStore, SwitchRunner, make_node, until
 
 from nodekit import Container, ContainerOutput, JobRequest, Node, Step, encode_payload
 from nodekit._waiting import Waiter
+from nodekit_asgi import _http
 
 pytestmark = pytest.mark.anyio
 
@@ -163,12 +167,12 @@ def clients() -> Iterator[int]:
 
 
 @asynccontextmanager
-async def asking(address: tuple[str, int], ids: list[str]) -> AsyncIterator[list[RawConnection]]:
-    """A connection for each job, on which it was asked for and is waited for."""
+async def asking(address: tuple[str, int], paths: list[str]) -> AsyncIterator[list[RawConnection]]:
+    """A connection for each path, on which it was asked for."""
     connections: list[RawConnection] = []
-    for id in ids:
+    for path in paths:
         connection = RawConnection(*await asyncio.open_connection(*address))
-        await connection.send(f"GET /api/jobs?id={id}&wait=100 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+        await connection.send(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
         connections.append(connection)
     yield connections
     for connection in connections:
@@ -187,7 +191,7 @@ async def test_2000_who_wait_over_http_cost_nothing_while_nothing_changes(
         assert api.node
         ids = await submit(api.node, clients)
         before = descriptors()
-        async with asking(api.address, ids) as connections:
+        async with asking(api.address, [f"/api/jobs?id={id}&wait=100" for id in ids]) as connections:
             quiet = await a_quiet_second(api.node, clients, store, monkeypatch)
             assert descriptors() == before + 2 * clients
             print(f"\n{server}: {clients} wait, {QUIET_SECONDS:g} s: {quiet.turns} turns of the loop,", end=" ")
@@ -208,3 +212,76 @@ async def test_2000_who_wait_over_http_cost_nothing_while_nothing_changes(
             assert {job["status"] for job in answers} == {"success"}
             assert waiting(api.node) == 0
         await until(lambda: descriptors() == before)
+
+
+# -- on streams of events -----------------------------------------------------------------------------
+
+
+async def told(connection: RawConnection, text: bytes) -> bytes:
+    async with asyncio.timeout(60):
+        return await connection.reader.readuntil(text)
+
+
+@pytest.mark.parametrize("server", ["hypercorn", "uvicorn"])
+async def test_2000_on_streams_of_events_cost_nothing_while_nothing_changes(
+    server: str, clients: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_http, "KEEP_ALIVE_SECONDS", 3600.0)  # what they cost is counted below
+    store, doors = SpiedStore(), Doors()
+    settings = {"store": store, "concurrency": clients}
+    async with serving(server, runners=[doors], node=settings, max_connections=clients + 100) as api:
+        node = api.node
+        assert node
+        ids = await submit(node, clients)
+        before = descriptors()
+        async with asking(api.address, [f"/api/jobs/{id}/events" for id in ids]) as connections:
+            for id, connection in zip(ids, connections, strict=True):
+                await told(connection, b'data: {"id":"%s"}' % id.encode())
+            quiet = await a_quiet_second(node, clients, store, monkeypatch)
+            assert descriptors() == before + 2 * clients
+            print(f"\n{server}: {clients} on streams, {QUIET_SECONDS:g} s: {quiet.turns} turns of the loop,", end=" ")
+            print(f"{quiet.callbacks} callbacks, {quiet.cpu_seconds * 1000:.0f} ms of processor time")
+
+            with observed(store, monkeypatch) as one:
+                doors.open(ids[7])
+                assert b"event: step" in await told(connections[7], b"event: finished")
+            assert (one.wakings, one.new_reads) == (1, 1)
+            await until(lambda: waiting(node) == clients - 1)
+
+            for id in [*ids[:7], *ids[8:]]:
+                doors.open(id)
+            for id, connection in zip(ids, connections, strict=True):
+                if id != ids[7]:
+                    await told(connection, b'data: {"id":"%s","status":"success"' % id.encode())
+            await until(lambda: waiting(node) == 0)
+        await until(lambda: descriptors() == before)
+
+
+MOST_CALLBACKS = 8
+"""Of the event loop for one comment, that it is read by this process's own client included."""
+
+
+@pytest.mark.parametrize("server", ["hypercorn", "uvicorn"])
+async def test_keeping_streams_alive_costs_a_comment_each_and_no_look_at_the_store(
+    server: str, clients: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number, seconds = min(clients, 500), 1.0
+    monkeypatch.setattr(_http, "KEEP_ALIVE_SECONDS", seconds)
+    store, doors = SpiedStore(), Doors()
+    settings = {"store": store, "concurrency": number}
+    async with serving(server, runners=[doors], node=settings, max_connections=number + 100) as api:
+        node = api.node
+        assert node
+        ids = await submit(node, number)
+        async with asking(api.address, [f"/api/jobs/{id}/events" for id in ids]) as connections:
+            for connection in connections:
+                await told(connection, b"event: accepted")
+            await until(lambda: waiting(node) == number)
+            with observed(store, monkeypatch) as kept:
+                for _ in range(2):
+                    for connection in connections:
+                        await told(connection, b":\n\n")
+            assert (kept.wakings, kept.new_reads) == (0, 0)
+            assert kept.callbacks < 3 * number * MOST_CALLBACKS  # a third round may have begun
+            print(f"\n{server}: {number} on streams, 2 comments each: {kept.callbacks} callbacks,", end=" ")
+            print(f"{kept.cpu_seconds / 2 / number * 1e6:.0f} µs of processor time for each, its client's included")

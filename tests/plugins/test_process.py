@@ -44,7 +44,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version, disable_nagle_algorithm = "HTTP/1.1", True
 
     def do_GET(self):
-        self.reply({})
+        self.reply({"path": self.path})
 
     def do_POST(self):
         do = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["data"].get("do")
@@ -170,6 +170,16 @@ async def test_entering_returns_when_every_container_answers_and_names_the_insta
         assert not running.problems()
         output = await running.run(step("two"))
         assert output.instance == f"two:{output.value['pid']}"
+
+
+async def test_a_container_is_asked_what_it_has_while_it_is_up() -> None:
+    async with runner(server()) as running:
+        said = await running.resources("one", "m")
+        assert said is not None
+        assert json.loads(bytes(said)) == {"path": "/service-resources?model_id=m"}
+        with pytest.raises(ContainerFailed):
+            await do(running, "kill")
+        assert await running.resources("one", "m") is None
 
 
 async def test_containers_start_at_the_same_time() -> None:

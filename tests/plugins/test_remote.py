@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import anyio
 import msgspec
@@ -467,6 +468,54 @@ async def test_a_runner_whose_container_is_down_can_be_left(free_tcp_port: int) 
     with anyio.fail_after(5):
         async with runner_for(server, "echo") as runner:
             await _fail(runner, "echo")
+
+
+# -- what containers say of themselves ----------------------------------------------------------------
+
+
+async def described(server: Server, *answers: bytes, model_id: str | None = None, **settings: Any) -> Any:
+    server.says("echo", *answers)
+    async with runner_for(server, "echo", **settings) as runner:
+        with anyio.fail_after(10):
+            said = await runner.resources("echo", model_id)
+        assert runner.running() == {"echo"}  # whatever it said
+        return said
+
+
+@pytest.mark.parametrize(
+    ("model_id", "query"), [(None, ""), ("", "?model_id="), ("a/b c&d=é+%", "?model_id=a%2Fb%20c%26d%3D%C3%A9%2B%25")]
+)
+async def test_a_container_is_asked_what_it_has(server: Server, model_id: str | None, query: str) -> None:
+    body = b'{"models": [ 1, 1.50 ],"models":1}'
+    assert await described(server, reply(body), model_id=model_id) == msgspec.Raw(body)
+    (asked,) = server.requests
+    assert (asked.method, urlsplit(asked.path).path) == ("GET", "/echo/service-resources")
+    assert parse_qsl(urlsplit(asked.path).query, keep_blank_values=True) == parse_qsl(query[1:], keep_blank_values=True)
+
+
+async def test_a_bearer_travels_along_when_a_container_is_asked_what_it_has(server: Server) -> None:
+    await described(server, reply(b"{}"), bearer=Secret("s3cret"))
+    assert server.requests[-1].headers["authorization"] == "Bearer s3cret"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        reply(b'{"a":1}', status="404 Not Found"),
+        reply(b'{"a":1}', status="500 Internal Server Error"),
+        reply(b'{"a":1}', status="302 Found", Location="/echo/health"),
+        reply(b"<html>"),
+        reply(b""),
+        reply(b'{"a":NaN}'),
+        reply(b'"\xff"'),
+        reply(b"[" * 200 + b"]" * 200),
+        reply(b'"' + b"x" * (1 << 20) + b'"'),
+        b"SSH-2.0-OpenSSH\r\n\r\n",
+    ],
+)
+async def test_what_is_no_json_of_a_success_says_nothing(server: Server, answer: bytes) -> None:
+    assert await described(server, answer) is None
+    assert len(server.requests) == 1  # a redirect is not followed
 
 
 def test_a_url_that_holds_a_password_is_refused_and_not_shown() -> None:

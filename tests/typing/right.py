@@ -1,7 +1,7 @@
 """What authors of plugins write. Only type-checked: this must pass as it stands."""
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,6 +18,7 @@ from nodekit import (
     ContainerId,
     ContainerOutput,
     ContainerRunner,
+    DescribingRunner,
     EmbeddedStore,
     Event,
     Job,
@@ -139,6 +140,13 @@ async def read(node: Node) -> str:
         return f"{stream.job.id}: {b''.join(pieces).decode()}"
 
 
+class TalkingRunner(UpperRunner):
+    """A runner whose container says what it is."""
+
+    async def resources(self, container: ContainerId, model_id: str | None) -> msgspec.Raw | None:
+        return None if model_id else encode_payload({"is": container})
+
+
 class Once:
     """A pipeline of one step."""
 
@@ -192,6 +200,7 @@ table: JobTable = ListTable()
 store: JobStore = EmbeddedStore(table)
 runner: ContainerRunner = UpperRunner()
 streaming: StreamingRunner = SpellingRunner()
+describing: DescribingRunner = TalkingRunner()
 pipeline: Pipeline = Once()
 transport: Transport = Silent()
 
@@ -210,6 +219,14 @@ async def main() -> None:
                 print(text.upper())
             case None:
                 pass
+        async with aclosing(node.follow(job.id, client="local")) as jobs:
+            async for job in jobs:
+                print(job.status.finished)
+        settled = await node.settle(job.id, Outcome(JobStatus.SUCCESS), client="local")
+        if settled is not None and settled.now:
+            print(settled.job.id)
+        for id, said in (await node.resources("model")).items():
+            print(id.upper(), bytes(said))
         for answer in await node.submit_many([]):
             if isinstance(answer, Unavailable):
                 print(answer.retry_after_seconds + 1)

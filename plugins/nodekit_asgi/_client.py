@@ -1,0 +1,53 @@
+"""Who asks: the peer of a connection or, where that is a trusted proxy, the one for whom it does."""
+
+import re
+from collections.abc import Iterator, Sequence
+
+from nodekit_asgi._headers import split, unquoted
+from nodekit_asgi._http import HttpError, Request
+from nodekit_asgi._networks import UNIX, in_networks, unmapped
+
+_PORT = r"(?::(?:[0-9]{1,5}|_[A-Za-z0-9._-]+))?"
+_ADDRESS = re.compile(rf"\[([0-9A-Fa-f:.]{{2,45}})\]{_PORT}|([0-9.]{{7,15}}){_PORT}|([0-9A-Fa-f:.]{{2,45}})")
+
+
+def client_address(request: Request) -> str | None:
+    """The address of a request's client; None: it is on a unix socket.
+
+    Behind proxies it is the last in `forwarded_header` that is not a trusted proxy's; the first where all of them are.
+    What stands before it, anybody may have written. Raises `HttpError` 400 where a trusted proxy's entry is no address:
+    to take such a client for the proxy would give it the proxy's rights.
+    """
+    proxies = request.limits.trusted_proxies
+    if not proxies or not _is_proxy(request.peer, proxies):
+        return request.peer
+    name = request.limits.forwarded_header.lower()
+    if not (lines := request.values(name.encode())):
+        return request.peer  # the proxy itself asks
+    hops = [hop for hop in _hops(name, ",".join(line.decode("latin-1") for line in lines)) if hop]
+    for position in reversed(range(len(hops))):
+        found = _ADDRESS.fullmatch(hops[position])
+        address = unmapped(found[1] or found[2] or found[3]) if found else None
+        if address is None:
+            break
+        if position == 0 or not _is_proxy(address, proxies):
+            return address
+    raise HttpError(400, f"{name}: expected addresses, the last one added by the proxy that passed the request on")
+
+
+def _is_proxy(address: str | None, proxies: tuple[str, ...]) -> bool:
+    return UNIX in proxies if address is None else in_networks(address, proxies)
+
+
+def _hops(name: str, text: str) -> Sequence[str]:
+    if name != "forwarded":
+        return [hop.strip(" \t") for hop in text.split(",")]
+    return [next(_clients(element), "unknown") for element in split(text, ",") if element.strip(" \t")]
+
+
+def _clients(element: str) -> Iterator[str]:
+    """Of one proxy's ``for=…;proto=…`` (RFC 7239)."""
+    for pair in split(element, ";"):
+        key, _, value = pair.strip(" \t").partition("=")
+        if key.lower() == "for":
+            yield unquoted(value)

@@ -1,0 +1,46 @@
+"""Addresses and networks, as settings name them. Of what is mapped into IPv6, the IPv4 counts."""
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+UNIX = "unix"
+"""Stands for the peers of a unix socket, which have no address."""
+
+_MAPPED = IPv6Network("::ffff:0:0/96")
+
+
+def check_networks(name: str, networks: Iterable[str]) -> None:
+    """Raises `ValueError`, naming the setting, for what is neither an address nor a network."""
+    for text in networks:
+        try:
+            ip_network(text)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}; expected an address or a network such as 10.0.0.0/8") from error
+
+
+@lru_cache(1024)
+def unmapped(address: str) -> str | None:
+    """An address in its one form; None: it is none."""
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return None
+    return str((parsed.ipv4_mapped or parsed) if isinstance(parsed, IPv6Address) else parsed)
+
+
+@lru_cache(1024)
+def in_networks(address: str, networks: tuple[str, ...]) -> bool:
+    """Whether an address is in one of the networks, which were checked before."""
+    return any(ip_address(address) in network for network in _parsed(networks))
+
+
+@lru_cache(64)
+def _parsed(networks: tuple[str, ...]) -> Sequence[IPv4Network | IPv6Network]:
+    return [_unmapped_network(ip_network(text)) for text in networks if text != UNIX]
+
+
+def _unmapped_network(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network:
+    if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
+        return IPv4Network((int(network.network_address) & 0xFFFFFFFF, network.prefixlen - 96))
+    return network
