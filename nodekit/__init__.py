@@ -25,6 +25,7 @@ from nodekit.errors import (
     InvalidPayload,
     KeyReused,
     NodekitError,
+    NotFailed,
     NotStarted,
     Problem,
     Refusal,
@@ -38,7 +39,19 @@ from nodekit.errors import (
 from nodekit.events import Event, JobAccepted, JobFinished, StepFinished
 from nodekit.finding import Finding
 from nodekit.formats import Format, NodeTables
-from nodekit.job import FINISHED, UNFINISHED, Attempt, Job, JobRequest, JobStatus, Outcome, StepRecord, last_output
+from nodekit.job import (
+    FINISHED,
+    UNFINISHED,
+    UNSUCCESSFUL,
+    Attempt,
+    Job,
+    JobRequest,
+    JobStatus,
+    Outcome,
+    RetryFrom,
+    StepRecord,
+    last_output,
+)
 from nodekit.limits import ClientLimits
 from nodekit.node import Node
 from nodekit.offers import NodeFile, Offer
@@ -57,6 +70,7 @@ __all__ = [
     "FINISHED",
     "MAX_DEPTH",
     "UNFINISHED",
+    "UNSUCCESSFUL",
     "Announcement",
     "Attempt",
     "Claim",
@@ -97,6 +111,7 @@ __all__ = [
     "NodeFile",
     "NodeTables",
     "NodekitError",
+    "NotFailed",
     "NotStarted",
     "Offer",
     "Outcome",
@@ -106,6 +121,7 @@ __all__ = [
     "Problem",
     "Refusal",
     "Retry",
+    "RetryFrom",
     "Secret",
     "Sequence",
     "Settlement",

@@ -5,7 +5,8 @@ from types import TracebackType
 import anyio
 
 from nodekit._signal import Signal
-from nodekit.job import Job
+from nodekit.container import ContainerError, ContainerId
+from nodekit.job import Job, JobStatus, Outcome
 
 
 class EmbeddedClaim:
@@ -32,3 +33,8 @@ class EmbeddedClaim:
     ) -> None:
         self._writing = False
         self._written.set()
+
+
+def interrupted(due: ContainerId) -> Outcome:
+    """How a stream ends whose claim died."""
+    return Outcome(JobStatus.FAILED, ContainerError(container=due, error="interrupted", kind="interrupted"))

@@ -25,6 +25,11 @@ logger = logging.getLogger("nodekit.node")
 LONGEST_RETRY_SECONDS = 3600
 
 Answer: TypeAlias = Job | Refusal | Unavailable | KeyReused
+Begin: TypeAlias = Callable[[Job], Job]
+
+
+def _as_it_is(job: Job) -> Job:
+    return job
 
 
 class Intake:
@@ -53,11 +58,14 @@ class Intake:
         """Whether requests are taken on."""
         self.trouble = Trouble()
 
-    async def take(self, requests: Sequence[JobRequest]) -> list[Answer]:
-        """An answer for each request, in their order; those that are admitted are kept together."""
+    async def take(self, requests: Sequence[JobRequest], begin: Begin = _as_it_is) -> list[Answer]:
+        """An answer for each request, in their order; those that are admitted are kept together.
+
+        `begin` makes of a new job what it begins as.
+        """
         known = {number: await self._known(r) for number, r in enumerate(requests) if r.idempotency_key is not None}
         new = {number: request for number, request in enumerate(requests) if known.get(number) is None}
-        taken = dict(zip(new, await self._take_new(list(new.values())), strict=True)) if new else {}
+        taken = dict(zip(new, await self._take_new(list(new.values()), begin), strict=True)) if new else {}
         return [known.get(number) or taken[number] for number in range(len(requests))]
 
     async def _known(self, request: JobRequest) -> Job | KeyReused | None:
@@ -71,11 +79,11 @@ class Intake:
             return None
         return _same(request, jobs[0]) if jobs else None
 
-    async def _take_new(self, requests: Sequence[JobRequest]) -> list[Answer]:
+    async def _take_new(self, requests: Sequence[JobRequest], begin: Begin) -> list[Answer]:
         pending = await self._store.pending()
         with self._reserved(pending, requests) as room:
             try:
-                answers: list[Answer] = [await self._admit(request, room) for request in requests]
+                answers: list[Answer] = [await self._admit(request, room, begin) for request in requests]
                 room.leave()  # from its next instruction on, the store counts them
                 kept = iter(await self._keep([answer for answer in answers if isinstance(answer, Job)]))
             except Unavailable as unavailable:
@@ -88,7 +96,7 @@ class Intake:
         Raises `Refusal`, `Unavailable`. A caller that gives up ends it.
         """
         with self._reserved(await self._store.pending(), [request]) as room:
-            job = await self._admit(request, room)
+            job = await self._admit(request, room, _as_it_is)
             if not isinstance(job, Job):
                 raise job
             if job.status.finished:  # its pipeline has nothing to do
@@ -162,7 +170,7 @@ class Intake:
 
     # -- admission --------------------------------------------------------------------------------
 
-    async def _admit(self, request: JobRequest, room: "_Room") -> Job | Refusal | Unavailable:
+    async def _admit(self, request: JobRequest, room: "_Room", begin: Begin) -> Job | Refusal | Unavailable:
         least = self._limits_of(request.client).max_priority
         if least is not None and request.priority < least:
             request = replace(request, priority=least)
@@ -171,7 +179,7 @@ class Intake:
         room.take(request.client)
         timeout = finite(self._limits.job_timeout_seconds)
         job = Job(id=self._ids.next(), request=request, accepted_at=time.time(), timeout_seconds=timeout)
-        return self._progress.advance(job)
+        return self._progress.advance(begin(job))
 
     async def _objection(self, request: JobRequest) -> Refusal | Unavailable | None:
         try:

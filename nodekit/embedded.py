@@ -12,11 +12,11 @@ from msgspec.structs import replace
 
 from nodekit._broadcast import Broadcast
 from nodekit._counts import Counts
-from nodekit._embedded_claim import EmbeddedClaim
+from nodekit._embedded_claim import EmbeddedClaim, interrupted
 from nodekit._fresh import Fresh
 from nodekit._own_tasks import OwnTasks
 from nodekit._queue import Queue
-from nodekit.container import ClientId, ContainerError, ContainerId, JobId, Location
+from nodekit.container import ClientId, ContainerId, JobId, Location
 from nodekit.errors import ClaimLost, StoreFailed
 from nodekit.job import Job, JobStatus, Outcome
 from nodekit.store import Claim, JobTable, Pending, Settlement, Unfinished
@@ -53,7 +53,7 @@ class EmbeddedStore:
             for entry in await self.table.unfinished():
                 self._track(entry)
                 if entry.streams:
-                    await self._settle(entry.id, _interrupted(entry.due), None)
+                    await self._settle(entry.id, interrupted(entry.due), None)
                 else:
                     self._queue.put(entry)
             await self._own.__aenter__()
@@ -164,7 +164,7 @@ class EmbeddedStore:
             self._queue.put(entry, delay_seconds=delay_seconds)
 
         if job.request.destination is Location.STREAM and not job.status.finished:
-            job = job.finished(_interrupted(job.due or ""), time.time())
+            job = job.finished(interrupted(job.due or ""), time.time())
         elif delay_seconds > 0:
             job = replace(job, not_before=time.time() + delay_seconds, delay_seconds=delay_seconds)
         elif job.not_before is not None:
@@ -245,11 +245,19 @@ class EmbeddedStore:
         client: ClientId | None = None,
         status: Collection[JobStatus] | None = None,
         idempotency_key: str | None = None,
+        container: ContainerId | None = None,
+        error: str | None = None,
         after: JobId | None = None,
         limit: int,
     ) -> list[JobId]:
         return await self.table.find(
-            client=client, status=status, idempotency_key=idempotency_key, after=after, limit=limit
+            client=client,
+            status=status,
+            idempotency_key=idempotency_key,
+            container=container,
+            error=error,
+            after=after,
+            limit=limit,
         )
 
     async def delete(self, ids: Sequence[JobId]) -> int:
@@ -283,7 +291,3 @@ class EmbeddedStore:
         elsewhere = (self._claims, self._settling, self._loading, self._queue)
         if id in self._unfinished and not any(id in place for place in elsewhere):
             self._queue.put_back(self._unfinished[id])
-
-
-def _interrupted(due: ContainerId) -> Outcome:
-    return Outcome(JobStatus.FAILED, ContainerError(container=due, error="interrupted", kind="interrupted"))

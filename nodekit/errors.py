@@ -84,6 +84,14 @@ class KeyReused(NodekitError):
         super().__init__("the idempotency key was used with another request before; make a new key for each request")
 
 
+class NotFailed(NodekitError):
+    """The job has not failed, so that it is not retried. Wait for it, cancel it, or submit its request as a new job."""
+
+    def __init__(self, status: str) -> None:
+        self.status = status
+        super().__init__(f"the job is {status}; only one that failed or was cancelled can be retried")
+
+
 class ContainerFailed(NodekitError):
     """A container did not give an output for a step; raised by runners, and nothing else is.
 

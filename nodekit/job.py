@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 from msgspec.structs import replace
@@ -37,6 +37,11 @@ class JobStatus(StrEnum):
 
 UNFINISHED = frozenset({JobStatus.ACCEPTED, JobStatus.RUNNING})
 FINISHED = frozenset(JobStatus) - UNFINISHED
+UNSUCCESSFUL = frozenset({JobStatus.FAILED, JobStatus.CANCELLED})
+"""What clients see as `failed`, and may retry."""
+
+RetryFrom: TypeAlias = Literal["failed", "start"]
+"""Where another try of a job begins: with the step that failed, or with the first."""
 
 
 class JobRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -63,6 +68,19 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ) -> "JobRequest":
         """A request from plain Python values. Raises `InvalidPayload` for data that JSON cannot hold."""
         return cls(containers=containers, data=encode_payload(data), client=client, pipeline=pipeline)
+
+    def again(
+        self, *, address: str | None, priority: int | None, idempotency_key: str | None, body_digest: str | None
+    ) -> "JobRequest":
+        """The same request once more, from where and how it is made now; nobody listens to it as to a stream."""
+        return replace(
+            self,
+            address=address,
+            priority=self.priority if priority is None else priority,
+            idempotency_key=idempotency_key,
+            body_digest=body_digest,
+            destination=Location.OFFCHAIN if self.destination is Location.STREAM else self.destination,
+        )
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -116,6 +134,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     outcome: Outcome | None = None
     finished_at: float | None = None
     retry_of: JobId | None = None
+    """The job that this one is another try of."""
 
     @property
     def client(self) -> ClientId:
@@ -128,6 +147,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         if self.outcome is None:
             return None
         return self.outcome.result or (self.steps[-1].result if self.steps else None)
+
+    @property
+    def error(self) -> ContainerError | None:
+        """How it failed, or that it was cancelled; None where it did not, or where nothing says how."""
+        return self.result if self.status in UNSUCCESSFUL and isinstance(self.result, ContainerError) else None
 
     @property
     def results(self) -> Sequence[ContainerResult]:
@@ -149,6 +173,15 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def _open(self) -> StepRecord | None:
         return self.steps[-1] if self.steps and self.steps[-1].result is None else None
+
+    def retrying(self, old: "Job", start: RetryFrom) -> "Job":
+        """This job, which is new, as another try of `old`: with its steps up to the last output, unless from the start.
+
+        `old` was at that point once, so that its pipeline, asked again, names the step that followed then.
+        """
+        outputs = [number for number, step in enumerate(old.steps, 1) if isinstance(step.result, ContainerOutput)]
+        kept = old.steps[: outputs[-1]] if outputs and start == "failed" else ()
+        return replace(self, retry_of=old.id, steps=kept)
 
     def with_result(self, result: ContainerResult, attempt: Attempt) -> "Job":
         """The step that is due has its result, an output or an error that ends it."""

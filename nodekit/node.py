@@ -1,12 +1,10 @@
 """A node: parts and plugins wired together, and what its clients can ask of it."""
 
-import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from types import MappingProxyType, TracebackType
 from typing import Self
 
-import anyio
 import msgspec
 from msgspec.structs import replace
 
@@ -17,13 +15,14 @@ from nodekit._health import Health
 from nodekit._hooks import Hooks
 from nodekit._ids import JobIds
 from nodekit._intake import Intake
+from nodekit._lifespan import look_at_ids, tell_unfinished, working
 from nodekit._misfits import misfits
 from nodekit._progress import Progress
 from nodekit._waiting import Waiters
 from nodekit.container import ClientId, Container, ContainerId, JobId, Location
-from nodekit.errors import CompositionError, KeyReused, NodekitError, Refusal, StoreFailed, Unavailable
+from nodekit.errors import CompositionError, KeyReused, NodekitError, NotFailed, Refusal, Unavailable
 from nodekit.events import Event, JobFinished
-from nodekit.job import Job, JobRequest, JobStatus, Outcome
+from nodekit.job import UNSUCCESSFUL, Job, JobRequest, JobStatus, Outcome, RetryFrom
 from nodekit.limits import DEFAULTS, ClientLimits, NodeLimits
 from nodekit.pipeline import Pipeline
 from nodekit.pipeline import Sequence as SequencePipeline
@@ -31,10 +30,6 @@ from nodekit.runner import ContainerRunner
 from nodekit.store import JobStore, Pending, Settlement
 from nodekit.stream import JobStream
 from nodekit.transport import Transport
-
-logger = logging.getLogger("nodekit.node")
-
-COUNT_SECONDS = 1.0
 
 
 class Node:
@@ -103,14 +98,15 @@ class Node:
             raise NodekitError("a node runs once; compose a new one")
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._store)
-            stack.push_async_callback(self._count, "stopped: %d jobs are unfinished")
-            await self._look_at_ids()
-            await self._count("%d unfinished jobs in the store go on")
+            stack.push_async_callback(tell_unfinished, self._store, "stopped: %d jobs are unfinished")
+            await look_at_ids(self._store, self._ids)
+            await tell_unfinished(self._store, "%d unfinished jobs in the store go on")
             for runner in self._runners:
                 await stack.enter_async_context(runner)
             for lifespan in self._hooks.lifespans(self):
                 await stack.enter_async_context(lifespan)
-            await stack.enter_async_context(self._working())
+            work = working(self, self._transports, self._executor, self._waiters, self._intake)
+            await stack.enter_async_context(work)
             self._stack = stack.pop_all()
         return self
 
@@ -120,52 +116,6 @@ class Node:
         assert self._stack is not None
         return await self._stack.__aexit__(kind, error, trace)
 
-    @asynccontextmanager
-    async def _working(self) -> AsyncIterator[None]:
-        """Execute and serve; at the end drain, so that reads and waiters are served until the last job is done."""
-        failure: Exception | None = None
-        async with anyio.create_task_group() as executing, anyio.create_task_group() as serving:
-            try:
-                await executing.start(self._executor.run)
-                await executing.start(self._waiters.run)
-                self._intake.open = True
-                for transport in self._transports:
-                    self.urls += await serving.start(transport.serve, self)
-                yield
-            except Exception as error:  # a transport's at its start, or the caller's own: not to come back in a group
-                failure = error
-            finally:
-                self._intake.open = False
-            if failure is None:
-                await self._drain()
-            serving.cancel_scope.cancel()
-            executing.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
-
-    async def _drain(self) -> None:
-        logger.info("draining: %d jobs are running; at most %g s", self._executor.running, self.limits.drain_seconds)
-        self._executor.drain()
-        with anyio.move_on_after(self.limits.drain_seconds) as limit:
-            await self._executor.drained()
-        if limit.cancelled_caught:
-            logger.warning("not drained within %g s; what is running goes back to the store", self.limits.drain_seconds)
-
-    async def _count(self, text: str) -> None:
-        with anyio.move_on_after(COUNT_SECONDS, shield=True):
-            try:
-                if unfinished := (await self._store.pending()).total:
-                    logger.info(text, unfinished)
-            except StoreFailed as error:
-                logger.debug("unfinished jobs not counted: %s", error)
-
-    async def _look_at_ids(self) -> None:
-        """Never give an id that sorts before one given earlier, even if the clock went back meanwhile."""
-        newest = self._ids.now()
-        while later := await self._store.find(after=newest, limit=1000):
-            newest = later[-1]
-            self._ids.seen(newest)
-
     # -- what clients ask -------------------------------------------------------------------------
 
     async def submit(self, request: JobRequest) -> Job:
@@ -174,10 +124,7 @@ class Node:
         Raises `Refusal` where it is objected to, `Unavailable` while the node takes no work, `TooManyJobs` while it
         takes none of this client, `KeyReused` where the client used the idempotency key for another request.
         """
-        answer = (await self.submit_many([request]))[0]
-        if isinstance(answer, NodekitError):
-            raise answer
-        return answer
+        return _kept((await self.submit_many([request]))[0])
 
     async def submit_many(self, requests: Sequence[JobRequest]) -> list[Job | Refusal | Unavailable | KeyReused]:
         """Admit requests one by one and keep the admitted ones at once; an answer for each, in their order.
@@ -201,6 +148,33 @@ class Node:
         finally:
             stream.leave()
 
+    async def retry(
+        self,
+        id: JobId,
+        *,
+        start: RetryFrom = "failed",
+        client: ClientId | None = None,
+        address: str | None = None,
+        priority: int | None = None,
+        idempotency_key: str | None = None,
+        body_digest: str | None = None,
+    ) -> Job | None:
+        """Submit a job that failed once more, as a new one of the same client. None: there is no job to retry.
+
+        It goes on with the step that failed, or begins at the `start`. `address`, `idempotency_key` and `body_digest`
+        are those of whoever asks now, as in a `JobRequest`; the priority is the old one unless said. A stream is
+        retried as a job whose output is kept. Raises `NotFailed`, and what `submit` raises.
+        """
+        old = next(iter(await self.fetch([id], client=client)), None)
+        if old is None:
+            return None
+        if old.status not in UNSUCCESSFUL:
+            raise NotFailed("finished and successful" if old.status.finished else "not finished")
+        request = old.request.again(
+            address=address, priority=priority, idempotency_key=idempotency_key, body_digest=body_digest
+        )
+        return _kept((await self._intake.take([request], lambda job: job.retrying(old, start)))[0])
+
     async def fetch(self, ids: Sequence[JobId], *, client: ClientId | None = None) -> list[Job]:
         """The jobs among `ids` (of one client), in their order, each once; unknown ones are left out."""
         return await self._store.get(ids, client=client)
@@ -210,11 +184,15 @@ class Node:
         *,
         client: ClientId | None = None,
         status: Collection[JobStatus] | None = None,
+        container: ContainerId | None = None,
+        error: str | None = None,
         after: JobId | None = None,
         limit: int = 1000,
     ) -> list[JobId]:
-        """Ids of jobs that match all that is given, oldest first, behind the id `after`."""
-        return await self._store.find(client=client, status=status, after=after, limit=limit)
+        """Ids of jobs that match all that is given, as `JobStore.find` says: oldest first, behind the id `after`."""
+        return await self._store.find(
+            client=client, status=status, container=container, error=error, after=after, limit=limit
+        )
 
     async def wait(self, ids: Sequence[JobId], *, client: ClientId | None = None) -> list[Job]:
         """As `fetch`, once all of them are finished. For a time limit, cancel it.
@@ -293,3 +271,9 @@ class Node:
     def _tell(self, event: Event) -> None:
         if self._hooks.observed:
             self._hooks.observe(event, self)
+
+
+def _kept(answer: Job | NodekitError) -> Job:
+    if isinstance(answer, NodekitError):
+        raise answer
+    return answer

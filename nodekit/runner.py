@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -65,7 +65,6 @@ class InProcessRunner(ContainerRunner, Protocol):
     def in_process(self) -> Literal[True]: ...
 
 
-@runtime_checkable
 class StreamingRunner(ContainerRunner, Protocol):
     """A runner whose containers can answer piece by piece. Of others, a stream has the output in one piece."""
 

@@ -131,10 +131,16 @@ class JobStore(Protocol):
         client: ClientId | None = None,
         status: Collection[JobStatus] | None = None,
         idempotency_key: str | None = None,
+        container: ContainerId | None = None,
+        error: str | None = None,
         after: JobId | None = None,
         limit: int,
     ) -> list[JobId]:
-        """Ids of jobs that match all that is given, oldest first, behind `after` (which need not exist)."""
+        """Ids of jobs that match all that is given, oldest first, behind `after` (which need not exist).
+
+        `container` and `error` are matched with `Job.error`, as jobs ended and not as their steps did: exactly, and as
+        a part of its text, case and all. Jobs that have none match neither.
+        """
         ...
 
     async def delete(self, ids: Sequence[JobId]) -> int:
@@ -238,6 +244,8 @@ class JobTable(Protocol):
         client: ClientId | None = None,
         status: Collection[JobStatus] | None = None,
         idempotency_key: str | None = None,
+        container: ContainerId | None = None,
+        error: str | None = None,
         after: JobId | None = None,
         limit: int,
     ) -> list[JobId]:

@@ -175,8 +175,7 @@ async def serving(
     composed = make_node(
         *(runners or [api_functions(gate)]),
         transports=[AsgiTransport(settings)],
-        plugins=[Guardian(), *plugins],
-        **{"drain_seconds": 0, **(node or {})},
+        **{"plugins": [Guardian(), *plugins], "drain_seconds": 0, **(node or {})},
     )
     async with composed, aiohttp.ClientSession() as session:
         yield Api(composed.urls[0], session, composed, gate)

@@ -34,6 +34,7 @@ LAYERS = (  # a module may import those of earlier lines
     "_counts _queue _runs",
     "_stream_runs",
     "embedded _hooks _executor _misfits _intake",
+    "_lifespan",
     "node _explain",
     "config",
 )

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
+from fnmatch import fnmatchcase
 from typing import Any
 
 import anyio
@@ -10,6 +11,7 @@ from msgspec.structs import replace
 
 from nodekit import (
     Claim,
+    ContainerError,
     EmbeddedStore,
     Job,
     JobId,
@@ -97,6 +99,56 @@ class NeedsTheCursor(MemoryTable):
         return [] if after and after not in self._jobs else await super().find(after=after, **conditions)
 
 
+class AddsNoSteps(MemoryTable):
+    async def add(self, jobs: Sequence[Job]) -> list[Job]:
+        return await super().add([replace(job, steps=()) for job in jobs])
+
+
+class IgnoresErrors(MemoryTable):
+    async def find(self, *, container: Any = None, error: Any = None, **conditions: Any) -> list[JobId]:
+        return await super().find(**conditions)
+
+
+class FindsErrorsOfSteps(MemoryTable):
+    async def find(self, *, container: Any = None, error: Any = None, **conditions: Any) -> list[JobId]:
+        found = await self.get(await super().find(**conditions))
+        results = {job.id: [*job.results, *([job.error] if job.error else [])] for job in found}
+        errors = {id: [one for one in some if isinstance(one, ContainerError)] for id, some in results.items()}
+        return [
+            id
+            for id, some in errors.items()
+            if (container is None and error is None)
+            or any(container in (None, one.container) and (error or "") in one.error for one in some)
+        ]
+
+
+class FindsErrorsBy(MemoryTable):
+    """Another way to compare: `matches` is asked with an error, and the container and the text that are looked for."""
+
+    matches: Callable[[ContainerError, str, str], bool]
+
+    async def find(self, *, container: Any = None, error: Any = None, **conditions: Any) -> list[JobId]:
+        found = await self.get(await super().find(**conditions))
+        if container is None and error is None:
+            return [job.id for job in found]
+        matches = type(self).matches
+        return [
+            job.id for job in found if job.error and matches(job.error, container or job.error.container, error or "")
+        ]
+
+
+class FindsWithoutCase(FindsErrorsBy):
+    matches = staticmethod(lambda e, container, text: e.container == container and text.lower() in e.error.lower())
+
+
+class FindsPatterns(FindsErrorsBy):
+    matches = staticmethod(lambda e, container, text: e.container == container and fnmatchcase(e.error, f"*{text}*"))
+
+
+class FindsContainersByTheirBeginning(FindsErrorsBy):
+    matches = staticmethod(lambda e, container, text: e.container.startswith(container) and text in e.error)
+
+
 class DeletesUnfinished(MemoryTable):
     async def delete(self, ids: Sequence[JobId]) -> int:
         for job in await self.get(ids):
@@ -136,6 +188,13 @@ class OffersFinished(MemoryTable):
         (FindsOtherClients, "test_find_by_client_finds_that_clients_jobs_only"),
         (IgnoresStatus, "test_find_by_status_finds_jobs_as_they_are_now"),
         (NeedsTheCursor, "test_find_goes_on_behind_an_id_that_is_not_there"),
+        (AddsNoSteps, "test_add_keeps_the_steps_that_a_job_begins_with"),
+        (IgnoresErrors, "test_find_by_error_finds_jobs_that_ended_with_it"),
+        (IgnoresErrors, "test_errors_are_looked_for_by_their_texts_as_they_are"),
+        (FindsErrorsOfSteps, "test_find_by_error_looks_at_the_end_of_a_job_and_not_at_its_steps"),
+        (FindsWithoutCase, "test_find_by_error_finds_jobs_that_ended_with_it"),
+        (FindsPatterns, "test_errors_are_looked_for_by_their_texts_as_they_are"),
+        (FindsContainersByTheirBeginning, "test_find_by_error_finds_jobs_that_ended_with_it"),
         (DeletesUnfinished, "test_delete_forgets_finished_jobs_only"),
         (DropsOpenSteps, "test_save_keeps_the_newest_snapshot"),
         (SavesNothing, "test_find_by_status_follows_what_was_saved"),
@@ -155,6 +214,16 @@ def test_the_suite_of_tables_catches(table: type[MemoryTable], test: str) -> Non
 class Sound(EmbeddedStore):
     def __init__(self, table: JobTable | None = None) -> None:
         super().__init__(table or MemoryTable())
+
+
+class ForgetsToAskForErrors(Sound):
+    async def find(self, *, container: Any = None, error: Any = None, **conditions: Any) -> list[JobId]:
+        return await super().find(**conditions)
+
+
+class AddsWithoutSteps(Sound):
+    async def add(self, jobs: Sequence[Job]) -> list[Job]:
+        return await super().add([replace(job, steps=()) for job in jobs])
 
 
 class CompletesTwice(Sound):
@@ -280,7 +349,7 @@ class CountsForever(Sound):
     def _finish(self, id: JobId) -> None:
         entry = self._unfinished[id]
         super()._finish(id)
-        self._clients[entry.client] += 1
+        self._counts.one(entry, +1)
 
 
 class Silent(Sound):
@@ -321,6 +390,9 @@ class StopsAdding(Sound):
 @pytest.mark.parametrize(
     ("store", "test"),
     [
+        (ForgetsToAskForErrors, "test_find_by_error_finds_jobs_that_ended_with_it"),
+        (AddsWithoutSteps, "test_add_keeps_the_steps_that_a_job_begins_with"),
+        (AddsWithoutSteps, "test_a_job_that_begins_with_steps_is_claimed_with_them"),
         (CompletesTwice, "test_save_of_a_finished_job_ends_the_claim"),
         (CompletesTwice, "test_a_claim_ends_with_its_release"),
         (CompletesTwice, "test_settle_takes_the_claim_from_whoever_runs_the_job"),

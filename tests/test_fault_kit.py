@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 import pytest
-from parts import Gate, functions, make_node, request, settle_down
+from parts import Gate, SwitchRunner, functions, make_node, request, settle_down
 
 from nodekit import (
     Container,
@@ -117,7 +117,7 @@ class Streaming:
 async def test_what_else_a_part_can_do_passes_through(faults: Faults) -> None:
     runner = faults.around(Streaming())
     assert (runner.concurrency, list(runner.containers)) == (3, ["echo"])
-    assert not hasattr(faults.around(functions()), "stream")
+    assert not hasattr(faults.around(SwitchRunner()), "stream")
     assert await runner.warm("a") == "a"
     async with runner.stream(make_step("echo")) as pieces:
         assert [piece async for piece in pieces] == [b"a", b"b", b"c"]

@@ -311,6 +311,17 @@ class DeletesUnfinished(MemoryTable):
         return await super().delete(ids)
 
 
+class IgnoresErrors(MemoryTable):
+    async def find(self, *, error: str | None = None, **conditions: Any) -> list[JobId]:
+        return await super().find(**conditions)
+
+
+class FindsWhatItsStepsFailedIn(MemoryTable):
+    async def find(self, *, container: str | None = None, **conditions: Any) -> list[JobId]:
+        found = await self.get(await super().find(**conditions))
+        return [job.id for job in found if container is None or container in {step.container for step in job.steps}]
+
+
 class FindsTheCursor(MemoryTable):
     async def find(self, *, after: JobId | None = None, **conditions: Any) -> list[JobId]:
         found = await super().find(after=after, **conditions)
@@ -374,6 +385,8 @@ def test_the_model_catches_a_store_that(broken: type[EmbeddedStore]) -> None:
         LosesTheLastOfABatch,
         TakesKeysForNothing,
         DeletesUnfinished,
+        IgnoresErrors,
+        FindsWhatItsStepsFailedIn,
         FindsTheCursor,
     ],
 )

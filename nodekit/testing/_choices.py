@@ -1,9 +1,19 @@
 """What is chosen from when a store is tried at random, and how bytes choose."""
 
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
-from nodekit import ContainerError, ContainerOutput, JobId, JobStatus, Location, Outcome
+from nodekit import (
+    FINISHED,
+    UNFINISHED,
+    UNSUCCESSFUL,
+    ContainerError,
+    ContainerOutput,
+    JobId,
+    JobStatus,
+    Location,
+    Outcome,
+)
 from nodekit.testing.jobs import make_request
 
 T = TypeVar("T")
@@ -22,13 +32,21 @@ OUTCOMES = (
     Outcome(JobStatus.FAILED, ContainerError(container="x", error="told from outside", kind="status", status=500)),
     Outcome(JobStatus.SUCCESS, ContainerOutput(container="x", output=make_request(data=[1]).data)),
 )
+CONDITIONS: Mapping[str, Sequence[Any]] = {
+    "client": CLIENTS,
+    "status": (UNFINISHED, FINISHED, UNSUCCESSFUL, (JobStatus.FAILED, JobStatus.ACCEPTED), ()),
+    "idempotency_key": ("k", ""),
+    "container": ("x", "y"),
+    "error": ("", "reply", "told from", "Told"),
+}
+"""What jobs are found by; each may be left out."""
 NEW, OLDER, KNOWN = "new", "older than the last", "known"
-NEXT = ("attempt failed", "output", "finished", "unchanged")
+NEXT = ("attempt failed", "output", "finished", "unchanged", "error", "failed")
 """What becomes of a claimed job."""
 OPERATIONS = (
     *("nothing", "claim", "claim", "claim", "claim", "claim", "claim", "add", "add", "add", "add", "add", "add"),
     *("save", "save", "save", "save", "save", "release", "release", "release", "settle", "settle", "delete"),
-    *("get", "find", "add_stream", "claim_expired", "claim_expired", "claim_and_cancel", "advance", "advance"),
+    *("get", "find", "find", "add_stream", "claim_expired", "claim_expired", "claim_and_cancel", "advance", "advance"),
     *("jump", "reopen", "reopen"),
 )
 

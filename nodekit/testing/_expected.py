@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from nodekit import Claim, ContainerId, Job, JobId, JobStatus, Location, Outcome, Settlement
+from nodekit import Claim, ContainerError, ContainerId, Job, JobId, JobStatus, Location, Outcome, Settlement
 from nodekit.testing._turns import Lane, Turns
 
 SLACK_SECONDS = 4.0
@@ -32,6 +32,15 @@ class Entry:
 def plain(job: Job) -> Job:
     """A job without what the store adds for itself."""
     return replace(job, not_before=None, delay_seconds=None)
+
+
+def _has_error(job: Job, container: str | None, text: str | None) -> bool:
+    if container is None and text is None:
+        return True
+    result = job.result
+    if job.status not in (JobStatus.FAILED, JobStatus.CANCELLED) or not isinstance(result, ContainerError):
+        return False
+    return container in (None, result.container) and (text or "") in result.error
 
 
 class Expected:
@@ -93,13 +102,24 @@ class Expected:
         found = [self.entries[id].job for id in dict.fromkeys(ids) if id in self.entries]
         return [job for job in found if client in (None, job.client)]
 
-    def find(self, client: str | None, status: Any, idempotency_key: str | None, after: str, limit: int) -> list[JobId]:
+    def find(
+        self,
+        *,
+        client: str | None = None,
+        status: Any = None,
+        idempotency_key: str | None = None,
+        container: str | None = None,
+        error: str | None = None,
+        after: str,
+        limit: int,
+    ) -> list[JobId]:
         return [
             id
             for id, entry in sorted(self.entries.items())
             if client in (None, entry.job.client)
             and (status is None or entry.job.status in status)
             and idempotency_key in (None, entry.job.request.idempotency_key)
+            and _has_error(entry.job, container, error)
             and id > after
         ][:limit]
 

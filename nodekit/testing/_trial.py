@@ -1,6 +1,6 @@
 """A store that is tried at random: the store, its model, the claims that were given, and what is chosen next."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -112,7 +112,10 @@ class Trial:
         ids = list(self._expected.entries)
         got = await self._store.get(ids)
         assert [plain(job) for job in got] == self._expected.get(ids, None)
-        assert await self._store.find(limit=1000) == sorted(ids)
+        some: Sequence[dict[str, Any]] = ({}, {"container": "x"}, {"error": "no reply"})
+        for conditions in some:
+            expected = self._expected.find(**conditions, after="", limit=1000)
+            assert await self._store.find(**conditions, limit=1000) == expected
         pending = await self._store.pending()
         assert (pending.offchain, pending.onchain, dict(pending.clients)) == self._expected.pending()
         if self._expected.changed:

@@ -7,7 +7,7 @@ import anyio
 import anyio.lowlevel
 
 from nodekit import Claim, ContainerId, Job, JobId, JobStatus, JobStore, Location
-from nodekit.testing.jobs import make_job
+from nodekit.testing.jobs import make_job, make_retry, succeeded
 from nodekit.testing.keeping import KeepingContract
 
 
@@ -40,6 +40,16 @@ class ClaimingContract(KeepingContract):
         assert claim.job == job
         assert claim.takeovers == 0
         assert not claim.scope.cancel_called
+
+    async def test_a_job_that_begins_with_steps_is_claimed_with_them(self, store: JobStore) -> None:
+        job = make_retry()
+        await store.add([job])
+        assert await self.nothing_to_claim(store)
+        [claim] = await self.claims(store, 1, containers=["reverse"])
+        assert claim.job == job
+        await store.save(claim, done := succeeded(job))
+        assert await store.get([job.id]) == [done]
+        assert len(done.steps) == 2
 
     async def test_a_claimed_job_is_not_offered_again(self, store: JobStore) -> None:
         await store.add([make_job()])

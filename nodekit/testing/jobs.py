@@ -38,6 +38,12 @@ def make_job(*containers: ContainerId, id: JobId | None = None, data: Any = None
     return Job(id=id or _ids.next(), request=request, accepted_at=time.time(), due=request.containers[0])
 
 
+def make_retry(output: Any = None) -> Job:
+    """Another try of a job of three steps: the output of the first is kept, and ``reverse`` is due."""
+    old = with_output(make_job("echo", "reverse", "echo"), output, due="reverse")
+    return replace(make_job("echo", "reverse", "echo").retrying(old, "failed"), due="reverse")
+
+
 def make_attempt(*, kind: FailureKind | None = None, failure: str | None = None, instance: str = "one") -> Attempt:
     """A call that took a second."""
     now = time.time()

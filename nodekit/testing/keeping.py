@@ -7,11 +7,27 @@ import anyio
 import msgspec
 import pytest
 
-from nodekit import FINISHED, UNFINISHED, Job, JobId, JobStatus, JobStore, JobTable
-from nodekit.testing.jobs import make_job
+from nodekit import FINISHED, UNFINISHED, ContainerError, Job, JobId, JobStatus, JobStore, JobTable, Outcome
+from nodekit.testing.jobs import make_job, make_retry
 
 ODD_PAYLOAD = msgspec.Raw('{"n": 1%s, "n":-0.0, "z" : [1E400,"\\u00e9 é"] }'.encode() % (b"0" * 77))
 """A 256-bit number, a key twice, odd spaces, an exponent beyond a double, a letter written in two ways."""
+
+SUCCEEDED = Outcome(JobStatus.SUCCESS)
+
+_ODD_TEXTS = (
+    ("100%", "100 of them"),
+    ("a_b", "aXb"),
+    ("*", "anything"),
+    ("[xy]", "x or y"),
+    ("'; --", "none"),
+    ("Timed out", "timed out"),
+    ("é", "e\u0301"),
+    ("e\u0301", "é"),
+    ("\x00tail", "tail"),
+    ("two\nlines", "two lines"),
+)
+"""What a pattern, a query, a comparison without case or one that ends at a zero takes for another."""
 
 
 class KeepingContract:
@@ -28,7 +44,7 @@ class KeepingContract:
     def keeper(self) -> JobTable | JobStore:
         raise NotImplementedError
 
-    async def finish(self, keeper: Any, job: Job) -> None:
+    async def finish(self, keeper: Any, job: Job, outcome: Outcome = SUCCEEDED) -> None:
         """Bring a job that was added to an end."""
         raise NotImplementedError
 
@@ -87,6 +103,11 @@ class KeepingContract:
         assert len(kept) == 20
         assert await keeper.find(limit=30) == [kept[0].id]
         assert {job.id for job in kept} == {kept[0].id}
+
+    async def test_add_keeps_the_steps_that_a_job_begins_with(self, keeper: JobTable | JobStore) -> None:
+        jobs = [make_job(), make_retry(ODD_PAYLOAD)]
+        assert await keeper.add(jobs) == jobs
+        assert await keeper.get(_ids(jobs)) == jobs
 
     async def test_payloads_come_back_byte_for_byte(self, keeper: JobTable | JobStore) -> None:
         jobs = [make_job(data=ODD_PAYLOAD), make_job(data={"large": "x" * 1_000_000})]
@@ -158,6 +179,49 @@ class KeepingContract:
         assert await keeper.find(idempotency_key="k", after=jobs[0].id, limit=10) == [jobs[3].id]
         assert await keeper.find(client="bob", idempotency_key="m", limit=10) == []
         assert await keeper.find(client="bob", idempotency_key="k", status=FINISHED, limit=10) == []
+
+    async def test_find_by_error_finds_jobs_that_ended_with_it(self, keeper: JobTable | JobStore) -> None:
+        jobs = await self.failed(keeper)
+        a, b, c, d, e, _ = _ids(jobs)
+        assert await keeper.find(container="x", limit=10) == [a, b, d]
+        assert await keeper.find(error="timed", limit=10) == [a, c]
+        assert await keeper.find(container="x", error="timed", limit=10) == [a]
+        assert await keeper.find(error="", limit=10) == [a, b, c, d, e]
+        assert await keeper.find(container="X", limit=10) == []
+        assert await keeper.find(container="", limit=10) == []
+        assert await keeper.find(status=[JobStatus.FAILED], container="x", limit=10) == [a, b]
+        assert await keeper.find(status=FINISHED, container="x", error="cancel", limit=10) == [d]
+        assert await keeper.find(status=UNFINISHED, container="x", limit=10) == []
+        assert await keeper.find(status=[], container="x", error="timed", limit=10) == []
+        assert await keeper.find(container="x", after=a, limit=1) == [b]
+        assert await keeper.find(client="bob", error="t", limit=10) == [c]
+        assert await keeper.find(client="alice", status=[JobStatus.FAILED], limit=10) == [a, b, e]
+
+    async def test_errors_are_looked_for_by_their_texts_as_they_are(self, keeper: JobTable | JobStore) -> None:
+        for text, other in _ODD_TEXTS:
+            jobs = [make_job(), make_job()]
+            await keeper.add(jobs)
+            for job, error in zip(jobs, (other, f"before {text} after"), strict=True):
+                await self.finish(keeper, job, Outcome(JobStatus.FAILED, ContainerError(container=text, error=error)))
+            assert await keeper.find(container=text, error=text, limit=10) == [jobs[1].id]
+            assert await keeper.find(container=text, limit=10) == _ids(jobs)
+
+    async def failed(self, keeper: JobTable | JobStore) -> list[Job]:
+        """Five that ended otherwise than well, and one that did not."""
+        ends: list[tuple[JobStatus, str, str]] = [
+            (JobStatus.FAILED, "x", "timed out"),
+            (JobStatus.FAILED, "x", "TIMED OUT"),
+            (JobStatus.FAILED, "xx", "it timed out"),
+            (JobStatus.CANCELLED, "x", "cancelled"),
+            (JobStatus.FAILED, "y", "died"),
+        ]
+        jobs = [make_job("x", client="bob" if container == "xx" else "alice") for _, container, _ in ends]
+        jobs.append(make_job("x"))
+        await keeper.add(jobs)
+        for job, (status, container, error) in zip(jobs, ends, strict=False):
+            await self.finish(keeper, job, Outcome(status, ContainerError(container=container, error=error)))
+        await self.finish(keeper, jobs[-1])
+        return jobs
 
     async def test_delete_forgets_finished_jobs_only(self, keeper: JobTable | JobStore) -> None:
         jobs = [make_job() for _ in range(4)]

@@ -8,6 +8,7 @@ import pytest
 from nodekit import Job, JobId, JobStatus, JobStore, Location, Outcome
 from nodekit.testing.expiring import ExpiringContract
 from nodekit.testing.jobs import make_job, succeeded, with_output
+from nodekit.testing.keeping import SUCCEEDED
 
 
 class JobStoreContract(ExpiringContract):
@@ -21,8 +22,8 @@ class JobStoreContract(ExpiringContract):
     def keeper(self, store: JobStore) -> JobStore:
         return store
 
-    async def finish(self, keeper: JobStore, job: Job) -> None:
-        await keeper.settle(job.id, Outcome(JobStatus.SUCCESS), client=None)
+    async def finish(self, keeper: JobStore, job: Job, outcome: Outcome = SUCCEEDED) -> None:
+        await keeper.settle(job.id, outcome, client=None)
 
     # -- pending ----------------------------------------------------------------------------------
 

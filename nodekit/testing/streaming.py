@@ -29,9 +29,6 @@ class StreamingRunnerContract(ContainerRunnerContract):
             async with runner.stream(self.step(self.endless)) as pieces:
                 assert await anext(aiter(pieces))
 
-    async def test_it_is_one(self, runner: StreamingRunner) -> None:
-        assert isinstance(runner, StreamingRunner)
-
     async def test_what_a_container_answers_is_streamed_too(self, runner: StreamingRunner) -> None:
         data = {"text": "grüße", "large": "x" * 300_000}
         async with runner:

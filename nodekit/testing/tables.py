@@ -7,9 +7,9 @@ import anyio
 import pytest
 from msgspec.structs import replace
 
-from nodekit import ContainerError, Job, JobStatus, JobTable, Location, Outcome, Unfinished
+from nodekit import UNFINISHED, ContainerError, Job, JobStatus, JobTable, Location, Outcome, Unfinished
 from nodekit.testing.jobs import make_attempt, make_job, succeeded, with_output
-from nodekit.testing.keeping import ODD_PAYLOAD, KeepingContract
+from nodekit.testing.keeping import ODD_PAYLOAD, SUCCEEDED, KeepingContract
 
 
 class JobTableContract(KeepingContract):
@@ -23,8 +23,8 @@ class JobTableContract(KeepingContract):
     def keeper(self, table: JobTable) -> JobTable:
         return table
 
-    async def finish(self, keeper: JobTable, job: Job) -> None:
-        await keeper.save(succeeded(job))
+    async def finish(self, keeper: JobTable, job: Job, outcome: Outcome = SUCCEEDED) -> None:
+        await keeper.save(with_output(job).finished(outcome, time.time()))
 
     async def test_save_keeps_the_newest_snapshot(self, table: JobTable) -> None:
         job = make_job("echo", "reverse", data=ODD_PAYLOAD)
@@ -92,6 +92,25 @@ class JobTableContract(KeepingContract):
             await table.save(newer)
             found = {status: await table.find(status={status}, limit=10) for status in JobStatus}
             assert found == {status: [job.id] if status is newer.status else [] for status in JobStatus}
+
+    async def test_find_by_error_looks_at_the_end_of_a_job_and_not_at_its_steps(self, table: JobTable) -> None:
+        failed, tolerated, forgotten, unfinished = jobs = [make_job("x") for _ in range(4)]
+        await table.add(jobs)
+        for job in jobs:
+            ended = job.with_result(ContainerError(container="x", error="no reply"), make_attempt(kind="timeout"))
+            if job is failed:
+                ended = ended.finished(Outcome(JobStatus.FAILED), 17.25)
+            elif job is tolerated:
+                ended = ended.finished(Outcome(JobStatus.SUCCESS), 17.25)
+            elif job is forgotten:
+                ended = ended.finished(
+                    Outcome(JobStatus.FAILED, ContainerError(container="y", error="told from outside")), 17.25
+                )
+            await table.save(ended)
+        assert await table.find(container="x", limit=10) == [failed.id]
+        assert await table.find(error="no reply", limit=10) == [failed.id]
+        assert await table.find(container="y", error="outside", limit=10) == [forgotten.id]
+        assert await table.find(status=UNFINISHED, limit=10) == [unfinished.id]
 
     async def test_writes_of_many_jobs_may_overlap(self, table: JobTable) -> None:
         jobs = [make_job(data={"number": number}) for number in range(50)]

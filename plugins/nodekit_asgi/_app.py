@@ -36,6 +36,7 @@ ROUTES: Mapping[str, Mapping[str, Handler]] = {
     "/api/jobs": {"GET": _handlers.jobs, "POST": _handlers.submit},
     "/api/jobs/stream": {"POST": _stream.stream},
     "/api/jobs/batch": {"POST": _handlers.submit_batch},
+    "/api/jobs/{id}/retry": {"POST": _handlers.retry},
     "/api/jobs/{id}": {"GET": _handlers.history, "DELETE": _handlers.cancel},
     "/api/jobs/{id}/events": {"GET": _handlers.events},
     "/api/status": {"PUT": _reporting.report},

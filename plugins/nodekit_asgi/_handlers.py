@@ -3,27 +3,25 @@
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Sequence
-from uuid import UUID
+from collections.abc import Sequence
 
 from nodekit import (
-    FINISHED,
-    UNFINISHED,
     Job,
     JobId,
     JobRequest,
-    JobStatus,
     Node,
     NodekitError,
+    NotFailed,
     Refusal,
     StoreFailed,
     Unavailable,
     __version__,
 )
 from nodekit_asgi._events import KEEP_ALIVE, event_stream, events_seen, told_all
-from nodekit_asgi._headers import urgency, wait_seconds
+from nodekit_asgi._headers import asked_urgency, idempotency_key, urgency, wait_seconds
 from nodekit_asgi._history import wire_history
 from nodekit_asgi._http import Header, HttpError, Reply, Request, error_reply, json_reply
+from nodekit_asgi._listing import listing
 from nodekit_asgi._profiles import PROFILES
 from nodekit_asgi._waiting import wait_for
 from nodekit_asgi._wire import (
@@ -33,15 +31,13 @@ from nodekit_asgi._wire import (
     job_id,
     read_item,
     read_items,
+    read_retry,
     wire_container,
     wire_job,
 )
 
 logger = logging.getLogger("nodekit.http")
 
-SLICE = 1000
-"""Ids of a listing that are read and sent at once."""
-MAX_PAGE = 10_000
 _SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?")
 
 
@@ -67,8 +63,36 @@ async def health(request: Request, node: Node) -> Reply:
 
 
 async def submit(request: Request, node: Node) -> Reply:
+    return await _accepted(request, node, await node.submit(await read_item(request)))
+
+
+async def retry(request: Request, node: Node) -> Reply:
+    return await _accepted(request, node, await _retried(request, node))
+
+
+async def _retried(request: Request, node: Node) -> Job:
+    id, key = _id(request), idempotency_key(request)
+    start, digest = await read_retry(request, id)
+    try:
+        kept = await node.retry(
+            id,
+            start=start,
+            client=request.client,
+            address=request.address,
+            priority=asked_urgency(request),
+            idempotency_key=key,
+            body_digest=None if key is None else digest,
+        )
+    except NotFailed as error:
+        raise HttpError(409, str(error)) from error
+    if kept is None:
+        raise HttpError(404, NO_SUCH_JOB)
+    return kept
+
+
+async def _accepted(request: Request, node: Node, kept: Job) -> Reply:
+    """The reply to who made a job: its id, or what has come of it within the seconds that were asked for."""
     seconds = wait_seconds(request)
-    kept = await node.submit(await read_item(request))
     id, job = kept.id, kept if kept.status.finished else None
     del kept  # jobs are large, and waits long
     if seconds is None:
@@ -149,7 +173,7 @@ def _id(request: Request) -> JobId:
 async def jobs(request: Request, node: Node) -> Reply:
     intermediate, pending, seconds = request.flag("intermediate"), request.flag("pending"), _wait(request)
     if not (ids := request.all("id")):
-        return await _listing(request, node, pending)
+        return await listing(request, node, pending)
     if len(ids) > request.limits.max_ids:
         raise HttpError(400, f"id: {len(ids)} of them; at most {request.limits.max_ids} are taken")
     ids = [id.lower() for id in ids]
@@ -163,58 +187,12 @@ async def jobs(request: Request, node: Node) -> Reply:
     return json_reply([wire_job(job, intermediate=bool(intermediate)) for job in found])
 
 
-async def _listing(request: Request, node: Node, pending: bool | None) -> Reply:
-    status = None if pending is None else UNFINISHED if pending else FINISHED
-    limit, after = _limit(request), _after(request)
-    first = await node.find(client=request.client, status=status, after=after, limit=limit or SLICE)
-    if limit is None:
-        return Reply(_slices(request.client, node, status, first))
-    headers: list[Header] = []
-    if len(first) == limit:
-        flag = "" if pending is None else f"&pending={str(pending).lower()}"
-        # relative, so that it leads to where the client found the page, however the node is mounted
-        headers = [(b"link", f'<?limit={limit}&after={first[-1]}{flag}>; rel="next"'.encode())]
-    return json_reply(first, headers=headers)
-
-
-async def _slices(
-    client: str, node: Node, status: frozenset[JobStatus] | None, ids: Sequence[JobId]
-) -> AsyncIterator[bytes]:
-    """A JSON array of ids, read and sent piece by piece: never built whole."""
-    yield b"["
-    separator = b""
-    while ids:
-        yield separator + ",".join(f'"{id}"' for id in ids).encode()
-        separator = b","
-        if len(ids) < SLICE:
-            break
-        ids = await node.find(client=client, status=status, after=ids[-1], limit=SLICE)
-    yield b"]"
-
-
 def _wait(request: Request) -> float:
     if not (values := request.all("wait")):
         return 0
     if not _SECONDS.fullmatch(values[-1]):
         raise HttpError(400, "wait: expected a number of seconds, 0 or more")
     return min(float(values[-1]), request.limits.max_wait_seconds)
-
-
-def _limit(request: Request) -> int | None:
-    if not (values := request.all("limit")):
-        return None
-    if not values[-1].isascii() or not values[-1].isdecimal() or int(values[-1][:9]) < 1:
-        raise HttpError(400, "limit: expected a whole number of 1 or more")
-    return min(int(values[-1][:9]), MAX_PAGE)
-
-
-def _after(request: Request) -> JobId | None:
-    if not (values := request.all("after")):
-        return None
-    try:
-        return str(UUID(values[-1]))
-    except ValueError as error:
-        raise HttpError(400, "after: expected the id of a job, a UUID") from error
 
 
 async def not_found(request: Request, node: Node) -> Reply:

@@ -33,10 +33,16 @@ def wait_seconds(request: Request) -> int | None:
 
 def urgency(request: Request) -> int:
     """The ``u`` of a Priority header; `DEFAULT_URGENCY` where it says nothing of use."""
+    found = asked_urgency(request)
+    return DEFAULT_URGENCY if found is None else found
+
+
+def asked_urgency(request: Request) -> int | None:
+    """As `urgency`, None where it says nothing of use."""
     lines = [line.decode("latin-1") for line in _hints(request, b"priority") if line]
     text = (dictionary(", ".join(lines)) or {}).get("u") or ""
     found = int(text) if _INTEGER.fullmatch(text) else -1
-    return found if 0 <= found <= 7 else DEFAULT_URGENCY
+    return found if 0 <= found <= 7 else None
 
 
 def _hints(request: Request, name: bytes) -> Sequence[bytes]:

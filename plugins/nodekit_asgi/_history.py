@@ -60,6 +60,8 @@ class WireHistory(msgspec.Struct, frozen=True):
     not_before: str | UnsetType = UNSET
     """When a step that failed is tried again."""
     failure: WireFailure | UnsetType = UNSET
+    retry_of: str | UnsetType = UNSET
+    """The job that it is another try of."""
 
 
 def wire_history(job: Job, *, now: float) -> WireHistory:
@@ -78,6 +80,7 @@ def wire_history(job: Job, *, now: float) -> WireHistory:
         due=job.due or UNSET,
         not_before=_time(job.not_before) if waits and job.not_before is not None else UNSET,
         failure=_failure(job.result) if isinstance(job.result, ContainerError) else UNSET,
+        retry_of=job.retry_of or UNSET,
     )
 
 

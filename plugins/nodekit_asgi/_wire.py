@@ -1,8 +1,9 @@
 """JSON on the wire, and what it is in the node. Unknown fields are ignored; who asks is never read from a body."""
 
 import re
+from collections.abc import Mapping
 from hashlib import blake2b
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 from uuid import UUID
 
 import anyio.to_thread
@@ -20,6 +21,7 @@ from nodekit import (
     JobRequest,
     JobStatus,
     Refusal,
+    RetryFrom,
 )
 from nodekit import parse_json as parse_any_json
 from nodekit_asgi._config import Limits
@@ -43,6 +45,18 @@ class WireRequest(msgspec.Struct, frozen=True):
     requires_proof: bool | None = None
     signature: Raw | UnsetType = UNSET
     subscription: Raw | UnsetType = UNSET
+
+
+_STARTS: Mapping[str, RetryFrom] = {"failed": "failed", "start": "start"}
+
+
+class WireRetry(msgspec.Struct, frozen=True):
+    """Where to go on with a job that failed."""
+
+    start: Annotated[str, msgspec.Meta(extra_json_schema={"enum": [*_STARTS]})] = msgspec.field(
+        name="from", default="failed"
+    )
+    """With the step that failed, or with the first."""
 
 
 class WireAccepted(msgspec.Struct, frozen=True):
@@ -93,6 +107,7 @@ class WireContainer(msgspec.Struct, frozen=True):
 
 _item: msgspec.json.Decoder[WireRequest] = msgspec.json.Decoder(WireRequest)
 _report: msgspec.json.Decoder[WireReport] = msgspec.json.Decoder(WireReport)
+_retry: msgspec.json.Decoder[WireRetry] = msgspec.json.Decoder(WireRetry)
 _items: msgspec.json.Decoder[list[Raw]] = msgspec.json.Decoder(list[Raw])
 
 
@@ -102,6 +117,15 @@ async def read_item(request: Request) -> JobRequest:
     body = await request.body()
     asked = job_request(await _parse(body, _item, request.limits), request, urgency(request))
     return asked if key is None else replace(asked, idempotency_key=key, body_digest=await _digest(body))
+
+
+async def read_retry(request: Request, id: JobId) -> tuple[RetryFrom, str]:
+    """Where the other try begins, and a digest of the body and of the job: a key is for both."""
+    body = await request.body()
+    wire: WireRetry = await _parse(body or b"{}", _retry, request.limits)
+    if wire.start not in _STARTS:
+        raise HttpError(400, "from: expected failed or start")
+    return _STARTS[wire.start], await _digest(b"retry %s\n%s" % (id.encode(), body))
 
 
 async def read_items(request: Request) -> list[Raw]:

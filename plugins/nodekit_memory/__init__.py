@@ -9,6 +9,7 @@ import msgspec
 
 from nodekit import (
     ClientId,
+    ContainerId,
     EmbeddedStore,
     Job,
     JobId,
@@ -68,6 +69,8 @@ class MemoryTable:
         client: ClientId | None = None,
         status: Collection[JobStatus] | None = None,
         idempotency_key: str | None = None,
+        container: ContainerId | None = None,
+        error: str | None = None,
         after: JobId | None = None,
         limit: int,
     ) -> list[JobId]:
@@ -80,7 +83,11 @@ class MemoryTable:
             if len(found) == limit:
                 break
             job = self._jobs[ids[position]]
-            if (status is None or job.status in status) and idempotency_key in (None, job.request.idempotency_key):
+            if (
+                (status is None or job.status in status)
+                and idempotency_key in (None, job.request.idempotency_key)
+                and ((container is None and error is None) or _failed_with(job, container, error))
+            ):
                 found.append(job.id)
         return found
 
@@ -97,6 +104,11 @@ class MemoryTable:
 
     async def unfinished(self) -> list[Unfinished]:
         return [Unfinished.of(self._jobs[id]) for id in self._ids[None] if not self._jobs[id].status.finished]
+
+
+def _failed_with(job: Job, container: ContainerId | None, text: str | None) -> bool:
+    error = job.error
+    return error is not None and container in (None, error.container) and (text is None or text in error.error)
 
 
 class MemoryStore(EmbeddedStore):

@@ -2,7 +2,9 @@
 
 import sqlite3
 
-from nodekit import StoreFailed
+import msgspec
+
+from nodekit import ContainerError, ContainerResult, Outcome, StoreFailed
 
 APPLICATION_ID = 0x6E6B6974  # "nkit"
 
@@ -30,7 +32,35 @@ MIGRATIONS = (
         PRIMARY KEY (job, number)
     ) WITHOUT ROWID;
     """,
+    # 2: how jobs failed, and an index of those that did. A job's error is that of its outcome or of its last step.
+    """
+    ALTER TABLE jobs ADD COLUMN error_container TEXT;
+    ALTER TABLE jobs ADD COLUMN error TEXT;
+    UPDATE jobs SET (error_container, error) = (
+        SELECT error_in(state, body, 'container'), error_in(state, body, 'error') FROM (
+            SELECT max(number), body FROM records WHERE job = jobs.number AND number > 0
+        )
+    ) WHERE status IN ('failed', 'cancelled');
+    CREATE INDEX jobs_failed ON jobs (client, id, status, error_container) WHERE status IN ('failed', 'cancelled');
+    """,
 )
+
+
+class _State(msgspec.Struct):
+    outcome: Outcome | None = None
+
+
+class _Step(msgspec.Struct):
+    result: ContainerResult | None = None
+
+
+def _error_in(state: bytes, last_step: bytes | None, field: str) -> str | None:
+    """A field of the error with which a job ended, where it has one."""
+    outcome = msgspec.json.decode(state, type=_State).outcome
+    result = outcome and outcome.result
+    if result is None and last_step is not None:
+        result = msgspec.json.decode(last_step, type=_Step).result
+    return getattr(result, field) if isinstance(result, ContainerError) else None
 
 
 def migrate(connection: sqlite3.Connection, path: str) -> None:
@@ -42,6 +72,7 @@ def migrate(connection: sqlite3.Connection, path: str) -> None:
         raise StoreFailed(f"{path} is an SQLite file of another program; name another path")
     if version > len(MIGRATIONS):
         raise StoreFailed(f"{path} was written by a newer nodekit (schema {version}, known {len(MIGRATIONS)}); upgrade")
+    connection.create_function("error_in", 3, _error_in)
     for number, script in enumerate(MIGRATIONS[version:], version + 1):
         marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number};"
         connection.executescript(f"BEGIN IMMEDIATE; {script} {marks} COMMIT;")

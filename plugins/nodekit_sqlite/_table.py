@@ -14,7 +14,6 @@ import anyio.to_thread
 import msgspec
 
 from nodekit import (
-    UNFINISHED,
     ClientId,
     ContainerId,
     Job,
@@ -28,6 +27,7 @@ from nodekit import (
     Unfinished,
 )
 from nodekit_sqlite._lock import OwnerLock
+from nodekit_sqlite._query import BY_OPEN, IS_OPEN, find_query, marks
 from nodekit_sqlite._schema import migrate
 from nodekit_sqlite._thread import ConnectionThread
 
@@ -112,7 +112,14 @@ class SqliteTable:
         return connection
 
     async def add(self, jobs: Sequence[Job]) -> list[Job]:
-        rows = [(_columns(job), _encode(job.request), list(_records(job, 0))) for job in jobs]
+        rows = [
+            (
+                (job.id, job.client, job.request.idempotency_key, *_columns(job)),
+                _encode(job.request),
+                [*_records(job, 0)],
+            )
+            for job in jobs
+        ]
 
         def write(connection: sqlite3.Connection) -> list[Job]:
             return [_insert(connection, job, *row) for job, row in zip(jobs, rows, strict=True)]
@@ -120,14 +127,14 @@ class SqliteTable:
         return await self._writer.call(write)
 
     async def save(self, job: Job) -> None:
-        state = _encode_state(job)
+        state = _columns(job)
         last = list(_records(job, len(job.steps) - 1)) if job.steps else []
 
         def write(connection: sqlite3.Connection) -> None:
             number, done = connection.execute(_DONE, (job.id,)).fetchone() or (None, 0)
             if number is None:
                 raise StoreFailed(f"job {job.id} is not in {self._path}")
-            connection.execute(_UPDATE, (job.status, not job.status.finished, state, number))
+            connection.execute(_UPDATE, (*state, number))
             records = last if len(job.steps) <= done + 1 else list(_records(job, done))
             connection.executemany(_RECORD, [(number, *record) for record in records if record[0] > done])
 
@@ -148,26 +155,21 @@ class SqliteTable:
         client: ClientId | None = None,
         status: Collection[JobStatus] | None = None,
         idempotency_key: str | None = None,
+        container: ContainerId | None = None,
+        error: str | None = None,
         after: JobId | None = None,
         limit: int,
     ) -> list[JobId]:
-        conditions: list[tuple[str, Sequence[Any]]] = []
-        only_open = bool(status) and UNFINISHED.issuperset(status or ())
-        if client is not None:
-            conditions.append(("client = ?", [client]))
-        if idempotency_key is not None:
-            conditions.append(("idempotency_key = ?", [idempotency_key]))
-        if status is not None:
-            conditions.append((f"status IN ({_marks(status)})", list(status)))
-            if only_open:
-                conditions.append(("open = 1", []))  # so that the partial index serves
-        if after is not None:
-            conditions.append(("id > ?", [after]))
-        where = " AND ".join(["1", *(text for text, _ in conditions)])
-        values = [value for _, some in conditions for value in some]
-        index = _BY_OPEN if only_open and client is None and idempotency_key is None else ""
-        query = f"SELECT id FROM jobs {index} WHERE {where} ORDER BY id LIMIT ?"  # noqa: S608 - our own texts only
-        return await self._reader.call(lambda c: [id for (id,) in c.execute(query, (*values, limit))])
+        query, values = find_query(
+            client=client,
+            status=status,
+            idempotency_key=idempotency_key,
+            container=container,
+            error=error,
+            after=after,
+            limit=limit,
+        )
+        return await self._reader.call(lambda c: [id for (id,) in c.execute(query, values)])
 
     async def delete(self, ids: Sequence[JobId]) -> int:
         def write(connection: sqlite3.Connection) -> int:
@@ -182,22 +184,24 @@ class SqliteTable:
         return await self._reader.call(read)
 
 
-_ROW = "INSERT OR IGNORE INTO jobs (id, client, idempotency_key, status, open, state) VALUES (?, ?, ?, ?, ?, ?)"
+_ROW = """
+    INSERT OR IGNORE INTO jobs (id, client, idempotency_key, status, open, error_container, error, state)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+"""
 _RECORD = "INSERT OR REPLACE INTO records (job, number, done, body) VALUES (?, ?, ?, ?)"
 _DONE = """
     SELECT number, (SELECT coalesce(max(r.number), 0) FROM records r WHERE r.job = jobs.number AND r.done = 1)
     FROM jobs WHERE id = ?
 """
-_UPDATE = "UPDATE jobs SET status = ?, open = ?, state = ? WHERE number = ?"
+_UPDATE = "UPDATE jobs SET status = ?, open = ?, error_container = ?, error = ?, state = ? WHERE number = ?"
 _KEPT = "SELECT id FROM jobs WHERE id = ? UNION ALL SELECT id FROM jobs WHERE client = ? AND idempotency_key = ?"
-_BY_OPEN = "INDEXED BY jobs_open"
-"""Left to itself, SQLite walks all jobs by id, because it need not sort them then."""
-_OPEN = f"SELECT id, client, state FROM jobs {_BY_OPEN} WHERE open = 1 ORDER BY id"  # noqa: S608 - our own texts only
+_OPEN = f"SELECT id, client, state FROM jobs {BY_OPEN} WHERE {IS_OPEN} ORDER BY id"  # noqa: S608 - our own texts only
 
 
 def _columns(job: Job) -> tuple[Any, ...]:
-    key = job.request.idempotency_key
-    return job.id, job.client, key, job.status, not job.status.finished, _encode_state(job)
+    """Those that change."""
+    failed = (None, None) if job.error is None else (job.error.container, job.error.error)
+    return job.status, not job.status.finished, *failed, _encode_state(job)
 
 
 def _encode_state(job: Job) -> bytes:
@@ -234,7 +238,7 @@ def _select(connection: sqlite3.Connection, ids: Sequence[JobId], client: Client
     mine = "" if client is None else "AND client = ?"
     query = f"""
         SELECT id, state, body FROM jobs JOIN records ON job = jobs.number
-        WHERE id IN ({_marks(ids)}) {mine} ORDER BY jobs.number, records.number
+        WHERE id IN ({marks(ids)}) {mine} ORDER BY jobs.number, records.number
     """  # noqa: S608 - our own texts only
     bodies: dict[JobId, tuple[bytes, list[bytes]]] = {}
     for id, state, body in connection.execute(query, [*ids, *([] if client is None else [client])]):
@@ -261,13 +265,9 @@ def _unfinished(id: JobId, client: ClientId, state: bytes) -> Unfinished:
 
 
 def _delete(connection: sqlite3.Connection, ids: Sequence[JobId]) -> int:
-    finished = f"FROM jobs WHERE open = 0 AND id IN ({_marks(ids)})"
+    finished = f"FROM jobs WHERE open = 0 AND id IN ({marks(ids)})"
     connection.execute(f"DELETE FROM records WHERE job IN (SELECT number {finished})", ids)  # noqa: S608
     return connection.execute(f"DELETE {finished}", ids).rowcount
-
-
-def _marks(values: Collection[Any]) -> str:
-    return ", ".join("?" * len(values))
 
 
 def _slices(ids: Sequence[JobId]) -> Iterator[Sequence[JobId]]:

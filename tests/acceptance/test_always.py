@@ -17,7 +17,7 @@ from parts import make_node
 from nodekit import NodekitError, StoreFailed
 from nodekit_asgi import AsgiApp, Limits
 from nodekit_asgi import _app as asgi_app
-from nodekit_asgi import _handlers as asgi_handlers
+from nodekit_asgi import _listing as asgi_listing
 
 pytestmark = pytest.mark.anyio
 
@@ -72,7 +72,7 @@ async def test_a_listing_that_fails_midway_is_logged_and_cut_off(
     api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     await api.submit("echo")
-    monkeypatch.setattr(asgi_handlers, "SLICE", 1)
+    monkeypatch.setattr(asgi_listing, "SLICE", 1)
     assert api.node is not None
     find = api.node.find
 

@@ -240,6 +240,101 @@ async def test_list_tells_pending_from_finished_jobs(api: Api) -> None:
     assert (await call(api.url, "list", "--finished", "--pending")).code == 2
 
 
+async def test_list_tells_jobs_by_status_and_failed_ones_by_where_and_how(api: Api) -> None:
+    waiting, good, bad, cancelled = [await api.submit(id) for id in ("gate", "echo", "fail", "gate")]
+    await api.call("DELETE", f"/api/jobs/{cancelled}")
+    await api.results(good, bad)
+    for options, ids in (
+        (["--status", "running"], [waiting]),
+        (["--status", "success"], [good]),
+        (["--status", "failed"], [bad, cancelled]),
+        (["--status", "failed", "--limit", "1"], [bad]),
+        (["--status", "failed", "--container", "gate"], [cancelled]),
+        (["--status", "failed", "--error", "as it was & told?"], []),
+        (["--status", "failed", "--error", ": as it", "--container", "fail", "--json"], [bad]),
+    ):
+        done = await call(api.url, "list", *options)
+        assert (done.code, done.err) == (0, "")
+        assert (done.json if "--json" in options else done.out.split()) == ids
+    for wrong, words in (
+        (["--status", "done"], "failed"),
+        (["--status", "failed", "--pending"], "exclude one another"),
+        (["--finished", "--status", "success"], "exclude one another"),
+        (["--container", "gate"], "--status failed"),
+        (["--status", "success", "--error", "x"], "--status failed"),
+    ):
+        done = await call(api.url, "list", *wrong)
+        assert (done.code, words in done.err) == (2, True), done.err
+
+
+async def test_list_keeps_its_filters_from_page_to_page(api: Api) -> None:
+    assert api.node
+    asked = [request("fail" if n % 2 else "echo", client="127.0.0.1") for n in range(2200)]
+    ids = [job.id for job in await api.node.submit_many(asked) if not isinstance(job, Exception)]
+    await api.node.wait(ids)
+    done = await call(api.url, "list", "--status", "failed", "--container", "fail", "--error", "told")
+    assert done.out.split() == ids[1::2]
+
+
+async def test_retry_goes_on_with_a_failed_job_and_prints_the_id_of_the_new_one() -> None:
+    calls: list[str] = []
+    mended = False
+
+    async def count(data: Any) -> Any:
+        calls.append("count")
+        return {"n": data["n"] + 1}
+
+    async def flaky(data: Any) -> Any:
+        calls.append("flaky")
+        if not mended:
+            raise ValueError("not mended")
+        return data
+
+    runner = api_functions(Gate())
+    runner.add(Container(id="count"), count)
+    runner.add(Container(id="flaky"), flaky)
+    async with serving("hypercorn", runners=[runner]) as api:
+        old = await api.submit("count", "flaky", n=1)
+        await api.results(old)
+        mended = True
+        done = await call(api.url, "retry", old, "--priority", "1", "--idempotency-key", "k")
+        assert (done.code, done.err) == (0, "")
+        (job,) = await api.results(new := done.out.strip())
+        assert (job["status"], job["result"]["output"]) == ("success", {"n": 2})
+        assert calls == ["count", "flaky", "flaky"]
+        assert (await call(api.url, "retry", old, "--priority", "1", "--idempotency-key", "k")).out.strip() == new
+        shown = (await call(api.url, "show", new)).out
+        assert re.search(rf"^retry of +{old}$", shown, re.MULTILINE)
+        assert re.search(r"^priority +1$", shown, re.MULTILINE)
+        assert re.search(r"^1 +count +1 +-\d", shown, re.MULTILINE), "its time is before the new job's"
+        assert re.search(r"^2 +flaky +1 +\+\d", shown, re.MULTILINE)
+        again = await call(api.url, "retry", old, "--from", "start", "--json")
+        assert set(again.json) == {"id"}
+        await api.results(again.json["id"])
+        assert calls[3:] == ["count", "flaky"]
+
+
+async def test_retry_says_in_the_words_of_the_node_what_is_not_retried(api: Api) -> None:
+    good = await api.submit("echo")
+    await api.results(good)
+    for id, words in ((good, "can be retried"), (UNKNOWN, "no such job"), ("a/b?c", "no such"), ("\udcff", "no such")):
+        done = await call(api.url, "retry", id)
+        assert (done.code, done.out, len(done.err.splitlines())) == (1, "", 1), done.err
+        assert words in done.err
+    assert (await call(api.url, "retry", good, "--from", "middle")).code == 2
+    assert (await call(api.url, "retry", good, "--idempotency-key", "two words")).code == 2
+
+
+async def test_a_retry_whose_answer_is_lost_makes_one_job(api: Api) -> None:
+    old = await api.submit("fail")
+    await api.results(old)
+    answer, seen = behind(api, lose=["POST"])
+    async with answering(answer) as (url, _):
+        done = await call(url, "retry", old)
+    assert (done.code, seen) == (0, ["POST", "POST"]), done.err
+    assert (await api.get("/api/jobs")).json == [old, done.out.strip()]
+
+
 async def test_cancel_ends_jobs_and_leaves_finished_ones(api: Api) -> None:
     running, finished = await api.submit("gate"), await api.submit("echo")
     await api.results(finished)
@@ -399,7 +494,15 @@ def test_the_line_names_the_attempt_and_what_went_wrong_before() -> None:
 
 # -- what is no node, and nodes in trouble ------------------------------------------------------------
 
-COMMANDS = (("submit", "echo"), ("run", "echo"), ("get", UNKNOWN), ("list",), ("show", UNKNOWN), ("cancel", UNKNOWN))
+COMMANDS = (
+    ("submit", "echo"),
+    ("run", "echo"),
+    ("get", UNKNOWN),
+    ("list",),
+    ("show", UNKNOWN),
+    ("cancel", UNKNOWN),
+    ("retry", UNKNOWN),
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])

@@ -8,16 +8,31 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
-from nodekit import FINISHED, UNFINISHED, Job, JobStatus, Outcome, StoreFailed, StoreInUse
+from nodekit import (
+    FINISHED,
+    UNFINISHED,
+    UNSUCCESSFUL,
+    ContainerError,
+    Job,
+    JobStatus,
+    Outcome,
+    StoreFailed,
+    StoreInUse,
+)
 from nodekit.testing import make_attempt, make_job, succeeded, with_output
+from nodekit_memory import MemoryTable
 from nodekit_sqlite import SqliteConfig, SqliteStore, SqliteTable
+from nodekit_sqlite._schema import APPLICATION_ID, MIGRATIONS
 
 pytestmark = pytest.mark.anyio
 
@@ -229,6 +244,90 @@ async def test_a_failed_opening_holds_no_lock(path: Path) -> None:
         pass
 
 
+# -- files of earlier versions -------------------------------------------------------------------
+
+
+async def write_version_1(path: Path, jobs: Sequence[Job]) -> None:
+    """As that version wrote them: with neither columns nor an index for errors."""
+    newer = path.with_name("newer.sqlite")
+    async with SqliteTable(newer) as table:
+        await table.add([replace(job, steps=(), outcome=None, status=JobStatus.ACCEPTED) for job in jobs])
+        for job in jobs:
+            await table.save(job)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.executescript(MIGRATIONS[0])
+        connection.executescript(f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = 1")
+        connection.execute("ATTACH ? AS newer", (str(newer),))
+        connection.execute(
+            "INSERT INTO jobs SELECT number, id, client, idempotency_key, status, open, state FROM newer.jobs"
+        )
+        connection.execute("INSERT INTO records SELECT * FROM newer.records")
+
+
+def jobs_of_every_end() -> list[Job]:
+    """Running, successful, failed by a step, settled as failed, cancelled, and failed without a word."""
+    jobs = [make_job("echo", data={"n": n}) for n in range(6)]
+    by_step = ContainerError(container="echo", error="said by a \x00 step", kind="status", status=500)
+    told = ContainerError(container="told", error="told from outside", kind="status")
+    return [
+        with_output(jobs[0]),
+        succeeded(jobs[1]),
+        with_output(jobs[2]).with_result(by_step, make_attempt()).finished(Outcome(JobStatus.FAILED), 2.0),
+        with_output(jobs[3]).finished(Outcome(JobStatus.FAILED, told), 2.0),
+        with_output(jobs[4]).finished(Outcome(JobStatus.CANCELLED), 2.0),
+        jobs[5].finished(Outcome(JobStatus.FAILED), 2.0),
+    ]
+
+
+async def test_a_file_of_version_1_keeps_its_jobs_and_learns_how_they_failed(path: Path) -> None:
+    jobs = jobs_of_every_end()
+    await write_version_1(path, jobs)
+    _, _, by_step, told, cancelled, _ = ids = [job.id for job in jobs]
+    async with SqliteTable(path) as table:
+        assert await table.get(ids) == jobs
+        assert await table.find(limit=10) == ids
+        assert await table.find(status=UNSUCCESSFUL, limit=10) == ids[2:]
+        assert await table.find(container="echo", limit=10) == [by_step, cancelled]
+        assert await table.find(error="\x00 step", limit=10) == [by_step]
+        assert await table.find(container="told", error="outside", limit=10) == [told]
+        assert [job.id for job in await table.unfinished()] == ids[:1]
+        await table.save(jobs[0].finished(Outcome(JobStatus.FAILED, jobs[3].error), 3.0))
+        assert await table.find(container="told", limit=10) == [ids[0], told]
+    async with SqliteTable(path) as table:
+        assert await table.find(error="", limit=10) == [ids[0], by_step, told, cancelled]
+        await table.add([old := make_job()])
+        assert await table.get([old.id]) == [old]
+
+
+async def test_a_migrated_file_has_the_tables_and_indexes_of_a_new_one(path: Path) -> None:
+    await write_version_1(path, [make_job()])
+    async with SqliteTable(path), SqliteTable(path.with_name("new.sqlite")):
+        pass
+    old, new = (schema(path.with_name(name)) for name in (path.name, "new.sqlite"))
+    assert old == new
+    assert {"jobs", "records", "jobs_failed"} <= old.keys()
+
+
+def schema(path: Path) -> dict[str, str]:
+    with closing(sqlite3.connect(path)) as connection:
+        return dict(connection.execute("SELECT name, sql FROM sqlite_master"))
+
+
+async def test_a_migration_that_fails_leaves_the_file_as_it_was(path: Path) -> None:
+    jobs = jobs_of_every_end()
+    await write_version_1(path, jobs)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("UPDATE jobs SET state = 'no JSON' || state WHERE id = ?", (jobs[3].id,))
+        before = schema(path), connection.execute("SELECT * FROM jobs").fetchall()
+    await opening_fails(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        assert (schema(path), connection.execute("SELECT * FROM jobs").fetchall()) == before
+        assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+        connection.execute("UPDATE jobs SET state = substr(state, 8) WHERE id = ?", (jobs[3].id,))
+    async with SqliteTable(path) as table:
+        assert await table.get([job.id for job in jobs]) == jobs
+
+
 # -- a full disk ---------------------------------------------------------------------------------
 
 
@@ -387,6 +486,9 @@ async def plan_of(path: Path, call: Callable[[SqliteTable], Any]) -> str:
         pytest.param(lambda table: table.find(client="a", status=UNFINISHED, limit=10), id="client's open ones"),
         pytest.param(lambda table: table.find(client="a", status=FINISHED, limit=10), id="client and status"),
         pytest.param(lambda table: table.find(client="a", idempotency_key="k", limit=10), id="key"),
+        pytest.param(
+            lambda table: table.find(client="a", idempotency_key="k", container="x", limit=10), id="key and error"
+        ),
         pytest.param(lambda table: table.find(after=make_job().id, limit=10), id="cursor"),
         pytest.param(lambda table: table.delete([make_job().id]), id="delete"),
         pytest.param(lambda table: table.add([make_job(idempotency_key="k")]), id="add"),
@@ -411,6 +513,51 @@ async def test_looking_for_open_jobs_reads_no_finished_ones(path: Path, call: Ca
     assert "jobs_open" in plan
 
 
+@pytest.mark.parametrize(
+    "conditions",
+    [
+        {"status": UNSUCCESSFUL},
+        {"status": [JobStatus.FAILED], "after": make_job().id},
+        {"status": UNSUCCESSFUL, "container": "x"},
+        {"container": "x", "error": "timed out"},
+        {"error": "timed out", "status": FINISHED},
+    ],
+    ids=" and ".join,
+)
+async def test_looking_for_failed_jobs_of_a_client_reads_no_others_and_sorts_nothing(
+    path: Path, conditions: dict[str, Any]
+) -> None:
+    plan = await plan_of(path, lambda table: table.find(client="a", **conditions, limit=10))
+    assert "jobs_failed (client=?" in plan
+    assert "TEMP B-TREE" not in plan
+    assert ("COVERING" in plan) is ("error" not in conditions)
+    plan = await plan_of(path, lambda table: table.find(**conditions, limit=10))
+    assert "jobs_failed" in plan
+
+
+async def test_whatever_is_looked_for_together_is_found_as_in_memory(path: Path) -> None:
+    """SQLite refuses a statement whose index does not fit its conditions."""
+    statuses = None, [], UNFINISHED, FINISHED, UNSUCCESSFUL, *([one] for one in JobStatus), list(JobStatus)
+    choices = {
+        "client": (None, "alice"),
+        "status": (*statuses, [JobStatus.FAILED, JobStatus.RUNNING]),
+        "idempotency_key": (None, "k"),
+        "container": (None, "echo"),
+        "error": (None, "told"),
+        "after": (None, make_job().id),
+    }
+    jobs = jobs_of_every_end()
+    jobs += [
+        replace(job, id=make_job().id, request=make_job(client="bob", idempotency_key="k").request) for job in jobs[:1]
+    ]
+    async with SqliteTable(path, synchronous="NORMAL") as table, MemoryTable() as model:
+        await table.add(jobs)
+        await model.add(jobs)
+        for values in product(*choices.values()):
+            conditions = dict(zip(choices, values, strict=True))
+            assert await table.find(**conditions, limit=10) == await model.find(**conditions, limit=10), conditions
+
+
 async def test_a_hundred_thousand_stored_jobs_slow_nothing_down_and_fill_no_memory(path: Path) -> None:
     async with SqliteTable(path, synchronous="NORMAL"):
         pass
@@ -422,6 +569,9 @@ async def test_a_hundred_thousand_stored_jobs_slow_nothing_down_and_fill_no_memo
         steps += await _steps(store, lambda: store.find(client="client 7", after=f"{50_000:032}", limit=50))
         steps += await _steps(store, lambda: store.find(status=UNFINISHED, limit=50))
         steps += await _steps(store, lambda: store.find(client="client 7", status=UNFINISHED, limit=50))
+        steps += await _steps(store, lambda: store.find(client="client 7", status=UNSUCCESSFUL, limit=50))
+        steps += await _steps(store, lambda: store.find(client="client 7", container="x", error="no", limit=50))
+        steps += await _steps(store, lambda: store.find(error="no", limit=50))
         assert steps < 50, "in thousands of virtual machine steps"
         await store.add([job := make_job()])
         assert await store.find(status=UNFINISHED, limit=50) == [job.id]

@@ -11,6 +11,7 @@ import msgspec
 from anyio.abc import TaskStatus
 
 from nodekit import (
+    UNSUCCESSFUL,
     ClientId,
     Container,
     ContainerError,
@@ -74,6 +75,8 @@ class ListTable:
         client: ClientId | None = None,
         status: Collection[JobStatus] | None = None,
         idempotency_key: str | None = None,
+        container: ContainerId | None = None,
+        error: str | None = None,
         after: JobId | None = None,
         limit: int,
     ) -> list[JobId]:
@@ -227,6 +230,11 @@ async def main() -> None:
             print(settled.job.id)
         for id, said in (await node.resources("model")).items():
             print(id.upper(), bytes(said))
+        again: Job | None = await node.retry(job.id, start="start", client="alice", priority=0)
+        if again is not None and again.error is not None:
+            print(again.error.container.upper(), again.retry_of)
+        found = await node.find(status=UNSUCCESSFUL, container="upper", error="no reply")
+        await node.fetch(found)
         for answer in await node.submit_many([]):
             if isinstance(answer, Unavailable):
                 print(answer.retry_after_seconds + 1)

@@ -130,6 +130,10 @@ async def asked(job: Job, containers: Mapping[str, Container], names: Collection
     await node.fetch(1)  # expect: arg-type
     await node.find(status="success")  # expect: arg-type
     await node.find("alice")  # expect: call-arg
+    await node.find(container=containers["a"])  # expect: arg-type
+    await node.retry(job)  # expect: arg-type
+    await node.retry(job.id, start="middle")  # expect: arg-type
+    _ = (await node.retry(job.id)).id  # expect: union-attr
     await node.cancel(job)  # expect: arg-type
     node.submit(JobRequest.of("a", data={}))  # expect: unused-coroutine
     node.containers["a"] = containers["a"]  # expect: index

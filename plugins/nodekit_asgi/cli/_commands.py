@@ -2,27 +2,33 @@
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO, TypeVar
+from typing import Any
 from urllib.parse import quote
 
 import click
 import msgspec
 from msgspec import Raw
 
-from nodekit_asgi.cli._address import DEFAULT_URL, Address, check_node
-from nodekit_asgi.cli._client import NodeClient
+from nodekit_asgi.cli._address import DEFAULT_URL, Address
+from nodekit_asgi.cli._client import NodeClient, Reply
 from nodekit_asgi.cli._history import history_lines
 from nodekit_asgi.cli._listing import cancel_jobs, find_jobs, list_ids
+from nodekit_asgi.cli._options import (
+    key_option,
+    list_filters,
+    node_options,
+    priority_option,
+    submission_of,
+    submission_options,
+)
 from nodekit_asgi.cli._print import notice, printable, say, say_job, say_json, say_json_list, say_result
 from nodekit_asgi.cli._problems import FAILED, INTERRUPTED, Busy, CommandFailed, Dropped, Refused
 from nodekit_asgi.cli._progress import Progress
 from nodekit_asgi.cli._replies import Accepted, History, JobResult
-from nodekit_asgi.cli._request import Submission, check_key, read_data, submission
+from nodekit_asgi.cli._request import Submission, another_try
 from nodekit_asgi.cli._waiting import Deadline, submit_job, wait_for
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _Group(click.Group):
@@ -48,80 +54,37 @@ def job() -> None:
     """
 
 
-def _node(command: F) -> F:
-    """What every command takes."""
-    as_json = click.option("--json", "as_json", is_flag=True, help="Print the node's JSON, one document.")
-    node = click.option(
-        "--node",
-        callback=check_node,
-        metavar="URL",
-        envvar="NODEKIT_URL",
-        show_envvar=True,
-        default=DEFAULT_URL,
-        show_default=True,
-        help="http://HOST:PORT, https://HOST:PORT or unix:PATH.",
-    )
-    return node(as_json(command))
-
-
-def _submits(command: F) -> F:
-    """What a job is made of."""
-    options: Sequence[Callable[[F], F]] = (
-        click.argument("containers", metavar="CONTAINER...", nargs=-1, required=True),
-        click.option("--data", metavar="JSON", help="The input of the first container, an object; {} unless given."),
-        click.option("--file", type=click.File("rb"), metavar="PATH", help="Read the input there; -: standard input."),
-        click.option("--pipeline", metavar="NAME", help="Another pipeline that the node offers."),
-        click.option("--requires-proof", is_flag=True, help="The last container must give a proof."),
-        click.option("--priority", type=click.IntRange(0, 7), help="Lower is sooner; 3 unless given."),
-        click.option(
-            "--idempotency-key", metavar="KEY", callback=check_key, help="The same key and job are submitted once."
-        ),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def _submission(
-    containers: tuple[str, ...],
-    data: str | None,
-    file: BinaryIO | None,
-    pipeline: str | None,
-    requires_proof: bool,
-    priority: int | None,
-    idempotency_key: str | None,
-) -> Submission:
-    fields: dict[str, Any] = {"pipeline": pipeline, "requires_proof": requires_proof, "priority": priority}
-    return submission(containers, read_data(data, file), **fields, key=idempotency_key)
-
-
 # -- new jobs -----------------------------------------------------------------------------------------
 
 
 @job.command()
-@_submits
-@_node
+@submission_options
+@node_options
 def submit(node: Address, as_json: bool, **what: Any) -> None:
     """Submit a job and print its id."""
-    asked = _submission(**what)
+    asked = submission_of(**what)
     with NodeClient(node) as client, _known_by(asked):
         reply = submit_job(client, asked, Deadline(None))
+    _say_accepted(reply, as_json)
+
+
+def _say_accepted(reply: Reply, as_json: bool) -> None:
     accepted = reply.read_as(Accepted)
     say_json(reply.body) if as_json else say(printable(accepted.id))
 
 
 @job.command()
-@_submits
+@submission_options
 @click.option("--intermediate", is_flag=True, help="Print the output of every step.")
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="Wait no longer than that.")
-@_node
+@node_options
 def run(node: Address, as_json: bool, intermediate: bool, timeout: float | None, **what: Any) -> None:
     """Submit a job, wait for it, and print the last output.
 
     Exits with 1 and the error on standard error when the job fails, with 5 when time is up. The job goes on when the
     waiting ends.
     """
-    asked, deadline = _submission(**what), Deadline(timeout)
+    asked, deadline = submission_of(**what), Deadline(timeout)
     with NodeClient(node) as client:
         with _known_by(asked):
             id = submit_job(client, asked, deadline).read_as(Accepted).id
@@ -183,13 +146,34 @@ def _goes_on(id: str, node: Address) -> Iterator[None]:
         sys.exit(INTERRUPTED)
 
 
+@job.command()
+@click.argument("id", metavar="ID")
+@click.option(
+    "--from",
+    "start",
+    type=click.Choice(["failed", "start"]),
+    default="failed",
+    show_default=True,
+    help="Go on with the step that failed, or run all of them again.",
+)
+@priority_option("as before")
+@key_option
+@node_options
+def retry(node: Address, as_json: bool, id: str, start: str, priority: int | None, idempotency_key: str | None) -> None:
+    """Submit a job that failed or was cancelled once more, and print the id of the new one."""
+    asked = another_try(id, start=start, priority=priority, key=idempotency_key)
+    with NodeClient(node) as client, _known_by(asked):
+        reply = submit_job(client, asked, Deadline(None))
+    _say_accepted(reply, as_json)
+
+
 # -- jobs that are there ------------------------------------------------------------------------------
 
 
 @job.command()
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
 @click.option("--intermediate", is_flag=True, help="Print the output of every step.")
-@_node
+@node_options
 def get(node: Address, as_json: bool, ids: tuple[str, ...], intermediate: bool) -> None:
     """Print the status of jobs, and the output or the error.
 
@@ -202,7 +186,7 @@ def get(node: Address, as_json: bool, ids: tuple[str, ...], intermediate: bool) 
 
 @job.command()
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
-@_node
+@node_options
 def cancel(node: Address, as_json: bool, ids: tuple[str, ...]) -> None:
     """Cancel jobs; one that is finished stays as it is.
 
@@ -231,14 +215,16 @@ def _show(
 @job.command("list")
 @click.option("--pending", is_flag=True, help="Only jobs that are not finished.")
 @click.option("--finished", is_flag=True, help="Only finished jobs.")
+@click.option("--status", type=click.Choice(["running", "success", "failed"]), help="Only jobs of this status.")
+@click.option("--container", metavar="ID", help="With --status failed: only jobs that failed in this container.")
+@click.option("--error", metavar="TEXT", help="With --status failed: only jobs whose error contains this.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="The first N; all of them unless given.")
-@_node
-def list_(node: Address, as_json: bool, pending: bool, finished: bool, limit: int | None) -> None:
+@node_options
+def list_(node: Address, as_json: bool, limit: int | None, **chosen: Any) -> None:
     """Print the ids of this client's jobs, oldest first."""
-    if pending and finished:
-        raise click.UsageError("--pending and --finished exclude each other; leave out both for all jobs")
+    filters = list_filters(**chosen)
     with NodeClient(node) as client:
-        ids = list_ids(client, pending if pending or finished else None, limit)
+        ids = list_ids(client, filters, limit)
         if as_json:
             say_json(msgspec.json.encode(list(ids)))
         else:
@@ -248,7 +234,7 @@ def list_(node: Address, as_json: bool, pending: bool, finished: bool, limit: in
 
 @job.command()
 @click.argument("id", metavar="ID")
-@_node
+@node_options
 def show(node: Address, as_json: bool, id: str) -> None:
     """Print the history of a job: when it was accepted and finished, and each attempt of each step."""
     with NodeClient(node) as client:

@@ -24,6 +24,8 @@ def _facts(history: History) -> Iterator[tuple[str, str]]:
     state = f" ({history.state})" if more else ""
     yield "job", history.id
     yield "status", history.status + state
+    if history.retry_of is not None:
+        yield "retry of", history.retry_of
     yield "pipeline", f"{history.pipeline}: {' -> '.join(history.containers)}"
     yield "priority", str(history.priority)
     yield "accepted", _time(history.accepted_at)
@@ -41,7 +43,7 @@ def _rows(number: int, step: StepRecord, accepted_at: datetime) -> Iterator[list
     for count, attempt in enumerate(step.attempts, 1):
         began = (attempt.started_at - accepted_at).total_seconds()
         place = [str(number), printable(step.container)] if count == 1 else ["", ""]
-        times = [f"+{_seconds(began)}", _seconds(attempt.duration_seconds)]
+        times = [f"{'+' if began >= 0 else ''}{_seconds(began)}", _seconds(attempt.duration_seconds)]
         yield [*place, str(count), *times, printable(attempt.instance or "-"), printable(_outcome(attempt))]
 
 
@@ -57,6 +59,8 @@ def _time(moment: datetime) -> str:
 
 
 def _seconds(seconds: float) -> str:
+    if seconds < 0:  # an attempt of the job that this one goes on with
+        return f"-{_seconds(-seconds)}"
     if seconds < 1:
         return f"{1000 * seconds:.1f} ms"
     return f"{seconds:.2f} s" if seconds < 60 else f"{seconds:.0f} s"

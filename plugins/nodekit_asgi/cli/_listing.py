@@ -1,7 +1,7 @@
 """What is asked of jobs that are there."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from urllib.parse import quote, urlencode, urljoin, urlsplit
 
@@ -29,10 +29,10 @@ def find_jobs(client: NodeClient, ids: Sequence[str], *, intermediate: bool) -> 
             _pass_over(refused)
 
 
-def list_ids(client: NodeClient, pending: bool | None, limit: int | None) -> Iterator[str]:
+def list_ids(client: NodeClient, filters: Mapping[str, str], limit: int | None) -> Iterator[str]:
     """Page by page, as the node links them."""
-    flag = "" if pending is None else f"&pending={str(pending).lower()}"
-    path: str | None = f"/api/jobs?limit={min(limit or PAGE, PAGE)}{flag}"
+    query = urlencode({"limit": min(limit or PAGE, PAGE), **filters}, errors="surrogateescape")
+    path: str | None = f"/api/jobs?{query}"
     left = limit
     while path:
         reply = client.request("GET", path)

@@ -69,6 +69,7 @@ class History(msgspec.Struct, frozen=True):
     due: str | None = None
     not_before: datetime | None = None
     failure: Failure | None = None
+    retry_of: str | None = None
 
 
 def jobs_of(reply: Reply) -> list[tuple[JobResult, Raw]]:

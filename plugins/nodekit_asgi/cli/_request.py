@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from typing import BinaryIO
+from urllib.parse import quote
 from uuid import uuid4
 
 import click
@@ -10,10 +11,11 @@ import msgspec
 
 
 class Submission(msgspec.Struct, frozen=True):
-    """The body and the headers of `POST /api/jobs`; the same each time it is sent."""
+    """A request that makes a job; the same each time it is sent."""
 
     body: bytes
     headers: dict[str, str]
+    path: str = "/api/jobs"
 
     @property
     def key(self) -> str:
@@ -35,13 +37,21 @@ def submission(
         fields["pipeline"] = pipeline
     if requires_proof:
         fields["requires_proof"] = True
-    headers = {"Content-Type": "application/json", "Idempotency-Key": str(uuid4()) if key is None else key}
-    if priority is not None:
-        headers["Priority"] = f"u={priority}"
     try:
-        return Submission(msgspec.json.encode(fields), headers)
+        return Submission(msgspec.json.encode(fields), _headers(priority, key))
     except UnicodeEncodeError as error:
         raise click.UsageError("the arguments are not UTF-8") from error
+
+
+def another_try(id: str, *, start: str, priority: int | None, key: str | None) -> Submission:
+    """Of the job of this id."""
+    body = msgspec.json.encode({"from": start})
+    return Submission(body, _headers(priority, key), f"/api/jobs/{quote(id, safe='', errors='surrogateescape')}/retry")
+
+
+def _headers(priority: int | None, key: str | None) -> dict[str, str]:
+    headers = {"Content-Type": "application/json", "Idempotency-Key": str(uuid4()) if key is None else key}
+    return headers if priority is None else {**headers, "Priority": f"u={priority}"}
 
 
 def read_data(text: str | None, file: BinaryIO | None) -> msgspec.Raw:

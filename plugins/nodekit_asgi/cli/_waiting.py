@@ -61,7 +61,7 @@ def submit_job(client: NodeClient, asked: Submission, deadline: Deadline) -> Rep
     trouble, met, lost = Trouble(Deadline(min(PATIENCE_SECONDS, deadline.left))), False, False
     while True:
         try:
-            return client.request("POST", "/api/jobs", body=asked.body, headers=asked.headers, until=deadline.at)
+            return client.request("POST", asked.path, body=asked.body, headers=asked.headers, until=deadline.at)
         except (Unreachable, Busy) as problem:
             lost = isinstance(problem, Dropped) or (lost and not isinstance(problem, Busy))  # busy: it has no such key
             met = met or lost or isinstance(problem, Busy)

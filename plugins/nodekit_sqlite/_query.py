@@ -1,0 +1,60 @@
+"""Which jobs are looked for, as a statement that reads no more of the file than it must."""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from nodekit import UNFINISHED, UNSUCCESSFUL, ClientId, ContainerId, JobId, JobStatus
+
+# the conditions of partial indexes, to the letter: only where they stand in a statement can such an index serve it
+IS_OPEN = "open = 1"
+HAS_FAILED = "status IN ('failed', 'cancelled')"
+
+BY_OPEN = "INDEXED BY jobs_open"
+"""Left to itself, SQLite walks all jobs by id, because it need not sort them then."""
+BY_FAILED = "INDEXED BY jobs_failed"
+"""Left to itself, it walks all jobs of the client."""
+
+
+def find_query(
+    *,
+    client: ClientId | None,
+    status: Collection[JobStatus] | None,
+    idempotency_key: str | None,
+    container: ContainerId | None,
+    error: str | None,
+    after: JobId | None,
+    limit: int,
+) -> tuple[str, Sequence[Any]]:
+    """The statement of `SqliteTable.find`, and its values."""
+    wanted = {
+        "client = ?": client,
+        "idempotency_key = ?": idempotency_key,
+        "error_container = ?": container,
+        "instr(error, ?) > 0": error,
+        "id > ?": after,
+    }
+    given = {text: value for text, value in wanted.items() if value is not None}
+    texts, values = ["1", *given], [*given.values()]
+    if status is not None:
+        texts.append(f"status IN ({marks(status)})")
+        values += status
+    index = ""
+    if container is not None or error is not None or _only(status, UNSUCCESSFUL):
+        texts.append(HAS_FAILED)
+        index = BY_FAILED
+    elif _only(status, UNFINISHED):
+        texts.append(IS_OPEN)
+        index = BY_OPEN if client is None else ""
+    if idempotency_key is not None or (status is not None and not status):
+        index = ""  # nothing is found faster than by its key; and for nothing, SQLite has no use for an index
+    where = " AND ".join(texts)
+    return f"SELECT id FROM jobs {index} WHERE {where} ORDER BY id LIMIT ?", (*values, limit)  # noqa: S608 - our own texts
+
+
+def marks(values: Collection[Any]) -> str:
+    return ", ".join("?" * len(values))
+
+
+def _only(status: Collection[JobStatus] | None, some: Collection[JobStatus]) -> bool:
+    """Whether nothing else is asked for."""
+    return bool(status) and set(some).issuperset(status or ())
