@@ -19,7 +19,7 @@ import pytest
 from nodekit import ClientLimits, Container, Offer, Retry, hookspecs
 from nodekit.cli import main
 from nodekit.config import LogSettings, NodeSettings
-from nodekit_asgi._app import ROUTES
+from nodekit_asgi._routes import ROUTES
 from nodekit_docker import Credentials
 from nodekit_infernet._config import InfernetConfig
 from nodekit_remote import HttpContainer, StartedContainer

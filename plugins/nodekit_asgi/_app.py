@@ -1,14 +1,12 @@
-"""The API as an ASGI application: one table of routes, and what holds for every request."""
+"""The API as an ASGI application: what holds for every request, whatever its route."""
 
 import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping
 from contextlib import nullcontext
 from random import Random
-from typing import TypeAlias
 
 from nodekit import KeyReused, Node, Refusal, StoreFailed, StreamBroken, TooManyJobs, TooManyRequests, Unavailable
-from nodekit_asgi import _handlers, _reporting, _stream
+from nodekit_asgi import _handlers
 from nodekit_asgi._access import check_access, preflight_headers
 from nodekit_asgi._client import client_address
 from nodekit_asgi._config import Limits
@@ -25,29 +23,12 @@ from nodekit_asgi._http import (
     send_reply,
 )
 from nodekit_asgi._profiles import PROFILES
+from nodekit_asgi._routes import ROUTES, Handler, route
 
 logger = logging.getLogger("nodekit.http")
 
-Handler: TypeAlias = Callable[[Request, Node], Awaitable[Reply]]
-
-ROUTES: Mapping[str, Mapping[str, Handler]] = {
-    "/info": {"GET": _handlers.info},
-    "/health": {"GET": _handlers.health},
-    "/api/jobs": {"GET": _handlers.jobs, "POST": _handlers.submit},
-    "/api/jobs/stream": {"POST": _stream.stream},
-    "/api/jobs/batch": {"POST": _handlers.submit_batch},
-    "/api/jobs/{id}/retry": {"POST": _handlers.retry},
-    "/api/jobs/{id}": {"GET": _handlers.history, "DELETE": _handlers.cancel},
-    "/api/jobs/{id}/events": {"GET": _handlers.events},
-    "/api/status": {"PUT": _reporting.report},
-    "/resources": {"GET": _handlers.resources},
-}
-"""By path; a name in braces stands for any one segment that no other path has in its place."""
-
-UNLIMITED = frozenset({"/health", "/docs", "/openapi.json"})
-"""Paths for which nobody is told to ask less often: probes are answered, and the pages that explain the rest."""
-
-_WITH_NAMES = [(path, path.split("/")) for path in ROUTES if "{" in path]
+UNLIMITED = ("/health", "/docs", "/openapi.json")
+"""Beginnings of paths for which nobody is told to ask less often: of probes, and of what explains the rest."""
 
 _random = Random().getrandbits
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -96,7 +77,7 @@ class AsgiApp:
             if request.method == "OPTIONS" and allowed:
                 return Reply(b"", 204, preflight_headers())
             request.address = client_address(request)
-            if request.path not in UNLIMITED:
+            if not request.path.startswith(UNLIMITED):
                 self._node.limit(request.client)
             return await _handler(request)(request, self._node)
         except HttpError as error:
@@ -120,7 +101,7 @@ class AsgiApp:
 
 
 def _handler(request: Request) -> Handler:
-    path, request.parameters = _route(request.path)
+    path, request.parameters = route(request.path)
     methods = ROUTES.get(path)
     if methods is None:
         return _handlers.not_found
@@ -128,19 +109,6 @@ def _handler(request: Request) -> Handler:
         allow = ", ".join(methods)
         raise HttpError(405, f"{request.path} takes {allow}", headers=[(b"allow", allow.encode())])
     return methods[request.method]
-
-
-def _route(path: str) -> tuple[str, Mapping[str, str]]:
-    """The key of `ROUTES` that a path has, and what stands in it where the key has names."""
-    if path in ROUTES and "{" not in path:
-        return path, {}
-    segments = path.split("/")
-    for template, names in _WITH_NAMES:
-        pairs = list(zip(names, segments, strict=False))
-        fits = all(segment if name[:1] == "{" else segment == name for name, segment in pairs)
-        if fits and len(names) == len(segments):
-            return template, {name[1:-1]: segment for name, segment in pairs if name[:1] == "{"}
-    return "", {}
 
 
 def _request_id(request: Request) -> bytes:

@@ -5,6 +5,8 @@ import re
 import time
 from collections.abc import Sequence
 
+from msgspec import UNSET
+
 from nodekit import (
     Job,
     JobId,
@@ -23,6 +25,7 @@ from nodekit_asgi._history import wire_history
 from nodekit_asgi._http import Header, HttpError, Reply, Request, error_reply, json_reply
 from nodekit_asgi._listing import listing
 from nodekit_asgi._profiles import PROFILES
+from nodekit_asgi._shapes import WireChain, WireErrorReply, WireHealth, WireInfo, WirePending
 from nodekit_asgi._waiting import wait_for
 from nodekit_asgi._wire import (
     NO_SUCH_JOB,
@@ -38,28 +41,28 @@ from nodekit_asgi._wire import (
 
 logger = logging.getLogger("nodekit.http")
 
-_SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?")
+_SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 
 async def info(request: Request, node: Node) -> Reply:
     running = node.running()
     pending = await node.pending()
     return json_reply(
-        {
-            "version": __version__,
-            "containers": [wire_container(c) for id, c in node.containers.items() if id in running],
-            "pending": {"offchain": pending.offchain, "onchain": pending.onchain},
-            "chain": {"enabled": False, "address": ""},
-        }
+        WireInfo(
+            version=__version__,
+            containers=[wire_container(c) for id, c in node.containers.items() if id in running],
+            pending=WirePending(pending.offchain, pending.onchain),
+            chain=WireChain(enabled=False, address=""),
+        )
     )
 
 
 async def health(request: Request, node: Node) -> Reply:
     state = await node.health()
-    reasons = {"reasons": state.reasons} if state.reasons else {}
+    reasons = list(state.reasons) or UNSET
     if state.healthy:
-        return json_reply({"status": "healthy", **reasons})
-    return json_reply({"status": "unhealthy", **reasons}, 503)
+        return json_reply(WireHealth("healthy", reasons))
+    return json_reply(WireHealth("unhealthy", reasons), 503)
 
 
 async def submit(request: Request, node: Node) -> Reply:
@@ -119,12 +122,12 @@ async def submit_batch(request: Request, node: Node) -> Reply:
     return json_reply([_answer(result) for result in results])
 
 
-def _answer(result: Job | NodekitError | str) -> WireAccepted | dict[str, object]:
+def _answer(result: Job | NodekitError | str) -> WireAccepted | WireErrorReply:
     if isinstance(result, Job):
         return WireAccepted(result.id)
     if isinstance(result, Refusal) and result.params:
-        return {"error": result.reason, "params": result.params}
-    return {"error": str(result)}
+        return WireErrorReply(result.reason, result.params)
+    return WireErrorReply(str(result))
 
 
 async def history(request: Request, node: Node) -> Reply:

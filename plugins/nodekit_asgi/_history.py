@@ -1,67 +1,70 @@
 """What has happened to one job, on the wire: times, attempts and errors, but no outputs, which may be large."""
 
 from datetime import UTC, datetime
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from nodekit import Attempt, ContainerError, FailureKind, Job, JobStatus, StepRecord
+from nodekit_asgi._fields import JOB_ID, ContainerField, ErrorField, ErrorStatus, JobIdField, TimeField, about
 from nodekit_asgi._wire import WireStatus, wire_status
 
 State: TypeAlias = Literal["accepted", "running", "waiting", "success", "failed", "cancelled"]
 
 
 class WireAttempt(msgspec.Struct, frozen=True):
-    """One call of a container."""
+    """One call of a container that has ended."""
 
-    started_at: str
-    duration_seconds: float
-    instance: str
-    """Which running instance was called; empty where that is not known."""
-    error: str | UnsetType = UNSET
-    kind: FailureKind | UnsetType = UNSET
-    status: int | UnsetType = UNSET
-    """The HTTP status of an error, where there was one."""
+    started_at: TimeField
+    duration_seconds: Annotated[float, about("How long it took.", 0.02, minimum=0)]
+    instance: Annotated[str, about("The running instance that was called; empty where that is not known.", "upper-1")]
+    error: ErrorField | UnsetType = UNSET
+    kind: Annotated[FailureKind | UnsetType, about("The kind of error, for a program to read.", "timeout")] = UNSET
+    status: ErrorStatus | UnsetType = UNSET
 
 
 class WireStep(msgspec.Struct, frozen=True):
-    """One step and its attempts."""
+    """One step that was begun, and its attempts."""
 
-    container: str
-    attempts: list[WireAttempt]
-    error: str | UnsetType = UNSET
-    """How the step failed for good."""
+    container: ContainerField
+    attempts: Annotated[list[WireAttempt], about("The calls that have ended, the first one first.")]
+    error: Annotated[str | UnsetType, about("How the step failed for good.", "no reply within 180 s")] = UNSET
 
 
 class WireFailure(msgspec.Struct, frozen=True):
-    """How a job failed, or that it was cancelled."""
+    """How a job failed, or that it was cancelled. `container` is the one that was due."""
 
-    container: str
-    error: str
-    kind: FailureKind
-    status: int | UnsetType = UNSET
+    container: ContainerField
+    error: ErrorField
+    kind: Annotated[FailureKind, about("The kind of error, for a program to read.", "timeout")]
+    status: ErrorStatus | UnsetType = UNSET
 
 
 class WireHistory(msgspec.Struct, frozen=True):
-    """A job from its acceptance to its end. Times are RFC 3339 in UTC; what there is not is left out."""
+    """A job from its acceptance to its end. What there is not is left out."""
 
-    id: str
-    status: WireStatus
-    state: State
-    pipeline: str
-    containers: list[str]
-    priority: int
-    accepted_at: str
-    steps: list[WireStep]
-    finished_at: str | UnsetType = UNSET
-    due: str | UnsetType = UNSET
-    """The container of the next step."""
-    not_before: str | UnsetType = UNSET
-    """When a step that failed is tried again."""
+    id: JobIdField
+    status: Annotated[WireStatus, about("As in a JobResult.", "failed")]
+    state: Annotated[
+        State,
+        about(
+            "The same in more detail. `accepted`: no attempt has ended yet; `waiting`: to try a step again.", "failed"
+        ),
+    ]
+    pipeline: Annotated[str, about("The pipeline that was asked for.", "sequence")]
+    containers: Annotated[list[ContainerField], about("What was asked for.", ["upper", "translate"])]
+    priority: Annotated[int, about("The urgency that it got: 0 is the most urgent.", 3, minimum=0, maximum=7)]
+    accepted_at: TimeField
+    steps: Annotated[list[WireStep], about("Those that were begun.")]
+    finished_at: TimeField | UnsetType = UNSET
+    due: Annotated[str | UnsetType, about("The container of the next step.", "translate")] = UNSET
+    not_before: Annotated[
+        str | UnsetType,
+        about("When a step that failed is tried again.", "2026-01-05T12:03:05.000Z", format="date-time"),
+    ] = UNSET
     failure: WireFailure | UnsetType = UNSET
-    retry_of: str | UnsetType = UNSET
-    """The job that it is another try of."""
+    retry_of: Annotated[str | UnsetType, about("The job that it is another try of.", JOB_ID, format="uuid")] = UNSET
 
 
 def wire_history(job: Job, *, now: float) -> WireHistory:

@@ -8,9 +8,11 @@ from urllib.parse import parse_qsl
 
 import anyio
 import msgspec
+from msgspec import UNSET
 
 from nodekit_asgi._config import Limits
 from nodekit_asgi._networks import unmapped
+from nodekit_asgi._shapes import WireErrorReply
 
 Scope: TypeAlias = dict[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
@@ -22,6 +24,8 @@ _LENGTH_DIGITS = 18
 LINGER_SECONDS = 10.0
 KEEP_ALIVE_SECONDS = 15.0
 """Of quiet, after which a reply that goes on shows that it does; proxies give up after 30 or 60."""
+_WITHOUT_CONTENT = (204, 304)
+"""Statuses whose replies may not even say that their body is empty."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -60,7 +64,7 @@ def json_reply(value: Any, status: int = 200, headers: Sequence[Header] = ()) ->
 def error_reply(
     status: int, text: str, params: Mapping[str, Any] | None = None, headers: Sequence[Header] = ()
 ) -> Reply:
-    return json_reply({"error": text, **({"params": params} if params else {})}, status, headers)
+    return json_reply(WireErrorReply(text, params or UNSET), status, headers)
 
 
 class Request:
@@ -179,10 +183,12 @@ class Request:
 
 async def send_reply(reply: Reply, send: Send, request: Request, extra: Sequence[Header]) -> None:
     """Send it, a reply in pieces for as long as its client is there."""
-    headers = [(b"content-type", reply.content_type), *reply.headers, *extra]
+    headers = [*reply.headers, *extra]
     body = reply.body
-    if isinstance(body, bytes):
-        headers.append((b"content-length", str(len(body)).encode()))
+    if reply.status not in _WITHOUT_CONTENT:
+        headers.append((b"content-type", reply.content_type))
+        if isinstance(body, bytes):
+            headers.append((b"content-length", str(len(body)).encode()))
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     if isinstance(body, bytes):
         await send({"type": "http.response.body", "body": body, "more_body": request.unread})

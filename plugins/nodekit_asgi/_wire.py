@@ -25,8 +25,10 @@ from nodekit import (
 )
 from nodekit import parse_json as parse_any_json
 from nodekit_asgi._config import Limits
+from nodekit_asgi._fields import ContainerField, JobIdField, about
 from nodekit_asgi._headers import idempotency_key, urgency
 from nodekit_asgi._http import HttpError, Request
+from nodekit_asgi._shapes import WireContainer
 
 LONG_DIGEST_BYTES = 1 << 20
 """A digest of more takes milliseconds, and is made off the event loop."""
@@ -34,17 +36,27 @@ LONG_DIGEST_BYTES = 1 << 20
 NO_SUCH_JOB = "no such job"
 
 WireStatus: TypeAlias = Literal["running", "success", "failed"]
+"""A job that waits is `running`, a cancelled one `failed`."""
 
 
 class WireRequest(msgspec.Struct, frozen=True):
-    """A JobRequest, or a delegated subscription."""
+    """What a client asks for: containers, called one after another, the output of one being the input of the next.
 
-    containers: list[str] | UnsetType = UNSET
-    data: Raw | UnsetType = UNSET
-    pipeline: str | None = None
-    requires_proof: bool | None = None
-    signature: Raw | UnsetType = UNSET
-    subscription: Raw | UnsetType = UNSET
+    Other fields are ignored. A delegated subscription, which has `signature` and `subscription`, is refused with
+    `Chain not enabled` unless the node takes part in a chain.
+    """
+
+    containers: Annotated[
+        list[ContainerField] | UnsetType,
+        about("In the order in which they are called.", ["upper"], ["upper", "translate"]),
+    ] = UNSET
+    data: Annotated[
+        Raw | UnsetType, about("The input of the first container, as it is.", {"text": "hello"}, type="object")
+    ] = UNSET
+    pipeline: Annotated[str | None, about("The pipeline; `sequence` unless said.", "sequence")] = None
+    requires_proof: Annotated[bool | None, about("Whether the last container must give a proof.", False)] = None
+    signature: Annotated[Raw | UnsetType, about("Of a delegated subscription.")] = UNSET
+    subscription: Annotated[Raw | UnsetType, about("Of a delegated subscription.")] = UNSET
 
 
 _STARTS: Mapping[str, RetryFrom] = {"failed": "failed", "start": "start"}
@@ -53,56 +65,59 @@ _STARTS: Mapping[str, RetryFrom] = {"failed": "failed", "start": "start"}
 class WireRetry(msgspec.Struct, frozen=True):
     """Where to go on with a job that failed."""
 
-    start: Annotated[str, msgspec.Meta(extra_json_schema={"enum": [*_STARTS]})] = msgspec.field(
-        name="from", default="failed"
-    )
-    """With the step that failed, or with the first."""
+    start: Annotated[
+        str, about("With the step that failed, or with the first, `start`.", "failed", enum=[*_STARTS])
+    ] = msgspec.field(name="from", default="failed")
 
 
 class WireAccepted(msgspec.Struct, frozen=True):
-    """A job was accepted."""
+    """A job was accepted: it is kept, and can be read."""
 
-    id: str
+    id: JobIdField
 
 
 class WireReport(msgspec.Struct, frozen=True):
     """What came of a job elsewhere."""
 
-    id: str
-    status: WireStatus
-    containers: list[str]
-    """Those that were called; what is reported is the last one's."""
-    data: Raw | UnsetType = UNSET
-    """Its output or, of a failed job, the error: a text, or an object with it in ``error``."""
+    id: JobIdField
+    status: Annotated[WireStatus, about("How it has ended; `running` changes nothing.", "success")]
+    containers: Annotated[
+        list[ContainerField],
+        about("Those that were called; what is reported is the last one's.", ["upper"], minItems=1),
+    ]
+    data: Annotated[
+        Raw | UnsetType,
+        about("Its output or, of a failed job, the error: a text, or an object with it in `error`.", {"text": "HELLO"}),
+    ] = UNSET
 
 
-class WireOutput(msgspec.Struct, frozen=True):
-    container: str
-    output: Raw
+class WireResult(msgspec.Struct, frozen=True):
+    """What came of a step: an output or an error."""
+
+    container: ContainerField
 
 
-class WireError(msgspec.Struct, frozen=True):
-    container: str
-    error: str
+class WireOutput(WireResult, frozen=True):
+    """What a container gave."""
+
+    output: Annotated[Raw, about("Any JSON, as the container wrote it.", {"text": "HELLO"})]
 
 
-WireResult: TypeAlias = WireOutput | WireError
+class WireError(WireResult, frozen=True):
+    """How a step failed for good."""
+
+    error: Annotated[str, about("What went wrong; `cancelled` of a cancelled job.", "no reply within 180 s")]
 
 
 class WireJob(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A JobResult."""
+    """How far a job has got."""
 
-    id: str
-    status: WireStatus
-    result: WireResult | None
-    intermediate_results: list[WireResult] | UnsetType = UNSET
-
-
-class WireContainer(msgspec.Struct, frozen=True):
-    id: str
-    external: bool
-    image: str
-    description: str
+    id: JobIdField
+    status: Annotated[WireStatus, about("A job that waits is `running`, a cancelled one `failed`.", "success")]
+    result: Annotated[WireResult | None, about("The last step's, or the error that ended the job; null meanwhile.")]
+    intermediate_results: Annotated[
+        list[WireResult] | UnsetType, about("The other finished steps'; only where they were asked for.")
+    ] = UNSET
 
 
 _item: msgspec.json.Decoder[WireRequest] = msgspec.json.Decoder(WireRequest)
@@ -143,8 +158,6 @@ async def read_report(request: Request) -> WireReport:
     report: WireReport = await _parse(await request.body(), _report, request.limits)
     if not report.containers:
         raise HttpError(400, "containers: expected the ids of the containers that were called, at least one")
-    if len(report.containers) > request.limits.max_steps:
-        raise HttpError(400, f"containers: {len(report.containers)} of them; at most {request.limits.max_steps}")
     return report
 
 

@@ -11,6 +11,9 @@ from nodekit_infernet._toml import inline
 
 JOBS = "jobs.db"
 
+STATUS_NETWORKS = ("127.0.0.0/8", "::1/128", "172.16.0.0/12")
+"""Loopback, and where Docker has its bridges."""
+
 
 def translated(read: Read) -> Draft:
     """The tables, with what is to be said of them."""
@@ -57,13 +60,24 @@ def _keep(draft: Draft, where: str, key: str, struct: msgspec.Struct) -> None:
 
 def _add_transport(draft: Draft) -> None:
     server = draft.read.config.server
-    draft.tables["transports"] = [{"use": "asgi", "bind": f"0.0.0.0:{server.port}", "profile": "infernet-1.4"}]
+    draft.tables["transports"] = [
+        {
+            "use": "asgi",
+            "bind": f"0.0.0.0:{server.port}",
+            "profile": "infernet-1.4",
+            "status_networks": list(STATUS_NETWORKS),
+        }
+    ]
     draft.origin("transports[0].bind", "server.port")
     draft.notice(
         "transports[0].bind",
         f"server.port: listens on all addresses (0.0.0.0:{server.port}), as Infernet did; a node file of its own, "
         'or --bind, can have "127.0.0.1" instead.',
     )
+    draft.comment(
+        "transports[0].status_networks", "Who may report what came of jobs: this machine and its containers."
+    )
+    draft.comment("transports[0].status_networks", "Infernet took such reports from 192.168.0.0/16 as well.")
     draft.comment("transports[0].profile", "Answers as Infernet 1.4 gave them, where nodekit's own differ.")
 
 

@@ -16,8 +16,8 @@ from parts import make_node
 
 from nodekit import NodekitError, StoreFailed
 from nodekit_asgi import AsgiApp, Limits
-from nodekit_asgi import _app as asgi_app
 from nodekit_asgi import _listing as asgi_listing
+from nodekit_asgi._routes import ROUTES
 
 pytestmark = pytest.mark.anyio
 
@@ -58,7 +58,7 @@ async def test_a_crash_is_500_that_shows_nothing_but_the_request_id_on_the_log_l
     async def crash(request: Any, node: Any) -> Any:
         raise KeyError("a secret inside")
 
-    monkeypatch.setitem(asgi_app.ROUTES["/info"], "GET", crash)  # type: ignore[arg-type]
+    monkeypatch.setitem(ROUTES["/info"], "GET", crash)  # type: ignore[arg-type]
     answer = await api.get("/info")
     assert answer.status == 500
     request_id = answer.json["params"]["request_id"]

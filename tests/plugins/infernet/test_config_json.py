@@ -112,7 +112,14 @@ def test_the_rest_of_the_tables(read: Any) -> None:
     assert tables == {
         "log": {"path": "infernet.log", "max_file_bytes": 100_000, "backups": 3},
         "store": {"use": "sqlite", "path": "jobs.db"},
-        "transports": [{"use": "asgi", "bind": "0.0.0.0:4123", "profile": "infernet-1.4"}],
+        "transports": [
+            {
+                "use": "asgi",
+                "bind": "0.0.0.0:4123",
+                "profile": "infernet-1.4",
+                "status_networks": ["127.0.0.0/8", "::1/128", "172.16.0.0/12"],
+            }
+        ],
         "plugins": [
             {"use": "guardian"},
             {"use": "ratelimit", "requests": 40, "period_seconds": 3600},
@@ -125,7 +132,14 @@ def test_defaults_are_infernet_s(read: Any) -> None:
         "log": {"path": "infernet_node.log", "max_file_bytes": 2**30, "backups": 2},
         "store": {"use": "sqlite", "path": "jobs.db"},
         "runners": [],
-        "transports": [{"use": "asgi", "bind": "0.0.0.0:4000", "profile": "infernet-1.4"}],
+        "transports": [
+            {
+                "use": "asgi",
+                "bind": "0.0.0.0:4000",
+                "profile": "infernet-1.4",
+                "status_networks": ["127.0.0.0/8", "::1/128", "172.16.0.0/12"],
+            }
+        ],
         "plugins": [{"use": "guardian"}, {"use": "ratelimit", "requests": 60, "period_seconds": 60}],
     }
     defaulted = container(read({"containers": [{"id": "a", "image": "b"}]}))

@@ -1,0 +1,21 @@
+"""Kinds of fields on the wire, each with what a reader of the OpenAPI document has to know of it."""
+
+from typing import Annotated, Any, TypeAlias
+
+from msgspec import Meta
+
+
+def about(text: str, *examples: Any, **schema: Any) -> Meta:
+    """What a field means, examples of it, and what JSON Schema can say beyond its type. Nothing of it is checked."""
+    return Meta(description=text, examples=list(examples) or None, extra_json_schema=schema or None)
+
+
+JOB_ID = "01a20a76-cb0c-7b43-84a7-7cefcb7a85b8"
+
+JobIdField: TypeAlias = Annotated[str, about("The id of a job, a UUID of version 7.", JOB_ID, format="uuid")]
+ContainerField: TypeAlias = Annotated[str, about("The id of a container.", "upper")]
+TimeField: TypeAlias = Annotated[
+    str, about("When, by RFC 3339 in UTC, with milliseconds.", "2026-01-05T12:00:00.004Z", format="date-time")
+]
+ErrorField: TypeAlias = Annotated[str, about("What went wrong, for a person to read.", "no reply within 180 s")]
+ErrorStatus: TypeAlias = Annotated[int, about("The HTTP status of an error, where there was one.", 502)]

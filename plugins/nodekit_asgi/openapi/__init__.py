@@ -1,0 +1,18 @@
+"""The node's API as an OpenAPI document. Imported when somebody asks for it, for a node can do without."""
+
+from functools import lru_cache
+
+import msgspec
+
+from nodekit_asgi._config import Limits
+from nodekit_asgi.openapi._document import OPERATIONS, build
+from nodekit_asgi.openapi._operation import Key
+from nodekit_asgi.openapi._profiles import DEFAULT
+
+__all__ = ["OPERATIONS", "document"]
+
+
+@lru_cache(8)
+def document(limits: Limits, served: frozenset[Key], profile: str = DEFAULT) -> bytes:
+    """The document of nodes with these limits and operations, as JSON; made once."""
+    return msgspec.json.encode(build(limits, served, profile))

@@ -1,0 +1,34 @@
+"""In what the older profile's operations differ."""
+
+from collections.abc import Mapping
+
+from msgspec.structs import replace
+
+from nodekit_asgi.openapi._operation import Answer, Content, Key, Operation
+from nodekit_asgi.openapi._shared import errors
+from nodekit_asgi.openapi._submitting import REFUSALS
+
+DEFAULT = "infernet-0.1"
+
+_REFUSED = errors("The job is refused. Plugins add refusals of their own.", **REFUSALS)
+
+_CHANGES: Mapping[str, Mapping[Key, Mapping[int, Answer | None]]] = {
+    "infernet-1.4": {
+        ("/api/jobs", "POST"): {405: _REFUSED},
+        ("/api/jobs/stream", "POST"): {405: _REFUSED},
+        ("/api/jobs/{id}/retry", "POST"): {405: _REFUSED},
+        ("/api/jobs", "GET"): {404: None},
+        ("/api/status", "PUT"): {200: Answer("It is finished.", Content({"type": "null"}, {"done": None}))},
+    },
+}
+"""By profile and operation, the answers that are others; None: there is none."""
+
+
+def as_in_profile(operations: Mapping[Key, Operation], profile: str) -> Mapping[Key, Operation]:
+    changes = _CHANGES.get(profile, {})
+    return {key: _changed(operation, changes.get(key, {})) for key, operation in operations.items()}
+
+
+def _changed(operation: Operation, changes: Mapping[int, Answer | None]) -> Operation:
+    answers = {status: answer for status, answer in {**operation.answers, **changes}.items() if answer is not None}
+    return replace(operation, answers=answers)
