@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 ENGINES_OWN = ("/etc/docker", "/run/containerd", "/run/docker")  # written to by any engine, wherever its data lies
@@ -42,12 +43,22 @@ def remove_cgroups(name: str) -> None:
                 os.rmdir(path)
 
 
+def wait_for_name(pid: int) -> None:
+    """A program that has just been started may still have our name for a moment, and is found by its own."""
+    with contextlib.suppress(OSError):  # it has ended
+        while Path(f"/proc/{pid}/comm").read_text() == Path("/proc/self/comm").read_text():
+            time.sleep(0.001)
+
+
 def main(folder: Path, size: str, cgroup: str) -> None:
     mount(folder, size)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # orphans of the namespace end up here: nobody asks how they ended
     print("ready", flush=True)
     for line in sys.stdin:
-        subprocess.Popen(json.loads(line), stdin=subprocess.DEVNULL, stdout=sys.stderr, start_new_session=True)
+        started = subprocess.Popen(
+            json.loads(line), stdin=subprocess.DEVNULL, stdout=sys.stderr, start_new_session=True
+        )
+        wait_for_name(started.pid)
         print("started", flush=True)
     os.kill(-1, signal.SIGKILL)
     with contextlib.suppress(ChildProcessError):

@@ -255,16 +255,18 @@ async def test_an_engine_that_goes_while_a_node_starts_ends_the_start_and_is_nam
     slow = {"env": {"START_SECONDS": "600"}, "startup_seconds": 600 if back else 5}
     failures: list[NodekitError] = []
 
+    runner = bed.runner(bed.container("one", **slow), bed.container("two", **slow))
+
     async def enter() -> None:
         try:
-            async with bed.runner(bed.container("one", **slow), bed.container("two", **slow)):
+            async with runner:
                 pass
         except NodekitError as failure:
             failures.append(failure)
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(enter)
-        await until(lambda: [one.status for one in bed.made()] == ["running"] * 2, seconds=PATIENCE_SECONDS)
+        await until(lambda: [kept.id != "" for kept in runner._kept.values()] == [True] * 2, seconds=PATIENCE_SECONDS)
         await aside(dockerd.kill)
         if back:
             await aside(dockerd.start)
