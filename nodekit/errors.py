@@ -16,7 +16,7 @@ FailureKind: TypeAlias = Literal[
     "timeout",  # no reply within the container's `timeout_seconds`
     "job_timeout",  # the job was not finished within the node's `job_timeout_seconds`
     "queue_timeout",  # the job waited in the queue for longer than `queue_timeout_seconds`
-    "status",  # an HTTP error status, or an exception of a function container
+    "status",  # an HTTP error status, an exception of a function container, or a program's exit code
     "not_json",  # a reply that is not JSON, or JSON that nodekit does not accept
     "too_large",  # a reply over the runner's limit
     "died",  # the container's program ended while it held the step

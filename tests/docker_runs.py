@@ -1,16 +1,23 @@
 """What the tests of the runner `docker` share: a node's containers on the engine of the test bed."""
 
+import json
 import secrets
+import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
+import aiohttp
 import anyio
 import anyio.to_thread
 import docker.errors
 from docker.models.containers import Container
+from docker.models.networks import Network
 from engine import Engine
+from http_api import Api
 from parts import make_node, until
+from served import Served, started
 
 from nodekit import ContainerError, ContainerOutput, Job, JobStatus, Node, Step
 from nodekit.testing import make_request
@@ -46,6 +53,11 @@ class Bed:
         given = {"id": id, "image": self.engine.images.service, "pull": "never", "memory": "128MiB", "stop_seconds": 2}
         return DockerContainer(**{**given, **settings})
 
+    def program(self, id: str = "one", **settings: Any) -> DockerContainer:
+        """One that is run once for each step (see `engine/program.py`)."""
+        given = {"id": id, "image": self.engine.images.program, "mode": "once", "pull": "never", "memory": "128MiB"}
+        return DockerContainer(**{**given, **settings})
+
     def runner(self, *containers: DockerContainer, node: str | None = None, **settings: Any) -> Watched:
         config = DockerConfig(host=self.engine.host, containers=containers or (self.container(),))
         return Watched(config, node=node or self.node, **settings)
@@ -73,11 +85,16 @@ class Bed:
 
     def clear(self) -> list[str]:
         """Remove all; the names of what was there."""
-        left = self.made()
-        for container in left:
+        left = [*self.made(), *self.networks()]
+        for one in left:
             with suppress(docker.errors.NotFound):
-                container.remove(force=True, v=True)
-        return [container.name for container in left]
+                one.remove(force=True, v=True) if isinstance(one, Container) else one.remove()
+        return [one.name for one in left]
+
+    def networks(self) -> list[Network]:
+        """Networks on the engine that the nodes have made."""
+        found = self.engine.client.networks.list(filters={"label": "nodekit.node"}, greedy=True)
+        return [one for one in found if one.attrs["Labels"]["nodekit.node"].startswith(self.node)]
 
 
 async def aside(function: Callable[[], T]) -> T:
@@ -134,3 +151,38 @@ async def kill_program(container: Container) -> None:
             container.exec_run(["/bin/sh", "-c", others])
 
     await aside(kill)
+
+
+def node_file(folder: Path, bed: Bed, *containers: dict[str, Any], name: str | None = None) -> Path:
+    """A node that stores in a file; its containers differ from the small one by what is said."""
+    small = {"image": bed.engine.images.service, "pull": "never", "memory": "128MiB", "stop_seconds": 2}
+    lines = [f'[node]\nname = "{name or bed.node}"', '[store]\nuse = "sqlite"\npath = "jobs.db"']
+    lines += ['[[transports]]\nuse = "asgi"\nbind = "127.0.0.1:0"']
+    lines += [f'[[runners]]\nuse = "docker"\nhost = "{bed.engine.host}"']
+    for container in containers:
+        settings = "\n".join(f"{key} = {toml(value)}" for key, value in {**small, **container}.items())
+        lines.append(f"[[runners.containers]]\n{settings}")
+    file = folder / "node.toml"
+    file.write_text("\n\n".join(lines))
+    return file
+
+
+def toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {toml(one)}" for key, one in value.items()) + " }"
+    return json.dumps(value)
+
+
+@asynccontextmanager
+async def served(file: Path) -> AsyncIterator[tuple[Served, Api]]:
+    """`nodekit serve`, listening, with all containers up; and a client of it."""
+    async with started("serve", file, folder=file.parent) as process:
+        await until(lambda: process.url or process.process.poll() is not None, seconds=PATIENCE_SECONDS)
+        assert process.url, process.log
+        async with aiohttp.ClientSession() as session:
+            yield process, Api(process.url, session)
+
+
+async def ended(process: Served) -> None:
+    process.signal(signal.SIGTERM)
+    assert await process.ended() == 0, process.log

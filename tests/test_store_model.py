@@ -252,7 +252,7 @@ class CountsWhatIsFinished(EmbeddedStore):
     def _finish(self, id: JobId) -> None:
         entry = self._unfinished[id]
         super()._finish(id)
-        self._clients[entry.client] += 1
+        self._counts.one(entry, +1)
 
 
 class ReleasesSilently(EmbeddedStore):

@@ -1,7 +1,7 @@
 """What a node file can say about Docker containers, and what is wrong with it before an engine is asked."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import ip_address
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
@@ -18,9 +18,26 @@ Gpus: TypeAlias = Literal["all"] | Annotated[int, msgspec.Meta(ge=1)] | tuple[st
 
 OWN_LABELS = "nodekit."
 """Labels that begin so are the runner's."""
+OWN_NAMES = "nodekit-"
+"""As are names."""
 
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
+ISOLATED = "isolated"
+"""As a `network`: one of its own, with no way out."""
+NO_NETWORK = "none"
+
 _CAPABILITY = re.compile(r"[A-Z][A-Z_]+")
+_WAYS_OUT = ("ALL", "NET_ADMIN", "NET_RAW")
+_OF_SERVED_ONLY = {
+    "name": "there is a container per step, and a name is one container's",
+    "port": "a program is not called over HTTP",
+    "host_port": "a program is not called over HTTP",
+    "bearer": "a program is not called over HTTP",
+    "http_errors": "a program is not called over HTTP",
+    "startup_seconds": "a program need not answer before it is given its input; see `timeout_seconds`",
+    "stop_seconds": "a program that is given up is killed at once",
+}
+"""Keys that mean nothing to a program."""
 _NO_NETWORKS = {
     "none": "a container without network cannot be called",
     "host": "a container on the machine's own network listens on all of its addresses",
@@ -42,6 +59,11 @@ class DockerContainer(StartedContainer, frozen=True, kw_only=True, forbid_unknow
 
     image: Annotated[str, msgspec.Meta(min_length=1)]  # pyright: ignore[reportGeneralTypeIssues] - no default here
     """``name:tag`` or ``name@sha256:…``; without either, the tag ``latest``."""
+    mode: Literal["served", "once"] = "served"
+    """Whether it is called over HTTP for as long as the node runs, or a program that is run once for each step: the
+    step's data on standard input, the output on standard output."""
+    name: str | None = None
+    """Its name on the engine; made of the node's and its id unless said."""
     command: tuple[str, ...] = ()
     """Arguments in place of the image's own; no shell."""
     env: Mapping[str, EnvValue] = _NO_ENV
@@ -51,13 +73,16 @@ class DockerContainer(StartedContainer, frozen=True, kw_only=True, forbid_unknow
     volume's name."""
     port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 3000
     """Where its program listens, inside."""
+    host_port: Annotated[int, msgspec.Meta(ge=1, le=65535)] | None = None
+    """Where it is published on 127.0.0.1; at a free port unless said."""
     gpus: Gpus | None = None
     pull: Literal["always", "missing", "never"] = "missing"
     """When its image is asked for at the registry."""
     registry: Credentials | None = None
     """For its image; unless said, what ``docker login`` has kept."""
     network: str | None = None
-    """The name of a network that is there; the engine's default bridge unless said."""
+    """The name of a network that is there, or ``isolated``; unless said, the engine's default bridge, and for a
+    program none."""
     extra_hosts: Mapping[str, str] = _NO_TEXTS
     """Names → addresses, or ``host-gateway``."""
     labels: Mapping[str, str] = _NO_TEXTS
@@ -77,8 +102,18 @@ class DockerContainer(StartedContainer, frozen=True, kw_only=True, forbid_unknow
     startup_seconds: Annotated[float, msgspec.Meta(gt=0)] = 60.0
     """How long it may take until it answers."""
 
+    @property
+    def isolated(self) -> bool:
+        """Whether it has a network of its own, with no way out."""
+        return self.network == ISOLATED
+
+    @property
+    def once(self) -> bool:
+        """Whether it is a program, run once for each step."""
+        return self.mode == "once"
+
     def __post_init__(self) -> None:
-        for problem in self._problems():
+        for problem in (*self._problems(), *self._network_problems(), *self._mode_problems()):
             raise ValueError(problem)
 
     def _problems(self) -> Iterator[str]:
@@ -100,8 +135,30 @@ class DockerContainer(StartedContainer, frozen=True, kw_only=True, forbid_unknow
         for label in self.labels:
             if label.startswith(OWN_LABELS):
                 yield f"labels: those that begin with {OWN_LABELS} are the runner's, got {label!r}"
-        if self.network is not None and self.network.partition(":")[0] in _NO_NETWORKS:
-            yield f"network: {_NO_NETWORKS[self.network.partition(':')[0]]}; name another, or leave it out"
+        if self.name is not None and not (NAME.fullmatch(self.name) and len(self.name) > 1):
+            yield f"name: expected two or more letters, digits and _.-, beginning with no _.-, got {self.name!r}"
+        elif self.name is not None and self.name.startswith(OWN_NAMES):
+            yield f"name: those that begin with {OWN_NAMES} are the runner's, got {self.name!r}; leave it out for one"
+
+    def _network_problems(self) -> Iterator[str]:
+        kind = (self.network or "").partition(":")[0]
+        if kind in _NO_NETWORKS and not (self.once and kind == NO_NETWORK):
+            yield f"network: {_NO_NETWORKS[kind]}; name another, or leave it out"
+        if self.isolated and self.once:
+            yield "network: a program has none unless said; leave it out"
+        if self.isolated and self.host_port is not None:
+            yield "host_port: an isolated container publishes no port; leave it out"
+        for name in self.capabilities if self.isolated else ():
+            if name.removeprefix("CAP_") in _WAYS_OUT:
+                yield f"capabilities: {name} would let it out of an isolated network; leave it out"
+
+    def _mode_problems(self) -> Iterator[str]:
+        if not self.once:
+            return
+        defaults = {field.name: field.default for field in msgspec.structs.fields(type(self))}
+        for key, why in _OF_SERVED_ONLY.items():
+            if getattr(self, key) != defaults[key]:
+                yield f'{key}: it has no meaning with mode = "once": {why}; leave it out'
 
 
 class DockerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -153,6 +210,8 @@ def _without_tilde(source: str) -> Path:
 def problems(config: DockerConfig, folder: Path) -> Iterator[Problem]:
     """What a container's table does not show by itself."""
     yield from id_problems(config.containers)
+    for key in ("name", "host_port"):
+        yield from _taken_twice(config.containers, key)
     for number, container in enumerate(config.containers):
         where = f"containers[{number}]"
         yield from (Problem(f"{where}.env", text) for text in env_problems(container.env))
@@ -161,6 +220,13 @@ def problems(config: DockerConfig, folder: Path) -> Iterator[Problem]:
                 Volume.parse(volume, folder)
             except ValueError as error:
                 yield Problem(f"{where}.volumes[{index}]", str(error))
+
+
+def _taken_twice(containers: Sequence[DockerContainer], key: str) -> Iterator[Problem]:
+    values = [getattr(container, key) for container in containers]
+    for number, value in enumerate(values):
+        if value is not None and value in values[:number]:
+            yield Problem(f"containers[{number}].{key}", f"{value!r} is another container's of this runner")
 
 
 def _is_address(text: str) -> bool:

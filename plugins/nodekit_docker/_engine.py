@@ -17,7 +17,7 @@ from docker import APIClient
 from nodekit import NodekitError
 from nodekit_docker._errors import EngineGone, EngineRefused
 from nodekit_docker._find import Place
-from nodekit_docker._state import Listed
+from nodekit_docker._state import Listed, Network
 from nodekit_docker._threads import Threads
 
 T = TypeVar("T")
@@ -169,11 +169,45 @@ class Engine:
     async def last_lines(self, id: str, count: int) -> tuple[str, ...]:
         """What it printed last."""
         printed = await self._if_there(lambda api: api.logs(id, tail=count), self.wait)
-        return tuple(map(_shown, (printed or b"").splitlines()))
+        return shown_lines(printed or b"")
 
     async def image(self, name: str) -> Mapping[str, Any] | None:
         """All about an image; None: it is not on this machine."""
         return await self._if_there(lambda api: api.inspect_image(name))
+
+    # -- networks ---------------------------------------------------------------------------------
+
+    async def networks(self, labels: Sequence[str]) -> list[Network]:
+        """Those with the labels (``name=value``)."""
+
+        def listed(api: Any) -> list[Network]:
+            return [Network.of(one) for one in api.networks(filters={"label": list(labels)})]
+
+        return await self.call(listed)
+
+    async def make_network(self, settings: Mapping[str, Any]) -> str:
+        """The new one's id. `settings` are the body of the engine's API; status 409: the name is taken."""
+        made: Mapping[str, Any] = await self.call(lambda api: _posted(api, "/networks/create", settings))
+        return str(made["Id"])
+
+    async def attach(self, container: str, network: str) -> None:
+        """Put a container into a network, unless it is there."""
+        try:
+            await self.call(lambda api: api.connect_container_to_network(container, network))
+        except EngineRefused as error:
+            if "already exists in network" not in str(error):
+                raise
+
+    async def detach(self, container: str, network: str) -> None:
+        """Take a container out of a network, if it is there."""
+        try:
+            await self._if_there(lambda api: api.disconnect_container_from_network(container, network, force=True))
+        except EngineRefused as error:
+            if "is not connected" not in str(error):
+                raise
+
+    async def remove_network(self, id: str) -> None:
+        await self._if_there(lambda api: api.remove_network(id))
 
     async def _if_there(self, function: Callable[[Any], T], how: Any = None) -> T | None:
         try:
@@ -185,6 +219,11 @@ class Engine:
         return answer
 
 
+def _posted(api: Any, path: str, body: Mapping[str, Any]) -> Any:
+    """What the engine answers to a call that the client knows in part only."""
+    return api._result(api._post_json(api._url(path), data=dict(body)), json=True)
+
+
 def _let_go(error: BaseException | None) -> None:
     """Of what the error's frames hold: docker-py does not close sockets that it could not connect."""
     while error is not None:
@@ -192,8 +231,12 @@ def _let_go(error: BaseException | None) -> None:
         error = error.__context__
 
 
-def _shown(line: bytes) -> str:
+def shown_lines(printed: bytes) -> tuple[str, ...]:
     """For logs and terminals, which a program must not be able to command."""
+    return tuple(map(_shown, printed.splitlines()))
+
+
+def _shown(line: bytes) -> str:
     text = line[:MAX_LINE_BYTES].decode(errors="replace")
     return "".join(letter if letter.isprintable() or letter == "\t" else "\N{REPLACEMENT CHARACTER}" for letter in text)
 

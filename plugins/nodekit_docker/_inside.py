@@ -7,8 +7,8 @@ import msgspec
 
 from nodekit_docker._config import DockerContainer
 from nodekit_docker._engine import Engine
-from nodekit_docker._errors import NotUp
-from nodekit_docker._state import State
+from nodekit_docker._errors import EngineRefused, NotUp
+from nodekit_docker._state import NODE, State
 
 _MOUNTED_FILE = re.compile(r"/containers/([0-9a-f]{64})/(?:hostname|hosts|resolv\.conf)$")
 """Engines keep these files of a container in its folder, and mount them into it."""
@@ -62,4 +62,13 @@ async def surroundings(engine: Engine) -> Surroundings:
     state = State.of(told)
     if state.host_network:
         return Surroundings(state.id)
-    return Surroundings(state.id, tuple(sorted(state.addresses, key=lambda name: (name == "bridge", name))))
+    networks = state.addresses.keys() - await _isolated(engine)
+    return Surroundings(state.id, tuple(sorted(networks, key=lambda name: (name == "bridge", name))))
+
+
+async def _isolated(engine: Engine) -> set[str]:
+    """Networks of isolated containers, in which a run that was killed has left the node."""
+    try:
+        return {network.name for network in await engine.networks([NODE])}
+    except EngineRefused:  # what is in front of an engine may keep networks to itself
+        return set()

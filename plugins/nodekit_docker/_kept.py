@@ -191,7 +191,7 @@ class Kept:
         self._now = now = Followed(
             self._container,
             state,
-            network=self._workshop.around.shared(self._container),
+            network=self._workshop.reached_in(self._container),
             engine=self._workshop.engine,
             presence=self._presence,
             http=self._http,

@@ -20,6 +20,7 @@ from nodekit_docker._insist import to_its_end
 from nodekit_docker._kept import Kept
 from nodekit_docker._lock import hold_name
 from nodekit_docker._making import Workshop
+from nodekit_docker._once import Once, bounded
 from nodekit_docker._presence import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Presence
 from nodekit_remote import ContainerHttp, StartingRunner
 
@@ -46,11 +47,11 @@ class DockerRunner(StartingRunner):
             found.append(Problem("node", text))
         if found:
             raise CompositionError(found)
-        super().__init__(config.containers)
+        super().__init__([bounded(container) for container in config.containers])
         self._config = config
         self._node = node
         self._http = ContainerHttp()
-        self._kept: Mapping[ContainerId, Kept] = {}
+        self._kept: Mapping[ContainerId, Kept | Once] = {}
         self._presence: Presence | None = None
         self._waits = ""
         """Why nothing could be started yet."""
@@ -87,11 +88,15 @@ class DockerRunner(StartingRunner):
             return error
         self._presence = Presence(workshop.engine, workshop.label, self._look)
         self.upkeep = self._kept = {
-            container.id: Kept(container, workshop, self._presence, self._http, self.tell)
-            for container in self._config.containers
+            container.id: self._upkeep(container, workshop, self._presence) for container in self._config.containers
         }
         tasks.start_soon(self._presence.follow)
         return await self.start(tasks)
+
+    def _upkeep(self, container: DockerContainer, workshop: Workshop, presence: Presence) -> Kept | Once:
+        if container.once:
+            return Once(container, workshop, presence, self.tell)
+        return Kept(container, workshop, presence, self._http, self.tell)
 
     async def _begin_when_it_can(self, stack: AsyncExitStack, tasks: TaskGroup) -> None:
         pause = FIRST_PAUSE_SECONDS
@@ -115,7 +120,7 @@ class DockerRunner(StartingRunner):
         bounded_logs = info.get("LoggingDriver") == "json-file"
         around = await surroundings(engine)
         workshop = Workshop(engine, self._node, self._folder, around, bounded_logs=bounded_logs)
-        await workshop.remove_orphans({container.id for container in self._config.containers})
+        await workshop.remove_orphans(self._config.containers)
         return workshop
 
     async def __aexit__(
@@ -135,7 +140,7 @@ class DockerRunner(StartingRunner):
 
     async def _end_all(self, workshop: Workshop) -> None:
         await workshop.engine.threads.idle(ENGINE_SECONDS)  # something may still be being made
-        seconds = {container.id: container.stop_seconds for container in self._config.containers}
+        seconds = {one.id: 0.0 if one.once else one.stop_seconds for one in self._config.containers}
         entries = {one.id: one.entry for one in await workshop.all()}
         entries |= {kept.id: id for id, kept in self._kept.items() if kept.id}  # that somebody has renamed, too
         failures: list[EngineGone | EngineRefused] = []
@@ -152,6 +157,7 @@ class DockerRunner(StartingRunner):
                 tasks.start_soon(end, id, seconds.get(entry, 0.0))
         if failures:
             raise failures[0]
+        await workshop.isolation.remove_orphans(())
 
     # -- what the node asks -----------------------------------------------------------------------
 

@@ -9,11 +9,12 @@ import msgspec
 
 from nodekit_docker._errors import EngineRefused
 
-NODE, CONTAINER, SETTINGS, OWNER, RESTARTS = (
-    f"nodekit.{name}" for name in ("node", "container", "settings", "owner", "restarts")
+NODE, CONTAINER, NAMED, STEP, SETTINGS, OWNER, RESTARTS = (
+    f"nodekit.{name}" for name in ("node", "container", "name", "step", "settings", "owner", "restarts")
 )
-"""Labels: whose it is, which entry of the node file it is for, a digest of how it was made, which container its node
-runs in (empty: none), and how often it had to be started again."""
+"""Labels: whose it is, which entry of the node file it is for, its name where that is not made of these two, the step
+that it is for (of a program), a digest of how it was made, which container its node runs in (empty: none), and how
+often it had to be started again."""
 
 SHORT_ID = 12
 KILLED = 128 + 9
@@ -26,12 +27,26 @@ class Listed(msgspec.Struct, frozen=True):
     name: str
     entry: str
     """The id in the node file of the container that it is for."""
+    said: str = ""
+    """The name that it was made with; empty: one made of the node's name and its entry."""
 
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> "Listed":
         names: Sequence[str] = told.get("Names") or [""]
         labels: Mapping[str, str] = told.get("Labels") or {}
-        return cls(str(told["Id"]), names[0].lstrip("/"), labels.get(CONTAINER, ""))
+        return cls(str(told["Id"]), names[0].lstrip("/"), labels.get(CONTAINER, ""), labels.get(NAMED, ""))
+
+
+class Network(msgspec.Struct, frozen=True):
+    """What a list of networks says of one."""
+
+    id: str
+    name: str
+    labels: Mapping[str, str]
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> "Network":
+        return cls(str(told["Id"]), str(told["Name"]), told.get("Labels") or {})
 
 
 class State(msgspec.Struct, frozen=True):
@@ -98,10 +113,16 @@ class State(msgspec.Struct, frozen=True):
             return f"could not be run: {self.error}"
         if self.out_of_memory and self.exit_code == KILLED:  # the engine remembers an earlier one of a child, too
             return f"ran out of memory and was killed (its limit is {memory}; `memory` raises it)"
-        if self.exit_code > 128:  # as a shell counts; 128 + 9 is also what a program killed outright exits with
-            with suppress(ValueError):
-                return f"was killed by {signal.Signals(self.exit_code - 128).name}"
+        if self.killed_by:
+            return f"was killed by {self.killed_by}"
         return f"exited with code {self.exit_code}"
+
+    @property
+    def killed_by(self) -> str:
+        """The name of a signal; empty: none has killed it."""
+        with suppress(ValueError):  # as a shell counts; 128 + 9 is also what a program killed outright exits with
+            return signal.Signals(self.exit_code - 128).name
+        return ""
 
     def address(self, port: int, network: str | None) -> str | None:
         """``host:port`` at which it can be called; None: there is none (yet).

@@ -74,9 +74,7 @@ def _add_transport(draft: Draft) -> None:
         f"server.port: listens on all addresses (0.0.0.0:{server.port}), as Infernet did; a node file of its own, "
         'or --bind, can have "127.0.0.1" instead.',
     )
-    draft.comment(
-        "transports[0].status_networks", "Who may report what came of jobs: this machine and its containers."
-    )
+    draft.comment("transports[0].status_networks", "Who may report what came of jobs: this machine and its containers.")
     draft.comment("transports[0].status_networks", "Infernet took such reports from 192.168.0.0/16 as well.")
     draft.comment("transports[0].profile", "Answers as Infernet 1.4 gave them, where nodekit's own differ.")
 

@@ -232,6 +232,19 @@ class Dockerd:
 
         until("the engine's disk takes another size", resized)
 
+    # Names: whom the engine's machine asks for them.
+
+    @contextlib.contextmanager
+    def name_server(self, address: str) -> Iterator[None]:
+        file = self.folder / "resolv.conf"
+        file.write_text(f"nameserver {address}\n")
+        inside = [*self._enter_namespaces(), "sh", "-c"]
+        subprocess.run([*inside, f"mount --bind {file} /etc/resolv.conf"], check=True)
+        try:
+            yield
+        finally:
+            subprocess.run([*inside, "umount /etc/resolv.conf"], check=True)
+
     # Looking in.
 
     def pids(self, *names: str) -> list[int]:

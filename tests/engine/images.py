@@ -13,6 +13,7 @@ from engine.rootfs import python_rootfs
 
 LABEL = "org.nodekit.test"  # on our images, and so on every container of them
 SERVICE = Path(__file__).with_name("service.py")
+PROGRAM = Path(__file__).with_name("program.py")
 
 
 class Images:
@@ -45,6 +46,12 @@ class Images:
         """`service.py` on it: a container of nodekit that does what a job tells it to."""
         lines = ("COPY service.py /service.py", "EXPOSE 3000", 'ENTRYPOINT ["python3", "-IS", "/service.py"]')
         return self.build("nodekit-test/service:1", "\n".join((f"FROM {self.python}", *lines)), SERVICE)
+
+    @cached_property
+    def program(self) -> str:
+        """`program.py` on it: one that is run once for each step."""
+        lines = ("COPY service.py program.py /", 'ENTRYPOINT ["python3", "-S", "/program.py"]')
+        return self.build("nodekit-test/program:1", "\n".join((f"FROM {self.python}", *lines)), SERVICE, PROGRAM)
 
     def large(self, mebibytes: int) -> str:
         """An image with so much that cannot be compressed; another one each time."""

@@ -25,7 +25,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     state: str
-    """``running``, ``paused``, ``created``, ``exited with code 3``, or ``missing``."""
+    """``running``, ``paused``, ``created``, ``exited with code 3``, or ``missing``; of a program, how many of its steps
+    run: ``once, 2 running``, or ``image missing``."""
     image: str
     digest: str = ""
     address: str = ""
@@ -56,6 +57,8 @@ def containers(file: str, as_json: bool) -> None:
 
 
 def _row(asked: Asked, entry: Entry) -> Row:
+    if entry.once:
+        return _row_of_program(asked, entry)
     state = asked.state(entry)
     if state is None:
         return Row(id=entry.id, state="missing", image=entry.image)
@@ -64,13 +67,20 @@ def _row(asked: Asked, entry: Entry) -> Row:
         id=entry.id,
         state=_shown_state(state),
         image=entry.image,
-        digest=_digest(asked, entry, state),
+        digest=_digest(asked, entry, state.image),
         address=next(_addresses(state), ""),
         restarts=state.restarts,
         memory_bytes=used,
         memory_limit_bytes=limit,
         since=datetime.fromisoformat(state.started_at) if state.running else None,
     )
+
+
+def _row_of_program(asked: Asked, entry: Entry) -> Row:
+    if not (digest := _digest(asked, entry, entry.image)):
+        return Row(id=entry.id, state="image missing", image=entry.image)
+    running = asked.listed(entry, running_only=True)
+    return Row(id=entry.id, state=f"once, {len(running)} running", image=entry.image, digest=digest)
 
 
 def _shown_state(state: State) -> str:
@@ -90,10 +100,10 @@ def _addresses(state: State) -> Iterator[str]:
             yield f"{address} ({network})"
 
 
-def _digest(asked: Asked, entry: Entry, state: State) -> str:
+def _digest(asked: Asked, entry: Entry, name: str) -> str:
     """The registry's, or else the image's id on this machine; empty where the image is gone."""
     try:
-        image: Any = asked.ask(entry, lambda api: api.inspect_image(state.image))
+        image: Any = asked.ask(entry, lambda api: api.inspect_image(name))
     except EngineRefused:
         return ""
     digests: Sequence[str] = image.get("RepoDigests") or ()

@@ -31,6 +31,11 @@ def logs(file: str, id: str, follow: bool, tail: int | None) -> None:
         if entry is None:
             known = ", ".join(entry.id for entry in asked.entries) or "none"
             raise click.ClickException(f"{file} has no container {id!r} in Docker; known: {known}")
+        if entry.once:
+            text = (
+                f"{id!r} is a program, whose prints are not kept; what a failed step printed last is in the node's log"
+            )
+            raise click.ClickException(text)
         state = asked.state(entry)
         if state is None and not follow:
             raise click.ClickException(f"container {id!r} is not there; is the node running? -f waits for it")

@@ -28,6 +28,8 @@ class Entry(msgspec.Struct, frozen=True):
     image: str
     host: str | None
     """Of its runner."""
+    once: bool
+    """Whether it is a program, with a container for each step."""
 
 
 class Asked:
@@ -55,12 +57,14 @@ class Asked:
 
     def state(self, entry: Entry) -> State | None:
         """Its container that was made last; None: there is none."""
-        labels = [f"{NODE}={self.node}", f"{CONTAINER}={entry.id}"]
-        found: Sequence[Mapping[str, Any]] = self.ask(
-            entry, lambda api: api.containers(all=True, filters={"label": labels})
-        )
-        states = (self._inspected(entry, one["Id"]) for one in found)  # the newest first
+        found = self.listed(entry, running_only=False)
+        states = (self._inspected(entry, one["Id"]) for one in found)
         return next((state for state in states if state is not None), None)
+
+    def listed(self, entry: Entry, *, running_only: bool) -> Sequence[Mapping[str, Any]]:
+        """Its containers, the newest first."""
+        labels = [f"{NODE}={self.node}", f"{CONTAINER}={entry.id}"]
+        return self.ask(entry, lambda api: list(api.containers(all=not running_only, filters={"label": labels})))
 
     def _inspected(self, entry: Entry, id: str) -> State | None:
         try:
@@ -89,7 +93,8 @@ def _entries(tables: Mapping[str, Any]) -> Iterator[Entry]:
     for runner in _tables(tables.get("runners")):
         if runner.get("use") == "docker":
             for container in _tables(runner.get("containers")):
-                yield Entry(str(container.get("id", "")), str(container.get("image", "")), runner.get("host"))
+                id, image = str(container.get("id", "")), str(container.get("image", ""))
+                yield Entry(id, image, runner.get("host"), container.get("mode") == "once")
 
 
 def _tables(value: Any) -> list[dict[str, Any]]:

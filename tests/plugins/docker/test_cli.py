@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from docker.models.containers import Container
-from docker_runs import Bed, aside, is_up, result
+from docker_runs import Bed, aside, is_up, result, submitted
 from parts import until
 
 from nodekit_docker._sizes import size_in_bytes
@@ -103,6 +103,23 @@ async def test_containers_shows_what_is_paused_made_again_and_missing(bed: Bed, 
         assert text[1].split()[:2] == ["one", "paused"]
         assert text[1].split()[5] == "1"
         assert text[2].split()[:2] == ["two", "missing"]
+
+
+async def test_a_program_is_shown_by_how_many_of_its_steps_run(bed: Bed, file: Path) -> None:
+    text = file.read_text().replace(bed.engine.images.service, bed.engine.images.program)
+    file.write_text(text.replace("env = {", 'mode = "once"\nenv = {'))
+    async with bed.running(bed.program(concurrency=2)) as (node, _):
+        assert (await aside(lambda: listed(file)))["one"]["state"] == "once, 0 running"
+        for _ in range(2):
+            await submitted(node, {"do": "sleep", "seconds": 600})
+        await until(lambda: [one.status for one in bed.made()] == ["running"] * 2)
+        row = (await aside(lambda: listed(file)))["one"]
+        assert row["state"] == "once, 2 running"
+        assert row["digest"] == (await aside(lambda: bed.made()[0].image)).id
+        done = await aside(lambda: ran("logs", file, "one"))
+        assert (done.returncode, "'one' is a program, whose prints are not kept" in done.stderr) == (1, True)
+    file.write_text(file.read_text().replace(bed.engine.images.program, "nodekit-test/none:1"))
+    assert (await aside(lambda: listed(file)))["one"]["state"] == "image missing"
 
 
 async def test_logs_gives_what_a_container_has_printed(bed: Bed, file: Path) -> None:

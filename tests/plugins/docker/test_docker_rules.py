@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nodekit import CompositionError, Secret
+from nodekit.testing import make_step
 from nodekit_docker import DockerConfig, DockerContainer, DockerRunner, EngineGone, NameTaken
 from nodekit_docker import _find as find
 from nodekit_docker._errors import NotUp
@@ -23,13 +24,17 @@ from nodekit_docker._find import find_engine
 from nodekit_docker._inside import Surroundings, own_container_id
 from nodekit_docker._lock import hold_name
 from nodekit_docker._naming import another_name, is_named, name_of
+from nodekit_docker._output import KEPT_BYTES, Frames, Output
 from nodekit_docker._pull import pull_failed
 from nodekit_docker._sizes import shown_size, size_in_bytes
-from nodekit_docker._spec import Spec, explained, spec
+from nodekit_docker._spec import Spec, explained, program_spec, spec
 from nodekit_docker._state import Listed, State
 
 HERE = Path("/srv/node")
 ID = "4f" * 32
+
+
+ONCE = {"mode": "once"}
 
 
 def container(**settings: Any) -> DockerContainer:
@@ -116,6 +121,74 @@ def test_logs_are_bounded_where_the_engine_keeps_them_in_files() -> None:
     assert "LogConfig" not in made(bounded_logs=False).settings["HostConfig"]
 
 
+def test_a_name_and_a_port_that_are_said_are_used() -> None:
+    named = made(name="summary", host_port=4001)
+    assert (named.name, named.settings["Labels"]["nodekit.name"]) == ("summary", "summary")
+    assert "nodekit.name" not in made().settings["Labels"]
+    bindings = {"3000/tcp": [{"HostIp": "127.0.0.1", "HostPort": "4001"}]}
+    assert host(host_port=4001)["PortBindings"] == bindings
+    assert host("backend", host_port=4001)["PortBindings"] == bindings  # for others; the node calls its address
+
+
+@pytest.mark.parametrize("shared", [None, "nodekit-node-one"])
+def test_an_isolated_container_is_in_a_network_of_its_own_and_publishes_nothing(shared: str | None) -> None:
+    config = host(shared, network="isolated")
+    assert config["NetworkMode"] == "nodekit-node-one"
+    assert "PortBindings" not in config
+    assert config["Dns"] == ["0.0.0.0"]
+    assert host(shared, network="isolated", name="summary")["NetworkMode"] == "summary"
+
+
+def test_a_program_is_made_as_carefully_and_talked_to_over_its_streams() -> None:
+    step = make_step("one", {"a": 1})
+    program = program_spec(container(mode="once", env={"A": "1"}), "node", HERE, step)
+    settings, config = program.settings, dict(program.settings["HostConfig"])
+    assert (config.pop("NetworkMode"), config.pop("LogConfig")) == ("none", {"Type": "none"})
+    assert config == {key: value for key, value in host(bounded_logs=False).items() if key != "PortBindings"}
+    assert settings["OpenStdin"] is settings["StdinOnce"] is settings["AttachStdin"] is True
+    assert "ExposedPorts" not in settings
+    assert settings["Env"] == [
+        "A=1",
+        f"NODEKIT_IDEMPOTENCY_KEY={step.idempotency_key}",
+        "NODEKIT_SOURCE=1",
+        "NODEKIT_DESTINATION=1",
+        "NODEKIT_REQUIRES_PROOF=false",
+    ]
+    assert program.name.startswith(f"nodekit-node-one-{step.job_id}-")
+    assert settings["Labels"]["nodekit.name"] == program.name
+    assert program_spec(container(mode="once"), "node", HERE, step).name != program.name
+    joined = program_spec(container(mode="once", network="backend"), "node", HERE, step)
+    assert joined.settings["HostConfig"]["NetworkMode"] == "backend"
+
+
+def test_unless_said_as_many_programs_run_at_once_as_there_are_processors() -> None:
+    once = runner(container(mode="once"), container(id="two", mode="once", concurrency=3), container(id="three"))
+    assert [one.concurrency for one in once.containers.values()] == [os.cpu_count(), 3, None]
+
+
+@given(st.lists(st.tuples(st.sampled_from([1, 2]), st.binary(max_size=40)), max_size=8), st.data())
+def test_streams_are_told_apart_wherever_they_are_cut(frames: list[tuple[int, bytes]], data: Any) -> None:
+    sent = b"".join(bytes([stream, 0, 0, 0]) + len(text).to_bytes(4, "big") + text for stream, text in frames)
+    reader, read = Frames(), {1: b"", 2: b""}
+    while sent:
+        cut = data.draw(st.integers(min_value=1, max_value=len(sent)))
+        for stream, piece in reader.read(sent[:cut]):
+            read[stream] += piece
+        sent = sent[cut:]
+    assert read == {stream: b"".join(text for of, text in frames if of == stream) for stream in (1, 2)}
+
+
+def test_of_what_a_program_prints_no_more_is_kept_than_it_may() -> None:
+    output = Output(10)
+    for stream in (1, 2):
+        for _ in range(100):
+            output.add(bytes([stream, 0, 0, 0]) + (4096).to_bytes(4, "big") + b"x" * 4096)
+    assert output.too_large
+    printed = output.printed(0)
+    assert printed.output == b""
+    assert len(printed.errors) == KEPT_BYTES
+
+
 def test_same_settings_in_any_order_have_one_digest() -> None:
     first = made(env={"A": "1", "B": "2"}, labels={"x": "1", "y": "2"}, tmpfs={"/a": "1k", "/b": "1k"})
     again = made(env={"B": "2", "A": "1"}, labels={"y": "2", "x": "1"}, tmpfs={"/b": "1024", "/a": "1KiB"})
@@ -131,8 +204,11 @@ def test_same_settings_in_any_order_have_one_digest() -> None:
         {"volumes": ("./x:/x",)},
         {"volumes": ("./x:/x:ro",)},
         {"port": 3001},
+        {"host_port": 4001},
+        {"name": "summary"},
         {"gpus": 1},
         {"network": "backend"},
+        {"network": "isolated"},
         {"extra_hosts": {"x": "::1"}},
         {"labels": {"x": "y"}},
         {"memory": "1GiB"},
@@ -203,6 +279,23 @@ def test_labels_of_the_runner_are_added_and_are_no_part_of_the_digest() -> None:
             "labels: those that begin with nodekit. are the runner's, got 'nodekit.node'",
         ),
         ({"network": "none"}, "network: a container without network cannot be called; name another, or leave it out"),
+        ({"name": "a"}, "name: expected two or more letters, digits and _.-, beginning with no _.-, got 'a'"),
+        ({"name": "a/b"}, "name: expected two or more letters"),
+        ({"name": "nodekit-x-y"}, "name: those that begin with nodekit- are the runner's, got 'nodekit-x-y'"),
+        ({"network": "isolated", "host_port": 1}, "host_port: an isolated container publishes no port; leave it out"),
+        (
+            {"network": "isolated", "capabilities": ("CAP_NET_ADMIN",)},
+            "capabilities: CAP_NET_ADMIN would let it out of an isolated network; leave it out",
+        ),
+        ({**ONCE, "name": "x1"}, 'name: it has no meaning with mode = "once": there is a container per step'),
+        ({**ONCE, "port": 3001}, 'port: it has no meaning with mode = "once": a program is not called over HTTP'),
+        ({**ONCE, "host_port": 1}, 'host_port: it has no meaning with mode = "once"'),
+        ({**ONCE, "bearer": Secret("x")}, 'bearer: it has no meaning with mode = "once"'),
+        ({**ONCE, "http_errors": "output"}, 'http_errors: it has no meaning with mode = "once"'),
+        ({**ONCE, "startup_seconds": 5}, 'startup_seconds: it has no meaning with mode = "once"'),
+        ({**ONCE, "stop_seconds": 1}, 'stop_seconds: it has no meaning with mode = "once"'),
+        ({**ONCE, "network": "isolated"}, "network: a program has none unless said; leave it out"),
+        ({**ONCE, "network": "host"}, "network: a container on the machine's own network listens on all"),
         ({"network": "host"}, "network: a container on the machine's own network listens on all of its addresses; "),
         ({"network": "container:db"}, "network: a container on another's network publishes no port of its own; "),
     ],
@@ -270,6 +363,12 @@ def test_sources_of_volumes_are_looked_up_from_the_node_files_folder(volume: str
 def test_two_entries_with_one_id_are_refused() -> None:
     with pytest.raises(CompositionError, match=r"containers\[1\]\.id: 'one' is the id of another container"):
         runner(container(), container())
+
+
+@pytest.mark.parametrize(("key", "value"), [("name", "summary"), ("host_port", 4001)])
+def test_two_entries_with_one_name_or_port_are_refused(key: str, value: Any) -> None:
+    with pytest.raises(CompositionError, match=rf"containers\[1\]\.{key}: {value!r} is another container's"):
+        runner(container(**{key: value}), container(id="two", **{key: value}))
 
 
 @pytest.mark.parametrize("env", [{"": "x"}, {"A=B": "x"}, {"A": "x\0"}, {"A": Secret("x\0secret")}])
@@ -541,6 +640,18 @@ def test_the_cure_of_a_failed_pull_is_said(told: str, credentials: bool, cure: s
         ),
         ('exec: "/x": stat /x: no such file or directory: unknown', "its program '/x' cannot be run"),
         ('exec: "/x": permission denied: unknown', "its program '/x' cannot be run"),
+        (
+            "driver failed programming external connectivity on endpoint x (4f): Error starting userland proxy: listen "
+            "tcp4 127.0.0.1:4001: bind: address already in use",
+            "127.0.0.1:4001 is in use, by a program or another container",
+        ),
+        ("Bind for 127.0.0.1:4001 failed: port is already allocated", "127.0.0.1:4001 is in use"),
+        (
+            "could not find an available, non-overlapping IPv4 address pool among the defaults to assign to the "
+            "network",
+            "the engine has no addresses left for another network",
+        ),
+        ("all predefined address pools have been fully subnetted", "the engine has no addresses left"),
         ("unable to find user web: no matching entries in passwd file", "the image knows no user web"),
         ('invalid CapAdd: unknown capability: "CAP_FLY"', "there is no capability FLY; see `capabilities`"),
         ("OCI runtime create failed: container_linux.go:380: caused: mount too deep", "mount too deep"),
@@ -724,6 +835,8 @@ def test_a_list_names_what_is_there() -> None:
     told = {"Id": ID, "Names": ["/nodekit-a-one"], "Labels": {"nodekit.container": "one"}}
     assert Listed.of(told) == Listed(ID, "nodekit-a-one", "one")
     assert Listed.of({"Id": ID, "Names": None, "Labels": None}) == Listed(ID, "", "")
+    named = {"Id": ID, "Names": ["/other"], "Labels": {"nodekit.container": "one", "nodekit.name": "said"}}
+    assert Listed.of(named) == Listed(ID, "other", "one", "said")
 
 
 # -- a name is one node's -------------------------------------------------------------------------
@@ -743,6 +856,12 @@ def test_a_list_names_what_is_there() -> None:
 def test_a_container_is_known_by_one_of_two_names(name: str, ours: bool) -> None:
     assert is_named(another_name(name_of("a", "b")), "a", "b")
     assert is_named(name, "a", "b") is ours
+
+
+def test_a_container_with_a_name_that_was_said_is_known_by_that_alone() -> None:
+    assert is_named("said", "a", "b", "said")
+    assert not is_named(name_of("a", "b"), "a", "b", "said")
+    assert not is_named("said-0f1e2d", "a", "b", "said")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="abstract sockets are Linux's")

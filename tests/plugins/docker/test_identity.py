@@ -1,56 +1,21 @@
 """Which containers are a node's: found again after a crash, replaced when changed, never those of others."""
 
-import json
 import signal
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import AsyncMock
 
-import aiohttp
 import anyio
 import pytest
-from docker_runs import PATIENCE_SECONDS, Bed, aside, is_down, result
-from http_api import Api
+from docker_runs import PATIENCE_SECONDS, Bed, aside, ended, is_down, node_file, result, served
 from parts import until
-from served import Served, started
+from served import started
 
 from nodekit_docker import NameTaken
 from nodekit_docker._inside import Surroundings
 
 pytestmark = pytest.mark.anyio
-
-
-def node_file(folder: Path, bed: Bed, *containers: dict[str, Any], name: str | None = None) -> Path:
-    """A node that stores in a file; its containers differ from the small one by what is said."""
-    small = {"image": bed.engine.images.service, "pull": "never", "memory": "128MiB", "stop_seconds": 2}
-    lines = [f'[node]\nname = "{name or bed.node}"', '[store]\nuse = "sqlite"\npath = "jobs.db"']
-    lines += ['[[transports]]\nuse = "asgi"\nbind = "127.0.0.1:0"']
-    lines += [f'[[runners]]\nuse = "docker"\nhost = "{bed.engine.host}"']
-    for container in containers:
-        settings = "\n".join(f"{key} = {toml(value)}" for key, value in {**small, **container}.items())
-        lines.append(f"[[runners.containers]]\n{settings}")
-    file = folder / "node.toml"
-    file.write_text("\n\n".join(lines))
-    return file
-
-
-def toml(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {toml(one)}" for key, one in value.items()) + " }"
-    return json.dumps(value)
-
-
-@asynccontextmanager
-async def served(file: Path) -> AsyncIterator[tuple[Served, Api]]:
-    """`nodekit serve`, listening, with all containers up; and a client of it."""
-    async with started("serve", file, folder=file.parent) as process:
-        await until(lambda: process.url or process.process.poll() is not None, seconds=PATIENCE_SECONDS)
-        assert process.url, process.log
-        async with aiohttp.ClientSession() as session:
-            yield process, Api(process.url, session)
 
 
 async def ids_of(bed: Bed) -> dict[str, str]:
@@ -66,11 +31,6 @@ async def killed(file: Path, bed: Bed) -> dict[str, str]:
 
 
 ONE, TWO = {"id": "one", "env": {"ADD": "1"}}, {"id": "two", "env": {"ADD": "10"}}
-
-
-async def ended(process: Served) -> None:
-    process.signal(signal.SIGTERM)
-    assert await process.ended() == 0, process.log
 
 
 # -- after a crash --------------------------------------------------------------------------------

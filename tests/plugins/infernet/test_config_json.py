@@ -8,7 +8,6 @@ from infernet_configs import BEARER, CONTAINER, REGISTRY_PASSWORD, SECRETS, cont
 
 from nodekit import CompositionError, NodeTables, Secret, load_node
 from nodekit.formats import read_tables
-from nodekit_docker import DockerContainer
 
 
 @pytest.fixture
@@ -66,8 +65,6 @@ def test_every_key_of_a_managed_container_becomes_one_of_docker_s(read: Any) -> 
 
 def test_the_tables_of_docker_are_what_its_runner_takes(tmp_path: Path) -> None:
     file = read_tables(written(tmp_path, full()))
-    if "name" not in DockerContainer.__struct_fields__:
-        pytest.skip("the runner docker has no setting `name`")
     node = load_node(written(tmp_path, full()))
     assert list(node.containers) == ["hello"]
     assert node.containers["hello"].rules["generates_proofs"] is True
@@ -310,8 +307,6 @@ def test_what_the_parts_object_to_has_the_key_path_of_the_json_too(tmp_path: Pat
         "containers": [{"id": "a", "image": "b", "volumes": ["c"], "env": {"d=e": "f"}}, {"id": "a", "image": "g"}]
     }
     found = problems(tmp_path, config)
-    if "name" not in DockerContainer.__struct_fields__:
-        pytest.skip("the runner docker has no setting `name`")
     assert set(found) == {"containers[0].volumes[0]", "containers[0].env", "containers[1].id"}
 
 
