@@ -304,7 +304,7 @@ def test_a_wrong_value_is_told_with_its_key_path_in_the_json(
 
 def test_what_the_parts_object_to_has_the_key_path_of_the_json_too(tmp_path: Path) -> None:
     config = {
-        "containers": [{"id": "a", "image": "b", "volumes": ["c"], "env": {"d=e": "f"}}, {"id": "a", "image": "g"}]
+        "containers": [{"id": "ab", "image": "b", "volumes": ["c"], "env": {"d=e": "f"}}, {"id": "ab", "image": "g"}]
     }
     found = problems(tmp_path, config)
     assert set(found) == {"containers[0].volumes[0]", "containers[0].env", "containers[1].id"}
