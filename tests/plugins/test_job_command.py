@@ -109,6 +109,29 @@ async def test_the_options_of_a_job_reach_the_node(api: Api) -> None:
     assert (asked.pipeline, asked.requires_proof) == ("sequence", True)
 
 
+async def test_stream_prints_the_bytes_as_they_come_and_the_id_beside_them(api: Api) -> None:
+    done = await call(api.url, "stream", "echo", "--data", '{"text": "hello"}')
+    assert (done.code, json.loads(done.out)) == (0, {"text": "hello"})
+    found = re.fullmatch(r"nodekit: job (\S+)\n", done.err)
+    assert found
+    assert (await api.results(found[1]))[0]["status"] == "success"
+
+
+async def test_stream_says_that_it_broke_off_and_exits_with_1(api: Api) -> None:
+    done = await call(api.url, "stream", "fail")
+    assert (done.code, done.out) == (1, "")
+    assert re.search(r"^nodekit: the stream broke off; nodekit job show \S+ says why$", done.err, re.MULTILINE)
+
+
+async def test_stream_that_is_refused_says_why(api: Api) -> None:
+    done = await call(api.url, "stream", "nobody")
+    assert (done.code, done.out) == (1, "")
+    assert "Container not supported (container: nobody)" in done.err
+    done = await call(api.url, "stream", "echo", "--idempotency-key", "k")
+    assert done.code == 2
+    assert "leave out --json and --idempotency-key" in done.err
+
+
 @pytest.mark.parametrize("source", ["--data", "--file", "stdin"])
 async def test_data_reaches_the_node_as_it_was_written(api: Api, tmp_path: Path, source: str) -> None:
     text = '{"number": 1.10, "number":1e400,\n"ä": [12345678901234567890123]}'

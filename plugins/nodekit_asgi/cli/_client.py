@@ -2,8 +2,8 @@
 
 import socket
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from http.client import BadStatusLine, HTTPException, HTTPMessage, RemoteDisconnected
 from types import TracebackType
@@ -16,6 +16,7 @@ from nodekit_asgi.cli._problems import Busy, Dropped, NotANode, Refused, Unreach
 
 ANSWER_SECONDS = 30.0
 """How long a node may be silent, besides what it was asked to wait."""
+PIECE_BYTES = 64 * 1024
 RETRY_AFTER_SECONDS = 1.0
 """Where the node says busy and not for how long."""
 
@@ -99,17 +100,42 @@ class NodeClient:
             reply = self._exchange(*send, limit, until)  # the node may close a kept connection at any time
         return _successful(reply)
 
+    def stream(self, path: str, *, body: bytes, headers: Mapping[str, str]) -> Iterator[bytes]:
+        """The first line of the reply to a POST, and then its pieces as they come.
+
+        Raises as `request`, and `Dropped` where it breaks off.
+        """
+        self._connect(None)
+        url, connection = self.address.url, self._connection
+        with self._translated(ANSWER_SECONDS):
+            connection.sock.settimeout(ANSWER_SECONDS)
+            connection.request("POST", self.address.target(path), body, dict(headers))
+            response = connection.getresponse()
+            if response.status != HTTPStatus.OK:
+                _successful(Reply(url, response.status, response.headers, response.read()))
+            yield response.readline()
+            connection.sock.settimeout(None)  # what streams may be silent for as long as it likes
+            while piece := response.read1(PIECE_BYTES):
+                yield piece
+
     def _exchange(
         self, method: str, path: str, body: bytes | None, headers: dict[str, str], limit: float, until: float | None
     ) -> Reply:
         self._connect(until)
         url, connection = self.address.url, self._connection
-        try:
+        with self._translated(limit):
             connection.sock.settimeout(_within(limit, until))
             with suppress(BrokenPipeError):  # a node that takes no more of a body has said why
                 connection.request(method, path, body, headers)
             response = connection.getresponse()
             return Reply(url, response.status, response.headers, response.read())
+
+    @contextmanager
+    def _translated(self, limit: float) -> Iterator[None]:
+        """The library's errors as ours."""
+        url, connection = self.address.url, self._connection
+        try:
+            yield
         except TimeoutError as error:
             connection.close()
             raise Dropped(f"the node at {url} took the connection and did not answer within {limit:g} s") from error

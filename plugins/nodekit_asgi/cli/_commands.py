@@ -28,6 +28,7 @@ from nodekit_asgi.cli._problems import FAILED, INTERRUPTED, Busy, CommandFailed,
 from nodekit_asgi.cli._progress import Progress
 from nodekit_asgi.cli._replies import Accepted, History, JobResult
 from nodekit_asgi.cli._request import Submission, another_try
+from nodekit_asgi.cli._streaming import print_stream
 from nodekit_asgi.cli._waiting import Deadline, submit_job, wait_for
 
 
@@ -165,6 +166,20 @@ def retry(node: Address, as_json: bool, id: str, start: str, priority: int | Non
     with NodeClient(node) as client, _known_by(asked):
         reply = submit_job(client, asked, Deadline(None))
     _say_accepted(reply, as_json)
+
+
+@job.command()
+@submission_options
+@node_options
+def stream(node: Address, as_json: bool, **what: Any) -> None:
+    """Submit a job and print what its last container gives, byte for byte, as it comes.
+
+    Exits with 1 where it breaks off: the job has failed, and its history says why. Ctrl-C cancels the job.
+    """
+    if as_json or what["idempotency_key"]:
+        raise click.UsageError("a stream is bytes that cannot be given again: leave out --json and --idempotency-key")
+    with NodeClient(node) as client:
+        print_stream(client, submission_of(**what))
 
 
 # -- jobs that are there ------------------------------------------------------------------------------
