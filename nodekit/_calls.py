@@ -81,11 +81,12 @@ class Calls:
 
 
 async def _stream(runner: ContainerRunner, step: Step, send: Send) -> ContainerOutput:
+    record = StreamRecord()
     if not hasattr(runner, "stream"):
         output = await runner.run(step)
-        await send(bytes(output.output))
-        return output
-    record = StreamRecord()
+        record.add(piece := bytes(output.output))
+        await send(piece)
+        return replace(output, output=record.output())
     async with cast(StreamingRunner, runner).stream(step) as pieces:
         async for piece in pieces:
             if piece:

@@ -104,10 +104,11 @@ class Intake:
             stream = begin(job, room.leave)
             try:
                 await stream.accepted()
-            except BaseException as error:
+            except StoreFailed as error:
                 stream.leave()
-                if isinstance(error, StoreFailed):
-                    raise self._not_kept(1, error) from error
+                raise self._not_kept(1, error) from error
+            except BaseException:
+                stream.leave()
                 raise
         self.trouble.is_over()
         self._tell(JobAccepted(job))

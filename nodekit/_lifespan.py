@@ -55,7 +55,7 @@ async def _drain(executor: Executor, seconds: float) -> None:
     with anyio.move_on_after(seconds) as limit:
         await executor.drained()
     if limit.cancelled_caught:
-        logger.warning("not drained within %g s; what is running goes back to the store", seconds)
+        logger.warning("not drained within %g s; what is running goes back to the store, and streams fail", seconds)
 
 
 async def look_at_ids(store: JobStore, ids: JobIds) -> None:

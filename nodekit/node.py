@@ -248,7 +248,7 @@ class Node:
         return await self._store.pending()
 
     async def resources(self, model_id: str | None = None) -> Mapping[ContainerId, msgspec.Raw]:
-        """What running containers say of themselves, as JSON; who fails or takes longer than seconds is left out."""
+        """What running containers say of themselves, as JSON; who fails or takes longer than 3 s is left out."""
         return await describe(self._runners, model_id)
 
     async def health(self) -> Health:

@@ -9,6 +9,7 @@ from typing import Any
 
 from engine import Registry
 
+TURNS = 20
 TLS = b"\x16"
 """Engines try that first, and wait long for an answer."""
 
@@ -105,6 +106,8 @@ async def _served(serve: Any) -> AsyncIterator[int]:
         yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
+        for _ in range(TURNS):  # who was let in just now is served only some turns of the event loop later
+            await asyncio.sleep(0)
         for task in list(connections):
             task.cancel()
         await asyncio.gather(*connections, return_exceptions=True)

@@ -76,6 +76,8 @@ def test_examples_run(page: Path, tmp_path: Path) -> None:
         name = _FILE_NAME.match(text)
         if language == "python" and name:
             compile(text, name[1], "exec")
+            if name[1].startswith("test_"):
+                run(tmp_path, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", name[1])
         elif language == "python":
             run(tmp_path, sys.executable, "-c", text)
         elif language == "toml" and not (name and name[1] == "pyproject.toml"):
@@ -148,7 +150,9 @@ def documented(page: Path, *headings: str) -> dict[str, str]:
     for heading in headings:
         section = re.search(rf"^(#+) {re.escape(heading)}\n(.*?)(?=^#|\Z)", text, re.MULTILINE | re.DOTALL)
         assert section, f"{page.name} has no section {heading!r}"
-        found.update(re.findall(r"^\| `(\w+)` \| (.*?) \|", section[2], re.MULTILINE))
+        rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", section[2], re.MULTILINE)
+        assert len(dict(rows)) == len(rows), f"{page.name} has a key twice below {heading!r}"
+        found.update(rows)
     return found
 
 

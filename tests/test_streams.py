@@ -124,7 +124,7 @@ async def test_of_a_runner_that_does_not_stream_the_output_comes_in_one_piece() 
         pieces, job = await streamed(node, request("whole"))
     assert pieces == [b'{"one":1}']
     assert isinstance(job.result, ContainerOutput)
-    assert job.result.value == {"one": 1}
+    assert job.result.value == {"output": '{"one":1}'}
 
 
 async def test_a_generator_is_an_ordinary_container_too() -> None:
@@ -525,8 +525,12 @@ async def test_a_function_that_gives_pieces_must_be_async_and_give_bytes_or_text
         functions(plain=plain)
 
     async def odd(data: Any) -> AsyncGenerator[Any, None]:
-        yield 1
+        yield "a"
+        yield data["piece"]
+        yield "b"
 
     async with make_node(functions(odd=odd)) as node:
-        _, job = await broken(node, request("odd"))
-    assert error(job).error == "the output is a piece that is neither bytes nor text: int"
+        for piece, kind in ((1, "int"), (None, "NoneType")):
+            pieces, job = await broken(node, request("odd", piece=piece))
+            assert pieces == [b"a"]
+            assert error(job).error == f"the output is a piece that is neither bytes nor text: {kind}"

@@ -46,7 +46,7 @@ def serve(file: str | None, bind: str | None, log_level: str) -> None:
 
 def _of_the_environment() -> str:
     if (file := file_of_the_environment()) is None:
-        raise click.MissingParameter(param_hint="'FILE'", param_type="argument")
+        raise click.UsageError("no FILE is given, and no variable of an installed format names one")
     return file
 
 

@@ -27,8 +27,8 @@ from nodekit_asgi._routes import ROUTES, Handler, route
 
 logger = logging.getLogger("nodekit.http")
 
-UNLIMITED = ("/health", "/docs", "/openapi.json")
-"""Beginnings of paths for which nobody is told to ask less often: of probes, and of what explains the rest."""
+UNLIMITED = frozenset({"/health", "/docs", "/docs/{file}", "/openapi.json"})
+"""Routes for which nobody is told to ask less often: probes, and what explains the rest."""
 
 _random = Random().getrandbits
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -77,9 +77,10 @@ class AsgiApp:
             if request.method == "OPTIONS" and allowed:
                 return Reply(b"", 204, preflight_headers())
             request.address = client_address(request)
-            if not request.path.startswith(UNLIMITED):
+            path, request.parameters = route(request.path)
+            if path not in UNLIMITED:
                 self._node.limit(request.client)
-            return await _handler(request)(request, self._node)
+            return await _handler(request, path)(request, self._node)
         except HttpError as error:
             return error.reply
         except Refusal as refusal:
@@ -100,8 +101,7 @@ class AsgiApp:
             return error_reply(500, "internal error", {"request_id": request_id.decode()})
 
 
-def _handler(request: Request) -> Handler:
-    path, request.parameters = route(request.path)
+def _handler(request: Request, path: str) -> Handler:
     methods = ROUTES.get(path)
     if methods is None:
         return _handlers.not_found

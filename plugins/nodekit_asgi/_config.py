@@ -52,8 +52,6 @@ class AsgiConfig(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     bind: str = "127.0.0.1:4000"
     """``host:port``, ``[v6]:port`` or ``unix:path``; port 0 picks a free one."""
-    profile: Literal["infernet-0.1", "infernet-1.4"] = "infernet-0.1"
-    """Whose answers it gives where the two differ."""
     server: Literal["hypercorn", "uvicorn"] = "hypercorn"
     """hypercorn speaks HTTP/2 too; uvicorn (extra ``[fast]``) is faster and belongs behind a proxy."""
     max_connections: Positive | None = None

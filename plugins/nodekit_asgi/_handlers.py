@@ -185,8 +185,8 @@ async def jobs(request: Request, node: Node) -> Reply:
         found = ()
         await request.body()  # nobody's, but it stands before the end of the connection
         found = await wait_for(request, node, ids, seconds)
-    if not found and PROFILES[request.limits.profile].nothing_found != 200:
-        raise HttpError(404, NO_SUCH_JOB)
+    if not found and (status := PROFILES[request.limits.profile].nothing_found) != 200:
+        raise HttpError(status, NO_SUCH_JOB)
     return json_reply([wire_job(job, intermediate=bool(intermediate)) for job in found])
 
 

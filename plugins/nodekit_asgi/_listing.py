@@ -25,7 +25,7 @@ class _Find(Protocol):
 
 
 async def listing(request: Request, node: Node, pending: bool | None) -> Reply:
-    """`pending` was read from the query by the caller, which has use for it beside ids as well."""
+    """`pending` was read by the caller, so that a malformed one is 400 beside ids, too."""
     status, container, error = _status(request, pending), _of_failed(request, "container"), _of_failed(request, "error")
     find: _Find = partial(node.find, client=request.client, status=status, container=container, error=error)
     limit, after = _limit(request), _after(request)

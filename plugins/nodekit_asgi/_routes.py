@@ -13,7 +13,7 @@ Handler: TypeAlias = Callable[[Request, Node], Awaitable[Reply]]
 async def _openapi(request: Request, node: Node) -> Reply:
     from nodekit_asgi.openapi import document  # a node can do without
 
-    return Reply(document(request.limits, KEYS, request.limits.profile))
+    return Reply(document(request.limits, KEYS))
 
 
 ROUTES: Mapping[str, Mapping[str, Handler]] = {

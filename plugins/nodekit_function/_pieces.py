@@ -11,6 +11,9 @@ from nodekit import ContainerFailed, InvalidPayload, Step, StreamRecord, decode_
 INSTANCE = "function"
 
 
+_END = object()
+
+
 class Pieces:
     """A generator's pieces as bytes; what goes wrong in it is a fault of the container."""
 
@@ -24,12 +27,12 @@ class Pieces:
 
     async def __anext__(self) -> bytes:
         with translated():
-            piece: object = await anext(self._pieces, None)
+            piece: object = await anext(self._pieces, _END)
             if isinstance(piece, str):
                 return piece.encode()
             if isinstance(piece, bytes):
                 return piece
-            if piece is not None:
+            if piece is not _END:
                 raise InvalidPayload(f"a piece that is neither bytes nor text: {type(piece).__name__}")
         raise StopAsyncIteration
 

@@ -41,13 +41,15 @@ async def test_a_job_is_neither_kept_nor_is_its_body_read_where_its_client_is_re
 
 async def test_what_is_no_route_counts_too(server: str) -> None:
     async with limited(server, slow_limit(2)) as api:
-        statuses = [(await api.get(path)).status for path in ("/nothing", "/api/jobs?limit=x", "/nothing", "/info")]
+        statuses = [(await api.get(path)).status for path in ("/nothing", "/api/jobs?limit=x", "/healthy", "/info")]
         assert statuses == [404, 400, 429, 429]
 
 
 async def test_probes_are_answered_always_and_do_not_count(server: str) -> None:
     async with limited(server, slow_limit(1)) as api:
         assert [(await api.get("/health")).status for _ in range(5)] == [200] * 5
+        for path in ("/docs", "/docs/start.js", "/openapi.json"):
+            assert [(await api.get(path)).status for _ in range(2)] == [200, 200], path
         assert [(await api.get("/info")).status for _ in range(2)] == [200, 429]
         assert (await api.get("/health")).status == 200
 

@@ -106,6 +106,7 @@ def test_everything_is_described(openapi: Any) -> None:
 def test_every_field_is_described(openapi: Any) -> None:
     for name, schema in openapi["components"]["schemas"].items():
         assert schema["description"], name
+        assert "\n " not in schema["description"], f"{name}: the page would show that as code"
         for field, described in schema.get("properties", {}).items():
             assert described.get("description") or "$ref" in described, f"{name}.{field}"
 
@@ -169,11 +170,14 @@ def test_it_has_the_limits_of_the_node() -> None:
 
 
 def test_it_has_the_profile_of_the_node() -> None:
-    plain, older = (json.loads(document(Limits(), KEYS, name)) for name in ("infernet-0.1", "infernet-1.4"))
+    plain, older = (json.loads(document(Limits(profile=name), KEYS)) for name in ("infernet-0.1", "infernet-1.4"))
     assert "405" not in plain["paths"]["/api/jobs"]["post"]["responses"]
     assert "405" in older["paths"]["/api/jobs"]["post"]["responses"]
     assert "404" in plain["paths"]["/api/jobs"]["get"]["responses"]
     assert "404" not in older["paths"]["/api/jobs"]["get"]["responses"]
+    malformed = older["paths"]["/api/jobs"]["post"]["responses"]["400"]
+    assert "refused" not in malformed["description"]
+    assert "no-containers" not in malformed["content"]["application/json"]["examples"]
     OpenAPIV31SpecValidator(older).validate()
 
 

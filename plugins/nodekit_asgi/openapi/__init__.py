@@ -7,12 +7,11 @@ import msgspec
 from nodekit_asgi._config import Limits
 from nodekit_asgi.openapi._document import OPERATIONS, build
 from nodekit_asgi.openapi._operation import Key
-from nodekit_asgi.openapi._profiles import DEFAULT
 
 __all__ = ["OPERATIONS", "document"]
 
 
 @lru_cache(8)
-def document(limits: Limits, served: frozenset[Key], profile: str = DEFAULT) -> bytes:
+def document(limits: Limits, served: frozenset[Key]) -> bytes:
     """The document of nodes with these limits and operations, as JSON; made once."""
-    return msgspec.json.encode(build(limits, served, profile))
+    return msgspec.json.encode(build(limits, served))

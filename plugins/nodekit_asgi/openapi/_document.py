@@ -26,9 +26,9 @@ INFO = {
     "summary": "A compute node: pipelines of containers over HTTP.",
     "description": "A job names containers and some data. The node calls the containers one after another, the output "
     "of one being the input of the next, keeps every result, and hands the result back to the client that asked.\n\n"
-    "A client is the address that it calls from, and reads its own jobs only. Paths match exactly; another path is 404 "
-    "and another method 405 with `Allow`, as an `Error`. Fields that a body has beyond those described are ignored. "
-    "Replies to pages of `allowed_origins` have `Access-Control-Allow-Origin`.",
+    "A client is the address that it calls from, or for which a trusted proxy calls. It reads its own jobs only. Paths "
+    "match exactly; another path is 404 and another method 405 with `Allow`, as an `Error`. Fields that a body has "
+    "beyond those described are ignored. Replies to pages of `allowed_origins` have `Access-Control-Allow-Origin`.",
     "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
 }
 TAGS = [
@@ -40,18 +40,18 @@ TAGS = [
 _LIMIT = re.compile(r"<(max_\w+|body_seconds)>")
 
 
-def build(limits: Limits, served: Collection[Key], profile: str) -> dict[str, Any]:
-    """The document of a node with these limits and operations, which speaks as `profile` has it."""
+def build(limits: Limits, served: Collection[Key]) -> dict[str, Any]:
+    """The document of a node with these limits and operations."""
     there = {key: OPERATIONS[key] for key in OPERATIONS if key in served}
     known = {operation.id for operation in there.values()}
     paths: dict[str, dict[str, Any]] = {}
     used: set[Struct] = set()
-    for (path, method), operation in as_in_profile(there, profile).items():
+    for (path, method), operation in as_in_profile(there, limits.profile).items():
         described = _referring(_limited(_operation(operation, known), limits), used)
         paths.setdefault(path, {})[method.lower()] = described
     return {
         "openapi": "3.1.0",
-        "info": {**INFO, "x-profile": profile},
+        "info": {**INFO, "x-profile": limits.profile},
         "servers": [{"url": ".", "description": "This node, wherever the document was found."}],
         "tags": TAGS,
         "paths": paths,

@@ -4,19 +4,18 @@ from collections.abc import Mapping
 
 from msgspec.structs import replace
 
+from nodekit_asgi._profiles import ProfileName
 from nodekit_asgi.openapi._operation import Answer, Content, Key, Operation
 from nodekit_asgi.openapi._shared import errors
-from nodekit_asgi.openapi._submitting import REFUSALS
-
-DEFAULT = "infernet-0.1"
+from nodekit_asgi.openapi._submitting import MALFORMED, REFUSALS
 
 _REFUSED = errors("The job is refused. Plugins add refusals of their own.", **REFUSALS)
 
-_CHANGES: Mapping[str, Mapping[Key, Mapping[int, Answer | None]]] = {
+_CHANGES: Mapping[ProfileName, Mapping[Key, Mapping[int, Answer | None]]] = {
     "infernet-1.4": {
-        ("/api/jobs", "POST"): {405: _REFUSED},
-        ("/api/jobs/stream", "POST"): {405: _REFUSED},
-        ("/api/jobs/{id}/retry", "POST"): {405: _REFUSED},
+        ("/api/jobs", "POST"): {400: MALFORMED, 405: _REFUSED},
+        ("/api/jobs/stream", "POST"): {400: MALFORMED, 405: _REFUSED},
+        ("/api/jobs/{id}/retry", "POST"): {400: MALFORMED, 405: _REFUSED},
         ("/api/jobs", "GET"): {404: None},
         ("/api/status", "PUT"): {200: Answer("It is finished.", Content({"type": "null"}, {"done": None}))},
     },
@@ -24,7 +23,7 @@ _CHANGES: Mapping[str, Mapping[Key, Mapping[int, Answer | None]]] = {
 """By profile and operation, the answers that are others; None: there is none."""
 
 
-def as_in_profile(operations: Mapping[Key, Operation], profile: str) -> Mapping[Key, Operation]:
+def as_in_profile(operations: Mapping[Key, Operation], profile: ProfileName) -> Mapping[Key, Operation]:
     changes = _CHANGES.get(profile, {})
     return {key: _changed(operation, changes.get(key, {})) for key, operation in operations.items()}
 

@@ -1,6 +1,7 @@
 """Schemas of the wire's Structs, by msgspec, under the names that readers know them by."""
 
 from collections.abc import Callable, Collection, Mapping
+from inspect import cleandoc
 from typing import Any, TypeAlias, cast
 
 import msgspec
@@ -42,7 +43,11 @@ def schemas(used: Collection[Struct]) -> dict[str, Any]:
         found[struct.__name__] = {"description": text, "anyOf": [reference(option) for option in options]}
     for struct, fields in _REQUIRED.items():
         found[struct.__name__]["required"] = fields
-    return {_name(name): {**_renamed(schema), "title": _name(name)} for name, schema in sorted(found.items())}
+    return {_name(name): _shown(_name(name), schema) for name, schema in sorted(found.items())}
+
+
+def _shown(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {**_renamed(schema), "title": name, "description": cleandoc(schema["description"])}
 
 
 def _name_of(struct: Struct) -> str:

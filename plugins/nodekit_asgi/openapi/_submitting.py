@@ -46,6 +46,7 @@ _MALFORMED = {
     "too many": error("containers: 101 of them; at most 100"),
 }
 
+MALFORMED = errors("The request is malformed.", **_MALFORMED)
 REFUSED = errors(
     "The request is malformed, or it is refused. Plugins add refusals of their own.", **_MALFORMED, **REFUSALS
 )
