@@ -1,4 +1,4 @@
-"""A container for the contract of runners: it echoes `data` byte for byte, or FAILs, or is SLOW or ENDLESS."""
+"""A container for the contract of runners: it echoes `data` byte for byte, or FAILs, or is SLOW, ENDLESS or BROKEN."""
 
 import os
 import signal
@@ -6,6 +6,8 @@ import sys
 import time
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+CHUNK = b"%x\r\n%b\r\n" % (10_000, b"x" * 10_000)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -19,7 +21,7 @@ class Handler(BaseHTTPRequestHandler):
         time.sleep(float(os.environ.get("SLOW", "0")))
         if "FAIL" in os.environ:
             return self.reply(500, b'"failing as told"')
-        if "ENDLESS" in os.environ:
+        if "ENDLESS" in os.environ or "BROKEN" in os.environ:
             return self.go_on()
         begin, end = body.index(b'"data":') + len(b'"data":'), body.rindex(b',"requires_proof"')
         return self.reply(200, body[begin:end])
@@ -29,8 +31,9 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         with suppress(OSError):
-            while True:
-                self.wfile.write(b"%x\r\n%b\r\n" % (10_000, b"x" * 10_000))
+            self.wfile.write(CHUNK)
+            while "BROKEN" not in os.environ:
+                self.wfile.write(CHUNK)
         self.close_connection = True
 
     def reply(self, status: int, body: bytes) -> None:

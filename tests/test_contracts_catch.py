@@ -1,17 +1,20 @@
 """The contract suites can fail: each of these stores breaks one promise, and a test of the suite says which."""
 
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from fnmatch import fnmatchcase
 from typing import Any
 
 import anyio
 import pytest
 from msgspec.structs import replace
+from parts import echo
 
 from nodekit import (
     Claim,
+    Container,
     ContainerError,
+    ContainerFailed,
     EmbeddedStore,
     Job,
     JobId,
@@ -21,10 +24,12 @@ from nodekit import (
     Outcome,
     Pending,
     Settlement,
+    Step,
     StoreInUse,
     Unfinished,
 )
-from nodekit.testing import DurableJobStoreContract, JobStoreContract, JobTableContract
+from nodekit.testing import DurableJobStoreContract, JobStoreContract, JobTableContract, StreamingRunnerContract
+from nodekit_function import FunctionRunner
 from nodekit_memory import MemoryTable
 
 
@@ -506,3 +511,92 @@ def test_the_suite_of_durable_stores_catches(table: Any, test: str) -> None:
 def test_the_suite_of_durable_stores_passes_one_that_survives(test: str) -> None:
     table = Locked()
     run(Suite(), test, reopened(lambda: table))
+
+
+# -- broken runners --------------------------------------------------------------------------------
+
+
+class RunnerSuite(StreamingRunnerContract):
+    timeout_seconds = 0.5
+    prompt_seconds = 0.5
+    opaque = False
+
+
+class SoundRunner(FunctionRunner):
+    def __init__(self) -> None:
+        super().__init__()
+
+        async def endless(data: Any) -> AsyncIterator[bytes]:
+            while True:
+                await anyio.lowlevel.checkpoint()
+                yield b"x" * 10_000
+
+        async def broken(data: Any) -> AsyncIterator[bytes]:
+            yield b"half"
+            raise ValueError("no more")
+
+        for id, function in {"echo": echo, "endless": endless, "broken": broken}.items():
+            self.add(Container(id=id), function)  # type: ignore[arg-type]
+
+
+class ReadsAhead(SoundRunner):
+    @asynccontextmanager
+    async def stream(self, step: Step) -> AsyncIterator[Any]:  # type: ignore[override]
+        async with super().stream(step) as pieces, anyio.create_task_group() as tasks:
+            sender, receiver = anyio.create_memory_object_stream[bytes](10_000_000)
+
+            async def read() -> None:
+                async with sender:
+                    async for piece in pieces:
+                        await sender.send(bytes(bytearray(piece)))
+
+            tasks.start_soon(read)
+            async with receiver:
+                yield receiver
+            tasks.cancel_scope.cancel()
+
+
+class EndsQuietly(SoundRunner):
+    @asynccontextmanager
+    async def stream(self, step: Step) -> AsyncIterator[Any]:  # type: ignore[override]
+        async def quiet(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+            with suppress(ContainerFailed):
+                async for piece in pieces:
+                    yield piece
+
+        async with super().stream(step) as pieces, aclosing(quiet(pieces)) as quietly:  # type: ignore[type-var]
+            yield quietly
+
+
+class WaitsForTheEnd(SoundRunner):
+    @asynccontextmanager
+    async def stream(self, step: Step) -> AsyncIterator[Any]:  # type: ignore[override]
+        async def whole(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+            yield b"".join([piece async for piece in pieces])
+
+        async with super().stream(step) as pieces, aclosing(whole(pieces)) as at_once:  # type: ignore[type-var]
+            yield at_once
+
+
+RUNNER_TESTS = (
+    "test_a_container_that_fails_in_mid_stream_is_no_end",
+    "test_no_more_is_read_than_is_asked_for",
+    "test_pieces_come_before_the_end_and_leaving_gives_up_the_call_at_once",
+)
+
+
+def run_with_runner(test: str, runner: FunctionRunner) -> None:
+    anyio.run(getattr(RunnerSuite(), test), runner)
+
+
+@pytest.mark.parametrize(
+    ("runner", "test"), [*zip((EndsQuietly, ReadsAhead, WaitsForTheEnd), RUNNER_TESTS, strict=True)]
+)
+def test_the_suite_of_runners_that_stream_catches(runner: type[SoundRunner], test: str) -> None:
+    with pytest.raises((AssertionError, TimeoutError, BaseExceptionGroup, pytest.fail.Exception)):
+        run_with_runner(test, runner())
+
+
+@pytest.mark.parametrize("test", RUNNER_TESTS)
+def test_the_suite_of_runners_that_stream_passes_a_sound_one(test: str) -> None:
+    run_with_runner(test, SoundRunner())

@@ -1,5 +1,7 @@
 """What a `StreamingRunner` promises."""
 
+import tracemalloc
+
 import anyio
 import msgspec
 import pytest
@@ -10,10 +12,14 @@ from nodekit.testing.runners import ContainerRunnerContract
 
 
 class StreamingRunnerContract(ContainerRunnerContract):
-    """As `ContainerRunnerContract`, of a runner that streams as well. It offers one container more."""
+    """As `ContainerRunnerContract`, of a runner that streams as well. It offers two containers more."""
 
     endless: ContainerId = "endless"
     """Gives pieces without end, as fast as they are taken."""
+    broken: ContainerId = "broken"
+    """Gives a piece, and then fails."""
+    buffered_bytes: int = 8 << 20
+    """How much may be read of a container while nobody asks for more."""
 
     def step(self, container: ContainerId, data: object = None) -> Step:
         return make_step(container, data, destination=Location.STREAM)
@@ -48,6 +54,31 @@ class StreamingRunnerContract(ContainerRunnerContract):
             for _ in range(3):
                 await self.begun(runner)
             assert (await self.outcome(runner, make_step(self.echo, {"a": 1}))).value == {"a": 1}
+
+    async def test_a_container_that_fails_in_mid_stream_is_no_end(self, runner: StreamingRunner) -> None:
+        pieces: list[bytes] = []
+
+        async def read() -> None:
+            async with runner.stream(self.step(self.broken)) as stream:
+                async for piece in stream:
+                    pieces.append(piece)
+
+        async with runner:
+            with pytest.raises(ContainerFailed) as raised, anyio.fail_after(self.timeout_seconds):
+                await read()
+        assert raised.value.text.strip()
+        assert b"".join(pieces), "nothing came before it failed"
+
+    async def test_no_more_is_read_than_is_asked_for(self, runner: StreamingRunner) -> None:
+        async with runner, runner.stream(self.step(self.endless)) as pieces:
+            assert await anext(aiter(pieces))
+            tracemalloc.start()
+            try:
+                await anyio.sleep(0.3)
+                read, _ = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+        assert read < self.buffered_bytes, "the container is not held up by who reads slowly"
 
     async def test_streams_go_on_beside_each_other(self, runner: StreamingRunner) -> None:
         async with runner, runner.stream(self.step(self.endless)) as pieces:

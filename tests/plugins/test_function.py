@@ -51,6 +51,11 @@ def runner() -> FunctionRunner:
             await anyio.lowlevel.checkpoint()
             yield "x" * 1000
 
+    @runner.container("broken")
+    async def broken(data: Any) -> AsyncGenerator[bytes, None]:
+        yield b"half"
+        raise ValueError("as it was told")
+
     return runner
 
 

@@ -100,7 +100,8 @@ def runner(*containers: ProcessContainer) -> ProcessRunner:
 class TestProcessRunner(StreamingRunnerContract):
     @pytest.fixture
     def runner(self) -> ProcessRunner:
-        environments = {"echo": {}, "fail": {"FAIL": "1"}, "slow": {"SLOW": "600"}, "endless": {"ENDLESS": "1"}}
+        environments = {"echo": {}, "fail": {"FAIL": "1"}, "slow": {"SLOW": "600"}}
+        environments |= {"endless": {"ENDLESS": "1"}, "broken": {"BROKEN": "1"}}
         command = (sys.executable, "-IS", str(CONTRACT_SERVICE))
         given: dict[str, Any] = {"command": command, "startup_seconds": 20.0, "stop_seconds": 2.0}
         return runner(*(ProcessContainer(id=id, env=env, **given) for id, env in environments.items()))

@@ -92,6 +92,9 @@ class Server:
                         await stream.receive()  # until the caller hangs up
                     if request.path == "/endless/service_output":
                         await self._go_on(stream)
+                    if request.path == "/broken/service_output":
+                        await stream.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n")
+                        return
                     await stream.send(await self._answer(request))
         except (anyio.EndOfStream, anyio.BrokenResourceError):
             pass
@@ -159,7 +162,7 @@ async def failure(server: Server, name: str, **settings: Any) -> ContainerFailed
 class TestRemoteRunner(StreamingRunnerContract):
     @pytest.fixture
     def runner(self, server: Server) -> RemoteRunner:
-        return runner_for(server, "echo", "fail", "slow", "endless")
+        return runner_for(server, "echo", "fail", "slow", "endless", "broken")
 
 
 @pytest.mark.parametrize("url", ["http://h:99999", "http://h:-1/", "http://h:port", "http://["])

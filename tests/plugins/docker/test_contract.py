@@ -25,7 +25,8 @@ class TestDockerRunner(StreamingRunnerContract):
     def runner(self, bed: Bed, image: str) -> Any:
         self.bed = bed
         made = {"image": image, "command": ("/contract_service.py",)}
-        environments = {"echo": {}, "fail": {"FAIL": "1"}, "slow": {"SLOW": "600"}, "endless": {"ENDLESS": "1"}}
+        environments = {"echo": {}, "fail": {"FAIL": "1"}, "slow": {"SLOW": "600"}}
+        environments |= {"endless": {"ENDLESS": "1"}, "broken": {"BROKEN": "1"}}
         return bed.runner(*(bed.container(id, env=env, **made) for id, env in environments.items()))
 
     def nothing_is_left(self, runner: Any) -> bool:
