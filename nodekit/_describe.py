@@ -14,16 +14,22 @@ logger = logging.getLogger("nodekit.node")
 
 DESCRIBE_SECONDS = 3.0
 """How long a container may take to say what it has; somebody waits for all of them."""
+AT_ONCE = 16
+"""Of a node's containers, whoever asks: such a call counts against no other limit."""
 
 
-async def describe(runners: Sequence[ContainerRunner], model_id: str | None) -> Mapping[ContainerId, msgspec.Raw]:
+async def describe(
+    runners: Sequence[ContainerRunner], model_id: str | None, at_once: anyio.Semaphore
+) -> Mapping[ContainerId, msgspec.Raw]:
     """What each running container answers, by its id; one that fails, is late or says nothing is left out."""
     said: dict[ContainerId, msgspec.Raw] = {}
 
     async def ask(runner: DescribingRunner, id: ContainerId) -> None:
         try:
             with anyio.move_on_after(DESCRIBE_SECONDS):
-                if (answer := await runner.resources(id, model_id)) is not None:
+                async with at_once:
+                    answer = await runner.resources(id, model_id)
+                if answer is not None:
                     said[id] = answer
         except Exception:  # of a runner, whose fault harms no other container's answer
             logger.exception("container %s: asking for its resources failed", id)

@@ -5,8 +5,7 @@ from types import TracebackType
 import anyio
 
 from nodekit._signal import Signal
-from nodekit.container import ContainerError, ContainerId
-from nodekit.job import Job, JobStatus, Outcome
+from nodekit.job import Job
 
 
 class EmbeddedClaim:
@@ -33,8 +32,3 @@ class EmbeddedClaim:
     ) -> None:
         self._writing = False
         self._written.set()
-
-
-def interrupted(due: ContainerId) -> Outcome:
-    """How a stream ends whose claim died."""
-    return Outcome(JobStatus.FAILED, ContainerError(container=due, error="interrupted", kind="interrupted"))

@@ -133,6 +133,8 @@ class Executor:
         except Exception as error:  # the store's: it was not accepted
             stream.refuse(error)
         finally:
+            if run is None:
+                stream.refuse(Unavailable("the node has stopped meanwhile", retry_after_seconds=1))
             stream.end(run.job if run else stream.job)
             self.running -= 1
             self._reconsider()

@@ -51,7 +51,8 @@ class StreamRuns(Runs[StreamRun]):
     async def _while_read(self, run: StreamRun) -> None:
         with anyio.CancelScope() as reading:
             run.stream.when_left(reading.cancel)
-            await run.stream.wanted()
+            with anyio.move_on_after(run.seconds_left):
+                await run.stream.wanted()
             await self._steps(run)
         if reading.cancelled_caught:
             run.job = run.job.finished(Outcome(JobStatus.CANCELLED), time.time())  # if it has an end, that stays
@@ -87,7 +88,7 @@ class StreamRuns(Runs[StreamRun]):
         return None if run.sent else super()._delay(run, step, called)
 
     async def _try_later(self, run: StreamRun, called: Called, delay: float) -> bool:
-        self._leave_slots(run)
         await self._keep(run, run.job.with_failure(called.result.container, called.attempt))
+        self._leave_slots(run)
         await anyio.sleep(delay)
         return True

@@ -12,8 +12,9 @@ from msgspec.structs import replace
 
 from nodekit._broadcast import Broadcast
 from nodekit._counts import Counts
-from nodekit._embedded_claim import EmbeddedClaim, interrupted
+from nodekit._embedded_claim import EmbeddedClaim
 from nodekit._fresh import Fresh
+from nodekit._interrupted import Interrupted, interrupted
 from nodekit._own_tasks import OwnTasks
 from nodekit._queue import Queue
 from nodekit.container import ClientId, ContainerId, JobId, Location
@@ -43,6 +44,7 @@ class EmbeddedStore:
         self._fresh = Fresh()
         self._broadcast = Broadcast()
         self._counts = Counts()
+        self._interrupted = Interrupted(self._settle)
 
     async def __aenter__(self) -> Self:
         if self._entered:
@@ -53,9 +55,10 @@ class EmbeddedStore:
             for entry in await self.table.unfinished():
                 self._track(entry)
                 if entry.streams:
-                    await self._settle(entry.id, interrupted(entry.due), None)
+                    self._interrupted.put(entry)
                 else:
                     self._queue.put(entry)
+            await self._interrupted.fail()
             await self._own.__aenter__()
         except BaseException:
             with anyio.CancelScope(shield=True):
@@ -91,6 +94,7 @@ class EmbeddedStore:
                 self._fresh.put(job)
                 self._queue.put(entry)
                 self._broadcast.publish(job.id)
+        await self._interrupted.fail()
         return kept
 
     async def add_claimed(self, job: Job) -> Claim:
@@ -289,5 +293,5 @@ class EmbeddedStore:
     def _queue_again(self, id: JobId) -> None:
         """Put back what was taken out and came to nothing."""
         elsewhere = (self._claims, self._settling, self._loading, self._queue)
-        if id in self._unfinished and not any(id in place for place in elsewhere):
+        if id in self._unfinished and not self._unfinished[id].streams and not any(id in place for place in elsewhere):
             self._queue.put_back(self._unfinished[id])

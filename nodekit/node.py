@@ -5,10 +5,11 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from types import MappingProxyType, TracebackType
 from typing import Self
 
+import anyio
 import msgspec
 from msgspec.structs import replace
 
-from nodekit._describe import describe
+from nodekit._describe import AT_ONCE, describe
 from nodekit._executor import Executor
 from nodekit._following import finished, following
 from nodekit._health import Health
@@ -81,6 +82,7 @@ class Node:
         self._transports = tuple(transports)
         self._ids = JobIds()
         self._waiters = Waiters(store.changes)
+        self._describing = anyio.Semaphore(AT_ONCE)
         self._stack: AsyncExitStack | None = None
         self._containers = {id: container for runner in runners for id, container in runner.containers.items()}
         progress = Progress(self.pipelines, self._containers, limits)
@@ -249,7 +251,7 @@ class Node:
 
     async def resources(self, model_id: str | None = None) -> Mapping[ContainerId, msgspec.Raw]:
         """What running containers say of themselves, as JSON; who fails or takes longer than 3 s is left out."""
-        return await describe(self._runners, model_id)
+        return await describe(self._runners, model_id, self._describing)
 
     async def health(self) -> Health:
         """Whether store and executor work and a container can be called. Reads the store once."""

@@ -52,9 +52,10 @@ class JobStream:
         self._answered.set()
 
     def refuse(self, error: Exception) -> None:
-        """It is not."""
-        self._error = error
-        self._answered.set()
+        """It is not, unless it was answered before."""
+        if not self._answered.is_set():
+            self._error = error
+            self._answered.set()
 
     async def accepted(self) -> None:
         """Returns when the job is kept. Raises what was in the way."""

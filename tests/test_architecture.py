@@ -31,7 +31,7 @@ LAYERS = (  # a module may import those of earlier lines
     "pipeline store runner events offers stream _turns _fresh _embedded_claim",
     "transport hookspecs formats _schedule _progress _retry _following _describe",
     "_calls",
-    "_counts _queue _runs",
+    "_counts _interrupted _queue _runs",
     "_stream_runs",
     "embedded _hooks _executor _misfits _intake",
     "_lifespan",

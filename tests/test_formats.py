@@ -157,7 +157,7 @@ def test_a_file_that_is_given_goes_before_the_variable(folder: Path) -> None:
 def test_without_either_it_is_a_mistake_of_the_command_line(folder: Path, value: str | None) -> None:
     done = nodekit(folder, "serve", **({} if value is None else {"LINES_FILE": value}))
     assert done.returncode == 2
-    assert "Missing argument 'FILE'" in done.stderr
+    assert "no FILE is given" in done.stderr
 
 
 def test_a_broken_package_does_not_hide_the_variable_of_another(folder: Path) -> None:

@@ -6,9 +6,10 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
-from parts import SwitchRunner, functions, make_node
+from parts import SwitchRunner, functions, make_node, settle_down
 
 from nodekit import Container, encode_payload
+from nodekit._describe import AT_ONCE
 from nodekit.testing import VirtualClock
 
 pytestmark = pytest.mark.anyio
@@ -66,3 +67,21 @@ async def test_one_that_breaks_or_is_late_is_left_out_and_harms_no_other(
         assert [list(answer) for answer in answers] == [["a", "z"]]
     assert runner.cancelled == 1
     assert "broken" in caplog.text
+
+
+async def test_however_many_ask_only_so_many_containers_are_asked_at_once() -> None:
+    running = most = 0
+
+    class Counting(Describing):
+        async def resources(self, container: str, model_id: str | None) -> msgspec.Raw | None:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            await settle_down()
+            running -= 1
+            return encode_payload({})
+
+    async with make_node(Counting(*map(str, range(10)))) as node, anyio.create_task_group() as tasks:
+        for _ in range(10):
+            tasks.start_soon(node.resources)
+    assert most == AT_ONCE

@@ -39,6 +39,7 @@ from nodekit import (
     decode_payload,
     encode_payload,
 )
+from nodekit.testing import make_job
 from nodekit_memory import MemoryTable
 
 pytestmark = pytest.mark.anyio
@@ -449,6 +450,97 @@ async def test_what_fails_before_the_first_piece_is_tried_again() -> None:
         pieces, job = await streamed(node, request("flaky"))
     assert pieces == [b"a"]
     assert [attempt.failure for attempt in job.steps[0].attempts] == ["not yet", "not yet", None]
+
+
+async def test_a_stream_that_waits_to_be_tried_again_holds_no_slot_and_leaves_none_taken() -> None:
+    running = most = 0
+    fails = {"left", "a", "b"}
+
+    async def flaky(data: Any) -> AsyncGenerator[str, None]:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        try:
+            await settle_down()
+            if data["who"] in fails:
+                fails.discard(data["who"])
+                raise ContainerFailed("connection", "not yet", retry_after=60.0 if data["who"] == "left" else 0.01)
+            yield data["who"]
+        finally:
+            running -= 1
+
+    settings = {"flaky": {"retry": Retry(attempts=5, first_delay_seconds=0.01), "concurrency": 1}}
+    async with make_node(functions(settings, flaky=flaky)) as node:
+        async with node.stream(request("flaky", who="left")) as stream, anyio.create_task_group() as tasks:
+            tasks.start_soon(anext, stream)
+            await until(lambda: "left" not in fails)
+            assert (await streamed(node, request("flaky", who="meanwhile")))[0] == [b"meanwhile"]
+            tasks.cancel_scope.cancel()
+        async with anyio.create_task_group() as tasks:
+            for who in ("a", "b"):
+                tasks.start_soon(streamed, node, request("flaky", who=who))
+        job = await node.submit(request("flaky", who="job"))
+        with anyio.fail_after(20):
+            (job,) = await node.wait([job.id])
+    assert job.status is JobStatus.SUCCESS
+    assert most == 1
+
+
+async def test_a_stream_that_is_never_asked_for_a_piece_ends_with_its_time() -> None:
+    async with make_node(job_timeout_seconds=0.1) as node, node.stream(request()) as stream:
+        with anyio.fail_after(20):
+            (job,) = await node.wait([stream.job.id])
+    assert error(job).kind == "job_timeout"
+
+
+async def test_a_caller_whose_node_ends_while_its_stream_is_kept_is_told() -> None:
+    table = Slow()
+    outcomes: list[type[Exception]] = []
+
+    async def attempt(node: Node) -> None:
+        try:
+            await streamed(node, request())
+        except Unavailable as unavailable:
+            outcomes.append(type(unavailable))
+
+    async with anyio.create_task_group() as tasks:
+        async with make_node(store=EmbeddedStore(table), drain_seconds=0.05) as node:
+            tasks.start_soon(attempt, node)
+            await settle_down()
+            tasks.start_soon(open_later, table)
+        with anyio.fail_after(20):
+            await until(lambda: outcomes)
+    assert outcomes == [Unavailable]
+
+
+async def open_later(table: "Slow") -> None:
+    await anyio.sleep(0.3)
+    table.open.set()
+
+
+async def test_interrupted_streams_that_cannot_be_failed_do_not_keep_a_node_from_starting() -> None:
+    table = Crowded()
+    async with EmbeddedStore(table) as store:
+        await store.add_claimed(make_job(destination=Location.STREAM))
+    table.full = True
+    async with make_node(store=EmbeddedStore(table)) as node:
+        (id,) = await node.find()
+        (left,) = await node.fetch([id])
+        assert not left.status.finished
+        table.full = False
+        job = await node.submit(request())
+        await node.wait([job.id])
+        (left,) = await node.fetch([id])
+    assert error(left).error == "interrupted"
+
+
+class Crowded(MemoryTable):
+    full = False
+
+    async def save(self, job: Job) -> None:
+        if self.full:
+            raise StoreFailed("no space left")
+        await super().save(job)
 
 
 async def test_what_fails_after_the_first_piece_is_not_tried_again() -> None:

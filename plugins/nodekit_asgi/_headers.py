@@ -82,7 +82,7 @@ def split(text: str, separator: str) -> list[str]:
         elif character == separator:
             pieces.append(text[start:position])
             start = position + 1
-    return [*pieces, text[start:]]
+    return [] if quoted else [*pieces, text[start:]]
 
 
 def unquoted(word: str) -> str:

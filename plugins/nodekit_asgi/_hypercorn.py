@@ -1,7 +1,8 @@
 """hypercorn's connections on a listener of ours. Imported only where hypercorn serves.
 
 Its own `serve` cannot be cancelled (pgjones/hypercorn#184) nor given a listener, and keeps the connection of a client
-that has gone until its keep-alive time is over: enough short visits would use up all descriptors.
+that has gone until its keep-alive time is over: enough short visits would use up all descriptors. Nor does it notice
+that a client has gone which had sent more than the request that is being answered.
 """
 
 import asyncio
@@ -10,10 +11,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from hypercorn import Config
-from hypercorn.asyncio.tcp_server import TCPServer
+from hypercorn.asyncio.tcp_server import MAX_RECV, TCPServer
 from hypercorn.asyncio.worker_context import WorkerContext
-from hypercorn.events import Event, Updated
+from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.utils import wrap_app  # pyright: ignore[reportUnknownVariableType]
+
+from nodekit_asgi._gone import LOOK_SECONDS, has_gone
 
 
 class PromptServer(TCPServer):
@@ -22,13 +25,46 @@ class PromptServer(TCPServer):
     _client_has_gone = False
 
     async def _read_data(self) -> None:
-        await super()._read_data()
+        while not self.reader.at_eof():
+            try:
+                data = await self.reader.read(MAX_RECV)
+            except OSError:
+                break
+            look = Look(self.loop, self.writer, self._has_gone)
+            try:
+                await self.protocol.handle(RawData(data))
+            finally:
+                look.cancel()
+        await self.protocol.handle(Closed())
         self._client_has_gone = True
         await self.idle_task.stop()
+
+    def _has_gone(self) -> None:
+        """It is told to what waits for its turn to be read, too."""
+        self._task_group.spawn(self.protocol.handle, Closed())
 
     async def protocol_send(self, event: Event) -> None:
         if not (self._client_has_gone and isinstance(event, Updated)):  # it would begin to wait for a next request
             await super().protocol_send(event)
+
+
+class Look:
+    """Looks at times whether a client has gone, while what it has sent is not handled."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, writer: asyncio.StreamWriter, tell: Callable[[], None]) -> None:
+        self._loop = loop
+        self._socket = writer.get_extra_info("socket")
+        self._tell = tell
+        self._timer = loop.call_later(LOOK_SECONDS, self._look)
+
+    def cancel(self) -> None:
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        if has_gone(self._socket):
+            self._tell()
+        else:
+            self._timer = self._loop.call_later(LOOK_SECONDS, self._look)
 
 
 async def serve(app: Any, settings: Config, listener: socket.socket, stop: Callable[[], Awaitable[None]]) -> None:

@@ -9,6 +9,9 @@ from nodekit_asgi._networks import in_networks
 from nodekit_asgi._profiles import PROFILES
 from nodekit_asgi._wire import NO_SUCH_JOB, WireReport, job_id, read_report
 
+LONGEST_FAULT = 2000
+"""Characters of an error that are kept, as of a container's."""
+
 
 async def report(request: Request, node: Node) -> Reply:
     allowed = request.limits.status_networks
@@ -52,4 +55,5 @@ def _fault(data: Raw | UnsetType) -> str:
         said = msgspec.json.decode(b'""' if data is UNSET else data, type=_Fault | str)
     except (msgspec.DecodeError, UnicodeError):
         return "failed"
-    return (said.error if isinstance(said, _Fault) else said) or "failed"
+    text = said.error if isinstance(said, _Fault) else said
+    return f"{text[:LONGEST_FAULT]}…" if len(text) > LONGEST_FAULT else text or "failed"

@@ -1,6 +1,8 @@
 """uvicorn's HTTP/1.1 by httptools, with a limit on headers, which it lacks. Imported only where uvicorn serves."""
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from nodekit_asgi._gone import LOOK_SECONDS, has_gone
 
 HEADER_BYTES = 1 << 16
 
@@ -23,6 +25,8 @@ class BoundedHttpTools(HttpToolsProtocol):
 
     _head_bytes = 0
     _in_body = False
+    _unanswered: tuple[RequestResponseCycle, ...] = ()
+    """Requests that came before others were answered; uvicorn tells only the last of them that its client has gone."""
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
@@ -42,7 +46,28 @@ class BoundedHttpTools(HttpToolsProtocol):
         if self.parser is not None and self.parser.should_upgrade():
             self._refuse(_UPGRADE)
         else:
+            before = self.cycle
             super().on_headers_complete()
+            if self.pipeline:
+                self._unanswered = (*(self._unanswered or (before,)), self.cycle)
+                if len(self._unanswered) == 2:
+                    self.loop.call_later(LOOK_SECONDS, self._look)
+
+    def _look(self) -> None:
+        """Reading is paused while a request waits for its turn, and would not show that the client has gone."""
+        self._unanswered = tuple(cycle for cycle in self._unanswered if not cycle.response_complete)
+        if not self._unanswered or self.transport.is_closing():
+            return
+        if has_gone(self.transport.get_extra_info("socket")):
+            self.transport.abort()
+        else:
+            self.loop.call_later(LOOK_SECONDS, self._look)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        for cycle in self._unanswered:
+            cycle.disconnected = True
+            cycle.message_event.set()
 
     def on_body(self, body: bytes) -> None:
         if not self.transport.is_closing():

@@ -5,6 +5,7 @@ It runs on asyncio, as aiohttp does.
 
 import errno
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from nodekit import ContainerFailed
 KEEP_ALIVE_SECONDS = 1.5
 """Shorter than any common server's, so that a call is not sent on a connection that is being closed."""
 DNS_SECONDS = 30
+QUIET_SECONDS = 60.0
+"""How long the log is silent about want of descriptors once it was told."""
 PATIENCE_SECONDS = 0.5
 """Between two attempts to open a connection for which the process has no descriptor."""
 
@@ -74,6 +77,7 @@ class Session:
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_seconds)
         self._connect_seconds = connect_seconds
         self._session: aiohttp.ClientSession | None = None
+        self._quiet_until = 0.0
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
@@ -118,8 +122,13 @@ class Session:
             try:
                 return await self._request(method, url, body, headers)
             except _NoDescriptor:
-                logger.warning("no descriptor is left for a connection; waiting. Allow more open files (ulimit -n)")
+                self._warn()
                 await anyio.sleep(PATIENCE_SECONDS)
+
+    def _warn(self) -> None:
+        if time.monotonic() > self._quiet_until:
+            self._quiet_until = time.monotonic() + QUIET_SECONDS
+            logger.warning("no descriptor is left for a connection; waiting. Allow more open files (ulimit -n)")
 
     async def _request(
         self, method: str, url: str, body: bytes | None, headers: dict[str, str]

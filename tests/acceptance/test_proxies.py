@@ -103,6 +103,20 @@ async def test_the_header_of_rfc_7239_is_understood(lines: Sequence[str], client
 
 
 @pytest.mark.parametrize(
+    "lines",
+    [
+        ['for=10.0.0.7;x="', "for=192.0.2.1"],
+        ['for=10.0.0.7;x=", for=192.0.2.1'],
+        ['for=10.0.0.7;x="', 'for="[2001:db9::1]"'],
+        ['for=10.0.0.7;x="\\', 'for="192.0.2.1"'],
+    ],
+)
+async def test_a_quote_that_a_client_has_left_open_does_not_swallow_what_the_proxy_adds(lines: Sequence[str]) -> None:
+    with pytest.raises(HttpError):
+        client_address(request("10.0.0.1", *lines, forwarded_header="forwarded"))
+
+
+@pytest.mark.parametrize(
     "line", ["for=unknown", "for=_hidden", "proto=https", "for=", "192.0.2.1", "for=192.0.2.1, by=x"]
 )
 async def test_one_of_rfc_7239_that_hides_the_client_is_refused(line: str) -> None:

@@ -194,6 +194,34 @@ async def test_a_client_that_disconnects_cancels_the_step(streams: tuple[Api, So
     assert (await api.get("/info")).json["pending"]["offchain"] == 0
 
 
+@pytest.mark.parametrize(
+    "behind",
+    [b"\r\n", b"GET /info HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", b"GET /in", b"\x00\x01", post(b"x" * 100_000)],
+    ids=["a newline", "a request", "half a request", "garbage", "much"],
+)
+async def test_a_client_that_disconnects_is_noticed_also_behind_what_it_has_sent_on(
+    streams: tuple[Api, Source], behind: bytes
+) -> None:
+    api, source = streams
+    async with begun(api, "a", "…") as (id, raw):
+        assert await chunk(raw) == b"a"
+        await raw.send(behind)
+    await until(lambda: source.left == 1, seconds=10)
+    assert (await finished(api, id))["result"] == {"container": "pieces", "error": "cancelled"}
+    assert (await api.get("/info")).json["pending"]["offchain"] == 0
+
+
+async def test_a_request_behind_a_stream_is_answered_after_it(streams: tuple[Api, Source]) -> None:
+    api, source = streams
+    async with begun(api, "a", "…", "b") as (_, raw):
+        assert await chunk(raw) == b"a"
+        await raw.send(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        await asyncio.sleep(1.2)  # longer than it takes to be looked for
+        source.more.set()
+        assert [await chunk(raw), await chunk(raw)] == [b"b", b""]
+        assert (await raw.answer()).status == 200
+
+
 async def test_a_slow_reader_slows_the_container_down(streams: tuple[Api, Source]) -> None:
     api, source = streams
     async with begun(api, "∞"):

@@ -18,8 +18,10 @@ from nodekit_asgi.cli._listing import cancel_jobs, find_jobs, list_ids
 from nodekit_asgi.cli._options import (
     key_option,
     list_filters,
+    node_option,
     node_options,
     priority_option,
+    request_options,
     submission_of,
     submission_options,
 )
@@ -169,15 +171,13 @@ def retry(node: Address, as_json: bool, id: str, start: str, priority: int | Non
 
 
 @job.command()
-@submission_options
-@node_options
-def stream(node: Address, as_json: bool, **what: Any) -> None:
+@request_options
+@node_option
+def stream(node: Address, **what: Any) -> None:
     """Submit a job and print what its last container gives, byte for byte, as it comes.
 
     Exits with 1 where it breaks off: the job has failed, and its history says why. Ctrl-C cancels the job.
     """
-    if as_json or what["idempotency_key"]:
-        raise click.UsageError("a stream is bytes that cannot be given again: leave out --json and --idempotency-key")
     with NodeClient(node) as client:
         print_stream(client, submission_of(**what))
 

@@ -12,9 +12,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def node_options(command: F) -> F:
-    """What every command takes."""
+    """What every command takes whose result is JSON."""
     as_json = click.option("--json", "as_json", is_flag=True, help="Print the node's JSON, one document.")
-    node = click.option(
+    return node_option(as_json(command))
+
+
+def node_option(command: F) -> F:
+    """What every command takes."""
+    return click.option(
         "--node",
         callback=check_node,
         metavar="URL",
@@ -23,11 +28,15 @@ def node_options(command: F) -> F:
         default=DEFAULT_URL,
         show_default=True,
         help="http://HOST:PORT, https://HOST:PORT or unix:PATH.",
-    )
-    return node(as_json(command))
+    )(command)
 
 
 def submission_options(command: F) -> F:
+    """What a job is made of, and what makes asking for it again safe."""
+    return request_options(key_option(command))
+
+
+def request_options(command: F) -> F:
     """What a job is made of."""
     options: Sequence[Callable[[F], F]] = (
         click.argument("containers", metavar="CONTAINER...", nargs=-1, required=True),
@@ -36,7 +45,6 @@ def submission_options(command: F) -> F:
         click.option("--pipeline", metavar="NAME", help="Another pipeline that the node offers."),
         click.option("--requires-proof", is_flag=True, help="The last container must give a proof."),
         priority_option("3"),
-        key_option,
     )
     for option in reversed(options):
         command = option(command)
@@ -50,7 +58,7 @@ def submission_of(
     pipeline: str | None,
     requires_proof: bool,
     priority: int | None,
-    idempotency_key: str | None,
+    idempotency_key: str | None = None,
 ) -> Submission:
     fields: dict[str, Any] = {"pipeline": pipeline, "requires_proof": requires_proof, "priority": priority}
     return submission(containers, read_data(data, file), **fields, key=idempotency_key)
