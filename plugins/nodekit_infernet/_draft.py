@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -83,9 +84,20 @@ def plain(value: Any) -> Any:
 
 
 def without_secrets(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """For comments."""
+    """For comments. Of URLs only where they lead to is left: providers' have keys in their paths."""
     return {
-        key: without_secrets(value) if is_table(value) else value
+        key: without_secrets(value) if is_table(value) else _without_keys(value)
         for key, value in settings.items()
         if not isinstance(value, Secret)
     }
+
+
+def _without_keys(value: Any) -> Any:
+    if not isinstance(value, str) or "://" not in value:
+        return value
+    try:
+        parts = urlsplit(value)
+    except ValueError:
+        return "…"
+    rest = "/…" if parts.path.strip("/") or parts.query or parts.fragment else ""
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{rest}"

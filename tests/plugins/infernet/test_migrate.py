@@ -163,3 +163,15 @@ def test_a_text_is_one_line(text: str) -> None:
 def test_what_toml_cannot_say_is_an_error() -> None:
     with pytest.raises(TypeError, match="NoneType"):
         inline({"a": [None]})
+
+
+def test_comments_have_no_keys_of_providers(tmp_path: Path) -> None:
+    for url, shown in (
+        ("https://rpc.example/v3/s3cret", "https://rpc.example/…"),
+        ("https://me:s3cret@rpc.example:8545", "https://rpc.example:8545"),
+        ("https://rpc.example?key=s3cret", "https://rpc.example/…"),
+        ("http://[s3cret", "…"),
+    ):
+        text, _ = migrated(written(tmp_path, {"chain": {"rpc_url": url}}))
+        assert f'chain.rpc_url = "{shown}"' in text
+        assert "s3cret" not in text
