@@ -41,7 +41,7 @@ class PromptServer(TCPServer):
 
     def _has_gone(self) -> None:
         """It is told to what waits for its turn to be read, too."""
-        self._task_group.spawn(self.protocol.handle, Closed())
+        self._task_group.spawn(self.protocol.handle, Closed())  # pyright: ignore[reportUnknownMemberType]
 
     async def protocol_send(self, event: Event) -> None:
         if not (self._client_has_gone and isinstance(event, Updated)):  # it would begin to wait for a next request
