@@ -60,8 +60,7 @@ from nodekit.pipeline import Pipeline, Sequence
 from nodekit.runner import ContainerRunner, DescribingRunner, InProcessRunner, PooledRunner, StreamingRunner
 from nodekit.secret import EnvValue, Secret
 from nodekit.store import Announcement, Claim, JobStore, JobTable, Pending, Settlement, SharedStore, Unfinished
-from nodekit.stream import JobStream
-from nodekit.streamed import StreamRecord
+from nodekit.stream import JobStream, StreamRecord
 from nodekit.transport import Transport
 
 __version__ = "0.1.0"

@@ -15,7 +15,7 @@ from nodekit.container import Container, ContainerError, ContainerId, ContainerO
 from nodekit.errors import ContainerFailed
 from nodekit.job import Attempt, Job
 from nodekit.runner import ContainerRunner, StreamingRunner
-from nodekit.streamed import StreamRecord
+from nodekit.stream import StreamRecord
 
 logger = logging.getLogger("nodekit.executor")
 

@@ -26,7 +26,7 @@ MORE_LIBRARIES = {  # the first that fits
 LAYERS = (  # a module may import those of earlier lines
     "errors _signal _health _descriptors _naming finding",
     "payload secret limits _own_tasks",
-    "container streamed",
+    "container",
     "job _expiries _ids _rules _slots _broadcast _waiting",
     "pipeline store runner events offers stream _turns _fresh _embedded_claim",
     "transport hookspecs formats _schedule _progress _retry _following _describe",
