@@ -1,51 +1,87 @@
-"""For authors of plugins: what a store or a runner promises, as tests to subclass; builders; faults; a clock to move.
+"""For authors of plugins: what each kind of part promises, as tests to subclass; detectors; builders; faults; a clock.
 
-Needs pytest. Each suite is a class with one fixture to define; choose event loops with an ``anyio_backend`` fixture::
+Needs pytest. Each suite is a class with one fixture to define; `backends` says on which event loops it runs::
 
     class TestMyStore(JobStoreContract):
+        backends = ("asyncio", "trio")
+
         @pytest.fixture
         async def store(self):
             async with MyStore() as store:
                 yield store
 
 `JobStoreModelContract`, in ``nodekit.testing.model``, compares random sequences with a model; it needs hypothesis too.
+Fixtures are in the plugin for pytest ``nodekit.testing.plugin``.
 """
 
 import pytest
 
-for _name in (
-    *("keeping", "tables", "claiming", "finishing", "expiring", "stores", "durable", "runners", "streaming"),
-    *("_turns", "_choices", "_expected", "_trial", "_operations", "model"),
-):
+for _name in ("stores", "shared", "random", "runners", "transports", "pipelines", "plugins", "model"):
     pytest.register_assert_rewrite(f"{__name__}.{_name}")
 
 from nodekit.testing.clock import VirtualClock  # noqa: E402
-from nodekit.testing.durable import DurableJobStoreContract  # noqa: E402
+from nodekit.testing.contract import Contract  # noqa: E402
+from nodekit.testing.detectors import (  # noqa: E402
+    no_leaked_descriptors,
+    no_leaked_tasks,
+    no_leaked_threads,
+    no_leaks,
+    unblocked_loop,
+)
 from nodekit.testing.faults import Call, Crashed, Fault, Faults, Moment, Point, When  # noqa: E402
 from nodekit.testing.jobs import make_attempt, make_job, make_request, make_step, succeeded, with_output  # noqa: E402
-from nodekit.testing.runners import ContainerRunnerContract  # noqa: E402
-from nodekit.testing.stores import JobStoreContract  # noqa: E402
-from nodekit.testing.streaming import StreamingRunnerContract  # noqa: E402
-from nodekit.testing.tables import JobTableContract  # noqa: E402
+from nodekit.testing.parts import make_function_runner, make_node, make_store, make_table  # noqa: E402
+from nodekit.testing.pipelines.pipeline import PipelineContract  # noqa: E402
+from nodekit.testing.plugins.guard import GuardContract  # noqa: E402
+from nodekit.testing.plugins.hostile import HOSTILE_PAYLOADS, hostile_requests  # noqa: E402
+from nodekit.testing.plugins.observer import ObserverContract  # noqa: E402
+from nodekit.testing.plugins.plugin import PluginContract  # noqa: E402
+from nodekit.testing.runners.runner import ContainerRunnerContract  # noqa: E402
+from nodekit.testing.runners.streaming import StreamingRunnerContract  # noqa: E402
+from nodekit.testing.shared.store import SharedStoreContract  # noqa: E402
+from nodekit.testing.stores.durable import DurableJobStoreContract  # noqa: E402
+from nodekit.testing.stores.store import JobStoreContract  # noqa: E402
+from nodekit.testing.stores.table import JobTableContract  # noqa: E402
+from nodekit.testing.transports.http import HttpTransportContract  # noqa: E402
+from nodekit.testing.transports.transport import TransportContract  # noqa: E402
 
 __all__ = [
+    "HOSTILE_PAYLOADS",
     "Call",
     "ContainerRunnerContract",
+    "Contract",
     "Crashed",
     "DurableJobStoreContract",
     "Fault",
     "Faults",
+    "GuardContract",
+    "HttpTransportContract",
     "JobStoreContract",
     "JobTableContract",
     "Moment",
+    "ObserverContract",
+    "PipelineContract",
+    "PluginContract",
     "Point",
+    "SharedStoreContract",
     "StreamingRunnerContract",
+    "TransportContract",
     "VirtualClock",
     "When",
+    "hostile_requests",
     "make_attempt",
+    "make_function_runner",
     "make_job",
+    "make_node",
     "make_request",
     "make_step",
+    "make_store",
+    "make_table",
+    "no_leaked_descriptors",
+    "no_leaked_tasks",
+    "no_leaked_threads",
+    "no_leaks",
     "succeeded",
+    "unblocked_loop",
     "with_output",
 ]

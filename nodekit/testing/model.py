@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
 from nodekit import JobStore
-from nodekit.testing._expected import Expected
-from nodekit.testing._leaps import LeapingClock
-from nodekit.testing._operations import Operations
+from nodekit.testing.random._expected import Expected
+from nodekit.testing.random._leaps import LeapingClock
+from nodekit.testing.random._operations import Operations
 
 _OPERATION = st.one_of(st.just(b""), *[st.binary(min_size=12, max_size=48)] * 9)
 """What is done and with what, each choice by a byte; shorter is simpler."""

@@ -1,30 +1,28 @@
 """What a store promises that outlives the process."""
 
+import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
+import anyio
+import msgspec
 import pytest
 from msgspec.structs import replace
 
-from nodekit import ContainerError, JobStatus, JobStore, Location, Outcome, Settlement, StoreInUse
+from nodekit import ContainerError, Job, JobStatus, JobStore, Location, Outcome, Settlement, StoreInUse
+from nodekit.testing.detectors import no_leaks
 from nodekit.testing.jobs import make_job, succeeded, with_output
-from nodekit.testing.stores import JobStoreContract
+from nodekit.testing.stores._killing import Tell, told_until_killed
+from nodekit.testing.stores.crashing import CrashingContract
 
 
-class DurableJobStoreContract(JobStoreContract):
+class DurableJobStoreContract(CrashingContract):
     """Define the fixture `open_store`: a function that gives a store, not entered, always on the same data."""
 
     exclusive: bool = True
     """Whether one node at a time may hold the data."""
-
-    @pytest.fixture
-    def open_store(self) -> Callable[[], JobStore]:
-        raise NotImplementedError("define a fixture `open_store`: a function that gives a store on the same data")
-
-    @pytest.fixture
-    async def store(self, open_store: Callable[[], JobStore]) -> AsyncIterator[JobStore]:
-        async with open_store() as store:
-            yield store
 
     async def test_added_jobs_survive(self, open_store: Callable[[], JobStore]) -> None:
         jobs = [make_job(client="alice", idempotency_key="k"), make_job(client="bob", priority=0)]
@@ -136,3 +134,67 @@ class DurableJobStoreContract(JobStoreContract):
             assert await store.get([job.id]) == [job]
         async with open_store() as store:
             assert await store.get([job.id]) == [job]
+
+    async def test_a_store_that_was_left_leaves_nothing_open(self, open_store: Callable[[], JobStore]) -> None:
+        async with no_leaks():
+            for _ in range(2):
+                async with open_store() as store:
+                    claim = await self.claimed(store)
+                    await store.save(claim, succeeded(claim.job))
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+    @pytest.mark.parametrize("busy", [True, False], ids=["busy", "idle"])
+    def test_what_a_call_has_kept_survives_a_kill(
+        self,
+        open_store: Callable[[], JobStore],
+        anyio_backend_name: str,
+        anyio_backend_options: dict[str, Any],
+        busy: bool,
+    ) -> None:
+        """Another process uses the store until it is killed. What a call returned for is there, as it was kept."""
+        run = partial(anyio.run, backend=anyio_backend_name, backend_options=anyio_backend_options)
+
+        def live(tell: Tell) -> None:
+            run(self._use_until_killed, open_store, tell, busy)
+
+        told = told_until_killed(live, lines=_SCRIPTED + 25 * busy, seconds=self.kill_seconds)
+        expected = {job.id: job for job in (msgspec.json.decode(line, type=Job) for line in told)}
+        kept: Sequence[Job] = run(self._kept_after, open_store, list(expected))
+        lost = [job for job in expected.values() if job not in kept]
+        assert not lost, (
+            f"{len(lost)} of {len(expected)} jobs are not there as they were kept before the process was killed; one "
+            f"that was {lost[0].status} is {[job.status for job in kept if job.id == lost[0].id] or 'not there'}"
+        )
+
+    async def _use_until_killed(self, open_store: Callable[[], JobStore], tell: Tell, busy: bool) -> None:
+        def tells(job: Job) -> None:
+            tell(msgspec.json.encode(job))
+
+        async with open_store() as store:
+            for number in range(5):
+                claim = await self.claimed(store, make_job("echo", "reverse", data={"number": number}))
+                tells(claim.job)
+                await store.save(claim, going_on := with_output(claim.job, {"number": number}, due="reverse"))
+                tells(going_on)
+                await store.save(claim, ended := succeeded(going_on))
+                tells(ended)
+            await store.add([queued := make_job()])
+            settlement = await store.settle(queued.id, Outcome(JobStatus.CANCELLED), client=None)
+            assert settlement is not None
+            tells(settlement.job)
+            claim = await self.claimed(store)
+            await store.release(claim, released := with_output(claim.job, due="reverse"))
+            tells(released)
+            while busy:
+                for job in await store.add([make_job(data={"text": "x" * 1000})]):
+                    tells(job)
+            await anyio.sleep(self.kill_seconds)
+
+    async def _kept_after(self, open_store: Callable[[], JobStore], ids: Sequence[str]) -> Sequence[Job]:
+        with anyio.fail_after(self.kill_seconds):
+            async with open_store() as store:
+                return await store.get(ids)
+
+
+_SCRIPTED = 17
+"""How much the process tells before it adds jobs and nothing else, or does nothing."""

@@ -6,9 +6,9 @@ import anyio
 import pytest
 
 from nodekit import Job, JobId, JobStatus, JobStore, Location, Outcome
-from nodekit.testing.expiring import ExpiringContract
 from nodekit.testing.jobs import make_job, succeeded, with_output
-from nodekit.testing.keeping import SUCCEEDED
+from nodekit.testing.stores.expiring import ExpiringContract
+from nodekit.testing.stores.keeping import SUCCEEDED
 
 
 class JobStoreContract(ExpiringContract):

@@ -16,7 +16,8 @@ from nodekit import (
     Location,
     Outcome,
 )
-from nodekit.testing._choices import (
+from nodekit.testing.jobs import make_attempt, succeeded, with_output
+from nodekit.testing.random._choices import (
     CLIENTS,
     CONDITIONS,
     CONTAINERS,
@@ -29,9 +30,8 @@ from nodekit.testing._choices import (
     Choices,
     id_of,
 )
-from nodekit.testing._expected import plain
-from nodekit.testing._trial import Trial, cancelled, for_some_turns
-from nodekit.testing.jobs import make_attempt, succeeded, with_output
+from nodekit.testing.random._expected import plain
+from nodekit.testing.random._trial import Trial, cancelled, for_some_turns
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from nodekit import UNFINISHED, ContainerError, Job, JobStatus, JobTable, Location, Outcome, Unfinished
 from nodekit.testing.jobs import make_attempt, make_job, succeeded, with_output
-from nodekit.testing.keeping import ODD_PAYLOAD, SUCCEEDED, KeepingContract
+from nodekit.testing.stores.keeping import ODD_PAYLOAD, SUCCEEDED, KeepingContract
 
 
 class JobTableContract(KeepingContract):

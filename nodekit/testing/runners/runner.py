@@ -1,20 +1,21 @@
 """What a `ContainerRunner` promises."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import anyio
 import pytest
 
 from nodekit import ContainerFailed, ContainerId, ContainerOutput, ContainerRunner, Step
+from nodekit.testing.contract import Contract
+from nodekit.testing.detectors import no_leaks, unblocked_loop
 from nodekit.testing.jobs import make_step
-from nodekit.testing.keeping import ODD_PAYLOAD
+from nodekit.testing.stores.keeping import ODD_PAYLOAD
 
 
-class ContainerRunnerContract:
+class ContainerRunnerContract(Contract):
     """Define the fixture `runner`: one that was not entered yet, and offers containers that do what is said below."""
-
-    pytestmark = pytest.mark.anyio
 
     echo: ContainerId = "echo"
     """Gives the `data` that it was given."""
@@ -126,6 +127,21 @@ class ContainerRunnerContract:
         async with runner:
             await self.outcome(runner, make_step(self.echo))
         assert self.nothing_is_left(runner)
+
+    async def test_exit_leaves_no_tasks_descriptors_or_threads(self, runner: ContainerRunner) -> None:
+        async with no_leaks(grace_seconds=self.prompt_seconds), runner:
+            await self.outcome(runner, make_step(self.echo, {"a": 1}))
+            with suppress(Exception):  # another test says which
+                await self.outcome(runner, make_step(self.fail))
+            with anyio.move_on_after(0.05):
+                await runner.run(make_step(self.slow))
+        assert self.nothing_is_left(runner)
+
+    async def test_calls_do_not_block_the_event_loop(self, runner: ContainerRunner) -> None:
+        data = {"text": "x" * 100_000}
+        async with runner, unblocked_loop(), anyio.create_task_group() as tasks:
+            for _ in range(20):
+                tasks.start_soon(self.outcome, runner, make_step(self.echo, data))
 
     @pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
     async def test_exit_works_while_it_is_being_cancelled(self, runner: ContainerRunner, busy: bool) -> None:

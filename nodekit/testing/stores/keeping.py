@@ -1,13 +1,16 @@
 """What a table and a store have in common: add, get, find and delete."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import msgspec
 import pytest
 
 from nodekit import FINISHED, UNFINISHED, ContainerError, Job, JobId, JobStatus, JobStore, JobTable, Outcome
+from nodekit.testing.contract import Contract
+from nodekit.testing.detectors import no_leaks, unblocked_loop
 from nodekit.testing.jobs import make_job, make_retry
 
 ODD_PAYLOAD = msgspec.Raw('{"n": 1%s, "n":-0.0, "z" : [1E400,"\\u00e9 é"] }'.encode() % (b"0" * 77))
@@ -30,10 +33,8 @@ _ODD_TEXTS = (
 """What a pattern, a query, a comparison without case or one that ends at a zero takes for another."""
 
 
-class KeepingContract:
+class KeepingContract(Contract):
     """Base of the suites of tables and stores."""
-
-    pytestmark = pytest.mark.anyio
 
     timeout_seconds: float = 10.0
     """How long anything that has to come may take."""
@@ -243,6 +244,25 @@ class KeepingContract:
         await keeper.delete([old.id])
         assert await keeper.add([new]) == [new]
         assert await keeper.find(idempotency_key="k", limit=10) == [new.id]
+
+    @pytest.fixture
+    async def nothing_left(self) -> AsyncIterator[None]:
+        """Asked for before the keeper: what is left once that was left fails the test at its end."""
+        async with no_leaks():
+            yield
+
+    async def test_nothing_is_left_of_one_that_was_left(self, nothing_left: None, keeper: JobTable | JobStore) -> None:
+        await keeper.add([job := make_job()])
+        await self.finish(keeper, job)
+        assert await keeper.find(limit=10) == [job.id]
+
+    async def test_keeping_much_does_not_block_the_event_loop(self, keeper: JobTable | JobStore) -> None:
+        async with unblocked_loop():
+            jobs = [make_job(data={"text": "x" * 20_000}) for _ in range(300)]
+            await keeper.add(jobs)
+            await self.finish(keeper, jobs[0])
+            await keeper.get(_ids(jobs))
+            await anyio.lowlevel.checkpoint()
 
 
 def _ids(jobs: Sequence[Job]) -> list[JobId]:

@@ -8,7 +8,7 @@ import pytest
 
 from nodekit import ContainerFailed, ContainerId, Location, Step, StreamingRunner
 from nodekit.testing.jobs import make_step
-from nodekit.testing.runners import ContainerRunnerContract
+from nodekit.testing.runners.runner import ContainerRunnerContract
 
 
 class StreamingRunnerContract(ContainerRunnerContract):

@@ -7,7 +7,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from nodekit import Claim, ContainerError, ContainerId, Job, JobId, JobStatus, Location, Outcome, Settlement
-from nodekit.testing._turns import Lane, Turns
+from nodekit.testing.random._turns import Lane, Turns
 
 SLACK_SECONDS = 4.0
 """What one sequence may take on a slow machine. Its own times differ by more."""

@@ -10,10 +10,10 @@ import anyio.lowlevel
 from msgspec.structs import replace
 
 from nodekit import Claim, Job, JobId, JobStore
-from nodekit.testing._choices import CLIENTS, KNOWN, NEW, OLDER, ORIGINS, PRIORITIES, TIME_LIMITS, Choices, id_of
-from nodekit.testing._expected import Expected, plain
-from nodekit.testing._leaps import LeapingClock
 from nodekit.testing.jobs import make_job
+from nodekit.testing.random._choices import CLIENTS, KNOWN, NEW, OLDER, ORIGINS, PRIORITIES, TIME_LIMITS, Choices, id_of
+from nodekit.testing.random._expected import Expected, plain
+from nodekit.testing.random._leaps import LeapingClock
 
 T = TypeVar("T")
 

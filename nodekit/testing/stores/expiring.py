@@ -4,8 +4,8 @@ import anyio
 from msgspec.structs import replace
 
 from nodekit import Claim, Job, JobId, JobStatus, JobStore, Outcome
-from nodekit.testing.finishing import FinishingContract
 from nodekit.testing.jobs import make_job, succeeded
+from nodekit.testing.stores.finishing import FinishingContract
 
 
 class ExpiringContract(FinishingContract):

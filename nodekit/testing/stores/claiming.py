@@ -8,7 +8,7 @@ import anyio.lowlevel
 
 from nodekit import Claim, ContainerId, Job, JobId, JobStatus, JobStore, Location
 from nodekit.testing.jobs import make_job, make_retry, succeeded
-from nodekit.testing.keeping import KeepingContract
+from nodekit.testing.stores.keeping import KeepingContract
 
 
 class ClaimingContract(KeepingContract):

@@ -1,0 +1,47 @@
+"""How the messages of suites show requests and objections."""
+
+from typing import Any
+
+from msgspec import Raw
+
+from nodekit import ContainerError, ContainerResult, JobRequest, Refusal, Step, Unavailable, encode_payload
+
+
+def told(objection: Refusal | Unavailable) -> str:
+    """What a client is told, which has to be something, and JSON."""
+    reason: Any = objection.reason
+    if not isinstance(reason, str) or not reason.strip():
+        raise AssertionError(f"a refusal says why, as text; the reason of this one is {reason!r}")
+    if isinstance(objection, Unavailable):
+        return reason
+    try:
+        return f"{reason} {bytes(encode_payload(objection.params)).decode()}"
+    except Exception as error:
+        raise AssertionError(f"the params of {reason!r} go to the client as JSON, and cannot: {error}") from error
+
+
+def shown_payload(payload: Raw) -> str:
+    """The first bytes of one."""
+    data = bytes(payload)
+    return f"{data[:80]!r}{'…' * (len(data) > 80)}"
+
+
+def shown_result(result: ContainerResult) -> str:
+    """What a container gave, in a line."""
+    if isinstance(result, ContainerError):
+        return f"with the error {result.error[:80]!r}, kind {result.kind}"
+    return shown_payload(result.output)
+
+
+def shown_step(step: Step | None) -> str:
+    """A step, or that there is none, in a line."""
+    if step is None:
+        return "None"
+    given = f"{step.input.destination.name}, data {shown_payload(step.input.data)}"
+    return f"step {step.index}, attempt {step.attempt}, in {step.container[:40]!r}, destination {given}"
+
+
+def shown(request: JobRequest) -> str:
+    """A request, in a line."""
+    names = [name[:40] for name in request.containers[:5]]
+    return f"a request by {request.client[:40]!r} for {names} with data {shown_payload(request.data)}"

@@ -1,0 +1,80 @@
+"""A thread that looks again and again whether the event loop goes round."""
+
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+import anyio.lowlevel
+
+TICKS = 8
+TICK_SECONDS = 0.05
+_WAITING = ("selectors.py", "_io_epoll.py", "_io_kqueue.py")
+"""Where an event loop stands while it has nothing to do; one that stays there was not woken, and not blocked."""
+
+
+class Watcher:
+    """Asks the event loop, each tick, to say that it goes round; enter it in the loop's thread."""
+
+    def __init__(self, ticks: int, tick_seconds: float) -> None:
+        self.stack: str | None = None
+        """Where the event loop's thread stood when it was found blocked for the first time."""
+        self._ticks = ticks
+        self._tick_seconds = tick_seconds
+        self._round = threading.Event()
+        self._over = threading.Event()
+
+    def __enter__(self) -> Self:
+        self._loop = threading.get_ident()
+        self._ask = _soon()
+        self._thread = threading.Thread(target=self._watch, name="watcher of the event loop", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        still = 0
+        self._ask(self._round.set)
+        before = time.perf_counter()  # not `monotonic`, which a virtual clock moves
+        while not self._over.wait(self._tick_seconds) and self.stack is None:
+            now = time.perf_counter()
+            on_time = now - before < 3 * self._tick_seconds
+            before = now
+            if self._round.is_set():
+                still = 0
+                self._round.clear()
+                self._ask(self._round.set)
+            elif not on_time:  # this thread was held up as well: the machine, or the interpreter, is busy
+                still = 0
+            else:
+                still += 1
+                if still >= self._ticks:
+                    self._look()
+                    still = 0
+
+    def _look(self) -> None:
+        frame = sys._current_frames().get(self._loop)  # pyright: ignore[reportPrivateUsage]
+        if frame is not None and not _waits(frame) and not self._round.is_set():
+            self.stack = "".join(traceback.format_stack(frame)[-12:])
+
+
+def _waits(frame: FrameType) -> bool:
+    outer = frame.f_back
+    inside = frame.f_code.co_filename.endswith(_WAITING)
+    return inside and outer is not None and outer.f_code.co_filename.endswith(("base_events.py", "_run.py"))
+
+
+def _soon() -> Callable[[Callable[[], object]], object]:
+    """How another thread has something called in this event loop."""
+    native: Any = anyio.lowlevel.current_token().native_token
+    soon: Callable[[Callable[[], object]], object]
+    soon = native.call_soon_threadsafe if hasattr(native, "call_soon_threadsafe") else native.run_sync_soon
+    return soon

@@ -1,0 +1,80 @@
+"""Small real parts in memory. The only module here that imports plugins, and only when it is asked for a part."""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from nodekit import Container, ContainerFailed, ContainerId, ContainerRunner, JobStore, JobTable, Node, Pipeline
+
+if TYPE_CHECKING:
+    from nodekit_function import FunctionRunner as FunctionRunner
+
+
+async def _echo(data: Any) -> Any:
+    return data
+
+
+async def _fail(data: Any) -> Any:
+    raise ContainerFailed("status", "it fails, as it was told", status=500)
+
+
+async def _slow(data: Any) -> Any:
+    await anyio.sleep(3600)
+    return data
+
+
+_KNOWN: Mapping[ContainerId, Callable[[Any], Awaitable[Any]]] = {"echo": _echo, "fail": _fail, "slow": _slow}
+
+
+def make_function_runner(
+    containers: Iterable[Container] = (),
+    functions: Mapping[ContainerId, Callable[[Any], Awaitable[Any]]] = MappingProxyType({}),
+) -> "FunctionRunner":
+    """A runner with the containers ``echo``, which gives back its data, ``fail``, and ``slow``, which takes an hour.
+
+    `containers` come beside them, or instead of those of the same id; `functions` are theirs, by id, and else each of
+    them gives back its data.
+    """
+    from nodekit_function import FunctionRunner
+
+    runner = FunctionRunner()
+    offered = {id: Container(id=id) for id in (*_KNOWN, *functions)} | {one.id: one for one in containers}
+    for id, container in offered.items():
+        runner.add(container, functions.get(id) or _KNOWN.get(id, _echo))
+    return runner
+
+
+def make_table() -> JobTable:
+    """A table in memory; it outlives the store around it."""
+    from nodekit_memory import MemoryTable
+
+    return MemoryTable()
+
+
+def make_store() -> JobStore:
+    """A store in memory."""
+    from nodekit_memory import MemoryStore
+
+    return MemoryStore()
+
+
+def make_node(
+    *,
+    store: JobStore | None = None,
+    runners: Sequence[ContainerRunner] | None = None,
+    plugins: Sequence[object] = (),
+    pipelines: Mapping[str, Pipeline] = MappingProxyType({}),
+    drain_seconds: float = 0,
+    **settings: Any,
+) -> Node:
+    """A node in memory, to be run by ``async with``; `settings` are others of `Node`."""
+    return Node(
+        store=make_store() if store is None else store,
+        runners=[make_function_runner()] if runners is None else runners,
+        plugins=plugins,
+        pipelines=pipelines,
+        drain_seconds=drain_seconds,
+        **settings,
+    )

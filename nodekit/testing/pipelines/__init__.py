@@ -1,0 +1,1 @@
+"""The rule that says which step of a job is due."""

@@ -1,0 +1,1 @@
+"""Plugins: guards and observers, and what holds for both."""

@@ -1,0 +1,1 @@
+"""What calls containers, piece by piece or at once."""

@@ -1,0 +1,1 @@
+"""Stores on which several nodes work: one queue, leases, fencing, announcements."""

@@ -1,0 +1,1 @@
+"""What keeps jobs: tables, stores, and stores that outlive the process."""

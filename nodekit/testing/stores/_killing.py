@@ -1,0 +1,83 @@
+"""A twin of this process, which lives until it is killed: what it was told to be kept has to be there afterwards."""
+
+import math
+import os
+import select
+import signal
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from typing import NoReturn, TypeAlias
+
+Tell: TypeAlias = Callable[[bytes], None]
+"""Says a line, which has no newline in it, to whoever kills."""
+
+_FAILED = b"failed "
+
+
+def told_until_killed(
+    live: Callable[[Tell], object], *, lines: int, seconds: float, later_seconds: float = 0.0
+) -> list[bytes]:
+    """Fork; the child lives until it has told so many lines, and is killed at once, or so much later. All that it told.
+
+    Raises `AssertionError` where it fails or comes to an end, and where it takes longer than so many seconds.
+    """
+    ears, mouth = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking while there are threads; the child starts anew
+        child = os.fork()
+    if child == 0:
+        os.close(ears)
+        _live(live, mouth)
+    os.close(mouth)
+    try:
+        heard = _listen(ears, lines, seconds)
+        if later_seconds and heard.count(b"\n") >= lines:
+            heard += _listen(ears, math.inf, later_seconds)
+        os.kill(child, signal.SIGKILL)
+        while piece := os.read(ears, 1 << 16):
+            heard += piece
+    finally:
+        os.close(ears)
+        os.kill(child, signal.SIGKILL)  # not waited for yet, so that it is still this child
+        os.waitpid(child, 0)
+    told = heard.split(b"\n")[:-1]  # the last may have been cut short
+    if failed := [line for line in told if line.startswith(_FAILED)]:
+        text = failed[0].removeprefix(_FAILED).decode(errors="replace").replace("\0", "\n")
+        raise AssertionError(f"the process that was to be killed came to an end by itself:\n{text}")
+    if len(told) < lines:
+        raise AssertionError(f"the process that was to be killed did {len(told)} of {lines} things in {seconds:g} s")
+    return told
+
+
+def _listen(ears: int, lines: float, seconds: float) -> bytes:
+    heard = b""
+    until = time.monotonic() + seconds
+    ready = select.poll()
+    ready.register(ears, select.POLLIN | select.POLLHUP)
+    while heard.count(b"\n") < lines and (left := until - time.monotonic()) > 0:
+        if ready.poll(left * 1000):
+            if not (piece := os.read(ears, 1 << 16)):
+                break
+            heard += piece
+    return heard
+
+
+def _live(live: Callable[[Tell], object], mouth: int) -> NoReturn:
+    """The child's life. It returns into nothing of the parent: not to pytest, nor to what it would do at its exit."""
+
+    def tell(line: bytes) -> None:
+        os.write(mouth, line + b"\n")  # fails once the parent is gone
+
+    try:
+        live(tell)
+        tell(_FAILED + b"it had nothing more to do")
+    except BaseException:
+        lines = traceback.format_exc(limit=-8)
+        try:
+            tell(_FAILED + lines.replace("\n", "\0").encode())
+        finally:
+            os._exit(1)
+    finally:
+        os._exit(0)

@@ -1,0 +1,1 @@
+"""What brings requests to a node, and the HTTP API over real sockets."""
