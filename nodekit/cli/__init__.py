@@ -1,39 +1,47 @@
 """The `nodekit` command. Installed packages add commands by entry points of the group ``nodekit.commands``."""
 
-from importlib.metadata import EntryPoint, entry_points
+from collections.abc import Sequence
+from importlib.metadata import EntryPoint
 
 import click
 
 from nodekit import __version__
+from nodekit._installed import entry_points
+from nodekit.cli._certify import certify
 from nodekit.cli._check import check
+from nodekit.cli._config import config
 from nodekit.cli._doctor import doctor
+from nodekit.cli._new import new
+from nodekit.cli._plugins import plugins
 from nodekit.cli._serve import serve
+from nodekit.errors import NodekitError
+from nodekit.offers import load_only
 
 __all__ = ["main"]
+
+_GROUP = "nodekit.commands"
 
 
 class _Commands(click.Group):
     """Commands of other packages are found by metadata, and imported only when they are called or listed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted({*super().list_commands(ctx), *entry_points(group="nodekit.commands").names})
+        return sorted({*super().list_commands(ctx), *(entry.name for entry in entry_points(_GROUP))})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if own := super().get_command(ctx, cmd_name):
             return own
-        for entry in entry_points(group="nodekit.commands", name=cmd_name):
-            return _load(entry)
-        return None
+        entries = [entry for entry in entry_points(_GROUP) if entry.name == cmd_name]
+        return _load(entries, cmd_name) if entries else None
 
 
-def _load(entry: EntryPoint) -> click.Command:
+def _load(entries: Sequence[EntryPoint], name: str) -> click.Command:
     """The command of another package; one that is broken harms no other command."""
     try:
-        command: click.Command = entry.load()
-    except Exception as error:
-        text = f"{entry.value} cannot be imported: {type(error).__name__}: {error}"
-        return click.Command(entry.name, short_help=text, callback=lambda: _fail(text))
-    return command
+        return load_only(entries, click.Command, f"command {name!r}")
+    except NodekitError as error:
+        text = str(error)
+        return click.Command(name, short_help=text, callback=lambda: _fail(text))
 
 
 def _fail(text: str) -> None:
@@ -48,4 +56,8 @@ def main() -> None:
 
 main.add_command(serve)
 main.add_command(check)
+main.add_command(certify)
 main.add_command(doctor)
+main.add_command(plugins)
+main.add_command(config)
+main.add_command(new)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from nodekit.cli._deprecations import caught
 from nodekit.cli._exit import bad_node_file
 from nodekit.config import compose_file
 from nodekit.errors import CompositionError
@@ -19,10 +20,13 @@ def check(file: str) -> None:
     """
     try:
         read = read_tables(file)
-        node = compose_file(read, Path(file))
+        with caught() as deprecations:
+            node = compose_file(read, Path(file))
     except CompositionError as error:
         bad_node_file(file, error)
     for notice in read.notices:
         click.echo(f"{file}: note: {notice}", err=True)
+    for text in deprecations:
+        click.echo(f"{file}: warning: {text}", err=True)
     containers = len(node.containers)
     click.echo(f"{file}: ok ({containers} container{'s' * (containers != 1)})")

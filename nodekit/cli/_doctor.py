@@ -6,10 +6,12 @@ from pathlib import Path
 
 import click
 
+from nodekit._pins import Pins, read_pins
+from nodekit.cli._deprecations import caught
 from nodekit.cli._examine import Check, checks_of_packages, examine
 from nodekit.cli._exit import FAILED
 from nodekit.cli._machine import disk, open_files, python
-from nodekit.cli._packages import checks_of_offers, clashes, installed, offers
+from nodekit.cli._packages import checks_of_offers, clashes, installed, metadata, offers
 from nodekit.config import compose_file
 from nodekit.errors import CompositionError
 from nodekit.finding import Finding
@@ -33,33 +35,47 @@ def doctor(file: str | None) -> None:
 
 
 def _findings(file: str | None) -> Iterator[Finding]:
-    for name, check in _checks():
+    pins = None if file is None else _pins(file)
+    for name, check in _checks(pins):
         yield from examine(name, check)
     if file is not None:
         yield from _composes(file)
 
 
-def _checks() -> Iterator[tuple[str, Check]]:
+def _checks(pins: Pins | None) -> Iterator[tuple[str, Check]]:
     yield "nodekit", installed
     yield "packages", clashes
     yield "Python", python
     yield "open files", open_files
     yield "disk", disk
     yield "offers", offers
-    yield from checks_of_offers()
-    yield from checks_of_packages()
+    yield "metadata", metadata
+    yield from checks_of_offers(pins=pins)
+    yield from checks_of_packages(pins)
+
+
+def _pins(file: str) -> Pins | None:
+    """What the file allows to be imported: where it cannot be read, nothing but nodekit."""
+    try:
+        return read_pins(read_tables(file).tables)[0]
+    except CompositionError:
+        return Pins({})
 
 
 def _composes(file: str) -> Iterator[Finding]:
     try:
         read = read_tables(file)
-        node = compose_file(read, Path(file))
+        with caught() as deprecations:
+            node = compose_file(read, Path(file))
     except CompositionError as error:
         for problem in error.problems:
             yield Finding("error", file, problem.text if problem.where == file else str(problem))
     else:
         containers = ", ".join(node.containers) or "none"
         yield from (Finding("note", file, notice) for notice in read.notices)
+        if (pins := read_pins(read.tables)[0]) and (absent := pins.absent()):
+            yield Finding("note", file, f"lists packages that are not installed: {', '.join(absent)}")
+        yield from (Finding("warning", file, text) for text in deprecations)
         yield Finding("ok", file, f"composes; the node's name: {node.name}; its containers: {containers}")
 
 

@@ -1,23 +1,26 @@
 """Checks of `nodekit doctor`, the core's and those of packages: asked one at a time, none of which can harm another."""
 
 from collections.abc import Callable, Iterable, Iterator
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from threading import Thread
 from typing import TypeAlias
 
 import msgspec
 
+from nodekit._installed import entry_points, owner
+from nodekit._pins import Pins
 from nodekit.finding import Finding
-from nodekit.offers import owner
 
 Check: TypeAlias = Callable[[], Iterable[Finding]]
 
 CHECK_SECONDS = 10.0
 
 
-def checks_of_packages() -> Iterator[tuple[str, Check]]:
-    """Those of the entry-point group ``nodekit.doctor``, each with a name; imported when they are made."""
-    for entry in entry_points(group="nodekit.doctor"):
+def checks_of_packages(pins: Pins | None = None) -> Iterator[tuple[str, Check]]:
+    """Those of the entry-point group ``nodekit.doctor`` that `pins` allow; imported when they are made."""
+    for entry in entry_points("nodekit.doctor"):
+        if pins and not pins.allows(entry):
+            continue
         yield f"{entry.name} of {owner(entry)}", _loaded(entry)
 
 

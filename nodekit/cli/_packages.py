@@ -1,20 +1,24 @@
 """What `nodekit doctor` looks at among the installed packages."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
+from importlib.metadata import Distribution, EntryPoint, PackageNotFoundError, distribution, distributions
 from pathlib import Path
-from typing import Literal, get_args
 
 import nodekit
+from nodekit._installed import OWN_DISTRIBUTION as DISTRIBUTION
+from nodekit._installed import name_of, normalised, unreadable
+from nodekit._pins import Pins
+from nodekit.cli._catalogue import OFFERS, entries_of, expected
+from nodekit.cli._deprecations import caught
 from nodekit.cli._examine import Check
 from nodekit.errors import NodekitError
 from nodekit.finding import Finding
-from nodekit.formats import BUILT_IN, load_format
-from nodekit.offers import Kind, load_offer, offered
+from nodekit.formats import BUILT_IN
+from nodekit.offers import load_only, offered
 
-DISTRIBUTION = "nodekit-compute"
+CURE = "update, reinstall or uninstall that package"
 EXTRAS = {"fast": 'the server "uvicorn" of the transport `asgi`'}
 """What a user may want beside a plain install, and what it is for."""
 
@@ -39,7 +43,7 @@ def installed() -> Iterator[Finding]:
 
 def clashes() -> Iterator[Finding]:
     """Other distributions that install a package `nodekit`: whichever came last has overwritten files of the other."""
-    owners = {re.sub(r"[-_.]+", "-", name).lower() for name in packages_distributions().get("nodekit", ())}
+    owners = {normalised(name) for one in distributions() if (name := name_of(one)) and _installs_nodekit(one)}
     for other in sorted(owners - {DISTRIBUTION}):
         text = f"the distribution {other!r} installs a package `nodekit` too, and the two overwrite each other's files"
         cure = f"pip uninstall {other}, then pip install --force-reinstall {DISTRIBUTION}"
@@ -48,38 +52,54 @@ def clashes() -> Iterator[Finding]:
 
 def offers() -> Iterator[Finding]:
     """What a node file can name. Nothing is imported."""
-    known: dict[str, list[str]] = {kind: sorted(offered(kind)) for kind in _kinds()}
+    known: dict[str, list[str]] = {kind: sorted(offered(kind)) for kind in OFFERS}
     known["format"] = sorted({BUILT_IN, *offered("format")})
     text = "; ".join(f"{kind}s {', '.join(names)}" for kind, names in known.items() if names)
     yield Finding("ok", "offers", text or "none")
 
 
-def checks_of_offers() -> Iterator[tuple[str, Check]]:
-    """A check of each offer, which imports it."""
-    for kind in _kinds():
-        for name in sorted(offered(kind)):
-            yield f"{kind} {name!r}", partial(_loads, kind, name, partial(load_offer, kind, name))
-    for name in sorted(offered("format")):
-        yield f"format {name!r}", partial(_loads, "format", name, partial(load_format, name))
+def metadata() -> Iterator[Finding]:
+    """Distributions of which nothing can be used, since nobody can read what they offer."""
+    for where, reason in unreadable():
+        yield Finding("error", where, reason, "reinstall or remove it")
 
 
-def _loads(kind: Kind | Literal["format"], name: str, load: Callable[[], object]) -> Iterator[Finding]:
+def checks_of_offers(
+    kinds: Iterable[str] = (*OFFERS, "format"), pins: Pins | None = None
+) -> Iterator[tuple[str, Check]]:
+    """A check of each thing that packages put forward, which imports it; of what `pins` do not allow, none."""
+    for kind in kinds:
+        found: dict[str, list[EntryPoint]] = {}
+        for entry in entries_of(kind):
+            if pins is None or pins.allows(entry):
+                found.setdefault(entry.name, []).append(entry)
+        for name, entries in found.items():
+            groups = [[entry] for entry in entries] if kind == "check" else [entries]  # a check need not be alone
+            yield from ((f"{kind} {name!r}", partial(_loads, kind, name, group)) for group in groups)
+
+
+def _loads(kind: str, name: str, entries: Sequence[EntryPoint]) -> Iterator[Finding]:
     try:
-        load()
+        with caught() as deprecations:
+            load_only(entries, expected(kind), f"{kind} {name!r}")
+        yield from (Finding("warning", f"{kind} {name!r}", text) for text in deprecations)
     except NodekitError as error:
         text = str(error).removeprefix(f"{kind} {name!r} ")
-        clash = len(offered(kind)[name]) > 1  # the text then says what to do
-        yield Finding("error", f"{kind} {name!r}", text, "" if clash else "update, reinstall or uninstall that package")
-
-
-def _kinds() -> tuple[Kind, ...]:
-    return get_args(Kind)
+        clash = len(entries) > 1  # the text then says what to do
+        yield Finding("error", f"{kind} {name!r}", text, "" if clash else CURE)
 
 
 def _of_extra(extra: str, requirements: list[str]) -> list[str]:
     """The distributions that an extra asks for, from lines such as ``uvicorn>=0.30; extra == "fast"``."""
     found = [re.match(r"[\w.-]+", line) for line in requirements if re.search(rf"extra == ['\"]{extra}['\"]", line)]
     return [name[0] for name in found if name]
+
+
+def _installs_nodekit(one: Distribution) -> bool:
+    try:
+        return any(file.parts[:1] == ("nodekit",) for file in one.files or ())
+    except Exception:  # its record cannot be read; what it offers cannot either, or it is none of ours
+        return False
 
 
 def _is_installed(name: str) -> bool:

@@ -11,6 +11,7 @@ import anyio
 import click
 from anyio.abc import TaskStatus
 
+from nodekit.cli._deprecations import caught
 from nodekit.cli._exit import FAILED, bad_node_file
 from nodekit.cli._log import log_to_file, log_to_standard_error
 from nodekit.config import compose, log_settings
@@ -27,7 +28,8 @@ LEVELS = ("debug", "info", "warning", "error")
 @click.argument("file", type=click.Path(dir_okay=False), required=False)
 @click.option("--bind", metavar="HOST:PORT", help="Listen there instead; port 0 picks a free one.")
 @click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True)
-def serve(file: str | None, bind: str | None, log_level: str) -> None:
+@click.option("--trace-hooks", is_flag=True, help="Log each call of a plugin's hook, and how long it took.")
+def serve(file: str | None, bind: str | None, log_level: str, trace_hooks: bool) -> None:
     """Run the node of a node file until SIGTERM or SIGINT.
 
     Without FILE, it is the one that an environment variable of a format names, if one is set.
@@ -37,7 +39,7 @@ def serve(file: str | None, bind: str | None, log_level: str) -> None:
     the node file does not compose, 1 when the node fails.
     """
     log_to_standard_error(log_level)
-    node = _composed(_of_the_environment() if file is None else file, bind)
+    node = _composed(_of_the_environment() if file is None else file, bind, trace_hooks)
     try:
         anyio.run(_serve, node)
     except BaseException as error:
@@ -50,15 +52,16 @@ def _of_the_environment() -> str:
     return file
 
 
-def _composed(path: str, bind: str | None) -> Node:
+def _composed(path: str, bind: str | None, trace_hooks: bool) -> Node:
     """The node of the file, and what is to be said of how it was read."""
     try:
         file = read_tables(path)
-        tables = _bound(file.tables, bind)
+        tables = _traced(_bound(file.tables, bind), trace_hooks)
     except CompositionError as error:
         bad_node_file(path, error)
     try:
-        node = compose(tables, Path(path))
+        with caught() as deprecations:
+            node = compose(tables, Path(path))
     except CompositionError as error:
         for problem in error.problems:
             if bind is not None and problem.where == "transports[0].bind":
@@ -66,7 +69,7 @@ def _composed(path: str, bind: str | None) -> Node:
         bad_node_file(path, file.in_the_file(error))
     if settings := log_settings(tables, Path(path)):
         log_to_file(settings)
-    for notice in file.notices:
+    for notice in (*file.notices, *deprecations):
         logger.warning("%s: %s", path, notice)
     return node
 
@@ -79,6 +82,13 @@ def _bound(tables: dict[str, Any], bind: str | None) -> dict[str, Any]:
             return {**tables, "transports": [{**transport, "bind": bind}]}
         case _:
             raise CompositionError(Problem("transports", "--bind needs a node file with exactly one transport"))
+
+
+def _traced(tables: dict[str, Any], trace_hooks: bool) -> dict[str, Any]:
+    settings = tables.get("node", {})
+    if not trace_hooks or not isinstance(settings, dict):
+        return tables
+    return {**tables, "node": {**settings, "trace_hooks": True}}
 
 
 async def _serve(node: Node) -> None:

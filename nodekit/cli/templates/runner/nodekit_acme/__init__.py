@@ -1,0 +1,125 @@
+"""The runner `acme`: a container is a command of this machine.
+
+A step's data is what the command reads, as JSON; what it prints is the output, or, where the job streams, its bytes as
+they come. A process is started for each step.
+
+Where to go on: what is kept up between steps (a connection, a server, a model) is opened in `__aenter__` and closed in
+`__aexit__`; what may come and go meanwhile is told by `running`, `changed` and `problems`.
+"""
+
+import subprocess
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from tempfile import TemporaryFile
+from types import TracebackType
+from typing import Annotated, Self
+
+import anyio
+import msgspec
+from anyio.abc import Process
+
+from nodekit import (
+    Container,
+    ContainerFailed,
+    ContainerId,
+    ContainerOutput,
+    InvalidPayload,
+    NodeFile,
+    Offer,
+    Step,
+    parse_json,
+)
+
+__all__ = ["AcmeConfig", "AcmeEntry", "AcmeRunner", "offer"]
+
+
+class AcmeEntry(Container, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A container's table in a node file; `Container` has what every one may say, such as `timeout_seconds`."""
+
+    command: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    """The program and its arguments; no shell looks at them."""
+
+
+class AcmeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table of the runner in a node file."""
+
+    containers: tuple[AcmeEntry, ...] = ()
+    max_output_bytes: Annotated[int, msgspec.Meta(ge=1)] = 64 * 1024 * 1024
+    """What a command may print; of streams, no more is read than their reader takes, and there is no limit."""
+
+
+class AcmeRunner:
+    """Runs a command for each step. Without `stream`, it would be a runner all the same."""
+
+    def __init__(self, config: AcmeConfig) -> None:
+        self._config = config
+        self._entries = {entry.id: entry for entry in config.containers}
+        self._decoder = msgspec.json.Decoder(msgspec.Raw)  # an output is checked, and passed on byte for byte
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    @property
+    def containers(self) -> Mapping[ContainerId, Container]:
+        return self._entries
+
+    def running(self) -> Collection[ContainerId]:
+        return self._entries.keys()
+
+    async def changed(self) -> None:
+        await anyio.sleep_forever()  # what can be called never changes
+
+    def problems(self) -> Sequence[str]:
+        return []
+
+    async def run(self, step: Step) -> ContainerOutput:
+        printed = bytearray()
+        async with self.stream(step) as pieces:
+            async for piece in pieces:
+                printed += piece
+                if len(printed) > self._config.max_output_bytes:
+                    text = f"it printed more than {self._config.max_output_bytes} bytes"
+                    raise ContainerFailed("too_large", text)
+        try:
+            output = await parse_json(bytes(printed), self._decoder)
+        except InvalidPayload as error:
+            raise ContainerFailed("not_json", f"what it printed is {error}") from error
+        return ContainerOutput(container=step.container, output=output, instance="local")
+
+    @asynccontextmanager
+    async def stream(self, step: Step) -> AsyncIterator[AsyncIterator[bytes]]:
+        with TemporaryFile() as data:  # not a pipe, which a command that prints much would have to be fed beside
+            data.write(bytes(step.input.data))
+            data.seek(0)
+            command = self._entries[step.container].command
+            try:
+                process = await anyio.open_process(command, stdin=data, stderr=subprocess.DEVNULL)
+            except OSError as error:
+                raise ContainerFailed("connection", f"cannot start {command[0]}: {error.strerror}") from error
+            async with process, aclosing(_pieces(process)) as pieces:
+                try:
+                    yield pieces
+                finally:
+                    if process.returncode is None:  # given up: the node cancels calls that take too long
+                        process.kill()
+
+
+async def _pieces(process: Process) -> AsyncGenerator[bytes, None]:
+    assert process.stdout
+    async for piece in process.stdout:
+        yield piece
+    if code := await process.wait():
+        raise ContainerFailed("status", f"the command exited with code {code}")
+
+
+def from_config(config: AcmeConfig, file: NodeFile) -> AcmeRunner:
+    """The runner of a node file. It acquires nothing: what is held is entered when the node starts."""
+    return AcmeRunner(config)
+
+
+offer = Offer(AcmeConfig, from_config, container=AcmeEntry)

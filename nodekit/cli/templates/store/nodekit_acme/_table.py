@@ -1,0 +1,199 @@
+"""A `JobTable`: the six methods that a store for one node has to write.
+
+Jobs are in memory. Each change is a record at the end of a file, which is read again at the next start.
+
+Where to go on: the file is never made smaller, and `find` looks at every job. Both are fine for some ten thousand jobs;
+for more, keep them in a database, as nodekit's own store `sqlite` does. The suites in `tests` stay the same.
+
+For a table on a library of yours, replace what is below "the file": `_open` and `_read`, which give back all jobs, and
+`_append`, which returns once a change is on the disk. Know when that library has written: the suites kill the process.
+"""
+
+import fcntl
+import os
+from collections import ChainMap
+from collections.abc import Collection, Sequence
+from io import FileIO
+from itertools import islice
+from pathlib import Path
+from struct import Struct
+from types import TracebackType
+from typing import Self
+from zlib import crc32
+
+import anyio
+import anyio.to_thread
+import msgspec
+
+from nodekit import ClientId, ContainerId, Job, JobId, JobStatus, StoreFailed, StoreInUse, Unfinished
+
+
+class Change(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a record says: all of it is kept, or none."""
+
+    kept: tuple[Job, ...] = ()
+    deleted: tuple[JobId, ...] = ()
+
+
+_HEADER = Struct(">II")
+"""Of a record: how long it is, and a checksum."""
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Change).decode  # payloads are `Raw` in there: they come back byte for byte
+
+
+class AcmeTable:
+    """Jobs of one node. What a method has returned from survives a crash; if `synchronous`, also of the machine."""
+
+    def __init__(self, path: Path, *, synchronous: bool = True) -> None:
+        self._path = path
+        self._synchronous = synchronous
+        self._jobs: dict[JobId, Job] = {}
+        self._by_key: dict[tuple[ClientId, str | None], JobId] = {}
+        self._writing = anyio.Lock()
+
+    async def __aenter__(self) -> Self:
+        self._file, self._end = await anyio.to_thread.run_sync(self._open)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    # -- what is kept -----------------------------------------------------------------------------
+
+    async def add(self, jobs: Sequence[Job]) -> list[Job]:
+        async with self._writing:
+            new: dict[JobId, Job] = {}
+            new_keys: dict[tuple[ClientId, str | None], JobId] = {}
+            known, by_key = ChainMap(new, self._jobs), ChainMap(new_keys, self._by_key)
+            kept: list[Job] = []
+            for job in jobs:
+                id = by_key.get(_key(job), job.id)
+                if id not in known:
+                    known[id] = job
+                    if job.request.idempotency_key is not None:
+                        by_key[_key(job)] = id
+                kept.append(known[id])
+            if new:
+                await self._write(Change(kept=tuple(new.values())))
+            return kept
+
+    async def save(self, job: Job) -> None:
+        async with self._writing:
+            await self._write(Change(kept=(job,)))
+
+    async def delete(self, ids: Sequence[JobId]) -> int:
+        async with self._writing:
+            gone = tuple(id for id in set(ids) if id in self._jobs and self._jobs[id].status.finished)
+            if gone:
+                await self._write(Change(deleted=gone))
+            return len(gone)
+
+    # -- what is asked ----------------------------------------------------------------------------
+
+    async def get(self, ids: Sequence[JobId], *, client: ClientId | None = None) -> list[Job]:
+        found = (self._jobs[id] for id in dict.fromkeys(ids) if id in self._jobs)
+        return [job for job in found if client is None or job.client == client]
+
+    async def find(
+        self,
+        *,
+        client: ClientId | None = None,
+        status: Collection[JobStatus] | None = None,
+        idempotency_key: str | None = None,
+        container: ContainerId | None = None,
+        error: str | None = None,
+        after: JobId | None = None,
+        limit: int,
+    ) -> list[JobId]:
+        found = (
+            job.id
+            for job in map(self._jobs.__getitem__, sorted(self._jobs))  # ids sort by age
+            if (client is None or job.client == client)
+            and (status is None or job.status in status)
+            and idempotency_key in (None, job.request.idempotency_key)
+            and ((container is None and error is None) or _failed_with(job, container, error))
+            and (after is None or job.id > after)
+        )
+        return list(islice(found, limit))
+
+    async def unfinished(self) -> Sequence[Unfinished]:
+        return [Unfinished.of(job) for _, job in sorted(self._jobs.items()) if not job.status.finished]
+
+    # -- the file ---------------------------------------------------------------------------------
+
+    async def _write(self, change: Change) -> None:
+        """Nobody sees a change before it is durable. The disk is waited for in a thread: the node's loop goes on."""
+        await anyio.to_thread.run_sync(self._append, _encode(change))
+        self._apply(change)
+
+    def _append(self, body: bytes) -> None:
+        record = _HEADER.pack(len(body), crc32(body)) + body
+        try:
+            self._file.seek(self._end)
+            self._file.truncate()  # what a write that failed has left
+            if self._file.write(record) != len(record):
+                raise OSError("only a part of it was written")
+            if self._synchronous:
+                os.fsync(self._file.fileno())
+        except OSError as error:
+            raise StoreFailed(f"cannot write {self._path}: {error}") from error
+        self._end += len(record)
+
+    def _apply(self, change: Change) -> None:
+        for job in change.kept:
+            self._jobs[job.id] = job
+            if job.request.idempotency_key is not None:
+                self._by_key[_key(job)] = job.id
+        for id in change.deleted:
+            self._by_key.pop(_key(self._jobs.pop(id)), None)
+
+    def _open(self) -> tuple[FileIO, int]:
+        try:
+            file = FileIO(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600), "r+")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held until it is closed, or the process has died
+                _sync_folder(self._path.parent)
+                return file, self._read(file)
+            except BaseException:
+                file.close()
+                raise
+        except BlockingIOError as error:
+            text = f"{self._path} is held by another node; stop it or name another path"
+            raise StoreInUse(text) from error
+        except (OSError, msgspec.DecodeError) as error:
+            raise StoreFailed(f"cannot open {self._path}: {error}") from error
+
+    def _read(self, file: FileIO) -> int:
+        """Take in what was kept; the answer is where it ends."""
+        end = 0
+        while header := file.read(_HEADER.size):
+            size, checksum = _HEADER.unpack(header.ljust(_HEADER.size, b"\0"))
+            body = file.read(size)
+            if len(header) < _HEADER.size or not body or crc32(body) != checksum:
+                if file.read(1):
+                    raise StoreFailed(f"{self._path} is damaged at byte {end}; put a copy of it in its place")
+                break  # a crash cut it short, so that nobody was told that it is kept
+            self._apply(_decode(body))
+            end += len(header) + len(body)
+        return end
+
+
+def _key(job: Job) -> tuple[ClientId, str | None]:
+    """A client that repeats a request with its key gets the job that is there already."""
+    return job.client, job.request.idempotency_key
+
+
+def _failed_with(job: Job, container: ContainerId | None, text: str | None) -> bool:
+    error = job.error
+    return error is not None and container in (None, error.container) and (text is None or text in error.error)
+
+
+def _sync_folder(folder: Path) -> None:
+    """A file that was just made survives a crash of the machine only when its folder does."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

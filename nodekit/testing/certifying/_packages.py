@@ -1,0 +1,72 @@
+"""Which distribution is meant, and what it offers. Read from metadata; nothing is imported."""
+
+import re
+from collections.abc import Sequence
+from importlib.metadata import Distribution, EntryPoint, PackageNotFoundError, distribution, distributions
+from importlib.metadata import packages_distributions as owners
+from typing import get_args
+
+import msgspec
+
+from nodekit._rules import nearest
+from nodekit.errors import NodekitError
+from nodekit.offers import Kind
+
+
+class PackageUnknown(NodekitError):
+    """No such distribution is installed; the message has the nearest names."""
+
+
+class Package(msgspec.Struct, frozen=True):
+    """An installed distribution, and what it offers."""
+
+    name: str
+    version: str
+    offers: tuple[tuple[Kind, EntryPoint], ...]
+
+
+def find_package(name: str) -> Package:
+    """The distribution of that name, or the one that installs the import package of that name.
+
+    Raises `PackageUnknown`.
+    """
+    found = _distribution(name)
+    return Package(found.name, found.version, tuple(offers_of(found)))
+
+
+def offers_of(found: Distribution) -> Sequence[tuple[Kind, EntryPoint]]:
+    """By kind and name."""
+    kinds: tuple[Kind, ...] = get_args(Kind)
+    return [
+        (kind, entry)
+        for kind in kinds
+        for entry in sorted(found.entry_points.select(group=f"nodekit.{kind}s"), key=lambda entry: entry.name)
+    ]
+
+
+def _distribution(name: str) -> Distribution:
+    try:
+        return distribution(normalised(name))
+    except (PackageNotFoundError, ValueError):
+        pass
+    of_import = sorted(set(owners().get(name, ())))
+    if len(of_import) == 1:
+        return distribution(of_import[0])
+    if of_import:
+        raise PackageUnknown(f"{name!r} is installed by several distributions; name one: {', '.join(of_import)}")
+    raise PackageUnknown(f"no distribution {name!r} is installed{_hint(name)}")
+
+
+def _hint(name: str) -> str:
+    """The nearest name, of those that offer something first."""
+    installed = [found for found in distributions() if found.metadata["Name"]]
+    offering = sorted({found.name for found in installed if offers_of(found)})
+    if theirs := [found.name for found in installed if name in (n.name for _, n in offers_of(found))]:
+        return f"; did you mean {theirs[0]!r}, which offers {name!r}?"
+    near = nearest(normalised(name), offering) or nearest(normalised(name), {found.name for found in installed})
+    return near or f"; with offers for nodekit: {', '.join(offering) or 'none'}"
+
+
+def normalised(name: str) -> str:
+    """As pip compares names."""
+    return re.sub(r"[-_.]+", "-", name).lower()

@@ -1,0 +1,101 @@
+"""Settings for an offer that nobody has written a node file for: defaults, fresh folders, free ports."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin
+
+import msgspec
+
+from nodekit.errors import NodekitError
+from nodekit.offers import Kind
+from nodekit.secret import Secret
+
+LEASE_SECONDS = 0.5
+"""What `SharedStoreContract` takes for it, unless it is told otherwise."""
+_HOST = "127.0.0.1"
+_FREE_PORT = 0
+_BIND = ("bind", "listen")
+
+
+class CannotBeMade(NodekitError):
+    """No part can be built of an offer with what is known; says why, and what to do."""
+
+    def __init__(self, reason: str, cure: str) -> None:
+        self.reason = reason
+        self.cure = cure
+        super().__init__(f"{reason}; {cure}")
+
+
+def settings_for(
+    struct: type[msgspec.Struct],
+    *,
+    name: str,
+    kind: Kind,
+    folder: Path,
+    written: Mapping[str, Any],
+    given: Mapping[str, Any],
+    beside: Path | None = None,
+) -> dict[str, Any]:
+    """A table as a node file would have it. `written` are those of a node file in the folder `beside`.
+
+    What is `given` wins. Paths lead into `folder`: those of a store always, so that no test works on jobs that
+    somebody wants to keep; others unless they are absolute, or lead to something that is there beside the node file.
+    Raises `CannotBeMade`.
+    """
+    table = {**written, **given}
+    fields = {field.name: field for field in msgspec.structs.fields(struct)}
+    for field in fields.values():
+        key = field.name
+        if takes(field.type, Path) and (key in table or field.required or isinstance(field.default, Path)):
+            place = str(table.get(key, key if field.required else field.default))
+            table[key] = str(folder / Path(place).name if kind == "store" else _found(place, folder, beside))
+        elif kind == "store" and key == "lease_seconds":
+            table[key] = given.get(key, LEASE_SECONDS)
+        elif key not in given and (fresh := _of_this_machine(key, kind, takes(field.type, str), "port" in fields)):
+            table[key] = fresh
+    missing = [field for field in fields.values() if field.required and field.name not in table]
+    if missing:
+        names = ", ".join(repr(field.name) for field in missing)
+        example = " ".join(f"--set {name}.{field.name}={_example(field.type)}" for field in missing)
+        raise CannotBeMade(f"it needs a value for {names}", f"give {example}, or a node file: --with FILE")
+    return table
+
+
+def has_path(struct: type[msgspec.Struct], given: Mapping[str, Any]) -> bool:
+    """Whether it says where something is kept."""
+    return any(
+        takes(field.type, Path) and (field.required or field.name in given) for field in msgspec.structs.fields(struct)
+    )
+
+
+def takes(annotation: Any, kind: type) -> bool:
+    """Whether a field may be of this type: itself, annotated, or one of several."""
+    if get_origin(annotation) is Annotated:
+        return takes(get_args(annotation)[0], kind)
+    if isinstance(annotation, type):
+        return issubclass(annotation, kind)
+    return any(takes(one, kind) for one in get_args(annotation) if get_origin(annotation) not in (tuple, list, dict))
+
+
+def _found(place: str, folder: Path, beside: Path | None) -> Path:
+    there = beside / place if beside else None
+    return there if there and there.exists() else folder / place  # an absolute one stays what it is
+
+
+def _of_this_machine(key: str, kind: Kind, is_text: bool, has_port: bool) -> str | int | None:
+    if is_text and (key in _BIND or key.endswith(tuple(f"_{word}" for word in _BIND))):
+        return f"{_HOST}:{_FREE_PORT}"
+    if kind == "transport" and key == "port":
+        return _FREE_PORT
+    if kind == "transport" and key == "host" and has_port:
+        return _HOST
+    return None
+
+
+def _example(annotation: Any) -> str:
+    if takes(annotation, Secret):
+        return "'{ env = \"NAME\" }'"
+    for kind, text in ((bool, "true"), (int, "1"), (float, "1.0")):
+        if takes(annotation, kind):
+            return text
+    return "VALUE"
