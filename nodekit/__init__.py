@@ -1,5 +1,9 @@
 """nodekit: a library from which compute nodes are composed."""
 
+from typing import TYPE_CHECKING, Any
+
+from nodekit._api import API_VERSION
+from nodekit._deprecated import PluginDeprecationWarning, public_name
 from nodekit._descriptors import descriptor_share
 from nodekit._health import Health
 from nodekit.config import load_node, node_name, read_node_file
@@ -36,7 +40,7 @@ from nodekit.errors import (
     TooManyRequests,
     Unavailable,
 )
-from nodekit.events import Event, JobAccepted, JobFinished, StepFinished
+from nodekit.events import Event, JobAccepted, JobFinished, RequestRefused, StepFinished, StoreCall
 from nodekit.finding import Finding
 from nodekit.formats import Format, NodeTables
 from nodekit.job import (
@@ -53,6 +57,7 @@ from nodekit.job import (
     last_output,
 )
 from nodekit.limits import ClientLimits
+from nodekit.mounts import AsgiApplication, Mount
 from nodekit.node import Node
 from nodekit.offers import NodeFile, Offer
 from nodekit.payload import MAX_DEPTH, decode_payload, encode_payload, parse_json
@@ -65,12 +70,20 @@ from nodekit.transport import Transport
 
 __version__ = "0.1.0"
 
+if not TYPE_CHECKING:  # a type checker would take every name for a good one
+
+    def __getattr__(name: str) -> Any:
+        return public_name(name, globals())
+
+
 __all__ = [
+    "API_VERSION",
     "FINISHED",
     "MAX_DEPTH",
     "UNFINISHED",
     "UNSUCCESSFUL",
     "Announcement",
+    "AsgiApplication",
     "Attempt",
     "Claim",
     "ClaimLost",
@@ -106,6 +119,7 @@ __all__ = [
     "JobTable",
     "KeyReused",
     "Location",
+    "Mount",
     "Node",
     "NodeFile",
     "NodeTables",
@@ -116,9 +130,11 @@ __all__ = [
     "Outcome",
     "Pending",
     "Pipeline",
+    "PluginDeprecationWarning",
     "PooledRunner",
     "Problem",
     "Refusal",
+    "RequestRefused",
     "Retry",
     "RetryFrom",
     "Secret",
@@ -128,6 +144,7 @@ __all__ = [
     "Step",
     "StepFinished",
     "StepRecord",
+    "StoreCall",
     "StoreFailed",
     "StoreInUse",
     "StreamBroken",

@@ -135,7 +135,7 @@ class Executor:
         finally:
             if run is None:
                 stream.refuse(Unavailable("the node has stopped meanwhile", retry_after_seconds=1))
-            stream.end(run.job if run else stream.job)
+            stream.end(run.job if run else stream.job, streamed=run is not None and run.streamed)
             self.running -= 1
             self._reconsider()
 

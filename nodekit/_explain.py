@@ -54,11 +54,13 @@ def _values(struct: type[Any]) -> Iterator[str]:
             yield from map(str, info.values)
 
 
-def _below(info: Any) -> Iterator[Any]:
-    """A type and all that it is made of; settings hold no type that holds itself."""
+def _below(info: Any, seen: tuple[Any, ...] = ()) -> Iterator[Any]:
+    """A type and all that it is made of; one that holds itself once."""
+    if any(info is one for one in seen):
+        return
     yield info
     parts = getattr(info, "types", getattr(info, "item_types", ()))
     singles = [getattr(info, name, None) for name in ("item_type", "value_type", "type")]
     fields = [field.type for field in getattr(info, "fields", ())]
     for part in (*parts, *filter(None, singles), *fields):
-        yield from _below(part)
+        yield from _below(part, (*seen, info))

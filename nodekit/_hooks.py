@@ -2,18 +2,20 @@
 
 import inspect
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from difflib import get_close_matches
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pluggy
 
-from nodekit import hookspecs
+from nodekit import _old_hooks, hookspecs
+from nodekit._deprecated import warn
+from nodekit._tracing import traced
 from nodekit.container import ClientId
 from nodekit.errors import CompositionError, NodekitError, Problem, Refusal, Unavailable
-from nodekit.events import Event
+from nodekit.events import Event, RequestRefused, StoreCall
 from nodekit.job import JobRequest
 
 if TYPE_CHECKING:
@@ -27,33 +29,46 @@ _SPECS = {name: spec for name, spec in vars(hookspecs).items() if name.startswit
 
 
 class _PluginManager(pluggy.PluginManager):
-    """Every callable named like a hook is an implementation; no decorator needed, so none can be forgotten."""
+    """Every callable named like a hook is an implementation; no decorator needed, so none can be forgotten.
+
+    It is told no hookspecs: `_problems` has compared every implementation with them, old names of arguments included.
+    """
 
     def parse_hookimpl_opts(self, plugin: object, name: str) -> pluggy.HookimplOpts | None:
-        if not _is_implementation(plugin, name):
+        if not _is_implementation(plugin, name) or _old_hooks.is_overruled(plugin, name):
             return None
         return pluggy.HookimplOpts(
-            wrapper=False, hookwrapper=False, optionalhook=False, tryfirst=False, trylast=False, specname=None
+            wrapper=False,
+            hookwrapper=False,
+            optionalhook=False,
+            tryfirst=False,
+            trylast=False,
+            specname=_old_hooks.hook_now(name),
         )
 
-    def parse_hookspec_opts(self, module_or_class: object, name: str) -> pluggy.HookspecOpts | None:
-        if name not in _SPECS:
-            return None
-        return pluggy.HookspecOpts(firstresult=False, historic=False, warn_on_impl=None, warn_on_impl_args=None)
+
+class Implementation(NamedTuple):
+    """A function that is called with those arguments."""
+
+    plugin: object
+    plugin_name: str
+    function: Callable[..., Any]
+    argnames: Sequence[str]
 
 
 class Hooks:
     """The plugins of one node, called one at a time in the order given; parts that are plugins come last."""
 
-    def __init__(self, plugins: Sequence[object], parts: Sequence[object] = ()) -> None:
+    def __init__(self, plugins: Sequence[object], parts: Sequence[object] = (), *, trace: bool = False) -> None:
         plugins = [*plugins, *_plugins_among(parts, plugins)]
         problems = [problem for plugin in plugins for problem in _problems(plugin)]
         twice = [p for number, p in enumerate(plugins) if p in plugins[:number]]  # pluggy takes equal ones for one
         problems += [Problem(plugin_name(plugin), "is given twice; give it once") for plugin in twice]
         if problems:
             raise CompositionError(problems)
+        warn(text for plugin in plugins for text in _old_hooks.warnings_of(plugin, _named(plugin)))
+        self._trace = trace
         self._manager = _PluginManager("nodekit")
-        self._manager.add_hookspecs(hookspecs)
         for number, plugin in enumerate(plugins):
             self._manager.register(plugin, name=f"{number}:{plugin_name(plugin)}")
         self._admit = self._implementations("nodekit_admit")
@@ -61,10 +76,20 @@ class Hooks:
         self._observe = self._implementations("nodekit_observe")
         self._lifespan = self._implementations("nodekit_lifespan")
         self._tell_problems = self._implementations("nodekit_problems")
+        self._observe_store = self._implementations("nodekit_observe_store")
+        self._routes = self._implementations("nodekit_routes")
 
-    def _implementations(self, hook: str) -> Sequence[pluggy.HookImpl]:
-        caller: pluggy.HookCaller = getattr(self._manager.hook, hook)
-        return caller.get_hookimpls()  # in the order of registration; pluggy would call them last first
+    def _implementations(self, hook: str) -> Sequence[Implementation]:
+        caller: pluggy.HookCaller | None = getattr(self._manager.hook, hook, None)  # None: nobody implements it
+        return [  # in the order of registration; pluggy would call them last first
+            Implementation(
+                one.plugin,
+                one.plugin_name,
+                traced(hook, one.plugin_name, one.function) if self._trace else one.function,
+                _old_hooks.arguments_now(hook, one.argnames),
+            )
+            for one in (caller.get_hookimpls() if caller else ())
+        ]
 
     def lifespans(self, node: "Node") -> Iterator[AbstractAsyncContextManager[Any]]:
         """What each plugin wants held open, made when asked for."""
@@ -75,7 +100,7 @@ class Hooks:
         """Ask every plugin; the first `Refusal` or `Unavailable` wins, and a plugin that breaks refuses."""
         for implementation in self._admit:
             try:
-                await _call(implementation, request=request, node=node)
+                _nothing(await _call(implementation, request=request, node=node))
             except (Refusal, Unavailable):
                 raise
             except Exception as error:
@@ -88,8 +113,10 @@ class Hooks:
         """Ask every plugin; the first `Unavailable` wins, and one that breaks lets nobody through."""
         for implementation in self._limit:
             try:
-                _call(implementation, client=client, node=node)
-            except Unavailable:
+                _nothing(_call(implementation, client=client, node=node))
+            except Unavailable as objection:
+                if self.observed:
+                    self.observe(RequestRefused(client, objection), node)
                 raise
             except Exception as error:
                 name = plugin_name(implementation.plugin)
@@ -109,6 +136,29 @@ class Hooks:
             except Exception:
                 logger.exception("plugin %s failed in nodekit_observe", implementation.plugin_name)
 
+    @property
+    def store_observed(self) -> bool:
+        """Whether any plugin wants to know of the store's calls: they need not be measured otherwise."""
+        return bool(self._observe_store)
+
+    def observe_store(self, call: StoreCall, node: "Node") -> None:
+        """As `observe`."""
+        for implementation in self._observe_store:
+            try:
+                _call(implementation, call=call, node=node)
+            except Exception:
+                logger.exception("plugin %s failed in nodekit_observe_store", implementation.plugin_name)
+
+    def routes(self, node: "Node") -> Iterator[tuple[str, Any]]:
+        """Each plugin's name, with what it wants mounted or the error that it raised."""
+        for implementation in self._routes:
+            try:
+                answer = _call(implementation, node=node)
+            except Exception as error:
+                logger.exception("plugin %s failed in nodekit_routes", implementation.plugin_name)
+                answer = error
+            yield plugin_name(implementation.plugin), answer
+
     def problems(self, node: "Node") -> Iterator[str]:
         """What plugins say is wrong right now; one that cannot say is wrong itself."""
         for implementation in self._tell_problems:
@@ -124,8 +174,14 @@ def plugin_name(plugin: object) -> str:
     return plugin.__name__ if isinstance(plugin, ModuleType) else type(plugin).__name__
 
 
-def _call(implementation: pluggy.HookImpl, **arguments: Any) -> Any:
+def _call(implementation: Implementation, **arguments: Any) -> Any:
     return implementation.function(*[arguments[name] for name in implementation.argnames])
+
+
+def _nothing(answer: object) -> None:
+    """A guard that answers anything has forgotten a `raise`, and would let everybody in."""
+    if answer is not None:
+        raise TypeError(f"it answered {answer!r:.200} where only None lets in; to object, raise it: raise Refusal(…)")
 
 
 def _texts(told: Any) -> list[str]:
@@ -164,6 +220,9 @@ def _problems(plugin: object) -> Iterator[Problem]:
 
 
 def _problem(name: str, function: Any) -> str | None:
+    if inspect.isroutine(function) and (gone := _old_hooks.gone(name, function)):
+        return gone
+    name = _old_hooks.hook_now(name)
     spec = _SPECS.get(name)
     if spec is None:
         nearest = get_close_matches(name, _SPECS, 1)
@@ -176,7 +235,8 @@ def _problem(name: str, function: Any) -> str | None:
     taken = inspect.signature(function).parameters.values()
     if defaulted := [p.name for p in taken if p.default is not p.empty]:
         return f"argument {defaulted[0]!r} has a default and would never be given; remove the default"
-    if wrong := [p.name for p in taken if p.name not in known or p.kind is not p.POSITIONAL_OR_KEYWORD]:
+    allowed = {*known, *_old_hooks.old_arguments(name)}
+    if wrong := [p.name for p in taken if p.name not in allowed or p.kind is not p.POSITIONAL_OR_KEYWORD]:
         return f"unknown argument {wrong[0]!r}; it may take: {', '.join(known)}"
     if inspect.iscoroutinefunction(spec) and not inspect.iscoroutinefunction(function):
         return f"must be a coroutine function: async def {name}(…)"

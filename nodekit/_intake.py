@@ -13,9 +13,9 @@ from nodekit._health import Trouble
 from nodekit._ids import JobIds
 from nodekit._progress import Progress
 from nodekit.container import ClientId
-from nodekit.errors import KeyReused, Refusal, StoreFailed, TooManyJobs, Unavailable
-from nodekit.events import Event, JobAccepted, JobFinished
-from nodekit.job import Job, JobRequest
+from nodekit.errors import KeyReused, NotFailed, Refusal, StoreFailed, TooManyJobs, Unavailable
+from nodekit.events import Event, JobAccepted, JobFinished, RequestRefused
+from nodekit.job import UNSUCCESSFUL, Job, JobRequest, JobStatus, RetryFrom
 from nodekit.limits import ClientLimits, NodeLimits, finite
 from nodekit.store import JobStore, Pending
 from nodekit.stream import JobStream
@@ -26,10 +26,6 @@ LONGEST_RETRY_SECONDS = 3600
 
 Answer: TypeAlias = Job | Refusal | Unavailable | KeyReused
 Begin: TypeAlias = Callable[[Job], Job]
-
-
-def _as_it_is(job: Job) -> Job:
-    return job
 
 
 class Intake:
@@ -58,15 +54,40 @@ class Intake:
         """Whether requests are taken on."""
         self.trouble = Trouble()
 
-    async def take(self, requests: Sequence[JobRequest], begin: Begin = _as_it_is) -> list[Answer]:
+    async def take(self, requests: Sequence[JobRequest], begin: Begin | None = None) -> list[Answer]:
         """An answer for each request, in their order; those that are admitted are kept together.
 
-        `begin` makes of a new job what it begins as.
+        `begin` makes of a new job what it begins as: by default, one whose first step is due.
         """
+        begin = begin or self._progress.advance
         known = {number: await self._known(r) for number, r in enumerate(requests) if r.idempotency_key is not None}
         new = {number: request for number, request in enumerate(requests) if known.get(number) is None}
         taken = dict(zip(new, await self._take_new(list(new.values()), begin), strict=True)) if new else {}
-        return [known.get(number) or taken[number] for number in range(len(requests))]
+        answers = [known.get(number) or taken[number] for number in range(len(requests))]
+        for request, answer in zip(requests, answers, strict=True):
+            if not isinstance(answer, Job):
+                self._tell(RequestRefused(request.client, answer))
+        return answers
+
+    async def take_again(self, old: Job, request: JobRequest, start: RetryFrom) -> Answer:
+        """As `take`, of a request for another try of a job. Raises `NotFailed`."""
+
+        def begin(job: Job) -> Job:
+            again = self._progress.advance(job.retrying(old, start))
+            if again.steps and again.status is JobStatus.FAILED:  # kept as it would be, it has failed already
+                raise NotFailed(
+                    "ended by its pipeline, after its last output, and would be again", "retry it from the start"
+                )
+            return again
+
+        try:
+            if old.status not in UNSUCCESSFUL:
+                raise NotFailed("finished and successful" if old.status.finished else "not finished")
+            (answer,) = await self.take([request], begin)
+            return answer
+        except NotFailed as objection:
+            self._tell(RequestRefused(request.client, objection))
+            raise
 
     async def _known(self, request: JobRequest) -> Job | KeyReused | None:
         """What came of an earlier request with the same key; asked also while the node drains, as long as it can be."""
@@ -95,8 +116,15 @@ class Intake:
 
         Raises `Refusal`, `Unavailable`. A caller that gives up ends it.
         """
+        try:
+            return await self._stream(request, begin)
+        except (Refusal, Unavailable) as objection:
+            self._tell(RequestRefused(request.client, objection))
+            raise
+
+    async def _stream(self, request: JobRequest, begin: Callable[[Job, Callable[[], None]], JobStream]) -> JobStream:
         with self._reserved(await self._store.pending(), [request]) as room:
-            job = await self._admit(request, room, _as_it_is)
+            job = await self._admit(request, room, self._progress.advance)
             if not isinstance(job, Job):
                 raise job
             if job.status.finished:  # its pipeline has nothing to do
@@ -118,7 +146,7 @@ class Intake:
         (kept,) = await self._keep([job])
         self._accepted(job, kept)
         stream = JobStream(kept)
-        stream.end(kept)
+        stream.end(kept, streamed=False)
         return stream
 
     # -- limits -----------------------------------------------------------------------------------
@@ -180,7 +208,7 @@ class Intake:
         room.take(request.client)
         timeout = finite(self._limits.job_timeout_seconds)
         job = Job(id=self._ids.next(), request=request, accepted_at=time.time(), timeout_seconds=timeout)
-        return self._progress.advance(begin(job))
+        return begin(job)
 
     async def _objection(self, request: JobRequest) -> Refusal | Unavailable | None:
         try:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 import anyio
@@ -12,6 +12,7 @@ from nodekit._ids import JobIds
 from nodekit._intake import Intake
 from nodekit._waiting import Waiters
 from nodekit.errors import StoreFailed
+from nodekit.runner import ContainerRunner
 from nodekit.store import JobStore
 from nodekit.transport import Transport
 
@@ -21,6 +22,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger("nodekit.node")
 
 COUNT_SECONDS = 1.0
+
+
+async def open_parts(stack: AsyncExitStack, store: JobStore, ids: JobIds, runners: Sequence[ContainerRunner]) -> None:
+    """Enter the store and the runners, to be left with the stack."""
+    await stack.enter_async_context(store)
+    stack.push_async_callback(tell_unfinished, store, "stopped: %d jobs are unfinished")
+    await look_at_ids(store, ids)
+    await tell_unfinished(store, "%d unfinished jobs in the store go on")
+    for runner in runners:
+        await stack.enter_async_context(runner)
 
 
 @asynccontextmanager

@@ -5,28 +5,42 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
+from nodekit._deprecated import warn
+from nodekit._older_parts import as_given
 from nodekit._rules import rule_problems
+from nodekit._shapes import shape_problems, shape_warnings
 from nodekit.container import Container, ContainerId
+from nodekit.embedded import EmbeddedStore
 from nodekit.errors import Problem
-from nodekit.pipeline import Pipeline
+from nodekit.pipeline import BUILT_IN, Pipeline
 from nodekit.runner import ContainerRunner
-from nodekit.store import JobStore
+from nodekit.store import JobStore, JobTable
+from nodekit.transport import Transport
 
 _CHECKED = ("timeout_seconds", "queue_timeout_seconds", "concurrency", "when_down", "retry")
 
 
 def misfits(
-    store: JobStore, runners: Sequence[ContainerRunner], pipelines: Mapping[str, Pipeline], plugins: Sequence[object]
+    store: JobStore,
+    runners: Sequence[ContainerRunner],
+    transports: Sequence[Transport],
+    pipelines: Mapping[str, Pipeline],
+    plugins: Sequence[object],
 ) -> Iterator[Problem]:
     """Parts that are not what they should be, containers that two runners offer, rules that nobody reads."""
-    if wrong := list(_wrong_kinds(runners, pipelines, plugins)):
+    if wrong := list(_wrong_kinds(runners, transports, pipelines, plugins)):
         yield from wrong
         return
-    if not hasattr(store, "claim"):
-        cure = "wrap a JobTable in EmbeddedStore" if hasattr(store, "unfinished") else "give the node a JobStore"
-        yield Problem("store", f"{type(store).__name__} is not a JobStore; {cure}")
-    for name, pipeline in pipelines.items():
-        yield from _pipeline_problems(name, pipeline)
+    if BUILT_IN in pipelines:
+        yield Problem(f"pipelines[{BUILT_IN!r}]", "is built in and always there; give yours another name")
+    parts = list(_parts(store, runners, transports, pipelines))
+    misshapen = list(_store_problems(store))
+    misshapen += [problem for part in parts for problem in shape_problems(*part)]
+    if not misshapen:
+        warn(text for _, part, protocol in parts for text in shape_warnings(part, protocol))
+    yield from misshapen
+    if any(inspect.isclass(runner) or not hasattr(runner, "containers") for runner in runners):
+        return
     seen: dict[ContainerId, str] = {}
     for number, runner in enumerate(runners):
         here = f"runners[{number}] ({type(runner).__name__})"
@@ -47,17 +61,33 @@ def _container_problems(container: Container) -> Iterator[Problem]:
         yield Problem(f"container {container.id!r}", str(error))
 
 
-def _wrong_kinds(runners: object, pipelines: object, plugins: object) -> Iterator[Problem]:
-    for name, value in (("runners", runners), ("plugins", plugins)):
+def _wrong_kinds(runners: object, transports: object, pipelines: object, plugins: object) -> Iterator[Problem]:
+    for name, value in (("runners", runners), ("transports", transports), ("plugins", plugins)):
         if not isinstance(value, Sequence):
             yield Problem(name, f"expected a list; write {name}=[…]")
     if not isinstance(pipelines, Mapping):
         yield Problem("pipelines", "expected a mapping of names; write pipelines={'name': …}")
 
 
-def _pipeline_problems(name: str, pipeline: object) -> Iterator[Problem]:
-    where = f"pipelines[{name!r}]"
-    if inspect.isclass(pipeline):
-        yield Problem(where, f"is a class; give the node an instance: {pipeline.__name__}()")
-    elif missing := [method for method in ("check", "next_step", "outcome") if not hasattr(pipeline, method)]:
-        yield Problem(where, f"{type(pipeline).__name__} is not a Pipeline: it has no {missing[0]}")
+def _store_problems(store: object) -> Iterator[Problem]:
+    """Of what has hardly anything of a store, that it is none says more than each method that it lacks."""
+    if inspect.isclass(store) or not hasattr(store, "claim"):
+        cure = "wrap a JobTable in EmbeddedStore" if hasattr(store, "unfinished") else "give the node a JobStore"
+        yield Problem("store", f"{_class_of(store)} is not a JobStore; {cure}")
+
+
+def _class_of(part: object) -> str:
+    return f"the class {part.__name__}" if inspect.isclass(part) else type(part).__name__
+
+
+def _parts(
+    store: object, runners: Sequence[object], transports: Sequence[object], pipelines: Mapping[str, object]
+) -> Iterator[tuple[str, object, type]]:
+    """Each with its place and the Protocol that it is of."""
+    if not inspect.isclass(store) and hasattr(store, "claim"):
+        yield "store", store, JobStore
+    if isinstance(store, EmbeddedStore):
+        yield "store", as_given(store.table), JobTable
+    yield from ((f"runners[{number}]", runner, ContainerRunner) for number, runner in enumerate(runners))
+    yield from ((f"transports[{number}]", transport, Transport) for number, transport in enumerate(transports))
+    yield from ((f"pipelines[{name!r}]", pipeline, Pipeline) for name, pipeline in pipelines.items())

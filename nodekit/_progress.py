@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from msgspec.structs import replace
 
@@ -27,21 +27,27 @@ class Progress:
         self._pipelines = pipelines
         self._containers = containers
         self._queue_timeout_seconds = finite(limits.queue_timeout_seconds)
+        self._max_steps = limits.max_steps
 
     def check(self, request: JobRequest) -> None:
         """Object to a request, by raising `Refusal`."""
         pipeline = self._pipelines.get(request.pipeline)
         if pipeline is None:
             raise Refusal("Pipeline not supported", pipeline=request.pipeline)
-        pipeline.check(request, self._containers)
+        if len(request.containers) > self._max_steps:
+            raise Refusal("Too many containers", max_steps=self._max_steps)
+        check: Callable[[JobRequest, Mapping[ContainerId, Container]], object] = pipeline.check
+        if (answer := check(request, self._containers)) is not None:
+            raise TypeError(f"check answered {answer!r:.200} where only None lets in; to object, raise a Refusal")
 
     def next_step(self, job: Job) -> Step | None:
-        """The step that is due; None too where there is no pipeline or it breaks, as `advance` will say."""
+        """The step that is due; None too where it may not run or the pipeline breaks, as `advance` will say."""
         pipeline = self._pipelines.get(job.request.pipeline)
         try:
-            return pipeline.next_step(job) if pipeline else None
+            step = pipeline.next_step(job) if pipeline else None
         except Exception:
             return None
+        return step if step is None or step.container in job.request.containers else None
 
     def advance(self, job: Job) -> Job:
         """The job with its next container set as due, or finished where nothing is due any more."""
@@ -55,9 +61,13 @@ class Progress:
         except Exception:
             logger.exception("job %s: pipeline %r failed", job.id, job.request.pipeline)
             return failed(job, "internal error of the pipeline")
+        if len(job.results) >= self._max_steps:
+            return failed(job, f"its pipeline did not end within {self._max_steps} steps, the `max_steps` of this node")
         return self._due(job, step.container)
 
     def _due(self, job: Job, id: ContainerId) -> Job:
+        if id not in job.request.containers:  # what guards looked at when they let the job in
+            return failed(replace(job, due=id), f"its pipeline goes to {id!r}, and may only where the request does")
         container = self._containers.get(id)
         if container is None:
             return failed(replace(job, due=id), "this node offers no such container")

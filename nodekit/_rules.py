@@ -18,6 +18,19 @@ def declared_rules(plugin: object) -> type[msgspec.Struct] | None:
     return getattr(plugin, "container_rules", None)
 
 
+def declared_twice(plugin: object, offered: type[msgspec.Struct] | None) -> str | None:
+    """What is wrong where a plugin and its offer do not declare the same rules: some would be read by nobody."""
+    declared = declared_rules(plugin)
+    if declared is offered:
+        return None
+    name = type(plugin).__name__
+    if declared is None:
+        cure = f"give the class container_rules = {getattr(offered, '__name__', offered)}"
+        return f"its offer declares rules of containers that {name} does not; {cure}"
+    cure = f"write Offer(…, container={declared.__name__})"
+    return f"{name} declares rules of containers that its offer does not; {cure}"
+
+
 def rule_problems(containers: Iterable[Container], plugins: Sequence[object]) -> Iterator[Problem]:
     """Rules that no plugin reads, or that the one that reads them does not accept. Unread rules guard nothing."""
     structs = [struct for plugin in plugins if (struct := declared_rules(plugin))]
@@ -25,7 +38,8 @@ def rule_problems(containers: Iterable[Container], plugins: Sequence[object]) ->
     for container in containers:
         for key in container.rules:
             if key not in known:
-                yield Problem(f"container {container.id!r}, rule {key!r}", f"no plugin reads it{nearest(key, known)}")
+                cure = nearest(key, known) or "; a plugin says what it reads by its attribute `container_rules`"
+                yield Problem(f"container {container.id!r}, rule {key!r}", f"no plugin reads it{cure}")
         for struct in structs:
             try:
                 msgspec.convert(rules_of(container, struct), struct)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import anyio
+import anyio.lowlevel
 
 from nodekit._calls import Called, Calls
 from nodekit._progress import Progress, expired, failed, job_timeout_text, stray
@@ -108,6 +109,7 @@ class Runs(Generic[RunT]):
 
     async def _steps(self, run: RunT) -> None:
         while not run.job.status.finished:
+            await anyio.lowlevel.checkpoint()  # what it has is kept; a container that awaits nothing gives no way
             if run.held is None or not self._calls.callable(run.held):
                 if not await self._without_slot(run):
                     return
@@ -127,7 +129,7 @@ class Runs(Generic[RunT]):
     async def _without_slot(self, run: RunT) -> bool:
         """What is due cannot be called here and now: back to the queue. Whether the job goes on all the same."""
         self._look()
-        await self._store.release(run.claim, run.job)
+        await self._persist(run, lambda: self._store.release(run.claim, run.job))
         return False
 
     async def _step(self, run: RunT, step: Step) -> bool:
@@ -135,9 +137,13 @@ class Runs(Generic[RunT]):
         called = await self._call(run, step)
         if (delay := self._delay(run, step, called)) is not None:
             return await self._try_later(run, called, delay)
-        await self._keep(run, self._progress.advance(run.job.with_result(called.result, called.attempt)))
+        await self._keep(run, self._after(run, step, called))
         self._tell(StepFinished(run.job, step.index))
         return True
+
+    def _after(self, run: RunT, step: Step, called: Called) -> Job:
+        """The job with the result of a step, and with what follows from it."""
+        return self._progress.advance(run.job.with_result(called.result, called.attempt))
 
     async def _call(self, run: RunT, step: Step) -> Called:
         return await self._calls.call(step, run.job, run.seconds_left)
@@ -177,22 +183,23 @@ class Runs(Generic[RunT]):
     async def _persist(self, run: RunT, write: Callable[[], Awaitable[None]]) -> None:
         """Write until it succeeds: a result in hand is not thrown away because the disk is full for a while."""
         pause = FIRST_PAUSE_SECONDS
-        while True:
-            try:
-                await write()
-            except ClaimLost:
-                raise
-            except Exception as error:
-                self._unsaved.add(run.job.id)
-                self._problems["save"] = f"the store keeps no results: {error}"
-                logger.error("job %s: the store failed (%s); trying again in %.1f s", run.job.id, error, pause)
-                await anyio.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-            else:
-                self._is_saved(run)
-                return
+        try:
+            while True:
+                try:
+                    return await write()
+                except ClaimLost:
+                    raise
+                except Exception as error:
+                    self._unsaved.add(run.job.id)
+                    self._problems["save"] = f"the store keeps no results: {error}"
+                    logger.error("job %s: the store failed (%s); trying again in %.1f s", run.job.id, error, pause)
+                    await anyio.sleep(pause)
+                    pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+        finally:
+            self._need_not_save(run)
 
-    def _is_saved(self, run: RunT) -> None:
+    def _need_not_save(self, run: RunT) -> None:
+        """It is saved, or somebody else's."""
         if self._unsaved:
             self._unsaved.discard(run.job.id)
             if not self._unsaved:

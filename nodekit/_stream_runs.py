@@ -4,14 +4,15 @@ import math
 import time
 
 import anyio
+from msgspec.structs import replace
 
 from nodekit._calls import Called
 from nodekit._progress import expired, failed, job_timeout_text
 from nodekit._runs import Means, Run, Runs
 from nodekit._turns import Turns
-from nodekit.container import Location, Step
+from nodekit.container import ContainerError, Location, Step
 from nodekit.events import JobFinished
-from nodekit.job import JobStatus, Outcome
+from nodekit.job import Job, JobStatus, Outcome
 from nodekit.store import Claim
 from nodekit.stream import JobStream
 
@@ -19,7 +20,7 @@ from nodekit.stream import JobStream
 class StreamRun(Run):
     """A run whose last step is read while it goes on."""
 
-    __slots__ = ("counted", "sent", "stream")
+    __slots__ = ("counted", "sent", "stream", "streamed")
 
     def __init__(self, claim: Claim, stream: JobStream) -> None:
         super().__init__(claim)
@@ -28,6 +29,8 @@ class StreamRun(Run):
         """Whether it holds one of the node's slots."""
         self.sent = False
         """Whether a piece has left: from then on, nothing is tried again."""
+        self.streamed = False
+        """Whether a step was read while it ran, whose output may have been of no bytes."""
 
     async def send(self, piece: bytes) -> None:
         self.sent = True
@@ -83,6 +86,21 @@ class StreamRuns(Runs[StreamRun]):
         if step.input.destination is not Location.STREAM:
             return await super()._call(run, step)
         return await self._calls.call(step, run.job, run.seconds_left, run.send)
+
+    def _after(self, run: StreamRun, step: Step, called: Called) -> Job:
+        """What was read was the answer: nothing follows it, and where it broke off, the job has failed."""
+        job, error = super()._after(run, step, called), called.result
+        if step.input.destination is not Location.STREAM:
+            return job
+        if isinstance(error, ContainerError):
+            if run.sent and job.status is not JobStatus.FAILED:
+                job = run.job.with_result(error, called.attempt).finished(Outcome(JobStatus.FAILED), time.time())
+            return job
+        run.streamed = True
+        if job.status.finished:
+            return job
+        text = f"its pipeline streamed a step that was not the last: {job.due!r} was to follow"
+        return failed(replace(job, due=step.container), text)
 
     def _delay(self, run: StreamRun, step: Step, called: Called) -> float | None:
         return None if run.sent else super()._delay(run, step, called)

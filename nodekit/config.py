@@ -8,9 +8,11 @@ from typing import Annotated, Any, TypeGuard, TypeVar
 import msgspec
 from msgspec.structs import replace
 
+from nodekit._deprecated import keys_now, warn
 from nodekit._explain import explain
 from nodekit._naming import default_name, name_problem
-from nodekit._rules import nearest
+from nodekit._pins import TABLE, read_pins
+from nodekit._rules import declared_twice, nearest
 from nodekit.errors import CompositionError, NodekitError, Problem
 from nodekit.formats import NodeTables, read_tables
 from nodekit.limits import NodeLimits
@@ -20,7 +22,7 @@ from nodekit.secret import Secret
 
 T = TypeVar("T")
 
-_TABLES = ("node", "log", "store", "runners", "transports", "pipelines", "plugins")
+TABLES = ("node", "log", TABLE, "store", "runners", "transports", "pipelines", "plugins")
 
 
 class NodeSettings(NodeLimits, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -28,6 +30,8 @@ class NodeSettings(NodeLimits, frozen=True, kw_only=True, forbid_unknown_fields=
 
     name: str | None = None
     """Lower-case letters, digits and ``_.-``, beginning with a letter or digit; at most 64."""
+    trace_hooks: bool = False
+    """Whether each call of a plugin's hook is logged."""
 
     def __post_init__(self) -> None:
         if self.name is not None and (problem := name_problem(self.name)):
@@ -94,17 +98,22 @@ class _Composition:
     def __init__(self, tables: Mapping[str, Any], path: Path) -> None:
         self.tables = tables
         self.folder = path.absolute().parent
+        self.file_name = path.name
         self.problems: list[Problem] = []
         self.rules: dict[str, type[msgspec.Struct]] = {}
         self.rules_known = True
         """Whether every plugin was found: a key that none of the found ones reads may be another's."""
         self.settings = self.convert(self.table("node"), NodeSettings, "node") or NodeSettings()
         self.file = NodeFile(path.absolute(), self.settings.name or default_name(path))
+        self.pins, self.pin_problems = read_pins(tables)
 
     def node(self) -> Node:
         for key in self.tables:
-            if key not in _TABLES:
-                self.problem(key, f"unknown table{nearest(key, _TABLES)}")
+            if key not in TABLES:
+                self.problem(key, f"unknown table{nearest(key, TABLES)}")
+        self.problems += self.pin_problems
+        if self.pins and (own := self.pins.own()):
+            self.problems.append(own)
         plugins = self.parts("plugin", "plugins")
         runners = self.parts("runner", "runners")
         transports = self.parts("transport", "transports")
@@ -155,7 +164,10 @@ class _Composition:
             )
             return None
         try:
-            return load_offer(kind, table["use"])
+            return load_offer(kind, table["use"], self.pins)
+        except CompositionError as error:  # of [packages]; one that is used twice is one problem
+            self.problems += [problem for problem in error.problems if problem not in self.problems]
+            return None
         except NodekitError as error:
             self.problem(f"{where}.use", str(error))
             return None
@@ -171,16 +183,19 @@ class _Composition:
         settings = {key: value for key, value in table.items() if key != "use"}
         before = len(self.problems)
         containers = self.containers(settings.pop("containers", []), where, offer) if kind == "runner" else None
-        config = self.convert(settings, offer.config, where)
+        config = self.convert(settings, offer.config, where, offer.container if kind == "plugin" else None)
         if config is None or None in (containers or ()) or len(self.problems) > before:
             return None
         try:
-            return offer.build(config if containers is None else replace(config, containers=containers), self.file)
+            part = offer.build(config if containers is None else replace(config, containers=containers), self.file)
+            if kind == "plugin" and (text := declared_twice(part, offer.container)):
+                self.problem(where, text)
+            return part
         except CompositionError as error:
             self.problems += [Problem(f"{where}.{p.where}" if p.where else where, p.text) for p in error.problems]
         except NodekitError as error:
             self.problem(where, str(error))
-        except Exception as error:  # a bug of the part, told like its other problems
+        except (Exception, SystemExit) as error:  # a bug of the part, told like its other problems
             self.problem(where, f"{table['use']!r} cannot be built: {type(error).__name__}: {error}")
         return None
 
@@ -196,6 +211,9 @@ class _Composition:
         if not _is_table(entry):
             self.problem(where, "expected a table")
             return None
+        for reader in (struct, *dict.fromkeys(self.rules.values())):
+            if (entry := self.keys_now(entry, reader, where)) is None:
+                return None
         own = {key: value for key, value in entry.items() if key not in self.rules}
         rules = {key: value for key, value in entry.items() if key in self.rules}
         for rule_struct in dict.fromkeys(self.rules.values()):
@@ -220,17 +238,31 @@ class _Composition:
     def table(self, key: str) -> Any:
         return self.tables.get(key, {})
 
-    def convert(self, value: Any, struct: type[T], where: str) -> T | None:
-        """The value as a Struct; None where there was a problem."""
+    def convert(self, value: Any, struct: type[T], where: str, rules: type | None = None) -> T | None:
+        """The value as a Struct; None where there was a problem. `rules` has keys that belong to containers."""
+        if _is_table(value) and (value := self.keys_now(value, struct, where)) is None:
+            return None
         fields: tuple[str, ...] = getattr(struct, "__struct_fields__", ())
         if unknown := [key for key in value if key not in fields] if _is_table(value) else []:
-            self.problem(f"{where}.{unknown[0]}", f"unknown key{nearest(unknown[0], fields)}")
+            is_rule = unknown[0] in getattr(rules, "__struct_fields__", ())
+            cure = "; it is a key of [[runners.containers]]" if is_rule else nearest(unknown[0], fields)
+            self.problem(f"{where}.{unknown[0]}", f"unknown key{cure}")
             return None
         try:
             return msgspec.convert(value, struct, dec_hook=self.resolve)
         except msgspec.ValidationError as error:
             self.problem(*explain(where, str(error), struct))
-            return None
+        except Exception as error:  # types that msgspec does not know, or cannot find
+            self.problem(where, f"its package has settings of unknown types: {type(error).__name__}; tell its authors")
+        return None
+
+    def keys_now(self, table: dict[str, Any], struct: type, where: str) -> dict[str, Any] | None:
+        """The table with the keys that its Struct has by now; None where it has one that is gone."""
+        found, warned, wrong = keys_now(table, struct)
+        warn(f"{self.file_name}: {where}.{text}" for text in warned)
+        for key, text in wrong.items():
+            self.problem(f"{where}.{key}", text)
+        return None if wrong else found
 
     def resolve(self, kind: type[Any], value: Any) -> Any:
         """Types that msgspec leaves to us: paths relative to the file, and secrets."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from enum import IntEnum
-from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
@@ -14,8 +13,6 @@ ContainerId: TypeAlias = str
 JobId: TypeAlias = str
 """A UUID of version 7 as text; ids sort as they were given."""
 ClientId: TypeAlias = str
-
-_NO_RULES: Mapping[str, Any] = MappingProxyType({})
 
 
 RetryableKind: TypeAlias = Literal["connection", "timeout", "died"]
@@ -56,7 +53,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """How many steps may run in it at once; as many as the node's unless said."""
     when_down: Literal["wait", "fail"] = "wait"
     """What a job does when this container is due and not running: stay in the queue, or fail at once."""
-    rules: Mapping[str, Any] = _NO_RULES
+    rules: Mapping[str, Any] = {}
     """Settings that plugins declare for containers (the guardian's `external`, …): plain JSON values by key."""
 
 
@@ -105,7 +102,7 @@ class ContainerOutput(msgspec.Struct, frozen=True, kw_only=True, tag="output", o
 
     @property
     def value(self) -> Any:
-        """The output decoded."""
+        """The output decoded. Raises `msgspec.MsgspecError` for a number that no float holds, such as 1e999."""
         return decode_payload(self.output)
 
 

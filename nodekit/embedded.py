@@ -15,6 +15,7 @@ from nodekit._counts import Counts
 from nodekit._embedded_claim import EmbeddedClaim
 from nodekit._fresh import Fresh
 from nodekit._interrupted import Interrupted, interrupted
+from nodekit._older_parts import as_it_takes
 from nodekit._own_tasks import OwnTasks
 from nodekit._queue import Queue
 from nodekit.container import ClientId, ContainerId, JobId, Location
@@ -33,7 +34,7 @@ class EmbeddedStore:
     """
 
     def __init__(self, table: JobTable) -> None:
-        self.table = table
+        self.table = as_it_takes(table, JobTable)
         self._queue = Queue()
         self._unfinished: dict[JobId, Unfinished] = {}
         self._claims: dict[JobId, EmbeddedClaim] = {}

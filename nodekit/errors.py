@@ -85,11 +85,15 @@ class KeyReused(NodekitError):
 
 
 class NotFailed(NodekitError):
-    """The job has not failed, so that it is not retried. Wait for it, cancel it, or submit its request as a new job."""
+    """The job has no step that failed, so that it is not retried. The message says what to do instead.
 
-    def __init__(self, status: str) -> None:
+    It is not finished or was successful; or its outputs were all there and its pipeline, or its node, ended it after
+    the last one, and would again: it can be retried from the start only.
+    """
+
+    def __init__(self, status: str, cure: str = "only one that failed or was cancelled can be retried") -> None:
         self.status = status
-        super().__init__(f"the job is {status}; only one that failed or was cancelled can be retried")
+        super().__init__(f"the job is {status}; {cure}")
 
 
 class ContainerFailed(NodekitError):

@@ -1,9 +1,11 @@
-"""What a node says happened: facts in the past tense, stored before they are told."""
+"""What a node says happened: facts in the past tense; those of jobs are stored before they are told."""
 
 from typing import TypeAlias
 
 import msgspec
 
+from nodekit.container import ClientId
+from nodekit.errors import KeyReused, NotFailed, Refusal, Unavailable
 from nodekit.job import Job, StepRecord
 
 
@@ -31,4 +33,27 @@ class JobFinished(msgspec.Struct, frozen=True):
     job: Job
 
 
-Event: TypeAlias = JobAccepted | StepFinished | JobFinished
+class RequestRefused(msgspec.Struct, frozen=True):
+    """A client's request was refused, so that there is no job; or it was not looked at, because the client must wait.
+
+    What a transport itself refuses, a malformed body for instance, does not reach the node and is not told.
+    """
+
+    client: ClientId
+    objection: Refusal | Unavailable | KeyReused | NotFailed
+    """As it was raised or answered."""
+
+
+Event: TypeAlias = JobAccepted | StepFinished | JobFinished | RequestRefused
+"""More may come: who observes leaves alone what they do not know."""
+
+
+class StoreCall(msgspec.Struct, frozen=True):
+    """A node called its store."""
+
+    method: str
+    """One of `add`, `add_claimed`, `save`, `release`, `settle`, `get`, `find`, `delete` and `pending`."""
+    seconds: float
+    """How long it took, by a steady clock."""
+    failed: bool
+    """Whether it raised. That a claim was lost is an answer, and no failure."""

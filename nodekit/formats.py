@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from nodekit._pins import Pins
 from nodekit._rules import nearest
 from nodekit.errors import CompositionError, NodekitError, Problem
 from nodekit.offers import load_only, offered
@@ -84,14 +85,14 @@ def file_of_the_environment() -> str | None:
     return None
 
 
-def load_format(suffix: str) -> Format:
+def load_format(suffix: str, pins: Pins | None = None) -> Format:
     """Import the one format of that suffix. Raises `NodekitError` where there is none, several, or a broken one."""
     found = offered("format")
     if suffix not in found:
         known = sorted({*found, BUILT_IN})
         text = f"no installed package reads the format {suffix!r}; known: {', '.join(known)}{nearest(suffix, known)}"
         raise NodekitError(text)
-    return load_only(found[suffix], Format, f"format {suffix!r}")
+    return load_only(found[suffix], Format, f"format {suffix!r}", pins)
 
 
 def _toml(path: Path | str) -> dict[str, Any]:

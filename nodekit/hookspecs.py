@@ -10,8 +10,9 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
 from nodekit.container import ClientId
-from nodekit.events import Event
+from nodekit.events import Event, StoreCall
 from nodekit.job import JobRequest
+from nodekit.mounts import Mount
 
 if TYPE_CHECKING:
     from nodekit.node import Node
@@ -64,6 +65,8 @@ def nodekit_limit(client: ClientId, node: "Node") -> None:
 def nodekit_observe(event: Event, node: "Node") -> None:
     """Notice what happened, at most once, on the node where it happened. Must not block; an exception is only logged.
 
+    Classes of events are added as nodekit grows: leave alone what you do not know.
+
     Example::
 
         class Counter:
@@ -72,6 +75,22 @@ def nodekit_observe(event: Event, node: "Node") -> None:
             def nodekit_observe(self, event):
                 if isinstance(event, JobFinished):
                     self.finished += 1
+    """
+
+
+def nodekit_observe_store(call: StoreCall, node: "Node") -> None:
+    """Notice a call that the node has made of its store, and how long it took. Must not block, as `nodekit_observe`.
+
+    Told after each call that returned or raised, but for those that wait: `claim`, `claim_expired`, `changes`. Calls
+    that were cancelled are not told. It is called several times for each job, and a node measures nothing without it.
+
+    Example::
+
+        class Slowest:
+            seconds = 0.0
+
+            def nodekit_observe_store(self, call):
+                self.seconds = max(self.seconds, call.seconds)
     """
 
 
@@ -85,4 +104,18 @@ def nodekit_problems(node: "Node") -> Sequence[str]:  # type: ignore[empty-body]
         class Pusher:
             def nodekit_problems(self):
                 return [] if self.connection.open else ["metrics are not pushed: the connection is closed"]
+    """
+
+
+def nodekit_routes(node: "Node") -> Sequence[Mount]:  # type: ignore[empty-body]
+    """Pages of a plugin: ASGI applications that transports which speak HTTP serve below ``/-/<name>/``.
+
+    Asked once, when the node is composed; a failure, a name that two plugins want or one that is not made of
+    lower-case letters, digits and ``-`` keeps it from being made. Acquire nothing here, but in `nodekit_lifespan`.
+
+    Example::
+
+        class Pages:
+            def nodekit_routes(self):
+                return [Mount("pages", self.app)]
     """

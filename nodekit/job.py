@@ -208,7 +208,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def last_output(job: Job) -> msgspec.Raw | None:
-    """What the next step of a sequence gets: the output of the last finished step, or the request's data."""
+    """What the next step of a sequence gets: the output of the last finished step, or the request's data.
+
+    None where that step ended with an error.
+    """
     if not job.results:
         return job.request.data
     last = job.results[-1]

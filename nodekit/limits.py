@@ -43,6 +43,8 @@ class NodeLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """How long a job may take, from its acceptance to its end."""
     queue_timeout_seconds: Seconds | None = 86_400.0
     """How long a job may wait in the queue for each of its containers; ``inf`` is no limit."""
+    max_steps: Count = 1000
+    """How many steps a job may have: what ends one whose pipeline never does."""
     each_client: ClientLimits = NO_LIMITS
     """What every client may ask for."""
     clients: Mapping[str, ClientLimits] = NO_CLIENTS

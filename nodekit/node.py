@@ -10,22 +10,27 @@ import msgspec
 from msgspec.structs import replace
 
 from nodekit._describe import AT_ONCE, describe
+from nodekit._diagnosis import diagnosis
 from nodekit._executor import Executor
 from nodekit._following import finished, following
 from nodekit._health import Health
 from nodekit._hooks import Hooks
 from nodekit._ids import JobIds
 from nodekit._intake import Intake
-from nodekit._lifespan import look_at_ids, tell_unfinished, working
+from nodekit._lifespan import open_parts, working
 from nodekit._misfits import misfits
+from nodekit._mounting import mounted
+from nodekit._observed_store import observed
+from nodekit._older_parts import as_they_take
 from nodekit._progress import Progress
 from nodekit._waiting import Waiters
 from nodekit.container import ClientId, Container, ContainerId, JobId, Location
-from nodekit.errors import CompositionError, KeyReused, NodekitError, NotFailed, Refusal, Unavailable
+from nodekit.errors import CompositionError, KeyReused, NodekitError, Refusal, Unavailable
 from nodekit.events import Event, JobFinished
-from nodekit.job import UNSUCCESSFUL, Job, JobRequest, JobStatus, Outcome, RetryFrom
+from nodekit.job import Job, JobRequest, JobStatus, Outcome, RetryFrom
 from nodekit.limits import DEFAULTS, ClientLimits, NodeLimits
-from nodekit.pipeline import Pipeline
+from nodekit.mounts import Mount
+from nodekit.pipeline import BUILT_IN, Pipeline
 from nodekit.pipeline import Sequence as SequencePipeline
 from nodekit.runner import ContainerRunner
 from nodekit.store import JobStore, Pending, Settlement
@@ -38,8 +43,10 @@ class Node:
 
     `concurrency` is how many jobs run at once, `max_pending` how many may be accepted and unfinished; `each_client`
     and, by its id, `clients` say how many of those may be one client's, and how urgent. A job may take
-    `job_timeout_seconds` in all, and wait `queue_timeout_seconds` for each of its containers; None is no limit.
+    `job_timeout_seconds` in all, and wait `queue_timeout_seconds` for each of its containers; None is no limit. It has
+    at most `max_steps` steps.
     `drain_seconds` is how long leaving waits for the jobs that are running before it gives them back to the store.
+    `trace_hooks` logs each call of a plugin's hook, for looking into plugins.
     Raises `CompositionError` where the parts do not fit together.
     """
 
@@ -56,41 +63,50 @@ class Node:
         max_pending: int = DEFAULTS.max_pending,
         job_timeout_seconds: float | None = DEFAULTS.job_timeout_seconds,
         queue_timeout_seconds: float | None = DEFAULTS.queue_timeout_seconds,
+        max_steps: int = DEFAULTS.max_steps,
         each_client: ClientLimits = DEFAULTS.each_client,
         clients: Mapping[ClientId, ClientLimits] = DEFAULTS.clients,
         drain_seconds: float = DEFAULTS.drain_seconds,
+        trace_hooks: bool = False,
     ) -> None:
         limits = NodeLimits(
             concurrency=concurrency,
             max_pending=max_pending,
             job_timeout_seconds=job_timeout_seconds,
             queue_timeout_seconds=queue_timeout_seconds,
+            max_steps=max_steps,
             each_client=each_client,
             clients=clients,
             drain_seconds=drain_seconds,
         )
-        if problems := [*limits.problems(), *misfits(store, runners, pipelines, plugins)]:
+        if problems := [*limits.problems(), *misfits(store, runners, transports, pipelines, plugins)]:
             raise CompositionError(problems)
-        self.name = name
-        self.limits = limits
-        self.pipelines: Mapping[str, Pipeline] = {"sequence": SequencePipeline(), **pipelines}
+        self.name, self.limits = name, limits
         self.urls: list[str] = []
         """Where its transports listen, while it runs."""
-        self._hooks = Hooks(plugins, parts=(store, *runners, *transports))
-        self._store = store
-        self._runners = tuple(runners)
-        self._transports = tuple(transports)
+        self._hooks = Hooks(plugins, parts=(store, *runners, *transports), trace=trace_hooks)
+        store, self._runners, self._transports, pipelines = as_they_take(store, runners, transports, pipelines)
+        self.pipelines: Mapping[str, Pipeline] = {BUILT_IN: SequencePipeline(), **pipelines}
         self._ids = JobIds()
-        self._waiters = Waiters(store.changes)
         self._describing = anyio.Semaphore(AT_ONCE)
         self._stack: AsyncExitStack | None = None
         self._containers = {id: container for runner in runners for id, container in runner.containers.items()}
+        self._wire(store)
+        self.mounts: Mapping[str, Mount] = mounted(self._hooks.routes(self))
+        """What plugins have transports serve beside the node's own routes, by name."""
+
+    def _wire(self, store: JobStore) -> None:
+        if self._hooks.store_observed:
+            store = observed(store, lambda call: self._hooks.observe_store(call, self))
+        self._store = store
+        self._waiters = Waiters(store.changes)
+        limits, tell = self.limits, self._tell
         progress = Progress(self.pipelines, self._containers, limits)
         self._executor = Executor(
-            store=store, runners=self._runners, progress=progress, concurrency=concurrency, tell=self._tell
+            store=store, runners=self._runners, progress=progress, concurrency=limits.concurrency, tell=tell
         )
         self._intake = Intake(
-            store=store, progress=progress, ids=self._ids, limits=limits, guards=self._guards, tell=self._tell
+            store=store, progress=progress, ids=self._ids, limits=limits, guards=self._guards, tell=tell
         )
 
     # -- lifespan ---------------------------------------------------------------------------------
@@ -99,12 +115,7 @@ class Node:
         if self._stack is not None:
             raise NodekitError("a node runs once; compose a new one")
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(self._store)
-            stack.push_async_callback(tell_unfinished, self._store, "stopped: %d jobs are unfinished")
-            await look_at_ids(self._store, self._ids)
-            await tell_unfinished(self._store, "%d unfinished jobs in the store go on")
-            for runner in self._runners:
-                await stack.enter_async_context(runner)
+            await open_parts(stack, self._store, self._ids, self._runners)
             for lifespan in self._hooks.lifespans(self):
                 await stack.enter_async_context(lifespan)
             work = working(self, self._transports, self._executor, self._waiters, self._intake)
@@ -163,19 +174,18 @@ class Node:
     ) -> Job | None:
         """Submit a job that failed once more, as a new one of the same client. None: there is no job to retry.
 
-        It goes on with the step that failed, or begins at the `start`. `address`, `idempotency_key` and `body_digest`
+        It goes on with the step that failed, or begins at the `start`; one that its pipeline let fail after its last
+        output, and would again, begins at the start only. `address`, `idempotency_key` and `body_digest`
         are those of whoever asks now, as in a `JobRequest`; the priority is the old one unless said. A stream is
         retried as a job whose output is kept. Raises `NotFailed`, and what `submit` raises.
         """
         old = next(iter(await self.fetch([id], client=client)), None)
         if old is None:
             return None
-        if old.status not in UNSUCCESSFUL:
-            raise NotFailed("finished and successful" if old.status.finished else "not finished")
         request = old.request.again(
             address=address, priority=priority, idempotency_key=idempotency_key, body_digest=body_digest
         )
-        return _kept((await self._intake.take([request], lambda job: job.retrying(old, start)))[0])
+        return _kept(await self._intake.take_again(old, request, start))
 
     async def fetch(self, ids: Sequence[JobId], *, client: ClientId | None = None) -> list[Job]:
         """The jobs among `ids` (of one client), in their order, each once; unknown ones are left out."""
@@ -245,6 +255,11 @@ class Node:
         """The containers that can be called right now."""
         return {id for runner in self._runners for id in runner.running()}
 
+    @property
+    def in_flight(self) -> int:
+        """How many jobs run right now, streams among them."""
+        return self._executor.running
+
     async def pending(self) -> Pending:
         """Counts of unfinished jobs."""
         return await self._store.pending()
@@ -255,17 +270,14 @@ class Node:
 
     async def health(self) -> Health:
         """Whether store and executor work and a container can be called. Reads the store once."""
-        reasons = [problem for runner in self._runners for problem in runner.problems()]
-        reasons += self._hooks.problems(self)
-        fatal = [] if self._intake.open else ["the node is draining or has not started"]
-        fatal += [*self._executor.problems.values(), *self._intake.trouble.reasons]
-        if self._containers and not self.running():
-            fatal.append("no container is running")
-        try:
-            await self._store.find(limit=1)
-        except Exception as error:
-            fatal.append(f"the store cannot be read: {error}")
-        return Health(not fatal, (*fatal, *reasons))
+        return await diagnosis(
+            self,
+            store=self._store,
+            runners=self._runners,
+            executor=self._executor,
+            intake=self._intake,
+            told=self._hooks.problems(self),
+        )
 
     async def _guards(self, request: JobRequest) -> None:
         await self._hooks.admit(request, self)

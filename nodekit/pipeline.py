@@ -7,15 +7,24 @@ from nodekit.container import Container, ContainerError, ContainerId, ContainerI
 from nodekit.errors import Refusal
 from nodekit.job import Job, JobRequest, JobStatus, Outcome, last_output
 
+BUILT_IN = "sequence"
+"""The name of the pipeline that every node has."""
+
 
 class Pipeline(Protocol):
     """Which step is due, given what was asked and what has happened.
 
     The same job must always give the same answer: a node asks again after a restart, and another node may ask instead.
+
+    A step runs only in a container that the request names, in any order and any number of times: guards looked at no
+    others. The node fails a job whose pipeline goes elsewhere, or does not end within the node's `max_steps`.
     """
 
     def check(self, request: JobRequest, containers: Mapping[ContainerId, Container]) -> None:
-        """Object to a request, by raising `Refusal`. `containers` are all that the node (or its cluster) offers."""
+        """Object to a request, by raising `Refusal`. `containers` are all that the node (or its cluster) offers.
+
+        Where the request's `destination` is STREAM and it cannot be known which step will be the last, object.
+        """
         ...
 
     def next_step(self, job: Job) -> Step | None:
@@ -23,6 +32,11 @@ class Pipeline(Protocol):
 
         Count with `job.results`: the last of `job.steps` may still be open. `Step.index` is how many results there are,
         `Step.attempt` is `job.attempt`.
+
+        In a job whose request has the `destination` STREAM, exactly the last step has it, too: its bytes go to the
+        reader as they come, so nothing can follow. The node fails the job where something is to, or where bytes have
+        come and then an error, whatever the pipeline makes of that. Where no step streams, the last output goes to the
+        reader in one piece.
         """
         ...
 

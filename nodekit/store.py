@@ -167,7 +167,16 @@ class Announcement(msgspec.Struct, frozen=True):
 
 
 class SharedStore(JobStore, Protocol):
-    """A store that several nodes work on."""
+    """A store that several nodes work on, each through one of its own.
+
+    It renews what it claimed itself, as long as it is entered and its event loop runs; a claim that was not renewed for
+    the time of its lease is taken over: the job is queued again, as it was last saved, for any node, and a stream
+    fails with `interrupted`. That takes no call of a node. Leases, delays and time limits count on the engine's clock,
+    on no node's. Whoever comes back too late finds the claim's `scope` cancelled, and `save` and `release` raise
+    `ClaimLost`. Leaving it gives back what it still had claimed.
+    """
+
+    async def __aenter__(self) -> "SharedStore": ...
 
     async def announce(self, name: str, offered: Announcement) -> None:
         """Tell the other nodes what the node of this name offers. Lapses when it dies."""
@@ -216,8 +225,14 @@ class JobTable(Protocol):
 
     `Unfinished.of(job)` gives what `unfinished` answers, and `msgspec.json` encodes and decodes a whole `Job` exactly.
     Calls may overlap, but never two writes of the same job; they run in the event loop, so what blocks belongs in a
-    thread. A write that is cancelled may be kept or not, but never in part. Raise `StoreFailed` when something could
-    not be kept or read, `StoreInUse` from `__aenter__` when another node has the table open.
+    thread. Raise `StoreFailed` when something could not be kept or read, `StoreInUse` from `__aenter__` when another
+    node has the table open. What could not be kept is not there, and does not come later.
+
+    What cancellation reaches under `EmbeddedStore`: `get`, `find` and `delete` are cancelled with whoever asked. `add`,
+    and the `save` of a job that is settled, run in tasks of the store's own, to their end. The `save` of a job that
+    is claimed is shielded; asyncio's own `Task.cancel` of whoever saves is all that reaches through. While the store
+    opens, each call may be cancelled, and `__aexit__` may be called in a scope that is cancelled: shield what it does.
+    A write that is cancelled may be kept or not, but never in part, and what is answered from then on is what was kept.
     """
 
     async def __aenter__(self) -> Any: ...
@@ -227,7 +242,11 @@ class JobTable(Protocol):
     ) -> bool | None: ...
 
     async def add(self, jobs: Sequence[Job]) -> list[Job]:
-        """As `JobStore.add`."""
+        """Keep new jobs, all or none. Durable once it returns.
+
+        Answers, for each in its order, what is kept: it, or the one already there under its id or its (client,
+        idempotency key), also from earlier in the same call. A job without a key is never taken for another.
+        """
         ...
 
     async def save(self, job: Job) -> None:
@@ -235,7 +254,7 @@ class JobTable(Protocol):
         ...
 
     async def get(self, ids: Sequence[JobId], *, client: ClientId | None = None) -> list[Job]:
-        """As `JobStore.get`."""
+        """The jobs among `ids`, in their order, each once; unknown ones (and other clients') are left out."""
         ...
 
     async def find(
@@ -249,11 +268,18 @@ class JobTable(Protocol):
         after: JobId | None = None,
         limit: int,
     ) -> list[JobId]:
-        """As `JobStore.find`."""
+        """Ids of jobs that match all that is given, oldest first (ids sort by age), behind `after`, at most `limit`.
+
+        `after` need not exist. `container` and `error` are matched with `Job.error`, as jobs ended and not as their
+        steps did: exactly, and as a part of its text, case and all. Jobs that have none match neither.
+        """
         ...
 
     async def delete(self, ids: Sequence[JobId]) -> int:
-        """As `JobStore.delete`."""
+        """Forget finished jobs, with their idempotency keys; unfinished and unknown ones are left alone.
+
+        Answers how many are gone. They stay gone after a crash once it returns.
+        """
         ...
 
     async def unfinished(self) -> Sequence[Unfinished]:

@@ -8,6 +8,7 @@ from typing import Any, Self
 import anyio
 import msgspec
 
+from nodekit.container import ContainerOutput
 from nodekit.errors import StreamBroken
 from nodekit.job import Job, JobStatus
 from nodekit.payload import encode_payload
@@ -18,8 +19,9 @@ MOST_KEPT_BYTES = 1 << 20
 class JobStream:
     """The bytes of a job's last container as they come, one piece at a time: who reads slowly slows the container down.
 
-    The job runs once the first piece is asked for. Iterating ends when the job has succeeded and its result is stored;
-    it raises `StreamBroken` where the job ended in any other way.
+    The job runs once the first piece is asked for. Where no step streamed, the last output comes in one piece.
+    Iterating ends when the job has succeeded and its result is stored; it raises `StreamBroken` where the job ended in
+    any other way.
     """
 
     def __init__(self, job: Job) -> None:
@@ -29,6 +31,7 @@ class JobStream:
         self._wanted = anyio.Event()
         self._answered = anyio.Event()
         self._error: Exception | None = None
+        self._whole = b""
         self._has_left = False
         self._when_left: Callable[[], None] | None = None
 
@@ -40,6 +43,9 @@ class JobStream:
         try:
             return await self._receiver.receive()
         except anyio.EndOfStream:
+            if self._whole:
+                whole, self._whole = self._whole, b""
+                return whole
             if self.job.status is JobStatus.SUCCESS:
                 raise StopAsyncIteration from None
             raise StreamBroken(self.job) from None
@@ -86,9 +92,11 @@ class JobStream:
         except anyio.BrokenResourceError:
             await anyio.sleep_forever()
 
-    def end(self, job: Job) -> None:
-        """No more pieces come; the job is as it is stored, or as far as it got."""
+    def end(self, job: Job, *, streamed: bool = True) -> None:
+        """No more pieces come; the job is as it is stored, or as far as it got. What no step `streamed` comes whole."""
         self.job = job
+        if not streamed and job.status is JobStatus.SUCCESS and isinstance(job.result, ContainerOutput):
+            self._whole = bytes(job.result.output)
         self._sender.close()
 
 

@@ -15,6 +15,7 @@ class Transport(Protocol):
     async def serve(self, node: "Node", *, task_status: "TaskStatus[Sequence[str]]") -> None:
         """Listen, say where with `task_status.started(urls)`, and serve until cancelled.
 
+        Raises `NodekitError` that names the address where it cannot listen; `started` is for when clients can connect.
         The node cancels it when drained: requests that are being answered may finish, new ones are not taken.
         """
         ...

@@ -1,0 +1,120 @@
+"""What installed distributions say of themselves. Each is read by itself: broken metadata of one harms no other.
+
+Nothing is imported. `importlib.metadata.entry_points` would do, did it not fail as a whole where one file is broken.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from importlib.metadata import Distribution, EntryPoint
+
+OWN_DISTRIBUTION = "nodekit-compute"
+_PREFIX = "nodekit."
+"""What the groups of entry points that nodekit reads begin with."""
+
+
+class Unreadable(NamedTuple):
+    """A distribution whose entry points cannot be read."""
+
+    where: str
+    """Its name, or else its folder."""
+    reason: str
+
+
+def entry_points(group: str) -> "list[EntryPoint]":
+    """Those of a group, of every distribution that can be read."""
+    return [entry for entry in _readable() if not isinstance(entry, Unreadable) and entry.group == group]
+
+
+def unreadable() -> list[Unreadable]:
+    """Distributions that may have offers, which nobody can read."""
+    return [entry for entry in _readable() if isinstance(entry, Unreadable)]
+
+
+def owner(entry: "EntryPoint") -> str:
+    """The distribution that has it, and its version."""
+    return f"{_called(entry.dist)} {version_of(entry.dist) or '(no version)'}" if entry.dist else entry.value
+
+
+def name_of(distribution: "Distribution | None") -> str | None:
+    """As the distribution writes it; None: its metadata has none."""
+    return said_by(distribution, "Name")
+
+
+def version_of(distribution: "Distribution | None") -> str | None:
+    """None: its metadata has none."""
+    return said_by(distribution, "Version")
+
+
+def said_by(distribution: "Distribution | None", field: str) -> str | None:
+    """A field of its metadata."""
+    try:
+        metadata = distribution.metadata if distribution else None
+        return (metadata[field] or None) if metadata and field in metadata else None
+    except Exception:  # what is raised where there is no metadata differs between versions of Python
+        return None
+
+
+def fault(entry: "EntryPoint") -> str | None:
+    """What keeps it from being used, as far as metadata shows it."""
+    if entry.dist and name_of(entry.dist) is None:
+        return "its metadata has no name; reinstall or remove it"
+    if not entry.pattern.match(entry.value):
+        return f"its entry point {entry.value!r} names no object of a module; update or uninstall it"
+    return None
+
+
+def normalised(name: str) -> str:
+    """As names of distributions are compared (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _readable() -> "Iterator[EntryPoint | Unreadable]":
+    """Entry points of our groups. Of several distributions with one name, Python imports the first one's modules."""
+    from importlib.metadata import distributions  # a third of the time of `import nodekit`, were it at the top
+
+    seen: set[str] = set()
+    for distribution in distributions():
+        try:
+            entries = [entry for entry in distribution.entry_points if entry.group.startswith(_PREFIX)]
+        except Exception as error:
+            if _mentions_us(distribution, error) and _called(distribution) not in seen:
+                seen.add(_called(distribution))
+                yield Unreadable(_called(distribution), f"its entry points cannot be read: {error}")
+            continue
+        if not entries:
+            continue
+        name = name_of(distribution)
+        key = normalised(name) if name else str(_folder(distribution))
+        if key not in seen and (name is None or _is_first(distribution, name)):
+            seen.add(key)
+            yield from entries
+
+
+def _is_first(distribution: "Distribution", name: str) -> bool:
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import distribution as first
+
+    try:
+        return _folder(first(name)) == _folder(distribution)
+    except PackageNotFoundError:  # its folder is called otherwise
+        return True
+
+
+def _mentions_us(distribution: "Distribution", error: Exception) -> bool:
+    if isinstance(error, UnicodeDecodeError):
+        return _PREFIX.encode() in error.object
+    return _PREFIX in (distribution.read_text("entry_points.txt") or "")
+
+
+def _called(distribution: "Distribution") -> str:
+    """Its name, or where it is."""
+    return name_of(distribution) or f"the distribution in {_folder(distribution)}"
+
+
+def _folder(distribution: "Distribution") -> Path:
+    """Of its metadata, where it has one."""
+    return Path(str(getattr(distribution, "_path", distribution.locate_file("")))).absolute()
