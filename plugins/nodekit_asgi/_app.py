@@ -22,6 +22,7 @@ from nodekit_asgi._http import (
     error_reply,
     send_reply,
 )
+from nodekit_asgi._mounted import BrokenOff, check_caller, hand_on, mount_at
 from nodekit_asgi._profiles import PROFILES
 from nodekit_asgi._routes import ROUTES, Handler, route
 
@@ -57,9 +58,10 @@ class AsgiApp:
         request_id = _request_id(request)
         headers: list[Header] = [(b"x-request-id", request_id)]
         try:
-            reply = await self._reply(request, headers, request_id)
-            async with reply.held or nullcontext():
-                await send_reply(reply, send, request, headers)
+            reply = await self._reply(request, send, headers, request_id)
+            if reply is not None:
+                async with reply.held or nullcontext():
+                    await send_reply(reply, send, request, headers)
         except StreamBroken as broken:  # not ended, and so cut by the server: it must not look whole
             logger.info("%s %s: %s (request %s)", request.method, request.path, broken, request_id.decode())
         except Disconnected:
@@ -69,7 +71,8 @@ class AsgiApp:
             logger.exception(failed, request.method, request.path, request_id.decode())
             raise  # the server cuts the connection: half a reply must not look whole
 
-    async def _reply(self, request: Request, headers: list[Header], request_id: bytes) -> Reply:
+    async def _reply(self, request: Request, send: Send, headers: list[Header], request_id: bytes) -> Reply | None:
+        """None: it is sent already, by an application that a plugin has mounted."""
         try:
             request.check_framing()
             allowed = check_access(request, loopback=self._loopback)
@@ -80,6 +83,10 @@ class AsgiApp:
             path, request.parameters = route(request.path)
             if path not in UNLIMITED:
                 self._node.limit(request.client)
+            if (mount := mount_at(request.path, self._node)) is not None:
+                check_caller(mount, request)
+                await hand_on(mount, request, send, headers)
+                return None
             return await _handler(request, path)(request, self._node)
         except HttpError as error:
             return error.reply
@@ -94,7 +101,7 @@ class AsgiApp:
         except StoreFailed as error:
             logger.error("%s %s: %s (request %s)", request.method, request.path, error, request_id.decode())
             return error_reply(503, "the store does not work right now", headers=[(b"retry-after", b"5")])
-        except Disconnected:
+        except (Disconnected, BrokenOff):
             raise
         except Exception:
             logger.exception("%s %s failed (request %s)", request.method, request.path, request_id.decode())

@@ -18,12 +18,11 @@ def client_address(request: Request) -> str | None:
     What stands before it, anybody may have written. Raises `HttpError` 400 where a trusted proxy's entry is no address:
     to take such a client for the proxy would give it the proxy's rights.
     """
+    if not says_for_whom(request):
+        return request.peer  # which may be a trusted proxy that asks itself
     proxies = request.limits.trusted_proxies
-    if not proxies or not _is_proxy(request.peer, proxies):
-        return request.peer
     name = request.limits.forwarded_header.lower()
-    if not (lines := request.values(name.encode())):
-        return request.peer  # the proxy itself asks
+    lines = request.values(name.encode())
     hops = [hop for hop in _hops(name, ",".join(line.decode("latin-1") for line in lines)) if hop]
     for position in reversed(range(len(hops))):
         found = _ADDRESS.fullmatch(hops[position])
@@ -33,6 +32,14 @@ def client_address(request: Request) -> str | None:
         if position == 0 or not _is_proxy(address, proxies):
             return address
     raise HttpError(400, f"{name}: expected addresses, the last one added by the proxy that passed the request on")
+
+
+def says_for_whom(request: Request) -> bool:
+    """Whether a trusted proxy says so, in the header that is declared."""
+    proxies = request.limits.trusted_proxies
+    if not proxies or not _is_proxy(request.peer, proxies):
+        return False
+    return request.limits.forwarded_header.lower().encode() in request.headers
 
 
 def _is_proxy(address: str | None, proxies: tuple[str, ...]) -> bool:

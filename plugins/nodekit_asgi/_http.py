@@ -80,24 +80,24 @@ class Request:
         self.parameters: Mapping[str, str] = {}
         """What stands where the path of its route has names in braces."""
         self.limits = limits
-        self._scope = scope
-        self._receive = receive
+        self.scope = scope
+        self.receive = receive
         self.unread = b"transfer-encoding" in self.headers or self.headers.get(b"content-length", b"0") != b"0"
         """Whether more of the body may come."""
 
     @property
     def http_version(self) -> str:
         """``1.0``, ``1.1`` or ``2``."""
-        return str(self._scope.get("http_version", "1.1"))
+        return str(self.scope.get("http_version", "1.1"))
 
     @cached_property
     def headers(self) -> Mapping[bytes, bytes]:
         """By lower-case name; of a repeated header, the last."""
-        return dict(self._scope["headers"])
+        return dict(self.scope["headers"])
 
     def values(self, name: bytes) -> Sequence[bytes]:
         """Every value of a header, by its lower-case name."""
-        return [value for key, value in self._scope["headers"] if key == name]
+        return [value for key, value in self.scope["headers"] if key == name]
 
     @property
     def client(self) -> str:
@@ -107,7 +107,7 @@ class Request:
     @cached_property
     def query(self) -> Sequence[tuple[str, str]]:
         try:
-            text = self._scope["query_string"].decode("ascii")
+            text = self.scope["query_string"].decode("ascii")
             return parse_qsl(text, keep_blank_values=True, max_num_fields=10_000, errors="strict")
         except ValueError as error:
             raise HttpError(400, "the query is not UTF-8, or has too many fields") from error
@@ -130,27 +130,34 @@ class Request:
         if b"content-length" in self.headers and b"transfer-encoding" in self.headers:
             raise HttpError(400, "both Content-Length and Transfer-Encoding are given", headers=self.close)
 
-    async def body(self) -> bytes:
-        """The whole body, within the limits of size and time."""
-        most = self.limits.max_body_bytes
+    def check_length(self) -> None:
+        """Raises `HttpError` where the body is said to be of no length, or of one over the limit."""
         if not (length := self.headers.get(b"content-length", b"0")).isdigit():
             raise HttpError(400, "Content-Length: expected a whole number", headers=self.close)
-        if len(length) > _LENGTH_DIGITS or int(length) > most:
-            raise self._too_large(most)
+        if len(length) > _LENGTH_DIGITS or int(length) > self.limits.max_body_bytes:
+            raise self.too_large()
+
+    async def body(self) -> bytes:
+        """The whole body, within the limits of size and time."""
+        self.check_length()
+        most = self.limits.max_body_bytes
         pieces: list[bytes] = []
         size = 0
         with anyio.move_on_after(self.limits.body_seconds):
             async for piece in self._pieces():
                 size += len(piece)
                 if size > most:
-                    raise self._too_large(most)
+                    raise self.too_large()
                 pieces.append(piece)
             self.unread = False
             return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        raise HttpError(408, f"the body did not arrive within {self.limits.body_seconds:g} s", headers=self.close)
+        raise self.too_slow()
 
-    def _too_large(self, most: int) -> HttpError:
-        return HttpError(413, f"the body is larger than {most} bytes", headers=self.close)
+    def too_large(self) -> HttpError:
+        return HttpError(413, f"the body is larger than {self.limits.max_body_bytes} bytes", headers=self.close)
+
+    def too_slow(self) -> HttpError:
+        return HttpError(408, f"the body did not arrive within {self.limits.body_seconds:g} s", headers=self.close)
 
     @property
     def close(self) -> Sequence[Header]:
@@ -168,13 +175,13 @@ class Request:
 
     async def gone(self) -> None:
         """Returns once the client has disconnected. The body must have been read before."""
-        while (await self._receive())["type"] != "http.disconnect":
+        while (await self.receive())["type"] != "http.disconnect":
             pass
 
     async def _pieces(self) -> AsyncIterator[bytes]:
         more = True
         while more:
-            message = await self._receive()
+            message = await self.receive()
             if message["type"] == "http.disconnect":
                 raise Disconnected
             yield message.get("body", b"")

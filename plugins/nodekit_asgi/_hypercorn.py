@@ -17,6 +17,10 @@ from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.utils import wrap_app  # pyright: ignore[reportUnknownVariableType]
 
 from nodekit_asgi._gone import LOOK_SECONDS, has_gone
+from nodekit_asgi._listen import stop_accepting
+
+TURNS_TO_BEGIN = 5
+"""Of the event loop, from accepting a connection to its entry in `connections`: what is not there, nobody ends."""
 
 
 class PromptServer(TCPServer):
@@ -85,6 +89,9 @@ async def serve(app: Any, settings: Config, listener: socket.socket, stop: Calla
         await stop()
     finally:
         await context.terminated.set()
+        stop_accepting(listener)
+        for _ in range(TURNS_TO_BEGIN):
+            await asyncio.sleep(0)
         server.close()
         await _end(connections, settings.graceful_timeout)
 

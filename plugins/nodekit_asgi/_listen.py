@@ -1,5 +1,6 @@
 """Listening sockets, bound before a server starts: ready means that a client can connect."""
 
+import asyncio
 import os
 import socket
 import stat
@@ -34,6 +35,11 @@ def listen(bind: str) -> socket.socket:
         return _unix(bind.removeprefix("unix:")) if bind.startswith("unix:") else _tcp(*_host_and_port(bind))
     except OSError as error:
         raise NodekitError(f"cannot listen on {bind}: {error.strerror or error}") from error
+
+
+def stop_accepting(listener: socket.socket) -> None:
+    """Let the event loop take no more connections: it would forget those that it takes while its server is closed."""
+    asyncio.get_running_loop().remove_reader(listener)
 
 
 def url_of(listener: socket.socket) -> str:

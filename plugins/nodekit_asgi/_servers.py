@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import anyio
 
 from nodekit_asgi._config import AsgiConfig
-from nodekit_asgi._listen import BACKLOG
+from nodekit_asgi._listen import BACKLOG, stop_accepting
 
 Server: TypeAlias = Callable[[Any, AsgiConfig, socket.socket, anyio.Event], Coroutine[Any, Any, None]]
 
@@ -67,7 +67,8 @@ async def uvicorn(app: Any, config: AsgiConfig, listener: socket.socket, stop: a
 
     async def stop_when_told() -> None:
         await stop.wait()
-        server.should_exit = True
+        stop_accepting(listener)
+        server.should_exit = True  # it looks at this ten times a second
 
     with anyio.CancelScope(shield=True):
         async with anyio.create_task_group() as tasks:

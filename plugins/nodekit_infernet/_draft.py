@@ -1,7 +1,7 @@
 """The tables of a node file while they are being made, with all that is to be said of them."""
 
-from collections.abc import Mapping
-from importlib.metadata import entry_points
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -64,7 +64,16 @@ class Draft:
 
 def is_offered(kind: str, name: str) -> bool:
     """Whether an installed package has such a store or plugin."""
-    return bool(entry_points(group=f"nodekit.{kind}s", name=name))
+    return any((f"nodekit.{kind}s", name) == found for found in _entry_points())
+
+
+def _entry_points() -> Iterator[tuple[str, str]]:
+    """Groups and names. Each distribution is read by itself: one that is broken hides no other's."""
+    from importlib.metadata import distributions  # half of what this package would bring in, were it at the top
+
+    for distribution in distributions():
+        with suppress(Exception):
+            yield from ((entry.group, entry.name) for entry in distribution.entry_points)
 
 
 def said(struct: msgspec.Struct) -> dict[str, Any]:

@@ -26,7 +26,11 @@ class MemoryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class MemoryTable:
-    """Jobs in a dictionary."""
+    """Jobs in a dictionary.
+
+    A table of yours may keep one inside, answer `get`, `find` and `unfinished` from it, and put in what it has read by
+    `add`. It holds nothing that has to be opened or closed: it need not be entered.
+    """
 
     def __init__(self) -> None:
         self._jobs: dict[JobId, Job] = {}

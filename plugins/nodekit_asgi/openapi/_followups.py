@@ -113,8 +113,12 @@ OPERATIONS: Mapping[Key, Operation] = {
             400: REFUSED,
             404: NO_SUCH_JOB,
             409: errors(
-                "The job has not failed.",
+                "The job has not failed, or from its last output on there is nothing else to do.",
                 running=error("the job is not finished; only one that failed or was cancelled can be retried"),
+                ended=error(
+                    "the job is ended by its pipeline, after its last output, and would be again; "
+                    "retry it from the start"
+                ),
             ),
             422: KEY_REUSED,
             429: TOO_MANY,
