@@ -1,0 +1,72 @@
+"""How the node is at the moment it is asked: looked at in its event loop, told from elsewhere."""
+
+from collections.abc import Iterator
+
+import anyio
+import msgspec
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.core import GaugeMetricFamily
+
+from nodekit import Node, Pending
+
+PENDING_SECONDS = 5.0
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """A node at one moment."""
+
+    running: dict[str, bool] = {}
+    """Containers, and whether they can be called."""
+    in_flight: int = 0
+    max_in_flight: int = 0
+    max_pending: int = 0
+    pending: Pending | None = None
+    """None: the store does not say."""
+
+
+async def seen(node: Node) -> Seen:
+    """What there is to see of the node; how many jobs are pending is left out where the store takes long, or fails."""
+    pending: Pending | None = None
+    with anyio.move_on_after(PENDING_SECONDS):
+        try:
+            pending = await node.pending()
+        except Exception:  # it is counted among the store's failures
+            pending = None
+    running = set(node.running())
+    return Seen(
+        running={id: id in running for id in node.containers},
+        in_flight=node.in_flight,
+        max_in_flight=node.limits.concurrency,
+        max_pending=node.limits.max_pending,
+        pending=pending,
+    )
+
+
+class Now:
+    """Tells what was seen last."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.seen = Seen()
+        registry.register(self)
+
+    def describe(self) -> Iterator[Metric]:
+        return _families(Seen())
+
+    def collect(self) -> Iterator[Metric]:
+        return _families(self.seen)
+
+
+def _families(seen: Seen) -> Iterator[Metric]:
+    pending = GaugeMetricFamily("nodekit_jobs_pending", "Jobs that are accepted and have not ended.", labels=["origin"])
+    if seen.pending is not None:
+        pending.add_metric(["offchain"], seen.pending.offchain)
+        pending.add_metric(["onchain"], seen.pending.onchain)
+    yield pending
+    yield GaugeMetricFamily("nodekit_jobs_pending_max", "As many jobs as may be pending.", seen.max_pending)
+    yield GaugeMetricFamily("nodekit_jobs_in_flight", "Jobs that run, streams among them.", seen.in_flight)
+    text = "As many jobs as run at once; streams come on top of them."
+    yield GaugeMetricFamily("nodekit_jobs_in_flight_max", text, seen.max_in_flight)
+    running = GaugeMetricFamily("nodekit_container_running", "Whether it can be called: 1 or 0.", labels=["container"])
+    for id, value in seen.running.items():
+        running.add_metric([id], value)
+    yield running
