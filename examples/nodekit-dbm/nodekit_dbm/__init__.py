@@ -1,0 +1,26 @@
+"""The store `dbm`: jobs in a database of the standard library's `dbm.dumb`, for one node at a time."""
+
+from pathlib import Path
+
+import msgspec
+
+from nodekit import CompositionError, EmbeddedStore, NodeFile, Offer, Problem
+from nodekit_dbm._table import DbmTable
+
+__all__ = ["DbmConfig", "DbmTable", "offer"]
+
+
+class DbmConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table of the store in a node file."""
+
+    path: Path
+    """The database, without `.dat` and `.dir`, relative to the node file. Its folder must be there."""
+
+
+def build(config: DbmConfig, file: NodeFile) -> EmbeddedStore:
+    if not config.path.parent.is_dir():
+        raise CompositionError(Problem("path", f"there is no folder {config.path.parent}; make it first"))
+    return EmbeddedStore(DbmTable(config.path))
+
+
+offer = Offer(DbmConfig, build)

@@ -1,0 +1,123 @@
+"""A `JobTable` on `dbm.dumb`, the one dbm that every Python has, in the one way of using it that survives a crash.
+
+A new key is appended: its value to `.dat`, then a line to `.dir`. All else is unsafe, even to close, which renames
+`.dir` to `.bak` and writes it anew. So each change has a key of its own, the longer of `.dir` and `.bak` counts, and
+what was cut short is cut off. Jobs are read in memory.
+"""
+
+import fcntl
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dbm import dumb
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+from anyio import CancelScope, Lock
+from anyio.to_thread import run_sync
+from nodekit_memory import MemoryTable
+
+from nodekit import Job, JobId, StoreFailed, StoreInUse
+
+Change = dict[JobId, Job | None]  # None: it is deleted
+
+
+class DbmTable:
+    """Nobody sees a change that a crash could still undo."""
+
+    def __init__(self, path: Path) -> None:
+        self._dat, self._dir, self._bak = (Path(f"{path}.{suffix}") for suffix in ("dat", "dir", "bak"))
+        self._path, self._turn, self._opened, self._jobs = path, Lock(), ExitStack(), MemoryTable()
+        self.get, self.find, self.unfinished = self._jobs.get, self._jobs.find, self._jobs.unfinished
+
+    async def __aenter__(self) -> Self:
+        await self._jobs.add(await run_sync(self._open))
+        return self
+
+    async def __aexit__(self, kind: Any, error: Any, trace: Any) -> None:
+        with CancelScope(shield=True), suppress(OSError):  # what a full disk cut short is mended at the next start
+            await run_sync(self._opened.close)
+
+    async def add(self, jobs: Sequence[Job]) -> list[Job]:
+        async with self._turn:
+            trial = MemoryTable()  # it says which of them are new
+            keys = [(job.client, job.request.idempotency_key) for job in jobs if job.request.idempotency_key]
+            ids = [id for client, key in keys for id in await self.find(client=client, idempotency_key=key, limit=1)]
+            known = {job.id: job for job in await self.get([*ids, *(job.id for job in jobs)])}
+            await trial.add(list(known.values()))
+            kept = await trial.add(jobs)
+            new = {job.id: job for job in kept if job.id not in known}
+            if new:
+                await run_sync(self._append, new)
+            await self._jobs.add(kept)
+            return kept
+
+    async def save(self, job: Job) -> None:
+        async with self._turn:
+            await run_sync(self._append, {job.id: job})
+            await self._jobs.save(job)
+
+    async def delete(self, ids: Sequence[JobId]) -> int:
+        async with self._turn:
+            gone = [job.id for job in await self.get(ids) if job.status.finished]
+            await run_sync(self._append, dict.fromkeys(gone))
+            return await self._jobs.delete(gone)
+
+    def _load(self, end: int | None = None) -> None:
+        """Open the database as it was when `.dir` ended there, or with every line that is whole."""
+        self._dir.touch(0o600)
+        if self._bak.exists() and self._bak.stat().st_size >= _sync(self._dir):
+            self._bak.replace(self._dir)
+        self._bak.unlink(missing_ok=True)
+        os.truncate(self._dir, self._dir.read_bytes()[:end].rfind(b"\n") + 1)
+        self._end = _sync(self._dir)
+        _sync(self._dir.parent)
+        self._db = dumb.open(str(self._path), "w", 0o600)  # noqa: SIM115
+
+    def _append(self, change: Mapping[JobId, Job | None]) -> None:
+        try:
+            self._db[str(len(self._db))] = msgspec.json.encode(change)
+            _sync(self._dat)
+            self._end = _sync(self._dir)
+        except OSError as error:
+            with suppress(OSError):  # where this fails, too, the next change fails and comes by here again
+                self._db.close()
+                self._load(self._end)
+            raise StoreFailed(f"cannot write {self._path}: {error}") from error
+
+    def _open(self) -> list[Job]:
+        try:
+            self._dat.touch(0o600)
+            lock = self._opened.enter_context(self._dat.open("ab"))
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # it ends with the process, however that ends
+            self._load()
+            self._opened.callback(lambda: self._db.close())
+            return self._read()
+        except BlockingIOError as error:
+            self._opened.close()
+            raise StoreInUse(f"{self._path} is held by another node; stop it or name another path") from error
+        except (OSError, SyntaxError, ValueError, KeyError, msgspec.DecodeError) as error:
+            self._opened.close()
+            raise StoreFailed(f"cannot open {self._path}: {error!r}; put a copy of its files in their place") from error
+
+    def _read(self) -> list[Job]:
+        jobs: Change = {}
+        for number in range(len(self._db)):
+            try:
+                jobs.update(msgspec.json.decode(self._db[str(number)], type=Change))
+            except msgspec.DecodeError as error:
+                if number + 1 < len(self._db) or isinstance(error, msgspec.ValidationError):
+                    raise
+                self._load(self._end - 1)  # the machine went down with the line on disk and the value not yet
+        return [job for job in jobs.values() if job is not None]
+
+
+def _sync(path: Path) -> int:
+    """Have it on the disk; the answer is how long it is."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+        return os.fstat(descriptor).st_size
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,29 @@
+"""The guard `hours`: refuses jobs for containers that are closed at this hour of the day, UTC."""
+
+from time import time
+from typing import Annotated
+
+from msgspec import Meta, Struct, convert
+
+from nodekit import JobRequest, Node, Offer, Refusal
+
+
+class Hours(Struct, frozen=True, kw_only=True):
+    opens: Annotated[float, Meta(ge=0, le=24)] = 0
+    """The hour from which it is open: 7.5 is half past seven. The same as `closes`: it is always open."""
+    closes: Annotated[float, Meta(ge=0, le=24)] = 0
+    """The hour from which it is closed. Less than `opens`: it is open over midnight."""
+
+
+class HoursGuard:
+    container_rules = Hours
+
+    async def nodekit_admit(self, request: JobRequest, node: Node) -> None:
+        for name in request.containers:
+            container = node.containers.get(name)
+            hours = convert(container.rules if container else {}, Hours)  # what is not said has its default
+            if (time() / 3600 - hours.opens) % 24 >= ((hours.closes - hours.opens) % 24 or 24):
+                raise Refusal("Container is closed", container=name, opens=hours.opens, closes=hours.closes)
+
+
+offer = Offer(Struct, lambda config, file: HoursGuard(), container=Hours)  # no settings but those of containers

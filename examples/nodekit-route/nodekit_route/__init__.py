@@ -1,0 +1,59 @@
+"""The pipeline `route`: what a container gives says which of those that the request lists comes next.
+
+The output `{"next": "ask", …}` is the input of `ask`. One that names none is the result of the job.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from msgspec import Meta, Struct, ValidationError, json, structs
+
+import nodekit
+from nodekit import Container, ContainerError, Job, JobRequest, JobStatus, Offer, Outcome, Refusal, Step, last_output
+
+
+class RouteConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    max_steps: Annotated[int, Meta(ge=1)] = 20
+    """How many steps a job may have; one whose outputs go on naming containers fails."""
+
+
+class Output(Struct):
+    next: object = None  # what else there is, is not read
+
+
+class RoutePipeline(nodekit.Sequence):
+    """Goes where outputs say. What was gone so far is a sequence, which knows how to call and how to fail."""
+
+    def __init__(self, config: RouteConfig) -> None:
+        self._max_steps = config.max_steps
+
+    def check(self, request: JobRequest, containers: Mapping[str, Container]) -> None:
+        super().check(request, containers)
+        if request.destination is not nodekit.Location.OFFCHAIN:  # the last container has to know, and which one is it?
+            raise Refusal("Last container is not known")
+
+    def next_step(self, job: Job) -> Step | None:
+        name = named(job)
+        if name not in job.request.containers or len(job.results) == self._max_steps:
+            return None
+        route = (*(result.container for result in job.results), str(name))
+        return super().next_step(structs.replace(job, request=structs.replace(job.request, containers=route)))
+
+    def outcome(self, job: Job) -> Outcome:
+        if (name := named(job)) is None:
+            return super().outcome(job)
+        why = f"past {self._max_steps} steps" if name in job.request.containers else "not in the request"
+        error = f"cannot go on to {name!r:.100}: {why}"
+        return Outcome(JobStatus.FAILED, ContainerError(container=job.steps[-1].container, error=error, kind="status"))
+
+
+def named(job: Job) -> object:
+    if not job.results:
+        return job.request.containers[0]
+    try:
+        return json.decode(last_output(job) or b"{}", type=Output).next  # after an error there is no output
+    except ValidationError:  # JSON that is no object
+        return None
+
+
+offer = Offer(RouteConfig, lambda config, file: RoutePipeline(config))
