@@ -1,6 +1,7 @@
 """Jobs per second of a node, over HTTP, end to end.
 
     python benchmarks/throughput.py [--jobs 3000] [--clients 32] [--steps 1] [--batch 1] [--server hypercorn]
+                                    [--plugin metrics]
 
 A `nodekit serve` process on one core; the clients and a trivial container, in raw asyncio, on another.
 A job is submitted over HTTP, runs its steps in the container, is stored, and counts once it is finished.
@@ -124,6 +125,8 @@ async def main(options: argparse.Namespace) -> None:
         file.write_text(
             NODE.format(store=STORES[options.store], port=port, server=options.server, concurrency=options.concurrency)
         )
+        with file.open("a") as more:
+            more.writelines(f'[[plugins]]\nuse = "{name}"\n' for name in options.plugin)
         command = [sys.executable, "-m", "nodekit.cli", "serve", str(file), "--log-level", "warning"]
         node = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         try:
@@ -155,4 +158,5 @@ if __name__ == "__main__":
     parser.add_argument("--concurrency", type=int, default=64)
     parser.add_argument("--server", choices=["hypercorn", "uvicorn"], default="hypercorn")
     parser.add_argument("--store", choices=list(STORES), default="sqlite")
+    parser.add_argument("--plugin", action="append", default=[], help="another plugin to measure the node with")
     asyncio.run(main(parser.parse_args()))

@@ -1,6 +1,7 @@
 """Who may import whom, and how long things may get. Each rule is shown to fail where it is broken."""
 
 import ast
+import importlib
 import shutil
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import NamedTuple
 import pytest
 
 import nodekit
+import nodekit.testing
 import nodekit_remote
 
 ROOT = Path(__file__).parent.parent
@@ -18,23 +20,29 @@ MAX_FUNCTION_LINES = 50
 
 CORE_LIBRARIES = {"anyio", "msgspec", "pluggy"}
 MORE_LIBRARIES = {  # the first that fits
-    "nodekit.cli": {"click"},
+    "nodekit.cli": {"click", "tomli_w"},
+    "nodekit._pins": {"packaging"},
     "nodekit.testing.model": {"pytest", "hypothesis"},
     "nodekit.testing": {"pytest"},
 }
 
+TESTING_PLUGINS = {"nodekit_function", "nodekit_memory"}
+"""Those whose parts the conformance kit lends, by their public names, in one module."""
+
 LAYERS = (  # a module may import those of earlier lines
-    "errors _signal _health _descriptors _naming finding",
-    "payload secret limits _own_tasks",
-    "container",
+    "errors _signal _health _descriptors _naming _installed finding _api",
+    "payload secret limits mounts _own_tasks _deprecated _tracing",
+    "container _old_hooks _shapes",
     "job _expiries _ids _rules _slots _broadcast _waiting",
-    "pipeline store runner events offers stream _turns _fresh _embedded_claim",
-    "transport hookspecs formats _schedule _progress _retry _following _describe",
-    "_calls",
+    "_pins pipeline",
+    "store runner events offers stream _turns _fresh _embedded_claim",
+    "transport hookspecs formats _schedule _progress _retry _following _describe _mounting _observed_store",
+    "_calls _older_parts",
     "_counts _interrupted _queue _runs",
     "_stream_runs",
-    "embedded _hooks _executor _misfits _intake",
-    "_lifespan",
+    "embedded _hooks _executor _intake",
+    "_misfits",
+    "_lifespan _diagnosis",
     "node _explain",
     "config",
 )
@@ -57,14 +65,28 @@ class Import(NamedTuple):
 
 
 def modules(root: Path) -> dict[str, ast.Module]:
-    """The modules of the core and of the plugins, by name."""
-    files = [*(root / "nodekit").rglob("*.py"), *(root / "plugins").rglob("*.py")]
+    """The modules of the core, of the plugins and of the packages of contrib, by name."""
+    contrib = root / "contrib"
+    places = {root: (root / "nodekit",), root / "plugins": (root / "plugins",)}
+    places |= {folder: tuple(folder.glob("nodekit_*")) for folder in contrib.glob("*") if folder.is_dir()}
     found = {}
-    for file in files:
-        parts = file.relative_to(root).with_suffix("").parts
-        name = ".".join(part for part in parts if part not in ("plugins", "__init__"))
-        found[name] = ast.parse(file.read_text())
+    for place, packages in places.items():
+        for file in [file for package in packages for file in package.rglob("*.py")]:
+            parts = file.relative_to(place).with_suffix("").parts
+            found[".".join(part for part in parts if part != "__init__")] = ast.parse(file.read_text())
     return found
+
+
+def contrib_tests(root: Path) -> dict[str, ast.Module]:
+    """The test modules of contrib, by path."""
+    return {
+        str(file.relative_to(root)): ast.parse(file.read_text()) for file in (root / "contrib").glob("*/tests/**/*.py")
+    }
+
+
+def ours(trees: dict[str, ast.Module]) -> dict[str, ast.Module]:
+    """Without what `nodekit new` writes: that is held to the rules of plugins, by test_new.py."""
+    return {name: tree for name, tree in trees.items() if not within(name, "nodekit.cli.templates")}
 
 
 def imports(module: str, tree: ast.Module, known: set[str]) -> Iterator[Import]:
@@ -102,7 +124,10 @@ def core_violations(one: Import) -> Iterator[str]:
         if here is not None and not one.typing_only and (there is None or there >= here):
             yield f"{one.place}, which is not below it"
     elif top.startswith("nodekit_"):
-        yield f"{one.place}: the core imports no plugin"
+        if one.module != "nodekit.testing.parts" or top not in TESTING_PLUGINS:
+            yield f"{one.place}: the core imports no plugin"
+        elif one.target != top or one.name not in importlib.import_module(top).__all__:
+            yield f"{one.place}: not a public name of {top}"
     elif top not in sys.stdlib_module_names and top not in CORE_LIBRARIES | more:
         yield f"{one.place}: not a library of the core"
     if top == "pluggy" and one.module != "nodekit._hooks":
@@ -125,6 +150,20 @@ def plugin_violations(one: Import) -> Iterator[str]:
         yield f"{one.place}: a plugin's commands, and click, stand in its cli"
 
 
+def contrib_test_violations(root: Path) -> Iterator[str]:
+    """What tests of contrib may not import: they use what an author of a plugin elsewhere can use."""
+    for module, tree in contrib_tests(root).items():
+        own = {folder.name for folder in (root / Path(module).parents[1]).glob("nodekit_*")}
+        for one in imports(module, tree, set()):
+            top = one.target.partition(".")[0]
+            if top == "nodekit":
+                public = nodekit.__all__ if one.target == "nodekit" else nodekit.testing.__all__
+                if one.target not in ("nodekit", "nodekit.testing") or one.name not in public:
+                    yield f"{one.place}: a test of contrib takes public names of nodekit and nodekit.testing only"
+            elif top.startswith("nodekit_") and top not in own and one.target != top:
+                yield f"{one.place}: a test of contrib takes no inner module of another plugin"
+
+
 def cycle(graph: dict[str, set[str]]) -> list[str] | None:
     """Some cycle of imports, if there is one."""
     done: set[str] = set()
@@ -142,7 +181,7 @@ def cycle(graph: dict[str, set[str]]) -> list[str] | None:
 
 
 def import_violations(root: Path) -> Iterator[str]:
-    trees = modules(root)
+    trees = ours(modules(root))
     known = set(trees)
     graph: dict[str, set[str]] = {module: set() for module in trees}
     for module, tree in trees.items():
@@ -164,7 +203,7 @@ def import_violations(root: Path) -> Iterator[str]:
 
 
 def length_violations(root: Path) -> Iterator[str]:
-    for module, tree in modules(root).items():
+    for module, tree in ours(modules(root)).items():
         lines = max((node.end_lineno or 0 for node in tree.body), default=0)
         if lines > MAX_MODULE_LINES:
             yield f"{module} has {lines} lines: a module that passes {MAX_MODULE_LINES} is looking for a missing word"
@@ -179,13 +218,22 @@ def test_imports_go_in_one_direction() -> None:
     assert list(import_violations(ROOT)) == []
 
 
+def test_contrib_is_among_what_is_looked_at() -> None:
+    assert {"nodekit_metrics", "nodekit_metrics._plugin"} <= modules(ROOT).keys()
+    assert len(contrib_tests(ROOT)) > 3
+
+
+def test_tests_of_contrib_use_what_everybody_can_use() -> None:
+    assert list(contrib_test_violations(ROOT)) == []
+
+
 def test_modules_and_functions_are_short() -> None:
     assert list(length_violations(ROOT)) == []
 
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    for folder in ("nodekit", "plugins"):
+    for folder in ("nodekit", "plugins", "contrib"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     assert list(import_violations(tmp_path)) == []
     return tmp_path
@@ -197,10 +245,15 @@ def copy(tmp_path: Path) -> Path:
         ("nodekit/job.py", "import aiohttp", "not a library of the core"),
         ("nodekit/node.py", "def f():\n    from requests import get", "not a library of the core"),
         ("nodekit/node.py", "import click", "not a library of the core"),
+        ("nodekit/node.py", "from packaging.version import Version", "not a library of the core"),
+        ("nodekit/_pins.py", "import tomli_w", "not a library of the core"),
         ("nodekit/store.py", "import pytest", "not a library of the core"),
-        ("nodekit/testing/stores.py", "import hypothesis", "not a library of the core"),
+        ("nodekit/testing/stores/store.py", "import hypothesis", "not a library of the core"),
         ("nodekit/config.py", "import nodekit_sqlite", "the core imports no plugin"),
         ("nodekit/testing/jobs.py", "from nodekit_memory import MemoryTable", "the core imports no plugin"),
+        ("nodekit/testing/parts.py", "from nodekit_sqlite import SqliteTable", "the core imports no plugin"),
+        ("nodekit/testing/parts.py", "from nodekit_function import _pieces", "not a public name of nodekit_function"),
+        ("nodekit/testing/parts.py", "import nodekit_memory", "not a public name of nodekit_memory"),
         ("nodekit/cli/_serve.py", "import nodekit_asgi._app", "the core imports no plugin"),
         ("nodekit/node.py", "import pluggy", "only nodekit._hooks"),
         ("plugins/nodekit_asgi/_app.py", "from pluggy import HookspecMarker", "only nodekit._hooks"),
@@ -209,7 +262,7 @@ def copy(tmp_path: Path) -> Path:
         ("plugins/nodekit_asgi/_app.py", "from nodekit_asgi.cli import job", "nothing imports the command line"),
         ("plugins/nodekit_asgi/_app.py", "from click import echo", "stand in its cli"),
         ("nodekit/errors.py", "from nodekit.job import Job", "not below it"),
-        ("nodekit/store.py", "from nodekit.pipeline import Sequence", "not below it"),
+        ("nodekit/store.py", "from nodekit.runner import ContainerRunner", "not below it"),
         ("nodekit/hookspecs.py", "from nodekit.node import Node", "not below it"),
         ("nodekit/job.py", "from nodekit import Node", "not below it"),
         ("nodekit/job.py", "from nodekit import node", "not below it"),
@@ -224,14 +277,38 @@ def copy(tmp_path: Path) -> Path:
         ("plugins/nodekit_process/_runner.py", "from nodekit_remote._http import Endpoint", "not a public name"),
         ("plugins/nodekit_process/_runner.py", "from nodekit_remote import _session", "not a public name"),
         ("plugins/nodekit_asgi/_config.py", "from nodekit_asgi._app import AsgiApp", "a cycle"),
-        ("nodekit/testing/jobs.py", "from nodekit.testing.stores import JobStoreContract", "a cycle"),
+        ("nodekit/testing/jobs.py", "from nodekit.testing.stores.store import JobStoreContract", "a cycle"),
         ("nodekit/brand_new.py", "import anyio", "without a layer"),
+        ("contrib/nodekit-metrics/nodekit_metrics/_now.py", "from nodekit.node import Node", "nodekit.__all__ only"),
+        ("contrib/nodekit-metrics/nodekit_metrics/_now.py", "from nodekit import Executor", "nodekit.__all__ only"),
+        ("contrib/nodekit-metrics/nodekit_metrics/_now.py", "import nodekit_asgi", "no other plugin"),
+        ("contrib/nodekit-metrics/nodekit_metrics/_labels.py", "import nodekit_metrics._plugin", "a cycle"),
+        ("plugins/nodekit_asgi/_app.py", "import nodekit_metrics", "no other plugin"),
+        ("nodekit/config.py", "import nodekit_metrics", "the core imports no plugin"),
     ],
 )  # fmt: skip
 def test_a_planted_import_is_found(copy: Path, file: str, line: str, words: str) -> None:
     with (copy / file).open("a") as planted:
         planted.write(f"\n{line}\n")
     found = list(import_violations(copy))
+    assert any(words in violation for violation in found), found
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("from nodekit.node import Node", "public names"),
+        ("from nodekit import Executor", "public names"),
+        ("import nodekit", "public names"),
+        ("from nodekit.testing import Faulty", "public names"),
+        ("from nodekit.testing.parts import make_node", "public names"),
+        ("from nodekit_asgi._app import AsgiApp", "inner module"),
+    ],
+)
+def test_a_planted_import_is_found_in_tests_of_contrib(copy: Path, line: str, words: str) -> None:
+    with (copy / "contrib/nodekit-metrics/tests/test_page.py").open("a") as planted:
+        planted.write(f"\n{line}\n")
+    found = list(contrib_test_violations(copy))
     assert any(words in violation for violation in found), found
 
 

@@ -1,8 +1,10 @@
 """The contract suites can fail: each of these stores breaks one promise, and a test of the suite says which."""
 
+import inspect
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 import anyio
@@ -45,6 +47,8 @@ class TableSuite(JobTableContract):
 def run(suite: JobStoreContract | JobTableContract, test: str, part: Any) -> None:
     """Run one test of a suite, as pytest would, with a store, a table, or a function that opens one."""
     function = getattr(suite, test)
+    if "nothing_left" in inspect.signature(function).parameters:
+        function = partial(function, None)
 
     async def main() -> None:
         if callable(part):
@@ -441,6 +445,13 @@ def test_the_suite_of_stores_passes_a_sound_one(test: str) -> None:
 
 # -- stores that do not survive --------------------------------------------------------------------
 
+OF_PROCESSES = {
+    "test_what_a_call_has_kept_survives_a_kill",
+    "test_what_was_told_survives_kills_at_any_moment",
+    "test_what_does_not_fit_on_the_disk_is_refused_as_a_whole",
+}
+"""Of which no table in memory comes back; tests/kit has stores with files."""
+
 
 def reopened(table: Callable[[], JobTable]) -> Callable[[], JobStore]:
     return lambda: Sound(table())
@@ -506,7 +517,8 @@ def test_the_suite_of_durable_stores_catches(table: Any, test: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "test", sorted({*names_of_tests(DurableJobStoreContract)} - {*names_of_tests(JobStoreContract)})
+    "test",
+    sorted({*names_of_tests(DurableJobStoreContract)} - {*names_of_tests(JobStoreContract)} - OF_PROCESSES),
 )
 def test_the_suite_of_durable_stores_passes_one_that_survives(test: str) -> None:
     table = Locked()
@@ -519,6 +531,7 @@ def test_the_suite_of_durable_stores_passes_one_that_survives(test: str) -> None
 class RunnerSuite(StreamingRunnerContract):
     timeout_seconds = 0.5
     prompt_seconds = 0.5
+    buffered_bytes = 1 << 20
     opaque = False
 
 

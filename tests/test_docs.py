@@ -18,14 +18,18 @@ import pytest
 
 from nodekit import ClientLimits, Container, Offer, Retry, hookspecs
 from nodekit.cli import main
-from nodekit.config import LogSettings, NodeSettings
+from nodekit.config import TABLES, LogSettings, NodeSettings
 from nodekit_asgi._routes import ROUTES
 from nodekit_docker import Credentials
 from nodekit_infernet._config import InfernetConfig
 from nodekit_remote import HttpContainer, StartedContainer
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "contrib").glob("*/README.md")),
+]
 REFERENCE = ROOT / "docs" / "reference"
 SECONDS = 60
 
@@ -201,6 +205,11 @@ def test_the_reference_has_every_key_of_the_node() -> None:
     assert documented(REFERENCE / "node-file.md", "`[node]`") == settings(NodeSettings)
 
 
+def test_the_reference_and_what_composes_have_the_same_tables() -> None:
+    text = (REFERENCE / "node-file.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `\[+(\w+)\]+` \|", text, re.MULTILINE)) == set(TABLES)
+
+
 def test_the_reference_has_every_key_of_the_log() -> None:
     assert documented(REFERENCE / "node-file.md", "`[log]`") == settings(LogSettings)
 
@@ -258,10 +267,12 @@ def test_the_reference_has_every_command_with_its_options() -> None:
 def test_the_reference_has_every_command_of_a_group_with_its_options() -> None:
     text = (REFERENCE / "command-line.md").read_text(encoding="utf-8")
     groups = {name: group for name, command in commands_of(main).items() if (group := commands_of(command))}
-    assert "job" in groups
+    assert {"job", "plugins", "config"} <= set(groups)
     for name, commands in groups.items():
-        assert re.findall(rf"^### `nodekit {name} (\w+)", text, re.MULTILINE) == list(commands)
-        rows = re.findall(r"^\| `(--[\w-]+)` \| ([a-z, ]+) \|", text, re.MULTILINE)
+        section = re.search(rf"^## `nodekit {name}`\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+        assert section, name
+        assert re.findall(rf"^### `nodekit {name} (\w+)", section[1], re.MULTILINE) == list(commands)
+        rows = re.findall(r"^\| `(--[\w-]+)` \| ([a-z, ]+) \|", section[1], re.MULTILINE)
         documented = {option: set(commands) if of == "all" else set(of.split(", ")) for option, of in rows}
         for command, one in commands.items():
             assert {option for option, of in documented.items() if command in of} == options_of(one), command

@@ -390,6 +390,37 @@ async def test_an_add_whose_caller_is_gone_is_finished(table: FlakyTable, store:
     assert (await store.pending()).total == 1
 
 
+async def test_of_the_calls_of_a_table_only_reads_and_delete_are_cancelled_with_whoever_asked() -> None:
+    cancelled: set[str] = set()
+
+    class Slow(FlakyTable):
+        async def _call(self, name: str, call: Callable[[], Awaitable[Any]]) -> Any:
+            try:
+                await anyio.sleep(0.02)
+            except BaseException:
+                cancelled.add(name)
+                raise
+            return await call()
+
+    async with EmbeddedStore(Slow()) as store:
+        held = [await claim(store, make_job()) for _ in range(2)]
+        [other] = await store.add([make_job("other")])
+        calls: list[Callable[[], Awaitable[Any]]] = [
+            lambda: store.add([make_job()]),
+            lambda: store.add_claimed(make_job(destination=Location.STREAM)),
+            lambda: store.save(held[0], with_output(held[0].job)),
+            lambda: store.release(held[1], with_output(held[1].job)),
+            lambda: store.settle(other.id, CANCELLED, client=None),
+            lambda: store.get([other.id]),
+            lambda: store.find(limit=1),
+            lambda: store.delete([other.id]),
+        ]
+        for call in calls:
+            with anyio.move_on_after(0.005):
+                await call()
+    assert cancelled == {"get", "find", "delete"}
+
+
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_an_add_whose_asyncio_task_is_cancelled_loses_no_job_that_is_kept(
     table: FlakyTable, store: EmbeddedStore

@@ -236,8 +236,8 @@ class Chooses:
     """Goes on with whatever container the previous output names, until there is none."""
 
     def check(self, request: JobRequest, containers: Mapping[str, Container]) -> None:
-        if len(request.containers) != 1:
-            raise Refusal("Name the first container only")
+        if not request.containers:
+            raise Refusal("Name the first container, and those that may follow")
 
     def next_step(self, job: Job) -> Step | None:
         results = job.results
@@ -272,7 +272,7 @@ async def test_a_pipeline_may_choose_the_next_container_by_the_previous_output()
         return {"said": "bye"}
 
     async with make_node(functions(countdown=countdown, bye=bye), pipelines={"chooses": Chooses()}) as node:
-        asked = JobRequest(containers=("countdown",), data=encode_payload({"n": 3}), pipeline="chooses")
+        asked = JobRequest(containers=("countdown", "bye"), data=encode_payload({"n": 3}), pipeline="chooses")
         (done,) = await node.wait([(await node.submit(asked)).id])
         with pytest.raises(Refusal, match="Name the first"):
             await node.submit(JobRequest(containers=(), data=encode_payload({}), pipeline="chooses"))
@@ -287,7 +287,7 @@ async def test_a_pipeline_that_names_a_container_nobody_offers_fails_the_job() -
         return {"next": "nowhere"}
 
     async with make_node(functions(lost=lost), pipelines={"chooses": Chooses()}) as node:
-        asked = JobRequest(containers=("lost",), data=encode_payload({}), pipeline="chooses")
+        asked = JobRequest(containers=("lost", "nowhere"), data=encode_payload({}), pipeline="chooses")
         (done,) = await node.wait([(await node.submit(asked)).id])
     assert done.status is JobStatus.FAILED
     assert isinstance(done.result, ContainerError)
@@ -482,6 +482,31 @@ async def test_a_store_that_keeps_some_results_and_not_others_is_unhealthy_until
         assert (await node.health()).healthy
 
 
+async def test_a_job_that_was_settled_while_the_store_kept_nothing_leaves_no_problem_behind() -> None:
+    store = SpiedStore()
+    async with make_node(store=store) as node:
+        store.failures["save"] = 1_000_000
+        job = await node.submit(request())
+        await until(lambda: node._executor.problems)
+        await node.cancel(job.id)
+        await until(lambda: not node._executor.running)
+        assert (await node.health()).healthy
+
+
+async def test_a_job_that_cannot_be_given_back_at_once_is_given_back_later() -> None:
+    store, runner = SpiedStore(), SwitchRunner(Container(id="x"))
+    async with make_node(runner, store=store) as node:
+        await settle_down()
+        store.failures["release"] = 3
+        runner.up = set()  # it does not say so
+        job = await node.submit(request("x"))
+        await until(lambda: store.calls["release"])
+        runner.switch("x")
+        await until(lambda: store.calls["release"] > 3)
+        [job] = await node.wait([job.id])
+    assert job.status is JobStatus.SUCCESS
+
+
 async def test_expiring_goes_on_after_the_store_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     class Forgetful(SpiedStore):
         async def claim_expired(self, limit: int) -> Any:
@@ -541,7 +566,7 @@ async def test_a_pipeline_that_contradicts_itself_fails_the_job_instead_of_runni
     for id in ("echo", "other"):
         runner.container(id)(_echo)
     async with Node(store=MemoryStore(), runners=[runner], pipelines={"fickle": Fickle()}) as node:
-        asked = JobRequest.of("echo", data={})
+        asked = JobRequest.of("echo", "other", data={})
         job = await node.submit(replace(asked, pipeline="fickle"))
         [job] = await node.wait([job.id])
     assert job.status is JobStatus.FAILED

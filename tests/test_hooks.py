@@ -10,15 +10,27 @@ from typing import Any
 import anyio
 import pluggy
 import pytest
-from parts import SpiedStore, SwitchRunner, functions, make_node, request, until
+from msgspec.structs import replace
+from parts import Gate, SpiedStore, SwitchRunner, functions, make_node, request, until
 
 from nodekit import (
+    ClaimLost,
+    ClientLimits,
     CompositionError,
     Container,
     EmbeddedStore,
     JobRequest,
+    JobStatus,
+    KeyReused,
+    Mount,
     NodekitError,
+    NotFailed,
+    Outcome,
     Refusal,
+    RequestRefused,
+    StoreCall,
+    StoreFailed,
+    TooManyJobs,
     TooManyRequests,
     Unavailable,
 )
@@ -128,7 +140,7 @@ def test_two_runners_of_one_container_are_one_problem() -> None:
 
 def test_a_rule_that_no_plugin_reads_guards_nothing_and_is_refused() -> None:
     guarded = SwitchRunner(Container(id="a", rules=rules(external=False)))
-    with pytest.raises(CompositionError, match="no plugin reads it"):
+    with pytest.raises(CompositionError, match=r"no plugin reads it; .* `container_rules`"):
         make_node(guarded)
     make_node(guarded, plugins=[Guardian()])
     misspelt = SwitchRunner(Container(id="a", rules={"externl": False}))
@@ -369,3 +381,287 @@ def test_a_limit_that_breaks_lets_nobody_through(caplog: pytest.LogCaptureFixtur
         node.limit("a")
     assert "Limiting failed in nodekit_limit" in caplog.text
     make_node().limit("a")  # nobody objects where no plugin limits
+
+
+# -- pages ----------------------------------------------------------------------------------------
+
+
+async def page(scope: Any, receive: Any, send: Any) -> None: ...
+
+
+class Routes:
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    def nodekit_routes(self, node: Any) -> Any:
+        assert (node.name, list(node.containers)) == ("node", ["a"])
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+def test_what_plugins_mount_is_known_by_name() -> None:
+    first, second = Mount("one", page), Mount("two-2", page, public=True)
+    runner = SwitchRunner(Container(id="a"))
+    node = make_node(runner, plugins=[Routes([first]), Routes([]), Routes((second,))])
+    assert node.mounts == {"one": first, "two-2": second}
+    assert make_node().mounts == {}
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (ValueError("no page"), ["failed", "no page"]),
+        (None, ["NoneType", "return a list"]),
+        (Mount("one", page), ["[Mount(…)]"]),
+        ("one", ["str", "return a list"]),
+        ([page], ["function", "expected Mount"]),
+        ([Mount("One", page)], ["'One'", "lower-case"]),
+        ([Mount("", page)], ["''", "lower-case"]),
+        ([Mount("a/b", page)], ["'a/b'", "lower-case"]),
+        ([Mount("a\n", page)], ["lower-case"]),
+        ([Mount("-a", page)], ["'-a'", "lower-case"]),
+        ([Mount(7, page)], ["7", "lower-case"]),  # type: ignore[arg-type]
+        ([Mount("one", page), Mount("one", page)], ["'one'", "by Routes already"]),
+        ([Mount("one", "page")], ["'one'", "ASGI"]),  # type: ignore[arg-type]
+        ([Mount("one", page, "no")], ["'one'", "True or False"]),  # type: ignore[arg-type]
+    ],
+)  # fmt: skip
+def test_what_cannot_be_mounted_is_one_clear_problem(answer: Any, words: list[str]) -> None:
+    problem = problem_of(Routes(answer))
+    assert problem.startswith("Routes.nodekit_routes: ")
+    for word in words:
+        assert word in problem
+
+
+def test_two_plugins_that_mount_one_name_are_a_problem_for_each_other() -> None:
+    class Other(Routes):
+        pass
+
+    assert "'one' is mounted by Routes already" in problem_of(Routes([Mount("one", page)]), Other([Mount("one", page)]))
+
+
+# -- refusals -------------------------------------------------------------------------------------
+
+
+class Told:
+    """Remembers the refusals that it is told of."""
+
+    def __init__(self) -> None:
+        self.refused: list[tuple[str, type[Exception], str]] = []
+
+    def nodekit_observe(self, event: Any) -> None:
+        if isinstance(event, RequestRefused):
+            self.refused.append((event.client, type(event.objection), str(event.objection)))
+
+
+class Closed:
+    async def nodekit_admit(self, request: JobRequest) -> None:
+        if request.client == "eve":
+            raise Refusal("closed")
+
+
+@pytest.mark.anyio
+async def test_every_refusal_is_told_with_its_client_and_nothing_else_is() -> None:
+    told = Told()
+    async with make_node(plugins=[told, Closed()]) as node:
+        await node.submit(request())
+        answers = await node.submit_many([request(client="eve"), request("nope"), request()])
+        assert [type(answer) for answer in answers[:2]] == [Refusal, Refusal]
+        assert told.refused == [("eve", Refusal, "closed"), ("alice", Refusal, "Container not supported")]
+        told.refused.clear()
+        with pytest.raises(Refusal):
+            await node.submit(request("nope"))
+        with pytest.raises(Refusal):
+            async with node.stream(request(client="eve")):
+                pass
+        async with node.stream(request()) as stream:
+            assert [piece async for piece in stream]
+    with pytest.raises(Unavailable):
+        await node.submit(request(client="late"))
+    with pytest.raises(Unavailable):
+        async with node.stream(request(client="later")):
+            pass
+    assert [kind for _, kind, _ in told.refused] == [Refusal, Refusal, Unavailable, Unavailable]
+    assert [client for client, _, _ in told.refused] == ["alice", "eve", "late", "later"]
+
+
+@pytest.mark.anyio
+async def test_what_keys_limits_and_retries_refuse_is_told_too() -> None:
+    told, gate = Told(), Gate()
+    limits = {"each_client": ClientLimits(max_pending=1)}
+    async with make_node(functions(gate=gate), plugins=[told, Closed()], **limits) as node:
+        with_key = replace(request("gate"), idempotency_key="k", body_digest="1")
+        job = await node.submit(with_key)
+        assert (await node.submit(with_key)).id == job.id
+        with pytest.raises(KeyReused):
+            await node.submit(replace(with_key, body_digest="2"))
+        with pytest.raises(TooManyJobs):
+            await node.submit(request())
+        with pytest.raises(NotFailed):
+            await node.retry(job.id)
+        await node.settle(job.id, Outcome(JobStatus.FAILED))
+    assert [(client, kind) for client, kind, _ in told.refused] == [
+        ("alice", KeyReused),
+        ("alice", TooManyJobs),
+        ("alice", NotFailed),
+    ]
+
+
+@pytest.mark.anyio
+async def test_a_store_that_keeps_nothing_refuses_what_was_admitted() -> None:
+    told, store = Told(), SpiedStore()
+    async with make_node(store=store, plugins=[told]) as node:
+        store.failures["add"] = 1
+        with pytest.raises(Unavailable):
+            await node.submit(request())
+    assert told.refused == [("alice", Unavailable, "the store cannot keep jobs right now")]
+
+
+def test_a_client_that_has_to_wait_is_told_of() -> None:
+    told = Told()
+    node = make_node(plugins=[Limiting("a", TooManyRequests("slower", retry_after_seconds=3)), told])
+    node.limit("b")
+    with pytest.raises(TooManyRequests):
+        node.limit("a")
+    assert told.refused == [("a", TooManyRequests, "slower")]
+
+
+# -- the store's calls ----------------------------------------------------------------------------
+
+
+class Watches:
+    def __init__(self) -> None:
+        self.calls: list[StoreCall] = []
+
+    def nodekit_observe_store(self, call: StoreCall, node: Any) -> None:
+        assert node.name == "node"
+        self.calls.append(call)
+
+    @property
+    def methods(self) -> list[str]:
+        return [call.method for call in self.calls]
+
+
+@pytest.mark.anyio
+async def test_the_stores_calls_are_told_but_for_those_that_wait() -> None:
+    watches, store = Watches(), SpiedStore()
+    async with make_node(store=store, plugins=[watches]) as node:
+        watches.calls.clear()
+        job = await node.submit(request())
+        await node.wait([job.id])
+        await node.pending()
+        await node.cancel(job.id)
+        async with node.changes(), node.stream(request()) as stream:
+            assert [piece async for piece in stream]
+    assert {"add", "add_claimed", "save", "settle", "get", "pending"} <= set(watches.methods)
+    assert set(watches.methods) <= {"add", "add_claimed", "save", "release", "settle", "get", "find", "pending"}
+    assert watches.methods.count("add") == 1
+    assert store.calls["claim"] > 0
+    assert all(0 <= call.seconds < 60 and not call.failed for call in watches.calls)
+
+
+@pytest.mark.anyio
+async def test_calls_that_fail_are_told_as_failed() -> None:
+    watches, store = Watches(), SpiedStore()
+    async with make_node(store=store, plugins=[watches]) as node:
+        store.failures["add"] = 1
+        with pytest.raises(Unavailable):
+            await node.submit(request())
+        assert [call.failed for call in watches.calls if call.method == "add"] == [True]
+        store.failures["find"] = 1
+        with pytest.raises(StoreFailed):
+            await node.find()
+        assert watches.calls[-1].failed
+
+
+@pytest.mark.anyio
+async def test_a_claim_that_was_lost_is_an_answer_of_the_store() -> None:
+    watches, faults = Watches(), Faults()
+    faults.before("save", 1).fail(ClaimLost("it is another node's"))
+    async with make_node(store=faults.around(SpiedStore()), plugins=[watches]) as node:
+        await node.submit(request())
+        await until(lambda: "save" in watches.methods)
+    assert not any(call.failed for call in watches.calls)
+
+
+@pytest.mark.anyio
+async def test_a_plugin_that_fails_on_a_call_of_the_store_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    class Breaks:
+        def nodekit_observe_store(self, call: StoreCall) -> None:
+            raise KeyError("oops")
+
+    watches = Watches()
+    async with make_node(plugins=[Breaks(), watches]) as node:
+        job = await node.submit(request())
+        (done,) = await node.wait([job.id])
+    assert done.status is JobStatus.SUCCESS
+    assert "add" in watches.methods
+    assert "Breaks failed in nodekit_observe_store" in caplog.text
+
+
+@pytest.mark.anyio
+async def test_a_store_that_is_watched_keeps_what_else_it_is() -> None:
+    class Says(SpiedStore):
+        def nodekit_problems(self) -> list[str]:
+            return ["said through"]
+
+        async def announce(self, name: str, offered: Any) -> None:
+            self.life.append(f"{name} announces")
+
+    store = Says()
+    node = make_node(store=store, plugins=[Watches()])
+    async with node:
+        assert list((await node.health()).reasons) == ["said through"]
+        await node._store.announce("node", None)  # type: ignore[attr-defined]
+    assert store.life == ["entered", "node announces", "left"]
+
+
+def test_a_store_that_nobody_watches_is_called_as_it_is() -> None:
+    store = SpiedStore()
+    assert make_node(store=store)._store is store
+    assert make_node(store=store, plugins=[Watches()])._store is not store
+
+
+@pytest.mark.anyio
+async def test_a_node_says_how_many_jobs_run() -> None:
+    gate = Gate()
+    async with make_node(functions(gate=gate), concurrency=2) as node:
+        assert node.in_flight == 0
+        jobs = await node.submit_many([request("gate") for _ in range(3)])
+        await until(lambda: gate.running == 2)
+        assert node.in_flight == 2
+        gate.opened.set()
+        await node.wait([job.id for job in jobs if not isinstance(job, NodekitError)])
+        await until(lambda: node.in_flight == 0)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("answer", [Refusal("no"), False, True, "no"])
+async def test_a_guard_that_answers_instead_of_raising_lets_nobody_in(
+    answer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Forgets:
+        async def nodekit_admit(self, request: JobRequest) -> Any:
+            return answer
+
+    async with make_node(plugins=[Forgets()]) as node:
+        with pytest.raises(Refusal, match="Admission failed"):
+            await node.submit(request())
+    assert "plugin 0:Forgets failed in nodekit_admit; the request is refused" in caplog.text
+    assert "where only None lets in; to object, raise it" in caplog.text
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("answer", [TooManyRequests("slowly", retry_after_seconds=1), False])
+async def test_a_limit_that_answers_instead_of_raising_lets_nobody_through(
+    answer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Forgets:
+        def nodekit_limit(self, client: str) -> Any:
+            return answer
+
+    async with make_node(plugins=[Forgets()]) as node:
+        with pytest.raises(NodekitError, match="Forgets failed to say"):
+            node.limit("alice")
+    assert "where only None lets in; to object, raise it" in caplog.text

@@ -119,3 +119,55 @@ def test_nobody_takes_over_a_built_in_name_in_silence(tmp_path: Path) -> None:
     assert "nodekit-compute" in problem
     assert "nodekit-evil" in problem
     assert "nodekit_evil" not in modules
+
+
+RULES = """
+import msgspec
+from nodekit import Offer
+
+class Rules(msgspec.Struct, forbid_unknown_fields=True):
+    opens: float = 0
+
+class Other(msgspec.Struct, forbid_unknown_fields=True):
+    opens: float = 0
+
+class Hours:
+    {declared}
+    async def nodekit_admit(self, request): ...
+
+class Config(msgspec.Struct, forbid_unknown_fields=True): ...
+
+offer = Offer(Config, lambda config, file: Hours(){offered})
+"""
+DECLARED, OFFERED = "container_rules = Rules", ", container=Rules"
+
+
+@pytest.mark.parametrize(
+    ("declared", "offered", "expected"),
+    [
+        (DECLARED, OFFERED, []),
+        ("", "", []),
+        (DECLARED, "", ["that its offer does not; write Offer(…, container=Rules)"]),
+        (DECLARED, ", container=Other", ["that its offer does not; write Offer(…, container=Rules)"]),
+        ("", OFFERED, ["that Hours does not; give the class container_rules = Rules"]),
+    ],
+)
+def test_a_plugin_and_its_offer_declare_the_same_rules(
+    tmp_path: Path, declared: str, offered: str, expected: list[str]
+) -> None:
+    install(tmp_path, "nodekit-hours", RULES.format(declared=declared, offered=offered), plugins="hours")
+    problems, _ = look(tmp_path, store("memory") + '\n[[plugins]]\nuse = "hours"\n')
+    assert len(problems) == len(expected)
+    for problem, text in zip(problems, expected, strict=True):
+        assert problem.startswith("plugins[0]: ")
+        assert problem.endswith(text)
+
+
+@pytest.mark.parametrize("someone", [False, True])
+def test_the_built_in_pipeline_needs_no_table_and_nobody_can_offer_another(tmp_path: Path, someone: bool) -> None:
+    if someone:
+        install(tmp_path, "nodekit-mine", RULES.format(declared="", offered=""), pipelines="sequence")
+    problems, modules = look(tmp_path, store("memory") + '\n[[pipelines]]\nuse = "sequence"\n')
+    cure = "; nodekit-mine 1.0 has to offer its own under another name" if someone else ""
+    assert problems == [f"pipelines[0].use: pipeline 'sequence' is always there; remove this table{cure}"]
+    assert "nodekit_mine" not in modules

@@ -12,6 +12,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 from hypothesis import Phase
+from hypothesis.errors import FlakyFailure
 from msgspec.structs import replace
 
 from nodekit import (
@@ -346,7 +347,7 @@ def caught(store: type[EmbeddedStore], table: type[MemoryTable], **settings: Any
         setattr(Suite, name, value)
     try:
         Suite().test_random_sequences_do_as_the_model_does()
-    except (AssertionError, TimeoutError, pytest.fail.Exception):
+    except (AssertionError, TimeoutError, pytest.fail.Exception, FlakyFailure):  # the last: red, but not each time
         return True
     return False
 

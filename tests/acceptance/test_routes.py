@@ -74,21 +74,6 @@ async def test_a_running_job_has_no_result_and_shows_its_finished_steps_when_ask
     assert shown["intermediate_results"] == [{"container": "echo", "output": {"n": 1}}]
 
 
-async def test_intermediate_results_of_a_finished_job_are_all_steps_but_the_last(api: Api) -> None:
-    (job,) = await api.results(await api.submit("echo", "echo", "proof", n=1), intermediate=True)
-    assert [result["container"] for result in job["intermediate_results"]] == ["echo", "echo"]
-    assert job["result"]["container"] == "proof"
-    (alone,) = await api.results(await api.submit("echo"), intermediate=True)
-    assert alone["intermediate_results"] == []
-
-
-async def test_a_failed_job_has_the_error_as_its_result_and_the_steps_before_it_as_intermediate(api: Api) -> None:
-    (job,) = await api.results(await api.submit("echo", "fail", "echo", n=1), intermediate=True)
-    assert job["status"] == "failed"
-    assert job["result"] == {"container": "fail", "error": "ValueError: as it was told"}
-    assert job["intermediate_results"] == [{"container": "echo", "output": {"n": 1}}]
-
-
 async def test_a_cancelled_job_is_failed_and_says_so(api: Api) -> None:
     id = await api.submit("gate")
     assert isinstance(api.node, Node)
@@ -181,14 +166,6 @@ async def test_who_asks_is_not_taken_from_the_body(api: Api) -> None:
     assert refused.json["params"]["address"] == "127.0.0.1"
 
 
-async def test_ids_increase(api: Api) -> None:
-    ids = [await api.submit() for _ in range(20)]
-    batch = (await api.post("/api/jobs/batch", [{"containers": ["echo"], "data": {}}] * 20)).json
-    ids += [item["id"] for item in batch]
-    assert ids == sorted(set(ids))
-    assert (await api.get("/api/jobs")).json == ids
-
-
 async def test_past_max_pending_it_is_503_with_a_time_to_come_back(server: str) -> None:
     async with serving(server, node={"max_pending": 2}) as api:
         assert api.gate is not None
@@ -271,24 +248,6 @@ async def test_a_batch_with_every_tenth_item_malformed_answers_every_item_in_ord
     assert (await api.get("/api/jobs?pending=false")).json == ids
 
 
-@pytest.mark.parametrize("body", ["{}", "null", "7", '"x"', "", "[", '[{"containers": ["echo"], "data": {}}', "[NaN]"])
-async def test_a_batch_that_is_no_list_is_400_as_a_whole(api: Api, body: str) -> None:
-    answer = await api.post("/api/jobs/batch", body)
-    assert (answer.status, bool(answer.error)) == (400, True)
-
-
-async def test_an_empty_batch_has_an_empty_answer(api: Api) -> None:
-    answer = await api.post("/api/jobs/batch", [])
-    assert (answer.status, answer.json) == (200, [])
-
-
-async def test_a_batch_of_nothing_but_refusals_is_200(api: Api) -> None:
-    answer = await api.post("/api/jobs/batch", [{"containers": ["nope"], "data": {}}, 1])
-    assert answer.status == 200
-    assert answer.json[0] == {"error": "Container not supported", "params": {"container": "nope"}}
-    assert set(answer.json[1]) == {"error"}
-
-
 async def test_a_batch_of_too_many_items_is_413(api: Api) -> None:
     answer = await api.post("/api/jobs/batch", [1] * 1001)
     assert answer.status == 413
@@ -307,39 +266,12 @@ async def test_results_come_in_the_order_asked_each_once_and_unknown_ids_are_lef
     assert [job["id"] for job in found.json] == [second, first]
 
 
-async def test_unknown_ids_alone_are_404(api: Api) -> None:
-    answer = await api.get("/api/jobs?id=01900000-0000-7000-8000-000000000000&id=x&id=")
-    assert answer.status == 404
-    assert answer.error
-
-
 async def test_two_hundred_ids_are_within_limits(api: Api) -> None:
     items = [{"containers": ["echo"], "data": {}}] * 200
     ids = [item["id"] for item in (await api.post("/api/jobs/batch", items)).json]
     assert [job["id"] for job in await api.results(*ids)] == ids
     query = "&".join(f"id={id}" for id in [*ids, ids[0]])
     assert (await api.get(f"/api/jobs?{query}")).status == 400
-
-
-async def test_another_client_reads_nothing_of_mine(api: Api) -> None:
-    id = await api.submit()
-    await api.results(id)
-    async with api.as_other_client() as other:
-        assert (await other.get(f"/api/jobs?id={id}")).status == 404
-        assert (await other.get("/api/jobs")).json == []
-        theirs = await other.submit()
-        assert [job["id"] for job in await other.results(theirs)] == [theirs]
-        assert (await other.get("/api/jobs")).json == [theirs]
-    assert (await api.get("/api/jobs")).json == [id]
-
-
-async def test_the_listing_filters_by_pending(api: Api) -> None:
-    done, running = await api.submit("echo"), await api.submit("gate")
-    await api.results(done)
-    assert (await api.get("/api/jobs")).json == [done, running]
-    assert (await api.get("/api/jobs?pending=true")).json == [running]
-    assert (await api.get("/api/jobs?pending=FALSE")).json == [done]
-    assert [job["id"] for job in (await api.get(f"/api/jobs?id={running}&pending=false")).json] == [running]
 
 
 async def test_pages_lead_through_all_ids_by_link_or_by_after(api: Api) -> None:
@@ -372,36 +304,6 @@ async def test_a_long_listing_comes_in_slices_and_whole(api: Api) -> None:
     answer = await api.get("/api/jobs")
     assert answer.json == ids
     assert "Content-Length" not in answer.headers
-
-
-@pytest.mark.parametrize(
-    ("query", "name"),
-    [
-        ("pending=yes", "pending"),
-        ("pending=1", "pending"),
-        ("pending=", "pending"),
-        ("pending", "pending"),
-        ("id=x&intermediate=2", "intermediate"),
-        ("limit=0", "limit"),
-        ("limit=-1", "limit"),
-        ("limit=ten", "limit"),
-        ("limit=1.5", "limit"),
-        ("limit=", "limit"),
-        ("after=x", "after"),
-        ("after=", "after"),
-    ],
-)
-async def test_a_wrong_query_names_its_parameter(api: Api, query: str, name: str) -> None:
-    answer = await api.get(f"/api/jobs?{query}")
-    assert answer.status == 400
-    assert name in answer.error
-
-
-@pytest.mark.parametrize("value", ["true", "True", "TRUE", "false", "fAlSe"])
-async def test_booleans_are_true_or_false_in_any_case(api: Api, value: str) -> None:
-    id = await api.submit()
-    (job,) = (await api.get(f"/api/jobs?id={id}&intermediate={value}")).json
-    assert ("intermediate_results" in job) == (value.lower() == "true")
 
 
 # -- payloads -----------------------------------------------------------------------------------------

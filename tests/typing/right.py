@@ -1,10 +1,10 @@
 """What authors of plugins write. Only type-checked: this must pass as it stands."""
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, MutableMapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import anyio
 import msgspec
@@ -12,6 +12,7 @@ from anyio.abc import TaskStatus
 
 from nodekit import (
     UNSUCCESSFUL,
+    AsgiApplication,
     ClientId,
     Container,
     ContainerError,
@@ -30,19 +31,25 @@ from nodekit import (
     JobStore,
     JobTable,
     KeyReused,
+    Mount,
     Node,
     NodeFile,
     Offer,
     Outcome,
     Pipeline,
     Refusal,
+    RequestRefused,
     Step,
+    StoreCall,
     StreamingRunner,
     Transport,
     Unavailable,
     Unfinished,
     encode_payload,
 )
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class ListTable:
@@ -178,8 +185,21 @@ class Counter:
             raise Refusal("Not today")
 
     def nodekit_observe(self, event: Event) -> None:
-        if isinstance(event, JobFinished):
-            self.finished += event.job.status is JobStatus.SUCCESS
+        match event:
+            case JobFinished():
+                self.finished += event.job.status is JobStatus.SUCCESS
+            case RequestRefused(client=client, objection=objection):
+                print(client.upper(), objection)
+
+    def nodekit_observe_store(self, call: StoreCall, node: Node) -> None:
+        print(call.method.upper(), call.seconds + 1, not call.failed, node.in_flight + 1)
+
+    def nodekit_routes(self, node: Node) -> Sequence[Mount]:
+        async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+            await send({"type": "http.response.start", "status": 204})
+
+        app_of_another_style: AsgiApplication = app
+        return [Mount("pages", app), Mount("more", app_of_another_style, public=True)]
 
 
 class Silent:

@@ -190,7 +190,8 @@ def test_what_waits_longer_than_the_limit_may_start_for_as_long(read: Any) -> No
 
 @pytest.fixture
 def chain_and_redis(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nodekit_infernet._draft.entry_points", lambda group, name: [name])
+    installed = [("nodekit.plugins", "chain"), ("nodekit.stores", "redis")]
+    monkeypatch.setattr("nodekit_infernet._draft._entry_points", lambda: iter(installed))
 
 
 @pytest.mark.usefixtures("chain_and_redis")

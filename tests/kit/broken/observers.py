@@ -1,0 +1,108 @@
+"""Observers that break a promise each. `tests/kit/test_caught.py` runs the suite on them."""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from nodekit import Event, JobFinished, RequestRefused
+from nodekit.testing import ObserverContract
+
+
+class Sound:
+    finished = 0
+
+    def nodekit_observe(self, event: Event) -> None:
+        if isinstance(event, JobFinished):
+            self.finished += 1
+
+
+class Raises(Sound):
+    """It believes that each job that has ended has given something."""
+
+    def nodekit_observe(self, event: Event) -> None:
+        if isinstance(event, JobFinished):
+            assert event.job.result.output  # type: ignore[union-attr]
+
+
+class ChokesOnNewEvents(Sound):
+    def nodekit_observe(self, event: Event) -> None:
+        assert event.client if isinstance(event, RequestRefused) else event.job.id
+
+
+class Blocks(Sound):
+    """As long as a write to a slow disk."""
+
+    def nodekit_observe(self, event: Event) -> None:
+        time.sleep(0.005)
+
+
+class KeepsEvents(Sound):
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def nodekit_observe(self, event: Event) -> None:
+        self.events.append(event)
+
+
+class ChangesJobs(Sound):
+    """It is no observer."""
+
+    def nodekit_observe(self, event: Event, node: Any) -> None:
+        node._containers.pop("fail", None)
+
+
+class LeavesATask(Sound):
+    @asynccontextmanager
+    async def nodekit_lifespan(self) -> AsyncIterator[None]:
+        self.task = asyncio.create_task(asyncio.sleep(60), name="pushing")
+        yield
+
+
+class LeavesAThread(Sound):
+    @asynccontextmanager
+    async def nodekit_lifespan(self) -> AsyncIterator[None]:
+        threading.Thread(target=time.sleep, args=(4,), name="pusher").start()
+        yield
+
+
+class CanBeMadeOnce(Sound):
+    made = False
+
+    def __init__(self) -> None:
+        if type(self).made:
+            raise ValueError("there is a counter of jobs already")
+        type(self).made = True
+
+
+class MumblesItsProblems(Sound):
+    def nodekit_problems(self) -> str:
+        return "it is broken"
+
+
+def suite(broken: Callable[[], Any]) -> type[ObserverContract]:
+    class Suite(ObserverContract):
+        backends = ("asyncio",)
+        timeout_seconds = 5.0
+
+        @pytest.fixture
+        def observer(self) -> Any:
+            return broken()
+
+    return Suite
+
+
+TestSound = suite(Sound)
+TestRaises = suite(Raises)
+TestChokesOnNewEvents = suite(ChokesOnNewEvents)
+TestBlocks = suite(Blocks)
+TestKeepsEvents = suite(KeepsEvents)
+TestChangesJobs = suite(ChangesJobs)
+TestLeavesATask = suite(LeavesATask)
+TestLeavesAThread = suite(LeavesAThread)
+TestCanBeMadeOnce = suite(CanBeMadeOnce)
+TestMumblesItsProblems = suite(MumblesItsProblems)

@@ -1,0 +1,192 @@
+"""Pipelines that break a promise each. `tests/kit/test_caught.py` runs the suite on them."""
+
+import time
+from collections.abc import Callable, Mapping
+from itertools import count
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from nodekit import (
+    Container,
+    ContainerError,
+    Job,
+    JobRequest,
+    JobStatus,
+    Location,
+    Outcome,
+    Pipeline,
+    Sequence,
+    Step,
+    decode_payload,
+    last_output,
+)
+from nodekit.testing import PipelineContract
+
+
+class ThrowsDice(Sequence):
+    """Another container each time it is asked."""
+
+    def __init__(self) -> None:
+        self.dice = count()
+
+    def next_step(self, job: Job) -> Step | None:
+        step = super().next_step(job)
+        return step and replace(step, container=job.request.containers[next(self.dice) % len(job.request.containers)])
+
+
+class ReadsTheClock(Sequence):
+    """Other containers next month."""
+
+    def __init__(self) -> None:
+        self.made_at = time.time()
+
+    def next_step(self, job: Job) -> Step | None:
+        step = super().next_step(job)
+        late = time.time() > self.made_at + 30 * 86_400
+        return step and replace(step, container=job.request.containers[0] if late else step.container)
+
+
+class RemembersItsJobs(Sequence):
+    """A job is new when it is seen for the first time."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, int] = {}
+
+    def next_step(self, job: Job) -> Step | None:
+        step = super().next_step(job)
+        number = len(job.results) - self.seen.setdefault(job.id, len(job.results))
+        return step and replace(step, container=job.request.containers[number])
+
+
+class ChangesTheJob(Sequence):
+    def next_step(self, job: Job) -> Step | None:
+        msgspec.structs.force_setattr(job.request, "priority", 0)
+        return super().next_step(job)
+
+
+class ChangesWhatIsOffered(Sequence):
+    def check(self, request: JobRequest, containers: Mapping[str, Container]) -> None:
+        super().check(request, containers)
+        containers.pop(request.containers[0])  # type: ignore[attr-defined]
+
+
+class CountsFromOne(Sequence):
+    def next_step(self, job: Job) -> Step | None:
+        step = super().next_step(job)
+        return step and replace(step, index=step.index + 1)
+
+
+class IsAlwaysTheFirstAttempt(Sequence):
+    def next_step(self, job: Job) -> Step | None:
+        step = super().next_step(job)
+        return step and replace(step, attempt=1)
+
+
+class NeverEnds(Sequence):
+    def next_step(self, job: Job) -> Step | None:
+        step = super().next_step(replace(job, steps=()))
+        return step and replace(step, index=len(job.results), attempt=job.attempt)
+
+
+class TriesForEver(Sequence):
+    """What failed is called again, as a step of its own."""
+
+    def next_step(self, job: Job) -> Step | None:
+        done = tuple(step for step in job.steps if not isinstance(step.result, ContainerError))
+        step = super().next_step(replace(job, steps=done))
+        return step and replace(step, index=len(job.results), attempt=job.attempt)
+
+    def outcome(self, job: Job) -> Outcome:
+        return Outcome(JobStatus.SUCCESS)
+
+
+class LosesTheOutcome(Sequence):
+    def outcome(self, job: Job) -> Outcome:
+        return Outcome(JobStatus.SUCCESS)
+
+
+class ChokesOnOutputs(Sequence):
+    """What containers give is an object with a text, it believes."""
+
+    def next_step(self, job: Job) -> Step | None:
+        step = super().next_step(job)
+        if step and job.results and (data := last_output(job)):
+            assert decode_payload(data)["text"]
+        return step
+
+
+class ChecksNothing(Sequence):
+    def check(self, request: JobRequest, containers: Mapping[str, Container]) -> None:
+        pass
+
+
+class ChecksByAccident(Sequence):
+    def check(self, request: JobRequest, containers: Mapping[str, Container]) -> None:
+        for container in [request.containers[0], *request.containers]:
+            assert containers[container].id
+
+
+class GoesElsewhere(Sequence):
+    """The last step is in a container that nobody has."""
+
+    def next_step(self, job: Job) -> Step | None:
+        step = super().next_step(job)
+        last = step and step.index == len(job.request.containers) - 1
+        return replace(step, container="elsewhere") if step and last else step
+
+
+class GoesPastTheGuards(Sequence):
+    """The last step is in a container that is there, and that the request does not name."""
+
+    def check(self, request: JobRequest, containers: Mapping[str, Container]) -> None:
+        super().check(replace(request, containers=(*request.containers, "other")), containers)
+
+    def next_step(self, job: Job) -> Step | None:
+        step = super().next_step(job)
+        last = step and step.index == len(job.request.containers) - 1
+        return replace(step, container="other") if step and last else step
+
+
+class StreamsEveryStep(Sequence):
+    def next_step(self, job: Job) -> Step | None:
+        step = super().next_step(job)
+        return step and replace(step, input=replace(step.input, destination=job.request.destination))
+
+
+class NeverStreams(Sequence):
+    def next_step(self, job: Job) -> Step | None:
+        return super().next_step(replace(job, request=replace(job.request, destination=Location.OFFCHAIN)))
+
+
+def suite(broken: Callable[[], Pipeline]) -> type[PipelineContract]:
+    class Suite(PipelineContract):
+        backends = ("asyncio",)
+        timeout_seconds = 5.0
+
+        @pytest.fixture
+        def pipeline(self) -> Any:
+            return broken()
+
+    return Suite
+
+
+TestThrowsDice = suite(ThrowsDice)
+TestReadsTheClock = suite(ReadsTheClock)
+TestRemembersItsJobs = suite(RemembersItsJobs)
+TestChangesTheJob = suite(ChangesTheJob)
+TestChangesWhatIsOffered = suite(ChangesWhatIsOffered)
+TestCountsFromOne = suite(CountsFromOne)
+TestIsAlwaysTheFirstAttempt = suite(IsAlwaysTheFirstAttempt)
+TestNeverEnds = suite(NeverEnds)
+TestTriesForEver = suite(TriesForEver)
+TestLosesTheOutcome = suite(LosesTheOutcome)
+TestChokesOnOutputs = suite(ChokesOnOutputs)
+TestChecksNothing = suite(ChecksNothing)
+TestChecksByAccident = suite(ChecksByAccident)
+TestGoesElsewhere = suite(GoesElsewhere)
+TestGoesPastTheGuards = suite(GoesPastTheGuards)
+TestStreamsEveryStep = suite(StreamsEveryStep)
+TestNeverStreams = suite(NeverStreams)

@@ -1,0 +1,192 @@
+"""Detectors find what they look for, say where, and nothing else."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+import pytest
+
+from nodekit.testing import (
+    VirtualClock,
+    no_leaked_descriptors,
+    no_leaked_tasks,
+    no_leaked_threads,
+    no_leaks,
+    unblocked_loop,
+)
+
+pytestmark = pytest.mark.anyio
+
+
+def hold_up() -> None:
+    time.sleep(1)
+
+
+def compute() -> None:
+    until = time.perf_counter() + 2
+    while time.perf_counter() < until:
+        pass
+
+
+async def test_a_blocked_event_loop_is_found_and_shown() -> None:
+    with pytest.raises(AssertionError, match=r"did not go round for 0\.4 s(?s:.)*in hold_up\n *time\.sleep"):
+        async with unblocked_loop():
+            hold_up()
+
+
+async def test_a_loop_that_is_busy_in_python_is_found() -> None:
+    with pytest.raises(AssertionError, match="in compute"):
+        async with unblocked_loop():
+            compute()
+
+
+async def test_a_loop_that_waits_or_is_held_up_briefly_is_not_blocked() -> None:
+    async with unblocked_loop():
+        await anyio.sleep(0.7)
+        for _ in range(10):
+            time.sleep(0.05)
+            await anyio.lowlevel.checkpoint()
+        await anyio.to_thread.run_sync(hold_up)
+
+
+async def test_time_that_a_test_moves_blocks_nothing() -> None:
+    with VirtualClock() as clock:
+        async with unblocked_loop():
+            await clock.advance(1000)
+
+
+async def test_a_process_that_stood_still_as_a_whole_is_not_blocked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a busy machine: the thread that looks was late as well."""
+    now = time.perf_counter
+    late = iter(range(1_000_000))
+    monkeypatch.setattr(time, "perf_counter", lambda: now() + next(late))
+    async with unblocked_loop():
+        hold_up()
+
+
+def raise_after_a_while() -> None:
+    hold_up()
+    raise KeyError
+
+
+async def test_an_error_inside_comes_first() -> None:
+    for detector in (unblocked_loop, no_leaks):
+        with pytest.raises(KeyError):
+            async with detector():
+                raise_after_a_while()
+
+
+async def test_a_watcher_ends_with_its_block() -> None:
+    before = threading.active_count()
+    async with unblocked_loop():
+        assert threading.active_count() == before + 1
+    assert threading.active_count() == before
+
+
+@pytest.fixture
+async def spawn() -> AsyncIterator[Callable[[], None]]:
+    """Start tasks in a group that goes on."""
+
+    async def forgotten() -> None:
+        await anyio.sleep(1000)
+
+    async with anyio.create_task_group() as tasks:
+        yield lambda: tasks.start_soon(forgotten, name="pushes metrics")
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_task_that_is_left_is_named(spawn: Callable[[], None]) -> None:
+    with pytest.raises(AssertionError, match=r"1 tasks were left(?s:.)*pushes metrics, in .*forgotten \(.*\.py:\d+\)"):
+        async with no_leaked_tasks(grace_seconds=0.05):
+            spawn()
+
+
+async def test_tasks_that_were_there_or_come_to_their_end_are_not_left(spawn: Callable[[], None]) -> None:
+    spawn()
+    async with anyio.create_task_group() as tasks:
+        async with no_leaked_tasks():
+            tasks.start_soon(anyio.sleep, 0.2)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_task_of_asyncio_that_nobody_awaits_is_found() -> None:
+    with pytest.raises(AssertionError, match="refreshing"):
+        async with no_leaked_tasks(grace_seconds=0.05):
+            task = asyncio.create_task(asyncio.sleep(60), name="refreshing")
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+@asynccontextmanager
+async def found(words: str) -> AsyncIterator[list[int]]:
+    opened: list[int] = []
+    with pytest.raises(AssertionError, match=words):
+        async with no_leaked_descriptors(grace_seconds=0.05):
+            yield opened
+    for fd in opened:
+        os.close(fd)
+
+
+async def test_descriptors_that_are_left_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.sqlite"
+    async with found(r"1 file descriptors were left open:\n *\d+: .*jobs\.sqlite"):
+        fd = os.open(path, os.O_CREAT)
+    os.close(fd)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        async with found(rf"a socket at .*{server.getsockname()[1]}"):
+            again = server.dup()
+        again.close()
+    async with found("pipe") as opened:
+        opened.extend(os.pipe())
+
+
+async def test_descriptors_that_were_there_or_are_closed_are_not_left(tmp_path: Path) -> None:
+    with (tmp_path / "one").open("w") as before:
+        async with no_leaked_descriptors():
+            with (tmp_path / "two").open("w"):
+                before.write("x")
+            os.unlink(tmp_path / "one")
+
+
+async def test_a_number_that_is_used_again_is_another_descriptor(tmp_path: Path) -> None:
+    fd = os.open(tmp_path, os.O_RDONLY)
+    async with found(str(fd)):
+        os.close(fd)
+        assert os.open(__file__, os.O_RDONLY) == fd
+    os.close(fd)
+
+
+async def test_where_the_system_does_not_tell_nothing_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("nodekit.testing._open._FOLDERS", (str(tmp_path / "proc"), str(tmp_path / "dev")))
+    async with no_leaked_descriptors():
+        fd = os.open(tmp_path, os.O_RDONLY)
+    os.close(fd)
+
+
+async def test_a_thread_that_is_left_is_named() -> None:
+    go_on = threading.Event()
+    thread = threading.Thread(target=go_on.wait, name="writer")
+    with pytest.raises(AssertionError, match=r"1 threads were left running(?s:.)*writer \(.*wait"):
+        async with no_leaked_threads(grace_seconds=0.05):
+            thread.start()
+    go_on.set()
+    thread.join()
+
+
+async def test_threads_of_the_loop_and_daemons_and_those_that_end_are_not_left() -> None:
+    go_on = threading.Event()
+    async with no_leaked_threads():
+        await anyio.to_thread.run_sync(lambda: None)
+        threading.Thread(target=go_on.wait, daemon=True).start()
+        threading.Thread(target=time.sleep, args=(0.2,)).start()
+    go_on.set()

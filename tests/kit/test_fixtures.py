@@ -1,0 +1,230 @@
+"""A third party's test files: a subclass and one fixture, or the fixtures of the plugin. Pytest itself runs them."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from nodekit import testing
+from nodekit.testing import plugin
+
+pytestmark = [pytest.mark.xdist_group("fixtures of the kit"), pytest.mark.timeout(600)]
+
+WITHOUT = ("-p", "no:xdist", "-p", "no:schemathesis", "-p", "no:hypothesispytest")  # the last imports trio by itself
+
+SUITE = """
+import pytest
+from nodekit import Sequence
+from nodekit.testing import PipelineContract
+
+class Mine(PipelineContract):
+    @pytest.fixture
+    def pipeline(self):
+        return Sequence()
+"""
+TESTS = {
+    "test_loops.py": SUITE
+    + """
+class TestPlain(Mine):
+    pass
+
+class TestBoth(Mine):
+    backends = ("asyncio", "trio")
+
+class TestOwn(Mine):
+    backends = ("asyncio",)
+
+    @pytest.fixture(params=["trio"])
+    def anyio_backend(self, request):
+        return request.param
+
+class TestMarked(Mine):
+    @pytest.mark.parametrize("anyio_backend", ["trio"])
+    async def test_of_my_own(self, pipeline):
+        pass
+""",
+    "test_module.py": SUITE
+    + """
+@pytest.fixture(params=["trio"])
+def anyio_backend(request):
+    return request.param
+
+class TestOfTheModule(Mine):
+    pass
+
+class TestSaid(Mine):
+    backends = ("asyncio",)
+""",
+    "test_node.py": """
+import asyncio, os, threading, time
+import pytest
+from nodekit import EmbeddedStore, JobStatus, Refusal, Sequence
+from nodekit.testing import make_request, make_table
+
+pytestmark = pytest.mark.anyio
+left = []
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
+
+async def test_plain(no_leaks, unblocked_loop, no_leaked_tasks, no_leaked_descriptors, no_leaked_threads, node):
+    assert set(node.running()) == {"echo", "fail", "slow"}
+    jobs = [await node.submit(make_request(id)) for id in ("echo", "fail")]
+    assert [job.status for job in await node.wait([job.id for job in jobs])] == [JobStatus.SUCCESS, JobStatus.FAILED]
+
+class Bouncer:
+    async def nodekit_admit(self, request):
+        if request.client == "mallory":
+            raise Refusal("Not you")
+
+class TestComposed:
+    @pytest.fixture
+    def node_plugins(self):
+        return [Bouncer()]
+
+    @pytest.fixture
+    def node_pipelines(self):
+        return {"mine": Sequence()}
+
+    @pytest.fixture
+    def node_settings(self):
+        return {"name": "tested"}
+
+    @pytest.fixture
+    def node_store(self, faults):
+        return EmbeddedStore(faults.around(make_table()))
+
+    async def test_composed(self, virtual_clock, node, function_runner, faults):
+        assert node.name == "tested"
+        assert set(function_runner.containers) == set(node.containers)
+        with pytest.raises(Refusal, match="Not you"):
+            await node.submit(make_request(client="mallory"))
+        job = await node.submit(make_request(pipeline="mine"))
+        await node.wait([job.id])
+        assert faults.count("save") == 1
+        await virtual_clock.advance(3600)
+
+async def test_task(no_leaked_tasks):
+    left.append(asyncio.create_task(asyncio.sleep(9), name="pushing"))
+
+async def test_descriptor(no_leaked_descriptors):
+    left.append(os.open(".", os.O_RDONLY))
+
+async def test_any(no_leaks):
+    left.append(os.open(".", os.O_RDONLY))
+
+async def test_thread(no_leaked_threads):
+    threading.Thread(target=time.sleep, args=(4,), name="writer").start()
+
+async def test_block(unblocked_loop):
+    time.sleep(1)
+""",
+}
+
+
+def run(folder: Path, tests: Mapping[str, str], *arguments: str) -> str:
+    """What pytest says of these tests, alone in a folder."""
+    for name, text in tests.items():
+        (folder / name).write_text(text)
+    (folder / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
+    ran = subprocess.run(
+        [sys.executable, *arguments, "-v", "-p", "no:cacheprovider", *WITHOUT],
+        cwd=folder,
+        env={name: value for name, value in os.environ.items() if not name.startswith("PYTEST")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    return ran.stdout + ran.stderr
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("tests")
+    return run(folder, TESTS, "-m", "pytest", "-p", "nodekit.testing.plugin", "-k", "takes_jobs or of_my or test_node")
+
+
+def loops(told: str, name: str) -> Sequence[str]:
+    """The event loops that a class ran on, where that went well."""
+    return re.findall(rf"::Test{name}::test_a_node_takes_jobs_to_their_end\[(\w+)\] PASSED", told)
+
+
+def test_a_suite_runs_on_asyncio(told: str) -> None:
+    assert loops(told, "Plain") == ["asyncio"]
+
+
+def test_a_class_says_which_loops_it_runs_on(told: str) -> None:
+    assert sorted(loops(told, "Both")) == ["asyncio", "trio"]
+
+
+def test_a_fixture_of_the_class_says_it_before_anybody(told: str) -> None:
+    assert loops(told, "Own") == ["trio"]
+
+
+def test_a_fixture_of_the_module_says_it_where_the_class_does_not(told: str) -> None:
+    assert loops(told, "OfTheModule") == ["trio"]
+    assert loops(told, "Said") == ["asyncio"]
+
+
+def test_a_mark_on_one_test_says_it_for_that_one(told: str) -> None:
+    assert "TestMarked::test_of_my_own[trio] PASSED" in told
+    assert loops(told, "Marked") == ["asyncio"]
+
+
+def test_a_node_is_a_fixture(told: str) -> None:
+    assert "::test_plain PASSED" in told
+
+
+def test_a_node_is_made_of_fixtures_that_can_be_defined_anew(told: str) -> None:
+    assert "::TestComposed::test_composed PASSED" in told
+
+
+@pytest.mark.parametrize(
+    ("test", "words"),
+    [
+        ("task", "pushing, in"),
+        ("descriptor", "1 file descriptors were left open"),
+        ("any", "1 file descriptors were left open"),
+        ("thread", "writer \\("),
+        ("block", "the event loop did not go round"),
+    ],
+)
+def test_each_detector_is_a_fixture_that_fails_its_test(told: str, test: str, words: str) -> None:
+    assert f"test_node.py::test_{test} ERROR" in told
+    assert re.search(rf"ERROR at teardown of test_{test} (?s:.)*{words}", told)
+
+
+def test_a_subclass_and_one_fixture_is_a_whole_test_file_and_asks_for_no_other_loop(tmp_path: Path) -> None:
+    without_trio = "import sys, pytest; sys.modules['trio'] = None; pytest.main()"
+    told = run(tmp_path, {"test_mine.py": SUITE.replace("Mine", "TestMine")}, "-c", without_trio)
+    assert re.search(r"\d+ passed, 1 skipped", told), told
+    assert "trio" not in told
+
+
+def test_the_reference_names_all_of_the_kit() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "testing.md").read_text(encoding="utf-8")
+    source = ast.parse(Path(plugin.__file__).read_text(encoding="utf-8"))
+    functions = [node for node in source.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    fixtures = {node.name for node in functions if "pytest.fixture" in map(ast.unparse, node.decorator_list)}
+    assert fixtures >= {"node", "function_runner", "virtual_clock", "faults", "unblocked_loop"}
+    words = set(re.findall(r"`(\w+)", page))
+    assert {*fixtures, *testing.__all__} - words == set()
+
+
+def test_without_the_plugin_there_are_no_such_fixtures(tmp_path: Path) -> None:
+    assert "fixture 'node' not found" in run(tmp_path, {"test_it.py": "def test_it(node): pass"}, "-m", "pytest")
+
+
+def test_importing_the_kit_imports_no_plugin_and_no_trio() -> None:
+    code = "import sys, nodekit.testing; print(sorted({m.partition('.')[0] for m in sys.modules}))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "'nodekit'" in ran.stdout
+    for name in ("nodekit_", "'trio'", "hypothesis", "aiohttp"):
+        assert name not in ran.stdout

@@ -1,0 +1,218 @@
+"""Calls of hooks in the log: which, of whom, how long and with what outcome, and nothing that clients sent."""
+
+import inspect
+import logging
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from parts import make_node, request, until
+from served import serve
+
+from nodekit import JobRequest, NodekitError, Refusal, TooManyRequests, hookspecs, load_node
+from nodekit import _hooks as hooks_module
+
+SECRET = "s3cret"
+LINE = re.compile(r"(nodekit_\w+(?: \(\w+\))?) of (\d+:\w+): (.+) in (\d+\.\d{3}) ms")
+
+
+class Plugin:
+    """Implements all hooks there are, each in some way."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.error = error
+
+    @asynccontextmanager
+    async def nodekit_lifespan(self) -> AsyncIterator[None]:
+        yield
+
+    async def nodekit_admit(self, request: JobRequest) -> None:
+        if self.error:
+            raise self.error
+
+    def nodekit_limit(self, client: str) -> None:
+        if self.error:
+            raise self.error
+
+    def nodekit_observe(self, event: Any) -> None: ...
+
+    def nodekit_problems(self) -> list[str]:
+        return []
+
+
+@pytest.fixture
+def lines(caplog: pytest.LogCaptureFixture) -> Any:
+    caplog.set_level(logging.INFO, logger="nodekit.hooks")
+
+    def lines() -> list[tuple[str, str, str, float]]:
+        records = [record for record in caplog.records if record.name == "nodekit.hooks"]
+        assert all(record.levelno == logging.INFO for record in records)
+        found = [LINE.fullmatch(record.getMessage()) for record in records]
+        return [(line[1], line[2], line[3], float(line[4])) for line in found if line] if all(found) else []
+
+    return lines
+
+
+@pytest.mark.anyio
+async def test_each_call_is_one_line_with_hook_plugin_and_outcome(lines: Any) -> None:
+    async with make_node(plugins=[Plugin()], trace_hooks=True) as node:
+        node.limit("alice")
+        await node.submit(request())
+        await node.health()
+    told = [line[:3] for line in lines()]
+    assert told[:4] == [
+        ("nodekit_lifespan (entering)", "0:Plugin", "ok"),
+        ("nodekit_limit", "0:Plugin", "ok"),
+        ("nodekit_admit", "0:Plugin", "ok"),
+        ("nodekit_observe", "0:Plugin", "ok"),
+    ]
+    assert ("nodekit_problems", "0:Plugin", "ok") in told
+    assert told[-1] == ("nodekit_lifespan (leaving)", "0:Plugin", "ok")
+    traced = {re.sub(" .*", "", hook) for hook, *_ in told}
+    assert traced == {name for name, _ in inspect.getmembers(Plugin) if name.startswith("nodekit_")}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (Refusal(SECRET, client=SECRET), "refused"),
+        (TooManyRequests(SECRET, retry_after_seconds=1), "refused"),
+        (TypeError(SECRET), "raised TypeError"),
+    ],
+)
+async def test_an_outcome_says_what_kind_and_no_payload(
+    lines: Any, caplog: pytest.LogCaptureFixture, error: Exception, outcome: str
+) -> None:
+    async with make_node(plugins=[Plugin(error)], trace_hooks=True) as node:
+        with pytest.raises((NodekitError, TypeError)):  # each as without tracing, see test_hooks
+            await node.submit(request(client=SECRET, text=SECRET))
+        with pytest.raises((NodekitError, TypeError)):
+            node.limit(SECRET)
+    told = [line[:3] for line in lines()]
+    assert told.count(("nodekit_admit", "0:Plugin", outcome)) == 1
+    assert told.count(("nodekit_limit", "0:Plugin", outcome)) == 1
+    assert not any(SECRET in r.getMessage() or r.exc_info for r in caplog.records if r.name == "nodekit.hooks")
+
+
+@pytest.mark.anyio
+async def test_a_call_that_is_given_up_is_cancelled(lines: Any) -> None:
+    class Slow:
+        async def nodekit_admit(self) -> None:
+            await anyio.sleep_forever()
+
+    async with make_node(plugins=[Slow()], trace_hooks=True) as node:
+        with anyio.move_on_after(0.01):
+            await node.submit(request())
+    assert [line[:3] for line in lines()] == [("nodekit_admit", "0:Slow", "cancelled")]
+
+
+@pytest.mark.anyio
+async def test_the_duration_is_that_of_what_is_awaited(lines: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("nodekit._tracing.perf_counter", lambda: now[0])
+
+    class Slow:
+        async def nodekit_admit(self) -> None:
+            await anyio.lowlevel.checkpoint()
+            now[0] += 0.25
+
+        @asynccontextmanager
+        async def nodekit_lifespan(self) -> AsyncIterator[None]:
+            now[0] += 1
+            yield
+            now[0] += 2
+
+        def nodekit_observe(self) -> None:
+            now[0] += 0.0005
+
+    async with make_node(plugins=[Slow()], trace_hooks=True) as node:
+        await node.submit(request())
+    told = {hook: milliseconds for hook, _, _, milliseconds in lines()}
+    assert told == {
+        "nodekit_lifespan (entering)": 1000,
+        "nodekit_admit": 250,
+        "nodekit_observe": 0.5,
+        "nodekit_lifespan (leaving)": 2000,
+    }
+
+
+@pytest.mark.anyio
+async def test_a_lifespan_that_fails_is_told_where_it_did(lines: Any) -> None:
+    class Broken:
+        @asynccontextmanager
+        async def nodekit_lifespan(self) -> AsyncIterator[None]:
+            yield
+            raise OSError(SECRET)
+
+    class NoRecipe:
+        def nodekit_lifespan(self) -> Any:
+            raise ValueError(SECRET)
+
+    with pytest.raises(OSError, match=SECRET):
+        async with make_node(plugins=[Broken()], trace_hooks=True):
+            pass
+    with pytest.raises(ValueError, match=SECRET):
+        async with make_node(plugins=[NoRecipe()], trace_hooks=True):
+            pass
+    assert [line[:3] for line in lines()] == [
+        ("nodekit_lifespan (entering)", "0:Broken", "ok"),
+        ("nodekit_lifespan (leaving)", "0:Broken", "raised OSError"),
+        ("nodekit_lifespan", "0:NoRecipe", "raised ValueError"),
+    ]
+
+
+def test_every_hook_that_there_is_can_be_traced() -> None:
+    """By its colour alone: there is no list of hooks to be added to."""
+    for name, spec in vars(hookspecs).items():
+        if name.startswith("nodekit_"):
+            traced = hooks_module.traced(name, "0:Plugin", spec)
+            assert inspect.iscoroutinefunction(traced) == inspect.iscoroutinefunction(spec), name
+
+
+@pytest.mark.anyio
+async def test_without_it_the_plugins_own_functions_are_called_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, lines: Any
+) -> None:
+    def never(*arguments: object) -> None:
+        raise AssertionError("tracing is off")
+
+    monkeypatch.setattr(hooks_module, "traced", never)
+    plugin = Plugin()
+    async with make_node(plugins=[plugin]) as node:
+        await node.submit(request())
+        hooks = node._hooks
+        lists = [value for value in vars(hooks).values() if isinstance(value, list)]
+        called = [one for found in lists for one in found if isinstance(one, hooks_module.Implementation)]
+    assert called
+    for one in called:
+        assert one.function == getattr(plugin, one.function.__name__)  # the method itself, nothing around it
+    assert lines() == []
+
+
+def test_a_node_file_and_the_command_switch_it_on(tmp_path: Path) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text('[node]\ntrace_hooks = true\n[store]\nuse = "memory"\n[[plugins]]\nuse = "guardian"\n')
+    on = load_node(file)._hooks._admit[0].function
+    file.write_text(file.read_text().replace("true", "false"))
+    off = load_node(file)._hooks._admit[0].function
+    assert (on.__module__, off.__module__) == ("nodekit._tracing", "nodekit_guardian")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_the_command_logs_the_calls_of_the_node_that_it_runs(tmp_path: Path) -> None:
+    file = tmp_path / "node.toml"
+    transport = '[[transports]]\nuse = "asgi"\nbind = "127.0.0.1:0"\n'
+    limit = '[[plugins]]\nuse = "ratelimit"\nrequests = 1\nperiod_seconds = 60\n'
+    file.write_text(f'[store]\nuse = "memory"\n{transport}{limit}')
+    async with serve(file, "--trace-hooks") as (served, api):
+        for _ in range(2):
+            await api.get("/info")
+        await until(lambda: "nodekit_limit of 0:RateLimit: refused in" in served.log)
+    assert "nodekit_limit of 0:RateLimit: ok in" in served.log
+    assert "127.0.0.1" not in "".join(line for line in served.log.splitlines() if "nodekit_limit" in line)

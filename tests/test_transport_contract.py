@@ -1,0 +1,43 @@
+"""`TransportContract` is for transports of any kind: one that speaks JSON in lines passes it, on both event loops."""
+
+from typing import Any
+
+import anyio
+import msgspec
+import pytest
+from anyio.streams.buffered import BufferedByteReceiveStream
+from lines_transport import LinesTransport
+
+from nodekit import JobId, Refusal, Unavailable
+from nodekit.testing import TransportContract
+
+
+class LinesSuite(TransportContract):
+    """How a client of `LinesTransport` asks."""
+
+    beginning = b'{"submit": ["ec'
+
+    async def submit(self, url: str, *containers: str, data: Any = None, source: str | None = None) -> JobId:
+        told = await self.asked(url, source, submit=containers, data=data or {})
+        if "refused" in told:
+            raise Refusal(told["refused"], **told["params"])
+        if "unavailable" in told:
+            raise Unavailable(told["unavailable"], retry_after_seconds=told["seconds"])
+        return str(told["id"])
+
+    async def fetch(self, url: str, id: JobId, *, source: str | None = None) -> Any:
+        return (await self.asked(url, source, fetch=id))["job"]
+
+    async def asked(self, url: str, source: str | None, **request: Any) -> Any:
+        with anyio.fail_after(self.timeout_seconds):
+            async with await self.connect(url, source) as stream:
+                await stream.send(msgspec.json.encode(request) + b"\n")
+                return msgspec.json.decode(await BufferedByteReceiveStream(stream).receive_until(b"\n", 1 << 20))
+
+
+class TestLinesTransport(LinesSuite):
+    backends = ("asyncio", "trio")
+
+    @pytest.fixture
+    def transport(self) -> LinesTransport:
+        return LinesTransport()

@@ -1,0 +1,197 @@
+"""What users install, tried as they have it: wheels alone, in a new environment, from a folder outside the checkout.
+
+`make packages` runs it. Wheels of nodekit, of what is in `contrib` and of the examples that are packages are built and
+installed with the dependencies that they declare. Then the demo runs, and so do the tests of all of them; each kind of
+package that `nodekit new` writes is built, installed, tested and certified. Nothing may come from the checkout.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
+from zipfile import ZipFile
+
+ROOT = Path(__file__).parent.parent.parent
+SHELVES = ("contrib", "examples")
+KINDS = ("store", "runner", "pipeline", "guard", "observer", "transport")
+AT_ONCE = 2
+SECONDS = 300
+LOADED = "loaded.py"
+TEMPLATES = "nodekit/cli/templates"
+_LEFT = ("__pycache__", ".ruff_cache", ".mypy_cache", ".pytest_cache")
+
+
+Check: TypeAlias = tuple[str, Callable[[], str]]
+
+
+class Failed(Exception):
+    """Something does not hold; the text is for whoever reads the report."""
+
+
+class Bench:
+    """A folder with an environment in it that has what was installed, and nothing else."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.wheels = folder / "wheels"
+        self._builder = self._environment("builder")
+        self._python = self._environment("environment")
+        self.work = folder / "work"
+        self.work.mkdir()
+
+    def _environment(self, name: str) -> Path:
+        venv.create(self.folder / name, with_pip=False, symlinks=True)
+        return self.folder / name / "bin" / "python"
+
+    def build(self, projects: Iterable[Path]) -> list[Path]:
+        """Their wheels. What builds them is in another environment: it must not stand in for a dependency."""
+        before = set(self.wheels.glob("*.whl"))
+        self._pip(self._builder, "wheel", "--no-deps", "--no-build-isolation", "-w", self.wheels, *projects)
+        return sorted(set(self.wheels.glob("*.whl")) - before)
+
+    def build_with(self, *requirements: str) -> None:
+        self._pip(self._builder, "install", *requirements)
+
+    def install(self, wheels: Iterable[Path], extra: str = "") -> None:
+        self._pip(self._python, "install", "--find-links", self.wheels, *(f"{wheel}{extra}" for wheel in wheels))
+
+    def _pip(self, python: Path, command: str, *arguments: object) -> None:
+        pip = [sys.executable, "-m", "pip", "--python", str(python), "-qq", "--disable-pip-version-check"]
+        self._run([*pip, command, *map(str, arguments)], self.folder)
+
+    def run(self, *command: object, folder: Path | None = None, **more: str) -> str:
+        """What a program of the environment prints; a failure has all of it."""
+        name, *arguments = map(str, command)
+        return self._run([str(self._python.parent / name), *arguments], folder or self.work, **more)
+
+    def _run(self, command: Sequence[str], folder: Path, **more: str) -> str:
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV"))}
+        path = f"{self._python.parent}{os.pathsep}{inherited['PATH']}"
+        environment = {**inherited, "PATH": path, "PYTHONNOUSERSITE": "1", **more}
+        done = subprocess.run(
+            command, check=False, cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS
+        )
+        if done.returncode:
+            raise Failed(f"$ {' '.join(command)}  (exit code {done.returncode})\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+
+def main() -> int:
+    began = time.monotonic()
+    packages = [file.parent for shelf in SHELVES for file in sorted((ROOT / shelf).glob("*/pyproject.toml"))]
+    with tempfile.TemporaryDirectory(prefix="nodekit-packages-") as temporary:
+        bench = Bench(Path(temporary))
+        good = (
+            told("wheels", lambda: built(bench, [ROOT, *packages]))
+            and told("installed", lambda: installed(bench))
+            and told("nodekit new", lambda: new(bench))
+            and all_told(checks(bench, packages))
+        )
+    print(f"{'all of it holds' if good else 'not all of it holds'} ({time.monotonic() - began:.0f} s)")
+    return 0 if good else 1
+
+
+def checks(bench: Bench, packages: Iterable[Path]) -> Iterator[Check]:
+    """What is asked of what was installed; the checks do not need one another."""
+    yield "demo", lambda: bench.run("nodekit", "demo").splitlines()[-1]
+    yield "nothing else is loaded", lambda: only_installed(bench)
+    for kind in KINDS:
+        yield f"new {kind}", partial(tried, bench, bench.work / f"nodekit-new-{kind}")
+    for package in packages:
+        yield str(package.relative_to(ROOT)), partial(tested, bench, package)
+
+
+def all_told(checks: Iterable[Check]) -> bool:
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return all([*pool.map(lambda check: told(*check), checks)])
+
+
+def told(name: str, step: Callable[[], str]) -> bool:
+    """Do it, and print a line of what came of it."""
+    began = time.monotonic()
+    try:
+        result, good = step(), True
+    except (Failed, subprocess.TimeoutExpired) as error:
+        result, good = str(error), False
+    print(f"{'ok' if good else 'FAILED':6} {name:22} {result}  ({time.monotonic() - began:.0f} s)", flush=True)
+    return good
+
+
+def built(bench: Bench, projects: Sequence[Path]) -> str:
+    """A wheel of each; that of nodekit has all of the templates, also the files whose names begin with a dot."""
+    bench.build_with("hatchling>=1.26")
+    wheels = bench.build(projects)
+    core = next(wheel for wheel in wheels if wheel.name.startswith("nodekit_compute-"))
+    files = (file for file in (ROOT / TEMPLATES).rglob("*") if file.is_file() and not {*_LEFT} & {*file.parts})
+    if missing := {str(file.relative_to(ROOT)) for file in files} - {*ZipFile(core).namelist()}:
+        raise Failed(f"{core.name} lacks {', '.join(sorted(missing))}")
+    return ", ".join(wheel.name.removesuffix("-py3-none-any.whl") for wheel in wheels)
+
+
+def installed(bench: Bench) -> str:
+    """With what they declare alone; each offer, command and format of them can be loaded."""
+    bench.install(bench.wheels.glob("*.whl"))
+    shutil.copy(Path(__file__).with_name(LOADED), bench.folder)
+    return bench.run("python", bench.folder / LOADED, bench.folder, ROOT).strip()
+
+
+def new(bench: Bench) -> str:
+    """Each kind, written by the command that was installed, built and installed with its tests' needs."""
+    for kind in KINDS:
+        bench.run("nodekit", "new", kind, f"new-{kind}")
+    known = [*bench.wheels.glob("*.whl")]
+    wheels = bench.build(bench.work.glob("nodekit-new-*"))
+    bench.install([*wheels, *(wheel for wheel in known if not wheel.name.startswith("nodekit_compute-"))], "[test]")
+    for project in bench.work.glob("nodekit-new-*"):
+        without_packages(project)
+    return f"{len(wheels)} packages written, built and installed"
+
+
+def only_installed(bench: Bench) -> str:
+    """Nothing of the checkout is loaded; and that this would be noticed is tried, too."""
+    check = (bench.folder / LOADED, bench.folder, ROOT)
+    loaded = bench.run("python", *check, "nodekit.testing").strip()
+    try:
+        bench.run("python", *check, PYTHONPATH=str(ROOT))
+    except Failed:
+        return loaded
+    raise Failed(f"nodekit of the checkout was loaded, and {LOADED} did not notice it")
+
+
+def tried(bench: Bench, project: Path) -> str:
+    """A package that `nodekit new` has written: its tests, its node file, its certificate."""
+    passed = tests_of(bench, project)
+    bench.run("nodekit", "check", "node.toml", folder=project)
+    if "\n  certify " not in bench.run("nodekit", "--help"):
+        return f"{passed}; its node file composes"
+    bench.run("nodekit", "certify", project.name, "tests", folder=project)
+    return f"{passed}; its node file composes; certified"
+
+
+def tested(bench: Bench, project: Path) -> str:
+    """The tests of a distribution of ours, in a copy that has no package which could stand for the installed one."""
+    copy = bench.work / project.name
+    shutil.copytree(project, copy, ignore=shutil.ignore_patterns(*_LEFT))
+    without_packages(copy)
+    return tests_of(bench, copy) if [*copy.rglob("test_*.py")] else "installed; it has no tests of its own"
+
+
+def tests_of(bench: Bench, project: Path) -> str:
+    printed = bench.run("pytest", "-q", "-p", "no:cacheprovider", "--rootdir", project, folder=project)
+    return printed.strip().splitlines()[-1]
+
+
+def without_packages(project: Path) -> None:
+    for found in project.glob("nodekit_*"):
+        shutil.rmtree(found) if found.is_dir() else found.unlink()
+
+
+sys.exit(main())
