@@ -5,9 +5,10 @@ ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
+CONTRIB := contrib/nodekit-metrics
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 
-.PHONY: help demo demo-docker test drills lint types format clean
+.PHONY: help demo demo-docker test packages drills api lint types format clean
 .DEFAULT_GOAL := help
 
 help: ## Show this.
@@ -22,8 +23,14 @@ demo-docker: $(VENV)/.installed ## The same, each step in a Docker container. Ne
 test: $(VENV)/.installed-test ## Run the tests; ARGS="-k word" chooses some.
 	@$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadgroup $(ARGS)
 
+packages: $(VENV)/.python ## Build the wheels, and try them and what `nodekit new` writes in a new environment.
+	@$(BIN)/python tests/wheels
+
 drills: $(VENV)/.installed-test ## Load a node, and kill it under load 200 times; DRILL_KILLS=n and DRILL_SEED=n choose others.
 	@DRILL_KILLS=$${DRILL_KILLS:-200} $(BIN)/python -m pytest -q -s tests/faults/test_drills.py tests/faults/test_load.py $(ARGS)
+
+api: $(VENV)/.installed-test ## Write the plugin API down as it is now, for a release; see CONTRIBUTING.md.
+	@$(BIN)/python tests/api
 
 lint: $(VENV)/.installed-dev ## Check style (ruff).
 	@$(BIN)/ruff check .
@@ -54,12 +61,12 @@ $(VENV)/.installed: pyproject.toml $(VENV)/.python
 	@$(PIP) --editable .
 	@touch $@
 
-$(VENV)/.installed-test: pyproject.toml $(VENV)/.python
+$(VENV)/.installed-test: pyproject.toml $(CONTRIB:%=%/pyproject.toml) $(VENV)/.python
 	@echo "installing nodekit and what its tests need"
-	@$(PIP) --editable '.[test]'
+	@$(PIP) --editable '.[test]' $(CONTRIB:%=--editable %)
 	@touch $@ $(VENV)/.installed
 
-$(VENV)/.installed-dev: pyproject.toml $(VENV)/.python
+$(VENV)/.installed-dev: pyproject.toml $(CONTRIB:%=%/pyproject.toml) $(VENV)/.python
 	@echo "installing nodekit and what working on it needs"
-	@$(PIP) --editable '.[dev]'
+	@$(PIP) --editable '.[dev]' $(CONTRIB:%=--editable %)
 	@touch $@ $(VENV)/.installed $(VENV)/.installed-test
