@@ -2,10 +2,16 @@
 
 By priority, then round-robin over clients, then oldest first. Jobs wait in lanes, one per container, priority and
 client; a rotation orders the clients of one container and priority by whose turn is next there.
+
+The promise: of one priority, no client is served twice from one container while another, which could have been served
+all the while, is not served at all. Every service takes a new number. A client's *turn* is the number of its last
+service in any container, or of its arrival; its *place* in a container is the number of its last service there, or its
+turn at the time when its lane opened. So a place is never above a turn. The next job comes from the container in which
+the client C with the lowest turn waits, and there from the client with the lowest place. That place is at most C's
+turn, so whoever holds it was not served there since C was last served.
 """
 
-from collections import OrderedDict
-from collections.abc import Mapping, Set
+from collections.abc import Collection, Container, Mapping, Set
 from heapq import heapify, heappop, heappush, heapreplace
 from itertools import count
 
@@ -119,24 +125,24 @@ class _Level:
             self._close(entry.due, entry.client)
 
     def pop(self, containers: Set[ContainerId]) -> Unfinished | None:
-        """From the container in which the client waits that was served longest ago, a job of whose turn it is there.
+        """Take a job from the container in which the client waits that was served longest ago; whose turn it is there.
 
-        Clients take turns in each container: a turn in one costs none in another, or whoever is served often in one
-        would starve in others. And of the containers, none is passed over for long because of those who wait in it too.
+        Clients take turns in each container: a turn in one costs none in another, or a client that is served often in
+        one would starve in others. And no container is passed over for long because of those who wait in it too.
         """
         waiting = [(*r.longest_ago(), id) for id, r in self._rotations.items() if id in containers]
         if not waiting:
             return None
         container = min(waiting)[-1]
-        lanes = self._rotations[container].lanes
-        client, lane = next(iter(lanes.items()))
-        entry = lane.pop()
-        if lane:
-            lanes.move_to_end(client)
+        rotation, turn = self._rotations[container], next(self._count)
+        client = rotation.next_client()
+        entry = rotation.lanes[client].pop()
+        if rotation.lanes[client]:
+            rotation.places[client] = turn
         else:
             self._close(container, client)
         if client in self._turns:
-            self._turns[client] = next(self._count)
+            self._turns[client] = turn
         return entry
 
     def _close(self, container: ContainerId, client: ClientId) -> None:
@@ -153,34 +159,64 @@ class _Rotation:
     """The clients of one container and priority, by whose turn it is there."""
 
     def __init__(self, turns: Mapping[ClientId, int]) -> None:
-        self.lanes: OrderedDict[ClientId, _Lane] = OrderedDict()
+        self.lanes: dict[ClientId, _Lane] = {}
+        self.places: dict[ClientId, int] = {}
         self._turns = turns
-        self._oldest: list[tuple[int, ClientId]] = []
-        """A heap of turns that may have been taken since: they are corrected when they come to the top."""
+        self._by_turn = _Ranking(turns)
+        self._by_place = _Ranking(self.places)
 
     def lane(self, client: ClientId) -> "_Lane":
-        """Where the client's jobs wait; opened if need be."""
+        """Return the lane of the client's jobs; opened if need be, at the place of the client's turn."""
         if client not in self.lanes:
             self.lanes[client] = _Lane()
-            heappush(self._oldest, (self._turns[client], client))
+            self.places[client] = self._turns[client]
+            self._by_turn.add(client)
+            self._by_place.add(client)
         return self.lanes[client]
 
     def close(self, client: ClientId) -> None:
-        del self.lanes[client]
-        if len(self._oldest) > 2 * len(self.lanes) + _SLACK:
-            self._oldest = [(self._turns[client], client) for client in self.lanes]
-            heapify(self._oldest)
+        del self.lanes[client], self.places[client]
+        self._by_turn.thin_out(self.lanes)
+        self._by_place.thin_out(self.lanes)
 
     def longest_ago(self) -> tuple[int, JobId]:
-        """Of the client here that was served longest ago in any container, that turn and its oldest job here."""
+        """Return the lowest turn of the clients here, and the oldest job that its client has here."""
+        client = self._by_turn.first(self.lanes)
+        return self._turns[client], self.lanes[client].oldest()
+
+    def next_client(self) -> ClientId:
+        """Return the client with the lowest place."""
+        return self._by_place.first(self.lanes)
+
+
+class _Ranking:
+    """Clients by numbers that only grow; those that have grown or gone since are corrected when they come to the top."""
+
+    __slots__ = ("_heap", "_numbers")
+
+    def __init__(self, numbers: Mapping[ClientId, int]) -> None:
+        self._numbers = numbers
+        self._heap: list[tuple[int, ClientId]] = []
+
+    def add(self, client: ClientId) -> None:
+        heappush(self._heap, (self._numbers[client], client))
+
+    def first(self, present: Container[ClientId]) -> ClientId:
+        """Return the client that is present and has the lowest number; there must be one."""
         while True:
-            turn, client = self._oldest[0]
-            if client not in self.lanes:
-                heappop(self._oldest)
-            elif turn < self._turns[client]:
-                heapreplace(self._oldest, (self._turns[client], client))
+            number, client = self._heap[0]
+            if client not in present:
+                heappop(self._heap)
+            elif number < self._numbers[client]:
+                heapreplace(self._heap, (self._numbers[client], client))
             else:
-                return turn, self.lanes[client].oldest()
+                return client
+
+    def thin_out(self, present: Collection[ClientId]) -> None:
+        """Drop those that have gone, once they are more than those that are present."""
+        if len(self._heap) > 2 * len(present) + _SLACK:
+            self._heap = [(self._numbers[client], client) for client in present]
+            heapify(self._heap)
 
 
 class _Lane:

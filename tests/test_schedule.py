@@ -83,6 +83,21 @@ def test_a_client_that_is_served_often_in_one_container_does_not_starve_in_anoth
     assert served.startswith("bcab")
 
 
+def test_a_client_that_comes_back_is_not_served_twice_while_another_waits_for_its_turn() -> None:
+    older = entry("carol")
+    schedule = filled(entry("carol"), entry("carol", due="y"), entry("alice"))
+    assert clients(schedule.take({"x", "y"}, 2, now=0)) == "carolalice"
+    schedule.add(entry("alice"))
+    schedule.add(older)
+    assert [(e.client, e.due) for e in order(schedule, "x", "y")] == [("carol", "x"), ("alice", "x"), ("carol", "y")]
+
+
+def test_a_lane_that_opens_late_is_served_by_when_its_client_was_served_last() -> None:
+    schedule = filled(entry("a", due="y"), entry("b"), entry("b"), entry("c"))
+    schedule.add(entry("a"))
+    assert clients(schedule.take({"x"}, 2, now=0)) == "ab"
+
+
 def test_only_jobs_due_in_the_containers_asked_for_are_taken() -> None:
     x, y = entry(due="x"), entry(due="y", priority=0)
     schedule = filled(x, y)

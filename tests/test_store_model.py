@@ -1,5 +1,6 @@
 """Stores do as a model of plain Python does, whatever is done with them; and the suite can tell when they do not."""
 
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
@@ -33,6 +34,8 @@ from nodekit_memory import MemoryTable
 from nodekit_sqlite import SqliteTable
 
 SHARED_MEMORY = Path("/dev/shm")
+TIMES = int(os.environ.get("DRILL_TIMES", "1"))
+"""How many times as many sequences; they are fresh where the profile of hypothesis is not `ci`."""
 
 
 @pytest.fixture
@@ -41,7 +44,7 @@ def anyio_backend() -> str:
 
 
 class TestMemoryStore(JobStoreModelContract):
-    max_examples = 1200
+    max_examples = 1200 * TIMES
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[Callable[[], JobStore]]:
@@ -72,7 +75,7 @@ class SlowTable(MemoryTable):
 
 
 class TestStoreOfASlowTable(TestMemoryStore):
-    max_examples = 400
+    max_examples = 400 * TIMES
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[Callable[[], JobStore]]:
@@ -81,7 +84,7 @@ class TestStoreOfASlowTable(TestMemoryStore):
 
 
 class TestSqliteStore(JobStoreModelContract):
-    max_examples = 400
+    max_examples = 400 * TIMES
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[Callable[[], JobStore]]:

@@ -36,8 +36,8 @@ class JobStoreModelContract:
     """How long anything that has to come may take."""
     durable: bool = True
     """Whether jobs outlive the store that kept them, at the same place."""
-    derandomize: bool = False
-    """Whether they are the same each time."""
+    derandomize: bool | None = None
+    """Draw the same sequences each time; as the profile of hypothesis says unless set."""
     phases: tuple[Phase, ...] = tuple(phase for phase in Phase if phase is not Phase.explain)
 
     def place(self) -> AbstractAsyncContextManager[Callable[[], JobStore]]:
@@ -48,7 +48,7 @@ class JobStoreModelContract:
         chosen = settings(
             max_examples=self.max_examples,
             phases=self.phases,
-            derandomize=self.derandomize,
+            derandomize=settings().derandomize if self.derandomize is None else self.derandomize,
             deadline=None,  # of a whole sequence with a real disk
             print_blob=True,
             report_multiple_bugs=False,
