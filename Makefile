@@ -3,12 +3,19 @@
 PYTHON ?= python3
 ARGS ?=
 
-VENV := .venv
+VENV ?= .venv
 BIN := $(VENV)/bin
+LOCK := requirements.lock
+UPGRADE ?= --upgrade
 CONTRIB := contrib/nodekit-metrics
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 
-.PHONY: help demo demo-docker test packages drills api lint types format clean
+# Most tests wait for a process, a socket or a disk, so two workers share a core. A worker that dies ends the run, with the
+# name of its test: xdist would give the test, and all of its group, to a new worker again and again.
+WORKERS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 4 ? 2 * cores : 8)))
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --max-worker-restart=0
+
+.PHONY: help demo demo-docker test newest packages drills api lint types format lock clean
 .DEFAULT_GOAL := help
 
 help: ## Show this.
@@ -21,34 +28,47 @@ demo-docker: $(VENV)/.installed ## The same, each step in a Docker container. Ne
 	@$(BIN)/python tests/engine run -- $(BIN)/python tests/engine/hello.py
 
 test: $(VENV)/.installed-test ## Run the tests; ARGS="-k word" chooses some.
-	@$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadgroup $(ARGS)
+	@$(PYTEST) $(ARGS)
 
-packages: $(VENV)/.python ## Build the wheels, and try them and what `nodekit new` writes in a new environment.
+newest: ## Run the core's tests with the newest versions of what nodekit needs, in .venv-newest, and report them.
+	@$(MAKE) --no-print-directory VENV=.venv-newest .venv-newest/.installed-newest
+	@$(MAKE) --no-print-directory VENV=.venv-newest test ARGS='$(or $(ARGS),$(CORE_TESTS))'
+
+packages: $(VENV)/.installed-test ## Build the wheels, and try them and what `nodekit new` writes in a new environment.
 	@$(BIN)/python tests/wheels
 
-drills: $(VENV)/.installed-test ## Load a node, and kill it under load 200 times; DRILL_KILLS=n and DRILL_SEED=n choose others.
-	@DRILL_KILLS=$${DRILL_KILLS:-200} $(BIN)/python -m pytest -q -s tests/faults/test_drills.py tests/faults/test_load.py $(ARGS)
+drills: $(VENV)/.installed-test ## Kill a node 200 times under load, and draw new random tests; DRILL_KILLS=n, DRILL_TIMES=n, DRILL_SEED=n.
+	@DRILL_KILLS=$${DRILL_KILLS:-200} DRILL_SEED=$${DRILL_SEED:-random} DRILL_TIMES=$${DRILL_TIMES:-5} $(BIN)/python -m pytest \
+		-q -s --timeout=7200 --hypothesis-profile=default tests/faults/test_drills.py tests/faults/test_load.py \
+		tests/test_store_model.py tests/test_schedule.py tests/test_payload.py $(ARGS)
 
 api: $(VENV)/.installed-test ## Write the plugin API down as it is now, for a release; see CONTRIBUTING.md.
 	@$(BIN)/python tests/api
 
-lint: $(VENV)/.installed-dev ## Check style (ruff).
+lint: $(VENV)/.installed-test ## Check style (ruff).
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 
-types: $(VENV)/.installed-dev ## Check types (mypy and pyright, both strict).
+types: $(VENV)/.installed-test ## Check types (mypy and pyright, both strict).
 	@$(BIN)/mypy
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 
-format: $(VENV)/.installed-dev ## Put the code into shape (ruff).
+format: $(VENV)/.installed-test ## Put the code into shape (ruff).
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format .
 
-clean: ## Remove the environment and everything generated.
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+lock: $(VENV)/.installed-test ## Lock the newest versions of all that tests, checks and builds install; UPGRADE= keeps what still fits.
+	@printf '%s\n' '.[dev]' $(CONTRIB:%=./%) | $(BIN)/uv pip compile - --quiet $(UPGRADE) --universal \
+		--python-version 3.11 --generate-hashes --no-annotate --no-emit-package nodekit-compute \
+		$(foreach package,$(CONTRIB),--no-emit-package $(notdir $(package))) \
+		--custom-compile-command 'make lock' --output-file $(LOCK)
+
+clean: ## Remove the environments and everything generated.
+	rm -rf $(VENV) .venv-newest build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# A stamp says that what it names is installed as pyproject.toml has it.
+# A stamp says that what it names is installed. What users install comes in the versions of the lock; what the tests and
+# checks need as well comes with the hashes of the lock, and then nodekit itself, for which pip takes no hashes.
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("nodekit needs Python 3.11 or newer; $(PYTHON) is %d.%d. Name another: make $(MAKECMDGOALS) PYTHON=python3.11" % v[:2])'
@@ -56,17 +76,19 @@ $(VENV)/.python:
 	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/.installed: pyproject.toml $(VENV)/.python
+$(VENV)/.installed: pyproject.toml $(LOCK) $(VENV)/.python
 	@echo "installing nodekit"
-	@$(PIP) --editable .
+	@sed -n 's/ *\\$$//; /^[a-z0-9].*==/p' $(LOCK) > $(VENV)/versions.txt
+	@PIP_CONSTRAINT=$(VENV)/versions.txt PIP_BUILD_CONSTRAINT=$(VENV)/versions.txt $(PIP) --editable .
 	@touch $@
 
-$(VENV)/.installed-test: pyproject.toml $(CONTRIB:%=%/pyproject.toml) $(VENV)/.python
-	@echo "installing nodekit and what its tests need"
-	@$(PIP) --editable '.[test]' $(CONTRIB:%=--editable %)
-	@touch $@ $(VENV)/.installed
+$(VENV)/.installed-test: pyproject.toml $(CONTRIB:%=%/pyproject.toml) $(LOCK) $(VENV)/.python
+	@echo "installing nodekit and what its tests and checks need"
+	@$(PIP) --require-hashes --requirement $(LOCK)
+	@$(PIP) --no-deps --no-build-isolation --editable . $(CONTRIB:%=--editable %)
+	@touch $(VENV)/.installed $@
 
-$(VENV)/.installed-dev: pyproject.toml $(CONTRIB:%=%/pyproject.toml) $(VENV)/.python
-	@echo "installing nodekit and what working on it needs"
-	@$(PIP) --editable '.[dev]' $(CONTRIB:%=--editable %)
-	@touch $@ $(VENV)/.installed $(VENV)/.installed-test
+$(VENV)/.installed-newest: $(VENV)/.installed-test
+	@echo "installing the newest versions of what nodekit needs"
+	@$(PIP) --upgrade --upgrade-strategy eager --no-build-isolation --editable .
+	@touch $@

@@ -13,6 +13,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if {"engine", "registry", "private_registry"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.xdist_group("docker"))
+            item.add_marker(pytest.mark.engine)
 
 
 def unavailable(reason: object) -> None:

@@ -1,7 +1,7 @@
 """What users install, tried as they have it: wheels alone, in a new environment, from a folder outside the checkout.
 
 `make packages` runs it. Wheels of nodekit, of what is in `contrib` and of the examples that are packages are built and
-installed with the dependencies that they declare. Then the demo runs, and so do the tests of all of them; each kind of
+installed with the dependencies that they declare, in the versions and with the hashes of `requirements.lock`. Then the demo runs, and so do the tests of all of them; each kind of
 package that `nodekit new` writes is built, installed, tested and certified. Nothing may come from the checkout.
 """
 
@@ -42,30 +42,28 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.wheels = folder / "wheels"
-        self._builder = self._environment("builder")
-        self._python = self._environment("environment")
+        self._locked = folder / "locked"
+        venv.create(folder / "environment", with_pip=False, symlinks=True)
+        self._python = folder / "environment" / "bin" / "python"
         self.work = folder / "work"
         self.work.mkdir()
 
-    def _environment(self, name: str) -> Path:
-        venv.create(self.folder / name, with_pip=False, symlinks=True)
-        return self.folder / name / "bin" / "python"
+    def fetch(self) -> None:
+        """Download everything that is locked, by its hashes; nothing else is installed."""
+        self._pip("download", "--no-deps", "--require-hashes", "-r", ROOT / "requirements.lock", "-d", self._locked)
 
     def build(self, projects: Iterable[Path]) -> list[Path]:
-        """Their wheels. What builds them is in another environment: it must not stand in for a dependency."""
+        """Build their wheels, with the build backend that is installed beside pip."""
         before = set(self.wheels.glob("*.whl"))
-        self._pip(self._builder, "wheel", "--no-deps", "--no-build-isolation", "-w", self.wheels, *projects)
+        self._pip("wheel", "--no-deps", "--no-build-isolation", "-w", self.wheels, *projects)
         return sorted(set(self.wheels.glob("*.whl")) - before)
 
-    def build_with(self, *requirements: str) -> None:
-        self._pip(self._builder, "install", *requirements)
-
     def install(self, wheels: Iterable[Path], extra: str = "") -> None:
-        self._pip(self._python, "install", "--find-links", self.wheels, *(f"{wheel}{extra}" for wheel in wheels))
+        found = ("--no-index", "--find-links", self.wheels, "--find-links", self._locked)
+        self._pip("--python", self._python, "install", *found, *(f"{wheel}{extra}" for wheel in wheels))
 
-    def _pip(self, python: Path, command: str, *arguments: object) -> None:
-        pip = [sys.executable, "-m", "pip", "--python", str(python), "-qq", "--disable-pip-version-check"]
-        self._run([*pip, command, *map(str, arguments)], self.folder)
+    def _pip(self, *arguments: object) -> None:
+        self._run([sys.executable, "-m", "pip", "-qq", "--disable-pip-version-check", *map(str, arguments)], self.folder)
 
     def run(self, *command: object, folder: Path | None = None, **more: str) -> str:
         """What a program of the environment prints; a failure has all of it."""
@@ -127,7 +125,7 @@ def told(name: str, step: Callable[[], str]) -> bool:
 
 def built(bench: Bench, projects: Sequence[Path]) -> str:
     """A wheel of each; that of nodekit has all of the templates, also the files whose names begin with a dot."""
-    bench.build_with("hatchling>=1.26")
+    bench.fetch()
     wheels = bench.build(projects)
     core = next(wheel for wheel in wheels if wheel.name.startswith("nodekit_compute-"))
     files = (file for file in (ROOT / TEMPLATES).rglob("*") if file.is_file() and not {*_LEFT} & {*file.parts})
