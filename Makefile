@@ -91,4 +91,7 @@ $(VENV)/.installed-test: pyproject.toml $(CONTRIB:%=%/pyproject.toml) $(LOCK) $(
 $(VENV)/.installed-newest: $(VENV)/.installed-test
 	@echo "installing the newest versions of what nodekit needs"
 	@$(PIP) --upgrade --upgrade-strategy eager --no-build-isolation --editable .
+	@echo "newer than in the lock:"
+	@sed -n 's/ .*//; /^[a-z0-9].*==/p' $(LOCK) > $(VENV)/versions.txt
+	@$(BIN)/python -m pip freeze --disable-pip-version-check --exclude-editable | grep -vixF -f $(VENV)/versions.txt || echo "nothing"
 	@touch $@
