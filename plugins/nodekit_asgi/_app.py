@@ -8,7 +8,7 @@ from random import Random
 from nodekit import KeyReused, Node, Refusal, StoreFailed, StreamBroken, TooManyJobs, TooManyRequests, Unavailable
 from nodekit_asgi import _handlers
 from nodekit_asgi._access import check_access, preflight_headers
-from nodekit_asgi._client import client_address
+from nodekit_asgi._client import client_name
 from nodekit_asgi._config import Limits
 from nodekit_asgi._http import (
     Disconnected,
@@ -79,7 +79,7 @@ class AsgiApp:
             headers += allowed
             if request.method == "OPTIONS" and allowed:
                 return Reply(b"", 204, preflight_headers())
-            request.address = client_address(request)
+            request.client = client_name(request)
             path, request.parameters = route(request.path)
             if path not in UNLIMITED:
                 self._node.limit(request.client)

@@ -11,8 +11,8 @@ _PORT = r"(?::(?:[0-9]{1,5}|_[A-Za-z0-9._-]+))?"
 _ADDRESS = re.compile(rf"\[([0-9A-Fa-f:.]{{2,45}})\]{_PORT}|([0-9.]{{7,15}}){_PORT}|([0-9A-Fa-f:.]{{2,45}})")
 
 
-def client_address(request: Request) -> str | None:
-    """The address of a request's client; None: it is on a unix socket.
+def client_name(request: Request) -> str:
+    """The client of a request, by the name of its peer or the address that a proxy gives.
 
     Behind proxies it is the last in `forwarded_header` that is not a trusted proxy's; the first where all of them are.
     What stands before it, anybody may have written. Raises `HttpError` 400 where a trusted proxy's entry is no address:
@@ -42,8 +42,8 @@ def says_for_whom(request: Request) -> bool:
     return request.limits.forwarded_header.lower().encode() in request.headers
 
 
-def _is_proxy(address: str | None, proxies: tuple[str, ...]) -> bool:
-    return UNIX in proxies if address is None else in_networks(address, proxies)
+def _is_proxy(client: str, proxies: tuple[str, ...]) -> bool:
+    return UNIX in proxies if client == UNIX else in_networks(client, proxies)
 
 
 def _hops(name: str, text: str) -> Sequence[str]:

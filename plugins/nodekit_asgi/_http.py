@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET
 
 from nodekit_asgi._config import Limits
-from nodekit_asgi._networks import unmapped
+from nodekit_asgi._networks import peer_name, unmapped
 from nodekit_asgi._shapes import WireErrorReply
 
 Scope: TypeAlias = dict[str, Any]
@@ -73,10 +73,10 @@ class Request:
     def __init__(self, scope: Scope, receive: Receive, limits: Limits) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"].removeprefix(scope.get("root_path", ""))
-        self.peer = unmapped((scope.get("client") or ("",))[0])
-        """The IP address at the other end, of an IPv4-mapped one the IPv4; None on a unix socket."""
-        self.address = self.peer
-        """The client's; another than the peer's behind a proxy."""
+        self.peer = peer_name(scope.get("client"))
+        """The other end of the connection, named as `client` is."""
+        self.client = self.peer
+        """Who asks: an IP address (the IPv4 of a mapped one), ``unix`` or ``name:…``; not the peer behind a proxy."""
         self.parameters: Mapping[str, str] = {}
         """What stands where the path of its route has names in braces."""
         self.limits = limits
@@ -100,9 +100,9 @@ class Request:
         return [value for key, value in self.scope["headers"] if key == name]
 
     @property
-    def client(self) -> str:
-        """Who asks."""
-        return self.address or "unix"
+    def address(self) -> str | None:
+        """The client's IP address; None where it has none."""
+        return unmapped(self.client)
 
     @cached_property
     def query(self) -> Sequence[tuple[str, str]]:

@@ -12,6 +12,7 @@ from nodekit import AsgiApplication, Mount, Node
 from nodekit_asgi._access import check_access
 from nodekit_asgi._client import says_for_whom
 from nodekit_asgi._http import Disconnected, Header, HttpError, Request, Scope, Send
+from nodekit_asgi._networks import UNIX
 
 PREFIX = "/-/"
 
@@ -46,10 +47,9 @@ def check_caller(mount: Mount, request: Request) -> None:
     """
     if mount.public:
         return
-    nobody = request.address is None and _has_peer(request.scope)
-    if nobody or _is_passed_on(request) or not (request.address is None or _is_loopback(request.address)):
+    if _is_passed_on(request) or not (request.client == UNIX or _is_loopback(request.address)):
         raise HttpError(403, f"{PREFIX}{mount.name}/ is not public: it can be called from the node's own machine only")
-    if request.peer is not None:
+    if request.peer != UNIX:
         check_access(request, loopback=True)
 
 
@@ -60,14 +60,9 @@ def _is_passed_on(request: Request) -> bool:
     return any(name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIX) for name in request.headers)
 
 
-def _has_peer(scope: Scope) -> bool:
-    """Whether there is a name of a peer, be it no address; the peers of a unix socket have none."""
-    return bool((scope.get("client") or ("",))[0])
-
-
 @lru_cache(64)
-def _is_loopback(address: str) -> bool:
-    return ip_address(address).is_loopback
+def _is_loopback(address: str | None) -> bool:
+    return address is not None and ip_address(address).is_loopback
 
 
 async def hand_on(mount: Mount, request: Request, send: Send, extra: Sequence[Header]) -> None:
@@ -98,13 +93,15 @@ def _scope(mount: Mount, request: Request) -> Scope:
     """As the application sees it: `path` begins with `root_path`, as ASGI has it, and the client is the one known."""
     scope = request.scope
     root = scope.get("root_path", "")
-    client = scope.get("client") if request.address == request.peer else (request.address, 0)
-    if request.address is None:
-        client = None
-    elif client:
-        client = (request.address, client[1])
     path = f"{root}{request.path}"
-    return {**scope, "root_path": f"{root}{PREFIX}{mount.name}", "path": path, "client": client}
+    return {**scope, "root_path": f"{root}{PREFIX}{mount.name}", "path": path, "client": _scope_client(request)}
+
+
+def _scope_client(request: Request) -> tuple[str, int] | None:
+    if request.client == UNIX:
+        return None
+    host, port = request.scope["client"] if request.client == request.peer else (request.client, 0)
+    return request.address or host, port
 
 
 class _Exchange:

@@ -3,9 +3,13 @@
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Any
 
 UNIX = "unix"
 """Stands for the peers of a unix socket, which have no address."""
+
+_NAMED = "name:"
+"""Begins the name of a peer that is called by a text: no address begins so, and ``unix`` does not."""
 
 _MAPPED = IPv6Network("::ffff:0:0/96")
 
@@ -29,10 +33,22 @@ def unmapped(address: str) -> str | None:
     return str((parsed.ipv4_mapped or parsed) if isinstance(parsed, IPv6Address) else parsed)
 
 
+def peer_name(client: Any) -> str:
+    """Name the peer by the ``client`` of an ASGI scope: its address in its one form, or `UNIX` where it has none.
+
+    A text that is no address, such as ``testclient``, is a peer of its own: ``name:testclient``.
+    """
+    host = client[0] if client else None
+    if host is None or host == "":
+        return UNIX
+    return unmapped(str(host)) or f"{_NAMED}{host}"  # a number or bytes could be taken for an address
+
+
 @lru_cache(1024)
-def in_networks(address: str, networks: tuple[str, ...]) -> bool:
-    """Whether an address is in one of the networks, which were checked before."""
-    return any(ip_address(address) in network for network in _parsed(networks))
+def in_networks(client: str, networks: tuple[str, ...]) -> bool:
+    """Return True if a client's address is in one of the networks; they were checked before."""
+    address = unmapped(client)
+    return address is not None and any(ip_address(address) in network for network in _parsed(networks))
 
 
 @lru_cache(64)

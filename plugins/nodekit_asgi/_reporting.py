@@ -15,7 +15,7 @@ LONGEST_FAULT = 2000
 
 async def report(request: Request, node: Node) -> Reply:
     allowed = request.limits.status_networks
-    if request.address is None or not in_networks(request.address, allowed):
+    if not in_networks(request.client, allowed):
         raise HttpError(403, "status reports are not taken from this address; list it in status_networks")
     reported = await read_report(request)
     unfinished = await _was_unfinished(node, job_id(reported.id), _outcome(reported))
