@@ -1,15 +1,18 @@
 """What installed distributions say of themselves. Each is read by itself: broken metadata of one harms no other.
 
 Nothing is imported. `importlib.metadata.entry_points` would do, did it not fail as a whole where one file is broken.
+Reading takes tens of milliseconds, so that a composition or a command does it once (`read_once`).
 """
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from importlib.metadata import Distribution, EntryPoint
+    from importlib.metadata import Distribution, EntryPoint, PackageMetadata
 
 OWN_DISTRIBUTION = "nodekit-compute"
 _PREFIX = "nodekit."
@@ -22,6 +25,34 @@ class Unreadable(NamedTuple):
     where: str
     """Its name, or else its folder."""
     reason: str
+
+
+class _Reading:
+    """What was read so far."""
+
+    def __init__(self) -> None:
+        self.entries: list[EntryPoint | Unreadable] | None = None
+        self.metadata: dict[int, tuple[Distribution, PackageMetadata]] = {}
+        """By `id`, since distributions of other finders need not be hashable; each is kept, so that its id stays its own."""
+
+
+_reading: ContextVar[_Reading | None] = ContextVar("nodekit_reading", default=None)
+
+
+@contextmanager
+def read_once() -> Iterator[None]:
+    """Keep what is read inside of the block, also by blocks within it, and forget it with its end.
+
+    It is not kept for longer: the next composition of the process may find other packages on `sys.path`.
+    """
+    if _reading.get() is not None:
+        yield
+        return
+    token = _reading.set(_Reading())
+    try:
+        yield
+    finally:
+        _reading.reset(token)
 
 
 def entry_points(group: str) -> "list[EntryPoint]":
@@ -52,7 +83,7 @@ def version_of(distribution: "Distribution | None") -> str | None:
 def said_by(distribution: "Distribution | None", field: str) -> str | None:
     """A field of its metadata."""
     try:
-        metadata = distribution.metadata if distribution else None
+        metadata = _metadata(distribution) if distribution else None
         return (metadata[field] or None) if metadata and field in metadata else None
     except Exception:  # what is raised where there is no metadata differs between versions of Python
         return None
@@ -72,7 +103,21 @@ def normalised(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _readable() -> "Iterator[EntryPoint | Unreadable]":
+def _metadata(distribution: "Distribution") -> "PackageMetadata":
+    reading = _reading.get() or _Reading()
+    if id(distribution) not in reading.metadata:
+        reading.metadata[id(distribution)] = distribution, distribution.metadata
+    return reading.metadata[id(distribution)][1]
+
+
+def _readable() -> "list[EntryPoint | Unreadable]":
+    reading = _reading.get() or _Reading()
+    if reading.entries is None:
+        reading.entries = list(_read())
+    return reading.entries
+
+
+def _read() -> "Iterator[EntryPoint | Unreadable]":
     """Entry points of our groups. Of several distributions with one name, Python imports the first one's modules."""
     from importlib.metadata import distributions  # a third of the time of `import nodekit`, were it at the top
 

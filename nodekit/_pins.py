@@ -4,6 +4,7 @@ With the table, whatever is not on the list is refused before it is imported. no
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from nodekit._installed import OWN_DISTRIBUTION, name_of, normalised, version_of
@@ -51,6 +52,10 @@ class Pins:
 
     def absent(self) -> list[str]:
         """Names on the list that are not installed. They harm nobody: what is listed is allowed, not asked for."""
+        return self._absent
+
+    @cached_property
+    def _absent(self) -> list[str]:
         return sorted(name for name in self._versions if _installed_version(name) is None)
 
     def _misfit(self, name: str, version: str | None) -> Problem | None:

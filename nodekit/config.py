@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from nodekit._deprecated import keys_now, warn
 from nodekit._explain import explain
+from nodekit._installed import read_once
 from nodekit._naming import default_name, name_problem
 from nodekit._pins import TABLE, read_pins
 from nodekit._rules import declared_twice, nearest
@@ -52,6 +53,7 @@ class LogSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ValueError("path: no file has a NUL in its name")
 
 
+@read_once()
 def load_node(path: Path | str) -> Node:
     """Compose the node of a node file; nothing is acquired. Raises `CompositionError` with every problem."""
     return compose_file(read_tables(path), Path(path))
@@ -70,6 +72,7 @@ def compose_file(file: NodeTables, path: Path) -> Node:
         raise file.in_the_file(error) from error
 
 
+@read_once()
 def compose(tables: Mapping[str, Any], path: Path) -> Node:
     """The node that the tables of a node file at `path` describe."""
     return _Composition(tables, path).node()

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from nodekit._installed import read_once
 from nodekit._pins import Pins
 from nodekit._rules import nearest
 from nodekit.errors import CompositionError, NodekitError, Problem
@@ -73,6 +74,7 @@ def read_tables(path: Path | str) -> NodeTables:
         raise CompositionError(Problem(str(path), text)) from error
 
 
+@read_once()
 def file_of_the_environment() -> str | None:
     """The path in the variable of some format, if one is set."""
     for name in sorted(offered("format")):

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint
+from typing import Any
 
 import click
 
 from nodekit import __version__
-from nodekit._installed import entry_points
+from nodekit._installed import entry_points, read_once
 from nodekit.cli._certify import certify
 from nodekit.cli._check import check
 from nodekit.cli._config import config
@@ -24,6 +25,11 @@ _GROUP = "nodekit.commands"
 
 class _Commands(click.Group):
     """Commands of other packages are found by metadata, and imported only when they are called or listed."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command; whatever it asks of installed packages is read once."""
+        with read_once():
+            return super().main(*args, **kwargs)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted({*super().list_commands(ctx), *(entry.name for entry in entry_points(_GROUP))})

@@ -1,6 +1,7 @@
 """Checks of `nodekit doctor`, the core's and those of packages: asked one at a time, none of which can harm another."""
 
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import copy_context
 from importlib.metadata import EntryPoint
 from threading import Thread
 from typing import TypeAlias
@@ -36,7 +37,8 @@ def examine(name: str, check: Check, *, seconds: float = CHECK_SECONDS) -> list[
         except BaseException as error:  # also what would end the process, were it not in a thread
             failed.append(error)
 
-    thread = Thread(target=make, name=f"doctor: {name}", daemon=True)  # one that hangs must not keep the process
+    # a daemon: one that hangs must not keep the process; in this context: what was read of packages is read once
+    thread = Thread(target=copy_context().run, args=(make,), name=f"doctor: {name}", daemon=True)
     thread.start()
     thread.join(seconds)
     told = found.copy()

@@ -37,10 +37,11 @@ def find_package(name: str) -> Package:
 def offers_of(found: Distribution) -> Sequence[tuple[Kind, EntryPoint]]:
     """By kind and name."""
     kinds: tuple[Kind, ...] = get_args(Kind)
+    entries = found.entry_points  # reads the file, each time
     return [
         (kind, entry)
         for kind in kinds
-        for entry in sorted(found.entry_points.select(group=f"nodekit.{kind}s"), key=lambda entry: entry.name)
+        for entry in sorted(entries.select(group=f"nodekit.{kind}s"), key=lambda entry: entry.name)
     ]
 
 
@@ -59,11 +60,11 @@ def _distribution(name: str) -> Distribution:
 
 def _hint(name: str) -> str:
     """The nearest name, of those that offer something first."""
-    installed = [found for found in distributions() if found.metadata["Name"]]
-    offering = sorted({found.name for found in installed if offers_of(found)})
-    if theirs := [found.name for found in installed if name in (n.name for _, n in offers_of(found))]:
+    installed = [(called, offers_of(found)) for found in distributions() if (called := found.metadata["Name"])]
+    offering = sorted({called for called, offers in installed if offers})
+    if theirs := [called for called, offers in installed if name in (entry.name for _, entry in offers)]:
         return f"; did you mean {theirs[0]!r}, which offers {name!r}?"
-    near = nearest(normalised(name), offering) or nearest(normalised(name), {found.name for found in installed})
+    near = nearest(normalised(name), offering) or nearest(normalised(name), {called for called, _ in installed})
     return near or f"; with offers for nodekit: {', '.join(offering) or 'none'}"
 
 
