@@ -331,6 +331,10 @@ def with_a_traceback(path: str, status: int, body: bytes) -> tuple[int, bytes, b
     return status, json.dumps({**json.loads(body), "error": "Traceback: RuntimeError"}).encode(), b""
 
 
+def without_kinds(path: str, status: int, body: bytes) -> tuple[int, bytes, bytes]:
+    return status, body.replace(b'"kind"', b'"sort"'), b""
+
+
 def as_it_is(path: str, status: int, body: bytes) -> tuple[int, bytes, bytes]:
     return status, body, b""
 

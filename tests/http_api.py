@@ -11,12 +11,16 @@ from urllib.parse import urlsplit
 import aiohttp
 import anyio
 import msgspec
+import pytest
 from parts import Gate, echo, make_node
 
 from nodekit import Container, Node
 from nodekit_asgi import AsgiConfig, AsgiTransport
 from nodekit_function import FunctionRunner
 from nodekit_guardian import Guardian, rules
+
+both_servers = pytest.mark.parametrize("server", ["hypercorn", "uvicorn"])
+"""For what each server does in its own way: connections, and the bytes on them."""
 
 
 class Answer(msgspec.Struct):

@@ -112,6 +112,11 @@ THAT_SPEAK_HTTP: dict[str, tuple[Callable[[], broken.BrokenHttp], str]] = {
         lambda: UNREAD(b"idempotency-key"),
         "test_a_key_that_is_none_or_would_not_be_kept_is_400",
     ),
+    "keeps no key": (lambda: UNREAD(b"idempotency-key"), "test_a_key_is_taken_as_it_is"),
+    "tells no kind of failure": (
+        lambda: REWRITTEN(broken.without_kinds),
+        "test_a_history_tells_how_a_job_failed_or_that_it_was_cancelled",
+    ),
     "waits for nothing": (
         lambda: UNREAD(b"prefer"),
         "test_a_job_that_finishes_while_its_client_waits_is_the_reply",

@@ -1,4 +1,4 @@
-"""The HTTP API over real sockets, on both servers."""
+"""The HTTP API over real sockets. What it promises whatever the server is in `HttpTransportContract`."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,10 +16,10 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(params=["hypercorn", "uvicorn"])
-def server(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
+@pytest.fixture
+def server() -> str:
+    """The default one. Where it makes a difference, tests are marked `both_servers`."""
+    return "hypercorn"
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """What holds for every request, whatever its route."""
 
-import asyncio
 import contextlib
 import os
 import socket
@@ -10,7 +9,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from http_api import Api, post, serving
+from http_api import Api, both_servers, post, serving
 from parts import make_node
 
 from nodekit import NodekitError, StoreFailed
@@ -42,6 +41,7 @@ async def test_a_crash_is_500_that_shows_nothing_but_the_request_id_on_the_log_l
         assert shown not in answer.body.decode()
 
 
+@both_servers
 async def test_a_listing_that_fails_midway_is_logged_and_cut_off(
     api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -111,6 +111,7 @@ async def test_a_mapped_address_is_its_ipv4_address(mapped: str) -> None:
         assert id.encode() in body
 
 
+@both_servers
 async def test_listening_on_all_addresses_mapped_clients_are_ipv4_clients(server: str) -> None:
     async with serving(server, bind="[::]:0") as api:
         api.url = f"http://127.0.0.1:{api.url.rpartition(':')[2]}"
@@ -120,6 +121,7 @@ async def test_listening_on_all_addresses_mapped_clients_are_ipv4_clients(server
         assert far.json["params"] == {"container": "far", "address": "127.0.0.1"}
 
 
+@both_servers
 async def test_a_unix_socket_serves_clients_without_an_address(server: str, tmp_path: Path) -> None:
     path = tmp_path / "node.sock"
     async with serving(server, bind=f"unix:{path}") as api:
@@ -189,6 +191,7 @@ async def test_small_replies_do_not_wait_for_an_acknowledgement(api: Api) -> Non
     assert all(options)
 
 
+@both_servers
 async def test_one_connection_carries_more_than_a_thousand_requests(api: Api) -> None:
     async with api.raw() as connection:
         for _ in range(1100):
@@ -196,13 +199,7 @@ async def test_one_connection_carries_more_than_a_thousand_requests(api: Api) ->
             assert (await connection.answer()).status == 200
 
 
-async def test_requests_sent_at_once_are_answered_in_order(api: Api) -> None:
-    async with api.raw() as connection:
-        one = b"GET /info HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: %d\r\n\r\n"
-        await connection.send(b"".join(one % n for n in range(10)))
-        assert [(await connection.answer()).headers["X-Request-Id"] for _ in range(10)] == [str(n) for n in range(10)]
-
-
+@both_servers
 async def test_a_flood_of_headers_is_431(api: Api) -> None:
     async with api.raw() as connection:
         flood = "".join(f"X-{n}: {'x' * 100}\r\n" for n in range(5000))
@@ -212,12 +209,7 @@ async def test_a_flood_of_headers_is_431(api: Api) -> None:
     assert (await api.get("/info")).status == 200
 
 
-async def test_what_is_not_http_is_400_and_the_end(api: Api) -> None:
-    async with api.raw() as connection:
-        await connection.send(b"\x16\x03\x01\x02\x00nonsense\r\n\r\n")
-        assert (await connection.answer()).status == 400
-
-
+@both_servers
 async def test_a_client_that_stalls_is_told_so_and_holds_up_nobody(server: str) -> None:
     async with serving(server, body_seconds=0.3) as api, api.raw() as half_a_body, api.raw() as half_a_head:
         await half_a_head.send(b"GET /info HTTP/1.1\r\nHo")
@@ -227,18 +219,13 @@ async def test_a_client_that_stalls_is_told_so_and_holds_up_nobody(server: str) 
         assert (await half_a_body.answer()).status == 408
 
 
+@both_servers
 async def test_clients_that_go_away_in_the_middle_leave_the_node_as_it_was(api: Api) -> None:
     for cut in (post(b"", "Content-Length: 100") + b'{"contai', post(OK), b"GET /api/jo"):
         for _ in range(20):
             async with api.raw() as connection:
                 await connection.send(cut)
     assert (await api.get("/health")).json == {"status": "healthy"}
-
-
-async def test_many_clients_at_once_are_all_served(api: Api) -> None:
-    ids = await asyncio.gather(*(api.submit(n=n) for n in range(200)))
-    jobs = await api.results(*ids)
-    assert [job["result"]["output"]["n"] for job in jobs] == list(range(200))
 
 
 # -- mounted elsewhere --------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """`GET /resources`: what containers say of themselves."""
 
 import asyncio
-from typing import Any
 
 import pytest
 from aiohttp import web
@@ -57,8 +56,3 @@ async def test_each_running_container_is_asked_at_once_and_answers_for_itself(
             assert set(asked) == {""}
     finally:
         await started.cleanup()
-
-
-async def test_other_methods_are_405(api: Api) -> None:
-    answer: Any = await api.post("/resources", {})
-    assert (answer.status, answer.headers["Allow"]) == (405, "GET")

@@ -15,12 +15,12 @@ import h2.config
 import h2.connection
 import pytest
 from connections import accepted, ask, leave, reset, waiters
-from http_api import Api, RawConnection, serving
+from http_api import Api, RawConnection, both_servers, serving
 from msgspec.structs import replace
 from parts import Gate, SpiedStore, SwitchRunner, functions, settle_down, until
 from sse import Event, Events, all_events, events
 
-from nodekit import Container, ContainerOutput, EmbeddedStore, Job, JobStore, Step
+from nodekit import Container, ContainerOutput, EmbeddedStore, Job, Step
 from nodekit_asgi import Limits, _http
 from nodekit_asgi._events import PIECE_BYTES
 from nodekit_asgi._http import Disconnected, Reply, Request, send_reply
@@ -43,28 +43,6 @@ def named(told: list[Event]) -> list[str]:
 # -- what is told -------------------------------------------------------------------------------------
 
 
-async def test_a_finished_job_is_told_from_its_start_and_the_stream_ends(server: str, store: JobStore) -> None:
-    async with serving(server, node={"store": store}) as api:
-        id = await api.submit("echo", "proof", n=1)
-        (job,) = await api.results(id)
-        async with events(api, id) as stream:
-            assert stream.status == 200
-            assert stream.headers["Content-Type"] == "text/event-stream"
-            assert stream.headers["Cache-Control"] == "no-store"
-            assert "X-Request-ID" in stream.headers
-            assert "Content-Length" not in stream.headers
-            told = await stream.rest()
-        assert named(told) == ["accepted", "step", "step", "finished"]
-        assert len({event.id for event in told}) == 4
-        assert [event.json for event in told] == [
-            {"id": id},
-            {"container": "echo", "output": {"n": 1}},
-            {"container": "proof", "output": {"n": 1}},
-            job,
-        ]
-        assert await all_events(api, id.upper()) == told
-
-
 async def test_a_failed_job_tells_the_step_that_failed_and_a_cancelled_one_does_not(api: Api) -> None:
     failed = await all_events(api, await api.submit("echo", "fail", "echo", n=1))
     assert named(failed) == ["accepted", "step", "step", "finished"]
@@ -77,19 +55,6 @@ async def test_a_failed_job_tells_the_step_that_failed_and_a_cancelled_one_does_
         (last,) = await stream.rest()
         assert (last.name, last.json) == ("finished", job)
         assert job["result"] == {"container": "gate", "error": "cancelled"}
-
-
-async def test_each_step_is_told_as_soon_as_it_is_stored(server: str) -> None:
-    gates = [Gate(), Gate()]
-    async with serving(server, runners=[functions(first=gates[0], second=gates[1])]) as api:
-        id = await api.submit("first", "second")
-        async with events(api, id) as stream, events(api, id) as other:
-            for name, gate in (("accepted", gates[0]), ("step", gates[1])):
-                told = [await stream.next(), await other.next()]
-                assert [event and event.name for event in told] == [name, name]
-                await until(lambda gate=gate: gate.running)  # type: ignore[misc]
-                gate.opened.set()
-            assert named(await stream.rest()) == named(await other.rest()) == ["step", "finished"]
 
 
 async def test_data_is_split_at_every_newline_that_the_format_knows(server: str) -> None:
@@ -108,32 +73,7 @@ async def test_data_is_split_at_every_newline_that_the_format_knows(server: str)
         assert told[2].json == (await api.get(f"/api/jobs?id={id}")).json[0]
 
 
-async def test_what_is_no_job_of_this_client_is_404_before_anything_is_sent(api: Api) -> None:
-    id = await api.submit("gate")
-    async with api.as_other_client() as other:
-        answer = await other.get(f"/api/jobs/{id}/events")
-        assert (answer.status, answer.error) == (404, "no such job")
-    for nothing in (UNKNOWN, "x", "%00", id[:-1]):
-        answer = await api.get(f"/api/jobs/{nothing}/events")
-        assert (answer.status, answer.error) == (404, "no such job")
-    assert (await api.get(f"/api/jobs/{id}/events/")).error == "no such path"
-    assert (await api.call("POST", f"/api/jobs/{id}/events")).headers["Allow"] == "GET"
-    assert waiters(api) == 0
-
-
 # -- coming back --------------------------------------------------------------------------------------
-
-
-async def test_a_client_that_comes_back_is_told_what_it_has_not_seen(api: Api) -> None:
-    id = await api.submit("echo", "echo", "gate")
-    async with events(api, id) as stream:
-        seen = [await stream.next() for _ in range(3)]
-    open_gate(api)
-    told = await all_events(api, id)
-    assert told[:3] == seen
-    assert named(told) == ["accepted", "step", "step", "step", "finished"]
-    for number, event in enumerate(told[:-1]):
-        assert await all_events(api, id, event.id) == told[number + 1 :]
 
 
 async def test_a_client_that_comes_back_before_there_is_news_waits_for_it(api: Api) -> None:
@@ -148,25 +88,10 @@ async def test_a_client_that_comes_back_before_there_is_news_waits_for_it(api: A
         assert named(await stream.rest()) == ["step", "finished"]
 
 
-async def test_a_client_that_has_seen_the_end_is_told_to_stop_asking(api: Api) -> None:
-    id = await api.submit("echo")
-    told = await all_events(api, id)
-    answer = await api.get(f"/api/jobs/{id}/events", headers={"Last-Event-ID": told[-1].id})
-    assert (answer.status, answer.body) == (204, b"")
-
-
-async def test_an_id_that_is_none_of_this_jobs_events_replays_all(api: Api) -> None:
-    other = await all_events(api, await api.submit("echo", "echo", "echo"))
-    id = await api.submit("echo")
-    told = await all_events(api, id)
-    foreign = [event.id for event in other]
-    for last in [*foreign, "", "1", ":1", f"{id}:", f"{id}:3", f"{id}:-1", f"{id}:{'9' * 40}", f"{id}:²", f"{id}:1 1"]:
-        assert await all_events(api, id, last) == told, last
-
-
 # -- clients that go, and such as stay ----------------------------------------------------------------
 
 
+@both_servers
 @pytest.mark.parametrize("go", [leave, reset])
 async def test_a_client_that_goes_is_noticed_at_once_and_leaves_nothing_behind(
     api: Api, go: Callable[[RawConnection], None]
@@ -186,6 +111,7 @@ async def test_a_client_that_goes_is_noticed_at_once_and_leaves_nothing_behind(
     assert job["status"] == "success"
 
 
+@both_servers
 @pytest.mark.parametrize("go", [leave, reset])
 async def test_a_client_that_goes_without_having_read_what_it_was_sent_leaves_nothing_behind_either(
     api: Api, go: Callable[[RawConnection], None]
@@ -229,9 +155,8 @@ async def test_what_a_reply_is_made_from_is_closed_with_it() -> None:
     assert closed.is_set()
 
 
-async def test_a_stream_of_http_2_that_is_reset_leaves_nothing_behind(api: Api, server: str) -> None:
-    if server != "hypercorn":
-        pytest.skip("uvicorn speaks no HTTP/2")
+@pytest.mark.parametrize("server", ["hypercorn"])  # uvicorn speaks no HTTP/2
+async def test_a_stream_of_http_2_that_is_reset_leaves_nothing_behind(api: Api) -> None:
     id = await api.submit("gate")
     client = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
     client.initiate_connection()
@@ -246,6 +171,7 @@ async def test_a_stream_of_http_2_that_is_reset_leaves_nothing_behind(api: Api, 
         await until(lambda: waiters(api) == 0)
 
 
+@both_servers
 async def test_after_the_stream_the_connection_goes_on(api: Api) -> None:
     id = await api.submit("echo")
     await api.results(id)
@@ -311,6 +237,7 @@ async def test_a_stream_holds_no_job_while_nothing_happens(server: str) -> None:
             assert named(await stream.rest()) == ["step", "finished"]
 
 
+@both_servers
 async def test_a_reader_that_is_slow_makes_the_node_hold_nothing_and_reads_it_all_in_the_end(server: str) -> None:
     store, steps, large = Fresh(), 20, b'"' + b"x" * (1 << 20) + b'"'
 
@@ -382,6 +309,7 @@ async def test_small_events_come_together_and_large_ones_one_by_one(server: str)
 # -- nodes and stores that fail -----------------------------------------------------------------------
 
 
+@both_servers
 async def test_when_the_node_stops_a_stream_ends_properly_and_goes_on_at_the_next_one(server: str) -> None:
     gate, table = Gate(), MemoryTable()
     settings = {"server": server, "runners": [functions(gate=gate)]}
@@ -398,6 +326,7 @@ async def test_when_the_node_stops_a_stream_ends_properly_and_goes_on_at_the_nex
             assert named(await all_events(served, id, told[-1].id)) == ["step", "finished"]
 
 
+@both_servers
 async def test_a_node_that_drains_tells_the_end(server: str) -> None:
     gate = Gate()
     async with aiohttp.ClientSession() as session:

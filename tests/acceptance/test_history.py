@@ -1,7 +1,7 @@
 """`GET /api/jobs/{id}`."""
 
 import re
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -39,77 +39,6 @@ def moment(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
-async def test_a_finished_job_tells_its_steps_and_times_and_none_of_its_outputs(api: Api) -> None:
-    asked = {"containers": ["echo", "inner"], "data": {"secret": "a large one"}}
-    id = (await api.post("/api/jobs", asked, headers={"Priority": "u=5"})).json["id"]
-    await api.results(id)
-    answer = await api.get(f"/api/jobs/{id}")
-    assert b"large" not in answer.body
-    told = answer.json
-    times = moment(told.pop("accepted_at")), moment(told.pop("finished_at"))
-    steps = told.pop("steps")
-    assert told == {
-        "id": id,
-        "status": "success",
-        "state": "success",
-        "pipeline": "sequence",
-        "containers": ["echo", "inner"],
-        "priority": 5,
-    }
-    assert [step["container"] for step in steps] == ["echo", "inner"]
-    starts = []
-    for step in steps:
-        assert set(step) == {"container", "attempts"}
-        (attempt,) = step["attempts"]
-        assert set(attempt) == {"started_at", "duration_seconds", "instance"}
-        assert 0 <= attempt["duration_seconds"] < 60
-        starts.append(moment(attempt["started_at"]))
-    assert sorted([*times, *starts]) == [times[0], *starts, times[1]]
-    assert abs((datetime.now(UTC) - times[1]).total_seconds()) < 60
-
-
-async def test_a_running_job_tells_what_is_due_and_no_end(api: Api) -> None:
-    id = await api.submit("echo", "gate")
-    await until(lambda: api.gate and api.gate.running)
-    told = await history(api, id)
-    assert (told["status"], told["state"], told["due"]) == ("running", "running", "gate")
-    assert [step["container"] for step in told["steps"]] == ["echo"]
-    assert {"finished_at", "not_before", "failure"} & set(told) == set()
-
-
-async def test_a_job_that_nothing_has_come_of_yet_is_accepted(api: Api) -> None:
-    told = await history(api, await api.submit("gate"))
-    assert (told["status"], told["state"], told["due"], told["steps"]) == ("running", "accepted", "gate", [])
-
-
-async def test_a_failed_job_tells_how(api: Api) -> None:
-    id = await api.submit("echo", "fail", "echo")
-    await api.results(id)
-    told = await history(api, id)
-    assert (told["status"], told["state"]) == ("failed", "failed")
-    assert told["failure"] == {
-        "container": "fail",
-        "error": "ValueError: as it was told",
-        "kind": "status",
-        "status": 500,
-    }
-    first, failed = told["steps"]
-    assert "error" not in first
-    assert failed["error"] == "ValueError: as it was told"
-    (attempt,) = failed["attempts"]
-    assert (attempt["error"], attempt["kind"], attempt["status"]) == ("ValueError: as it was told", "status", 500)
-    assert {"due", "not_before"} & set(told) == set()
-
-
-async def test_a_cancelled_job_says_so(api: Api) -> None:
-    id = await api.submit("gate")
-    await api.call("DELETE", f"/api/jobs/{id}")
-    told = await history(api, id)
-    assert (told["status"], told["state"]) == ("failed", "cancelled")
-    assert told["failure"] == {"container": "gate", "error": "cancelled", "kind": "cancelled"}
-    moment(told["finished_at"])
-
-
 async def test_a_job_that_waits_to_be_tried_again_says_until_when(server: str) -> None:
     async def fail(step: Step) -> Any:
         raise ContainerFailed("status", "busy", status=503, retry_after=1000)
@@ -145,16 +74,6 @@ async def test_every_attempt_of_a_step_is_told(server: str) -> None:
         assert [attempt.get("error") for attempt in step["attempts"]] == ["attempt 1 died", "attempt 2 died", None]
         assert step["attempts"][2]["instance"] == "i-3"
         assert "error" not in step
-
-
-async def test_a_job_of_another_client_or_of_nobody_is_404(api: Api) -> None:
-    id = await api.submit("echo")
-    async with api.as_other_client() as other:
-        assert (await other.get(f"/api/jobs/{id}")).status == 404
-    for nothing in ("01900000-0000-7000-8000-000000000000", "x", "{id}"):
-        answer = await api.get(f"/api/jobs/{nothing}")
-        assert (answer.status, answer.error) == (404, "no such job")
-    assert (await history(api, id.upper()))["id"] == id
 
 
 def test_times_have_milliseconds_and_a_pause_that_is_over_is_none() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import aiohttp
 import anyio
 import pytest
-from http_api import Api, post, serving
+from http_api import Api, both_servers, post, serving
 from parts import make_node
 
 from nodekit import JobRequest, Mount, RequestRefused, TooManyRequests
@@ -235,6 +235,7 @@ async def test_a_node_on_all_addresses_tells_its_own_machine_by_peer_and_name(
 # -- bodies ---------------------------------------------------------------------------------------
 
 
+@both_servers
 @pytest.mark.parametrize("framing", ["Content-Length: 2000", "Transfer-Encoding: chunked"])
 async def test_a_body_over_the_limit_is_413_whatever_the_application_makes_of_it(server: str, framing: str) -> None:
     pages = Pages()
@@ -248,17 +249,19 @@ async def test_a_body_over_the_limit_is_413_whatever_the_application_makes_of_it
     assert pages.read <= 2000
 
 
+@both_servers
 async def test_a_body_that_does_not_come_is_408(server: str) -> None:
     async with serving(server, plugins=[Pages()], body_seconds=0.3) as api, api.raw() as connection:
         await connection.send(post(b"half", "Content-Length: 100", path="/-/shown/"))
         assert (await connection.answer()).status == 408
 
 
+@both_servers
 async def test_an_application_that_leaves_the_body_unread_gets_its_reply_through(server: str) -> None:
     async with serving(server, plugins=[Pages()], max_body_bytes=1 << 28) as api:
         for _ in range(3):
             async with api.raw() as connection:
-                await connection.send(post(bytes(30_000_000), path="/-/shown/deaf"))
+                await connection.send(post(bytes(8_000_000), path="/-/shown/deaf"))
                 assert (await connection.answer()).status == 207
 
 
@@ -281,6 +284,7 @@ async def test_an_application_that_fails_is_500_that_shows_nothing_but_the_reque
     assert record.exc_info
 
 
+@both_servers
 async def test_an_application_that_fails_in_mid_reply_is_cut_off(server: str, caplog: pytest.LogCaptureFixture) -> None:
     async with serving(server, plugins=[Pages()]) as api:
         with pytest.raises(aiohttp.ClientError):
@@ -324,6 +328,7 @@ class Hanging:
         return [Mount("hanging", app)]
 
 
+@both_servers
 @pytest.mark.parametrize("body", [b"", b"x" * 1000])
 async def test_an_application_that_hangs_holds_no_connection_of_a_client_that_has_gone(
     server: str, body: bytes, monkeypatch: pytest.MonkeyPatch
@@ -342,6 +347,7 @@ async def test_an_application_that_hangs_holds_no_connection_of_a_client_that_ha
                 await anyio.sleep(0.01)
 
 
+@both_servers
 async def test_what_an_application_does_after_its_reply_is_not_cut_short(
     server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -153,29 +153,6 @@ async def test_a_stream_that_was_interrupted_is_retried_as_a_job_whose_output_is
 # -- what is not retried ------------------------------------------------------------------------------
 
 
-async def test_a_job_that_has_not_failed_is_409_and_nothing_becomes_of_it(api: Api) -> None:
-    done, running = await api.submit("echo"), await api.submit("gate")
-    await api.results(done)
-    for id, words in ((done, "successful"), (running, "not finished")):
-        answer = await retry(api, id)
-        assert (answer.status, words in answer.error) == (409, True)
-    assert (await api.get("/api/jobs")).json == [done, running]
-
-
-async def test_a_job_of_another_client_or_of_nobody_is_404(api: Api) -> None:
-    id = await api.submit("fail")
-    await api.results(id)
-    async with api.as_other_client() as other:
-        answer = await retry(other, id)
-        assert (answer.status, answer.error) == (404, "no such job")
-        assert (await other.get("/api/jobs")).json == []
-    for nothing in (UNKNOWN, "x", "{id}", "batch"):
-        answer = await retry(api, nothing)
-        assert (answer.status, answer.error) == (404, "no such job")
-    assert (await api.get(f"/api/jobs/{id}/retry")).headers["Allow"] == "POST"
-    assert (await api.post(f"/api/jobs/{id}/retry/", b"")).error == "no such path"
-
-
 @pytest.mark.parametrize(
     ("body", "field"),
     [

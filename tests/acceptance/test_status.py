@@ -163,9 +163,3 @@ async def test_who_waits_for_a_job_learns_what_was_reported(server: str) -> None
         asked = asyncio.create_task(api.get(f"/api/jobs?id={id}&wait=60"))
         await put(api, report(id, data=7))
         assert (await asked).json[0]["result"]["output"] == 7
-
-
-async def test_other_methods_are_405(api: Api) -> None:
-    for method in ("GET", "POST", "DELETE"):
-        answer = await api.call(method, "/api/status")
-        assert (answer.status, answer.headers["Allow"]) == (405, "PUT")

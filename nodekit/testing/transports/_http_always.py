@@ -127,7 +127,7 @@ class AlwaysContract(HttpContract):
         body = b'{"containers":["echo"],"data":{}}'
         chunked = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
         async with self.api(transport) as api:
-            for path, length in (("/api/jobs", len(body)), ("/api/jobs", len(chunked)), ("/health", 0)):
+            for path, length in (("/api/jobs", len(body)), ("/api/jobs", len(chunked)), ("/health", 0), ("/nope", 5)):
                 framings = [("Content-Length", str(length)), ("Transfer-Encoding", "chunked")]
                 async with api.connected() as connection:
                     with anyio.fail_after(self.timeout_seconds):

@@ -10,7 +10,9 @@ from nodekit import Transport
 from nodekit.testing.transports._http_api import UNKNOWN, HttpApi, HttpContract, asked
 from nodekit.testing.transports._http_client import HttpAnswer
 
+GOOD_KEYS = ("x", "x" * 255, '"8e03978e-40d5-43dd-bc93-6894a57f9324"', "!~,;=\\")
 BAD_KEYS = ("", "a b", "x" * 256, "\xe9")
+BAD_WAITS = ("", "-1", "x", "nan", "inf", "1e", "e3", "%2B1", "1_0", "0x1", ".5", "1.", "%C2%B2", "1%0A", "+1")
 
 
 class BeyondContract(HttpContract):
@@ -69,8 +71,9 @@ class BeyondContract(HttpContract):
                 api.served.runner.opened.set()
             found = [(job["id"], job["status"]) for job in answers[0].json]
             assert found == [(gate, "success"), (echo, "success")]
-            wrong = await api.get(f"/api/jobs?id={gate}&wait=x")
-            assert (wrong.status, "wait" in wrong.error) == (400, True)
+            for text in BAD_WAITS:
+                wrong = await api.get(f"/api/jobs?id={gate}&wait={text}")
+                assert (wrong.status, "wait" in wrong.error) == (400, True), text
 
     # -- Idempotency-Key --------------------------------------------------------------------------
 
@@ -94,7 +97,13 @@ class BeyondContract(HttpContract):
             again = await self.keyed(api, asked("gate"))
             assert (again.status, again.json) == (200, taken[0].json), "also while the node is full"
             assert (await self.keyed(api, asked("gate"), "other")).status == 503
+            assert (await self.keyed(api, asked("echo"))).status == 422
             assert len(api.served.table.jobs) == 1
+            api.served.runner.opened.set()
+            await api.results(again.json["id"])
+            assert (await self.keyed(api, asked("gate"))).json == again.json, "also when the job is finished"
+            assert api.served.runner.calls == ["gate"]
+            assert (await self.keyed(api, asked("gate"), "other")).json != again.json
 
     async def test_a_key_is_for_one_body_of_one_client(self, transport: Transport) -> None:
         self.skip_without("idempotency_keys")
@@ -110,12 +119,22 @@ class BeyondContract(HttpContract):
                 theirs = await self.keyed(api.of(self.clients[1]), asked("echo"))
                 assert (theirs.status, theirs.json != first.json) == (200, True)
 
+    async def test_a_key_is_taken_as_it_is(self, transport: Transport) -> None:
+        self.skip_without("idempotency_keys")
+        async with self.api(transport) as api:
+            for key in GOOD_KEYS:
+                assert (await self.keyed(api, asked("echo"), key)).status == 200, key
+                assert (await self.keyed(api, asked("gate"), key)).status == 422, key
+                assert (await self.keyed(api, asked("gate"), key[:-1] + "'")).status == 200, key
+
     async def test_a_key_that_is_none_or_would_not_be_kept_is_400(self, transport: Transport) -> None:
         self.skip_without("idempotency_keys")
         async with self.api(transport) as api:
             for key in BAD_KEYS:
                 answer = await self.keyed(api, asked(), key)
                 assert (answer.status, "Idempotency-Key" in answer.error) == (400, True), key
+            twice = await api.post("/api/jobs", asked(), ("Idempotency-Key", "a"), ("Idempotency-Key", "a"))
+            assert (twice.status, "Idempotency-Key" in twice.error) == (400, True)
             for path, body in (("/api/jobs/batch", [asked()]), ("/api/jobs/stream", asked())):
                 answer = await api.post(path, body, ("Idempotency-Key", "k"))
                 assert (answer.status, "Idempotency-Key" in answer.error) == (400, True), path
@@ -131,6 +150,9 @@ class BeyondContract(HttpContract):
                 batch = await api.post("/api/jobs/batch", [asked(), asked()], ("Priority", text))
                 ids = [item["id"] for item in (one.json, *batch.json)]
                 assert [api.served.table.jobs[id].request.priority for id in ids] == [expected] * 3, text
+            for headers, expected in (((), 3), ((("Priority", "u=1"), ("Priority", "i, u=2")), 2)):
+                one = await api.post("/api/jobs", asked(), *headers)
+                assert api.served.table.jobs[one.json["id"]].request.priority == expected, headers
 
     async def test_request_ids_come_back_or_are_made(self, transport: Transport) -> None:
         self.skip_without("request_ids")

@@ -1,6 +1,8 @@
 """What the document names beyond itself of single jobs: histories, events, retries; each may be switched off."""
 
 import json
+import re
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
@@ -11,13 +13,35 @@ from nodekit import Transport
 from nodekit.testing.transports._http_api import UNKNOWN, HttpApi
 from nodekit.testing.transports._http_beyond import BeyondContract
 
-FILTERS_THAT_MAKE_NO_SENSE = (
-    "status=done",
-    "status=cancelled",
-    "status=failed&pending=false",
-    "container=echo",
-    "error=",
-)
+FILTERS_THAT_MAKE_NO_SENSE = [
+    ("status=done", "status"),
+    ("status=Failed", "status"),
+    ("status=cancelled", "status"),
+    ("status=", "status"),
+    ("status", "status"),
+    ("status=failed&status=success", "status"),
+    ("status=failed&pending=false", "pending"),
+    ("status=running&pending=true", "pending"),
+    ("container=echo", "container"),
+    ("status=success&container=echo", "container"),
+    ("status=running&error=x", "error"),
+    ("error=", "error"),
+    ("pending=false&error=x", "error"),
+    ("status=failed&container=a&container=b", "container"),
+    ("status=failed&error=a&error=b", "error"),
+    ("status=failed&limit=0", "limit"),
+    ("status=failed&after=x", "after"),
+    ("status=failed&error=%FF", ""),
+]
+"""Queries, and the parameter that an error names."""
+
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+
+
+def moment(text: str) -> datetime:
+    """A time as histories tell it."""
+    assert TIME.fullmatch(text), f"expected RFC 3339 in UTC with milliseconds, not {text!r}"
+    return datetime.fromisoformat(text)
 
 
 class SentEvent(msgspec.Struct, frozen=True):
@@ -67,16 +91,43 @@ class JobsContract(BeyondContract):
             await api.results(good, bad)
             answer = await api.get(f"/api/jobs/{good}")
             assert b"large" not in answer.body
-            told, failed = answer.json, (await api.get(f"/api/jobs/{bad}")).json
-            assert (told["id"], told["status"], told["state"], told["priority"]) == (good, "success", "success", 3)
-            assert (told["pipeline"], told["containers"]) == ("sequence", ["echo", "proof"])
-            starts = [attempt["started_at"] for step in told["steps"] for attempt in step["attempts"]]
-            assert [step["container"] for step in told["steps"]] == ["echo", "proof"]
-            assert sorted(starts) == starts
-            assert told["accepted_at"] <= starts[0] <= starts[1] <= told["finished_at"]
-            assert told["steps"][0]["attempts"][0]["instance"] == "told"
-            assert (failed["failure"]["container"], failed["failure"]["error"]) == ("fail", "as it was told")
-            assert failed["steps"][1]["attempts"][0]["error"] == "as it was told"
+            told = answer.json
+            times, steps = [moment(told.pop("accepted_at")), moment(told.pop("finished_at"))], told.pop("steps")
+            assert told == {
+                **{"id": good, "status": "success", "state": "success", "priority": 3},
+                **{"pipeline": "sequence", "containers": ["echo", "proof"]},
+            }
+            assert [step["container"] for step in steps] == ["echo", "proof"]
+            attempts = [attempt for step in steps for attempt in step["attempts"]]
+            starts = [moment(attempt.pop("started_at")) for attempt in attempts]
+            assert sorted([*times, *starts]) == [times[0], *starts, times[1]]
+            assert all(attempt.pop("duration_seconds") >= 0 for attempt in attempts)
+            assert attempts == [{"instance": "told"}] * 2
+
+    async def test_a_history_tells_how_a_job_failed_or_that_it_was_cancelled(self, transport: Transport) -> None:
+        self.skip_without("histories")
+        async with self.api(transport) as api:
+            bad, cancelled = await api.submit("echo", "fail", "echo"), await api.submit("gate")
+            await api.call("DELETE", f"/api/jobs/{cancelled}")
+            await api.results(bad)
+            told = (await api.get(f"/api/jobs/{bad}")).json
+            how = {"error": "as it was told", "kind": "status", "status": 500}
+            assert (told["status"], told["state"], told["failure"]) == (
+                "failed",
+                "failed",
+                {"container": "fail", **how},
+            )
+            assert [(step["container"], step.get("error")) for step in told["steps"]] == [
+                ("echo", None),
+                ("fail", "as it was told"),
+            ]
+            (attempt,) = told["steps"][1]["attempts"]
+            assert {**attempt, **how} == attempt
+            assert {"due", "not_before"} & set(told) == set()
+            told = (await api.get(f"/api/jobs/{cancelled}")).json
+            failure = {"container": "gate", "error": "cancelled", "kind": "cancelled"}
+            assert (told["status"], told["state"], told["failure"]) == ("failed", "cancelled", failure)
+            assert moment(told["finished_at"]) >= moment(told["accepted_at"])
 
     async def test_the_history_of_an_unfinished_job_tells_what_is_due(self, transport: Transport) -> None:
         self.skip_without("histories")
@@ -84,9 +135,13 @@ class JobsContract(BeyondContract):
             id = await api.submit("echo", "gate")
             await self.until(lambda: "gate" in api.served.runner.calls)
             told = (await api.get(f"/api/jobs/{id}")).json
-            assert (told["status"], told["state"], told["due"], "finished_at" in told) == (
-                *("running", "running", "gate"),
-                False,
+            assert (told["status"], told["state"], told["due"]) == ("running", "running", "gate")
+            assert [step["container"] for step in told["steps"]] == ["echo"]
+            assert {"finished_at", "not_before", "failure"} & set(told) == set()
+            first = (await api.get(f"/api/jobs/{await api.submit('gate')}")).json
+            assert (first["status"], first["state"], first["due"], first["steps"]) == (
+                *("running", "accepted", "gate"),
+                [],
             )
 
     # -- events -----------------------------------------------------------------------------------
@@ -110,9 +165,14 @@ class JobsContract(BeyondContract):
                 {"container": "fail", "error": "as it was told"},
                 *(await api.get(f"/api/jobs?id={id}")).json,
             ]
+            assert len({event.id for event in told}) == 4
             for number, event in enumerate(told[:-1]):
                 assert await self.events_of(api, id, event.id) == told[number + 1 :]
-            for foreign in ("", "1", f"{UNKNOWN}:1", f"{id}:99"):
+            other = await api.submit("echo", "echo", "echo")
+            await api.results(other)
+            foreign_ids = [event.id for event in await self.events_of(api, other)]
+            made_up = ("", "1", ":1", f"{UNKNOWN}:1", f"{id}:", f"{id}:99", f"{id}:-1", f"{id}:{'9' * 40}", f"{id}:1 1")
+            for foreign in (*foreign_ids, *made_up):
                 assert await self.events_of(api, id, foreign) == told, foreign
             seen_all = await api.get(f"/api/jobs/{id}/events", ("Last-Event-ID", told[-1].id))
             assert (seen_all.status, seen_all.body) == (204, b"")
@@ -181,11 +241,15 @@ class JobsContract(BeyondContract):
                 ({"status": "failed", "error": "IT WAS"}, []),
                 ({"status": "failed", "container": "gate", "error": "cancelled"}, [cancelled]),
                 ({"status": "failed", "after": bad}, [cancelled]),
+                ({"status": "failed", "error": ""}, [bad, cancelled]),
             ):
                 assert await api.listed(urlencode(query)) == expected, query
-            for wrong in FILTERS_THAT_MAKE_NO_SENSE:
+            for beside_ids in ("status=failed", "status=nothing", "container=x&error=y"):
+                beside = await api.get(f"/api/jobs?id={good}&{beside_ids}")
+                assert [job["id"] for job in beside.json] == [good], "beside ids, filters have no meaning"
+            for wrong, name in FILTERS_THAT_MAKE_NO_SENSE:
                 answer = await api.get(f"/api/jobs?{wrong}")
-                assert (answer.status, bool(answer.error)) == (400, True), wrong
+                assert (answer.status, name in answer.error) == (400, True), (wrong, answer.body)
 
     # -- whose jobs, and what there is ------------------------------------------------------------
 
@@ -200,8 +264,14 @@ class JobsContract(BeyondContract):
                 (self.retries, "POST", f"/api/jobs/{id}/retry"),
             ):
                 assert not has or (await other.call(method, path)).status == 404, path
+                for nothing in (UNKNOWN, "x", "%00", id[:-1]):
+                    gone = await api.call(method, path.replace(id, nothing))
+                    assert (gone.status, bool(gone.error)) == (404, True), (path, nothing)
             assert not self.filters or await other.listed("status=failed") == []
             assert len(api.served.table.jobs) == 1
+            theirs = await other.submit("fail")
+            await other.results(theirs)
+            assert not self.filters or await other.listed("status=failed") == [theirs]
 
     async def test_the_api_is_described_for_programs_and_people(self, transport: Transport) -> None:
         self.skip_without("described")

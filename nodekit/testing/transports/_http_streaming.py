@@ -62,12 +62,12 @@ class StreamingContract(HttpContract):
 
     async def test_the_id_comes_before_a_container_is_called(self, transport: Transport) -> None:
         async with self.api(transport) as api:
-            async with self.streaming(api, pieces("a", before=("gate",))) as (id, connection):
+            async with self.streaming(api, pieces("a", before=("echo", "gate"))) as (id, connection):
                 assert (await api.job(id))["status"] == "running"
                 assert "pieces" not in api.served.runner.calls
                 api.served.runner.opened.set()
                 assert await self.rest(connection) == b"a"
-            assert [step["container"] for step in (await api.job(id))["intermediate_results"]] == ["gate"]
+            assert [step["container"] for step in (await api.job(id))["intermediate_results"]] == ["echo", "gate"]
 
     async def test_errors_come_before_the_first_byte(self, transport: Transport) -> None:
         async with self.api(transport, max_pending=1) as api:
@@ -104,6 +104,7 @@ class StreamingContract(HttpContract):
                 await self.until(lambda: api.served.runner.given_up == ["pieces"])
                 (job,) = await api.results(id)
                 assert job["result"] == {"container": "pieces", "error": "cancelled"}
+            assert (await api.get("/info")).json["pending"]["offchain"] == 0
 
     async def test_a_client_that_reads_slowly_slows_the_container_down(self, transport: Transport) -> None:
         async with self.api(transport) as api, self.streaming(api, pieces("∞")):

@@ -21,21 +21,27 @@ REFUSED: list[tuple[Any, str, Any]] = [
     (asked("echo", "far"), "Container not allowed for address", {"container": "far", "address": "127.0.0.1"}),
     (asked(pipeline="nope"), "Pipeline not supported", {"pipeline": "nope"}),
     ({"signature": {}, "subscription": {}}, "Chain not enabled", {}),
+    (asked(signature={}, subscription={}), "Chain not enabled", {}),
     (asked(signature="x", subscription={}), "Chain not enabled", {}),
 ]
 """What a request is refused for, in the order of the reasons."""
 
 MALFORMED: list[tuple[str, str]] = [
     ("{}", "containers"),
+    ('{"data": {}}', "containers"),
     ('{"containers": ["echo"]}', "data"),
     ('{"containers": "echo", "data": {}}', "containers"),
     ('{"containers": null, "data": {}}', "containers"),
+    ('{"containers": {}, "data": {}}', "containers"),
     ('{"containers": [1], "data": {}}', "containers"),
+    ('{"containers": [null], "data": {}}', "containers"),
     ('{"containers": ["echo"], "data": []}', "data"),
     ('{"containers": ["echo"], "data": "x"}', "data"),
     ('{"containers": ["echo"], "data": null}', "data"),
+    ('{"containers": ["echo"], "data": 1}', "data"),
     ('{"containers": ["echo"], "data": {}, "requires_proof": "yes"}', "requires_proof"),
     ('{"containers": ["echo"], "data": {}, "requires_proof": 1}', "requires_proof"),
+    ('{"containers": ["echo"], "data": {}, "pipeline": 1}', "pipeline"),
     ("[]", ""),
     ("null", ""),
     ('"text"', ""),
@@ -46,6 +52,7 @@ MALFORMED: list[tuple[str, str]] = [
 DEEP = 100_000
 HOSTILE: Mapping[str, bytes] = {
     "nothing": b"",
+    "space": b" \n\t",
     "bad UTF-8": b'{"containers":["echo"],"data":{"a":"\xff\xfe"}}',
     "bad UTF-8 in what is ignored": b'{"containers":["echo"],"data":{},"\xc3\x28":1}',
     "a surrogate in UTF-8": b'{"containers":["echo"],"data":{"a":"\xed\xa0\x80"}}',
@@ -54,16 +61,35 @@ HOSTILE: Mapping[str, bytes] = {
     "NaN in what is ignored": b'{"containers":["echo"],"data":{},"x":[NaN]}',
     "Infinity": b'{"containers":["echo"],"data":{"a":-Infinity}}',
     "brackets": b"[" * DEEP,
+    "brackets that close": b"[" * DEEP + b"]" * DEEP,
     "braces": b'{"a":' * DEEP,
     "brackets in data": b'{"containers":["echo"],"data":{"a":' + b"[" * DEEP + b"]" * DEEP + b"}}",
+    "brackets in what is ignored": b'{"containers":["echo"],"data":{},"x":' + b"[" * DEEP + b"]" * DEEP + b"}",
     "just too deep": b'{"containers":["echo"],"data":{"a":' + b"[" * 127 + b"]" * 127 + b"}}",
     "cut short": b'{"containers":["echo"],"data":{"a":1',
     "more behind": OK + b" {}",
+    "a trailing comma": b'{"containers":["echo"],"data":{},}',
+    "single quotes": b"{'containers':['echo'],'data':{}}",
+    "a comment": b'{"containers":["echo"],"data":{/* */}}',
+    "a bad escape": b'{"containers":["echo"],"data":{"a":"\\x"}}',
     "a control character": b'{"containers":["echo"],"data":{"a":"\x00"}}',
     "a leading zero": b'{"containers":["echo"],"data":{"a":01}}',
     "a form": b"containers=echo&data=%7B%7D",
 }
 """Bodies that are no JSON as it is taken."""
+
+NO_NAMES: list[Any] = [None, True, 1, 2.5, "x", {}, [1], [None], [{}], [["echo"]]]
+NO_OBJECTS: list[Any] = [None, True, 1, 2.5, "x", [1], [], "{}", 0]
+BAD_ITEMS: list[Any] = [
+    *(None, True, 1.5, -7, "text", [], [[]], {}, [asked()], {"data": {}}, {"containers": ["echo"]}),
+    *(asked("nope"), asked("inner"), asked("far"), asked() | {"containers": []}, asked("echo", "nope")),
+    *(asked(requires_proof=value) for value in (True, "x", 3)),
+    *(asked(pipeline=value) for value in ("nope", [], 0.5)),
+    *(asked() | {"containers": value} for value in NO_NAMES),
+    *(asked() | {"data": value} for value in NO_OBJECTS),
+    {"signature": 1, "subscription": 2},
+]
+"""Items of a batch, each wrong in a way of its own."""
 
 
 class SubmittingContract(HttpContract):
@@ -142,7 +168,11 @@ class SubmittingContract(HttpContract):
         text = b'{"containers":["echo"],"data":{"a":"' + b'[{\\"' * 10_000 + b'"}}'
         deep = b'{"containers":["echo"],"data":{"a":' + b"[" * 126 + b"]" * 126 + b"}}"
         async with self.api(transport) as api:
-            assert [(await api.post("/api/jobs", body)).status for body in (text, deep)] == [200, 200]
+            answers = [await api.post("/api/jobs", body) for body in (text, deep)]
+            assert [answer.status for answer in answers] == [200, 200]
+            id = answers[1].json["id"]
+            await api.results(id)
+            assert b"[" * 126 in (await api.get(f"/api/jobs?id={id}")).body
 
     async def test_a_body_over_the_limit_is_413_whether_it_says_its_length_or_not(self, transport: Transport) -> None:
         most = 16 << 20
@@ -151,7 +181,7 @@ class SubmittingContract(HttpContract):
             assert (await api.post("/api/jobs", fits)).status == 200
             unsent = await api.sent(api.request("POST", "/api/jobs", None, [("Content-Length", str(most + 1))]))
             assert (unsent.status, bool(unsent.error)) == (413, True)
-            pieces = (b"100000\r\n" + b"x" * 0x100000 + b"\r\n") * 17 + b"0\r\n\r\n"
+            pieces = (b"100000\r\n" + b"x" * 0x100000 + b"\r\n") * 17  # nor is its end waited for
             chunked = api.request("POST", "/api/jobs", pieces, [("Transfer-Encoding", "chunked")])
             assert ((await api.sent(chunked)).status, len(api.served.table.jobs)) == (413, 1)
 
@@ -173,14 +203,19 @@ class SubmittingContract(HttpContract):
             assert all(item["error"] for item in some.json if "id" not in item)
 
     async def test_past_its_own_limit_a_client_is_429_and_says_when_to_come_back(self, transport: Transport) -> None:
-        async with self.api(transport, each_client=ClientLimits(max_pending=1)) as api:
-            await api.submit("gate")
-            for path, body in (("/api/jobs", asked()), ("/api/jobs/batch", [asked()])):
+        async with self.api(transport, each_client=ClientLimits(max_pending=2)) as api:
+            ids = [await api.submit("gate") for _ in range(2)]
+            for path, body in (("/api/jobs", asked()), ("/api/jobs/batch", [asked(), {}])):
                 answer = await api.post(path, body)
                 assert (answer.status, bool(answer.error)) == (429, True)
                 assert answer.pause_seconds >= 1
             if len(self.clients) > 1:
                 assert await api.of(self.clients[1]).submit()
+            api.served.runner.opened.set()
+            await api.results(*ids)
+            some = await api.post("/api/jobs/batch", [asked(), {}, asked(), asked()])
+            assert (some.status, ["id" in item for item in some.json]) == (200, [True, False, True, False])
+            assert all(item["error"] for item in some.json if "id" not in item)
 
     async def test_the_id_of_a_job_waits_until_it_is_kept(self, transport: Transport) -> None:
         statuses: list[int] = []
@@ -202,13 +237,14 @@ class SubmittingContract(HttpContract):
     # -- batches ----------------------------------------------------------------------------------
 
     async def test_a_batch_answers_every_item_in_its_order(self, transport: Transport) -> None:
-        bad: list[Any] = [None, True, 1.5, "text", [], [[]], {}, [asked()], asked("nope"), asked() | {"data": 1}]
-        items = [bad[n // 10 % 10] if n % 10 == 9 else asked(data={"n": n}) for n in range(1000)]
+        bad = BAD_ITEMS
+        items = [bad[n // 10 % len(bad)] if n % 10 == 9 else asked(data={"n": n}) for n in range(1000)]
         async with self.api(transport) as api:
             answer = await api.post("/api/jobs/batch", items)
             assert (answer.status, len(answer.json)) == (200, 1000)
             kinds = ["error" if "error" in item else "id" for item in answer.json]
             assert differing(kinds, (["id"] * 9 + ["error"]) * 100) is None
+            assert all(item["error"] for item in answer.json if "error" in item)
             ids = [item["id"] for item in answer.json if "id" in item]
             assert differing(ids, sorted(set(ids))) is None
             jobs = await api.results(*ids[:100])
