@@ -83,8 +83,8 @@ NO_OBJECTS: list[Any] = [None, True, 1, 2.5, "x", [1], [], "{}", 0]
 BAD_ITEMS: list[Any] = [
     *(None, True, 1.5, -7, "text", [], [[]], {}, [asked()], {"data": {}}, {"containers": ["echo"]}),
     *(asked("nope"), asked("inner"), asked("far"), asked() | {"containers": []}, asked("echo", "nope")),
-    *(asked(requires_proof=value) for value in (True, "x", 3)),
-    *(asked(pipeline=value) for value in ("nope", [], 0.5)),
+    *(asked(requires_proof=True), asked(requires_proof="x"), asked(requires_proof=3)),
+    *(asked(pipeline="nope"), asked(pipeline=[]), asked(pipeline=0.5)),
     *(asked() | {"containers": value} for value in NO_NAMES),
     *(asked() | {"data": value} for value in NO_OBJECTS),
     {"signature": 1, "subscription": 2},
