@@ -360,19 +360,53 @@ async def test_delete_during_a_failure_keeps_what_is_there(table: FlakyTable, st
     assert await store.get([done.id]) == [done]
 
 
-async def test_a_table_that_fails_at_its_opening_is_closed_again() -> None:
-    closed: list[bool] = []
+class ClosedTable(FlakyTable):
+    """Remembers by what it was closed."""
 
-    class Unreadable(FlakyTable):
+    def __init__(self) -> None:
+        super().__init__()
+        self.closed: list[type[BaseException] | None] = []
+
+    async def __aexit__(self, kind: Any = None, *error: object) -> None:
+        self.closed.append(kind)
+
+
+async def test_a_table_that_fails_at_its_opening_is_closed_again() -> None:
+    class Unreadable(ClosedTable):
         async def unfinished(self) -> Sequence[Unfinished]:
             raise StoreFailed("unreadable")
 
-        async def __aexit__(self, *error: object) -> None:
-            closed.append(True)
-
+    table = Unreadable()
     with pytest.raises(StoreFailed, match="unreadable"):
-        await EmbeddedStore(Unreadable()).__aenter__()
-    assert closed == [True]
+        await EmbeddedStore(table).__aenter__()
+    assert len(table.closed) == 1
+
+
+async def test_a_table_is_closed_with_its_store_once_what_was_begun_is_done() -> None:
+    table = ClosedTable()
+    begun, go_on = table.hold("add")
+    async with anyio.create_task_group() as tasks:
+        async with EmbeddedStore(table) as store:
+            tasks.start_soon(store.add, [job := make_job()])
+            await begun.wait()
+            tasks.start_soon(_let_go, table, go_on)
+    assert table.closed == [None]
+    assert await table.get([job.id]) == [job]
+
+
+async def _let_go(table: ClosedTable, go_on: anyio.Event) -> None:
+    for _ in range(20):
+        await anyio.lowlevel.checkpoint()
+    assert not table.closed, "closed while it was written to"
+    go_on.set()
+
+
+async def test_a_table_is_closed_with_a_store_that_is_left_by_an_error() -> None:
+    table = ClosedTable()
+    with pytest.raises(KeyError):
+        async with EmbeddedStore(table):
+            raise KeyError
+    assert table.closed == [KeyError]
 
 
 # -- the caller goes away ------------------------------------------------------------------------

@@ -19,6 +19,8 @@ from nodekit import (
     ContainerInput,
     ContainerOutput,
     Job,
+    JobAccepted,
+    JobFinished,
     JobRequest,
     JobStatus,
     Location,
@@ -27,6 +29,7 @@ from nodekit import (
     Refusal,
     Sequence,
     Step,
+    StepFinished,
     StoreFailed,
     encode_payload,
     last_output,
@@ -154,6 +157,29 @@ async def test_a_step_that_takes_too_long_fails_and_says_how_long_it_had() -> No
     assert (done.status, error_of(done)) == (JobStatus.FAILED, "no reply within 0.05 s")
     assert done.steps[0].attempts[0].kind == "timeout"
     assert gate.cancelled == 1
+
+
+@pytest.mark.parametrize("status", ["success", "failed"])
+async def test_observers_are_told_of_each_step_and_of_the_end_once_and_as_they_are_stored(status: str) -> None:
+    told: list[Any] = []
+
+    class Observer:
+        def nodekit_observe(self, event: Any) -> None:
+            told.append(event)
+
+    async def last(data: Any) -> Any:
+        if status == "failed":
+            raise ValueError("as it was told")
+        return data
+
+    async with make_node(functions(last=last), plugins=[Observer()]) as node:
+        (done,) = await node.wait([(await node.submit(request("echo", "last"))).id])
+        await until(lambda: len(told) == 4)
+        await settle_down()
+    assert done.status == status
+    assert [type(event) for event in told] == [JobAccepted, StepFinished, StepFinished, JobFinished]
+    assert [event.index for event in told[1:3]] == [0, 1]
+    assert told[2].job == told[3].job == done
 
 
 async def test_a_failure_ends_the_job_with_its_text_and_keeps_the_steps_before_it() -> None:

@@ -1,5 +1,7 @@
 """What is taken on: limits per client, priorities, idempotency keys."""
 
+import gc
+import weakref
 from contextlib import suppress
 from typing import Any
 
@@ -14,12 +16,15 @@ from nodekit import (
     Container,
     EmbeddedStore,
     Job,
+    JobAccepted,
+    JobFinished,
     JobRequest,
     JobStatus,
     KeyReused,
     Node,
     Refusal,
     Retry,
+    Sequence,
     StoreFailed,
     TooManyJobs,
     Unavailable,
@@ -97,6 +102,63 @@ async def test_requests_of_one_client_that_arrive_together_do_not_pass_its_limit
         assert (await node.pending()).total == 5
 
 
+class SlowGuard:
+    """Admits requests once it is let."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.let = anyio.Event()
+
+    async def nodekit_admit(self, request: JobRequest) -> None:
+        self.asked += 1
+        await self.let.wait()
+
+
+@pytest.mark.parametrize(
+    ("limits", "refused"),
+    [({"max_pending": 5}, "Unavailable"), ({"each_client": ClientLimits(max_pending=5)}, "TooManyJobs")],
+    ids=["of the node", "of a client"],
+)
+async def test_requests_that_wait_for_a_guard_together_do_not_pass_a_limit_together(
+    limits: dict[str, Any], refused: str
+) -> None:
+    guard = SlowGuard()
+    answers: list[Any] = []
+    async with held(plugins=[guard], **limits) as node:
+
+        async def submit() -> None:
+            answers.extend(await node.submit_many([request("x")]))
+
+        for _ in range(3):  # what was held for those before is free again, and no more than that
+            guard.asked, guard.let = 0, anyio.Event()
+            answers.clear()
+            async with anyio.create_task_group() as tasks:
+                for _ in range(7):
+                    tasks.start_soon(submit)
+                await until(lambda: guard.asked == 5 and len(answers) == 2)
+                guard.let.set()
+            assert sorted(kinds(answers)) == sorted(["Job"] * 5 + [refused] * 2)
+            for job in answers:
+                if isinstance(job, Job):
+                    await node.cancel(job.id)
+
+
+class Name(str):
+    """A client's name that tells when nobody holds it any more."""
+
+    __slots__ = ("__weakref__",)
+
+
+async def test_of_a_client_whose_requests_came_to_nothing_nothing_is_remembered() -> None:
+    async with held(each_client=ClientLimits(max_pending=5)) as node:
+        client = Name("passing by")
+        gone = weakref.ref(client)
+        assert kinds(await node.submit_many([request("nowhere", client=client)] * 2)) == ["Refusal", "Refusal"]
+        del client
+        gc.collect()
+        assert gone() is None
+
+
 async def test_room_that_was_held_for_what_was_not_kept_is_free_again() -> None:
     store = SpiedStore()
     async with held(store=store, each_client=ClientLimits(max_pending=1), max_pending=1) as node:
@@ -136,21 +198,18 @@ async def _total(node: Node) -> int:
 
 
 async def test_a_client_does_not_reserve_more_of_the_node_than_it_may_have() -> None:
-    class Slow:
-        asked = 0
-
+    class Slow(SlowGuard):
         async def nodekit_admit(self, request: JobRequest) -> None:
             if request.client == "mallory":
-                self.asked += 1
-                await let.wait()
+                await super().nodekit_admit(request)
 
-    let, guard = anyio.Event(), Slow()
+    guard = Slow()
     async with held(max_pending=100, each_client=ClientLimits(max_pending=2), plugins=[guard]) as node:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(node.submit_many, [request("x", client="mallory")] * 100)
             await until(lambda: guard.asked)
             assert isinstance(await node.submit(request("x", client="bob")), Job)
-            let.set()
+            guard.let.set()
 
 
 async def test_a_job_is_not_counted_twice_while_it_is_being_kept() -> None:
@@ -164,6 +223,44 @@ async def test_a_job_is_not_counted_twice_while_it_is_being_kept() -> None:
             tasks.start_soon(submit)
         await until(lambda: len(answers) == 100)
     assert set(kinds(answers)) == {"Job"}
+
+
+# -- nothing to do ------------------------------------------------------------------------------------
+
+
+class Nothing(Sequence):
+    """A pipeline whose jobs have succeeded before they begin."""
+
+    def next_step(self, job: Job) -> None:
+        return None
+
+
+class Observer:
+    """Remembers what it is told, and of which job."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[type, str]] = []
+
+    def nodekit_observe(self, event: Any) -> None:
+        self.told.append((type(event), event.job.id))
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_a_job_that_has_nothing_to_do_is_told_as_accepted_and_finished_and_its_stream_ends(streams: bool) -> None:
+    observer = Observer()
+    async with held(pipelines={"nothing": Nothing()}, plugins=[observer]) as node:
+        asked = replace(request("x"), pipeline="nothing")
+        if streams:
+            async with node.stream(asked) as stream:
+                with anyio.fail_after(5):
+                    assert [piece async for piece in stream] == []
+                job = stream.job
+        else:
+            job = await node.submit(asked)
+        assert job.status is JobStatus.SUCCESS
+        assert await node.fetch([job.id]) == [job]
+        assert observer.told == [(JobAccepted, job.id), (JobFinished, job.id)]
+        assert await _total(node) == 0
 
 
 # -- priority -----------------------------------------------------------------------------------------

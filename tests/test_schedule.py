@@ -146,6 +146,14 @@ def test_removing_a_clients_jobs_costs_it_no_turn() -> None:
     assert clients(order(schedule)) == "ab"
 
 
+def test_jobs_that_were_added_youngest_first_come_oldest_first_after_most_of_them_were_removed() -> None:
+    entries = [entry() for _ in range(10)]
+    schedule = filled(*entries[::-1])
+    for some in entries[:6]:
+        schedule.remove(some.id)
+    assert order(schedule) == entries[6:]
+
+
 def test_a_job_added_again_comes_once_and_as_it_was_added_last() -> None:
     first = entry(due="x")
     schedule = filled(first)

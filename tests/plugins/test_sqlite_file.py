@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -17,6 +18,7 @@ from typing import Any
 import anyio
 import pytest
 from msgspec.structs import replace
+from parts import settle_down, until
 
 from nodekit import (
     FINISHED,
@@ -29,7 +31,13 @@ from nodekit import (
     StoreFailed,
     StoreInUse,
 )
-from nodekit.testing import make_attempt, make_job, succeeded, with_output
+from nodekit.testing import (
+    make_attempt,
+    make_job,
+    no_leaked_descriptors,
+    succeeded,
+    with_output,
+)
 from nodekit_memory import MemoryTable
 from nodekit_sqlite import SqliteConfig, SqliteStore, SqliteTable
 from nodekit_sqlite._schema import APPLICATION_ID, MIGRATIONS
@@ -628,6 +636,59 @@ async def test_a_call_after_the_end_fails_and_does_not_wait_forever(path: Path) 
         ):
             with pytest.raises(StoreFailed):
                 await call()
+
+
+async def test_nothing_is_open_and_no_thread_is_left_after_the_end(path: Path) -> None:
+    opened: list[sqlite3.Connection] = []
+
+    class Kept(SqliteTable):
+        def _connect(self) -> sqlite3.Connection:
+            opened.append(connection := super()._connect())  # held, so that nobody else closes it
+            return connection
+
+    async with no_leaked_descriptors(), Kept(path) as table:
+        await table.add([make_job()])
+        assert _threads() == 2
+    assert _threads() == 0
+    # SQLite removes its other files when the last connection is closed
+    assert {*os.listdir(path.parent)} == {path.name, f"{path.name}.lock"}
+    assert opened
+    for connection in opened:
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            connection.execute("SELECT 1")
+
+
+def _threads() -> int:
+    return sum(thread.name == "nodekit-sqlite" for thread in threading.enumerate())
+
+
+@pytest.mark.timeout(20)  # else it would hang, and nothing but this ends that
+@pytest.mark.parametrize("waiting", [1, 3, 4, 7])  # less than a group, a group, and a group with some more
+async def test_a_thread_that_is_busy_at_the_end_does_what_waits_and_stops(path: Path, waiting: int) -> None:
+    busy, go_on = threading.Event(), threading.Event()
+
+    def hold(connection: sqlite3.Connection) -> None:
+        busy.set()
+        go_on.wait(10)
+
+    jobs = [make_job() for _ in range(waiting)]
+    table = SqliteTable(path, synchronous="NORMAL", group=4)
+    async with anyio.create_task_group() as tasks:
+        async with table:
+            tasks.start_soon(table._writer.call, hold)
+            await until(busy.is_set)
+            for job in jobs:
+                tasks.start_soon(table.add, [job])
+            await settle_down()
+            tasks.start_soon(_go_on, go_on)
+    assert _threads() == 0
+    async with SqliteTable(path) as table:
+        assert await table.find(limit=100) == [job.id for job in jobs]
+
+
+async def _go_on(go_on: threading.Event) -> None:
+    await settle_down()  # meanwhile the table is being left
+    go_on.set()
 
 
 async def test_what_was_asked_before_the_end_is_still_done(path: Path) -> None:
