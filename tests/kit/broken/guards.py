@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -152,37 +152,18 @@ class HoldsUpTheEnd(Sound):
             return
 
 
-def suite(broken: Callable[[], Any]) -> type[GuardContract]:
-    class Suite(GuardContract):
-        backends = ("asyncio",)
-        timeout_seconds = 5.0
+class Suite(GuardContract):
+    part: type[Sound]
 
-        @pytest.fixture
-        def guard(self) -> Any:
-            return broken()
+    @pytest.fixture
+    def guard(self) -> Sound:
+        return self.part()
 
-        def welcome(self) -> Sequence[JobRequest]:
-            return [make_request("echo"), make_request("echo", data={"size": 100})]
+    def welcome(self) -> Sequence[JobRequest]:
+        return [make_request("echo"), make_request("echo", data={"size": 100})]
 
-        def unwelcome(self) -> Sequence[JobRequest]:
-            return [make_request("echo", client="mallory"), make_request("echo", data={"size": 101})]
-
-    return Suite
+    def unwelcome(self) -> Sequence[JobRequest]:
+        return [make_request("echo", client="mallory"), make_request("echo", data={"size": 101})]
 
 
-TestSound = suite(Sound)
-TestChokesOnOddData = suite(ChokesOnOddData)
-TestChokesOnHugeNumbers = suite(ChokesOnHugeNumbers)
-TestLetsAnybodyIn = suite(LetsAnybodyIn)
-TestLetsNobodyIn = suite(LetsNobodyIn)
-TestRacesWithItself = suite(RacesWithItself)
-TestChangesRequests = suite(ChangesRequests)
-TestKeepsRequests = suite(KeepsRequests)
-TestSaysNothing = suite(SaysNothing)
-TestSaysWhatNoClientCanRead = suite(SaysWhatNoClientCanRead)
-TestBlocksTheLoop = suite(BlocksTheLoop)
-TestIsStuckOnceItIsCancelled = suite(IsStuckOnceItIsCancelled)
-TestLeavesATask = suite(LeavesATask)
-TestLeavesADescriptor = suite(LeavesADescriptor)
-TestBlocksTheStart = suite(BlocksTheStart)
-TestHoldsUpTheEnd = suite(HoldsUpTheEnd)
+HURRIED = {"timeout_seconds": 5.0}

@@ -1,17 +1,18 @@
-"""Runners that leave something, or block. `tests/kit/test_caught.py` runs the suite on them."""
+"""Runners that leave something, block, or do not stream. `tests/kit/test_caught.py` runs the suite on them."""
 
 import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
 
 import anyio
 import pytest
 
 from nodekit import Container, ContainerFailed, ContainerOutput, Step
-from nodekit.testing import ContainerRunnerContract
+from nodekit.testing import StreamingRunnerContract
 from nodekit_function import FunctionRunner
 
 
@@ -28,8 +29,18 @@ class Sound(FunctionRunner):
         async def slow(data: Any) -> Any:
             await anyio.sleep(600)
 
-        for id, function in {"echo": echo, "fail": fail, "slow": slow}.items():
-            self.add(Container(id=id), function)
+        async def endless(data: Any) -> AsyncIterator[bytes]:
+            while True:
+                await anyio.lowlevel.checkpoint()
+                yield b"x" * 10_000
+
+        async def broken(data: Any) -> AsyncIterator[bytes]:
+            yield b"half"
+            raise ValueError("no more")
+
+        functions = {"echo": echo, "fail": fail, "slow": slow, "endless": endless, "broken": broken}
+        for id, function in functions.items():
+            self.add(Container(id=id), function)  # type: ignore[arg-type]
 
 
 class LeavesWhatWasGivenUp(Sound):
@@ -80,24 +91,53 @@ class MixesUpItsCalls(Sound):
         return await super().run(self.step)
 
 
-def suite(broken: Callable[[], FunctionRunner]) -> type[ContainerRunnerContract]:
-    class Suite(ContainerRunnerContract):
-        backends = ("asyncio",)
-        opaque = False
-        timeout_seconds = 5.0
-        prompt_seconds = 1.0
+class ReadsAhead(Sound):
+    @asynccontextmanager
+    async def stream(self, step: Step) -> AsyncIterator[Any]:  # type: ignore[override]
+        async with super().stream(step) as pieces, anyio.create_task_group() as tasks:
+            sender, receiver = anyio.create_memory_object_stream[bytes](10_000_000)
 
-        @pytest.fixture
-        def runner(self) -> FunctionRunner:
-            return broken()
+            async def read() -> None:
+                async with sender:
+                    async for piece in pieces:
+                        await sender.send(bytes(bytearray(piece)))
 
-    return Suite
+            tasks.start_soon(read)
+            async with receiver:
+                yield receiver
+            tasks.cancel_scope.cancel()
 
 
-TestSound = suite(Sound)
-TestLeavesWhatWasGivenUp = suite(LeavesWhatWasGivenUp)
-TestLeavesADescriptor = suite(LeavesADescriptor)
-TestLeavesAThread = suite(LeavesAThread)
-TestBlocksTheLoop = suite(BlocksTheLoop)
-TestRaisesWhatItLikes = suite(RaisesWhatItLikes)
-TestMixesUpItsCalls = suite(MixesUpItsCalls)
+class EndsQuietly(Sound):
+    @asynccontextmanager
+    async def stream(self, step: Step) -> AsyncIterator[Any]:  # type: ignore[override]
+        async def quiet(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+            with suppress(ContainerFailed):
+                async for piece in pieces:
+                    yield piece
+
+        async with super().stream(step) as pieces, aclosing(quiet(pieces)) as quietly:  # type: ignore[type-var]
+            yield quietly
+
+
+class WaitsForTheEnd(Sound):
+    @asynccontextmanager
+    async def stream(self, step: Step) -> AsyncIterator[Any]:  # type: ignore[override]
+        async def whole(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+            yield b"".join([piece async for piece in pieces])
+
+        async with super().stream(step) as pieces, aclosing(whole(pieces)) as at_once:  # type: ignore[type-var]
+            yield at_once
+
+
+class Suite(StreamingRunnerContract):
+    opaque = False
+    buffered_bytes = 1 << 20
+    part: type[Sound]
+
+    @pytest.fixture
+    def runner(self) -> Sound:
+        return self.part()
+
+
+HURRIED = {"timeout_seconds": 1.0, "prompt_seconds": 1.0}

@@ -1,199 +1,203 @@
-"""Stores and tables that leave something, block, or forget. `tests/kit/test_caught.py` runs the suites on them."""
+"""Stores that break a promise each. `tests/kit/test_caught.py` runs the suite on them."""
 
-import asyncio
-import os
-import threading
-import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from dbm import dumb
-from pathlib import Path
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
-import msgspec
+import anyio
 import pytest
+from msgspec.structs import replace
 
-from nodekit import EmbeddedStore, Job, JobStore, StoreFailed
-from nodekit.testing import DurableJobStoreContract, JobTableContract
+from nodekit import Claim, EmbeddedStore, Job, JobId, JobStatus, Outcome, Pending, Settlement, Unfinished
+from nodekit.testing import JobStoreContract
 from nodekit_memory import MemoryTable
 
 
-class Sound(MemoryTable):
-    """A table in a file, which is written anew with each change."""
+class Sound(EmbeddedStore):
+    """In memory."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self) -> None:
+        super().__init__(MemoryTable())
+
+
+class ForgetsToAskForErrors(Sound):
+    async def find(self, *, container: Any = None, error: Any = None, **conditions: Any) -> list[JobId]:
+        return await super().find(**conditions)
+
+
+class AddsWithoutSteps(Sound):
+    async def add(self, jobs: Sequence[Job]) -> list[Job]:
+        return await super().add([replace(job, steps=()) for job in jobs])
+
+
+class CompletesTwice(Sound):
+    """No fencing: who lost a claim may still write."""
+
+    async def save(self, claim: Claim, job: Job) -> None:
+        if self._claims.get(job.id) is claim:
+            await super().save(claim, job)
+        else:
+            await self.table.save(job)
+
+
+class ClaimsTwice(Sound):
+    async def claim(self, containers: Collection[str], limit: int) -> list[Claim]:
+        claims = await super().claim(containers, limit)
+        self._queue.put(Unfinished.of(claims[-1].job))
+        return claims
+
+
+class Reorders(Sound):
+    async def claim(self, containers: Collection[str], limit: int) -> list[Claim]:
+        return (await super().claim(containers, limit))[::-1]
+
+
+class QueuesWrongly(Sound):
+    def __init__(self) -> None:
         super().__init__()
-        self.path = path
+        put = self._queue.put
+        self._queue.put = lambda entry, **delay: put(**self.wrong(entry, **delay))  # type: ignore[method-assign]
 
-    async def __aenter__(self) -> "Sound":
-        self.read()
-        return self
+    def wrong(self, entry: Unfinished, delay_seconds: float | None = None) -> dict[str, Any]:
+        raise NotImplementedError
 
-    def read(self) -> None:
-        if self.path.exists():
-            for job in msgspec.json.decode(self.path.read_bytes(), type=list[Job]):
-                self._insert(job)
 
-    def write(self) -> None:
-        new = self.path.with_suffix(".new")
-        try:
-            new.write_bytes(msgspec.json.encode(list(self._jobs.values())))
-        except OSError as error:
-            self.forget()
-            raise StoreFailed(f"cannot write {new}: {error}") from error
-        new.replace(self.path)
+class IgnoresPriority(QueuesWrongly):
+    def wrong(self, entry: Unfinished, delay_seconds: float | None = None) -> dict[str, Any]:
+        return {"entry": replace(entry, priority=3), "delay_seconds": delay_seconds}
 
-    def forget(self) -> None:
-        """Be again as the file is."""
-        MemoryTable.__init__(self)
-        self.read()
+
+class StarvesAClient(QueuesWrongly):
+    def wrong(self, entry: Unfinished, delay_seconds: float | None = None) -> dict[str, Any]:
+        return {"entry": replace(entry, client="everybody"), "delay_seconds": delay_seconds}
+
+
+class IgnoresDelay(QueuesWrongly):
+    def wrong(self, entry: Unfinished, delay_seconds: float | None = None) -> dict[str, Any]:
+        return {"entry": entry, "delay_seconds": 0}
+
+
+class IgnoresQueueTimeout(QueuesWrongly):
+    def wrong(self, entry: Unfinished, delay_seconds: float | None = None) -> dict[str, Any]:
+        return {"entry": replace(entry, queue_timeout_seconds=None), "delay_seconds": delay_seconds}
+
+
+class IgnoresJobTimeout(QueuesWrongly):
+    def wrong(self, entry: Unfinished, delay_seconds: float | None = None) -> dict[str, Any]:
+        return {"entry": replace(entry, timeout_seconds=None), "delay_seconds": delay_seconds}
+
+
+class CountsDelayAsWaiting(QueuesWrongly):
+    def wrong(self, entry: Unfinished, delay_seconds: float | None = None) -> dict[str, Any]:
+        limit = entry.queue_timeout_seconds
+        shorter = None if limit is None else limit - (delay_seconds or 0)
+        return {"entry": replace(entry, queue_timeout_seconds=shorter), "delay_seconds": delay_seconds}
+
+
+class ExpiresWhatRuns(Sound):
+    async def claim_expired(self, limit: int) -> list[Claim]:
+        while True:
+            for held in self._claims.values():
+                if held.job.queue_timeout_seconds is not None:
+                    return [held]
+            await anyio.sleep(0.01)
+
+
+class IgnoresContainers(Sound):
+    async def claim(self, containers: Collection[str], limit: int) -> list[Claim]:
+        return await super().claim({"echo", "reverse", *containers}, limit)
+
+
+class LosesWhatIsCancelled(Sound):
+    async def claim(self, containers: Collection[str], limit: int) -> list[Claim]:
+        claims = await super().claim(containers, limit)
+        await anyio.sleep(0.0005)
+        return claims
+
+
+class SettleOverwrites(Sound):
+    async def settle(self, id: JobId, outcome: Outcome, *, client: str | None) -> Settlement | None:
+        [job] = await self.table.get([id])
+        finished = replace(job, status=JobStatus.RUNNING).finished(outcome, 1.0)
+        await self.table.save(finished)
+        return Settlement(finished, now=True)
+
+
+class SettlesForAnybody(Sound):
+    async def settle(self, id: JobId, outcome: Outcome, *, client: str | None) -> Settlement | None:
+        return await super().settle(id, outcome, client=None)
+
+
+class LeavesRunning(Sound):
+    """The scope of a settled job is not cancelled."""
+
+    async def _settle_now(self, id: JobId, outcome: Outcome) -> Job | None:
+        if held := self._claims.get(id):
+            held.scope = anyio.CancelScope()
+        return await super()._settle_now(id, outcome)
+
+
+class OffersStreams(Sound):
+    async def add_claimed(self, job: Job) -> Claim:
+        claim = await super().add_claimed(job)
+        self._queue.put(Unfinished.of(job))
+        return claim
+
+
+class MiscountsClients(Sound):
+    async def pending(self) -> Pending:
+        return replace(await super().pending(), clients={})
+
+
+class CountsForever(Sound):
+    def _finish(self, id: JobId) -> None:
+        entry = self._unfinished[id]
+        super()._finish(id)
+        self._counts.one(entry, +1)
+
+
+class Silent(Sound):
+    @asynccontextmanager
+    async def changes(self) -> AsyncIterator[AsyncIterator[JobId | None]]:  # type: ignore[override]
+        self._broadcast.publish = lambda id: None  # type: ignore[method-assign]
+        async with super().changes() as changes:
+            yield changes
+
+
+class MissesQuietly(Sound):
+    @asynccontextmanager
+    async def changes(self) -> AsyncIterator[AsyncIterator[JobId | None]]:  # type: ignore[override]
+        async def known(changes: AsyncIterator[JobId | None]) -> AsyncIterator[JobId]:
+            async for id in changes:
+                if id is not None:
+                    yield id
+
+        async with super().changes() as changes:
+            yield (some := known(changes))
+            await some.aclose()  # type: ignore[attr-defined]
+
+
+class StopsAdding(Sound):
+    """An add whose caller goes away is kept and not queued."""
 
     async def add(self, jobs: Sequence[Job]) -> list[Job]:
-        kept = await super().add(jobs)
-        self.write()
+        kept = await self.table.add(jobs)
+        await anyio.sleep(0.001)
+        await self.table.delete(())
+        for job in jobs:
+            if self._is_new(job, job):
+                self._track(entry := Unfinished.of(job))
+                self._queue.put(entry)
         return kept
 
-    async def save(self, job: Job) -> None:
-        await super().save(job)
-        self.write()
 
-    async def delete(self, ids: Sequence[str]) -> int:
-        deleted = await super().delete(ids)
-        self.write()
-        return deleted
+class Suite(JobStoreContract):
+    part: type[Sound]
 
-
-class WritesAtItsEnd(Sound):
-    """All is there after an exit, and nothing after a kill."""
-
-    async def __aexit__(self, *error: Any) -> None:
-        super().write()
-
-    def write(self) -> None:
-        pass
+    @pytest.fixture
+    async def store(self) -> AsyncIterator[Sound]:
+        async with self.part() as store:
+            yield store
 
 
-class WritesABitLater(WritesAtItsEnd):
-    """A kill loses the last moment."""
-
-    written_at = 0.0
-
-    def write(self) -> None:
-        if time.monotonic() > self.written_at + 0.2:
-            Sound.write(self)
-            self.written_at = time.monotonic()
-
-
-class WritesWhenItAdds(WritesAtItsEnd):
-    """What happened to a job later comes to the disk with the next one that is added."""
-
-    async def add(self, jobs: Sequence[Job]) -> list[Job]:
-        kept = await super().add(jobs)
-        Sound.write(self)
-        return kept
-
-
-class SetsKeysAgain(Sound):
-    """A key for each job, set again with each change, in a file whose index is renamed and rewritten each time."""
-
-    async def __aenter__(self) -> "SetsKeysAgain":
-        self.database = dumb.open(str(self.path), "c")  # noqa: SIM115
-        for id in self.database.keys():  # noqa: SIM118
-            self._insert(msgspec.json.decode(self.database[id], type=Job))
-        self.written = dict(self._jobs)
-        return self
-
-    async def __aexit__(self, *error: Any) -> None:
-        self.database.close()
-
-    def write(self) -> None:
-        for id, job in self._jobs.items():
-            if self.written.get(id) is not job:
-                self.database[id] = msgspec.json.encode(job)
-        for id in self.written.keys() - self._jobs.keys():
-            del self.database[id]
-        self.written = dict(self._jobs)
-        self.database.sync()
-
-
-class ShowsWhatItRefused(Sound):
-    """It has taken in what it then could not write."""
-
-    def forget(self) -> None:
-        pass
-
-
-class RaisesWhatTheDiskSays(Sound):
-    """Whoever asked is told of `OSError`."""
-
-    def write(self) -> None:
-        try:
-            super().write()
-        except StoreFailed as error:
-            raise error.__cause__ or error from None
-
-
-class LeavesATask(Sound):
-    async def __aenter__(self) -> "LeavesATask":
-        self.task = asyncio.create_task(asyncio.sleep(60), name="compacting")
-        await super().__aenter__()
-        return self
-
-
-class LeavesADescriptor(Sound):
-    async def __aenter__(self) -> "LeavesADescriptor":
-        self.lock = os.open(self.path.parent, os.O_RDONLY)
-        await super().__aenter__()
-        return self
-
-
-class LeavesAThread(Sound):
-    async def __aenter__(self) -> "LeavesAThread":
-        threading.Thread(target=time.sleep, args=(4,), name="writer").start()
-        await super().__aenter__()
-        return self
-
-
-class BlocksTheLoop(Sound):
-    async def add(self, jobs: Sequence[Job]) -> list[Job]:
-        time.sleep(0.005 * len(jobs))  # a slow disk
-        return await super().add(jobs)
-
-
-def durable(broken: Callable[[Path], Sound]) -> type[DurableJobStoreContract]:
-    class Suite(DurableJobStoreContract):
-        backends = ("asyncio",)
-        exclusive = False
-
-        @pytest.fixture
-        def open_store(self, tmp_path: Path) -> Callable[[], JobStore]:
-            return lambda: EmbeddedStore(broken(tmp_path / "jobs.json"))
-
-    return Suite
-
-
-def table(broken: Callable[[Path], Sound]) -> type[JobTableContract]:
-    class Suite(JobTableContract):
-        backends = ("asyncio",)
-
-        @pytest.fixture
-        async def table(self, tmp_path: Path) -> AsyncIterator[Sound]:
-            async with broken(tmp_path / "jobs.json") as table:
-                yield table
-
-    return Suite
-
-
-TestSound = durable(Sound)
-TestWritesAtItsEnd = durable(WritesAtItsEnd)
-TestWritesABitLater = durable(WritesABitLater)
-TestWritesWhenItAdds = durable(WritesWhenItAdds)
-TestSetsKeysAgain = durable(SetsKeysAgain)
-TestShowsWhatItRefused = durable(ShowsWhatItRefused)
-TestRaisesWhatTheDiskSays = durable(RaisesWhatTheDiskSays)
-TestLeavesATask = durable(LeavesATask)
-TestLeavesADescriptor = durable(LeavesADescriptor)
-TestLeavesAThread = durable(LeavesAThread)
-TestBlocksTheLoop = durable(BlocksTheLoop)
-TestTableSound = table(Sound)
-TestTableLeavesADescriptor = table(LeavesADescriptor)
-TestTableBlocksTheLoop = table(BlocksTheLoop)
+HURRIED = {"timeout_seconds": 0.5, "quiet_seconds": 0.02}

@@ -1,9 +1,8 @@
-"""The suite of shared stores can fail: each of these breaks one promise, and a test of the suite says which."""
+"""Shared stores that break a promise each: engines, and clients. `tests/kit/test_caught.py` runs the suite on them."""
 
-import inspect
 import time
-from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
 
 import anyio
@@ -11,7 +10,6 @@ import pytest
 from msgspec.structs import replace
 from shared_engine import Engine, SharedClaim, Ticket
 from shared_store import Cluster, SharedMemoryStore
-from test_contracts_catch import names_of_tests
 
 from nodekit import (
     Announcement,
@@ -26,38 +24,14 @@ from nodekit import (
     Outcome,
     Pending,
     Settlement,
+    SharedStore,
     Unfinished,
 )
-from nodekit.testing import JobStoreContract, SharedStoreContract
-from nodekit.testing.shared.fencing import DAY_SECONDS
+from nodekit.testing import SharedStoreContract
 
 
-class Suite(SharedStoreContract):
-    quiet_seconds = 0.03
-    timeout_seconds = 1.0
-    lease_seconds = 0.3
-
-
-def run(test: str, broken: type[Engine] | type[SharedMemoryStore] | None = None) -> None:
-    """Run one test of the suite, as pytest would, on a cluster with a part that is broken."""
-    suite = Suite()
-    function = getattr(suite, test)
-    wanted = inspect.signature(function).parameters
-    engine = broken if broken and issubclass(broken, Engine) else Engine
-    client = broken if broken and issubclass(broken, SharedMemoryStore) else SharedMemoryStore
-
-    async def main(seconds: float) -> None:
-        async with AsyncExitStack() as stack:
-            given: dict[str, Any] = {"open_store": cluster.store, "seconds": seconds}
-            if "store" in wanted:
-                given["store"] = await stack.enter_async_context(cluster.store())
-            if "stores" in wanted:
-                given["stores"] = await stack.enter_async_context(suite.opened(cluster.store, 3))
-            await function(**{name: given[name] for name in wanted})
-
-    for seconds in (DAY_SECONDS, -DAY_SECONDS) if "seconds" in wanted else (0,):
-        with Cluster(suite.lease_seconds, engine, client) as cluster:
-            anyio.run(main, seconds)
+class Sound(SharedMemoryStore):
+    """In the memory of an engine."""
 
 
 # -- leases and fencing ----------------------------------------------------------------------------
@@ -326,61 +300,14 @@ class TellsSecrets(Engine):
         self.offers[name] = number, offered
 
 
-BROKEN: Sequence[tuple[type[Engine] | type[SharedMemoryStore], str]] = [
-    (LosesTheFence, "test_a_claim_that_was_taken_over_keeps_nothing"),
-    (LosesTheFence, "test_a_settlement_while_a_node_is_paused_stays"),
-    (ReleasesWithoutFence, "test_a_claim_that_was_taken_over_and_given_back_keeps_nothing"),
-    (CompletesTwice, "test_at_the_end_of_a_lease_a_job_is_finished_by_one_claim"),
-    (CompletesTwice, "test_of_a_last_save_and_settlements_elsewhere_at_once_one_wins"),
-    (RenewsNothing, "test_a_claim_is_renewed_while_a_step_runs_long"),
-    (RenewsNothing, "test_an_announcement_stays_as_long_as_its_node_lives"),
-    (NeverTakesOver, "test_what_a_dead_node_had_claimed_goes_to_another_with_what_was_saved"),
-    (NeverTakesOver, "test_a_job_that_a_dead_node_waited_for_goes_to_another"),
-    (NeverTakesOver, "test_a_dead_nodes_job_that_is_too_old_is_given_as_expired"),
-    (NeverTakesOver, "test_the_jobs_of_a_node_that_dies_in_the_middle_are_finished_by_the_others"),
-    (TakesOverTooEarly, "test_a_node_that_is_held_up_for_less_than_its_lease_keeps_its_claims"),
-    (CountsNoTakeovers, "test_takeovers_are_counted_until_the_job_is_finished"),
-    (CountsWhatWasGivenBack, "test_a_released_job_goes_on_in_another_store_as_it_was_released"),
-    (ForgetsWhatWasSaved, "test_what_a_dead_node_had_claimed_goes_to_another_with_what_was_saved"),
-    (ForgetsWhatWasSaved, "test_the_jobs_of_a_node_that_dies_in_the_middle_are_finished_by_the_others"),
-    (KeepsRunning, "test_a_node_that_was_paused_finds_its_steps_cancelled"),
-    (LeavesRunning, "test_settle_through_another_store_takes_the_claim"),
-    (LeavesRunning, "test_a_settlement_elsewhere_ends_a_stream"),
-    (LeavesRunning, "test_a_job_that_is_cancelled_through_another_node_is_aborted_where_it_runs"),
-    (RerunsStreams, "test_the_stream_of_a_dead_node_fails_and_is_never_offered"),
-    (KeepsWhatWasLeft, "test_leaving_a_store_loses_nothing_of_what_it_had_claimed"),
-    (TrustsClocks, "test_no_node_trusts_the_clock_of_another"),
-    (RenewsByItsClock, "test_no_node_trusts_the_clock_of_another"),
-    (Prefetches, "test_the_oldest_job_comes_first_through_whichever_store_it_was_added"),
-    (Prefetches, "test_priorities_hold_across_stores"),
-    (IgnoresPriority, "test_priorities_hold_across_stores"),
-    (StarvesAClient, "test_clients_take_turns_across_stores"),
-    (IgnoresDelay, "test_a_delay_holds_in_every_store"),
-    (IgnoresDelay, "test_delays_and_time_limits_outlive_the_node_that_set_them"),
-    (ClaimsTwice, "test_a_job_goes_to_one_of_many_claims_at_once"),
-    (ClaimsTwice, "test_nodes_on_one_store_finish_all_jobs_and_run_each_step_once"),
-    (LosesWhatIsCancelled, "test_cancelling_claims_of_several_stores_loses_nothing"),
-    (LooksOnce, "test_a_waiting_claim_wakes_up_when_another_store_adds_a_job"),
-    (LooksOnce, "test_a_waiting_claim_wakes_up_when_another_store_gives_a_job_back"),
-    (ExpiresItsOwnOnly, "test_each_job_whose_time_is_over_goes_to_one_store"),
-    (KeysOfItsOwn, "test_an_idempotency_key_holds_in_every_store"),
-    (KeysOfItsOwn, "test_of_adds_with_one_key_through_several_stores_at_once_one_is_kept"),
-    (CountsItsOwn, "test_pending_counts_the_jobs_of_all_stores"),
-    (HearsItself, "test_changes_tells_what_other_stores_did"),
-    (NeverForgetsNodes, "test_an_announcement_lapses_when_its_node_dies"),
-    (RemembersWhoLeft, "test_an_announcement_is_gone_when_its_node_has_left"),
-    (ForgetsByName, "test_a_node_that_comes_again_under_its_name_stays_known"),
-    (AddsToAnnouncements, "test_what_a_node_announces_anew_replaces_what_it_had_announced"),
-    (TellsSecrets, "test_of_a_container_its_own_fields_travel_and_no_secrets"),
-]
+class Suite(SharedStoreContract):
+    part: type[Engine] | type[SharedMemoryStore]
+
+    @pytest.fixture
+    def open_store(self) -> Iterator[Callable[[], SharedStore]]:
+        broken: dict[str, Any] = {"engine" if issubclass(self.part, Engine) else "client": self.part}
+        with Cluster(self.lease_seconds, **broken) as cluster:
+            yield cluster.store
 
 
-@pytest.mark.parametrize(("broken", "test"), BROKEN)
-def test_the_suite_of_shared_stores_catches(broken: type[Engine] | type[SharedMemoryStore], test: str) -> None:
-    with pytest.raises((AssertionError, TimeoutError, BaseExceptionGroup, pytest.fail.Exception)):
-        run(test, broken)
-
-
-@pytest.mark.parametrize("test", sorted({*names_of_tests(SharedStoreContract)} - {*names_of_tests(JobStoreContract)}))
-def test_the_suite_of_shared_stores_passes_a_sound_one(test: str) -> None:
-    run(test)
+HURRIED = {"timeout_seconds": 1.0, "quiet_seconds": 0.03, "lease_seconds": 0.3}

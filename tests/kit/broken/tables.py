@@ -1,0 +1,146 @@
+"""Tables that break a promise each. `tests/kit/test_caught.py` runs the suite on them."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from nodekit import ContainerError, Job, JobId, JobStatus, Unfinished
+from nodekit.testing import JobTableContract
+from nodekit_memory import MemoryTable
+
+
+class Sound(MemoryTable):
+    """In memory."""
+
+
+class LosesTheOther(Sound):
+    async def add(self, jobs: Sequence[Job]) -> list[Job]:
+        await super().add(jobs[:1])
+        return list(jobs)
+
+
+class AddsTwice(Sound):
+    def _known_id(self, job: Job) -> JobId:
+        return job.id
+
+
+class Overwrites(Sound):
+    async def add(self, jobs: Sequence[Job]) -> list[Job]:
+        return [self._insert(job) for job in jobs]
+
+
+class Unsorted(Sound):
+    async def get(self, ids: Sequence[JobId], *, client: str | None = None) -> list[Job]:
+        return await super().get(sorted(ids), client=client)
+
+
+class ShowsOtherClients(Sound):
+    async def get(self, ids: Sequence[JobId], *, client: str | None = None) -> list[Job]:
+        return await super().get(ids)
+
+
+class FindsOtherClients(Sound):
+    async def find(self, *, client: str | None = None, **conditions: Any) -> list[JobId]:
+        return await super().find(**conditions)
+
+
+class IgnoresStatus(Sound):
+    async def find(self, *, status: Any = None, **conditions: Any) -> list[JobId]:
+        return await super().find(**conditions)
+
+
+class NeedsTheCursor(Sound):
+    async def find(self, *, after: JobId | None = None, **conditions: Any) -> list[JobId]:
+        return [] if after and after not in self._jobs else await super().find(after=after, **conditions)
+
+
+class AddsNoSteps(Sound):
+    async def add(self, jobs: Sequence[Job]) -> list[Job]:
+        return await super().add([replace(job, steps=()) for job in jobs])
+
+
+class IgnoresErrors(Sound):
+    async def find(self, *, container: Any = None, error: Any = None, **conditions: Any) -> list[JobId]:
+        return await super().find(**conditions)
+
+
+class FindsErrorsOfSteps(Sound):
+    async def find(self, *, container: Any = None, error: Any = None, **conditions: Any) -> list[JobId]:
+        found = await self.get(await super().find(**conditions))
+        results = {job.id: [*job.results, *([job.error] if job.error else [])] for job in found}
+        errors = {id: [one for one in some if isinstance(one, ContainerError)] for id, some in results.items()}
+        return [
+            id
+            for id, some in errors.items()
+            if (container is None and error is None)
+            or any(container in (None, one.container) and (error or "") in one.error for one in some)
+        ]
+
+
+class FindsErrorsBy(Sound):
+    """Another way to compare: `matches` is asked with an error, and the container and the text that are looked for."""
+
+    matches: Callable[[ContainerError, str, str], bool]
+
+    async def find(self, *, container: Any = None, error: Any = None, **conditions: Any) -> list[JobId]:
+        found = await self.get(await super().find(**conditions))
+        if container is None and error is None:
+            return [job.id for job in found]
+        matches = type(self).matches
+        return [
+            job.id for job in found if job.error and matches(job.error, container or job.error.container, error or "")
+        ]
+
+
+class FindsWithoutCase(FindsErrorsBy):
+    matches = staticmethod(lambda e, container, text: e.container == container and text.lower() in e.error.lower())
+
+
+class FindsPatterns(FindsErrorsBy):
+    matches = staticmethod(lambda e, container, text: e.container == container and fnmatchcase(e.error, f"*{text}*"))
+
+
+class FindsContainersByTheirBeginning(FindsErrorsBy):
+    matches = staticmethod(lambda e, container, text: e.container.startswith(container) and text in e.error)
+
+
+class DeletesUnfinished(Sound):
+    async def delete(self, ids: Sequence[JobId]) -> int:
+        for job in await self.get(ids):
+            await self.save(replace(job, status=JobStatus.FAILED))
+        return await super().delete(ids)
+
+
+class DropsOpenSteps(Sound):
+    async def save(self, job: Job) -> None:
+        await super().save(replace(job, steps=tuple(step for step in job.steps if step.result is not None)))
+
+
+class SavesNothing(Sound):
+    async def save(self, job: Job) -> None:
+        pass
+
+
+class ForgetsWhatIsDue(Sound):
+    async def unfinished(self) -> list[Unfinished]:
+        return [replace(entry, due="") for entry in await super().unfinished()]
+
+
+class OffersFinished(Sound):
+    async def unfinished(self) -> list[Unfinished]:
+        return [Unfinished.of(job) for job in self._jobs.values()]
+
+
+class Suite(JobTableContract):
+    part: type[Sound]
+
+    @pytest.fixture
+    async def table(self) -> AsyncIterator[Sound]:
+        async with self.part() as table:
+            yield table
+
+
+HURRIED = {"timeout_seconds": 0.5}
