@@ -15,7 +15,6 @@ from nodekit import FINISHED, Claim, ContainerId, Job, JobId, JobStatus, JobStor
 from nodekit.testing.jobs import make_job, succeeded, with_output
 from nodekit.testing.stores._killing import Tell
 
-MANY = 3000
 _TASKS = 4
 _PATIENCE_SECONDS = 1.0
 """How long to wait for a job to claim; another task may have taken it."""
@@ -48,10 +47,10 @@ class Life:
         self._finished = deque[JobId]()
         """Told to be, and deleted by no task yet."""
 
-    async def begin(self) -> None:
+    async def begin(self, many: int) -> None:
         """Add many jobs, which nobody claims: what rewrites all of them at each change has much to do then."""
         async with self._open_store() as store:
-            with self._telling(*(jobs := [make_job("later") for _ in range(MANY)])):
+            with self._telling(*(jobs := [make_job("later") for _ in range(many)])):
                 await store.add(jobs)
             await anyio.sleep_forever()
 

@@ -25,12 +25,14 @@ KILL_SEED = "NODEKIT_KILL_SEED"
 class CrashingContract(JobStoreContract):
     """The part of `DurableJobStoreContract` about processes that are killed, and disks that are full."""
 
-    kill_seconds: float = 30.0
-    """How long a process that is to be killed may take for some fifty calls."""
-    kills: int = 10
-    """How often a process that works on the same data is killed, at a random moment."""
-    kill_seed: int | None = None
-    """Where the random moments come from: a number that a failure has named; None: another one each time.
+    kill_seconds: float = 60.0
+    """How long a process that is to be killed may take for some fifty calls: a bound for one that hangs."""
+    kills: int = 5
+    """How often a process that works on the same data is killed, on each event loop: more find what is rarer."""
+    kill_jobs: int = 500
+    """How many jobs are there by then. The more, the longer a store takes that rewrites all of them at each change."""
+    kill_seed: int | None = 1
+    """Number from which the moments are chosen, another one for each event loop; None: a new one each time.
     The environment variable ``NODEKIT_KILL_SEED`` goes before it."""
 
     @pytest.fixture
@@ -54,10 +56,12 @@ class CrashingContract(JobStoreContract):
         run = partial(anyio.run, backend=anyio_backend_name, backend_options=anyio_backend_options)
         chosen = os.environ.get(KILL_SEED) or self.kill_seed
         seed = SystemRandom().getrandbits(32) if chosen is None else int(chosen)
-        chance, memory = Random(seed), Memory()
-        for line in told_until_killed(
-            lambda tell: run(Life(open_store, tell, chance).begin), lines=2, seconds=self.kill_seconds
-        ):
+        chance, memory = Random(f"{seed} {anyio_backend_name}"), Memory()
+
+        def begin(tell: Tell) -> None:
+            run(Life(open_store, tell, chance).begin, self.kill_jobs)
+
+        for line in told_until_killed(begin, lines=2, seconds=self.kill_seconds):
             memory.hear(line)
         for kill in range(1, self.kills + 1):
             try:
