@@ -5,15 +5,15 @@ import shlex
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
+from lock import LOCK, locked
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
-HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}")
 
 DYING = """
 import os
@@ -39,18 +39,6 @@ def test_a_worker_that_dies_ends_the_run_with_the_name_of_its_test(tmp_path: Pat
     assert "crashed while running 'test_dying.py::test_that_dies[1]" in done.stdout
 
 
-def locked() -> Mapping[str, tuple[str, list[str]]]:
-    """Return the version and the lines of each distribution in the lock, by its name."""
-    found: dict[str, tuple[str, list[str]]] = {}
-    lines: list[str] = []
-    for line in (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines():
-        if match := re.match(r"([a-z0-9-]+)==(\S+)", line):
-            lines = []
-            found[match[1]] = match[2], lines
-        lines.append(line)
-    return found
-
-
 def declared() -> Iterator[Requirement]:
     """Yield what the projects of this checkout require, to run, to be tested and checked, and to be built."""
     for file in (ROOT / "pyproject.toml", *(ROOT / "contrib").glob("*/pyproject.toml")):
@@ -61,7 +49,7 @@ def declared() -> Iterator[Requirement]:
 
 
 def test_the_lock_has_a_version_within_its_range_of_all_that_is_declared() -> None:
-    versions = {name: Version(version) for name, (version, _) in locked().items()}
+    versions = {name: Version(one.version) for name, one in locked().items()}
     outside = [
         str(requirement)
         for requirement in declared()
@@ -71,5 +59,6 @@ def test_the_lock_has_a_version_within_its_range_of_all_that_is_declared() -> No
     assert outside == [], "run `make lock`"
 
 
-def test_everything_that_is_locked_has_a_hash() -> None:
-    assert [name for name, (_, lines) in locked().items() if not any(HASH.search(line) for line in lines)] == []
+def test_everything_that_is_locked_has_hashes() -> None:
+    assert len(locked()) == len(re.findall(r"^\S+==", LOCK.read_text(encoding="utf-8"), re.MULTILINE))
+    assert [name for name, one in locked().items() if not one.hashes] == []

@@ -1,5 +1,6 @@
 """The example of a node with Docker: its images, built and run on a real engine, also with the node in a container."""
 
+import hashlib
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from engine.dockerd import EngineFailed, until
 from engine.fixtures import unavailable
 from engine.hello import EXAMPLE, ROOT, SERVICES, build_hello, build_node
 from engine.images import LABEL
+from lock import locked
 
 from nodekit import ContainerOutput, node_name, read_node_file
 from nodekit.config import compose
@@ -46,14 +48,18 @@ def images(engine: Any) -> None:
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """What an image without a network needs to install nodekit."""
+    """Download what an image without a network needs to install nodekit, in the versions and with the hashes of the lock."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     needed = ["pip", *project["build-system"]["requires"], *project["project"]["dependencies"]]
     folder = tmp_path_factory.mktemp("wheels")
-    command = [sys.executable, "-m", "pip", "download", "-qq", "--only-binary=:all:", "--dest", str(folder), *needed]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    versions = tmp_path_factory.mktemp("lock") / "versions.txt"
+    versions.write_text("".join(f"{name}=={one.version}\n" for name, one in locked().items()))
+    command = [sys.executable, "-m", "pip", "download", "-qq", "--only-binary=:all:", "--dest", str(folder)]
+    done = subprocess.run([*command, "-c", str(versions), *needed], capture_output=True, text=True, check=False)
     if done.returncode:
         unavailable(f"needs a package index: {done.stderr}")
+    known = frozenset().union(*(one.hashes for one in locked().values()))
+    assert {hashlib.sha256(wheel.read_bytes()).hexdigest() for wheel in folder.iterdir()} <= known
     return sorted(folder.iterdir())
 
 
