@@ -17,7 +17,10 @@ LEFT_OUT = re.compile(
     r"/(test|tests|idlelib|tkinter|turtledemo|lib2to3|ensurepip|pydoc_data|site-packages|dist-packages|config-[^/]*)(/|$)"
     r"|\.opt-\d\.pyc$|/lib-dynload/(_tkinter|nis|_test|xx|_xx)"
 )
-PARTS_OF_LIBC = ("libpthread.so.0", "libdl.so.2", "librt.so.1")  # empty by now; wheels are still linked to them
+PARTS_OF_LIBC = (
+    *("libpthread.so.0", "libdl.so.2", "librt.so.1"),  # empty by now; wheels are still linked to them
+    "libgcc_s.so.1",  # loaded by libc when a thread has to end; a program without it is aborted, now and then
+)
 ACCOUNTS = {"etc/passwd": "root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n", "etc/group": "root:x:0:\n"}
 ADDED = {"etc/nsswitch.conf": "hosts: files dns\n", **ACCOUNTS}
 

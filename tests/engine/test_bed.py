@@ -95,6 +95,12 @@ def test_service_eats_until_it_is_killed(engine: Engine) -> None:
         assert container.attrs["State"]["OOMKilled"]
 
 
+def test_threads_of_programs_in_the_image_can_end(engine: Engine) -> None:
+    ends = "import ctypes, threading; t = threading.Thread(target=ctypes.CDLL(None).pthread_exit, args=[None]); t.start()"
+    code = f"{ends}; t.join(1); import os; os._exit(0)"
+    engine.client.containers.run(engine.images.python, ["python3", "-c", code], remove=True)
+
+
 def test_killed_engine_comes_back_with_its_images_and_containers(engine: Engine, dockerd: Dockerd) -> None:
     with running(engine) as container:
         until("it answers", lambda: call(container, 1) == 1)
