@@ -1,8 +1,9 @@
 """A drill: a real node under constant load is killed again and again, and everything it ever said is held against it.
 
 One set of clients works through all lives of the node, with retries as the documentation asks of them. What must hold:
-ids that were given out are there and finish; a step whose result was stored at the moment of a kill is never called
-again; an answer once given never changes; one idempotency key is one job.
+ids that were given out are there, are listed in their order and finish, and those of new jobs are greater; a step whose
+result was stored at the moment of a kill is never called again; an answer once given never changes; one idempotency key
+is one job. A second node on the same file is refused.
 """
 
 import asyncio
@@ -377,10 +378,28 @@ class Drill:
                 self.compare(some, await self._finished(some), self.memory.known(some))
             for id in self.memory.told:
                 self.memory.check_result(id)
+            await self._look_at_list()
+            await self._try_a_second_node()
             served.signal(signal.SIGTERM)
             if (code := await served.ended()) != 0:
                 self.figures.wrong.append(f"exit code {code} at the end: {served.log[-2000:]}")
         self._seal()
+
+    async def _look_at_list(self) -> None:
+        """All jobs are in it, in their order, and a new one comes after them."""
+        listed: list[str] = (await self.api.get("/api/jobs")).json
+        if listed != sorted(listed):
+            self.figures.wrong.append("the list of jobs is not in their order")
+        self.figures.lost += sorted({*self.memory.given} - {*listed, *self.figures.lost})
+        answer = await self.api.post("/api/jobs", {"containers": ["c0"], "data": {"n": 0, "token": "last"}})
+        if answer.json["id"] <= listed[-1]:
+            self.figures.wrong.append(f"a new job is {answer.json['id']}, and there is {listed[-1]}")
+
+    async def _try_a_second_node(self) -> None:
+        async with started("serve", self._file, folder=self._folder) as second:
+            code = await second.ended()
+        if code != 1 or "held by another node" not in second.log or "Traceback" in second.log:
+            self.figures.wrong.append(f"a second node on the same file ended with {code}: {second.log[-2000:]}")
 
     async def _finished(self, ids: Sequence[str]) -> list[Any]:
         """What the node has of these, once it is finished."""

@@ -10,7 +10,7 @@ from nodekit import Container, ContainerOutput, EmbeddedStore, JobRequest, Node,
 from nodekit_function import Function, FunctionRunner
 from nodekit_memory import MemoryTable
 
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 
 
 async def until(condition: Callable[[], Any], *, seconds: float = PATIENCE_SECONDS) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
-from hypothesis import given, settings
+from chance import given
 from hypothesis import strategies as st
 
 from nodekit import MAX_DEPTH, InvalidPayload, JobRequest, decode_payload, encode_payload, parse_json
@@ -154,8 +154,7 @@ VALUES = st.recursive(
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7, 64])
-@settings(max_examples=150, deadline=None)
-@given(value=VALUES, limit=st.integers(1, 6))
+@given(value=VALUES, limit=st.integers(1, 6), examples=150)
 def test_depth_is_that_of_a_walk_over_the_decoded_value(chunk: int, value: Any, limit: int) -> None:
     body = json.dumps(value).encode()
     with pytest.MonkeyPatch.context() as patch:

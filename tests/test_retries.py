@@ -1,12 +1,13 @@
 """Retries: which failures, how often, how long in between; a job that waits for one holds nothing up."""
 
+import random
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
-from hypothesis import given
+from chance import SEED, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from parts import SpiedStore, SwitchRunner, functions, make_node, request, until
@@ -86,6 +87,7 @@ def test_pauses_grow_up_to_a_limit(attempt: int, first: float, longest: float) -
 
 
 def test_pauses_are_spread_over_the_whole_of_their_length() -> None:
+    random.seed(SEED)
     retry = Retry(attempts=9, first_delay_seconds=1, longest_delay_seconds=60)
     delays = [delay_before_retry(retry, 4, error("died"), None) or 0 for _ in range(1000)]
     assert min(delays) < 1

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Set
 from itertools import count
 
-from hypothesis import given, settings
+from chance import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -228,8 +228,7 @@ ACTIONS = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
-@given(st.lists(ACTIONS, max_size=60))
+@given(st.lists(ACTIONS, max_size=60), examples=300)
 def test_it_does_as_a_naive_model_does(actions: list[tuple]) -> None:
     schedule, model, now = Schedule(), Model(), 0.0
     for name, *values in [*actions, ("take", {"x", "y", "z"}, 100, 100.0)]:

@@ -5,7 +5,7 @@ from collections import defaultdict
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from chance import given
 from hypothesis import strategies as st
 
 from nodekit import TooManyRequests

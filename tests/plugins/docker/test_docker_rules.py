@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from chance import given
 from hypothesis import strategies as st
 
 from nodekit import CompositionError, Secret

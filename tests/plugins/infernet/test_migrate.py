@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from chance import given
 from hypothesis import strategies as st
 from infernet_configs import SECRETS, configs, followed, full, revealed, written
 from served import NODEKIT
