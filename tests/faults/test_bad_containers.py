@@ -6,23 +6,24 @@ The table in docs/explanation/under-pressure.md says the same.
 import asyncio
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
-from pathlib import Path
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, TypeAlias
 
+import msgspec
 import pytest
 from http_api import Api
 from parts import until
 from served import Served, serve
 from service_process import service
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("bad containers")]
 
 MEGABYTE = 1024 * 1024
 GIGABYTE = 1024 * MEGABYTE
 PIECE = b"x" * MEGABYTE
 TOO_LARGE = "the reply is larger than 16777216 bytes"
-TIMEOUT_SECONDS = 2
+TIMEOUT_SECONDS = 1
+PATIENT_SECONDS = 600
 
 NODE_FILE = """
 [store]
@@ -31,23 +32,21 @@ path = "jobs.db"
 
 [[runners]]
 use = "remote"
-
-[[runners.containers]]
-id = "bad"
-url = "{bad}"
-timeout_seconds = {timeout}
-
-[[runners.containers]]
-id = "good"
-url = "{good}"
+{containers}
 
 [[transports]]
 use = "asgi"
 bind = "127.0.0.1:0"
 """
+CONTAINER = """
+[[runners.containers]]
+id = "{id}"
+url = "{url}"
+timeout_seconds = {timeout}
+"""
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def anyio_backend() -> str:
     return "asyncio"
 
@@ -180,7 +179,7 @@ async def peak_of(served: Served) -> AsyncIterator[Peak]:
 
 async def failure(api: Api, id: str) -> dict[str, Any]:
     """How a job failed, from its history."""
-    await api.get(f"/api/jobs?id={id}&wait=20")
+    await api.get(f"/api/jobs?id={id}&wait=60")
     history: dict[str, Any] = (await api.get(f"/api/jobs/{id}")).json
     assert history["status"] == "failed", history
     (step,) = history["steps"]
@@ -202,31 +201,60 @@ CASES: dict[Behaviour, tuple[str, str]] = {
 }
 
 
+class Bed(msgspec.Struct):
+    """A node with a container that is good, and one for each way to be bad."""
+
+    served: Served
+    api: Api
+    bad: dict[Behaviour, BadContainer]
+
+    async def others_work(self) -> None:
+        ids = [await self.api.submit("good", n=n) for n in range(50)]
+        assert {job["status"] for job in await self.api.results(*ids)} == {"success"}
+
+
+@pytest.fixture(scope="module")
+async def bed(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bed]:
+    file = tmp_path_factory.mktemp("node") / "node.toml"
+    async with AsyncExitStack() as stack:
+        good = await stack.enter_async_context(service())
+        tables = [CONTAINER.format(id="good", url=f"{good}/0.0", timeout=60)]
+        bad: dict[Behaviour, BadContainer] = {}
+        for behaviour, (kind, _) in CASES.items():
+            bad[behaviour] = one = await stack.enter_async_context(container_that(behaviour))
+            timeout = TIMEOUT_SECONDS if kind == "timeout" else 60
+            tables.append(CONTAINER.format(id=behaviour.__name__, url=one.url, timeout=timeout))
+        tables.append(CONTAINER.format(id="patient", url=bad[hangs].url, timeout=PATIENT_SECONDS))
+        file.write_text(NODE_FILE.format(containers="".join(tables)))
+        served, api = await stack.enter_async_context(serve(file))
+        found = Bed(served, api, bad)
+        await found.others_work()
+        yield found
+
+
 @pytest.mark.parametrize("behaviour", CASES, ids=lambda behaviour: behaviour.__name__)
-async def test_a_container_that(tmp_path: Path, behaviour: Behaviour) -> None:
-    kind, text = CASES[behaviour]
-    slow = kind == "timeout"
-    file = tmp_path / "node.toml"
-    async with container_that(behaviour) as bad, service() as good:
-        file.write_text(NODE_FILE.format(bad=bad.url, good=f"{good}/0.0", timeout=TIMEOUT_SECONDS if slow else 60))
-        async with serve(file) as (served, api):
-            (warm_up,) = await api.results(await api.submit("good", n=0))
-            assert warm_up["status"] == "success"
-            async with peak_of(served) as peak:
-                id = await api.submit("bad", n=0)
-                await until(lambda: bad.connections)
-                await api.results(await api.submit("good", n=1))
-                if kind == "timeout":  # the others did not wait for it
-                    assert (await api.get(f"/api/jobs?id={id}")).json[0]["status"] == "running"
-                others = [await api.submit("good", n=n) for n in range(50)]
-                assert {job["status"] for job in await api.results(*others)} == {"success"}
-                failed = await failure(api, id)
-            print(f"\n{behaviour.__name__}: {failed}; {peak.growth / MEGABYTE:.0f} MB more than before")
-            assert failed["kind"] == kind
-            assert failed["error"].startswith(text.format(url=bad.url))
-            assert peak.growth < 60 * MEGABYTE  # of a reply, at most 16 MiB are kept
-            await until(lambda: not bad.open)
-            health = await api.get("/health")
-            down = any(reason.startswith("container bad: ") for reason in health.json.get("reasons", []))
-            assert (health.status, down) == (200, kind == "connection")
-            assert "Traceback" not in served.log
+async def test_a_container_that(bed: Bed, behaviour: Behaviour) -> None:
+    (kind, text), served, api, bad = CASES[behaviour], bed.served, bed.api, bed.bad[behaviour]
+    async with peak_of(served) as peak:
+        id = await api.submit(behaviour.__name__, n=0)
+        await until(lambda: bad.connections)
+        await bed.others_work()
+        failed = await failure(api, id)
+    print(f"\n{behaviour.__name__}: {failed}; {peak.growth / MEGABYTE:.0f} MB more than before")
+    assert failed["kind"] == kind
+    assert failed["error"].startswith(text.format(url=bad.url))
+    assert peak.growth < 60 * MEGABYTE  # of a reply, at most 16 MiB are kept
+    await until(lambda: not bad.open)
+    health = await api.get("/health")
+    down = any(reason.startswith(f"container {behaviour.__name__}: ") for reason in health.json.get("reasons", []))
+    assert (health.status, down) == (200, kind == "connection")
+    assert "Traceback" not in served.log
+
+
+async def test_nobody_waits_for_a_container_that_others_wait_for(bed: Bed) -> None:
+    before = bed.bad[hangs].connections
+    id = await bed.api.submit("patient", n=0)
+    await until(lambda: bed.bad[hangs].connections > before)
+    await bed.others_work()
+    assert (await bed.api.call("DELETE", f"/api/jobs/{id}")).json["result"]["error"] == "cancelled"
+    await until(lambda: not bed.bad[hangs].open)
