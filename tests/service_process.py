@@ -1,7 +1,7 @@
 """A container in a process of its own that holds thousands of calls: each takes as long as its path says.
 
-`/1.0/service_output` answers after a second, `/held/1.0/service_output` not before `/open` was called, and
-`/second/1.0/service_output` only when it is called for the second time, three seconds later.
+`/1.0/service_output` answers after a second, or at once when `/open` was called; `/held/1.0/service_output` a second
+after that; and `/second/1.0/service_output` only when it is called for the second time, three seconds later.
 """
 
 import asyncio
@@ -55,7 +55,8 @@ class Service:
         try:
             if path.startswith("/held"):
                 await self.opened.wait()
-            await asyncio.sleep(float(path.split("/")[-2]))
+            if path.startswith("/held") or not self.opened.is_set():
+                await asyncio.sleep(float(path.split("/")[-2]))
         finally:
             self.running -= 1
         return OK, json.dumps({"n": data["n"] + 1}).encode()

@@ -14,6 +14,7 @@ from typing import Any, Self, TypeAlias
 
 import anyio
 import pytest
+from chance import each_run
 from msgspec.structs import replace
 from parts import PATIENCE_SECONDS, SwitchRunner
 
@@ -40,6 +41,9 @@ from nodekit_memory import MemoryTable
 from nodekit_sqlite import SqliteTable
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("quiet")]
+
+one_event_loop = pytest.mark.parametrize("anyio_backend", each_run(["asyncio"], ["asyncio", "trio"]))
+"""On both only where the store is in memory: a crash looks the same to the others."""
 
 TABLE_CALLS = ("enter", "unfinished", "add", "save", "get", "find")
 HOUR_SECONDS = 3600
@@ -371,6 +375,7 @@ async def test_a_crash_anywhere_contradicts_no_answer_and_repeats_no_stored_step
     assert missed < 20  # what runs at once does not come in the same order each time
 
 
+@one_event_loop
 async def test_a_crash_anywhere_on_sqlite_contradicts_no_answer_and_repeats_no_stored_step(tmp_path: Path) -> None:
     numbers = count()
 
@@ -383,6 +388,7 @@ async def test_a_crash_anywhere_on_sqlite_contradicts_no_answer_and_repeats_no_s
     assert missed < 20
 
 
+@one_event_loop
 @pytest.mark.parametrize("first", [Point("after", "add", 2), Point("during", "run", 4)], ids=str)
 async def test_a_crash_anywhere_after_a_crash_does_no_more_harm(first: Point) -> None:
     wrong, missed = await crash_everywhere(in_memory, first)
@@ -479,6 +485,7 @@ class HidesTheNewest(Reopened):
         return [] if after else await super().find(after=after, **terms)
 
 
+@one_event_loop
 @pytest.mark.parametrize(
     ("table", "words"),
     [

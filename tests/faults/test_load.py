@@ -1,8 +1,10 @@
-"""Work under pressure: more jobs than a process has descriptors for, a hundred thousand of one client, and stopping."""
+"""Work under pressure: more jobs than a process has descriptors for, very many of one client, and stopping.
+
+In drills it is five thousand jobs at once, and a hundred thousand of one client.
+"""
 
 import asyncio
 import json
-import os
 import signal
 import statistics
 import time
@@ -16,6 +18,7 @@ from typing import Any
 import aiohttp
 import anyio
 import pytest
+from chance import each_run
 from http_api import Api
 from msgspec.structs import replace
 from parts import SwitchRunner, make_node, until, until_is
@@ -69,11 +72,11 @@ async def counts_of(url: str) -> Any:
         return json.loads(await response.read())
 
 
-# -- 5,000 jobs in flight -----------------------------------------------------------------------------
+# -- more jobs in flight than descriptors -------------------------------------------------------------
 
-JOBS = 5000
-CLIENTS = 500
-OPEN_FILES = 1024
+JOBS = each_run(1200, 5000)
+CLIENTS = each_run(120, 500)
+OPEN_FILES = each_run(256, 1024)
 
 
 class Watch:
@@ -143,13 +146,10 @@ async def from_many_clients(url: str, container: str, jobs: int) -> list[list[st
     return await asyncio.gather(*(submit_some(url, container, each) for _ in range(CLIENTS)))
 
 
-DRILLS = pytest.mark.skipif("DRILL_KILLS" not in os.environ, reason="takes half a minute; `make drills` runs it")
-
-
-@pytest.mark.parametrize("server", ["hypercorn", pytest.param("uvicorn", marks=DRILLS)])
-async def test_5000_jobs_in_flight_and_more_clients_than_there_are_descriptors(tmp_path: Path, server: str) -> None:
+@pytest.mark.parametrize("server", each_run(["hypercorn"], ["hypercorn", "uvicorn"]))
+async def test_more_jobs_in_flight_and_more_clients_than_there_are_descriptors(tmp_path: Path, server: str) -> None:
     async with service() as url:
-        containers = {"second": f'url = "{url}/held/1.0"', "quick": f'url = "{url}/0.0"'}
+        containers = {"second": f'url = "{url}/held/0.1"', "quick": f'url = "{url}/0.0"'}
         file = node_file(tmp_path, containers, server, concurrency=JOBS)
         async with serve(file, open_files=OPEN_FILES) as (served, api):
             warm_up = await from_many_clients(api.url, "quick", CLIENTS)
@@ -175,14 +175,14 @@ async def test_5000_jobs_in_flight_and_more_clients_than_there_are_descriptors(t
             assert "no descriptor" not in served.log
             assert "Traceback" not in served.log
             assert max(watch.resident) < watch.resident[0] + 40 * MEGABYTE
-            assert max(watch.resident[looked:]) < max(watch.resident[:looked]) + 20 * MEGABYTE
+            assert max(watch.resident[looked:], default=0) < max(watch.resident[:looked]) + 20 * MEGABYTE
             served.signal(signal.SIGTERM)
             assert await served.ended() == 0
 
 
-# -- 100,000 jobs of one client -----------------------------------------------------------------------
+# -- very many jobs of one client ---------------------------------------------------------------------
 
-BACKLOG = 100_000
+BACKLOG = each_run(5_000, 100_000)
 AT_ONCE = 8
 TABLES: dict[str, Callable[[Path], Any]] = {
     "memory": lambda folder: MemoryTable(),
@@ -223,7 +223,7 @@ class Turnstile(SwitchRunner):
 
 @dataclass
 class Busy:
-    """A node all of whose slots are taken by a client with a hundred thousand jobs."""
+    """A node all of whose slots are taken by a client with very many jobs."""
 
     node: Node
     runner: Turnstile
@@ -264,7 +264,7 @@ async def busy(table: Any) -> AsyncIterator[Busy]:
 
 
 @pytest.mark.parametrize("table", TABLES)
-async def test_a_client_with_100000_jobs_makes_others_wait_for_no_more_than_its_turn(
+async def test_a_client_with_very_many_jobs_makes_others_wait_for_no_more_than_its_turn(
     tmp_path: Path, table: str
 ) -> None:
     async with busy(TABLES[table](tmp_path)) as node:
@@ -286,14 +286,14 @@ async def test_a_client_with_100000_jobs_makes_others_wait_for_no_more_than_its_
 
         node.runner.open()
         flowing = []
-        for n in range(200):
+        for n in range(50):
             id, accepted_at = await node.accepted(f"c{n % 3}", "carol")
             await until(lambda id=id: id in node.runner.begun)
             flowing.append(max(0, node.runner.begun[id] - accepted_at))
         assert max(flowing) <= AT_ONCE + 2  # what was claimed already, and alice's turns
         print(f"steps before one's own, at most: {max(one)}, in three containers {max(three)};", end=" ")
         print(f"among ten clients {max(ten)}, {max(ten_in_three)}; while steps end on their own {max(flowing)}")
-        assert (await node.node.pending()).clients["alice"] > BACKLOG / 2  # she was there all the while
+        assert (await node.node.pending()).clients["alice"] > BACKLOG / 10  # she was there all the while
 
 
 # -- stopping under load ------------------------------------------------------------------------------
@@ -309,13 +309,15 @@ async def submit_batch(api: Api, container: str, number: int) -> list[str]:
 async def stop_under_load(served: Served, api: Api, signals: list[signal.Signals], held: str) -> float:
     """Signal it, see that it is served meanwhile, and answer how long the end took from the last signal on."""
     asked = asyncio.create_task(api.get(f"/api/jobs?id={held}&wait=60"))
+    await api.get("/health")  # so that the other request has arrived, too
     served.signal(signals[0])
     await until(lambda: "draining" in served.log)
-    refused = await api.post("/api/jobs", {"containers": ["held"], "data": {"n": 0}})
-    assert (refused.status, int(refused.headers["Retry-After"]) >= 1) == (503, True)
-    assert (await api.get(f"/api/jobs?id={held}")).json[0]["status"] == "running"
-    assert (await api.get("/health")).status == 503
-    assert not asked.done()
+    if signals == TWICE:  # it drains for as long as is needed to look
+        refused = await api.post("/api/jobs", {"containers": ["held"], "data": {"n": 0}})
+        assert (refused.status, int(refused.headers["Retry-After"]) >= 1) == (503, True)
+        assert (await api.get(f"/api/jobs?id={held}")).json[0]["status"] == "running"
+        assert (await api.get("/health")).status == 503
+        assert not asked.done()
     begun = time.perf_counter()
     for number in signals[1:]:
         served.signal(number)
@@ -326,17 +328,19 @@ async def stop_under_load(served: Served, api: Api, signals: list[signal.Signals
     return seconds
 
 
-@pytest.mark.parametrize("server", ["hypercorn", "uvicorn"])
-@pytest.mark.parametrize("signals", [ONCE, TWICE], ids=["drained", "at once"])
+STOPS = [("hypercorn", ONCE), ("uvicorn", TWICE), *each_run([], [("uvicorn", ONCE), ("hypercorn", TWICE)])]
+
+
+@pytest.mark.parametrize(("server", "signals"), STOPS, ids=[f"{server}, {len(stop)} signals" for server, stop in STOPS])
 async def test_a_node_that_is_stopped_under_load_ends_in_time_and_loses_nothing(
     tmp_path: Path, server: str, signals: list[signal.Signals]
 ) -> None:
-    drain_seconds = 2 if signals == ONCE else 600
+    drain_seconds = 1 if signals == ONCE else 600
     async with service() as url:
         retry = "retry = { attempts = 2, first_delay_seconds = 0 }"
         containers = {
             "held": f'url = "{url}/held/0.0"\nconcurrency = 30',
-            "busy": f'url = "{url}/0.3"\nconcurrency = 20',
+            "busy": f'url = "{url}/1.0"\nconcurrency = 20',
             "second": f'url = "{url}/second/0.0"\n{retry}',
         }
         file = node_file(tmp_path, containers, server, concurrency=100, drain_seconds=drain_seconds)
@@ -347,7 +351,7 @@ async def test_a_node_that_is_stopped_under_load_ends_in_time_and_loses_nothing(
             await until_is(lambda: states(api, busy[:1]), {"success"})
             seconds = await stop_under_load(served, api, signals, held[0])
             assert "Traceback" not in served.log
-            assert ("not drained within 2 s" in served.log) == (signals == ONCE)
+            assert ("not drained within 1 s" in served.log) == (signals == ONCE)
             assert ("stopping at once" in served.log) == (signals == TWICE)
         before = (await counts_of(url))["calls"]
         assert all(before[f"{id}:0"] == 1 for id in [*held[:30], *second])
