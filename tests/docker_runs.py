@@ -14,7 +14,7 @@ import anyio.to_thread
 import docker.errors
 from docker.models.containers import Container
 from docker.models.networks import Network
-from engine import Engine
+from engine.bed import Engine
 from http_api import Api
 from parts import make_node, until
 from served import Served, started

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from engine import Registry
+from engine.registry import Registry
 
 TURNS = 20
 TLS = b"\x16"

@@ -203,3 +203,17 @@ def test_a_node_file_brings_in_the_plugins_that_it_names_and_no_other(
     assert packages(composing | running) & absent == set()
     assert {name for name in packages(running) if ours(name)} <= {"nodekit", *(f"nodekit_{name}" for name in named)}
     assert ("hypercorn" in packages(composing), "hypercorn" in packages(running)) == (False, "asgi" in named)
+
+
+RUN_TESTS = """
+import contextlib, io, pytest
+with contextlib.redirect_stdout(io.StringIO()):
+    assert pytest.main(["-q", "-p", "no:cacheprovider", {file!r}]) == 0
+"""
+
+
+@pytest.mark.parametrize("file", ["tests/test_job.py", "contrib/nodekit-metrics/tests/test_counting.py"])
+def test_tests_of_what_is_pure_bring_in_no_engine_and_no_server(file: str) -> None:
+    modules, _ = brought_in(RUN_TESTS.format(file=file), cwd=Path(__file__).parent.parent)
+    assert "nodekit" in modules
+    assert packages(modules) & {"docker", "requests", "aiohttp", "hypercorn", "uvicorn"} == set()

@@ -17,11 +17,11 @@ import pytest
 import requests
 from docker.models.containers import Container
 
-from engine import Dockerd, Engine, NoEngine, Registry, open_engine
-from engine.dockerd import EngineFailed, until
+from engine.bed import Engine, NoEngine, open_engine
+from engine.dockerd import Dockerd, EngineFailed, until
 from engine.fixtures import unavailable
 from engine.ping import answers
-from engine.registry import LEASH
+from engine.registry import LEASH, Registry
 
 ANSWER_402 = b'{"data": {"do": "answer", "status": 402, "body": "pay"}}'
 

@@ -22,7 +22,7 @@ from docker_runs import (
     submitted,
     value,
 )
-from engine import Dockerd
+from engine.dockerd import Dockerd
 from parts import make_node, until
 
 from nodekit import NodekitError, NotStarted, Retry

@@ -16,7 +16,9 @@ from typing import Any
 import anyio
 import pytest
 from docker_runs import PATIENCE_SECONDS, Bed, aside, finished, is_up, result, submitted, value
-from engine import LABEL, Engine, Registry
+from engine.bed import Engine
+from engine.images import LABEL
+from engine.registry import Registry
 from parts import until
 from registry_front import Front, in_front_of, refusing
 from served import NODEKIT, serve

@@ -14,7 +14,7 @@ import aiohttp
 import docker.errors
 import pytest
 from docker_runs import aside
-from engine import Engine
+from engine.bed import Engine
 from http_api import Api, free_port
 from infernet_configs import SECRETS, full, written
 from parts import until
