@@ -25,6 +25,7 @@ def chosen_seed(text: str | None) -> int:
 
 SEED = chosen_seed(os.environ.get(VARIABLE))
 os.environ[VARIABLE] = str(SEED)  # for workers of pytest-xdist
+SAID = f"random choices: {VARIABLE}={SEED}"
 
 
 def each_run(usual: T, drill: T) -> T:

@@ -3,11 +3,22 @@
 import signal
 from collections.abc import Iterator
 
+import chance
 import pytest
 
 from nodekit.testing import VirtualClock
 
 pytest_plugins = ["engine.fixtures"]
+
+
+def pytest_report_header() -> str:
+    return chance.SAID
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if terminalreporter.stats.get("failed"):
+        terminalreporter.write_line(chance.SAID)
+
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a shell starts what runs in its background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # tests interrupt what they start

@@ -7,6 +7,7 @@ from typing import Any
 
 import anyio
 import pytest
+from chance import SEED, each_run
 from http_api import serving
 
 from nodekit import Container
@@ -17,6 +18,7 @@ from nodekit_function import FunctionRunner
 pytestmark = pytest.mark.anyio
 
 CONFIG = Path(__file__).parent / "schemathesis.toml"
+SERVERS = each_run(["hypercorn"], ["hypercorn", "uvicorn"])
 
 
 def example_functions(*, fail: bool) -> FunctionRunner:
@@ -38,12 +40,14 @@ def example_functions(*, fail: bool) -> FunctionRunner:
 
 async def driven(url: str, folder: Path, *options: str) -> tuple[int, str]:
     """The exit code of schemathesis, and what it reports."""
-    command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIG), "--no-color", "run", *options]
+    chosen = ("--seed", str(SEED), "--max-examples", str(each_run(10, 100)))
+    program = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIG), "--no-color"]
+    command = [*program, "run", *chosen, *options]
     run = await anyio.run_process([*command, f"{url}/openapi.json"], check=False, cwd=folder, stderr=subprocess.STDOUT)
     return run.returncode, run.stdout.decode()
 
 
-@pytest.mark.parametrize("server", ["hypercorn", "uvicorn"])
+@pytest.mark.parametrize("server", SERVERS)
 async def test_schemathesis_finds_nothing(server: str, tmp_path: Path) -> None:
     limits = {"max_batch": 5, "max_ids": 5, "max_steps": 3, "max_wait_seconds": 1, "status_networks": ("127.0.0.0/8",)}
     async with serving(server, runners=[example_functions(fail=True)], **limits) as api:
@@ -53,7 +57,7 @@ async def test_schemathesis_finds_nothing(server: str, tmp_path: Path) -> None:
         assert (await api.get("/api/jobs?limit=1")).json, "no job was accepted: what reads jobs was hardly tried"
 
 
-@pytest.mark.parametrize("server", ["hypercorn", "uvicorn"])
+@pytest.mark.parametrize("server", SERVERS)
 async def test_schemathesis_finds_nothing_in_streams(server: str, tmp_path: Path) -> None:
     """Of jobs that succeed: that of one that fails is cut off, which is what it is meant to find elsewhere."""
     async with serving(server, runners=[example_functions(fail=False)], max_steps=3) as api:

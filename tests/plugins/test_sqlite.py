@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from chance import SEED, each_run
 
 from nodekit.testing import DurableJobStoreContract, JobTableContract
 from nodekit_sqlite import SqliteConfig, SqliteStore, SqliteTable
@@ -22,6 +23,9 @@ class TestSqliteTable(JobTableContract):
 
 
 class TestSqliteStore(DurableJobStoreContract):
+    kill_seed = SEED
+    kills = each_run(5, 50)
+
     @pytest.fixture
     def open_store(self, tmp_path: Path) -> Callable[[], SqliteStore]:
         return lambda: SqliteStore(SqliteConfig(path=tmp_path / "jobs.sqlite", synchronous="NORMAL"))

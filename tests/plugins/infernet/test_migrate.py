@@ -47,7 +47,7 @@ def bearer(file: Path, origin: str) -> str:
     return text
 
 
-@given(config=configs)
+@given(config=configs, examples=40)
 def test_it_gives_the_tables_that_the_json_gives(tmp_path_factory: pytest.TempPathFactory, config: Any) -> None:
     file = written(tmp_path_factory.getbasetemp(), config)
     try:
