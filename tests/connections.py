@@ -1,10 +1,16 @@
-"""Clients that go, and what of them is left behind in a node."""
+"""Clients that go, and what of them is left behind in a node; servers that do as they are told."""
 
+import asyncio
 import os
 import socket
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 from http_api import Api, RawConnection
+
+TURNS = 20
+"""Of the event loop, within which a connection that was accepted is served."""
 
 
 def waiters(api: Api) -> int:
@@ -35,3 +41,37 @@ def leave(connection: RawConnection) -> None:
 
 def reset(connection: RawConnection) -> None:
     connection.writer.transport.abort()
+
+
+@asynccontextmanager
+async def listening(
+    serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> AsyncIterator[asyncio.Server]:
+    """A server on a free port of loopback. What it still does with connections at the end is cancelled.
+
+    From Python 3.12 on, a server of asyncio that is left waits for its connections, and so for ever where one of them
+    waits for a client that has gone.
+    """
+    connections: set[asyncio.Task[None]] = set()
+
+    async def served(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task: Any = asyncio.current_task()
+        connections.add(task)
+        try:
+            await serve(reader, writer)
+        except (OSError, EOFError, asyncio.CancelledError):
+            pass  # however a connection ends
+        finally:
+            connections.discard(task)
+            writer.close()
+
+    server = await asyncio.start_server(served, "127.0.0.1", 0)
+    try:
+        yield server
+    finally:
+        server.close()
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
+        for task in list(connections):
+            task.cancel()
+        await asyncio.gather(*connections, return_exceptions=True)

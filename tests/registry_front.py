@@ -5,11 +5,10 @@ import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
+from connections import listening
 from engine.registry import Registry
 
-TURNS = 20
 TLS = b"\x16"
 """Engines try that first, and wait long for an answer."""
 
@@ -59,7 +58,8 @@ class Front:
 @asynccontextmanager
 async def in_front_of(registry: Registry) -> AsyncIterator[Front]:
     front = Front(registry)
-    async with _served(front.serve) as front.port:
+    async with listening(front.serve) as server:
+        front.port = server.sockets[0].getsockname()[1]
         yield front
 
 
@@ -82,32 +82,5 @@ async def refusing(status: str, text: str) -> AsyncIterator[str]:
         await writer.drain()
         writer.close()
 
-    async with _served(refuse) as port:
-        yield f"127.0.0.1:{port}"
-
-
-@asynccontextmanager
-async def _served(serve: Any) -> AsyncIterator[int]:
-    connections: set[asyncio.Task[None]] = set()
-
-    async def served(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task: Any = asyncio.current_task()
-        connections.add(task)
-        try:
-            await serve(reader, writer)
-        except (OSError, EOFError, asyncio.CancelledError):
-            pass  # however a connection ends
-        finally:
-            connections.discard(task)
-            writer.close()
-
-    server = await asyncio.start_server(served, "127.0.0.1", 0)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
-        for _ in range(TURNS):  # who was let in just now is served only some turns of the event loop later
-            await asyncio.sleep(0)
-        for task in list(connections):
-            task.cancel()
-        await asyncio.gather(*connections, return_exceptions=True)
+    async with listening(refuse) as server:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 import pytest
+from connections import listening
 from http_api import Api
 from parts import until
 from served import Served, serve
@@ -139,12 +140,9 @@ class BadContainer:
 @asynccontextmanager
 async def container_that(behaviour: Behaviour) -> AsyncIterator[BadContainer]:
     container = BadContainer(behaviour)
-    server = await asyncio.start_server(container.connected, "127.0.0.1", 0)
-    container.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    try:
+    async with listening(container.connected) as server:
+        container.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         yield container
-    finally:
-        server.close()
 
 
 # -- what comes of it ---------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from chance import each_run
+from connections import listening
 from http_api import Api, RawConnection, both_servers, post
 from parts import until
 from served import Served, serve
@@ -94,13 +95,13 @@ async def test_a_stream_of_any_size_takes_no_memory_and_none_is_left_by_a_reader
     tmp_path: Path, server: str
 ) -> None:
     source = Source()
-    listening = await asyncio.start_server(source.connected, "127.0.0.1", 0)
-    file = tmp_path / "node.toml"
-    file.write_text(NODE_FILE.format(port=listening.sockets[0].getsockname()[1], server=server))
-    async with listening, serve(file) as (node, api):
-        await read_it_all(source, node, api)
-        await sleep_and_leave(source, node, api)
-        killed = await kill_in_mid_stream(node, api)
+    async with listening(source.connected) as listener:
+        file = tmp_path / "node.toml"
+        file.write_text(NODE_FILE.format(port=listener.sockets[0].getsockname()[1], server=server))
+        async with serve(file) as (node, api):
+            await read_it_all(source, node, api)
+            await sleep_and_leave(source, node, api)
+            killed = await kill_in_mid_stream(node, api)
         async with serve(file) as (_, again):
             (job,) = await again.results(killed)
     assert (job["status"], job["result"]) == ("failed", {"container": "source", "error": "interrupted"})

@@ -22,6 +22,7 @@ import anyio
 import anyio.to_thread
 import msgspec
 import pytest
+from connections import listening
 from http_api import Api, Gate, api_functions, free_port, serving
 from parts import request, until
 from served import NODEKIT, serve
@@ -549,18 +550,14 @@ async def answering(answer: Answer) -> AsyncIterator[tuple[str, asyncio.Server]]
     """A server and its URL, which is given each request, and sends those bytes; None: it closes without a word."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = re.search(rb"content-length: (\d+)", head.lower())
-            body = await reader.readexactly(int(length[1])) if length else b""
-            if (reply := await answer(head + body)) is not None:
-                writer.write(reply)
-                await writer.drain()
-        finally:
-            writer.close()
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = re.search(rb"content-length: (\d+)", head.lower())
+        body = await reader.readexactly(int(length[1])) if length else b""
+        if (reply := await answer(head + body)) is not None:
+            writer.write(reply)
+            await writer.drain()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
+    async with listening(serve) as server:
         host, port = server.sockets[0].getsockname()
         yield f"http://{host}:{port}", server
 
@@ -634,9 +631,8 @@ async def test_a_kept_connection_that_the_node_has_closed_is_opened_again() -> N
         writer.write(pages.pop(0))
         if pages:
             await reader.readuntil(b"\r\n\r\n")  # the second request comes on this connection, and is not answered
-        writer.close()
 
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+    async with listening(serve) as server:
         host, port = server.sockets[0].getsockname()
         done = await call(f"http://{host}:{port}", "list")
     assert (done.code, done.out, connections) == (0, "a\nb\n", 2), done.err
