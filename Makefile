@@ -15,7 +15,10 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 WORKERS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 4 ? 2 * cores : 8)))
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --max-worker-restart=0
 
-.PHONY: help demo demo-docker test newest packages drills api lint types format lock clean
+# Tests that choose at random, or how much they try.
+DRILLS := $(shell grep -rlE '^(import chance|from chance import)' tests --include=test_*.py)
+
+.PHONY: help demo demo-docker test newest packages drills mutants api lint types format lock clean
 .DEFAULT_GOAL := help
 
 help: ## Show this.
@@ -37,10 +40,11 @@ newest: ## Run the core's tests with the newest versions of what nodekit needs, 
 packages: $(VENV)/.installed-test ## Build the wheels, and try them and what `nodekit new` writes in a new environment.
 	@$(BIN)/python tests/wheels
 
-drills: $(VENV)/.installed-test ## Kill a node 200 times under load, and draw new random tests; DRILL_KILLS=n, DRILL_TIMES=n, DRILL_SEED=n.
-	@DRILL_KILLS=$${DRILL_KILLS:-200} DRILL_SEED=$${DRILL_SEED:-random} DRILL_TIMES=$${DRILL_TIMES:-5} $(BIN)/python -m pytest \
-		-q -s --timeout=7200 --hypothesis-profile=default tests/faults/test_drills.py tests/faults/test_load.py \
-		tests/test_store_model.py tests/test_schedule.py tests/test_payload.py $(ARGS)
+drills: $(VENV)/.installed-test ## Kill a node 200 times under load, and draw random tests anew; DRILL_KILLS=n, DRILL_SEED=n choose others.
+	@DRILL_KILLS=$${DRILL_KILLS:-200} DRILL_SEED=$${DRILL_SEED:-random} $(BIN)/python -m pytest -q -s --timeout=7200 $(DRILLS) $(ARGS)
+
+mutants: $(VENV)/.installed-test ## Plant small faults in the core, to be noticed by the nearest tests; ARGS="_slots job" chooses modules.
+	@$(BIN)/python tests/mutants $(ARGS)
 
 api: $(VENV)/.installed-test ## Write the plugin API down as it is now, for a release; see CONTRIBUTING.md.
 	@$(BIN)/python tests/api
@@ -58,7 +62,7 @@ format: $(VENV)/.installed-test ## Put the code into shape (ruff).
 	@$(BIN)/ruff format .
 
 lock: $(VENV)/.installed-test ## Lock the newest versions of all that tests, checks and builds install; UPGRADE= keeps what still fits.
-	@printf '%s\n' '.[dev]' $(CONTRIB:%=./%) | $(BIN)/uv pip compile - --quiet $(UPGRADE) --universal \
+	@printf '%s\n' '.[dev,mutants]' $(CONTRIB:%=./%) | $(BIN)/uv pip compile - --quiet $(UPGRADE) --universal \
 		--python-version 3.11 --generate-hashes --no-annotate --no-emit-package nodekit-compute \
 		$(foreach package,$(CONTRIB),--no-emit-package $(notdir $(package))) \
 		--custom-compile-command 'make lock' --output-file $(LOCK)

@@ -1,6 +1,5 @@
 """Stores do as a model of plain Python does, whatever is done with them; and the suite can tell when they do not."""
 
-import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
+from chance import DRILLS, each_run
 from hypothesis import Phase
 from hypothesis.errors import FlakyFailure
 from msgspec.structs import replace
@@ -34,8 +34,7 @@ from nodekit_memory import MemoryTable
 from nodekit_sqlite import SqliteTable
 
 SHARED_MEMORY = Path("/dev/shm")
-TIMES = int(os.environ.get("DRILL_TIMES", "1"))
-"""How many times as many sequences; they are fresh where the profile of hypothesis is not `ci`."""
+TIMES = each_run(1, 10)
 
 
 @pytest.fixture
@@ -44,7 +43,8 @@ def anyio_backend() -> str:
 
 
 class TestMemoryStore(JobStoreModelContract):
-    max_examples = 1200 * TIMES
+    max_examples = 600 * TIMES
+    derandomize = not DRILLS
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[Callable[[], JobStore]]:
@@ -75,7 +75,7 @@ class SlowTable(MemoryTable):
 
 
 class TestStoreOfASlowTable(TestMemoryStore):
-    max_examples = 400 * TIMES
+    max_examples = 200 * TIMES
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[Callable[[], JobStore]]:
@@ -84,7 +84,8 @@ class TestStoreOfASlowTable(TestMemoryStore):
 
 
 class TestSqliteStore(JobStoreModelContract):
-    max_examples = 400 * TIMES
+    max_examples = 200 * TIMES
+    derandomize = not DRILLS
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[Callable[[], JobStore]]:
