@@ -14,6 +14,7 @@ from nodekit import (
     ClientLimits,
     CompositionError,
     Container,
+    ContainerOutput,
     EmbeddedStore,
     Job,
     JobAccepted,
@@ -22,7 +23,10 @@ from nodekit import (
     JobStatus,
     KeyReused,
     Node,
+    NotFailed,
+    Outcome,
     Refusal,
+    RequestRefused,
     Retry,
     Sequence,
     StoreFailed,
@@ -225,6 +229,33 @@ async def test_a_job_is_not_counted_twice_while_it_is_being_kept() -> None:
     assert set(kinds(answers)) == {"Job"}
 
 
+@pytest.mark.parametrize("limits", [{"max_pending": 2}, {"each_client": ClientLimits(max_pending=2)}])
+async def test_a_node_that_holds_more_than_it_may_by_now_takes_nothing_until_there_is_room(limits: Any) -> None:
+    table = MemoryTable()
+    async with held(store=EmbeddedStore(table)) as node:
+        jobs = [await node.submit(request("x")) for _ in range(4)]
+    async with held(store=EmbeddedStore(table), **limits) as node:
+        for job in jobs[:3]:
+            with pytest.raises(Unavailable):
+                await node.submit(request("x"))
+            await node.cancel(job.id)
+        assert isinstance(await node.submit(request("x")), Job)
+
+
+@pytest.mark.parametrize(("drain_seconds", "after"), [(0, 1), (0.5, 1), (1.5, 2), (10**6, 3600)])
+async def test_whoever_finds_a_node_closed_is_told_when_it_may_be_open_again(drain_seconds: float, after: int) -> None:
+    with pytest.raises(Unavailable) as raised:
+        await held(drain_seconds=drain_seconds).submit(request("x"))
+    assert raised.value.retry_after_seconds == after
+
+
+async def test_whoever_finds_a_node_full_is_told_to_ask_again_in_a_second() -> None:
+    async with held(max_pending=2, each_client=ClientLimits(max_pending=1)) as node:
+        answers = await node.submit_many([request("x", client=client) for client in "aabc"])
+        assert kinds(answers) == ["Job", "TooManyJobs", "Job", "Unavailable"]
+        assert [answers[n].retry_after_seconds for n in (1, 3)] == [1, 1]
+
+
 # -- nothing to do ------------------------------------------------------------------------------------
 
 
@@ -245,6 +276,17 @@ class Observer:
         self.told.append((type(event), event.job.id))
 
 
+async def test_a_stream_with_nothing_to_do_gives_the_result_that_its_pipeline_has_for_it() -> None:
+    class Known(Nothing):
+        def outcome(self, job: Job) -> Outcome:
+            return Outcome(JobStatus.SUCCESS, ContainerOutput(container="x", output=job.request.data))
+
+    async with held(pipelines={"known": Known()}) as node:
+        asked = replace(request("x", word="known"), pipeline="known")
+        async with node.stream(asked) as stream:
+            assert [piece async for piece in stream] == [bytes(asked.data)]
+
+
 @pytest.mark.parametrize("streams", [False, True])
 async def test_a_job_that_has_nothing_to_do_is_told_as_accepted_and_finished_and_its_stream_ends(streams: bool) -> None:
     observer = Observer()
@@ -261,6 +303,66 @@ async def test_a_job_that_has_nothing_to_do_is_told_as_accepted_and_finished_and
         assert await node.fetch([job.id]) == [job]
         assert observer.told == [(JobAccepted, job.id), (JobFinished, job.id)]
         assert await _total(node) == 0
+
+
+# -- what is not taken --------------------------------------------------------------------------------
+
+
+class Full(MemoryTable):
+    """It keeps nothing while it is full."""
+
+    full = True
+
+    async def add(self, jobs: Any) -> Any:
+        if self.full:
+            raise StoreFailed("no space left")
+        return await super().add(jobs)
+
+
+async def ask_for_a_stream(node: Node, asked: JobRequest) -> None:
+    async with node.stream(asked):
+        pass
+
+
+@pytest.mark.parametrize("ask", [Node.submit, ask_for_a_stream])
+async def test_a_store_that_keeps_no_jobs_is_told_by_health_until_it_keeps_one(
+    ask: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = Full()
+    async with make_node(store=EmbeddedStore(table)) as node:
+        with pytest.raises(Unavailable, match="the store cannot keep jobs right now") as raised:
+            await ask(node, request())
+        assert raised.value.retry_after_seconds == 5
+        assert "1 jobs not accepted: no space left" in caplog.text
+        assert "the store keeps no jobs: no space left" in (await node.health()).reasons
+        table.full = False
+        await ask(node, request())
+        assert (await node.health()).healthy
+
+
+async def test_each_request_that_is_not_taken_is_told_with_its_client_and_why() -> None:
+    told: list[Any] = []
+
+    class Observer:
+        def nodekit_observe(self, event: Any) -> None:
+            told.append(event)
+
+    async with held(plugins=[Observer()], each_client=ClientLimits(max_pending=1)) as node:
+        first = await node.submit(keyed("k"))
+        asked = [keyed("k", digest="two"), request("nowhere", client="bob"), request("x", client="carol"), keyed("l")]
+        reused, refused, job, too_many = await node.submit_many(asked)
+        with pytest.raises(Refusal) as stream_refused:
+            await ask_for_a_stream(node, request("nowhere", client="dora"))
+        with pytest.raises(NotFailed) as not_failed:
+            await node.retry(first.id)
+    assert [event.job for event in told if isinstance(event, JobAccepted)] == [first, job]
+    assert [(event.client, event.objection) for event in told if isinstance(event, RequestRefused)] == [
+        ("alice", reused),
+        ("bob", refused),
+        ("alice", too_many),
+        ("dora", stream_refused.value),
+        ("alice", not_failed.value),
+    ]
 
 
 # -- priority -----------------------------------------------------------------------------------------

@@ -35,6 +35,15 @@ def test_a_container_closes_with_its_last_slot_and_opens_again() -> None:
     assert some.open == {"one", "fast"}
     some.give_back("two")
     assert some.take("two")
+    assert not some.take("two")
+
+
+def test_containers_without_any_limit_open_as_they_run() -> None:
+    some = Slots({id: Container(id=id) for id in ("a", "b")}, 3)
+    assert some.open == frozenset()
+    some.set_running({"a"})
+    assert some.open == {"a"}
+    assert some.at_most == 3
 
 
 def test_a_container_without_a_limit_never_closes() -> None:
@@ -96,3 +105,5 @@ def test_a_limit_that_is_set_later_holds_for_its_containers_together() -> None:
     assert some.take("one")
     some.give_back("any")
     assert some.open == {"two", "any", "fast"}
+    some.limit(["any"], 0)
+    assert some.open == {"two", "fast"}
