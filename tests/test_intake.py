@@ -229,15 +229,21 @@ async def test_a_job_is_not_counted_twice_while_it_is_being_kept() -> None:
     assert set(kinds(answers)) == {"Job"}
 
 
-@pytest.mark.parametrize("limits", [{"max_pending": 2}, {"each_client": ClientLimits(max_pending=2)}])
-async def test_a_node_that_holds_more_than_it_may_by_now_takes_nothing_until_there_is_room(limits: Any) -> None:
+@pytest.mark.parametrize(
+    ("limits", "refused"),
+    [({"max_pending": 2}, Unavailable), ({"each_client": ClientLimits(max_pending=2)}, TooManyJobs)],
+)
+async def test_a_node_that_holds_more_than_it_may_by_now_takes_nothing_until_there_is_room(
+    limits: dict[str, Any], refused: type[Unavailable]
+) -> None:
     table = MemoryTable()
     async with held(store=EmbeddedStore(table)) as node:
         jobs = [await node.submit(request("x")) for _ in range(4)]
     async with held(store=EmbeddedStore(table), **limits) as node:
         for job in jobs[:3]:
-            with pytest.raises(Unavailable):
+            with pytest.raises(Unavailable) as raised:
                 await node.submit(request("x"))
+            assert type(raised.value) is refused
             await node.cancel(job.id)
         assert isinstance(await node.submit(request("x")), Job)
 

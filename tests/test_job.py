@@ -60,9 +60,12 @@ def test_failed_attempts_gather_in_the_open_step_until_its_result() -> None:
     job = job.with_result(OUTPUT, last := make_attempt())
     assert job.steps[0].attempts == (*tries, last)
     assert (job.attempt, job.results) == (1, [OUTPUT])
-    job = job.with_failure("reverse", tries[0])
-    assert [len(step.attempts) for step in job.steps] == [3, 1]
-    assert job.attempt == 2
+    for number in (1, 2):
+        job = job.with_failure("reverse", tries[0])
+        assert [len(step.attempts) for step in job.steps] == [3, number]
+        assert job.attempt == number + 1
+    job = job.with_result(replace(OUTPUT, container="reverse"), last)
+    assert [(step.container, len(step.attempts)) for step in job.steps] == [("echo", 3), ("reverse", 3)]
 
 
 def test_the_next_step_gets_the_last_output_or_the_data() -> None:
@@ -90,6 +93,9 @@ def test_the_result_is_that_of_the_last_step_unless_the_outcome_says_otherwise()
     job = make_job("echo", "reverse").with_result(OUTPUT, make_attempt()).with_result(ERROR, make_attempt())
     assert job.result is None
     assert job.intermediate_results == [OUTPUT, ERROR]
+    longer = make_job().with_result(OUTPUT, make_attempt()).with_result(OUTPUT, make_attempt())
+    longer = longer.with_result(ERROR, make_attempt()).finished(Outcome(JobStatus.FAILED), 1.0)
+    assert longer.intermediate_results == [OUTPUT, OUTPUT]
     failed = job.finished(Outcome(JobStatus.FAILED), 1.0)
     assert failed.result == ERROR
     assert failed.intermediate_results == [OUTPUT]

@@ -27,8 +27,8 @@ import hypothesis
 import pytest
 from mutations import Mutant, mutants
 
-ROOT = Path(__file__).parent.parent.parent
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
 
 
 class Trials:
