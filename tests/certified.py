@@ -4,14 +4,20 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
+from contextlib import chdir
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import msgspec
+from click.testing import CliRunner
 from served import NODEKIT
 from test_offers import install
 
+from nodekit.cli import main
 from nodekit.testing.certifying import Certificate
 
 SHELF = """
@@ -35,51 +41,6 @@ class ShelfStore(EmbeddedStore):
 offer = Offer(ShelfConfig, lambda config, file: ShelfStore(config.path))
 """
 """A store that keeps jobs in a file."""
-
-FORGETFUL = """
-import fcntl
-from pathlib import Path
-
-import msgspec
-
-from nodekit import EmbeddedStore, Job, Offer, StoreInUse
-from nodekit_memory import MemoryTable
-
-
-class ShelfConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    path: Path
-
-
-class ShelfTable(MemoryTable):
-    def __init__(self, path):
-        super().__init__()
-        self.path = path
-
-    async def __aenter__(self):
-        self.lock = open(f"{self.path}.lock", "w")
-        try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self.lock.close()
-            raise StoreInUse(f"{self.path} is held by another node") from error
-        kept = self.path.read_bytes() if self.path.exists() else b"[]"
-        for job in msgspec.json.decode(kept, type=list[Job]):
-            self._insert(job)
-        return await super().__aenter__()
-
-    async def __aexit__(self, kind, error, trace):
-        self.path.write_bytes(msgspec.json.encode(list(self._jobs.values())))
-        self.lock.close()
-
-
-class ShelfStore(EmbeddedStore):
-    def __init__(self, path):
-        super().__init__(ShelfTable(path))
-
-
-offer = Offer(ShelfConfig, lambda config, file: ShelfStore(config.path))
-"""
-"""One that writes it when it is left, and has nothing of it when it is killed."""
 
 ECHO = """
 import anyio
@@ -154,6 +115,10 @@ class Guard:
             raise Refusal("Not today")
 
 
+class Doorman(Guard):
+    pass
+
+
 class Observer:
     finished = 0
 
@@ -167,16 +132,17 @@ class Pipeline(Sequence):
 
 
 guard = Offer(Config, lambda config, file: Guard())
+doorman = Offer(Config, lambda config, file: Doorman())
 observer = Offer(Config, lambda config, file: Observer())
 pipeline = Offer(Config, lambda config, file: Pipeline())
 """
-"""A guard, an observer and a pipeline."""
+"""Two guards, an observer and a pipeline."""
 
 
 def install_all_sorts(folder: Path, code: str = ALL_SORTS) -> None:
-    """A distribution with an offer of each of three kinds."""
+    """A distribution with offers of three kinds."""
     install(folder, "nodekit-sorts", code, plugins="guard")
-    groups = {"plugins": ("guard", "observer"), "pipelines": ("pipeline",)}
+    groups = {"plugins": ("guard", "doorman", "observer"), "pipelines": ("pipeline",)}
     lines = [
         f"[nodekit.{group}]\n" + "".join(f"{name} = nodekit_sorts:{name}\n" for name in names)
         for group, names in groups.items()
@@ -184,13 +150,13 @@ def install_all_sorts(folder: Path, code: str = ALL_SORTS) -> None:
     (folder / "nodekit_sorts-1.0.dist-info" / "entry_points.txt").write_text("\n".join(lines))
 
 
+@dataclass(frozen=True)
 class Certified:
     """What a run of the command left."""
 
-    def __init__(self, done: "subprocess.CompletedProcess[str]") -> None:
-        self.exit_code = done.returncode
-        self.out = done.stdout
-        self.err = done.stderr
+    exit_code: int
+    out: str
+    err: str
 
     @property
     def certificate(self) -> Certificate:
@@ -205,17 +171,29 @@ class Certified:
 
 
 def certify(folder: Path, *arguments: str | Path, cwd: Path | None = None, **more: str) -> Certified:
-    """Run the command with what is planted in a folder."""
+    """Run the command in this process, with what is planted in a folder; that is imported in others only."""
+    env = environment(folder, more)
+    with (
+        chdir(cwd or folder),
+        mock.patch.object(sys, "path", [*env["PYTHONPATH"].split(os.pathsep), *sys.path]),
+        mock.patch.object(tempfile, "tempdir", env["TMPDIR"]),
+    ):
+        done = CliRunner().invoke(main, ["certify", *map(str, arguments)], env=env, catch_exceptions=False)
+    return Certified(done.exit_code, done.stdout, done.stderr)
+
+
+def certify_elsewhere(folder: Path, *arguments: str | Path) -> Certified:
+    """Run the command as a process."""
     done = subprocess.run(
         [*NODEKIT, "certify", *map(str, arguments)],
-        env=environment(folder, more),
-        cwd=cwd or folder,
+        env=environment(folder, {}),
+        cwd=folder,
         capture_output=True,
         text=True,
         timeout=360,
         check=False,
     )
-    return Certified(done)
+    return Certified(done.returncode, done.stdout, done.stderr)
 
 
 def environment(folder: Path, more: Mapping[str, str]) -> dict[str, str]:
@@ -243,10 +221,10 @@ __all__ = [
     "ALL_SORTS",
     "ECHO",
     "ECHO_TESTS",
-    "FORGETFUL",
     "SHELF",
     "Certified",
     "certify",
+    "certify_elsewhere",
     "environment",
     "imported",
     "install",

@@ -12,10 +12,10 @@ from certified import (
     ALL_SORTS,
     ECHO,
     ECHO_TESTS,
-    FORGETFUL,
     SHELF,
     Certified,
     certify,
+    certify_elsewhere,
     environment,
     imported,
     install,
@@ -27,11 +27,11 @@ from served import NODEKIT
 import nodekit
 from nodekit import ContainerOutput, ContainerRunner, Step
 from nodekit.testing import ContainerRunnerContract
-from nodekit.testing.certifying import END, START, Wishes, between_marks, find_package
+from nodekit.testing.certifying import END, START, Row, Wishes, between_marks, find_package
 from nodekit.testing.certifying import certify as run_certify
 from nodekit.testing.certifying._honest import limits_of
 
-pytestmark = pytest.mark.timeout(400)  # of a suite that runs in another process, on a machine that is busy
+pytestmark = pytest.mark.timeout(400)  # of suites that run in other processes, on a machine that is busy
 
 
 CLASSES = """
@@ -134,11 +134,17 @@ def shelf(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def echo(tmp_path: Path) -> Path:
-    install(tmp_path, "nodekit-echo", ECHO, runners="echo")
-    (tmp_path / "test_echo.py").write_text(ECHO_TESTS)
-    return tmp_path
+def with_echo(folder: Path, **tests: str) -> Path:
+    """The folder, with a runner and files of tests in it."""
+    install(folder, "nodekit-echo", ECHO, runners="echo")
+    for name, code in tests.items():
+        (folder / f"{name}.py").write_text(code)
+    return folder
+
+
+def row_of(done: Certified, offer: str) -> Row:
+    [row] = [row for row in done.certificate.rows if row.offer == offer]
+    return row
 
 
 # -- packages that keep what they promise ---------------------------------------------------------
@@ -148,7 +154,7 @@ def test_a_store_with_a_path_is_built_again_on_it_and_its_table_goes_into_the_re
     readme = shelf / "README.md"
     readme.write_text(f"# Shelf\n\n{START}\nan old table\n{END}\n\nAnd more.\n")
     kept = set(shelf.rglob("*"))
-    done = certify(shelf, "nodekit_shelf", "--output", "README.md")
+    done = certify_elsewhere(shelf, "nodekit_shelf", "--output", "README.md")
     assert done.exit_code == 0, done.out
     head = done.out.partition("\n")[0]
     assert head.startswith("nodekit-shelf 1.0: **certified** by nodekit-compute")
@@ -169,29 +175,91 @@ def test_a_store_with_a_path_is_built_again_on_it_and_its_table_goes_into_the_re
     assert list(temporary(shelf).iterdir()) == []
 
 
-def test_tests_of_the_package_itself_count_and_what_their_suite_leaves_out_is_a_limit(echo: Path) -> None:
-    done = certify(echo, "nodekit-echo", "test_echo.py", "--json")
-    assert done.exit_code == 0, done.out
-    row = done.row("ContainerRunnerContract")
-    assert (row.kind, row.offer, row.result) == ("runner", "echo", "passed")
+OF_A_KIND_OF_ITS_OWN = (
+    ECHO_TESTS.replace("nodekit_echo.build()", "changed(nodekit_echo.build())").replace(
+        '("asyncio", "trio")', '("trio",)'
+    )
+    + """
+
+class Mine(nodekit_echo.EchoRunner):
+    pass
+
+
+def changed(runner):
+    runner.__class__ = Mine
+    return runner
+"""
+)
+OF_ANOTHER = (
+    f"{ECHO}\n{ECHO_TESTS}".replace("class EchoRunner(FunctionRunner):\n    pass\n", "")
+    .replace("nodekit_echo.build()", "build()")
+    .replace("EchoRunner()", "FunctionRunner()")
+    .replace("import nodekit_echo\n", "")
+    .replace('("asyncio", "trio")', '("trio",)')
+)
+
+
+of_own_tests = pytest.mark.xdist_group("certify own tests")
+
+
+@pytest.fixture(scope="module")
+def own_tests(tmp_path_factory: pytest.TempPathFactory) -> Certified:
+    folder = with_echo(tmp_path_factory.mktemp("echo"), test_echo=ECHO_TESTS, test_kind=OF_A_KIND_OF_ITS_OWN)
+    return certify(folder, "nodekit-echo", "test_echo.py", "test_kind.py", "--json")
+
+
+@of_own_tests
+def test_tests_of_the_package_itself_count_and_what_their_suite_leaves_out_is_a_limit(own_tests: Certified) -> None:
+    assert own_tests.exit_code == 0, own_tests.out
+    row = own_tests.certificate.rows[0]
+    assert (row.kind, row.offer, row.suite, row.result) == ("runner", "echo", "ContainerRunnerContract", "passed")
+    assert row.tests == "test_echo.py::TestEcho"
     assert 0 < row.passed < row.total
     assert row.limits[0] == "`opaque = False`"
     assert "this runner decodes payloads" in row.limits
-    assert set(done.certificate.backends) == {"asyncio", "trio"}
-    assert "tests of the package: test_echo.py" in done.err
+    assert set(own_tests.certificate.backends) == {"asyncio", "trio"}
+    assert "tests of the package: test_echo.py, test_kind.py" in own_tests.err
 
 
-def test_without_tests_of_its_own_the_same_runner_is_held_to_what_it_does_not_say(echo: Path) -> None:
-    done = certify(echo, "nodekit-echo", "--json", "--backend", "trio")
-    assert done.exit_code == 1
-    row = done.row("ContainerRunnerContract")
-    assert (row.passed, row.total - row.passed, row.result) == (row.passed, 1, "failed")
-    [failure] = done.certificate.failures
+@of_own_tests
+def test_tests_of_a_kind_of_its_own_of_the_part_count(own_tests: Certified) -> None:
+    assert [row.tests for row in own_tests.certificate.rows] == ["test_echo.py::TestEcho", "test_kind.py::TestEcho"]
+
+
+of_other_tests = pytest.mark.xdist_group("certify other tests")
+
+
+@pytest.fixture(scope="module")
+def other_tests(tmp_path_factory: pytest.TempPathFactory) -> Certified:
+    broken = "import nothing_of_this_name\n"
+    folder = with_echo(tmp_path_factory.mktemp("echo"), test_another=OF_ANOTHER, test_broken=broken)
+    return certify(folder, "nodekit-echo", "test_broken.py", "test_another.py", "--json", "--backend", "trio")
+
+
+@of_other_tests
+def test_tests_of_another_packages_part_say_nothing_of_an_offer(other_tests: Certified) -> None:
+    assert other_tests.exit_code == 1
+    assert [row.tests for row in other_tests.certificate.rows] == [""]
+
+
+@of_other_tests
+def test_tests_that_cannot_be_collected_are_a_failure_and_the_others_are_run(other_tests: Certified) -> None:
+    failure = other_tests.certificate.failures[0]
+    assert failure.test == "test_broken.py cannot be collected"
+    assert "nothing_of_this_name" in failure.text
+    assert not other_tests.row("ContainerRunnerContract").tests, "only tests that are run show what they are about"
+
+
+@of_other_tests
+def test_a_suite_that_is_made_instead_holds_the_part_to_what_it_does_not_say(other_tests: Certified) -> None:
+    row = other_tests.row("ContainerRunnerContract")
+    assert (row.total - row.passed, row.result) == (1, "failed")
+    failure = other_tests.certificate.failures[1]
     assert failure.offers == ("runner:echo",)
     assert failure.test == "digits and duplicate keys pass unchanged [trio]"
     assert "out of range" in failure.text
     assert any("no container `endless`, `broken`" in limit for limit in row.limits)
-    assert done.certificate.backends == ("trio",)
+    assert other_tests.certificate.backends == ("trio",)
 
 
 def test_a_node_file_gives_what_no_default_can(tmp_path: Path) -> None:
@@ -215,76 +283,93 @@ def test_a_node_file_gives_what_no_default_can(tmp_path: Path) -> None:
     assert row.text == "1 test failed"
 
 
-def test_a_guard_an_observer_and_a_pipeline_are_each_held_to_their_suite(tmp_path: Path) -> None:
-    install_all_sorts(tmp_path)
-    done = certify(tmp_path, "nodekit-sorts", "--json")
-    assert done.exit_code == 0, done.out
-    suites = {row.offer: row.suite for row in done.certificate.rows}
-    assert suites == {"pipeline": "PipelineContract", "guard": "GuardContract", "observer": "ObserverContract"}
-    assert all(row.passed for row in done.certificate.rows)
-    assert any("`unwelcome`" in limit for limit in done.row("GuardContract").limits), "nobody said whom it refuses"
-    assert "nobody has said what containers answer" in done.row("PipelineContract").limits
+of_sorts = pytest.mark.xdist_group("certify sorts")
 
 
-def test_a_class_about_one_plugin_leaves_the_other_to_a_suite_that_is_made_for_it(tmp_path: Path) -> None:
-    install_all_sorts(tmp_path)
-    (tmp_path / "test_guard.py").write_text(GUARD_TESTS)
-    chosen = ("--offer", "plugin:guard", "--offer", "plugin:observer")
-    done = certify(tmp_path, "nodekit-sorts", "test_guard.py", "--json", *chosen)
-    assert done.exit_code == 0, done.out
-    guard, observer = done.row("GuardContract"), done.row("ObserverContract")
-    assert (guard.offer, guard.tests, guard.limits) == (
-        "guard",
-        "test_guard.py::TestGuard",
-        (),
-    )
+@pytest.fixture(scope="module")
+def sorts(tmp_path_factory: pytest.TempPathFactory) -> Certified:
+    folder = tmp_path_factory.mktemp("sorts")
+    install_all_sorts(folder)
+    (folder / "test_guard.py").write_text(GUARD_TESTS)
+    return certify(folder, "nodekit-sorts", "test_guard.py", "--json")
+
+
+@of_sorts
+def test_a_guard_an_observer_and_a_pipeline_are_each_held_to_their_suite(sorts: Certified) -> None:
+    assert sorts.exit_code == 0, sorts.out
+    suites = {row.offer: row.suite for row in sorts.certificate.rows}
+    assert suites == {
+        "pipeline": "PipelineContract",
+        "guard": "GuardContract",
+        "doorman": "GuardContract",
+        "observer": "ObserverContract",
+    }
+    assert all(row.passed for row in sorts.certificate.rows)
+    assert "nobody has said what containers answer" in row_of(sorts, "pipeline").limits
+
+
+@of_sorts
+def test_of_several_offers_one_is_certified_by_tests_of_its_own_part(sorts: Certified) -> None:
+    guard = row_of(sorts, "guard")
+    assert (guard.tests, guard.limits) == ("test_guard.py::TestGuard", ())
     assert guard.passed == guard.total, "what it need not have is not counted"
-    assert (observer.offer, observer.tests) == ("observer", "")
+
+
+@of_sorts
+def test_for_offers_that_no_tests_are_about_suites_are_made(sorts: Certified) -> None:
+    doorman, observer = row_of(sorts, "doorman"), row_of(sorts, "observer")
+    assert (doorman.tests, observer.tests) == ("", "")
+    assert any("`unwelcome`" in limit for limit in doorman.limits), "nobody said whom it refuses"
 
 
 # -- packages that do not -------------------------------------------------------------------------
 
-
-def test_a_store_that_forgets_what_it_kept_is_not_certified_and_the_failures_say_so(tmp_path: Path) -> None:
-    install(tmp_path, "nodekit-shelf", FORGETFUL, stores="shelf")
-    (tmp_path / "test_shelf.py").write_text(SHELF_TESTS)
-    done = certify(tmp_path, "nodekit-shelf", "test_shelf.py", "--json")
-    assert done.exit_code == 1
-    row = done.row("DurableJobStoreContract")
-    assert row.result == "failed"
-    failed = {failure.test for failure in done.certificate.failures}
-    assert any(test.startswith("what a call has kept survives a kill") for test in failed)
-    assert not any(test.startswith("added jobs survive") for test in failed), "it does, where it is left properly"
-    assert row.text == f"{len(failed)} tests failed"
-    assert row.passed < row.total
-    assert not done.certificate.certified
+BREAKS = {
+    "guard": ('request.client == "mallory"', "len(request.containers[7]) > 1", "whatever a client sends"),
+    "observer": ("self.finished += 1", "event.nothing", "it is told of jobs"),
+    "pipeline": (
+        "class Pipeline(Sequence):\n    pass",
+        f"class Pipeline(Sequence):{IMPURE}",
+        "the same job always gets",
+    ),
+    "doorman": ("class Doorman(Guard):\n    pass", "class Doorman:\n    nodekit_observes = print", ""),
+}
 
 
-@pytest.mark.parametrize(
-    ("offer", "old", "new", "sentence"),
-    [
-        ("plugin:guard", 'request.client == "mallory"', "len(request.containers[7]) > 1", "whatever a client sends"),
-        ("plugin:observer", "self.finished += 1", "event.nothing", "it is told of jobs"),
-        ("pipeline:pipeline", "    pass", IMPURE, "the same job always gets the same answer"),
-    ],
-)
-def test_a_plugin_or_pipeline_that_breaks_its_promise_is_not_certified(
-    tmp_path: Path, offer: str, old: str, new: str, sentence: str
+of_broken_sorts = pytest.mark.xdist_group("certify broken sorts")
+
+
+@pytest.fixture(scope="module")
+def broken_sorts(tmp_path_factory: pytest.TempPathFactory) -> Certified:
+    folder, code = tmp_path_factory.mktemp("sorts"), ALL_SORTS
+    for old, new, _ in BREAKS.values():
+        assert old in code
+        code = code.replace(old, new)
+    install_all_sorts(folder, code)
+    return certify(folder, "nodekit-sorts", "--json")
+
+
+@of_broken_sorts
+@pytest.mark.parametrize("offer", ["guard", "observer", "pipeline"])
+def test_an_offer_that_breaks_its_promise_has_failed_and_its_failures_say_so(
+    broken_sorts: Certified, offer: str
 ) -> None:
-    assert old in ALL_SORTS
-    install_all_sorts(tmp_path, ALL_SORTS.replace(old, new))
-    done = certify(tmp_path, "nodekit-sorts", "--json", "--offer", offer)
-    assert done.exit_code == 1
-    [row] = done.certificate.rows
-    assert (f"{row.kind}:{row.offer}", row.result) == (offer, "failed")
-    assert any(failure.test.startswith(sentence) for failure in done.certificate.failures), done.out
+    row = row_of(broken_sorts, offer)
+    failed = [one for one in broken_sorts.certificate.failures if one.offers == (f"{row.kind}:{offer}",)]
+    assert any(one.test.startswith(BREAKS[offer][-1]) for one in failed), failed
+    assert row.result == "failed"
+    assert row.text == f"{len(failed)} test{'s' * (len(failed) > 1)} failed"
+    assert 0 < row.passed < row.total
 
 
-def test_a_plugin_with_a_hook_that_is_none_is_told_the_nearest_one(tmp_path: Path) -> None:
-    install_all_sorts(tmp_path, ALL_SORTS.replace("def nodekit_observe", "def nodekit_observes"))
-    done = certify(tmp_path, "nodekit-sorts", "--json", "--offer", "plugin:observer")
-    assert done.exit_code == 1
-    [row] = done.certificate.rows
+@of_broken_sorts
+def test_a_package_whose_offers_break_their_promises_is_not_certified(broken_sorts: Certified) -> None:
+    assert (broken_sorts.exit_code, broken_sorts.certificate.certified) == (1, False)
+
+
+@of_broken_sorts
+def test_a_plugin_with_a_hook_that_is_none_is_told_the_nearest_one(broken_sorts: Certified) -> None:
+    row = row_of(broken_sorts, "doorman")
     assert row.result == "not run"
     assert "did you mean nodekit_observe?" in row.text
 
@@ -295,7 +380,7 @@ def classes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Certifie
     folder = tmp_path_factory.mktemp("classes")
     install_all_sorts(folder)
     (folder / "test_classes.py").write_text(CLASSES)
-    done = certify(folder, "nodekit-sorts", "test_classes.py", "--timeout", "30", "--offer", "pipeline:pipeline")
+    done = certify(folder, "nodekit-sorts", "test_classes.py", "--timeout", "10", "--offer", "pipeline:pipeline")
     rows = {re.sub(r".*\(`(\w+)`\)", r"\1", cells[1]): cells for cells in rows_of(done.out)}
     assert set(rows) == set(re.findall(r"^class (Test\w+)", CLASSES, re.MULTILINE))
     yield done, rows
@@ -303,8 +388,10 @@ def classes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Certifie
 
 
 Classes = tuple[Certified, dict[str, list[str]]]
+of_classes = pytest.mark.xdist_group("certify classes")
 
 
+@of_classes
 @pytest.mark.parametrize("name", ["TestOverrides", "TestRemoves"])
 def test_a_class_that_changes_a_test_of_its_suite_is_found_out(classes: Classes, name: str) -> None:
     done, rows = classes
@@ -312,10 +399,12 @@ def test_a_class_that_changes_a_test_of_its_suite_is_found_out(classes: Classes,
     assert done.exit_code == 1
 
 
+@of_classes
 def test_a_class_that_has_marked_its_tests_is_found_out(classes: Classes) -> None:
     assert re.fullmatch(r"\*\*\d+ tests changed: test_.* and \d+ more\*\*", classes[1]["TestMarks"][-1])
 
 
+@of_classes
 def test_a_class_that_skips_a_test_of_its_suite_is_found_out_but_what_is_its_own_it_may_skip(classes: Classes) -> None:
     *_, limits, result = classes[1]["TestSkips"]
     assert result == "**1 test changed: test_a_job_goes_on_after_a_restart**"
@@ -323,6 +412,7 @@ def test_a_class_that_skips_a_test_of_its_suite_is_found_out_but_what_is_its_own
     assert "it is of no suite" in limits
 
 
+@of_classes
 def test_what_the_suite_leaves_out_and_a_setting_that_differs_are_limits(classes: Classes) -> None:
     *_, limits, _ = classes[1]["TestOverrides"]
     assert "`timeout_seconds = 19.0`" in limits
@@ -351,64 +441,38 @@ async def passes(self):
 for name in [name for name in dir(ContainerRunnerContract) if name.startswith("test_")]:
     setattr(ContainerRunnerContract, name, passes)
 """
-CHEATS = {
-    "says that it has called": ("conftest.py", "def pytest_pyfunc_call(pyfuncitem):\n    return True\n"),
-    "makes reports": ("conftest.py", "def pytest_runtest_makereport(item, call):\n    call.excinfo = None\n"),
-    "changes the suite": ("conftest.py", PATCHING),
-    "changes the suite before": ("early.py", PATCHING),
+TAKES_CALLS = "def pytest_pyfunc_call(pyfuncitem):\n    return True\n"
+MAKES_REPORTS = "def pytest_runtest_makereport(item, call):\n    call.excinfo = None\n"
+FIRST = "import pytest\n\n\n@pytest.hookimpl(tryfirst=True)\n"
+CHEATS: dict[str, tuple[str, dict[str, str]]] = {
+    "hooks": ("", {"a/conftest.py": FIRST + TAKES_CALLS, "b/conftest.py": FIRST + MAKES_REPORTS}),
+    "changes the suite": ("", {"conftest.py": PATCHING}),
+    "changes the suite before": ("-p early", {"early.py": PATCHING}),
+    "sets up only": ("--setup-only", {}),
 }
 
 
-@pytest.fixture(scope="module")
-def cheating(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A runner that breaks its promise."""
-    folder = tmp_path_factory.mktemp("cheating")
-    install(folder, "nodekit-echo", ECHO.replace("return data", "return {'another': data}"), runners="echo")
-    return folder
-
-
-@pytest.mark.parametrize("how", [*CHEATS, "sets up only"])
-def test_a_package_that_has_its_tests_pass_without_running_them_is_found_out(cheating: Path, how: str) -> None:
-    place = cheating / how.replace(" ", "-")
-    place.mkdir()
-    (place / "test_echo.py").write_text(ECHO_TESTS.replace('("asyncio", "trio")', '("asyncio",)'))
-    options = {"sets up only": "--setup-only", "changes the suite before": "-p early"}.get(how, "")
-    (place / "pytest.ini").write_text(f"[pytest]\naddopts = {options}\npythonpath = {place}\n")
-    if how in CHEATS:
-        name, code = CHEATS[how]
-        code = code if "pytest_" not in code else f"import pytest\n\n\n@pytest.hookimpl(tryfirst=True)\n{code}"
-        (place / name).write_text(code)
-    run = certify(cheating, "nodekit-echo", place, "--json", cwd=place, PYTHONPATH=f"{cheating}:{place}")
+@pytest.mark.parametrize("how", CHEATS)
+def test_a_package_that_has_its_tests_pass_without_running_them_is_found_out(tmp_path: Path, how: str) -> None:
+    """Its runner breaks its promise."""
+    install(tmp_path, "nodekit-echo", ECHO.replace("return data", "return {'another': data}"), runners="echo")
+    options, files = CHEATS[how]
+    tests = ["a/test_a.py", "b/test_b.py"] if "a/conftest.py" in files else ["test_echo.py"]
+    (tmp_path / "pytest.ini").write_text(f"[pytest]\naddopts = {options}\npythonpath = {tmp_path}\n")
+    own = ECHO_TESTS.replace('("asyncio", "trio")', '("asyncio",)')
+    for name, code in (files | dict.fromkeys(tests, own)).items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(code)
+    run = certify(tmp_path, "nodekit-echo", *tests, "--json")
     assert run.exit_code == 1
     assert not run.certificate.certified
+    assert [row.tests for row in run.certificate.rows] == [f"{test}::TestEcho" for test in tests]
+    assert not any(row.result == "passed" for row in run.certificate.rows)
 
 
-def test_tests_of_another_packages_part_say_nothing_of_an_offer(cheating: Path) -> None:
-    tests = cheating / "test_another.py"
-    tests.write_text(
-        f"{ECHO}\n{ECHO_TESTS}".replace("class EchoRunner(FunctionRunner):\n    pass\n", "")
-        .replace("nodekit_echo.build()", "build()")
-        .replace("EchoRunner()", "FunctionRunner()")
-        .replace("import nodekit_echo\n", "")
-    )
-    run = certify(cheating, "nodekit-echo", tests, "--json")
-    assert run.exit_code == 1
-    assert [row.tests for row in run.certificate.rows] == [""]
-
-
-def test_tests_of_a_kind_of_its_own_of_the_part_count(echo: Path) -> None:
-    tests = echo / "test_kind.py"
-    own = "\n\nclass Mine(nodekit_echo.EchoRunner):\n    pass\n"
-    code = ECHO_TESTS.replace("nodekit_echo.build()", "changed(nodekit_echo.build())")
-    code += f"{own}\n\ndef changed(runner):\n    runner.__class__ = Mine\n    return runner\n"
-    tests.write_text(code)
-    run = certify(echo, "nodekit-echo", tests, "--json")
-    assert run.exit_code == 0
-    assert run.row("ContainerRunnerContract").tests.endswith("TestEcho")
-
-
+@of_classes
 @pytest.mark.parametrize(
-    ("name", "words"), [("TestHangs", "not done within 30 s"), ("TestDies", "a last word")], ids=["hangs", "dies"]
+    ("name", "words"), [("TestHangs", "not done within 10 s"), ("TestDies", "a last word")], ids=["hangs", "dies"]
 )
 def test_a_test_that_does_not_end_is_a_failure_and_the_others_are_run(classes: Classes, name: str, words: str) -> None:
     done, rows = classes
@@ -419,18 +483,9 @@ def test_a_test_that_does_not_end_is_a_failure_and_the_others_are_run(classes: C
     assert done.out.count("**check raises nothing but refusals**") == 2
 
 
+@of_classes
 def test_tests_of_no_suite_are_not_run(classes: Classes) -> None:
     assert "none of our business" not in classes[0].out
-
-
-def test_tests_that_cannot_be_collected_are_a_failure(echo: Path) -> None:
-    (echo / "test_broken.py").write_text("import nothing_of_this_name\n")
-    done = certify(echo, "nodekit-echo", "test_broken.py", "test_echo.py", "--json")
-    assert done.exit_code == 1
-    assert done.row("ContainerRunnerContract").result == "passed"
-    [failure] = done.certificate.failures
-    assert failure.test == "test_broken.py cannot be collected"
-    assert "nothing_of_this_name" in failure.text
 
 
 @pytest.mark.parametrize(
@@ -461,8 +516,8 @@ def test_an_import_that_does_not_end_is_given_up(tmp_path: Path, monkeypatch: py
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     told: list[str] = []
-    [row] = run_certify(find_package("nodekit-shelf"), Wishes(start_seconds=3), told.append).rows
-    assert (row.result, row.text) == ("not run", "it was not done within 3 s, and was ended")
+    [row] = run_certify(find_package("nodekit-shelf"), Wishes(start_seconds=1), told.append).rows
+    assert (row.result, row.text) == ("not run", "it was not done within 1 s, and was ended")
     assert told == ["store:shelf: looking at it"]
 
 
@@ -522,23 +577,11 @@ def test_settings_of_the_command_line_reach_the_offer(tmp_path: Path) -> None:
     assert "size: expected a whole number" in row.text
 
 
-def test_of_several_stores_each_is_certified_by_tests_of_its_own_part(tmp_path: Path) -> None:
-    (tmp_path / "test_memory.py").write_text(MEMORY_TESTS)
-    chosen = ("--offer", "store:memory", "--offer", "store:sqlite")
-    done = certify(tmp_path, "nodekit-compute", "test_memory.py", "--json", *chosen, "--set", "sqlite.group=nothing")
-    assert done.exit_code == 1
-    rows = {row.offer: row for row in done.certificate.rows}
-    assert rows["memory"].result == "passed"
-    assert rows["memory"].suite == "JobStoreContract"
-    assert rows["sqlite"].result == "not run"
-    assert "group" in rows["sqlite"].text
-
-
 # -- what it leaves, and what it takes ------------------------------------------------------------
 
 
-def test_it_leaves_no_process_behind_however_it_ends(echo: Path) -> None:
-    (echo / "test_hangs.py").write_text(HANGS)
+def test_it_leaves_no_process_behind_however_it_ends(tmp_path: Path) -> None:
+    echo = with_echo(tmp_path, test_hangs=HANGS)
     command = [*NODEKIT, "certify", "nodekit-echo", "test_hangs.py"]
     with subprocess.Popen(command, cwd=echo, env=environment(echo, {}), stderr=subprocess.DEVNULL) as process:
         try:
@@ -553,7 +596,7 @@ def test_it_leaves_no_process_behind_however_it_ends(echo: Path) -> None:
 
 def test_without_pytest_it_says_how_to_get_it(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['pytest'] = None\n")
-    done = certify(tmp_path, "nodekit-compute")
+    done = certify_elsewhere(tmp_path, "nodekit-compute")
     assert done.exit_code == 1
     assert "pip install pytest" in done.err
 
@@ -590,39 +633,6 @@ async def endless(data):
 async def broken(data):
     yield b"half"
     raise ValueError("as it was told")
-"""
-
-SHELF_TESTS = """
-import pytest
-
-from nodekit.testing import DurableJobStoreContract
-from nodekit_shelf import ShelfStore
-
-
-class TestShelf(DurableJobStoreContract):
-    timeout_seconds = 2.0
-
-    @pytest.fixture
-    def open_store(self, tmp_path):
-        return lambda: ShelfStore(tmp_path / "jobs")
-"""
-
-MEMORY_TESTS = """
-import pytest
-
-from nodekit.testing import JobStoreContract
-from nodekit_memory import MemoryStore
-
-
-class TestMemory(JobStoreContract):
-    @pytest.fixture
-    def anyio_backend(self):
-        return "asyncio"
-
-    @pytest.fixture
-    async def store(self):
-        async with MemoryStore() as store:
-            yield store
 """
 
 HANGS = """

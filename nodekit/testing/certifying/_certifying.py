@@ -30,6 +30,8 @@ _RESTARTS = 5
 """How many tests may hang, or end their process, before the rest is given up."""
 _WELL = (0, 1, 5)
 """Exit codes of pytest: all passed, some failed, none were there."""
+_NO_OTHER_PLUGINS = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+"""For suites that are made: other plugins of pytest take time to start, and may change what the tests do."""
 
 
 class Wishes(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,7 +75,7 @@ class _Certifying:
         return certificate(self._package, looked, own, made)
 
     def _subjects(self) -> list[Subject]:
-        """What to look at; with tests of its own also what was not asked for, to know what they are about."""
+        """What to look at; with tests of its own also others of the same kinds, to know which ones they are about."""
         subjects = [
             Subject(
                 kind=kind,
@@ -85,7 +87,9 @@ class _Certifying:
             )
             for kind, entry in self._package.offers
         ]
-        return subjects if self._wishes.tests else [subject for subject in subjects if self._is_asked(subject)]
+        asked = [subject for subject in subjects if self._is_asked(subject)]
+        kinds = {subject.kind for subject in asked}
+        return [subject for subject in subjects if subject.kind in kinds] if self._wishes.tests else asked
 
     def _is_asked(self, subject: Subject) -> bool:
         return not self._wishes.only or subject.label in self._wishes.only
@@ -124,7 +128,8 @@ class _Certifying:
         lines += [f"Test{suite} = made({subject!r}, {suite!r}, {self._wishes.backends!r})\n" for suite in suites]
         file = folder / f"test_{one.subject.kind}.py"
         file.write_text("".join(lines))
-        return self._told(["-c", str(folder / "pytest.ini"), "--noconftest", str(file)], cwd=folder)
+        options = ["-c", str(folder / "pytest.ini"), "--noconftest", "-p", "anyio.pytest_plugin"]
+        return self._told([*options, str(file)], cwd=folder, **_NO_OTHER_PLUGINS)
 
     def _written(self, subject: Subject) -> Path:
         file = subject.folder / "subject.json"
@@ -139,18 +144,18 @@ class _Certifying:
 
     # -- tests ------------------------------------------------------------------------------------
 
-    def _told(self, arguments: Sequence[str], *, cwd: Path | None = None) -> list[Told]:
+    def _told(self, arguments: Sequence[str], *, cwd: Path | None = None, **env: str) -> list[Told]:
         """What the tests told; those that come after one that hangs, or ends the process, have another process."""
         all_told: list[Told] = []
         for _ in range(_RESTARTS):
-            told, open_test = self._once(arguments, _done(all_told), cwd)
+            told, open_test = self._once(arguments, _done(all_told), cwd, env)
             all_told += told
             if open_test is None:
                 break
         return all_told
 
     def _once(
-        self, arguments: Sequence[str], done: tuple[str, ...], cwd: Path | None
+        self, arguments: Sequence[str], done: tuple[str, ...], cwd: Path | None, env: Mapping[str, str]
     ) -> tuple[list[Told], Begun | None]:
         """What was told, and the test that did not end."""
         folder = self._fresh()
@@ -167,6 +172,7 @@ class _Certifying:
             start_seconds=self._wishes.start_seconds,
             seconds=self._wishes.seconds,
             cwd=cwd,
+            **env,
             **{ORDER: str(order)},
         )
         told = _read(report)
