@@ -1,12 +1,17 @@
 """What all tests share. The core is tested on asyncio and trio; modules about parts that stand on asyncio say so."""
 
+import os
 import signal
+import sys
 from collections.abc import Iterator
 
 import chance
 import pytest
 
 from nodekit.testing import VirtualClock
+
+sys.dont_write_bytecode = False  # or each process that a test starts, and each worker, compiles all of nodekit anew
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 pytest_plugins = ["engine.fixtures"]
 

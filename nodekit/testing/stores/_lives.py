@@ -41,8 +41,12 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 class Life:
     """Works on a store from several tasks, leaves it now and then and opens it again, and tells of each call."""
 
-    def __init__(self, open_store: Callable[[], JobStore], tell: Tell, chance: Random) -> None:
+    def __init__(
+        self, open_store: Callable[[], JobStore], tell: Tell, chance: Random, *, stops_after: int | None = None
+    ) -> None:
         self._open_store, self._tell, self._chance = open_store, tell, chance
+        self._stops_after = stops_after
+        self._words = 0
         self._calls = count()
         self._finished = deque[JobId]()
         """Told to be, and deleted by no task yet."""
@@ -127,6 +131,9 @@ class Life:
 
     def _say(self, word: Word) -> None:
         self._tell(msgspec.json.encode(word))
+        self._words += 1
+        while self._words == self._stops_after:
+            time.sleep(60)  # and none of the other tasks has a turn
 
 
 async def look(store: JobStore, ids: Collection[JobId]) -> Found:

@@ -27,7 +27,7 @@ class CrashingContract(JobStoreContract):
 
     kill_seconds: float = 60.0
     """How long a process that is to be killed may take for some fifty calls: a bound for one that hangs."""
-    kills: int = 5
+    kills: int = 6
     """How often a process that works on the same data is killed, on each event loop: more find what is rarer."""
     kill_jobs: int = 500
     """How many jobs are there by then. The more, the longer a store takes that rewrites all of them at each change."""
@@ -65,24 +65,36 @@ class CrashingContract(JobStoreContract):
             memory.hear(line)
         for kill in range(1, self.kills + 1):
             try:
-                self._die_and_look(open_store, run, Random(chance.random()), memory)
+                self._die_and_look(open_store, run, Random(chance.random()), memory, idle=kill % 2 == 1)
             except AssertionError as error:
                 raise AssertionError(
                     f"after kill {kill} of {self.kills} ({KILL_SEED}={seed} makes the same choices): {error}"
                 ) from error
 
     def _die_and_look(
-        self, open_store: Callable[[], JobStore], run: Callable[..., Any], chance: Random, memory: Memory
+        self,
+        open_store: Callable[[], JobStore],
+        run: Callable[..., Any],
+        chance: Random,
+        memory: Memory,
+        *,
+        idle: bool,
     ) -> None:
+        """Kill a process, look in another one, which is killed as well, and compare.
+
+        The first is killed in the middle of its work. If it is to be `idle`, it does nothing more by then, so that no
+        later call makes good what an earlier one has left undone.
+        """
+
         def live(tell: Tell) -> None:
-            run(Life(open_store, tell, chance).live)
+            run(Life(open_store, tell, chance, stops_after=moment if idle else None).live)
 
         def look_again(tell: Tell) -> None:
             run(self._look, open_store, tell, memory, leaves)
 
         leaves = chance.random() < 0.5
         moment = chance.randrange(1, 80)
-        later = 0.05 * chance.random() ** 2
+        later = 0.0 if idle else 0.05 * chance.random() ** 2
         for line in told_until_killed(live, lines=moment, seconds=self.kill_seconds, later_seconds=later):
             memory.hear(line)
         found = msgspec.json.decode(told_until_killed(look_again, lines=1, seconds=self.kill_seconds)[0], type=Found)

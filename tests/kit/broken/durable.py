@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 import pytest
@@ -154,22 +154,39 @@ class WritesWhenItAdds(WritesAtItsEnd):
         return kept
 
 
-class WritesInPlace(Sound):
-    """A file that was written in part is of no use. The disk is so slow that it is so nearly always."""
+class WritesThroughABuffer(Sound):
+    """The last bytes of the file are in this process, until there are newer ones."""
+
+    file: BinaryIO | None = None
+
+    async def __aexit__(self, *error: Any) -> None:
+        self.close()
+        await super().__aexit__(*error)
+
+    def close(self) -> None:
+        if self.file:
+            self.file.close()
 
     def write(self) -> None:
+        self.close()
         whole = self.encoded()
-        try:
-            with self.path.open("wb") as file:
-                file.write(whole[:10])
-                file.flush()
-                time.sleep(0.02)
-                file.write(whole[10:])
-        except OSError as error:
-            raise StoreFailed(f"cannot write {self.path}: {error}") from error
+        self.file = self.path.open("wb")
+        self.file.write(whole[:-1])
+        self.file.flush()
+        self.file.write(whole[-1:])
 
 
 # -- on a full disk --------------------------------------------------------------------------------
+
+
+class WritesInPlace(Sound):
+    """What was there is gone before what comes is there."""
+
+    def write(self) -> None:
+        try:
+            self.path.write_bytes(self.encoded())
+        except OSError as error:
+            raise StoreFailed(f"cannot write {self.path}: {error}") from error
 
 
 class ShowsWhatItRefused(Sound):
