@@ -190,7 +190,7 @@ class _Rotation:
 
 
 class _Ranking:
-    """Clients by numbers that only grow; those that have grown or gone since are corrected when they come to the top."""
+    """Clients by numbers that only grow. Those that have grown or gone are corrected when they come to the top."""
 
     __slots__ = ("_heap", "_numbers")
 

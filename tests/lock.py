@@ -19,4 +19,6 @@ def locked() -> dict[str, Locked]:
     """Read the lock, by normalised names."""
     text = LOCK.read_text(encoding="utf-8")
     blocks = re.findall(r"^([a-z0-9-]+)==(\S+)((?:.*\\\n)*.*)", text, re.MULTILINE)
-    return {name: Locked(version, frozenset(re.findall(r"--hash=sha256:(\w+)", rest))) for name, version, rest in blocks}
+    return {
+        name: Locked(version, frozenset(re.findall(r"--hash=sha256:(\w+)", rest))) for name, version, rest in blocks
+    }

@@ -33,7 +33,17 @@ def test_a_worker_that_dies_ends_the_run_with_the_name_of_its_test(tmp_path: Pat
     (tmp_path / "test_dying.py").write_text(DYING)
     [line] = re.findall(r"^PYTEST := (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     flags = shlex.split(line.partition(" -m pytest ")[2].replace("$(WORKERS)", "2"))
-    command = [sys.executable, "-m", "pytest", *flags, "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        *flags,
+        "-p",
+        "no:cacheprovider",
+        "--rootdir",
+        str(tmp_path),
+        str(tmp_path),
+    ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 1
     assert "crashed while running 'test_dying.py::test_that_dies[1]" in done.stdout
@@ -44,7 +54,11 @@ def declared() -> Iterator[Requirement]:
     for file in (ROOT / "pyproject.toml", *(ROOT / "contrib").glob("*/pyproject.toml")):
         tables = tomllib.loads(file.read_text(encoding="utf-8"))
         extras = tables["project"].get("optional-dependencies", {}).values()
-        for text in (*tables["project"]["dependencies"], *tables["build-system"]["requires"], *sum(extras, [])):
+        for text in (
+            *tables["project"]["dependencies"],
+            *tables["build-system"]["requires"],
+            *(text for extra in extras for text in extra),
+        ):
             yield Requirement(text)
 
 

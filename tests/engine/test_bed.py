@@ -96,8 +96,8 @@ def test_service_eats_until_it_is_killed(engine: Engine) -> None:
 
 
 def test_threads_of_programs_in_the_image_can_end(engine: Engine) -> None:
-    ends = "import ctypes, threading; t = threading.Thread(target=ctypes.CDLL(None).pthread_exit, args=[None]); t.start()"
-    code = f"{ends}; t.join(1); import os; os._exit(0)"
+    thread = "threading.Thread(target=ctypes.CDLL(None).pthread_exit, args=[None])"
+    code = f"import ctypes, os, threading; t = {thread}; t.start(); t.join(1); os._exit(0)"
     engine.client.containers.run(engine.images.python, ["python3", "-c", code], remove=True)
 
 

@@ -48,7 +48,7 @@ def images(engine: Any) -> None:
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Download what an image without a network needs to install nodekit, in the versions and with the hashes of the lock."""
+    """Download what an image without a network needs to install nodekit, as it is locked."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     needed = ["pip", *project["build-system"]["requires"], *project["project"]["dependencies"]]
     folder = tmp_path_factory.mktemp("wheels")

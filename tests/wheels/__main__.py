@@ -1,8 +1,9 @@
 """What users install, tried as they have it: wheels alone, in a new environment, from a folder outside the checkout.
 
 `make packages` runs it. Wheels of nodekit, of what is in `contrib` and of the examples that are packages are built and
-installed with the dependencies that they declare, in the versions and with the hashes of `requirements.lock`. Then the demo runs, and so do the tests of all of them; each kind of
-package that `nodekit new` writes is built, installed, tested and certified. Nothing may come from the checkout.
+installed with the dependencies that they declare, in the versions and with the hashes of `requirements.lock`. Then the
+demo runs, and so do the tests of all of them; each kind of package that `nodekit new` writes is built, installed, tested
+and certified. Nothing may come from the checkout.
 """
 
 import os
@@ -63,7 +64,9 @@ class Bench:
         self._pip("--python", self._python, "install", *found, *(f"{wheel}{extra}" for wheel in wheels))
 
     def _pip(self, *arguments: object) -> None:
-        self._run([sys.executable, "-m", "pip", "-qq", "--disable-pip-version-check", *map(str, arguments)], self.folder)
+        self._run(
+            [sys.executable, "-m", "pip", "-qq", "--disable-pip-version-check", *map(str, arguments)], self.folder
+        )
 
     def run(self, *command: object, folder: Path | None = None, **more: str) -> str:
         """What a program of the environment prints; a failure has all of it."""
