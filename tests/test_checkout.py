@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from lock import LOCK, locked
@@ -53,13 +54,9 @@ def declared() -> Iterator[Requirement]:
     """Yield what the projects of this checkout require, to run, to be tested and checked, and to be built."""
     for file in (ROOT / "pyproject.toml", *(ROOT / "contrib").glob("*/pyproject.toml")):
         tables = tomllib.loads(file.read_text(encoding="utf-8"))
-        extras = tables["project"].get("optional-dependencies", {}).values()
-        for text in (
-            *tables["project"]["dependencies"],
-            *tables["build-system"]["requires"],
-            *(text for extra in extras for text in extra),
-        ):
-            yield Requirement(text)
+        project = tables["project"]
+        extras = project.get("optional-dependencies", {}).values()
+        yield from map(Requirement, chain(tables["build-system"]["requires"], project["dependencies"], *extras))
 
 
 def test_the_lock_has_a_version_within_its_range_of_all_that_is_declared() -> None:
