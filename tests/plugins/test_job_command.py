@@ -1,7 +1,8 @@
-"""`nodekit job`, as a process, against nodes that are served and against what is none."""
+"""`nodekit job`, against nodes that are served and against what is none."""
 
 import asyncio
 import fcntl
+import io
 import json
 import os
 import pty
@@ -11,6 +12,7 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import termios
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -30,6 +32,7 @@ from test_cli import SERVED, SLOW
 from test_config import write
 
 from nodekit import Container, JobStatus, Retry
+from nodekit.cli import main
 from nodekit_asgi.cli import _waiting
 from nodekit_asgi.cli._address import parse_url
 from nodekit_asgi.cli._client import NodeClient, Reply
@@ -69,12 +72,32 @@ class Done(msgspec.Struct):
 
 
 async def call(url: str, *arguments: str, stdin: bytes = b"") -> Done:
-    """Run `nodekit job` to its end."""
-    environment = {**os.environ, "NODEKIT_URL": url, "PYTHONWARNINGS": "error"}
+    """Call `nodekit job` to its end, in a thread of this process: starting one takes longer than most commands do."""
     with anyio.fail_after(LONG_SECONDS):
-        done = await anyio.run_process(
-            [*NODEKIT, "job", *arguments], input=stdin, check=False, env=environment, cwd="/"
-        )
+        return await anyio.to_thread.run_sync(_call, url, arguments, stdin, abandon_on_cancel=True)
+
+
+class Given(io.BytesIO):
+    name = "<stdin>"
+
+
+def _call(url: str, arguments: Sequence[str], stdin: bytes) -> Done:
+    given, out, err = Given(stdin), io.BytesIO(), io.BytesIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NODEKIT_URL", url)
+        for name, stream in (("stdin", given), ("stdout", out), ("stderr", err)):
+            patch.setattr(sys, name, io.TextIOWrapper(stream, "utf-8", write_through=True))
+        with pytest.raises(SystemExit) as ended:
+            main(["job", *arguments], prog_name="nodekit")
+        return Done(ended.value.code or 0, out.getvalue().decode(), err.getvalue().decode())
+
+
+async def spawn(url: str, *arguments: str) -> Done:
+    """As `call`, as a process, of which warnings are errors."""
+    environment = {**os.environ, "NODEKIT_URL": url, "PYTHONWARNINGS": "error"}
+    command = [*NODEKIT, "job", *arguments]
+    with anyio.fail_after(LONG_SECONDS):
+        done = await anyio.run_process(command, input=b"", check=False, env=environment, cwd="/")
     assert b"Traceback" not in done.stderr, done.stderr.decode()
     return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
 
@@ -89,12 +112,12 @@ async def test_submit_prints_the_id_of_a_job_that_the_node_has(api: Api) -> None
 
 
 async def test_run_prints_the_last_output_and_nothing_else(api: Api) -> None:
-    done = await call(api.url, "run", "echo", "echo", "--data", '{"text": "hello"}')
+    done = await spawn(api.url, "run", "echo", "echo", "--data", '{"text": "hello"}')
     assert (done.code, json.loads(done.out), done.err) == (0, {"text": "hello"}, "")
 
 
 async def test_run_says_the_error_of_a_failed_job_and_exits_with_1(api: Api) -> None:
-    done = await call(api.url, "run", "echo", "fail", "--intermediate")
+    done = await spawn(api.url, "run", "echo", "fail", "--intermediate")
     assert (done.code, done.out) == (1, "echo:\n{}\n")
     assert "failed in fail: ValueError: as it was told" in done.err
     assert len(done.err.splitlines()) == 1
@@ -111,7 +134,7 @@ async def test_the_options_of_a_job_reach_the_node(api: Api) -> None:
 
 
 async def test_stream_prints_the_bytes_as_they_come_and_the_id_beside_them(api: Api) -> None:
-    done = await call(api.url, "stream", "echo", "--data", '{"text": "hello"}')
+    done = await spawn(api.url, "stream", "echo", "--data", '{"text": "hello"}')
     assert (done.code, json.loads(done.out)) == (0, {"text": "hello"})
     found = re.fullmatch(r"nodekit: job (\S+)\n", done.err)
     assert found
