@@ -1,9 +1,9 @@
 """What users install, tried as they have it: wheels alone, in a new environment, from a folder outside the checkout.
 
 `make packages` runs it. Wheels of nodekit, of what is in `contrib` and of the examples that are packages are built and
-installed with the dependencies that they declare, in the versions and with the hashes of the lock. Then the
-demo runs, and so do the tests of all of them; each kind of package that `nodekit new` writes is built, installed, tested
-and certified. Nothing may come from the checkout.
+installed with the dependencies that they declare, in the versions and with the hashes of the lock. Then the demo runs,
+and so do the tests of all of them; each kind of package that `nodekit new` writes is built, installed, tested and
+certified. Nothing may come from the checkout.
 """
 
 import os
