@@ -12,6 +12,7 @@ from nodekit.testing import VirtualClock
 
 sys.dont_write_bytecode = False  # or each process that a test starts, and each worker, compiles all of nodekit anew
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+os.environ.setdefault("PYTEST_ADDOPTS", "-p no:schemathesis")  # nor does each pytest need it, as pyproject.toml says
 
 pytest_plugins = ["engine.fixtures"]
 

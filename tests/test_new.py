@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 from click.testing import CliRunner, Result
+from mypy_run import mypy, one_after_another
 from test_architecture import imports, plugin_violations
 from test_docs import ROOT, install, settings
 
@@ -104,19 +105,13 @@ def test_no_pipeline_is_called_as_the_built_in_one(tmp_path: Path) -> None:
     assert not [*tmp_path.iterdir()]
 
 
+@one_after_another
 def test_mypy_finds_nothing_in_it(tmp_path: Path) -> None:
     """All of them at once, by the settings that each has."""
     projects = [written(kind, f"new-{kind}", tmp_path) for kind in KINDS]
     tables = [tomllib.loads((project / "pyproject.toml").read_text())["tool"]["mypy"] for project in projects]
     assert all(table["strict"] for table in tables)
-    sources = [str(file) for project in projects for file in project.rglob("*.py")]
-    paths = os.pathsep.join(map(str, projects))
-    command = [sys.executable, "-m", "mypy", "--strict", "--explicit-package-bases", "--cache-dir", "cache", *sources]
-    environment = {**os.environ, "MYPYPATH": paths}
-    done = subprocess.run(
-        command, check=False, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=SECONDS
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert mypy(tmp_path, [file for project in projects for file in project.rglob("*.py")], projects) == ""
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,30 +1,23 @@
 """Type checking helps authors: what is right passes, and what is wrong is caught where it stands."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from mypy_run import mypy, one_after_another
 
 HERE = Path(__file__).parent / "typing"
-ROOT = Path(__file__).parent.parent
+
+
+pytestmark = one_after_another
 
 
 @pytest.fixture(scope="module")
 def errors(tmp_path_factory: pytest.TempPathFactory) -> set[tuple[str, int, str]]:
     """What mypy says: file, line, code."""
-    folder = tmp_path_factory.mktemp("mypy")
-    (folder / "mypy.ini").write_text("[mypy]\nstrict = true\nfollow_untyped_imports = true\n")
-    command = [sys.executable, "-m", "mypy", "--config-file", "mypy.ini", "--cache-dir", "cache", "--no-error-summary"]
-    command += ["--show-error-codes", "--hide-error-context", str(HERE / "right.py"), str(HERE / "wrong.py")]
-    path = os.pathsep.join(map(str, (HERE, ROOT, ROOT / "plugins")))
-    env = {**os.environ, "MYPYPATH": path}
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
-    assert done.stderr == ""
+    said = mypy(tmp_path_factory.mktemp("mypy"), [HERE / "right.py", HERE / "wrong.py"], [HERE])
     found = set()
-    for line in done.stdout.splitlines():
+    for line in said.splitlines():
         if match := re.match(r"(.*?):(\d+): error: .*\[([a-z-]+)\]$", line):
             found.add((Path(match[1]).name, int(match[2]), match[3]))
         else:
