@@ -33,7 +33,7 @@ class _Reading:
     def __init__(self) -> None:
         self.entries: list[EntryPoint | Unreadable] | None = None
         self.metadata: dict[int, tuple[Distribution, PackageMetadata]] = {}
-        """By `id`: distributions of other finders need not be hashable. Each is kept, so that its id stays its own."""
+        """By `id`, for those of other finders need not be hashable; each is kept, so that its id stays its own."""
 
 
 _reading: ContextVar[_Reading | None] = ContextVar("nodekit_reading", default=None)

@@ -10,6 +10,7 @@ import anyio
 from nodekit._executor import Executor
 from nodekit._ids import JobIds
 from nodekit._intake import Intake
+from nodekit._paging import check_page
 from nodekit._waiting import Waiters
 from nodekit.errors import StoreFailed
 from nodekit.runner import ContainerRunner
@@ -73,6 +74,7 @@ async def look_at_ids(store: JobStore, ids: JobIds) -> None:
     """Never give an id that sorts before one given earlier, even if the clock went back meanwhile."""
     newest = ids.now()
     while later := await store.find(after=newest, limit=1000):
+        check_page(later, newest)
         newest = later[-1]
         ids.seen(newest)
 

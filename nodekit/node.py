@@ -22,6 +22,7 @@ from nodekit._misfits import misfits
 from nodekit._mounting import mounted
 from nodekit._observed_store import observed
 from nodekit._older_parts import as_they_take
+from nodekit._paging import check_page
 from nodekit._progress import Progress
 from nodekit._waiting import Waiters
 from nodekit.container import ClientId, Container, ContainerId, JobId, Location
@@ -201,10 +202,15 @@ class Node:
         after: JobId | None = None,
         limit: int = 1000,
     ) -> list[JobId]:
-        """Ids of jobs that match all that is given, as `JobStore.find` says: oldest first, behind the id `after`."""
-        return await self._store.find(
+        """Ids of jobs that match all that is given, as `JobStore.find` says: oldest first, behind the id `after`.
+
+        Raises `StoreFailed` where the store answers a page that does not lead on.
+        """
+        ids = await self._store.find(
             client=client, status=status, container=container, error=error, after=after, limit=limit
         )
+        check_page(ids, after)
+        return ids
 
     async def wait(self, ids: Sequence[JobId], *, client: ClientId | None = None) -> list[Job]:
         """As `fetch`, once all of them are finished. For a time limit, cancel it.

@@ -36,7 +36,7 @@ LAYERS = (  # a module may import those of earlier lines
     "job _expiries _ids _rules _slots _broadcast _waiting",
     "_pins pipeline",
     "store runner events offers stream _turns _fresh _embedded_claim",
-    "transport hookspecs formats _schedule _progress _retry _following _describe _mounting _observed_store",
+    "transport hookspecs formats _schedule _progress _retry _following _describe _mounting _observed_store _paging",
     "_calls _older_parts",
     "_counts _interrupted _queue _runs",
     "_stream_runs",

@@ -10,6 +10,7 @@ import anyio.lowlevel
 from msgspec.structs import replace
 
 from nodekit import Claim, Job, JobId, JobStore
+from nodekit.testing._bounds import turn, within
 from nodekit.testing.jobs import make_job
 from nodekit.testing.random._choices import CLIENTS, KNOWN, NEW, OLDER, ORIGINS, PRIORITIES, TIME_LIMITS, Choices, id_of
 from nodekit.testing.random._expected import Expected, plain
@@ -62,7 +63,7 @@ class Trial:
         return value
 
     async def _soon(self, call: Awaitable[T]) -> T:
-        with anyio.fail_after(self._timeout_seconds):
+        with within(self._timeout_seconds, f"{getattr(call, '__qualname__', 'the call')} answers"):
             return await call
 
     def _id(self) -> JobId:
@@ -123,6 +124,7 @@ class Trial:
 
     async def _hear(self) -> None:
         while self._expected.changed:
+            await turn()
             id = await anext(self._changes)
             self._expected.changed.difference_update(self._expected.changed.copy() if id is None else [id])
 

@@ -1,12 +1,14 @@
 """What a `StreamingRunner` promises."""
 
 import tracemalloc
+from collections.abc import AsyncIterator
 
 import anyio
 import msgspec
 import pytest
 
 from nodekit import ContainerFailed, ContainerId, Location, Step, StreamingRunner
+from nodekit.testing._bounds import Pieces, within
 from nodekit.testing.jobs import make_step
 from nodekit.testing.runners.runner import ContainerRunnerContract
 
@@ -25,15 +27,23 @@ class StreamingRunnerContract(ContainerRunnerContract):
         return make_step(container, data, destination=Location.STREAM)
 
     async def streamed(self, runner: StreamingRunner, step: Step) -> bytes:
-        with anyio.fail_after(self.timeout_seconds):
+        with within(self.timeout_seconds, f"the stream of {step.container!r} ends"):
             async with runner.stream(step) as pieces:
-                return b"".join([piece async for piece in pieces])
+                came = Pieces()
+                async for piece in pieces:
+                    await came.take(piece)
+                return came.whole
 
     async def begun(self, runner: StreamingRunner) -> None:
         """Read a piece of `endless`, and leave it."""
         with anyio.fail_after(self.timeout_seconds):
             async with runner.stream(self.step(self.endless)) as pieces:
-                assert await anext(aiter(pieces))
+                await self.gives_a_piece(pieces)
+
+    async def gives_a_piece(self, pieces: AsyncIterator[bytes]) -> None:
+        """Read one of `endless`."""
+        with within(self.timeout_seconds, f"the container {self.endless!r} gives a piece"):
+            assert await anext(aiter(pieces))
 
     async def test_what_a_container_answers_is_streamed_too(self, runner: StreamingRunner) -> None:
         data = {"text": "grüße", "large": "x" * 300_000}
@@ -56,22 +66,22 @@ class StreamingRunnerContract(ContainerRunnerContract):
             assert (await self.outcome(runner, make_step(self.echo, {"a": 1}))).value == {"a": 1}
 
     async def test_a_container_that_fails_in_mid_stream_is_no_end(self, runner: StreamingRunner) -> None:
-        pieces: list[bytes] = []
+        came = Pieces()
 
         async def read() -> None:
             async with runner.stream(self.step(self.broken)) as stream:
                 async for piece in stream:
-                    pieces.append(piece)
+                    await came.take(piece)
 
         async with runner:
             with pytest.raises(ContainerFailed) as raised, anyio.fail_after(self.timeout_seconds):
                 await read()
         assert raised.value.text.strip()
-        assert b"".join(pieces), "nothing came before it failed"
+        assert came.whole, "nothing came before it failed"
 
     async def test_no_more_is_read_than_is_asked_for(self, runner: StreamingRunner) -> None:
         async with runner, runner.stream(self.step(self.endless)) as pieces:
-            assert await anext(aiter(pieces))
+            await self.gives_a_piece(pieces)
             tracemalloc.start()
             try:
                 await anyio.sleep(0.3)
@@ -82,11 +92,11 @@ class StreamingRunnerContract(ContainerRunnerContract):
 
     async def test_streams_go_on_beside_each_other(self, runner: StreamingRunner) -> None:
         async with runner, runner.stream(self.step(self.endless)) as pieces:
-            assert await anext(aiter(pieces))
+            await self.gives_a_piece(pieces)
             async with anyio.create_task_group() as tasks:
                 for _ in range(10):
                     tasks.start_soon(self.begun, runner)
-            assert await anext(aiter(pieces))
+            await self.gives_a_piece(pieces)
 
     @pytest.mark.parametrize("pause", [0.0, 0.01, 0.2])
     async def test_cancelling_a_stream_gives_it_up_at_once(self, runner: StreamingRunner, pause: float) -> None:

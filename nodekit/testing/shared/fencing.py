@@ -11,6 +11,7 @@ import anyio
 import pytest
 
 from nodekit import UNFINISHED, Claim, ClaimLost, Job, JobId, JobStatus, Outcome, SharedStore
+from nodekit.testing._bounds import turn
 from nodekit.testing.jobs import make_job, succeeded, with_output
 from nodekit.testing.shared._elsewhere import awaited
 from nodekit.testing.shared.leasing import LeasingContract, Open
@@ -97,6 +98,7 @@ class FencingContract(LeasingContract):
 
     async def _finish_all(self, store: SharedStore, finished: dict[JobId, list[Job]]) -> None:
         while True:
+            await turn()
             await _finish(store, await store.claim(["echo"], 5), finished)
 
     # -- clocks -----------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from nodekit import Claim, ClaimLost, Job, JobStatus, Location, SharedStore
+from nodekit.testing._bounds import turn, within
 from nodekit.testing.jobs import make_job, succeeded, with_output
 from nodekit.testing.shared._elsewhere import Elsewhere
 from nodekit.testing.shared.jobs import SharedJobsContract
@@ -27,8 +28,9 @@ class LeasingContract(SharedJobsContract):
     async def taken_over(self, store: SharedStore, *jobs: Job) -> list[Claim]:
         """The claims of these jobs, once the store gives them."""
         claims: list[Claim] = []
-        with anyio.fail_after(self.timeout_seconds + self.lease_seconds):
+        with within(self.timeout_seconds + self.lease_seconds, f"`claim` gives the {len(jobs)} jobs of a dead node"):
             while len(claims) < len(jobs):
+                await turn()
                 claims += await store.claim(["echo", "reverse"], len(jobs) - len(claims))
         assert {claim.job.id for claim in claims} == {job.id for job in jobs}
         return sorted(claims, key=lambda claim: claim.job.id)

@@ -7,6 +7,7 @@ import anyio
 from msgspec.structs import replace
 
 from nodekit import Claim, Job, JobId, JobStatus, SharedStore
+from nodekit.testing._bounds import turn, within
 from nodekit.testing.jobs import make_job, succeeded, with_output
 from nodekit.testing.shared.sharing import SharingContract
 
@@ -43,6 +44,7 @@ class SharedQueueContract(SharingContract):
 
         async def claim(store: SharedStore) -> None:
             while len(claimed) < len(jobs):
+                await turn()
                 claimed.extend(claim.job.id for claim in await store.claim(["echo"], 2))
             tasks.cancel_scope.cancel()
 
@@ -50,7 +52,7 @@ class SharedQueueContract(SharingContract):
             for job in some:
                 await store.add([job])
 
-        with anyio.fail_after(self.timeout_seconds):
+        with within(self.timeout_seconds, f"the stores give {len(jobs)} jobs by `claim`"):
             async with anyio.create_task_group() as tasks:
                 for n, store in enumerate(stores):
                     for _ in range(3):
@@ -140,10 +142,11 @@ class SharedQueueContract(SharingContract):
 
         async def expire(store: SharedStore) -> None:
             while len(expired) < len(jobs):
+                await turn()
                 expired.extend(claim.job.id for claim in await store.claim_expired(2))
             tasks.cancel_scope.cancel()
 
-        with anyio.fail_after(self.timeout_seconds):
+        with within(self.timeout_seconds, f"the stores give {len(jobs)} jobs by `claim_expired`"):
             async with anyio.create_task_group() as tasks:
                 for n, store in enumerate(stores):
                     for _ in range(2):

@@ -77,7 +77,7 @@ class SharingContract(JobStoreContract):
             while answer != expected:
                 await anyio.sleep(POLL_SECONDS)
                 answer = await ask()
-        assert answer == expected
+        assert answer == expected, f"not within {self.timeout_seconds:g} s"
 
     async def failures(self, store: JobStore, ids: Sequence[JobId]) -> list[str | None]:
         """Why jobs failed, by kind."""

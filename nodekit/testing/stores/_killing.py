@@ -32,16 +32,16 @@ def told_until_killed(
         _live(live, mouth)
     os.close(mouth)
     try:
-        heard = _listen(ears, lines, seconds)
-        if later_seconds and heard.count(b"\n") >= lines:
-            heard += _listen(ears, math.inf, later_seconds)
-        os.kill(child, signal.SIGKILL)
-        while piece := os.read(ears, 1 << 16):
-            heard += piece
+        try:
+            heard = _listen(ears, lines, seconds)
+            if later_seconds and heard.count(b"\n") >= lines:
+                heard += _listen(ears, math.inf, later_seconds)
+        finally:
+            os.kill(child, signal.SIGKILL)  # not waited for yet, so that it is still this child
+            os.waitpid(child, 0)
+        heard += _listen(ears, math.inf, 0)
     finally:
         os.close(ears)
-        os.kill(child, signal.SIGKILL)  # not waited for yet, so that it is still this child
-        os.waitpid(child, 0)
     told = heard.split(b"\n")[:-1]  # the last may have been cut short
     if failed := [line for line in told if line.startswith(_FAILED)]:
         text = failed[0].removeprefix(_FAILED).decode(errors="replace").replace("\0", "\n")
@@ -52,15 +52,15 @@ def told_until_killed(
 
 
 def _listen(ears: int, lines: float, seconds: float) -> bytes:
+    """What comes until then; with 0 seconds, what is there. The end is not waited for: others may hold it open."""
     heard = b""
     until = time.monotonic() + seconds
     ready = select.poll()
     ready.register(ears, select.POLLIN | select.POLLHUP)
-    while heard.count(b"\n") < lines and (left := until - time.monotonic()) > 0:
-        if ready.poll(left * 1000):
-            if not (piece := os.read(ears, 1 << 16)):
-                break
-            heard += piece
+    while heard.count(b"\n") < lines and ready.poll(max(0.0, until - time.monotonic()) * 1000):
+        if not (piece := os.read(ears, 1 << 16)):
+            break
+        heard += piece
     return heard
 
 

@@ -7,6 +7,7 @@ import anyio
 import anyio.lowlevel
 
 from nodekit import Claim, ContainerId, Job, JobId, JobStatus, JobStore, Location
+from nodekit.testing._bounds import turn, within
 from nodekit.testing.jobs import make_job, make_retry, succeeded
 from nodekit.testing.stores.keeping import KeepingContract
 
@@ -19,7 +20,7 @@ class ClaimingContract(KeepingContract):
     ) -> list[Claim]:
         """Claim until there are `count`; a store may give fewer at once."""
         claims: list[Claim] = []
-        with anyio.fail_after(self.timeout_seconds):
+        with within(self.timeout_seconds, f"`claim` gives {count} jobs that are due"):
             while len(claims) < count:
                 some = await store.claim(containers, count - len(claims))
                 assert 1 <= len(some) <= count - len(claims)
@@ -116,13 +117,14 @@ class ClaimingContract(KeepingContract):
 
         async def claim() -> None:
             while len(claimed) < len(jobs):
+                await turn()
                 claimed.extend(_ids(await store.claim(["echo"], 3)))
             tasks.cancel_scope.cancel()
 
         async def add(some: Sequence[Job]) -> None:
             await store.add(some)
 
-        with anyio.fail_after(self.timeout_seconds):
+        with within(self.timeout_seconds, f"`claim` gives {len(jobs)} jobs"):
             async with anyio.create_task_group() as tasks:
                 for n in range(8):
                     tasks.start_soon(claim)

@@ -4,6 +4,7 @@ import anyio
 from msgspec.structs import replace
 
 from nodekit import Claim, Job, JobId, JobStatus, JobStore, Outcome
+from nodekit.testing._bounds import within
 from nodekit.testing.jobs import make_job, succeeded
 from nodekit.testing.stores.finishing import FinishingContract
 
@@ -23,7 +24,7 @@ class ExpiringContract(FinishingContract):
     async def expired(self, store: JobStore, count: int = 1) -> list[JobId]:
         """Claim what is over until there are `count`."""
         ids: list[JobId] = []
-        with anyio.fail_after(self.timeout_seconds):
+        with within(self.timeout_seconds, f"`claim_expired` gives {count} jobs whose time is over"):
             while len(ids) < count:
                 some = await store.claim_expired(count - len(ids))
                 assert 1 <= len(some) <= count - len(ids)

@@ -141,10 +141,16 @@ class KeepingContract(Contract):
         for job in jobs[::2] + jobs[1::2]:
             await keeper.add([job])
         assert await keeper.find(limit=100) == _ids(jobs)
-        pages: list[list[JobId]] = [[]]
-        while page := await keeper.find(after=pages[-1][-1] if pages[-1] else None, limit=3):
+        pages: list[list[JobId]] = []
+        after: JobId | None = None
+        while page := await keeper.find(after=after, limit=3):
+            assert after is None or page[-1] > after, (
+                f"`find(after={after!r})` answers that job again, not those behind it"
+            )
+            assert len(pages) < len(jobs), f"there are {len(jobs)} jobs, and no last page: {pages}"
             pages.append(page)
-        assert pages[1:] == [_ids(jobs)[:3], _ids(jobs)[3:6], _ids(jobs)[6:]]
+            after = page[-1]
+        assert pages == [_ids(jobs)[:3], _ids(jobs)[3:6], _ids(jobs)[6:]]
 
     async def test_find_goes_on_behind_an_id_that_is_not_there(self, keeper: JobTable | JobStore) -> None:
         older, missing, newer = make_job(), make_job(), make_job()

@@ -6,6 +6,7 @@ import anyio
 import pytest
 
 from nodekit import Job, JobId, JobStatus, JobStore, Location, Outcome
+from nodekit.testing._bounds import turn, within
 from nodekit.testing.jobs import make_job, succeeded, with_output
 from nodekit.testing.stores.expiring import ExpiringContract
 from nodekit.testing.stores.keeping import SUCCEEDED
@@ -65,8 +66,9 @@ class JobStoreContract(ExpiringContract):
     async def seen(self, changes: AsyncIterator[JobId | None], ids: Collection[JobId]) -> None:
         """Wait until all of these were seen, or some were missed; others may come between."""
         missing = set(ids)
-        with anyio.fail_after(self.timeout_seconds):
+        with within(self.timeout_seconds, f"`changes` tells of {len(missing)} jobs"):
             while missing:
+                await turn()
                 id = await anext(changes)
                 missing = missing - {id} if id is not None else set[JobId]()
 
@@ -97,7 +99,7 @@ class JobStoreContract(ExpiringContract):
 
     async def test_changes_shows_the_job_as_it_is_after_the_change(self, store: JobStore) -> None:
         job = make_job()
-        with anyio.fail_after(self.timeout_seconds):
+        with within(self.timeout_seconds, "`changes` tells of a job that is added"):
             async with store.changes() as changes, anyio.create_task_group() as tasks:
                 tasks.start_soon(store.add, [job])
                 assert await anext(changes) in (job.id, None)

@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 import anyio
 
 from nodekit import JobId, Refusal, Transport, Unavailable
+from nodekit.testing._bounds import within
 from nodekit.testing.transports._http_client import HttpAnswer, HttpClient, HttpConnection
 from nodekit.testing.transports._served import Served
 from nodekit.testing.transports.transport import TransportContract
@@ -50,7 +51,7 @@ class HttpApi(HttpClient):
     async def results(self, *ids: JobId) -> list[Any]:
         """The jobs, once all of them are finished."""
         query = urlencode([*(("id", id) for id in ids), ("intermediate", "true")])
-        with anyio.fail_after(self.timeout_seconds):
+        with within(self.timeout_seconds, f"the node answers that {len(ids)} jobs are finished"):
             while True:
                 jobs: list[Any] = (await self.get(f"/api/jobs?{query}")).json
                 if all(job["status"] != "running" for job in jobs):

@@ -11,6 +11,7 @@ import msgspec
 from anyio.abc import ByteStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
+from nodekit.testing._bounds import MOST_BYTES, Pieces, turn, within
 from nodekit.testing.transports._listening import connect
 
 MOST_HEAD_BYTES = 1 << 16
@@ -63,11 +64,12 @@ class HttpAnswer(msgspec.Struct, frozen=True):
 
 
 class HttpConnection:
-    """One connection, by hand."""
+    """One connection, by hand. `timeout_seconds` is how long anything that is due may take."""
 
-    def __init__(self, stream: ByteStream) -> None:
+    def __init__(self, stream: ByteStream, timeout_seconds: float) -> None:
         self._stream = stream
         self._came = BufferedByteReceiveStream(stream)
+        self._timeout_seconds = timeout_seconds
 
     async def send(self, data: bytes) -> None:
         """What the server does not want to read any more is not sent."""
@@ -77,6 +79,7 @@ class HttpConnection:
     async def head(self) -> HttpAnswer:
         """Status and headers of the next reply; its body is still to come."""
         while True:
+            await turn()
             lines = (await self._until(b"\r\n\r\n")).decode("latin-1").split("\r\n")
             status = int(lines[0].split(" ")[1])
             if status >= 200:
@@ -92,17 +95,21 @@ class HttpConnection:
 
     async def _body(self, head: HttpAnswer) -> bytes:
         if (head.header("Transfer-Encoding") or "").lower() == "chunked":
-            pieces: list[bytes] = []
-            while piece := await self.piece():
-                pieces.append(piece)
-            return b"".join(pieces)
+            return await self.rest()
         if (length := head.header("Content-Length")) is not None:
             return await self._exactly(int(length))
-        rest: list[bytes] = []
+        came = Pieces()
         with suppress(anyio.EndOfStream):
             while True:
-                rest.append(await self._came.receive())
-        return b"".join(rest)
+                await came.take(await self._came.receive())
+        return came.whole
+
+    async def rest(self) -> bytes:
+        """All further pieces of a body in chunks. Raises `CutOff` where it breaks off."""
+        came = Pieces()
+        while piece := await self.piece():
+            await came.take(piece)
+        return came.whole
 
     async def piece(self) -> bytes:
         """The next piece of a body in chunks; an empty one is its end. Raises `CutOff` where it breaks off."""
@@ -114,19 +121,23 @@ class HttpConnection:
     async def ended(self) -> bool:
         """Whether the server closes the connection without another word."""
         try:
-            return await self._came.receive() == b""
+            with within(self._timeout_seconds, "the server closes the connection"):
+                return await self._came.receive() == b""
         except (anyio.EndOfStream, anyio.BrokenResourceError):
             return True
 
     async def _until(self, delimiter: bytes) -> bytes:
         try:
-            return await self._came.receive_until(delimiter, MOST_HEAD_BYTES)
+            with within(self._timeout_seconds, "the server sends more of a reply"):
+                return await self._came.receive_until(delimiter, MOST_HEAD_BYTES)
         except (anyio.IncompleteRead, anyio.EndOfStream, anyio.BrokenResourceError) as error:
             raise CutOff from error
 
     async def _exactly(self, size: int) -> bytes:
+        assert size <= MOST_BYTES, f"a body, or a chunk, of {size} bytes is more than any that was asked for"
         try:
-            return await self._came.receive_exactly(size)
+            with within(self._timeout_seconds, f"the server sends {size} bytes more"):
+                return await self._came.receive_exactly(size)
         except (anyio.IncompleteRead, anyio.EndOfStream, anyio.BrokenResourceError) as error:
             raise CutOff from error
 
@@ -144,9 +155,9 @@ class HttpClient:
         return urlsplit(self.url).netloc if self.url.startswith("http") else "localhost"
 
     @asynccontextmanager
-    async def connected(self) -> AsyncIterator[HttpConnection]:
+    async def connected(self, seconds: float | None = None) -> AsyncIterator[HttpConnection]:
         async with await connect(self.url, self.source) as stream:
-            yield HttpConnection(stream)
+            yield HttpConnection(stream, seconds or self.timeout_seconds)
 
     def request(self, method: str, path: str, body: Any = None, headers: Sequence[Header] = ()) -> bytes:
         """A request as bytes; a body that is not `bytes` becomes JSON. What `headers` name is not added."""
@@ -163,7 +174,7 @@ class HttpClient:
         self, method: str, path: str, body: Any = None, *headers: Header, seconds: float | None = None
     ) -> HttpAnswer:
         with anyio.fail_after(seconds or self.timeout_seconds):
-            async with self.connected() as connection:
+            async with self.connected(seconds) as connection:
                 await connection.send(self.request(method, path, body, headers))
                 return await connection.answer(method)
 

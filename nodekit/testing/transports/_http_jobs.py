@@ -6,10 +6,10 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
-import anyio
 import msgspec
 
 from nodekit import Transport
+from nodekit.testing._bounds import within
 from nodekit.testing.transports._http_api import UNKNOWN, HttpApi
 from nodekit.testing.transports._http_beyond import BeyondContract
 
@@ -184,13 +184,12 @@ class JobsContract(BeyondContract):
             async with api.begun("GET", f"/api/jobs/{id}/events") as (head, connection):
                 assert head.status == 200
                 text = ""
-                with anyio.fail_after(self.timeout_seconds):
+                with within(self.timeout_seconds, "the events of a job come, and end"):
                     while len(sent_events(text)) < 2:
                         text += (await connection.piece()).decode()
                     assert (await api.job(id))["status"] == "running"
                     api.served.runner.opened.set()
-                    while piece := await connection.piece():
-                        text += piece.decode()
+                    text += (await connection.rest()).decode()
             assert [event.name for event in sent_events(text)] == ["accepted", "step", "step", "finished"]
 
     # -- retries ----------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from nodekit import Transport
+from nodekit.testing._bounds import within
 from nodekit.testing.transports._http_api import HttpApi, HttpContract, asked
 from nodekit.testing.transports._http_client import CutOff, HttpConnection
 
@@ -44,11 +45,8 @@ class StreamingContract(HttpContract):
 
     async def rest(self, connection: HttpConnection) -> bytes:
         """What still comes, to the proper end."""
-        came = b""
-        with anyio.fail_after(self.timeout_seconds):
-            while piece := await connection.piece():
-                came += piece
-        return came
+        with within(self.timeout_seconds, "the stream ends"):
+            return await connection.rest()
 
     async def test_the_id_comes_first_and_then_the_bytes_as_they_come(self, transport: Transport) -> None:
         async with self.api(transport) as api, self.streaming(api, pieces("a", "…", "b")) as (id, connection):

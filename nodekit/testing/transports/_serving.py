@@ -10,6 +10,7 @@ import pytest
 from anyio.abc import SocketStream
 
 from nodekit import ClientId, JobId, TooManyRequests, Transport
+from nodekit.testing._bounds import within
 from nodekit.testing.contract import Contract
 from nodekit.testing.transports._listening import connect, only_port
 from nodekit.testing.transports._served import Served
@@ -101,13 +102,15 @@ class ServingContract(Contract):
 
     async def eventually(self, ask: Callable[[], Awaitable[T]], holds: Callable[[T], object]) -> T:
         """What is answered, once it is as it should be."""
-        with anyio.fail_after(self.timeout_seconds):
+        with within(self.timeout_seconds, "what has to be answered in the end"):
             while True:
                 if holds(answer := await ask()):
                     return answer
                 await anyio.sleep(0.005)
 
     async def until(self, condition: Callable[[], object]) -> None:
+        """Wait for it."""
+
         async def look() -> object:
             return condition()
 

@@ -33,13 +33,17 @@ def list_ids(client: NodeClient, filters: Mapping[str, str], limit: int | None) 
     """Page by page, as the node links them."""
     query = urlencode({"limit": min(limit or PAGE, PAGE), **filters}, errors="surrogateescape")
     path: str | None = f"/api/jobs?{query}"
+    seen: set[str] = set()
     left = limit
     while path:
         reply = client.request("GET", path)
         ids = reply.read_as(list[str])[:left]
         yield from ids
         left = None if left is None else left - len(ids)
+        seen.add(path)
         path = None if left == 0 or not ids else next_page(reply, path)
+        if path in seen:
+            raise reply.not_a_node()
 
 
 def next_page(reply: Reply, path: str) -> str | None:
