@@ -67,6 +67,26 @@ def test_its_tests_pass_at_once(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_its_tests_have_a_time_limit(kind: str, tmp_path: Path) -> None:
+    table = tomllib.loads((written(kind, "new-thing", tmp_path) / "pyproject.toml").read_text())
+    assert any("pytest-timeout" in line for line in table["project"]["optional-dependencies"]["test"])
+    options = table["tool"]["pytest"]["ini_options"]
+    assert (options["timeout"] > 0, options["timeout_method"], "-v" in options["addopts"]) == (True, "thread", True)
+
+
+def test_a_test_that_hangs_ends_with_its_name(tmp_path: Path) -> None:
+    project = planted("guard", tmp_path)
+    (project / "tests" / "test_hangs.py").write_text("import anyio\ndef test_stuck(): anyio.run(anyio.sleep_forever)\n")
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/test_hangs.py", "-o", "timeout=2"]
+    environment = {**os.environ, "PYTHONPATH": str(project)}
+    done = subprocess.run(
+        command, check=False, cwd=project, env=environment, capture_output=True, text=True, timeout=SECONDS
+    )
+    assert done.returncode != 0
+    assert re.search(r"^tests/test_hangs.py::test_stuck \+* ?Timeout", done.stdout + done.stderr, re.MULTILINE)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_its_node_file_composes_and_names_it(kind: str, tmp_path: Path) -> None:
     project = planted(kind, tmp_path)
     assert 'use = "new-thing"' in (project / "node.toml").read_text()
