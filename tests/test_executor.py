@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,14 +11,16 @@ from typing import Any
 import anyio
 import pytest
 from msgspec.structs import replace
-from parts import Gate, SpiedStore, SwitchRunner, functions, make_node, request, settle_down, until
+from parts import Gate, SpiedStore, SwitchRunner, echo, functions, make_node, request, settle_down, until
 
 from nodekit import (
+    ClaimLost,
     Container,
     ContainerError,
     ContainerFailed,
     ContainerInput,
     ContainerOutput,
+    EmbeddedStore,
     Job,
     JobAccepted,
     JobFinished,
@@ -34,9 +37,10 @@ from nodekit import (
     encode_payload,
     last_output,
 )
+from nodekit._runs import LONGEST_PAUSE_SECONDS
 from nodekit.testing import VirtualClock
 from nodekit_function import FunctionRunner
-from nodekit_memory import MemoryStore
+from nodekit_memory import MemoryStore, MemoryTable
 from nodekit_sqlite import SqliteConfig, SqliteStore
 
 pytestmark = pytest.mark.anyio
@@ -386,6 +390,89 @@ async def test_results_are_not_lost_while_the_store_keeps_nothing(failures: int)
     assert store.failures["save"] == 0
 
 
+async def test_a_result_that_is_not_kept_is_written_again_after_pauses_that_double_up_to_five_seconds(
+    clock: VirtualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = SpiedStore()
+    async with make_node(store=store) as node:
+        store.failures["save"] = 8
+        job = await node.submit(request())
+        for calls in range(1, 9):
+            await until(lambda: store.calls["save"] == calls)  # noqa: B023 - it is over within the turn
+            await clock.advance(LONGEST_PAUSE_SECONDS)
+        [job] = await node.wait([job.id])
+    assert job.status is JobStatus.SUCCESS
+    pauses = re.findall(r"disk is full\); trying again in (\S+) s", caplog.text)
+    assert pauses == ["0.1", "0.2", "0.4", "0.8", "1.6", "3.2", "5.0", "5.0"]
+
+
+async def test_a_job_that_a_node_gives_back_at_its_end_waits_for_nothing_but_a_node() -> None:
+    gate, table = Gate(), MemoryTable()
+    async with make_node(functions(gate=gate), store=EmbeddedStore(table), drain_seconds=0) as node:
+        job = await node.submit(request("echo", "gate"))
+        await until(lambda: gate.running)
+    [job] = await table.get([job.id])
+    assert (job.due, job.status, job.not_before, job.delay_seconds) == ("gate", JobStatus.RUNNING, None, None)
+    async with make_node(functions(gate=echo), store=EmbeddedStore(table)) as node:
+        with anyio.fail_after(20):
+            [job] = await node.wait([job.id])
+    assert job.status is JobStatus.SUCCESS
+
+
+class SlowRelease(SpiedStore):
+    """It takes its time over giving back a job, as a store that is elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = anyio.Event()
+        self.released: list[str] = []
+
+    async def release(self, claim: Any, job: Any, *, delay_seconds: float = 0) -> None:
+        self.begun.set()
+        await settle_down()
+        await EmbeddedStore.release(self, claim, job, delay_seconds=delay_seconds)
+        self.released.append(job.id)
+
+
+async def test_a_job_is_given_back_whole_while_its_node_ends() -> None:
+    gate, store = Gate(), SlowRelease()
+    async with make_node(functions(gate=gate), store=store, drain_seconds=0) as node:
+        job = await node.submit(request("gate"))
+        await until(lambda: gate.running)
+    assert store.released == [job.id]
+
+
+async def test_a_job_whose_run_fails_in_the_executor_is_given_back_whole_while_its_node_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*arguments: Any) -> None:
+        raise RuntimeError("a fault of ours")
+
+    store = SlowRelease()
+    async with make_node(store=store, drain_seconds=0) as node:
+        monkeypatch.setattr(node._executor._runs._progress, "next_step", broken)
+        job = await node.submit(request())
+        await store.begun.wait()
+        assert store.released == []
+    assert store.released == [job.id]
+
+
+async def test_a_job_that_is_somebody_elses_by_now_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+    class Elsewhere(SpiedStore):
+        async def save(self, claim: Any, job: Any) -> None:
+            self._called("save")
+            raise ClaimLost("another node's")
+
+    store = Elsewhere()
+    async with make_node(store=store) as node:
+        await node.submit(request())
+        await until(lambda: store.calls["save"])
+        await until(lambda: not node.in_flight)
+        assert (await node.health()).healthy
+    assert (store.calls["save"], store.calls["release"]) == (1, 0)
+    assert not [record for record in caplog.records if record.levelno > logging.INFO]
+
+
 async def test_a_store_that_keeps_no_results_is_told_by_health_for_as_long_as_it_lasts() -> None:
     store = SpiedStore()
     async with make_node(store=store) as node:
@@ -597,6 +684,26 @@ async def test_a_pipeline_that_contradicts_itself_fails_the_job_instead_of_runni
         [job] = await node.wait([job.id])
     assert job.status is JobStatus.FAILED
     assert "contradicts itself" in error_of(job)
+
+
+async def test_a_pipeline_that_says_otherwise_once_in_a_step_and_stays_with_that_is_followed() -> None:
+    class Wavers(Sequence):
+        """In each step it names `other` when it is asked for the second time, as one that was replaced meanwhile."""
+
+        def __init__(self) -> None:
+            self.asked: Counter[int] = Counter()
+
+        def next_step(self, job: Job) -> Step | None:
+            number = len(job.results)
+            self.asked[number] += 1
+            step = super().next_step(job)
+            return step and replace(step, container="other" if self.asked[number] == 2 else "echo")
+
+    async with make_node(functions(other=echo), pipelines={"wavers": Wavers()}) as node:
+        job = await node.submit(replace(request("echo", "echo", "other"), pipeline="wavers"))
+        [job] = await node.wait([job.id])
+    assert job.status is JobStatus.SUCCESS
+    assert [step.container for step in job.steps] == ["echo"] * 3
 
 
 async def _echo(data: Any) -> Any:

@@ -21,6 +21,7 @@ from nodekit import (
     Sequence,
     Step,
 )
+from nodekit._runs import Run
 from nodekit.testing import VirtualClock, make_job
 from nodekit_memory import MemoryTable
 
@@ -132,6 +133,25 @@ async def test_time_between_steps_counts(clock: VirtualClock) -> None:
         await until(lambda: second.running)
         await clock.advance(21)
         assert (await error_of(node, job)).kind == "job_timeout"
+
+
+@pytest.mark.parametrize(("left", "calls"), [(1.0, 1), (0.001, 1), (0.0, 0), (-0.5, 0)])
+async def test_a_step_begins_while_there_is_time_left_and_no_later(
+    left: float, calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readings: list[float] = []  # of how much is left; those after them say that there is much
+
+    async def first(data: Any) -> Any:
+        readings.append(left)
+        return data
+
+    second = Gate()
+    second.opened.set()
+    monkeypatch.setattr(Run, "seconds_left", property(lambda run: readings.pop() if readings else 60.0))
+    async with make_node(functions(first=first, second=second), job_timeout_seconds=60) as node:
+        [job] = await node.wait([(await node.submit(request("first", "second"))).id])
+    assert second.calls == calls
+    assert job.error is None if calls else job.error is not None and job.error.kind == "job_timeout"
 
 
 # -- the queue ----------------------------------------------------------------------------------------

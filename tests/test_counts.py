@@ -1,0 +1,28 @@
+"""Counts of unfinished jobs, by origin and by client."""
+
+from nodekit import Location, Unfinished
+from nodekit._counts import Counts
+from nodekit.testing import make_job, succeeded
+
+OFFCHAIN = (Location.OFFCHAIN, Location.STREAM)
+
+
+def test_jobs_are_counted_by_origin_and_client_until_they_are_finished() -> None:
+    counts = Counts()
+    jobs = [make_job(client=client, origin=origin) for client in "aab" for origin in (Location.ONCHAIN, *OFFCHAIN)]
+    counts.jobs(jobs, +1)
+    pending = counts.pending()
+    assert (pending.offchain, pending.onchain, pending.total) == (6, 3, 9)
+    assert pending.clients == {"a": 6, "b": 3}
+    for job in jobs[:6]:
+        counts.one(Unfinished.of(job), -1)
+    assert (counts.pending().offchain, counts.pending().onchain) == (2, 1)
+    assert counts.pending().clients == {"b": 3}
+    counts.jobs(jobs[6:], -1)
+    assert (counts.pending().total, counts.pending().clients) == (0, {})
+
+
+def test_finished_jobs_do_not_count() -> None:
+    counts = Counts()
+    counts.jobs([succeeded(make_job()), make_job(client="bob")], +1)
+    assert counts.pending().clients == {"bob": 1}
