@@ -64,7 +64,17 @@ from nodekit.payload import MAX_DEPTH, decode_payload, encode_payload, parse_jso
 from nodekit.pipeline import Pipeline, Sequence
 from nodekit.runner import ContainerRunner, DescribingRunner, InProcessRunner, PooledRunner, StreamingRunner
 from nodekit.secret import EnvValue, Secret
-from nodekit.store import Announcement, Claim, JobStore, JobTable, Pending, Settlement, SharedStore, Unfinished
+from nodekit.store import (
+    Announcement,
+    Claim,
+    EndingStore,
+    JobStore,
+    JobTable,
+    Pending,
+    Settlement,
+    SharedStore,
+    Unfinished,
+)
 from nodekit.stream import JobStream, StreamRecord
 from nodekit.transport import Transport
 
@@ -100,6 +110,7 @@ __all__ = [
     "ContainerRunner",
     "DescribingRunner",
     "EmbeddedStore",
+    "EndingStore",
     "EnvValue",
     "Event",
     "FailureKind",

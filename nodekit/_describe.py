@@ -1,12 +1,13 @@
 """What containers say of themselves, asked all at once."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import cast
 
 import anyio
 import msgspec
 
+from nodekit._asking import is_fault
 from nodekit.container import ContainerId
 from nodekit.runner import ContainerRunner, DescribingRunner
 
@@ -19,9 +20,12 @@ AT_ONCE = 16
 
 
 async def describe(
-    runners: Sequence[ContainerRunner], model_id: str | None, at_once: anyio.Semaphore
+    runners: Sequence[ContainerRunner],
+    running: Collection[ContainerId],
+    model_id: str | None,
+    at_once: anyio.Semaphore,
 ) -> Mapping[ContainerId, msgspec.Raw]:
-    """What each running container answers, by its id; one that fails, is late or says nothing is left out."""
+    """What each of the `running` containers answers, by its id; one that fails, is late or says nothing is left out."""
     said: dict[ContainerId, msgspec.Raw] = {}
 
     async def ask(runner: DescribingRunner, id: ContainerId) -> None:
@@ -30,22 +34,25 @@ async def describe(
                 async with at_once:
                     answer = await runner.resources(id, model_id)
                 if answer is not None:
-                    said[id] = answer
-        except Exception:  # of a runner, whose fault harms no other container's answer
+                    said[id] = msgspec.convert(answer, msgspec.Raw, strict=True)
+        except BaseException as error:  # a runner's fault harms no other container's answer
+            if not is_fault(error):
+                raise
             logger.exception("container %s: asking for its resources failed", id)
 
-    describing = dict(_running(runners))
+    describing = dict(_asked(runners, running))
     async with anyio.create_task_group() as tasks:
         for id, runner in describing.items():
             tasks.start_soon(ask, runner, id)
     return {id: said[id] for id in describing if id in said}
 
 
-def _running(runners: Sequence[ContainerRunner]) -> Iterator[tuple[ContainerId, DescribingRunner]]:
+def _asked(
+    runners: Sequence[ContainerRunner], running: Collection[ContainerId]
+) -> Iterator[tuple[ContainerId, DescribingRunner]]:
     """The containers that can be asked, in the order in which their runners have them."""
     for runner in runners:
         if hasattr(runner, "resources"):
-            running = set(runner.running())
             for id in runner.containers:
                 if id in running:
                     yield id, cast(DescribingRunner, runner)

@@ -1,36 +1,32 @@
-"""Whether a node works, from what its parts and plugins say."""
+"""Whether a node works, from what its parts and plugins say; one that breaks when it is asked is a reason, too."""
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+import logging
+from collections.abc import Iterable
+from functools import partial
 
+from nodekit._asking import Running, asked, said
 from nodekit._executor import Executor
 from nodekit._health import Health
 from nodekit._intake import Intake
-from nodekit.runner import ContainerRunner
+from nodekit.errors import StoreFailed
 from nodekit.store import JobStore
 
-if TYPE_CHECKING:
-    from nodekit.node import Node
+logger = logging.getLogger("nodekit.node")
 
 
 async def diagnosis(
-    node: "Node",
-    *,
-    store: JobStore,
-    runners: Sequence[ContainerRunner],
-    executor: Executor,
-    intake: Intake,
-    told: Iterable[str],
+    store: JobStore, running: Running, executor: Executor, intake: Intake, told: Iterable[str]
 ) -> Health:
     """What keeps the node from working, before what is wrong in part: of its runners, and as `told` by plugins."""
-    reasons = [problem for runner in runners for problem in runner.problems()]
-    reasons += told
+    up = running.look()
+    reasons = [*running.told(), *told]
     fatal = [] if intake.open else ["the node is draining or has not started"]
     fatal += [*executor.problems.values(), *intake.trouble.reasons]
-    if node.containers and not node.running():
+    if executor.containers and not up:
         fatal.append("no container is running")
     try:
-        await store.find(limit=1)
-    except Exception as error:
-        fatal.append(f"the store cannot be read: {error}")
+        await asked(partial(store.find, limit=1))
+    except StoreFailed as error:
+        logger.error("the store cannot be read", exc_info=error)
+        fatal.append(f"the store cannot be read: {said(error)}")
     return Health(not fatal, (*fatal, *reasons))

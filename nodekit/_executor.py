@@ -5,11 +5,12 @@ Execution is at least once, completion exactly once: a step whose result was sto
 
 import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
+from nodekit._asking import Running, is_fault, named, said
 from nodekit._calls import Calls
 from nodekit._descriptors import descriptor_share
 from nodekit._progress import Progress
@@ -20,10 +21,10 @@ from nodekit._stream_runs import StreamRun, StreamRuns
 from nodekit._turns import Turns
 from nodekit.container import ContainerId
 from nodekit.errors import Unavailable
-from nodekit.events import Event
+from nodekit.events import Event, JobAccepted, JobFinished
 from nodekit.job import Job
 from nodekit.runner import ContainerRunner
-from nodekit.store import Claim, JobStore
+from nodekit.store import Claim, EndingStore, JobStore
 from nodekit.stream import JobStream
 
 logger = logging.getLogger("nodekit.executor")
@@ -41,20 +42,24 @@ class Executor:
         *,
         store: JobStore,
         runners: Sequence[ContainerRunner],
+        running: Running,
         progress: Progress,
         concurrency: int,
         tell: Callable[[Event], None],
     ) -> None:
         self._store = store
+        self._tell = tell
         self._runners = runners
+        self._look = running
         calls = Calls(runners)
+        self.containers = calls.containers
         self._slots = Slots(calls.containers, concurrency, [pool for runner in runners if (pool := _pool(runner))])
         self._claiming: tuple[anyio.CancelScope, frozenset[ContainerId]] | None = None
         self._draining = False
         self.running = 0
         """How many jobs run right now."""
         self._changed = Signal()
-        self.problems: dict[str, str] = {}
+        self.problems = running.problems
         """Why jobs are not getting on right now, by what fails."""
         self._turns = Turns(self._slots, self._reconsider)
         self._tasks: TaskGroup | None = None
@@ -66,6 +71,7 @@ class Executor:
             changed=self._reconsider,
             look=self._look_at_runners,
             problems=self.problems,
+            unsaved=set(),
             tell=tell,
         )
         self._runs: Runs[Run] = Runs(means)
@@ -77,9 +83,12 @@ class Executor:
         self._look_at_runners()
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
-            for runner in self._runners:
-                tasks.start_soon(self._watch, runner)
+            for name, runner in named("runners", self._runners):
+                tasks.start_soon(self._watch, name, runner)
+            tasks.start_soon(self._look_again)
             tasks.start_soon(self._expire)
+            if hasattr(self._store, "ended"):
+                tasks.start_soon(self._tell_ended, cast(EndingStore, self._store))
             task_status.started()
             while not self._draining:
                 for claim in await self._claim():
@@ -114,7 +123,8 @@ class Executor:
     def stream(self, job: Job, asked: Callable[[], None]) -> JobStream:
         """Keep an admitted job and run it for who reads the stream; its reader leaving ends it.
 
-        `asked` is called right before the store is asked to keep it. Raises `Unavailable` while it drains.
+        `asked` is called right before the store is asked to keep it; once it is kept, that is told whether or not
+        anybody is left to read. Raises `Unavailable` while it drains.
         """
         if self._tasks is None or self._draining:  # since it was admitted
             raise Unavailable("the node is draining", retry_after_seconds=1)
@@ -127,7 +137,10 @@ class Executor:
         run: StreamRun | None = None
         try:
             asked()
-            run = StreamRun(await self._store.add_claimed(stream.job), stream)
+            with anyio.CancelScope(shield=True):  # or a job might be kept that nobody runs and nobody ends
+                run = StreamRun(await self._store.add_claimed(stream.job), stream)
+            assert run is not None
+            self._tell(JobAccepted(run.job))
             stream.accept()
             await self._stream_runs.go_on(run)
         except Exception as error:  # the store's: it was not accepted
@@ -150,18 +163,26 @@ class Executor:
             if share < self._slots.free:
                 logger.warning("at most %d steps run at once, for lack of descriptors; allow more by ulimit -n", share)
 
-    async def _watch(self, runner: ContainerRunner) -> None:
-        name = type(runner).__name__
-
+    async def _watch(self, name: str, runner: ContainerRunner) -> None:
         async def look_after_change() -> None:
             await runner.changed()
             self._look_at_runners()
 
         while True:
-            await self._attempt(name, f"runner {name} does not say what runs", look_after_change, None)
+            await self._attempt(
+                f"{name}.changed", f"{name} does not say when what runs changes", look_after_change, None
+            )
+
+    async def _look_again(self) -> None:
+        """Look after a pause while a runner does not say what runs: nobody tells when it does again."""
+        while True:
+            if not self._look.silent:
+                await self._look.broke.wait()
+            await anyio.sleep(LONGEST_PAUSE_SECONDS)
+            self._look_at_runners()
 
     def _look_at_runners(self) -> None:
-        self._slots.set_running({id for runner in self._runners for id in runner.running()})
+        self._slots.set_running(self._look.look())
         self._reconsider()
 
     # -- claiming ---------------------------------------------------------------------------------
@@ -200,12 +221,22 @@ class Executor:
                 for claim in claims:
                     tasks.start_soon(self._runs.fail_expired, Run(claim))
 
+    async def _tell_ended(self, store: EndingStore) -> None:
+        """Tell of jobs that the store has ended by itself."""
+        none: Sequence[Job] = ()
+        text = "the store does not say which jobs it has ended"
+        while True:
+            for job in await self._attempt("ended", text, store.ended, none):
+                self._tell(JobFinished(job))
+
     async def _attempt(self, name: str, text: str, call: Callable[[], Awaitable[T]], otherwise: T) -> T:
         """What a part answers; one that fails is a problem until it does not, and is asked again after a pause."""
         try:
             answer = await call()
-        except Exception as error:
-            self.problems[name] = f"{text}: {error}"
+        except BaseException as error:
+            if not is_fault(error):
+                raise
+            self.problems[name] = f"{text}: {said(error)}"
             logger.exception("%s; asking again in %g s", text, LONGEST_PAUSE_SECONDS)
             await anyio.sleep(LONGEST_PAUSE_SECONDS)
             return otherwise

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pluggy
 
 from nodekit import _old_hooks, hookspecs
+from nodekit._asking import texts
 from nodekit._deprecated import warn
 from nodekit._tracing import traced
 from nodekit.container import ClientId
@@ -52,6 +53,15 @@ class Implementation(NamedTuple):
 
     plugin: object
     plugin_name: str
+    """As the log names it."""
+    place: str
+    """Where it was given to the node, such as ``plugins[1]``."""
+
+    @property
+    def named(self) -> str:
+        """As a node's problems name it."""
+        return f"{self.place} ({plugin_name(self.plugin)})"
+
     function: Callable[..., Any]
     argnames: Sequence[str]
 
@@ -59,18 +69,26 @@ class Implementation(NamedTuple):
 class Hooks:
     """The plugins of one node, called one at a time in the order given; parts that are plugins come last."""
 
-    def __init__(self, plugins: Sequence[object], parts: Sequence[object] = (), *, trace: bool = False) -> None:
-        plugins = [*plugins, *_plugins_among(parts, plugins)]
-        problems = [problem for plugin in plugins for problem in _problems(plugin)]
-        twice = [p for number, p in enumerate(plugins) if p in plugins[:number]]  # pluggy takes equal ones for one
-        problems += [Problem(plugin_name(plugin), "is given twice; give it once") for plugin in twice]
+    def __init__(
+        self, plugins: Sequence[object], parts: Sequence[tuple[str, object]] = (), *, trace: bool = False
+    ) -> None:
+        """`parts` are the node's others, each with its place, such as ``runners[0]``."""
+        placed = [(f"plugins[{number}]", plugin) for number, plugin in enumerate(plugins)]
+        placed += _plugins_among(parts, plugins)
+        plugins = [plugin for _, plugin in placed]
+        problems = [Problem(place, text) for place, plugin in placed for text in _problems(plugin)]
+        twice = [at for number, at in enumerate(placed) if at[1] in plugins[:number]]  # pluggy takes equal ones for one
+        problems += [Problem(place, f"{plugin_name(plugin)} is given twice; give it once") for place, plugin in twice]
         if problems:
             raise CompositionError(problems)
         warn(text for plugin in plugins for text in _old_hooks.warnings_of(plugin, _named(plugin)))
         self._trace = trace
         self._manager = _PluginManager("nodekit")
-        for number, plugin in enumerate(plugins):
-            self._manager.register(plugin, name=f"{number}:{plugin_name(plugin)}")
+        self._places: dict[str, str] = {}
+        for number, (place, plugin) in enumerate(placed):
+            name = f"{number}:{plugin_name(plugin)}"
+            self._places[name] = place
+            self._manager.register(plugin, name=name)
         self._admit = self._implementations("nodekit_admit")
         self._limit = self._implementations("nodekit_limit")
         self._observe = self._implementations("nodekit_observe")
@@ -85,6 +103,7 @@ class Hooks:
             Implementation(
                 one.plugin,
                 one.plugin_name,
+                self._places[one.plugin_name],
                 traced(hook, one.plugin_name, one.function) if self._trace else one.function,
                 _old_hooks.arguments_now(hook, one.argnames),
             )
@@ -92,9 +111,14 @@ class Hooks:
         ]
 
     def lifespans(self, node: "Node") -> Iterator[AbstractAsyncContextManager[Any]]:
-        """What each plugin wants held open, made when asked for."""
+        """What each plugin wants held open, made when asked for. Raises `NodekitError` for what cannot be entered."""
         for implementation in self._lifespan:
-            yield _call(implementation, node=node)
+            lifespan = _call(implementation, node=node)
+            if not (hasattr(type(lifespan), "__aenter__") and hasattr(type(lifespan), "__aexit__")):
+                cure = "decorate it with @asynccontextmanager, and let it yield once"
+                text = f"nodekit_lifespan returned {lifespan!r:.200}, which is no async context manager; {cure}"
+                raise NodekitError(f"{implementation.named}: {text}")
+            yield lifespan
 
     async def admit(self, request: JobRequest, node: "Node") -> None:
         """Ask every plugin; the first `Refusal` or `Unavailable` wins, and a plugin that breaks refuses."""
@@ -149,24 +173,27 @@ class Hooks:
             except Exception:
                 logger.exception("plugin %s failed in nodekit_observe_store", implementation.plugin_name)
 
-    def routes(self, node: "Node") -> Iterator[tuple[str, Any]]:
-        """Each plugin's name, with what it wants mounted or the error that it raised."""
+    def routes(self, node: "Node") -> Iterator[tuple[str, str, Any]]:
+        """Each plugin's place and name, with what it wants mounted or the error that it raised."""
         for implementation in self._routes:
             try:
                 answer = _call(implementation, node=node)
             except Exception as error:
                 logger.exception("plugin %s failed in nodekit_routes", implementation.plugin_name)
                 answer = error
-            yield plugin_name(implementation.plugin), answer
+            yield implementation.place, plugin_name(implementation.plugin), answer
 
     def problems(self, node: "Node") -> Iterator[str]:
         """What plugins say is wrong right now; one that cannot say is wrong itself."""
         for implementation in self._tell_problems:
             try:
-                yield from _texts(_call(implementation, node=node))
-            except Exception:
+                told = texts(_call(implementation, node=node))
+            except (KeyboardInterrupt, GeneratorExit):
+                raise
+            except BaseException:  # nobody cancels what is not awaited: it is the plugin's own
                 logger.exception("plugin %s failed in nodekit_problems", implementation.plugin_name)
-                yield f"plugin {plugin_name(implementation.plugin)} failed to say what is wrong; the log has it"
+                told = [f"{implementation.named} failed to say what is wrong; the log has it"]
+            yield from told
 
 
 def plugin_name(plugin: object) -> str:
@@ -184,39 +211,37 @@ def _nothing(answer: object) -> None:
         raise TypeError(f"it answered {answer!r:.200} where only None lets in; to object, raise it: raise Refusal(…)")
 
 
-def _texts(told: Any) -> list[str]:
-    """One text is one problem, not as many as it has letters; None is none."""
-    return [told] if isinstance(told, str) and told else [str(problem) for problem in told or ()]
-
-
-def _plugins_among(parts: Sequence[object], plugins: Sequence[object]) -> Sequence[object]:
+def _plugins_among(parts: Sequence[tuple[str, object]], plugins: Sequence[object]) -> Sequence[tuple[str, object]]:
     """The parts that implement hooks, each once; one that is given as a plugin has its place there."""
-    found: list[object] = []
-    for part in parts:
-        if _named(part) and not any(part is other for other in (*plugins, *found)):
-            found.append(part)
+    found: list[tuple[str, object]] = []
+    for place, part in parts:
+        if _named(part) and not any(part is other for other in (*plugins, *(other for _, other in found))):
+            found.append((place, part))
     return found
 
 
 def _named(plugin: object) -> list[str]:
-    """What on it is named like a hook."""
-    return [name for name in dir(plugin) if name.startswith(_PREFIX) and callable(getattr(plugin, name))]
+    """What on it is named like a hook. A module that a module imports is none; None is a hook that is left out."""
+    names = [name for name in dir(plugin) if name.startswith(_PREFIX)]
+    return [
+        name for name in names if callable(value := getattr(plugin, name)) or (name in _SPECS and value is not None)
+    ]
 
 
 def _is_implementation(plugin: object, name: str) -> bool:
     return name.startswith(_PREFIX) and inspect.isroutine(getattr(plugin, name, None))
 
 
-def _problems(plugin: object) -> Iterator[Problem]:
+def _problems(plugin: object) -> Iterator[str]:
     if inspect.isclass(plugin):
-        yield Problem(plugin.__name__, f"is a class; give the node an instance: {plugin.__name__}()")
+        yield f"{plugin.__name__} is a class; give the node an instance: {plugin.__name__}()"
         return
     named = _named(plugin)
     for name in named:
         if text := _problem(name, getattr(plugin, name)):
-            yield Problem(f"{plugin_name(plugin)}.{name}", text)
+            yield f"{plugin_name(plugin)}.{name}: {text}"
     if not named and not hasattr(plugin, "container_rules"):
-        yield Problem(plugin_name(plugin), f"implements no hook; known: {', '.join(sorted(_SPECS))}")
+        yield f"{plugin_name(plugin)} implements no hook; known: {', '.join(sorted(_SPECS))}"
 
 
 def _problem(name: str, function: Any) -> str | None:

@@ -5,16 +5,19 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TypeAlias
+from functools import partial
+from typing import TypeAlias, get_args
 
 from msgspec.structs import replace
 
 from nodekit._health import Trouble
 from nodekit._ids import JobIds
 from nodekit._progress import Progress
-from nodekit.container import ClientId
-from nodekit.errors import KeyReused, NotFailed, Refusal, StoreFailed, TooManyJobs, Unavailable
-from nodekit.events import Event, JobAccepted, JobFinished, RequestRefused
+from nodekit._requests import request_problem
+from nodekit._telling import Telling
+from nodekit.container import ClientId, Location
+from nodekit.errors import KeyReused, NodekitError, NotFailed, Refusal, StoreFailed, TooManyJobs, Unavailable
+from nodekit.events import JobAccepted, JobFinished, RequestRefused
 from nodekit.job import UNSUCCESSFUL, Job, JobRequest, JobStatus, RetryFrom
 from nodekit.limits import ClientLimits, NodeLimits, finite
 from nodekit.store import JobStore, Pending
@@ -39,14 +42,14 @@ class Intake:
         ids: JobIds,
         limits: NodeLimits,
         guards: Callable[[JobRequest], Awaitable[None]],
-        tell: Callable[[Event], None],
+        telling: Telling,
     ) -> None:
         self._store = store
+        self._telling = telling
         self._progress = progress
         self._ids = ids
         self._limits = limits
         self._guards = guards
-        self._tell = tell
         self._clients = {id: own.over(limits.each_client) for id, own in limits.clients.items()}
         self._arriving = 0
         self._arriving_of: dict[ClientId, int] = {}
@@ -60,13 +63,13 @@ class Intake:
         `begin` makes of a new job what it begins as: by default, one whose first step is due.
         """
         begin = begin or self._progress.advance
-        known = {number: await self._known(r) for number, r in enumerate(requests) if r.idempotency_key is not None}
-        new = {number: request for number, request in enumerate(requests) if known.get(number) is None}
-        taken = dict(zip(new, await self._take_new(list(new.values()), begin), strict=True)) if new else {}
-        answers = [known.get(number) or taken[number] for number in range(len(requests))]
+        answered = [await self._at_once(request) for request in requests]
+        new = [request for request, answer in zip(requests, answered, strict=True) if answer is None]
+        taken = iter(await self._take_new(new, begin) if new else ())
+        answers = [next(taken) if answer is None else answer for answer in answered]
         for request, answer in zip(requests, answers, strict=True):
             if not isinstance(answer, Job):
-                self._tell(RequestRefused(request.client, answer))
+                self._telling.tell(RequestRefused(request.client, answer))
         return answers
 
     async def take_again(self, old: Job, request: JobRequest, start: RetryFrom) -> Answer:
@@ -80,14 +83,24 @@ class Intake:
                 )
             return again
 
+        if start not in get_args(RetryFrom):
+            raise NodekitError(f"start: expected one of {', '.join(get_args(RetryFrom))}, got {start!r}")
         try:
             if old.status not in UNSUCCESSFUL:
                 raise NotFailed("finished and successful" if old.status.finished else "not finished")
             (answer,) = await self.take([request], begin)
             return answer
         except NotFailed as objection:
-            self._tell(RequestRefused(request.client, objection))
+            self._telling.tell(RequestRefused(request.client, objection))
             raise
+
+    async def _at_once(self, request: JobRequest) -> Job | KeyReused | Refusal | None:
+        """The answer to what need not be admitted: it is no request, or its key is known."""
+        if text := request_problem(request):
+            return Refusal(text)
+        if request.destination is Location.STREAM:
+            return Refusal("destination: nobody would read this stream; ask for it by Node.stream(request)")
+        return None if request.idempotency_key is None else await self._known(request)
 
     async def _known(self, request: JobRequest) -> Job | KeyReused | None:
         """What came of an earlier request with the same key; asked also while the node drains, as long as it can be."""
@@ -103,12 +116,18 @@ class Intake:
     async def _take_new(self, requests: Sequence[JobRequest], begin: Begin) -> list[Answer]:
         pending = await self._store.pending()
         with self._reserved(pending, requests) as room:
-            try:
-                answers: list[Answer] = [await self._admit(request, room, begin) for request in requests]
-                room.leave()  # from its next instruction on, the store counts them
-                kept = iter(await self._keep([answer for answer in answers if isinstance(answer, Job)]))
-            except Unavailable as unavailable:
-                return [unavailable if isinstance(answer, Job) else answer for answer in answers]
+            answers: list[Answer] = [await self._admit(request, room, begin) for request in requests]
+            if not any(isinstance(answer, Job) for answer in answers):
+                return answers
+            room.handed_on = True
+            return await self._telling.to_its_end(partial(self._keep_admitted, answers, room))
+
+    async def _keep_admitted(self, answers: Sequence[Answer], room: "_Room") -> list[Answer]:
+        room.leave()  # from its next instruction on, the store counts them
+        try:
+            kept = iter(await self._keep([answer for answer in answers if isinstance(answer, Job)]))
+        except Unavailable as unavailable:
+            return [unavailable if isinstance(answer, Job) else answer for answer in answers]
         return [self._accepted(answer, next(kept)) if isinstance(answer, Job) else answer for answer in answers]
 
     async def stream(self, request: JobRequest, begin: Callable[[Job, Callable[[], None]], JobStream]) -> JobStream:
@@ -119,17 +138,20 @@ class Intake:
         try:
             return await self._stream(request, begin)
         except (Refusal, Unavailable) as objection:
-            self._tell(RequestRefused(request.client, objection))
+            self._telling.tell(RequestRefused(request.client, objection))
             raise
 
     async def _stream(self, request: JobRequest, begin: Callable[[Job, Callable[[], None]], JobStream]) -> JobStream:
+        if text := request_problem(request):
+            raise Refusal(text)
         with self._reserved(await self._store.pending(), [request]) as room:
             job = await self._admit(request, room, self._progress.advance)
             if not isinstance(job, Job):
                 raise job
             if job.status.finished:  # its pipeline has nothing to do
-                return await self._nothing_to_read(job)
+                return await self._telling.to_its_end(partial(self._nothing_to_read, job))
             stream = begin(job, room.leave)
+            room.handed_on = True
             try:
                 await stream.accepted()
             except StoreFailed as error:
@@ -139,7 +161,6 @@ class Intake:
                 stream.leave()
                 raise
         self.trouble.is_over()
-        self._tell(JobAccepted(job))
         return stream
 
     async def _nothing_to_read(self, job: Job) -> JobStream:
@@ -174,7 +195,8 @@ class Intake:
         try:
             yield room
         finally:
-            room.leave()
+            if not room.handed_on:
+                room.leave()
 
     def _count_arriving(self, total: int, clients: Mapping[ClientId, int], sign: int) -> None:
         self._arriving += sign * total
@@ -225,7 +247,7 @@ class Intake:
 
     async def _keep(self, admitted: Sequence[Job]) -> Sequence[Job]:
         try:
-            kept = await self._store.add(admitted) if admitted else []
+            kept = await self._store.add(admitted)
         except StoreFailed as error:
             raise self._not_kept(len(admitted), error) from error
         self.trouble.is_over()
@@ -239,21 +261,23 @@ class Intake:
     def _accepted(self, asked: Job, kept: Job) -> Job | KeyReused:
         if kept.id != asked.id:  # a request with the same key was faster
             return _same(asked.request, kept)
-        self._tell(JobAccepted(kept))
+        self._telling.tell(JobAccepted(kept))
         if kept.status.finished:  # its pipeline had nothing to do
-            self._tell(JobFinished(kept))
+            self._telling.tell(JobFinished(kept))
         return kept
 
 
 class _Room:
     """For how many more jobs there is room: in all, and of each client that has a limit of its own."""
 
-    __slots__ = ("_leave", "clients", "total")
+    __slots__ = ("_leave", "clients", "handed_on", "total")
 
     def __init__(self, total: int, clients: dict[ClientId, int], *, leave: Callable[[], None]) -> None:
         self.total = total
         self.clients = clients
         self._leave: Callable[[], None] | None = leave
+        self.handed_on = False
+        """Whether it is left by whoever has the jobs kept, and no longer by whoever asked for it."""
 
     def leave(self) -> None:
         """Hold nothing any more."""

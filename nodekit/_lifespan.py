@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from nodekit._asking import asked
 from nodekit._executor import Executor
 from nodekit._ids import JobIds
 from nodekit._intake import Intake
@@ -83,7 +84,7 @@ async def tell_unfinished(store: JobStore, text: str) -> None:
     """Log how many jobs are, if any."""
     with anyio.move_on_after(COUNT_SECONDS, shield=True):
         try:
-            if unfinished := (await store.pending()).total:
+            if unfinished := (await asked(store.pending)).total:
                 logger.info(text, unfinished)
         except StoreFailed as error:
             logger.debug("unfinished jobs not counted: %s", error)

@@ -52,6 +52,14 @@ def misfits(
     yield from rule_problems((c for runner in runners for c in runner.containers.values()), plugins)
 
 
+def placed_parts(
+    store: JobStore, runners: Sequence[ContainerRunner], transports: Sequence[Transport]
+) -> Sequence[tuple[str, object]]:
+    """The parts that may implement hooks, each with its place."""
+    numbered = [(f"runners[{number}]", runner) for number, runner in enumerate(runners)]
+    return ("store", store), *numbered, *((f"transports[{number}]", part) for number, part in enumerate(transports))
+
+
 def _container_problems(container: Container) -> Iterator[Problem]:
     """What a node file could not say either: Structs that Python makes are not checked by themselves."""
     try:

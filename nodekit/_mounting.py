@@ -11,24 +11,23 @@ from nodekit.mounts import Mount
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
-def mounted(offered: Iterable[tuple[str, Any]]) -> Mapping[str, Mount]:
-    """Mounts by name, of pairs of a plugin's name and what its `nodekit_routes` answered, or the error it raised.
+def mounted(offered: Iterable[tuple[str, str, Any]]) -> Mapping[str, Mount]:
+    """Mounts by name, of each plugin's place and name, and what its `nodekit_routes` answered, or the error it raised.
 
     Raises `CompositionError`.
     """
     table: dict[str, Mount] = {}
     owners: dict[str, str] = {}
     problems: list[Problem] = []
-    for plugin, answer in offered:
-        where = f"{plugin}.nodekit_routes"
+    for place, plugin, answer in offered:
         if text := _wrong(answer):
-            problems.append(Problem(where, text))
+            problems.append(Problem(place, f"{plugin}.nodekit_routes: {text}"))
             continue
         for mount in cast(Sequence[Mount], answer):
             if text := "; ".join(_unfit(mount, owners)):
-                problems.append(Problem(where, text))
+                problems.append(Problem(place, f"{plugin}.nodekit_routes: {text}"))
             else:
-                table[mount.name], owners[mount.name] = mount, plugin
+                table[mount.name], owners[mount.name] = mount, f"{place} ({plugin})"
     if problems:
         raise CompositionError(problems)
     return MappingProxyType(table)

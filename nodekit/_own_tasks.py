@@ -4,8 +4,9 @@ A shield is not enough: asyncio's own `Task.cancel`, which servers and `asyncio.
 """
 
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from types import TracebackType
-from typing import Generic, ParamSpec, Self, TypeVar
+from typing import Any, Generic, ParamSpec, Self, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup
@@ -25,12 +26,21 @@ class _Change(Generic[T]):
         self.error: Exception | None = None
 
     async def make(self, function: Callable[[], Awaitable[T]]) -> None:
-        with anyio.CancelScope(shield=True):
-            try:
+        _current.set(self)
+        try:
+            with anyio.CancelScope(shield=True):
                 self.result = await function()
-            except Exception as error:
-                self.error = error
-        self.made.set()
+        except Exception as error:
+            self.error = error
+        except BaseException as error:  # a part's own: nobody cancels this, and whoever asked must not wait for ever
+            self.error = StoreFailed(f"the change was broken off: {type(error).__name__}")
+            raise
+        finally:
+            self.made.set()
+
+
+_current: "ContextVar[_Change[Any] | None]" = ContextVar("nodekit_change", default=None)
+"""The change whose task this is; a task that was begun in one, and outlives it, is none."""
 
 
 class OwnTasks:
@@ -50,15 +60,25 @@ class OwnTasks:
         tasks, self._tasks = self._tasks, None
         await tasks.__aexit__(None, None, None)  # not told of the caller's error, which it would wrap
 
+    @property
+    def open(self) -> bool:
+        """Whether changes are made here."""
+        return self._tasks is not None
+
     def check(self) -> None:
         """Raises `StoreFailed` while it is not open."""
-        if self._tasks is None:
+        if not self.open:
             raise StoreFailed("the store is not open")
 
     async def run(self, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call and await the function; it goes on to its end when the caller does not."""
+        """Call and await the function; it goes on to its end when the caller does not.
+
+        What belongs to a change that has a task of its own needs no second one.
+        """
         self.check()
         assert self._tasks is not None
+        if (outer := _current.get()) is not None and not outer.made.is_set():
+            return await function(*args, **kwargs)
         change: _Change[T] = _Change()
         self._tasks.start_soon(change.make, lambda: function(*args, **kwargs))
         await change.made.wait()

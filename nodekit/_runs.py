@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 import anyio
 import anyio.lowlevel
 
+from nodekit._asking import is_fault, said
 from nodekit._calls import Called, Calls
 from nodekit._progress import Progress, expired, failed, job_timeout_text, stray
 from nodekit._retry import delay_before_retry
@@ -29,7 +30,7 @@ LONGEST_PAUSE_SECONDS = 5.0
 class Run:
     """What one job's run has in hand: its newest snapshot and the slot it holds."""
 
-    __slots__ = ("_ends_at", "claim", "delay_seconds", "held", "job", "strays")
+    __slots__ = ("_ends_at", "claim", "delay_seconds", "held", "job", "strays", "told", "untold_step")
 
     def __init__(self, claim: Claim, held: ContainerId | None = None) -> None:
         self.claim = claim
@@ -41,6 +42,10 @@ class Run:
         """How long the job is to wait once it is given back."""
         self.strays = 0
         """How often in a row the pipeline named another step than before; one that does it twice has no rule."""
+        self.untold_step: int | None = None
+        """The step that has its result, until that is kept and told."""
+        self.told = False
+        """Whether the job's end was told."""
 
     @property
     def seconds_left(self) -> float:
@@ -62,6 +67,8 @@ class Means:
     """To be called when a container turned out not to run."""
     problems: dict[str, str]
     """Why jobs are not getting on right now, by what fails."""
+    unsaved: set[JobId]
+    """Jobs of which the store keeps no results right now, streams among them."""
     tell: Callable[[Event], None]
 
 
@@ -79,7 +86,7 @@ class Runs(Generic[RunT]):
         self._changed = means.changed
         self._look = means.look
         self._problems = means.problems
-        self._unsaved: set[JobId] = set()
+        self._unsaved = means.unsaved
         self._tell = means.tell
 
     async def go_on(self, run: RunT) -> None:
@@ -96,12 +103,12 @@ class Runs(Generic[RunT]):
             with run.claim.scope:
                 await work(run)
         except ClaimLost:
-            logger.debug("job %s: settled elsewhere", job.id)
-        except anyio.get_cancelled_exc_class():
-            with anyio.CancelScope(shield=True):
-                await self._give_up(run)
-            raise
-        except Exception:  # the one place where a fault of ours must not end the node
+            await self._lost(run)
+        except BaseException as error:  # the one place where a fault of ours must not end the node
+            if not is_fault(error):
+                with anyio.CancelScope(shield=True):
+                    await self._give_up(run)
+                raise
             logger.exception("job %s: the executor failed", job.id)
             run.delay_seconds = LONGEST_PAUSE_SECONDS
             with anyio.CancelScope(shield=True):
@@ -124,7 +131,7 @@ class Runs(Generic[RunT]):
                 run.strays = 0
             else:
                 return
-        self._tell(JobFinished(run.job))
+        self._tell_kept(run)
 
     async def _without_slot(self, run: RunT) -> bool:
         """What is due cannot be called here and now: back to the queue. Whether the job goes on all the same."""
@@ -137,8 +144,9 @@ class Runs(Generic[RunT]):
         called = await self._call(run, step)
         if (delay := self._delay(run, step, called)) is not None:
             return await self._try_later(run, called, delay)
+        run.untold_step = step.index
         await self._keep(run, self._after(run, step, called))
-        self._tell(StepFinished(run.job, step.index))
+        self._tell_kept(run)
         return True
 
     def _after(self, run: RunT, step: Step, called: Called) -> Job:
@@ -167,7 +175,7 @@ class Runs(Generic[RunT]):
         run.job = expired(run.job, run.claim.age_seconds)
         logger.info("job %s: its time was over in the queue", run.job.id)
         await self._persist(run, lambda: self._store.save(run.claim, run.job))
-        self._tell(JobFinished(run.job))
+        self._tell_kept(run)
 
     # -- storing ----------------------------------------------------------------------------------
 
@@ -189,10 +197,12 @@ class Runs(Generic[RunT]):
                     return await write()
                 except ClaimLost:
                     raise
-                except Exception as error:
+                except BaseException as error:
+                    if not is_fault(error):
+                        raise
                     self._unsaved.add(run.job.id)
-                    self._problems["save"] = f"the store keeps no results: {error}"
-                    logger.error("job %s: the store failed (%s); trying again in %.1f s", run.job.id, error, pause)
+                    self._problems["save"] = f"the store keeps no results: {said(error)}"
+                    logger.error("job %s: the store failed (%r); trying again in %.1f s", run.job.id, error, pause)
                     await anyio.sleep(pause)
                     pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
         finally:
@@ -208,7 +218,29 @@ class Runs(Generic[RunT]):
     async def _give_up(self, run: RunT) -> None:
         try:
             await self._store.release(run.claim, run.job, delay_seconds=run.delay_seconds)
+            self._tell_kept(run)
         except ClaimLost:
-            pass
+            await self._lost(run)
         except Exception as error:
             logger.error("job %s: not given back (%s); it goes on after a restart", run.job.id, error)
+
+    async def _lost(self, run: RunT) -> None:
+        """The job is no longer this run's: settled elsewhere, or ended here by a write whose answer was lost."""
+        job = run.job
+        logger.debug("job %s: its claim is lost", job.id)
+        if not job.status.finished or run.told:
+            return
+        try:
+            if list(await self._store.get([job.id])) == [job]:
+                self._tell_kept(run)
+        except Exception as error:
+            logger.error("job %s: cannot be read (%s); if it has ended here, that is not told", job.id, error)
+
+    def _tell_kept(self, run: RunT) -> None:
+        """Tell what the store has kept and nobody was told of yet: the result of a step, the end of the job."""
+        step, run.untold_step = run.untold_step, None
+        if step is not None:
+            self._tell(StepFinished(run.job, step))
+        if run.job.status.finished and not run.told:
+            run.told = True
+            self._tell(JobFinished(run.job))

@@ -7,11 +7,11 @@ import anyio
 from msgspec.structs import replace
 
 from nodekit._calls import Called
+from nodekit._interrupted import interrupted
 from nodekit._progress import expired, failed, job_timeout_text
 from nodekit._runs import Means, Run, Runs
 from nodekit._turns import Turns
 from nodekit.container import ContainerError, Location, Step
-from nodekit.events import JobFinished
 from nodekit.job import Job, JobStatus, Outcome
 from nodekit.store import Claim
 from nodekit.stream import JobStream
@@ -60,7 +60,7 @@ class StreamRuns(Runs[StreamRun]):
         if reading.cancelled_caught:
             run.job = run.job.finished(Outcome(JobStatus.CANCELLED), time.time())  # if it has an end, that stays
             await self._persist(run, lambda: self._store.save(run.claim, run.job))
-            self._tell(JobFinished(run.job))
+            self._tell_kept(run)
 
     async def _without_slot(self, run: StreamRun) -> bool:
         self._look()
@@ -110,3 +110,11 @@ class StreamRuns(Runs[StreamRun]):
         self._leave_slots(run)
         await anyio.sleep(delay)
         return True
+
+    async def _give_up(self, run: StreamRun) -> None:
+        """Nobody could go on with it: it has failed, and who observes is told as of any other end."""
+        job = run.job
+        run.job = job.finished(interrupted(job.due or ""), time.time())
+        await super()._give_up(run)
+        if not run.told:  # it is not kept; the store fails it when it can
+            run.job = job

@@ -1,6 +1,5 @@
 """`JobTable` → `JobStore`: scheduling in memory, for a store that one node owns."""
 
-import logging
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -8,22 +7,20 @@ from types import TracebackType
 from typing import Self
 
 import anyio
-from msgspec.structs import replace
 
 from nodekit._broadcast import Broadcast
 from nodekit._counts import Counts
 from nodekit._embedded_claim import EmbeddedClaim
+from nodekit._ended import Ended
 from nodekit._fresh import Fresh
-from nodekit._interrupted import Interrupted, interrupted
+from nodekit._interrupted import Interrupted, given_back
 from nodekit._older_parts import as_it_takes
 from nodekit._own_tasks import OwnTasks
 from nodekit._queue import Queue
-from nodekit.container import ClientId, ContainerId, JobId, Location
+from nodekit.container import ClientId, ContainerId, JobId
 from nodekit.errors import ClaimLost, StoreFailed
 from nodekit.job import Job, JobStatus, Outcome
 from nodekit.store import Claim, JobTable, Pending, Settlement, Unfinished
-
-logger = logging.getLogger("nodekit.store")
 
 
 class EmbeddedStore:
@@ -42,10 +39,9 @@ class EmbeddedStore:
         self._entered = False
         self._loading: set[JobId] = set()
         self._own = OwnTasks()
-        self._fresh = Fresh()
-        self._broadcast = Broadcast()
-        self._counts = Counts()
-        self._interrupted = Interrupted(self._settle)
+        self._fresh, self._ended = Fresh(), Ended()
+        self._broadcast, self._counts = Broadcast(), Counts()
+        self._interrupted = Interrupted(self._settle, self._ended.put)
 
     async def __aenter__(self) -> Self:
         if self._entered:
@@ -144,11 +140,16 @@ class EmbeddedStore:
                 continue
             if job.status.finished:  # the table had said that it did not keep the end
                 self._finish(job.id)
+                self._ended.put(job.id)
                 self._broadcast.publish(job.id)
             else:
                 claim = self._claims[job.id] = EmbeddedClaim(job, age_seconds=self._queue.age_seconds(job.id))
                 claims.append(claim)
         return claims
+
+    async def ended(self) -> Sequence[Job]:
+        """Jobs that it has ended by itself: streams without a claim, and ends that the table kept without saying so."""
+        return await self._ended.take(self.table.get)
 
     # -- running ----------------------------------------------------------------------------------
 
@@ -163,19 +164,19 @@ class EmbeddedStore:
 
     async def release(self, claim: Claim, job: Job, *, delay_seconds: float = 0) -> None:
         def released(held: EmbeddedClaim, job: Job) -> None:
+            if job.status.finished:
+                self._saved(held, job)
+                if not was_finished:
+                    self._ended.put(job.id)
+                return
             held.lost = True
             del self._claims[job.id]
             self._unfinished[job.id] = entry = Unfinished.of(job)
             self._queue.put(entry, delay_seconds=delay_seconds)
 
-        if job.request.destination is Location.STREAM and not job.status.finished:
-            job = job.finished(interrupted(job.due or ""), time.time())
-        elif delay_seconds > 0:
-            job = replace(job, not_before=time.time() + delay_seconds, delay_seconds=delay_seconds)
-        elif job.not_before is not None:
-            job = replace(job, not_before=None, delay_seconds=None)
+        was_finished = job.status.finished
         with anyio.CancelScope(shield=True):
-            await self._write(claim, job, self._saved if job.status.finished else released)
+            await self._write(claim, given_back(job, delay_seconds), released)
 
     async def _write(self, claim: Claim, job: Job, then: Callable[[EmbeddedClaim, Job], None]) -> None:
         while (settling := self._settling.get(job.id)) is not None:
@@ -209,6 +210,7 @@ class EmbeddedStore:
     async def _settle_unfinished(self, id: JobId, outcome: Outcome) -> Settlement | None:
         settled = self._settling[id] = anyio.Event()
         self._queue.remove(id)
+        self._fresh.pop(id)  # it may be kept although the table says that it failed
         held = self._claims.get(id)
         try:
             if held is None:

@@ -16,7 +16,7 @@ from nodekit.container import (
     JobId,
     Location,
 )
-from nodekit.errors import FailureKind
+from nodekit.errors import FailureKind, NodekitError
 from nodekit.payload import encode_payload
 
 
@@ -44,6 +44,9 @@ RetryFrom: TypeAlias = Literal["failed", "start"]
 """Where another try of a job begins: with the step that failed, or with the first."""
 
 
+LOWEST_PRIORITY = 7
+
+
 class JobRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a client asks for. A transport fills it in; who asks is never taken from a body."""
 
@@ -56,7 +59,7 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The IP address that the request came from; None where there is none (a unix socket, the same process)."""
     origin: Location = Location.OFFCHAIN
     destination: Location = Location.OFFCHAIN
-    priority: Annotated[int, msgspec.Meta(ge=0, le=7)] = 3
+    priority: Annotated[int, msgspec.Meta(ge=0, le=LOWEST_PRIORITY)] = 3
     """Lower is sooner."""
     idempotency_key: str | None = None
     body_digest: str | None = None
@@ -111,6 +114,11 @@ class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
     """Success, failed or cancelled."""
     result: ContainerResult | None = None
     """The job's result; None: the result of its last step (or, of a cancelled job, an error that says so)."""
+
+    def check(self) -> None:
+        """Raises `NodekitError` where this is not how a job ends."""
+        if self.status not in FINISHED or not isinstance(self.status, JobStatus):
+            raise NodekitError(f"status: a job ends with success, failed or cancelled, not with {self.status!r}")
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -197,9 +205,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         return replace(self, status=JobStatus.RUNNING, steps=(*before, record), not_before=None, delay_seconds=None)
 
     def finished(self, outcome: Outcome, at: float) -> "Job":
-        """The job has ended; the first end is the only one."""
+        """The job has ended; the first end is the only one. Raises `NodekitError` for an outcome that is no end."""
         if self.status.finished:
             return self
+        outcome.check()
         if outcome.status is JobStatus.CANCELLED and outcome.result is None:
             error = ContainerError(container=self.due or "", error="cancelled", kind="cancelled")
             outcome = Outcome(outcome.status, error)

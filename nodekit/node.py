@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
 from types import MappingProxyType, TracebackType
 from typing import Self
 
@@ -9,6 +10,7 @@ import anyio
 import msgspec
 from msgspec.structs import replace
 
+from nodekit._asking import Running, asked
 from nodekit._describe import AT_ONCE, describe
 from nodekit._diagnosis import diagnosis
 from nodekit._executor import Executor
@@ -18,16 +20,17 @@ from nodekit._hooks import Hooks
 from nodekit._ids import JobIds
 from nodekit._intake import Intake
 from nodekit._lifespan import open_parts, working
-from nodekit._misfits import misfits
+from nodekit._misfits import misfits, placed_parts
 from nodekit._mounting import mounted
 from nodekit._observed_store import observed
 from nodekit._older_parts import as_they_take
 from nodekit._paging import check_page
 from nodekit._progress import Progress
+from nodekit._telling import Telling
 from nodekit._waiting import Waiters
 from nodekit.container import ClientId, Container, ContainerId, JobId, Location
 from nodekit.errors import CompositionError, KeyReused, NodekitError, Refusal, Unavailable
-from nodekit.events import Event, JobFinished
+from nodekit.events import JobFinished
 from nodekit.job import Job, JobRequest, JobStatus, Outcome, RetryFrom
 from nodekit.limits import DEFAULTS, ClientLimits, NodeLimits
 from nodekit.mounts import Mount
@@ -85,7 +88,7 @@ class Node:
         self.name, self.limits = name, limits
         self.urls: list[str] = []
         """Where its transports listen, while it runs."""
-        self._hooks = Hooks(plugins, parts=(store, *runners, *transports), trace=trace_hooks)
+        self._hooks = Hooks(plugins, placed_parts(store, runners, transports), trace=trace_hooks)
         store, self._runners, self._transports, pipelines = as_they_take(store, runners, transports, pipelines)
         self.pipelines: Mapping[str, Pipeline] = {BUILT_IN: SequencePipeline(), **pipelines}
         self._ids = JobIds()
@@ -100,14 +103,25 @@ class Node:
         if self._hooks.store_observed:
             store = observed(store, lambda call: self._hooks.observe_store(call, self))
         self._store = store
-        self._waiters = Waiters(store.changes)
-        limits, tell = self.limits, self._tell
+        self._running, self._waiters = Running(self._runners), Waiters(store.changes)
+        hooks, limits = self._hooks, self.limits
+        self._telling = Telling(lambda: hooks.observed, lambda event: hooks.observe(event, self))
         progress = Progress(self.pipelines, self._containers, limits)
         self._executor = Executor(
-            store=store, runners=self._runners, progress=progress, concurrency=limits.concurrency, tell=tell
+            store=store,
+            runners=self._runners,
+            running=self._running,
+            progress=progress,
+            concurrency=limits.concurrency,
+            tell=self._telling.tell,
         )
         self._intake = Intake(
-            store=store, progress=progress, ids=self._ids, limits=limits, guards=self._guards, tell=tell
+            store=store,
+            progress=progress,
+            ids=self._ids,
+            limits=limits,
+            guards=lambda request: hooks.admit(request, self),
+            telling=self._telling,
         )
 
     # -- lifespan ---------------------------------------------------------------------------------
@@ -119,6 +133,7 @@ class Node:
             await open_parts(stack, self._store, self._ids, self._runners)
             for lifespan in self._hooks.lifespans(self):
                 await stack.enter_async_context(lifespan)
+            await stack.enter_async_context(self._telling)
             work = working(self, self._transports, self._executor, self._waiters, self._intake)
             await stack.enter_async_context(work)
             self._stack = stack.pop_all()
@@ -232,9 +247,13 @@ class Node:
 
         None: there is no such job.
         """
+        outcome.check()
+        return await self._telling.to_its_end(partial(self._settle, id, outcome, client))
+
+    async def _settle(self, id: JobId, outcome: Outcome, client: ClientId | None) -> Settlement | None:
         settled = await self._store.settle(id, outcome, client=client)
         if settled is not None and settled.now:
-            self._tell(JobFinished(settled.job))
+            self._telling.tell(JobFinished(settled.job))
         return settled
 
     async def cancel(self, id: JobId, *, client: ClientId | None = None) -> Job | None:
@@ -259,7 +278,7 @@ class Node:
 
     def running(self) -> Collection[ContainerId]:
         """The containers that can be called right now."""
-        return {id for runner in self._runners for id in runner.running()}
+        return self._running.look()
 
     @property
     def in_flight(self) -> int:
@@ -267,30 +286,16 @@ class Node:
         return self._executor.running
 
     async def pending(self) -> Pending:
-        """Counts of unfinished jobs."""
-        return await self._store.pending()
+        """Counts of unfinished jobs. Raises `StoreFailed` where the store does not say."""
+        return await asked(self._store.pending)
 
     async def resources(self, model_id: str | None = None) -> Mapping[ContainerId, msgspec.Raw]:
         """What running containers say of themselves, as JSON; who fails or takes longer than 3 s is left out."""
-        return await describe(self._runners, model_id, self._describing)
+        return await describe(self._runners, self.running(), model_id, self._describing)
 
     async def health(self) -> Health:
         """Whether store and executor work and a container can be called. Reads the store once."""
-        return await diagnosis(
-            self,
-            store=self._store,
-            runners=self._runners,
-            executor=self._executor,
-            intake=self._intake,
-            told=self._hooks.problems(self),
-        )
-
-    async def _guards(self, request: JobRequest) -> None:
-        await self._hooks.admit(request, self)
-
-    def _tell(self, event: Event) -> None:
-        if self._hooks.observed:
-            self._hooks.observe(event, self)
+        return await diagnosis(self._store, self._running, self._executor, self._intake, self._hooks.problems(self))
 
 
 def _kept(answer: Job | NodekitError) -> Job:

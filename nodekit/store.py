@@ -159,6 +159,17 @@ class JobStore(Protocol):
         ...
 
 
+class EndingStore(JobStore, Protocol):
+    """A store that ends jobs by itself, such as streams that an earlier run has left, and says which."""
+
+    async def ended(self) -> Sequence[Job]:
+        """Wait for at least one job that the store has ended without a call of `save` or `settle`, each given once.
+
+        The node tells its observers of them. Cancelling the call loses nothing.
+        """
+        ...
+
+
 class Announcement(msgspec.Struct, frozen=True):
     """What a node offers to a cluster. Of a container only the fields of `Container` travel: rules, but no secrets."""
 

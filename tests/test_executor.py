@@ -708,3 +708,182 @@ async def test_a_pipeline_that_says_otherwise_once_in_a_step_and_stays_with_that
 
 async def _echo(data: Any) -> Any:
     return data
+
+
+# -- parts that break when they are asked ---------------------------------------------------------
+
+
+class Moody(SwitchRunner):
+    """Raises what it is told when it is asked what runs, when that changes, or what is wrong."""
+
+    on_running: BaseException | None = None
+    on_changed: BaseException | None = None
+    on_problems: BaseException | None = None
+    told: Any = ()
+
+    def running(self) -> Any:
+        if self.on_running:
+            raise self.on_running
+        return super().running()
+
+    async def changed(self) -> None:
+        if self.on_changed:
+            raise self.on_changed
+        await super().changed()
+
+    def problems(self) -> Any:
+        if self.on_problems:
+            raise self.on_problems
+        return self.told
+
+
+odd_errors = pytest.mark.parametrize(
+    "error", [RuntimeError("not now"), asyncio.CancelledError(), SystemExit(3)], ids=["error", "cancelled", "exit"]
+)
+
+
+async def test_a_runner_that_works_does_not_clear_the_problem_of_another_of_its_class(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("nodekit._executor.LONGEST_PAUSE_SECONDS", 0.01)
+    sick, well = Moody(Container(id="sick")), Moody(Container(id="well"))
+    sick.on_changed = RuntimeError("no events")
+    async with make_node(well, sick) as node:
+        await until(lambda: node._executor.problems)
+        for _ in range(5):
+            well.switch("well")
+            await settle_down()
+            health = await node.health()
+            assert list(health.reasons) == ["runners[1] (Moody) does not say when what runs changes: no events"]
+        sick.on_changed = None
+
+        def mended() -> bool:
+            sick.switch("sick")
+            return not node._executor.problems
+
+        await until(mended)
+        assert (await node.health()).healthy
+
+
+@odd_errors
+async def test_a_runner_that_cannot_say_what_runs_is_a_reason_and_holds_up_no_other(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("nodekit._executor.LONGEST_PAUSE_SECONDS", 0.01)
+    sick, well = Moody(Container(id="sick")), Moody(Container(id="well"))
+    sick.on_running = error
+    async with make_node(sick, well) as node:
+        [job] = await node.wait([(await node.submit(request("well"))).id])
+        health = await node.health()
+        assert (job.status, set(node.running())) == (JobStatus.SUCCESS, {"well"})
+        assert await node.resources() == {}
+        [reason] = health.reasons
+        assert reason.startswith("runners[0] (Moody) does not say what runs: ")
+        assert "runners[0] (Moody) does not say what runs" in caplog.text
+        sick.on_running = None
+        [job] = await node.wait([(await node.submit(request("sick"))).id])  # it is looked at again by itself
+        assert (job.status, (await node.health()).reasons) == (JobStatus.SUCCESS, ())
+
+
+@odd_errors
+async def test_a_runner_that_cannot_say_what_is_wrong_is_a_reason_and_hides_no_other(
+    error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    sick, well = Moody(Container(id="sick")), Moody(Container(id="well"))
+    sick.on_problems, well.told = error, "it is warm"
+    async with make_node(sick, well) as node:
+        health = await node.health()
+    failed = "runners[0] (Moody) failed to say what is wrong; the log has it"
+    assert (health.healthy, list(health.reasons)) == (True, [failed, "it is warm"])
+    assert "runners[0] (Moody) failed to say what is wrong" in caplog.text
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("method", ["find", "pending"])
+async def test_a_store_that_is_cancelled_in_itself_is_a_fault_of_the_store(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def cancelled(**terms: Any) -> Any:
+        raise asyncio.CancelledError
+
+    async with make_node(store=(store := SpiedStore())) as node:
+        monkeypatch.setattr(store, method, cancelled)
+        if method == "pending":
+            with pytest.raises(StoreFailed, match="cancelled in itself"):
+                await node.pending()
+        else:
+            health = await node.health()
+            assert list(health.reasons) == ["the store cannot be read: it was cancelled in itself"]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("method", ["claim", "claim_expired", "save", "release", "ended"])
+async def test_a_store_that_is_cancelled_in_itself_does_not_end_the_executor(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nodekit._executor.LONGEST_PAUSE_SECONDS", 0.01)
+    runner = SwitchRunner(Container(id="x"))
+    async with make_node(runner, store=(store := SpiedStore())) as node:
+        real, left = getattr(store, method), 2
+
+        async def cancelled(*arguments: Any, **terms: Any) -> Any:
+            nonlocal left
+            if left:
+                left -= 1
+                raise asyncio.CancelledError
+            return await real(*arguments, **terms)
+
+        monkeypatch.setattr(store, method, cancelled)
+        runner.switch()
+        runner.switch("x")
+        jobs = [await node.submit(request("x")) for _ in range(3)]
+        with anyio.fail_after(20):
+            done = await node.wait([job.id for job in jobs])
+    assert {job.status for job in done} == {JobStatus.SUCCESS}
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_runner_that_is_cancelled_in_itself_does_not_end_the_executor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nodekit._executor.LONGEST_PAUSE_SECONDS", 0.01)
+    runner = Moody(Container(id="x"))
+    runner.on_changed = asyncio.CancelledError()
+    async with make_node(runner) as node:
+        await until(lambda: node._executor.problems)
+        [job] = await node.wait([(await node.submit(request("x"))).id])
+    assert job.status is JobStatus.SUCCESS
+
+
+async def test_a_stream_that_is_saved_does_not_hide_that_other_results_are_not() -> None:
+    class Choosy(MemoryTable):
+        refused = "echo"
+
+        async def save(self, job: Job) -> None:
+            if job.request.containers == (self.refused,):
+                raise StoreFailed("no space left")
+            await super().save(job)
+
+    table, failing = Choosy(), "the store keeps no results: no space left"
+    async with make_node(functions(other=echo), store=EmbeddedStore(table)) as node:
+        job = await node.submit(request("echo"))
+        await until(lambda: node._executor.problems)
+        table.refused = "other"
+        async with node.stream(request("other")) as stream, anyio.create_task_group() as tasks:
+            tasks.start_soon(stream.__anext__)
+            table.refused = "echo"
+            await until(lambda: job.id in node._executor._runs._unsaved)
+            tasks.cancel_scope.cancel()
+        assert list((await node.health()).reasons) == [failing]
+        table.refused = ""
+        await node.wait([job.id])
+        assert (await node.health()).healthy
+
+
+@pytest.mark.parametrize("answer", [{"models": []}, "text", b"{}"])
+async def test_what_says_of_itself_what_is_no_json_is_left_out(answer: Any, caplog: pytest.LogCaptureFixture) -> None:
+    class Describing(SwitchRunner):
+        async def resources(self, container: str, model_id: str | None) -> Any:
+            return encode_payload(container) if container == "well" else answer
+
+    async with make_node(Describing(Container(id="odd"), Container(id="well"))) as node:
+        assert list(await node.resources()) == ["well"]
+    assert "container odd: asking for its resources failed" in caplog.text

@@ -1,5 +1,6 @@
 """Plugins at the door: mistakes are told when a node is composed, with the cure."""
 
+import asyncio
 import functools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -122,11 +123,7 @@ def test_a_mistake_in_a_plugin_is_one_clear_problem(plugin: object, words: list[
 def test_all_mistakes_are_told_at_once() -> None:
     with pytest.raises(CompositionError) as failed:
         make_node(plugins=[Misspelt(), WrongArgument(), Guardian(), AsyncObserve()])
-    assert [problem.where.partition(".")[0] for problem in failed.value.problems] == [
-        "Misspelt",
-        "WrongArgument",
-        "AsyncObserve",
-    ]
+    assert [problem.where for problem in failed.value.problems] == ["plugins[0]", "plugins[1]", "plugins[3]"]
 
 
 def test_two_runners_of_one_container_are_one_problem() -> None:
@@ -236,12 +233,17 @@ def test_plugins_that_are_equal_are_refused_as_pluggy_would_take_them_for_one() 
 # -- what is wrong --------------------------------------------------------------------------------
 
 
+class Unsayable:
+    def __iter__(self) -> Any:
+        raise RuntimeError("no")
+
+
 class Says:
     def __init__(self, told: Any) -> None:
         self.told = told
 
     def nodekit_problems(self) -> Any:
-        if isinstance(self.told, Exception):
+        if isinstance(self.told, BaseException):
             raise self.told
         return self.told
 
@@ -267,13 +269,13 @@ async def test_what_plugins_say_is_wrong_is_told_and_the_node_is_healthy(told: A
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("told", [RuntimeError("oops"), 7])
+@pytest.mark.parametrize("told", [RuntimeError("oops"), 7, SystemExit(1), asyncio.CancelledError(), Unsayable()])
 async def test_a_plugin_that_cannot_say_what_is_wrong_is_a_reason_and_hides_no_other(
     told: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with make_node(plugins=[Says(["before"]), Says(told), Says(["after"])]) as node:
         health = await node.health()
-    failed = "plugin Says failed to say what is wrong; the log has it"
+    failed = "plugins[1] (Says) failed to say what is wrong; the log has it"
     assert (health.healthy, list(health.reasons)) == (True, ["before", failed, "after"])
     assert "failed in nodekit_problems" in caplog.text
 
@@ -422,14 +424,14 @@ def test_what_plugins_mount_is_known_by_name() -> None:
         ([Mount("a\n", page)], ["lower-case"]),
         ([Mount("-a", page)], ["'-a'", "lower-case"]),
         ([Mount(7, page)], ["7", "lower-case"]),  # type: ignore[arg-type]
-        ([Mount("one", page), Mount("one", page)], ["'one'", "by Routes already"]),
+        ([Mount("one", page), Mount("one", page)], ["'one'", "by plugins[0] (Routes) already"]),
         ([Mount("one", "page")], ["'one'", "ASGI"]),  # type: ignore[arg-type]
         ([Mount("one", page, "no")], ["'one'", "True or False"]),  # type: ignore[arg-type]
     ],
 )  # fmt: skip
 def test_what_cannot_be_mounted_is_one_clear_problem(answer: Any, words: list[str]) -> None:
     problem = problem_of(Routes(answer))
-    assert problem.startswith("Routes.nodekit_routes: ")
+    assert problem.startswith("plugins[0]: Routes.nodekit_routes: ")
     for word in words:
         assert word in problem
 
@@ -438,7 +440,9 @@ def test_two_plugins_that_mount_one_name_are_a_problem_for_each_other() -> None:
     class Other(Routes):
         pass
 
-    assert "'one' is mounted by Routes already" in problem_of(Routes([Mount("one", page)]), Other([Mount("one", page)]))
+    problem = problem_of(Routes([Mount("one", page)]), Other([Mount("one", page)]))
+    assert problem.startswith("plugins[1]: Other.nodekit_routes: ")
+    assert "'one' is mounted by plugins[0] (Routes) already" in problem
 
 
 # -- refusals -------------------------------------------------------------------------------------

@@ -495,13 +495,13 @@ async def test_a_stream_that_is_never_asked_for_a_piece_ends_with_its_time() -> 
 
 async def test_a_caller_whose_node_ends_while_its_stream_is_kept_is_told() -> None:
     table = Slow()
-    outcomes: list[type[Exception]] = []
+    outcomes: list[str] = []
 
     async def attempt(node: Node) -> None:
         try:
             await streamed(node, request())
-        except Unavailable as unavailable:
-            outcomes.append(type(unavailable))
+        except StreamBroken as broken:
+            outcomes.append(error(broken.job).error)
 
     async with anyio.create_task_group() as tasks:
         async with make_node(store=EmbeddedStore(table), drain_seconds=0.05) as node:
@@ -510,7 +510,7 @@ async def test_a_caller_whose_node_ends_while_its_stream_is_kept_is_told() -> No
             tasks.start_soon(open_later, table)
         with anyio.fail_after(20):
             await until(lambda: outcomes)
-    assert outcomes == [Unavailable]
+    assert outcomes == ["interrupted"]
 
 
 async def open_later(table: "Slow") -> None:
