@@ -1,11 +1,17 @@
 """Distributions that are planted by their metadata on a path of their own, and the command line that finds them."""
 
+import importlib
 import os
 import subprocess
+import sys
 from collections.abc import Mapping
+from contextlib import chdir
 from pathlib import Path
+from unittest import mock
 
-from served import NODEKIT
+from click.testing import CliRunner
+
+from nodekit.cli import main
 
 STORE = """
 import msgspec
@@ -60,7 +66,31 @@ def imported(folder: Path) -> set[str]:
 
 
 def nodekit(folder: Path, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
-    """The command, with what is planted in a folder; in that folder."""
+    """The command in this process, with what is planted in a folder; in that folder."""
+    importlib.invalidate_caches()
+    with (
+        chdir(folder),
+        mock.patch.object(sys, "path", [str(folder), *sys.path]),
+        mock.patch.object(sys, "dont_write_bytecode", True),
+    ):
+        try:
+            env = {"PYTHONPATH": str(folder)}
+            done = CliRunner().invoke(main, [*map(str, arguments)], env=env, catch_exceptions=False)
+        finally:
+            forget_modules(folder)
+    return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
+
+
+def forget_modules(folder: Path) -> None:
+    """Another test plants others by the same names."""
+    for name, module in [*sys.modules.items()]:
+        if (getattr(module, "__file__", None) or "").startswith(f"{folder}{os.sep}"):
+            del sys.modules[name]
+
+
+def nodekit_elsewhere(folder: Path, *arguments: str, check_seconds: float) -> "subprocess.CompletedProcess[str]":
+    """The command as a process, in which each check may take so long."""
+    set_seconds = f"_examine.examine.__kwdefaults__['seconds'] = {check_seconds}"
     env = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [*NODEKIT, *map(str, arguments)]
+    command = [sys.executable, "-c", f"from nodekit.cli import _examine, main; {set_seconds}; main()", *arguments]
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=100, check=False)

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from planted import STORE, nodekit, plant
 from test_config import NODE_FILE, changed
-from test_docs import PAGES, ROOT, blocks, page_id, run, write_files
+from test_docs import PAGES, ROOT, blocks, page_id, write_files
 
 from nodekit import CompositionError, EnvValue, Secret, load_node
 from nodekit.cli._schema import NodeSchema
@@ -106,9 +106,12 @@ def node_files(page: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if any(node_files(page))], ids=page_id)
-def test_the_node_files_of_a_page_are_valid_with_the_packages_of_the_page(page: Path, tmp_path: Path) -> None:
+def test_the_node_files_of_a_page_are_valid_with_the_packages_of_the_page(
+    schema: dict[str, Any], page: Path, tmp_path: Path
+) -> None:
     write_files(page, tmp_path)
-    made = json.loads(run(tmp_path, sys.executable, "-m", "nodekit.cli", "config", "schema"))
+    own = (tmp_path / "pyproject.toml").exists()
+    made = json.loads(nodekit(tmp_path, "config", "schema").stdout) if own else schema
     assert [text for text in node_files(page) if refused(made, text)] == []
 
 

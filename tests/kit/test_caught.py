@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from kit.broken import durable, guards, http, observers, pipelines, runners, shared, stores, tables, transports
+from kit.lasting import end_threads
 from kit.nested import Outcomes, run
 
 from nodekit.testing import (
@@ -375,7 +376,10 @@ SOUND_ELSEWHERE = (shared,)
 def outcomes(kind: ModuleType, part: type, tests: Sequence[str], folder: Path, **settings: object) -> Outcomes:
     """Run tests of the suite of that kind on a part."""
     body: dict[str, Any] = {"part": part, "backends": ("asyncio",), **settings}
-    return run(type(f"Test{part.__name__}", (kind.Suite,), body), tests, folder)
+    try:
+        return run(type(f"Test{part.__name__}", (kind.Suite,), body), tests, folder)
+    finally:
+        end_threads()
 
 
 @pytest.mark.parametrize("one", BREAKS, ids=str)

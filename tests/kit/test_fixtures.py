@@ -110,8 +110,13 @@ class TestComposed:
         assert faults.count("save") == 1
         await virtual_clock.advance(3600)
 
+over = threading.Event()
+
+def teardown_module():
+    over.set()
+
 async def test_task(no_leaked_tasks):
-    left.append(asyncio.create_task(asyncio.sleep(9), name="pushing"))
+    left.append(asyncio.create_task(asyncio.sleep(600), name="pushing"))
 
 async def test_descriptor(no_leaked_descriptors):
     left.append(os.open(".", os.O_RDONLY))
@@ -120,7 +125,7 @@ async def test_any(no_leaks):
     left.append(os.open(".", os.O_RDONLY))
 
 async def test_thread(no_leaked_threads):
-    threading.Thread(target=time.sleep, args=(4,), name="writer").start()
+    threading.Thread(target=over.wait, name="writer").start()
 
 async def test_block(unblocked_loop):
     time.sleep(1)

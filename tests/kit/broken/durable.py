@@ -3,7 +3,6 @@
 import asyncio
 import fcntl
 import os
-import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -12,6 +11,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 import pytest
+from kit.lasting import start_thread
 from msgspec.structs import replace
 
 from nodekit import EmbeddedStore, Job, JobStore, StoreFailed, StoreInUse, Unfinished
@@ -225,7 +225,7 @@ class LeavesADescriptor(Sound):
 
 class LeavesAThread(Sound):
     async def __aenter__(self) -> "LeavesAThread":
-        threading.Thread(target=time.sleep, args=(4,), name="writer").start()
+        start_thread("writer")
         await super().__aenter__()
         return self
 

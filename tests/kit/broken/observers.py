@@ -1,13 +1,13 @@
 """Observers that break a promise each. `tests/kit/test_caught.py` runs the suite on them."""
 
 import asyncio
-import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from kit.lasting import start_thread
 
 from nodekit import Event, JobFinished, RequestRefused
 from nodekit.testing import ObserverContract
@@ -69,7 +69,7 @@ class LeavesATask(Sound):
 class LeavesAThread(Sound):
     @asynccontextmanager
     async def nodekit_lifespan(self) -> AsyncIterator[None]:
-        threading.Thread(target=time.sleep, args=(4,), name="pusher").start()
+        start_thread("pusher")
         yield
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
@@ -10,6 +9,7 @@ from typing import Any
 
 import anyio
 import pytest
+from kit.lasting import start_thread
 
 from nodekit import Container, ContainerFailed, ContainerOutput, Step
 from nodekit.testing import StreamingRunnerContract
@@ -62,7 +62,7 @@ class LeavesADescriptor(Sound):
 
 class LeavesAThread(Sound):
     async def __aenter__(self) -> "LeavesAThread":
-        threading.Thread(target=time.sleep, args=(4,), name="looks after containers").start()
+        start_thread("looks after containers")
         return self
 
 
