@@ -309,7 +309,7 @@ class Drill:
     ) -> Figures:
         """`sabotage` is called after the first life, with the ids of jobs that are known to have succeeded."""
         begun = time.monotonic()
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session:
             clients = [asyncio.create_task(Client(number, self).work()) for number in range(CLIENTS)]
             try:
                 for number in range(rounds):

@@ -33,6 +33,23 @@ async def settle_down() -> None:
         await anyio.lowlevel.checkpoint()
 
 
+async def give_up(call: Callable[[], Awaitable[Any]], *, once: anyio.Event | None = None) -> bool:
+    """Cancel a call when it is as far as it gets, or once that is set; return False where it had come to its end."""
+    ended = False
+
+    async def work() -> None:
+        nonlocal ended
+        await call()
+        ended = True
+        tasks.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(work)
+        await (once.wait() if once else settle_down())
+        tasks.cancel_scope.cancel()
+    return not ended
+
+
 async def echo(data: Any) -> Any:
     return data
 

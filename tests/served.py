@@ -55,7 +55,7 @@ class Served:
 
     async def ended(self) -> int:
         """The exit code."""
-        return await anyio.to_thread.run_sync(lambda: self.process.wait(30))
+        return await anyio.to_thread.run_sync(lambda: self.process.wait(60))
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
+from parts import give_up, settle_down
 
 from nodekit import (
     Claim,
@@ -107,15 +108,13 @@ async def store(table: FlakyTable) -> AsyncIterator[EmbeddedStore]:
 async def claim(store: EmbeddedStore, job: Job | None = None) -> Claim:
     if job is not None:
         await store.add([job])
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         [claim] = await store.claim(["echo"], 1)
     return claim
 
 
 async def nothing_to_claim(store: EmbeddedStore) -> bool:
-    with anyio.move_on_after(0.03) as scope:
-        await store.claim(["echo"], 1)
-    return scope.cancelled_caught
+    return await give_up(lambda: store.claim(["echo"], 1))
 
 
 def forget_fresh(store: EmbeddedStore) -> None:
@@ -235,7 +234,7 @@ async def test_a_save_during_a_settlement_that_fails_is_kept(table: FlakyTable, 
         table.failing.clear()
 
     done = succeeded(held.job)
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(settle)
             await begun.wait()
@@ -267,7 +266,7 @@ async def test_a_settlement_that_fails_while_the_job_is_being_claimed_makes_no_s
     async def take() -> None:
         claims.extend(await store.claim(["echo"], 1))
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(take)
             await begun.wait()
@@ -428,15 +427,20 @@ async def test_of_the_calls_of_a_table_only_reads_and_delete_are_cancelled_with_
     cancelled: set[str] = set()
 
     class Slow(FlakyTable):
+        called, goes_on = anyio.Event(), anyio.Event()
+
         async def _call(self, name: str, call: Callable[[], Awaitable[Any]]) -> Any:
+            self.called.set()
             try:
-                await anyio.sleep(0.02)
+                await self.goes_on.wait()
             except BaseException:
                 cancelled.add(name)
                 raise
             return await call()
 
-    async with EmbeddedStore(Slow()) as store:
+    table = Slow()
+    table.goes_on.set()
+    async with EmbeddedStore(table) as store:
         held = [await claim(store, make_job()) for _ in range(2)]
         [other] = await store.add([make_job("other")])
         calls: list[Callable[[], Awaitable[Any]]] = [
@@ -450,8 +454,14 @@ async def test_of_the_calls_of_a_table_only_reads_and_delete_are_cancelled_with_
             lambda: store.delete([other.id]),
         ]
         for call in calls:
-            with anyio.move_on_after(0.005):
-                await call()
+            table.called, table.goes_on = anyio.Event(), anyio.Event()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(call)
+                await table.called.wait()
+                tasks.cancel_scope.cancel()
+                with anyio.CancelScope(shield=True):
+                    await settle_down()
+                table.goes_on.set()
     assert cancelled == {"get", "find", "delete"}
 
 
@@ -495,7 +505,7 @@ async def test_asyncios_own_cancel_leaves_no_job_that_nobody_runs_and_changes_no
             [job] = await node.fetch([job.id])
             if job.status.finished:
                 ends[job.id] = job.status
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             await node.wait(await node.find(limit=1000))
         assert {job.id: job.status for job in await node.fetch(list(ends))} == ends
         assert (await node.pending()).total == 0

@@ -242,7 +242,7 @@ async def test_a_runner_that_returns_what_it_should_not_fails_the_step_and_nothi
 
     runner = SwitchRunner(Container(id="bad"), run=run)
     async with make_node(functions(), runner) as node:
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             (done,) = await node.wait([(await node.submit(request("bad"))).id])
             (fine,) = await node.wait([(await node.submit(request("echo"))).id])
     assert (done.status, fine.status) == (JobStatus.FAILED, JobStatus.SUCCESS)
@@ -352,7 +352,7 @@ class Breaks(Sequence):
 async def test_a_pipeline_that_breaks_fails_its_job_only(method: str, call: int) -> None:
     async with make_node(functions(), pipelines={"breaks": Breaks(method, call)}) as node:
         asked = JobRequest(containers=("echo", "echo"), data=encode_payload({}), pipeline="breaks")
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             (done,) = await node.wait([(await node.submit(asked)).id])
             (fine,) = await node.wait([(await node.submit(request("echo"))).id])
     assert (done.status, fine.status) == (JobStatus.FAILED, JobStatus.SUCCESS)
@@ -569,7 +569,7 @@ async def test_an_error_that_cannot_be_stored_as_it_is_is_made_so(tmp_path: Path
 
     store = SqliteStore(SqliteConfig(path=tmp_path / "jobs.db"))
     async with make_node(functions(odd=odd), store=store) as node:
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             [job] = await node.wait([(await node.submit(request("odd"))).id])
     assert error_of(job).startswith("ValueError: caf?xxx")
     assert len(error_of(job)) < 3000

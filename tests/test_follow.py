@@ -44,7 +44,7 @@ async def followed(node: Node, id: str) -> AsyncIterator[list[tuple[JobStatus, i
             async for job in jobs:
                 seen.append(seen_as(job))
 
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(follow)
             await until(lambda: seen)
@@ -163,7 +163,7 @@ async def test_following_ends_with_an_error_when_the_node_stops_and_was_not_begu
             await until(lambda: gate.running and node._waiters._waiters)
             await settle_down()
     assert failures == ["the node is not running; nothing will change"]
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         await follow(node, job.id)
     assert len(failures) == 2
 

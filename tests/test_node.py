@@ -138,7 +138,7 @@ async def test_waiting_reads_nothing_while_nothing_of_its_jobs_changes() -> None
 async def test_waiting_for_finished_or_unknown_jobs_returns_at_once() -> None:
     async with make_node() as node:
         job = await node.submit(request())
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             await node.wait([job.id])
             (again,) = await node.wait([job.id, "unknown", job.id])
             assert again.status is JobStatus.SUCCESS
@@ -564,7 +564,7 @@ async def test_a_transport_that_cannot_listen_says_so_itself() -> None:
 async def test_waiting_outside_the_lifespan_is_an_error_instead_of_for_ever() -> None:
     await (table := MemoryTable()).add([job := make_job()])
     node = Node(store=EmbeddedStore(table), runners=[])
-    with anyio.fail_after(5), pytest.raises(NodekitError, match="not running"):
+    with anyio.fail_after(60), pytest.raises(NodekitError, match="not running"):
         await node.wait([job.id])
 
 
@@ -577,7 +577,7 @@ async def test_a_waiter_is_told_when_the_node_stops() -> None:
         except NodekitError as error:
             told.append(str(error))
 
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
             async with make_node(functions(gate=Gate()), drain_seconds=0) as node:
                 job = await node.submit(request("gate"))

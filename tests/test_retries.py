@@ -127,7 +127,7 @@ def retrying(function: Callable[[Any], Awaitable[Any]], **retry: Any) -> Any:
 
 
 async def ended(node: Any, job: Job) -> Job:
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         [job] = await node.wait([job.id])
         return job
 

@@ -211,7 +211,7 @@ async def test_a_flood_of_headers_is_431(api: Api) -> None:
 
 @both_servers
 async def test_a_client_that_stalls_is_told_so_and_holds_up_nobody(server: str) -> None:
-    async with serving(server, body_seconds=0.3) as api, api.raw() as half_a_body, api.raw() as half_a_head:
+    async with serving(server, body_seconds=1.0) as api, api.raw() as half_a_body, api.raw() as half_a_head:
         await half_a_head.send(b"GET /info HTTP/1.1\r\nHo")
         await half_a_body.send(post(b"", "Content-Length: 100") + b'{"contai')
         ids = [await api.submit() for _ in range(10)]

@@ -20,15 +20,15 @@ async def test_containers_that_say_nothing_are_left_out(api: Api) -> None:
 async def test_each_running_container_is_asked_at_once_and_answers_for_itself(
     server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_describe, "DESCRIBE_SECONDS", 0.5)
+    monkeypatch.setattr(_describe, "DESCRIBE_SECONDS", 2.0)
     asked: list[str] = []
     both = asyncio.Barrier(2)
 
     async def says(request: web.Request) -> web.StreamResponse:
         asked.append(request.query_string)
         name = request.match_info["name"]
-        if name == "late":
-            await asyncio.sleep(60)
+        if name == "late" and request.query:
+            await asyncio.Event().wait()
         if name in "ab":
             await both.wait()  # each only while the other is being asked too
         status = 404 if name == "silent" else 200
@@ -52,7 +52,7 @@ async def test_each_running_container_is_asked_at_once_and_answers_for_itself(
             assert answer.body == b'{"a":{"is": "a","n":1.50},"b":{"is": "b","n":1.50}}'
             assert set(asked) == {"model_id=org/model%26x"}
             asked.clear()
-            assert set((await api.get("/resources")).json) == {"a", "b"}
+            assert set((await api.get("/resources")).json) == {"a", "late", "b"}
             assert set(asked) == {""}
     finally:
         await started.cleanup()

@@ -251,7 +251,7 @@ async def test_a_reader_that_is_slow_makes_the_node_hold_nothing_and_reads_it_al
             connection.reader._transport.pause_reading()  # type: ignore[attr-defined]
             await connection.send(ask(f"/api/jobs/{id}/events", "Connection: close"))
             await until_quiet(store)
-            assert store.held == 0
+            await until(lambda: store.held == 0)
             reads = store.calls["get"]
             connection.reader._transport.resume_reading()  # type: ignore[attr-defined]
             with anyio.fail_after(60):

@@ -117,7 +117,7 @@ async def test_a_client_that_does_not_read_its_reply_does_not_keep_the_node_from
 
     runner = FunctionRunner()
     runner.add(Container(id="large"), large)
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         async with serving(server, runners=[runner], stop_seconds=0.2) as api:
             id = await api.submit("large")
             await api.results(id)

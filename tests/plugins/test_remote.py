@@ -148,7 +148,7 @@ def runner_for(server: Server, *names: str, **settings: Any) -> RemoteRunner:
 
 async def run(server: Server, name: str, data: Any = None, **settings: Any) -> ContainerOutput:
     async with runner_for(server, name, **settings) as runner:
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             return await runner.run(make_step(name, data))
 
 
@@ -238,7 +238,7 @@ async def test_connections_are_used_again_and_closed_at_the_end(server: Server) 
         for _ in range(5):
             await runner.run(make_step("echo"))
         assert server.open == 1
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         while server.open:
             await anyio.sleep(0.01)
 
@@ -329,7 +329,7 @@ async def test_no_reply_is_given_up_when_the_node_says_so(server: Server) -> Non
         with anyio.move_on_after(0.1) as scope:
             await runner.run(make_step("slow"))
         assert scope.cancelled_caught
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             while server.open:
                 await anyio.sleep(0.01)
 
@@ -438,7 +438,7 @@ async def test_a_container_is_down_after_a_failed_connection_and_up_once_it_answ
         [problem] = runner.problems()
         assert problem.startswith("container echo: cannot connect to ")
         async with server.serving(port=free_tcp_port):
-            with anyio.fail_after(10):
+            with anyio.fail_after(60):
                 while "echo" not in runner.running():
                     await runner.changed()
             assert list(runner.problems()) == []
@@ -458,7 +458,7 @@ async def _fail(runner: RemoteRunner, name: str) -> None:
 
 
 async def _until_changed(runner: RemoteRunner, call: Callable[[], Awaitable[None]]) -> Collection[str]:
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(runner.changed)
             await anyio.wait_all_tasks_blocked()
@@ -468,7 +468,7 @@ async def _until_changed(runner: RemoteRunner, call: Callable[[], Awaitable[None
 
 async def test_a_runner_whose_container_is_down_can_be_left(free_tcp_port: int) -> None:
     server = Server(port=free_tcp_port)
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         async with runner_for(server, "echo") as runner:
             await _fail(runner, "echo")
 
@@ -479,7 +479,7 @@ async def test_a_runner_whose_container_is_down_can_be_left(free_tcp_port: int) 
 async def described(server: Server, *answers: bytes, model_id: str | None = None, **settings: Any) -> Any:
     server.says("echo", *answers)
     async with runner_for(server, "echo", **settings) as runner:
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             said = await runner.resources("echo", model_id)
         assert runner.running() == {"echo"}  # whatever it said
         return said

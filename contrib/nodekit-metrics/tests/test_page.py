@@ -71,7 +71,7 @@ async def test_the_page_says_what_happened_and_how_the_node_is() -> None:
     async with serving(Metrics()) as served:
         job = await served.node.submit(make_request("echo"))
         await served.node.wait([job.id])
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             while not (found := (await served.ask()).values())[succeeded]:
                 pass
     assert found["nodekit_jobs_pending{'origin': 'offchain'}"] == 0
