@@ -43,7 +43,7 @@ class LinesTransport:
 
     async def answer_all(self, client: SocketStream, node: Node) -> None:
         lines = BufferedByteReceiveStream(client)
-        address = client.extra(SocketAttribute.remote_address)[0]
+        address = self.name_of(client)
         async with client:
             try:
                 while True:
@@ -51,6 +51,10 @@ class LinesTransport:
                     await client.send(msgspec.json.encode(await self.answer(line, node, address)) + b"\n")
             except (*GONE, anyio.DelimiterNotFound):
                 logger.debug("%s has gone", address)
+
+    def name_of(self, client: SocketStream) -> str:
+        name: str = client.extra(SocketAttribute.remote_address)[0]
+        return name
 
     async def answer(self, line: bytes, node: Node, client: str) -> Any:
         try:
@@ -69,7 +73,12 @@ class LinesTransport:
     async def asked(self, request: dict[str, Any], node: Node, client: str) -> Any:
         if "submit" in request:
             data = encode_payload(request["data"])
-            asked = JobRequest(containers=tuple(request["submit"]), data=data, client=client, address=client)
+            asked = JobRequest(
+                containers=tuple(request["submit"]),
+                data=data,
+                client=client,
+                address=None if client == "unix" else client,
+            )
             return {"id": (await node.submit(asked)).id}
         jobs = await node.fetch([request["fetch"]], client=client)
         return {"job": told(jobs[0]) if jobs else None}

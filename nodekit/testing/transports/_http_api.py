@@ -10,6 +10,7 @@ import anyio
 from nodekit import JobId, Refusal, Transport, Unavailable
 from nodekit.testing._bounds import within
 from nodekit.testing.transports._http_client import HttpAnswer, HttpClient, HttpConnection
+from nodekit.testing.transports._listening import unix_path
 from nodekit.testing.transports._served import Served
 from nodekit.testing.transports.transport import TransportContract
 
@@ -28,6 +29,11 @@ class HttpApi(HttpClient):
     def __init__(self, served: Served, url: str, *, timeout_seconds: float, source: str | None = None) -> None:
         super().__init__(url, timeout_seconds=timeout_seconds, source=source)
         self.served = served
+
+    @property
+    def address(self) -> str | None:
+        """The address that the node has for this client: none on a unix socket."""
+        return (self.source or "127.0.0.1") if unix_path(self.url) is None else None
 
     def of(self, source: str) -> "HttpApi":
         """The client at another address."""

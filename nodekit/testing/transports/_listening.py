@@ -3,6 +3,7 @@
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,6 +22,12 @@ def address_of(url: str) -> tuple[str, int] | str:
     assert parts.hostname, f"{url!r} does not say where to connect to: expected scheme://host:port or unix:path"
     assert parts.port, f"{url!r} does not say where to connect to: expected scheme://host:port or unix:path"
     return parts.hostname, parts.port
+
+
+def unix_path(url: str) -> str | None:
+    """The path of a unix socket; None for a URL of another kind."""
+    address = address_of(url)
+    return address if isinstance(address, str) else None
 
 
 async def connect(url: str, source: str | None = None) -> SocketStream:
@@ -44,12 +51,17 @@ def _family(host: str) -> socket.AddressFamily:
 
 
 @contextmanager
-def port_taken() -> Iterator[int]:
-    """A port of 127.0.0.1 that somebody else listens at."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        yield taken.getsockname()[1]
+def taken(url: str) -> Iterator[int | None]:
+    """Somebody else listens where that was: at the path of a unix socket, or at a port of 127.0.0.1, which it gives."""
+    path = unix_path(url)
+    with socket.socket(socket.AF_INET if path is None else socket.AF_UNIX) as other:
+        if path is not None:
+            Path(path).unlink(missing_ok=True)  # what is left of the one before
+        other.bind(("127.0.0.1", 0) if path is None else path)
+        other.listen()
+        yield other.getsockname()[1] if path is None else None
+    if path is not None:
+        Path(path).unlink(missing_ok=True)
 
 
 @contextmanager

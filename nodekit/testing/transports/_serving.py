@@ -22,7 +22,10 @@ class ServingContract(Contract):
     """Base of the suites of transports."""
 
     clients: tuple[str, ...] = ("127.0.0.1", "127.0.0.2")
-    """Addresses of this machine whose callers the transport takes for two clients; one, where it tells none apart."""
+    """Addresses of this machine whose callers the transport takes for two clients; one, where it tells none apart.
+
+    Callers of a unix socket have no address, and are one client: ``("unix",)``.
+    """
     beginning: bytes = b""
     """What a client might send before it stalls: the first bytes of a request."""
     timeout_seconds: float = 20.0
@@ -37,7 +40,14 @@ class ServingContract(Contract):
         raise NotImplementedError("define a fixture `transport` that gives a transport that was not served yet")
 
     def another(self, transport: Transport) -> Transport:
-        """A second one of the same kind: a copy, since constructing a transport acquires nothing."""
+        """A second one of the same kind, to be served beside it: a copy, since constructing acquires nothing.
+
+        Override it for one whose copy listens at the same place, as at the path of a unix socket: give another path.
+        """
+        return deepcopy(transport)
+
+    def copied(self, transport: Transport) -> Transport:
+        """One that listens at the same place once it is free there; as `another`, made before it is served."""
         return deepcopy(transport)
 
     async def submit(self, url: str, *containers: str, data: Any = None, source: str | None = None) -> JobId:

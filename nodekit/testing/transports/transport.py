@@ -11,7 +11,7 @@ from anyio.abc import TaskStatus
 
 from nodekit import JobId, NodekitError, Refusal, StoreFailed, Transport, Unavailable
 from nodekit.testing.detectors import no_leaks, unblocked_loop
-from nodekit.testing.transports._listening import Watched, address_of, listens, port_taken
+from nodekit.testing.transports._listening import Watched, address_of, listens, taken, unix_path
 from nodekit.testing.transports._served import Served
 from nodekit.testing.transports._serving import Limiting, ServingContract
 
@@ -19,7 +19,8 @@ from nodekit.testing.transports._serving import Limiting, ServingContract
 class TransportContract(ServingContract):
     """Define the fixture `transport`: one that was not served yet and is to listen at a free port of 127.0.0.1.
 
-    `submit` and `fetch` say how a client asks.
+    `submit` and `fetch` say how a client asks. One that listens at a unix socket says so by its URL, ``unix:/path``.
+    Its suite says `clients = ("unix",)`, and overrides `another`: a second one listens at another path.
     """
 
     # -- starting and ending ----------------------------------------------------------------------
@@ -66,21 +67,24 @@ class TransportContract(ServingContract):
             await self.works(served.url, n=1)
 
     async def test_a_port_that_is_taken_is_an_error_that_names_the_address(self, transport: Transport) -> None:
-        with port_taken() as port:
+        second = self.copied(transport)
+        async with self.serving(transport) as served:
+            url = served.url
+        with taken(url) as port:
             with pytest.raises(NodekitError) as raised:
-                async with self.serving(transport, port=port):
+                async with self.serving(second, port=port):
                     raise AssertionError("the node started although nobody can reach it")
-            assert "127.0.0.1" in str(raised.value), "it does not say which address cannot be listened at"
+            place = unix_path(url) or "127.0.0.1"
+            assert place in str(raised.value), f"it does not say which address cannot be listened at: {place}"
 
     async def test_its_port_is_free_again_when_the_node_has_ended(self, transport: Transport) -> None:
-        port, second = None, self.another(transport)
+        second = self.copied(transport)
         async with self.serving(transport) as served, self.stalled(served.url):
             await self.works(served.url)
-            if not isinstance(address := address_of(served.url), str):
-                port = address[1]
         assert not listens(served.url)
-        async with self.serving(second, port=port) as again:
-            assert port is None or again.node.urls == served.node.urls
+        address = address_of(served.url)
+        async with self.serving(second, port=None if isinstance(address, str) else address[1]) as again:
+            assert again.node.urls == served.node.urls
             await self.works(again.url)
 
     async def test_it_leaves_nothing_behind(self, transport: Transport) -> None:
