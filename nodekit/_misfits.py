@@ -5,11 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
+from nodekit._container_ids import offered
 from nodekit._deprecated import warn
 from nodekit._older_parts import as_given
 from nodekit._rules import rule_problems
 from nodekit._shapes import shape_problems, shape_warnings
-from nodekit.container import Container, ContainerId
+from nodekit.container import Container
 from nodekit.embedded import EmbeddedStore
 from nodekit.errors import Problem
 from nodekit.pipeline import BUILT_IN, Pipeline
@@ -39,17 +40,18 @@ def misfits(
     if not misshapen:
         warn(text for _, part, protocol in parts for text in shape_warnings(part, protocol))
     yield from misshapen
-    if any(inspect.isclass(runner) or not hasattr(runner, "containers") for runner in runners):
+    if any(inspect.isclass(runner) or not _has_containers(runner) for runner in runners):
         return
-    seen: dict[ContainerId, str] = {}
-    for number, runner in enumerate(runners):
-        here = f"runners[{number}] ({type(runner).__name__})"
-        for id in runner.containers:
-            if id in seen:
-                yield Problem(here, f"container {id!r} is offered by {seen[id]} already; an id has one runner")
-            seen[id] = here
-            yield from _container_problems(runner.containers[id])
-    yield from rule_problems((c for runner in runners for c in runner.containers.values()), plugins)
+    containers, wrong = offered(runners)
+    yield from wrong
+    for _, container in containers:
+        yield from _container_problems(container)
+    yield from rule_problems(containers, plugins)
+
+
+def _has_containers(runner: object) -> bool:
+    missing = object()
+    return inspect.getattr_static(runner, "containers", missing) is not missing or hasattr(runner, "containers")
 
 
 def placed_parts(

@@ -1,19 +1,20 @@
 """Node file → Node. Glue over the constructors: whatever a node file can say, Python can say too."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeGuard, TypeVar
 
 import msgspec
 from msgspec.structs import replace
 
+from nodekit._container_tables import ContainerTables
 from nodekit._deprecated import keys_now, warn
 from nodekit._explain import explain
 from nodekit._installed import read_once
 from nodekit._naming import default_name, name_problem
 from nodekit._pins import TABLE, read_pins
-from nodekit._rules import declared_twice, nearest
+from nodekit._rules import declared_twice, nearest, not_rules
 from nodekit.errors import CompositionError, NodekitError, Problem
 from nodekit.formats import NodeTables, read_tables
 from nodekit.limits import NodeLimits
@@ -103,9 +104,7 @@ class _Composition:
         self.folder = path.absolute().parent
         self.file_name = path.name
         self.problems: list[Problem] = []
-        self.rules: dict[str, type[msgspec.Struct]] = {}
-        self.rules_known = True
-        """Whether every plugin was found: a key that none of the found ones reads may be another's."""
+        self.container_tables = ContainerTables(self.convert, self.keys_now, self.problem)
         self.settings = self.convert(self.table("node"), NodeSettings, "node") or NodeSettings()
         self.file = NodeFile(path.absolute(), self.settings.name or default_name(path))
         self.pins, self.pin_problems = read_pins(tables)
@@ -123,6 +122,7 @@ class _Composition:
         pipelines = self.parts("pipeline", "pipelines")
         store = self.store()
         self.log()
+        self.problems += [Problem(where, text) for where, text in self.container_tables.wrong_ids.items()]
         if self.problems:
             raise CompositionError(sorted(self.problems, key=self.position))
         return Node(
@@ -151,14 +151,13 @@ class _Composition:
             return []
         named = [(f"{key}[{number}]", table) for number, table in enumerate(entries)]
         offers = [self.offer(kind, table, where) for where, table in named]
+        found = [(where, table["use"], offer) for (where, table), offer in zip(named, offers, strict=True) if offer]
         if kind == "plugin":
-            self.declare_rules(offer for offer in offers if offer)
-            self.rules_known = None not in offers
-        return [
-            (table["use"], self.part(kind, table, where, offer))
-            for (where, table), offer in zip(named, offers, strict=True)
-            if offer
-        ]
+            self.container_tables.declare(found, complete=None not in offers)
+        elif kind == "runner":
+            self.container_tables.drop_clashing(found)
+        tables = dict(named)
+        return [(use, self.part(kind, tables[where], where, offer)) for where, use, offer in found]
 
     def offer(self, kind: Kind, table: Any, where: str) -> Offer[Any] | None:
         if not _is_table(table) or not isinstance(table.get("use"), str):
@@ -175,11 +174,6 @@ class _Composition:
             self.problem(f"{where}.use", str(error))
             return None
 
-    def declare_rules(self, offers: Iterable[Offer[Any]]) -> None:
-        for offer in offers:
-            if offer.container:
-                self.rules.update(dict.fromkeys(offer.container.__struct_fields__, offer.container))
-
     def part(self, kind: Kind, table: Any, where: str, offer: Offer[Any] | None) -> Any:
         if offer is None:
             return None
@@ -195,7 +189,8 @@ class _Composition:
                 self.problem(where, text)
             return part
         except CompositionError as error:
-            self.problems += [Problem(f"{where}.{p.where}" if p.where else where, p.text) for p in error.problems]
+            found = [Problem(f"{where}.{p.where}" if p.where else where, p.text) for p in error.problems]
+            self.problems += [problem for problem in found if problem.where not in self.container_tables.wrong_ids]
         except NodekitError as error:
             self.problem(where, str(error))
         except (Exception, SystemExit) as error:  # a bug of the part, told like its other problems
@@ -203,38 +198,14 @@ class _Composition:
         return None
 
     def containers(self, entries: Any, where: str, offer: Offer[Any]) -> tuple[Any, ...]:
+        if text := not_rules(offer.container):
+            self.problem(where, f"container= of its offer {text}")
+            return ()
         if offer.container is None or not _is_list(entries):
             self.problem(f"{where}.containers", f"expected a list of tables: [[{where.split('[')[0]}.containers]]")
             return ()
         numbered = [(f"{where}.containers[{number}]", entry) for number, entry in enumerate(entries)]
-        return tuple(self.container(entry, place, offer.container) for place, entry in numbered)
-
-    def container(self, entry: Any, where: str, struct: type[msgspec.Struct]) -> Any:
-        """Split a container's table between its runner and the plugins that declare rules."""
-        if not _is_table(entry):
-            self.problem(where, "expected a table")
-            return None
-        for reader in (struct, *dict.fromkeys(self.rules.values())):
-            if (entry := self.keys_now(entry, reader, where)) is None:
-                return None
-        own = {key: value for key, value in entry.items() if key not in self.rules}
-        rules = {key: value for key, value in entry.items() if key in self.rules}
-        for rule_struct in dict.fromkeys(self.rules.values()):
-            mine = {key: value for key, value in rules.items() if self.rules[key] is rule_struct}
-            if self.convert(mine, rule_struct, where) is None:
-                return None
-        known = [field for field in struct.__struct_fields__ if field != "rules"]
-        if unread := [key for key in own if key not in known]:
-            self.unread(where, unread[0], [*known, *self.rules])
-            return None
-        container = self.convert(own, struct, where)
-        return container and replace(container, rules=rules)
-
-    def unread(self, where: str, key: str, known: Sequence[str]) -> None:
-        if self.rules_known:
-            cure = nearest(key, known).removeprefix("; ") or "name the plugin that does under [[plugins]], or remove it"
-            text = f"unknown key: neither its runner nor a plugin of this node takes it; {cure}"
-            self.problem(f"{where}.{key}", text)
+        return tuple(self.container_tables.read(entry, place, offer.container) for place, entry in numbered)
 
     # -- values -----------------------------------------------------------------------------------
 
@@ -245,9 +216,9 @@ class _Composition:
         """The value as a Struct; None where there was a problem. `rules` has keys that belong to containers."""
         if _is_table(value) and (value := self.keys_now(value, struct, where)) is None:
             return None
-        fields: tuple[str, ...] = getattr(struct, "__struct_fields__", ())
+        fields: tuple[str, ...] = getattr(struct, "__struct_encode_fields__", ())
         if unknown := [key for key in value if key not in fields] if _is_table(value) else []:
-            is_rule = unknown[0] in getattr(rules, "__struct_fields__", ())
+            is_rule = unknown[0] in getattr(rules, "__struct_encode_fields__", ())
             cure = "; it is a key of [[runners.containers]]" if is_rule else nearest(unknown[0], fields)
             self.problem(f"{where}.{unknown[0]}", f"unknown key{cure}")
             return None

@@ -52,12 +52,19 @@ class CompositionError(NodekitError):
 
 
 class Refusal(NodekitError):
-    """A request was understood and is refused; raised by guards and pipelines, told to the client as it is."""
+    """A request was understood and is refused; raised by guards and pipelines, told to the client as it is.
+
+    Clients are told `reason` and `params`; as text it is both, for whoever reads a log.
+    """
 
     def __init__(self, reason: str, /, **params: Any) -> None:
         self.reason = reason
         self.params = params
         super().__init__(reason)
+
+    def __str__(self) -> str:
+        told = ", ".join(f"{name}={repr(value)[:100]}" for name, value in self.params.items())
+        return f"{self.reason} ({told})" if told else str(self.reason)
 
 
 class Unavailable(NodekitError):

@@ -59,6 +59,11 @@ class NodeLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         except msgspec.ValidationError as error:
             text, _, place = str(error).partition(" - at `$.")
             yield Problem(place.rstrip("`"), text[:1].lower() + text[1:])
+            return
+        clients = ((f"clients[{id!r}]", limits) for id, limits in self.clients.items())
+        for place, limits in (("each_client", self.each_client), *clients):
+            if not isinstance(limits, ClientLimits):  # a mapping of the same keys, so far
+                yield Problem(place, f"expected ClientLimits, got {limits!r:.100}; write ClientLimits(max_pending=…)")
 
 
 DEFAULTS = NodeLimits()

@@ -136,7 +136,7 @@ def test_a_hook_that_stays_for_now_warns_and_is_known(plant: Any) -> None:
 def test_what_is_gone_is_a_problem_that_holds_the_cure(plant: Any) -> None:
     plant(deprecated.HOOKS, "nodekit_consider", "nodekit_admit", gone=True)
     plant(deprecated.HOOK_ARGUMENTS, ("nodekit_admit", "asked"), "request", gone=True)
-    assert problem_of(Old()) == "Old.nodekit_consider: is gone since plugin API 1.0: use nodekit_admit"
+    assert problem_of(Old()) == "plugins[0]: Old.nodekit_consider: is gone since plugin API 1.0: use nodekit_admit"
     assert "its argument 'asked' is gone since plugin API 1.0: use request" in problem_of(OldArgument())
 
 

@@ -472,7 +472,10 @@ async def test_every_refusal_is_told_with_its_client_and_nothing_else_is() -> No
         await node.submit(request())
         answers = await node.submit_many([request(client="eve"), request("nope"), request()])
         assert [type(answer) for answer in answers[:2]] == [Refusal, Refusal]
-        assert told.refused == [("eve", Refusal, "closed"), ("alice", Refusal, "Container not supported")]
+        assert told.refused == [
+            ("eve", Refusal, "closed"),
+            ("alice", Refusal, "Container not supported (container='nope')"),
+        ]
         told.refused.clear()
         with pytest.raises(Refusal):
             await node.submit(request("nope"))

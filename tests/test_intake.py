@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 from msgspec.structs import replace
 from parts import Gate, SpiedStore, SwitchRunner, functions, give_up, make_node, request, until, until_is
@@ -22,7 +23,9 @@ from nodekit import (
     JobRequest,
     JobStatus,
     KeyReused,
+    Location,
     Node,
+    NodekitError,
     NotFailed,
     Outcome,
     Refusal,
@@ -458,6 +461,17 @@ async def test_guards_see_the_priority_that_the_job_will_have() -> None:
         ({"clients": {"bob": ClientLimits(max_priority=9)}}, "clients"),
         ({"max_pending": 0}, "max_pending"),
         ({"drain_seconds": -1}, "drain_seconds"),
+        ({"drain_seconds": float("nan")}, "drain_seconds"),
+        ({"job_timeout_seconds": float("nan")}, "job_timeout_seconds"),
+        ({"max_pending": True}, "max_pending"),
+        ({"concurrency": "64"}, "concurrency"),
+        ({"each_client": ClientLimits(max_priority=-1)}, "each_client.max_priority"),
+        ({"each_client": None}, "each_client"),
+        ({"each_client": {"max_pending": 1}}, "each_client"),
+        ({"clients": {"bob": {"max_pending": 1}}}, "clients"),
+        ({"clients": {7: ClientLimits()}}, "clients"),
+        ({"clients": [ClientLimits()]}, "clients"),
+        ({"clients": {"bob": ClientLimits(max_pending="many")}}, "clients"),  # type: ignore[arg-type]
     ],
 )
 def test_limits_made_in_python_are_checked_as_those_of_a_node_file(limits: dict[str, Any], where: str) -> None:
@@ -556,3 +570,61 @@ async def test_a_store_that_cannot_look_a_key_up_keeps_nothing() -> None:
         with pytest.raises(StoreFailed):
             await node.submit(keyed("k"))
         assert (await node.pending()).total == 0
+
+
+# -- requests that Python made --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("priority", value) for value in (-5, -1, 8, True, 1.5, "3", None)),
+        *(("containers", value) for value in (["echo"], "echo", None, (7,), ("echo", None), ("\ud800",))),
+        *(("data", value) for value in ({"a": 1}, b"{}", "{}", None, msgspec.Raw())),
+        *(("pipeline", value) for value in (None, 7)),
+        *(("client", value) for value in (None, 7, "\ud800")),
+        *(("address", value) for value in (7, b"::1")),
+        *(("idempotency_key", value) for value in ("", 7, b"k")),
+        *(("body_digest", value) for value in (7, b"k")),
+        *(("requires_proof", value) for value in (None, 1, "yes")),
+        *(("origin", value) for value in (None, 1, "offchain", Location.STREAM)),
+        *(("destination", value) for value in (None, 1, "offchain")),
+    ],
+    ids=lambda value: "empty" if isinstance(value, msgspec.Raw) else ascii(value),
+)
+async def test_a_request_whose_fields_are_not_what_they_say_is_refused_and_others_are_taken(
+    field: str, value: Any
+) -> None:
+    wrong = replace(request(), **{field: value})
+    async with make_node(each_client=ClientLimits(max_priority=2)) as node:
+        with pytest.raises(Refusal, match=f"^{field}: "):
+            await node.submit(wrong)
+        if field not in ("destination", "idempotency_key", "body_digest"):  # `Node.stream` says them itself
+            with pytest.raises(Refusal, match=f"^{field}: "):
+                async with node.stream(wrong):
+                    pass
+        refused, kept = await node.submit_many([wrong, request()])
+        assert isinstance(refused, Refusal)
+        assert isinstance(kept, Job)
+        assert await node.find() == [kept.id]
+
+
+async def test_a_retry_is_checked_as_any_request() -> None:
+    async def fail(data: Any) -> Any:
+        raise ValueError("no")
+
+    async with make_node(functions(fail=fail)) as node:
+        [job] = await node.wait([(await node.submit(request("fail"))).id])
+        with pytest.raises(Refusal, match=r"^priority: expected a whole number from 0 .* got 9"):
+            await node.retry(job.id, priority=9)
+        with pytest.raises(NodekitError, match="start: expected one of failed, start, got 'begin'"):
+            await node.retry(job.id, start="begin")  # type: ignore[arg-type]
+
+
+async def test_odd_but_right_requests_are_taken() -> None:
+    async with make_node() as node:
+        for field, value in (
+            *(("client", "größe"), ("client", ""), ("address", ""), ("idempotency_key", "é")),
+            *(("priority", 0), ("priority", 7), ("origin", Location.ONCHAIN), ("destination", Location.ONCHAIN)),
+        ):
+            assert isinstance(await node.submit(replace(request(), **{field: value})), Job)
