@@ -3,6 +3,7 @@
 import re
 import time
 import uuid
+from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
@@ -23,6 +24,59 @@ def test_an_id_is_a_uuid_of_version_7_with_the_time_in_front() -> None:
     parsed = uuid.UUID(id)
     assert (parsed.version, parsed.variant) == (7, uuid.RFC_4122)
     assert before <= milliseconds(id) <= time.time_ns() // 1_000_000
+
+
+def fields(id: str) -> tuple[int, int, int]:
+    """Time, 12 and 62 bits, as RFC 9562 has them in a UUID of version 7."""
+    number = uuid.UUID(id).int
+    return number >> 80, number >> 64 & 0xFFF, number & (1 << 62) - 1
+
+
+class Draws:
+    """Instead of `random.Random`: gives these numbers of 74 bits and these of fewer, the steps, and then zeros."""
+
+    def __init__(self, *whole: int, steps: Sequence[int] = ()) -> None:
+        self._whole, self._steps = list(whole), list(steps)
+
+    def __call__(self) -> "Draws":
+        return self
+
+    def getrandbits(self, bits: int) -> int:
+        numbers = self._whole if bits == 74 else self._steps
+        return numbers.pop(0) if numbers else 0
+
+
+@pytest.mark.parametrize("drawn", [(1 << 74) - 1, 0x2A5_A5A5_A5A5_A5A5_A5A5, 1, 1 << 62])
+def test_all_that_is_drawn_stands_in_an_id(drawn: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nodekit._ids.Random", Draws(drawn))
+    monkeypatch.setattr(time, "time_ns", lambda: 0x123456789AB * 1_000_000)
+    assert fields(JobIds().next()) == (0x123456789AB, drawn >> 62, drawn & (1 << 62) - 1)
+
+
+def test_ids_of_one_millisecond_are_a_drawn_step_apart_and_at_least_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nodekit._ids.Random", Draws(5, 9999, 4, 9999, steps=(1000, 0, 3)))
+    monkeypatch.setattr(time, "time_ns", lambda: 7_000_000)
+    ids = JobIds()
+    assert [fields(ids.next()) for _ in range(5)] == [(7, 0, number) for number in (5, 1006, 1007, 1011, 1012)]
+
+
+@pytest.mark.parametrize(
+    ("seen", "later"),
+    [
+        ((1, 0xABC, 0x123456789ABCDEF), (1, 0xABC, 0x123456789ABCDF0)),
+        ((1, 0x5, (1 << 62) - 1), (1, 0x6, 0)),
+        ((1, 0xFFF, (1 << 62) - 1), (2, 0, 0)),
+        ((3, 0x801, 1 << 61), (3, 0x801, (1 << 61) + 1)),
+    ],
+)
+def test_the_next_id_is_the_one_after_that_which_was_seen(
+    seen: tuple[int, int, int], later: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nodekit._ids.Random", Draws())
+    monkeypatch.setattr(time, "time_ns", lambda: 0)
+    ids = JobIds()
+    ids.seen(str(uuid.UUID(int=seen[0] << 80 | 7 << 76 | seen[1] << 64 | 2 << 62 | seen[2])))
+    assert fields(ids.next()) == later
 
 
 def test_ids_grow_and_stay_well_formed_in_a_tight_loop() -> None:

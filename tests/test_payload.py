@@ -23,9 +23,9 @@ def parse(body: bytes, **settings: int) -> bytes:
     return anyio.run(main)
 
 
-def refused(body: bytes) -> str:
+def refused(body: bytes, **settings: int) -> str:
     with pytest.raises(InvalidPayload) as raised:
-        parse(body)
+        parse(body, **settings)
     return str(raised.value)
 
 
@@ -122,6 +122,10 @@ def test_nesting_is_limited_exactly(left: bytes, right: bytes) -> None:
 @pytest.mark.parametrize("body", [b"[" * 200_000, b"[" * 200_000 + b"]" * 200_000, b'{"a":' * 200_000])
 def test_hundreds_of_thousands_of_brackets_are_refused_without_a_crash(body: bytes) -> None:
     assert refused(body) == f"nested more than {MAX_DEPTH} deep"
+
+
+def test_what_is_nested_deeper_than_can_be_decoded_is_refused_where_that_is_allowed() -> None:
+    assert refused(b"[" * 200_000 + b"]" * 200_000, max_depth=10**6) == "nested too deep"
 
 
 def test_many_brackets_beside_each_other_and_in_strings_are_fine() -> None:
