@@ -272,6 +272,32 @@ def test_jobs_that_were_taken_leave_nothing_behind() -> None:
     assert len(pickle.dumps(schedule)) < len(pickle.dumps(filled(*(entry() for _ in range(2000)))))
 
 
+def test_jobs_whose_time_is_over_come_once_and_are_no_longer_queued() -> None:
+    schedule, first, second, delayed, stays = Schedule(), entry(), entry(due="y"), entry(), entry()
+    schedule.add(second, expires_at=2)
+    schedule.add(first, expires_at=1)
+    schedule.add(delayed, due_at=99, expires_at=3)
+    schedule.add(stays)
+    assert schedule.next_expiry_at() == 1
+    assert schedule.take_expired(9, now=0.9) == []
+    assert all(some.id in schedule for some in (first, second, delayed, stays))
+    assert schedule.take_expired(1, now=2) == [first]
+    assert (first.id in schedule, len(schedule)) == (False, 3)
+    assert schedule.take_expired(9, now=2) == [second]
+    assert schedule.take_expired(9, now=3) == [delayed]
+    assert schedule.take_expired(9, now=999) == []
+    assert schedule.take({"x", "y"}, 9, now=999) == [stays]
+
+
+def test_a_job_that_was_taken_or_removed_does_not_expire() -> None:
+    schedule, taken, removed = Schedule(), entry(), entry()
+    schedule.add(taken, expires_at=1)
+    assert schedule.take({"x"}, 1, now=0) == [taken]
+    schedule.add(removed, expires_at=1)
+    schedule.remove(removed.id)
+    assert schedule.take_expired(9, now=5) == []
+
+
 def test_what_is_queued_again_has_its_new_times() -> None:
     schedule, some = Schedule(), entry()
     schedule.add(some, expires_at=5)
