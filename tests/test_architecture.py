@@ -4,7 +4,8 @@ import ast
 import importlib
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,6 +68,10 @@ class Import(NamedTuple):
         return f"{self.module}:{self.line} imports {self.target}{f'.{self.name}' if self.name else ''}"
 
 
+parsed = cache(ast.parse)
+"""A module's tree; each of the tests below looks at all modules, of which it has changed one."""
+
+
 def modules(root: Path) -> dict[str, ast.Module]:
     """The modules of the core, of the plugins and of the packages of contrib, by name."""
     contrib = root / "contrib"
@@ -76,14 +81,14 @@ def modules(root: Path) -> dict[str, ast.Module]:
     for place, packages in places.items():
         for file in [file for package in packages for file in package.rglob("*.py")]:
             parts = file.relative_to(place).with_suffix("").parts
-            found[".".join(part for part in parts if part != "__init__")] = ast.parse(file.read_text())
+            found[".".join(part for part in parts if part != "__init__")] = parsed(file.read_text())
     return found
 
 
 def contrib_tests(root: Path) -> dict[str, ast.Module]:
     """The test modules of contrib, by path."""
     return {
-        str(file.relative_to(root)): ast.parse(file.read_text()) for file in (root / "contrib").glob("*/tests/**/*.py")
+        str(file.relative_to(root)): parsed(file.read_text()) for file in (root / "contrib").glob("*/tests/**/*.py")
     }
 
 
@@ -92,26 +97,27 @@ def ours(trees: dict[str, ast.Module]) -> dict[str, ast.Module]:
     return {name: tree for name, tree in trees.items() if not within(name, "nodekit.cli.templates")}
 
 
-def imports(module: str, tree: ast.Module, known: set[str]) -> Iterator[Import]:
+@cache
+def imports(module: str, tree: ast.Module, known: frozenset[str] = frozenset()) -> Sequence[Import]:
     guarded = {
         node
         for block in ast.walk(tree)
         if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test)
         for node in ast.walk(block)
     }
+    found: list[Import] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield Import(module, node.lineno, alias.name, None, node in guarded)
+            found += [Import(module, node.lineno, alias.name, None, node in guarded) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             target = node.module or ""
             if node.level:
                 target = ".".join([*module.split(".")[: -node.level], *([target] if target else [])])
             for alias in node.names:
                 whole = f"{target}.{alias.name}"
-                yield Import(
-                    module, node.lineno, *((whole, None) if whole in known else (target, alias.name)), node in guarded
-                )
+                taken = (whole, None) if whole in known else (target, alias.name)
+                found.append(Import(module, node.lineno, *taken, node in guarded))
+    return found
 
 
 def within(module: str, package: str) -> bool:
@@ -157,7 +163,7 @@ def contrib_test_violations(root: Path) -> Iterator[str]:
     """What tests of contrib may not import: they use what an author of a plugin elsewhere can use."""
     for module, tree in contrib_tests(root).items():
         own = {folder.name for folder in (root / Path(module).parents[1]).glob("nodekit_*")}
-        for one in imports(module, tree, set()):
+        for one in imports(module, tree):
             top = one.target.partition(".")[0]
             if top == "nodekit":
                 public = nodekit.__all__ if one.target == "nodekit" else nodekit.testing.__all__
@@ -185,7 +191,7 @@ def cycle(graph: dict[str, set[str]]) -> list[str] | None:
 
 def import_violations(root: Path) -> Iterator[str]:
     trees = ours(modules(root))
-    known = set(trees)
+    known = frozenset(trees)
     graph: dict[str, set[str]] = {module: set() for module in trees}
     for module, tree in trees.items():
         for one in imports(module, tree, known):

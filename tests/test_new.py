@@ -141,7 +141,7 @@ def test_it_imports_only_what_a_plugin_may(kind: str) -> None:
     found = [
         violation
         for file in files
-        for one in imports(f"nodekit_acme.{file.stem}", ast.parse(file.read_text()), set())
+        for one in imports(f"nodekit_acme.{file.stem}", ast.parse(file.read_text()))
         for violation in plugin_violations(one)
         if not (kind == "transport" and one.target == "nodekit_asgi" and one.name in ("AsgiApp", "Limits"))
     ]
