@@ -53,10 +53,12 @@ async def listening(
     waits for a client that has gone.
     """
     connections: set[asyncio.Task[None]] = set()
+    writers: list[asyncio.StreamWriter] = []
 
     async def served(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task: Any = asyncio.current_task()
         connections.add(task)
+        writers.append(writer)
         try:
             await serve(reader, writer)
         except (OSError, EOFError, asyncio.CancelledError):
@@ -75,3 +77,6 @@ async def listening(
         for task in list(connections):
             task.cancel()
         await asyncio.gather(*connections, return_exceptions=True)
+        for writer in writers:
+            writer.transport.abort()  # one that is closed waits for a client to read
+        await asyncio.sleep(0)

@@ -191,9 +191,13 @@ class SlowAdd(MemoryTable):
 async def test_callers_that_give_up_do_not_make_the_node_take_more_than_it_may() -> None:
     table = SlowAdd()
     async with held(store=EmbeddedStore(table), max_pending=5) as node:
-        for _ in range(20):
+
+        async def ask() -> None:
             with suppress(Unavailable):
-                await give_up(lambda: node.submit(request("x")))
+                await node.submit(request("x"))
+
+        for _ in range(20):
+            await give_up(ask)
         table.let.set()
         await until_is(lambda: _total(node), 5)
         with pytest.raises(Unavailable):
