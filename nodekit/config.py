@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from nodekit._container_tables import ContainerTables
 from nodekit._deprecated import keys_now, warn
 from nodekit._explain import explain
+from nodekit._failures import CURE, keep, told
 from nodekit._installed import read_once
 from nodekit._naming import default_name, name_problem
 from nodekit._pins import TABLE, read_pins
@@ -194,7 +195,7 @@ class _Composition:
         except NodekitError as error:
             self.problem(where, str(error))
         except (Exception, SystemExit) as error:  # a bug of the part, told like its other problems
-            self.problem(where, f"{table['use']!r} cannot be built: {type(error).__name__}: {error}")
+            self.problem(where, told(error, f"{table['use']!r} cannot be built"))
         return None
 
     def containers(self, entries: Any, where: str, offer: Offer[Any]) -> tuple[Any, ...]:
@@ -227,7 +228,9 @@ class _Composition:
         except msgspec.ValidationError as error:
             self.problem(*explain(where, str(error), struct))
         except Exception as error:  # types that msgspec does not know, or cannot find
-            self.problem(where, f"its package has settings of unknown types: {type(error).__name__}; tell its authors")
+            text = "its package has settings of unknown types"
+            keep(error, f"{where}: {text}")
+            self.problem(where, f"{text}: {type(error).__name__}; tell its authors; {CURE}")
         return None
 
     def keys_now(self, table: dict[str, Any], struct: type, where: str) -> dict[str, Any] | None:

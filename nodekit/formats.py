@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from nodekit._failures import CURE, keep
 from nodekit._installed import read_once
 from nodekit._pins import Pins
 from nodekit._rules import nearest
@@ -70,7 +71,9 @@ def read_tables(path: Path | str) -> NodeTables:
     except OSError as error:
         raise CompositionError(Problem(str(path), f"cannot be read: {error.strerror}")) from error
     except Exception as error:  # a bug of the package; what it says of it may hold what the file says
-        text = f"the package that reads the format {suffix!r} failed: {type(error).__name__}; tell its authors"
+        text = f"the package that reads the format {suffix!r} failed"
+        keep(error, text)
+        text = f"{text}: {type(error).__name__}; tell its authors; {CURE}"
         raise CompositionError(Problem(str(path), text)) from error
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
 import msgspec
 
 from nodekit._api import api_problem
+from nodekit._failures import told
 from nodekit._installed import entry_points, fault, name_of
 from nodekit._installed import owner as owner
 from nodekit._pins import Pins
@@ -118,4 +119,4 @@ def load(entry: "EntryPoint", called: str) -> Any:
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        raise NodekitError(f"{called} of {owner(entry)} cannot be imported: {type(error).__name__}: {error}") from error
+        raise NodekitError(told(error, f"{called} of {owner(entry)} cannot be imported")) from error

@@ -31,7 +31,7 @@ TESTING_PLUGINS = {"nodekit_function", "nodekit_memory"}
 """Those whose parts the conformance kit lends, by their public names, in one module."""
 
 LAYERS = (  # a module may import those of earlier lines
-    "errors _signal _health _descriptors _naming _installed finding _api",
+    "errors _signal _health _descriptors _naming _installed _failures finding _api",
     "payload secret limits mounts _own_tasks _deprecated _tracing",
     "container _old_hooks _shapes",
     "job _expiries _ids _rules _slots _broadcast _waiting",

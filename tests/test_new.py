@@ -1,6 +1,7 @@
 """`nodekit new` writes packages that work at once, and leaves nothing behind where it cannot."""
 
 import ast
+import importlib.metadata
 import os
 import re
 import shutil
@@ -16,12 +17,14 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 from mypy_run import mypy, one_after_another
+from planted import plant
 from test_architecture import imports, plugin_violations
 from test_docs import ROOT, install, settings
 
 import nodekit
 from nodekit import Offer
 from nodekit.cli import _template, main
+from nodekit.cli._catalogue import GROUPS, entries_of
 from nodekit.cli._template import KINDS
 
 TEMPLATES = Path(nodekit.__file__).parent / "cli" / "templates"
@@ -247,11 +250,12 @@ def test_without_a_folder_it_is_written_where_one_is(tmp_path: Path, monkeypatch
         ("store", "none", "take another, such as my-none"),
         ("store", "embedded", "nodekit has EmbeddedStore itself; take another, such as my-embedded"),
         ("runner", "container", "take another"),
-        ("store", "sqlite", "'sqlite' is offered by nodekit-compute"),
-        ("guard", "guardian", "take another name, or uninstall that package first"),
-        ("observer", "guardian", "take another name, or uninstall that package first"),
-        ("runner", "sqlite", "a package nodekit_sqlite"),
-        ("runner", "compute", "the distribution nodekit-compute"),
+        ("store", "sqlite", f"'sqlite' is offered by nodekit-compute {nodekit.__version__}; take another name"),
+        ("guard", "guardian", "'guardian' is offered by nodekit-compute"),
+        ("observer", "guardian", "'guardian' is offered by nodekit-compute"),
+        ("runner", "sqlite", f"nodekit-compute {nodekit.__version__} has a package nodekit_sqlite already; take"),
+        ("runner", "hello", "nodekit-compute"),
+        ("runner", "compute", "a distribution nodekit-compute is installed; take another name, such as my-compute"),
         ("gaurd", "my", "did you mean 'guard'?"),
         ("plugin", "my", "a plugin is a guard or an observer"),
         ("planet", "mars", "'store', 'runner', 'pipeline', 'guard', 'observer', 'transport'"),
@@ -264,6 +268,31 @@ def test_a_bad_name_is_refused_with_the_cure_and_nothing_is_written(
     assert result.exit_code == 2, result.output
     assert words in " ".join(result.output.split())
     assert [*tmp_path.iterdir()] == []
+    assert "uninstall" not in result.output, "these come with nodekit"
+
+
+OFFERED = sorted({entry.name for kind in GROUPS for entry in entries_of(kind)})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_of_a_name_that_is_taken_nothing_is_said_that_is_not_so(kind: str, tmp_path: Path) -> None:
+    for name in OFFERED:
+        result = call(kind, name, "--folder", tmp_path)
+        for distribution in re.findall(r"\bnodekit-[a-z-]+[a-z](?= )", result.output if result.exit_code else ""):
+            assert importlib.metadata.version(distribution), (name, result.output)
+
+
+def test_packages_of_others_can_be_uninstalled_and_loose_ones_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(tmp_path / "site", "nodekit-shelf", {"stores": "bin"})
+    (tmp_path / "site" / "nodekit_loose.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    said = {name: call("store", name, "--folder", tmp_path).output for name in ("bin", "shelf", "loose")}
+    assert "'bin' is offered by nodekit-shelf 1.0; take another name, such as my-bin, or uninstall that" in said["bin"]
+    assert "a distribution nodekit-shelf is installed; take another name" in said["shelf"]
+    assert f"a package nodekit_loose already, in {tmp_path}/site/nodekit_loose.py; take another" in said["loose"]
+    assert "uninstall" not in said["loose"]
 
 
 def test_what_is_there_is_left_as_it_is(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from nodekit.cli._certify import certify
 from nodekit.cli._check import check
 from nodekit.cli._config import config
 from nodekit.cli._doctor import doctor
+from nodekit.cli._log import tracebacks_shown
 from nodekit.cli._new import new
 from nodekit.cli._plugins import plugins
 from nodekit.cli._serve import serve
@@ -54,8 +55,21 @@ def _fail(text: str) -> None:
     raise click.ClickException(text)
 
 
+def _show_tracebacks(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.with_resource(tracebacks_shown())
+
+
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="nodekit")
+@click.option(
+    "--traceback",
+    is_flag=True,
+    is_eager=True,  # commands of packages are imported before the function below is called
+    expose_value=False,
+    callback=_show_tracebacks,
+    help="Show where the code of an installed package failed.",
+)
 def main() -> None:
     """Compute nodes: pipelines of containers over HTTP, with durable results."""
 

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from nodekit._failures import CURE, keep
 from nodekit._installed import entry_points, owner
 from nodekit._pins import Pins
 from nodekit.finding import Finding
@@ -46,7 +47,8 @@ def examine(name: str, check: Check, *, seconds: float = CHECK_SECONDS) -> list[
         text = f"the check took longer than {seconds:g} s and was given up"
         told.append(Finding("error", name, text, "look whether what it is about hangs, and run this again"))
     elif failed:
-        text = f"the check failed: {type(failed[0]).__name__}: {failed[0]}"
+        keep(failed[0], f"{name}: the check failed")
+        text = f"the check failed: {type(failed[0]).__name__}: {failed[0]}; {CURE}"
         told.append(Finding("error", name, text, "update or reinstall the package that it belongs to"))
     return told
 

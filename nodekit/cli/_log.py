@@ -2,11 +2,13 @@
 
 import logging
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from logging.handlers import RotatingFileHandler
 
 import click
 
+from nodekit._failures import logger as failures
 from nodekit.config import LogSettings
 
 _FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
@@ -17,6 +19,21 @@ def log_to_standard_error(level: str) -> None:
     least = "ERROR" if level == "error" else "WARNING"
     logging.basicConfig(level=least, format=_FORMAT)
     logging.getLogger("nodekit").setLevel(level.upper())
+
+
+@contextmanager
+def tracebacks_shown() -> Iterator[None]:
+    """On standard error, those of packages whose code failed."""
+    handler = logging.StreamHandler()
+    before = failures.level, failures.propagate
+    failures.addHandler(handler)
+    failures.setLevel(logging.DEBUG)
+    failures.propagate = False  # `serve` has a handler of its own
+    try:
+        yield
+    finally:
+        failures.removeHandler(handler)
+        failures.level, failures.propagate = before
 
 
 def log_to_file(settings: LogSettings) -> None:

@@ -1,7 +1,7 @@
 """`nodekit new`."""
 
 import shlex
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import EntryPoint, PackageNotFoundError, distribution
 from importlib.util import find_spec
 from keyword import iskeyword
 from pathlib import Path
@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import click
 
 import nodekit
+from nodekit._installed import OWN_DISTRIBUTION, name_of, normalised
 from nodekit._rules import nearest
+from nodekit.cli._catalogue import GROUPS, entries_of
 from nodekit.cli._template import KINDS, Naming, files, write
 from nodekit.offers import Kind, offered, owner
 from nodekit.pipeline import BUILT_IN
@@ -88,11 +90,30 @@ def clash(kind: str, naming: Naming) -> str | None:
     if kind == "pipeline" and naming.name == BUILT_IN:
         return f"{naming.name!r} is the pipeline that every node has; take another name, such as my-{naming.name}"
     if owners := offered(_OFFERED.get(kind, "plugin")).get(naming.name):
-        return f"{naming.name!r} is offered by {owner(owners[0])}; take another name, or uninstall that package first"
-    if find_spec(naming.package) or _is_installed(naming.distribution):
-        there = f"a package {naming.package} of the distribution {naming.distribution}"
-        return f"{there} is installed; take another name, or uninstall it first"
-    return None
+        return f"{naming.name!r} is offered by {owner(owners[0])}; {_cure(naming, owners[0])}"
+    if _is_installed(naming.distribution):
+        cure = _cure(naming, removable=naming.distribution != OWN_DISTRIBUTION)
+        return f"a distribution {naming.distribution} is installed; {cure}"
+    if (spec := find_spec(naming.package)) is None:
+        return None
+    if entry := _offered_from(naming.package):
+        return f"{owner(entry)} has a package {naming.package} already; {_cure(naming, entry)}"
+    place = spec.origin or next(iter(spec.submodule_search_locations or ()), "an unknown place")
+    return f"there is a package {naming.package} already, in {place}; {_cure(naming, removable=False)}"
+
+
+def _offered_from(package: str) -> EntryPoint | None:
+    """An entry point of any kind into that package, which says whose it is."""
+    entries = (entry for kind in GROUPS for entry in entries_of(kind))
+    return next((entry for entry in entries if entry.module.partition(".")[0] == package), None)
+
+
+def _cure(naming: Naming, entry: EntryPoint | None = None, *, removable: bool = True) -> str:
+    """Nobody has to uninstall nodekit itself for the name of a part that comes with it."""
+    another = f"take another name, such as my-{naming.name}"
+    if not removable or (entry and normalised(name_of(entry.dist) or "") == OWN_DISTRIBUTION):
+        return another
+    return f"{another}, or uninstall that first"
 
 
 def _is_installed(name: str) -> bool:
