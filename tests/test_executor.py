@@ -398,7 +398,7 @@ async def test_a_result_that_is_not_kept_is_written_again_after_pauses_that_doub
         store.failures["save"] = 8
         job = await node.submit(request())
         for calls in range(1, 9):
-            await until(lambda: store.calls["save"] == calls)  # noqa: B023 - it is over within the turn
+            await until(lambda: store.calls["save"] >= calls)  # noqa: B023 - it is over within the turn
             await clock.advance(LONGEST_PAUSE_SECONDS)
         [job] = await node.wait([job.id])
     assert job.status is JobStatus.SUCCESS
