@@ -154,6 +154,21 @@ def test_jobs_that_were_added_youngest_first_come_oldest_first_after_most_of_the
     assert order(schedule) == entries[6:]
 
 
+def test_clients_are_served_in_their_order_after_most_of_them_have_gone() -> None:
+    clients_ = [f"{number:03}" for number in range(200)]
+    schedule, last = Schedule(), {client: entry(client) for client in clients_}
+    for client in clients_[:100]:
+        schedule.add(entry(client, id=f"0 {client}"))
+    for some in last.values():
+        schedule.add(some)
+    assert [some.client for some in schedule.take({"x"}, 100, now=0)] == clients_[:100]
+    stay = {*clients_[70:130]}
+    for client in clients_:
+        if client not in stay:
+            schedule.remove(last[client].id)
+    assert [some.client for some in order(schedule)] == [*clients_[100:130], *clients_[70:100]]
+
+
 def test_a_job_added_again_comes_once_and_as_it_was_added_last() -> None:
     first = entry(due="x")
     schedule = filled(first)
