@@ -49,12 +49,12 @@ def test_what_is_set_again_has_its_new_time_alone() -> None:
 
 
 def test_what_is_left_comes_in_order_after_most_was_dropped_and_nothing_of_that_is_kept() -> None:
-    random, expiries = Random(1), Expiries()
-    times = {f"{number:05}": random.random() for number in range(5000)}
+    chance, expiries = Random(1), Expiries()
+    times = {f"{number:05}": chance.random() for number in range(5000)}
     for id, at in times.items():
         expiries.set(id, at)
     held = len(pickle.dumps(expiries))
-    left = sorted(random.sample(sorted(times), 500), key=times.__getitem__)
+    left = sorted(chance.sample(sorted(times), 500), key=times.__getitem__)
     for id in times.keys() - set(left):
         expiries.drop(id)
     expiries.set("one more", 2)

@@ -17,11 +17,11 @@ WHERE_INSTALLED = {"sniffio"}
 
 CORE = """
     _api _asking _broadcast _calls _container_ids _container_tables _counts _deprecated _describe _descriptors
-    _diagnosis _embedded_claim _ended _executor _expiries _explain _failures _following _fresh _health _hooks _ids _installed
-    _intake _interrupted _lifespan _misfits _mounting _naming _observed_store _old_hooks _older_parts _own_tasks _paging
-    _pins _progress _queue _requests _retry _rules _runs _schedule _shapes _signal _slots _stream_runs _telling _tracing
-    _turns _waiting config container embedded errors events finding formats hookspecs job limits mounts node offers
-    payload pipeline runner secret store stream transport
+    _diagnosis _embedded_claim _ended _executor _expiries _explain _failures _following _fresh _health _hooks _ids
+    _installed _intake _interrupted _lifespan _misfits _mounting _naming _observed_store _old_hooks _older_parts
+    _own_tasks _paging _pins _progress _queue _requests _retry _rules _runs _schedule _shapes _signal _slots
+    _stream_runs _telling _tracing _turns _waiting config container embedded errors events finding formats hookspecs
+    job limits mounts node offers payload pipeline runner secret store stream transport
 """
 """The modules that come with `import nodekit`: those of a node, none of the command line, none for tests."""
 
