@@ -329,7 +329,7 @@ class Hanging:
 
 
 @both_servers
-@pytest.mark.parametrize("body", [b"", b"x" * 1000])
+@pytest.mark.parametrize("body", [b"", b"x" * 1000], ids=["no body", "a body"])
 async def test_an_application_that_hangs_holds_no_connection_of_a_client_that_has_gone(
     server: str, body: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

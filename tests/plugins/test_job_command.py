@@ -612,6 +612,7 @@ HTML = "<html><body>Welcome to nginx!</body></html>"
         (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000 + b"\r\n", "broke off"),
         (http('["a"]', "200 OK", 'Link: <http://other.example/api/jobs>; rel="next"'), "is no node"),
     ],
+    ids=lambda value: repr(value)[:40],
 )  # fmt: skip
 async def test_what_does_not_answer_as_a_node_is_4_and_one_line(reply: bytes | None, words: str) -> None:
     async def answer(request: bytes) -> bytes | None:
