@@ -73,6 +73,11 @@ class Bench:
         name, *arguments = map(str, command)
         return self._run([str(self._python.parent / name), *arguments], folder or self.work, **more)
 
+    def typed(self, lines: Iterable[str], programs: Path, folder: Path) -> None:
+        """Run lines of a shell one after the other, with these programs; the first that fails ends it."""
+        script = "set -euxo pipefail\nexport PIP_DISABLE_PIP_VERSION_CHECK=1\n" + "\n".join(lines)
+        self._run(["bash", "-c", script], folder, PATH=f"{programs}{os.pathsep}{os.environ['PATH']}")
+
     def _run(self, command: Sequence[str], folder: Path, **more: str) -> str:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV"))}
         path = f"{self._python.parent}{os.pathsep}{inherited['PATH']}"
@@ -104,6 +109,7 @@ def checks(bench: Bench, packages: Iterable[Path]) -> Iterator[Check]:
     """What is asked of what was installed; the checks do not need one another."""
     yield "demo", lambda: bench.run("nodekit", "demo").splitlines()[-1]
     yield "nothing else is loaded", lambda: only_installed(bench)
+    yield "README", lambda: as_a_newcomer(bench)
     for kind in KINDS:
         yield f"new {kind}", partial(tried, bench, bench.work / f"nodekit-new-{kind}")
     for package in packages:
@@ -165,6 +171,28 @@ def only_installed(bench: Bench) -> str:
     except Failed:
         return loaded
     raise Failed(f"nodekit of the checkout was loaded, and {LOADED} did not notice it")
+
+
+def as_a_newcomer(bench: Bench) -> str:
+    """What the README says of extending nodes, typed line by line where only the wheel is installed."""
+    home = bench.folder / "newcomer"
+    venv.create(home / "environment", with_pip=True, symlinks=True)
+    programs = home / "environment" / "bin"
+    (wheel,) = bench.wheels.glob("nodekit_compute-*.whl")
+    *lines, serve = lines_of_the_readme("## Extend nodes")
+    if not serve.startswith("nodekit serve "):
+        raise Failed(f"the last line serves no node: {serve}")
+    # in the background, at a port that is free; and stopped once it listens
+    served = f"{serve.partition(' #')[0]} --bind 127.0.0.1:0 > served & node=$!"
+    until = "until grep -q '^listening on' served || ! kill -0 $node; do sleep 0.1; done"
+    bench.typed([f"pip install {wheel}", *lines, served, until, "kill -TERM $node", "wait $node"], programs, home)
+    return f"{len(lines) + 1} lines"
+
+
+def lines_of_the_readme(heading: str) -> list[str]:
+    section = (ROOT / "README.md").read_text(encoding="utf-8").partition(f"{heading}\n")[2]
+    block = section.partition("```console\n")[2].partition("```")[0]
+    return [line.removeprefix("$ ") for line in block.splitlines() if line.startswith("$ ")]
 
 
 def tried(bench: Bench, project: Path) -> str:
