@@ -675,13 +675,21 @@ async def test_a_pipeline_that_contradicts_itself_fails_the_job_instead_of_runni
             step = super().next_step(job)
             return step and replace(step, container=("echo", "other")[self.asked % 2])
 
+    class Observer:
+        def nodekit_observe(self, event: Any) -> None:
+            told.append(type(event))
+
+    told: list[type] = []
     runner = FunctionRunner()
     for id in ("echo", "other"):
         runner.container(id)(_echo)
-    async with Node(store=MemoryStore(), runners=[runner], pipelines={"fickle": Fickle()}) as node:
+    pipelines = {"fickle": Fickle()}
+    async with Node(store=MemoryStore(), runners=[runner], pipelines=pipelines, plugins=[Observer()]) as node:
         asked = JobRequest.of("echo", "other", data={})
         job = await node.submit(replace(asked, pipeline="fickle"))
         [job] = await node.wait([job.id])
+        await until(lambda: JobFinished in told)
+    assert told == [JobAccepted, JobFinished]
     assert job.status is JobStatus.FAILED
     assert "contradicts itself" in error_of(job)
 

@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import pytest
 from msgspec.structs import replace
-from parts import Gate, SwitchRunner, functions, give_up, make_node, request, settle_down, until
+from parts import Gate, SpiedStore, SwitchRunner, functions, give_up, make_node, request, settle_down, until
 
 from nodekit import (
     ClientLimits,
@@ -234,10 +234,12 @@ async def test_a_job_that_takes_too_long_ends_in_mid_stream_and_while_it_waits_f
 
 
 async def test_a_stream_waits_for_a_slot_no_longer_than_the_queue_allows() -> None:
-    gate = Gate()
-    async with make_node(functions(gate=gate), queue_timeout_seconds=0.1, concurrency=1) as node, running(node, gate):
+    gate, store = Gate(), SpiedStore()
+    limits: dict[str, Any] = {"queue_timeout_seconds": 0.1, "concurrency": 1}
+    async with make_node(functions(gate=gate), store=store, **limits) as node, running(node, gate):
         pieces, job = await broken(node, request("echo"))
     assert pieces == []
+    assert store.calls["save"] == 1  # its end, and nothing after that
     assert error(job).kind == "queue_timeout"
     assert error(job).error == "waited in the queue for more than 0.1 s"
 
