@@ -38,9 +38,9 @@ class StreamingRunnerContract(ContainerRunnerContract):
         """Read a piece of `endless`, and leave it."""
         with anyio.fail_after(self.timeout_seconds):
             async with runner.stream(self.step(self.endless)) as pieces:
-                await self.gives_a_piece(pieces)
+                await self._gives_a_piece(pieces)
 
-    async def gives_a_piece(self, pieces: AsyncIterator[bytes]) -> None:
+    async def _gives_a_piece(self, pieces: AsyncIterator[bytes]) -> None:
         """Read one of `endless`."""
         with within(self.timeout_seconds, f"the container {self.endless!r} gives a piece"):
             assert await anext(aiter(pieces))
@@ -81,7 +81,7 @@ class StreamingRunnerContract(ContainerRunnerContract):
 
     async def test_no_more_is_read_than_is_asked_for(self, runner: StreamingRunner) -> None:
         async with runner, runner.stream(self.step(self.endless)) as pieces:
-            await self.gives_a_piece(pieces)
+            await self._gives_a_piece(pieces)
             tracemalloc.start()
             try:
                 await anyio.sleep(0.3)
@@ -92,11 +92,11 @@ class StreamingRunnerContract(ContainerRunnerContract):
 
     async def test_streams_go_on_beside_each_other(self, runner: StreamingRunner) -> None:
         async with runner, runner.stream(self.step(self.endless)) as pieces:
-            await self.gives_a_piece(pieces)
+            await self._gives_a_piece(pieces)
             async with anyio.create_task_group() as tasks:
                 for _ in range(10):
                     tasks.start_soon(self.begun, runner)
-            await self.gives_a_piece(pieces)
+            await self._gives_a_piece(pieces)
 
     @pytest.mark.parametrize("pause", [0.0, 0.01, 0.2])
     async def test_cancelling_a_stream_gives_it_up_at_once(self, runner: StreamingRunner, pause: float) -> None:
