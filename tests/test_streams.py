@@ -309,18 +309,6 @@ class Slow(MemoryTable):
         return await super().add(jobs)
 
 
-class KeepsWhenLeft(EmbeddedStore):
-    """Its table keeps jobs only when the node has drained."""
-
-    def __init__(self, table: Slow) -> None:
-        super().__init__(table)
-        self._slow = table
-
-    async def __aexit__(self, *error: Any) -> Any:
-        self._slow.open.set()
-        return await super().__aexit__(*error)
-
-
 async def test_a_store_that_cannot_keep_it_makes_it_unavailable() -> None:
     class Full(MemoryTable):
         async def add(self, jobs: Any) -> Any:
@@ -506,7 +494,7 @@ async def test_a_stream_that_is_never_asked_for_a_piece_ends_with_its_time() -> 
     assert error(job).kind == "job_timeout"
 
 
-async def test_a_caller_whose_node_ends_while_its_stream_is_kept_is_told() -> None:
+async def test_a_caller_whose_node_ends_while_its_stream_is_kept_is_told(caplog: pytest.LogCaptureFixture) -> None:
     table = Slow()
     outcomes: list[str] = []
 
@@ -516,10 +504,16 @@ async def test_a_caller_whose_node_ends_while_its_stream_is_kept_is_told() -> No
         except StreamBroken as broken:
             outcomes.append(error(broken.job).error)
 
+    async def keep_once_it_was_not_drained() -> None:
+        await until(lambda: "not drained" in caplog.text)
+        await settle_down()
+        table.open.set()
+
     async with anyio.create_task_group() as tasks:
-        async with make_node(store=KeepsWhenLeft(table), drain_seconds=0.05) as node:
+        async with make_node(store=EmbeddedStore(table), drain_seconds=0.05) as node:
             tasks.start_soon(attempt, node)
             await settle_down()
+            tasks.start_soon(keep_once_it_was_not_drained)
         with anyio.fail_after(60):
             await until(lambda: outcomes)
     assert outcomes == ["interrupted"]
