@@ -54,7 +54,9 @@ def installs_nodekit(folder: Path, distribution: str) -> None:
     info = folder / f"{distribution}-9.9.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 9.9\n")
-    (info / "RECORD").write_text("nodekit/__init__.py,,\n")
+    (info / "RECORD").write_text("nodekit/left_over.txt,,\n")
+    (folder / "nodekit").mkdir()  # without an __init__.py, it hides no package
+    (folder / "nodekit" / "left_over.txt").touch()  # files that are not there are none, from Python 3.12 on
 
 
 # -- as a process ---------------------------------------------------------------------------------

@@ -202,11 +202,16 @@ async def test_plugins_are_asked_in_the_order_given_even_if_they_are_of_one_clas
 async def _admits(request: JobRequest) -> None: ...
 
 
+class Partial:
+    def __init__(self) -> None:
+        self.nodekit_admit = functools.partial(_admits)
+
+
 @pytest.mark.parametrize(
     ("plugin", "words"),
     [
         (type("Defaulted", (), {"nodekit_admit": lambda self, request=None: None})(), "default"),
-        (type("Partial", (), {"nodekit_admit": functools.partial(_admits)})(), "must be a function or a method"),
+        (Partial(), "must be a function or a method"),
         (type("Generator", (), {"nodekit_lifespan": lambda self, node: (yield)})(), "plain function"),
     ],
 )
