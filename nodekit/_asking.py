@@ -49,19 +49,21 @@ async def asked(store: Callable[[], Awaitable[T]]) -> T:
     It is asked in a task of its own: where that is cancelled and the caller is not, the store was cancelled in itself.
     """
     answers: list[T] = []
-    failed: BaseException = StoreFailed("it was cancelled in itself")
+    failures: list[Exception] = []
 
     async def ask() -> None:
-        nonlocal failed
         try:
             answers.append(await store())
         except Exception as error:
-            failed = error
+            failures.append(error)
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(ask)
     if answers:
         return answers[0]
+    if not failures:
+        raise StoreFailed("it was cancelled in itself")
+    (failed,) = failures
     raise failed if isinstance(failed, StoreFailed) else StoreFailed(said(failed)) from failed
 
 

@@ -33,7 +33,8 @@ def offered(runners: Sequence[ContainerRunner]) -> tuple[list[tuple[str, Contain
             cure = "expected a mapping of ids: {container.id: container}"
             problems.append(Problem(here, f"its containers are a {type(containers).__name__}; {cure}"))
             continue
-        for key, container in containers.items():
+        items: list[tuple[Any, Any]] = list(containers.items())  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]
+        for key, container in items:
             problems += (Problem(here, text) for text in _problems(key, container, owners))
             if isinstance(container, Container):
                 found.append((here, container))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from difflib import get_close_matches
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import pluggy
 
@@ -114,7 +114,7 @@ class Hooks:
         """What each plugin wants held open, made when asked for. Raises `NodekitError` for what cannot be entered."""
         for implementation in self._lifespan:
             lifespan = _call(implementation, node=node)
-            if not (hasattr(type(lifespan), "__aenter__") and hasattr(type(lifespan), "__aexit__")):
+            if not all(hasattr(cast(object, type(lifespan)), name) for name in ("__aenter__", "__aexit__")):
                 cure = "decorate it with @asynccontextmanager, and let it yield once"
                 text = f"nodekit_lifespan returned {lifespan!r:.200}, which is no async context manager; {cure}"
                 raise NodekitError(f"{implementation.named}: {text}")

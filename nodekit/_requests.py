@@ -1,6 +1,7 @@
 """Requests that Python made: Structs are not checked by themselves, and what is wrong could be kept and not read."""
 
 from collections.abc import Iterator
+from typing import Any, cast
 
 import msgspec
 
@@ -12,7 +13,7 @@ _ORIGINS = (Location.OFFCHAIN, Location.ONCHAIN)
 
 def request_problem(request: JobRequest) -> str | None:
     """The first field that is not as `JobRequest` says, and how it should be."""
-    return None if _is_plain(request) else next(_problems(request), None)
+    return None if _is_plain(request) else next(_problems(cast(Any, request)), None)
 
 
 def _is_plain(request: JobRequest) -> bool:
@@ -41,12 +42,13 @@ def _is_ascii(value: object) -> bool:
     return type(value) is str and value.isascii()
 
 
-def _problems(request: JobRequest) -> Iterator[str]:
-    containers: object = request.containers
-    if not isinstance(containers, tuple):
+def _problems(request: Any) -> Iterator[str]:
+    containers: Any = request.containers
+    if type(containers) is not tuple:
         yield f"containers: expected a tuple of ids, got {_shown(containers)}"
-    elif wrong := [id for id in containers if not _is_text(id)]:
-        yield f"containers: expected ids, each a text, got {_shown(wrong[0])}"
+    else:
+        ids: tuple[object, ...] = containers  # pyright: ignore[reportUnknownVariableType]
+        yield from (f"containers: expected ids, each a text, got {_shown(id)}" for id in ids if not _is_text(id))
     if not isinstance(request.data, msgspec.Raw) or not len(memoryview(request.data)):
         cure = "make the request by JobRequest.of(…), or its data by encode_payload(…)"
         yield f"data: expected JSON as msgspec.Raw, got {_shown(request.data)}; {cure}"

@@ -51,8 +51,9 @@ def rule_problems(offered: Sequence[tuple[str, Container]], plugins: Sequence[ob
     structs = [struct for _, _, struct in declared]
     known = {key: struct for struct in structs for key in keys_of(struct)}
     for _, container in offered:
-        if not isinstance(container.rules, Mapping):
-            yield Problem(f"container {container.id!r}", f"rules: expected a mapping, got {container.rules!r:.100}")
+        rules: Any = container.rules
+        if not isinstance(rules, Mapping):
+            yield Problem(f"container {container.id!r}", f"rules: expected a mapping, got {rules!r:.100}")
             continue
         for key in container.rules:
             if key not in known:

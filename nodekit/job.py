@@ -117,8 +117,9 @@ class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def check(self) -> None:
         """Raises `NodekitError` where this is not how a job ends."""
-        if self.status not in FINISHED or not isinstance(self.status, JobStatus):
-            raise NodekitError(f"status: a job ends with success, failed or cancelled, not with {self.status!r}")
+        status: Any = self.status
+        if status not in FINISHED or not isinstance(status, JobStatus):
+            raise NodekitError(f"status: a job ends with success, failed or cancelled, not with {status!r}")
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):

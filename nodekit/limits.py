@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
@@ -60,8 +60,9 @@ class NodeLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             text, _, place = str(error).partition(" - at `$.")
             yield Problem(place.rstrip("`"), text[:1].lower() + text[1:])
             return
-        clients = ((f"clients[{id!r}]", limits) for id, limits in self.clients.items())
-        for place, limits in (("each_client", self.each_client), *clients):
+        said: dict[str, Any] = {f"clients[{id!r}]": limits for id, limits in self.clients.items()}
+        said["each_client"] = self.each_client
+        for place, limits in said.items():
             if not isinstance(limits, ClientLimits):  # a mapping of the same keys, so far
                 yield Problem(place, f"expected ClientLimits, got {limits!r:.100}; write ClientLimits(max_pending=…)")
 
