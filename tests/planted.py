@@ -4,6 +4,7 @@ import importlib
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from contextlib import chdir
 from pathlib import Path
@@ -13,6 +14,7 @@ from click.testing import CliRunner
 
 from nodekit.cli import main
 
+ROOT = Path(__file__).parent.parent
 STORE = """
 import msgspec
 from nodekit import Offer
@@ -67,6 +69,7 @@ def imported(folder: Path) -> set[str]:
 
 def nodekit(folder: Path, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
     """The command in this process, with what is planted in a folder; in that folder."""
+    forget_modules()
     importlib.invalidate_caches()
     with (
         chdir(folder),
@@ -77,14 +80,15 @@ def nodekit(folder: Path, *arguments: str | Path) -> "subprocess.CompletedProces
             env = {"PYTHONPATH": str(folder)}
             done = CliRunner().invoke(main, [*map(str, arguments)], env=env, catch_exceptions=False)
         finally:
-            forget_modules(folder)
+            forget_modules()
     return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
 
 
-def forget_modules(folder: Path) -> None:
-    """Another test plants others by the same names."""
+def forget_modules() -> None:
+    """Forget what was imported from temporary folders: another test plants others by the same names."""
     for name, module in [*sys.modules.items()]:
-        if (getattr(module, "__file__", None) or "").startswith(f"{folder}{os.sep}"):
+        file = Path(getattr(module, "__file__", None) or "/")
+        if file.is_relative_to(tempfile.gettempdir()) and not file.is_relative_to(ROOT):
             del sys.modules[name]
 
 

@@ -1,7 +1,7 @@
 """Retries: which failures, how often, how long in between; a job that waits for one holds nothing up."""
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +86,17 @@ def test_pauses_grow_up_to_a_limit(attempt: int, first: float, longest: float) -
     assert 0 <= delay <= min(first * 2.0 ** min(attempt - 1, 1000), longest)
 
 
-def test_pauses_are_spread_over_the_whole_of_their_length() -> None:
+@pytest.fixture
+def seeded() -> Iterator[None]:
+    """Draw the same numbers in each run; those of other tests stay others in each worker."""
+    state = random.getstate()
     random.seed(SEED)
+    yield
+    random.setstate(state)
+
+
+@pytest.mark.usefixtures("seeded")
+def test_pauses_are_spread_over_the_whole_of_their_length() -> None:
     retry = Retry(attempts=9, first_delay_seconds=1, longest_delay_seconds=60)
     delays = [delay_before_retry(retry, 4, error("died"), None) or 0 for _ in range(1000)]
     assert min(delays) < 1

@@ -30,7 +30,8 @@ class ReadsNothing:
 
 
 def problems(rules: dict[str, Any], *plugins: object) -> list[tuple[str, str]]:
-    found = rule_problems([Container(id="plain"), Container(id="x", rules=rules)], plugins)
+    offered = [("runners[0]", Container(id="plain")), ("runners[1]", Container(id="x", rules=rules))]
+    found = rule_problems(offered, plugins)
     return [(problem.where, problem.text) for problem in found]
 
 

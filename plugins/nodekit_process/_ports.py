@@ -1,9 +1,9 @@
 """Free ports on loopback."""
 
-import random
 import socket
 from contextlib import suppress
 from pathlib import Path
+from random import SystemRandom
 
 _LOWEST = 10_000
 _TRIES = 100
@@ -13,8 +13,10 @@ def free_port() -> int:
     """A port that nobody listens on right now.
 
     It lies below the range from which the kernel takes ports for outgoing connections, where there is room: so no
-    connection takes it before the process does, the probes of that very port included.
+    connection takes it before the process does, the probes of that very port included. Nor do programs that begin
+    their random numbers at one seed choose the same ones.
     """
+    random = SystemRandom()
     below = _first_outgoing_port()
     candidates = [random.randrange(_LOWEST, below) for _ in range(_TRIES)] if below > 2 * _LOWEST else []
     for port in (*candidates, 0):

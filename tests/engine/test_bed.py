@@ -208,7 +208,8 @@ def test_on_a_strangers_engine_only_what_is_labelled_is_removed(engine: Engine) 
 KILLED_USER = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
-from engine import Engine, Dockerd
+from engine.bed import Engine
+from engine.dockerd import Dockerd
 import docker
 with Dockerd() as dockerd:
     engine = Engine(dockerd.host, docker.DockerClient(dockerd.host), dockerd)

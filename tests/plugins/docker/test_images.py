@@ -19,7 +19,7 @@ from docker_runs import PATIENCE_SECONDS, Bed, aside, finished, is_up, result, s
 from engine.bed import Engine
 from engine.images import LABEL
 from engine.registry import Registry
-from parts import until
+from parts import make_node, until
 from registry_front import Front, in_front_of, refusing
 from served import NODEKIT, serve
 
@@ -358,9 +358,10 @@ async def test_a_full_disk_is_told_as_that_and_once_there_is_room_the_container_
     with dockerd.full_disk(free_bytes=1 << 20):
         text = await refused(bed, bed.container(image=target, pull="missing"))
         assert f"image {target}: the engine's disk is full: `docker system prune`" in text
-    with dockerd.full_disk(free_bytes=6 << 20):
-        container = bed.container(image=target, pull="missing", required=False)
-        async with bed.running(bed.container("other"), container) as (node, runner):
+    other = bed.runner(bed.container("other"), node=f"{bed.node}-other")
+    runner = bed.runner(bed.container(image=target, pull="missing", required=False))
+    with dockerd.full_disk(free_bytes=6 << 20):  # which pulling uses up, once the other is up
+        async with make_node(other, runner) as node:
             job = await submitted(node, 3)
             await until(lambda: "the engine's disk is full" in " ".join(runner.problems()))
             assert await result(node, 1, "other") == 1
