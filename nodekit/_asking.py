@@ -39,12 +39,12 @@ def is_fault(error: BaseException) -> bool:
 
 
 def said(error: BaseException) -> str:
-    """What an error says; its name where it says nothing."""
+    """Return what an error says, or its name where it says nothing."""
     return str(error) or type(error).__name__
 
 
 async def asked(store: Callable[[], Awaitable[T]]) -> T:
-    """What the store answers. Raises `StoreFailed` where it does not, whatever it raises instead.
+    """Return the store's answer. Raises `StoreFailed` where there is none, whatever the store raises instead.
 
     It is asked in a task of its own: where that is cancelled and the caller is not, the store was cancelled in itself.
     """
@@ -68,12 +68,12 @@ async def asked(store: Callable[[], Awaitable[T]]) -> T:
 
 
 class Running:
-    """Which containers can be called right now."""
+    """The containers that can be called right now."""
 
     def __init__(self, runners: Sequence[ContainerRunner]) -> None:
         self._runners = dict(named("runners", runners))
         self.problems: dict[str, str] = {}
-        """Why jobs are not getting on right now, by what fails; the executor adds its own."""
+        """Reasons that jobs are not getting on right now, by what fails; the executor adds its own."""
         self.silent: set[str] = set()
         """Runners that do not say, by their names; none of their containers can be called."""
         self.broke = Signal()
@@ -104,7 +104,7 @@ class Running:
         self.broke.set()
 
     def told(self) -> list[str]:
-        """What runners say is wrong right now; one that cannot say is wrong itself."""
+        """Return what runners say is wrong right now; one that cannot say is wrong itself."""
         return [problem for name, runner in self._runners.items() for problem in _told_by(name, runner)]
 
 

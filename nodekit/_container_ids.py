@@ -10,7 +10,7 @@ from nodekit.runner import ContainerRunner
 
 
 def id_problem(id: object) -> str | None:
-    """Why it is no id of a container, if it is none."""
+    """Return the reason that it is no id of a container, if it is none."""
     if not isinstance(id, str) or not id:
         return f"expected a text that is not empty, got {id!r:.100}"
     if not id.isprintable() or id != id.strip():

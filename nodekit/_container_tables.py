@@ -27,11 +27,11 @@ class ContainerTables:
         """Rules of plugins, each with the plugin's place and name."""
         self._rules: dict[str, type[msgspec.Struct]] = {}
         self._rules_known = True
-        """Whether every plugin was found: a key that none of the found ones reads may be another's."""
+        """True if every plugin was found. Otherwise a key that none of them reads may be another's."""
         self._ids: dict[str, str] = {}
-        """Where containers are, by their ids."""
+        """Key paths of containers, by their ids."""
         self.wrong_ids: dict[str, str] = {}
-        """What is wrong with ids, by their key paths; their runners are built all the same, to tell what else is."""
+        """Problems of ids, by their key paths. Their runners are built all the same, to tell what else is wrong."""
 
     def declare(self, plugins: Iterable[tuple[str, str, Offer[Any]]], *, complete: bool) -> None:
         """Take the rules of plugins, each with its place and name; `complete` where each that is named was found."""

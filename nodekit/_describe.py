@@ -25,7 +25,7 @@ async def describe(
     model_id: str | None,
     at_once: anyio.Semaphore,
 ) -> Mapping[ContainerId, msgspec.Raw]:
-    """What each of the `running` containers answers, by its id; one that fails, is late or says nothing is left out."""
+    """Return the answers of `running` containers, by id; one that fails, is late or says nothing is left out."""
     said: dict[ContainerId, msgspec.Raw] = {}
 
     async def ask(runner: DescribingRunner, id: ContainerId) -> None:

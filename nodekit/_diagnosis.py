@@ -1,4 +1,4 @@
-"""Whether a node works, from what its parts and plugins say; one that breaks when it is asked is a reason, too."""
+"""The health of a node, from what its parts and plugins say; one that breaks when it is asked is a reason, too."""
 
 import logging
 from collections.abc import Iterable

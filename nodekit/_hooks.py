@@ -53,13 +53,13 @@ class Implementation(NamedTuple):
 
     plugin: object
     plugin_name: str
-    """As the log names it."""
+    """Its name in the log."""
     place: str
-    """Where it was given to the node, such as ``plugins[1]``."""
+    """Its place among what the node was given, such as ``plugins[1]``."""
 
     @property
     def named(self) -> str:
-        """As a node's problems name it."""
+        """Its name in a node's problems."""
         return f"{self.place} ({plugin_name(self.plugin)})"
 
     function: Callable[..., Any]
@@ -111,7 +111,7 @@ class Hooks:
         ]
 
     def lifespans(self, node: "Node") -> Iterator[AbstractAsyncContextManager[Any]]:
-        """What each plugin wants held open, made when asked for. Raises `NodekitError` for what cannot be entered."""
+        """Yield what plugins want held open, made when asked for. Raises `NodekitError` for what cannot be entered."""
         for implementation in self._lifespan:
             lifespan = _call(implementation, node=node)
             if not all(hasattr(cast(object, type(lifespan)), name) for name in ("__aenter__", "__aexit__")):

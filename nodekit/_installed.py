@@ -28,7 +28,7 @@ class Unreadable(NamedTuple):
 
 
 class _Reading:
-    """What was read so far."""
+    """Metadata that was read so far."""
 
     def __init__(self) -> None:
         self.entries: list[EntryPoint | Unreadable] | None = None

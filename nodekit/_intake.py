@@ -277,7 +277,7 @@ class _Room:
         self.clients = clients
         self._leave: Callable[[], None] | None = leave
         self.handed_on = False
-        """Whether it is left by whoever has the jobs kept, and no longer by whoever asked for it."""
+        """True once it is left by whoever has the jobs kept, and no longer by whoever asked for it."""
 
     def leave(self) -> None:
         """Hold nothing any more."""

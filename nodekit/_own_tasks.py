@@ -62,7 +62,7 @@ class OwnTasks:
 
     @property
     def open(self) -> bool:
-        """Whether changes are made here."""
+        """True while changes are made here."""
         return self._tasks is not None
 
     def check(self) -> None:

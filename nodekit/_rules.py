@@ -75,7 +75,7 @@ def _not_accepted(container: Container, struct: type[msgspec.Struct]) -> str | N
 
 
 def not_rules(struct: object) -> str | None:
-    """What is wrong with what a plugin, or its offer, declares as rules, if it declares any."""
+    """Return what is wrong with the rules that a plugin, or its offer, declares, if it declares any."""
     if struct is None or (isinstance(struct, type) and issubclass(struct, msgspec.Struct)):
         return None
     cure = "write class Rules(msgspec.Struct) with a field for each rule, and give that class"

@@ -45,7 +45,7 @@ class Run:
         self.untold_step: int | None = None
         """The step that has its result, until that is kept and told."""
         self.told = False
-        """Whether the job's end was told."""
+        """True once the job's end was told."""
 
     @property
     def seconds_left(self) -> float:

@@ -9,7 +9,7 @@ import anyio.lowlevel
 MOST_BYTES = 1 << 26
 """More than any test asks for."""
 _PIECE_BYTES = 64
-"""What a piece costs beside its bytes: empty ones without end fill memory, too."""
+"""Cost of a piece beside its bytes: empty ones without end fill memory, too."""
 
 
 @contextmanager

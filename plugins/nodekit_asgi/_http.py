@@ -76,7 +76,7 @@ class Request:
         self.peer = peer_name(scope.get("client"))
         """The other end of the connection, named as `client` is."""
         self.client = self.peer
-        """Who asks: an IP address (the IPv4 of a mapped one), ``unix`` or ``name:…``; not the peer behind a proxy."""
+        """The client: an IP address (the IPv4 of a mapped one), ``unix`` or ``name:…``; not the peer behind a proxy."""
         self.parameters: Mapping[str, str] = {}
         """What stands where the path of its route has names in braces."""
         self.limits = limits

@@ -52,7 +52,7 @@ def told_until_killed(
 
 
 def _listen(ears: int, lines: float, seconds: float) -> bytes:
-    """What comes until then; with 0 seconds, what is there. The end is not waited for: others may hold it open."""
+    """Return what comes until then; with 0 seconds, what is there. Its end is not awaited: others may hold it open."""
     heard = b""
     until = time.monotonic() + seconds
     ready = select.poll()

@@ -26,11 +26,11 @@ class CrashingContract(JobStoreContract):
     """The part of `DurableJobStoreContract` about processes that are killed, and disks that are full."""
 
     kill_seconds: float = 60.0
-    """How long a process that is to be killed may take for some fifty calls: a bound for one that hangs."""
+    """Time for some fifty calls of a process that is to be killed: a bound for one that hangs."""
     kills: int = 6
-    """How often a process that works on the same data is killed, on each event loop: more find what is rarer."""
+    """Number of kills of a process that works on the same data, on each event loop: more find what is rarer."""
     kill_jobs: int = 500
-    """How many jobs are there by then. The more, the longer a store takes that rewrites all of them at each change."""
+    """Number of jobs by then. The more, the longer a store takes that rewrites all of them at each change."""
     kill_seed: int | None = 1
     """Number from which the moments are chosen, another one for each event loop; None: a new one each time.
     The environment variable ``NODEKIT_KILL_SEED`` goes before it."""

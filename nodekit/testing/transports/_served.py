@@ -29,7 +29,7 @@ from nodekit import (
 from nodekit.testing.parts import make_table
 
 MOST_PIECES = 2048
-"""Of 64 KiB, that ``∞`` gives: who takes more without end must not fill memory."""
+"""Pieces of 64 KiB that ``∞`` gives: whoever takes more without end must not fill memory."""
 
 CONTAINERS = {
     container.id: container
