@@ -1,7 +1,9 @@
 """Parts that tests compose nodes from: real ones, and small ones that can be held up, taken down and made to fail."""
 
+import gc
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from types import FunctionType, ModuleType
 from typing import Any
 
 import anyio
@@ -187,3 +189,15 @@ class SpiedStore(EmbeddedStore):
     async def find(self, **terms: Any) -> Any:
         self._called("find")
         return await super().find(**terms)
+
+
+def held(thing: object) -> int:
+    """Count the objects that hang on a thing, itself included."""
+    found: dict[int, object] = {}
+    left = [thing]
+    while left:
+        one = left.pop()
+        if id(one) not in found and not isinstance(one, type | ModuleType | FunctionType):
+            found[id(one)] = one
+            left += gc.get_referents(one)
+    return len(found)

@@ -1,14 +1,13 @@
 """The schedule: by priority, then round-robin over clients, then oldest first; and nothing is lost."""
 
-import gc
 from collections import Counter
 from collections.abc import Set
 from itertools import count
-from types import FunctionType, ModuleType
 
 from chance import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from parts import held
 
 from nodekit import Unfinished
 from nodekit._schedule import Schedule
@@ -263,18 +262,6 @@ def test_it_does_as_a_naive_model_does(actions: list[tuple]) -> None:
             model.check(schedule.take(containers, limit, now=now), containers, limit, now)
         assert len(schedule) == len(model.waiting)
     assert model.waiting == []
-
-
-def held(schedule: Schedule) -> int:
-    """How many things hang on it."""
-    found: dict[int, object] = {}
-    left: list[object] = [schedule]
-    while left:
-        one = left.pop()
-        if id(one) not in found and not isinstance(one, type | ModuleType | FunctionType):
-            found[id(one)] = one
-            left += gc.get_referents(one)
-    return len(found)
 
 
 def test_jobs_that_were_removed_leave_nothing_behind() -> None:
