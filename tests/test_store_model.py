@@ -43,7 +43,7 @@ def anyio_backend() -> str:
 
 
 class TestMemoryStore(JobStoreModelContract):
-    max_examples = 600 * TIMES
+    max_examples = 400 * TIMES
     derandomize = not DRILLS
 
     @asynccontextmanager

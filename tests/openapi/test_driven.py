@@ -40,7 +40,7 @@ def example_functions(*, fail: bool) -> FunctionRunner:
 
 async def driven(url: str, folder: Path, *options: str) -> tuple[int, str]:
     """The exit code of schemathesis, and what it reports."""
-    chosen = ("--seed", str(SEED), "--max-examples", str(each_run(10, 100)))
+    chosen = ("--seed", str(SEED), "--max-examples", str(each_run(6, 100)))
     program = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIG), "--no-color"]
     command = [*program, "run", *chosen, *options]
     run = await anyio.run_process([*command, f"{url}/openapi.json"], check=False, cwd=folder, stderr=subprocess.STDOUT)
