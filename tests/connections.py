@@ -78,5 +78,6 @@ async def listening(
             task.cancel()
         await asyncio.gather(*connections, return_exceptions=True)
         for writer in writers:
-            writer.transport.abort()  # one that is closed waits for a client to read
+            if writer.get_extra_info("socket").fileno() >= 0:  # open, or closed and waiting for a client to read
+                writer.transport.abort()
         await asyncio.sleep(0)
