@@ -10,9 +10,9 @@ UPGRADE ?= --upgrade
 CONTRIB := contrib/nodekit-metrics
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 
-# One worker more than there are cores: many tests wait for a process, a socket or a disk. A worker that dies ends the run,
-# with the name of its test: xdist would give the test, and all of its group, to a new worker again and again.
-WORKERS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 8 ? cores + 1 : 8)))
+# Two workers more than there are cores: two of them wait for a Docker engine most of the time. A worker that dies ends the
+# run, with the name of its test: xdist would give the test, and all of its group, to a new worker again and again.
+WORKERS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 8 ? cores + 2 : 8)))
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --max-worker-restart=0
 
 # The core's tests: not those of the checkout, its pages, the kit and models.

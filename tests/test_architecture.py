@@ -15,6 +15,8 @@ import nodekit
 import nodekit.testing
 import nodekit_remote
 
+pytestmark = pytest.mark.xdist_group("architecture")  # all modules are parsed once
+
 ROOT = Path(__file__).parent.parent
 MAX_MODULE_LINES = 400
 MAX_FUNCTION_LINES = 50

@@ -83,6 +83,11 @@ def _install() -> str | None:
     return _find()
 
 
+def is_there() -> bool:
+    """Return True if there is an engine that users' tools would find."""
+    return "DOCKER_HOST" in os.environ or answers(DEFAULT_HOST)
+
+
 def prepare() -> None:
     """Install what the tests need of the system, if that is not there. Raises NoEngine, debian.Missing."""
     if _find() is None:

@@ -1,19 +1,32 @@
-"""Fixtures of the test bed. Whoever uses `engine` is run on one worker, as one engine serves all."""
+"""Fixtures of the test bed. Tests that use `engine` run on two workers: each has one, the second in its own network."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import pytest
+
+APART = {"test_drills", "test_engine", "test_identity", "test_images", "test_once"}
+"""Modules whose tests have the second engine: about half of the time. None of them needs more than loopback."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if {"engine", "registry", "private_registry"} & set(getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.xdist_group("docker"))
+            group = "docker apart" if item.path.stem in APART and _second_engine() else "docker"
+            item.add_marker(pytest.mark.xdist_group(group))
             item.add_marker(pytest.mark.engine)
+
+
+@cache
+def _second_engine() -> bool:
+    """Return True if there are workers to share engines out to, and the tests bring up their own."""
+    from engine.bed import is_there
+
+    return int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1 and not is_there()
 
 
 def unavailable(reason: object) -> None:
@@ -22,9 +35,25 @@ def unavailable(reason: object) -> None:
     pytest.skip(str(reason))
 
 
+@pytest.hookimpl(tryfirst=True)  # before fixtures are made
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    group = item.get_closest_marker("xdist_group")
+    if group is not None and group.args == ("docker apart",):
+        _leave_network()
+
+
+@cache  # once is enough
+def _leave_network() -> None:
+    from engine import bed, debian, network
+
+    with or_unavailable(bed.NoEngine, debian.Missing):
+        bed.prepare()  # from there, nothing can be installed
+        network.leave_network()
+
+
 @pytest.fixture(scope="session")
 def engine() -> Iterator[Any]:
-    """An `engine.Engine` with everything that tests need; the same one for all of them."""
+    """An `engine.Engine` with everything that tests need; the same one for all tests of a worker."""
     from engine.bed import NoEngine, open_engine
 
     with or_unavailable(NoEngine):

@@ -16,6 +16,7 @@ _OPTIONS = (
     *(f"-pno:{name}" for name in _PLUGINS),
     *(
         "-pno:hypothesispytest",
+        "--assert=plain",  # whoever imported the suite has seen to its messages
         "--noconftest",
         "-s",
         f"-c{ROOT / 'pyproject.toml'}",
