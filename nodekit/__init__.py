@@ -4,23 +4,12 @@ from typing import TYPE_CHECKING, Any
 
 from nodekit._api import API_VERSION
 from nodekit._deprecated import PluginDeprecationWarning, public_name
-from nodekit._descriptors import descriptor_share
-from nodekit._health import Health
-from nodekit.config import load_node, node_name, read_node_file
-from nodekit.container import (
-    ClientId,
-    Container,
-    ContainerError,
-    ContainerId,
-    ContainerInput,
-    ContainerOutput,
-    ContainerResult,
-    JobId,
-    Location,
-    Retry,
-    Step,
-)
-from nodekit.embedded import EmbeddedStore
+from nodekit.config.compose import load_node, node_name, read_node_file
+from nodekit.config.findings import Finding
+from nodekit.config.formats import Format, NodeTables
+from nodekit.config.providers import NodeFile, Offer
+from nodekit.config.secrets import EnvValue, Secret
+from nodekit.embedded.store import EmbeddedStore
 from nodekit.errors import (
     ClaimLost,
     CompositionError,
@@ -40,10 +29,38 @@ from nodekit.errors import (
     TooManyRequests,
     Unavailable,
 )
-from nodekit.events import Event, JobAccepted, JobFinished, RequestRefused, StepFinished, StoreCall
-from nodekit.finding import Finding
-from nodekit.formats import Format, NodeTables
-from nodekit.job import (
+from nodekit.execution.descriptors import descriptor_share
+from nodekit.execution.job_stream import JobStream, StreamRecord
+from nodekit.hooks.mounts import AsgiApplication, Mount
+from nodekit.interfaces.pipeline import Pipeline, Sequence
+from nodekit.interfaces.runner import ContainerRunner, DescribingRunner, InProcessRunner, PooledRunner, StreamingRunner
+from nodekit.interfaces.store import (
+    Announcement,
+    Claim,
+    EndingStore,
+    JobStore,
+    JobTable,
+    Pending,
+    Settlement,
+    SharedStore,
+    Unfinished,
+)
+from nodekit.interfaces.transport import Transport
+from nodekit.model.container import (
+    ClientId,
+    Container,
+    ContainerError,
+    ContainerId,
+    ContainerInput,
+    ContainerOutput,
+    ContainerResult,
+    JobId,
+    Location,
+    Retry,
+    Step,
+)
+from nodekit.model.events import Event, JobAccepted, JobFinished, RequestRefused, StepFinished, StoreCall
+from nodekit.model.job import (
     FINISHED,
     UNFINISHED,
     UNSUCCESSFUL,
@@ -56,27 +73,10 @@ from nodekit.job import (
     StepRecord,
     last_output,
 )
-from nodekit.limits import ClientLimits
-from nodekit.mounts import AsgiApplication, Mount
-from nodekit.node import Node
-from nodekit.offers import NodeFile, Offer
-from nodekit.payload import MAX_DEPTH, decode_payload, encode_payload, parse_json
-from nodekit.pipeline import Pipeline, Sequence
-from nodekit.runner import ContainerRunner, DescribingRunner, InProcessRunner, PooledRunner, StreamingRunner
-from nodekit.secret import EnvValue, Secret
-from nodekit.store import (
-    Announcement,
-    Claim,
-    EndingStore,
-    JobStore,
-    JobTable,
-    Pending,
-    Settlement,
-    SharedStore,
-    Unfinished,
-)
-from nodekit.stream import JobStream, StreamRecord
-from nodekit.transport import Transport
+from nodekit.model.limits import ClientLimits
+from nodekit.model.payload import MAX_DEPTH, decode_payload, encode_payload, parse_json
+from nodekit.node.health import Health
+from nodekit.node.node import Node
 
 __version__ = "0.1.0"
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import msgspec
 
 if TYPE_CHECKING:
-    from nodekit.job import Job
+    from nodekit.model.job import Job
 
 FailureKind: TypeAlias = Literal[
     "connection",  # refused, reset or dropped before the reply was complete

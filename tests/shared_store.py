@@ -20,7 +20,7 @@ from nodekit import (
     Pending,
     Settlement,
 )
-from nodekit._broadcast import Broadcast
+from nodekit.embedded.change_feed import Broadcast
 from nodekit.testing.shared._elsewhere import awaited, soon_here
 
 T = TypeVar("T")

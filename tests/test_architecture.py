@@ -24,7 +24,7 @@ MAX_FUNCTION_LINES = 50
 CORE_LIBRARIES = {"anyio", "msgspec", "pluggy"}
 MORE_LIBRARIES = {  # the first that fits
     "nodekit.cli": {"click", "tomli_w"},
-    "nodekit._pins": {"packaging"},
+    "nodekit.config.pins": {"packaging"},
     "nodekit.testing.model": {"pytest", "hypothesis"},
     "nodekit.testing": {"pytest"},
 }
@@ -141,8 +141,8 @@ def core_violations(one: Import) -> Iterator[str]:
             yield f"{one.place}: not a public name of {top}"
     elif top not in sys.stdlib_module_names and top not in CORE_LIBRARIES | more:
         yield f"{one.place}: not a library of the core"
-    if top == "pluggy" and one.module != "nodekit._hooks":
-        yield f"{one.place}: only nodekit._hooks touches pluggy"
+    if top == "pluggy" and one.module != "nodekit.hooks.manager":
+        yield f"{one.place}: only nodekit.hooks.manager touches pluggy"
 
 
 def plugin_violations(one: Import) -> Iterator[str]:
@@ -156,7 +156,7 @@ def plugin_violations(one: Import) -> Iterator[str]:
         elif one.target != top or one.name not in nodekit_remote.__all__:
             yield f"{one.place}: not a public name of nodekit_remote"
     if top == "pluggy":
-        yield f"{one.place}: only nodekit._hooks touches pluggy"
+        yield f"{one.place}: only nodekit.hooks.manager touches pluggy"
     if top == "click" and not within(one.module, f"{package}.cli"):
         yield f"{one.place}: a plugin's commands, and click, stand in its cli"
 
@@ -253,34 +253,34 @@ def copy(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("file", "line", "words"),
     [
-        ("nodekit/job.py", "import aiohttp", "not a library of the core"),
-        ("nodekit/node.py", "def f():\n    from requests import get", "not a library of the core"),
-        ("nodekit/node.py", "import click", "not a library of the core"),
-        ("nodekit/node.py", "from packaging.version import Version", "not a library of the core"),
-        ("nodekit/_pins.py", "import tomli_w", "not a library of the core"),
-        ("nodekit/store.py", "import pytest", "not a library of the core"),
+        ("nodekit/model/job.py", "import aiohttp", "not a library of the core"),
+        ("nodekit/node/node.py", "def f():\n    from requests import get", "not a library of the core"),
+        ("nodekit/node/node.py", "import click", "not a library of the core"),
+        ("nodekit/node/node.py", "from packaging.version import Version", "not a library of the core"),
+        ("nodekit/config/pins.py", "import tomli_w", "not a library of the core"),
+        ("nodekit/interfaces/store.py", "import pytest", "not a library of the core"),
         ("nodekit/testing/stores/store.py", "import hypothesis", "not a library of the core"),
-        ("nodekit/config.py", "import nodekit_sqlite", "the core imports no plugin"),
+        ("nodekit/config/compose.py", "import nodekit_sqlite", "the core imports no plugin"),
         ("nodekit/testing/jobs.py", "from nodekit_memory import MemoryTable", "the core imports no plugin"),
         ("nodekit/testing/parts.py", "from nodekit_sqlite import SqliteTable", "the core imports no plugin"),
         ("nodekit/testing/parts.py", "from nodekit_function import _pieces", "not a public name of nodekit_function"),
         ("nodekit/testing/parts.py", "import nodekit_memory", "not a public name of nodekit_memory"),
         ("nodekit/cli/_serve.py", "import nodekit_asgi._app", "the core imports no plugin"),
-        ("nodekit/node.py", "import pluggy", "only nodekit._hooks"),
-        ("plugins/nodekit_asgi/_app.py", "from pluggy import HookspecMarker", "only nodekit._hooks"),
-        ("nodekit/config.py", "from nodekit.cli import main", "nothing imports the command line"),
+        ("nodekit/node/node.py", "import pluggy", "only nodekit.hooks.manager"),
+        ("plugins/nodekit_asgi/_app.py", "from pluggy import HookspecMarker", "only nodekit.hooks.manager"),
+        ("nodekit/config/compose.py", "from nodekit.cli import main", "nothing imports the command line"),
         ("plugins/nodekit_asgi/_app.py", "import nodekit.cli._serve", "nothing imports the command line"),
         ("plugins/nodekit_asgi/_app.py", "from nodekit_asgi.cli import job", "nothing imports the command line"),
         ("plugins/nodekit_asgi/_app.py", "from click import echo", "stand in its cli"),
-        ("nodekit/errors.py", "from nodekit.job import Job", "not below it"),
-        ("nodekit/store.py", "from nodekit.runner import ContainerRunner", "not below it"),
-        ("nodekit/hookspecs.py", "from nodekit.node import Node", "not below it"),
-        ("nodekit/job.py", "from nodekit import Node", "not below it"),
-        ("nodekit/job.py", "from nodekit import node", "not below it"),
-        ("nodekit/node.py", "from nodekit.testing import make_job", "not below it"),
-        ("nodekit/node.py", "from . import config", "not below it"),
+        ("nodekit/errors.py", "from nodekit.model.job import Job", "not below it"),
+        ("nodekit/interfaces/store.py", "from nodekit.interfaces.runner import ContainerRunner", "not below it"),
+        ("nodekit/hooks/specs.py", "from nodekit.node.node import Node", "not below it"),
+        ("nodekit/model/job.py", "from nodekit import Node", "not below it"),
+        ("nodekit/model/job.py", "from nodekit import node", "not below it"),
+        ("nodekit/node/node.py", "from nodekit.testing import make_job", "not below it"),
+        ("nodekit/node/node.py", "from . import config", "not below it"),
         ("nodekit/errors.py", "from .node import Node", "not below it"),
-        ("plugins/nodekit_sqlite/_table.py", "from nodekit.node import Node", "nodekit.__all__ only"),
+        ("plugins/nodekit_sqlite/_table.py", "from nodekit.node.node import Node", "nodekit.__all__ only"),
         ("plugins/nodekit_sqlite/_table.py", "from nodekit import _ids", "nodekit.__all__ only"),
         ("plugins/nodekit_sqlite/_table.py", "from nodekit import Executor", "nodekit.__all__ only"),
         ("plugins/nodekit_sqlite/_table.py", "import nodekit", "nodekit.__all__ only"),
@@ -290,12 +290,12 @@ def copy(tmp_path: Path) -> Path:
         ("plugins/nodekit_asgi/_config.py", "from nodekit_asgi._app import AsgiApp", "a cycle"),
         ("nodekit/testing/jobs.py", "from nodekit.testing.stores.store import JobStoreContract", "a cycle"),
         ("nodekit/brand_new.py", "import anyio", "without a layer"),
-        ("contrib/nodekit-metrics/nodekit_metrics/_now.py", "from nodekit.node import Node", "nodekit.__all__ only"),
+        ("contrib/nodekit-metrics/nodekit_metrics/_now.py", "from nodekit.node.node import Node", "nodekit.__all__ only"),
         ("contrib/nodekit-metrics/nodekit_metrics/_now.py", "from nodekit import Executor", "nodekit.__all__ only"),
         ("contrib/nodekit-metrics/nodekit_metrics/_now.py", "import nodekit_asgi", "no other plugin"),
         ("contrib/nodekit-metrics/nodekit_metrics/_labels.py", "import nodekit_metrics._plugin", "a cycle"),
         ("plugins/nodekit_asgi/_app.py", "import nodekit_metrics", "no other plugin"),
-        ("nodekit/config.py", "import nodekit_metrics", "the core imports no plugin"),
+        ("nodekit/config/compose.py", "import nodekit_metrics", "the core imports no plugin"),
     ],
 )  # fmt: skip
 def test_a_planted_import_is_found(copy: Path, file: str, line: str, words: str) -> None:
@@ -308,7 +308,7 @@ def test_a_planted_import_is_found(copy: Path, file: str, line: str, words: str)
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("from nodekit.node import Node", "public names"),
+        ("from nodekit.node.node import Node", "public names"),
         ("from nodekit import Executor", "public names"),
         ("import nodekit", "public names"),
         ("from nodekit.testing import Faulty", "public names"),
@@ -324,15 +324,15 @@ def test_a_planted_import_is_found_in_tests_of_contrib(copy: Path, line: str, wo
 
 
 def test_an_import_for_types_alone_does_not_count_as_a_direction(copy: Path) -> None:
-    with (copy / "nodekit/store.py").open("a") as allowed:
-        allowed.write("\nfrom typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from nodekit.node import Node\n")
+    with (copy / "nodekit/interfaces/store.py").open("a") as allowed:
+        allowed.write("\nfrom typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from nodekit.node.node import Node\n")
     assert list(import_violations(copy)) == []
 
 
 def test_what_grows_too_long_is_found(copy: Path) -> None:
-    (copy / "nodekit/store.py").write_text("x = 1\n" * (MAX_MODULE_LINES + 1))
+    (copy / "nodekit/interfaces/store.py").write_text("x = 1\n" * (MAX_MODULE_LINES + 1))
     body = "    x = 1\n" * MAX_FUNCTION_LINES
-    (copy / "nodekit/job.py").write_text(
+    (copy / "nodekit/model/job.py").write_text(
         f"class A:\n    async def long(self):\n    {body.replace(chr(10), chr(10) + '    ')}"
     )
     found = {text.partition(" has")[0] for text in length_violations(copy)}

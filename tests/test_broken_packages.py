@@ -8,7 +8,7 @@ from planted import STORE, nodekit, plant
 from test_config import NODE_FILE
 
 from nodekit import Node, load_node
-from nodekit._installed import entry_points, unreadable
+from nodekit.config.distributions import entry_points, unreadable
 
 SHELF = {"stores": "shelf", "plugins": "shelf", "formats": "shelf", "commands": "shelf", "doctor": "shelf"}
 FAR = "[nodekit.stores]\nshelf = {}\n[nodekit.commands]\nshelf = {}\n[nodekit.doctor]\nshelf = {}\n"

@@ -18,7 +18,7 @@ from nodekit import Node, Secret, load_node
 from nodekit.cli._effective import HIDDEN, effective
 from nodekit.cli._effective import shown as shown_as
 from nodekit.cli._toml import toml
-from nodekit.config import NodeSettings
+from nodekit.config.compose import NodeSettings
 
 EVERY_TABLE = LIMITS.replace('[store]\nuse = "memory"\n', "") + NODE_FILE.partition("drain_seconds = 10")[2]
 MARKED = """

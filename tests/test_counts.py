@@ -1,7 +1,7 @@
 """Counts of unfinished jobs, by origin and by client."""
 
 from nodekit import Location, Unfinished
-from nodekit._counts import Counts
+from nodekit.embedded.counters import Counts
 from nodekit.testing import make_job, succeeded
 
 OFFCHAIN = (Location.OFFCHAIN, Location.STREAM)

@@ -7,7 +7,7 @@ import pytest
 from parts import Gate, SwitchRunner, functions, make_node, request, until
 
 from nodekit import Container, ContainerOutput, Job, Step, descriptor_share, encode_payload
-from nodekit._descriptors import SPARE
+from nodekit.execution.descriptors import SPARE
 
 pytestmark = pytest.mark.anyio
 

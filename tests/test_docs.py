@@ -16,9 +16,10 @@ import click
 import msgspec
 import pytest
 
-from nodekit import ClientLimits, Container, Offer, Retry, hookspecs
+from nodekit import ClientLimits, Container, Offer, Retry
 from nodekit.cli import main
-from nodekit.config import TABLES, LogSettings, NodeSettings
+from nodekit.config.compose import TABLES, LogSettings, NodeSettings
+from nodekit.hooks import specs as hookspecs
 from nodekit_asgi._routes import ROUTES
 from nodekit_docker import Credentials
 from nodekit_infernet._config import InfernetConfig

@@ -37,7 +37,7 @@ from nodekit import (
     encode_payload,
     last_output,
 )
-from nodekit._runs import LONGEST_PAUSE_SECONDS
+from nodekit.execution.job_runs import LONGEST_PAUSE_SECONDS
 from nodekit.testing import VirtualClock
 from nodekit_function import FunctionRunner
 from nodekit_memory import MemoryStore, MemoryTable
@@ -486,7 +486,7 @@ async def test_a_store_that_keeps_no_results_is_told_by_health_for_as_long_as_it
 
 
 async def test_claiming_goes_on_after_the_store_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nodekit._executor.LONGEST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("nodekit.execution.executor.LONGEST_PAUSE_SECONDS", 0.01)
     store = SpiedStore()
     async with make_node(store=store) as node:
         await settle_down()
@@ -505,7 +505,7 @@ async def test_a_runner_that_cannot_say_what_runs_does_not_end_the_node(monkeypa
                 raise RuntimeError("not now")
             return super().running()
 
-    monkeypatch.setattr("nodekit._executor.LONGEST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr("nodekit.execution.executor.LONGEST_PAUSE_SECONDS", 0.05)
     runner = Moody(Container(id="x"))
     async with make_node(runner) as node:
         runner.moody = True
@@ -626,7 +626,7 @@ async def test_expiring_goes_on_after_the_store_failed(monkeypatch: pytest.Monke
             self._called("claim_expired")
             return await super().claim_expired(limit)
 
-    monkeypatch.setattr("nodekit._executor.LONGEST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr("nodekit.execution.executor.LONGEST_PAUSE_SECONDS", 0.05)
     store = Forgetful()
     store.failures["claim_expired"] = 3
     async with make_node(SwitchRunner(Container(id="x"), up=[]), store=store, queue_timeout_seconds=0.01) as node:
@@ -753,7 +753,7 @@ odd_errors = pytest.mark.parametrize(
 async def test_a_runner_that_works_does_not_clear_the_problem_of_another_of_its_class(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("nodekit._executor.LONGEST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("nodekit.execution.executor.LONGEST_PAUSE_SECONDS", 0.01)
     sick, well = Moody(Container(id="sick")), Moody(Container(id="well"))
     sick.on_changed = RuntimeError("no events")
     async with make_node(well, sick) as node:
@@ -777,7 +777,7 @@ async def test_a_runner_that_works_does_not_clear_the_problem_of_another_of_its_
 async def test_a_runner_that_cannot_say_what_runs_is_a_reason_and_holds_up_no_other(
     error: BaseException, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("nodekit._executor.LONGEST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("nodekit.execution.executor.LONGEST_PAUSE_SECONDS", 0.01)
     sick, well = Moody(Container(id="sick")), Moody(Container(id="well"))
     sick.on_running = error
     async with make_node(sick, well) as node:
@@ -829,7 +829,7 @@ async def test_a_store_that_is_cancelled_in_itself_is_a_fault_of_the_store(
 async def test_a_store_that_is_cancelled_in_itself_does_not_end_the_executor(
     method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nodekit._executor.LONGEST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("nodekit.execution.executor.LONGEST_PAUSE_SECONDS", 0.01)
     runner = SwitchRunner(Container(id="x"))
     async with make_node(runner, store=(store := SpiedStore())) as node:
         real, left = getattr(store, method), 2
@@ -852,7 +852,7 @@ async def test_a_store_that_is_cancelled_in_itself_does_not_end_the_executor(
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_runner_that_is_cancelled_in_itself_does_not_end_the_executor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nodekit._executor.LONGEST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("nodekit.execution.executor.LONGEST_PAUSE_SECONDS", 0.01)
     runner = Moody(Container(id="x"))
     runner.on_changed = asyncio.CancelledError()
     async with make_node(runner) as node:

@@ -4,7 +4,7 @@ from random import Random
 
 from parts import held
 
-from nodekit._expiries import Expiries
+from nodekit.embedded.deadlines import Expiries
 
 
 def of(**times: float) -> Expiries:

@@ -9,7 +9,7 @@ from served import NODEKIT
 from test_offers import install
 
 from nodekit import CompositionError, NodeTables, Problem, Secret, load_node, read_node_file
-from nodekit.formats import read_tables
+from nodekit.config.formats import read_tables
 
 LINES = """
 from pathlib import Path

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from nodekit._ids import JobIds
+from nodekit.model.ids import JobIds
 
 CANONICAL = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
@@ -48,13 +48,13 @@ class Draws:
 
 @pytest.mark.parametrize("drawn", [(1 << 74) - 1, 0x2A5_A5A5_A5A5_A5A5_A5A5, 1, 1 << 62])
 def test_all_that_is_drawn_stands_in_an_id(drawn: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nodekit._ids.Random", Draws(drawn))
+    monkeypatch.setattr("nodekit.model.ids.Random", Draws(drawn))
     monkeypatch.setattr(time, "time_ns", lambda: 0x123456789AB * 1_000_000)
     assert fields(JobIds().next()) == (0x123456789AB, drawn >> 62, drawn & (1 << 62) - 1)
 
 
 def test_ids_of_one_millisecond_are_a_drawn_step_apart_and_at_least_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nodekit._ids.Random", Draws(5, 9999, 4, 9999, steps=(1000, 0, 3)))
+    monkeypatch.setattr("nodekit.model.ids.Random", Draws(5, 9999, 4, 9999, steps=(1000, 0, 3)))
     monkeypatch.setattr(time, "time_ns", lambda: 7_000_000)
     ids = JobIds()
     assert [fields(ids.next()) for _ in range(5)] == [(7, 0, number) for number in (5, 1006, 1007, 1011, 1012)]
@@ -72,7 +72,7 @@ def test_ids_of_one_millisecond_are_a_drawn_step_apart_and_at_least_one(monkeypa
 def test_the_next_id_is_the_one_after_that_which_was_seen(
     seen: tuple[int, int, int], later: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nodekit._ids.Random", Draws())
+    monkeypatch.setattr("nodekit.model.ids.Random", Draws())
     monkeypatch.setattr(time, "time_ns", lambda: 0)
     ids = JobIds()
     ids.seen(str(uuid.UUID(int=seen[0] << 80 | 7 << 76 | seen[1] << 64 | 2 << 62 | seen[2])))

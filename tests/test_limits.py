@@ -5,7 +5,7 @@ import math
 import pytest
 
 from nodekit import ClientLimits
-from nodekit.limits import NodeLimits, finite
+from nodekit.model.limits import NodeLimits, finite
 
 
 def test_what_a_client_has_of_its_own_comes_before_what_each_has() -> None:

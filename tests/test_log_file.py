@@ -13,7 +13,7 @@ from test_cli import nodekit
 from test_config import write
 
 from nodekit.cli._log import LogFile
-from nodekit.config import LogSettings
+from nodekit.config.compose import LogSettings
 
 NODE = """
 [log]

@@ -30,7 +30,7 @@ from nodekit import (
     Unavailable,
     encode_payload,
 )
-from nodekit._ids import JobIds
+from nodekit.model.ids import JobIds
 from nodekit.testing import make_job, succeeded
 from nodekit_memory import MemoryStore, MemoryTable
 

@@ -11,7 +11,7 @@ from chance import given
 from hypothesis import strategies as st
 
 from nodekit import MAX_DEPTH, InvalidPayload, JobRequest, decode_payload, encode_payload, parse_json
-from nodekit.payload import _CHUNK_BYTES
+from nodekit.model.payload import _CHUNK_BYTES
 
 RAW = msgspec.json.Decoder(msgspec.Raw)
 

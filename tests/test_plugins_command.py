@@ -13,7 +13,7 @@ from nodekit import Offer, StreamingRunner
 from nodekit.cli._documented import field_docs, summary
 from nodekit.cli._portrait import portrait
 from nodekit.cli._words import keys_of
-from nodekit.offers import offered
+from nodekit.config.providers import offered
 from nodekit_docker import DockerContainer
 from nodekit_remote import StartedContainer
 

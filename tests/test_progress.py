@@ -7,8 +7,8 @@ import pytest
 from msgspec.structs import replace
 
 from nodekit import Container, ContainerError, Job, JobStatus, Outcome, Refusal, Sequence, Step
-from nodekit._progress import Progress, expired, failed, job_timeout_text, stray
-from nodekit.limits import NodeLimits
+from nodekit.execution.transitions import Progress, expired, failed, job_timeout_text, stray
+from nodekit.model.limits import NodeLimits
 from nodekit.testing import make_job, make_request, make_step, with_output
 
 CONTAINERS = {id: Container(id=id) for id in ("echo", "reverse")}

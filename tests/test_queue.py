@@ -7,7 +7,7 @@ import anyio
 import pytest
 
 from nodekit import Unfinished
-from nodekit._queue import Queue
+from nodekit.embedded.queue import Queue
 from nodekit.testing import VirtualClock
 
 pytestmark = pytest.mark.anyio

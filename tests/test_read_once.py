@@ -10,7 +10,7 @@ from planted import STORE, plant
 
 from nodekit import CompositionError, load_node
 from nodekit.cli import main
-from nodekit.config import compose, read_node_file
+from nodekit.config.compose import compose, read_node_file
 
 NODE = '[store]\nuse = "memory"\n'
 USE = '[[plugins]]\nuse = "guardian"\n'

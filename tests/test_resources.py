@@ -9,7 +9,7 @@ import pytest
 from parts import SwitchRunner, functions, make_node, settle_down
 
 from nodekit import Container, encode_payload
-from nodekit._describe import AT_ONCE
+from nodekit.node.resources import AT_ONCE
 from nodekit.testing import VirtualClock
 
 pytestmark = pytest.mark.anyio

@@ -26,7 +26,7 @@ from nodekit import (
     Step,
     encode_payload,
 )
-from nodekit._retry import delay_before_retry
+from nodekit.execution.backoff import delay_before_retry
 from nodekit.testing import VirtualClock
 from nodekit_memory import MemoryTable
 from nodekit_sqlite import SqliteConfig, SqliteStore

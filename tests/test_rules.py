@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from nodekit import Container
-from nodekit._rules import declared_rules, declared_twice, nearest, rule_problems, rules_of
+from nodekit.hooks.container_rules import declared_rules, declared_twice, nearest, rule_problems, rules_of
 
 
 class Rules(msgspec.Struct):

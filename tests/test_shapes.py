@@ -22,7 +22,7 @@ from nodekit import (
     SharedStore,
     Transport,
 )
-from nodekit._shapes import members, optional_members, shape_problems
+from nodekit.interfaces.check import members, optional_members, shape_problems
 from nodekit.testing import Faults
 from nodekit_asgi import AsgiConfig, AsgiTransport
 from nodekit_function import FunctionRunner
@@ -288,7 +288,10 @@ async def test_nothing_is_looked_at_after_composition() -> None:
     called: list[str] = []
 
     def profile(frame: Any, event: str, argument: Any) -> None:
-        if event == "call" and frame.f_globals.get("__name__") in ("nodekit._shapes", "nodekit._older_parts"):
+        if event == "call" and frame.f_globals.get("__name__") in (
+            "nodekit.interfaces.check",
+            "nodekit.interfaces.older_parts",
+        ):
             called.append(frame.f_code.co_qualname)
 
     sys.setprofile(profile)

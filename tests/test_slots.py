@@ -1,7 +1,7 @@
 """Slots: how many steps may run at once, in all and in each container."""
 
 from nodekit import Container
-from nodekit._slots import Slots
+from nodekit.execution.slots import Slots
 
 CONTAINERS = {
     container.id: container

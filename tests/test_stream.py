@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from parts import settle_down
 
 from nodekit import JobStatus, JobStream, Outcome, StreamBroken, StreamRecord, Unavailable, decode_payload
-from nodekit.stream import MOST_KEPT_BYTES
+from nodekit.execution.job_stream import MOST_KEPT_BYTES
 from nodekit.testing import make_job, succeeded, with_output
 
 pytestmark = pytest.mark.anyio

@@ -21,7 +21,7 @@ from nodekit import (
     Sequence,
     Step,
 )
-from nodekit._runs import Run
+from nodekit.execution.job_runs import Run
 from nodekit.testing import VirtualClock, make_job
 from nodekit_memory import MemoryTable
 

@@ -13,8 +13,9 @@ import pytest
 from parts import give_up, make_node, request, until
 from served import serve
 
-from nodekit import JobRequest, NodekitError, Refusal, TooManyRequests, hookspecs, load_node
-from nodekit import _hooks as hooks_module
+from nodekit import JobRequest, NodekitError, Refusal, TooManyRequests, load_node
+from nodekit.hooks import manager as hooks_module
+from nodekit.hooks import specs as hookspecs
 
 SECRET = "s3cret"
 LINE = re.compile(r"(nodekit_\w+(?: \(\w+\))?) of (\d+:\w+): (.+) in (\d+\.\d{3}) ms")
@@ -116,7 +117,7 @@ async def test_a_call_that_is_given_up_is_cancelled(lines: Any) -> None:
 @pytest.mark.anyio
 async def test_the_duration_is_that_of_what_is_awaited(lines: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("nodekit._tracing.perf_counter", lambda: now[0])
+    monkeypatch.setattr("nodekit.hooks.tracing.perf_counter", lambda: now[0])
 
     class Slow:
         async def nodekit_admit(self) -> None:
@@ -202,7 +203,7 @@ def test_a_node_file_and_the_command_switch_it_on(tmp_path: Path) -> None:
     on = load_node(file)._hooks._admit[0].function
     file.write_text(file.read_text().replace("true", "false"))
     off = load_node(file)._hooks._admit[0].function
-    assert (on.__module__, off.__module__) == ("nodekit._tracing", "nodekit_guardian")
+    assert (on.__module__, off.__module__) == ("nodekit.hooks.tracing", "nodekit_guardian")
 
 
 @pytest.mark.anyio

@@ -6,8 +6,8 @@ import anyio
 import pytest
 
 from nodekit import Container
-from nodekit._slots import Slots
-from nodekit._turns import Turns
+from nodekit.execution.slots import Slots
+from nodekit.execution.stream_slots import Turns
 
 pytestmark = pytest.mark.anyio
 

@@ -8,7 +8,7 @@ import anyio
 import pytest
 from parts import settle_down
 
-from nodekit._waiting import PAUSE_SECONDS, Waiter, Waiters
+from nodekit.node.waiters import PAUSE_SECONDS, Waiter, Waiters
 from nodekit.testing import VirtualClock
 
 pytestmark = pytest.mark.anyio

@@ -7,7 +7,6 @@ from typing import Any
 import click
 
 from nodekit import __version__
-from nodekit._installed import entry_points, read_once
 from nodekit.cli._certify import certify
 from nodekit.cli._check import check
 from nodekit.cli._config import config
@@ -16,8 +15,9 @@ from nodekit.cli._log import tracebacks_shown
 from nodekit.cli._new import new
 from nodekit.cli._plugins import plugins
 from nodekit.cli._serve import serve
+from nodekit.config.distributions import entry_points, read_once
+from nodekit.config.providers import load_only
 from nodekit.errors import NodekitError
-from nodekit.offers import load_only
 
 __all__ = ["main"]
 

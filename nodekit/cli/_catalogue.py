@@ -10,9 +10,9 @@ from typing import Any, get_args
 import click
 import msgspec
 
-from nodekit._installed import entry_points, fault, name_of, owner, unreadable, version_of
-from nodekit.formats import Format
-from nodekit.offers import Kind, Offer
+from nodekit.config.distributions import entry_points, fault, name_of, owner, unreadable, version_of
+from nodekit.config.formats import Format
+from nodekit.config.providers import Kind, Offer
 
 GROUPS = {**{kind: f"nodekit.{kind}s" for kind in (*get_args(Kind), "format", "command")}, "check": "nodekit.doctor"}
 """What a name is one of → the group of its entry point. A check is one of `nodekit doctor`."""

@@ -6,9 +6,9 @@ import click
 
 from nodekit.cli._deprecations import caught
 from nodekit.cli._exit import bad_node_file
-from nodekit.config import compose_file
+from nodekit.config.compose import compose_file
+from nodekit.config.formats import read_tables
 from nodekit.errors import CompositionError
-from nodekit.formats import read_tables
 
 
 @click.command()

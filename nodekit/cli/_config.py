@@ -5,14 +5,14 @@ from pathlib import Path
 import click
 import msgspec
 
-from nodekit._pins import Pins, read_pins
 from nodekit.cli._effective import effective
 from nodekit.cli._exit import bad_node_file
 from nodekit.cli._schema import NodeSchema
 from nodekit.cli._toml import toml
-from nodekit.config import compose_file
+from nodekit.config.compose import compose_file
+from nodekit.config.formats import read_tables
+from nodekit.config.pins import Pins, read_pins
 from nodekit.errors import CompositionError
-from nodekit.formats import read_tables
 
 
 @click.group()

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import click
 
-from nodekit._pins import Pins, read_pins
 from nodekit.cli._deprecations import caught
 from nodekit.cli._examine import Check, checks_of_packages, examine
 from nodekit.cli._exit import FAILED
 from nodekit.cli._machine import disk, open_files, python
 from nodekit.cli._packages import checks_of_offers, clashes, installed, metadata, offers
-from nodekit.config import compose_file
+from nodekit.config.compose import compose_file
+from nodekit.config.findings import Finding
+from nodekit.config.formats import read_tables
+from nodekit.config.pins import Pins, read_pins
 from nodekit.errors import CompositionError
-from nodekit.finding import Finding
-from nodekit.formats import read_tables
 
 _COLOURS = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "red"}
 

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple, TypeGuard, cast
 import msgspec
 from msgspec import inspect as types
 
-from nodekit._pins import TABLE, Pins, read_pins
 from nodekit.cli._schema_types import default_of
-from nodekit.config import LogSettings, NodeSettings
-from nodekit.offers import Kind, load_offer
-from nodekit.secret import Secret
+from nodekit.config.compose import LogSettings, NodeSettings
+from nodekit.config.pins import TABLE, Pins, read_pins
+from nodekit.config.providers import Kind, load_offer
+from nodekit.config.secrets import Secret
 
 HIDDEN = "(hidden)"
 """What is shown of a secret."""

@@ -8,10 +8,10 @@ from typing import TypeAlias
 
 import msgspec
 
-from nodekit._failures import CURE, keep
-from nodekit._installed import entry_points, owner
-from nodekit._pins import Pins
-from nodekit.finding import Finding
+from nodekit.config.distributions import entry_points, owner
+from nodekit.config.failures import CURE, keep
+from nodekit.config.findings import Finding
+from nodekit.config.pins import Pins
 
 Check: TypeAlias = Callable[[], Iterable[Finding]]
 

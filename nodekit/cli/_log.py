@@ -8,8 +8,8 @@ from logging.handlers import RotatingFileHandler
 
 import click
 
-from nodekit._failures import logger as failures
-from nodekit.config import LogSettings
+from nodekit.config.compose import LogSettings
+from nodekit.config.failures import logger as failures
 
 _FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 

@@ -8,9 +8,9 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from nodekit._descriptors import descriptor_share
-from nodekit.finding import Finding
-from nodekit.limits import DEFAULTS
+from nodekit.config.findings import Finding
+from nodekit.execution.descriptors import descriptor_share
+from nodekit.model.limits import DEFAULTS
 
 LITTLE_SPACE_BYTES = 1 << 30
 NO_SPACE_BYTES = 50 << 20

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import click
 
 import nodekit
-from nodekit._installed import OWN_DISTRIBUTION, name_of, normalised
-from nodekit._rules import nearest
 from nodekit.cli._catalogue import GROUPS, entries_of
 from nodekit.cli._template import KINDS, Naming, files, write
-from nodekit.offers import Kind, offered, owner
-from nodekit.pipeline import BUILT_IN
+from nodekit.config.distributions import OWN_DISTRIBUTION, name_of, normalised
+from nodekit.config.providers import Kind, offered, owner
+from nodekit.hooks.container_rules import nearest
+from nodekit.interfaces.pipeline import BUILT_IN
 
 if TYPE_CHECKING:
     _Choice = click.Choice[str]

@@ -7,16 +7,16 @@ from importlib.metadata import Distribution, EntryPoint, PackageNotFoundError, d
 from pathlib import Path
 
 import nodekit
-from nodekit._installed import OWN_DISTRIBUTION as DISTRIBUTION
-from nodekit._installed import name_of, normalised, unreadable
-from nodekit._pins import Pins
 from nodekit.cli._catalogue import OFFERS, entries_of, expected
 from nodekit.cli._deprecations import caught
 from nodekit.cli._examine import Check
+from nodekit.config.distributions import OWN_DISTRIBUTION as DISTRIBUTION
+from nodekit.config.distributions import name_of, normalised, unreadable
+from nodekit.config.findings import Finding
+from nodekit.config.formats import BUILT_IN
+from nodekit.config.pins import Pins
+from nodekit.config.providers import load_only, offered
 from nodekit.errors import NodekitError
-from nodekit.finding import Finding
-from nodekit.formats import BUILT_IN
-from nodekit.offers import load_only, offered
 
 CURE = "update, reinstall or uninstall that package"
 EXTRAS = {"fast": 'the server "uvicorn" of the transport `asgi`'}

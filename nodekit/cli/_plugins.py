@@ -8,16 +8,16 @@ from typing import NoReturn
 import click
 import msgspec
 
-from nodekit._installed import owner
-from nodekit._rules import nearest
 from nodekit.cli._catalogue import GROUPS, Listed, catalogue, entries_of, what_is_broken
 from nodekit.cli._examine import examine
 from nodekit.cli._exit import FAILED
 from nodekit.cli._packages import CURE, checks_of_offers
 from nodekit.cli._portrait import Portrait, portrait
 from nodekit.cli._words import Key
+from nodekit.config.distributions import owner
+from nodekit.config.findings import Finding
 from nodekit.errors import NodekitError
-from nodekit.finding import Finding
+from nodekit.hooks.container_rules import nearest
 
 
 @click.group(invoke_without_command=True)

@@ -12,14 +12,14 @@ from typing import Any, Protocol, get_type_hints
 import msgspec
 
 import nodekit
-from nodekit import hookspecs
-from nodekit._installed import name_of, said_by, version_of
 from nodekit.cli._catalogue import OFFERS, expected
 from nodekit.cli._documented import summary
 from nodekit.cli._words import Key, keys_of
-from nodekit.offers import Offer, load_only
-from nodekit.runner import ContainerRunner
-from nodekit.store import JobStore
+from nodekit.config.distributions import name_of, said_by, version_of
+from nodekit.config.providers import Offer, load_only
+from nodekit.hooks import specs as hookspecs
+from nodekit.interfaces.runner import ContainerRunner
+from nodekit.interfaces.store import JobStore
 
 
 class Portrait(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -7,14 +7,14 @@ from typing import Any
 
 import msgspec
 
-from nodekit._installed import entry_points, name_of, version_of
-from nodekit._pins import ANY, TABLE, Pins
 from nodekit.cli._catalogue import GROUPS, OFFERS
 from nodekit.cli._documented import summary
 from nodekit.cli._schema_types import Schema, struct_schema
-from nodekit.config import LogSettings, NodeSettings
+from nodekit.config.compose import LogSettings, NodeSettings
+from nodekit.config.distributions import entry_points, name_of, version_of
+from nodekit.config.pins import ANY, TABLE, Pins
+from nodekit.config.providers import Kind, Offer, load_offer, offered
 from nodekit.errors import CompositionError, NodekitError
-from nodekit.offers import Kind, Offer, load_offer, offered
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
 

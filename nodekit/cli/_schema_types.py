@@ -12,7 +12,7 @@ import msgspec
 from msgspec import inspect as types
 
 from nodekit.cli._documented import field_docs, summary
-from nodekit.secret import EnvValue, Secret
+from nodekit.config.secrets import EnvValue, Secret
 
 Schema: TypeAlias = dict[str, Any]
 

@@ -14,10 +14,10 @@ from anyio.abc import TaskStatus
 from nodekit.cli._deprecations import caught
 from nodekit.cli._exit import FAILED, bad_node_file
 from nodekit.cli._log import log_to_file, log_to_standard_error
-from nodekit.config import compose, log_settings
+from nodekit.config.compose import compose, log_settings
+from nodekit.config.formats import file_of_the_environment, read_tables
 from nodekit.errors import CompositionError, NodekitError, Problem
-from nodekit.formats import file_of_the_environment, read_tables
-from nodekit.node import Node
+from nodekit.node.node import Node
 
 logger = logging.getLogger("nodekit")
 

@@ -9,7 +9,7 @@ from msgspec import inspect as types
 
 from nodekit.cli._documented import field_docs
 from nodekit.cli._schema_types import default_of
-from nodekit.secret import EnvValue, Secret
+from nodekit.config.secrets import EnvValue, Secret
 
 _SIMPLE: dict[type[types.Type], str] = {
     types.BoolType: "true or false",

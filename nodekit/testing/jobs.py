@@ -22,7 +22,7 @@ from nodekit import (
     Step,
     encode_payload,
 )
-from nodekit._ids import JobIds
+from nodekit.model.ids import JobIds
 
 _ids = JobIds()
 

@@ -13,9 +13,10 @@ import click
 import msgspec
 
 import nodekit
-from nodekit import Offer, config, hookspecs
+from nodekit import Offer, config
 from nodekit.cli import _exit, main
-from nodekit.offers import Kind
+from nodekit.config.providers import Kind
+from nodekit.hooks import specs as hookspecs
 
 from .typed import signed, typed, valued
 

@@ -26,8 +26,8 @@ from api.changes import (
     write_baseline,
 )
 from api.surface import named, surface
-from nodekit import hookspecs
-from nodekit.config import NodeSettings
+from nodekit.config.compose import NodeSettings
+from nodekit.hooks import specs as hookspecs
 
 EMPTY = "# Changelog\n\n## [0.2.0] – unreleased\n\n### Added\n\n- Something.\n\n## [0.1.0] – 2026\n"
 

@@ -26,7 +26,7 @@ from engine.images import LABEL
 from lock import locked
 
 from nodekit import ContainerOutput, node_name, read_node_file
-from nodekit.config import compose
+from nodekit.config.compose import compose
 from nodekit.testing import make_request
 
 HELLO = ROOT / "examples" / "nodekit_hello"

@@ -89,7 +89,7 @@ def test_it_imports_only_public_names(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["from nodekit.node import Node", "from nodekit import Executor", "import nodekit.node"]
+    "line", ["from nodekit.node.node import Node", "from nodekit import Executor", "import nodekit.node.node"]
 )
 def test_an_import_from_within_nodekit_is_noticed(tmp_path: Path, line: str) -> None:
     (tmp_path / "file.py").write_text(line)

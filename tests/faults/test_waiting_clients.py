@@ -18,7 +18,7 @@ from http_api import RawConnection, both_servers, serving
 from parts import SpiedStore, SwitchRunner, make_node, until
 
 from nodekit import Container, ContainerOutput, JobRequest, Node, Step, encode_payload
-from nodekit._waiting import Waiter
+from nodekit.node.waiters import Waiter
 from nodekit_asgi import _http
 
 pytestmark = pytest.mark.anyio

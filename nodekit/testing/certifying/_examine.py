@@ -9,9 +9,9 @@ from typing import Any
 import anyio
 import msgspec
 
-from nodekit._hooks import Hooks
+from nodekit.config.providers import Offer
 from nodekit.errors import NodekitError
-from nodekit.offers import Offer
+from nodekit.hooks.manager import Hooks
 from nodekit.testing import ContainerRunnerContract, StreamingRunnerContract
 from nodekit.testing.certifying._parts import build, is_shared, load, written
 from nodekit.testing.certifying._reporter import class_name

@@ -8,9 +8,9 @@ from typing import get_args
 
 import msgspec
 
-from nodekit._rules import nearest
+from nodekit.config.providers import Kind
 from nodekit.errors import NodekitError
-from nodekit.offers import Kind
+from nodekit.hooks.container_rules import nearest
 
 
 class PackageUnknown(NodekitError):

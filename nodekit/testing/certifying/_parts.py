@@ -6,11 +6,11 @@ from typing import Any
 
 import msgspec
 
-from nodekit._explain import explain
+from nodekit.config.explain import explain
+from nodekit.config.formats import read_tables
+from nodekit.config.providers import NodeFile, Offer, load_only
+from nodekit.config.secrets import Secret
 from nodekit.errors import CompositionError, NodekitError
-from nodekit.formats import read_tables
-from nodekit.offers import NodeFile, Offer, load_only
-from nodekit.secret import Secret
 from nodekit.testing.certifying._settings import CannotBeMade, settings_for
 from nodekit.testing.certifying._told import Subject
 

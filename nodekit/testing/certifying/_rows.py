@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 
 import nodekit
-from nodekit.offers import Kind
+from nodekit.config.providers import Kind
 from nodekit.testing.certifying._packages import Package
 from nodekit.testing.certifying._suites import needed
 from nodekit.testing.certifying._told import Broken, Ended, Examined, Found, Subject, Told

@@ -6,9 +6,9 @@ from typing import Annotated, Any, get_args, get_origin
 
 import msgspec
 
+from nodekit.config.providers import Kind
+from nodekit.config.secrets import Secret
 from nodekit.errors import NodekitError
-from nodekit.offers import Kind
-from nodekit.secret import Secret
 
 LEASE_SECONDS = 0.5
 """What `SharedStoreContract` takes for it, unless it is told otherwise."""

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import msgspec
 
 import nodekit.testing
-from nodekit.offers import Kind
+from nodekit.config.providers import Kind
 
 
 class Suite(msgspec.Struct, frozen=True):

@@ -5,7 +5,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 
-from nodekit.offers import Kind
+from nodekit.config.providers import Kind
 
 Outcome: TypeAlias = Literal["passed", "failed", "skipped", "changed"]
 """skipped: by the suite itself, with a reason; changed: by the package, so that it says nothing of it."""

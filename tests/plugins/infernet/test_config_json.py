@@ -7,7 +7,7 @@ import pytest
 from infernet_configs import BEARER, CONTAINER, REGISTRY_PASSWORD, SECRETS, container, full, revealed, without, written
 
 from nodekit import CompositionError, NodeTables, Secret, load_node
-from nodekit.formats import read_tables
+from nodekit.config.formats import read_tables
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from infernet_configs import SECRETS, configs, followed, full, revealed, written
 from served import NODEKIT
 
 from nodekit import CompositionError
-from nodekit.formats import read_tables
+from nodekit.config.formats import read_tables
 from nodekit_infernet._migration import migrated
 from nodekit_infernet._toml import document, inline
 

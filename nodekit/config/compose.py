@@ -1,0 +1,272 @@
+"""Node file → Node. Glue over the constructors: whatever a node file can say, Python can say too."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeGuard, TypeVar
+
+import msgspec
+from msgspec.structs import replace
+
+from nodekit._deprecated import keys_now, warn
+from nodekit.config.container_tables import ContainerTables
+from nodekit.config.distributions import read_once
+from nodekit.config.explain import explain
+from nodekit.config.failures import CURE, keep, told
+from nodekit.config.formats import NodeTables, read_tables
+from nodekit.config.pins import TABLE, read_pins
+from nodekit.config.providers import Kind, NodeFile, Offer, load_offer, offered
+from nodekit.config.secrets import Secret
+from nodekit.errors import CompositionError, NodekitError, Problem
+from nodekit.hooks.container_rules import declared_twice, nearest, not_rules
+from nodekit.model.limits import NodeLimits
+from nodekit.node.names import default_name, name_problem
+from nodekit.node.node import Node
+
+T = TypeVar("T")
+
+TABLES = ("node", "log", TABLE, "store", "runners", "transports", "pipelines", "plugins")
+
+
+class NodeSettings(NodeLimits, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table ``[node]``."""
+
+    name: str | None = None
+    """Lower-case letters, digits and ``_.-``, beginning with a letter or digit; at most 64."""
+    trace_hooks: bool = False
+    """Whether each call of a plugin's hook is logged."""
+
+    def __post_init__(self) -> None:
+        if self.name is not None and (problem := name_problem(self.name)):
+            raise ValueError(f"name: {problem}")
+
+
+class LogSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table ``[log]``: a file beside standard error, for `nodekit serve`."""
+
+    path: Path
+    max_file_bytes: Annotated[int, msgspec.Meta(ge=0)] = 100 * 1024 * 1024
+    """A file that would grow beyond this is put aside, and a new one begun; 0: it grows."""
+    backups: Annotated[int, msgspec.Meta(ge=0)] = 2
+    """How many that were put aside are kept, as ``path.1`` (the newest), ``path.2``, …"""
+
+    def __post_init__(self) -> None:
+        if "\0" in str(self.path):
+            raise ValueError("path: no file has a NUL in its name")
+
+
+@read_once()
+def load_node(path: Path | str) -> Node:
+    """Compose the node of a node file; nothing is acquired. Raises `CompositionError` with every problem."""
+    return compose_file(read_tables(path), Path(path))
+
+
+def read_node_file(path: Path | str) -> dict[str, Any]:
+    """The tables of a node file, unchecked. Raises `CompositionError` where it cannot be read."""
+    return read_tables(path).tables
+
+
+def compose_file(file: NodeTables, path: Path) -> Node:
+    """As `compose`; problems are told where they stand in the file."""
+    try:
+        return compose(file.tables, path)
+    except CompositionError as error:
+        raise file.in_the_file(error) from error
+
+
+@read_once()
+def compose(tables: Mapping[str, Any], path: Path) -> Node:
+    """The node that the tables of a node file at `path` describe."""
+    return _Composition(tables, path).node()
+
+
+def log_settings(tables: Mapping[str, Any], path: Path) -> LogSettings | None:
+    """The table ``[log]`` of a node file that composes; None: there is none."""
+    return _Composition(tables, path).log()
+
+
+def node_name(tables: Mapping[str, Any], path: Path | str) -> str:
+    """The name of the node that the tables of a node file at `path` describe.
+
+    It is `name` of the table ``[node]``, or else made from the file's path: no other file's node has it, and it stays
+    the same as long as the file stays where it is. Raises `CompositionError` where something is wrong with the table.
+    """
+    composition = _Composition(tables, Path(path))
+    if composition.problems:
+        raise CompositionError(composition.problems)
+    return composition.file.node
+
+
+class _Composition:
+    """Reads every table before it gives up, so that one run shows every problem."""
+
+    def __init__(self, tables: Mapping[str, Any], path: Path) -> None:
+        self.tables = tables
+        self.folder = path.absolute().parent
+        self.file_name = path.name
+        self.problems: list[Problem] = []
+        self.container_tables = ContainerTables(self.convert, self.keys_now, self.problem)
+        self.settings = self.convert(self.table("node"), NodeSettings, "node") or NodeSettings()
+        self.file = NodeFile(path.absolute(), self.settings.name or default_name(path))
+        self.pins, self.pin_problems = read_pins(tables)
+
+    def node(self) -> Node:
+        for key in self.tables:
+            if key not in TABLES:
+                self.problem(key, f"unknown table{nearest(key, TABLES)}")
+        self.problems += self.pin_problems
+        if self.pins and (own := self.pins.own()):
+            self.problems.append(own)
+        plugins = self.parts("plugin", "plugins")
+        runners = self.parts("runner", "runners")
+        transports = self.parts("transport", "transports")
+        pipelines = self.parts("pipeline", "pipelines")
+        store = self.store()
+        self.log()
+        self.problems += [Problem(where, text) for where, text in self.container_tables.wrong_ids.items()]
+        if self.problems:
+            raise CompositionError(sorted(self.problems, key=self.position))
+        return Node(
+            store=store,
+            runners=[part for _, part in runners],
+            transports=[part for _, part in transports],
+            pipelines=dict(pipelines),
+            plugins=[part for _, part in plugins],
+            **msgspec.structs.asdict(replace(self.settings, name=self.file.node)),
+        )
+
+    def log(self) -> LogSettings | None:
+        return self.convert(self.table("log"), LogSettings, "log") if "log" in self.tables else None
+
+    def store(self) -> Any:
+        if "store" not in self.tables:
+            self.problem("store", 'is missing; add a table [store] with use = "sqlite" and path = "jobs.db"')
+            return None
+        return self.part("store", self.table("store"), "store", self.offer("store", self.table("store"), "store"))
+
+    def parts(self, kind: Kind, key: str) -> list[tuple[str, Any]]:
+        """The parts of a list of tables, each with the name of its offer."""
+        entries = self.tables.get(key, [])
+        if not _is_list(entries):
+            self.problem(key, f"expected a list of tables: [[{key}]]")
+            return []
+        named = [(f"{key}[{number}]", table) for number, table in enumerate(entries)]
+        offers = [self.offer(kind, table, where) for where, table in named]
+        found = [(where, table["use"], offer) for (where, table), offer in zip(named, offers, strict=True) if offer]
+        if kind == "plugin":
+            self.container_tables.declare(found, complete=None not in offers)
+        elif kind == "runner":
+            self.container_tables.drop_clashing(found)
+        tables = dict(named)
+        return [(use, self.part(kind, tables[where], where, offer)) for where, use, offer in found]
+
+    def offer(self, kind: Kind, table: Any, where: str) -> Offer[Any] | None:
+        if not _is_table(table) or not isinstance(table.get("use"), str):
+            self.problem(
+                where, f'says not which {kind} it is; add: use = "…", one of {", ".join(sorted(offered(kind)))}'
+            )
+            return None
+        try:
+            return load_offer(kind, table["use"], self.pins)
+        except CompositionError as error:  # of [packages]; one that is used twice is one problem
+            self.problems += [problem for problem in error.problems if problem not in self.problems]
+            return None
+        except NodekitError as error:
+            self.problem(f"{where}.use", str(error))
+            return None
+
+    def part(self, kind: Kind, table: Any, where: str, offer: Offer[Any] | None) -> Any:
+        if offer is None:
+            return None
+        settings = {key: value for key, value in table.items() if key != "use"}
+        before = len(self.problems)
+        containers = self.containers(settings.pop("containers", []), where, offer) if kind == "runner" else None
+        config = self.convert(settings, offer.config, where, offer.container if kind == "plugin" else None)
+        if config is None or None in (containers or ()) or len(self.problems) > before:
+            return None
+        try:
+            part = offer.build(config if containers is None else replace(config, containers=containers), self.file)
+            if kind == "plugin" and (text := declared_twice(part, offer.container)):
+                self.problem(where, text)
+            return part
+        except CompositionError as error:
+            found = [Problem(f"{where}.{p.where}" if p.where else where, p.text) for p in error.problems]
+            self.problems += [problem for problem in found if problem.where not in self.container_tables.wrong_ids]
+        except NodekitError as error:
+            self.problem(where, str(error))
+        except (Exception, SystemExit) as error:  # a bug of the part, told like its other problems
+            self.problem(where, told(error, f"{table['use']!r} cannot be built"))
+        return None
+
+    def containers(self, entries: Any, where: str, offer: Offer[Any]) -> tuple[Any, ...]:
+        if text := not_rules(offer.container):
+            self.problem(where, f"container= of its offer {text}")
+            return ()
+        if offer.container is None or not _is_list(entries):
+            self.problem(f"{where}.containers", f"expected a list of tables: [[{where.split('[')[0]}.containers]]")
+            return ()
+        numbered = [(f"{where}.containers[{number}]", entry) for number, entry in enumerate(entries)]
+        return tuple(self.container_tables.read(entry, place, offer.container) for place, entry in numbered)
+
+    # -- values -----------------------------------------------------------------------------------
+
+    def table(self, key: str) -> Any:
+        return self.tables.get(key, {})
+
+    def convert(self, value: Any, struct: type[T], where: str, rules: type | None = None) -> T | None:
+        """The value as a Struct; None where there was a problem. `rules` has keys that belong to containers."""
+        if _is_table(value) and (value := self.keys_now(value, struct, where)) is None:
+            return None
+        fields: tuple[str, ...] = getattr(struct, "__struct_encode_fields__", ())
+        if unknown := [key for key in value if key not in fields] if _is_table(value) else []:
+            is_rule = unknown[0] in getattr(rules, "__struct_encode_fields__", ())
+            cure = "; it is a key of [[runners.containers]]" if is_rule else nearest(unknown[0], fields)
+            self.problem(f"{where}.{unknown[0]}", f"unknown key{cure}")
+            return None
+        try:
+            return msgspec.convert(value, struct, dec_hook=self.resolve)
+        except msgspec.ValidationError as error:
+            self.problem(*explain(where, str(error), struct))
+        except Exception as error:  # types that msgspec does not know, or cannot find
+            text = "its package has settings of unknown types"
+            keep(error, f"{where}: {text}")
+            self.problem(where, f"{text}: {type(error).__name__}; tell its authors; {CURE}")
+        return None
+
+    def keys_now(self, table: dict[str, Any], struct: type, where: str) -> dict[str, Any] | None:
+        """The table with the keys that its Struct has by now; None where it has one that is gone."""
+        found, warned, wrong = keys_now(table, struct)
+        warn(f"{self.file_name}: {where}.{text}" for text in warned)
+        for key, text in wrong.items():
+            self.problem(f"{where}.{key}", text)
+        return None if wrong else found
+
+    def resolve(self, kind: type[Any], value: Any) -> Any:
+        """Types that msgspec leaves to us: paths relative to the file, and secrets."""
+        if issubclass(kind, Path):
+            if not isinstance(value, str):
+                raise TypeError("expected a path")
+            return self.folder / value
+        if issubclass(kind, Secret):
+            try:
+                return kind.resolve(value, self.folder)
+            except NodekitError as error:
+                raise ValueError(str(error)) from error
+        raise TypeError(f"a node file cannot give a {kind.__name__}")
+
+    def position(self, problem: Problem) -> int:
+        """Where in the file its top table stands."""
+        tables = list(self.tables)
+        table = re.split(r"[.\[]", problem.where, maxsplit=1)[0]
+        return tables.index(table) if table in tables else len(tables)
+
+    def problem(self, where: str, text: str) -> None:
+        self.problems.append(Problem(where, text))
+
+
+def _is_table(value: Any) -> TypeGuard[dict[str, Any]]:
+    return isinstance(value, dict)
+
+
+def _is_list(value: Any) -> TypeGuard[list[Any]]:
+    return isinstance(value, list)

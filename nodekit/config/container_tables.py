@@ -1,0 +1,91 @@
+"""Tables of containers in a node file, each split between its runner and the plugins that declare rules."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from nodekit.config.providers import Offer
+from nodekit.hooks.container_rules import clashes, keys_of, nearest, not_rules
+from nodekit.node.container_ids import id_problem
+
+
+class ContainerTables:
+    """Reads them with what the node file's composition lends: `convert`, `keys_now` and `problem`."""
+
+    def __init__(
+        self,
+        convert: Callable[[Any, Any, str], Any],
+        keys_now: Callable[[dict[str, Any], type, str], dict[str, Any] | None],
+        problem: Callable[[str, str], None],
+    ) -> None:
+        self._convert = convert
+        self._keys_now = keys_now
+        self._problem = problem
+        self._declared: list[tuple[str, str, type[msgspec.Struct]]] = []
+        """Rules of plugins, each with the plugin's place and name."""
+        self._rules: dict[str, type[msgspec.Struct]] = {}
+        self._rules_known = True
+        """True if every plugin was found. Otherwise a key that none of them reads may be another's."""
+        self._ids: dict[str, str] = {}
+        """Key paths of containers, by their ids."""
+        self.wrong_ids: dict[str, str] = {}
+        """Problems of ids, by their key paths. Their runners are built all the same, to tell what else is wrong."""
+
+    def declare(self, plugins: Iterable[tuple[str, str, Offer[Any]]], *, complete: bool) -> None:
+        """Take the rules of plugins, each with its place and name; `complete` where each that is named was found."""
+        self._rules_known = complete
+        for where, use, offer in plugins:
+            if text := not_rules(offer.container):
+                self._problem(where, f"container= of its offer {text}")
+            elif offer.container:
+                self._declared.append((where, repr(use), offer.container))
+                self._rules.update(dict.fromkeys(keys_of(offer.container), offer.container))
+
+    def drop_clashing(self, runners: Iterable[tuple[str, str, Offer[Any]]]) -> None:
+        """Leave containers their own keys where a rule has the name of one; each such rule is a problem."""
+        structs = [(f"{where} ({use!r})", offer.container) for where, use, offer in runners if offer.container]
+        own = {key: runner for runner, struct in structs if not not_rules(struct) for key in keys_of(struct)}
+        if found := list(clashes(self._declared, own)):
+            for problem in found:
+                self._problem(problem.where, problem.text)
+            self._rules, self._rules_known = {}, False
+
+    def read(self, entry: Any, where: str, struct: type[msgspec.Struct]) -> Any:
+        """The container of a table, with its rules; None where there was a problem."""
+        if not isinstance(entry, dict):
+            self._problem(where, "expected a table")
+            return None
+        table: dict[str, Any] = entry  # pyright: ignore[reportUnknownVariableType]
+        for reader in (struct, *dict.fromkeys(self._rules.values())):
+            if (now := self._keys_now(table, reader, where)) is None:
+                return None
+            table = now
+        own = {key: value for key, value in table.items() if key not in self._rules}
+        rules = {key: value for key, value in table.items() if key in self._rules}
+        for rule_struct in dict.fromkeys(self._rules.values()):
+            mine = {key: value for key, value in rules.items() if self._rules[key] is rule_struct}
+            if self._convert(mine, rule_struct, where) is None:
+                return None
+        known = [key for key in keys_of(struct) if key != "rules"]
+        if unread := [key for key in own if key not in known]:
+            self._unread(where, unread[0], [*known, *self._rules])
+            return None
+        if (container := self._convert(own, struct, where)) is None:
+            return None
+        self._check_id(container.id, where)
+        return replace(container, rules=rules)
+
+    def _check_id(self, id: str, where: str) -> None:
+        text, other = id_problem(id), self._ids.setdefault(id, where)
+        if text is None and other != where:
+            text = f"{id!r} is the id of {other} already; an id has one runner, and one container there"
+        if text is not None:
+            self.wrong_ids[f"{where}.id"] = text
+
+    def _unread(self, where: str, key: str, known: Sequence[str]) -> None:
+        if self._rules_known:
+            cure = nearest(key, known).removeprefix("; ") or "name the plugin that does under [[plugins]], or remove it"
+            text = f"unknown key: neither its runner nor a plugin of this node takes it; {cure}"
+            self._problem(f"{where}.{key}", text)

@@ -1,0 +1,122 @@
+"""Names that installed packages put forward, read from metadata; a package is imported only when its offer is used."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
+
+import msgspec
+
+from nodekit._api import api_problem
+from nodekit.config.distributions import entry_points, fault, name_of
+from nodekit.config.distributions import owner as owner
+from nodekit.config.failures import told
+from nodekit.config.pins import Pins
+from nodekit.errors import CompositionError, NodekitError
+from nodekit.hooks.container_rules import nearest
+from nodekit.interfaces.pipeline import BUILT_IN
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+Kind: TypeAlias = Literal["store", "runner", "transport", "pipeline", "plugin"]
+
+T = TypeVar("T")
+ConfigT = TypeVar("ConfigT", bound=msgspec.Struct)
+
+
+class NodeFile(msgspec.Struct, frozen=True):
+    """Where a part's settings come from."""
+
+    path: Path
+    node: str
+    """The node's name, see `node_name`."""
+
+    @property
+    def folder(self) -> Path:
+        """What relative paths in the file are relative to."""
+        return self.path.parent
+
+
+class Offer(Generic[ConfigT]):
+    """A part or plugin that a node file can name: an entry point of the group ``nodekit.<kind>s`` points to it.
+
+    `config` is the Struct of its table, `msgspec.Struct` itself where there are no settings; fields of type `Path` and
+    `Secret` are resolved against the node file.
+    `build` makes the part from it and must acquire nothing.
+    `container` is, for a runner, the Struct of an entry of its `containers`; for a plugin, the rules that it reads
+    from containers. `api` is the version of the plugin API that the package was written for: the `nodekit.API_VERSION`
+    of then. It is the oldest one with what the package uses; an older nodekit then says so, instead of failing later.
+    """
+
+    def __init__(
+        self,
+        config: type[ConfigT],
+        build: Callable[[ConfigT, NodeFile], Any],
+        *,
+        container: type[msgspec.Struct] | None = None,
+        api: str = "1.0",
+    ) -> None:
+        self.config = config
+        self.build = build
+        self.container = container
+        self.api = api
+
+
+def offered(kind: Kind | Literal["format"]) -> "Mapping[str, list[EntryPoint]]":
+    """Who offers what, by name; more than one under a name is a clash."""
+    found: dict[str, list[EntryPoint]] = {}
+    for entry in entry_points(f"nodekit.{kind}s"):
+        found.setdefault(entry.name, []).append(entry)
+    return found
+
+
+def load_offer(kind: Kind, name: str, pins: Pins | None = None) -> Offer[Any]:
+    """Import the one offer of that name. Raises `NodekitError` where there is none, several, or a broken one.
+
+    Where `pins` do not allow it, that is a `CompositionError`, and nothing is imported.
+    """
+    found = offered(kind)
+    if kind == "pipeline" and name == BUILT_IN:
+        others = "".join(f"; {owner(entry)} has to offer its own under another name" for entry in found.get(name, ()))
+        raise NodekitError(f"pipeline {name!r} is always there; remove this table{others}")
+    if name not in found:
+        known = ", ".join(sorted(found)) or "none"
+        absent = f"; listed and not installed: {', '.join(pins.absent())}" if pins and pins.absent() else ""
+        raise NodekitError(f"unknown {kind} {name!r}; known: {known}{nearest(name, found)}{absent}")
+    return load_only(found[name], Offer, f"{kind} {name!r}", pins)  # pyright: ignore[reportUnknownVariableType]
+
+
+def load_only(entries: "Sequence[EntryPoint]", expected: type[T], called: str, pins: Pins | None = None) -> T:
+    """Import what the one entry point of a name points to. Raises `NodekitError` where there are several."""
+    if pins:
+        objections = [pins.objection(entry, called) for entry in entries]
+        if None not in objections:
+            raise CompositionError(problem for problem in objections if problem)
+        entries = [entry for entry, objection in zip(entries, objections, strict=True) if objection is None]
+    if len(entries) > 1:
+        owners = ", ".join(sorted(owner(entry) for entry in entries))
+        raise NodekitError(f"{called} is offered by several distributions ({owners}); uninstall all but one")
+    (entry,) = entries
+    found = load(entry, called)
+    if not isinstance(found, expected):
+        article = "an" if expected.__name__[0] in "AEIOU" else "a"
+        raise NodekitError(f"{called} of {owner(entry)}: {entry.value} is not {article} {expected.__name__}")
+    _check_api(found, entry, called)
+    return found
+
+
+def _check_api(found: object, entry: "EntryPoint", called: str) -> None:
+    if isinstance(found, Offer) and (problem := api_problem(found.api, name_of(entry.dist) or "the package")):
+        raise NodekitError(f"{called} of {owner(entry)} {problem}")
+
+
+def load(entry: "EntryPoint", called: str) -> Any:
+    """Import what it points to. Raises `NodekitError`, whatever the package does, `sys.exit` included."""
+    if text := fault(entry):
+        raise NodekitError(f"{called} of {owner(entry)}: {text}")
+    try:
+        return entry.load()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise NodekitError(told(error, f"{called} of {owner(entry)} cannot be imported")) from error

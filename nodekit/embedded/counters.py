@@ -1,0 +1,35 @@
+"""How many jobs are unfinished: counted as they come and go, so that nobody has to count them."""
+
+from collections import Counter
+from collections.abc import Sequence
+from types import MappingProxyType
+
+from nodekit.interfaces.store import Pending, Unfinished
+from nodekit.model.container import ClientId, Location
+from nodekit.model.job import Job
+
+
+class Counts:
+    """Counters by origin and by client."""
+
+    def __init__(self) -> None:
+        self._origins: Counter[bool] = Counter()
+        self._clients: Counter[ClientId] = Counter()
+
+    def pending(self) -> Pending:
+        return Pending(self._origins[False], self._origins[True], MappingProxyType(self._clients))
+
+    def jobs(self, jobs: Sequence[Job], by: int) -> None:
+        """Finished ones do not count."""
+        for job in jobs:
+            if not job.status.finished:
+                self._count(job.client, job.request.origin is Location.ONCHAIN, by)
+
+    def one(self, entry: Unfinished, by: int) -> None:
+        self._count(entry.client, entry.onchain, by)
+
+    def _count(self, client: ClientId, onchain: bool, by: int) -> None:
+        self._origins[onchain] += by
+        self._clients[client] += by
+        if not self._clients[client]:
+            del self._clients[client]

@@ -1,0 +1,35 @@
+"""Jobs that a store has ended by itself, until its node asks for them. Ids only: nobody may ever ask."""
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from nodekit.concurrency.signal import Signal
+from nodekit.model.container import JobId
+from nodekit.model.job import Job
+
+AT_ONCE = 256
+
+
+class Ended:
+    """Gives out each job once."""
+
+    def __init__(self) -> None:
+        self._ids: list[JobId] = []
+        self._added = Signal()
+
+    def put(self, id: JobId) -> None:
+        self._ids.append(id)
+        self._added.set()
+
+    async def take(self, get: Callable[[Sequence[JobId]], Awaitable[Sequence[Job]]]) -> Sequence[Job]:
+        """Wait until there are any, and read some of them; those that are not there any more are left out."""
+        jobs: Sequence[Job] = ()
+        while not jobs:
+            while not self._ids:
+                await self._added.wait()
+            taken, self._ids = self._ids[:AT_ONCE], self._ids[AT_ONCE:]
+            try:
+                jobs = await get(taken)
+            except BaseException:  # cancelled, or the table cannot read: nothing is lost
+                self._ids[:0] = taken
+                raise
+        return jobs

@@ -1,0 +1,59 @@
+"""Streams that an earlier run of a store has left: they are failed, at the latest once there is room to keep that."""
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+from msgspec.structs import replace
+
+from nodekit.errors import StoreFailed
+from nodekit.interfaces.store import Settlement, Unfinished
+from nodekit.model.container import ClientId, ContainerError, ContainerId, JobId, Location
+from nodekit.model.job import Job, JobStatus, Outcome
+
+logger = logging.getLogger("nodekit.store")
+
+
+class Interrupted:
+    """Those that are not failed yet. A full disk keeps no store from being opened for their sake."""
+
+    def __init__(
+        self,
+        settle: Callable[[JobId, Outcome, ClientId | None], Awaitable[Settlement | None]],
+        ended: Callable[[JobId], None],
+    ) -> None:
+        self._settle = settle
+        self._ended = ended
+        self._left: list[Unfinished] = []
+
+    def put(self, entry: Unfinished) -> None:
+        self._left.append(entry)
+
+    async def fail(self) -> None:
+        """As many as can be; to be called again when something was kept."""
+        while self._left:
+            entry = self._left.pop()
+            try:
+                settled = await self._settle(entry.id, interrupted(entry.due), None)
+            except StoreFailed as error:
+                self._left.append(entry)
+                logger.error("streams of an earlier run are failed once there is room: %s", error)
+                return
+            if settled is not None and settled.now:
+                self._ended(entry.id)
+
+
+def given_back(job: Job, delay_seconds: float) -> Job:
+    """A job as it is kept once its claim is given back: due in so many seconds; a stream has failed."""
+    if job.status.finished:
+        return job
+    if job.request.destination is Location.STREAM:
+        return job.finished(interrupted(job.due or ""), time.time())
+    if delay_seconds > 0:
+        return replace(job, not_before=time.time() + delay_seconds, delay_seconds=delay_seconds)
+    return job if job.not_before is None else replace(job, not_before=None, delay_seconds=None)
+
+
+def interrupted(due: ContainerId) -> Outcome:
+    """The end of a stream whose claim is gone."""
+    return Outcome(JobStatus.FAILED, ContainerError(container=due, error="interrupted", kind="interrupted"))

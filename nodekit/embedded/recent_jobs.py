@@ -1,0 +1,31 @@
+"""Jobs that were just stored and wait to be claimed, so that most need not be read back. Bounded by their size."""
+
+from nodekit.model.container import JobId
+from nodekit.model.job import Job
+
+MAX_BYTES = 32 * 1024 * 1024
+_OVERHEAD_BYTES = 2048
+
+
+class Fresh:
+    """Snapshots of queued jobs. What does not fit is simply not here."""
+
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+        self._jobs: dict[JobId, Job] = {}
+        self._free = max_bytes
+
+    def put(self, job: Job) -> None:
+        """Only jobs without steps: their size is that of their request."""
+        if (size := _size(job)) <= self._free and not job.steps and job.id not in self._jobs:
+            self._jobs[job.id] = job
+            self._free -= size
+
+    def pop(self, id: JobId) -> Job | None:
+        job = self._jobs.pop(id, None)
+        if job is not None:
+            self._free += _size(job)
+        return job
+
+
+def _size(job: Job) -> int:
+    return len(memoryview(job.request.data)) + _OVERHEAD_BYTES

@@ -1,0 +1,254 @@
+"""Who is next. Pure: ids and no payloads, no clock, no I/O; costs no more with a million jobs queued.
+
+By priority, then round-robin over clients, then oldest first. Jobs wait in lanes, one per container, priority and
+client; a rotation orders the clients of one container and priority by whose turn is next there.
+
+The promise: of one priority, no client is served twice from one container while another, which could have been served
+all the while, is not served at all. Every service takes a new number. A client's *turn* is the number of its last
+service in any container, or of its arrival; its *place* in a container is the number of its last service there, or its
+turn at the time when its lane opened. So a place is never above a turn. The next job comes from the container in which
+the client C with the lowest turn waits, and there from the client with the lowest place. That place is at most C's
+turn, so whoever holds it was not served there since C was last served.
+"""
+
+from collections.abc import Collection, Container, Mapping, Set
+from heapq import heapify, heappop, heappush, heapreplace
+from itertools import count
+
+from nodekit.embedded.deadlines import Expiries
+from nodekit.interfaces.store import Unfinished
+from nodekit.model.container import ClientId, ContainerId, JobId
+
+_SLACK = 64
+"""Places of clients that have gone that are always tolerated."""
+
+
+class Schedule:
+    """The queue of one node."""
+
+    def __init__(self) -> None:
+        self._queued: dict[JobId, Unfinished] = {}
+        self._delays: Expiries = Expiries()
+        self._limits: Expiries = Expiries()
+        self._levels: dict[int, _Level] = {}
+
+    def __contains__(self, id: JobId) -> bool:
+        return id in self._queued
+
+    def __len__(self) -> int:
+        return len(self._queued)
+
+    def add(self, entry: Unfinished, *, due_at: float | None = None, expires_at: float | None = None) -> None:
+        """Queue a job, due now or at a time of the caller's clock; its time in the queue is over at `expires_at`."""
+        self.remove(entry.id)
+        self._queued[entry.id] = entry
+        if due_at is None:
+            self._level(entry.priority).push(entry)
+        else:
+            self._delays.set(entry.id, due_at)
+        if expires_at is not None:
+            self._limits.set(entry.id, expires_at)
+
+    def remove(self, id: JobId) -> Unfinished | None:
+        """Take one job out, wherever it waits."""
+        entry = self._queued.pop(id, None)
+        if entry is not None:
+            self._delays.drop(id)
+            self._limits.drop(id)
+            if level := self._levels.get(entry.priority):
+                level.drop(entry)
+        return entry
+
+    def take(self, containers: Set[ContainerId], limit: int, *, now: float) -> list[Unfinished]:
+        """Up to `limit` jobs that are due in `containers`, in order; they are no longer queued."""
+        self._wake(now)
+        taken: list[Unfinished] = []
+        for priority in sorted(self._levels):
+            level = self._levels[priority]
+            while len(taken) < limit and (entry := level.pop(containers)):
+                del self._queued[entry.id]
+                self._limits.drop(entry.id)
+                taken.append(entry)
+        return taken
+
+    def take_expired(self, limit: int, *, now: float) -> list[Unfinished]:
+        """Up to `limit` jobs whose time in the queue is over; they are no longer queued."""
+        taken: list[Unfinished] = []
+        while len(taken) < limit and (id := self._limits.pop(now)):
+            if entry := self.remove(id):
+                taken.append(entry)
+        return taken
+
+    def next_due_at(self) -> float | None:
+        """When to look again for delayed jobs that are due, on the caller's clock."""
+        return self._delays.next_at()
+
+    def next_expiry_at(self) -> float | None:
+        """When to look again for jobs whose time is over, on the caller's clock."""
+        return self._limits.next_at()
+
+    def _wake(self, now: float) -> None:
+        while id := self._delays.pop(now):
+            entry = self._queued[id]
+            self._level(entry.priority).push(entry)
+
+    def _level(self, priority: int) -> "_Level":
+        if priority not in self._levels:
+            self._levels[priority] = _Level()
+        return self._levels[priority]
+
+
+class _Level:
+    """All lanes of one priority."""
+
+    def __init__(self) -> None:
+        self._rotations: dict[ContainerId, _Rotation] = {}
+        self._turns: dict[ClientId, int] = {}
+        self._lanes: dict[ClientId, set[ContainerId]] = {}
+        self._count = count()
+
+    def push(self, entry: Unfinished) -> None:
+        if entry.client not in self._turns:
+            self._turns[entry.client] = next(self._count)
+            self._lanes[entry.client] = set()
+        rotation = self._rotations.get(entry.due)
+        if rotation is None:
+            rotation = self._rotations[entry.due] = _Rotation(self._turns)
+        rotation.lane(entry.client).push(entry)
+        self._lanes[entry.client].add(entry.due)
+
+    def drop(self, entry: Unfinished) -> None:
+        """Take out a job, if it is here."""
+        rotation = self._rotations.get(entry.due)
+        lane = rotation.lanes.get(entry.client) if rotation else None
+        if lane is not None and lane.drop(entry.id) and not lane:
+            self._close(entry.due, entry.client)
+
+    def pop(self, containers: Set[ContainerId]) -> Unfinished | None:
+        """Take a job from the container in which the client waits that was served longest ago; whose turn it is there.
+
+        Clients take turns in each container: a turn in one costs none in another, or a client that is served often in
+        one would starve in others. And no container is passed over for long because of those who wait in it too.
+        """
+        waiting = [(*r.longest_ago(), id) for id, r in self._rotations.items() if id in containers]
+        if not waiting:
+            return None
+        container = min(waiting)[-1]
+        rotation, turn = self._rotations[container], next(self._count)
+        client = rotation.next_client()
+        entry = rotation.lanes[client].pop()
+        if rotation.lanes[client]:
+            rotation.places[client] = turn
+        else:
+            self._close(container, client)
+        if client in self._turns:
+            self._turns[client] = turn
+        return entry
+
+    def _close(self, container: ContainerId, client: ClientId) -> None:
+        rotation = self._rotations[container]
+        rotation.close(client)
+        if not rotation.lanes:
+            del self._rotations[container]
+        self._lanes[client].discard(container)
+        if not self._lanes[client]:
+            del self._lanes[client], self._turns[client]
+
+
+class _Rotation:
+    """The clients of one container and priority, by whose turn it is there."""
+
+    def __init__(self, turns: Mapping[ClientId, int]) -> None:
+        self.lanes: dict[ClientId, _Lane] = {}
+        self.places: dict[ClientId, int] = {}
+        self._turns = turns
+        self._by_turn = _Ranking(turns)
+        self._by_place = _Ranking(self.places)
+
+    def lane(self, client: ClientId) -> "_Lane":
+        """Return the lane of the client's jobs; opened if need be, at the place of the client's turn."""
+        if client not in self.lanes:
+            self.lanes[client] = _Lane()
+            self.places[client] = self._turns[client]
+            self._by_turn.add(client)
+            self._by_place.add(client)
+        return self.lanes[client]
+
+    def close(self, client: ClientId) -> None:
+        del self.lanes[client], self.places[client]
+        self._by_turn.thin_out(self.lanes)
+        self._by_place.thin_out(self.lanes)
+
+    def longest_ago(self) -> tuple[int, JobId]:
+        """Return the lowest turn of the clients here, and the oldest job that its client has here."""
+        client = self._by_turn.first(self.lanes)
+        return self._turns[client], self.lanes[client].oldest()
+
+    def next_client(self) -> ClientId:
+        """Return the client with the lowest place."""
+        return self._by_place.first(self.lanes)
+
+
+class _Ranking:
+    """Clients by numbers that only grow. Those that have grown or gone are corrected when they come to the top."""
+
+    __slots__ = ("_heap", "_numbers")
+
+    def __init__(self, numbers: Mapping[ClientId, int]) -> None:
+        self._numbers = numbers
+        self._heap: list[tuple[int, ClientId]] = []
+
+    def add(self, client: ClientId) -> None:
+        heappush(self._heap, (self._numbers[client], client))
+
+    def first(self, present: Container[ClientId]) -> ClientId:
+        """Return the client that is present and has the lowest number; there must be one."""
+        while True:
+            number, client = self._heap[0]
+            if client not in present:
+                heappop(self._heap)
+            elif number < self._numbers[client]:
+                heapreplace(self._heap, (self._numbers[client], client))
+            else:
+                return client
+
+    def thin_out(self, present: Collection[ClientId]) -> None:
+        """Drop those that have gone, once they are more than those that are present."""
+        if len(self._heap) > 2 * len(present) + _SLACK:
+            self._heap = [(self._numbers[client], client) for client in present]
+            heapify(self._heap)
+
+
+class _Lane:
+    """Jobs of one client, priority and container, oldest first; true while there are any."""
+
+    __slots__ = ("_entries", "_ids")
+
+    def __init__(self) -> None:
+        self._ids: list[JobId] = []  # a heap; an id that is not in `_entries` was dropped
+        self._entries: dict[JobId, Unfinished] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._entries)
+
+    def push(self, entry: Unfinished) -> None:
+        self._entries[entry.id] = entry
+        heappush(self._ids, entry.id)
+
+    def drop(self, id: JobId) -> bool:
+        """Whether it was here. Its place in the heap stays for a while, but never more such places than jobs."""
+        if self._entries.pop(id, None) is None:
+            return False
+        if len(self._ids) > 2 * len(self._entries):
+            self._ids = list(self._entries)
+            heapify(self._ids)
+        return True
+
+    def oldest(self) -> JobId:
+        while self._ids[0] not in self._entries:
+            heappop(self._ids)
+        return self._ids[0]
+
+    def pop(self) -> Unfinished:
+        self.oldest()
+        return self._entries.pop(heappop(self._ids))

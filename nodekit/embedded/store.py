@@ -1,0 +1,300 @@
+"""`JobTable` → `JobStore`: scheduling in memory, for a store that one node owns."""
+
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Self
+
+import anyio
+
+from nodekit.concurrency.own_tasks import OwnTasks
+from nodekit.embedded.change_feed import Broadcast
+from nodekit.embedded.claims import EmbeddedClaim
+from nodekit.embedded.counters import Counts
+from nodekit.embedded.ended import Ended
+from nodekit.embedded.interrupted import Interrupted, given_back
+from nodekit.embedded.queue import Queue
+from nodekit.embedded.recent_jobs import Fresh
+from nodekit.errors import ClaimLost, StoreFailed
+from nodekit.interfaces.older_parts import as_it_takes
+from nodekit.interfaces.store import Claim, JobTable, Pending, Settlement, Unfinished
+from nodekit.model.container import ClientId, ContainerId, JobId
+from nodekit.model.job import Job, JobStatus, Outcome
+
+
+class EmbeddedStore:
+    """Makes a `JobStore` of a `JobTable`.
+
+    It keeps ids, clients and due containers of unfinished jobs in memory, rebuilt from the table when it opens;
+    claiming writes nothing. Changes of a job are finished once begun, also when the caller is cancelled.
+    """
+
+    def __init__(self, table: JobTable) -> None:
+        self.table = as_it_takes(table, JobTable)
+        self._queue = Queue()
+        self._unfinished: dict[JobId, Unfinished] = {}
+        self._claims: dict[JobId, EmbeddedClaim] = {}
+        self._settling: dict[JobId, anyio.Event] = {}
+        self._entered = False
+        self._loading: set[JobId] = set()
+        self._own = OwnTasks()
+        self._fresh, self._ended = Fresh(), Ended()
+        self._broadcast, self._counts = Broadcast(), Counts()
+        self._interrupted = Interrupted(self._settle, self._ended.put)
+
+    async def __aenter__(self) -> Self:
+        if self._entered:
+            raise StoreFailed("a store is entered once; make a new one on the same table")
+        self._entered = True
+        await self.table.__aenter__()
+        try:
+            for entry in await self.table.unfinished():
+                self._track(entry)
+                if entry.streams:
+                    self._interrupted.put(entry)
+                else:
+                    self._queue.put(entry)
+            await self._interrupted.fail()
+            await self._own.__aenter__()
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self.table.__aexit__(None, None, None)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        try:
+            await self._own.__aexit__(kind, error, trace)
+        finally:
+            await self.table.__aexit__(kind, error, trace)
+        return None
+
+    # -- queueing ---------------------------------------------------------------------------------
+
+    async def add(self, jobs: Sequence[Job]) -> list[Job]:
+        """From here on `pending` counts them, also if the caller gives up while they are being added."""
+        self._own.check()
+        self._counts.jobs(jobs, +1)
+        return await self._own.run(self._add, jobs)
+
+    async def _add(self, jobs: Sequence[Job]) -> list[Job]:
+        try:
+            kept = await self.table.add(jobs)
+        finally:
+            self._counts.jobs(jobs, -1)
+        for asked, job in zip(jobs, kept, strict=True):
+            if self._is_new(asked, job):
+                self._track(entry := Unfinished.of(job))
+                self._fresh.put(job)
+                self._queue.put(entry)
+                self._broadcast.publish(job.id)
+        await self._interrupted.fail()
+        return kept
+
+    async def add_claimed(self, job: Job) -> Claim:
+        self._own.check()
+        self._counts.jobs([job], +1)
+        return await self._own.run(self._add_claimed, job)
+
+    async def _add_claimed(self, job: Job) -> Claim:
+        try:
+            kept = (await self.table.add([job]))[0]
+        finally:
+            self._counts.jobs([job], -1)
+        if not self._is_new(job, kept):
+            raise StoreFailed(f"job {kept.id} is already there and cannot be claimed")
+        self._track(Unfinished.of(kept))
+        claim = self._claims[kept.id] = EmbeddedClaim(kept)
+        self._broadcast.publish(kept.id)
+        return claim
+
+    async def claim(self, containers: Collection[ContainerId], limit: int) -> list[Claim]:
+        wanted = frozenset(containers)
+        while not (claims := await self._load(await self._queue.take(wanted, limit))):
+            pass  # all of them were settled while they were read
+        return claims
+
+    async def claim_expired(self, limit: int) -> list[Claim]:
+        while not (claims := await self._load(await self._queue.take_expired(limit))):
+            pass
+        return claims
+
+    async def _load(self, taken: Sequence[Unfinished]) -> list[Claim]:
+        jobs = {entry.id: self._fresh.pop(entry.id) for entry in taken}
+        self._loading.update(jobs)
+        try:
+            if missing := [id for id, job in jobs.items() if job is None]:
+                jobs.update((job.id, job) for job in await self.table.get(missing))
+        except BaseException:  # cancelled, or the table cannot read: nothing is lost
+            self._loading.difference_update(jobs)
+            for entry in taken:
+                self._queue_again(entry.id)
+            raise
+        self._loading.difference_update(jobs)
+        claims: list[Claim] = []
+        for job in jobs.values():
+            if job is None or job.id not in self._unfinished or job.id in self._settling:
+                continue
+            if job.status.finished:  # the table had said that it did not keep the end
+                self._finish(job.id)
+                self._ended.put(job.id)
+                self._broadcast.publish(job.id)
+            else:
+                claim = self._claims[job.id] = EmbeddedClaim(job, age_seconds=self._queue.age_seconds(job.id))
+                claims.append(claim)
+        return claims
+
+    async def ended(self) -> Sequence[Job]:
+        """Jobs that it has ended by itself: streams without a claim, and ends that the table kept without saying so."""
+        return await self._ended.take(self.table.get)
+
+    # -- running ----------------------------------------------------------------------------------
+
+    async def save(self, claim: Claim, job: Job) -> None:
+        with anyio.CancelScope(shield=True):
+            await self._write(claim, job, self._saved)
+
+    def _saved(self, claim: EmbeddedClaim, job: Job) -> None:
+        claim.job = job
+        if job.status.finished:
+            self._finish(job.id)
+
+    async def release(self, claim: Claim, job: Job, *, delay_seconds: float = 0) -> None:
+        def released(held: EmbeddedClaim, job: Job) -> None:
+            if job.status.finished:
+                self._saved(held, job)
+                if not was_finished:
+                    self._ended.put(job.id)
+                return
+            held.lost = True
+            del self._claims[job.id]
+            self._unfinished[job.id] = entry = Unfinished.of(job)
+            self._queue.put(entry, delay_seconds=delay_seconds)
+
+        was_finished = job.status.finished
+        with anyio.CancelScope(shield=True):
+            await self._write(claim, given_back(job, delay_seconds), released)
+
+    async def _write(self, claim: Claim, job: Job, then: Callable[[EmbeddedClaim, Job], None]) -> None:
+        while (settling := self._settling.get(job.id)) is not None:
+            await settling.wait()  # it may fail, and then the claim is worth something again
+        held = self._claims.get(job.id)
+        if held is not None and held is claim and not held.lost:
+            async with held:
+                if not held.lost:
+                    if job is not held.job:
+                        await self.table.save(job)
+                    then(held, job)
+                    self._broadcast.publish(job.id)
+                    return
+        raise ClaimLost(f"job {job.id} is no longer this claim's")
+
+    async def settle(self, id: JobId, outcome: Outcome, *, client: ClientId | None) -> Settlement | None:
+        return await self._own.run(self._settle, id, outcome, client)
+
+    async def _settle(self, id: JobId, outcome: Outcome, client: ClientId | None) -> Settlement | None:
+        while True:
+            job = next(iter(await self.table.get([id], client=client)), None)
+            if job is None or job.status.finished:
+                return None if job is None else Settlement(job, now=False)
+            if id not in self._unfinished:  # it was finished while it was being read
+                job = next(iter(await self.table.get([id], client=client)), None)
+                return None if job is None else Settlement(job, now=False)
+            if id not in self._settling:
+                return await self._settle_unfinished(id, outcome)
+            await self._settling[id].wait()
+
+    async def _settle_unfinished(self, id: JobId, outcome: Outcome) -> Settlement | None:
+        settled = self._settling[id] = anyio.Event()
+        self._queue.remove(id)
+        self._fresh.pop(id)  # it may be kept although the table says that it failed
+        held = self._claims.get(id)
+        try:
+            if held is None:
+                return await self._settle_now(id, outcome)
+            held.lost = True  # what is being written is written; nothing after it
+            async with held:
+                return await self._settle_now(id, outcome)
+        finally:
+            del self._settling[id]
+            settled.set()
+            if held is not None and self._claims.get(id) is held:  # the table failed
+                held.lost = False
+            self._queue_again(id)
+
+    async def _settle_now(self, id: JobId, outcome: Outcome) -> Settlement | None:
+        job = next(iter(await self.table.get([id])), None)
+        if job is None or job.status.finished:
+            return None if job is None else Settlement(job, now=False)
+        job = job.finished(outcome, time.time())
+        try:
+            await self.table.save(job)
+        except StoreFailed:
+            if await self.table.get([id]) != [job]:  # else it was kept, and only the answer was lost
+                raise
+        if held := self._claims.get(id):
+            held.scope.cancel()
+        self._finish(id)
+        self._broadcast.publish(id)
+        return Settlement(job, now=True)
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    async def get(self, ids: Sequence[JobId], *, client: ClientId | None = None) -> list[Job]:
+        return await self.table.get(ids, client=client)
+
+    async def find(
+        self,
+        *,
+        client: ClientId | None = None,
+        status: Collection[JobStatus] | None = None,
+        idempotency_key: str | None = None,
+        container: ContainerId | None = None,
+        error: str | None = None,
+        after: JobId | None = None,
+        limit: int,
+    ) -> list[JobId]:
+        return await self.table.find(
+            client=client,
+            status=status,
+            idempotency_key=idempotency_key,
+            container=container,
+            error=error,
+            after=after,
+            limit=limit,
+        )
+
+    async def delete(self, ids: Sequence[JobId]) -> int:
+        return await self.table.delete(ids)
+
+    async def pending(self) -> Pending:
+        return self._counts.pending()
+
+    def changes(self) -> AbstractAsyncContextManager[AsyncIterator[JobId | None]]:
+        return self._broadcast.subscribe()
+
+    # -- bookkeeping ------------------------------------------------------------------------------
+
+    def _is_new(self, asked: Job, kept: Job) -> bool:
+        return kept.id == asked.id and kept.id not in self._unfinished and not kept.status.finished
+
+    def _track(self, entry: Unfinished) -> None:
+        self._unfinished[entry.id] = entry
+        self._queue.know(entry.id)
+        self._counts.one(entry, +1)
+
+    def _finish(self, id: JobId) -> None:
+        entry = self._unfinished.pop(id)
+        self._queue.forget(id)
+        self._fresh.pop(id)
+        self._counts.one(entry, -1)
+        self._claims.pop(id, None)
+
+    def _queue_again(self, id: JobId) -> None:
+        """Put back what was taken out and came to nothing."""
+        elsewhere = (self._claims, self._settling, self._loading, self._queue)
+        if id in self._unfinished and not self._unfinished[id].streams and not any(id in place for place in elsewhere):
+            self._queue.put_back(self._unfinished[id])

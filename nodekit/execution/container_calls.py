@@ -1,0 +1,113 @@
+"""One call of a container: through its runner, within the time limits; every end of it is a result."""
+
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeAlias, cast
+
+import anyio
+import msgspec
+from msgspec.structs import replace
+
+from nodekit.errors import ContainerFailed
+from nodekit.execution.job_stream import StreamRecord
+from nodekit.execution.transitions import job_timeout_text
+from nodekit.interfaces.runner import ContainerRunner, StreamingRunner
+from nodekit.model.container import Container, ContainerError, ContainerId, ContainerOutput, ContainerResult, Step
+from nodekit.model.job import Attempt, Job
+
+logger = logging.getLogger("nodekit.executor")
+
+Send: TypeAlias = Callable[[bytes], Awaitable[None]]
+"""Takes a piece of a stream; returns when it may be followed by the next."""
+
+LONGEST_TEXT = 2000
+"""Characters of an error that are kept: it may hold what a client sent, and every attempt has its own."""
+
+
+class Called(msgspec.Struct, frozen=True):
+    """What came of a call."""
+
+    result: ContainerResult
+    attempt: Attempt
+    retry_after: float | None = None
+    """For how many seconds the container asked to be left alone."""
+
+
+class Calls:
+    """Finds the runner of a container and calls it."""
+
+    def __init__(self, runners: Sequence[ContainerRunner]) -> None:
+        self._runners = {id: runner for runner in runners for id in runner.containers}
+        self.containers: Mapping[ContainerId, Container] = {
+            id: container for runner in runners for id, container in runner.containers.items()
+        }
+
+    def callable(self, id: ContainerId) -> bool:
+        """Whether calling it now makes sense: it runs, or wants to fail at once when it does not."""
+        return self.containers[id].when_down == "fail" or id in self._runners[id].running()
+
+    async def call(self, step: Step, job: Job, seconds_left: float, send: Send | None = None) -> Called:
+        """Run a step of a job once, for as long as the job has time. With `send`, its output goes there as it comes."""
+        started_at = time.time()
+        try:
+            output = await self._run(step, job, seconds_left, send)
+            instance = _storable(output.instance)
+            if instance != output.instance:
+                output = replace(output, instance=instance)
+            return Called(output, Attempt(started_at=started_at, finished_at=time.time(), instance=instance))
+        except ContainerFailed as failure:
+            logger.info("job %s: step %d failed in %s: %s", step.job_id, step.index, step.container, failure.kind)
+            return _failure(step, started_at, failure)
+        except anyio.get_cancelled_exc_class():
+            if anyio.current_effective_deadline() == -math.inf:
+                raise
+            logger.exception("job %s: something in container %s was cancelled by itself", step.job_id, step.container)
+            return _failure(step, started_at, ContainerFailed("internal", "the container's own work was cancelled"))
+        except Exception:
+            logger.exception("job %s: the runner of container %s failed", step.job_id, step.container)
+            return _failure(step, started_at, ContainerFailed("internal", "internal error of the node"))
+
+    async def _run(self, step: Step, job: Job, seconds_left: float, send: Send | None) -> ContainerOutput:
+        runner, seconds = self._runners[step.container], self.containers[step.container].timeout_seconds
+        if step.container not in runner.running():
+            raise ContainerFailed("connection", "the container is not running")
+        with anyio.move_on_after(min(seconds, seconds_left)):
+            return await (runner.run(step) if send is None else _stream(runner, step, send))
+        if seconds_left < seconds:
+            raise ContainerFailed("job_timeout", job_timeout_text(job))
+        raise ContainerFailed("timeout", f"no reply within {seconds:g} s")
+
+
+async def _stream(runner: ContainerRunner, step: Step, send: Send) -> ContainerOutput:
+    record = StreamRecord()
+    if not hasattr(runner, "stream"):
+        output = await runner.run(step)
+        record.add(piece := bytes(output.output))
+        await send(piece)
+        return replace(output, output=record.output())
+    async with cast(StreamingRunner, runner).stream(step) as pieces:
+        async for piece in pieces:
+            if piece:
+                record.add(piece)
+                await send(piece)
+    return ContainerOutput(
+        container=step.container, output=record.output(), instance=str(getattr(pieces, "instance", ""))
+    )
+
+
+def _failure(step: Step, started_at: float, failure: ContainerFailed) -> Called:
+    text = _storable(failure.text)
+    error = ContainerError(container=step.container, error=text, kind=failure.kind, status=failure.status)
+    attempt = Attempt(
+        started_at=started_at, finished_at=time.time(), kind=error.kind, failure=error.error, status=error.status
+    )
+    return Called(error, attempt, failure.retry_after)
+
+
+def _storable(text: str) -> str:
+    """Not too long, and without what UTF-8 cannot hold: a result that can never be stored would be tried for ever."""
+    if len(text) > LONGEST_TEXT:
+        text = f"{text[:LONGEST_TEXT]}…"
+    return text.encode(errors="replace").decode()

@@ -1,0 +1,250 @@
+"""The node's private loop: claims jobs and has them run. One code path for every store.
+
+Execution is at least once, completion exactly once: a step whose result was stored is never run again.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import TypeVar, cast
+
+import anyio
+from anyio.abc import TaskGroup, TaskStatus
+
+from nodekit.concurrency.signal import Signal
+from nodekit.errors import Unavailable
+from nodekit.execution.container_calls import Calls
+from nodekit.execution.descriptors import descriptor_share
+from nodekit.execution.job_runs import LONGEST_PAUSE_SECONDS, Means, Run, Runs
+from nodekit.execution.job_stream import JobStream
+from nodekit.execution.slots import Slots
+from nodekit.execution.stream_runs import StreamRun, StreamRuns
+from nodekit.execution.stream_slots import Turns
+from nodekit.execution.transitions import Progress
+from nodekit.interfaces.asking import Running, is_fault, named, said
+from nodekit.interfaces.runner import ContainerRunner
+from nodekit.interfaces.store import Claim, EndingStore, JobStore
+from nodekit.model.container import ContainerId
+from nodekit.model.events import Event, JobAccepted, JobFinished
+from nodekit.model.job import Job
+
+logger = logging.getLogger("nodekit.executor")
+
+EXPIRED_AT_ONCE = 256
+
+T = TypeVar("T")
+
+
+class Executor:
+    """Runs as many jobs at once as there are slots."""
+
+    def __init__(
+        self,
+        *,
+        store: JobStore,
+        runners: Sequence[ContainerRunner],
+        running: Running,
+        progress: Progress,
+        concurrency: int,
+        tell: Callable[[Event], None],
+    ) -> None:
+        self._store = store
+        self._tell = tell
+        self._runners = runners
+        self._look = running
+        calls = Calls(runners)
+        self.containers = calls.containers
+        self._slots = Slots(calls.containers, concurrency, [pool for runner in runners if (pool := _pool(runner))])
+        self._claiming: tuple[anyio.CancelScope, frozenset[ContainerId]] | None = None
+        self._draining = False
+        self.running = 0
+        """How many jobs run right now."""
+        self._changed = Signal()
+        self.problems = running.problems
+        """Why jobs are not getting on right now, by what fails."""
+        self._turns = Turns(self._slots, self._reconsider)
+        self._tasks: TaskGroup | None = None
+        means = Means(
+            store=store,
+            calls=calls,
+            progress=progress,
+            slots=self._slots,
+            changed=self._reconsider,
+            look=self._look_at_runners,
+            problems=self.problems,
+            unsaved=set(),
+            tell=tell,
+        )
+        self._runs: Runs[Run] = Runs(means)
+        self._stream_runs = StreamRuns(means, self._turns)
+
+    async def run(self, *, task_status: "TaskStatus[None]") -> None:
+        """Claim and run until drained; cancelling it gives back what is running."""
+        self._mind_descriptors()
+        self._look_at_runners()
+        async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
+            for name, runner in named("runners", self._runners):
+                tasks.start_soon(self._watch, name, runner)
+            tasks.start_soon(self._look_again)
+            tasks.start_soon(self._expire)
+            if hasattr(self._store, "ended"):
+                tasks.start_soon(self._tell_ended, cast(EndingStore, self._store))
+            task_status.started()
+            while not self._draining:
+                for claim in await self._claim():
+                    self.running += 1
+                    self._slots.free -= 1
+                    held = claim.job.due if self._slots.take(claim.job.due) else None
+                    tasks.start_soon(self._run, Run(claim, held))
+            await self.drained()
+            tasks.cancel_scope.cancel()
+
+    def drain(self) -> None:
+        """Claim nothing more; `run` ends with the last job that is running."""
+        self._draining = True
+        self._reconsider()
+
+    async def drained(self) -> None:
+        """Wait until nothing is running."""
+        while self.running:
+            await self._changed.wait()
+
+    async def _run(self, run: Run) -> None:
+        try:
+            await self._runs.go_on(run)
+        finally:
+            self._slots.give_back(run.held)
+            self._slots.free += 1
+            self.running -= 1
+            self._reconsider()
+
+    # -- streams ----------------------------------------------------------------------------------
+
+    def stream(self, job: Job, asked: Callable[[], None]) -> JobStream:
+        """Keep an admitted job and run it for who reads the stream; its reader leaving ends it.
+
+        `asked` is called right before the store is asked to keep it; once it is kept, that is told whether or not
+        anybody is left to read. Raises `Unavailable` while it drains.
+        """
+        if self._tasks is None or self._draining:  # since it was admitted
+            raise Unavailable("the node is draining", retry_after_seconds=1)
+        stream = JobStream(job)
+        self.running += 1
+        self._tasks.start_soon(self._stream, stream, asked)
+        return stream
+
+    async def _stream(self, stream: JobStream, asked: Callable[[], None]) -> None:
+        run: StreamRun | None = None
+        try:
+            asked()
+            with anyio.CancelScope(shield=True):  # or a job might be kept that nobody runs and nobody ends
+                run = StreamRun(await self._store.add_claimed(stream.job), stream)
+            assert run is not None
+            self._tell(JobAccepted(run.job))
+            stream.accept()
+            await self._stream_runs.go_on(run)
+        except Exception as error:  # the store's: it was not accepted
+            stream.refuse(error)
+        finally:
+            if run is None:
+                stream.refuse(Unavailable("the node has stopped meanwhile", retry_after_seconds=1))
+            stream.end(run.job if run else stream.job, streamed=run is not None and run.streamed)
+            self.running -= 1
+            self._reconsider()
+
+    # -- what runs --------------------------------------------------------------------------------
+
+    def _mind_descriptors(self) -> None:
+        """Queue what the process has no descriptors for; a step takes one, except in a runner that says otherwise."""
+        share = descriptor_share()
+        outside = [id for r in self._runners if not getattr(r, "in_process", False) for id in r.containers]
+        if share is not None and outside:
+            self._slots.limit(outside, share)
+            if share < self._slots.free:
+                logger.warning("at most %d steps run at once, for lack of descriptors; allow more by ulimit -n", share)
+
+    async def _watch(self, name: str, runner: ContainerRunner) -> None:
+        async def look_after_change() -> None:
+            await runner.changed()
+            self._look_at_runners()
+
+        while True:
+            await self._attempt(
+                f"{name}.changed", f"{name} does not say when what runs changes", look_after_change, None
+            )
+
+    async def _look_again(self) -> None:
+        """Look after a pause while a runner does not say what runs: nobody tells when it does again."""
+        while True:
+            if not self._look.silent:
+                await self._look.broke.wait()
+            await anyio.sleep(LONGEST_PAUSE_SECONDS)
+            self._look_at_runners()
+
+    def _look_at_runners(self) -> None:
+        self._slots.set_running(self._look.look())
+        self._reconsider()
+
+    # -- claiming ---------------------------------------------------------------------------------
+
+    async def _claim(self) -> Sequence[Claim]:
+        containers, limit = self._slots.open, self._slots.at_most
+        if not containers or limit < 1:
+            await self._changed.wait()
+            return ()
+        with anyio.CancelScope() as scope:
+            self._claiming = scope, containers
+            try:
+                return await self._attempt(
+                    "claim", "the store gives no jobs", lambda: self._store.claim(containers, limit), []
+                )
+            finally:
+                self._claiming = None
+        return ()
+
+    def _reconsider(self) -> None:
+        """Something changed: claim anew where that changes which jobs come."""
+        granted = self._turns.grant()
+        self._changed.set()
+        if self._claiming is not None:
+            scope, containers = self._claiming
+            if self._draining or granted or containers != self._slots.open:
+                scope.cancel()
+
+    async def _expire(self) -> None:
+        """Fail jobs whose time is over while they wait."""
+        none: list[Claim] = []
+        while True:
+            text = "the store does not say which jobs have waited too long"
+            claims = await self._attempt("expire", text, lambda: self._store.claim_expired(EXPIRED_AT_ONCE), none)
+            async with anyio.create_task_group() as tasks:
+                for claim in claims:
+                    tasks.start_soon(self._runs.fail_expired, Run(claim))
+
+    async def _tell_ended(self, store: EndingStore) -> None:
+        """Tell of jobs that the store has ended by itself."""
+        none: Sequence[Job] = ()
+        text = "the store does not say which jobs it has ended"
+        while True:
+            for job in await self._attempt("ended", text, store.ended, none):
+                self._tell(JobFinished(job))
+
+    async def _attempt(self, name: str, text: str, call: Callable[[], Awaitable[T]], otherwise: T) -> T:
+        """What a part answers; one that fails is a problem until it does not, and is asked again after a pause."""
+        try:
+            answer = await call()
+        except BaseException as error:
+            if not is_fault(error):
+                raise
+            self.problems[name] = f"{text}: {said(error)}"
+            logger.exception("%s; asking again in %g s", text, LONGEST_PAUSE_SECONDS)
+            await anyio.sleep(LONGEST_PAUSE_SECONDS)
+            return otherwise
+        self.problems.pop(name, None)
+        return answer
+
+
+def _pool(runner: ContainerRunner) -> tuple[Collection[ContainerId], int] | None:
+    """The limit that a `PooledRunner` sets, where it sets one."""
+    limit: int | None = getattr(runner, "concurrency", None)
+    return None if limit is None else (runner.containers, limit)

@@ -1,0 +1,246 @@
+"""What happens to one claimed job: step after step, until it is finished, given back, or somebody else's."""
+
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import anyio
+import anyio.lowlevel
+
+from nodekit.errors import ClaimLost
+from nodekit.execution.backoff import delay_before_retry
+from nodekit.execution.container_calls import Called, Calls
+from nodekit.execution.slots import Slots
+from nodekit.execution.transitions import Progress, expired, failed, job_timeout_text, stray
+from nodekit.interfaces.asking import is_fault, said
+from nodekit.interfaces.store import Claim, JobStore
+from nodekit.model.container import ContainerError, ContainerId, JobId, Step
+from nodekit.model.events import Event, JobFinished, StepFinished
+from nodekit.model.job import Job
+
+logger = logging.getLogger("nodekit.executor")
+
+FIRST_PAUSE_SECONDS = 0.1
+LONGEST_PAUSE_SECONDS = 5.0
+
+
+class Run:
+    """What one job's run has in hand: its newest snapshot and the slot it holds."""
+
+    __slots__ = ("_ends_at", "claim", "delay_seconds", "held", "job", "strays", "told", "untold_step")
+
+    def __init__(self, claim: Claim, held: ContainerId | None = None) -> None:
+        self.claim = claim
+        self.job = claim.job
+        self.held = held
+        timeout = claim.job.timeout_seconds
+        self._ends_at = math.inf if timeout is None else time.monotonic() + timeout - claim.age_seconds
+        self.delay_seconds = 0.0
+        """How long the job is to wait once it is given back."""
+        self.strays = 0
+        """How often in a row the pipeline named another step than before; one that does it twice has no rule."""
+        self.untold_step: int | None = None
+        """The step that has its result, until that is kept and told."""
+        self.told = False
+        """True once the job's end was told."""
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the job's time is over."""
+        return self._ends_at - time.monotonic() if self._ends_at < math.inf else math.inf
+
+
+@dataclass(frozen=True)
+class Means:
+    """What running jobs takes."""
+
+    store: JobStore
+    calls: Calls
+    progress: Progress
+    slots: Slots
+    changed: Callable[[], None]
+    """To be called when slots may have become free."""
+    look: Callable[[], None]
+    """To be called when a container turned out not to run."""
+    problems: dict[str, str]
+    """Why jobs are not getting on right now, by what fails."""
+    unsaved: set[JobId]
+    """Jobs of which the store keeps no results right now, streams among them."""
+    tell: Callable[[Event], None]
+
+
+RunT = TypeVar("RunT", bound=Run)
+
+
+class Runs(Generic[RunT]):
+    """Runs claimed jobs in slots that the executor gives."""
+
+    def __init__(self, means: Means) -> None:
+        self._store = means.store
+        self._calls = means.calls
+        self._progress = means.progress
+        self._slots = means.slots
+        self._changed = means.changed
+        self._look = means.look
+        self._problems = means.problems
+        self._unsaved = means.unsaved
+        self._tell = means.tell
+
+    async def go_on(self, run: RunT) -> None:
+        """Run the steps of a job, one after another; give it back where the next one cannot run here and now."""
+        await self._under_claim(run, self._steps)
+
+    async def fail_expired(self, run: RunT) -> None:
+        """End a job whose time was over while it waited."""
+        await self._under_claim(run, self._fail_expired)
+
+    async def _under_claim(self, run: RunT, work: Callable[[RunT], Awaitable[None]]) -> None:
+        job = run.job
+        try:
+            with run.claim.scope:
+                await work(run)
+        except ClaimLost:
+            await self._lost(run)
+        except BaseException as error:  # the one place where a fault of ours must not end the node
+            if not is_fault(error):
+                with anyio.CancelScope(shield=True):
+                    await self._give_up(run)
+                raise
+            logger.exception("job %s: the executor failed", job.id)
+            run.delay_seconds = LONGEST_PAUSE_SECONDS
+            with anyio.CancelScope(shield=True):
+                await self._give_up(run)
+
+    async def _steps(self, run: RunT) -> None:
+        while not run.job.status.finished:
+            await anyio.lowlevel.checkpoint()  # what it has is kept; a container that awaits nothing gives no way
+            if run.held is None or not self._calls.callable(run.held):
+                if not await self._without_slot(run):
+                    return
+                continue
+            step = self._progress.next_step(run.job)
+            if step is None or step.container != run.job.due:  # the node's pipelines are others than when it was stored
+                run.strays += 1
+                await self._keep(run, self._progress.advance(run.job) if run.strays == 1 else stray(run.job))
+            elif run.seconds_left <= 0:
+                await self._keep(run, failed(run.job, job_timeout_text(run.job), "job_timeout"))
+            elif await self._step(run, step):
+                run.strays = 0
+            else:
+                return
+        self._tell_kept(run)
+
+    async def _without_slot(self, run: RunT) -> bool:
+        """What is due cannot be called here and now: back to the queue. Whether the job goes on all the same."""
+        self._look()
+        await self._persist(run, lambda: self._store.release(run.claim, run.job))
+        return False
+
+    async def _step(self, run: RunT, step: Step) -> bool:
+        """Run one step; False where the job was given back, to try it again later."""
+        called = await self._call(run, step)
+        if (delay := self._delay(run, step, called)) is not None:
+            return await self._try_later(run, called, delay)
+        run.untold_step = step.index
+        await self._keep(run, self._after(run, step, called))
+        self._tell_kept(run)
+        return True
+
+    def _after(self, run: RunT, step: Step, called: Called) -> Job:
+        """The job with the result of a step, and with what follows from it."""
+        return self._progress.advance(run.job.with_result(called.result, called.attempt))
+
+    async def _call(self, run: RunT, step: Step) -> Called:
+        return await self._calls.call(step, run.job, run.seconds_left)
+
+    def _delay(self, run: RunT, step: Step, called: Called) -> float | None:
+        """When to try again; None: what came of the call is the step's result."""
+        if not isinstance(called.result, ContainerError):
+            return None
+        retry = self._calls.containers[step.container].retry
+        delay = delay_before_retry(retry, run.job.attempt, called.result, called.retry_after)
+        return delay if delay is not None and delay < run.seconds_left else None
+
+    async def _try_later(self, run: RunT, called: Called, delay: float) -> bool:
+        """Give the job back: while it waits, it holds no slot. Whether it goes on all the same."""
+        run.job, run.delay_seconds = run.job.with_failure(called.result.container, called.attempt), delay
+        logger.info("job %s: %s is tried again in %.1f s", run.job.id, called.result.container, delay)
+        await self._persist(run, lambda: self._store.release(run.claim, run.job, delay_seconds=delay))
+        return False
+
+    async def _fail_expired(self, run: RunT) -> None:
+        run.job = expired(run.job, run.claim.age_seconds)
+        logger.info("job %s: its time was over in the queue", run.job.id)
+        await self._persist(run, lambda: self._store.save(run.claim, run.job))
+        self._tell_kept(run)
+
+    # -- storing ----------------------------------------------------------------------------------
+
+    async def _keep(self, run: RunT, job: Job) -> None:
+        """Store what has happened, and move on to the container that is due."""
+        run.job = job
+        if job.due != run.held:
+            self._slots.give_back(run.held)
+            run.held = job.due if self._slots.take(job.due) else None
+            self._changed()
+        await self._persist(run, lambda: self._store.save(run.claim, job))
+
+    async def _persist(self, run: RunT, write: Callable[[], Awaitable[None]]) -> None:
+        """Write until it succeeds: a result in hand is not thrown away because the disk is full for a while."""
+        pause = FIRST_PAUSE_SECONDS
+        try:
+            while True:
+                try:
+                    return await write()
+                except ClaimLost:
+                    raise
+                except BaseException as error:
+                    if not is_fault(error):
+                        raise
+                    self._unsaved.add(run.job.id)
+                    self._problems["save"] = f"the store keeps no results: {said(error)}"
+                    logger.error("job %s: the store failed (%r); trying again in %.1f s", run.job.id, error, pause)
+                    await anyio.sleep(pause)
+                    pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+        finally:
+            self._need_not_save(run)
+
+    def _need_not_save(self, run: RunT) -> None:
+        """It is saved, or somebody else's."""
+        if self._unsaved:
+            self._unsaved.discard(run.job.id)
+            if not self._unsaved:
+                self._problems.pop("save", None)
+
+    async def _give_up(self, run: RunT) -> None:
+        try:
+            await self._store.release(run.claim, run.job, delay_seconds=run.delay_seconds)
+            self._tell_kept(run)
+        except ClaimLost:
+            await self._lost(run)
+        except Exception as error:
+            logger.error("job %s: not given back (%s); it goes on after a restart", run.job.id, error)
+
+    async def _lost(self, run: RunT) -> None:
+        """The job is no longer this run's: settled elsewhere, or ended here by a write whose answer was lost."""
+        job = run.job
+        logger.debug("job %s: its claim is lost", job.id)
+        if not job.status.finished or run.told:
+            return
+        try:
+            if list(await self._store.get([job.id])) == [job]:
+                self._tell_kept(run)
+        except Exception as error:
+            logger.error("job %s: cannot be read (%s); if it has ended here, that is not told", job.id, error)
+
+    def _tell_kept(self, run: RunT) -> None:
+        """Tell what the store has kept and nobody was told of yet: the result of a step, the end of the job."""
+        step, run.untold_step = run.untold_step, None
+        if step is not None:
+            self._tell(StepFinished(run.job, step))
+        if run.job.status.finished and not run.told:
+            run.told = True
+            self._tell(JobFinished(run.job))

@@ -1,0 +1,87 @@
+"""How many steps may run at once: in all, in each container, and in each pool that containers share. Pure."""
+
+from collections.abc import Collection, Mapping, Sequence, Set
+
+from nodekit.model.container import Container, ContainerId
+
+
+class _Limit:
+    """So many steps at once in these containers together."""
+
+    __slots__ = ("containers", "free")
+
+    def __init__(self, containers: Collection[ContainerId], free: int) -> None:
+        self.containers = containers
+        self.free = free
+
+
+class Slots:
+    """Slots of the node, and of the containers and pools that are limited.
+
+    `pools` are sets of containers that may run so many steps together.
+    """
+
+    def __init__(
+        self,
+        containers: Mapping[ContainerId, Container],
+        concurrency: int,
+        pools: Sequence[tuple[Collection[ContainerId], int]] = (),
+    ) -> None:
+        self.free = concurrency
+        self._containers = containers
+        own = [_Limit([id], c.concurrency) for id, c in containers.items() if c.concurrency is not None]
+        self._open: frozenset[ContainerId] | None = None
+        self._all_limits: list[_Limit] = []
+        self._limits: dict[ContainerId, list[_Limit]] = {id: [] for id in containers}
+        for limit in [*own, *(_Limit(ids, at_once) for ids, at_once in pools)]:
+            self._add(limit)
+        self._running: Set[ContainerId] = frozenset()
+
+    def limit(self, ids: Collection[ContainerId], at_once: int) -> None:
+        """Run so many steps at once in these containers together."""
+        self._add(_Limit(ids, at_once))
+
+    @property
+    def open(self) -> frozenset[ContainerId]:
+        """The containers that can take a step now: they run (or fail at once when they do not) and have a free slot."""
+        if self._open is None:
+            self._open = frozenset(id for id in self._containers if self._takes(id))
+        return self._open
+
+    @property
+    def at_most(self) -> int:
+        """How many jobs fit, even if all of them were due in the open container with the fewest free slots."""
+        open = self.open
+        return min([self.free, *(limit.free for limit in self._all_limits if not open.isdisjoint(limit.containers))])
+
+    def set_running(self, running: Set[ContainerId]) -> None:
+        self._running, self._open = running, None
+
+    def take(self, id: ContainerId | None) -> bool:
+        """Hold a slot of a container; False where there is none."""
+        if id not in self.open:
+            return False
+        self._change(id, -1)
+        return True
+
+    def give_back(self, id: ContainerId | None) -> None:
+        if id is not None:
+            self._change(id, +1)
+
+    def _add(self, limit: _Limit) -> None:
+        self._all_limits.append(limit)
+        self._open = None
+        for id in limit.containers:
+            self._limits[id].append(limit)
+
+    def _change(self, id: ContainerId, by: int) -> None:
+        for limit in self._limits[id]:
+            was_full = not limit.free
+            limit.free += by
+            if was_full or not limit.free:
+                self._open = None
+
+    def _takes(self, id: ContainerId) -> bool:
+        if not all(limit.free for limit in self._limits[id]):
+            return False
+        return id in self._running or self._containers[id].when_down == "fail"

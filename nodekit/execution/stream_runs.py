@@ -1,0 +1,120 @@
+"""What happens to one job that streams. It keeps its claim from beginning to end: nobody else could go on with it."""
+
+import math
+import time
+
+import anyio
+from msgspec.structs import replace
+
+from nodekit.embedded.interrupted import interrupted
+from nodekit.execution.container_calls import Called
+from nodekit.execution.job_runs import Means, Run, Runs
+from nodekit.execution.job_stream import JobStream
+from nodekit.execution.stream_slots import Turns
+from nodekit.execution.transitions import expired, failed, job_timeout_text
+from nodekit.interfaces.store import Claim
+from nodekit.model.container import ContainerError, Location, Step
+from nodekit.model.job import Job, JobStatus, Outcome
+
+
+class StreamRun(Run):
+    """A run whose last step is read while it goes on."""
+
+    __slots__ = ("counted", "sent", "stream", "streamed")
+
+    def __init__(self, claim: Claim, stream: JobStream) -> None:
+        super().__init__(claim)
+        self.stream = stream
+        self.counted = False
+        """Whether it holds one of the node's slots."""
+        self.sent = False
+        """Whether a piece has left: from then on, nothing is tried again."""
+        self.streamed = False
+        """Whether a step was read while it ran, whose output may have been of no bytes."""
+
+    async def send(self, piece: bytes) -> None:
+        self.sent = True
+        await self.stream.send(piece)
+
+
+class StreamRuns(Runs[StreamRun]):
+    """As `Runs`, for streams: where other jobs go back to the queue, these wait where they are."""
+
+    def __init__(self, means: Means, turns: Turns) -> None:
+        super().__init__(means)
+        self._turns = turns
+
+    async def go_on(self, run: StreamRun) -> None:
+        """Run the steps of a job until its end, or until nobody reads any more: then it is cancelled."""
+        try:
+            await self._under_claim(run, self._while_read)
+        finally:
+            self._leave_slots(run)
+
+    async def _while_read(self, run: StreamRun) -> None:
+        with anyio.CancelScope() as reading:
+            run.stream.when_left(reading.cancel)
+            with anyio.move_on_after(run.seconds_left):
+                await run.stream.wanted()
+            await self._steps(run)
+        if reading.cancelled_caught:
+            run.job = run.job.finished(Outcome(JobStatus.CANCELLED), time.time())  # if it has an end, that stays
+            await self._persist(run, lambda: self._store.save(run.claim, run.job))
+            self._tell_kept(run)
+
+    async def _without_slot(self, run: StreamRun) -> bool:
+        self._look()
+        self._leave_slots(run)
+        queue_seconds = run.job.queue_timeout_seconds
+        with anyio.move_on_after(min(run.seconds_left, math.inf if queue_seconds is None else queue_seconds)):
+            await self._turns.take(run.job.due or "")
+            run.held, run.counted = run.job.due, True
+            return True
+        if run.seconds_left <= 0:
+            await self._keep(run, failed(run.job, job_timeout_text(run.job), "job_timeout"))
+        else:
+            await self._keep(run, expired(run.job, 0))
+        return True
+
+    def _leave_slots(self, run: StreamRun) -> None:
+        if run.counted:
+            self._turns.give_back(run.held)
+            run.held, run.counted = None, False
+            self._changed()
+
+    async def _call(self, run: StreamRun, step: Step) -> Called:
+        if step.input.destination is not Location.STREAM:
+            return await super()._call(run, step)
+        return await self._calls.call(step, run.job, run.seconds_left, run.send)
+
+    def _after(self, run: StreamRun, step: Step, called: Called) -> Job:
+        """What was read was the answer: nothing follows it, and where it broke off, the job has failed."""
+        job, error = super()._after(run, step, called), called.result
+        if step.input.destination is not Location.STREAM:
+            return job
+        if isinstance(error, ContainerError):
+            if run.sent and job.status is not JobStatus.FAILED:
+                job = run.job.with_result(error, called.attempt).finished(Outcome(JobStatus.FAILED), time.time())
+            return job
+        run.streamed = True
+        if job.status.finished:
+            return job
+        text = f"its pipeline streamed a step that was not the last: {job.due!r} was to follow"
+        return failed(replace(job, due=step.container), text)
+
+    def _delay(self, run: StreamRun, step: Step, called: Called) -> float | None:
+        return None if run.sent else super()._delay(run, step, called)
+
+    async def _try_later(self, run: StreamRun, called: Called, delay: float) -> bool:
+        await self._keep(run, run.job.with_failure(called.result.container, called.attempt))
+        self._leave_slots(run)
+        await anyio.sleep(delay)
+        return True
+
+    async def _give_up(self, run: StreamRun) -> None:
+        """Nobody could go on with it: it has failed, and who observes is told as of any other end."""
+        job = run.job
+        run.job = job.finished(interrupted(job.due or ""), time.time())
+        await super()._give_up(run)
+        if not run.told:  # it is not kept; the store fails it when it can
+            run.job = job

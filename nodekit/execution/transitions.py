@@ -1,0 +1,100 @@
+"""How a job goes on: what is due next, by its pipeline, and how it ends. Pure but for the end's time."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+
+from msgspec.structs import replace
+
+from nodekit.errors import FailureKind, Refusal
+from nodekit.interfaces.pipeline import Pipeline
+from nodekit.model.container import Container, ContainerError, ContainerId, Step
+from nodekit.model.job import Job, JobRequest, JobStatus, Outcome
+from nodekit.model.limits import NodeLimits, finite
+
+logger = logging.getLogger("nodekit.executor")
+
+
+class Progress:
+    """The pipelines of a node, its containers, and how long jobs may wait for those."""
+
+    def __init__(
+        self,
+        pipelines: Mapping[str, Pipeline],
+        containers: Mapping[ContainerId, Container],
+        limits: NodeLimits,
+    ) -> None:
+        self._pipelines = pipelines
+        self._containers = containers
+        self._queue_timeout_seconds = finite(limits.queue_timeout_seconds)
+        self._max_steps = limits.max_steps
+
+    def check(self, request: JobRequest) -> None:
+        """Object to a request, by raising `Refusal`."""
+        pipeline = self._pipelines.get(request.pipeline)
+        if pipeline is None:
+            raise Refusal("Pipeline not supported", pipeline=request.pipeline)
+        if len(request.containers) > self._max_steps:
+            raise Refusal("Too many containers", max_steps=self._max_steps)
+        check: Callable[[JobRequest, Mapping[ContainerId, Container]], object] = pipeline.check
+        if (answer := check(request, self._containers)) is not None:
+            raise TypeError(f"check answered {answer!r:.200} where only None lets in; to object, raise a Refusal")
+
+    def next_step(self, job: Job) -> Step | None:
+        """The step that is due; None too where it may not run or the pipeline breaks, as `advance` will say."""
+        pipeline = self._pipelines.get(job.request.pipeline)
+        try:
+            step = pipeline.next_step(job) if pipeline else None
+        except Exception:
+            return None
+        return step if step is None or step.container in job.request.containers else None
+
+    def advance(self, job: Job) -> Job:
+        """The job with its next container set as due, or finished where nothing is due any more."""
+        pipeline = self._pipelines.get(job.request.pipeline)
+        if pipeline is None:
+            return failed(job, f"this node offers no pipeline {job.request.pipeline!r}")
+        try:
+            step = pipeline.next_step(job)
+            if step is None:
+                return job.finished(pipeline.outcome(job), time.time())
+        except Exception:
+            logger.exception("job %s: pipeline %r failed", job.id, job.request.pipeline)
+            return failed(job, "internal error of the pipeline")
+        if len(job.results) >= self._max_steps:
+            return failed(job, f"its pipeline did not end within {self._max_steps} steps, the `max_steps` of this node")
+        return self._due(job, step.container)
+
+    def _due(self, job: Job, id: ContainerId) -> Job:
+        if id not in job.request.containers:  # what guards looked at when they let the job in
+            return failed(replace(job, due=id), f"its pipeline goes to {id!r}, and may only where the request does")
+        container = self._containers.get(id)
+        if container is None:
+            return failed(replace(job, due=id), "this node offers no such container")
+        seconds = container.queue_timeout_seconds
+        return replace(
+            job, due=id, queue_timeout_seconds=self._queue_timeout_seconds if seconds is None else finite(seconds)
+        )
+
+
+def stray(job: Job) -> Job:
+    """The end of a job whose pipeline names another step each time it is asked."""
+    return failed(job, f"the pipeline {job.request.pipeline!r} contradicts itself")
+
+
+def expired(job: Job, age_seconds: float) -> Job:
+    """The end of a job that waited in the queue until its time was over."""
+    if job.timeout_seconds is not None and age_seconds >= job.timeout_seconds:
+        return failed(job, job_timeout_text(job), "job_timeout")
+    return failed(job, f"waited in the queue for more than {job.queue_timeout_seconds or 0:g} s", "queue_timeout")
+
+
+def job_timeout_text(job: Job) -> str:
+    """What a client reads of a job whose time is over."""
+    return f"the job was not finished within {job.timeout_seconds or 0:g} s"
+
+
+def failed(job: Job, text: str, kind: FailureKind = "internal") -> Job:
+    """The job, ended by an error in the container that is due."""
+    error = ContainerError(container=job.due or "", error=text, kind=kind)
+    return job.finished(Outcome(JobStatus.FAILED, error), time.time())

@@ -1,0 +1,1 @@
+"""The hooks of plugins: their specifications, the manager that calls them, mounts and container rules."""

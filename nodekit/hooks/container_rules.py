@@ -1,0 +1,116 @@
+"""Rules of containers: settings that a container carries and a plugin reads.
+
+A plugin declares them by an attribute `container_rules`, a `msgspec.Struct` class whose fields are the keys.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import msgspec
+
+from nodekit.errors import Problem
+from nodekit.model.container import Container
+
+
+def declared_rules(plugin: object) -> type[msgspec.Struct] | None:
+    """The rules that a plugin reads, if it reads any."""
+    return getattr(plugin, "container_rules", None)
+
+
+def declared_twice(plugin: object, offered: type[msgspec.Struct] | None) -> str | None:
+    """What is wrong where a plugin and its offer do not declare the same rules: some would be read by nobody."""
+    declared = declared_rules(plugin)
+    if declared is offered:
+        return None
+    name = type(plugin).__name__
+    if declared is None:
+        cure = f"give the class container_rules = {getattr(offered, '__name__', offered)}"
+        return f"its offer declares rules of containers that {name} does not; {cure}"
+    cure = f"write Offer(…, container={declared.__name__})"
+    return f"{name} declares rules of containers that its offer does not; {cure}"
+
+
+def rule_problems(offered: Sequence[tuple[str, Container]], plugins: Sequence[object]) -> Iterator[Problem]:
+    """Rules that clash, that no plugin reads, or that it does not accept. Unread rules guard nothing.
+
+    `offered` are containers, each with its runner's name.
+    """
+    declared: list[tuple[str, str, type[msgspec.Struct]]] = []
+    for number, plugin in enumerate(plugins):
+        place, name, struct = f"plugins[{number}]", type(plugin).__name__, declared_rules(plugin)
+        if text := not_rules(struct):
+            yield Problem(place, f"{name}.container_rules {text}")
+        elif struct is not None:
+            declared.append((place, name, struct))
+    own = {key: runner for runner, container in offered for key in keys_of(type(container))}
+    clashing = list(clashes(declared, own))
+    yield from clashing
+    if clashing:
+        return
+    structs = [struct for _, _, struct in declared]
+    known = {key: struct for struct in structs for key in keys_of(struct)}
+    for _, container in offered:
+        rules: Any = container.rules
+        if not isinstance(rules, Mapping):
+            yield Problem(f"container {container.id!r}", f"rules: expected a mapping, got {rules!r:.100}")
+            continue
+        for key in container.rules:
+            if key not in known:
+                cure = nearest(key, known) or "; a plugin says what it reads by its attribute `container_rules`"
+                yield Problem(f"container {container.id!r}, rule {key!r}", f"no plugin reads it{cure}")
+        for struct in structs:
+            if text := _not_accepted(container, struct):
+                yield Problem(f"container {container.id!r}", text)
+
+
+def _not_accepted(container: Container, struct: type[msgspec.Struct]) -> str | None:
+    try:
+        msgspec.convert(rules_of(container, struct), struct)
+    except msgspec.ValidationError as error:
+        return str(error)
+    except Exception as error:  # types that msgspec does not know, or cannot find
+        return f"its rules are of types that nobody knows: {type(error).__name__}: {error}; tell the plugin's authors"
+    return None
+
+
+def not_rules(struct: object) -> str | None:
+    """Return what is wrong with the rules that a plugin, or its offer, declares, if it declares any."""
+    if struct is None or (isinstance(struct, type) and issubclass(struct, msgspec.Struct)):
+        return None
+    cure = "write class Rules(msgspec.Struct) with a field for each rule, and give that class"
+    return f"is {struct!r:.100}; expected a class of a Struct: {cure}"
+
+
+def clashes(declared: Sequence[tuple[str, str, type[msgspec.Struct]]], own: Mapping[str, str]) -> Iterator[Problem]:
+    """Keys that two have, so that one of them would never be given its value.
+
+    `declared` are the rules of plugins, each with the plugin's place and name; `own` says whose each key of a container
+    is. Plugins of one kind share their rules.
+    """
+    own = {**own, **dict.fromkeys(keys_of(Container), "every runner")}
+    readers: dict[str, tuple[str, type[msgspec.Struct]]] = {}
+    for place, name, struct in declared:
+        for key in keys_of(struct):
+            if key in own:
+                text = f"{name} declares the rule {key!r}, which is a key that containers of {own[key]} have themselves"
+                yield Problem(place, f"{text}; give the rule another name in its container_rules")
+            reader, other = readers.setdefault(key, (f"{place} ({name})", struct))
+            if other is not struct:
+                yield Problem(place, f"{name} declares the rule {key!r}, as {reader} does; one has to rename its own")
+
+
+def keys_of(struct: type[msgspec.Struct]) -> tuple[str, ...]:
+    """The keys of its table."""
+    return struct.__struct_encode_fields__
+
+
+def rules_of(container: Container, struct: type[msgspec.Struct]) -> Mapping[str, Any]:
+    """Those rules of a container that are fields of `struct`."""
+    return {key: value for key, value in container.rules.items() if key in keys_of(struct)}
+
+
+def nearest(key: str, known: Iterable[str]) -> str:
+    """`; did you mean …?`, or nothing."""
+    close = get_close_matches(key, list(known), 1)
+    return f"; did you mean {close[0]!r}?" if close else ""

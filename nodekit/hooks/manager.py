@@ -1,0 +1,276 @@
+"""The only module that touches pluggy: plugins in, typed calls out."""
+
+import inspect
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from difflib import get_close_matches
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import pluggy
+
+from nodekit._deprecated import warn
+from nodekit.errors import CompositionError, NodekitError, Problem, Refusal, Unavailable
+from nodekit.hooks import old_hooks as _old_hooks
+from nodekit.hooks import specs as hookspecs
+from nodekit.hooks.tracing import traced
+from nodekit.interfaces.asking import texts
+from nodekit.model.container import ClientId
+from nodekit.model.events import Event, RequestRefused, StoreCall
+from nodekit.model.job import JobRequest
+
+if TYPE_CHECKING:
+    from nodekit.node.node import Node
+
+logger = logging.getLogger("nodekit.plugins")
+
+_PREFIX = "nodekit_"
+_MARKER = f"{_PREFIX}impl"  # what pluggy.HookimplMarker("nodekit") leaves on a function
+_SPECS = {name: spec for name, spec in vars(hookspecs).items() if name.startswith(_PREFIX)}
+
+
+class _PluginManager(pluggy.PluginManager):
+    """Every callable named like a hook is an implementation; no decorator needed, so none can be forgotten.
+
+    It is told no hookspecs: `_problems` has compared every implementation with them, old names of arguments included.
+    """
+
+    def parse_hookimpl_opts(self, plugin: object, name: str) -> pluggy.HookimplOpts | None:
+        if not _is_implementation(plugin, name) or _old_hooks.is_overruled(plugin, name):
+            return None
+        return pluggy.HookimplOpts(
+            wrapper=False,
+            hookwrapper=False,
+            optionalhook=False,
+            tryfirst=False,
+            trylast=False,
+            specname=_old_hooks.hook_now(name),
+        )
+
+
+class Implementation(NamedTuple):
+    """A function that is called with those arguments."""
+
+    plugin: object
+    plugin_name: str
+    """Its name in the log."""
+    place: str
+    """Its place among what the node was given, such as ``plugins[1]``."""
+
+    @property
+    def named(self) -> str:
+        """Its name in a node's problems."""
+        return f"{self.place} ({plugin_name(self.plugin)})"
+
+    function: Callable[..., Any]
+    argnames: Sequence[str]
+
+
+class Hooks:
+    """The plugins of one node, called one at a time in the order given; parts that are plugins come last."""
+
+    def __init__(
+        self, plugins: Sequence[object], parts: Sequence[tuple[str, object]] = (), *, trace: bool = False
+    ) -> None:
+        """`parts` are the node's others, each with its place, such as ``runners[0]``."""
+        placed = [(f"plugins[{number}]", plugin) for number, plugin in enumerate(plugins)]
+        placed += _plugins_among(parts, plugins)
+        plugins = [plugin for _, plugin in placed]
+        problems = [Problem(place, text) for place, plugin in placed for text in _problems(plugin)]
+        twice = [at for number, at in enumerate(placed) if at[1] in plugins[:number]]  # pluggy takes equal ones for one
+        problems += [Problem(place, f"{plugin_name(plugin)} is given twice; give it once") for place, plugin in twice]
+        if problems:
+            raise CompositionError(problems)
+        warn(text for plugin in plugins for text in _old_hooks.warnings_of(plugin, _named(plugin)))
+        self._trace = trace
+        self._manager = _PluginManager("nodekit")
+        self._places: dict[str, str] = {}
+        for number, (place, plugin) in enumerate(placed):
+            name = f"{number}:{plugin_name(plugin)}"
+            self._places[name] = place
+            self._manager.register(plugin, name=name)
+        self._admit = self._implementations("nodekit_admit")
+        self._limit = self._implementations("nodekit_limit")
+        self._observe = self._implementations("nodekit_observe")
+        self._lifespan = self._implementations("nodekit_lifespan")
+        self._tell_problems = self._implementations("nodekit_problems")
+        self._observe_store = self._implementations("nodekit_observe_store")
+        self._routes = self._implementations("nodekit_routes")
+
+    def _implementations(self, hook: str) -> Sequence[Implementation]:
+        caller: pluggy.HookCaller | None = getattr(self._manager.hook, hook, None)  # None: nobody implements it
+        return [  # in the order of registration; pluggy would call them last first
+            Implementation(
+                one.plugin,
+                one.plugin_name,
+                self._places[one.plugin_name],
+                traced(hook, one.plugin_name, one.function) if self._trace else one.function,
+                _old_hooks.arguments_now(hook, one.argnames),
+            )
+            for one in (caller.get_hookimpls() if caller else ())
+        ]
+
+    def lifespans(self, node: "Node") -> Iterator[AbstractAsyncContextManager[Any]]:
+        """Yield what plugins want held open, made when asked for. Raises `NodekitError` for what cannot be entered."""
+        for implementation in self._lifespan:
+            lifespan = _call(implementation, node=node)
+            if not all(hasattr(cast(object, type(lifespan)), name) for name in ("__aenter__", "__aexit__")):
+                cure = "decorate it with @asynccontextmanager, and let it yield once"
+                text = f"nodekit_lifespan returned {lifespan!r:.200}, which is no async context manager; {cure}"
+                raise NodekitError(f"{implementation.named}: {text}")
+            yield lifespan
+
+    async def admit(self, request: JobRequest, node: "Node") -> None:
+        """Ask every plugin; the first `Refusal` or `Unavailable` wins, and a plugin that breaks refuses."""
+        for implementation in self._admit:
+            try:
+                _nothing(await _call(implementation, request=request, node=node))
+            except (Refusal, Unavailable):
+                raise
+            except Exception as error:
+                logger.exception(
+                    "plugin %s failed in nodekit_admit; the request is refused", implementation.plugin_name
+                )
+                raise Refusal("Admission failed") from error
+
+    def limit(self, client: ClientId, node: "Node") -> None:
+        """Ask every plugin; the first `Unavailable` wins, and one that breaks lets nobody through."""
+        for implementation in self._limit:
+            try:
+                _nothing(_call(implementation, client=client, node=node))
+            except Unavailable as objection:
+                if self.observed:
+                    self.observe(RequestRefused(client, objection), node)
+                raise
+            except Exception as error:
+                name = plugin_name(implementation.plugin)
+                logger.exception("plugin %s failed in nodekit_limit; the request fails", implementation.plugin_name)
+                raise NodekitError(f"plugin {name} failed to say whether the client asks too often") from error
+
+    @property
+    def observed(self) -> bool:
+        """Whether any plugin listens: events need not be made otherwise."""
+        return bool(self._observe)
+
+    def observe(self, event: Event, node: "Node") -> None:
+        """Tell every plugin; what goes wrong there is logged and harms nobody."""
+        for implementation in self._observe:
+            try:
+                _call(implementation, event=event, node=node)
+            except Exception:
+                logger.exception("plugin %s failed in nodekit_observe", implementation.plugin_name)
+
+    @property
+    def store_observed(self) -> bool:
+        """Whether any plugin wants to know of the store's calls: they need not be measured otherwise."""
+        return bool(self._observe_store)
+
+    def observe_store(self, call: StoreCall, node: "Node") -> None:
+        """As `observe`."""
+        for implementation in self._observe_store:
+            try:
+                _call(implementation, call=call, node=node)
+            except Exception:
+                logger.exception("plugin %s failed in nodekit_observe_store", implementation.plugin_name)
+
+    def routes(self, node: "Node") -> Iterator[tuple[str, str, Any]]:
+        """Each plugin's place and name, with what it wants mounted or the error that it raised."""
+        for implementation in self._routes:
+            try:
+                answer = _call(implementation, node=node)
+            except Exception as error:
+                logger.exception("plugin %s failed in nodekit_routes", implementation.plugin_name)
+                answer = error
+            yield implementation.place, plugin_name(implementation.plugin), answer
+
+    def problems(self, node: "Node") -> Iterator[str]:
+        """What plugins say is wrong right now; one that cannot say is wrong itself."""
+        for implementation in self._tell_problems:
+            try:
+                told = texts(_call(implementation, node=node))
+            except (KeyboardInterrupt, GeneratorExit):
+                raise
+            except BaseException:  # nobody cancels what is not awaited: it is the plugin's own
+                logger.exception("plugin %s failed in nodekit_problems", implementation.plugin_name)
+                told = [f"{implementation.named} failed to say what is wrong; the log has it"]
+            yield from told
+
+
+def plugin_name(plugin: object) -> str:
+    """How errors and the log name a plugin."""
+    return plugin.__name__ if isinstance(plugin, ModuleType) else type(plugin).__name__
+
+
+def _call(implementation: Implementation, **arguments: Any) -> Any:
+    return implementation.function(*[arguments[name] for name in implementation.argnames])
+
+
+def _nothing(answer: object) -> None:
+    """A guard that answers anything has forgotten a `raise`, and would let everybody in."""
+    if answer is not None:
+        raise TypeError(f"it answered {answer!r:.200} where only None lets in; to object, raise it: raise Refusal(…)")
+
+
+def _plugins_among(parts: Sequence[tuple[str, object]], plugins: Sequence[object]) -> Sequence[tuple[str, object]]:
+    """The parts that implement hooks, each once; one that is given as a plugin has its place there."""
+    found: list[tuple[str, object]] = []
+    for place, part in parts:
+        if _named(part) and not any(part is other for other in (*plugins, *(other for _, other in found))):
+            found.append((place, part))
+    return found
+
+
+def _named(plugin: object) -> list[str]:
+    """What on it is named like a hook. A module that a module imports is none; None is a hook that is left out."""
+    names = [name for name in dir(plugin) if name.startswith(_PREFIX)]
+    return [
+        name for name in names if callable(value := getattr(plugin, name)) or (name in _SPECS and value is not None)
+    ]
+
+
+def _is_implementation(plugin: object, name: str) -> bool:
+    return name.startswith(_PREFIX) and inspect.isroutine(getattr(plugin, name, None))
+
+
+def _problems(plugin: object) -> Iterator[str]:
+    if inspect.isclass(plugin):
+        yield f"{plugin.__name__} is a class; give the node an instance: {plugin.__name__}()"
+        return
+    named = _named(plugin)
+    for name in named:
+        if text := _problem(name, getattr(plugin, name)):
+            yield f"{plugin_name(plugin)}.{name}: {text}"
+    if not named and not hasattr(plugin, "container_rules"):
+        yield f"{plugin_name(plugin)} implements no hook; known: {', '.join(sorted(_SPECS))}"
+
+
+def _problem(name: str, function: Any) -> str | None:
+    if inspect.isroutine(function) and (gone := _old_hooks.gone(name, function)):
+        return gone
+    name = _old_hooks.hook_now(name)
+    spec = _SPECS.get(name)
+    if spec is None:
+        nearest = get_close_matches(name, _SPECS, 1)
+        return "no such hook; " + (f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(sorted(_SPECS))}")
+    if not inspect.isroutine(function):
+        return "must be a function or a method"
+    if hasattr(function, _MARKER):
+        return "takes no pluggy marker: plugins run in the order in which the node is given them"
+    known = list(inspect.signature(spec).parameters)
+    taken = inspect.signature(function).parameters.values()
+    if defaulted := [p.name for p in taken if p.default is not p.empty]:
+        return f"argument {defaulted[0]!r} has a default and would never be given; remove the default"
+    allowed = {*known, *_old_hooks.old_arguments(name)}
+    if wrong := [p.name for p in taken if p.name not in allowed or p.kind is not p.POSITIONAL_OR_KEYWORD]:
+        return f"unknown argument {wrong[0]!r}; it may take: {', '.join(known)}"
+    if inspect.iscoroutinefunction(spec) and not inspect.iscoroutinefunction(function):
+        return f"must be a coroutine function: async def {name}(…)"
+    if not inspect.iscoroutinefunction(spec) and (
+        inspect.iscoroutinefunction(function)
+        or inspect.isasyncgenfunction(function)
+        or inspect.isgeneratorfunction(function)
+    ):
+        cure = " decorated with @asynccontextmanager" if name == "nodekit_lifespan" else ""
+        return f"must be a plain function{cure}: def {name}(…)"
+    return None

@@ -1,0 +1,57 @@
+"""What plugins want mounted, as one table; what cannot be mounted is told with the cure."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, cast
+
+from nodekit.errors import CompositionError, Problem
+from nodekit.hooks.mounts import Mount
+
+_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+
+
+def mounted(offered: Iterable[tuple[str, str, Any]]) -> Mapping[str, Mount]:
+    """Mounts by name, of each plugin's place and name, and what its `nodekit_routes` answered, or the error it raised.
+
+    Raises `CompositionError`.
+    """
+    table: dict[str, Mount] = {}
+    owners: dict[str, str] = {}
+    problems: list[Problem] = []
+    for place, plugin, answer in offered:
+        if text := _wrong(answer):
+            problems.append(Problem(place, f"{plugin}.nodekit_routes: {text}"))
+            continue
+        for mount in cast(Sequence[Mount], answer):
+            if text := "; ".join(_unfit(mount, owners)):
+                problems.append(Problem(place, f"{plugin}.nodekit_routes: {text}"))
+            else:
+                table[mount.name], owners[mount.name] = mount, f"{place} ({plugin})"
+    if problems:
+        raise CompositionError(problems)
+    return MappingProxyType(table)
+
+
+def _wrong(answer: Any) -> str | None:
+    if isinstance(answer, Exception):
+        return f"failed: {type(answer).__name__}: {answer}; the node is not composed without its pages"
+    if isinstance(answer, Mount):
+        return "returned a Mount; return a list: [Mount(…)]"
+    if not isinstance(answer, Sequence) or isinstance(answer, str | bytes):
+        return f"returned {type(answer).__name__}; return a list of Mounts, an empty one for none"  # pyright: ignore[reportUnknownArgumentType]
+    others: list[Any] = [item for item in answer if not isinstance(item, Mount)]  # pyright: ignore[reportUnknownVariableType]
+    return f"returned a list with {type(others[0]).__name__} in it; expected Mount(name, app)" if others else None
+
+
+def _unfit(mount: Mount, owners: Mapping[str, str]) -> Iterator[str]:
+    # Structs that Python makes are not checked by themselves
+    name: Any = mount.name
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        yield f"name {name!r}: expected lower-case letters and digits, with single '-' between them"
+    elif name in owners:
+        yield f"name {name!r} is mounted by {owners[name]} already; choose another"
+    if not callable(mount.app):
+        yield f"app of {name!r}: expected an ASGI application, a callable of scope, receive and send"
+    if mount.public not in (True, False):
+        yield f"public of {name!r}: expected True or False"

@@ -1,0 +1,53 @@
+"""A store whose calls are told to plugins; otherwise as the one that it stands for."""
+
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from types import TracebackType
+from typing import Any, cast
+
+from nodekit.errors import ClaimLost
+from nodekit.interfaces.store import JobStore
+from nodekit.model.events import StoreCall
+
+MEASURED = ("add", "add_claimed", "save", "release", "settle", "get", "find", "delete", "pending")
+"""Not what waits for something to happen: `claim`, `claim_expired` and `changes`."""
+
+
+def observed(store: JobStore, tell: Callable[[StoreCall], None]) -> JobStore:
+    """The store, with `tell` called after each call of one of the methods that are measured."""
+    return cast(JobStore, _ObservedStore(store, tell))
+
+
+class _ObservedStore:
+    def __init__(self, store: JobStore, tell: Callable[[StoreCall], None]) -> None:
+        self._store = store
+        self._tell = tell
+        for method in MEASURED:
+            setattr(self, method, partial(self._call, method))
+
+    async def __aenter__(self) -> Any:
+        await self._store.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        return await self._store.__aexit__(kind, error, trace)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def _call(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
+        call: Callable[..., Awaitable[Any]] = getattr(self._store, method)
+        started = time.perf_counter()
+        try:
+            answer = await call(*args, **kwargs)
+        except ClaimLost:  # an answer: the job is somebody else's
+            self._tell(StoreCall(method, time.perf_counter() - started, failed=False))
+            raise
+        except Exception:
+            self._tell(StoreCall(method, time.perf_counter() - started, failed=True))
+            raise
+        self._tell(StoreCall(method, time.perf_counter() - started, failed=False))
+        return answer

@@ -1,0 +1,1 @@
+"""Jobs, containers, payloads, events and limits: values, and the rules by which they change. Nothing here waits."""

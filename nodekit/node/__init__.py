@@ -1,0 +1,1 @@
+"""The node: components wired together, and what its clients can ask of it."""

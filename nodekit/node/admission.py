@@ -1,0 +1,295 @@
+"""From requests to jobs that are kept: idempotency keys, limits, admission, ids; only then is there a job."""
+
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import TypeAlias, get_args
+
+from msgspec.structs import replace
+
+from nodekit.errors import KeyReused, NodekitError, NotFailed, Refusal, StoreFailed, TooManyJobs, Unavailable
+from nodekit.execution.job_stream import JobStream
+from nodekit.execution.transitions import Progress
+from nodekit.interfaces.store import JobStore, Pending
+from nodekit.model.container import ClientId, Location
+from nodekit.model.events import JobAccepted, JobFinished, RequestRefused
+from nodekit.model.ids import JobIds
+from nodekit.model.job import UNSUCCESSFUL, Job, JobRequest, JobStatus, RetryFrom
+from nodekit.model.limits import ClientLimits, NodeLimits, finite
+from nodekit.node.health import Trouble
+from nodekit.node.requests import request_problem
+from nodekit.node.telling import Telling
+
+logger = logging.getLogger("nodekit.node")
+
+LONGEST_RETRY_SECONDS = 3600
+
+Answer: TypeAlias = Job | Refusal | Unavailable | KeyReused
+Begin: TypeAlias = Callable[[Job], Job]
+
+
+class Intake:
+    """Takes requests on, or says why not."""
+
+    def __init__(
+        self,
+        *,
+        store: JobStore,
+        progress: Progress,
+        ids: JobIds,
+        limits: NodeLimits,
+        guards: Callable[[JobRequest], Awaitable[None]],
+        telling: Telling,
+    ) -> None:
+        self._store = store
+        self._telling = telling
+        self._progress = progress
+        self._ids = ids
+        self._limits = limits
+        self._guards = guards
+        self._clients = {id: own.over(limits.each_client) for id, own in limits.clients.items()}
+        self._arriving = 0
+        self._arriving_of: dict[ClientId, int] = {}
+        self.open = False
+        """Whether requests are taken on."""
+        self.trouble = Trouble()
+
+    async def take(self, requests: Sequence[JobRequest], begin: Begin | None = None) -> list[Answer]:
+        """An answer for each request, in their order; those that are admitted are kept together.
+
+        `begin` makes of a new job what it begins as: by default, one whose first step is due.
+        """
+        begin = begin or self._progress.advance
+        answered = [await self._at_once(request) for request in requests]
+        new = [request for request, answer in zip(requests, answered, strict=True) if answer is None]
+        taken = iter(await self._take_new(new, begin) if new else ())
+        answers = [next(taken) if answer is None else answer for answer in answered]
+        for request, answer in zip(requests, answers, strict=True):
+            if not isinstance(answer, Job):
+                self._telling.tell(RequestRefused(request.client, answer))
+        return answers
+
+    async def take_again(self, old: Job, request: JobRequest, start: RetryFrom) -> Answer:
+        """As `take`, of a request for another try of a job. Raises `NotFailed`."""
+
+        def begin(job: Job) -> Job:
+            again = self._progress.advance(job.retrying(old, start))
+            if again.steps and again.status is JobStatus.FAILED:  # kept as it would be, it has failed already
+                raise NotFailed(
+                    "ended by its pipeline, after its last output, and would be again", "retry it from the start"
+                )
+            return again
+
+        if start not in get_args(RetryFrom):
+            raise NodekitError(f"start: expected one of {', '.join(get_args(RetryFrom))}, got {start!r}")
+        try:
+            if old.status not in UNSUCCESSFUL:
+                raise NotFailed("finished and successful" if old.status.finished else "not finished")
+            (answer,) = await self.take([request], begin)
+            return answer
+        except NotFailed as objection:
+            self._telling.tell(RequestRefused(request.client, objection))
+            raise
+
+    async def _at_once(self, request: JobRequest) -> Job | KeyReused | Refusal | None:
+        """The answer to what need not be admitted: it is no request, or its key is known."""
+        if text := request_problem(request):
+            return Refusal(text)
+        if request.destination is Location.STREAM:
+            return Refusal("destination: nobody would read this stream; ask for it by Node.stream(request)")
+        return None if request.idempotency_key is None else await self._known(request)
+
+    async def _known(self, request: JobRequest) -> Job | KeyReused | None:
+        """What came of an earlier request with the same key; asked also while the node drains, as long as it can be."""
+        try:
+            ids = await self._store.find(client=request.client, idempotency_key=request.idempotency_key, limit=1)
+            jobs = await self._store.get(ids, client=request.client) if ids else []
+        except StoreFailed:
+            if self.open:
+                raise
+            return None
+        return _same(request, jobs[0]) if jobs else None
+
+    async def _take_new(self, requests: Sequence[JobRequest], begin: Begin) -> list[Answer]:
+        pending = await self._store.pending()
+        with self._reserved(pending, requests) as room:
+            answers: list[Answer] = [await self._admit(request, room, begin) for request in requests]
+            if not any(isinstance(answer, Job) for answer in answers):
+                return answers
+            room.handed_on = True
+            return await self._telling.to_its_end(partial(self._keep_admitted, answers, room))
+
+    async def _keep_admitted(self, answers: Sequence[Answer], room: "_Room") -> list[Answer]:
+        room.leave()  # from its next instruction on, the store counts them
+        try:
+            kept = iter(await self._keep([answer for answer in answers if isinstance(answer, Job)]))
+        except Unavailable as unavailable:
+            return [unavailable if isinstance(answer, Job) else answer for answer in answers]
+        return [self._accepted(answer, next(kept)) if isinstance(answer, Job) else answer for answer in answers]
+
+    async def stream(self, request: JobRequest, begin: Callable[[Job, Callable[[], None]], JobStream]) -> JobStream:
+        """The stream of a job that was admitted and is kept; `begin` has it kept and run.
+
+        Raises `Refusal`, `Unavailable`. A caller that gives up ends it.
+        """
+        try:
+            return await self._stream(request, begin)
+        except (Refusal, Unavailable) as objection:
+            self._telling.tell(RequestRefused(request.client, objection))
+            raise
+
+    async def _stream(self, request: JobRequest, begin: Callable[[Job, Callable[[], None]], JobStream]) -> JobStream:
+        if text := request_problem(request):
+            raise Refusal(text)
+        with self._reserved(await self._store.pending(), [request]) as room:
+            job = await self._admit(request, room, self._progress.advance)
+            if not isinstance(job, Job):
+                raise job
+            if job.status.finished:  # its pipeline has nothing to do
+                return await self._telling.to_its_end(partial(self._nothing_to_read, job))
+            stream = begin(job, room.leave)
+            room.handed_on = True
+            try:
+                await stream.accepted()
+            except StoreFailed as error:
+                stream.leave()
+                raise self._not_kept(1, error) from error
+            except BaseException:
+                stream.leave()
+                raise
+        self.trouble.is_over()
+        return stream
+
+    async def _nothing_to_read(self, job: Job) -> JobStream:
+        (kept,) = await self._keep([job])
+        self._accepted(job, kept)
+        stream = JobStream(kept)
+        stream.end(kept, streamed=False)
+        return stream
+
+    # -- limits -----------------------------------------------------------------------------------
+
+    @contextmanager
+    def _reserved(self, pending: Pending, requests: Sequence[JobRequest]) -> Iterator["_Room"]:
+        """Room for as many of the requests as possible, held until the store counts them, so that nobody else fills it.
+
+        Of clients without a limit of their own nothing is counted.
+        """
+        clients: dict[ClientId, int] = {}
+        for request in requests:
+            if self._limits_of(request.client).max_pending is not None:
+                clients[request.client] = clients.get(request.client, 0) + 1
+        total = len(requests) - sum(clients.values())
+        for client, wanted in clients.items():
+            most = self._limits_of(client).max_pending or 0
+            free = most - pending.clients.get(client, 0) - self._arriving_of.get(client, 0)
+            clients[client] = max(0, min(wanted, free))
+        total += sum(clients.values())
+        total = max(0, min(total, self._limits.max_pending - pending.total - self._arriving))
+        self._count_arriving(total, clients, +1)
+        held = dict(clients)
+        room = _Room(total, clients, leave=lambda: self._count_arriving(total, held, -1))
+        try:
+            yield room
+        finally:
+            if not room.handed_on:
+                room.leave()
+
+    def _count_arriving(self, total: int, clients: Mapping[ClientId, int], sign: int) -> None:
+        self._arriving += sign * total
+        for client, number in clients.items():
+            self._arriving_of[client] = self._arriving_of.get(client, 0) + sign * number
+            if not self._arriving_of[client]:
+                del self._arriving_of[client]
+
+    def _limits_of(self, client: ClientId) -> ClientLimits:
+        return self._clients.get(client, self._limits.each_client)
+
+    def _no_room(self, client: ClientId, room: "_Room") -> Unavailable | None:
+        if not self.open:
+            retry_after = math.ceil(min(max(self._limits.drain_seconds, 1), LONGEST_RETRY_SECONDS))
+            return Unavailable("the node is draining or has not started", retry_after_seconds=retry_after)
+        if not room.clients.get(client, 1):
+            most = self._limits_of(client).max_pending
+            return TooManyJobs(f"you have {most} unfinished jobs; wait until some are finished", retry_after_seconds=1)
+        if not room.total:
+            return Unavailable(f"the node holds {self._limits.max_pending} unfinished jobs", retry_after_seconds=1)
+        return None
+
+    # -- admission --------------------------------------------------------------------------------
+
+    async def _admit(self, request: JobRequest, room: "_Room", begin: Begin) -> Job | Refusal | Unavailable:
+        least = self._limits_of(request.client).max_priority
+        if least is not None and request.priority < least:
+            request = replace(request, priority=least)
+        if objection := self._no_room(request.client, room) or await self._objection(request):
+            return objection
+        room.take(request.client)
+        timeout = finite(self._limits.job_timeout_seconds)
+        job = Job(id=self._ids.next(), request=request, accepted_at=time.time(), timeout_seconds=timeout)
+        return begin(job)
+
+    async def _objection(self, request: JobRequest) -> Refusal | Unavailable | None:
+        try:
+            self._progress.check(request)
+            await self._guards(request)
+        except (Refusal, Unavailable) as objection:
+            return objection
+        except Exception:
+            logger.exception("pipeline %r failed in check; its request is refused", request.pipeline)
+            return Refusal("Admission failed")
+        return None
+
+    # -- keeping ----------------------------------------------------------------------------------
+
+    async def _keep(self, admitted: Sequence[Job]) -> Sequence[Job]:
+        try:
+            kept = await self._store.add(admitted)
+        except StoreFailed as error:
+            raise self._not_kept(len(admitted), error) from error
+        self.trouble.is_over()
+        return kept
+
+    def _not_kept(self, number: int, error: StoreFailed) -> Unavailable:
+        logger.error("%d jobs not accepted: %s", number, error)
+        self.trouble.happened(f"the store keeps no jobs: {error}")
+        return Unavailable("the store cannot keep jobs right now", retry_after_seconds=5)
+
+    def _accepted(self, asked: Job, kept: Job) -> Job | KeyReused:
+        if kept.id != asked.id:  # a request with the same key was faster
+            return _same(asked.request, kept)
+        self._telling.tell(JobAccepted(kept))
+        if kept.status.finished:  # its pipeline had nothing to do
+            self._telling.tell(JobFinished(kept))
+        return kept
+
+
+class _Room:
+    """For how many more jobs there is room: in all, and of each client that has a limit of its own."""
+
+    __slots__ = ("_leave", "clients", "handed_on", "total")
+
+    def __init__(self, total: int, clients: dict[ClientId, int], *, leave: Callable[[], None]) -> None:
+        self.total = total
+        self.clients = clients
+        self._leave: Callable[[], None] | None = leave
+        self.handed_on = False
+        """True once it is left by whoever has the jobs kept, and no longer by whoever asked for it."""
+
+    def leave(self) -> None:
+        """Hold nothing any more."""
+        leave, self._leave = self._leave, None
+        if leave is not None:
+            leave()
+
+    def take(self, client: ClientId) -> None:
+        self.total -= 1
+        if client in self.clients:
+            self.clients[client] -= 1
+
+
+def _same(request: JobRequest, job: Job) -> Job | KeyReused:
+    return job if job.request.body_digest == request.body_digest else KeyReused()

@@ -1,0 +1,32 @@
+"""The health of a node, from what its parts and plugins say; one that breaks when it is asked is a reason, too."""
+
+import logging
+from collections.abc import Iterable
+from functools import partial
+
+from nodekit.errors import StoreFailed
+from nodekit.execution.executor import Executor
+from nodekit.interfaces.asking import Running, asked, said
+from nodekit.interfaces.store import JobStore
+from nodekit.node.admission import Intake
+from nodekit.node.health import Health
+
+logger = logging.getLogger("nodekit.node")
+
+
+async def diagnosis(
+    store: JobStore, running: Running, executor: Executor, intake: Intake, told: Iterable[str]
+) -> Health:
+    """What keeps the node from working, before what is wrong in part: of its runners, and as `told` by plugins."""
+    up = running.look()
+    reasons = [*running.told(), *told]
+    fatal = [] if intake.open else ["the node is draining or has not started"]
+    fatal += [*executor.problems.values(), *intake.trouble.reasons]
+    if executor.containers and not up:
+        fatal.append("no container is running")
+    try:
+        await asked(partial(store.find, limit=1))
+    except StoreFailed as error:
+        logger.error("the store cannot be read", exc_info=error)
+        fatal.append(f"the store cannot be read: {said(error)}")
+    return Health(not fatal, (*fatal, *reasons))

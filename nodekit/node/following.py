@@ -1,0 +1,42 @@
+"""What callers see of jobs that change: all of them finished, or one of them step by step. Woken, never polling."""
+
+from collections.abc import AsyncGenerator, Sequence
+
+from nodekit.errors import NodekitError
+from nodekit.interfaces.store import JobStore
+from nodekit.model.container import ClientId, JobId
+from nodekit.model.job import Job
+from nodekit.node.waiters import Waiters
+
+
+async def finished(store: JobStore, waiters: Waiters, ids: Sequence[JobId], client: ClientId | None) -> list[Job]:
+    """The jobs among `ids`, once all of them are finished."""
+    async with waiters.on(set(ids)) as waiter:
+        unfinished = _unfinished(await store.get(ids, client=client))
+        while unfinished:
+            _check(waiters)
+            changed = await waiter.changed()
+            again = unfinished if None in changed else unfinished & changed
+            unfinished = unfinished - again | _unfinished(await store.get(list(again), client=client))
+    return await store.get(ids, client=client)
+
+
+async def following(store: JobStore, waiters: Waiters, id: JobId, client: ClientId | None) -> AsyncGenerator[Job, None]:
+    """The job as it is, and again whenever it has changed. Between two of them, nothing here holds it in memory."""
+    async with waiters.on([id]) as waiter:
+        while found := await store.get([id], client=client):
+            last = found[0].status.finished
+            yield found.pop()
+            if last:
+                return
+            _check(waiters)
+            await waiter.changed()
+
+
+def _check(waiters: Waiters) -> None:
+    if not waiters.open:
+        raise NodekitError("the node is not running; nothing will change")
+
+
+def _unfinished(jobs: Sequence[Job]) -> set[JobId]:
+    return {job.id for job in jobs if not job.status.finished}

@@ -1,0 +1,90 @@
+"""What happens when a node starts and when it stops."""
+
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
+
+import anyio
+
+from nodekit.errors import StoreFailed
+from nodekit.execution.executor import Executor
+from nodekit.interfaces.asking import asked
+from nodekit.interfaces.runner import ContainerRunner
+from nodekit.interfaces.store import JobStore
+from nodekit.interfaces.transport import Transport
+from nodekit.model.ids import JobIds
+from nodekit.node.admission import Intake
+from nodekit.node.paging import check_page
+from nodekit.node.waiters import Waiters
+
+if TYPE_CHECKING:
+    from nodekit.node.node import Node
+
+logger = logging.getLogger("nodekit.node")
+
+COUNT_SECONDS = 1.0
+
+
+async def open_parts(stack: AsyncExitStack, store: JobStore, ids: JobIds, runners: Sequence[ContainerRunner]) -> None:
+    """Enter the store and the runners, to be left with the stack."""
+    await stack.enter_async_context(store)
+    stack.push_async_callback(tell_unfinished, store, "stopped: %d jobs are unfinished")
+    await look_at_ids(store, ids)
+    await tell_unfinished(store, "%d unfinished jobs in the store go on")
+    for runner in runners:
+        await stack.enter_async_context(runner)
+
+
+@asynccontextmanager
+async def working(
+    node: "Node", transports: Sequence[Transport], executor: Executor, waiters: Waiters, intake: Intake
+) -> AsyncIterator[None]:
+    """Execute and serve; at the end drain, so that reads and waiters are served until the last job is done."""
+    failure: Exception | None = None
+    async with anyio.create_task_group() as executing, anyio.create_task_group() as serving:
+        try:
+            await executing.start(executor.run)
+            await executing.start(waiters.run)
+            intake.open = True
+            for transport in transports:
+                node.urls += await serving.start(transport.serve, node)
+            yield
+        except Exception as error:  # a transport's at its start, or the caller's own: not to come back in a group
+            failure = error
+        finally:
+            intake.open = False
+        if failure is None:
+            await _drain(executor, node.limits.drain_seconds)
+        serving.cancel_scope.cancel()
+        executing.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+async def _drain(executor: Executor, seconds: float) -> None:
+    logger.info("draining: %d jobs are running; at most %g s", executor.running, seconds)
+    executor.drain()
+    with anyio.move_on_after(seconds) as limit:
+        await executor.drained()
+    if limit.cancelled_caught:
+        logger.warning("not drained within %g s; what is running goes back to the store, and streams fail", seconds)
+
+
+async def look_at_ids(store: JobStore, ids: JobIds) -> None:
+    """Never give an id that sorts before one given earlier, even if the clock went back meanwhile."""
+    newest = ids.now()
+    while later := await store.find(after=newest, limit=1000):
+        check_page(later, newest)
+        newest = later[-1]
+        ids.seen(newest)
+
+
+async def tell_unfinished(store: JobStore, text: str) -> None:
+    """Log how many jobs are, if any."""
+    with anyio.move_on_after(COUNT_SECONDS, shield=True):
+        try:
+            if unfinished := (await asked(store.pending)).total:
+                logger.info(text, unfinished)
+        except StoreFailed as error:
+            logger.debug("unfinished jobs not counted: %s", error)

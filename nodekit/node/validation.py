@@ -1,0 +1,103 @@
+"""What does not fit together in a composition."""
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+
+import msgspec
+
+from nodekit._deprecated import warn
+from nodekit.embedded.store import EmbeddedStore
+from nodekit.errors import Problem
+from nodekit.hooks.container_rules import rule_problems
+from nodekit.interfaces.check import shape_problems, shape_warnings
+from nodekit.interfaces.older_parts import as_given
+from nodekit.interfaces.pipeline import BUILT_IN, Pipeline
+from nodekit.interfaces.runner import ContainerRunner
+from nodekit.interfaces.store import JobStore, JobTable
+from nodekit.interfaces.transport import Transport
+from nodekit.model.container import Container
+from nodekit.node.container_ids import offered
+
+_CHECKED = ("timeout_seconds", "queue_timeout_seconds", "concurrency", "when_down", "retry")
+
+
+def misfits(
+    store: JobStore,
+    runners: Sequence[ContainerRunner],
+    transports: Sequence[Transport],
+    pipelines: Mapping[str, Pipeline],
+    plugins: Sequence[object],
+) -> Iterator[Problem]:
+    """Parts that are not what they should be, containers that two runners offer, rules that nobody reads."""
+    if wrong := list(_wrong_kinds(runners, transports, pipelines, plugins)):
+        yield from wrong
+        return
+    if BUILT_IN in pipelines:
+        yield Problem(f"pipelines[{BUILT_IN!r}]", "is built in and always there; give yours another name")
+    parts = list(_parts(store, runners, transports, pipelines))
+    misshapen = list(_store_problems(store))
+    misshapen += [problem for part in parts for problem in shape_problems(*part)]
+    if not misshapen:
+        warn(text for _, part, protocol in parts for text in shape_warnings(part, protocol))
+    yield from misshapen
+    if any(inspect.isclass(runner) or not _has_containers(runner) for runner in runners):
+        return
+    containers, wrong = offered(runners)
+    yield from wrong
+    for _, container in containers:
+        yield from _container_problems(container)
+    yield from rule_problems(containers, plugins)
+
+
+def _has_containers(runner: object) -> bool:
+    missing = object()
+    return inspect.getattr_static(runner, "containers", missing) is not missing or hasattr(runner, "containers")
+
+
+def placed_parts(
+    store: JobStore, runners: Sequence[ContainerRunner], transports: Sequence[Transport]
+) -> Sequence[tuple[str, object]]:
+    """The parts that may implement hooks, each with its place."""
+    numbered = [(f"runners[{number}]", runner) for number, runner in enumerate(runners)]
+    return ("store", store), *numbered, *((f"transports[{number}]", part) for number, part in enumerate(transports))
+
+
+def _container_problems(container: Container) -> Iterator[Problem]:
+    """What a node file could not say either: Structs that Python makes are not checked by themselves."""
+    try:
+        own = {name: getattr(container, name) for name in _CHECKED}
+        msgspec.convert(msgspec.to_builtins({"id": container.id, **own}), Container)
+    except (msgspec.ValidationError, TypeError) as error:
+        yield Problem(f"container {container.id!r}", str(error))
+
+
+def _wrong_kinds(runners: object, transports: object, pipelines: object, plugins: object) -> Iterator[Problem]:
+    for name, value in (("runners", runners), ("transports", transports), ("plugins", plugins)):
+        if not isinstance(value, Sequence):
+            yield Problem(name, f"expected a list; write {name}=[…]")
+    if not isinstance(pipelines, Mapping):
+        yield Problem("pipelines", "expected a mapping of names; write pipelines={'name': …}")
+
+
+def _store_problems(store: object) -> Iterator[Problem]:
+    """Of what has hardly anything of a store, that it is none says more than each method that it lacks."""
+    if inspect.isclass(store) or not hasattr(store, "claim"):
+        cure = "wrap a JobTable in EmbeddedStore" if hasattr(store, "unfinished") else "give the node a JobStore"
+        yield Problem("store", f"{_class_of(store)} is not a JobStore; {cure}")
+
+
+def _class_of(part: object) -> str:
+    return f"the class {part.__name__}" if inspect.isclass(part) else type(part).__name__
+
+
+def _parts(
+    store: object, runners: Sequence[object], transports: Sequence[object], pipelines: Mapping[str, object]
+) -> Iterator[tuple[str, object, type]]:
+    """Each with its place and the Protocol that it is of."""
+    if not inspect.isclass(store) and hasattr(store, "claim"):
+        yield "store", store, JobStore
+    if isinstance(store, EmbeddedStore):
+        yield "store", as_given(store.table), JobTable
+    yield from ((f"runners[{number}]", runner, ContainerRunner) for number, runner in enumerate(runners))
+    yield from ((f"transports[{number}]", transport, Transport) for number, transport in enumerate(transports))
+    yield from ((f"pipelines[{name!r}]", pipeline, Pipeline) for name, pipeline in pipelines.items())

@@ -1,0 +1,106 @@
+"""Waiting for jobs to change: woken by the store, without polling; it is listened to only while somebody waits."""
+
+import logging
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import anyio
+from anyio.abc import TaskStatus
+
+from nodekit.concurrency.signal import Signal
+from nodekit.model.container import JobId
+
+logger = logging.getLogger("nodekit.node")
+
+PAUSE_SECONDS = 1.0
+
+
+class Waiter:
+    """Gathers which of its jobs changed; None among them: any may have."""
+
+    def __init__(self) -> None:
+        self._changed: set[JobId | None] = set()
+        self._woken = Signal()
+
+    def wake(self, id: JobId | None) -> None:
+        self._changed.add(id)
+        self._woken.set()
+
+    async def changed(self) -> set[JobId | None]:
+        """Wait for a change, and answer all there were since the last call."""
+        if not self._changed:
+            await self._woken.wait()
+        changed, self._changed = self._changed, set()
+        return changed
+
+
+class Waiters:
+    """Who waits for which job."""
+
+    def __init__(self, changes: Callable[[], AbstractAsyncContextManager[AsyncIterator[JobId | None]]]) -> None:
+        self._changes = changes
+        self._waiters: dict[JobId, set[Waiter]] = {}
+        self._wanted = anyio.Event()
+        self._listening = anyio.Event()
+        self._missed = False
+        self._open = False
+
+    @property
+    def open(self) -> bool:
+        """Whether waiting makes sense: somebody relays changes."""
+        return self._open
+
+    async def run(self, *, task_status: "TaskStatus[None]") -> None:
+        """Relay the store's changes to the waiters; after a fault of the store, all of them look again."""
+        self._open = True
+        task_status.started()
+        try:
+            while True:
+                await self._wanted.wait()
+                try:
+                    await self._relay()
+                except Exception:
+                    logger.exception("the store's changes cannot be heard; trying again in %g s", PAUSE_SECONDS)
+                    self._missed = True
+                    await anyio.sleep(PAUSE_SECONDS)
+        finally:
+            self._open = False
+            self._listening.set()
+            self._wake(None)
+
+    async def _relay(self) -> None:
+        async with self._changes() as changes:
+            self._listening.set()
+            if self._missed:
+                self._wake(None)
+                self._missed = False
+            async for id in changes:
+                self._wake(id)
+                if not self._waiters:
+                    self._wanted, self._listening = anyio.Event(), anyio.Event()
+                    return
+
+    @asynccontextmanager
+    async def on(self, ids: Collection[JobId]) -> AsyncIterator[Waiter]:
+        """A waiter that misses nothing from the moment it is entered."""
+        waiter = Waiter()
+        for id in ids:
+            self._waiters.setdefault(id, set()).add(waiter)
+        try:
+            self._wanted.set()
+            if self._open:
+                await self._listening.wait()
+            yield waiter
+        finally:
+            for id in ids:
+                self._waiters[id].discard(waiter)
+                if not self._waiters[id]:
+                    del self._waiters[id]
+
+    def _wake(self, id: JobId | None) -> None:
+        if id is not None:
+            woken = self._waiters.get(id, ())
+        else:
+            woken = {waiter for waiters in self._waiters.values() for waiter in waiters}
+        for waiter in woken:
+            waiter.wake(id)
