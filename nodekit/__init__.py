@@ -24,13 +24,12 @@ from nodekit.errors import (
     Refusal,
     StoreFailed,
     StoreInUse,
-    StreamBroken,
     TooManyJobs,
     TooManyRequests,
     Unavailable,
 )
 from nodekit.execution.descriptors import descriptor_share
-from nodekit.execution.job_stream import JobStream, StreamRecord
+from nodekit.execution.job_stream import JobStream, StreamBroken, StreamRecord
 from nodekit.hooks.mounts import AsgiApplication, Mount
 from nodekit.interfaces.pipeline import Pipeline, Sequence
 from nodekit.interfaces.runner import ContainerRunner, DescribingRunner, InProcessRunner, PooledRunner, StreamingRunner

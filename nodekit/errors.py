@@ -4,12 +4,9 @@ Every error is a ``NodekitError``, carries its facts as attributes, and says in 
 """
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
-
-if TYPE_CHECKING:
-    from nodekit.model.job import Job
 
 FailureKind: TypeAlias = Literal[
     "connection",  # refused, reset or dropped before the reply was complete
@@ -141,17 +138,6 @@ class NotStarted(NodekitError):
 
 class ClaimLost(NodekitError):
     """The claim is no longer worth anything: the job was cancelled, settled or taken over. Drop the work."""
-
-
-class StreamBroken(NodekitError):
-    """A stream ended before its job had succeeded; what came of it is no whole answer.
-
-    `job` says why once it is finished; it is not where it was cancelled, or its node stops.
-    """
-
-    def __init__(self, job: "Job") -> None:
-        self.job = job
-        super().__init__(f"the stream of job {job.id} broke off; the job's result says why")
 
 
 class StoreFailed(NodekitError):

@@ -8,8 +8,8 @@ from msgspec.structs import replace
 
 from nodekit.errors import StoreFailed
 from nodekit.interfaces.store import Settlement, Unfinished
-from nodekit.model.container import ClientId, ContainerError, ContainerId, JobId, Location
-from nodekit.model.job import Job, JobStatus, Outcome
+from nodekit.model.container import ClientId, JobId, Location
+from nodekit.model.job import Job, Outcome, interrupted_outcome
 
 logger = logging.getLogger("nodekit.store")
 
@@ -34,7 +34,7 @@ class Interrupted:
         while self._left:
             entry = self._left.pop()
             try:
-                settled = await self._settle(entry.id, interrupted(entry.due), None)
+                settled = await self._settle(entry.id, interrupted_outcome(entry.due), None)
             except StoreFailed as error:
                 self._left.append(entry)
                 logger.error("streams of an earlier run are failed once there is room: %s", error)
@@ -48,12 +48,7 @@ def given_back(job: Job, delay_seconds: float) -> Job:
     if job.status.finished:
         return job
     if job.request.destination is Location.STREAM:
-        return job.finished(interrupted(job.due or ""), time.time())
+        return job.finished(interrupted_outcome(job.due or ""), time.time())
     if delay_seconds > 0:
         return replace(job, not_before=time.time() + delay_seconds, delay_seconds=delay_seconds)
     return job if job.not_before is None else replace(job, not_before=None, delay_seconds=None)
-
-
-def interrupted(due: ContainerId) -> Outcome:
-    """The end of a stream whose claim is gone."""
-    return Outcome(JobStatus.FAILED, ContainerError(container=due, error="interrupted", kind="interrupted"))

@@ -8,12 +8,23 @@ from typing import Any, Self
 import anyio
 import msgspec
 
-from nodekit.errors import StreamBroken
+from nodekit.errors import NodekitError
 from nodekit.model.container import ContainerOutput
 from nodekit.model.job import Job, JobStatus
 from nodekit.model.payload import encode_payload
 
 MOST_KEPT_BYTES = 1 << 20
+
+
+class StreamBroken(NodekitError):
+    """A stream ended before its job had succeeded; what came of it is no whole answer.
+
+    `job` says why once it is finished; it is not where it was cancelled, or its node stops.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        super().__init__(f"the stream of job {job.id} broke off; the job's result says why")
 
 
 class JobStream:

@@ -6,7 +6,6 @@ import time
 import anyio
 from msgspec.structs import replace
 
-from nodekit.embedded.interrupted import interrupted
 from nodekit.execution.container_calls import Called
 from nodekit.execution.job_runs import Means, Run, Runs
 from nodekit.execution.job_stream import JobStream
@@ -14,7 +13,7 @@ from nodekit.execution.stream_slots import Turns
 from nodekit.execution.transitions import expired, failed, job_timeout_text
 from nodekit.interfaces.store import Claim
 from nodekit.model.container import ContainerError, Location, Step
-from nodekit.model.job import Job, JobStatus, Outcome
+from nodekit.model.job import Job, JobStatus, Outcome, interrupted_outcome
 
 
 class StreamRun(Run):
@@ -114,7 +113,7 @@ class StreamRuns(Runs[StreamRun]):
     async def _give_up(self, run: StreamRun) -> None:
         """Nobody could go on with it: it has failed, and who observes is told as of any other end."""
         job = run.job
-        run.job = job.finished(interrupted(job.due or ""), time.time())
+        run.job = job.finished(interrupted_outcome(job.due or ""), time.time())
         await super()._give_up(run)
         if not run.told:  # it is not kept; the store fails it when it can
             run.job = job

@@ -226,3 +226,8 @@ def last_output(job: Job) -> msgspec.Raw | None:
         return job.request.data
     last = job.results[-1]
     return last.output if isinstance(last, ContainerOutput) else None
+
+
+def interrupted_outcome(container: ContainerId) -> Outcome:
+    """Return the end of a stream that no node holds any more."""
+    return Outcome(JobStatus.FAILED, ContainerError(container=container, error="interrupted", kind="interrupted"))

@@ -1,9 +1,9 @@
 """What happens when a node starts and when it stops."""
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import Any
 
 import anyio
 
@@ -12,14 +12,10 @@ from nodekit.execution.executor import Executor
 from nodekit.interfaces.asking import asked
 from nodekit.interfaces.runner import ContainerRunner
 from nodekit.interfaces.store import JobStore
-from nodekit.interfaces.transport import Transport
 from nodekit.model.ids import JobIds
 from nodekit.node.admission import Intake
 from nodekit.node.paging import check_page
 from nodekit.node.waiters import Waiters
-
-if TYPE_CHECKING:
-    from nodekit.node.node import Node
 
 logger = logging.getLogger("nodekit.node")
 
@@ -38,24 +34,32 @@ async def open_parts(stack: AsyncExitStack, store: JobStore, ids: JobIds, runner
 
 @asynccontextmanager
 async def working(
-    node: "Node", transports: Sequence[Transport], executor: Executor, waiters: Waiters, intake: Intake
+    servers: Sequence[Callable[..., Coroutine[Any, Any, Any]]],
+    executor: Executor,
+    waiters: Waiters,
+    intake: Intake,
+    drain_seconds: float,
+    urls: list[str],
 ) -> AsyncIterator[None]:
-    """Execute and serve; at the end drain, so that reads and waiters are served until the last job is done."""
+    """Execute and serve; at the end drain, so that reads and waiters are served until the last job is done.
+
+    Add to `urls` what each server says when it is ready.
+    """
     failure: Exception | None = None
     async with anyio.create_task_group() as executing, anyio.create_task_group() as serving:
         try:
             await executing.start(executor.run)
             await executing.start(waiters.run)
             intake.open = True
-            for transport in transports:
-                node.urls += await serving.start(transport.serve, node)
+            for serve in servers:
+                urls += await serving.start(serve)
             yield
         except Exception as error:  # a transport's at its start, or the caller's own: not to come back in a group
             failure = error
         finally:
             intake.open = False
         if failure is None:
-            await _drain(executor, node.limits.drain_seconds)
+            await _drain(executor, drain_seconds)
         serving.cancel_scope.cancel()
         executing.cancel_scope.cancel()
     if failure is not None:

@@ -134,8 +134,11 @@ class Node:
             for lifespan in self._hooks.lifespans(self):
                 await stack.enter_async_context(lifespan)
             await stack.enter_async_context(self._telling)
-            work = working(self, self._transports, self._executor, self._waiters, self._intake)
-            await stack.enter_async_context(work)
+            servers = [partial(transport.serve, self) for transport in self._transports]
+            drain_seconds = self.limits.drain_seconds
+            await stack.enter_async_context(
+                working(servers, self._executor, self._waiters, self._intake, drain_seconds, self.urls)
+            )
             self._stack = stack.pop_all()
         return self
 
