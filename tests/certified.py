@@ -18,7 +18,7 @@ from served import NODEKIT
 from test_offers import install
 
 from nodekit.cli import main
-from nodekit.testing.certifying import Certificate
+from nodekit.cli.certify.rows import Certificate
 
 SHELF = """
 from pathlib import Path

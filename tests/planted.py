@@ -94,7 +94,12 @@ def forget_modules() -> None:
 
 def nodekit_elsewhere(folder: Path, *arguments: str, check_seconds: float) -> "subprocess.CompletedProcess[str]":
     """The command as a process, in which each check may take so long."""
-    set_seconds = f"_examine.examine.__kwdefaults__['seconds'] = {check_seconds}"
+    set_seconds = f"checks.examine.__kwdefaults__['seconds'] = {check_seconds}"
     env = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-c", f"from nodekit.cli import _examine, main; {set_seconds}; main()", *arguments]
+    command = [
+        sys.executable,
+        "-c",
+        f"from nodekit.cli import main; from nodekit.cli.doctor import checks; {set_seconds}; main()",
+        *arguments,
+    ]
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=100, check=False)

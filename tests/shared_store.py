@@ -21,7 +21,7 @@ from nodekit import (
     Settlement,
 )
 from nodekit.embedded.change_feed import Broadcast
-from nodekit.testing.shared._elsewhere import awaited, soon_here
+from nodekit.testing.contracts.shared.elsewhere import awaited, soon_here
 
 T = TypeVar("T")
 

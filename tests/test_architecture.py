@@ -25,7 +25,7 @@ CORE_LIBRARIES = {"anyio", "msgspec", "pluggy"}
 MORE_LIBRARIES = {  # the first that fits
     "nodekit.cli": {"click", "tomli_w"},
     "nodekit.config.pins": {"packaging"},
-    "nodekit.testing.model": {"pytest", "hypothesis"},
+    "nodekit.testing.store_model": {"pytest", "hypothesis"},
     "nodekit.testing": {"pytest"},
 }
 
@@ -51,6 +51,9 @@ FOR_TYPES = {
     ("nodekit.interfaces.transport", "nodekit.node.node"),
 }
 """Plugins and transports are handed the node: annotations alone name it."""
+
+
+LENDER = "nodekit/testing/builders/components.py"
 
 
 class Import(NamedTuple):
@@ -94,7 +97,7 @@ def contrib_tests(root: Path) -> dict[str, ast.Module]:
 
 def ours(trees: dict[str, ast.Module]) -> dict[str, ast.Module]:
     """Without what `nodekit new` writes: that is held to the rules of plugins, by test_new.py."""
-    return {name: tree for name, tree in trees.items() if not within(name, "nodekit.cli.templates")}
+    return {name: tree for name, tree in trees.items() if not within(name, "nodekit.cli.new.templates")}
 
 
 @cache
@@ -149,7 +152,7 @@ def core_violations(one: Import) -> Iterator[str]:
     if top == "nodekit":
         yield from room_violations(one)
     elif top.startswith("nodekit_"):
-        if one.module != "nodekit.testing.parts" or top not in TESTING_PLUGINS:
+        if one.module != "nodekit.testing.builders.components" or top not in TESTING_PLUGINS:
             yield f"{one.place}: the core imports no plugin"
         elif one.target != top or one.name not in importlib.import_module(top).__all__:
             yield f"{one.place}: not a public name of {top}"
@@ -270,17 +273,17 @@ def copy(tmp_path: Path) -> Path:
         ("nodekit/interfaces/store.py", "import pytest", "not a library of the core"),
         ("nodekit/testing/stores/store.py", "import hypothesis", "not a library of the core"),
         ("nodekit/config/compose.py", "import nodekit_sqlite", "the core imports no plugin"),
-        ("nodekit/testing/jobs.py", "from nodekit_memory import MemoryTable", "the core imports no plugin"),
-        ("nodekit/testing/parts.py", "from nodekit_sqlite import SqliteTable", "the core imports no plugin"),
-        ("nodekit/testing/parts.py", "from nodekit_function import _pieces", "not a public name of nodekit_function"),
-        ("nodekit/testing/parts.py", "import nodekit_memory", "not a public name of nodekit_memory"),
-        ("nodekit/cli/_serve.py", "import nodekit_asgi._app", "the core imports no plugin"),
+        ("nodekit/testing/builders/jobs.py", "from nodekit_memory import MemoryTable", "the core imports no plugin"),
+        (LENDER, "from nodekit_sqlite import SqliteTable", "the core imports no plugin"),
+        (LENDER, "from nodekit_function import _pieces", "not a public name of nodekit_function"),
+        (LENDER, "import nodekit_memory", "not a public name of nodekit_memory"),
+        ("nodekit/cli/serve/command.py", "import nodekit_asgi.app", "the core imports no plugin"),
         ("nodekit/node/node.py", "import pluggy", "only nodekit.hooks.manager"),
-        ("plugins/nodekit_asgi/_app.py", "from pluggy import HookspecMarker", "only nodekit.hooks.manager"),
+        ("plugins/nodekit_asgi/app.py", "from pluggy import HookspecMarker", "only nodekit.hooks.manager"),
         ("nodekit/config/compose.py", "from nodekit.cli import main", "nothing imports the command line"),
-        ("plugins/nodekit_asgi/_app.py", "import nodekit.cli._serve", "nothing imports the command line"),
-        ("plugins/nodekit_asgi/_app.py", "from nodekit_asgi.cli import job", "nothing imports the command line"),
-        ("plugins/nodekit_asgi/_app.py", "from click import echo", "stand in its cli"),
+        ("plugins/nodekit_asgi/app.py", "import nodekit.cli.serve.command", "nothing imports the command line"),
+        ("plugins/nodekit_asgi/app.py", "from nodekit_asgi.cli import job", "nothing imports the command line"),
+        ("plugins/nodekit_asgi/app.py", "from click import echo", "stand in its cli"),
         ("nodekit/errors.py", "from nodekit.model.job import Job", "not below it"),
         ("nodekit/hooks/specs.py", "from nodekit.node.node import Node", "not below it"),
         ("nodekit/model/job.py", "from nodekit import Node", "not below it"),
@@ -295,18 +298,18 @@ def copy(tmp_path: Path) -> Path:
         ("plugins/nodekit_sqlite/_table.py", "from nodekit_memory import MemoryTable", "no other plugin"),
         ("plugins/nodekit_process/_runner.py", "from nodekit_remote._http import Endpoint", "not a public name"),
         ("plugins/nodekit_process/_runner.py", "from nodekit_remote import _session", "not a public name"),
-        ("plugins/nodekit_asgi/_config.py", "from nodekit_asgi._app import AsgiApp", "a cycle"),
-        ("nodekit/testing/jobs.py", "from nodekit.testing.stores.store import JobStoreContract", "a cycle"),
+        ("plugins/nodekit_asgi/config.py", "from nodekit_asgi.app import AsgiApp", "a cycle"),
+        ("nodekit/testing/builders/jobs.py", "import nodekit.testing.contracts.stores.store", "a cycle"),
         ("nodekit/brand_new.py", "from nodekit.errors import NodekitError", "is in no room"),
         ("nodekit/model/job.py", "def f():\n    from nodekit.node.node import Node", "not below it"),
         ("nodekit/model/job.py", "if TYPE_CHECKING:\n    from nodekit.node.node import Node", "not below it"),
         ("nodekit/hooks/manager.py", "from nodekit.execution.slots import Slots", "not below it"),
         ("nodekit/node/admission.py", "if TYPE_CHECKING:\n    from nodekit.node.node import Node", "a cycle"),
-        ("contrib/nodekit-metrics/nodekit_metrics/_now.py", "from nodekit.node.node import Node", "nodekit.__all__ only"),
+        ("contrib/nodekit-metrics/nodekit_metrics/_now.py", "from nodekit.node import Node", "nodekit.__all__ only"),
         ("contrib/nodekit-metrics/nodekit_metrics/_now.py", "from nodekit import Executor", "nodekit.__all__ only"),
         ("contrib/nodekit-metrics/nodekit_metrics/_now.py", "import nodekit_asgi", "no other plugin"),
         ("contrib/nodekit-metrics/nodekit_metrics/_labels.py", "import nodekit_metrics._plugin", "a cycle"),
-        ("plugins/nodekit_asgi/_app.py", "import nodekit_metrics", "no other plugin"),
+        ("plugins/nodekit_asgi/app.py", "import nodekit_metrics", "no other plugin"),
         ("nodekit/config/compose.py", "import nodekit_metrics", "the core imports no plugin"),
     ],
 )  # fmt: skip
@@ -324,8 +327,8 @@ def test_a_planted_import_is_found(copy: Path, file: str, line: str, words: str)
         ("from nodekit import Executor", "public names"),
         ("import nodekit", "public names"),
         ("from nodekit.testing import Faulty", "public names"),
-        ("from nodekit.testing.parts import make_node", "public names"),
-        ("from nodekit_asgi._app import AsgiApp", "inner module"),
+        ("from nodekit.testing.builders.components import make_node", "public names"),
+        ("from nodekit_asgi.app import AsgiApp", "inner module"),
     ],
 )
 def test_a_planted_import_is_found_in_tests_of_contrib(copy: Path, line: str, words: str) -> None:

@@ -26,10 +26,13 @@ from served import NODEKIT
 
 import nodekit
 from nodekit import ContainerOutput, ContainerRunner, Step
+from nodekit.cli.certify.certifying import Wishes
+from nodekit.cli.certify.certifying import certify as run_certify
+from nodekit.cli.certify.honest import limits_of
+from nodekit.cli.certify.packages import find_package
+from nodekit.cli.certify.rows import Row
+from nodekit.cli.certify.table import END, START, between_marks
 from nodekit.testing import ContainerRunnerContract
-from nodekit.testing.certifying import END, START, Row, Wishes, between_marks, find_package
-from nodekit.testing.certifying import certify as run_certify
-from nodekit.testing.certifying._honest import limits_of
 
 pytestmark = pytest.mark.timeout(400)  # of suites that run in other processes, on a machine that is busy
 

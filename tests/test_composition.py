@@ -9,6 +9,7 @@ import pytest
 from parts import SwitchRunner, functions, make_node, request
 
 from nodekit import CompositionError, Container, NodekitError, Offer, Refusal, load_node
+from nodekit.config import compose as compose_module
 from nodekit_guardian import Guardian
 from nodekit_remote import RemoteConfig, RemoteContainer, RemoteRunner
 
@@ -181,14 +182,16 @@ timeout_seconds = 3
 
 def compose(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str = FILE, rules: Any = None) -> Any:
     """The node of a file with a runner and a plugin that somebody else wrote."""
-    real = __import__("nodekit.config", fromlist=["load_offer"]).load_offer
+    real = compose_module.load_offer
     own = {"nodekit_observe": lambda self: None} if rules is None else {"container_rules": rules}
     made = type("Other", (), own)
     offers = {
         "foreign": Offer(OfferedConfig, lambda c, file: SwitchRunner(*c.containers), container=OfferedContainer),
         "other": Offer(msgspec.Struct, lambda config, file: made(), container=rules),
     }
-    monkeypatch.setattr("nodekit.config.load_offer", lambda kind, use, pins: offers.get(use) or real(kind, use, pins))
+    monkeypatch.setattr(
+        "nodekit.config.compose.load_offer", lambda kind, use, pins: offers.get(use) or real(kind, use, pins)
+    )
     (folder / "node.toml").write_text(text, encoding="utf-8")
     return load_node(folder / "node.toml")
 

@@ -17,8 +17,8 @@ from test_config import NODE_FILE, changed
 from test_docs import PAGES, ROOT, blocks, page_id, write_files
 
 from nodekit import CompositionError, EnvValue, Secret, load_node
-from nodekit.cli._schema import NodeSchema
-from nodekit.cli._schema_types import schema_of, struct_schema
+from nodekit.cli.config.schema import NodeSchema
+from nodekit.cli.config.schema_types import schema_of, struct_schema
 from nodekit.config.compose import compose
 
 DOCKER = """

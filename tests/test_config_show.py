@@ -15,9 +15,9 @@ from test_config import NODE_FILE
 from test_config_schema import DOCKER, LIMITS
 
 from nodekit import Node, Secret, load_node
-from nodekit.cli._effective import HIDDEN, effective
-from nodekit.cli._effective import shown as shown_as
-from nodekit.cli._toml import toml
+from nodekit.cli.config.effective import HIDDEN, effective
+from nodekit.cli.config.effective import shown as shown_as
+from nodekit.cli.config.toml import toml
 from nodekit.config.compose import NodeSettings
 
 EVERY_TABLE = LIMITS.replace('[store]\nuse = "memory"\n', "") + NODE_FILE.partition("drain_seconds = 10")[2]

@@ -21,17 +21,17 @@ from nodekit.testing import (
     make_step,
     make_table,
 )
-from nodekit.testing._bounds import MOST_BYTES
-from nodekit.testing.random._choices import id_of
-from nodekit.testing.random._expected import Expected
-from nodekit.testing.random._leaps import LeapingClock
-from nodekit.testing.random._operations import Operations
-from nodekit.testing.shared.fencing import FencingContract
-from nodekit.testing.shared.leasing import LeasingContract
-from nodekit.testing.shared.queue import SharedQueueContract
-from nodekit.testing.stores._killing import Tell, told_until_killed
-from nodekit.testing.transports._http_client import CutOff, HttpClient, HttpConnection
-from nodekit.testing.transports._served import MOST_PIECES, ToldRunner
+from nodekit.testing.contracts.bounds import MOST_BYTES
+from nodekit.testing.contracts.shared.fencing import FencingContract
+from nodekit.testing.contracts.shared.leasing import LeasingContract
+from nodekit.testing.contracts.shared.queue import SharedQueueContract
+from nodekit.testing.contracts.stores.killing import Tell, told_until_killed
+from nodekit.testing.contracts.transports.http_client import CutOff, HttpClient, HttpConnection
+from nodekit.testing.contracts.transports.served import MOST_PIECES, ToldRunner
+from nodekit.testing.store_model.choices import id_of
+from nodekit.testing.store_model.expected import Expected
+from nodekit.testing.store_model.leaping_clock import LeapingClock
+from nodekit.testing.store_model.operations import Operations
 from nodekit_memory import MemoryTable
 
 pytestmark = pytest.mark.anyio

@@ -20,7 +20,7 @@ from nodekit import ClientLimits, Container, Offer, Retry
 from nodekit.cli import main
 from nodekit.config.compose import TABLES, LogSettings, NodeSettings
 from nodekit.hooks import specs as hookspecs
-from nodekit_asgi._routes import ROUTES
+from nodekit_asgi.api.routes import ROUTES
 from nodekit_docker import Credentials
 from nodekit_infernet._config import InfernetConfig
 from nodekit_remote import HttpContainer, StartedContainer

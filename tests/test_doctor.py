@@ -15,8 +15,8 @@ from test_config import NODE_FILE, changed, write
 from test_offers import GOOD, install
 
 from nodekit import Finding
-from nodekit.cli._examine import examine
-from nodekit.cli._machine import LITTLE_SPACE_BYTES, NO_SPACE_BYTES, files_finding, space_finding
+from nodekit.cli.doctor.checks import examine
+from nodekit.cli.doctor.machine import LITTLE_SPACE_BYTES, NO_SPACE_BYTES, files_finding, space_finding
 
 LEVELS = ("ok", "note", "warning", "error")
 FOREIGN = """

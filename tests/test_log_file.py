@@ -12,7 +12,7 @@ from served import serve
 from test_cli import nodekit
 from test_config import write
 
-from nodekit.cli._log import LogFile
+from nodekit.cli.serve.log import LogFile
 from nodekit.config.compose import LogSettings
 
 NODE = """

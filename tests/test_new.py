@@ -24,11 +24,12 @@ from test_docs import ROOT, install, settings
 
 import nodekit
 from nodekit import Offer
-from nodekit.cli import _template, main
-from nodekit.cli._catalogue import GROUPS, entries_of
-from nodekit.cli._template import KINDS
+from nodekit.cli import main
+from nodekit.cli.new import template as _template
+from nodekit.cli.new.template import KINDS
+from nodekit.cli.plugins.catalogue import GROUPS, entries_of
 
-TEMPLATES = Path(nodekit.__file__).parent / "cli" / "templates"
+TEMPLATES = Path(nodekit.__file__).parent / "cli" / "new" / "templates"
 SECONDS = 280  # a bound for one that hangs
 NAMES = ("x", "s3", "one-of-middling-size")
 """Names of all lengths: lines of code must fit, and stay in shape, with each of them."""

@@ -162,7 +162,7 @@ VALUES = st.recursive(
 def test_depth_is_that_of_a_walk_over_the_decoded_value(chunk: int, value: Any, limit: int) -> None:
     body = json.dumps(value).encode()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nodekit.payload._CHUNK_BYTES", chunk)
+        patch.setattr("nodekit.model.payload._CHUNK_BYTES", chunk)
         if deepest(value) > limit:
             with pytest.raises(InvalidPayload):
                 parse(body, max_depth=limit)

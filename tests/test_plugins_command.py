@@ -10,9 +10,9 @@ from planted import LEAVES_A_MARK, STORE, imported, nodekit, nodekit_elsewhere, 
 from test_docs import built_in
 
 from nodekit import Offer, StreamingRunner
-from nodekit.cli._documented import field_docs, summary
-from nodekit.cli._portrait import portrait
-from nodekit.cli._words import keys_of
+from nodekit.cli.config.field_docs import field_docs, summary
+from nodekit.cli.config.words import keys_of
+from nodekit.cli.plugins.portrait import portrait
 from nodekit.config.providers import offered
 from nodekit_docker import DockerContainer
 from nodekit_remote import StartedContainer

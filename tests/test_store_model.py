@@ -29,7 +29,7 @@ from nodekit import (
     Unfinished,
 )
 from nodekit.testing import VirtualClock, make_job
-from nodekit.testing.model import JobStoreModelContract
+from nodekit.testing.store_model.contract import JobStoreModelContract
 from nodekit_memory import MemoryTable
 from nodekit_sqlite import SqliteTable
 

@@ -7,14 +7,14 @@ from typing import Any
 import click
 
 from nodekit import __version__
-from nodekit.cli._certify import certify
-from nodekit.cli._check import check
-from nodekit.cli._config import config
-from nodekit.cli._doctor import doctor
-from nodekit.cli._log import tracebacks_shown
-from nodekit.cli._new import new
-from nodekit.cli._plugins import plugins
-from nodekit.cli._serve import serve
+from nodekit.cli.certify.command import certify
+from nodekit.cli.check import check
+from nodekit.cli.config.command import config
+from nodekit.cli.doctor.command import doctor
+from nodekit.cli.new.command import new
+from nodekit.cli.plugins.command import plugins
+from nodekit.cli.serve.command import serve
+from nodekit.cli.serve.log import tracebacks_shown
 from nodekit.config.distributions import entry_points, read_once
 from nodekit.config.providers import load_only
 from nodekit.errors import NodekitError

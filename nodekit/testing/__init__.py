@@ -10,40 +10,40 @@ Needs pytest. Each suite is a class with one fixture to define; `backends` says 
             async with MyStore() as store:
                 yield store
 
-`JobStoreModelContract`, in ``nodekit.testing.model``, compares random sequences with a model; it needs hypothesis too.
-Fixtures are in the plugin for pytest ``nodekit.testing.plugin``.
+`JobStoreModelContract`, in ``nodekit.testing.store_model``, compares random sequences with a model, by hypothesis.
+Fixtures are in the plugin for pytest ``nodekit.testing.pytest_plugin``.
 """
 
 import pytest
 
-for _name in ("stores", "shared", "random", "runners", "transports", "pipelines", "plugins", "model"):
+for _name in ("contracts", "store_model"):
     pytest.register_assert_rewrite(f"{__name__}.{_name}")
 
+from nodekit.testing.builders.components import make_function_runner, make_node, make_store, make_table  # noqa: E402
+from nodekit.testing.builders.jobs import make_attempt, make_job, make_request, make_step, succeeded, with_output  # noqa: E402
 from nodekit.testing.clock import VirtualClock  # noqa: E402
-from nodekit.testing.contract import Contract  # noqa: E402
-from nodekit.testing.detectors import (  # noqa: E402
+from nodekit.testing.contracts.backends import Contract  # noqa: E402
+from nodekit.testing.contracts.pipelines.pipeline import PipelineContract  # noqa: E402
+from nodekit.testing.contracts.plugins.guard import GuardContract  # noqa: E402
+from nodekit.testing.contracts.plugins.hostile import HOSTILE_PAYLOADS, hostile_requests  # noqa: E402
+from nodekit.testing.contracts.plugins.observer import ObserverContract  # noqa: E402
+from nodekit.testing.contracts.plugins.plugin import PluginContract  # noqa: E402
+from nodekit.testing.contracts.runners.runner import ContainerRunnerContract  # noqa: E402
+from nodekit.testing.contracts.runners.streaming import StreamingRunnerContract  # noqa: E402
+from nodekit.testing.contracts.shared.store import SharedStoreContract  # noqa: E402
+from nodekit.testing.contracts.stores.durable import DurableJobStoreContract  # noqa: E402
+from nodekit.testing.contracts.stores.store import JobStoreContract  # noqa: E402
+from nodekit.testing.contracts.stores.table import JobTableContract  # noqa: E402
+from nodekit.testing.contracts.transports.http import HttpTransportContract  # noqa: E402
+from nodekit.testing.contracts.transports.transport import TransportContract  # noqa: E402
+from nodekit.testing.faults.injection import Call, Crashed, Fault, Faults, Moment, Point, When  # noqa: E402
+from nodekit.testing.leaks.detectors import (  # noqa: E402
     no_leaked_descriptors,
     no_leaked_tasks,
     no_leaked_threads,
     no_leaks,
     unblocked_loop,
 )
-from nodekit.testing.faults import Call, Crashed, Fault, Faults, Moment, Point, When  # noqa: E402
-from nodekit.testing.jobs import make_attempt, make_job, make_request, make_step, succeeded, with_output  # noqa: E402
-from nodekit.testing.parts import make_function_runner, make_node, make_store, make_table  # noqa: E402
-from nodekit.testing.pipelines.pipeline import PipelineContract  # noqa: E402
-from nodekit.testing.plugins.guard import GuardContract  # noqa: E402
-from nodekit.testing.plugins.hostile import HOSTILE_PAYLOADS, hostile_requests  # noqa: E402
-from nodekit.testing.plugins.observer import ObserverContract  # noqa: E402
-from nodekit.testing.plugins.plugin import PluginContract  # noqa: E402
-from nodekit.testing.runners.runner import ContainerRunnerContract  # noqa: E402
-from nodekit.testing.runners.streaming import StreamingRunnerContract  # noqa: E402
-from nodekit.testing.shared.store import SharedStoreContract  # noqa: E402
-from nodekit.testing.stores.durable import DurableJobStoreContract  # noqa: E402
-from nodekit.testing.stores.store import JobStoreContract  # noqa: E402
-from nodekit.testing.stores.table import JobTableContract  # noqa: E402
-from nodekit.testing.transports.http import HttpTransportContract  # noqa: E402
-from nodekit.testing.transports.transport import TransportContract  # noqa: E402
 
 __all__ = [
     "HOSTILE_PAYLOADS",

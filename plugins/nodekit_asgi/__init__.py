@@ -1,7 +1,7 @@
 """The transport `asgi`: nodekit's HTTP API, on hypercorn or uvicorn, or as an ASGI app that you mount elsewhere."""
 
-from nodekit_asgi._app import AsgiApp
-from nodekit_asgi._config import AsgiConfig, Limits
-from nodekit_asgi._transport import AsgiTransport, offer
+from nodekit_asgi.app import AsgiApp
+from nodekit_asgi.config import AsgiConfig, Limits
+from nodekit_asgi.transport import AsgiTransport, offer
 
 __all__ = ["AsgiApp", "AsgiConfig", "AsgiTransport", "Limits", "offer"]

@@ -5,9 +5,9 @@ engine picks. It is made anew with growing pauses when it dies, and removed when
 leaves is found by its labels at the next start. It runs on asyncio, as the HTTP client does.
 """
 
-from nodekit_docker._config import Credentials, DockerConfig, DockerContainer, Gpus
-from nodekit_docker._errors import EngineGone, EngineRefused, NameTaken
-from nodekit_docker._runner import DockerRunner, offer
+from nodekit_docker.config import Credentials, DockerConfig, DockerContainer, Gpus
+from nodekit_docker.engine.errors import EngineGone, EngineRefused, NameTaken
+from nodekit_docker.runner import DockerRunner, offer
 
 __all__ = [
     "Credentials",

@@ -14,8 +14,8 @@ from parts import make_node
 
 from nodekit import NodekitError, StoreFailed
 from nodekit_asgi import AsgiApp, Limits
-from nodekit_asgi import _listing as asgi_listing
-from nodekit_asgi._routes import ROUTES
+from nodekit_asgi.api import listing as asgi_listing
+from nodekit_asgi.api.routes import ROUTES
 
 pytestmark = pytest.mark.anyio
 

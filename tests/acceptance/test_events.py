@@ -21,9 +21,10 @@ from parts import Gate, SpiedStore, SwitchRunner, functions, settle_down, until
 from sse import Event, Events, all_events, events
 
 from nodekit import Container, ContainerOutput, EmbeddedStore, Job, Step
-from nodekit_asgi import Limits, _http
-from nodekit_asgi._events import PIECE_BYTES
-from nodekit_asgi._http import Disconnected, Reply, Request, send_reply
+from nodekit_asgi import Limits
+from nodekit_asgi.api.job_events import PIECE_BYTES
+from nodekit_asgi.http import messages as _http
+from nodekit_asgi.http.messages import Disconnected, Reply, Request, send_reply
 from nodekit_memory import MemoryTable
 
 pytestmark = pytest.mark.anyio

@@ -21,7 +21,7 @@ from nodekit import (
     Step,
     encode_payload,
 )
-from nodekit_asgi._history import wire_history
+from nodekit_asgi.wire.history import wire_history
 
 pytestmark = pytest.mark.anyio
 

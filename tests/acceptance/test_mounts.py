@@ -11,7 +11,8 @@ from http_api import Api, both_servers, post, serving
 from parts import make_node
 
 from nodekit import JobRequest, Mount, RequestRefused, TooManyRequests
-from nodekit_asgi import AsgiApp, Limits, _mounted
+from nodekit_asgi import AsgiApp, Limits
+from nodekit_asgi.http import mounted as _mounted
 
 pytestmark = pytest.mark.anyio
 

@@ -10,7 +10,7 @@ import pytest
 from http_api import Api, serving
 
 from nodekit_asgi import Limits
-from nodekit_asgi._profiles import PROFILES
+from nodekit_asgi.wire.profiles import PROFILES
 
 pytestmark = pytest.mark.anyio
 

@@ -13,8 +13,8 @@ from http_api import Api, serving
 from multidict import CIMultiDict
 
 from nodekit_asgi import AsgiConfig, Limits
-from nodekit_asgi._client import client_name
-from nodekit_asgi._http import HttpError, Request
+from nodekit_asgi.http.client_address import client_name
+from nodekit_asgi.http.messages import HttpError, Request
 
 pytestmark = pytest.mark.anyio
 

@@ -14,8 +14,9 @@ from http_api import Api, RawConnection, both_servers, post, serving
 from parts import until
 
 from nodekit import Container
-from nodekit_asgi import _hypercorn, _uvicorn
-from nodekit_asgi._gone import has_gone
+from nodekit_asgi.server import hypercorn_connections as _hypercorn
+from nodekit_asgi.server import uvicorn_protocol as _uvicorn
+from nodekit_asgi.server.disconnects import has_gone
 from nodekit_function import FunctionRunner
 
 pytestmark = pytest.mark.anyio

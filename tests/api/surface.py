@@ -14,7 +14,8 @@ import msgspec
 
 import nodekit
 from nodekit import Offer, config
-from nodekit.cli import _exit, main
+from nodekit.cli import exit_codes as _exit
+from nodekit.cli import main
 from nodekit.config.providers import Kind
 from nodekit.hooks import specs as hookspecs
 
@@ -22,8 +23,8 @@ from .typed import signed, typed, valued
 
 DISTRIBUTION = "nodekit-compute"
 PACKAGES = ("nodekit", "nodekit.testing", "nodekit_asgi", "nodekit_function", "nodekit_memory", "nodekit_remote")
-MORE_NAMES = ("nodekit.testing.model.JobStoreModelContract",)
-PYTEST_PLUGIN = "nodekit.testing.plugin"
+MORE_NAMES = ("nodekit.testing.store_model.JobStoreModelContract",)
+PYTEST_PLUGIN = "nodekit.testing.pytest_plugin"
 UNTOLD = ("nodekit.API_VERSION", "nodekit.__version__")
 """Names whose values change with each release."""
 SIMPLE = (bool, int, float, str, type(None))

@@ -127,7 +127,8 @@ def test_it_is_a_whole_distribution(name: str) -> None:
 def test_its_page_shows_what_it_is(name: str) -> None:
     """Files whole, and pieces of files as they are."""
     page = ROOT / "docs" / "how-to" / f"{PAGES[name]}.md"
-    sources = [file.read_text() for file in [*(EXAMPLES / name).rglob("*.py"), ROOT / "nodekit" / "pipeline.py"]]
+    files = [*(EXAMPLES / name).rglob("*.py"), ROOT / "nodekit" / "interfaces" / "pipeline.py"]
+    sources = [file.read_text() for file in files]
     files = [text.partition("\n")[2] for language, text in blocks(page) if language == "python" and text[:2] == "# "]
     pieces = [text for language, text in blocks(page) if language == "py"]
     assert len(files) + len(pieces) >= 3

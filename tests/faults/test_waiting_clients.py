@@ -19,7 +19,7 @@ from parts import SpiedStore, SwitchRunner, make_node, until
 
 from nodekit import Container, ContainerOutput, JobRequest, Node, Step, encode_payload
 from nodekit.node.waiters import Waiter
-from nodekit_asgi import _http
+from nodekit_asgi.http import messages as _http
 
 pytestmark = pytest.mark.anyio
 

@@ -167,7 +167,7 @@ async def test_a_number_that_is_used_again_is_another_descriptor(tmp_path: Path)
 
 
 async def test_where_the_system_does_not_tell_nothing_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("nodekit.testing._open._FOLDERS", (str(tmp_path / "proc"), str(tmp_path / "dev")))
+    monkeypatch.setattr("nodekit.testing.leaks.descriptors._FOLDERS", (str(tmp_path / "proc"), str(tmp_path / "dev")))
     async with no_leaked_descriptors():
         fd = os.open(tmp_path, os.O_RDONLY)
     os.close(fd)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nodekit import testing
-from nodekit.testing import plugin
+from nodekit.testing import pytest_plugin
 
 pytestmark = [pytest.mark.xdist_group("fixtures of the kit"), pytest.mark.timeout(600)]
 
@@ -153,7 +153,9 @@ def run(folder: Path, tests: Mapping[str, str], *arguments: str) -> str:
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("tests")
-    return run(folder, TESTS, "-m", "pytest", "-p", "nodekit.testing.plugin", "-k", "takes_jobs or of_my or test_node")
+    return run(
+        folder, TESTS, "-m", "pytest", "-p", "nodekit.testing.pytest_plugin", "-k", "takes_jobs or of_my or test_node"
+    )
 
 
 def loops(told: str, name: str) -> Sequence[str]:
@@ -215,7 +217,7 @@ def test_a_subclass_and_one_fixture_is_a_whole_test_file_and_asks_for_no_other_l
 
 def test_the_reference_names_all_of_the_kit() -> None:
     page = (Path(__file__).parents[2] / "docs" / "reference" / "testing.md").read_text(encoding="utf-8")
-    source = ast.parse(Path(plugin.__file__).read_text(encoding="utf-8"))
+    source = ast.parse(Path(pytest_plugin.__file__).read_text(encoding="utf-8"))
     functions = [node for node in source.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     fixtures = {node.name for node in functions if "pytest.fixture" in map(ast.unparse, node.decorator_list)}
     assert fixtures >= {"node", "function_runner", "virtual_clock", "faults", "unblocked_loop"}

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from nodekit_asgi import Limits
-from nodekit_asgi._routes import KEYS
+from nodekit_asgi.api.routes import KEYS
 from nodekit_asgi.openapi import document
 
 

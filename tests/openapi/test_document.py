@@ -13,7 +13,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from nodekit import __version__
 from nodekit_asgi import Limits
-from nodekit_asgi._routes import KEYS
+from nodekit_asgi.api.routes import KEYS
 from nodekit_asgi.openapi import OPERATIONS, document
 
 METHODS = {"get", "put", "post", "delete"}

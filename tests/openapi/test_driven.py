@@ -11,8 +11,8 @@ from chance import SEED, each_run
 from http_api import serving
 
 from nodekit import Container
-from nodekit_asgi._http import Reply, json_reply
-from nodekit_asgi._routes import KEYS, ROUTES
+from nodekit_asgi.api.routes import KEYS, ROUTES
+from nodekit_asgi.http.messages import Reply, json_reply
 from nodekit_function import FunctionRunner
 
 pytestmark = pytest.mark.anyio

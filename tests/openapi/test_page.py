@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from http_api import Api, serving
 
-from nodekit_asgi import _docs
+import nodekit_asgi
+from nodekit_asgi.api import docs_page as _docs
 
 pytestmark = pytest.mark.anyio
 
-OWN = Path(_docs.__file__).parent / "page"
+OWN = Path(nodekit_asgi.__file__).parent / "page"
 REFERENCE = re.compile(r"""(?:href|src)="([^"]*)\"""")
 FOREIGN = re.compile(r"(?:https?:)?//([a-z0-9-]+(?:\.[a-z0-9-]+)+)", re.IGNORECASE)
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from nodekit_asgi import Limits
-from nodekit_asgi._headers import dictionary, idempotency_key, preferences, urgency, wait_seconds
-from nodekit_asgi._http import HttpError, Request
+from nodekit_asgi.http.headers import dictionary, idempotency_key, preferences, urgency, wait_seconds
+from nodekit_asgi.http.messages import HttpError, Request
 
 
 def request(*headers: tuple[str, str], **limits: Any) -> Request:

@@ -14,8 +14,8 @@ from http_api import Api, RawConnection, serving
 from parts import until
 
 from nodekit import Container
-from nodekit_asgi._bounded import BoundedListener
-from nodekit_asgi._listen import listen
+from nodekit_asgi.server.bounded_listener import BoundedListener
+from nodekit_asgi.server.listen import listen
 from nodekit_function import FunctionRunner
 
 pytestmark = pytest.mark.anyio

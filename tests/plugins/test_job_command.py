@@ -33,13 +33,13 @@ from test_config import write
 
 from nodekit import Container, JobStatus, Retry
 from nodekit.cli import main
-from nodekit_asgi.cli import _waiting
-from nodekit_asgi.cli._address import parse_url
-from nodekit_asgi.cli._client import NodeClient, Reply
-from nodekit_asgi.cli._listing import next_page
-from nodekit_asgi.cli._problems import Dropped, Refused
-from nodekit_asgi.cli._progress import Progress, progress_line
-from nodekit_asgi.cli._replies import History
+from nodekit_asgi.cli import waiting as _waiting
+from nodekit_asgi.cli.address import parse_url
+from nodekit_asgi.cli.client import NodeClient, Reply
+from nodekit_asgi.cli.listing import next_page
+from nodekit_asgi.cli.problems import Dropped, Refused
+from nodekit_asgi.cli.progress_line import Progress, progress_line
+from nodekit_asgi.cli.replies import History
 from nodekit_function import FunctionRunner
 
 pytestmark = pytest.mark.anyio

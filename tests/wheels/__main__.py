@@ -26,7 +26,7 @@ KINDS = ("store", "runner", "pipeline", "guard", "observer", "transport")
 AT_ONCE = 2
 SECONDS = 300
 LOADED = "loaded.py"
-TEMPLATES = "nodekit/cli/templates"
+TEMPLATES = "nodekit/cli/new/templates"
 _LEFT = ("__pycache__", ".ruff_cache", ".mypy_cache", ".pytest_cache")
 
 

@@ -1,5 +1,5 @@
 """`nodekit job`: jobs of any node, over HTTP."""
 
-from nodekit_asgi.cli._commands import job
+from nodekit_asgi.cli.commands import job
 
 __all__ = ["job"]

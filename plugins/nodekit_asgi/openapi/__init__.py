@@ -4,9 +4,9 @@ from functools import lru_cache
 
 import msgspec
 
-from nodekit_asgi._config import Limits
-from nodekit_asgi.openapi._document import OPERATIONS, build
-from nodekit_asgi.openapi._operation import Key
+from nodekit_asgi.config import Limits
+from nodekit_asgi.openapi.document import OPERATIONS, build
+from nodekit_asgi.openapi.operation import Key
 
 __all__ = ["OPERATIONS", "document"]
 

@@ -15,8 +15,8 @@ from anyio.abc import TaskStatus
 from nodekit import Node
 from nodekit.testing import HttpTransportContract
 from nodekit_asgi import AsgiApp, AsgiConfig, AsgiTransport
-from nodekit_asgi._listen import listen, url_of
-from nodekit_asgi._servers import SERVERS
+from nodekit_asgi.server.listen import listen, url_of
+from nodekit_asgi.server.servers import SERVERS
 
 
 class Sound(AsgiTransport):

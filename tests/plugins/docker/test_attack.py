@@ -23,7 +23,7 @@ from parts import until
 
 from nodekit import NodekitError
 from nodekit_docker import DockerConfig, DockerContainer, DockerRunner
-from nodekit_docker._presence import FIRST_PAUSE_SECONDS
+from nodekit_docker.engine.presence import FIRST_PAUSE_SECONDS
 
 pytestmark = pytest.mark.anyio
 

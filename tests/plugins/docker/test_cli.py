@@ -15,8 +15,8 @@ from docker.models.containers import Container
 from docker_runs import Bed, aside, is_up, result, submitted
 from parts import until
 
-from nodekit_docker._sizes import size_in_bytes
-from nodekit_docker.cli._containers import HEADS
+from nodekit_docker.cli.containers import HEADS
+from nodekit_docker.sizes import size_in_bytes
 
 pytestmark = pytest.mark.anyio
 

@@ -17,18 +17,18 @@ from hypothesis import strategies as st
 from nodekit import CompositionError, Secret
 from nodekit.testing import make_step
 from nodekit_docker import DockerConfig, DockerContainer, DockerRunner, EngineGone, NameTaken
-from nodekit_docker import _find as find
-from nodekit_docker._errors import NotUp
-from nodekit_docker._events import container_of
-from nodekit_docker._find import find_engine
-from nodekit_docker._inside import Surroundings, own_container_id
-from nodekit_docker._lock import hold_name
-from nodekit_docker._naming import another_name, is_named, name_of
-from nodekit_docker._output import KEPT_BYTES, Frames, Output
-from nodekit_docker._pull import pull_failed
-from nodekit_docker._sizes import shown_size, size_in_bytes
-from nodekit_docker._spec import Spec, explained, program_spec, spec
-from nodekit_docker._state import Listed, State
+from nodekit_docker.containers.name_lock import hold_name
+from nodekit_docker.containers.names import another_name, is_named, name_of
+from nodekit_docker.containers.output import KEPT_BYTES, Frames, Output
+from nodekit_docker.containers.spec import Spec, explained, program_spec, spec
+from nodekit_docker.containers.state import Listed, State
+from nodekit_docker.engine import find
+from nodekit_docker.engine.errors import NotUp
+from nodekit_docker.engine.events import container_of
+from nodekit_docker.engine.find import find_engine
+from nodekit_docker.engine.own_container import Surroundings, own_container_id
+from nodekit_docker.images.pull import pull_failed
+from nodekit_docker.sizes import shown_size, size_in_bytes
 
 HERE = Path("/srv/node")
 ID = "4f" * 32

@@ -28,7 +28,7 @@ from parts import until
 
 from nodekit import Job, NotStarted, Retry
 from nodekit_docker import DockerRunner
-from nodekit_docker._engine import Engine
+from nodekit_docker.engine.engine import Engine
 
 pytestmark = pytest.mark.anyio
 

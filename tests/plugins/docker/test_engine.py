@@ -27,7 +27,7 @@ from parts import make_node, until
 
 from nodekit import NodekitError, NotStarted, Retry
 from nodekit_docker import DockerConfig, DockerRunner, EngineGone
-from nodekit_docker._engine import Engine
+from nodekit_docker.engine.engine import Engine
 
 pytestmark = [
     pytest.mark.anyio,
@@ -47,10 +47,10 @@ def dockerd(dockerd: Dockerd, bed: Bed) -> Dockerd:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine that hangs is noticed ten times as soon."""
-    monkeypatch.setattr("nodekit_docker._presence.HEARTBEAT_SECONDS", 0.5)
+    monkeypatch.setattr("nodekit_docker.engine.presence.HEARTBEAT_SECONDS", 0.5)
     for module in ("_presence", "_engine"):
         monkeypatch.setattr(f"nodekit_docker.{module}.PING_SECONDS", 0.5)
-    monkeypatch.setattr("nodekit_docker._engine.INSPECT_SECONDS", 1.0)
+    monkeypatch.setattr("nodekit_docker.engine.engine.INSPECT_SECONDS", 1.0)
 
 
 def nap(seconds: float, then: Any) -> Any:
@@ -195,7 +195,7 @@ async def test_with_a_frozen_engine_jobs_go_on_and_a_death_is_noticed_afterwards
 async def test_leaving_is_bounded_whatever_the_engine_does_and_what_is_left_is_found_again(
     bed: Bed, dockerd: Dockerd, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, drill: str
 ) -> None:
-    monkeypatch.setattr("nodekit_docker._runner.ENGINE_SECONDS", 1.0)
+    monkeypatch.setattr("nodekit_docker.runner.ENGINE_SECONDS", 1.0)
     old, kept = bed.container("old"), bed.container("kept")
     up, leave, left = anyio.Event(), anyio.Event(), anyio.Event()
 
@@ -251,7 +251,7 @@ async def test_a_frozen_engine_holds_up_neither_a_start_nor_its_end(
 async def test_an_engine_that_goes_while_a_node_starts_ends_the_start_and_is_named(
     bed: Bed, dockerd: Dockerd, monkeypatch: pytest.MonkeyPatch, back: bool, said: str
 ) -> None:
-    monkeypatch.setattr("nodekit_docker._runner.ENGINE_SECONDS", 1.0)
+    monkeypatch.setattr("nodekit_docker.runner.ENGINE_SECONDS", 1.0)
     slow = {"env": {"START_SECONDS": "600"}, "startup_seconds": 600 if back else 5}
     failures: list[NodekitError] = []
 

@@ -13,7 +13,7 @@ from parts import until
 from served import started
 
 from nodekit_docker import NameTaken
-from nodekit_docker._inside import Surroundings
+from nodekit_docker.engine.own_container import Surroundings
 
 pytestmark = pytest.mark.anyio
 
@@ -175,8 +175,8 @@ async def test_a_node_in_a_container_leaves_alone_what_one_outside_of_that_name_
     async with bed.running() as (node, _):
         before = await ids_of(bed)
         around = Surroundings(owner="4f" * 32, networks=("bridge",))
-        monkeypatch.setattr("nodekit_docker._runner.surroundings", AsyncMock(return_value=around))
-        monkeypatch.setattr("nodekit_docker._runner.hold_name", lambda *_: None)  # its machine is another
+        monkeypatch.setattr("nodekit_docker.runner.surroundings", AsyncMock(return_value=around))
+        monkeypatch.setattr("nodekit_docker.runner.hold_name", lambda *_: None)  # its machine is another
         with pytest.raises(NameTaken, match=r"which a node named .* outside of containers has made"):
             async with bed.runner(bed.container(env={"ADD": "1"})):
                 pass

@@ -425,7 +425,7 @@ async def test_a_container_that_fails_gives_up_the_pulls_of_others(bed: Bed, sho
 async def test_without_a_terminal_progress_is_told_in_lines(
     bed: Bed, shop: Shop, front: Front, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nodekit_docker._progress.LINE_SECONDS", 0.0)
+    monkeypatch.setattr("nodekit_docker.images.pull_progress.LINE_SECONDS", 0.0)
     caplog.set_level(logging.INFO)
     target = front.at(await aside(lambda: shop.publish(mebibytes=2)))
     async with bed.runner(bed.container(image=target, pull="missing")):

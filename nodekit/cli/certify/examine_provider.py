@@ -1,0 +1,135 @@
+"""Look at one offer: can it be imported and built, and which suites fit it? Run as a process: it may do anything."""
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import anyio
+import msgspec
+
+from nodekit.cli.certify.components import build, is_shared, load, written
+from nodekit.cli.certify.messages import Examined, Subject, decoded, encoded
+from nodekit.cli.certify.reporter import class_name
+from nodekit.cli.certify.settings import CannotBeMade, has_path
+from nodekit.cli.certify.suites import there
+from nodekit.config.providers import Offer
+from nodekit.errors import NodekitError
+from nodekit.hooks.manager import Hooks
+from nodekit.testing import ContainerRunnerContract, StreamingRunnerContract
+from nodekit.testing.builders.components import make_node
+
+_CALLED = (ContainerRunnerContract.echo, ContainerRunnerContract.fail, ContainerRunnerContract.slow)
+_STREAMED = (StreamingRunnerContract.endless, StreamingRunnerContract.broken)
+
+_START_SECONDS = 10.0
+_HOOKS = {"GuardContract": ("nodekit_admit", "nodekit_limit"), "ObserverContract": ("nodekit_observe",)}
+"""What a plugin does, by the hooks that it has."""
+
+
+def examine(subject: Subject) -> Examined:
+    """What can be done with it, or why nothing can."""
+    try:
+        offer = load(subject)
+    except (Exception, SystemExit) as error:
+        text = str(error) if isinstance(error, NodekitError) else f"{type(error).__name__}: {error}"
+        return Examined(imported=False, reason=text, cure="correct what its import needs")
+    try:
+        part = build(subject, offer, subject.folder)
+    except CannotBeMade as error:
+        return Examined(reason=error.reason, cure=error.cure)
+    return _of_its_kind(subject, offer, part)
+
+
+def _of_its_kind(subject: Subject, offer: Offer[Any], part: Any) -> Examined:
+    seen = Examined(part=class_name(part))
+    match subject.kind:
+        case "store":
+            return _with(seen, _suites_of_store(part, durable=has_path(offer.config, _given(subject))))
+        case "runner":
+            return _runner(seen, part)
+        case "transport":
+            return _transport(seen, part)
+        case "pipeline":
+            return _with(seen, ["PipelineContract"])
+        case "plugin":
+            return _plugin(seen, part)
+
+
+def _given(subject: Subject) -> Mapping[str, Any]:
+    return {**written(subject), **subject.given}
+
+
+def _suites_of_store(part: Any, *, durable: bool) -> Iterator[str]:
+    shared = is_shared(part)
+    if durable or not shared:  # what a shared one promises alone is part of the suite of shared ones
+        yield "DurableJobStoreContract" if durable else "JobStoreContract"
+    if shared:
+        yield "SharedStoreContract"
+
+
+def _runner(seen: Examined, part: Any) -> Examined:
+    offered = set(part.containers)
+    if missing := [id for id in _CALLED if id not in offered]:
+        reason = f"its suite calls containers {_listed(_CALLED)}; of them, it has not {_listed(missing)}"
+        cure = (
+            f"give a node file whose table of this runner has containers that do what {_CALLED[0]}, … say: --with FILE"
+        )
+        return msgspec.structs.replace(seen, reason=reason, cure=cure)
+    if not hasattr(part, "stream"):
+        return _with(seen, ["ContainerRunnerContract"])
+    if missing := [id for id in _STREAMED if id not in offered]:
+        limits = (f"streaming not tried: no container {_listed(missing)}",)
+        return msgspec.structs.replace(_with(seen, ["ContainerRunnerContract"]), limits=limits)
+    return _with(seen, ["StreamingRunnerContract"])
+
+
+def _transport(seen: Examined, part: Any) -> Examined:
+    """The suite for HTTP, but where it is served at other URLs; one that does not start shows that in its tests."""
+    urls: list[str] = []
+
+    async def serve() -> None:
+        with anyio.move_on_after(_START_SECONDS):
+            async with make_node(transports=[part]) as node:
+                urls.extend(node.urls)
+
+    with suppress(Exception):
+        anyio.run(serve)
+    if other := [url for url in urls if not url.startswith(("http:", "https:", "unix:"))]:
+        reason = f"it is served at {other[0]}: no HTTP, so that its suite does not know how clients ask"
+        cure = "write a class of tests on TransportContract that says so in `submit` and `fetch`, and give it as TESTS"
+        return msgspec.structs.replace(seen, reason=reason, cure=cure)
+    return _with(seen, ["HttpTransportContract"])
+
+
+def _plugin(seen: Examined, part: Any) -> Examined:
+    try:
+        Hooks([part])
+    except NodekitError as error:
+        return msgspec.structs.replace(seen, reason=f"it is no plugin: {error}", cure="correct the plugin")
+    roles = [suite for suite, hooks in _HOOKS.items() if any(hasattr(part, hook) for hook in hooks)]
+    roles = roles or ["PluginContract"]
+    return msgspec.structs.replace(_with(seen, roles), roles=tuple(roles))
+
+
+def _with(seen: Examined, suites: Any) -> Examined:
+    wanted = list(suites)
+    if absent := [name for name in wanted if there(name) is None]:
+        cure = "update nodekit-compute"
+        seen = msgspec.structs.replace(seen, reason=f"nodekit.testing has no {_listed(absent)}", cure=cure)
+    return msgspec.structs.replace(seen, suites=tuple(name for name in wanted if there(name)))
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def main(subject: str, answer: str) -> None:
+    seen = examine(decoded(Path(subject), Subject))
+    Path(f"{answer}.new").write_bytes(encoded(seen))
+    Path(f"{answer}.new").rename(answer)  # once it is there, it is whole
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,197 @@
+"""A plugin of pytest that runs only what is of a suite, and tells what came of it."""
+
+import os
+from collections.abc import Generator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nodekit.cli.certify.honest import (
+    Witness,
+    changed_tests,
+    limits_of,
+    note_who_skips,
+    tests_of,
+    who_skipped,
+)
+from nodekit.cli.certify.messages import ORDER, Begun, Broken, Ended, Found, Order, Outcome, Told, decoded, encoded
+from nodekit.cli.certify.suites import SUITES, Suite, suite_of, there
+
+MAX_TEXT = 2000
+
+_TESTS = {name: tests_of(suite) for name in SUITES if (suite := there(name))}
+"""Before a module of the package, its conftest.py for instance, had a chance to change them."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    order = decoded(Path(os.environ[ORDER]), Order)
+    note_who_skips()
+    config.pluginmanager.register(Reporter(order), "nodekit-certify")
+
+
+class Reporter:
+    """Tells in the file that it was ordered to."""
+
+    def __init__(self, order: Order) -> None:
+        self._order = order
+        self._witness = Witness()
+        self._phases: dict[str, list[tuple[Outcome, str]]] = {}
+
+    def tell(self, told: Told) -> None:
+        with self._order.report.open("ab") as report:
+            report.write(encoded(told) + b"\n")
+
+    # -- what is there ----------------------------------------------------------------------------
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            self.tell(Broken(f"{report.nodeid} cannot be collected", _shortened(str(report.longrepr))))
+
+    @pytest.hookimpl(trylast=True)  # after whatever the package's own conftest.py takes away
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        by_class: dict[str, list[pytest.Function]] = {}
+        for item in items:
+            if isinstance(item, pytest.Function) and suite_of(item.cls):
+                by_class.setdefault(_class_id(item), []).append(item)
+        for id, tests in by_class.items():
+            self.tell(self._found(id, tests))
+        items[:] = [item for tests in by_class.values() for item in tests if item.nodeid not in self._order.done]
+
+    def _found(self, id: str, items: list[pytest.Function]) -> Found:
+        cls: Any = items[0].cls
+        suite, suite_class = _suite(cls)
+        tests = self._tests_of(cls)
+        names = {item.originalname for item in items}
+        return Found(
+            id=id,
+            suite=suite.name,
+            kind=suite.kind,
+            items=len(items),
+            missing=tuple(name for name in tests if name not in names),
+            changed=tuple(changed_tests(cls, tests)),
+            limits=tuple(limits_of(cls, suite_class)),
+        )
+
+    def _tests_of(self, cls: type | None) -> Mapping[str, Any]:
+        suite, suite_class = _suite(cls)
+        return _TESTS.get(suite.name) or tests_of(suite_class)
+
+    # -- what comes of it -------------------------------------------------------------------------
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        assert isinstance(item, pytest.Function)
+        of, test = _class_id(item), item.originalname
+        self.tell(Begun(item.nodeid, of, test))
+        result = yield
+        outcome, text = _worst(self._phases.pop(item.nodeid, []))
+        if outcome == "passed" and not self._witness.saw(item):
+            outcome, text = "changed", _NOT_RUN
+        if outcome == "changed" and test not in self._tests_of(item.cls):
+            outcome = "skipped"  # one of its own, beside those of its suite
+        self.tell(
+            Ended(
+                id=item.nodeid,
+                of=of,
+                test=test,
+                outcome=outcome,
+                text=_shortened(text),
+                backend=_backend(item),
+                part=_part(item, _suite(item.cls)[0].fixture),
+            )
+        )
+        return result
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> None:
+        assert isinstance(item, pytest.Function)
+        self._witness.watch(item)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        report = yield
+        self._phases.setdefault(item.nodeid, []).append(_seen(report, call))
+        if report.when == "call":
+            item.stash[_FUNCARGS] = dict(getattr(item, "funcargs", {}))  # gone when all is told
+        return report
+
+
+_NOT_RUN = "it was not run as tests are"
+_FUNCARGS = pytest.StashKey[dict[str, Any]]()
+
+
+def _seen(report: pytest.TestReport, call: pytest.CallInfo[None]) -> tuple[Outcome, str]:
+    if hasattr(report, "wasxfail"):
+        return "changed", "marked as one that is expected to fail"
+    if report.failed:
+        return "failed", _message(report)
+    if report.skipped:
+        by_its_suite, why = who_skipped(call.excinfo.value) if call.excinfo else (False, "")
+        return ("skipped" if by_its_suite else "changed"), why
+    return "passed", ""
+
+
+def _worst(phases: list[tuple[Outcome, str]]) -> tuple[Outcome, str]:
+    """Of set-up, call and tear-down."""
+    for outcome in ("failed", "changed", "skipped"):
+        for phase in phases:
+            if phase[0] == outcome:
+                return phase
+    return phases[0] if phases else ("changed", _NOT_RUN)
+
+
+def _message(report: pytest.TestReport) -> str:
+    """What was asserted, or raised."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    text = str(getattr(crash, "message", None) or report.longrepr or "it failed")
+    return text if report.when == "call" else f"({report.when}) {text}"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]} …"
+
+
+def _suite(cls: type | None) -> tuple[Suite, type]:
+    found = suite_of(cls)
+    assert found is not None
+    return found
+
+
+def _class_id(item: pytest.Function) -> str:
+    return item.nodeid.partition("[")[0].rpartition("::")[0]
+
+
+def _backend(item: pytest.Item) -> str:
+    """``asyncio`` or ``trio``, without its options."""
+    match _given(item).get("anyio_backend", ""):
+        case (str(name), *_):
+            return name
+        case backend:
+            return str(backend)
+
+
+def _part(item: pytest.Item, fixture: str) -> str:
+    """The class of it; of one that the tests have made for themselves, what it is a kind of."""
+    part = _given(item).get(fixture)
+    if part is None:
+        return ""
+    own = getattr(getattr(item, "module", None), "__name__", None)
+    return name_of(next(kind for kind in type(part).__mro__ if kind.__module__ != own))
+
+
+def _given(item: pytest.Item) -> dict[str, Any]:
+    """The fixtures that a test took."""
+    none: dict[str, Any] = {}
+    return item.stash.get(_FUNCARGS, none)
+
+
+def class_name(part: object) -> str:
+    """How a part's class is known."""
+    return name_of(type(part))
+
+
+def name_of(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"

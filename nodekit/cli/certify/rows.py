@@ -1,0 +1,256 @@
+"""What came of it: a row for each offer and suite, the failures, and whether the package is certified. Pure."""
+
+import platform
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Literal
+
+import msgspec
+
+import nodekit
+from nodekit.cli.certify.messages import Broken, Ended, Examined, Found, Subject, Told
+from nodekit.cli.certify.packages import Package
+from nodekit.cli.certify.suites import needed
+from nodekit.config.providers import Kind
+from nodekit.testing.contracts.backends import NOT_APPLICABLE
+
+_MOST_NAMES = 5
+"""In a row of a table."""
+
+
+class Looked(msgspec.Struct, frozen=True):
+    """An offer that was examined."""
+
+    subject: Subject
+    seen: Examined
+    asked: bool
+    """Whether it is to be certified."""
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of one suite for one offer."""
+
+    kind: Kind
+    offer: str
+    suite: str
+    tests: str = ""
+    """The class of the package's own tests; empty where the suite was made for the offer."""
+    passed: int = 0
+    total: int = 0
+    limits: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    """Tests of the suite that the class has replaced, taken away or skipped, or that were not run as tests are."""
+    result: Literal["passed", "failed", "changed", "not run"]
+    text: str = ""
+    """Why it did not pass."""
+    cure: str = ""
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """A test that failed, or a file of tests that cannot be collected."""
+
+    offers: tuple[str, ...]
+    suite: str
+    test: str
+    """As a sentence."""
+    text: str
+
+
+class Certificate(msgspec.Struct, frozen=True, kw_only=True):
+    """All of it."""
+
+    package: str
+    version: str
+    nodekit: str
+    api: str | None
+    python: str
+    backends: tuple[str, ...]
+    date: str
+    certified: bool
+    rows: tuple[Row, ...]
+    failures: tuple[Failure, ...]
+
+
+class _Class(msgspec.Struct, frozen=True):
+    """A class of tests, and what came of it."""
+
+    found: Found
+    ended: tuple[Ended, ...]
+
+    @property
+    def changed(self) -> list[str]:
+        """Tests of the suite that the class has replaced, taken away, skipped or that were not run."""
+        skipped = (one.test for one in self.ended if one.outcome == "changed")
+        return sorted({*self.found.changed, *self.found.missing, *skipped})
+
+    @property
+    def asked(self) -> list[Ended]:
+        """Without those about something that the part need not have."""
+        return [one for one in self.ended if one.outcome != "skipped" or not one.text.startswith(NOT_APPLICABLE)]
+
+    @property
+    def total(self) -> int:
+        return self.found.items + len(self.found.missing) - (len(self.ended) - len(self.asked))
+
+    def count(self, outcome: str) -> int:
+        return sum(one.outcome == outcome for one in self.ended)
+
+
+def uncovered(
+    asked: Iterable[Looked], looked: Sequence[Looked], own: Sequence[Told]
+) -> Iterator[tuple[Looked, list[str]]]:
+    """Offers that no test of the package is about, with the suites that can be made for them."""
+    for one in asked:
+        mine = {each.found.suite for each in _classes_of(one, looked, _classes(own))}
+        lacking = [wanted for wanted in needed(one.subject.kind, one.seen.roles) if not wanted & mine]
+        suites = [suite for suite in one.seen.suites if suite not in mine]
+        if lacking and suites:
+            yield one, suites if one.subject.kind != "plugin" else [s for s in suites if any(s in w for w in lacking)]
+
+
+def certificate(
+    package: Package, looked: Sequence[Looked], own: Sequence[Told], made: Mapping[str, Sequence[Told]]
+) -> Certificate:
+    rows: list[Row] = []
+    failures: list[Failure] = [*_broken(own, ())]
+    certified = not failures
+    for one in looked:
+        if not one.asked:
+            continue
+        of_made = made.get(one.subject.label, ())
+        failures += _broken(of_made, (one.subject.label,))
+        of_own = _classes_of(one, looked, _classes(own))
+        classes = [*of_own, *_classes(of_made)]
+        mine = [_row(one, each, made=each not in of_own) for each in classes]
+        failures += [failure for each in classes for failure in _failures(one, each)]
+        mine += _not_run(one, mine)
+        rows += mine
+        certified &= _is_certified(one, mine)
+    return Certificate(
+        package=package.name,
+        version=package.version,
+        nodekit=nodekit.__version__,
+        api=getattr(nodekit, "API_VERSION", None),
+        python=platform.python_version(),
+        backends=_backends([*own, *(told for each in made.values() for told in each)]),
+        date=datetime.now(UTC).date().isoformat(),
+        certified=certified and bool(rows) and not failures,
+        rows=tuple(rows),
+        failures=_merged(failures),
+    )
+
+
+def _classes(told: Sequence[Told]) -> list[_Class]:
+    """Each once: a second process tells of them again, and counts what the first has done."""
+    found = {one.id: one for one in reversed(told) if isinstance(one, Found)}
+    ended = {one.id: one for one in told if isinstance(one, Ended)}
+    return [_Class(one, tuple(each for each in ended.values() if each.of == id)) for id, one in sorted(found.items())]
+
+
+def _classes_of(one: Looked, looked: Sequence[Looked], classes: Iterable[_Class]) -> list[_Class]:
+    """The classes that are about an offer, where the package has several of a kind.
+
+    That is: its part is of the class that the tests took; else of the same package. Where no test took a part, they are
+    about all offers; where it is of another package, about none.
+    """
+    same_kind = [other for other in looked if other.subject.kind == one.subject.kind]
+    found: list[_Class] = []
+    for each in classes:
+        if each.found.kind != one.subject.kind:
+            continue
+        parts = {ended.part for ended in each.ended if ended.part}
+        tops = {part.partition(".")[0] for part in parts}
+        exact = [other for other in same_kind if other.seen.part in parts]
+        near = [other for other in same_kind if other.subject.value.partition(":")[0].partition(".")[0] in tops]
+        if one in (exact or near or ([] if parts else same_kind)):
+            found.append(each)
+    return found
+
+
+def _row(one: Looked, each: _Class, *, made: bool) -> Row:
+    changed, lost = each.changed, each.total - len(each.asked) - len(each.found.missing)
+    result: Literal["passed", "failed", "changed"] = "passed"
+    text = ""
+    if failed := each.count("failed"):
+        result, text = "failed", f"{_counted(failed, 'test')} failed{f', {lost} not run' if lost > 0 else ''}"
+    elif changed:
+        result, text = "changed", f"{_counted(len(changed), 'test')} changed: {_some(changed)}"
+    elif lost > 0 or not each.count("passed"):
+        result, text = "failed", f"{_counted(max(lost, each.total), 'test')} not run"
+    limits = [*each.found.limits, *(one.text for one in each.asked if one.outcome == "skipped")]
+    return Row(
+        kind=one.subject.kind,
+        offer=one.subject.name,
+        suite=each.found.suite,
+        tests="" if made else each.found.id,
+        passed=each.count("passed"),
+        total=each.total,
+        limits=tuple(dict.fromkeys([*limits, *(one.seen.limits if made else ())])),
+        changed=tuple(changed),
+        result=result,
+        text=text,
+    )
+
+
+def _not_run(one: Looked, rows: Sequence[Row]) -> Iterator[Row]:
+    """A row for what no test was there for."""
+    done = {row.suite for row in rows}
+    for wanted in needed(one.subject.kind, one.seen.roles):
+        if not wanted & done:
+            yield Row(
+                kind=one.subject.kind,
+                offer=one.subject.name,
+                suite=" or ".join(sorted(wanted)),
+                result="not run",
+                text=one.seen.reason or "its tests could not be collected",
+                cure=one.seen.cure,
+            )
+
+
+def _is_certified(one: Looked, rows: Sequence[Row]) -> bool:
+    passed = {row.suite for row in rows if row.result == "passed"}
+    return (
+        one.seen.imported
+        and all(row.result == "passed" for row in rows)
+        and all(wanted & passed for wanted in needed(one.subject.kind, one.seen.roles))
+    )
+
+
+def _failures(one: Looked, each: _Class) -> Iterator[Failure]:
+    for ended in each.ended:
+        if ended.outcome == "failed":
+            yield Failure(offers=(one.subject.label,), suite=each.found.suite, test=_sentence(ended), text=ended.text)
+
+
+def _broken(told: Sequence[Told], offers: tuple[str, ...]) -> Iterator[Failure]:
+    for one in told:
+        if isinstance(one, Broken):
+            yield Failure(offers=offers, suite="", test=one.what, text=one.text)
+
+
+def _merged(failures: Iterable[Failure]) -> tuple[Failure, ...]:
+    """A test that is about several offers is told once."""
+    merged: dict[tuple[str, str, str], Failure] = {}
+    for one in failures:
+        key = (one.suite, one.test, one.text)
+        before = merged[key].offers if key in merged else ()
+        merged[key] = msgspec.structs.replace(one, offers=tuple(dict.fromkeys([*before, *one.offers])))
+    return tuple(merged.values())
+
+
+def _sentence(ended: Ended) -> str:
+    parameters = ended.id.rpartition("::")[2].partition("[")[2].rstrip("]")
+    return ended.test.removeprefix("test_").replace("_", " ") + (f" [{parameters}]" if parameters else "")
+
+
+def _backends(told: Iterable[Told]) -> tuple[str, ...]:
+    return tuple(sorted({one.backend for one in told if isinstance(one, Ended) and one.backend}))
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return ", ".join(names[:_MOST_NAMES]) + more
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"

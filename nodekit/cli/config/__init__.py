@@ -1,0 +1,1 @@
+"""`nodekit config`: the schema of node files, and the settings in effect."""

@@ -1,0 +1,73 @@
+"""`nodekit config`: what a node file may say, and what one says in effect."""
+
+from pathlib import Path
+
+import click
+import msgspec
+
+from nodekit.cli.config.effective import effective
+from nodekit.cli.config.schema import NodeSchema
+from nodekit.cli.config.toml import toml
+from nodekit.cli.exit_codes import bad_node_file
+from nodekit.config.compose import compose_file
+from nodekit.config.formats import read_tables
+from nodekit.config.pins import Pins, read_pins
+from nodekit.errors import CompositionError
+
+
+@click.group()
+def config() -> None:
+    """What a node file may say, and what one says in effect."""
+
+
+@config.command()
+@click.argument("file", type=click.Path(dir_okay=False), required=False)
+@click.option("--output", type=click.Path(dir_okay=False, writable=True), help="Write it to this file.")
+def schema(file: str | None, output: str | None) -> None:
+    """Print the JSON Schema of node files, for the packages that are installed, so that editors complete and check.
+
+    With FILE, only what its table [packages] allows is imported. A package that cannot be imported is left out, with a
+    note on standard error.
+    """
+    made = NodeSchema(_pins(file) if file is not None else None)
+    text = msgspec.json.format(msgspec.json.encode(made.document()), indent=2).decode() + "\n"
+    for note in made.notes:
+        click.echo(f"note: {' '.join(note.split())}", err=True)
+    if output is None:
+        click.echo(text, nl=False)
+        return
+    try:
+        Path(output).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise click.ClickException(f"{output} cannot be written: {error.strerror}") from error
+
+
+@config.command()
+@click.argument("file", type=click.Path(dir_okay=False))
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON document, for programs.")
+def show(file: str, as_json: bool) -> None:
+    """Print what a node file says and every default, as a node file; secrets are hidden. Starts nothing."""
+    try:
+        read = read_tables(file)
+        node = compose_file(read, Path(file))
+    except CompositionError as error:
+        bad_node_file(file, error)
+    for notice in read.notices:
+        click.echo(f"{file}: note: {notice}", err=True)
+    table = effective(read.tables, node.name)
+    if as_json:
+        document = {"file": file, "tables": table.plain(), "defaults": list(table.defaults())}
+        click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2))
+    else:
+        click.echo(toml(table), nl=False)
+
+
+def _pins(file: str) -> Pins | None:
+    """What the file allows; nothing of another distribution where that cannot be read."""
+    try:
+        pins, problems = read_pins(read_tables(file).tables)
+        if problems:
+            raise CompositionError(problems)
+    except CompositionError as error:
+        bad_node_file(file, error)
+    return pins

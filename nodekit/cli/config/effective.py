@@ -1,0 +1,196 @@
+"""The effective configuration: what a node file says, and the default of all that it does not say."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, TypeGuard, cast
+
+import msgspec
+from msgspec import inspect as types
+
+from nodekit.cli.config.schema_types import default_of
+from nodekit.config.compose import LogSettings, NodeSettings
+from nodekit.config.pins import TABLE, Pins, read_pins
+from nodekit.config.providers import Kind, load_offer
+from nodekit.config.secrets import Secret
+
+HIDDEN = "(hidden)"
+"""What is shown of a secret."""
+
+_LISTS: dict[str, Kind] = {"runners": "runner", "transports": "transport", "pipelines": "pipeline", "plugins": "plugin"}
+_URL_PASSWORD = re.compile(r"(?<=://)([^\s:/@]*):\S*@")
+_URL_TOKEN = re.compile(r"(https?://)[^\s:/@]+@", re.I)
+_WORDS = r"\w*passw(?:or)?d|pwd|pass|passphrase|secrets?|tokens?|(?:\w*_)?keys?|apikey|credentials?"
+_SECRET_NAME = re.compile(rf"(?:^|[\W_])(?:{_WORDS}|authorization|bearer|cookies?|dsn)(?:$|[\W_])", re.I)
+_SECRET_PAIR = re.compile(
+    rf"((?<![\w-])(?:[\w-]*[_-])?(?:{_WORDS}|(?:access|account|private|shared)key)=)[^\s&;,'\"]+", re.I
+)
+"""As in queries of URLs, connection strings and options of commands."""
+_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+
+
+class Setting(NamedTuple):
+    """A key of a table."""
+
+    key: str
+    value: Any
+    """Plain, a `Table`, a list of them, or None: none."""
+    given: bool
+    """Whether the file says it; it is the default otherwise."""
+
+
+class Table(NamedTuple):
+    """A table: first what the file says, in its order, then the defaults."""
+
+    settings: tuple[Setting, ...]
+
+    def plain(self) -> dict[str, Any]:
+        """As plain values; None: none."""
+        return {setting.key: _unwrapped(setting.value) for setting in self.settings}
+
+    def defaults(self, above: str = "") -> Iterator[str]:
+        """Key paths of what the file does not say."""
+        for key, value, given in self.settings:
+            path = f"{above}{key}"
+            if isinstance(value, Table):
+                yield from value.defaults(f"{path}.") if value.settings or given else [path]
+            elif _are_tables(value):
+                for number, one in enumerate(value):
+                    yield from one.defaults(f"{path}[{number}].")
+            elif not given:
+                yield path
+
+
+def effective(tables: Mapping[str, Any], node_name: str) -> Table:
+    """Of the tables of a node file that composes; `node_name` is the name that its node has."""
+    pins, _ = read_pins(tables)
+    rules = _rules(tables, pins)
+    node = {"name": node_name} if "name" not in tables.get("node", {}) else {}
+    settings = [Setting("node", _table(NodeSettings, tables.get("node", {}), node), "node" in tables)]
+    for key, value in tables.items():
+        if key == "log":
+            settings.append(Setting(key, _table(LogSettings, value), True))
+        elif key == TABLE:
+            settings.append(
+                Setting(key, Table(tuple(Setting(name, versions, True) for name, versions in value.items())), True)
+            )
+        elif key == "store":
+            settings.append(Setting(key, _part("store", value, {}, pins), True))
+        elif key in _LISTS:
+            settings.append(Setting(key, [_part(_LISTS[key], one, rules, pins) for one in value], True))
+    return Table(tuple(settings))
+
+
+def _rules(tables: Mapping[str, Any], pins: Pins | None) -> dict[str, types.Field]:
+    offers = [load_offer("plugin", table["use"], pins) for table in tables.get("plugins", ())]
+    return {field.name: field for offer in offers if offer.container for field in _fields(offer.container)}
+
+
+def _part(kind: Kind, table: Mapping[str, Any], rules: Mapping[str, types.Field], pins: Pins | None) -> Table:
+    offer = load_offer(kind, table["use"], pins)
+    own = {key: value for key, value in table.items() if key != "containers" or kind != "runner"}
+    settings = _table(offer.config, own, leave_out=("containers",) if kind == "runner" else ()).settings
+    if kind == "runner" and offer.container and "containers" in table:
+        fields = {field.name: field for field in _fields(offer.container) if field.name != "rules"}
+        fields.update(rules)
+        entries = [_filled(fields, entry, True, {}) for entry in table["containers"]]
+        settings = (*settings, Setting("containers", entries, True))
+    return Table(settings)
+
+
+def _table(
+    struct: type[msgspec.Struct],
+    given: Mapping[str, Any],
+    more_defaults: Mapping[str, Any] | None = None,
+    leave_out: tuple[str, ...] = (),
+) -> Table:
+    fields = {field.name: field for field in _fields(struct) if field.name not in leave_out}
+    return _filled(fields, given, True, more_defaults or {})
+
+
+def _filled(
+    fields: Mapping[str, types.Field], given: Mapping[str, Any], in_file: bool, more_defaults: Mapping[str, Any]
+) -> Table:
+    said = [
+        Setting(key, shown(fields[key].type if key in fields else None, key, value, in_file), in_file)
+        for key, value in given.items()
+    ]
+    defaults = [
+        Setting(name, shown(field.type, name, more_defaults.get(name, default_of(field)), False), False)
+        for name, field in fields.items()
+        if name not in given and not field.required
+    ]
+    return Table((*said, *defaults))
+
+
+def shown(info: types.Type | None, key: str, value: Any, given: bool) -> Any:
+    """A value as it may be shown: secrets hidden, tables filled with their defaults."""
+    if isinstance(info, types.Metadata):
+        extra = cast("dict[str, Any]", info.extra or {})  # pyright: ignore[reportUnknownMemberType]
+        marked = extra.get("secret") is True
+        return HIDDEN if marked and value is not None else shown(info.type, key, value, given)
+    if isinstance(info, types.UnionType):
+        return shown(_fitting(info, value), key, value, given)
+    if isinstance(value, Secret):
+        return HIDDEN
+    if isinstance(value, str):
+        return _text(key, value)
+    if isinstance(info, types.StructType) and is_table(value):
+        return _filled({field.encode_name: field for field in info.fields}, value, given, {})
+    if is_table(value):
+        if isinstance(info, types.CustomType):  # a secret, by reference
+            return value
+        inner = info.value_type if isinstance(info, types.DictType) else None
+        settings = (Setting(name, shown(inner, f"{key}.{name}", one, given), given) for name, one in value.items())
+        return Table(tuple(settings))
+    if isinstance(info, types.TupleType) and is_list(value):
+        return [shown(item, key, one, given) for item, one in zip(info.item_types, value, strict=True)]
+    if is_list(value):
+        item: types.Type | None = getattr(info, "item_type", None)
+        return [shown(item, key, one, given) for one in value]
+    return value
+
+
+def _text(key: str, value: str) -> str:
+    """`key` is a path where the key stands in a table without a Struct: whatever is below `secrets` is one."""
+    if value and _SECRET_NAME.search(_HUMP.sub("_", key)):
+        return HIDDEN
+    value = _URL_TOKEN.sub(rf"\1{HIDDEN}@", _URL_PASSWORD.sub(rf"\1:{HIDDEN}@", value))
+    return _SECRET_PAIR.sub(rf"\1{HIDDEN}", value)
+
+
+def _fitting(info: types.UnionType, value: Any) -> types.Type | None:
+    """Which of several types explains the value best: one with parts where it has some."""
+    for one in info.types if is_table(value) else ():
+        if isinstance(one, types.StructType) and one.tag_field and value.get(one.tag_field) == one.tag:
+            return one
+    parted = (types.StructType, types.DictType) if is_table(value) else ()
+    listed = ("item_type",) if is_list(value) else ()
+    marked = [one for one in info.types if isinstance(one, types.Metadata | types.CustomType)]
+    fits = [one for one in info.types if isinstance(one, parted) or any(hasattr(one, name) for name in listed)]
+    return next(iter([*fits, *marked]), None)
+
+
+def _fields(struct: type[msgspec.Struct]) -> tuple[types.Field, ...]:
+    info = types.type_info(struct)
+    assert isinstance(info, types.StructType)
+    return info.fields
+
+
+def _unwrapped(value: Any) -> Any:
+    if isinstance(value, Table):
+        return value.plain()
+    return [_unwrapped(one) for one in value] if is_list(value) else value
+
+
+def is_list(value: Any) -> TypeGuard[list[Any]]:
+    """Whether it is an array of TOML."""
+    return isinstance(value, list | tuple) and not isinstance(value, Table)
+
+
+def is_table(value: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether it is a plain one of TOML."""
+    return isinstance(value, dict)
+
+
+def _are_tables(value: Any) -> TypeGuard[list[Table]]:
+    return is_list(value) and any(isinstance(one, Table) for one in value)

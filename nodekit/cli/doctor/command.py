@@ -1,0 +1,84 @@
+"""`nodekit doctor`."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from nodekit.cli.deprecations import caught
+from nodekit.cli.doctor.checks import Check, checks_of_packages, examine
+from nodekit.cli.doctor.machine import disk, open_files, python
+from nodekit.cli.doctor.packages import checks_of_offers, clashes, installed, metadata, offers
+from nodekit.cli.exit_codes import FAILED
+from nodekit.config.compose import compose_file
+from nodekit.config.findings import Finding
+from nodekit.config.formats import read_tables
+from nodekit.config.pins import Pins, read_pins
+from nodekit.errors import CompositionError
+
+_COLOURS = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "red"}
+
+
+@click.command()
+@click.argument("file", type=click.Path(dir_okay=False), required=False)
+def doctor(file: str | None) -> None:
+    """Look for what could be in the way of a node: on this machine, among the installed packages, in FILE.
+
+    Prints a line per finding, with what to do. Exits with 0, or with 1 if something is an error.
+    """
+    worst = 0
+    for finding in _findings(file):
+        click.echo(f"{click.style(f'{finding.level:<8}', fg=_COLOURS[finding.level])}{_line(finding)}")
+        worst = max(worst, FAILED if finding.level == "error" else 0)
+    sys.exit(worst)
+
+
+def _findings(file: str | None) -> Iterator[Finding]:
+    pins = None if file is None else _pins(file)
+    for name, check in _checks(pins):
+        yield from examine(name, check)
+    if file is not None:
+        yield from _composes(file)
+
+
+def _checks(pins: Pins | None) -> Iterator[tuple[str, Check]]:
+    yield "nodekit", installed
+    yield "packages", clashes
+    yield "Python", python
+    yield "open files", open_files
+    yield "disk", disk
+    yield "offers", offers
+    yield "metadata", metadata
+    yield from checks_of_offers(pins=pins)
+    yield from checks_of_packages(pins)
+
+
+def _pins(file: str) -> Pins | None:
+    """What the file allows to be imported: where it cannot be read, nothing but nodekit."""
+    try:
+        return read_pins(read_tables(file).tables)[0]
+    except CompositionError:
+        return Pins({})
+
+
+def _composes(file: str) -> Iterator[Finding]:
+    try:
+        read = read_tables(file)
+        with caught() as deprecations:
+            node = compose_file(read, Path(file))
+    except CompositionError as error:
+        for problem in error.problems:
+            yield Finding("error", file, problem.text if problem.where == file else str(problem))
+    else:
+        containers = ", ".join(node.containers) or "none"
+        yield from (Finding("note", file, notice) for notice in read.notices)
+        if (pins := read_pins(read.tables)[0]) and (absent := pins.absent()):
+            yield Finding("note", file, f"lists packages that are not installed: {', '.join(absent)}")
+        yield from (Finding("warning", file, text) for text in deprecations)
+        yield Finding("ok", file, f"composes; the node's name: {node.name}; its containers: {containers}")
+
+
+def _line(finding: Finding) -> str:
+    text = f"{finding.subject}: {finding.text}{f'; {finding.cure}' if finding.cure else ''}"
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())

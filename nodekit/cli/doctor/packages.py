@@ -1,0 +1,110 @@
+"""What `nodekit doctor` looks at among the installed packages."""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from importlib.metadata import Distribution, EntryPoint, PackageNotFoundError, distribution, distributions
+from pathlib import Path
+
+import nodekit
+from nodekit.cli.deprecations import caught
+from nodekit.cli.doctor.checks import Check
+from nodekit.cli.plugins.catalogue import OFFERS, entries_of, expected
+from nodekit.config.distributions import OWN_DISTRIBUTION as DISTRIBUTION
+from nodekit.config.distributions import name_of, normalised, unreadable
+from nodekit.config.findings import Finding
+from nodekit.config.formats import BUILT_IN
+from nodekit.config.pins import Pins
+from nodekit.config.providers import load_only, offered
+from nodekit.errors import NodekitError
+
+CURE = "update, reinstall or uninstall that package"
+EXTRAS = {"fast": 'the server "uvicorn" of the transport `asgi`'}
+"""What a user may want beside a plain install, and what it is for."""
+
+
+def installed() -> Iterator[Finding]:
+    """Which nodekit this is, and what of it is there."""
+    folder = Path(nodekit.__file__).parent
+    try:
+        requirements = distribution(DISTRIBUTION).requires or []
+    except PackageNotFoundError:
+        text = f"{nodekit.__version__} runs from {folder} and is not installed, so that no store or runner has a name"
+        yield Finding("error", "nodekit", text, f"pip install {DISTRIBUTION}")
+        return
+    yield Finding("ok", "nodekit", f"{nodekit.__version__} in {folder}")
+    for extra, purpose in EXTRAS.items():
+        if missing := [name for name in _of_extra(extra, requirements) if not _is_installed(name)]:
+            text = f"{', '.join(missing)} not installed; only needed for {purpose}"
+            yield Finding("note", f"[{extra}]", text, f"if you want that: pip install '{DISTRIBUTION}[{extra}]'")
+        else:
+            yield Finding("ok", f"[{extra}]", f"installed: {purpose}")
+
+
+def clashes() -> Iterator[Finding]:
+    """Other distributions that install a package `nodekit`: whichever came last has overwritten files of the other."""
+    owners = {normalised(name) for one in distributions() if (name := name_of(one)) and _installs_nodekit(one)}
+    for other in sorted(owners - {DISTRIBUTION}):
+        text = f"the distribution {other!r} installs a package `nodekit` too, and the two overwrite each other's files"
+        cure = f"pip uninstall {other}, then pip install --force-reinstall {DISTRIBUTION}"
+        yield Finding("error", "packages", text, cure)
+
+
+def offers() -> Iterator[Finding]:
+    """What a node file can name. Nothing is imported."""
+    known: dict[str, list[str]] = {kind: sorted(offered(kind)) for kind in OFFERS}
+    known["format"] = sorted({BUILT_IN, *offered("format")})
+    text = "; ".join(f"{kind}s {', '.join(names)}" for kind, names in known.items() if names)
+    yield Finding("ok", "offers", text or "none")
+
+
+def metadata() -> Iterator[Finding]:
+    """Distributions of which nothing can be used, since nobody can read what they offer."""
+    for where, reason in unreadable():
+        yield Finding("error", where, reason, "reinstall or remove it")
+
+
+def checks_of_offers(
+    kinds: Iterable[str] = (*OFFERS, "format"), pins: Pins | None = None
+) -> Iterator[tuple[str, Check]]:
+    """A check of each thing that packages put forward, which imports it; of what `pins` do not allow, none."""
+    for kind in kinds:
+        found: dict[str, list[EntryPoint]] = {}
+        for entry in entries_of(kind):
+            if pins is None or pins.allows(entry):
+                found.setdefault(entry.name, []).append(entry)
+        for name, entries in found.items():
+            groups = [[entry] for entry in entries] if kind == "check" else [entries]  # a check need not be alone
+            yield from ((f"{kind} {name!r}", partial(_loads, kind, name, group)) for group in groups)
+
+
+def _loads(kind: str, name: str, entries: Sequence[EntryPoint]) -> Iterator[Finding]:
+    try:
+        with caught() as deprecations:
+            load_only(entries, expected(kind), f"{kind} {name!r}")
+        yield from (Finding("warning", f"{kind} {name!r}", text) for text in deprecations)
+    except NodekitError as error:
+        text = str(error).removeprefix(f"{kind} {name!r} ")
+        clash = len(entries) > 1  # the text then says what to do
+        yield Finding("error", f"{kind} {name!r}", text, "" if clash else CURE)
+
+
+def _of_extra(extra: str, requirements: list[str]) -> list[str]:
+    """The distributions that an extra asks for, from lines such as ``uvicorn>=0.30; extra == "fast"``."""
+    found = [re.match(r"[\w.-]+", line) for line in requirements if re.search(rf"extra == ['\"]{extra}['\"]", line)]
+    return [name[0] for name in found if name]
+
+
+def _installs_nodekit(one: Distribution) -> bool:
+    try:
+        return any(file.parts[:1] == ("nodekit",) for file in one.files or ())
+    except Exception:  # its record cannot be read; what it offers cannot either, or it is none of ours
+        return False
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        distribution(name)
+    except PackageNotFoundError:
+        return False
+    return True

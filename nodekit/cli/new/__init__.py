@@ -1,0 +1,1 @@
+"""`nodekit new`: write a plugin package from a template."""

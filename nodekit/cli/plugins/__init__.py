@@ -1,0 +1,1 @@
+"""`nodekit plugins`: list what installed packages provide."""

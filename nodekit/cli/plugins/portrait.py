@@ -1,0 +1,114 @@
+"""What one offer is: imported, looked at, and described."""
+
+import dis
+import inspect
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout, suppress
+from importlib.metadata import EntryPoint
+from io import StringIO
+from typing import Any, Protocol, get_type_hints
+
+import msgspec
+
+import nodekit
+from nodekit.cli.config.field_docs import summary
+from nodekit.cli.config.words import Key, keys_of
+from nodekit.cli.plugins.catalogue import OFFERS, expected
+from nodekit.config.distributions import name_of, said_by, version_of
+from nodekit.config.providers import Offer, load_only
+from nodekit.hooks import specs as hookspecs
+from nodekit.interfaces.runner import ContainerRunner
+from nodekit.interfaces.store import JobStore
+
+
+class Portrait(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is to be known of something that a package puts forward."""
+
+    kind: str
+    name: str
+    text: str
+    """What it is, by its docstrings."""
+    distribution: str | None
+    version: str | None
+    summary: str | None
+    """Of the distribution."""
+    home_page: str | None
+    module: str
+    file: str | None
+    """Of the module."""
+    hooks: Sequence[str] = ()
+    capabilities: Sequence[str] = ()
+    """Optional Protocols that it fulfils."""
+    keys: Sequence[Key] = ()
+    container_keys: Sequence[Key] = ()
+    """Of a runner: keys of its containers; of a plugin: those that it reads from every container."""
+
+
+def portrait(kind: str, entry: EntryPoint) -> Portrait:
+    """Import it. Raises `NodekitError` where that fails."""
+    with redirect_stdout(StringIO()):
+        found: Any = load_only([entry], expected(kind), f"{kind} {entry.name!r}")
+    offer: Offer[Any] | None = found if kind in OFFERS else None
+    made = _made_by(offer) if offer else None
+    module = sys.modules.get(entry.module)
+    texts = [getattr(found, "help", None) or "", summary(made), summary(module), summary(found)]
+    return Portrait(
+        kind=kind,
+        name=entry.name,
+        text=next((inspect.cleandoc(text).partition("\n\n")[0] for text in texts if text), ""),
+        distribution=name_of(entry.dist),
+        version=version_of(entry.dist),
+        summary=said_by(entry.dist, "Summary"),
+        home_page=_home_page(entry),
+        module=entry.module,
+        file=getattr(module, "__file__", None),
+        hooks=[name for name in vars(hookspecs) if name.startswith("nodekit_") and hasattr(made, name)],
+        capabilities=list(_capabilities(made)),
+        keys=keys_of(offer.config, ("containers",) if kind == "runner" else ()) if offer else (),
+        container_keys=keys_of(offer.container, ("rules",)) if offer and offer.container else (),
+    )
+
+
+def _made_by(offer: Offer[Any]) -> type[Any] | None:
+    """The class of what an offer builds, found without building it: by its annotation, or a class that it names."""
+    build: Any = offer.build
+    if inspect.isclass(build):
+        return build
+    with suppress(Exception):  # annotations may name what only a type checker imports
+        found = get_type_hints(build).get("return")
+        if inspect.isclass(found):
+            return found
+    code = getattr(build, "__code__", None)
+    named = [getattr(build, "__globals__", {}).get(name) for name in (code.co_names if code else ())]
+    return next((one for one in named if inspect.isclass(one) and not issubclass(one, msgspec.Struct)), None)
+
+
+def _capabilities(made: type[Any] | None) -> Iterator[str]:
+    """Protocols that add something to those of a runner and a store."""
+    for name in nodekit.__all__:
+        protocol: Any = getattr(nodekit, name)
+        if inspect.isclass(protocol) and Protocol in protocol.__bases__ and _extends_a_part(protocol):
+            more = [member for member in vars(protocol) if not member.startswith("_")]
+            if made and all(hasattr(made, member) or member in _attributes(made) for member in more):
+                yield name
+
+
+def _attributes(made: type[Any]) -> set[str]:
+    """What its constructors set, as far as their code shows it."""
+    codes = [code for base in made.__mro__ if (code := getattr(vars(base).get("__init__"), "__code__", None))]
+    return {str(step.argval) for code in codes for step in dis.get_instructions(code) if step.opname == "STORE_ATTR"}
+
+
+def _extends_a_part(protocol: type[Any]) -> bool:
+    return any(base in protocol.__mro__ and protocol is not base for base in (ContainerRunner, JobStore))
+
+
+def _home_page(entry: EntryPoint) -> str | None:
+    """The first URL that the distribution names; its home page, if it calls one so."""
+    if own := said_by(entry.dist, "Home-page"):
+        return own
+    metadata = entry.dist.metadata if entry.dist else None
+    urls = [str(url).partition(", ") for url in (metadata.get_all("Project-URL") or ())] if metadata else []
+    named = {label.lower(): url for label, _, url in urls}
+    return named.get("homepage") or named.get("home") or next(iter(named.values()), None)

@@ -1,0 +1,1 @@
+"""`nodekit serve`: run a node until it is stopped."""

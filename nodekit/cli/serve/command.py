@@ -1,0 +1,138 @@
+"""`nodekit serve`."""
+
+import logging
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import anyio
+import click
+from anyio.abc import TaskStatus
+
+from nodekit.cli.deprecations import caught
+from nodekit.cli.exit_codes import FAILED, bad_node_file
+from nodekit.cli.serve.log import log_to_file, log_to_standard_error
+from nodekit.config.compose import compose, log_settings
+from nodekit.config.formats import file_of_the_environment, read_tables
+from nodekit.errors import CompositionError, NodekitError, Problem
+from nodekit.node.node import Node
+
+logger = logging.getLogger("nodekit")
+
+LEVELS = ("debug", "info", "warning", "error")
+
+
+@click.command()
+@click.argument("file", type=click.Path(dir_okay=False), required=False)
+@click.option("--bind", metavar="HOST:PORT", help="Listen there instead; port 0 picks a free one.")
+@click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True)
+@click.option("--trace-hooks", is_flag=True, help="Log each call of a plugin's hook, and how long it took.")
+def serve(file: str | None, bind: str | None, log_level: str, trace_hooks: bool) -> None:
+    """Run the node of a node file until SIGTERM or SIGINT.
+
+    Without FILE, it is the one that an environment variable of a format names, if one is set.
+
+    The first signal drains: no new jobs, those that run may finish within drain_seconds. A second one stops at once.
+    In either case what a durable store holds goes on at the next start. Exits with 0 when stopped by a signal, 3 when
+    the node file does not compose, 1 when the node fails.
+    """
+    log_to_standard_error(log_level)
+    node = _composed(_of_the_environment() if file is None else file, bind, trace_hooks)
+    try:
+        anyio.run(_serve, node)
+    except BaseException as error:
+        sys.exit(_report(error))
+
+
+def _of_the_environment() -> str:
+    if (file := file_of_the_environment()) is None:
+        raise click.UsageError("no FILE is given, and no variable of an installed format names one")
+    return file
+
+
+def _composed(path: str, bind: str | None, trace_hooks: bool) -> Node:
+    """The node of the file, and what is to be said of how it was read."""
+    try:
+        file = read_tables(path)
+        tables = _traced(_bound(file.tables, bind), trace_hooks)
+    except CompositionError as error:
+        bad_node_file(path, error)
+    try:
+        with caught() as deprecations:
+            node = compose(tables, Path(path))
+    except CompositionError as error:
+        for problem in error.problems:
+            if bind is not None and problem.where == "transports[0].bind":
+                raise click.BadParameter(problem.text, param_hint="--bind") from error
+        bad_node_file(path, file.in_the_file(error))
+    if settings := log_settings(tables, Path(path)):
+        log_to_file(settings)
+    for notice in (*file.notices, *deprecations):
+        logger.warning("%s: %s", path, notice)
+    return node
+
+
+def _bound(tables: dict[str, Any], bind: str | None) -> dict[str, Any]:
+    if bind is None:
+        return tables
+    match tables.get("transports"):
+        case [{**transport}]:
+            return {**tables, "transports": [{**transport, "bind": bind}]}
+        case _:
+            raise CompositionError(Problem("transports", "--bind needs a node file with exactly one transport"))
+
+
+def _traced(tables: dict[str, Any], trace_hooks: bool) -> dict[str, Any]:
+    settings = tables.get("node", {})
+    if not trace_hooks or not isinstance(settings, dict):
+        return tables
+    return {**tables, "node": {**settings, "trace_hooks": True}}
+
+
+async def _serve(node: Node) -> None:
+    stop, started, at_once = anyio.Event(), anyio.Event(), anyio.CancelScope()
+    async with anyio.create_task_group() as watching:  # to the very end: parts that are being left are not cut short
+        await watching.start(_watch_signals, stop, started, at_once)
+        with at_once:
+            async with node:
+                started.set()
+                for url in node.urls:
+                    click.echo(f"listening on {url}")
+                sys.stdout.flush()
+                await stop.wait()
+        logger.info("stopped")
+        watching.cancel_scope.cancel()
+
+
+async def _watch_signals(
+    stop: anyio.Event, started: anyio.Event, at_once: anyio.CancelScope, *, task_status: "TaskStatus[None]"
+) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async for received in signals:
+            if started.is_set() and not stop.is_set():
+                logger.info("%s: stopping; send it again to stop at once", received.name)
+                stop.set()
+            else:
+                logger.warning("%s: stopping at once", received.name)
+                at_once.cancel()
+
+
+def _report(error: BaseException) -> int:
+    """Say what failed in a line each; a traceback only for what nobody raised on purpose."""
+    for cause in _leaves(error):
+        if isinstance(cause, NodekitError):
+            click.echo(f"nodekit: {cause}", err=True)
+        else:
+            logger.error("the node failed", exc_info=cause)
+    return FAILED
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in cast("BaseExceptionGroup[BaseException]", error).exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error

@@ -1,0 +1,1 @@
+"""Builders: requests, jobs, steps and small components for tests."""

@@ -1,0 +1,1 @@
+"""The contracts of components and plugins, as tests to subclass."""

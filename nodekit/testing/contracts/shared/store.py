@@ -1,0 +1,141 @@
+"""What a `SharedStore` promises."""
+
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+
+import anyio
+
+from nodekit import ContainerId, Job, JobId, JobStatus, Node, SharedStore, StoreFailed
+from nodekit.testing.builders.jobs import make_request
+from nodekit.testing.contracts.shared.announcing import AnnouncingContract
+from nodekit.testing.contracts.shared.counting import CountingRunner
+from nodekit.testing.contracts.shared.leasing import Open
+from nodekit.testing.faults.injection import Faults
+
+
+class SharedStoreContract(AnnouncingContract):
+    """For a store on which several nodes work. Define the fixture `open_store`.
+
+    It is a function that gives a store, not entered, always on the same data, which are empty when a test begins; the
+    suite opens several at once, some of them in an event loop of their own. They hold a claim, or an announcement,
+    without renewing it for `lease_seconds`::
+
+        class TestMyStore(SharedStoreContract):
+            lease_seconds = 0.5
+
+            @pytest.fixture
+            def open_store(self, tmp_path):
+                return lambda: MyStore(tmp_path, lease_seconds=self.lease_seconds)
+
+    A node dies, or is paused, as `hold` says. A store alone keeps all promises of `JobStoreContract`, too.
+    """
+
+    def node(self, store: SharedStore, runner: CountingRunner) -> Node:
+        """A node that waits for nothing when it is left."""
+        return Node(store=store, runners=[runner], name=runner.name, drain_seconds=0)
+
+    async def submitted(self, node: Node, count: int, *containers: ContainerId) -> list[JobId]:
+        requests = [make_request(*containers, data={"number": n}, client=f"client {n % 3}") for n in range(count)]
+        answers = await node.submit_many(requests)
+        return [answer.id for answer in answers if isinstance(answer, Job)]
+
+    async def finished(self, node: Node, ids: Sequence[JobId]) -> list[Job]:
+        """The jobs once they are finished: each well, and each step once."""
+        with anyio.fail_after(self.timeout_seconds + self.lease_seconds):
+            jobs = await node.wait(ids)
+        assert sorted(job.id for job in jobs) == sorted(ids)
+        for job in jobs:
+            assert job.status is JobStatus.SUCCESS
+            assert [step.container for step in job.steps] == list(job.request.containers)
+            assert all(len(step.attempts) == 1 and step.result is not None for step in job.steps)
+            assert job.result is not None
+        return jobs
+
+    async def called(self, runner: CountingRunner, count: int, index: int) -> None:
+        """Wait until so many jobs are in the step of that index."""
+
+        async def jobs() -> int:
+            return sum(at == index for _, at in list(runner.calls))
+
+        await self.eventually(jobs, count)
+
+    async def test_nodes_on_one_store_finish_all_jobs_and_run_each_step_once(self, open_store: Open) -> None:
+        runners = [CountingRunner(name) for name in "abc"]
+        async with AsyncExitStack() as stack:
+            nodes = [await stack.enter_async_context(self.node(open_store(), runner)) for runner in runners]
+            ids: list[JobId] = []
+            for node in nodes:
+                ids += await self.submitted(node, 10, "echo", "reverse")
+            assert len(ids) == 30
+            for node in nodes:
+                await self.finished(node, ids)
+            assert (await nodes[0].pending()).total == 0
+        calls = sum((runner.calls for runner in runners), Counter[tuple[JobId, int]]())
+        assert calls == {(id, index): 1 for id in ids for index in (0, 1)}
+
+    async def test_the_jobs_of_a_node_that_dies_in_the_middle_are_finished_by_the_others(
+        self, open_store: Open
+    ) -> None:
+        dying, living = CountingRunner("dying", held=["reverse"]), CountingRunner("living")
+        async with self.place(open_store()) as there:
+            node = await there.enter(self.node(there.store, dying))
+            ids = await there.call(self.submitted, node, 6, "echo", "reverse")
+            await self.called(dying, 6, index=1)
+            await there.stand_still()
+            async with self.node(open_store(), living) as other:
+                jobs = await self.finished(other, ids)
+                there.go_on()
+                await there.call(dying.open)
+                ids_after = await there.call(self.submitted, node, 6, "echo")
+                await self.finished(other, ids_after)
+                assert await other.fetch(ids) == jobs
+        assert living.calls.keys() >= {(id, 1) for id in ids}
+        assert not any((id, 0) in living.calls for id in ids)
+        instances = [[attempt.instance for step in job.steps for attempt in step.attempts] for job in jobs]
+        assert instances == [["dying", "living"]] * 6
+
+    async def test_the_jobs_of_a_node_that_leaves_are_finished_by_the_others(self, open_store: Open) -> None:
+        leaving, staying = CountingRunner("leaving", held=["reverse"]), CountingRunner("staying")
+        async with self.node(open_store(), leaving) as node:
+            ids = await self.submitted(node, 6, "echo", "reverse")
+            await self.called(leaving, 6, index=1)
+        assert leaving.aborted == 6
+        async with self.node(open_store(), staying) as other:
+            await self.finished(other, ids)
+        assert staying.calls == {(id, 1): 1 for id in ids}
+
+    async def test_a_job_that_is_cancelled_through_another_node_is_aborted_where_it_runs(
+        self, open_store: Open
+    ) -> None:
+        runner = CountingRunner("running", held=["echo"])
+        async with self.node(open_store(), runner) as node:
+            [id] = await self.submitted(node, 1, "echo")
+            await self.called(runner, 1, index=0)
+            async with self.node(open_store(), CountingRunner("other")) as other:
+                cancelled = await other.cancel(id)
+                assert cancelled is not None
+                assert cancelled.status is JobStatus.CANCELLED
+                with anyio.fail_after(self.timeout_seconds):
+                    assert await node.wait([id]) == [cancelled]
+                await self.eventually(lambda: self._aborted(runner), 1)
+                assert await other.fetch([id]) == [cancelled]
+
+    async def _aborted(self, runner: CountingRunner) -> int:
+        return runner.aborted
+
+    async def test_nodes_whose_store_fails_now_and_then_finish_all_jobs(self, open_store: Open) -> None:
+        runners = [CountingRunner(name) for name in "ab"]
+        async with AsyncExitStack() as stack:
+            nodes: list[Node] = []
+            for runner in runners:
+                faults = Faults()
+                failures = [faults.before("save", 1, 4), faults.after("save", 2, 5)]
+                for when in failures:
+                    when.fail(StoreFailed("the engine does not answer"))
+                node = self.node(faults.around(open_store()), runner)
+                nodes.append(await stack.enter_async_context(node))
+            ids = [id for node in nodes for id in await self.submitted(node, 10, "echo", "reverse")]
+            await self.finished(nodes[0], ids)
+        calls = sum((runner.calls for runner in runners), Counter[tuple[JobId, int]]())
+        assert calls == {(id, index): 1 for id in ids for index in (0, 1)}

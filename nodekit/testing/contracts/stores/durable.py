@@ -1,0 +1,200 @@
+"""What a store promises that outlives the process."""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import anyio
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from nodekit import ContainerError, Job, JobStatus, JobStore, Location, Outcome, Settlement, StoreInUse
+from nodekit.testing.builders.jobs import make_job, succeeded, with_output
+from nodekit.testing.contracts.stores.crashing import CrashingContract
+from nodekit.testing.contracts.stores.killing import Tell, told_until_killed
+from nodekit.testing.leaks.detectors import no_leaks
+
+
+class DurableJobStoreContract(CrashingContract):
+    """Define the fixture `open_store`: a function that gives a store, not entered, always on the same data."""
+
+    exclusive: bool = True
+    """Whether one node at a time may hold the data."""
+
+    async def test_added_jobs_survive(self, open_store: Callable[[], JobStore]) -> None:
+        jobs = [make_job(client="alice", idempotency_key="k"), make_job(client="bob", priority=0)]
+        async with open_store() as store:
+            await store.add(jobs)
+        async with open_store() as store:
+            assert await store.get([job.id for job in jobs]) == jobs
+            assert await store.find(limit=10) == [job.id for job in jobs]
+            assert await store.add([make_job(idempotency_key="k")]) == [jobs[0]]
+            assert await self.counts(store) == (2, 0, {"alice": 1, "bob": 1})
+            assert [claim.job for claim in await self.claims(store, 2)] == jobs[::-1]
+            assert await self.nothing_to_claim(store)
+
+    async def test_jobs_that_were_being_run_are_offered_again_with_what_was_saved(
+        self, open_store: Callable[[], JobStore]
+    ) -> None:
+        async with open_store() as store:
+            untouched = await self.claimed(store)
+            begun = await self.claimed(store)
+            await store.save(begun, job := with_output(begun.job, {"a": 1}, due="reverse"))
+        async with open_store() as store:
+            [claim] = await self.claims(store, 1, containers=["reverse"])
+            assert claim.job == job
+            [claim] = await self.claims(store, 1)
+            assert claim.job == untouched.job
+
+    async def test_finished_jobs_survive_and_are_not_offered(self, open_store: Callable[[], JobStore]) -> None:
+        async with open_store() as store:
+            claim = await self.claimed(store)
+            await store.save(claim, done := succeeded(claim.job))
+            await store.add([queued := make_job()])
+            settlement = await store.settle(queued.id, Outcome(JobStatus.CANCELLED), client=None)
+            assert settlement is not None
+        async with open_store() as store:
+            assert await store.get([done.id, queued.id]) == [done, settlement.job]
+            assert await self.nothing_to_claim(store)
+            assert await self.counts(store) == (0, 0, {})
+            again = await store.settle(done.id, Outcome(JobStatus.CANCELLED), client=None)
+            assert again == Settlement(done, now=False)
+
+    async def test_released_jobs_survive(self, open_store: Callable[[], JobStore]) -> None:
+        async with open_store() as store:
+            claim = await self.claimed(store)
+            await store.release(claim, released := with_output(claim.job, due="reverse"))
+        async with open_store() as store:
+            [claim] = await self.claims(store, 1, containers=["reverse"])
+            assert claim.job == released
+
+    async def test_a_delay_survives(self, open_store: Callable[[], JobStore]) -> None:
+        async with open_store() as store:
+            claim = await self.claimed(store)
+            await store.release(claim, claim.job, delay_seconds=1000)
+        async with open_store() as store:
+            assert await self.nothing_to_claim(store)
+            assert await self.counts(store) == (1, 0, {"alice": 1})
+
+    async def test_time_limits_survive(self, open_store: Callable[[], JobStore]) -> None:
+        waits, ages = self.hasty(), replace(make_job(), timeout_seconds=self.short)
+        async with open_store() as store:
+            await store.add([waits, make_job(), ages])
+        async with open_store() as store:
+            assert await self.nothing_expires(store)
+            assert sorted(await self.expired(store, 2)) == [waits.id, ages.id]
+            assert await self.nothing_expires(store)
+
+    async def test_a_delay_that_survives_is_not_lengthened_by_a_clock_that_was_set_back(
+        self, open_store: Callable[[], JobStore]
+    ) -> None:
+        async with open_store() as store:
+            claim = await self.claimed(store)
+            await store.release(claim, claim.job, delay_seconds=self.short)
+        now = time.time
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(time, "time", lambda: now() - 86_400)
+            async with open_store() as store:
+                [again] = await self.claims(store, 1)
+        assert again.job.id == claim.job.id
+
+    async def test_deleted_jobs_stay_deleted(self, open_store: Callable[[], JobStore]) -> None:
+        async with open_store() as store:
+            claim = await self.claimed(store, make_job(idempotency_key="k"))
+            await store.save(claim, succeeded(claim.job))
+            await store.delete([claim.job.id])
+        async with open_store() as store:
+            assert await store.find(limit=10) == []
+            new = make_job(idempotency_key="k")
+            assert await store.add([new]) == [new]
+
+    async def test_a_stream_that_was_cut_off_has_failed(self, open_store: Callable[[], JobStore]) -> None:
+        async with open_store() as store:
+            claim = await store.add_claimed(make_job(destination=Location.STREAM))
+        async with open_store() as store:
+            [job] = await store.get([claim.job.id])
+            assert job.status is JobStatus.FAILED
+            assert isinstance(job.result, ContainerError)
+            assert job.result.kind == "interrupted"
+            assert await self.nothing_to_claim(store)
+            assert await self.counts(store) == (0, 0, {})
+
+    async def test_only_one_node_at_a_time_holds_the_data(self, open_store: Callable[[], JobStore]) -> None:
+        if not self.exclusive:
+            pytest.skip("this store is shared")
+        async with open_store() as store:
+            await store.add([job := make_job()])
+            with pytest.raises(StoreInUse) as raised:
+                async with open_store():
+                    pass
+            assert str(raised.value)
+            assert await store.get([job.id]) == [job]
+        async with open_store() as store:
+            assert await store.get([job.id]) == [job]
+
+    async def test_a_store_that_was_left_leaves_nothing_open(self, open_store: Callable[[], JobStore]) -> None:
+        async with no_leaks():
+            for _ in range(2):
+                async with open_store() as store:
+                    claim = await self.claimed(store)
+                    await store.save(claim, succeeded(claim.job))
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+    @pytest.mark.parametrize("busy", [True, False], ids=["busy", "idle"])
+    def test_what_a_call_has_kept_survives_a_kill(
+        self,
+        open_store: Callable[[], JobStore],
+        anyio_backend_name: str,
+        anyio_backend_options: dict[str, Any],
+        busy: bool,
+    ) -> None:
+        """Another process uses the store until it is killed. What a call returned for is there, as it was kept."""
+        run = partial(anyio.run, backend=anyio_backend_name, backend_options=anyio_backend_options)
+
+        def live(tell: Tell) -> None:
+            run(self._use_until_killed, open_store, tell, busy)
+
+        told = told_until_killed(live, lines=_SCRIPTED + 25 * busy, seconds=self.kill_seconds)
+        expected = {job.id: job for job in (msgspec.json.decode(line, type=Job) for line in told)}
+        kept: Sequence[Job] = run(self._kept_after, open_store, list(expected))
+        lost = [job for job in expected.values() if job not in kept]
+        assert not lost, (
+            f"{len(lost)} of {len(expected)} jobs are not there as they were kept before the process was killed; one "
+            f"that was {lost[0].status} is {[job.status for job in kept if job.id == lost[0].id] or 'not there'}"
+        )
+
+    async def _use_until_killed(self, open_store: Callable[[], JobStore], tell: Tell, busy: bool) -> None:
+        def tells(job: Job) -> None:
+            tell(msgspec.json.encode(job))
+
+        async with open_store() as store:
+            for number in range(5):
+                claim = await self.claimed(store, make_job("echo", "reverse", data={"number": number}))
+                tells(claim.job)
+                await store.save(claim, going_on := with_output(claim.job, {"number": number}, due="reverse"))
+                tells(going_on)
+                await store.save(claim, ended := succeeded(going_on))
+                tells(ended)
+            await store.add([queued := make_job()])
+            settlement = await store.settle(queued.id, Outcome(JobStatus.CANCELLED), client=None)
+            assert settlement is not None
+            tells(settlement.job)
+            claim = await self.claimed(store)
+            await store.release(claim, released := with_output(claim.job, due="reverse"))
+            tells(released)
+            while busy:
+                for job in await store.add([make_job(data={"text": "x" * 1000})]):
+                    tells(job)
+            await anyio.sleep(self.kill_seconds)
+
+    async def _kept_after(self, open_store: Callable[[], JobStore], ids: Sequence[str]) -> Sequence[Job]:
+        with anyio.fail_after(self.kill_seconds):
+            async with open_store() as store:
+                return await store.get(ids)
+
+
+_SCRIPTED = 17
+"""How much the process tells before it adds jobs and nothing else, or does nothing."""

@@ -1,0 +1,208 @@
+"""Lives that end by a kill at any moment: what is done in one, what it tells, and what has to be there after it."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import count
+from random import Random
+
+import anyio
+import msgspec
+from msgspec.structs import replace
+
+from nodekit import FINISHED, Claim, ContainerId, Job, JobId, JobStatus, JobStore, Outcome
+from nodekit.testing.builders.jobs import make_job, succeeded, with_output
+from nodekit.testing.contracts.stores.killing import Tell
+
+_TASKS = 4
+_PATIENCE_SECONDS = 1.0
+"""How long to wait for a job to claim; another task may have taken it."""
+_CANCELLED = Outcome(JobStatus.CANCELLED)
+
+
+class Word(msgspec.Struct, frozen=True, kw_only=True):
+    """Of a call: how it leaves jobs, told before it begins, and again when it has returned."""
+
+    call: int
+    returned: bool = False
+    jobs: tuple[Job, ...] = ()
+    gone: tuple[JobId, ...] = ()
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """What a store says that was opened again."""
+
+    ids: Sequence[JobId]
+    jobs: Sequence[Job]
+    pending: int
+
+
+class Life:
+    """Works on a store from several tasks, leaves it now and then and opens it again, and tells of each call."""
+
+    def __init__(
+        self, open_store: Callable[[], JobStore], tell: Tell, chance: Random, *, stops_after: int | None = None
+    ) -> None:
+        self._open_store, self._tell, self._chance = open_store, tell, chance
+        self._stops_after = stops_after
+        self._words = 0
+        self._calls = count()
+        self._finished = deque[JobId]()
+        """Told to be, and deleted by no task yet."""
+
+    async def begin(self, many: int) -> None:
+        """Add many jobs, which nobody claims: what rewrites all of them at each change has much to do then."""
+        async with self._open_store() as store:
+            with self._telling(*(jobs := [make_job("later") for _ in range(many)])):
+                await store.add(jobs)
+            await anyio.sleep_forever()
+
+    async def live(self) -> None:
+        while True:
+            self._say(Word(call=next(self._calls)))  # a kill may follow it at once: while the store opens
+            async with self._open_store() as store:
+                self._finished = deque(await store.find(status=FINISHED, limit=1000))
+                async with anyio.create_task_group() as tasks:
+                    for _ in range(_TASKS):
+                        tasks.start_soon(self._work, store, self._chance.randrange(1, 5))
+                self._say(Word(call=next(self._calls)))  # and this one: while it closes
+
+    async def _work(self, store: JobStore, times: int) -> None:
+        for _ in range(times):
+            await self._chance.choice((self._run, self._run, self._cancel, self._delete))(store)
+
+    async def _add(self, store: JobStore, *containers: ContainerId) -> Sequence[Job]:
+        sizes = [self._chance.choice((10, 1000, 20_000)) for _ in range(self._chance.randrange(1, 4))]
+        jobs = [make_job(*containers, data={"text": "x" * size}) for size in sizes]
+        with self._telling(*jobs):
+            await store.add(jobs)
+        return jobs
+
+    async def _run(self, store: JobStore) -> None:
+        await self._add(store, "echo", "reverse")
+        claims: Sequence[Claim] = ()
+        with anyio.move_on_after(_PATIENCE_SECONDS):
+            claims = await store.claim(["echo", "reverse"], 2)
+        for claim in claims:
+            goes_on = with_output(claim.job, {"text": "y" * 100}, due="reverse")
+            with self._telling(goes_on):
+                await store.save(claim, goes_on)
+            await self._chance.choice((self._finish, self._release, self._settle_running, self._hold))(store, claim)
+
+    async def _finish(self, store: JobStore, claim: Claim) -> None:
+        done = succeeded(claim.job)
+        with self._telling(done):
+            await store.save(claim, done)
+        self._finished.append(done.id)
+
+    async def _release(self, store: JobStore, claim: Claim) -> None:
+        released = with_output(claim.job, due="echo")
+        with self._telling(released):
+            await store.release(claim, released)
+
+    async def _hold(self, store: JobStore, claim: Claim) -> None:
+        """Leave it as it is; it is offered again once the store was opened again."""
+
+    async def _settle_running(self, store: JobStore, claim: Claim) -> None:
+        await self._settle(store, claim.job)
+
+    async def _cancel(self, store: JobStore) -> None:
+        for job in await self._add(store, "later"):  # which nobody claims
+            await self._settle(store, job)
+
+    async def _settle(self, store: JobStore, job: Job) -> None:
+        self._say(word := Word(call=next(self._calls), jobs=(job.finished(_CANCELLED, time.time()),)))
+        settlement = await store.settle(job.id, _CANCELLED, client=None)
+        assert settlement is not None, f"settle does not know the job {job.id}, which was told to be there"
+        self._say(replace(word, jobs=(settlement.job,), returned=True))
+        self._finished.append(job.id)
+
+    async def _delete(self, store: JobStore) -> None:
+        gone = [self._finished.popleft() for _ in range(min(3, len(self._finished)))]
+        with self._telling(gone=gone):
+            await store.delete(gone)
+
+    @contextmanager
+    def _telling(self, *jobs: Job, gone: Sequence[JobId] = ()) -> Iterator[None]:
+        self._say(word := Word(call=next(self._calls), jobs=jobs, gone=tuple(gone)))
+        yield
+        self._say(replace(word, returned=True))
+
+    def _say(self, word: Word) -> None:
+        self._tell(msgspec.json.encode(word))
+        self._words += 1
+        while self._words == self._stops_after:
+            time.sleep(60)  # and none of the other tasks has a turn
+
+
+async def look(store: JobStore, ids: Collection[JobId]) -> Found:
+    """All that is there, and what is there of these."""
+    found = await store.find(limit=10**6)
+    jobs = await store.get(list(dict.fromkeys([*found, *ids])))
+    return Found(ids=found, jobs=jobs, pending=(await store.pending()).total)
+
+
+class Memory:
+    """What was told in all lives."""
+
+    def __init__(self) -> None:
+        self._kept: dict[JobId, Job | None] = {}
+        """As calls that have returned left them; None: not there."""
+        self._begun: dict[JobId, dict[int, Job | None]] = {}
+        """As calls that have begun since may have left them, oldest first."""
+        self._together: dict[int, Sequence[JobId]] = {}
+        """Of an `add` that has begun, and not returned."""
+
+    @property
+    def ids(self) -> Collection[JobId]:
+        return self._kept.keys()
+
+    def hear(self, line: bytes) -> None:
+        word = msgspec.json.decode(line, type=Word)
+        states = {**{job.id: job for job in word.jobs}, **dict.fromkeys(word.gone)}
+        if word.returned:
+            self._together.pop(word.call, None)
+        elif states and not states.keys() & self._kept.keys():
+            self._together[word.call] = list(states)
+        for id, job in states.items():
+            self._kept.setdefault(id, None)
+            begun = self._begun.setdefault(id, {})
+            if not word.returned:
+                begun[word.call] = job
+            elif word.call in begun:  # else one that began later has returned before
+                self._kept[id] = job
+                self._begun[id] = {call: state for call, state in begun.items() if call > word.call}
+
+    def misses(self, found: Found) -> Iterator[str]:
+        """What is not as it has to be, a sentence each. From here on, what was found has to stay."""
+        there = {job.id: job for job in found.jobs}
+        for id in sorted(self._kept.keys() | there.keys()):
+            if id not in self._kept:
+                yield f"the job {id} is there, and was never added"
+            elif not self._may_be(id, there.get(id)):
+                yield f"the job {id} was told to be {_state(self._kept[id])} and is {_state(there.get(id))}"
+        for added in self._together.values():
+            ids = [id for id in added if len(self._begun[id]) == 1]  # nothing was done to it yet by another task
+            if 0 < len(there.keys() & ids) < len(ids):
+                yield f"{len(there.keys() & ids)} jobs are there of {len(ids)} that one call adds"
+        if set(found.ids) != there.keys():
+            yield f"`find` tells of {len(found.ids)} jobs and `get` gives {len(there)}"
+        unfinished = sum(not job.status.finished for job in there.values())
+        if found.pending != unfinished:
+            yield f"`pending` counts {found.pending} jobs, and {unfinished} are not finished"
+        self._kept = {id: there.get(id) for id in self._kept}
+        self._begun, self._together = {}, {}
+
+    def _may_be(self, id: JobId, job: Job | None) -> bool:
+        begun: Mapping[int, Job | None] = self._begun.get(id, {})
+        return job == self._kept[id] or any(_timeless(job) == _timeless(state) for state in begun.values())
+
+
+def _timeless(job: Job | None) -> Job | None:
+    """Without the time of its end, which is the store's to say."""
+    return job if job is None else replace(job, finished_at=None)
+
+
+def _state(job: Job | None) -> str:
+    return "gone" if job is None else f"{job.status} after {len(job.steps)} steps"

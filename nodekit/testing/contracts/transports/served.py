@@ -1,0 +1,227 @@
+"""The node that a transport under test serves: containers that do as they are told, a guard, a table to hold up."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+import msgspec
+
+from nodekit import (
+    ClientId,
+    Container,
+    ContainerFailed,
+    ContainerId,
+    ContainerOutput,
+    EmbeddedStore,
+    Job,
+    JobId,
+    JobRequest,
+    Node,
+    Refusal,
+    Step,
+    Transport,
+    Unfinished,
+    decode_payload,
+    encode_payload,
+)
+from nodekit.testing.builders.components import make_table
+
+MOST_PIECES = 2048
+"""Pieces of 64 KiB that ``∞`` gives: whoever takes more without end must not fill memory."""
+
+CONTAINERS = {
+    container.id: container
+    for container in (
+        Container(id="echo", image="images/echo:1", description="gives what it is given"),
+        Container(id="fail"),
+        Container(id="gate", description="waits until it is opened"),
+        Container(id="pieces", description="streams what the job says"),
+        Container(id="inner", rules={"external": False}),
+        Container(id="proof", rules={"generates_proofs": True}),
+        Container(id="far", rules={"allowed_ips": ("10.0.0.0/8",)}),
+    )
+}
+
+
+class ToldRunner:
+    """Its containers give what they are given, but for `fail`; `gate` waits first, and `pieces` does as it is told."""
+
+    def __init__(self) -> None:
+        self.opened = anyio.Event()
+        """Lets `gate` go on, and `pieces` where it waits."""
+        self.calls: list[ContainerId] = []
+        self.given_up: list[ContainerId] = []
+        """Calls that were cancelled."""
+        self.mended = False
+        """Whether `fail` fails no more."""
+        self.given = 0
+        """How many pieces were taken of `pieces`."""
+        self.up: Collection[ContainerId] = CONTAINERS.keys()
+        self.containers: Mapping[ContainerId, Container] = CONTAINERS
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def running(self) -> Collection[ContainerId]:
+        return self.up
+
+    async def changed(self) -> None:
+        await anyio.sleep_forever()
+
+    def problems(self) -> Sequence[str]:
+        return [f"container {id} is down" for id in self.containers if id not in self.up]
+
+    async def resources(self, container: ContainerId, model_id: str | None) -> msgspec.Raw | None:
+        return encode_payload({"model": model_id}) if container == "echo" else None
+
+    async def run(self, step: Step) -> ContainerOutput:
+        with self._noted(step.container):
+            if step.container == "fail" and not self.mended:
+                raise ContainerFailed("status", "as it was told", status=500)
+            if step.container == "gate":
+                await self.opened.wait()
+        return ContainerOutput(container=step.container, output=step.input.data, instance="told")
+
+    @asynccontextmanager
+    async def stream(self, step: Step) -> AsyncIterator[AsyncIterator[bytes]]:
+        pieces = self._pieces(step)
+        with self._noted(step.container):
+            try:
+                yield pieces
+            finally:
+                await pieces.aclose()
+
+    async def _pieces(self, step: Step) -> AsyncGenerator[bytes, None]:
+        """What the job says: ``…`` waits to be told, ``!`` fails, ``∞`` has no end."""
+        if step.container != "pieces":
+            yield bytes((await self.run(step)).output)
+            return
+        for piece in decode_payload(step.input.data)["pieces"]:
+            if piece == "…":
+                await self.opened.wait()
+            elif piece == "!":
+                raise ContainerFailed("died", "as it was told")
+            elif piece == "∞":
+                while self.given < MOST_PIECES:
+                    self.given += 1
+                    yield b"x" * 65536
+                await anyio.sleep_forever()
+            else:
+                yield piece.encode()
+
+    def _noted(self, container: ContainerId) -> "_Noted":
+        return _Noted(self, container)
+
+
+class _Noted:
+    def __init__(self, runner: ToldRunner, container: ContainerId) -> None:
+        self._runner = runner
+        self._container = container
+
+    def __enter__(self) -> None:
+        self._runner.calls.append(self._container)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None and not issubclass(kind, ContainerFailed):
+            self._runner.given_up.append(self._container)
+
+
+class ToldRules(msgspec.Struct, frozen=True, kw_only=True):
+    """The rules of `CONTAINERS`."""
+
+    external: bool = True
+    generates_proofs: bool = False
+    allowed_ips: tuple[str, ...] = ()
+
+
+class ToldGuard:
+    """Refuses as the document says, by the rules of `CONTAINERS`."""
+
+    container_rules = ToldRules
+
+    async def nodekit_admit(self, request: JobRequest) -> None:
+        first, last = request.containers[0], request.containers[-1]
+        if first == "inner":
+            raise Refusal("First container must be external", first_container=first)
+        if request.requires_proof and last != "proof":
+            raise Refusal("Container does not generate proof", container=last)
+        if "far" in request.containers:
+            raise Refusal("Container not allowed for address", container="far", address=request.address)
+
+
+class ToldTable:
+    """A table in memory that keeps and reads when it is told, or fails."""
+
+    def __init__(self) -> None:
+        self._table = make_table()
+        self.jobs: dict[JobId, Job] = {}
+        """As they were kept last."""
+        self.keeps = anyio.Event()
+        self.keeps.set()
+        """Jobs that are added are kept once this is set."""
+        self.adding = 0
+        """How many calls wait for it."""
+        self.fails_to_add: Exception | None = None
+        self.fails_to_get: Exception | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._table.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        return await self._table.__aexit__(kind, error, trace)
+
+    async def add(self, jobs: Sequence[Job]) -> list[Job]:
+        if self.fails_to_add is not None:
+            raise self.fails_to_add
+        self.adding += 1
+        await self.keeps.wait()
+        self.adding -= 1
+        kept = await self._table.add(jobs)
+        self.jobs |= {job.id: job for job in kept}
+        return kept
+
+    async def save(self, job: Job) -> None:
+        self.jobs[job.id] = job
+        await self._table.save(job)
+
+    async def get(self, ids: Sequence[JobId], *, client: ClientId | None = None) -> list[Job]:
+        if self.fails_to_get is not None:
+            raise self.fails_to_get
+        return await self._table.get(ids, client=client)
+
+    async def find(self, *, limit: int, **conditions: Any) -> list[JobId]:
+        return await self._table.find(limit=limit, **conditions)
+
+    async def delete(self, ids: Sequence[JobId]) -> int:
+        return await self._table.delete(ids)
+
+    async def unfinished(self) -> Sequence[Unfinished]:
+        return await self._table.unfinished()
+
+
+class Served:
+    """A node that is served, and what is told to its parts."""
+
+    def __init__(self, *transports: Transport, plugins: Sequence[object] = (), **settings: Any) -> None:
+        self.runner = ToldRunner()
+        self.table = ToldTable()
+        settings = {"drain_seconds": 0, **settings}
+        store, guarded = EmbeddedStore(self.table), [ToldGuard(), *plugins]
+        self.node = Node(store=store, runners=[self.runner], transports=transports, plugins=guarded, **settings)
+
+    @property
+    def url(self) -> str:
+        """Where its first transport listens."""
+        return self.node.urls[0]

@@ -1,0 +1,1 @@
+"""Faults at chosen calls of a component."""

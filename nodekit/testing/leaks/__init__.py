@@ -1,0 +1,1 @@
+"""Detectors of leaks and of a blocked event loop."""

@@ -1,0 +1,236 @@
+"""What a `JobStore` should hold and answer, in plain Python. Where the contract leaves room, so does this."""
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+from msgspec.structs import replace
+
+from nodekit import Claim, ContainerError, ContainerId, Job, JobId, JobStatus, Location, Outcome, Settlement
+from nodekit.testing.store_model.fairness import Lane, Turns
+
+SLACK_SECONDS = 4.0
+"""What one sequence may take on a slow machine. Its own times differ by more."""
+
+
+class Entry:
+    """One job as it should be kept."""
+
+    def __init__(self, job: Job, now: float, age_began: float) -> None:
+        self.job = plain(job)
+        self.claim: Claim | None = None
+        self.accepted_at, self.age_began = now, age_began
+        self.ready_from = self.ready_by = now
+        """Between these two it may be due or not: the contract does not say."""
+        self.not_before, self.delay_seconds = now, 0.0
+
+    @property
+    def queued(self) -> bool:
+        return self.claim is None and not self.job.status.finished
+
+
+def plain(job: Job) -> Job:
+    """A job without what the store adds for itself."""
+    return replace(job, not_before=None, delay_seconds=None)
+
+
+def _has_error(job: Job, container: str | None, text: str | None) -> bool:
+    if container is None and text is None:
+        return True
+    result = job.result
+    if job.status not in (JobStatus.FAILED, JobStatus.CANCELLED) or not isinstance(result, ContainerError):
+        return False
+    return container in (None, result.container) and (text or "") in result.error
+
+
+class Expected:
+    """The jobs, and the time: `now` flows, `jumped` is what the wall clock was stepped by."""
+
+    def __init__(self) -> None:
+        self.entries: dict[JobId, Entry] = {}
+        self.changed: set[JobId] = set()
+        self.now = self.jumped = self.opened_at = self.closed_seconds = 0.0
+        self._turns = Turns()
+
+    # -- what is so -------------------------------------------------------------------------------
+
+    def worth(self, claim: Claim) -> bool:
+        """Whether a claim still gives a right."""
+        entry = self.entries.get(claim.job.id)
+        return entry is not None and entry.claim is claim
+
+    def claim_of(self, id: JobId) -> Claim | None:
+        return self.entries[id].claim if id in self.entries else None
+
+    def streaming(self) -> list[JobId]:
+        """Streams that are not finished."""
+        jobs = [entry.job for entry in self.entries.values()]
+        return [job.id for job in jobs if job.request.destination is Location.STREAM and not job.status.finished]
+
+    def due(self, containers: Collection[ContainerId] | None = None, *, surely: bool = True) -> list[Entry]:
+        """What `claim` has to offer, in all containers unless said; with `surely=False`, what it may offer."""
+        return [
+            entry
+            for entry in self.entries.values()
+            if entry.queued
+            and (containers is None or entry.job.due in containers)
+            and (entry.ready_by if surely else entry.ready_from) <= self.now
+            and not (surely and self._over(entry, surely=False))
+        ]
+
+    def over(self, *, surely: bool = True) -> list[Entry]:
+        """What `claim_expired` has to offer; with `surely=False`, what it may offer."""
+        return [entry for entry in self.entries.values() if entry.queued and self._over(entry, surely=surely)]
+
+    def _over(self, entry: Entry, *, surely: bool) -> bool:
+        since = max(entry.ready_by, self.opened_at) if surely else entry.ready_from
+        limits = entry.job.timeout_seconds, entry.job.queue_timeout_seconds
+        passed = self._ages(entry)[not surely], self.now - since
+        return any(limit is not None and limit < so_far for limit, so_far in zip(limits, passed, strict=True))
+
+    def _ages(self, entry: Entry) -> tuple[float, float]:
+        """The least and the most: a store may count from its opening."""
+        return self.now - max(entry.accepted_at, self.opened_at), self.now - self.closed_seconds - entry.age_began
+
+    def pending(self) -> tuple[int, int, dict[str, int]]:
+        """Offchain, onchain and by client."""
+        left = [entry.job for entry in self.entries.values() if not entry.job.status.finished]
+        onchain = sum(job.request.origin is Location.ONCHAIN for job in left)
+        return len(left) - onchain, onchain, Counter(job.client for job in left)
+
+    def get(self, ids: Sequence[JobId], client: str | None) -> list[Job]:
+        found = [self.entries[id].job for id in dict.fromkeys(ids) if id in self.entries]
+        return [job for job in found if client in (None, job.client)]
+
+    def find(
+        self,
+        *,
+        client: str | None = None,
+        status: Any = None,
+        idempotency_key: str | None = None,
+        container: str | None = None,
+        error: str | None = None,
+        after: str,
+        limit: int,
+    ) -> list[JobId]:
+        return [
+            id
+            for id, entry in sorted(self.entries.items())
+            if client in (None, entry.job.client)
+            and (status is None or entry.job.status in status)
+            and idempotency_key in (None, entry.job.request.idempotency_key)
+            and _has_error(entry.job, container, error)
+            and id > after
+        ][:limit]
+
+    # -- what happened ----------------------------------------------------------------------------
+
+    def added(self, jobs: Sequence[Job], kept: Sequence[Job]) -> None:
+        assert len(kept) == len(jobs)
+        for job, answer in zip(jobs, kept, strict=True):
+            there = [entry.job for entry in self._known(job)]
+            assert plain(answer) in (there or [job])
+            if not there:
+                self.entries[job.id] = Entry(job, self.now, self.now - self.closed_seconds)
+                self.changed.add(job.id)
+
+    def _known(self, job: Job) -> Iterator[Entry]:
+        for id, entry in self.entries.items():
+            keys = (entry.job.client, entry.job.request.idempotency_key), (job.client, job.request.idempotency_key)
+            if id == job.id or (job.request.idempotency_key is not None and keys[0] == keys[1]):
+                yield entry
+
+    def claimed(self, claims: Sequence[Claim], containers: Collection[ContainerId], limit: int) -> None:
+        assert 1 <= len(claims) <= limit
+        for claim in claims:
+            entry = self._offered(claim, self.due(containers, surely=False))
+            self._check_order(entry, self.due(containers))
+            entry.claim = claim
+
+    def _check_order(self, entry: Entry, due: Sequence[Entry]) -> None:
+        job, lane = entry.job, Lane.of(entry.job)
+        assert all(other.job.request.priority >= lane.priority for other in due), "by priority"
+        eligible: dict[Lane, JobId] = {}
+        for other in sorted((other.job for other in due), key=lambda other: other.id):
+            if other.request.priority == lane.priority:
+                eligible.setdefault(Lane.of(other), other.id)
+        assert eligible.get(lane, job.id) >= job.id, "oldest first"
+        self._turns.take(job.id, lane, eligible)
+
+    def claimed_expired(self, claims: Sequence[Claim], limit: int) -> None:
+        assert 1 <= len(claims) <= limit
+        for claim in claims:
+            self._offered(claim, self.over(surely=False)).claim = claim
+
+    def _offered(self, claim: Claim, offers: Sequence[Entry]) -> Entry:
+        entry = next((entry for entry in offers if entry.job.id == claim.job.id), None)
+        assert entry is not None, f"{claim.job.id} was not to be offered"
+        assert plain(claim.job) == entry.job
+        youngest, oldest = self._ages(entry)
+        assert youngest - SLACK_SECONDS <= claim.age_seconds <= oldest + SLACK_SECONDS
+        assert not claim.scope.cancel_called
+        return entry
+
+    def looked(self, containers: Collection[ContainerId] | None) -> None:
+        """A claim was cancelled: the contract does not say whether that costs a turn."""
+        self._turns.forget()
+
+    def waited(self) -> None:
+        """Between two operations: who waits now."""
+        self._turns.wait({Lane.of(entry.job) for entry in self.due()})
+
+    def streams(self, job: Job, claim: Claim) -> None:
+        self.added([job], [claim.job])
+        self.entries[job.id].claim = claim
+
+    def saved(self, claim: Claim, job: Job) -> None:
+        entry = self.entries[job.id]
+        entry.job, entry.claim = plain(job), None if job.status.finished else claim
+        self.changed.add(job.id)
+
+    def released(self, job: Job, delay_seconds: float) -> None:
+        entry = self.entries[job.id]
+        entry.job, entry.claim = plain(job), None
+        entry.ready_from = entry.ready_by = self.now + delay_seconds
+        entry.not_before, entry.delay_seconds = entry.ready_by + self.jumped, delay_seconds
+        self.changed.add(job.id)
+
+    def settled(self, id: JobId, outcome: Outcome, client: str | None, answer: Settlement | None) -> None:
+        entry = self.entries.get(id)
+        if entry is None or client not in (None, entry.job.client):
+            assert answer is None
+            return
+        assert answer is not None
+        assert answer.now is not entry.job.status.finished
+        if answer.now:
+            assert answer.job.finished_at is not None
+            entry.job, entry.claim = plain(entry.job.finished(outcome, answer.job.finished_at)), None
+            self.changed.add(id)
+        assert plain(answer.job) == entry.job
+
+    def deleted(self, ids: Sequence[JobId], count: int) -> None:
+        gone = {id for id in ids if id in self.entries and self.entries[id].job.status.finished}
+        assert count == len(gone)
+        for id in gone:
+            del self.entries[id]
+
+    def interrupted(self, job: Job) -> None:
+        """What became of a stream whose claim died."""
+        assert job.status is JobStatus.FAILED
+        assert getattr(job.result, "kind", None) == "interrupted"
+        entry = self.entries[job.id]
+        expected = entry.job.finished(Outcome(JobStatus.FAILED, job.result), job.finished_at or 0.0)
+        entry.job, entry.claim = plain(expected), None
+        assert plain(job) == entry.job
+        self.changed.add(job.id)
+
+    def reopened(self, closed_seconds: float) -> None:
+        """All claims died. A delay goes on by the wall clock; where that was stepped, what it says is allowed too."""
+        self.closed_seconds += closed_seconds
+        self.opened_at = self.now
+        self._turns.forget()
+        for entry in self.entries.values():
+            left = min(max(0.0, entry.not_before - self.now - self.jumped), entry.delay_seconds)
+            by_flow = (entry.ready_from, entry.ready_by) if entry.queued else (self.now, self.now)
+            entry.ready_from, entry.ready_by = min(by_flow[0], self.now + left), max(by_flow[1], self.now + left)
+            entry.claim = None

@@ -1,0 +1,224 @@
+"""What can be done with a store: chosen by bytes, done, and told to the model."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import pytest
+from msgspec.structs import replace
+
+from nodekit import (
+    Claim,
+    ClaimLost,
+    ContainerError,
+    Job,
+    JobStatus,
+    Location,
+    Outcome,
+)
+from nodekit.testing.builders.jobs import make_attempt, succeeded, with_output
+from nodekit.testing.store_model.choices import (
+    CLIENTS,
+    CONDITIONS,
+    CONTAINERS,
+    DELAYS,
+    LIMITS,
+    NEXT,
+    OPERATIONS,
+    OUTCOMES,
+    PASSED_SECONDS,
+    Choices,
+    id_of,
+)
+from nodekit.testing.store_model.expected import plain
+from nodekit.testing.store_model.trial import Trial, cancelled, for_some_turns
+
+T = TypeVar("T")
+
+
+class Operations(Trial):
+    """Each is a method of its name; afterwards store and model are compared."""
+
+    async def run(self, steps: Sequence[bytes], *, durable: bool, tell: Callable[[str], None]) -> None:
+        """Do as many operations, look at everything after each of them, and let all jobs come to an end."""
+        kinds = [kind for kind in OPERATIONS if durable or kind != "reopen"]
+        for number, chosen in enumerate(steps):
+            self._choices = Choices(chosen)
+            self._words = [f"{number}."]
+            kind = self._choose(*kinds)
+            try:
+                await getattr(self, f"_{kind}")()
+                await self._compare()
+            finally:
+                tell(" ".join(self._words))
+        await self._end()
+
+    async def _nothing(self) -> None:
+        pass
+
+    # -- new jobs ---------------------------------------------------------------------------------
+
+    async def _add(self) -> None:
+        jobs = [self._job() for _ in range(self._choose(1, 1, 2, 3, 5, 0))]
+        kept = await self._soon(self._store.add(jobs))
+        self._expected.added(jobs, kept)
+
+    async def _add_stream(self) -> None:
+        job = self._job(destination=Location.STREAM, idempotency_key=None)
+        if job.id not in self._expected.entries:
+            claim = await self._soon(self._store.add_claimed(job))
+            self._expected.streams(job, claim)
+            self._claims.append(claim)
+
+    # -- claims -----------------------------------------------------------------------------------
+
+    async def _claim(self) -> None:
+        containers, limit = self._choose(*CONTAINERS), self._choose(*LIMITS)
+        if not self._expected.due(containers):
+            await self._look(containers)
+        else:
+            self._claimed(await self._soon(self._store.claim(containers, limit)), containers, limit)
+
+    def _claimed(self, claims: Sequence[Claim], containers: Sequence[str], limit: int) -> None:
+        self._expected.claimed(claims, containers, limit)
+        self._claims += claims
+
+    async def _claim_and_cancel(self) -> None:
+        await self._look(self._choose(*CONTAINERS))
+
+    async def _look(self, containers: Sequence[str]) -> None:
+        """Ask, and give up after a few turns of the event loop: whatever comes by then is claimed."""
+        if claims := await for_some_turns(self._store.claim(containers, 50)):
+            self._claimed(claims, containers, 50)
+        self._expected.looked(containers)
+
+    async def _claim_expired(self) -> None:
+        limit = self._choose(*LIMITS)
+        if self._expected.over():
+            claims = await self._soon(self._store.claim_expired(limit))
+        else:
+            claims = await for_some_turns(self._store.claim_expired(limit))
+            self._expected.looked(None)
+        if claims:
+            self._expected.claimed_expired(claims, limit)
+            self._claims += claims
+
+    # -- what becomes of them ---------------------------------------------------------------------
+
+    def _next(self, job: Job) -> Job:
+        kind, due = self._choose(*NEXT), self._choose("x", "y")
+        if kind == "attempt failed":
+            return job.with_failure(job.due or "", make_attempt(kind="connection", failure="refused"))
+        if kind == "output":
+            return with_output(job, len(job.steps), due=due)
+        if kind in ("error", "failed"):
+            error = ContainerError(container=job.due or "", error="no reply", kind="timeout")
+            job = replace(job.with_result(error, make_attempt(kind="timeout", failure="no reply")), due=due)
+            return job if kind == "error" else job.finished(Outcome(JobStatus.FAILED), time.time())
+        return succeeded(job) if kind == "finished" else job
+
+    async def _save(self) -> None:
+        if (claim := self._some_claim()) is None:
+            return
+        job = self._next(claim.job)
+        if not self._expected.worth(claim):
+            with pytest.raises(ClaimLost):
+                await self._soon(self._store.save(claim, job))
+            return
+        await self._soon(self._store.save(claim, job))
+        assert claim.job == job
+        self._expected.saved(claim, job)
+
+    async def _release(self) -> None:
+        if (claim := self._some_claim()) is None:
+            return
+        job, delay_seconds = self._next(claim.job), self._choose(*DELAYS)
+        if not self._expected.worth(claim):
+            with pytest.raises(ClaimLost):
+                await self._soon(self._store.release(claim, job, delay_seconds=delay_seconds))
+            return
+        await self._soon(self._store.release(claim, job, delay_seconds=delay_seconds))
+        [kept] = await self._soon(self._store.get([job.id]))
+        if job.status.finished:
+            self._expected.saved(claim, job)
+        elif job.request.destination is Location.STREAM:
+            self._expected.saved(claim, job)
+            self._expected.interrupted(kept)
+        else:
+            self._expected.released(job, delay_seconds)
+            if delay_seconds:
+                assert kept.delay_seconds == delay_seconds
+                assert kept.not_before == pytest.approx(time.time() + delay_seconds, abs=self._timeout_seconds)
+
+    async def _settle(self) -> None:
+        id = self._choose(*self._expected.entries, id_of(999))
+        client, outcome = self._choose(None, *CLIENTS), self._choose(*OUTCOMES)
+        held = self._expected.claim_of(id)
+        answer = await self._soon(self._store.settle(id, outcome, client=client))
+        self._expected.settled(id, outcome, client, answer)
+        if held is not None and answer is not None:
+            await self._soon(cancelled(held.scope))
+
+    async def _delete(self) -> None:
+        ids = self._some_ids()
+        self._expected.deleted(ids, await self._soon(self._store.delete(ids)))
+
+    # -- looking ----------------------------------------------------------------------------------
+
+    async def _get(self) -> None:
+        ids, client = self._some_ids(), self._choose(None, *CLIENTS)
+        got = await self._soon(self._store.get(ids, client=client))
+        assert [plain(job) for job in got] == self._expected.get(ids, client)
+
+    async def _find(self) -> None:
+        """By up to two conditions at once: with more of them, hardly ever is there anything to be found."""
+        names = {self._choose(*CONDITIONS), self._choose(*CONDITIONS)}
+        conditions: dict[str, Any] = {name: self._choose(*CONDITIONS[name]) for name in sorted(names)}
+        limit, after = self._choose(100, 3, 1), id_of(self._choose(0, 0, *range(self._serial + 2)))
+        found = await self._soon(self._store.find(**conditions, after=after, limit=limit))
+        assert found == self._expected.find(**conditions, after=after, limit=limit)
+
+    # -- time -------------------------------------------------------------------------------------
+
+    async def _advance(self) -> None:
+        self._pass(self._choose(*PASSED_SECONDS))
+
+    async def _jump(self) -> None:
+        seconds = self._choose(0, 0, 0, -86_400, 86_400)
+        self._expected.jumped += seconds
+        self._clock.jump(seconds)
+
+    async def _reopen(self) -> None:
+        closed_seconds = self._choose(0, 0, 10, 100)
+        await self._stack.aclose()
+        if closed_seconds:
+            self._pass(closed_seconds)
+        await self._open()
+        self._expected.reopened(closed_seconds)
+        for job in await self._soon(self._store.get(self._expected.streaming())):
+            self._expected.interrupted(job)
+        self._expected.changed.clear()
+
+    async def _end(self) -> None:
+        """Every job that is left is offered, once all delays are over, and can be finished; then nothing is left."""
+        while self._expected.due():
+            self._claimed(await self._soon(self._store.claim("xyz", 50)), "xyz", 50)
+        await self._look("xyz")
+        if len(self._expected.due()) < sum(entry.queued for entry in self._expected.entries.values()):
+            self._pass(100_000)
+        while left := [entry for entry in self._expected.entries.values() if entry.queued]:
+            if self._expected.over():
+                claims = await self._soon(self._store.claim_expired(50))
+                self._expected.claimed_expired(claims, 50)
+                self._claims += claims
+            else:
+                assert self._expected.due(), f"nobody is offered {left[0].job.id}"
+                self._claimed(await self._soon(self._store.claim("xyz", 50)), "xyz", 50)
+        await self._look("xyz")
+        for claim in filter(self._expected.worth, self._claims):
+            await self._soon(self._store.save(claim, done := succeeded(claim.job)))
+            self._expected.saved(claim, done)
+        await self._compare()
+        ids = list(self._expected.entries)
+        self._expected.deleted(ids, await self._soon(self._store.delete(ids)))
+        await self._compare()

@@ -1,0 +1,160 @@
+"""A store that is tried at random: the store, its model, the claims that were given, and what is chosen next."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import anyio
+import anyio.lowlevel
+from msgspec.structs import replace
+
+from nodekit import Claim, Job, JobId, JobStore
+from nodekit.testing.builders.jobs import make_job
+from nodekit.testing.contracts.bounds import turn, within
+from nodekit.testing.store_model.choices import (
+    CLIENTS,
+    KNOWN,
+    NEW,
+    OLDER,
+    ORIGINS,
+    PRIORITIES,
+    TIME_LIMITS,
+    Choices,
+    id_of,
+)
+from nodekit.testing.store_model.expected import Expected, plain
+from nodekit.testing.store_model.leaping_clock import LeapingClock
+
+T = TypeVar("T")
+
+TURNS = 5
+"""Of the event loop, for a claim that is then cancelled."""
+
+
+class Trial:
+    """What operations have in common."""
+
+    def __init__(
+        self,
+        clock: LeapingClock,
+        new_store: Callable[[], JobStore],
+        expected: Expected,
+        *,
+        timeout_seconds: float,
+    ) -> None:
+        self._clock, self._new_store = clock, new_store
+        self._timeout_seconds = timeout_seconds
+        self._expected = expected
+        self._claims: list[Claim] = []
+        self._serial = 0
+        self._skipped: list[int] = []
+        self._choices = Choices(b"")
+        self._words: list[str] = []
+        """What was chosen, for whoever reads of a failure."""
+
+    async def __aenter__(self) -> Self:
+        self._stack = AsyncExitStack()
+        await self._open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    async def _open(self) -> None:
+        self._store = await self._stack.enter_async_context(self._new_store())
+        self._changes = await self._stack.enter_async_context(self._store.changes())
+
+    def _choose(self, *values: T) -> T:
+        value = self._choices.of(values)
+        self._words.append(str(value))
+        return value
+
+    async def _soon(self, call: Awaitable[T]) -> T:
+        with within(self._timeout_seconds, f"{getattr(call, '__qualname__', 'the call')} answers"):
+            return await call
+
+    def _id(self) -> JobId:
+        """Mostly newer than all others: ids are given out in order, but need not arrive so."""
+        kind = self._choose(NEW, NEW, NEW, OLDER, KNOWN)
+        if kind == KNOWN and self._expected.entries:
+            return self._choose(*self._expected.entries)
+        if kind == OLDER and self._skipped:
+            return id_of(self._skipped.pop(0))
+        self._serial += 2
+        self._skipped.append(self._serial - 1)
+        return id_of(self._serial)
+
+    def _job(self, **fields: Any) -> Job:
+        fields = {
+            "client": self._choose(*CLIENTS),
+            "priority": self._choose(*PRIORITIES),
+            "origin": self._choose(*ORIGINS),
+            "idempotency_key": self._choose(None, None, None, None, "k", ""),
+            **fields,
+        }
+        job = make_job(self._choose("x", "y", "z"), id=self._id(), data=self._choose(0, 1), **fields)
+        timeout, queue_timeout = self._choose(*TIME_LIMITS)
+        return replace(job, timeout_seconds=timeout, queue_timeout_seconds=queue_timeout)
+
+    def _some_claim(self) -> Claim | None:
+        """Mostly one that is worth something."""
+        worth = [claim for claim in self._claims if self._expected.worth(claim)]
+        mostly = self._choose(True, True, True, False)
+        claims = worth if worth and mostly else self._claims
+        if not claims:
+            return None
+        claim = self._choices.of(claims)
+        self._words.append(claim.job.id)
+        return claim
+
+    def _some_ids(self) -> list[JobId]:
+        return [self._choose(*self._expected.entries, id_of(999)) for _ in range(self._choose(1, 2, 5, 0))]
+
+    def _pass(self, seconds: float) -> None:
+        self._expected.now += seconds
+        self._clock.leap(seconds)
+
+    async def _compare(self) -> None:
+        """All that can be seen from outside, and who was told of changes."""
+        self._expected.waited()
+        ids = list(self._expected.entries)
+        got = await self._store.get(ids)
+        assert [plain(job) for job in got] == self._expected.get(ids, None)
+        some: Sequence[dict[str, Any]] = ({}, {"container": "x"}, {"error": "no reply"})
+        for conditions in some:
+            expected = self._expected.find(**conditions, after="", limit=1000)
+            assert await self._store.find(**conditions, limit=1000) == expected
+        pending = await self._store.pending()
+        assert (pending.offchain, pending.onchain, dict(pending.clients)) == self._expected.pending()
+        if self._expected.changed:
+            await self._soon(self._hear())
+
+    async def _hear(self) -> None:
+        while self._expected.changed:
+            await turn()
+            id = await anext(self._changes)
+            self._expected.changed.difference_update(self._expected.changed.copy() if id is None else [id])
+
+
+async def for_some_turns(call: Awaitable[list[Claim]]) -> list[Claim]:
+    """What it gives by then; it is cancelled otherwise."""
+    claims: list[Claim] = []
+
+    async def ask() -> None:
+        claims.extend(await call)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(ask)
+        for _ in range(TURNS):
+            await anyio.lowlevel.checkpoint()
+        tasks.cancel_scope.cancel()
+    return claims
+
+
+async def cancelled(scope: anyio.CancelScope) -> None:
+    """Wait for it."""
+    with scope:
+        await anyio.sleep_forever()

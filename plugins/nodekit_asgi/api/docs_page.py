@@ -1,0 +1,84 @@
+"""A page to read and try the OpenAPI document.
+
+It is Swagger UI, whose files the package `offapi` carries. That is not imported: it would read 9 MB.
+"""
+
+from collections.abc import Mapping
+from hashlib import blake2b
+from importlib.util import find_spec
+from pathlib import Path
+
+import anyio.to_thread
+from msgspec import Struct
+
+from nodekit import Node
+from nodekit_asgi.http.messages import Header, HttpError, Reply, Request
+
+CARRIER = "offapi"
+
+_CSS, _SCRIPT, _HTML = b"text/css; charset=utf-8", b"text/javascript; charset=utf-8", b"text/html; charset=utf-8"
+
+
+class Asset(Struct, frozen=True):
+    """A file of the page."""
+
+    name: str
+    content_type: bytes
+    carried: bool = True
+    """Whether it is the other package's, or one of ours."""
+
+
+ASSETS: Mapping[str, Asset] = {
+    "swagger-ui.css": Asset("swagger_style.css", _CSS),
+    "swagger-ui-bundle.js": Asset("swagger_bundle.js", _SCRIPT),
+    "start.js": Asset("start.js", _SCRIPT, carried=False),
+}
+"""By the name in a URL; nothing else can be asked for."""
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""The page loads from the node it is on and calls no other, whatever the carried files would like."""
+
+_SAFE: tuple[Header, ...] = (
+    (b"content-security-policy", POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-cache"),  # kept by the browser, and asked for again with its ETag
+)
+_OWN = Path(__file__).parents[1] / "page"
+
+
+async def page(request: Request, node: Node) -> Reply:
+    name = "index.html" if all(_path(asset) for asset in ASSETS.values()) else "missing.html"
+    return Reply(await anyio.to_thread.run_sync((_OWN / name).read_bytes), 200, _SAFE, _HTML)
+
+
+async def file(request: Request, node: Node) -> Reply:
+    asset = ASSETS.get(request.parameters["file"])
+    path = _path(asset) if asset else None
+    if asset is None or path is None:
+        raise HttpError(404, "no such path")
+    body, etag = await anyio.to_thread.run_sync(_read, path)
+    headers = (*_SAFE, (b"etag", etag))
+    if etag in request.headers.get(b"if-none-match", b""):
+        return Reply(b"", 304, headers)
+    return Reply(body, 200, headers, asset.content_type)
+
+
+def _path(asset: Asset) -> Path | None:
+    """Where its file is; None where that is not installed."""
+    folder = _OWN
+    if asset.carried:
+        spec = find_spec(CARRIER)
+        if spec is None or spec.origin is None:
+            return None
+        folder = Path(spec.origin).parent
+    path = folder / asset.name
+    return path if path.is_file() else None
+
+
+def _read(path: Path) -> tuple[bytes, bytes]:
+    body = path.read_bytes()
+    return body, b'"%s"' % blake2b(body, digest_size=16).hexdigest().encode()

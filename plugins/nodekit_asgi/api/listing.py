@@ -1,0 +1,103 @@
+"""`GET /api/jobs` without ids: the ids of a client's jobs, all of them or page by page."""
+
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from functools import partial
+from typing import Protocol
+from urllib.parse import urlencode
+from uuid import UUID
+
+from nodekit import FINISHED, UNFINISHED, UNSUCCESSFUL, JobId, JobStatus, Node
+from nodekit_asgi.http.messages import Header, HttpError, Reply, Request, json_reply
+
+SLICE = 1000
+"""Ids of a listing that are read and sent at once."""
+MAX_PAGE = 10_000
+
+_STATUSES: Mapping[str, Collection[JobStatus]] = {
+    "running": UNFINISHED,
+    "success": frozenset({JobStatus.SUCCESS}),
+    "failed": UNSUCCESSFUL,
+}
+
+
+class _Find(Protocol):
+    async def __call__(self, *, after: JobId | None, limit: int) -> list[JobId]: ...
+
+
+async def listing(request: Request, node: Node, pending: bool | None) -> Reply:
+    """`pending` was read by the caller, so that a malformed one is 400 beside ids, too."""
+    status, container, error = _status(request, pending), _of_failed(request, "container"), _of_failed(request, "error")
+    find: _Find = partial(node.find, client=request.client, status=status, container=container, error=error)
+    limit, after = _limit(request), _after(request)
+    first = await find(after=after, limit=limit or SLICE)
+    if limit is None:
+        return Reply(_slices(find, first))
+    headers: list[Header] = []
+    if len(first) == limit:
+        # relative, so that it leads to where the client found the page, however the node is mounted
+        headers = [(b"link", f'<?{_next(request, limit, first[-1])}>; rel="next"'.encode())]
+    return json_reply(first, headers=headers)
+
+
+def _next(request: Request, limit: int, after: JobId) -> str:
+    """The query of the next page, with all that this one is filtered by."""
+    filters = [(name, values[-1]) for name in _FILTERS if (values := request.all(name))]
+    return urlencode([("limit", limit), ("after", after), *filters])
+
+
+_FILTERS = ("pending", "status", "container", "error")
+
+
+async def _slices(find: _Find, ids: Sequence[JobId]) -> AsyncIterator[bytes]:
+    """A JSON array of ids, read and sent piece by piece: never built whole."""
+    yield b"["
+    separator = b""
+    while ids:
+        yield separator + ",".join(f'"{id}"' for id in ids).encode()
+        separator = b","
+        if len(ids) < SLICE:
+            break
+        ids = await find(after=ids[-1], limit=SLICE)
+    yield b"]"
+
+
+def _status(request: Request, pending: bool | None) -> Collection[JobStatus] | None:
+    text = _one(request, "status")
+    if text is None:
+        return None if pending is None else UNFINISHED if pending else FINISHED
+    if pending is not None:
+        raise HttpError(400, "status: is not taken together with pending; status=running are those pending")
+    if text not in _STATUSES:
+        raise HttpError(400, f"status: expected {', '.join(_STATUSES)}")
+    return _STATUSES[text]
+
+
+def _of_failed(request: Request, name: str) -> str | None:
+    text = _one(request, name)
+    if text is not None and _one(request, "status") != "failed":
+        raise HttpError(400, f"{name}: is taken only with status=failed")
+    return text
+
+
+def _one(request: Request, name: str) -> str | None:
+    values = set(request.all(name))
+    if len(values) > 1:
+        raise HttpError(400, f"{name}: expected one value")
+    return values.pop() if values else None
+
+
+def _limit(request: Request) -> int | None:
+    if not (values := request.all("limit")):
+        return None
+    if not values[-1].isascii() or not values[-1].isdecimal() or int(values[-1][:9]) < 1:
+        raise HttpError(400, "limit: expected a whole number of 1 or more")
+    return min(int(values[-1][:9]), MAX_PAGE)
+
+
+def _after(request: Request) -> JobId | None:
+    if not (values := request.all("after")):
+        return None
+    try:
+        return str(UUID(values[-1]))
+    except ValueError as error:
+        raise HttpError(400, "after: expected the id of a job, a UUID") from error

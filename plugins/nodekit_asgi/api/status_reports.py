@@ -1,0 +1,59 @@
+"""What came of jobs elsewhere, reported by whom the operator trusts."""
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from nodekit import ContainerError, ContainerOutput, JobId, JobStatus, Node, Outcome
+from nodekit_asgi.http.messages import HttpError, Reply, Request, json_reply
+from nodekit_asgi.http.networks import in_networks
+from nodekit_asgi.wire.jobs import NO_SUCH_JOB, WireReport, job_id, read_report
+from nodekit_asgi.wire.profiles import PROFILES
+
+LONGEST_FAULT = 2000
+"""Characters of an error that are kept, as of a container's."""
+
+
+async def report(request: Request, node: Node) -> Reply:
+    allowed = request.limits.status_networks
+    if not in_networks(request.client, allowed):
+        raise HttpError(403, "status reports are not taken from this address; list it in status_networks")
+    reported = await read_report(request)
+    unfinished = await _was_unfinished(node, job_id(reported.id), _outcome(reported))
+    if unfinished is None:
+        raise HttpError(404, NO_SUCH_JOB)
+    if not unfinished:
+        raise HttpError(409, "the job is finished")
+    return json_reply(PROFILES[request.limits.profile].reported)
+
+
+async def _was_unfinished(node: Node, id: JobId, outcome: Outcome | None) -> bool | None:
+    """Whether a job was unfinished until it got its outcome, if it has got one; None: there is no such job."""
+    if outcome is None:
+        return next((not job.status.finished for job in await node.fetch([id])), None)
+    settled = await node.settle(id, outcome)
+    return None if settled is None else settled.now
+
+
+def _outcome(report: WireReport) -> Outcome | None:
+    """How a job has ended, by a report; None: it has not."""
+    if report.status == "running":
+        return None
+    container = report.containers[-1]
+    if report.status == "failed":
+        return Outcome(JobStatus.FAILED, ContainerError(container=container, error=_fault(report.data), kind="status"))
+    # a piece of the body would keep the whole body in memory
+    output = Raw(b"null") if report.data is UNSET else report.data.copy()
+    return Outcome(JobStatus.SUCCESS, ContainerOutput(container=container, output=output))
+
+
+class _Fault(msgspec.Struct):
+    error: str = ""
+
+
+def _fault(data: Raw | UnsetType) -> str:
+    try:
+        said = msgspec.json.decode(b'""' if data is UNSET else data, type=_Fault | str)
+    except (msgspec.DecodeError, UnicodeError):
+        return "failed"
+    text = said.error if isinstance(said, _Fault) else said
+    return f"{text[:LONGEST_FAULT]}…" if len(text) > LONGEST_FAULT else text or "failed"

@@ -1,0 +1,26 @@
+"""`POST /api/jobs/stream`: a job's id, and then what its last container gives, as it comes."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+from nodekit import JobStream, Node
+from nodekit_asgi.http.messages import HttpError, Reply, Request
+from nodekit_asgi.wire.jobs import read_item
+
+
+async def stream(request: Request, node: Node) -> Reply:
+    """Over HTTP/1.1 alone: elsewhere, what broke off could not be told from what has ended."""
+    if request.http_version != "1.1":
+        raise HttpError(505, f"a stream needs HTTP/1.1, not HTTP/{request.http_version}")
+    if request.values(b"idempotency-key"):
+        raise HttpError(400, "Idempotency-Key: is not taken for a stream, which cannot be given again")
+    asked = await read_item(request)
+    held = AsyncExitStack()
+    begun = await held.enter_async_context(node.stream(asked))
+    return Reply(_pieces(begun), content_type=b"application/octet-stream", held=held)
+
+
+async def _pieces(begun: JobStream) -> AsyncIterator[bytes]:
+    yield f"{begun.job.id}\n".encode()
+    async for piece in begun:
+        yield piece

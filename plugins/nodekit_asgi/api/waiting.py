@@ -1,0 +1,36 @@
+"""Waiting for jobs on behalf of a client, for as long as it stays."""
+
+import logging
+from collections.abc import Sequence
+
+import anyio
+
+from nodekit import Job, JobId, Node, NodekitError
+from nodekit_asgi.http.messages import Request, while_there
+
+logger = logging.getLogger("nodekit.http")
+
+
+async def wait_for(request: Request, node: Node, ids: Sequence[JobId], seconds: float) -> Sequence[Job]:
+    """The jobs once all are finished, or as they are when `seconds` have passed or the node stops.
+
+    Raises `Disconnected` as soon as the client goes. Callers hold no jobs meanwhile: payloads are large, waits long.
+    """
+    jobs = await _wait(request, node, ids, seconds)
+    return await node.fetch(ids, client=request.client) if jobs is None else jobs
+
+
+async def _wait(request: Request, node: Node, ids: Sequence[JobId], seconds: float) -> Sequence[Job] | None:
+    """The finished jobs; None where that did not come to pass."""
+    jobs: Sequence[Job] | None = None
+
+    async def wait() -> None:
+        nonlocal jobs
+        with anyio.move_on_after(seconds):
+            try:
+                jobs = await node.wait(ids, client=request.client)
+            except NodekitError as error:
+                logger.debug("%s %s: waited in vain: %s", request.method, request.path, error)
+
+    await while_there(request, wait)
+    return jobs

@@ -1,0 +1,131 @@
+"""The API as an ASGI application: what holds for every request, whatever its route."""
+
+import logging
+import re
+from contextlib import nullcontext
+from random import Random
+
+from nodekit import KeyReused, Node, Refusal, StoreFailed, StreamBroken, TooManyJobs, TooManyRequests, Unavailable
+from nodekit_asgi.api import handlers as _handlers
+from nodekit_asgi.api.routes import ROUTES, Handler, route
+from nodekit_asgi.config import Limits
+from nodekit_asgi.http.client_address import client_name
+from nodekit_asgi.http.messages import (
+    Disconnected,
+    Header,
+    HttpError,
+    Receive,
+    Reply,
+    Request,
+    Scope,
+    Send,
+    error_reply,
+    send_reply,
+)
+from nodekit_asgi.http.mounted import BrokenOff, check_caller, hand_on, mount_at
+from nodekit_asgi.http.origins import check_access, preflight_headers
+from nodekit_asgi.wire.profiles import PROFILES
+
+logger = logging.getLogger("nodekit.http")
+
+UNLIMITED = frozenset({"/health", "/docs", "/docs/{file}", "/openapi.json"})
+"""Routes for which nobody is told to ask less often: probes, and what explains the rest."""
+
+_random = Random().getrandbits
+_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+
+
+class AsgiApp:
+    """An ASGI app that serves a node, whose lifespan is the caller's business.
+
+    With `loopback`, it refuses requests whose ``Host`` is not a name of loopback.
+    """
+
+    def __init__(self, node: Node, limits: Limits | None = None, *, loopback: bool = False) -> None:
+        self._node = node
+        self._limits = limits or Limits()
+        self._loopback = loopback
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._http(Request(scope, receive, self._limits), send)
+        elif scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1008})
+
+    async def _http(self, request: Request, send: Send) -> None:
+        request_id = _request_id(request)
+        headers: list[Header] = [(b"x-request-id", request_id)]
+        try:
+            reply = await self._reply(request, send, headers, request_id)
+            if reply is not None:
+                async with reply.held or nullcontext():
+                    await send_reply(reply, send, request, headers)
+        except StreamBroken as broken:  # not ended, and so cut by the server: it must not look whole
+            logger.info("%s %s: %s (request %s)", request.method, request.path, broken, request_id.decode())
+        except Disconnected:
+            logger.debug("%s %s: the client has gone", request.method, request.path)
+        except Exception:
+            failed = "%s %s failed while replying (request %s)"
+            logger.exception(failed, request.method, request.path, request_id.decode())
+            raise  # the server cuts the connection: half a reply must not look whole
+
+    async def _reply(self, request: Request, send: Send, headers: list[Header], request_id: bytes) -> Reply | None:
+        """None: it is sent already, by an application that a plugin has mounted."""
+        try:
+            request.check_framing()
+            allowed = check_access(request, loopback=self._loopback)
+            headers += allowed
+            if request.method == "OPTIONS" and allowed:
+                return Reply(b"", 204, preflight_headers())
+            request.client = client_name(request)
+            path, request.parameters = route(request.path)
+            if path not in UNLIMITED:
+                self._node.limit(request.client)
+            if (mount := mount_at(request.path, self._node)) is not None:
+                check_caller(mount, request)
+                await hand_on(mount, request, send, headers)
+                return None
+            return await _handler(request, path)(request, self._node)
+        except HttpError as error:
+            return error.reply
+        except Refusal as refusal:
+            return error_reply(PROFILES[request.limits.profile].refused, refusal.reason, refusal.params)
+        except Unavailable as unavailable:
+            retry_after = [(b"retry-after", str(unavailable.retry_after_seconds).encode())]
+            status = 429 if isinstance(unavailable, TooManyJobs | TooManyRequests) else 503
+            return error_reply(status, unavailable.reason, headers=retry_after)
+        except KeyReused as reused:
+            return error_reply(422, str(reused))
+        except StoreFailed as error:
+            logger.error("%s %s: %s (request %s)", request.method, request.path, error, request_id.decode())
+            return error_reply(503, "the store does not work right now", headers=[(b"retry-after", b"5")])
+        except (Disconnected, BrokenOff):
+            raise
+        except Exception:
+            logger.exception("%s %s failed (request %s)", request.method, request.path, request_id.decode())
+            return error_reply(500, "internal error", {"request_id": request_id.decode()})
+
+
+def _handler(request: Request, path: str) -> Handler:
+    methods = ROUTES.get(path)
+    if methods is None:
+        return _handlers.not_found
+    if request.method not in methods:
+        allow = ", ".join(methods)
+        raise HttpError(405, f"{request.path} takes {allow}", headers=[(b"allow", allow.encode())])
+    return methods[request.method]
+
+
+def _request_id(request: Request) -> bytes:
+    given = request.headers.get(b"x-request-id", b"")
+    return given if _REQUEST_ID.fullmatch(given) else b"%016x" % _random(64)
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

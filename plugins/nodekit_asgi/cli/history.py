@@ -1,0 +1,66 @@
+"""The history of a job, for people to read."""
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from nodekit_asgi.cli.output import printable, table
+from nodekit_asgi.cli.replies import AttemptRecord, History, StepRecord
+
+HEAD = ("step", "container", "attempt", "began", "took", "instance", "came of it")
+
+
+def history_lines(history: History) -> Iterator[str]:
+    """What was asked, when, and every attempt of every step; times of attempts count from the acceptance."""
+    for name, value in _facts(history):
+        yield f"{name:<9} {printable(value)}"
+    rows = [row for number, step in enumerate(history.steps, 1) for row in _rows(number, step, history.accepted_at)]
+    if rows:
+        yield ""
+        yield from table(HEAD, rows)
+
+
+def _facts(history: History) -> Iterator[tuple[str, str]]:
+    more = history.state in ("waiting", "cancelled")  # the other states say no more than the status
+    state = f" ({history.state})" if more else ""
+    yield "job", history.id
+    yield "status", history.status + state
+    if history.retry_of is not None:
+        yield "retry of", history.retry_of
+    yield "pipeline", f"{history.pipeline}: {' -> '.join(history.containers)}"
+    yield "priority", str(history.priority)
+    yield "accepted", _time(history.accepted_at)
+    if history.finished_at is not None:
+        took = (history.finished_at - history.accepted_at).total_seconds()
+        yield "finished", f"{_time(history.finished_at)}, after {_seconds(took)}"
+    if history.due is not None:
+        yield "next", history.due + (f", not before {_time(history.not_before)}" if history.not_before else "")
+    if (failure := history.failure) is not None:
+        kind = f" ({failure.kind})" if failure.kind else ""
+        yield "failure", f"{failure.container}: {failure.error}{kind}"
+
+
+def _rows(number: int, step: StepRecord, accepted_at: datetime) -> Iterator[list[str]]:
+    for count, attempt in enumerate(step.attempts, 1):
+        began = (attempt.started_at - accepted_at).total_seconds()
+        place = [str(number), printable(step.container)] if count == 1 else ["", ""]
+        times = [f"{'+' if began >= 0 else ''}{_seconds(began)}", _seconds(attempt.duration_seconds)]
+        yield [*place, str(count), *times, printable(attempt.instance or "-"), printable(_outcome(attempt))]
+
+
+def _outcome(attempt: AttemptRecord) -> str:
+    if attempt.error is None:
+        return "an output"
+    status = f" {attempt.status}" if attempt.status is not None else ""
+    return f"{attempt.kind or 'error'}{status}: {attempt.error}"
+
+
+def _time(moment: datetime) -> str:
+    return moment.isoformat(sep=" ", timespec="milliseconds")
+
+
+def _seconds(seconds: float) -> str:
+    if seconds < 0:  # an attempt of the job that this one goes on with
+        return f"-{_seconds(-seconds)}"
+    if seconds < 1:
+        return f"{1000 * seconds:.1f} ms"
+    return f"{seconds:.2f} s" if seconds < 60 else f"{seconds:.0f} s"

@@ -1,0 +1,85 @@
+"""Options that several commands of `nodekit job` take, and what is made of them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, BinaryIO, TypeVar
+
+import click
+
+from nodekit_asgi.cli.address import DEFAULT_URL, check_node
+from nodekit_asgi.cli.request import Submission, check_key, read_data, submission
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def node_options(command: F) -> F:
+    """What every command takes whose result is JSON."""
+    as_json = click.option("--json", "as_json", is_flag=True, help="Print the node's JSON, one document.")
+    return node_option(as_json(command))
+
+
+def node_option(command: F) -> F:
+    """What every command takes."""
+    return click.option(
+        "--node",
+        callback=check_node,
+        metavar="URL",
+        envvar="NODEKIT_URL",
+        show_envvar=True,
+        default=DEFAULT_URL,
+        show_default=True,
+        help="http://HOST:PORT, https://HOST:PORT or unix:PATH.",
+    )(command)
+
+
+def submission_options(command: F) -> F:
+    """What a job is made of, and what makes asking for it again safe."""
+    return request_options(key_option(command))
+
+
+def request_options(command: F) -> F:
+    """What a job is made of."""
+    options: Sequence[Callable[[F], F]] = (
+        click.argument("containers", metavar="CONTAINER...", nargs=-1, required=True),
+        click.option("--data", metavar="JSON", help="The input of the first container, an object; {} unless given."),
+        click.option("--file", type=click.File("rb"), metavar="PATH", help="Read the input there; -: standard input."),
+        click.option("--pipeline", metavar="NAME", help="Another pipeline that the node offers."),
+        click.option("--requires-proof", is_flag=True, help="The last container must give a proof."),
+        priority_option("3"),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def submission_of(
+    containers: tuple[str, ...],
+    data: str | None,
+    file: BinaryIO | None,
+    pipeline: str | None,
+    requires_proof: bool,
+    priority: int | None,
+    idempotency_key: str | None = None,
+) -> Submission:
+    fields: dict[str, Any] = {"pipeline": pipeline, "requires_proof": requires_proof, "priority": priority}
+    return submission(containers, read_data(data, file), **fields, key=idempotency_key)
+
+
+def priority_option(otherwise: str) -> Callable[[F], F]:
+    return click.option("--priority", type=click.IntRange(0, 7), help=f"Lower is sooner; {otherwise} unless given.")
+
+
+def key_option(command: F) -> F:
+    text = "The same key and job are submitted once."
+    return click.option("--idempotency-key", metavar="KEY", callback=check_key, help=text)(command)
+
+
+def list_filters(*, pending: bool, finished: bool, status: str | None, **failed: str | None) -> Mapping[str, str]:
+    """The query's. Raises `click.UsageError` for options that do not go together."""
+    if pending + finished + (status is not None) > 1:
+        raise click.UsageError("--pending, --finished and --status exclude one another; leave them out for all jobs")
+    given = {name: value for name, value in failed.items() if value is not None}
+    if given and status != "failed":
+        raise click.UsageError(f"--{' and --'.join(given)}: only with --status failed")
+    if status is not None:
+        return {"status": status, **given}
+    return {"pending": str(pending).lower()} if pending or finished else {}

@@ -1,0 +1,23 @@
+"""A stream on a command line: the job's id to standard error, what its last container gives to standard output."""
+
+import sys
+
+from nodekit_asgi.cli.client import NodeClient
+from nodekit_asgi.cli.output import notice, printable
+from nodekit_asgi.cli.problems import FAILED, Dropped
+from nodekit_asgi.cli.request import Submission
+
+
+def print_stream(client: NodeClient, asked: Submission) -> None:
+    """Exits with 1 where it breaks off after the id has come."""
+    headers = {name: value for name, value in asked.headers.items() if name != "Idempotency-Key"}
+    pieces = client.stream("/api/jobs/stream", body=asked.body, headers=headers)
+    id = next(pieces).decode(errors="replace").strip()
+    notice(f"job {id}")
+    try:
+        for piece in pieces:
+            sys.stdout.buffer.write(piece)
+            sys.stdout.buffer.flush()
+    except Dropped:
+        notice(f"the stream broke off; nodekit job show {printable(id)} says why")
+        sys.exit(FAILED)

@@ -1,0 +1,60 @@
+"""Who asks: the peer of a connection or, where that is a trusted proxy, the one for whom it does."""
+
+import re
+from collections.abc import Iterator, Sequence
+
+from nodekit_asgi.http.headers import split, unquoted
+from nodekit_asgi.http.messages import HttpError, Request
+from nodekit_asgi.http.networks import UNIX, in_networks, unmapped
+
+_PORT = r"(?::(?:[0-9]{1,5}|_[A-Za-z0-9._-]+))?"
+_ADDRESS = re.compile(rf"\[([0-9A-Fa-f:.]{{2,45}})\]{_PORT}|([0-9.]{{7,15}}){_PORT}|([0-9A-Fa-f:.]{{2,45}})")
+
+
+def client_name(request: Request) -> str:
+    """The client of a request, by the name of its peer or the address that a proxy gives.
+
+    Behind proxies it is the last in `forwarded_header` that is not a trusted proxy's; the first where all of them are.
+    What stands before it, anybody may have written. Raises `HttpError` 400 where a trusted proxy's entry is no address:
+    to take such a client for the proxy would give it the proxy's rights.
+    """
+    if not says_for_whom(request):
+        return request.peer  # which may be a trusted proxy that asks itself
+    proxies = request.limits.trusted_proxies
+    name = request.limits.forwarded_header.lower()
+    lines = request.values(name.encode())
+    hops = [hop for hop in _hops(name, ",".join(line.decode("latin-1") for line in lines)) if hop]
+    for position in reversed(range(len(hops))):
+        found = _ADDRESS.fullmatch(hops[position])
+        address = unmapped(found[1] or found[2] or found[3]) if found else None
+        if address is None:
+            break
+        if position == 0 or not _is_proxy(address, proxies):
+            return address
+    raise HttpError(400, f"{name}: expected addresses, the last one added by the proxy that passed the request on")
+
+
+def says_for_whom(request: Request) -> bool:
+    """Whether a trusted proxy says so, in the header that is declared."""
+    proxies = request.limits.trusted_proxies
+    if not proxies or not _is_proxy(request.peer, proxies):
+        return False
+    return request.limits.forwarded_header.lower().encode() in request.headers
+
+
+def _is_proxy(client: str, proxies: tuple[str, ...]) -> bool:
+    return UNIX in proxies if client == UNIX else in_networks(client, proxies)
+
+
+def _hops(name: str, text: str) -> Sequence[str]:
+    if name != "forwarded":
+        return [hop.strip(" \t") for hop in text.split(",")]
+    return [next(_clients(element), "unknown") for element in split(text, ",") if element.strip(" \t")]
+
+
+def _clients(element: str) -> Iterator[str]:
+    """Of one proxy's ``for=…;proto=…`` (RFC 7239)."""
+    for pair in split(element, ";"):
+        key, _, value = pair.strip(" \t").partition("=")
+        if key.lower() == "for":
+            yield unquoted(value)

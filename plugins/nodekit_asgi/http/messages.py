@@ -1,0 +1,263 @@
+"""Small helpers between ASGI and the handlers: one request in, one reply out."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from functools import cached_property
+from typing import Any, TypeAlias
+from urllib.parse import parse_qsl
+
+import anyio
+import msgspec
+from msgspec import UNSET
+
+from nodekit_asgi.config import Limits
+from nodekit_asgi.http.networks import peer_name, unmapped
+from nodekit_asgi.wire.node import WireErrorReply
+
+Scope: TypeAlias = dict[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
+Send: TypeAlias = Callable[[dict[str, Any]], Awaitable[None]]
+Header: TypeAlias = tuple[bytes, bytes]
+
+LINGER_BYTES = 1 << 28
+_LENGTH_DIGITS = 18
+LINGER_SECONDS = 10.0
+KEEP_ALIVE_SECONDS = 15.0
+"""Of quiet, after which a reply that goes on shows that it does; proxies give up after 30 or 60."""
+_WITHOUT_CONTENT = (204, 304)
+"""Statuses whose replies may not even say that their body is empty."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """What is sent back; `body` as a whole or in pieces."""
+
+    body: bytes | AsyncIterator[bytes]
+    status: int = 200
+    headers: Sequence[Header] = ()
+    content_type: bytes = b"application/json"
+    keep_alive: bytes = b""
+    """Sent now and then while no piece comes."""
+    held: AsyncExitStack | None = None
+    """What is to be left once it is sent, or cannot be."""
+
+
+class HttpError(Exception):
+    """Ends a request with an error reply."""
+
+    def __init__(
+        self, status: int, text: str, *, params: Mapping[str, Any] | None = None, headers: Sequence[Header] = ()
+    ) -> None:
+        self.reply = error_reply(status, text, params, headers)
+        super().__init__(text)
+
+
+class Disconnected(Exception):
+    """The client has gone; nobody reads a reply."""
+
+
+def json_reply(value: Any, status: int = 200, headers: Sequence[Header] = ()) -> Reply:
+    return Reply(_encode(value), status, headers)
+
+
+def error_reply(
+    status: int, text: str, params: Mapping[str, Any] | None = None, headers: Sequence[Header] = ()
+) -> Reply:
+    return json_reply(WireErrorReply(text, params or UNSET), status, headers)
+
+
+class Request:
+    """One HTTP request."""
+
+    def __init__(self, scope: Scope, receive: Receive, limits: Limits) -> None:
+        self.method: str = scope["method"]
+        self.path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+        self.peer = peer_name(scope.get("client"))
+        """The other end of the connection, named as `client` is."""
+        self.client = self.peer
+        """The client: an IP address (the IPv4 of a mapped one), ``unix`` or ``name:…``; not the peer behind a proxy."""
+        self.parameters: Mapping[str, str] = {}
+        """What stands where the path of its route has names in braces."""
+        self.limits = limits
+        self.scope = scope
+        self.receive = receive
+        self.unread = b"transfer-encoding" in self.headers or self.headers.get(b"content-length", b"0") != b"0"
+        """Whether more of the body may come."""
+
+    @property
+    def http_version(self) -> str:
+        """``1.0``, ``1.1`` or ``2``."""
+        return str(self.scope.get("http_version", "1.1"))
+
+    @cached_property
+    def headers(self) -> Mapping[bytes, bytes]:
+        """By lower-case name; of a repeated header, the last."""
+        return dict(self.scope["headers"])
+
+    def values(self, name: bytes) -> Sequence[bytes]:
+        """Every value of a header, by its lower-case name."""
+        return [value for key, value in self.scope["headers"] if key == name]
+
+    @property
+    def address(self) -> str | None:
+        """The client's IP address; None where it has none."""
+        return unmapped(self.client)
+
+    @cached_property
+    def query(self) -> Sequence[tuple[str, str]]:
+        try:
+            text = self.scope["query_string"].decode("ascii")
+            return parse_qsl(text, keep_blank_values=True, max_num_fields=10_000, errors="strict")
+        except ValueError as error:
+            raise HttpError(400, "the query is not UTF-8, or has too many fields") from error
+
+    def all(self, name: str) -> Sequence[str]:
+        """Every value of a query parameter."""
+        return [value for key, value in self.query if key == name]
+
+    def flag(self, name: str) -> bool | None:
+        """A boolean of the query; None where it is not given."""
+        values = {value.lower() for value in self.all(name)}
+        if not values:
+            return None
+        if len(values) > 1 or not values <= {"true", "false"}:
+            raise HttpError(400, f"{name}: expected true or false")
+        return values == {"true"}
+
+    def check_framing(self) -> None:
+        """Raises `HttpError` where it is not clear how long the body is."""
+        if b"content-length" in self.headers and b"transfer-encoding" in self.headers:
+            raise HttpError(400, "both Content-Length and Transfer-Encoding are given", headers=self.close)
+
+    def check_length(self) -> None:
+        """Raises `HttpError` where the body is said to be of no length, or of one over the limit."""
+        if not (length := self.headers.get(b"content-length", b"0")).isdigit():
+            raise HttpError(400, "Content-Length: expected a whole number", headers=self.close)
+        if len(length) > _LENGTH_DIGITS or int(length) > self.limits.max_body_bytes:
+            raise self.too_large()
+
+    async def body(self) -> bytes:
+        """The whole body, within the limits of size and time."""
+        self.check_length()
+        most = self.limits.max_body_bytes
+        pieces: list[bytes] = []
+        size = 0
+        with anyio.move_on_after(self.limits.body_seconds):
+            async for piece in self._pieces():
+                size += len(piece)
+                if size > most:
+                    raise self.too_large()
+                pieces.append(piece)
+            self.unread = False
+            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        raise self.too_slow()
+
+    def too_large(self) -> HttpError:
+        return HttpError(413, f"the body is larger than {self.limits.max_body_bytes} bytes", headers=self.close)
+
+    def too_slow(self) -> HttpError:
+        return HttpError(408, f"the body did not arrive within {self.limits.body_seconds:g} s", headers=self.close)
+
+    @property
+    def close(self) -> Sequence[Header]:
+        """What ends the connection after the reply; HTTP/2 has no such header."""
+        return [(b"connection", b"close")] if self.http_version < "2" else []
+
+    async def linger(self) -> None:
+        """Read on for a while what a client still sends, so that it gets to see the reply instead of a reset."""
+        left = LINGER_BYTES
+        with anyio.move_on_after(LINGER_SECONDS):
+            async for piece in self._pieces():
+                left -= len(piece)
+                if left < 0:
+                    return
+
+    async def gone(self) -> None:
+        """Returns once the client has disconnected. The body must have been read before."""
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+
+    async def _pieces(self) -> AsyncIterator[bytes]:
+        more = True
+        while more:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise Disconnected
+            yield message.get("body", b"")
+            more = message.get("more_body", False)
+
+
+async def send_reply(reply: Reply, send: Send, request: Request, extra: Sequence[Header]) -> None:
+    """Send it, a reply in pieces for as long as its client is there."""
+    headers = [*reply.headers, *extra]
+    body = reply.body
+    if reply.status not in _WITHOUT_CONTENT:
+        headers.append((b"content-type", reply.content_type))
+        if isinstance(body, bytes):
+            headers.append((b"content-length", str(len(body)).encode()))
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    if isinstance(body, bytes):
+        await send({"type": "http.response.body", "body": body, "more_body": request.unread})
+        if not request.unread:
+            return
+        await request.linger()
+    elif reply.keep_alive:
+        await while_there(request, lambda: _send_live(body, reply.keep_alive, send))
+    else:
+        await while_there(request, lambda: _send_pieces(body, send))
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _send_pieces(pieces: AsyncIterator[bytes], send: Send) -> None:
+    async with AsyncExitStack() as stack:
+        if isinstance(pieces, AsyncGenerator):
+            stack.push_async_callback(pieces.aclose)
+        async for piece in pieces:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+            del piece  # it may be large, and the wait for the next one long
+
+
+async def _send_live(pieces: AsyncIterator[bytes], keep_alive: bytes, send: Send) -> None:
+    """As `_send_pieces`, and `keep_alive` at times."""
+    turn = anyio.Lock()
+
+    async def say(part: dict[str, Any]) -> None:
+        async with turn:
+            await send(part)
+
+    async def keep() -> None:
+        while True:
+            await anyio.sleep(KEEP_ALIVE_SECONDS)
+            await say({"type": "http.response.body", "body": keep_alive, "more_body": True})
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(keep)
+        await _send_pieces(pieces, say)
+        tasks.cancel_scope.cancel()
+
+
+async def while_there(request: Request, work: Callable[[], Awaitable[None]]) -> None:
+    """Do it for as long as the client stays. Raises `Disconnected` once it has gone, else what the work raises.
+
+    The body must have been read before.
+    """
+    gone, failure = False, None
+
+    async def watch() -> None:
+        nonlocal gone
+        await request.gone()
+        gone = True
+        tasks.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(watch)
+        try:
+            await work()
+        except Exception as error:  # as it is, not in a group
+            failure = error
+        tasks.cancel_scope.cancel()
+    if gone:
+        raise Disconnected
+    if failure is not None:
+        raise failure

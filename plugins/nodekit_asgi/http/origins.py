@@ -1,0 +1,58 @@
+"""Browsers are not clients by accident: other sites' pages, and names that were pointed at loopback, are kept out."""
+
+from collections.abc import Sequence
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from nodekit_asgi.http.messages import Header, HttpError, Request
+
+_METHODS = b"GET, POST, PUT, DELETE"
+_EXPOSED = b"link, preference-applied, retry-after, x-request-id"
+_HEADERS = b"content-type, idempotency-key, last-event-id, prefer, priority, x-request-id, authorization"
+
+
+def check_access(request: Request, *, loopback: bool) -> Sequence[Header]:
+    """Raises `HttpError` 403; answers the headers that let an allowed site's page read the reply."""
+    host = request.headers.get(b"host", b"").decode("latin-1")
+    allowed = request.limits.allowed_hosts
+    if (loopback or allowed) and host and not _is_loopback(host) and _name(host) not in allowed:
+        raise HttpError(
+            403, "Host: this node is not called by that name; list other names than loopback's in allowed_hosts"
+        )
+    origin = request.headers.get(b"origin", b"").decode("latin-1")
+    if not origin or _site(origin) == host != "":
+        return ()
+    if origin not in request.limits.allowed_origins:
+        raise HttpError(403, "Origin: pages of other sites may not call this node; list theirs in allowed_origins")
+    return [
+        (b"access-control-allow-origin", origin.encode("latin-1")),
+        (b"access-control-expose-headers", _EXPOSED),
+        (b"vary", b"origin"),
+    ]
+
+
+def preflight_headers() -> Sequence[Header]:
+    """What a browser asks before it sends a page's request."""
+    return [(b"access-control-allow-methods", _METHODS), (b"access-control-allow-headers", _HEADERS)]
+
+
+def _site(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
+
+
+def _name(host: str) -> str:
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _is_loopback(host: str) -> bool:
+    name = _name(host)
+    try:
+        return name == "localhost" or ip_address(name).is_loopback
+    except ValueError:
+        return False

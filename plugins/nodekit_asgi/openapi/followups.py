@@ -1,0 +1,147 @@
+"""Operations on jobs that go on: followed, tried again, finished from outside."""
+
+from collections.abc import Mapping
+
+from nodekit_asgi.openapi.operation import Answer, Content, Key, Operation, Parameter
+from nodekit_asgi.openapi.shared import (
+    IDEMPOTENCY_KEY,
+    JOB,
+    KEY_REUSED,
+    NO_SUCH_JOB,
+    NOT_NOW,
+    PREFER,
+    PRIORITY,
+    READING,
+    REQUEST_ID,
+    TOO_MANY,
+    WITH_BODY,
+    error,
+    errors,
+)
+from nodekit_asgi.openapi.submitting import READERS, REFUSED
+from nodekit_asgi.wire.fields import JOB_ID
+from nodekit_asgi.wire.jobs import WireAccepted, WireJob, WireReport, WireRetry
+
+_EVENTS = f"""event: accepted
+id: {JOB_ID}:0
+data: {{"id":"{JOB_ID}"}}
+
+event: step
+id: {JOB_ID}:1
+data: {{"container":"upper","output":{{"text":"HELLO"}}}}
+
+event: finished
+id: {JOB_ID}:2
+data: {{"id":"{JOB_ID}","status":"success","result":{{"container":"upper","output":{{"text":"HELLO"}}}}}}
+
+"""
+_REPORT = {"id": JOB_ID, "status": "success", "containers": ["upper"], "data": {"text": "HELLO"}}
+
+OF_FAILED = (
+    Parameter(
+        name="status",
+        place="query",
+        description="Without `id`: only jobs of this status, as a job result has it. Not together with `pending`.",
+        schema={"enum": ["running", "success", "failed"]},
+        example="failed",
+    ),
+    Parameter(
+        name="container",
+        place="query",
+        description="With `status=failed`: only jobs whose error is of this container.",
+        schema={"type": "string"},
+        example="translate",
+    ),
+    Parameter(
+        name="error",
+        place="query",
+        description="With `status=failed`: only jobs whose error has this in its text, in the same case.",
+        schema={"type": "string"},
+        example="no reply",
+    ),
+)
+"""Of `GET /api/jobs`."""
+
+OPERATIONS: Mapping[Key, Operation] = {
+    ("/api/jobs/{id}/events", "GET"): Operation(
+        id="followJob",
+        tag="jobs",
+        summary="Follow a job",
+        description="Server-sent events: `accepted`, `step` for each that has finished, `finished`, after which the "
+        "stream ends. What has happened already is told first.",
+        parameters=(
+            REQUEST_ID,
+            JOB,
+            Parameter(
+                name="Last-Event-ID",
+                place="header",
+                description="The last event that the caller has; what came after it is told. One that is none of this "
+                "job's is ignored.",
+                schema={"type": "string"},
+                example=f"{JOB_ID}:1",
+            ),
+        ),
+        answers={
+            **READING,
+            200: Answer("The events.", Content(None, {"success": _EVENTS}, media_type="text/event-stream")),
+            204: Answer("The caller has seen `finished`: there will be no more."),
+            404: NO_SUCH_JOB,
+        },
+    ),
+    ("/api/jobs/{id}/retry", "POST"): Operation(
+        id="retryJob",
+        tag="jobs",
+        summary="Try a failed job again",
+        description="It stays as it is; what it asks for becomes a new job, of whoever asks now, and is admitted as "
+        "such. With `from: failed`, which an empty body means too, the steps that gave an output keep it.",
+        parameters=(REQUEST_ID, JOB, PREFER, IDEMPOTENCY_KEY, PRIORITY),
+        body=Content(WireRetry, {"failed": {"from": "failed"}, "start": {"from": "start"}}),
+        answers={
+            **WITH_BODY,
+            200: Answer(
+                "The id of the new job; with `Prefer: wait`, the job, which is finished.",
+                Content({"anyOf": [WireAccepted, WireJob]}, {"accepted": {"id": JOB_ID}}),
+                ("Preference-Applied",),
+                READERS,
+            ),
+            202: Answer(
+                "The new job was not finished in the time that `Prefer: wait` gives it.",
+                Content(WireAccepted, {"accepted": {"id": JOB_ID}}),
+                ("Preference-Applied",),
+                READERS,
+            ),
+            400: REFUSED,
+            404: NO_SUCH_JOB,
+            409: errors(
+                "The job has not failed, or from its last output on there is nothing else to do.",
+                running=error("the job is not finished; only one that failed or was cancelled can be retried"),
+                ended=error(
+                    "the job is ended by its pipeline, after its last output, and would be again; "
+                    "retry it from the start"
+                ),
+            ),
+            422: KEY_REUSED,
+            429: TOO_MANY,
+            503: NOT_NOW,
+        },
+    ),
+    ("/api/status", "PUT"): Operation(
+        id="reportStatus",
+        tag="jobs",
+        summary="Finish a job from outside",
+        description="Taken only from the networks in `status_networks`, which are none unless the node's operator says "
+        "so. It completes a job that there is, whoever owns it.",
+        parameters=(REQUEST_ID,),
+        body=Content(WireReport, {"success": _REPORT}),
+        answers={
+            **WITH_BODY,
+            200: Answer("It is finished.", Content({"type": "object"}, {"done": {}})),
+            403: errors(
+                "The caller may not do that.",
+                address=error("status reports are not taken from this address; list it in status_networks"),
+            ),
+            404: errors("There is no such job.", unknown=error("no such job")),
+            409: errors("The job was finished already.", finished=error("the job is finished")),
+        },
+    ),
+}

@@ -1,0 +1,144 @@
+"""What many operations have in common: headers, errors, and schemas that no Struct is."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from nodekit_asgi.openapi.operation import Answer, Content, Parameter
+from nodekit_asgi.wire.fields import JOB_ID
+from nodekit_asgi.wire.node import WireErrorReply
+
+ID: Mapping[str, Any] = {"type": "string", "format": "uuid"}
+BOOLEAN: Mapping[str, Any] = {"type": "boolean"}
+
+HEADERS: Mapping[str, Mapping[str, Any]] = {
+    "X-Request-ID": {
+        "description": "The request's own, or a new one. It stands in the node's log beside what went wrong.",
+        "schema": {"type": "string"},
+        "required": True,
+        "example": "9f86d081884c7d65",
+    },
+    "Retry-After": {
+        "description": "Seconds after which to try again.",
+        "schema": {"type": "integer", "minimum": 0},
+        "required": True,
+        "example": 5,
+    },
+    "Preference-Applied": {
+        "description": "How long the node was ready to wait, where the request has `Prefer: wait`.",
+        "schema": {"type": "string"},
+        "example": "wait=10",
+    },
+    "Link": {
+        "description": "Where the next page is, relative to this one, while this one is full.",
+        "schema": {"type": "string"},
+        "example": f'<?limit=100&after={JOB_ID}>; rel="next"',
+    },
+    "ETag": {
+        "description": "What the file is known by, for `If-None-Match`.",
+        "schema": {"type": "string"},
+        "required": True,
+        "example": '"9f86d081884c7d659a2feaa0c55ad015"',
+    },
+    "Content-Security-Policy": {
+        "description": "The page loads from this node only, and calls no other.",
+        "schema": {"type": "string"},
+        "required": True,
+        "example": "default-src 'none'; script-src 'self'",
+    },
+}
+
+
+def error(text: str, **params: Any) -> Mapping[str, Any]:
+    return {"error": text, "params": params} if params else {"error": text}
+
+
+def errors(description: str, *headers: str, **examples: Mapping[str, Any]) -> Answer:
+    """An error reply, with examples by name."""
+    return Answer(description, Content(WireErrorReply, examples), headers)
+
+
+BAD_REQUEST = errors(
+    "The request is malformed; `error` names what of it.",
+    limit=error("limit: expected a whole number of 1 or more"),
+    query=error("the query is not UTF-8, or has too many fields"),
+)
+FORBIDDEN = errors(
+    "By this `Host` the node is not called, or pages of this `Origin` may not call it.",
+    host=error("Host: this node is not called by that name; list other names than loopback's in allowed_hosts"),
+    origin=error("Origin: pages of other sites may not call this node; list theirs in allowed_origins"),
+)
+NO_SUCH_JOB = errors("It is not a job of this client.", unknown=error("no such job"))
+TOO_SLOW = errors(
+    "The body did not arrive within <body_seconds> seconds.", late=error("the body did not arrive within 60 s")
+)
+TOO_LARGE = errors(
+    "The body is larger than <max_body_bytes> bytes.", large=error("the body is larger than 16777216 bytes")
+)
+TOO_MANY = errors(
+    "This client has as many unfinished jobs as it may, or asks too often.",
+    "Retry-After",
+    limit=error("you have 100 unfinished jobs; wait until some are finished"),
+)
+FAULT = errors(
+    "A fault of the node. Its log has more, beside the same `request_id`.",
+    fault=error("internal error", request_id="9f86d081884c7d65"),
+)
+STORE_FAILS = errors(
+    "The store does not work right now.", "Retry-After", store=error("the store does not work right now")
+)
+KEY_REUSED = errors(
+    "The `Idempotency-Key` was used with another body before.",
+    reused=error("the idempotency key was used with another request before; make a new key for each request"),
+)
+NOT_NOW = errors(
+    "The node is full or stops, or its store does not work right now.",
+    "Retry-After",
+    draining=error("the node is draining or has not started"),
+    store=error("the store does not work right now"),
+)
+
+TOO_OFTEN = errors(
+    "This client asks too often, where the node has a plugin that says so.",
+    "Retry-After",
+    often=error("too many requests: at most 60 in 60 s"),
+)
+
+UNLIMITED: Mapping[int, Answer] = {400: BAD_REQUEST, 403: FORBIDDEN, 500: FAULT}
+"""What every operation may answer."""
+ANY: Mapping[int, Answer] = {**UNLIMITED, 429: TOO_OFTEN}
+"""What all but the page and probes may."""
+READING: Mapping[int, Answer] = {**ANY, 503: STORE_FAILS}
+WITH_BODY: Mapping[int, Answer] = {**READING, 408: TOO_SLOW, 413: TOO_LARGE}
+
+REQUEST_ID = Parameter(
+    name="X-Request-ID",
+    place="header",
+    description="Up to 128 visible ASCII characters, sent back; others are ignored.",
+    schema={"type": "string"},
+    example="my-request-17",
+)
+JOB = Parameter(name="id", place="path", description="The id of a job.", schema=ID, example=JOB_ID)
+PRIORITY = Parameter(
+    name="Priority",
+    place="header",
+    description="How urgent the job is (RFC 9218): `u` from 0, the most urgent, to 7, within what the node allows this "
+    "client; 3 unless said. A malformed one is ignored.",
+    schema={"type": "string"},
+    example="u=1",
+)
+PREFER = Parameter(
+    name="Prefer",
+    place="header",
+    description="`wait=N` (RFC 7240): wait for the job, at most N seconds and at most <max_wait_seconds>. "
+    "Other preferences and malformed ones are ignored.",
+    schema={"type": "string"},
+    example="wait=10",
+)
+IDEMPOTENCY_KEY = Parameter(
+    name="Idempotency-Key",
+    place="header",
+    description="Makes it safe to send the request again: with the same key and body, byte for byte, it is "
+    "the same job. A key lives as long as its job; refusals are not remembered.",
+    schema={"type": "string", "pattern": "^[!-~]{1,255}$"},
+    example="order-4711",
+)

@@ -1,0 +1,1 @@
+"""Listening sockets, limits of connections, and the two servers: hypercorn and uvicorn."""

@@ -1,0 +1,106 @@
+"""hypercorn's connections on a listener of ours. Imported only where hypercorn serves.
+
+Its own `serve` cannot be cancelled (pgjones/hypercorn#184) nor given a listener, and keeps the connection of a client
+that has gone until its keep-alive time is over: enough short visits would use up all descriptors. Nor does it notice
+that a client has gone which had sent more than the request that is being answered.
+"""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from hypercorn import Config
+from hypercorn.asyncio.tcp_server import MAX_RECV, TCPServer
+from hypercorn.asyncio.worker_context import WorkerContext
+from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.utils import wrap_app  # pyright: ignore[reportUnknownVariableType]
+
+from nodekit_asgi.server.disconnects import LOOK_SECONDS, has_gone
+from nodekit_asgi.server.listen import stop_accepting
+
+TURNS_TO_BEGIN = 5
+"""Of the event loop, from accepting a connection to its entry in `connections`: what is not there, nobody ends."""
+
+
+class PromptServer(TCPServer):
+    """One connection, closed when its client has gone."""
+
+    _client_has_gone = False
+
+    async def _read_data(self) -> None:
+        while not self.reader.at_eof():
+            try:
+                data = await self.reader.read(MAX_RECV)
+            except OSError:
+                break
+            look = Look(self.loop, self.writer, self._has_gone)
+            try:
+                await self.protocol.handle(RawData(data))
+            finally:
+                look.cancel()
+        await self.protocol.handle(Closed())
+        self._client_has_gone = True
+        await self.idle_task.stop()
+
+    def _has_gone(self) -> None:
+        """It is told to what waits for its turn to be read, too."""
+        self._task_group.spawn(self.protocol.handle, Closed())  # pyright: ignore[reportUnknownMemberType]
+
+    async def protocol_send(self, event: Event) -> None:
+        if not (self._client_has_gone and isinstance(event, Updated)):  # it would begin to wait for a next request
+            await super().protocol_send(event)
+
+
+class Look:
+    """Looks at times whether a client has gone, while what it has sent is not handled."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, writer: asyncio.StreamWriter, tell: Callable[[], None]) -> None:
+        self._loop = loop
+        self._socket = writer.get_extra_info("socket")
+        self._tell = tell
+        self._timer = loop.call_later(LOOK_SECONDS, self._look)
+
+    def cancel(self) -> None:
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        if has_gone(self._socket):
+            self._tell()
+        else:
+            self._timer = self._loop.call_later(LOOK_SECONDS, self._look)
+
+
+async def serve(app: Any, settings: Config, listener: socket.socket, stop: Callable[[], Awaitable[None]]) -> None:
+    """Accept until `stop` returns; then requests that are being answered have `graceful_timeout` seconds."""
+    loop = asyncio.get_running_loop()
+    context = WorkerContext(None)
+    wrapped = wrap_app(app, settings.wsgi_max_body_size, "asgi")
+    connections: dict[asyncio.Task[Any], asyncio.StreamWriter] = {}
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if (task := asyncio.current_task()) is not None:
+            connections[task] = writer
+            task.add_done_callback(connections.pop)
+        await PromptServer(wrapped, loop, settings, context, {}, reader, writer)
+
+    server = await asyncio.start_server(connected, backlog=settings.backlog, sock=listener)
+    try:
+        await stop()
+    finally:
+        await context.terminated.set()
+        stop_accepting(listener)
+        for _ in range(TURNS_TO_BEGIN):
+            await asyncio.sleep(0)
+        server.close()
+        await _end(connections, settings.graceful_timeout)
+
+
+async def _end(connections: dict[asyncio.Task[Any], asyncio.StreamWriter], seconds: float) -> None:
+    """What is late is cut: a client that does not read its reply would keep the node from ending."""
+    if connections:
+        _, late = await asyncio.wait([*connections], timeout=seconds)
+        for task in late:
+            connections[task].transport.abort()
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)

@@ -1,0 +1,80 @@
+"""HTTP servers, each held so that it serves a socket that listens already until `stop` is set.
+
+Both run on asyncio.
+"""
+
+import socket
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import anyio
+
+from nodekit_asgi.config import AsgiConfig
+from nodekit_asgi.server.listen import BACKLOG, stop_accepting
+
+Server: TypeAlias = Callable[[Any, AsgiConfig, socket.socket, anyio.Event], Coroutine[Any, Any, None]]
+
+HEADER_BYTES = 1 << 16
+KEEP_ALIVE_SECONDS = 75.0
+
+
+async def hypercorn(app: Any, config: AsgiConfig, listener: socket.socket, stop: anyio.Event) -> None:
+    """Serve with hypercorn; what it is answering is not cut by a cancellation, but by `stop_seconds`."""
+    from hypercorn import Config
+
+    from nodekit_asgi.server.hypercorn_connections import serve
+
+    settings = Config()
+    settings.backlog = BACKLOG
+    settings.keep_alive_max_requests = 2**62  # by default a connection ends after 1,000
+    settings.keep_alive_timeout = KEEP_ALIVE_SECONDS
+    settings.graceful_timeout = config.stop_seconds
+    settings.h11_max_incomplete_size = HEADER_BYTES
+    settings.include_server_header = False
+    settings.accesslog = None
+    settings.errorlog = None
+    with anyio.CancelScope(shield=True):
+        await serve(app, settings, listener, stop.wait)
+
+
+async def uvicorn(app: Any, config: AsgiConfig, listener: socket.socket, stop: anyio.Event) -> None:
+    """Serve with uvicorn; signals stay with the node."""
+    from uvicorn import Config, Server
+
+    from nodekit_asgi.server.uvicorn_protocol import BoundedHttpTools
+
+    class Quiet(Server):
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield
+
+    settings = Config(
+        app,
+        lifespan="off",
+        ws="none",
+        http=BoundedHttpTools,
+        access_log=False,
+        log_config=None,
+        log_level="warning",
+        proxy_headers=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=int(KEEP_ALIVE_SECONDS),
+        timeout_graceful_shutdown=int(config.stop_seconds),
+    )
+    server = Quiet(settings)
+
+    async def stop_when_told() -> None:
+        await stop.wait()
+        stop_accepting(listener)
+        server.should_exit = True  # it looks at this ten times a second
+
+    with anyio.CancelScope(shield=True):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(stop_when_told)
+            await server.serve(sockets=[listener])
+            tasks.cancel_scope.cancel()
+
+
+SERVERS: Mapping[str, Server] = {"hypercorn": hypercorn, "uvicorn": uvicorn}

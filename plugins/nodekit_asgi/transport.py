@@ -1,0 +1,67 @@
+"""Brings HTTP requests to a node."""
+
+import asyncio
+import select
+import socket
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+import anyio
+from anyio.abc import TaskStatus
+from msgspec.structs import replace
+
+from nodekit import CompositionError, Node, NodeFile, NodekitError, Offer, Problem, descriptor_share
+from nodekit_asgi.app import AsgiApp
+from nodekit_asgi.config import AsgiConfig
+from nodekit_asgi.server.bounded_listener import BoundedListener
+from nodekit_asgi.server.listen import check_bind, is_loopback, listen, remove_socket_file, socket_file, url_of
+from nodekit_asgi.server.servers import SERVERS
+
+
+class AsgiTransport:
+    """Serves HTTP where `config.bind` says. asyncio only, as its servers are."""
+
+    def __init__(self, config: AsgiConfig | None = None) -> None:
+        self._config = config or AsgiConfig()
+        try:
+            check_bind(self._config.bind)
+        except NodekitError as error:
+            raise CompositionError(Problem("bind", str(error).removeprefix("bind: "))) from error
+        if find_spec(self._config.server) is None:
+            extra = "pip install 'nodekit-compute[fast]'"
+            raise CompositionError(Problem("server", f"{self._config.server} is not installed; {extra}"))
+
+    async def serve(self, node: Node, *, task_status: "TaskStatus[Sequence[str]]") -> None:
+        listener = self._bounded(listen(self._config.bind))
+        app = AsgiApp(node, self._config, loopback=is_loopback(listener))
+        url, file = url_of(listener), socket_file(self._config.bind)
+        stop = anyio.Event()
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(SERVERS[self._config.server], app, self._config, listener, stop)
+                task_status.started([url])
+                try:
+                    await anyio.sleep_forever()
+                finally:
+                    stop.set()
+        finally:
+            remove_socket_file(self._config.bind, file)
+
+    def _bounded(self, listener: socket.socket) -> socket.socket:
+        most = self._config.max_connections or descriptor_share()
+        if most is None or not hasattr(select, "epoll"):
+            return listener
+        if not isinstance(asyncio.get_running_loop(), asyncio.SelectorEventLoop):
+            return listener  # uvloop takes the descriptor itself for a listening socket
+        return BoundedListener(listener, most)
+
+
+def from_config(config: AsgiConfig, file: NodeFile) -> AsgiTransport:
+    """The transport of a node file, which a unix socket's path is relative to."""
+    if config.bind.startswith("unix:") and config.bind != "unix:":
+        path = file.folder / config.bind.removeprefix("unix:")
+        config = replace(config, bind=f"unix:{path}")
+    return AsgiTransport(config)
+
+
+offer = Offer(AsgiConfig, from_config)

@@ -1,0 +1,120 @@
+"""What has happened to one job, on the wire: times, attempts and errors, but no outputs, which may be large."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Literal, TypeAlias
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from nodekit import Attempt, ContainerError, FailureKind, Job, JobStatus, StepRecord
+from nodekit_asgi.wire.fields import JOB_ID, ContainerField, ErrorField, ErrorStatus, JobIdField, TimeField, about
+from nodekit_asgi.wire.jobs import WireStatus, wire_status
+
+State: TypeAlias = Literal["accepted", "running", "waiting", "success", "failed", "cancelled"]
+
+
+class WireAttempt(msgspec.Struct, frozen=True):
+    """One call of a container that has ended."""
+
+    started_at: TimeField
+    duration_seconds: Annotated[float, about("How long it took.", 0.02, minimum=0)]
+    instance: Annotated[str, about("The running instance that was called; empty where that is not known.", "upper-1")]
+    error: ErrorField | UnsetType = UNSET
+    kind: Annotated[FailureKind | UnsetType, about("The kind of error, for a program to read.", "timeout")] = UNSET
+    status: ErrorStatus | UnsetType = UNSET
+
+
+class WireStep(msgspec.Struct, frozen=True):
+    """One step that was begun, and its attempts."""
+
+    container: ContainerField
+    attempts: Annotated[list[WireAttempt], about("The calls that have ended, the first one first.")]
+    error: Annotated[str | UnsetType, about("How the step failed for good.", "no reply within 180 s")] = UNSET
+
+
+class WireFailure(msgspec.Struct, frozen=True):
+    """How a job failed, or that it was cancelled. `container` is the one that was due."""
+
+    container: ContainerField
+    error: ErrorField
+    kind: Annotated[FailureKind, about("The kind of error, for a program to read.", "timeout")]
+    status: ErrorStatus | UnsetType = UNSET
+
+
+class WireHistory(msgspec.Struct, frozen=True):
+    """A job from its acceptance to its end. What there is not is left out."""
+
+    id: JobIdField
+    status: Annotated[WireStatus, about("As in a JobResult.", "failed")]
+    state: Annotated[
+        State,
+        about(
+            "The same in more detail. `accepted`: no attempt has ended yet; `waiting`: to try a step again.", "failed"
+        ),
+    ]
+    pipeline: Annotated[str, about("The pipeline that was asked for.", "sequence")]
+    containers: Annotated[list[ContainerField], about("What was asked for.", ["upper", "translate"])]
+    priority: Annotated[int, about("The urgency that it got: 0 is the most urgent.", 3, minimum=0, maximum=7)]
+    accepted_at: TimeField
+    steps: Annotated[list[WireStep], about("Those that were begun.")]
+    finished_at: TimeField | UnsetType = UNSET
+    due: Annotated[str | UnsetType, about("The container of the next step.", "translate")] = UNSET
+    not_before: Annotated[
+        str | UnsetType,
+        about("When a step that failed is tried again.", "2026-01-05T12:03:05.000Z", format="date-time"),
+    ] = UNSET
+    failure: WireFailure | UnsetType = UNSET
+    retry_of: Annotated[str | UnsetType, about("The job that it is another try of.", JOB_ID, format="uuid")] = UNSET
+
+
+def wire_history(job: Job, *, now: float) -> WireHistory:
+    """`now` in Unix seconds tells a job that waits to be tried again from one that may run."""
+    waits = job.not_before is not None and job.not_before > now
+    return WireHistory(
+        id=job.id,
+        status=wire_status(job),
+        state="waiting" if waits else _STATES[job.status],
+        pipeline=job.request.pipeline,
+        containers=list(job.request.containers),
+        priority=job.request.priority,
+        accepted_at=_time(job.accepted_at),
+        steps=[_step(record) for record in job.steps],
+        finished_at=UNSET if job.finished_at is None else _time(job.finished_at),
+        due=job.due or UNSET,
+        not_before=_time(job.not_before) if waits and job.not_before is not None else UNSET,
+        failure=_failure(job.result) if isinstance(job.result, ContainerError) else UNSET,
+        retry_of=job.retry_of or UNSET,
+    )
+
+
+_STATES: dict[JobStatus, State] = {
+    JobStatus.ACCEPTED: "accepted",
+    JobStatus.RUNNING: "running",
+    JobStatus.SUCCESS: "success",
+    JobStatus.FAILED: "failed",
+    JobStatus.CANCELLED: "cancelled",
+}
+
+
+def _step(record: StepRecord) -> WireStep:
+    error = record.result.error if isinstance(record.result, ContainerError) else UNSET
+    return WireStep(record.container, [_attempt(attempt) for attempt in record.attempts], error)
+
+
+def _attempt(attempt: Attempt) -> WireAttempt:
+    return WireAttempt(
+        started_at=_time(attempt.started_at),
+        duration_seconds=round(max(0.0, attempt.finished_at - attempt.started_at), 6),  # clocks are set back at times
+        instance=attempt.instance,
+        error=UNSET if attempt.failure is None else attempt.failure,
+        kind=attempt.kind or UNSET,
+        status=UNSET if attempt.status is None else attempt.status,
+    )
+
+
+def _failure(error: ContainerError) -> WireFailure:
+    return WireFailure(error.container, error.error, error.kind, UNSET if error.status is None else error.status)
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,273 @@
+"""JSON on the wire, and what it is in the node. Unknown fields are ignored; who asks is never read from a body."""
+
+import re
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import Annotated, Any, Literal, TypeAlias
+from uuid import UUID
+
+import anyio.to_thread
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+from msgspec.structs import replace
+
+from nodekit import (
+    Container,
+    ContainerError,
+    ContainerResult,
+    InvalidPayload,
+    Job,
+    JobId,
+    JobRequest,
+    JobStatus,
+    Refusal,
+    RetryFrom,
+)
+from nodekit import parse_json as parse_any_json
+from nodekit_asgi.config import Limits
+from nodekit_asgi.http.headers import idempotency_key, urgency
+from nodekit_asgi.http.messages import HttpError, Request
+from nodekit_asgi.wire.fields import ContainerField, JobIdField, about
+from nodekit_asgi.wire.node import WireContainer
+
+LONG_DIGEST_BYTES = 1 << 20
+"""A digest of more takes milliseconds, and is made off the event loop."""
+
+NO_SUCH_JOB = "no such job"
+
+WireStatus: TypeAlias = Literal["running", "success", "failed"]
+"""A job that waits is `running`, a cancelled one `failed`."""
+
+
+class WireRequest(msgspec.Struct, frozen=True):
+    """What a client asks for: containers, called one after another, the output of one being the input of the next.
+
+    Other fields are ignored. A delegated subscription, which has `signature` and `subscription`, is refused with
+    `Chain not enabled` unless the node takes part in a chain.
+    """
+
+    containers: Annotated[
+        list[ContainerField] | UnsetType,
+        about("In the order in which they are called.", ["upper"], ["upper", "translate"]),
+    ] = UNSET
+    data: Annotated[
+        Raw | UnsetType, about("The input of the first container, as it is.", {"text": "hello"}, type="object")
+    ] = UNSET
+    pipeline: Annotated[str | None, about("The pipeline; `sequence` unless said.", "sequence")] = None
+    requires_proof: Annotated[bool | None, about("Whether the last container must give a proof.", False)] = None
+    signature: Annotated[Raw | UnsetType, about("Of a delegated subscription.")] = UNSET
+    subscription: Annotated[Raw | UnsetType, about("Of a delegated subscription.")] = UNSET
+
+
+_STARTS: Mapping[str, RetryFrom] = {"failed": "failed", "start": "start"}
+
+
+class WireRetry(msgspec.Struct, frozen=True):
+    """Where to go on with a job that failed."""
+
+    start: Annotated[
+        str, about("With the step that failed, or with the first, `start`.", "failed", enum=[*_STARTS])
+    ] = msgspec.field(name="from", default="failed")
+
+
+class WireAccepted(msgspec.Struct, frozen=True):
+    """A job was accepted: it is kept, and can be read."""
+
+    id: JobIdField
+
+
+class WireReport(msgspec.Struct, frozen=True):
+    """What came of a job elsewhere."""
+
+    id: JobIdField
+    status: Annotated[WireStatus, about("How it has ended; `running` changes nothing.", "success")]
+    containers: Annotated[
+        list[ContainerField],
+        about("Those that were called; what is reported is the last one's.", ["upper"], minItems=1),
+    ]
+    data: Annotated[
+        Raw | UnsetType,
+        about("Its output or, of a failed job, the error: a text, or an object with it in `error`.", {"text": "HELLO"}),
+    ] = UNSET
+
+
+class WireResult(msgspec.Struct, frozen=True):
+    """What came of a step: an output or an error."""
+
+    container: ContainerField
+
+
+class WireOutput(WireResult, frozen=True):
+    """What a container gave."""
+
+    output: Annotated[Raw, about("Any JSON, as the container wrote it.", {"text": "HELLO"})]
+
+
+class WireError(WireResult, frozen=True):
+    """How a step failed for good."""
+
+    error: Annotated[str, about("What went wrong; `cancelled` of a cancelled job.", "no reply within 180 s")]
+
+
+class WireJob(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How far a job has got."""
+
+    id: JobIdField
+    status: Annotated[WireStatus, about("A job that waits is `running`, a cancelled one `failed`.", "success")]
+    result: Annotated[WireResult | None, about("The last step's, or the error that ended the job; null meanwhile.")]
+    intermediate_results: Annotated[
+        list[WireResult] | UnsetType, about("The other finished steps'; only where they were asked for.")
+    ] = UNSET
+
+
+_item: msgspec.json.Decoder[WireRequest] = msgspec.json.Decoder(WireRequest)
+_report: msgspec.json.Decoder[WireReport] = msgspec.json.Decoder(WireReport)
+_retry: msgspec.json.Decoder[WireRetry] = msgspec.json.Decoder(WireRetry)
+_items: msgspec.json.Decoder[list[Raw]] = msgspec.json.Decoder(list[Raw])
+
+
+async def read_item(request: Request) -> JobRequest:
+    """The one job request in a body."""
+    key = idempotency_key(request)
+    body = await request.body()
+    asked = job_request(await _parse(body, _item, request.limits), request, urgency(request))
+    return asked if key is None else replace(asked, idempotency_key=key, body_digest=await _digest(body))
+
+
+async def read_retry(request: Request, id: JobId) -> tuple[RetryFrom, str]:
+    """Where the other try begins, and a digest of the body and of the job: a key is for both."""
+    body = await request.body()
+    wire: WireRetry = await _parse(body or b"{}", _retry, request.limits)
+    if wire.start not in _STARTS:
+        raise HttpError(400, "from: expected failed or start")
+    return _STARTS[wire.start], await _digest(b"retry %s\n%s" % (id.encode(), body))
+
+
+async def read_items(request: Request) -> list[Raw]:
+    """The items of a batch, each still to be looked at."""
+    if request.values(b"idempotency-key"):
+        raise HttpError(400, "Idempotency-Key: is not taken for a batch; submit jobs that have keys one by one")
+    items: list[Raw] = await _parse(await request.body(), _items, request.limits)
+    if len(items) > request.limits.max_batch:
+        raise HttpError(413, f"a batch of {len(items)} items; at most {request.limits.max_batch} are taken")
+    return items
+
+
+async def read_report(request: Request) -> WireReport:
+    """The status report in a body."""
+    report: WireReport = await _parse(await request.body(), _report, request.limits)
+    if not report.containers:
+        raise HttpError(400, "containers: expected the ids of the containers that were called, at least one")
+    return report
+
+
+def batch_item(item: Raw, request: Request, priority: int) -> JobRequest | str | Refusal:
+    """A job request of a batch, or what is wrong with it."""
+    try:
+        return job_request(_item.decode(item), request, priority)
+    except msgspec.DecodeError as error:
+        return _explain(str(error))
+    except HttpError as error:
+        return str(error)
+    except Refusal as refusal:
+        return refusal
+
+
+async def _digest(body: bytes) -> str:
+    if len(body) > LONG_DIGEST_BYTES:
+        return await anyio.to_thread.run_sync(_blake2b, body)
+    return _blake2b(body)
+
+
+def _blake2b(body: bytes) -> str:
+    return blake2b(body, digest_size=16).hexdigest()
+
+
+async def _parse(body: bytes, decoder: "msgspec.json.Decoder[Any]", limits: Limits) -> Any:
+    try:
+        return await parse_any_json(body, decoder, max_depth=limits.max_json_depth)
+    except InvalidPayload as error:
+        raise HttpError(400, f"the body is {error}") from error
+    except msgspec.ValidationError as error:
+        raise HttpError(400, _explain(str(error))) from error
+
+
+def job_request(wire: WireRequest, request: Request, priority: int) -> JobRequest:
+    """Raises `HttpError` where a field is missing or of the wrong type, `Refusal` for a subscription."""
+    if wire.signature is not UNSET and wire.subscription is not UNSET:
+        raise Refusal("Chain not enabled")
+    if wire.containers is UNSET:
+        raise HttpError(400, "containers: is missing; expected an array of container ids")
+    if len(wire.containers) > request.limits.max_steps:
+        raise HttpError(400, f"containers: {len(wire.containers)} of them; at most {request.limits.max_steps}")
+    if wire.data is UNSET:
+        raise HttpError(400, "data: is missing; expected an object")
+    if not bytes(memoryview(wire.data)[:1]) == b"{":
+        raise HttpError(400, "data: expected an object")
+    return JobRequest(
+        containers=tuple(wire.containers),
+        data=wire.data.copy(),  # a piece of the body would keep the whole body in memory
+        pipeline=wire.pipeline or "sequence",
+        requires_proof=bool(wire.requires_proof),
+        client=request.client,
+        address=request.address,
+        priority=priority,
+    )
+
+
+def job_id(text: str) -> JobId:
+    """Raises `HttpError` where no job can have this id."""
+    id = text.lower()
+    try:
+        if str(UUID(id)) == id:
+            return id
+    except ValueError:
+        pass
+    raise HttpError(404, NO_SUCH_JOB)
+
+
+def wire_job(job: Job, *, intermediate: bool) -> WireJob:
+    result = None if job.result is None else wire_result(job.result)
+    results = [wire_result(result) for result in job.intermediate_results] if intermediate else UNSET
+    return WireJob(job.id, wire_status(job), result, results)
+
+
+def wire_status(job: Job) -> WireStatus:
+    if not job.status.finished:
+        return "running"
+    return "success" if job.status is JobStatus.SUCCESS else "failed"
+
+
+def wire_result(result: ContainerResult) -> WireResult:
+    if isinstance(result, ContainerError):
+        return WireError(result.container, result.error)
+    return WireOutput(result.container, result.output)
+
+
+def wire_container(container: Container) -> WireContainer:
+    external = bool(container.rules.get("external", True))
+    return WireContainer(container.id, external, container.image, container.description)
+
+
+_TYPES = {
+    "str": "a string",
+    "int": "an integer",
+    "float": "a number",
+    "bool": "true or false",
+    "array": "an array",
+    "object": "an object",
+    "null": "null",
+}
+
+
+_MISSING = re.compile(r"Object missing required field `(\w+)`")
+
+
+def _explain(text: str) -> str:
+    """The field and the cure, from an error of msgspec: ``Expected `array`, got `str` - at `$.containers```."""
+    text, _, place = text.partition(" - at `$")
+    words = re.sub(r"`([a-z| ]+)`", lambda found: " or ".join(_TYPES.get(w, w) for w in found[1].split(" | ")), text)
+    field = place.rstrip("`").lstrip(".")
+    if missing := _MISSING.fullmatch(text):
+        return f"{field}.{missing[1]}: is missing".lstrip(".")
+    return f"{field or 'the body'}: {words[:1].lower()}{words[1:]}"

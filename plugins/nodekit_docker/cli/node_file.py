@@ -1,0 +1,106 @@
+"""The Docker containers that a node file names, and those that are there for it."""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import click
+import msgspec
+
+from nodekit import CompositionError, NodekitError, node_name, read_node_file
+from nodekit_docker.containers.state import CONTAINER, NODE, State
+from nodekit_docker.engine.engine import Engine
+from nodekit_docker.engine.errors import EngineRefused
+from nodekit_docker.engine.find import find_engine
+
+T = TypeVar("T")
+
+FAILED = 1
+BAD_NODE_FILE = 3
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """A container of the node file; its settings, secrets among them, are not looked at."""
+
+    id: str
+    image: str
+    host: str | None
+    """Of its runner."""
+    once: bool
+    """Whether it is a program, with a container for each step."""
+
+
+class Asked:
+    """Engines, asked by a command, which has no event loop. Raises `EngineGone` and `EngineRefused`."""
+
+    def __init__(self, path: str) -> None:
+        tables = read_node_file(path)
+        self.node = node_name(tables, Path(path))
+        self.entries = list(_entries(tables))
+        self._engines = {host: Engine(find_engine(host)) for host in {entry.host for entry in self.entries}}
+        for engine in self._engines.values():
+            engine.translated(engine.client)  # here, and not by several threads at once
+
+    def close(self) -> None:
+        for engine in self._engines.values():
+            engine.close()
+
+    def engine(self, host: str | None) -> Engine:
+        return self._engines[host]
+
+    def ask(self, entry: Entry, function: Callable[[Any], T]) -> T:
+        """What a function of the entry's engine gives."""
+        engine = self.engine(entry.host)
+        return engine.translated(lambda: function(engine.client()))
+
+    def state(self, entry: Entry) -> State | None:
+        """Its container that was made last; None: there is none."""
+        found = self.listed(entry, running_only=False)
+        states = (self._inspected(entry, one["Id"]) for one in found)
+        return next((state for state in states if state is not None), None)
+
+    def listed(self, entry: Entry, *, running_only: bool) -> Sequence[Mapping[str, Any]]:
+        """Its containers, the newest first."""
+        labels = [f"{NODE}={self.node}", f"{CONTAINER}={entry.id}"]
+        return self.ask(entry, lambda api: list(api.containers(all=not running_only, filters={"label": labels})))
+
+    def _inspected(self, entry: Entry, id: str) -> State | None:
+        try:
+            return State.of(self.ask(entry, lambda api: api.inspect_container(id)))
+        except EngineRefused as error:
+            if error.status != 404:
+                raise
+            return None
+
+
+@contextmanager
+def explained(path: str) -> Iterator[None]:
+    """Say what is wrong in a line each, and exit."""
+    try:
+        yield
+    except CompositionError as error:
+        for problem in error.problems:
+            click.echo(str(problem) if problem.where == path else f"{path}: {problem}", err=True)
+        sys.exit(BAD_NODE_FILE)
+    except NodekitError as error:
+        click.echo(f"nodekit: {error}", err=True)
+        sys.exit(FAILED)
+
+
+def _entries(tables: Mapping[str, Any]) -> Iterator[Entry]:
+    for runner in _tables(tables.get("runners")):
+        if runner.get("use") == "docker":
+            for container in _tables(runner.get("containers")):
+                id, image = str(container.get("id", "")), str(container.get("image", ""))
+                yield Entry(id, image, runner.get("host"), container.get("mode") == "once")
+
+
+def _tables(value: Any) -> list[dict[str, Any]]:
+    """What of it is tables: the rest is for `nodekit check` to complain about."""
+    return [cast("dict[str, Any]", one) for one in _list(value) if isinstance(one, dict)]
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []  # pyright: ignore[reportUnknownVariableType]

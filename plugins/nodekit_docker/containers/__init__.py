@@ -1,0 +1,1 @@
+"""Containers: made, followed, kept up; programs that run once for each step."""

@@ -1,0 +1,221 @@
+"""One container followed from its start to its end: asked whether it answers, looked at when something happens."""
+
+import logging
+import math
+from collections.abc import Callable
+from contextlib import suppress
+
+import anyio
+
+from nodekit_docker.config import DockerContainer
+from nodekit_docker.containers.life import Life, with_lines
+from nodekit_docker.containers.state import State
+from nodekit_docker.engine.engine import Engine
+from nodekit_docker.engine.errors import EngineGone, EngineRefused, NotUp
+from nodekit_docker.engine.presence import Presence
+from nodekit_remote import ContainerHttp, Endpoint
+
+logger = logging.getLogger("nodekit.docker")
+
+PROBE_PAUSE_SECONDS = 0.02
+LONGEST_PROBE_PAUSE_SECONDS = 0.25
+LONGEST_PAUSE_WHEN_DOWN_SECONDS = 5.0
+REFUSED_PAUSE_SECONDS = 0.5
+LINES_IN_LOG = 20
+LINES_SECONDS = 1.0
+
+
+class Followed:
+    """A container that was started. `tell` is called whenever it goes up or down."""
+
+    def __init__(
+        self,
+        container: DockerContainer,
+        state: State,
+        *,
+        network: str | None,
+        engine: Engine,
+        presence: Presence,
+        http: ContainerHttp,
+        tell: Callable[[], None],
+    ) -> None:
+        """`network`: the one in which it is called by its address; None: it is called on loopback."""
+        self.id = state.id
+        self.up = False
+        """Whether it can be called."""
+        self.why = "is starting"
+        """Why it cannot, or could not last."""
+        self.life: Life | None = None
+        """Since it answered for the first time, or was started anew by somebody; None: before, and at its end."""
+        self._container = container
+        self._state = state
+        self._network = network
+        self._engine = engine
+        self._presence = presence
+        self._http = http
+        self._tell = tell
+        self._wake = anyio.Event()
+        self._missed = False
+        """Whether the engine was gone at some time."""
+
+    def look(self) -> None:
+        """Something may have happened to it."""
+        self._wake.set()
+
+    async def follow(self, answered: Callable[[], None]) -> None:
+        """Until its end; `answered` is called each time that it begins to answer.
+
+        Raises `NotUp` where it does not answer within its `startup_seconds`, or ends before; `EngineGone` where the
+        engine did not either.
+        """
+        try:
+            await self._has_ended(await self._until_its_end(answered))
+        finally:
+            self._is_down(self.why)
+
+    async def _until_its_end(self, answered: Callable[[], None]) -> State | None:
+        """How it is then; None: it is gone."""
+        state: State | None = self._state
+        seconds = self._container.startup_seconds
+        while state is not None and state.running:
+            if state.paused:
+                self._is_down(f"is paused; `docker unpause {state.name}` lets it go on")
+            elif not await self._still_answers(state):
+                state = await self._until_it_answers(state, seconds)
+                if state is None or not state.running:
+                    break
+                if not state.paused:
+                    self._is_up(state)
+                    answered()
+                    seconds = math.inf  # one that has answered may be busy; it is not killed for that
+                continue
+            await self._wake.wait()
+            state = await self._look_again()
+        return state
+
+    async def _still_answers(self, state: State) -> bool:
+        """Whether it is up, and the same as before; where a call has cast doubt on it, it is asked."""
+        life = self.life
+        if life is None or not self.up:
+            return False
+        if life.state.started_at != state.started_at:  # somebody has started it anew: its port may be another
+            self._end_life("was started again by somebody")
+            self._is_down("was started again by somebody")
+            return False
+        if life.doubted and not await self._http.answers(life.endpoint):
+            self._is_down("does not answer")
+            return False
+        life.settle()
+        return True
+
+    async def _until_it_answers(self, state: State, seconds: float) -> State | None:
+        """How it is when it answers, is paused or has ended. Raises `NotUp` where that takes longer."""
+        pause, longest = PROBE_PAUSE_SECONDS, LONGEST_PROBE_PAUSE_SECONDS
+        if math.isinf(seconds):
+            longest = LONGEST_PAUSE_WHEN_DOWN_SECONDS
+        with anyio.move_on_after(seconds):
+            while True:
+                if (endpoint := self._endpoint(state)) and await self._http.answers(endpoint):
+                    return state
+                with anyio.move_on_after(pause) as waited:
+                    await self._wake.wait()
+                if not waited.cancelled_caught or endpoint is None or pause == LONGEST_PAUSE_WHEN_DOWN_SECONDS:
+                    looked = await self._look_again()
+                    if looked is None or not looked.running or looked.paused:
+                        return looked
+                    state = looked
+                pause = min(2 * pause, longest)
+        if self._presence.trouble:
+            raise EngineGone(self._presence.trouble)
+        where = endpoint.url if endpoint else f"port {self._container.port}"
+        text = (
+            f"it did not answer at {where} within {seconds:g} s; its program must listen on 0.0.0.0:"
+            f"{self._container.port} inside (see `port`, `startup_seconds`)"
+        )
+        raise NotUp(text, last_lines=await self._last_lines(state.id))
+
+    def _endpoint(self, state: State) -> Endpoint | None:
+        address = state.address(self._container.port, self._network)
+        return Endpoint(f"http://{address}", f"{state.name}:{state.short_id}", self._container) if address else None
+
+    async def _look_again(self) -> State | None:
+        """How it is now; None: it is gone. An engine that is gone is waited for: what runs, runs on."""
+        self._wake = anyio.Event()
+        pause = REFUSED_PAUSE_SECONDS
+        while True:
+            if self._presence.trouble:
+                self._missed = True
+                await self._without_engine()
+            try:
+                told = await self._engine.inspect(self.id)
+                return State.of(told) if told is not None else None
+            except EngineGone as error:
+                self._presence.is_gone(str(error))
+            except EngineRefused as error:
+                logger.warning("container %s cannot be looked at: %s", self._container.id, error)
+                await anyio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_WHEN_DOWN_SECONDS)
+
+    async def _without_engine(self) -> None:
+        """Until the engine is back. Its end takes published ports along, unless it keeps containers alive."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._probe_without_engine)
+            await self._presence.here()
+            tasks.cancel_scope.cancel()
+
+    async def _probe_without_engine(self) -> None:
+        """Ask the container itself: now, whenever a call casts doubt on it, and for as long as it does not answer."""
+        while (life := self.life) is not None:
+            answers = await self._http.answers(life.endpoint)
+            if answers and not self.up:
+                self._is_up(life.state)
+            elif not answers:
+                self._is_down("does not answer, and neither does the engine")
+            life.settle()
+            with anyio.move_on_after(math.inf if self.up else LONGEST_PAUSE_WHEN_DOWN_SECONDS):
+                await self._wake.wait()
+                self._wake = anyio.Event()
+
+    async def _has_ended(self, state: State | None) -> None:
+        """Keep what is known of its end. Raises `NotUp` where it has never answered."""
+        answered = self.life is not None
+        ending = "was removed" if state is None else state.ending(self._container.memory)
+        self._is_down(ending)
+        lines = () if state is None else await self._last_lines(state.id)
+        self._end_life(with_lines(ending, lines))
+        if not answered:
+            exit_code = state.exit_code if state is not None else None
+            meanwhile = "; the Docker engine was gone meanwhile" if self._missed else ""
+            raise NotUp(f"it {ending} before it answered{meanwhile}", exit_code=exit_code, last_lines=lines)
+        for line in lines:
+            logging.getLogger(f"nodekit.container.{self._container.id}").warning("%s", line)
+
+    async def _last_lines(self, id: str) -> tuple[str, ...]:
+        """What it printed last, as far as that is to be had soon: calls that broke wait to hear why."""
+        with suppress(EngineGone, EngineRefused), anyio.move_on_after(LINES_SECONDS):
+            return await self._engine.last_lines(id, LINES_IN_LOG)
+        return ()
+
+    def _is_up(self, state: State) -> None:
+        endpoint = self._endpoint(state)
+        assert endpoint is not None
+        if self.life is None or self.life.state.started_at != state.started_at:
+            self._end_life("was started again by somebody")
+            self.life = Life(state, endpoint)
+        elif self.life.endpoint.url != endpoint.url:  # a network was taken away and given back
+            self._end_life("was given another address")
+            self.life = Life(state, endpoint)
+        self.up = True
+        logger.info("container %s answers at %s (%s)", self._container.id, endpoint.url, state.name)
+        self._tell()
+
+    def _is_down(self, why: str) -> None:
+        self.why = why
+        if self.up:
+            self.up = False
+            self._tell()
+
+    def _end_life(self, ending: str) -> None:
+        life, self.life = self.life, None
+        if life is not None:
+            life.end(ending)

@@ -1,0 +1,97 @@
+"""Networks with no way out: one for each isolated container, in which only its node can reach it.
+
+Such a network is internal: nothing in it is routed to elsewhere. Where the node runs in a container, which is then
+attached to it, the engine's machine has no address in it either. Where the node runs on the machine itself, the
+machine's address in it is what the container is called from, and what it can call in turn.
+"""
+
+import logging
+from collections.abc import Collection
+from typing import Any
+
+from nodekit_docker.config import DockerContainer
+from nodekit_docker.containers.spec import digest_of, explained, network_of
+from nodekit_docker.containers.state import CONTAINER, NODE, SETTINGS, Network
+from nodekit_docker.engine.engine import Engine
+from nodekit_docker.engine.errors import EngineRefused, NotUp
+from nodekit_docker.engine.own_container import Surroundings
+
+logger = logging.getLogger("nodekit.docker")
+
+NO_ADDRESS_OF_MACHINE = {"com.docker.network.bridge.inhibit_ipv4": "true"}
+
+
+class Isolation:
+    """The networks of a node's isolated containers."""
+
+    def __init__(self, engine: Engine, node: str, around: Surroundings) -> None:
+        self._engine = engine
+        self._node = node
+        self._around = around
+
+    @property
+    def _inside(self) -> bool:
+        return bool(self._around.networks)
+
+    def shared(self, container: DockerContainer) -> str | None:
+        """The network in which the node reaches it, as one of its members; None: from the engine's machine."""
+        return network_of(container, self._node) if self._inside else None
+
+    async def ready(self, container: DockerContainer) -> None:
+        """Its network is there, with the node in it where that runs in a container. Raises `NotUp`."""
+        settings = self._settings(container)
+        chosen: Network | None = None
+        for network in await self._found(f"{CONTAINER}={container.id}"):
+            if (network.name, network.labels.get(SETTINGS)) == (settings["Name"], settings["Labels"][SETTINGS]):
+                chosen = network
+            else:
+                await self._remove(network)
+        try:
+            id = chosen.id if chosen else await self._engine.make_network(settings)
+            if self._inside:
+                await self._engine.attach(self._around.owner, id)
+        except EngineRefused as error:
+            if error.status == 409:
+                raise NotUp(_taken(settings["Name"])) from error
+            raise NotUp(explained(str(error))) from error
+
+    def _settings(self, container: DockerContainer) -> dict[str, Any]:
+        """The body of the engine's call."""
+        settings: dict[str, Any] = {
+            "Name": network_of(container, self._node),
+            "CheckDuplicate": True,
+            "Driver": "bridge",
+            "Internal": True,
+            "EnableIPv6": False,
+            "Options": NO_ADDRESS_OF_MACHINE if self._inside else {},
+        }
+        return {**settings, "Labels": {NODE: self._node, CONTAINER: container.id, SETTINGS: digest_of(settings)}}
+
+    async def remove_orphans(self, entries: Collection[str]) -> None:
+        """Remove this node's networks but those of the entries, as far as nobody else is in them."""
+        try:
+            found = await self._found()
+        except EngineRefused as error:  # what is in front of an engine may keep networks to itself
+            logger.info("the networks of %s cannot be looked at: %s", self._node, error)
+            return
+        for network in found:
+            if network.labels.get(CONTAINER) not in entries:
+                await self._remove(network)
+
+    async def _found(self, *labels: str) -> list[Network]:
+        return await self._engine.networks([f"{NODE}={self._node}", *labels])
+
+    async def _remove(self, network: Network) -> None:
+        try:
+            if self._inside:
+                await self._engine.detach(self._around.owner, network.id)
+            await self._engine.remove_network(network.id)
+        except EngineRefused as error:  # somebody has put another container there
+            logger.warning("network %s is left: %s", network.name, error)
+
+
+def _taken(name: str) -> str:
+    return (
+        f"a network named {name} is there that is not this node's: remove it (`docker network rm {name}`), or give the "
+        "container another `name`"
+    )

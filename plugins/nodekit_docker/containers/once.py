@@ -1,0 +1,217 @@
+"""One program kept ready: its image is there, and each step is run in a container of its own."""
+
+import logging
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import anyio
+import msgspec
+from anyio.abc import TaskGroup, TaskStatus
+from msgspec.structs import replace
+
+from nodekit import MAX_DEPTH, ContainerFailed, ContainerOutput, InvalidPayload, NotStarted, Step, parse_json
+from nodekit_docker.config import DockerContainer
+from nodekit_docker.containers.life import with_lines
+from nodekit_docker.containers.making import Workshop
+from nodekit_docker.containers.output import Printed
+from nodekit_docker.containers.program import Program, TooLarge
+from nodekit_docker.containers.spec import explained
+from nodekit_docker.containers.state import State
+from nodekit_docker.engine.engine import shown_lines
+from nodekit_docker.engine.errors import EngineGone, EngineRefused, NameTaken, NotUp
+from nodekit_docker.engine.presence import Presence
+from nodekit_remote import Streamed, restart_pause
+
+logger = logging.getLogger("nodekit.docker")
+
+LINES_IN_LOG = 20
+NO_TLS = 'a program with mode = "once" is talked to over an engine\'s socket without TLS: unix:///path'
+SHOWN_BYTES = 500
+"""How much of an unexpected output stands in an error."""
+
+_raw: msgspec.json.Decoder[msgspec.Raw] = msgspec.json.Decoder(msgspec.Raw)
+
+
+def bounded(container: DockerContainer) -> DockerContainer:
+    """A program is taken to keep a processor busy: unless said, as many steps run at once as there are."""
+    if not container.once or container.concurrency is not None:
+        return container
+    return replace(container, concurrency=os.cpu_count() or 1)
+
+
+class Once:
+    """The program of one entry of the node file. `tell` is called whenever it goes up or down."""
+
+    def __init__(
+        self, container: DockerContainer, workshop: Workshop, presence: Presence, tell: Callable[[], None]
+    ) -> None:
+        self.id = ""
+        """No container is kept up."""
+        self._container = container
+        self._workshop = workshop
+        self._presence = presence
+        self._tell = tell
+        self._why = "was not started yet"
+        """Why no container of it can be made; empty: one can."""
+        self._woken = anyio.Event()
+        self._programs: set[str] = set()
+        """Names of those that run now."""
+        self._tasks: TaskGroup | None = None
+
+    @property
+    def up(self) -> bool:
+        """Whether its image is there, and the engine answers."""
+        return not self._why and not self._presence.trouble
+
+    def problem(self) -> str | None:
+        """Why it cannot be run."""
+        return None if self.up else f"container {self._container.id} is down: {self._why or self._presence.trouble}"
+
+    def look(self) -> None:
+        """The engine may be gone, or back."""
+        self._woken.set()
+        self._tell()
+
+    # -- staying ready ----------------------------------------------------------------------------
+
+    async def run(self, *, task_status: "TaskStatus[None]") -> None:
+        """Keep it ready until cancelled. Raises `NotStarted` if it is required and is not ready the first time."""
+        required = self._container.required
+        if not required:
+            task_status.started()
+        if not await self._readied() and required:
+            raise NotStarted(self._container.id, self._why)
+        async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
+            try:
+                if required:
+                    task_status.started()
+                await self._stay_ready()
+            finally:
+                self._tasks = None  # from here on, leaving removes what is there
+
+    async def _stay_ready(self) -> None:
+        pause = 0.0
+        while True:
+            if not self._why:
+                pause = 0.0
+                await self._woken.wait()
+            else:
+                pause = restart_pause(pause, 0.0)
+                logger.warning("container %s: %s; it is looked at again in %g s", self._container.id, self._why, pause)
+                await anyio.sleep(pause)
+            await self._presence.here()
+            await self._readied()
+
+    async def _readied(self) -> bool:
+        """Its image is there, and nothing that an earlier run or a lost engine has left."""
+        self._woken = anyio.Event()
+        why = ""
+        try:
+            if self._workshop.engine.place.tls:
+                raise NotUp(NO_TLS)
+            await self._workshop.images.ready(self._container)
+            await self._workshop.remove_programs(self._container, but=self._programs)
+        except EngineGone as error:
+            self._presence.is_gone(str(error))
+            why = str(error)
+        except (NotUp, NameTaken, EngineRefused) as error:
+            why = str(error)
+        except Exception:  # as of containers that are kept up: others go on
+            logger.exception("container %s: keeping it ready failed", self._container.id)
+            why = "internal error of the runner; the log has it"
+        if why != self._why:
+            self._why = why
+            self._tell()
+        return not why
+
+    # -- calls ------------------------------------------------------------------------------------
+
+    async def call(self, step: Step) -> ContainerOutput:
+        """Run a step in a container of its own. Raises `ContainerFailed`.
+
+        However it ends, also by being cancelled, the container is killed and removed, without being waited for.
+        """
+        if not self.up:
+            raise ContainerFailed("connection", f"the container is not running: {self._why or self._presence.trouble}")
+        engine, owner = self._workshop.engine, self._workshop.around.owner
+        program = Program(engine, self._workshop.program(self._container, step), owner=owner)
+        self._programs.add(program.name)
+        try:
+            return await self._output(step, program)
+        except EngineGone as error:
+            self._presence.is_gone(str(error))
+            raise ContainerFailed("connection", f"the Docker engine does not answer: {error}") from error
+        except EngineRefused as error:
+            raise self._not_run(error) from error
+        finally:
+            program.give_up()
+            if self._tasks is not None:
+                self._tasks.start_soon(self._remove, program.name)
+
+    @asynccontextmanager
+    async def stream(self, step: Step) -> AsyncIterator[Streamed]:
+        """As `call`; all in one piece, for it is known to be whole JSON only at its end."""
+        output = await self.call(step)
+        yield Streamed(_whole(bytes(output.output)), output.instance)
+
+    async def resources(self, model_id: str | None) -> msgspec.Raw | None:
+        """Nothing: no container is there to be asked."""
+        return None
+
+    async def _output(self, step: Step, program: Program) -> ContainerOutput:
+        most = self._container.max_reply_bytes
+        try:
+            printed = await program.run(bytes(step.input.data), most)
+        except TooLarge as error:
+            raise ContainerFailed("too_large", f"the reply is larger than {most} bytes; it was killed") from error
+        if printed.exit_code:
+            raise await self._fault(program, printed)
+        try:
+            output = await parse_json(printed.output, _raw, max_depth=MAX_DEPTH)
+        except InvalidPayload as error:
+            text = f"the reply is {error}{_start_of(printed.output)}"
+            raise ContainerFailed("not_json", with_lines(text, self._said(printed))) from error
+        return ContainerOutput(container=step.container, output=output, instance=f"{program.name}:{program.short_id}")
+
+    async def _fault(self, program: Program, printed: Printed) -> ContainerFailed:
+        """What made it fail, in the words that containers that are kept up have for it."""
+        lines = self._said(printed)
+        told = await self._workshop.engine.inspect(program.id)
+        if told is None:
+            return ContainerFailed("died", with_lines("the container was removed", lines))
+        state = State.of(told)
+        text = with_lines(f"the container {state.ending(self._container.memory)}", lines)
+        return ContainerFailed("died" if state.error or state.killed_by else "status", text)
+
+    def _said(self, printed: Printed) -> tuple[str, ...]:
+        """Its last lines on standard error, which the log has then, too."""
+        lines = shown_lines(printed.errors)[-LINES_IN_LOG:]
+        for line in lines:
+            logging.getLogger(f"nodekit.container.{self._container.id}").warning("%s", line)
+        return lines
+
+    def _not_run(self, error: EngineRefused) -> ContainerFailed:
+        if error.status == 404 and "no such image" in str(error).lower():
+            self._why = f"image {self._container.image} is not on this machine any more"
+            self.look()
+            return ContainerFailed("connection", f"the container is not running: {self._why}")
+        return ContainerFailed("died", f"the container could not be run: {explained(str(error))}")
+
+    async def _remove(self, name: str) -> None:
+        try:
+            await self._workshop.engine.remove(name)
+        except (EngineGone, EngineRefused) as error:  # the next look finds it
+            logger.warning("container %s is left on the engine for now: %s", name, error)
+        finally:
+            self._programs.discard(name)
+
+
+async def _whole(output: bytes) -> AsyncIterator[bytes]:
+    yield output
+
+
+def _start_of(output: bytes) -> str:
+    text = " ".join(shown_lines(output[:SHOWN_BYTES])).strip()
+    return f": {text}{'…' if len(output) > SHOWN_BYTES else ''}" if text else ""

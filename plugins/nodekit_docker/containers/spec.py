@@ -1,0 +1,180 @@
+"""A container's settings as the engine's API wants them."""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from nodekit import Step
+from nodekit_docker.config import NO_NETWORK, DockerContainer, Volume
+from nodekit_docker.containers.names import another_name, name_of
+from nodekit_docker.containers.state import CONTAINER, NAMED, NODE, OWNER, RESTARTS, SETTINGS, STEP
+from nodekit_docker.sizes import size_in_bytes
+from nodekit_remote import plain_env
+
+LOG_SIZE, LOG_FILES = "10m", "3"
+"""Where the engine keeps what containers print in files, it would let them grow for ever."""
+NO_NAMES = {"Dns": ["0.0.0.0"], "DnsOptions": ["timeout:1", "attempts:1"]}  # noqa: S104 - nobody listens there
+"""A name server that is not there: the container itself. Without one of its own, older engines ask the machine's on its
+behalf, which is a way out of an internal network (CVE-2024-29018)."""
+
+
+class Spec(msgspec.Struct, frozen=True):
+    """How a container is made."""
+
+    name: str
+    settings: Mapping[str, Any]
+    """The body of the engine's call, without what differs from one making to the next."""
+    digest: str
+    """Of the settings: the same for containers that need not be made anew."""
+
+    def body(self, *, owner: str, restarts: int) -> dict[str, Any]:
+        """The body of the engine's call. `owner` is the container that the node runs in; empty: none."""
+        labels = {**self.settings["Labels"], SETTINGS: self.digest, OWNER: owner, RESTARTS: str(restarts)}
+        return {**self.settings, "Labels": labels}
+
+
+def spec(container: DockerContainer, node: str, folder: Path, *, shared: str | None, bounded_logs: bool) -> Spec:
+    """The spec of a container of a node.
+
+    `shared` is the network that a node in a container shares with it; otherwise it publishes its port on loopback,
+    unless it is isolated. `bounded_logs`: whether the engine keeps logs in files, whose size can be bounded.
+    """
+    settings = _settings(container, node, folder)
+    settings["ExposedPorts"] = {f"{container.port}/tcp": {}}
+    host: dict[str, Any] = settings["HostConfig"]
+    if container.isolated:
+        host |= {"NetworkMode": network_of(container, node), **NO_NAMES}
+    elif joined := shared or container.network:
+        host["NetworkMode"] = joined
+    if container.host_port is not None or (shared is None and not container.isolated):
+        host["PortBindings"] = {
+            f"{container.port}/tcp": [{"HostIp": "127.0.0.1", "HostPort": str(container.host_port or "")}]
+        }
+    if container.name is not None:
+        settings["Labels"][NAMED] = container.name
+    if bounded_logs:
+        host["LogConfig"] = {"Type": "json-file", "Config": {"max-size": LOG_SIZE, "max-file": LOG_FILES}}
+    return Spec(container.name or name_of(node, container.id), settings, digest_of(settings))
+
+
+def program_spec(container: DockerContainer, node: str, folder: Path, step: Step) -> Spec:
+    """The spec of the container of one step, whose program is talked to over its standard streams.
+
+    Nothing of what it prints is kept on a disk.
+    """
+    settings = _settings(container, node, folder)
+    settings["Env"] += [f"{name}={text}" for name, text in _env_of(step).items()]
+    settings |= {"OpenStdin": True, "StdinOnce": True, "AttachStdin": True, "AttachStdout": True, "AttachStderr": True}
+    settings["HostConfig"] |= {"NetworkMode": container.network or NO_NETWORK, "LogConfig": {"Type": "none"}}
+    name = another_name(f"{name_of(node, container.id)}-{step.job_id}")
+    settings["Labels"] |= {NAMED: name, STEP: step.idempotency_key}
+    return Spec(name, settings, digest_of(settings))
+
+
+def network_of(container: DockerContainer, node: str) -> str:
+    """The name of an isolated container's network."""
+    return container.name or name_of(node, container.id)
+
+
+def digest_of(settings: Mapping[str, Any]) -> str:
+    return hashlib.sha256(msgspec.json.encode(settings, order="deterministic")).hexdigest()[:16]
+
+
+def _settings(container: DockerContainer, node: str, folder: Path) -> dict[str, Any]:
+    """What does not depend on how it is called."""
+    settings: dict[str, Any] = {
+        "Image": container.image,
+        "Env": [f"{name}={text}" for name, text in sorted(plain_env(container.env).items())],
+        "Labels": {**container.labels, NODE: node, CONTAINER: container.id},
+        "HostConfig": _host_config(container, folder),
+    }
+    if container.command:
+        settings["Cmd"] = list(container.command)
+    if container.user is not None:
+        settings["User"] = container.user
+    return settings
+
+
+def _env_of(step: Step) -> Mapping[str, str]:
+    """What a served container is told beside the data."""
+    return {
+        "NODEKIT_IDEMPOTENCY_KEY": step.idempotency_key,
+        "NODEKIT_SOURCE": str(int(step.input.source)),
+        "NODEKIT_DESTINATION": str(int(step.input.destination)),
+        "NODEKIT_REQUIRES_PROOF": str(step.input.requires_proof).lower(),
+    }
+
+
+def _host_config(container: DockerContainer, folder: Path) -> dict[str, Any]:
+    memory = size_in_bytes(container.memory)
+    config: dict[str, Any] = {
+        "Init": True,  # passes signals on, and reaps what the program leaves
+        "CapDrop": ["ALL"],
+        "CapAdd": [name.removeprefix("CAP_") for name in container.capabilities],
+        "SecurityOpt": ["no-new-privileges"],
+        "PidsLimit": container.pids,
+        "Memory": memory,
+        "MemorySwap": memory,
+        "ReadonlyRootfs": container.read_only,
+        "Tmpfs": {path: f"size={size_in_bytes(size)},nosuid,nodev" for path, size in sorted(container.tmpfs.items())},
+        "Mounts": [_mount(Volume.parse(text, folder)) for text in container.volumes],
+        "ExtraHosts": [f"{name}:{address}" for name, address in sorted(container.extra_hosts.items())],
+        "DeviceRequests": _devices(container),
+        "RestartPolicy": {"Name": "no"},  # the runner restarts it, and knows why
+    }
+    if container.cpus is not None:
+        config["NanoCpus"] = int(container.cpus * 1e9)
+    return config
+
+
+def _mount(volume: Volume) -> dict[str, Any]:
+    """As a mount, not a "bind": a folder that is missing is then an error, and not made, owned by root."""
+    kind = "bind" if volume.is_bind else "volume"
+    return {"Type": kind, "Source": volume.source, "Target": volume.target, "ReadOnly": volume.read_only}
+
+
+def _devices(container: DockerContainer) -> Sequence[Mapping[str, Any]]:
+    match container.gpus:
+        case None:
+            return []
+        case "all":
+            which: dict[str, Any] = {"Count": -1}
+        case int(count):
+            which = {"Count": count}
+        case ids:
+            which = {"DeviceIDs": list(ids)}
+    return [{"Driver": "", "Capabilities": [["gpu"]], "Options": {}, **which}]
+
+
+_CURES = (
+    (r"could not select device driver .*gpu", "the engine has no GPU driver: install the NVIDIA Container Toolkit"),
+    (r"bind source path does not exist: (\S+)", "the volume's source {0} does not exist on the engine's machine"),
+    (r"network (\S+) not found", "there is no network {0}: docker network create {0}, or leave `network` out"),
+    (
+        r"exec: \"([^\"]*)\":.*(?:not found|no such file|permission denied)",
+        "its program {0!r} cannot be run: it is not in the image, or not executable; see `command`",
+    ),
+    (
+        r"(?:listen tcp4? |Bind for )(127\.0\.0\.1:\d+)(?:: bind: address already in use| failed: port is already)",
+        "{0} is in use, by a program or another container: free it, give another `host_port`, or leave that out",
+    ),
+    (
+        r"could not find an available, non-overlapping IPv4 address pool|all predefined address pools",
+        "the engine has no addresses left for another network: `docker network prune` removes what nobody uses; more "
+        "are given with `default-address-pools` of its daemon.json",
+    ),
+    (r"unable to find user (\S+?):", "the image knows no user {0}; give `user` as a number"),
+    (r"invalid CapAdd: unknown capability: \"?(?:CAP_)?([A-Z_]+)", "there is no capability {0}; see `capabilities`"),
+)
+
+
+def explained(text: str) -> str:
+    """Why the engine would not make or start a container, for who wrote the node file."""
+    for pattern, cure in _CURES:
+        if found := re.search(pattern, text, re.IGNORECASE | re.DOTALL):
+            return cure.format(*found.groups())
+    return text.rpartition("caused: ")[2].strip() or text

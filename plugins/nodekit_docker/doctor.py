@@ -1,0 +1,105 @@
+"""What `nodekit doctor` finds out about Docker."""
+
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from nodekit import Finding
+from nodekit_docker.engine.engine import Engine
+from nodekit_docker.engine.errors import EngineGone, EngineRefused
+from nodekit_docker.engine.find import Place, find_engine
+from nodekit_docker.engine.own_container import own_container_id
+from nodekit_docker.sizes import shown_size
+
+OLDEST_API = (1, 41)
+"""Of engine 20.10, the oldest that the tests run on."""
+LITTLE_SPACE_BYTES = 5 << 30
+
+
+def findings() -> Iterator[Finding]:
+    """Which engine there is, and what of it matters to the runner `docker`."""
+    try:
+        place = find_engine()
+    except EngineGone as error:
+        yield Finding("note", "docker", str(error), "only the runner `docker` needs one")
+        return
+    engine = Engine(place)
+    try:
+        version: Mapping[str, Any] = engine.translated(lambda: engine.client().version())
+        info: Mapping[str, Any] = engine.translated(lambda: engine.client().info())
+    except (EngineGone, EngineRefused) as error:
+        yield Finding(
+            "warning", "docker", f"{error} (it was found by: {place.how})", "start it, or unset what names it"
+        )
+        return
+    yield _found(place, version)
+    yield from _of_version(version)
+    yield from _of_limits(info)
+    yield from _of_disk(info)
+    yield from _of_gpus(info)
+    yield from _of_inside(engine)
+
+
+def _found(place: Place, version: Mapping[str, Any]) -> Finding:
+    text = (
+        f"engine {version.get('Version')} (API {version.get('ApiVersion')}) at {place.host}, found by: {place.how}; "
+        "a `host` in a node file goes before it"
+    )
+    return Finding("ok", "docker", text)
+
+
+def _of_version(version: Mapping[str, Any]) -> Iterator[Finding]:
+    api = str(version.get("ApiVersion", ""))
+    if all(part.isdigit() for part in api.split(".")) and tuple(map(int, api.split("."))) < OLDEST_API:
+        oldest = ".".join(map(str, OLDEST_API))
+        yield Finding("warning", "docker", f"its API {api} is older than {oldest}, which is tried", "update the engine")
+
+
+def _of_limits(info: Mapping[str, Any]) -> Iterator[Finding]:
+    """Limits that an engine cannot hold it accepts, with a warning that nobody sees."""
+    missing = [name for key, name in (("MemoryLimit", "memory"), ("PidsLimit", "pids")) if not info.get(key)]
+    if missing:
+        text = f"this engine cannot limit {' and '.join(missing)} of containers"
+        yield Finding("warning", "docker limits", text, "enable the cgroup controllers; see the engine's documentation")
+    else:
+        memory, cpus = shown_size(float(info.get("MemTotal") or 0)), info.get("NCPU")
+        yield Finding("ok", "docker limits", f"memory and processes can be limited; it has {memory} and {cpus} CPUs")
+
+
+def _of_disk(info: Mapping[str, Any]) -> Iterator[Finding]:
+    """Where images and containers are kept, as far as that is on this machine."""
+    folder = Path(str(info.get("DockerRootDir") or ""))
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError:
+        return
+    text = f"{shown_size(free)} free in {folder}, where the engine keeps images"
+    if free < LITTLE_SPACE_BYTES:
+        yield Finding("warning", "docker disk", text, "`docker system prune` removes what nobody uses")
+    else:
+        yield Finding("ok", "docker disk", text)
+
+
+def _of_gpus(info: Mapping[str, Any]) -> Iterator[Finding]:
+    runtimes: Mapping[str, Any] = info.get("Runtimes") or {}
+    if "nvidia" not in runtimes:
+        text = "the engine has no NVIDIA runtime: containers with `gpus` will not start"
+        yield Finding("note", "docker gpus", text, "if there are GPUs, install the NVIDIA Container Toolkit")
+    else:
+        yield Finding("ok", "docker gpus", "the engine has the NVIDIA runtime")
+
+
+def _of_inside(engine: Engine) -> Iterator[Finding]:
+    if (id := own_container_id()) is None:
+        return
+    try:
+        engine.translated(lambda: engine.client().inspect_container(id))
+    except EngineRefused:
+        text = "this is a container, but not one of this engine: ports that it publishes cannot be called from here"
+        yield Finding("warning", "docker", text, "mount the socket of the engine that runs this container")
+    except EngineGone as error:
+        yield Finding("warning", "docker", str(error))
+    else:
+        text = "this is a container of this engine: a node here calls its containers in their common network"
+        yield Finding("ok", "docker", text)

@@ -1,0 +1,1 @@
+"""A Docker engine: found, called in threads, watched."""

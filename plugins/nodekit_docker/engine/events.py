@@ -1,0 +1,84 @@
+"""What an engine tells by itself: a stream of events, read by a thread."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+import anyio
+
+from nodekit_docker.engine.engine import Engine
+from nodekit_docker.engine.errors import EngineGone, EngineRefused
+
+TOLD = ("start", "die", "oom", "pause", "unpause", "destroy")
+"""The rest is of no interest, and health checks of containers make much of it."""
+REPEATED_SECONDS = 3
+"""Events that happened just before are told too: the engine subscribes only after it has answered."""
+
+
+def container_of(event: Mapping[str, Any]) -> str | None:
+    """The id; None: the event does not say. Engines since API 1.52 say it in `Actor` alone."""
+    actor: Mapping[str, Any] = event.get("Actor") or {}
+    return actor.get("ID") or event.get("id") or None
+
+
+class EventStream:
+    """The events of containers with a label, from now on.
+
+    The engine's end ends it without an error, and a frozen engine does not end it.
+    """
+
+    def __init__(
+        self, engine: Engine, label: str, *, tell: Callable[[str | None], None], ended: Callable[[], object]
+    ) -> None:
+        """Both are called on the event loop: `tell` with a container's id (None: of any), `ended` when no more come."""
+        self.opened = anyio.Event()
+        """Set when the engine has begun to tell, or will not; `error` then says why."""
+        self.error: EngineGone | EngineRefused | None = None
+        self._engine = engine
+        self._label = label
+        self._tell = tell
+        self._ended = ended
+        self._loop = asyncio.get_running_loop()
+        self._stream: Any = None
+        self._closed = False
+        engine.threads.start(self._read)
+
+    def close(self) -> None:
+        """End it; its thread ends soon, or with the engine's answer where that does not come."""
+        self._closed = True
+        self._close_stream()
+
+    def _read(self) -> None:
+        try:
+            self._stream = self._engine.translated(self._open)
+        except (EngineGone, EngineRefused) as error:
+            self.error = error
+        self._on_loop(self.opened.set)
+        if self._closed:
+            self._close_stream()
+        with suppress(Exception):  # however it ends: what is wrong with the engine, its next answer says
+            for event in self._stream or ():
+                self._on_loop(self._told, container_of(event))
+        self._on_loop(self._ended)
+
+    def _open(self) -> Any:
+        return self._engine.client().events(
+            decode=True,
+            since=int(time.time()) - REPEATED_SECONDS,
+            filters={"type": "container", "label": self._label, "event": list(TOLD)},
+        )
+
+    def _close_stream(self) -> None:
+        with suppress(Exception):  # of the client's own socket, which may be gone already
+            if self._stream is not None:
+                self._stream.close()
+
+    def _on_loop(self, function: Callable[..., object], *arguments: Any) -> None:
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+    def _told(self, id: str | None) -> None:
+        if not self._closed:
+            self._tell(id)

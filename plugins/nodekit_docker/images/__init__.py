@@ -1,0 +1,1 @@
+"""Images: pulled at most once at a time, with progress."""

@@ -1,0 +1,179 @@
+"""The runner: a container of a Docker engine per entry."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+from anyio.abc import TaskGroup
+
+from nodekit import CompositionError, ContainerId, NodekitError, Offer, Problem
+from nodekit_docker.config import NAME, DockerConfig, DockerContainer, problems
+from nodekit_docker.containers.kept import Kept
+from nodekit_docker.containers.making import Workshop
+from nodekit_docker.containers.name_lock import hold_name
+from nodekit_docker.containers.once import Once, bounded
+from nodekit_docker.engine.engine import Engine
+from nodekit_docker.engine.errors import EngineGone, EngineRefused
+from nodekit_docker.engine.find import find_engine
+from nodekit_docker.engine.own_container import surroundings
+from nodekit_docker.engine.presence import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Presence
+from nodekit_docker.engine.uncancelled import to_its_end
+from nodekit_remote import ContainerHttp, StartingRunner
+
+logger = logging.getLogger("nodekit.docker")
+
+ENGINE_SECONDS = 10.0
+"""What leaving allows the engine beyond the time that containers have to end."""
+
+
+class DockerRunner(StartingRunner):
+    """Runs containers on a Docker engine.
+
+    `node` is the node's name: its containers are found by it again after a crash, so it is one node's on an engine.
+    Relative volumes are looked up from `folder`. Raises `CompositionError` where the settings cannot be; entering it,
+    `NotStarted` for a container that does not come up, and other `NodekitError`s where the engine or the name cannot
+    be had. Where no container is required, entering waits for nothing, not even for an engine.
+    """
+
+    def __init__(self, config: DockerConfig, *, node: str = "node", folder: Path | None = None) -> None:
+        self._folder = (folder or Path()).absolute()
+        found = list(problems(config, self._folder))
+        if not NAME.fullmatch(node):
+            text = f"expected a name of letters, digits and _.- for its containers, got {node!r}"
+            found.append(Problem("node", text))
+        if found:
+            raise CompositionError(found)
+        super().__init__([bounded(container) for container in config.containers])
+        self._config = config
+        self._node = node
+        self._http = ContainerHttp()
+        self._kept: Mapping[ContainerId, Kept | Once] = {}
+        self._presence: Presence | None = None
+        self._waits = ""
+        """Why nothing could be started yet."""
+        self._stack = AsyncExitStack()
+
+    # -- lifespan ---------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        if not self._config.containers:  # needs no engine
+            return self
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._http)
+            engine = await stack.enter_async_context(AsyncExitStack())  # what may be opened later, and is left later
+            tasks = await stack.enter_async_context(anyio.create_task_group())
+            stack.callback(tasks.cancel_scope.cancel)
+            failure: NodekitError | None = None
+            if any(container.required for container in self._config.containers):
+                failure = await self._begin(engine, tasks)
+            else:
+                tasks.start_soon(self._begin_when_it_can, engine, tasks)
+            if failure is None:
+                self._stack = stack.pop_all()
+                return self
+        raise failure
+
+    async def _begin(self, stack: AsyncExitStack, tasks: TaskGroup) -> NodekitError | None:
+        """Find the engine and start all; what kept that from going well."""
+        try:
+            async with AsyncExitStack() as opened:
+                workshop = await self._workshop(opened)
+                opened.push_async_callback(lambda: to_its_end(self._leave(workshop)))
+                stack.push_async_exit(opened.pop_all())
+        except NodekitError as error:
+            return error
+        self._presence = Presence(workshop.engine, workshop.label, self._look)
+        self.upkeep = self._kept = {
+            container.id: self._upkeep(container, workshop, self._presence) for container in self._config.containers
+        }
+        tasks.start_soon(self._presence.follow)
+        return await self.start(tasks)
+
+    def _upkeep(self, container: DockerContainer, workshop: Workshop, presence: Presence) -> Kept | Once:
+        if container.once:
+            return Once(container, workshop, presence, self.tell)
+        return Kept(container, workshop, presence, self._http, self.tell)
+
+    async def _begin_when_it_can(self, stack: AsyncExitStack, tasks: TaskGroup) -> None:
+        pause = FIRST_PAUSE_SECONDS
+        while failure := await self._begin(stack, tasks):
+            if str(failure) != self._waits:
+                logger.warning("no container of Docker is started: %s", failure)
+            self._waits = str(failure)
+            await anyio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+        self._waits = ""
+
+    async def _workshop(self, stack: AsyncExitStack) -> Workshop:
+        """The engine, asked for the first time; it and the node's name are held until the stack is closed."""
+        engine = Engine(find_engine(self._config.host))
+        stack.callback(engine.close)
+        await engine.ping()
+        info: Mapping[str, Any] = await engine.call(lambda api: dict(api.info()))
+        logger.info("Docker engine %s at %s", info.get("ServerVersion"), engine.place.host)
+        if lock := hold_name(self._node, str(info.get("ID") or engine.place.host)):
+            stack.callback(lock.close)
+        bounded_logs = info.get("LoggingDriver") == "json-file"
+        around = await surroundings(engine)
+        workshop = Workshop(engine, self._node, self._folder, around, bounded_logs=bounded_logs)
+        await workshop.remove_orphans(self._config.containers)
+        return workshop
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    async def _leave(self, workshop: Workshop) -> None:
+        """Stop and remove all containers of this node, within a time that an engine cannot prolong."""
+        seconds = max(container.stop_seconds for container in self._config.containers)
+        try:
+            with anyio.fail_after(seconds + ENGINE_SECONDS):
+                await self._end_all(workshop)
+        except (EngineGone, EngineRefused, TimeoutError) as error:
+            why = str(error) or f"the engine took longer than {seconds + ENGINE_SECONDS:g} s"
+            logger.warning("containers of %s are left on the engine, for its next start: %s", self._node, why)
+
+    async def _end_all(self, workshop: Workshop) -> None:
+        await workshop.engine.threads.idle(ENGINE_SECONDS)  # something may still be being made
+        seconds = {one.id: 0.0 if one.once else one.stop_seconds for one in self._config.containers}
+        entries = {one.id: one.entry for one in await workshop.all()}
+        entries |= {kept.id: id for id, kept in self._kept.items() if kept.id}  # that somebody has renamed, too
+        failures: list[EngineGone | EngineRefused] = []
+
+        async def end(id: str, seconds: float) -> None:
+            try:
+                await workshop.engine.stop(id, seconds)
+                await workshop.engine.remove(id)
+            except (EngineGone, EngineRefused) as error:
+                failures.append(error)
+
+        async with anyio.create_task_group() as tasks:
+            for id, entry in entries.items():
+                tasks.start_soon(end, id, seconds.get(entry, 0.0))
+        if failures:
+            raise failures[0]
+        await workshop.isolation.remove_orphans(())
+
+    # -- what the node asks -----------------------------------------------------------------------
+
+    def nodekit_problems(self) -> Sequence[str]:
+        """Of the engine; those of containers are `problems`."""
+        trouble = self._presence.trouble if self._presence else self._waits
+        return [trouble] if trouble else []
+
+    def _look(self, id: str | None) -> None:
+        for kept in self._kept.values():
+            if id is None or kept.id == id:
+                kept.look()
+
+
+offer = Offer(
+    DockerConfig,
+    lambda config, file: DockerRunner(config, node=file.node, folder=file.folder),
+    container=DockerContainer,
+)
