@@ -1,9 +1,6 @@
 """nodekit: a library from which compute nodes are composed."""
 
-from typing import TYPE_CHECKING, Any
-
-from nodekit._api import API_VERSION
-from nodekit._deprecated import PluginDeprecationWarning, public_name
+from nodekit.config.api_version import API_VERSION
 from nodekit.config.compose import load_node, node_name, read_node_file
 from nodekit.config.findings import Finding
 from nodekit.config.formats import Format, NodeTables
@@ -20,6 +17,7 @@ from nodekit.errors import (
     NodekitError,
     NotFailed,
     NotStarted,
+    PluginDeprecationWarning,
     Problem,
     Refusal,
     StoreFailed,
@@ -78,12 +76,6 @@ from nodekit.node.health import Health
 from nodekit.node.node import Node
 
 __version__ = "0.1.0"
-
-if not TYPE_CHECKING:  # a type checker would take every name for a good one
-
-    def __getattr__(name: str) -> Any:
-        return public_name(name, globals())
-
 
 __all__ = [
     "API_VERSION",

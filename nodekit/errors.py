@@ -150,3 +150,10 @@ class StoreInUse(StoreFailed):
 
 class InvalidPayload(NodekitError):
     """Bytes that are not JSON as nodekit accepts it; the message says why."""
+
+
+class PluginDeprecationWarning(FutureWarning):
+    """A plugin, or a node file, uses what the next version of the plugin API will not have.
+
+    The text names who uses what, and the cure. Operators see it: they are the ones who update packages.
+    """

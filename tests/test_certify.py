@@ -433,46 +433,6 @@ def test_a_class_that_looks_in_its_own_way_says_so() -> None:
     assert list(limits_of(Patches, ContainerRunnerContract)) == ["its own `outcome`"]
 
 
-PATCHING = """
-from nodekit.testing import ContainerRunnerContract
-
-
-async def passes(self):
-    pass
-
-
-for name in [name for name in dir(ContainerRunnerContract) if name.startswith("test_")]:
-    setattr(ContainerRunnerContract, name, passes)
-"""
-TAKES_CALLS = "def pytest_pyfunc_call(pyfuncitem):\n    return True\n"
-MAKES_REPORTS = "def pytest_runtest_makereport(item, call):\n    call.excinfo = None\n"
-FIRST = "import pytest\n\n\n@pytest.hookimpl(tryfirst=True)\n"
-CHEATS: dict[str, tuple[str, dict[str, str]]] = {
-    "hooks": ("", {"a/conftest.py": FIRST + TAKES_CALLS, "b/conftest.py": FIRST + MAKES_REPORTS}),
-    "changes the suite": ("", {"conftest.py": PATCHING}),
-    "changes the suite before": ("-p early", {"early.py": PATCHING}),
-    "sets up only": ("--setup-only", {}),
-}
-
-
-@pytest.mark.parametrize("how", CHEATS)
-def test_a_package_that_has_its_tests_pass_without_running_them_is_found_out(tmp_path: Path, how: str) -> None:
-    """Its runner breaks its promise."""
-    install(tmp_path, "nodekit-echo", ECHO.replace("return data", "return {'another': data}"), runners="echo")
-    options, files = CHEATS[how]
-    tests = ["a/test_a.py", "b/test_b.py"] if "a/conftest.py" in files else ["test_echo.py"]
-    (tmp_path / "pytest.ini").write_text(f"[pytest]\naddopts = {options}\npythonpath = {tmp_path}\n")
-    own = ECHO_TESTS.replace('("asyncio", "trio")', '("asyncio",)')
-    for name, code in (files | dict.fromkeys(tests, own)).items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(code)
-    run = certify(tmp_path, "nodekit-echo", *tests, "--json")
-    assert run.exit_code == 1
-    assert not run.certificate.certified
-    assert [row.tests for row in run.certificate.rows] == [f"{test}::TestEcho" for test in tests]
-    assert not any(row.result == "passed" for row in run.certificate.rows)
-
-
 @of_classes
 @pytest.mark.parametrize(
     ("name", "words"), [("TestHangs", "not done within 10 s"), ("TestDies", "a last word")], ids=["hangs", "dies"]

@@ -18,7 +18,7 @@ from nodekit.hooks import manager as hooks_module
 from nodekit.hooks import specs as hookspecs
 
 SECRET = "s3cret"
-LINE = re.compile(r"(nodekit_\w+(?: \(\w+\))?) of (\d+:\w+): (.+) in (\d+\.\d{3}) ms")
+LINE = re.compile(r"(nodekit_\w+) of (\d+:\w+): (.+) in (\d+\.\d{3}) ms")
 
 
 class Plugin:
@@ -66,23 +66,23 @@ async def test_each_call_is_one_line_with_hook_plugin_and_outcome(lines: Any) ->
         await node.health()
     told = [line[:3] for line in lines()]
     assert told[:4] == [
-        ("nodekit_lifespan (entering)", "0:Plugin", "ok"),
+        ("nodekit_lifespan", "0:Plugin", "ok"),
         ("nodekit_limit", "0:Plugin", "ok"),
         ("nodekit_admit", "0:Plugin", "ok"),
         ("nodekit_observe", "0:Plugin", "ok"),
     ]
     assert ("nodekit_problems", "0:Plugin", "ok") in told
-    assert told[-1] == ("nodekit_lifespan (leaving)", "0:Plugin", "ok")
-    traced = {re.sub(" .*", "", hook) for hook, *_ in told}
-    assert traced == {name for name, _ in inspect.getmembers(Plugin) if name.startswith("nodekit_")}
+    assert {hook for hook, *_ in told} == {
+        name for name, _ in inspect.getmembers(Plugin) if name.startswith("nodekit_")
+    }
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(
     ("error", "outcome"),
     [
-        (Refusal(SECRET, client=SECRET), "refused"),
-        (TooManyRequests(SECRET, retry_after_seconds=1), "refused"),
+        (Refusal(SECRET, client=SECRET), "raised Refusal"),
+        (TooManyRequests(SECRET, retry_after_seconds=1), "raised TooManyRequests"),
         (TypeError(SECRET), "raised TypeError"),
     ],
 )
@@ -111,7 +111,9 @@ async def test_a_call_that_is_given_up_is_cancelled(lines: Any) -> None:
 
     async with make_node(plugins=[Slow()], trace_hooks=True) as node:
         assert await give_up(lambda: node.submit(request()), once=asked)
-    assert [line[:3] for line in lines()] == [("nodekit_admit", "0:Slow", "cancelled")]
+    [(hook, plugin, outcome, _)] = lines()
+    assert (hook, plugin) == ("nodekit_admit", "0:Slow")
+    assert outcome in ("raised CancelledError", "raised Cancelled")  # asyncio's and trio's
 
 
 @pytest.mark.anyio
@@ -124,49 +126,13 @@ async def test_the_duration_is_that_of_what_is_awaited(lines: Any, monkeypatch: 
             await anyio.lowlevel.checkpoint()
             now[0] += 0.25
 
-        @asynccontextmanager
-        async def nodekit_lifespan(self) -> AsyncIterator[None]:
-            now[0] += 1
-            yield
-            now[0] += 2
-
         def nodekit_observe(self) -> None:
             now[0] += 0.0005
 
     async with make_node(plugins=[Slow()], trace_hooks=True) as node:
         await node.submit(request())
     told = {hook: milliseconds for hook, _, _, milliseconds in lines()}
-    assert told == {
-        "nodekit_lifespan (entering)": 1000,
-        "nodekit_admit": 250,
-        "nodekit_observe": 0.5,
-        "nodekit_lifespan (leaving)": 2000,
-    }
-
-
-@pytest.mark.anyio
-async def test_a_lifespan_that_fails_is_told_where_it_did(lines: Any) -> None:
-    class Broken:
-        @asynccontextmanager
-        async def nodekit_lifespan(self) -> AsyncIterator[None]:
-            yield
-            raise OSError(SECRET)
-
-    class NoRecipe:
-        def nodekit_lifespan(self) -> Any:
-            raise ValueError(SECRET)
-
-    with pytest.raises(OSError, match=SECRET):
-        async with make_node(plugins=[Broken()], trace_hooks=True):
-            pass
-    with pytest.raises(ValueError, match=SECRET):
-        async with make_node(plugins=[NoRecipe()], trace_hooks=True):
-            pass
-    assert [line[:3] for line in lines()] == [
-        ("nodekit_lifespan (entering)", "0:Broken", "ok"),
-        ("nodekit_lifespan (leaving)", "0:Broken", "raised OSError"),
-        ("nodekit_lifespan", "0:NoRecipe", "raised ValueError"),
-    ]
+    assert told == {"nodekit_admit": 250, "nodekit_observe": 0.5}
 
 
 def test_every_hook_that_there_is_can_be_traced() -> None:
@@ -216,6 +182,6 @@ async def test_the_command_logs_the_calls_of_the_node_that_it_runs(tmp_path: Pat
     async with serve(file, "--trace-hooks") as (served, api):
         for _ in range(2):
             await api.get("/info")
-        await until(lambda: "nodekit_limit of 0:RateLimit: refused in" in served.log)
+        await until(lambda: "nodekit_limit of 0:RateLimit: raised TooManyRequests in" in served.log)
     assert "nodekit_limit of 0:RateLimit: ok in" in served.log
     assert "127.0.0.1" not in "".join(line for line in served.log.splitlines() if "nodekit_limit" in line)

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import click
 
-from nodekit.cli.deprecations import caught
 from nodekit.cli.exit_codes import bad_node_file
 from nodekit.config.compose import compose_file
 from nodekit.config.formats import read_tables
@@ -20,13 +19,10 @@ def check(file: str) -> None:
     """
     try:
         read = read_tables(file)
-        with caught() as deprecations:
-            node = compose_file(read, Path(file))
+        node = compose_file(read, Path(file))
     except CompositionError as error:
         bad_node_file(file, error)
     for notice in read.notices:
         click.echo(f"{file}: note: {notice}", err=True)
-    for text in deprecations:
-        click.echo(f"{file}: warning: {text}", err=True)
     containers = len(node.containers)
     click.echo(f"{file}: ok ({containers} container{'s' * (containers != 1)})")

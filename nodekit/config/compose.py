@@ -8,13 +8,11 @@ from typing import Annotated, Any, TypeGuard, TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from nodekit._deprecated import keys_now, warn
 from nodekit.config.container_tables import ContainerTables
 from nodekit.config.distributions import read_once
 from nodekit.config.explain import explain
 from nodekit.config.failures import CURE, keep, told
 from nodekit.config.formats import NodeTables, read_tables
-from nodekit.config.pins import TABLE, read_pins
 from nodekit.config.providers import Kind, NodeFile, Offer, load_offer, offered
 from nodekit.config.secrets import Secret
 from nodekit.errors import CompositionError, NodekitError, Problem
@@ -25,7 +23,7 @@ from nodekit.node.node import Node
 
 T = TypeVar("T")
 
-TABLES = ("node", "log", TABLE, "store", "runners", "transports", "pipelines", "plugins")
+TABLES = ("node", "log", "store", "runners", "transports", "pipelines", "plugins")
 
 
 class NodeSettings(NodeLimits, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -103,20 +101,15 @@ class _Composition:
     def __init__(self, tables: Mapping[str, Any], path: Path) -> None:
         self.tables = tables
         self.folder = path.absolute().parent
-        self.file_name = path.name
         self.problems: list[Problem] = []
-        self.container_tables = ContainerTables(self.convert, self.keys_now, self.problem)
+        self.container_tables = ContainerTables(self.convert, self.problem)
         self.settings = self.convert(self.table("node"), NodeSettings, "node") or NodeSettings()
         self.file = NodeFile(path.absolute(), self.settings.name or default_name(path))
-        self.pins, self.pin_problems = read_pins(tables)
 
     def node(self) -> Node:
         for key in self.tables:
             if key not in TABLES:
                 self.problem(key, f"unknown table{nearest(key, TABLES)}")
-        self.problems += self.pin_problems
-        if self.pins and (own := self.pins.own()):
-            self.problems.append(own)
         plugins = self.parts("plugin", "plugins")
         runners = self.parts("runner", "runners")
         transports = self.parts("transport", "transports")
@@ -167,10 +160,7 @@ class _Composition:
             )
             return None
         try:
-            return load_offer(kind, table["use"], self.pins)
-        except CompositionError as error:  # of [packages]; one that is used twice is one problem
-            self.problems += [problem for problem in error.problems if problem not in self.problems]
-            return None
+            return load_offer(kind, table["use"])
         except NodekitError as error:
             self.problem(f"{where}.use", str(error))
             return None
@@ -215,8 +205,6 @@ class _Composition:
 
     def convert(self, value: Any, struct: type[T], where: str, rules: type | None = None) -> T | None:
         """The value as a Struct; None where there was a problem. `rules` has keys that belong to containers."""
-        if _is_table(value) and (value := self.keys_now(value, struct, where)) is None:
-            return None
         fields: tuple[str, ...] = getattr(struct, "__struct_encode_fields__", ())
         if unknown := [key for key in value if key not in fields] if _is_table(value) else []:
             is_rule = unknown[0] in getattr(rules, "__struct_encode_fields__", ())
@@ -232,14 +220,6 @@ class _Composition:
             keep(error, f"{where}: {text}")
             self.problem(where, f"{text}: {type(error).__name__}; tell its authors; {CURE}")
         return None
-
-    def keys_now(self, table: dict[str, Any], struct: type, where: str) -> dict[str, Any] | None:
-        """The table with the keys that its Struct has by now; None where it has one that is gone."""
-        found, warned, wrong = keys_now(table, struct)
-        warn(f"{self.file_name}: {where}.{text}" for text in warned)
-        for key, text in wrong.items():
-            self.problem(f"{where}.{key}", text)
-        return None if wrong else found
 
     def resolve(self, kind: type[Any], value: Any) -> Any:
         """Types that msgspec leaves to us: paths relative to the file, and secrets."""

@@ -12,16 +12,14 @@ from nodekit.node.container_ids import id_problem
 
 
 class ContainerTables:
-    """Reads them with what the node file's composition lends: `convert`, `keys_now` and `problem`."""
+    """Reads them with what the node file's composition lends: `convert` and `problem`."""
 
     def __init__(
         self,
         convert: Callable[[Any, Any, str], Any],
-        keys_now: Callable[[dict[str, Any], type, str], dict[str, Any] | None],
         problem: Callable[[str, str], None],
     ) -> None:
         self._convert = convert
-        self._keys_now = keys_now
         self._problem = problem
         self._declared: list[tuple[str, str, type[msgspec.Struct]]] = []
         """Rules of plugins, each with the plugin's place and name."""
@@ -58,10 +56,6 @@ class ContainerTables:
             self._problem(where, "expected a table")
             return None
         table: dict[str, Any] = entry  # pyright: ignore[reportUnknownVariableType]
-        for reader in (struct, *dict.fromkeys(self._rules.values())):
-            if (now := self._keys_now(table, reader, where)) is None:
-                return None
-            table = now
         own = {key: value for key, value in table.items() if key not in self._rules}
         rules = {key: value for key, value in table.items() if key in self._rules}
         for rule_struct in dict.fromkeys(self._rules.values()):

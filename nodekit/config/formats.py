@@ -15,7 +15,6 @@ import msgspec
 
 from nodekit.config.distributions import read_once
 from nodekit.config.failures import CURE, keep
-from nodekit.config.pins import Pins
 from nodekit.config.providers import load_only, offered
 from nodekit.errors import CompositionError, NodekitError, Problem
 from nodekit.hooks.container_rules import nearest
@@ -90,14 +89,14 @@ def file_of_the_environment() -> str | None:
     return None
 
 
-def load_format(suffix: str, pins: Pins | None = None) -> Format:
+def load_format(suffix: str) -> Format:
     """Import the one format of that suffix. Raises `NodekitError` where there is none, several, or a broken one."""
     found = offered("format")
     if suffix not in found:
         known = sorted({*found, BUILT_IN})
         text = f"no installed package reads the format {suffix!r}; known: {', '.join(known)}{nearest(suffix, known)}"
         raise NodekitError(text)
-    return load_only(found[suffix], Format, f"format {suffix!r}", pins)
+    return load_only(found[suffix], Format, f"format {suffix!r}")
 
 
 def _toml(path: Path | str) -> dict[str, Any]:

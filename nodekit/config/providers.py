@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
 
 import msgspec
 
-from nodekit._api import api_problem
+from nodekit.config.api_version import API_VERSION, api_problem
 from nodekit.config.distributions import entry_points, fault, name_of
 from nodekit.config.distributions import owner as owner
 from nodekit.config.failures import told
-from nodekit.config.pins import Pins
-from nodekit.errors import CompositionError, NodekitError
+from nodekit.errors import NodekitError
 from nodekit.hooks.container_rules import nearest
 from nodekit.interfaces.pipeline import BUILT_IN
 
@@ -54,7 +53,7 @@ class Offer(Generic[ConfigT]):
         build: Callable[[ConfigT, NodeFile], Any],
         *,
         container: type[msgspec.Struct] | None = None,
-        api: str = "1.0",
+        api: str = API_VERSION,
     ) -> None:
         self.config = config
         self.build = build
@@ -70,29 +69,20 @@ def offered(kind: Kind | Literal["format"]) -> "Mapping[str, list[EntryPoint]]":
     return found
 
 
-def load_offer(kind: Kind, name: str, pins: Pins | None = None) -> Offer[Any]:
-    """Import the one offer of that name. Raises `NodekitError` where there is none, several, or a broken one.
-
-    Where `pins` do not allow it, that is a `CompositionError`, and nothing is imported.
-    """
+def load_offer(kind: Kind, name: str) -> Offer[Any]:
+    """Import the one offer of that name. Raise `NodekitError` if there is none, several, or a broken one."""
     found = offered(kind)
     if kind == "pipeline" and name == BUILT_IN:
         others = "".join(f"; {owner(entry)} has to offer its own under another name" for entry in found.get(name, ()))
         raise NodekitError(f"pipeline {name!r} is always there; remove this table{others}")
     if name not in found:
         known = ", ".join(sorted(found)) or "none"
-        absent = f"; listed and not installed: {', '.join(pins.absent())}" if pins and pins.absent() else ""
-        raise NodekitError(f"unknown {kind} {name!r}; known: {known}{nearest(name, found)}{absent}")
-    return load_only(found[name], Offer, f"{kind} {name!r}", pins)  # pyright: ignore[reportUnknownVariableType]
+        raise NodekitError(f"unknown {kind} {name!r}; known: {known}{nearest(name, found)}")
+    return load_only(found[name], Offer, f"{kind} {name!r}")  # pyright: ignore[reportUnknownVariableType]
 
 
-def load_only(entries: "Sequence[EntryPoint]", expected: type[T], called: str, pins: Pins | None = None) -> T:
+def load_only(entries: "Sequence[EntryPoint]", expected: type[T], called: str) -> T:
     """Import what the one entry point of a name points to. Raises `NodekitError` where there are several."""
-    if pins:
-        objections = [pins.objection(entry, called) for entry in entries]
-        if None not in objections:
-            raise CompositionError(problem for problem in objections if problem)
-        entries = [entry for entry, objection in zip(entries, objections, strict=True) if objection is None]
     if len(entries) > 1:
         owners = ", ".join(sorted(owner(entry) for entry in entries))
         raise NodekitError(f"{called} is offered by several distributions ({owners}); uninstall all but one")

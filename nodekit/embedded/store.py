@@ -17,7 +17,6 @@ from nodekit.embedded.interrupted import Interrupted, given_back
 from nodekit.embedded.queue import Queue
 from nodekit.embedded.recent_jobs import Fresh
 from nodekit.errors import ClaimLost, StoreFailed
-from nodekit.interfaces.older_parts import as_it_takes
 from nodekit.interfaces.store import Claim, JobTable, Pending, Settlement, Unfinished
 from nodekit.model.container import ClientId, ContainerId, JobId
 from nodekit.model.job import Job, JobStatus, Outcome
@@ -31,7 +30,7 @@ class EmbeddedStore:
     """
 
     def __init__(self, table: JobTable) -> None:
-        self.table = as_it_takes(table, JobTable)
+        self.table = table
         self._queue = Queue()
         self._unfinished: dict[JobId, Unfinished] = {}
         self._claims: dict[JobId, EmbeddedClaim] = {}

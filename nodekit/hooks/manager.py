@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import pluggy
 
-from nodekit._deprecated import warn
 from nodekit.errors import CompositionError, NodekitError, Problem, Refusal, Unavailable
-from nodekit.hooks import old_hooks as _old_hooks
 from nodekit.hooks import specs as hookspecs
 from nodekit.hooks.tracing import traced
 from nodekit.interfaces.asking import texts
@@ -33,11 +31,11 @@ _SPECS = {name: spec for name, spec in vars(hookspecs).items() if name.startswit
 class _PluginManager(pluggy.PluginManager):
     """Every callable named like a hook is an implementation; no decorator needed, so none can be forgotten.
 
-    It is told no hookspecs: `_problems` has compared every implementation with them, old names of arguments included.
+    It is told no hookspecs: `_problems` has compared every implementation with them, .
     """
 
     def parse_hookimpl_opts(self, plugin: object, name: str) -> pluggy.HookimplOpts | None:
-        if not _is_implementation(plugin, name) or _old_hooks.is_overruled(plugin, name):
+        if not _is_implementation(plugin, name):
             return None
         return pluggy.HookimplOpts(
             wrapper=False,
@@ -45,7 +43,7 @@ class _PluginManager(pluggy.PluginManager):
             optionalhook=False,
             tryfirst=False,
             trylast=False,
-            specname=_old_hooks.hook_now(name),
+            specname=None,
         )
 
 
@@ -82,7 +80,6 @@ class Hooks:
         problems += [Problem(place, f"{plugin_name(plugin)} is given twice; give it once") for place, plugin in twice]
         if problems:
             raise CompositionError(problems)
-        warn(text for plugin in plugins for text in _old_hooks.warnings_of(plugin, _named(plugin)))
         self._trace = trace
         self._manager = _PluginManager("nodekit")
         self._places: dict[str, str] = {}
@@ -106,7 +103,7 @@ class Hooks:
                 one.plugin_name,
                 self._places[one.plugin_name],
                 traced(hook, one.plugin_name, one.function) if self._trace else one.function,
-                _old_hooks.arguments_now(hook, one.argnames),
+                one.argnames,
             )
             for one in (caller.get_hookimpls() if caller else ())
         ]
@@ -246,9 +243,6 @@ def _problems(plugin: object) -> Iterator[str]:
 
 
 def _problem(name: str, function: Any) -> str | None:
-    if inspect.isroutine(function) and (gone := _old_hooks.gone(name, function)):
-        return gone
-    name = _old_hooks.hook_now(name)
     spec = _SPECS.get(name)
     if spec is None:
         nearest = get_close_matches(name, _SPECS, 1)
@@ -261,8 +255,7 @@ def _problem(name: str, function: Any) -> str | None:
     taken = inspect.signature(function).parameters.values()
     if defaulted := [p.name for p in taken if p.default is not p.empty]:
         return f"argument {defaulted[0]!r} has a default and would never be given; remove the default"
-    allowed = {*known, *_old_hooks.old_arguments(name)}
-    if wrong := [p.name for p in taken if p.name not in allowed or p.kind is not p.POSITIONAL_OR_KEYWORD]:
+    if wrong := [p.name for p in taken if p.name not in known or p.kind is not p.POSITIONAL_OR_KEYWORD]:
         return f"unknown argument {wrong[0]!r}; it may take: {', '.join(known)}"
     if inspect.iscoroutinefunction(spec) and not inspect.iscoroutinefunction(function):
         return f"must be a coroutine function: async def {name}(…)"

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from nodekit._deprecated import ADDED_ARGUMENTS, plugin_of
 from nodekit.errors import Problem
 
 _DUNDERS = ("__aenter__", "__aexit__")
@@ -84,25 +83,6 @@ def shape_problems(where: str, part: object, protocol: type) -> Iterator[Problem
             yield Problem(where, f"{named}.{text} (of {member.protocol.__name__}), or give it another name")
 
 
-def shape_warnings(part: object, protocol: type) -> Iterator[str]:
-    """What a part does not take yet, and has to from the next major version of the plugin API on."""
-    for member in (*members(protocol), *optional_members(protocol)):
-        for name in not_taken_yet(part, member):
-            known = ADDED_ARGUMENTS[member.protocol.__name__, member.name, name]
-            yield known.told_lacking(f"{plugin_of(part)}.{member.name} does not take {name!r}")
-
-
-def not_taken_yet(part: object, member: Member) -> list[str]:
-    """Arguments that its method may go without, and does."""
-    added = _added(member)
-    return [name for name in _not_taken(part, member) if name in added] if added else []
-
-
-def _added(member: Member) -> set[str]:
-    here = (member.protocol.__name__, member.name)
-    return {name for (*place, name), known in ADDED_ARGUMENTS.items() if tuple(place) == here and not known.gone}
-
-
 def _has(part: object, name: str) -> bool:
     if name in _DUNDERS:  # Python looks for them on the class alone
         return hasattr(type(part), name)
@@ -122,8 +102,7 @@ def _wrong(part: object, member: Member) -> str | None:
         return f"{member.name} is a generator; decorate it with @asynccontextmanager"
     if not member.is_async and inspect.iscoroutinefunction(method):
         return f"{member.name} is async, and nobody awaits its answer; write: {member.written()}"
-    added = _added(member)
-    if lacking := [name for name in _not_taken(part, member) if name not in added]:
+    if lacking := _not_taken(method, member):
         names = ", ".join(f"`{name}`" for name in lacking)
         return f"{member.name} does not take {names}; write: {member.written()}"
     if surplus := _surplus(method, member):
@@ -160,9 +139,9 @@ def _parameters(method: Any) -> list[inspect.Parameter] | None:
         return None
 
 
-def _not_taken(part: object, member: Member) -> list[str]:
-    """Names of arguments that the node passes and the method has no room for."""
-    taken = _parameters(getattr(part, member.name, None)) if member.spec else None
+def _not_taken(method: Any, member: Member) -> list[str]:
+    """Return the names of arguments that the node passes and the method has no room for."""
+    taken = _parameters(method)
     if taken is None:
         return []
     kinds = {parameter.kind for parameter in taken}

@@ -19,7 +19,6 @@ from nodekit.hooks.mounting import mounted
 from nodekit.hooks.mounts import Mount
 from nodekit.hooks.observed_store import observed
 from nodekit.interfaces.asking import Running, asked
-from nodekit.interfaces.older_parts import as_they_take
 from nodekit.interfaces.pipeline import BUILT_IN, Pipeline
 from nodekit.interfaces.pipeline import Sequence as SequencePipeline
 from nodekit.interfaces.runner import ContainerRunner
@@ -89,7 +88,7 @@ class Node:
         self.urls: list[str] = []
         """Where its transports listen, while it runs."""
         self._hooks = Hooks(plugins, placed_parts(store, runners, transports), trace=trace_hooks)
-        store, self._runners, self._transports, pipelines = as_they_take(store, runners, transports, pipelines)
+        self._runners, self._transports = tuple(runners), tuple(transports)
         self.pipelines: Mapping[str, Pipeline] = {BUILT_IN: SequencePipeline(), **pipelines}
         self._ids = JobIds()
         self._describing = anyio.Semaphore(AT_ONCE)

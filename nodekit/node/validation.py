@@ -5,12 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
-from nodekit._deprecated import warn
 from nodekit.embedded.store import EmbeddedStore
 from nodekit.errors import Problem
 from nodekit.hooks.container_rules import rule_problems
-from nodekit.interfaces.check import shape_problems, shape_warnings
-from nodekit.interfaces.older_parts import as_given
+from nodekit.interfaces.check import shape_problems
 from nodekit.interfaces.pipeline import BUILT_IN, Pipeline
 from nodekit.interfaces.runner import ContainerRunner
 from nodekit.interfaces.store import JobStore, JobTable
@@ -35,11 +33,9 @@ def misfits(
     if BUILT_IN in pipelines:
         yield Problem(f"pipelines[{BUILT_IN!r}]", "is built in and always there; give yours another name")
     parts = list(_parts(store, runners, transports, pipelines))
-    misshapen = list(_store_problems(store))
-    misshapen += [problem for part in parts for problem in shape_problems(*part)]
-    if not misshapen:
-        warn(text for _, part, protocol in parts for text in shape_warnings(part, protocol))
-    yield from misshapen
+    yield from _store_problems(store)
+    for part in parts:
+        yield from shape_problems(*part)
     if any(inspect.isclass(runner) or not _has_containers(runner) for runner in runners):
         return
     containers, wrong = offered(runners)
@@ -97,7 +93,7 @@ def _parts(
     if not inspect.isclass(store) and hasattr(store, "claim"):
         yield "store", store, JobStore
     if isinstance(store, EmbeddedStore):
-        yield "store", as_given(store.table), JobTable
+        yield "store", store.table, JobTable
     yield from ((f"runners[{number}]", runner, ContainerRunner) for number, runner in enumerate(runners))
     yield from ((f"transports[{number}]", transport, Transport) for number, transport in enumerate(transports))
     yield from ((f"pipelines[{name!r}]", pipeline, Pipeline) for name, pipeline in pipelines.items())

@@ -1,32 +1,21 @@
 """A plugin of pytest that runs only what is of a suite, and tells what came of it."""
 
 import os
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from nodekit.cli.certify.honest import (
-    Witness,
-    changed_tests,
-    limits_of,
-    note_who_skips,
-    tests_of,
-    who_skipped,
-)
 from nodekit.cli.certify.messages import ORDER, Begun, Broken, Ended, Found, Order, Outcome, Told, decoded, encoded
-from nodekit.cli.certify.suites import SUITES, Suite, suite_of, there
+from nodekit.cli.certify.suite_limits import changed_tests, limits_of, tests_of
+from nodekit.cli.certify.suites import Suite, suite_of
 
 MAX_TEXT = 2000
-
-_TESTS = {name: tests_of(suite) for name in SUITES if (suite := there(name))}
-"""Before a module of the package, its conftest.py for instance, had a chance to change them."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
     order = decoded(Path(os.environ[ORDER]), Order)
-    note_who_skips()
     config.pluginmanager.register(Reporter(order), "nodekit-certify")
 
 
@@ -35,7 +24,6 @@ class Reporter:
 
     def __init__(self, order: Order) -> None:
         self._order = order
-        self._witness = Witness()
         self._phases: dict[str, list[tuple[Outcome, str]]] = {}
 
     def tell(self, told: Told) -> None:
@@ -61,7 +49,7 @@ class Reporter:
     def _found(self, id: str, items: list[pytest.Function]) -> Found:
         cls: Any = items[0].cls
         suite, suite_class = _suite(cls)
-        tests = self._tests_of(cls)
+        tests = tests_of(suite_class)
         names = {item.originalname for item in items}
         return Found(
             id=id,
@@ -69,13 +57,9 @@ class Reporter:
             kind=suite.kind,
             items=len(items),
             missing=tuple(name for name in tests if name not in names),
-            changed=tuple(changed_tests(cls, tests)),
+            changed=tuple(changed_tests(cls, suite_class)),
             limits=tuple(limits_of(cls, suite_class)),
         )
-
-    def _tests_of(self, cls: type | None) -> Mapping[str, Any]:
-        suite, suite_class = _suite(cls)
-        return _TESTS.get(suite.name) or tests_of(suite_class)
 
     # -- what comes of it -------------------------------------------------------------------------
 
@@ -86,9 +70,7 @@ class Reporter:
         self.tell(Begun(item.nodeid, of, test))
         result = yield
         outcome, text = _worst(self._phases.pop(item.nodeid, []))
-        if outcome == "passed" and not self._witness.saw(item):
-            outcome, text = "changed", _NOT_RUN
-        if outcome == "changed" and test not in self._tests_of(item.cls):
+        if outcome == "changed" and test not in tests_of(_suite(item.cls)[1]):
             outcome = "skipped"  # one of its own, beside those of its suite
         self.tell(
             Ended(
@@ -102,11 +84,6 @@ class Reporter:
             )
         )
         return result
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_call(self, item: pytest.Item) -> None:
-        assert isinstance(item, pytest.Function)
-        self._witness.watch(item)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
@@ -129,9 +106,17 @@ def _seen(report: pytest.TestReport, call: pytest.CallInfo[None]) -> tuple[Outco
     if report.failed:
         return "failed", _message(report)
     if report.skipped:
-        by_its_suite, why = who_skipped(call.excinfo.value) if call.excinfo else (False, "")
-        return ("skipped" if by_its_suite else "changed"), why
+        error = _first_leaf(call.excinfo.value) if call.excinfo else None
+        by_a_mark = error is None or getattr(error, "_use_item_location", False)
+        return ("changed" if by_a_mark else "skipped"), str(error or "")
     return "passed", ""
+
+
+def _first_leaf(error: BaseException) -> BaseException:
+    """Return the skip itself; inside a task group it comes as a group."""
+    while isinstance(error, BaseExceptionGroup):
+        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
+    return error
 
 
 def _worst(phases: list[tuple[Outcome, str]]) -> tuple[Outcome, str]:

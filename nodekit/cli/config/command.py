@@ -11,7 +11,6 @@ from nodekit.cli.config.toml import toml
 from nodekit.cli.exit_codes import bad_node_file
 from nodekit.config.compose import compose_file
 from nodekit.config.formats import read_tables
-from nodekit.config.pins import Pins, read_pins
 from nodekit.errors import CompositionError
 
 
@@ -21,15 +20,13 @@ def config() -> None:
 
 
 @config.command()
-@click.argument("file", type=click.Path(dir_okay=False), required=False)
 @click.option("--output", type=click.Path(dir_okay=False, writable=True), help="Write it to this file.")
-def schema(file: str | None, output: str | None) -> None:
+def schema(output: str | None) -> None:
     """Print the JSON Schema of node files, for the packages that are installed, so that editors complete and check.
 
-    With FILE, only what its table [packages] allows is imported. A package that cannot be imported is left out, with a
-    note on standard error.
+    A package that cannot be imported is left out, with a note on standard error.
     """
-    made = NodeSchema(_pins(file) if file is not None else None)
+    made = NodeSchema()
     text = msgspec.json.format(msgspec.json.encode(made.document()), indent=2).decode() + "\n"
     for note in made.notes:
         click.echo(f"note: {' '.join(note.split())}", err=True)
@@ -60,14 +57,3 @@ def show(file: str, as_json: bool) -> None:
         click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2))
     else:
         click.echo(toml(table), nl=False)
-
-
-def _pins(file: str) -> Pins | None:
-    """What the file allows; nothing of another distribution where that cannot be read."""
-    try:
-        pins, problems = read_pins(read_tables(file).tables)
-        if problems:
-            raise CompositionError(problems)
-    except CompositionError as error:
-        bad_node_file(file, error)
-    return pins

@@ -1,6 +1,5 @@
 """The effective configuration: what a node file says, and the default of all that it does not say."""
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, TypeGuard, cast
 
@@ -9,7 +8,6 @@ from msgspec import inspect as types
 
 from nodekit.cli.config.schema_types import default_of
 from nodekit.config.compose import LogSettings, NodeSettings
-from nodekit.config.pins import TABLE, Pins, read_pins
 from nodekit.config.providers import Kind, load_offer
 from nodekit.config.secrets import Secret
 
@@ -17,15 +15,6 @@ HIDDEN = "(hidden)"
 """What is shown of a secret."""
 
 _LISTS: dict[str, Kind] = {"runners": "runner", "transports": "transport", "pipelines": "pipeline", "plugins": "plugin"}
-_URL_PASSWORD = re.compile(r"(?<=://)([^\s:/@]*):\S*@")
-_URL_TOKEN = re.compile(r"(https?://)[^\s:/@]+@", re.I)
-_WORDS = r"\w*passw(?:or)?d|pwd|pass|passphrase|secrets?|tokens?|(?:\w*_)?keys?|apikey|credentials?"
-_SECRET_NAME = re.compile(rf"(?:^|[\W_])(?:{_WORDS}|authorization|bearer|cookies?|dsn)(?:$|[\W_])", re.I)
-_SECRET_PAIR = re.compile(
-    rf"((?<![\w-])(?:[\w-]*[_-])?(?:{_WORDS}|(?:access|account|private|shared)key)=)[^\s&;,'\"]+", re.I
-)
-"""As in queries of URLs, connection strings and options of commands."""
-_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
 class Setting(NamedTuple):
@@ -62,31 +51,26 @@ class Table(NamedTuple):
 
 def effective(tables: Mapping[str, Any], node_name: str) -> Table:
     """Of the tables of a node file that composes; `node_name` is the name that its node has."""
-    pins, _ = read_pins(tables)
-    rules = _rules(tables, pins)
+    rules = _rules(tables)
     node = {"name": node_name} if "name" not in tables.get("node", {}) else {}
     settings = [Setting("node", _table(NodeSettings, tables.get("node", {}), node), "node" in tables)]
     for key, value in tables.items():
         if key == "log":
             settings.append(Setting(key, _table(LogSettings, value), True))
-        elif key == TABLE:
-            settings.append(
-                Setting(key, Table(tuple(Setting(name, versions, True) for name, versions in value.items())), True)
-            )
         elif key == "store":
-            settings.append(Setting(key, _part("store", value, {}, pins), True))
+            settings.append(Setting(key, _part("store", value, {}), True))
         elif key in _LISTS:
-            settings.append(Setting(key, [_part(_LISTS[key], one, rules, pins) for one in value], True))
+            settings.append(Setting(key, [_part(_LISTS[key], one, rules) for one in value], True))
     return Table(tuple(settings))
 
 
-def _rules(tables: Mapping[str, Any], pins: Pins | None) -> dict[str, types.Field]:
-    offers = [load_offer("plugin", table["use"], pins) for table in tables.get("plugins", ())]
+def _rules(tables: Mapping[str, Any]) -> dict[str, types.Field]:
+    offers = [load_offer("plugin", table["use"]) for table in tables.get("plugins", ())]
     return {field.name: field for offer in offers if offer.container for field in _fields(offer.container)}
 
 
-def _part(kind: Kind, table: Mapping[str, Any], rules: Mapping[str, types.Field], pins: Pins | None) -> Table:
-    offer = load_offer(kind, table["use"], pins)
+def _part(kind: Kind, table: Mapping[str, Any], rules: Mapping[str, types.Field]) -> Table:
+    offer = load_offer(kind, table["use"])
     own = {key: value for key, value in table.items() if key != "containers" or kind != "runner"}
     settings = _table(offer.config, own, leave_out=("containers",) if kind == "runner" else ()).settings
     if kind == "runner" and offer.container and "containers" in table:
@@ -132,14 +116,14 @@ def shown(info: types.Type | None, key: str, value: Any, given: bool) -> Any:
         return shown(_fitting(info, value), key, value, given)
     if isinstance(value, Secret):
         return HIDDEN
-    if isinstance(value, str):
-        return _text(key, value)
     if isinstance(info, types.StructType) and is_table(value):
         return _filled({field.encode_name: field for field in info.fields}, value, given, {})
     if is_table(value):
         if isinstance(info, types.CustomType):  # a secret, by reference
             return value
         inner = info.value_type if isinstance(info, types.DictType) else None
+        if key == "env":  # variables of programs: credentials are often among them
+            return Table(tuple(Setting(name, HIDDEN, given) for name in value))
         settings = (Setting(name, shown(inner, f"{key}.{name}", one, given), given) for name, one in value.items())
         return Table(tuple(settings))
     if isinstance(info, types.TupleType) and is_list(value):
@@ -148,14 +132,6 @@ def shown(info: types.Type | None, key: str, value: Any, given: bool) -> Any:
         item: types.Type | None = getattr(info, "item_type", None)
         return [shown(item, key, one, given) for one in value]
     return value
-
-
-def _text(key: str, value: str) -> str:
-    """`key` is a path where the key stands in a table without a Struct: whatever is below `secrets` is one."""
-    if value and _SECRET_NAME.search(_HUMP.sub("_", key)):
-        return HIDDEN
-    value = _URL_TOKEN.sub(rf"\1{HIDDEN}@", _URL_PASSWORD.sub(rf"\1:{HIDDEN}@", value))
-    return _SECRET_PAIR.sub(rf"\1{HIDDEN}", value)
 
 
 def _fitting(info: types.UnionType, value: Any) -> types.Type | None:

@@ -9,12 +9,10 @@ import msgspec
 
 from nodekit.cli.config.field_docs import summary
 from nodekit.cli.config.schema_types import Schema, struct_schema
-from nodekit.cli.plugins.catalogue import GROUPS, OFFERS
+from nodekit.cli.plugins.catalogue import OFFERS
 from nodekit.config.compose import LogSettings, NodeSettings
-from nodekit.config.distributions import entry_points, name_of, version_of
-from nodekit.config.pins import ANY, TABLE, Pins
 from nodekit.config.providers import Kind, Offer, load_offer, offered
-from nodekit.errors import CompositionError, NodekitError
+from nodekit.errors import NodekitError
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
 
@@ -27,11 +25,11 @@ _TABLES: dict[Kind, str] = {
 
 
 class NodeSchema:
-    """Made of the offers that `pins` allow; each is imported, and one that cannot be is left out, with a note."""
+    """The schema of all offers that are installed. One that cannot be imported is left out, with a note."""
 
-    def __init__(self, pins: Pins | None = None) -> None:
+    def __init__(self) -> None:
         self.notes: list[str] = []
-        self._offers = {kind: dict(self._loaded(kind, pins)) for kind in OFFERS}
+        self._offers = {kind: dict(self._loaded(kind)) for kind in OFFERS}
         self._rules = self._properties_of_rules()
 
     def document(self) -> Schema:
@@ -39,7 +37,6 @@ class NodeSchema:
         properties: Schema = {
             "node": struct_schema(NodeSettings) | {"description": "The node itself, and what it takes on."},
             "log": struct_schema(LogSettings),
-            TABLE: _packages(),
             "store": {"description": "What keeps the jobs."} | self._one_of("store"),
         }
         for kind, text in _TABLES.items():
@@ -57,16 +54,14 @@ class NodeSchema:
             "additionalProperties": False,
         }
 
-    def _loaded(self, kind: Kind, pins: Pins | None) -> Iterator[tuple[str, tuple[Schema, Schema]]]:
+    def _loaded(self, kind: Kind) -> Iterator[tuple[str, tuple[Schema, Schema]]]:
         for name in sorted(offered(kind)):
             try:
                 with redirect_stdout(StringIO()):  # a package that prints is not part of the schema
-                    offer = load_offer(kind, name, pins)
+                    offer = load_offer(kind, name)
                 part = _part(offer, kind, name)
                 rules = _rules(offer) if kind == "plugin" else {}
                 msgspec.json.encode([part, rules])  # what plugins add to it may be anything
-            except CompositionError:  # not on the list
-                continue
             except NodekitError as error:
                 self.notes.append(f"left out: {error}")
             except Exception as error:
@@ -122,17 +117,3 @@ def _part(offer: Offer[Any], kind: Kind, name: str) -> Schema:
         properties["containers"] = {"type": "array", "items": entry, "description": "What it calls."}
     required = ["use", *table.get("required", ())]
     return table | {"properties": properties, "required": required, "title": f"{kind} {name}"}
-
-
-def _packages() -> Schema:
-    entries = [entry for group in GROUPS.values() for entry in entry_points(group)]
-    versions = {name: version_of(entry.dist) for entry in entries if (name := name_of(entry.dist))}
-    return {
-        "type": "object",
-        "description": "The distributions that may be imported for this node, with their versions; others are refused.",
-        "properties": {
-            name: {"type": "string", "minLength": 1, "description": f"Installed: {version}.", "default": ANY}
-            for name, version in sorted(versions.items())
-        },
-        "additionalProperties": {"type": "string", "minLength": 1},
-    }

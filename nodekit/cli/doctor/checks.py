@@ -11,18 +11,15 @@ import msgspec
 from nodekit.config.distributions import entry_points, owner
 from nodekit.config.failures import CURE, keep
 from nodekit.config.findings import Finding
-from nodekit.config.pins import Pins
 
 Check: TypeAlias = Callable[[], Iterable[Finding]]
 
 CHECK_SECONDS = 10.0
 
 
-def checks_of_packages(pins: Pins | None = None) -> Iterator[tuple[str, Check]]:
-    """Those of the entry-point group ``nodekit.doctor`` that `pins` allow; imported when they are made."""
+def checks_of_packages() -> Iterator[tuple[str, Check]]:
+    """Yield the checks of the entry-point group ``nodekit.doctor``; a check is imported when it is made."""
     for entry in entry_points("nodekit.doctor"):
-        if pins and not pins.allows(entry):
-            continue
         yield f"{entry.name} of {owner(entry)}", _loaded(entry)
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from nodekit.cli.deprecations import caught
 from nodekit.cli.doctor.checks import Check, checks_of_packages, examine
 from nodekit.cli.doctor.machine import disk, open_files, python
 from nodekit.cli.doctor.packages import checks_of_offers, clashes, installed, metadata, offers
@@ -14,7 +13,6 @@ from nodekit.cli.exit_codes import FAILED
 from nodekit.config.compose import compose_file
 from nodekit.config.findings import Finding
 from nodekit.config.formats import read_tables
-from nodekit.config.pins import Pins, read_pins
 from nodekit.errors import CompositionError
 
 _COLOURS = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "red"}
@@ -35,14 +33,13 @@ def doctor(file: str | None) -> None:
 
 
 def _findings(file: str | None) -> Iterator[Finding]:
-    pins = None if file is None else _pins(file)
-    for name, check in _checks(pins):
+    for name, check in _checks():
         yield from examine(name, check)
     if file is not None:
         yield from _composes(file)
 
 
-def _checks(pins: Pins | None) -> Iterator[tuple[str, Check]]:
+def _checks() -> Iterator[tuple[str, Check]]:
     yield "nodekit", installed
     yield "packages", clashes
     yield "Python", python
@@ -50,32 +47,20 @@ def _checks(pins: Pins | None) -> Iterator[tuple[str, Check]]:
     yield "disk", disk
     yield "offers", offers
     yield "metadata", metadata
-    yield from checks_of_offers(pins=pins)
-    yield from checks_of_packages(pins)
-
-
-def _pins(file: str) -> Pins | None:
-    """What the file allows to be imported: where it cannot be read, nothing but nodekit."""
-    try:
-        return read_pins(read_tables(file).tables)[0]
-    except CompositionError:
-        return Pins({})
+    yield from checks_of_offers()
+    yield from checks_of_packages()
 
 
 def _composes(file: str) -> Iterator[Finding]:
     try:
         read = read_tables(file)
-        with caught() as deprecations:
-            node = compose_file(read, Path(file))
+        node = compose_file(read, Path(file))
     except CompositionError as error:
         for problem in error.problems:
             yield Finding("error", file, problem.text if problem.where == file else str(problem))
     else:
         containers = ", ".join(node.containers) or "none"
         yield from (Finding("note", file, notice) for notice in read.notices)
-        if (pins := read_pins(read.tables)[0]) and (absent := pins.absent()):
-            yield Finding("note", file, f"lists packages that are not installed: {', '.join(absent)}")
-        yield from (Finding("warning", file, text) for text in deprecations)
         yield Finding("ok", file, f"composes; the node's name: {node.name}; its containers: {containers}")
 
 

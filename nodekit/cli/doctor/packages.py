@@ -7,14 +7,12 @@ from importlib.metadata import Distribution, EntryPoint, PackageNotFoundError, d
 from pathlib import Path
 
 import nodekit
-from nodekit.cli.deprecations import caught
 from nodekit.cli.doctor.checks import Check
 from nodekit.cli.plugins.catalogue import OFFERS, entries_of, expected
 from nodekit.config.distributions import OWN_DISTRIBUTION as DISTRIBUTION
 from nodekit.config.distributions import name_of, normalised, unreadable
 from nodekit.config.findings import Finding
 from nodekit.config.formats import BUILT_IN
-from nodekit.config.pins import Pins
 from nodekit.config.providers import load_only, offered
 from nodekit.errors import NodekitError
 
@@ -64,15 +62,12 @@ def metadata() -> Iterator[Finding]:
         yield Finding("error", where, reason, "reinstall or remove it")
 
 
-def checks_of_offers(
-    kinds: Iterable[str] = (*OFFERS, "format"), pins: Pins | None = None
-) -> Iterator[tuple[str, Check]]:
-    """A check of each thing that packages put forward, which imports it; of what `pins` do not allow, none."""
+def checks_of_offers(kinds: Iterable[str] = (*OFFERS, "format")) -> Iterator[tuple[str, Check]]:
+    """Yield a check of each thing that packages provide; the check imports it."""
     for kind in kinds:
         found: dict[str, list[EntryPoint]] = {}
         for entry in entries_of(kind):
-            if pins is None or pins.allows(entry):
-                found.setdefault(entry.name, []).append(entry)
+            found.setdefault(entry.name, []).append(entry)
         for name, entries in found.items():
             groups = [[entry] for entry in entries] if kind == "check" else [entries]  # a check need not be alone
             yield from ((f"{kind} {name!r}", partial(_loads, kind, name, group)) for group in groups)
@@ -80,9 +75,7 @@ def checks_of_offers(
 
 def _loads(kind: str, name: str, entries: Sequence[EntryPoint]) -> Iterator[Finding]:
     try:
-        with caught() as deprecations:
-            load_only(entries, expected(kind), f"{kind} {name!r}")
-        yield from (Finding("warning", f"{kind} {name!r}", text) for text in deprecations)
+        load_only(entries, expected(kind), f"{kind} {name!r}")
     except NodekitError as error:
         text = str(error).removeprefix(f"{kind} {name!r} ")
         clash = len(entries) > 1  # the text then says what to do

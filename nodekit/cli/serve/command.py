@@ -11,7 +11,6 @@ import anyio
 import click
 from anyio.abc import TaskStatus
 
-from nodekit.cli.deprecations import caught
 from nodekit.cli.exit_codes import FAILED, bad_node_file
 from nodekit.cli.serve.log import log_to_file, log_to_standard_error
 from nodekit.config.compose import compose, log_settings
@@ -60,8 +59,7 @@ def _composed(path: str, bind: str | None, trace_hooks: bool) -> Node:
     except CompositionError as error:
         bad_node_file(path, error)
     try:
-        with caught() as deprecations:
-            node = compose(tables, Path(path))
+        node = compose(tables, Path(path))
     except CompositionError as error:
         for problem in error.problems:
             if bind is not None and problem.where == "transports[0].bind":
@@ -69,7 +67,7 @@ def _composed(path: str, bind: str | None, trace_hooks: bool) -> Node:
         bad_node_file(path, file.in_the_file(error))
     if settings := log_settings(tables, Path(path)):
         log_to_file(settings)
-    for notice in (*file.notices, *deprecations):
+    for notice in file.notices:
         logger.warning("%s: %s", path, notice)
     return node
 

@@ -1,30 +1,25 @@
-"""The version of the plugin API, and what a package that was written for another one is told."""
+"""The version of the plugin API, and the check of packages that were written for another one."""
 
 import re
 
-API_VERSION = "1.0"
-"""Major and minor. What it covers, and what raises which, says ``docs/explanation/compatibility.md``."""
+API_VERSION = "0.1"
+"""Major and minor version; ``docs/explanation/compatibility.md`` says what it covers."""
 
 DISTRIBUTION = "nodekit-compute"
 
 
 def version(text: str) -> tuple[int, int]:
-    """Major and minor as numbers. Raises `ValueError` where it is no such version."""
+    """Return major and minor as numbers. Raise `ValueError` if the text is no such version."""
     found = re.fullmatch(r"(\d+)\.(\d+)", text)
     if found is None:
         raise ValueError(f"{text!r} is not a version such as {API_VERSION!r}")
     return int(found[1]), int(found[2])
 
 
-def reached(text: str) -> bool:
-    """Whether the plugin API is of this version, or of a later one."""
-    return version(text) <= version(API_VERSION)
-
-
 def api_problem(written_for: object, package: str) -> str | None:
-    """Why what was written for that version cannot be used here, and what to update; None: it can.
+    """Return why a package cannot be used here, and what to update; None if it can.
 
-    `package` is the distribution that it is of, as pip knows it.
+    `written_for` is the version that it names, `package` its distribution, as pip knows it.
     """
     try:
         major, minor = version(written_for) if isinstance(written_for, str) else (None, None)
