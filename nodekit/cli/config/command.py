@@ -1,4 +1,4 @@
-"""`nodekit config`: what a node file may say, and what one says in effect."""
+"""The command `nodekit config`, which shows what a node file may say, and what one says in effect."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from nodekit.errors import CompositionError
 
 @click.group()
 def config() -> None:
-    """What a node file may say, and what one says in effect."""
+    """Show what a node file may say, and what one says in effect."""
 
 
 @config.command()
@@ -63,7 +63,7 @@ def show(file: str, as_json: bool) -> None:
 
 
 def _pins(file: str) -> Pins | None:
-    """What the file allows; nothing of another distribution where that cannot be read."""
+    """Read the file's pins. If they are not valid, print the problems and exit, so that nothing is imported."""
     try:
         pins, problems = read_pins(read_tables(file).tables)
         if problems:

@@ -1,4 +1,4 @@
-"""The JSON Schema of a node file, as the installed packages make it."""
+"""The JSON Schema of a node file, for the packages that are installed."""
 
 from collections.abc import Iterator
 from contextlib import redirect_stdout
@@ -27,7 +27,7 @@ _TABLES: dict[Kind, str] = {
 
 
 class NodeSchema:
-    """Made of the offers that `pins` allow; each is imported, and one that cannot be is left out, with a note."""
+    """A schema made of the providers that `pins` allow. Each is imported; one that fails is left out, with a note."""
 
     def __init__(self, pins: Pins | None = None) -> None:
         self.notes: list[str] = []
@@ -35,7 +35,7 @@ class NodeSchema:
         self._rules = self._properties_of_rules()
 
     def document(self) -> Schema:
-        """The whole schema."""
+        """Return the whole schema."""
         properties: Schema = {
             "node": struct_schema(NodeSettings) | {"description": "The node itself, and what it takes on."},
             "log": struct_schema(LogSettings),
@@ -60,12 +60,12 @@ class NodeSchema:
     def _loaded(self, kind: Kind, pins: Pins | None) -> Iterator[tuple[str, tuple[Schema, Schema]]]:
         for name in sorted(offered(kind)):
             try:
-                with redirect_stdout(StringIO()):  # a package that prints is not part of the schema
+                with redirect_stdout(StringIO()):  # prints of a package must not get into the schema
                     offer = load_offer(kind, name, pins)
                 part = _part(offer, kind, name)
                 rules = _rules(offer) if kind == "plugin" else {}
-                msgspec.json.encode([part, rules])  # what plugins add to it may be anything
-            except CompositionError:  # not on the list
+                msgspec.json.encode([part, rules])  # plugins may have added anything to it
+            except CompositionError:  # the pins do not allow it
                 continue
             except NodekitError as error:
                 self.notes.append(f"left out: {error}")
@@ -100,19 +100,19 @@ class NodeSchema:
 
 
 def _sentence(text: str) -> str:
-    """With what ends one, so that another may follow."""
+    """Add a full stop and a space, unless the text is empty, so that another sentence may follow."""
     text = text.strip()
     return f"{text}{'' if text.endswith(('.', '!', '?', '…')) else '.'} " if text else ""
 
 
 def _rules(offer: Offer[Any]) -> Schema:
-    """Keys of containers that a plugin reads."""
+    """Return the schemas of the keys that a plugin reads from containers."""
     rules: Schema = struct_schema(offer.container)["properties"] if offer.container else {}
     return rules
 
 
 def _part(offer: Offer[Any], kind: Kind, name: str) -> Schema:
-    """The table of a part: its settings, and `use`."""
+    """Return the schema of a component's table: its settings, and `use`."""
     table = struct_schema(offer.config)
     use = {"enum": [name], "description": summary(offer.config) or f"The {kind} `{name}`."}
     properties = {"use": use} | table["properties"]

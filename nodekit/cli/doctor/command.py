@@ -55,7 +55,7 @@ def _checks(pins: Pins | None) -> Iterator[tuple[str, Check]]:
 
 
 def _pins(file: str) -> Pins | None:
-    """What the file allows to be imported: where it cannot be read, nothing but nodekit."""
+    """Read the pins of the file. If it cannot be read, nothing but nodekit may be imported."""
     try:
         return read_pins(read_tables(file).tables)[0]
     except CompositionError:
