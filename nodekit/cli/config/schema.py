@@ -75,7 +75,7 @@ class NodeSchema:
                 yield name, (part, rules)
 
     def _properties_of_rules(self) -> Schema:
-        """Keys of containers that plugins read."""
+        """Return the schemas of the container keys that plugins read."""
         found: Schema = {}
         for name, (_, rules) in self._offers["plugin"].items():
             for key, schema in rules.items():

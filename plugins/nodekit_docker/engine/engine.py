@@ -223,7 +223,7 @@ class Engine:
 
 
 def _posted(api: Any, path: str, body: Mapping[str, Any]) -> Any:
-    """Post a body as it is and return the engine's answer, for a call that the client supports only in part."""
+    """Post a body and return the engine's answer, for a call that the client supports only in part."""
     return api._result(api._post_json(api._url(path), data=dict(body)), json=True)
 
 
