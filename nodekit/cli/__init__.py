@@ -25,10 +25,10 @@ _GROUP = "nodekit.commands"
 
 
 class _Commands(click.Group):
-    """Commands of other packages are found by metadata, and imported only when they are called or listed."""
+    """A group of commands. Those of other packages are found by metadata, and imported when called or listed."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the command; whatever it asks of installed packages is read once."""
+        """Run the command. The metadata of installed packages is read once meanwhile."""
         with read_once():
             return super().main(*args, **kwargs)
 
@@ -43,7 +43,7 @@ class _Commands(click.Group):
 
 
 def _load(entries: Sequence[EntryPoint], name: str) -> click.Command:
-    """The command of another package; one that is broken harms no other command."""
+    """Load the command of another package. A broken one shows its error when called, and harms no other command."""
     try:
         return load_only(entries, click.Command, f"command {name!r}")
     except NodekitError as error:

@@ -16,7 +16,7 @@ BAD_NODE_FILE = 3
 
 
 def bad_node_file(path: str, error: CompositionError) -> NoReturn:
-    """Show every problem, a line each."""
+    """Print every problem on a line of its own, and exit."""
     for problem in error.problems:
         click.echo(str(problem) if problem.where == path else f"{path}: {problem}", err=True)
     sys.exit(BAD_NODE_FILE)

@@ -1,8 +1,9 @@
-"""The runner `docker`: every container is one of a Docker engine, called over HTTP.
+"""The runner `docker`: runs each container on a Docker engine and calls it over HTTP.
 
-A container's program must listen on 0.0.0.0 at its `port`; the runner publishes it on loopback, at a port that the
-engine picks. It is made anew with growing pauses when it dies, and removed when the node stops; what a killed node
-leaves is found by its labels at the next start. It runs on asyncio, as the HTTP client does.
+A container's program must listen on 0.0.0.0 at its `port`. The runner publishes that port on loopback, at a port that
+the engine picks. A container that dies is made anew, after pauses that grow. All containers are removed when the node
+stops. Containers that a killed node leaves behind are found by their labels at the next start. The runner needs
+asyncio, as the HTTP client does.
 """
 
 from nodekit_docker.config import Credentials, DockerConfig, DockerContainer, Gpus

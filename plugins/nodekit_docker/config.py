@@ -1,4 +1,4 @@
-"""What a node file can say about Docker containers, and what is wrong with it before an engine is asked."""
+"""The settings of Docker containers in a node file, and the problems found before an engine is asked."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,16 +14,16 @@ from nodekit_docker.sizes import SIZE, size_in_bytes
 from nodekit_remote import StartedContainer, env_problems, id_problems
 
 Gpus: TypeAlias = Literal["all"] | Annotated[int, msgspec.Meta(ge=1)] | tuple[str, ...]
-"""All of them, some number of them, or these (an index or a UUID, as the driver names them)."""
+"""All GPUs, a number of GPUs, or the listed ones (by index or UUID, as the driver names them)."""
 
 OWN_LABELS = "nodekit."
-"""Labels that begin so are the runner's."""
+"""Prefix of labels that are reserved for the runner."""
 OWN_NAMES = "nodekit-"
-"""As are names."""
+"""Prefix of names that are reserved for the runner."""
 
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 ISOLATED = "isolated"
-"""As a `network`: one of its own, with no way out."""
+"""Value of `network` for a network of the container's own, with no way out."""
 NO_NETWORK = "none"
 
 _CAPABILITY = re.compile(r"[A-Z][A-Z_]+")
@@ -37,7 +37,7 @@ _OF_SERVED_ONLY = {
     "startup_seconds": "a program need not answer before it is given its input; see `timeout_seconds`",
     "stop_seconds": "a program that is given up is killed at once",
 }
-"""Keys that mean nothing to a program."""
+"""Keys that have no meaning for a program, with the reason."""
 _NO_NETWORKS = {
     "none": "a container without network cannot be called",
     "host": "a container on the machine's own network listens on all of its addresses",
@@ -48,7 +48,7 @@ _NO_TEXTS: Mapping[str, str] = MappingProxyType({})
 
 
 class Credentials(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who asks a registry for an image."""
+    """The account that asks a registry for an image."""
 
     username: str
     password: Secret
@@ -60,8 +60,8 @@ class DockerContainer(StartedContainer, frozen=True, kw_only=True, forbid_unknow
     image: Annotated[str, msgspec.Meta(min_length=1)]  # pyright: ignore[reportGeneralTypeIssues] - no default here
     """``name:tag`` or ``name@sha256:…``; without either, the tag ``latest``."""
     mode: Literal["served", "once"] = "served"
-    """Whether it is called over HTTP for as long as the node runs, or a program that is run once for each step: the
-    step's data on standard input, the output on standard output."""
+    """``served``: called over HTTP for as long as the node runs. ``once``: a program that runs once for each step, with
+    the step's data on standard input and the output on standard output."""
     name: str | None = None
     """Its name on the engine; made of the node's and its id unless said."""
     command: tuple[str, ...] = ()
@@ -72,12 +72,12 @@ class DockerContainer(StartedContainer, frozen=True, kw_only=True, forbid_unknow
     """``source:/target[:ro]``: a folder or file (relative ones, with a dot in front, to the node file's folder) or a
     volume's name."""
     port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 3000
-    """Where its program listens, inside."""
+    """The port inside the container on which its program listens."""
     host_port: Annotated[int, msgspec.Meta(ge=1, le=65535)] | None = None
-    """Where it is published on 127.0.0.1; at a free port unless said."""
+    """The port on 127.0.0.1 at which it is published; a free port unless said."""
     gpus: Gpus | None = None
     pull: Literal["always", "missing", "never"] = "missing"
-    """When its image is asked for at the registry."""
+    """Policy for asking the registry for its image."""
     registry: Credentials | None = None
     """For its image; unless said, what ``docker login`` has kept."""
     network: str | None = None
@@ -90,26 +90,26 @@ class DockerContainer(StartedContainer, frozen=True, kw_only=True, forbid_unknow
     """The most it may use, swap included; past it, its program is killed."""
     cpus: Annotated[float, msgspec.Meta(ge=0.01, le=1e6)] | None = None
     pids: Annotated[int, msgspec.Meta(ge=1)] = 512
-    """How many processes and threads it may have."""
+    """Maximum number of its processes and threads."""
     user: str | None = None
     """``uid[:gid]`` or a name; the image's own unless said."""
     read_only: bool = False
-    """Whether its root file system is."""
+    """True makes its root file system read-only."""
     tmpfs: Mapping[str, str] = _NO_TEXTS
     """Folders in memory, which count towards `memory`, with their sizes."""
     capabilities: tuple[str, ...] = ()
     """Linux capabilities that it has; all others are dropped."""
     startup_seconds: Annotated[float, msgspec.Meta(gt=0)] = 60.0
-    """How long it may take until it answers."""
+    """Maximum number of seconds until it answers."""
 
     @property
     def isolated(self) -> bool:
-        """Whether it has a network of its own, with no way out."""
+        """True if it has a network of its own, with no way out."""
         return self.network == ISOLATED
 
     @property
     def once(self) -> bool:
-        """Whether it is a program, run once for each step."""
+        """True if it is a program that runs once for each step."""
         return self.mode == "once"
 
     def __post_init__(self) -> None:
@@ -117,7 +117,7 @@ class DockerContainer(StartedContainer, frozen=True, kw_only=True, forbid_unknow
             raise ValueError(problem)
 
     def _problems(self) -> Iterator[str]:
-        """Each begins with its key."""
+        """Yield problems; each text begins with its key."""
         if not NAME.fullmatch(self.id):
             yield f"id: expected letters, digits and _.-, beginning with a letter or digit, got {self.id!r}"
         for key, size in (("memory", self.memory), *((f"tmpfs: {path}", size) for path, size in self.tmpfs.items())):
@@ -180,12 +180,15 @@ class Volume(msgspec.Struct, frozen=True):
 
     @property
     def is_bind(self) -> bool:
-        """Whether it is a folder or file of the engine's machine."""
+        """True for a folder or file of the engine's machine."""
         return self.source.startswith("/")
 
     @classmethod
     def parse(cls, text: str, folder: Path) -> "Volume":
-        """Raises `ValueError` saying what was expected."""
+        """Parse ``source:/target[:ro]``; relative sources start at `folder`.
+
+        Raise `ValueError`, which says what was expected, if the text is not valid.
+        """
         match text.split(":"):
             case [source, target] if source and target.startswith("/"):
                 read_only = False
@@ -208,7 +211,7 @@ def _without_tilde(source: str) -> Path:
 
 
 def problems(config: DockerConfig, folder: Path) -> Iterator[Problem]:
-    """What a container's table does not show by itself."""
+    """Yield the problems that a container's table alone does not show."""
     yield from id_problems(config.containers)
     for key in ("name", "host_port"):
         yield from _taken_twice(config.containers, key)

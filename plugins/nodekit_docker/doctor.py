@@ -1,4 +1,4 @@
-"""What `nodekit doctor` finds out about Docker."""
+"""The checks of `nodekit doctor` for Docker."""
 
 import shutil
 from collections.abc import Iterator, Mapping
@@ -13,12 +13,12 @@ from nodekit_docker.engine.own_container import own_container_id
 from nodekit_docker.sizes import shown_size
 
 OLDEST_API = (1, 41)
-"""Of engine 20.10, the oldest that the tests run on."""
+"""The API of engine 20.10, the oldest that the tests run on."""
 LITTLE_SPACE_BYTES = 5 << 30
 
 
 def findings() -> Iterator[Finding]:
-    """Which engine there is, and what of it matters to the runner `docker`."""
+    """Report the engine that is found, and the features that matter to the runner `docker`."""
     try:
         place = find_engine()
     except EngineGone as error:
@@ -57,7 +57,7 @@ def _of_version(version: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _of_limits(info: Mapping[str, Any]) -> Iterator[Finding]:
-    """Limits that an engine cannot hold it accepts, with a warning that nobody sees."""
+    """Report limits that the engine cannot enforce. It accepts them, with a warning that nobody sees."""
     missing = [name for key, name in (("MemoryLimit", "memory"), ("PidsLimit", "pids")) if not info.get(key)]
     if missing:
         text = f"this engine cannot limit {' and '.join(missing)} of containers"
@@ -68,7 +68,7 @@ def _of_limits(info: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _of_disk(info: Mapping[str, Any]) -> Iterator[Finding]:
-    """Where images and containers are kept, as far as that is on this machine."""
+    """Report the free space for images and containers, if they are kept on this machine."""
     folder = Path(str(info.get("DockerRootDir") or ""))
     try:
         free = shutil.disk_usage(folder).free

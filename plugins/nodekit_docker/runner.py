@@ -1,4 +1,4 @@
-"""The runner: a container of a Docker engine per entry."""
+"""The runner `docker`: one container of a Docker engine for each entry."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -27,16 +27,18 @@ from nodekit_remote import ContainerHttp, StartingRunner
 logger = logging.getLogger("nodekit.docker")
 
 ENGINE_SECONDS = 10.0
-"""What leaving allows the engine beyond the time that containers have to end."""
+"""Seconds that leaving allows the engine, in addition to the time that containers have to end."""
 
 
 class DockerRunner(StartingRunner):
-    """Runs containers on a Docker engine.
+    """A runner of containers on a Docker engine.
 
-    `node` is the node's name: its containers are found by it again after a crash, so it is one node's on an engine.
-    Relative volumes are looked up from `folder`. Raises `CompositionError` where the settings cannot be; entering it,
-    `NotStarted` for a container that does not come up, and other `NodekitError`s where the engine or the name cannot
-    be had. Where no container is required, entering waits for nothing, not even for an engine.
+    `node` is the node's name. The runner finds its containers again by that name after a crash, so only one node on an
+    engine may have it. Relative volumes start at `folder`.
+
+    The constructor raises `CompositionError` if the settings are not valid. Entering raises `NotStarted` if a required
+    container does not come up, and another `NodekitError` if the engine does not answer or the name is taken. If no
+    container is required, entering waits for nothing, not even for an engine.
     """
 
     def __init__(self, config: DockerConfig, *, node: str = "node", folder: Path | None = None) -> None:
@@ -54,17 +56,17 @@ class DockerRunner(StartingRunner):
         self._kept: Mapping[ContainerId, Kept | Once] = {}
         self._presence: Presence | None = None
         self._waits = ""
-        """Why nothing could be started yet."""
+        """The reason why nothing could be started yet."""
         self._stack = AsyncExitStack()
 
     # -- lifespan ---------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        if not self._config.containers:  # needs no engine
+        if not self._config.containers:  # no engine is needed
             return self
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._http)
-            engine = await stack.enter_async_context(AsyncExitStack())  # what may be opened later, and is left later
+            engine = await stack.enter_async_context(AsyncExitStack())  # `_begin` may fill it later; left on exit
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
             failure: NodekitError | None = None
@@ -78,7 +80,7 @@ class DockerRunner(StartingRunner):
         raise failure
 
     async def _begin(self, stack: AsyncExitStack, tasks: TaskGroup) -> NodekitError | None:
-        """Find the engine and start all; what kept that from going well."""
+        """Find the engine and start all containers. Return the error that prevented it, or None."""
         try:
             async with AsyncExitStack() as opened:
                 workshop = await self._workshop(opened)
@@ -109,7 +111,7 @@ class DockerRunner(StartingRunner):
         self._waits = ""
 
     async def _workshop(self, stack: AsyncExitStack) -> Workshop:
-        """The engine, asked for the first time; it and the node's name are held until the stack is closed."""
+        """Connect to the engine and take the node's name; both are held until the stack is closed."""
         engine = Engine(find_engine(self._config.host))
         stack.callback(engine.close)
         await engine.ping()
@@ -129,7 +131,7 @@ class DockerRunner(StartingRunner):
         await self._stack.aclose()
 
     async def _leave(self, workshop: Workshop) -> None:
-        """Stop and remove all containers of this node, within a time that an engine cannot prolong."""
+        """Stop and remove all containers of this node. The time limit also holds for an engine that hangs."""
         seconds = max(container.stop_seconds for container in self._config.containers)
         try:
             with anyio.fail_after(seconds + ENGINE_SECONDS):
@@ -139,10 +141,10 @@ class DockerRunner(StartingRunner):
             logger.warning("containers of %s are left on the engine, for its next start: %s", self._node, why)
 
     async def _end_all(self, workshop: Workshop) -> None:
-        await workshop.engine.threads.idle(ENGINE_SECONDS)  # something may still be being made
+        await workshop.engine.threads.idle(ENGINE_SECONDS)  # a container may still be in the making
         seconds = {one.id: 0.0 if one.once else one.stop_seconds for one in self._config.containers}
         entries = {one.id: one.entry for one in await workshop.all()}
-        entries |= {kept.id: id for id, kept in self._kept.items() if kept.id}  # that somebody has renamed, too
+        entries |= {kept.id: id for id, kept in self._kept.items() if kept.id}  # also those that somebody has renamed
         failures: list[EngineGone | EngineRefused] = []
 
         async def end(id: str, seconds: float) -> None:
@@ -162,7 +164,7 @@ class DockerRunner(StartingRunner):
     # -- what the node asks -----------------------------------------------------------------------
 
     def nodekit_problems(self) -> Sequence[str]:
-        """Of the engine; those of containers are `problems`."""
+        """Return the engine's problem, if there is one. `problems` has those of containers."""
         trouble = self._presence.trouble if self._presence else self._waits
         return [trouble] if trouble else []
 

@@ -10,9 +10,9 @@ _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
 
 def size_in_bytes(text: str) -> int | None:
-    """``2GiB``, and as Docker's own tools write it (``2g``, ``2GB``): powers of 1024.
+    """Parse ``2GiB``, or ``2g`` and ``2GB`` as Docker's own tools write it; all units are powers of 1024.
 
-    None: no size, nothing, or more than an engine can count.
+    Return None if the text is no size, or if the size is zero or more than an engine can count.
     """
     found = _SIZE.fullmatch(text.strip())
     if found is None:
@@ -23,7 +23,7 @@ def size_in_bytes(text: str) -> int | None:
 
 
 def shown_size(size: float) -> str:
-    """``1.5 GiB``."""
+    """Format a number of bytes, such as ``1.5 GiB``."""
     power = 0
     while size >= 1024 and power < len(_UNITS) - 1:
         size, power = size / 1024, power + 1

@@ -1,6 +1,6 @@
-"""What `nodekit certify` does: an installed package's offers, the suites that fit them, and what came of their tests.
+"""`nodekit certify`: run the suites that fit the providers of an installed package, and report the results.
 
-Tests run in processes of their own, with pytest and a plugin that writes what happens to a file, a line of JSON each:
+Tests run in processes of their own, with pytest and a plugin that writes a line of JSON to a file for each event:
 
 - `packages`: which distribution, and what it offers; from metadata, nothing is imported
 - `suites`: which suite is for which kind of offer

@@ -1,4 +1,4 @@
-"""From a package to its certificate: examine its offers, run its own tests, and those made for the rest."""
+"""The way from a package to its certificate: examine its providers, run its own tests, and make tests for the rest."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -27,34 +27,34 @@ from nodekit.cli.certify.rows import Certificate, Looked, certificate, uncovered
 
 _MODULE = __name__.rpartition(".")[0]
 _RESTARTS = 5
-"""How many tests may hang, or end their process, before the rest is given up."""
+"""Number of tests that may hang, or end their process, before the rest is given up."""
 _WELL = (0, 1, 5)
-"""Exit codes of pytest: all passed, some failed, none were there."""
+"""Normal exit codes of pytest: all tests passed, some failed, or there were none."""
 _NO_OTHER_PLUGINS = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-"""For suites that are made: other plugins of pytest take time to start, and may change what the tests do."""
+"""Environment of made suites. Other plugins of pytest take time to start, and may change what the tests do."""
 
 
 class Wishes(msgspec.Struct, frozen=True, kw_only=True):
-    """How a package is to be certified."""
+    """Options for the certification of a package."""
 
     tests: tuple[Path, ...] = ()
-    """Files and folders with tests of its own."""
+    """Files and folders with the package's own tests."""
     only: tuple[str, ...] = ()
-    """Of its offers only these, as ``kind:name``; all where none is named."""
+    """The providers to certify, as ``kind:name``; all if it is empty."""
     given: Mapping[str, Mapping[str, Any]] = {}
-    """Settings, by the name of the offer."""
+    """Settings by the name of the provider."""
     file: Path | None = None
     """A node file with more settings."""
     backends: tuple[str, ...] = ("asyncio",)
-    """Event loops of the suites that are made for it; its own tests say it themselves."""
+    """Event loops for the suites that are made. The package's own tests set theirs themselves."""
     seconds: float = 120.0
-    """How long one test may take."""
+    """Maximum number of seconds for one test."""
     start_seconds: float = 60.0
-    """How long an offer may take to be imported, and tests to be collected."""
+    """Maximum number of seconds to import a provider, and to collect tests."""
 
 
 def certify(package: Package, wishes: Wishes, say: Callable[[str], None]) -> Certificate:
-    """Certify an installed package; `say` is told what is being done."""
+    """Certify an installed package. `say` is called with a line of text for each stage."""
     with TemporaryDirectory(prefix="nodekit-certify-", ignore_cleanup_errors=True) as folder:
         return _Certifying(package, wishes, say, Path(folder)).certificate()
 
@@ -75,7 +75,11 @@ class _Certifying:
         return certificate(self._package, looked, own, made)
 
     def _subjects(self) -> list[Subject]:
-        """What to look at; with tests of its own also others of the same kinds, to know which ones they are about."""
+        """List the providers to examine.
+
+        If the package has tests of its own, other providers of the same kinds are examined, too. They show which
+        providers the tests are about.
+        """
         subjects = [
             Subject(
                 kind=kind,
@@ -145,7 +149,7 @@ class _Certifying:
     # -- tests ------------------------------------------------------------------------------------
 
     def _told(self, arguments: Sequence[str], *, cwd: Path | None = None, **env: str) -> list[Told]:
-        """What the tests told; those that come after one that hangs, or ends the process, have another process."""
+        """Run tests and return their messages. After a test that hangs or ends the process, a new one runs the rest."""
         all_told: list[Told] = []
         for _ in range(_RESTARTS):
             told, open_test = self._once(arguments, _done(all_told), cwd, env)
@@ -157,14 +161,14 @@ class _Certifying:
     def _once(
         self, arguments: Sequence[str], done: tuple[str, ...], cwd: Path | None, env: Mapping[str, str]
     ) -> tuple[list[Told], Begun | None]:
-        """What was told, and the test that did not end."""
+        """Run the tests in one process. Return the messages, and the test that did not end, if there is one."""
         folder = self._fresh()
         report = folder / "report.jsonl"
         order = folder / "order.json"
         order.write_bytes(encoded(Order(report=report, done=done)))
         options = ["-p", f"{_MODULE}.reporter", "-p", "no:cacheprovider", "-W", "default", "--maxfail=0"]
         options += ["--continue-on-collection-errors", f"--basetemp={folder / 'tests'}"]
-        options += ["-q", "--no-header", "--tb=no", "--capture=no"]  # the last words of a process that dies are seen
+        options += ["-q", "--no-header", "--tb=no", "--capture=no"]  # shows the last words of a process that dies
         finished = run(
             ["-m", "pytest", *options, *arguments],
             folder=folder,
@@ -192,7 +196,7 @@ def _done(told: Sequence[Told]) -> tuple[str, ...]:
 
 
 def _read(report: Path) -> list[Told]:
-    """Whole lines; the last may have been cut off."""
+    """Read the messages of a report. The last line may be cut off and is then left out."""
     told: list[Told] = []
     with suppress(FileNotFoundError):
         for line in report.read_bytes().splitlines(keepends=True):

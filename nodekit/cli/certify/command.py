@@ -113,7 +113,7 @@ def _offers(package: "Package", only: Sequence[str]) -> tuple[str, ...]:
 
 
 def _given(package: "Package", settings: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Tables by the name of an offer, from ``NAME.key=value``."""
+    """Parse settings ``NAME.key=value`` into tables by the name of a provider."""
     names = {entry.name for _, entry in package.offers}
     given: dict[str, dict[str, Any]] = {}
     for setting in settings:
@@ -133,7 +133,7 @@ def _given(package: "Package", settings: Sequence[str]) -> dict[str, dict[str, A
 
 
 def _value(text: str) -> Any:
-    """In TOML; what is none is a text."""
+    """Parse a value as TOML. Text that is not TOML is taken as it is."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -141,7 +141,7 @@ def _value(text: str) -> Any:
 
 
 def _readable(output: Path | None) -> None:
-    """Say at once, and not after minutes of tests, that a file has no place for the table."""
+    """Check that a file has a place for the table, now and not after minutes of tests."""
     from nodekit.cli.certify.table import between_marks
 
     if output:
@@ -152,7 +152,7 @@ def _readable(output: Path | None) -> None:
 
 
 def _replace(file: Path, text: str) -> None:
-    """At once: a file that is cut short helps nobody."""
+    """Replace a file atomically, so that it is never cut short."""
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=file.resolve().parent, delete=False) as new:
         new.write(text)
     Path(new.name).chmod(file.stat().st_mode & 0o777)
@@ -161,7 +161,7 @@ def _replace(file: Path, text: str) -> None:
 
 @contextmanager
 def _ended_in_order() -> Iterator[None]:
-    """SIGTERM ends it as Ctrl-C does: with its processes and its folders."""
+    """Make SIGTERM end the command as Ctrl-C does, together with its processes and folders."""
 
     def end(number: int, frame: FrameType | None) -> NoReturn:
         sys.exit(128 + number)

@@ -1,4 +1,4 @@
-"""The part of an offer, built again and again, each time in a folder of its own."""
+"""The component of a provider, built once for each test, in a folder of its own."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ from nodekit.errors import CompositionError, NodekitError
 
 
 def load(subject: Subject) -> Offer[Any]:
-    """Import it. Raises `NodekitError`."""
+    """Import the provider. Raises `NodekitError`."""
     from importlib.metadata import EntryPoint
 
     entry = EntryPoint(subject.name, subject.value, f"nodekit.{subject.kind}s")
@@ -24,7 +24,7 @@ def load(subject: Subject) -> Offer[Any]:
 
 
 def build(subject: Subject, offer: Offer[Any], folder: Path) -> Any:
-    """A part. Raises `CannotBeMade`."""
+    """Build the component, with its files in `folder`. Raises `CannotBeMade`."""
     place = subject.file or folder / "node.toml"
     file = NodeFile(place, "certify")
     table = settings_for(
@@ -48,12 +48,12 @@ def build(subject: Subject, offer: Offer[Any], folder: Path) -> Any:
 
 
 def is_shared(store: Any) -> bool:
-    """Whether several nodes can work on it."""
+    """Return True if several nodes can use the store."""
     return hasattr(store, "announce") and hasattr(store, "nodes")
 
 
 def written(subject: Subject) -> Mapping[str, Any]:
-    """Its table in the node file, without its name. Raises `CannotBeMade`."""
+    """Return the provider's table in the node file, without `use`. Raises `CannotBeMade`."""
     if subject.file is None:
         return {}
     try:
@@ -69,7 +69,7 @@ def written(subject: Subject) -> Mapping[str, Any]:
 
 
 def _container(entry: Mapping[str, Any], offer: Offer[Any], file: NodeFile) -> Any:
-    """Without the rules that plugins read."""
+    """Convert a container's table, without the keys that plugins read."""
     if offer.container is None:
         raise NodekitError("its offer has no container=")
     fields = offer.container.__struct_fields__

@@ -1,4 +1,7 @@
-"""Look at one offer: can it be imported and built, and which suites fit it? Run as a process: it may do anything."""
+"""A process that examines one provider: if it can be imported and built, and which suites fit it.
+
+It is a process because the provider's code may do anything.
+"""
 
 import sys
 from collections.abc import Iterator, Mapping
@@ -25,11 +28,11 @@ _STREAMED = (StreamingRunnerContract.endless, StreamingRunnerContract.broken)
 
 _START_SECONDS = 10.0
 _HOOKS = {"GuardContract": ("nodekit_admit", "nodekit_limit"), "ObserverContract": ("nodekit_observe",)}
-"""What a plugin does, by the hooks that it has."""
+"""Suites of plugins, and the hooks that make them fit."""
 
 
 def examine(subject: Subject) -> Examined:
-    """What can be done with it, or why nothing can."""
+    """Return the suites that fit the provider, or the reason why there are none."""
     try:
         offer = load(subject)
     except (Exception, SystemExit) as error:
@@ -63,7 +66,7 @@ def _given(subject: Subject) -> Mapping[str, Any]:
 
 def _suites_of_store(part: Any, *, durable: bool) -> Iterator[str]:
     shared = is_shared(part)
-    if durable or not shared:  # what a shared one promises alone is part of the suite of shared ones
+    if durable or not shared:  # the suite of shared stores includes what a store that is not durable promises
         yield "DurableJobStoreContract" if durable else "JobStoreContract"
     if shared:
         yield "SharedStoreContract"
@@ -86,7 +89,10 @@ def _runner(seen: Examined, part: Any) -> Examined:
 
 
 def _transport(seen: Examined, part: Any) -> Examined:
-    """The suite for HTTP, but where it is served at other URLs; one that does not start shows that in its tests."""
+    """Choose the suite for HTTP, unless the transport serves other URLs.
+
+    A transport that does not start fails in its tests.
+    """
     urls: list[str] = []
 
     async def serve() -> None:
@@ -128,7 +134,7 @@ def _listed(names: Any) -> str:
 def main(subject: str, answer: str) -> None:
     seen = examine(decoded(Path(subject), Subject))
     Path(f"{answer}.new").write_bytes(encoded(seen))
-    Path(f"{answer}.new").rename(answer)  # once it is there, it is whole
+    Path(f"{answer}.new").rename(answer)  # the file appears only when it is complete
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A class of tests around what an offer builds."""
+"""The making of a class of tests for a provider's component."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from nodekit.cli.certify.suites import SUITES, there
 
 
 def made(subject_file: str, suite: str, backends: Sequence[str]) -> type:
-    """A subclass of the suite; its part is built anew for each test, in a folder of its own."""
+    """Return a subclass of the suite. Each test gets a new component, in a folder of its own."""
     subject = decoded(Path(subject_file), Subject)
     base = there(suite)
     assert base is not None

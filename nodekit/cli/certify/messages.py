@@ -1,4 +1,4 @@
-"""What the processes tell, a line of JSON each."""
+"""The messages between the processes; each is a line of JSON."""
 
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -8,53 +8,53 @@ import msgspec
 from nodekit.config.providers import Kind
 
 Outcome: TypeAlias = Literal["passed", "failed", "skipped", "changed"]
-"""skipped: by the suite itself, with a reason; changed: by the package, so that it says nothing of it."""
+"""``skipped``: by the suite itself, with a reason. ``changed``: by the package, so that the test proves nothing."""
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True, tag="found"):
-    """A class of tests that is a suite's."""
+    """A class of tests that subclasses a suite."""
 
     id: str
     suite: str
     kind: Kind
     items: int
-    """How many tests will be run of it, parameters counted."""
+    """Number of its tests that will run, with each parameter set counted."""
     missing: tuple[str, ...]
-    """Tests of its suite that none of them is."""
+    """Tests of its suite that it lacks."""
     changed: tuple[str, ...]
-    """Tests of its suite that are not the suite's any more."""
+    """Tests of its suite that it has replaced."""
     limits: tuple[str, ...]
 
 
 class Begun(msgspec.Struct, frozen=True, tag="begun"):
-    """A test that runs now."""
+    """A test that has begun."""
 
     id: str
     of: str
-    """The class that it is of."""
+    """The id of its class."""
     test: str
-    """The function."""
+    """The name of its function."""
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):
-    """What came of a test."""
+    """The result of a test."""
 
     id: str
     of: str
     test: str
     outcome: Outcome
     text: str = ""
-    """The assertion, or the reason."""
+    """The assertion that failed, or the reason."""
     backend: str = ""
     part: str = ""
-    """The class of what was tested, where the test took it."""
+    """The class of the tested component, if the test used its fixture."""
 
 
 class Broken(msgspec.Struct, frozen=True, tag="broken"):
-    """A file of tests that cannot be collected, or a process that broke off between tests."""
+    """A file of tests that cannot be collected, or a process that died between tests."""
 
     what: str
-    """A sentence."""
+    """A sentence that says what is broken."""
     text: str
 
 
@@ -62,30 +62,30 @@ Told: TypeAlias = Found | Begun | Ended | Broken
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """What a process is told, in a file that the variable `ORDER` names."""
+    """The order to a process, in the file that the environment variable `ORDER` names."""
 
     report: Path
-    """Where it tells."""
+    """The file for its messages."""
     done: tuple[str, ...] = ()
-    """Tests that need no run."""
+    """Ids of tests that need not run."""
 
 
 ORDER = "NODEKIT_CERTIFY_ORDER"
 
 
 class Subject(msgspec.Struct, frozen=True, kw_only=True):
-    """An offer, and what is known of its settings."""
+    """A provider, and the known part of its settings."""
 
     kind: Kind
     name: str
     value: str
-    """``module:attribute``, as the entry point has it."""
+    """``module:attribute``, as in the entry point."""
     given: dict[str, Any] = {}
-    """Settings of the command line."""
+    """Settings from the command line."""
     file: Path | None = None
-    """A node file with more of them."""
+    """A node file with more settings."""
     folder: Path
-    """Where what it needs may be put while it is looked at."""
+    """The folder for its files while it is examined."""
 
     @property
     def label(self) -> str:
@@ -93,18 +93,18 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Examined(msgspec.Struct, frozen=True, kw_only=True):
-    """What was seen of an offer."""
+    """The result of examining a provider."""
 
     imported: bool = True
     suites: tuple[str, ...] = ()
-    """Those that can be made for it."""
+    """Suites that can be made for it."""
     roles: tuple[str, ...] = ()
-    """Of a plugin: which of the suites of plugins are about what it does."""
+    """Suites that fit the hooks of a plugin; empty for other kinds."""
     limits: tuple[str, ...] = ()
     part: str = ""
-    """The class of what it builds."""
+    """The class of the component that it builds."""
     reason: str = ""
-    """Why no suite can be made."""
+    """The reason why no suite can be made."""
     cure: str = ""
 
 
@@ -112,10 +112,10 @@ T = TypeVar("T")
 
 
 def encoded(value: msgspec.Struct) -> bytes:
-    """As JSON on one line; paths are texts."""
+    """Encode a message as JSON on one line; paths become strings."""
     return msgspec.json.encode(value, enc_hook=str)
 
 
 def decoded(file: Path, kind: type[T]) -> T:
-    """What `encoded` has written into a file."""
+    """Decode a file that `encoded` has written."""
     return msgspec.json.decode(file.read_bytes(), type=kind, dec_hook=lambda path, text: path(text))

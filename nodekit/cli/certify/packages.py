@@ -1,4 +1,4 @@
-"""Which distribution is meant, and what it offers. Read from metadata; nothing is imported."""
+"""The distribution that a name means, and its providers. They are read from metadata; nothing is imported."""
 
 import re
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from nodekit.hooks.container_rules import nearest
 
 
 class PackageUnknown(NodekitError):
-    """No such distribution is installed; the message has the nearest names."""
+    """No such distribution is installed; the message names the nearest ones."""
 
 
 class Package(msgspec.Struct, frozen=True):
-    """An installed distribution, and what it offers."""
+    """An installed distribution and its providers."""
 
     name: str
     version: str
@@ -26,7 +26,7 @@ class Package(msgspec.Struct, frozen=True):
 
 
 def find_package(name: str) -> Package:
-    """The distribution of that name, or the one that installs the import package of that name.
+    """Find the distribution of that name, or the one that installs an import package of that name.
 
     Raises `PackageUnknown`.
     """
@@ -35,9 +35,9 @@ def find_package(name: str) -> Package:
 
 
 def offers_of(found: Distribution) -> Sequence[tuple[Kind, EntryPoint]]:
-    """By kind and name."""
+    """List the providers of a distribution, sorted by kind and name."""
     kinds: tuple[Kind, ...] = get_args(Kind)
-    entries = found.entry_points  # reads the file, each time
+    entries = found.entry_points  # each access reads the file
     return [
         (kind, entry)
         for kind in kinds
@@ -59,7 +59,7 @@ def _distribution(name: str) -> Distribution:
 
 
 def _hint(name: str) -> str:
-    """The nearest name, of those that offer something first."""
+    """Suggest the nearest name. Distributions with providers come first."""
     installed = [(called, offers_of(found)) for found in distributions() if (called := found.metadata["Name"])]
     offering = sorted({called for called, offers in installed if offers})
     if theirs := [called for called, offers in installed if name in (entry.name for _, entry in offers)]:
@@ -69,5 +69,5 @@ def _hint(name: str) -> str:
 
 
 def normalised(name: str) -> str:
-    """As pip compares names."""
+    """Normalise a name as pip does to compare names."""
     return re.sub(r"[-_.]+", "-", name).lower()

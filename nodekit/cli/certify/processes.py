@@ -1,4 +1,4 @@
-"""Processes that may hang, crash and leave others behind: each is given a limit, and an end."""
+"""Processes that may hang, crash and leave others behind. Each gets a time limit, and its session is ended."""
 
 import os
 import signal
@@ -16,14 +16,14 @@ _END_SECONDS = 5.0
 _LAST_LINES = 8
 _LAST_LETTERS = 1000
 _DROPPED = ("PYTHONWARNINGS", "PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_CURRENT_TEST")
-"""What would make the tests others than those of the package."""
+"""Environment variables that are removed because they would change which tests run, or how."""
 
 
 class Finished(msgspec.Struct, frozen=True):
-    """How a process ended."""
+    """The end of a process."""
 
     exit_code: int | None
-    """None: it showed no sign of life for too long, and was ended."""
+    """None if it showed no sign of life for too long and was killed."""
     last_lines: str
 
 
@@ -37,10 +37,10 @@ def run(
     cwd: Path | None = None,
     **env: str,
 ) -> Finished:
-    """Run Python with these arguments until it ends, or `life` gives the same for `seconds`.
+    """Run Python with these arguments until it ends, or until `life` returns the same value for `seconds`.
 
-    At first, that is `start_seconds`.
-    Whatever it leaves in its session is ended with it. `folder` is where it has its temporary files.
+    Until the value changes for the first time, the limit is `start_seconds`. All that the process leaves in its session
+    is killed. Its temporary files go into `folder`.
     """
     output = folder / "output.log"
     with output.open("wb") as log, _started(arguments, log.fileno(), cwd, _environment(folder, env)) as process:
@@ -50,7 +50,10 @@ def run(
 
 
 def _ends(process: "subprocess.Popen[bytes]", life: Callable[[], object], start_seconds: float, seconds: float) -> bool:
-    """Whether it does by itself. It is not waited for, so that its id is no other's until its group was ended."""
+    """Return True if the process ends by itself in time.
+
+    The process is not reaped here, so that its id is not reused before its group is killed.
+    """
     seen, since, limit = life(), time.monotonic(), start_seconds
     while not os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
         time.sleep(_LOOK_SECONDS)
@@ -78,7 +81,7 @@ def _started(
         yield process
     finally:
         with suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)  # also those that it has left behind
+            os.killpg(process.pid, signal.SIGKILL)  # also the processes that it has left behind
         process.wait()
 
 

@@ -1,4 +1,4 @@
-"""A plugin of pytest that runs only what is of a suite, and tells what came of it."""
+"""A plugin of pytest that runs only the tests of suites, and reports their results."""
 
 import os
 from collections.abc import Generator
@@ -20,7 +20,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class Reporter:
-    """Tells in the file that it was ordered to."""
+    """The hooks that write messages to the file which the order names."""
 
     def __init__(self, order: Order) -> None:
         self._order = order
@@ -36,7 +36,7 @@ class Reporter:
         if report.failed:
             self.tell(Broken(f"{report.nodeid} cannot be collected", _shortened(str(report.longrepr))))
 
-    @pytest.hookimpl(trylast=True)  # after whatever the package's own conftest.py takes away
+    @pytest.hookimpl(trylast=True)  # after the package's own conftest.py, which may remove tests
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         by_class: dict[str, list[pytest.Function]] = {}
         for item in items:
@@ -92,7 +92,7 @@ class Reporter:
         report = yield
         self._phases.setdefault(item.nodeid, []).append(_seen(report, call))
         if report.when == "call":
-            item.stash[_FUNCARGS] = dict(getattr(item, "funcargs", {}))  # gone when all is told
+            item.stash[_FUNCARGS] = dict(getattr(item, "funcargs", {}))  # pytest drops them before the end
         return report
 
 
@@ -120,7 +120,7 @@ def _first_leaf(error: BaseException) -> BaseException:
 
 
 def _worst(phases: list[tuple[Outcome, str]]) -> tuple[Outcome, str]:
-    """Of set-up, call and tear-down."""
+    """Return the worst result of set-up, call and tear-down."""
     for outcome in ("failed", "changed", "skipped"):
         for phase in phases:
             if phase[0] == outcome:
@@ -129,7 +129,7 @@ def _worst(phases: list[tuple[Outcome, str]]) -> tuple[Outcome, str]:
 
 
 def _message(report: pytest.TestReport) -> str:
-    """What was asserted, or raised."""
+    """Return the failed assertion, or the error raised."""
     crash = getattr(report.longrepr, "reprcrash", None)
     text = str(getattr(crash, "message", None) or report.longrepr or "it failed")
     return text if report.when == "call" else f"({report.when}) {text}"
@@ -150,7 +150,7 @@ def _class_id(item: pytest.Function) -> str:
 
 
 def _backend(item: pytest.Item) -> str:
-    """``asyncio`` or ``trio``, without its options."""
+    """Return ``asyncio`` or ``trio``, without options."""
     match _given(item).get("anyio_backend", ""):
         case (str(name), *_):
             return name
@@ -159,7 +159,7 @@ def _backend(item: pytest.Item) -> str:
 
 
 def _part(item: pytest.Item, fixture: str) -> str:
-    """The class of it; of one that the tests have made for themselves, what it is a kind of."""
+    """Return the name of the component's class. For a class that the tests define, return that of its nearest base."""
     part = _given(item).get(fixture)
     if part is None:
         return ""
@@ -168,13 +168,13 @@ def _part(item: pytest.Item, fixture: str) -> str:
 
 
 def _given(item: pytest.Item) -> dict[str, Any]:
-    """The fixtures that a test took."""
+    """Return the fixtures that a test used, by name."""
     none: dict[str, Any] = {}
     return item.stash.get(_FUNCARGS, none)
 
 
 def class_name(part: object) -> str:
-    """How a part's class is known."""
+    """Return the full name of a component's class."""
     return name_of(type(part))
 
 

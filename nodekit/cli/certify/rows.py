@@ -1,4 +1,4 @@
-"""What came of it: a row for each offer and suite, the failures, and whether the package is certified. Pure."""
+"""The result: a row for each provider and suite, the failures, and the verdict for the package. Pure functions."""
 
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,34 +15,34 @@ from nodekit.config.providers import Kind
 from nodekit.testing.contracts.backends import NOT_APPLICABLE
 
 _MOST_NAMES = 5
-"""In a row of a table."""
+"""Maximum number of names in a row of a table."""
 
 
 class Looked(msgspec.Struct, frozen=True):
-    """An offer that was examined."""
+    """A provider that was examined."""
 
     subject: Subject
     seen: Examined
     asked: bool
-    """Whether it is to be certified."""
+    """True if it is to be certified."""
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of one suite for one offer."""
+    """The result of one suite for one provider."""
 
     kind: Kind
     offer: str
     suite: str
     tests: str = ""
-    """The class of the package's own tests; empty where the suite was made for the offer."""
+    """The class of the package's own tests; empty if the suite was made for the provider."""
     passed: int = 0
     total: int = 0
     limits: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
-    """Tests of the suite that the class has replaced, taken away or skipped, or that were not run as tests are."""
+    """Tests of the suite that the class has replaced, removed or skipped, or that were not run as tests."""
     result: Literal["passed", "failed", "changed", "not run"]
     text: str = ""
-    """Why it did not pass."""
+    """The reason why it did not pass."""
     cure: str = ""
 
 
@@ -52,12 +52,12 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     offers: tuple[str, ...]
     suite: str
     test: str
-    """As a sentence."""
+    """The name of the test as a sentence."""
     text: str
 
 
 class Certificate(msgspec.Struct, frozen=True, kw_only=True):
-    """All of it."""
+    """The certificate of a package."""
 
     package: str
     version: str
@@ -72,20 +72,20 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Class(msgspec.Struct, frozen=True):
-    """A class of tests, and what came of it."""
+    """A class of tests and its results."""
 
     found: Found
     ended: tuple[Ended, ...]
 
     @property
     def changed(self) -> list[str]:
-        """Tests of the suite that the class has replaced, taken away, skipped or that were not run."""
+        """Tests of the suite that the class has replaced, removed or skipped, or that were not run."""
         skipped = (one.test for one in self.ended if one.outcome == "changed")
         return sorted({*self.found.changed, *self.found.missing, *skipped})
 
     @property
     def asked(self) -> list[Ended]:
-        """Without those about something that the part need not have."""
+        """Results without the tests of something that the component need not have."""
         return [one for one in self.ended if one.outcome != "skipped" or not one.text.startswith(NOT_APPLICABLE)]
 
     @property
@@ -99,7 +99,7 @@ class _Class(msgspec.Struct, frozen=True):
 def uncovered(
     asked: Iterable[Looked], looked: Sequence[Looked], own: Sequence[Told]
 ) -> Iterator[tuple[Looked, list[str]]]:
-    """Offers that no test of the package is about, with the suites that can be made for them."""
+    """Yield the providers that lack a test of the package's own, with the suites that can be made for them."""
     for one in asked:
         mine = {each.found.suite for each in _classes_of(one, looked, _classes(own))}
         lacking = [wanted for wanted in needed(one.subject.kind, one.seen.roles) if not wanted & mine]
@@ -141,17 +141,18 @@ def certificate(
 
 
 def _classes(told: Sequence[Told]) -> list[_Class]:
-    """Each once: a second process tells of them again, and counts what the first has done."""
+    """Return each class once. A second process reports classes again, without the tests that the first has run."""
     found = {one.id: one for one in reversed(told) if isinstance(one, Found)}
     ended = {one.id: one for one in told if isinstance(one, Ended)}
     return [_Class(one, tuple(each for each in ended.values() if each.of == id)) for id, one in sorted(found.items())]
 
 
 def _classes_of(one: Looked, looked: Sequence[Looked], classes: Iterable[_Class]) -> list[_Class]:
-    """The classes that are about an offer, where the package has several of a kind.
+    """Return the classes of tests that are about a provider, since a package may have several of a kind.
 
-    That is: its part is of the class that the tests took; else of the same package. Where no test took a part, they are
-    about all offers; where it is of another package, about none.
+    Tests are about the providers whose component has the class that the tests used. If there are none, they are about
+    the providers of the same package. Tests that used no component are about all providers. Tests that used a component
+    of another package are about none.
     """
     same_kind = [other for other in looked if other.subject.kind == one.subject.kind]
     found: list[_Class] = []
@@ -193,7 +194,7 @@ def _row(one: Looked, each: _Class, *, made: bool) -> Row:
 
 
 def _not_run(one: Looked, rows: Sequence[Row]) -> Iterator[Row]:
-    """A row for what no test was there for."""
+    """Yield a row for each suite that is needed and was not run."""
     done = {row.suite for row in rows}
     for wanted in needed(one.subject.kind, one.seen.roles):
         if not wanted & done:
@@ -229,7 +230,7 @@ def _broken(told: Sequence[Told], offers: tuple[str, ...]) -> Iterator[Failure]:
 
 
 def _merged(failures: Iterable[Failure]) -> tuple[Failure, ...]:
-    """A test that is about several offers is told once."""
+    """Merge equal failures, so that a test about several providers is reported once."""
     merged: dict[tuple[str, str, str], Failure] = {}
     for one in failures:
         key = (one.suite, one.test, one.text)

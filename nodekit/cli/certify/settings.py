@@ -1,4 +1,4 @@
-"""Settings for an offer that nobody has written a node file for: defaults, fresh folders, free ports."""
+"""Settings for a provider without a node file: defaults, fresh folders and free ports."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,14 +11,14 @@ from nodekit.config.secrets import Secret
 from nodekit.errors import NodekitError
 
 LEASE_SECONDS = 0.5
-"""What `SharedStoreContract` takes for it, unless it is told otherwise."""
+"""The default of `SharedStoreContract`."""
 _HOST = "127.0.0.1"
 _FREE_PORT = 0
 _BIND = ("bind", "listen")
 
 
 class CannotBeMade(NodekitError):
-    """No part can be built of an offer with what is known; says why, and what to do."""
+    """No component can be built with the known settings; the message says why, and what to do."""
 
     def __init__(self, reason: str, cure: str) -> None:
         self.reason = reason
@@ -36,11 +36,11 @@ def settings_for(
     given: Mapping[str, Any],
     beside: Path | None = None,
 ) -> dict[str, Any]:
-    """A table as a node file would have it. `written` are those of a node file in the folder `beside`.
+    """Return a table as a node file would have it.
 
-    What is `given` wins. Paths lead into `folder`: those of a store always, so that no test works on jobs that
-    somebody wants to keep; others unless they are absolute, or lead to something that is there beside the node file.
-    Raises `CannotBeMade`.
+    `written` are the settings of a node file in the folder `beside`; those in `given` win. Paths of a store always lead
+    into `folder`, so that no test touches jobs that somebody wants to keep. Other paths lead into `folder`, unless they
+    are absolute or exist beside the node file. Raise `CannotBeMade` if a required setting is missing.
     """
     table = {**written, **given}
     fields = {field.name: field for field in msgspec.structs.fields(struct)}
@@ -62,14 +62,14 @@ def settings_for(
 
 
 def has_path(struct: type[msgspec.Struct], given: Mapping[str, Any]) -> bool:
-    """Whether it says where something is kept."""
+    """Return True if the settings include a path, which says where something is kept."""
     return any(
         takes(field.type, Path) and (field.required or field.name in given) for field in msgspec.structs.fields(struct)
     )
 
 
 def takes(annotation: Any, kind: type) -> bool:
-    """Whether a field may be of this type: itself, annotated, or one of several."""
+    """Return True if a field accepts this type: as its own type, annotated, or one of several."""
     if get_origin(annotation) is Annotated:
         return takes(get_args(annotation)[0], kind)
     if isinstance(annotation, type):
@@ -79,7 +79,7 @@ def takes(annotation: Any, kind: type) -> bool:
 
 def _found(place: str, folder: Path, beside: Path | None) -> Path:
     there = beside / place if beside else None
-    return there if there and there.exists() else folder / place  # an absolute one stays what it is
+    return there if there and there.exists() else folder / place  # an absolute path stays as it is
 
 
 def _of_this_machine(key: str, kind: Kind, is_text: bool, has_port: bool) -> str | int | None:

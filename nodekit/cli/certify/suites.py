@@ -1,4 +1,4 @@
-"""Which suite is for which kind of offer."""
+"""The suites, and the kind of provider that each is for."""
 
 from collections.abc import Iterable
 
@@ -9,14 +9,14 @@ from nodekit.config.providers import Kind
 
 
 class Suite(msgspec.Struct, frozen=True):
-    """A suite of `nodekit.testing`, by its name."""
+    """A suite of `nodekit.testing`."""
 
     name: str
     kind: Kind
     fixture: str
-    """What gives the part that is tested."""
+    """The fixture that gives the tested component."""
     base: bool = True
-    """Whether an offer of the kind is certified by it alone."""
+    """True if this suite alone can certify a provider of the kind."""
 
 
 SUITES = {
@@ -40,7 +40,7 @@ SUITES = {
 
 
 def there(name: str) -> type | None:
-    """The suite of that name, if `nodekit.testing` has it."""
+    """Return the suite of that name, or None if `nodekit.testing` does not have it."""
     found = getattr(nodekit.testing, name, None)
     return found if isinstance(found, type) else None
 
@@ -50,7 +50,7 @@ def is_ours(cls: type) -> bool:
 
 
 def suite_of(cls: type | None) -> tuple[Suite, type] | None:
-    """The suite that a class of tests is for, and its class: the nearest of its bases."""
+    """Return the suite of a class of tests, and the suite's class: the nearest of the bases. Return None if none is."""
     for base in cls.__mro__[1:] if cls else ():
         if is_ours(base) and base.__name__ in SUITES:
             return SUITES[base.__name__], base
@@ -58,7 +58,7 @@ def suite_of(cls: type | None) -> tuple[Suite, type] | None:
 
 
 def needed(kind: Kind, roles: Iterable[str]) -> list[frozenset[str]]:
-    """For an offer to be certified, one of each of these sets. A plugin has those of what it does."""
+    """Return sets of suites. A provider must pass one suite of each set. The sets of a plugin depend on its roles."""
     if kind == "plugin" and (mine := list(roles)):
         return [frozenset([role]) for role in mine]
     return [frozenset(suite.name for suite in SUITES.values() if suite.kind == kind and suite.base)]

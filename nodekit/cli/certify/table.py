@@ -13,7 +13,7 @@ _HEAD = ("offer", "suite", "tests", "limits", "result")
 
 
 def table(certificate: Certificate) -> str:
-    """The line that says by whom and on what, the rows, and the failures."""
+    """Format the first line with the verdict and the versions, then the rows, then the failures."""
     lines = [_first_line(certificate), "", _line(_HEAD), _line("---" for _ in _HEAD)]
     several = Counter((row.kind, row.offer, row.suite) for row in certificate.rows)
     lines += [_line(_cells(row, several[row.kind, row.offer, row.suite] > 1)) for row in certificate.rows]
@@ -23,7 +23,7 @@ def table(certificate: Certificate) -> str:
 
 
 def _grouped(failures: Iterable[Failure]) -> list[list[Failure]]:
-    """Those that failed for the same reason together."""
+    """Group failures that have the same reason."""
     groups: dict[tuple[tuple[str, ...], str, str], list[Failure]] = {}
     for one in failures:
         groups.setdefault((one.offers, one.suite, one.text), []).append(one)
@@ -42,7 +42,7 @@ def _told(group: list[Failure]) -> Iterator[str]:
 
 
 def between_marks(text: str, inside: str) -> str:
-    """A file's text with what stands between the two comments replaced. Raises `NodekitError` where they are not."""
+    """Replace the text between the two comments. Raise `NodekitError` if the comments are missing."""
     before, start, rest = text.partition(START)
     _, end, after = rest.partition(END)
     if not start or not end:

@@ -1,1 +1,1 @@
-"""`nodekit config`: the schema of node files, and the settings in effect."""
+"""`nodekit config`: print the schema of node files, or the settings in effect."""

@@ -1,4 +1,4 @@
-"""`nodekit config`: what a node file may say, and what one says in effect."""
+"""The command `nodekit config`, which shows what a node file may say, and what one says in effect."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from nodekit.errors import CompositionError
 
 @click.group()
 def config() -> None:
-    """What a node file may say, and what one says in effect."""
+    """Show what a node file may say, and what one says in effect."""
 
 
 @config.command()

@@ -1,4 +1,4 @@
-"""The effective configuration: what a node file says, and the default of all that it does not say."""
+"""The effective configuration: the settings of a node file, and the defaults of all others."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, TypeGuard, cast
@@ -12,7 +12,7 @@ from nodekit.config.providers import Kind, load_offer
 from nodekit.config.secrets import Secret
 
 HIDDEN = "(hidden)"
-"""What is shown of a secret."""
+"""The text shown in place of a secret."""
 
 _LISTS: dict[str, Kind] = {"runners": "runner", "transports": "transport", "pipelines": "pipeline", "plugins": "plugin"}
 
@@ -22,22 +22,22 @@ class Setting(NamedTuple):
 
     key: str
     value: Any
-    """Plain, a `Table`, a list of them, or None: none."""
+    """A plain value, a `Table`, a list of tables, or None if there is no value."""
     given: bool
-    """Whether the file says it; it is the default otherwise."""
+    """True if the file sets it; False for a default."""
 
 
 class Table(NamedTuple):
-    """A table: first what the file says, in its order, then the defaults."""
+    """A table: first the settings of the file, in its order, then the defaults."""
 
     settings: tuple[Setting, ...]
 
     def plain(self) -> dict[str, Any]:
-        """As plain values; None: none."""
+        """Return the table as plain values; None where there is no value."""
         return {setting.key: _unwrapped(setting.value) for setting in self.settings}
 
     def defaults(self, above: str = "") -> Iterator[str]:
-        """Key paths of what the file does not say."""
+        """Yield the key paths of the settings that the file does not set."""
         for key, value, given in self.settings:
             path = f"{above}{key}"
             if isinstance(value, Table):
@@ -107,7 +107,7 @@ def _filled(
 
 
 def shown(info: types.Type | None, key: str, value: Any, given: bool) -> Any:
-    """A value as it may be shown: secrets hidden, tables filled with their defaults."""
+    """Return a value as it may be shown: secrets hidden, tables filled with their defaults."""
     if isinstance(info, types.Metadata):
         extra = cast("dict[str, Any]", info.extra or {})  # pyright: ignore[reportUnknownMemberType]
         marked = extra.get("secret") is True
@@ -135,7 +135,7 @@ def shown(info: types.Type | None, key: str, value: Any, given: bool) -> Any:
 
 
 def _fitting(info: types.UnionType, value: Any) -> types.Type | None:
-    """Which of several types explains the value best: one with parts where it has some."""
+    """Return the type of a union that fits the value best: for tables and lists, one that has items."""
     for one in info.types if is_table(value) else ():
         if isinstance(one, types.StructType) and one.tag_field and value.get(one.tag_field) == one.tag:
             return one
@@ -159,12 +159,12 @@ def _unwrapped(value: Any) -> Any:
 
 
 def is_list(value: Any) -> TypeGuard[list[Any]]:
-    """Whether it is an array of TOML."""
+    """Return True for an array of TOML."""
     return isinstance(value, list | tuple) and not isinstance(value, Table)
 
 
 def is_table(value: Any) -> TypeGuard[dict[str, Any]]:
-    """Whether it is a plain one of TOML."""
+    """Return True for a plain table of TOML."""
     return isinstance(value, dict)
 
 

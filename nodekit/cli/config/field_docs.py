@@ -1,4 +1,4 @@
-"""What the docstrings below the fields of a Struct say. Python drops them; they are read from the source."""
+"""Docstrings below the fields of a Struct. Python drops them, so they are read from the source."""
 
 import ast
 import inspect
@@ -10,7 +10,7 @@ import msgspec
 
 
 def field_docs(struct: type[msgspec.Struct]) -> dict[str, str]:
-    """Field → what the docstring below it says, inherited ones too; nothing where there is no source."""
+    """Map the fields, also inherited ones, to the docstrings below them. The map is empty if there is no source."""
     found: dict[str, str] = {}
     for base in reversed(struct.__mro__):
         if issubclass(base, msgspec.Struct) and base is not msgspec.Struct:
@@ -19,7 +19,10 @@ def field_docs(struct: type[msgspec.Struct]) -> dict[str, str]:
 
 
 def summary(thing: object) -> str:
-    """The first paragraph of a docstring of its own, on a line; that of `msgspec.Struct` is not about settings."""
+    """Return the first paragraph of a thing's own docstring, on one line; empty if it has none.
+
+    The docstring of `msgspec.Struct` is left out, because it is not about settings.
+    """
     if thing is msgspec.Struct:
         return ""
     own: str | None = getattr(thing, "__dict__", {}).get("__doc__")
@@ -29,7 +32,7 @@ def summary(thing: object) -> str:
 def _own(struct: type) -> Iterator[tuple[str, str]]:
     try:
         (tree,) = ast.parse(textwrap.dedent(inspect.getsource(struct))).body
-    except (OSError, TypeError, ValueError, SyntaxError):  # no source, or not that of one class
+    except (OSError, TypeError, ValueError, SyntaxError):  # no source, or not the source of one class
         return
     body = tree.body if isinstance(tree, ast.ClassDef) else []
     for statement, following in pairwise(body):

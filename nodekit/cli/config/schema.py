@@ -1,4 +1,4 @@
-"""The JSON Schema of a node file, as the installed packages make it."""
+"""The JSON Schema of a node file, for the packages that are installed."""
 
 from collections.abc import Iterator
 from contextlib import redirect_stdout
@@ -33,7 +33,7 @@ class NodeSchema:
         self._rules = self._properties_of_rules()
 
     def document(self) -> Schema:
-        """The whole schema."""
+        """Return the whole schema."""
         properties: Schema = {
             "node": struct_schema(NodeSettings) | {"description": "The node itself, and what it takes on."},
             "log": struct_schema(LogSettings),
@@ -70,7 +70,7 @@ class NodeSchema:
                 yield name, (part, rules)
 
     def _properties_of_rules(self) -> Schema:
-        """Keys of containers that plugins read."""
+        """Return the schemas of the container keys that plugins read."""
         found: Schema = {}
         for name, (_, rules) in self._offers["plugin"].items():
             for key, schema in rules.items():
@@ -95,19 +95,19 @@ class NodeSchema:
 
 
 def _sentence(text: str) -> str:
-    """With what ends one, so that another may follow."""
+    """Add a full stop and a space, unless the text is empty, so that another sentence may follow."""
     text = text.strip()
     return f"{text}{'' if text.endswith(('.', '!', '?', '…')) else '.'} " if text else ""
 
 
 def _rules(offer: Offer[Any]) -> Schema:
-    """Keys of containers that a plugin reads."""
+    """Return the schemas of the keys that a plugin reads from containers."""
     rules: Schema = struct_schema(offer.container)["properties"] if offer.container else {}
     return rules
 
 
 def _part(offer: Offer[Any], kind: Kind, name: str) -> Schema:
-    """The table of a part: its settings, and `use`."""
+    """Return the schema of a component's table: its settings, and `use`."""
     table = struct_schema(offer.config)
     use = {"enum": [name], "description": summary(offer.config) or f"The {kind} `{name}`."}
     properties = {"use": use} | table["properties"]

@@ -1,7 +1,8 @@
-"""Types of settings as JSON Schema, draft 7, which is what TOML tools know best.
+"""Types of settings as JSON Schema, draft 7, which TOML tools support best.
 
-What `msgspec.json.schema` gives is of JSON. A node file gives paths and secrets in a way of its own, and has no null.
-Structs stand where they are used, not by reference: tools show what stands beside a value, and references hide it.
+`msgspec.json.schema` describes JSON. A node file has its own forms of paths and secrets, and no null.
+The schema of a Struct stands where the Struct is used. References would hide descriptions that tools show beside a
+value.
 """
 
 import enum
@@ -45,14 +46,14 @@ _SIMPLE: dict[type[types.Type], Schema] = {
 
 
 def struct_schema(struct: type[msgspec.Struct]) -> Schema:
-    """The schema of a table; unknown keys are refused, as they are in tables of a node file."""
+    """Return the schema of a table. It refuses unknown keys, as tables of a node file do."""
     info = types.type_info(struct)
     assert isinstance(info, types.StructType)
     return _struct(info, ()) | {"additionalProperties": False}
 
 
 def schema_of(info: types.Type, inside: tuple[type, ...] = ()) -> Schema:
-    """Of any type; what a node file cannot give, or nobody knows, is anything."""
+    """Return the schema of any type. It allows anything for types that are unknown or not possible in a node file."""
     match info:
         case types.Metadata():
             more = cast(Schema, info.extra_json_schema or {})  # pyright: ignore[reportUnknownMemberType]
@@ -77,7 +78,7 @@ def schema_of(info: types.Type, inside: tuple[type, ...] = ()) -> Schema:
 
 
 def _counted(info: types.Type, inside: tuple[type, ...]) -> Schema:
-    """Numbers, texts and lists, within their bounds."""
+    """Return the schema of a number, a text or a list, with its bounds."""
     if isinstance(info, _LISTS):
         schema: Schema = {"type": "array", "items": schema_of(info.item_type, inside)}
         bounds = {"min_length": "minItems", "max_length": "maxItems"}
@@ -89,7 +90,7 @@ def _counted(info: types.Type, inside: tuple[type, ...]) -> Schema:
 
 
 def _struct(info: types.StructType, inside: tuple[type, ...]) -> Schema:
-    docs = field_docs(get_origin(info.cls) or info.cls)  # of a generic one, the class
+    docs = field_docs(get_origin(info.cls) or info.cls)  # the class itself, if it is a generic one
     schema: Schema = {"type": "object", "properties": {}}
     if text := summary(info.cls):
         schema["description"] = text
@@ -110,13 +111,13 @@ def _struct(info: types.StructType, inside: tuple[type, ...]) -> Schema:
 
 
 def default_of(field: types.Field) -> Any:
-    """A field's default in plain values; None: it has none, or it is "none", or no text can say it."""
+    """Return a field's default in plain values. Return None if it has none, it is None, or no text can express it."""
     value: Any = field.default
     try:
         if field.default_factory is not msgspec.NODEFAULT:
             value = field.default_factory()
         return None if value is msgspec.NODEFAULT or _is_secret(value) else _plain(value)
-    except Exception:  # of a factory of somebody else's, or a value that msgspec does not know
+    except Exception:  # a factory of another package fails, or msgspec does not know the value
         return None
 
 
@@ -144,6 +145,6 @@ def _union(info: types.UnionType, inside: tuple[type, ...]) -> Schema:
 def _custom(kind: type) -> Schema:
     if issubclass(kind, Path):
         return {"type": "string"}
-    if issubclass(kind, EnvValue):  # pyright: ignore[reportArgumentType] - a class, when it runs
+    if issubclass(kind, EnvValue):  # pyright: ignore[reportArgumentType] - a class at run time
         return {"anyOf": [{"type": "string"}, REFERENCE]}
     return REFERENCE if issubclass(kind, Secret) else {}

@@ -1,4 +1,4 @@
-"""The effective configuration as TOML, with comments that tell defaults from what the file says."""
+"""The effective configuration as TOML, with comments that mark the defaults."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +11,7 @@ _DEFAULTS = "# by default:"
 
 
 def toml(table: Table) -> str:
-    """A node file. Keys that are none cannot be said in TOML, and stand in comments."""
+    """Format a node file. TOML has no null, so keys without a value stand in comments."""
     return "\n".join(line for setting in table.settings for line in _setting((), setting)).strip() + "\n"
 
 
@@ -43,7 +43,7 @@ def _line(setting: Setting) -> str:
 
 
 def _value(value: Any) -> str:
-    """On one line."""
+    """Format a value on one line."""
     if isinstance(value, Table):
         value = value.plain()
     if is_table(value):
@@ -55,7 +55,7 @@ def _value(value: Any) -> str:
 
 
 def _has_tables(value: Any) -> bool:
-    """Whether it is written below a header of its own."""
+    """Return True if the value is written below a header of its own."""
     if is_list(value):
         return bool(value) and all(isinstance(one, Table) for one in value)
     return isinstance(value, Table) and bool(value.settings)

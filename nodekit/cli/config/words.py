@@ -1,4 +1,4 @@
-"""Types and defaults of settings in words of a node file."""
+"""Types and defaults of settings in words, for the author of a node file."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,17 +23,17 @@ _BOUNDS = {"gt": "more than", "ge": "at least", "lt": "less than", "le": "at mos
 
 
 class Key(msgspec.Struct, frozen=True):
-    """A key of a table, for a person to read."""
+    """A key of a table, described for people."""
 
     name: str
     type: str
     default: str
-    """As TOML writes it; `required`, or `none`."""
+    """The default as TOML writes it, or `required`, or `none`."""
     text: str
 
 
 def keys_of(struct: type[msgspec.Struct], leave_out: tuple[str, ...] = ()) -> list[Key]:
-    """The keys that a Struct makes of a table, in its order."""
+    """List the keys of the table that a Struct describes, in its order."""
     info = types.type_info(struct)
     assert isinstance(info, types.StructType)
     docs = field_docs(struct)
@@ -45,13 +45,13 @@ def keys_of(struct: type[msgspec.Struct], leave_out: tuple[str, ...] = ()) -> li
 
 
 def _described(info: types.Type) -> str:
-    """What `msgspec.Meta(description=…)` says of a type."""
+    """Return the text of `msgspec.Meta(description=…)`; empty if there is none."""
     more: Any = getattr(info, "extra_json_schema", None)
     return str(more.get("description", "")) if more else ""
 
 
 def words(info: types.Type) -> str:
-    """A type, such as `list of text` or `whole number, at least 1`."""
+    """Describe a type, such as `list of text` or `whole number, at least 1`."""
     match info:
         case types.Metadata():
             return words(info.type)
@@ -86,7 +86,7 @@ def _bounds(info: types.Type) -> Iterator[str]:
 def _custom(kind: type) -> str:
     if issubclass(kind, Path):
         return "path"
-    if issubclass(kind, EnvValue):  # pyright: ignore[reportArgumentType] - a class, when it runs
+    if issubclass(kind, EnvValue):  # pyright: ignore[reportArgumentType] - a class at run time
         return "text or secret"
     return "secret" if issubclass(kind, Secret) else kind.__name__
 

@@ -1,1 +1,1 @@
-"""`nodekit doctor`: checks of the machine, the installed packages and a node file."""
+"""`nodekit doctor`: check the machine, the installed packages and a node file."""

@@ -1,4 +1,4 @@
-"""Checks of `nodekit doctor`, the core's and those of packages: asked one at a time, none of which can harm another."""
+"""Checks of `nodekit doctor`, those of packages included. They run one at a time, and none can harm another."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import copy_context
@@ -24,7 +24,7 @@ def checks_of_packages() -> Iterator[tuple[str, Check]]:
 
 
 def examine(name: str, check: Check, *, seconds: float = CHECK_SECONDS) -> list[Finding]:
-    """What a check finds; one that fails, or takes longer than that, is a finding itself."""
+    """Run a check and return its findings. A check that fails, or takes longer than `seconds`, is a finding itself."""
     found: list[Finding] = []
     failed: list[BaseException] = []
 
@@ -32,10 +32,11 @@ def examine(name: str, check: Check, *, seconds: float = CHECK_SECONDS) -> list[
         try:
             for finding in check():
                 found.append(msgspec.convert(msgspec.to_builtins(finding), Finding))
-        except BaseException as error:  # also what would end the process, were it not in a thread
+        except BaseException as error:  # also exceptions that would end the process outside a thread
             failed.append(error)
 
-    # a daemon: one that hangs must not keep the process; in this context: what was read of packages is read once
+    # A daemon thread, because a check that hangs must not keep the process alive. It runs in this context, so that the
+    # metadata of packages is read only once.
     thread = Thread(target=copy_context().run, args=(make,), name=f"doctor: {name}", daemon=True)
     thread.start()
     thread.join(seconds)

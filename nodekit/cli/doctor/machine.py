@@ -1,4 +1,4 @@
-"""What `nodekit doctor` looks at on the machine."""
+"""The checks of `nodekit doctor` for the machine."""
 
 import os
 import resource
@@ -15,12 +15,13 @@ from nodekit.model.limits import DEFAULTS
 LITTLE_SPACE_BYTES = 1 << 30
 NO_SPACE_BYTES = 50 << 20
 PLENTY_OF_FILES = 1000
-"""Of a third of them: as many connections of clients, and calls of containers, as one machine is likely to see."""
+"""A third of the open files that is enough: one machine will hardly see more connections of clients, or calls of
+containers."""
 SUGGESTED_FILES = 65_536
 
 
 def python() -> Iterator[Finding]:
-    """Which one it is."""
+    """Report the version and the place of Python."""
     version = ".".join(map(str, sys.version_info[:3]))
     yield Finding("ok", "Python", f"{version} at {sys.executable}")
     if sys.platform != "linux":
@@ -31,13 +32,13 @@ def python() -> Iterator[Finding]:
 
 
 def open_files() -> Iterator[Finding]:
-    """The limit of this process, which is that of a node started in the same way."""
+    """Report the limit of this process. A node that is started in the same way has the same limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     yield files_finding(soft, hard, descriptor_share())
 
 
 def files_finding(soft: int, hard: int, share: int | None) -> Finding:
-    """What a limit means; `share` is a third of what is free of it."""
+    """Judge a limit of open files. `share` is a third of its free part, or None without a limit."""
     if share is None:
         return Finding("ok", "open files", "no limit")
     most = SUGGESTED_FILES if hard == resource.RLIM_INFINITY else min(hard, SUGGESTED_FILES)
@@ -55,7 +56,7 @@ def files_finding(soft: int, hard: int, share: int | None) -> Finding:
 
 
 def disk() -> Iterator[Finding]:
-    """The current folder, where most keep their stores, and the one for temporary files."""
+    """Report the free space of the current folder, where most stores are, and of the temporary folder."""
     for subject, find in (("current folder", Path.cwd), ("temporary folder", _temporary_folder)):
         yield _folder_finding(subject, find)
 
@@ -75,7 +76,7 @@ def _folder_finding(subject: str, find: Callable[[], Path]) -> Finding:
 
 
 def space_finding(subject: str, folder: Path, free_bytes: int, *, writable: bool) -> Finding:
-    """Whether there is room for jobs and their results."""
+    """Judge if a folder has room for jobs and their results."""
     text = f"{folder} has {_size(free_bytes)} free"
     cure = "make room, or keep the store on another disk"
     if free_bytes < NO_SPACE_BYTES:

@@ -1,4 +1,4 @@
-"""What `nodekit doctor` looks at among the installed packages."""
+"""The checks of `nodekit doctor` for the installed packages."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,11 +18,11 @@ from nodekit.errors import NodekitError
 
 CURE = "update, reinstall or uninstall that package"
 EXTRAS = {"fast": 'the server "uvicorn" of the transport `asgi`'}
-"""What a user may want beside a plain install, and what it is for."""
+"""Extras beside a plain install, with their purposes."""
 
 
 def installed() -> Iterator[Finding]:
-    """Which nodekit this is, and what of it is there."""
+    """Report the version of nodekit, and the extras that are installed."""
     folder = Path(nodekit.__file__).parent
     try:
         requirements = distribution(DISTRIBUTION).requires or []
@@ -40,7 +40,7 @@ def installed() -> Iterator[Finding]:
 
 
 def clashes() -> Iterator[Finding]:
-    """Other distributions that install a package `nodekit`: whichever came last has overwritten files of the other."""
+    """Report other distributions that install a package `nodekit`. The last one installed overwrites files."""
     owners = {normalised(name) for one in distributions() if (name := name_of(one)) and _installs_nodekit(one)}
     for other in sorted(owners - {DISTRIBUTION}):
         text = f"the distribution {other!r} installs a package `nodekit` too, and the two overwrite each other's files"
@@ -49,7 +49,7 @@ def clashes() -> Iterator[Finding]:
 
 
 def offers() -> Iterator[Finding]:
-    """What a node file can name. Nothing is imported."""
+    """Report all that a node file can name. Nothing is imported."""
     known: dict[str, list[str]] = {kind: sorted(offered(kind)) for kind in OFFERS}
     known["format"] = sorted({BUILT_IN, *offered("format")})
     text = "; ".join(f"{kind}s {', '.join(names)}" for kind, names in known.items() if names)
@@ -57,7 +57,7 @@ def offers() -> Iterator[Finding]:
 
 
 def metadata() -> Iterator[Finding]:
-    """Distributions of which nothing can be used, since nobody can read what they offer."""
+    """Report distributions that cannot be used because their metadata cannot be read."""
     for where, reason in unreadable():
         yield Finding("error", where, reason, "reinstall or remove it")
 
@@ -69,7 +69,7 @@ def checks_of_offers(kinds: Iterable[str] = (*OFFERS, "format")) -> Iterator[tup
         for entry in entries_of(kind):
             found.setdefault(entry.name, []).append(entry)
         for name, entries in found.items():
-            groups = [[entry] for entry in entries] if kind == "check" else [entries]  # a check need not be alone
+            groups = [[entry] for entry in entries] if kind == "check" else [entries]  # checks may share a name
             yield from ((f"{kind} {name!r}", partial(_loads, kind, name, group)) for group in groups)
 
 
@@ -78,12 +78,12 @@ def _loads(kind: str, name: str, entries: Sequence[EntryPoint]) -> Iterator[Find
         load_only(entries, expected(kind), f"{kind} {name!r}")
     except NodekitError as error:
         text = str(error).removeprefix(f"{kind} {name!r} ")
-        clash = len(entries) > 1  # the text then says what to do
+        clash = len(entries) > 1  # the text of a clash already says what to do
         yield Finding("error", f"{kind} {name!r}", text, "" if clash else CURE)
 
 
 def _of_extra(extra: str, requirements: list[str]) -> list[str]:
-    """The distributions that an extra asks for, from lines such as ``uvicorn>=0.30; extra == "fast"``."""
+    """Return the distributions that an extra needs, from lines such as ``uvicorn>=0.30; extra == "fast"``."""
     found = [re.match(r"[\w.-]+", line) for line in requirements if re.search(rf"extra == ['\"]{extra}['\"]", line)]
     return [name[0] for name in found if name]
 
@@ -91,7 +91,7 @@ def _of_extra(extra: str, requirements: list[str]) -> list[str]:
 def _installs_nodekit(one: Distribution) -> bool:
     try:
         return any(file.parts[:1] == ("nodekit",) for file in one.files or ())
-    except Exception:  # its record cannot be read; what it offers cannot either, or it is none of ours
+    except Exception:  # its record cannot be read; then `metadata` reports it, or it does not concern nodekit
         return False
 
 

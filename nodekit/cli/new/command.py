@@ -20,17 +20,17 @@ from nodekit.interfaces.pipeline import BUILT_IN
 if TYPE_CHECKING:
     _Choice = click.Choice[str]
 else:
-    _Choice = click.Choice  # before click 8.2, it takes no type
+    _Choice = click.Choice  # not generic before click 8.2
 
 _OFFERED: dict[str, Kind] = {"store": "store", "runner": "runner", "pipeline": "pipeline", "transport": "transport"}
-"""Guards and observers are plugins."""
+"""The kind of provider that each kind of package has, if it is not a plugin. Guards and observers are plugins."""
 _FOLDER = "'--folder'"
 _PARTS = ("Store", "Table", "Entry", "Runner", "Pipeline", "Rules", "Guard", "Observer", "Transport", "Config")
-"""What names of classes in the templates end with."""
+"""Endings of the names of classes in the templates."""
 
 
 class _Kind(_Choice):
-    """One of `KINDS`; for another word, the one that may be meant."""
+    """A choice among `KINDS`. For another word, the error suggests the nearest one."""
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         try:
@@ -74,7 +74,7 @@ def new(kind: str, name: str, folder: Path | None) -> None:
 
 
 def name_problem(naming: Naming) -> str | None:
-    """What is wrong with a name, and the cure."""
+    """Say what is wrong with a name, and the cure. Return None for a good name."""
     if not naming.valid:
         rule = "lower-case letters, digits and single dashes, beginning with a letter, at most 40"
         return f"{naming.name!r} is no name: {rule}, such as {naming.nearest}"
@@ -86,7 +86,7 @@ def name_problem(naming: Naming) -> str | None:
 
 
 def clash(kind: str, naming: Naming) -> str | None:
-    """Who has the name already, and the cure."""
+    """Say who has the name already, and the cure. Return None if the name is free."""
     if kind == "pipeline" and naming.name == BUILT_IN:
         return f"{naming.name!r} is the pipeline that every node has; take another name, such as my-{naming.name}"
     if owners := offered(_OFFERED.get(kind, "plugin")).get(naming.name):
@@ -103,13 +103,13 @@ def clash(kind: str, naming: Naming) -> str | None:
 
 
 def _offered_from(package: str) -> EntryPoint | None:
-    """An entry point of any kind into that package, which says whose it is."""
+    """Return an entry point of any kind into that package, which tells its owner."""
     entries = (entry for kind in GROUPS for entry in entries_of(kind))
     return next((entry for entry in entries if entry.module.partition(".")[0] == package), None)
 
 
 def _cure(naming: Naming, entry: EntryPoint | None = None, *, removable: bool = True) -> str:
-    """Nobody has to uninstall nodekit itself for the name of a part that comes with it."""
+    """Say what to do about a name that is taken. It never advises to uninstall nodekit itself."""
     another = f"take another name, such as my-{naming.name}"
     if not removable or (entry and normalised(name_of(entry.dist) or "") == OWN_DISTRIBUTION):
         return another

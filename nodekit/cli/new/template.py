@@ -1,6 +1,6 @@
-"""The packages that `nodekit new` writes: real ones, named `acme`, in the folder `templates`.
+"""The packages that `nodekit new` writes. In the folder `templates`, they are real packages named `acme`.
 
-They are checked where they are; a name of your own then takes the place of theirs.
+They are checked there as they are. A package that is written has the user's name in place of `acme`.
 """
 
 import re
@@ -14,17 +14,17 @@ from typing import NamedTuple
 
 KINDS = ("store", "runner", "pipeline", "guard", "observer", "transport")
 SHARED = "common"
-"""What is the same for all kinds."""
+"""The folder with the files that all kinds have in common."""
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _MOST_LETTERS = 40
 _PLACEHOLDER = re.compile(r"_acme|Acme|acme")
 _MADE = ("__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache")
-"""Folders that tools make; an installer compiles what it installs."""
+"""Folders that tools make, and that are not copied: an installer compiles the templates, too."""
 
 
 class Naming(NamedTuple):
-    """A plugin's name, and what else is named after it."""
+    """A plugin's name, and the names derived from it."""
 
     name: str
 
@@ -34,7 +34,7 @@ class Naming(NamedTuple):
 
     @property
     def nearest(self) -> str:
-        """A valid name like this one."""
+        """A valid name that is similar."""
         words = re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-0123456789")[:_MOST_LETTERS].strip("-")
         return words or "my-plugin"
 
@@ -52,17 +52,17 @@ class Naming(NamedTuple):
 
     @property
     def prefix(self) -> str:
-        """What names of classes begin with."""
+        """The prefix of the names of classes."""
         return "".join(word[0].upper() + word[1:] for word in self.name.split("-"))
 
     def put_into(self, text: str) -> str:
-        """The text of a template, or a path, with this name for the placeholder."""
+        """Replace the placeholder by this name, in the text of a template or in a path."""
         forms = {"_acme": f"_{self.module}", "Acme": self.prefix, "acme": self.name}
         return _PLACEHOLDER.sub(lambda found: forms[found[0]], text)
 
 
 def files(kind: str, naming: Naming) -> Mapping[PurePosixPath, str]:
-    """The files of a package of that kind and name, by their paths in it."""
+    """Return the texts of the files of a package of that kind and name, by their paths in it."""
     root = resources("nodekit.cli.new") / "templates"
     found = (entry for part in (SHARED, kind) for entry in _files_in(root / part, PurePosixPath()))
     return {PurePosixPath(naming.put_into(str(path))): naming.put_into(text) for path, text in found}
@@ -77,7 +77,7 @@ def _files_in(folder: Traversable, path: PurePosixPath) -> Iterator[tuple[PurePo
 
 
 def write(texts: Mapping[PurePosixPath, str], target: Path) -> None:
-    """Write them all, or nothing: the folder gets its name when it is complete."""
+    """Write all files or none: the folder gets its name only when it is complete."""
     made = Path(tempfile.mkdtemp(prefix=".nodekit-new-", dir=target.parent))
     try:
         for path, text in texts.items():

@@ -1,4 +1,4 @@
-"""Everything that installed packages put forward, from metadata alone: nothing is imported."""
+"""All providers, formats, commands and checks of installed packages. Only metadata is read; nothing is imported."""
 
 import importlib.machinery
 import sys
@@ -15,12 +15,12 @@ from nodekit.config.formats import Format
 from nodekit.config.providers import Kind, Offer
 
 GROUPS = {**{kind: f"nodekit.{kind}s" for kind in (*get_args(Kind), "format", "command")}, "check": "nodekit.doctor"}
-"""What a name is one of → the group of its entry point. A check is one of `nodekit doctor`."""
+"""Entry-point groups by kind. The kind ``check`` is a check of `nodekit doctor`."""
 OFFERS: tuple[Kind, ...] = get_args(Kind)
 
 
 class Listed(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Something that a package puts forward."""
+    """An entry point of a package."""
 
     kind: str
     name: str
@@ -28,37 +28,37 @@ class Listed(msgspec.Struct, frozen=True, omit_defaults=True):
     version: str | None
     points_to: str
     broken: str = ""
-    """Why it cannot be used, as far as metadata shows it; empty: it looks well."""
+    """The reason why it cannot be used, as far as metadata shows it; empty if there is none."""
 
 
 class Catalogue(msgspec.Struct, frozen=True):
-    """All of it, and the distributions that cannot be read."""
+    """All entry points, and the distributions that cannot be read."""
 
     entries: Sequence[Listed]
     unreadable: Sequence[str]
-    """Those distributions, each with the reason."""
+    """The distributions that cannot be read, each with the reason."""
 
 
 def catalogue() -> Catalogue:
-    """By kind, then by name."""
+    """List all entry points, by kind, then by name."""
     listed = [_listed(kind, entry, clash) for kind, entry, clash in _with_clashes()]
     return Catalogue(listed, [f"{where}: {reason}; reinstall or remove it" for where, reason in unreadable()])
 
 
 def entries_of(kind: str) -> list[EntryPoint]:
-    """The entry points of a kind, by name."""
+    """Return the entry points of a kind, by name."""
     return sorted(entry_points(GROUPS[kind]), key=lambda entry: (entry.name, owner(entry)))
 
 
 def expected(kind: str) -> type[Any]:
-    """What the entry point of a kind points to."""
+    """Return the type of the object that an entry point of the kind must point to."""
     if kind in OFFERS:
         return Offer
     return {"format": Format, "command": click.Command}.get(kind, object)
 
 
 def what_is_broken(kind: str, entry: EntryPoint) -> str:
-    """Why it cannot be used, as far as metadata shows it; clashes aside."""
+    """Say why it cannot be used, as far as metadata shows it; clashes are not considered. Empty if it seems to work."""
     return fault(entry) or _missing_module(entry) or ""
 
 
@@ -79,7 +79,7 @@ def _listed(kind: str, entry: EntryPoint, clash: str) -> Listed:
 
 
 def _missing_module(entry: EntryPoint) -> str | None:
-    """Look for the module without importing its packages, as `importlib.util.find_spec` would."""
+    """Look for the module without importing its packages, which `importlib.util.find_spec` would do."""
     path: Sequence[str] | None = None
     parts = entry.module.split(".")
     for number in range(1, len(parts) + 1):
@@ -88,7 +88,7 @@ def _missing_module(entry: EntryPoint) -> str | None:
             return f"its module {entry.module} is not there; reinstall or uninstall {name_of(entry.dist)}"
         try:
             path = list(spec.submodule_search_locations or ())
-        except KeyError:  # a namespace inside a namespace knows where it is only once that is imported
+        except KeyError:  # a namespace package inside another knows its place only after the outer one is imported
             return None
     return None
 

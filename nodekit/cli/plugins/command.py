@@ -1,4 +1,4 @@
-"""`nodekit plugins`: what installed packages put forward."""
+"""`nodekit plugins`: list, show and check all that installed packages provide."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -81,7 +81,7 @@ def check() -> None:
 
 
 def _the_one(name: str, kind: str | None) -> tuple[str, EntryPoint]:
-    """What is meant by a name. Ends the command where that is nothing, or more than one thing."""
+    """Return the kind and the entry point that a name means. End the command if there is none, or more than one."""
     before, colon, after = name.partition(":")
     if colon and kind is None and before in GROUPS:
         kind, name = before, after
@@ -90,7 +90,7 @@ def _the_one(name: str, kind: str | None) -> tuple[str, EntryPoint]:
     if not found:
         known = [entry.name for _, entry in entries]
         raise click.UsageError(f"no installed package has {kind or 'anything'} {name!r}{nearest(name, known)}")
-    if any(one != "check" for one, _ in found):  # a check of `nodekit doctor` has the name of what it looks at
+    if any(one != "check" for one, _ in found):  # a check of `nodekit doctor` has the name of the thing that it checks
         found = [(one, entry) for one, entry in found if one != "check"]
     kinds = sorted({one for one, _ in found})
     if len(kinds) > 1:

@@ -1,4 +1,4 @@
-"""What one offer is: imported, looked at, and described."""
+"""The description of one entry point, which is imported for it."""
 
 import dis
 import inspect
@@ -23,30 +23,30 @@ from nodekit.interfaces.store import JobStore
 
 
 class Portrait(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is to be known of something that a package puts forward."""
+    """The facts about an object that a package provides."""
 
     kind: str
     name: str
     text: str
-    """What it is, by its docstrings."""
+    """Its description, from a docstring."""
     distribution: str | None
     version: str | None
     summary: str | None
-    """Of the distribution."""
+    """The summary of the distribution."""
     home_page: str | None
     module: str
     file: str | None
-    """Of the module."""
+    """The file of the module."""
     hooks: Sequence[str] = ()
     capabilities: Sequence[str] = ()
-    """Optional Protocols that it fulfils."""
+    """Optional Protocols that it implements."""
     keys: Sequence[Key] = ()
     container_keys: Sequence[Key] = ()
-    """Of a runner: keys of its containers; of a plugin: those that it reads from every container."""
+    """For a runner, the keys of its containers. For a plugin, the keys that it reads from every container."""
 
 
 def portrait(kind: str, entry: EntryPoint) -> Portrait:
-    """Import it. Raises `NodekitError` where that fails."""
+    """Import the entry point and describe it. Raise `NodekitError` if the import fails."""
     with redirect_stdout(StringIO()):
         found: Any = load_only([entry], expected(kind), f"{kind} {entry.name!r}")
     offer: Offer[Any] | None = found if kind in OFFERS else None
@@ -71,11 +71,11 @@ def portrait(kind: str, entry: EntryPoint) -> Portrait:
 
 
 def _made_by(offer: Offer[Any]) -> type[Any] | None:
-    """The class of what an offer builds, found without building it: by its annotation, or a class that it names."""
+    """Return the class of the component, found without building one: from the annotation, or from the code."""
     build: Any = offer.build
     if inspect.isclass(build):
         return build
-    with suppress(Exception):  # annotations may name what only a type checker imports
+    with suppress(Exception):  # annotations may use names that only a type checker imports
         found = get_type_hints(build).get("return")
         if inspect.isclass(found):
             return found
@@ -85,7 +85,7 @@ def _made_by(offer: Offer[Any]) -> type[Any] | None:
 
 
 def _capabilities(made: type[Any] | None) -> Iterator[str]:
-    """Protocols that add something to those of a runner and a store."""
+    """Yield the names of Protocols that extend those of a runner or a store, and that the class implements."""
     for name in nodekit.__all__:
         protocol: Any = getattr(nodekit, name)
         if inspect.isclass(protocol) and Protocol in protocol.__bases__ and _extends_a_part(protocol):
@@ -95,7 +95,7 @@ def _capabilities(made: type[Any] | None) -> Iterator[str]:
 
 
 def _attributes(made: type[Any]) -> set[str]:
-    """What its constructors set, as far as their code shows it."""
+    """Return the attributes that its constructors set, as far as their code shows it."""
     codes = [code for base in made.__mro__ if (code := getattr(vars(base).get("__init__"), "__code__", None))]
     return {str(step.argval) for code in codes for step in dis.get_instructions(code) if step.opname == "STORE_ATTR"}
 
@@ -105,7 +105,7 @@ def _extends_a_part(protocol: type[Any]) -> bool:
 
 
 def _home_page(entry: EntryPoint) -> str | None:
-    """The first URL that the distribution names; its home page, if it calls one so."""
+    """Return the distribution's home page, or else the first URL that it names."""
     if own := said_by(entry.dist, "Home-page"):
         return own
     metadata = entry.dist.metadata if entry.dist else None

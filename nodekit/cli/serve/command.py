@@ -52,7 +52,7 @@ def _of_the_environment() -> str:
 
 
 def _composed(path: str, bind: str | None, trace_hooks: bool) -> Node:
-    """The node of the file, and what is to be said of how it was read."""
+    """Compose the node of the file, start the log, and log the notices and deprecations."""
     try:
         file = read_tables(path)
         tables = _traced(_bound(file.tables, bind), trace_hooks)
@@ -91,7 +91,7 @@ def _traced(tables: dict[str, Any], trace_hooks: bool) -> dict[str, Any]:
 
 async def _serve(node: Node) -> None:
     stop, started, at_once = anyio.Event(), anyio.Event(), anyio.CancelScope()
-    async with anyio.create_task_group() as watching:  # to the very end: parts that are being left are not cut short
+    async with anyio.create_task_group() as watching:  # to the very end: leaving is not cut short
         await watching.start(_watch_signals, stop, started, at_once)
         with at_once:
             async with node:
@@ -119,7 +119,7 @@ async def _watch_signals(
 
 
 def _report(error: BaseException) -> int:
-    """Say what failed in a line each; a traceback only for what nobody raised on purpose."""
+    """Print a line for each failure, and a traceback only for errors that nobody raised on purpose."""
     for cause in _leaves(error):
         if isinstance(cause, NodekitError):
             click.echo(f"nodekit: {cause}", err=True)

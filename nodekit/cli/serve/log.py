@@ -1,4 +1,4 @@
-"""The log of `nodekit serve`: on standard error, and in a file where the node file names one."""
+"""The log of `nodekit serve`: on standard error, and also in a file if the node file names one."""
 
 import logging
 import sys
@@ -15,7 +15,10 @@ _FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
 
 def log_to_standard_error(level: str) -> None:
-    """Ours at the level asked for; libraries' only from warnings up: at debug, some of them log what clients send."""
+    """Log to standard error: nodekit at this level, libraries only from warnings up.
+
+    At debug level, some libraries log the data that clients send.
+    """
     least = "ERROR" if level == "error" else "WARNING"
     logging.basicConfig(level=least, format=_FORMAT)
     logging.getLogger("nodekit").setLevel(level.upper())
@@ -23,7 +26,7 @@ def log_to_standard_error(level: str) -> None:
 
 @contextmanager
 def tracebacks_shown() -> Iterator[None]:
-    """On standard error, those of packages whose code failed."""
+    """Show tracebacks on standard error if the code of a package fails."""
     handler = logging.StreamHandler()
     before = failures.level, failures.propagate
     failures.addHandler(handler)
@@ -37,14 +40,14 @@ def tracebacks_shown() -> Iterator[None]:
 
 
 def log_to_file(settings: LogSettings) -> None:
-    """The same lines in a file, too."""
+    """Log the same lines to a file, too."""
     handler = LogFile(settings)
     handler.setFormatter(logging.Formatter(_FORMAT))
     logging.getLogger().addHandler(handler)
 
 
 class LogFile(RotatingFileHandler):
-    """A log file of bounded size. A disk that is full, or a folder that is not there, stops nobody: it is said once."""
+    """A log file of bounded size. A full disk or a missing folder stops nothing; it is reported once."""
 
     def __init__(self, settings: LogSettings) -> None:
         super().__init__(
@@ -52,7 +55,7 @@ class LogFile(RotatingFileHandler):
         )
         self._told = False
 
-    def doRollover(self) -> None:  # noqa: N802 - as in the standard library, which lets the file grow without backups
+    def doRollover(self) -> None:  # noqa: N802 - its name; without backups, the library's lets the file grow
         if self.backupCount:
             super().doRollover()
         else:
@@ -64,7 +67,7 @@ class LogFile(RotatingFileHandler):
         if not isinstance(error, OSError):
             super().handleError(record)
             return
-        with suppress(OSError):  # what it still holds cannot be written either
+        with suppress(OSError):  # the lines that it still buffers cannot be written either
             self._close()
         if not self._told:
             self._told = True
@@ -72,7 +75,7 @@ class LogFile(RotatingFileHandler):
             click.echo(f"nodekit: {text}", err=True)
 
     def _close(self) -> None:
-        """It is opened again for the next line."""
+        """Close the file. It is opened again for the next line."""
         stream, self.stream = self.stream, None
         if stream:
             stream.close()

@@ -25,8 +25,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     state: str
-    """``running``, ``paused``, ``created``, ``exited with code 3``, or ``missing``; of a program, how many of its steps
-    run: ``once, 2 running``, or ``image missing``."""
+    """``running``, ``paused``, ``created``, ``exited with code 3`` or ``missing``. For a program, ``image missing`` or
+    the number of its running steps: ``once, 2 running``."""
     image: str
     digest: str = ""
     address: str = ""
@@ -34,7 +34,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int | None = None
     memory_limit_bytes: int | None = None
     since: datetime | None = None
-    """When it began to run."""
+    """Time at which it began to run."""
 
 
 @click.command()
@@ -101,7 +101,7 @@ def _addresses(state: State) -> Iterator[str]:
 
 
 def _digest(asked: Asked, entry: Entry, name: str) -> str:
-    """The registry's, or else the image's id on this machine; empty where the image is gone."""
+    """Return the registry's digest, or else the image's id on this machine; empty if the image is gone."""
     try:
         image: Any = asked.ask(entry, lambda api: api.inspect_image(name))
     except EngineRefused:
@@ -111,14 +111,14 @@ def _digest(asked: Asked, entry: Entry, name: str) -> str:
 
 
 def _memory(asked: Asked, entry: Entry, state: State) -> tuple[int | None, int | None]:
-    """What it uses, and the most it may, in bytes."""
+    """Return the memory in use and its limit, in bytes."""
     try:
         told: Mapping[str, Any] = asked.ask(entry, lambda api: api.stats(state.id, stream=False, one_shot=True))
-    except EngineRefused:  # it has just ended
+    except EngineRefused:  # the container has just ended
         return None, None
     memory: Mapping[str, Any] = told.get("memory_stats") or {}
     details: Mapping[str, Any] = memory.get("stats") or {}
-    cached = details.get("inactive_file", details.get("total_inactive_file", 0))  # not counted, as by `docker stats`
+    cached = details.get("inactive_file", details.get("total_inactive_file", 0))  # left out, as `docker stats` does
     return max(0, memory.get("usage", 0) - cached), memory.get("limit")
 
 

@@ -21,7 +21,7 @@ LOOK_SECONDS = 0.5
 @click.option("-f", "--follow", is_flag=True, help="Go on with what it prints, and what its successors do.")
 @click.option("-n", "--tail", type=click.IntRange(min=0), metavar="LINES", help="Only the last lines; all unless said.")
 def logs(file: str, id: str, follow: bool, tail: int | None) -> None:
-    """What a Docker container of a node file has printed.
+    """Print the output of a Docker container of a node file.
 
     A container that is made anew after its death begins a log of its own; the last lines of the dead one stand in the
     node's log. Exits with 0, 3 when the node file does not compose, 1 when there is no such container.
@@ -46,14 +46,14 @@ def logs(file: str, id: str, follow: bool, tail: int | None) -> None:
 
 
 class _Log:
-    """What the containers of an entry have printed, each line once."""
+    """The output of the containers of one entry, each line once."""
 
     def __init__(self, asked: Asked, entry: Entry, tail: int | None) -> None:
         self._asked = asked
         self._entry = entry
         self._tail = tail
         self._seen: dict[str, float] = {}
-        """Up to when, by container."""
+        """Time up to which output was read, by container."""
 
     def printed(self, state: State | None, *, follow: bool) -> Iterator[bytes]:
         if state is None:
@@ -65,7 +65,7 @@ class _Log:
         }
         if state.id in self._seen:
             settings["since"] = self._seen[state.id]
-        elif self._seen:  # a successor: all of it is new
+        elif self._seen:  # a successor: its whole log is new
             settings["tail"] = "all"
         try:
             pieces: Iterator[bytes] = self._asked.ask(self._entry, lambda api: api.logs(state.id, **settings))
@@ -75,11 +75,11 @@ class _Log:
 
 
 def _followed(asked: Asked, entry: Entry, tail: int | None) -> Iterator[bytes]:
-    """For ever: also what comes after an engine that was gone, and from the next container of this entry."""
+    """Yield output for ever, also from the entry's next containers and after the engine was gone for a while."""
     log = _Log(asked, entry, tail)
     ended = ""
     while True:
-        with suppress(EngineGone, EngineRefused):  # the node's log says so
+        with suppress(EngineGone, EngineRefused):  # the node's log reports these
             state = asked.state(entry)
             if state is not None and (state.running or state.id != ended):
                 yield from log.printed(state, follow=True)

@@ -1,4 +1,4 @@
-"""The Docker containers that a node file names, and those that are there for it."""
+"""The Docker containers that a node file names, and the containers that exist for them."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,18 +22,18 @@ BAD_NODE_FILE = 3
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """A container of the node file; its settings, secrets among them, are not looked at."""
+    """A container of the node file. Its other settings, which may hold secrets, are not read."""
 
     id: str
     image: str
     host: str | None
-    """Of its runner."""
+    """The `host` of its runner."""
     once: bool
-    """Whether it is a program, with a container for each step."""
+    """True for a program, which gets a container for each step."""
 
 
 class Asked:
-    """Engines, asked by a command, which has no event loop. Raises `EngineGone` and `EngineRefused`."""
+    """The engines of a node file, for a command without an event loop. Raises `EngineGone` and `EngineRefused`."""
 
     def __init__(self, path: str) -> None:
         tables = read_node_file(path)
@@ -41,7 +41,7 @@ class Asked:
         self.entries = list(_entries(tables))
         self._engines = {host: Engine(find_engine(host)) for host in {entry.host for entry in self.entries}}
         for engine in self._engines.values():
-            engine.translated(engine.client)  # here, and not by several threads at once
+            engine.translated(engine.client)  # connect here, before several threads ask at once
 
     def close(self) -> None:
         for engine in self._engines.values():
@@ -51,18 +51,18 @@ class Asked:
         return self._engines[host]
 
     def ask(self, entry: Entry, function: Callable[[Any], T]) -> T:
-        """What a function of the entry's engine gives."""
+        """Call the function with the client of the entry's engine, and return its result."""
         engine = self.engine(entry.host)
         return engine.translated(lambda: function(engine.client()))
 
     def state(self, entry: Entry) -> State | None:
-        """Its container that was made last; None: there is none."""
+        """Return the state of the entry's newest container. Return None if there is none."""
         found = self.listed(entry, running_only=False)
         states = (self._inspected(entry, one["Id"]) for one in found)
         return next((state for state in states if state is not None), None)
 
     def listed(self, entry: Entry, *, running_only: bool) -> Sequence[Mapping[str, Any]]:
-        """Its containers, the newest first."""
+        """List the entry's containers, newest first."""
         labels = [f"{NODE}={self.node}", f"{CONTAINER}={entry.id}"]
         return self.ask(entry, lambda api: list(api.containers(all=not running_only, filters={"label": labels})))
 
@@ -77,7 +77,7 @@ class Asked:
 
 @contextmanager
 def explained(path: str) -> Iterator[None]:
-    """Say what is wrong in a line each, and exit."""
+    """Print one line per problem and exit."""
     try:
         yield
     except CompositionError as error:
@@ -98,7 +98,7 @@ def _entries(tables: Mapping[str, Any]) -> Iterator[Entry]:
 
 
 def _tables(value: Any) -> list[dict[str, Any]]:
-    """What of it is tables: the rest is for `nodekit check` to complain about."""
+    """Return the items that are tables. `nodekit check` complains about the rest."""
     return [cast("dict[str, Any]", one) for one in _list(value) if isinstance(one, dict)]
 
 

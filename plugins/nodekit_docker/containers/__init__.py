@@ -1,1 +1,1 @@
-"""Containers: made, followed, kept up; programs that run once for each step."""
+"""Containers that are made, followed and kept up, and programs that run once for each step."""

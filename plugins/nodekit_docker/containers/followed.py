@@ -1,4 +1,4 @@
-"""One container followed from its start to its end: asked whether it answers, looked at when something happens."""
+"""One container, followed from its start to its end: probed until it answers, inspected when something happens."""
 
 import logging
 import math
@@ -26,7 +26,7 @@ LINES_SECONDS = 1.0
 
 
 class Followed:
-    """A container that was started. `tell` is called whenever it goes up or down."""
+    """A container that was started. It calls `tell` whenever it goes up or down."""
 
     def __init__(
         self,
@@ -39,14 +39,15 @@ class Followed:
         http: ContainerHttp,
         tell: Callable[[], None],
     ) -> None:
-        """`network`: the one in which it is called by its address; None: it is called on loopback."""
+        """`network` is the network in which the container is called by its address; None for calls on loopback."""
         self.id = state.id
         self.up = False
-        """Whether it can be called."""
+        """True while it can be called."""
         self.why = "is starting"
-        """Why it cannot, or could not last."""
+        """The reason why it cannot be called, or last could not."""
         self.life: Life | None = None
-        """Since it answered for the first time, or was started anew by somebody; None: before, and at its end."""
+        """Its current life. It begins with the first answer, also after somebody has started the container again. None
+        before the first answer and after the end."""
         self._container = container
         self._state = state
         self._network = network
@@ -56,17 +57,17 @@ class Followed:
         self._tell = tell
         self._wake = anyio.Event()
         self._missed = False
-        """Whether the engine was gone at some time."""
+        """True once the engine has been gone."""
 
     def look(self) -> None:
-        """Something may have happened to it."""
+        """Look at it again: something may have happened to it."""
         self._wake.set()
 
     async def follow(self, answered: Callable[[], None]) -> None:
-        """Until its end; `answered` is called each time that it begins to answer.
+        """Follow the container until its end; call `answered` each time that it begins to answer.
 
-        Raises `NotUp` where it does not answer within its `startup_seconds`, or ends before; `EngineGone` where the
-        engine did not either.
+        Raise `NotUp` if it does not answer within its `startup_seconds`, or ends before it answers. Raise `EngineGone`
+        if the engine did not answer either.
         """
         try:
             await self._has_ended(await self._until_its_end(answered))
@@ -74,7 +75,7 @@ class Followed:
             self._is_down(self.why)
 
     async def _until_its_end(self, answered: Callable[[], None]) -> State | None:
-        """How it is then; None: it is gone."""
+        """Follow it until its end and return its last state. Return None if it was removed."""
         state: State | None = self._state
         seconds = self._container.startup_seconds
         while state is not None and state.running:
@@ -87,18 +88,18 @@ class Followed:
                 if not state.paused:
                     self._is_up(state)
                     answered()
-                    seconds = math.inf  # one that has answered may be busy; it is not killed for that
+                    seconds = math.inf  # a container that has answered may be busy, and is not killed for that
                 continue
             await self._wake.wait()
             state = await self._look_again()
         return state
 
     async def _still_answers(self, state: State) -> bool:
-        """Whether it is up, and the same as before; where a call has cast doubt on it, it is asked."""
+        """Return True if it is up and still in the same life. Probe it only if a call has cast doubt on it."""
         life = self.life
         if life is None or not self.up:
             return False
-        if life.state.started_at != state.started_at:  # somebody has started it anew: its port may be another
+        if life.state.started_at != state.started_at:  # somebody has started it again: its port may have changed
             self._end_life("was started again by somebody")
             self._is_down("was started again by somebody")
             return False
@@ -109,7 +110,10 @@ class Followed:
         return True
 
     async def _until_it_answers(self, state: State, seconds: float) -> State | None:
-        """How it is when it answers, is paused or has ended. Raises `NotUp` where that takes longer."""
+        """Wait until it answers, is paused or has ended. Return its state, or None if it was removed.
+
+        Raise `NotUp` if that takes longer than `seconds`, or `EngineGone` if the engine is then gone too.
+        """
         pause, longest = PROBE_PAUSE_SECONDS, LONGEST_PROBE_PAUSE_SECONDS
         if math.isinf(seconds):
             longest = LONGEST_PAUSE_WHEN_DOWN_SECONDS
@@ -139,7 +143,10 @@ class Followed:
         return Endpoint(f"http://{address}", f"{state.name}:{state.short_id}", self._container) if address else None
 
     async def _look_again(self) -> State | None:
-        """How it is now; None: it is gone. An engine that is gone is waited for: what runs, runs on."""
+        """Return its current state, or None if it was removed.
+
+        Wait for an engine that is gone, because a container may outlive its engine.
+        """
         self._wake = anyio.Event()
         pause = REFUSED_PAUSE_SECONDS
         while True:
@@ -157,14 +164,17 @@ class Followed:
                 pause = min(2 * pause, LONGEST_PAUSE_WHEN_DOWN_SECONDS)
 
     async def _without_engine(self) -> None:
-        """Until the engine is back. Its end takes published ports along, unless it keeps containers alive."""
+        """Wait until the engine is back, and probe the container meanwhile.
+
+        When an engine ends, its published ports go with it, unless the engine keeps containers alive.
+        """
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._probe_without_engine)
             await self._presence.here()
             tasks.cancel_scope.cancel()
 
     async def _probe_without_engine(self) -> None:
-        """Ask the container itself: now, whenever a call casts doubt on it, and for as long as it does not answer."""
+        """Probe the container itself: now, when a call casts doubt on it, and again while it does not answer."""
         while (life := self.life) is not None:
             answers = await self._http.answers(life.endpoint)
             if answers and not self.up:
@@ -177,7 +187,7 @@ class Followed:
                 self._wake = anyio.Event()
 
     async def _has_ended(self, state: State | None) -> None:
-        """Keep what is known of its end. Raises `NotUp` where it has never answered."""
+        """Record how it ended. Raise `NotUp` if it has never answered."""
         answered = self.life is not None
         ending = "was removed" if state is None else state.ending(self._container.memory)
         self._is_down(ending)
@@ -191,7 +201,7 @@ class Followed:
             logging.getLogger(f"nodekit.container.{self._container.id}").warning("%s", line)
 
     async def _last_lines(self, id: str) -> tuple[str, ...]:
-        """What it printed last, as far as that is to be had soon: calls that broke wait to hear why."""
+        """Return the last lines that it printed, or none if that takes too long: broken calls wait for the reason."""
         with suppress(EngineGone, EngineRefused), anyio.move_on_after(LINES_SECONDS):
             return await self._engine.last_lines(id, LINES_IN_LOG)
         return ()
@@ -202,7 +212,7 @@ class Followed:
         if self.life is None or self.life.state.started_at != state.started_at:
             self._end_life("was started again by somebody")
             self.life = Life(state, endpoint)
-        elif self.life.endpoint.url != endpoint.url:  # a network was taken away and given back
+        elif self.life.endpoint.url != endpoint.url:  # somebody removed it from a network and put it back
             self._end_life("was given another address")
             self.life = Life(state, endpoint)
         self.up = True

@@ -1,8 +1,8 @@
-"""Networks with no way out: one for each isolated container, in which only its node can reach it.
+"""Networks with no way out: one for each isolated container, which only its node can reach.
 
-Such a network is internal: nothing in it is routed to elsewhere. Where the node runs in a container, which is then
-attached to it, the engine's machine has no address in it either. Where the node runs on the machine itself, the
-machine's address in it is what the container is called from, and what it can call in turn.
+Such a network is internal: nothing is routed out of it. If the node runs in a container, that container is attached
+to the network, and the engine's machine has no address in it. If the node runs on the machine itself, the machine has
+an address in the network. The node calls the container from that address, and the container can call it in turn.
 """
 
 import logging
@@ -34,11 +34,14 @@ class Isolation:
         return bool(self._around.networks)
 
     def shared(self, container: DockerContainer) -> str | None:
-        """The network in which the node reaches it, as one of its members; None: from the engine's machine."""
+        """Return the network that the node shares with the container; None if the node runs on the engine's machine."""
         return network_of(container, self._node) if self._inside else None
 
     async def ready(self, container: DockerContainer) -> None:
-        """Its network is there, with the node in it where that runs in a container. Raises `NotUp`."""
+        """Make the container's network, unless it exists, and attach the node's own container if there is one.
+
+        Raise `NotUp` if that fails.
+        """
         settings = self._settings(container)
         chosen: Network | None = None
         for network in await self._found(f"{CONTAINER}={container.id}"):
@@ -56,7 +59,7 @@ class Isolation:
             raise NotUp(explained(str(error))) from error
 
     def _settings(self, container: DockerContainer) -> dict[str, Any]:
-        """The body of the engine's call."""
+        """Return the body of the engine's call."""
         settings: dict[str, Any] = {
             "Name": network_of(container, self._node),
             "CheckDuplicate": True,
@@ -68,10 +71,10 @@ class Isolation:
         return {**settings, "Labels": {NODE: self._node, CONTAINER: container.id, SETTINGS: digest_of(settings)}}
 
     async def remove_orphans(self, entries: Collection[str]) -> None:
-        """Remove this node's networks but those of the entries, as far as nobody else is in them."""
+        """Remove this node's networks, except those of the entries and those with other containers in them."""
         try:
             found = await self._found()
-        except EngineRefused as error:  # what is in front of an engine may keep networks to itself
+        except EngineRefused as error:  # a proxy in front of the engine may hide networks
             logger.info("the networks of %s cannot be looked at: %s", self._node, error)
             return
         for network in found:
@@ -86,7 +89,7 @@ class Isolation:
             if self._inside:
                 await self._engine.detach(self._around.owner, network.id)
             await self._engine.remove_network(network.id)
-        except EngineRefused as error:  # somebody has put another container there
+        except EngineRefused as error:  # somebody has put another container into it
             logger.warning("network %s is left: %s", network.name, error)
 
 

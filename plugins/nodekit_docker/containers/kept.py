@@ -1,4 +1,4 @@
-"""One container kept up: made, followed, made again when it dies."""
+"""One container that is kept up: made, followed, and made again when it dies."""
 
 import logging
 import math
@@ -24,11 +24,11 @@ from nodekit_remote import ContainerHttp, Endpoint, Streamed, restart_pause
 logger = logging.getLogger("nodekit.docker")
 
 NOTICE_SECONDS = 2.0
-"""How long after a broken connection the engine may take to tell of the container's end."""
+"""Seconds after a broken connection in which the engine may still report the container's end."""
 
 
 class Kept:
-    """The container of one entry of the node file. `tell` is called whenever it goes up or down."""
+    """The container of one entry of the node file. It calls `tell` whenever it goes up or down."""
 
     def __init__(
         self,
@@ -48,25 +48,25 @@ class Kept:
         self._restarts = 0
         self._restart_at = 0.0
         self._answered_at = math.inf
-        """When the one that is there answered first; what was slow to start has not run for long."""
+        """Time of the current container's first answer. A slow start does not count as running for long."""
 
     @property
     def id(self) -> str:
-        """The engine's, of the container that is there; empty: none is."""
+        """The engine's id of the current container; empty if there is none."""
         return self._now.id if self._now else ""
 
     @property
     def up(self) -> bool:
-        """Whether it can be called."""
+        """True while it can be called."""
         return self._now is not None and self._now.up
 
     @property
     def why(self) -> str:
-        """Why it cannot."""
+        """The reason why it cannot be called."""
         return self._now.why if self._now else self._why
 
     def problem(self) -> str | None:
-        """Why it cannot be called, and when it is started again."""
+        """Say why it cannot be called, and when it is started again. Return None while it is up."""
         if self.up:
             return None
         seconds = self._restart_at - time.monotonic()
@@ -74,26 +74,26 @@ class Kept:
         return f"container {self._container.id} is down: {self.why}{soon}"
 
     def look(self) -> None:
-        """Something may have happened to it."""
+        """Look at the container again: something may have happened to it."""
         if self._now:
             self._now.look()
 
     # -- calls ------------------------------------------------------------------------------------
 
     async def call(self, step: Step) -> ContainerOutput:
-        """Run a step. Raises `ContainerFailed`, of the kind `died` where the container ended meanwhile."""
+        """Run a step. Raise `ContainerFailed`, with the kind `died` if the container ended meanwhile."""
         async with self._called() as endpoint:
             return await self._http.run(step, endpoint)
 
     @asynccontextmanager
     async def stream(self, step: Step) -> AsyncIterator[Streamed]:
-        """As `call`; the reply's bytes as they come."""
+        """Run a step as `call` does, but give the reply's bytes as they come."""
         async with self._called() as endpoint, self._http.stream(step, endpoint) as pieces:
             yield pieces
 
     @asynccontextmanager
     async def _called(self) -> AsyncIterator[Endpoint]:
-        """Where it is called inside; a connection that breaks there is explained as far as that is known soon."""
+        """Give the endpoint to call. If the connection breaks inside, find out why, and raise that."""
         life = self._now.life if self._now and self._now.up else None
         if life is None:
             raise ContainerFailed("connection", f"the container is not running: {self.why}")
@@ -105,12 +105,12 @@ class Kept:
             raise await self._cleared_up(life, failure) from failure
 
     async def resources(self, model_id: str | None) -> msgspec.Raw | None:
-        """What the container says of itself; None: nothing, or it is not up."""
+        """Return what the container reports about itself. Return None if it reports nothing or is not up."""
         life = self._now.life if self._now and self._now.up else None
         return await self._http.resources(life.endpoint, model_id) if life else None
 
     async def _cleared_up(self, life: Life, failure: ContainerFailed) -> ContainerFailed:
-        """What a broken connection came from, as far as is known soon."""
+        """Find out why a connection broke, within `NOTICE_SECONDS`; otherwise return the failure unchanged."""
         if not life.ending:
             doubt = life.doubt()
             self.look()
@@ -125,7 +125,7 @@ class Kept:
     # -- staying up -------------------------------------------------------------------------------
 
     async def run(self, *, task_status: "TaskStatus[None]") -> None:
-        """Keep it up until cancelled. Raises `NotStarted` if it is required and does not come up the first time."""
+        """Keep it up until cancelled. Raise `NotStarted` if it is required and does not come up the first time."""
         required = self._container.required
         if not required:
             task_status.started()
@@ -150,7 +150,7 @@ class Kept:
             self._restarts += 1
 
     async def _lived(self, answered: Callable[[], None]) -> NotUp | EngineGone | None:
-        """From its making to its end; what kept it from coming up, if it did not."""
+        """Make the container and follow it to its end. Return the error if it did not come up."""
         try:
             await self._live(answered)
         except NameTaken as error:
@@ -164,15 +164,16 @@ class Kept:
             return self._failed(error)
         except EngineRefused as error:
             return self._failed(NotUp(explained(str(error))))
-        except Exception:  # a fault of ours, or of an engine that answers what none should: other containers go on
+        except Exception:  # a bug of ours, or an engine that answers nonsense: other containers go on
             logger.exception("container %s: keeping it up failed", self._container.id)
             return self._failed(NotUp("internal error of the runner; the log has it"))
         return None
 
     async def _live(self, answered: Callable[[], None]) -> None:
-        """From its making to its end.
+        """Make the container, or take over a running one, and follow it to its end.
 
-        One that an earlier run has left may be busy for that run and not answer; it is replaced, and no failure.
+        A container that an earlier run left may still be busy for that run and not answer. It is then replaced, which
+        does not count as a failure.
         """
         state, taken_over = await self._workshop.taken_or_made(self._container, self._restarts)
         try:
@@ -197,11 +198,11 @@ class Kept:
             http=self._http,
             tell=self._tell,
         )
-        now.look()  # what happened before its id was known went unheard
+        now.look()  # events before its id was known were missed
         try:
             await now.follow(answered)
-        except NotUp:  # or it would be found running, and taken for good
-            with suppress(EngineGone, EngineRefused):  # then the next look finds it
+        except NotUp:  # remove it, or the next run would find it running and take it over
+            with suppress(EngineGone, EngineRefused):  # the next attempt finds it
                 await self._workshop.engine.remove(now.id)
             raise
 

@@ -1,4 +1,4 @@
-"""A container from the moment it answers to its end."""
+"""A container's life, from its first answer to its end."""
 
 from collections.abc import Sequence
 
@@ -12,13 +12,13 @@ CHARACTERS_IN_ERROR = 500
 
 
 class Life:
-    """Calls go to its endpoint; one whose connection breaks casts doubt on it, which is cleared up for all of them."""
+    """One life of a container. A call whose connection breaks casts doubt on it; one check answers for all calls."""
 
     def __init__(self, state: State, endpoint: Endpoint) -> None:
         self.state = state
         self.endpoint = endpoint
         self.ending = ""
-        """``was killed by SIGKILL``, with what it printed last; for clients to read. Empty: it has not ended."""
+        """Text for clients, such as ``was killed by SIGKILL``, with the last lines printed. Empty until the end."""
         self._doubt: anyio.Event | None = None
 
     @property
@@ -26,13 +26,13 @@ class Life:
         return self._doubt is not None
 
     def doubt(self) -> anyio.Event:
-        """Does it still answer? What is returned is set once that is known."""
+        """Ask for a check whether it still answers. The returned event is set once that is known."""
         if self._doubt is None:
             self._doubt = anyio.Event()
         return self._doubt
 
     def settle(self) -> None:
-        """It is known now."""
+        """Clear the doubt: the answer is known."""
         if self._doubt is not None:
             self._doubt.set()
             self._doubt = None
@@ -43,6 +43,6 @@ class Life:
 
 
 def with_lines(ending: str, lines: Sequence[str]) -> str:
-    """The ending, and the last lines that say something."""
+    """Return the ending, followed by the last lines that are not blank."""
     said = " | ".join(line for line in lines[-LINES_IN_ERROR:] if line.strip())
     return f"{ending}; it printed last: {said[-CHARACTERS_IN_ERROR:]}" if said else ending

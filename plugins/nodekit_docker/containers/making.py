@@ -1,4 +1,4 @@
-"""Making the container of an entry: found running as the node file says, or else made."""
+"""The making of an entry's container: one that already runs as the node file says is taken over."""
 
 import logging
 from collections.abc import Collection, Mapping
@@ -19,11 +19,11 @@ from nodekit_docker.images.images import Images
 logger = logging.getLogger("nodekit.docker")
 
 _OWNERS = {NODE: "the node", "com.docker.compose.project": "the compose project"}
-"""Labels that say whose a container is."""
+"""Labels that name a container's owner."""
 
 
 class Workshop:
-    """Makes the containers of a node, and takes them away."""
+    """The place where the containers of a node are made and removed."""
 
     def __init__(self, engine: Engine, node: str, folder: Path, around: Surroundings, *, bounded_logs: bool) -> None:
         self.engine = engine
@@ -36,17 +36,17 @@ class Workshop:
         self._bounded_logs = bounded_logs
 
     def reached_in(self, container: DockerContainer) -> str | None:
-        """The network in which the node reaches it by its address; None: not as a member of one.
+        """Return the network in which the node reaches the container by its address; None if they share none.
 
-        Raises `NotUp` where there should be one.
+        Raise `NotUp` if they should share one and do not.
         """
         return (self.isolation if container.isolated else self.around).shared(container)
 
     async def taken_or_made(self, container: DockerContainer, restarts: int) -> tuple[State, bool]:
-        """The entry's one container, started, and whether it was there. Raises `NotUp`, `NameTaken`, `EngineGone`.
+        """Return the entry's container, started, and True if it was taken over.
 
-        One that is there is taken over if it runs, is not paused and was made from the same settings and image; all
-        others are removed.
+        A container is taken over if it runs, is not paused and was made from the same settings and image. All others
+        are removed. Raises `NotUp`, `NameTaken` and `EngineGone`.
         """
         image = await self.images.ready(container)
         shared = self.reached_in(container)
@@ -74,15 +74,16 @@ class Workshop:
         return await self._found(f"{CONTAINER}={container.id}")
 
     async def _found(self, *labels: str) -> list[State]:
-        """This node's containers, oldest first."""
+        """Inspect this node's containers, oldest first."""
         listed = await self.all(*labels)
         inspected = [await self.engine.inspect(one.id) for one in reversed(listed)]
         return [State.of(one) for one in inspected if one is not None]
 
     async def all(self, *labels: str) -> list[Listed]:
-        """This node's containers, in short, running or not.
+        """List this node's containers, running or not.
 
-        Labels alone do not show whose one is: copies of containers (``docker commit``) and their images have them too.
+        Labels alone do not prove that a container is the node's. Images made by ``docker commit`` keep the labels, and
+        so do containers of these images. So the names are compared, too.
         """
         listed = await self.engine.containers([self.label, *labels])
         return [one for one in listed if is_named(one.name, self._node, one.entry, one.said)]
@@ -101,7 +102,10 @@ class Workshop:
         return State.of(told)
 
     async def _other_name(self, container: DockerContainer, wanted: Spec) -> str:
-        """Whose the name is decides: our own make way, others are left alone. A name that was said has no other."""
+        """Free the name if containers of ours have it, or choose another name if it is somebody else's.
+
+        Raise `NotUp` if somebody else has a name that the node file asks for.
+        """
         ours = [state for state in await self._there(container) if state.name == wanted.name]
         for state in ours:
             await self.engine.remove(state.id)
@@ -125,11 +129,11 @@ class Workshop:
     # -- programs ---------------------------------------------------------------------------------
 
     def program(self, container: DockerContainer, step: Step) -> Spec:
-        """How the container of one step is made."""
+        """Return the spec of the container of one step."""
         return program_spec(container, self._node, self._folder, step)
 
     async def remove_programs(self, container: DockerContainer, but: Collection[str]) -> None:
-        """Remove the containers of an entry, but those of these names: what a run has left that was killed."""
+        """Remove the containers of an entry that a killed run has left, except those of the names in `but`."""
         for state in await self._there(container):
             await self._check_owner(state)
             if state.name not in but:
@@ -138,9 +142,9 @@ class Workshop:
     # -- all of them ------------------------------------------------------------------------------
 
     async def remove_orphans(self, containers: Collection[DockerContainer]) -> None:
-        """Remove what an earlier run of this node has left and the node file no longer names, or names otherwise.
+        """Remove containers of an earlier run that no longer fit the node file.
 
-        Raises `NameTaken` where they belong to a node of the same name that runs elsewhere.
+        Raise `NameTaken` if they belong to a node of the same name that runs elsewhere.
         """
         wanted = {container.id: container for container in containers}
         for state in await self._found():
@@ -151,7 +155,10 @@ class Workshop:
         await self.isolation.remove_orphans({container.id for container in containers if container.isolated})
 
     async def _check_owner(self, state: State) -> None:
-        """What a lock on the machine does not show: nodes in containers have a machine of their own."""
+        """Raise `NameTaken` if the container belongs to another node of this name that runs.
+
+        The lock of `name_lock` does not see nodes in other containers, because each container has its own namespace.
+        """
         owner = state.labels.get(OWNER, "")
         if owner == self.around.owner:
             return
@@ -171,7 +178,7 @@ class Workshop:
 
 
 def _fits(state: State, container: DockerContainer | None) -> bool:
-    """Whether it may be an entry's, as far as its name and its network say."""
+    """Return True if the name and the network of a container fit the entry."""
     if container is None or container.once:
         return False
     isolated = state.name in state.addresses  # the network has the name of its container

@@ -1,4 +1,4 @@
-"""A node's name is one node's: a lock that the kernel gives back however its holder ends."""
+"""A lock for a node's name, so that one node has it. The kernel releases it however its holder ends."""
 
 import errno
 import hashlib
@@ -9,9 +9,10 @@ from nodekit_docker.engine.errors import NameTaken
 
 
 def hold_name(node: str, engine: str) -> socket.socket | None:
-    """Hold the name on an engine, named by its id, until what is returned is closed. Raises `NameTaken`.
+    """Hold the node's name on an engine, given by its id, until the returned socket is closed.
 
-    It is a socket in Linux's abstract namespace: no file that could be left behind, the same for all users.
+    The lock is a socket in Linux's abstract namespace: it leaves no file behind, and it is the same for all users.
+    Return None on other systems. Raise `NameTaken` if another node on this machine holds the name.
     """
     if sys.platform != "linux":
         return None

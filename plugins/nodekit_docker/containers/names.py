@@ -1,4 +1,4 @@
-"""How containers are named, for people; and by which, with their labels, a node knows its own."""
+"""Names of containers, for people to read. By names and labels, a node also recognises its own containers."""
 
 import re
 import secrets
@@ -7,17 +7,17 @@ _DIGITS = 6
 
 
 def name_of(node: str, entry: str) -> str:
-    """Of an entry's container, and of its network, unless it is said."""
+    """Return the name of an entry's container and of its network, for an entry that does not set one."""
     return f"nodekit-{node}-{entry}"
 
 
 def another_name(name: str) -> str:
-    """Where somebody else has the name, or where there are several."""
+    """Return the name with a random end, for a name that is taken or needed several times."""
     return f"{name}-{secrets.token_hex(_DIGITS // 2)}"
 
 
 def is_named(name: str, node: str, entry: str, said: str = "") -> bool:
-    """Whether it is the name that was said when it was made or, where none was, one of the first two."""
+    """Return True if the name is the one that the entry set (`said`), or else one that the functions above make."""
     if said:
         return name == said
     return re.fullmatch(rf"{re.escape(name_of(node, entry))}(-[0-9a-f]{{{_DIGITS}}})?", name) is not None

@@ -1,4 +1,4 @@
-"""One program kept ready: its image is there, and each step is run in a container of its own."""
+"""One program that is kept ready: its image is pulled, and each step runs in a container of its own."""
 
 import logging
 import os
@@ -28,55 +28,58 @@ logger = logging.getLogger("nodekit.docker")
 LINES_IN_LOG = 20
 NO_TLS = 'a program with mode = "once" is talked to over an engine\'s socket without TLS: unix:///path'
 SHOWN_BYTES = 500
-"""How much of an unexpected output stands in an error."""
+"""Number of bytes of an unexpected output that an error shows."""
 
 _raw: msgspec.json.Decoder[msgspec.Raw] = msgspec.json.Decoder(msgspec.Raw)
 
 
 def bounded(container: DockerContainer) -> DockerContainer:
-    """A program is taken to keep a processor busy: unless said, as many steps run at once as there are."""
+    """Limit a program without a `concurrency` to as many steps at once as there are processors.
+
+    A program is assumed to keep one processor busy.
+    """
     if not container.once or container.concurrency is not None:
         return container
     return replace(container, concurrency=os.cpu_count() or 1)
 
 
 class Once:
-    """The program of one entry of the node file. `tell` is called whenever it goes up or down."""
+    """The program of one entry of the node file. It calls `tell` whenever it goes up or down."""
 
     def __init__(
         self, container: DockerContainer, workshop: Workshop, presence: Presence, tell: Callable[[], None]
     ) -> None:
         self.id = ""
-        """No container is kept up."""
+        """Always empty: no container is kept up."""
         self._container = container
         self._workshop = workshop
         self._presence = presence
         self._tell = tell
         self._why = "was not started yet"
-        """Why no container of it can be made; empty: one can."""
+        """The reason why no container of it can be made; empty if one can."""
         self._woken = anyio.Event()
         self._programs: set[str] = set()
-        """Names of those that run now."""
+        """Names of the containers that run now."""
         self._tasks: TaskGroup | None = None
 
     @property
     def up(self) -> bool:
-        """Whether its image is there, and the engine answers."""
+        """True while its image is there and the engine answers."""
         return not self._why and not self._presence.trouble
 
     def problem(self) -> str | None:
-        """Why it cannot be run."""
+        """Say why it cannot be run. Return None while it is up."""
         return None if self.up else f"container {self._container.id} is down: {self._why or self._presence.trouble}"
 
     def look(self) -> None:
-        """The engine may be gone, or back."""
+        """Look again: the engine may be gone, or back."""
         self._woken.set()
         self._tell()
 
     # -- staying ready ----------------------------------------------------------------------------
 
     async def run(self, *, task_status: "TaskStatus[None]") -> None:
-        """Keep it ready until cancelled. Raises `NotStarted` if it is required and is not ready the first time."""
+        """Keep it ready until cancelled. Raise `NotStarted` if it is required and is not ready the first time."""
         required = self._container.required
         if not required:
             task_status.started()
@@ -89,7 +92,7 @@ class Once:
                     task_status.started()
                 await self._stay_ready()
             finally:
-                self._tasks = None  # from here on, leaving removes what is there
+                self._tasks = None  # from here on, the runner removes containers when it is left
 
     async def _stay_ready(self) -> None:
         pause = 0.0
@@ -105,7 +108,7 @@ class Once:
             await self._readied()
 
     async def _readied(self) -> bool:
-        """Its image is there, and nothing that an earlier run or a lost engine has left."""
+        """Pull its image and remove containers that an earlier run or a lost engine left. Return True on success."""
         self._woken = anyio.Event()
         why = ""
         try:
@@ -118,7 +121,7 @@ class Once:
             why = str(error)
         except (NotUp, NameTaken, EngineRefused) as error:
             why = str(error)
-        except Exception:  # as of containers that are kept up: others go on
+        except Exception:  # a bug must not stop the other containers
             logger.exception("container %s: keeping it ready failed", self._container.id)
             why = "internal error of the runner; the log has it"
         if why != self._why:
@@ -131,7 +134,8 @@ class Once:
     async def call(self, step: Step) -> ContainerOutput:
         """Run a step in a container of its own. Raises `ContainerFailed`.
 
-        However it ends, also by being cancelled, the container is killed and removed, without being waited for.
+        The container is killed and removed however the call ends, also if it is cancelled. The call does not wait for
+        that.
         """
         if not self.up:
             raise ContainerFailed("connection", f"the container is not running: {self._why or self._presence.trouble}")
@@ -152,12 +156,12 @@ class Once:
 
     @asynccontextmanager
     async def stream(self, step: Step) -> AsyncIterator[Streamed]:
-        """As `call`; all in one piece, for it is known to be whole JSON only at its end."""
+        """Run a step as `call` does, and give the output in one piece: only its end shows that it is whole JSON."""
         output = await self.call(step)
         yield Streamed(_whole(bytes(output.output)), output.instance)
 
     async def resources(self, model_id: str | None) -> msgspec.Raw | None:
-        """Nothing: no container is there to be asked."""
+        """Return None: there is no container to ask."""
         return None
 
     async def _output(self, step: Step, program: Program) -> ContainerOutput:
@@ -176,7 +180,7 @@ class Once:
         return ContainerOutput(container=step.container, output=output, instance=f"{program.name}:{program.short_id}")
 
     async def _fault(self, program: Program, printed: Printed) -> ContainerFailed:
-        """What made it fail, in the words that containers that are kept up have for it."""
+        """Return the reason why it failed, in the same words as for containers that are kept up."""
         lines = self._said(printed)
         told = await self._workshop.engine.inspect(program.id)
         if told is None:
@@ -186,7 +190,7 @@ class Once:
         return ContainerFailed("died" if state.error or state.killed_by else "status", text)
 
     def _said(self, printed: Printed) -> tuple[str, ...]:
-        """Its last lines on standard error, which the log has then, too."""
+        """Return its last lines on standard error, and log them."""
         lines = shown_lines(printed.errors)[-LINES_IN_LOG:]
         for line in lines:
             logging.getLogger(f"nodekit.container.{self._container.id}").warning("%s", line)
@@ -202,7 +206,7 @@ class Once:
     async def _remove(self, name: str) -> None:
         try:
             await self._workshop.engine.remove(name)
-        except (EngineGone, EngineRefused) as error:  # the next look finds it
+        except (EngineGone, EngineRefused) as error:  # the next `_readied` removes it
             logger.warning("container %s is left on the engine for now: %s", name, error)
         finally:
             self._programs.discard(name)

@@ -1,4 +1,4 @@
-"""What a program prints: two streams, which the engine interleaves on one connection."""
+"""A program's output: two streams that the engine interleaves on one connection."""
 
 from collections.abc import Iterator
 
@@ -7,11 +7,11 @@ import msgspec
 HEAD_BYTES = 8
 STDOUT, STDERR = 1, 2
 KEPT_BYTES = 64 * 1024
-"""Of standard error, from its end."""
+"""Number of bytes kept of the end of standard error."""
 
 
 class Frames:
-    """Takes the engine's stream apart: a head that says which stream and how many bytes, and the bytes."""
+    """A parser of the engine's stream. Each frame has a head, which gives stream and size, and then the bytes."""
 
     def __init__(self) -> None:
         self._head = b""
@@ -19,7 +19,10 @@ class Frames:
         self._left = 0
 
     def read(self, data: bytes) -> Iterator[tuple[int, bytes]]:
-        """What of the streams is in the next bytes, in order. A frame may be cut anywhere, and is not waited for."""
+        """Yield stream numbers and pieces out of the next bytes, in order.
+
+        A frame may be cut anywhere; its pieces are yielded before it is complete.
+        """
         at = 0
         while at < len(data):
             if self._left:
@@ -37,7 +40,7 @@ class Frames:
 
 
 class Output:
-    """What a program has printed: all of standard output up to a limit, and the end of standard error."""
+    """The output of a program: standard output up to a limit, and the end of standard error."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -48,11 +51,11 @@ class Output:
 
     @property
     def too_large(self) -> bool:
-        """Whether standard output is past its limit; what there is of it is then incomplete."""
+        """True once standard output is past its limit; the kept output is then incomplete."""
         return self._size > self._max_bytes
 
     def add(self, data: bytes) -> None:
-        """The next bytes of the engine's stream."""
+        """Add the next bytes of the engine's stream."""
         for stream, piece in self._frames.read(data):
             if stream == STDERR:
                 self._errors = (self._errors + piece)[-KEPT_BYTES:]
@@ -66,7 +69,7 @@ class Output:
 
 
 class Printed(msgspec.Struct, frozen=True):
-    """A program that has ended, and what it has printed."""
+    """The exit code and the output of a program that has ended."""
 
     exit_code: int
     output: bytes

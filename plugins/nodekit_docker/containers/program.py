@@ -1,4 +1,4 @@
-"""The container of one step: begun, given its input, read to its end. It is given up from any point of that."""
+"""The container of one step: started, fed with its input, and read to its end. It can be given up at any point."""
 
 import asyncio
 import os
@@ -19,16 +19,16 @@ PIECE_BYTES = 64 * 1024
 
 
 class TooLarge(Exception):
-    """It has printed more than it may."""
+    """The program has printed more than it may."""
 
 
 class Program:
-    """A container that is there for one step."""
+    """A container for one step."""
 
     def __init__(self, engine: Engine, spec: Spec, *, owner: str) -> None:
         self.name = spec.name
         self.id = ""
-        """The engine's; empty: it is not known yet."""
+        """The engine's id; empty until it is known."""
         self._engine = engine
         self._body = spec.body(owner=owner, restarts=0)
         self._lock = Lock()
@@ -40,9 +40,10 @@ class Program:
         return self.id[:SHORT_ID]
 
     async def run(self, given: bytes, max_bytes: int) -> Printed:
-        """Its whole life: `given` on standard input, and what it printed. Raises `TooLarge`, and the engine's errors.
+        """Run the program with `given` on standard input, and return its output.
 
-        Whoever calls it gives it up afterwards, whatever came of it, and removes the container by its name.
+        The caller must call `give_up` afterwards, however this ends, and remove the container by its name. Raises
+        `TooLarge` and the engine's errors.
         """
         self.id = await self._engine.call(self._begin)
         output = Output(max_bytes)
@@ -56,7 +57,7 @@ class Program:
         return output.printed(await self._exit_code())
 
     async def _exit_code(self) -> int:
-        """Once it has ended; as if it was killed, where somebody has removed it."""
+        """Wait for its end and return the exit code. Return `KILLED` if somebody has removed it."""
         try:
             ended = await self._engine.wait(lambda api: api.wait(self.id))
         except EngineRefused as error:
@@ -66,7 +67,7 @@ class Program:
         return int(ended["StatusCode"])
 
     def give_up(self) -> None:
-        """It is of no more use: a call that makes it right now removes it again."""
+        """Give the container up. A call that is making it right now removes it again."""
         with self._lock:
             self._wanted = False
             if self._socket is not None:
@@ -75,11 +76,11 @@ class Program:
     # -- in a thread ------------------------------------------------------------------------------
 
     def _begin(self, api: Any) -> str:
-        """Make it, listen to it, start it: in this order, so that nothing of what it prints is missed."""
+        """Make the container, attach to it and start it, in this order, so that none of its output is missed."""
         id = str(api.create_container_from_config(self._body, self.name)["Id"])
         if self._wanted and self._holds(_attached(api, id)):
             api.start(id)
-        if not self._wanted:  # who gave it up has looked for it before it was there
+        if not self._wanted:  # the caller of `give_up` looked for it before it existed
             api.remove_container(id, force=True, v=True)
         return id
 
@@ -95,21 +96,21 @@ class Program:
 
     async def _feed(self, given: bytes) -> None:
         assert self._socket is not None
-        with suppress(OSError):  # it does not read, or has ended: what it printed says what came of that
+        with suppress(OSError):  # it does not read its input, or has ended: its output shows the result
             await asyncio.get_running_loop().sock_sendall(self._socket, given)
             self._socket.shutdown(socket.SHUT_WR)
 
     async def _received(self) -> bytes:
-        """The next bytes; none: no more come."""
+        """Receive the next bytes; empty at the end."""
         assert self._socket is not None
         try:
             return await asyncio.get_running_loop().sock_recv(self._socket, PIECE_BYTES)
-        except OSError:  # reset, where it has ended before it read all: why it has, the engine says
+        except OSError:  # the connection is reset if it ends before it has read all; the engine knows why it ended
             return b""
 
 
 def _attached(api: Any, id: str) -> socket.socket:
-    """A connection to its standard streams. The client's own goes through buffers that block."""
+    """Open a connection to its standard streams. The client's own connection uses buffers that block."""
     streams = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
     theirs = api.attach_socket(id, params=streams)
     connection = socket.socket(fileno=os.dup(theirs.fileno()))

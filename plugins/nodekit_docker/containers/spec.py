@@ -16,32 +16,32 @@ from nodekit_docker.sizes import size_in_bytes
 from nodekit_remote import plain_env
 
 LOG_SIZE, LOG_FILES = "10m", "3"
-"""Where the engine keeps what containers print in files, it would let them grow for ever."""
+"""Bounds of log files. Without them, an engine that keeps logs in files lets them grow for ever."""
 NO_NAMES = {"Dns": ["0.0.0.0"], "DnsOptions": ["timeout:1", "attempts:1"]}  # noqa: S104 - nobody listens there
-"""A name server that is not there: the container itself. Without one of its own, older engines ask the machine's on its
-behalf, which is a way out of an internal network (CVE-2024-29018)."""
+"""A name server that does not answer: the container itself. If a container has no name server of its own, older
+engines ask the machine's on its behalf. That is a way out of an internal network (CVE-2024-29018)."""
 
 
 class Spec(msgspec.Struct, frozen=True):
-    """How a container is made."""
+    """The settings from which a container is made."""
 
     name: str
     settings: Mapping[str, Any]
-    """The body of the engine's call, without what differs from one making to the next."""
+    """The body of the engine's call, without the labels that differ each time the container is made."""
     digest: str
-    """Of the settings: the same for containers that need not be made anew."""
+    """A digest of the settings. A container with the same digest need not be made anew."""
 
     def body(self, *, owner: str, restarts: int) -> dict[str, Any]:
-        """The body of the engine's call. `owner` is the container that the node runs in; empty: none."""
+        """Return the body of the engine's call. `owner` is the id of the node's own container, or empty."""
         labels = {**self.settings["Labels"], SETTINGS: self.digest, OWNER: owner, RESTARTS: str(restarts)}
         return {**self.settings, "Labels": labels}
 
 
 def spec(container: DockerContainer, node: str, folder: Path, *, shared: str | None, bounded_logs: bool) -> Spec:
-    """The spec of a container of a node.
+    """Return the spec of a container that is called over HTTP.
 
-    `shared` is the network that a node in a container shares with it; otherwise it publishes its port on loopback,
-    unless it is isolated. `bounded_logs`: whether the engine keeps logs in files, whose size can be bounded.
+    `shared` is the network that a node in a container shares with it. Without one, the container publishes its port on
+    loopback, unless it is isolated. `bounded_logs` is True if the engine keeps logs in files, which can be bounded.
     """
     settings = _settings(container, node, folder)
     settings["ExposedPorts"] = {f"{container.port}/tcp": {}}
@@ -62,9 +62,9 @@ def spec(container: DockerContainer, node: str, folder: Path, *, shared: str | N
 
 
 def program_spec(container: DockerContainer, node: str, folder: Path, step: Step) -> Spec:
-    """The spec of the container of one step, whose program is talked to over its standard streams.
+    """Return the spec of the container of one step, whose program is called over its standard streams.
 
-    Nothing of what it prints is kept on a disk.
+    Its output is not kept on a disk.
     """
     settings = _settings(container, node, folder)
     settings["Env"] += [f"{name}={text}" for name, text in _env_of(step).items()]
@@ -76,7 +76,7 @@ def program_spec(container: DockerContainer, node: str, folder: Path, step: Step
 
 
 def network_of(container: DockerContainer, node: str) -> str:
-    """The name of an isolated container's network."""
+    """Return the name of an isolated container's network."""
     return container.name or name_of(node, container.id)
 
 
@@ -85,7 +85,7 @@ def digest_of(settings: Mapping[str, Any]) -> str:
 
 
 def _settings(container: DockerContainer, node: str, folder: Path) -> dict[str, Any]:
-    """What does not depend on how it is called."""
+    """Return the settings that are the same for served containers and programs."""
     settings: dict[str, Any] = {
         "Image": container.image,
         "Env": [f"{name}={text}" for name, text in sorted(plain_env(container.env).items())],
@@ -100,7 +100,7 @@ def _settings(container: DockerContainer, node: str, folder: Path) -> dict[str, 
 
 
 def _env_of(step: Step) -> Mapping[str, str]:
-    """What a served container is told beside the data."""
+    """Return the facts about a step that a served container gets beside the data, as environment variables."""
     return {
         "NODEKIT_IDEMPOTENCY_KEY": step.idempotency_key,
         "NODEKIT_SOURCE": str(int(step.input.source)),
@@ -112,7 +112,7 @@ def _env_of(step: Step) -> Mapping[str, str]:
 def _host_config(container: DockerContainer, folder: Path) -> dict[str, Any]:
     memory = size_in_bytes(container.memory)
     config: dict[str, Any] = {
-        "Init": True,  # passes signals on, and reaps what the program leaves
+        "Init": True,  # passes signals on, and reaps processes that the program leaves
         "CapDrop": ["ALL"],
         "CapAdd": [name.removeprefix("CAP_") for name in container.capabilities],
         "SecurityOpt": ["no-new-privileges"],
@@ -132,7 +132,7 @@ def _host_config(container: DockerContainer, folder: Path) -> dict[str, Any]:
 
 
 def _mount(volume: Volume) -> dict[str, Any]:
-    """As a mount, not a "bind": a folder that is missing is then an error, and not made, owned by root."""
+    """Return a mount. It fails if its folder is missing; the older "binds" would create one, owned by root."""
     kind = "bind" if volume.is_bind else "volume"
     return {"Type": kind, "Source": volume.source, "Target": volume.target, "ReadOnly": volume.read_only}
 
@@ -173,7 +173,7 @@ _CURES = (
 
 
 def explained(text: str) -> str:
-    """Why the engine would not make or start a container, for who wrote the node file."""
+    """Translate the engine's refusal to make or start a container into words for the author of the node file."""
     for pattern, cure in _CURES:
         if found := re.search(pattern, text, re.IGNORECASE | re.DOTALL):
             return cure.format(*found.groups())

@@ -1,4 +1,4 @@
-"""How a container is, out of what the engine says about it."""
+"""The state of a container, read from the engine's answers."""
 
 import signal
 from collections.abc import Mapping, Sequence
@@ -12,23 +12,23 @@ from nodekit_docker.engine.errors import EngineRefused
 NODE, CONTAINER, NAMED, STEP, SETTINGS, OWNER, RESTARTS = (
     f"nodekit.{name}" for name in ("node", "container", "name", "step", "settings", "owner", "restarts")
 )
-"""Labels: whose it is, which entry of the node file it is for, its name where that is not made of these two, the step
-that it is for (of a program), a digest of how it was made, which container its node runs in (empty: none), and how
-often it had to be started again."""
+"""Labels, in this order: the node's name; the id of the entry in the node file; the name, if it is not made of these
+two; the step (of a program); the digest of the settings; the id of the container that the node runs in (empty if there
+is none); the number of restarts."""
 
 SHORT_ID = 12
 KILLED = 128 + 9
 
 
 class Listed(msgspec.Struct, frozen=True):
-    """What a list of containers says of one."""
+    """A container in the engine's list of containers."""
 
     id: str
     name: str
     entry: str
-    """The id in the node file of the container that it is for."""
+    """The id of its entry in the node file."""
     said: str = ""
-    """The name that it was made with; empty: one made of the node's name and its entry."""
+    """The name that its entry set; empty if the name is made of the node's name and the entry."""
 
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> "Listed":
@@ -38,7 +38,7 @@ class Listed(msgspec.Struct, frozen=True):
 
 
 class Network(msgspec.Struct, frozen=True):
-    """What a list of networks says of one."""
+    """A network in the engine's list of networks."""
 
     id: str
     name: str
@@ -50,7 +50,7 @@ class Network(msgspec.Struct, frozen=True):
 
 
 class State(msgspec.Struct, frozen=True):
-    """What matters of an inspected container."""
+    """The facts that matter about an inspected container."""
 
     id: str
     name: str
@@ -59,19 +59,19 @@ class State(msgspec.Struct, frozen=True):
     exit_code: int
     out_of_memory: bool
     error: str
-    """The engine's own, of a container that could not be run."""
+    """The engine's error text for a container that could not be run."""
     started_at: str
     labels: Mapping[str, str]
     image: str
     """The image's id."""
     ports: Mapping[str, Any]
     addresses: Mapping[str, str]
-    """By network."""
+    """Addresses by network."""
     host_network: bool
 
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> "State":
-        """Raises `EngineRefused` where it is not the description of a container."""
+        """Read the engine's description. Raise `EngineRefused` if it does not describe a container."""
         try:
             return cls._of(told)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -108,10 +108,10 @@ class State(msgspec.Struct, frozen=True):
         return 0
 
     def ending(self, memory: str) -> str:
-        """How it ended: ``exited with code 3``, ``was killed by SIGKILL``."""
+        """Say how it ended, such as ``exited with code 3`` or ``was killed by SIGKILL``."""
         if self.error:
             return f"could not be run: {self.error}"
-        if self.out_of_memory and self.exit_code == KILLED:  # the engine remembers an earlier one of a child, too
+        if self.out_of_memory and self.exit_code == KILLED:  # the engine also remembers that a child ran out earlier
             return f"ran out of memory and was killed (its limit is {memory}; `memory` raises it)"
         if self.killed_by:
             return f"was killed by {self.killed_by}"
@@ -119,15 +119,15 @@ class State(msgspec.Struct, frozen=True):
 
     @property
     def killed_by(self) -> str:
-        """The name of a signal; empty: none has killed it."""
-        with suppress(ValueError):  # as a shell counts; 128 + 9 is also what a program killed outright exits with
+        """The name of the signal that killed it; empty if none did."""
+        with suppress(ValueError):  # a shell exits with 128 + the signal; a program killed outright also has 128 + 9
             return signal.Signals(self.exit_code - 128).name
         return ""
 
     def address(self, port: int, network: str | None) -> str | None:
-        """``host:port`` at which it can be called; None: there is none (yet).
+        """Return ``host:port`` at which it can be called. Return None if there is none (yet).
 
-        `network`: the one in which this node can reach it by its address.
+        `network` is the network in which this node can reach it by its address.
         """
         if network is not None:
             return _at(self.addresses.get(network), port)

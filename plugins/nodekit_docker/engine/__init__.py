@@ -1,1 +1,1 @@
-"""A Docker engine: found, called in threads, watched."""
+"""The access to a Docker engine: finding it, calling it in threads, watching it."""

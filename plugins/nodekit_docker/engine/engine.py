@@ -1,4 +1,4 @@
-"""An engine, asked through docker-py, whose calls block: hence in threads. Its errors are translated here."""
+"""An engine, called through docker-py. Its calls block, so they run in threads. Its errors are translated here."""
 
 import errno
 import http.client
@@ -31,26 +31,26 @@ _CLIENT_ERRORS = (
     http.client.HTTPException,
     OSError,
 )
-"""docker-py lets through what the libraries beneath it raise."""
+"""The client's errors. docker-py does not translate those of the libraries beneath it."""
 
 CALL_SECONDS = 60.0
-"""Starting a container on a machine that is busy takes seconds."""
+"""Limit for one call. Starting a container on a busy machine takes seconds."""
 PING_SECONDS = 5.0
 INSPECT_SECONDS = 10.0
 LONGEST_TEXT = 2000
-"""Of an error, in characters: what is in front of an engine may answer with pages."""
+"""Maximum number of characters of an error: a proxy in front of an engine may answer with pages of text."""
 LONGEST_STOP_SECONDS = 1e6
-"""Engines and sockets take no time without end."""
+"""Upper bound of stop times: engines and sockets accept no infinite time."""
 MOST_CONNECTIONS = 64
-"""That are kept; when a node stops, each of its containers has one."""
+"""Maximum number of connections that are kept. When a node stops, each of its containers uses one."""
 MAX_LINE_BYTES = 4096
-"""Of what a container printed; of a longer line the rest is dropped."""
+"""Maximum size of a line that a container printed; the rest of a longer line is dropped."""
 AT_ONCE = 4
-"""More at once do not make an engine faster."""
+"""Maximum number of calls at once; more would not make an engine faster."""
 
 
 class Engine:
-    """Answers with what the engine says, as plain dicts. Every call raises `EngineGone` and `EngineRefused`."""
+    """A client that returns an engine's answers as plain dicts. Every call raises `EngineGone` and `EngineRefused`."""
 
     def __init__(self, place: Place) -> None:
         self.place = place
@@ -60,22 +60,22 @@ class Engine:
         self._closed = False
 
     def close(self) -> None:
-        """Give back its connections. A call that is under way gives back its own when it ends."""
+        """Close its connections. A call that is under way closes its own when it ends."""
         self._closed = True
         self.threads.close()
         if self._api is not None:
             self._api.close()
 
     async def ping(self) -> None:
-        """Returns when it answers; also the first time, when its version is asked for."""
-        with anyio.move_on_after(PING_SECONDS) as scope:  # frozen, it takes the question and does not answer
+        """Return once the engine answers. The first call also asks for its version."""
+        with anyio.move_on_after(PING_SECONDS) as scope:  # a frozen engine accepts the request and does not answer
             await self.wait(lambda api: api.ping())
             return
         assert scope.cancelled_caught
         raise EngineGone(f"the Docker engine {self.place.host} did not answer within {PING_SECONDS:g} s")
 
     def client(self) -> Any:
-        """The blocking client, for who runs in a thread. It is safe from many threads."""
+        """Return the blocking client, for use in a thread. Many threads may share it."""
         if self._api is None:
             api: Any = APIClient(
                 base_url=self.place.host,
@@ -85,26 +85,26 @@ class Engine:
                 max_pool_size=MOST_CONNECTIONS,
             )
             self._api = api
-            if self._closed:  # an engine that was frozen has answered after all
+            if self._closed:  # a frozen engine answered only after `close`
                 api.close()
         if self._closed:
             raise EngineGone("the node has left the engine")
         return self._api
 
     async def call(self, function: Callable[[Any], T]) -> T:
-        """What a function of the blocking client gives; few at once."""
+        """Call the function with the blocking client, and return its result. At most `AT_ONCE` run at once."""
         async with self._limit:
             return await self._run(function, followed=True)
 
     async def wait(self, function: Callable[[Any], T]) -> T:
-        """As `call`, for what leaves nothing to clear up if it is given up; any number at once."""
+        """Do as `call` does, but any number at once; for calls that need no clean-up if they are given up."""
         return await self._run(function, followed=False)
 
     async def _run(self, function: Callable[[Any], T], *, followed: bool) -> T:
         return await self.threads.run(lambda: self.translated(lambda: function(self.client())), followed=followed)
 
     def translated(self, function: Callable[[], T]) -> T:
-        """Call it, with the client's errors as ours."""
+        """Call the function, and translate the client's errors into ours."""
         try:
             return function()
         except docker.errors.APIError as error:
@@ -115,12 +115,12 @@ class Engine:
             raise EngineGone(f"the Docker engine {self.place.host} does not answer: {_cause(error)}") from error
         except (NodekitError, StopIteration):
             raise
-        except Exception as error:  # docker-py trips over answers that are none, of whatever is behind the socket
+        except Exception as error:  # docker-py fails on the answers if something else is behind the socket
             text = f"what answers at {self.place.host} is no Docker engine as they are known: {error!r}"
             raise EngineRefused(text[:LONGEST_TEXT], 500) from error
 
     def iterated(self, stream: Iterator[T]) -> Iterator[T]:
-        """Its items, with the client's errors as ours; to be used in a thread."""
+        """Yield the items of a stream, with the client's errors translated; for use in a thread."""
         while True:
             try:
                 yield self.translated(lambda: next(stream))
@@ -130,7 +130,7 @@ class Engine:
     # -- containers -------------------------------------------------------------------------------
 
     async def containers(self, labels: Sequence[str]) -> list[Listed]:
-        """Those with the labels (``name=value``), running or not, the newest first."""
+        """List the containers with the labels (``name=value``), running or not, newest first."""
 
         def listed(api: Any) -> list[Listed]:
             return [Listed.of(one) for one in api.containers(all=True, filters={"label": list(labels)})]
@@ -138,15 +138,15 @@ class Engine:
         return await self.call(listed)
 
     async def inspect(self, id: str) -> Mapping[str, Any] | None:
-        """All about one; None: it is gone. It does not queue behind others' making."""
+        """Return all about a container, or None if it is gone. It does not queue behind calls that make containers."""
         with anyio.move_on_after(INSPECT_SECONDS):
             return await self._if_there(lambda api: api.inspect_container(id), self.wait)
         raise EngineGone(f"the Docker engine {self.place.host} did not answer within {INSPECT_SECONDS:g} s")
 
     async def create(self, name: str, settings: Mapping[str, Any]) -> str:
-        """The new one's id. `settings` are the body of the engine's API."""
+        """Make a container and return its id. `settings` is the body of the engine's API call."""
         made: Mapping[str, Any] = await self.call(lambda api: api.create_container_from_config(dict(settings), name))
-        for warning in made.get("Warnings") or ():  # such as of limits that it cannot hold
+        for warning in made.get("Warnings") or ():  # such as limits that the engine cannot enforce
             logger.warning("container %s: the Docker engine warns: %s", name, warning)
         return str(made["Id"])
 
@@ -154,12 +154,12 @@ class Engine:
         await self.call(lambda api: api.start(id))
 
     async def stop(self, id: str, seconds: float) -> None:
-        """Its stop signal, and SIGKILL after so many seconds."""
+        """Send the container its stop signal, and SIGKILL after so many seconds."""
         whole = math.ceil(min(seconds, LONGEST_STOP_SECONDS))
         await self._if_there(lambda api: api.stop(id, timeout=whole), self.wait)
 
     async def remove(self, id: str) -> None:
-        """With its anonymous volumes; killed, if it still runs."""
+        """Remove a container with its anonymous volumes; kill it if it still runs."""
         try:
             await self._if_there(lambda api: api.remove_container(id, force=True, v=True))
         except EngineRefused as error:
@@ -167,18 +167,18 @@ class Engine:
                 raise
 
     async def last_lines(self, id: str, count: int) -> tuple[str, ...]:
-        """What it printed last."""
+        """Return the last lines that a container printed."""
         printed = await self._if_there(lambda api: api.logs(id, tail=count), self.wait)
         return shown_lines(printed or b"")
 
     async def image(self, name: str) -> Mapping[str, Any] | None:
-        """All about an image; None: it is not on this machine."""
+        """Return all about an image, or None if it is not on this machine."""
         return await self._if_there(lambda api: api.inspect_image(name))
 
     # -- networks ---------------------------------------------------------------------------------
 
     async def networks(self, labels: Sequence[str]) -> list[Network]:
-        """Those with the labels (``name=value``)."""
+        """List the networks with the labels (``name=value``)."""
 
         def listed(api: Any) -> list[Network]:
             return [Network.of(one) for one in api.networks(filters={"label": list(labels)})]
@@ -186,12 +186,15 @@ class Engine:
         return await self.call(listed)
 
     async def make_network(self, settings: Mapping[str, Any]) -> str:
-        """The new one's id. `settings` are the body of the engine's API; status 409: the name is taken."""
+        """Make a network and return its id. `settings` is the body of the engine's API call.
+
+        Raise `EngineRefused` with status 409 if the name is taken.
+        """
         made: Mapping[str, Any] = await self.call(lambda api: _posted(api, "/networks/create", settings))
         return str(made["Id"])
 
     async def attach(self, container: str, network: str) -> None:
-        """Put a container into a network, unless it is there."""
+        """Attach a container to a network, unless it is attached already."""
         try:
             await self.call(lambda api: api.connect_container_to_network(container, network))
         except EngineRefused as error:
@@ -199,7 +202,7 @@ class Engine:
                 raise
 
     async def detach(self, container: str, network: str) -> None:
-        """Take a container out of a network, if it is there."""
+        """Detach a container from a network, if it is attached."""
         try:
             await self._if_there(lambda api: api.disconnect_container_from_network(container, network, force=True))
         except EngineRefused as error:
@@ -220,19 +223,19 @@ class Engine:
 
 
 def _posted(api: Any, path: str, body: Mapping[str, Any]) -> Any:
-    """What the engine answers to a call that the client knows in part only."""
+    """Post a body and return the engine's answer, for a call that the client supports only in part."""
     return api._result(api._post_json(api._url(path), data=dict(body)), json=True)
 
 
 def _let_go(error: BaseException | None) -> None:
-    """Of what the error's frames hold: docker-py does not close sockets that it could not connect."""
+    """Release the objects that the error's frames hold: docker-py does not close sockets that it could not connect."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__context__
 
 
 def shown_lines(printed: bytes) -> tuple[str, ...]:
-    """For logs and terminals, which a program must not be able to command."""
+    """Return the lines for logs and terminals, without control characters by which a program could command them."""
     return tuple(map(_shown, printed.splitlines()))
 
 
@@ -242,7 +245,7 @@ def _shown(line: bytes) -> str:
 
 
 def _cause(error: BaseException) -> str:
-    """What the operating system said, deep within; or else the error's own words."""
+    """Return the operating system's message from deep within the error, or else the error's own text."""
     if isinstance(error, requests.exceptions.Timeout):
         return f"no answer within {CALL_SECONDS:g} s"
     inner: BaseException | None = error

@@ -1,4 +1,4 @@
-"""What an engine can answer with."""
+"""The errors of an engine, and of containers on it."""
 
 from nodekit import NodekitError
 

@@ -1,4 +1,4 @@
-"""What an engine tells by itself: a stream of events, read by a thread."""
+"""The stream of an engine's events, read by a thread."""
 
 import asyncio
 import time
@@ -12,13 +12,13 @@ from nodekit_docker.engine.engine import Engine
 from nodekit_docker.engine.errors import EngineGone, EngineRefused
 
 TOLD = ("start", "die", "oom", "pause", "unpause", "destroy")
-"""The rest is of no interest, and health checks of containers make much of it."""
+"""The events that are asked for. The others do not matter, and health checks emit many of them."""
 REPEATED_SECONDS = 3
-"""Events that happened just before are told too: the engine subscribes only after it has answered."""
+"""Events of the last seconds are asked for, too: the engine subscribes only after it has answered."""
 
 
 def container_of(event: Mapping[str, Any]) -> str | None:
-    """The id; None: the event does not say. Engines since API 1.52 say it in `Actor` alone."""
+    """Return the container's id, or None if the event has none. Engines since API 1.52 put it into `Actor` alone."""
     actor: Mapping[str, Any] = event.get("Actor") or {}
     return actor.get("ID") or event.get("id") or None
 
@@ -26,15 +26,18 @@ def container_of(event: Mapping[str, Any]) -> str | None:
 class EventStream:
     """The events of containers with a label, from now on.
 
-    The engine's end ends it without an error, and a frozen engine does not end it.
+    The stream ends without an error when the engine ends. A frozen engine does not end it.
     """
 
     def __init__(
         self, engine: Engine, label: str, *, tell: Callable[[str | None], None], ended: Callable[[], object]
     ) -> None:
-        """Both are called on the event loop: `tell` with a container's id (None: of any), `ended` when no more come."""
+        """Start to read. Both functions are called on the event loop.
+
+        `tell` gets a container's id, or None if any container may be meant. `ended` is called when no more events come.
+        """
         self.opened = anyio.Event()
-        """Set when the engine has begun to tell, or will not; `error` then says why."""
+        """Set when the engine has begun to send events, or will not send any; `error` then says why."""
         self.error: EngineGone | EngineRefused | None = None
         self._engine = engine
         self._label = label
@@ -46,7 +49,7 @@ class EventStream:
         engine.threads.start(self._read)
 
     def close(self) -> None:
-        """End it; its thread ends soon, or with the engine's answer where that does not come."""
+        """End the stream. Its thread ends soon, or, if the engine has not answered yet, when it does."""
         self._closed = True
         self._close_stream()
 
@@ -58,7 +61,7 @@ class EventStream:
         self._on_loop(self.opened.set)
         if self._closed:
             self._close_stream()
-        with suppress(Exception):  # however it ends: what is wrong with the engine, its next answer says
+        with suppress(Exception):  # however the stream ends, the engine's next answer shows what is wrong
             for event in self._stream or ():
                 self._on_loop(self._told, container_of(event))
         self._on_loop(self._ended)
@@ -71,7 +74,7 @@ class EventStream:
         )
 
     def _close_stream(self) -> None:
-        with suppress(Exception):  # of the client's own socket, which may be gone already
+        with suppress(Exception):  # the client's own socket may be gone already
             if self._stream is not None:
                 self._stream.close()
 

@@ -1,4 +1,4 @@
-"""Which engine: found as Docker's own tools find it."""
+"""The search for the engine, in the way of Docker's own tools."""
 
 import os
 from collections.abc import Iterator
@@ -17,19 +17,19 @@ _EXPECTED = "unix:///path or tcp://127.0.0.1:port"
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where an engine should be."""
+    """The place where an engine should be."""
 
     host: str
     """``unix:///path`` or ``tcp://127.0.0.1:port``."""
     how: str
-    """What named it, for people to read."""
+    """The source that named it, for people to read."""
     tls: Any = None
 
 
 def find_engine(host: str | None = None) -> Place:
-    """The place that `host` names, or else DOCKER_HOST, the current docker context, or the first socket that is there.
+    """Return the place that `host` names, or else DOCKER_HOST, the current docker context, or the first usual socket.
 
-    Nothing is asked yet. Raises `EngineGone` where there is none, or where one could not be of use.
+    The engine is not asked yet. Raise `EngineGone` if no place is found, or if an engine there could not be used.
     """
     place = Place(host, "the node file's `host`") if host else next(_places(), None)
     if place is None:
@@ -66,7 +66,7 @@ def _of_environment() -> Place:
 
 
 def _of_context() -> Place | None:
-    """The context that `docker context use` or DOCKER_CONTEXT has chosen, unless it is the default one."""
+    """Return the context chosen by `docker context use` or DOCKER_CONTEXT; None for the default context."""
     from docker.context import ContextAPI
     from docker.context.config import get_current_context_name
 
@@ -75,7 +75,7 @@ def _of_context() -> Place | None:
         return None
     try:
         context: Any = ContextAPI.get_context(name)
-    except Exception as error:  # no narrower: it is what docker-py raises where the context's file is damaged
+    except Exception as error:  # docker-py raises a bare Exception if the context's file is damaged
         raise EngineGone(f"the docker context {name!r} cannot be read: {error}") from error
     host: str | None = context.Host if context else None
     if not host:
@@ -92,7 +92,7 @@ def _rootless_sockets() -> Iterator[Path]:
 def _check(place: Place) -> None:
     try:
         parts = urlsplit(place.host.replace("http+unix://", "unix://"))
-    except ValueError:  # brackets
+    except ValueError:  # unbalanced brackets
         parts = urlsplit("")
     if parts.scheme == "unix" and parts.path:
         return

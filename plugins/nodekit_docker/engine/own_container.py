@@ -1,4 +1,4 @@
-"""Whether this node runs in a container itself, and how it then reaches its containers."""
+"""The container that this node itself may run in, and the networks in which it then reaches its containers."""
 
 import re
 from pathlib import Path
@@ -11,11 +11,11 @@ from nodekit_docker.engine.engine import Engine
 from nodekit_docker.engine.errors import EngineRefused, NotUp
 
 _MOUNTED_FILE = re.compile(r"/containers/([0-9a-f]{64})/(?:hostname|hosts|resolv\.conf)$")
-"""Engines keep these files of a container in its folder, and mount them into it."""
+"""Files that an engine keeps in a container's folder and mounts into the container."""
 
 
 def own_container_id(mountinfo: str | None = None) -> str | None:
-    """The id that an engine gave to the container that this process runs in; None: it does not, as far as one sees."""
+    """Return the id of the container that this process runs in. Return None if it does not seem to run in one."""
     if mountinfo is None:
         try:
             mountinfo = Path("/proc/self/mountinfo").read_text(encoding="utf-8")
@@ -29,17 +29,17 @@ def own_container_id(mountinfo: str | None = None) -> str | None:
 
 
 class Surroundings(msgspec.Struct, frozen=True):
-    """Where the node runs."""
+    """The place where the node runs."""
 
     owner: str = ""
-    """The id of the container that it runs in; empty: it runs on the engine's machine itself."""
+    """The id of the container that it runs in; empty if it runs on the engine's machine itself."""
     networks: tuple[str, ...] = ()
-    """That container's."""
+    """The networks of that container."""
 
     def shared(self, container: DockerContainer) -> str | None:
-        """The network in which the node reaches it by its address; None: the node reaches ports on loopback.
+        """Return the network in which the node reaches the container; None if it reaches ports on loopback.
 
-        Raises `NotUp` where there is none.
+        Raise `NotUp` if the node runs in a container that is not in the container's network.
         """
         if not self.networks:
             return None
@@ -54,7 +54,7 @@ class Surroundings(msgspec.Struct, frozen=True):
 
 
 async def surroundings(engine: Engine) -> Surroundings:
-    """Ask this engine whether it runs the container that this process is in; another's is of no matter."""
+    """Ask this engine whether it runs the container of this process. A container of another engine does not matter."""
     id = own_container_id()
     told = None if id is None else await engine.inspect(id)
     if told is None:
@@ -67,8 +67,8 @@ async def surroundings(engine: Engine) -> Surroundings:
 
 
 async def _isolated(engine: Engine) -> set[str]:
-    """Networks of isolated containers, in which a run that was killed has left the node."""
+    """Return the networks of isolated containers, to which a killed run may have left the node attached."""
     try:
         return {network.name for network in await engine.networks([NODE])}
-    except EngineRefused:  # what is in front of an engine may keep networks to itself
+    except EngineRefused:  # a proxy in front of the engine may hide networks
         return set()

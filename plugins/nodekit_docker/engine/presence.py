@@ -1,4 +1,4 @@
-"""Whether the engine is there: known from its stream of events, and a heartbeat for an engine that hangs."""
+"""The engine's presence, known from its stream of events, and from a heartbeat in case the engine hangs."""
 
 import logging
 import time
@@ -16,16 +16,16 @@ HEARTBEAT_SECONDS = 5.0
 FIRST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 5.0
 STEADY_SECONDS = 5.0
-"""Events that ended before were never told: what is in front of the engine may not let them through."""
+"""A stream of events that ends sooner never worked: a proxy in front of the engine may block events."""
 
 
 class Presence:
-    """Follows an engine that goes away and comes back."""
+    """A follower of an engine that may go away and come back."""
 
     def __init__(self, engine: Engine, label: str, tell: Callable[[str | None], None]) -> None:
-        """`tell` is called with the id of a container that something happened to; None: look at all of them."""
+        """`tell` gets the id of a container that something happened to, or None to look at all containers."""
         self.trouble = ""
-        """Why the engine cannot be asked right now; empty: it can."""
+        """The reason why the engine cannot be asked right now; empty if it can."""
         self._engine = engine
         self._label = label
         self._tell = tell
@@ -34,11 +34,11 @@ class Presence:
         self._doubted = anyio.Event()
 
     async def here(self) -> None:
-        """Returns when the engine answers, as far as is known."""
+        """Wait until the engine answers, as far as is known."""
         await self._back.wait()
 
     def is_gone(self, why: str) -> None:
-        """It did not answer somebody; it is asked at once whether it is there."""
+        """Note that the engine did not answer a call. A ping follows at once."""
         before, self.trouble = self.trouble, why
         self._doubted.set()
         if not before:
@@ -47,7 +47,7 @@ class Presence:
             self._tell(None)
 
     async def follow(self) -> None:
-        """Tell what happens, until cancelled."""
+        """Report what happens, until cancelled."""
         pause = FIRST_PAUSE_SECONDS
         while True:
             began = time.monotonic()
@@ -65,9 +65,9 @@ class Presence:
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
     async def _listen(self) -> None:
-        """Until its events end, it does not answer a heartbeat, or somebody says that it is gone.
+        """Listen until the events end, a heartbeat is not answered, or `is_gone` is called.
 
-        Raises its errors where it is not there in the first place.
+        Raise the engine's errors if it does not answer in the first place.
         """
         await self._engine.ping()
         doubted = self._doubted = anyio.Event()
@@ -78,12 +78,15 @@ class Presence:
             while not doubted.is_set():
                 with anyio.move_on_after(HEARTBEAT_SECONDS):
                     await doubted.wait()
-                await self._engine.ping()  # a heartbeat; or else what has ended its events may have ended it
+                await self._engine.ping()  # a heartbeat; if the events ended, the engine may have ended, too
         finally:
             stream.close()
 
     async def _opened(self, stream: EventStream) -> None:
-        """A kept connection may answer a ping although no new one can be opened: only this one counts."""
+        """Wait for the stream of events to open.
+
+        A ping may succeed on a kept connection although no new one can be opened. Only the stream's connection counts.
+        """
         with anyio.move_on_after(PING_SECONDS):
             await stream.opened.wait()
             if stream.error is not None:

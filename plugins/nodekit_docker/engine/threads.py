@@ -1,9 +1,9 @@
-"""Blocking calls in threads of their own, which nobody has to wait for.
+"""Blocking calls in threads of their own, for which nothing has to wait.
 
-anyio's threads are joined when Python ends, so that a call to an engine that hangs would hold up the node's end.
-These are not, and giving up a call does not wait for its thread. One thread per call: starting it costs a tenth of
-a millisecond, and the quickest answer of an engine takes three. On a busy machine, though, who starts a thread waits
-until a processor has begun it, tens of milliseconds at times: so a thread starts them, not the event loop.
+Python joins anyio's threads when it ends, so a call to an engine that hangs would hold up the node's end. It does not
+join these threads, and giving up a call does not wait for its thread. Each call has its own thread: starting one takes
+a tenth of a millisecond, and an engine's quickest answer takes three. On a busy machine, however, starting a thread
+blocks until a processor runs it, which can take tens of milliseconds. So a thread starts them, not the event loop.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ NAME = "nodekit-docker"
 
 
 class Threads:
-    """Runs calls on an asyncio loop's behalf."""
+    """The threads that run calls on behalf of an asyncio loop."""
 
     def __init__(self) -> None:
         self._calls: set[asyncio.Future[Any]] = set()
@@ -33,15 +33,15 @@ class Threads:
         self._wanted.put(function)
 
     def close(self) -> None:
-        """Let go of the thread that starts them; those that run, run to their end."""
+        """End the thread that starts the others. Calls that run go on to their end."""
         wanted, self._wanted = self._wanted, None
         if wanted is not None:
             wanted.put(None)
 
     async def run(self, function: Callable[[], T], *, followed: bool) -> T:
-        """The result of the function. Cancelling gives it up: its thread goes on, its result is dropped.
+        """Return the result of the function. Cancelling gives the call up: its thread goes on, its result is dropped.
 
-        `followed`: whether `idle` waits for it all the same.
+        If `followed` is True, `idle` waits for the call even then.
         """
         loop = asyncio.get_running_loop()
         call: asyncio.Future[T] = loop.create_future()
@@ -58,7 +58,7 @@ class Threads:
                 tell(call.set_result, result)
 
         def tell(how: Callable[[Any], None], what: Any) -> None:
-            with suppress(RuntimeError):  # the loop is closed: nobody wants to know
+            with suppress(RuntimeError):  # the loop is closed: nobody waits for the result
                 loop.call_soon_threadsafe(how, what)
 
         self.start(work)
@@ -66,10 +66,10 @@ class Threads:
 
     def _ended(self, call: "asyncio.Future[Any]") -> None:
         self._calls.discard(call)
-        call.exception()  # of one that was given up, nobody else asks
+        call.exception()  # nobody else retrieves the error of a call that was given up
 
     async def idle(self, seconds: float) -> bool:
-        """Wait until none that is followed is under way, given up or not; whether that is so in time."""
+        """Wait until no followed call is under way, given up or not. Return False if `seconds` are over before."""
         if self._calls:
             await asyncio.wait(self._calls, timeout=seconds)
         return not self._calls

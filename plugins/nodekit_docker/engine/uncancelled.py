@@ -1,4 +1,4 @@
-"""Work that must come to its end, whoever cancels who waits for it."""
+"""Work that must come to its end even if the caller that waits for it is cancelled."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -8,10 +8,10 @@ import anyio
 
 
 async def to_its_end(work: Coroutine[Any, Any, None]) -> None:
-    """Wait for it to end. A cancellation meanwhile is kept until then.
+    """Wait for the work to end. A cancellation meanwhile is held back until then.
 
-    anyio's shield alone keeps off what anyio cancels, but not `asyncio.Task.cancel`, which `asyncio.timeout` and
-    `asyncio.run` use. The work must know its end by itself.
+    anyio's shield keeps off anyio's cancellations, but not `asyncio.Task.cancel`, which `asyncio.timeout` and
+    `asyncio.run` use. The work must have a time limit of its own.
     """
     cancelled: asyncio.CancelledError | None = None
     task = asyncio.ensure_future(work)

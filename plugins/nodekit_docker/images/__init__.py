@@ -1,1 +1,1 @@
-"""Images: pulled at most once at a time, with progress."""
+"""Images, each pulled at most once at a time, with progress."""

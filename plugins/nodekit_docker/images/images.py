@@ -1,4 +1,4 @@
-"""The images of a node's containers: each pulled at most once at a time, as its container wants it."""
+"""The images of a node's containers, each pulled at most once at a time, as its container's settings say."""
 
 import logging
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ PULLS_AT_ONCE = 8
 
 
 class Images:
-    """Finds and pulls images."""
+    """The images that were asked for, found on the machine or pulled."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -27,7 +27,7 @@ class Images:
         self._limit = anyio.CapacityLimiter(PULLS_AT_ONCE)
 
     async def ready(self, container: DockerContainer) -> str:
-        """The id of its image, which is then on the machine. Raises `NotUp`, `EngineGone`.
+        """Make sure that the container's image is on the machine, and return its id. Raises `NotUp` and `EngineGone`.
 
         ``pull = "always"`` asks the registry once, so that a container that crashes does not ask it again and again.
         """

@@ -1,4 +1,4 @@
-"""Pulling an image, and saying what went wrong in words that hold the cure."""
+"""The pull of an image, with errors that say what to do."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ PullFault: TypeAlias = Literal["missing", "credentials", "disk", "limited", "unr
 
 
 class PullFailed(NodekitError):
-    """An image could not be had."""
+    """An image could not be pulled."""
 
     def __init__(self, fault: PullFault, text: str) -> None:
         self.fault: PullFault = fault
@@ -24,7 +24,7 @@ class PullFailed(NodekitError):
 
 
 class Pulled(msgspec.Struct, frozen=True):
-    """How far it has got, in bytes; the total grows while layers become known."""
+    """The progress of a pull, in bytes; the total grows while layers become known."""
 
     done: int
     total: int
@@ -61,7 +61,7 @@ _CURES: Mapping[PullFault, str] = {
 
 
 def pull_failed(image: str, told: str, *, credentials: bool) -> PullFailed:
-    """What an engine's text means. Registries hide private images from strangers as if they were not there."""
+    """Translate an engine's error text. Registries hide private images from strangers as if they did not exist."""
     fault = _fault(_without_name(image, told))
     cure = _CURES[fault]
     if fault == "credentials" and not credentials:
@@ -70,7 +70,7 @@ def pull_failed(image: str, told: str, *, credentials: bool) -> PullFailed:
 
 
 def _without_name(image: str, told: str) -> str:
-    """There may be words in it that are signs elsewhere."""
+    """Remove the image's name, which may contain words that are signs of an error."""
     repository, _ = parse_repository_tag(image)
     return told.replace(repository, "") if "/" in repository else told
 
@@ -85,14 +85,15 @@ def _fault(told: str) -> PullFault:
 def pull(
     api: Any, image: str, credentials: Credentials | None, report: Callable[[Pulled], None], wanted: Callable[[], bool]
 ) -> None:
-    """Pull it, for as long as it is wanted. To be called in a thread; raises `PullFailed` and the client's errors.
+    """Pull the image, for as long as `wanted` returns True. Raises `PullFailed` and the client's errors.
 
-    The stream is read here: the client's own helpers take a full disk for a missing image.
+    Call it in a thread. It reads the stream itself, because the client's own helpers report a full disk as a missing
+    image.
     """
     repository, tag = parse_repository_tag(image)
     auth = {"username": credentials.username, "password": credentials.password.reveal()} if credentials else None
     layers: dict[str, tuple[int, int]] = {}
-    with closing(_begun(api, image, repository, tag or "latest", auth)) as stream:  # an engine goes on until it is
+    with closing(_begun(api, image, repository, tag or "latest", auth)) as stream:  # else the engine goes on
         for message in stream:
             if not wanted():
                 return
@@ -103,7 +104,10 @@ def pull(
 
 
 def _begun(api: Any, image: str, repository: str, tag: str, auth: Mapping[str, str] | None) -> Any:
-    """The client looks up what `docker login` has kept, which may be new; what it says of that, no engine has said."""
+    """Start the pull with the current credentials of `docker login`.
+
+    Errors about these credentials come from the client, not from the engine, so they are told apart here.
+    """
     try:
         api.reload_config()
         return api.pull(repository, tag=tag, stream=True, decode=True, auth_config=auth)
@@ -115,7 +119,7 @@ def _begun(api: Any, image: str, repository: str, tag: str, auth: Mapping[str, s
 
 
 def _note(layers: dict[str, tuple[int, int]], message: Mapping[str, Any]) -> None:
-    """What is downloaded of each layer."""
+    """Record the downloaded and the total bytes of each layer."""
     layer = message.get("id")
     detail: Mapping[str, Any] = message.get("progressDetail") or {}
     if not layer:

@@ -1,4 +1,4 @@
-"""How people see images being pulled: a bar each in a terminal, lines in the log otherwise."""
+"""The display of pulls: one bar for each in a terminal, lines in the log otherwise."""
 
 import logging
 import sys
@@ -16,7 +16,7 @@ LINE_SECONDS = 10.0
 
 
 class Display(Protocol):
-    """Shows one pull; `update` is called in the thread that pulls."""
+    """The display of one pull; `update` is called in the thread that pulls."""
 
     def __enter__(self) -> Self: ...
 
@@ -28,7 +28,7 @@ class Display(Protocol):
 
 
 def display(image: str) -> Display:
-    """Of one pull."""
+    """Return the display of one pull."""
     return _Bar(image) if sys.stderr.isatty() else _Lines(image)
 
 
@@ -54,7 +54,7 @@ class _Lines:
 
 
 class _Bar:
-    """tqdm places several under each other, and is imported only here."""
+    """A bar of tqdm, which places several bars below each other. tqdm is imported only here."""
 
     def __init__(self, image: str) -> None:
         self._image = image

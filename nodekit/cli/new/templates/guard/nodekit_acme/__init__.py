@@ -1,7 +1,7 @@
-"""The guard `acme`: refuses jobs whose data is too large, for the node or for one of their containers.
+"""The guard `acme`: refuses jobs whose data is too large for the node, or for one of their containers.
 
-Where to go on: `node` knows its containers, its limits and what is pending; `request` says who asks (`client`,
-`address`). Data is not decoded before somebody asks for its value: `decode_payload(request.data)`.
+Where to go on: `node` knows its containers, its limits and its pending jobs. `request` says who asks (`client`,
+`address`). Data is not decoded until you ask for its value with `decode_payload(request.data)`.
 """
 
 from typing import Annotated
@@ -19,18 +19,18 @@ class AcmeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """The table of the guard in a node file."""
 
     max_data_bytes: Bytes = 1024 * 1024
-    """How much data a job may bring, where its containers do not say less."""
+    """Maximum size of a job's data, in bytes. Containers may set a lower limit."""
 
 
 class AcmeRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a container may say, whichever runner it is of."""
+    """The keys that the guard adds to the table of every container, whatever its runner."""
 
     max_data_bytes: Bytes | None = None
-    """How much data a job may bring that names it; none: as much as the guard's own setting allows."""
+    """Maximum size of the data of a job that names the container, in bytes; the guard's own limit unless said."""
 
 
 class AcmeGuard:
-    """Objects by raising `Refusal`. Any other exception refuses too, so that a bug lets nobody in."""
+    """A guard that refuses by raising `Refusal`. Any other exception also refuses, so that a bug lets nobody in."""
 
     container_rules = AcmeRules
 
@@ -49,7 +49,7 @@ class AcmeGuard:
 
 
 def from_config(config: AcmeConfig, file: NodeFile) -> AcmeGuard:
-    """The guard of a node file. It acquires nothing: what is held is entered when the node starts."""
+    """Build the guard of a node file. Acquire nothing here: resources are opened when the node starts."""
     return AcmeGuard(config)
 
 

@@ -1,4 +1,4 @@
-"""The guard `acme` keeps what nodekit promises of guards, and refuses what is too large."""
+"""Tests of nodekit's promises for the guard `acme`, which refuses data that is too large."""
 
 from collections.abc import Sequence
 

@@ -1,10 +1,11 @@
-"""The observer `acme`: writes a line of JSON for each job that has ended to a file.
+"""The observer `acme`: writes a line of JSON to a file for each job that has ended.
 
-A node tells it of events while it runs jobs, so that it must not wait for a disk or a network. Hence it puts lines into
-a channel, and a task that lives as long as the node writes them.
+The node emits events while it runs jobs, so an observer must not wait for a disk or a network. This one puts lines into
+a channel, and a background task, which lives as long as the node, writes them.
 
-Where to go on: `StepFinished` tells of each step. What is sent elsewhere instead of to a file is opened where the file
-is. Events are told at most once; who must not miss one reads the jobs from the node (`node.find`, `node.fetch`).
+Where to go on: `StepFinished` is emitted for each step. To send lines elsewhere, open the connection where the file is
+opened. Events are emitted at most once. Code that must not miss a job reads the jobs from the node (`node.find`,
+`node.fetch`).
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -27,13 +28,13 @@ class AcmeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """The table of the observer in a node file."""
 
     path: Path
-    """The file, relative to the node file; lines are added at its end. Its folder must be there."""
+    """The file, relative to the node file; lines are added at its end. Its folder must exist."""
     max_waiting: Annotated[int, msgspec.Meta(ge=1)] = 10_000
-    """How many lines may wait to be written; beyond it, lines are dropped, and `/health` says so."""
+    """Maximum number of lines that wait to be written. Further lines are dropped, and `/health` says so."""
 
 
 class AcmeObserver:
-    """Notices what has ended, and never holds it up."""
+    """An observer of jobs that have ended. It never holds them up."""
 
     def __init__(self, config: AcmeConfig) -> None:
         self._config = config
@@ -42,7 +43,7 @@ class AcmeObserver:
 
     @asynccontextmanager
     async def nodekit_lifespan(self, node: Node) -> AsyncIterator[None]:
-        """Entered before the first job is run, left after the last one."""
+        """Open the file before the first job runs, and close it after the last one."""
         failure: Exception | None = None
         with await anyio.to_thread.run_sync(FileIO, self._config.path, "ab") as file:
             self._lines, lines = anyio.create_memory_object_stream[bytes](self._config.max_waiting)
@@ -50,10 +51,10 @@ class AcmeObserver:
                 tasks.start_soon(self._write, file, lines)
                 try:
                     yield
-                except Exception as error:  # of the node: it goes on as it is, not in a group of errors
+                except Exception as error:  # the node's error: raise it as it is, not in an ExceptionGroup
                     failure = error
                 finally:
-                    self._lines.close()  # the task ends when it has written what waits
+                    self._lines.close()  # the task ends when it has written the waiting lines
         if failure is not None:
             raise failure
 
@@ -77,7 +78,7 @@ class AcmeObserver:
 
 
 def _line(job: Job) -> bytes:
-    """No payload is in it: what clients send and get is not the log's business."""
+    """Encode a job without payloads, because the data of clients does not belong into a log."""
     ended: dict[str, Any] = {
         "id": job.id,
         "client": job.client,
@@ -89,7 +90,7 @@ def _line(job: Job) -> bytes:
 
 
 def from_config(config: AcmeConfig, file: NodeFile) -> AcmeObserver:
-    """What can be found to be wrong without acquiring anything is said here, before the node starts."""
+    """Build the observer of a node file. Report mistakes here, before the node starts, but acquire nothing."""
     if not config.path.parent.is_dir():
         raise CompositionError(Problem("path", f"there is no folder {config.path.parent}; make it first"))
     return AcmeObserver(config)

@@ -1,4 +1,4 @@
-"""The observer `acme` keeps what nodekit promises of observers, and writes what has ended."""
+"""Tests of nodekit's promises for the observer `acme`, which writes a line for each job."""
 
 import json
 from pathlib import Path

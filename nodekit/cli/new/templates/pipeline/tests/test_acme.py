@@ -1,4 +1,4 @@
-"""The pipeline `acme` keeps what nodekit promises of pipelines, and stops early."""
+"""Tests of nodekit's promises for the pipeline `acme`, which stops early."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +19,7 @@ class TestAcmePipeline(PipelineContract):
         return [make_request("no-such-container"), make_request("echo", destination=Location.STREAM)]
 
     def answer(self, container: str, data: Any) -> Any:
-        """What containers give in the suite's jobs: here, the second one says that the job is done."""
+        """Return a container's output in the suite's jobs. Here, the second container says that the job is done."""
         return {**data, "done": container == self.containers[1]}
 
     def test_a_container_can_end_the_job(self, pipeline: Pipeline) -> None:

@@ -1,10 +1,10 @@
-"""The runner `acme`: a container is a command of this machine.
+"""The runner `acme`: each container is a command of this machine.
 
-A step's data is what the command reads, as JSON; what it prints is the output, or, where the job streams, its bytes as
-they come. A process is started for each step.
+The command reads a step's data as JSON on standard input, and prints the output. If the job streams, the output's bytes
+are passed on as they come. A process is started for each step.
 
-Where to go on: what is kept up between steps (a connection, a server, a model) is opened in `__aenter__` and closed in
-`__aexit__`; what may come and go meanwhile is told by `running`, `changed` and `problems`.
+Where to go on: open a resource that stays up between steps (a connection, a server, a model) in `__aenter__`, and close
+it in `__aexit__`. If containers may come and go meanwhile, report that by `running`, `changed` and `problems`.
 """
 
 import subprocess
@@ -34,10 +34,10 @@ __all__ = ["AcmeConfig", "AcmeEntry", "AcmeRunner", "offer"]
 
 
 class AcmeEntry(Container, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A container's table in a node file; `Container` has what every one may say, such as `timeout_seconds`."""
+    """A container's table in a node file. `Container` has the keys that all share, such as `timeout_seconds`."""
 
     command: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
-    """The program and its arguments; no shell looks at them."""
+    """The program and its arguments; no shell is involved."""
 
 
 class AcmeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -45,16 +45,17 @@ class AcmeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     containers: tuple[AcmeEntry, ...] = ()
     max_output_bytes: Annotated[int, msgspec.Meta(ge=1)] = 64 * 1024 * 1024
-    """What a command may print; of streams, no more is read than their reader takes, and there is no limit."""
+    """Maximum size of a command's output, in bytes. Streams have no limit, because they are read only as fast as their
+    reader takes them."""
 
 
 class AcmeRunner:
-    """Runs a command for each step. Without `stream`, it would be a runner all the same."""
+    """A runner that starts a command for each step. The method `stream` is optional for a runner."""
 
     def __init__(self, config: AcmeConfig) -> None:
         self._config = config
         self._entries = {entry.id: entry for entry in config.containers}
-        self._decoder = msgspec.json.Decoder(msgspec.Raw)  # an output is checked, and passed on byte for byte
+        self._decoder = msgspec.json.Decoder(msgspec.Raw)  # checks an output, and passes it on byte for byte
 
     async def __aenter__(self) -> Self:
         return self
@@ -72,7 +73,7 @@ class AcmeRunner:
         return self._entries.keys()
 
     async def changed(self) -> None:
-        await anyio.sleep_forever()  # what can be called never changes
+        await anyio.sleep_forever()  # the set of running containers never changes
 
     def problems(self) -> Sequence[str]:
         return []
@@ -93,7 +94,7 @@ class AcmeRunner:
 
     @asynccontextmanager
     async def stream(self, step: Step) -> AsyncIterator[AsyncIterator[bytes]]:
-        with TemporaryFile() as data:  # not a pipe, which a command that prints much would have to be fed beside
+        with TemporaryFile() as data:  # not a pipe, which must be fed while the output is read
             data.write(bytes(step.input.data))
             data.seek(0)
             command = self._entries[step.container].command
@@ -118,7 +119,7 @@ async def _pieces(process: Process) -> AsyncGenerator[bytes, None]:
 
 
 def from_config(config: AcmeConfig, file: NodeFile) -> AcmeRunner:
-    """The runner of a node file. It acquires nothing: what is held is entered when the node starts."""
+    """Build the runner of a node file. Acquire nothing here: resources are opened when the node starts."""
     return AcmeRunner(config)
 
 

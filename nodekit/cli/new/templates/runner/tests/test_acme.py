@@ -1,4 +1,4 @@
-"""The runner `acme` keeps what nodekit promises of runners. Add tests of what is yours alone."""
+"""Tests of nodekit's promises for the runner `acme`. Add tests for features of your own."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The store `acme`: jobs in a file that only grows, for one node at a time."""
+"""The store `acme`: keeps jobs in a file that only grows, for one node at a time."""
 
 from pathlib import Path
 
@@ -14,20 +14,20 @@ class AcmeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """The table of the store in a node file."""
 
     path: Path
-    """The file; relative to the node file. It is created, with mode 0600; its folder must be there."""
+    """The file, relative to the node file. It is created with mode 0600; its folder must exist."""
     synchronous: bool = True
-    """Whether jobs survive a crash of the machine, too, and not of the process alone; a slow disk makes it slow."""
+    """True: jobs also survive a crash of the machine, at the speed of the disk. False: only a crash of the process."""
 
 
 class AcmeStore(EmbeddedStore):
-    """A `JobStore` in a file. `EmbeddedStore` has the queue, the claims and the time limits; the table keeps jobs."""
+    """A `JobStore` in a file. `EmbeddedStore` has the queue, the claims and the time limits; the table has the jobs."""
 
     def __init__(self, config: AcmeConfig) -> None:
         super().__init__(AcmeTable(config.path, synchronous=config.synchronous))
 
 
 def from_config(config: AcmeConfig, file: NodeFile) -> AcmeStore:
-    """What can be found to be wrong without acquiring anything is said here, before the node starts."""
+    """Build the store of a node file. Report mistakes here, before the node starts, but acquire nothing."""
     if not config.path.parent.is_dir():
         raise CompositionError(Problem("path", f"there is no folder {config.path.parent}; make it first"))
     return AcmeStore(config)

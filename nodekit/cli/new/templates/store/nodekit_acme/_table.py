@@ -1,12 +1,13 @@
-"""A `JobTable`: the six methods that a store for one node has to write.
+"""A `JobTable`: the six methods that a store for one node has to implement.
 
 Jobs are in memory. Each change is a record at the end of a file, which is read again at the next start.
 
-Where to go on: the file is never made smaller, and `find` looks at every job. Both are fine for some ten thousand jobs;
-for more, keep them in a database, as nodekit's own store `sqlite` does. The suites in `tests` stay the same.
+Where to go on: the file never shrinks, and `find` looks at every job. Both are fine for some ten thousand jobs. For
+more, keep them in a database, as nodekit's own store `sqlite` does. The suites in `tests` stay the same.
 
-For a table on a library of yours, replace what is below "the file": `_open` and `_read`, which give back all jobs, and
-`_append`, which returns once a change is on the disk. Know when that library has written: the suites kill the process.
+For a table on another library, replace the methods below "the file": `_open` and `_read`, which load all jobs, and
+`_append`, which returns once a change is on the disk. Find out when that library has written, because the suites kill
+the process.
 """
 
 import fcntl
@@ -29,20 +30,23 @@ from nodekit import ClientId, ContainerId, Job, JobId, JobStatus, StoreFailed, S
 
 
 class Change(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a record says: all of it is kept, or none."""
+    """The contents of a record, which is kept whole or not at all."""
 
     kept: tuple[Job, ...] = ()
     deleted: tuple[JobId, ...] = ()
 
 
 _HEADER = Struct(">II")
-"""Of a record: how long it is, and a checksum."""
+"""The header of a record: its length and a checksum."""
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Change).decode  # payloads are `Raw` in there: they come back byte for byte
+_decode = msgspec.json.Decoder(Change).decode  # payloads are `Raw` in it: they come back byte for byte
 
 
 class AcmeTable:
-    """Jobs of one node. What a method has returned from survives a crash; if `synchronous`, also of the machine."""
+    """The jobs of one node. A change survives a crash once its method has returned.
+
+    With `synchronous`, it also survives a crash of the machine.
+    """
 
     def __init__(self, path: Path, *, synchronous: bool = True) -> None:
         self._path = path
@@ -124,7 +128,7 @@ class AcmeTable:
     # -- the file ---------------------------------------------------------------------------------
 
     async def _write(self, change: Change) -> None:
-        """Nobody sees a change before it is durable. The disk is waited for in a thread: the node's loop goes on."""
+        """Make a change durable, then visible. A thread waits for the disk, so that the node's loop goes on."""
         await anyio.to_thread.run_sync(self._append, _encode(change))
         self._apply(change)
 
@@ -132,7 +136,7 @@ class AcmeTable:
         record = _HEADER.pack(len(body), crc32(body)) + body
         try:
             self._file.seek(self._end)
-            self._file.truncate()  # what a write that failed has left
+            self._file.truncate()  # the remains of a write that failed
             if self._file.write(record) != len(record):
                 raise OSError("only a part of it was written")
             if self._synchronous:
@@ -153,7 +157,7 @@ class AcmeTable:
         try:
             file = FileIO(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600), "r+")
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held until it is closed, or the process has died
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held until the file is closed or the process dies
                 _sync_folder(self._path.parent)
                 return file, self._read(file)
             except BaseException:
@@ -166,7 +170,7 @@ class AcmeTable:
             raise StoreFailed(f"cannot open {self._path}: {error}") from error
 
     def _read(self, file: FileIO) -> int:
-        """Take in what was kept; the answer is where it ends."""
+        """Load the records, and return the position where they end."""
         end = 0
         while header := file.read(_HEADER.size):
             size, checksum = _HEADER.unpack(header.ljust(_HEADER.size, b"\0"))
@@ -174,14 +178,14 @@ class AcmeTable:
             if len(header) < _HEADER.size or not body or crc32(body) != checksum:
                 if file.read(1):
                     raise StoreFailed(f"{self._path} is damaged at byte {end}; put a copy of it in its place")
-                break  # a crash cut it short, so that nobody was told that it is kept
+                break  # a crash cut it short, so its `_append` has not returned
             self._apply(_decode(body))
             end += len(header) + len(body)
         return end
 
 
 def _key(job: Job) -> tuple[ClientId, str | None]:
-    """A client that repeats a request with its key gets the job that is there already."""
+    """Return the key by which a client's repeated request finds the job that exists already."""
     return job.client, job.request.idempotency_key
 
 
@@ -191,7 +195,7 @@ def _failed_with(job: Job, container: ContainerId | None, text: str | None) -> b
 
 
 def _sync_folder(folder: Path) -> None:
-    """A file that was just made survives a crash of the machine only when its folder does."""
+    """Flush a folder. A new file survives a crash of the machine only if its folder is flushed, too."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""The store `acme` keeps what nodekit promises of stores. Add tests of what is yours alone."""
+"""Tests of nodekit's promises for the store `acme`. Add tests for features of your own."""
 
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path

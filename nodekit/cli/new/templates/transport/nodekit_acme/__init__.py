@@ -1,10 +1,10 @@
 """The transport `acme`: nodekit's HTTP API on a server of its own.
 
-What the API is, `nodekit_asgi.AsgiApp` knows: an ASGI application that serves a node. How requests come in is this
-package's business: HTTP/1.1 by h11, on a TCP port.
+`nodekit_asgi.AsgiApp` implements the API: it is an ASGI application that serves a node. This package brings the
+requests to it: HTTP/1.1 by h11, on a TCP port.
 
-Where to go on: any ASGI server can take the place of `_server.py`. A transport that speaks something else than HTTP
-needs none of this: it calls `node.submit`, `node.fetch` and `node.wait`, and tests itself with `TransportContract`.
+Where to go on: any ASGI server can take the place of `_server.py`. A transport that does not speak HTTP needs none of
+this: it calls `node.submit`, `node.fetch` and `node.wait`, and its tests use `TransportContract`.
 """
 
 from collections.abc import Sequence
@@ -26,20 +26,20 @@ Seconds = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class AcmeConfig(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The table of the transport in a node file; `Limits` has what one request may ask for, such as `max_batch`."""
+    """The table of the transport in a node file. `Limits` has the limits of one request, such as `max_batch`."""
 
     host: str = "127.0.0.1"
     """The IP address to listen on."""
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 4000
-    """0 picks a free one."""
+    """The TCP port; 0 picks a free one."""
     idle_seconds: Seconds = 30.0
-    """How long a client may take for the head of its next request."""
+    """Maximum number of seconds that a client may take for the head of its next request."""
     stop_seconds: Seconds = 3.0
-    """How long stopping waits for requests that are being answered."""
+    """Maximum number of seconds that stopping waits for requests that are being answered."""
 
 
 class AcmeTransport:
-    """Listens where its config says, for as long as the node runs."""
+    """A transport that listens at the address of its config, for as long as the node runs."""
 
     def __init__(self, config: AcmeConfig) -> None:
         try:
@@ -54,7 +54,7 @@ class AcmeTransport:
             listener = await anyio.create_tcp_listener(local_host=config.host, local_port=config.port)
         except OSError as error:
             raise NodekitError(f"cannot listen on {config.host} port {config.port}: {error.strerror}") from error
-        # With `loopback`, pages of other sites cannot call the node by a name that they let point to 127.0.0.1.
+        # With `loopback`, a web page of another site cannot call the node by a name that resolves to 127.0.0.1.
         app = AsgiApp(node, config, loopback=self._loopback)
         server = Server(app, idle_seconds=config.idle_seconds, stop_seconds=config.stop_seconds)
         async with anyio.create_task_group() as tasks:
@@ -72,7 +72,7 @@ def _url(address: "tuple[str, int] | str") -> str:
 
 
 def from_config(config: AcmeConfig, file: NodeFile) -> AcmeTransport:
-    """The transport of a node file."""
+    """Build the transport of a node file."""
     return AcmeTransport(config)
 
 

@@ -1,4 +1,4 @@
-"""A server for one ASGI application: HTTP/1.1, read and written by h11, on the event loop that anyio runs on."""
+"""A server for one ASGI application: HTTP/1.1 by h11, on the event loop that anyio runs on."""
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,7 +21,7 @@ GONE = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError)
 
 
 class Server:
-    """Accepts clients until it is told to stop."""
+    """A server that accepts clients until `stop` is called."""
 
     def __init__(self, app: App, *, idle_seconds: float, stop_seconds: float) -> None:
         self.app = app
@@ -38,7 +38,7 @@ class Server:
         return self._stop.is_set()
 
     async def run(self, listener: Listener[SocketStream]) -> None:
-        """Shielded: being cancelled must not cut replies short. After `stop`, they have `stop_seconds`."""
+        """Serve until `stop` is called; replies then have `stop_seconds` to end. Cancelling does not cut them short."""
         with anyio.CancelScope(shield=True) as scope:
             async with anyio.create_task_group() as connections:
                 async with listener, anyio.create_task_group() as accepting:
@@ -51,12 +51,12 @@ class Server:
 
     async def _connected(self, stream: SocketStream) -> None:
         async with stream:
-            with suppress(Exception):  # the application has logged it; what is left is to cut the connection
+            with suppress(Exception):  # the application has logged it; only the connection is left to close
                 await Connection(self, stream).serve()
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """While a client is waited for that is not owed a reply: for a limited time, and not once it stops."""
+        """Limit the wait for a client that is not owed a reply. The wait also ends when the server stops."""
         with anyio.move_on_after(self._idle_seconds) as scope:
             self._waiting.add(scope)
             try:
@@ -66,7 +66,7 @@ class Server:
 
 
 class Connection:
-    """One client's requests, one after another."""
+    """The connection of one client, which handles one request after another."""
 
     def __init__(self, server: Server, stream: SocketStream) -> None:
         self._server = server
@@ -79,14 +79,14 @@ class Connection:
         while (head := await self._next_head()) is not None:
             self._method = head.method
             await self._server.app(self._scope(head), self._receive, self._send)
-            if self._http.their_state is h11.SEND_BODY:  # the application did not ask for a body, or for all of it
+            if self._http.their_state is h11.SEND_BODY:  # the application has not read the whole body
                 self._http.next_event()
             if self._gone or self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
                 return
             self._http.start_next_cycle()
 
     async def _next_head(self) -> h11.Request | None:
-        """None: the client has gone or waits too long, or the server stops."""
+        """Read the head of the next request. Return None if the client has gone or is too slow, or the server stops."""
         if self._server.stopping:
             return None
         try:
@@ -112,7 +112,7 @@ class Connection:
         self._http.receive_data(data)
 
     async def _refuse(self, error: h11.RemoteProtocolError) -> None:
-        """What is no HTTP never gets to the application."""
+        """Answer bytes that are not HTTP with an error. They never reach the application."""
         if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             headers = [("content-type", "text/plain"), ("connection", "close")]
             await self._write(h11.Response(status_code=error.error_status_hint, headers=headers))
@@ -139,7 +139,7 @@ class Connection:
         }
 
     async def _receive(self) -> Message:
-        """The body piece by piece; when it has ended, that the client has gone."""
+        """Return the next piece of the body; after its end, wait until the client has gone and report that."""
         if self._http.their_state is h11.SEND_BODY:
             with suppress(h11.RemoteProtocolError):
                 event = await self._next_event()
@@ -147,9 +147,9 @@ class Connection:
                     return {"type": "http.request", "body": bytes(event.data), "more_body": True}
                 if isinstance(event, h11.EndOfMessage):
                     return {"type": "http.request", "body": b"", "more_body": False}
-            return {"type": "http.disconnect"}  # the body broke off, or is none
+            return {"type": "http.disconnect"}  # the body broke off, or is not valid
         while not self._gone:
-            if len(self._http.trailing_data[0]) < READ_BYTES:  # next requests, which a client may send ahead
+            if len(self._http.trailing_data[0]) < READ_BYTES:  # a client may send its next requests ahead
                 await self._read()
             else:
                 await anyio.sleep_forever()
@@ -173,6 +173,6 @@ class Connection:
             await checkpoint()
             return
         try:
-            await self._stream.send(data)  # waits while the client is slow to read
+            await self._stream.send(data)  # waits while the client reads slowly
         except GONE:
             self._gone = True

@@ -1,4 +1,4 @@
-"""The transport `acme` speaks nodekit's HTTP API. Add tests of what is yours alone."""
+"""Tests of nodekit's HTTP API on the transport `acme`. Add tests for features of your own."""
 
 import pytest
 
