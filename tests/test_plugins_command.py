@@ -254,7 +254,7 @@ class Derived(Base, kw_only=True):
 
 def test_docstrings_below_fields_are_read_from_the_source_inherited_ones_too() -> None:
     assert field_docs(Derived) == {"first": "Said here.", "second": "Said anew, on two lines."}
-    assert field_docs(DockerContainer)["startup_seconds"] == "How long it may take until it answers."
+    assert field_docs(DockerContainer)["startup_seconds"] == "Time it may take until it answers."
     assert field_docs(DockerContainer)["required"] == field_docs(StartedContainer)["required"]
     assert (summary(Base), summary(Derived)) == ("Of both.", "")
 

@@ -40,7 +40,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     status_networks: tuple[str, ...] = ()
     """Addresses and networks that may report the outcome of jobs."""
     profile: ProfileName = "infernet-0.1"
-    """The profile that decides on replies where nodes differ; the one that the clients expect."""
+    """The profile that clients expect, for the replies in which nodes differ."""
 
     def __post_init__(self) -> None:
         check_networks("trusted_proxies", (text for text in self.trusted_proxies if text != UNIX))
