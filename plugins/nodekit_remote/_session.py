@@ -96,7 +96,7 @@ class Session:
             await self._session.close()
 
     async def post(self, url: str, body: bytes, headers: dict[str, str], *, max_bytes: int) -> Reply:
-        """Send a POST; wait while no descriptor is free. Raise `ContainerFailed` of the kind connection or too_large."""
+        """Send a POST; wait while no descriptor is free. Raise `ContainerFailed`, kind connection or too_large."""
         async with await self._patiently("POST", url, body, headers) as response:
             return await Pieces(url, response).whole(max_bytes)
 
