@@ -19,7 +19,7 @@ from nodekit_asgi.server.servers import SERVERS
 
 
 class AsgiTransport:
-    """Serves HTTP at `config.bind`. Runs on asyncio only, because its servers do."""
+    """A transport that serves HTTP at `config.bind`. It runs on asyncio only, because its servers do."""
 
     def __init__(self, config: AsgiConfig | None = None) -> None:
         self._config = config or AsgiConfig()

@@ -17,7 +17,7 @@ class Reference(msgspec.Struct, frozen=True):
 
     variable: str
     origin: str
-    """Its key path in ``config.json``."""
+    """The key path of the secret in ``config.json``."""
 
 
 class Draft:

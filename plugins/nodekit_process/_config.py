@@ -24,7 +24,7 @@ class ProcessContainer(StartedContainer, frozen=True, kw_only=True, forbid_unkno
     command: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
     """The program, looked up in PATH (or, with a slash, from `folder`), and its arguments. No shell is involved."""
     env: Mapping[str, EnvValue] = _EMPTY
-    """Its environment, in addition to PATH, HOME, LANG and PORT."""
+    """Environment variables, in addition to PATH, HOME, LANG and PORT."""
     folder: Path | None = None
     """Folder in which it runs; by default the folder of the node file (from Python: the current one)."""
 

@@ -1,4 +1,4 @@
-"""One container kept up: started, probed, started again when it dies, ended with its runner."""
+"""The supervision of one container: it is started, probed, restarted when it dies, and ended with its runner."""
 
 import logging
 import math

@@ -10,9 +10,9 @@ IS_OPEN = "open = 1"
 HAS_FAILED = "status IN ('failed', 'cancelled')"
 
 BY_OPEN = "INDEXED BY jobs_open"
-"""Without this, SQLite walks all jobs by id, because it need not sort them then."""
+"""The index of unfinished jobs. Without this, SQLite walks all jobs by id, because it need not sort them then."""
 BY_FAILED = "INDEXED BY jobs_failed"
-"""Without this, SQLite walks all jobs of the client."""
+"""The index of failed jobs. Without this, SQLite walks all jobs of the client."""
 
 
 def find_query(

@@ -19,7 +19,7 @@ PATIENCE_SECONDS = 60.0
 WAIT_SECONDS = 30.0
 """Time the node is asked to hold its answer. It may hold it for less."""
 PROGRESS_SECONDS = 1.0
-"""The same at a terminal, where the progress line has to move."""
+"""The same time at a terminal, shorter so that the progress line moves."""
 SHORTEST_ROUND_SECONDS = 0.5
 """Shortest interval of requests to a node that does not hold its answer."""
 

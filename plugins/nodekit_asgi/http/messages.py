@@ -54,7 +54,7 @@ class HttpError(Exception):
 
 
 class Disconnected(Exception):
-    """The client has gone; nobody reads a reply."""
+    """The client has gone, so no reply can be sent."""
 
 
 def json_reply(value: Any, status: int = 200, headers: Sequence[Header] = ()) -> Reply:
