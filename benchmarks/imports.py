@@ -1,9 +1,9 @@
-"""How long it takes to import nodekit, and what each plugin adds.
+"""The import time of nodekit, and the time that each plugin adds.
 
     python benchmarks/imports.py [--rounds 21]
 
-Each import is timed in processes of its own, one after another, in turn with the others; the first round, which writes
-bytecode, does not count. Printed are the median, the fastest, and how many modules came with it. What a plugin adds is
+Each import is timed in its own processes, one at a time and in turn with the others. The first round, which writes
+bytecode, does not count. The output is the median, the fastest time, and the number of modules. A plugin's time is
 measured after `import nodekit`.
 """
 
@@ -25,14 +25,14 @@ print(json.dumps([time.perf_counter() - begun, len(sys.modules) - known]))
 
 
 def plugins() -> list[str]:
-    """The packages behind the offers and formats of nodekit's own distribution."""
+    """Return the packages of the providers and formats of nodekit's own distribution."""
     entries = distribution("nodekit-compute").entry_points
     groups = ("stores", "runners", "transports", "pipelines", "plugins", "formats")
     return sorted({e.module.partition(".")[0] for e in entries if e.group in {f"nodekit.{g}" for g in groups}})
 
 
 def measure(package: str) -> tuple[float, int]:
-    """Milliseconds, and how many modules, in a new process."""
+    """Import a package in a new process. Return the milliseconds, and the number of modules it loads."""
     before = "" if package == "nodekit" else "import nodekit"
     code = CODE.format(before=before, package=package)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,8 +1,8 @@
-"""Streams through a node: how long a piece takes from the container to the client, and how many bytes a second pass.
+"""Streams through a node: the time of a piece from the container to the client, and the bytes per second.
 
     python benchmarks/streams.py [--server hypercorn] [--streams 200] [--megabytes 1024]
 
-A `nodekit serve` process; the container and the client are one other process, so that both tell the time by one clock.
+The node is a `nodekit serve` process. Container and client share another process, so that both use one clock.
 """
 
 import argparse
@@ -35,7 +35,7 @@ PIECES = 5
 
 
 class Source:
-    """Sends a few pieces of one byte with pauses, or as much as it is told as fast as it is taken."""
+    """A container that sends a few pieces of one byte with pauses, or the requested megabytes as fast as possible."""
 
     def __init__(self) -> None:
         self.sent_at: list[float] = []
@@ -58,7 +58,7 @@ class Source:
 
 
 async def chunks(port: int, megabytes: int) -> "list[tuple[float, int]]":
-    """When each chunk behind the id came, and its length."""
+    """Return the arrival time and length of each chunk after the id."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=4 * MEGABYTE)
     body = json.dumps({"containers": ["source"], "data": {"megabytes": megabytes}}).encode()
     head = f"POST /api/jobs/stream HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -78,7 +78,7 @@ async def measure(port: int, source: Source, streams: int, megabytes: int) -> No
     for _ in range(streams):
         source.sent_at.clear()
         seen = await chunks(port, 0)
-        arrived = [at for at, length in seen for _ in range(length)]  # pieces may come together
+        arrived = [at for at, length in seen for _ in range(length)]  # several pieces may come in one chunk
         waited = [1000 * (at - sent) for at, sent in zip(arrived, source.sent_at, strict=True)]
         firsts.append(waited[0])
         delays += waited

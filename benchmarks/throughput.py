@@ -3,7 +3,7 @@
     python benchmarks/throughput.py [--jobs 3000] [--clients 32] [--steps 1] [--batch 1] [--server hypercorn]
                                     [--plugin metrics]
 
-A `nodekit serve` process on one core; the clients and a trivial container, in raw asyncio, on another.
+The node is a `nodekit serve` process on one core. The clients and a trivial container, in raw asyncio, run on another.
 A job is submitted over HTTP, runs its steps in the container, is stored, and counts once it is finished.
 """
 
@@ -44,7 +44,7 @@ STORES = {
 
 
 class Echo(asyncio.Protocol):
-    """The smallest container: answers every request with the same JSON."""
+    """The smallest container. It answers every request with the same JSON."""
 
     reply = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 13\r\n\r\n" + b'{"ok": "yes"}'
 

@@ -1,4 +1,4 @@
-"""Containers of the node in `node.toml`."""
+"""The containers of the node in `node.toml`."""
 
 from typing import Any
 

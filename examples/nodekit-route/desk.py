@@ -1,4 +1,4 @@
-"""Containers of the node in `node.toml`: long texts are summarised before they are answered."""
+"""The containers of the node in `node.toml`. Long texts are summarised before they are answered."""
 
 from typing import Any
 

@@ -1,6 +1,6 @@
-"""Counts words.
+"""A container that counts words.
 
-It is a container of nodekit: it listens on HOST and PORT, answers `POST /service_output` with JSON, and `GET /health`.
+It listens on HOST and PORT, and answers `POST /service_output` with JSON, and `GET /health`.
 """
 
 import json
@@ -14,7 +14,7 @@ EXPECTED = '{"words": ["…"]}'
 
 
 def count(data: Any) -> Any:
-    """`{"words": […]}` → `{"total": …, "counts": {word: how often}}`, in the order of the text."""
+    """Convert `{"words": […]}` to `{"total": …, "counts": {word: number}}`, in the order of the text."""
     counts: dict[str, int] = {}
     if not isinstance(data["words"], list) or not all(isinstance(word, str) for word in data["words"]):
         raise TypeError("`words` is no list of texts")
@@ -52,7 +52,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing per request; the node knows it all."""
+        """Log nothing for each request, because the node knows it all."""
 
 
 def stop(number: int, frame: object) -> None:

@@ -1,4 +1,4 @@
-"""`nodekit demo`: a node with the hello containers, started, given jobs over HTTP, and stopped without a trace."""
+"""The command `nodekit demo`: it starts a node with the hello containers, sends it jobs, and leaves no trace."""
 
 import json
 import os
@@ -26,11 +26,11 @@ POLL_SECONDS = 0.02
 LOG_LINES = 20
 
 _HERE = Path(__file__).parent
-_LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.db", "*.db-*", "*.db.lock")  # jobs of a node served from there
+_LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.db", "*.db-*", "*.db.lock")  # jobs of a node that ran there
 
 
 class DemoFailed(Exception):
-    """The demo cannot go on; the message says why."""
+    """The demo cannot go on. The message says why."""
 
 
 @click.command()
@@ -60,7 +60,7 @@ def demo(file: Path) -> None:
 
 @contextmanager
 def _signals_as_exceptions() -> Iterator[None]:
-    """So that being ended cleans up as Ctrl-C does."""
+    """Turn SIGTERM and SIGHUP into exceptions, so that they clean up as Ctrl-C does."""
 
     def stop(number: int, frame: object) -> None:
         sys.exit(128 + number)
@@ -80,7 +80,7 @@ def _handled_by(handler: Any, *numbers: signal.Signals) -> Iterator[None]:
 
 
 class _Node:
-    """`nodekit serve` as a process of its own. Raises `DemoFailed`."""
+    """A process that runs `nodekit serve`. Its methods raise `DemoFailed`."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -124,7 +124,7 @@ class _Node:
             raise DemoFailed(f"the node did not stop cleanly (exit code {code})")
 
     def _end(self) -> int:
-        """Stop it, whatever else the user presses meanwhile."""
+        """Stop the process and return its exit code. Signals from the user are ignored meanwhile."""
         with _handled_by(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             self._process.terminate()
             try:
@@ -134,11 +134,11 @@ class _Node:
                 return self._process.wait()
 
     def log(self) -> list[str]:
-        """Its log so far."""
+        """Return the lines of its log so far."""
         return self._log.read_text(encoding="utf-8", errors="replace").splitlines() if self._log.exists() else []
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
-        """The JSON of a reply with status 200."""
+        """Send a request and return the JSON of its reply. Raise `DemoFailed` if the status is not 200."""
         connection = HTTPConnection(urlsplit(self.url).netloc, timeout=JOB_SECONDS)
         try:
             headers = {"Content-Type": "application/json"}
@@ -152,13 +152,13 @@ class _Node:
         return json.loads(text)
 
     def jobs(self, ids: list[str]) -> list[Any]:
-        """Jobs with the results of their steps so far."""
+        """Return jobs with the results of their steps so far."""
         query = urlencode([*(("id", id) for id in ids), ("intermediate", "true")])
         answer: list[Any] = self.ask("GET", f"/api/jobs?{query}")
         return answer
 
 
-# -- what it shows --------------------------------------------------------------------------------
+# -- output ---------------------------------------------------------------------------------------
 
 
 def _show(node: _Node, text: str) -> None:
@@ -239,7 +239,7 @@ def _since(began: float) -> str:
 
 
 def _until(check: Callable[[], Any], seconds: float, why: str) -> Any:
-    """Ask until there is an answer."""
+    """Ask repeatedly until there is an answer."""
     end = time.monotonic() + seconds
     while not (answer := check()):
         if time.monotonic() > end:

@@ -1,6 +1,6 @@
-"""Ranks words by how often they are used.
+"""A container that ranks words by their number of uses.
 
-It is a container of nodekit: it listens on HOST and PORT, answers `POST /service_output` with JSON, and `GET /health`.
+It listens on HOST and PORT, and answers `POST /service_output` with JSON, and `GET /health`.
 """
 
 import json
@@ -17,7 +17,7 @@ BAR = 24
 
 
 def rank(data: Any) -> Any:
-    """`{"counts": {word: how often}}` → the `TOP` words of at least `SHORTEST` letters, with shares and bars."""
+    """Convert `{"counts": {word: number}}` to the `TOP` words of at least `SHORTEST` letters, with shares and bars."""
     counts: dict[str, int] = data["counts"]
     total = sum(counts.values())
     long = [(word, number) for word, number in counts.items() if len(word) >= SHORTEST]
@@ -62,7 +62,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing per request; the node knows it all."""
+        """Log nothing for each request, because the node knows it all."""
 
 
 def stop(number: int, frame: object) -> None:

@@ -1,6 +1,6 @@
-"""Cuts a text into its words.
+"""A container that splits a text into its words.
 
-It is a container of nodekit: it listens on HOST and PORT, answers `POST /service_output` with JSON, and `GET /health`.
+It listens on HOST and PORT, and answers `POST /service_output` with JSON, and `GET /health`.
 """
 
 import json
@@ -16,7 +16,7 @@ WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 
 
 def tokenise(data: Any) -> Any:
-    """`{"text": …}` → `{"words": […]}`."""
+    """Convert `{"text": …}` to `{"words": […]}`."""
     return {"words": WORD.findall(data["text"].lower())}
 
 
@@ -49,7 +49,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing per request; the node knows it all."""
+        """Log nothing for each request, because the node knows it all."""
 
 
 def stop(number: int, frame: object) -> None:

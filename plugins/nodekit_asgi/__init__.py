@@ -1,4 +1,4 @@
-"""The transport `asgi`: nodekit's HTTP API, on hypercorn or uvicorn, or as an ASGI app that you mount elsewhere."""
+"""The transport `asgi`: nodekit's HTTP API, served by hypercorn or uvicorn, or an ASGI app that you mount elsewhere."""
 
 from nodekit_asgi.app import AsgiApp
 from nodekit_asgi.config import AsgiConfig, Limits

@@ -1,4 +1,4 @@
-"""The API as an ASGI application: what holds for every request, whatever its route."""
+"""The API as an ASGI application: everything that applies to every request, on any route."""
 
 import logging
 import re
@@ -29,16 +29,16 @@ from nodekit_asgi.wire.profiles import PROFILES
 logger = logging.getLogger("nodekit.http")
 
 UNLIMITED = frozenset({"/health", "/docs", "/docs/{file}", "/openapi.json"})
-"""Routes for which nobody is told to ask less often: probes, and what explains the rest."""
+"""Routes without a rate limit: the health probe and the documentation of the API."""
 
 _random = Random().getrandbits
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
 class AsgiApp:
-    """An ASGI app that serves a node, whose lifespan is the caller's business.
+    """An ASGI app that serves a node. The caller starts and stops the node.
 
-    With `loopback`, it refuses requests whose ``Host`` is not a name of loopback.
+    If `loopback` is true, requests whose ``Host`` is not a loopback name are refused.
     """
 
     def __init__(self, node: Node, limits: Limits | None = None, *, loopback: bool = False) -> None:
@@ -62,17 +62,17 @@ class AsgiApp:
             if reply is not None:
                 async with reply.held or nullcontext():
                     await send_reply(reply, send, request, headers)
-        except StreamBroken as broken:  # not ended, and so cut by the server: it must not look whole
+        except StreamBroken as broken:  # the reply is left open, so the server cuts it: it must not look complete
             logger.info("%s %s: %s (request %s)", request.method, request.path, broken, request_id.decode())
         except Disconnected:
             logger.debug("%s %s: the client has gone", request.method, request.path)
         except Exception:
             failed = "%s %s failed while replying (request %s)"
             logger.exception(failed, request.method, request.path, request_id.decode())
-            raise  # the server cuts the connection: half a reply must not look whole
+            raise  # the server cuts the connection: half a reply must not look complete
 
     async def _reply(self, request: Request, send: Send, headers: list[Header], request_id: bytes) -> Reply | None:
-        """None: it is sent already, by an application that a plugin has mounted."""
+        """Return the reply. Return None if an application mounted by a plugin has already sent it."""
         try:
             request.check_framing()
             allowed = check_access(request, loopback=self._loopback)

@@ -1,4 +1,4 @@
-"""Brings HTTP requests to a node."""
+"""The transport that brings HTTP requests to a node."""
 
 import asyncio
 import select
@@ -19,7 +19,7 @@ from nodekit_asgi.server.servers import SERVERS
 
 
 class AsgiTransport:
-    """Serves HTTP where `config.bind` says. asyncio only, as its servers are."""
+    """A transport that serves HTTP at `config.bind`. It runs on asyncio only, because its servers do."""
 
     def __init__(self, config: AsgiConfig | None = None) -> None:
         self._config = config or AsgiConfig()
@@ -52,12 +52,12 @@ class AsgiTransport:
         if most is None or not hasattr(select, "epoll"):
             return listener
         if not isinstance(asyncio.get_running_loop(), asyncio.SelectorEventLoop):
-            return listener  # uvloop takes the descriptor itself for a listening socket
+            return listener  # uvloop uses the descriptor itself as a listening socket
         return BoundedListener(listener, most)
 
 
 def from_config(config: AsgiConfig, file: NodeFile) -> AsgiTransport:
-    """The transport of a node file, which a unix socket's path is relative to."""
+    """Build the transport of a node file. The path of a unix socket is relative to the file."""
     if config.bind.startswith("unix:") and config.bind != "unix:":
         path = file.folder / config.bind.removeprefix("unix:")
         config = replace(config, bind=f"unix:{path}")

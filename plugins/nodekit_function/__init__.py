@@ -32,9 +32,9 @@ from nodekit_function._pieces import INSTANCE, Pieces, gathered, pieces_of, tran
 __all__ = ["Function", "FunctionConfig", "FunctionContainer", "FunctionRunner", "offer"]
 
 Function: TypeAlias = Callable[[Any], Awaitable[Any] | AsyncGenerator[bytes | str, None]]
-"""Takes the data of a step as plain Python values and gives a value that JSON can hold.
+"""A function that takes the data of a step as plain Python values and returns a value that JSON can hold.
 
-An async generator gives pieces, `bytes` or `str`. Where its job does not stream, the output is what a `StreamRecord`
+An async generator yields pieces, `bytes` or `str`. If its job does not stream, the output is what a `StreamRecord`
 keeps of them.
 """
 
@@ -47,7 +47,7 @@ class FunctionContainer(Container, frozen=True, kw_only=True, forbid_unknown_fie
     call: str
     """``package.module:function``, or ``file.py:function`` relative to the node file.
 
-    A file is run once, however many of its functions are containers.
+    A file runs once, even if several of its functions are containers.
     """
 
 
@@ -56,9 +56,9 @@ class FunctionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class FunctionRunner:
-    """Calls functions.
+    """A runner that calls functions.
 
-    An exception of a function fails its step as an HTTP 500 would; raise `ContainerFailed` to say otherwise.
+    An exception of a function fails its step as an HTTP 500 would. Raise `ContainerFailed` for another failure.
     """
 
     in_process: Literal[True] = True
@@ -68,9 +68,10 @@ class FunctionRunner:
         self._functions: dict[ContainerId, Function] = {}
 
     def add(self, container: Container, function: Function) -> None:
-        """Offer a function as a container. Before the node is composed.
+        """Register a function as a container. Call this before the node is composed.
 
-        Raises `CompositionError` for one that cannot be awaited: it would hold up the whole node.
+        Raise `CompositionError` for a function that cannot be awaited, because it would block the whole node, and for
+        a container id that is taken.
         """
         if container.id in self._containers:
             raise CompositionError(f"container {container.id!r} has a function already")
@@ -82,7 +83,7 @@ class FunctionRunner:
         self._functions[container.id] = function
 
     def container(self, id: ContainerId, **settings: Any) -> Callable[[FunctionT], FunctionT]:
-        """Offer the decorated function as a container; `settings` are fields of `Container`."""
+        """Register the decorated function as a container. `settings` are fields of `Container`."""
 
         def decorate(function: FunctionT) -> FunctionT:
             description = settings.pop("description", (function.__doc__ or "").strip().partition("\n")[0])
@@ -123,7 +124,7 @@ class FunctionRunner:
 
 
 def from_config(config: FunctionConfig, file: NodeFile) -> FunctionRunner:
-    """The runner of a node file."""
+    """Build the runner of a node file."""
     runner = FunctionRunner()
     files: dict[Path, ModuleType] = {}
     for number, container in enumerate(config.containers):
@@ -160,7 +161,7 @@ _numbers = count(1)
 
 
 def _file_module(path: Path, files: dict[Path, ModuleType]) -> ModuleType:
-    """The module of a file, under a name that no other module has; it is run when it is not in `files` yet."""
+    """Return the module of a file, under a unique name. The file is run if it is not in `files` yet."""
     if path not in files:
         name = f"nodekit_function_file_{next(_numbers)}_{path.stem}"
         spec = importlib.util.spec_from_file_location(name, path)

@@ -1,4 +1,4 @@
-"""What a function gives, piece by piece."""
+"""The output of a function, piece by piece."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
@@ -15,7 +15,7 @@ _END = object()
 
 
 class Pieces:
-    """A generator's pieces as bytes; what goes wrong in it is a fault of the container."""
+    """A generator's pieces as bytes. An error in it is a failure of the container."""
 
     instance = INSTANCE
 
@@ -39,7 +39,10 @@ class Pieces:
 
 @asynccontextmanager
 async def pieces_of(function: Callable[[Any], Any], step: Step) -> AsyncIterator[Pieces]:
-    """What it gives for a step: of a plain function, the output in one piece. Raises `ContainerFailed`."""
+    """Yield the pieces that a function gives for a step. A plain function gives its output in one piece.
+
+    Raise `ContainerFailed`.
+    """
     with translated():
         answer = function(decode_payload(step.input.data))
         if isinstance(answer, Awaitable):
@@ -49,7 +52,7 @@ async def pieces_of(function: Callable[[Any], Any], step: Step) -> AsyncIterator
 
 
 async def gathered(answer: AsyncGenerator[bytes | str, None]) -> msgspec.Raw:
-    """All that it gives, as the output of a job that does not stream."""
+    """Return all pieces together, as the output of a job that does not stream."""
     record = StreamRecord()
     async with aclosing(answer) as pieces:
         async for piece in Pieces(pieces):
@@ -59,7 +62,7 @@ async def gathered(answer: AsyncGenerator[bytes | str, None]) -> msgspec.Raw:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """An exception fails the step as an HTTP 500 would."""
+    """Translate exceptions to `ContainerFailed`, as an HTTP 500 would be."""
     try:
         yield
     except ContainerFailed:

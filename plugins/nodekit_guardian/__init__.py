@@ -1,4 +1,4 @@
-"""The plugin `guardian`: who may call which container, and where in a pipeline."""
+"""The plugin `guardian`: rules that say who may call a container, and at which place in a pipeline."""
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
@@ -11,18 +11,18 @@ __all__ = ["Guardian", "GuardianConfig", "GuardianRules", "offer", "rules"]
 
 
 class GuardianConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """It takes no settings of its own; its rules stand with the containers."""
+    """The plugin's settings. It has none of its own; its rules are part of the containers' settings."""
 
 
 class GuardianRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The rules of one container."""
 
     external: bool = True
-    """Whether it may be the first container of a job."""
+    """True if it may be the first container of a job."""
     allowed_ips: tuple[str, ...] = ()
-    """Addresses and networks (CIDR, v4 and v6) that may use it; all where none is named."""
+    """Addresses and networks (CIDR, v4 and v6) that may use it; empty: all."""
     generates_proofs: bool = False
-    """Whether it may be the last container of a job that requires a proof."""
+    """True if it may be the last container of a job that requires a proof."""
 
     def __post_init__(self) -> None:
         for allowed in self.allowed_ips:
@@ -35,13 +35,13 @@ class GuardianRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 def rules(
     *, external: bool = True, allowed_ips: tuple[str, ...] = (), generates_proofs: bool = False
 ) -> dict[str, Any]:
-    """Rules for `Container.rules`, from Python."""
+    """Return rules for `Container.rules`, for use from Python."""
     checked = GuardianRules(external=external, allowed_ips=allowed_ips, generates_proofs=generates_proofs)
     return msgspec.structs.asdict(checked)
 
 
 class _Compiled:
-    """Rules ready to be asked. Addresses are compared as IPv4 where they are mapped into IPv6."""
+    """The rules of one container, prepared for checks. IPv4 addresses mapped into IPv6 are compared as IPv4."""
 
     def __init__(self, container: Container) -> None:
         own = {key: value for key, value in container.rules.items() if key in GuardianRules.__struct_fields__}
@@ -58,7 +58,7 @@ class _Compiled:
 
 
 class Guardian:
-    """Refuses what the containers' rules forbid."""
+    """A guard that refuses requests that the containers' rules forbid."""
 
     container_rules = GuardianRules
 

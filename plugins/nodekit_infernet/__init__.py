@@ -1,7 +1,7 @@
 """The format `json`: an Infernet node's ``config.json``, version 1.4, as a node file; and `nodekit migrate`.
 
-What that file cannot say is as Infernet had it, where that is safe to have, and as nodekit has it where not; each
-difference that a caller or an operator may notice is a notice, and a comment in what `nodekit migrate` writes.
+Settings that the file does not have are as in Infernet if that is safe, and otherwise as in nodekit. Each difference
+that a caller or an operator may notice becomes a notice, and a comment in the output of `nodekit migrate`.
 """
 
 from pathlib import Path

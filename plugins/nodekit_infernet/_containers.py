@@ -1,4 +1,4 @@
-"""The containers of an Infernet node: those that it starts itself, and those that somebody else keeps up."""
+"""The containers of an Infernet node: those that it starts itself, and those that run elsewhere."""
 
 import re
 import shlex
@@ -24,8 +24,8 @@ FREEDOM: Mapping[str, Any] = {
         "SETUID",
     ],
 }
-"""What containers of Infernet had, and images may count on: all the memory there is, any number of processes, and what
-root may do with files and users of its own."""
+"""Freedom that Infernet's containers had, and on which images may rely: all of the memory, any number of processes,
+and what root may do with files and users of its own."""
 STARTUP_SECONDS = 600.0
 """Infernet set no limit; loading a model can take minutes."""
 
@@ -34,7 +34,10 @@ _CHAIN_RULES = ("accepted_payments", "allowed_addresses", "allowed_delegate_addr
 
 
 def add_runners(draft: Draft, *, chain: bool) -> None:
-    """`chain`: whether a plugin reads the chain's rules. Raises `CompositionError` with the problems of all."""
+    """Add the runners and their containers. Raise `CompositionError` with the problems of all containers.
+
+    `chain` is true if a plugin reads the chain's rules.
+    """
     config = draft.read.config
     numbered = list(enumerate(config.containers))
     managed = [(number, one) for number, one in numbered if config.manage_containers and (one.image or not one.url)]
@@ -71,7 +74,7 @@ def _problems(where: str, container: InfernetContainer) -> Iterator[Problem]:
 
 
 class _Runner:
-    """One runner's table while its containers are added."""
+    """The table of one runner, while its containers are added."""
 
     def __init__(self, draft: Draft, use: str, number: int, *, chain: bool) -> None:
         self._draft = draft
@@ -119,7 +122,10 @@ class _Runner:
         return {**FREEDOM, "capabilities": list(FREEDOM["capabilities"]), "startup_seconds": longest}
 
     def _env(self, where: str, origin: str, container: InfernetContainer) -> dict[str, str]:
-        """As Infernet gave values that are no texts. Where there is null, it unset what the image has."""
+        """Return the environment, with values that are not texts converted as Infernet did.
+
+        A null is left out with a notice; in Infernet it unset the image's own variable.
+        """
         for name, value in container.env.items():
             if value is None:
                 self._draft.notice(where, f"{origin}.env: {name} is null, and left as the image has it.")
@@ -168,7 +174,7 @@ class _Runner:
 
 
 def _network(allowed: str) -> str:
-    """As it is, unless it names a host where the guardian wants the network."""
+    """Return the network. If its host bits are set, they are cleared, because the guardian requires that."""
     try:
         ip_network(allowed)
     except ValueError:

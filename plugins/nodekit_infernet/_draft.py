@@ -1,4 +1,4 @@
-"""The tables of a node file while they are being made, with all that is to be said of them."""
+"""The tables of a node file while they are being made, with their comments and notices."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -13,15 +13,18 @@ from nodekit_infernet._shapes import is_table
 
 
 class Reference(msgspec.Struct, frozen=True):
-    """What stands for a secret in a node file that is written."""
+    """The environment variable that replaces a secret in a written node file."""
 
     variable: str
     origin: str
-    """Its key path in ``config.json``."""
+    """The key path of the secret in ``config.json``."""
 
 
 class Draft:
-    """Key paths are those of the tables (``runners[0].containers[1].env``) unless they are said to be of the JSON."""
+    """The tables with their comments, notices and origins.
+
+    Key paths are those of the tables (``runners[0].containers[1].env``), unless said to be of the JSON.
+    """
 
     def __init__(self, read: Read) -> None:
         self.read = read
@@ -29,24 +32,27 @@ class Draft:
         self.notices: list[str] = []
         self.origins: dict[str, str] = {}
         self.comments: dict[str, list[str]] = {}
-        """Lines that belong in front of a key or table; those of ``""`` in front of all."""
+        """Lines in front of a key or table. Those under ``""`` come before everything."""
         self.references: dict[str, Reference] = {}
-        """Of the secrets among the tables."""
+        """The references for secrets in the tables, by key path."""
 
     def origin(self, where: str, origin: str) -> None:
-        """What is there comes from that key of the JSON."""
+        """Record that the value at `where` comes from the key `origin` of the JSON."""
         self.origins[where] = origin
 
     def comment(self, where: str, text: str) -> None:
         self.comments.setdefault(where, []).append(text)
 
     def notice(self, where: str, text: str) -> None:
-        """A comment that is also told where the JSON itself is served."""
+        """Add a comment that is also shown if the JSON file itself is served."""
         self.comment(where, text)
         self.notices.append(text)
 
     def secret(self, where: str, origin: str, variable: str) -> None:
-        """What is there is secret; `variable` is the environment variable that is to hold it."""
+        """Record that the value at `where` is a secret. `variable` is the environment variable that will hold it.
+
+        If another secret has that variable already, a number is added to its name.
+        """
         taken = {reference.variable: reference.origin for reference in self.references.values()}
         name, number = variable, 2
         while taken.get(name, origin) != origin:
@@ -58,18 +64,18 @@ class Draft:
         )
 
     def given(self, key: str) -> bool:
-        """Whether a key of the JSON stands there."""
+        """Return True if the JSON contains this key."""
         return key in self.read.given
 
 
 def is_offered(kind: str, name: str) -> bool:
-    """Whether an installed package has such a store or plugin."""
+    """Return True if an installed package has a provider of this kind and name."""
     return any((f"nodekit.{kind}s", name) == found for found in _entry_points())
 
 
 def _entry_points() -> Iterator[tuple[str, str]]:
-    """Groups and names. Each distribution is read by itself: one that is broken hides no other's."""
-    from importlib.metadata import distributions  # half of what this package would bring in, were it at the top
+    """Yield group and name of each entry point. Distributions are read one by one, so a broken one hides no other."""
+    from importlib.metadata import distributions  # imported here because it is half of this package's import time
 
     for distribution in distributions():
         with suppress(Exception):
@@ -77,12 +83,12 @@ def _entry_points() -> Iterator[tuple[str, str]]:
 
 
 def said(struct: msgspec.Struct) -> dict[str, Any]:
-    """The settings of a Struct that have a value, as plain ones; secrets stay what they are."""
+    """Return the fields of a Struct that have a value, as plain values. Secrets stay as they are."""
     return {name: plain(value) for name, value in msgspec.structs.asdict(struct).items() if value is not None}
 
 
 def plain(value: Any) -> Any:
-    """What a table can hold: dicts and lists in place of other mappings and of tuples."""
+    """Return a value that a table can hold: Structs and other mappings become dicts, tuples become lists."""
     if isinstance(value, msgspec.Struct):
         return said(value)
     if isinstance(value, tuple):
@@ -93,7 +99,7 @@ def plain(value: Any) -> Any:
 
 
 def without_secrets(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """For comments. Of URLs only where they lead to is left: providers' have keys in their paths."""
+    """Return the settings for comments, without secrets. URLs keep only scheme and host: their paths may hold keys."""
     return {
         key: without_secrets(value) if is_table(value) else _without_keys(value)
         for key, value in settings.items()

@@ -1,4 +1,4 @@
-"""A node file of our own from an Infernet node's."""
+"""The migration of an Infernet node's ``config.json`` to a node file in TOML."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +18,7 @@ _HEAD = (
 
 
 def migrated(path: Path) -> tuple[str, list[Reference]]:
-    """The node file, and what its secrets are to be given as. Raises `CompositionError` where the JSON is wrong."""
+    """Return the node file, and the references that replace its secrets. Raise `CompositionError` for a wrong JSON."""
     draft = translated(read_config(path))
     _comment_defaults(draft)
     comments = {**draft.comments, "": [*_HEAD, *draft.comments.get("", ())]}
@@ -44,7 +44,7 @@ def _comment_defaults(draft: Draft) -> None:
 
 
 def _referenced(value: Any, references: Mapping[str, Reference], where: str) -> Any:
-    """The tables, with a reference in place of each secret."""
+    """Return the tables with a reference in place of each secret."""
     if isinstance(value, Secret):
         return {"env": references[where].variable}
     if is_table(value):

@@ -1,4 +1,7 @@
-"""JSON → `InfernetConfig`, as lenient as Infernet: numbers and booleans may be texts, unknown keys are only noticed."""
+"""The step from JSON to `InfernetConfig`, as lenient as Infernet.
+
+Numbers and booleans may be texts, and unknown keys cause only a notice.
+"""
 
 import json
 import re
@@ -26,17 +29,17 @@ _WORDS = {
 
 
 class Read(msgspec.Struct, frozen=True):
-    """What a file says."""
+    """The contents of a file."""
 
     config: InfernetConfig
     given: frozenset[str]
-    """The key paths that stand in it."""
+    """The key paths in the file."""
     unknown: tuple[str, ...]
-    """Those of them that Infernet does not know either."""
+    """The key paths that Infernet does not know either."""
 
 
 def read_config(path: Path) -> Read:
-    """Raises `CompositionError` with every problem, each with its key path."""
+    """Read the file. Raise `CompositionError` with every problem, each with its key path."""
     reader = _Reader()
     config = reader.table(_json(path), InfernetConfig, "")
     if reader.problems or config is None:
@@ -47,11 +50,11 @@ def read_config(path: Path) -> Read:
 def _json(path: Path) -> dict[str, Any]:
     try:
         read = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_no_number)
-        json.dumps(read, ensure_ascii=False).encode()  # half a surrogate pair is a text that nothing else takes
+        json.dumps(read, ensure_ascii=False).encode()  # fails for half a surrogate pair, which nothing else accepts
     except OSError as error:
         raise CompositionError(Problem(str(path), f"cannot be read: {error.strerror}")) from error
     except (ValueError, RecursionError) as error:
-        # what the JSON parser says holds a place; what a decoder says may hold some of the text
+        # a JSON error has only a position, but the error of a decoder may contain some of the text
         place = f" at line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else ""
         raise CompositionError(Problem(str(path), f"is not JSON in UTF-8{place}")) from error
     if not is_table(read):
@@ -64,7 +67,7 @@ def _no_number(name: str) -> NoReturn:
 
 
 class _Reader:
-    """Reads key by key, so that every problem is found and every unknown key noticed. Values are never shown."""
+    """A reader that goes key by key, so that it finds every problem and unknown key. It never shows values."""
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []
@@ -106,12 +109,12 @@ class _Reader:
 
 
 def _struct(kind: Any) -> type[msgspec.Struct] | None:
-    """The Struct that a type is, or is unless it is None."""
+    """Return the Struct of a type that is a Struct, or a Struct or None."""
     return next(_structs_among((kind, *get_args(kind))), None) if get_args(kind)[1:] != (...,) else None
 
 
 def _structs(kind: Any) -> type[msgspec.Struct] | None:
-    """The Struct of whose values a type is a list."""
+    """Return the Struct of the items of a tuple type."""
     return next(_structs_among(get_args(kind)[:1]), None) if get_args(kind)[1:] == (...,) else None
 
 
@@ -120,7 +123,7 @@ def _structs_among(kinds: tuple[Any, ...]) -> Iterator[type[msgspec.Struct]]:
 
 
 def _plain(value: Any, kind: Any) -> Any:
-    """What Infernet takes, and msgspec does not."""
+    """Convert texts that Infernet accepts and msgspec does not."""
     if kind is bool and isinstance(value, str):
         word = value.strip().lower()
         return word in _TRUE if word in _TRUE + _FALSE else value
@@ -138,7 +141,10 @@ def _secret(kind: type[Any], value: Any) -> Any:
 
 
 def _explained(where: str, text: str) -> tuple[str, str]:
-    """From an error of msgspec, such as ``Expected `int`, got `str` - at `$[1]```: only types, never values."""
+    """Convert an error of msgspec to key path and text: ``Expected `int`, got `str` - at `$[1]```.
+
+    It contains only types, never values.
+    """
     text, _, place = text.partition(" - at `$")
     words = re.sub(r"`(\w+)[^`]*`", lambda found: _WORDS.get(found[1], found[1]), text)
     return where + place.rstrip("`"), words[:1].lower() + words[1:]

@@ -1,4 +1,4 @@
-"""What decoded JSON and the tables of a node file are made of, told apart for type checkers too."""
+"""Type guards for decoded JSON and for the tables of a node file."""
 
 from typing import Any, TypeGuard
 

@@ -1,4 +1,4 @@
-"""Writing TOML, with comments. Whatever is written reads back as it was."""
+"""A writer for TOML with comments. Everything it writes reads back unchanged."""
 
 import re
 import textwrap
@@ -16,20 +16,23 @@ _NO_COMMENT = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def document(tables: Mapping[str, Any], comments: Mapping[str, Sequence[str]]) -> str:
-    """The tables, each key and table under its comments; `comments` are by key path, those of ``""`` stand on top."""
+    """Return the tables as TOML, each key and table under its comments.
+
+    `comments` are by key path. Those under ``""`` come first.
+    """
     lines = [*_commented(comments.get("", ()))]
     for key, value in tables.items():
         if is_table(value):
             lines += ["", *_commented(comments.get(key, ())), f"[{_key(key)}]", *_body(value, key, _key(key), comments)]
         elif _is_tables(value):
             lines += _tables(value, key, _key(key), comments)
-        else:  # only before any table; otherwise it would belong to that one
+        else:  # goes before all tables, because otherwise it would belong to one of them
             lines = [f"{_key(key)} = {inline(value)}", *lines]
     return "\n".join(lines).strip("\n") + "\n"
 
 
 def inline(value: Any) -> str:
-    """A value in one line."""
+    """Return a value as TOML in one line."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):
@@ -45,7 +48,7 @@ def inline(value: Any) -> str:
 
 
 def _body(table: Mapping[str, Any], where: str, header: str, comments: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """Its keys, and then the tables in lists: a key after those would belong to them."""
+    """Yield the keys, and then the tables in lists, because a key after those would belong to them."""
     for key, value in table.items():
         if not _is_tables(value):
             yield from _commented(_below(comments, f"{where}.{key}"))
@@ -66,7 +69,7 @@ def _tables(
 
 
 def _below(comments: Mapping[str, Sequence[str]], where: str) -> Iterator[str]:
-    """Those of a key, and of what stands in its line."""
+    """Yield the comments of a key and of all keys inside its inline value."""
     for path, lines in comments.items():
         if path == where or path.startswith(f"{where}."):
             yield from lines

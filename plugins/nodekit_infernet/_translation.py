@@ -1,4 +1,4 @@
-"""`InfernetConfig` → the tables of a node file."""
+"""The translation of an `InfernetConfig` to the tables of a node file."""
 
 from typing import Any
 
@@ -12,11 +12,11 @@ from nodekit_infernet._toml import inline
 JOBS = "jobs.db"
 
 STATUS_NETWORKS = ("127.0.0.0/8", "::1/128", "172.16.0.0/12")
-"""Loopback, and where Docker has its bridges."""
+"""Loopback, and the networks of Docker's bridges."""
 
 
 def translated(read: Read) -> Draft:
-    """The tables, with what is to be said of them."""
+    """Return the tables with their comments and notices."""
     draft = Draft(read)
     _add_log(draft)
     _add_store(draft)
@@ -53,7 +53,7 @@ def _add_store(draft: Draft) -> None:
 
 
 def _keep(draft: Draft, where: str, key: str, struct: msgspec.Struct) -> None:
-    """What nobody reads yet, as comments. Secrets are left out."""
+    """Keep settings that nothing reads yet as comments. Secrets are left out."""
     for name, value in without_secrets(said(struct)).items():
         draft.comment(where, f"  {key}.{name} = {inline(value)}")
 
@@ -124,7 +124,7 @@ def _leave_chain(draft: Draft) -> None:
 
 
 def _remark(draft: Draft) -> None:
-    """What has no table."""
+    """Add notices and comments for settings without a table."""
     if draft.read.config.forward_stats:
         draft.notice("", "forward_stats: no telemetry is ever sent, whatever it says.")
     if draft.given("startup_wait"):

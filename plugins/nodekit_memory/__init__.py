@@ -1,4 +1,4 @@
-"""The store `memory`: jobs live as long as the node. For tests, and where losing them does not matter."""
+"""The store `memory`: jobs live as long as the node. For tests, and for jobs whose loss does not matter."""
 
 from bisect import bisect_right, insort
 from collections.abc import Collection, Sequence
@@ -22,20 +22,20 @@ __all__ = ["MemoryConfig", "MemoryStore", "MemoryTable", "offer"]
 
 
 class MemoryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """It takes no settings."""
+    """The store's settings. It has none."""
 
 
 class MemoryTable:
-    """Jobs in a dictionary.
+    """A table of jobs in a dictionary.
 
-    A table of yours may keep one inside, answer `get`, `find` and `unfinished` from it, and put in what it has read by
-    `add`. It holds nothing that has to be opened or closed: it need not be entered.
+    Your own table may contain one: add the jobs that you have read with `add`, and answer `get`, `find` and
+    `unfinished` from it. It holds nothing that has to be opened or closed, so it need not be entered.
     """
 
     def __init__(self) -> None:
         self._jobs: dict[JobId, Job] = {}
         self._ids: dict[ClientId | None, list[JobId]] = {None: []}
-        """Sorted; under None those of all clients."""
+        """Sorted ids by client; under None the ids of all clients."""
         self._keys: dict[tuple[ClientId, str | None], JobId] = {}
 
     async def __aenter__(self) -> Self:
@@ -79,7 +79,7 @@ class MemoryTable:
         limit: int,
     ) -> list[JobId]:
         ids = self._ids.get(client, [])
-        if client is not None and idempotency_key is not None:  # looked up, as each request with a key is
+        if client is not None and idempotency_key is not None:  # looked up, because every request with a key does this
             known = self._keys.get((client, idempotency_key))
             ids = [known] if known else []
         found: list[JobId] = []

@@ -1,4 +1,4 @@
-"""What a node file can say about processes, and what is wrong with it before anything is started."""
+"""The settings of processes in a node file, and the checks of them before any process starts."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from nodekit import EnvValue, Problem
 from nodekit_remote import StartedContainer, env_problems, id_problems, plain_env
 
 INHERITED = ("PATH", "HOME", "LANG")
-"""What a process gets of the node's environment; the rest is declared."""
+"""Variables of the node's environment that a process gets. All others must be declared."""
 
 _EMPTY: Mapping[str, EnvValue] = MappingProxyType({})
 
@@ -24,9 +24,9 @@ class ProcessContainer(StartedContainer, frozen=True, kw_only=True, forbid_unkno
     command: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
     """The program, looked up in PATH (or, with a slash, from `folder`), and its arguments. No shell is involved."""
     env: Mapping[str, EnvValue] = _EMPTY
-    """Its environment, beside PATH, HOME, LANG and PORT."""
+    """Environment variables, in addition to PATH, HOME, LANG and PORT."""
     folder: Path | None = None
-    """Where it runs; the folder of the node file unless said (from Python: the current one)."""
+    """Folder in which it runs; by default the folder of the node file (from Python: the current one)."""
 
 
 class ProcessConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -36,13 +36,13 @@ class ProcessConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 def environment(container: ProcessContainer) -> dict[str, str]:
-    """What the process gets, without its port."""
+    """Return the environment of the process, without its port."""
     inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
     return inherited | plain_env(container.env)
 
 
 def problems(config: ProcessConfig, folder: Path) -> Iterator[Problem]:
-    """What would keep the containers from being started."""
+    """Yield the problems that would keep the containers from starting."""
     yield from id_problems(config.containers)
     for number, container in enumerate(config.containers):
         where = f"containers[{number}]"

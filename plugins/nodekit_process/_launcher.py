@@ -1,7 +1,7 @@
-"""Run as a script, `launcher PARENT NAMES COMMAND…`: becomes the command, and dies with the node.
+"""A script, `launcher PARENT NAMES COMMAND…`, which becomes the command and dies with the node.
 
-The kernel kills it when its parent *thread*, the one that runs the node's event loop, is gone, however it went.
-NAMES are the variables that the command gets: Python may have set others (LC_CTYPE) when it started.
+The kernel kills it when its parent *thread*, the one that runs the node's event loop, has ended for any reason.
+NAMES are the variables that the command gets, because Python may have set others (LC_CTYPE) when it started.
 It imports nothing of nodekit, so that it starts in a few milliseconds.
 """
 
@@ -31,7 +31,7 @@ def _die_with_parent(parent: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL):
         print(f"prctl: {os.strerror(ctypes.get_errno())}; would outlive a killed node", file=sys.stderr, flush=True)
-    if os.getppid() != parent:  # it was gone before we asked
+    if os.getppid() != parent:  # the parent was gone before prctl took effect
         os._exit(127)
 
 

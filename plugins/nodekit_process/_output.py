@@ -1,4 +1,4 @@
-"""What a process prints, line by line."""
+"""The output of a process, line by line."""
 
 import logging
 from collections import deque
@@ -6,12 +6,12 @@ from collections import deque
 from nodekit import ContainerId
 
 MAX_LINE_BYTES = 4096
-"""Of a longer line the rest is dropped."""
+"""Size after which the rest of a line is dropped."""
 KEPT_LINES = 20
 
 
 class Output:
-    """Sends lines to the log ``nodekit.container.<id>`` and remembers the last ones."""
+    """A sink that sends lines to the log ``nodekit.container.<id>`` and remembers the last ones."""
 
     def __init__(self, id: ContainerId) -> None:
         self.last_lines: deque[str] = deque(maxlen=KEPT_LINES)
@@ -19,7 +19,7 @@ class Output:
         self._line = b""
 
     def feed(self, piece: bytes) -> None:
-        """Take what was read, wherever it was cut."""
+        """Take the next piece of output, which may end anywhere in a line."""
         *lines, rest = piece.split(b"\n")
         for line in lines:
             self._tell(self._line + line)
@@ -27,7 +27,7 @@ class Output:
         self._line = (self._line + rest)[: MAX_LINE_BYTES + 1]
 
     def end(self) -> None:
-        """The last line need not end."""
+        """Finish the output. Its last line need not end with a newline."""
         if self._line:
             self._tell(self._line)
         self._line = b""

@@ -10,11 +10,11 @@ _TRIES = 100
 
 
 def free_port() -> int:
-    """A port that nobody listens on right now.
+    """Return a port that no process listens on right now.
 
-    It lies below the range from which the kernel takes ports for outgoing connections, where there is room: so no
-    connection takes it before the process does, the probes of that very port included. Nor do programs that begin
-    their random numbers at one seed choose the same ones.
+    If there is room, it lies below the range from which the kernel takes ports for outgoing connections. So no
+    connection takes it before the process does, not even a probe of that very port. The system's random source keeps
+    programs with the same random seed from choosing the same ports.
     """
     random = SystemRandom()
     below = _first_outgoing_port()

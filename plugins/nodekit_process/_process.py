@@ -1,4 +1,4 @@
-"""One operating system process with its group: started, watched, read, ended."""
+"""One operating system process with its group: its start, watch, output and end."""
 
 import asyncio
 import os
@@ -16,22 +16,22 @@ from nodekit_process._output import Output
 
 LAUNCHER = Path(__file__).with_name("_launcher.py")
 KILL_SECONDS = 5.0
-"""How long a killed process may take to be gone; one that hangs in the kernel takes longer and is given up."""
+"""Time a killed process may take to be gone. One that hangs in the kernel takes longer and is given up."""
 POLL_SECONDS = 0.05
-"""Where the kernel has no descriptors for processes."""
+"""Interval of checks for the end of the process if the kernel has no descriptors for processes."""
 _PIPE_BYTES = 1 << 16
 _READS_AT_EXIT = 16
 
 
 class Process:
-    """A running process, leader of its own session and group; `exited` is set once it and its group are gone.
+    """A running process, the leader of its own session and group. `exited` is set once it and its group are gone.
 
-    The event loop calls back, so that no task is needed that could be cancelled before the process has ended.
+    It is driven by callbacks of the event loop, not by a task, which could be cancelled before the process has ended.
     """
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str], folder: Path, output: Output) -> None:
-        """Start it. To be called in the event loop's thread, whose end is the end of the process."""
-        names = "=".join(env)  # the one character that no name holds
+        """Start the process. Call this in the thread of the event loop: the process dies when that thread ends."""
+        names = "=".join(env)  # no name contains this character
         launcher = [sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()), names, *command]
         try:
             self._popen = subprocess.Popen(  # noqa: S603 - the operator's own command, without a shell
@@ -56,12 +56,12 @@ class Process:
 
     @property
     def exit_code(self) -> int | None:
-        """Negative: the signal that killed it."""
+        """The exit code; negative if a signal killed the process; None while it runs."""
         return self._popen.returncode
 
     @property
     def ending(self) -> str:
-        """How it ended: ``exited with code 3``, ``was killed by SIGKILL``."""
+        """The way it ended: ``exited with code 3``, ``was killed by SIGKILL``."""
         code = self._popen.returncode
         if code is None:
             return "is running"
@@ -72,7 +72,7 @@ class Process:
         return f"was killed by signal {-code}"
 
     async def end(self, stop_seconds: float) -> None:
-        """End it and its group: SIGTERM, and SIGKILL for what is left after `stop_seconds`."""
+        """End the process and its group: first SIGTERM, and after `stop_seconds` SIGKILL for what is left."""
         for number, seconds in ((signal.SIGTERM, stop_seconds), (signal.SIGKILL, KILL_SECONDS)):
             if not self.exited.is_set():
                 self._signal_group(number)
@@ -81,7 +81,7 @@ class Process:
         self._close()
 
     def _signal_group(self, number: signal.Signals) -> None:
-        """While the leader is not reaped, its number belongs to no other group."""
+        """Send a signal to the group. Its number is safe to use while the leader has not been reaped."""
         if self._popen.returncode is None:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, number)
@@ -103,7 +103,7 @@ class Process:
             self._ended()
 
     def _ended(self) -> None:
-        self._signal_group(signal.SIGKILL)  # children that outlived it; before it is reaped
+        self._signal_group(signal.SIGKILL)  # for children that outlived it; must come before it is reaped
         self._popen.wait()
         for _ in range(_READS_AT_EXIT):
             if not self._read():
@@ -118,7 +118,7 @@ class Process:
         self._loop.add_reader(self._popen.stdout.fileno(), self._read)
 
     def _read(self) -> bool:
-        """Whether there was something to read."""
+        """Read a piece of output. Return False if there was nothing to read."""
         pipe = self._popen.stdout
         if pipe is None or pipe.closed:
             return False

@@ -15,11 +15,11 @@ from nodekit_remote import ContainerHttp, StartingRunner
 
 
 class ProcessRunner(StartingRunner):
-    """Runs containers as local processes.
+    """A runner that runs containers as local processes.
 
-    `folder` is where they run unless they say otherwise; relative folders and programs are looked up from it.
-    Raises `CompositionError` where a program or a folder is missing; entering it, `NotStarted`. Entering waits for the
-    containers that are required; the others come up meanwhile.
+    They run in `folder` by default. Relative folders and programs are looked up from there.
+    Raise `CompositionError` if a program or a folder is missing. Entering the runner waits for the required containers,
+    and raises `NotStarted` if one does not come up; the others come up meanwhile.
     """
 
     def __init__(self, config: ProcessConfig, *, folder: Path | None = None) -> None:
@@ -50,7 +50,7 @@ class ProcessRunner(StartingRunner):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._tasks is not None
-        self._tasks.cancel_scope.cancel()  # each ends its own process, shielded
+        self._tasks.cancel_scope.cancel()  # each task ends its own process, in a shielded scope
         await self._stack.aclose()
 
 

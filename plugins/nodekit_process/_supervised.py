@@ -1,4 +1,4 @@
-"""One container kept up: started, probed, started again when it dies, ended with its runner."""
+"""The supervision of one container: it is started, probed, restarted when it dies, and ended with its runner."""
 
 import logging
 import math
@@ -23,7 +23,7 @@ logger = logging.getLogger("nodekit.process")
 PROBE_PAUSE_SECONDS = 0.02
 LONGEST_PROBE_PAUSE_SECONDS = 0.25
 NOTICE_SECONDS = 0.5
-"""How long after a broken connection the death of the process may be noticed."""
+"""Time to wait for the end of the process after a broken connection."""
 
 
 class Supervised:
@@ -40,15 +40,15 @@ class Supervised:
         self._why = "was not started yet"
         self._restart_at = 0.0
         self._up_at = math.inf
-        """When the process that is there answered; what was slow to start has not run for long."""
+        """Time at which the current process answered first. A slow start does not count as having run."""
 
     @property
     def up(self) -> bool:
-        """Whether it can be called."""
+        """True while the container can be called."""
         return self._up is not None
 
     def problem(self) -> str | None:
-        """Why it cannot be called, and when it is started again."""
+        """Return why the container cannot be called, and when it is restarted. Return None if it can be called."""
         if self.up:
             return None
         seconds = self._restart_at - time.monotonic()
@@ -56,19 +56,19 @@ class Supervised:
         return f"container {self._container.id} is down: {self._why}; {soon}"
 
     async def call(self, step: Step) -> ContainerOutput:
-        """Run a step. Raises `ContainerFailed`, of the kind `died` where the process ended meanwhile."""
+        """Run a step. Raise `ContainerFailed`, of the kind `died` if the process ended meanwhile."""
         async with self._called() as endpoint:
             return await self._http.run(step, endpoint)
 
     @asynccontextmanager
     async def stream(self, step: Step) -> AsyncIterator[Streamed]:
-        """As `call`; the reply's bytes as they come."""
+        """Run a step like `call`, and yield the reply's bytes as they come."""
         async with self._called() as endpoint, self._http.stream(step, endpoint) as pieces:
             yield pieces
 
     @asynccontextmanager
     async def _called(self) -> AsyncIterator[Endpoint]:
-        """Where it is called inside; a connection that breaks there is explained by the end of the process."""
+        """Yield the endpoint for a call. If the connection breaks because the process ended, the error says so."""
         if self._up is None:
             raise ContainerFailed("connection", f"the container is not running: {self._why}")
         process, endpoint = self._up
@@ -84,13 +84,13 @@ class Supervised:
             raise ContainerFailed("died", f"the container's process {process.ending}") from failure
 
     async def resources(self, model_id: str | None) -> msgspec.Raw | None:
-        """What the container says of itself; None: nothing, or it is not up."""
+        """Return the container's description of its resources. Return None if there is none, or it is not up."""
         return await self._http.resources(self._up[1], model_id) if self._up else None
 
     # -- staying up -------------------------------------------------------------------------------
 
     async def run(self, *, task_status: "TaskStatus[None]") -> None:
-        """Keep it up until cancelled. Raises `NotStarted` if it is required and does not come up the first time."""
+        """Keep it up until cancelled. Raise `NotStarted` if it is required and does not come up the first time."""
         pause = 0.0
         if self._container.required:
             await self._live(task_status.started)
@@ -104,11 +104,11 @@ class Supervised:
             self._restart_at = time.monotonic() + pause
             await anyio.sleep(pause)
             self._up_at = math.inf
-            with suppress(NotStarted):  # it says so itself, by `_why`
+            with suppress(NotStarted):  # the reason is kept in `_why`
                 await self._live()
 
     async def _live(self, came_up: Callable[[], None] = lambda: None) -> None:
-        """From the start of the process to its end. Raises `NotStarted` where it ends before it answers."""
+        """Start the process and wait for its end. Raise `NotStarted` if it ends before it answers."""
         output = Output(self._container.id)
         try:
             port = free_port()
@@ -132,7 +132,7 @@ class Supervised:
         return Process(self._container.command, env, self._folder, output)
 
     async def _waited_for(self, process: Process, endpoint: Endpoint) -> str | None:
-        """Wait until it answers; otherwise, why it will not."""
+        """Wait until the process answers. Return None then, otherwise the reason why it does not."""
         seconds, pause = self._container.startup_seconds, PROBE_PAUSE_SECONDS
         with anyio.move_on_after(seconds):
             while not await self._http.answers(endpoint) or process.exited.is_set():

@@ -1,7 +1,7 @@
-"""The plugin `ratelimit`: how often a client may ask.
+"""The plugin `ratelimit`: a limit on how often a client may send requests.
 
-Each client may ask `requests` times at once, and gets one more every `period_seconds` / `requests` (GCRA, a leaky
-bucket that keeps one number per client). What is refused does not count. A node that starts anew counts anew.
+Each client may send `requests` requests at once, and gets one more every `period_seconds` / `requests` (GCRA, a leaky
+bucket that keeps one number per client). Refused requests do not count. Counting begins anew when the node starts.
 """
 
 import time
@@ -23,28 +23,28 @@ class RateLimitConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """The table of the plugin in a node file."""
 
     requests: Annotated[int, msgspec.Meta(ge=1)] = 60
-    """How many a client may make per `period_seconds`."""
+    """Number of requests that a client may make per `period_seconds`."""
     period_seconds: Annotated[float, msgspec.Meta(gt=0, le=31_536_000)] = 60.0
     max_clients: Annotated[int, msgspec.Meta(ge=1)] = 100_000
-    """How many clients are remembered; beyond it, who has not asked for longest is forgotten, and may begin anew."""
+    """Number of clients remembered. Beyond it, the client with the oldest request is forgotten, and may begin anew."""
 
 
 class RateLimit:
-    """Counts each client's requests. An IPv6 client is its /64: one household or machine has that many addresses.
+    """A guard that counts each client's requests. IPv6 clients count by /64: one machine may have as many addresses.
 
-    `clock` gives nanoseconds that never go back.
+    `clock` returns nanoseconds that never go back.
     """
 
     def __init__(self, config: RateLimitConfig | None = None, *, clock: Callable[[], int] = time.monotonic_ns) -> None:
         config = config or RateLimitConfig()
         self._clock = clock
-        # Times are in nanoseconds / requests: the interval of a request is then a whole number, and nothing is rounded.
+        # Times are in nanoseconds / requests, so that a request's interval is a whole number and nothing is rounded.
         self._ticks = config.requests
         self._interval = round(config.period_seconds * _NANOSECONDS)
         self._slack = (config.requests - 1) * self._interval
         self._max_clients = config.max_clients
         self._due: OrderedDict[str, int] = OrderedDict()
-        """When each client's requests so far would all have been made, had they come evenly; last asked, last here."""
+        """The time by which each client's requests so far were due if spread evenly; the most recent client is last."""
         self._text = f"too many requests: at most {config.requests} in {config.period_seconds:g} s"
 
     def nodekit_limit(self, client: ClientId) -> None:

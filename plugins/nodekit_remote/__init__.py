@@ -1,7 +1,7 @@
 """The runner `remote`: containers that run elsewhere, called over HTTP.
 
-`ContainerHttp` speaks the container protocol. Runners that bring up containers themselves build on it and on the other
-names here: `StartingRunner` is what they have in common, with an `Upkeep` for each `StartedContainer`.
+`ContainerHttp` speaks the container protocol. Runners that start containers themselves build on it and on the other
+names here: they share `StartingRunner`, with an `Upkeep` for each `StartedContainer`.
 """
 
 from nodekit_remote._http import ContainerHttp, Endpoint, HttpContainer, Streamed

@@ -1,4 +1,4 @@
-"""The container protocol: ``POST /service_output`` with a `ContainerInput` as JSON, answered by any JSON value."""
+"""The container protocol: ``POST /service_output`` with a `ContainerInput` as JSON. The reply is any JSON value."""
 
 import math
 import time
@@ -27,7 +27,7 @@ from nodekit_remote._session import Reply, Session
 
 MAX_REPLY_BYTES = 16 * 1024 * 1024
 SHOWN_BYTES = 500
-"""How much of an unexpected reply stands in an error."""
+"""Maximum size of the part of an unexpected reply that an error shows."""
 PROBE_SECONDS = 5.0
 MAX_RESOURCES_BYTES = 1 << 20
 
@@ -35,23 +35,23 @@ _ERROR_STATUS = 300  # redirects are not followed, so they are errors too
 
 
 class HttpContainer(Container, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What every container called over HTTP can be told."""
+    """Settings of every container that is called over HTTP."""
 
     bearer: Secret | None = None
     """Sent as ``Authorization: Bearer …``."""
     http_errors: Literal["fail", "output"] = "fail"
-    """Whether the JSON body of an HTTP error is the fault or, as some containers mean it, the output."""
+    """Meaning of the JSON body of an HTTP error: the error, or the output, as some containers intend."""
     max_reply_bytes: Annotated[int, msgspec.Meta(ge=1)] = MAX_REPLY_BYTES
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a container answers right now."""
+    """The place at which a container answers right now."""
 
     url: str
-    """``scheme://host:port`` and, if need be, a path; without a slash at the end."""
+    """``scheme://host:port`` and, if needed, a path, without a slash at the end."""
     instance: str
-    """Names the running instance: for the job's history."""
+    """The name of the running instance, for the job's history."""
     container: HttpContainer
     headers: Mapping[str, str] = field(init=False, repr=False)
 
@@ -63,7 +63,7 @@ class Endpoint:
 
 
 class ContainerHttp:
-    """Calls containers over one shared session."""
+    """A client that calls containers over one shared session."""
 
     def __init__(self, *, connect_timeout_seconds: float = 5.0) -> None:
         self._session = Session(connect_seconds=connect_timeout_seconds)
@@ -79,7 +79,7 @@ class ContainerHttp:
             await self._session.__aexit__(kind, error, trace)
 
     async def run(self, step: Step, endpoint: Endpoint) -> ContainerOutput:
-        """Run a step. Raises `ContainerFailed`."""
+        """Run a step. Raise `ContainerFailed`."""
         url, body, headers = _call(step, endpoint)
         reply = await self._session.post(url, body, headers, max_bytes=endpoint.container.max_reply_bytes)
         if reply.status >= _ERROR_STATUS and endpoint.container.http_errors == "fail":
@@ -88,14 +88,14 @@ class ContainerHttp:
 
     @asynccontextmanager
     async def stream(self, step: Step, endpoint: Endpoint) -> AsyncIterator["Streamed"]:
-        """Run a step; the reply's bytes as they come, of any type and length. Raises `ContainerFailed`."""
+        """Run a step. Yield the reply's bytes as they come, of any type and length. Raise `ContainerFailed`."""
         async with self._session.stream(*_call(step, endpoint)) as reply:
             if reply.status >= _ERROR_STATUS and endpoint.container.http_errors == "fail":
                 raise _status_failure(await reply.whole(endpoint.container.max_reply_bytes))
             yield Streamed(reply, endpoint.instance)
 
     async def answers(self, endpoint: Endpoint) -> bool:
-        """Whether the container is ready: it answers ``GET /health`` with any HTTP status but 502, 503 and 504."""
+        """Return True if the container is ready: ``GET /health`` has any HTTP status but 502, 503 and 504."""
         try:
             with anyio.fail_after(PROBE_SECONDS):
                 reply = await self._session.get(f"{endpoint.url}/health", dict(endpoint.headers), max_bytes=1 << 20)
@@ -104,7 +104,7 @@ class ContainerHttp:
         return reply.status not in (502, 503, 504)
 
     async def resources(self, endpoint: Endpoint, model_id: str | None) -> msgspec.Raw | None:
-        """What the container answers to ``GET /service-resources``; None where that is no JSON, or an HTTP error."""
+        """Return the reply to ``GET /service-resources``. Return None if it is not JSON, or an HTTP error."""
         query = "" if model_id is None else f"?model_id={quote(model_id, safe='')}"
         url = f"{endpoint.url}/service-resources{query}"
         try:
@@ -117,7 +117,7 @@ class ContainerHttp:
 
 
 class Streamed:
-    """Bytes as they come, and from whom."""
+    """The bytes of a reply as they come, and the instance that sends them."""
 
     def __init__(self, pieces: AsyncIterator[bytes], instance: str) -> None:
         self._pieces = pieces
@@ -131,7 +131,7 @@ class Streamed:
 
 
 def _call(step: Step, endpoint: Endpoint) -> tuple[str, bytes, dict[str, str]]:
-    """URL, body and headers."""
+    """Return URL, body and headers of the call."""
     headers = {**endpoint.headers, "Idempotency-Key": step.idempotency_key}
     return f"{endpoint.url}/service_output", msgspec.json.encode(step.input), headers
 
@@ -160,7 +160,7 @@ def _shown(body: bytes) -> str:
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    """``Retry-After`` is seconds or a date (RFC 9110)."""
+    """Convert ``Retry-After``, which is seconds or a date (RFC 9110), to seconds. Return None if it is neither."""
     if retry_after is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Containers that run elsewhere. One counts as running until a connection to it fails, and again once it answers."""
+"""Containers that run elsewhere. A container counts as running until a connection fails, and again once it answers."""
 
 import logging
 import re
@@ -55,12 +55,12 @@ class RemoteConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     containers: tuple[RemoteContainer, ...] = ()
     connections: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    """How many steps may run in these containers together; as many as the node runs unless said."""
+    """Maximum number of steps that run in these containers together. Unset: as many as the node runs."""
     connect_timeout_seconds: Annotated[float, msgspec.Meta(gt=0)] = 5.0
 
 
 class RemoteRunner:
-    """Calls containers that somebody else keeps up."""
+    """A runner that calls containers, but does not start them."""
 
     def __init__(self, config: RemoteConfig) -> None:
         if found := list(id_problems(config.containers)):
@@ -87,7 +87,7 @@ class RemoteRunner:
     ) -> None:
         assert self._probes is not None
         self._probes.cancel_scope.cancel()
-        await self._stack.aclose()  # not told of the error, which the task group would wrap
+        await self._stack.aclose()  # not passed the error, because the task group would wrap it
 
     @property
     def containers(self) -> Mapping[ContainerId, Container]:
@@ -114,7 +114,7 @@ class RemoteRunner:
 
     @contextmanager
     def _minded(self, id: ContainerId) -> Iterator[None]:
-        """A connection that fails or breaks shows that the container is down."""
+        """Mark the container as down if its connection fails or breaks."""
         try:
             yield
         except ContainerFailed as failure:

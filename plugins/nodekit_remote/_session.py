@@ -1,4 +1,4 @@
-"""The seam to the HTTP client: one module that knows aiohttp, so that a leaner client can take its place.
+"""The interface to the HTTP client. Only this module knows aiohttp, so that a leaner client can replace it.
 
 It runs on asyncio, as aiohttp does.
 """
@@ -19,12 +19,12 @@ from aiohttp.abc import AbstractCookieJar
 from nodekit import ContainerFailed
 
 KEEP_ALIVE_SECONDS = 1.5
-"""Shorter than any common server's, so that a call is not sent on a connection that is being closed."""
+"""Shorter than any common server's time, so that no call is sent on a connection that is being closed."""
 DNS_SECONDS = 30
 QUIET_SECONDS = 60.0
-"""How long the log is silent about want of descriptors once it was told."""
+"""Pause between two warnings in the log that no descriptor is left."""
 PATIENCE_SECONDS = 0.5
-"""Between two attempts to open a connection for which the process has no descriptor."""
+"""Pause between two attempts to open a connection while the process has no free descriptor."""
 
 logger = logging.getLogger("nodekit.remote")
 
@@ -39,7 +39,7 @@ class Reply:
 
 
 class Pieces:
-    """The body of a reply as it comes; no more of it is read than is asked for, 128 KiB aside."""
+    """The body of a reply as it comes. At most 128 KiB are read ahead of the consumer."""
 
     def __init__(self, url: str, response: aiohttp.ClientResponse) -> None:
         self.status = response.status
@@ -51,14 +51,14 @@ class Pieces:
         return self
 
     async def __anext__(self) -> bytes:
-        """Raises `ContainerFailed` of the kind connection where it ends early."""
+        """Return the next piece. Raise `ContainerFailed` of the kind connection if the body ends early."""
         try:
             return await anext(self._body)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise _dropped(self._url, error) from error
 
     async def whole(self, max_bytes: int) -> Reply:
-        """All of it. Raises `ContainerFailed` of the kinds connection and too_large."""
+        """Read the whole body. Raise `ContainerFailed` of the kind connection or too_large."""
         try:
             body = await _read(self._response, max_bytes)
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -67,11 +67,11 @@ class Pieces:
 
 
 class _NoDescriptor(Exception):
-    """The process may open no more files right now; nothing was sent."""
+    """The process cannot open more files right now. Nothing was sent."""
 
 
 class Session:
-    """Connections that are kept for a while. No cookies, no proxies from the environment, no redirects."""
+    """A session that keeps its connections for a while. No cookies, no proxies from the environment, no redirects."""
 
     def __init__(self, *, connect_seconds: float) -> None:
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_seconds)
@@ -96,18 +96,21 @@ class Session:
             await self._session.close()
 
     async def post(self, url: str, body: bytes, headers: dict[str, str], *, max_bytes: int) -> Reply:
-        """Raises `ContainerFailed` of the kinds connection and too_large. For want of descriptors, it waits for one."""
+        """Send a POST; wait while no descriptor is free. Raise `ContainerFailed`, kind connection or too_large."""
         async with await self._patiently("POST", url, body, headers) as response:
             return await Pieces(url, response).whole(max_bytes)
 
     async def get(self, url: str, headers: dict[str, str], *, max_bytes: int) -> Reply:
-        """As `post`."""
+        """Send a GET. Wait and raise like `post`."""
         async with await self._patiently("GET", url, None, headers) as response:
             return await Pieces(url, response).whole(max_bytes)
 
     @asynccontextmanager
     async def stream(self, url: str, body: bytes, headers: dict[str, str]) -> AsyncIterator[Pieces]:
-        """A reply from its head on. Left before its end, its connection is closed. Raises as `post`."""
+        """Send a POST and yield the reply once its head has come. Raise like `post`.
+
+        If the context is left before the end of the reply, the connection is closed.
+        """
         response = await self._patiently("POST", url, body, {"Accept": "*/*", **headers})
         try:
             yield Pieces(url, response)
@@ -117,7 +120,7 @@ class Session:
     async def _patiently(
         self, method: str, url: str, body: bytes | None, headers: dict[str, str]
     ) -> aiohttp.ClientResponse:
-        """Kept connections to other containers are closed soon, and then there are descriptors again."""
+        """Send a request, and try again while no descriptor is free: kept connections to other containers end soon."""
         while True:
             try:
                 return await self._request(method, url, body, headers)
@@ -133,7 +136,7 @@ class Session:
     async def _request(
         self, method: str, url: str, body: bytes | None, headers: dict[str, str]
     ) -> aiohttp.ClientResponse:
-        """The reply's head; its body is still to be read, and it to be closed."""
+        """Send a request and return once the reply's head has come. The caller reads the body and closes the reply."""
         assert self._session is not None, "the session is not open"
         try:
             return await self._session.request(method, url, data=body, headers=headers, allow_redirects=False)
@@ -154,7 +157,7 @@ def _dropped(url: str, error: BaseException) -> ContainerFailed:
 
 
 async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
-    """The body, decompressed; not a byte more than `most` is kept."""
+    """Read the decompressed body. Raise `ContainerFailed` if it is larger than `most` bytes."""
     if (response.content_length or 0) > most:
         raise ContainerFailed("too_large", f"the reply is larger than {most} bytes", status=response.status)
     pieces: list[bytes] = []
@@ -172,7 +175,7 @@ def _cause(error: BaseException) -> str:
         return "connection refused"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    if isinstance(error, aiohttp.ClientResponseError):  # its text begins with a status that nobody sent
+    if isinstance(error, aiohttp.ClientResponseError):  # its text begins with a status that the container did not send
         return error.message
     if isinstance(error, aiohttp.ClientPayloadError):
         return "it ended early, or is not what its headers say"

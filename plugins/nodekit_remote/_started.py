@@ -1,4 +1,4 @@
-"""What runners that bring up containers themselves have in common."""
+"""Settings and pauses that are common to runners that start containers themselves."""
 
 from typing import Annotated
 
@@ -9,24 +9,24 @@ from nodekit_remote._http import HttpContainer
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
 STEADY_SECONDS = 30.0
-"""After having run this long, the next death is the first again."""
+"""Time after which the end of a container counts as its first one again."""
 
 
 class StartedContainer(HttpContainer, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A container called over HTTP that its runner starts, starts again when it dies, and ends."""
+    """A container called over HTTP. Its runner starts it, restarts it when it dies, and ends it."""
 
     startup_seconds: Annotated[float, msgspec.Meta(gt=0)] = 30.0
-    """How long it may take until it answers."""
+    """Time it may take until it answers."""
     stop_seconds: Annotated[float, msgspec.Meta(ge=0)] = 5.0
-    """How long it may take to end after SIGTERM, before it is killed."""
+    """Time it may take to end after SIGTERM, before it is killed."""
     required: bool = True
-    """Whether the node starts only with it. If not, it comes up meanwhile, and is tried again where it fails to."""
+    """If true, the node starts only with it. If false, it comes up meanwhile, and is tried again if it fails to."""
 
 
 def restart_pause(pause: float, ran_seconds: float) -> float:
-    """How many seconds to wait before the next start of a container that ended after `ran_seconds`.
+    """Return the seconds to wait before the next start of a container that ended after `ran_seconds`.
 
-    `pause` is the one before its last start; 0: there was none.
+    `pause` is the pause before its last start, or 0 if there was none.
     """
     if ran_seconds >= STEADY_SECONDS:
         return FIRST_PAUSE_SECONDS

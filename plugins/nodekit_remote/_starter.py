@@ -1,4 +1,4 @@
-"""What a runner that starts its containers itself answers a node."""
+"""The base of runners that start their containers themselves."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -13,41 +13,42 @@ from nodekit_remote._http import Streamed
 
 
 class Upkeep(Protocol):
-    """One container, kept up for as long as `run` runs."""
+    """One container, which is kept up as long as `run` runs."""
 
     @property
     def up(self) -> bool:
-        """Whether it can be called."""
+        """True while the container can be called."""
         ...
 
     def problem(self) -> str | None:
-        """Why it cannot; None: it can."""
+        """Return why the container cannot be called. Return None if it can."""
         ...
 
     async def call(self, step: Step) -> ContainerOutput:
-        """Run a step. Raises `ContainerFailed`."""
+        """Run a step. Raise `ContainerFailed`."""
         ...
 
     def stream(self, step: Step) -> AbstractAsyncContextManager[Streamed]:
-        """As `call`; the reply's bytes as they come."""
+        """Run a step like `call`, and yield the reply's bytes as they come."""
         ...
 
     async def resources(self, model_id: str | None) -> msgspec.Raw | None:
-        """What the container says of itself; None: nothing, or it is not up."""
+        """Return the container's description of its resources. Return None if there is none, or it is not up."""
         ...
 
     async def run(self, *, task_status: "TaskStatus[None]") -> None:
-        """Keep it up until cancelled; started once it can be called, or need not be waited for.
+        """Keep the container up until cancelled. Report `started` once it can be called or need not be waited for.
 
-        Raises `NotStarted` where it must come up and does not.
+        Raise `NotStarted` if it must come up and does not.
         """
         ...
 
 
 class StartingRunner:
-    """The part of a `ContainerRunner` that is the same for all that start their containers.
+    """The common part of each `ContainerRunner` that starts its containers.
 
-    A runner builds on it, fills `upkeep`, and calls `start` when it is entered and `tell` when one goes up or down.
+    A runner derives from it, fills `upkeep`, calls `start` when it is entered, and calls `tell` when a container goes
+    up or down.
     """
 
     def __init__(self, containers: Sequence[Container]) -> None:
@@ -56,7 +57,10 @@ class StartingRunner:
         self.upkeep: Mapping[ContainerId, Upkeep] = {}
 
     async def start(self, tasks: TaskGroup) -> NotStarted | None:
-        """Start all at once, in tasks of the group; the first that must come up and does not ends the attempt."""
+        """Start all containers at once, in tasks of the group.
+
+        The first one that must come up and does not ends the attempt; its failure is returned. Otherwise return None.
+        """
         failures: list[NotStarted] = []
 
         async def start(one: Upkeep) -> None:
@@ -72,7 +76,7 @@ class StartingRunner:
         return failures[0] if failures else None
 
     def tell(self) -> None:
-        """`running()` may differ."""
+        """Announce that `running()` may have changed."""
         self._changed.set()
         self._changed = anyio.Event()
 
@@ -100,7 +104,7 @@ class StartingRunner:
 
 
 def id_problems(containers: Sequence[Container]) -> Iterator[Problem]:
-    """Ids that several containers of a runner have."""
+    """Yield a problem for each id that an earlier container of the runner has already."""
     ids = [container.id for container in containers]
     for number, id in enumerate(ids):
         if id in ids[:number]:
@@ -109,12 +113,12 @@ def id_problems(containers: Sequence[Container]) -> Iterator[Problem]:
 
 
 def plain_env(env: Mapping[str, EnvValue]) -> dict[str, str]:
-    """With its secrets revealed."""
+    """Return the environment with its secrets revealed."""
     return {name: value.reveal() if isinstance(value, Secret) else value for name, value in env.items()}
 
 
 def env_problems(env: Mapping[str, EnvValue]) -> Iterator[str]:
-    """What no system takes as an environment."""
+    """Yield a problem for each variable that no system accepts in an environment."""
     for name, text in plain_env(env).items():
         if not name or "=" in name or "\0" in name + text:
             yield f"{name!r} is no name of a variable, or its value holds a NUL"

@@ -1,4 +1,4 @@
-"""The store `sqlite`: jobs in one file, durable, for one node at a time."""
+"""The store `sqlite`: durable jobs in one file, for one node at a time."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,14 +12,14 @@ __all__ = ["SqliteConfig", "SqliteStore", "SqliteTable", "offer"]
 
 
 class SqliteConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where and how to keep jobs."""
+    """The database file and its durability."""
 
     path: Path
     """The database file; it is created, with mode 0600, together with `.lock`, `-wal` and `-shm` beside it."""
     synchronous: Literal["FULL", "NORMAL"] = "FULL"
     """FULL survives a crash of the machine; NORMAL only one of the process, and is faster on slow disks."""
     group: Annotated[int, msgspec.Meta(ge=1)] = 512
-    """The most writes that share one commit."""
+    """Maximum number of writes that share one commit."""
 
 
 class SqliteStore(EmbeddedStore):
@@ -30,7 +30,7 @@ class SqliteStore(EmbeddedStore):
 
 
 def from_config(config: SqliteConfig, file: NodeFile) -> SqliteStore:
-    """The store of a node file; the database's folder must be there."""
+    """Build the store of a node file. Raise `CompositionError` if the database's folder does not exist."""
     if not config.path.parent.is_dir():
         raise CompositionError(Problem("path", f"there is no folder {config.path.parent}; make it first"))
     return SqliteStore(config)

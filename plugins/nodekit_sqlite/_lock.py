@@ -1,4 +1,4 @@
-"""One owner at a time. A lock file beside the database, so that read-only tools can still look at a live file."""
+"""A lock for one owner at a time. It is a file beside the database, so that read-only tools can open a live file."""
 
 import fcntl
 import os
@@ -8,14 +8,14 @@ from nodekit import StoreFailed, StoreInUse
 
 
 class OwnerLock:
-    """Held by a process until it lets go or dies, however it dies."""
+    """A lock that a process holds until it releases it or dies in any way."""
 
     def __init__(self, database: Path) -> None:
         self._database = database
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
-        """Raises `StoreInUse` when another node holds it, `StoreFailed` when the file cannot be made."""
+        """Take the lock. Raise `StoreInUse` if another node holds it, `StoreFailed` if the file cannot be made."""
         try:
             path = _lock_path(self._database)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -48,7 +48,7 @@ class OwnerLock:
 
 
 def _lock_path(database: Path) -> Path:
-    """Beside the database itself, whichever symbolic links lead to it: one file has one owner."""
+    """Return the path beside the real database file, with symbolic links resolved, so that one file has one owner."""
     real = database.resolve()
     return real.with_name(real.name + ".lock")
 

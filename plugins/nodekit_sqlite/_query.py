@@ -1,18 +1,18 @@
-"""Which jobs are looked for, as a statement that reads no more of the file than it must."""
+"""The statement that finds jobs, written so that it reads no more of the file than it must."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
 
 from nodekit import UNFINISHED, UNSUCCESSFUL, ClientId, ContainerId, JobId, JobStatus
 
-# the conditions of partial indexes, to the letter: only where they stand in a statement can such an index serve it
+# the exact conditions of the partial indexes: SQLite uses such an index only if the statement contains its condition
 IS_OPEN = "open = 1"
 HAS_FAILED = "status IN ('failed', 'cancelled')"
 
 BY_OPEN = "INDEXED BY jobs_open"
-"""Left to itself, SQLite walks all jobs by id, because it need not sort them then."""
+"""The index of unfinished jobs. Without this, SQLite walks all jobs by id, because it need not sort them then."""
 BY_FAILED = "INDEXED BY jobs_failed"
-"""Left to itself, it walks all jobs of the client."""
+"""The index of failed jobs. Without this, SQLite walks all jobs of the client."""
 
 
 def find_query(
@@ -25,7 +25,7 @@ def find_query(
     after: JobId | None,
     limit: int,
 ) -> tuple[str, Sequence[Any]]:
-    """The statement of `SqliteTable.find`, and its values."""
+    """Return the statement of `SqliteTable.find` and its values."""
     wanted = {
         "client = ?": client,
         "idempotency_key = ?": idempotency_key,
@@ -46,7 +46,7 @@ def find_query(
         texts.append(IS_OPEN)
         index = BY_OPEN if client is None else ""
     if idempotency_key is not None or (status is not None and not status):
-        index = ""  # nothing is found faster than by its key; and for nothing, SQLite has no use for an index
+        index = ""  # the index by key is the fastest; and for an empty status, SQLite cannot use an index
     where = " AND ".join(texts)
     return f"SELECT id FROM jobs {index} WHERE {where} ORDER BY id LIMIT ?", (*values, limit)  # noqa: S608 - our own texts
 
@@ -56,5 +56,5 @@ def marks(values: Collection[Any]) -> str:
 
 
 def _only(status: Collection[JobStatus] | None, some: Collection[JobStatus]) -> bool:
-    """Whether nothing else is asked for."""
+    """Return True if `status` is given and contains nothing but `some`."""
     return bool(status) and set(some).issuperset(status or ())

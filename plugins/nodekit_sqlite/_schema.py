@@ -1,4 +1,4 @@
-"""The tables, and how a file of an earlier version becomes one of this version."""
+"""The tables, and the migrations that bring a file of an earlier version to this one."""
 
 import sqlite3
 
@@ -9,8 +9,8 @@ from nodekit import ContainerError, ContainerResult, Outcome, StoreFailed
 APPLICATION_ID = 0x6E6B6974  # "nkit"
 
 MIGRATIONS = (
-    # 1: `records` holds a job's request under number 0 and its step n under number n, each written once it is done,
-    #    so that a job's small row can change without its payloads being written again.
+    # 1: `records` holds a job's request under number 0 and its step n under number n. Each is written once it is done,
+    #    so that a job's small row can change without writing its payloads again.
     """
     CREATE TABLE jobs (
         number INTEGER PRIMARY KEY,
@@ -32,7 +32,7 @@ MIGRATIONS = (
         PRIMARY KEY (job, number)
     ) WITHOUT ROWID;
     """,
-    # 2: how jobs failed, and an index of those that did. A job's error is that of its outcome or of its last step.
+    # 2: the errors of failed jobs, with an index. A job's error is that of its outcome or of its last step.
     """
     ALTER TABLE jobs ADD COLUMN error_container TEXT;
     ALTER TABLE jobs ADD COLUMN error TEXT;
@@ -55,7 +55,7 @@ class _Step(msgspec.Struct):
 
 
 def _error_in(state: bytes, last_step: bytes | None, field: str) -> str | None:
-    """A field of the error with which a job ended, where it has one."""
+    """Return a field of the error with which a job ended. Return None if it has no error."""
     outcome = msgspec.json.decode(state, type=_State).outcome
     result = outcome and outcome.result
     if result is None and last_step is not None:
@@ -64,7 +64,10 @@ def _error_in(state: bytes, last_step: bytes | None, field: str) -> str | None:
 
 
 def migrate(connection: sqlite3.Connection, path: str) -> None:
-    """Bring the file to this version, each step whole or not at all. Raises `StoreFailed` for a file of others."""
+    """Bring the file to this version. Each migration is done completely or not at all.
+
+    Raise `StoreFailed` for a file of another program or a newer version.
+    """
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()

@@ -32,11 +32,11 @@ from nodekit_sqlite._schema import migrate
 from nodekit_sqlite._thread import ConnectionThread
 
 _VARIABLES = 500
-"""How many ids one statement names."""
+"""Maximum number of ids in one statement."""
 
 
 class _State(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What of a job changes, without its steps."""
+    """The fields of a job that change, without its steps."""
 
     accepted_at: float
     status: JobStatus
@@ -51,7 +51,7 @@ class _State(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class _Row(_State, frozen=True, kw_only=True, omit_defaults=True):
-    """The column `state`: with what scheduling needs of the request, so that it need not be read for that."""
+    """The column `state`. It includes what scheduling needs of the request, so that the request need not be read."""
 
     priority: int = 3
     origin: Location = Location.OFFCHAIN
@@ -66,7 +66,7 @@ _record = msgspec.json.Decoder(StepRecord).decode
 
 
 class SqliteTable:
-    """A durable `JobTable`. `path` is created where it is missing; its folder must be there."""
+    """A durable `JobTable`. The file at `path` is created if it is missing; its folder must exist."""
 
     def __init__(self, path: Path, *, synchronous: str = "FULL", group: int = 512) -> None:
         self._path = path
@@ -93,7 +93,7 @@ class SqliteTable:
             await self._stack.aclose()
 
     def _open(self) -> None:
-        """Waits for the disk: in a thread, so that the node's loop goes on."""
+        """Lock and prepare the file. This waits for the disk, so it runs in a thread while the node's loop goes on."""
         self._lock.acquire()
         self._prepare()
 
@@ -111,7 +111,7 @@ class SqliteTable:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute(f"PRAGMA synchronous = {self._synchronous}")
         except BaseException:
-            connection.close()  # the collector may come late: until then the file stays open
+            connection.close()  # otherwise the file stays open until the garbage collector runs
             raise
         return connection
 
@@ -203,7 +203,7 @@ _OPEN = f"SELECT id, client, state FROM jobs {BY_OPEN} WHERE {IS_OPEN} ORDER BY 
 
 
 def _columns(job: Job) -> tuple[Any, ...]:
-    """Those that change."""
+    """Return the values of the columns that change."""
     failed = (None, None) if job.error is None else (job.error.container, job.error.error)
     return job.status, not job.status.finished, *failed, _encode_state(job)
 

@@ -1,4 +1,4 @@
-"""One thread with one connection that does calls in groups: what waits together shares one commit and one wake-up."""
+"""A thread with one connection that runs calls in groups. Calls that wait together share one commit and one wake-up."""
 
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class _Call:
-    """A function of the connection, and what came of it."""
+    """A function of the connection, and its result or error."""
 
     __slots__ = ("done", "error", "function", "result")
 
@@ -35,7 +35,7 @@ class _Call:
 
 
 class ConnectionThread:
-    """Runs functions on a connection, one at a time; a writing one groups them into transactions."""
+    """A thread that runs functions on a connection, one at a time. A writing one groups them into transactions."""
 
     def __init__(self, connect: Callable[[], sqlite3.Connection], *, group: int, writes: bool) -> None:
         self._connect = connect
@@ -45,9 +45,12 @@ class ConnectionThread:
         self._thread: Thread | None = None
 
     async def start(self) -> None:
-        """Start in the event loop that will make the calls. Connecting may wait for the disk: a thread does that."""
+        """Start the thread. Call this in the event loop that will make the calls.
+
+        Connecting may wait for the disk, so it is done in a thread.
+        """
         loop = current_token().native_token
-        # asyncio's loop and trio's token name the same thing differently
+        # asyncio's loop and trio's token have the same method under different names
         self._post = cast(
             "Callable[..., object]", getattr(loop, "call_soon_threadsafe", None) or getattr(loop, "run_sync_soon", None)
         )
@@ -59,7 +62,10 @@ class ConnectionThread:
         self._thread.start()
 
     async def call(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        """Run it in the thread; of a writing thread, it is committed once this returns. Raises `StoreFailed`."""
+        """Run a function in the thread. For a writing thread, its changes are committed once this returns.
+
+        Raise `StoreFailed` if SQLite fails or the thread does not run.
+        """
         if self._thread is None:
             raise StoreFailed("the store is not open")
         self._calls.put(call := _Call(function))
@@ -71,7 +77,7 @@ class ConnectionThread:
         return cast("T", call.result)
 
     async def stop(self) -> None:
-        """Finish what was asked and end the thread."""
+        """Finish the calls made so far and end the thread."""
         thread, self._thread = self._thread, None
         if thread is not None:
             self._calls.put(None)
@@ -81,7 +87,7 @@ class ConnectionThread:
         try:
             while calls := self._next():
                 self._run(connection, calls)
-                with suppress(RuntimeError):  # the event loop is gone, and so is who asked
+                with suppress(RuntimeError):  # the event loop is gone, and so are the callers
                     self._post(_tell, calls)
         finally:
             connection.close()
@@ -106,7 +112,7 @@ def _read(connection: sqlite3.Connection, calls: Sequence[_Call]) -> None:
 
 
 def _write(connection: sqlite3.Connection, calls: Sequence[_Call]) -> None:
-    """All in one transaction; where one of them fails, each in its own, so that it harms no other."""
+    """Run all calls in one transaction. If one of them fails, run each in its own, so that it harms no other."""
     if _commit(connection, calls) is not None and len(calls) > 1:
         for call in calls:
             _commit(connection, [call])

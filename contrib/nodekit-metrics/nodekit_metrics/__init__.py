@@ -1,4 +1,4 @@
-"""The plugin `metrics`: what a node does and how it is, for Prometheus to collect at ``/-/metrics/``."""
+"""The plugin `metrics`: the activity and state of a node, for Prometheus to collect at ``/-/metrics/``."""
 
 from nodekit import Offer
 from nodekit_metrics._config import MetricsConfig

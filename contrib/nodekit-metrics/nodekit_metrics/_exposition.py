@@ -11,13 +11,13 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder, gzip_accepted
 
 FASTEST = 1
-"""Of gzip: what a scrape saves on the way is not worth more time of the node's."""
+"""The fastest level of gzip. A smaller reply is not worth more of the node's time."""
 
 
 class Exposition:
-    """Answers with all metrics, in the format and the compression that are asked for; ``?name[]=`` chooses some.
+    """An application that replies with all metrics, in the requested format and compression; ``?name[]=`` selects some.
 
-    It is written in a thread, one reader after another, while the node works on. `look` is awaited before.
+    Each reply is written in a thread while the node goes on, for one reader after another. `look` is awaited before.
     """
 
     def __init__(self, registry: CollectorRegistry, look: Callable[[], Awaitable[None]]) -> None:
@@ -43,7 +43,7 @@ class Exposition:
         registry: Any = self._registry.restricted_registry(names) if names else self._registry
         try:
             encode, content_type = choose_encoder(accept)
-        except (TypeError, ValueError):  # a version that is none
+        except (TypeError, ValueError):  # an invalid version in the Accept header
             encode, content_type = choose_encoder("")
         body = encode(registry)
         headers = [(b"content-type", content_type.encode()), (b"vary", b"accept, accept-encoding")]

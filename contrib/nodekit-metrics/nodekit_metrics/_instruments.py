@@ -1,4 +1,4 @@
-"""What is counted and measured: the metrics, on a registry of one plugin's own."""
+"""The metrics that are counted and measured, on a registry that belongs to one plugin."""
 
 import platform
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ MetricT = TypeVar("MetricT", Counter, Histogram)
 
 
 class Labelled(Generic[MetricT]):
-    """The series of a metric by the values of its labels, looked up once each."""
+    """The series of a metric by the values of its labels. Each is looked up once."""
 
     def __init__(self, metric: MetricT) -> None:
         self._metric: MetricT = metric
@@ -38,12 +38,12 @@ class Labelled(Generic[MetricT]):
 
 
 def _encodable(text: str) -> str:
-    """A lone surrogate, which Python's texts may have, would break the whole page for good."""
+    """Replace lone surrogates, which Python's strings may contain: one would break the whole page for good."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 class Instruments:
-    """The metrics that are kept up to date by what the node tells."""
+    """The metrics that are updated by the node's events."""
 
     def __init__(self, config: MetricsConfig, registry: CollectorRegistry) -> None:
         def counter(name: str, text: str, *labels: str) -> Labelled[Counter]:
@@ -79,7 +79,7 @@ class Instruments:
             GCCollector(registry=registry)
 
     def begin(self, containers: Mapping[str, object]) -> None:
-        """Counters begin at 0 where it is known what will be counted: a first failure is then a change."""
+        """Set counters with known labels to 0, so that a first failure is a change."""
         for container in containers:
             for outcome in OUTCOMES:
                 self.jobs[outcome.value, container].inc(0)

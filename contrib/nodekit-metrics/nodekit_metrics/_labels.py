@@ -1,4 +1,4 @@
-"""Values of labels. Each is one series for Prometheus to keep, so there may never be more than a few."""
+"""Values of labels. Prometheus keeps a series for each, so there must never be more than a few."""
 
 from collections.abc import Container
 
@@ -18,12 +18,12 @@ _KINDS: tuple[tuple[type[Exception], str], ...] = (
 
 
 def container_label(id: str, known: Container[str]) -> str:
-    """The id, where the node has such a container: a name that somebody else made up is not told."""
+    """Return the id if the node has such a container, otherwise `OTHER`, so that clients cannot make up labels."""
     return id if id in known else OTHER
 
 
 class Reasons:
-    """Why requests are refused: guards may give any reason, of which the first few are told apart."""
+    """Labels for the reasons of refusals. Guards may give any reason; only the first few get a label of their own."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -31,7 +31,7 @@ class Reasons:
 
     def label(self, event: RequestRefused) -> str:
         objection = event.objection
-        if not isinstance(objection, Refusal):  # their texts have numbers in them
+        if not isinstance(objection, Refusal):  # other errors have numbers in their texts
             return next((label for kind, label in _KINDS if isinstance(objection, kind)), "unavailable")
         reason = objection.reason
         if len(reason) > LONGEST_REASON or (reason not in self._seen and len(self._seen) >= self._most):

@@ -1,4 +1,4 @@
-"""How the node is at the moment it is asked: looked at in its event loop, told from elsewhere."""
+"""The state of the node at the moment of a request. It is read in the event loop and reported from another thread."""
 
 from collections.abc import Iterator
 
@@ -13,24 +13,24 @@ PENDING_SECONDS = 5.0
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """A node at one moment."""
+    """The state of a node at one moment."""
 
     running: dict[str, bool] = {}
-    """Containers, and whether they can be called."""
+    """Containers by id; True if the container can be called."""
     in_flight: int = 0
     max_in_flight: int = 0
     max_pending: int = 0
     pending: Pending | None = None
-    """None: the store does not say."""
+    """Numbers of pending jobs. None: the store did not answer."""
 
 
 async def seen(node: Node) -> Seen:
-    """What there is to see of the node; how many jobs are pending is left out where the store takes long, or fails."""
+    """Read the state of the node. The numbers of pending jobs are left out if the store takes too long or fails."""
     pending: Pending | None = None
     with anyio.move_on_after(PENDING_SECONDS):
         try:
             pending = await node.pending()
-        except Exception:  # it is counted among the store's failures
+        except Exception:  # counted already as a failure of the store
             pending = None
     running = set(node.running())
     return Seen(
@@ -43,7 +43,7 @@ async def seen(node: Node) -> Seen:
 
 
 class Now:
-    """Tells what was seen last."""
+    """A collector that reports the state that was read last."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.seen = Seen()

@@ -1,4 +1,4 @@
-"""The plugin: told what happens, it counts."""
+"""The plugin. It counts the events that the node emits."""
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -28,9 +28,9 @@ from nodekit_metrics._now import Now, seen
 
 
 class Metrics:
-    """Keeps the metrics of one node, on a registry that it shares with nobody.
+    """The metrics of one node, on a registry of its own.
 
-    `registry` is there for metrics of your own: register them on it, and they are on the same page.
+    Register metrics of your own on `registry`, and they appear on the same page.
     """
 
     def __init__(self, config: MetricsConfig | None = None) -> None:
@@ -60,14 +60,14 @@ class Metrics:
             tasks.start_soon(self._measure_lag)
             try:
                 yield
-            except Exception as error:  # somebody else's: it goes on as it is, and not in a group
+            except Exception as error:  # not ours: it is raised below as it is, not in an exception group
                 failure = error
             tasks.cancel_scope.cancel()
         if failure is not None:
             raise failure
 
     def nodekit_observe(self, event: Event, node: Node) -> None:
-        match event:  # others may come; they are none of ours
+        match event:  # other events are ignored
             case StepFinished():
                 self._step_finished(event, node)
             case JobAccepted():
@@ -103,7 +103,7 @@ class Metrics:
         if job.steps and job.steps[-1].result is None:  # it ended between two attempts of a step
             last = job.steps[-1]
             self._count_attempts(container_label(last.container, node.containers), last.attempts)
-        if job.error is not None and job.error.kind == "queue_timeout":  # its wait ended, too
+        if job.error is not None and job.error.kind == "queue_timeout":  # a wait that ended without a call
             waited = _seconds(due_since(job, len(job.steps)), ended_at)
             self._count.queue_seconds[(container,)].observe(waited)
 
@@ -119,11 +119,14 @@ class Metrics:
 
 
 def due_since(job: Job, index: int) -> float:
-    """When a step was due: once the one before it had ended, if that was this job's and not that of one it retries."""
+    """Return the time at which a step was due: the end of the step before it, or the acceptance of the job if later.
+
+    The step before may be older than the job if the job retries another one.
+    """
     before = job.steps[index - 1].attempts if 0 < index <= len(job.steps) else ()
     return max(job.accepted_at, before[-1].finished_at) if before else job.accepted_at
 
 
 def _seconds(start: float, end: float) -> float:
-    """Never negative, although a clock may be set back."""
+    """Return the seconds between two times. They are never negative, although a clock may be set back."""
     return max(0.0, end - start)

@@ -1,4 +1,4 @@
-"""A real Prometheus, and where it comes from."""
+"""Fixtures that find or unpack a real Prometheus."""
 
 import fcntl
 import os
@@ -14,18 +14,18 @@ CACHE = Path(tempfile.gettempdir()) / f"nodekit-metrics-{DEBIAN_PACKAGE}-{os.get
 
 
 class NoPrometheus(Exception):
-    """There is none, and none can be brought here; the message says what to do."""
+    """There is no Prometheus, and none can be downloaded. The message says what to do."""
 
 
 @pytest.fixture
 def anyio_backend() -> str:
-    """Servers of the transport `asgi` run on asyncio; tests of the plugin alone ask for trio, too."""
+    """Use asyncio, because the servers of the transport `asgi` need it. Tests of the plugin alone also use trio."""
     return "asyncio"
 
 
 @pytest.fixture(scope="session")
 def prometheus() -> Path:
-    """The program: the one that is installed or, for root on Debian, that of the package, unpacked and not installed.
+    """Return the installed program or, for root on Debian, the one from the package, unpacked but not installed.
 
     Without one, tests are skipped; with CI=true they fail.
     """
@@ -39,7 +39,7 @@ def prometheus() -> Path:
 
 @pytest.fixture(scope="session")
 def promtool(prometheus: Path) -> Path:
-    """The program that comes with it."""
+    """Return the program `promtool`, which comes with Prometheus."""
     return found("promtool") or prometheus.with_name("promtool")
 
 
@@ -49,7 +49,7 @@ def found(program: str) -> Path | None:
 
 
 def unpacked() -> Path:
-    """The folder that the package is unpacked in, once for all test runs of this user."""
+    """Return the folder of the unpacked package. It is unpacked once for all test runs of this user."""
     if os.geteuid() != 0 or not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
         raise NoPrometheus("prometheus: not found; install it (apt-get install prometheus), or run as root on Debian")
     CACHE.mkdir(mode=0o700, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The plugin keeps what every observer promises."""
+"""Tests that the plugin keeps the promises of every observer."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What happens in a node is what the metrics say."""
+"""Tests that the metrics agree with the events in a node."""
 
 import time
 from collections.abc import Callable
@@ -87,7 +87,7 @@ async def run(node: Node, *containers: str) -> Job:
 
 
 def series(metrics: Metrics, name: str) -> dict[tuple[str, ...], float]:
-    """The values of a metric's series that are not 0, by their labels' values in the order of the labels' names."""
+    """Return the values of a metric's series that are not 0, by label values in the order of the labels' names."""
     return {
         tuple(value for _, value in sorted(sample.labels.items())): sample.value
         for metric in metrics.registry.collect()
@@ -140,7 +140,7 @@ async def test_what_happened_before_anything_did_is_0_so_that_a_first_failure_is
 
 
 def at(job: Job, *ends: tuple[float, float]) -> Job:
-    """The job with a step for each start and end."""
+    """Return the job with a step for each pair of start and end."""
     for start, end in ends:
         attempt = Attempt(started_at=start, finished_at=end)
         output = ContainerOutput(container="echo", output=encode_payload({}))

@@ -1,4 +1,4 @@
-"""The dashboard, the alerts and the README speak of metrics that exist, and of all of them."""
+"""Tests that the dashboard, the alerts and the README name only metrics that exist, and all of them."""
 
 import json
 import re
@@ -20,7 +20,7 @@ SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum"), 
 
 
 def families() -> list[Metric]:
-    """All metrics, whatever has happened."""
+    """Return all metrics, also those without a value yet."""
     metrics = Metrics()
     return [family for collector in metrics.registry._collector_to_names for family in described(collector)]
 
@@ -30,7 +30,7 @@ def described(collector: Any) -> Iterator[Metric]:
 
 
 def names() -> set[str]:
-    """Of series."""
+    """Return the names of all series."""
     return {family.name + suffix for family in families() for suffix in SUFFIXES[family.type]}
 
 

@@ -1,4 +1,4 @@
-"""The page with the metrics, over HTTP."""
+"""Tests of the page with the metrics, over HTTP."""
 
 import gzip
 from collections.abc import AsyncIterator, Callable
@@ -30,7 +30,7 @@ class Answer:
         self.status, self.headers, self.body = status, headers, body
 
     def values(self, parse: Callable[[str], Any] = parse_text) -> dict[str, float]:
-        """By name and labels, as they are written."""
+        """The values by name and labels, as written on the page."""
         return {
             f"{sample.name}{dict(sorted(sample.labels.items()))}": sample.value
             for family in parse(self.body.decode())

@@ -1,4 +1,4 @@
-"""A real Prometheus reads a node that works, and knows what the node has done."""
+"""Tests in which a real Prometheus reads a running node, and knows what the node has done."""
 
 import json
 import socket
@@ -40,7 +40,7 @@ scrape_configs:
 
 
 class Server:
-    """A Prometheus that runs, by its HTTP API."""
+    """A running Prometheus, used through its HTTP API."""
 
     def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
         self._url, self._session = url, session
@@ -52,7 +52,7 @@ class Server:
         return answer["data"]
 
     async def query(self, expression: str) -> dict[tuple[str, ...], float]:
-        """The values, by those of the labels, in the order of the labels' names."""
+        """Return the values by label values, in the order of the labels' names."""
         found = await self.ask("query", query=expression)
         return {
             tuple(value for name, value in sorted(one["metric"].items())): float(one["value"][1])
@@ -68,7 +68,7 @@ class Server:
 
 
 async def until(condition: Callable[[], Awaitable[Any]]) -> None:
-    """Look again and again, for a bounded time."""
+    """Check repeatedly for a limited time."""
     with anyio.fail_after(SECONDS):
         while not await condition():
             await anyio.sleep(0.2)
@@ -76,7 +76,7 @@ async def until(condition: Callable[[], Awaitable[Any]]) -> None:
 
 @asynccontextmanager
 async def running(program: Path, folder: Path, target: str) -> AsyncIterator[Server]:
-    """A Prometheus with data of its own, which reads one target."""
+    """Run a Prometheus with its own data, which reads one target."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -106,7 +106,7 @@ async def running(program: Path, folder: Path, target: str) -> AsyncIterator[Ser
 
 @asynccontextmanager
 async def serving() -> AsyncIterator[Node]:
-    """A node with a container that works, one that fails and one that takes its time."""
+    """Run a node with a container that works, one that fails and one that is slow."""
     runner = FunctionRunner()
 
     @runner.container("echo")
@@ -128,7 +128,7 @@ async def serving() -> AsyncIterator[Node]:
 
 
 async def work(node: Node) -> None:
-    """Five jobs that succeed in two steps, two that fail, one that is cancelled, three that go on, four refused."""
+    """Submit jobs: five succeed in two steps, two fail, one is cancelled, three go on, four are refused."""
     jobs = [await node.submit(make_request("echo", "echo", client=f"client-{n}")) for n in range(5)]
     jobs += [await node.submit(make_request("echo", "fail")) for _ in range(2)]
     await node.wait([job.id for job in jobs])
@@ -167,7 +167,7 @@ async def says(server: Server, expression: str, expected: dict[tuple[str, ...], 
 
 
 async def check_dashboard(server: Server) -> None:
-    """Every panel has something to show: Prometheus understands its queries, and has what they ask for."""
+    """Check that every panel has data: Prometheus understands its queries and has values for them."""
     for panel in json.loads((PACKAGE / "grafana.json").read_text())["panels"]:
         for target in panel.get("targets", ()):
             expression = target["expr"].replace("$__rate_interval", "1m")
@@ -178,7 +178,7 @@ async def check_dashboard(server: Server) -> None:
 
 
 async def check_alerts(server: Server) -> None:
-    """Prometheus understands them. Two of two jobs failed in a container; nothing else is wrong."""
+    """Check that Prometheus understands the alerts. Two of two jobs failed in a container; nothing else is wrong."""
 
     async def evaluated() -> bool:
         return all(rule["health"] != "unknown" for rule in await rules(server))

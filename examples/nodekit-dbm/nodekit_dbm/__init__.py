@@ -14,7 +14,7 @@ class DbmConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """The table of the store in a node file."""
 
     path: Path
-    """The database, without `.dat` and `.dir`, relative to the node file. Its folder must be there."""
+    """The database, without `.dat` and `.dir`, relative to the node file. Its folder must exist."""
 
 
 def build(config: DbmConfig, file: NodeFile) -> EmbeddedStore:

@@ -1,8 +1,8 @@
-"""A `JobTable` on `dbm.dumb`, the one dbm that every Python has, in the one way of using it that survives a crash.
+"""A `JobTable` on `dbm.dumb`, the only dbm that every Python has, used in the only way that survives a crash.
 
-A new key is appended: its value to `.dat`, then a line to `.dir`. All else is unsafe, even to close, which renames
-`.dir` to `.bak` and writes it anew. So each change has a key of its own, the longer of `.dir` and `.bak` counts, and
-what was cut short is cut off. Jobs are read in memory.
+A new key is appended: its value to `.dat`, then a line to `.dir`. Everything else is unsafe, even closing, which
+renames `.dir` to `.bak` and writes it anew. So each change has its own key, the longer of `.dir` and `.bak` counts,
+and an incomplete end is cut off. Jobs are read from memory.
 """
 
 import fcntl
@@ -20,11 +20,11 @@ from nodekit_memory import MemoryTable
 
 from nodekit import Job, JobId, StoreFailed, StoreInUse
 
-Change = dict[JobId, Job | None]  # None: it is deleted
+Change = dict[JobId, Job | None]  # None: the job is deleted
 
 
 class DbmTable:
-    """Nobody sees a change that a crash could still undo."""
+    """A table of jobs. A change is visible only once no crash can undo it."""
 
     def __init__(self, path: Path) -> None:
         self._dat, self._dir, self._bak = (Path(f"{path}.{suffix}") for suffix in ("dat", "dir", "bak"))
@@ -36,12 +36,12 @@ class DbmTable:
         return self
 
     async def __aexit__(self, kind: Any, error: Any, trace: Any) -> None:
-        with CancelScope(shield=True), suppress(OSError):  # what a full disk cut short is mended at the next start
+        with CancelScope(shield=True), suppress(OSError):  # the next start repairs an incomplete write
             await run_sync(self._opened.close)
 
     async def add(self, jobs: Sequence[Job]) -> list[Job]:
         async with self._turn:
-            trial = MemoryTable()  # it says which of them are new
+            trial = MemoryTable()  # shows which of the jobs are new
             keys = [(job.client, job.request.idempotency_key) for job in jobs if job.request.idempotency_key]
             ids = [id for client, key in keys for id in await self.find(client=client, idempotency_key=key, limit=1)]
             known = {job.id: job for job in await self.get([*ids, *(job.id for job in jobs)])}
@@ -65,7 +65,7 @@ class DbmTable:
             return await self._jobs.delete(gone)
 
     def _load(self, end: int | None = None) -> None:
-        """Open the database as it was when `.dir` ended there, or with every line that is whole."""
+        """Open the database as it was when `.dir` had the size `end`, or by default with every complete line."""
         self._dir.touch(0o600)
         if self._bak.exists() and self._bak.stat().st_size >= _sync(self._dir):
             self._bak.replace(self._dir)
@@ -81,7 +81,7 @@ class DbmTable:
             _sync(self._dat)
             self._end = _sync(self._dir)
         except OSError as error:
-            with suppress(OSError):  # where this fails, too, the next change fails and comes by here again
+            with suppress(OSError):  # if this fails too, the next change also fails and tries this again
                 self._db.close()
                 self._load(self._end)
             raise StoreFailed(f"cannot write {self._path}: {error}") from error
@@ -90,7 +90,7 @@ class DbmTable:
         try:
             self._dat.touch(0o600)
             lock = self._opened.enter_context(self._dat.open("ab"))
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # it ends with the process, however that ends
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the lock ends with the process, however that ends
             self._load()
             self._opened.callback(lambda: self._db.close())
             return self._read()
@@ -109,12 +109,12 @@ class DbmTable:
             except msgspec.DecodeError as error:
                 if number + 1 < len(self._db) or isinstance(error, msgspec.ValidationError):
                     raise
-                self._load(self._end - 1)  # the machine went down with the line on disk and the value not yet
+                self._load(self._end - 1)  # the machine crashed when the line was on disk, but not the value
         return [job for job in jobs.values() if job is not None]
 
 
 def _sync(path: Path) -> int:
-    """Have it on the disk; the answer is how long it is."""
+    """Write a file to the disk, and return its size."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

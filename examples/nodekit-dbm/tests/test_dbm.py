@@ -1,4 +1,4 @@
-"""The store `dbm` keeps what nodekit promises of stores, and survives what `dbm.dumb` does not."""
+"""Tests that the store `dbm` keeps nodekit's promises of stores, and survives crashes that `dbm.dumb` does not."""
 
 import os
 import resource
@@ -36,7 +36,7 @@ async def kept(path: Path) -> list[JobId]:
 
 @pytest.fixture
 async def ids(tmp_path: Path) -> list[JobId]:
-    """Two jobs, kept one after the other, in a table that was left."""
+    """Store two jobs, one after the other, in a table that is then closed."""
     jobs = [make_job(), make_job()]
     async with DbmTable(tmp_path / "jobs") as table:
         for job in jobs:

@@ -10,9 +10,9 @@ from nodekit import JobRequest, Node, Offer, Refusal
 
 class Hours(Struct, frozen=True, kw_only=True):
     opens: Annotated[float, Meta(ge=0, le=24)] = 0
-    """The hour from which it is open: 7.5 is half past seven. The same as `closes`: it is always open."""
+    """The hour at which it opens: 7.5 is half past seven. Equal to `closes`: it is always open."""
     closes: Annotated[float, Meta(ge=0, le=24)] = 0
-    """The hour from which it is closed. Less than `opens`: it is open over midnight."""
+    """The hour at which it closes. Less than `opens`: it is open over midnight."""
 
 
 class HoursGuard:
@@ -21,9 +21,9 @@ class HoursGuard:
     async def nodekit_admit(self, request: JobRequest, node: Node) -> None:
         for name in request.containers:
             container = node.containers.get(name)
-            hours = convert(container.rules if container else {}, Hours)  # what is not said has its default
+            hours = convert(container.rules if container else {}, Hours)  # unset fields get their defaults
             if (time() / 3600 - hours.opens) % 24 >= ((hours.closes - hours.opens) % 24 or 24):
                 raise Refusal("Container is closed", container=name, opens=hours.opens, closes=hours.closes)
 
 
-offer = Offer(Struct, lambda config, file: HoursGuard(), container=Hours)  # no settings but those of containers
+offer = Offer(Struct, lambda config, file: HoursGuard(), container=Hours)  # only containers have settings

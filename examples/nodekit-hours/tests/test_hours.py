@@ -1,4 +1,4 @@
-"""The guard `hours` keeps what nodekit promises of guards, and refuses jobs for containers that are closed."""
+"""Tests that the guard `hours` keeps nodekit's promises of guards, and refuses jobs for closed containers."""
 
 from collections.abc import Sequence
 

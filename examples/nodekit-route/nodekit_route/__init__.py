@@ -1,6 +1,6 @@
-"""The pipeline `route`: what a container gives says which of those that the request lists comes next.
+"""The pipeline `route`: the output of a container names the next one, among the containers in the request.
 
-The output `{"next": "ask", …}` is the input of `ask`. One that names none is the result of the job.
+The output `{"next": "ask", …}` is the input of `ask`. An output that names no container is the result of the job.
 """
 
 from collections.abc import Mapping
@@ -14,22 +14,22 @@ from nodekit import Container, ContainerError, Job, JobRequest, JobStatus, Offer
 
 class RouteConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_steps: Annotated[int, Meta(ge=1)] = 20
-    """How many steps a job may have; one whose outputs go on naming containers fails."""
+    """Maximum number of steps of a job. A job whose outputs go on naming containers fails."""
 
 
 class Output(Struct):
-    next: object = None  # what else there is, is not read
+    next: object = None  # other fields are not read
 
 
 class RoutePipeline(nodekit.Sequence):
-    """Goes where outputs say. What was gone so far is a sequence, which knows how to call and how to fail."""
+    """A pipeline that follows the outputs. The steps so far are a sequence, which knows how to call and how to fail."""
 
     def __init__(self, config: RouteConfig) -> None:
         self._max_steps = config.max_steps
 
     def check(self, request: JobRequest, containers: Mapping[str, Container]) -> None:
         super().check(request, containers)
-        if request.destination is not nodekit.Location.OFFCHAIN:  # the last container has to know, and which one is it?
+        if request.destination is not nodekit.Location.OFFCHAIN:  # needs the last container, which is not known yet
             raise Refusal("Last container is not known")
 
     def next_step(self, job: Job) -> Step | None:
@@ -52,7 +52,7 @@ def named(job: Job) -> object:
         return job.request.containers[0]
     try:
         return json.decode(last_output(job) or b"{}", type=Output).next  # after an error there is no output
-    except ValidationError:  # JSON that is no object
+    except ValidationError:  # JSON that is not an object
         return None
 
 

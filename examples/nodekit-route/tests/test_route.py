@@ -1,4 +1,4 @@
-"""The pipeline `route` keeps what nodekit promises of pipelines, and goes where outputs say."""
+"""Tests that the pipeline `route` keeps nodekit's promises of pipelines, and follows the outputs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +20,7 @@ class TestRoutePipeline(PipelineContract):
         return [make_request("echo", "no-such-container"), make_request("echo", destination=Location.ONCHAIN), stream]
 
     def answer(self, container: str, data: Any) -> Any:
-        """What containers give in the suite's jobs: here, each sends on to another one, and `other` to nobody."""
+        """Outputs of the containers in the suite's jobs: each names another container, except `other`."""
         return {"next": {"echo": "reverse", "reverse": "other"}.get(container)}
 
     @pytest.mark.parametrize("name", ["answer", "ask"])

@@ -1,1 +1,1 @@
-"""The routes of the API, and the handlers behind them."""
+"""The routes of the API and their handlers."""

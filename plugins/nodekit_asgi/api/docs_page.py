@@ -1,6 +1,6 @@
-"""A page to read and try the OpenAPI document.
+"""The page to read and try the OpenAPI document.
 
-It is Swagger UI, whose files the package `offapi` carries. That is not imported: it would read 9 MB.
+It is Swagger UI. The package `offapi` contains its files. It is not imported, because that would read 9 MB.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ class Asset(Struct, frozen=True):
     name: str
     content_type: bytes
     carried: bool = True
-    """Whether it is the other package's, or one of ours."""
+    """True if the file is in the package `offapi`, False if it is one of ours."""
 
 
 ASSETS: Mapping[str, Asset] = {
@@ -33,19 +33,19 @@ ASSETS: Mapping[str, Asset] = {
     "swagger-ui-bundle.js": Asset("swagger_bundle.js", _SCRIPT),
     "start.js": Asset("start.js", _SCRIPT, carried=False),
 }
-"""By the name in a URL; nothing else can be asked for."""
+"""The files by their name in a URL. No other file can be requested."""
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""The page loads from the node it is on and calls no other, whatever the carried files would like."""
+"""The page loads from its own node only and calls no other, even if the carried files try to."""
 
 _SAFE: tuple[Header, ...] = (
     (b"content-security-policy", POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
-    (b"cache-control", b"no-cache"),  # kept by the browser, and asked for again with its ETag
+    (b"cache-control", b"no-cache"),  # the browser keeps it, and asks again with its ETag
 )
 _OWN = Path(__file__).parents[1] / "page"
 
@@ -68,7 +68,7 @@ async def file(request: Request, node: Node) -> Reply:
 
 
 def _path(asset: Asset) -> Path | None:
-    """Where its file is; None where that is not installed."""
+    """Return the path of the file. Return None if it is not installed."""
     folder = _OWN
     if asset.carried:
         spec = find_spec(CARRIER)

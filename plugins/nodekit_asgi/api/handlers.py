@@ -1,4 +1,4 @@
-"""What each route does."""
+"""The handlers of the routes."""
 
 import logging
 import re
@@ -94,10 +94,10 @@ async def _retried(request: Request, node: Node) -> Job:
 
 
 async def _accepted(request: Request, node: Node, kept: Job) -> Reply:
-    """The reply to who made a job: its id, or what has come of it within the seconds that were asked for."""
+    """Return the reply to a new job: its id, or the finished job if ``Prefer: wait`` asks to wait for it."""
     seconds = wait_seconds(request)
     id, job = kept.id, kept if kept.status.finished else None
-    del kept  # jobs are large, and waits long
+    del kept  # jobs may be large, and waits long
     if seconds is None:
         return json_reply(WireAccepted(id))
     if seconds and job is None:
@@ -151,10 +151,10 @@ async def events(request: Request, node: Node) -> Reply:
         raise HttpError(404, NO_SUCH_JOB)
     job = found.pop()
     seen = events_seen(request.headers.get(b"last-event-id", b"").decode("latin-1"), job)
-    if told_all(job, seen):  # of the replies to a browser that connects again, the only one that stops it
+    if told_all(job, seen):  # 204 is the only reply that stops a browser from connecting again
         return Reply(b"", 204)
-    del job  # jobs are large, and streams long
-    await request.body()  # nobody's, but it stands before the end of the connection
+    del job  # jobs may be large, and streams long
+    await request.body()  # not used, but it has to be read before the end of the connection can be seen
     return Reply(
         event_stream(node, id, request.client, seen),
         headers=[(b"cache-control", b"no-store")],
@@ -169,7 +169,7 @@ async def resources(request: Request, node: Node) -> Reply:
 
 
 def _id(request: Request) -> JobId:
-    """The id in the path of a request."""
+    """Return the job id in the path of a request. Raise `HttpError` if no job can have it."""
     return job_id(request.parameters["id"])
 
 
@@ -183,7 +183,7 @@ async def jobs(request: Request, node: Node) -> Reply:
     found: Sequence[Job] = await node.fetch(ids, client=request.client)
     if seconds and not all(job.status.finished for job in found):
         found = ()
-        await request.body()  # nobody's, but it stands before the end of the connection
+        await request.body()  # not used, but it has to be read before the end of the connection can be seen
         found = await wait_for(request, node, ids, seconds)
     if not found and (status := PROFILES[request.limits.profile].nothing_found) != 200:
         raise HttpError(status, NO_SUCH_JOB)

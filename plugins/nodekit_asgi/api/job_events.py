@@ -1,4 +1,4 @@
-"""What happens to one job as server-sent events, from its start, or on from the last one that a client has seen."""
+"""Server-sent events of one job, from its start or after the last event that the client has seen."""
 
 import logging
 import re
@@ -16,15 +16,15 @@ logger = logging.getLogger("nodekit.http")
 EventName: TypeAlias = Literal["accepted", "step", "finished"]
 
 KEEP_ALIVE = b":\n\n"
-"""A comment, which clients skip."""
+"""A comment, which clients ignore."""
 PIECE_BYTES = 1 << 16
-"""Events are sent together until they are this long: more are not made before a client has taken these."""
+"""Size at which events that are sent together end. More are made only once the client has taken these."""
 
 _NUMBER = re.compile(r"[0-9]{1,9}")
 
 
 def events_seen(last: str, job: Job) -> int:
-    """How many of a job's events a client has that names the last one; 0: it names none of them."""
+    """Return the number of events that a client has seen if `last` is its last one, 0 if that is not of this job."""
     id, _, number = last.rpartition(":")
     if id != job.id or not _NUMBER.fullmatch(number) or int(number) >= _events(job):
         return 0
@@ -32,16 +32,16 @@ def events_seen(last: str, job: Job) -> int:
 
 
 def told_all(job: Job, seen: int) -> bool:
-    """Whether no event is to come."""
+    """Return True if no more events will come."""
     return job.status.finished and seen >= _events(job)
 
 
 async def event_stream(node: Node, id: JobId, client: str, seen: int) -> AsyncGenerator[bytes, None]:
-    """The events behind those that were seen, as they happen. It ends with the job, or the node.
+    """Yield the events after those that were seen, as they happen. It ends with the job, or when the node stops.
 
-    While it waits, for the job or its reader, it holds neither the job nor what it has told: both may be large.
+    While it waits for the job or for the reader, it holds neither the job nor the sent events: both may be large.
     """
-    yield KEEP_ALIVE  # servers send the head of a reply with its first piece
+    yield KEEP_ALIVE  # servers send the head of a reply only with its first piece
     try:
         async with aclosing(node.follow(id, client=client)) as jobs:
             async for job in jobs:
@@ -54,7 +54,7 @@ async def event_stream(node: Node, id: JobId, client: str, seen: int) -> AsyncGe
                     yield events.pop()
     except StoreFailed as error:
         logger.error("job %s: its events end here: %s", id, error)
-    except NodekitError as error:  # the node stops; clients connect again, and go on from there
+    except NodekitError as error:  # the node stops; clients connect again and go on after their last event
         logger.debug("job %s: its events end here: %s", id, error)
 
 
@@ -63,7 +63,7 @@ def _events(job: Job) -> int:
 
 
 def _piece(job: Job, seen: int) -> tuple[list[bytes], int, bool]:
-    """The next events in one piece, if there are any; how many are seen with them, and whether there are more."""
+    """Return the next events as one piece (no piece if there are none), the new `seen`, and True if there are more."""
     known, results = _events(job), job.results
     piece = bytearray()
     while seen < known and len(piece) < PIECE_BYTES:
@@ -78,6 +78,6 @@ def _piece(job: Job, seen: int) -> tuple[list[bytes], int, bool]:
 
 
 def _event(name: EventName, id: JobId, number: int, value: msgspec.Struct) -> bytes:
-    """One event. A payload's white space may be any newline that the format knows; each begins a line of data."""
+    """Encode one event. A payload may contain any newline that the format knows, so each one begins a line of data."""
     data = msgspec.json.encode(value).replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\ndata: ")
     return b"event: %s\nid: %s:%d\ndata: %s\n\n" % (name.encode(), id.encode(), number, data)

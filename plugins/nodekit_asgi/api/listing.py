@@ -1,4 +1,4 @@
-"""`GET /api/jobs` without ids: the ids of a client's jobs, all of them or page by page."""
+"""`GET /api/jobs` without ids: a list of the ids of a client's jobs, all of them or page by page."""
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from functools import partial
@@ -10,7 +10,7 @@ from nodekit import FINISHED, UNFINISHED, UNSUCCESSFUL, JobId, JobStatus, Node
 from nodekit_asgi.http.messages import Header, HttpError, Reply, Request, json_reply
 
 SLICE = 1000
-"""Ids of a listing that are read and sent at once."""
+"""Number of ids of a listing that are read and sent at once."""
 MAX_PAGE = 10_000
 
 _STATUSES: Mapping[str, Collection[JobStatus]] = {
@@ -25,7 +25,7 @@ class _Find(Protocol):
 
 
 async def listing(request: Request, node: Node, pending: bool | None) -> Reply:
-    """`pending` was read by the caller, so that a malformed one is 400 beside ids, too."""
+    """Reply with a list of ids. The caller reads `pending`, so that a malformed one is 400 also if ids are given."""
     status, container, error = _status(request, pending), _of_failed(request, "container"), _of_failed(request, "error")
     find: _Find = partial(node.find, client=request.client, status=status, container=container, error=error)
     limit, after = _limit(request), _after(request)
@@ -34,13 +34,13 @@ async def listing(request: Request, node: Node, pending: bool | None) -> Reply:
         return Reply(_slices(find, first))
     headers: list[Header] = []
     if len(first) == limit:
-        # relative, so that it leads to where the client found the page, however the node is mounted
+        # relative, so that it works wherever the node is mounted
         headers = [(b"link", f'<?{_next(request, limit, first[-1])}>; rel="next"'.encode())]
     return json_reply(first, headers=headers)
 
 
 def _next(request: Request, limit: int, after: JobId) -> str:
-    """The query of the next page, with all that this one is filtered by."""
+    """Return the query of the next page, with the filters of this one."""
     filters = [(name, values[-1]) for name in _FILTERS if (values := request.all(name))]
     return urlencode([("limit", limit), ("after", after), *filters])
 
@@ -49,7 +49,7 @@ _FILTERS = ("pending", "status", "container", "error")
 
 
 async def _slices(find: _Find, ids: Sequence[JobId]) -> AsyncIterator[bytes]:
-    """A JSON array of ids, read and sent piece by piece: never built whole."""
+    """Yield a JSON array of ids, which is read and sent piece by piece and never held as a whole."""
     yield b"["
     separator = b""
     while ids:

@@ -1,4 +1,4 @@
-"""The one table of routes. What each is to a reader, `nodekit_asgi.openapi` describes; a test compares the two."""
+"""The table of routes. `nodekit_asgi.openapi` describes them for readers; a test compares the two."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeAlias
@@ -14,7 +14,7 @@ Handler: TypeAlias = Callable[[Request, Node], Awaitable[Reply]]
 
 
 async def _openapi(request: Request, node: Node) -> Reply:
-    from nodekit_asgi.openapi import document  # a node can do without
+    from nodekit_asgi.openapi import document  # imported only when it is needed
 
     return Reply(document(request.limits, KEYS))
 
@@ -34,7 +34,7 @@ ROUTES: Mapping[str, Mapping[str, Handler]] = {
     "/docs": {"GET": _docs.page},
     "/docs/{file}": {"GET": _docs.file},
 }
-"""By path; a name in braces stands for any one segment that no other path has in its place."""
+"""Handlers by path and method. A name in braces stands for one segment that no other path has in its place."""
 
 KEYS = frozenset((path, method) for path, methods in ROUTES.items() for method in methods)
 
@@ -42,7 +42,10 @@ _WITH_NAMES = [(path, path.split("/")) for path in ROUTES if "{" in path]
 
 
 def route(path: str) -> tuple[str, Mapping[str, str]]:
-    """The key of `ROUTES` that a path has, and what stands in it where the key has names."""
+    """Return the key of `ROUTES` that matches a path, and the segments by the key's names in braces.
+
+    Return an empty key if no route matches.
+    """
     if path in ROUTES and "{" not in path:
         return path, {}
     segments = path.split("/")

@@ -1,4 +1,4 @@
-"""What came of jobs elsewhere, reported by whom the operator trusts."""
+"""Status reports: outcomes of jobs, reported by callers that the operator trusts."""
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -10,7 +10,7 @@ from nodekit_asgi.wire.jobs import NO_SUCH_JOB, WireReport, job_id, read_report
 from nodekit_asgi.wire.profiles import PROFILES
 
 LONGEST_FAULT = 2000
-"""Characters of an error that are kept, as of a container's."""
+"""Number of characters of an error that are kept, as for a container's error."""
 
 
 async def report(request: Request, node: Node) -> Reply:
@@ -27,7 +27,10 @@ async def report(request: Request, node: Node) -> Reply:
 
 
 async def _was_unfinished(node: Node, id: JobId, outcome: Outcome | None) -> bool | None:
-    """Whether a job was unfinished until it got its outcome, if it has got one; None: there is no such job."""
+    """Settle a job with its outcome, if there is one. Return True if the job was unfinished until then.
+
+    Return None if there is no such job.
+    """
     if outcome is None:
         return next((not job.status.finished for job in await node.fetch([id])), None)
     settled = await node.settle(id, outcome)
@@ -35,7 +38,7 @@ async def _was_unfinished(node: Node, id: JobId, outcome: Outcome | None) -> boo
 
 
 def _outcome(report: WireReport) -> Outcome | None:
-    """How a job has ended, by a report; None: it has not."""
+    """Return the outcome of a job according to a report. Return None if the job is still running."""
     if report.status == "running":
         return None
     container = report.containers[-1]

@@ -1,4 +1,4 @@
-"""`POST /api/jobs/stream`: a job's id, and then what its last container gives, as it comes."""
+"""`POST /api/jobs/stream`: the id of a job, followed by the bytes of its last container as they come."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -9,7 +9,7 @@ from nodekit_asgi.wire.jobs import read_item
 
 
 async def stream(request: Request, node: Node) -> Reply:
-    """Over HTTP/1.1 alone: elsewhere, what broke off could not be told from what has ended."""
+    """Stream a job, over HTTP/1.1 only: in other versions a stream that broke off would look complete."""
     if request.http_version != "1.1":
         raise HttpError(505, f"a stream needs HTTP/1.1, not HTTP/{request.http_version}")
     if request.values(b"idempotency-key"):

@@ -1,4 +1,4 @@
-"""Waiting for jobs on behalf of a client, for as long as it stays."""
+"""Waiting for jobs on behalf of a client, as long as the client stays."""
 
 import logging
 from collections.abc import Sequence
@@ -12,16 +12,17 @@ logger = logging.getLogger("nodekit.http")
 
 
 async def wait_for(request: Request, node: Node, ids: Sequence[JobId], seconds: float) -> Sequence[Job]:
-    """The jobs once all are finished, or as they are when `seconds` have passed or the node stops.
+    """Return the jobs once all are finished, or as they are when `seconds` have passed or the node stops.
 
-    Raises `Disconnected` as soon as the client goes. Callers hold no jobs meanwhile: payloads are large, waits long.
+    Raise `Disconnected` as soon as the client goes. Callers should hold no jobs meanwhile: payloads may be large, and
+    waits long.
     """
     jobs = await _wait(request, node, ids, seconds)
     return await node.fetch(ids, client=request.client) if jobs is None else jobs
 
 
 async def _wait(request: Request, node: Node, ids: Sequence[JobId], seconds: float) -> Sequence[Job] | None:
-    """The finished jobs; None where that did not come to pass."""
+    """Return the jobs once all are finished. Return None if that did not happen in time."""
     jobs: Sequence[Job] | None = None
 
     async def wait() -> None:

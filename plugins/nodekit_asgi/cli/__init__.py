@@ -1,4 +1,4 @@
-"""`nodekit job`: jobs of any node, over HTTP."""
+"""The command `nodekit job`: jobs of any node, over HTTP."""
 
 from nodekit_asgi.cli.commands import job
 

@@ -1,4 +1,4 @@
-"""Where a node is: its URL, and a connection to it."""
+"""The address of a node: its URL, and a connection to it."""
 
 import socket
 from http.client import HTTPConnection, HTTPSConnection
@@ -13,24 +13,24 @@ CONNECT_SECONDS = 10.0
 
 
 class Address(msgspec.Struct, frozen=True):
-    """What a node's URL says."""
+    """A parsed node URL."""
 
     url: str
     scheme: Literal["http", "https", "unix"]
     host: str = ""
     port: int = 0
     path: str = ""
-    """Of the socket, or what comes before the node's own paths."""
+    """The path of the unix socket, or the prefix of the node's own paths."""
 
     def connection(self) -> HTTPConnection:
-        """One that is not open yet. Proxies of the environment are not used."""
+        """Return a connection that is not open yet. Proxies from the environment are not used."""
         if self.scheme == "unix":
             return _UnixConnection(self.path)
         kind = HTTPSConnection if self.scheme == "https" else HTTPConnection
         return kind(self.host, self.port, timeout=CONNECT_SECONDS)
 
     def target(self, path: str) -> str:
-        """What stands in the request line for a path of the node."""
+        """Return the request target for a path of the node."""
         return path if self.scheme == "unix" else self.path + path
 
 
@@ -46,7 +46,7 @@ class _UnixConnection(HTTPConnection):
 
 
 def parse_url(url: str) -> Address:
-    """Raises `ValueError` where it is not a node's URL."""
+    """Parse a node's URL. Raise `ValueError` if it is not one."""
     if url.startswith("unix:") and url != "unix:":
         return Address(url, "unix", path=url.removeprefix("unix:"))
     parts = urlsplit(url)
@@ -62,7 +62,7 @@ def parse_url(url: str) -> Address:
 
 
 def check_node(ctx: click.Context, param: click.Parameter, value: str) -> Address:
-    """The value of `--node`."""
+    """Parse the value of `--node`."""
     try:
         return parse_url(value)
     except ValueError as error:

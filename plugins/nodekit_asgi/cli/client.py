@@ -1,4 +1,4 @@
-"""Requests to a node over one connection that is kept, and what can go wrong with them."""
+"""Requests to a node over one connection that is kept open, and their errors."""
 
 import socket
 import time
@@ -15,10 +15,10 @@ from nodekit_asgi.cli.address import CONNECT_SECONDS, Address
 from nodekit_asgi.cli.problems import Busy, Dropped, NotANode, Refused, Unreachable
 
 ANSWER_SECONDS = 30.0
-"""How long a node may be silent, besides what it was asked to wait."""
+"""Time a node may take to answer, in addition to the time it was asked to wait."""
 PIECE_BYTES = 64 * 1024
 RETRY_AFTER_SECONDS = 1.0
-"""Where the node says busy and not for how long."""
+"""Pause if a busy node does not say how long to wait."""
 
 CURE = "start one (nodekit serve FILE), or name another with --node or NODEKIT_URL"
 WHERE = "is this a node's URL? name another with --node or NODEKIT_URL"
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """What a node answered with a status of success."""
+    """A reply of a node."""
 
     url: str
     status: int
@@ -35,11 +35,11 @@ class Reply(msgspec.Struct, frozen=True):
     body: bytes
 
     def read_as(self, type: type[T]) -> T:
-        """Raises `NotANode` for anything else."""
+        """Decode the body as JSON of this type. Raise `NotANode` for anything else."""
         return self.part_as(type, self.body)
 
     def part_as(self, type: type[T], part: bytes | msgspec.Raw) -> T:
-        """As `read_as`, of a piece of the body."""
+        """Decode a piece of the body, in the same way as `read_as`."""
         try:
             return msgspec.json.decode(part, type=type)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -61,7 +61,7 @@ class _Error(msgspec.Struct, frozen=True):
 
 
 class NodeClient:
-    """Talks to one node. Every request may be sent twice: a POST carries an idempotency key."""
+    """A client of one node. It may send a request twice, which is safe: a POST carries an idempotency key."""
 
     def __init__(self, address: Address) -> None:
         self.address = address
@@ -85,9 +85,11 @@ class NodeClient:
         wait_seconds: float = 0,
         until: float | None = None,
     ) -> Reply:
-        """The reply to a request that the node may take `wait_seconds` to answer, until a time of the monotonic clock.
+        """Send a request and return the reply.
 
-        Raises `Unreachable`, `NotANode` or `Refused`.
+        The node may take `wait_seconds` longer than usual to answer, but no longer than `until` (monotonic clock).
+
+        Raise `Unreachable`, `NotANode` or `Refused`.
         """
         kept = self._connection.sock is not None
         limit = ANSWER_SECONDS + wait_seconds
@@ -101,9 +103,9 @@ class NodeClient:
         return _successful(reply)
 
     def stream(self, path: str, *, body: bytes, headers: Mapping[str, str]) -> Iterator[bytes]:
-        """The first line of the reply to a POST, and then its pieces as they come.
+        """Send a POST. Yield the first line of the reply, and then its pieces as they come.
 
-        Raises as `request`, and `Dropped` where it breaks off.
+        Raise the same errors as `request`, and `Dropped` if the reply breaks off.
         """
         self._connect(None)
         url, connection = self.address.url, self._connection
@@ -114,7 +116,7 @@ class NodeClient:
             if response.status != HTTPStatus.OK:
                 _successful(Reply(url, response.status, response.headers, response.read()))
             yield response.readline()
-            connection.sock.settimeout(None)  # what streams may be silent for as long as it likes
+            connection.sock.settimeout(None)  # a stream may be silent for any time
             while piece := response.read1(PIECE_BYTES):
                 yield piece
 
@@ -125,14 +127,14 @@ class NodeClient:
         url, connection = self.address.url, self._connection
         with self._translated(limit):
             connection.sock.settimeout(_within(limit, until))
-            with suppress(BrokenPipeError):  # a node that takes no more of a body has said why
+            with suppress(BrokenPipeError):  # a node that stops reading a body has already replied why
                 connection.request(method, path, body, headers)
             response = connection.getresponse()
             return Reply(url, response.status, response.headers, response.read())
 
     @contextmanager
     def _translated(self, limit: float) -> Iterator[None]:
-        """The library's errors as ours."""
+        """Translate the HTTP library's errors into ours."""
         url, connection = self.address.url, self._connection
         try:
             yield
@@ -150,7 +152,7 @@ class NodeClient:
             raise Dropped(f"the answer of {url} broke off ({type(error).__name__})") from error
 
     def _connect(self, until: float | None) -> None:
-        """Raises `Unreachable`."""
+        """Connect, unless connected. Raise `Unreachable`."""
         url, connection = self.address.url, self._connection
         if connection.sock is not None:
             return
@@ -179,7 +181,10 @@ def _why(url: str, error: OSError) -> str:
 
 
 def _successful(reply: Reply) -> Reply:
-    """Raises `Refused` with the node's words, `NotANode` where they are none, `Dropped` where a proxy has no node."""
+    """Return a reply with a status of success.
+
+    Raise `Refused` with the node's error text, `NotANode` if there is none, and `Dropped` if a proxy reaches no node.
+    """
     if 200 <= reply.status < 300:
         return reply
     if 300 <= reply.status < 400:

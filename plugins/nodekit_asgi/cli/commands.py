@@ -35,7 +35,7 @@ from nodekit_asgi.cli.waiting import Deadline, submit_job, wait_for
 
 
 class _Group(click.Group):
-    """Says every problem in a line, and ends with its exit code."""
+    """A command group that prints each problem in one line and exits with its exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -116,7 +116,7 @@ def _say_outputs(job: JobResult, intermediate: bool) -> None:
 
 @contextmanager
 def _known_by(asked: Submission) -> Iterator[None]:
-    """Where it is not known whether the node has the job, says how to find out."""
+    """Tell the user how to find out about the job if it is not known whether the node has it."""
     again = f"the node may have the job; the same command with --idempotency-key {shlex.quote(asked.key)} finds out"
     try:
         yield
@@ -131,7 +131,7 @@ def _known_by(asked: Submission) -> Iterator[None]:
 
 @contextmanager
 def _goes_on(id: str, node: Address) -> Iterator[None]:
-    """Says, whatever ends the waiting, how to get at the job."""
+    """Tell the user how to get at the job if the waiting ends early, for whatever reason."""
     where = "" if node.url == DEFAULT_URL else f" --node {shlex.quote(node.url)}"
     goes_on = f"job {id} goes on: nodekit job get {id}{where}; to end it: nodekit job cancel {id}{where}"
     try:
@@ -215,7 +215,7 @@ def cancel(node: Address, as_json: bool, ids: tuple[str, ...]) -> None:
 def _show(
     ids: tuple[str, ...], found: list[tuple[JobResult, Raw]], as_json: bool, show: Callable[[JobResult], None]
 ) -> None:
-    """What was found, and what was not."""
+    """Print the jobs that were found. Exit with `FAILED` if some were not."""
     if as_json:
         say_json_list(raw for _, raw in found)
     else:

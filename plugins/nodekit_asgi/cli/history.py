@@ -10,7 +10,7 @@ HEAD = ("step", "container", "attempt", "began", "took", "instance", "came of it
 
 
 def history_lines(history: History) -> Iterator[str]:
-    """What was asked, when, and every attempt of every step; times of attempts count from the acceptance."""
+    """Yield the lines: the request, its times, and a table of all attempts, whose times count from the acceptance."""
     for name, value in _facts(history):
         yield f"{name:<9} {printable(value)}"
     rows = [row for number, step in enumerate(history.steps, 1) for row in _rows(number, step, history.accepted_at)]
@@ -20,7 +20,7 @@ def history_lines(history: History) -> Iterator[str]:
 
 
 def _facts(history: History) -> Iterator[tuple[str, str]]:
-    more = history.state in ("waiting", "cancelled")  # the other states say no more than the status
+    more = history.state in ("waiting", "cancelled")  # the other states add nothing to the status
     state = f" ({history.state})" if more else ""
     yield "job", history.id
     yield "status", history.status + state
@@ -59,7 +59,7 @@ def _time(moment: datetime) -> str:
 
 
 def _seconds(seconds: float) -> str:
-    if seconds < 0:  # an attempt of the job that this one goes on with
+    if seconds < 0:  # an attempt of the job that this one retries
         return f"-{_seconds(-seconds)}"
     if seconds < 1:
         return f"{1000 * seconds:.1f} ms"

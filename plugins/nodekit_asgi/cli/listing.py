@@ -1,4 +1,4 @@
-"""What is asked of jobs that are there."""
+"""Requests for existing jobs: read, list and cancel."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,13 +13,13 @@ from nodekit_asgi.cli.replies import JobResult, jobs_of
 
 PAGE = 1000
 IDS_AT_ONCE = 100
-"""A node takes 200 unless its node file says otherwise, and a proxy in front of it so long a URL."""
+"""Ids in one request. A node takes 200 by default, and a proxy in front of it still takes a URL of this length."""
 
 _NEXT = re.compile(r'<([^>]*)>\s*;[^,]*\brel="?next\b')
 
 
 def find_jobs(client: NodeClient, ids: Sequence[str], *, intermediate: bool) -> Iterator[tuple[JobResult, Raw]]:
-    """Those of the jobs that the node knows, in this order."""
+    """Yield the jobs that the node knows, in the order of `ids`."""
     rest = iter(dict.fromkeys(ids))
     while some := list(islice(rest, IDS_AT_ONCE)):
         query = urlencode([*(("id", id) for id in some), *([("intermediate", "true")] if intermediate else [])])
@@ -30,7 +30,7 @@ def find_jobs(client: NodeClient, ids: Sequence[str], *, intermediate: bool) -> 
 
 
 def list_ids(client: NodeClient, filters: Mapping[str, str], limit: int | None) -> Iterator[str]:
-    """Page by page, as the node links them."""
+    """Yield ids, page by page along the node's links. Raise `NotANode` if the links form a loop."""
     query = urlencode({"limit": min(limit or PAGE, PAGE), **filters}, errors="surrogateescape")
     path: str | None = f"/api/jobs?{query}"
     seen: set[str] = set()
@@ -47,7 +47,10 @@ def list_ids(client: NodeClient, filters: Mapping[str, str], limit: int | None) 
 
 
 def next_page(reply: Reply, path: str) -> str | None:
-    """Where the `Link` leads, which is relative to where the page was found. Raises `NotANode` if off the node."""
+    """Return the path of the next page from `Link`, which is relative to `path`. Return None if there is no link.
+
+    Raise `NotANode` if the link leads away from the node.
+    """
     if not (found := _NEXT.search(reply.headers.get("Link", ""))):
         return None
     there = urlsplit(urljoin(f"http://node{path}", found[1]))
@@ -57,7 +60,7 @@ def next_page(reply: Reply, path: str) -> str | None:
 
 
 def cancel_jobs(client: NodeClient, ids: Sequence[str]) -> Iterator[tuple[JobResult, Raw]]:
-    """Those of the jobs that the node knows, ended."""
+    """Cancel the jobs. Yield those that the node knows, as they are then."""
     for id in dict.fromkeys(ids):
         try:
             reply = client.request("DELETE", f"/api/jobs/{quote(id, safe='')}")
@@ -68,6 +71,6 @@ def cancel_jobs(client: NodeClient, ids: Sequence[str]) -> Iterator[tuple[JobRes
 
 
 def _pass_over(refused: Refused) -> None:
-    """A job that is not there is no reason to leave out the others."""
+    """Raise the refusal, unless it says that there is no such job: the other jobs are still wanted."""
     if refused.status != 404 or refused.reason == "no such path":
         raise refused

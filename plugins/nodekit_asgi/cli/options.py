@@ -1,4 +1,4 @@
-"""Options that several commands of `nodekit job` take, and what is made of them."""
+"""Options that several commands of `nodekit job` share, and the translation of their values."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO, TypeVar
@@ -12,13 +12,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def node_options(command: F) -> F:
-    """What every command takes whose result is JSON."""
+    """Add the options of every command that prints JSON: `--json` and `--node`."""
     as_json = click.option("--json", "as_json", is_flag=True, help="Print the node's JSON, one document.")
     return node_option(as_json(command))
 
 
 def node_option(command: F) -> F:
-    """What every command takes."""
+    """Add `--node`, the option of every command."""
     return click.option(
         "--node",
         callback=check_node,
@@ -32,12 +32,12 @@ def node_option(command: F) -> F:
 
 
 def submission_options(command: F) -> F:
-    """What a job is made of, and what makes asking for it again safe."""
+    """Add the options that make up a job, and `--idempotency-key`, which makes it safe to submit it again."""
     return request_options(key_option(command))
 
 
 def request_options(command: F) -> F:
-    """What a job is made of."""
+    """Add the arguments and options that make up a job."""
     options: Sequence[Callable[[F], F]] = (
         click.argument("containers", metavar="CONTAINER...", nargs=-1, required=True),
         click.option("--data", metavar="JSON", help="The input of the first container, an object; {} unless given."),
@@ -74,7 +74,7 @@ def key_option(command: F) -> F:
 
 
 def list_filters(*, pending: bool, finished: bool, status: str | None, **failed: str | None) -> Mapping[str, str]:
-    """The query's. Raises `click.UsageError` for options that do not go together."""
+    """Return the filters of the query. Raise `click.UsageError` for options that exclude each other."""
     if pending + finished + (status is not None) > 1:
         raise click.UsageError("--pending, --finished and --status exclude one another; leave them out for all jobs")
     given = {name: value for name, value in failed.items() if value is not None}

@@ -1,4 +1,4 @@
-"""What commands print: results on standard output as UTF-8, notices on standard error."""
+"""Output of commands: results on standard output as UTF-8, notices on standard error."""
 
 import re
 import sys
@@ -14,7 +14,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def printable(text: str) -> str:
-    """In one line, and without what a terminal takes for commands: much of what is shown was written by others."""
+    """Return the text in one line, without control characters for the terminal: much of it was written by others."""
     return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}" if found[0] != "\n" else " ", text)
 
 
@@ -27,7 +27,7 @@ def notice(text: str) -> None:
 
 
 def say_json(value: bytes | Raw) -> None:
-    """As the node wrote it."""
+    """Print JSON as the node wrote it."""
     click.echo(bytes(value))
 
 
@@ -36,7 +36,7 @@ def say_json_list(items: Iterable[Raw]) -> None:
 
 
 def say_output(output: Raw) -> None:
-    """As the container wrote it; indented for a terminal, with every digit as it was."""
+    """Print an output as the container wrote it. At a terminal it is indented, with every digit kept."""
     if not sys.stdout.isatty():
         return say_json(output)
     text = msgspec.json.format(bytes(output), indent=2).decode(errors="replace")
@@ -51,7 +51,7 @@ def say_result(result: StepResult) -> None:
 
 
 def say_job(job: JobResult, *, intermediate: bool) -> None:
-    """A line that names it, and what it has come to."""
+    """Print a line with id and status of a job, and then its output or error."""
     say("  ".join([job.id, job.status, *([printable(job.result.container)] if job.result else [])]))
     for step in job.intermediate_results if intermediate else ():
         say(f"step {printable(step.container)}:")
@@ -63,7 +63,7 @@ def say_job(job: JobResult, *, intermediate: bool) -> None:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns as wide as what is in them."""
+    """Format rows as lines. Each column is as wide as its widest cell."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     padded = ((cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows))
     return ["  ".join(cells).rstrip() for cells in padded]

@@ -1,42 +1,42 @@
-"""What ends a command: a line each, which holds the cure, and an exit code."""
+"""Problems that end a command. Each has an exit code, and a text of one line that contains the cure."""
 
 from typing import ClassVar
 
 from nodekit import NodekitError
 
 FAILED = 1
-"""The job failed, or the node refuses what was asked."""
+"""The job failed, or the node refuses the request."""
 NO_ANSWER = 4
-"""No node answers, or it takes no jobs at the moment: the same command may work later."""
+"""No node answers, or it accepts no jobs at the moment. The same command may work later."""
 TIME_IS_UP = 5
-"""The job goes on, and was not waited for any longer."""
+"""The time to wait is over. The job goes on."""
 INTERRUPTED = 130
 
 
 class CommandFailed(NodekitError):
-    """The command cannot do what it was asked for."""
+    """A failure of the command."""
 
     exit_code: ClassVar[int] = FAILED
 
 
 class Unreachable(CommandFailed):
-    """There was no connection: the node has not seen the request."""
+    """No connection was made, so the node has not seen the request."""
 
     exit_code = NO_ANSWER
 
 
 class Dropped(Unreachable):
-    """There was a connection, and no answer: what the node made of the request is not known."""
+    """A connection was made but there was no answer. It is not known what the node did with the request."""
 
 
 class NotANode(CommandFailed):
-    """Something answers there, and not as a node does."""
+    """A server answers at the URL, but not as a node does."""
 
     exit_code = NO_ANSWER
 
 
 class Refused(CommandFailed):
-    """The node says no, in its own words."""
+    """A refusal by the node, with the node's own text."""
 
     def __init__(self, status: int, reason: str) -> None:
         self.status = status
@@ -45,7 +45,7 @@ class Refused(CommandFailed):
 
 
 class Busy(Refused):
-    """The node says: not now."""
+    """A refusal by the node for now."""
 
     exit_code = NO_ANSWER
 
@@ -55,6 +55,6 @@ class Busy(Refused):
 
 
 class TimeIsUp(CommandFailed):
-    """The job was not finished in time; it goes on."""
+    """The job was not finished in time. It goes on."""
 
     exit_code = TIME_IS_UP

@@ -1,4 +1,4 @@
-"""The line that says, at a terminal, how far a job is."""
+"""The line that shows the progress of a job at a terminal."""
 
 import os
 import sys
@@ -11,7 +11,7 @@ from nodekit_asgi.cli.replies import History
 
 
 class Progress:
-    """One line on standard error, drawn over and over, and gone at the end. Elsewhere than at a terminal: nothing."""
+    """A line on standard error, which is redrawn and removed at the end. Nothing is shown if it is not a terminal."""
 
     def __init__(self) -> None:
         self.shown = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
@@ -38,12 +38,12 @@ class Progress:
 
 
 def progress_line(history: History | None, seconds: float) -> str:
-    """Which step, how long, how many attempts."""
+    """Return the line: the passed time, the current step, and the attempts if the last one failed."""
     passed = f"{int(seconds)} s" if seconds < 60 else f"{int(seconds) // 60} min {int(seconds) % 60} s"
     if history is None:
         return f"{passed}  waiting"
     number = sum(step.has_output for step in history.steps) + 1
-    # another pipeline may take other steps than those that are asked for
+    # another pipeline may take other steps than the requested ones
     count = f"{number} of {len(history.containers)}" if history.pipeline == "sequence" else str(number)
     words = [f"{passed}  step {count}: {printable(history.due or '')}"]
     last = history.steps[-1] if history.steps else None
@@ -53,7 +53,7 @@ def progress_line(history: History | None, seconds: float) -> str:
 
 
 def _columns() -> int:
-    """Some terminals say 0 for what they do not know."""
+    """Return the width of the terminal; 80 if it is unknown, which some terminals report as 0."""
     try:
         return os.get_terminal_size(sys.stderr.fileno()).columns or 80
     except OSError:

@@ -1,4 +1,4 @@
-"""What a node's replies hold, as far as commands read it."""
+"""The parts of a node's replies that commands read."""
 
 from datetime import datetime
 
@@ -73,5 +73,5 @@ class History(msgspec.Struct, frozen=True):
 
 
 def jobs_of(reply: Reply) -> list[tuple[JobResult, Raw]]:
-    """Job results, each with the bytes that the node sent for it."""
+    """Return the job results of a reply, each with its bytes as the node sent them."""
     return [(reply.part_as(JobResult, raw), raw) for raw in reply.read_as(list[Raw])]

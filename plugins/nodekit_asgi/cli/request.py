@@ -1,4 +1,4 @@
-"""A job request, from a command line."""
+"""A job request built from a command line."""
 
 import re
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import msgspec
 
 
 class Submission(msgspec.Struct, frozen=True):
-    """A request that makes a job; the same each time it is sent."""
+    """A request that makes a job. It is the same each time it is sent."""
 
     body: bytes
     headers: dict[str, str]
@@ -31,7 +31,7 @@ def submission(
     priority: int | None,
     key: str | None,
 ) -> Submission:
-    """Raises `click.UsageError` for arguments that are no UTF-8."""
+    """Build a submission. Raise `click.UsageError` for arguments that are not UTF-8."""
     fields: dict[str, object] = {"containers": containers, "data": data}
     if pipeline is not None:
         fields["pipeline"] = pipeline
@@ -44,7 +44,7 @@ def submission(
 
 
 def another_try(id: str, *, start: str, priority: int | None, key: str | None) -> Submission:
-    """Of the job of this id."""
+    """Build the request to retry the job with this id."""
     body = msgspec.json.encode({"from": start})
     return Submission(body, _headers(priority, key), f"/api/jobs/{quote(id, safe='', errors='surrogateescape')}/retry")
 
@@ -55,7 +55,7 @@ def _headers(priority: int | None, key: str | None) -> dict[str, str]:
 
 
 def read_data(text: str | None, file: BinaryIO | None) -> msgspec.Raw:
-    """The job's data, as it was written. Raises `click.UsageError`."""
+    """Return the job's data exactly as written. Raise `click.UsageError` if it is not a JSON object."""
     if text is not None and file is not None:
         raise click.UsageError("--data and --file exclude each other: the data comes from one of them")
     if file is not None:
@@ -79,7 +79,7 @@ def _object(text: bytes, where: str) -> msgspec.Raw:
 
 
 def check_key(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """A header's value must be one."""
+    """Check `--idempotency-key`, which is sent as the value of a header."""
     if value is not None and not re.fullmatch(r"[!-~]{1,255}", value):
         raise click.BadParameter("expected 1 to 255 visible ASCII characters", ctx, param)
     return value

@@ -1,4 +1,4 @@
-"""A stream on a command line: the job's id to standard error, what its last container gives to standard output."""
+"""Streaming on the command line. The job's id goes to standard error, the output of the last container to stdout."""
 
 import sys
 
@@ -9,7 +9,7 @@ from nodekit_asgi.cli.request import Submission
 
 
 def print_stream(client: NodeClient, asked: Submission) -> None:
-    """Exits with 1 where it breaks off after the id has come."""
+    """Submit a job and print its stream. Exit with 1 if it breaks off after the id has come."""
     headers = {name: value for name, value in asked.headers.items() if name != "Idempotency-Key"}
     pieces = client.stream("/api/jobs/stream", body=asked.body, headers=headers)
     id = next(pieces).decode(errors="replace").strip()

@@ -1,4 +1,4 @@
-"""From a submission to a result, through dropped connections, busy nodes and restarts."""
+"""Submission of a job and the wait for its result, across dropped connections, busy nodes and restarts."""
 
 import time
 from urllib.parse import quote
@@ -13,19 +13,19 @@ from nodekit_asgi.cli.replies import History, JobResult, jobs_of
 from nodekit_asgi.cli.request import Submission
 
 TRIES = 8
-"""Of one request, in all."""
+"""Number of tries of one request."""
 PATIENCE_SECONDS = 60.0
-"""How long it is tried; a node that wants to be left alone for longer is not asked again."""
+"""Time for all tries. A node that asks for a longer pause is not asked again."""
 WAIT_SECONDS = 30.0
-"""How long the node is asked to hold its answer; it may hold it for less."""
+"""Time the node is asked to hold its answer. It may hold it for less."""
 PROGRESS_SECONDS = 1.0
-"""The same at a terminal, where the line that says how far the job is has to move."""
+"""The same time at a terminal, shorter so that the progress line moves."""
 SHORTEST_ROUND_SECONDS = 0.5
-"""A node that does not hold its answer is asked this often."""
+"""Shortest interval of requests to a node that does not hold its answer."""
 
 
 class Deadline:
-    """When waiting ends; never, without seconds."""
+    """The end of waiting. If `seconds` is None, it never ends."""
 
     def __init__(self, seconds: float | None) -> None:
         self.seconds = seconds
@@ -41,15 +41,15 @@ class Deadline:
 
 
 class Trouble:
-    """A series of requests without an answer of use, until there is one or patience ends."""
+    """A series of requests without a useful answer, until there is one or the patience ends."""
 
     def __init__(self, patience: Deadline) -> None:
         self._patience = patience
-        # half a minute in all, about as long as a node takes to restart
+        # half a minute altogether, about the time that a node takes to restart
         self._pauses = iter([2.0 ** (number - 2) for number in range(TRIES - 1)])
 
     def next_pause(self, problem: Unreachable | Busy) -> float | None:
-        """How long to wait before the next try; None: there is none."""
+        """Return the seconds to wait before the next try. Return None if there is no next try."""
         pause = next(self._pauses, None)
         if pause is not None and isinstance(problem, Busy):
             pause = problem.retry_after_seconds
@@ -57,7 +57,7 @@ class Trouble:
 
 
 def submit_job(client: NodeClient, asked: Submission, deadline: Deadline) -> Reply:
-    """The job, accepted once however often this has to ask. Raises `CommandFailed`."""
+    """Submit a job. It is accepted once, however many requests this takes. Raise `CommandFailed`."""
     trouble, met, lost = Trouble(Deadline(min(PATIENCE_SECONDS, deadline.left))), False, False
     while True:
         try:
@@ -66,7 +66,7 @@ def submit_job(client: NodeClient, asked: Submission, deadline: Deadline) -> Rep
             lost = isinstance(problem, Dropped) or (lost and not isinstance(problem, Busy))  # busy: it has no such key
             met = met or lost or isinstance(problem, Busy)
             again = trouble.next_pause(problem)
-            # where nobody is there from the start, waiting for somebody to come is not what was asked
+            # if there is no node from the start, the user did not ask to wait for one
             if not met or again is None:
                 if lost:
                     raise Dropped(str(problem)) from problem
@@ -78,7 +78,7 @@ def submit_job(client: NodeClient, asked: Submission, deadline: Deadline) -> Rep
 def wait_for(
     client: NodeClient, id: str, deadline: Deadline, progress: Progress, *, intermediate: bool
 ) -> tuple[JobResult, Raw]:
-    """The finished job. Raises `TimeIsUp`, or what else is in the way for longer than a node takes to restart."""
+    """Return the finished job. Raise `TimeIsUp`, or any problem that lasts longer than a node takes to restart."""
     trouble: Trouble | None = None
     while True:
         began = time.monotonic()

@@ -1,1 +1,1 @@
-"""HTTP between ASGI and the handlers: requests, replies, headers, origins and client addresses."""
+"""The HTTP layer between ASGI and the handlers: requests, replies, headers, origins and client addresses."""

@@ -1,4 +1,4 @@
-"""Who asks: the peer of a connection or, where that is a trusted proxy, the one for whom it does."""
+"""The client of a request: the peer of the connection or, behind a trusted proxy, the client that the proxy names."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -12,14 +12,14 @@ _ADDRESS = re.compile(rf"\[([0-9A-Fa-f:.]{{2,45}})\]{_PORT}|([0-9.]{{7,15}}){_PO
 
 
 def client_name(request: Request) -> str:
-    """The client of a request, by the name of its peer or the address that a proxy gives.
+    """Return the client of a request: the name of its peer, or the address that a trusted proxy gives.
 
-    Behind proxies it is the last in `forwarded_header` that is not a trusted proxy's; the first where all of them are.
-    What stands before it, anybody may have written. Raises `HttpError` 400 where a trusted proxy's entry is no address:
-    to take such a client for the proxy would give it the proxy's rights.
+    Behind proxies, it is the last address in `forwarded_header` that is not a trusted proxy's, or the first if all of
+    them are. Anybody may have written the addresses before it. Raise `HttpError` 400 if a trusted proxy's entry is not
+    an address: treating such a client as the proxy would give it the proxy's rights.
     """
     if not says_for_whom(request):
-        return request.peer  # which may be a trusted proxy that asks itself
+        return request.peer  # may be a trusted proxy that asks for itself
     proxies = request.limits.trusted_proxies
     name = request.limits.forwarded_header.lower()
     lines = request.values(name.encode())
@@ -35,7 +35,7 @@ def client_name(request: Request) -> str:
 
 
 def says_for_whom(request: Request) -> bool:
-    """Whether a trusted proxy says so, in the header that is declared."""
+    """Return True if the peer is a trusted proxy and the request has the configured `forwarded_header`."""
     proxies = request.limits.trusted_proxies
     if not proxies or not _is_proxy(request.peer, proxies):
         return False
@@ -53,7 +53,7 @@ def _hops(name: str, text: str) -> Sequence[str]:
 
 
 def _clients(element: str) -> Iterator[str]:
-    """Of one proxy's ``for=…;proto=…`` (RFC 7239)."""
+    """Yield the ``for`` values of one element, such as ``for=…;proto=…`` (RFC 7239)."""
     for pair in split(element, ";"):
         key, _, value = pair.strip(" \t").partition("=")
         if key.lower() == "for":

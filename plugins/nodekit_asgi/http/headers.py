@@ -1,4 +1,4 @@
-"""Headers that say how a job is to be taken. What is malformed is ignored where its RFC demands that."""
+"""Request headers that apply to a job. Malformed ones are ignored if their RFC demands that."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from nodekit_asgi.http.messages import HttpError, Request
 
 DEFAULT_URGENCY = 3
-"""RFC 9218's, and a JobRequest's own."""
+"""The default urgency of RFC 9218 and of a JobRequest."""
 
 LONGEST_HINT_BYTES = 4096
-"""A longer Prefer or Priority is nobody's honest wish, and is not looked at."""
+"""Limit of Prefer and Priority. Longer ones are not honest requests, and are ignored."""
 
 _KEY = re.compile(rb"[\x21-\x7e]{1,255}")
 
 
 def idempotency_key(request: Request) -> str | None:
-    """The key as it is. Raises `HttpError` for one that would not be recognised again for certain."""
+    """Return the key unchanged. Raise `HttpError` for a key that might not be recognised when it is sent again."""
     if not (values := request.values(b"idempotency-key")):
         return None
     if len(values) > 1 or not _KEY.fullmatch(values[0]):
@@ -24,7 +24,7 @@ def idempotency_key(request: Request) -> str | None:
 
 
 def wait_seconds(request: Request) -> int | None:
-    """The seconds of ``Prefer: wait=N``, at most `max_wait_seconds`; None where that is not preferred."""
+    """Return the seconds of ``Prefer: wait=N``, at most `max_wait_seconds`. Return None without that preference."""
     text = preferences(_hints(request, b"prefer")).get("wait", "")
     if not text.isascii() or not text.isdecimal():
         return None
@@ -32,13 +32,13 @@ def wait_seconds(request: Request) -> int | None:
 
 
 def urgency(request: Request) -> int:
-    """The ``u`` of a Priority header; `DEFAULT_URGENCY` where it says nothing of use."""
+    """Return the ``u`` of the Priority header, or `DEFAULT_URGENCY` if it is missing or invalid."""
     found = asked_urgency(request)
     return DEFAULT_URGENCY if found is None else found
 
 
 def asked_urgency(request: Request) -> int | None:
-    """As `urgency`, None where it says nothing of use."""
+    """Return the ``u`` of the Priority header. Return None if it is missing or invalid."""
     lines = [line.decode("latin-1") for line in _hints(request, b"priority") if line]
     text = (dictionary(", ".join(lines)) or {}).get("u") or ""
     found = int(text) if _INTEGER.fullmatch(text) else -1
@@ -57,7 +57,10 @@ _PAIR = re.compile(rf'({_WORD})(?:[ \t]*+=[ \t]*+({_WORD}|"(?:[^"\\]|\\.)*+")?)?
 
 
 def preferences(lines: Sequence[bytes]) -> Mapping[str, str]:
-    """The value of each preference, by name in lower case: of one given again the first, of a malformed one nothing."""
+    """Return the value of each preference by its lower-case name.
+
+    If a preference is repeated, its first value counts. Malformed ones are left out.
+    """
     found: dict[str, str] = {}
     for line in lines:
         for element in split(line.decode("latin-1"), ","):
@@ -69,7 +72,10 @@ def preferences(lines: Sequence[bytes]) -> Mapping[str, str]:
 
 
 def split(text: str, separator: str) -> list[str]:
-    """At separators outside of quoted strings; in one pass, because a client may make it long."""
+    """Split at separators outside quoted strings, in one pass because a client may send a long text.
+
+    Return an empty list if a quoted string is not closed.
+    """
     pieces: list[str] = []
     start, quoted, escaped = 0, False, False
     for position, character in enumerate(text):
@@ -106,7 +112,7 @@ _COMMA = re.compile(r"[ \t]*+,[ \t]*+(?=.)")
 
 
 def dictionary(text: str) -> Mapping[str, str | None] | None:
-    """The members as they are written, without their parameters; None where any of it is malformed."""
+    """Return the members as written, without their parameters. Return None if any of them is malformed."""
     text = text.strip(" ")
     members: dict[str, str | None] = {}
     position = 0

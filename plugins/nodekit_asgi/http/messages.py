@@ -1,4 +1,4 @@
-"""Small helpers between ASGI and the handlers: one request in, one reply out."""
+"""Requests and replies between ASGI and the handlers: one request in, one reply out."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -23,28 +23,28 @@ LINGER_BYTES = 1 << 28
 _LENGTH_DIGITS = 18
 LINGER_SECONDS = 10.0
 KEEP_ALIVE_SECONDS = 15.0
-"""Of quiet, after which a reply that goes on shows that it does; proxies give up after 30 or 60."""
+"""Quiet time after which an unfinished reply sends a keep-alive; proxies give up after 30 or 60 seconds."""
 _WITHOUT_CONTENT = (204, 304)
-"""Statuses whose replies may not even say that their body is empty."""
+"""Statuses whose replies must not even have a Content-Length of 0."""
 
 _encode = msgspec.json.Encoder().encode
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """What is sent back; `body` as a whole or in pieces."""
+    """A reply, with its `body` as a whole or in pieces."""
 
     body: bytes | AsyncIterator[bytes]
     status: int = 200
     headers: Sequence[Header] = ()
     content_type: bytes = b"application/json"
     keep_alive: bytes = b""
-    """Sent now and then while no piece comes."""
+    """Bytes that are sent from time to time while no piece comes."""
     held: AsyncExitStack | None = None
-    """What is to be left once it is sent, or cannot be."""
+    """Contexts that are left once the reply is sent or cannot be sent."""
 
 
 class HttpError(Exception):
-    """Ends a request with an error reply."""
+    """An error that ends a request with an error reply."""
 
     def __init__(
         self, status: int, text: str, *, params: Mapping[str, Any] | None = None, headers: Sequence[Header] = ()
@@ -54,7 +54,7 @@ class HttpError(Exception):
 
 
 class Disconnected(Exception):
-    """The client has gone; nobody reads a reply."""
+    """The client has gone, so no reply can be sent."""
 
 
 def json_reply(value: Any, status: int = 200, headers: Sequence[Header] = ()) -> Reply:
@@ -74,16 +74,16 @@ class Request:
         self.method: str = scope["method"]
         self.path: str = scope["path"].removeprefix(scope.get("root_path", ""))
         self.peer = peer_name(scope.get("client"))
-        """The other end of the connection, named as `client` is."""
+        """The other end of the connection, named in the same form as `client`."""
         self.client = self.peer
         """The client: an IP address (the IPv4 of a mapped one), ``unix`` or ``name:…``; not the peer behind a proxy."""
         self.parameters: Mapping[str, str] = {}
-        """What stands where the path of its route has names in braces."""
+        """Path segments by the names in braces in the path of the route."""
         self.limits = limits
         self.scope = scope
         self.receive = receive
         self.unread = b"transfer-encoding" in self.headers or self.headers.get(b"content-length", b"0") != b"0"
-        """Whether more of the body may come."""
+        """True while more of the body may come."""
 
     @property
     def http_version(self) -> str:
@@ -92,16 +92,16 @@ class Request:
 
     @cached_property
     def headers(self) -> Mapping[bytes, bytes]:
-        """By lower-case name; of a repeated header, the last."""
+        """Values by lower-case name; the last value of a repeated header."""
         return dict(self.scope["headers"])
 
     def values(self, name: bytes) -> Sequence[bytes]:
-        """Every value of a header, by its lower-case name."""
+        """Return every value of a header, given its lower-case name."""
         return [value for key, value in self.scope["headers"] if key == name]
 
     @property
     def address(self) -> str | None:
-        """The client's IP address; None where it has none."""
+        """The client's IP address, or None if it has none."""
         return unmapped(self.client)
 
     @cached_property
@@ -113,11 +113,11 @@ class Request:
             raise HttpError(400, "the query is not UTF-8, or has too many fields") from error
 
     def all(self, name: str) -> Sequence[str]:
-        """Every value of a query parameter."""
+        """Return every value of a query parameter."""
         return [value for key, value in self.query if key == name]
 
     def flag(self, name: str) -> bool | None:
-        """A boolean of the query; None where it is not given."""
+        """Return a boolean of the query. Return None if it is not given."""
         values = {value.lower() for value in self.all(name)}
         if not values:
             return None
@@ -126,19 +126,19 @@ class Request:
         return values == {"true"}
 
     def check_framing(self) -> None:
-        """Raises `HttpError` where it is not clear how long the body is."""
+        """Raise `HttpError` if the length of the body is ambiguous."""
         if b"content-length" in self.headers and b"transfer-encoding" in self.headers:
             raise HttpError(400, "both Content-Length and Transfer-Encoding are given", headers=self.close)
 
     def check_length(self) -> None:
-        """Raises `HttpError` where the body is said to be of no length, or of one over the limit."""
+        """Raise `HttpError` if Content-Length is not a whole number or exceeds the limit."""
         if not (length := self.headers.get(b"content-length", b"0")).isdigit():
             raise HttpError(400, "Content-Length: expected a whole number", headers=self.close)
         if len(length) > _LENGTH_DIGITS or int(length) > self.limits.max_body_bytes:
             raise self.too_large()
 
     async def body(self) -> bytes:
-        """The whole body, within the limits of size and time."""
+        """Read the whole body. Raise `HttpError` if it exceeds the limits of size or time."""
         self.check_length()
         most = self.limits.max_body_bytes
         pieces: list[bytes] = []
@@ -161,11 +161,11 @@ class Request:
 
     @property
     def close(self) -> Sequence[Header]:
-        """What ends the connection after the reply; HTTP/2 has no such header."""
+        """The header that ends the connection after the reply; empty for HTTP/2, which has no such header."""
         return [(b"connection", b"close")] if self.http_version < "2" else []
 
     async def linger(self) -> None:
-        """Read on for a while what a client still sends, so that it gets to see the reply instead of a reset."""
+        """Keep reading the body for a limited time and size, so that the client sees the reply instead of a reset."""
         left = LINGER_BYTES
         with anyio.move_on_after(LINGER_SECONDS):
             async for piece in self._pieces():
@@ -174,7 +174,7 @@ class Request:
                     return
 
     async def gone(self) -> None:
-        """Returns once the client has disconnected. The body must have been read before."""
+        """Return once the client has disconnected. The body must have been read before."""
         while (await self.receive())["type"] != "http.disconnect":
             pass
 
@@ -189,7 +189,7 @@ class Request:
 
 
 async def send_reply(reply: Reply, send: Send, request: Request, extra: Sequence[Header]) -> None:
-    """Send it, a reply in pieces for as long as its client is there."""
+    """Send a reply. A reply in pieces ends early, with `Disconnected`, if its client goes away."""
     headers = [*reply.headers, *extra]
     body = reply.body
     if reply.status not in _WITHOUT_CONTENT:
@@ -215,11 +215,11 @@ async def _send_pieces(pieces: AsyncIterator[bytes], send: Send) -> None:
             stack.push_async_callback(pieces.aclose)
         async for piece in pieces:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
-            del piece  # it may be large, and the wait for the next one long
+            del piece  # it may be large, and the wait for the next one may be long
 
 
 async def _send_live(pieces: AsyncIterator[bytes], keep_alive: bytes, send: Send) -> None:
-    """As `_send_pieces`, and `keep_alive` at times."""
+    """Send the pieces like `_send_pieces`, and `keep_alive` at regular intervals."""
     turn = anyio.Lock()
 
     async def say(part: dict[str, Any]) -> None:
@@ -238,7 +238,7 @@ async def _send_live(pieces: AsyncIterator[bytes], keep_alive: bytes, send: Send
 
 
 async def while_there(request: Request, work: Callable[[], Awaitable[None]]) -> None:
-    """Do it for as long as the client stays. Raises `Disconnected` once it has gone, else what the work raises.
+    """Run `work` while the client stays. Raise `Disconnected` once it has gone, otherwise what `work` raises.
 
     The body must have been read before.
     """
@@ -254,7 +254,7 @@ async def while_there(request: Request, work: Callable[[], Awaitable[None]]) -> 
         tasks.start_soon(watch)
         try:
             await work()
-        except Exception as error:  # as it is, not in a group
+        except Exception as error:  # raised below as it is, not in an exception group
             failure = error
         tasks.cancel_scope.cancel()
     if gone:

@@ -1,4 +1,4 @@
-"""Requests that are handed to an application which a plugin has mounted, below ``/-/<name>/``."""
+"""Requests for applications that plugins have mounted below ``/-/<name>/``."""
 
 import time
 from collections.abc import Sequence
@@ -17,22 +17,22 @@ from nodekit_asgi.http.origins import check_access
 PREFIX = "/-/"
 
 GONE_SECONDS = 10.0
-"""How long an application may work on a reply once its client has gone, before it is cancelled."""
+"""Time an application has to finish its reply once its client has gone; then it is cancelled."""
 
 _PASSED_ON = (b"forwarded", b"via", b"x-real-ip")
 _PASSED_ON_PREFIX = b"x-forwarded-"
 _PIECES_AHEAD = 8
-"""Of a body, that are read before an application asks for them: behind them, that a client has gone goes unseen."""
+"""Body chunks read ahead of the application; a disconnect behind them is not seen."""
 _EACH_COUNTS = b"vary"
-"""A header of which a reply may have several."""
+"""The header that a reply may have several times: the application's own is kept beside ours."""
 
 
 class BrokenOff(Exception):
-    """An application failed when a part of its reply had been sent. The failure is its cause."""
+    """A failure of an application after a part of its reply was sent. The failure is its cause."""
 
 
 def mount_at(path: str, node: Node) -> Mount | None:
-    """What is mounted where a path leads, if anything is: the name alone, with no slash behind it, is another path."""
+    """Return the mount of a path, or None. The name without a slash behind it is not a path of the mount."""
     if not path.startswith(PREFIX):
         return None
     name, slash, _ = path.removeprefix(PREFIX).partition("/")
@@ -40,10 +40,10 @@ def mount_at(path: str, node: Node) -> Mount | None:
 
 
 def check_caller(mount: Mount, request: Request) -> None:
-    """Raises `HttpError` 403 where what is not public is called from elsewhere than this machine.
+    """Raise `HttpError` 403 if a mount that is not public is called from another machine.
 
-    What a proxy passed on is from elsewhere unless the proxy is trusted to say from where; and so is, as with nodes on
-    loopback, a browser that calls by a name which is not one of this machine.
+    A request forwarded by a proxy counts as one from another machine, unless the proxy is trusted to name the client.
+    So does, as for nodes on loopback, a request of a browser whose ``Host`` is not a name of this machine.
     """
     if mount.public:
         return
@@ -54,7 +54,10 @@ def check_caller(mount: Mount, request: Request) -> None:
 
 
 def _is_passed_on(request: Request) -> bool:
-    """Whether a proxy did so whose word for whom was not taken: it is not trusted, or says it in another header."""
+    """Return True if the request was forwarded by a proxy that is not trusted, or that names the client elsewhere.
+
+    "Elsewhere" is any other header than the configured `forwarded_header`.
+    """
     if says_for_whom(request):
         return False
     return any(name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIX) for name in request.headers)
@@ -66,10 +69,10 @@ def _is_loopback(address: str | None) -> bool:
 
 
 async def hand_on(mount: Mount, request: Request, send: Send, extra: Sequence[Header]) -> None:
-    """Have the application answer. `extra` are headers of its reply.
+    """Let the application answer, and add the headers `extra` to its reply.
 
-    Raises `HttpError` where the body is too large or too slow, `Disconnected` where it was cancelled since the client
-    has gone, `BrokenOff` where a part of a reply was sent, and else what the application raised.
+    Raise `HttpError` if the body is too large or too slow, `Disconnected` if the application was cancelled because the
+    client has gone, `BrokenOff` if a part of a reply was sent, and otherwise what the application raised.
     """
     request.check_length()
     exchange = _Exchange(request, send, extra)
@@ -90,7 +93,7 @@ async def hand_on(mount: Mount, request: Request, send: Send, extra: Sequence[He
 
 
 def _scope(mount: Mount, request: Request) -> Scope:
-    """As the application sees it: `path` begins with `root_path`, as ASGI has it, and the client is the one known."""
+    """Return the scope for the application: `path` begins with `root_path`, as in ASGI, and `client` is resolved."""
     scope = request.scope
     root = scope.get("root_path", "")
     path = f"{root}{request.path}"
@@ -115,17 +118,17 @@ class _Exchange:
         self._bytes_left = request.limits.max_body_bytes
         self._seconds_left = request.limits.body_seconds
         self._more = True
-        """Whether more of the body may come, for all that the application knows."""
+        """True until the application has received the last chunk of the body."""
         self._give, self._take = anyio.create_memory_object_stream[dict[str, Any]](_PIECES_AHEAD)
         self.objection: HttpError | None = None
-        """Why no more of the body is read."""
+        """The error for which no more of the body is read."""
         self.started = False
         self.ended = False
         self.given_up = False
-        """Whether the application was cancelled: nobody would have read what it said."""
+        """True if the application was cancelled because its client has gone."""
 
     async def run(self, app: AsgiApplication, scope: Scope) -> BaseException | None:
-        """What the application raised, were it an attempt to end the process."""
+        """Run the application. Return what it raised, even an attempt to end the process (`SystemExit`)."""
         failure: BaseException | None = None
         with self._take:
             async with anyio.create_task_group() as tasks:
@@ -138,7 +141,10 @@ class _Exchange:
         return failure
 
     async def _read_ahead(self, application: anyio.CancelScope) -> None:
-        """Until the client has gone. Applications need not ask for that, and could hold its connection for ever."""
+        """Read until the client has gone, and then cancel the application after `GONE_SECONDS`.
+
+        Applications need not check for a disconnect, so without this they could hold the connection for ever.
+        """
         with self._give:
             while (message := await self._request.receive())["type"] != "http.disconnect":
                 self._request.unread = message.get("more_body", False)
@@ -155,7 +161,10 @@ class _Exchange:
             return {"type": "http.disconnect"}
 
     async def receive(self) -> dict[str, Any]:
-        """As of ASGI, within the limits of a body. The time is that for which the application waits for it."""
+        """Receive for the application, as in ASGI, within the limits of a body.
+
+        Only the time that the application waits for the body counts.
+        """
         if self.objection is not None:
             raise self.objection
         if not self._more:
@@ -177,7 +186,10 @@ class _Exchange:
         return message
 
     async def send(self, message: dict[str, Any]) -> None:
-        """As of ASGI. What an application says to an objection of ours is ours to say, unless it had begun to reply."""
+        """Send for the application, as in ASGI.
+
+        After an objection of ours, the application's reply is dropped in favour of ours, unless it had begun already.
+        """
         if self.objection is not None and not self.started:
             return
         if message["type"] == "http.response.start":
@@ -190,7 +202,7 @@ class _Exchange:
         await self._send(message)
 
     async def end(self) -> None:
-        """Let a client that is still sending see the reply."""
+        """End the reply so that a client that is still sending sees it."""
         if self._request.unread:
             await self._request.linger()
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -1,4 +1,4 @@
-"""Addresses and networks, as settings name them. Of what is mapped into IPv6, the IPv4 counts."""
+"""Addresses and networks, as settings name them. An IPv4 address mapped into IPv6 counts as IPv4."""
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -6,16 +6,16 @@ from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_netw
 from typing import Any
 
 UNIX = "unix"
-"""Stands for the peers of a unix socket, which have no address."""
+"""The name of all peers of a unix socket, which have no address."""
 
 _NAMED = "name:"
-"""Begins the name of a peer that is called by a text: no address begins so, and ``unix`` does not."""
+"""Prefix of the name of a peer without an address. No address begins with it, and neither does ``unix``."""
 
 _MAPPED = IPv6Network("::ffff:0:0/96")
 
 
 def check_networks(name: str, networks: Iterable[str]) -> None:
-    """Raises `ValueError`, naming the setting, for what is neither an address nor a network."""
+    """Raise `ValueError`, which names the setting, for a text that is neither an address nor a network."""
     for text in networks:
         try:
             ip_network(text)
@@ -25,7 +25,7 @@ def check_networks(name: str, networks: Iterable[str]) -> None:
 
 @lru_cache(1024)
 def unmapped(address: str) -> str | None:
-    """An address in its one form; None: it is none."""
+    """Return an address in its normal form. Return None if the text is not an address."""
     try:
         parsed = ip_address(address)
     except ValueError:
@@ -34,9 +34,9 @@ def unmapped(address: str) -> str | None:
 
 
 def peer_name(client: Any) -> str:
-    """Name the peer by the ``client`` of an ASGI scope: its address in its one form, or `UNIX` where it has none.
+    """Return the name of the peer in an ASGI scope's ``client``: its address in normal form, or `UNIX` without one.
 
-    A text that is no address, such as ``testclient``, is a peer of its own: ``name:testclient``.
+    A text that is not an address, such as ``testclient``, is a peer of its own: ``name:testclient``.
     """
     host = client[0] if client else None
     if host is None or host == "":
@@ -46,7 +46,7 @@ def peer_name(client: Any) -> str:
 
 @lru_cache(1024)
 def in_networks(client: str, networks: tuple[str, ...]) -> bool:
-    """Return True if a client's address is in one of the networks; they were checked before."""
+    """Return True if a client's address is in one of the networks, which must be checked before."""
     address = unmapped(client)
     return address is not None and any(ip_address(address) in network for network in _parsed(networks))
 

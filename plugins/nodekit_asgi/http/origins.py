@@ -1,4 +1,4 @@
-"""Browsers are not clients by accident: other sites' pages, and names that were pointed at loopback, are kept out."""
+"""Checks of Host and Origin. They keep out pages of other sites, and foreign names that point at loopback."""
 
 from collections.abc import Sequence
 from ipaddress import ip_address
@@ -12,7 +12,7 @@ _HEADERS = b"content-type, idempotency-key, last-event-id, prefer, priority, x-r
 
 
 def check_access(request: Request, *, loopback: bool) -> Sequence[Header]:
-    """Raises `HttpError` 403; answers the headers that let an allowed site's page read the reply."""
+    """Return the headers that let the page of an allowed site read the reply. Raise `HttpError` 403 for others."""
     host = request.headers.get(b"host", b"").decode("latin-1")
     allowed = request.limits.allowed_hosts
     if (loopback or allowed) and host and not _is_loopback(host) and _name(host) not in allowed:
@@ -32,7 +32,7 @@ def check_access(request: Request, *, loopback: bool) -> Sequence[Header]:
 
 
 def preflight_headers() -> Sequence[Header]:
-    """What a browser asks before it sends a page's request."""
+    """Return the headers that a browser asks for before it sends a page's request."""
     return [(b"access-control-allow-methods", _METHODS), (b"access-control-allow-headers", _HEADERS)]
 
 

@@ -1,4 +1,4 @@
-"""The node's API as an OpenAPI document. Imported when somebody asks for it, for a node can do without."""
+"""The node's API as an OpenAPI document. Imported only when a client asks for it."""
 
 from functools import lru_cache
 
@@ -13,5 +13,5 @@ __all__ = ["OPERATIONS", "document"]
 
 @lru_cache(8)
 def document(limits: Limits, served: frozenset[Key]) -> bytes:
-    """The document of nodes with these limits and operations, as JSON; made once."""
+    """Return the document of nodes with these limits and operations, as JSON. It is built once."""
     return msgspec.json.encode(build(limits, served))

@@ -1,4 +1,4 @@
-"""From descriptions to an OpenAPI document."""
+"""The OpenAPI document, built from the descriptions of operations."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -21,7 +21,7 @@ OPERATIONS: Mapping[Key, Operation] = {
     **_jobs.OPERATIONS,
     **_followups.OPERATIONS,
 }
-"""What each route is to a reader, by path and method. A test compares them with the table of routes."""
+"""Descriptions of the routes, by path and method. A test compares them with the table of routes."""
 
 INFO = {
     "title": "nodekit",
@@ -44,7 +44,7 @@ _LIMIT = re.compile(r"<(max_\w+|body_seconds)>")
 
 
 def build(limits: Limits, served: Collection[Key]) -> dict[str, Any]:
-    """The document of a node with these limits and operations."""
+    """Build the document of a node with these limits and operations."""
     there = {key: OPERATIONS[key] for key in OPERATIONS if key in served}
     known = {operation.id for operation in there.values()}
     paths: dict[str, dict[str, Any]] = {}
@@ -82,7 +82,7 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
         "in": parameter.place,
         "description": parameter.description,
         "required": parameter.place == "path",
-        # not as an `example` of the parameter, which readers' tools fill in and send unasked
+        # not as an `example` of the parameter: tools fill that in and send it without being asked
         "schema": {**parameter.schema, "examples": [parameter.example]},
     }
 
@@ -105,7 +105,7 @@ def _answer(answer: Answer, known: set[str]) -> dict[str, Any]:
 
 
 def _referring(value: Any, used: set[Struct]) -> Any:
-    """With references in place of Structs, which are gathered."""
+    """Return the value with references in place of Structs, and add the Structs to `used`."""
     if isinstance(value, type):
         used.add(value)
         return reference(value)
@@ -113,7 +113,7 @@ def _referring(value: Any, used: set[Struct]) -> Any:
 
 
 def _limited(value: Any, limits: Limits) -> Any:
-    """With the node's limits in place of their names."""
+    """Return the value with the node's limits in place of their names."""
     if not isinstance(value, str):
         return through(value, lambda item: _limited(item, limits))
     if (whole := _LIMIT.fullmatch(value)) is not None:

@@ -1,4 +1,4 @@
-"""Operations on jobs that go on: followed, tried again, finished from outside."""
+"""Descriptions of operations that follow a job, retry it, or finish it from outside."""
 
 from collections.abc import Mapping
 
@@ -60,7 +60,7 @@ OF_FAILED = (
         example="no reply",
     ),
 )
-"""Of `GET /api/jobs`."""
+"""Parameters of `GET /api/jobs` for failed jobs."""
 
 OPERATIONS: Mapping[Key, Operation] = {
     ("/api/jobs/{id}/events", "GET"): Operation(

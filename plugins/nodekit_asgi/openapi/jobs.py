@@ -1,4 +1,4 @@
-"""How jobs are read and ended."""
+"""Descriptions of operations that read and cancel jobs."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the node says of itself: operations that need no job."""
+"""Descriptions of operations without a job: the node's state, and its documentation."""
 
 from collections.abc import Mapping
 

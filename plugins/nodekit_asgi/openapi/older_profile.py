@@ -1,4 +1,4 @@
-"""In what the older profile's operations differ."""
+"""Differences of the older profile's operations."""
 
 from collections.abc import Mapping
 
@@ -20,7 +20,7 @@ _CHANGES: Mapping[ProfileName, Mapping[Key, Mapping[int, Answer | None]]] = {
         ("/api/status", "PUT"): {200: Answer("It is finished.", Content({"type": "null"}, {"done": None}))},
     },
 }
-"""By profile and operation, the answers that are others; None: there is none."""
+"""The answers that differ, by profile and operation. None: the profile does not have this answer."""
 
 
 def as_in_profile(operations: Mapping[Key, Operation], profile: ProfileName) -> Mapping[Key, Operation]:

@@ -1,7 +1,7 @@
-"""What an operation is to somebody who reads about it.
+"""The description of an operation for readers of the OpenAPI document.
 
-Schemas are JSON Schema in which a Struct stands for its own schema. In these and in all text, `<max_batch>` is that
-limit of the node, see `nodekit_asgi.Limits`.
+Schemas are JSON Schema in which a Struct stands for its own schema. In schemas and in all text, a name such as
+`<max_batch>` stands for that limit of the node, see `nodekit_asgi.Limits`.
 """
 
 from collections.abc import Mapping
@@ -15,16 +15,16 @@ Key: TypeAlias = tuple[str, str]
 
 
 class Content(msgspec.Struct, frozen=True):
-    """A body, of a request or of a reply."""
+    """The body of a request or of a reply."""
 
     schema: Schema | None
-    """None: bytes that nothing is said about."""
+    """The schema of the body. None: bytes without a schema."""
     examples: Mapping[str, Any] = {}
     media_type: str = "application/json"
 
 
 class Parameter(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that a request says beside its body."""
+    """A parameter of a request in its query, headers or path."""
 
     name: str
     place: Literal["query", "header", "path"]
@@ -34,18 +34,18 @@ class Parameter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What a status means, and what comes with it."""
+    """A reply with a certain status: its meaning, body and headers."""
 
     description: str
     content: Content | None = None
     headers: tuple[str, ...] = ()
-    """Names of `HEADERS`; `X-Request-ID` is in every reply."""
+    """Names in `HEADERS`. Every reply has `X-Request-ID` as well."""
     links: tuple[str, ...] = ()
     """Ids of operations that take the `id` of the body."""
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
-    """What a method of a path does."""
+    """A method of a path."""
 
     id: str
     tag: str

@@ -1,4 +1,4 @@
-"""Schemas of the wire's Structs, by msgspec, under the names that readers know them by."""
+"""Schemas of the wire's Structs, made by msgspec, under the names that readers see."""
 
 from collections.abc import Callable, Collection, Mapping
 from inspect import cleandoc
@@ -21,13 +21,13 @@ _NAMES = {
     "WireRequest": "JobRequest",
     "WireResult": "ContainerResult",
 }
-"""Of other Structs it is the name without `Wire`."""
+"""Names that readers see. For other Structs it is the name without `Wire`."""
 
 _EITHER: dict[Struct, tuple[Struct, ...]] = {WireResult: (WireOutput, WireError)}
-"""Structs that are always one of these; msgspec has no schema for unions of Structs without tags."""
+"""Structs that are always one of several; msgspec makes no schema for unions of Structs without tags."""
 
 _REQUIRED = {WireRequest: ["containers", "data"]}
-"""Fields that a Struct has defaults for all the same, so that the node's own error says what is missing."""
+"""Required fields that have defaults in the Struct only so that the node's own error says what is missing."""
 
 
 def reference(struct: Struct) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def reference(struct: Struct) -> dict[str, Any]:
 
 
 def schemas(used: Collection[Struct]) -> dict[str, Any]:
-    """The schemas of these Structs and of all that they are made of, by name."""
+    """Return the schemas of these Structs and of all Structs in them, by name."""
     wanted = {*used, *(one for many in _EITHER.values() for one in many)}
     _, found = msgspec.json.schema_components(sorted(wanted, key=_name_of), ref_template=REF + "{name}")
     for struct, options in _EITHER.items():
@@ -59,14 +59,14 @@ def _name(name: str) -> str:
 
 
 def through(value: Any, change: Callable[[Any], Any]) -> Any:
-    """The same tree with each item changed."""
+    """Return a copy of a mapping or list with each item changed, and any other value unchanged."""
     if isinstance(value, Mapping):
         return {key: change(item) for key, item in cast("Mapping[str, Any]", value).items()}
     return [change(item) for item in cast("list[Any]", value)] if isinstance(value, (list, tuple)) else value
 
 
 def _renamed(value: Any) -> Any:
-    """With the references that msgspec made leading to the names of readers."""
+    """Return the value with msgspec's references renamed to the names that readers see."""
     if isinstance(value, str) and value.startswith(REF):
         return REF + _name(value.removeprefix(REF))
     return through(value, _renamed)

@@ -1,4 +1,4 @@
-"""What many operations have in common: headers, errors, and schemas that no Struct is."""
+"""Headers, errors, parameters and schemas that many operations share."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -53,7 +53,7 @@ def error(text: str, **params: Any) -> Mapping[str, Any]:
 
 
 def errors(description: str, *headers: str, **examples: Mapping[str, Any]) -> Answer:
-    """An error reply, with examples by name."""
+    """Return an error reply with examples by name."""
     return Answer(description, Content(WireErrorReply, examples), headers)
 
 
@@ -104,9 +104,9 @@ TOO_OFTEN = errors(
 )
 
 UNLIMITED: Mapping[int, Answer] = {400: BAD_REQUEST, 403: FORBIDDEN, 500: FAULT}
-"""What every operation may answer."""
+"""Answers that every operation may give."""
 ANY: Mapping[int, Answer] = {**UNLIMITED, 429: TOO_OFTEN}
-"""What all but the page and probes may."""
+"""Answers that all operations but the page and the probes may give."""
 READING: Mapping[int, Answer] = {**ANY, 503: STORE_FAILS}
 WITH_BODY: Mapping[int, Answer] = {**READING, 408: TOO_SLOW, 413: TOO_LARGE}
 

@@ -1,4 +1,4 @@
-"""How jobs begin."""
+"""Descriptions of operations that submit jobs."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -39,7 +39,7 @@ REFUSALS: Mapping[str, Any] = {
     "address": error("Container not allowed for address", container="upper", address="192.0.2.7"),
     "subscription": error("Chain not enabled"),
 }
-"""In the order in which they are looked for."""
+"""Refusals, in the order in which the node checks for them."""
 
 _MALFORMED = {
     "malformed": error("containers[0]: expected a string, got an integer"),

@@ -1,1 +1,1 @@
-"""Listening sockets, limits of connections, and the two servers: hypercorn and uvicorn."""
+"""Listening sockets, connection limits, and the two servers: hypercorn and uvicorn."""

@@ -1,7 +1,7 @@
-"""A listening socket that lets in so many connections at once and leaves further ones in its backlog.
+"""A listening socket that admits a limited number of connections at once and leaves the others in its backlog.
 
-Servers accept whatever comes. Past the process's limit of open files, everything else then fails: calls of containers,
-the store. Here further clients wait instead, until others have gone.
+Servers accept every connection. Once the process has reached its limit of open files, everything else fails too: calls
+of containers, and the store. With this listener, further clients wait until others have gone.
 """
 
 import errno
@@ -14,14 +14,15 @@ from typing import Any, Self
 logger = logging.getLogger("nodekit.http")
 
 QUIET_SECONDS = 60.0
-"""How long the log is silent about it once it was told."""
+"""Pause between two warnings in the log that clients have to wait."""
 
 
 class BoundedListener(socket.socket):
-    """Made of a listening socket, which it takes over.
+    """A limit on a listening socket, which it takes over.
 
-    An event loop watches `fileno()` and accepts when it is readable. It is not the socket's own descriptor, but that of
-    an epoll which watches the socket only while there is room: so the loop is neither woken in vain nor has to retry.
+    An event loop watches `fileno()` and accepts when it is readable. `fileno()` is not the socket's own descriptor. It
+    belongs to an epoll object that watches the socket only while there is room. So the loop is never woken in vain and
+    never has to retry.
     """
 
     def __init__(self, listener: socket.socket, most: int) -> None:
@@ -38,7 +39,7 @@ class BoundedListener(socket.socket):
         return -1 if self._door.closed else self._door.fileno()
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """Raises `BlockingIOError` where nobody waits, or nobody is let in."""
+        """Accept one connection. Raise `BlockingIOError` if no client waits or the limit is reached."""
         if self.open >= self._most:
             self._shut_door(f"{self.open} connections are open, as many as there may be")
             raise BlockingIOError
@@ -60,7 +61,7 @@ class BoundedListener(socket.socket):
             logger.warning("%s; further clients wait. Allow more open files (ulimit -n), or set max_connections", text)
 
     def one_left(self) -> None:
-        """A connection was closed."""
+        """Record that a connection was closed, and accept again if the limit was reached."""
         self.open -= 1
         if self._shut and not self._door.closed:
             self._door.modify(super().fileno(), select.EPOLLIN)
@@ -72,7 +73,7 @@ class BoundedListener(socket.socket):
 
 
 class _Connection(socket.socket):
-    """Gives its place back when it is closed."""
+    """An accepted connection that gives its place back when it is closed."""
 
     _listener: BoundedListener | None = None
 

@@ -1,20 +1,23 @@
-"""Whether the other end of a connection has gone, also where bytes that it sent before are not read yet.
+"""Detection of closed connections, even if bytes that the client sent earlier are still unread.
 
-What a client sends behind a request waits there until that one's reply is sent, and so does its end: a server that does
-not read on would not learn of it, and a stream would go on for nobody.
+Bytes that follow a request stay unread until its reply is sent, and so does the end of the connection. A server that
+does not read on would not learn that the client has gone, and would go on sending a stream that nobody reads.
 """
 
 import select
 import socket
 
 LOOK_SECONDS = 0.5
-"""How often it is looked for while a connection is not read."""
+"""Interval of the checks while a connection is not read."""
 
 _GONE = getattr(select, "POLLRDHUP", 0)
 
 
 def has_gone(connection: socket.socket) -> bool:
-    """Without reading. Who has shut down only its sending has gone, too: so it is to servers that read."""
+    """Return True if the client has gone, without reading from the connection.
+
+    A client that has shut down only its sending side counts as gone too, as it does for servers that read.
+    """
     if connection.fileno() < 0:
         return True
     poll = select.poll()

@@ -1,8 +1,8 @@
-"""hypercorn's connections on a listener of ours. Imported only where hypercorn serves.
+"""Connections of hypercorn on our own listener. Imported only if hypercorn is the server.
 
-Its own `serve` cannot be cancelled (pgjones/hypercorn#184) nor given a listener, and keeps the connection of a client
-that has gone until its keep-alive time is over: enough short visits would use up all descriptors. Nor does it notice
-that a client has gone which had sent more than the request that is being answered.
+hypercorn's own `serve` cannot be cancelled (pgjones/hypercorn#184) and takes no listener. It also keeps the connection
+of a client that has gone until the keep-alive time is over, so enough short visits would use up all descriptors. And it
+does not notice that a client has gone if that client had sent more than the request that is being answered.
 """
 
 import asyncio
@@ -20,11 +20,11 @@ from nodekit_asgi.server.disconnects import LOOK_SECONDS, has_gone
 from nodekit_asgi.server.listen import stop_accepting
 
 TURNS_TO_BEGIN = 5
-"""Of the event loop, from accepting a connection to its entry in `connections`: what is not there, nobody ends."""
+"""Event loop turns from accepting a connection to its entry in `connections`. Only connections in there are ended."""
 
 
 class PromptServer(TCPServer):
-    """One connection, closed when its client has gone."""
+    """One connection, which is closed when its client has gone."""
 
     _client_has_gone = False
 
@@ -44,16 +44,16 @@ class PromptServer(TCPServer):
         await self.idle_task.stop()
 
     def _has_gone(self) -> None:
-        """It is told to what waits for its turn to be read, too."""
+        """Report the end to the protocol, also if unread requests come before it."""
         self._task_group.spawn(self.protocol.handle, Closed())  # pyright: ignore[reportUnknownMemberType]
 
     async def protocol_send(self, event: Event) -> None:
-        if not (self._client_has_gone and isinstance(event, Updated)):  # it would begin to wait for a next request
+        if not (self._client_has_gone and isinstance(event, Updated)):  # it would begin to wait for the next request
             await super().protocol_send(event)
 
 
 class Look:
-    """Looks at times whether a client has gone, while what it has sent is not handled."""
+    """A periodic check whether a client has gone, while its last bytes are being handled."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, writer: asyncio.StreamWriter, tell: Callable[[], None]) -> None:
         self._loop = loop
@@ -72,7 +72,7 @@ class Look:
 
 
 async def serve(app: Any, settings: Config, listener: socket.socket, stop: Callable[[], Awaitable[None]]) -> None:
-    """Accept until `stop` returns; then requests that are being answered have `graceful_timeout` seconds."""
+    """Accept until `stop` returns; then give requests that are being answered `graceful_timeout` seconds."""
     loop = asyncio.get_running_loop()
     context = WorkerContext(None)
     wrapped = wrap_app(app, settings.wsgi_max_body_size, "asgi")
@@ -97,7 +97,10 @@ async def serve(app: Any, settings: Config, listener: socket.socket, stop: Calla
 
 
 async def _end(connections: dict[asyncio.Task[Any], asyncio.StreamWriter], seconds: float) -> None:
-    """What is late is cut: a client that does not read its reply would keep the node from ending."""
+    """Wait `seconds` for the connections to end, then cut the rest.
+
+    A client that does not read its reply would otherwise keep the node from stopping.
+    """
     if connections:
         _, late = await asyncio.wait([*connections], timeout=seconds)
         for task in late:

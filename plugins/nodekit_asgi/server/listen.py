@@ -1,4 +1,4 @@
-"""Listening sockets, bound before a server starts: ready means that a client can connect."""
+"""Listening sockets. They are bound before a server starts, so that a client can connect once the node is ready."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ BACKLOG = 2048
 
 
 def check_bind(bind: str) -> None:
-    """Raises `NodekitError` where it is neither ``host:port`` nor ``unix:path``."""
+    """Raise `NodekitError` if `bind` is neither ``host:port`` nor ``unix:path``."""
     if not bind.removeprefix("unix:"):
         raise NodekitError("bind: unix: needs a path")
     if not bind.startswith("unix:"):
@@ -22,7 +22,7 @@ def check_bind(bind: str) -> None:
 
 
 def is_loopback(listener: socket.socket) -> bool:
-    """Whether nobody but this machine can connect over IP, however the address was written."""
+    """Return True if only this machine can connect over IP, in whatever form the address was written."""
     if listener.family == socket.AF_UNIX:
         return False
     address = ip_address(listener.getsockname()[0].partition("%")[0])
@@ -30,7 +30,7 @@ def is_loopback(listener: socket.socket) -> bool:
 
 
 def listen(bind: str) -> socket.socket:
-    """Bind and listen. Raises `NodekitError` saying what is in the way."""
+    """Bind and listen. Raise `NodekitError` with the reason if that fails."""
     try:
         return _unix(bind.removeprefix("unix:")) if bind.startswith("unix:") else _tcp(*_host_and_port(bind))
     except OSError as error:
@@ -38,12 +38,12 @@ def listen(bind: str) -> socket.socket:
 
 
 def stop_accepting(listener: socket.socket) -> None:
-    """Let the event loop take no more connections: it would forget those that it takes while its server is closed."""
+    """Stop the event loop from accepting: it would lose connections that it accepts while its server closes."""
     asyncio.get_running_loop().remove_reader(listener)
 
 
 def url_of(listener: socket.socket) -> str:
-    """Where clients reach it."""
+    """Return the URL at which clients reach the listener."""
     name = listener.getsockname()
     if listener.family == socket.AF_UNIX:
         return f"unix:{name}"
@@ -63,7 +63,7 @@ def _host_and_port(bind: str) -> tuple[str, int]:
 
 def _tcp(host: str, port: int) -> socket.socket:
     family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    # asyncio sets TCP_NODELAY on connections only where the listener names its protocol; 44 ms a reply without it
+    # asyncio sets TCP_NODELAY on connections only if the listener names its protocol; each reply takes 44 ms without it
     listener = socket.socket(family, kind, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -77,7 +77,10 @@ def _tcp(host: str, port: int) -> socket.socket:
 
 
 def socket_file(bind: str) -> tuple[int, int] | None:
-    """Tells the file that a unix socket was just bound to from one that others put in its place later."""
+    """Return device and inode of the file that a unix socket was just bound to; None for other listeners.
+
+    They tell it from a file that another process later puts in its place.
+    """
     if not bind.startswith("unix:"):
         return None
     found = os.stat(bind.removeprefix("unix:"))
@@ -85,7 +88,7 @@ def socket_file(bind: str) -> tuple[int, int] | None:
 
 
 def remove_socket_file(bind: str, file: tuple[int, int] | None) -> None:
-    """Remove it, unless it is gone or somebody else's by now."""
+    """Remove the socket file, unless it is gone or has been replaced by another process."""
     with suppress(FileNotFoundError):
         if file is not None and socket_file(bind) == file:
             os.unlink(bind.removeprefix("unix:"))
@@ -106,7 +109,10 @@ def _unix(path: str) -> socket.socket:
 
 
 def _remove_dead(path: str) -> None:
-    """Remove a socket that a killed node left behind: nobody accepts its connections."""
+    """Remove a socket file that a killed node left behind: connections to it are refused.
+
+    Raise `NodekitError` if another process listens there.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
@@ -117,5 +123,5 @@ def _remove_dead(path: str) -> None:
         except FileNotFoundError:
             return
         except BlockingIOError:
-            pass  # its backlog is full: somebody listens
+            pass  # its backlog is full, so another process listens
     raise NodekitError(f"{path} is in use by another process; stop it or bind to another path")

@@ -1,4 +1,4 @@
-"""HTTP servers, each held so that it serves a socket that listens already until `stop` is set.
+"""The HTTP servers. Each serves a socket that already listens, until `stop` is set.
 
 Both run on asyncio.
 """
@@ -20,7 +20,7 @@ KEEP_ALIVE_SECONDS = 75.0
 
 
 async def hypercorn(app: Any, config: AsgiConfig, listener: socket.socket, stop: anyio.Event) -> None:
-    """Serve with hypercorn; what it is answering is not cut by a cancellation, but by `stop_seconds`."""
+    """Serve with hypercorn. Requests being answered end after `stop_seconds`, not upon cancellation."""
     from hypercorn import Config
 
     from nodekit_asgi.server.hypercorn_connections import serve
@@ -39,7 +39,7 @@ async def hypercorn(app: Any, config: AsgiConfig, listener: socket.socket, stop:
 
 
 async def uvicorn(app: Any, config: AsgiConfig, listener: socket.socket, stop: anyio.Event) -> None:
-    """Serve with uvicorn; signals stay with the node."""
+    """Serve with uvicorn. The node, not uvicorn, handles signals."""
     from uvicorn import Config, Server
 
     from nodekit_asgi.server.uvicorn_protocol import BoundedHttpTools
@@ -68,7 +68,7 @@ async def uvicorn(app: Any, config: AsgiConfig, listener: socket.socket, stop: a
     async def stop_when_told() -> None:
         await stop.wait()
         stop_accepting(listener)
-        server.should_exit = True  # it looks at this ten times a second
+        server.should_exit = True  # uvicorn checks this ten times a second
 
     with anyio.CancelScope(shield=True):
         async with anyio.create_task_group() as tasks:

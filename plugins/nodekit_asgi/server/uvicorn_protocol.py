@@ -1,4 +1,4 @@
-"""uvicorn's HTTP/1.1 by httptools, with a limit on headers, which it lacks. Imported only where uvicorn serves."""
+"""uvicorn's HTTP/1.1 protocol (httptools), with the header limit that it lacks. Imported only if uvicorn serves."""
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -18,15 +18,15 @@ _UPGRADE = _reply("400 Bad Request", "Upgrade: is not supported; send the reques
 
 
 class BoundedHttpTools(HttpToolsProtocol):
-    """Ends a connection whose headers go on and on, or that asks for another protocol.
+    """A protocol that ends a connection if its headers are too large or it asks for another protocol.
 
-    After an upgrade that is not made, the parser would take what follows, a body for instance, for another request.
+    After an upgrade that is not made, the parser would read the following bytes, such as a body, as another request.
     """
 
     _head_bytes = 0
     _in_body = False
     _unanswered: tuple[RequestResponseCycle, ...] = ()
-    """Requests that came before others were answered; uvicorn tells only the last of them that its client has gone."""
+    """Pipelined requests without a reply. uvicorn reports a disconnect only to the last of them."""
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
@@ -38,7 +38,7 @@ class BoundedHttpTools(HttpToolsProtocol):
             self._refuse(_TOO_LARGE)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._in_body:  # of trailers, nobody makes anything
+        if not self._in_body:  # trailers are ignored
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -54,7 +54,7 @@ class BoundedHttpTools(HttpToolsProtocol):
                     self.loop.call_later(LOOK_SECONDS, self._look)
 
     def _look(self) -> None:
-        """Reading is paused while a request waits for its turn, and would not show that the client has gone."""
+        """Check whether the client has gone. Reading is paused while a request waits, so it would not show that."""
         self._unanswered = tuple(cycle for cycle in self._unanswered if not cycle.response_complete)
         if not self._unanswered or self.transport.is_closing():
             return

@@ -1,1 +1,1 @@
-"""The JSON of the API: what goes over the wire, and what it is in the node."""
+"""The JSON of the API, and its translation from and to the node's own types."""

@@ -1,4 +1,4 @@
-"""Kinds of fields on the wire, each with what a reader of the OpenAPI document has to know of it."""
+"""Types of fields on the wire, with their descriptions for readers of the OpenAPI document."""
 
 from typing import Annotated, Any, TypeAlias
 
@@ -6,7 +6,7 @@ from msgspec import Meta
 
 
 def about(text: str, *examples: Any, **schema: Any) -> Meta:
-    """What a field means, examples of it, and what JSON Schema can say beyond its type. Nothing of it is checked."""
+    """Return a field's description, examples, and further JSON Schema keywords. None of them is checked."""
     return Meta(description=text, examples=list(examples) or None, extra_json_schema=schema or None)
 
 

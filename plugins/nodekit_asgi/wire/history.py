@@ -1,4 +1,4 @@
-"""What has happened to one job, on the wire: times, attempts and errors, but no outputs, which may be large."""
+"""The history of one job on the wire: times, attempts and errors. Outputs are left out, because they may be large."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Literal, TypeAlias
@@ -14,7 +14,7 @@ State: TypeAlias = Literal["accepted", "running", "waiting", "success", "failed"
 
 
 class WireAttempt(msgspec.Struct, frozen=True):
-    """One call of a container that has ended."""
+    """One ended call of a container."""
 
     started_at: TimeField
     duration_seconds: Annotated[float, about("How long it took.", 0.02, minimum=0)]
@@ -25,7 +25,7 @@ class WireAttempt(msgspec.Struct, frozen=True):
 
 
 class WireStep(msgspec.Struct, frozen=True):
-    """One step that was begun, and its attempts."""
+    """One step that has begun, and its attempts."""
 
     container: ContainerField
     attempts: Annotated[list[WireAttempt], about("The calls that have ended, the first one first.")]
@@ -33,7 +33,7 @@ class WireStep(msgspec.Struct, frozen=True):
 
 
 class WireFailure(msgspec.Struct, frozen=True):
-    """How a job failed, or that it was cancelled. `container` is the one that was due."""
+    """The failure or cancellation of a job. `container` is the one that was due."""
 
     container: ContainerField
     error: ErrorField
@@ -42,7 +42,7 @@ class WireFailure(msgspec.Struct, frozen=True):
 
 
 class WireHistory(msgspec.Struct, frozen=True):
-    """A job from its acceptance to its end. What there is not is left out."""
+    """A job from its acceptance to its end. Fields without a value are left out."""
 
     id: JobIdField
     status: Annotated[WireStatus, about("As in a JobResult.", "failed")]
@@ -68,7 +68,7 @@ class WireHistory(msgspec.Struct, frozen=True):
 
 
 def wire_history(job: Job, *, now: float) -> WireHistory:
-    """`now` in Unix seconds tells a job that waits to be tried again from one that may run."""
+    """Return the history of a job. `now`, in Unix seconds, decides whether the job waits for its next attempt."""
     waits = job.not_before is not None and job.not_before > now
     return WireHistory(
         id=job.id,
@@ -104,7 +104,7 @@ def _step(record: StepRecord) -> WireStep:
 def _attempt(attempt: Attempt) -> WireAttempt:
     return WireAttempt(
         started_at=_time(attempt.started_at),
-        duration_seconds=round(max(0.0, attempt.finished_at - attempt.started_at), 6),  # clocks are set back at times
+        duration_seconds=round(max(0.0, attempt.finished_at - attempt.started_at), 6),  # a clock may be set back
         instance=attempt.instance,
         error=UNSET if attempt.failure is None else attempt.failure,
         kind=attempt.kind or UNSET,

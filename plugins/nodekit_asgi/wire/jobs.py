@@ -1,4 +1,4 @@
-"""JSON on the wire, and what it is in the node. Unknown fields are ignored; who asks is never read from a body."""
+"""Jobs as JSON on the wire. Unknown fields are ignored; the client is never read from a body."""
 
 import re
 from collections.abc import Mapping
@@ -31,16 +31,16 @@ from nodekit_asgi.wire.fields import ContainerField, JobIdField, about
 from nodekit_asgi.wire.node import WireContainer
 
 LONG_DIGEST_BYTES = 1 << 20
-"""A digest of more takes milliseconds, and is made off the event loop."""
+"""Size above which a digest is made off the event loop, because it takes milliseconds."""
 
 NO_SUCH_JOB = "no such job"
 
 WireStatus: TypeAlias = Literal["running", "success", "failed"]
-"""A job that waits is `running`, a cancelled one `failed`."""
+"""The status of a job on the wire. A waiting job is `running`, a cancelled one `failed`."""
 
 
 class WireRequest(msgspec.Struct, frozen=True):
-    """What a client asks for: containers, called one after another, the output of one being the input of the next.
+    """A job request: containers that are called one after another. The output of each is the input of the next.
 
     Other fields are ignored. A delegated subscription, which has `signature` and `subscription`, is refused with
     `Chain not enabled` unless the node takes part in a chain.
@@ -63,7 +63,7 @@ _STARTS: Mapping[str, RetryFrom] = {"failed": "failed", "start": "start"}
 
 
 class WireRetry(msgspec.Struct, frozen=True):
-    """Where to go on with a job that failed."""
+    """A request to retry a failed job, and the step to start from."""
 
     start: Annotated[
         str, about("With the step that failed, or with the first, `start`.", "failed", enum=[*_STARTS])
@@ -71,13 +71,13 @@ class WireRetry(msgspec.Struct, frozen=True):
 
 
 class WireAccepted(msgspec.Struct, frozen=True):
-    """A job was accepted: it is kept, and can be read."""
+    """The id of an accepted job. The job is kept, and can be read."""
 
     id: JobIdField
 
 
 class WireReport(msgspec.Struct, frozen=True):
-    """What came of a job elsewhere."""
+    """The outcome of a job, reported from outside the node."""
 
     id: JobIdField
     status: Annotated[WireStatus, about("How it has ended; `running` changes nothing.", "success")]
@@ -92,25 +92,25 @@ class WireReport(msgspec.Struct, frozen=True):
 
 
 class WireResult(msgspec.Struct, frozen=True):
-    """What came of a step: an output or an error."""
+    """The result of a step: an output or an error."""
 
     container: ContainerField
 
 
 class WireOutput(WireResult, frozen=True):
-    """What a container gave."""
+    """The output of a container."""
 
     output: Annotated[Raw, about("Any JSON, as the container wrote it.", {"text": "HELLO"})]
 
 
 class WireError(WireResult, frozen=True):
-    """How a step failed for good."""
+    """The final error of a step."""
 
     error: Annotated[str, about("What went wrong; `cancelled` of a cancelled job.", "no reply within 180 s")]
 
 
 class WireJob(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How far a job has got."""
+    """The state of a job, with its results so far."""
 
     id: JobIdField
     status: Annotated[WireStatus, about("A job that waits is `running`, a cancelled one `failed`.", "success")]
@@ -127,7 +127,7 @@ _items: msgspec.json.Decoder[list[Raw]] = msgspec.json.Decoder(list[Raw])
 
 
 async def read_item(request: Request) -> JobRequest:
-    """The one job request in a body."""
+    """Read the body as one job request."""
     key = idempotency_key(request)
     body = await request.body()
     asked = job_request(await _parse(body, _item, request.limits), request, urgency(request))
@@ -135,7 +135,7 @@ async def read_item(request: Request) -> JobRequest:
 
 
 async def read_retry(request: Request, id: JobId) -> tuple[RetryFrom, str]:
-    """Where the other try begins, and a digest of the body and of the job: a key is for both."""
+    """Return where the retry begins, and a digest of the body and the job id: an idempotency key covers both."""
     body = await request.body()
     wire: WireRetry = await _parse(body or b"{}", _retry, request.limits)
     if wire.start not in _STARTS:
@@ -144,7 +144,7 @@ async def read_retry(request: Request, id: JobId) -> tuple[RetryFrom, str]:
 
 
 async def read_items(request: Request) -> list[Raw]:
-    """The items of a batch, each still to be looked at."""
+    """Read the items of a batch. Each of them has still to be checked."""
     if request.values(b"idempotency-key"):
         raise HttpError(400, "Idempotency-Key: is not taken for a batch; submit jobs that have keys one by one")
     items: list[Raw] = await _parse(await request.body(), _items, request.limits)
@@ -154,7 +154,7 @@ async def read_items(request: Request) -> list[Raw]:
 
 
 async def read_report(request: Request) -> WireReport:
-    """The status report in a body."""
+    """Read the body as a status report."""
     report: WireReport = await _parse(await request.body(), _report, request.limits)
     if not report.containers:
         raise HttpError(400, "containers: expected the ids of the containers that were called, at least one")
@@ -162,7 +162,7 @@ async def read_report(request: Request) -> WireReport:
 
 
 def batch_item(item: Raw, request: Request, priority: int) -> JobRequest | str | Refusal:
-    """A job request of a batch, or what is wrong with it."""
+    """Return an item of a batch as a job request, or the error in it."""
     try:
         return job_request(_item.decode(item), request, priority)
     except msgspec.DecodeError as error:
@@ -193,7 +193,7 @@ async def _parse(body: bytes, decoder: "msgspec.json.Decoder[Any]", limits: Limi
 
 
 def job_request(wire: WireRequest, request: Request, priority: int) -> JobRequest:
-    """Raises `HttpError` where a field is missing or of the wrong type, `Refusal` for a subscription."""
+    """Build a job request. Raise `HttpError` for a missing or wrong field, `Refusal` for a subscription."""
     if wire.signature is not UNSET and wire.subscription is not UNSET:
         raise Refusal("Chain not enabled")
     if wire.containers is UNSET:
@@ -216,7 +216,7 @@ def job_request(wire: WireRequest, request: Request, priority: int) -> JobReques
 
 
 def job_id(text: str) -> JobId:
-    """Raises `HttpError` where no job can have this id."""
+    """Return the id in lower case. Raise `HttpError` if no job can have it."""
     id = text.lower()
     try:
         if str(UUID(id)) == id:
@@ -264,7 +264,7 @@ _MISSING = re.compile(r"Object missing required field `(\w+)`")
 
 
 def _explain(text: str) -> str:
-    """The field and the cure, from an error of msgspec: ``Expected `array`, got `str` - at `$.containers```."""
+    """Rewrite an error of msgspec as field and cure. Such as ``Expected `array`, got `str` - at `$.containers```."""
     text, _, place = text.partition(" - at `$")
     words = re.sub(r"`([a-z| ]+)`", lambda found: " or ".join(_TYPES.get(w, w) for w in found[1].split(" | ")), text)
     field = place.rstrip("`").lstrip(".")

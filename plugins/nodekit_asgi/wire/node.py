@@ -1,4 +1,4 @@
-"""What the node says of itself, and of what it cannot do, on the wire."""
+"""Replies about the node itself, and error replies, on the wire."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -10,7 +10,7 @@ from nodekit_asgi.wire.fields import ContainerField, about
 
 
 class WireErrorReply(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Why there is nothing better to answer."""
+    """The reason why a request could not be answered as asked."""
 
     error: Annotated[
         str,
@@ -22,7 +22,7 @@ class WireErrorReply(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class WireContainer(msgspec.Struct, frozen=True):
-    """A container that can be called now."""
+    """A container that can be called right now."""
 
     id: ContainerField
     external: Annotated[bool, about("Whether a job may begin with it.", True)]
@@ -31,21 +31,21 @@ class WireContainer(msgspec.Struct, frozen=True):
 
 
 class WirePending(msgspec.Struct, frozen=True):
-    """How many jobs are accepted and not finished, by where they came from."""
+    """The numbers of jobs that are accepted and not finished, by their origin."""
 
     offchain: Annotated[int, about("From HTTP.", 3, minimum=0)]
     onchain: Annotated[int, about("From a chain.", 0, minimum=0)]
 
 
 class WireChain(msgspec.Struct, frozen=True):
-    """What the node has to do with a chain."""
+    """The node's connection to a chain."""
 
     enabled: Annotated[bool, about("Whether it takes jobs from one.", False)]
     address: Annotated[str, about("Its address there; empty where it has none.", "")]
 
 
 class WireInfo(msgspec.Struct, frozen=True):
-    """What the node is and offers right now."""
+    """The node's version, and the containers that can be called right now."""
 
     version: Annotated[str, about("The version of nodekit.", "0.1.0")]
     containers: Annotated[list[WireContainer], about("Those that can be called now.")]
@@ -54,7 +54,7 @@ class WireInfo(msgspec.Struct, frozen=True):
 
 
 class WireHealth(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Whether the node can do its work."""
+    """The health of the node: its ability to do its work."""
 
     status: Annotated[Literal["healthy", "unhealthy"], about("`unhealthy`: send no jobs.", "healthy")]
     reasons: Annotated[

@@ -1,4 +1,4 @@
-"""Where callers of older nodes expect other replies: one table of what differs."""
+"""The table of replies that differ for callers of older nodes."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
@@ -9,12 +9,12 @@ ProfileName: TypeAlias = Literal["infernet-0.1", "infernet-1.4"]
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
-    """How a node replies."""
+    """The replies of a node that differ between profiles."""
 
     refused: int
-    """The HTTP status of a refusal; what is malformed is 400 in each of them."""
+    """The HTTP status of a refusal. A malformed request is 400 in every profile."""
     nothing_found: int
-    """The HTTP status where none of the ids that are asked for is there; 200 is an empty list."""
+    """The HTTP status if none of the requested ids is known; 200 comes with an empty list."""
     reported: Any
     """The body that answers a status report."""
 

@@ -1,4 +1,4 @@
-"""`nodekit migrate`."""
+"""The command `nodekit migrate`."""
 
 import sys
 from pathlib import Path
