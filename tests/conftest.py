@@ -1,6 +1,5 @@
 """What all tests share. The core is tested on asyncio and trio; modules about parts that stand on asyncio say so."""
 
-import gc
 import os
 import signal
 import sys
@@ -20,17 +19,6 @@ pytest_plugins = ["engine.fixtures"]
 
 def pytest_report_header() -> str:
     return chance.SAID
-
-
-def pytest_collection_finish() -> None:
-    """Keep the garbage collector from the thousands of tests and all modules, which stay until the end."""
-    gc.collect()
-    gc.freeze()
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_sessionfinish() -> None:
-    gc.unfreeze()  # plugins that look for referrers when they report find them again
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -189,9 +189,7 @@ def compose(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str = FILE, rul
         "foreign": Offer(OfferedConfig, lambda c, file: SwitchRunner(*c.containers), container=OfferedContainer),
         "other": Offer(msgspec.Struct, lambda config, file: made(), container=rules),
     }
-    monkeypatch.setattr(
-        "nodekit.config.compose.load_offer", lambda kind, use, pins: offers.get(use) or real(kind, use, pins)
-    )
+    monkeypatch.setattr("nodekit.config.compose.load_offer", lambda kind, use: offers.get(use) or real(kind, use))
     (folder / "node.toml").write_text(text, encoding="utf-8")
     return load_node(folder / "node.toml")
 

@@ -32,7 +32,7 @@ use = "docker"
 id = "a"
 image = "x:1"
 gpus = "all"
-env = { PLAIN = "b" }
+
 volumes = ["./data:/data"]
 retry = { attempts = 3, statuses = [503] }
 """
@@ -47,10 +47,6 @@ max_priority = 0
 
 [log]
 path = "node.log"
-
-[packages]
-nodekit-compute = "*"
-nodekit-more = ">=1"
 
 [store]
 use = "memory"
@@ -156,8 +152,6 @@ MISTAKES = [
     ('PLAIN = "b"', 'PLAIN = { en = "b" }', DOCKER),
     ("max_priority = 0", "max_priority = 8", LIMITS),
     ('path = "node.log"', "", LIMITS),
-    ('">=1"', "1", LIMITS),
-    ('">=1"', '""', LIMITS),
 ]
 
 
@@ -192,7 +186,6 @@ def test_keys_have_their_docs_and_defaults(schema: dict[str, Any]) -> None:
     assert container["timeout_seconds"]["description"] == "How long one call may take."  # of a class that it extends
     assert "`guardian`" in container["external"]["description"]
     assert "rules" not in container
-    assert "nodekit-compute" in tables["packages"]["properties"]
 
 
 class Inner(msgspec.Struct, tag="inner"):
@@ -238,12 +231,6 @@ def test_it_is_written_to_a_file_and_knows_the_packages_that_are_installed(tmp_p
     done = nodekit(tmp_path, "config", "schema", "--output", "nowhere/node.schema.json")
     assert (done.returncode, "cannot be written: No such file" in done.stderr) == (1, True)
     assert json.loads(nodekit(tmp_path, "config", "schema").stdout) == made
-
-
-def test_a_file_whose_list_of_packages_is_wrong_has_none(tmp_path: Path) -> None:
-    (tmp_path / "node.toml").write_text("packages = 3\n")
-    done = nodekit(tmp_path, "config", "schema", "node.toml")
-    assert (done.returncode, done.stdout, done.stderr) == (3, "", "node.toml: packages: expected a table: [packages]\n")
 
 
 # -- real tools -----------------------------------------------------------------------------------

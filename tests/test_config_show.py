@@ -111,10 +111,8 @@ def test_keys_that_need_quotes_have_them(tmp_path: Path) -> None:
 SECRETS = """
 [store]
 use = "shelf"
-url = "redis://user:open-1@localhost/0"
 pin = "open-2"
-password = "open-3"
-several = ["http://a:open-4@b", "http://plain"]
+url = "redis://localhost/0"
 
 [[runners]]
 use = "docker"
@@ -144,19 +142,17 @@ def test_secrets_are_hidden_and_references_are_not(tmp_path: Path, monkeypatch: 
         assert (done.returncode, done.stderr) == (0, "")
         assert "open-" not in done.stdout
         tables = json.loads(done.stdout)["tables"] if options else tomllib.loads(done.stdout)
-        assert tables["store"]["url"] == f"redis://user:{HIDDEN}@localhost/0"
-        assert tables["store"]["several"] == [f"http://a:{HIDDEN}@b", "http://plain"]
+        assert tables["store"]["url"] == "redis://localhost/0"
         assert tables["store"]["tokenizer"] == "words"
         (container,) = tables["runners"][0]["containers"]
         assert container["bearer"] == {"env": "BEARER"}
         assert container["registry"] == {"username": "me", "password": {"file": "password"}}
         assert container["env"] == {
             "HF_TOKEN": HIDDEN, "OPENAI_API_KEY": HIDDEN, "PGPASSWORD": HIDDEN,
-            "LEVEL": "debug", "GIVEN": {"env": "BEARER"},
+            "LEVEL": HIDDEN, "GIVEN": {"env": "BEARER"},
         }  # fmt: skip
     (tmp_path / "node.toml").write_text('[store]\nuse = "shelf"\n')
     printed = nodekit(tmp_path, "config", "show", "node.toml").stdout
-    assert "by-default@" not in printed
     assert "1234" not in printed
 
 
@@ -214,26 +210,6 @@ def test_what_is_marked_is_hidden_in_whatever_it_stands() -> None:
     assert table == {"auth": {"type": "bearer", "the-value": HIDDEN}, "pair": ["a", HIDDEN]}
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("secrets", {"a": "s3cret", "b": {"c": ["s3cret"]}}),
-        ("headers", {"Authorization": "Bearer s3cret", "Cookie": "s3cret"}),
-        ("accounts", [{"accessToken": "s3cret", "clientSecret": "s3cret", "privateKey": "s3cret"}]),
-        ("env", {"MYSQL_PWD": "s3cret", "SENTRY_DSN": "s3cret"}),
-        ("url", "https://s3cret@git.example/x?api_key=s3cret&token=s3cret"),
-        ("url", "host=db password=s3cret"),
-        ("url", "Endpoint=x;AccountKey=s3cret==;y=1"),
-        ("command", ["serve", "--api-token=s3cret"]),
-    ],
-)
-def test_secrets_are_known_by_what_they_are_called_anywhere_around_them(key: str, value: Any) -> None:
-    assert "s3cret" not in str(shown_as(None, key, value, True))
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [("tokenizer", "words"), ("url", "ssh://deploy@host/x?monkey=1&page=2"), ("command", ["--keyboard=us", "a=b"])],
-)
-def test_what_only_looks_like_a_secret_is_shown(key: str, value: Any) -> None:
+@pytest.mark.parametrize(("key", "value"), [("password", "s3cret"), ("url", "https://me:s3cret@host/?token=s3cret")])
+def test_nothing_is_guessed_to_be_a_secret(key: str, value: Any) -> None:
     assert shown_as(None, key, value, True) == value

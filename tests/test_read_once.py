@@ -15,7 +15,6 @@ from nodekit.config.compose import compose, read_node_file
 NODE = '[store]\nuse = "memory"\n'
 USE = '[[plugins]]\nuse = "guardian"\n'
 WRONG = '[[plugins]]\nuse = "nobody"\n'
-SOME_PINS = '[packages]\nnodekit-well = "*"\nnodekit-compute = "*"\nnodekit-gone = "*"\n'
 
 
 class Reads(Counter[str]):
@@ -46,12 +45,11 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
     return Reads(monkeypatch)
 
 
-@pytest.mark.parametrize("pins", ["", SOME_PINS])
-def test_a_node_file_with_many_parts_reads_as_much_as_one_with_few(tmp_path: Path, reads: Reads, pins: str) -> None:
+def test_a_node_file_with_many_parts_reads_as_much_as_one_with_few(tmp_path: Path, reads: Reads) -> None:
     file = tmp_path / "node.toml"
     counts: list[dict[str, int]] = []
     for text in (USE, USE * 50):
-        file.write_text(NODE + pins + text)
+        file.write_text(NODE + text)
         load_node(file)
         counts.append(dict(reads))
         reads.clear()
@@ -59,11 +57,10 @@ def test_a_node_file_with_many_parts_reads_as_much_as_one_with_few(tmp_path: Pat
     assert counts[0]["distributions"] == 1
 
 
-@pytest.mark.parametrize("pins", ["", SOME_PINS])
-def test_names_that_nobody_offers_cost_no_more_reading(tmp_path: Path, reads: Reads, pins: str) -> None:
+def test_names_that_nobody_offers_cost_no_more_reading(tmp_path: Path, reads: Reads) -> None:
     counts: list[dict[str, int]] = []
     for text in (WRONG, WRONG * 50 + "[[plugins]]\n" * 50):
-        (tmp_path / "node.toml").write_text(NODE + pins + text)
+        (tmp_path / "node.toml").write_text(NODE + text)
         with pytest.raises(CompositionError):
             load_node(tmp_path / "node.toml")
         counts.append(dict(reads))
@@ -113,7 +110,7 @@ def test_a_command_reads_each_distribution_once(
     plant(tmp_path, "nodekit-form", {"formats": "well"}, code)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "node.toml").write_text(NODE + USE * 3 + SOME_PINS)
+    (tmp_path / "node.toml").write_text(NODE + USE * 3)
     (tmp_path / "bad.toml").write_text(WRONG * 3)
     (tmp_path / "node.well").touch()
     result = CliRunner().invoke(main, arguments)

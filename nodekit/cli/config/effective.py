@@ -50,7 +50,7 @@ class Table(NamedTuple):
 
 
 def effective(tables: Mapping[str, Any], node_name: str) -> Table:
-    """Of the tables of a node file that composes; `node_name` is the name that its node has."""
+    """Return the tables of a node file that composes, with every default; `node_name` is the name of its node."""
     rules = _rules(tables)
     node = {"name": node_name} if "name" not in tables.get("node", {}) else {}
     settings = [Setting("node", _table(NodeSettings, tables.get("node", {}), node), "node" in tables)]
@@ -122,8 +122,8 @@ def shown(info: types.Type | None, key: str, value: Any, given: bool) -> Any:
         if isinstance(info, types.CustomType):  # a secret, by reference
             return value
         inner = info.value_type if isinstance(info, types.DictType) else None
-        if key == "env":  # variables of programs: credentials are often among them
-            return Table(tuple(Setting(name, HIDDEN, given) for name in value))
+        if key == "env":  # credentials are often among the variables of a program
+            value = {name: HIDDEN if isinstance(one, str) else one for name, one in value.items()}
         settings = (Setting(name, shown(inner, f"{key}.{name}", one, given), given) for name, one in value.items())
         return Table(tuple(settings))
     if isinstance(info, types.TupleType) and is_list(value):
