@@ -1,4 +1,4 @@
-"""Who is next, and that nobody is lost: claim, add_claimed."""
+"""Claims: the order in which `claim` gives jobs, no job lost or given twice, and `add_claimed`."""
 
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from functools import partial
@@ -13,12 +13,12 @@ from nodekit.testing.contracts.stores.keeping import KeepingContract
 
 
 class ClaimingContract(KeepingContract):
-    """The part of `JobStoreContract` about claims."""
+    """Tests of `JobStoreContract` about claims."""
 
     async def claims(
         self, store: JobStore, count: int, *, containers: Collection[ContainerId] = ("echo",)
     ) -> list[Claim]:
-        """Claim until there are `count`; a store may give fewer at once."""
+        """Claim until there are `count` claims; a store may give fewer at once."""
         claims: list[Claim] = []
         with within(self.timeout_seconds, f"`claim` gives {count} jobs that are due"):
             while len(claims) < count:
@@ -28,7 +28,7 @@ class ClaimingContract(KeepingContract):
         return claims
 
     async def nothing_to_claim(self, store: JobStore, *, containers: Collection[ContainerId] = ("echo",)) -> bool:
-        """Whether a claim just waits. It takes `quiet_seconds`."""
+        """Return True if a claim only waits. Takes `quiet_seconds`."""
         claims: Sequence[Claim] = ()
         with anyio.move_on_after(self.quiet_seconds):
             claims = await store.claim(containers, 1)
@@ -148,7 +148,7 @@ class ClaimingContract(KeepingContract):
         claims += await store.claim(["echo"], 2)
 
     def patiences(self) -> Iterator[Callable[[], Awaitable[None]]]:
-        """Ways to wait a little: a number of turns of the event loop, and fractions of `quiet_seconds`."""
+        """Yield ways to wait a little: a number of turns of the event loop, and fractions of `quiet_seconds`."""
         for number in range(25):
             yield partial(_turns, number)
             yield partial(anyio.sleep, self.quiet_seconds * number / 500)

@@ -1,4 +1,4 @@
-"""What a durable store promises on bad days: processes that are killed at any moment, and disks that are full."""
+"""Crashes of a durable store: processes that are killed at any moment, and full disks."""
 
 import os
 from collections.abc import AsyncIterator, Callable
@@ -19,21 +19,22 @@ from nodekit.testing.contracts.stores.store import JobStoreContract
 from nodekit.testing.leaks.descriptors import descriptors
 
 KILL_SEED = "NODEKIT_KILL_SEED"
-"""The environment variable that goes before `kill_seed`."""
+"""Environment variable that takes precedence over `kill_seed`."""
 
 
 class CrashingContract(JobStoreContract):
-    """The part of `DurableJobStoreContract` about processes that are killed, and disks that are full."""
+    """Tests of `DurableJobStoreContract` about killed processes and full disks."""
 
     kill_seconds: float = 60.0
-    """Time for some fifty calls of a process that is to be killed: a bound for one that hangs."""
+    """Time limit for about fifty calls of a process that will be killed; stops a process that hangs."""
     kills: int = 6
-    """Number of kills of a process that works on the same data, on each event loop: more find what is rarer."""
+    """Number of kills of a process that works on the same data, on each event loop. More kills find rarer errors."""
     kill_jobs: int = 500
-    """Number of jobs by then. The more, the longer a store takes that rewrites all of them at each change."""
+    """Number of jobs that the store holds then. More jobs slow down a store that rewrites all of them at each
+    change."""
     kill_seed: int | None = 1
-    """Number from which the moments are chosen, another one for each event loop; None: a new one each time.
-    The environment variable ``NODEKIT_KILL_SEED`` goes before it."""
+    """Seed of the random moments, which differ between event loops. None: a new seed for each run. The environment
+    variable ``NODEKIT_KILL_SEED`` takes precedence."""
 
     @pytest.fixture
     def open_store(self) -> Callable[[], JobStore]:
@@ -51,8 +52,8 @@ class CrashingContract(JobStoreContract):
         anyio_backend_name: str,
         anyio_backend_options: dict[str, Any],
     ) -> None:
-        """Process after process works on the store, leaves and opens it, and is killed. Nothing that a call had told is
-        lost, nothing is there in part, and what was deleted stays deleted."""
+        """Processes use the store, leave it, open it again and are killed, one after the other. Nothing that a call has
+        reported is lost, nothing is kept in part, and deleted jobs stay deleted."""
         run = partial(anyio.run, backend=anyio_backend_name, backend_options=anyio_backend_options)
         chosen = os.environ.get(KILL_SEED) or self.kill_seed
         seed = SystemRandom().getrandbits(32) if chosen is None else int(chosen)
@@ -80,10 +81,10 @@ class CrashingContract(JobStoreContract):
         *,
         idle: bool,
     ) -> None:
-        """Kill a process, look in another one, which is killed as well, and compare.
+        """Kill a process, look at the store in a second process, kill that one as well, and compare.
 
-        The first is killed in the middle of its work. If it is to be `idle`, it does nothing more by then, so that no
-        later call makes good what an earlier one has left undone.
+        The first process is killed in the middle of its work. With `idle`, it does nothing more before the kill, so
+        that no later call repairs what an earlier call has left undone.
         """
 
         def live(tell: Tell) -> None:
@@ -117,8 +118,8 @@ class CrashingContract(JobStoreContract):
         anyio_backend_name: str,
         anyio_backend_options: dict[str, Any],
     ) -> None:
-        """In another process, whose files can grow no more: `add` raises `StoreFailed` and leaves nothing behind. Once
-        there is room, all goes on."""
+        """Run in another process whose files can no longer grow. `add` raises `StoreFailed` and leaves nothing behind.
+        The store works again as soon as there is room."""
         run = partial(anyio.run, backend=anyio_backend_name, backend_options=anyio_backend_options)
 
         def live(tell: Tell) -> None:
@@ -128,7 +129,8 @@ class CrashingContract(JobStoreContract):
             pytest.skip("all was kept though no file could grow: this store writes no files, or has room in them")
 
     async def _fill(self, open_store: Callable[[], JobStore], tell: Tell) -> None:
-        """Jobs that are kept wait for another container than those that are refused, which can be claimed if at all."""
+        """Fill the disk. Kept jobs are due in another container than refused ones, so a claim would show a refused
+        job."""
         kept, refused = [make_job("reverse")], too_much()
         before = descriptors()
         async with open_store() as store:

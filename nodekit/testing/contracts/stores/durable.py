@@ -1,4 +1,4 @@
-"""What a store promises that outlives the process."""
+"""Promises of a store that outlives the process."""
 
 import os
 import time
@@ -19,10 +19,13 @@ from nodekit.testing.leaks.detectors import no_leaks
 
 
 class DurableJobStoreContract(CrashingContract):
-    """Define the fixture `open_store`: a function that gives a store, not entered, always on the same data."""
+    """Suite of a store that outlives the process. Define the fixture `open_store`.
+
+    The fixture gives a function. The function returns a store that is not entered yet, always on the same data.
+    """
 
     exclusive: bool = True
-    """Whether one node at a time may hold the data."""
+    """True if only one node at a time may hold the data."""
 
     async def test_added_jobs_survive(self, open_store: Callable[[], JobStore]) -> None:
         jobs = [make_job(client="alice", idempotency_key="k"), make_job(client="bob", priority=0)]
@@ -151,7 +154,8 @@ class DurableJobStoreContract(CrashingContract):
         anyio_backend_options: dict[str, Any],
         busy: bool,
     ) -> None:
-        """Another process uses the store until it is killed. What a call returned for is there, as it was kept."""
+        """Another process uses the store until it is killed. The results of all calls that returned are kept
+        unchanged."""
         run = partial(anyio.run, backend=anyio_backend_name, backend_options=anyio_backend_options)
 
         def live(tell: Tell) -> None:
@@ -197,4 +201,4 @@ class DurableJobStoreContract(CrashingContract):
 
 
 _SCRIPTED = 17
-"""How much the process tells before it adds jobs and nothing else, or does nothing."""
+"""Number of lines that the process tells before it only adds jobs (busy) or does nothing (idle)."""

@@ -1,4 +1,4 @@
-"""What becomes of queued jobs whose time is over: claim_expired."""
+"""Time limits of queued jobs: `claim_expired`."""
 
 import anyio
 from msgspec.structs import replace
@@ -10,19 +10,19 @@ from nodekit.testing.contracts.stores.finishing import FinishingContract
 
 
 class ExpiringContract(FinishingContract):
-    """The part of `JobStoreContract` about time limits."""
+    """Tests of `JobStoreContract` about time limits."""
 
     @property
     def short(self) -> float:
-        """A time limit that is soon over, but not before a test has looked."""
+        """Time limit that ends soon, but not before a test has looked."""
         return 3 * self.quiet_seconds
 
     def hasty(self, *containers: str) -> Job:
-        """A job that does not wait for long in the queue."""
+        """Make a job with a short time limit in the queue."""
         return replace(make_job(*containers), queue_timeout_seconds=self.short)
 
     async def expired(self, store: JobStore, count: int = 1) -> list[JobId]:
-        """Claim what is over until there are `count`."""
+        """Claim expired jobs until there are `count` of them."""
         ids: list[JobId] = []
         with within(self.timeout_seconds, f"`claim_expired` gives {count} jobs whose time is over"):
             while len(ids) < count:
@@ -32,7 +32,7 @@ class ExpiringContract(FinishingContract):
         return ids
 
     async def nothing_expires(self, store: JobStore, *, seconds: float | None = None) -> bool:
-        """Whether claim_expired just waits."""
+        """Return True if `claim_expired` only waits."""
         with anyio.move_on_after(seconds or self.quiet_seconds):
             await store.claim_expired(1)
             return False
@@ -75,7 +75,7 @@ class ExpiringContract(FinishingContract):
         assert (await self.counts(store))[0] == 0
 
     async def counts(self, store: JobStore) -> tuple[int, int, dict[str, int]]:
-        """Offchain, onchain and by client, right now."""
+        """Return the present numbers of jobs: offchain, onchain and by client."""
         pending = await store.pending()
         assert pending.total == pending.offchain + pending.onchain
         return pending.offchain, pending.onchain, dict(pending.clients)

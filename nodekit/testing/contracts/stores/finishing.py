@@ -1,4 +1,4 @@
-"""What becomes of a claimed job: save, release, settle, and that the first finish wins."""
+"""Ends of claimed jobs: `save`, `release` and `settle`, and the rule that the first finish wins."""
 
 import anyio
 import anyio.lowlevel
@@ -25,7 +25,7 @@ CANCELLED = Outcome(JobStatus.CANCELLED)
 
 
 class FinishingContract(ClaimingContract):
-    """The part of `JobStoreContract` about what comes after a claim."""
+    """Tests of `JobStoreContract` about jobs after they are claimed."""
 
     async def claimed(self, store: JobStore, job: Job | None = None) -> Claim:
         """Add a job and claim it."""
@@ -77,7 +77,7 @@ class FinishingContract(ClaimingContract):
                 tasks.start_soon(store.add, [make_job()])
                 await patience()
                 tasks.cancel_scope.cancel()
-        with within(self.timeout_seconds, "`pending` counts what `find` answers"):  # a slow store may still be at it
+        with within(self.timeout_seconds, "`pending` counts what `find` answers"):  # a slow store may still be working
             while len(kept := await store.find(limit=100)) != (await store.pending()).total:  # noqa: ASYNC110
                 await anyio.sleep(0.005)
         claimed = [claim.job.id for claim in await self.claims(store, len(kept))]

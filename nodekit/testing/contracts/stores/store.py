@@ -1,4 +1,4 @@
-"""What a `JobStore` promises."""
+"""Promises of a `JobStore`."""
 
 from collections.abc import AsyncIterator, Collection
 
@@ -13,7 +13,7 @@ from nodekit.testing.contracts.stores.keeping import SUCCEEDED
 
 
 class JobStoreContract(ExpiringContract):
-    """Define the fixture `store`: an empty store that was entered."""
+    """Suite of a store. Define the fixture `store`: an empty store that is entered."""
 
     @pytest.fixture
     def store(self) -> JobStore:
@@ -64,7 +64,7 @@ class JobStoreContract(ExpiringContract):
     # -- changes ----------------------------------------------------------------------------------
 
     async def seen(self, changes: AsyncIterator[JobId | None], ids: Collection[JobId]) -> None:
-        """Wait until all of these were seen, or some were missed; others may come between."""
+        """Wait until each of `ids` was seen, or until a None reports missed changes. Other ids may come in between."""
         missing = set(ids)
         with within(self.timeout_seconds, f"`changes` tells of {len(missing)} jobs"):
             while missing:
