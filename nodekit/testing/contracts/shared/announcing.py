@@ -1,4 +1,4 @@
-"""What nodes on a shared store tell each other of what they offer: announce, nodes."""
+"""Announcements: nodes on a shared store tell each other which containers they have, by `announce` and `nodes`."""
 
 from collections.abc import Mapping
 
@@ -10,27 +10,27 @@ from nodekit.testing.contracts.shared.leasing import Open
 
 
 class _Secretive(Container, frozen=True, kw_only=True):
-    """A runner's container, with a field that is nobody else's business."""
+    """A runner's container with a private field."""
 
     secret: str
 
 
 class AnnouncingContract(FencingContract):
-    """The part of `SharedStoreContract` about what nodes announce."""
+    """Tests of `SharedStoreContract` about what nodes announce."""
 
     def offered(self, *containers: str, running: tuple[str, ...] = ()) -> Announcement:
-        """What a node may offer."""
+        """Make a node's announcement of these containers."""
         rules = {"external": False, "allowed_ips": ["10.0.0.0/8"]}
         offered = {id: Container(id=id, image=f"{id}:1", concurrency=2, rules=rules) for id in containers}
         return Announcement(offered, frozenset(running))
 
     async def known(self, store: SharedStore) -> Mapping[str, tuple[Mapping[str, Container], frozenset[str]]]:
-        """What a store knows of the nodes."""
+        """Return the announcements that a store knows, by node."""
         nodes = await store.nodes()
         return {name: (dict(node.containers), frozenset(node.running)) for name, node in nodes.items()}
 
     async def knows(self, store: SharedStore, **offered: Announcement) -> None:
-        """Wait until a store knows these nodes, and no others."""
+        """Wait until a store knows exactly these nodes."""
         expected = {name: (dict(node.containers), frozenset(node.running)) for name, node in offered.items()}
         await self.eventually(lambda: self.known(store), expected)
 

@@ -1,4 +1,4 @@
-"""What the claims of a node are worth that was taken for dead and comes back, or whose clock is wrong: fencing."""
+"""Fencing: claims of a node that was taken for dead and comes back, or that has a wrong clock."""
 
 import threading
 import time
@@ -21,7 +21,7 @@ DAY_SECONDS = 86_400.0
 
 
 class FencingContract(LeasingContract):
-    """The part of `SharedStoreContract` about nodes that were taken for dead, and come back."""
+    """Tests of `SharedStoreContract` about nodes that were taken for dead and come back."""
 
     async def test_a_claim_that_was_taken_over_keeps_nothing(self, open_store: Open, store: SharedStore) -> None:
         async with self.another(open_store) as there:
@@ -127,7 +127,7 @@ class FencingContract(LeasingContract):
 
 
 async def _cancelled(claim: Claim) -> None:
-    """Returns when the claim's scope is cancelled."""
+    """Return when the claim's scope is cancelled."""
     with claim.scope:
         await anyio.sleep_forever()
 
@@ -137,7 +137,7 @@ async def _thread() -> int:
 
 
 async def _finish(store: SharedStore, claims: Sequence[Claim], finished: dict[JobId, list[Job]]) -> None:
-    """Finish jobs, each with an output of its own, and note those whose claim was still worth something."""
+    """Finish each job with an output of its own, and record the jobs with claims that were still valid."""
     for claim in claims:
         job = with_output(claim.job, {"takeovers": claim.takeovers}).finished(Outcome(JobStatus.SUCCESS), time.time())
         with suppress(ClaimLost):
@@ -147,7 +147,7 @@ async def _finish(store: SharedStore, claims: Sequence[Claim], finished: dict[Jo
 
 @contextmanager
 def _clock_of(ident: int, seconds: float) -> Iterator[None]:
-    """The wall clock of one thread goes wrong by that much."""
+    """Shift the wall clock of one thread by `seconds`."""
     real: dict[str, Callable[[], Any]] = {"time": time.time, "time_ns": time.time_ns}
 
     def wrong(name: str, by: float) -> Callable[[], Any]:

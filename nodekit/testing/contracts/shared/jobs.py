@@ -1,4 +1,4 @@
-"""What holds across stores on which several nodes work: a job is one job, and ends once, for all of them."""
+"""Jobs that several nodes share: all nodes see one job, and it ends once."""
 
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -15,7 +15,7 @@ from nodekit.testing.contracts.stores.finishing import CANCELLED
 
 
 class SharedJobsContract(SharedQueueContract):
-    """The part of `SharedStoreContract` about jobs that several nodes look after."""
+    """Tests of `SharedStoreContract` about single jobs on several nodes."""
 
     async def test_an_idempotency_key_holds_in_every_store(self, stores: list[SharedStore]) -> None:
         one, other, third = stores

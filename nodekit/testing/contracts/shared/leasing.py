@@ -1,4 +1,4 @@
-"""What becomes of the claims of a node that lives, is held up, or dies: leases."""
+"""Leases: claims of a node that lives, is held up, or dies."""
 
 from collections.abc import Callable
 
@@ -17,16 +17,16 @@ Open = Callable[[], SharedStore]
 
 
 class LeasingContract(SharedJobsContract):
-    """The part of `SharedStoreContract` about nodes that die, or seem to."""
+    """Tests of `SharedStoreContract` about nodes that die or seem to."""
 
     async def claimed_there(self, there: Elsewhere, *jobs: Job) -> list[Claim]:
-        """Claims of new jobs in another place, in the order of the jobs."""
+        """Add jobs in another place, claim them there, and return the claims in the order of the jobs."""
         await there.call(there.store.add, jobs)
         claims = await there.call(self.claims, there.store, len(jobs))
         return sorted(claims, key=lambda claim: claim.job.id)
 
     async def taken_over(self, store: SharedStore, *jobs: Job) -> list[Claim]:
-        """The claims of these jobs, once the store gives them."""
+        """Wait until the store gives these jobs, and return their claims in the order of the jobs."""
         claims: list[Claim] = []
         with within(self.timeout_seconds + self.lease_seconds, f"`claim` gives the {len(jobs)} jobs of a dead node"):
             while len(claims) < len(jobs):
@@ -36,7 +36,7 @@ class LeasingContract(SharedJobsContract):
         return sorted(claims, key=lambda claim: claim.job.id)
 
     async def lost_there(self, there: Elsewhere, claim: Claim) -> None:
-        """A claim is worth nothing in the place where it was given: its scope is cancelled, and nothing is kept."""
+        """Assert that a claim is void in the place that has it: its scope is cancelled, and no write is kept."""
         before = await there.call(there.store.get, [claim.job.id])
         for write in (there.store.save, there.store.release):
             for job in (with_output(claim.job, {"too": "late"}), succeeded(claim.job)):

@@ -1,4 +1,4 @@
-"""What holds across stores on which several nodes work: there is one queue, however many take from it."""
+"""One queue for several nodes, however many of them take jobs from it."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -13,10 +13,10 @@ from nodekit.testing.contracts.shared.sharing import SharingContract
 
 
 class SharedQueueContract(SharingContract):
-    """The part of `SharedStoreContract` about who gets which job when."""
+    """Tests of `SharedStoreContract` about the order in which nodes get jobs."""
 
     async def one_by_one(self, stores: Sequence[SharedStore], count: int) -> list[Job]:
-        """Claim one job after the other, each through the next store."""
+        """Claim one job after the other, in turn through each of the stores."""
         jobs: list[Job] = []
         for number in range(count):
             [claim] = await self.claims(stores[number % len(stores)], 1)
@@ -95,7 +95,7 @@ class SharedQueueContract(SharingContract):
             assert await self.claimed_meanwhile(stores[1], give) == claim.job.id
 
     async def claimed_meanwhile(self, store: SharedStore, give: Callable[[], Awaitable[object]]) -> JobId:
-        """The job that a claim gets that was waiting before there was any."""
+        """Start to wait for a claim, call `give`, and return the id of the job that the claim gets."""
         claims: list[Claim] = []
 
         async def wait() -> None:

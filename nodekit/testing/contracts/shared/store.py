@@ -1,4 +1,4 @@
-"""What a `SharedStore` promises."""
+"""Promises of a `SharedStore`."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from nodekit.testing.faults.injection import Faults
 
 
 class SharedStoreContract(AnnouncingContract):
-    """For a store on which several nodes work. Define the fixture `open_store`.
+    """Suite of a store on which several nodes work. Define the fixture `open_store`.
 
-    It is a function that gives a store, not entered, always on the same data, which are empty when a test begins; the
-    suite opens several at once, some of them in an event loop of their own. They hold a claim, or an announcement,
-    without renewing it for `lease_seconds`::
+    The fixture gives a function. The function returns a store that is not entered yet, always on the same data. The
+    data are empty when a test begins. The suite opens several stores at once, some of them in an event loop of their
+    own. They hold a claim, or an announcement, for `lease_seconds` without renewing it::
 
         class TestMyStore(SharedStoreContract):
             lease_seconds = 0.5
@@ -28,11 +28,11 @@ class SharedStoreContract(AnnouncingContract):
             def open_store(self, tmp_path):
                 return lambda: MyStore(tmp_path, lease_seconds=self.lease_seconds)
 
-    A node dies, or is paused, as `hold` says. A store alone keeps all promises of `JobStoreContract`, too.
+    `hold` simulates a node that dies or is paused. A single store also keeps all promises of `JobStoreContract`.
     """
 
     def node(self, store: SharedStore, runner: CountingRunner) -> Node:
-        """A node that waits for nothing when it is left."""
+        """Make a node that drains for no time when it is left."""
         return Node(store=store, runners=[runner], name=runner.name, drain_seconds=0)
 
     async def submitted(self, node: Node, count: int, *containers: ContainerId) -> list[JobId]:
@@ -41,7 +41,7 @@ class SharedStoreContract(AnnouncingContract):
         return [answer.id for answer in answers if isinstance(answer, Job)]
 
     async def finished(self, node: Node, ids: Sequence[JobId]) -> list[Job]:
-        """The jobs once they are finished: each well, and each step once."""
+        """Wait until the jobs are finished, assert that all succeeded and each step ran once, and return them."""
         with anyio.fail_after(self.timeout_seconds + self.lease_seconds):
             jobs = await node.wait(ids)
         assert sorted(job.id for job in jobs) == sorted(ids)
@@ -53,7 +53,7 @@ class SharedStoreContract(AnnouncingContract):
         return jobs
 
     async def called(self, runner: CountingRunner, count: int, index: int) -> None:
-        """Wait until so many jobs are in the step of that index."""
+        """Wait until `count` jobs are in the step with this index."""
 
         async def jobs() -> int:
             return sum(at == index for _, at in list(runner.calls))
