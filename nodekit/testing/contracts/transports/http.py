@@ -1,4 +1,4 @@
-"""What a transport promises that speaks the HTTP API."""
+"""Promises of a transport that speaks the HTTP API."""
 
 from nodekit.testing.contracts.transports.http_always import AlwaysContract
 from nodekit.testing.contracts.transports.http_jobs import JobsContract
@@ -8,8 +8,8 @@ from nodekit.testing.contracts.transports.http_submitting import SubmittingContr
 
 
 class HttpTransportContract(SubmittingContract, ReadingContract, StreamingContract, AlwaysContract, JobsContract):
-    """As `TransportContract`, of a transport that speaks the HTTP API. Define the fixture `transport`.
+    """Suite of a transport that speaks the HTTP API; it includes `TransportContract`. Define the fixture `transport`.
 
-    What the API has beyond the document is expected, unless an attribute says otherwise: `waits`, `idempotency_keys`,
-    `priorities`, `request_ids`, `histories`, `events`, `retries`, `filters`, `described`.
+    The suite expects everything that the API has beyond the document, unless an attribute says otherwise: `waits`,
+    `idempotency_keys`, `priorities`, `request_ids`, `histories`, `events`, `retries`, `filters`, `described`.
     """

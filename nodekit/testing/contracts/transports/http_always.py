@@ -1,4 +1,4 @@
-"""What holds for every request, whatever its route."""
+"""Promises for every request on any route."""
 
 import anyio
 import pytest
@@ -20,7 +20,7 @@ ALLOWED: list[tuple[str, str, set[str]]] = [
     ("GET", "/api/status", {"PUT"}),
     ("PATCH", "/resources", {"GET"}),
 ]
-"""Methods that a path does not take, and those that it does."""
+"""Methods that a path does not allow, and the methods that it allows."""
 
 TELLTALE = ("Traceback", "RuntimeError", ".py", "a secret inside")
 FOREIGN_ORIGINS = ("https://evil.example", "null", "http://localhost:1", "file://", "garbage", "http://[")

@@ -1,4 +1,4 @@
-"""What the document names beyond itself; each may be switched off."""
+"""Extensions of the API beyond the document. Each can be switched off."""
 
 import re
 from typing import Any
@@ -17,13 +17,13 @@ BAD_WAITS = ("", "-1", "x", "nan", "inf", "1e", "e3", "%2B1", "1_0", "0x1", ".5"
 
 class BeyondContract(HttpContract):
     waits: bool = True
-    """Whether clients can wait: ``Prefer: wait=N``, and ``wait=N`` of `GET /api/jobs`."""
+    """True if clients can wait: ``Prefer: wait=N``, and ``wait=N`` of `GET /api/jobs`."""
     idempotency_keys: bool = True
-    """Whether ``Idempotency-Key`` makes repeating a request safe."""
+    """True if ``Idempotency-Key`` makes repeated requests safe."""
     priorities: bool = True
-    """Whether ``Priority`` is read."""
+    """True if ``Priority`` is read."""
     request_ids: bool = True
-    """Whether ``X-Request-ID`` of a request is sent back."""
+    """True if the ``X-Request-ID`` of a request is sent back."""
 
     def skip_without(self, capability: str) -> None:
         if not getattr(self, capability):

@@ -1,4 +1,4 @@
-"""How jobs are read and cancelled, and what the node says of itself."""
+"""Routes that read and cancel jobs, and that describe the node."""
 
 from typing import Any
 from urllib.parse import urljoin
@@ -21,7 +21,7 @@ WRONG_QUERIES: list[tuple[str, str]] = [
     ("after=x", "after"),
     ("after=", "after"),
 ]
-"""Queries of `GET /api/jobs`, and the parameter that an error names."""
+"""Queries of `GET /api/jobs`, and the parameter that the error names."""
 
 
 class ReadingContract(HttpContract):
@@ -118,7 +118,7 @@ class ReadingContract(HttpContract):
             ids = [id for _ in range(2) for id in await api.batch(*[asked()] * 900)]
             assert await api.listed() == ids
 
-    # -- whose jobs -------------------------------------------------------------------------------
+    # -- other clients' jobs -----------------------------------------------------------------------
 
     async def test_another_client_neither_reads_nor_cancels(self, transport: Transport) -> None:
         self.skip_without_clients()

@@ -1,4 +1,4 @@
-"""Jobs that are read while they run: `POST /api/jobs/stream`."""
+"""Jobs that clients read while they run: `POST /api/jobs/stream`."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,7 +14,7 @@ from nodekit.testing.contracts.transports.http_client import CutOff, HttpConnect
 
 PATH = "/api/jobs/stream"
 MOST_BUFFERED_PIECES = 512
-"""Of 64 KiB: what a reader that stops to read may cost, on both sides of a connection."""
+"""Maximum number of pieces of 64 KiB that both sides of a connection buffer for a reader that stopped to read."""
 
 WRONG: list[tuple[Any, str]] = [
     (asked() | {"containers": []}, "No containers specified"),
@@ -22,18 +22,18 @@ WRONG: list[tuple[Any, str]] = [
     ({"containers": ["echo"]}, "data"),
     (b"{", ""),
 ]
-"""Bodies, and what an error says."""
+"""Bodies, and the text of the error."""
 
 
 def pieces(*some: str, before: tuple[str, ...] = ()) -> dict[str, Any]:
-    """A request for a stream of these pieces; ``…`` waits to be told, ``!`` fails, ``∞`` has no end."""
+    """Make a request for a stream of these pieces. ``…`` waits for `opened`, ``!`` fails, ``∞`` has no end."""
     return asked(*before, "pieces", data={"pieces": some})
 
 
 class StreamingContract(HttpContract):
     @asynccontextmanager
     async def streaming(self, api: HttpApi, body: Any) -> AsyncIterator[tuple[str, HttpConnection]]:
-        """A stream whose id has come, and what is behind it."""
+        """Start a stream, and give the job's id and the connection."""
         async with api.begun("POST", PATH, body) as (head, connection):
             assert head.status == 200, await connection.piece()
             assert (head.header("Content-Type"), head.header("Content-Length")) == ("application/octet-stream", None)
@@ -44,7 +44,7 @@ class StreamingContract(HttpContract):
             yield id.decode().strip(), connection
 
     async def rest(self, connection: HttpConnection) -> bytes:
-        """What still comes, to the proper end."""
+        """Read the rest of the stream up to its proper end."""
         with within(self.timeout_seconds, "the stream ends"):
             return await connection.rest()
 
