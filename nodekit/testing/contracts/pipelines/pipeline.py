@@ -1,4 +1,4 @@
-"""What a `Pipeline` promises."""
+"""Promises of a `Pipeline`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -30,10 +30,10 @@ from nodekit.testing.faults.injection import Faults, Moment, Point
 
 
 class PipelineContract(SteppingContract):
-    """Define the fixture `pipeline`.
+    """Suite of a pipeline. Define the fixture `pipeline`.
 
-    Where yours is for requests of other shapes than a list of containers, say so in `requests`; where it looks at what
-    containers give, say that in `answer`.
+    If your pipeline needs requests of another shape than a list of containers, override `requests`. If it reads the
+    outputs of containers, override `answer`.
     """
 
     # -- check ------------------------------------------------------------------------------------
@@ -110,7 +110,7 @@ class PipelineContract(SteppingContract):
                     f"read a {expected.__name__}: {stands(each.job)}"
                 )
 
-    # -- in a node --------------------------------------------------------------------------------
+    # -- in a node ---------------------------------------------------------------------------------
 
     async def test_a_node_takes_jobs_to_their_end(self, pipeline: Pipeline) -> None:
         for each in self._ending_walks(pipeline):

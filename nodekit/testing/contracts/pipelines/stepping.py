@@ -1,4 +1,4 @@
-"""What a `Pipeline` promises of the steps that it names."""
+"""Promises of a `Pipeline` about the steps that it names."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -32,31 +32,32 @@ from nodekit.testing.contracts.showing import shown, shown_step
 
 
 class SteppingContract(Contract):
-    """Base of the suite of pipelines: what its tests ask, and those of the steps that are due."""
+    """Base of the suite of pipelines: its helpers, and its tests of due steps."""
 
     containers: tuple[ContainerId, ...] = ("echo", "reverse", "other")
-    """What the node offers."""
+    """Containers that the node has."""
     max_steps: int = 100
-    """How many steps a job may take."""
+    """Maximum number of steps of a job."""
     timeout_seconds: float = 20.0
-    """How long a node may take for a job."""
+    """Time limit for a job in a node."""
     name: str = "tested"
-    """What requests call the pipeline; those of `requests` and `refused` need not say it."""
+    """Name by which requests choose the pipeline. `requests` and `refused` need not set it."""
 
     @pytest.fixture
     def pipeline(self) -> Pipeline:
         raise NotImplementedError("define a fixture `pipeline` that gives your pipeline")
 
     def requests(self) -> Sequence[JobRequest]:
-        """Requests that it takes, built by `make_request`: by default for the first of `containers`, for two, …"""
+        """Return requests that the pipeline accepts, from `make_request`. By default for the first of `containers`, for
+        two, …"""
         return [make_request(*self.containers[:n], data={"text": "grüße"}) for n in range(1, len(self.containers) + 1)]
 
     def refused(self) -> Sequence[JobRequest]:
-        """Requests that it refuses."""
+        """Return requests that the pipeline refuses."""
         return []
 
     def answer(self, container: ContainerId, data: Any) -> Any:
-        """What a container gives for its data; raise to let it fail. By default it gives back what it got."""
+        """Return the output of a container for its data; raise to let the step fail. By default, return the data."""
         return data
 
     # -- which step is due ------------------------------------------------------------------------
@@ -69,7 +70,7 @@ class SteppingContract(Contract):
                     assert self._said(pipeline, job) == first, f"asked again, it says otherwise of {stands(job)}"
 
     def test_a_job_goes_on_after_a_restart(self, pipeline: Pipeline) -> None:
-        """Of a job that it has not seen before, and that comes from a store, it says what it said of its twin."""
+        """A job from a store that the pipeline has never seen gets the same answer as its copy."""
         for each in self._walks(pipeline):
             for job in reversed(each.jobs):
                 said = self._said(pipeline, job)
@@ -117,14 +118,14 @@ class SteppingContract(Contract):
             assert not strange, f"it names containers that the node does not have: {sorted(strange)}"
 
     def test_steps_are_in_containers_that_the_request_names(self, pipeline: Pipeline) -> None:
-        """Guards looked at no others. A node fails the job."""
+        """Guards have checked only those containers. A node fails a job that goes to another one."""
         for each in [*self._walks(pipeline), *self._failing_walks(pipeline), *self._hostile_walks(pipeline)]:
             named = set(each.job.request.containers)
             strange = {step.container for step in each.steps if step.container in self.containers} - named
             assert not strange, f"it goes to {sorted(strange)}, which {shown(each.job.request)} does not name"
 
     def test_a_stream_is_refused_or_is_of_the_last_step(self, pipeline: Pipeline) -> None:
-        """What a reader got cannot be taken back, so that nothing can follow it."""
+        """A reader's output cannot be taken back, so nothing can follow it."""
         for request in self._requests():
             streaming = replace(request, destination=Location.STREAM)
             if isinstance(self._objection(pipeline, streaming, self._offered()), Refusal):
@@ -155,7 +156,7 @@ class SteppingContract(Contract):
         return None
 
     def _said(self, pipeline: Pipeline, job: Job, id: str | None = None) -> Step | Outcome:
-        """What it says of a job; `id` is put in the place of the job's."""
+        """Return the pipeline's answer about a job; `id` replaces the job's id in it."""
         try:
             step = pipeline.next_step(job)
             return pipeline.outcome(job) if step is None else replace(step, job_id=id or step.job_id)
@@ -170,7 +171,8 @@ class SteppingContract(Contract):
         return ContainerOutput(container=step.container, output=output, instance="one")
 
     def _walk(self, pipeline: Pipeline, request: JobRequest, failing: Collection[int] = (), odd: Any = None) -> Walk:
-        """`failing` are the numbers of steps that fail; `odd` is what each container answers."""
+        """Take a job through the pipeline. Steps with a number in `failing` fail; `odd` is the output of each other
+        step."""
 
         def answer(step: Step, number: int) -> ContainerResult:
             if number in failing:
@@ -188,7 +190,7 @@ class SteppingContract(Contract):
         return walks
 
     def _failing_walks(self, pipeline: Pipeline) -> list[Walk]:
-        """One of the first steps fails, or each from there on."""
+        """Return walks in which one of the first steps fails, or each step from there on."""
         failing = [steps for number in range(4) for steps in ([number], range(number, self.max_steps + 1))]
         return [self._walk(pipeline, request, failing=steps) for request in self._requests() for steps in failing]
 
@@ -203,10 +205,10 @@ class SteppingContract(Contract):
 
 
 def _copied(job: Job) -> Job:
-    """As it comes from a store."""
+    """Return the job as a store would load it."""
     return msgspec.json.decode(msgspec.json.encode(job), type=Job)
 
 
 def stands(job: Job) -> str:
-    """Where a job stands, in a line."""
+    """Describe the state of a job in a line."""
     return f"a job of {list(job.request.containers)[:5]} with {len(job.results)} results"
