@@ -70,7 +70,7 @@ class Faults:
         """
         return cast("PartT", Faulty(part, self._call))
 
-    # -- planning faults ---------------------------------------------------------------------------
+    # -- planning faults --------------------------------------------------------------------------
 
     def before(self, method: str, *numbers: int, where: Callable[..., bool] | None = None) -> When:
         """Select calls of a method by numbers, counted from now on and from 1, before they begin. No number: all calls.

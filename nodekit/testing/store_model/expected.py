@@ -52,7 +52,7 @@ class Expected:
         self.now = self.jumped = self.opened_at = self.closed_seconds = 0.0
         self._turns = Turns()
 
-    # -- present state -----------------------------------------------------------------------------
+    # -- present state ----------------------------------------------------------------------------
 
     def worth(self, claim: Claim) -> bool:
         """Return True if a claim is still valid."""
@@ -123,7 +123,7 @@ class Expected:
             and id > after
         ][:limit]
 
-    # -- events ------------------------------------------------------------------------------------
+    # -- events -----------------------------------------------------------------------------------
 
     def added(self, jobs: Sequence[Job], kept: Sequence[Job]) -> None:
         assert len(kept) == len(jobs)

@@ -103,7 +103,7 @@ class Operations(Trial):
             self._expected.claimed_expired(claims, limit)
             self._claims += claims
 
-    # -- ends of claimed jobs ----------------------------------------------------------------------
+    # -- ends of claimed jobs ---------------------------------------------------------------------
 
     def _next(self, job: Job) -> Job:
         kind, due = self._choose(*NEXT), self._choose("x", "y")
@@ -163,7 +163,7 @@ class Operations(Trial):
         ids = self._some_ids()
         self._expected.deleted(ids, await self._soon(self._store.delete(ids)))
 
-    # -- reading -----------------------------------------------------------------------------------
+    # -- reading ----------------------------------------------------------------------------------
 
     async def _get(self) -> None:
         ids, client = self._some_ids(), self._choose(None, *CLIENTS)

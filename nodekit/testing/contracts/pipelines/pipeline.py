@@ -110,7 +110,7 @@ class PipelineContract(SteppingContract):
                     f"read a {expected.__name__}: {stands(each.job)}"
                 )
 
-    # -- in a node ---------------------------------------------------------------------------------
+    # -- in a node --------------------------------------------------------------------------------
 
     async def test_a_node_takes_jobs_to_their_end(self, pipeline: Pipeline) -> None:
         for each in self._ending_walks(pipeline):

@@ -250,7 +250,7 @@ class JobsContract(BeyondContract):
                 answer = await api.get(f"/api/jobs?{wrong}")
                 assert (answer.status, name in answer.error) == (400, True), (wrong, answer.body)
 
-    # -- other clients' jobs, and the description of the API ---------------------------------------
+    # -- other clients' jobs, and the description of the API --------------------------------------
 
     async def test_another_client_is_told_nothing_and_tries_nothing_again(self, transport: Transport) -> None:
         self.skip_without_clients()

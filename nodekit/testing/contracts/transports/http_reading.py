@@ -118,7 +118,7 @@ class ReadingContract(HttpContract):
             ids = [id for _ in range(2) for id in await api.batch(*[asked()] * 900)]
             assert await api.listed() == ids
 
-    # -- other clients' jobs -----------------------------------------------------------------------
+    # -- other clients' jobs ----------------------------------------------------------------------
 
     async def test_another_client_neither_reads_nor_cancels(self, transport: Transport) -> None:
         self.skip_without_clients()

@@ -40,8 +40,7 @@ class ServingContract(Contract):
         raise NotImplementedError("define a fixture `transport` that gives a transport that was not served yet")
 
     def another(self, transport: Transport) -> Transport:
-        """Make a second transport of the same kind to serve beside this one. By default a copy: constructing acquires
-        nothing.
+        """Make a second transport to serve beside this one. By default a copy, because constructing acquires nothing.
 
         Override it if the copy listens at the same place, such as the path of a unix socket, and give another path.
         """
@@ -69,7 +68,7 @@ class ServingContract(Contract):
         """Open a bare connection to the transport from an address of this machine."""
         return await connect(url, source)
 
-    # -- helpers of the tests ----------------------------------------------------------------------
+    # -- helpers of the tests ---------------------------------------------------------------------
 
     @asynccontextmanager
     async def serving(

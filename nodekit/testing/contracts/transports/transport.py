@@ -181,7 +181,7 @@ class TransportContract(ServingContract):
             await self.works(served.url)
             assert (await served.node.health()).healthy
 
-    # -- answers to clients ------------------------------------------------------------------------
+    # -- answers to clients -----------------------------------------------------------------------
 
     async def test_a_job_is_told_as_it_is(self, transport: Transport) -> None:
         async with self.serving(transport) as served:
