@@ -15,7 +15,7 @@ from nodekit.testing.builders.jobs import make_job, succeeded, with_output
 from nodekit.testing.contracts.bounds import turn
 from nodekit.testing.contracts.shared.elsewhere import awaited
 from nodekit.testing.contracts.shared.leasing import LeasingContract, Open
-from nodekit.testing.contracts.stores.finishing import CANCELLED
+from nodekit.testing.contracts.stores.base import CANCELLED
 
 DAY_SECONDS = 86_400.0
 

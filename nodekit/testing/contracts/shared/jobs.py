@@ -11,7 +11,7 @@ from nodekit import Claim, ClaimLost, Job, JobStatus, Location, SharedStore
 from nodekit.testing.builders.jobs import make_job, succeeded, with_output
 from nodekit.testing.contracts.shared.queue import SharedQueueContract
 from nodekit.testing.contracts.shared.sharing import NOTHING
-from nodekit.testing.contracts.stores.finishing import CANCELLED
+from nodekit.testing.contracts.stores.base import CANCELLED
 
 
 class SharedJobsContract(SharedQueueContract):

@@ -1,7 +1,6 @@
 """Promises that tables and stores share: `add`, `get`, `find` and `delete`."""
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -10,15 +9,12 @@ import pytest
 
 from nodekit import FINISHED, UNFINISHED, ContainerError, Job, JobId, JobStatus, JobStore, JobTable, Outcome
 from nodekit.testing.builders.jobs import make_job, make_retry
-from nodekit.testing.contracts.backends import Contract
+from nodekit.testing.contracts.stores.base import KeeperBase
 from nodekit.testing.leaks.detectors import no_leaks, unblocked_loop
 
 ODD_PAYLOAD = msgspec.Raw('{"n": 1%s, "n":-0.0, "z" : [1E400,"\\u00e9 é"] }'.encode() % (b"0" * 77))
 """JSON with a 256-bit number, a repeated key, odd spaces, an exponent beyond a double, and a letter in two
 notations."""
-
-SUCCEEDED = Outcome(JobStatus.SUCCESS)
-
 _ODD_TEXTS = (
     ("100%", "100 of them"),
     ("a_b", "aXb"),
@@ -34,21 +30,8 @@ _ODD_TEXTS = (
 """Pairs of different texts that a pattern, a query, a caseless comparison or one that stops at a zero confuses."""
 
 
-class KeepingContract(Contract):
-    """Base of the suites of tables and stores."""
-
-    timeout_seconds: float = 10.0
-    """Time limit for anything that must happen."""
-    quiet_seconds: float = 0.05
-    """Time after which the suite assumes that nothing more happens."""
-
-    @pytest.fixture
-    def keeper(self) -> JobTable | JobStore:
-        raise NotImplementedError
-
-    async def finish(self, keeper: Any, job: Job, outcome: Outcome = SUCCEEDED) -> None:
-        """Bring an added job to an end."""
-        raise NotImplementedError
+class Keeping(KeeperBase):
+    """Tests of tables and stores about what they keep."""
 
     async def test_add_answers_what_it_kept(self, keeper: JobTable | JobStore) -> None:
         jobs = [make_job(), make_job("reverse", "echo", client="bob", priority=0)]

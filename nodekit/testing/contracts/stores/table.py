@@ -9,10 +9,11 @@ from msgspec.structs import replace
 
 from nodekit import UNFINISHED, ContainerError, Job, JobStatus, JobTable, Location, Outcome, Unfinished
 from nodekit.testing.builders.jobs import make_attempt, make_job, succeeded, with_output
-from nodekit.testing.contracts.stores.keeping import ODD_PAYLOAD, SUCCEEDED, KeepingContract
+from nodekit.testing.contracts.stores.base import SUCCEEDED
+from nodekit.testing.contracts.stores.keeping import ODD_PAYLOAD, Keeping
 
 
-class JobTableContract(KeepingContract):
+class JobTableContract(Keeping):
     """Suite of a table. Define the fixture `table`: an empty table that is entered."""
 
     @pytest.fixture
