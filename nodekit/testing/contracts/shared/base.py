@@ -3,20 +3,23 @@
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import TypeAlias
 
 import anyio
 import pytest
 
 from nodekit import JobId, JobStore, SharedStore
 from nodekit.testing.contracts.shared.elsewhere import Elsewhere, elsewhere
-from nodekit.testing.contracts.stores.store import JobStoreContract
+from nodekit.testing.contracts.stores.base import StoreBase
+
+Open: TypeAlias = Callable[[], SharedStore]
 
 POLL_SECONDS = 0.01
 NOTHING: tuple[int, int, dict[str, int]] = (0, 0, {})
 """Counts of a store without unfinished jobs."""
 
 
-class SharingContract(JobStoreContract):
+class SharedBase(StoreBase):
     """Base of the suite of shared stores: stores on the same data, here and elsewhere."""
 
     lease_seconds: float = 0.5
@@ -24,24 +27,24 @@ class SharingContract(JobStoreContract):
     quicker. They then fail on a machine that holds up an event loop for about as long."""
 
     @pytest.fixture
-    def open_store(self) -> Callable[[], SharedStore]:
+    def open_store(self) -> Open:
         raise NotImplementedError(
             "define a fixture `open_store`: a function that gives a store, not entered, always on the same data"
         )
 
     @pytest.fixture
-    async def store(self, open_store: Callable[[], SharedStore]) -> AsyncIterator[JobStore]:
+    async def store(self, open_store: Open) -> AsyncIterator[JobStore]:
         async with open_store() as store:
             yield store
 
     @pytest.fixture
-    async def stores(self, open_store: Callable[[], SharedStore]) -> AsyncIterator[list[SharedStore]]:
+    async def stores(self, open_store: Open) -> AsyncIterator[list[SharedStore]]:
         """Open three stores at once, one for each of three nodes."""
         async with self.opened(open_store, 3) as stores:
             yield stores
 
     @asynccontextmanager
-    async def opened(self, open_store: Callable[[], SharedStore], number: int) -> AsyncIterator[list[SharedStore]]:
+    async def opened(self, open_store: Open, number: int) -> AsyncIterator[list[SharedStore]]:
         async with AsyncExitStack() as stack:
             stores = [open_store() for _ in range(number)]
             for store in stores:
@@ -61,7 +64,7 @@ class SharingContract(JobStoreContract):
         let_go.wait()
 
     @asynccontextmanager
-    async def another(self, open_store: Callable[[], SharedStore]) -> AsyncIterator[Elsewhere]:
+    async def another(self, open_store: Open) -> AsyncIterator[Elsewhere]:
         """Open a store in a place of its own that can be made to stand still."""
         async with self.place(open_store()) as there:
             await there.enter(there.store)
