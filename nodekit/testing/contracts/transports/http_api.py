@@ -6,13 +6,14 @@ from typing import Any
 from urllib.parse import urlencode
 
 import anyio
+import pytest
 
 from nodekit import JobId, Refusal, Transport, Unavailable
 from nodekit.testing.contracts.bounds import within
 from nodekit.testing.contracts.transports.http_client import HttpAnswer, HttpClient, HttpConnection
 from nodekit.testing.contracts.transports.listening import unix_path
 from nodekit.testing.contracts.transports.served import Served
-from nodekit.testing.contracts.transports.transport import TransportContract
+from nodekit.testing.contracts.transports.serving import TransportBase
 
 UNKNOWN = "01900000-0000-7000-8000-000000000000"
 """An id that no job has."""
@@ -81,8 +82,8 @@ class HttpApi(HttpClient):
             yield head, connection
 
 
-class HttpContract(TransportContract):
-    """Base of the suite of HTTP transports: its clients speak HTTP."""
+class HttpBase(TransportBase):
+    """Base of the suite of HTTP transports: its clients speak HTTP. It has helpers and no tests."""
 
     beginning = b"POST /api/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{"
 
@@ -114,3 +115,7 @@ class HttpContract(TransportContract):
         """Serve a node, and give a client of it."""
         async with self.serving(*transports, plugins=plugins, **settings) as served:
             yield HttpApi(served, served.url, timeout_seconds=self.timeout_seconds)
+
+    def skip_without(self, capability: str) -> None:
+        if not getattr(self, capability):
+            pytest.skip(f"{capability} = False")

@@ -10,8 +10,7 @@ import msgspec
 
 from nodekit import Transport
 from nodekit.testing.contracts.bounds import within
-from nodekit.testing.contracts.transports.http_api import UNKNOWN, HttpApi
-from nodekit.testing.contracts.transports.http_beyond import BeyondContract
+from nodekit.testing.contracts.transports.http_api import UNKNOWN, HttpApi, HttpBase
 
 FILTERS_THAT_MAKE_NO_SENSE = [
     ("status=done", "status"),
@@ -70,7 +69,9 @@ def sent_events(text: str) -> list[SentEvent]:
     return found
 
 
-class JobsContract(BeyondContract):
+class HttpJobs(HttpBase):
+    """Tests of `HttpTransportContract` about extensions for single jobs."""
+
     histories: bool = True
     """True if there is `GET /api/jobs/{id}`."""
     events: bool = True

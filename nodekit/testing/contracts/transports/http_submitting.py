@@ -8,7 +8,7 @@ from uuid import UUID
 import anyio
 
 from nodekit import ClientLimits, Transport
-from nodekit.testing.contracts.transports.http_api import HttpContract, asked
+from nodekit.testing.contracts.transports.http_api import HttpBase, asked
 
 OK = b'{"containers":["echo"],"data":{}}'
 
@@ -92,7 +92,9 @@ BAD_ITEMS: list[Any] = [
 """Items of a batch, each wrong in another way."""
 
 
-class SubmittingContract(HttpContract):
+class HttpSubmitting(HttpBase):
+    """Tests of `HttpTransportContract` about jobs that clients submit."""
+
     async def test_a_job_is_accepted_can_be_read_at_once_and_ends(self, transport: Transport) -> None:
         async with self.api(transport) as api:
             answer = await api.post("/api/jobs", asked("echo", "gate", data={"n": [1, 2]}))

@@ -18,8 +18,8 @@ from nodekit.testing.contracts.transports.served import Served
 T = TypeVar("T")
 
 
-class ServingContract(Contract):
-    """Base of the suites of transports."""
+class TransportBase(Contract):
+    """Base of the suites of transports: settings, fixtures and helpers, no tests."""
 
     clients: tuple[str, ...] = ("127.0.0.1", "127.0.0.2")
     """Addresses of this machine that the transport takes for two clients; only one if it does not distinguish clients.

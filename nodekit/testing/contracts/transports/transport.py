@@ -12,11 +12,11 @@ from anyio.abc import TaskStatus
 from nodekit import JobId, NodekitError, Refusal, StoreFailed, Transport, Unavailable
 from nodekit.testing.contracts.transports.listening import Watched, address_of, listens, taken, unix_path
 from nodekit.testing.contracts.transports.served import Served
-from nodekit.testing.contracts.transports.serving import Limiting, ServingContract
+from nodekit.testing.contracts.transports.serving import Limiting, TransportBase
 from nodekit.testing.leaks.detectors import no_leaks, unblocked_loop
 
 
-class TransportContract(ServingContract):
+class TransportContract(TransportBase):
     """Suite of a transport. Define the fixture `transport`: not served yet, to listen at a free port of 127.0.0.1.
 
     `submit` and `fetch` implement a client's requests. A transport that listens at a unix socket reports a URL
