@@ -29,10 +29,10 @@ WRONG_QUERIES: list[tuple[str, str]] = [
     ("after=", "after"),
 ]
 """Queries of `GET /api/jobs`, and the parameter that the error names."""
-PATH = "/api/jobs/stream"
+STREAM_PATH = "/api/jobs/stream"
 MOST_BUFFERED_PIECES = 512
 """Maximum number of pieces of 64 KiB that both sides of a connection buffer for a reader that stopped to read."""
-WRONG: list[tuple[Any, str]] = [
+WRONG_STREAMS: list[tuple[Any, str]] = [
     (asked() | {"containers": []}, "No containers specified"),
     (asked("nope"), "Container not supported"),
     ({"containers": ["echo"]}, "data"),
@@ -246,7 +246,7 @@ class HttpReading(HttpBase):
     @asynccontextmanager
     async def streaming(self, api: HttpApi, body: Any) -> AsyncIterator[tuple[str, HttpConnection]]:
         """Start a stream, and give the job's id and the connection."""
-        async with api.begun("POST", PATH, body) as (head, connection):
+        async with api.begun("POST", STREAM_PATH, body) as (head, connection):
             assert head.status == 200, await connection.piece()
             assert (head.header("Content-Type"), head.header("Content-Length")) == ("application/octet-stream", None)
             assert head.header("Transfer-Encoding") == "chunked", "only of chunks can a reader tell half from all"
@@ -281,11 +281,11 @@ class HttpReading(HttpBase):
 
     async def test_errors_come_before_the_first_byte(self, transport: Transport) -> None:
         async with self.api(transport, max_pending=1) as api:
-            for body, error in WRONG:
-                answer = await api.post(PATH, body)
+            for body, error in WRONG_STREAMS:
+                answer = await api.post(STREAM_PATH, body)
                 assert (answer.status, error in answer.error) == (400, True), body
             await api.submit("gate")
-            full = await api.post(PATH, pieces("a"))
+            full = await api.post(STREAM_PATH, pieces("a"))
             assert (full.status, bool(full.error), full.pause_seconds >= 1) == (503, True, True)
             assert "pieces" not in api.served.runner.calls
 
@@ -327,7 +327,7 @@ class HttpReading(HttpBase):
 
     async def test_over_http_1_0_a_stream_is_refused(self, transport: Transport) -> None:
         async with self.api(transport) as api:
-            answer = await api.sent(api.request("POST", PATH, pieces("a")).replace(b"HTTP/1.1", b"HTTP/1.0", 1))
+            answer = await api.sent(api.request("POST", STREAM_PATH, pieces("a")).replace(b"HTTP/1.1", b"HTTP/1.0", 1))
             assert (answer.status, bool(answer.error)) == (505, True)
             assert api.served.table.jobs == {}
 
