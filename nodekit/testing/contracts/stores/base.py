@@ -113,6 +113,9 @@ class StoreBase(KeeperBase):
                 id = await anext(changes)
                 missing = missing - {id} if id is not None else set[JobId]()
 
+    async def _settle(self, store: JobStore, job: Job) -> None:
+        await store.settle(job.id, CANCELLED, client=None)
+
     async def _claim_into(self, store: JobStore, claims: list[Claim]) -> None:
         claims += await store.claim(["echo"], 2)
 

@@ -306,9 +306,6 @@ class Claiming(StoreBase):
         assert kept.status is JobStatus.CANCELLED
         assert await self.nothing_to_claim(store)
 
-    async def _settle(self, store: JobStore, job: Job) -> None:
-        await store.settle(job.id, CANCELLED, client=None)
-
     async def test_settle_of_a_finished_job_changes_nothing(self, store: JobStore) -> None:
         claim = await self.claimed(store)
         finished = succeeded(claim.job)
