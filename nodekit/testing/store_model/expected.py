@@ -123,7 +123,7 @@ class Expected:
             and id > after
         ][:limit]
 
-    # -- events -----------------------------------------------------------------------------------
+    # -- changes ----------------------------------------------------------------------------------
 
     def added(self, jobs: Sequence[Job], kept: Sequence[Job]) -> None:
         assert len(kept) == len(jobs)

@@ -37,7 +37,7 @@ class Turns:
         self._passed: dict[Lane, Counter[Lane]] = {}
 
     def forget(self) -> None:
-        """Begin anew: a store need not keep the order of turns."""
+        """Forget the turns so far: a store need not keep their order."""
         self._passed = {}
 
     def wait(self, lanes: Iterable[Lane]) -> None:

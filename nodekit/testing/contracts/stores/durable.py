@@ -338,4 +338,4 @@ class DurableJobStoreContract(JobStoreContract):
 
 _KEPT, _REFUSED = b"kept", b"refused"
 _SCRIPTED = 17
-"""Number of lines that the process tells before it only adds jobs (busy) or does nothing (idle)."""
+"""Number of lines that the process sends before it only adds jobs (busy) or does nothing (idle)."""

@@ -27,7 +27,7 @@ _ODD_TEXTS = (
     ("\x00tail", "tail"),
     ("two\nlines", "two lines"),
 )
-"""Pairs of different texts that a pattern, a query, a caseless comparison or one that stops at a zero confuses."""
+"""Pairs of different texts that are equal as patterns, in queries, without case, or up to a zero byte."""
 
 
 class Keeping(KeeperBase):

@@ -19,13 +19,13 @@ _FAILED = b"failed "
 def told_until_killed(
     live: Callable[[Tell], object], *, lines: int, seconds: float, later_seconds: float = 0.0
 ) -> list[bytes]:
-    """Fork a child, kill it after it has told `lines` lines (`later_seconds` later), and return all lines it told.
+    """Fork a child, kill it `later_seconds` after it has sent `lines` lines, and return all lines that it sent.
 
     Raises `AssertionError` if the child fails, ends by itself, or takes longer than `seconds`.
     """
     ears, mouth = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # about a fork with threads; the child starts anew
+        warnings.simplefilter("ignore", DeprecationWarning)  # about a fork with threads; the child needs none
         child = os.fork()
     if child == 0:
         os.close(ears)

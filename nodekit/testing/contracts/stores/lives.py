@@ -22,8 +22,7 @@ _CANCELLED = Outcome(JobStatus.CANCELLED)
 
 
 class Word(msgspec.Struct, frozen=True, kw_only=True):
-    """Report of a call and the state in which it leaves jobs. It is told before the call begins and after it
-    returns."""
+    """Report of a call and the state in which it leaves jobs, sent before the call begins and after it returns."""
 
     call: int
     returned: bool = False
@@ -40,7 +39,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Life:
-    """Uses a store from several tasks, leaves and reopens it now and then, and tells of each call."""
+    """Uses a store from several tasks, leaves and reopens it now and then, and reports each call."""
 
     def __init__(
         self, open_store: Callable[[], JobStore], tell: Tell, chance: Random, *, stops_after: int | None = None
@@ -50,7 +49,7 @@ class Life:
         self._words = 0
         self._calls = count()
         self._finished = deque[JobId]()
-        """Jobs that are told to be finished and that no task has deleted yet."""
+        """Jobs that were reported as finished and that no task has deleted yet."""
 
     async def begin(self, many: int) -> None:
         """Add many jobs that nobody claims, to slow down a store that rewrites all jobs at each change."""
@@ -145,7 +144,7 @@ async def look(store: JobStore, ids: Collection[JobId]) -> Found:
 
 
 class Memory:
-    """Everything that all lives have told."""
+    """Everything that all lives have reported."""
 
     def __init__(self) -> None:
         self._kept: dict[JobId, Job | None] = {}
