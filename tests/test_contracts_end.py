@@ -22,9 +22,7 @@ from nodekit.testing import (
     make_table,
 )
 from nodekit.testing.contracts.bounds import MOST_BYTES
-from nodekit.testing.contracts.shared.fencing import FencingContract
-from nodekit.testing.contracts.shared.leasing import LeasingContract
-from nodekit.testing.contracts.shared.queue import SharedQueueContract
+from nodekit.testing.contracts.shared import jobs, leases
 from nodekit.testing.contracts.stores.killing import Tell, told_until_killed
 from nodekit.testing.contracts.transports.http_client import CutOff, HttpClient, HttpConnection
 from nodekit.testing.contracts.transports.served import MOST_PIECES, ToldRunner
@@ -169,21 +167,17 @@ class Store(Impatient, JobStoreContract):
     pass
 
 
-class Leases(Impatient, LeasingContract):
+class Leases(Impatient, leases.Leases):
     pass
 
 
-class Fences(Impatient, FencingContract):
-    pass
-
-
-class Queue(Impatient, SharedQueueContract):
+class Queue(Impatient, jobs.SharedJobs):
     pass
 
 
 async def _fence(store: Any) -> None:
     with anyio.move_on_after(SHORT_SECONDS):
-        await Fences()._finish_all(store, {})
+        await Leases()._finish_all(store, {})
     raise AssertionError("as the suite goes on")
 
 

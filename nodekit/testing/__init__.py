@@ -1,4 +1,4 @@
-"""For authors of plugins: what each kind of part promises, as tests to subclass; detectors; builders; faults; a clock.
+"""Test kit for authors of plugins: contracts as tests to subclass, leak detectors, builders, faults, and a clock.
 
 Needs pytest. Each suite is a class with one fixture to define; `backends` says on which event loops it runs::
 

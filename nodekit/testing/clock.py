@@ -1,4 +1,4 @@
-"""A clock that tests move: what waits for an hour is tested in a millisecond."""
+"""A clock that tests control: an hour of waiting takes a millisecond."""
 
 import sys
 import time
@@ -10,17 +10,17 @@ import anyio
 import anyio.lowlevel
 
 _TURNS = 100
-"""Of the event loop, for what an advance woke and what that wakes in turn."""
+"""Turns of the event loop after an advance, for woken tasks and those that they wake in turn."""
 _NAMES = ("time", "time_ns", "monotonic", "monotonic_ns")
 
 
 class VirtualClock:
     """Moves `time.time`, `time.monotonic`, their `_ns` twins and the event loop's time while it is entered.
 
-    Time flows on as ever in between, so threads, sockets and time limits work; only the reading is shifted. Enter it
-    before what it is to move and leave it after that: leaving puts everything back, and time with it. It reaches
-    whoever calls `time.time()` through the module, in this process; not `from time import time`, not `datetime.now`,
-    not another process, and no event loop with a clock of its own, such as uvloop's. A clock may be used in another::
+    Time still flows in between, so threads, sockets and time limits work; only the reading is shifted. Enter the clock
+    before the code that it moves, and leave it afterwards: leaving restores everything, including the time. It affects
+    all code in this process that calls `time.time()` through the module. It does not affect `from time import time`,
+    `datetime.now`, another process, or an event loop with a clock of its own, such as uvloop's. Clocks can be nested::
 
         with VirtualClock() as clock:
             async with node:
@@ -56,10 +56,10 @@ class VirtualClock:
         self._real = {}
 
     async def advance(self, seconds: float) -> None:
-        """Let so much time pass at once, as when a machine sleeps: what is ready runs before, what became due after.
+        """Let time pass at once, as for a machine that sleeps: ready tasks run before, tasks that became due run after.
 
-        One leap: what waits for an hour twice, one after the other, needs two advances. What goes on in threads takes
-        its own time: wait for what you expect of it.
+        This is one leap: a task that waits for an hour twice, one after the other, needs two advances. Threads run at
+        their own speed: wait for the effect that you expect of them.
         """
         if seconds < 0:
             raise ValueError("time does not pass backwards; `jump` steps the wall clock alone, in either direction")
@@ -75,7 +75,7 @@ class VirtualClock:
         await _turns()
 
     def jump(self, seconds: float) -> None:
-        """Step the wall clock (`time.time`), forwards or backwards, as an operator or NTP does. No time passes."""
+        """Step the wall clock (`time.time`) forwards or backwards, as an operator or NTP does. No time passes."""
         if not self._real:
             raise RuntimeError("the clock is not entered; write `with VirtualClock() as clock:`")
         self._wall_ns += round(seconds * 1e9)
@@ -87,11 +87,11 @@ async def _turns() -> None:
 
 
 def _shift(trio_clock: Any, seconds: float) -> None:
-    object.__setattr__(trio_clock, "offset", trio_clock.offset + seconds)  # a frozen class, for whoever is not a test
+    object.__setattr__(trio_clock, "offset", trio_clock.offset + seconds)  # the class is frozen for all code but tests
 
 
 def _trio_clock() -> Any:
-    """The clock of trio's loop, where that is the loop that runs. Asyncio's asks `time.monotonic` each time."""
-    if hasattr(anyio.lowlevel.current_token().native_token, "call_soon_threadsafe"):  # a loop of asyncio
+    """Return the clock of trio's loop. Return None on asyncio, where the loop asks `time.monotonic` each time."""
+    if hasattr(anyio.lowlevel.current_token().native_token, "call_soon_threadsafe"):  # an asyncio loop
         return None
     return sys.modules["trio"].lowlevel.current_clock()

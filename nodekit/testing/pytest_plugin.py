@@ -1,10 +1,10 @@
-"""A plugin for pytest: a node in memory and its parts, time, faults and detectors as fixtures.
+"""A plugin for pytest with fixtures: a node in memory and its components, a clock, faults and detectors.
 
 In a ``conftest.py``::
 
     pytest_plugins = ["nodekit.testing.pytest_plugin"]
 
-`node` is made of other fixtures, each of which a module or a class may define anew: `node_store`, `node_runners`,
+`node` is composed of other fixtures, and a module or a class may redefine each of them: `node_store`, `node_runners`,
 `node_plugins`, `node_pipelines` and `node_settings`.
 """
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def function_runner() -> "FunctionRunner":
-    """A runner of the containers ``echo``, ``fail`` and ``slow``, not entered; add functions of yours to it."""
+    """A runner of the containers ``echo``, ``fail`` and ``slow``, not entered. Add your own functions to it."""
     return make_function_runner()
 
 
@@ -67,7 +67,7 @@ async def node(
     node_pipelines: Mapping[str, Pipeline],
     node_settings: Mapping[str, Any],
 ) -> AsyncIterator[Node]:
-    """A node that runs."""
+    """A running node."""
     composed = make_node(
         store=node_store, runners=node_runners, plugins=node_plugins, pipelines=node_pipelines, **node_settings
     )
@@ -77,47 +77,47 @@ async def node(
 
 @pytest.fixture
 def virtual_clock() -> Iterator[VirtualClock]:
-    """Time that the test moves, from here on; ask for it before what it is to move."""
+    """A clock that the test moves. Request it before the code that it moves."""
     with VirtualClock() as clock:
         yield clock
 
 
 @pytest.fixture
 def faults() -> Faults:
-    """What goes wrong, as the test says: put it around parts, in `node_store` and `node_runners`."""
+    """Faults that the test chooses. Put them around components in `node_store` and `node_runners`."""
     return Faults()
 
 
 @pytest.fixture
 async def unblocked_loop() -> AsyncIterator[None]:
-    """The test fails where the event loop was blocked meanwhile."""
+    """Fail the test if the event loop was blocked meanwhile."""
     async with detectors.unblocked_loop():
         yield
 
 
 @pytest.fixture
 async def no_leaked_tasks() -> AsyncIterator[None]:
-    """The test fails where tasks are left after it, and after the fixtures that were asked for behind this one."""
+    """Fail the test if tasks are left after it, and after the fixtures that were requested later than this one."""
     async with detectors.no_leaked_tasks():
         yield
 
 
 @pytest.fixture
 async def no_leaked_descriptors() -> AsyncIterator[None]:
-    """As `no_leaked_tasks`, of open file descriptors."""
+    """Fail like `no_leaked_tasks`, for open file descriptors."""
     async with detectors.no_leaked_descriptors():
         yield
 
 
 @pytest.fixture
 async def no_leaked_threads() -> AsyncIterator[None]:
-    """As `no_leaked_tasks`, of threads that keep the process from ending."""
+    """Fail like `no_leaked_tasks`, for threads that keep the process from ending."""
     async with detectors.no_leaked_threads():
         yield
 
 
 @pytest.fixture
 async def no_leaks() -> AsyncIterator[None]:
-    """As `no_leaked_tasks`, of tasks, descriptors and threads."""
+    """Fail like `no_leaked_tasks`, for tasks, descriptors and threads."""
     async with detectors.no_leaks():
         yield

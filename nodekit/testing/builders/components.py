@@ -1,4 +1,4 @@
-"""Small real parts in memory. The only module here that imports plugins, and only when it is asked for a part."""
+"""Small real components in memory. No other module here imports plugins; this one does when a function is called."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
@@ -32,10 +32,10 @@ def make_function_runner(
     containers: Iterable[Container] = (),
     functions: Mapping[ContainerId, Callable[[Any], Awaitable[Any]]] = MappingProxyType({}),
 ) -> "FunctionRunner":
-    """A runner with the containers ``echo``, which gives back its data, ``fail``, and ``slow``, which takes an hour.
+    """Make a runner with the containers ``echo`` (returns its data), ``fail`` and ``slow`` (takes an hour).
 
-    `containers` come beside them, or instead of those of the same id; `functions` are theirs, by id, and else each of
-    them gives back its data.
+    `containers` are added to these, or replace those with the same id. `functions` implement them by id; a container
+    without a function returns its data.
     """
     from nodekit_function import FunctionRunner
 
@@ -47,14 +47,14 @@ def make_function_runner(
 
 
 def make_table() -> JobTable:
-    """A table in memory; it outlives the store around it."""
+    """Make a table in memory; it outlives the store around it."""
     from nodekit_memory import MemoryTable
 
     return MemoryTable()
 
 
 def make_store() -> JobStore:
-    """A store in memory."""
+    """Make a store in memory."""
     from nodekit_memory import MemoryStore
 
     return MemoryStore()
@@ -69,7 +69,7 @@ def make_node(
     drain_seconds: float = 0,
     **settings: Any,
 ) -> Node:
-    """A node in memory, to be run by ``async with``; `settings` are others of `Node`."""
+    """Make a node in memory, to be run by ``async with``. `settings` are further arguments of `Node`."""
     return Node(
         store=make_store() if store is None else store,
         runners=[make_function_runner()] if runners is None else runners,

@@ -1,4 +1,4 @@
-"""Bounds of what a broken part can do to its test: what is asked for again and again ends, with a message."""
+"""Limits for the harm that a broken component can do to its test: repeated requests end, with a message."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,14 +7,15 @@ import anyio
 import anyio.lowlevel
 
 MOST_BYTES = 1 << 26
-"""More than any test asks for."""
+"""Limit for a stream; no test asks for more bytes."""
 _PIECE_BYTES = 64
-"""Cost of a piece beside its bytes: empty ones without end fill memory, too."""
+"""Cost of a piece in addition to its bytes: endless empty pieces fill memory, too."""
 
 
 @contextmanager
 def within(seconds: float, what: str) -> Iterator[None]:
-    """Fail, saying what did not come, if the block takes longer. A loop inside of it awaits `turn`."""
+    """Raise AssertionError if the block takes longer; `what` names what did not come. Loops in the block await
+    `turn`."""
     with anyio.move_on_after(seconds) as scope:
         yield
     if scope.cancelled_caught:
@@ -22,12 +23,13 @@ def within(seconds: float, what: str) -> Iterator[None]:
 
 
 async def turn() -> None:
-    """Let the event loop go round, and with it the time limit: a part that answers without awaiting does not."""
+    """Give the event loop a turn, so that the time limit can end the loop even if a component answers without
+    awaiting."""
     await anyio.lowlevel.checkpoint()
 
 
 class Pieces:
-    """Pieces of a stream as they come: no more of them than any test asks for."""
+    """Pieces of a stream as they come, up to the limit of `MOST_BYTES`."""
 
     def __init__(self) -> None:
         self._came: list[bytes] = []

@@ -1,4 +1,4 @@
-"""How the messages of suites show requests and objections."""
+"""Texts for requests and objections in the messages of suites."""
 
 from typing import Any
 
@@ -8,7 +8,8 @@ from nodekit import ContainerError, ContainerResult, JobRequest, Refusal, Step, 
 
 
 def told(objection: Refusal | Unavailable) -> str:
-    """What a client is told, which has to be something, and JSON."""
+    """Return the text that a client receives. Raise AssertionError if the reason is empty or the params are not
+    JSON."""
     reason: Any = objection.reason
     if not isinstance(reason, str) or not reason.strip():
         raise AssertionError(f"a refusal says why, as text; the reason of this one is {reason!r}")
@@ -21,20 +22,20 @@ def told(objection: Refusal | Unavailable) -> str:
 
 
 def shown_payload(payload: Raw) -> str:
-    """The first bytes of one."""
+    """Describe a payload by its first bytes."""
     data = bytes(payload)
     return f"{data[:80]!r}{'…' * (len(data) > 80)}"
 
 
 def shown_result(result: ContainerResult) -> str:
-    """What a container gave, in a line."""
+    """Describe the result of a container in a line."""
     if isinstance(result, ContainerError):
         return f"with the error {result.error[:80]!r}, kind {result.kind}"
     return shown_payload(result.output)
 
 
 def shown_step(step: Step | None) -> str:
-    """A step, or that there is none, in a line."""
+    """Describe a step in a line; None if there is none."""
     if step is None:
         return "None"
     given = f"{step.input.destination.name}, data {shown_payload(step.input.data)}"
@@ -42,6 +43,6 @@ def shown_step(step: Step | None) -> str:
 
 
 def shown(request: JobRequest) -> str:
-    """A request, in a line."""
+    """Describe a request in a line."""
     names = [name[:40] for name in request.containers[:5]]
     return f"a request by {request.client[:40]!r} for {names} with data {shown_payload(request.data)}"

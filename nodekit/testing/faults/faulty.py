@@ -1,4 +1,4 @@
-"""A part whose calls go through somebody else's hands first; otherwise as the part that it stands for."""
+"""A wrapper that passes a component's calls through a function; everything else is unchanged."""
 
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from nodekit import ContainerRunner, JobTable, SharedStore
 
 Through: TypeAlias = Callable[[str, Callable[..., Awaitable[Any]], tuple[Any, ...], dict[str, Any]], Awaitable[Any]]
-"""Makes a call: the method's name, the method, its arguments."""
+"""Makes a call, given the method's name, the method and its arguments."""
 
 _WAITING = {
     name
@@ -18,20 +18,20 @@ _WAITING = {
     for name, _ in inspect.getmembers(protocol, inspect.iscoroutinefunction)
     if not name.startswith("_")
 }
-"""Methods that are awaited, however a part has written them."""
+"""Methods that are awaited, even if a component does not define them by `async def`."""
 _OPENING = {"changes", "stream"}
-"""Methods that answer a context manager."""
+"""Methods that return a context manager."""
 
 
 class Faulty:
-    """Stands for a part."""
+    """Wrapper around a component."""
 
     def __init__(self, part: Any, through: Through) -> None:
         self._part = part
         self._through = through
         self._stack = AsyncExitStack()
         for name in dir(part):
-            if name.startswith("nodekit_"):  # hooks are looked for where they stand
+            if name.startswith("nodekit_"):  # hooks are looked up on the object itself
                 setattr(self, name, getattr(part, name))
 
     async def __aenter__(self) -> Any:
@@ -70,7 +70,7 @@ class Faulty:
 
 
 class _Pieces:
-    """An iterator whose steps are calls; otherwise as the one that it stands for."""
+    """An iterator that makes each step as a call, and otherwise behaves like the wrapped one."""
 
     def __init__(self, pieces: Any, step: Callable[[], Awaitable[Any]]) -> None:
         self._pieces = pieces

@@ -1,13 +1,13 @@
-"""Faults at chosen calls of a node's parts: a call is slow, fails, hangs or loses its answer, or the process crashes.
+"""Faults at chosen calls of a node's components: slow, failing and hanging calls, lost answers, and crashes.
 
-Put faults around the parts, say what goes wrong, run the node::
+Put faults around the components, say what goes wrong, run the node::
 
     faults = Faults()
     node = Node(store=EmbeddedStore(faults.around(table)), runners=[faults.around(runner)])
     faults.before("save", 2).fail(StoreFailed("the disk is full"))
     faults.after("run", where=lambda step: step.container == "b").delay(0.5)
     faults.during("run", 3).crash()
-    await faults.run(node, what_clients_do)  # until the crash; then look what a new node makes of the same table
+    await faults.run(node, what_clients_do)  # until the crash; then check what a new node makes of the same table
 """
 
 from collections import Counter
@@ -28,20 +28,20 @@ NodeT = TypeVar("NodeT", bound=AbstractAsyncContextManager[Any])
 T = TypeVar("T")
 
 _TURNS = 10
-"""Of the event loop, until something happens during a call."""
+"""Turns of the event loop before a fault happens during a call."""
 
 
 class Call(NamedTuple):
-    """A call that a node made of a part."""
+    """A call of a component by a node."""
 
     method: str
     number: int
-    """From 1, of all calls of this method."""
+    """Number of the call, from 1, among all calls of this method."""
     args: tuple[Any, ...]
 
 
 class Point(NamedTuple):
-    """A place where something can go wrong."""
+    """A moment of a call at which something can go wrong."""
 
     moment: Moment
     method: str
@@ -52,43 +52,45 @@ class Point(NamedTuple):
 
 
 class Faults:
-    """What goes wrong in one node, all of whose parts share one crash. A second node needs a second one."""
+    """Faults of one node; its components crash together. Use another instance for a second node."""
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
-        """The calls that were made of the parts, in the order in which they began, up to the crash."""
+        """Calls of the components up to the crash, in the order in which they began."""
         self._counts: Counter[str] = Counter()
         self._plans: list[Plan] = []
         self._process = Process()
 
     def around(self, part: PartT) -> PartT:
-        """A part (any `JobTable`, `JobStore` or `ContainerRunner`) with these faults, otherwise as the given one.
+        """Wrap a component (any `JobTable`, `JobStore` or `ContainerRunner`) so that its calls have these faults.
 
-        Methods go by their names; entering is `enter`, and the pieces that `changes` and `stream` give are
-        `changes.next` and `stream.next`. Leaving has no faults, nor has what is not awaited (`running`, `problems`, a
-        runner's `concurrency`). Claims pass as they are.
+        Calls are named after their methods. Entering is `enter`; the pieces of `changes` and `stream` are
+        `changes.next` and `stream.next`. Leaving has no faults, and neither do members that are not awaited (`running`,
+        `problems`, a runner's `concurrency`). Claims pass unchanged.
         """
         return cast("PartT", Faulty(part, self._call))
 
-    # -- saying what goes wrong -------------------------------------------------------------------
+    # -- planning faults --------------------------------------------------------------------------
 
     def before(self, method: str, *numbers: int, where: Callable[..., bool] | None = None) -> When:
-        """Before these calls of a method, counted from now on and from 1; before each, where no number is given.
+        """Select calls of a method by numbers, counted from now on and from 1, before they begin. No number: all calls.
 
-        `where` is asked with the arguments of a call; only those for which it is true are counted.
+        `where` is called with the arguments of a call; only calls for which it is true are counted.
         """
         return self._when("before", method, numbers, where)
 
     def during(self, method: str, *numbers: int, where: Callable[..., bool] | None = None) -> When:
-        """As `before`, a few turns of the event loop after the call has begun; to fail or to crash gives it up."""
+        """Select calls like `before`, a few turns of the event loop after they begin. To fail or crash cancels the
+        call."""
         return self._when("during", method, numbers, where)
 
     def after(self, method: str, *numbers: int, where: Callable[..., bool] | None = None) -> When:
-        """As `before`, once the call has done its work and nobody knows yet; one that fails does not get there."""
+        """Select calls like `before`, after they have worked and before their callers know. Calls that fail are not
+        reached."""
         return self._when("after", method, numbers, where)
 
     def at(self, point: Point) -> When:
-        """Before, during or after one call of a method."""
+        """Select the moment before, during or after one call of a method."""
         return self._when(point.moment, point.method, (point.number,), None)
 
     def _when(self, moment: Moment, method: str, numbers: tuple[int, ...], where: Callable[..., bool] | None) -> When:
@@ -101,18 +103,18 @@ class Faults:
         return When(plan, self._process)
 
     def lift(self) -> None:
-        """From now on nothing goes wrong; what hangs or is delayed goes on. A crash stays one."""
+        """Remove all faults; hanging and delayed calls go on. A crash remains."""
         self._plans.clear()
         self._process.lift()
 
     # -- looking ----------------------------------------------------------------------------------
 
     def count(self, method: str) -> int:
-        """How many calls of a method there were."""
+        """Return the number of calls of a method."""
         return self._counts[method]
 
     def points(self, *methods: str, moments: Sequence[Moment] = ("before", "after")) -> list[Point]:
-        """The moments of each call that was made of these methods: where the same can fail when it is run again."""
+        """Return the moments of each call of these methods so far: points at which a repeated run can fail."""
         return [Point(moment, c.method, c.number) for c in self.calls if c.method in methods for moment in moments]
 
     # -- crashing ---------------------------------------------------------------------------------
@@ -122,18 +124,18 @@ class Faults:
         return self._process.crashing.is_set()
 
     def crash(self) -> None:
-        """End the process here and now, as far as its parts can tell: no call reaches them any more.
+        """End the process here and now, as its components see it: no call reaches them any more.
 
-        Raises `Crashed`, as each call from now on does. What is under way elsewhere may be done or not, and nobody is
-        told. Leaving a part works as ever: files and programs are let go of. Put faults around whatever keeps jobs,
-        or it keeps what tearing down the node does.
+        Raises `Crashed`, as does each later call. Work in progress elsewhere may be done or not, and nobody learns
+        which. Leaving a component works as usual, so files and programs are released. Put faults around everything that
+        keeps jobs; otherwise it keeps the changes that the node makes while it is torn down.
         """
         self._process.crash()
 
     async def run(self, node: NodeT, use: Callable[[NodeT], Awaitable[T]]) -> T | None:
-        """Use a node (or a store, or whatever is entered asynchronously) inside its `async with`, until it crashes.
+        """Use a node, or any other async context manager such as a store, inside its `async with` until it crashes.
 
-        Answers what `use` does; after a crash None, whatever was raised because of it.
+        Return the result of `use`. Return None after a crash, whatever errors the crash caused.
         """
         failures: list[BaseException] = []
         answer: T | None = None
@@ -144,12 +146,12 @@ class Faults:
                     async with node:
                         with _noted(failures):
                             answer = await use(node)
-                except (Exception, BaseExceptionGroup) as error:  # not to be wrapped in a group
+                except (Exception, BaseExceptionGroup) as error:  # outside a task group, which would wrap it
                     failures.append(error)
                 tasks.cancel_scope.cancel()
         except (Exception, BaseExceptionGroup) as error:
             failures.append(error)
-        for failure in reversed(failures):  # leaving a node that crashed may replace what `use` raised
+        for failure in reversed(failures):  # leaving a crashed node may replace the error of `use`
             if (other := _without_crash(failure)) is not None:
                 raise other
         return None if self.crashed else answer
@@ -222,7 +224,7 @@ def _noted(failures: list[BaseException]) -> Iterator[None]:
 
 
 def _without_crash(error: BaseException) -> BaseException | None:
-    """What is left of an error when the crash, and what it cancelled, are taken out of it."""
+    """Return the error without the crash and the cancellations it caused. Return None if nothing else is left."""
     crash = (Crashed, anyio.get_cancelled_exc_class())
     if isinstance(error, BaseExceptionGroup):
         return cast("BaseExceptionGroup[BaseException]", error).split(crash)[1]

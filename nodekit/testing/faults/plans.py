@@ -1,4 +1,4 @@
-"""What goes wrong, and at which calls."""
+"""Faults, and the calls at which they happen."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, TypeAlias
@@ -12,14 +12,14 @@ Strike: TypeAlias = Callable[[], Awaitable[None]]
 
 
 class Crashed(NodekitError):
-    """The process has crashed, as far as its parts can tell: this call, and each one after it, has no effect."""
+    """The process has crashed, as its components see it: this call, and each later one, has no effect."""
 
     def __init__(self) -> None:
         super().__init__("the process has crashed; open a new node, on the same data, for what is to happen now")
 
 
 class Process:
-    """What all parts of a node have in common: it crashes once, and what is held up in it can be let go."""
+    """State that all components of a node share: it crashes once, and held calls can be released."""
 
     def __init__(self) -> None:
         self.crashing = anyio.Event()
@@ -38,7 +38,7 @@ class Process:
         self._lifted = anyio.Event()
 
     async def pause(self, seconds: float) -> None:
-        """Wait, but no longer than until the crash or the lifting."""
+        """Wait until the time is over, the crash, or the lifting, whichever comes first."""
         lifted = self._lifted
         with anyio.move_on_after(seconds):
             async with anyio.create_task_group() as tasks:
@@ -48,16 +48,16 @@ class Process:
 
 
 class Fault:
-    """Something that goes wrong at certain calls; saying what it is gives it."""
+    """Something that goes wrong at certain calls. The methods of `When` return it."""
 
     def __init__(self, strike: Strike) -> None:
         self.times = 0
-        """How often it has happened."""
+        """Number of times that it has happened."""
         self._strike = strike
         self._happened = anyio.Event()
 
     async def happened(self) -> None:
-        """Wait until it happens for the first time; a hanging call hangs then."""
+        """Wait until it happens for the first time. A call that hangs is then held."""
         await self._happened.wait()
 
     async def strike(self) -> None:
@@ -67,7 +67,7 @@ class Fault:
 
 
 class Plan:
-    """At which calls a fault happens."""
+    """The calls at which a fault happens."""
 
     def __init__(
         self, moment: Moment, method: str, numbers: tuple[int, ...], where: Callable[..., bool], fault: Fault
@@ -80,7 +80,7 @@ class Plan:
         self._counted = 0
 
     def concerns(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """Count a call that begins, and say whether it is one of those."""
+        """Count a call that begins, and return True if the fault happens at it."""
         if method != self._method or not self._where(*args, **kwargs):
             return False
         self._counted += 1
@@ -88,18 +88,18 @@ class Plan:
 
 
 class When:
-    """The calls that were chosen: say what happens there."""
+    """The selected calls; its methods choose the fault that happens there."""
 
     def __init__(self, plan: Callable[[Fault], None], process: Process) -> None:
         self._plan = plan
         self._process = process
 
     def delay(self, seconds: float) -> Fault:
-        """It takes that much longer."""
+        """Delay the call by that much."""
         return self._does(lambda: self._process.pause(seconds))
 
     def fail(self, error: Exception) -> Fault:
-        """It raises. Before a call nothing was done; after it, all was done and only the answer is lost."""
+        """Raise the error. Before the call nothing is done; after it everything is done and only the answer is lost."""
 
         async def strike() -> None:
             raise error
@@ -107,14 +107,14 @@ class When:
         return self._does(strike)
 
     def hang(self) -> Fault:
-        """It does not come back until `Faults.lift`, a crash, or a cancellation where one reaches it.
+        """Hold the call until `Faults.lift`, a crash, or a cancellation that reaches it.
 
-        The changes of an `EmbeddedStore` are shielded: lift a fault that holds up its table before leaving the node.
+        The changes of an `EmbeddedStore` are shielded: lift a fault that holds its table before you leave the node.
         """
         return self._does(lambda: self._process.pause(float("inf")))
 
     def crash(self) -> Fault:
-        """The process ends there, as `Faults.crash` says."""
+        """End the process there, as `Faults.crash` does."""
 
         async def strike() -> None:
             self._process.crash()

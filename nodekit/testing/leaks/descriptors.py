@@ -1,4 +1,4 @@
-"""The file descriptors that this process holds open, and what they are."""
+"""File descriptors that this process holds open, and their names."""
 
 import os
 import socket
@@ -10,7 +10,7 @@ _FOLDERS = ("/proc/self/fd", "/dev/fd")
 
 
 class Descriptor(NamedTuple):
-    """One that is open; a number that is used again is another one."""
+    """An open file descriptor. If its number is reused for another file, that is another descriptor."""
 
     number: int
     device: int
@@ -18,18 +18,18 @@ class Descriptor(NamedTuple):
 
 
 def descriptors() -> set[Descriptor]:
-    """Those that are open right now; none where the system does not tell."""
+    """Return the file descriptors that are open now. Return an empty set if the system does not list them."""
     folder = next((folder for folder in _FOLDERS if os.path.isdir(folder)), None)
     found: set[Descriptor] = set()
     for number in os.listdir(folder) if folder else ():
-        with suppress(OSError):  # such as the one that listed the others
+        with suppress(OSError):  # such as the descriptor that listed the others
             status = os.fstat(int(number))
             found.add(Descriptor(int(number), status.st_dev, status.st_ino))
     return found
 
 
 def name_of(descriptor: Descriptor) -> str:
-    """What it is: a path, the addresses of a socket, or what the system says."""
+    """Describe a descriptor: a path, the addresses of a socket, or the text that the system gives."""
     try:
         mode = os.fstat(descriptor.number).st_mode
         if stat.S_ISSOCK(mode):

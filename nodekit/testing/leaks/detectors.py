@@ -1,7 +1,7 @@
-"""What a part must not do to the process that it lives in: block the event loop, leave tasks, descriptors or threads.
+"""Detectors of harm to the process: a blocked event loop, and leaked tasks, descriptors or threads.
 
-Each is an asynchronous context manager that raises `AssertionError` on its way out, and says what and where. An error
-of its body comes first. They run on asyncio and trio::
+Each is an async context manager that raises `AssertionError` when it is left, and says what it found and where. An
+error of its body takes precedence. They run on asyncio and trio::
 
     async with no_leaked_tasks(), no_leaked_descriptors(), unblocked_loop():
         async with MyStore() as store:
@@ -24,10 +24,10 @@ from nodekit.testing.leaks.loop_watch import TICK_SECONDS, TICKS, Watcher
 __all__ = ["no_leaked_descriptors", "no_leaked_tasks", "no_leaked_threads", "no_leaks", "unblocked_loop"]
 
 GRACE_SECONDS = 2.0
-"""How long what is on its way out may take."""
+"""Time in which tasks, descriptors and threads that are ending may still end."""
 _LOOK_AGAIN_SECONDS = 0.01
 _OF_THE_LOOP = ("AnyIO worker thread", "asyncio_")
-"""Threads that an event loop keeps for later use, and ends with itself."""
+"""Threads that an event loop keeps for later use, and ends together with itself."""
 _LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
 
 K = TypeVar("K")
@@ -35,10 +35,11 @@ K = TypeVar("K")
 
 @asynccontextmanager
 async def unblocked_loop(*, ticks: int = TICKS, tick_seconds: float = TICK_SECONDS) -> AsyncGenerator[None, None]:
-    """The event loop goes round: it may stand still for less than `ticks` looks of another thread, in a row.
+    """Fail if the event loop makes no turn for `ticks` consecutive checks by another thread.
 
-    On a busy machine both stand still, which counts for nothing. The error has the stack of the event loop's thread at
-    that time. What holds the interpreter itself, as some extension modules do, goes unseen.
+    Checks on a busy machine, where the checking thread is late as well, do not count. The error has the stack of the
+    event loop's thread at that time. Code that blocks the whole interpreter, as some extension modules do, is not
+    detected.
     """
     watcher = Watcher(ticks, tick_seconds)
     with watcher:
@@ -52,7 +53,7 @@ async def unblocked_loop(*, ticks: int = TICKS, tick_seconds: float = TICK_SECON
 
 @asynccontextmanager
 async def no_leaked_tasks(*, grace_seconds: float = GRACE_SECONDS) -> AsyncGenerator[None, None]:
-    """Tasks that were started inside have ended, or do so within the grace."""
+    """Fail if tasks that were started inside still run after the grace."""
     before = set(_tasks())
     yield
     left = await _left(lambda: {id: task for id, task in _tasks().items() if id not in before}, grace_seconds)
@@ -61,9 +62,9 @@ async def no_leaked_tasks(*, grace_seconds: float = GRACE_SECONDS) -> AsyncGener
 
 @asynccontextmanager
 async def no_leaked_descriptors(*, grace_seconds: float = GRACE_SECONDS) -> AsyncGenerator[None, None]:
-    """File descriptors that were opened inside are closed, or become so within the grace.
+    """Fail if file descriptors that were opened inside are still open after the grace.
 
-    It looks at ``/proc/self/fd`` or ``/dev/fd``; where the system has neither, it finds nothing.
+    It reads ``/proc/self/fd`` or ``/dev/fd``. If the system has neither, it finds nothing.
     """
     before = descriptors()
     yield
@@ -73,9 +74,9 @@ async def no_leaked_descriptors(*, grace_seconds: float = GRACE_SECONDS) -> Asyn
 
 @asynccontextmanager
 async def no_leaked_threads(*, grace_seconds: float = GRACE_SECONDS) -> AsyncGenerator[None, None]:
-    """Threads that were started inside have ended, or do so within the grace.
+    """Fail if threads that were started inside still run after the grace.
 
-    Those that may be killed with the process (daemons), and those that an event loop keeps for later, do not count.
+    Threads that may be killed with the process (daemons), and threads that an event loop keeps for later, do not count.
     """
     before = set(_threads())
     yield
@@ -85,7 +86,7 @@ async def no_leaked_threads(*, grace_seconds: float = GRACE_SECONDS) -> AsyncGen
 
 @asynccontextmanager
 async def no_leaks(*, grace_seconds: float = GRACE_SECONDS) -> AsyncGenerator[None, None]:
-    """No leaked tasks, descriptors or threads."""
+    """Fail on leaked tasks, descriptors or threads."""
     async with (
         no_leaked_tasks(grace_seconds=grace_seconds),
         no_leaked_descriptors(grace_seconds=grace_seconds),
@@ -95,7 +96,7 @@ async def no_leaks(*, grace_seconds: float = GRACE_SECONDS) -> AsyncGenerator[No
 
 
 async def _left(look: Callable[[], Mapping[K, str]], grace_seconds: float) -> Mapping[K, str]:
-    """What is still there after the grace; looks at least twice."""
+    """Return everything that is still there after the grace. Looks at least twice."""
     looks = max(1, round(grace_seconds / _LOOK_AGAIN_SECONDS))
     for _ in range(looks):
         if not (left := look()):
@@ -116,12 +117,12 @@ def _tasks() -> Mapping[int, str]:
 
 
 def _runs_tests(coroutine: Any) -> bool:
-    """Whether it is how anyio's plugin for pytest runs a fixture."""
+    """Return True if the coroutine is the one in which anyio's plugin for pytest runs fixtures."""
     return getattr(coroutine, "__qualname__", "").startswith("TestRunner.")
 
 
 def _place(coroutine: Any) -> str:
-    """Where a coroutine stands: the innermost place that is no library's, if there is one."""
+    """Describe the line at which a coroutine waits: the innermost one outside of libraries, if there is one."""
     places: list[tuple[bool, str]] = []
     while (frame := getattr(coroutine, "cr_frame", None)) is not None:
         code: CodeType = coroutine.cr_code

@@ -1,4 +1,4 @@
-"""A thread that looks again and again whether the event loop goes round."""
+"""A thread that checks again and again that the event loop makes turns."""
 
 import sys
 import threading
@@ -13,15 +13,15 @@ import anyio.lowlevel
 TICKS = 8
 TICK_SECONDS = 0.05
 _WAITING = ("selectors.py", "_io_epoll.py", "_io_kqueue.py")
-"""Where an event loop stands while it has nothing to do; one that stays there was not woken, and not blocked."""
+"""Files in which an idle event loop waits. A loop that stays there was not woken, and is not blocked."""
 
 
 class Watcher:
-    """Asks the event loop, each tick, to say that it goes round; enter it in the loop's thread."""
+    """Asks the event loop at each tick to set a flag. Enter it in the loop's thread."""
 
     def __init__(self, ticks: int, tick_seconds: float) -> None:
         self.stack: str | None = None
-        """Where the event loop's thread stood when it was found blocked for the first time."""
+        """Stack of the event loop's thread when it was first found blocked."""
         self._ticks = ticks
         self._tick_seconds = tick_seconds
         self._round = threading.Event()
@@ -52,7 +52,7 @@ class Watcher:
                 still = 0
                 self._round.clear()
                 self._ask(self._round.set)
-            elif not on_time:  # this thread was held up as well: the machine, or the interpreter, is busy
+            elif not on_time:  # this thread was late as well: the machine, or the interpreter, is busy
                 still = 0
             else:
                 still += 1
@@ -73,7 +73,7 @@ def _waits(frame: FrameType) -> bool:
 
 
 def _soon() -> Callable[[Callable[[], object]], object]:
-    """How another thread has something called in this event loop."""
+    """Return a function by which another thread can schedule a call in this event loop."""
     native: Any = anyio.lowlevel.current_token().native_token
     soon: Callable[[Callable[[], object]], object]
     soon = native.call_soon_threadsafe if hasattr(native, "call_soon_threadsafe") else native.run_sync_soon

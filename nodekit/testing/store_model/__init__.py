@@ -1,4 +1,4 @@
-"""Random sequences of operations on a store, compared with a model of plain Python. Needs hypothesis."""
+"""Random sequences of operations on a store, compared with a model in plain Python. Needs hypothesis."""
 
 from nodekit.testing.store_model.contract import JobStoreModelContract
 

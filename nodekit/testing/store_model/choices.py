@@ -1,4 +1,4 @@
-"""What is chosen from when a store is tried at random, and how bytes choose."""
+"""Values for random trials of a store, and their choice by bytes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -24,7 +24,7 @@ ORIGINS = (Location.OFFCHAIN, Location.OFFCHAIN, Location.ONCHAIN)
 PRIORITIES = (3, 3, 3, 0, 7)
 LIMITS = (1, 2, 3, 50)
 TIME_LIMITS = *[(None, None)] * 4, (15.0, None), (None, 15.0), (205.0, 25.0), (1005.0, 105.0)
-"""Of the job and in the queue; never as long as times that pass, so that it is plain which was first."""
+"""Time limits of the job and in the queue. They differ from all times that pass, so the first one to end is certain."""
 PASSED_SECONDS = (10, 10, 100, 1000)
 DELAYS = (0, 1000, 10, 100)
 OUTCOMES = (
@@ -39,10 +39,10 @@ CONDITIONS: Mapping[str, Sequence[Any]] = {
     "container": ("x", "y"),
     "error": ("", "reply", "told from", "Told"),
 }
-"""What jobs are found by; each may be left out."""
+"""Conditions of `find`; each may be left out."""
 NEW, OLDER, KNOWN = "new", "older than the last", "known"
 NEXT = ("attempt failed", "output", "finished", "unchanged", "error", "failed")
-"""What becomes of a claimed job."""
+"""Next states of a claimed job."""
 OPERATIONS = (
     *("nothing", "claim", "claim", "claim", "claim", "claim", "claim", "add", "add", "add", "add", "add", "add"),
     *("save", "save", "save", "save", "save", "release", "release", "release", "settle", "settle", "delete"),
@@ -52,7 +52,7 @@ OPERATIONS = (
 
 
 class Choices:
-    """Choices by bytes: the first of all, once there are no more."""
+    """Choices by bytes; the first value once the bytes are used up."""
 
     def __init__(self, chosen: bytes) -> None:
         self._bytes = iter(chosen)
@@ -62,5 +62,5 @@ class Choices:
 
 
 def id_of(serial: int) -> JobId:
-    """Ids sort as their numbers."""
+    """Make an id; ids sort like their numbers."""
     return f"{serial:08x}-0000-7000-8000-000000000000"

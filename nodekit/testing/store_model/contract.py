@@ -1,6 +1,7 @@
-"""Random sequences of what can be done with a `JobStore`, each compared with a model of plain Python.
+"""Random sequences of operations on a `JobStore`, each compared with a model in plain Python.
 
-Needs hypothesis, besides pytest. One method to define; a new place for jobs each time, and how to open a store on it::
+Needs hypothesis besides pytest. Define one method, which gives a new place for jobs each time, and a function that
+opens a store there::
 
     class TestMyStoreByItsModel(JobStoreModelContract):
         @asynccontextmanager
@@ -22,26 +23,28 @@ from nodekit.testing.store_model.leaping_clock import LeapingClock
 from nodekit.testing.store_model.operations import Operations
 
 _OPERATION = st.one_of(st.just(b""), *[st.binary(min_size=12, max_size=48)] * 9)
-"""What is done and with what, each choice by a byte; shorter is simpler."""
+"""Strategy for one operation and its arguments. Each byte makes one choice; hypothesis takes shorter bytes as
+simpler."""
 
 
 class JobStoreModelContract:
-    """What no single test thinks of: operations that follow one another in an order that nobody expected."""
+    """Suite of random operations in orders that no single test thinks of."""
 
     max_examples: int = 500
-    """How many sequences."""
+    """Number of sequences."""
     steps: int = 40
-    """How many operations in one."""
+    """Number of operations in a sequence."""
     timeout_seconds: float = 2.0
-    """How long anything that has to come may take."""
+    """Time limit for anything that must happen."""
     durable: bool = True
-    """Whether jobs outlive the store that kept them, at the same place."""
+    """True if a store at the same place finds the jobs of the store before it."""
     derandomize: bool | None = None
-    """Draw the same sequences each time; as the profile of hypothesis says unless set."""
+    """True to draw the same sequences each time. None: the profile of hypothesis decides."""
     phases: tuple[Phase, ...] = tuple(phase for phase in Phase if phase is not Phase.explain)
 
     def place(self) -> AbstractAsyncContextManager[Callable[[], JobStore]]:
-        """Where no jobs are; gives a function that makes a store there, not entered, again and again."""
+        """Give an empty place for jobs, as a function that makes a store there, not entered. It is called again and
+        again."""
         raise NotImplementedError("define `place`: an async context manager that gives a function that makes a store")
 
     def test_random_sequences_do_as_the_model_does(self) -> None:
@@ -49,7 +52,7 @@ class JobStoreModelContract:
             max_examples=self.max_examples,
             phases=self.phases,
             derandomize=settings().derandomize if self.derandomize is None else self.derandomize,
-            deadline=None,  # of a whole sequence with a real disk
+            deadline=None,  # a limit for a whole sequence on a real disk would be arbitrary
             print_blob=True,
             report_multiple_bugs=False,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],

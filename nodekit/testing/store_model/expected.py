@@ -1,4 +1,4 @@
-"""What a `JobStore` should hold and answer, in plain Python. Where the contract leaves room, so does this."""
+"""The model of a `JobStore` in plain Python. Where the contract leaves room, the model does so, too."""
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -10,18 +10,18 @@ from nodekit import Claim, ContainerError, ContainerId, Job, JobId, JobStatus, L
 from nodekit.testing.store_model.fairness import Lane, Turns
 
 SLACK_SECONDS = 4.0
-"""What one sequence may take on a slow machine. Its own times differ by more."""
+"""Longest duration of a sequence on a slow machine. The times in a sequence differ by more."""
 
 
 class Entry:
-    """One job as it should be kept."""
+    """Expected state of one job."""
 
     def __init__(self, job: Job, now: float, age_began: float) -> None:
         self.job = plain(job)
         self.claim: Claim | None = None
         self.accepted_at, self.age_began = now, age_began
         self.ready_from = self.ready_by = now
-        """Between these two it may be due or not: the contract does not say."""
+        """Between these two times the job may be due or not; the contract leaves it open."""
         self.not_before, self.delay_seconds = now, 0.0
 
     @property
@@ -30,7 +30,7 @@ class Entry:
 
 
 def plain(job: Job) -> Job:
-    """A job without what the store adds for itself."""
+    """Return a job without the fields that the store adds for itself."""
     return replace(job, not_before=None, delay_seconds=None)
 
 
@@ -44,7 +44,7 @@ def _has_error(job: Job, container: str | None, text: str | None) -> bool:
 
 
 class Expected:
-    """The jobs, and the time: `now` flows, `jumped` is what the wall clock was stepped by."""
+    """Expected jobs and time: `now` flows, and `jumped` is the sum of the steps of the wall clock."""
 
     def __init__(self) -> None:
         self.entries: dict[JobId, Entry] = {}
@@ -52,10 +52,10 @@ class Expected:
         self.now = self.jumped = self.opened_at = self.closed_seconds = 0.0
         self._turns = Turns()
 
-    # -- what is so -------------------------------------------------------------------------------
+    # -- present state ----------------------------------------------------------------------------
 
     def worth(self, claim: Claim) -> bool:
-        """Whether a claim still gives a right."""
+        """Return True if a claim is still valid."""
         entry = self.entries.get(claim.job.id)
         return entry is not None and entry.claim is claim
 
@@ -63,12 +63,12 @@ class Expected:
         return self.entries[id].claim if id in self.entries else None
 
     def streaming(self) -> list[JobId]:
-        """Streams that are not finished."""
+        """Return the ids of the unfinished streams."""
         jobs = [entry.job for entry in self.entries.values()]
         return [job.id for job in jobs if job.request.destination is Location.STREAM and not job.status.finished]
 
     def due(self, containers: Collection[ContainerId] | None = None, *, surely: bool = True) -> list[Entry]:
-        """What `claim` has to offer, in all containers unless said; with `surely=False`, what it may offer."""
+        """Return the jobs that `claim` must offer, or may offer with `surely=False`. None: jobs in all containers."""
         return [
             entry
             for entry in self.entries.values()
@@ -79,7 +79,7 @@ class Expected:
         ]
 
     def over(self, *, surely: bool = True) -> list[Entry]:
-        """What `claim_expired` has to offer; with `surely=False`, what it may offer."""
+        """Return the jobs that `claim_expired` must offer, or may offer with `surely=False`."""
         return [entry for entry in self.entries.values() if entry.queued and self._over(entry, surely=surely)]
 
     def _over(self, entry: Entry, *, surely: bool) -> bool:
@@ -89,11 +89,11 @@ class Expected:
         return any(limit is not None and limit < so_far for limit, so_far in zip(limits, passed, strict=True))
 
     def _ages(self, entry: Entry) -> tuple[float, float]:
-        """The least and the most: a store may count from its opening."""
+        """Return the lowest and the highest possible age; a store may count from the time it was opened."""
         return self.now - max(entry.accepted_at, self.opened_at), self.now - self.closed_seconds - entry.age_began
 
     def pending(self) -> tuple[int, int, dict[str, int]]:
-        """Offchain, onchain and by client."""
+        """Return the numbers of unfinished jobs: offchain, onchain and by client."""
         left = [entry.job for entry in self.entries.values() if not entry.job.status.finished]
         onchain = sum(job.request.origin is Location.ONCHAIN for job in left)
         return len(left) - onchain, onchain, Counter(job.client for job in left)
@@ -123,7 +123,7 @@ class Expected:
             and id > after
         ][:limit]
 
-    # -- what happened ----------------------------------------------------------------------------
+    # -- changes ----------------------------------------------------------------------------------
 
     def added(self, jobs: Sequence[Job], kept: Sequence[Job]) -> None:
         assert len(kept) == len(jobs)
@@ -172,11 +172,11 @@ class Expected:
         return entry
 
     def looked(self, containers: Collection[ContainerId] | None) -> None:
-        """A claim was cancelled: the contract does not say whether that costs a turn."""
+        """Note a cancelled claim. The contract leaves open if it costs a turn."""
         self._turns.forget()
 
     def waited(self) -> None:
-        """Between two operations: who waits now."""
+        """Note who waits now, between two operations."""
         self._turns.wait({Lane.of(entry.job) for entry in self.due()})
 
     def streams(self, job: Job, claim: Claim) -> None:
@@ -215,7 +215,7 @@ class Expected:
             del self.entries[id]
 
     def interrupted(self, job: Job) -> None:
-        """What became of a stream whose claim died."""
+        """Check and note the end of a stream that lost its claim."""
         assert job.status is JobStatus.FAILED
         assert getattr(job.result, "kind", None) == "interrupted"
         entry = self.entries[job.id]
@@ -225,7 +225,7 @@ class Expected:
         self.changed.add(job.id)
 
     def reopened(self, closed_seconds: float) -> None:
-        """All claims died. A delay goes on by the wall clock; where that was stepped, what it says is allowed too."""
+        """Void all claims. Delays go on by the wall clock; if that was stepped, the time it shows is allowed, too."""
         self.closed_seconds += closed_seconds
         self.opened_at = self.now
         self._turns.forget()

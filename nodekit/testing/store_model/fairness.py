@@ -1,4 +1,4 @@
-"""Whether clients take turns, as far as the contract of `JobStore.claim` settles it."""
+"""The turns of clients, as far as the contract of `JobStore.claim` settles them."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -7,13 +7,14 @@ from typing import NamedTuple
 from nodekit import ClientId, ContainerId, Job, JobId
 
 PASSES = 1
-"""How often one lane is served while one of another client waits."""
+"""Maximum number of times that a lane is served while a lane of another client waits."""
 OWN_PASSES = 3
-"""How often a newer job of the same client: where the others in its container wait for their turns, that may be so."""
+"""Maximum number of times that a client's newer job is served before an older one. This happens where other clients in
+the older job's container wait for their turns."""
 
 
 class Lane(NamedTuple):
-    """Jobs that may only come oldest first."""
+    """Jobs that must come oldest first."""
 
     client: ClientId
     priority: int
@@ -25,26 +26,27 @@ class Lane(NamedTuple):
 
 
 class Turns:
-    """Counts who was passed over by whom while they waited.
+    """Counts how often each lane was passed over while it waited.
 
-    Which client begins is open, and so is whether a client has one turn in all or one in each container: any of these
-    serves nobody twice from one container while somebody else, who could have been served, is not served at all. Nor
-    do a client's newer jobs in one container come before an older one in another again and again.
+    The contract leaves open which client begins, and if a client has one turn in all or one in each container. Either
+    way, nobody is served twice from one container while another client, who could have been served, is not served at
+    all. Nor do a client's newer jobs in one container come before an older one in another container again and again.
     """
 
     def __init__(self) -> None:
         self._passed: dict[Lane, Counter[Lane]] = {}
 
     def forget(self) -> None:
-        """Begin anew: the order of turns is not kept."""
+        """Forget the turns so far: a store need not keep their order."""
         self._passed = {}
 
     def wait(self, lanes: Iterable[Lane]) -> None:
-        """These wait now, and no others."""
+        """Set the lanes that wait now."""
         self._passed = {lane: self._passed.get(lane, Counter()) for lane in lanes}
 
     def take(self, id: JobId, lane: Lane, eligible: dict[Lane, JobId]) -> None:
-        """A job was claimed; `eligible` has the oldest job of each lane of its priority that could have been, too."""
+        """Note a claimed job. `eligible` is the oldest job of each lane that could have been claimed with its
+        priority."""
         for other, oldest in eligible.items():
             if other.client == lane.client and (other == lane or oldest > id):
                 continue
@@ -54,7 +56,7 @@ class Turns:
             assert passed[lane] <= most, f"{lane} was served {passed[lane]} times while {other} waited, with {oldest}"
         for other, passed in self._passed.items():
             if other.client == lane.client:
-                own_turn = other == lane or id < eligible.get(other, "")  # nothing of that lane was passed over
+                own_turn = other == lane or id < eligible.get(other, "")  # no job of that lane was passed over
                 self._passed[other] = Counter(
                     {by: n for by, n in passed.items() if by.client == lane.client and not own_turn}
                 )

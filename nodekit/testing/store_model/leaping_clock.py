@@ -1,12 +1,12 @@
-"""A virtual clock for what asks for the time and does not sleep."""
+"""A virtual clock for code that asks for the time and does not sleep."""
 
 from nodekit.testing.clock import VirtualClock
 
 
 class LeapingClock(VirtualClock):
-    """Moves without giving the event loop, asyncio's, its turns: thousands of leaps cost nothing."""
+    """A clock that moves without a turn of asyncio's event loop, so thousands of leaps cost nothing."""
 
     def leap(self, seconds: float) -> None:
-        """Let so much time pass."""
+        """Let that much time pass."""
         self.jump(seconds)
         self._flow_ns += round(seconds * 1e9)

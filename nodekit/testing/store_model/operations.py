@@ -1,4 +1,4 @@
-"""What can be done with a store: chosen by bytes, done, and told to the model."""
+"""Operations on a store: chosen by bytes, executed, and reported to the model."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -37,10 +37,10 @@ T = TypeVar("T")
 
 
 class Operations(Trial):
-    """Each is a method of its name; afterwards store and model are compared."""
+    """Operations of a trial, each a method with its name. Store and model are compared after each of them."""
 
     async def run(self, steps: Sequence[bytes], *, durable: bool, tell: Callable[[str], None]) -> None:
-        """Do as many operations, look at everything after each of them, and let all jobs come to an end."""
+        """Run the operations, compare after each of them, and finish all jobs at the end."""
         kinds = [kind for kind in OPERATIONS if durable or kind != "reopen"]
         for number, chosen in enumerate(steps):
             self._choices = Choices(chosen)
@@ -87,7 +87,7 @@ class Operations(Trial):
         await self._look(self._choose(*CONTAINERS))
 
     async def _look(self, containers: Sequence[str]) -> None:
-        """Ask, and give up after a few turns of the event loop: whatever comes by then is claimed."""
+        """Claim, and give up after a few turns of the event loop. All jobs that come by then are claimed."""
         if claims := await for_some_turns(self._store.claim(containers, 50)):
             self._claimed(claims, containers, 50)
         self._expected.looked(containers)
@@ -103,7 +103,7 @@ class Operations(Trial):
             self._expected.claimed_expired(claims, limit)
             self._claims += claims
 
-    # -- what becomes of them ---------------------------------------------------------------------
+    # -- ends of claimed jobs ---------------------------------------------------------------------
 
     def _next(self, job: Job) -> Job:
         kind, due = self._choose(*NEXT), self._choose("x", "y")
@@ -163,7 +163,7 @@ class Operations(Trial):
         ids = self._some_ids()
         self._expected.deleted(ids, await self._soon(self._store.delete(ids)))
 
-    # -- looking ----------------------------------------------------------------------------------
+    # -- reading ----------------------------------------------------------------------------------
 
     async def _get(self) -> None:
         ids, client = self._some_ids(), self._choose(None, *CLIENTS)
@@ -171,7 +171,7 @@ class Operations(Trial):
         assert [plain(job) for job in got] == self._expected.get(ids, client)
 
     async def _find(self) -> None:
-        """By up to two conditions at once: with more of them, hardly ever is there anything to be found."""
+        """Find by up to two conditions at once; more of them hardly ever find a job."""
         names = {self._choose(*CONDITIONS), self._choose(*CONDITIONS)}
         conditions: dict[str, Any] = {name: self._choose(*CONDITIONS[name]) for name in sorted(names)}
         limit, after = self._choose(100, 3, 1), id_of(self._choose(0, 0, *range(self._serial + 2)))
@@ -200,7 +200,8 @@ class Operations(Trial):
         self._expected.changed.clear()
 
     async def _end(self) -> None:
-        """Every job that is left is offered, once all delays are over, and can be finished; then nothing is left."""
+        """Assert that every job left is offered once all delays are over, and can be finished, and that no job
+        remains."""
         while self._expected.due():
             self._claimed(await self._soon(self._store.claim("xyz", 50)), "xyz", 50)
         await self._look("xyz")

@@ -1,4 +1,4 @@
-"""A store that is tried at random: the store, its model, the claims that were given, and what is chosen next."""
+"""State of a random trial: the store, its model, the given claims, and the choices."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
@@ -29,11 +29,11 @@ from nodekit.testing.store_model.leaping_clock import LeapingClock
 T = TypeVar("T")
 
 TURNS = 5
-"""Of the event loop, for a claim that is then cancelled."""
+"""Turns of the event loop before a claim is cancelled."""
 
 
 class Trial:
-    """What operations have in common."""
+    """State and helpers that all operations share."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Trial:
         self._skipped: list[int] = []
         self._choices = Choices(b"")
         self._words: list[str] = []
-        """What was chosen, for whoever reads of a failure."""
+        """Choices so far, for the report of a failure."""
 
     async def __aenter__(self) -> Self:
         self._stack = AsyncExitStack()
@@ -77,7 +77,7 @@ class Trial:
             return await call
 
     def _id(self) -> JobId:
-        """Mostly newer than all others: ids are given out in order, but need not arrive so."""
+        """Make an id, mostly newer than all others: ids are given out in order, but may arrive out of order."""
         kind = self._choose(NEW, NEW, NEW, OLDER, KNOWN)
         if kind == KNOWN and self._expected.entries:
             return self._choose(*self._expected.entries)
@@ -100,7 +100,7 @@ class Trial:
         return replace(job, timeout_seconds=timeout, queue_timeout_seconds=queue_timeout)
 
     def _some_claim(self) -> Claim | None:
-        """Mostly one that is worth something."""
+        """Return one of the claims, mostly a valid one."""
         worth = [claim for claim in self._claims if self._expected.worth(claim)]
         mostly = self._choose(True, True, True, False)
         claims = worth if worth and mostly else self._claims
@@ -118,7 +118,7 @@ class Trial:
         self._clock.leap(seconds)
 
     async def _compare(self) -> None:
-        """All that can be seen from outside, and who was told of changes."""
+        """Compare everything that is visible from outside, and the reported changes."""
         self._expected.waited()
         ids = list(self._expected.entries)
         got = await self._store.get(ids)
@@ -140,7 +140,7 @@ class Trial:
 
 
 async def for_some_turns(call: Awaitable[list[Claim]]) -> list[Claim]:
-    """What it gives by then; it is cancelled otherwise."""
+    """Return the claims that come within a few turns; cancel the call then."""
     claims: list[Claim] = []
 
     async def ask() -> None:
@@ -155,6 +155,6 @@ async def for_some_turns(call: Awaitable[list[Claim]]) -> list[Claim]:
 
 
 async def cancelled(scope: anyio.CancelScope) -> None:
-    """Wait for it."""
+    """Wait until the scope is cancelled."""
     with scope:
         await anyio.sleep_forever()

@@ -1,1 +1,1 @@
-"""The rule that says which step of a job is due."""
+"""Suites of the rule that says which step of a job is due."""

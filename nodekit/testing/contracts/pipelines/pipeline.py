@@ -1,6 +1,6 @@
-"""What a `Pipeline` promises."""
+"""Promises of a `Pipeline`."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import anyio
@@ -9,32 +9,145 @@ import pytest
 from msgspec.structs import replace
 
 from nodekit import (
+    Container,
     ContainerError,
     ContainerId,
     ContainerOutput,
+    ContainerResult,
     EmbeddedStore,
     Job,
     JobRequest,
     JobStatus,
     JobTable,
+    Location,
     Node,
+    Outcome,
     Pipeline,
     Refusal,
+    Step,
+    decode_payload,
+    encode_payload,
 )
 from nodekit.testing.builders.components import make_function_runner, make_node, make_table
-from nodekit.testing.contracts.pipelines.stepping import SteppingContract, stands
-from nodekit.testing.contracts.pipelines.walking import Walk
-from nodekit.testing.contracts.plugins.hostile import hostile_requests
-from nodekit.testing.contracts.showing import shown, shown_result, told
+from nodekit.testing.builders.jobs import make_attempt, make_job, make_request
+from nodekit.testing.clock import VirtualClock
+from nodekit.testing.contracts.backends import Contract
+from nodekit.testing.contracts.pipelines.walking import Walk, walk
+from nodekit.testing.contracts.plugins.hostile import HOSTILE_PAYLOADS, hostile_requests
+from nodekit.testing.contracts.showing import shown, shown_result, shown_step, told
 from nodekit.testing.faults.injection import Faults, Moment, Point
 
 
-class PipelineContract(SteppingContract):
-    """Define the fixture `pipeline`.
+class PipelineContract(Contract):
+    """Suite of a pipeline. Define the fixture `pipeline`.
 
-    Where yours is for requests of other shapes than a list of containers, say so in `requests`; where it looks at what
-    containers give, say that in `answer`.
+    If your pipeline needs requests of another shape than a list of containers, override `requests`. If it reads the
+    outputs of containers, override `answer`.
     """
+
+    containers: tuple[ContainerId, ...] = ("echo", "reverse", "other")
+    """Containers that the node has."""
+    max_steps: int = 100
+    """Maximum number of steps of a job."""
+    timeout_seconds: float = 20.0
+    """Time limit for a job in a node."""
+    name: str = "tested"
+    """Name by which requests choose the pipeline. `requests` and `refused` need not set it."""
+
+    @pytest.fixture
+    def pipeline(self) -> Pipeline:
+        raise NotImplementedError("define a fixture `pipeline` that gives your pipeline")
+
+    def requests(self) -> Sequence[JobRequest]:
+        """Return requests that the pipeline accepts, from `make_request`. By default for the first of `containers`, for
+        two, …"""
+        return [make_request(*self.containers[:n], data={"text": "grüße"}) for n in range(1, len(self.containers) + 1)]
+
+    def refused(self) -> Sequence[JobRequest]:
+        """Return requests that the pipeline refuses."""
+        return []
+
+    def answer(self, container: ContainerId, data: Any) -> Any:
+        """Return the output of a container for its data; raise to let the step fail. By default, return the data."""
+        return data
+
+    # -- which step is due ------------------------------------------------------------------------
+
+    def test_the_same_job_always_gets_the_same_answer(self, pipeline: Pipeline) -> None:
+        for each in self._walks(pipeline):
+            for job in each.jobs:
+                first = self._said(pipeline, job)
+                for _ in range(20):
+                    assert self._said(pipeline, job) == first, f"asked again, it says otherwise of {stands(job)}"
+
+    def test_a_job_goes_on_after_a_restart(self, pipeline: Pipeline) -> None:
+        """A job from a store that the pipeline has never seen gets the same answer as its copy."""
+        for each in self._walks(pipeline):
+            for job in reversed(each.jobs):
+                said = self._said(pipeline, job)
+                again = self._said(pipeline, _copied(replace(job, id=make_job().id)), job.id)
+                assert again == said, f"it remembers something that is not in the job: {stands(job)}"
+
+    async def test_the_answer_does_not_depend_on_the_time(self, pipeline: Pipeline) -> None:
+        walks = self._walks(pipeline)
+        before = [[self._said(pipeline, job) for job in each.jobs] for each in walks]
+        with VirtualClock() as clock:
+            for seconds in (0.75, 86_400 * 400):
+                await clock.advance(seconds)
+                now = [[self._said(pipeline, job) for job in each.jobs] for each in walks]
+                assert now == before, "it says something else at another time"
+
+    def test_asking_changes_nothing_of_the_job(self, pipeline: Pipeline) -> None:
+        for request in self._requests():
+            new = _copied(replace(make_job(), request=request, due=None))
+            for job in self._walk(pipeline, request).jobs:
+                asked = _copied(replace(job, request=_copied(new).request))
+                before = msgspec.json.encode(asked)
+                self._said(pipeline, asked)
+                assert msgspec.json.encode(asked) == before, f"asking changed the job: {stands(job)}"
+
+    def test_steps_say_which_job_and_which_step_they_are(self, pipeline: Pipeline) -> None:
+        for each in self._walks(pipeline):
+            for job, step in zip(each.jobs, each.steps, strict=False):
+                assert step.job_id == job.id, "Step.job_id is that of another job"
+                assert step.index == len(job.results), f"Step.index counts results: it is {len(job.results)} here"
+                assert step.attempt == job.attempt, f"Step.attempt is `job.attempt`, {job.attempt} here"
+
+    def test_a_step_stays_due_while_its_attempts_fail(self, pipeline: Pipeline) -> None:
+        for each in self._walks(pipeline):
+            for job, step in zip(each.jobs, each.steps, strict=False):
+                failure = make_attempt(kind="connection", failure="refused")
+                tried = replace(job, due=step.container).with_failure(step.container, failure)
+                again = pipeline.next_step(tried)
+                assert again == replace(step, attempt=2), (
+                    f"the attempt failed and the step stays due; it says {shown_step(again)}"
+                )
+
+    def test_steps_are_in_containers_that_are_there(self, pipeline: Pipeline) -> None:
+        for each in self._walks(pipeline):
+            strange = {step.container for step in each.steps} - set(self.containers)
+            assert not strange, f"it names containers that the node does not have: {sorted(strange)}"
+
+    def test_steps_are_in_containers_that_the_request_names(self, pipeline: Pipeline) -> None:
+        """Guards have checked only those containers. A node fails a job that goes to another one."""
+        for each in [*self._walks(pipeline), *self._failing_walks(pipeline), *self._hostile_walks(pipeline)]:
+            named = set(each.job.request.containers)
+            strange = {step.container for step in each.steps if step.container in self.containers} - named
+            assert not strange, f"it goes to {sorted(strange)}, which {shown(each.job.request)} does not name"
+
+    def test_a_stream_is_refused_or_is_of_the_last_step(self, pipeline: Pipeline) -> None:
+        """A reader's output cannot be taken back, so nothing can follow it."""
+        for request in self._requests():
+            streaming = replace(request, destination=Location.STREAM)
+            if isinstance(self._objection(pipeline, streaming, self._offered()), Refusal):
+                continue
+            each = self._walk(pipeline, streaming)
+            streams = [step.input.destination is Location.STREAM for step in each.steps]
+            those = [number for number, one in enumerate(streams, 1) if one]
+            assert not each.ended or those == [len(streams)][: len(streams)], (
+                f"exactly the last step of a job with the destination STREAM has it, or `check` refuses the request; "
+                f"of {shown(streaming)} these have it: {those} of {len(streams)}"
+            )
 
     # -- check ------------------------------------------------------------------------------------
 
@@ -158,3 +271,78 @@ class PipelineContract(SteppingContract):
     def _same(self, pipeline: Pipeline, job: Job, expected: Walk) -> None:
         assert [step.container for step in job.steps] == [step.container for step in expected.steps]
         assert job.status is pipeline.outcome(expected.job).status, job.error
+
+    # -- asking -----------------------------------------------------------------------------------
+
+    def _requests(self) -> Sequence[JobRequest]:
+        return [replace(request, pipeline=self.name) for request in self.requests()]
+
+    def _offered(self, without: Collection[ContainerId] = ()) -> dict[ContainerId, Container]:
+        return {id: Container(id=id) for id in self.containers if id not in without}
+
+    def _objection(
+        self, pipeline: Pipeline, request: JobRequest, offered: Mapping[ContainerId, Container]
+    ) -> Exception | None:
+        try:
+            pipeline.check(request, offered)
+        except Exception as error:
+            return error
+        return None
+
+    def _said(self, pipeline: Pipeline, job: Job, id: str | None = None) -> Step | Outcome:
+        """Return the pipeline's answer about a job; `id` replaces the job's id in it."""
+        try:
+            step = pipeline.next_step(job)
+            return pipeline.outcome(job) if step is None else replace(step, job_id=id or step.job_id)
+        except Exception as error:
+            raise AssertionError(f"it raised {error!r} when it was asked about {stands(job)}") from error
+
+    def _answered(self, step: Step) -> ContainerResult:
+        try:
+            output = encode_payload(self.answer(step.container, decode_payload(step.input.data)))
+        except Exception as error:
+            return ContainerError(container=step.container, error=str(error) or repr(error), kind="status")
+        return ContainerOutput(container=step.container, output=output, instance="one")
+
+    def _walk(self, pipeline: Pipeline, request: JobRequest, failing: Collection[int] = (), odd: Any = None) -> Walk:
+        """Take a job through the pipeline. Steps with a number in `failing` fail; `odd` is the output of each other
+        step."""
+
+        def answer(step: Step, number: int) -> ContainerResult:
+            if number in failing:
+                return ContainerError(container=step.container, error="it failed", kind="status")
+            if odd is not None:
+                return ContainerOutput(container=step.container, output=odd, instance="one")
+            return self._answered(step)
+
+        return walk(pipeline, replace(make_job(), request=request, due=None), answer, self.max_steps)
+
+    def _walks(self, pipeline: Pipeline) -> list[Walk]:
+        walks = [self._walk(pipeline, request) for request in self._requests()]
+        for each in walks:
+            assert each.error is None, f"it raised {each.error!r} when it was asked about {stands(each.job)}"
+        return walks
+
+    def _failing_walks(self, pipeline: Pipeline) -> list[Walk]:
+        """Return walks in which one of the first steps fails, or each step from there on."""
+        failing = [steps for number in range(4) for steps in ([number], range(number, self.max_steps + 1))]
+        return [self._walk(pipeline, request, failing=steps) for request in self._requests() for steps in failing]
+
+    def _hostile_walks(self, pipeline: Pipeline) -> list[Walk]:
+        return [self._walk(pipeline, request, odd=odd) for request in self._requests() for odd in HOSTILE_PAYLOADS]
+
+    def _ending_walks(self, pipeline: Pipeline) -> list[Walk]:
+        walks = self._walks(pipeline)
+        if not all(each.ended for each in walks):
+            pytest.skip("it comes to no end, as another test says")
+        return walks
+
+
+def _copied(job: Job) -> Job:
+    """Return the job as a store would load it."""
+    return msgspec.json.decode(msgspec.json.encode(job), type=Job)
+
+
+def stands(job: Job) -> str:
+    """Describe the state of a job in a line."""
+    return f"a job of {list(job.request.containers)[:5]} with {len(job.results)} results"

@@ -1,4 +1,4 @@
-"""Taking a job through a pipeline as a node does, without one."""
+"""Walks: a job taken through a pipeline as a node does it, but without a node."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,15 +10,15 @@ from nodekit.testing.builders.jobs import make_attempt
 
 
 class Walk(NamedTuple):
-    """What a pipeline made of a job."""
+    """The way of a job through a pipeline."""
 
     jobs: list[Job]
-    """As the job was each time the pipeline was asked."""
+    """States of the job each time the pipeline was asked."""
     steps: list[Step]
-    """What it answered; of the last job, that nothing is due, where that is how it `ended`."""
+    """Answers of the pipeline. There is none for the last job if it `ended`, because no step was due."""
     ended: bool
     error: Exception | None
-    """What it raised about the last job instead."""
+    """Error that the pipeline raised about the last job instead of an answer."""
 
     @property
     def job(self) -> Job:
@@ -26,7 +26,7 @@ class Walk(NamedTuple):
 
 
 def walk(pipeline: Pipeline, job: Job, answer: Callable[[Step, int], ContainerResult], max_steps: int) -> Walk:
-    """Ask for step after step, at most so many, and answer each; the answer is told how many there were before."""
+    """Ask for at most `max_steps` steps and answer each. `answer` gets the step and the number of steps before it."""
     jobs, steps = [job], list[Step]()
     try:
         while (step := pipeline.next_step(job)) is not None and len(steps) < max_steps:

@@ -1,1 +1,1 @@
-"""Plugins: guards and observers, and what holds for both."""
+"""Suites of plugins: guards, observers, and the promises that both share."""

@@ -1,4 +1,4 @@
-"""What a guard promises: a plugin that may object to requests, by `nodekit_admit` or `nodekit_limit`."""
+"""Promises of a guard: a plugin that may refuse requests by `nodekit_admit` or `nodekit_limit`."""
 
 import tracemalloc
 from collections.abc import Iterator, Sequence
@@ -18,10 +18,11 @@ from nodekit.testing.leaks.detectors import unblocked_loop
 
 
 class GuardContract(PluginContract):
-    """Define the fixture `guard`, and say in `welcome` and `unwelcome` which requests it lets in and which not."""
+    """Suite of a guard. Define the fixture `guard`, and the requests that it accepts (`welcome`) and refuses
+    (`unwelcome`)."""
 
     kept_bytes: int = 4 << 20
-    """How much of 20 MB of requests it may hold on to."""
+    """Maximum number of bytes that it may retain of 20 MB of requests."""
 
     @pytest.fixture
     def guard(self) -> Any:
@@ -32,15 +33,15 @@ class GuardContract(PluginContract):
         return guard
 
     def welcome(self) -> Sequence[JobRequest]:
-        """Requests that it lets in, each by itself; build them with `make_request`."""
+        """Return requests that the guard accepts one by one; build them with `make_request`."""
         return []
 
     def unwelcome(self) -> Sequence[JobRequest]:
-        """Requests that it refuses."""
+        """Return requests that the guard refuses."""
         return []
 
     async def ask(self, guard: Any, request: JobRequest, node: Node) -> Exception | None:
-        """What it objects, when it is asked as a node does it."""
+        """Ask the guard as a node does, and return its objection. Return None if it has none."""
         assert hasattr(guard, "nodekit_admit") or hasattr(guard, "nodekit_limit"), "it has no hook of a guard"
         try:
             if hasattr(guard, "nodekit_limit"):
@@ -52,7 +53,7 @@ class GuardContract(PluginContract):
         return None
 
     def asked(self) -> Sequence[JobRequest]:
-        """Requests that it is asked about where the answer does not matter."""
+        """Return requests for tests in which the answer does not matter."""
         return [*self.welcome(), *self.unwelcome()] or [make_request(self.containers()[0].id)]
 
     async def test_who_is_welcome_is_let_in(self, guard: Any) -> None:

@@ -1,4 +1,4 @@
-"""What clients may send and containers may answer, as odd as a node lets through."""
+"""Requests and outputs as odd as a node lets through."""
 
 from collections.abc import Iterator
 
@@ -34,14 +34,14 @@ HOSTILE_PAYLOADS: tuple[msgspec.Raw, ...] = (
         )
     ),
 )
-"""JSON that passes a node's checks: every type, `1e400` (which `decode_payload` cannot read), deep and long."""
+"""JSON that passes a node's checks: every type, `1e400` (which `decode_payload` cannot read), deep and long values."""
 
 _ADDRESSES = (None, "", "no address", "::1", "::ffff:192.0.2.1", "fe80::1%eth0", "999.1.1.1")
 _NAMES = ("", " ", "no-such-container", "../echo", "ECHO", "é", "x" * 10_000)
 
 
 def hostile_requests(*containers: ContainerId, pipeline: str = "sequence") -> Iterator[JobRequest]:
-    """Requests for these containers with odd payloads, addresses, clients, names and numbers of containers."""
+    """Yield requests for these containers with odd payloads, addresses, clients, names and numbers of containers."""
     plain = make_request(*containers, pipeline=pipeline)
     for data in HOSTILE_PAYLOADS:
         yield replace(plain, data=data)

@@ -1,4 +1,4 @@
-"""What an observer promises: a plugin that is told what happens, by `nodekit_observe`."""
+"""Promises of an observer: a plugin that receives events by `nodekit_observe`."""
 
 import tracemalloc
 from collections.abc import Sequence
@@ -30,16 +30,16 @@ from nodekit.testing.leaks.detectors import unblocked_loop
 
 
 class SomethingNew(msgspec.Struct, frozen=True):
-    """An event as a later version of nodekit may tell one."""
+    """An event that a later version of nodekit may emit."""
 
     what: str = "nobody knows yet"
 
 
 class ObserverContract(PluginContract):
-    """Define the fixture `observer`: a new instance each time it is asked for."""
+    """Suite of an observer. Define the fixture `observer`: a new instance each time it is requested."""
 
     kept_bytes: int = 4 << 20
-    """How much of what 20 MB of events say it may hold on to."""
+    """Maximum number of bytes that it may retain of 20 MB of events."""
 
     @pytest.fixture
     def observer(self) -> Any:
@@ -50,7 +50,7 @@ class ObserverContract(PluginContract):
         return observer
 
     def tell(self, observer: Any, event: Any, node: Node) -> Exception | None:
-        """Tell it an event as a node does; what it raises."""
+        """Emit an event to the observer as a node does. Return the error that it raises, or None."""
         assert hasattr(observer, "nodekit_observe"), "it has no nodekit_observe"
         try:
             call_hook(observer.nodekit_observe, event=event, node=node)
@@ -59,7 +59,7 @@ class ObserverContract(PluginContract):
         return None
 
     async def lives(self, node: Node) -> Sequence[Job]:
-        """Jobs that succeed, fail and are cancelled, once they are finished."""
+        """Run jobs that succeed, fail and are cancelled, and return them finished."""
         done = [
             await self.finished(node, make_request(*ids)) for ids in (("echo",), ("echo", "echo"), ("echo", "fail"))
         ]
@@ -92,7 +92,7 @@ class ObserverContract(PluginContract):
             assert error is None, f"it raised {error!r} when it was told something new; look at the type of an event"
 
     async def test_being_told_does_not_block(self, observer: Any) -> None:
-        """A node waits until an observer has heard: a hundred jobs' events may take less than a moment."""
+        """A node waits for each observer, so the events of a hundred jobs must take less than a moment."""
         async with self.running(observer) as node, unblocked_loop():
             for _ in range(100):
                 for event in _events():
@@ -129,7 +129,7 @@ def _told(event: Event) -> str:
 
 
 def _events() -> Sequence[Event]:
-    """Each kind, of jobs that ended in each way."""
+    """Return an event of each kind, and of jobs with each outcome."""
     new = make_job("echo", "fail")
     going_on = with_output(new, due="fail")
     error = ContainerError(container="fail", error="it failed", kind="status")

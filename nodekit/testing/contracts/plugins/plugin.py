@@ -1,4 +1,4 @@
-"""What every plugin promises, whatever its hooks are."""
+"""Promises of every plugin, independent of its hooks."""
 
 import inspect
 import logging
@@ -16,26 +16,27 @@ from nodekit.testing.leaks.detectors import no_leaks, unblocked_loop
 
 
 class PluginContract(Contract):
-    """Base of the suites of plugins: define the fixture `plugin`, a new instance each time it is asked for."""
+    """Base of the suites of plugins. Define the fixture `plugin`: a new instance each time it is requested."""
 
     timeout_seconds: float = 20.0
-    """How long anything that has to come may take."""
+    """Time limit for anything that must happen."""
 
     @pytest.fixture
     def plugin(self) -> Any:
         raise NotImplementedError("define a fixture `plugin` that gives a new instance of your plugin")
 
     def containers(self) -> Sequence[Container]:
-        """What the node offers: ``echo``, ``fail`` and ``slow``, and those with rules that your plugin looks at."""
+        """Return the node's containers: ``echo``, ``fail`` and ``slow``, and containers with rules that your plugin
+        reads."""
         return [Container(id=id) for id in ("echo", "fail", "slow")]
 
     def make_node(self, plugin: Any, **settings: Any) -> Node:
-        """A node in memory that has the plugin, not entered."""
+        """Make a node in memory that has the plugin, not entered."""
         return make_node(runners=[make_function_runner(self.containers())], plugins=[plugin], **settings)
 
     @asynccontextmanager
     async def running(self, plugin: Any) -> AsyncIterator[Node]:
-        """Such a node while it runs, for a bounded time."""
+        """Run such a node for a limited time."""
         with anyio.fail_after(self.timeout_seconds):
             async with self.make_node(plugin) as node:
                 yield node
@@ -79,7 +80,7 @@ def call_hook(hook: Callable[..., Any], **arguments: Any) -> Any:
 
 @contextmanager
 def nothing_fails() -> Iterator[None]:
-    """Raise `AssertionError` where a node logs, meanwhile, that a plugin failed."""
+    """Raise `AssertionError` if a node logs in the block that a plugin failed."""
     records: list[logging.LogRecord] = []
 
     class Listener(logging.Handler):

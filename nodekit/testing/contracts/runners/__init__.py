@@ -1,1 +1,1 @@
-"""What calls containers, piece by piece or at once."""
+"""Suites of components that call containers, with or without streaming."""

@@ -1,4 +1,4 @@
-"""What a `ContainerRunner` promises."""
+"""Promises of a `ContainerRunner`."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,27 +15,28 @@ from nodekit.testing.leaks.detectors import no_leaks, unblocked_loop
 
 
 class ContainerRunnerContract(Contract):
-    """Define the fixture `runner`: one that was not entered yet, and offers containers that do what is said below."""
+    """Suite of a runner. Define the fixture `runner`: not entered yet, with containers that behave as described
+    below."""
 
     echo: ContainerId = "echo"
-    """Gives the `data` that it was given."""
+    """Container that returns its `data`."""
     fail: ContainerId = "fail"
-    """Fails each step, in a way that the runner can tell."""
+    """Container that fails each step in a way that the runner can see."""
     slow: ContainerId = "slow"
-    """Takes longer than a minute; other containers, and calls of this one, go on beside it."""
+    """Container that takes longer than a minute. Other containers, and other calls of this one, go on meanwhile."""
     opaque: bool = True
-    """Whether payloads pass as they are; False for a runner that decodes them."""
+    """True if payloads pass unchanged; False for a runner that decodes them."""
     timeout_seconds: float = 20.0
-    """How long anything that has to come may take, entering included."""
+    """Time limit for anything that must happen, including entering."""
     prompt_seconds: float = 5.0
-    """How long giving up a call may take."""
+    """Time limit for giving up a call."""
 
     @pytest.fixture
     def runner(self) -> ContainerRunner:
         raise NotImplementedError("define a fixture `runner` that gives a runner that was not entered yet")
 
     def nothing_is_left(self, runner: ContainerRunner) -> bool:
-        """Whether a runner that was exited left nothing behind: override it where something could be left."""
+        """Return True if an exited runner left nothing behind. Override it if the runner can leave something."""
         return True
 
     async def outcome(self, runner: ContainerRunner, step: Step) -> ContainerOutput:
@@ -131,7 +132,7 @@ class ContainerRunnerContract(Contract):
     async def test_exit_leaves_no_tasks_descriptors_or_threads(self, runner: ContainerRunner) -> None:
         async with no_leaks(grace_seconds=self.prompt_seconds), runner:
             await self.outcome(runner, make_step(self.echo, {"a": 1}))
-            with suppress(Exception):  # another test says which
+            with suppress(Exception):  # another test reports this error
                 await self.outcome(runner, make_step(self.fail))
             with anyio.move_on_after(0.05):
                 await runner.run(make_step(self.slow))

@@ -1,4 +1,4 @@
-"""What a `StreamingRunner` promises."""
+"""Promises of a `StreamingRunner`."""
 
 import tracemalloc
 from collections.abc import AsyncIterator
@@ -14,14 +14,14 @@ from nodekit.testing.contracts.runners.runner import ContainerRunnerContract
 
 
 class StreamingRunnerContract(ContainerRunnerContract):
-    """As `ContainerRunnerContract`, of a runner that streams as well. It offers two containers more."""
+    """Suite of a runner that streams, in addition to `ContainerRunnerContract`. The runner has two more containers."""
 
     endless: ContainerId = "endless"
-    """Gives pieces without end, as fast as they are taken."""
+    """Container that gives endless pieces, as fast as they are read."""
     broken: ContainerId = "broken"
-    """Gives a piece, and then fails."""
+    """Container that gives a piece and then fails."""
     buffered_bytes: int = 8 << 20
-    """How much may be read of a container while nobody asks for more."""
+    """Maximum number of bytes that are read of a container ahead of the reader."""
 
     def step(self, container: ContainerId, data: object = None) -> Step:
         return make_step(container, data, destination=Location.STREAM)
@@ -35,13 +35,13 @@ class StreamingRunnerContract(ContainerRunnerContract):
                 return came.whole
 
     async def begun(self, runner: StreamingRunner) -> None:
-        """Read a piece of `endless`, and leave it."""
+        """Read a piece of `endless`, and leave the stream."""
         with anyio.fail_after(self.timeout_seconds):
             async with runner.stream(self.step(self.endless)) as pieces:
                 await self._gives_a_piece(pieces)
 
     async def _gives_a_piece(self, pieces: AsyncIterator[bytes]) -> None:
-        """Read one of `endless`."""
+        """Read a piece of `endless`."""
         with within(self.timeout_seconds, f"the container {self.endless!r} gives a piece"):
             assert await anext(aiter(pieces))
 

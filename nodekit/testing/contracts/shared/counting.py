@@ -1,4 +1,4 @@
-"""A runner that counts what it is asked to run, and may hold it: for nodes in suites that may know no plugin."""
+"""A runner that counts its calls and can hold them, for suites that must not import a plugin."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -11,7 +11,7 @@ from nodekit import Container, ContainerId, ContainerOutput, JobId, Step
 
 
 class CountingRunner:
-    """Its containers give back what they get; those of `held` once it is told to `open`."""
+    """Runs containers that return their input. Calls of the containers in `held` wait until `open`."""
 
     in_process: Literal[True] = True
 
@@ -19,7 +19,7 @@ class CountingRunner:
         self.name = name
         self.containers: Mapping[ContainerId, Container] = {id: Container(id=id) for id in ("echo", "reverse")}
         self.calls: Counter[tuple[JobId, int]] = Counter()
-        """By job and index of the step."""
+        """Number of calls, by job and index of the step."""
         self.aborted = 0
         self._held = held
         self._opened: anyio.Event
@@ -43,7 +43,7 @@ class CountingRunner:
         return ()
 
     async def open(self) -> None:
-        """Hold nothing any more."""
+        """Release all calls; hold none from now on."""
         self._opened.set()
 
     async def run(self, step: Step) -> ContainerOutput:

@@ -1,4 +1,4 @@
-"""A place where another process could be: an event loop in a thread of its own, which can be made to stand still."""
+"""A stand-in for another process: an event loop in a thread of its own, which can be made to stand still."""
 
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,11 +17,11 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 Hold: TypeAlias = Callable[[SharedStore, threading.Event], None]
-"""Holds a store, called in its event loop, until the event is set."""
+"""Blocks a store until the event is set. Called in the store's event loop."""
 
 
 class Elsewhere:
-    """A node's place: its store lives there, and what it is asked for is awaited here."""
+    """A node's place: its store lives there, and the results of calls are awaited here."""
 
     def __init__(self, portal: BlockingPortal, store: SharedStore, hold: Hold) -> None:
         self.store = store
@@ -32,9 +32,9 @@ class Elsewhere:
         self._entered: list[AbstractContextManager[Any]] = []
 
     async def start(self, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Begin a call there; it is cancelled at the end of the test, if it has not come to its own until then."""
+        """Begin a call there. It is cancelled at the end of the test if it still runs then."""
         begin: Callable[[], Future[T]] = partial(self._portal.start_task_soon, partial(function, *args, **kwargs))
-        future = await anyio.to_thread.run_sync(begin)  # a portal of trio is not to be called in a loop of trio
+        future = await anyio.to_thread.run_sync(begin)  # a trio portal must not be called in a trio loop
         self._running.append(future)
         return future
 
@@ -43,14 +43,14 @@ class Elsewhere:
         return await awaited(await self.start(function, *args, **kwargs))
 
     async def enter(self, part: AbstractAsyncContextManager[T]) -> T:
-        """Enter a store or a node there; it is left at the end of the test."""
+        """Enter a store or a node there. It is left at the end of the test."""
         manager = self._portal.wrap_async_context_manager(part)
         entered = await anyio.to_thread.run_sync(manager.__enter__)
         self._entered.append(manager)
         return entered
 
     async def stand_still(self) -> None:
-        """Returns once nothing happens there any more; for the others it looks as if it had died, until `go_on`."""
+        """Stop everything there, and return once it stands still. Others see a dead node until `go_on`."""
         standing: Future[None] = Future()
         self._let_go = let_go = threading.Event()
 
@@ -62,11 +62,11 @@ class Elsewhere:
         await awaited(standing)
 
     def go_on(self) -> None:
-        """It was only paused."""
+        """Let the place run on after `stand_still`."""
         self._let_go.set()
 
     def close(self) -> None:
-        """From another thread: end what was begun there, and leave what was entered."""
+        """End all calls, and leave everything that was entered. Called from another thread."""
         self.go_on()
         for future in self._running:
             future.cancel()
@@ -77,7 +77,7 @@ class Elsewhere:
 
 @asynccontextmanager
 async def elsewhere(store: SharedStore, hold: Hold) -> AsyncIterator[Elsewhere]:
-    """A place of its own for a store, which is not entered yet, on the same kind of event loop as this one's."""
+    """Give a place of its own to a store that is not entered yet, on the same kind of event loop as this one."""
     portals = start_blocking_portal(_backend())
     there = Elsewhere(await anyio.to_thread.run_sync(portals.__enter__), store, hold)
     try:
@@ -91,7 +91,7 @@ async def elsewhere(store: SharedStore, hold: Hold) -> AsyncIterator[Elsewhere]:
 
 
 async def awaited(future: Future[T]) -> T:
-    """What comes of a call in another event loop; it goes on there, also where this is cancelled."""
+    """Return the result of a call in another event loop. Cancelling this wait does not cancel the call."""
     done, soon = anyio.Event(), soon_here()
     future.add_done_callback(lambda _: soon(done.set))
     await done.wait()
@@ -99,7 +99,8 @@ async def awaited(future: Future[T]) -> T:
 
 
 def soon_here() -> Callable[[Callable[[], object]], None]:
-    """A way to have something called in the event loop that runs now, from any thread; nothing, once it has ended."""
+    """Return a function that schedules a call in the present event loop from any thread. It does nothing once the loop
+    is closed."""
     native: Any = anyio.lowlevel.current_token().native_token
     call = native.call_soon_threadsafe if _backend() == "asyncio" else native.run_sync_soon
 

@@ -1,25 +1,33 @@
-"""What a `SharedStore` promises."""
+"""Promises of a `SharedStore`."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 
 import anyio
 
-from nodekit import ContainerId, Job, JobId, JobStatus, Node, SharedStore, StoreFailed
+from nodekit import Announcement, Container, ContainerId, Job, JobId, JobStatus, Node, SharedStore, StoreFailed
 from nodekit.testing.builders.jobs import make_request
-from nodekit.testing.contracts.shared.announcing import AnnouncingContract
+from nodekit.testing.contracts.shared.base import Open
 from nodekit.testing.contracts.shared.counting import CountingRunner
-from nodekit.testing.contracts.shared.leasing import Open
+from nodekit.testing.contracts.shared.jobs import SharedJobs
+from nodekit.testing.contracts.shared.leases import Leases
+from nodekit.testing.contracts.stores.store import JobStoreContract
 from nodekit.testing.faults.injection import Faults
 
 
-class SharedStoreContract(AnnouncingContract):
-    """For a store on which several nodes work. Define the fixture `open_store`.
+class _Secretive(Container, frozen=True, kw_only=True):
+    """A runner's container with a private field."""
 
-    It is a function that gives a store, not entered, always on the same data, which are empty when a test begins; the
-    suite opens several at once, some of them in an event loop of their own. They hold a claim, or an announcement,
-    without renewing it for `lease_seconds`::
+    secret: str
+
+
+class SharedStoreContract(SharedJobs, Leases, JobStoreContract):
+    """Suite of a store on which several nodes work. Define the fixture `open_store`.
+
+    The fixture gives a function. The function returns a store that is not entered yet, always on the same data. The
+    data are empty when a test begins. The suite opens several stores at once, some of them in an event loop of their
+    own. They hold a claim, or an announcement, for `lease_seconds` without renewing it::
 
         class TestMyStore(SharedStoreContract):
             lease_seconds = 0.5
@@ -28,11 +36,92 @@ class SharedStoreContract(AnnouncingContract):
             def open_store(self, tmp_path):
                 return lambda: MyStore(tmp_path, lease_seconds=self.lease_seconds)
 
-    A node dies, or is paused, as `hold` says. A store alone keeps all promises of `JobStoreContract`, too.
+    `hold` simulates a node that dies or is paused. A single store also keeps all promises of `JobStoreContract`.
     """
 
+    # -- announcements ----------------------------------------------------------------------------
+
+    def offered(self, *containers: str, running: tuple[str, ...] = ()) -> Announcement:
+        """Make a node's announcement of these containers."""
+        rules = {"external": False, "allowed_ips": ["10.0.0.0/8"]}
+        offered = {id: Container(id=id, image=f"{id}:1", concurrency=2, rules=rules) for id in containers}
+        return Announcement(offered, frozenset(running))
+
+    async def known(self, store: SharedStore) -> Mapping[str, tuple[Mapping[str, Container], frozenset[str]]]:
+        """Return the announcements that a store knows, by node."""
+        nodes = await store.nodes()
+        return {name: (dict(node.containers), frozenset(node.running)) for name, node in nodes.items()}
+
+    async def knows(self, store: SharedStore, **offered: Announcement) -> None:
+        """Wait until a store knows exactly these nodes."""
+        expected = {name: (dict(node.containers), frozenset(node.running)) for name, node in offered.items()}
+        await self.eventually(lambda: self.known(store), expected)
+
+    async def test_what_a_node_announces_is_known_to_all(self, stores: list[SharedStore]) -> None:
+        one, other, _ = stores
+        for store in stores:
+            assert await store.nodes() == {}
+        a, b = self.offered("echo", "reverse", running=("echo",)), self.offered("echo")
+        await one.announce("a", a)
+        await other.announce("b", b)
+        for store in stores:
+            await self.knows(store, a=a, b=b)
+
+    async def test_what_a_node_announces_anew_replaces_what_it_had_announced(self, stores: list[SharedStore]) -> None:
+        one, other, third = stores
+        await one.announce("a", self.offered("echo", "reverse", running=("echo",)))
+        await other.announce("b", b := self.offered("echo"))
+        await one.announce("a", a := self.offered("other", running=("other",)))
+        for store in stores:
+            await self.knows(store, a=a, b=b)
+        await third.announce("b", b := self.offered())
+        await self.knows(one, a=a, b=b)
+
+    async def test_of_a_container_its_own_fields_travel_and_no_secrets(self, stores: list[SharedStore]) -> None:
+        container = _Secretive(id="echo", description="says it again", secret="s3cret")  # noqa: S106
+        await stores[0].announce("a", Announcement({"echo": container}, ["echo"]))
+        plain = Announcement({"echo": Container(id="echo", description="says it again")}, ["echo"])
+        for store in stores:
+            await self.knows(store, a=plain)
+
+    async def test_an_announcement_stays_as_long_as_its_node_lives(self, stores: list[SharedStore]) -> None:
+        await stores[0].announce("a", a := self.offered("echo"))
+        await self.knows(stores[1], a=a)
+        await anyio.sleep(3 * self.lease_seconds)
+        for store in stores:
+            assert await self.known(store) == {"a": (a.containers, frozenset())}
+
+    async def test_an_announcement_is_gone_when_its_node_has_left(self, open_store: Open, store: SharedStore) -> None:
+        await store.announce("a", a := self.offered("echo"))
+        async with open_store() as leaving:
+            await leaving.announce("b", b := self.offered("reverse"))
+            await self.knows(store, a=a, b=b)
+        await self.knows(store, a=a)
+
+    async def test_an_announcement_lapses_when_its_node_dies(self, open_store: Open, store: SharedStore) -> None:
+        await store.announce("a", a := self.offered("echo"))
+        async with self.another(open_store) as there:
+            await there.call(there.store.announce, "b", b := self.offered("reverse"))
+            await self.knows(store, a=a, b=b)
+            await there.stand_still()
+            await self.knows(store, a=a)
+
+    async def test_a_node_that_comes_again_under_its_name_stays_known(
+        self, open_store: Open, store: SharedStore
+    ) -> None:
+        async with self.another(open_store) as there:
+            await there.call(there.store.announce, "a", self.offered("echo"))
+            await there.stand_still()
+            await store.announce("a", again := self.offered("reverse"))
+            await self.knows(store, a=again)
+            await anyio.sleep(2 * self.lease_seconds)
+            await self.knows(store, a=again)
+        await self.knows(store, a=again)
+
+    # -- nodes ------------------------------------------------------------------------------------
+
     def node(self, store: SharedStore, runner: CountingRunner) -> Node:
-        """A node that waits for nothing when it is left."""
+        """Make a node that drains for no time when it is left."""
         return Node(store=store, runners=[runner], name=runner.name, drain_seconds=0)
 
     async def submitted(self, node: Node, count: int, *containers: ContainerId) -> list[JobId]:
@@ -41,7 +130,7 @@ class SharedStoreContract(AnnouncingContract):
         return [answer.id for answer in answers if isinstance(answer, Job)]
 
     async def finished(self, node: Node, ids: Sequence[JobId]) -> list[Job]:
-        """The jobs once they are finished: each well, and each step once."""
+        """Wait until the jobs are finished, assert that all succeeded and each step ran once, and return them."""
         with anyio.fail_after(self.timeout_seconds + self.lease_seconds):
             jobs = await node.wait(ids)
         assert sorted(job.id for job in jobs) == sorted(ids)
@@ -53,7 +142,7 @@ class SharedStoreContract(AnnouncingContract):
         return jobs
 
     async def called(self, runner: CountingRunner, count: int, index: int) -> None:
-        """Wait until so many jobs are in the step of that index."""
+        """Wait until `count` jobs are in the step with this index."""
 
         async def jobs() -> int:
             return sum(at == index for _, at in list(runner.calls))

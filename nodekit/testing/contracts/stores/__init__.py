@@ -1,1 +1,1 @@
-"""What keeps jobs: tables, stores, and stores that outlive the process."""
+"""Suites of components that keep jobs: tables, stores, and stores that outlive the process."""

@@ -1,38 +1,34 @@
-"""Who is next, and that nobody is lost: claim, add_claimed."""
+"""Claims of jobs, and their ends: `claim`, `add_claimed`, `save`, `release` and `settle`. The first finish wins."""
 
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 import anyio
 import anyio.lowlevel
+import pytest
 
-from nodekit import Claim, ContainerId, Job, JobId, JobStatus, JobStore, Location
-from nodekit.testing.builders.jobs import make_job, make_retry, succeeded
+from nodekit import (
+    Claim,
+    ClaimLost,
+    ContainerError,
+    ContainerOutput,
+    Job,
+    JobId,
+    JobStatus,
+    JobStore,
+    Location,
+    Outcome,
+    Settlement,
+    encode_payload,
+)
+from nodekit.testing.builders.jobs import make_attempt, make_job, make_retry, succeeded, with_output
 from nodekit.testing.contracts.bounds import turn, within
-from nodekit.testing.contracts.stores.keeping import KeepingContract
+from nodekit.testing.contracts.stores.base import CANCELLED, StoreBase
 
 
-class ClaimingContract(KeepingContract):
-    """The part of `JobStoreContract` about claims."""
+class Claiming(StoreBase):
+    """Tests of `JobStoreContract` about claims and claimed jobs."""
 
-    async def claims(
-        self, store: JobStore, count: int, *, containers: Collection[ContainerId] = ("echo",)
-    ) -> list[Claim]:
-        """Claim until there are `count`; a store may give fewer at once."""
-        claims: list[Claim] = []
-        with within(self.timeout_seconds, f"`claim` gives {count} jobs that are due"):
-            while len(claims) < count:
-                some = await store.claim(containers, count - len(claims))
-                assert 1 <= len(some) <= count - len(claims)
-                claims += some
-        return claims
-
-    async def nothing_to_claim(self, store: JobStore, *, containers: Collection[ContainerId] = ("echo",)) -> bool:
-        """Whether a claim just waits. It takes `quiet_seconds`."""
-        claims: Sequence[Claim] = ()
-        with anyio.move_on_after(self.quiet_seconds):
-            claims = await store.claim(containers, 1)
-        return not claims
+    # -- claim ------------------------------------------------------------------------------------
 
     async def test_claim_answers_the_job_as_it_is_kept(self, store: JobStore) -> None:
         job = make_job()
@@ -144,15 +140,6 @@ class ClaimingContract(KeepingContract):
                 await store.release(claim, claim.job)
         assert {*_ids(await self.claims(store, 3))} == {job.id for job in jobs}
 
-    async def _claim_into(self, store: JobStore, claims: list[Claim]) -> None:
-        claims += await store.claim(["echo"], 2)
-
-    def patiences(self) -> Iterator[Callable[[], Awaitable[None]]]:
-        """Ways to wait a little: a number of turns of the event loop, and fractions of `quiet_seconds`."""
-        for number in range(25):
-            yield partial(_turns, number)
-            yield partial(anyio.sleep, self.quiet_seconds * number / 500)
-
     async def test_a_streaming_job_is_claimed_as_it_is_added(self, store: JobStore) -> None:
         job = make_job(destination=Location.STREAM)
         claim = await store.add_claimed(job)
@@ -171,10 +158,231 @@ class ClaimingContract(KeepingContract):
         assert getattr(kept.result, "kind", None) == "interrupted"
         assert (await store.pending()).total == 0
 
+    # -- save -------------------------------------------------------------------------------------
 
-async def _turns(number: int) -> None:
-    for _ in range(number):
-        await anyio.lowlevel.checkpoint()
+    async def test_save_keeps_what_has_happened_and_the_claim_goes_on(self, store: JobStore) -> None:
+        claim = await self.claimed(store)
+        tried = claim.job.with_failure("echo", make_attempt(kind="timeout", failure="no reply"))
+        for job in (tried, done := with_output(tried, {"a": 1}, due="reverse")):
+            await store.save(claim, job)
+            assert claim.job == job
+            assert await store.get([job.id]) == [job]
+        assert await self.nothing_to_claim(store, containers=["echo", "reverse"])
+        await store.save(claim, succeeded(done))
+
+    async def test_save_of_a_finished_job_ends_the_claim(self, store: JobStore) -> None:
+        claim = await self.claimed(store)
+        job = succeeded(claim.job)
+        await store.save(claim, job)
+        assert await store.get([job.id]) == [job]
+        assert await self.nothing_to_claim(store)
+        with pytest.raises(ClaimLost):
+            await store.save(claim, with_output(job))
+        with pytest.raises(ClaimLost):
+            await store.release(claim, with_output(job))
+        assert await store.get([job.id]) == [job]
+
+    async def test_cancelling_save_leaves_a_job_that_is_still_claimed(self, store: JobStore) -> None:
+        for patience in self.patiences():
+            claim = await self.claimed(store)
+            newer = with_output(claim.job, due="reverse")
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(store.save, claim, newer)
+                await patience()
+                tasks.cancel_scope.cancel()
+            assert await store.get([newer.id]) in ([newer], [await self._before(newer)])
+            await store.save(claim, succeeded(newer))
+
+    async def _before(self, job: Job) -> Job:
+        return Job(id=job.id, request=job.request, accepted_at=job.accepted_at, due=job.request.containers[0])
+
+    async def test_cancelling_add_leaves_no_job_behind_that_is_not_queued(self, store: JobStore) -> None:
+        for patience in self.patiences():
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(store.add, [make_job()])
+                await patience()
+                tasks.cancel_scope.cancel()
+        with within(self.timeout_seconds, "`pending` counts what `find` answers"):  # a slow store may still be working
+            while len(kept := await store.find(limit=100)) != (await store.pending()).total:  # noqa: ASYNC110
+                await anyio.sleep(0.005)
+        claimed = [claim.job.id for claim in await self.claims(store, len(kept))]
+        assert sorted(claimed) == kept
+
+    # -- release ----------------------------------------------------------------------------------
+
+    async def test_a_released_job_is_offered_again_as_it_was_released(self, store: JobStore) -> None:
+        claim = await self.claimed(store)
+        job = claim.job.with_failure("echo", make_attempt(kind="connection", failure="refused"))
+        await store.release(claim, job)
+        [again] = await self.claims(store, 1)
+        assert again.job == job
+        assert again.job.attempt == 2
+
+    async def test_a_job_released_unchanged_is_offered_again(self, store: JobStore) -> None:
+        claim = await self.claimed(store)
+        await store.release(claim, claim.job)
+        [again] = await self.claims(store, 1)
+        assert again.job == claim.job
+
+    async def test_a_job_released_with_a_delay_is_offered_then_and_not_before(self, store: JobStore) -> None:
+        claim = await self.claimed(store)
+        await store.release(claim, claim.job, delay_seconds=4 * self.quiet_seconds)
+        assert await self.nothing_to_claim(store)
+        [again] = await self.claims(store, 1)
+        assert again.job.id == claim.job.id
+
+    async def test_a_delayed_job_does_not_hold_up_others(self, store: JobStore) -> None:
+        claim = await self.claimed(store)
+        await store.release(claim, claim.job, delay_seconds=1000)
+        other = await self.claimed(store)
+        assert other.job.id != claim.job.id
+
+    async def test_a_job_can_be_released_for_another_container(self, store: JobStore) -> None:
+        claim = await self.claimed(store)
+        job = with_output(claim.job, due="reverse")
+        await store.release(claim, job)
+        assert await self.nothing_to_claim(store)
+        [again] = await self.claims(store, 1, containers=["reverse"])
+        assert again.job == job
+
+    async def test_a_claim_ends_with_its_release(self, store: JobStore) -> None:
+        old = await self.claimed(store)
+        await store.release(old, old.job)
+        await self.assert_worthless(store, old)
+        [new] = await self.claims(store, 1)
+        await self.assert_worthless(store, old)
+        await store.save(new, succeeded(new.job))
+
+    async def assert_worthless(self, store: JobStore, old: Claim) -> None:
+        with pytest.raises(ClaimLost):
+            await store.save(old, succeeded(old.job))
+        with pytest.raises(ClaimLost):
+            await store.release(old, with_output(old.job))
+        assert await store.get([old.job.id]) == [old.job]
+
+    # -- settle -----------------------------------------------------------------------------------
+
+    async def test_settle_finishes_a_queued_job(self, store: JobStore) -> None:
+        job = make_job()
+        await store.add([job])
+        answer = await store.settle(job.id, CANCELLED, client=None)
+        assert answer is not None
+        assert answer.now
+        settled = answer.job
+        assert (settled.id, settled.status, settled.due) == (job.id, JobStatus.CANCELLED, None)
+        assert isinstance(settled.result, ContainerError)
+        assert settled.finished_at is not None
+        assert await store.get([job.id]) == [settled]
+        assert await self.nothing_to_claim(store)
+
+    async def test_settle_keeps_the_outcome_that_was_given(self, store: JobStore) -> None:
+        result = ContainerOutput(container="echo", output=encode_payload({"from": "outside"}))
+        claim = await self.claimed(store)
+        await store.settle(claim.job.id, Outcome(JobStatus.SUCCESS, result), client="alice")
+        [kept] = await store.get([claim.job.id])
+        assert (kept.status, kept.result) == (JobStatus.SUCCESS, result)
+
+    async def test_settle_of_a_delayed_job_takes_it_out_of_the_queue(self, store: JobStore) -> None:
+        claim = await self.claimed(store)
+        await store.release(claim, claim.job, delay_seconds=2 * self.quiet_seconds)
+        await store.settle(claim.job.id, CANCELLED, client=None)
+        await anyio.sleep(2 * self.quiet_seconds)
+        assert await self.nothing_to_claim(store)
+
+    async def test_settle_takes_the_claim_from_whoever_runs_the_job(self, store: JobStore) -> None:
+        claim = await self.claimed(store)
+        interrupted = False
+        with anyio.fail_after(self.timeout_seconds):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._settle, store, claim.job)
+                with claim.scope:
+                    await anyio.sleep_forever()
+                interrupted = True
+        assert interrupted
+        for write in (store.save, store.release):
+            with pytest.raises(ClaimLost):
+                await write(claim, succeeded(claim.job))
+        [kept] = await store.get([claim.job.id])
+        assert kept.status is JobStatus.CANCELLED
+        assert await self.nothing_to_claim(store)
+
+    async def test_settle_of_a_finished_job_changes_nothing(self, store: JobStore) -> None:
+        claim = await self.claimed(store)
+        finished = succeeded(claim.job)
+        await store.save(claim, finished)
+        assert await store.settle(finished.id, CANCELLED, client=None) == Settlement(finished, now=False)
+        assert await store.get([finished.id]) == [finished]
+
+    async def test_settle_of_an_unknown_job_answers_none(self, store: JobStore) -> None:
+        assert await store.settle(make_job().id, CANCELLED, client=None) is None
+
+    async def test_settle_does_not_touch_jobs_of_other_clients(self, store: JobStore) -> None:
+        job = make_job(client="alice")
+        await store.add([job])
+        assert await store.settle(job.id, CANCELLED, client="bob") is None
+        [claim] = await self.claims(store, 1)
+        assert claim.job == job
+
+    async def test_settle_ends_a_stream(self, store: JobStore) -> None:
+        claim = await store.add_claimed(make_job(destination=Location.STREAM))
+        await store.settle(claim.job.id, CANCELLED, client=None)
+        with anyio.fail_after(self.timeout_seconds), claim.scope:
+            await anyio.sleep_forever()
+        with pytest.raises(ClaimLost):
+            await store.save(claim, succeeded(claim.job))
+
+    async def test_of_two_settlements_at_once_one_wins_and_both_learn_which(self, store: JobStore) -> None:
+        for number in range(20):
+            job = make_job()
+            await store.add([job])
+            answers: list[Settlement | None] = []
+
+            async def settle(job: Job, status: JobStatus, answers: list[Settlement | None] = answers) -> None:
+                answers.append(await store.settle(job.id, Outcome(status), client=None))
+
+            async with anyio.create_task_group() as tasks:
+                for status in [JobStatus.CANCELLED, JobStatus.FAILED][:: 1 if number % 2 else -1]:
+                    tasks.start_soon(settle, job, status)
+            [kept] = await store.get([job.id])
+            assert sorted(answer.now for answer in answers if answer and answer.job == kept) == [False, True]
+
+    async def test_of_a_settlement_and_a_last_save_at_once_one_wins(self, store: JobStore) -> None:
+        for patience in self.patiences():
+            claim = await self.claimed(store)
+            lost: list[bool] = []
+
+            async def save(claim: Claim = claim, lost: list[bool] = lost) -> None:
+                try:
+                    await store.save(claim, succeeded(claim.job))
+                except ClaimLost:
+                    lost.append(True)
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(save)
+                await patience()
+                settled = await store.settle(claim.job.id, CANCELLED, client=None)
+            [kept] = await store.get([claim.job.id])
+            assert kept.status is (JobStatus.CANCELLED if lost else JobStatus.SUCCESS)
+            assert settled == Settlement(kept, now=bool(lost))
+
+    async def test_a_settlement_while_the_job_is_claimed_leaves_no_claim_that_is_worth_something(
+        self, store: JobStore
+    ) -> None:
+        for patience in self.patiences():
+            job = make_job()
+            await store.add([job])
+            claims: list[Claim] = []
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._claim_into, store, claims)
+                await patience()
+                await store.settle(job.id, CANCELLED, client=None)
+                await anyio.lowlevel.checkpoint()
+                tasks.cancel_scope.cancel()
+            for claim in claims:
+                with pytest.raises(ClaimLost):
+                    await store.save(claim, succeeded(claim.job))
+            [kept] = await store.get([job.id])
+            assert kept.status is JobStatus.CANCELLED
 
 
 def _ids(claims: Sequence[Claim]) -> list[JobId]:

@@ -1,4 +1,4 @@
-"""A disk that is full, for this process: its files can grow no more, until they can again."""
+"""Simulation of a full disk for this process: its files cannot grow until the block ends."""
 
 import os
 import resource
@@ -11,13 +11,13 @@ from nodekit.testing.builders.jobs import make_job
 from nodekit.testing.leaks.descriptors import Descriptor
 
 _ROOM_BYTES = 50_000
-"""How much a file may still grow, or hold, while the disk is full."""
+"""Number of bytes by which a file may still grow, or that a new file may hold, while the disk is full."""
 _TOO_MUCH_BYTES = 1_000_000
 
 
 @contextmanager
 def full_disk(files: Collection[Descriptor]) -> Iterator[None]:
-    """No file grows to more than the largest of these is, plus a little. Python ignores the signal of it (SIGXFSZ)."""
+    """Let no file grow beyond the largest of `files`, plus a little. Python ignores the signal for it (SIGXFSZ)."""
     sizes = [status.st_size for file in files if stat.S_ISREG((status := os.fstat(file.number)).st_mode)]
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (max(sizes, default=0) + _ROOM_BYTES, before[1]))
@@ -28,13 +28,13 @@ def full_disk(files: Collection[Descriptor]) -> Iterator[None]:
 
 
 def too_much() -> Sequence[Job]:
-    """Jobs of which the second does not fit, compressed or not."""
+    """Make jobs; the second one does not fit on the disk, compressed or not."""
     large = make_job(data={"text": os.urandom(_TOO_MUCH_BYTES // 2).hex()})
     return [make_job(idempotency_key="refused"), large, make_job()]
 
 
 async def is_refused(store: JobStore, jobs: Sequence[Job]) -> bool:
-    """Whether the store does not take these jobs; it then has to raise what is promised."""
+    """Return True if the store refuses these jobs. Raise AssertionError if it raises anything but `StoreFailed`."""
     try:
         await store.add(jobs)
     except StoreFailed:
@@ -45,7 +45,7 @@ async def is_refused(store: JobStore, jobs: Sequence[Job]) -> bool:
 
 
 async def is_there(store: JobStore, kept: Sequence[Job], refused: Sequence[Job]) -> None:
-    """Those that are kept are there as they are, and those that were refused are not, however one asks."""
+    """Assert that every query gives the kept jobs unchanged, and none of the refused ones."""
     ids: list[JobId] = [job.id for job in kept]
     assert await store.get([*ids, *(job.id for job in refused)]) == kept, "`get` gives something else than was kept"
     assert await store.find(limit=100) == ids, "`find` tells of something else than was kept"

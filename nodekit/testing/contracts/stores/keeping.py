@@ -1,7 +1,6 @@
-"""What a table and a store have in common: add, get, find and delete."""
+"""Promises that tables and stores share: `add`, `get`, `find` and `delete`."""
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -10,14 +9,12 @@ import pytest
 
 from nodekit import FINISHED, UNFINISHED, ContainerError, Job, JobId, JobStatus, JobStore, JobTable, Outcome
 from nodekit.testing.builders.jobs import make_job, make_retry
-from nodekit.testing.contracts.backends import Contract
+from nodekit.testing.contracts.stores.base import KeeperBase
 from nodekit.testing.leaks.detectors import no_leaks, unblocked_loop
 
 ODD_PAYLOAD = msgspec.Raw('{"n": 1%s, "n":-0.0, "z" : [1E400,"\\u00e9 é"] }'.encode() % (b"0" * 77))
-"""A 256-bit number, a key twice, odd spaces, an exponent beyond a double, a letter written in two ways."""
-
-SUCCEEDED = Outcome(JobStatus.SUCCESS)
-
+"""JSON with a 256-bit number, a repeated key, odd spaces, an exponent beyond a double, and a letter in two
+notations."""
 _ODD_TEXTS = (
     ("100%", "100 of them"),
     ("a_b", "aXb"),
@@ -30,24 +27,11 @@ _ODD_TEXTS = (
     ("\x00tail", "tail"),
     ("two\nlines", "two lines"),
 )
-"""What a pattern, a query, a comparison without case or one that ends at a zero takes for another."""
+"""Pairs of different texts that are equal as patterns, in queries, without case, or up to a zero byte."""
 
 
-class KeepingContract(Contract):
-    """Base of the suites of tables and stores."""
-
-    timeout_seconds: float = 10.0
-    """How long anything that has to come may take."""
-    quiet_seconds: float = 0.05
-    """How long the suite waits before it believes that nothing comes."""
-
-    @pytest.fixture
-    def keeper(self) -> JobTable | JobStore:
-        raise NotImplementedError
-
-    async def finish(self, keeper: Any, job: Job, outcome: Outcome = SUCCEEDED) -> None:
-        """Bring a job that was added to an end."""
-        raise NotImplementedError
+class Keeping(KeeperBase):
+    """Tests of tables and stores about what they keep."""
 
     async def test_add_answers_what_it_kept(self, keeper: JobTable | JobStore) -> None:
         jobs = [make_job(), make_job("reverse", "echo", client="bob", priority=0)]
@@ -214,7 +198,7 @@ class KeepingContract(Contract):
             assert await keeper.find(container=text, limit=10) == _ids(jobs)
 
     async def failed(self, keeper: JobTable | JobStore) -> list[Job]:
-        """Five that ended otherwise than well, and one that did not."""
+        """Add five jobs that fail or are cancelled, and one that succeeds."""
         ends: list[tuple[JobStatus, str, str]] = [
             (JobStatus.FAILED, "x", "timed out"),
             (JobStatus.FAILED, "x", "TIMED OUT"),
@@ -253,7 +237,8 @@ class KeepingContract(Contract):
 
     @pytest.fixture
     async def nothing_left(self) -> AsyncIterator[None]:
-        """Asked for before the keeper: what is left once that was left fails the test at its end."""
+        """Fail the test at its end if the keeper left something behind. Request it before the keeper, so that it ends
+        last."""
         async with no_leaks():
             yield
 

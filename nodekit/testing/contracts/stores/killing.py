@@ -1,4 +1,4 @@
-"""A twin of this process, which lives until it is killed: what it was told to be kept has to be there afterwards."""
+"""Forked copies of this process that are killed; data that they report as kept must exist afterwards."""
 
 import math
 import os
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import NoReturn, TypeAlias
 
 Tell: TypeAlias = Callable[[bytes], None]
-"""Says a line, which has no newline in it, to whoever kills."""
+"""Sends a line without a newline to the process that kills."""
 
 _FAILED = b"failed "
 
@@ -19,13 +19,13 @@ _FAILED = b"failed "
 def told_until_killed(
     live: Callable[[Tell], object], *, lines: int, seconds: float, later_seconds: float = 0.0
 ) -> list[bytes]:
-    """Fork; the child lives until it has told so many lines, and is killed at once, or so much later. All that it told.
+    """Fork a child, kill it `later_seconds` after it has sent `lines` lines, and return all lines that it sent.
 
-    Raises `AssertionError` where it fails or comes to an end, and where it takes longer than so many seconds.
+    Raises `AssertionError` if the child fails, ends by itself, or takes longer than `seconds`.
     """
     ears, mouth = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forking while there are threads; the child starts anew
+        warnings.simplefilter("ignore", DeprecationWarning)  # about a fork with threads; the child needs none
         child = os.fork()
     if child == 0:
         os.close(ears)
@@ -37,12 +37,12 @@ def told_until_killed(
             if later_seconds and heard.count(b"\n") >= lines:
                 heard += _listen(ears, math.inf, later_seconds)
         finally:
-            os.kill(child, signal.SIGKILL)  # not waited for yet, so that it is still this child
+            os.kill(child, signal.SIGKILL)  # not waited for yet, so its id still belongs to it
             os.waitpid(child, 0)
         heard += _listen(ears, math.inf, 0)
     finally:
         os.close(ears)
-    told = heard.split(b"\n")[:-1]  # the last may have been cut short
+    told = heard.split(b"\n")[:-1]  # the last line may be incomplete
     if failed := [line for line in told if line.startswith(_FAILED)]:
         text = failed[0].removeprefix(_FAILED).decode(errors="replace").replace("\0", "\n")
         raise AssertionError(f"the process that was to be killed came to an end by itself:\n{text}")
@@ -52,7 +52,8 @@ def told_until_killed(
 
 
 def _listen(ears: int, lines: float, seconds: float) -> bytes:
-    """Return what comes until then; with 0 seconds, what is there. Its end is not awaited: others may hold it open."""
+    """Return the input until a limit is reached; with 0 seconds, what is there. Others may hold the pipe open, so do
+    not wait for its end."""
     heard = b""
     until = time.monotonic() + seconds
     ready = select.poll()
@@ -65,7 +66,7 @@ def _listen(ears: int, lines: float, seconds: float) -> bytes:
 
 
 def _live(live: Callable[[Tell], object], mouth: int) -> NoReturn:
-    """The child's life. It returns into nothing of the parent: not to pytest, nor to what it would do at its exit."""
+    """Run the child. Never return into the parent's code: neither to pytest nor to its exit handlers."""
 
     def tell(line: bytes) -> None:
         os.write(mouth, line + b"\n")  # fails once the parent is gone

@@ -1,4 +1,4 @@
-"""Lives that end by a kill at any moment: what is done in one, what it tells, and what has to be there after it."""
+"""Processes that may be killed at any moment: their work, their reports, and the state that must be kept after it."""
 
 import time
 from collections import deque
@@ -17,12 +17,12 @@ from nodekit.testing.contracts.stores.killing import Tell
 
 _TASKS = 4
 _PATIENCE_SECONDS = 1.0
-"""How long to wait for a job to claim; another task may have taken it."""
+"""Time to wait for a job to claim; another task may have taken it."""
 _CANCELLED = Outcome(JobStatus.CANCELLED)
 
 
 class Word(msgspec.Struct, frozen=True, kw_only=True):
-    """Of a call: how it leaves jobs, told before it begins, and again when it has returned."""
+    """Report of a call and the state in which it leaves jobs, sent before the call begins and after it returns."""
 
     call: int
     returned: bool = False
@@ -31,7 +31,7 @@ class Word(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """What a store says that was opened again."""
+    """State that a store shows after it is opened again."""
 
     ids: Sequence[JobId]
     jobs: Sequence[Job]
@@ -39,7 +39,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Life:
-    """Works on a store from several tasks, leaves it now and then and opens it again, and tells of each call."""
+    """Uses a store from several tasks, leaves and reopens it now and then, and reports each call."""
 
     def __init__(
         self, open_store: Callable[[], JobStore], tell: Tell, chance: Random, *, stops_after: int | None = None
@@ -49,10 +49,10 @@ class Life:
         self._words = 0
         self._calls = count()
         self._finished = deque[JobId]()
-        """Told to be, and deleted by no task yet."""
+        """Jobs that were reported as finished and that no task has deleted yet."""
 
     async def begin(self, many: int) -> None:
-        """Add many jobs, which nobody claims: what rewrites all of them at each change has much to do then."""
+        """Add many jobs that nobody claims, to slow down a store that rewrites all jobs at each change."""
         async with self._open_store() as store:
             with self._telling(*(jobs := [make_job("later") for _ in range(many)])):
                 await store.add(jobs)
@@ -60,13 +60,13 @@ class Life:
 
     async def live(self) -> None:
         while True:
-            self._say(Word(call=next(self._calls)))  # a kill may follow it at once: while the store opens
+            self._say(Word(call=next(self._calls)))  # a kill may follow at once: while the store opens
             async with self._open_store() as store:
                 self._finished = deque(await store.find(status=FINISHED, limit=1000))
                 async with anyio.create_task_group() as tasks:
                     for _ in range(_TASKS):
                         tasks.start_soon(self._work, store, self._chance.randrange(1, 5))
-                self._say(Word(call=next(self._calls)))  # and this one: while it closes
+                self._say(Word(call=next(self._calls)))  # a kill may follow at once: while the store closes
 
     async def _work(self, store: JobStore, times: int) -> None:
         for _ in range(times):
@@ -102,13 +102,13 @@ class Life:
             await store.release(claim, released)
 
     async def _hold(self, store: JobStore, claim: Claim) -> None:
-        """Leave it as it is; it is offered again once the store was opened again."""
+        """Leave the job claimed; the store offers it again after it is reopened."""
 
     async def _settle_running(self, store: JobStore, claim: Claim) -> None:
         await self._settle(store, claim.job)
 
     async def _cancel(self, store: JobStore) -> None:
-        for job in await self._add(store, "later"):  # which nobody claims
+        for job in await self._add(store, "later"):  # nobody claims this container
             await self._settle(store, job)
 
     async def _settle(self, store: JobStore, job: Job) -> None:
@@ -133,26 +133,26 @@ class Life:
         self._tell(msgspec.json.encode(word))
         self._words += 1
         while self._words == self._stops_after:
-            time.sleep(60)  # and none of the other tasks has a turn
+            time.sleep(60)  # no other task gets a turn
 
 
 async def look(store: JobStore, ids: Collection[JobId]) -> Found:
-    """All that is there, and what is there of these."""
+    """Return the ids of all jobs, and the jobs themselves together with those of `ids`."""
     found = await store.find(limit=10**6)
     jobs = await store.get(list(dict.fromkeys([*found, *ids])))
     return Found(ids=found, jobs=jobs, pending=(await store.pending()).total)
 
 
 class Memory:
-    """What was told in all lives."""
+    """Everything that all lives have reported."""
 
     def __init__(self) -> None:
         self._kept: dict[JobId, Job | None] = {}
-        """As calls that have returned left them; None: not there."""
+        """Jobs as finished calls left them; None if the job does not exist."""
         self._begun: dict[JobId, dict[int, Job | None]] = {}
-        """As calls that have begun since may have left them, oldest first."""
+        """Possible states after calls that began since, oldest first."""
         self._together: dict[int, Sequence[JobId]] = {}
-        """Of an `add` that has begun, and not returned."""
+        """Ids of the jobs of each `add` that has begun and not returned."""
 
     @property
     def ids(self) -> Collection[JobId]:
@@ -170,12 +170,12 @@ class Memory:
             begun = self._begun.setdefault(id, {})
             if not word.returned:
                 begun[word.call] = job
-            elif word.call in begun:  # else one that began later has returned before
+            elif word.call in begun:  # otherwise a call that began later has returned before
                 self._kept[id] = job
                 self._begun[id] = {call: state for call, state in begun.items() if call > word.call}
 
     def misses(self, found: Found) -> Iterator[str]:
-        """What is not as it has to be, a sentence each. From here on, what was found has to stay."""
+        """Yield a sentence for each error in what was found. From then on, the state that was found must stay."""
         there = {job.id: job for job in found.jobs}
         for id in sorted(self._kept.keys() | there.keys()):
             if id not in self._kept:
@@ -183,7 +183,7 @@ class Memory:
             elif not self._may_be(id, there.get(id)):
                 yield f"the job {id} was told to be {_state(self._kept[id])} and is {_state(there.get(id))}"
         for added in self._together.values():
-            ids = [id for id in added if len(self._begun[id]) == 1]  # nothing was done to it yet by another task
+            ids = [id for id in added if len(self._begun[id]) == 1]  # no other task has changed these yet
             if 0 < len(there.keys() & ids) < len(ids):
                 yield f"{len(there.keys() & ids)} jobs are there of {len(ids)} that one call adds"
         if set(found.ids) != there.keys():
@@ -200,7 +200,7 @@ class Memory:
 
 
 def _timeless(job: Job | None) -> Job | None:
-    """Without the time of its end, which is the store's to say."""
+    """Return the job without the time of its end, which the store chooses."""
     return job if job is None else replace(job, finished_at=None)
 
 

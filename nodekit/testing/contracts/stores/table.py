@@ -1,4 +1,4 @@
-"""What a `JobTable` promises."""
+"""Promises of a `JobTable`."""
 
 import time
 from collections.abc import Sequence
@@ -9,11 +9,12 @@ from msgspec.structs import replace
 
 from nodekit import UNFINISHED, ContainerError, Job, JobStatus, JobTable, Location, Outcome, Unfinished
 from nodekit.testing.builders.jobs import make_attempt, make_job, succeeded, with_output
-from nodekit.testing.contracts.stores.keeping import ODD_PAYLOAD, SUCCEEDED, KeepingContract
+from nodekit.testing.contracts.stores.base import SUCCEEDED
+from nodekit.testing.contracts.stores.keeping import ODD_PAYLOAD, Keeping
 
 
-class JobTableContract(KeepingContract):
-    """Define the fixture `table`: an empty table that was entered."""
+class JobTableContract(Keeping):
+    """Suite of a table. Define the fixture `table`: an empty table that is entered."""
 
     @pytest.fixture
     def table(self) -> JobTable:
@@ -141,7 +142,7 @@ class JobTableContract(KeepingContract):
 
 
 def _life_of(job: Job) -> Sequence[Job]:
-    """Every shape that a job passes through: an open step with failed attempts, its result, more of both, the end."""
+    """Return every state of a job's life: an open step with failed attempts, its result, more of both, and the end."""
     tried = job.with_failure("echo", make_attempt(kind="connection", failure="refused"))
     tried_again = tried.with_failure("echo", make_attempt(kind="status", failure="HTTP status 503"))
     waiting = replace(tried_again, not_before=time.time() + 5)

@@ -1,1 +1,1 @@
-"""What brings requests to a node, and the HTTP API over real sockets."""
+"""Suites of components that bring requests to a node, and of the HTTP API over real sockets."""

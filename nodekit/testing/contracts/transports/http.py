@@ -1,15 +1,15 @@
-"""What a transport promises that speaks the HTTP API."""
+"""Promises of a transport that speaks the HTTP API."""
 
-from nodekit.testing.contracts.transports.http_always import AlwaysContract
-from nodekit.testing.contracts.transports.http_jobs import JobsContract
-from nodekit.testing.contracts.transports.http_reading import ReadingContract
-from nodekit.testing.contracts.transports.http_streaming import StreamingContract
-from nodekit.testing.contracts.transports.http_submitting import SubmittingContract
+from nodekit.testing.contracts.transports.http_jobs import HttpJobs
+from nodekit.testing.contracts.transports.http_reading import HttpReading
+from nodekit.testing.contracts.transports.http_requests import HttpRequests
+from nodekit.testing.contracts.transports.http_submitting import HttpSubmitting
+from nodekit.testing.contracts.transports.transport import TransportContract
 
 
-class HttpTransportContract(SubmittingContract, ReadingContract, StreamingContract, AlwaysContract, JobsContract):
-    """As `TransportContract`, of a transport that speaks the HTTP API. Define the fixture `transport`.
+class HttpTransportContract(HttpSubmitting, HttpReading, HttpRequests, HttpJobs, TransportContract):
+    """Suite of a transport that speaks the HTTP API; it includes `TransportContract`. Define the fixture `transport`.
 
-    What the API has beyond the document is expected, unless an attribute says otherwise: `waits`, `idempotency_keys`,
-    `priorities`, `request_ids`, `histories`, `events`, `retries`, `filters`, `described`.
+    The suite expects everything that the API has beyond the document, unless an attribute says otherwise: `waits`,
+    `idempotency_keys`, `priorities`, `request_ids`, `histories`, `events`, `retries`, `filters`, `described`.
     """

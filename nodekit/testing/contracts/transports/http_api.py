@@ -1,4 +1,4 @@
-"""The HTTP API as a client knows it: jobs that are submitted, read and followed."""
+"""The HTTP API as clients know it: submit jobs, read them and follow them."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -6,25 +6,26 @@ from typing import Any
 from urllib.parse import urlencode
 
 import anyio
+import pytest
 
 from nodekit import JobId, Refusal, Transport, Unavailable
 from nodekit.testing.contracts.bounds import within
 from nodekit.testing.contracts.transports.http_client import HttpAnswer, HttpClient, HttpConnection
 from nodekit.testing.contracts.transports.listening import unix_path
 from nodekit.testing.contracts.transports.served import Served
-from nodekit.testing.contracts.transports.transport import TransportContract
+from nodekit.testing.contracts.transports.serving import TransportBase
 
 UNKNOWN = "01900000-0000-7000-8000-000000000000"
 """An id that no job has."""
 
 
 def asked(*containers: str, data: Any = None, **fields: Any) -> dict[str, Any]:
-    """A JobRequest."""
+    """Make the JSON of a `JobRequest`."""
     return {"containers": containers or ["echo"], "data": {} if data is None else data, **fields}
 
 
 class HttpApi(HttpClient):
-    """A client of a node that is served."""
+    """A client of a served node."""
 
     def __init__(self, served: Served, url: str, *, timeout_seconds: float, source: str | None = None) -> None:
         super().__init__(url, timeout_seconds=timeout_seconds, source=source)
@@ -32,11 +33,11 @@ class HttpApi(HttpClient):
 
     @property
     def address(self) -> str | None:
-        """The address that the node has for this client: none on a unix socket."""
+        """Address that the node sees for this client. None on a unix socket."""
         return (self.source or "127.0.0.1") if unix_path(self.url) is None else None
 
     def of(self, source: str) -> "HttpApi":
-        """The client at another address."""
+        """Return a client of the same node that calls from another address."""
         return HttpApi(self.served, self.url, timeout_seconds=self.timeout_seconds, source=source)
 
     async def submit(self, *containers: str, **data: Any) -> JobId:
@@ -50,12 +51,12 @@ class HttpApi(HttpClient):
         return [item["id"] for item in answer.json]
 
     async def job(self, id: JobId) -> Any:
-        """A job as it now is, with what its steps gave."""
+        """Fetch a job as it is now, with the results of its steps."""
         (found,) = (await self.get(f"/api/jobs?id={id}&intermediate=true")).json
         return found
 
     async def results(self, *ids: JobId) -> list[Any]:
-        """The jobs, once all of them are finished."""
+        """Wait until all of these jobs are finished, and return them."""
         query = urlencode([*(("id", id) for id in ids), ("intermediate", "true")])
         with within(self.timeout_seconds, f"the node answers that {len(ids)} jobs are finished"):
             while True:
@@ -73,7 +74,7 @@ class HttpApi(HttpClient):
     async def begun(
         self, method: str, path: str, body: Any = None, *headers: tuple[str, str]
     ) -> AsyncIterator[tuple[HttpAnswer, HttpConnection]]:
-        """A reply whose head has come, and its connection."""
+        """Send a request, and give the head of the reply and its connection."""
         async with self.connected() as connection:
             await connection.send(self.request(method, path, body, headers))
             with anyio.fail_after(self.timeout_seconds):
@@ -81,8 +82,8 @@ class HttpApi(HttpClient):
             yield head, connection
 
 
-class HttpContract(TransportContract):
-    """Base of the suite of transports that speak HTTP: how its clients ask."""
+class HttpBase(TransportBase):
+    """Base of the suite of HTTP transports: its clients speak HTTP. It has helpers and no tests."""
 
     beginning = b"POST /api/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{"
 
@@ -111,6 +112,10 @@ class HttpContract(TransportContract):
     async def api(
         self, *transports: Transport, plugins: Sequence[object] = (), **settings: Any
     ) -> AsyncIterator[HttpApi]:
-        """A node that is served, and a client of it."""
+        """Serve a node, and give a client of it."""
         async with self.serving(*transports, plugins=plugins, **settings) as served:
             yield HttpApi(served, served.url, timeout_seconds=self.timeout_seconds)
+
+    def skip_without(self, capability: str) -> None:
+        if not getattr(self, capability):
+            pytest.skip(f"{capability} = False")

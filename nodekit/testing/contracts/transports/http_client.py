@@ -1,4 +1,4 @@
-"""A client of HTTP/1.1 that shows what came, and says what no well-behaved one would."""
+"""A client of HTTP/1.1 that shows raw replies and can send requests that no well-behaved client sends."""
 
 import json
 from collections.abc import AsyncIterator, Sequence
@@ -20,18 +20,18 @@ Header = tuple[str, str]
 
 
 class CutOff(Exception):
-    """The connection ended where more was due."""
+    """The connection ended before the reply was complete."""
 
 
 class HttpAnswer(msgspec.Struct, frozen=True):
-    """What came back."""
+    """A reply: status, headers and body."""
 
     status: int
     headers: Sequence[Header]
     body: bytes = b""
 
     def header(self, name: str) -> str | None:
-        """The values of a header, in one."""
+        """Return the values of a header, joined into one. Return None if there is none."""
         values = [value for key, value in self.headers if key.lower() == name.lower()]
         return ", ".join(values) if values else None
 
@@ -43,7 +43,7 @@ class HttpAnswer(msgspec.Struct, frozen=True):
 
     @property
     def error(self) -> str:
-        """The text of an error reply, which is a JSON object of ``error`` and, where there are any, ``params``."""
+        """Text of an error reply. The reply is a JSON object with ``error`` and, if there are any, ``params``."""
         reply = msgspec.convert(self.json, dict[str, Any])
         assert isinstance(reply.get("error"), str), f"{self.status}: `error` is a text: {reply!r}"
         assert reply["error"], f"{self.status}: `error` says nothing"
@@ -56,7 +56,7 @@ class HttpAnswer(msgspec.Struct, frozen=True):
 
     @property
     def pause_seconds(self) -> int:
-        """``Retry-After``, which is a whole number of seconds."""
+        """Value of ``Retry-After``, a whole number of seconds."""
         text = self.header("Retry-After")
         assert text is not None, f"{self.status} without Retry-After"
         assert text.isdigit(), f"Retry-After: expected whole seconds, not {text!r}"
@@ -64,7 +64,7 @@ class HttpAnswer(msgspec.Struct, frozen=True):
 
 
 class HttpConnection:
-    """One connection, by hand. `timeout_seconds` is how long anything that is due may take."""
+    """One connection under manual control. `timeout_seconds` limits the wait for anything that must come."""
 
     def __init__(self, stream: ByteStream, timeout_seconds: float) -> None:
         self._stream = stream
@@ -72,12 +72,12 @@ class HttpConnection:
         self._timeout_seconds = timeout_seconds
 
     async def send(self, data: bytes) -> None:
-        """What the server does not want to read any more is not sent."""
+        """Send bytes; drop those that the server does not read any more."""
         with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
             await self._stream.send(data)
 
     async def head(self) -> HttpAnswer:
-        """Status and headers of the next reply; its body is still to come."""
+        """Read status and headers of the next reply. The body is not read."""
         while True:
             await turn()
             lines = (await self._until(b"\r\n\r\n")).decode("latin-1").split("\r\n")
@@ -87,7 +87,7 @@ class HttpConnection:
                 return HttpAnswer(status, [(name.strip(), value.strip()) for name, _, value in pairs])
 
     async def answer(self, method: str = "GET") -> HttpAnswer:
-        """The next reply, whole. Raises `CutOff` where it is not."""
+        """Read the next reply completely. Raises `CutOff` if it is incomplete."""
         head = await self.head()
         if method == "HEAD" or head.status in (204, 304):
             return head
@@ -105,21 +105,21 @@ class HttpConnection:
         return came.whole
 
     async def rest(self) -> bytes:
-        """All further pieces of a body in chunks. Raises `CutOff` where it breaks off."""
+        """Read all further pieces of a chunked body. Raises `CutOff` if it breaks off."""
         came = Pieces()
         while piece := await self.piece():
             await came.take(piece)
         return came.whole
 
     async def piece(self) -> bytes:
-        """The next piece of a body in chunks; an empty one is its end. Raises `CutOff` where it breaks off."""
+        """Read the next piece of a chunked body; an empty piece is the end. Raises `CutOff` if it breaks off."""
         size = int((await self._until(b"\r\n")).partition(b";")[0], 16)
         data = await self._exactly(size) if size else b""
         assert await self._until(b"\r\n") == b"", "a chunk is longer than it says"
         return data
 
     async def ended(self) -> bool:
-        """Whether the server closes the connection without another word."""
+        """Return True if the server closes the connection and sends nothing more."""
         try:
             with within(self._timeout_seconds, "the server closes the connection"):
                 return await self._came.receive() == b""
@@ -143,7 +143,7 @@ class HttpConnection:
 
 
 class HttpClient:
-    """Asks a node at a URL, each time over a connection of its own."""
+    """Sends requests to a node at a URL, each over a connection of its own."""
 
     def __init__(self, url: str, *, timeout_seconds: float, source: str | None = None) -> None:
         self.url = url
@@ -160,7 +160,8 @@ class HttpClient:
             yield HttpConnection(stream, seconds or self.timeout_seconds)
 
     def request(self, method: str, path: str, body: Any = None, headers: Sequence[Header] = ()) -> bytes:
-        """A request as bytes; a body that is not `bytes` becomes JSON. What `headers` name is not added."""
+        """Make a request as bytes. A body that is not `bytes` becomes JSON. Headers in `headers` replace the default
+        ones."""
         data = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
         names = {name.lower() for name, _ in headers}
         lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers)]
@@ -185,7 +186,7 @@ class HttpClient:
         return await self.call("POST", path, body, *headers)
 
     async def sent(self, data: bytes) -> HttpAnswer:
-        """The answer to bytes as they are."""
+        """Send these bytes unchanged, and return the answer."""
         with anyio.fail_after(self.timeout_seconds):
             async with self.connected() as connection:
                 await connection.send(data)

@@ -1,4 +1,4 @@
-"""What the document names beyond itself of single jobs: histories, events, retries; each may be switched off."""
+"""Extensions for single jobs beyond the document: histories, events, retries. Each can be switched off."""
 
 import json
 import re
@@ -10,8 +10,7 @@ import msgspec
 
 from nodekit import Transport
 from nodekit.testing.contracts.bounds import within
-from nodekit.testing.contracts.transports.http_api import UNKNOWN, HttpApi
-from nodekit.testing.contracts.transports.http_beyond import BeyondContract
+from nodekit.testing.contracts.transports.http_api import UNKNOWN, HttpApi, HttpBase
 
 FILTERS_THAT_MAKE_NO_SENSE = [
     ("status=done", "status"),
@@ -33,13 +32,13 @@ FILTERS_THAT_MAKE_NO_SENSE = [
     ("status=failed&after=x", "after"),
     ("status=failed&error=%FF", ""),
 ]
-"""Queries, and the parameter that an error names."""
+"""Queries, and the parameter that the error names."""
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 
 def moment(text: str) -> datetime:
-    """A time as histories tell it."""
+    """Parse a time in the format of histories."""
     assert TIME.fullmatch(text), f"expected RFC 3339 in UTC with milliseconds, not {text!r}"
     return datetime.fromisoformat(text)
 
@@ -57,7 +56,7 @@ class SentEvent(msgspec.Struct, frozen=True):
 
 
 def sent_events(text: str) -> list[SentEvent]:
-    """The events of a stream, comments left out."""
+    """Parse the events of a stream, without the comments."""
     found: list[SentEvent] = []
     fields: dict[str, list[str]] = {}
     for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n"):
@@ -70,17 +69,19 @@ def sent_events(text: str) -> list[SentEvent]:
     return found
 
 
-class JobsContract(BeyondContract):
+class HttpJobs(HttpBase):
+    """Tests of `HttpTransportContract` about extensions for single jobs."""
+
     histories: bool = True
-    """Whether there is `GET /api/jobs/{id}`."""
+    """True if there is `GET /api/jobs/{id}`."""
     events: bool = True
-    """Whether there is `GET /api/jobs/{id}/events`."""
+    """True if there is `GET /api/jobs/{id}/events`."""
     retries: bool = True
-    """Whether there is `POST /api/jobs/{id}/retry`."""
+    """True if there is `POST /api/jobs/{id}/retry`."""
     filters: bool = True
-    """Whether lists choose by ``status``, ``container`` and ``error``."""
+    """True if lists can be filtered by ``status``, ``container`` and ``error``."""
     described: bool = True
-    """Whether there is `GET /openapi.json`, and a page at `GET /docs`."""
+    """True if there is `GET /openapi.json`, and a page at `GET /docs`."""
 
     # -- histories --------------------------------------------------------------------------------
 
@@ -250,7 +251,7 @@ class JobsContract(BeyondContract):
                 answer = await api.get(f"/api/jobs?{wrong}")
                 assert (answer.status, name in answer.error) == (400, True), (wrong, answer.body)
 
-    # -- whose jobs, and what there is ------------------------------------------------------------
+    # -- other clients' jobs, and the description of the API --------------------------------------
 
     async def test_another_client_is_told_nothing_and_tries_nothing_again(self, transport: Transport) -> None:
         self.skip_without_clients()

@@ -1,4 +1,4 @@
-"""How jobs are asked for: `POST /api/jobs` and `POST /api/jobs/batch`."""
+"""Routes that submit jobs: `POST /api/jobs` and `POST /api/jobs/batch`."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from uuid import UUID
 import anyio
 
 from nodekit import ClientLimits, Transport
-from nodekit.testing.contracts.transports.http_api import HttpContract, asked
+from nodekit.testing.contracts.transports.http_api import HttpBase, asked
 
 OK = b'{"containers":["echo"],"data":{}}'
 
@@ -24,7 +24,7 @@ REFUSED: list[tuple[Any, str, Any]] = [
     (asked(signature={}, subscription={}), "Chain not enabled", {}),
     (asked(signature="x", subscription={}), "Chain not enabled", {}),
 ]
-"""What a request is refused for, in the order of the reasons."""
+"""Requests, and the reason and params of their refusal, in the order in which the reasons are checked."""
 
 MALFORMED: list[tuple[str, str]] = [
     ("{}", "containers"),
@@ -47,7 +47,7 @@ MALFORMED: list[tuple[str, str]] = [
     ('"text"', ""),
     ("7", ""),
 ]
-"""Bodies, and the field that an error names."""
+"""Bodies, and the field that the error names."""
 
 DEEP = 100_000
 HOSTILE: Mapping[str, bytes] = {
@@ -76,7 +76,7 @@ HOSTILE: Mapping[str, bytes] = {
     "a leading zero": b'{"containers":["echo"],"data":{"a":01}}',
     "a form": b"containers=echo&data=%7B%7D",
 }
-"""Bodies that are no JSON as it is taken."""
+"""Bodies that are not acceptable JSON."""
 
 NO_NAMES: list[Any] = [None, True, 1, 2.5, "x", {}, [1], [None], [{}], [["echo"]]]
 NO_OBJECTS: list[Any] = [None, True, 1, 2.5, "x", [1], [], "{}", 0]
@@ -89,10 +89,12 @@ BAD_ITEMS: list[Any] = [
     *(asked() | {"data": value} for value in NO_OBJECTS),
     {"signature": 1, "subscription": 2},
 ]
-"""Items of a batch, each wrong in a way of its own."""
+"""Items of a batch, each wrong in another way."""
 
 
-class SubmittingContract(HttpContract):
+class HttpSubmitting(HttpBase):
+    """Tests of `HttpTransportContract` about jobs that clients submit."""
+
     async def test_a_job_is_accepted_can_be_read_at_once_and_ends(self, transport: Transport) -> None:
         async with self.api(transport) as api:
             answer = await api.post("/api/jobs", asked("echo", "gate", data={"n": [1, 2]}))
@@ -185,7 +187,7 @@ class SubmittingContract(HttpContract):
             assert (await api.post("/api/jobs", fits)).status == 200
             unsent = await api.sent(api.request("POST", "/api/jobs", None, [("Content-Length", str(most + 1))]))
             assert (unsent.status, bool(unsent.error)) == (413, True)
-            pieces = (b"100000\r\n" + b"x" * 0x100000 + b"\r\n") * 17  # nor is its end waited for
+            pieces = (b"100000\r\n" + b"x" * 0x100000 + b"\r\n") * 17  # more than the limit; the body's end is not sent
             chunked = api.request("POST", "/api/jobs", pieces, [("Transfer-Encoding", "chunked")])
             assert ((await api.sent(chunked)).status, len(api.served.table.jobs)) == (413, 1)
 
@@ -272,7 +274,8 @@ class SubmittingContract(HttpContract):
 
 
 def differing(found: Sequence[Any], expected: Sequence[Any]) -> str | None:
-    """Where they differ first. What pytest says of such long lists takes it minutes."""
+    """Describe the first difference. Return None if there is none. Pytest would take minutes to compare such long
+    lists."""
     if len(found) != len(expected):
         return f"{len(found)} instead of {len(expected)}"
     pairs = enumerate(zip(found, expected, strict=True))

@@ -1,4 +1,4 @@
-"""Where a transport listens: looked at from outside, and chosen for it."""
+"""Addresses at which a transport listens: checked from outside, and chosen for it."""
 
 import socket
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ from nodekit import Node, Transport
 
 
 def address_of(url: str) -> tuple[str, int] | str:
-    """Host and port, or the path of a unix socket, that a URL names."""
+    """Return the host and port, or the path of the unix socket, that a URL names."""
     if url.startswith("unix:"):
         return url.removeprefix("unix:").removeprefix("//")
     parts = urlsplit(url)
@@ -25,13 +25,13 @@ def address_of(url: str) -> tuple[str, int] | str:
 
 
 def unix_path(url: str) -> str | None:
-    """The path of a unix socket; None for a URL of another kind."""
+    """Return the path of a unix socket. Return None for a URL of another kind."""
     address = address_of(url)
     return address if isinstance(address, str) else None
 
 
 async def connect(url: str, source: str | None = None) -> SocketStream:
-    """A bare connection, from an address of this machine."""
+    """Open a bare connection from an address of this machine."""
     address = address_of(url)
     if isinstance(address, str):
         return await anyio.connect_unix(address)
@@ -39,7 +39,7 @@ async def connect(url: str, source: str | None = None) -> SocketStream:
 
 
 def listens(url: str) -> bool:
-    """Whether the kernel takes connections there, whatever the event loop does meanwhile."""
+    """Return True if the kernel accepts connections there, even while the event loop is busy."""
     address = address_of(url)
     with socket.socket(socket.AF_UNIX if isinstance(address, str) else _family(address[0])) as probe:
         probe.settimeout(5)
@@ -52,11 +52,12 @@ def _family(host: str) -> socket.AddressFamily:
 
 @contextmanager
 def taken(url: str) -> Iterator[int | None]:
-    """Somebody else listens where that was: at the path of a unix socket, or at a port of 127.0.0.1, which it gives."""
+    """Occupy the address of a URL: the path of a unix socket, or a port of 127.0.0.1. Yields the port, or None for a
+    path."""
     path = unix_path(url)
     with socket.socket(socket.AF_INET if path is None else socket.AF_UNIX) as other:
         if path is not None:
-            Path(path).unlink(missing_ok=True)  # what is left of the one before
+            Path(path).unlink(missing_ok=True)  # left behind by the former listener
         other.bind(("127.0.0.1", 0) if path is None else path)
         other.listen()
         yield other.getsockname()[1] if path is None else None
@@ -66,7 +67,7 @@ def taken(url: str) -> Iterator[int | None]:
 
 @contextmanager
 def only_port(port: int) -> Iterator[None]:
-    """Whoever asks for a free port in this block gets this one, or the error that it is in use."""
+    """Give this port to all code in the block that asks for a free port, or the error that the port is in use."""
     bind = socket.socket.bind
 
     def bind_there(self: socket.socket, address: Any) -> None:
@@ -80,13 +81,13 @@ def only_port(port: int) -> Iterator[None]:
 
 
 class Watched:
-    """A transport, and what it says of where it listens at the moment when it says so."""
+    """A transport that records the URLs it reports, at the moment when it reports them."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
         self.said: list[str] = []
         self.early: list[str] = []
-        """Said before anybody could connect there."""
+        """URLs that were reported before anybody could connect there."""
         self.times = 0
 
     async def serve(self, node: Node, *, task_status: "TaskStatus[Sequence[str]]") -> None:

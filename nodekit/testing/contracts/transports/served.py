@@ -1,4 +1,4 @@
-"""The node that a transport under test serves: containers that do as they are told, a guard, a table to hold up."""
+"""The node that a transport under test serves: controllable containers, a guard, and a table that can be held up."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -29,7 +29,7 @@ from nodekit import (
 from nodekit.testing.builders.components import make_table
 
 MOST_PIECES = 2048
-"""Pieces of 64 KiB that ``∞`` gives: whoever takes more without end must not fill memory."""
+"""Maximum number of pieces of 64 KiB that ``∞`` gives, so that an endless reader cannot fill memory."""
 
 CONTAINERS = {
     container.id: container
@@ -46,18 +46,18 @@ CONTAINERS = {
 
 
 class ToldRunner:
-    """Its containers give what they are given, but for `fail`; `gate` waits first, and `pieces` does as it is told."""
+    """Runs containers that return their input, except `fail`. `gate` waits first, and `pieces` follows its input."""
 
     def __init__(self) -> None:
         self.opened = anyio.Event()
-        """Lets `gate` go on, and `pieces` where it waits."""
+        """Event that lets `gate` go on, and `pieces` at ``…``."""
         self.calls: list[ContainerId] = []
         self.given_up: list[ContainerId] = []
-        """Calls that were cancelled."""
+        """Containers of the cancelled calls."""
         self.mended = False
-        """Whether `fail` fails no more."""
+        """True once `fail` succeeds."""
         self.given = 0
-        """How many pieces were taken of `pieces`."""
+        """Number of pieces that were read from ``∞``."""
         self.up: Collection[ContainerId] = CONTAINERS.keys()
         self.containers: Mapping[ContainerId, Container] = CONTAINERS
 
@@ -99,7 +99,7 @@ class ToldRunner:
                 await pieces.aclose()
 
     async def _pieces(self, step: Step) -> AsyncGenerator[bytes, None]:
-        """What the job says: ``…`` waits to be told, ``!`` fails, ``∞`` has no end."""
+        """Yield the pieces in the job's data: ``…`` waits for `opened`, ``!`` fails, ``∞`` has no end."""
         if step.container != "pieces":
             yield bytes((await self.run(step)).output)
             return
@@ -144,7 +144,7 @@ class ToldRules(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ToldGuard:
-    """Refuses as the document says, by the rules of `CONTAINERS`."""
+    """Refuses requests as the document says, by the rules of `CONTAINERS`."""
 
     container_rules = ToldRules
 
@@ -159,17 +159,17 @@ class ToldGuard:
 
 
 class ToldTable:
-    """A table in memory that keeps and reads when it is told, or fails."""
+    """A table in memory that a test can hold up or let fail."""
 
     def __init__(self) -> None:
         self._table = make_table()
         self.jobs: dict[JobId, Job] = {}
-        """As they were kept last."""
+        """Jobs in the state that was kept last."""
         self.keeps = anyio.Event()
         self.keeps.set()
         """Jobs that are added are kept once this is set."""
         self.adding = 0
-        """How many calls wait for it."""
+        """Number of calls that wait for `keeps`."""
         self.fails_to_add: Exception | None = None
         self.fails_to_get: Exception | None = None
 
@@ -212,7 +212,7 @@ class ToldTable:
 
 
 class Served:
-    """A node that is served, and what is told to its parts."""
+    """A served node, and the controls of its components."""
 
     def __init__(self, *transports: Transport, plugins: Sequence[object] = (), **settings: Any) -> None:
         self.runner = ToldRunner()
@@ -223,5 +223,5 @@ class Served:
 
     @property
     def url(self) -> str:
-        """Where its first transport listens."""
+        """URL at which the first transport listens."""
         return self.node.urls[0]

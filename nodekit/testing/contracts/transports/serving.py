@@ -1,4 +1,4 @@
-"""What tests of a transport are made of: a node that is served, and clients of it."""
+"""Fixtures and helpers for tests of a transport: a served node, and its clients."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
@@ -18,63 +18,63 @@ from nodekit.testing.contracts.transports.served import Served
 T = TypeVar("T")
 
 
-class ServingContract(Contract):
-    """Base of the suites of transports."""
+class TransportBase(Contract):
+    """Base of the suites of transports: settings, fixtures and helpers, no tests."""
 
     clients: tuple[str, ...] = ("127.0.0.1", "127.0.0.2")
-    """Addresses of this machine whose callers the transport takes for two clients; one, where it tells none apart.
+    """Addresses of this machine that the transport takes for two clients; only one if it does not distinguish clients.
 
     Callers of a unix socket have no address, and are one client: ``("unix",)``.
     """
     beginning: bytes = b""
-    """What a client might send before it stalls: the first bytes of a request."""
+    """First bytes of a request, which a client sends before it stalls."""
     timeout_seconds: float = 20.0
-    """How long anything that has to come may take."""
+    """Time limit for anything that must happen."""
     stop_seconds: float = 10.0
-    """How long ending may take, once it is cancelled."""
+    """Time limit for the end of a transport after it is cancelled."""
     quiet_seconds: float = 0.1
-    """How long the suite waits before it believes that nothing comes."""
+    """Time after which the suite assumes that nothing more happens."""
 
     @pytest.fixture
     def transport(self) -> Transport:
         raise NotImplementedError("define a fixture `transport` that gives a transport that was not served yet")
 
     def another(self, transport: Transport) -> Transport:
-        """A second one of the same kind, to be served beside it: a copy, since constructing acquires nothing.
+        """Make a second transport to serve beside this one. By default a copy, because constructing acquires nothing.
 
-        Override it for one whose copy listens at the same place, as at the path of a unix socket: give another path.
+        Override it if the copy listens at the same place, such as the path of a unix socket, and give another path.
         """
         return deepcopy(transport)
 
     def copied(self, transport: Transport) -> Transport:
-        """One that listens at the same place once it is free there; as `another`, made before it is served."""
+        """Make a transport that listens at the same place once that is free. Call it before the first one is served."""
         return deepcopy(transport)
 
     async def submit(self, url: str, *containers: str, data: Any = None, source: str | None = None) -> JobId:
-        """Ask for a job, from an address of this machine, and return its id.
+        """Submit a job from an address of this machine, and return its id.
 
-        Raises `Refusal` with the reason and the params, or `Unavailable` with the pause, that the client is told.
+        Raises `Refusal` with the reason and params, or `Unavailable` with the pause, as the client receives them.
         """
         raise NotImplementedError("say how a client submits a job")
 
     async def fetch(self, url: str, id: JobId, *, source: str | None = None) -> Any:
-        """The job as a client reads it: ``{"status": …, "result": {"container", "output" or "error"} or None}``.
+        """Fetch a job in the form ``{"status": …, "result": {"container", "output" or "error"} or None}``.
 
-        `status` is ``running``, ``success`` or ``failed``. None: this client has no such job.
+        `status` is ``running``, ``success`` or ``failed``. Return None if this client has no such job.
         """
         raise NotImplementedError("say how a client reads a job")
 
     async def connect(self, url: str, source: str | None = None) -> SocketStream:
-        """A bare connection to where the transport listens, from an address of this machine."""
+        """Open a bare connection to the transport from an address of this machine."""
         return await connect(url, source)
 
-    # -- for the tests ----------------------------------------------------------------------------
+    # -- helpers of the tests ---------------------------------------------------------------------
 
     @asynccontextmanager
     async def serving(
         self, *transports: Transport, port: int | None = None, plugins: Sequence[object] = (), **settings: Any
     ) -> AsyncIterator[Served]:
-        """A node that is served, at a port if one is given."""
+        """Serve a node, at `port` if it is given."""
         served = Served(*transports, plugins=plugins, **settings)
         async with AsyncExitStack() as stack:
             with only_port(port) if port else nullcontext():
@@ -88,11 +88,11 @@ class ServingContract(Contract):
                 served.table.keeps.set()
 
     async def finished(self, url: str, id: JobId, *, source: str | None = None) -> Any:
-        """The job, once it is."""
+        """Wait until the job is finished, and return it."""
         return await self.eventually(lambda: self.fetch(url, id, source=source), lambda job: job["status"] != "running")
 
     async def works(self, url: str, **data: Any) -> None:
-        """Asserts that a client gets what it asks for."""
+        """Assert that a client gets what it asks for."""
         with anyio.fail_after(self.timeout_seconds):
             id = await self.submit(url, "echo", data=data)
         job = await self.finished(url, id)
@@ -100,7 +100,7 @@ class ServingContract(Contract):
 
     @asynccontextmanager
     async def stalled(self, url: str) -> AsyncIterator[SocketStream]:
-        """A client that has begun to ask."""
+        """Give the connection of a client that has begun to ask."""
         async with await self.connect(url) as stream:
             if self.beginning:
                 await stream.send(self.beginning)
@@ -111,7 +111,7 @@ class ServingContract(Contract):
             pytest.skip("this transport tells no clients apart")
 
     async def eventually(self, ask: Callable[[], Awaitable[T]], holds: Callable[[T], object]) -> T:
-        """What is answered, once it is as it should be."""
+        """Ask again and again until the answer meets the condition, and return it."""
         with within(self.timeout_seconds, "what has to be answered in the end"):
             while True:
                 if holds(answer := await ask()):
@@ -119,7 +119,7 @@ class ServingContract(Contract):
                 await anyio.sleep(0.005)
 
     async def until(self, condition: Callable[[], object]) -> None:
-        """Wait for it."""
+        """Wait until the condition is true."""
 
         async def look() -> object:
             return condition()
@@ -128,7 +128,7 @@ class ServingContract(Contract):
 
 
 class Limiting:
-    """Lets clients ask, until it is told otherwise."""
+    """A guard that lets clients in until `refuses` is set."""
 
     def __init__(self) -> None:
         self.refuses = False

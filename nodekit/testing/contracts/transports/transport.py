@@ -1,4 +1,4 @@
-"""What a `Transport` promises, whatever it speaks."""
+"""Promises of a `Transport`, independent of its protocol."""
 
 import threading
 from contextlib import AsyncExitStack
@@ -12,15 +12,16 @@ from anyio.abc import TaskStatus
 from nodekit import JobId, NodekitError, Refusal, StoreFailed, Transport, Unavailable
 from nodekit.testing.contracts.transports.listening import Watched, address_of, listens, taken, unix_path
 from nodekit.testing.contracts.transports.served import Served
-from nodekit.testing.contracts.transports.serving import Limiting, ServingContract
+from nodekit.testing.contracts.transports.serving import Limiting, TransportBase
 from nodekit.testing.leaks.detectors import no_leaks, unblocked_loop
 
 
-class TransportContract(ServingContract):
-    """Define the fixture `transport`: one that was not served yet and is to listen at a free port of 127.0.0.1.
+class TransportContract(TransportBase):
+    """Suite of a transport. Define the fixture `transport`: not served yet, to listen at a free port of 127.0.0.1.
 
-    `submit` and `fetch` say how a client asks. One that listens at a unix socket says so by its URL, ``unix:/path``.
-    Its suite says `clients = ("unix",)`, and overrides `another`: a second one listens at another path.
+    `submit` and `fetch` implement a client's requests. A transport that listens at a unix socket reports a URL
+    ``unix:/path``. Its suite sets `clients = ("unix",)`, and overrides `another`: the second one listens at another
+    path.
     """
 
     # -- starting and ending ----------------------------------------------------------------------
@@ -28,14 +29,14 @@ class TransportContract(ServingContract):
     def test_it_ends_soon_once_it_is_cancelled(
         self, transport: Transport, anyio_backend_name: str, anyio_backend_options: dict[str, Any]
     ) -> None:
-        """In a thread, so that one that does not end holds up nothing but this test."""
+        """Run in a thread, so that a transport that does not end holds up only this test."""
         leaving, failures = threading.Event(), list[BaseException]()
 
         async def serve() -> None:
             async with self.serving(transport) as served, self.stalled(served.url):
                 await self.works(served.url)
                 leaving.set()
-            await anyio.sleep(self.quiet_seconds)  # event loops close what was closed when they come to it
+            await anyio.sleep(self.quiet_seconds)  # event loops release closed sockets in a later turn
 
         def run() -> None:
             try:
@@ -171,7 +172,7 @@ class TransportContract(ServingContract):
                 async with self.stalled(served.url):
                     pass
             served.table.keeps = anyio.Event()
-            async with anyio.create_task_group() as tasks:  # these are being answered
+            async with anyio.create_task_group() as tasks:  # these requests are in progress
                 for _ in range(5):
                     tasks.start_soon(self.submit, served.url, "echo")
                 await self.until(lambda: served.table.adding == 5)
@@ -180,7 +181,7 @@ class TransportContract(ServingContract):
             await self.works(served.url)
             assert (await served.node.health()).healthy
 
-    # -- what clients are told --------------------------------------------------------------------
+    # -- answers to clients -----------------------------------------------------------------------
 
     async def test_a_job_is_told_as_it_is(self, transport: Transport) -> None:
         async with self.serving(transport) as served:

@@ -1,0 +1,131 @@
+"""Bases of the suites of tables and stores: settings, fixtures and helpers, no tests."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+from msgspec.structs import replace
+
+from nodekit import (
+    Claim,
+    ContainerId,
+    Job,
+    JobId,
+    JobStatus,
+    JobStore,
+    JobTable,
+    Outcome,
+)
+from nodekit.testing.builders.jobs import make_job
+from nodekit.testing.contracts.backends import Contract
+from nodekit.testing.contracts.bounds import turn, within
+
+SUCCEEDED = Outcome(JobStatus.SUCCESS)
+CANCELLED = Outcome(JobStatus.CANCELLED)
+
+
+class KeeperBase(Contract):
+    """Base of the suites of tables and stores."""
+
+    timeout_seconds: float = 10.0
+    """Time limit for anything that must happen."""
+    quiet_seconds: float = 0.05
+    """Time after which the suite assumes that nothing more happens."""
+
+    @pytest.fixture
+    def keeper(self) -> JobTable | JobStore:
+        raise NotImplementedError
+
+    async def finish(self, keeper: Any, job: Job, outcome: Outcome = SUCCEEDED) -> None:
+        """Bring an added job to an end."""
+        raise NotImplementedError
+
+
+class StoreBase(KeeperBase):
+    """Base of the suites of stores: claims and waits that end even if a store is broken."""
+
+    async def claims(
+        self, store: JobStore, count: int, *, containers: Collection[ContainerId] = ("echo",)
+    ) -> list[Claim]:
+        """Claim until there are `count` claims; a store may give fewer at once."""
+        claims: list[Claim] = []
+        with within(self.timeout_seconds, f"`claim` gives {count} jobs that are due"):
+            while len(claims) < count:
+                some = await store.claim(containers, count - len(claims))
+                assert 1 <= len(some) <= count - len(claims)
+                claims += some
+        return claims
+
+    async def nothing_to_claim(self, store: JobStore, *, containers: Collection[ContainerId] = ("echo",)) -> bool:
+        """Return True if a claim only waits. Takes `quiet_seconds`."""
+        claims: Sequence[Claim] = ()
+        with anyio.move_on_after(self.quiet_seconds):
+            claims = await store.claim(containers, 1)
+        return not claims
+
+    async def claimed(self, store: JobStore, job: Job | None = None) -> Claim:
+        """Add a job and claim it."""
+        await store.add([job or make_job("echo", "reverse")])
+        [claim] = await self.claims(store, 1)
+        return claim
+
+    @property
+    def short(self) -> float:
+        """Time limit that ends soon, but not before a test has looked."""
+        return 3 * self.quiet_seconds
+
+    def hasty(self, *containers: str) -> Job:
+        """Make a job with a short time limit in the queue."""
+        return replace(make_job(*containers), queue_timeout_seconds=self.short)
+
+    async def expired(self, store: JobStore, count: int = 1) -> list[JobId]:
+        """Claim expired jobs until there are `count` of them."""
+        ids: list[JobId] = []
+        with within(self.timeout_seconds, f"`claim_expired` gives {count} jobs whose time is over"):
+            while len(ids) < count:
+                some = await store.claim_expired(count - len(ids))
+                assert 1 <= len(some) <= count - len(ids)
+                ids += [claim.job.id for claim in some]
+        return ids
+
+    async def nothing_expires(self, store: JobStore, *, seconds: float | None = None) -> bool:
+        """Return True if `claim_expired` only waits."""
+        with anyio.move_on_after(seconds or self.quiet_seconds):
+            await store.claim_expired(1)
+            return False
+        return True
+
+    async def counts(self, store: JobStore) -> tuple[int, int, dict[str, int]]:
+        """Return the present numbers of jobs: offchain, onchain and by client."""
+        pending = await store.pending()
+        assert pending.total == pending.offchain + pending.onchain
+        return pending.offchain, pending.onchain, dict(pending.clients)
+
+    async def seen(self, changes: AsyncIterator[JobId | None], ids: Collection[JobId]) -> None:
+        """Wait until each of `ids` was seen, or until a None reports missed changes. Other ids may come in between."""
+        missing = set(ids)
+        with within(self.timeout_seconds, f"`changes` tells of {len(missing)} jobs"):
+            while missing:
+                await turn()
+                id = await anext(changes)
+                missing = missing - {id} if id is not None else set[JobId]()
+
+    async def _settle(self, store: JobStore, job: Job) -> None:
+        await store.settle(job.id, CANCELLED, client=None)
+
+    async def _claim_into(self, store: JobStore, claims: list[Claim]) -> None:
+        claims += await store.claim(["echo"], 2)
+
+    def patiences(self) -> Iterator[Callable[[], Awaitable[None]]]:
+        """Yield ways to wait a little: a number of turns of the event loop, and fractions of `quiet_seconds`."""
+        for number in range(25):
+            yield partial(_turns, number)
+            yield partial(anyio.sleep, self.quiet_seconds * number / 500)
+
+
+async def _turns(number: int) -> None:
+    for _ in range(number):
+        await anyio.lowlevel.checkpoint()
