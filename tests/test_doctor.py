@@ -68,7 +68,6 @@ def test_what_is_well_is_a_line_each_without_colour_where_nobody_looks(tmp_path:
     assert "\x1b" not in done.stdout
     assert found["Python"] == ("ok", f"{'.'.join(map(str, sys.version_info[:3]))} at {sys.executable}")
     assert found["nodekit"][0] == "ok"
-    assert found["[fast]"][0] == "ok"
     assert found["current folder"][1].startswith(f"{tmp_path} has ")
     assert "temporary folder" in found
     assert "stores memory, sqlite" in found["offers"][1]

@@ -53,7 +53,7 @@ class AsgiConfig(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
     bind: str = "127.0.0.1:4000"
     """``host:port``, ``[v6]:port`` or ``unix:path``; port 0 picks a free one."""
     server: Literal["hypercorn", "uvicorn"] = "hypercorn"
-    """hypercorn speaks HTTP/2 too; uvicorn (extra ``[fast]``) is faster and belongs behind a proxy."""
+    """hypercorn speaks HTTP/2 too; uvicorn is faster and belongs behind a proxy."""
     max_connections: Positive | None = None
     """Maximum number of open client connections. Unset: as many as the process's limit of open files has room for."""
     stop_seconds: Annotated[float, msgspec.Meta(ge=0)] = 3.0

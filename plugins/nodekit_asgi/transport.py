@@ -4,7 +4,6 @@ import asyncio
 import select
 import socket
 from collections.abc import Sequence
-from importlib.util import find_spec
 
 import anyio
 from anyio.abc import TaskStatus
@@ -27,9 +26,6 @@ class AsgiTransport:
             check_bind(self._config.bind)
         except NodekitError as error:
             raise CompositionError(Problem("bind", str(error).removeprefix("bind: "))) from error
-        if find_spec(self._config.server) is None:
-            extra = "pip install 'nodekit-compute[fast]'"
-            raise CompositionError(Problem("server", f"{self._config.server} is not installed; {extra}"))
 
     async def serve(self, node: Node, *, task_status: "TaskStatus[Sequence[str]]") -> None:
         listener = self._bounded(listen(self._config.bind))

@@ -51,8 +51,8 @@ def unsettled(found: Sequence[Change], *, baseline: "Baseline", api: str, change
     for change in found:
         if change.breaks and _major(api) == _major(baseline.api):
             yield (
-                f"{change}\n  this breaks plugins that rely on it: keep what there was, with a PluginDeprecationWarning; "
-                f"only plugin API {_major(api) + 1}.0 may do without it"
+                f"{change}\n  this breaks plugins that rely on it: keep what there was, with a "
+                f"PluginDeprecationWarning; only plugin API {_major(api) + 1}.0 may do without it"
             )
         owners = {change.name, *(above for above in _above(change.name) if above in added and above not in old)}
         if not owners & named:
@@ -60,8 +60,8 @@ def unsettled(found: Sequence[Change], *, baseline: "Baseline", api: str, change
     if found and api == baseline.api and newest != baseline.release:
         major, _, minor = api.partition(".")
         yield (
-            f"plugin API {api} is that of release {baseline.release}, and has changed since: in nodekit/config/api_version.py, "
-            f'write API_VERSION = "{major}.{int(minor) + 1}"'
+            f"plugin API {api} is that of release {baseline.release}, and has changed since: "
+            f'in nodekit/config/api_version.py, write API_VERSION = "{major}.{int(minor) + 1}"'
         )
 
 

@@ -1,6 +1,5 @@
 """The checks of `nodekit doctor` for the installed packages."""
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from importlib.metadata import Distribution, EntryPoint, PackageNotFoundError, distribution, distributions
@@ -17,26 +16,18 @@ from nodekit.config.providers import load_only, offered
 from nodekit.errors import NodekitError
 
 CURE = "update, reinstall or uninstall that package"
-EXTRAS = {"fast": 'the server "uvicorn" of the transport `asgi`'}
-"""Extras beside a plain install, with their purposes."""
 
 
 def installed() -> Iterator[Finding]:
-    """Report the version of nodekit, and the extras that are installed."""
+    """Report the version of nodekit."""
     folder = Path(nodekit.__file__).parent
     try:
-        requirements = distribution(DISTRIBUTION).requires or []
+        distribution(DISTRIBUTION)
     except PackageNotFoundError:
         text = f"{nodekit.__version__} runs from {folder} and is not installed, so that no store or runner has a name"
         yield Finding("error", "nodekit", text, f"pip install {DISTRIBUTION}")
         return
     yield Finding("ok", "nodekit", f"{nodekit.__version__} in {folder}")
-    for extra, purpose in EXTRAS.items():
-        if missing := [name for name in _of_extra(extra, requirements) if not _is_installed(name)]:
-            text = f"{', '.join(missing)} not installed; only needed for {purpose}"
-            yield Finding("note", f"[{extra}]", text, f"if you want that: pip install '{DISTRIBUTION}[{extra}]'")
-        else:
-            yield Finding("ok", f"[{extra}]", f"installed: {purpose}")
 
 
 def clashes() -> Iterator[Finding]:
@@ -82,22 +73,8 @@ def _loads(kind: str, name: str, entries: Sequence[EntryPoint]) -> Iterator[Find
         yield Finding("error", f"{kind} {name!r}", text, "" if clash else CURE)
 
 
-def _of_extra(extra: str, requirements: list[str]) -> list[str]:
-    """Return the distributions that an extra needs, from lines such as ``uvicorn>=0.30; extra == "fast"``."""
-    found = [re.match(r"[\w.-]+", line) for line in requirements if re.search(rf"extra == ['\"]{extra}['\"]", line)]
-    return [name[0] for name in found if name]
-
-
 def _installs_nodekit(one: Distribution) -> bool:
     try:
         return any(file.parts[:1] == ("nodekit",) for file in one.files or ())
     except Exception:  # its record cannot be read; then `metadata` reports it, or it does not concern nodekit
         return False
-
-
-def _is_installed(name: str) -> bool:
-    try:
-        distribution(name)
-    except PackageNotFoundError:
-        return False
-    return True
