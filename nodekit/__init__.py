@@ -70,7 +70,7 @@ from nodekit.model.job import (
     StepRecord,
     last_output,
 )
-from nodekit.model.limits import ClientLimits
+from nodekit.model.limits import ClientLimits, NodeLimits
 from nodekit.model.payload import MAX_DEPTH, decode_payload, encode_payload, parse_json
 from nodekit.node.health import Health
 from nodekit.node.node import Node
@@ -124,6 +124,7 @@ __all__ = [
     "Mount",
     "Node",
     "NodeFile",
+    "NodeLimits",
     "NodeTables",
     "NodekitError",
     "NotFailed",

@@ -8,7 +8,17 @@ from typing import Any
 
 import anyio
 
-from nodekit import Container, ContainerOutput, EmbeddedStore, JobRequest, Node, Step, StoreFailed, encode_payload
+from nodekit import (
+    Container,
+    ContainerOutput,
+    EmbeddedStore,
+    JobRequest,
+    Node,
+    NodeLimits,
+    Step,
+    StoreFailed,
+    encode_payload,
+)
 from nodekit_function import Function, FunctionRunner
 from nodekit_memory import MemoryTable
 
@@ -69,7 +79,14 @@ def functions(settings: Mapping[str, Mapping[str, Any]] | None = None, /, **func
 
 
 def make_node(*runners: Any, store: Any = None, **settings: Any) -> Node:
-    return Node(store=store or EmbeddedStore(MemoryTable()), runners=runners or [functions()], **settings)
+    """Make a node in memory; fields of its limits may be given by name."""
+    limits = {name: settings.pop(name) for name in NodeLimits.__struct_fields__ if name in settings}
+    return Node(
+        store=store or EmbeddedStore(MemoryTable()),
+        runners=runners or [functions()],
+        limits=NodeLimits(**limits),
+        **settings,
+    )
 
 
 class Gate:

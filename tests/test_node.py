@@ -24,6 +24,7 @@ from nodekit import (
     JobStatus,
     Node,
     NodekitError,
+    NodeLimits,
     Refusal,
     StepFinished,
     StoreFailed,
@@ -605,7 +606,7 @@ async def test_of_many_cancels_at_once_one_is_told_as_the_end() -> None:
 @pytest.mark.parametrize("numbers", [{"concurrency": 0}, {"max_pending": 0}, {"drain_seconds": -1}])
 def test_numbers_with_which_a_node_would_do_nothing_are_refused(numbers: dict[str, Any]) -> None:
     with pytest.raises(CompositionError, match=next(iter(numbers))):
-        Node(store=MemoryStore(), runners=[], **numbers)
+        Node(store=MemoryStore(), runners=[], limits=NodeLimits(**numbers))
 
 
 async def test_a_store_is_entered_once() -> None:

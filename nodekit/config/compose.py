@@ -34,6 +34,10 @@ class NodeSettings(NodeLimits, frozen=True, kw_only=True, forbid_unknown_fields=
     trace_hooks: bool = False
     """Whether each call of a plugin's hook is logged."""
 
+    def limits(self) -> NodeLimits:
+        """Return the limits alone."""
+        return NodeLimits(**{name: getattr(self, name) for name in NodeLimits.__struct_fields__})
+
     def __post_init__(self) -> None:
         if self.name is not None and (problem := name_problem(self.name)):
             raise ValueError(f"name: {problem}")
@@ -125,7 +129,9 @@ class _Composition:
             transports=[part for _, part in transports],
             pipelines=dict(pipelines),
             plugins=[part for _, part in plugins],
-            **msgspec.structs.asdict(replace(self.settings, name=self.file.node)),
+            name=self.file.node,
+            limits=self.settings.limits(),
+            trace_hooks=self.settings.trace_hooks,
         )
 
     def log(self) -> LogSettings | None:

@@ -28,7 +28,7 @@ from nodekit.model.container import ClientId, Container, ContainerId, JobId, Loc
 from nodekit.model.events import JobFinished
 from nodekit.model.ids import JobIds
 from nodekit.model.job import Job, JobRequest, JobStatus, Outcome, RetryFrom
-from nodekit.model.limits import DEFAULTS, ClientLimits, NodeLimits
+from nodekit.model.limits import DEFAULTS, NodeLimits
 from nodekit.node.admission import Intake
 from nodekit.node.diagnosis import diagnosis
 from nodekit.node.following import finished, following
@@ -44,13 +44,8 @@ from nodekit.node.waiters import Waiters
 class Node:
     """One composed, running thing. The constructor wires and acquires nothing; `async with` runs it, once.
 
-    `concurrency` is how many jobs run at once, `max_pending` how many may be accepted and unfinished; `each_client`
-    and, by its id, `clients` say how many of those may be one client's, and how urgent. A job may take
-    `job_timeout_seconds` in all, and wait `queue_timeout_seconds` for each of its containers; None is no limit. It has
-    at most `max_steps` steps.
-    `drain_seconds` is how long leaving waits for the jobs that are running before it gives them back to the store.
-    `trace_hooks` logs each call of a plugin's hook, for looking into plugins.
-    Raises `CompositionError` where the parts do not fit together.
+    `limits` bound the work that the node accepts, and its duration. `trace_hooks` logs each call of a plugin's hook.
+    Raise `CompositionError` if the components do not fit together.
     """
 
     def __init__(
@@ -62,26 +57,9 @@ class Node:
         plugins: Sequence[object] = (),
         pipelines: Mapping[str, Pipeline] = MappingProxyType({}),
         name: str = "node",
-        concurrency: int = DEFAULTS.concurrency,
-        max_pending: int = DEFAULTS.max_pending,
-        job_timeout_seconds: float | None = DEFAULTS.job_timeout_seconds,
-        queue_timeout_seconds: float | None = DEFAULTS.queue_timeout_seconds,
-        max_steps: int = DEFAULTS.max_steps,
-        each_client: ClientLimits = DEFAULTS.each_client,
-        clients: Mapping[ClientId, ClientLimits] = DEFAULTS.clients,
-        drain_seconds: float = DEFAULTS.drain_seconds,
+        limits: NodeLimits = DEFAULTS,
         trace_hooks: bool = False,
     ) -> None:
-        limits = NodeLimits(
-            concurrency=concurrency,
-            max_pending=max_pending,
-            job_timeout_seconds=job_timeout_seconds,
-            queue_timeout_seconds=queue_timeout_seconds,
-            max_steps=max_steps,
-            each_client=each_client,
-            clients=clients,
-            drain_seconds=drain_seconds,
-        )
         if problems := [*limits.problems(), *misfits(store, runners, transports, pipelines, plugins)]:
             raise CompositionError(problems)
         self.name, self.limits = name, limits

@@ -31,6 +31,7 @@ from nodekit import (
     JobStatus,
     JobTable,
     Node,
+    NodeLimits,
     Retry,
     Step,
     decode_payload,
@@ -214,7 +215,7 @@ class World:
             store=EmbeddedStore(faults.around(ledger)),
             runners=[faults.around(self.services.runner())],
             plugins=[self.witness],
-            concurrency=4,
+            limits=NodeLimits(concurrency=4),
         )
 
     async def live(self, *crashes: Point) -> None:

@@ -87,7 +87,7 @@ Node(store=Forgetful(), runners=[])  # expect: arg-type
 Node(runners=[])  # expect: call-arg
 Node(store, [])  # expect: call-arg
 Node(store=store, runners=UpperRunner())  # expect: arg-type
-Node(store=store, runners=[], concurrency="64")  # expect: arg-type
+Node(store=store, runners=[], limits={"concurrency": 64})  # expect: arg-type
 Node(store=store, runners=[], transports=[Counter()])  # expect: list-item
 Node(store=store, runners=[], workers=3)  # expect: call-arg
 plain: ContainerRunner = Plain()  # expect: assignment

@@ -20,6 +20,7 @@ from nodekit import (
     KeyReused,
     Node,
     NodekitError,
+    NodeLimits,
     NotFailed,
     Outcome,
     Refusal,
@@ -60,14 +61,14 @@ async def wait(data: Any) -> Any:
     await anyio.sleep_forever()
 
 
-def make_node(metrics: Metrics, *, store: Any = None, plugins: Any = (), **settings: Any) -> Node:
+def make_node(metrics: Metrics, *, store: Any = None, plugins: Any = (), **limits: Any) -> Node:
     runner = FunctionRunner()
     runner.add(Container(id="echo"), echo)
     runner.add(Container(id="fail"), fail)
     runner.add(Container(id="wait"), wait)
     runner.add(Container(id="again", retry=Retry(attempts=3, statuses=(500,), first_delay_seconds=0)), fail)
-    settings = {"drain_seconds": 0, **settings}
-    return Node(store=store or MemoryStore(), runners=[runner], plugins=[metrics, *plugins], **settings)
+    bounds = NodeLimits(**{"drain_seconds": 0, **limits})
+    return Node(store=store or MemoryStore(), runners=[runner], plugins=[metrics, *plugins], limits=bounds)
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:

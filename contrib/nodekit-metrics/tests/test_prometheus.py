@@ -14,7 +14,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from nodekit import Node
+from nodekit import Node, NodeLimits
 from nodekit.testing import make_request
 from nodekit_asgi import AsgiConfig, AsgiTransport
 from nodekit_function import FunctionRunner
@@ -122,7 +122,13 @@ async def serving() -> AsyncIterator[Node]:
         await anyio.sleep_forever()
 
     transport = AsgiTransport(AsgiConfig(bind="127.0.0.1:0", stop_seconds=0))
-    node = Node(store=MemoryStore(), runners=[runner], transports=[transport], plugins=[Metrics()], drain_seconds=0)
+    node = Node(
+        store=MemoryStore(),
+        runners=[runner],
+        transports=[transport],
+        plugins=[Metrics()],
+        limits=NodeLimits(drain_seconds=0),
+    )
     async with node:
         yield node
 

@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from nodekit import Container, ContainerFailed, ContainerId, ContainerRunner, JobStore, JobTable, Node, Pipeline
+from nodekit import (
+    Container,
+    ContainerFailed,
+    ContainerId,
+    ContainerRunner,
+    JobStore,
+    JobTable,
+    Node,
+    NodeLimits,
+    Pipeline,
+)
 
 if TYPE_CHECKING:
     from nodekit_function import FunctionRunner as FunctionRunner
@@ -25,6 +35,7 @@ async def _slow(data: Any) -> Any:
     return data
 
 
+_AT_ONCE = NodeLimits(drain_seconds=0)
 _KNOWN: Mapping[ContainerId, Callable[[Any], Awaitable[Any]]] = {"echo": _echo, "fail": _fail, "slow": _slow}
 
 
@@ -66,15 +77,18 @@ def make_node(
     runners: Sequence[ContainerRunner] | None = None,
     plugins: Sequence[object] = (),
     pipelines: Mapping[str, Pipeline] = MappingProxyType({}),
-    drain_seconds: float = 0,
+    limits: NodeLimits = _AT_ONCE,
     **settings: Any,
 ) -> Node:
-    """Make a node in memory, to be run by ``async with``. `settings` are further arguments of `Node`."""
+    """Make a node in memory, to be run by ``async with``. It does not wait for running jobs when it is left.
+
+    `settings` are further arguments of `Node`.
+    """
     return Node(
         store=make_store() if store is None else store,
         runners=[make_function_runner()] if runners is None else runners,
         plugins=plugins,
         pipelines=pipelines,
-        drain_seconds=drain_seconds,
+        limits=limits,
         **settings,
     )

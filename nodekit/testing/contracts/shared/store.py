@@ -6,7 +6,18 @@ from contextlib import AsyncExitStack
 
 import anyio
 
-from nodekit import Announcement, Container, ContainerId, Job, JobId, JobStatus, Node, SharedStore, StoreFailed
+from nodekit import (
+    Announcement,
+    Container,
+    ContainerId,
+    Job,
+    JobId,
+    JobStatus,
+    Node,
+    NodeLimits,
+    SharedStore,
+    StoreFailed,
+)
 from nodekit.testing.builders.jobs import make_request
 from nodekit.testing.contracts.shared.base import Open
 from nodekit.testing.contracts.shared.counting import CountingRunner
@@ -122,7 +133,7 @@ class SharedStoreContract(SharedJobs, Leases, JobStoreContract):
 
     def node(self, store: SharedStore, runner: CountingRunner) -> Node:
         """Make a node that drains for no time when it is left."""
-        return Node(store=store, runners=[runner], name=runner.name, drain_seconds=0)
+        return Node(store=store, runners=[runner], name=runner.name, limits=NodeLimits(drain_seconds=0))
 
     async def submitted(self, node: Node, count: int, *containers: ContainerId) -> list[JobId]:
         requests = [make_request(*containers, data={"number": n}, client=f"client {n % 3}") for n in range(count)]

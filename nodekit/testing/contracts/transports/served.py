@@ -19,6 +19,7 @@ from nodekit import (
     JobId,
     JobRequest,
     Node,
+    NodeLimits,
     Refusal,
     Step,
     Transport,
@@ -214,12 +215,12 @@ class ToldTable:
 class Served:
     """A served node, and the controls of its components."""
 
-    def __init__(self, *transports: Transport, plugins: Sequence[object] = (), **settings: Any) -> None:
+    def __init__(self, *transports: Transport, plugins: Sequence[object] = (), **limits: Any) -> None:
         self.runner = ToldRunner()
         self.table = ToldTable()
-        settings = {"drain_seconds": 0, **settings}
+        bounds = NodeLimits(**{"drain_seconds": 0, **limits})
         store, guarded = EmbeddedStore(self.table), [ToldGuard(), *plugins]
-        self.node = Node(store=store, runners=[self.runner], transports=transports, plugins=guarded, **settings)
+        self.node = Node(store=store, runners=[self.runner], transports=transports, plugins=guarded, limits=bounds)
 
     @property
     def url(self) -> str:
