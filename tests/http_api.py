@@ -178,7 +178,7 @@ async def serving(
     settings = AsgiConfig(**{"bind": "127.0.0.1:0", "server": server, "stop_seconds": 1.0, **config})
     composed = make_node(
         *(runners or [api_functions(gate)]),
-        transports=[AsgiTransport(settings)],
+        transports=[AsgiTransport(config=settings)],
         **{"plugins": [Guardian(), *plugins], "drain_seconds": 0, **(node or {})},
     )
     async with composed, aiohttp.ClientSession() as session:

@@ -11,7 +11,7 @@ from parts import SwitchRunner, functions, make_node, request
 from nodekit import CompositionError, Container, NodekitError, Offer, Refusal, load_node
 from nodekit.config import compose as compose_module
 from nodekit_guardian import Guardian
-from nodekit_remote import RemoteConfig, RemoteContainer, RemoteRunner
+from nodekit_remote import RemoteContainer, RemoteRunner
 
 
 def told(*runners: Any, plugins: Any = ()) -> list[str]:
@@ -37,7 +37,7 @@ def test_a_rule_does_not_take_a_key_that_every_container_has(key: str) -> None:
 
 
 def test_a_rule_does_not_take_a_key_that_the_containers_of_a_runner_have() -> None:
-    remote = RemoteRunner(RemoteConfig(containers=(RemoteContainer(id="a", url="http://127.0.0.1:1"),)))
+    remote = RemoteRunner(RemoteContainer(id="a", url="http://127.0.0.1:1"))
     (problem,) = told(functions(), remote, plugins=[plugin("Greedy", url=Any)])
     assert problem.startswith("plugins[0]: Greedy declares the rule 'url'")
     assert "runners[1] (RemoteRunner)" in problem

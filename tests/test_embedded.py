@@ -29,7 +29,7 @@ from nodekit import (
 from nodekit.testing import JobStoreContract, make_job, succeeded, with_output
 from nodekit_function import FunctionRunner
 from nodekit_memory import MemoryTable
-from nodekit_sqlite import SqliteConfig, SqliteStore
+from nodekit_sqlite import SqliteStore
 
 pytestmark = pytest.mark.anyio
 
@@ -490,7 +490,7 @@ async def test_asyncios_own_cancel_leaves_no_job_that_nobody_runs_and_changes_no
 
     runner = FunctionRunner()
     runner.container("quick")(quick)
-    store = SqliteStore(SqliteConfig(path=tmp_path / "jobs.db"))
+    store = SqliteStore(tmp_path / "jobs.db")
     ends: dict[JobId, JobStatus] = {}
     async with Node(store=store, runners=[runner]) as node:
         for number in range(60):

@@ -41,7 +41,7 @@ from nodekit.execution.job_runs import LONGEST_PAUSE_SECONDS
 from nodekit.testing import VirtualClock
 from nodekit_function import FunctionRunner
 from nodekit_memory import MemoryStore, MemoryTable
-from nodekit_sqlite import SqliteConfig, SqliteStore
+from nodekit_sqlite import SqliteStore
 
 pytestmark = pytest.mark.anyio
 
@@ -567,7 +567,7 @@ async def test_an_error_that_cannot_be_stored_as_it_is_is_made_so(tmp_path: Path
     async def odd(data: Any) -> Any:
         raise ValueError("caf\udce9" + "x" * 1_000_000)
 
-    store = SqliteStore(SqliteConfig(path=tmp_path / "jobs.db"))
+    store = SqliteStore(tmp_path / "jobs.db")
     async with make_node(functions(odd=odd), store=store) as node:
         with anyio.fail_after(60):
             [job] = await node.wait([(await node.submit(request("odd"))).id])

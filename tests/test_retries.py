@@ -29,7 +29,7 @@ from nodekit import (
 from nodekit.execution.backoff import delay_before_retry
 from nodekit.testing import VirtualClock
 from nodekit_memory import MemoryTable
-from nodekit_sqlite import SqliteConfig, SqliteStore
+from nodekit_sqlite import SqliteStore
 
 pytestmark = pytest.mark.anyio
 
@@ -211,7 +211,7 @@ async def test_a_pause_survives_a_restart_and_a_clock_set_back_does_not_lengthen
     table = MemoryTable()
 
     def open_store() -> EmbeddedStore:
-        return EmbeddedStore(table) if store == "memory" else SqliteStore(SqliteConfig(path=tmp_path / "jobs.db"))
+        return EmbeddedStore(table) if store == "memory" else SqliteStore(tmp_path / "jobs.db")
 
     x = Fails(*failures(1, retry_after=1000.0))
     async with make_node(retrying(x), store=open_store()) as node:

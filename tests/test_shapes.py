@@ -24,7 +24,7 @@ from nodekit import (
 )
 from nodekit.interfaces.check import members, optional_members, shape_problems
 from nodekit.testing import Faults
-from nodekit_asgi import AsgiConfig, AsgiTransport
+from nodekit_asgi import AsgiTransport
 from nodekit_function import FunctionRunner
 from nodekit_memory import MemoryTable
 
@@ -256,7 +256,7 @@ def test_names_of_arguments_that_are_passed_by_place_are_the_parts_own() -> None
         (MemoryTable(), JobTable),
         (FunctionRunner(), ContainerRunner),
         (Sequence(), Pipeline),
-        (AsgiTransport(AsgiConfig()), Transport),
+        (AsgiTransport(), Transport),
     ],
     ids=lambda value: value.__name__ if inspect.isclass(value) else "",
 )

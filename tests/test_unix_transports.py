@@ -75,8 +75,8 @@ class TestAsgiTransportOnAUnixSocket(OnUnixSockets, HttpTransportContract):
 
     @pytest.fixture(params=each_run(["hypercorn"], ["hypercorn", "uvicorn"]))
     def transport(self, request: pytest.FixtureRequest, folder: Path) -> AsgiTransport:
-        return AsgiTransport(AsgiConfig(bind=f"unix:{folder}/one", server=request.param))
+        return AsgiTransport(config=AsgiConfig(bind=f"unix:{folder}/one", server=request.param))
 
     def another(self, transport: Any) -> Transport:
         config = transport._config
-        return AsgiTransport(replace(config, bind=f"{config.bind}-other"))
+        return AsgiTransport(config=replace(config, bind=f"{config.bind}-other"))

@@ -18,10 +18,12 @@ from nodekit_asgi.server.servers import SERVERS
 
 
 class AsgiTransport:
-    """A transport that serves HTTP at `config.bind`. It runs on asyncio only, because its servers do."""
+    """A transport that serves HTTP at `bind`; None: that of `config`. It runs on asyncio only, as its servers do."""
 
-    def __init__(self, config: AsgiConfig | None = None) -> None:
+    def __init__(self, bind: str | None = None, *, config: AsgiConfig | None = None) -> None:
         self._config = config or AsgiConfig()
+        if bind is not None:
+            self._config = replace(self._config, bind=bind)
         try:
             check_bind(self._config.bind)
         except NodekitError as error:
@@ -57,7 +59,7 @@ def from_config(config: AsgiConfig, file: NodeFile) -> AsgiTransport:
     if config.bind.startswith("unix:") and config.bind != "unix:":
         path = file.folder / config.bind.removeprefix("unix:")
         config = replace(config, bind=f"unix:{path}")
-    return AsgiTransport(config)
+    return AsgiTransport(config=config)
 
 
 offer = Offer(AsgiConfig, from_config)

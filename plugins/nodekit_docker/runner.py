@@ -34,23 +34,26 @@ class DockerRunner(StartingRunner):
     """A runner of containers on a Docker engine.
 
     `node` is the node's name. The runner finds its containers again by that name after a crash, so only one node on an
-    engine may have it. Relative volumes start at `folder`.
+    engine may have it. Relative volumes start at `folder`. `host` is the engine's URL; None: the engine that Docker's
+    own tools find.
 
     The constructor raises `CompositionError` if the settings are not valid. Entering raises `NotStarted` if a required
     container does not come up, and another `NodekitError` if the engine does not answer or the name is taken. If no
     container is required, entering waits for nothing, not even for an engine.
     """
 
-    def __init__(self, config: DockerConfig, *, node: str = "node", folder: Path | None = None) -> None:
+    def __init__(
+        self, *containers: DockerContainer, host: str | None = None, node: str = "node", folder: Path | None = None
+    ) -> None:
         self._folder = (folder or Path()).absolute()
-        found = list(problems(config, self._folder))
+        self._config = DockerConfig(containers=containers, host=host)
+        found = list(problems(self._config, self._folder))
         if not NAME.fullmatch(node):
             text = f"expected a name of letters, digits and _.- for its containers, got {node!r}"
             found.append(Problem("node", text))
         if found:
             raise CompositionError(found)
-        super().__init__([bounded(container) for container in config.containers])
-        self._config = config
+        super().__init__([bounded(container) for container in containers])
         self._node = node
         self._http = ContainerHttp()
         self._kept: Mapping[ContainerId, Kept | Once] = {}
@@ -176,6 +179,6 @@ class DockerRunner(StartingRunner):
 
 offer = Offer(
     DockerConfig,
-    lambda config, file: DockerRunner(config, node=file.node, folder=file.folder),
+    lambda config, file: DockerRunner(*config.containers, host=config.host, node=file.node, folder=file.folder),
     container=DockerContainer,
 )

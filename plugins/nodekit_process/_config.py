@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated
@@ -41,10 +41,10 @@ def environment(container: ProcessContainer) -> dict[str, str]:
     return inherited | plain_env(container.env)
 
 
-def problems(config: ProcessConfig, folder: Path) -> Iterator[Problem]:
+def problems(containers: Sequence[ProcessContainer], folder: Path) -> Iterator[Problem]:
     """Yield the problems that would keep the containers from starting."""
-    yield from id_problems(config.containers)
-    for number, container in enumerate(config.containers):
+    yield from id_problems(containers)
+    for number, container in enumerate(containers):
         where = f"containers[{number}]"
         for key, text in _container_problems(container, folder / (container.folder or "")):
             yield Problem(f"{where}.{key}", text)

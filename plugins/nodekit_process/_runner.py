@@ -22,15 +22,15 @@ class ProcessRunner(StartingRunner):
     and raises `NotStarted` if one does not come up; the others come up meanwhile.
     """
 
-    def __init__(self, config: ProcessConfig, *, folder: Path | None = None) -> None:
+    def __init__(self, *containers: ProcessContainer, folder: Path | None = None) -> None:
         folder = (folder or Path()).absolute()
-        if found := list(problems(config, folder)):
+        if found := list(problems(containers, folder)):
             raise CompositionError(found)
-        super().__init__(config.containers)
+        super().__init__(containers)
         self._http = ContainerHttp()
         self.upkeep = {
             container.id: Supervised(container, folder / (container.folder or ""), self._http, self.tell)
-            for container in config.containers
+            for container in containers
         }
         self._tasks: TaskGroup | None = None
         self._stack = AsyncExitStack()
@@ -54,4 +54,8 @@ class ProcessRunner(StartingRunner):
         await self._stack.aclose()
 
 
-offer = Offer(ProcessConfig, lambda config, file: ProcessRunner(config, folder=file.folder), container=ProcessContainer)
+offer = Offer(
+    ProcessConfig,
+    lambda config, file: ProcessRunner(*config.containers, folder=file.folder),
+    container=ProcessContainer,
+)

@@ -32,20 +32,27 @@ class RateLimitConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 class RateLimit:
     """A guard that counts each client's requests. IPv6 clients count by /64: one machine may have as many addresses.
 
-    `clock` returns nanoseconds that never go back.
+    A client may make `requests` per `period_seconds`. Beyond `max_clients`, the client with the oldest request is
+    forgotten. `clock` returns nanoseconds that never go back.
     """
 
-    def __init__(self, config: RateLimitConfig | None = None, *, clock: Callable[[], int] = time.monotonic_ns) -> None:
-        config = config or RateLimitConfig()
+    def __init__(
+        self,
+        requests: int = 60,
+        period_seconds: float = 60.0,
+        *,
+        max_clients: int = 100_000,
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
         self._clock = clock
         # Times are in nanoseconds / requests, so that a request's interval is a whole number and nothing is rounded.
-        self._ticks = config.requests
-        self._interval = round(config.period_seconds * _NANOSECONDS)
-        self._slack = (config.requests - 1) * self._interval
-        self._max_clients = config.max_clients
+        self._ticks = requests
+        self._interval = round(period_seconds * _NANOSECONDS)
+        self._slack = (requests - 1) * self._interval
+        self._max_clients = max_clients
         self._due: OrderedDict[str, int] = OrderedDict()
         """The time by which each client's requests so far were due if spread evenly; the most recent client is last."""
-        self._text = f"too many requests: at most {config.requests} in {config.period_seconds:g} s"
+        self._text = f"too many requests: at most {requests} in {period_seconds:g} s"
 
     def nodekit_limit(self, client: ClientId) -> None:
         who, now = _counted_as(client), self._clock() * self._ticks
@@ -68,4 +75,4 @@ def _counted_as(client: ClientId) -> str:
     return str(address.ipv4_mapped or f"{int(address) >> 64:x}/64")
 
 
-offer = Offer(RateLimitConfig, lambda config, file: RateLimit(config))
+offer = Offer(RateLimitConfig, lambda config, file: RateLimit(**msgspec.structs.asdict(config)))

@@ -18,6 +18,7 @@ from nodekit import (
     ContainerFailed,
     ContainerId,
     ContainerOutput,
+    NodeFile,
     Offer,
     Step,
 )
@@ -60,15 +61,21 @@ class RemoteConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class RemoteRunner:
-    """A runner that calls containers, but does not start them."""
+    """A runner that calls containers, but does not start them.
 
-    def __init__(self, config: RemoteConfig) -> None:
-        if found := list(id_problems(config.containers)):
+    At most `connections` steps run in these containers together; None: as many as the node runs. Raise
+    `CompositionError` if two containers have one id.
+    """
+
+    def __init__(
+        self, *containers: RemoteContainer, connections: int | None = None, connect_timeout_seconds: float = 5.0
+    ) -> None:
+        if found := list(id_problems(containers)):
             raise CompositionError(found)
-        self._containers = {container.id: container for container in config.containers}
-        self._endpoints = {c.id: Endpoint(c.url.rstrip("/"), c.url, c) for c in config.containers}
-        self._http = ContainerHttp(connect_timeout_seconds=config.connect_timeout_seconds)
-        self.concurrency = config.connections
+        self._containers = {container.id: container for container in containers}
+        self._endpoints = {c.id: Endpoint(c.url.rstrip("/"), c.url, c) for c in containers}
+        self._http = ContainerHttp(connect_timeout_seconds=connect_timeout_seconds)
+        self.concurrency = connections
         self._down: dict[ContainerId, str] = {}
         self._running: frozenset[ContainerId] = frozenset(self._containers)
         self._changed = anyio.Event()
@@ -147,4 +154,13 @@ class RemoteRunner:
         self._changed = anyio.Event()
 
 
-offer = Offer(RemoteConfig, lambda config, file: RemoteRunner(config), container=RemoteContainer)
+def from_config(config: RemoteConfig, file: NodeFile) -> RemoteRunner:
+    """Build the runner of a node file."""
+    return RemoteRunner(
+        *config.containers,
+        connections=config.connections,
+        connect_timeout_seconds=config.connect_timeout_seconds,
+    )
+
+
+offer = Offer(RemoteConfig, from_config, container=RemoteContainer)

@@ -23,17 +23,21 @@ class SqliteConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class SqliteStore(EmbeddedStore):
-    """A `JobStore` in an SQLite file."""
+    """A `JobStore` in an SQLite file.
 
-    def __init__(self, config: SqliteConfig) -> None:
-        super().__init__(SqliteTable(config.path, synchronous=config.synchronous, group=config.group))
+    With `synchronous` ``"FULL"``, jobs survive a crash of the machine; with ``"NORMAL"``, one of the process. Up to
+    `group` writes share one commit.
+    """
+
+    def __init__(self, path: Path | str, *, synchronous: Literal["FULL", "NORMAL"] = "FULL", group: int = 512) -> None:
+        super().__init__(SqliteTable(Path(path), synchronous=synchronous, group=group))
 
 
 def from_config(config: SqliteConfig, file: NodeFile) -> SqliteStore:
     """Build the store of a node file. Raise `CompositionError` if the database's folder does not exist."""
     if not config.path.parent.is_dir():
         raise CompositionError(Problem("path", f"there is no folder {config.path.parent}; make it first"))
-    return SqliteStore(config)
+    return SqliteStore(config.path, synchronous=config.synchronous, group=config.group)
 
 
 offer = Offer(SqliteConfig, from_config)

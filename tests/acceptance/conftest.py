@@ -8,7 +8,7 @@ from http_api import Api, serving
 
 from nodekit import JobStore
 from nodekit_memory import MemoryStore
-from nodekit_sqlite import SqliteConfig, SqliteStore
+from nodekit_sqlite import SqliteStore
 
 
 @pytest.fixture
@@ -30,4 +30,4 @@ async def api(server: str) -> AsyncIterator[Api]:
 
 @pytest.fixture(params=["memory", "sqlite"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> JobStore:
-    return MemoryStore() if request.param == "memory" else SqliteStore(SqliteConfig(path=tmp_path / "jobs.db"))
+    return MemoryStore() if request.param == "memory" else SqliteStore(tmp_path / "jobs.db")

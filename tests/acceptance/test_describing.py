@@ -6,8 +6,8 @@ import pytest
 from aiohttp import web
 from http_api import Api, serving
 
-from nodekit.node.node import resources as _describe
-from nodekit_remote import RemoteConfig, RemoteContainer, RemoteRunner
+from nodekit.node import resources as _describe
+from nodekit_remote import RemoteContainer, RemoteRunner
 
 pytestmark = pytest.mark.anyio
 
@@ -45,7 +45,7 @@ async def test_each_running_container_is_asked_at_once_and_answers_for_itself(
         names = ("a", "late", "silent", "broken", "b")
         urls = [RemoteContainer(id=name, url=f"http://127.0.0.1:{port}/{name}") for name in names]
         gone = RemoteContainer(id="gone", url="http://127.0.0.1:1")
-        runner = RemoteRunner(RemoteConfig(containers=(*urls, gone)))
+        runner = RemoteRunner(*urls, gone)
         async with serving(server, runners=[runner]) as api:
             answer = await api.get("/resources?model_id=org%2Fmodel%26x")
             assert answer.status == 200

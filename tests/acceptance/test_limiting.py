@@ -7,13 +7,13 @@ from http_api import api_functions, serving
 from parts import Gate
 
 from nodekit import TooManyRequests
-from nodekit_ratelimit import RateLimit, RateLimitConfig
+from nodekit_ratelimit import RateLimit
 
 pytestmark = pytest.mark.anyio
 
 
 def slow_limit(requests: int) -> RateLimit:
-    return RateLimit(RateLimitConfig(requests=requests, period_seconds=3600))
+    return RateLimit(requests=requests, period_seconds=3600)
 
 
 def limited(server: str, *plugins: object) -> Any:

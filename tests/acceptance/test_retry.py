@@ -14,7 +14,7 @@ from nodekit import ClientLimits, Container, JobRequest, JobStore, Location, Ref
 from nodekit.testing import make_job
 from nodekit_function import FunctionRunner
 from nodekit_guardian import Guardian
-from nodekit_sqlite import SqliteConfig, SqliteStore
+from nodekit_sqlite import SqliteStore
 
 pytestmark = pytest.mark.anyio
 
@@ -127,10 +127,10 @@ async def test_a_job_that_was_cancelled_is_retried_as_one_that_failed(api: Api) 
 
 
 async def test_what_was_kept_goes_on_after_a_restart(server: str, tmp_path: Path) -> None:
-    config = SqliteConfig(path=tmp_path / "jobs.db")
-    async with with_a_failed_job(server, node={"store": SqliteStore(config)}) as (_, flaky, id):
+    path = tmp_path / "jobs.db"
+    async with with_a_failed_job(server, node={"store": SqliteStore(path)}) as (_, flaky, id):
         pass
-    async with serving(server, runners=[flaky.runner()], node={"store": SqliteStore(config)}) as api:
+    async with serving(server, runners=[flaky.runner()], node={"store": SqliteStore(path)}) as api:
         again = (await retry(api, id.upper())).json["id"]
         (job,) = await api.results(again)
         assert (job["result"]["output"], flaky.counted) == ({"n": 4}, 3)
@@ -230,10 +230,10 @@ async def test_guards_are_asked_again_about_who_asks_now(server: str) -> None:
 
 
 async def test_a_container_that_is_gone_refuses(server: str, tmp_path: Path) -> None:
-    config = SqliteConfig(path=tmp_path / "jobs.db")
-    async with with_a_failed_job(server, node={"store": SqliteStore(config)}) as (_, _, id):
+    path = tmp_path / "jobs.db"
+    async with with_a_failed_job(server, node={"store": SqliteStore(path)}) as (_, _, id):
         pass
-    async with serving(server, node={"store": SqliteStore(config)}) as api:
+    async with serving(server, node={"store": SqliteStore(path)}) as api:
         answer = await retry(api, id)
         assert (answer.status, answer.error) == (400, "Container not supported")
         assert answer.json["params"] == {"container": "count"}

@@ -7,7 +7,7 @@ from http_api import Api, serving
 from parts import SwitchRunner, make_node
 
 from nodekit_asgi import AsgiConfig, AsgiTransport
-from nodekit_remote import RemoteConfig, RemoteContainer, RemoteRunner
+from nodekit_remote import RemoteContainer, RemoteRunner
 
 pytestmark = pytest.mark.anyio
 
@@ -95,7 +95,7 @@ async def test_digits_and_duplicate_keys_pass_through_a_remote_container_unchang
     await site.start()
     port = runner.addresses[0][1]
     try:
-        remote = RemoteRunner(RemoteConfig(containers=(RemoteContainer(id="echo", url=f"http://127.0.0.1:{port}"),)))
+        remote = RemoteRunner(RemoteContainer(id="echo", url=f"http://127.0.0.1:{port}"))
         async with serving(server, runners=[remote]) as api:
             answer = await api.post("/api/jobs", f'{{"containers":["echo","echo"],"data":{data}}}'.encode())
             id = answer.json["id"]
@@ -122,7 +122,9 @@ async def test_a_node_of_no_containers_is_healthy_and_refuses(server: str) -> No
 
 
 async def test_both_servers_of_one_node_serve_the_same_jobs() -> None:
-    transports = [AsgiTransport(AsgiConfig(bind="127.0.0.1:0", server=name)) for name in ("hypercorn", "uvicorn")]
+    transports = [
+        AsgiTransport(config=AsgiConfig(bind="127.0.0.1:0", server=name)) for name in ("hypercorn", "uvicorn")
+    ]
     async with make_node(transports=transports) as node, aiohttp.ClientSession() as session:
         first, second = (Api(url, session, node) for url in node.urls)
         id = await first.submit(n=1)

@@ -22,7 +22,7 @@ from click.testing import CliRunner
 import nodekit_hello
 from nodekit import ContainerFailed, ContainerInput, Location, Step, encode_payload, load_node
 from nodekit_hello import demo as demo_module
-from nodekit_process import ProcessConfig, ProcessContainer, ProcessRunner
+from nodekit_process import ProcessContainer, ProcessRunner
 from nodekit_process._ports import free_port
 
 FOLDER = Path(nodekit_hello.__file__).parent
@@ -32,7 +32,7 @@ DEMO = [sys.executable, "-m", "nodekit.cli", "demo"]
 def outputs(service: str, *data: Any) -> list[Any]:
     """What a service gives for each; a failure as `(status, text)`."""
     container = ProcessContainer(id=service, command=(sys.executable, f"{service}.py"))
-    runner = ProcessRunner(ProcessConfig(containers=(container,)), folder=FOLDER)
+    runner = ProcessRunner(container, folder=FOLDER)
 
     async def one(given: Any) -> Any:
         sent = ContainerInput(

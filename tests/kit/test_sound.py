@@ -9,7 +9,7 @@ from nodekit import Event, JobFinished, JobRequest, Node, Pipeline
 from nodekit import Sequence as SequencePipeline
 from nodekit.testing import GuardContract, ObserverContract, PipelineContract, PluginContract, make_request
 from nodekit_guardian import Guardian
-from nodekit_ratelimit import RateLimit, RateLimitConfig
+from nodekit_ratelimit import RateLimit
 
 
 class TestSequence(PipelineContract):
@@ -38,7 +38,7 @@ class TestRateLimit(GuardContract):
 
     @pytest.fixture
     def guard(self) -> RateLimit:
-        return RateLimit(RateLimitConfig(requests=1000))
+        return RateLimit(requests=1000)
 
     def welcome(self) -> Sequence[JobRequest]:
         return [make_request("echo")]

@@ -17,4 +17,4 @@ class TestAsgiTransport(HttpTransportContract):
 
     @pytest.fixture
     def transport(self, server: str) -> AsgiTransport:
-        return AsgiTransport(AsgiConfig(bind="127.0.0.1:0", server=server))  # type: ignore[arg-type]
+        return AsgiTransport(config=AsgiConfig(bind="127.0.0.1:0", server=server))  # type: ignore[arg-type]

@@ -94,7 +94,7 @@ def server(id: str = "one", source: str = SERVER, **settings: Any) -> ProcessCon
 
 
 def runner(*containers: ProcessContainer) -> ProcessRunner:
-    return ProcessRunner(ProcessConfig(containers=containers))
+    return ProcessRunner(*containers)
 
 
 class TestProcessRunner(StreamingRunnerContract):
@@ -227,7 +227,7 @@ async def test_the_launcher_adds_no_variable_of_its_own(
 async def test_a_process_runs_in_its_folder(tmp_path: Path) -> None:
     (tmp_path / "here").mkdir()
     config = ProcessConfig(containers=(server(folder=Path("here")), server("two")))
-    async with ProcessRunner(config, folder=tmp_path) as running:
+    async with ProcessRunner(*config.containers, folder=tmp_path) as running:
         assert (await do(running))["folder"] == str(tmp_path / "here")
         assert (await do(running, container="two"))["folder"] == str(tmp_path)
 
@@ -538,7 +538,7 @@ from nodekit_process import ProcessConfig, ProcessContainer, ProcessRunner
 
 async def main():
     containers = [ProcessContainer(id=str(n), command=(sys.executable, "-c", sys.argv[1])) for n in range(2)]
-    async with ProcessRunner(ProcessConfig(containers=tuple(containers))) as runner:
+    async with ProcessRunner(*containers) as runner:
         print(json.dumps([s._up[0].pid for s in runner.upkeep.values()]), flush=True)
         await anyio.sleep_forever()
 

@@ -9,7 +9,7 @@ from chance import given
 from hypothesis import strategies as st
 
 from nodekit import TooManyRequests
-from nodekit_ratelimit import RateLimit, RateLimitConfig
+from nodekit_ratelimit import RateLimit
 
 SECOND = 1_000_000_000
 
@@ -29,7 +29,7 @@ class Limited:
 
     def __init__(self, **settings: float) -> None:
         self.clock = Clock()
-        self.limit = RateLimit(RateLimitConfig(**settings), clock=self.clock)  # type: ignore[arg-type]
+        self.limit = RateLimit(**settings, clock=self.clock)  # type: ignore[arg-type]
 
     def retry_after(self, client: str = "10.0.0.1") -> int:
         """Seconds; 0: it was let through."""
@@ -147,7 +147,7 @@ def test_a_flood_of_addresses_does_not_grow_memory_and_forgets_who_was_idle_long
 
 
 def test_the_clock_of_the_machine_is_the_default() -> None:
-    limit = RateLimit(RateLimitConfig(requests=1, period_seconds=3600))
+    limit = RateLimit(requests=1, period_seconds=3600)
     limit.nodekit_limit("a")
     with pytest.raises(TooManyRequests, match=r"at most 1 in 3600 s"):
         limit.nodekit_limit("a")

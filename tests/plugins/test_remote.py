@@ -19,7 +19,7 @@ from anyio.abc import SocketAttribute, SocketStream
 
 from nodekit import CompositionError, ContainerFailed, ContainerOutput, Secret
 from nodekit.testing import StreamingRunnerContract, make_step
-from nodekit_remote import RemoteConfig, RemoteContainer, RemoteRunner, restart_pause
+from nodekit_remote import RemoteContainer, RemoteRunner, restart_pause
 from nodekit_remote._started import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, STEADY_SECONDS
 
 pytestmark = pytest.mark.anyio
@@ -143,7 +143,7 @@ async def server() -> AsyncIterator[Server]:
 
 def runner_for(server: Server, *names: str, **settings: Any) -> RemoteRunner:
     containers = [RemoteContainer(id=name, url=server.url(name), **settings) for name in names]
-    return RemoteRunner(RemoteConfig(containers=tuple(containers), connect_timeout_seconds=1.0))
+    return RemoteRunner(*containers, connect_timeout_seconds=1.0)
 
 
 async def run(server: Server, name: str, data: Any = None, **settings: Any) -> ContainerOutput:
@@ -174,7 +174,7 @@ def test_a_url_that_nothing_can_be_called_at_is_named(url: str) -> None:
 def test_two_containers_of_one_id_are_refused() -> None:
     containers = tuple(RemoteContainer(id=id, url=f"http://{id}") for id in ("a", "b", "a"))
     with pytest.raises(CompositionError, match=r"^containers\[2\]\.id: 'a' is the id of another container"):
-        RemoteRunner(RemoteConfig(containers=containers))
+        RemoteRunner(*containers)
 
 
 # -- what is sent --------------------------------------------------------------------------------
@@ -199,7 +199,7 @@ async def test_a_bearer_is_sent_and_never_shown(server: Server, caplog: pytest.L
     caplog.set_level(logging.DEBUG)
     server.says("fail", reply(b"no", status="401 Unauthorized"))
     container = RemoteContainer(id="fail", url=server.url("fail"), bearer=Secret("open sesame"))
-    runner = RemoteRunner(RemoteConfig(containers=(container,)))
+    runner = RemoteRunner(container)
     async with runner:
         with pytest.raises(ContainerFailed) as raised:
             await runner.run(make_step("fail"))
@@ -213,7 +213,7 @@ async def test_neither_cookies_nor_proxies_come_into_it(server: Server, monkeypa
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     server.says("echo", reply(b"1", Set_Cookie="a=b"))
     container = RemoteContainer(id="echo", url=f"http://localhost:{server.port}/echo")  # an address gets no cookies
-    async with RemoteRunner(RemoteConfig(containers=(container,))) as runner:
+    async with RemoteRunner(container) as runner:
         for _ in range(2):
             await runner.run(make_step("echo"))
     assert all("cookie" not in request.headers for request in server.requests)
@@ -244,8 +244,8 @@ async def test_connections_are_used_again_and_closed_at_the_end(server: Server) 
 
 
 def test_the_limit_of_connections_is_told_to_the_node() -> None:
-    assert RemoteRunner(RemoteConfig(connections=3)).concurrency == 3
-    assert RemoteRunner(RemoteConfig()).concurrency is None
+    assert RemoteRunner(connections=3).concurrency == 3
+    assert RemoteRunner().concurrency is None
 
 
 # -- outputs -------------------------------------------------------------------------------------
@@ -286,7 +286,7 @@ async def test_a_refused_connection(server: Server, free_tcp_port: int) -> None:
 
 async def test_a_name_that_does_not_resolve() -> None:
     container = RemoteContainer(id="echo", url="http://no-such-host.invalid")
-    async with RemoteRunner(RemoteConfig(containers=(container,))) as runner:
+    async with RemoteRunner(container) as runner:
         with pytest.raises(ContainerFailed) as raised:
             await runner.run(make_step("echo"))
     assert raised.value.kind == "connection"

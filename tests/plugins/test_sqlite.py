@@ -7,7 +7,7 @@ import pytest
 from chance import SEED, each_run
 
 from nodekit.testing import DurableJobStoreContract, JobTableContract
-from nodekit_sqlite import SqliteConfig, SqliteStore, SqliteTable
+from nodekit_sqlite import SqliteStore, SqliteTable
 
 
 @pytest.fixture(params=["asyncio", "trio"])
@@ -28,4 +28,4 @@ class TestSqliteStore(DurableJobStoreContract):
 
     @pytest.fixture
     def open_store(self, tmp_path: Path) -> Callable[[], SqliteStore]:
-        return lambda: SqliteStore(SqliteConfig(path=tmp_path / "jobs.sqlite", synchronous="NORMAL"))
+        return lambda: SqliteStore(tmp_path / "jobs.sqlite", synchronous="NORMAL")

@@ -38,7 +38,7 @@ from nodekit.testing import (
     with_output,
 )
 from nodekit_memory import MemoryTable
-from nodekit_sqlite import SqliteConfig, SqliteStore, SqliteTable
+from nodekit_sqlite import SqliteStore, SqliteTable
 from nodekit_sqlite._schema import APPLICATION_ID, MIGRATIONS
 
 pytestmark = pytest.mark.anyio
@@ -583,7 +583,7 @@ async def test_a_hundred_thousand_stored_jobs_slow_nothing_down_and_fill_no_memo
     async with SqliteTable(path, synchronous="NORMAL"):
         pass
     _fill(path, 100_000)
-    store = SqliteStore(SqliteConfig(path=path, synchronous="NORMAL"))
+    store = SqliteStore(path, synchronous="NORMAL")
     async with store:
         assert store._unfinished == {}
         steps = await _steps(store, lambda: store.find(limit=50))
@@ -639,7 +639,7 @@ async def test_settling_and_deleting_leaves_no_rows_behind(path: Path) -> None:
 
 
 async def test_a_call_after_the_end_fails_and_does_not_wait_forever(path: Path) -> None:
-    async with SqliteStore(SqliteConfig(path=path)) as store:
+    async with SqliteStore(path) as store:
         await store.add([job := make_job()])
     with anyio.fail_after(60):
         for call in (

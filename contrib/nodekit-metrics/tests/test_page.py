@@ -60,7 +60,7 @@ def runner() -> FunctionRunner:
 
 @asynccontextmanager
 async def serving(metrics: Metrics, *, store: Any = None, **config: Any) -> AsyncIterator[Served]:
-    transport = AsgiTransport(AsgiConfig(bind="127.0.0.1:0", stop_seconds=0, **config))
+    transport = AsgiTransport(config=AsgiConfig(bind="127.0.0.1:0", stop_seconds=0, **config))
     node = Node(store=store or MemoryStore(), runners=[runner()], transports=[transport], plugins=[metrics])
     async with node, aiohttp.ClientSession(auto_decompress=False) as session:
         yield Served(node, session)

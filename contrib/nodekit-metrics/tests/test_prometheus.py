@@ -121,7 +121,7 @@ async def serving() -> AsyncIterator[Node]:
     async def wait(data: Any) -> Any:
         await anyio.sleep_forever()
 
-    transport = AsgiTransport(AsgiConfig(bind="127.0.0.1:0", stop_seconds=0))
+    transport = AsgiTransport(config=AsgiConfig(bind="127.0.0.1:0", stop_seconds=0))
     node = Node(
         store=MemoryStore(),
         runners=[runner],

@@ -22,7 +22,7 @@ from docker_runs import error as error_of
 from parts import until
 
 from nodekit import NodekitError
-from nodekit_docker import DockerConfig, DockerContainer, DockerRunner
+from nodekit_docker import DockerContainer, DockerRunner
 from nodekit_docker.engine.presence import FIRST_PAUSE_SECONDS
 
 pytestmark = pytest.mark.anyio
@@ -105,7 +105,7 @@ def fake() -> Iterator[Fake]:
 
 def runner(fake: Fake, **settings: Any) -> DockerRunner:
     given = {"id": "one", "image": "one", "required": False, "startup_seconds": 60, "stop_seconds": 0, **settings}
-    return DockerRunner(DockerConfig(host=f"unix://{fake.server_address}", containers=(DockerContainer(**given),)))
+    return DockerRunner(DockerContainer(**given), host=f"unix://{fake.server_address}")
 
 
 NO_ANSWERS: list[Answer] = [(500, {}), (500, "null"), (404, {"message": 17}), (200, "null"), (200, [1]), (200, [{}])]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from nodekit import CompositionError, Secret
 from nodekit.testing import make_step
-from nodekit_docker import DockerConfig, DockerContainer, DockerRunner, EngineGone, NameTaken
+from nodekit_docker import DockerContainer, DockerRunner, EngineGone, NameTaken
 from nodekit_docker.containers.name_lock import hold_name
 from nodekit_docker.containers.names import another_name, is_named, name_of
 from nodekit_docker.containers.output import KEPT_BYTES, Frames, Output
@@ -379,7 +379,7 @@ def test_environments_that_cannot_be_are_refused_without_showing_values(env: Any
 
 
 def runner(*containers: DockerContainer) -> DockerRunner:
-    return DockerRunner(DockerConfig(containers=containers), folder=HERE)
+    return DockerRunner(*containers, folder=HERE)
 
 
 # -- sizes ----------------------------------------------------------------------------------------

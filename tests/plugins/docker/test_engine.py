@@ -286,15 +286,15 @@ async def test_an_engine_that_goes_while_a_node_starts_ends_the_start_and_is_nam
 async def test_a_node_without_an_engine_says_what_to_do(bed: Bed, tmp_path: Any, monkeypatch: Any) -> None:
     nowhere = DockerConfig(host=f"unix://{tmp_path}/docker.sock", containers=(bed.container(),))
     with pytest.raises(EngineGone, match=r"docker\.sock does not answer: there is no such socket; is the engine run"):
-        async with make_node(DockerRunner(nowhere)):
+        async with make_node(DockerRunner(*nowhere.containers, host=nowhere.host)):
             pass
     closed = DockerConfig(host="tcp://127.0.0.1:1", containers=(bed.container(),))
     with pytest.raises(EngineGone, match=r"127\.0\.0\.1:1 does not answer: connection refused"):
-        async with make_node(DockerRunner(closed)):
+        async with make_node(DockerRunner(*closed.containers, host=closed.host)):
             pass
     monkeypatch.setenv("DOCKER_HOST", "tcp://10.255.255.1:2375")
     with pytest.raises(EngineGone, match=r"\(DOCKER_HOST\) is on another machine"):
-        async with make_node(DockerRunner(DockerConfig(containers=(bed.container(),)))):
+        async with make_node(DockerRunner(bed.container())):
             pass
 
 

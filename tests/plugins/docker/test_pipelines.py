@@ -13,8 +13,8 @@ from parts import make_node
 from nodekit import ContainerError, EmbeddedStore, Job, JobStore
 from nodekit.testing import make_request
 from nodekit_memory import MemoryTable
-from nodekit_process import ProcessConfig, ProcessContainer, ProcessRunner
-from nodekit_sqlite import SqliteConfig, SqliteStore
+from nodekit_process import ProcessContainer, ProcessRunner
+from nodekit_sqlite import SqliteStore
 
 pytestmark = pytest.mark.anyio
 
@@ -25,7 +25,7 @@ REFUSED = {"do": "answer", "status": 418, "body": {"tea": "only"}}
 
 def store(kind: str, folder: Path) -> JobStore:
     if kind == "sqlite":
-        return SqliteStore(SqliteConfig(path=folder / "jobs.db"))
+        return SqliteStore(folder / "jobs.db")
     return EmbeddedStore(MemoryTable())
 
 
@@ -57,7 +57,7 @@ async def test_200_jobs_at_once_come_out_as_from_processes(bed: Bed, tmp_path: P
     command = (sys.executable, "-IS", str(SERVICE))
     processes = tuple(ProcessContainer(id=id, command=command, env={"ADD": added}) for id, added in ADDED.items())
     (tmp_path / "other").mkdir()
-    expected = await results(ProcessRunner(ProcessConfig(containers=processes)), kind, tmp_path / "other")
+    expected = await results(ProcessRunner(*processes), kind, tmp_path / "other")
 
     assert made == expected
     assert len(made) == 200
