@@ -147,8 +147,9 @@ class EmbeddedStore:
         return claims
 
     async def ended(self) -> Sequence[Job]:
-        """Wait for jobs that the store ended by itself: streams without a claim, and ends stored despite a reported
-        failure.
+        """Wait for jobs that the store ended by itself.
+
+        These are streams without a claim, and ends that the table stored despite a reported failure.
         """
         return await self._ended.take(self.table.get)
 

@@ -206,7 +206,9 @@ class Executor:
         return ()
 
     def _reconsider(self) -> None:
-        """Cancel the current claim if the change affects which jobs it would return."""
+        """Hand out free slots and wake waiters. Cancel the current claim if the change affects which jobs it would
+        return.
+        """
         granted = self._turns.grant()
         self._changed.set()
         if self._claiming is not None:

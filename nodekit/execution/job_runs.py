@@ -41,9 +41,7 @@ class Run:
         self.delay_seconds = 0.0
         """Seconds the job has to wait once it is given back."""
         self.strays = 0
-        """Number of times in a row that the pipeline named another step than before. A pipeline that does it twice has
-        no rule.
-        """
+        """Number of times in a row that the pipeline named another step than before; two mean that it has no rule."""
         self.untold_step: int | None = None
         """Index of the step that has a result which is not stored and emitted yet."""
         self.told = False

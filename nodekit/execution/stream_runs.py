@@ -87,9 +87,7 @@ class StreamRuns(Runs[StreamRun]):
         return await self._calls.call(step, run.job, run.seconds_left, run.send)
 
     def _after(self, run: StreamRun, step: Step, called: Called) -> Job:
-        """Return the job after a step. A streamed step is the answer: nothing follows it, and if it broke off, the job
-        failed.
-        """
+        """Return the job after a step. Nothing follows a streamed step; if it broke off, the job failed."""
         job, error = super()._after(run, step, called), called.result
         if step.input.destination is not Location.STREAM:
             return job

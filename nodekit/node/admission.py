@@ -103,8 +103,9 @@ class Intake:
         return None if request.idempotency_key is None else await self._known(request)
 
     async def _known(self, request: JobRequest) -> Job | KeyReused | None:
-        """Return the answer to an earlier request with the same key. Also works while the node drains, if the store
-        answers.
+        """Return the answer to an earlier request with the same key, or None.
+
+        It also works while the node drains, as long as the store answers.
         """
         try:
             ids = await self._store.find(client=request.client, idempotency_key=request.idempotency_key, limit=1)

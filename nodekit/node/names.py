@@ -21,8 +21,9 @@ def name_problem(name: str) -> str | None:
 
 
 def default_name(file: Path) -> str:
-    """Return the name of a node whose node file sets none. It depends on the file's path only, and differs between
-    files.
+    """Return the name of a node whose node file sets none.
+
+    The same file always gives the same name, and no other file gives it.
     """
     file = file.resolve()
     stem = file.parent.name if file.stem == "node" else file.stem

@@ -237,9 +237,7 @@ class Node:
         return await finished(self._store, self._waiters, ids, client)
 
     def follow(self, id: JobId, *, client: ClientId | None = None) -> AsyncGenerator[Job, None]:
-        """Yield the job as it is now, then again after each change, until it is finished. An unknown job yields
-        nothing.
-        """
+        """Yield the job as it is now and after each change, until it is finished. Yield nothing for an unknown job."""
         return following(self._store, self._waiters, id, client)
 
     async def settle(self, id: JobId, outcome: Outcome, *, client: ClientId | None = None) -> Settlement | None:
@@ -257,13 +255,14 @@ class Node:
         return settled
 
     async def cancel(self, id: JobId, *, client: ClientId | None = None) -> Job | None:
-        """Cancel a job and abort its running step. A finished job stays as it is. Return None if there is no such job."""
+        """Cancel a job and abort its running step. A finished job stays as it is. Return None if there is none."""
         settled = await self.settle(id, Outcome(JobStatus.CANCELLED), client=client)
         return settled.job if settled is not None else None
 
     def limit(self, client: ClientId) -> None:
-        """Raise `TooManyRequests` if the client sends too many requests. Transports call this before they look at a
-        request.
+        """Raise `TooManyRequests` if the client sends too many requests.
+
+        Transports call this before they look at a request.
         """
         self._hooks.limit(client, self)
 
@@ -292,7 +291,7 @@ class Node:
         return await asked(self._store.pending)
 
     async def resources(self, model_id: str | None = None) -> Mapping[ContainerId, msgspec.Raw]:
-        """Return the descriptions of running containers, as JSON. Those that fail or take over 3 s are left out."""
+        """Return the descriptions of running containers as JSON. Those that fail or take over 3 s are left out."""
         return await describe(self._runners, self.running(), model_id, self._describing)
 
     async def health(self) -> Health:
