@@ -1,4 +1,4 @@
-"""nodekit: a library from which compute nodes are composed."""
+"""nodekit: a library for composing compute nodes."""
 
 from nodekit.config.api_version import API_VERSION
 from nodekit.config.compose import load_node, node_name, read_node_file

@@ -1,4 +1,4 @@
-"""What nodekit raises on purpose.
+"""Errors that nodekit raises on purpose.
 
 Every error is a ``NodekitError``, carries its facts as attributes, and says in its message what to do.
 """
@@ -24,14 +24,14 @@ FailureKind: TypeAlias = Literal[
 
 
 class NodekitError(Exception):
-    """The base of all errors that nodekit raises on purpose."""
+    """Base of all errors that nodekit raises on purpose."""
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """One thing that is wrong with a composition, and the cure."""
+    """One problem of a composition, and the cure."""
 
     where: str
-    """The key path in a node file (``runners[0].containers[1].url``) or the part's name; may be empty."""
+    """Key path in a node file (``runners[0].containers[1].url``) or the component's name; may be empty."""
     text: str
 
     def __str__(self) -> str:
@@ -39,7 +39,7 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class CompositionError(NodekitError):
-    """The parts, plugins or settings of a node do not fit together. Nothing was acquired."""
+    """The components, plugins or settings of a node do not fit together. Nothing was acquired."""
 
     def __init__(self, problems: "str | Problem | Iterable[Problem]") -> None:
         if isinstance(problems, str):
@@ -49,9 +49,9 @@ class CompositionError(NodekitError):
 
 
 class Refusal(NodekitError):
-    """A request was understood and is refused; raised by guards and pipelines, told to the client as it is.
+    """A request was understood and is refused. Guards and pipelines raise it; the client gets it unchanged.
 
-    Clients are told `reason` and `params`; as text it is both, for whoever reads a log.
+    Clients get `reason` and `params`. The error's text has both, for readers of a log.
     """
 
     def __init__(self, reason: str, /, **params: Any) -> None:
@@ -74,11 +74,11 @@ class Unavailable(NodekitError):
 
 
 class TooManyJobs(Unavailable):
-    """The client holds as many unfinished jobs as it may; other clients' are taken. Try again later."""
+    """The client has reached its limit of unfinished jobs; other clients' jobs are accepted. Try again later."""
 
 
 class TooManyRequests(Unavailable):
-    """The client asks more often than it may; other clients' requests are taken. Try again later."""
+    """The client sends requests too often; other clients' requests are accepted. Try again later."""
 
 
 class KeyReused(NodekitError):
@@ -89,10 +89,10 @@ class KeyReused(NodekitError):
 
 
 class NotFailed(NodekitError):
-    """The job has no step that failed, so that it is not retried. The message says what to do instead.
+    """The job has no failed step, so it cannot be retried. The message says what to do instead.
 
-    It is not finished or was successful; or its outputs were all there and its pipeline, or its node, ended it after
-    the last one, and would again: it can be retried from the start only.
+    The job is unfinished or was successful. Or all its outputs exist and its pipeline, or its node, ended it after the
+    last one, and would do so again: then it can be retried from the start only.
     """
 
     def __init__(self, status: str, cure: str = "only one that failed or was cancelled can be retried") -> None:
@@ -101,10 +101,10 @@ class NotFailed(NodekitError):
 
 
 class ContainerFailed(NodekitError):
-    """A container did not give an output for a step; raised by runners, and nothing else is.
+    """A container gave no output for a step. Runners raise this error and no other.
 
-    `text` is what clients read: it says which failure it was, and is never empty.
-    `status` is the HTTP status where there was one; `retry_after` is in seconds, where the container asked for it.
+    `text` is for clients: it says which failure it was, and is never empty. `status` is the HTTP status, if there was
+    one. `retry_after` is in seconds, if the container asked for a pause.
     """
 
     def __init__(
@@ -118,9 +118,9 @@ class ContainerFailed(NodekitError):
 
 
 class NotStarted(NodekitError):
-    """A container did not come up with the node. The message says why and what its program printed last.
+    """A container did not start with the node. The message has the reason and the last lines its program printed.
 
-    `exit_code` is that of a program that ended; negative: the signal that killed it.
+    `exit_code` is set if the program ended; if negative, it is the signal that killed it.
     """
 
     def __init__(
@@ -137,11 +137,11 @@ class NotStarted(NodekitError):
 
 
 class ClaimLost(NodekitError):
-    """The claim is no longer worth anything: the job was cancelled, settled or taken over. Drop the work."""
+    """The claim is no longer valid: the job was cancelled, settled or taken over. Drop the work."""
 
 
 class StoreFailed(NodekitError):
-    """A store could not keep or read; nothing of the call was kept. The message says why, e.g. a full disk."""
+    """A store could not write or read; nothing of the call was stored. The message has the reason, e.g. a full disk."""
 
 
 class StoreInUse(StoreFailed):
@@ -149,11 +149,11 @@ class StoreInUse(StoreFailed):
 
 
 class InvalidPayload(NodekitError):
-    """Bytes that are not JSON as nodekit accepts it; the message says why."""
+    """Bytes are not JSON as nodekit accepts it. The message has the reason."""
 
 
 class PluginDeprecationWarning(FutureWarning):
-    """A plugin, or a node file, uses what the next version of the plugin API will not have.
+    """A plugin, or a node file, uses something that the next version of the plugin API will not have.
 
-    The text names who uses what, and the cure. Operators see it: they are the ones who update packages.
+    The text names the user, the feature and the cure. Operators see it, because they update packages.
     """

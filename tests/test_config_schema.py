@@ -175,7 +175,7 @@ def test_a_file_without_a_store_is_refused(schema: dict[str, Any], tmp_path: Pat
 def test_keys_have_their_docs_and_defaults(schema: dict[str, Any]) -> None:
     tables = schema["properties"]
     concurrency = tables["node"]["properties"]["concurrency"]
-    expected = {"type": "integer", "minimum": 1, "default": 64, "description": "How many jobs run at once."}
+    expected = {"type": "integer", "minimum": 1, "default": 64, "description": "Number of jobs that run at once."}
     assert concurrency == expected
     stores = {one["properties"]["use"]["enum"][0]: one for one in tables["store"]["oneOf"]}
     assert stores["sqlite"]["properties"]["synchronous"]["enum"] == ["FULL", "NORMAL"]
@@ -183,7 +183,7 @@ def test_keys_have_their_docs_and_defaults(schema: dict[str, Any]) -> None:
     assert stores["sqlite"]["required"] == ["use", "path"]
     (docker,) = (one for one in tables["runners"]["items"]["oneOf"] if "docker" in one["title"])
     container = docker["properties"]["containers"]["items"]["properties"]
-    assert container["timeout_seconds"]["description"] == "How long one call may take."  # of a class that it extends
+    assert container["timeout_seconds"]["description"] == "Maximum duration of one call."  # of a class that it extends
     assert "`guardian`" in container["external"]["description"]
     assert "rules" not in container
 

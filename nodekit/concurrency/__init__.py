@@ -1,1 +1,1 @@
-"""What anyio lacks: a signal that wakes again and again, and changes that no cancellation cuts in two."""
+"""Additions to anyio: a signal that wakes repeatedly, and changes that no cancellation interrupts."""

@@ -1,4 +1,4 @@
-"""Changes made in tasks of their own, so that no cancellation of the asker cuts them in two.
+"""Changes made in tasks of their own, so that no cancellation of the caller interrupts them.
 
 A shield is not enough: asyncio's own `Task.cancel`, which servers and `asyncio.timeout` use, reaches through it.
 """
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class _Change(Generic[T]):
-    """What came of a change; whoever asked for it may have gone."""
+    """The result of a change. Its caller may have gone."""
 
     def __init__(self) -> None:
         self.made = anyio.Event()
@@ -32,7 +32,7 @@ class _Change(Generic[T]):
                 self.result = await function()
         except Exception as error:
             self.error = error
-        except BaseException as error:  # a part's own: nobody cancels this, and whoever asked must not wait for ever
+        except BaseException as error:  # a component's own: its caller must not wait for ever
             self.error = StoreFailed(f"the change was broken off: {type(error).__name__}")
             raise
         finally:
@@ -40,11 +40,11 @@ class _Change(Generic[T]):
 
 
 _current: "ContextVar[_Change[Any] | None]" = ContextVar("nodekit_change", default=None)
-"""The change whose task this is; a task that was begun in one, and outlives it, is none."""
+"""The change that this task makes. A task that was started inside a change and outlives it makes none."""
 
 
 class OwnTasks:
-    """Makes changes while it is open; leaving it waits for those that were begun."""
+    """Tasks for changes, while it is open. Leaving it waits for the changes that were begun."""
 
     def __init__(self) -> None:
         self._tasks: TaskGroup | None = None
@@ -58,22 +58,22 @@ class OwnTasks:
     ) -> None:
         assert self._tasks is not None
         tasks, self._tasks = self._tasks, None
-        await tasks.__aexit__(None, None, None)  # not told of the caller's error, which it would wrap
+        await tasks.__aexit__(None, None, None)  # without the caller's error, which it would wrap
 
     @property
     def open(self) -> bool:
-        """True while changes are made here."""
+        """True while changes can be made here."""
         return self._tasks is not None
 
     def check(self) -> None:
-        """Raises `StoreFailed` while it is not open."""
+        """Raise `StoreFailed` unless it is open."""
         if not self.open:
             raise StoreFailed("the store is not open")
 
     async def run(self, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call and await the function; it goes on to its end when the caller does not.
+        """Call and await the function. It runs to its end even if the caller does not.
 
-        What belongs to a change that has a task of its own needs no second one.
+        A call from inside a change runs in that change's task.
         """
         self.check()
         assert self._tasks is not None

@@ -1,10 +1,10 @@
-"""Wakes whoever waits, again and again; costs nothing while nobody does."""
+"""A signal that wakes its waiters repeatedly. It costs nothing while there are none."""
 
 import anyio
 
 
 class Signal:
-    """Like an event that clears itself: `wait` returns at the next `set` after it was called."""
+    """An event that clears itself: `wait` returns at the next `set` after the call."""
 
     __slots__ = ("_event",)
 

@@ -1,1 +1,1 @@
-"""From a node file to a node: formats, providers, distributions, secrets."""
+"""The way from a node file to a node: formats, providers, distributions, secrets."""

@@ -3,7 +3,7 @@
 import re
 
 API_VERSION = "0.1"
-"""Major and minor version; ``docs/explanation/compatibility.md`` says what it covers."""
+"""Major and minor version. ``docs/explanation/compatibility.md`` says what it covers."""
 
 DISTRIBUTION = "nodekit-compute"
 
@@ -17,9 +17,9 @@ def version(text: str) -> tuple[int, int]:
 
 
 def api_problem(written_for: object, package: str) -> str | None:
-    """Return why a package cannot be used here, and what to update; None if it can.
+    """Return the reason why a package cannot be used here, and what to update. Return None if it can.
 
-    `written_for` is the version that it names, `package` its distribution, as pip knows it.
+    `written_for` is the version that the package declares; `package` is its distribution, as pip knows it.
     """
     try:
         major, minor = version(written_for) if isinstance(written_for, str) else (None, None)

@@ -1,4 +1,4 @@
-"""Node file → Node. Glue over the constructors: whatever a node file can say, Python can say too."""
+"""Construction of a Node from a node file. Everything a node file can express, Python can express too."""
 
 import re
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ class NodeSettings(NodeLimits, frozen=True, kw_only=True, forbid_unknown_fields=
     name: str | None = None
     """Lower-case letters, digits and ``_.-``, beginning with a letter or digit; at most 64."""
     trace_hooks: bool = False
-    """Whether each call of a plugin's hook is logged."""
+    """True to log each call of a plugin's hook."""
 
     def limits(self) -> NodeLimits:
         """Return the limits alone."""
@@ -48,9 +48,9 @@ class LogSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     path: Path
     max_file_bytes: Annotated[int, msgspec.Meta(ge=0)] = 100 * 1024 * 1024
-    """A file that would grow beyond this is put aside, and a new one begun; 0: it grows."""
+    """Maximum size of the file. A larger file is renamed and a new one begun; 0: it grows without limit."""
     backups: Annotated[int, msgspec.Meta(ge=0)] = 2
-    """How many that were put aside are kept, as ``path.1`` (the newest), ``path.2``, …"""
+    """Number of renamed files that are kept, as ``path.1`` (the newest), ``path.2``, …"""
 
     def __post_init__(self) -> None:
         if "\0" in str(self.path):
@@ -59,17 +59,17 @@ class LogSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 @read_once()
 def load_node(path: Path | str) -> Node:
-    """Compose the node of a node file; nothing is acquired. Raises `CompositionError` with every problem."""
+    """Compose the node of a node file; nothing is acquired. Raise `CompositionError` with every problem."""
     return compose_file(read_tables(path), Path(path))
 
 
 def read_node_file(path: Path | str) -> dict[str, Any]:
-    """The tables of a node file, unchecked. Raises `CompositionError` where it cannot be read."""
+    """Return the tables of a node file, unchecked. Raise `CompositionError` if it cannot be read."""
     return read_tables(path).tables
 
 
 def compose_file(file: NodeTables, path: Path) -> Node:
-    """As `compose`; problems are told where they stand in the file."""
+    """Compose a node as `compose` does. Problems name their places in the file."""
     try:
         return compose(file.tables, path)
     except CompositionError as error:
@@ -78,20 +78,20 @@ def compose_file(file: NodeTables, path: Path) -> Node:
 
 @read_once()
 def compose(tables: Mapping[str, Any], path: Path) -> Node:
-    """The node that the tables of a node file at `path` describe."""
+    """Return the node that the tables of a node file at `path` describe."""
     return _Composition(tables, path).node()
 
 
 def log_settings(tables: Mapping[str, Any], path: Path) -> LogSettings | None:
-    """The table ``[log]`` of a node file that composes; None: there is none."""
+    """Return the table ``[log]`` of a valid node file, or None if there is none."""
     return _Composition(tables, path).log()
 
 
 def node_name(tables: Mapping[str, Any], path: Path | str) -> str:
-    """The name of the node that the tables of a node file at `path` describe.
+    """Return the name of the node that the tables of a node file at `path` describe.
 
-    It is `name` of the table ``[node]``, or else made from the file's path: no other file's node has it, and it stays
-    the same as long as the file stays where it is. Raises `CompositionError` where something is wrong with the table.
+    The name is `name` of the table ``[node]``, or else made from the file's path: no other file's node has it, and it
+    stays the same as long as the file stays in its place. Raise `CompositionError` if the table is invalid.
     """
     composition = _Composition(tables, Path(path))
     if composition.problems:
@@ -100,7 +100,7 @@ def node_name(tables: Mapping[str, Any], path: Path | str) -> str:
 
 
 class _Composition:
-    """Reads every table before it gives up, so that one run shows every problem."""
+    """A composition in progress. It reads every table before it gives up, so that one run shows every problem."""
 
     def __init__(self, tables: Mapping[str, Any], path: Path) -> None:
         self.tables = tables
@@ -144,7 +144,7 @@ class _Composition:
         return self.part("store", self.table("store"), "store", self.offer("store", self.table("store"), "store"))
 
     def parts(self, kind: Kind, key: str) -> list[tuple[str, Any]]:
-        """The parts of a list of tables, each with the name of its offer."""
+        """Return the components of a list of tables, each with the name of its provider."""
         entries = self.tables.get(key, [])
         if not _is_list(entries):
             self.problem(key, f"expected a list of tables: [[{key}]]")
@@ -190,7 +190,7 @@ class _Composition:
             self.problems += [problem for problem in found if problem.where not in self.container_tables.wrong_ids]
         except NodekitError as error:
             self.problem(where, str(error))
-        except (Exception, SystemExit) as error:  # a bug of the part, told like its other problems
+        except (Exception, SystemExit) as error:  # a bug of the component, reported like its other problems
             self.problem(where, told(error, f"{table['use']!r} cannot be built"))
         return None
 
@@ -210,7 +210,7 @@ class _Composition:
         return self.tables.get(key, {})
 
     def convert(self, value: Any, struct: type[T], where: str, rules: type | None = None) -> T | None:
-        """The value as a Struct; None where there was a problem. `rules` has keys that belong to containers."""
+        """Return the value as a Struct, or None after a problem. `rules` has keys that belong to containers."""
         fields: tuple[str, ...] = getattr(struct, "__struct_encode_fields__", ())
         if unknown := [key for key in value if key not in fields] if _is_table(value) else []:
             is_rule = unknown[0] in getattr(rules, "__struct_encode_fields__", ())
@@ -228,7 +228,7 @@ class _Composition:
         return None
 
     def resolve(self, kind: type[Any], value: Any) -> Any:
-        """Types that msgspec leaves to us: paths relative to the file, and secrets."""
+        """Convert types that msgspec does not know: paths relative to the file, and secrets."""
         if issubclass(kind, Path):
             if not isinstance(value, str):
                 raise TypeError("expected a path")
@@ -241,7 +241,7 @@ class _Composition:
         raise TypeError(f"a node file cannot give a {kind.__name__}")
 
     def position(self, problem: Problem) -> int:
-        """Where in the file its top table stands."""
+        """Return the position of the problem's top table in the file."""
         tables = list(self.tables)
         table = re.split(r"[.\[]", problem.where, maxsplit=1)[0]
         return tables.index(table) if table in tables else len(tables)

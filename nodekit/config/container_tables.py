@@ -1,4 +1,4 @@
-"""Tables of containers in a node file, each split between its runner and the plugins that declare rules."""
+"""Container tables of a node file. Each is split between its runner and the plugins that declare rules."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from nodekit.node.container_ids import id_problem
 
 
 class ContainerTables:
-    """Reads them with what the node file's composition lends: `convert` and `problem`."""
+    """Reader of container tables. It uses `convert` and `problem` of the node file's composition."""
 
     def __init__(
         self,
@@ -25,14 +25,17 @@ class ContainerTables:
         """Rules of plugins, each with the plugin's place and name."""
         self._rules: dict[str, type[msgspec.Struct]] = {}
         self._rules_known = True
-        """True if every plugin was found. Otherwise a key that none of them reads may be another's."""
+        """True if every plugin was found. Otherwise an unknown key may belong to a missing plugin."""
         self._ids: dict[str, str] = {}
         """Key paths of containers, by their ids."""
         self.wrong_ids: dict[str, str] = {}
-        """Problems of ids, by their key paths. Their runners are built all the same, to tell what else is wrong."""
+        """Problems of ids, by their key paths. Their runners are still built, to find further problems."""
 
     def declare(self, plugins: Iterable[tuple[str, str, Offer[Any]]], *, complete: bool) -> None:
-        """Take the rules of plugins, each with its place and name; `complete` where each that is named was found."""
+        """Register the rules of plugins, each with its place and name.
+
+        `complete` is true if every named plugin was found.
+        """
         self._rules_known = complete
         for where, use, offer in plugins:
             if text := not_rules(offer.container):
@@ -42,7 +45,7 @@ class ContainerTables:
                 self._rules.update(dict.fromkeys(keys_of(offer.container), offer.container))
 
     def drop_clashing(self, runners: Iterable[tuple[str, str, Offer[Any]]]) -> None:
-        """Leave containers their own keys where a rule has the name of one; each such rule is a problem."""
+        """Drop all rules if one has the name of a container's own key. Each such rule is a problem."""
         structs = [(f"{where} ({use!r})", offer.container) for where, use, offer in runners if offer.container]
         own = {key: runner for runner, struct in structs if not not_rules(struct) for key in keys_of(struct)}
         if found := list(clashes(self._declared, own)):
@@ -51,7 +54,7 @@ class ContainerTables:
             self._rules, self._rules_known = {}, False
 
     def read(self, entry: Any, where: str, struct: type[msgspec.Struct]) -> Any:
-        """The container of a table, with its rules; None where there was a problem."""
+        """Return the container of a table, with its rules, or None after a problem."""
         if not isinstance(entry, dict):
             self._problem(where, "expected a table")
             return None

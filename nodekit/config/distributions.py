@@ -1,7 +1,7 @@
-"""What installed distributions say of themselves. Each is read by itself: broken metadata of one harms no other.
+"""Metadata of installed distributions. Each one is read separately: broken metadata of one harms no other.
 
-Nothing is imported. `importlib.metadata.entry_points` would do, did it not fail as a whole where one file is broken.
-Reading takes tens of milliseconds, so that a composition or a command does it once (`read_once`).
+Nothing is imported. `importlib.metadata.entry_points` would do, but it fails as a whole if one file is broken. Reading
+takes tens of milliseconds, so a composition or a command does it once (`read_once`).
 """
 
 import re
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
 
 OWN_DISTRIBUTION = "nodekit-compute"
 _PREFIX = "nodekit."
-"""What the groups of entry points that nodekit reads begin with."""
+"""Prefix of the entry point groups that nodekit reads."""
 
 
 class Unreadable(NamedTuple):
     """A distribution whose entry points cannot be read."""
 
     where: str
-    """Its name, or else its folder."""
+    """Name of the distribution, or else its folder."""
     reason: str
 
 
 class _Reading:
-    """Metadata that was read so far."""
+    """The metadata read so far."""
 
     def __init__(self) -> None:
         self.entries: list[EntryPoint | Unreadable] | None = None
         self.metadata: dict[int, tuple[Distribution, PackageMetadata]] = {}
-        """By `id`, for those of other finders need not be hashable; each is kept, so that its id stays its own."""
+        """Metadata by `id`, since distributions may not be hashable. Each is kept, so that its id stays its own."""
 
 
 _reading: ContextVar[_Reading | None] = ContextVar("nodekit_reading", default=None)
@@ -41,9 +41,9 @@ _reading: ContextVar[_Reading | None] = ContextVar("nodekit_reading", default=No
 
 @contextmanager
 def read_once() -> Iterator[None]:
-    """Keep what is read inside of the block, also by blocks within it, and forget it with its end.
+    """Cache what is read inside the block, nested blocks included, and forget it at the end.
 
-    It is not kept for longer: the next composition of the process may find other packages on `sys.path`.
+    The cache must not live longer: the next composition of the process may find other packages on `sys.path`.
     """
     if _reading.get() is not None:
         yield
@@ -56,41 +56,41 @@ def read_once() -> Iterator[None]:
 
 
 def entry_points(group: str) -> "list[EntryPoint]":
-    """Those of a group, of every distribution that can be read."""
+    """Return the entry points of a group, from every readable distribution."""
     return [entry for entry in _readable() if not isinstance(entry, Unreadable) and entry.group == group]
 
 
 def unreadable() -> list[Unreadable]:
-    """Distributions that may have offers, which nobody can read."""
+    """Return the distributions that may have providers but cannot be read."""
     return [entry for entry in _readable() if isinstance(entry, Unreadable)]
 
 
 def owner(entry: "EntryPoint") -> str:
-    """The distribution that has it, and its version."""
+    """Return the name and version of the entry point's distribution."""
     return f"{_called(entry.dist)} {version_of(entry.dist) or '(no version)'}" if entry.dist else entry.value
 
 
 def name_of(distribution: "Distribution | None") -> str | None:
-    """As the distribution writes it; None: its metadata has none."""
+    """Return the name as the distribution writes it, or None if its metadata has none."""
     return said_by(distribution, "Name")
 
 
 def version_of(distribution: "Distribution | None") -> str | None:
-    """None: its metadata has none."""
+    """Return the version, or None if the metadata has none."""
     return said_by(distribution, "Version")
 
 
 def said_by(distribution: "Distribution | None", field: str) -> str | None:
-    """A field of its metadata."""
+    """Return a field of the distribution's metadata, or None."""
     try:
         metadata = _metadata(distribution) if distribution else None
         return (metadata[field] or None) if metadata and field in metadata else None
-    except Exception:  # what is raised where there is no metadata differs between versions of Python
+    except Exception:  # missing metadata raises different errors in different versions of Python
         return None
 
 
 def fault(entry: "EntryPoint") -> str | None:
-    """What keeps it from being used, as far as metadata shows it."""
+    """Return the reason why the entry point cannot be used, as far as metadata shows it, or None."""
     if entry.dist and name_of(entry.dist) is None:
         return "its metadata has no name; reinstall or remove it"
     if not entry.pattern.match(entry.value):
@@ -99,7 +99,7 @@ def fault(entry: "EntryPoint") -> str | None:
 
 
 def normalised(name: str) -> str:
-    """As names of distributions are compared (PEP 503)."""
+    """Return a distribution's name in the form used for comparison (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
@@ -118,8 +118,8 @@ def _readable() -> "list[EntryPoint | Unreadable]":
 
 
 def _read() -> "Iterator[EntryPoint | Unreadable]":
-    """Entry points of our groups. Of several distributions with one name, Python imports the first one's modules."""
-    from importlib.metadata import distributions  # a third of the time of `import nodekit`, were it at the top
+    """Yield the entry points of our groups. If distributions share a name, Python imports the first one's modules."""
+    from importlib.metadata import distributions  # at the top it would be a third of the time of `import nodekit`
 
     seen: set[str] = set()
     for distribution in distributions():
@@ -145,7 +145,7 @@ def _is_first(distribution: "Distribution", name: str) -> bool:
 
     try:
         return _folder(first(name)) == _folder(distribution)
-    except PackageNotFoundError:  # its folder is called otherwise
+    except PackageNotFoundError:  # its folder has another name
         return True
 
 
@@ -156,10 +156,10 @@ def _mentions_us(distribution: "Distribution", error: Exception) -> bool:
 
 
 def _called(distribution: "Distribution") -> str:
-    """Its name, or where it is."""
+    """Return the distribution's name, or else its location."""
     return name_of(distribution) or f"the distribution in {_folder(distribution)}"
 
 
 def _folder(distribution: "Distribution") -> Path:
-    """Of its metadata, where it has one."""
+    """Return the folder of the distribution's metadata, if it has one."""
     return Path(str(getattr(distribution, "_path", distribution.locate_file("")))).absolute()

@@ -1,4 +1,4 @@
-"""What is wrong with a setting, in words of a node file, from what msgspec says of it."""
+"""Explanations of invalid settings in terms of the node file, made from msgspec's messages."""
 
 import re
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ _TYPES = {
 
 
 def explain(where: str, text: str, struct: type[Any]) -> tuple[str, str]:
-    """The key path and the cure in an error of msgspec, such as ``Expected `int`, got `str` - at `$.port```."""
+    """Return the key path and the cure for an error of msgspec, such as ``Expected `int`, got `str` - at `$.port```."""
     text, _, place = text.partition(" - at `$")
     if unknown := re.search(r"unknown field `(\w+)`", text):
         return f"{where}{place.rstrip('`')}.{unknown[1]}", f"unknown key{nearest(unknown[1], set(_keys(struct)))}"
@@ -41,21 +41,21 @@ def _words(types: str) -> str:
 
 
 def _keys(struct: type[Any]) -> Iterator[str]:
-    """Of the tables inside the table."""
+    """Yield the keys of the tables inside the table."""
     for info in _below(msgspec.inspect.type_info(struct)):
         if isinstance(info, msgspec.inspect.StructType) and info.cls is not struct:
             yield from (field.name for field in info.fields)
 
 
 def _values(struct: type[Any]) -> Iterator[str]:
-    """The words that its keys may have as values."""
+    """Yield the words that the keys may have as values."""
     for info in _below(msgspec.inspect.type_info(struct)):
         if isinstance(info, msgspec.inspect.LiteralType):
             yield from map(str, info.values)
 
 
 def _below(info: Any, seen: tuple[Any, ...] = ()) -> Iterator[Any]:
-    """A type and all that it is made of; one that holds itself once."""
+    """Yield a type and all types it is made of. A recursive type is yielded once."""
     if any(info is one for one in seen):
         return
     yield info

@@ -1,15 +1,15 @@
-"""Failures of code that a package brings: told in a line, and with their traceback to whoever asks for it."""
+"""Failures of package code: reported in one line, with their traceback on request."""
 
 import logging
 
 logger = logging.getLogger("nodekit.packages")
-"""Has the tracebacks, at debug."""
+"""Logger of the tracebacks, at debug level."""
 
 CURE = "nodekit --traceback COMMAND shows where"
 
 
 def told(error: BaseException, what: str) -> str:
-    """The line; what an error says itself may hold what a file says, so that not every line has it."""
+    """Return the line for an error. The error's own text may quote a file, so not every line includes it."""
     keep(error, what)
     return f"{what}: {type(error).__name__}: {error}; {CURE}"
 

@@ -1,4 +1,4 @@
-"""What `nodekit doctor` tells."""
+"""Findings of `nodekit doctor`."""
 
 from typing import Literal, TypeAlias
 
@@ -8,14 +8,14 @@ Level: TypeAlias = Literal["ok", "note", "warning", "error"]
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """Something about the machine or what is installed on it, for a newcomer to read.
+    """A finding about the machine or the installed packages, written for a newcomer.
 
-    An error keeps nodes from running, or will; a warning is likely to be in the way of some; a note is good to know.
+    An error keeps nodes from running, or will. A warning is likely to affect some of them. A note is good to know.
     """
 
     level: Level
     subject: str
-    """What was looked at, in a word or two."""
+    """Subject of the check, in a word or two."""
     text: str
     cure: str = ""
-    """What to do, in the imperative."""
+    """Cure, in the imperative."""

@@ -1,7 +1,7 @@
 """Node files: TOML, or any other format that an installed package reads.
 
-A package puts a format forward by an entry point of the group ``nodekit.formats``: its name is the suffix of such
-files, without the dot, its object a `Format`.
+A package registers a format by an entry point of the group ``nodekit.formats``. Its name is the suffix of such files,
+without the dot; its object is a `Format`.
 """
 
 import os
@@ -25,20 +25,23 @@ _NO_ORIGINS: Mapping[str, str] = MappingProxyType({})
 
 
 class NodeTables(msgspec.Struct, frozen=True):
-    """What a file says, in the tables of a node file. Values may be what no text can say, such as a `Secret`."""
+    """The contents of a file as tables of a node file.
+
+    Values may be objects that no text can express, such as a `Secret`.
+    """
 
     tables: dict[str, Any]
     notices: tuple[str, ...] = ()
-    """What an operator should know of how the file was read, a sentence each; each is told once."""
+    """Notices for an operator about the way the file was read, a sentence each. Each is reported once."""
     origins: Mapping[str, str] = _NO_ORIGINS
-    """Key paths of the tables → key paths in the file that they come from, with which problems are told."""
+    """Map of key paths of the tables to the key paths in the file that they come from. Problems name the latter."""
 
     def in_the_file(self, error: CompositionError) -> CompositionError:
-        """The same problems, each where it stands in the file."""
+        """Return the same problems with their places in the file."""
         return CompositionError(Problem(self._origin(problem.where), problem.text) for problem in error.problems)
 
     def _origin(self, where: str) -> str:
-        """By the longest path that `where` is, or lies below."""
+        """Translate by the longest known path that `where` is, or lies below."""
         ends = [end for end in range(len(where), 0, -1) if end == len(where) or where[end] in ".["]
         return next((self.origins[where[:end]] + where[end:] for end in ends if where[:end] in self.origins), where)
 
@@ -46,9 +49,9 @@ class NodeTables(msgspec.Struct, frozen=True):
 class Format:
     """A format that a package reads.
 
-    `read` gives the tables of the file at a path; it starts nothing, and raises `CompositionError` where the file is
-    wrong, with key paths as they stand in the file. `variable` is the environment variable that names the file where
-    `nodekit serve` is given none.
+    `read` returns the tables of the file at a path. It starts nothing, and raises `CompositionError` if the file is
+    invalid, with key paths as they stand in the file. `variable` is the environment variable that names the file if
+    `nodekit serve` gets none.
     """
 
     def __init__(self, read: Callable[[Path], NodeTables], *, variable: str | None = None) -> None:
@@ -57,7 +60,7 @@ class Format:
 
 
 def read_tables(path: Path | str) -> NodeTables:
-    """What a node file says, unchecked, whatever its format. Raises `CompositionError` where it cannot be read."""
+    """Return the tables of a node file in any format, unchecked. Raise `CompositionError` if it cannot be read."""
     suffix = Path(path).suffix.lower().removeprefix(".")
     if suffix in ("", BUILT_IN):
         return NodeTables(_toml(path))
@@ -69,7 +72,7 @@ def read_tables(path: Path | str) -> NodeTables:
         raise CompositionError(Problem(str(path), str(error))) from error
     except OSError as error:
         raise CompositionError(Problem(str(path), f"cannot be read: {error.strerror}")) from error
-    except Exception as error:  # a bug of the package; what it says of it may hold what the file says
+    except Exception as error:  # a bug of the package; its text may hold contents of the file
         text = f"the package that reads the format {suffix!r} failed"
         keep(error, text)
         text = f"{text}: {type(error).__name__}; tell its authors; {CURE}"
@@ -78,11 +81,11 @@ def read_tables(path: Path | str) -> NodeTables:
 
 @read_once()
 def file_of_the_environment() -> str | None:
-    """The path in the variable of some format, if one is set."""
+    """Return the path in the variable of some format, if one is set."""
     for name in sorted(offered("format")):
         try:
             variable = load_format(name).variable
-        except NodekitError:  # `nodekit doctor` has it
+        except NodekitError:  # `nodekit doctor` reports it
             continue
         if variable and (path := os.environ.get(variable)):
             return path
@@ -90,7 +93,7 @@ def file_of_the_environment() -> str | None:
 
 
 def load_format(suffix: str) -> Format:
-    """Import the one format of that suffix. Raises `NodekitError` where there is none, several, or a broken one."""
+    """Import the one format of that suffix. Raise `NodekitError` if there is none, several, or a broken one."""
     found = offered("format")
     if suffix not in found:
         known = sorted({*found, BUILT_IN})

@@ -1,4 +1,4 @@
-"""Names that installed packages put forward, read from metadata; a package is imported only when its offer is used."""
+"""Providers of installed packages, by name, read from metadata. A package is imported only if its provider is used."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,27 +24,27 @@ ConfigT = TypeVar("ConfigT", bound=msgspec.Struct)
 
 
 class NodeFile(msgspec.Struct, frozen=True):
-    """Where a part's settings come from."""
+    """The source of a component's settings."""
 
     path: Path
     node: str
-    """The node's name, see `node_name`."""
+    """Name of the node, see `node_name`."""
 
     @property
     def folder(self) -> Path:
-        """What relative paths in the file are relative to."""
+        """Folder that relative paths in the file refer to."""
         return self.path.parent
 
 
 class Offer(Generic[ConfigT]):
-    """A part or plugin that a node file can name: an entry point of the group ``nodekit.<kind>s`` points to it.
+    """A provider: a component or plugin that a node file can name, by an entry point of the group ``nodekit.<kind>s``.
 
-    `config` is the Struct of its table, `msgspec.Struct` itself where there are no settings; fields of type `Path` and
-    `Secret` are resolved against the node file.
-    `build` makes the part from it and must acquire nothing.
-    `container` is, for a runner, the Struct of an entry of its `containers`; for a plugin, the rules that it reads
-    from containers. `api` is the version of the plugin API that the package was written for: the `nodekit.API_VERSION`
-    of then. It is the oldest one with what the package uses; an older nodekit then says so, instead of failing later.
+    `config` is the Struct of its table, or `msgspec.Struct` itself if there are no settings. Fields of type `Path` and
+    `Secret` are resolved against the node file. `build` makes the component from it and must acquire nothing. For a
+    runner, `container` is the Struct of an entry of its `containers`; for a plugin, the rules that it reads from
+    containers. `api` is the version of the plugin API that the package was written for: the `nodekit.API_VERSION` of
+    that time. It is the oldest one with everything the package uses. An older nodekit then reports the mismatch instead
+    of failing later.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Offer(Generic[ConfigT]):
 
 
 def offered(kind: Kind | Literal["format"]) -> "Mapping[str, list[EntryPoint]]":
-    """Who offers what, by name; more than one under a name is a clash."""
+    """Return the entry points by name. More than one under a name is a clash."""
     found: dict[str, list[EntryPoint]] = {}
     for entry in entry_points(f"nodekit.{kind}s"):
         found.setdefault(entry.name, []).append(entry)
@@ -70,7 +70,7 @@ def offered(kind: Kind | Literal["format"]) -> "Mapping[str, list[EntryPoint]]":
 
 
 def load_offer(kind: Kind, name: str) -> Offer[Any]:
-    """Import the one offer of that name. Raise `NodekitError` if there is none, several, or a broken one."""
+    """Import the one provider of that name. Raise `NodekitError` if there is none, several, or a broken one."""
     found = offered(kind)
     if kind == "pipeline" and name == BUILT_IN:
         others = "".join(f"; {owner(entry)} has to offer its own under another name" for entry in found.get(name, ()))
@@ -82,7 +82,7 @@ def load_offer(kind: Kind, name: str) -> Offer[Any]:
 
 
 def load_only(entries: "Sequence[EntryPoint]", expected: type[T], called: str) -> T:
-    """Import what the one entry point of a name points to. Raises `NodekitError` where there are several."""
+    """Import the target of a name's one entry point. Raise `NodekitError` if there are several."""
     if len(entries) > 1:
         owners = ", ".join(sorted(owner(entry) for entry in entries))
         raise NodekitError(f"{called} is offered by several distributions ({owners}); uninstall all but one")
@@ -101,7 +101,7 @@ def _check_api(found: object, entry: "EntryPoint", called: str) -> None:
 
 
 def load(entry: "EntryPoint", called: str) -> Any:
-    """Import what it points to. Raises `NodekitError`, whatever the package does, `sys.exit` included."""
+    """Import the entry point's target. Raise `NodekitError` whatever the package does, `sys.exit` included."""
     if text := fault(entry):
         raise NodekitError(f"{called} of {owner(entry)}: {text}")
     try:

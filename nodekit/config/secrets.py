@@ -16,7 +16,7 @@ class Secret:
         self._text = text
 
     def reveal(self) -> str:
-        """The text itself."""
+        """Return the text itself."""
         return self._text
 
     def __repr__(self) -> str:
@@ -24,7 +24,7 @@ class Secret:
 
     @classmethod
     def resolve(cls, reference: Any, folder: Path) -> Self:
-        """Follow a reference from a node file in `folder`. Raises `NodekitError` saying what to do."""
+        """Follow a reference from a node file in `folder`. Raise `NodekitError` with the cure if it leads nowhere."""
         match reference:
             case Secret():  # from Python, or read from a file of another format
                 return cls(reference.reveal())
@@ -43,10 +43,10 @@ class Secret:
 
 if TYPE_CHECKING:
     EnvValue: TypeAlias = str | Secret
-    """What a container's environment variable may be: a plain text or, in a node file, a reference to a secret."""
+    """Value of a container's environment variable: a plain text or, in a node file, a reference to a secret."""
 else:
 
-    class EnvValue(Secret):  # msgspec takes a type that it does not know only on its own, not as `str | Secret`
+    class EnvValue(Secret):  # msgspec takes a type it does not know only on its own, not in `str | Secret`
         __slots__ = ()
 
         @classmethod

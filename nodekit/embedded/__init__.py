@@ -1,1 +1,1 @@
-"""A JobStore made of a JobTable, for one machine: queue, schedule, claims and change feed in memory."""
+"""A JobStore built on a JobTable, for one machine: queue, schedule, claims and change feed in memory."""

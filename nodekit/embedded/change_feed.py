@@ -1,4 +1,4 @@
-"""Tells any number of listeners which jobs changed; a slow one learns that it missed some."""
+"""Publication of changed job ids to any number of listeners. A slow listener learns that it missed some."""
 
 from collections import deque
 from collections.abc import AsyncIterator
@@ -11,7 +11,7 @@ BUFFERED_CHANGES = 4096
 
 
 class Broadcast:
-    """Costs nothing while nobody listens."""
+    """The list of listeners. Publishing costs nothing while there are none."""
 
     def __init__(self) -> None:
         self._listeners: set[_Listener] = set()

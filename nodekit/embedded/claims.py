@@ -1,4 +1,4 @@
-"""What `EmbeddedStore` gives out: a claim that needs no lease, since one process holds them all."""
+"""Claims of `EmbeddedStore`. They need no lease, since one process holds them all."""
 
 from types import TracebackType
 
@@ -9,7 +9,7 @@ from nodekit.model.job import Job
 
 
 class EmbeddedClaim:
-    """The exclusive right to run one job of an embedded store; it lasts until the job is settled or given back."""
+    """The exclusive right to run one job of an embedded store, until the job is settled or given back."""
 
     takeovers = 0
 
@@ -22,7 +22,7 @@ class EmbeddedClaim:
         self._written = Signal()
 
     async def __aenter__(self) -> None:
-        """Write the job; nobody else writes it inside."""
+        """Take the right to write the job; other writers wait."""
         while self._writing:
             await self._written.wait()
         self._writing = True

@@ -1,4 +1,4 @@
-"""How many jobs are unfinished: counted as they come and go, so that nobody has to count them."""
+"""Counters of unfinished jobs, updated with every change, so that nothing has to be counted on request."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ class Counts:
         return Pending(self._origins[False], self._origins[True], MappingProxyType(self._clients))
 
     def jobs(self, jobs: Sequence[Job], by: int) -> None:
-        """Finished ones do not count."""
+        """Count unfinished jobs in or out; finished ones do not count."""
         for job in jobs:
             if not job.status.finished:
                 self._count(job.client, job.request.origin is Location.ONCHAIN, by)

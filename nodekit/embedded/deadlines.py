@@ -1,4 +1,4 @@
-"""What runs out when. Pure: the caller's clock; what is dropped costs nothing until it is due, and not for ever."""
+"""Deadlines by job; removed entries are purged lazily. Pure: the caller passes the time."""
 
 from heapq import heapify, heappop, heappush
 from itertools import count
@@ -6,11 +6,11 @@ from itertools import count
 from nodekit.model.container import JobId
 
 _SLACK = 1024
-"""Dropped entries that are always tolerated."""
+"""Number of dropped entries that is always tolerated."""
 
 
 class Expiries:
-    """Times by job; each job has at most one."""
+    """Deadlines by job; each job has at most one."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, JobId]] = []
@@ -28,11 +28,11 @@ class Expiries:
         self._current.pop(id, None)
 
     def next_at(self) -> float | None:
-        """When to look again: no later than the next one is due. None while nothing was ever set, or all is over."""
+        """Return the time to look again, at the latest when the next entry is due. Return None if none are left."""
         return self._heap[0][0] if self._heap else None
 
     def pop(self, now: float) -> JobId | None:
-        """One that is due, if there is one; it is no longer here."""
+        """Remove and return a job that is due, or return None."""
         while self._heap and self._heap[0][0] <= now:
             entry = heappop(self._heap)
             if self._holds(entry):

@@ -1,4 +1,4 @@
-"""Jobs that a store has ended by itself, until its node asks for them. Ids only: nobody may ever ask."""
+"""Jobs that a store has ended by itself, until its node reads them. Ids only, because they may never be read."""
 
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -10,7 +10,7 @@ AT_ONCE = 256
 
 
 class Ended:
-    """Gives out each job once."""
+    """Queue that gives out each job once."""
 
     def __init__(self) -> None:
         self._ids: list[JobId] = []
@@ -21,7 +21,7 @@ class Ended:
         self._added.set()
 
     async def take(self, get: Callable[[Sequence[JobId]], Awaitable[Sequence[Job]]]) -> Sequence[Job]:
-        """Wait until there are any, and read some of them; those that are not there any more are left out."""
+        """Wait until there are any, and read some of them. Jobs that were deleted meanwhile are left out."""
         jobs: Sequence[Job] = ()
         while not jobs:
             while not self._ids:
@@ -29,7 +29,7 @@ class Ended:
             taken, self._ids = self._ids[:AT_ONCE], self._ids[AT_ONCE:]
             try:
                 jobs = await get(taken)
-            except BaseException:  # cancelled, or the table cannot read: nothing is lost
+            except BaseException:  # cancelled, or the table cannot read: put them back
                 self._ids[:0] = taken
                 raise
         return jobs

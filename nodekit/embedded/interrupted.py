@@ -1,4 +1,4 @@
-"""Streams that an earlier run of a store has left: they are failed, at the latest once there is room to keep that."""
+"""Streams that an earlier run of the store left unfinished. They fail at once, or later if the table is full."""
 
 import logging
 import time
@@ -15,7 +15,7 @@ logger = logging.getLogger("nodekit.store")
 
 
 class Interrupted:
-    """Those that are not failed yet. A full disk keeps no store from being opened for their sake."""
+    """Interrupted streams that have not failed yet. A full disk must not prevent the store from opening."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class Interrupted:
         self._left.append(entry)
 
     async def fail(self) -> None:
-        """As many as can be; to be called again when something was kept."""
+        """Fail as many as possible. Call this again after a successful write."""
         while self._left:
             entry = self._left.pop()
             try:
@@ -44,7 +44,7 @@ class Interrupted:
 
 
 def given_back(job: Job, delay_seconds: float) -> Job:
-    """A job as it is kept once its claim is given back: due in so many seconds; a stream has failed."""
+    """Return the job as it is stored once its claim is given back: due after the delay; a stream has failed."""
     if job.status.finished:
         return job
     if job.request.destination is Location.STREAM:

@@ -1,4 +1,4 @@
-"""The schedule on a clock: waits for who is next, and for whose time is over. Not disturbed by jumps of the clock."""
+"""The schedule on a clock: waits for the next due or expired jobs. Jumps of the wall clock do not disturb it."""
 
 import math
 import time
@@ -13,7 +13,7 @@ from nodekit.model.container import ContainerId, JobId
 
 
 class _Times:
-    """Of one job, on the steady clock."""
+    """Times of one job, on the monotonic clock."""
 
     __slots__ = ("due_at", "expires_at", "since")
 
@@ -23,7 +23,7 @@ class _Times:
 
 
 class Queue:
-    """Jobs that are known, and those of them that wait. No I/O."""
+    """The known jobs, and among them those that wait. No I/O."""
 
     def __init__(self) -> None:
         self._schedule = Schedule()
@@ -36,20 +36,20 @@ class Queue:
         return id in self._schedule
 
     def know(self, id: JobId) -> None:
-        """The job's age counts from here."""
+        """Start to track a job; its age counts from now."""
         self._times[id] = _Times()
 
     def forget(self, id: JobId) -> None:
-        """The job is finished."""
+        """Stop tracking a finished job."""
         self._schedule.remove(id)
         self._times.pop(id, None)
 
     def age_seconds(self, id: JobId) -> float:
-        """How long the job has been known."""
+        """Return the seconds since the job is known."""
         return time.monotonic() - self._times[id].since
 
     def put(self, entry: Unfinished, *, delay_seconds: float | None = None) -> None:
-        """Queue a known job, due after a delay; None: what is left of the one that was stored with it."""
+        """Queue a known job, due after a delay. None means the rest of the delay that was stored with it."""
         times = self._times[entry.id]
         times.due_at = time.monotonic() + (_delay_left(entry) if delay_seconds is None else delay_seconds)
         queue = math.inf if entry.queue_timeout_seconds is None else times.due_at + entry.queue_timeout_seconds
@@ -58,7 +58,7 @@ class Queue:
         self.put_back(entry)
 
     def put_back(self, entry: Unfinished) -> None:
-        """Queue a job again that was taken out in vain: it has waited all the while."""
+        """Queue a job again that was taken out in vain. Its waiting time continues."""
         times = self._times[entry.id]
         due_at = times.due_at if times.due_at > time.monotonic() else None
         self._schedule.add(entry, due_at=due_at, expires_at=times.expires_at if times.expires_at < math.inf else None)
@@ -68,17 +68,17 @@ class Queue:
                 self._sooner.set()
 
     def remove(self, id: JobId) -> None:
-        """Take a job out that stays known."""
+        """Remove a job from the queue; it stays known."""
         self._schedule.remove(id)
 
     async def take(self, containers: Set[ContainerId], limit: int) -> list[Unfinished]:
-        """Wait for at least one job that is due in `containers`, and take up to `limit` out."""
+        """Wait for at least one job that is due in `containers`, and take out up to `limit`."""
         while not (taken := self._schedule.take(containers, limit, now=time.monotonic())):
             await _until(self._queued, self._schedule.next_due_at())
         return taken
 
     async def take_expired(self, limit: int) -> list[Unfinished]:
-        """Wait for at least one job whose time is over, and take up to `limit` out."""
+        """Wait for at least one job whose time is over, and take out up to `limit`."""
         while not (taken := self._schedule.take_expired(limit, now=time.monotonic())):
             at = self._schedule.next_expiry_at()
             self._awaited_expiries.append(awaited := math.inf if at is None else at)
@@ -98,7 +98,7 @@ async def _until(signal: Signal, at: float | None) -> None:
 
 
 def _delay_left(entry: Unfinished) -> float:
-    """By the wall clock, which may have jumped since: never more than the whole delay."""
+    """Return the rest of a delay by the wall clock, which may have jumped: never more than the whole delay."""
     if entry.not_before is None:
         return 0.0
     longest = math.inf if entry.delay_seconds is None else entry.delay_seconds

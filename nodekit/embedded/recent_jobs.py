@@ -1,4 +1,4 @@
-"""Jobs that were just stored and wait to be claimed, so that most need not be read back. Bounded by their size."""
+"""Jobs that were just stored and wait to be claimed, so that most need not be read back. Their size is bounded."""
 
 from nodekit.model.container import JobId
 from nodekit.model.job import Job
@@ -8,14 +8,14 @@ _OVERHEAD_BYTES = 2048
 
 
 class Fresh:
-    """Snapshots of queued jobs. What does not fit is simply not here."""
+    """Snapshots of queued jobs. A job that does not fit is left out."""
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self._jobs: dict[JobId, Job] = {}
         self._free = max_bytes
 
     def put(self, job: Job) -> None:
-        """Only jobs without steps: their size is that of their request."""
+        """Remember a job without steps: its size is that of its request. Other jobs are ignored."""
         if (size := _size(job)) <= self._free and not job.steps and job.id not in self._jobs:
             self._jobs[job.id] = job
             self._free -= size

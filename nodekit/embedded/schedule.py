@@ -1,14 +1,14 @@
-"""Who is next. Pure: ids and no payloads, no clock, no I/O; costs no more with a million jobs queued.
+"""The order of queued jobs. Pure: ids without payloads, no clock, no I/O. The cost does not grow with queue length.
 
-By priority, then round-robin over clients, then oldest first. Jobs wait in lanes, one per container, priority and
-client; a rotation orders the clients of one container and priority by whose turn is next there.
+Jobs are ordered by priority, then round-robin over clients, then oldest first. They wait in lanes, one per container,
+priority and client. A rotation orders the clients of one container and priority by turn.
 
-The promise: of one priority, no client is served twice from one container while another, which could have been served
-all the while, is not served at all. Every service takes a new number. A client's *turn* is the number of its last
-service in any container, or of its arrival; its *place* in a container is the number of its last service there, or its
-turn at the time when its lane opened. So a place is never above a turn. The next job comes from the container in which
-the client C with the lowest turn waits, and there from the client with the lowest place. That place is at most C's
-turn, so whoever holds it was not served there since C was last served.
+The promise, within one priority: a container never serves a client twice while another client, which it could have
+served all that time, is not served at all. Every service takes a new number. A client's *turn* is the number of its
+last service in any container, or of its arrival. Its *place* in a container is the number of its last service there, or
+its turn at the time when its lane opened. So a place is never above a turn. Let C be the waiting client with the lowest
+turn. The next job comes from the container in which C waits, and there from the client with the lowest place. That
+place is at most C's turn, so the client that holds it was not served there since C was last served.
 """
 
 from collections.abc import Collection, Container, Mapping, Set
@@ -20,7 +20,7 @@ from nodekit.interfaces.store import Unfinished
 from nodekit.model.container import ClientId, ContainerId, JobId
 
 _SLACK = 64
-"""Places of clients that have gone that are always tolerated."""
+"""Number of entries of departed clients that is always tolerated."""
 
 
 class Schedule:
@@ -39,7 +39,7 @@ class Schedule:
         return len(self._queued)
 
     def add(self, entry: Unfinished, *, due_at: float | None = None, expires_at: float | None = None) -> None:
-        """Queue a job, due now or at a time of the caller's clock; its time in the queue is over at `expires_at`."""
+        """Queue a job, due now or at a time of the caller's clock. Its time in the queue is over at `expires_at`."""
         self.remove(entry.id)
         self._queued[entry.id] = entry
         if due_at is None:
@@ -50,7 +50,7 @@ class Schedule:
             self._limits.set(entry.id, expires_at)
 
     def remove(self, id: JobId) -> Unfinished | None:
-        """Take one job out, wherever it waits."""
+        """Remove and return one job, wherever it waits."""
         entry = self._queued.pop(id, None)
         if entry is not None:
             self._delays.drop(id)
@@ -60,7 +60,7 @@ class Schedule:
         return entry
 
     def take(self, containers: Set[ContainerId], limit: int, *, now: float) -> list[Unfinished]:
-        """Up to `limit` jobs that are due in `containers`, in order; they are no longer queued."""
+        """Remove and return up to `limit` jobs that are due in `containers`, in order."""
         self._wake(now)
         taken: list[Unfinished] = []
         for priority in sorted(self._levels):
@@ -72,7 +72,7 @@ class Schedule:
         return taken
 
     def take_expired(self, limit: int, *, now: float) -> list[Unfinished]:
-        """Up to `limit` jobs whose time in the queue is over; they are no longer queued."""
+        """Remove and return up to `limit` jobs whose time in the queue is over."""
         taken: list[Unfinished] = []
         while len(taken) < limit and (id := self._limits.pop(now)):
             if entry := self.remove(id):
@@ -80,11 +80,11 @@ class Schedule:
         return taken
 
     def next_due_at(self) -> float | None:
-        """When to look again for delayed jobs that are due, on the caller's clock."""
+        """Return the time to look again for delayed jobs that are due, on the caller's clock."""
         return self._delays.next_at()
 
     def next_expiry_at(self) -> float | None:
-        """When to look again for jobs whose time is over, on the caller's clock."""
+        """Return the time to look again for jobs whose time is over, on the caller's clock."""
         return self._limits.next_at()
 
     def _wake(self, now: float) -> None:
@@ -118,17 +118,18 @@ class _Level:
         self._lanes[entry.client].add(entry.due)
 
     def drop(self, entry: Unfinished) -> None:
-        """Take out a job, if it is here."""
+        """Remove a job, if it is here."""
         rotation = self._rotations.get(entry.due)
         lane = rotation.lanes.get(entry.client) if rotation else None
         if lane is not None and lane.drop(entry.id) and not lane:
             self._close(entry.due, entry.client)
 
     def pop(self, containers: Set[ContainerId]) -> Unfinished | None:
-        """Take a job from the container in which the client waits that was served longest ago; whose turn it is there.
+        """Take a job of the client with the lowest place, in the container where the client with the lowest turn waits.
 
-        Clients take turns in each container: a turn in one costs none in another, or a client that is served often in
-        one would starve in others. And no container is passed over for long because of those who wait in it too.
+        Clients take turns in each container. A turn in one container costs none in another; otherwise a client that is
+        served often in one would starve in others. No container is passed over for long because of clients that wait in
+        it too.
         """
         waiting = [(*r.longest_ago(), id) for id, r in self._rotations.items() if id in containers]
         if not waiting:
@@ -156,7 +157,7 @@ class _Level:
 
 
 class _Rotation:
-    """The clients of one container and priority, by whose turn it is there."""
+    """The clients of one container and priority, in the order of their turns."""
 
     def __init__(self, turns: Mapping[ClientId, int]) -> None:
         self.lanes: dict[ClientId, _Lane] = {}
@@ -166,7 +167,7 @@ class _Rotation:
         self._by_place = _Ranking(self.places)
 
     def lane(self, client: ClientId) -> "_Lane":
-        """Return the lane of the client's jobs; opened if need be, at the place of the client's turn."""
+        """Return the lane of the client's jobs. A new lane opens at the place of the client's turn."""
         if client not in self.lanes:
             self.lanes[client] = _Lane()
             self.places[client] = self._turns[client]
@@ -180,7 +181,7 @@ class _Rotation:
         self._by_place.thin_out(self.lanes)
 
     def longest_ago(self) -> tuple[int, JobId]:
-        """Return the lowest turn of the clients here, and the oldest job that its client has here."""
+        """Return the lowest turn of the clients here, and that client's oldest job here."""
         client = self._by_turn.first(self.lanes)
         return self._turns[client], self.lanes[client].oldest()
 
@@ -190,7 +191,7 @@ class _Rotation:
 
 
 class _Ranking:
-    """Clients by numbers that only grow. Those that have grown or gone are corrected when they come to the top."""
+    """Clients by numbers that only grow. Outdated entries are corrected when they reach the top."""
 
     __slots__ = ("_heap", "_numbers")
 
@@ -202,7 +203,7 @@ class _Ranking:
         heappush(self._heap, (self._numbers[client], client))
 
     def first(self, present: Container[ClientId]) -> ClientId:
-        """Return the client that is present and has the lowest number; there must be one."""
+        """Return the present client with the lowest number; there must be one."""
         while True:
             number, client = self._heap[0]
             if client not in present:
@@ -213,14 +214,14 @@ class _Ranking:
                 return client
 
     def thin_out(self, present: Collection[ClientId]) -> None:
-        """Drop those that have gone, once they are more than those that are present."""
+        """Drop departed clients once they outnumber the present ones."""
         if len(self._heap) > 2 * len(present) + _SLACK:
             self._heap = [(self._numbers[client], client) for client in present]
             heapify(self._heap)
 
 
 class _Lane:
-    """Jobs of one client, priority and container, oldest first; true while there are any."""
+    """Jobs of one client, priority and container, oldest first. A lane is true while it has any."""
 
     __slots__ = ("_entries", "_ids")
 
@@ -236,7 +237,7 @@ class _Lane:
         heappush(self._ids, entry.id)
 
     def drop(self, id: JobId) -> bool:
-        """Whether it was here. Its place in the heap stays for a while, but never more such places than jobs."""
+        """Return True if the job was here. Its heap entry stays for a while; such entries never outnumber jobs."""
         if self._entries.pop(id, None) is None:
             return False
         if len(self._ids) > 2 * len(self._entries):

@@ -1,4 +1,4 @@
-"""`JobTable` → `JobStore`: scheduling in memory, for a store that one node owns."""
+"""Adapter from `JobTable` to `JobStore`: scheduling in memory, for a store that one node owns."""
 
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
@@ -23,10 +23,10 @@ from nodekit.model.job import Job, JobStatus, Outcome
 
 
 class EmbeddedStore:
-    """Makes a `JobStore` of a `JobTable`.
+    """A `JobStore` built on a `JobTable`.
 
-    It keeps ids, clients and due containers of unfinished jobs in memory, rebuilt from the table when it opens;
-    claiming writes nothing. Changes of a job are finished once begun, also when the caller is cancelled.
+    It keeps ids, clients and due containers of unfinished jobs in memory, rebuilt from the table when it opens. Claims
+    write nothing. A change of a job runs to its end, even if the caller is cancelled.
     """
 
     def __init__(self, table: JobTable) -> None:
@@ -74,7 +74,7 @@ class EmbeddedStore:
     # -- queueing ---------------------------------------------------------------------------------
 
     async def add(self, jobs: Sequence[Job]) -> list[Job]:
-        """From here on `pending` counts them, also if the caller gives up while they are being added."""
+        """Store new jobs. `pending` counts them from the call on, even if the caller gives up meanwhile."""
         self._own.check()
         self._counts.jobs(jobs, +1)
         return await self._own.run(self._add, jobs)
@@ -113,7 +113,7 @@ class EmbeddedStore:
     async def claim(self, containers: Collection[ContainerId], limit: int) -> list[Claim]:
         wanted = frozenset(containers)
         while not (claims := await self._load(await self._queue.take(wanted, limit))):
-            pass  # all of them were settled while they were read
+            pass  # all of them were settled during the read
         return claims
 
     async def claim_expired(self, limit: int) -> list[Claim]:
@@ -127,7 +127,7 @@ class EmbeddedStore:
         try:
             if missing := [id for id, job in jobs.items() if job is None]:
                 jobs.update((job.id, job) for job in await self.table.get(missing))
-        except BaseException:  # cancelled, or the table cannot read: nothing is lost
+        except BaseException:  # cancelled, or the table cannot read: put them back
             self._loading.difference_update(jobs)
             for entry in taken:
                 self._queue_again(entry.id)
@@ -137,7 +137,7 @@ class EmbeddedStore:
         for job in jobs.values():
             if job is None or job.id not in self._unfinished or job.id in self._settling:
                 continue
-            if job.status.finished:  # the table had said that it did not keep the end
+            if job.status.finished:  # the table stored the end earlier but reported a failure
                 self._finish(job.id)
                 self._ended.put(job.id)
                 self._broadcast.publish(job.id)
@@ -147,7 +147,10 @@ class EmbeddedStore:
         return claims
 
     async def ended(self) -> Sequence[Job]:
-        """Jobs that it has ended by itself: streams without a claim, and ends that the table kept without saying so."""
+        """Wait for jobs that the store ended by itself.
+
+        These are streams without a claim, and ends that the table stored despite a reported failure.
+        """
         return await self._ended.take(self.table.get)
 
     # -- running ----------------------------------------------------------------------------------
@@ -179,7 +182,7 @@ class EmbeddedStore:
 
     async def _write(self, claim: Claim, job: Job, then: Callable[[EmbeddedClaim, Job], None]) -> None:
         while (settling := self._settling.get(job.id)) is not None:
-            await settling.wait()  # it may fail, and then the claim is worth something again
+            await settling.wait()  # settling may fail, and then the claim is valid again
         held = self._claims.get(job.id)
         if held is not None and held is claim and not held.lost:
             async with held:
@@ -199,7 +202,7 @@ class EmbeddedStore:
             job = next(iter(await self.table.get([id], client=client)), None)
             if job is None or job.status.finished:
                 return None if job is None else Settlement(job, now=False)
-            if id not in self._unfinished:  # it was finished while it was being read
+            if id not in self._unfinished:  # it was finished during the read
                 job = next(iter(await self.table.get([id], client=client)), None)
                 return None if job is None else Settlement(job, now=False)
             if id not in self._settling:
@@ -209,12 +212,12 @@ class EmbeddedStore:
     async def _settle_unfinished(self, id: JobId, outcome: Outcome) -> Settlement | None:
         settled = self._settling[id] = anyio.Event()
         self._queue.remove(id)
-        self._fresh.pop(id)  # it may be kept although the table says that it failed
+        self._fresh.pop(id)  # the table may store the end although it reports a failure
         held = self._claims.get(id)
         try:
             if held is None:
                 return await self._settle_now(id, outcome)
-            held.lost = True  # what is being written is written; nothing after it
+            held.lost = True  # a write in progress completes; no write follows it
             async with held:
                 return await self._settle_now(id, outcome)
         finally:
@@ -232,7 +235,7 @@ class EmbeddedStore:
         try:
             await self.table.save(job)
         except StoreFailed:
-            if await self.table.get([id]) != [job]:  # else it was kept, and only the answer was lost
+            if await self.table.get([id]) != [job]:  # otherwise it was stored, and only the answer was lost
                 raise
         if held := self._claims.get(id):
             held.scope.cancel()
@@ -293,7 +296,7 @@ class EmbeddedStore:
         self._claims.pop(id, None)
 
     def _queue_again(self, id: JobId) -> None:
-        """Put back what was taken out and came to nothing."""
+        """Queue a job again that was taken out in vain."""
         elsewhere = (self._claims, self._settling, self._loading, self._queue)
         if id in self._unfinished and not self._unfinished[id].streams and not any(id in place for place in elsewhere):
             self._queue.put_back(self._unfinished[id])

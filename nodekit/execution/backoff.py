@@ -1,15 +1,15 @@
-"""Whether a step is tried again, and when. Pure but for the chance that is drawn."""
+"""Decide if a step is tried again, and after how long. Pure, except for the random part of the delay."""
 
 from random import random
 
 from nodekit.model.container import ContainerError, Retry
 
 _DOUBLINGS = 64
-"""More would not fit into a float, and no pause is that long."""
+"""Maximum number of doublings. More would not fit into a float, and no pause is that long."""
 
 
 def delay_before_retry(retry: Retry, attempt: int, error: ContainerError, retry_after: float | None) -> float | None:
-    """Seconds until the attempt after this one; None: this one was the last."""
+    """Return the seconds until the next attempt, or None if this attempt was the last."""
     if attempt >= retry.attempts or not _is_retried(retry, error):
         return None
     asked = retry_after or 0.0

@@ -1,4 +1,4 @@
-"""One call of a container: through its runner, within the time limits; every end of it is a result."""
+"""One call of a container through its runner, within the time limits. Every end of a call is a result."""
 
 import logging
 import math
@@ -20,19 +20,19 @@ from nodekit.model.job import Attempt, Job
 logger = logging.getLogger("nodekit.executor")
 
 Send: TypeAlias = Callable[[bytes], Awaitable[None]]
-"""Takes a piece of a stream; returns when it may be followed by the next."""
+"""Send a piece of a stream; return when the next piece may follow."""
 
 LONGEST_TEXT = 2000
-"""Characters of an error that are kept: it may hold what a client sent, and every attempt has its own."""
+"""Maximum number of characters kept of an error. It may hold what a client sent, and every attempt stores its own."""
 
 
 class Called(msgspec.Struct, frozen=True):
-    """What came of a call."""
+    """The outcome of one call."""
 
     result: ContainerResult
     attempt: Attempt
     retry_after: float | None = None
-    """For how many seconds the container asked to be left alone."""
+    """Seconds the container asked not to be called again."""
 
 
 class Calls:
@@ -45,11 +45,14 @@ class Calls:
         }
 
     def callable(self, id: ContainerId) -> bool:
-        """Whether calling it now makes sense: it runs, or wants to fail at once when it does not."""
+        """Return True if a call makes sense now: the container runs, or calls must fail at once while it is down."""
         return self.containers[id].when_down == "fail" or id in self._runners[id].running()
 
     async def call(self, step: Step, job: Job, seconds_left: float, send: Send | None = None) -> Called:
-        """Run a step of a job once, for as long as the job has time. With `send`, its output goes there as it comes."""
+        """Run a step of a job once, for as long as the job has time.
+
+        With `send`, the output is passed on piece by piece as it arrives.
+        """
         started_at = time.time()
         try:
             output = await self._run(step, job, seconds_left, send)
@@ -107,7 +110,7 @@ def _failure(step: Step, started_at: float, failure: ContainerFailed) -> Called:
 
 
 def _storable(text: str) -> str:
-    """Not too long, and without what UTF-8 cannot hold: a result that can never be stored would be tried for ever."""
+    """Shorten a text and replace what UTF-8 cannot hold. An error that cannot be stored would be retried for ever."""
     if len(text) > LONGEST_TEXT:
         text = f"{text[:LONGEST_TEXT]}…"
     return text.encode(errors="replace").decode()

@@ -1,18 +1,20 @@
-"""How many files the process may open, and what of that is for whom.
+"""Limits on open files, and how they are shared out.
 
-Past its limit a process fails at whatever it opens next: a container that is up would look as if it was not.
+A process at its limit fails at whatever it opens next. A container that is up would then look as if it were down.
 """
 
 import os
 import resource
 
 SPARE = 32
-"""For what opens files now and then: a store, a log, a library."""
+"""Descriptors left free for what opens files now and then: a store, a log, a library."""
 
 
 def descriptor_share() -> int | None:
-    """A third of the descriptors that are free: one for calls of containers, one for connections that are kept open
-    to them for a moment, one for connections of clients. None where there is no limit."""
+    """Return a third of the free descriptors, or None if there is no limit.
+
+    One third is for calls of containers, one for kept-alive connections to them, one for connections of clients.
+    """
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit == resource.RLIM_INFINITY:
         return None

@@ -1,4 +1,4 @@
-"""The node's private loop: claims jobs and has them run. One code path for every store.
+"""The node's private loop: claims jobs and has them run. Every store uses this one code path.
 
 Execution is at least once, completion exactly once: a step whose result was stored is never run again.
 """
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 
 class Executor:
-    """Runs as many jobs at once as there are slots."""
+    """The loop that runs as many jobs at once as there are slots."""
 
     def __init__(
         self,
@@ -57,10 +57,10 @@ class Executor:
         self._claiming: tuple[anyio.CancelScope, frozenset[ContainerId]] | None = None
         self._draining = False
         self.running = 0
-        """How many jobs run right now."""
+        """Number of jobs that run right now."""
         self._changed = Signal()
         self.problems = running.problems
-        """Why jobs are not getting on right now, by what fails."""
+        """Reasons why jobs do not progress right now, by what fails."""
         self._turns = Turns(self._slots, self._reconsider)
         self._tasks: TaskGroup | None = None
         means = Means(
@@ -78,7 +78,7 @@ class Executor:
         self._stream_runs = StreamRuns(means, self._turns)
 
     async def run(self, *, task_status: "TaskStatus[None]") -> None:
-        """Claim and run until drained; cancelling it gives back what is running."""
+        """Claim and run jobs until drained. Cancellation gives the running jobs back to the store."""
         self._mind_descriptors()
         self._look_at_runners()
         async with anyio.create_task_group() as tasks:
@@ -100,7 +100,7 @@ class Executor:
             tasks.cancel_scope.cancel()
 
     def drain(self) -> None:
-        """Claim nothing more; `run` ends with the last job that is running."""
+        """Claim no more jobs; `run` ends with the last running job."""
         self._draining = True
         self._reconsider()
 
@@ -121,12 +121,12 @@ class Executor:
     # -- streams ----------------------------------------------------------------------------------
 
     def stream(self, job: Job, asked: Callable[[], None]) -> JobStream:
-        """Keep an admitted job and run it for who reads the stream; its reader leaving ends it.
+        """Store an admitted job and run it for the reader of the stream. The job ends if its reader leaves.
 
-        `asked` is called right before the store is asked to keep it; once it is kept, that is told whether or not
-        anybody is left to read. Raises `Unavailable` while it drains.
+        `asked` is called right before the store is asked to add the job. Once the job is stored, `JobAccepted` is
+        emitted, even if no reader is left. Raise `Unavailable` while the executor drains.
         """
-        if self._tasks is None or self._draining:  # since it was admitted
+        if self._tasks is None or self._draining:  # draining may have begun after the job was admitted
             raise Unavailable("the node is draining", retry_after_seconds=1)
         stream = JobStream(job)
         self.running += 1
@@ -137,13 +137,13 @@ class Executor:
         run: StreamRun | None = None
         try:
             asked()
-            with anyio.CancelScope(shield=True):  # or a job might be kept that nobody runs and nobody ends
+            with anyio.CancelScope(shield=True):  # without it, a job might be stored that nobody runs and nobody ends
                 run = StreamRun(await self._store.add_claimed(stream.job), stream)
             assert run is not None
             self._tell(JobAccepted(run.job))
             stream.accept()
             await self._stream_runs.go_on(run)
-        except Exception as error:  # the store's: it was not accepted
+        except Exception as error:  # from the store: the job was not accepted
             stream.refuse(error)
         finally:
             if run is None:
@@ -155,7 +155,10 @@ class Executor:
     # -- what runs --------------------------------------------------------------------------------
 
     def _mind_descriptors(self) -> None:
-        """Queue what the process has no descriptors for; a step takes one, except in a runner that says otherwise."""
+        """Limit steps to the free descriptors; the rest is queued.
+
+        A step takes one descriptor, except in a runner that declares `in_process`.
+        """
         share = descriptor_share()
         outside = [id for r in self._runners if not getattr(r, "in_process", False) for id in r.containers]
         if share is not None and outside:
@@ -174,7 +177,7 @@ class Executor:
             )
 
     async def _look_again(self) -> None:
-        """Look after a pause while a runner does not say what runs: nobody tells when it does again."""
+        """Look at the runners after a pause while one fails to answer. Nothing reports when it answers again."""
         while True:
             if not self._look.silent:
                 await self._look.broke.wait()
@@ -203,7 +206,9 @@ class Executor:
         return ()
 
     def _reconsider(self) -> None:
-        """Something changed: claim anew where that changes which jobs come."""
+        """Hand out free slots and wake waiters. Cancel the current claim if the change affects which jobs it would
+        return.
+        """
         granted = self._turns.grant()
         self._changed.set()
         if self._claiming is not None:
@@ -212,7 +217,7 @@ class Executor:
                 scope.cancel()
 
     async def _expire(self) -> None:
-        """Fail jobs whose time is over while they wait."""
+        """Fail jobs whose time ran out while they waited."""
         none: list[Claim] = []
         while True:
             text = "the store does not say which jobs have waited too long"
@@ -222,7 +227,7 @@ class Executor:
                     tasks.start_soon(self._runs.fail_expired, Run(claim))
 
     async def _tell_ended(self, store: EndingStore) -> None:
-        """Tell of jobs that the store has ended by itself."""
+        """Emit the end of jobs that the store has ended by itself."""
         none: Sequence[Job] = ()
         text = "the store does not say which jobs it has ended"
         while True:
@@ -230,7 +235,10 @@ class Executor:
                 self._tell(JobFinished(job))
 
     async def _attempt(self, name: str, text: str, call: Callable[[], Awaitable[T]], otherwise: T) -> T:
-        """What a part answers; one that fails is a problem until it does not, and is asked again after a pause."""
+        """Return the answer of a component, or `otherwise` after a pause if it fails.
+
+        A failure is listed in `problems` until the same call succeeds.
+        """
         try:
             answer = await call()
         except BaseException as error:
@@ -245,6 +253,6 @@ class Executor:
 
 
 def _pool(runner: ContainerRunner) -> tuple[Collection[ContainerId], int] | None:
-    """The limit that a `PooledRunner` sets, where it sets one."""
+    """Return the containers and the limit of a `PooledRunner`, or None if the runner sets no limit."""
     limit: int | None = getattr(runner, "concurrency", None)
     return None if limit is None else (runner.containers, limit)

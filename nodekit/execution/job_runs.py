@@ -1,4 +1,4 @@
-"""What happens to one claimed job: step after step, until it is finished, given back, or somebody else's."""
+"""The run of one claimed job: step after step, until it is finished, given back, or its claim is lost."""
 
 import logging
 import math
@@ -28,7 +28,7 @@ LONGEST_PAUSE_SECONDS = 5.0
 
 
 class Run:
-    """What one job's run has in hand: its newest snapshot and the slot it holds."""
+    """The state of one job's run: its newest snapshot and the slot it holds."""
 
     __slots__ = ("_ends_at", "claim", "delay_seconds", "held", "job", "strays", "told", "untold_step")
 
@@ -39,36 +39,36 @@ class Run:
         timeout = claim.job.timeout_seconds
         self._ends_at = math.inf if timeout is None else time.monotonic() + timeout - claim.age_seconds
         self.delay_seconds = 0.0
-        """How long the job is to wait once it is given back."""
+        """Seconds the job has to wait once it is given back."""
         self.strays = 0
-        """How often in a row the pipeline named another step than before; one that does it twice has no rule."""
+        """Number of times in a row that the pipeline named another step than before; two mean that it has no rule."""
         self.untold_step: int | None = None
-        """The step that has its result, until that is kept and told."""
+        """Index of the step that has a result which is not stored and emitted yet."""
         self.told = False
-        """True once the job's end was told."""
+        """True once the job's end was emitted."""
 
     @property
     def seconds_left(self) -> float:
-        """Until the job's time is over."""
+        """Seconds until the job's time is over."""
         return self._ends_at - time.monotonic() if self._ends_at < math.inf else math.inf
 
 
 @dataclass(frozen=True)
 class Means:
-    """What running jobs takes."""
+    """Everything that running jobs needs."""
 
     store: JobStore
     calls: Calls
     progress: Progress
     slots: Slots
     changed: Callable[[], None]
-    """To be called when slots may have become free."""
+    """Call this when slots may have become free."""
     look: Callable[[], None]
-    """To be called when a container turned out not to run."""
+    """Call this when a container turned out not to run."""
     problems: dict[str, str]
-    """Why jobs are not getting on right now, by what fails."""
+    """Reasons why jobs do not progress right now, by what fails."""
     unsaved: set[JobId]
-    """Jobs of which the store keeps no results right now, streams among them."""
+    """Jobs whose results the store fails to save right now, streams included."""
     tell: Callable[[Event], None]
 
 
@@ -76,7 +76,7 @@ RunT = TypeVar("RunT", bound=Run)
 
 
 class Runs(Generic[RunT]):
-    """Runs claimed jobs in slots that the executor gives."""
+    """Runner of claimed jobs, in slots that the executor gives."""
 
     def __init__(self, means: Means) -> None:
         self._store = means.store
@@ -90,11 +90,11 @@ class Runs(Generic[RunT]):
         self._tell = means.tell
 
     async def go_on(self, run: RunT) -> None:
-        """Run the steps of a job, one after another; give it back where the next one cannot run here and now."""
+        """Run the steps of a job one after another. Give the job back if the next step cannot run here and now."""
         await self._under_claim(run, self._steps)
 
     async def fail_expired(self, run: RunT) -> None:
-        """End a job whose time was over while it waited."""
+        """End a job whose time ran out while it waited."""
         await self._under_claim(run, self._fail_expired)
 
     async def _under_claim(self, run: RunT, work: Callable[[RunT], Awaitable[None]]) -> None:
@@ -104,7 +104,7 @@ class Runs(Generic[RunT]):
                 await work(run)
         except ClaimLost:
             await self._lost(run)
-        except BaseException as error:  # the one place where a fault of ours must not end the node
+        except BaseException as error:  # the one place where our own fault must not end the node
             if not is_fault(error):
                 with anyio.CancelScope(shield=True):
                     await self._give_up(run)
@@ -116,13 +116,13 @@ class Runs(Generic[RunT]):
 
     async def _steps(self, run: RunT) -> None:
         while not run.job.status.finished:
-            await anyio.lowlevel.checkpoint()  # what it has is kept; a container that awaits nothing gives no way
+            await anyio.lowlevel.checkpoint()  # its results are stored; a container might never yield
             if run.held is None or not self._calls.callable(run.held):
                 if not await self._without_slot(run):
                     return
                 continue
             step = self._progress.next_step(run.job)
-            if step is None or step.container != run.job.due:  # the node's pipelines are others than when it was stored
+            if step is None or step.container != run.job.due:  # the node's pipelines changed since the job was stored
                 run.strays += 1
                 await self._keep(run, self._progress.advance(run.job) if run.strays == 1 else stray(run.job))
             elif run.seconds_left <= 0:
@@ -134,13 +134,13 @@ class Runs(Generic[RunT]):
         self._tell_kept(run)
 
     async def _without_slot(self, run: RunT) -> bool:
-        """What is due cannot be called here and now: back to the queue. Whether the job goes on all the same."""
+        """Release the job; return False if this run must stop."""
         self._look()
         await self._persist(run, lambda: self._store.release(run.claim, run.job))
         return False
 
     async def _step(self, run: RunT, step: Step) -> bool:
-        """Run one step; False where the job was given back, to try it again later."""
+        """Run one step. Return False if the job was given back to be tried again later."""
         called = await self._call(run, step)
         if (delay := self._delay(run, step, called)) is not None:
             return await self._try_later(run, called, delay)
@@ -150,14 +150,14 @@ class Runs(Generic[RunT]):
         return True
 
     def _after(self, run: RunT, step: Step, called: Called) -> Job:
-        """The job with the result of a step, and with what follows from it."""
+        """Return the job with the result of a step and with what follows from it."""
         return self._progress.advance(run.job.with_result(called.result, called.attempt))
 
     async def _call(self, run: RunT, step: Step) -> Called:
         return await self._calls.call(step, run.job, run.seconds_left)
 
     def _delay(self, run: RunT, step: Step, called: Called) -> float | None:
-        """When to try again; None: what came of the call is the step's result."""
+        """Return the delay before the next attempt, or None if this outcome is the step's result."""
         if not isinstance(called.result, ContainerError):
             return None
         retry = self._calls.containers[step.container].retry
@@ -165,7 +165,7 @@ class Runs(Generic[RunT]):
         return delay if delay is not None and delay < run.seconds_left else None
 
     async def _try_later(self, run: RunT, called: Called, delay: float) -> bool:
-        """Give the job back: while it waits, it holds no slot. Whether it goes on all the same."""
+        """Release the job, so that it holds no slot while it waits. Return False if this run must stop."""
         run.job, run.delay_seconds = run.job.with_failure(called.result.container, called.attempt), delay
         logger.info("job %s: %s is tried again in %.1f s", run.job.id, called.result.container, delay)
         await self._persist(run, lambda: self._store.release(run.claim, run.job, delay_seconds=delay))
@@ -180,7 +180,7 @@ class Runs(Generic[RunT]):
     # -- storing ----------------------------------------------------------------------------------
 
     async def _keep(self, run: RunT, job: Job) -> None:
-        """Store what has happened, and move on to the container that is due."""
+        """Store the changed job and take a slot of the container that is due next."""
         run.job = job
         if job.due != run.held:
             self._slots.give_back(run.held)
@@ -189,7 +189,7 @@ class Runs(Generic[RunT]):
         await self._persist(run, lambda: self._store.save(run.claim, job))
 
     async def _persist(self, run: RunT, write: Callable[[], Awaitable[None]]) -> None:
-        """Write until it succeeds: a result in hand is not thrown away because the disk is full for a while."""
+        """Repeat a write until it succeeds. A result is not thrown away because the disk is full for a while."""
         pause = FIRST_PAUSE_SECONDS
         try:
             while True:
@@ -209,7 +209,7 @@ class Runs(Generic[RunT]):
             self._need_not_save(run)
 
     def _need_not_save(self, run: RunT) -> None:
-        """It is saved, or somebody else's."""
+        """Forget that the job is unsaved: it was saved, or its claim was lost."""
         if self._unsaved:
             self._unsaved.discard(run.job.id)
             if not self._unsaved:
@@ -225,7 +225,7 @@ class Runs(Generic[RunT]):
             logger.error("job %s: not given back (%s); it goes on after a restart", run.job.id, error)
 
     async def _lost(self, run: RunT) -> None:
-        """The job is no longer this run's: settled elsewhere, or ended here by a write whose answer was lost."""
+        """Handle a lost claim: the job was settled elsewhere, or ended here by a write whose answer was lost."""
         job = run.job
         logger.debug("job %s: its claim is lost", job.id)
         if not job.status.finished or run.told:
@@ -237,7 +237,7 @@ class Runs(Generic[RunT]):
             logger.error("job %s: cannot be read (%s); if it has ended here, that is not told", job.id, error)
 
     def _tell_kept(self, run: RunT) -> None:
-        """Tell what the store has kept and nobody was told of yet: the result of a step, the end of the job."""
+        """Emit what is stored and was not emitted yet: the result of a step, the end of the job."""
         step, run.untold_step = run.untold_step, None
         if step is not None:
             self._tell(StepFinished(run.job, step))

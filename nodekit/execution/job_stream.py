@@ -1,4 +1,4 @@
-"""The answer of a job that streams, on its way from the container to the one who asked, and what is kept of it."""
+"""The output of a streaming job on its way from the container to the client, and the part of it that is stored."""
 
 import codecs
 from base64 import b64encode
@@ -17,9 +17,9 @@ MOST_KEPT_BYTES = 1 << 20
 
 
 class StreamBroken(NodekitError):
-    """A stream ended before its job had succeeded; what came of it is no whole answer.
+    """Raised when a stream ends before its job has succeeded. The pieces read so far are not a whole answer.
 
-    `job` says why once it is finished; it is not where it was cancelled, or its node stops.
+    `job` gives the reason if it is finished. It is unfinished if the stream was cancelled or its node stops.
     """
 
     def __init__(self, job: Job) -> None:
@@ -28,16 +28,16 @@ class StreamBroken(NodekitError):
 
 
 class JobStream:
-    """The bytes of a job's last container as they come, one piece at a time: who reads slowly slows the container down.
+    """The bytes of a job's last container, one piece at a time as they arrive. A slow reader slows the container down.
 
-    The job runs once the first piece is asked for. Where no step streamed, the last output comes in one piece.
-    Iterating ends when the job has succeeded and its result is stored; it raises `StreamBroken` where the job ended in
-    any other way.
+    The job runs once the first piece is requested. If no step streamed, the last output comes in one piece. Iteration
+    ends when the job has succeeded and its result is stored; it raises `StreamBroken` if the job ended in any other
+    way.
     """
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        """As it was accepted; its end, once there are no more pieces."""
+        """The job as it was accepted, and its final state once there are no more pieces."""
         self._sender, self._receiver = anyio.create_memory_object_stream[bytes](0)
         self._wanted = anyio.Event()
         self._answered = anyio.Event()
@@ -62,7 +62,7 @@ class JobStream:
             raise StreamBroken(self.job) from None
 
     def leave(self) -> None:
-        """Nobody reads any more."""
+        """Stop reading."""
         self._has_left = True
         self._receiver.close()
         if self._when_left is not None:
@@ -71,40 +71,43 @@ class JobStream:
     # -- the node's side --------------------------------------------------------------------------
 
     def accept(self) -> None:
-        """The job is kept."""
+        """Report that the job is stored."""
         self._answered.set()
 
     def refuse(self, error: Exception) -> None:
-        """It is not, unless it was answered before."""
+        """Report that the job is not stored. Does nothing after `accept`."""
         if not self._answered.is_set():
             self._error = error
             self._answered.set()
 
     async def accepted(self) -> None:
-        """Returns when the job is kept. Raises what was in the way."""
+        """Wait until the job is stored. Raise the error that prevented it."""
         await self._answered.wait()
         if self._error is not None:
             raise self._error
 
     def when_left(self, call: Callable[[], None]) -> None:
-        """To be called when nobody reads any more; at once, if that is so already."""
+        """Set a function to call when the reader leaves. Call it at once if the reader has left already."""
         self._when_left = call
         if self._has_left:
             call()
 
     async def wanted(self) -> None:
-        """Returns when the first piece is asked for."""
+        """Wait until the first piece is requested."""
         await self._wanted.wait()
 
     async def send(self, piece: bytes) -> None:
-        """Hand a piece over; returns when it was taken. Where nobody is left to take it, `when_left` has ended this."""
+        """Hand a piece over; return when it was taken. If the reader has left, `when_left` ends this call."""
         try:
             await self._sender.send(piece)
         except anyio.BrokenResourceError:
             await anyio.sleep_forever()
 
     def end(self, job: Job, *, streamed: bool = True) -> None:
-        """No more pieces come; the job is as it is stored, or as far as it got. What no step `streamed` comes whole."""
+        """End the stream with the job as it is stored, or as far as it got.
+
+        If no step `streamed`, the result comes as one piece.
+        """
         self.job = job
         if not streamed and job.status is JobStatus.SUCCESS and isinstance(job.result, ContainerOutput):
             self._whole = bytes(job.result.output)
@@ -112,18 +115,18 @@ class JobStream:
 
 
 class StreamRecord:
-    """Gathers the pieces of a stream, which passes at its full length whatever is kept.
+    """Recorder of a stream. The stream passes at its full length; the record keeps a limited part of it.
 
-    Of a stream of UTF-8 `output` is ``{"output": text}``. Of more than `most_bytes`, the beginning is kept and
-    ``"truncated": true, "bytes": <all there were>`` is added; what is not UTF-8 is kept in base64, which
-    ``"encoding": "base64"`` says.
+    A UTF-8 stream is recorded as ``{"output": text}``. If the stream has more than `most_bytes`, the beginning is kept
+    and ``"truncated": true, "bytes": <total number of bytes>`` is added. Anything but UTF-8 is kept in base64, marked
+    by ``"encoding": "base64"``.
     """
 
     def __init__(self, most_bytes: int = MOST_KEPT_BYTES) -> None:
         self._left = most_bytes
         self._kept: list[bytes] = []
         self.bytes = 0
-        """How many there were."""
+        """Number of bytes in the whole stream."""
 
     def add(self, piece: bytes) -> None:
         self.bytes += len(piece)
@@ -132,7 +135,7 @@ class StreamRecord:
             self._left -= len(self._kept[-1])
 
     def output(self) -> msgspec.Raw:
-        """What a job's result has of it."""
+        """Return the part of the stream that goes into the job's result."""
         kept = b"".join(self._kept)
         cut = len(kept) < self.bytes
         told: dict[str, Any] = {}

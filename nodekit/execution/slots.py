@@ -1,4 +1,4 @@
-"""How many steps may run at once: in all, in each container, and in each pool that containers share. Pure."""
+"""Limits on steps that run at once: in total, per container, and per pool of containers. Pure."""
 
 from collections.abc import Collection, Mapping, Sequence, Set
 
@@ -6,7 +6,7 @@ from nodekit.model.container import Container, ContainerId
 
 
 class _Limit:
-    """So many steps at once in these containers together."""
+    """The number of free slots that these containers share."""
 
     __slots__ = ("containers", "free")
 
@@ -16,9 +16,9 @@ class _Limit:
 
 
 class Slots:
-    """Slots of the node, and of the containers and pools that are limited.
+    """The slots of the node, and of the containers and pools that are limited.
 
-    `pools` are sets of containers that may run so many steps together.
+    Each entry of `pools` is a set of containers and the number of steps they may run together.
     """
 
     def __init__(
@@ -38,19 +38,19 @@ class Slots:
         self._running: Set[ContainerId] = frozenset()
 
     def limit(self, ids: Collection[ContainerId], at_once: int) -> None:
-        """Run so many steps at once in these containers together."""
+        """Limit the number of steps that these containers run together at once."""
         self._add(_Limit(ids, at_once))
 
     @property
     def open(self) -> frozenset[ContainerId]:
-        """The containers that can take a step now: they run (or fail at once when they do not) and have a free slot."""
+        """Containers that can take a step now: they have a free slot, and run (or fail at once while they are down)."""
         if self._open is None:
             self._open = frozenset(id for id in self._containers if self._takes(id))
         return self._open
 
     @property
     def at_most(self) -> int:
-        """How many jobs fit, even if all of them were due in the open container with the fewest free slots."""
+        """Number of jobs that fit, even if all of them were due in the open container with the fewest free slots."""
         open = self.open
         return min([self.free, *(limit.free for limit in self._all_limits if not open.isdisjoint(limit.containers))])
 
@@ -58,7 +58,7 @@ class Slots:
         self._running, self._open = running, None
 
     def take(self, id: ContainerId | None) -> bool:
-        """Hold a slot of a container; False where there is none."""
+        """Take a slot of a container. Return False if there is none."""
         if id not in self.open:
             return False
         self._change(id, -1)

@@ -1,4 +1,4 @@
-"""What happens to one job that streams. It keeps its claim from beginning to end: nobody else could go on with it."""
+"""The run of one streaming job. It keeps its claim from beginning to end: no other run could continue it."""
 
 import math
 import time
@@ -25,11 +25,11 @@ class StreamRun(Run):
         super().__init__(claim)
         self.stream = stream
         self.counted = False
-        """Whether it holds one of the node's slots."""
+        """True while the run holds one of the node's slots."""
         self.sent = False
-        """Whether a piece has left: from then on, nothing is tried again."""
+        """True once a piece was sent. From then on, nothing is tried again."""
         self.streamed = False
-        """Whether a step was read while it ran, whose output may have been of no bytes."""
+        """True once a step was read while it ran, even if its output had no bytes."""
 
     async def send(self, piece: bytes) -> None:
         self.sent = True
@@ -37,14 +37,14 @@ class StreamRun(Run):
 
 
 class StreamRuns(Runs[StreamRun]):
-    """As `Runs`, for streams: where other jobs go back to the queue, these wait where they are."""
+    """Variant of `Runs` for streams. Other jobs go back to the queue; streams wait where they are."""
 
     def __init__(self, means: Means, turns: Turns) -> None:
         super().__init__(means)
         self._turns = turns
 
     async def go_on(self, run: StreamRun) -> None:
-        """Run the steps of a job until its end, or until nobody reads any more: then it is cancelled."""
+        """Run the steps of a job until its end. If the reader leaves, the job is cancelled."""
         try:
             await self._under_claim(run, self._while_read)
         finally:
@@ -57,7 +57,7 @@ class StreamRuns(Runs[StreamRun]):
                 await run.stream.wanted()
             await self._steps(run)
         if reading.cancelled_caught:
-            run.job = run.job.finished(Outcome(JobStatus.CANCELLED), time.time())  # if it has an end, that stays
+            run.job = run.job.finished(Outcome(JobStatus.CANCELLED), time.time())  # a job that has ended stays
             await self._persist(run, lambda: self._store.save(run.claim, run.job))
             self._tell_kept(run)
 
@@ -87,7 +87,7 @@ class StreamRuns(Runs[StreamRun]):
         return await self._calls.call(step, run.job, run.seconds_left, run.send)
 
     def _after(self, run: StreamRun, step: Step, called: Called) -> Job:
-        """What was read was the answer: nothing follows it, and where it broke off, the job has failed."""
+        """Return the job after a step. Nothing follows a streamed step; if it broke off, the job failed."""
         job, error = super()._after(run, step, called), called.result
         if step.input.destination is not Location.STREAM:
             return job
@@ -111,9 +111,9 @@ class StreamRuns(Runs[StreamRun]):
         return True
 
     async def _give_up(self, run: StreamRun) -> None:
-        """Nobody could go on with it: it has failed, and who observes is told as of any other end."""
+        """Fail the job, because no other run could continue it. Observers get its end like any other."""
         job = run.job
         run.job = job.finished(interrupted_outcome(job.due or ""), time.time())
         await super()._give_up(run)
-        if not run.told:  # it is not kept; the store fails it when it can
+        if not run.told:  # the write failed; the store fails the job when it can
             run.job = job

@@ -1,4 +1,4 @@
-"""Slots for streams. They wait here and not in the store's queue, and come before what is queued."""
+"""Slots for streams. Streams wait here instead of in the store's queue, and take slots before queued jobs."""
 
 from collections.abc import Callable
 
@@ -9,16 +9,16 @@ from nodekit.model.container import ContainerId
 
 
 class Turns:
-    """Who waits for a slot of the node and one of a container at once."""
+    """Streams that wait for a slot of the node and a slot of a container at once."""
 
     def __init__(self, slots: Slots, ask: Callable[[], None]) -> None:
-        """`ask` is called when somebody begins to wait, and calls `grant`."""
+        """Wire the slots. `ask` is called when a stream begins to wait; it must call `grant`."""
         self._slots = slots
         self._ask = ask
         self._waiting: dict[ContainerId, dict[anyio.Event, None]] = {}
 
     async def take(self, id: ContainerId) -> None:
-        """Returns when it has a slot of the node and one of the container."""
+        """Wait for a slot of the node and one of the container, and take both."""
         turn = anyio.Event()
         self._waiting.setdefault(id, {})[turn] = None
         try:
@@ -32,14 +32,14 @@ class Turns:
             raise
 
     def give_back(self, id: ContainerId | None) -> None:
-        """The node's slot, and the container's where there is one."""
+        """Give back the node's slot, and the container's slot if there is one."""
         self._slots.give_back(id)
         self._slots.free += 1
 
     def grant(self) -> bool:
-        """Give out what is free, to one container after another; whether anything was.
+        """Give out free slots, to one container after another. Return True if any was given out.
 
-        To be called whenever something may have become free.
+        Call this whenever a slot may have become free.
         """
         granted = False
         for id in list(self._waiting):
@@ -47,7 +47,7 @@ class Turns:
                 turn = next(iter(self._waiting[id]))
                 self._forget(id, turn)
                 if turns := self._waiting.pop(id, None):
-                    self._waiting[id] = turns  # behind the others, for the next time
+                    self._waiting[id] = turns  # moved behind the other containers, for the next time
                 turn.set()
                 granted = True
         return granted

@@ -1,4 +1,4 @@
-"""How a job goes on: what is due next, by its pipeline, and how it ends. Pure but for the end's time."""
+"""Transitions of a job: the next due step, according to its pipeline, and its end. Pure, except for the end's time."""
 
 import logging
 import time
@@ -16,7 +16,7 @@ logger = logging.getLogger("nodekit.executor")
 
 
 class Progress:
-    """The pipelines of a node, its containers, and how long jobs may wait for those."""
+    """The rules of progress: a node's pipelines, its containers, and the time that jobs may wait for them."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class Progress:
         self._max_steps = limits.max_steps
 
     def check(self, request: JobRequest) -> None:
-        """Object to a request, by raising `Refusal`."""
+        """Raise `Refusal` if the request is not acceptable."""
         pipeline = self._pipelines.get(request.pipeline)
         if pipeline is None:
             raise Refusal("Pipeline not supported", pipeline=request.pipeline)
@@ -41,7 +41,10 @@ class Progress:
             raise TypeError(f"check answered {answer!r:.200} where only None lets in; to object, raise a Refusal")
 
     def next_step(self, job: Job) -> Step | None:
-        """The step that is due; None too where it may not run or the pipeline breaks, as `advance` will say."""
+        """Return the step that is due, or None.
+
+        None also means that the step may not run or that the pipeline fails; `advance` reports these cases.
+        """
         pipeline = self._pipelines.get(job.request.pipeline)
         try:
             step = pipeline.next_step(job) if pipeline else None
@@ -50,7 +53,7 @@ class Progress:
         return step if step is None or step.container in job.request.containers else None
 
     def advance(self, job: Job) -> Job:
-        """The job with its next container set as due, or finished where nothing is due any more."""
+        """Return the job with its next container set as due, or finished if nothing is due any more."""
         pipeline = self._pipelines.get(job.request.pipeline)
         if pipeline is None:
             return failed(job, f"this node offers no pipeline {job.request.pipeline!r}")
@@ -66,7 +69,7 @@ class Progress:
         return self._due(job, step.container)
 
     def _due(self, job: Job, id: ContainerId) -> Job:
-        if id not in job.request.containers:  # what guards looked at when they let the job in
+        if id not in job.request.containers:  # guards checked these containers when they admitted the job
             return failed(replace(job, due=id), f"its pipeline goes to {id!r}, and may only where the request does")
         container = self._containers.get(id)
         if container is None:
@@ -78,23 +81,23 @@ class Progress:
 
 
 def stray(job: Job) -> Job:
-    """The end of a job whose pipeline names another step each time it is asked."""
+    """Fail a job whose pipeline names another step each time it is asked."""
     return failed(job, f"the pipeline {job.request.pipeline!r} contradicts itself")
 
 
 def expired(job: Job, age_seconds: float) -> Job:
-    """The end of a job that waited in the queue until its time was over."""
+    """Fail a job that waited in the queue until its time was over."""
     if job.timeout_seconds is not None and age_seconds >= job.timeout_seconds:
         return failed(job, job_timeout_text(job), "job_timeout")
     return failed(job, f"waited in the queue for more than {job.queue_timeout_seconds or 0:g} s", "queue_timeout")
 
 
 def job_timeout_text(job: Job) -> str:
-    """What a client reads of a job whose time is over."""
+    """Return the error text for a job whose time is over."""
     return f"the job was not finished within {job.timeout_seconds or 0:g} s"
 
 
 def failed(job: Job, text: str, kind: FailureKind = "internal") -> Job:
-    """The job, ended by an error in the container that is due."""
+    """Return the job, ended by an error in the container that is due."""
     error = ContainerError(container=job.due or "", error=text, kind=kind)
     return job.finished(Outcome(JobStatus.FAILED, error), time.time())

@@ -1,6 +1,6 @@
 """Rules of containers: settings that a container carries and a plugin reads.
 
-A plugin declares them by an attribute `container_rules`, a `msgspec.Struct` class whose fields are the keys.
+A plugin declares them in an attribute `container_rules`, a `msgspec.Struct` class whose fields are the keys.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,12 +14,12 @@ from nodekit.model.container import Container
 
 
 def declared_rules(plugin: object) -> type[msgspec.Struct] | None:
-    """The rules that a plugin reads, if it reads any."""
+    """Return the rules that a plugin reads, or None if it reads none."""
     return getattr(plugin, "container_rules", None)
 
 
 def declared_twice(plugin: object, offered: type[msgspec.Struct] | None) -> str | None:
-    """What is wrong where a plugin and its offer do not declare the same rules: some would be read by nobody."""
+    """Return the problem if a plugin and its provider declare different rules: some would never be read."""
     declared = declared_rules(plugin)
     if declared is offered:
         return None
@@ -32,7 +32,7 @@ def declared_twice(plugin: object, offered: type[msgspec.Struct] | None) -> str 
 
 
 def rule_problems(offered: Sequence[tuple[str, Container]], plugins: Sequence[object]) -> Iterator[Problem]:
-    """Rules that clash, that no plugin reads, or that it does not accept. Unread rules guard nothing.
+    """Yield rules that clash, that no plugin reads, or that a plugin does not accept. Unread rules guard nothing.
 
     `offered` are containers, each with its runner's name.
     """
@@ -75,7 +75,7 @@ def _not_accepted(container: Container, struct: type[msgspec.Struct]) -> str | N
 
 
 def not_rules(struct: object) -> str | None:
-    """Return what is wrong with the rules that a plugin, or its offer, declares, if it declares any."""
+    """Return the problem of the rules that a plugin, or its provider, declares, or None."""
     if struct is None or (isinstance(struct, type) and issubclass(struct, msgspec.Struct)):
         return None
     cure = "write class Rules(msgspec.Struct) with a field for each rule, and give that class"
@@ -83,10 +83,10 @@ def not_rules(struct: object) -> str | None:
 
 
 def clashes(declared: Sequence[tuple[str, str, type[msgspec.Struct]]], own: Mapping[str, str]) -> Iterator[Problem]:
-    """Keys that two have, so that one of them would never be given its value.
+    """Yield keys that are declared twice, so that one reader would never get its value.
 
-    `declared` are the rules of plugins, each with the plugin's place and name; `own` says whose each key of a container
-    is. Plugins of one kind share their rules.
+    `declared` are the rules of plugins, each with the plugin's place and name. `own` names the runner of each container
+    key. Plugins of one kind share their rules.
     """
     own = {**own, **dict.fromkeys(keys_of(Container), "every runner")}
     readers: dict[str, tuple[str, type[msgspec.Struct]]] = {}
@@ -101,16 +101,16 @@ def clashes(declared: Sequence[tuple[str, str, type[msgspec.Struct]]], own: Mapp
 
 
 def keys_of(struct: type[msgspec.Struct]) -> tuple[str, ...]:
-    """The keys of its table."""
+    """Return the keys of the Struct's table."""
     return struct.__struct_encode_fields__
 
 
 def rules_of(container: Container, struct: type[msgspec.Struct]) -> Mapping[str, Any]:
-    """Those rules of a container that are fields of `struct`."""
+    """Return the rules of a container that are fields of `struct`."""
     return {key: value for key, value in container.rules.items() if key in keys_of(struct)}
 
 
 def nearest(key: str, known: Iterable[str]) -> str:
-    """`; did you mean …?`, or nothing."""
+    """Return ``; did you mean …?``, or an empty text."""
     close = get_close_matches(key, list(known), 1)
     return f"; did you mean {close[0]!r}?" if close else ""

@@ -29,9 +29,9 @@ _SPECS = {name: spec for name, spec in vars(hookspecs).items() if name.startswit
 
 
 class _PluginManager(pluggy.PluginManager):
-    """Every callable named like a hook is an implementation; no decorator needed, so none can be forgotten.
+    """A plugin manager that treats every callable named like a hook as an implementation, without a decorator.
 
-    It is told no hookspecs: `_problems` has compared every implementation with them, .
+    It gets no hookspecs: `_problems` has compared every implementation with them.
     """
 
     def parse_hookimpl_opts(self, plugin: object, name: str) -> pluggy.HookimplOpts | None:
@@ -48,17 +48,17 @@ class _PluginManager(pluggy.PluginManager):
 
 
 class Implementation(NamedTuple):
-    """A function that is called with those arguments."""
+    """A hook implementation: a function and the arguments it takes."""
 
     plugin: object
     plugin_name: str
-    """Its name in the log."""
+    """Name of the plugin in the log."""
     place: str
-    """Its place among what the node was given, such as ``plugins[1]``."""
+    """Position of the plugin in the node's arguments, such as ``plugins[1]``."""
 
     @property
     def named(self) -> str:
-        """Its name in a node's problems."""
+        """Name of the plugin in a node's problems."""
         return f"{self.place} ({plugin_name(self.plugin)})"
 
     function: Callable[..., Any]
@@ -66,17 +66,17 @@ class Implementation(NamedTuple):
 
 
 class Hooks:
-    """The plugins of one node, called one at a time in the order given; parts that are plugins come last."""
+    """The plugins of one node, called one at a time in the order given. Components that are plugins come last."""
 
     def __init__(
         self, plugins: Sequence[object], parts: Sequence[tuple[str, object]] = (), *, trace: bool = False
     ) -> None:
-        """`parts` are the node's others, each with its place, such as ``runners[0]``."""
+        """Register the plugins. `parts` are the node's components, each with its place, such as ``runners[0]``."""
         placed = [(f"plugins[{number}]", plugin) for number, plugin in enumerate(plugins)]
         placed += _plugins_among(parts, plugins)
         plugins = [plugin for _, plugin in placed]
         problems = [Problem(place, text) for place, plugin in placed for text in _problems(plugin)]
-        twice = [at for number, at in enumerate(placed) if at[1] in plugins[:number]]  # pluggy takes equal ones for one
+        twice = [at for number, at in enumerate(placed) if at[1] in plugins[:number]]  # equal objects are one to pluggy
         problems += [Problem(place, f"{plugin_name(plugin)} is given twice; give it once") for place, plugin in twice]
         if problems:
             raise CompositionError(problems)
@@ -97,7 +97,7 @@ class Hooks:
 
     def _implementations(self, hook: str) -> Sequence[Implementation]:
         caller: pluggy.HookCaller | None = getattr(self._manager.hook, hook, None)  # None: nobody implements it
-        return [  # in the order of registration; pluggy would call them last first
+        return [  # in the order of registration; pluggy itself calls the last one first
             Implementation(
                 one.plugin,
                 one.plugin_name,
@@ -109,7 +109,7 @@ class Hooks:
         ]
 
     def lifespans(self, node: "Node") -> Iterator[AbstractAsyncContextManager[Any]]:
-        """Yield what plugins want held open, made when asked for. Raises `NodekitError` for what cannot be entered."""
+        """Yield the lifespans of plugins, each created on demand. Raise `NodekitError` if one cannot be entered."""
         for implementation in self._lifespan:
             lifespan = _call(implementation, node=node)
             if not all(hasattr(cast(object, type(lifespan)), name) for name in ("__aenter__", "__aexit__")):
@@ -119,7 +119,7 @@ class Hooks:
             yield lifespan
 
     async def admit(self, request: JobRequest, node: "Node") -> None:
-        """Ask every plugin; the first `Refusal` or `Unavailable` wins, and a plugin that breaks refuses."""
+        """Ask every plugin. The first `Refusal` or `Unavailable` wins; a plugin that fails refuses the request."""
         for implementation in self._admit:
             try:
                 _nothing(await _call(implementation, request=request, node=node))
@@ -132,7 +132,7 @@ class Hooks:
                 raise Refusal("Admission failed") from error
 
     def limit(self, client: ClientId, node: "Node") -> None:
-        """Ask every plugin; the first `Unavailable` wins, and one that breaks lets nobody through."""
+        """Ask every plugin. The first `Unavailable` wins; a plugin that fails lets no request through."""
         for implementation in self._limit:
             try:
                 _nothing(_call(implementation, client=client, node=node))
@@ -147,11 +147,11 @@ class Hooks:
 
     @property
     def observed(self) -> bool:
-        """Whether any plugin listens: events need not be made otherwise."""
+        """True if any plugin observes events; otherwise they need not be made."""
         return bool(self._observe)
 
     def observe(self, event: Event, node: "Node") -> None:
-        """Tell every plugin; what goes wrong there is logged and harms nobody."""
+        """Emit an event to every plugin. An exception there is logged and affects nothing else."""
         for implementation in self._observe:
             try:
                 _call(implementation, event=event, node=node)
@@ -160,11 +160,11 @@ class Hooks:
 
     @property
     def store_observed(self) -> bool:
-        """Whether any plugin wants to know of the store's calls: they need not be measured otherwise."""
+        """True if any plugin observes the store's calls; otherwise they need not be measured."""
         return bool(self._observe_store)
 
     def observe_store(self, call: StoreCall, node: "Node") -> None:
-        """As `observe`."""
+        """Emit a store call to every plugin, as `observe` does."""
         for implementation in self._observe_store:
             try:
                 _call(implementation, call=call, node=node)
@@ -172,7 +172,7 @@ class Hooks:
                 logger.exception("plugin %s failed in nodekit_observe_store", implementation.plugin_name)
 
     def routes(self, node: "Node") -> Iterator[tuple[str, str, Any]]:
-        """Each plugin's place and name, with what it wants mounted or the error that it raised."""
+        """Yield each plugin's place and name, with the mounts that it returned or the error that it raised."""
         for implementation in self._routes:
             try:
                 answer = _call(implementation, node=node)
@@ -182,20 +182,20 @@ class Hooks:
             yield implementation.place, plugin_name(implementation.plugin), answer
 
     def problems(self, node: "Node") -> Iterator[str]:
-        """What plugins say is wrong right now; one that cannot say is wrong itself."""
+        """Yield the problems that plugins report right now. A plugin that fails to report is a problem itself."""
         for implementation in self._tell_problems:
             try:
                 told = texts(_call(implementation, node=node))
             except (KeyboardInterrupt, GeneratorExit):
                 raise
-            except BaseException:  # nobody cancels what is not awaited: it is the plugin's own
+            except BaseException:  # nothing can cancel this call: the error is the plugin's own
                 logger.exception("plugin %s failed in nodekit_problems", implementation.plugin_name)
                 told = [f"{implementation.named} failed to say what is wrong; the log has it"]
             yield from told
 
 
 def plugin_name(plugin: object) -> str:
-    """How errors and the log name a plugin."""
+    """Return the name of a plugin in errors and in the log."""
     return plugin.__name__ if isinstance(plugin, ModuleType) else type(plugin).__name__
 
 
@@ -204,13 +204,13 @@ def _call(implementation: Implementation, **arguments: Any) -> Any:
 
 
 def _nothing(answer: object) -> None:
-    """A guard that answers anything has forgotten a `raise`, and would let everybody in."""
+    """Raise `TypeError` for any answer but None: a guard with a forgotten `raise` would admit every request."""
     if answer is not None:
         raise TypeError(f"it answered {answer!r:.200} where only None lets in; to object, raise it: raise Refusal(…)")
 
 
 def _plugins_among(parts: Sequence[tuple[str, object]], plugins: Sequence[object]) -> Sequence[tuple[str, object]]:
-    """The parts that implement hooks, each once; one that is given as a plugin has its place there."""
+    """Return the components that implement hooks, each once, without those that are also given as plugins."""
     found: list[tuple[str, object]] = []
     for place, part in parts:
         if _named(part) and not any(part is other for other in (*plugins, *(other for _, other in found))):
@@ -219,7 +219,7 @@ def _plugins_among(parts: Sequence[tuple[str, object]], plugins: Sequence[object
 
 
 def _named(plugin: object) -> list[str]:
-    """What on it is named like a hook. A module that a module imports is none; None is a hook that is left out."""
+    """Return the names of attributes named like a hook, except imported modules. A hook set to None is left out."""
     names = [name for name in dir(plugin) if name.startswith(_PREFIX)]
     return [
         name for name in names if callable(value := getattr(plugin, name)) or (name in _SPECS and value is not None)

@@ -1,4 +1,4 @@
-"""What plugins want mounted, as one table; what cannot be mounted is told with the cure."""
+"""The mounts of all plugins in one table. An invalid mount is reported with the cure."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,9 +12,10 @@ _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
 def mounted(offered: Iterable[tuple[str, str, Any]]) -> Mapping[str, Mount]:
-    """Mounts by name, of each plugin's place and name, and what its `nodekit_routes` answered, or the error it raised.
+    """Return the mounts by name.
 
-    Raises `CompositionError`.
+    `offered` has each plugin's place and name, and the answer of its `nodekit_routes` or the error it raised. Raise
+    `CompositionError` if a mount is invalid.
     """
     table: dict[str, Mount] = {}
     owners: dict[str, str] = {}
@@ -45,7 +46,7 @@ def _wrong(answer: Any) -> str | None:
 
 
 def _unfit(mount: Mount, owners: Mapping[str, str]) -> Iterator[str]:
-    # Structs that Python makes are not checked by themselves
+    # Structs made in Python do not check themselves
     name: Any = mount.name
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         yield f"name {name!r}: expected lower-case letters and digits, with single '-' between them"

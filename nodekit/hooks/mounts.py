@@ -1,4 +1,4 @@
-"""ASGI applications of plugins, which transports that speak HTTP serve beside the node's own routes."""
+"""ASGI applications of plugins. HTTP transports serve them beside the node's own routes."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
@@ -6,14 +6,14 @@ from typing import Any, TypeAlias
 import msgspec
 
 AsgiApplication: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
-"""Takes scope, receive and send. Their types are left open, since each framework has its own."""
+"""An application called with scope, receive and send. Their types are left open, since each framework has its own."""
 
 
 class Mount(msgspec.Struct, frozen=True):
-    """An ASGI application to be served below ``/-/<name>/``. It is given HTTP requests, and nothing else."""
+    """An ASGI application to serve below ``/-/<name>/``. It gets HTTP requests, and nothing else."""
 
     name: str
-    """Lower-case letters and digits, with single ``-`` between them."""
+    """Name of lower-case letters and digits, with single ``-`` between them."""
     app: AsgiApplication
     public: bool = False
-    """Whether everybody may call it who reaches the node; otherwise only who is on the node's machine."""
+    """True if all clients that reach the node may call it. Otherwise only clients on the node's machine may."""

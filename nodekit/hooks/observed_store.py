@@ -1,4 +1,4 @@
-"""A store whose calls are told to plugins; otherwise as the one that it stands for."""
+"""A store whose calls are emitted to plugins. It otherwise behaves like the store it wraps."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -11,11 +11,11 @@ from nodekit.interfaces.store import JobStore
 from nodekit.model.events import StoreCall
 
 MEASURED = ("add", "add_claimed", "save", "release", "settle", "get", "find", "delete", "pending")
-"""Not what waits for something to happen: `claim`, `claim_expired` and `changes`."""
+"""Measured methods. Those that wait for something to happen are left out: `claim`, `claim_expired`, `changes`."""
 
 
 def observed(store: JobStore, tell: Callable[[StoreCall], None]) -> JobStore:
-    """The store, with `tell` called after each call of one of the methods that are measured."""
+    """Return the store wrapped so that `tell` is called after each call of a measured method."""
     return cast(JobStore, _ObservedStore(store, tell))
 
 
@@ -43,7 +43,7 @@ class _ObservedStore:
         started = time.perf_counter()
         try:
             answer = await call(*args, **kwargs)
-        except ClaimLost:  # an answer: the job is somebody else's
+        except ClaimLost:  # counts as an answer: another run has the job
             self._tell(StoreCall(method, time.perf_counter() - started, failed=False))
             raise
         except Exception:

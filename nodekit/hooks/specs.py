@@ -1,8 +1,8 @@
 """The hooks of nodekit. A plugin is any object with methods (or a module with functions) of these names.
 
-A hook's colour is fixed: `async def` where it is `async def` here, plain `def` where it is plain here. Take any subset
-of its arguments, by name. Plugins are asked in the order in which the node was given them, and then the store, the
-runners and the transports that have such methods.
+A hook is either sync or async, as it is defined here: an implementation must use `async def` or plain `def` to match.
+It takes any subset of the hook's arguments, by name. The node calls plugins in the order in which they were given,
+then the store, the runners and the transports that have such methods.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def nodekit_lifespan(node: "Node") -> "AbstractAsyncContextManager[Any]":  # type: ignore[empty-body]
-    """Something to hold open while the node runs: entered after the runners, left before them.
+    """Return a context manager to hold open while the node runs: entered after the runners, left before them.
 
     An error while entering stops the node from starting.
 
@@ -34,9 +34,9 @@ def nodekit_lifespan(node: "Node") -> "AbstractAsyncContextManager[Any]":  # typ
 
 
 async def nodekit_admit(request: JobRequest, node: "Node") -> None:
-    """Object to a request by raising `Refusal` (or `Unavailable`: not now); the first objection wins.
+    """Raise `Refusal` (or `Unavailable`: not now) to reject a request; the first objection wins.
 
-    Any other exception refuses too.
+    Any other exception also refuses the request.
 
     Example::
 
@@ -48,10 +48,10 @@ async def nodekit_admit(request: JobRequest, node: "Node") -> None:
 
 
 def nodekit_limit(client: ClientId, node: "Node") -> None:
-    """Let a client wait that asks too often, by raising `TooManyRequests`; the first one wins.
+    """Raise `TooManyRequests` if a client sends requests too often; the first one wins.
 
-    Transports ask for each request, before they look at what it wants. It is asked often: no I/O. Any other exception
-    fails the request.
+    Transports call it for each request, before they examine the request. It is called often: no I/O. Any other
+    exception fails the request.
 
     Example::
 
@@ -63,9 +63,9 @@ def nodekit_limit(client: ClientId, node: "Node") -> None:
 
 
 def nodekit_observe(event: Event, node: "Node") -> None:
-    """Notice what happened, at most once, on the node where it happened. Must not block; an exception is only logged.
+    """Observe an event, at most once, on the node where it happened. Must not block; an exception is only logged.
 
-    Classes of events are added as nodekit grows: leave alone what you do not know.
+    New classes of events may be added: ignore those you do not know.
 
     Example::
 
@@ -79,10 +79,10 @@ def nodekit_observe(event: Event, node: "Node") -> None:
 
 
 def nodekit_observe_store(call: StoreCall, node: "Node") -> None:
-    """Notice a call that the node has made of its store, and how long it took. Must not block, as `nodekit_observe`.
+    """Observe a call of the node's store and its duration. Must not block, like `nodekit_observe`.
 
-    Told after each call that returned or raised, but for those that wait: `claim`, `claim_expired`, `changes`. Calls
-    that were cancelled are not told. It is called several times for each job, and a node measures nothing without it.
+    It is called after each call that returned or raised, except those that wait: `claim`, `claim_expired`, `changes`.
+    Cancelled calls are left out. It is called several times for each job; without it, a node measures nothing.
 
     Example::
 
@@ -95,9 +95,9 @@ def nodekit_observe_store(call: StoreCall, node: "Node") -> None:
 
 
 def nodekit_problems(node: "Node") -> Sequence[str]:  # type: ignore[empty-body]
-    """Say what is wrong right now, a sentence each, for an operator to read in ``/health``; nothing: an empty list.
+    """Return what is wrong right now, one sentence each, for an operator to read in ``/health``; else an empty list.
 
-    It is asked often: no I/O. It does not make the node unhealthy.
+    It is called often: no I/O. A problem does not make the node unhealthy.
 
     Example::
 
@@ -108,10 +108,11 @@ def nodekit_problems(node: "Node") -> Sequence[str]:  # type: ignore[empty-body]
 
 
 def nodekit_routes(node: "Node") -> Sequence[Mount]:  # type: ignore[empty-body]
-    """Pages of a plugin: ASGI applications that transports which speak HTTP serve below ``/-/<name>/``.
+    """Return the pages of a plugin: ASGI applications that HTTP transports serve below ``/-/<name>/``.
 
-    Asked once, when the node is composed; a failure, a name that two plugins want or one that is not made of
-    lower-case letters, digits and ``-`` keeps it from being made. Acquire nothing here, but in `nodekit_lifespan`.
+    It is called once, when the node is composed. The node is not composed if the call fails, if two plugins use the
+    same name, or if a name has other characters than lower-case letters, digits and ``-``. Acquire resources in
+    `nodekit_lifespan`, not here.
 
     Example::
 

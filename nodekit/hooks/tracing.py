@@ -11,7 +11,7 @@ logger = logging.getLogger("nodekit.hooks")
 
 
 def traced(hook: str, plugin: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function with each call logged; a coroutine function is timed to its end."""
+    """Return the function with each call logged. A coroutine function is timed to its end."""
 
     async def awaited(*arguments: Any) -> Any:
         with _logged(hook, plugin):
@@ -29,7 +29,7 @@ def _logged(hook: str, plugin: str) -> Iterator[None]:
     started, outcome = perf_counter(), "ok"
     try:
         yield
-    except BaseException as error:  # by name only: its text may hold what a request does
+    except BaseException as error:  # by name only: its text may hold parts of a request
         outcome = f"raised {type(error).__name__}"
         raise
     finally:

@@ -1,4 +1,4 @@
-"""Asking parts how they are: one that breaks when it is asked harms no other."""
+"""Questions to components about their state. A component that fails to answer harms no other."""
 
 import logging
 import math
@@ -19,19 +19,19 @@ T = TypeVar("T")
 
 
 def named(key: str, parts: Iterable[PartT]) -> Iterator[tuple[str, PartT]]:
-    """Parts of a list with the names that messages give them, such as ``runners[1] (ProcessRunner)``."""
+    """Yield components with the names used in messages, such as ``runners[1] (ProcessRunner)``."""
     return ((f"{key}[{number}] ({type(part).__name__})", part) for number, part in enumerate(parts))
 
 
 def texts(told: Any) -> list[str]:
-    """One text is one problem, not as many as it has letters; None is none."""
+    """Return a list of problems. A single text counts as one problem; None counts as none."""
     return [told] if isinstance(told, str) and told else [str(problem) for problem in told or ()]
 
 
 def is_fault(error: BaseException) -> bool:
-    """Return True for a fault of the part that was called, False for what ends the caller, too.
+    """Return True for a fault of the component that was called, False for what must end the caller, too.
 
-    A part may be cancelled in itself, by a future of its own for instance, while nobody cancels the caller.
+    A component may be cancelled in itself, for instance by a future of its own, while nothing cancels the caller.
     """
     if isinstance(error, anyio.get_cancelled_exc_class()):
         return anyio.current_effective_deadline() != -math.inf
@@ -39,14 +39,15 @@ def is_fault(error: BaseException) -> bool:
 
 
 def said(error: BaseException) -> str:
-    """Return what an error says, or its name where it says nothing."""
+    """Return the text of an error, or its class name if it has no text."""
     return str(error) or type(error).__name__
 
 
 async def asked(store: Callable[[], Awaitable[T]]) -> T:
-    """Return the store's answer. Raises `StoreFailed` where there is none, whatever the store raises instead.
+    """Return the store's answer. Raise `StoreFailed` if there is none, whatever the store itself raises.
 
-    It is asked in a task of its own: where that is cancelled and the caller is not, the store was cancelled in itself.
+    The call runs in a task of its own. If that task is cancelled and the caller is not, the store was cancelled in
+    itself.
     """
     answers: list[T] = []
     failures: list[Exception] = []
@@ -73,21 +74,21 @@ class Running:
     def __init__(self, runners: Sequence[ContainerRunner]) -> None:
         self._runners = dict(named("runners", runners))
         self.problems: dict[str, str] = {}
-        """Reasons that jobs are not getting on right now, by what fails; the executor adds its own."""
+        """Reasons why jobs do not progress right now, by what fails; the executor adds its own."""
         self.silent: set[str] = set()
-        """Runners that do not say, by their names; none of their containers can be called."""
+        """Names of runners that fail to answer; none of their containers can be called."""
         self.broke = Signal()
-        """Set when one begins not to say."""
+        """Signal that is set when a runner begins to fail."""
 
     def look(self) -> set[ContainerId]:
-        """Ask each runner."""
+        """Ask each runner and return the containers that run."""
         found: set[ContainerId] = set()
         for name, runner in self._runners.items():
             try:
                 found.update(runner.running())
             except (KeyboardInterrupt, GeneratorExit):
                 raise
-            except BaseException as error:  # nobody cancels what is not awaited: it is the runner's own
+            except BaseException as error:  # nothing can cancel this call: the error is the runner's own
                 self._broken(name, error)
             else:
                 if name in self.silent:
@@ -104,7 +105,7 @@ class Running:
         self.broke.set()
 
     def told(self) -> list[str]:
-        """Return what runners say is wrong right now; one that cannot say is wrong itself."""
+        """Return the problems that runners report right now. A runner that fails to report is a problem itself."""
         return [problem for name, runner in self._runners.items() for problem in _told_by(name, runner)]
 
 

@@ -1,6 +1,6 @@
-"""Whether a part has what its Protocol asks for, looked up in the Protocol itself, when a node is composed.
+"""Check of components against their Protocols, when a node is composed. The Protocol itself is the specification.
 
-Types are for type checkers; here it is that a call would not even begin, or would give what nobody can await.
+Types are left to type checkers. This check finds calls that could not begin, and results that could not be awaited.
 """
 
 import inspect
@@ -15,16 +15,16 @@ _KEYWORDS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_
 
 
 class Member(NamedTuple):
-    """Something that a Protocol asks for."""
+    """A member that a Protocol requires."""
 
     name: str
     protocol: type
     spec: Callable[..., Any] | None
-    """None: an attribute."""
+    """The function in the Protocol, or None for an attribute."""
 
     @property
     def parameters(self) -> list[inspect.Parameter]:
-        """Those of a call."""
+        """Parameters of a call, without `self`."""
         return list(inspect.signature(self.spec).parameters.values())[1:] if self.spec else []
 
     @property
@@ -32,7 +32,7 @@ class Member(NamedTuple):
         return inspect.iscoroutinefunction(self.spec)
 
     def written(self) -> str:
-        """As it is to be defined, without types."""
+        """Return the definition to write, without types."""
         if self.spec is None:
             return f"an attribute or property {self.name}"
         bare = [p.replace(annotation=p.empty) for p in inspect.signature(self.spec).parameters.values()]
@@ -41,7 +41,7 @@ class Member(NamedTuple):
 
 @cache
 def members(protocol: type) -> tuple[Member, ...]:
-    """What a Protocol asks for, with what those that it extends do."""
+    """Return the members that a Protocol requires, inherited ones included."""
     found: dict[str, Member] = {}
     for base in protocol.__mro__:
         if _is_protocol(base):
@@ -55,7 +55,7 @@ def members(protocol: type) -> tuple[Member, ...]:
 
 @cache
 def optional_members(protocol: type) -> tuple[Member, ...]:
-    """What a part may have beside it: what the Protocols add that nodekit makes of this one."""
+    """Return optional members: those that nodekit's extensions of this Protocol add."""
     subclasses: list[type] = protocol.__subclasses__()
     beside = [other for other in subclasses if other.__module__ == protocol.__module__ and _is_protocol(other)]
     asked = (member for other in beside for member in members(other) if member.name not in _DUNDERS)
@@ -67,7 +67,10 @@ def _is_protocol(kind: type) -> bool:
 
 
 def shape_problems(where: str, part: object, protocol: type) -> Iterator[Problem]:
-    """What a node could not call as it will: what is missing, of the wrong colour, or does not take what is passed."""
+    """Yield what would break a node's calls.
+
+    These are missing members, sync members that must be async (or the reverse), and missing parameters.
+    """
     if inspect.isclass(part):
         yield Problem(where, f"is a class; give the node an instance: {part.__name__}()")
         return
@@ -84,7 +87,7 @@ def shape_problems(where: str, part: object, protocol: type) -> Iterator[Problem
 
 
 def _has(part: object, name: str) -> bool:
-    if name in _DUNDERS:  # Python looks for them on the class alone
+    if name in _DUNDERS:  # Python looks them up on the class alone
         return hasattr(type(part), name)
     missing = object()
     return inspect.getattr_static(part, name, missing) is not missing or hasattr(part, name)
@@ -111,12 +114,15 @@ def _wrong(part: object, member: Member) -> str | None:
 
 
 def _may_be_awaited(method: Any) -> bool:
-    """Not a plain function, unless it says that it gives something to await, or stands for a function that does."""
+    """Return True if a call may return an awaitable.
+
+    A plain function may not, unless its annotation says so or it wraps a function that does.
+    """
     inner = inspect.unwrap(method)
     if inspect.iscoroutinefunction(method) or inspect.iscoroutinefunction(inner):
         return True
     if not (inspect.isfunction(inner) or inspect.ismethod(inner)) or _passes_on(inner):
-        return True  # compiled, or any other callable: nobody knows before it is called
+        return True  # compiled, or another callable: unknown before the call
     if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
         return False
     says = str(getattr(inner, "__annotations__", {}).get("return", ""))
@@ -124,7 +130,7 @@ def _may_be_awaited(method: Any) -> bool:
 
 
 def _passes_on(function: Any) -> bool:
-    """Whether it takes anything, as what a decorator puts in a function's place does, and is not a generator."""
+    """Return True if the function takes anything, as a decorator's wrapper does, and is not a generator."""
     taken = _parameters(function)
     anything = [inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD]
     flags = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
@@ -132,7 +138,7 @@ def _passes_on(function: Any) -> bool:
 
 
 def _parameters(method: Any) -> list[inspect.Parameter] | None:
-    """None: it does not say."""
+    """Return the parameters, or None if the signature is unknown."""
     try:
         return list(inspect.signature(method).parameters.values())
     except (TypeError, ValueError):
@@ -140,7 +146,7 @@ def _parameters(method: Any) -> list[inspect.Parameter] | None:
 
 
 def _not_taken(method: Any, member: Member) -> list[str]:
-    """Return the names of arguments that the node passes and the method has no room for."""
+    """Return the names of arguments that the node passes and the method does not take."""
     taken = _parameters(method)
     if taken is None:
         return []
@@ -154,7 +160,7 @@ def _not_taken(method: Any, member: Member) -> list[str]:
 
 
 def _surplus(method: Any, member: Member) -> str | None:
-    """An argument without which the method cannot be called, and with which the node does not always call it."""
+    """Return an argument that the method requires and that the node does not always pass, or None."""
     taken = [p for p in _parameters(method) or [] if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     required = [p for p in member.parameters if p.default is p.empty]
     places = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in required)

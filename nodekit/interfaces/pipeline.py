@@ -1,4 +1,4 @@
-"""The rule that says which step of a job is due. Pure, so that it can be asked again after a crash."""
+"""The rule that decides which step of a job is due. Pure, so that it can be applied again after a crash."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -8,48 +8,49 @@ from nodekit.model.container import Container, ContainerError, ContainerId, Cont
 from nodekit.model.job import Job, JobRequest, JobStatus, Outcome, last_output
 
 BUILT_IN = "sequence"
-"""The name of the pipeline that every node has."""
+"""Name of the pipeline that every node has."""
 
 
 class Pipeline(Protocol):
-    """Which step is due, given what was asked and what has happened.
+    """A rule that decides which step is due, from the request and the results so far.
 
     The same job must always give the same answer: a node asks again after a restart, and another node may ask instead.
 
-    A step runs only in a container that the request names, in any order and any number of times: guards looked at no
-    others. The node fails a job whose pipeline goes elsewhere, or does not end within the node's `max_steps`.
+    A step runs only in a container that the request names, in any order and any number of times, because guards have
+    checked no others. The node fails a job whose pipeline goes elsewhere, or does not end within the node's
+    `max_steps`.
     """
 
     def check(self, request: JobRequest, containers: Mapping[ContainerId, Container]) -> None:
-        """Object to a request, by raising `Refusal`. `containers` are all that the node (or its cluster) offers.
+        """Raise `Refusal` if the request is not acceptable. `containers` are all that the node (or its cluster) offers.
 
-        Where the request's `destination` is STREAM and it cannot be known which step will be the last, object.
+        If the request's `destination` is STREAM and the last step cannot be known in advance, refuse it.
         """
         ...
 
     def next_step(self, job: Job) -> Step | None:
-        """The step that is due; None when the job is finished.
+        """Return the step that is due, or None when the job is finished.
 
-        Count with `job.results`: the last of `job.steps` may still be open. `Step.index` is how many results there are,
+        Count with `job.results`: the last of `job.steps` may still be open. `Step.index` is the number of results,
         `Step.attempt` is `job.attempt`.
 
-        In a job whose request has the `destination` STREAM, exactly the last step has it, too: its bytes go to the
-        reader as they come, so nothing can follow. The node fails the job where something is to, or where bytes have
-        come and then an error, whatever the pipeline makes of that. Where no step streams, the last output goes to the
-        reader in one piece.
+        If the request's `destination` is STREAM, exactly the last step has this destination, too: its bytes go to the
+        reader as they arrive, so no step can follow. The node fails the job if a step follows, or if an error follows
+        after bytes were sent, whatever the pipeline decides. If no step streams, the last output goes to the reader in
+        one piece.
         """
         ...
 
     def outcome(self, job: Job) -> Outcome:
-        """How a job ends for which `next_step` gave None."""
+        """Return the end of a job for which `next_step` returned None."""
         ...
 
 
 class Sequence:
-    """The containers of the request in order, output of one being input of the next; the first error ends the job."""
+    """The containers of the request in order. Each output is the next input; the first error ends the job."""
 
     def check(self, request: JobRequest, containers: Mapping[ContainerId, Container]) -> None:
-        """Refuses a request that names no container, or one that the node does not offer."""
+        """Raise `Refusal` if the request names no container, or one that the node does not offer."""
         if not request.containers:
             raise Refusal("No containers specified")
         for container in request.containers:
@@ -57,7 +58,10 @@ class Sequence:
                 raise Refusal("Container not supported", container=container)
 
     def next_step(self, job: Job) -> Step | None:
-        """The container after the last result, with that output as its data; None after the last, or after an error."""
+        """Return a step in the container after the last result, with its output as data.
+
+        Return None after the last container or an error.
+        """
         index = len(job.results)
         data = last_output(job)
         if data is None or index == len(job.request.containers):
@@ -78,6 +82,6 @@ class Sequence:
         )
 
     def outcome(self, job: Job) -> Outcome:
-        """The last result is the job's."""
+        """Return success, or failure if there is an error. The last result is the job's result."""
         failed = any(isinstance(result, ContainerError) for result in job.results)
         return Outcome(JobStatus.FAILED if failed else JobStatus.SUCCESS)

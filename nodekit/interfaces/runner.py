@@ -1,4 +1,4 @@
-"""Interfaces of what calls containers."""
+"""Interfaces of components that call containers."""
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -11,25 +11,25 @@ from nodekit.model.container import Container, ContainerId, ContainerOutput, Ste
 
 
 class ContainerRunner(Protocol):
-    """Runs steps in the containers that it offers."""
+    """A component that runs steps in the containers it offers."""
 
     @property
     def containers(self) -> Mapping[ContainerId, Container]:
-        """What it offers, running or not; known before it is entered and fixed from then on."""
+        """The offered containers, running or not. Known before the runner is entered, and fixed from then on."""
         ...
 
     async def __aenter__(self) -> "ContainerRunner":
-        """Bring the containers up. Returns when they can be called; no sleeping until ready."""
+        """Start the containers. Return when they can be called; do not sleep until they are ready."""
         ...
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
-        """Take them down and leave nothing behind."""
+        """Stop the containers and leave nothing behind."""
         ...
 
     def running(self) -> Collection[ContainerId]:
-        """Which of them can be called right now. No I/O."""
+        """Return the containers that can be called right now. No I/O."""
         ...
 
     async def changed(self) -> None:
@@ -37,52 +37,52 @@ class ContainerRunner(Protocol):
         ...
 
     def problems(self) -> Sequence[str]:
-        """What is wrong right now, for an operator to read. No I/O."""
+        """Return what is wrong right now, for an operator to read. No I/O."""
         ...
 
     async def run(self, step: Step) -> ContainerOutput:
-        """Call the container once; the output names the instance that gave it.
+        """Call the container once. The output names the instance that gave it.
 
-        Raises `ContainerFailed`, and nothing else. Cancelling it gives up the call at once.
-        The node enforces the container's `timeout_seconds` by cancellation.
+        Raise `ContainerFailed`, and nothing else. Cancellation gives up the call at once. The node enforces the
+        container's `timeout_seconds` by cancellation.
         """
         ...
 
 
 class PooledRunner(ContainerRunner, Protocol):
-    """A runner whose containers share a limit; the node keeps further steps in its queue."""
+    """A runner whose containers share a limit. The node keeps further steps in its queue."""
 
     @property
     def concurrency(self) -> int | None:
-        """How many steps may run in all of its containers together; None: as many as the node runs."""
+        """Maximum number of steps that run in all of its containers together. None sets no limit beyond the node's."""
         ...
 
 
 class InProcessRunner(ContainerRunner, Protocol):
-    """A runner whose calls open no file descriptors, so that the process's limit of them does not bound its steps."""
+    """A runner whose calls open no file descriptors, so that the process's limit of them does not limit its steps."""
 
     @property
     def in_process(self) -> Literal[True]: ...
 
 
 class StreamingRunner(ContainerRunner, Protocol):
-    """A runner whose containers can answer piece by piece. Of others, a stream has the output in one piece."""
+    """A runner whose containers can answer piece by piece. The output of other runners streams in one piece."""
 
     def stream(self, step: Step) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        """Call the container; the pieces are its bytes as they come, and where it can, name their `instance`.
+        """Call the container and yield its bytes as they arrive. The iterator has an `instance` if the runner knows it.
 
-        Raises `ContainerFailed`, also in mid-stream, and nothing else. Leaving it before its end gives up the call at
-        once. No more is read from the container than is asked for, a buffer of moderate size aside.
+        Raise `ContainerFailed`, also in mid-stream, and nothing else. Leaving before the end gives up the call at once.
+        Read no more from the container than is requested, except for a buffer of moderate size.
         """
         ...
 
 
 class DescribingRunner(ContainerRunner, Protocol):
-    """A runner whose containers can say what they are: their models, for instance, and what those need."""
+    """A runner whose containers can describe themselves: their models, for instance, and what those need."""
 
     async def resources(self, container: ContainerId, model_id: str | None) -> msgspec.Raw | None:
-        """What a container says of itself, or of one of its models: JSON; None: it says nothing.
+        """Return a container's description of itself, or of one of its models, as JSON; None if there is none.
 
-        The node asks only containers that are running, and cancels a call that takes long.
+        The node asks only running containers, and cancels a call that takes long.
         """
         ...

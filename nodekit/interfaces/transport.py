@@ -1,4 +1,4 @@
-"""Interface of what brings requests to a node."""
+"""Interface of components that bring requests to a node."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
 
 class Transport(Protocol):
-    """Serves a node's clients."""
+    """A component that serves a node's clients."""
 
     async def serve(self, node: "Node", *, task_status: "TaskStatus[Sequence[str]]") -> None:
-        """Listen, say where with `task_status.started(urls)`, and serve until cancelled.
+        """Listen, report the addresses with `task_status.started(urls)`, and serve until cancelled.
 
-        Raises `NodekitError` that names the address where it cannot listen; `started` is for when clients can connect.
-        The node cancels it when drained: requests that are being answered may finish, new ones are not taken.
+        Call `started` once clients can connect. Raise a `NodekitError` that names the address if it cannot be listened
+        on. The node cancels this call once it is drained: requests in progress may finish, new ones are not taken.
         """
         ...

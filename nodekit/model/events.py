@@ -1,4 +1,4 @@
-"""What a node says happened: facts in the past tense; those of jobs are stored before they are told."""
+"""Events of a node: facts in the past tense. Those of jobs are stored before they are emitted."""
 
 from typing import TypeAlias
 
@@ -10,7 +10,7 @@ from nodekit.model.job import Job, StepRecord
 
 
 class JobAccepted(msgspec.Struct, frozen=True):
-    """A job is kept and queued."""
+    """A job is stored and queued."""
 
     job: Job
 
@@ -19,7 +19,7 @@ class StepFinished(msgspec.Struct, frozen=True):
     """A step has its result, an output or an error."""
 
     job: Job
-    """As it was stored with the result."""
+    """The job as it was stored with the result."""
     index: int
 
     @property
@@ -34,18 +34,18 @@ class JobFinished(msgspec.Struct, frozen=True):
 
 
 class RequestRefused(msgspec.Struct, frozen=True):
-    """A client's request was refused, so that there is no job; or it was not looked at, because the client must wait.
+    """A client's request was refused, so that there is no job; or it was not examined, because the client must wait.
 
-    What a transport itself refuses, a malformed body for instance, does not reach the node and is not told.
+    Requests that a transport itself refuses, a malformed body for instance, do not reach the node and are not emitted.
     """
 
     client: ClientId
     objection: Refusal | Unavailable | KeyReused | NotFailed
-    """As it was raised or answered."""
+    """The objection as it was raised or answered."""
 
 
 Event: TypeAlias = JobAccepted | StepFinished | JobFinished | RequestRefused
-"""More may come: who observes leaves alone what they do not know."""
+"""All events. More may come: observers must ignore those they do not know."""
 
 
 class StoreCall(msgspec.Struct, frozen=True):
@@ -54,6 +54,6 @@ class StoreCall(msgspec.Struct, frozen=True):
     method: str
     """One of `add`, `add_claimed`, `save`, `release`, `settle`, `get`, `find`, `delete` and `pending`."""
     seconds: float
-    """How long it took, by a steady clock."""
+    """Duration of the call, by a steady clock."""
     failed: bool
-    """Whether it raised. That a claim was lost is an answer, and no failure."""
+    """True if the call raised. A lost claim is an answer, not a failure."""

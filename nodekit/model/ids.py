@@ -11,11 +11,11 @@ _STEP_BITS = 32
 
 
 class JobIds:
-    """Gives ids greater than any it gave or was shown."""
+    """A source of ids. Each is greater than every id it has given or seen."""
 
     def __init__(self) -> None:
         self._last = 0
-        self._random = Random().getrandbits  # seeded by the system, which need not be asked for each
+        self._random = Random().getrandbits  # seeded by the system, which need not be asked for each id
 
     def next(self) -> JobId:
         milliseconds = time.time_ns() // 1_000_000
@@ -26,11 +26,11 @@ class JobIds:
         return _text(number)
 
     def now(self) -> JobId:
-        """The greatest id that the clock would give now; ids of the future sort behind it."""
+        """Return the greatest id that the clock would give now. Ids of the future sort behind it."""
         return _text((time.time_ns() // 1_000_000) << _RANDOM_BITS | _RANDOM_MASK)
 
     def seen(self, id: JobId) -> None:
-        """Give greater ones than this from now on."""
+        """Give only ids greater than this from now on."""
         self._last = max(self._last, _number(id))
 
 

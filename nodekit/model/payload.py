@@ -1,7 +1,7 @@
-"""Payloads are opaque: JSON that is checked once, where it comes in, and then carried as it is.
+"""Payloads: opaque JSON that is checked once, where it comes in, and then carried as it is.
 
-`data` of a request and `output` of a container travel as `msgspec.Raw`, so the digits of numbers and
-duplicate keys survive, and a payload is decoded only by who needs its value.
+`data` of a request and `output` of a container travel as `msgspec.Raw`, so the digits of numbers and duplicate keys
+survive. A payload is decoded only where its value is needed.
 """
 
 from typing import Any, TypeVar
@@ -19,9 +19,9 @@ _NOT_BRACKETS = bytes(c for c in range(256) if c not in b"[]{}")
 
 
 def encode_payload(value: Any) -> msgspec.Raw:
-    """The payload of a Python value; NaN and infinities become null.
+    """Return the payload of a Python value. NaN and infinities become null.
 
-    Raises `InvalidPayload` for what JSON cannot hold.
+    Raise `InvalidPayload` for what JSON cannot hold.
     """
     try:
         return msgspec.Raw(msgspec.json.encode(value))
@@ -30,15 +30,15 @@ def encode_payload(value: Any) -> msgspec.Raw:
 
 
 def decode_payload(payload: msgspec.Raw) -> Any:
-    """The Python value of a payload that was checked before."""
+    """Return the Python value of a payload that was checked before."""
     return msgspec.json.decode(payload)
 
 
 async def parse_json(body: bytes, decoder: "msgspec.json.Decoder[T]", *, max_depth: int = MAX_DEPTH) -> T:
-    """Check bytes from outside whole (UTF-8, strict JSON without NaN, at most `max_depth` deep) and decode them.
+    """Check bytes from outside completely (UTF-8, strict JSON without NaN, at most `max_depth` deep) and decode them.
 
-    `msgspec.Raw` in the decoder's type is checked too, without being built. Wrong types raise
-    `msgspec.ValidationError`, everything else `InvalidPayload`. Yields to the event loop while checking a large body.
+    `msgspec.Raw` in the decoder's type is checked too, without being built. Raise `msgspec.ValidationError` for wrong
+    types, `InvalidPayload` for everything else. A large body is checked in pieces, with pauses for the event loop.
     """
     if not body.isascii():
         _check_utf8(body)
@@ -62,7 +62,7 @@ def _check_utf8(body: bytes) -> None:
 
 
 async def _check_depth(body: bytes, max_depth: int) -> None:
-    """Count nesting outside strings, in pieces: flat memory, and no long hold of the event loop."""
+    """Count nesting outside strings, in pieces: constant memory, and no long block of the event loop."""
     depth, in_string, carry = 0, False, b""
     for start in range(0, len(body), _CHUNK_BYTES):
         chunk = carry + body[start : start + _CHUNK_BYTES]

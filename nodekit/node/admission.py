@@ -1,4 +1,4 @@
-"""From requests to jobs that are kept: idempotency keys, limits, admission, ids; only then is there a job."""
+"""The way from requests to stored jobs: idempotency keys, limits, admission, ids. Only a stored job exists."""
 
 import logging
 import math
@@ -32,7 +32,7 @@ Begin: TypeAlias = Callable[[Job], Job]
 
 
 class Intake:
-    """Takes requests on, or says why not."""
+    """Admission of requests: accepts each one, or gives the reason why not."""
 
     def __init__(
         self,
@@ -54,13 +54,13 @@ class Intake:
         self._arriving = 0
         self._arriving_of: dict[ClientId, int] = {}
         self.open = False
-        """Whether requests are taken on."""
+        """True while requests are accepted."""
         self.trouble = Trouble()
 
     async def take(self, requests: Sequence[JobRequest], begin: Begin | None = None) -> list[Answer]:
-        """An answer for each request, in their order; those that are admitted are kept together.
+        """Return an answer for each request, in their order. The admitted ones are stored together.
 
-        `begin` makes of a new job what it begins as: by default, one whose first step is due.
+        `begin` turns a new job into its first state. By default, its first step is due.
         """
         begin = begin or self._progress.advance
         answered = [await self._at_once(request) for request in requests]
@@ -73,11 +73,11 @@ class Intake:
         return answers
 
     async def take_again(self, old: Job, request: JobRequest, start: RetryFrom) -> Answer:
-        """As `take`, of a request for another try of a job. Raises `NotFailed`."""
+        """Take a request to try a job again; answer as `take` does. Raise `NotFailed` if there is nothing to retry."""
 
         def begin(job: Job) -> Job:
             again = self._progress.advance(job.retrying(old, start))
-            if again.steps and again.status is JobStatus.FAILED:  # kept as it would be, it has failed already
+            if again.steps and again.status is JobStatus.FAILED:  # it would be stored as a job that has failed already
                 raise NotFailed(
                     "ended by its pipeline, after its last output, and would be again", "retry it from the start"
                 )
@@ -95,7 +95,7 @@ class Intake:
             raise
 
     async def _at_once(self, request: JobRequest) -> Job | KeyReused | Refusal | None:
-        """The answer to what need not be admitted: it is no request, or its key is known."""
+        """Return the answer if no admission is needed: the request is invalid, or its key is known."""
         if text := request_problem(request):
             return Refusal(text)
         if request.destination is Location.STREAM:
@@ -103,7 +103,10 @@ class Intake:
         return None if request.idempotency_key is None else await self._known(request)
 
     async def _known(self, request: JobRequest) -> Job | KeyReused | None:
-        """What came of an earlier request with the same key; asked also while the node drains, as long as it can be."""
+        """Return the answer to an earlier request with the same key, or None.
+
+        It also works while the node drains, as long as the store answers.
+        """
         try:
             ids = await self._store.find(client=request.client, idempotency_key=request.idempotency_key, limit=1)
             jobs = await self._store.get(ids, client=request.client) if ids else []
@@ -123,7 +126,7 @@ class Intake:
             return await self._telling.to_its_end(partial(self._keep_admitted, answers, room))
 
     async def _keep_admitted(self, answers: Sequence[Answer], room: "_Room") -> list[Answer]:
-        room.leave()  # from its next instruction on, the store counts them
+        room.leave()  # from its next instruction on, the store counts these jobs
         try:
             kept = iter(await self._keep([answer for answer in answers if isinstance(answer, Job)]))
         except Unavailable as unavailable:
@@ -131,9 +134,9 @@ class Intake:
         return [self._accepted(answer, next(kept)) if isinstance(answer, Job) else answer for answer in answers]
 
     async def stream(self, request: JobRequest, begin: Callable[[Job, Callable[[], None]], JobStream]) -> JobStream:
-        """The stream of a job that was admitted and is kept; `begin` has it kept and run.
+        """Return the stream of a job that is admitted and stored; `begin` has the job stored and run.
 
-        Raises `Refusal`, `Unavailable`. A caller that gives up ends it.
+        Raise `Refusal` or `Unavailable`. If the caller gives up, the stream ends.
         """
         try:
             return await self._stream(request, begin)
@@ -174,9 +177,9 @@ class Intake:
 
     @contextmanager
     def _reserved(self, pending: Pending, requests: Sequence[JobRequest]) -> Iterator["_Room"]:
-        """Room for as many of the requests as possible, held until the store counts them, so that nobody else fills it.
+        """Reserve room for as many requests as possible until the store counts them, so that no other call fills it.
 
-        Of clients without a limit of their own nothing is counted.
+        Jobs of clients without a limit of their own are not counted per client.
         """
         clients: dict[ClientId, int] = {}
         for request in requests:
@@ -259,7 +262,7 @@ class Intake:
         return Unavailable("the store cannot keep jobs right now", retry_after_seconds=5)
 
     def _accepted(self, asked: Job, kept: Job) -> Job | KeyReused:
-        if kept.id != asked.id:  # a request with the same key was faster
+        if kept.id != asked.id:  # another request with the same key was faster
             return _same(asked.request, kept)
         self._telling.tell(JobAccepted(kept))
         if kept.status.finished:  # its pipeline had nothing to do
@@ -268,7 +271,7 @@ class Intake:
 
 
 class _Room:
-    """For how many more jobs there is room: in all, and of each client that has a limit of its own."""
+    """The number of further jobs there is room for: in total, and per client that has a limit of its own."""
 
     __slots__ = ("_leave", "clients", "handed_on", "total")
 
@@ -277,10 +280,10 @@ class _Room:
         self.clients = clients
         self._leave: Callable[[], None] | None = leave
         self.handed_on = False
-        """True once it is left by whoever has the jobs kept, and no longer by whoever asked for it."""
+        """True once the storing call must leave the room, instead of the caller that reserved it."""
 
     def leave(self) -> None:
-        """Hold nothing any more."""
+        """Release the reservation."""
         leave, self._leave = self._leave, None
         if leave is not None:
             leave()

@@ -1,4 +1,4 @@
-"""Ids of containers: one for each container of a node, and such that it can be shown."""
+"""Ids of containers: unique within a node, and printable."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from nodekit.model.container import Container, ContainerId
 
 
 def id_problem(id: object) -> str | None:
-    """Return the reason that it is no id of a container, if it is none."""
+    """Return the reason why this is not a valid container id, or None if it is one."""
     if not isinstance(id, str) or not id:
         return f"expected a text that is not empty, got {id!r:.100}"
     if not id.isprintable() or id != id.strip():
@@ -19,7 +19,7 @@ def id_problem(id: object) -> str | None:
 
 
 def offered(runners: Sequence[ContainerRunner]) -> tuple[list[tuple[str, Container]], list[Problem]]:
-    """The containers of all runners, each with the runner that offers it; and what is wrong with their ids."""
+    """Return the containers of all runners, each with the runner that offers it, and the problems of their ids."""
     found: list[tuple[str, Container]] = []
     problems: list[Problem] = []
     owners: dict[ContainerId, str] = {}

@@ -1,4 +1,4 @@
-"""The health of a node, from what its parts and plugins say; one that breaks when it is asked is a reason, too."""
+"""The health of a node, as its components and plugins report it. A component that cannot answer is a problem."""
 
 import logging
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ logger = logging.getLogger("nodekit.node")
 async def diagnosis(
     store: JobStore, running: Running, executor: Executor, intake: Intake, told: Iterable[str]
 ) -> Health:
-    """What keeps the node from working, before what is wrong in part: of its runners, and as `told` by plugins."""
+    """Return the node's health. Reasons that stop the node come first, then those `told` by runners and plugins."""
     up = running.look()
     reasons = [*running.told(), *told]
     fatal = [] if intake.open else ["the node is draining or has not started"]

@@ -1,4 +1,4 @@
-"""What callers see of jobs that change: all of them finished, or one of them step by step. Woken, never polling."""
+"""Views of changing jobs: wait for several to finish, or follow one step by step. Both are woken and never poll."""
 
 from collections.abc import AsyncGenerator, Sequence
 
@@ -10,7 +10,7 @@ from nodekit.node.waiters import Waiters
 
 
 async def finished(store: JobStore, waiters: Waiters, ids: Sequence[JobId], client: ClientId | None) -> list[Job]:
-    """The jobs among `ids`, once all of them are finished."""
+    """Return the jobs among `ids` once all of them are finished."""
     async with waiters.on(set(ids)) as waiter:
         unfinished = _unfinished(await store.get(ids, client=client))
         while unfinished:
@@ -22,7 +22,7 @@ async def finished(store: JobStore, waiters: Waiters, ids: Sequence[JobId], clie
 
 
 async def following(store: JobStore, waiters: Waiters, id: JobId, client: ClientId | None) -> AsyncGenerator[Job, None]:
-    """The job as it is, and again whenever it has changed. Between two of them, nothing here holds it in memory."""
+    """Yield the job as it is, and again after each change. No job is held in memory here in between."""
     async with waiters.on([id]) as waiter:
         while found := await store.get([id], client=client):
             last = found[0].status.finished

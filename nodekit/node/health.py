@@ -1,4 +1,4 @@
-"""Whether a node can work."""
+"""The health of a node."""
 
 import time
 from collections.abc import Sequence
@@ -9,14 +9,14 @@ TROUBLE_SECONDS = 30.0
 
 
 class Health(msgspec.Struct, frozen=True):
-    """Whether the node can work, and what is wrong, in part or in whole."""
+    """The ability of a node to work, and what is wrong, in part or in whole."""
 
     healthy: bool
     reasons: Sequence[str] = ()
 
 
 class Trouble:
-    """What went wrong lately. It is forgotten after a while, so that whoever avoids the node meanwhile tries again."""
+    """A recent failure. It is forgotten after a while, so that clients that avoid the node try it again."""
 
     def __init__(self) -> None:
         self._text = ""

@@ -1,4 +1,4 @@
-"""What happens when a node starts and when it stops."""
+"""The start and the stop of a node."""
 
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -23,7 +23,7 @@ COUNT_SECONDS = 1.0
 
 
 async def open_parts(stack: AsyncExitStack, store: JobStore, ids: JobIds, runners: Sequence[ContainerRunner]) -> None:
-    """Enter the store and the runners, to be left with the stack."""
+    """Enter the store and the runners; the stack leaves them."""
     await stack.enter_async_context(store)
     stack.push_async_callback(tell_unfinished, store, "stopped: %d jobs are unfinished")
     await look_at_ids(store, ids)
@@ -41,9 +41,9 @@ async def working(
     drain_seconds: float,
     urls: list[str],
 ) -> AsyncIterator[None]:
-    """Execute and serve; at the end drain, so that reads and waiters are served until the last job is done.
+    """Execute and serve. At the end, drain: reads and waiters are served until the last job is done.
 
-    Add to `urls` what each server says when it is ready.
+    Each server's addresses are added to `urls` when it is ready.
     """
     failure: Exception | None = None
     async with anyio.create_task_group() as executing, anyio.create_task_group() as serving:
@@ -54,7 +54,7 @@ async def working(
             for serve in servers:
                 urls += await serving.start(serve)
             yield
-        except Exception as error:  # a transport's at its start, or the caller's own: not to come back in a group
+        except Exception as error:  # from a starting transport or the caller; it must not be raised in a group
             failure = error
         finally:
             intake.open = False
@@ -76,7 +76,7 @@ async def _drain(executor: Executor, seconds: float) -> None:
 
 
 async def look_at_ids(store: JobStore, ids: JobIds) -> None:
-    """Never give an id that sorts before one given earlier, even if the clock went back meanwhile."""
+    """Make sure no new id sorts before an existing one, even if the clock went back meanwhile."""
     newest = ids.now()
     while later := await store.find(after=newest, limit=1000):
         check_page(later, newest)
@@ -85,7 +85,7 @@ async def look_at_ids(store: JobStore, ids: JobIds) -> None:
 
 
 async def tell_unfinished(store: JobStore, text: str) -> None:
-    """Log how many jobs are, if any."""
+    """Log the number of unfinished jobs, if there are any."""
     with anyio.move_on_after(COUNT_SECONDS, shield=True):
         try:
             if unfinished := (await asked(store.pending)).total:

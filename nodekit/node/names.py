@@ -12,7 +12,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 
 
 def name_problem(name: str) -> str | None:
-    """Why it is no name of a node, if it is none."""
+    """Return the reason why this is not a valid name of a node, or None if it is one."""
     if not _NAME.fullmatch(name):
         return "expected lower-case letters, digits and _.-, beginning with a letter or digit"
     if len(name) > MAX_NAME:
@@ -21,7 +21,10 @@ def name_problem(name: str) -> str | None:
 
 
 def default_name(file: Path) -> str:
-    """The name of a node whose node file gives it none: always the same for a file, and never that of another file."""
+    """Return the name of a node whose node file sets none.
+
+    The same file always gives the same name, and no other file gives it.
+    """
     file = file.resolve()
     stem = file.parent.name if file.stem == "node" else file.stem
     word = re.sub(r"[^a-z0-9_.-]+", "-", stem.lower())[: MAX_NAME - _DIGITS - 1].strip("_.-")

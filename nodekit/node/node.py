@@ -1,4 +1,4 @@
-"""A node: parts and plugins wired together, and what its clients can ask of it."""
+"""A node: components and plugins wired together, and the calls for its clients."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -42,7 +42,7 @@ from nodekit.node.waiters import Waiters
 
 
 class Node:
-    """One composed, running thing. The constructor wires and acquires nothing; `async with` runs it, once.
+    """One composed, running node. The constructor wires and acquires nothing; `async with` runs it, once.
 
     `limits` bound the work that the node accepts, and its duration. `trace_hooks` logs each call of a plugin's hook.
     Raise `CompositionError` if the components do not fit together.
@@ -64,7 +64,7 @@ class Node:
             raise CompositionError(problems)
         self.name, self.limits = name, limits
         self.urls: list[str] = []
-        """Where its transports listen, while it runs."""
+        """Addresses on which the transports listen, while the node runs."""
         self._hooks = Hooks(plugins, placed_parts(store, runners, transports), trace=trace_hooks)
         self._runners, self._transports = tuple(runners), tuple(transports)
         self.pipelines: Mapping[str, Pipeline] = {BUILT_IN: SequencePipeline(), **pipelines}
@@ -74,7 +74,7 @@ class Node:
         self._containers = {id: container for runner in runners for id, container in runner.containers.items()}
         self._wire(store)
         self.mounts: Mapping[str, Mount] = mounted(self._hooks.routes(self))
-        """What plugins have transports serve beside the node's own routes, by name."""
+        """Routes of plugins by name; transports serve them beside the node's own."""
 
     def _wire(self, store: JobStore) -> None:
         if self._hooks.store_observed:
@@ -128,27 +128,28 @@ class Node:
     # -- what clients ask -------------------------------------------------------------------------
 
     async def submit(self, request: JobRequest) -> Job:
-        """Admit a request and keep it durably; only then is there a job.
+        """Admit a request and store it durably. Only then does the job exist.
 
-        Raises `Refusal` where it is objected to, `Unavailable` while the node takes no work, `TooManyJobs` while it
-        takes none of this client, `KeyReused` where the client used the idempotency key for another request.
+        Raise `Refusal` if a pipeline or guard objects, `Unavailable` while the node takes no work, `TooManyJobs` while
+        it takes no work of this client, `KeyReused` if the client used the idempotency key for another request.
         """
         return _kept((await self.submit_many([request]))[0])
 
     async def submit_many(self, requests: Sequence[JobRequest]) -> list[Job | Refusal | Unavailable | KeyReused]:
-        """Admit requests one by one and keep the admitted ones at once; an answer for each, in their order.
+        """Admit requests one by one and store the admitted ones together. Return an answer for each, in their order.
 
-        One whose idempotency key its client has used before is answered by the job of then, without being admitted.
+        If the client has used an idempotency key before, the answer is the job of that time; nothing is admitted.
         """
         return await self._intake.take(requests)
 
     @asynccontextmanager
     async def stream(self, request: JobRequest) -> AsyncIterator[JobStream]:
-        """A job whose last container's bytes are handed on as they come; it is kept before the stream is there.
+        """Enter the stream of a new job: the bytes of its last container as they arrive. The job is stored before.
 
-        It runs once the first piece is asked for. Leaving before its end cancels it. Its steps wait for slots as those
-        of other jobs do, but here and not in the queue: a node that goes away fails it with ``interrupted``. Its result
-        has as much of the stream as a `StreamRecord` keeps. Raises as `submit`; a request's key is of no use here.
+        The job runs once the first piece is requested. Leaving before the end cancels it. Its steps wait for slots like
+        those of other jobs, but in this node instead of in the queue: if the node goes away, the job fails with
+        ``interrupted``. Its result keeps as much of the stream as `StreamRecord` does. Raise the same errors as
+        `submit`; the request's idempotency key is ignored.
         """
         asked = replace(request, destination=Location.STREAM, idempotency_key=None, body_digest=None)
         stream = await self._intake.stream(asked, self._executor.stream)
@@ -168,12 +169,12 @@ class Node:
         idempotency_key: str | None = None,
         body_digest: str | None = None,
     ) -> Job | None:
-        """Submit a job that failed once more, as a new one of the same client. None: there is no job to retry.
+        """Submit a failed job once more, as a new job of the same client. Return None if there is no such job.
 
-        It goes on with the step that failed, or begins at the `start`; one that its pipeline let fail after its last
-        output, and would again, begins at the start only. `address`, `idempotency_key` and `body_digest`
-        are those of whoever asks now, as in a `JobRequest`; the priority is the old one unless said. A stream is
-        retried as a job whose output is kept. Raises `NotFailed`, and what `submit` raises.
+        It continues with the step that failed, or begins at the `start`. A job that its pipeline failed after its last
+        output, and would fail again, can only begin at the start. `address`, `idempotency_key` and `body_digest` belong
+        to the present caller, as in a `JobRequest`; the priority stays the old one by default. A stream is retried as a
+        job whose output is stored. Raise `NotFailed`, and the errors of `submit`.
         """
         old = next(iter(await self.fetch([id], client=client)), None)
         if old is None:
@@ -184,7 +185,7 @@ class Node:
         return _kept(await self._intake.take_again(old, request, start))
 
     async def fetch(self, ids: Sequence[JobId], *, client: ClientId | None = None) -> list[Job]:
-        """The jobs among `ids` (of one client), in their order, each once; unknown ones are left out."""
+        """Return the jobs among `ids` (of one client), in their order, each once; unknown ones are left out."""
         return await self._store.get(ids, client=client)
 
     async def find(
@@ -197,9 +198,9 @@ class Node:
         after: JobId | None = None,
         limit: int = 1000,
     ) -> list[JobId]:
-        """Ids of jobs that match all that is given, as `JobStore.find` says: oldest first, behind the id `after`.
+        """Return the ids of jobs that match all filters, as `JobStore.find` does: oldest first, behind the id `after`.
 
-        Raises `StoreFailed` where the store answers a page that does not lead on.
+        Raise `StoreFailed` if the store answers a page that does not lead on.
         """
         ids = await self._store.find(
             client=client, status=status, container=container, error=error, after=after, limit=limit
@@ -208,24 +209,20 @@ class Node:
         return ids
 
     async def wait(self, ids: Sequence[JobId], *, client: ClientId | None = None) -> list[Job]:
-        """As `fetch`, once all of them are finished. For a time limit, cancel it.
+        """Wait until all jobs are finished, then return them as `fetch` does. For a time limit, cancel the call.
 
-        Raises `NodekitError` where the node does not run, or stops meanwhile.
+        Raise `NodekitError` if the node does not run, or stops meanwhile.
         """
         return await finished(self._store, self._waiters, ids, client)
 
     def follow(self, id: JobId, *, client: ClientId | None = None) -> AsyncGenerator[Job, None]:
-        """The job as it now is, then again each time it has changed; finished, it is the last. Nothing: there is none.
-
-        Changes that follow closely may come as one. Use it within `contextlib.aclosing`, and keep no job while
-        waiting for the next. Raises as `wait` does.
-        """
+        """Yield the job as it is now and after each change, until it is finished. Yield nothing for an unknown job."""
         return following(self._store, self._waiters, id, client)
 
     async def settle(self, id: JobId, outcome: Outcome, *, client: ClientId | None = None) -> Settlement | None:
-        """End a job with what came of it elsewhere, aborting the step that is running. The first end is the only one.
+        """End a job with an outcome from elsewhere and abort its running step. The first end is the only one.
 
-        None: there is no such job.
+        Return None if there is no such job.
         """
         outcome.check()
         return await self._telling.to_its_end(partial(self._settle, id, outcome, client))
@@ -237,44 +234,47 @@ class Node:
         return settled
 
     async def cancel(self, id: JobId, *, client: ClientId | None = None) -> Job | None:
-        """End a job, aborting the step that is running. A finished job stays as it is; None: there is none."""
+        """Cancel a job and abort its running step. A finished job stays as it is. Return None if there is none."""
         settled = await self.settle(id, Outcome(JobStatus.CANCELLED), client=client)
         return settled.job if settled is not None else None
 
     def limit(self, client: ClientId) -> None:
-        """For transports, before they look at a request: raises `TooManyRequests` where the client asks too often."""
+        """Raise `TooManyRequests` if the client sends too many requests.
+
+        Transports call this before they look at a request.
+        """
         self._hooks.limit(client, self)
 
     def changes(self) -> AbstractAsyncContextManager[AsyncIterator[JobId | None]]:
-        """Ids of jobs that change from now on; None: some were missed, look again."""
+        """Subscribe to ids of jobs that change from now on. None means that some were missed: look again."""
         return self._store.changes()
 
     # -- how it is --------------------------------------------------------------------------------
 
     @property
     def containers(self) -> Mapping[ContainerId, Container]:
-        """What it offers, running or not."""
+        """Containers that the node offers, running or not."""
         return self._containers
 
     def running(self) -> Collection[ContainerId]:
-        """The containers that can be called right now."""
+        """Return the containers that can be called right now."""
         return self._running.look()
 
     @property
     def in_flight(self) -> int:
-        """How many jobs run right now, streams among them."""
+        """Number of jobs that run right now, streams included."""
         return self._executor.running
 
     async def pending(self) -> Pending:
-        """Counts of unfinished jobs. Raises `StoreFailed` where the store does not say."""
+        """Return the counts of unfinished jobs. Raise `StoreFailed` if the store fails to answer."""
         return await asked(self._store.pending)
 
     async def resources(self, model_id: str | None = None) -> Mapping[ContainerId, msgspec.Raw]:
-        """What running containers say of themselves, as JSON; who fails or takes longer than 3 s is left out."""
+        """Return the descriptions of running containers as JSON. Those that fail or take over 3 s are left out."""
         return await describe(self._runners, self.running(), model_id, self._describing)
 
     async def health(self) -> Health:
-        """Whether store and executor work and a container can be called. Reads the store once."""
+        """Check that store and executor work and that a container can be called. It reads the store once."""
         return await diagnosis(self._store, self._running, self._executor, self._intake, self._hooks.problems(self))
 
 

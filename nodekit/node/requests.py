@@ -1,4 +1,4 @@
-"""Requests that Python made: Structs are not checked by themselves, and what is wrong could be kept and not read."""
+"""Checks of requests made in Python. Structs do not check themselves, and an invalid one might be unreadable later."""
 
 from collections.abc import Iterator
 from typing import Any, cast
@@ -12,12 +12,12 @@ _ORIGINS = (Location.OFFCHAIN, Location.ONCHAIN)
 
 
 def request_problem(request: JobRequest) -> str | None:
-    """The first field that is not as `JobRequest` says, and how it should be."""
+    """Return the first field that does not fit `JobRequest` and what is expected, or None."""
     return None if _is_plain(request) else next(_problems(cast(Any, request)), None)
 
 
 def _is_plain(request: JobRequest) -> bool:
-    """Return True for what nearly all requests are. It is asked of each: a few comparisons, and nothing is made."""
+    """Return True for nearly all requests. It runs for each request: a few comparisons that allocate nothing."""
     return (
         type(request.containers) is tuple
         and all(map(_is_ascii, request.containers))
@@ -71,7 +71,7 @@ def _problems(request: Any) -> Iterator[str]:
 
 
 def _is_text(value: object) -> bool:
-    """No lone surrogates, which JSON and UTF-8 cannot hold."""
+    """Return True for a text without lone surrogates, which JSON and UTF-8 cannot hold."""
     if not isinstance(value, str):
         return False
     return value.isascii() or value.encode(errors="ignore").decode() == value

@@ -1,4 +1,4 @@
-"""What containers say of themselves, asked all at once."""
+"""Descriptions of containers by themselves, all requested at once."""
 
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -14,9 +14,9 @@ from nodekit.model.container import ContainerId
 logger = logging.getLogger("nodekit.node")
 
 DESCRIBE_SECONDS = 3.0
-"""How long a container may take to say what it has; somebody waits for all of them."""
+"""Maximum time for a container's description. A caller waits for all of them."""
 AT_ONCE = 16
-"""Of a node's containers, whoever asks: such a call counts against no other limit."""
+"""Maximum number of these calls at once in a node, for all callers. They count against no other limit."""
 
 
 async def describe(
@@ -35,7 +35,7 @@ async def describe(
                     answer = await runner.resources(id, model_id)
                 if answer is not None:
                     said[id] = msgspec.convert(answer, msgspec.Raw, strict=True)
-        except BaseException as error:  # a runner's fault harms no other container's answer
+        except BaseException as error:  # a runner's fault must not affect the answers of other containers
             if not is_fault(error):
                 raise
             logger.exception("container %s: asking for its resources failed", id)
@@ -50,7 +50,7 @@ async def describe(
 def _asked(
     runners: Sequence[ContainerRunner], running: Collection[ContainerId]
 ) -> Iterator[tuple[ContainerId, DescribingRunner]]:
-    """The containers that can be asked, in the order in which their runners have them."""
+    """Yield the containers that can be asked, in the order of their runners."""
     for runner in runners:
         if hasattr(runner, "resources"):
             for id in runner.containers:

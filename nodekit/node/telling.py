@@ -1,4 +1,4 @@
-"""Changes of the store that are told to observers: made and told to their end, whatever becomes of the caller."""
+"""Changes of the store that are emitted to observers. They complete and are emitted even if the caller is cancelled."""
 
 from collections.abc import Awaitable, Callable
 from types import TracebackType
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class Telling:
-    """Tells what has happened. `observed` is asked first: events need not be told where nobody listens."""
+    """Emitter of events. `observed` is called first: without observers, events need not be emitted."""
 
     def __init__(self, observed: Callable[[], bool], tell: Callable[[Event], None]) -> None:
         self._observed = observed
@@ -32,9 +32,10 @@ class Telling:
             self._tell(event)
 
     async def to_its_end(self, change: Callable[[], Awaitable[T]]) -> T:
-        """Make a change and tell of it, also where the caller is cancelled meanwhile, by any means.
+        """Make a change and emit it, even if the caller is cancelled meanwhile, by any means.
 
-        It is a task of its own while somebody listens: a store may keep what its caller no longer waits for.
+        While there are observers, the change runs in a task of its own: the store may complete it after its caller has
+        gone.
         """
         if self._observed() and self._own.open:
             return await self._own.run(change)

@@ -1,4 +1,4 @@
-"""What does not fit together in a composition."""
+"""Checks that the components of a composition fit together."""
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ def misfits(
     pipelines: Mapping[str, Pipeline],
     plugins: Sequence[object],
 ) -> Iterator[Problem]:
-    """Parts that are not what they should be, containers that two runners offer, rules that nobody reads."""
+    """Yield components of the wrong kind, containers that two runners offer, and rules that no plugin reads."""
     if wrong := list(_wrong_kinds(runners, transports, pipelines, plugins)):
         yield from wrong
         return
@@ -53,13 +53,13 @@ def _has_containers(runner: object) -> bool:
 def placed_parts(
     store: JobStore, runners: Sequence[ContainerRunner], transports: Sequence[Transport]
 ) -> Sequence[tuple[str, object]]:
-    """The parts that may implement hooks, each with its place."""
+    """Return the components that may implement hooks, each with its place."""
     numbered = [(f"runners[{number}]", runner) for number, runner in enumerate(runners)]
     return ("store", store), *numbered, *((f"transports[{number}]", part) for number, part in enumerate(transports))
 
 
 def _container_problems(container: Container) -> Iterator[Problem]:
-    """What a node file could not say either: Structs that Python makes are not checked by themselves."""
+    """Check a container as a node file would: Structs made in Python do not check themselves."""
     try:
         own = {name: getattr(container, name) for name in _CHECKED}
         msgspec.convert(msgspec.to_builtins({"id": container.id, **own}), Container)
@@ -76,7 +76,7 @@ def _wrong_kinds(runners: object, transports: object, pipelines: object, plugins
 
 
 def _store_problems(store: object) -> Iterator[Problem]:
-    """Of what has hardly anything of a store, that it is none says more than each method that it lacks."""
+    """Report an object that is no store as such. This says more than a list of the methods it lacks."""
     if inspect.isclass(store) or not hasattr(store, "claim"):
         cure = "wrap a JobTable in EmbeddedStore" if hasattr(store, "unfinished") else "give the node a JobStore"
         yield Problem("store", f"{_class_of(store)} is not a JobStore; {cure}")
@@ -89,7 +89,7 @@ def _class_of(part: object) -> str:
 def _parts(
     store: object, runners: Sequence[object], transports: Sequence[object], pipelines: Mapping[str, object]
 ) -> Iterator[tuple[str, object, type]]:
-    """Each with its place and the Protocol that it is of."""
+    """Yield each component with its place and its Protocol."""
     if not inspect.isclass(store) and hasattr(store, "claim"):
         yield "store", store, JobStore
     if isinstance(store, EmbeddedStore):

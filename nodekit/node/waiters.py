@@ -1,4 +1,4 @@
-"""Waiting for jobs to change: woken by the store, without polling; it is listened to only while somebody waits."""
+"""Waiting for changes of jobs. The store wakes the waiters; the node listens to it only while there are any."""
 
 import logging
 from collections.abc import AsyncIterator, Callable, Collection
@@ -16,7 +16,7 @@ PAUSE_SECONDS = 1.0
 
 
 class Waiter:
-    """Gathers which of its jobs changed; None among them: any may have."""
+    """Collector of changed job ids. None among them means that any job may have changed."""
 
     def __init__(self) -> None:
         self._changed: set[JobId | None] = set()
@@ -27,7 +27,7 @@ class Waiter:
         self._woken.set()
 
     async def changed(self) -> set[JobId | None]:
-        """Wait for a change, and answer all there were since the last call."""
+        """Wait for a change, and return all changes since the last call."""
         if not self._changed:
             await self._woken.wait()
         changed, self._changed = self._changed, set()
@@ -35,7 +35,7 @@ class Waiter:
 
 
 class Waiters:
-    """Who waits for which job."""
+    """The waiters by job."""
 
     def __init__(self, changes: Callable[[], AbstractAsyncContextManager[AsyncIterator[JobId | None]]]) -> None:
         self._changes = changes
@@ -47,11 +47,11 @@ class Waiters:
 
     @property
     def open(self) -> bool:
-        """Whether waiting makes sense: somebody relays changes."""
+        """True while changes are relayed, so that waiting makes sense."""
         return self._open
 
     async def run(self, *, task_status: "TaskStatus[None]") -> None:
-        """Relay the store's changes to the waiters; after a fault of the store, all of them look again."""
+        """Relay the store's changes to the waiters. After a fault of the store, all of them look again."""
         self._open = True
         task_status.started()
         try:
@@ -82,7 +82,7 @@ class Waiters:
 
     @asynccontextmanager
     async def on(self, ids: Collection[JobId]) -> AsyncIterator[Waiter]:
-        """A waiter that misses nothing from the moment it is entered."""
+        """Enter a waiter that misses no change from then on."""
         waiter = Waiter()
         for id in ids:
             self._waiters.setdefault(id, set()).add(waiter)
