@@ -72,6 +72,12 @@ async def counts_of(url: str) -> Any:
         return json.loads(await response.read())
 
 
+async def called(url: str, ids: Collection[str]) -> bool:
+    """Return True if a service has been asked for the first step of each of these jobs."""
+    calls = (await counts_of(url))["calls"]
+    return all(f"{id}:0" in calls for id in ids)
+
+
 # -- more jobs in flight than descriptors -------------------------------------------------------------
 
 JOBS = each_run(1200, 5000)
@@ -349,6 +355,7 @@ async def test_a_node_that_is_stopped_under_load_ends_in_time_and_loses_nothing(
             await until_is(lambda: states(api, second), {"waiting"})
             busy = await submit_batch(api, "busy", 250)
             await until_is(lambda: states(api, busy[:1]), {"success"})
+            await until_is(lambda: called(url, [*held[:30], *second]), True)
             seconds = await stop_under_load(served, api, signals, held[0])
             assert "Traceback" not in served.log
             assert ("not drained within 1 s" in served.log) == (signals == ONCE)

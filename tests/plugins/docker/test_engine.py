@@ -48,8 +48,8 @@ def dockerd(dockerd: Dockerd, bed: Bed) -> Dockerd:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine that hangs is noticed ten times as soon."""
     monkeypatch.setattr("nodekit_docker.engine.presence.HEARTBEAT_SECONDS", 0.5)
-    for module in ("_presence", "_engine"):
-        monkeypatch.setattr(f"nodekit_docker.{module}.PING_SECONDS", 0.5)
+    for module in ("presence", "engine"):
+        monkeypatch.setattr(f"nodekit_docker.engine.{module}.PING_SECONDS", 0.5)
     monkeypatch.setattr("nodekit_docker.engine.engine.INSPECT_SECONDS", 1.0)
 
 

@@ -99,7 +99,8 @@ class AcmeRunner:
             data.seek(0)
             command = self._entries[step.container].command
             try:
-                process = await anyio.open_process(command, stdin=data, stderr=subprocess.DEVNULL)
+                with anyio.CancelScope(shield=True):  # cancelled in the middle, it would leave the process behind
+                    process = await anyio.open_process(command, stdin=data, stderr=subprocess.DEVNULL)
             except OSError as error:
                 raise ContainerFailed("connection", f"cannot start {command[0]}: {error.strerror}") from error
             async with process, aclosing(_pieces(process)) as pieces:
