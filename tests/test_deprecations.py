@@ -15,7 +15,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 from parts import SwitchRunner, make_node, request
-from test_offers import install
+from planted import install
 
 import nodekit
 from nodekit import CompositionError, Container, EmbeddedStore, JobRequest, Offer, PluginDeprecationWarning, load_node

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 from chance import each_run
-from test_docs import ROOT, blocks, install
+from pages import blocks, install
+from paths import ROOT
 
 EXAMPLES = ROOT / "examples"
 MOST_LINES = {"nodekit-dbm": 149, "nodekit-hours": 29, "nodekit-route": 59}

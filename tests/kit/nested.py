@@ -7,8 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
+from paths import ROOT
 
 _PLUGINS = ("terminal", "logging", "xdist", "faulthandler", "unraisableexception", "threadexception", "cacheprovider")
 """Left out: they report, or change the process, which is the business of the pytest around."""

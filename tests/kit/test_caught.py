@@ -14,6 +14,7 @@ import pytest
 from kit.broken import durable, guards, http, observers, pipelines, runners, shared, stores, tables, transports
 from kit.lasting import end_threads
 from kit.nested import Outcomes, run
+from paths import ROOT
 
 from nodekit.testing import (
     DurableJobStoreContract,
@@ -25,8 +26,6 @@ from nodekit.testing import (
     StreamingRunnerContract,
     TransportContract,
 )
-
-ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # what breaks leaves things
 
@@ -370,7 +369,7 @@ BREAKS = (
 )
 
 SOUND_ELSEWHERE = (shared,)
-"""Kinds whose whole suite is slow, and run on the sound one already: by tests/test_shared_store.py."""
+"""Kinds whose whole suite is slow, and run on the sound one already: by tests/kit/test_shared_store.py."""
 
 
 def outcomes(kind: ModuleType, part: type, tests: Sequence[str], folder: Path, **settings: object) -> Outcomes:

@@ -11,8 +11,8 @@ import msgspec
 import pytest
 from anyio.abc import SocketListener, SocketStream, TaskStatus
 from http_api import free_port
+from lines_suite import LinesSuite
 from lines_transport import LinesTransport
-from test_transport_contract import LinesSuite
 
 from nodekit import JobRequest, Node, Refusal, Unavailable, encode_payload
 

@@ -18,13 +18,13 @@ from docker_runs import PATIENCE_SECONDS, Bed, Watched, aside, ended, node_file,
 from engine.images import LABEL
 from http_api import Api
 from parts import until
+from paths import ROOT
 
 from nodekit import NotStarted
 from nodekit.testing import make_step
 
 pytestmark = pytest.mark.anyio
 
-ROOT = Path(__file__).parents[3]
 CONNECTED = "connected"
 
 

@@ -16,8 +16,7 @@ import pytest
 from http_api import Api, free_port
 from infernet_configs import BEARER, SECRETS, full, written
 from parts import until
-from served import Served, serve, started
-from test_cli import nodekit
+from served import Served, nodekit, serve, started
 
 pytestmark = pytest.mark.anyio
 
