@@ -6,7 +6,7 @@ import pytest
 from aiohttp import web
 from http_api import Api, serving
 
-from nodekit.node.node import resources as _describe
+from nodekit.node import resources as _describe
 from nodekit_remote import RemoteConfig, RemoteContainer, RemoteRunner
 
 pytestmark = pytest.mark.anyio
