@@ -22,6 +22,7 @@ MAX_FUNCTION_LINES = 50
 
 CORE_LIBRARIES = {"anyio", "msgspec", "pluggy"}
 MORE_LIBRARIES = {  # the first that fits
+    "nodekit.cli.certify": {"click", "pytest"},
     "nodekit.cli": {"click", "tomli_w"},
     "nodekit.config.pins": {"packaging"},
     "nodekit.testing.store_model": {"pytest", "hypothesis"},
@@ -212,7 +213,7 @@ def copy(tmp_path: Path) -> Path:
         ("nodekit/node/node.py", "from packaging.version import Version", "not a library of the core"),
         ("nodekit/config/pins.py", "import tomli_w", "not a library of the core"),
         ("nodekit/interfaces/store.py", "import pytest", "not a library of the core"),
-        ("nodekit/testing/stores/store.py", "import hypothesis", "not a library of the core"),
+        ("nodekit/testing/contracts/stores/store.py", "import hypothesis", "not a library of the core"),
         ("nodekit/config/compose.py", "import nodekit_sqlite", "the core imports no plugin"),
         ("nodekit/testing/builders/jobs.py", "from nodekit_memory import MemoryTable", "the core imports no plugin"),
         (LENDER, "from nodekit_sqlite import SqliteTable", "the core imports no plugin"),
