@@ -1,4 +1,4 @@
-"""What differs between two surfaces, and what has to be done about it.
+"""Differences between two surfaces, and the actions that they require.
 
 The rule: the name of each line that differs stands in backticks below ``### Plugin API`` of the newest version in the
 changelog; of something new, the name of what it belongs to will do if that is new as well. What can break a plugin
@@ -27,7 +27,7 @@ class Change(NamedTuple):
 
     @property
     def breaks(self) -> bool:
-        """Whether there may be a plugin, a node file or a script that works before and not after."""
+        """Return True if a plugin, a node file or a script may work before the change and not after it."""
         if self.before is None or self.after is None:
             return self.after is None or _is_required(self.kind, self.after)
         return not _is_wider(self.kind, _what(self.before), _what(self.after))
@@ -44,7 +44,7 @@ def changes(before: Iterable[str], after: Iterable[str]) -> list[Change]:
 
 
 def unsettled(found: Sequence[Change], *, baseline: "Baseline", api: str, changelog: str) -> Iterator[str]:
-    """What is to be done, a paragraph each."""
+    """Yield the required actions, a paragraph each."""
     newest, named = newest_version(changelog), named_in(changelog)
     added = {change.name for change in found if change.before is None}
     old = {name for name, _ in _by_place(baseline.lines)}
@@ -66,12 +66,12 @@ def unsettled(found: Sequence[Change], *, baseline: "Baseline", api: str, change
 
 
 def _is_required(kind: str, added: str) -> bool:
-    """Of something new: whether what there is lacks it."""
+    """Return True if existing implementations lack the new member."""
     return kind.startswith("protocol-") or (kind in ("key", "field") and " = " not in added)
 
 
 def _is_wider(kind: str, before: str, after: str) -> bool:
-    """Whether what worked still does: another default, or arguments that need not be given."""
+    """Return True if old uses still work: a default changed, or new arguments are optional."""
     if kind in ("key", "field", "event", "option", "constant", "attribute"):
         return before.partition(" = ")[0] == after.partition(" = ")[0] and " = " in after
     if kind not in _CALLS:
@@ -147,7 +147,7 @@ def newest_version(changelog: str) -> str:
 
 
 def named_in(changelog: str) -> set[str]:
-    """What stands in backticks in the section about the plugin API of the newest version."""
+    """Return the names in backticks in the section about the plugin API of the newest version."""
     newest = re.split(r"^## ", changelog, flags=re.MULTILINE)[1]
     section = re.search(rf"^{HEADING}$(.*?)(?=^### |\Z)", newest, re.MULTILINE | re.DOTALL)
     return set(re.findall(r"`([^`]+)`", section[1])) if section else set()

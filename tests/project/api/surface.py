@@ -13,9 +13,10 @@ import click
 import msgspec
 
 import nodekit
-from nodekit import Offer, config
+from nodekit import Offer
 from nodekit.cli import exit_codes as _exit
 from nodekit.cli import main
+from nodekit.config import compose as config
 from nodekit.config.providers import Kind
 from nodekit.hooks import specs as hookspecs
 
@@ -97,7 +98,7 @@ def of_class(name: str, kind: type) -> Iterator[str]:
 
 
 def ours(kind: type, member: str) -> bool:
-    """Whether the class that has it is nodekit's, and not one that it extends."""
+    """Return True if a class of nodekit defines the member, not a base class from elsewhere."""
     return any(member in vars(base) and base.__module__.startswith("nodekit") for base in kind.__mro__)
 
 
@@ -141,7 +142,7 @@ def hooks() -> Iterator[str]:
 
 
 def offered() -> Iterator[tuple[EntryPoint, Offer[Any] | None]]:
-    """What nodekit itself puts forward; other distributions may be installed beside it."""
+    """Yield the providers of nodekit itself; other distributions may be installed beside it."""
     for entry in distribution(DISTRIBUTION).entry_points:
         if entry.group.startswith("nodekit."):
             found = entry.load() if entry.group in kinds() else None

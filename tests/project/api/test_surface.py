@@ -10,6 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
+import hypothesis  # noqa: F401 - the surface imports it, and it warns if that happens after `gc.freeze`
 import msgspec
 import pytest
 
@@ -39,7 +40,7 @@ def lines() -> list[str]:
 
 
 def told(before: list[str], after: list[str], *, named: str = "", api: str = "1.1") -> list[str]:
-    """What a developer would be told who has changed the surface since release 0.1.0, with plugin API 1.0."""
+    """Return the advice to a developer who changed the surface since release 0.1.0, with plugin API 1.0."""
     changelog = EMPTY.replace("### Added", f"### Plugin API\n\n- {named}\n\n### Added")
     baseline = Baseline("1.0", "0.1.0", before)
     found = changes(before, after)
