@@ -1,4 +1,4 @@
-"""What all tests share. The core is tested on asyncio and trio; modules about parts that stand on asyncio say so."""
+"""Fixtures and settings of all tests. The core is tested on asyncio and trio; modules for asyncio alone say so."""
 
 import gc
 import os

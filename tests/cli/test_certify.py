@@ -667,7 +667,7 @@ def rows_of(table: str) -> list[list[str]]:
 
 
 def runs(pid: int) -> bool:
-    """Whether a process is there, and more than a name."""
+    """Return True if a process exists and is no zombie."""
     try:
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):

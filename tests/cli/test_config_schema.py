@@ -162,13 +162,13 @@ def test_keys_have_their_docs_and_defaults(schema: dict[str, Any]) -> None:
 
 
 class Inner(msgspec.Struct, tag="inner"):
-    """Of its own tag."""
+    """A Struct with a tag."""
 
     deep: "Outer | None" = None
 
 
 class Outer(msgspec.Struct):
-    """What a third party may write."""
+    """A Struct that a third party may write."""
 
     pair: tuple[int, str]
     anything: Any

@@ -38,14 +38,14 @@ offer = Offer(Config, lambda config, file: MemoryStore())
 
 
 def shown(text: str, folder: Path) -> str:
-    """As `nodekit config show` prints it."""
+    """Return a node file as `nodekit config show` prints it."""
     file = folder / "node.toml"
     file.write_text(text)
     return toml(effective(tomllib.loads(text), load_node(file).name))
 
 
 def meaning(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What its parts are built from, and what the node is."""
+    """Return the settings that the components and the node are built from."""
     built: list[Any] = []
     for offer in ("sqlite", "memory", "remote", "process", "asgi", "guardian", "docker"):
         patched = f"nodekit_{offer}.offer.build"

@@ -231,7 +231,7 @@ def test_check_gives_up_one_that_hangs(tmp_path: Path) -> None:
 
 
 class Base(msgspec.Struct):
-    """Of both.
+    """Settings of both.
 
     More."""
 
@@ -249,14 +249,14 @@ class Derived(Base, kw_only=True):
     fourth: int | None = None
 
     def method(self) -> None:
-        """Of no field."""
+        """Belong to no field."""
 
 
 def test_docstrings_below_fields_are_read_from_the_source_inherited_ones_too() -> None:
     assert field_docs(Derived) == {"first": "Said here.", "second": "Said anew, on two lines."}
     assert field_docs(DockerContainer)["startup_seconds"] == "How long it may take until it answers."
     assert field_docs(DockerContainer)["required"] == field_docs(StartedContainer)["required"]
-    assert (summary(Base), summary(Derived)) == ("Of both.", "")
+    assert (summary(Base), summary(Derived)) == ("Settings of both.", "")
 
 
 def test_where_there_is_no_source_there_are_none() -> None:
@@ -280,7 +280,7 @@ def test_keys_are_told_in_words_of_a_node_file() -> None:
 
 
 class Described(msgspec.Struct):
-    """What a field is for may stand in its type."""
+    """Fields that are described in their types."""
 
     said: Annotated[int, msgspec.Meta(ge=0, description="In its type")] = 0
     both: Annotated[int, msgspec.Meta(description="In its type")] = 0

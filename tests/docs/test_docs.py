@@ -31,7 +31,7 @@ SECONDS = 280  # a bound for one that hangs
 
 
 def run(folder: Path, *command: str, **more: str) -> str:
-    """What a command prints that must succeed."""
+    """Run a command that must succeed; return its standard output."""
     environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONWARNINGS": "error", **more}
     done = subprocess.run(
         command, check=False, cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS
@@ -120,7 +120,7 @@ def documented(page: Path, *headings: str) -> dict[str, str]:
 
 
 def sections(entry: EntryPoint, offer: Offer[Any]) -> list[str]:
-    """Where an offer's keys stand, from the general to the particular, whose defaults count."""
+    """Return the headings of a provider's keys, general ones first; defaults of later ones count."""
     shared = {
         Container: "Every container",
         HttpContainer: "Every container over HTTP",

@@ -73,7 +73,7 @@ def _find() -> str | None:
 
 
 def _install() -> str | None:
-    """What our own engine needs. Where that starts a system's engine, as with systemd, we take that."""
+    """Install the needs of our own engine. Return the system's engine if that starts one, as with systemd."""
     if sys.platform != "linux" or os.geteuid() != 0:
         raise NoEngine("no engine answers: start Docker or set DOCKER_HOST; as root on Linux the tests start their own")
     try:

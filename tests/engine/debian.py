@@ -1,4 +1,4 @@
-"""What the bed needs of the system: programs, and on Debian the packages that have them."""
+"""System requirements of the bed: programs, and the Debian packages that have them."""
 
 import os
 import shutil

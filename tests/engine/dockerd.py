@@ -147,7 +147,7 @@ class Dockerd:
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
-        """As the system's service manager would: it stops its containers, unless `live_restore`."""
+        """Stop the engine as the system would: containers stop with it, unless `live_restore` is on."""
         self._end(signal.SIGTERM)
 
     def _end(self, number: signal.Signals) -> None:
@@ -161,7 +161,7 @@ class Dockerd:
         self.start(live_restore=live_restore)
 
     def repair(self) -> None:
-        """As it was at the start, whatever a test did: it runs, answers, has room, and has live restore off."""
+        """Restore the engine after a test: it runs, answers, has free space, and `live_restore` is off."""
         self.free_disk()
         self.show_socket()
         self.thaw()
@@ -205,7 +205,7 @@ class Dockerd:
 
     @property
     def free_bytes(self) -> int:
-        """What the engine's disk has left."""
+        """Return the free bytes of the engine's disk."""
         disk = os.statvfs(self._data)
         return disk.f_bavail * disk.f_frsize
 

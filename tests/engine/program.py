@@ -34,7 +34,7 @@ def flood(mebibytes: int, to: str = "stdout", then: Any = None) -> Any:
 
 
 def size(text: str) -> int:
-    """How much of it has arrived."""
+    """Return the length of the text that arrived."""
     return len(text)
 
 

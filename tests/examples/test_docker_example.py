@@ -65,7 +65,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def node_image(engine: Any, images: None, wheels: list[Path]) -> str:
-    """As the example's Dockerfile makes it, on a base that has pip and what pip would get from an index."""
+    """Build the image of the example's Dockerfile, on a base that has pip and the packages that pip would download."""
     (pip,) = (wheel.name for wheel in wheels if wheel.name.startswith("pip-"))
     lines = (
         f"FROM {engine.images.python}",
@@ -125,7 +125,7 @@ def test_hello_gives_the_same_from_images_as_from_processes(images: None, file: 
 
 
 async def outputs(file: Path) -> list[Any]:
-    """What each step gives."""
+    """Return the output of each step."""
     tables = {**read_node_file(file), "transports": [], "store": {"use": "memory"}}
     async with compose(tables, file) as node:
         job = await node.submit(make_request(*SERVICES, data={"text": TEXT}))
@@ -206,14 +206,14 @@ class Inside:
             return json.load(reply)
 
     def run(self, text: str) -> Any:
-        """What a job through all three containers gives."""
+        """Return the output of a job through all three containers."""
         id = self.ask("/api/jobs", {"containers": SERVICES, "data": {"text": text}})["id"]
         (job,) = self.ask(f"/api/jobs?id={id}&wait={PATIENCE_SECONDS}")
         assert job["status"] == "success", job
         return job["result"]["output"]
 
     def in_it(self, code: str) -> str:
-        """What Python prints in it."""
+        """Run code with Python in the container; return the output."""
         done = self.container.exec_run(["python3", "-c", code])
         assert done.exit_code == 0, done.output
         text: str = done.output.decode()
@@ -240,7 +240,7 @@ def remove(container: Container) -> None:
 
 @pytest.fixture
 def network(engine: Any) -> Iterator[Any]:
-    """As compose makes one for its services."""
+    """Make a network as compose does for its services."""
     network = engine.client.networks.create(f"nodekit-test-{secrets.token_hex(4)}", labels={LABEL: "1"})
     yield network
     network.remove()

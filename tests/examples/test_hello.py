@@ -30,7 +30,7 @@ DEMO = [sys.executable, "-m", "nodekit.cli", "demo"]
 
 
 def outputs(service: str, *data: Any) -> list[Any]:
-    """What a service gives for each; a failure as `(status, text)`."""
+    """Return the output of a service for each item of data; a failure is `(status, text)`."""
     container = ProcessContainer(id=service, command=(sys.executable, f"{service}.py"))
     runner = ProcessRunner(ProcessConfig(containers=(container,)), folder=FOLDER)
 
@@ -166,7 +166,7 @@ def test_demo_does_not_take_jobs_of_a_node_along(temporary: Path, tmp_path: Path
 def test_demo_that_fails_says_why_and_leaves_nothing_behind(
     temporary: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Of another node file; the one it shows by itself is in the tests above."""
+    """The demo is given a broken node file; the tests above run its own."""
     broken = tmp_path / "broken"
     shutil.copytree(FOLDER, broken)
     (broken / "count.py").write_text("raise SystemExit('no model file')")
@@ -184,7 +184,7 @@ def test_demo_that_fails_says_why_and_leaves_nothing_behind(
 
 @pytest.fixture
 def temporary(tmp_path: Path) -> Path:
-    """Where the demo makes its folder."""
+    """Return the folder in which the demo makes its own."""
     (tmp_path / "temporary").mkdir()
     return tmp_path / "temporary"
 

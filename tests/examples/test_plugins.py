@@ -18,7 +18,7 @@ from paths import ROOT
 
 EXAMPLES = ROOT / "examples"
 MOST_LINES = {"nodekit-dbm": 149, "nodekit-hours": 29, "nodekit-route": 59}
-"""Of a package, all lines counted."""
+"""Limits of lines per package; all lines count."""
 PAGES = {"nodekit-dbm": "write-a-store", "nodekit-hours": "write-a-guard", "nodekit-route": "write-a-pipeline"}
 TESTING = ("nodekit", "nodekit.testing")
 SECONDS = 280  # a bound for one that hangs
@@ -55,7 +55,7 @@ def run(project: Path, *command: str) -> str:
 
 
 def not_public(file: Path, own: str, modules: tuple[str, ...] = ("nodekit",)) -> Iterator[str]:
-    """What it imports of nodekit that is in no `__all__`."""
+    """Yield the names that a file imports from nodekit and that are in no `__all__`."""
     for node in ast.walk(ast.parse(file.read_text())):
         names = [(alias.name, None) for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom):

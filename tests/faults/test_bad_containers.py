@@ -176,7 +176,7 @@ async def peak_of(served: Served) -> AsyncIterator[Peak]:
 
 
 async def failure(api: Api, id: str) -> dict[str, Any]:
-    """How a job failed, from its history."""
+    """Return the error of a failed job, from its history."""
     await api.get(f"/api/jobs?id={id}&wait=60")
     history: dict[str, Any] = (await api.get(f"/api/jobs/{id}")).json
     assert history["status"] == "failed", history

@@ -202,7 +202,7 @@ class World:
         self._clock_goes_back = clock_goes_back
         self.kept: dict[JobId, Job] = {}
         self.changed: list[str] = []
-        """What was saved after it was finished."""
+        """Jobs that were saved after they had finished."""
         self.services = Services()
         self.witness = Witness()
         self.client = Client()
@@ -269,7 +269,7 @@ class World:
     # -- what has to be right ---------------------------------------------------------------------
 
     def check_calls(self, calls: Sequence[tuple[str, int]], stored: set[str], attempts: Mapping[str, int]) -> None:
-        """Of one node, given what was stored before it began."""
+        """Check the calls of one node against the results and attempts stored before it started."""
         again = [key for key, _ in calls if key in stored]
         assert again == [], "a step was called again although its result was stored before the crash"
         assert len(set(calls)) == len(calls), "a node made the same attempt twice"
@@ -311,7 +311,7 @@ def stored_steps(job: Job) -> set[str]:
 
 
 def stored_attempts(job: Job) -> dict[str, int]:
-    """How many attempts of each step are kept, by idempotency key."""
+    """Return the number of stored attempts of each step, by idempotency key."""
     return {f"{job.id}:{index}": len(record.attempts) for index, record in enumerate(job.steps)}
 
 
@@ -321,7 +321,7 @@ NewWorld: TypeAlias = Callable[[], World]
 
 
 async def points(new_world: NewWorld, *first: Point) -> list[Point]:
-    """Where a node can crash, after these crashes."""
+    """Return the points at which a node can crash after these crashes."""
     world = new_world()
     await world.live(*first)
     faults = world.faults[len(first)]
@@ -329,7 +329,7 @@ async def points(new_world: NewWorld, *first: Point) -> list[Point]:
 
 
 async def what_is_wrong(world: World, *crashes: Point) -> str:
-    """Of a world after these crashes; nothing, as it should be."""
+    """Return the error after these crashes; it must be empty."""
     try:
         await world.live(*crashes)
     except (AssertionError, TimeoutError, ExceptionGroup) as error:
@@ -476,7 +476,7 @@ class RevivesFinishedJobs(Reopened):
 
 
 class HidesTheNewest(Reopened):
-    """With a clock that goes back, the next id is below it."""
+    """Hides the newest id from the node, so that the next id is below it when the clock goes back."""
 
     def reopen(self) -> None:
         pass

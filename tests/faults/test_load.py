@@ -67,7 +67,7 @@ def node_file(folder: Path, containers: dict[str, str], server: str = "hypercorn
 
 
 async def counts_of(url: str) -> Any:
-    """What a service has seen."""
+    """Return the counters of a service."""
     async with aiohttp.ClientSession() as session, session.get(url) as response:
         return json.loads(await response.read())
 
@@ -234,14 +234,14 @@ class Busy:
         return job.id, len(self.runner.steps)
 
     async def steps_before(self, id: str, accepted_at: int) -> int:
-        """How many other steps start between a job's acceptance and its own start."""
+        """Return the number of other steps that start between a job's acceptance and its own start."""
         while id not in self.runner.begun:
             await self.runner.let_one_go()
             assert len(self.runner.steps) < accepted_at + 100
         return self.runner.begun[id] - accepted_at
 
     async def of_ten_clients(self, containers: Sequence[str]) -> list[int]:
-        """As `steps_before`, of ten clients who always have a job waiting."""
+        """Return `steps_before` for jobs of ten clients that always have a job waiting."""
         before: list[int] = []
         for n in range(20):
             jobs = [await self.accepted(containers[(n + k) % len(containers)], f"client {k}") for k in range(10)]

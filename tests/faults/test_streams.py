@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 MEGABYTE = 1 << 20
 SIZE = each_run(256, 1024) * MEGABYTE
 MOST_MORE = 32 * MEGABYTE
-"""Of memory, while a stream is open."""
+"""Maximum growth of memory, in bytes, while a stream is open."""
 PIECE = b"%x\r\n%b\r\n" % (MEGABYTE, b"x" * MEGABYTE)
 
 NODE_FILE = """

@@ -49,7 +49,7 @@ class Doors(SwitchRunner):
 
 
 class Activity:
-    """What an event loop has done, what was asked of the store, and which waiters were woken."""
+    """Counters of event loop callbacks, calls of the store, and woken waiters."""
 
     def __init__(self, store: SpiedStore) -> None:
         self._store = store
@@ -259,7 +259,7 @@ async def test_many_on_streams_of_events_cost_nothing_while_nothing_changes(
 
 
 MOST_CALLBACKS = 8
-"""Of the event loop for one comment, that it is read by this process's own client included."""
+"""Maximum number of event loop callbacks per comment; those of the client in this process are included."""
 
 
 @both_servers

@@ -31,9 +31,9 @@ class Outcomes:
 
     passed: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
-    """With what was said; a test with several parameters fails as soon as it does so with one of them."""
+    """Messages by test; a test with parameters fails as soon as one of them fails."""
     skipped: dict[str, str] = field(default_factory=dict)
-    """With the reason."""
+    """Reasons by test."""
 
 
 def run(suite: type, tests: Collection[str], folder: Path) -> Outcomes:
@@ -46,7 +46,7 @@ def run(suite: type, tests: Collection[str], folder: Path) -> Outcomes:
 
 
 class _Plugin:
-    """Of the pytest inside."""
+    """The plugin of the inner pytest; it collects outcomes."""
 
     def __init__(self, suite: type, tests: Collection[str]) -> None:
         self.outcomes = Outcomes()

@@ -148,7 +148,7 @@ async def test_a_stream_fails_where_it_is_told_to(faults: Faults) -> None:
 
 
 async def adds(table: JobTable, count: int) -> list[bool]:
-    """Which of so many adds succeeded."""
+    """Add `count` jobs; return for each whether it succeeded."""
     outcomes: list[bool] = []
     for _ in range(count):
         try:

@@ -135,7 +135,7 @@ async def test_block(unblocked_loop):
 
 
 def run(folder: Path, tests: Mapping[str, str], *arguments: str) -> str:
-    """What pytest says of these tests, alone in a folder."""
+    """Run pytest on these tests alone in a folder; return its output."""
     for name, text in tests.items():
         (folder / name).write_text(text)
     (folder / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")

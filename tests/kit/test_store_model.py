@@ -217,7 +217,7 @@ class NewestFirst(EmbeddedStore):
 
 
 class FinishesTwice(EmbeddedStore):
-    """Who lost a claim may still write."""
+    """Lets the holder of a lost claim write."""
 
     async def save(self, claim: Claim, job: Job) -> None:
         if self._claims.get(job.id) is claim:
@@ -280,7 +280,7 @@ class ForgetsTimeLimits(MemoryTable):
 
 
 class ForgetsWhatWasCancelled(MemoryTable):
-    """What was cancelled is offered again after the next start."""
+    """Gives out cancelled jobs again after the next start."""
 
     async def unfinished(self) -> list[Unfinished]:
         cancelled = [job for job in self._jobs.values() if job.status is JobStatus.CANCELLED]
@@ -334,7 +334,7 @@ class FindsTheCursor(MemoryTable):
 
 
 def caught(store: type[EmbeddedStore], table: type[MemoryTable], **settings: Any) -> bool:
-    """Whether the suite turns red. It need not look for the shortest sequence."""
+    """Return True if the suite fails. It need not look for the shortest sequence."""
 
     class Suite(TestMemoryStore):
         max_examples = 1000

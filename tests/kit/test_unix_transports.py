@@ -47,7 +47,7 @@ class UnixLinesTransport(LinesTransport):
 
 
 class OnUnixSockets:
-    """What a suite of such transports says: where a second one listens, and that its callers are one client."""
+    """Settings of suites for such transports: the address of a second one; all callers are one client."""
 
     clients = ("unix",)
 

@@ -39,7 +39,7 @@ class Trials:
         self._said = sys.stdout
         self._failed = False
         self.left = 0
-        """How many were not noticed and are not named as equal, or are named so wrongly."""
+        """Number of mutants that were not noticed and not named as equal, or that are named wrongly."""
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._failed |= report.failed

@@ -78,7 +78,7 @@ class NothingReturned(_Ours):
 
 
 class Contrary(_Ours):
-    """What is added is taken away, and what is looked for must not be there."""
+    """Replaces operators by their contrary: `+` by `-`, `in` by `not in`."""
 
     def changes(self, node: Any) -> bool:
         if node.get_code().strip() not in _CONTRARY:
@@ -117,7 +117,7 @@ class Mutant:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """What it is known by, wherever it moves to in its module."""
+        """Identify the mutant by function and lines, which stay when code moves within the module."""
         return self.function, self.was, self.now
 
 

@@ -1,4 +1,4 @@
-"""Who may import whom, and how long things may get. Each rule is shown to fail where it is broken."""
+"""Rules of imports and of length. Each rule is shown to fail where the code breaks it."""
 
 import ast
 import importlib
@@ -104,7 +104,7 @@ def room_violations(one: Import) -> Iterator[str]:
 
 
 def core_violations(one: Import) -> Iterator[str]:
-    """What a module of the core may not import."""
+    """Yield the imports that a module of the core may not have."""
     top = one.target.partition(".")[0]
     more = next((libraries for package, libraries in MORE_LIBRARIES.items() if within(one.module, package)), set())
     if top == "nodekit":
@@ -121,7 +121,7 @@ def core_violations(one: Import) -> Iterator[str]:
 
 
 def contrib_test_violations(root: Path) -> Iterator[str]:
-    """What tests of contrib may not import: they use what an author of a plugin elsewhere can use."""
+    """Yield the imports that tests of contrib may not have: they use what an author elsewhere can use."""
     for module, tree in contrib_tests(root).items():
         own = {folder.name for folder in (root / Path(module).parents[1]).glob("nodekit_*")}
         for one in imports(module, tree):

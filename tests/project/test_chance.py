@@ -19,7 +19,7 @@ def test_a_seed_is_always_the_same_one_unless_another_is_asked_for() -> None:
 
 
 def choices(seed: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """What a test is given."""
+    """Return the examples that a test is given."""
     monkeypatch.setattr(chance, "SEED", seed)
     made: list[int] = []
 
@@ -36,7 +36,7 @@ def test_examples_are_those_of_the_seed(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def unseeded(source: str) -> Iterator[str]:
-    """Where a module makes random choices that are others each time."""
+    """Yield the places where a module makes random choices that differ in each run."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and node.module == "hypothesis":
             yield from (f"hypothesis.{name.name}" for name in node.names if name.name in ("given", "settings"))

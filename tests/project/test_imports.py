@@ -1,4 +1,4 @@
-"""What is imported, and when: `import nodekit` brings in what is stated here, and plugins come when they are named."""
+"""Imports: `import nodekit` brings in the modules listed here, and plugins come when they are named."""
 
 import json
 import os
@@ -14,14 +14,14 @@ from paths import ROOT
 
 LIBRARIES = {"anyio", "msgspec", "pluggy"}
 WHERE_INSTALLED = {"sniffio"}
-"""What those use if it is there, and do not ask for."""
+"""Libraries that the ones above use if they are installed, and do not require."""
 
 HEAVY = {
     *("asyncio", "concurrent.futures", "multiprocessing", "selectors", "socket", "ssl", "subprocess", "tempfile"),
     *("email", "http", "urllib.request", "json", "xml", "html", "sqlite3", "zipfile", "shutil", "csv"),
     *("importlib.metadata", "importlib.resources", "unittest", "argparse", "optparse", "pdb", "doctest"),
 }
-"""Of the standard library, what takes long to import, and is of no use to a node before it runs or names its parts."""
+"""Slow modules of the standard library that a node does not need before it runs or names its components."""
 
 PLUGINS: dict[str, tuple[set[str], set[str]]] = {
     "nodekit_asgi": (set(), set()),  # the servers come with the node that serves
@@ -35,7 +35,7 @@ PLUGINS: dict[str, tuple[set[str], set[str]]] = {
     "nodekit_remote": ({"aiohttp"}, set()),
     "nodekit_sqlite": (set(), set()),
 }
-"""What each brings in beside what it is itself: libraries, and other packages of ours."""
+"""Libraries and other packages of ours that each plugin imports."""
 
 LOOK = """
 import sys

@@ -14,7 +14,7 @@ pytestmark = one_after_another
 
 @pytest.fixture(scope="module")
 def errors(tmp_path_factory: pytest.TempPathFactory) -> set[tuple[str, int, str]]:
-    """What mypy says: file, line, code."""
+    """Return the errors of mypy: file, line, code."""
     said = mypy(tmp_path_factory.mktemp("mypy"), [HERE / "right.py", HERE / "wrong.py"], [HERE])
     found = set()
     for line in said.splitlines():

@@ -1,4 +1,4 @@
-"""Packages that are planted for `nodekit certify`, and the command as a process."""
+"""Packages that tests plant for `nodekit certify`, and the command itself."""
 
 import json
 import os
@@ -95,7 +95,7 @@ class TestEcho(ContainerRunnerContract):
     def runner(self):
         return nodekit_echo.build()
 """
-"""Tests of the package's own, of which one is skipped by the suite."""
+"""Tests that the package brings; the suite skips one of them."""
 
 ALL_SORTS = """
 import itertools
@@ -140,7 +140,7 @@ pipeline = Offer(Config, lambda config, file: Pipeline())
 
 
 def install_all_sorts(folder: Path, code: str = ALL_SORTS) -> None:
-    """A distribution with offers of three kinds."""
+    """Install a distribution with providers of three kinds."""
     install(folder, "nodekit-sorts", code, plugins="guard")
     groups = {"plugins": ("guard", "doorman", "observer"), "pipelines": ("pipeline",)}
     lines = [
@@ -152,7 +152,7 @@ def install_all_sorts(folder: Path, code: str = ALL_SORTS) -> None:
 
 @dataclass(frozen=True)
 class Certified:
-    """What a run of the command left."""
+    """The result of a run of the command."""
 
     exit_code: int
     out: str
@@ -160,18 +160,18 @@ class Certified:
 
     @property
     def certificate(self) -> Certificate:
-        """Of a run with ``--json``."""
+        """Certificate of a run with ``--json``."""
         assert self.out, self.err
         return msgspec.json.decode(self.out, type=Certificate)
 
     def row(self, suite: str) -> Any:
-        """The one row of a suite."""
+        """Return the only row of a suite."""
         [row] = [row for row in self.certificate.rows if row.suite == suite]
         return row
 
 
 def certify(folder: Path, *arguments: str | Path, cwd: Path | None = None, **more: str) -> Certified:
-    """Run the command in this process, with what is planted in a folder; that is imported in others only."""
+    """Run the command in this process, on packages planted in a folder; only other processes import them."""
     env = environment(folder, more)
     with (
         chdir(cwd or folder),
@@ -201,14 +201,14 @@ def environment(folder: Path, more: Mapping[str, str]) -> dict[str, str]:
 
 
 def temporary(folder: Path) -> Path:
-    """Where a run has its temporary files."""
+    """Return the folder for the temporary files of a run."""
     place = folder / "temporary"
     place.mkdir(exist_ok=True)
     return place
 
 
 def imported(folder: Path, code: str) -> list[str]:
-    """The modules that are imported once some code has run."""
+    """Return the modules that are imported after some code has run."""
     code = f"{code}\nimport json, sys; print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=60, check=True

@@ -1,7 +1,7 @@
-"""Random choices of tests: the same ones in each run, and others in drills.
+"""Random choices of tests: the same in each run, different ones in drills.
 
-`DRILL_SEED=7` makes those of 7, `DRILL_SEED=random` others each time. `DRILL_KILLS`, which `make drills` sets, makes
-more of them.
+`DRILL_SEED=7` uses the seed 7, `DRILL_SEED=random` a new one each time. With `DRILL_KILLS`, which `make drills` sets,
+tests try more.
 """
 
 import os
@@ -17,7 +17,7 @@ DRILLS = "DRILL_KILLS" in os.environ
 
 
 def chosen_seed(text: str | None) -> int:
-    """The seed that the value of the variable stands for."""
+    """Return the seed that a value of the variable stands for."""
     if text == "random":
         return SystemRandom().randrange(1_000_000)
     return int(text or FIXED_SEED)
@@ -29,12 +29,12 @@ SAID = f"random choices: {VARIABLE}={SEED}"
 
 
 def each_run(usual: T, drill: T) -> T:
-    """How much is tried in each run, and in drills."""
+    """Return the amount to try: `usual`, or `drill` in drills."""
     return drill if DRILLS else usual
 
 
 def given(*strategies: Any, examples: int = 100, **named: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """As `hypothesis.given`, beginning at the seed. It has no deadline: machines are busy at times."""
+    """Decorate like `hypothesis.given`, with a fixed seed. There is no deadline: machines are busy at times."""
     import hypothesis  # half a second, and most tests do without
 
     def decorate(test: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""Clients that go, and what of them is left behind in a node; servers that do as they are told."""
+"""Clients that leave, the traces they leave in a node, and servers with scripted behaviour."""
 
 import asyncio
 import os
@@ -10,17 +10,17 @@ from typing import Any
 from http_api import Api, RawConnection
 
 TURNS = 20
-"""Of the event loop, within which a connection that was accepted is served."""
+"""Turns of the event loop within which an accepted connection is served."""
 
 
 def waiters(api: Api) -> int:
-    """How many wait in a node for a job to change."""
+    """Return the number of waiters in a node."""
     assert api.node is not None
     return len({waiter for waiting in api.node._waiters._waiters.values() for waiter in waiting})
 
 
 def accepted(port: int) -> int:
-    """How many of this process's descriptors are connections that were accepted on a port."""
+    """Return the number of this process's descriptors that are connections accepted on a port."""
     found = 0
     for name in os.listdir("/proc/self/fd"):
         with suppress(OSError):  # it is closed by now, or not connected
@@ -47,10 +47,10 @@ def reset(connection: RawConnection) -> None:
 async def listening(
     serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
 ) -> AsyncIterator[asyncio.Server]:
-    """A server on a free port of loopback. What it still does with connections at the end is cancelled.
+    """Serve on a free port of loopback. Connections that are still served at the end are cancelled.
 
-    From Python 3.12 on, a server of asyncio that is left waits for its connections, and so for ever where one of them
-    waits for a client that has gone.
+    From Python 3.12 on, closing a server of asyncio waits for its connections. That would last for ever if one of them
+    waits for a client that has left.
     """
     connections: set[asyncio.Task[None]] = set()
     writers: list[asyncio.StreamWriter] = []

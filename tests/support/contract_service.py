@@ -43,7 +43,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *arguments: object) -> None:
-        """Nothing per request."""
+        """Log nothing per request."""
 
 
 class Server(ThreadingHTTPServer):

@@ -1,4 +1,4 @@
-"""What the tests of the runner `docker` share: a node's containers on the engine of the test bed."""
+"""Helpers for tests of the runner `docker`: a node's containers on the engine of the test bed."""
 
 import json
 import secrets
@@ -26,11 +26,11 @@ from nodekit_docker import DockerConfig, DockerContainer, DockerRunner
 T = TypeVar("T")
 
 PATIENCE_SECONDS = 60.0
-"""For what should take a second: machines that run tests are busy."""
+"""Patience for steps that should take a second: machines that run tests are busy."""
 
 
 class Watched(DockerRunner):
-    """It knows which steps were begun."""
+    """A runner that records the steps it began."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
@@ -42,19 +42,19 @@ class Watched(DockerRunner):
 
 
 class Bed:
-    """What nodes make on the engine whose names begin with `node`."""
+    """Containers, networks and images of nodes whose names begin with `node`."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.node = f"test-{secrets.token_hex(4)}"
 
     def container(self, id: str = "one", **settings: Any) -> DockerContainer:
-        """A small one, which does what a job's data say (see `engine/service.py`)."""
+        """Describe a small container that does what a job's data say (see `engine/service.py`)."""
         given = {"id": id, "image": self.engine.images.service, "pull": "never", "memory": "128MiB", "stop_seconds": 2}
         return DockerContainer(**{**given, **settings})
 
     def program(self, id: str = "one", **settings: Any) -> DockerContainer:
-        """One that is run once for each step (see `engine/program.py`)."""
+        """Describe a program that is run once for each step (see `engine/program.py`)."""
         given = {"id": id, "image": self.engine.images.program, "mode": "once", "pull": "never", "memory": "128MiB"}
         return DockerContainer(**{**given, **settings})
 
@@ -64,13 +64,13 @@ class Bed:
 
     @asynccontextmanager
     async def running(self, *containers: DockerContainer, **settings: Any) -> AsyncIterator[tuple[Node, Watched]]:
-        """A node with these containers, up; the settings are the node's."""
+        """Run a node with these containers, up; the settings are the node's."""
         runner = self.runner(*containers)
         async with make_node(runner, **settings) as node:
             yield node, runner
 
     def made(self, id: str | None = None, *, node: str | None = None) -> list[Container]:
-        """Containers on the engine, running or not: all, or those of an entry, or those of one node."""
+        """Return the containers on the engine, running or not: all, or those of an entry or of a node."""
         labels = ["nodekit.node"] + ([f"nodekit.container={id}"] if id else [])
         found = self.engine.client.containers.list(all=True, filters={"label": labels}, ignore_removed=True)
         return [one for one in found if self._is_ours(one.labels["nodekit.node"], node)]
@@ -79,12 +79,12 @@ class Bed:
         return label == node if node else label.startswith(self.node)
 
     def one(self, id: str = "one", *, node: str | None = None) -> Container:
-        """The only one of an entry."""
+        """Return the only container of an entry."""
         (container,) = self.made(id, node=node)
         return container
 
     def clear(self) -> list[str]:
-        """Remove all; the names of what was there."""
+        """Remove all containers and networks; return their names."""
         left = [*self.made(), *self.networks()]
         for one in left:
             with suppress(docker.errors.NotFound):
@@ -92,13 +92,13 @@ class Bed:
         return [one.name for one in left]
 
     def networks(self) -> list[Network]:
-        """Networks on the engine that the nodes have made."""
+        """Return the networks on the engine that the nodes have made."""
         found = self.engine.client.networks.list(filters={"label": "nodekit.node"}, greedy=True)
         return [one for one in found if one.attrs["Labels"]["nodekit.node"].startswith(self.node)]
 
 
 async def aside(function: Callable[[], T]) -> T:
-    """The result of what blocks, without holding up the node that is tested."""
+    """Run a blocking call in a thread, so that it does not hold up the tested node; return its result."""
     return await anyio.to_thread.run_sync(function)
 
 
@@ -112,13 +112,13 @@ async def submitted(node: Node, data: Any, *containers: str) -> Job:
 
 
 async def outcome(node: Node, data: Any, *containers: str) -> Job:
-    """A job's end."""
+    """Return the outcome of a job."""
     (job,) = await finished(node, await submitted(node, data, *containers))
     return job
 
 
 async def result(node: Node, data: Any, *containers: str) -> Any:
-    """What a job that succeeds gives."""
+    """Return the result of a job that succeeds."""
     return value(await outcome(node, data, *containers))
 
 
@@ -143,7 +143,7 @@ async def is_down(runner: DockerRunner, id: str = "one") -> None:
 
 
 async def kill_program(container: Container) -> None:
-    """`kill -9` of the program, inside; its init ends with it."""
+    """Kill the program in the container with `kill -9`; its init ends with it."""
     others = "for path in /proc/[0-9]*; do pid=${path#/proc/}; [ $pid = $$ ] || kill -9 $pid; done"
 
     def kill() -> None:
@@ -154,7 +154,7 @@ async def kill_program(container: Container) -> None:
 
 
 def node_file(folder: Path, bed: Bed, *containers: dict[str, Any], name: str | None = None) -> Path:
-    """A node that stores in a file; its containers differ from the small one by what is said."""
+    """Write the file of a node with a durable store; its containers differ from the small one as given."""
     small = {"image": bed.engine.images.service, "pull": "never", "memory": "128MiB", "stop_seconds": 2}
     lines = [f'[node]\nname = "{name or bed.node}"', '[store]\nuse = "sqlite"\npath = "jobs.db"']
     lines += ['[[transports]]\nuse = "asgi"\nbind = "127.0.0.1:0"']
@@ -175,7 +175,7 @@ def toml(value: Any) -> str:
 
 @asynccontextmanager
 async def served(file: Path) -> AsyncIterator[tuple[Served, Api]]:
-    """`nodekit serve`, listening, with all containers up; and a client of it."""
+    """Run `nodekit serve`; yield it, listening and with all containers up, and a client."""
     async with started("serve", file, folder=file.parent) as process:
         await until(lambda: process.url or process.process.poll() is not None, seconds=PATIENCE_SECONDS)
         assert process.url, process.log

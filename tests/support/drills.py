@@ -1,9 +1,12 @@
-"""A drill: a real node under constant load is killed again and again, and everything it ever said is held against it.
+"""A drill: a real node under constant load is killed again and again, and all its answers must stay true.
 
-One set of clients works through all lives of the node, with retries as the documentation asks of them. What must hold:
-ids that were given out are there, are listed in their order and finish, and those of new jobs are greater; a step whose
-result was stored at the moment of a kill is never called again; an answer once given never changes; one idempotency key
-is one job. A second node on the same file is refused.
+One set of clients works through all lives of the node, and retries as the documentation asks. These rules must hold:
+
+- the node has each job that it gave an id for, lists them in order and finishes them; ids of new jobs are greater;
+- a step is never called again if its result was stored at the moment of a kill;
+- a final answer never changes;
+- one idempotency key is one job;
+- a second node on the same file is refused.
 """
 
 import asyncio
@@ -29,13 +32,13 @@ from served import Served, started
 STEPS = 3
 CLIENTS = 12
 LIFE_SECONDS = 1.0
-"""How long a node lives after it has begun to listen, at most."""
+"""Maximum lifetime of a node after it begins to listen, in seconds."""
 POISON = "poison"
 
 KILL, DRAIN, DRAIN_THEN_STOP = (signal.SIGKILL,), (signal.SIGTERM,), (signal.SIGTERM, signal.SIGTERM)
 
 EXIT_CODES = {KILL: [-signal.SIGKILL], DRAIN: [0], DRAIN_THEN_STOP: [0, -signal.SIGTERM]}
-"""A second signal may come when the node has stopped and nobody listens for signals any more."""
+"""Exit codes by signals. A second signal may come when the node no longer listens for signals."""
 
 NODE_FILE = """
 [node]
@@ -101,7 +104,7 @@ async def services() -> AsyncIterator[Services]:
 
 @dataclass
 class Figures:
-    """What came of a drill. The second half must be nothing."""
+    """Results of a drill. Each list in the second half must be empty."""
 
     seed: int
     kills: int = 0
@@ -116,7 +119,7 @@ class Figures:
     called_again: list[str] = field(default_factory=list)
     contradictions: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
-    """Anything else: a status that nobody expects, a result that does not fit, two jobs for one key."""
+    """Other faults: an unexpected status, a wrong result, two jobs for one key."""
 
     @property
     def faults(self) -> list[str]:
@@ -142,16 +145,16 @@ class Figures:
 
 
 class Memory:
-    """What the node has said so far."""
+    """The node's answers so far."""
 
     def __init__(self, figures: Figures) -> None:
         self.figures = figures
         self.given: dict[str, dict[str, Any]] = {}
-        """The data of each job whose id was given out."""
+        """Data of each job that the node gave an id for."""
         self.told: dict[str, Any] = {}
-        """The final answer about a job, once there was one."""
+        """Final answers, by job id."""
         self.keys: dict[str, tuple[str, str | None]] = {}
-        """By idempotency key: the body, and the id if the answer arrived."""
+        """Request body and job id by idempotency key; the id is there if the answer arrived."""
 
     def gave(self, id: str, body: Mapping[str, Any]) -> None:
         if id not in self.given:
@@ -166,11 +169,11 @@ class Memory:
         self.gave(id, json.loads(body))
 
     def known(self, ids: Iterable[str]) -> set[str]:
-        """Which of these are known to be finished: taken before a question is asked, for answers overtake another."""
+        """Return the ids known to be finished. Call it before a question is asked, for answers overtake each other."""
         return {id for id in ids if id in self.told}
 
     def tells(self, job: dict[str, Any], known: set[str]) -> None:
-        """A JobResult: final ones stay as they are; `known` were final before it was asked for."""
+        """Compare a JobResult with earlier ones: final ones stay. `known` were final before the question."""
         id, final = job["id"], job["status"] != "running"
         if id in known if not final else self.told.get(id, job) != job:
             self.figures.contradictions.append(f"{id} was {self.told[id]} and is {job}")
@@ -189,7 +192,7 @@ class Memory:
 
 
 class Client:
-    """One of those who use the node, and come back when it does."""
+    """A client of the node; it comes back when the node does."""
 
     def __init__(self, number: int, drill: "Drill") -> None:
         self.random = random.Random(f"{drill.figures.seed}/{number}")
@@ -219,7 +222,7 @@ class Client:
         return {"containers": [f"c{n}" for n in range(STEPS)], "data": data}
 
     async def expect(self, answer: Answer, *also: int) -> bool:
-        """Whether it was done; a node that is full or draining says so, and is asked again later."""
+        """Return True if the request succeeded; a node that is full or draining is asked again later."""
         if answer.status == 503:
             await asyncio.sleep(0.05)
         elif answer.status not in (200, *also):
@@ -233,7 +236,7 @@ class Client:
         await self.send(key)
 
     async def resubmit(self) -> None:
-        """Mostly something recent, whose answer may have been lost."""
+        """Submit an earlier request again, mostly a recent one whose answer may have been lost."""
         if self.keys:
             self.memory.figures.resubmissions += 1
             await self.send(self.random.choice(self.keys[-20:]))
@@ -282,7 +285,7 @@ class Client:
 
 
 class Drill:
-    """Lives and deaths of one node."""
+    """The lives and deaths of one node."""
 
     def __init__(self, folder: Path, containers: Services, seed: int) -> None:
         self.figures = Figures(seed)
@@ -295,7 +298,7 @@ class Drill:
         tables = [CONTAINER.format(number=number, port=containers.port) for number in range(STEPS)]
         self._file.write_text(NODE_FILE.format(containers="".join(tables)))
         self._sealed: dict[str, int] = {}
-        """How often each step was called whose result is stored."""
+        """Number of calls of each step with a stored result."""
 
     @property
     def database(self) -> Path:
@@ -307,7 +310,7 @@ class Drill:
         ends: Sequence[tuple[signal.Signals, ...]],
         sabotage: Callable[[Path, Sequence[str]], None] | None = None,
     ) -> Figures:
-        """`sabotage` is called after the first life, with the ids of jobs that are known to have succeeded."""
+        """Run the drill. `sabotage` is called after the first life with the ids of jobs that succeeded."""
         begun = time.monotonic()
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session:
             clients = [asyncio.create_task(Client(number, self).work()) for number in range(CLIENTS)]
@@ -329,7 +332,7 @@ class Drill:
         return self.figures
 
     async def _life(self, session: aiohttp.ClientSession, end: tuple[signal.Signals, ...], tells: int = 0) -> None:
-        """From start to end; not before it has told of so many finished jobs."""
+        """Run one life of the node; it ends after the node reported this many finished jobs."""
         async with started("serve", self._file, "--log-level", "warning", folder=self._folder) as served:
             if not tells and self._random.random() < 0.1:
                 await asyncio.sleep(self._random.uniform(0, statistics.mean(self.figures.listening_after or [1])))
@@ -359,7 +362,7 @@ class Drill:
         self.listening.set()
 
     async def _last_life(self, session: aiohttp.ClientSession, clients: Sequence[asyncio.Task[None]]) -> None:
-        """Everybody stops, everything finishes, and each id and key is asked for once more."""
+        """Stop all clients, let every job finish, and ask for each id and key once more."""
         async with started("serve", self._file, "--log-level", "warning", folder=self._folder) as served:
             await self._begin(served, session)
             for client in clients:
@@ -386,7 +389,7 @@ class Drill:
         self._seal()
 
     async def _look_at_list(self) -> None:
-        """All jobs are in it, in their order, and a new one comes after them."""
+        """Check that the list has all jobs in order, and that a new one comes after them."""
         listed: list[str] = (await self.api.get("/api/jobs")).json
         if listed != sorted(listed):
             self.figures.wrong.append("the list of jobs is not in their order")
@@ -402,7 +405,7 @@ class Drill:
             self.figures.wrong.append(f"a second node on the same file ended with {code}: {second.log[-2000:]}")
 
     async def _finished(self, ids: Sequence[str]) -> list[Any]:
-        """What the node has of these, once it is finished."""
+        """Return these jobs as the node has them, once they are finished."""
         query = "&".join(f"id={id}" for id in ids)
         answer = await self.api.get(f"/api/jobs?{query}&wait=5")
         async with asyncio.timeout(60):
@@ -414,14 +417,14 @@ class Drill:
         return list(answer.json)
 
     def compare(self, ids: Sequence[str], jobs: Sequence[Any], known: set[str]) -> None:
-        """An answer about jobs whose ids were given out."""
+        """Compare an answer about known jobs with earlier ones."""
         for job in jobs:
             self.memory.tells(job, known)
         there = {job["id"] for job in jobs}
         self.figures.lost += [id for id in ids if id not in there and id not in self.figures.lost]
 
     def _seal(self) -> None:
-        """Nobody is running: what is stored now has been called for the last time."""
+        """Record the stored steps while no node runs: none of them may be called again."""
         query = "SELECT id, records.number FROM records JOIN jobs ON job = jobs.number WHERE done = 1"
         with suppress(sqlite3.OperationalError), closing(sqlite3.connect(self.database)) as connection:
             for id, number in connection.execute(f"{query} AND records.number > 0"):

@@ -1,4 +1,4 @@
-"""A node served over real sockets, and a real client of it."""
+"""A node that is served over real sockets, and a client of it."""
 
 import asyncio
 import json
@@ -20,11 +20,11 @@ from nodekit_function import FunctionRunner
 from nodekit_guardian import Guardian, rules
 
 both_servers = pytest.mark.parametrize("server", ["hypercorn", "uvicorn"])
-"""For what each server does in its own way: connections, and the bytes on them."""
+"""Marks tests of behaviour that differs between servers: connections, and the bytes on them."""
 
 
 class Answer(msgspec.Struct):
-    """What came back."""
+    """An answer of the node."""
 
     status: int
     headers: Any
@@ -78,7 +78,7 @@ class Api:
         return id
 
     async def results(self, *ids: str, intermediate: bool = False, seconds: float = 60) -> list[Any]:
-        """The results of jobs, once all are finished."""
+        """Return the results of jobs, once all are finished."""
         found: list[Any] = []
         with anyio.fail_after(seconds):
             for start in range(0, len(ids), 200):
@@ -93,14 +93,14 @@ class Api:
 
     @asynccontextmanager
     async def as_other_client(self, address: str = "127.0.0.2") -> AsyncIterator["Api"]:
-        """The same node, called from another address."""
+        """Return a client of the same node that calls from another address."""
         connector = aiohttp.TCPConnector(local_addr=(address, 0))
         async with aiohttp.ClientSession(connector=connector) as session:
             yield Api(self.url, session, self.node)
 
     @asynccontextmanager
     async def raw(self) -> AsyncIterator["RawConnection"]:
-        """A bare connection."""
+        """Open a bare connection."""
         reader, writer = await asyncio.open_connection(*self.address)
         try:
             yield RawConnection(reader, writer)
@@ -109,7 +109,7 @@ class Api:
 
 
 class RawConnection:
-    """HTTP/1.1 by hand: says what no well-behaved client would."""
+    """A hand-written HTTP/1.1 connection: it can send what no well-behaved client would."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
@@ -131,7 +131,7 @@ class RawConnection:
             return Answer(int(line.split()[1]), headers, body)
 
     async def ended(self) -> bool:
-        """Whether the server closes the connection without another word."""
+        """Return True if the server closes the connection without sending more."""
         async with asyncio.timeout(30):
             try:
                 return await self.reader.read(1) == b""
@@ -140,7 +140,7 @@ class RawConnection:
 
 
 def post(body: bytes, *headers: str, path: str = "/api/jobs") -> bytes:
-    """A POST as bytes, with a Content-Length unless the headers name a framing."""
+    """Return a POST as bytes; it has a Content-Length unless the headers name a framing."""
     lines = list(headers)
     if not any(line.lower().startswith(("content-length", "transfer-encoding")) for line in lines):
         lines.append(f"Content-Length: {len(body)}")
@@ -148,7 +148,7 @@ def post(body: bytes, *headers: str, path: str = "/api/jobs") -> bytes:
 
 
 def api_functions(gate: Gate) -> FunctionRunner:
-    """Containers of every kind that the guardian tells apart."""
+    """Make a runner with containers of every kind that the guardian distinguishes."""
 
     async def fail(data: Any) -> Any:
         raise ValueError("as it was told")
@@ -173,7 +173,7 @@ async def serving(
     node: dict[str, Any] | None = None,
     **config: Any,
 ) -> AsyncIterator[Api]:
-    """A node with the asgi transport on a free port."""
+    """Serve a node with the transport `asgi` on a free port; yield a client."""
     gate = Gate()
     settings = AsgiConfig(**{"bind": "127.0.0.1:0", "server": server, "stop_seconds": 1.0, **config})
     composed = make_node(
@@ -186,7 +186,7 @@ async def serving(
 
 
 def free_port() -> int:
-    """A port that was free a moment ago, for services that must come back on the same one."""
+    """Return a port that was free a moment ago, for services that must come back on the same one."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -16,7 +16,7 @@ class Import(NamedTuple):
     target: str
     """The module that is imported."""
     name: str | None
-    """What is taken from it; None: the module itself."""
+    """The imported name; None: the module itself."""
     typing_only: bool
 
     @property
@@ -52,7 +52,7 @@ def imports(module: str, tree: ast.Module, known: frozenset[str] = frozenset()) 
 
 
 def plugin_violations(one: Import) -> Iterator[str]:
-    """What a plugin may not import."""
+    """Yield the imports that a plugin may not have."""
     package, top = one.module.partition(".")[0], one.target.partition(".")[0]
     if top == "nodekit" and (one.target != "nodekit" or one.name not in nodekit.__all__):
         yield f"{one.place}: a plugin imports names of nodekit.__all__ only"

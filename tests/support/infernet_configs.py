@@ -1,4 +1,4 @@
-"""An Infernet node's ``config.json``: one with every key set, and random ones."""
+"""Files ``config.json`` of Infernet nodes: one with every key set, and random ones."""
 
 import json
 from collections.abc import Mapping
@@ -30,11 +30,11 @@ CONTAINER: Mapping[str, Any] = {
     "generates_proofs": True,
     "volumes": ["data:/data:ro"],
 }
-"""Every key of a container."""
+"""All keys of a container."""
 
 
 def full(*containers: Mapping[str, Any], managed: bool = True, port: int = 4000) -> dict[str, Any]:
-    """Every key that Infernet 1.4 knows."""
+    """Return a configuration with every key that Infernet 1.4 knows."""
     return {
         "log": {"path": "infernet.log", "max_file_size": "100000", "backup_count": 3},
         "manage_containers": managed,
@@ -71,7 +71,7 @@ def written(folder: Path, config: Any, name: str = "config.json") -> Path:
 
 
 def revealed(value: Any) -> Any:
-    """Tables that can be compared."""
+    """Return the value in a form that can be compared."""
     match value:
         case Secret():
             return ("secret", value.reveal())
@@ -84,7 +84,7 @@ def revealed(value: Any) -> Any:
 
 
 def followed(value: Any, environment: Mapping[str, str]) -> Any:
-    """As `revealed`, with what references lead to."""
+    """Return the value like `revealed`, with references to the environment resolved."""
     match value:
         case {"env": str(name), **rest} if not rest and name in environment:
             return ("secret", environment[name])
@@ -104,7 +104,7 @@ def container(file: NodeTables, runner: int = 0, number: int = 0) -> dict[str, A
 # -- random ones ----------------------------------------------------------------------------------
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-"""Any text that UTF-8 has: quotes, line ends, control characters and other planes included."""
+"""Any text that UTF-8 can encode: quotes, line ends, control characters and other planes included."""
 names = texts.filter(bool)
 booleans = st.sampled_from([True, False, "true", "False", "1", "off"])
 whole = st.integers(0, 2**70) | st.integers(0, 2**40).map(str)
@@ -117,7 +117,7 @@ commands = st.sampled_from(["", "run --all", "'a b' \"c d\"", '--x=\\"y\\"', "é
 
 
 def some(**keys: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    """Any of these keys."""
+    """Draw tables with any of these keys."""
     return st.fixed_dictionaries({}, optional=keys)
 
 

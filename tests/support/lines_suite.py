@@ -11,7 +11,7 @@ from nodekit.testing import TransportContract
 
 
 class LinesSuite(TransportContract):
-    """How a client of `LinesTransport` asks."""
+    """Requests of a client of `LinesTransport`."""
 
     beginning = b'{"submit": ["ec'
 

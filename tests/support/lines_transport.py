@@ -1,7 +1,7 @@
 """A transport that speaks no HTTP: a JSON object in a line over TCP, on anyio alone.
 
 ``{"submit": […], "data": {…}}`` → ``{"id"}`` | ``{"refused", "params"}`` | ``{"unavailable", "seconds"}``;
-``{"fetch": id}`` → ``{"job": {…} | null}``; what else goes wrong is ``{"error"}``.
+``{"fetch": id}`` → ``{"job": {…} | null}``; any other failure is ``{"error"}``.
 """
 
 import logging
@@ -23,7 +23,7 @@ logger = logging.getLogger("nodekit.lines")
 
 
 class LinesTransport:
-    """Serves at a port of an address of this machine."""
+    """A server at a port of an address of this machine."""
 
     def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
         self.host, self.port = host, port

@@ -9,7 +9,7 @@ LOCK = ROOT / "requirements.lock"
 
 
 class Locked(NamedTuple):
-    """What the lock has of a distribution."""
+    """The entry of a distribution in the lock."""
 
     version: str
     hashes: frozenset[str]

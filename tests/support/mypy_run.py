@@ -1,4 +1,4 @@
-"""mypy for tests: by the same settings and with one cache, so that nodekit and what it imports are looked at once."""
+"""mypy for tests: all runs share settings and a cache, so that nodekit and its imports are checked once."""
 
 import os
 import subprocess
@@ -10,14 +10,14 @@ import pytest
 from paths import ROOT
 
 one_after_another = pytest.mark.xdist_group("mypy")
-"""For tests that run it: the second finds what the first has kept."""
+"""Marks tests that run mypy: the second finds what the first has cached."""
 
 _SETTINGS = "[mypy]\nstrict = true\nfollow_untyped_imports = true\nexplicit_package_bases = true\n"
 _OPTIONS = ("--no-error-summary", "--show-error-codes", "--hide-error-context")
 
 
 def mypy(folder: Path, sources: Iterable[Path], roots: Iterable[Path]) -> str:
-    """Give what it says of some files, which are imported from these roots; the folder is for its settings."""
+    """Run mypy on some files, imported from these roots; return its output. The folder is for its settings."""
     (folder / "mypy.ini").write_text(_SETTINGS)
     cache = ROOT / ".mypy_cache" / "tests"
     command = [sys.executable, "-m", "mypy", "--config-file", "mypy.ini", f"--cache-dir={cache}", *_OPTIONS]

@@ -29,7 +29,7 @@ def blocks(page: Path) -> Iterator[tuple[str, str]]:
 
 
 def write_files(page: Path, folder: Path) -> None:
-    """Write the blocks that are files, and install the packages among them as far as metadata goes."""
+    """Write the blocks that are files, and plant the metadata of the packages among them."""
     for _, text in blocks(page):
         if name := FILE_NAME.match(text):
             (folder / name[1]).write_text(text, encoding="utf-8")
@@ -47,7 +47,7 @@ def install(project: Mapping[str, Any], folder: Path) -> None:
 
 
 def settings(struct: type[msgspec.Struct]) -> dict[str, str]:
-    """Keys and defaults of a Struct as the reference writes them."""
+    """Return the keys and defaults of a Struct as the reference writes them."""
     return {
         field.name: "required" if field.required else written(field.default)
         for field in msgspec.structs.fields(struct)

@@ -1,4 +1,4 @@
-"""Parts that tests compose nodes from: real ones, and small ones that can be held up, taken down and made to fail."""
+"""Components that tests compose nodes from: real ones, and small ones that tests can hold up, take down and break."""
 
 import gc
 from collections import Counter
@@ -16,14 +16,14 @@ PATIENCE_SECONDS = 60.0
 
 
 async def until(condition: Callable[[], Any], *, seconds: float = PATIENCE_SECONDS) -> None:
-    """Look again and again, for a bounded time."""
+    """Poll until a condition holds, for a bounded time."""
     with anyio.fail_after(seconds):
         while not condition():
             await anyio.sleep(0.005)
 
 
 async def until_is(ask: Callable[[], Awaitable[Any]], expected: Any, *, seconds: float = PATIENCE_SECONDS) -> None:
-    """As `until`, for what has to be awaited."""
+    """Wait like `until`, for an awaitable value."""
     with anyio.fail_after(seconds):
         while await ask() != expected:
             await anyio.sleep(0.005)
@@ -36,7 +36,7 @@ async def settle_down() -> None:
 
 
 async def give_up(call: Callable[[], Awaitable[Any]], *, once: anyio.Event | None = None) -> bool:
-    """Cancel a call when it is as far as it gets, or once that is set; return False where it had come to its end."""
+    """Cancel a call when it is as far as it gets, or once the event is set; return False if it had already ended."""
     ended = False
 
     async def work() -> None:
@@ -61,7 +61,7 @@ def request(*containers: str, client: str = "alice", **data: Any) -> JobRequest:
 
 
 def functions(settings: Mapping[str, Mapping[str, Any]] | None = None, /, **functions: Function) -> FunctionRunner:
-    """A runner of `echo` and of what is given; `settings` are those of containers, by id."""
+    """Make a runner of `echo` and of the given functions; `settings` are those of containers, by id."""
     runner = FunctionRunner()
     for id, function in {"echo": echo, **functions}.items():
         runner.add(Container(id=id, **(settings or {}).get(id, {})), function)
@@ -94,7 +94,7 @@ class Gate:
 
 
 class SwitchRunner:
-    """A runner whose containers can be taken down, and which does what it is told with a step."""
+    """A runner whose containers tests can take down, and whose steps do as they are told."""
 
     def __init__(
         self,
@@ -143,7 +143,7 @@ class SwitchRunner:
 
 
 class SpiedStore(EmbeddedStore):
-    """A store in memory that counts its calls, and fails as often as it is told."""
+    """A store in memory that counts its calls, and fails as often as it should."""
 
     def __init__(self, table: MemoryTable | None = None) -> None:
         super().__init__(table or MemoryTable())
@@ -192,7 +192,7 @@ class SpiedStore(EmbeddedStore):
 
 
 def held(thing: object) -> int:
-    """Count the objects that hang on a thing, itself included."""
+    """Count the objects that a thing refers to, directly or not; it counts as well."""
     found: dict[int, object] = {}
     left = [thing]
     while left:

@@ -1,4 +1,4 @@
-"""Distributions that are planted by their metadata on a path of their own, and the command line that finds them."""
+"""Distributions that tests plant by their metadata on a path of their own, and a command line that finds them."""
 
 import importlib
 import os
@@ -53,9 +53,9 @@ def plant(
     version: str = "1.0",
     metadata: str | None = None,
 ) -> None:
-    """A distribution, and its module unless there is none.
+    """Plant a distribution, and its module unless `code` is None.
 
-    `entry_points` are group → "name = object" lines, where no module is said it is its own; or the file's text.
+    `entry_points` maps groups to names, each of which is the planted module's `offer`; or it is the text of the file.
     """
     module = distribution.replace("-", "_")
     info = folder / f"{module}-{version}.dist-info"
@@ -73,7 +73,7 @@ def plant(
 
 
 def install(folder: Path, distribution: str, code: str | None, **offers: str) -> None:
-    """A distribution on a path of its own: metadata, and a module unless there is none."""
+    """Plant a distribution on a path of its own: metadata, and a module unless `code` is None."""
     info = folder / f"{distribution.replace('-', '_')}-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
@@ -85,12 +85,12 @@ def install(folder: Path, distribution: str, code: str | None, **offers: str) ->
 
 
 def imported(folder: Path) -> set[str]:
-    """The planted modules that left a mark."""
+    """Return the planted modules that left a mark when they were imported."""
     return {path.stem for path in folder.glob("*.imported")}
 
 
 def nodekit(folder: Path, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
-    """The command in this process, with what is planted in a folder; in that folder."""
+    """Run the command in this process, in a folder, with the packages planted there."""
     forget_modules()
     importlib.invalidate_caches()
     with (
@@ -115,7 +115,7 @@ def forget_modules() -> None:
 
 
 def nodekit_elsewhere(folder: Path, *arguments: str, check_seconds: float) -> "subprocess.CompletedProcess[str]":
-    """The command as a process, in which each check may take so long."""
+    """Run the command as a process in which each check may take this long."""
     set_seconds = f"checks.examine.__kwdefaults__['seconds'] = {check_seconds}"
     env = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
     command = [

@@ -1,4 +1,4 @@
-"""Registries that keep engines waiting, count what they are asked, or refuse."""
+"""Registries that keep engines waiting, count their requests, or refuse them."""
 
 import asyncio
 import json
@@ -10,7 +10,7 @@ from connections import listening
 from engine.registry import Registry
 
 TLS = b"\x16"
-"""Engines try that first, and wait long for an answer."""
+"""The first byte of a TLS handshake. Engines try TLS first, and wait long for an answer."""
 
 _ASKED = re.compile(rb"^(GET|HEAD) (\S+) HTTP/1", re.MULTILINE)
 
@@ -26,11 +26,11 @@ class Front:
         self._registry = registry
 
     def at(self, target: str) -> str:
-        """What a pushed image is called here."""
+        """Return the name of a pushed image in this registry."""
         return target.replace(self._registry.address, f"127.0.0.1:{self.port}")
 
     def manifests(self, name: str) -> list[str]:
-        """Requests for an image by its tag."""
+        """Return the requests for an image by its tag."""
         return [asked for asked in self.asked if f"/{name}/manifests/" in asked and "sha256:" not in asked]
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -65,7 +65,7 @@ async def in_front_of(registry: Registry) -> AsyncIterator[Front]:
 
 @asynccontextmanager
 async def refusing(status: str, text: str) -> AsyncIterator[str]:
-    """The address of a registry that refuses everything."""
+    """Return the address of a registry that refuses everything."""
     body = json.dumps({"errors": [{"code": status.partition(" ")[2].replace(" ", "").upper(), "message": text}]})
     head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
 

@@ -51,14 +51,14 @@ class Served:
 
     @property
     def descriptors(self) -> int:
-        """How many it has open."""
+        """Number of open descriptors."""
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
     async def ended(self) -> int:
-        """The exit code."""
+        """Wait for the end of the process; return the exit code."""
         return await anyio.to_thread.run_sync(lambda: self.process.wait(60))
 
 
@@ -66,9 +66,9 @@ class Served:
 async def started(
     *arguments: str | Path, folder: Path, env: Mapping[str, str] | None = None, open_files: int | None = None
 ) -> AsyncIterator[Served]:
-    """Run `nodekit` with these arguments, and as many open files as `ulimit -n` allows, or as are said.
+    """Run `nodekit` with these arguments, with `open_files` or as many open files as `ulimit -n` allows.
 
-    Killed at the end if it still runs.
+    The process is killed at the end if it still runs.
     """
 
     prefix = [] if open_files is None else ["sh", "-c", f'ulimit -n {open_files} && exec "$@"', "sh"]
@@ -87,7 +87,7 @@ async def started(
 
 @asynccontextmanager
 async def serve(file: Path, *arguments: str, open_files: int | None = None) -> AsyncIterator[tuple[Served, Api]]:
-    """`nodekit serve`, listening, and a client of it."""
+    """Run `nodekit serve`; yield it, listening, and a client of it."""
     async with started("serve", file, *arguments, folder=file.parent, open_files=open_files) as served:
         await until(lambda: served.url or served.process.poll() is not None)
         assert served.url, served.log

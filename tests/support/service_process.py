@@ -20,7 +20,7 @@ OK, NOT_NOW = b"200 OK", b"503 Service Unavailable\r\nRetry-After: 3"
 
 
 class Service:
-    """Answers, counts, and holds what it was told to."""
+    """A server that answers, counts and holds calls."""
 
     def __init__(self) -> None:
         self.opened = asyncio.Event()
@@ -73,7 +73,7 @@ async def main() -> None:
 
 @asynccontextmanager
 async def service() -> AsyncIterator[str]:
-    """The URL of a service that runs meanwhile."""
+    """Run a service; yield its URL."""
     process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin
     assert process.stdout

@@ -1,7 +1,7 @@
-"""What plays the engine of `shared_store`: in memory, with a queue, a clock, sessions of clients, and fenced claims.
+"""The engine of `shared_store`: in memory, with a queue, a clock, sessions of clients, and fenced claims.
 
-It queues by an `EmbeddedStore`. A client renews its session: when that lapses, what was claimed in it is queued again
-and what was announced is forgotten. Each claim has a token, and nothing is written under one that is worth nothing.
+An `EmbeddedStore` is its queue. A client renews its session. When the session lapses, its claims are queued again and
+its announcements are forgotten. Each claim has a token; a write with an invalid token is refused.
 """
 
 import time
@@ -39,12 +39,12 @@ class SharedClaim:
     takeovers: int
     age_seconds: float
     scope: anyio.CancelScope = field(init=False)
-    """Made in the client's event loop."""
+    """Created in the event loop of the client."""
 
 
 @dataclass
 class Session:
-    """A client, as the engine knows it; `lose` is told the tokens of claims that are worth nothing any more."""
+    """A client as the engine knows it; `lose` is called with the tokens of claims that have become invalid."""
 
     lose: Callable[[int], None]
     lapses_at: float = 0.0
@@ -60,7 +60,7 @@ class Ticket:
 
 
 class Engine:
-    """What all clients ask. Its methods run in one event loop, and keep to its clock."""
+    """The engine that all clients call. Its methods run in one event loop, and use its clock."""
 
     def __init__(self, lease_seconds: float) -> None:
         self.lease_seconds = lease_seconds
@@ -78,13 +78,13 @@ class Engine:
         return number
 
     async def renew(self, number: int) -> bool:
-        """Whether the session is still there; it goes on then."""
+        """Renew the session; return False if it is gone."""
         if (session := self.sessions.get(number)) is not None:
             session.lapses_at = time.monotonic() + self.lease_seconds
         return session is not None
 
     async def watch(self) -> None:
-        """End the sessions that nobody renews."""
+        """End the sessions whose clients stopped renewing them."""
         while True:
             await anyio.sleep(self.lease_seconds / 20)
             for number, session in list(self.sessions.items()):
@@ -92,7 +92,7 @@ class Engine:
                     await self.end(number, died=True)
 
     async def end(self, number: int, *, died: bool) -> None:
-        """Forget a client, and queue again what it had claimed."""
+        """Forget a client, and queue again the jobs that it had claimed."""
         self.offers = {name: offer for name, offer in self.offers.items() if offer[0] != number}
         claims = [self.drop(token) for token, (owner, _) in list(self.claims.items()) if owner == number]
         self.sessions.pop(number, None)
@@ -101,7 +101,7 @@ class Engine:
                 await self.take_back(claim, died=died)
 
     def drop(self, token: int) -> Claim:
-        """A claim that is worth nothing any more."""
+        """Drop a claim that has become invalid."""
         owner, claim = self.claims.pop(token)
         if owner in self.sessions:
             self.sessions[owner].lose(token)
@@ -114,7 +114,7 @@ class Engine:
     async def claim(
         self, number: int, ticket: Ticket, containers: Collection[ContainerId] | None, limit: int
     ) -> list[SharedClaim]:
-        """Wait for jobs that are due in the containers; None: for those whose time is over."""
+        """Wait for jobs that are due in the containers. With None, wait for jobs whose time is over."""
         with anyio.CancelScope() as ticket.scope:
             while not ticket.given_up and not ticket.claims:
                 taken = await (
@@ -134,7 +134,7 @@ class Engine:
         return SharedClaim(token, claim.job, self.takeovers[claim.job.id], claim.age_seconds)
 
     async def give_up(self, ticket: Ticket) -> None:
-        """Whoever called for claims has gone."""
+        """Withdraw a call for claims: its caller has gone."""
         ticket.given_up = True
         if ticket.scope is not None and not ticket.claims:
             ticket.scope.cancel()

@@ -50,7 +50,7 @@ class SharedMemoryStore:
             await self._ask(lambda: self.engine.end(self._session, died=False))
 
     async def _ask(self, method: Callable[..., Awaitable[T]], *args: Any) -> T:
-        """It is done to its end, also where the caller is cancelled."""
+        """Call the engine; the call completes even if the caller is cancelled."""
         return await awaited(self.portal.start_task_soon(method, *args))
 
     async def _renew(self) -> None:

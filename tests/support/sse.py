@@ -11,11 +11,11 @@ import msgspec
 from http_api import Api
 
 _LINE = re.compile(r"(.*?)(?:\r\n|\n|\r(?!$|\n))", re.DOTALL)
-"""A line with its end, of whichever kind; one whose end may still be cut in two is not there yet."""
+"""Matches a line with its end, of any kind; an end that may still be cut in two does not match yet."""
 
 
 class Event(msgspec.Struct):
-    """As a browser hands it to a page."""
+    """An event as a browser gives it to a page."""
 
     name: str
     id: str
@@ -27,7 +27,7 @@ class Event(msgspec.Struct):
 
 
 class Events:
-    """What comes on one stream. `comments` counts the lines that say nothing."""
+    """The events of one stream. `comments` counts comment lines."""
 
     def __init__(self, pieces: AsyncIterator[bytes], status: int = 0, headers: Any = None) -> None:
         self.status = status
@@ -39,7 +39,7 @@ class Events:
         self._fields: dict[str, list[str]] = {}
 
     async def next(self, *, seconds: float = 20) -> Event | None:
-        """The next event; None: the stream has ended, and properly."""
+        """Return the next event, or None if the stream has ended properly."""
         with anyio.fail_after(seconds):
             while True:
                 while (line := self._line()) is not None:
@@ -80,7 +80,7 @@ class Events:
 
 @asynccontextmanager
 async def events(api: Api, id: str, last: str | None = None) -> AsyncIterator[Events]:
-    """The stream of a job's events."""
+    """Open the stream of a job's events."""
     headers = {"Accept": "text/event-stream", **({} if last is None else {"Last-Event-ID": last})}
     async with api.session.get(f"{api.url}/api/jobs/{id}/events", headers=headers) as response:
         yield Events(response.content.iter_any(), response.status, response.headers)

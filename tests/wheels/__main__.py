@@ -1,4 +1,4 @@
-"""What users install, tried as they have it: wheels alone, in a new environment, from a folder outside the checkout.
+"""A trial of what users install: wheels alone, in a new environment, from a folder outside the checkout.
 
 `make packages` runs it. Wheels of nodekit, of what is in `contrib` and of the examples that are packages are built and
 installed with the dependencies that they declare, in the versions and with the hashes of the lock. Then the demo runs,
@@ -69,7 +69,7 @@ class Bench:
         )
 
     def run(self, *command: object, folder: Path | None = None, **more: str) -> str:
-        """What a program of the environment prints; a failure has all of it."""
+        """Run a program of the environment; return its output. Raise Failed with all of it otherwise."""
         name, *arguments = map(str, command)
         return self._run([str(self._python.parent / name), *arguments], folder or self.work, **more)
 
@@ -106,7 +106,7 @@ def main() -> int:
 
 
 def checks(bench: Bench, packages: Iterable[Path]) -> Iterator[Check]:
-    """What is asked of what was installed; the checks do not need one another."""
+    """Yield the checks of the installed packages; they do not depend on one another."""
     yield "demo", lambda: bench.run("nodekit", "demo").splitlines()[-1]
     yield "nothing else is loaded", lambda: only_installed(bench)
     yield "README", lambda: as_a_newcomer(bench)
@@ -144,7 +144,7 @@ def built(bench: Bench, projects: Sequence[Path]) -> str:
 
 
 def installed(bench: Bench) -> str:
-    """With what they declare alone; each offer, command and format of them can be loaded."""
+    """Install the wheels with the dependencies they declare; load each provider, command and format."""
     bench.install(bench.wheels.glob("*.whl"))
     shutil.copy(Path(__file__).with_name(LOADED), bench.folder)
     return bench.run("python", bench.folder / LOADED, bench.folder, ROOT).strip()
@@ -174,7 +174,7 @@ def only_installed(bench: Bench) -> str:
 
 
 def as_a_newcomer(bench: Bench) -> str:
-    """What the README says of extending nodes, typed line by line where only the wheel is installed."""
+    """Type the README's lines about extending nodes, one by one, where only the wheel is installed."""
     home = bench.folder / "newcomer"
     venv.create(home / "environment", with_pip=True, symlinks=True)
     programs = home / "environment" / "bin"

@@ -12,7 +12,7 @@ from nodekit_memory import MemoryStore
 
 
 def problems(folder: Path, text: str) -> list[str]:
-    """What is wrong with a node file; nothing was made beside it."""
+    """Return the problems of a node file; check that nothing was made beside it."""
     file = write(folder, text)
     with pytest.raises(CompositionError) as failed:
         load_node(file)

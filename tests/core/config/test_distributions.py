@@ -1,4 +1,4 @@
-"""What installed packages say of themselves is read once by a composition or a command, however much asks for it."""
+"""A composition or a command reads the metadata of installed packages once, however often it is asked for."""
 
 import importlib.metadata
 from collections import Counter
@@ -37,7 +37,7 @@ class Reads(Counter[str]):
         patch.setattr(importlib.metadata, "distributions", distributions)
 
     def most(self, name: str) -> int:
-        """How often the most often read of the files of a name was read."""
+        """Return the highest number of reads among files of a name."""
         return max((count for path, count in self.items() if path.endswith(f"/{name}")), default=0)
 
 

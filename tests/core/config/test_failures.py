@@ -1,4 +1,4 @@
-"""Where the code of an installed package fails is told in a line, and shown to whoever asks for it."""
+"""A failure in an installed package is reported in one line; its traceback is shown on request."""
 
 import logging
 import sys

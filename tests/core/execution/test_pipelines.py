@@ -1,4 +1,4 @@
-"""What a node makes of pipelines that go on for ever, go where they may not, or take streams for something else."""
+"""Jobs of pipelines that never end, name missing containers, or return a stream where none is allowed."""
 
 from collections.abc import AsyncGenerator
 from typing import Any

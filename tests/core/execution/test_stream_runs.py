@@ -67,7 +67,7 @@ async def streamed(node: Node, request: JobRequest) -> tuple[list[bytes], Job]:
 
 
 async def broken(node: Node, request: JobRequest) -> tuple[list[bytes], Job]:
-    """What came before the stream broke off, and its job as it then was."""
+    """Return the bytes before the stream broke off, and the job at that moment."""
     pieces: list[bytes] = []
     async with node.stream(request) as stream:
         with pytest.raises(StreamBroken) as raised:

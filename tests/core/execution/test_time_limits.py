@@ -31,7 +31,7 @@ DAY = 86_400.0
 
 
 async def error_of(node: Node, job: Job) -> ContainerError:
-    """How the job failed."""
+    """Return the error that the job failed with."""
     with anyio.fail_after(60):
         [job] = await node.wait([job.id])
     assert job.status is JobStatus.FAILED

@@ -1,4 +1,4 @@
-"""How a job goes on and how it ends: decided purely, by its pipeline and the node's limits."""
+"""Transitions of a job: pure decisions from its pipeline and the node's limits."""
 
 import math
 from typing import Any

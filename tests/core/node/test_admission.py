@@ -1,4 +1,4 @@
-"""What is taken on: limits per client, priorities, idempotency keys."""
+"""Admission of requests: limits per client, priorities, idempotency keys."""
 
 import gc
 import weakref

@@ -1,4 +1,4 @@
-"""What observers are told of jobs: each once, in order, whatever ends a job, and whoever has gone meanwhile."""
+"""Events of jobs: each is emitted once and in order, whatever ends the job and whichever clients have left."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -33,7 +33,7 @@ both_cancels = pytest.mark.parametrize("native", [False, True], ids=["cancel sco
 
 
 class Told:
-    """What a node tells of its jobs, in order."""
+    """The events that a node emits, in order."""
 
     def __init__(self) -> None:
         self.events: list[Any] = []

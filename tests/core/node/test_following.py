@@ -36,7 +36,7 @@ def seen_as(job: Job) -> tuple[JobStatus, int]:
 
 @asynccontextmanager
 async def followed(node: Node, id: str) -> AsyncIterator[list[tuple[JobStatus, int]]]:
-    """How a job was, each time its follower was told. Left once that has come to an end."""
+    """Yield a list that grows by the job's status and step count at each change; leave once the follower has ended."""
     seen: list[tuple[JobStatus, int]] = []
 
     async def follow() -> None:

@@ -1,4 +1,4 @@
-"""What containers say of themselves: asked together, and none harms another."""
+"""Resources of containers: the node asks all of them together, and none harms another."""
 
 import logging
 from typing import Any

@@ -79,7 +79,7 @@ def test_a_job_that_failed_in_its_first_step_begins_anew() -> None:
 
 
 def test_an_error_that_the_pipeline_went_on_after_stays_where_it_was() -> None:
-    """What is kept is what the job once was: a pipeline that is asked again gives the answer of then."""
+    """The job is kept as it was before: a pipeline that is asked again gives its earlier answer."""
     old = ended(output(), error("reverse"), output(), error("reverse"), error())
     assert make_job().retrying(old, "failed").steps == old.steps[:3]
 

@@ -146,7 +146,7 @@ class WritesNowAndThen(WritesAtItsEnd):
 
 
 class WritesWhenItAdds(WritesAtItsEnd):
-    """What happened to a job later comes to the disk with the next one that is added."""
+    """Writes changes of a job only with the next job that is added."""
 
     async def add(self, jobs: Sequence[Job]) -> list[Job]:
         kept = await super().add(jobs)
@@ -180,7 +180,7 @@ class WritesThroughABuffer(Sound):
 
 
 class WritesInPlace(Sound):
-    """What was there is gone before what comes is there."""
+    """Truncates the file before it writes the new content."""
 
     def write(self) -> None:
         try:

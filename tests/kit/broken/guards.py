@@ -58,7 +58,7 @@ class LetsNobodyIn(Sound):
 
 
 class RacesWithItself(Sound):
-    """What it is asked stands in the guard."""
+    """Keeps the request in an attribute that concurrent calls share."""
 
     async def nodekit_admit(self, request: JobRequest) -> None:
         self.request = request

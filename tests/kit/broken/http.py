@@ -243,7 +243,7 @@ class TellsNoKinds(Rewritten):
 
 
 class EndsBrokenStreams(Sound):
-    """As if they were whole."""
+    """Ends broken streams as if they were complete."""
 
     async def between(self, app: Any, scope: Any, receive: Any, send: Any) -> None:
         ended = False
@@ -259,7 +259,7 @@ class EndsBrokenStreams(Sound):
 
 
 class TellsTheIdLate(Sound):
-    """With the first bytes behind it."""
+    """Sends the id together with the first bytes of the stream."""
 
     async def between(self, app: Any, scope: Any, receive: Any, send: Any) -> None:
         held: list[Any] = []

@@ -38,7 +38,7 @@ class ChokesOnNewEvents(Sound):
 
 
 class Blocks(Sound):
-    """As long as a write to a slow disk."""
+    """Blocks for as long as a write to a slow disk takes."""
 
     def nodekit_observe(self, event: Event) -> None:
         time.sleep(0.001)

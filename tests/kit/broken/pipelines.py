@@ -91,7 +91,7 @@ class NeverEnds(Sequence):
 
 
 class TriesForEver(Sequence):
-    """What failed is called again, as a step of its own."""
+    """Calls a failed container again, as a new step."""
 
     def next_step(self, job: Job) -> Step | None:
         done = tuple(step for step in job.steps if not isinstance(step.result, ContainerError))
@@ -108,7 +108,7 @@ class LosesTheOutcome(Sequence):
 
 
 class ChokesOnOutputs(Sequence):
-    """What containers give is an object with a text, it believes."""
+    """Assumes that every output is an object with a `text`."""
 
     def next_step(self, job: Job) -> Step | None:
         step = super().next_step(job)

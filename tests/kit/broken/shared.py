@@ -114,7 +114,7 @@ class RerunsStreams(Engine):
 
 
 class KeepsWhatWasLeft(Engine):
-    """What a store had claimed that was left stays claimed."""
+    """Keeps the claims of a store that closed its session."""
 
     async def end(self, number: int, *, died: bool) -> None:
         if died:
@@ -273,7 +273,7 @@ class RemembersWhoLeft(Engine):
 
 
 class ForgetsByName(Engine):
-    """With a session go the names that were announced in it, whoever has announced them since."""
+    """Removes the names that a session announced, even if another session has announced them since."""
 
     def __init__(self, lease_seconds: float) -> None:
         super().__init__(lease_seconds)

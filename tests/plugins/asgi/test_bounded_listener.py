@@ -29,7 +29,7 @@ def anyio_backend() -> str:
 
 
 def readable(listener: socket.socket) -> bool:
-    """Whether an event loop would be told to accept."""
+    """Return True if an event loop would be told to accept a connection."""
     return bool(select.select([listener.fileno()], [], [], 0)[0])
 
 

@@ -1,4 +1,4 @@
-"""Who a client is to the app in another ASGI server, by what that server says of the connection."""
+"""Identity of clients in another ASGI server: the app takes it from that server's connection scope."""
 
 import json
 from collections.abc import Sequence

@@ -37,7 +37,7 @@ def _bed(engine: Any) -> Iterator[Bed]:
 
 @pytest.fixture
 def nothing_is_left_open(engine: Any) -> Iterator[None]:
-    """What is given back in the background may take a moment."""
+    """Check that nothing stays open. Resources that are released in the background may take a moment."""
     before = _open(engine)
     yield
     end = time.monotonic() + 10

@@ -1,4 +1,4 @@
-"""What is behind the engine's socket answers as no engine does, and what containers and callers do at the worst time.
+"""Attacks on the runner: a socket that answers as no engine does, and containers and callers at the worst time.
 
 Most of it needs no engine: a small server says what it is told to.
 """
@@ -41,7 +41,7 @@ DESCRIBED: Mapping[str, Any] = {
 
 
 class Fake(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    """As much of an engine as a runner asks; what `answers` says of a path goes before."""
+    """The part of an engine that a runner uses; entries of `answers` replace the default answer of a path."""
 
     daemon_threads = True
 

@@ -1,4 +1,4 @@
-"""What the runner `docker` decides by itself, without an engine."""
+"""Decisions of the runner `docker` that need no engine."""
 
 import json
 import os
@@ -425,7 +425,7 @@ def test_whole_sizes_survive_being_read_and_shown(number: int, unit: str) -> Non
 
 
 def state(settings: Mapping[str, Any] | None = None, *, network: str = "default", **state: Any) -> State:
-    """As an engine tells it."""
+    """Return the state of a container as an engine reports it."""
     told = {"Status": "running", "Running": True, "Paused": False, "ExitCode": 0, "StartedAt": "2026-01-01T00:00:00Z"}
     networks = {"bridge": {"IPAddress": "172.17.0.2"}}
     return State.of(
@@ -715,7 +715,7 @@ def test_a_node_on_the_machine_or_in_its_network_calls_ports_on_loopback() -> No
 
 
 class Machine:
-    """What could name an engine, on a machine where nothing does yet."""
+    """The environment variables and files that can name an engine; at first, none does."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self._folder, self._patch = folder, monkeypatch

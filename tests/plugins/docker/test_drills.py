@@ -1,4 +1,4 @@
-"""What befalls containers, and what becomes of the jobs that were in them: each ends as described, none is lost."""
+"""Faults of containers: the jobs in them end as described, and none is lost."""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -278,7 +278,7 @@ async def test_one_that_ends_before_its_events_are_heard_is_noticed(bed: Bed, mo
         look(runner, id)
 
     async def inspected(engine: Engine, id: str) -> Any:
-        """What the engine says of one that runs comes only after that one has ended."""
+        """Return the engine's report of a running container only after that container has ended."""
         answer = await inspect(engine, id)
         if answer and answer["State"]["Running"] and bed.made():
             bed.one().kill()

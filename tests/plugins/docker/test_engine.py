@@ -1,4 +1,4 @@
-"""What befalls the engine, and what becomes of the jobs meanwhile: each ends as described, and none is lost."""
+"""Faults of the engine: jobs end as described, and none is lost."""
 
 import os
 import re
@@ -40,7 +40,7 @@ GONE = "the Docker engine unix://"
 
 @pytest.fixture
 def dockerd(dockerd: Dockerd, bed: Bed) -> Dockerd:
-    """Of a test that looks afterwards whether something is left: `bed` needs the engine, so it is repaired before."""
+    """Repair the engine before `bed` checks what is left: `bed` needs the engine."""
     return dockerd
 
 
@@ -160,7 +160,7 @@ async def test_without_the_engines_socket_jobs_go_on(bed: Bed, dockerd: Dockerd,
 
 
 def doubt(runner: DockerRunner) -> None:
-    """As if the engine had not answered somebody: connections that are kept do not miss its socket."""
+    """Mark the engine as gone, as if it had not answered: open connections do not notice a missing socket."""
     assert runner._presence
     runner._presence.is_gone("told by the test")
 

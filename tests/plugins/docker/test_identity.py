@@ -1,4 +1,4 @@
-"""Which containers are a node's: found again after a crash, replaced when changed, never those of others."""
+"""Ownership of containers: a node finds its own after a crash, replaces changed ones, and never touches others."""
 
 import signal
 import time

@@ -1,4 +1,4 @@
-"""What the runner asks the engine, how long it takes beside the engine's own time, and whether it holds up the loop."""
+"""Load of the runner: its requests to the engine, its time beside the engine's, and blocking of the event loop."""
 
 import time
 import urllib.request
@@ -20,7 +20,7 @@ TICK_SECONDS = 0.01
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is asked of the engine through docker-py: method and path."""
+    """Record the requests to the engine through docker-py: method and path."""
     requests: list[str] = []
     send = docker.APIClient.send
 

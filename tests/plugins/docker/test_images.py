@@ -1,4 +1,4 @@
-"""Where images come from: registries that have them, want credentials, are full, slow, or down."""
+"""Sources of images: registries that have them, want credentials, are full, slow, or down."""
 
 import base64
 import json
@@ -36,7 +36,7 @@ class Shop:
         self.engine, self.registry = engine, registry
 
     def publish(self, name: str = "app:1", *, add: int = 0, mebibytes: int = 0) -> str:
-        """What to pull: a service that adds so much, of so many MiB more than the engine has."""
+        """Publish an image that adds `add`, with `mebibytes` more than the engine has; return its name."""
         lines = f"FROM {self.engine.images.service}\nENV ADD={add}\nCOPY weight /weight"
         tag = self.engine.images.build(f"nodekit-test/{name}", lines, weight=os.urandom(mebibytes << 20))
         target = self.registry.push(self.engine.client, tag, name)
@@ -44,7 +44,7 @@ class Shop:
         return target
 
     def load(self, name: str = "app:1", **settings: Any) -> str:
-        """As `publish`, and the engine has it, too."""
+        """Publish an image, load it into the engine, too, and return its name."""
         target = self.publish(name, **settings)
         self.engine.client.images.pull(target)
         return target
@@ -80,7 +80,7 @@ async def front(registry: Registry) -> AsyncIterator[Front]:
 
 
 async def refused(bed: Bed, *containers: DockerContainer) -> str:
-    """Why a node with these containers does not start."""
+    """Return the reason why a node with these containers does not start."""
     with anyio.fail_after(PATIENCE_SECONDS):
         with pytest.raises(NotStarted) as raised:
             async with bed.runner(*containers):

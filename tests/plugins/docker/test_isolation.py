@@ -99,7 +99,7 @@ async def test_it_reaches_no_other_container(module_bed: Bed, runner: Watched) -
 
 
 async def test_it_does_not_reach_what_is_published_on_loopback(module_bed: Bed, runner: Watched) -> None:
-    """What listens on all of the machine's addresses it can reach, where its node runs there, as is documented."""
+    """It can reach servers on all addresses of the machine if its node runs there, as documented."""
     ((binding,),) = (await aside(lambda: module_bed.one("plain"))).ports.values()
     gateway = (await aside(module_bed.networks))[0].attrs["IPAM"]["Config"][0]["Gateway"]
     for host in (gateway, "172.17.0.1", "127.0.0.1"):

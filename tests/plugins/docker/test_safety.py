@@ -1,4 +1,4 @@
-"""What containers may do and who can reach them, seen from inside and from outside; nothing is taken from settings."""
+"""Permissions and reachability of containers, from inside and outside. The tests trust no reported settings."""
 
 import os
 import socket

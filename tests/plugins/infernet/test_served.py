@@ -54,7 +54,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    """Where a container listens."""
+    """Yield the port of a container."""
     process = subprocess.Popen([sys.executable, "-c", CONTAINER], stdout=subprocess.PIPE)
     assert process.stdout
     with closing(process.stdout):

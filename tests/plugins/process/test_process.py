@@ -142,7 +142,7 @@ def eventually(check: Callable[[], bool], seconds: float = 60.0) -> bool:
 
 @asynccontextmanager
 async def changes(runner: ProcessRunner) -> AsyncIterator[list[list[str]]]:
-    """What `running()` was after each change."""
+    """Yield a list that grows by the value of `running()` at each change."""
     seen: list[list[str]] = []
 
     async def watch() -> None:

@@ -1,4 +1,4 @@
-"""What the store `sqlite` does to its file: who may open it, what is written, how it is read, and what failures say."""
+"""The file of the store `sqlite`: who may open it, how it is written and read, and messages of failures."""
 
 import errno
 import os
@@ -269,7 +269,7 @@ async def test_a_failed_opening_holds_no_lock(path: Path) -> None:
 
 
 async def write_version_1(path: Path, jobs: Sequence[Job]) -> None:
-    """As that version wrote them: with neither columns nor an index for errors."""
+    """Write a file of version 1: it has neither columns nor an index for errors."""
     newer = path.with_name("newer.sqlite")
     async with SqliteTable(newer) as table:
         await table.add([replace(job, steps=(), outcome=None, status=JobStatus.ACCEPTED) for job in jobs])
@@ -607,7 +607,7 @@ def _fill(path: Path, count: int) -> None:
 
 
 async def _steps(store: SqliteStore, call: Callable[[], Any]) -> int:
-    """How many thousand steps of SQLite's machine a call takes."""
+    """Return how many thousand steps of SQLite's virtual machine a call takes."""
     table, steps = store.table, 0
     assert isinstance(table, SqliteTable)
 

@@ -1,4 +1,4 @@
-"""What authors of plugins write. Only type-checked: this must pass as it stands."""
+"""Code of plugin authors. It is only type-checked: it must pass as it stands."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, MutableMapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager

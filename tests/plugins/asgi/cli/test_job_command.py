@@ -59,7 +59,7 @@ async def api() -> AsyncIterator[Api]:
 
 
 class Done(msgspec.Struct):
-    """How a command ended."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -92,7 +92,7 @@ def _call(url: str, arguments: Sequence[str], stdin: bytes) -> Done:
 
 
 async def spawn(url: str, *arguments: str) -> Done:
-    """As `call`, as a process, of which warnings are errors."""
+    """Run the command as a process in which warnings are errors; otherwise like `call`."""
     environment = {**os.environ, "NODEKIT_URL": url, "PYTHONWARNINGS": "error"}
     command = [*NODEKIT, "job", *arguments]
     with anyio.fail_after(LONG_SECONDS):

@@ -1,4 +1,4 @@
-"""What holds for every request, whatever its route."""
+"""Rules for every request, whatever its route."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Who is served sooner, and who has too much already: `Priority`, and limits of clients."""
+"""Order and limits of clients: the field `Priority`, and the limit of pending jobs."""
 
 from typing import Any
 

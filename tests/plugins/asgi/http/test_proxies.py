@@ -152,7 +152,7 @@ def test_settings_that_make_no_sense_keep_the_node_from_being_composed(settings:
 
 
 async def client_of(api: Api, *lines: str) -> Any:
-    """As whom the node knows who sends this: the refusal of a container says so."""
+    """Return the client's address as the node sees it: the refusal of a container contains it."""
     headers = CIMultiDict([("X-Forwarded-For", line) for line in lines])
     answer = await api.post("/api/jobs", {"containers": ["far"], "data": {}}, headers=headers)
     return answer.json["params"]["address"] if answer.status == 400 and "params" in answer.json else answer.status

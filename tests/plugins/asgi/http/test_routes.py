@@ -1,4 +1,4 @@
-"""What the routes of `asgi` do beyond the promises of `HttpTransportContract`."""
+"""Routes of `asgi` beyond the promises of `HttpTransportContract`."""
 
 import aiohttp
 import pytest

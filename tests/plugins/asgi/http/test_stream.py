@@ -25,14 +25,14 @@ PATH = "/api/jobs/stream"
 
 
 class Source:
-    """What the streaming container does, and how far it got."""
+    """The streaming container, and how far it got."""
 
     def __init__(self) -> None:
         self.more = asyncio.Event()
         self.calls = self.left = 0
 
     async def pieces(self, data: Any) -> AsyncGenerator[bytes, None]:
-        """What the job says: ``…`` waits to be told, ``*`` is a megabyte."""
+        """Yield the pieces that the job asks for: ``…`` waits for the test, ``*`` is a megabyte."""
         self.calls += 1
         try:
             for piece in data["pieces"]:
@@ -95,7 +95,7 @@ async def finished(api: Api, id: str) -> Any:
 
 
 async def truncated(raw: RawConnection) -> bytes:
-    """What still comes, of a body that has no last chunk."""
+    """Return the rest of a body that has no last chunk."""
     pieces: list[bytes] = []
     with pytest.raises(asyncio.IncompleteReadError):
         await _chunks(raw, pieces)

@@ -266,7 +266,7 @@ async def test_who_waits_keeps_no_job_in_memory(api: Api, monkeypatch: pytest.Mo
 async def asked_while_it_ends(
     server: str, gate: Gate, *, drain_seconds: float, then: Callable[[Node], Awaitable[None]] | None = None
 ) -> tuple[Answer, Answer]:
-    """What a client gets that submits and asks, and waits for both, while the node leaves."""
+    """Submit a job and wait for it while the node drains; return both answers."""
     async with aiohttp.ClientSession() as session:
         async with serving(server, runners=[api_functions(gate)], node={"drain_seconds": drain_seconds}) as served:
             api = Api(served.url, session, served.node, gate)

@@ -45,7 +45,7 @@ def everything(openapi: Any) -> Iterator[Any]:
 
 
 def misfits(openapi: Any, schema: Any, example: Any) -> list[str]:
-    """What is wrong with an example."""
+    """Return the violations of an example."""
     whole = {**schema, "components": openapi["components"]}
     found = Draft202012Validator(whole, format_checker=FormatChecker()).iter_errors(example)
     return [error.message for error in found]

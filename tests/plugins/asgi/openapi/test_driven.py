@@ -59,7 +59,7 @@ async def test_schemathesis_finds_nothing(server: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("server", SERVERS)
 async def test_schemathesis_finds_nothing_in_streams(server: str, tmp_path: Path) -> None:
-    """Of jobs that succeed: that of one that fails is cut off, which is what it is meant to find elsewhere."""
+    """Jobs succeed here: the stream of a failed job is cut off, which schemathesis would report."""
     async with serving(server, runners=[example_functions(fail=False)], max_steps=3) as api:
         chosen = ("--include-operation-id", "streamJob", "--phases", "examples,coverage,fuzzing")
         code, report = await driven(api.url, tmp_path, *chosen)
