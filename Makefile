@@ -47,7 +47,7 @@ packages: $(VENV)/.installed-test ## Build the wheels, and try them and what `no
 drills: $(VENV)/.installed-test ## Kill a node 200 times under load, and draw random tests anew; DRILL_KILLS=n, DRILL_SEED=n choose others.
 	@DRILL_KILLS=$${DRILL_KILLS:-200} DRILL_SEED=$${DRILL_SEED:-random} $(BIN)/python -m pytest -q -s --timeout=7200 $(DRILLS) $(ARGS)
 
-mutants: $(VENV)/.installed-test ## Plant small faults in the core, to be noticed by the nearest tests; ARGS="_slots job" chooses modules.
+mutants: $(VENV)/.installed-test ## Plant small faults in the core, to be noticed by the nearest tests; ARGS="slots job" chooses modules.
 	@$(BIN)/python tests/mutants $(ARGS)
 
 api: $(VENV)/.installed-test ## Write the plugin API down as it is now, for a release; see CONTRIBUTING.md.

@@ -23,7 +23,7 @@ def pytest_report_header() -> str:
 
 
 def pytest_collection_finish() -> None:
-    """Keep the garbage collector from the thousands of tests and all modules, which stay until the end."""
+    """Hide the collected tests and all modules from the garbage collector: they stay until the end."""
     gc.collect()
     gc.freeze()
 

@@ -1,4 +1,4 @@
-"""`nodekit certify`: what is true of a package stands in its table, and nothing else."""
+"""`nodekit certify`: the table of a package contains what was shown of it, and nothing else."""
 
 import re
 import signal
@@ -100,7 +100,7 @@ class TestDies(_Pipeline):
 def test_that_is_of_no_suite():
     raise AssertionError("this is none of our business")
 """
-"""Classes that are not what they seem, or do not come to an end."""
+"""Classes that misrepresent themselves, or that never end."""
 
 IMPURE = """
     numbers = itertools.count()
@@ -109,7 +109,7 @@ IMPURE = """
         step = super().next_step(job)
         return step and msgspec.structs.replace(step, index=step.index + next(self.numbers) % 2)
 """
-"""A pipeline that says something else each time."""
+"""A pipeline that answers differently each time."""
 
 GUARD_TESTS = """
 import pytest
@@ -138,7 +138,7 @@ def shelf(tmp_path: Path) -> Path:
 
 
 def with_echo(folder: Path, **tests: str) -> Path:
-    """The folder, with a runner and files of tests in it."""
+    """Return the folder, with a runner and files of tests in it."""
     install(folder, "nodekit-echo", ECHO, runners="echo")
     for name, code in tests.items():
         (folder / f"{name}.py").write_text(code)
@@ -379,7 +379,7 @@ def test_a_plugin_with_a_hook_that_is_none_is_told_the_nearest_one(broken_sorts:
 
 @pytest.fixture(scope="module")
 def classes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Certified, dict[str, list[str]]]]:
-    """A run of the classes that are not what they seem; for each, its cells in the table."""
+    """Certify the misbehaving classes once; return the cells of each in the table."""
     folder = tmp_path_factory.mktemp("classes")
     install_all_sorts(folder)
     (folder / "test_classes.py").write_text(CLASSES)
@@ -457,7 +457,7 @@ CHEATS: dict[str, tuple[str, dict[str, str]]] = {
 
 @pytest.mark.parametrize("how", CHEATS)
 def test_a_package_that_has_its_tests_pass_without_running_them_is_found_out(tmp_path: Path, how: str) -> None:
-    """Its runner breaks its promise."""
+    """The runner of the package breaks a promise."""
     install(tmp_path, "nodekit-echo", ECHO.replace("return data", "return {'another': data}"), runners="echo")
     options, files = CHEATS[how]
     tests = ["a/test_a.py", "b/test_b.py"] if "a/conftest.py" in files else ["test_echo.py"]
@@ -660,7 +660,7 @@ class TestHangs(ContainerRunnerContract):
 
 
 def rows_of(table: str) -> list[list[str]]:
-    """The cells of each row."""
+    """Return the cells of each row."""
     lines = [line for line in table.splitlines() if line.startswith("| ")]
     assert lines[0].count("|") == 6
     return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines[2:]]

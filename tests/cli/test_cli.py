@@ -118,7 +118,7 @@ async def test_serve_says_where_it_listens_on_a_port_of_its_own_and_drains_on_si
 
 
 async def test_signals_do_not_cut_short_how_parts_are_left(tmp_path: Path) -> None:
-    """Here: a process that ends only when it is killed, after its `stop_seconds`."""
+    """The component here is a process that ends only when it is killed, after its `stop_seconds`."""
     (tmp_path / "stubborn.py").write_text("import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + ANSWERING)
     file = write(tmp_path, changed(FUNCTION, STUBBORN, SERVED))
     async with serve(file) as (served, _):

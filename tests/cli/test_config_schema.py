@@ -54,7 +54,7 @@ def test_what_composes_is_valid(schema: dict[str, Any], text: str, tmp_path: Pat
 
 
 def files_of_examples() -> Iterator[Path]:
-    """Those that the built-in parts do for; plugins among the examples have tests of their own."""
+    """Yield the files that need only built-in components; example plugins have tests of their own."""
     for file in sorted((ROOT / "examples").rglob("node.toml")):
         if not (file.parent / "pyproject.toml").exists():
             yield file

@@ -68,7 +68,7 @@ def recording(patched: str, built: list[Any]) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """A config as values that can be compared; without rules, which say more where a default is said."""
+    """Return a config as values that can be compared, without rules, which also contain explicit defaults."""
     match value:
         case msgspec.Struct():
             return {key: plain(one) for key, one in msgspec.structs.asdict(value).items() if key != "rules"}

@@ -38,7 +38,7 @@ def doctor(
 
 
 def findings(done: "subprocess.CompletedProcess[str]") -> dict[str, tuple[str, str]]:
-    """Level and text by subject; the exit code says whether there is an error."""
+    """Return level and text by subject; check that the exit code says if there is an error."""
     assert done.stderr == ""
     found = {}
     for line in done.stdout.splitlines():

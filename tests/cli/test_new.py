@@ -47,7 +47,7 @@ def written(kind: str, name: str, folder: Path) -> Path:
 
 
 def planted(kind: str, folder: Path, name: str = "new-thing") -> Path:
-    """Written, and installed as far as metadata goes."""
+    """Write a package, and plant its metadata; return its folder."""
     project = written(kind, name, folder)
     table = tomllib.loads((project / "pyproject.toml").read_text())["project"]
     install(table, project)
@@ -71,7 +71,7 @@ QUICK = ("runner", "pipeline", "guard", "observer")
 
 @pytest.mark.parametrize("kind", [*QUICK, *each_run([], ["store", "transport"])])
 def test_its_tests_pass_at_once(kind: str, tmp_path: Path) -> None:
-    """`make packages` runs those of all kinds, from wheels."""
+    """The tests of one kind run here; `make packages` runs those of all kinds, from wheels."""
     printed = run(planted(kind, tmp_path), sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
     assert re.search(r"\b[1-9]\d* passed", printed), printed
 
@@ -137,7 +137,7 @@ def test_no_pipeline_is_called_as_the_built_in_one(tmp_path: Path) -> None:
 
 @one_after_another
 def test_mypy_finds_nothing_in_it(tmp_path: Path) -> None:
-    """All of them at once, by the settings that each has."""
+    """All packages are checked at once, with the settings that each has."""
     projects = [written(kind, f"new-{kind}", tmp_path) for kind in KINDS]
     tables = [tomllib.loads((project / "pyproject.toml").read_text())["tool"]["mypy"] for project in projects]
     assert all(table["strict"] for table in tables)
@@ -179,7 +179,7 @@ def test_its_readme_has_every_key_with_its_default(kind: str, tmp_path: Path, mo
 
 
 def own_settings(struct: type[msgspec.Struct]) -> list[tuple[str, str]]:
-    """Keys and defaults that a Struct has itself."""
+    """Return the keys and defaults of a Struct without inherited ones."""
     bases = [base for base in struct.__mro__[1:] if issubclass(base, msgspec.Struct) and base is not msgspec.Struct]
     inherited = {field for base in bases for field in base.__struct_fields__}
     return [(key, default) for key, default in settings(struct).items() if key not in inherited]

@@ -107,7 +107,7 @@ def heading_anchor(heading: str) -> str:
 
 
 def documented(page: Path, *headings: str) -> dict[str, str]:
-    """Keys and defaults in the tables below headings."""
+    """Return the keys and defaults in the tables below headings."""
     text = page.read_text(encoding="utf-8")
     found: dict[str, str] = {}
     for heading in headings:
@@ -223,7 +223,7 @@ def test_the_reference_has_every_command_of_a_group_with_its_options() -> None:
 
 
 def commands_of(command: click.Command) -> dict[str, click.Command]:
-    """Those of a group; of a command, none."""
+    """Return the commands of a group; a command has none."""
     if not isinstance(command, click.Group):
         return {}
     context = click.Context(command)

@@ -18,7 +18,7 @@ def program(name: str) -> str | None:
 
 
 def need(*names: str) -> None:
-    """See to it that these programs are there: as root, apt-get brings them. Raises Missing with what to do."""
+    """Make sure that these programs exist; as root, apt-get installs them. Raise Missing with what to do."""
     missing = [name for name in names if not program(name)]
     if not missing:
         return

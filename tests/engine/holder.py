@@ -3,8 +3,8 @@
     unshare --mount --propagation private --pid --fork --mount-proc python holder.py FOLDER BYTES CGROUP
 
 It is process 1 of its own PID namespace. The engine, containerd, shims and containers live in there, so that the kernel
-ends them with it. It starts what it reads, a JSON list a line, and answers "started". The engine's data lies on a tmpfs
-of BYTES, which survives the engine but not the holder.
+ends them with it. It reads a command per line, as a JSON list, starts it, and answers "started". The engine's data lies
+on a tmpfs of BYTES, which survives the engine but not the holder.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ def remove_cgroups(name: str) -> None:
 
 
 def wait_for_name(pid: int) -> None:
-    """A program that has just been started may still have our name for a moment, and is found by its own."""
+    """Wait until a started program has its own name: for a moment it may still have ours."""
     with contextlib.suppress(OSError):  # it has ended
         while Path(f"/proc/{pid}/comm").read_text() == Path("/proc/self/comm").read_text():
             time.sleep(0.001)

@@ -27,7 +27,7 @@ ADDED = {"etc/nsswitch.conf": "hosts: files dns\n", **ACCOUNTS}
 
 @contextlib.contextmanager
 def python_rootfs() -> Iterator[IO[bytes]]:
-    """A tar of it. Python lies where the official images have it, so that Dockerfiles do for both."""
+    """Return a tar of the files. Python lies where official images have it, so that Dockerfiles work with both."""
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     interpreter = Path(os.path.realpath(sys._base_executable))  # type: ignore[attr-defined]
     library = Path(sysconfig.get_path("stdlib"))

@@ -60,7 +60,7 @@ def die() -> None:
 
 
 def eat(mebibytes: int = 1 << 20) -> int:
-    """Use so much memory: by default, until somebody minds."""
+    """Allocate this many MiB; by default, until the process is killed for it."""
     eaten = [os.urandom(1 << 20) for _ in range(mebibytes)]
     return len(eaten)
 
@@ -91,7 +91,7 @@ def answer(status: int, body: Any = None) -> None:
 
 
 def connect(host: str, port: int) -> str:
-    """`"connected"`, or why not."""
+    """Connect to an address; return `"connected"`, or the error."""
     try:
         socket.create_connection((host, port), timeout=2).close()
     except OSError as error:
@@ -137,7 +137,7 @@ def _tried(attempt: Any) -> str:
 
 
 def addresses() -> dict[str, str]:
-    """IPv4 of each interface."""
+    """Return the IPv4 address of each interface."""
     found: dict[str, str] = {}
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         for _, name in socket.if_nameindex():
@@ -188,7 +188,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing per request."""
+        """Log nothing per request."""
 
 
 class Server(ThreadingHTTPServer):

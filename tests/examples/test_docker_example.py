@@ -1,4 +1,4 @@
-"""The example of a node with Docker: its images, built and run on a real engine, also with the node in a container."""
+"""The example of a node with Docker: its images, built and run on a real engine, and the node in a container."""
 
 import hashlib
 import json
@@ -48,7 +48,7 @@ def images(engine: Any) -> None:
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Download what an image without a network needs to install nodekit, as it is locked."""
+    """Download the wheels that an image without a network needs to install nodekit, in locked versions."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     needed = ["pip", *project["build-system"]["requires"], *project["project"]["dependencies"]]
     folder = tmp_path_factory.mktemp("wheels")
@@ -89,7 +89,7 @@ def test_compose_builds_the_images_that_the_node_file_names() -> None:
 
 @pytest.fixture
 def file(engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The example's node file, its node with a name that nobody else has. What the node leaves is removed."""
+    """Copy the example's node file with an unused name of the node. Remove the node's containers at the end."""
     monkeypatch.setenv("DOCKER_HOST", engine.host)
     text = (EXAMPLE / "node.toml").read_text(encoding="utf-8")
     path = tmp_path / "node.toml"
@@ -101,7 +101,7 @@ def file(engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 
 def made(engine: Any, file: Path) -> list[Container]:
-    """The containers of a node file's node, running or not."""
+    """Return the containers of a node file's node, running or not."""
     name = node_name(read_node_file(file), file)
     assert name != "hello"
     return labelled(engine, name)
@@ -222,7 +222,7 @@ class Inside:
 
 @pytest.fixture
 def inside(engine: Any, node_image: str, file: Path) -> Iterator[Any]:
-    """Starts nodes in containers, which are removed at the end."""
+    """Start nodes in containers, and remove them at the end."""
     with ExitStack() as stack:
 
         def start(**options: Any) -> Inside:

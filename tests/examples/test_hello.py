@@ -140,7 +140,7 @@ def test_demo_that_is_interrupted_leaves_nothing_behind(temporary: Path, number:
 
 
 def test_a_service_listens_where_it_is_told_to() -> None:
-    """In an image on all addresses; on another than 127.0.0.1 here, as PORT alone is in the test above."""
+    """Images listen on all addresses; here it is another one than 127.0.0.1, as the test above gives PORT alone."""
     port = free_port()
     env = {"HOST": "127.0.0.2", "PORT": str(port)}
     with subprocess.Popen([sys.executable, "count.py"], cwd=FOLDER, env=env) as process:
@@ -152,7 +152,7 @@ def test_a_service_listens_where_it_is_told_to() -> None:
 
 
 def test_demo_does_not_take_jobs_of_a_node_along(temporary: Path, tmp_path: Path) -> None:
-    """One that was served from the same folder, and may still be."""
+    """Another node may have been served from the same folder, and may still run."""
     folder = tmp_path / "used"
     shutil.copytree(FOLDER, folder)
     for suffix in ("", "-wal", "-shm", ".lock"):
@@ -194,7 +194,7 @@ def environment(temporary: Path) -> dict[str, str]:
 
 
 def processes_of(folder: Path) -> list[int]:
-    """Processes that run in a folder, or name it on their command line."""
+    """Return the processes that run in a folder, or name it on their command line."""
     found = []
     for place in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):

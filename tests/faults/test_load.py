@@ -1,4 +1,4 @@
-"""Work under pressure: more jobs than a process has descriptors for, very many of one client, and stopping.
+"""Load: more jobs than a process has descriptors for, very many jobs of one client, and stopping.
 
 In drills it is five thousand jobs at once, and a hundred thousand of one client.
 """
@@ -58,7 +58,7 @@ def anyio_backend() -> str:
 
 
 def node_file(folder: Path, containers: dict[str, str], server: str = "hypercorn", **node: Any) -> Path:
-    """`containers` are ids and what stands in their tables."""
+    """Write a node file; `containers` maps ids to their keys."""
     tables = "".join(f'[[runners.containers]]\nid = "{id}"\n{text}\n' for id, text in containers.items())
     file = folder / "node.toml"
     settings = "\n".join(f"{key} = {value}" for key, value in node.items())
@@ -80,7 +80,7 @@ OPEN_FILES = each_run(256, 1024)
 
 
 class Watch:
-    """Looks at a node's process, and asks after its health, again and again."""
+    """Samples a node's process, and asks for its health, again and again."""
 
     def __init__(self, served: Served, api: Api) -> None:
         self.served, self.api = served, api
@@ -120,7 +120,7 @@ async def watched(served: Served, api: Api) -> AsyncIterator[Watch]:
 
 @asynccontextmanager
 async def one_connection(url: str) -> AsyncIterator[Api]:
-    """A client with one connection of its own, kept until it leaves."""
+    """Open a client with one connection of its own, kept until it leaves."""
     connector = aiohttp.TCPConnector(limit=1)
     timeout = aiohttp.ClientTimeout(total=90)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
@@ -191,12 +191,12 @@ TABLES: dict[str, Callable[[Path], Any]] = {
 
 
 class Turnstile(SwitchRunner):
-    """Holds every step that has started, and lets them go one by one; counts how many have started."""
+    """Holds each started step, lets them go one by one, and counts them."""
 
     def __init__(self) -> None:
         super().__init__(*(Container(id=id) for id in ("c0", "c1", "c2")), run=self._hold)
         self.begun: dict[str, int] = {}
-        """By job, how many steps had started before it."""
+        """Number of steps that had started before each job."""
         self.free = False
         self._held: deque[anyio.Event] = deque()
 
@@ -210,7 +210,7 @@ class Turnstile(SwitchRunner):
         return ContainerOutput(container=step.container, output=encode_payload(None))
 
     async def let_one_go(self) -> None:
-        """Until the next one has started."""
+        """Let one step go, and wait until the next one has started."""
         started = len(self.steps)
         self._held.popleft().set()
         await until(lambda: len(self.steps) > started)
@@ -223,13 +223,13 @@ class Turnstile(SwitchRunner):
 
 @dataclass
 class Busy:
-    """A node all of whose slots are taken by a client with very many jobs."""
+    """A node whose slots are all taken by a client with very many jobs."""
 
     node: Node
     runner: Turnstile
 
     async def accepted(self, container: str, client: str, priority: int = 3) -> tuple[str, int]:
-        """A job's id, and how many steps had started when it was accepted."""
+        """Submit a job; return its id and the number of steps started by then."""
         job = await self.node.submit(replace(JobRequest.of(container, data={}, client=client), priority=priority))
         return job.id, len(self.runner.steps)
 
@@ -307,7 +307,7 @@ async def submit_batch(api: Api, container: str, number: int) -> list[str]:
 
 
 async def stop_under_load(served: Served, api: Api, signals: list[signal.Signals], held: str) -> float:
-    """Signal it, see that it is served meanwhile, and answer how long the end took from the last signal on."""
+    """Signal the node and check that it serves meanwhile; return the time from the last signal to the end."""
     asked = asyncio.create_task(api.get(f"/api/jobs?id={held}&wait=60"))
     await api.get("/health")  # so that the other request has arrived, too
     served.signal(signals[0])
@@ -377,6 +377,6 @@ async def states(api: Api, ids: list[str]) -> set[str]:
 
 
 async def attempts_of(api: Api, id: str) -> list[int | None]:
-    """The HTTP status of each attempt that failed, None of one that did not."""
+    """Return the HTTP status of each attempt: None if it succeeded."""
     (step,) = (await api.get(f"/api/jobs/{id}")).json["steps"]
     return [attempt.get("status") for attempt in step["attempts"]]

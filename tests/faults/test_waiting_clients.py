@@ -1,4 +1,4 @@
-"""Many clients that wait: while nothing changes they cost nothing, and each is woken by its own job alone.
+"""Many waiting clients: they cost nothing while nothing changes, and only its own job wakes each.
 
 They wait in the process, for a reply, or on a stream of events. In drills they are two thousand.
 """
@@ -68,7 +68,7 @@ class Activity:
 
 @contextmanager
 def observed(store: SpiedStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Activity]:
-    """Counts until it is left."""
+    """Count while the context is open."""
     activity = Activity(store)
     loop: Any = asyncio.get_running_loop()
     run_once, wake = loop._run_once, Waiter.wake
@@ -104,7 +104,7 @@ def waiting(node: Node) -> int:
 
 
 async def at_rest(node: Node, number: int) -> None:
-    """Until so many wait, and nothing of that is under way any more."""
+    """Wait until this many clients wait and none of their requests is under way."""
     await until(lambda: waiting(node) == number and node._executor.running == number)
     loop: Any = asyncio.get_running_loop()
     quiet = 0
@@ -115,7 +115,7 @@ async def at_rest(node: Node, number: int) -> None:
 
 
 async def a_quiet_second(node: Node, number: int, store: SpiedStore, monkeypatch: pytest.MonkeyPatch) -> Activity:
-    """While so many wait."""
+    """Return the activity of a second while this many clients wait."""
     await at_rest(node, number)
     with observed(store, monkeypatch) as activity:
         await asyncio.sleep(QUIET_SECONDS)
@@ -155,7 +155,7 @@ def descriptors() -> int:
 
 @pytest.fixture
 def clients() -> Iterator[int]:
-    """For how many there are descriptors: each takes two here, for its own end is in this process too."""
+    """Return the number of clients for which there are descriptors; each takes two, as its own end is here, too."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 2 * WAITING + 500
     most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
@@ -169,7 +169,7 @@ def clients() -> Iterator[int]:
 
 @asynccontextmanager
 async def asking(address: tuple[str, int], paths: list[str]) -> AsyncIterator[list[RawConnection]]:
-    """A connection for each path, on which it was asked for."""
+    """Open a connection for each path, and request it."""
     connections: list[RawConnection] = []
     for path in paths:
         connection = RawConnection(*await asyncio.open_connection(*address))

@@ -1,4 +1,4 @@
-"""Tests of a suite, run by pytest in this process: what comes of each is told, and nothing is reported."""
+"""Tests of a suite, run by pytest in this process; their outcomes are returned, and nothing is reported."""
 
 import gc
 from collections.abc import Collection, Generator
@@ -10,7 +10,7 @@ import pytest
 from paths import ROOT
 
 _PLUGINS = ("terminal", "logging", "xdist", "faulthandler", "unraisableexception", "threadexception", "cacheprovider")
-"""Left out: they report, or change the process, which is the business of the pytest around."""
+"""Plugins left out: they report, or change the process, which is up to the outer pytest."""
 _OPTIONS = (
     *(f"-pno:{name}" for name in _PLUGINS),
     *(
@@ -27,7 +27,7 @@ _OPTIONS = (
 
 @dataclass
 class Outcomes:
-    """Tests by their functions' names."""
+    """Tests by the names of their functions."""
 
     passed: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""A part that answers without end fails its suite with a message: no test of a suite hangs, or fills memory."""
+"""A component that answers without end fails its suite with a message: no test hangs, or fills memory."""
 
 import os
 import signal
@@ -41,7 +41,7 @@ SHORT_SECONDS = 0.2
 
 
 class Endless(Exception):
-    """A broken part was asked again and again, and by nobody who would ever have ended it."""
+    """A broken component was called again and again, and nothing would ever have stopped it."""
 
 
 class Asked:
@@ -136,7 +136,7 @@ async def _all(node: Node) -> None:
 
 
 class AnswersAtOnce(EmbeddedStore):
-    """Answers what waits for nothing: no claims, and changes of a job that nobody knows."""
+    """Answers at once: no claims, and changes of an unknown job."""
 
     def __init__(self, table: JobTable | None = None) -> None:
         super().__init__(table or make_table())
@@ -281,7 +281,7 @@ async def test_a_runner_that_gives_no_piece_fails_its_suite() -> None:
 
 
 class Says(ByteStream):
-    """A connection whose other side says the same again and again."""
+    """A connection whose peer sends the same again and again."""
 
     def __init__(self, first: bytes, again: bytes = b"", most: int = 2000) -> None:
         self._first, self._again = first, again
@@ -359,7 +359,7 @@ async def test_what_has_no_end_in_the_suite_of_transports_gives_no_more_than_fit
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 async def test_a_store_that_leaves_a_process_behind_does_not_hold_up_who_kills_it() -> None:
-    """It holds the pipe by which the killed one told."""
+    """The process that is left holds the pipe of the killed one."""
 
     def live(tell: Tell) -> None:
         if (left := os.fork()) == 0:

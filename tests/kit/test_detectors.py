@@ -1,4 +1,4 @@
-"""Detectors find what they look for, say where, and nothing else."""
+"""Detectors find what they look for, report the place, and report nothing else."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""The fault kit: what it does to parts, and that it does nothing to them otherwise."""
+"""The fault kit: its faults, and no effect without them."""
 
 import time
 from collections.abc import AsyncIterator
@@ -92,7 +92,7 @@ async def endless(data: Any) -> Any:
 
 
 class Streaming:
-    """A part with more than it must have."""
+    """A component with more than the required methods."""
 
     concurrency = 3
 

@@ -160,7 +160,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def loops(told: str, name: str) -> Sequence[str]:
-    """The event loops that a class ran on, where that went well."""
+    """Return the event loops on which a class passed."""
     return re.findall(rf"::Test{name}::test_a_node_takes_jobs_to_their_end\[(\w+)\] PASSED", told)
 
 

@@ -1,4 +1,4 @@
-"""Stores do as a model of plain Python does, whatever is done with them; and the suite can tell when they do not."""
+"""Stores behave like a model of plain Python under any calls, and the suite notices when they do not."""
 
 import subprocess
 import sys
@@ -163,7 +163,7 @@ async def test_a_claim_that_is_cancelled_costs_a_job_none_of_the_time_it_has_wai
 
 
 class Altered(EmbeddedStore):
-    """Queues something else than it was given."""
+    """Queues jobs with changed values."""
 
     def __init__(self, table: JobTable) -> None:
         super().__init__(table)

@@ -1,4 +1,4 @@
-"""A transport that listens at a unix socket and nowhere else can keep the promises of transports, and show it."""
+"""A transport that only listens at a unix socket can keep the promises of transports, and pass their suite."""
 
 import socket
 from collections.abc import Iterator, Sequence

@@ -1,6 +1,6 @@
 """Mutants of a module: its text with one small change each, by operators of Cosmic Ray and a few of our own.
 
-Only what is done in functions is changed: fields and constants are settings. Annotations and logging are left alone.
+Only bodies of functions are changed: fields and constants are settings. Annotations and logging stay as they are.
 """
 
 from collections.abc import Iterator
@@ -56,7 +56,7 @@ class _Ours(Operator):
 
 
 class Removed(_Ours):
-    """A statement of a function is not done."""
+    """Removes a statement of a function."""
 
     def changes(self, node: Any) -> bool:
         if node.type not in ("expr_stmt", "atom_expr", "await", "del_stmt", "raise_stmt", "keyword"):
@@ -68,7 +68,7 @@ class Removed(_Ours):
 
 
 class NothingReturned(_Ours):
-    """A function answers None."""
+    """Returns None from a function."""
 
     def changes(self, node: Any) -> bool:
         return node.type == "return_stmt" and node.children[1].get_code().strip() not in ("None", "False")
@@ -90,7 +90,7 @@ class Contrary(_Ours):
 
 
 class Uncaught(_Ours):
-    """An exception is not caught."""
+    """Lets an exception pass uncaught."""
 
     def changes(self, node: Any) -> bool:
         parent = node.parent
@@ -125,7 +125,7 @@ _OURS = (Removed, NothingReturned, Contrary, Uncaught)
 
 
 def mutants(path: Path) -> list[Mutant]:
-    """All of a module, from its beginning to its end."""
+    """Return all mutants of a module, in order of lines."""
     source = path.read_text()
     everything = list(ast_nodes(get_ast(source)))
     found: list[Mutant] = []
@@ -149,7 +149,7 @@ def _mutant(function: str, line: int, source: str, text: str) -> Mutant:
 
 
 def _function(node: Any) -> str | None:
-    """The class and function that a node stands in; None where it is left alone."""
+    """Return the class and function around a node, or None if the node is not to be changed."""
     names: list[str] = []
     within = False
     while (parent := node.parent) is not None:

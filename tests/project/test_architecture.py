@@ -30,7 +30,7 @@ MORE_LIBRARIES = {  # the first that fits
 }
 
 TESTING_PLUGINS = {"nodekit_function", "nodekit_memory"}
-"""Those whose parts the conformance kit lends, by their public names, in one module."""
+"""Plugins whose components the conformance kit lends, by public names and in one module."""
 
 ROOMS = (  # a room imports those of earlier lines; rooms of one line do not import each other
     "errors _api",
@@ -50,7 +50,7 @@ FOR_TYPES = {
     ("nodekit.hooks.manager", "nodekit.node.node"),
     ("nodekit.interfaces.transport", "nodekit.node.node"),
 }
-"""Plugins and transports are handed the node: annotations alone name it."""
+"""Imports that only annotations use: plugins and transports receive the node."""
 
 
 LENDER = "nodekit/testing/builders/components.py"
@@ -61,7 +61,7 @@ parsed = cache(ast.parse)
 
 
 def modules(root: Path) -> dict[str, ast.Module]:
-    """The modules of the core, of the plugins and of the packages of contrib, by name."""
+    """Return the modules of the core, of the plugins and of the packages of contrib, by name."""
     contrib = root / "contrib"
     places = {root: (root / "nodekit",), root / "plugins": (root / "plugins",)}
     places |= {folder: tuple(folder.glob("nodekit_*")) for folder in contrib.glob("*") if folder.is_dir()}
@@ -74,14 +74,14 @@ def modules(root: Path) -> dict[str, ast.Module]:
 
 
 def contrib_tests(root: Path) -> dict[str, ast.Module]:
-    """The test modules of contrib, by path."""
+    """Return the test modules of contrib, by path."""
     return {
         str(file.relative_to(root)): parsed(file.read_text()) for file in (root / "contrib").glob("*/tests/**/*.py")
     }
 
 
 def ours(trees: dict[str, ast.Module]) -> dict[str, ast.Module]:
-    """Without what `nodekit new` writes: that is held to the rules of plugins, by test_new.py."""
+    """Return the modules without the templates of `nodekit new`, which test_new.py checks by the rules of plugins."""
     return {name: tree for name, tree in trees.items() if not within(name, "nodekit.cli.new.templates")}
 
 
@@ -91,7 +91,7 @@ def room(module: str) -> str:
 
 
 def room_violations(one: Import) -> Iterator[str]:
-    """Yield what a module of nodekit imports from beside or above it."""
+    """Yield the imports of a module of nodekit from beside or above its room."""
     here, there = room(one.module), room(one.target if one.target != "nodekit" else f"nodekit.{one.name}")
     if one.module == "nodekit" or here == there or ((one.module, one.target) in FOR_TYPES and one.typing_only):
         return
@@ -135,7 +135,7 @@ def contrib_test_violations(root: Path) -> Iterator[str]:
 
 
 def cycle(graph: dict[str, set[str]]) -> list[str] | None:
-    """Some cycle of imports, if there is one."""
+    """Return a cycle of imports, or None."""
     done: set[str] = set()
 
     def visit(module: str, path: list[str]) -> list[str] | None:

@@ -1,4 +1,4 @@
-"""The checkout itself: a run of the tests comes to its end, and what it installs is locked."""
+"""The checkout itself: a run of the tests ends, and everything that it installs is locked."""
 
 import re
 import shlex
@@ -50,7 +50,7 @@ def test_a_worker_that_dies_ends_the_run_with_the_name_of_its_test(tmp_path: Pat
 
 
 def declared() -> Iterator[Requirement]:
-    """Yield what the projects of this checkout require, to run, to be tested and checked, and to be built."""
+    """Yield the requirements of this checkout's projects: to run, to be tested and checked, and to be built."""
     for file in (ROOT / "pyproject.toml", *(ROOT / "contrib").glob("*/pyproject.toml")):
         tables = tomllib.loads(file.read_text(encoding="utf-8"))
         project = tables["project"]

@@ -50,7 +50,7 @@ print(json.dumps(found))
 
 
 def brought_in(first: str, then: str = "", cwd: Path | None = None) -> tuple[set[str], set[str]]:
-    """The modules that a statement imports in a process of its own, and those that another then does."""
+    """Return the modules that a statement imports in a new process, and those that another then imports."""
     env = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "COV"))}
     command = [sys.executable, "-c", LOOK.format(first=first, then=then)]
     done = subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=60, check=True)
@@ -63,7 +63,7 @@ def packages(modules: Iterable[str]) -> set[str]:
 
 
 def third_party(modules: Iterable[str]) -> set[str]:
-    """Packages that are neither ours nor Python's; Cython registers what no distribution has."""
+    """Return packages that are neither ours nor Python's; Cython registers some that no distribution has."""
     known = sys.stdlib_module_names
     found = {package for package in packages(modules) if package not in known and not ours(package)} - WHERE_INSTALLED
     return {package for package in found if not re.match(r"_?cython_", package)}
@@ -74,7 +74,7 @@ def ours(package: str) -> bool:
 
 
 def needed_by(libraries: Iterable[str]) -> set[str]:
-    """Those distributions, and what they need in turn, as far as it is installed."""
+    """Return those distributions and their installed dependencies, recursively."""
     found: set[str] = set()
     left = [normal(library) for library in libraries]
     while left:
@@ -94,7 +94,7 @@ def normal(name: str) -> str:
 
 
 def unexpected(modules: Iterable[str], libraries: set[str]) -> set[str]:
-    """Third-party packages that are neither those libraries, nor of what those need."""
+    """Return third-party packages that are neither those libraries nor their dependencies."""
     owners, needed = packages_distributions(), needed_by(libraries)
     return {package for package in third_party(modules) if not {normal(d) for d in owners.get(package, ())} & needed}
 

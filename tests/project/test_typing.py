@@ -1,4 +1,4 @@
-"""Type checking helps authors: what is right passes, and what is wrong is caught where it stands."""
+"""Type checking helps authors: correct code passes, and mistakes are found in their lines."""
 
 import re
 from pathlib import Path

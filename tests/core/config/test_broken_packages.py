@@ -15,7 +15,7 @@ FAR = "[nodekit.stores]\nshelf = {}\n[nodekit.commands]\nshelf = {}\n[nodekit.do
 
 
 def plant_broken(folder: Path, how: str) -> str:
-    """A distribution that is broken in this way; what is to be said of it."""
+    """Plant a distribution that is broken in this way; return the text that must be reported about it."""
     match how:
         case "import error":
             plant(folder, "nodekit-shelf", SHELF, "import nothing_of_this_name")

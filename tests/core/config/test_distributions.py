@@ -19,7 +19,7 @@ SOME_PINS = '[packages]\nnodekit-well = "*"\nnodekit-compute = "*"\nnodekit-gone
 
 
 class Reads(Counter[str]):
-    """Counts what is read of installed distributions: the files, and how often all of them were looked for."""
+    """Counts the reads of files of installed distributions, and the searches for all distributions."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Node files of other formats: read by the one package that knows them, told from where they stand in the file."""
+"""Node files of other formats: the one package that knows a format reads it; problems give their place in the file."""
 
 import os
 import subprocess
@@ -43,7 +43,7 @@ offer = Format(read)
 
 
 def nodekit(folder: Path, *arguments: str | Path, **env: str) -> "subprocess.CompletedProcess[str]":
-    """A command, where the distributions in a folder are installed."""
+    """Run a command with the distributions of a folder installed."""
     environment = {**os.environ, "PYTHONPATH": str(folder), **env}
     command = [*NODEKIT, *map(str, arguments)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)

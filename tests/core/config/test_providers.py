@@ -1,4 +1,4 @@
-"""Offers: found by metadata, imported only when a node names them, and harmful only to nodes that do."""
+"""Providers: found by metadata, imported only when a node names them, and harmful only to nodes that do."""
 
 import json
 import os
@@ -23,7 +23,7 @@ print(json.dumps([problems, sorted(name for name in sys.modules if "." not in na
 
 
 def look(folder: Path, text: str) -> tuple[list[str], list[str]]:
-    """Compose a node file in a process of its own: its problems, and which packages were imported for it."""
+    """Compose a node file in a process of its own; return its problems and the imported packages."""
     file = folder / "node.toml"
     file.write_text(text)
     env = {**os.environ, "PYTHONPATH": str(folder)}

@@ -1,4 +1,4 @@
-"""Times that run out: in their order, each once, and nothing kept of those that were dropped."""
+"""Deadlines: they expire in order, each once, and removed ones are not kept."""
 
 from random import Random
 

@@ -194,7 +194,7 @@ def test_nothing_is_left_behind_once_all_was_taken() -> None:
 
 
 class Model:
-    """The same rules, looked up in one list each time."""
+    """The same rules as a model: one list, searched each time."""
 
     def __init__(self) -> None:
         self.waiting: list[tuple[Unfinished, float]] = []
@@ -210,7 +210,7 @@ class Model:
         return [entry for entry, due_at in self.waiting if entry.due in containers and due_at <= now]
 
     def check(self, taken: list[Unfinished], containers: Set[str], limit: int, now: float) -> None:
-        """All that could be taken was; each by the best priority, and the oldest of its client and container."""
+        """Check that every due job was taken: best priority first, and the oldest of its client and container."""
         assert len(taken) == min(limit, len(self.due(containers, now)))
         served: Counter[tuple[int, str, str]] = Counter()
         for entry in taken:

@@ -1,4 +1,4 @@
-"""`EmbeddedStore` when its table fails or is slow, and when all happens at once: nothing is lost or done twice."""
+"""`EmbeddedStore` with a failing or slow table, and under concurrent calls: nothing is lost or done twice."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -42,7 +42,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
 
 
 class FlakyTable:
-    """A table in memory whose calls can be made to fail, and to wait, before or after they did their work."""
+    """A table in memory. Tests can make its calls fail or wait, before or after they did their work."""
 
     def __init__(self) -> None:
         self._table = MemoryTable()
@@ -118,7 +118,7 @@ async def nothing_to_claim(store: EmbeddedStore) -> bool:
 
 
 def forget_fresh(store: EmbeddedStore) -> None:
-    """So that a claim reads the job from the table."""
+    """Empty the store's recent jobs, so that a claim reads the job from the table."""
     for id in list(store._unfinished):
         store._fresh.pop(id)
 
@@ -360,7 +360,7 @@ async def test_delete_during_a_failure_keeps_what_is_there(table: FlakyTable, st
 
 
 class ClosedTable(FlakyTable):
-    """Remembers by what it was closed."""
+    """Records the types of the exceptions it was closed with."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -512,7 +512,7 @@ async def test_asyncios_own_cancel_leaves_no_job_that_nobody_runs_and_changes_no
 
 
 class LosesAnswers(MemoryTable):
-    """Keeps a change and then says that it failed, as a connection does that breaks at the wrong moment."""
+    """Keeps a change and then reports a failure, like a connection that breaks at the wrong moment."""
 
     broken = False
 

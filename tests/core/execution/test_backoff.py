@@ -1,4 +1,4 @@
-"""Retries: which failures, how often, how long in between; a job that waits for one holds nothing up."""
+"""Retries: which failures, how often, after which delay. A job that waits for a retry delays no other."""
 
 import random
 from collections.abc import Awaitable, Callable, Iterator
@@ -88,7 +88,7 @@ def test_pauses_grow_up_to_a_limit(attempt: int, first: float, longest: float) -
 
 @pytest.fixture
 def seeded() -> Iterator[None]:
-    """Draw the same numbers in each run; those of other tests stay others in each worker."""
+    """Draw the same numbers in each run, without changing the random numbers of other tests."""
     state = random.getstate()
     random.seed(SEED)
     yield
@@ -114,7 +114,7 @@ def test_no_pause_is_shorter_than_what_the_container_asked_for() -> None:
 
 
 class Fails:
-    """Fails as it is told, then gives what it got."""
+    """A container that raises the given failures, then returns its input."""
 
     def __init__(self, *failures: Exception) -> None:
         self.failures = list(failures)

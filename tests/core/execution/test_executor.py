@@ -1,4 +1,4 @@
-"""The executor: what runs when, how many at once, and what faults of parts and plugins do."""
+"""The executor: order and number of running steps, and faults of components and plugins."""
 
 import asyncio
 import logging
@@ -263,7 +263,7 @@ async def test_outputs_that_json_cannot_hold_fail_the_step() -> None:
 
 
 class Chooses:
-    """Goes on with whatever container the previous output names, until there is none."""
+    """Goes on with the container that the previous output names, until it names none."""
 
     def check(self, request: JobRequest, containers: Mapping[str, Container]) -> None:
         if not request.containers:
@@ -420,7 +420,7 @@ async def test_a_job_that_a_node_gives_back_at_its_end_waits_for_nothing_but_a_n
 
 
 class SlowRelease(SpiedStore):
-    """It takes its time over giving back a job, as a store that is elsewhere."""
+    """Releases jobs slowly, like a remote store."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -696,7 +696,7 @@ async def test_a_pipeline_that_contradicts_itself_fails_the_job_instead_of_runni
 
 async def test_a_pipeline_that_says_otherwise_once_in_a_step_and_stays_with_that_is_followed() -> None:
     class Wavers(Sequence):
-        """In each step it names `other` when it is asked for the second time, as one that was replaced meanwhile."""
+        """Names `other` when asked about a step for the second time, like a pipeline that was replaced meanwhile."""
 
         def __init__(self) -> None:
             self.asked: Counter[int] = Counter()
@@ -722,7 +722,7 @@ async def _echo(data: Any) -> Any:
 
 
 class Moody(SwitchRunner):
-    """Raises what it is told when it is asked what runs, when that changes, or what is wrong."""
+    """Raises a given error when asked for its running instances, their changes, or its problems."""
 
     on_running: BaseException | None = None
     on_changed: BaseException | None = None

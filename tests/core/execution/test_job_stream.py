@@ -1,4 +1,4 @@
-"""The channel of a stream between who runs the job and who reads it, and what is kept of what has passed."""
+"""The channel of a stream between the run of the job and its reader, and the record of passed pieces."""
 
 import pickle
 from base64 import b64encode

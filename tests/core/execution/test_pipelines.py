@@ -33,7 +33,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Route(Sequence):
-    """Calls these containers, whatever the request says, and `echo` for ever where there are none."""
+    """Calls these containers, whatever the request says; without any, it calls `echo` for ever."""
 
     def __init__(self, *route: str) -> None:
         self._route = route
@@ -153,7 +153,7 @@ async def test_a_step_runs_only_in_a_container_that_the_request_names(route: tup
 
 
 class Streams(Sequence):
-    """A sequence of which these steps stream, and whose errors are followed by another step, or by a success."""
+    """A sequence in which these steps stream; an error is followed by another step, or by success."""
 
     def __init__(self, *numbers: int, goes_on: bool = False) -> None:
         self._numbers, self._goes_on = numbers, goes_on
@@ -276,7 +276,7 @@ async def test_a_request_is_refused_by_a_check_that_forgot_to_raise(caplog: pyte
 
 
 class Judges(Sequence):
-    """A failure, whatever came; until it is told otherwise."""
+    """Judges each job a failure, until the test changes that."""
 
     strict = True
 

@@ -1,4 +1,4 @@
-"""Slots: how many steps may run at once, in all and in each container."""
+"""Slots: the maximum number of running steps, in all and per container."""
 
 from nodekit import Container
 from nodekit.execution.slots import Slots

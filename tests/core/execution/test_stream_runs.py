@@ -46,7 +46,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def letters(data: Any) -> AsyncGenerator[str, None]:
-    """Piece by piece, and not after its end."""
+    """Yield the pieces one by one; `!` raises an error, and `…` waits for ever."""
     for piece in data["pieces"]:
         if piece == "!":
             raise ValueError("as it was told")
@@ -579,7 +579,7 @@ async def test_observers_are_told_as_of_any_job() -> None:
 
 @asynccontextmanager
 async def running(node: Node, gate: Gate) -> AsyncIterator[None]:
-    """A job that holds a slot meanwhile."""
+    """Run a job that holds a slot meanwhile."""
     job = await node.submit(request("gate"))
     await until(lambda: gate.running)
     try:

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Bench:
-    """Turns at slots of which all are free; `of` the node, and of the containers `a` and `b`, each."""
+    """Stream slots that are all free at first: `of` for the node, and `of` for each of the containers `a` and `b`."""
 
     def __init__(self, of: int, each: int | None = None, *, asks: bool = True) -> None:
         self.slots = Slots({id: Container(id=id, concurrency=each) for id in "ab"}, of)

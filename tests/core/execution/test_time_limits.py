@@ -108,7 +108,7 @@ async def test_the_shorter_of_the_two_limits_says_what_failed(clock: VirtualCloc
 
 async def test_after_a_jobs_time_a_pipeline_cannot_go_on(clock: VirtualClock) -> None:
     class GoesOn(Sequence):
-        """Takes an error for an output."""
+        """A pipeline that treats an error as an output."""
 
         def next_step(self, job: Job) -> Step | None:
             step = super().next_step(replace(job, steps=()))

@@ -15,7 +15,7 @@ CONTAINERS = {id: Container(id=id) for id in ("echo", "reverse")}
 
 
 class Says(Sequence):
-    """A pipeline that answers what it is told, or raises it."""
+    """A pipeline that returns or raises what the test gives it."""
 
     def __init__(self, answer: Step | Exception | None) -> None:
         self.answer = answer

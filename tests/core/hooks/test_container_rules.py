@@ -1,4 +1,4 @@
-"""Rules of containers: who reads them, and what is wrong with those that nobody reads."""
+"""Rules of containers: the plugins that read them, and problems of rules that no plugin reads."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Plugins at the door: mistakes are told when a node is composed, with the cure."""
+"""Registration of plugins: mistakes are reported when a node is composed, together with the cure."""
 
 import asyncio
 import functools
@@ -41,7 +41,7 @@ from nodekit_memory import MemoryTable
 
 
 def problem_of(*plugins: object) -> str:
-    """The one problem of composing a node of these plugins, which acquires nothing."""
+    """Return the only problem of composing a node of these plugins, which acquires nothing."""
     runner, store = SwitchRunner(Container(id="a")), SpiedStore()
     with pytest.raises(CompositionError) as failed:
         make_node(runner, store=store, plugins=plugins)
@@ -298,7 +298,7 @@ async def test_problems_are_asked_of_the_node() -> None:
 
 
 def part(name: str, asked: list[str], base: type) -> Any:
-    """Something that observes, and a part or nothing else."""
+    """Make an observer that extends `base`: the class of a component, or `object`."""
 
     def observe(self: object) -> None:
         asked.append(name)
@@ -357,7 +357,7 @@ async def test_a_part_with_faults_around_it_keeps_its_hooks() -> None:
 
 
 class Limiting:
-    """Lets every client through but one, and remembers who asked."""
+    """Admits every client but one, and records who asked."""
 
     def __init__(self, refused: str, error: Exception) -> None:
         self.refused, self.error = refused, error
@@ -454,7 +454,7 @@ def test_two_plugins_that_mount_one_name_are_a_problem_for_each_other() -> None:
 
 
 class Told:
-    """Remembers the refusals that it is told of."""
+    """Records the refusals that are emitted."""
 
     def __init__(self) -> None:
         self.refused: list[tuple[str, type[Exception], str]] = []

@@ -1,4 +1,4 @@
-"""Parts are compared with their Protocols when a node is composed: what would fail in the middle of a job is told."""
+"""Components are compared with their Protocols when a node is composed, so that no job fails on a mismatch later."""
 
 import functools
 import inspect
@@ -75,7 +75,7 @@ def given(part: Any) -> dict[str, Any]:
 
 
 def changed(base: type, name: str, value: Any) -> Any:
-    """A part of a class with that name of which one thing is otherwise."""
+    """Return a component whose class has that name and differs in one member."""
     return type(base.__name__, (base,), {name: value})()
 
 
@@ -200,7 +200,7 @@ def test_what_every_method_is_about_is_told_at_once() -> None:
 
 
 class Behind:
-    """Duck-typed: everything but what Python looks for on the class is somebody else's."""
+    """A duck-typed proxy: it has the methods that Python looks up on the class; `part` has the rest."""
 
     def __init__(self, part: Any) -> None:
         self._part = part
@@ -217,7 +217,7 @@ class Behind:
 
 
 class Handing(MyRunner):
-    """Methods that hand on what is to be awaited, each in another way that type checkers accept."""
+    """Methods that return awaitables in the different ways that type checkers accept."""
 
     def run(self, step: Any) -> Awaitable[Any]:  # type: ignore[override]
         return super().run(step)
@@ -305,7 +305,7 @@ async def test_nothing_is_looked_at_after_composition() -> None:
 
 
 def unmarked(function: Any) -> Any:
-    """A decorator that passes on what comes, and says nothing of what it has decorated."""
+    """Wrap a function without any sign of the wrapped one."""
 
     def passed_on(*arguments: Any, **named: Any):  # type: ignore[no-untyped-def]
         return function(*arguments, **named)

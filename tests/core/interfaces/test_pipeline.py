@@ -1,4 +1,4 @@
-"""The pipeline `sequence`: containers in the order asked, each fed by the one before; the first error ends it."""
+"""The pipeline `sequence`: containers in the requested order, each fed by the one before; the first error ends it."""
 
 import pytest
 from msgspec.structs import replace

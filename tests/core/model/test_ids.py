@@ -27,13 +27,13 @@ def test_an_id_is_a_uuid_of_version_7_with_the_time_in_front() -> None:
 
 
 def fields(id: str) -> tuple[int, int, int]:
-    """Time, 12 and 62 bits, as RFC 9562 has them in a UUID of version 7."""
+    """Return the time, 12 and 62 bits of a UUID of version 7, as RFC 9562 defines them."""
     number = uuid.UUID(id).int
     return number >> 80, number >> 64 & 0xFFF, number & (1 << 62) - 1
 
 
 class Draws:
-    """Instead of `random.Random`: gives these numbers of 74 bits and these of fewer, the steps, and then zeros."""
+    """A substitute of `random.Random`: it gives these numbers of 74 bits and these steps of fewer bits, then zeros."""
 
     def __init__(self, *whole: int, steps: Sequence[int] = ()) -> None:
         self._whole, self._steps = list(whole), list(steps)

@@ -1,4 +1,4 @@
-"""Limits: what is not said, and what cannot be."""
+"""Limits: unset fields, and values that are refused."""
 
 import math
 

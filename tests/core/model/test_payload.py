@@ -1,4 +1,4 @@
-"""Payloads are checked once, where they come in, and then carried as they are."""
+"""Payloads are checked once, at the entrance, and then carried unchanged."""
 
 import json
 import tracemalloc

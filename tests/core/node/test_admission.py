@@ -42,7 +42,7 @@ pytestmark = pytest.mark.anyio
 
 
 def held(**settings: Any) -> Node:
-    """A node that takes jobs and runs none."""
+    """Run a node that accepts jobs and runs none."""
     return make_node(SwitchRunner(Container(id="x"), up=[]), **settings)
 
 
@@ -110,7 +110,7 @@ async def test_requests_of_one_client_that_arrive_together_do_not_pass_its_limit
 
 
 class SlowGuard:
-    """Admits requests once it is let."""
+    """Admits requests once the test lets it."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -151,7 +151,7 @@ async def test_requests_that_wait_for_a_guard_together_do_not_pass_a_limit_toget
 
 
 class Name(str):
-    """A client's name that tells when nobody holds it any more."""
+    """A client's name with weak references, which show when nothing holds it any more."""
 
     __slots__ = ("__weakref__",)
 
@@ -177,7 +177,7 @@ async def test_room_that_was_held_for_what_was_not_kept_is_free_again() -> None:
 
 
 class SlowAdd(MemoryTable):
-    """Adds once it is let."""
+    """Adds jobs once the test lets it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -280,7 +280,7 @@ class Nothing(Sequence):
 
 
 class Observer:
-    """Remembers what it is told, and of which job."""
+    """Records the events, and the job of each."""
 
     def __init__(self) -> None:
         self.told: list[tuple[type, str]] = []
@@ -322,7 +322,7 @@ async def test_a_job_that_has_nothing_to_do_is_told_as_accepted_and_finished_and
 
 
 class Full(MemoryTable):
-    """It keeps nothing while it is full."""
+    """Refuses to keep anything while it is full."""
 
     full = True
 

@@ -51,7 +51,7 @@ class Told:
 
 
 class Held(MemoryTable):
-    """A table whose changes wait, each once, until they are let through."""
+    """A table whose changes wait, each kind once, until the test lets them through."""
 
     def __init__(self, *methods: str) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class Held(MemoryTable):
 
 
 async def cut_off(call: Callable[[], Coroutine[Any, Any, Any]], table: Held, *, native: bool, backend: str) -> None:
-    """Begin a call, cancel it while the table is at it, and let the table go on."""
+    """Begin a call, cancel it while the table works on it, and let the table go on."""
     if native:
         if backend != "asyncio":
             pytest.skip("Task.cancel is asyncio's own")
@@ -226,7 +226,7 @@ async def test_a_stream_whose_run_fails_in_the_executor_is_told_once(monkeypatch
 
 
 async def test_an_end_that_is_kept_only_when_the_node_stops_is_told_once() -> None:
-    """The store keeps nothing while the job ends, and something again when the node gives back what it has."""
+    """The store fails while the job ends, and works again when the node releases its claims."""
     told, store = Told(), SpiedStore()
     async with make_node(store=store, plugins=[told], drain_seconds=0) as node:
         store.failures["save"] = 1000

@@ -112,7 +112,7 @@ async def test_a_follower_holds_no_job_in_memory_while_it_waits_or_is_waited_for
     gate = Gate()
 
     class Fresh(SpiedStore):
-        """Answers with a copy, which nobody else holds."""
+        """Returns copies that nothing else refers to."""
 
         async def get(self, ids: Any, *, client: Any = None) -> Any:
             found = await super().get(ids, client=client)
@@ -139,7 +139,7 @@ async def test_a_follower_holds_no_job_in_memory_while_it_waits_or_is_waited_for
 
 
 class Traced(str):
-    """A text that tells when it is gone."""
+    """A text that records when it is garbage collected."""
 
     __slots__ = ("__weakref__",)
 
@@ -182,7 +182,7 @@ async def test_a_store_that_fails_ends_the_following_and_leaves_nothing_behind()
 
 
 class Ends:
-    """Counts the ends of jobs that are told."""
+    """Counts the events of finished jobs."""
 
     def __init__(self) -> None:
         self.jobs: list[Job] = []

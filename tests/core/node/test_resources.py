@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Describing(SwitchRunner):
-    """Says what it is told to."""
+    """Describes its containers as the test asks."""
 
     def __init__(self, *ids: str, **settings: Any) -> None:
         super().__init__(*(Container(id=id) for id in ids), **settings)

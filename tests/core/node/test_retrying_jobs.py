@@ -1,4 +1,4 @@
-"""A job that failed is submitted once more: what of it is kept, and who is asked."""
+"""A failed job is submitted once more: what the node keeps of it, and which components it asks."""
 
 from typing import Any
 
@@ -40,7 +40,7 @@ def error(container: str = "echo") -> ContainerError:
 
 
 def ended(*results: ContainerOutput | ContainerError, outcome: Outcome = Outcome(JobStatus.FAILED)) -> Job:  # noqa: B008
-    """A job of three steps that came to an end after these results."""
+    """Return a job of three steps that ended after these results."""
     job = make_job("echo", "reverse", "echo", priority=5, idempotency_key="k", body_digest="d", address="192.0.2.1")
     for result in results:
         job = job.with_result(result, make_attempt())
@@ -65,7 +65,7 @@ def test_another_try_from_the_start_keeps_no_step() -> None:
 
 
 def test_attempts_of_a_step_that_came_to_nothing_are_not_kept() -> None:
-    """Whoever cancelled the job, or the node's end, left the step open."""
+    """The step was open because the job was cancelled or the node ended."""
     old = make_job("echo", "reverse").with_result(output(), make_attempt())
     old = old.with_failure("reverse", make_attempt(kind="timeout", failure="no reply"))
     old = old.finished(Outcome(JobStatus.CANCELLED), 2.0)
@@ -113,7 +113,7 @@ def test_only_a_job_that_did_not_succeed_has_an_error(status: JobStatus) -> None
 
 
 class Flaky:
-    """Fails until it is mended."""
+    """Fails until the test repairs it."""
 
     mended = False
 
@@ -124,7 +124,7 @@ class Flaky:
 
 
 class Noting:
-    """A guard that notes, and an observer that does."""
+    """A guard that records requests, and an observer that records events."""
 
     def __init__(self) -> None:
         self.asked: list[JobRequest] = []

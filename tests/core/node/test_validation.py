@@ -1,4 +1,4 @@
-"""Containers, their ids and the rules of plugins, whoever made the parts: what does not fit is told, not run."""
+"""Containers, their ids and the rules of plugins: a mismatch is reported, and the node does not run."""
 
 from pathlib import Path
 from types import ModuleType
@@ -21,7 +21,7 @@ def told(*runners: Any, plugins: Any = ()) -> list[str]:
 
 
 def plugin(name: str, **rules: Any) -> Any:
-    """A plugin with rules of these names and types."""
+    """Return a plugin with rules of these names and types."""
     struct = msgspec.defstruct(f"{name}Rules", [(key, kind, None) for key, kind in rules.items()])
     return type(name, (), {"container_rules": struct})()
 
@@ -181,7 +181,7 @@ timeout_seconds = 3
 
 
 def compose(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str = FILE, rules: Any = None) -> Any:
-    """The node of a file with a runner and a plugin that somebody else wrote."""
+    """Compose the node of a file with a third party's runner and plugin."""
     real = compose_module.load_offer
     own = {"nodekit_observe": lambda self: None} if rules is None else {"container_rules": rules}
     made = type("Other", (), own)

@@ -1,4 +1,4 @@
-"""Waiters: woken by the store's changes, which are listened to only while somebody waits."""
+"""Waiters: changes of the store wake them; the node listens to changes only while somebody waits."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,12 +15,12 @@ pytestmark = pytest.mark.anyio
 
 
 class Changes:
-    """The changes of a store, as a test tells them; an exception is raised where they are heard."""
+    """The changes of a store, given by the test; an exception among them is raised to the listener."""
 
     def __init__(self) -> None:
         self.listened = self.listening = 0
         self.error: Exception | None = None
-        """Raised where it is begun to hear them."""
+        """Exception that is raised when listening begins."""
         self._sender, self._receiver = anyio.create_memory_object_stream[str | Exception | None](100)
 
     @asynccontextmanager

@@ -25,7 +25,7 @@ class Sound:
 
 
 class Raises(Sound):
-    """It believes that each job that has ended has given something."""
+    """Assumes that every finished job has a result."""
 
     def nodekit_observe(self, event: Event) -> None:
         if isinstance(event, JobFinished):
@@ -53,7 +53,7 @@ class KeepsEvents(Sound):
 
 
 class ChangesJobs(Sound):
-    """It is no observer."""
+    """Is no observer: it changes jobs."""
 
     def nodekit_observe(self, event: Event, node: Any) -> None:
         node._containers.pop("fail", None)

@@ -1,4 +1,4 @@
-"""Headers that say how a job is to be taken, as their RFCs have them."""
+"""Headers that control the handling of a job, as their RFCs define them."""
 
 from typing import Any
 
@@ -133,7 +133,7 @@ def test_a_priority_may_stand_in_several_headers_and_the_last_counts() -> None:
     ['"', '\\"', '"\\', "a;", ";  ", "a=( ", "( ", "a=(1 ", "a ,", "a=1.1;", "a;b=", " ", "u=1,", 'a="\\"', "="],
 )
 def test_a_long_header_takes_no_longer_than_its_length(piece: str) -> None:
-    """Something of higher order would run into the time limit of the test."""
+    """A slower algorithm would run into the time limit of the test."""
     for text in (piece * (60_000 // len(piece)), "a=" + piece * (60_000 // len(piece)) + "\x00"):
         preferences([text.encode()])
         dictionary(text)

@@ -39,7 +39,7 @@ NOBODY = [None, (), ("", 0), (None, None), ("", None), [None, 0]]
 
 
 async def ask(app: Any, path: str, client: Any, body: bytes = b"", method: str = "", **headers: str) -> tuple[int, Any]:
-    """Call the app as its server would: the status, and the JSON of the reply."""
+    """Call the app as its server would; return the status, and the JSON of the reply."""
     sent: list[dict[str, Any]] = []
     messages = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -68,7 +68,7 @@ def guarded() -> Node:
 
 
 class Pages:
-    """Mounts an application that everybody may call, and one for the node's own machine; keeps who called."""
+    """Mounts a public application and one for the node's own machine; records who called."""
 
     def __init__(self) -> None:
         self.clients: list[Any] = []

@@ -1,4 +1,4 @@
-"""The runner `docker` keeps what every runner promises."""
+"""The runner `docker` keeps the promises of runners."""
 
 from typing import Any
 

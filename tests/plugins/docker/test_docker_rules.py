@@ -238,7 +238,7 @@ def test_digest_differs_where_the_container_would(settings: Mapping[str, Any]) -
     ],
 )
 def test_digest_is_the_same_where_the_container_would_be(settings: Mapping[str, Any]) -> None:
-    """So that a node which is started with another time limit need not make its containers anew."""
+    """A node that starts with another time limit need not recreate its containers."""
     assert made(**settings).digest == made().digest
 
 

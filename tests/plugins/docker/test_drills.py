@@ -382,7 +382,7 @@ async def test_one_that_has_ended_is_down_before_its_last_lines_are_had(
 async def test_pauses_grow_for_one_that_takes_long_to_fail(
     bed: Bed, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its start does not count as having run."""
+    """The time of its start does not count as having run."""
     monkeypatch.setattr("nodekit_remote._started.STEADY_SECONDS", 0.5)
     never = bed.container("never", env={"START_SECONDS": "600"}, required=False, startup_seconds=1)
     async with bed.runner(never):

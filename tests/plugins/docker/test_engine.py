@@ -46,7 +46,7 @@ def dockerd(dockerd: Dockerd, bed: Bed) -> Dockerd:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An engine that hangs is noticed ten times as soon."""
+    """Notice a hanging engine ten times as fast."""
     monkeypatch.setattr("nodekit_docker.engine.presence.HEARTBEAT_SECONDS", 0.5)
     for module in ("_presence", "_engine"):
         monkeypatch.setattr(f"nodekit_docker.{module}.PING_SECONDS", 0.5)

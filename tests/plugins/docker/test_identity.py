@@ -23,7 +23,7 @@ async def ids_of(bed: Bed) -> dict[str, str]:
 
 
 async def killed(file: Path, bed: Bed) -> dict[str, str]:
-    """The containers, by entry, that a node of this file leaves when it is killed."""
+    """Kill a node of this file; return the containers that it leaves, by entry."""
     async with served(file) as (process, _):
         process.signal(signal.SIGKILL)
         await process.ended()

@@ -72,7 +72,7 @@ async def test_many_start_in_the_engines_time_and_the_loop_goes_on(bed: Bed, eng
 
 
 async def watch(lags: list[float]) -> None:
-    """By how much the loop is late, again and again."""
+    """Sample the delay of the event loop, again and again."""
     while True:
         began = time.monotonic()
         await anyio.sleep(TICK_SECONDS)
@@ -80,7 +80,7 @@ async def watch(lags: list[float]) -> None:
 
 
 def by_hand(engine: Any, image: str) -> tuple[float, float]:
-    """In how many seconds as many, made in the same way, are all started, and all answer."""
+    """Start the same number of containers by hand; return the seconds until all answer."""
     client = docker.APIClient(engine.host, timeout=60, max_pool_size=8)
     settings = client.create_host_config(
         init=True,

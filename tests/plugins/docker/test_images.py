@@ -30,7 +30,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Shop:
-    """Images that a registry has and the engine has not."""
+    """Images in a registry that the engine does not have."""
 
     def __init__(self, engine: Engine, registry: Registry) -> None:
         self.engine, self.registry = engine, registry
@@ -209,7 +209,7 @@ def credentials(password: str) -> Credentials:
 
 @pytest.fixture
 def logins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Writes what `docker login` has kept."""
+    """Write the file that `docker login` writes."""
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
 
     def keep(**settings: Any) -> None:
@@ -236,7 +236,7 @@ async def test_a_private_image_is_pulled_with_the_right_credentials(bed: Bed, pr
 async def test_wrong_and_missing_credentials_are_said_as_such(
     bed: Bed, private_shop: Shop, logins: Any, given: Any, said: str, there: bool
 ) -> None:
-    """Also where an image is there, as who asks for the newest wants to know that it cannot be had."""
+    """This holds even if the image exists: a request for the newest one must learn that it is unavailable."""
     target = await aside(lambda: private_shop.publish("team/app:1"))
     if there:
         account = private_shop.registry.account
@@ -451,7 +451,7 @@ async def test_in_a_terminal_each_image_has_a_bar(bed: Bed, shop: Shop, tmp_path
 
 @asynccontextmanager
 async def in_a_terminal(command: list[str]) -> AsyncIterator[tuple[subprocess.Popen[bytes], Callable[[], str]]]:
-    """A process, and what its terminal has shown."""
+    """Run a process in a terminal; return it and the text that the terminal showed."""
     outside, inside = pty.openpty()
     termios.tcsetwinsize(inside, (24, 160))
     os.set_blocking(outside, False)

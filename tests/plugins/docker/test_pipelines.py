@@ -20,7 +20,7 @@ pytestmark = pytest.mark.anyio
 
 ADDED = {"one": "1", "ten": "10", "hundred": "100"}
 REFUSED = {"do": "answer", "status": 418, "body": {"tea": "only"}}
-"""The containers add to numbers, and echo all else."""
+"""Inputs: the containers add to numbers, and echo all else."""
 
 
 def store(kind: str, folder: Path) -> JobStore:

@@ -1,4 +1,4 @@
-"""The runner `function` keeps the promises of runners, and turns what functions do into outputs and failures."""
+"""The runner `function` keeps the promises of runners; results of functions become outputs, exceptions failures."""
 
 import functools
 import json

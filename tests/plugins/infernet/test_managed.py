@@ -42,7 +42,7 @@ def id(engine: Engine) -> Iterator[str]:
 
 
 def config(engine: Engine, id: str) -> dict[str, Any]:
-    """Every key set, those of Infernet's that only a GPU or its own containers can fill apart."""
+    """Write a file with every key set, except those that only a GPU or Infernet's own containers can fill."""
     return full(
         {
             "id": id,

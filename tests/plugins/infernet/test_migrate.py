@@ -1,4 +1,4 @@
-"""`nodekit migrate`: a node file that gives the same tables, keeps no secret, and says what has changed."""
+"""`nodekit migrate`: its node file gives the same tables, contains no secret, and lists the changes."""
 
 import os
 import re

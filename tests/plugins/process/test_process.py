@@ -193,7 +193,7 @@ while len(os.listdir({folder!r})) < 5:
 
 
 async def test_containers_start_at_the_same_time(tmp_path: Path) -> None:
-    """Each begins to listen when all of them have started."""
+    """Each container listens only when all of them have started."""
     meeting = MEET.format(folder=str(tmp_path)) + SERVER
     async with runner(*(server(f"one{number}", meeting) for number in range(5))) as running:
         assert len(running.running()) == 5
@@ -313,7 +313,7 @@ async def test_a_program_that_never_answers_stops_the_start_and_is_ended() -> No
 
 
 def says_pid(file: Path) -> str:
-    """Source that writes its pid, in one go."""
+    """Return source code that writes its pid at once."""
     return f"import os; open('{file}.new', 'w').write(str(os.getpid())); os.rename('{file}.new', '{file}')\n"
 
 
@@ -560,7 +560,7 @@ def test_no_process_survives_a_node_that_is_killed() -> None:
 async def test_pauses_grow_for_one_that_takes_long_to_fail(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its start does not count as having run."""
+    """The time of its start does not count as having run."""
     monkeypatch.setattr("nodekit_remote._started.STEADY_SECONDS", 0.1)
     async with runner(server(source="import time; time.sleep(600)", required=False, startup_seconds=0.2)):
         await until(lambda: caplog.text.count("restart in") >= 3)

@@ -15,7 +15,7 @@ SECOND = 1_000_000_000
 
 
 class Clock:
-    """Nanoseconds that the test moves."""
+    """A clock in nanoseconds that the test moves."""
 
     def __init__(self, start: int = 12345) -> None:
         self.now = start
@@ -25,14 +25,14 @@ class Clock:
 
 
 class Limited:
-    """A limit, and whether it lets through."""
+    """A rate limit, and its decisions."""
 
     def __init__(self, **settings: float) -> None:
         self.clock = Clock()
         self.limit = RateLimit(RateLimitConfig(**settings), clock=self.clock)  # type: ignore[arg-type]
 
     def retry_after(self, client: str = "10.0.0.1") -> int:
-        """Seconds; 0: it was let through."""
+        """Return the seconds to wait; 0 if the request was admitted."""
         try:
             self.limit.nodekit_limit(client)
         except TooManyRequests as refused:

@@ -1,4 +1,4 @@
-"""The runner `remote` against a real server on loopback: outputs, and each failure with its kind and its text."""
+"""The runner `remote` against a real server on loopback: outputs, and the kind and text of each failure."""
 
 import gzip
 import json
@@ -39,7 +39,7 @@ class Request:
 
     @property
     def data(self) -> bytes:
-        """The `data` of a container's input, as it stands there."""
+        """Return the bytes of `data` in a container's input."""
 
         class Input(msgspec.Struct):
             data: msgspec.Raw
@@ -54,7 +54,7 @@ def reply(body: bytes, *, status: str = "200 OK", **headers: str) -> bytes:
 
 @dataclass
 class Server:
-    """Answers ``/<name>/service_output`` with the bytes that `answers[name]` gives."""
+    """A server that answers ``/<name>/service_output`` with the bytes that `answers[name]` gives."""
 
     answers: dict[str, Callable[[Request], Awaitable[bytes]]] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
@@ -62,7 +62,7 @@ class Server:
     port: int = 0
 
     def says(self, name: str, *answers: bytes) -> None:
-        """Answer with these, one after the other, and with the last one from then on."""
+        """Answer with these one after the other, then always with the last one."""
         queue = list(answers)
 
         async def answer(request: Request) -> bytes:
@@ -102,7 +102,7 @@ class Server:
             self.open -= 1
 
     async def _go_on(self, stream: SocketStream) -> None:
-        """Until the caller hangs up."""
+        """Send until the caller hangs up."""
         await stream.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
         while True:
             await stream.send(b"2710\r\n" + b"x" * 10_000 + b"\r\n")

@@ -55,7 +55,7 @@ def path(tmp_path: Path) -> Path:
 
 
 class Traced(SqliteTable):
-    """It notes every statement."""
+    """Records every statement."""
 
     def __init__(self, path: Path, **settings: Any) -> None:
         super().__init__(path, **{"synchronous": "NORMAL", **settings})
@@ -286,7 +286,7 @@ async def write_version_1(path: Path, jobs: Sequence[Job]) -> None:
 
 
 def jobs_of_every_end() -> list[Job]:
-    """Running, successful, failed by a step, settled as failed, cancelled, and failed without a word."""
+    """Return jobs: running, successful, failed by a step, settled as failed, cancelled, failed with no message."""
     jobs = [make_job("echo", data={"n": n}) for n in range(6)]
     by_step = ContainerError(container="echo", error="said by a \x00 step", kind="status", status=500)
     told = ContainerError(container="told", error="told from outside", kind="status")
@@ -557,7 +557,7 @@ async def test_looking_for_failed_jobs_of_a_client_reads_no_others_and_sorts_not
 
 
 async def test_whatever_is_looked_for_together_is_found_as_in_memory(path: Path) -> None:
-    """SQLite refuses a statement whose index does not fit its conditions."""
+    """SQLite refuses a statement if its index does not fit the conditions."""
     statuses = None, [], UNFINISHED, FINISHED, UNSUCCESSFUL, *([one] for one in JobStatus), list(JobStatus)
     choices = {
         "client": (None, "alice"),
@@ -599,7 +599,7 @@ async def test_a_hundred_thousand_stored_jobs_slow_nothing_down_and_fill_no_memo
 
 
 def _fill(path: Path, count: int) -> None:
-    """Finished jobs, as the table would write them, but quickly."""
+    """Insert finished jobs as the table would write them, but quickly."""
     rows = ((f"{n:032}", f"client {n % 10}", "success", 0, b"{}") for n in range(count))
     with sqlite3.connect(path) as connection:
         connection.executemany("INSERT INTO jobs (id, client, status, open, state) VALUES (?, ?, ?, ?, ?)", rows)

@@ -1,1 +1,1 @@
-"""The plugin API, written down: a line for each thing that a plugin, a node file or a script can rely on."""
+"""The plugin API as text: a line for each thing that a plugin, a node file or a script can rely on."""

@@ -1,4 +1,4 @@
-"""Writes the surface as it now is down as the baseline of its plugin API version: what `make api` does."""
+"""Write the present surface as the baseline of its plugin API version, for `make api`."""
 
 import sys
 from pathlib import Path

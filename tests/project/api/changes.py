@@ -1,8 +1,8 @@
 """Differences between two surfaces, and the actions that they require.
 
-The rule: the name of each line that differs stands in backticks below ``### Plugin API`` of the newest version in the
-changelog; of something new, the name of what it belongs to will do if that is new as well. What can break a plugin
-needs another major version on top.
+The rule: the changelog names each line that differs in backticks, below ``### Plugin API`` of the newest version. For a
+new member of a new object, the name of the object is enough. A change that can break a plugin also needs a new major
+version.
 """
 
 import re
@@ -22,7 +22,7 @@ class Change(NamedTuple):
     name: str
     kind: str
     before: str | None
-    """The line; None: there was none."""
+    """The line; None if there was none."""
     after: str | None
 
     @property
@@ -37,7 +37,7 @@ class Change(NamedTuple):
 
 
 def changes(before: Iterable[str], after: Iterable[str]) -> list[Change]:
-    """In the order of their names."""
+    """Return the changes in the order of their names."""
     old, new = _by_place(before), _by_place(after)
     differing = sorted(place for place in old.keys() | new.keys() if old.get(place) != new.get(place))
     return [Change(name, kind, old.get((name, kind)), new.get((name, kind))) for name, kind in differing]
@@ -87,7 +87,7 @@ def _is_wider(kind: str, before: str, after: str) -> bool:
 
 
 def _call(what: str) -> tuple[str, list[str], str]:
-    """Colour, parameters and result of a signature."""
+    """Return `async` or nothing, the parameters and the result of a signature."""
     colour, _, rest = what.partition("(")
     inside, _, gives = rest.rpartition(")") if " -> " not in rest else _split_result(rest)
     return colour, _parameters(inside), gives
@@ -118,7 +118,7 @@ def _what(text: str) -> str:
 
 
 def _by_place(lines: Iterable[str]) -> dict[tuple[str, str], str]:
-    """Lines by name and kind: a name may be of two kinds."""
+    """Return lines by name and kind, as a name may be of two kinds."""
     return {(name, kind): text for text in lines for kind, name, _ in [_parsed(text)]}
 
 

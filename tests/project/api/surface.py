@@ -1,4 +1,4 @@
-"""Lists the plugin API: sorted lines, each `kind`, the name in backticks, and what it is."""
+"""A list of the plugin API: sorted lines of the kind, the name in backticks, and the value."""
 
 import importlib
 import inspect
@@ -33,7 +33,7 @@ CALLED = ("__aenter__", "__aexit__", "__call__", "__iter__", "__aiter__", "__ane
 
 
 def surface() -> list[str]:
-    """All of it, as it is installed here."""
+    """Return the whole plugin API as installed here."""
     parts = (names(), fixtures(), hooks(), offers(), settings(), groups(), commands(), exit_codes())
     return sorted({line for part in parts for line in part})
 
@@ -53,7 +53,7 @@ def names() -> Iterator[str]:
 
 
 def fixtures() -> Iterator[str]:
-    """Those of the pytest plugin."""
+    """Yield the fixtures of the pytest plugin."""
     if find_spec(PYTEST_PLUGIN):
         for name, value in vars(importlib.import_module(PYTEST_PLUGIN)).items():
             if is_fixture(value) and not name.startswith("_"):
@@ -118,7 +118,7 @@ def of_member(kind: str, name: str, value: Any) -> str:
 
 
 def fields(kind: str, name: str, struct: type[msgspec.Struct]) -> Iterator[str]:
-    """Fields that may be given by place have a number."""
+    """Yield the fields; those that can be positional have a number."""
     by_place = [p.name for p in inspect.signature(struct).parameters.values() if p.kind is not p.KEYWORD_ONLY]
     for field in msgspec.structs.fields(struct):
         place = f"[{by_place.index(field.name)}] " if kind == "field" and field.name in by_place else ""
@@ -156,7 +156,7 @@ def offers() -> Iterator[str]:
 
 
 def settings() -> Iterator[str]:
-    """Keys of node files."""
+    """Yield the keys of node files."""
     for name, struct in vars(config).items():
         if name.endswith("Settings") and inspect.isclass(struct) and issubclass(struct, msgspec.Struct):
             yield from keys(name.removesuffix("Settings").lower(), struct)

@@ -1,7 +1,7 @@
 """The plugin API changes only with a line in the changelog, and breaks only with a new major version.
 
-What is listed is compared with the baseline of the last release; surfaces that were tampered with show that each kind
-of change is found.
+The listed surface is compared with the baseline of the last release. Altered surfaces show that each kind of change is
+found.
 """
 
 import re
@@ -70,7 +70,7 @@ GONE = "only plugin API 2.0 may do without it"
 
 
 def altered(lines: list[str], name: str, old: str, new: str, kind: str = "") -> list[str]:
-    """The surface with one line otherwise."""
+    """Return the surface with one line changed."""
     (line,) = [line for line in lines if f"`{name}`" in line and line.startswith(kind)]
     assert old in line, line
     return [line.replace(old, new, 1) if one is line else one for one in lines]

@@ -1,4 +1,4 @@
-"""Types, defaults and signatures as text, the same whichever way they were written."""
+"""Types, defaults and signatures as text, however they are written in the source."""
 
 import inspect
 import types
@@ -37,7 +37,7 @@ def typed(annotation: Any) -> str:
 
 
 def valued(default: Any) -> str:
-    """A default, or what a constant is."""
+    """Return the text of a default or of a constant."""
     if isinstance(default, Enum):
         return f"{type(default).__name__}.{default.name}"
     if isinstance(default, Set):

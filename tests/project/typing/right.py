@@ -53,7 +53,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class ListTable:
-    """A table: six methods and two to open and close."""
+    """A table: six methods, and two to open and close."""
 
     def __init__(self) -> None:
         self._jobs: dict[JobId, Job] = {}
@@ -151,7 +151,7 @@ async def read(node: Node) -> str:
 
 
 class TalkingRunner(UpperRunner):
-    """A runner whose container says what it is."""
+    """A runner whose container describes itself."""
 
     async def resources(self, container: ContainerId, model_id: str | None) -> msgspec.Raw | None:
         return None if model_id else encode_payload({"is": container})

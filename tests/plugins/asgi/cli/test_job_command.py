@@ -1,4 +1,4 @@
-"""`nodekit job`, against nodes that are served and against what is none."""
+"""`nodekit job`, against served nodes and against servers that are no nodes."""
 
 import asyncio
 import fcntl
@@ -71,7 +71,7 @@ class Done(msgspec.Struct):
 
 
 async def call(url: str, *arguments: str, stdin: bytes = b"") -> Done:
-    """Call `nodekit job` to its end, in a thread of this process: starting one takes longer than most commands do."""
+    """Run `nodekit job` to its end in a thread of this process: a new process takes longer than most commands do."""
     with anyio.fail_after(LONG_SECONDS):
         return await anyio.to_thread.run_sync(_call, url, arguments, stdin, abandon_on_cancel=True)
 
@@ -437,7 +437,7 @@ async def test_json_is_the_document_of_the_node_and_nothing_else(api: Api) -> No
 
 
 class AtTerminal:
-    """A command whose standard input and error are a terminal, and its output too unless that goes to a file."""
+    """A command at a terminal: its standard input and error, and its output unless that goes to a file."""
 
     def __init__(self, url: str, *arguments: str, out: Path | None = None) -> None:
         self.screen = ""
@@ -468,7 +468,7 @@ class AtTerminal:
         return self.process.returncode
 
     def _read(self, wait_seconds: float = 0) -> bool:
-        """Take what is on the screen by now; False where nothing new was waited for."""
+        """Read the screen as it is now; return False if nothing new was expected."""
         if not select.select([self._master], [], [], wait_seconds)[0]:
             return not wait_seconds
         try:
@@ -569,7 +569,7 @@ Answer = Callable[[bytes], Awaitable[bytes | None]]
 
 @asynccontextmanager
 async def answering(answer: Answer) -> AsyncIterator[tuple[str, asyncio.Server]]:
-    """A server and its URL, which is given each request, and sends those bytes; None: it closes without a word."""
+    """Run a server that is given each request and sends those bytes; None closes without a reply. Yield its URL."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
@@ -692,7 +692,7 @@ async def test_a_node_that_is_gone_for_good_is_waited_for_a_bounded_number_of_ti
 
 
 def behind(api: Api, *, lose: Sequence[str]) -> tuple[Answer, list[str]]:
-    """A proxy that passes requests on to a node, and loses the first answer to each of these methods."""
+    """Run a proxy of a node that loses the first answer to each of these methods."""
     to_lose, seen = list(lose), list[str]()
 
     async def answer(request: bytes) -> bytes | None:

@@ -1,4 +1,4 @@
-"""The HTTP API over real sockets. What it promises whatever the server is in `HttpTransportContract`."""
+"""Fixtures of the HTTP API over real sockets. `HttpTransportContract` has the promises that hold on any server."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -18,7 +18,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 def server() -> str:
-    """The default one. Where it makes a difference, tests are marked `both_servers`."""
+    """Name the default server. Tests are marked `both_servers` if it makes a difference."""
     return "hypercorn"
 
 

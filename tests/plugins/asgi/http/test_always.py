@@ -169,7 +169,7 @@ async def test_a_node_removes_no_socket_but_its_own(server: str, tmp_path: Path)
 
 
 def _accepted(port: int) -> list[int]:
-    """TCP_NODELAY of this process's connections that were accepted on a port."""
+    """Return TCP_NODELAY of this process's connections that were accepted on a port."""
     found = []
     for name in os.listdir("/proc/self/fd"):
         try:
@@ -233,7 +233,7 @@ async def test_clients_that_go_away_in_the_middle_leave_the_node_as_it_was(api: 
 
 @pytest.mark.parametrize("strips_path", [False, True])
 async def test_the_app_can_be_mounted_by_a_host_that_holds_the_node(strips_path: bool) -> None:
-    """ASGI says that `path` holds `root_path`; older hosts strip it."""
+    """In ASGI, `path` contains `root_path`; older hosts strip it."""
     async with make_node() as node:
         app = AsgiApp(node, Limits(max_batch=2))
         prefix = "" if strips_path else "/compute"

@@ -49,7 +49,7 @@ async def test_who_waits_for_a_job_learns_that_it_was_cancelled(api: Api) -> Non
 async def test_jobs_cancelled_while_they_finish_end_in_one_way_that_every_reply_tells(
     server: str, store: JobStore
 ) -> None:
-    """Some are long done, some never would be, most are just about to be."""
+    """Some jobs are done, some would never be, and most are about to be."""
 
     async def slow(data: Any) -> Any:
         await anyio.sleep(data["seconds"])

@@ -1,4 +1,4 @@
-"""`GET /resources`: what containers say of themselves."""
+"""`GET /resources`: the resources that containers describe."""
 
 import asyncio
 

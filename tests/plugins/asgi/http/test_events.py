@@ -1,4 +1,4 @@
-"""`GET /api/jobs/{id}/events`: what happens to a job, told as it happens."""
+"""`GET /api/jobs/{id}/events`: the events of a job, sent as they happen."""
 
 import asyncio
 import gc
@@ -207,7 +207,7 @@ class Traced(str):
 
 
 class Fresh(SpiedStore):
-    """Answers with a copy of each job, which nobody else holds."""
+    """Returns copies of jobs that nothing else refers to."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -283,7 +283,7 @@ async def test_what_was_told_is_not_held_while_nothing_happens(api: Api) -> None
 
 
 async def until_quiet(store: SpiedStore) -> None:
-    """Until nobody has read for a while."""
+    """Wait until no read has happened for a while."""
     await until(lambda: waiters_read(store))
     before = -1
     while store.calls["get"] != before:

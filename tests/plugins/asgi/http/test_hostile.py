@@ -56,7 +56,7 @@ async def test_a_length_that_is_two_or_beyond_all_numbers_is_400(api: Api) -> No
 
 @both_servers
 async def test_what_follows_an_upgrade_that_is_not_made_is_no_request(api: Api) -> None:
-    """Its body would be taken for one."""
+    """Otherwise its body would be read as a request."""
     inner = b"GET /info HTTP/1.1\r\nhost: localhost\r\n\r\n"
     head = b"POST /api/jobs HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: h2c\r\n"
     last = b"GET /nope HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"

@@ -1,4 +1,4 @@
-"""Clients that ask too often: 429 over real sockets, whatever they ask for."""
+"""Clients that send too many requests: 429 over real sockets, for any request."""
 
 from typing import Any
 

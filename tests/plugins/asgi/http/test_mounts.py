@@ -1,4 +1,4 @@
-"""Pages of plugins, which a transport serves below ``/-/<name>/``."""
+"""Pages of plugins, served by a transport below ``/-/<name>/``."""
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,13 +20,13 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 class Pages:
-    """A plugin whose applications show what they are asked, or do as they are told."""
+    """A plugin whose applications show their requests, or do as they are told."""
 
     def __init__(self, *, public: bool = True) -> None:
         self.public = public
         self.scopes: list[dict[str, Any]] = []
         self.read = 0
-        """Bytes of bodies."""
+        """Numbers of bytes of the received bodies."""
         self.errors: list[Exception] = []
 
     def nodekit_routes(self) -> Sequence[Mount]:
@@ -152,7 +152,7 @@ async def test_a_node_that_is_mounted_itself_hands_on_the_whole_path(strips_path
 
 
 async def call(app: Any, path: str, **scope: Any) -> int:
-    """The status that an app answers with; it is called as a server would."""
+    """Call an app as a server would; return the status of its answer."""
     sent: list[dict[str, Any]] = []
     messages: Iterator[dict[str, Any]] = iter([{"type": "http.request", "body": b"", "more_body": False}])
 
@@ -314,7 +314,7 @@ async def test_nothing_but_requests_is_handed_on() -> None:
 
 
 class Hanging:
-    """Its application never replies."""
+    """A plugin whose application never replies."""
 
     held = 0
 

@@ -19,7 +19,7 @@ def priority(text: str) -> dict[str, Any]:
 
 
 async def stored(api: Api, *answers: Any) -> list[int]:
-    """The priorities with which jobs were kept."""
+    """Return the priorities of the stored jobs."""
     assert api.node is not None
     return [job.request.priority for job in await api.node.fetch([answer["id"] for answer in answers])]
 

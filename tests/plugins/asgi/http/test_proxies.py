@@ -1,4 +1,4 @@
-"""Clients behind proxies: the client is whom a trusted proxy names, and nobody else can say who asks."""
+"""Clients behind proxies: a trusted proxy names the client; nobody else can."""
 
 import json
 import re
@@ -22,7 +22,7 @@ PROXIES = ("127.0.0.1", "10.0.0.0/8", "2001:db8::/32")
 
 
 def request(peer: str | None, *lines: str, **limits: Any) -> Request:
-    """A request as it comes from a peer, with these lines of the header."""
+    """Make a request of a peer with these lines of the header."""
     settings = Limits(**{"trusted_proxies": PROXIES, **limits})
     name = settings.forwarded_header.lower().encode()
     headers = [(name, line.encode("latin-1")) for line in lines]

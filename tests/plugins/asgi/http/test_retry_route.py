@@ -22,7 +22,7 @@ UNKNOWN = "01900000-0000-7000-8000-000000000000"
 
 
 class Flaky:
-    """Containers `count`, which adds one, and `flaky`, which fails until it is mended."""
+    """Containers `count`, which adds one, and `flaky`, which fails until it is repaired."""
 
     def __init__(self) -> None:
         self.counted = self.failed = 0
@@ -47,7 +47,7 @@ class Flaky:
 
 @asynccontextmanager
 async def with_a_failed_job(server: str, **settings: Any) -> AsyncIterator[tuple[Api, Flaky, str]]:
-    """A job that counted from 1 to 3, and failed before it counted on; by now it would not fail any more."""
+    """Return a job that counted from 1 to 3 and then failed; now it would not fail any more."""
     flaky = Flaky()
     async with serving(server, runners=[flaky.runner()], **settings) as api:
         id = await api.submit("count", "count", "flaky", "count", n=1)
@@ -200,7 +200,7 @@ async def test_past_its_limits_a_client_is_429_and_past_the_nodes_503(server: st
 
 
 class Guard:
-    """Notes what it is asked, and objects to whom it is told."""
+    """Records requests, and refuses the given clients."""
 
     def __init__(self) -> None:
         self.asked: list[JobRequest] = []

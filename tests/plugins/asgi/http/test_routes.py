@@ -29,7 +29,7 @@ ALLOWED = [
     ("POST", "/resources", {"GET"}),
     ("POST", "/api/status", {"PUT"}),
 ]
-"""Paths of the table win over those with an id."""
+"""Paths of the table take precedence over those with an id."""
 
 
 async def test_a_malformed_request_is_told_in_words_of_its_own(api: Api) -> None:

@@ -1,4 +1,4 @@
-"""`PUT /api/status`: what came of a job elsewhere, reported by whom the operator trusts."""
+"""`PUT /api/status`: results of jobs that ran elsewhere, reported by clients that the operator trusts."""
 
 import asyncio
 import json

@@ -67,7 +67,7 @@ def asked(*pieces: str, containers: Any = ("pieces",)) -> Any:
 
 @asynccontextmanager
 async def begun(api: Api, *pieces: str, **options: Any) -> AsyncIterator[tuple[str, RawConnection]]:
-    """A stream whose id has arrived, and what is behind it."""
+    """Start a stream; its id has arrived, and the bytes follow."""
     async with api.raw() as raw:
         await raw.send(post(json.dumps(asked(*pieces, **options)).encode(), path=PATH))
         async with asyncio.timeout(20):
@@ -81,7 +81,7 @@ async def begun(api: Api, *pieces: str, **options: Any) -> AsyncIterator[tuple[s
 
 
 async def chunk(raw: RawConnection) -> bytes:
-    """The next one of a chunked body; the last one is empty."""
+    """Read the next chunk of a body; the last one is empty."""
     async with asyncio.timeout(20):
         size = int(await raw.reader.readuntil(b"\r\n"), 16)
         data = await raw.reader.readexactly(size)
@@ -160,7 +160,7 @@ async def test_a_client_that_disconnects_is_noticed_also_behind_what_it_has_sent
 
 
 class Looks:
-    """Counts how often it was looked whether a client has gone."""
+    """Counts the checks for a client that has left."""
 
     def __init__(self) -> None:
         self.count = 0

@@ -1,4 +1,4 @@
-"""The document of a node, and its routes."""
+"""Fixtures of the OpenAPI document of a node."""
 
 import json
 from typing import Any
@@ -17,5 +17,5 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session")
 def openapi() -> Any:
-    """The document of a node whose limits are the default ones."""
+    """Return the document of a node with default limits."""
     return json.loads(document(Limits(), KEYS))

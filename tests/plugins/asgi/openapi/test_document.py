@@ -1,4 +1,4 @@
-"""The OpenAPI document is whole, true to the routes, and every example in it is what it is an example of."""
+"""The OpenAPI document is complete, agrees with the routes, and its examples are valid."""
 
 import json
 import subprocess
@@ -27,7 +27,7 @@ def operations(openapi: Any) -> Iterator[tuple[str, Any]]:
 
 
 def contents(openapi: Any) -> Iterator[tuple[str, Any]]:
-    """Every body of a request or a reply."""
+    """Yield every body of a request or a reply."""
     for place, operation in operations(openapi):
         for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
             yield f"{place}: {media_type}", content
@@ -37,7 +37,7 @@ def contents(openapi: Any) -> Iterator[tuple[str, Any]]:
 
 
 def everything(openapi: Any) -> Iterator[Any]:
-    """Every object in the document, examples and their like included."""
+    """Yield every object in the document, including examples."""
     if isinstance(openapi, dict):
         yield openapi
     for item in openapi.values() if isinstance(openapi, dict) else openapi if isinstance(openapi, list) else ():

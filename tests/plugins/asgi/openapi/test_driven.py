@@ -1,4 +1,4 @@
-"""A running node is driven from its own OpenAPI document, with good data and bad."""
+"""A running node is tested from its own OpenAPI document, with good data and bad."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ SERVERS = each_run(["hypercorn"], ["hypercorn", "uvicorn"])
 
 
 def example_functions(*, fail: bool) -> FunctionRunner:
-    """The containers that the document's examples name; the second may fail."""
+    """Make the containers that the document's examples name; the second may fail."""
 
     async def upper(data: Any) -> Any:
         return {"text": str(data).upper()}
@@ -39,7 +39,7 @@ def example_functions(*, fail: bool) -> FunctionRunner:
 
 
 async def driven(url: str, folder: Path, *options: str) -> tuple[int, str]:
-    """The exit code of schemathesis, and what it reports."""
+    """Run schemathesis; return its exit code and its report."""
     chosen = ("--seed", str(SEED), "--max-examples", str(each_run(6, 100)))
     program = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIG), "--no-color"]
     command = [*program, "run", *chosen, *options]

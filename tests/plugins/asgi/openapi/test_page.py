@@ -1,4 +1,4 @@
-"""The page to read and try the API: what it is made of comes from the node."""
+"""The page to read and try the API: the node serves everything that it needs."""
 
 import re
 from collections.abc import AsyncIterator
