@@ -11,9 +11,9 @@ import pytest
 
 from nodekit.testing import VirtualClock
 
-sys.dont_write_bytecode = False  # or each process that a test starts, and each worker, compiles all of nodekit anew
+sys.dont_write_bytecode = False  # otherwise each worker, and each process of a test, compiles all of nodekit
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-os.environ.setdefault("PYTEST_ADDOPTS", "-p no:schemathesis")  # nor does each pytest need it, as pyproject.toml says
+os.environ.setdefault("PYTEST_ADDOPTS", "-p no:schemathesis")  # as in pyproject.toml
 
 pytest_plugins = ["engine.fixtures"]
 
@@ -30,7 +30,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish() -> None:
-    gc.unfreeze()  # plugins that look for referrers when they report find them again
+    gc.unfreeze()  # for plugins that look for referrers when they report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -38,7 +38,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(chance.SAID)
 
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a shell starts what runs in its background
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell starts background jobs like this
     signal.signal(signal.SIGINT, signal.default_int_handler)  # tests interrupt what they start
 
 

@@ -34,7 +34,7 @@ from nodekit.cli.certify.rows import Row
 from nodekit.cli.certify.table import END, START, between_marks
 from nodekit.testing import ContainerRunnerContract
 
-pytestmark = pytest.mark.timeout(400)  # of suites that run in other processes, on a machine that is busy
+pytestmark = pytest.mark.timeout(400)  # the suites run in other processes, and machines are busy
 
 
 CLASSES = """

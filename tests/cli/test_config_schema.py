@@ -155,7 +155,7 @@ def test_keys_have_their_docs_and_defaults(schema: dict[str, Any]) -> None:
     assert stores["sqlite"]["required"] == ["use", "path"]
     (docker,) = (one for one in tables["runners"]["items"]["oneOf"] if "docker" in one["title"])
     container = docker["properties"]["containers"]["items"]["properties"]
-    assert container["timeout_seconds"]["description"] == "How long one call may take."  # of a class that it extends
+    assert container["timeout_seconds"]["description"] == "How long one call may take."  # inherited
     assert "`guardian`" in container["external"]["description"]
     assert "rules" not in container
     assert "nodekit-compute" in tables["packages"]["properties"]

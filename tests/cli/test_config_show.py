@@ -88,7 +88,7 @@ def test_it_is_a_node_file_that_means_the_same(text: str, tmp_path: Path, monkey
     assert meaning(printed, tmp_path, monkeypatch) == meaning(text, tmp_path, monkeypatch)
     again = shown(printed, tmp_path)
     assert tomllib.loads(again) == tomllib.loads(printed)
-    assert re.findall(r"^# by default:\n(?!# )", again, re.MULTILINE) == []  # all that has a value is now said
+    assert re.findall(r"^# by default:\n(?!# )", again, re.MULTILINE) == []  # every key with a value is now explicit
 
 
 def test_every_default_is_there_and_told_from_what_the_file_says(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def installs_nodekit(folder: Path, distribution: str) -> None:
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 9.9\n")
     (info / "RECORD").write_text("nodekit/left_over.txt,,\n")
     (folder / "nodekit").mkdir()  # without an __init__.py, it hides no package
-    (folder / "nodekit" / "left_over.txt").touch()  # files that are not there are none, from Python 3.12 on
+    (folder / "nodekit" / "left_over.txt").touch()  # from Python 3.12 on, missing files are not listed
 
 
 # -- as a process ---------------------------------------------------------------------------------
@@ -84,7 +84,7 @@ def test_a_terminal_gets_colours() -> None:
             try:
                 if not os.read(terminal, 4096):
                     break
-            except OSError:  # how Linux tells the end
+            except OSError:  # Linux reports the end of the terminal like this
                 break
         process.wait(60)
     os.close(terminal)

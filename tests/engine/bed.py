@@ -51,7 +51,7 @@ class Engine:
             with contextlib.suppress(docker.errors.NotFound):
                 network.remove()
         for image in self.client.images.list(filters={"label": LABEL}) if images else ():
-            with contextlib.suppress(docker.errors.APIError):  # somebody's container stands on it
+            with contextlib.suppress(docker.errors.APIError):  # somebody's container uses it
                 self.client.images.remove(image.id, force=True)
 
 

@@ -31,7 +31,7 @@ def need(*names: str) -> None:
         raise Missing(f"{', '.join(missing)}: not found, and apt-get could not help ({problem}); {cure}")
 
 
-@cache  # of one process: what failed once is not tried by every test
+@cache  # per process: what failed once is not tried again by every test
 def _install(packages: str) -> str:
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for command in ("update", f"install -y --no-install-recommends {packages}"):

@@ -63,7 +63,7 @@ class Dockerd:
             self._log = stack.enter_context((self.folder / "log").open("a+"))
             self._holder = stack.enter_context(self._hold(lock))
             self.start()
-            stack.callback(self.thaw)  # what is stopped does not end
+            stack.callback(self.thaw)  # a stopped process does not end
             self._stack = stack.pop_all()
         return self
 
@@ -91,7 +91,7 @@ class Dockerd:
             text=True,
             start_new_session=True,
             env={**os.environ, "PATH": debian.PATH},
-            pass_fds=[lock.fileno()],  # so that it is locked until the holder is gone, too
+            pass_fds=[lock.fileno()],  # so that the lock lasts until the holder is gone, too
         ) as process:  # leaving closes its stdin and waits for it
             assert process.stdout is not None
             if process.stdout.readline() != "ready\n":
@@ -110,7 +110,7 @@ class Dockerd:
             self.live_restore = live_restore
         if self.running:
             return
-        for stale in ("pid", "docker.sock", "exec/containerd/containerd.pid"):  # of one that was killed
+        for stale in ("pid", "docker.sock", "exec/containerd/containerd.pid"):  # of a killed engine
             (self.folder / stale).unlink(missing_ok=True)
         self._tell_holder(self._command())
         until(f"the engine answers; {self.log()}", self._answers_or_ended, READY_SECONDS)

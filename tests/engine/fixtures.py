@@ -42,7 +42,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         _leave_network()
 
 
-@cache  # once is enough
+@cache  # once per process is enough
 def _leave_network() -> None:
     from engine import bed, debian, network
 

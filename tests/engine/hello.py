@@ -60,12 +60,12 @@ def build(
 def main() -> None:
     client = docker.DockerClient(os.environ["DOCKER_HOST"], timeout=60)
     base = os.environ["NODEKIT_PYTHON_IMAGE"]
-    labels = client.images.get(base).labels  # so that whoever removes the base removes these as well
+    labels = client.images.get(base).labels  # so that removing images by the base's labels removes these as well
     print(f"images nodekit-hello/…, based on {base}, on Docker {client.version()['Version']}", flush=True)
     build_hello(client, base, labels)
     client.close()
     command = [sys.executable, "-m", "nodekit.cli", "demo", str(EXAMPLE / "node.toml")]
-    os.execv(command[0], command)  # it cleans up when it is interrupted, and nobody is above it who would not wait
+    os.execv(command[0], command)  # it cleans up when interrupted, and has no parent that would not wait
 
 
 if __name__ == "__main__":

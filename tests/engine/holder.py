@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-ENGINES_OWN = ("/etc/docker", "/run/containerd", "/run/docker")  # written to by any engine, wherever its data lies
+ENGINES_OWN = ("/etc/docker", "/run/containerd", "/run/docker")  # any engine writes to these, wherever its data lies
 
 
 def mount(folder: Path, size: str) -> None:
@@ -52,7 +52,7 @@ def wait_for_name(pid: int) -> None:
 
 def main(folder: Path, size: str, cgroup: str) -> None:
     mount(folder, size)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # orphans of the namespace end up here: nobody asks how they ended
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # orphans of the namespace become children of this process
     print("ready", flush=True)
     for line in sys.stdin:
         started = subprocess.Popen(

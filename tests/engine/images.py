@@ -11,7 +11,7 @@ import docker
 
 from engine.rootfs import python_rootfs
 
-LABEL = "org.nodekit.test"  # on our images, and so on every container of them
+LABEL = "org.nodekit.test"  # a label of our images, and so of all their containers
 SERVICE = Path(__file__).with_name("service.py")
 PROGRAM = Path(__file__).with_name("program.py")
 

@@ -132,10 +132,10 @@ def test_demo_that_is_interrupted_leaves_nothing_behind(temporary: Path, number:
     with subprocess.Popen(
         [*DEMO], env=environment(temporary), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as demo:
-        until(lambda: len(processes_of(temporary)) >= 1)  # the node at least; its containers are on their way
+        until(lambda: len(processes_of(temporary)) >= 1)  # at least the node; its containers are starting
         demo.send_signal(number)
         assert demo.wait(60) == code
-    until(lambda: not processes_of(temporary))  # what was killed takes a moment to go
+    until(lambda: not processes_of(temporary))  # killed processes take a moment to disappear
     assert not list(temporary.iterdir())
 
 

@@ -90,7 +90,7 @@ async def sends_a_gigabyte_in_chunks(writer: Writer) -> None:
 async def sends_a_gigabyte_compressed(writer: Writer) -> None:
     packer = zlib.compressobj(wbits=31)
     first = packer.compress(PIECE) + packer.flush(zlib.Z_FULL_FLUSH)
-    again = packer.compress(PIECE) + packer.flush(zlib.Z_FULL_FLUSH)  # the same each time: a full flush forgets
+    again = packer.compress(PIECE) + packer.flush(zlib.Z_FULL_FLUSH)  # the same bytes: a full flush resets it
     packed = first + again * (GIGABYTE // len(PIECE))
     await send(writer, b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed))
     await send(writer, packed)

@@ -372,7 +372,7 @@ async def test_there_is_a_point_at_every_call_of_the_scenario() -> None:
 async def test_a_crash_anywhere_contradicts_no_answer_and_repeats_no_stored_step() -> None:
     wrong, missed = await crash_everywhere(lambda: in_memory(clock_goes_back=True))
     assert wrong == []
-    assert missed < 20  # what runs at once does not come in the same order each time
+    assert missed < 20  # concurrent calls do not come in the same order each time
 
 
 @one_event_loop

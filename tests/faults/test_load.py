@@ -290,7 +290,7 @@ async def test_a_client_with_very_many_jobs_makes_others_wait_for_no_more_than_i
             id, accepted_at = await node.accepted(f"c{n % 3}", "carol")
             await until(lambda id=id: id in node.runner.begun)
             flowing.append(max(0, node.runner.begun[id] - accepted_at))
-        assert max(flowing) <= AT_ONCE + 2  # what was claimed already, and alice's turns
+        assert max(flowing) <= AT_ONCE + 2  # jobs that were claimed already, and alice's turns
         print(f"steps before one's own, at most: {max(one)}, in three containers {max(three)};", end=" ")
         print(f"among ten clients {max(ten)}, {max(ten_in_three)}; while steps end on their own {max(flowing)}")
         assert (await node.node.pending()).clients["alice"] > BACKLOG / 10  # she was there all the while
@@ -312,7 +312,7 @@ async def stop_under_load(served: Served, api: Api, signals: list[signal.Signals
     await api.get("/health")  # so that the other request has arrived, too
     served.signal(signals[0])
     await until(lambda: "draining" in served.log)
-    if signals == TWICE:  # it drains for as long as is needed to look
+    if signals == TWICE:  # it drains long enough to look at it
         refused = await api.post("/api/jobs", {"containers": ["held"], "data": {"n": 0}})
         assert (refused.status, int(refused.headers["Retry-After"]) >= 1) == (503, True)
         assert (await api.get(f"/api/jobs?id={held}")).json[0]["status"] == "running"
@@ -323,7 +323,7 @@ async def stop_under_load(served: Served, api: Api, signals: list[signal.Signals
         served.signal(number)
     assert await served.ended() == 0
     seconds = time.perf_counter() - begun
-    answer = await asked  # who waits for a job that is given back is told how it is
+    answer = await asked  # a client that waits for a released job gets its present state
     assert (answer.status, answer.json[0]["status"]) == (200, "running")
     return seconds
 
@@ -365,10 +365,10 @@ async def test_a_node_that_is_stopped_under_load_ends_in_time_and_loses_nothing(
             assert (await api.get("/api/jobs")).json == [*held, *second, *busy]
         after = (await counts_of(url))["calls"]
     assert {job["status"] for job in jobs} == {"success"}
-    assert {after[f"{id}:0"] for id in held[:30]} == {2}  # given back, and begun anew
+    assert {after[f"{id}:0"] for id in held[:30]} == {2}  # released, and started again
     assert {after[f"{id}:0"] for id in held[30:]} == {1}
     assert {after[f"{id}:0"] for id in second} == {2}
-    assert attempts == [[503, None]] * len(second)  # what had failed before the end still counts
+    assert attempts == [[503, None]] * len(second)  # attempts that failed before the end still count
     assert {after[f"{id}:0"] for id in busy} <= ({1} if signals == ONCE else {1, 2})
 
 

@@ -137,7 +137,7 @@ async def test_many_who_wait_in_the_process_cost_nothing_while_nothing_changes(m
             doors.open(ids[7])
             assert (await tasks[7])[0].status.finished
         assert one.wakings == 1
-        assert one.new_reads == 2  # how it is now, and what is answered
+        assert one.new_reads == 2  # the present state, and the answer
         assert sum(task.done() for task in tasks) == 1
 
         for id in [*ids[:7], *ids[8:]]:
@@ -291,7 +291,7 @@ async def test_keeping_streams_alive_costs_a_comment_each_and_no_look_at_the_sto
                     for connection in connections:
                         await told(connection, b":\n\n")
             assert (kept.wakings, kept.new_reads) == (0, 0)
-            comments = sleeps - before + number  # what was said before the first sleep that was counted included
+            comments = sleeps - before + number  # comments sent before the first counted sleep are included
             assert kept.callbacks < comments * MOST_CALLBACKS
             print(f"\n{server}: {number} on streams, at least 2 comments each: {kept.callbacks} callbacks,", end=" ")
             print(f"{kept.cpu_seconds / comments * 1e6:.0f} µs of processor time for each, its client's included")

@@ -15,7 +15,7 @@ _OPTIONS = (
     *(f"-pno:{name}" for name in _PLUGINS),
     *(
         "-pno:hypothesispytest",
-        "--assert=plain",  # whoever imported the suite has seen to its messages
+        "--assert=plain",  # assertions of the suite were rewritten when it was imported
         "--noconftest",
         "-s",
         f"-c{ROOT / 'pyproject.toml'}",
@@ -41,7 +41,7 @@ def run(suite: type, tests: Collection[str], folder: Path) -> Outcomes:
     plugin = _Plugin(suite, tests)
     done = pytest.main([*_OPTIONS, f"--basetemp={folder / 'nested'}", __file__], plugins=[plugin])
     assert done in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED), plugin.broken or done
-    gc.collect()  # what was left is complained of in the test that left it
+    gc.collect()  # so that leaked objects are reported in the test that left them
     return plugin.outcomes
 
 

@@ -27,7 +27,7 @@ from nodekit.testing import (
     TransportContract,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # what breaks leaves things
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # breaks leave things open
 
 
 class Break:

@@ -351,7 +351,7 @@ def caught(store: type[EmbeddedStore], table: type[MemoryTable], **settings: Any
         setattr(Suite, name, value)
     try:
         Suite().test_random_sequences_do_as_the_model_does()
-    except (AssertionError, TimeoutError, pytest.fail.Exception, FlakyFailure):  # the last: red, but not each time
+    except (AssertionError, TimeoutError, pytest.fail.Exception, FlakyFailure):  # the last: it fails at times
         return True
     return False
 

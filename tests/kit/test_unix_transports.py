@@ -29,7 +29,7 @@ class UnixLinesTransport(LinesTransport):
 
     async def serve(self, node: Node, *, task_status: "TaskStatus[Sequence[str]]") -> None:
         try:
-            with socket.socket(socket.AF_UNIX) as probe:  # anyio takes the path from whoever listens there
+            with socket.socket(socket.AF_UNIX) as probe:  # anyio would replace the socket of a running server
                 if probe.connect_ex(self.path) == 0:
                     raise NodekitError(f"cannot listen on {self.path}: another process does")
             listener = await anyio.create_unix_listener(self.path)
@@ -53,7 +53,7 @@ class OnUnixSockets:
 
     @pytest.fixture
     def folder(self) -> Iterator[Path]:
-        with TemporaryDirectory(prefix="nodekit-") as folder:  # of a short name: the path of a socket has 107 letters
+        with TemporaryDirectory(prefix="nodekit-") as folder:  # a short name: paths of sockets have at most 107 bytes
             yield Path(folder)
 
 

@@ -59,7 +59,7 @@ class Trials:
         begun = time.monotonic()
         if seen := self._noticed(None, module, items, 120):
             pytest.exit(f"{module}: its tests fail as it is: {seen}", returncode=2)
-        longest = 3 + (time.monotonic() - begun) / 2  # a mutant that hangs was noticed
+        longest = 3 + (time.monotonic() - begun) / 2  # a mutant that hangs counts as noticed
         alive: list[Mutant] = []
         for mutant in (planted := mutants(ROOT / module)):
             if seen := self._noticed(mutant, module, items, longest):

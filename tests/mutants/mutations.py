@@ -160,9 +160,9 @@ def _function(node: Any) -> str | None:
         if parent.type == "parameters" and node.type == "operator":
             return None
         if parent.type == "funcdef" and node.type not in ("parameters", "suite", "simple_stmt"):
-            return None  # what it returns
+            return None  # the annotation of its result
         if parent.type == "argument" and parent.get_code().strip().startswith("strict="):
-            return None  # of `zip`, which makes sure of what is so
+            return None  # `strict` of `zip` checks an invariant
         if parent.type in ("funcdef", "classdef"):
             names.append(parent.name.value)
             within |= parent.type == "funcdef"

@@ -21,7 +21,7 @@ MAX_MODULE_LINES = 400
 MAX_FUNCTION_LINES = 50
 
 CORE_LIBRARIES = {"anyio", "msgspec", "pluggy"}
-MORE_LIBRARIES = {  # the first that fits
+MORE_LIBRARIES = {  # the first match counts
     "nodekit.cli.certify": {"click", "pytest"},
     "nodekit.cli": {"click", "tomli_w"},
     "nodekit.config.pins": {"packaging"},

@@ -23,7 +23,7 @@ def accepted(port: int) -> int:
     """Return the number of this process's descriptors that are connections accepted on a port."""
     found = 0
     for name in os.listdir("/proc/self/fd"):
-        with suppress(OSError):  # it is closed by now, or not connected
+        with suppress(OSError):  # it was closed meanwhile, or is not connected
             if os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
                 with socket.socket(fileno=os.dup(int(name))) as one:
                     listens = one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
@@ -62,7 +62,7 @@ async def listening(
         try:
             await serve(reader, writer)
         except (OSError, EOFError, asyncio.CancelledError):
-            pass  # however a connection ends
+            pass  # a connection may end in any way
         finally:
             connections.discard(task)
             writer.close()

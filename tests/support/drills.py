@@ -370,7 +370,7 @@ class Drill:
             await asyncio.gather(*clients, return_exceptions=True)
             for key, (body, id) in self.memory.keys.items():
                 answer = await self.api.post("/api/jobs", body, headers={"Idempotency-Key": key})
-                while answer.status == 503:  # it is full, of those that were never answered
+                while answer.status == 503:  # it is full of jobs whose answers were lost
                     await asyncio.sleep(0.05)
                     answer = await self.api.post("/api/jobs", body, headers={"Idempotency-Key": key})
                 if id is None or answer.status != 200 or answer.json["id"] != id:

@@ -67,7 +67,7 @@ async def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     server = await asyncio.start_server(Service().connected, "127.0.0.1", 0, backlog=4096)
     print(server.sockets[0].getsockname()[1], flush=True)
-    await asyncio.to_thread(sys.stdin.read)  # until whoever started it closes the pipe, or dies
+    await asyncio.to_thread(sys.stdin.read)  # until the parent closes the pipe, or dies
     server.close()
 
 

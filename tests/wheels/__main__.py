@@ -182,7 +182,7 @@ def as_a_newcomer(bench: Bench) -> str:
     *lines, serve = lines_of_the_readme("## Extend nodes")
     if not serve.startswith("nodekit serve "):
         raise Failed(f"the last line serves no node: {serve}")
-    # in the background, at a port that is free; and stopped once it listens
+    # serve in the background at a free port, and stop once it listens
     served = f"{serve.partition(' #')[0]} --bind 127.0.0.1:0 > served & node=$!"
     until = "until grep -q '^listening on' served || ! kill -0 $node; do sleep 0.1; done"
     bench.typed([f"pip install {wheel}", *lines, served, until, "kill -TERM $node", "wait $node"], programs, home)

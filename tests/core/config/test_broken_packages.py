@@ -108,7 +108,7 @@ def test_a_node_is_served_beside_it(tmp_path: Path, how: str) -> None:
     text = '[store]\nuse = "memory"\n[[transports]]\nuse = "asgi"\nbind = "203.0.113.1:1"\n'  # no address of ours
     (tmp_path / "good.toml").write_text(text)
     served = nodekit(tmp_path, "serve", "good.toml")
-    assert (served.returncode, "cannot listen" in served.stderr) == (1, True)  # that far it comes
+    assert (served.returncode, "cannot listen" in served.stderr) == (1, True)  # it got as far as listening
 
 
 @pytest.mark.parametrize("how", WAYS)

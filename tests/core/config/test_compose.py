@@ -149,7 +149,7 @@ def test_one_mistake_is_one_problem_with_its_key_path(
     assert first.startswith(where)
     for word in words:
         assert word in first
-    # without its guardian, a node file has rules that nobody claims
+    # without its guardian, the node file has rules that no plugin reads
     assert [text for text in more if ("guardian" not in old and "plugins" not in old) or "external" not in text] == []
 
 

@@ -180,7 +180,7 @@ async def test_whoever_waits_for_expiries_is_not_woken_by_each_job_that_comes_an
             await queue.take({"x"}, 1)
             await anyio.wait_all_tasks_blocked()
             queue.forget(f"{number:06}")
-        assert woken == 1  # for the first one: there was nothing to wait for before
+        assert woken == 1  # only for the first one: before, nothing had a time to wait for
         put(queue, entry(99, queue_timeout_seconds=0.01))  # sooner than all before
         await anyio.wait_all_tasks_blocked()
     assert woken == 2

@@ -273,7 +273,7 @@ def test_jobs_that_were_removed_leave_nothing_behind() -> None:
             schedule.add(each, due_at=None if each.id[-1] in "02468" else 9.0, expires_at=9.0)
         for each in some:
             schedule.remove(each.id)
-    assert held(schedule) < 10_000  # of 20,000 jobs: some places in heaps stay for a while
+    assert held(schedule) < 10_000  # after 20,000 jobs: some heap entries stay for a while
     assert order(schedule) == [kept]
 
 
@@ -283,7 +283,7 @@ def test_jobs_that_were_taken_leave_nothing_behind() -> None:
         for _ in range(1000):
             schedule.add(entry(), due_at=1.0, expires_at=9.0)
         assert len(schedule.take({"x"}, 1000, now=2.0)) == 1000
-    assert held(schedule) < 10_000  # of 20,000 jobs: some places in heaps stay for a while
+    assert held(schedule) < 10_000  # after 20,000 jobs: some heap entries stay for a while
 
 
 def test_jobs_whose_time_is_over_come_once_and_are_no_longer_queued() -> None:

@@ -64,7 +64,7 @@ def test_what_may_pass_is_tried_again_and_what_is_the_clients_fault_is_not(
     failed: ContainerError, tried_again: bool
 ) -> None:
     assert (delay_before_retry(Retry(attempts=2), 1, failed, None) is not None) is tried_again
-    assert delay_before_retry(Retry(), 1, failed, None) is None  # once unless said
+    assert delay_before_retry(Retry(), 1, failed, None) is None  # one attempt by default
 
 
 def test_what_is_tried_again_can_be_listed() -> None:

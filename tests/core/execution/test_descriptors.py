@@ -23,7 +23,7 @@ def open_files() -> int:
 
 def test_a_third_of_what_is_free_is_for_each_purpose(monkeypatch: pytest.MonkeyPatch, open_files: int) -> None:
     allow(monkeypatch, open_files + SPARE + 300)
-    assert descriptor_share() in (99, 100, 101)  # the folder that is read counts too
+    assert descriptor_share() in (99, 100, 101)  # the descriptor of the folder that is read counts, too
     allow(monkeypatch, open_files)
     assert descriptor_share() == 1
     allow(monkeypatch, resource.RLIM_INFINITY)

@@ -108,7 +108,7 @@ async def test_limits_of_containers_hold_for_later_steps_too() -> None:
     assert {job.status for job in done} == {JobStatus.SUCCESS}
     assert most["one"] == 1
     assert most["two"] == 2
-    assert most["all"] <= 3  # no more fit into these containers
+    assert most["all"] <= 3  # these containers have no more slots
 
 
 # -- containers that are not running ------------------------------------------------------------------
@@ -540,7 +540,7 @@ async def test_a_job_whose_container_went_down_unnoticed_is_not_claimed_again_an
     store, runner = SpiedStore(), SwitchRunner(Container(id="x"))
     async with make_node(runner, store=store) as node:
         await settle_down()
-        runner.up = set()  # it does not say so
+        runner.up = set()  # it does not report the change
         job = await node.submit(request("x"))
         await until(lambda: store.calls["release"])
         await settle_down()
@@ -611,7 +611,7 @@ async def test_a_job_that_cannot_be_given_back_at_once_is_given_back_later() -> 
     async with make_node(runner, store=store) as node:
         await settle_down()
         store.failures["release"] = 3
-        runner.up = set()  # it does not say so
+        runner.up = set()  # it does not report the change
         job = await node.submit(request("x"))
         await until(lambda: store.calls["release"])
         runner.switch("x")
@@ -789,7 +789,7 @@ async def test_a_runner_that_cannot_say_what_runs_is_a_reason_and_holds_up_no_ot
         assert reason.startswith("runners[0] (Moody) does not say what runs: ")
         assert "runners[0] (Moody) does not say what runs" in caplog.text
         sick.on_running = None
-        [job] = await node.wait([(await node.submit(request("sick"))).id])  # it is looked at again by itself
+        [job] = await node.wait([(await node.submit(request("sick"))).id])  # the executor asks again by itself
         assert (job.status, (await node.health()).reasons) == (JobStatus.SUCCESS, ())
 
 

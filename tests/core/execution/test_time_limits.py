@@ -139,7 +139,7 @@ async def test_time_between_steps_counts(clock: VirtualClock) -> None:
 async def test_a_step_begins_while_there_is_time_left_and_no_later(
     left: float, calls: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    readings: list[float] = []  # of how much is left; those after them say that there is much
+    readings: list[float] = []  # of the time left; later readings say that much is left
 
     async def first(data: Any) -> Any:
         readings.append(left)

@@ -136,7 +136,7 @@ async def test_requests_that_wait_for_a_guard_together_do_not_pass_a_limit_toget
         async def submit() -> None:
             answers.extend(await node.submit_many([request("x")]))
 
-        for _ in range(3):  # what was held for those before is free again, and no more than that
+        for _ in range(3):  # the room reserved for earlier requests is free again, and no more than that
             guard.asked, guard.let = 0, anyio.Event()
             answers.clear()
             async with anyio.create_task_group() as tasks:

@@ -161,7 +161,7 @@ async def test_waiting_makes_sense_while_changes_are_relayed_and_the_end_wakes_e
                 assert await changed(waiter) == {None}
                 assert not waiters.open
     with anyio.fail_after(5):
-        async with waiters.on(["a"]) as waiter:  # it does not wait for whoever listens
+        async with waiters.on(["a"]) as waiter:  # it does not wait for the listener
             pass
     changes.close()
 

@@ -148,7 +148,7 @@ class HoldsUpTheEnd(Sound):
     async def nodekit_lifespan(self) -> AsyncIterator[None]:
         try:
             yield
-        except BaseException:  # is lost
+        except BaseException:  # loses the cancellation
             return
 
 

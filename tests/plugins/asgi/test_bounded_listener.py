@@ -70,7 +70,7 @@ def test_a_process_without_descriptors_waits_until_one_of_its_connections_goes(m
             assert not readable(listener)
             first.close()
             assert readable(listener)
-            with pytest.raises(OSError, match="Too many open files"):  # nothing of ours is to be waited for
+            with pytest.raises(OSError, match="Too many open files"):  # no connection of ours is left to wait for
                 listener.accept()
         second, _ = listener.accept()
         for some in (*clients, second):

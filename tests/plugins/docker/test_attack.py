@@ -185,7 +185,7 @@ async def test_a_task_that_is_cancelled_while_it_leaves_removes_its_containers(b
 
     task = asyncio.create_task(run())
     await leaving.wait()
-    while not task.done():  # `asyncio.timeout` and `asyncio.run` cancel like this, which anyio's shields let through
+    while not task.done():  # `asyncio.timeout` and `asyncio.run` cancel like this; anyio's shields do not stop it
         task.cancel()
         await asyncio.sleep(0.01)
     assert task.cancelled()

@@ -454,7 +454,7 @@ def state(settings: Mapping[str, Any] | None = None, *, network: str = "default"
             {"ExitCode": 137, "OOMKilled": True},
             "ran out of memory and was killed (its limit is 1GiB; `memory` raises it)",
         ),
-        ({"ExitCode": 3, "OOMKilled": True}, "exited with code 3"),  # a child of it was, some time ago
+        ({"ExitCode": 3, "OOMKilled": True}, "exited with code 3"),  # a child process was killed earlier
         ({"ExitCode": 127, "Error": "no such file"}, "could not be run: no such file"),
     ],
 )

@@ -186,7 +186,7 @@ async def test_one_that_is_restarted_by_hand_is_called_at_its_new_port(bed: Bed)
     async with bed.running(bed.container(retry=AGAIN)) as (node, runner):
         container = await aside(bed.one)
         before = container.ports
-        with suppress(docker.errors.APIError):  # the runner may have made another, where this takes long
+        with suppress(docker.errors.APIError):  # if this takes long, the runner may have made another
             await aside(lambda: container.restart(timeout=5))
         assert [await result(node, number) for number in range(5)] == list(range(5))
         (after,) = [one.ports for one in await aside(bed.made)]

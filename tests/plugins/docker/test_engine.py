@@ -275,7 +275,7 @@ async def test_an_engine_that_goes_while_a_node_starts_ends_the_start_and_is_nam
     assert isinstance(failure, NotStarted)
     assert re.search(said, str(failure))
     await aside(dockerd.start)
-    async with bed.running() as (node, _):  # what was left is taken away
+    async with bed.running() as (node, _):  # removes the containers that were left
         assert await result(node, 1) == 1
         assert len(bed.made()) == 1
 

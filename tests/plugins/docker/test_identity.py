@@ -229,7 +229,7 @@ async def test_leaving_stops_all_at_once_and_kills_those_that_do_not_end(
     filters = {"label": f"nodekit.node={bed.node}", "event": ["kill", "die"]}
     told = list(client.events(since=now, until=int(time.time()) + 1, filters=filters, decode=True))
     what = [(one["Action"], one["Actor"]["Attributes"].get("signal")) for one in told]
-    assert what[:4] == [("kill", "15")] * 4  # all are told before the first has ended
+    assert what[:4] == [("kill", "15")] * 4  # all get the signal before the first has ended
     assert what.count(("kill", "9")) == 4
     assert "left on the engine" not in caplog.text
 

@@ -36,7 +36,7 @@ async def test_an_idle_runner_asks_the_engine_for_a_sign_of_life_and_nothing_els
     containers = [bed.container(str(number)) for number in range(3)]
     async with bed.running(*containers) as (node, runner):
         assert await result(node, 5, "0") == 5
-        await anyio.sleep(1)  # what the start has caused may be looked at
+        await anyio.sleep(1)  # the runner may inspect events of the start
         asked.clear()
         await anyio.sleep(IDLE_SECONDS)
         assert 1 <= len(asked) <= 2

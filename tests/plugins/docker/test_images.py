@@ -360,7 +360,7 @@ async def test_a_full_disk_is_told_as_that_and_once_there_is_room_the_container_
         assert f"image {target}: the engine's disk is full: `docker system prune`" in text
     other = bed.runner(bed.container("other"), node=f"{bed.node}-other")
     runner = bed.runner(bed.container(image=target, pull="missing", required=False))
-    with dockerd.full_disk(free_bytes=6 << 20):  # which pulling uses up, once the other is up
+    with dockerd.full_disk(free_bytes=6 << 20):  # pulling fills it, once the other container is up
         async with make_node(other, runner) as node:
             job = await submitted(node, 3)
             await until(lambda: "the engine's disk is full" in " ".join(runner.problems()))

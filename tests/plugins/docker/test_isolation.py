@@ -110,7 +110,7 @@ async def test_it_looks_up_no_name(runner: Watched) -> None:
     text = await do(runner, "one", "connect", host="example.org", port=80)
     assert text.startswith("gaierror")
     resolv = (await do(runner, "one", read=["/etc/resolv.conf"]))["read"]["/etc/resolv.conf"]
-    assert "nameserver 127.0.0.11" in resolv  # the engine's, which is told of no other
+    assert "nameserver 127.0.0.11" in resolv  # the engine's name server, which has no other to ask
 
 
 async def test_nobody_looks_up_names_on_its_behalf(bed: Bed, dockerd: Any) -> None:

@@ -111,7 +111,7 @@ async def test_a_name_that_somebody_has_is_an_error_with_the_cure(engine: Engine
         assert id in served.log
         assert "docker rm" in served.log or "remove it" in served.log
         assert "Traceback" not in served.log
-    await aside(taken.reload)  # nobody has touched it
+    await aside(taken.reload)  # it is unchanged
     assert taken.status == "created"
 
 

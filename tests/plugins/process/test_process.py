@@ -159,7 +159,7 @@ async def changes(runner: ProcessRunner) -> AsyncIterator[list[list[str]]]:
 
 async def until(check: Callable[[], bool], seconds: float = 60.0) -> None:
     with anyio.fail_after(seconds):
-        while not check():  # what is waited for tells nobody
+        while not check():  # nothing signals this condition
             await anyio.sleep(0.01)
 
 

@@ -227,7 +227,7 @@ async def test_a_corrupt_file_is_a_store_that_failed(path: Path) -> None:
 
 async def test_a_file_that_cannot_be_opened_is_not_kept_open(path: Path) -> None:
     path.write_bytes(b"no database" * 1000)
-    with pytest.raises(StoreFailed) as raised:  # which holds all that was there when it failed
+    with pytest.raises(StoreFailed) as raised:  # the error holds all that existed when it failed
         await SqliteTable(path).__aenter__()
     assert raised.value.__traceback__
     assert str(path) not in open_files()
@@ -675,7 +675,7 @@ def _threads() -> int:
     return sum(thread.name == "nodekit-sqlite" for thread in threading.enumerate())
 
 
-@pytest.mark.timeout(20)  # else it would hang, and nothing but this ends that
+@pytest.mark.timeout(20)  # a failure would hang, and only this limit ends it
 @pytest.mark.parametrize("waiting", [1, 3, 4, 7])  # less than a group, a group, and a group with some more
 async def test_a_thread_that_is_busy_at_the_end_does_what_waits_and_stops(path: Path, waiting: int) -> None:
     busy, go_on = threading.Event(), threading.Event()
@@ -700,7 +700,7 @@ async def test_a_thread_that_is_busy_at_the_end_does_what_waits_and_stops(path: 
 
 
 async def _go_on(go_on: threading.Event) -> None:
-    await settle_down()  # meanwhile the table is being left
+    await settle_down()  # meanwhile the table closes
     go_on.set()
 
 

@@ -79,7 +79,7 @@ def _is_wider(kind: str, before: str, after: str) -> bool:
     (colour, taken, gives), (new_colour, now_taken, now_gives) = _call(before), _call(after)
     if (colour, gives) != (new_colour, now_gives):
         return False
-    if kind == "hook":  # plugins take those that they want
+    if kind == "hook":  # plugins take only the arguments that they want
         return set(taken) <= set(now_taken)
     kept = [one for one in now_taken if one in taken or one == "*"]
     more = [one for one in now_taken if one not in taken and one != "*"]

@@ -11,7 +11,7 @@ from nodekit import Event
 
 
 def typed(annotation: Any) -> str:
-    if annotation == Event:  # of which more may come: who observes leaves alone what they do not know
+    if annotation == Event:  # more kinds may come: observers ignore events that they do not know
         return "Event"
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if isinstance(annotation, str):

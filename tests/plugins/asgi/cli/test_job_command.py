@@ -665,7 +665,7 @@ def test_an_answer_to_a_body_that_the_node_does_not_read_is_heard() -> None:
     ours, theirs = socket.socketpair()
     with theirs, NodeClient(parse_url("unix:/nonexistent")) as client:
         theirs.sendall(http('{"error": "too large"}', "413 Too Large"))
-        theirs.shutdown(socket.SHUT_RD)  # on a unix socket, what the other side sends now fails
+        theirs.shutdown(socket.SHUT_RD)  # on a unix socket, the peer's next send fails
         client._connection.sock = ours
         with pytest.raises(Refused, match="too large"):
             client.request("POST", "/api/jobs", body=b"x")

@@ -30,7 +30,7 @@ async def test_each_running_container_is_asked_at_once_and_answers_for_itself(
         if name == "late" and request.query:
             await asyncio.Event().wait()
         if name in "ab":
-            await both.wait()  # each only while the other is being asked too
+            await both.wait()  # each answers only while the other is being asked, too
         status = 404 if name == "silent" else 200
         return web.Response(text="<html>" if name == "broken" else f'{{"is": "{name}","n":1.50}}', status=status)
 

@@ -258,7 +258,7 @@ async def test_a_reader_that_is_slow_makes_the_node_hold_nothing_and_reads_it_al
             with anyio.fail_after(60):
                 whole = await connection.reader.read()
             assert whole.count(b"event: step") == steps
-            assert store.calls["get"] - reads > steps / 2  # they were not read while nobody took them
+            assert store.calls["get"] - reads > steps / 2  # jobs were not read while the client did not read
 
 
 async def test_what_was_told_is_not_held_while_nothing_happens(api: Api) -> None:

@@ -44,7 +44,7 @@ class Pages:
         if action != "deaf":
             try:
                 await self.read_body(receive)
-            except Exception as error:  # as many a framework does
+            except Exception as error:  # as some frameworks do
                 self.errors.append(error)
                 await self.reply(send, 500, b"sorry")
                 return

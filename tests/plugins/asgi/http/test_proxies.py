@@ -39,7 +39,7 @@ async def receive() -> dict[str, Any]:
     [
         ([], "10.0.0.1"),  # the proxy itself asks
         (["192.0.2.1"], "192.0.2.1"),
-        (["203.0.113.9, 192.0.2.1"], "192.0.2.1"),  # what stands before it, the client may have written
+        (["203.0.113.9, 192.0.2.1"], "192.0.2.1"),  # the client may have written the entries before it
         (["nonsense, 192.0.2.1"], "192.0.2.1"),
         (["192.0.2.1, 10.1.2.3"], "192.0.2.1"),
         (["192.0.2.1,10.1.2.3,2001:db8::7"], "192.0.2.1"),
@@ -163,7 +163,7 @@ async def test_behind_a_proxy_clients_are_told_apart_by_what_it_says(server: str
         assert await client_of(api) == "127.0.0.1"
         assert await client_of(api, "203.0.113.1, 192.0.2.1") == "192.0.2.1"
         assert await client_of(api, "203.0.113.1", "[2001:db9::1]:80") == "2001:db9::1"
-        assert await client_of(api, "10.1.1.1") == 200  # which may use it
+        assert await client_of(api, "10.1.1.1") == 200  # an allowed address
         one, other = {"X-Forwarded-For": "192.0.2.1"}, {"X-Forwarded-For": "192.0.2.2"}
         id = (await api.post("/api/jobs", {"containers": ["gate"], "data": {}}, headers=one)).json["id"]
         assert (await api.get(f"/api/jobs?id={id}", headers=one)).status == 200
