@@ -15,9 +15,9 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 WORKERS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 8 ? cores + 2 : 8)))
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --max-worker-restart=0
 
-# The core's tests: not those of the checkout, its pages, the kit and models.
-ABOUT_ELSE := %_architecture.py %_certify.py %_checkout.py %_docs.py %_imports.py %_new.py %_shared_store.py %_store_model.py
-NEWEST := $(filter-out $(ABOUT_ELSE),$(wildcard tests/test_*.py))
+# The core's tests and those of its commands, but for the slow ones that run the kit.
+ABOUT_ELSE := %_certify.py %_new.py
+NEWEST := tests/core $(filter-out $(ABOUT_ELSE),$(wildcard tests/cli/test_*.py))
 
 # Tests that choose at random, or how much they try.
 DRILLS := $(shell grep -rlE '^(import chance|from chance import)' tests --include=test_*.py)
@@ -47,11 +47,11 @@ packages: $(VENV)/.installed-test ## Build the wheels, and try them and what `no
 drills: $(VENV)/.installed-test ## Kill a node 200 times under load, and draw random tests anew; DRILL_KILLS=n, DRILL_SEED=n choose others.
 	@DRILL_KILLS=$${DRILL_KILLS:-200} DRILL_SEED=$${DRILL_SEED:-random} $(BIN)/python -m pytest -q -s --timeout=7200 $(DRILLS) $(ARGS)
 
-mutants: $(VENV)/.installed-test ## Plant small faults in the core, to be noticed by the nearest tests; ARGS="_slots job" chooses modules.
+mutants: $(VENV)/.installed-test ## Plant small faults in the core, to be noticed by the nearest tests; ARGS="slots job" chooses modules.
 	@$(BIN)/python tests/mutants $(ARGS)
 
 api: $(VENV)/.installed-test ## Write the plugin API down as it is now, for a release; see CONTRIBUTING.md.
-	@$(BIN)/python tests/api
+	@$(BIN)/python tests/project/api
 
 lint: $(VENV)/.installed-test ## Check style (ruff).
 	@$(BIN)/ruff check .

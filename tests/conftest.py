@@ -1,4 +1,4 @@
-"""What all tests share. The core is tested on asyncio and trio; modules about parts that stand on asyncio say so."""
+"""Fixtures and settings of all tests. The core is tested on asyncio and trio; modules for asyncio alone say so."""
 
 import os
 import signal
@@ -10,9 +10,9 @@ import pytest
 
 from nodekit.testing import VirtualClock
 
-sys.dont_write_bytecode = False  # or each process that a test starts, and each worker, compiles all of nodekit anew
+sys.dont_write_bytecode = False  # otherwise each worker, and each process of a test, compiles all of nodekit
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-os.environ.setdefault("PYTEST_ADDOPTS", "-p no:schemathesis")  # nor does each pytest need it, as pyproject.toml says
+os.environ.setdefault("PYTEST_ADDOPTS", "-p no:schemathesis")  # as in pyproject.toml
 
 pytest_plugins = ["engine.fixtures"]
 
@@ -26,7 +26,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(chance.SAID)
 
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a shell starts what runs in its background
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell starts background jobs like this
     signal.signal(signal.SIGINT, signal.default_int_handler)  # tests interrupt what they start
 
 

@@ -1,4 +1,4 @@
-"""What is done with the test bed from a shell.
+"""Commands of the test bed.
 
 python tests/engine install           what it needs of the system, as root on Debian
 python tests/engine run -- COMMAND…   with DOCKER_HOST naming an engine, which is brought up where none is found,

@@ -1,4 +1,4 @@
-"""The engine that tests run on: one that is there, or one that is brought up for them."""
+"""The engine that tests run on: an existing one, or one that is started for them."""
 
 import contextlib
 import os
@@ -18,14 +18,14 @@ DEFAULT_HOST = "unix:///var/run/docker.sock"
 
 
 class NoEngine(Exception):
-    """There is no engine, and none can be brought up; the message says what to do."""
+    """No engine exists, and none can be started; the message says what to do."""
 
 
 class Engine:
     """An engine: `host` for whoever wants to find it, `client` of docker-py, `images` for tests.
 
-    `dockerd` are the drills, where it is our own. On somebody else's it is None, and what has our label
-    is all that is removed.
+    `dockerd` controls the engine if it is our own. On another engine it is None, and only objects with our label
+    are removed.
     """
 
     def __init__(self, host: str, client: docker.DockerClient, dockerd: Dockerd | None = None) -> None:
@@ -42,7 +42,7 @@ class Engine:
         return Images(self.client)
 
     def sweep(self, *, images: bool = False) -> None:
-        """Remove what carries our label; containers inherit it from our images. On our own engine: everything."""
+        """Remove everything with our label, which containers inherit from our images; on our own engine, everything."""
         labelled = None if self.ours else {"label": LABEL}
         for container in self.client.containers.list(all=True, filters=labelled, ignore_removed=True):
             with contextlib.suppress(docker.errors.NotFound):
@@ -51,13 +51,13 @@ class Engine:
             with contextlib.suppress(docker.errors.NotFound):
                 network.remove()
         for image in self.client.images.list(filters={"label": LABEL}) if images else ():
-            with contextlib.suppress(docker.errors.APIError):  # somebody's container stands on it
+            with contextlib.suppress(docker.errors.APIError):  # somebody's container uses it
                 self.client.images.remove(image.id, force=True)
 
 
 @contextlib.contextmanager
 def open_engine() -> Iterator[Engine]:
-    """The engine that users' tools would find; else our own, until the block ends. Raises NoEngine."""
+    """Give the engine that users' tools would find, or else our own until the block ends. Raise NoEngine."""
     found = _find()
     if found is None:
         found = _install()
@@ -73,7 +73,7 @@ def _find() -> str | None:
 
 
 def _install() -> str | None:
-    """What our own engine needs. Where that starts a system's engine, as with systemd, we take that."""
+    """Install the needs of our own engine. Return the system's engine if that starts one, as with systemd."""
     if sys.platform != "linux" or os.geteuid() != 0:
         raise NoEngine("no engine answers: start Docker or set DOCKER_HOST; as root on Linux the tests start their own")
     try:
@@ -89,7 +89,7 @@ def is_there() -> bool:
 
 
 def prepare() -> None:
-    """Install what the tests need of the system, if that is not there. Raises NoEngine, debian.Missing."""
+    """Install the system requirements of the tests, if they are missing. Raise NoEngine or debian.Missing."""
     if _find() is None:
         _install()
     debian.need("docker-registry")

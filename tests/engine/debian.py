@@ -1,4 +1,4 @@
-"""What the bed needs of the system: programs, and on Debian the packages that have them."""
+"""System requirements of the bed: programs, and the Debian packages that have them."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ def program(name: str) -> str | None:
 
 
 def need(*names: str) -> None:
-    """See to it that these programs are there: as root, apt-get brings them. Raises Missing with what to do."""
+    """Make sure that these programs exist; as root, apt-get installs them. Raise Missing with what to do."""
     missing = [name for name in names if not program(name)]
     if not missing:
         return
@@ -31,7 +31,7 @@ def need(*names: str) -> None:
         raise Missing(f"{', '.join(missing)}: not found, and apt-get could not help ({problem}); {cure}")
 
 
-@cache  # of one process: what failed once is not tried by every test
+@cache  # per process: what failed once is not tried again by every test
 def _install(packages: str) -> str:
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for command in ("update", f"install -y --no-install-recommends {packages}"):

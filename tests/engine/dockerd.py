@@ -1,4 +1,4 @@
-"""An engine of our own, which tests may kill, freeze, fill up and cut off. Needs root on Linux."""
+"""An engine of our own, which tests may kill, freeze, fill up and cut off. It needs root on Linux."""
 
 import contextlib
 import fcntl
@@ -25,11 +25,11 @@ HOLDER = Path(__file__).with_name("holder.py")
 
 
 class EngineFailed(Exception):
-    """Our engine did not do as it was told; the message ends with the last lines of its log."""
+    """Our engine failed; the message ends with the last lines of its log."""
 
 
 def until(what: str, condition: Callable[[], bool], seconds: float = 10) -> None:
-    """Wait for `condition`. Raises EngineFailed after a while."""
+    """Wait for `condition`. Raise EngineFailed after a while."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -63,7 +63,7 @@ class Dockerd:
             self._log = stack.enter_context((self.folder / "log").open("a+"))
             self._holder = stack.enter_context(self._hold(lock))
             self.start()
-            stack.callback(self.thaw)  # what is stopped does not end
+            stack.callback(self.thaw)  # a stopped process does not end
             self._stack = stack.pop_all()
         return self
 
@@ -91,7 +91,7 @@ class Dockerd:
             text=True,
             start_new_session=True,
             env={**os.environ, "PATH": debian.PATH},
-            pass_fds=[lock.fileno()],  # so that it is locked until the holder is gone, too
+            pass_fds=[lock.fileno()],  # so that the lock lasts until the holder is gone, too
         ) as process:  # leaving closes its stdin and waits for it
             assert process.stdout is not None
             if process.stdout.readline() != "ready\n":
@@ -105,12 +105,12 @@ class Dockerd:
     # Start and end.
 
     def start(self, *, live_restore: bool | None = None) -> None:
-        """Start it if it does not run, and wait until it answers."""
+        """Start the engine if it does not run, and wait until it answers."""
         if live_restore is not None:
             self.live_restore = live_restore
         if self.running:
             return
-        for stale in ("pid", "docker.sock", "exec/containerd/containerd.pid"):  # of one that was killed
+        for stale in ("pid", "docker.sock", "exec/containerd/containerd.pid"):  # of a killed engine
             (self.folder / stale).unlink(missing_ok=True)
         self._tell_holder(self._command())
         until(f"the engine answers; {self.log()}", self._answers_or_ended, READY_SECONDS)
@@ -118,7 +118,7 @@ class Dockerd:
             raise EngineFailed(f"the engine ended at its start: {self.log()}")
 
     def _tell_holder(self, command: list[str]) -> None:
-        """To start this. Its answer comes when that is done."""
+        """Tell the holder to start a command. It answers when that is done."""
         assert self._holder.stdin is not None
         assert self._holder.stdout is not None
         print(json.dumps(command), file=self._holder.stdin, flush=True)
@@ -147,7 +147,7 @@ class Dockerd:
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
-        """As the system's service manager would: it stops its containers, unless `live_restore`."""
+        """Stop the engine as the system would: containers stop with it, unless `live_restore` is on."""
         self._end(signal.SIGTERM)
 
     def _end(self, number: signal.Signals) -> None:
@@ -161,7 +161,7 @@ class Dockerd:
         self.start(live_restore=live_restore)
 
     def repair(self) -> None:
-        """As it was at the start, whatever a test did: it runs, answers, has room, and has live restore off."""
+        """Restore the engine after a test: it runs, answers, has free space, and `live_restore` is off."""
         self.free_disk()
         self.show_socket()
         self.thaw()
@@ -205,13 +205,13 @@ class Dockerd:
 
     @property
     def free_bytes(self) -> int:
-        """What the engine's disk has left."""
+        """Return the free bytes of the engine's disk."""
         disk = os.statvfs(self._data)
         return disk.f_bavail * disk.f_frsize
 
     @contextlib.contextmanager
     def full_disk(self, *, free_bytes: int = 0) -> Iterator[None]:
-        """Only so much is left on the engine's disk: it shrinks, as that takes no time and no memory."""
+        """Leave only this much space on the engine's disk by shrinking it, which takes no time and no memory."""
         self._resize(lambda: self.disk_bytes - self.free_bytes + free_bytes)
         try:
             yield
@@ -222,7 +222,7 @@ class Dockerd:
         self._resize(lambda: self.disk_bytes)
 
     def _resize(self, size: Callable[[], int]) -> None:
-        """Anew if the engine writes just now, as a disk is not smaller than what it holds."""
+        """Resize the disk. Retry if the engine writes meanwhile: a disk is not smaller than its content."""
 
         def resized() -> bool:
             command = ["mount", "-o", f"remount,size={size()}", f"{self.folder}/data"]
@@ -248,7 +248,7 @@ class Dockerd:
     # Looking in.
 
     def pids(self, *names: str) -> list[int]:
-        """Processes (all, or those so named) that see the engine's mounts: itself, containerd, shims, proxies."""
+        """Return processes that see the engine's mounts, all or by name: itself, containerd, shims, proxies."""
         mounts = os.readlink(f"/proc/{self._holder.pid}/ns/mnt")
         return [pid for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))) if _is_one(pid, mounts, names)]
 
@@ -281,7 +281,7 @@ def _is_stopped(pid: int) -> bool:
 
 @contextlib.contextmanager
 def one_per_network() -> Iterator[IO[str]]:
-    """Engines of one network namespace take each other's bridge and firewall rules away; so there is one."""
+    """Make sure that this network namespace has one engine: two would remove each other's bridge and firewall rules."""
     network = os.readlink("/proc/self/ns/net").strip("net:[]")
     with (Path(tempfile.gettempdir()) / f"nodekit-test-engine-{network}.lock").open("w") as file:
         try:

@@ -1,4 +1,4 @@
-"""Fixtures of the test bed. Tests that use `engine` run on two workers: each has one, the second in its own network."""
+"""Fixtures of the test bed. Tests of `engine` run on two workers with an engine each, the second in its own network."""
 
 import os
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 APART = {"test_drills", "test_engine", "test_identity", "test_images", "test_once"}
-"""Modules whose tests have the second engine: about half of the time. None of them needs more than loopback."""
+"""Modules whose tests run on the second engine: about half of the time. None of them needs more than loopback."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
@@ -42,7 +42,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         _leave_network()
 
 
-@cache  # once is enough
+@cache  # once per process is enough
 def _leave_network() -> None:
     from engine import bed, debian, network
 
@@ -63,7 +63,7 @@ def engine() -> Iterator[Any]:
 
 @contextmanager
 def or_unavailable(*errors: type[Exception]) -> Iterator[None]:
-    """These errors say what the system lacks."""
+    """Skip or fail the test on these errors, which say what the system lacks."""
     try:
         yield
     except errors as error:

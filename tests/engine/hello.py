@@ -1,7 +1,7 @@
 """The images of examples/docker, made without the command `docker`.
 
-As a program it makes them and runs the demo on them: `make demo-docker`. The engine is that of DOCKER_HOST, their base
-NODEKIT_PYTHON_IMAGE; `python tests/engine run` gives both.
+As a program, it makes the images and runs the demo on them: `make demo-docker`. DOCKER_HOST names the engine, and
+NODEKIT_PYTHON_IMAGE the base image; `python tests/engine run` sets both.
 """
 
 import os
@@ -16,11 +16,11 @@ ROOT = Path(__file__).parent.parent.parent
 EXAMPLE = ROOT / "examples" / "docker"
 SERVICES = ("tokenise", "count", "rank")
 PRINTED = 4000
-"""Characters of a build that failed."""
+"""Number of characters shown of a failed build."""
 
 
 def build_hello(client: docker.DockerClient, base: str, labels: Mapping[str, str]) -> None:
-    """Those that its node file names."""
+    """Build the images that the example's node file names."""
     for service in SERVICES:
         build(
             client,
@@ -34,14 +34,14 @@ def build_hello(client: docker.DockerClient, base: str, labels: Mapping[str, str
 
 
 def build_node(client: docker.DockerClient, tag: str, base: str, labels: Mapping[str, str]) -> None:
-    """The image of a node; `base` needs pip, which needs what nodekit stands on."""
+    """Build the image of a node; `base` needs pip, which needs the dependencies of nodekit."""
     build(client, tag, dockerfile=EXAMPLE / "Dockerfile", context=ROOT, labels=labels, BASE=base)
 
 
 def build(
     client: docker.DockerClient, tag: str, *, dockerfile: Path, context: Path, labels: Mapping[str, str], **args: str
 ) -> None:
-    """Raises `RuntimeError` with what the build printed last: the engine's own error says only which step it was."""
+    """Build an image. Raise RuntimeError with the end of the output: the engine's own error names only the step."""
     try:
         client.images.build(
             path=str(context),
@@ -60,12 +60,12 @@ def build(
 def main() -> None:
     client = docker.DockerClient(os.environ["DOCKER_HOST"], timeout=60)
     base = os.environ["NODEKIT_PYTHON_IMAGE"]
-    labels = client.images.get(base).labels  # so that whoever removes the base removes these as well
+    labels = client.images.get(base).labels  # so that removing images by the base's labels removes these as well
     print(f"images nodekit-hello/…, based on {base}, on Docker {client.version()['Version']}", flush=True)
     build_hello(client, base, labels)
     client.close()
     command = [sys.executable, "-m", "nodekit.cli", "demo", str(EXAMPLE / "node.toml")]
-    os.execv(command[0], command)  # it cleans up when it is interrupted, and nobody is above it who would not wait
+    os.execv(command[0], command)  # it cleans up when interrupted, and has no parent that would not wait
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     unshare --mount --propagation private --pid --fork --mount-proc python holder.py FOLDER BYTES CGROUP
 
 It is process 1 of its own PID namespace. The engine, containerd, shims and containers live in there, so that the kernel
-ends them with it. It starts what it reads, a JSON list a line, and answers "started". The engine's data lies on a tmpfs
-of BYTES, which survives the engine but not the holder.
+ends them with it. It reads a command per line, as a JSON list, starts it, and answers "started". The engine's data lies
+on a tmpfs of BYTES, which survives the engine but not the holder.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-ENGINES_OWN = ("/etc/docker", "/run/containerd", "/run/docker")  # written to by any engine, wherever its data lies
+ENGINES_OWN = ("/etc/docker", "/run/containerd", "/run/docker")  # any engine writes to these, wherever its data lies
 
 
 def mount(folder: Path, size: str) -> None:
@@ -44,7 +44,7 @@ def remove_cgroups(name: str) -> None:
 
 
 def wait_for_name(pid: int) -> None:
-    """A program that has just been started may still have our name for a moment, and is found by its own."""
+    """Wait until a started program has its own name: for a moment it may still have ours."""
     with contextlib.suppress(OSError):  # it has ended
         while Path(f"/proc/{pid}/comm").read_text() == Path("/proc/self/comm").read_text():
             time.sleep(0.001)
@@ -52,7 +52,7 @@ def wait_for_name(pid: int) -> None:
 
 def main(folder: Path, size: str, cgroup: str) -> None:
     mount(folder, size)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # orphans of the namespace end up here: nobody asks how they ended
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # orphans of the namespace become children of this process
     print("ready", flush=True)
     for line in sys.stdin:
         started = subprocess.Popen(

@@ -11,13 +11,13 @@ import docker
 
 from engine.rootfs import python_rootfs
 
-LABEL = "org.nodekit.test"  # on our images, and so on every container of them
+LABEL = "org.nodekit.test"  # a label of our images, and so of all their containers
 SERVICE = Path(__file__).with_name("service.py")
 PROGRAM = Path(__file__).with_name("program.py")
 
 
 class Images:
-    """Each is made when it is first asked for; the value is its tag."""
+    """Images of tests by name. Each is made when first used; the value is its tag."""
 
     def __init__(self, client: docker.DockerClient) -> None:
         self._client = client
@@ -43,18 +43,18 @@ class Images:
 
     @cached_property
     def service(self) -> str:
-        """`service.py` on it: a container of nodekit that does what a job tells it to."""
+        """The image `python` with `service.py`: a container of nodekit that does what a job tells it to."""
         lines = ("COPY service.py /service.py", "EXPOSE 3000", 'ENTRYPOINT ["python3", "-IS", "/service.py"]')
         return self.build("nodekit-test/service:1", "\n".join((f"FROM {self.python}", *lines)), SERVICE)
 
     @cached_property
     def program(self) -> str:
-        """`program.py` on it: one that is run once for each step."""
+        """The image `python` with `program.py`, which is run once for each step."""
         lines = ("COPY service.py program.py /", 'ENTRYPOINT ["python3", "-S", "/program.py"]')
         return self.build("nodekit-test/program:1", "\n".join((f"FROM {self.python}", *lines)), SERVICE, PROGRAM)
 
     def large(self, mebibytes: int) -> str:
-        """An image with so much that cannot be compressed; another one each time."""
+        """Make an image with this much data that cannot be compressed; each call makes another one."""
         tag = f"nodekit-test/large:{mebibytes}"
         content = {"random": os.urandom(mebibytes << 20)}
         return self.build(tag, "FROM scratch\nCOPY random /random", **content)

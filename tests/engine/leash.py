@@ -1,4 +1,4 @@
-"""Runs a command until it ends or stdin closes: it does not outlive who started it, even if that was killed.
+"""Run a command until it ends or stdin closes: it does not outlive its parent, even if that is killed.
 
 python leash.py COMMAND…
 """

@@ -11,7 +11,7 @@ _READ_FLAGS, _WRITE_FLAGS, _UP = 0x8913, 0x8914, 1  # see netdevice(7)
 
 
 def leave_network() -> None:
-    """Give this thread, and all that it starts from now on, a network of their own. Raises OSError."""
+    """Give this thread, and everything it starts from now on, a network of its own. Raise OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(_NEW_NETWORK):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

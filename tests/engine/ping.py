@@ -1,11 +1,11 @@
-"""Whether an engine answers."""
+"""A check that an engine answers."""
 
 import contextlib
 import socket
 
 
 def answers(host: str) -> bool:
-    """Whether an engine does so at `host`. Not by docker-py, which leaves sockets open that could not be connected."""
+    """Return True if an engine answers at `host`. docker-py would leave sockets open if it cannot connect."""
     scheme, _, place = host.partition("://")
     with contextlib.suppress(OSError, ValueError), contextlib.closing(_connection(scheme, place)) as connection:
         connection.settimeout(5)

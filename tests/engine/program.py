@@ -1,4 +1,4 @@
-"""A program for tests: data on standard input, what comes of it on standard output.
+"""A program for tests: data on standard input, the result on standard output.
 
 A number is answered with itself plus ADD; `{"do": name, …}` is one of the functions below or of `service.py`; all else
 is echoed.
@@ -18,7 +18,7 @@ def fail(code: int, lines: list[str]) -> None:
 
 
 def raw(text: str, lines: list[str] | None = None) -> None:
-    """This, instead of JSON."""
+    """Print this text instead of JSON."""
     service.say(lines or [], to="stderr")
     sys.stdout.write(text)
     sys.stdout.flush()
@@ -26,7 +26,7 @@ def raw(text: str, lines: list[str] | None = None) -> None:
 
 
 def flood(mebibytes: int, to: str = "stdout", then: Any = None) -> Any:
-    """Print so much, which is no JSON on standard output."""
+    """Print this many bytes, which are no JSON, on standard output."""
     piece = b"x" * 1023 + b"\n"
     for _ in range(mebibytes * 1024):
         getattr(sys, to).buffer.write(piece)
@@ -34,7 +34,7 @@ def flood(mebibytes: int, to: str = "stdout", then: Any = None) -> Any:
 
 
 def size(text: str) -> int:
-    """How much of it has arrived."""
+    """Return the length of the text that arrived."""
     return len(text)
 
 

@@ -32,7 +32,7 @@ TESTER = Account("tester", "correct horse")
 class Registry:
     """Use as a context manager. What was pushed, and the port, survive `stop` and `start`.
 
-    Nothing outlives the block. `private` asks for the credentials of TESTER. Raises debian.Missing.
+    Nothing outlives the block. With `private`, it asks for the credentials of TESTER. Raise debian.Missing.
     """
 
     def __init__(self, *, private: bool = False) -> None:
@@ -78,7 +78,7 @@ class Registry:
             self.start()
 
     def push(self, client: docker.DockerClient, tag: str, name: str) -> str:
-        """Put an image of the engine there as `name:tag`. The value is what to pull; the engine itself forgets it."""
+        """Push an image of the engine as `name:tag` and remove it from the engine. Return the name to pull."""
         target = f"{self.address}/{name}"
         repository, _, version = target.rpartition(":")
         client.images.get(tag).tag(repository, version)
@@ -90,7 +90,7 @@ class Registry:
         return target
 
     def digest(self, target: str, client: docker.DockerClient) -> str:
-        """`repository@sha256:…` of what was pushed."""
+        """Return `repository@sha256:…` of a pushed image."""
         credentials = self.account._asdict() if self.account else None
         return f"{target.rpartition(':')[0]}@{client.images.get_registry_data(target, credentials).id}"
 

@@ -19,7 +19,7 @@ LEFT_OUT = re.compile(
 )
 PARTS_OF_LIBC = (
     *("libpthread.so.0", "libdl.so.2", "librt.so.1"),  # empty by now; wheels are still linked to them
-    "libgcc_s.so.1",  # loaded by libc when a thread has to end; a program without it is aborted, now and then
+    "libgcc_s.so.1",  # libc loads it when a thread ends; a program without it aborts now and then
 )
 ACCOUNTS = {"etc/passwd": "root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n", "etc/group": "root:x:0:\n"}
 ADDED = {"etc/nsswitch.conf": "hosts: files dns\n", **ACCOUNTS}
@@ -27,7 +27,7 @@ ADDED = {"etc/nsswitch.conf": "hosts: files dns\n", **ACCOUNTS}
 
 @contextlib.contextmanager
 def python_rootfs() -> Iterator[IO[bytes]]:
-    """A tar of it. Python lies where the official images have it, so that Dockerfiles do for both."""
+    """Return a tar of the files. Python lies where official images have it, so that Dockerfiles work with both."""
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     interpreter = Path(os.path.realpath(sys._base_executable))  # type: ignore[attr-defined]
     library = Path(sysconfig.get_path("stdlib"))

@@ -54,19 +54,19 @@ def leave(code: int = 1, lines: list[str] | None = None) -> None:
 
 
 def die() -> None:
-    """As `kill -9` would. Process 1 (a container without `init`) cannot; it ends with the same code."""
+    """End as after `kill -9`. Process 1 (a container without `init`) cannot; it exits with the same code."""
     os.kill(os.getpid(), signal.SIGKILL)
     os._exit(137)
 
 
 def eat(mebibytes: int = 1 << 20) -> int:
-    """Use so much memory: by default, until somebody minds."""
+    """Allocate this many MiB; by default, until the process is killed for it."""
     eaten = [os.urandom(1 << 20) for _ in range(mebibytes)]
     return len(eaten)
 
 
 def fork(count: int) -> int:
-    """How many processes could be started, up to `count`; they end before the answer."""
+    """Return the number of processes that could be started, up to `count`; they end before the answer."""
     children: list[int] = []
     with contextlib.suppress(BlockingIOError):
         while len(children) < count:
@@ -91,7 +91,7 @@ def answer(status: int, body: Any = None) -> None:
 
 
 def connect(host: str, port: int) -> str:
-    """`"connected"`, or why not."""
+    """Connect to an address; return `"connected"`, or the error."""
     try:
         socket.create_connection((host, port), timeout=2).close()
     except OSError as error:
@@ -100,7 +100,7 @@ def connect(host: str, port: int) -> str:
 
 
 def report(write: list[str] | None = None, read: list[str] | None = None) -> dict[str, Any]:
-    """What this container is like from inside; `write` and `read` are paths to try."""
+    """Describe the container from inside; try to access the paths in `write` and `read`."""
     status = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return {
         "hostname": socket.gethostname(),
@@ -122,7 +122,7 @@ def report(write: list[str] | None = None, read: list[str] | None = None) -> dic
 
 
 def _limit(*names: str) -> str | None:
-    """Of control groups, version 1 or 2."""
+    """Return a limit of control groups, version 1 or 2."""
     for path in (Path("/sys/fs/cgroup") / name for name in names):
         if path.exists():
             return path.read_text().strip()
@@ -137,7 +137,7 @@ def _tried(attempt: Any) -> str:
 
 
 def addresses() -> dict[str, str]:
-    """IPv4 of each interface."""
+    """Return the IPv4 address of each interface."""
     found: dict[str, str] = {}
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         for _, name in socket.if_nameindex():
@@ -188,7 +188,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing per request."""
+        """Log nothing per request."""
 
 
 class Server(ThreadingHTTPServer):

@@ -1,4 +1,4 @@
-"""The test bed itself, on the engine it brings up."""
+"""The test bed itself, on the engine that it starts."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def port(container: Container) -> int:
 
 
 def call(container: Container, data: Any) -> Any:
-    """The answer to one call, or None if there was none."""
+    """Return the answer to one call, or None if there was none."""
     body = json.dumps({"source": 1, "destination": 1, "data": data, "requires_proof": False}).encode()
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port(container)}/service_output", body, 10) as answer:
@@ -142,7 +142,7 @@ def test_full_disk_takes_no_image_and_has_room_again(engine: Engine, dockerd: Do
 
 
 def pull(engine: Engine, target: str, **options: Any) -> str:
-    """Empty, or why not."""
+    """Pull an image; return the error, or nothing."""
     try:
         lines = list(engine.client.api.pull(target, stream=True, decode=True, **options))
     except docker.errors.APIError as error:
@@ -220,7 +220,7 @@ with Dockerd() as dockerd:
 
 
 def test_nothing_is_left_of_an_engine_whose_user_was_killed(dockerd: Dockerd) -> None:
-    """In a network of its own, as there is one engine in each."""
+    """The engine runs in a network of its own, as each network has one engine."""
     command = ["unshare", "--net", sys.executable, "-c", KILLED_USER, str(Path(__file__).parent.parent)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as user:
         assert user.stdout is not None
@@ -234,7 +234,7 @@ def test_nothing_is_left_of_an_engine_whose_user_was_killed(dockerd: Dockerd) ->
 
 
 def containers_in(folder: str) -> list[Path]:
-    """Control groups of containers of the engine in this folder."""
+    """Return the control groups of containers of the engine in this folder."""
     return list(Path("/sys/fs/cgroup").glob(f"**/nodekit-test-{Path(folder).name}/*/cgroup.procs"))
 
 

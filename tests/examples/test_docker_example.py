@@ -1,4 +1,4 @@
-"""The example of a node with Docker: its images, built and run on a real engine, also with the node in a container."""
+"""The example of a node with Docker: its images, built and run on a real engine, and the node in a container."""
 
 import hashlib
 import json
@@ -48,7 +48,7 @@ def images(engine: Any) -> None:
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Download what an image without a network needs to install nodekit, as it is locked."""
+    """Download the wheels that an image without a network needs to install nodekit, in locked versions."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     needed = ["pip", *project["build-system"]["requires"], *project["project"]["dependencies"]]
     folder = tmp_path_factory.mktemp("wheels")
@@ -65,7 +65,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def node_image(engine: Any, images: None, wheels: list[Path]) -> str:
-    """As the example's Dockerfile makes it, on a base that has pip and what pip would get from an index."""
+    """Build the image of the example's Dockerfile, on a base that has pip and the packages that pip would download."""
     (pip,) = (wheel.name for wheel in wheels if wheel.name.startswith("pip-"))
     lines = (
         f"FROM {engine.images.python}",
@@ -89,7 +89,7 @@ def test_compose_builds_the_images_that_the_node_file_names() -> None:
 
 @pytest.fixture
 def file(engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The example's node file, its node with a name that nobody else has. What the node leaves is removed."""
+    """Copy the example's node file with an unused name of the node. Remove the node's containers at the end."""
     monkeypatch.setenv("DOCKER_HOST", engine.host)
     text = (EXAMPLE / "node.toml").read_text(encoding="utf-8")
     path = tmp_path / "node.toml"
@@ -101,7 +101,7 @@ def file(engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 
 def made(engine: Any, file: Path) -> list[Container]:
-    """The containers of a node file's node, running or not."""
+    """Return the containers of a node file's node, running or not."""
     name = node_name(read_node_file(file), file)
     assert name != "hello"
     return labelled(engine, name)
@@ -125,7 +125,7 @@ def test_hello_gives_the_same_from_images_as_from_processes(images: None, file: 
 
 
 async def outputs(file: Path) -> list[Any]:
-    """What each step gives."""
+    """Return the output of each step."""
     tables = {**read_node_file(file), "transports": [], "store": {"use": "memory"}}
     async with compose(tables, file) as node:
         job = await node.submit(make_request(*SERVICES, data={"text": TEXT}))
@@ -206,14 +206,14 @@ class Inside:
             return json.load(reply)
 
     def run(self, text: str) -> Any:
-        """What a job through all three containers gives."""
+        """Return the output of a job through all three containers."""
         id = self.ask("/api/jobs", {"containers": SERVICES, "data": {"text": text}})["id"]
         (job,) = self.ask(f"/api/jobs?id={id}&wait={PATIENCE_SECONDS}")
         assert job["status"] == "success", job
         return job["result"]["output"]
 
     def in_it(self, code: str) -> str:
-        """What Python prints in it."""
+        """Run code with Python in the container; return the output."""
         done = self.container.exec_run(["python3", "-c", code])
         assert done.exit_code == 0, done.output
         text: str = done.output.decode()
@@ -222,7 +222,7 @@ class Inside:
 
 @pytest.fixture
 def inside(engine: Any, node_image: str, file: Path) -> Iterator[Any]:
-    """Starts nodes in containers, which are removed at the end."""
+    """Start nodes in containers, and remove them at the end."""
     with ExitStack() as stack:
 
         def start(**options: Any) -> Inside:
@@ -240,7 +240,7 @@ def remove(container: Container) -> None:
 
 @pytest.fixture
 def network(engine: Any) -> Iterator[Any]:
-    """As compose makes one for its services."""
+    """Make a network as compose does for its services."""
     network = engine.client.networks.create(f"nodekit-test-{secrets.token_hex(4)}", labels={LABEL: "1"})
     yield network
     network.remove()

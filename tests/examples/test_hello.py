@@ -30,7 +30,7 @@ DEMO = [sys.executable, "-m", "nodekit.cli", "demo"]
 
 
 def outputs(service: str, *data: Any) -> list[Any]:
-    """What a service gives for each; a failure as `(status, text)`."""
+    """Return the output of a service for each item of data; a failure is `(status, text)`."""
     container = ProcessContainer(id=service, command=(sys.executable, f"{service}.py"))
     runner = ProcessRunner(container, folder=FOLDER)
 
@@ -132,15 +132,15 @@ def test_demo_that_is_interrupted_leaves_nothing_behind(temporary: Path, number:
     with subprocess.Popen(
         [*DEMO], env=environment(temporary), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as demo:
-        until(lambda: len(processes_of(temporary)) >= 1)  # the node at least; its containers are on their way
+        until(lambda: len(processes_of(temporary)) >= 1)  # at least the node; its containers are starting
         demo.send_signal(number)
         assert demo.wait(60) == code
-    until(lambda: not processes_of(temporary))  # what was killed takes a moment to go
+    until(lambda: not processes_of(temporary))  # killed processes take a moment to disappear
     assert not list(temporary.iterdir())
 
 
 def test_a_service_listens_where_it_is_told_to() -> None:
-    """In an image on all addresses; on another than 127.0.0.1 here, as PORT alone is in the test above."""
+    """Images listen on all addresses; here it is another one than 127.0.0.1, as the test above gives PORT alone."""
     port = free_port()
     env = {"HOST": "127.0.0.2", "PORT": str(port)}
     with subprocess.Popen([sys.executable, "count.py"], cwd=FOLDER, env=env) as process:
@@ -152,7 +152,7 @@ def test_a_service_listens_where_it_is_told_to() -> None:
 
 
 def test_demo_does_not_take_jobs_of_a_node_along(temporary: Path, tmp_path: Path) -> None:
-    """One that was served from the same folder, and may still be."""
+    """Another node may have been served from the same folder, and may still run."""
     folder = tmp_path / "used"
     shutil.copytree(FOLDER, folder)
     for suffix in ("", "-wal", "-shm", ".lock"):
@@ -166,7 +166,7 @@ def test_demo_does_not_take_jobs_of_a_node_along(temporary: Path, tmp_path: Path
 def test_demo_that_fails_says_why_and_leaves_nothing_behind(
     temporary: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Of another node file; the one it shows by itself is in the tests above."""
+    """The demo is given a broken node file; the tests above run its own."""
     broken = tmp_path / "broken"
     shutil.copytree(FOLDER, broken)
     (broken / "count.py").write_text("raise SystemExit('no model file')")
@@ -184,7 +184,7 @@ def test_demo_that_fails_says_why_and_leaves_nothing_behind(
 
 @pytest.fixture
 def temporary(tmp_path: Path) -> Path:
-    """Where the demo makes its folder."""
+    """Return the folder in which the demo makes its own."""
     (tmp_path / "temporary").mkdir()
     return tmp_path / "temporary"
 
@@ -194,7 +194,7 @@ def environment(temporary: Path) -> dict[str, str]:
 
 
 def processes_of(folder: Path) -> list[int]:
-    """Processes that run in a folder, or name it on their command line."""
+    """Return the processes that run in a folder, or name it on their command line."""
     found = []
     for place in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):

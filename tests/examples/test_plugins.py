@@ -1,4 +1,4 @@
-"""The example plugins are what somebody elsewhere would write: small, on public names, with tests that pass."""
+"""The example plugins are like those of third parties: small, on public names, with tests that pass."""
 
 import ast
 import importlib
@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 from chance import each_run
-from test_docs import ROOT, blocks, install
+from pages import blocks, install
+from paths import ROOT
 
 EXAMPLES = ROOT / "examples"
 MOST_LINES = {"nodekit-dbm": 149, "nodekit-hours": 29, "nodekit-route": 59}
-"""Of a package, all lines counted."""
+"""Limits of lines per package; all lines count."""
 PAGES = {"nodekit-dbm": "write-a-store", "nodekit-hours": "write-a-guard", "nodekit-route": "write-a-pipeline"}
 TESTING = ("nodekit", "nodekit.testing")
 SECONDS = 280  # a bound for one that hangs
@@ -31,7 +32,7 @@ def package(name: str) -> str:
 
 
 def planted(name: str, folder: Path) -> Path:
-    """A copy, installed as far as metadata goes."""
+    """Copy an example, and plant its metadata; return the folder."""
     project = folder / name
     shutil.copytree(EXAMPLES / name, project, ignore=shutil.ignore_patterns(*_MADE))
     install(tomllib.loads((project / "pyproject.toml").read_text())["project"], project)
@@ -54,7 +55,7 @@ def run(project: Path, *command: str) -> str:
 
 
 def not_public(file: Path, own: str, modules: tuple[str, ...] = ("nodekit",)) -> Iterator[str]:
-    """What it imports of nodekit that is in no `__all__`."""
+    """Yield the names that a file imports from nodekit and that are in no `__all__`."""
     for node in ast.walk(ast.parse(file.read_text())):
         names = [(alias.name, None) for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom):
@@ -125,7 +126,7 @@ def test_it_is_a_whole_distribution(name: str) -> None:
 
 @every_example
 def test_its_page_shows_what_it_is(name: str) -> None:
-    """Files whole, and pieces of files as they are."""
+    """Whole files and pieces of files stand on the page unchanged."""
     page = ROOT / "docs" / "how-to" / f"{PAGES[name]}.md"
     files = [*(EXAMPLES / name).rglob("*.py"), ROOT / "nodekit" / "interfaces" / "pipeline.py"]
     sources = [file.read_text() for file in files]
@@ -137,5 +138,5 @@ def test_its_page_shows_what_it_is(name: str) -> None:
 
 
 def bare(text: str) -> str:
-    """Its lines without indentation, which a page and a class differ in, and without empty ones."""
+    """Return the lines without indentation, which differs between page and class, and without empty ones."""
     return "".join(f"{line.strip()}\n" for line in text.splitlines() if line.strip())

@@ -1,4 +1,4 @@
-"""Containers that misbehave: what becomes of the job, of the node's memory, of the connection and of everybody else.
+"""Misbehaving containers, and the effects on the job, the node's memory, the connection and other clients.
 
 The table in docs/explanation/under-pressure.md says the same.
 """
@@ -90,7 +90,7 @@ async def sends_a_gigabyte_in_chunks(writer: Writer) -> None:
 async def sends_a_gigabyte_compressed(writer: Writer) -> None:
     packer = zlib.compressobj(wbits=31)
     first = packer.compress(PIECE) + packer.flush(zlib.Z_FULL_FLUSH)
-    again = packer.compress(PIECE) + packer.flush(zlib.Z_FULL_FLUSH)  # the same each time: a full flush forgets
+    again = packer.compress(PIECE) + packer.flush(zlib.Z_FULL_FLUSH)  # the same bytes: a full flush resets it
     packed = first + again * (GIGABYTE // len(PIECE))
     await send(writer, b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed))
     await send(writer, packed)
@@ -113,7 +113,7 @@ async def sends_10000_headers(writer: Writer) -> None:
 
 
 class BadContainer:
-    """Does with every connection as it is told, and sees whether the node closes it."""
+    """Treats each connection as it is told, and sees if the node closes it."""
 
     def __init__(self, behaviour: Behaviour) -> None:
         self._behaviour = behaviour
@@ -149,7 +149,7 @@ async def container_that(behaviour: Behaviour) -> AsyncIterator[BadContainer]:
 
 
 class Peak:
-    """The most memory that a node's process had resident, looked at again and again."""
+    """The highest resident memory of a node's process, sampled again and again."""
 
     def __init__(self, served: Served) -> None:
         self._served = served
@@ -176,7 +176,7 @@ async def peak_of(served: Served) -> AsyncIterator[Peak]:
 
 
 async def failure(api: Api, id: str) -> dict[str, Any]:
-    """How a job failed, from its history."""
+    """Return the error of a failed job, from its history."""
     await api.get(f"/api/jobs?id={id}&wait=60")
     history: dict[str, Any] = (await api.get(f"/api/jobs/{id}")).json
     assert history["status"] == "failed", history
@@ -200,7 +200,7 @@ CASES: dict[Behaviour, tuple[str, str]] = {
 
 
 class Bed(msgspec.Struct):
-    """A node with a container that is good, and one for each way to be bad."""
+    """A node with a good container, and one for each way to be bad."""
 
     served: Served
     api: Api

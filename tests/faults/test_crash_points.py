@@ -1,7 +1,7 @@
-"""A crash at every point of a job's life: what was answered stays true, and what was stored is not done again.
+"""A crash at every point of a job's life: answers stay true, and stored steps are not repeated.
 
-A scenario is run once to see which calls a node makes of its table and its containers. Then it is run once per point,
-before, during and after each of these calls: the process crashes there, and new nodes on the same data go on.
+A scenario runs once to record the node's calls of its table and its containers. Then it runs once per point: before,
+during and after each of these calls. The process crashes there, and new nodes on the same data go on.
 """
 
 import logging
@@ -44,7 +44,7 @@ from nodekit_sqlite import SqliteTable
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("quiet")]
 
 one_event_loop = pytest.mark.parametrize("anyio_backend", each_run(["asyncio"], ["asyncio", "trio"]))
-"""On both only where the store is in memory: a crash looks the same to the others."""
+"""Backends: both only for the store in memory; a crash looks the same to the others."""
 
 TABLE_CALLS = ("enter", "unfinished", "add", "save", "get", "find")
 HOUR_SECONDS = 3600
@@ -80,7 +80,7 @@ def name_of(job: Job) -> str:
 
 @pytest.fixture
 def quiet(caplog: pytest.LogCaptureFixture) -> None:
-    """A node whose process has crashed says so again and again."""
+    """Silence the log: a node whose process has crashed reports it again and again."""
     caplog.set_level(logging.CRITICAL, logger="nodekit")
 
 
@@ -88,7 +88,7 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
 
 
 class Ledger:
-    """A table that notes what it has kept, in every life: what `add` and `save` were done with."""
+    """A table that records what it kept, in every life: the arguments of `add` and `save`."""
 
     def __init__(self, table: JobTable, kept: dict[JobId, Job], changed: list[str]) -> None:
         self._table = table
@@ -146,7 +146,7 @@ class Services:
 
 
 class Witness:
-    """A plugin that hears how jobs end."""
+    """A plugin that records how jobs end."""
 
     def __init__(self) -> None:
         self.finished: list[Job] = []
@@ -157,7 +157,7 @@ class Witness:
 
 
 class Client:
-    """Notes what it was answered."""
+    """A client that records its answers."""
 
     def __init__(self) -> None:
         self.given: dict[str, JobId] = {}
@@ -196,14 +196,14 @@ class Client:
 
 
 class World:
-    """One set of data, and the nodes that live on it one after the other."""
+    """One set of data, and the nodes that use it one after the other."""
 
     def __init__(self, table: Callable[[], JobTable], *, clock_goes_back: bool = False) -> None:
         self._table = table
         self._clock_goes_back = clock_goes_back
         self.kept: dict[JobId, Job] = {}
         self.changed: list[str] = []
-        """What was saved after it was finished."""
+        """Jobs that were saved after they had finished."""
         self.services = Services()
         self.witness = Witness()
         self.client = Client()
@@ -219,7 +219,7 @@ class World:
         )
 
     async def live(self, *crashes: Point) -> None:
-        """A node that crashes at each of these points, one that does not, and then everything has to be right."""
+        """Run a node that crashes at each of these points, then one that does not; then check everything."""
         for number, crash in enumerate([*crashes, None] if crashes else [None, None]):
             with VirtualClock() if number and self._clock_goes_back else nullcontext() as clock:
                 if clock:
@@ -270,7 +270,7 @@ class World:
     # -- what has to be right ---------------------------------------------------------------------
 
     def check_calls(self, calls: Sequence[tuple[str, int]], stored: set[str], attempts: Mapping[str, int]) -> None:
-        """Of one node, given what was stored before it began."""
+        """Check the calls of one node against the results and attempts stored before it started."""
         again = [key for key, _ in calls if key in stored]
         assert again == [], "a step was called again although its result was stored before the crash"
         assert len(set(calls)) == len(calls), "a node made the same attempt twice"
@@ -307,12 +307,12 @@ class World:
 
 
 def stored_steps(job: Job) -> set[str]:
-    """The idempotency keys of steps that have a result."""
+    """Return the idempotency keys of steps that have a result."""
     return {f"{job.id}:{index}" for index, record in enumerate(job.steps) if record.result is not None}
 
 
 def stored_attempts(job: Job) -> dict[str, int]:
-    """How many attempts of each step are kept, by idempotency key."""
+    """Return the number of stored attempts of each step, by idempotency key."""
     return {f"{job.id}:{index}": len(record.attempts) for index, record in enumerate(job.steps)}
 
 
@@ -322,7 +322,7 @@ NewWorld: TypeAlias = Callable[[], World]
 
 
 async def points(new_world: NewWorld, *first: Point) -> list[Point]:
-    """Where a node can crash, after these crashes."""
+    """Return the points at which a node can crash after these crashes."""
     world = new_world()
     await world.live(*first)
     faults = world.faults[len(first)]
@@ -330,7 +330,7 @@ async def points(new_world: NewWorld, *first: Point) -> list[Point]:
 
 
 async def what_is_wrong(world: World, *crashes: Point) -> str:
-    """Of a world after these crashes; nothing, as it should be."""
+    """Return the error after these crashes; it must be empty."""
     try:
         await world.live(*crashes)
     except (AssertionError, TimeoutError, ExceptionGroup) as error:
@@ -339,7 +339,7 @@ async def what_is_wrong(world: World, *crashes: Point) -> str:
 
 
 async def crash_everywhere(new_world: NewWorld, *first: Point, at_once: int = 1) -> tuple[list[str], int]:
-    """Crash at each point there is after these crashes: what is wrong then, and how many points were not reached."""
+    """Crash at each point after these crashes; return the errors, and the number of points not reached."""
     wrong: list[str] = []
     missed: list[Point] = []
     limiter = anyio.CapacityLimiter(at_once)
@@ -357,7 +357,7 @@ async def crash_everywhere(new_world: NewWorld, *first: Point, at_once: int = 1)
 
 
 def in_memory(table: JobTable | None = None, *, clock_goes_back: bool = False) -> World:
-    """A world whose table is the same object for each node."""
+    """Make a world whose table is the same object for each node."""
     kept = table or MemoryTable()
     return World(lambda: kept, clock_goes_back=clock_goes_back)
 
@@ -373,7 +373,7 @@ async def test_there_is_a_point_at_every_call_of_the_scenario() -> None:
 async def test_a_crash_anywhere_contradicts_no_answer_and_repeats_no_stored_step() -> None:
     wrong, missed = await crash_everywhere(lambda: in_memory(clock_goes_back=True))
     assert wrong == []
-    assert missed < 20  # what runs at once does not come in the same order each time
+    assert missed < 20  # concurrent calls do not come in the same order each time
 
 
 @one_event_loop
@@ -401,7 +401,7 @@ async def test_a_crash_anywhere_after_a_crash_does_no_more_harm(first: Point) ->
 
 
 class Reopened(MemoryTable):
-    """A table that does something else when it is opened for the second time, after the first crash."""
+    """A table that behaves differently when it is opened for the second time, after the first crash."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -430,7 +430,7 @@ class ForgetsTheLastSave(Reopened):
 
 
 class AcknowledgesBeforeItKeeps(Reopened):
-    """The last add is only in memory."""
+    """Keeps the last add only in memory."""
 
     _last: Sequence[Job] = ()
 
@@ -477,7 +477,7 @@ class RevivesFinishedJobs(Reopened):
 
 
 class HidesTheNewest(Reopened):
-    """With a clock that goes back, the next id is below it."""
+    """Hides the newest id from the node, so that the next id is below it when the clock goes back."""
 
     def reopen(self) -> None:
         pass

@@ -32,7 +32,7 @@ async def test_a_node_under_load_keeps_its_promises_however_often_it_is_killed_o
 
 
 def betray(database: Path, ids: Sequence[str]) -> None:
-    """What no store may do: a finished job is gone, one is as it was when it was accepted, one has another result."""
+    """Corrupt a store: remove one finished job, reset one to accepted, and change the result of one."""
     with closing(sqlite3.connect(database, isolation_level=None)) as connection:
         numbers = [connection.execute("SELECT number FROM jobs WHERE id = ?", [id]).fetchone()[0] for id in ids[:3]]
         gone, again, other = numbers

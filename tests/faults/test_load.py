@@ -1,4 +1,4 @@
-"""Work under pressure: more jobs than a process has descriptors for, very many of one client, and stopping.
+"""Load: more jobs than a process has descriptors for, very many jobs of one client, and stopping.
 
 In drills it is five thousand jobs at once, and a hundred thousand of one client.
 """
@@ -58,7 +58,7 @@ def anyio_backend() -> str:
 
 
 def node_file(folder: Path, containers: dict[str, str], server: str = "hypercorn", **node: Any) -> Path:
-    """`containers` are ids and what stands in their tables."""
+    """Write a node file; `containers` maps ids to their keys."""
     tables = "".join(f'[[runners.containers]]\nid = "{id}"\n{text}\n' for id, text in containers.items())
     file = folder / "node.toml"
     settings = "\n".join(f"{key} = {value}" for key, value in node.items())
@@ -67,7 +67,7 @@ def node_file(folder: Path, containers: dict[str, str], server: str = "hypercorn
 
 
 async def counts_of(url: str) -> Any:
-    """What a service has seen."""
+    """Return the counters of a service."""
     async with aiohttp.ClientSession() as session, session.get(url) as response:
         return json.loads(await response.read())
 
@@ -86,7 +86,7 @@ OPEN_FILES = each_run(256, 1024)
 
 
 class Watch:
-    """Looks at a node's process, and asks after its health, again and again."""
+    """Samples a node's process, and asks for its health, again and again."""
 
     def __init__(self, served: Served, api: Api) -> None:
         self.served, self.api = served, api
@@ -126,7 +126,7 @@ async def watched(served: Served, api: Api) -> AsyncIterator[Watch]:
 
 @asynccontextmanager
 async def one_connection(url: str) -> AsyncIterator[Api]:
-    """A client with one connection of its own, kept until it leaves."""
+    """Open a client with one connection of its own, kept until it leaves."""
     connector = aiohttp.TCPConnector(limit=1)
     timeout = aiohttp.ClientTimeout(total=90)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
@@ -197,12 +197,12 @@ TABLES: dict[str, Callable[[Path], Any]] = {
 
 
 class Turnstile(SwitchRunner):
-    """Holds every step that has started, and lets them go one by one; counts how many have started."""
+    """Holds each started step, lets them go one by one, and counts them."""
 
     def __init__(self) -> None:
         super().__init__(*(Container(id=id) for id in ("c0", "c1", "c2")), run=self._hold)
         self.begun: dict[str, int] = {}
-        """By job, how many steps had started before it."""
+        """Number of steps that had started before each job."""
         self.free = False
         self._held: deque[anyio.Event] = deque()
 
@@ -216,7 +216,7 @@ class Turnstile(SwitchRunner):
         return ContainerOutput(container=step.container, output=encode_payload(None))
 
     async def let_one_go(self) -> None:
-        """Until the next one has started."""
+        """Let one step go, and wait until the next one has started."""
         started = len(self.steps)
         self._held.popleft().set()
         await until(lambda: len(self.steps) > started)
@@ -229,25 +229,25 @@ class Turnstile(SwitchRunner):
 
 @dataclass
 class Busy:
-    """A node all of whose slots are taken by a client with very many jobs."""
+    """A node whose slots are all taken by a client with very many jobs."""
 
     node: Node
     runner: Turnstile
 
     async def accepted(self, container: str, client: str, priority: int = 3) -> tuple[str, int]:
-        """A job's id, and how many steps had started when it was accepted."""
+        """Submit a job; return its id and the number of steps started by then."""
         job = await self.node.submit(replace(JobRequest.of(container, data={}, client=client), priority=priority))
         return job.id, len(self.runner.steps)
 
     async def steps_before(self, id: str, accepted_at: int) -> int:
-        """How many other steps start between a job's acceptance and its own start."""
+        """Return the number of other steps that start between a job's acceptance and its own start."""
         while id not in self.runner.begun:
             await self.runner.let_one_go()
             assert len(self.runner.steps) < accepted_at + 100
         return self.runner.begun[id] - accepted_at
 
     async def of_ten_clients(self, containers: Sequence[str]) -> list[int]:
-        """As `steps_before`, of ten clients who always have a job waiting."""
+        """Return `steps_before` for jobs of ten clients that always have a job waiting."""
         before: list[int] = []
         for n in range(20):
             jobs = [await self.accepted(containers[(n + k) % len(containers)], f"client {k}") for k in range(10)]
@@ -296,7 +296,7 @@ async def test_a_client_with_very_many_jobs_makes_others_wait_for_no_more_than_i
             id, accepted_at = await node.accepted(f"c{n % 3}", "carol")
             await until(lambda id=id: id in node.runner.begun)
             flowing.append(max(0, node.runner.begun[id] - accepted_at))
-        assert max(flowing) <= AT_ONCE + 2  # what was claimed already, and alice's turns
+        assert max(flowing) <= AT_ONCE + 2  # jobs that were claimed already, and alice's turns
         print(f"steps before one's own, at most: {max(one)}, in three containers {max(three)};", end=" ")
         print(f"among ten clients {max(ten)}, {max(ten_in_three)}; while steps end on their own {max(flowing)}")
         assert (await node.node.pending()).clients["alice"] > BACKLOG / 10  # she was there all the while
@@ -313,12 +313,12 @@ async def submit_batch(api: Api, container: str, number: int) -> list[str]:
 
 
 async def stop_under_load(served: Served, api: Api, signals: list[signal.Signals], held: str) -> float:
-    """Signal it, see that it is served meanwhile, and answer how long the end took from the last signal on."""
+    """Signal the node and check that it serves meanwhile; return the time from the last signal to the end."""
     asked = asyncio.create_task(api.get(f"/api/jobs?id={held}&wait=60"))
     await api.get("/health")  # so that the other request has arrived, too
     served.signal(signals[0])
     await until(lambda: "draining" in served.log)
-    if signals == TWICE:  # it drains for as long as is needed to look
+    if signals == TWICE:  # it drains long enough to look at it
         refused = await api.post("/api/jobs", {"containers": ["held"], "data": {"n": 0}})
         assert (refused.status, int(refused.headers["Retry-After"]) >= 1) == (503, True)
         assert (await api.get(f"/api/jobs?id={held}")).json[0]["status"] == "running"
@@ -329,7 +329,7 @@ async def stop_under_load(served: Served, api: Api, signals: list[signal.Signals
         served.signal(number)
     assert await served.ended() == 0
     seconds = time.perf_counter() - begun
-    answer = await asked  # who waits for a job that is given back is told how it is
+    answer = await asked  # a client that waits for a released job gets its present state
     assert (answer.status, answer.json[0]["status"]) == (200, "running")
     return seconds
 
@@ -372,10 +372,10 @@ async def test_a_node_that_is_stopped_under_load_ends_in_time_and_loses_nothing(
             assert (await api.get("/api/jobs")).json == [*held, *second, *busy]
         after = (await counts_of(url))["calls"]
     assert {job["status"] for job in jobs} == {"success"}
-    assert {after[f"{id}:0"] for id in held[:30]} == {2}  # given back, and begun anew
+    assert {after[f"{id}:0"] for id in held[:30]} == {2}  # released, and started again
     assert {after[f"{id}:0"] for id in held[30:]} == {1}
     assert {after[f"{id}:0"] for id in second} == {2}
-    assert attempts == [[503, None]] * len(second)  # what had failed before the end still counts
+    assert attempts == [[503, None]] * len(second)  # attempts that failed before the end still count
     assert {after[f"{id}:0"] for id in busy} <= ({1} if signals == ONCE else {1, 2})
 
 
@@ -384,6 +384,6 @@ async def states(api: Api, ids: list[str]) -> set[str]:
 
 
 async def attempts_of(api: Api, id: str) -> list[int | None]:
-    """The HTTP status of each attempt that failed, None of one that did not."""
+    """Return the HTTP status of each attempt: None if it succeeded."""
     (step,) = (await api.get(f"/api/jobs/{id}")).json["steps"]
     return [attempt.get("status") for attempt in step["attempts"]]

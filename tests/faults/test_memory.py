@@ -1,4 +1,4 @@
-"""Memory of a node's process: when idle, with many jobs kept, and when bodies come that are too large."""
+"""Memory of a node's process: idle, with many stored jobs, and when it receives bodies that are too large."""
 
 from pathlib import Path
 
@@ -75,7 +75,7 @@ async def test_200_megabytes_are_413_and_leave_memory_as_it_was(tmp_path: Path, 
 
 
 async def send_200_megabytes(api: Api, served: Served, framing: str) -> int:
-    """The most memory that the node has had meanwhile."""
+    """Send the node 200 MB; return its highest memory meanwhile."""
     piece, most = b"x" * MEGABYTE, 0
     framed = piece if framing.startswith("Content") else b"%x\r\n%s\r\n" % (len(piece), piece)
     async with api.raw() as connection:

@@ -1,4 +1,4 @@
-"""Streams under load: one of any size, a reader that sleeps, one that leaves; the node is a process of its own."""
+"""Streams under load: any size, a sleeping reader, a leaving reader. The node is a process of its own."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 MEGABYTE = 1 << 20
 SIZE = each_run(256, 1024) * MEGABYTE
 MOST_MORE = 32 * MEGABYTE
-"""Of memory, while a stream is open."""
+"""Maximum growth of memory, in bytes, while a stream is open."""
 PIECE = b"%x\r\n%b\r\n" % (MEGABYTE, b"x" * MEGABYTE)
 
 NODE_FILE = """
@@ -47,7 +47,7 @@ def anyio_backend() -> str:
 
 
 class Source:
-    """A container that answers with so many bytes, a piece of a megabyte at a time."""
+    """A container that answers with this many bytes, a megabyte at a time."""
 
     def __init__(self) -> None:
         self.sent = self.open = 0
@@ -70,7 +70,7 @@ class Source:
 
 @asynccontextmanager
 async def stream(api: Api) -> AsyncIterator[tuple[str, RawConnection]]:
-    """A stream whose id has arrived."""
+    """Open a stream; its id has arrived."""
     async with api.raw() as raw:
         asked = json.dumps({"containers": ["source"], "data": {}}).encode()
         await raw.send(post(asked, path="/api/jobs/stream"))
@@ -129,7 +129,7 @@ async def read_it_all(source: Source, node: Served, api: Api) -> None:
 
 
 async def sleep_and_leave(source: Source, node: Served, api: Api) -> None:
-    """A reader that sleeps holds up the container, and one that leaves frees everything."""
+    """Check that a sleeping reader holds up the container, and that a leaving one frees everything."""
     await until(lambda: not source.open)
     before, descriptors = node.resident_bytes, node.descriptors
     async with stream(api) as (id, _):
@@ -146,7 +146,7 @@ async def sleep_and_leave(source: Source, node: Served, api: Api) -> None:
 
 
 async def kill_in_mid_stream(node: Served, api: Api) -> str:
-    """The id of the job, which the next start has to fail."""
+    """Kill the node in the middle of a stream; return the id of the job, which the next start must fail."""
     async with stream(api) as (id, raw), asyncio.timeout(60):
         assert await raw.reader.read(MEGABYTE)
         node.signal(signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Many clients that wait: while nothing changes they cost nothing, and each is woken by its own job alone.
+"""Many waiting clients: they cost nothing while nothing changes, and only its own job wakes each.
 
 They wait in the process, for a reply, or on a stream of events. In drills they are two thousand.
 """
@@ -49,7 +49,7 @@ class Doors(SwitchRunner):
 
 
 class Activity:
-    """What an event loop has done, what was asked of the store, and which waiters were woken."""
+    """Counters of event loop callbacks, calls of the store, and woken waiters."""
 
     def __init__(self, store: SpiedStore) -> None:
         self._store = store
@@ -68,7 +68,7 @@ class Activity:
 
 @contextmanager
 def observed(store: SpiedStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Activity]:
-    """Counts until it is left."""
+    """Count while the context is open."""
     activity = Activity(store)
     loop: Any = asyncio.get_running_loop()
     run_once, wake = loop._run_once, Waiter.wake
@@ -104,7 +104,7 @@ def waiting(node: Node) -> int:
 
 
 async def at_rest(node: Node, number: int) -> None:
-    """Until so many wait, and nothing of that is under way any more."""
+    """Wait until this many clients wait and none of their requests is under way."""
     await until(lambda: waiting(node) == number and node._executor.running == number)
     loop: Any = asyncio.get_running_loop()
     quiet = 0
@@ -115,7 +115,7 @@ async def at_rest(node: Node, number: int) -> None:
 
 
 async def a_quiet_second(node: Node, number: int, store: SpiedStore, monkeypatch: pytest.MonkeyPatch) -> Activity:
-    """While so many wait."""
+    """Return the activity of a second while this many clients wait."""
     await at_rest(node, number)
     with observed(store, monkeypatch) as activity:
         await asyncio.sleep(QUIET_SECONDS)
@@ -137,7 +137,7 @@ async def test_many_who_wait_in_the_process_cost_nothing_while_nothing_changes(m
             doors.open(ids[7])
             assert (await tasks[7])[0].status.finished
         assert one.wakings == 1
-        assert one.new_reads == 2  # how it is now, and what is answered
+        assert one.new_reads == 2  # the present state, and the answer
         assert sum(task.done() for task in tasks) == 1
 
         for id in [*ids[:7], *ids[8:]]:
@@ -155,7 +155,7 @@ def descriptors() -> int:
 
 @pytest.fixture
 def clients() -> Iterator[int]:
-    """For how many there are descriptors: each takes two here, for its own end is in this process too."""
+    """Return the number of clients for which there are descriptors; each takes two, as its own end is here, too."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 2 * WAITING + 500
     most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
@@ -169,7 +169,7 @@ def clients() -> Iterator[int]:
 
 @asynccontextmanager
 async def asking(address: tuple[str, int], paths: list[str]) -> AsyncIterator[list[RawConnection]]:
-    """A connection for each path, on which it was asked for."""
+    """Open a connection for each path, and request it."""
     connections: list[RawConnection] = []
     for path in paths:
         connection = RawConnection(*await asyncio.open_connection(*address))
@@ -259,7 +259,7 @@ async def test_many_on_streams_of_events_cost_nothing_while_nothing_changes(
 
 
 MOST_CALLBACKS = 8
-"""Of the event loop for one comment, that it is read by this process's own client included."""
+"""Maximum number of event loop callbacks per comment; those of the client in this process are included."""
 
 
 @both_servers
@@ -291,7 +291,7 @@ async def test_keeping_streams_alive_costs_a_comment_each_and_no_look_at_the_sto
                     for connection in connections:
                         await told(connection, b":\n\n")
             assert (kept.wakings, kept.new_reads) == (0, 0)
-            comments = sleeps - before + number  # what was said before the first sleep that was counted included
+            comments = sleeps - before + number  # comments sent before the first counted sleep are included
             assert kept.callbacks < comments * MOST_CALLBACKS
             print(f"\n{server}: {number} on streams, at least 2 comments each: {kept.callbacks} callbacks,", end=" ")
             print(f"{kept.cpu_seconds / comments * 1e6:.0f} µs of processor time for each, its client's included")

@@ -1,4 +1,4 @@
-"""Tests of a suite, run by pytest in this process: what comes of each is told, and nothing is reported."""
+"""Tests of a suite, run by pytest in this process; their outcomes are returned, and nothing is reported."""
 
 import gc
 from collections.abc import Collection, Generator
@@ -7,16 +7,15 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
+from paths import ROOT
 
 _PLUGINS = ("terminal", "logging", "xdist", "faulthandler", "unraisableexception", "threadexception", "cacheprovider")
-"""Left out: they report, or change the process, which is the business of the pytest around."""
+"""Plugins left out: they report, or change the process, which is up to the outer pytest."""
 _OPTIONS = (
     *(f"-pno:{name}" for name in _PLUGINS),
     *(
         "-pno:hypothesispytest",
-        "--assert=plain",  # whoever imported the suite has seen to its messages
+        "--assert=plain",  # assertions of the suite were rewritten when it was imported
         "--noconftest",
         "-s",
         f"-c{ROOT / 'pyproject.toml'}",
@@ -28,13 +27,13 @@ _OPTIONS = (
 
 @dataclass
 class Outcomes:
-    """Tests by their functions' names."""
+    """Tests by the names of their functions."""
 
     passed: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
-    """With what was said; a test with several parameters fails as soon as it does so with one of them."""
+    """Messages by test; a test with parameters fails as soon as one of them fails."""
     skipped: dict[str, str] = field(default_factory=dict)
-    """With the reason."""
+    """Reasons by test."""
 
 
 def run(suite: type, tests: Collection[str], folder: Path) -> Outcomes:
@@ -51,7 +50,7 @@ def run(suite: type, tests: Collection[str], folder: Path) -> Outcomes:
 
 
 class _Plugin:
-    """Of the pytest inside."""
+    """The plugin of the inner pytest; it collects outcomes."""
 
     def __init__(self, suite: type, tests: Collection[str]) -> None:
         self.outcomes = Outcomes()

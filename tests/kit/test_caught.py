@@ -1,4 +1,4 @@
-"""The suites can fail: each of these parts breaks a promise, and the tests that say so are named.
+"""The suites can fail: each component here breaks a promise, and the tests that must fail are named.
 
 The parts stand in `broken`, in a module for each kind, with a suite around them and a sound one.
 """
@@ -14,6 +14,7 @@ import pytest
 from kit.broken import durable, guards, http, observers, pipelines, runners, shared, stores, tables, transports
 from kit.lasting import end_threads
 from kit.nested import Outcomes, run
+from paths import ROOT
 
 from nodekit.testing import (
     DurableJobStoreContract,
@@ -26,13 +27,11 @@ from nodekit.testing import (
     TransportContract,
 )
 
-ROOT = Path(__file__).parents[2]
-
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # what breaks leaves things
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # breaks leave things open
 
 
 class Break:
-    """A part that is broken, and the tests that fail for it."""
+    """A broken component, and the tests that fail for it."""
 
     def __init__(self, part: type, *caught_by: str) -> None:
         self.kind, self.part, self.caught_by = sys.modules[part.__module__], part, caught_by
@@ -370,11 +369,11 @@ BREAKS = (
 )
 
 SOUND_ELSEWHERE = (shared,)
-"""Kinds whose whole suite is slow, and run on the sound one already: by tests/test_shared_store.py."""
+"""Kinds whose whole suite is slow, and run on the sound one already: by tests/kit/test_shared_store.py."""
 
 
 def outcomes(kind: ModuleType, part: type, tests: Sequence[str], folder: Path, **settings: object) -> Outcomes:
-    """Run tests of the suite of that kind on a part."""
+    """Run tests of the suite of that kind on a component."""
     body: dict[str, Any] = {"part": part, "backends": ("asyncio",), **settings}
     try:
         return run(type(f"Test{part.__name__}", (kind.Suite,), body), tests, folder)
@@ -384,7 +383,7 @@ def outcomes(kind: ModuleType, part: type, tests: Sequence[str], folder: Path, *
 
 @pytest.mark.parametrize("one", BREAKS, ids=str)
 def test_what_is_broken_is_caught_by_the_tests_that_are_named(one: Break, tmp_path: Path) -> None:
-    """It is given less time than a sound one: some breaks show in that something does not come."""
+    """A broken component gets less time than a sound one: some breaks show because something never arrives."""
     told = outcomes(one.kind, one.part, one.caught_by, tmp_path, **one.kind.HURRIED)
     assert told.failed.keys() == set(one.caught_by), told
 

@@ -1,4 +1,4 @@
-"""Detectors find what they look for, say where, and nothing else."""
+"""Detectors find what they look for, report the place, and report nothing else."""
 
 import asyncio
 import contextlib
@@ -65,7 +65,7 @@ async def test_time_that_a_test_moves_blocks_nothing() -> None:
 
 
 async def test_a_process_that_stood_still_as_a_whole_is_not_blocked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a busy machine: the thread that looks was late as well."""
+    """The watching thread was late as well, as on a busy machine."""
     now = time.perf_counter
     late = iter(range(1_000_000))
     monkeypatch.setattr(time, "perf_counter", lambda: now() + next(late))

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 from nodekit import testing
 from nodekit.testing import pytest_plugin
@@ -134,7 +135,7 @@ async def test_block(unblocked_loop):
 
 
 def run(folder: Path, tests: Mapping[str, str], *arguments: str) -> str:
-    """What pytest says of these tests, alone in a folder."""
+    """Run pytest on these tests alone in a folder; return its output."""
     for name, text in tests.items():
         (folder / name).write_text(text)
     (folder / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
@@ -159,7 +160,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def loops(told: str, name: str) -> Sequence[str]:
-    """The event loops that a class ran on, where that went well."""
+    """Return the event loops on which a class passed."""
     return re.findall(rf"::Test{name}::test_a_node_takes_jobs_to_their_end\[(\w+)\] PASSED", told)
 
 
@@ -216,7 +217,7 @@ def test_a_subclass_and_one_fixture_is_a_whole_test_file_and_asks_for_no_other_l
 
 
 def test_the_reference_names_all_of_the_kit() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "reference" / "testing.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "reference" / "testing.md").read_text(encoding="utf-8")
     source = ast.parse(Path(pytest_plugin.__file__).read_text(encoding="utf-8"))
     functions = [node for node in source.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     fixtures = {node.name for node in functions if "pytest.fixture" in map(ast.unparse, node.decorator_list)}

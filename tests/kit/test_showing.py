@@ -1,4 +1,4 @@
-"""What the messages of suites show of a job."""
+"""Jobs in the messages of suites."""
 
 from nodekit import ContainerOutput, Sequence, encode_payload
 from nodekit.testing import make_job

@@ -1,4 +1,4 @@
-"""Sound parts pass the suites of pipelines, guards, observers and other plugins, on every event loop."""
+"""Sound components pass the suites of pipelines, guards, observers and other plugins, on every event loop."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -45,7 +45,7 @@ class TestRateLimit(GuardContract):
 
 
 class TestNothingSaid(GuardContract):
-    """Without a word on who is welcome, the rest is tested."""
+    """A guard without example clients: the remaining tests run."""
 
     @pytest.fixture
     def guard(self) -> Guardian:
@@ -53,7 +53,7 @@ class TestNothingSaid(GuardContract):
 
 
 class Holder:
-    """Neither guard nor observer."""
+    """A plugin that is neither guard nor observer."""
 
     open = False
 

@@ -1,11 +1,11 @@
 """Mutants of the core, and the tests that are nearest to them: each small fault that is planted has to be noticed.
 
-`make mutants` runs it, by hand: it takes an hour. `make mutants ARGS="_slots _retry"` takes these modules alone.
-`near.toml` says which tests are nearest to a module; only those run, on asyncio. `equal.toml` names mutants that nobody
-could notice, and says why. Those that were not noticed and are not named are listed, and make it fail.
+`make mutants` runs it, by hand: it takes an hour. `make mutants ARGS="slots backoff"` runs these modules alone.
+`near.toml` names the tests nearest to a module; only those run, on asyncio. `equal.toml` names mutants that no test can
+notice, with the reason. All other mutants that no test noticed are listed, and make the run fail.
 
-No file is changed. The tests are collected once; then each mutant has a process of its own, in which the function that
-differs takes the place of the other.
+No file is changed. The tests are collected once. Then each mutant gets a process of its own, in which the changed
+function replaces the original.
 """
 
 import gc
@@ -32,14 +32,14 @@ ROOT = HERE.parent.parent
 
 
 class Trials:
-    """Runs, instead of the tests, the nearest tests of each module with each of its mutants."""
+    """Runs the nearest tests of each module with each of its mutants, instead of all tests."""
 
     def __init__(self, near: dict[str, list[str]], equal: Sequence[dict[str, str]]) -> None:
         self._near, self._equal = near, equal
         self._said = sys.stdout
         self._failed = False
         self.left = 0
-        """How many were not noticed and are not named as equal, or are named so wrongly."""
+        """Number of mutants that were not noticed and not named as equal, or that are named wrongly."""
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._failed |= report.failed
@@ -59,7 +59,7 @@ class Trials:
         begun = time.monotonic()
         if seen := self._noticed(None, module, items, 120):
             pytest.exit(f"{module}: its tests fail as it is: {seen}", returncode=2)
-        longest = 3 + (time.monotonic() - begun) / 2  # a mutant that hangs was noticed
+        longest = 3 + (time.monotonic() - begun) / 2  # a mutant that hangs counts as noticed
         alive: list[Mutant] = []
         for mutant in (planted := mutants(ROOT / module)):
             if seen := self._noticed(mutant, module, items, longest):
@@ -80,7 +80,7 @@ class Trials:
         print(text, file=self._said, flush=True)
 
     def _noticed(self, mutant: Mutant | None, module: str, items: list[pytest.Item], seconds: float) -> str | None:
-        """The test that fails, or takes longer than it may; None where none does."""
+        """Return the test that fails or exceeds its time, or None."""
         listening, telling = os.pipe()
         if not (child := os.fork()):
             try:
@@ -111,7 +111,7 @@ def _on_trio(item: pytest.Item) -> bool:
 
 
 def _replace(module: str, mutant: Mutant) -> None:
-    """Give a function the mutant's code: so it is replaced for all who have imported it."""
+    """Give a function the mutant's code, so that it changes for all modules that imported it."""
     name = ".".join(Path(module).with_suffix("").parts)
     other: dict[str, Any] = {"__name__": name, "__builtins__": __builtins__}
     exec(compile(mutant.text, module, "exec", dont_inherit=True), other)

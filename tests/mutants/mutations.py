@@ -1,6 +1,6 @@
 """Mutants of a module: its text with one small change each, by operators of Cosmic Ray and a few of our own.
 
-Only what is done in functions is changed: fields and constants are settings. Annotations and logging are left alone.
+Only bodies of functions are changed: fields and constants are settings. Annotations and logging stay as they are.
 """
 
 from collections.abc import Iterator
@@ -56,7 +56,7 @@ class _Ours(Operator):
 
 
 class Removed(_Ours):
-    """A statement of a function is not done."""
+    """Removes a statement of a function."""
 
     def changes(self, node: Any) -> bool:
         if node.type not in ("expr_stmt", "atom_expr", "await", "del_stmt", "raise_stmt", "keyword"):
@@ -68,7 +68,7 @@ class Removed(_Ours):
 
 
 class NothingReturned(_Ours):
-    """A function answers None."""
+    """Returns None from a function."""
 
     def changes(self, node: Any) -> bool:
         return node.type == "return_stmt" and node.children[1].get_code().strip() not in ("None", "False")
@@ -78,7 +78,7 @@ class NothingReturned(_Ours):
 
 
 class Contrary(_Ours):
-    """What is added is taken away, and what is looked for must not be there."""
+    """Replaces operators by their contrary: `+` by `-`, `in` by `not in`."""
 
     def changes(self, node: Any) -> bool:
         if node.get_code().strip() not in _CONTRARY:
@@ -90,7 +90,7 @@ class Contrary(_Ours):
 
 
 class Uncaught(_Ours):
-    """An exception is not caught."""
+    """Lets an exception pass uncaught."""
 
     def changes(self, node: Any) -> bool:
         parent = node.parent
@@ -117,7 +117,7 @@ class Mutant:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """What it is known by, wherever it moves to in its module."""
+        """Identify the mutant by function and lines, which stay when code moves within the module."""
         return self.function, self.was, self.now
 
 
@@ -125,7 +125,7 @@ _OURS = (Removed, NothingReturned, Contrary, Uncaught)
 
 
 def mutants(path: Path) -> list[Mutant]:
-    """All of a module, from its beginning to its end."""
+    """Return all mutants of a module, in order of lines."""
     source = path.read_text()
     everything = list(ast_nodes(get_ast(source)))
     found: list[Mutant] = []
@@ -149,7 +149,7 @@ def _mutant(function: str, line: int, source: str, text: str) -> Mutant:
 
 
 def _function(node: Any) -> str | None:
-    """The class and function that a node stands in; None where it is left alone."""
+    """Return the class and function around a node, or None if the node is not to be changed."""
     names: list[str] = []
     within = False
     while (parent := node.parent) is not None:
@@ -160,9 +160,9 @@ def _function(node: Any) -> str | None:
         if parent.type == "parameters" and node.type == "operator":
             return None
         if parent.type == "funcdef" and node.type not in ("parameters", "suite", "simple_stmt"):
-            return None  # what it returns
+            return None  # the annotation of its result
         if parent.type == "argument" and parent.get_code().strip().startswith("strict="):
-            return None  # of `zip`, which makes sure of what is so
+            return None  # `strict` of `zip` checks an invariant
         if parent.type in ("funcdef", "classdef"):
             names.append(parent.name.value)
             within |= parent.type == "funcdef"

@@ -1,9 +1,9 @@
-"""What users install, tried as they have it: wheels alone, in a new environment, from a folder outside the checkout.
+"""A trial of what users install: wheels alone, in a new environment, from a folder outside the checkout.
 
-`make packages` runs it. Wheels of nodekit, of what is in `contrib` and of the examples that are packages are built and
-installed with the dependencies that they declare, in the versions and with the hashes of the lock. Then the demo runs,
-and so do the tests of all of them; each kind of package that `nodekit new` writes is built, installed, tested and
-certified. Nothing may come from the checkout.
+`make packages` runs it. It builds wheels of nodekit, of the packages in `contrib` and of examples that are packages,
+and installs them with the dependencies that they declare, in the versions and with the hashes of the lock. Then it runs
+the demo and the tests of all packages. It builds, installs, tests and certifies each kind of package that
+`nodekit new` writes. Nothing may come from the checkout.
 """
 
 import os
@@ -34,11 +34,11 @@ Check: TypeAlias = tuple[str, Callable[[], str]]
 
 
 class Failed(Exception):
-    """Something does not hold; the text is for whoever reads the report."""
+    """A failed check; the text is for the reader of the report."""
 
 
 class Bench:
-    """A folder with an environment in it that has what was installed, and nothing else."""
+    """A folder and an environment that contains the installed packages, and nothing else."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -50,11 +50,11 @@ class Bench:
         self.work.mkdir()
 
     def fetch(self) -> None:
-        """Download everything that is locked, by its hashes; nothing else is installed."""
+        """Download everything that is locked, by hash; nothing else is installed."""
         self._pip("download", "--no-deps", "--require-hashes", "-r", ROOT / "requirements.lock", "-d", self._locked)
 
     def build(self, projects: Iterable[Path]) -> list[Path]:
-        """Build their wheels, with the build backend that is installed beside pip."""
+        """Build wheels with the build backend that is installed beside pip."""
         before = set(self.wheels.glob("*.whl"))
         self._pip("wheel", "--no-deps", "--no-build-isolation", "-w", self.wheels, *projects)
         return sorted(set(self.wheels.glob("*.whl")) - before)
@@ -69,12 +69,12 @@ class Bench:
         )
 
     def run(self, *command: object, folder: Path | None = None, **more: str) -> str:
-        """What a program of the environment prints; a failure has all of it."""
+        """Run a program of the environment; return its output. Raise Failed with all of it otherwise."""
         name, *arguments = map(str, command)
         return self._run([str(self._python.parent / name), *arguments], folder or self.work, **more)
 
     def typed(self, lines: Iterable[str], programs: Path, folder: Path) -> None:
-        """Run lines of a shell one after the other, with these programs; the first that fails ends it."""
+        """Run lines of a shell one after the other, with these programs; the first failure ends it."""
         script = "set -euxo pipefail\nexport PIP_DISABLE_PIP_VERSION_CHECK=1\n" + "\n".join(lines)
         self._run(["bash", "-c", script], folder, PATH=f"{programs}{os.pathsep}{os.environ['PATH']}")
 
@@ -106,7 +106,7 @@ def main() -> int:
 
 
 def checks(bench: Bench, packages: Iterable[Path]) -> Iterator[Check]:
-    """What is asked of what was installed; the checks do not need one another."""
+    """Yield the checks of the installed packages; they do not depend on one another."""
     yield "demo", lambda: bench.run("nodekit", "demo").splitlines()[-1]
     yield "nothing else is loaded", lambda: only_installed(bench)
     yield "README", lambda: as_a_newcomer(bench)
@@ -122,7 +122,7 @@ def all_told(checks: Iterable[Check]) -> bool:
 
 
 def told(name: str, step: Callable[[], str]) -> bool:
-    """Do it, and print a line of what came of it."""
+    """Run a step, and print a line with its result."""
     began = time.monotonic()
     try:
         result, good = step(), True
@@ -133,7 +133,7 @@ def told(name: str, step: Callable[[], str]) -> bool:
 
 
 def built(bench: Bench, projects: Sequence[Path]) -> str:
-    """A wheel of each; that of nodekit has all of the templates, also the files whose names begin with a dot."""
+    """Build a wheel of each project; check that nodekit's has all templates, files with a leading dot too."""
     bench.fetch()
     wheels = bench.build(projects)
     core = next(wheel for wheel in wheels if wheel.name.startswith("nodekit_compute-"))
@@ -144,14 +144,14 @@ def built(bench: Bench, projects: Sequence[Path]) -> str:
 
 
 def installed(bench: Bench) -> str:
-    """With what they declare alone; each offer, command and format of them can be loaded."""
+    """Install the wheels with the dependencies they declare; load each provider, command and format."""
     bench.install(bench.wheels.glob("*.whl"))
     shutil.copy(Path(__file__).with_name(LOADED), bench.folder)
     return bench.run("python", bench.folder / LOADED, bench.folder, ROOT).strip()
 
 
 def new(bench: Bench) -> str:
-    """Each kind, written by the command that was installed, built and installed with its tests' needs."""
+    """Write each kind of package with the installed command; build and install it with its tests' requirements."""
     for kind in KINDS:
         bench.run("nodekit", "new", kind, f"new-{kind}")
     known = [*bench.wheels.glob("*.whl")]
@@ -163,7 +163,7 @@ def new(bench: Bench) -> str:
 
 
 def only_installed(bench: Bench) -> str:
-    """Nothing of the checkout is loaded; and that this would be noticed is tried, too."""
+    """Check that nothing of the checkout is loaded, and that this check can fail."""
     check = (bench.folder / LOADED, bench.folder, ROOT)
     loaded = bench.run("python", *check, "nodekit.testing").strip()
     try:
@@ -174,7 +174,7 @@ def only_installed(bench: Bench) -> str:
 
 
 def as_a_newcomer(bench: Bench) -> str:
-    """What the README says of extending nodes, typed line by line where only the wheel is installed."""
+    """Type the README's lines about extending nodes, one by one, where only the wheel is installed."""
     home = bench.folder / "newcomer"
     venv.create(home / "environment", with_pip=True, symlinks=True)
     programs = home / "environment" / "bin"
@@ -182,7 +182,7 @@ def as_a_newcomer(bench: Bench) -> str:
     *lines, serve = lines_of_the_readme("## Extend nodes")
     if not serve.startswith("nodekit serve "):
         raise Failed(f"the last line serves no node: {serve}")
-    # in the background, at a port that is free; and stopped once it listens
+    # serve in the background at a free port, and stop once it listens
     served = f"{serve.partition(' #')[0]} --bind 127.0.0.1:0 > served & node=$!"
     until = "until grep -q '^listening on' served || ! kill -0 $node; do sleep 0.1; done"
     bench.typed([f"pip install {wheel}", *lines, served, until, "kill -TERM $node", "wait $node"], programs, home)
@@ -196,7 +196,7 @@ def lines_of_the_readme(heading: str) -> list[str]:
 
 
 def tried(bench: Bench, project: Path) -> str:
-    """A package that `nodekit new` has written: its tests, its node file, its certificate."""
+    """Check a package that `nodekit new` wrote: its tests, its node file, its certificate."""
     passed = tests_of(bench, project)
     bench.run("nodekit", "check", "node.toml", folder=project)
     if "\n  certify " not in bench.run("nodekit", "--help"):
@@ -206,7 +206,7 @@ def tried(bench: Bench, project: Path) -> str:
 
 
 def tested(bench: Bench, project: Path) -> str:
-    """The tests of a distribution of ours, in a copy that has no package which could stand for the installed one."""
+    """Run the tests of a distribution in a copy without its package, so that the installed one is tested."""
     copy = bench.work / project.name
     shutil.copytree(project, copy, ignore=shutil.ignore_patterns(*_LEFT))
     without_packages(copy)

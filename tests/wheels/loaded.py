@@ -1,4 +1,4 @@
-"""Load all that installed nodekit packages put forward, and say where it came from.
+"""Load everything that installed nodekit packages register, and print where it came from.
 
 python loaded.py FOLDER CHECKOUT [MODULE…]: fails where a module of nodekit is not in FOLDER, or CHECKOUT is looked at.
 """

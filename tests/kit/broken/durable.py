@@ -61,7 +61,7 @@ class Sound(MemoryTable):
         return msgspec.json.encode(list(self._jobs.values()))
 
     def forget(self) -> None:
-        """Be again as the file is."""
+        """Return to the state of the file."""
         MemoryTable.__init__(self)
         self.read()
 
@@ -124,7 +124,7 @@ class LetsAnotherIn(Sound):
 
 
 class WritesAtItsEnd(Sound):
-    """All is there after an exit, and nothing after a kill."""
+    """Writes only at its exit, so that a kill loses everything."""
 
     async def __aexit__(self, *error: Any) -> None:
         Sound.write(self)
@@ -135,7 +135,7 @@ class WritesAtItsEnd(Sound):
 
 
 class WritesNowAndThen(WritesAtItsEnd):
-    """A kill loses the last changes."""
+    """Writes now and then, so that a kill loses the last changes."""
 
     changes = 0
 
@@ -146,7 +146,7 @@ class WritesNowAndThen(WritesAtItsEnd):
 
 
 class WritesWhenItAdds(WritesAtItsEnd):
-    """What happened to a job later comes to the disk with the next one that is added."""
+    """Writes changes of a job only with the next job that is added."""
 
     async def add(self, jobs: Sequence[Job]) -> list[Job]:
         kept = await super().add(jobs)
@@ -155,7 +155,7 @@ class WritesWhenItAdds(WritesAtItsEnd):
 
 
 class WritesThroughABuffer(Sound):
-    """The last bytes of the file are in this process, until there are newer ones."""
+    """Keeps the last bytes of the file in this process until the next write."""
 
     file: BinaryIO | None = None
 
@@ -180,7 +180,7 @@ class WritesThroughABuffer(Sound):
 
 
 class WritesInPlace(Sound):
-    """What was there is gone before what comes is there."""
+    """Truncates the file before it writes the new content."""
 
     def write(self) -> None:
         try:
@@ -190,14 +190,14 @@ class WritesInPlace(Sound):
 
 
 class ShowsWhatItRefused(Sound):
-    """It has taken in what it then could not write."""
+    """Shows a change that it then failed to write."""
 
     def forget(self) -> None:
         pass
 
 
 class RaisesWhatTheDiskSays(Sound):
-    """Whoever asked is told of `OSError`."""
+    """Raises `OSError` to the caller."""
 
     def write(self) -> None:
         try:

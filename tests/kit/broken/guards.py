@@ -16,7 +16,7 @@ from nodekit.testing import GuardContract, make_request
 
 
 class Sound:
-    """Lets nobody in who is called Mallory, and nothing that is too large."""
+    """Refuses clients called Mallory, and requests that are too large."""
 
     async def nodekit_admit(self, request: JobRequest) -> None:
         if request.client == "mallory":
@@ -58,7 +58,7 @@ class LetsNobodyIn(Sound):
 
 
 class RacesWithItself(Sound):
-    """What it is asked stands in the guard."""
+    """Keeps the request in an attribute that concurrent calls share."""
 
     async def nodekit_admit(self, request: JobRequest) -> None:
         self.request = request
@@ -142,13 +142,13 @@ class BlocksTheStart(Sound):
 
 
 class HoldsUpTheEnd(Sound):
-    """A node that is cancelled waits for it."""
+    """Makes a node that is cancelled wait for it."""
 
     @asynccontextmanager
     async def nodekit_lifespan(self) -> AsyncIterator[None]:
         try:
             yield
-        except BaseException:  # is lost
+        except BaseException:  # loses the cancellation
             return
 
 

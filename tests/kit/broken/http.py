@@ -44,7 +44,7 @@ class Sound(AsgiTransport):
 
 
 class Configured(Sound):
-    """Has other settings than it should have."""
+    """Has wrong settings."""
 
     settings: Mapping[str, Any]
 
@@ -73,7 +73,7 @@ class TakesReportsFromAnybody(Configured):
 
 
 class Unread(Sound):
-    """Reads no header of this name."""
+    """Ignores a header of this name."""
 
     header: bytes
 
@@ -175,12 +175,12 @@ class LinksNoNextPage(Unsaid):
 
 
 class Rewritten(Sound):
-    """Another reply than the app's; a stream comes whole, and properly ended."""
+    """Changes the app's reply; a stream arrives whole, and properly ended."""
 
     paths: tuple[str, ...] = ("/",)
 
     def rewrite(self, status: int, body: bytes) -> tuple[int, bytes, bytes]:
-        """Give the status, the body, and its type where it is another one."""
+        """Return the status, the body, and its type if that changes."""
         return status, body, b""
 
     async def between(self, app: Any, scope: Any, receive: Any, send: Any) -> None:
@@ -202,7 +202,7 @@ class Rewritten(Sound):
 
 
 class TellsAtTheEnd(Rewritten):
-    """Nothing comes before all of it is there."""
+    """Sends nothing before all of it is there."""
 
 
 class AnswersErrorsAsText(Rewritten):
@@ -243,7 +243,7 @@ class TellsNoKinds(Rewritten):
 
 
 class EndsBrokenStreams(Sound):
-    """As if they were whole."""
+    """Ends broken streams as if they were complete."""
 
     async def between(self, app: Any, scope: Any, receive: Any, send: Any) -> None:
         ended = False
@@ -259,7 +259,7 @@ class EndsBrokenStreams(Sound):
 
 
 class TellsTheIdLate(Sound):
-    """With the first bytes behind it."""
+    """Sends the id together with the first bytes of the stream."""
 
     async def between(self, app: Any, scope: Any, receive: Any, send: Any) -> None:
         held: list[Any] = []
@@ -277,7 +277,7 @@ class TellsTheIdLate(Sound):
 
 
 class AcceptsTooSoon(Sound):
-    """Says 200 as soon as it has the body."""
+    """Sends 200 as soon as it has the body."""
 
     async def between(self, app: Any, scope: Any, receive: Any, send: Any) -> None:
         if (scope["method"], scope["path"]) != ("POST", "/api/jobs"):

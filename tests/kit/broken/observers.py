@@ -25,7 +25,7 @@ class Sound:
 
 
 class Raises(Sound):
-    """It believes that each job that has ended has given something."""
+    """Assumes that every finished job has a result."""
 
     def nodekit_observe(self, event: Event) -> None:
         if isinstance(event, JobFinished):
@@ -38,7 +38,7 @@ class ChokesOnNewEvents(Sound):
 
 
 class Blocks(Sound):
-    """As long as a write to a slow disk."""
+    """Blocks for as long as a write to a slow disk takes."""
 
     def nodekit_observe(self, event: Event) -> None:
         time.sleep(0.001)
@@ -53,7 +53,7 @@ class KeepsEvents(Sound):
 
 
 class ChangesJobs(Sound):
-    """It is no observer."""
+    """Is no observer: it changes jobs."""
 
     def nodekit_observe(self, event: Event, node: Any) -> None:
         node._containers.pop("fail", None)

@@ -26,7 +26,7 @@ from nodekit.testing import PipelineContract
 
 
 class ThrowsDice(Sequence):
-    """Another container each time it is asked."""
+    """Chooses a random container each time."""
 
     def __init__(self) -> None:
         self.dice = count()
@@ -37,7 +37,7 @@ class ThrowsDice(Sequence):
 
 
 class ReadsTheClock(Sequence):
-    """Other containers next month."""
+    """Chooses other containers next month."""
 
     def __init__(self) -> None:
         self.made_at = time.time()
@@ -49,7 +49,7 @@ class ReadsTheClock(Sequence):
 
 
 class RemembersItsJobs(Sequence):
-    """A job is new when it is seen for the first time."""
+    """Treats a job as new when it sees it for the first time."""
 
     def __init__(self) -> None:
         self.seen: dict[str, int] = {}
@@ -91,7 +91,7 @@ class NeverEnds(Sequence):
 
 
 class TriesForEver(Sequence):
-    """What failed is called again, as a step of its own."""
+    """Calls a failed container again, as a new step."""
 
     def next_step(self, job: Job) -> Step | None:
         done = tuple(step for step in job.steps if not isinstance(step.result, ContainerError))
@@ -108,7 +108,7 @@ class LosesTheOutcome(Sequence):
 
 
 class ChokesOnOutputs(Sequence):
-    """What containers give is an object with a text, it believes."""
+    """Assumes that every output is an object with a `text`."""
 
     def next_step(self, job: Job) -> Step | None:
         step = super().next_step(job)
@@ -129,7 +129,7 @@ class ChecksByAccident(Sequence):
 
 
 class GoesElsewhere(Sequence):
-    """The last step is in a container that nobody has."""
+    """Names a container that no runner has for the last step."""
 
     def next_step(self, job: Job) -> Step | None:
         step = super().next_step(job)
@@ -138,7 +138,7 @@ class GoesElsewhere(Sequence):
 
 
 class GoesPastTheGuards(Sequence):
-    """The last step is in a container that is there, and that the request does not name."""
+    """Names an existing container for the last step that the request does not name."""
 
     def check(self, request: JobRequest, containers: Mapping[str, Container]) -> None:
         super().check(replace(request, containers=(*request.containers, "other")), containers)

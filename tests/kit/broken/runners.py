@@ -44,14 +44,14 @@ class Sound(FunctionRunner):
 
 
 class LeavesWhatWasGivenUp(Sound):
-    """A call that was given up goes on."""
+    """Continues calls that were given up."""
 
     async def run(self, step: Step) -> ContainerOutput:
         return await asyncio.shield(asyncio.create_task(super().run(step), name=f"call of {step.container}"))
 
 
 class LeavesADescriptor(Sound):
-    """A connection that failed is not closed."""
+    """Leaves failed connections open."""
 
     async def run(self, step: Step) -> ContainerOutput:
         connection = os.open(__file__, os.O_RDONLY)
@@ -67,7 +67,7 @@ class LeavesAThread(Sound):
 
 
 class BlocksTheLoop(Sound):
-    """It talks to its containers without `await`."""
+    """Calls its containers without `await`."""
 
     async def run(self, step: Step) -> ContainerOutput:
         time.sleep(0.05)

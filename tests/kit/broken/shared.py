@@ -31,7 +31,7 @@ from nodekit.testing import SharedStoreContract
 
 
 class Sound(SharedMemoryStore):
-    """In the memory of an engine."""
+    """A store in the memory of an engine."""
 
 
 # -- leases and fencing ----------------------------------------------------------------------------
@@ -52,7 +52,7 @@ class ReleasesWithoutFence(Engine):
 
 
 class CompletesTwice(Engine):
-    """Whoever has a result may end the job."""
+    """Lets anyone with a result end the job."""
 
     async def save(self, token: int, job: Job) -> None:
         if not job.status.finished or token in self.claims:
@@ -93,7 +93,7 @@ class ForgetsWhatWasSaved(Engine):
 
 
 class KeepsRunning(Engine):
-    """A node whose claims were taken over is not told."""
+    """Does not tell a node that its claims were taken over."""
 
     async def end(self, number: int, *, died: bool) -> None:
         self.sessions.pop(number, None)
@@ -101,7 +101,7 @@ class KeepsRunning(Engine):
 
 
 class LeavesRunning(Engine):
-    """Nor is one whose job was settled elsewhere."""
+    """Does not tell a node that its job was settled elsewhere."""
 
     async def settle(self, id: JobId, outcome: Outcome, client: ClientId | None) -> Settlement | None:
         return await self.store.settle(id, outcome, client=client)
@@ -114,7 +114,7 @@ class RerunsStreams(Engine):
 
 
 class KeepsWhatWasLeft(Engine):
-    """What a store had claimed that was left stays claimed."""
+    """Keeps the claims of a store that closed its session."""
 
     async def end(self, number: int, *, died: bool) -> None:
         if died:
@@ -128,7 +128,7 @@ async def _now() -> float:
 
 
 class TrustsClocks(SharedMemoryStore):
-    """A delay ends at a time of the node's clock."""
+    """Ends a delay by the node's clock."""
 
     async def release(self, claim: Any, job: Job, *, delay_seconds: float = 0) -> None:
         due_at = time.time() + delay_seconds
@@ -136,7 +136,7 @@ class TrustsClocks(SharedMemoryStore):
 
 
 class RenewsByItsClock(SharedMemoryStore):
-    """A lease ends at a time of the node's clock."""
+    """Ends a lease by the node's clock."""
 
     async def _renew(self) -> None:
         while True:
@@ -150,7 +150,7 @@ class RenewsByItsClock(SharedMemoryStore):
 
 
 class Prefetches(SharedMemoryStore):
-    """It takes more than it is asked for, and keeps that for the next time."""
+    """Claims more jobs than it is asked for, and keeps the rest for the next call."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -198,7 +198,7 @@ class LosesWhatIsCancelled(Engine):
 
 
 class LooksOnce(SharedMemoryStore):
-    """A claim that finds nothing looks again much later."""
+    """Waits long before it looks again after finding nothing."""
 
     async def claim(self, containers: Collection[ContainerId], limit: int) -> list[Claim]:
         with anyio.move_on_after(0.02):
@@ -228,7 +228,7 @@ class ExpiresItsOwnOnly(SharedMemoryStore):
 
 
 class KeysOfItsOwn(SharedMemoryStore):
-    """It knows the idempotency keys that it was given itself."""
+    """Knows only the idempotency keys that it was given itself."""
 
     async def add(self, jobs: Sequence[Job]) -> list[Job]:
         return await super().add([self._own(job) for job in jobs])
@@ -273,7 +273,7 @@ class RemembersWhoLeft(Engine):
 
 
 class ForgetsByName(Engine):
-    """With a session go the names that were announced in it, whoever has announced them since."""
+    """Removes the names that a session announced, even if another session has announced them since."""
 
     def __init__(self, lease_seconds: float) -> None:
         super().__init__(lease_seconds)

@@ -14,7 +14,7 @@ from nodekit_memory import MemoryTable
 
 
 class Sound(EmbeddedStore):
-    """In memory."""
+    """A store in memory."""
 
     def __init__(self) -> None:
         super().__init__(MemoryTable())
@@ -31,7 +31,7 @@ class AddsWithoutSteps(Sound):
 
 
 class CompletesTwice(Sound):
-    """No fencing: who lost a claim may still write."""
+    """Has no fencing: the holder of a lost claim may still write."""
 
     async def save(self, claim: Claim, job: Job) -> None:
         if self._claims.get(job.id) is claim:
@@ -129,7 +129,7 @@ class SettlesForAnybody(Sound):
 
 
 class LeavesRunning(Sound):
-    """The scope of a settled job is not cancelled."""
+    """Does not cancel the scope of a settled job."""
 
     async def _settle_now(self, id: JobId, outcome: Outcome) -> Job | None:
         if held := self._claims.get(id):
@@ -178,7 +178,7 @@ class MissesQuietly(Sound):
 
 
 class StopsAdding(Sound):
-    """An add whose caller goes away is kept and not queued."""
+    """Keeps the jobs of a cancelled add without queueing them."""
 
     async def add(self, jobs: Sequence[Job]) -> list[Job]:
         kept = await self.table.add(jobs)

@@ -13,7 +13,7 @@ from nodekit_memory import MemoryTable
 
 
 class Sound(MemoryTable):
-    """In memory."""
+    """A table in memory."""
 
 
 class LosesTheOther(Sound):
@@ -81,7 +81,7 @@ class FindsErrorsOfSteps(Sound):
 
 
 class FindsErrorsBy(Sound):
-    """Another way to compare: `matches` is asked with an error, and the container and the text that are looked for."""
+    """Compares differently: `matches` gets an error, and the container and text that are searched."""
 
     matches: Callable[[ContainerError, str, str], bool]
 

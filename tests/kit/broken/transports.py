@@ -11,8 +11,8 @@ import msgspec
 import pytest
 from anyio.abc import SocketListener, SocketStream, TaskStatus
 from http_api import free_port
+from lines_suite import LinesSuite
 from lines_transport import LinesTransport
-from test_transport_contract import LinesSuite
 
 from nodekit import JobRequest, Node, Refusal, Unavailable, encode_payload
 
@@ -21,7 +21,7 @@ class Sound(LinesTransport):
     """Speaks JSON in lines."""
 
     def close(self) -> None:
-        """Take away what was left."""
+        """Remove what was left."""
 
 
 class IgnoresCancellation(Sound):
@@ -153,7 +153,7 @@ class StopsReadingWhileItDrains(Sound):
 
 
 class AnswersBeforeItKeeps(Sound):
-    """It guesses that the job will be kept."""
+    """Answers before the job is kept."""
 
     async def asked(self, request: dict[str, Any], node: Node, client: str) -> Any:
         if "submit" in request:

@@ -22,7 +22,7 @@ def bed(engine: Any, nothing_is_left_open: None) -> Iterator[Bed]:
 
 @pytest.fixture(scope="module")
 def module_bed(engine: Any) -> Iterator[Bed]:
-    """For containers that several tests share."""
+    """Yield a bed for containers that several tests share."""
     yield from _bed(engine)
 
 
@@ -37,7 +37,7 @@ def _bed(engine: Any) -> Iterator[Bed]:
 
 @pytest.fixture
 def nothing_is_left_open(engine: Any) -> Iterator[None]:
-    """What is given back in the background may take a moment."""
+    """Check that nothing stays open. Resources that are released in the background may take a moment."""
     before = _open(engine)
     yield
     end = time.monotonic() + 10
@@ -47,7 +47,7 @@ def nothing_is_left_open(engine: Any) -> Iterator[None]:
 
 
 def _open(engine: Any) -> tuple[int, int]:
-    """Descriptors, without those that the tests' own client keeps open, and threads of the runner."""
+    """Return the number of descriptors, without those of the tests' own client, and of threads of the runner."""
     engine.client.close()  # it connects again when it is used again
     threads = [thread for thread in threading.enumerate() if thread.name.startswith("nodekit-docker")]
     return len(os.listdir("/proc/self/fd")), len(threads)

@@ -1,4 +1,4 @@
-"""What is behind the engine's socket answers as no engine does, and what containers and callers do at the worst time.
+"""Attacks on the runner: a socket that answers as no engine does, and containers and callers at the worst time.
 
 Most of it needs no engine: a small server says what it is told to.
 """
@@ -41,7 +41,7 @@ DESCRIBED: Mapping[str, Any] = {
 
 
 class Fake(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    """As much of an engine as a runner asks; what `answers` says of a path goes before."""
+    """The part of an engine that a runner uses; entries of `answers` replace the default answer of a path."""
 
     daemon_threads = True
 
@@ -90,7 +90,7 @@ class _Handler(BaseHTTPRequestHandler):
         return "socket"
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -185,7 +185,7 @@ async def test_a_task_that_is_cancelled_while_it_leaves_removes_its_containers(b
 
     task = asyncio.create_task(run())
     await leaving.wait()
-    while not task.done():  # `asyncio.timeout` and `asyncio.run` cancel like this, which anyio's shields let through
+    while not task.done():  # `asyncio.timeout` and `asyncio.run` cancel like this; anyio's shields do not stop it
         task.cancel()
         await asyncio.sleep(0.01)
     assert task.cancelled()

@@ -1,4 +1,4 @@
-"""`nodekit containers`, `nodekit logs` and what `nodekit doctor` says of engines: real commands, a real engine."""
+"""`nodekit containers`, `nodekit logs` and the findings of `nodekit doctor` about engines, on a real engine."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def output(*arguments: str | Path) -> str:
 
 @pytest.fixture
 def file(bed: Bed, tmp_path: Path) -> Path:
-    """The node file of the node that `bed` runs, in which secrets stand that nobody has set."""
+    """Write the node file of the node that `bed` runs; it refers to unset secrets."""
     path = tmp_path / "node.toml"
     containers = "".join(
         f"""
@@ -69,7 +69,7 @@ def listed(file: Path) -> dict[str, Any]:
 
 
 def registry_digests(container: Container) -> list[str]:
-    """Those that registries know its image by; other tests may have pushed it."""
+    """Return the digests by which registries know its image; other tests may have pushed it."""
     return [digest.partition("@")[2] for digest in container.image.attrs.get("RepoDigests") or ()]
 
 

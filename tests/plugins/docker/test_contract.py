@@ -1,14 +1,14 @@
-"""The runner `docker` keeps what every runner promises."""
+"""The runner `docker` keeps the promises of runners."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 from docker_runs import Bed
+from paths import ROOT
 
 from nodekit.testing import StreamingRunnerContract
 
-SERVICE = Path(__file__).parents[2] / "contract_service.py"
+SERVICE = ROOT / "tests" / "support" / "contract_service.py"
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""What the runner `docker` decides by itself, without an engine."""
+"""Decisions of the runner `docker` that need no engine."""
 
 import json
 import os
@@ -238,7 +238,7 @@ def test_digest_differs_where_the_container_would(settings: Mapping[str, Any]) -
     ],
 )
 def test_digest_is_the_same_where_the_container_would_be(settings: Mapping[str, Any]) -> None:
-    """So that a node which is started with another time limit need not make its containers anew."""
+    """A node that starts with another time limit need not recreate its containers."""
     assert made(**settings).digest == made().digest
 
 
@@ -425,7 +425,7 @@ def test_whole_sizes_survive_being_read_and_shown(number: int, unit: str) -> Non
 
 
 def state(settings: Mapping[str, Any] | None = None, *, network: str = "default", **state: Any) -> State:
-    """As an engine tells it."""
+    """Return the state of a container as an engine reports it."""
     told = {"Status": "running", "Running": True, "Paused": False, "ExitCode": 0, "StartedAt": "2026-01-01T00:00:00Z"}
     networks = {"bridge": {"IPAddress": "172.17.0.2"}}
     return State.of(
@@ -454,7 +454,7 @@ def state(settings: Mapping[str, Any] | None = None, *, network: str = "default"
             {"ExitCode": 137, "OOMKilled": True},
             "ran out of memory and was killed (its limit is 1GiB; `memory` raises it)",
         ),
-        ({"ExitCode": 3, "OOMKilled": True}, "exited with code 3"),  # a child of it was, some time ago
+        ({"ExitCode": 3, "OOMKilled": True}, "exited with code 3"),  # a child process was killed earlier
         ({"ExitCode": 127, "Error": "no such file"}, "could not be run: no such file"),
     ],
 )
@@ -715,7 +715,7 @@ def test_a_node_on_the_machine_or_in_its_network_calls_ports_on_loopback() -> No
 
 
 class Machine:
-    """What could name an engine, on a machine where nothing does yet."""
+    """The environment variables and files that can name an engine; at first, none does."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self._folder, self._patch = folder, monkeypatch

@@ -1,4 +1,4 @@
-"""What befalls containers, and what becomes of the jobs that were in them: each ends as described, none is lost."""
+"""Faults of containers: the jobs in them end as described, and none is lost."""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -186,7 +186,7 @@ async def test_one_that_is_restarted_by_hand_is_called_at_its_new_port(bed: Bed)
     async with bed.running(bed.container(retry=AGAIN)) as (node, runner):
         container = await aside(bed.one)
         before = container.ports
-        with suppress(docker.errors.APIError):  # the runner may have made another, where this takes long
+        with suppress(docker.errors.APIError):  # if this takes long, the runner may have made another
             await aside(lambda: container.restart(timeout=5))
         assert [await result(node, number) for number in range(5)] == list(range(5))
         (after,) = [one.ports for one in await aside(bed.made)]
@@ -278,7 +278,7 @@ async def test_one_that_ends_before_its_events_are_heard_is_noticed(bed: Bed, mo
         look(runner, id)
 
     async def inspected(engine: Engine, id: str) -> Any:
-        """What the engine says of one that runs comes only after that one has ended."""
+        """Return the engine's report of a running container only after that container has ended."""
         answer = await inspect(engine, id)
         if answer and answer["State"]["Running"] and bed.made():
             bed.one().kill()
@@ -382,7 +382,7 @@ async def test_one_that_has_ended_is_down_before_its_last_lines_are_had(
 async def test_pauses_grow_for_one_that_takes_long_to_fail(
     bed: Bed, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its start does not count as having run."""
+    """The time of its start does not count as having run."""
     monkeypatch.setattr("nodekit_remote._started.STEADY_SECONDS", 0.5)
     never = bed.container("never", env={"START_SECONDS": "600"}, required=False, startup_seconds=1)
     async with bed.runner(never):

@@ -1,4 +1,4 @@
-"""What befalls the engine, and what becomes of the jobs meanwhile: each ends as described, and none is lost."""
+"""Faults of the engine: jobs end as described, and none is lost."""
 
 import os
 import re
@@ -40,13 +40,13 @@ GONE = "the Docker engine unix://"
 
 @pytest.fixture
 def dockerd(dockerd: Dockerd, bed: Bed) -> Dockerd:
-    """Of a test that looks afterwards whether something is left: `bed` needs the engine, so it is repaired before."""
+    """Repair the engine before `bed` checks what is left: `bed` needs the engine."""
     return dockerd
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An engine that hangs is noticed ten times as soon."""
+    """Notice a hanging engine ten times as fast."""
     monkeypatch.setattr("nodekit_docker.engine.presence.HEARTBEAT_SECONDS", 0.5)
     for module in ("presence", "engine"):
         monkeypatch.setattr(f"nodekit_docker.engine.{module}.PING_SECONDS", 0.5)
@@ -160,7 +160,7 @@ async def test_without_the_engines_socket_jobs_go_on(bed: Bed, dockerd: Dockerd,
 
 
 def doubt(runner: DockerRunner) -> None:
-    """As if the engine had not answered somebody: connections that are kept do not miss its socket."""
+    """Mark the engine as gone, as if it had not answered: open connections do not notice a missing socket."""
     assert runner._presence
     runner._presence.is_gone("told by the test")
 
@@ -275,7 +275,7 @@ async def test_an_engine_that_goes_while_a_node_starts_ends_the_start_and_is_nam
     assert isinstance(failure, NotStarted)
     assert re.search(said, str(failure))
     await aside(dockerd.start)
-    async with bed.running() as (node, _):  # what was left is taken away
+    async with bed.running() as (node, _):  # removes the containers that were left
         assert await result(node, 1) == 1
         assert len(bed.made()) == 1
 

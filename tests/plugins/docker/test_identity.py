@@ -1,4 +1,4 @@
-"""Which containers are a node's: found again after a crash, replaced when changed, never those of others."""
+"""Ownership of containers: a node finds its own after a crash, replaces changed ones, and never touches others."""
 
 import signal
 import time
@@ -23,7 +23,7 @@ async def ids_of(bed: Bed) -> dict[str, str]:
 
 
 async def killed(file: Path, bed: Bed) -> dict[str, str]:
-    """The containers, by entry, that a node of this file leaves when it is killed."""
+    """Kill a node of this file; return the containers that it leaves, by entry."""
     async with served(file) as (process, _):
         process.signal(signal.SIGKILL)
         await process.ended()
@@ -229,7 +229,7 @@ async def test_leaving_stops_all_at_once_and_kills_those_that_do_not_end(
     filters = {"label": f"nodekit.node={bed.node}", "event": ["kill", "die"]}
     told = list(client.events(since=now, until=int(time.time()) + 1, filters=filters, decode=True))
     what = [(one["Action"], one["Actor"]["Attributes"].get("signal")) for one in told]
-    assert what[:4] == [("kill", "15")] * 4  # all are told before the first has ended
+    assert what[:4] == [("kill", "15")] * 4  # all get the signal before the first has ended
     assert what.count(("kill", "9")) == 4
     assert "left on the engine" not in caplog.text
 

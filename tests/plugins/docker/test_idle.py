@@ -1,4 +1,4 @@
-"""What the runner asks the engine, how long it takes beside the engine's own time, and whether it holds up the loop."""
+"""Load of the runner: its requests to the engine, its time beside the engine's, and blocking of the event loop."""
 
 import time
 import urllib.request
@@ -20,7 +20,7 @@ TICK_SECONDS = 0.01
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is asked of the engine through docker-py: method and path."""
+    """Record the requests to the engine through docker-py: method and path."""
     requests: list[str] = []
     send = docker.APIClient.send
 
@@ -36,7 +36,7 @@ async def test_an_idle_runner_asks_the_engine_for_a_sign_of_life_and_nothing_els
     containers = [bed.container(str(number)) for number in range(3)]
     async with bed.running(*containers) as (node, runner):
         assert await result(node, 5, "0") == 5
-        await anyio.sleep(1)  # what the start has caused may be looked at
+        await anyio.sleep(1)  # the runner may inspect events of the start
         asked.clear()
         await anyio.sleep(IDLE_SECONDS)
         assert 1 <= len(asked) <= 2
@@ -72,7 +72,7 @@ async def test_many_start_in_the_engines_time_and_the_loop_goes_on(bed: Bed, eng
 
 
 async def watch(lags: list[float]) -> None:
-    """By how much the loop is late, again and again."""
+    """Sample the delay of the event loop, again and again."""
     while True:
         began = time.monotonic()
         await anyio.sleep(TICK_SECONDS)
@@ -80,7 +80,7 @@ async def watch(lags: list[float]) -> None:
 
 
 def by_hand(engine: Any, image: str) -> tuple[float, float]:
-    """In how many seconds as many, made in the same way, are all started, and all answer."""
+    """Start the same number of containers by hand; return the seconds until all answer."""
     client = docker.APIClient(engine.host, timeout=60, max_pool_size=8)
     settings = client.create_host_config(
         init=True,

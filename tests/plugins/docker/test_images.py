@@ -1,4 +1,4 @@
-"""Where images come from: registries that have them, want credentials, are full, slow, or down."""
+"""Sources of images: registries that have them, want credentials, are full, slow, or down."""
 
 import base64
 import json
@@ -30,13 +30,13 @@ pytestmark = pytest.mark.anyio
 
 
 class Shop:
-    """Images that a registry has and the engine has not."""
+    """Images in a registry that the engine does not have."""
 
     def __init__(self, engine: Engine, registry: Registry) -> None:
         self.engine, self.registry = engine, registry
 
     def publish(self, name: str = "app:1", *, add: int = 0, mebibytes: int = 0) -> str:
-        """What to pull: a service that adds so much, of so many MiB more than the engine has."""
+        """Publish an image that adds `add`, with `mebibytes` more than the engine has; return its name."""
         lines = f"FROM {self.engine.images.service}\nENV ADD={add}\nCOPY weight /weight"
         tag = self.engine.images.build(f"nodekit-test/{name}", lines, weight=os.urandom(mebibytes << 20))
         target = self.registry.push(self.engine.client, tag, name)
@@ -44,7 +44,7 @@ class Shop:
         return target
 
     def load(self, name: str = "app:1", **settings: Any) -> str:
-        """As `publish`, and the engine has it, too."""
+        """Publish an image, load it into the engine, too, and return its name."""
         target = self.publish(name, **settings)
         self.engine.client.images.pull(target)
         return target
@@ -80,7 +80,7 @@ async def front(registry: Registry) -> AsyncIterator[Front]:
 
 
 async def refused(bed: Bed, *containers: DockerContainer) -> str:
-    """Why a node with these containers does not start."""
+    """Return the reason why a node with these containers does not start."""
     with anyio.fail_after(PATIENCE_SECONDS):
         with pytest.raises(NotStarted) as raised:
             async with bed.runner(*containers):
@@ -209,7 +209,7 @@ def credentials(password: str) -> Credentials:
 
 @pytest.fixture
 def logins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Writes what `docker login` has kept."""
+    """Write the file that `docker login` writes."""
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
 
     def keep(**settings: Any) -> None:
@@ -236,7 +236,7 @@ async def test_a_private_image_is_pulled_with_the_right_credentials(bed: Bed, pr
 async def test_wrong_and_missing_credentials_are_said_as_such(
     bed: Bed, private_shop: Shop, logins: Any, given: Any, said: str, there: bool
 ) -> None:
-    """Also where an image is there, as who asks for the newest wants to know that it cannot be had."""
+    """This holds even if the image exists: a request for the newest one must learn that it is unavailable."""
     target = await aside(lambda: private_shop.publish("team/app:1"))
     if there:
         account = private_shop.registry.account
@@ -360,7 +360,7 @@ async def test_a_full_disk_is_told_as_that_and_once_there_is_room_the_container_
         assert f"image {target}: the engine's disk is full: `docker system prune`" in text
     other = bed.runner(bed.container("other"), node=f"{bed.node}-other")
     runner = bed.runner(bed.container(image=target, pull="missing", required=False))
-    with dockerd.full_disk(free_bytes=6 << 20):  # which pulling uses up, once the other is up
+    with dockerd.full_disk(free_bytes=6 << 20):  # pulling fills it, once the other container is up
         async with make_node(other, runner) as node:
             job = await submitted(node, 3)
             await until(lambda: "the engine's disk is full" in " ".join(runner.problems()))
@@ -451,7 +451,7 @@ async def test_in_a_terminal_each_image_has_a_bar(bed: Bed, shop: Shop, tmp_path
 
 @asynccontextmanager
 async def in_a_terminal(command: list[str]) -> AsyncIterator[tuple[subprocess.Popen[bytes], Callable[[], str]]]:
-    """A process, and what its terminal has shown."""
+    """Run a process in a terminal; return it and the text that the terminal showed."""
     outside, inside = pty.openpty()
     termios.tcsetwinsize(inside, (24, 160))
     os.set_blocking(outside, False)

@@ -1,4 +1,4 @@
-"""Isolated containers: called by their node, with no way out; tried from inside, beside one that is not isolated."""
+"""Isolated containers: their node calls them, and they reach nothing; tried from inside, beside a normal one."""
 
 import secrets
 import signal
@@ -18,13 +18,13 @@ from docker_runs import PATIENCE_SECONDS, Bed, Watched, aside, ended, node_file,
 from engine.images import LABEL
 from http_api import Api
 from parts import until
+from paths import ROOT
 
 from nodekit import NotStarted
 from nodekit.testing import make_step
 
 pytestmark = pytest.mark.anyio
 
-ROOT = Path(__file__).parents[3]
 CONNECTED = "connected"
 
 
@@ -47,7 +47,7 @@ def address(container: Container) -> str:
 
 @pytest.fixture
 def elsewhere(module_bed: Bed) -> Iterator[str]:
-    """The address of another network, to which this machine leads; something listens there at port 7."""
+    """Yield an address in another network that this machine routes to; a server listens there at port 7."""
     if not module_bed.engine.ours:
         pytest.skip("changes this machine's network")
     name = f"nk{secrets.token_hex(3)}"
@@ -99,7 +99,7 @@ async def test_it_reaches_no_other_container(module_bed: Bed, runner: Watched) -
 
 
 async def test_it_does_not_reach_what_is_published_on_loopback(module_bed: Bed, runner: Watched) -> None:
-    """What listens on all of the machine's addresses it can reach, where its node runs there, as is documented."""
+    """It can reach servers on all addresses of the machine if its node runs there, as documented."""
     ((binding,),) = (await aside(lambda: module_bed.one("plain"))).ports.values()
     gateway = (await aside(module_bed.networks))[0].attrs["IPAM"]["Config"][0]["Gateway"]
     for host in (gateway, "172.17.0.1", "127.0.0.1"):
@@ -110,11 +110,11 @@ async def test_it_looks_up_no_name(runner: Watched) -> None:
     text = await do(runner, "one", "connect", host="example.org", port=80)
     assert text.startswith("gaierror")
     resolv = (await do(runner, "one", read=["/etc/resolv.conf"]))["read"]["/etc/resolv.conf"]
-    assert "nameserver 127.0.0.11" in resolv  # the engine's, which is told of no other
+    assert "nameserver 127.0.0.11" in resolv  # the engine's name server, which has no other to ask
 
 
 async def test_nobody_looks_up_names_on_its_behalf(bed: Bed, dockerd: Any) -> None:
-    """Engines before 26 do, where the machine asks a name server on its own loopback."""
+    """Engines before 26 do so if the machine asks a name server on its own loopback."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         try:
             server.bind(("127.0.0.1", 53))
@@ -188,7 +188,7 @@ async def test_a_network_that_somebody_has_joined_is_left_and_said(bed: Bed, cap
 
 @contextmanager
 def node_in_a_container(bed: Bed, file: Path) -> Iterator[Container]:
-    """On its own network, with this Python's packages and this source, and the engine's socket."""
+    """Run the node in a container on its own network, with this Python's packages, this source and the socket."""
     packages = sysconfig.get_path("purelib")
     folders = {str(ROOT), packages, str(file.parent), str(bed.engine.host.removeprefix("unix://"))}
     container = bed.engine.client.containers.create(
@@ -207,7 +207,7 @@ def node_in_a_container(bed: Bed, file: Path) -> Iterator[Container]:
 
 
 def listens(container: Container, *, starts: int = 1) -> Callable[[], bool]:
-    """Since it was started for so many times."""
+    """Return True if the program has listened since this start."""
 
     def listening() -> bool:
         container.reload()

@@ -1,4 +1,4 @@
-"""Names and ports that a node file says: exactly these or none, and whose they are."""
+"""Names and ports in a node file: exactly these or none, and their owners."""
 
 import signal
 import socket

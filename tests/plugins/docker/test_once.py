@@ -60,7 +60,7 @@ async def fault(runner: Watched, data: Any, container: str = "one") -> tuple[str
 
 
 async def nothing_is_left(bed: Bed) -> None:
-    """Containers are removed without being waited for."""
+    """Wait until no container is left: their removal is not awaited."""
     await until(lambda: bed.made() == [], seconds=PATIENCE_SECONDS)
 
 

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.anyio
 
 ADDED = {"one": "1", "ten": "10", "hundred": "100"}
 REFUSED = {"do": "answer", "status": 418, "body": {"tea": "only"}}
-"""The containers add to numbers, and echo all else."""
+"""Inputs: the containers add to numbers, and echo all else."""
 
 
 def store(kind: str, folder: Path) -> JobStore:
@@ -35,7 +35,7 @@ def data(number: int) -> Any:
 
 
 async def results(runner: Any, kind: str, folder: Path) -> list[Any]:
-    """What comes of 200 jobs, submitted at once: of each step, without the name of its instance."""
+    """Submit 200 jobs at once; return the results of each step, without the name of the instance."""
     async with make_node(runner, store=store(kind, folder)) as node:
         jobs = await node.submit_many([make_request(*ADDED, data=data(number)) for number in range(200)])
         with anyio.fail_after(PATIENCE_SECONDS):

@@ -1,4 +1,4 @@
-"""What containers may do and who can reach them, seen from inside and from outside; nothing is taken from settings."""
+"""Permissions and reachability of containers, from inside and outside. The tests trust no reported settings."""
 
 import os
 import socket
@@ -23,7 +23,7 @@ SECRET = "s3cret of a container"
 
 @pytest.fixture(scope="module")
 def networks(module_bed: Bed) -> Any:
-    """The names of a network, and of an internal one."""
+    """Yield the names of a network and of an internal network."""
     create = module_bed.engine.client.networks.create
     made = [create(f"{module_bed.node}-{kind}", internal=kind == "internal") for kind in ("own", "internal")]
     yield [network.name for network in made]
@@ -78,7 +78,7 @@ async def do(runner: DockerRunner, container: str, what: str = "report", **argum
 
 @pytest.fixture
 def made(module_bed: Bed, runner: Watched) -> Any:
-    """The engine's containers, by entry."""
+    """Return the engine's containers, by entry."""
     return module_bed.one
 
 

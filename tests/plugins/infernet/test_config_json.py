@@ -1,4 +1,4 @@
-"""Infernet's `config.json` as a node file: what each key becomes, and what is said of it."""
+"""Infernet's `config.json` as a node file: the result of each key, and the messages about it."""
 
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ def about(file: NodeTables, words: str) -> list[str]:
 
 
 def remote(**more: Any) -> dict[str, Any]:
-    """A file with one container that somebody else keeps up."""
+    """Make a file with one external container."""
     return {"manage_containers": False, "containers": [{"id": "hello", **more}]}
 
 

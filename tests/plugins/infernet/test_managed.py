@@ -32,7 +32,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 def id(engine: Engine) -> Iterator[str]:
-    """Of a container, whose name nobody else has on the engine; whatever has it is removed."""
+    """Yield an id of a container; its name is unused on the engine. Remove any container of that name at the end."""
     id = f"infernet-{secrets.token_hex(4)}"
     yield id
     with suppress(docker.errors.NotFound):
@@ -42,7 +42,7 @@ def id(engine: Engine) -> Iterator[str]:
 
 
 def config(engine: Engine, id: str) -> dict[str, Any]:
-    """Every key set, those of Infernet's that only a GPU or its own containers can fill apart."""
+    """Write a file with every key set, except those that only a GPU or Infernet's own containers can fill."""
     return full(
         {
             "id": id,
@@ -75,7 +75,7 @@ async def output(api: Api, id: str, data: Any) -> Any:
 
 
 def nodekit(*arguments: str | Path, env: dict[str, str]) -> str:
-    """What a command prints that must succeed."""
+    """Run a command that must succeed; return its standard output."""
     command = [*NODEKIT, *map(str, arguments)]
     done = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
@@ -111,7 +111,7 @@ async def test_a_name_that_somebody_has_is_an_error_with_the_cure(engine: Engine
         assert id in served.log
         assert "docker rm" in served.log or "remove it" in served.log
         assert "Traceback" not in served.log
-    await aside(taken.reload)  # nobody has touched it
+    await aside(taken.reload)  # it is unchanged
     assert taken.status == "created"
 
 

@@ -1,4 +1,4 @@
-"""`nodekit migrate`: a node file that gives the same tables, keeps no secret, and says what has changed."""
+"""`nodekit migrate`: its node file gives the same tables, contains no secret, and lists the changes."""
 
 import os
 import re
@@ -25,7 +25,7 @@ def nodekit(*arguments: str | Path, **env: str) -> "subprocess.CompletedProcess[
 
 
 def environment(file: Path, references: Any) -> dict[str, str]:
-    """What the variables must hold, from the JSON."""
+    """Return the values of the variables, from the JSON."""
     tables = read_tables(file).tables
     secrets = {}
     for runner in tables["runners"]:

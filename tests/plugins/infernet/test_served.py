@@ -16,8 +16,7 @@ import pytest
 from http_api import Api, free_port
 from infernet_configs import BEARER, SECRETS, full, written
 from parts import until
-from served import Served, serve, started
-from test_cli import nodekit
+from served import Served, nodekit, serve, started
 
 pytestmark = pytest.mark.anyio
 
@@ -55,7 +54,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    """Where a container listens."""
+    """Yield the port of a container."""
     process = subprocess.Popen([sys.executable, "-c", CONTAINER], stdout=subprocess.PIPE)
     assert process.stdout
     with closing(process.stdout):
@@ -68,7 +67,7 @@ def port() -> Iterator[int]:
 
 @pytest.fixture
 def file(tmp_path: Path, port: int) -> Path:
-    """Every key set: one container by its port, one by its URL with a bearer, and one that not everybody may use."""
+    """Write a file with every key: a container by port, one by URL with a bearer, and one for certain clients only."""
     by_port = {"id": "near", "url": "", "bearer": "", "port": port}
     by_url = {"id": "far", "url": f"http://127.0.0.1:{port}", "external": False}
     others = {"id": "others", "url": f"http://127.0.0.1:{port}", "allowed_ips": ["10.0.0.1/8"]}
@@ -76,7 +75,7 @@ def file(tmp_path: Path, port: int) -> Path:
 
 
 async def job(api: Api, *containers: str, **data: Any) -> Any:
-    """A job's result, by one request: the file allows few."""
+    """Return a job's result with one request: the file allows few."""
     answer = await api.post("/api/jobs", {"containers": containers, "data": data}, headers={"Prefer": "wait=30"})
     assert answer.status == 200, answer.body
     assert answer.json["status"] == "success", answer.body

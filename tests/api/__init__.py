@@ -1,1 +1,0 @@
-"""The plugin API, written down: a line for each thing that a plugin, a node file or a script can rely on."""

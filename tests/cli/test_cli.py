@@ -1,0 +1,184 @@
+"""The `nodekit` command, as a process."""
+
+import signal
+from pathlib import Path
+
+import pytest
+from http_api import free_port
+from node_files import NODE_FILE, SERVED, SLOW, changed, write
+from parts import until
+from served import nodekit, serve, started
+
+pytestmark = pytest.mark.anyio
+
+
+FUNCTION = """
+[[runners]]
+use = "function"
+
+[[runners.containers]]
+id = "slow"
+call = "slow.py:slow"
+"""
+
+STUBBORN = """
+[[runners]]
+use = "process"
+
+[[runners.containers]]
+id = "stubborn"
+command = ["python3", "stubborn.py"]
+stop_seconds = 2
+"""
+
+ANSWERING = """
+import http.server, os
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+
+http.server.HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
+"""
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    (tmp_path / "slow.py").write_text(SLOW)
+    return write(tmp_path, SERVED)
+
+
+# -- check --------------------------------------------------------------------------------------------
+
+
+def test_check_says_ok_of_the_documented_node_file_and_starts_nothing(tmp_path: Path) -> None:
+    done = nodekit("check", write(tmp_path, NODE_FILE))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "ok (2 containers)" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["node.toml"]
+
+
+def test_check_shows_a_line_per_problem_and_exits_with_3(tmp_path: Path) -> None:
+    text = changed('use = "sqlite"', 'use = "sqlit"', changed("concurrency = 64", "concurency = 64"))
+    file = write(tmp_path, text)
+    done = nodekit("check", file)
+    assert (done.returncode, done.stdout) == (3, "")
+    lines = done.stderr.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith(f"{file}: ") for line in lines)
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["check", "serve"])
+def test_a_file_that_is_not_there_is_3_and_a_wrong_command_line_2(tmp_path: Path, command: str) -> None:
+    done = nodekit(command, tmp_path / "nothing.toml")
+    assert (done.returncode, "cannot be read" in done.stderr) == (3, True)
+    assert nodekit(command).returncode == 2
+    assert nodekit(command, "--nonsense", "x").returncode == 2
+    assert nodekit("nonsense").returncode == 2
+
+
+def test_help_and_version_are_there() -> None:
+    shown = nodekit("--help").stdout
+    for command in ("serve", "check"):
+        assert command in shown
+        assert nodekit(command, "--help").returncode == 0
+    assert nodekit("--version").stdout.startswith("nodekit, version ")
+
+
+# -- serve --------------------------------------------------------------------------------------------
+
+
+async def test_serve_says_where_it_listens_on_a_port_of_its_own_and_drains_on_sigterm(file: Path) -> None:
+    folder = file.parent
+    begun, go = folder / "begun", folder / "go"
+    async with serve(file) as (served, api):
+        assert not api.url.endswith(":0")
+        id = await api.submit("slow", started=str(begun), go=str(go))
+        await until(begun.exists)
+        served.signal(signal.SIGTERM)
+        await until(lambda: "draining" in served.log)
+        refused = await api.post("/api/jobs", {"containers": ["slow"], "data": {}})
+        assert (refused.status, int(refused.headers["Retry-After"]) >= 1) == (503, True)
+        assert (await api.get(f"/api/jobs?id={id}")).json[0]["status"] == "running"
+        go.touch()
+        assert await served.ended() == 0
+        assert "Traceback" not in served.log
+    async with serve(file) as (served, api):
+        (job,) = (await api.get(f"/api/jobs?id={id}")).json
+        assert job["status"] == "success"
+        served.signal(signal.SIGINT)
+        assert await served.ended() == 0
+
+
+async def test_signals_do_not_cut_short_how_parts_are_left(tmp_path: Path) -> None:
+    """The component here is a process that ends only when it is killed, after its `stop_seconds`."""
+    (tmp_path / "stubborn.py").write_text("import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + ANSWERING)
+    file = write(tmp_path, changed(FUNCTION, STUBBORN, SERVED))
+    async with serve(file) as (served, _):
+        served.signal(signal.SIGTERM)
+        await until(lambda: "draining" in served.log)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGINT):
+            lines = served.log.count("at once")
+            served.signal(number)
+            await until(lambda lines=lines: served.log.count("at once") > lines)
+        assert await served.ended() == 0
+        assert "Traceback" not in served.log
+
+
+async def test_a_second_signal_stops_at_once_and_nothing_is_lost(file: Path) -> None:
+    folder = file.parent
+    begun, go = folder / "begun", folder / "go"
+    async with serve(file) as (served, api):
+        ids = [await api.submit("slow", started=str(begun), go=str(go)) for _ in range(100)]
+        await until(begun.exists)
+        served.signal(signal.SIGTERM)
+        await until(lambda: "draining" in served.log)
+        served.signal(signal.SIGTERM)
+        assert await served.ended() == 0
+        assert "at once" in served.log
+        assert "Traceback" not in served.log
+    go.touch()
+    async with serve(file) as (_, api):
+        assert {job["status"] for job in await api.results(*ids)} == {"success"}
+
+
+async def test_bind_listens_elsewhere(file: Path) -> None:
+    port = free_port()
+    async with serve(file, "--bind", f"127.0.0.1:{port}") as (_, api):
+        assert api.url == f"http://127.0.0.1:{port}"
+        assert (await api.get("/health")).status == 200
+
+
+async def test_a_port_that_is_taken_is_1_with_one_line_and_no_traceback(file: Path) -> None:
+    async with serve(file) as (_, api):
+        other = file.parent / "other"
+        other.mkdir()
+        (other / "slow.py").write_text(SLOW)
+        taken = write(other, SERVED.replace("127.0.0.1:0", api.url.removeprefix("http://")))
+        async with started("serve", taken, folder=other) as second:
+            assert await second.ended() == 1
+            assert "cannot listen" in second.log
+            assert "Traceback" not in second.log
+            assert second.url is None
+
+
+@pytest.mark.parametrize(
+    ("bind", "words"), [("nonsense", "host:port"), ("127.0.0.1:99999", "host:port"), ("unix:", "path")]
+)
+def test_a_wrong_bind_is_a_mistake_of_the_command_line(file: Path, bind: str, words: str) -> None:
+    done = nodekit("serve", file, "--bind", bind)
+    assert done.returncode == 2
+    assert "--bind" in done.stderr
+    assert words in done.stderr
+
+
+def test_bind_needs_one_transport(tmp_path: Path) -> None:
+    done = nodekit("serve", write(tmp_path, '[store]\nuse = "memory"\n'), "--bind", "127.0.0.1:0")
+    assert (done.returncode, "transports" in done.stderr) == (3, True)

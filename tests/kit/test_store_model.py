@@ -1,0 +1,399 @@
+"""Stores behave like a model of plain Python under any calls, and the suite notices when they do not."""
+
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+from chance import DRILLS, each_run
+from hypothesis import Phase
+from hypothesis.errors import FlakyFailure
+from msgspec.structs import replace
+
+from nodekit import (
+    Claim,
+    EmbeddedStore,
+    Job,
+    JobId,
+    JobStatus,
+    JobStore,
+    JobTable,
+    Outcome,
+    Settlement,
+    Unfinished,
+)
+from nodekit.testing import VirtualClock, make_job
+from nodekit.testing.store_model.contract import JobStoreModelContract
+from nodekit_memory import MemoryTable
+from nodekit_sqlite import SqliteTable
+
+SHARED_MEMORY = Path("/dev/shm")
+TIMES = each_run(1, 20)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class TestMemoryStore(JobStoreModelContract):
+    max_examples = 200 * TIMES
+    derandomize = not DRILLS
+
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[Callable[[], JobStore]]:
+        table = MemoryTable()
+        yield lambda: EmbeddedStore(table)
+
+
+class SlowTable(MemoryTable):
+    """Answers after some turns of the event loop, so that claims are cancelled while their jobs are being read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._calls = 0
+
+    async def get(self, ids: Sequence[JobId], *, client: str | None = None) -> list[Job]:
+        await self._turns()
+        return await super().get(ids, client=client)
+
+    async def save(self, job: Job) -> None:
+        await self._turns()
+        await super().save(job)
+        await self._turns()
+
+    async def _turns(self) -> None:
+        self._calls += 1
+        for _ in range(self._calls % 7):
+            await anyio.lowlevel.checkpoint()
+
+
+class TestStoreOfASlowTable(TestMemoryStore):
+    max_examples = 100 * TIMES
+
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[Callable[[], JobStore]]:
+        table = SlowTable()
+        yield lambda: EmbeddedStore(table)
+
+
+class TestSqliteStore(JobStoreModelContract):
+    max_examples = 100 * TIMES
+    derandomize = not DRILLS
+
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[Callable[[], JobStore]]:
+        with TemporaryDirectory(dir=SHARED_MEMORY if SHARED_MEMORY.is_dir() else None) as folder:
+            yield lambda: EmbeddedStore(SqliteTable(Path(folder) / "jobs.db", synchronous="NORMAL"))
+
+
+def test_the_other_suites_need_no_hypothesis() -> None:
+    script = "import sys; sys.modules['hypothesis'] = None; import nodekit.testing"
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+# -- what it found, in short -----------------------------------------------------------------------
+
+
+async def one_by_one(store: JobStore, containers: Collection[str], count: int) -> list[Job]:
+    return [claim.job for _ in range(count) for claim in await store.claim(containers, 1)]
+
+
+@pytest.mark.anyio
+async def test_a_client_that_waits_in_one_container_is_served_before_another_is_twice_in_another() -> None:
+    async with EmbeddedStore(MemoryTable()) as store:
+        await store.add([make_job("y", client="alice"), make_job("y", client="bob")])
+        await store.add([make_job("x", client="alice") for _ in range(10)])
+        jobs = await one_by_one(store, ["x", "y"], 5)
+    assert "bob" in {job.client for job in jobs}
+    assert ("alice", "y") in {(job.client, job.due) for job in jobs}
+
+
+@pytest.mark.anyio
+async def test_a_job_that_was_released_without_a_delay_is_due_after_a_restart_too() -> None:
+    table = MemoryTable()
+    with VirtualClock() as clock:
+        async with EmbeddedStore(table) as store:
+            await store.add([replace(make_job(), timeout_seconds=15.0)])
+            [claim] = await store.claim(["echo"], 1)
+            await store.release(claim, claim.job, delay_seconds=1000)
+            await clock.advance(20)
+            [claim] = await store.claim_expired(1)
+            await store.release(claim, claim.job)
+        async with EmbeddedStore(table) as store:
+            with anyio.fail_after(0.05):
+                assert await store.claim(["echo"], 1)
+
+
+class StuckTable(MemoryTable):
+    """Can be made to read for ever."""
+
+    stuck = False
+
+    async def get(self, ids: Sequence[JobId], *, client: str | None = None) -> list[Job]:
+        if self.stuck:
+            await anyio.sleep_forever()
+        return await super().get(ids, client=client)
+
+
+@pytest.mark.anyio
+async def test_a_claim_that_is_cancelled_costs_a_job_none_of_the_time_it_has_waited() -> None:
+    table = StuckTable()
+    with VirtualClock() as clock:
+        async with EmbeddedStore(table) as store:
+            await store.add([replace(make_job(), queue_timeout_seconds=15.0)])
+        async with EmbeddedStore(table) as store:
+            await clock.advance(10)
+            table.stuck = True
+            with anyio.move_on_after(0.01):
+                await store.claim(["echo"], 1)
+            table.stuck = False
+            await clock.advance(10)
+            with anyio.fail_after(0.05):
+                assert await store.claim_expired(1)
+
+
+# -- broken stores ---------------------------------------------------------------------------------
+
+
+class Altered(EmbeddedStore):
+    """Queues jobs with changed values."""
+
+    def __init__(self, table: JobTable) -> None:
+        super().__init__(table)
+        put = self._queue.put
+
+        def altered(entry: Unfinished, *, delay_seconds: float | None = None) -> None:
+            put(self.alter(entry), delay_seconds=self.alter_delay(delay_seconds))
+
+        self._queue.put = altered  # type: ignore[method-assign]
+
+    def alter(self, entry: Unfinished) -> Unfinished:
+        return entry
+
+    def alter_delay(self, seconds: float | None) -> float | None:
+        return seconds
+
+
+class StarvesAClient(Altered):
+    def alter(self, entry: Unfinished) -> Unfinished:
+        return replace(entry, client="everybody")
+
+
+class IgnoresPriority(Altered):
+    def alter(self, entry: Unfinished) -> Unfinished:
+        return replace(entry, priority=3)
+
+
+class NeverExpires(Altered):
+    def alter(self, entry: Unfinished) -> Unfinished:
+        return replace(entry, queue_timeout_seconds=None)
+
+
+class NeverTooOld(Altered):
+    def alter(self, entry: Unfinished) -> Unfinished:
+        return replace(entry, timeout_seconds=None)
+
+
+class IgnoresDelay(Altered):
+    def alter_delay(self, seconds: float | None) -> float | None:
+        return None if seconds is None else 0
+
+
+class DelaysTenfold(Altered):
+    def alter_delay(self, seconds: float | None) -> float | None:
+        return None if seconds is None else 10 * seconds
+
+
+class NewestFirst(EmbeddedStore):
+    async def claim(self, containers: Collection[str], limit: int) -> list[Claim]:
+        return (await super().claim(containers, limit))[::-1]
+
+
+class FinishesTwice(EmbeddedStore):
+    """Lets the holder of a lost claim write."""
+
+    async def save(self, claim: Claim, job: Job) -> None:
+        if self._claims.get(job.id) is claim:
+            await super().save(claim, job)
+        else:
+            await self.table.save(job)
+
+
+class SettlesTwice(EmbeddedStore):
+    async def settle(self, id: JobId, outcome: Outcome, *, client: str | None) -> Settlement | None:
+        settled = await super().settle(id, outcome, client=client)
+        if settled is None or settled.now:
+            return settled
+        again = replace(settled.job, status=JobStatus.RUNNING).finished(outcome, 1.0)
+        await self.table.save(again)
+        return Settlement(again, now=True)
+
+
+class SettlesForAnybody(EmbeddedStore):
+    async def settle(self, id: JobId, outcome: Outcome, *, client: str | None) -> Settlement | None:
+        return await super().settle(id, outcome, client=None)
+
+
+class ClaimsTwice(EmbeddedStore):
+    async def claim(self, containers: Collection[str], limit: int) -> list[Claim]:
+        claims = await super().claim(containers, limit)
+        self._queue.put(Unfinished.of(claims[-1].job))
+        return claims
+
+
+class LosesTheSecondOfAClaim(EmbeddedStore):
+    async def claim(self, containers: Collection[str], limit: int) -> list[Claim]:
+        return (await super().claim(containers, limit))[:1]
+
+
+class CountsWhatIsFinished(EmbeddedStore):
+    def _finish(self, id: JobId) -> None:
+        entry = self._unfinished[id]
+        super()._finish(id)
+        self._counts.one(entry, +1)
+
+
+class ReleasesSilently(EmbeddedStore):
+    async def release(self, claim: Claim, job: Job, *, delay_seconds: float = 0) -> None:
+        publish, self._broadcast.publish = self._broadcast.publish, lambda id: None  # type: ignore[method-assign]
+        try:
+            await super().release(claim, job, delay_seconds=delay_seconds)
+        finally:
+            self._broadcast.publish = publish  # type: ignore[method-assign]
+
+
+class ForgetsDelays(MemoryTable):
+    async def unfinished(self) -> list[Unfinished]:
+        return [replace(entry, not_before=None) for entry in await super().unfinished()]
+
+
+class ForgetsTimeLimits(MemoryTable):
+    async def unfinished(self) -> list[Unfinished]:
+        return [replace(one, timeout_seconds=None, queue_timeout_seconds=None) for one in await super().unfinished()]
+
+
+class ForgetsWhatWasCancelled(MemoryTable):
+    """Gives out cancelled jobs again after the next start."""
+
+    async def unfinished(self) -> list[Unfinished]:
+        cancelled = [job for job in self._jobs.values() if job.status is JobStatus.CANCELLED]
+        return [*await super().unfinished(), *(replace(Unfinished.of(job), due="x") for job in cancelled)]
+
+
+class LosesWhatWasClaimed(MemoryTable):
+    async def unfinished(self) -> list[Unfinished]:
+        begun = {job.id for job in self._jobs.values() if job.status is JobStatus.RUNNING}
+        return [entry for entry in await super().unfinished() if entry.id not in begun]
+
+
+class ForgetsStreams(MemoryTable):
+    async def unfinished(self) -> list[Unfinished]:
+        return [replace(entry, streams=False) for entry in await super().unfinished()]
+
+
+class LosesTheLastOfABatch(MemoryTable):
+    async def add(self, jobs: Sequence[Job]) -> list[Job]:
+        kept = await super().add(jobs[:2])
+        return [*kept, *jobs[2:]]
+
+
+class TakesKeysForNothing(MemoryTable):
+    def _known_id(self, job: Job) -> JobId:
+        return job.id
+
+
+class DeletesUnfinished(MemoryTable):
+    async def delete(self, ids: Sequence[JobId]) -> int:
+        for job in await self.get(ids):
+            await self.save(replace(job, status=JobStatus.FAILED))
+        return await super().delete(ids)
+
+
+class IgnoresErrors(MemoryTable):
+    async def find(self, *, error: str | None = None, **conditions: Any) -> list[JobId]:
+        return await super().find(**conditions)
+
+
+class FindsWhatItsStepsFailedIn(MemoryTable):
+    async def find(self, *, container: str | None = None, **conditions: Any) -> list[JobId]:
+        found = await self.get(await super().find(**conditions))
+        return [job.id for job in found if container is None or container in {step.container for step in job.steps}]
+
+
+class FindsTheCursor(MemoryTable):
+    async def find(self, *, after: JobId | None = None, **conditions: Any) -> list[JobId]:
+        found = await super().find(after=after, **conditions)
+        return [after, *found][: conditions["limit"]] if after in self._jobs else found  # type: ignore[list-item]
+
+
+def caught(store: type[EmbeddedStore], table: type[MemoryTable], **settings: Any) -> bool:
+    """Return True if the suite fails. It need not look for the shortest sequence."""
+
+    class Suite(TestMemoryStore):
+        max_examples = 1000
+        timeout_seconds = 0.2
+        derandomize = True
+        phases = (Phase.generate,)
+
+        @asynccontextmanager
+        async def place(self) -> AsyncIterator[Callable[[], JobStore]]:
+            kept = table()
+            yield lambda: store(kept)
+
+    for name, value in settings.items():
+        setattr(Suite, name, value)
+    try:
+        Suite().test_random_sequences_do_as_the_model_does()
+    except (AssertionError, TimeoutError, pytest.fail.Exception, FlakyFailure):  # the last: it fails at times
+        return True
+    return False
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        StarvesAClient,
+        IgnoresPriority,
+        NeverExpires,
+        NeverTooOld,
+        IgnoresDelay,
+        *each_run([], [DelaysTenfold]),  # takes some hundred sequences
+        NewestFirst,
+        FinishesTwice,
+        SettlesTwice,
+        SettlesForAnybody,
+        ClaimsTwice,
+        LosesTheSecondOfAClaim,
+        CountsWhatIsFinished,
+        ReleasesSilently,
+    ],
+)
+def test_the_model_catches_a_store_that(broken: type[EmbeddedStore]) -> None:
+    assert caught(broken, MemoryTable)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        ForgetsDelays,
+        ForgetsTimeLimits,
+        *each_run([], [ForgetsWhatWasCancelled]),  # takes some hundred sequences
+        LosesWhatWasClaimed,
+        ForgetsStreams,
+        LosesTheLastOfABatch,
+        TakesKeysForNothing,
+        DeletesUnfinished,
+        IgnoresErrors,
+        FindsWhatItsStepsFailedIn,
+        FindsTheCursor,
+    ],
+)
+def test_the_model_catches_a_table_that(broken: type[MemoryTable]) -> None:
+    assert caught(EmbeddedStore, broken)

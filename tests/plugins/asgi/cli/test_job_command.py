@@ -1,0 +1,822 @@
+"""`nodekit job`, against served nodes and against servers that are no nodes."""
+
+import asyncio
+import fcntl
+import io
+import json
+import os
+import pty
+import re
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from http.client import HTTPMessage
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import msgspec
+import pytest
+from connections import listening
+from http_api import Api, Gate, api_functions, free_port, serving
+from node_files import SERVED, SLOW, write
+from parts import request, until
+from served import NODEKIT, serve
+
+from nodekit import Container, JobStatus, Retry
+from nodekit.cli import main
+from nodekit_asgi.cli import waiting as _waiting
+from nodekit_asgi.cli.address import parse_url
+from nodekit_asgi.cli.client import NodeClient, Reply
+from nodekit_asgi.cli.listing import next_page
+from nodekit_asgi.cli.problems import Dropped, Refused
+from nodekit_asgi.cli.progress_line import Progress, progress_line
+from nodekit_asgi.cli.replies import History
+from nodekit_function import FunctionRunner
+
+pytestmark = pytest.mark.anyio
+
+LONG_SECONDS = 60
+UNKNOWN = "01a20a76-0000-7000-8000-000000000000"
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+async def api() -> AsyncIterator[Api]:
+    async with serving("hypercorn") as api:
+        yield api
+
+
+class Done(msgspec.Struct):
+    """Exit code and output of a command."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+async def call(url: str, *arguments: str, stdin: bytes = b"") -> Done:
+    """Run `nodekit job` to its end in a thread of this process: a new process takes longer than most commands do."""
+    with anyio.fail_after(LONG_SECONDS):
+        return await anyio.to_thread.run_sync(_call, url, arguments, stdin, abandon_on_cancel=True)
+
+
+class Given(io.BytesIO):
+    name = "<stdin>"
+
+
+def _call(url: str, arguments: Sequence[str], stdin: bytes) -> Done:
+    given, out, err = Given(stdin), io.BytesIO(), io.BytesIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NODEKIT_URL", url)
+        for name, stream in (("stdin", given), ("stdout", out), ("stderr", err)):
+            patch.setattr(sys, name, io.TextIOWrapper(stream, "utf-8", write_through=True))
+        with pytest.raises(SystemExit) as ended:
+            main(["job", *arguments], prog_name="nodekit")
+        return Done(ended.value.code or 0, out.getvalue().decode(), err.getvalue().decode())
+
+
+async def spawn(url: str, *arguments: str) -> Done:
+    """Run the command as a process in which warnings are errors; otherwise like `call`."""
+    environment = {**os.environ, "NODEKIT_URL": url, "PYTHONWARNINGS": "error"}
+    command = [*NODEKIT, "job", *arguments]
+    with anyio.fail_after(LONG_SECONDS):
+        done = await anyio.run_process(command, input=b"", check=False, env=environment, cwd="/")
+    assert b"Traceback" not in done.stderr, done.stderr.decode()
+    return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+# -- new jobs -----------------------------------------------------------------------------------------
+
+
+async def test_submit_prints_the_id_of_a_job_that_the_node_has(api: Api) -> None:
+    done = await call(api.url, "submit", "echo", "fail")
+    assert (done.code, done.err) == (0, "")
+    assert (await api.results(done.out.strip()))[0]["status"] == "failed"
+
+
+async def test_run_prints_the_last_output_and_nothing_else(api: Api) -> None:
+    done = await spawn(api.url, "run", "echo", "echo", "--data", '{"text": "hello"}')
+    assert (done.code, json.loads(done.out), done.err) == (0, {"text": "hello"}, "")
+
+
+async def test_run_says_the_error_of_a_failed_job_and_exits_with_1(api: Api) -> None:
+    done = await spawn(api.url, "run", "echo", "fail", "--intermediate")
+    assert (done.code, done.out) == (1, "echo:\n{}\n")
+    assert "failed in fail: ValueError: as it was told" in done.err
+    assert len(done.err.splitlines()) == 1
+
+
+async def test_the_options_of_a_job_reach_the_node(api: Api) -> None:
+    options = ("--priority", "1", "--idempotency-key", "k-1", "--pipeline", "sequence", "--requires-proof")
+    done = await call(api.url, "submit", "echo", "proof", *options)
+    assert api.node
+    (job,) = await api.node.fetch([done.out.strip()], client="127.0.0.1")
+    asked = job.request
+    assert (asked.containers, asked.priority, asked.idempotency_key) == (("echo", "proof"), 1, "k-1")
+    assert (asked.pipeline, asked.requires_proof) == ("sequence", True)
+
+
+async def test_stream_prints_the_bytes_as_they_come_and_the_id_beside_them(api: Api) -> None:
+    done = await spawn(api.url, "stream", "echo", "--data", '{"text": "hello"}')
+    assert (done.code, json.loads(done.out)) == (0, {"text": "hello"})
+    found = re.fullmatch(r"nodekit: job (\S+)\n", done.err)
+    assert found
+    assert (await api.results(found[1]))[0]["status"] == "success"
+
+
+async def test_stream_says_that_it_broke_off_and_exits_with_1(api: Api) -> None:
+    done = await call(api.url, "stream", "fail")
+    assert (done.code, done.out) == (1, "")
+    assert re.search(r"^nodekit: the stream broke off; nodekit job show \S+ says why$", done.err, re.MULTILINE)
+
+
+async def test_stream_that_is_refused_says_why(api: Api) -> None:
+    done = await call(api.url, "stream", "nobody")
+    assert (done.code, done.out) == (1, "")
+    assert "Container not supported (container: nobody)" in done.err
+
+
+@pytest.mark.parametrize("source", ["--data", "--file", "stdin"])
+async def test_data_reaches_the_node_as_it_was_written(api: Api, tmp_path: Path, source: str) -> None:
+    text = '{"number": 1.10, "number":1e400,\n"ä": [12345678901234567890123]}'
+    (tmp_path / "data.json").write_text(text)
+    given = {"--data": text, "--file": str(tmp_path / "data.json"), "stdin": "-"}[source]
+    option = "--file" if source == "stdin" else source
+    done = await call(api.url, "submit", "echo", option, given, stdin=text.encode() if source == "stdin" else b"")
+    assert done.code == 0, done.err
+    assert api.node
+    (job,) = await api.node.fetch([done.out.strip()], client="127.0.0.1")
+    assert bytes(job.request.data).decode() == text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--data", "[1]"], "expected a JSON object"),
+        (["--data", '{"a": NaN}'], "not JSON"),
+        (["--data", '{"a": "\udcff"}'], "not UTF-8"),
+        (["--data", "{}", "--file", "-"], "exclude each other"),
+        (["--file", "/nonexistent"], "No such file"),
+        (["--idempotency-key", "two words"], "visible ASCII"),
+        (["--priority", "8"], "--priority"),
+        (["\udcff"], "not UTF-8"),
+        (["--node", "127.0.0.1:4000"], "expected http://HOST:PORT"),
+        (["--node", "http://[::1"], "expected http://HOST:PORT"),
+        (["--node", "http://me:secret@127.0.0.1"], "expected http://HOST:PORT"),
+        (["--node", "unix:"], "unix:PATH"),
+    ],
+)
+async def test_a_wrong_command_line_is_2_and_submits_nothing(api: Api, arguments: Sequence[str], words: str) -> None:
+    done = await call(api.url, "submit", "echo", *arguments)
+    assert (done.code, done.out) == (2, "")
+    assert words in done.err
+    assert (await api.get("/api/jobs")).json == []
+
+
+async def test_a_refusal_is_said_in_the_words_of_the_node(api: Api) -> None:
+    for command in ("submit", "run"):
+        done = await call(api.url, command, "nope")
+        assert (done.code, done.out, done.err) == (1, "", "nodekit: Container not supported (container: nope)\n")
+
+
+async def test_a_body_that_the_node_does_not_take_is_said_in_its_words(api: Api) -> None:
+    done = await call(api.url, "submit", "echo", "--file", "-", stdin=b'{"a": "%s"}' % (b"x" * (17 << 20)))
+    assert (done.code, done.out) == (1, "")
+    assert "the body is larger than" in done.err
+
+
+async def test_a_key_submits_once_and_not_another_job(api: Api) -> None:
+    first, second = [await call(api.url, "submit", "echo", "--idempotency-key", "k") for _ in range(2)]
+    assert first.out == second.out
+    other = await call(api.url, "submit", "echo", "--idempotency-key", "k", "--data", '{"a": 1}')
+    assert (other.code, other.out) == (1, "")
+
+
+async def test_run_ends_when_time_is_up_and_says_how_to_get_at_the_job(api: Api) -> None:
+    assert api.gate
+    done = await call(api.url, "run", "gate", "--timeout", "0.3")
+    assert (done.code, done.out) == (5, "")
+    (id,) = (await api.get("/api/jobs?pending=true")).json
+    hint = re.search(r"nodekit job (get \S+ --node \S+); to end it: nodekit job (cancel \S+ --node \S+)", done.err)
+    assert hint
+    assert (len(done.err.splitlines()), "\r" in done.err) == (1, False)
+    assert (await call("http://127.0.0.1:1", *hint[1].split())).out == f"{id}  running\n"
+    assert (await call("http://127.0.0.1:1", *hint[2].split())).out == f"{id}  failed  gate\nerror: cancelled\n"
+
+
+async def test_a_node_on_a_unix_socket_is_called_as_well(tmp_path: Path) -> None:
+    async with serving("hypercorn", bind=f"unix:{tmp_path}/s") as api:
+        done = await call("http://127.0.0.1:1", "run", "echo", "--data", '{"a": 1}', "--node", f"unix:{tmp_path}/s")
+        assert (done.code, done.json) == (0, {"a": 1}), done.err
+        assert api.node
+
+
+async def test_errors_cannot_command_the_terminal() -> None:
+    async def paint(data: Any) -> Any:
+        raise ValueError("\x1b[31mred\x1b[0m\nnodekit: all is well")
+
+    runner = FunctionRunner()
+    runner.add(Container(id="paint"), paint)
+    async with serving("hypercorn", runners=[runner]) as api:
+        done = await call(api.url, "run", "paint")
+        assert done.code == 1
+        assert "\x1b" not in done.err
+        assert "red" in done.err
+        assert len(done.err.splitlines()) == 1
+        (id,) = (await api.get("/api/jobs")).json
+        for command in ("get", "show"):
+            assert "\x1b" not in (await call(api.url, command, id)).out
+
+
+# -- jobs that are there ------------------------------------------------------------------------------
+
+
+async def test_get_shows_results_and_passes_over_jobs_that_are_not_there(api: Api) -> None:
+    good, bad = await api.submit("echo", "echo", a=1), await api.submit("fail")
+    await api.results(good, bad)
+    done = await call(api.url, "get", good, bad, good)
+    assert done.out == f'{good}  success  echo\n{{"a":1}}\n{bad}  failed  fail\nerror: ValueError: as it was told\n'
+    assert (done.code, done.err) == (0, "")
+    done = await call(api.url, "get", UNKNOWN, good, "--intermediate")
+    assert done.out == f'{good}  success  echo\nstep echo:\n{{"a":1}}\nresult:\n{{"a":1}}\n'
+    assert done.code == 1
+    assert f"no such job: {UNKNOWN}" in done.err
+
+
+async def test_more_ids_are_asked_for_than_the_node_takes_at_once(api: Api) -> None:
+    ids = [await api.submit("echo") for _ in range(201)]
+    await api.results(*ids)
+    done = await call(api.url, "get", *ids, UNKNOWN, "--json")
+    assert [job["id"] for job in done.json] == ids
+    assert (done.code, UNKNOWN in done.err) == (1, True)
+
+
+async def test_list_goes_through_the_pages(api: Api) -> None:
+    assert api.node
+    jobs = await api.node.submit_many([request("gate", client="127.0.0.1") for _ in range(2500)])
+    ids = [job.id for job in jobs if not isinstance(job, Exception)]
+    assert (await call(api.url, "list")).out.split() == ids
+    assert (await call(api.url, "list", "--limit", "1700", "--json")).json == ids[:1700]
+
+
+async def test_list_tells_pending_from_finished_jobs(api: Api) -> None:
+    waiting, finished = await api.submit("gate"), await api.submit("echo")
+    await api.results(finished)
+    assert (await call(api.url, "list", "--pending")).out.split() == [waiting]
+    assert (await call(api.url, "list", "--finished")).out.split() == [finished]
+    assert (await call(api.url, "list", "--finished", "--pending")).code == 2
+
+
+async def test_list_tells_jobs_by_status_and_failed_ones_by_where_and_how(api: Api) -> None:
+    waiting, good, bad, cancelled = [await api.submit(id) for id in ("gate", "echo", "fail", "gate")]
+    await api.call("DELETE", f"/api/jobs/{cancelled}")
+    await api.results(good, bad)
+    for options, ids in (
+        (["--status", "running"], [waiting]),
+        (["--status", "success"], [good]),
+        (["--status", "failed"], [bad, cancelled]),
+        (["--status", "failed", "--limit", "1"], [bad]),
+        (["--status", "failed", "--container", "gate"], [cancelled]),
+        (["--status", "failed", "--error", "as it was & told?"], []),
+        (["--status", "failed", "--error", ": as it", "--container", "fail", "--json"], [bad]),
+    ):
+        done = await call(api.url, "list", *options)
+        assert (done.code, done.err) == (0, "")
+        assert (done.json if "--json" in options else done.out.split()) == ids
+    for wrong, words in (
+        (["--status", "done"], "failed"),
+        (["--status", "failed", "--pending"], "exclude one another"),
+        (["--finished", "--status", "success"], "exclude one another"),
+        (["--container", "gate"], "--status failed"),
+        (["--status", "success", "--error", "x"], "--status failed"),
+    ):
+        done = await call(api.url, "list", *wrong)
+        assert (done.code, words in done.err) == (2, True), done.err
+
+
+async def test_list_keeps_its_filters_from_page_to_page(api: Api) -> None:
+    assert api.node
+    asked = [request("fail" if n % 2 else "echo", client="127.0.0.1") for n in range(2200)]
+    ids = [job.id for job in await api.node.submit_many(asked) if not isinstance(job, Exception)]
+    await api.node.wait(ids)
+    done = await call(api.url, "list", "--status", "failed", "--container", "fail", "--error", "told")
+    assert done.out.split() == ids[1::2]
+
+
+async def test_retry_goes_on_with_a_failed_job_and_prints_the_id_of_the_new_one() -> None:
+    calls: list[str] = []
+    mended = False
+
+    async def count(data: Any) -> Any:
+        calls.append("count")
+        return {"n": data["n"] + 1}
+
+    async def flaky(data: Any) -> Any:
+        calls.append("flaky")
+        if not mended:
+            raise ValueError("not mended")
+        return data
+
+    runner = api_functions(Gate())
+    runner.add(Container(id="count"), count)
+    runner.add(Container(id="flaky"), flaky)
+    async with serving("hypercorn", runners=[runner]) as api:
+        old = await api.submit("count", "flaky", n=1)
+        await api.results(old)
+        mended = True
+        done = await call(api.url, "retry", old, "--priority", "1", "--idempotency-key", "k")
+        assert (done.code, done.err) == (0, "")
+        (job,) = await api.results(new := done.out.strip())
+        assert (job["status"], job["result"]["output"]) == ("success", {"n": 2})
+        assert calls == ["count", "flaky", "flaky"]
+        assert (await call(api.url, "retry", old, "--priority", "1", "--idempotency-key", "k")).out.strip() == new
+        shown = (await call(api.url, "show", new)).out
+        assert re.search(rf"^retry of +{old}$", shown, re.MULTILINE)
+        assert re.search(r"^priority +1$", shown, re.MULTILINE)
+        assert re.search(r"^1 +count +1 +-\d", shown, re.MULTILINE), "its time is before the new job's"
+        assert re.search(r"^2 +flaky +1 +\+\d", shown, re.MULTILINE)
+        again = await call(api.url, "retry", old, "--from", "start", "--json")
+        assert set(again.json) == {"id"}
+        await api.results(again.json["id"])
+        assert calls[3:] == ["count", "flaky"]
+
+
+async def test_retry_says_in_the_words_of_the_node_what_is_not_retried(api: Api) -> None:
+    good = await api.submit("echo")
+    await api.results(good)
+    for id, words in ((good, "can be retried"), (UNKNOWN, "no such job"), ("a/b?c", "no such"), ("\udcff", "no such")):
+        done = await call(api.url, "retry", id)
+        assert (done.code, done.out, len(done.err.splitlines())) == (1, "", 1), done.err
+        assert words in done.err
+    assert (await call(api.url, "retry", good, "--from", "middle")).code == 2
+    assert (await call(api.url, "retry", good, "--idempotency-key", "two words")).code == 2
+
+
+async def test_a_retry_whose_answer_is_lost_makes_one_job(api: Api) -> None:
+    old = await api.submit("fail")
+    await api.results(old)
+    answer, seen = behind(api, lose=["POST"])
+    async with answering(answer) as (url, _):
+        done = await call(url, "retry", old)
+    assert (done.code, seen) == (0, ["POST", "POST"]), done.err
+    assert (await api.get("/api/jobs")).json == [old, done.out.strip()]
+
+
+async def test_cancel_ends_jobs_and_leaves_finished_ones(api: Api) -> None:
+    running, finished = await api.submit("gate"), await api.submit("echo")
+    await api.results(finished)
+    done = await call(api.url, "cancel", finished, UNKNOWN, running)
+    assert done.out == f"{finished}  success  echo\n{{}}\n{running}  failed  gate\nerror: cancelled\n"
+    assert (done.code, UNKNOWN in done.err) == (1, True)
+    assert api.node
+    assert [job.status for job in await api.node.fetch([running], client="127.0.0.1")] == [JobStatus.CANCELLED]
+
+
+async def test_show_has_a_row_for_each_attempt() -> None:
+    calls = 0
+
+    async def flaky(data: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls < 3:
+            raise ValueError(f"failure {calls}")
+        return data
+
+    runner = api_functions(Gate())
+    runner.add(Container(id="flaky", retry=Retry(attempts=3, first_delay_seconds=0)), flaky)
+    async with serving("hypercorn", runners=[runner]) as api:
+        id = await api.submit("echo", "flaky")
+        await api.results(id)
+        done = await call(api.url, "show", id)
+        head, _, table = done.out.partition("\n\n")
+        facts = dict(line.split(maxsplit=1) for line in head.splitlines())
+        assert (facts["job"], facts["status"], facts["pipeline"]) == (id, "success", "sequence: echo -> flaky")
+        assert [re.split(r"  +", line.strip())[-1] for line in table.splitlines()] == [
+            "came of it",
+            "an output",
+            "status 500: ValueError: failure 1",
+            "status 500: ValueError: failure 2",
+            "an output",
+        ]
+        unknown = await call(api.url, "show", UNKNOWN)
+        assert (unknown.code, unknown.out, unknown.err) == (1, "", "nodekit: no such job\n")
+
+
+async def test_json_is_the_document_of_the_node_and_nothing_else(api: Api) -> None:
+    id = (await call(api.url, "submit", "echo", "--json")).json["id"]
+    await api.results(id)
+    job = (await api.get(f"/api/jobs?id={id}&intermediate=true")).json[0]
+    assert (await call(api.url, "get", id, "--intermediate", "--json")).json == [job]
+    assert (await call(api.url, "list", "--json")).json == [id]
+    assert (await call(api.url, "show", id, "--json")).json == (await api.get(f"/api/jobs/{id}")).json
+    del job["intermediate_results"]
+    assert (await call(api.url, "cancel", id, "--json")).json == [job]
+    ran = await call(api.url, "run", "fail", "--json")
+    assert (ran.code, ran.json["status"], ran.json["result"]["container"]) == (1, "failed", "fail")
+    unknown = await call(api.url, "get", UNKNOWN, "--json")
+    assert (unknown.code, unknown.json) == (1, [])
+
+
+# -- at a terminal ------------------------------------------------------------------------------------
+
+
+class AtTerminal:
+    """A command at a terminal: its standard input and error, and its output unless that goes to a file."""
+
+    def __init__(self, url: str, *arguments: str, out: Path | None = None) -> None:
+        self.screen = ""
+        self._master, terminal = pty.openpty()
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 72, 0, 0))
+        environment = {**os.environ, "NODEKIT_URL": url, "TERM": "xterm"}
+        with open(out or os.devnull, "wb") as file:
+            self.process = subprocess.Popen(
+                # the first terminal that a new session opens is its own: Ctrl-C is a signal
+                ["sh", "-c", 'exec "$@" <"$0"', os.ttyname(terminal), *NODEKIT, "job", *arguments],
+                stdout=file if out else terminal,
+                stderr=terminal,
+                env=environment,
+                start_new_session=True,
+            )
+        os.close(terminal)
+
+    def press(self, keys: bytes) -> None:
+        os.write(self._master, keys)
+
+    async def shows(self, pattern: str) -> None:
+        await until(lambda: self._read() and re.search(pattern, self.screen))
+
+    async def ended(self) -> int:
+        await until(lambda: self._read() and self.process.poll() is not None)
+        while self._read(wait_seconds=0.05):
+            pass
+        return self.process.returncode
+
+    def _read(self, wait_seconds: float = 0) -> bool:
+        """Read the screen as it is now; return False if nothing new was expected."""
+        if not select.select([self._master], [], [], wait_seconds)[0]:
+            return not wait_seconds
+        try:
+            self.screen += os.read(self._master, 1 << 16).decode()
+        except OSError:  # nobody has the terminal open any more
+            return not wait_seconds
+        return True
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        os.close(self._master)
+
+
+@asynccontextmanager
+async def at_terminal(url: str, *arguments: str, out: Path | None = None) -> AsyncIterator[AtTerminal]:
+    terminal = AtTerminal(url, *arguments, out=out)
+    try:
+        yield terminal
+    finally:
+        terminal.close()
+
+
+async def test_at_a_terminal_a_line_says_how_far_the_job_is_and_is_gone_at_the_end(api: Api, tmp_path: Path) -> None:
+    assert api.gate
+    out = tmp_path / "out"
+    async with at_terminal(api.url, "run", "echo", "gate", "--data", '{"a": 1}', out=out) as terminal:
+        await terminal.shows(r"\r\d+ s  step 2 of 2: gate\x1b\[K")
+        api.gate.opened.set()
+        assert await terminal.ended() == 0
+        assert terminal.screen.endswith("\r\x1b[K")
+        assert "\n" not in terminal.screen
+    assert json.loads(out.read_text()) == {"a": 1}
+
+
+async def test_an_output_is_indented_at_a_terminal(api: Api) -> None:
+    async with at_terminal(api.url, "run", "echo", "--data", '{"a": [1.10]}') as terminal:
+        assert await terminal.ended() == 0
+        assert '{\r\n  "a": [\r\n    1.1\r\n  ]\r\n}\r\n' in terminal.screen
+
+
+async def test_ctrl_c_ends_the_waiting_and_not_the_job(api: Api) -> None:
+    assert api.gate
+    async with at_terminal(api.url, "run", "gate") as terminal:
+        await terminal.shows("step 1 of 1: gate")
+        terminal.press(b"\x03")
+        assert await terminal.ended() == 130
+        (id,) = (await api.get("/api/jobs?pending=true")).json
+        assert f"interrupted; job {id} goes on: nodekit job get {id} --node {api.url}" in terminal.screen
+        assert "Traceback" not in terminal.screen
+    api.gate.opened.set()
+    assert (await api.results(id))[0]["status"] == "success"
+
+
+def test_the_line_names_the_attempt_and_what_went_wrong_before() -> None:
+    attempt = {"started_at": "2026-01-01T00:00:00.5Z", "duration_seconds": 0.5}
+    steps = [
+        {"container": "a", "attempts": [attempt]},
+        {"container": "b", "attempts": [{**attempt, "error": "no reply\x1b[m"}]},
+    ]
+    job = {"id": "x", "status": "running", "pipeline": "sequence", "containers": ["a", "b", "c"], "priority": 3}
+    history = msgspec.convert({**job, "accepted_at": "2026-01-01T00:00:00Z", "steps": steps, "due": "b"}, History)
+    assert progress_line(history, 75) == "1 min 15 s  step 2 of 3: b, attempt 2, after: no reply\\x1b[m"
+
+
+# -- what is no node, and nodes in trouble ------------------------------------------------------------
+
+COMMANDS = (
+    ("submit", "echo"),
+    ("run", "echo"),
+    ("get", UNKNOWN),
+    ("list",),
+    ("show", UNKNOWN),
+    ("cancel", UNKNOWN),
+    ("retry", UNKNOWN),
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+async def test_a_node_that_is_not_there_is_4_and_the_line_says_what_to_do(command: Sequence[str]) -> None:
+    done = await call(f"http://127.0.0.1:{free_port()}", *command, "--json")
+    assert (done.code, done.out, len(done.err.splitlines())) == (4, "", 1)
+    assert "no node listens at" in done.err
+    assert "nodekit serve FILE" in done.err
+    assert "--node" in done.err
+
+
+async def test_a_socket_or_a_host_that_is_not_there_is_4(tmp_path: Path) -> None:
+    done = await call(f"unix:{tmp_path}/none", "list")
+    assert (done.code, "there is no socket" in done.err) == (4, True)
+    done = await call("http://no-such-host.invalid:4000", "list")
+    assert (done.code, "no-such-host.invalid" in done.err) == (4, True)
+
+
+Answer = Callable[[bytes], Awaitable[bytes | None]]
+
+
+@asynccontextmanager
+async def answering(answer: Answer) -> AsyncIterator[tuple[str, asyncio.Server]]:
+    """Run a server that is given each request and sends those bytes; None closes without a reply. Yield its URL."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = re.search(rb"content-length: (\d+)", head.lower())
+        body = await reader.readexactly(int(length[1])) if length else b""
+        if (reply := await answer(head + body)) is not None:
+            writer.write(reply)
+            await writer.drain()
+
+    async with listening(serve) as server:
+        host, port = server.sockets[0].getsockname()
+        yield f"http://{host}:{port}", server
+
+
+def http(body: str, status: str = "200 OK", *headers: str, type: str = "application/json") -> bytes:
+    lines = [f"HTTP/1.1 {status}", f"Content-Type: {type}", f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join([*lines, "Connection: close", "", body]).encode()
+
+
+HTML = "<html><body>Welcome to nginx!</body></html>"
+
+
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        (None, "closed the connection without an answer"),
+        (b"220 mail ESMTP\r\n", "does not speak HTTP"),
+        (http(HTML, type="text/html"), "is no node (HTTP status 200, text/html)"),
+        (http(HTML, "404 Not Found", type="text/html"), "is no node (HTTP status 404, text/html)"),
+        (http(HTML, "502 Bad Gateway", type="text/html"), "502 Bad Gateway: a proxy that reaches no node?"),
+        (http('{"detail": "Not Found"}', "404 Not Found"), "is no node (HTTP status 404, application/json)"),
+        (http("", "301 Moved", "Location: https://node.example/"), "redirects to https://node.example/"),
+        (http("[1, 2"), "is no node"),
+        (http('{"jobs": []}'), "is no node"),
+        (http("[" * 100_000), "is no node"),
+        (b'HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n["\xff"]', "is no node"),
+        (b'HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n["x"', "broke off"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "broke off"),
+        (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000 + b"\r\n", "broke off"),
+        (http('["a"]', "200 OK", 'Link: <http://other.example/api/jobs>; rel="next"'), "is no node"),
+    ],
+    ids=lambda value: repr(value)[:40],
+)  # fmt: skip
+async def test_what_does_not_answer_as_a_node_is_4_and_one_line(reply: bytes | None, words: str) -> None:
+    async def answer(request: bytes) -> bytes | None:
+        return reply
+
+    async with answering(answer) as (url, _):
+        done = await call(url, "list", "--json")
+        assert (done.code, done.out, len(done.err.splitlines())) == (4, "", 1)
+        assert words in done.err
+        assert url in done.err
+
+
+def test_a_next_page_is_found_relative_to_the_one_before() -> None:
+    headers = HTTPMessage()
+    headers["Link"] = '<https://docs>; rel="help", <?limit=2&after=x>; rel="next"'
+    reply = Reply("http://node", 200, headers, b"[]")
+    assert next_page(reply, "/api/jobs?limit=2") == "/api/jobs?limit=2&after=x"
+
+
+async def test_the_paths_of_a_node_are_below_that_of_its_url() -> None:
+    lines: list[bytes] = []
+
+    async def answer(request: bytes) -> bytes | None:
+        lines.append(request.split(b"\r\n")[0])
+        return http("[]")
+
+    async with answering(answer) as (url, _):
+        assert (await call(f"{url}/below/", "list")).code == 0
+    assert lines == [b"GET /below/api/jobs?limit=1000 HTTP/1.1"]
+
+
+async def test_a_kept_connection_that_the_node_has_closed_is_opened_again() -> None:
+    pages = [http('["a"]', "200 OK", 'Link: <?after=a>; rel="next"').replace(b"close", b"keep-alive"), http('["b"]')]
+    connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(pages.pop(0))
+        if pages:
+            await reader.readuntil(b"\r\n\r\n")  # the second request comes on this connection, and is not answered
+
+    async with listening(serve) as server:
+        host, port = server.sockets[0].getsockname()
+        done = await call(f"http://{host}:{port}", "list")
+    assert (done.code, done.out, connections) == (0, "a\nb\n", 2), done.err
+
+
+def test_an_answer_to_a_body_that_the_node_does_not_read_is_heard() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs, NodeClient(parse_url("unix:/nonexistent")) as client:
+        theirs.sendall(http('{"error": "too large"}', "413 Too Large"))
+        theirs.shutdown(socket.SHUT_RD)  # on a unix socket, the peer's next send fails
+        client._connection.sock = ours
+        with pytest.raises(Refused, match="too large"):
+            client.request("POST", "/api/jobs", body=b"x")
+
+
+async def test_a_node_that_is_gone_for_good_is_waited_for_a_bounded_number_of_times(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = 0
+
+    async def answer(request: bytes) -> bytes | None:
+        nonlocal asked
+        asked += 1
+        return None
+
+    def wait(url: str) -> None:
+        with NodeClient(parse_url(url)) as client, pytest.raises(Dropped):
+            _waiting.wait_for(client, UNKNOWN, _waiting.Deadline(None), Progress(), intermediate=False)
+
+    monkeypatch.setattr(_waiting, "TRIES", 3)
+    async with answering(answer) as (url, _):
+        await anyio.to_thread.run_sync(wait, url)
+    assert asked == 3
+
+
+def behind(api: Api, *, lose: Sequence[str]) -> tuple[Answer, list[str]]:
+    """Run a proxy of a node that loses the first answer to each of these methods."""
+    to_lose, seen = list(lose), list[str]()
+
+    async def answer(request: bytes) -> bytes | None:
+        method = request.split()[0].decode()
+        seen.append(method)
+        reader, writer = await asyncio.open_connection(*api.address)
+        writer.write(request.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
+        reply = await reader.read()
+        writer.close()
+        if method in to_lose:
+            to_lose.remove(method)
+            return None
+        return reply
+
+    return answer, seen
+
+
+async def test_an_answer_that_is_lost_on_the_way_submits_nothing_twice(api: Api) -> None:
+    answer, seen = behind(api, lose=["POST", "GET"])
+    async with answering(answer) as (url, _):
+        done = await call(url, "run", "echo", "--data", '{"a": 1}')
+    assert (done.code, done.json) == (0, {"a": 1}), done.err
+    assert (seen.count("POST"), seen.count("GET")) == (2, 2)
+    assert len((await api.get("/api/jobs")).json) == 1
+
+
+async def test_where_it_is_not_known_whether_the_node_has_the_job_the_key_is_said() -> None:
+    async def answer(request: bytes) -> bytes | None:
+        server.close()
+        return None
+
+    async with answering(answer) as (url, server):
+        done = await call(url, "run", "echo", "--idempotency-key", "mine", "--timeout", "0.5")
+    assert (done.code, done.out) == (4, "")
+    *_, problem, cure = done.err.splitlines()
+    assert "no node listens" in problem
+    assert "the node may have the job; the same command with --idempotency-key mine finds out" in cure
+
+
+async def test_ctrl_c_while_submitting_says_the_key() -> None:
+    asked = anyio.Event()
+
+    async def answer(request: bytes) -> bytes | None:
+        asked.set()
+        await anyio.sleep_forever()
+        return None
+
+    async with answering(answer) as (url, _), at_terminal(url, "run", "echo") as terminal:
+        await asked.wait()
+        terminal.press(b"\x03")
+        assert await terminal.ended() == 130
+        assert "interrupted; the node may have the job" in terminal.screen
+        assert re.search(r"--idempotency-key [0-9a-f-]{36} ", terminal.screen)
+
+
+async def test_a_busy_node_is_asked_again_when_it_said_to(api: Api) -> None:
+    passed_on, _ = behind(api, lose=[])
+    busy = [http('{"error": "full"}', f"{status} Busy", "Retry-After: 0") for status in (429, 503)]
+
+    async def answer(request: bytes) -> bytes | None:
+        return busy.pop() if busy else await passed_on(request)
+
+    async with answering(answer) as (url, _):
+        done = await call(url, "run", "echo")
+    assert (done.code, done.out) == (0, "{}\n")
+    assert done.err.splitlines() == ["nodekit: full; trying again in 0 s"] * 2
+
+
+async def test_a_node_that_stays_busy_is_asked_a_bounded_number_of_times() -> None:
+    asked = 0
+
+    async def answer(request: bytes) -> bytes | None:
+        nonlocal asked
+        asked += 1
+        return http('{"error": "full"}', "503 Busy", "Retry-After: 0")
+
+    async with answering(answer) as (url, _):
+        done = await call(url, "submit", "echo")
+    assert (done.code, done.out, asked) == (4, "", 8)
+    assert done.err.splitlines()[-1] == "nodekit: full"
+
+
+async def test_a_node_that_is_full_for_long_is_4_at_once() -> None:
+    async def answer(request: bytes) -> bytes | None:
+        return http('{"error": "full"}', "503 Busy", "Retry-After: 3600")
+
+    async with answering(answer) as (url, _):
+        done = await call(url, "run", "echo")
+    assert (done.code, done.out, done.err) == (4, "", "nodekit: full\n")
+
+
+async def test_a_node_that_does_not_hold_its_answer_is_not_asked_without_a_pause() -> None:
+    polls = 0
+
+    async def answer(request: bytes) -> bytes | None:
+        nonlocal polls
+        if request.startswith(b"POST"):
+            return http('{"id": "x"}')
+        polls += 1
+        return http('[{"id": "x", "status": "running", "result": null}]')
+
+    async with answering(answer) as (url, _):
+        done = await call(url, "run", "echo", "--timeout", "1.2")
+    assert done.code == 5
+    assert polls <= 4
+
+
+async def test_run_waits_through_a_restart_of_the_node(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(SLOW)
+    file = write(tmp_path, SERVED.replace("127.0.0.1:0", f"127.0.0.1:{free_port()}"))
+    data = json.dumps({"started": str(tmp_path / "started"), "go": str(tmp_path / "go")})
+    async with anyio.create_task_group() as tasks:
+        ended: list[Done] = []
+
+        async def run() -> None:
+            ended.append(await call(url, "run", "slow", "--data", data))
+
+        async with serve(file) as (served, api):
+            url = api.url
+            tasks.start_soon(run)
+            await until((tmp_path / "started").exists)
+            served.signal(signal.SIGKILL)
+            await served.ended()
+        (tmp_path / "go").touch()
+        async with serve(file):
+            await until(lambda: ended)
+    assert (ended[0].code, ended[0].json) == (0, {"done": True}), ended[0].err

@@ -1,0 +1,274 @@
+"""Rules for every request, whatever its route."""
+
+import contextlib
+import os
+import socket
+import stat
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from http_api import Api, both_servers, post, serving
+from parts import make_node
+
+from nodekit import NodekitError, StoreFailed
+from nodekit_asgi import AsgiApp, Limits
+from nodekit_asgi.api import listing as asgi_listing
+from nodekit_asgi.api.routes import ROUTES
+
+pytestmark = pytest.mark.anyio
+
+OK = b'{"containers":["echo"],"data":{}}'
+
+
+# -- errors are JSON ----------------------------------------------------------------------------------
+
+
+async def test_a_crash_is_500_that_shows_nothing_but_the_request_id_on_the_log_line(
+    api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def crash(request: Any, node: Any) -> Any:
+        raise KeyError("a secret inside")
+
+    monkeypatch.setitem(ROUTES["/info"], "GET", crash)  # type: ignore[arg-type]
+    answer = await api.get("/info")
+    assert answer.status == 500
+    request_id = answer.json["params"]["request_id"]
+    assert answer.headers["X-Request-ID"] == request_id
+    assert any(request_id in record.getMessage() for record in caplog.records)
+    for shown in ("KeyError", "secret", "Traceback", ".py"):
+        assert shown not in answer.body.decode()
+
+
+@both_servers
+async def test_a_listing_that_fails_midway_is_logged_and_cut_off(
+    api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await api.submit("echo")
+    monkeypatch.setattr(asgi_listing, "SLICE", 1)
+    assert api.node is not None
+    find = api.node.find
+
+    async def fails_later(*, after: str | None = None, **query: Any) -> Any:
+        if after is not None:
+            raise StoreFailed("the disk is gone")
+        return await find(**query)
+
+    monkeypatch.setattr(api.node, "find", fails_later)
+    with pytest.raises(aiohttp.ClientError):
+        await api.get("/api/jobs", headers={"X-Request-ID": "mine-8"})
+    assert "GET /api/jobs failed while replying (request mine-8)" in caplog.messages
+    assert "the disk is gone" in caplog.text
+
+
+# -- browsers -----------------------------------------------------------------------------------------
+
+
+async def test_other_hosts_and_origins_are_let_in_by_name(server: str) -> None:
+    allowed = {"allowed_hosts": ("node.example",), "allowed_origins": ("https://app.example",)}
+    async with serving(server, **allowed) as api:
+        assert (await api.get("/info", headers={"Host": "node.example:8080"})).status == 200
+        assert (await api.get("/info", headers={"Host": "evil.example"})).status == 403
+        answer = await api.get("/info", headers={"Origin": "https://app.example"})
+        assert (answer.status, answer.headers["Access-Control-Allow-Origin"]) == (200, "https://app.example")
+        assert {"preference-applied", "retry-after", "link"} <= {
+            name.strip() for name in answer.headers["Access-Control-Expose-Headers"].split(",")
+        }
+        assert (await api.get("/info", headers={"Origin": "https://evil.example"})).status == 403
+        preflight = await api.call("OPTIONS", "/api/jobs", headers={"Origin": "https://app.example"})
+        assert preflight.status == 204
+        assert "POST" in preflight.headers["Access-Control-Allow-Methods"]
+
+
+# -- who asks -----------------------------------------------------------------------------------------
+
+
+async def asgi_call(app: Any, path: str, *, client: Any, body: bytes = b"", **scope: Any) -> tuple[int, bytes]:
+    """Call an ASGI app as a server would."""
+    sent: list[dict[str, Any]] = []
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop(0) if messages else {"type": "http.disconnect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    base = {"type": "http", "http_version": "1.1", "path": path, "query_string": b"", "client": client, "headers": []}
+    await app({**base, "method": "POST" if body else "GET", **scope}, receive, send)
+    return sent[0]["status"], b"".join(message.get("body", b"") for message in sent[1:])
+
+
+@pytest.mark.parametrize("mapped", ["::ffff:127.0.0.1", "::ffff:7f00:1", "127.0.0.1"])
+async def test_a_mapped_address_is_its_ipv4_address(mapped: str) -> None:
+    async with make_node() as node:
+        status, body = await asgi_call(AsgiApp(node), "/api/jobs", client=(mapped, 1), body=OK)
+        assert status == 200
+        (id,) = await node.find(client="127.0.0.1")
+        assert id.encode() in body
+        status, body = await asgi_call(AsgiApp(node), "/api/jobs", client=("::ffff:127.0.0.1", 2))
+        assert id.encode() in body
+
+
+@both_servers
+async def test_listening_on_all_addresses_mapped_clients_are_ipv4_clients(server: str) -> None:
+    async with serving(server, bind="[::]:0") as api:
+        api.url = f"http://127.0.0.1:{api.url.rpartition(':')[2]}"
+        answer = await api.post("/api/jobs", {"containers": ["near"], "data": {}})
+        assert answer.status == 200
+        far = await api.post("/api/jobs", {"containers": ["far"], "data": {}})
+        assert far.json["params"] == {"container": "far", "address": "127.0.0.1"}
+
+
+@both_servers
+async def test_a_unix_socket_serves_clients_without_an_address(server: str, tmp_path: Path) -> None:
+    path = tmp_path / "node.sock"
+    async with serving(server, bind=f"unix:{path}") as api:
+        assert api.url == f"unix:{path}"
+        assert stat.S_ISSOCK(path.stat().st_mode)
+        async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as session:
+            local = Api("http://anything", session)
+            id = await local.submit("echo", n=1)
+            (job,) = await local.results(id)
+            assert job["status"] == "success"
+            refused = await local.post("/api/jobs", {"containers": ["near"], "data": {}})
+            assert refused.error == "Container not allowed for address"
+            assert (await local.get("/api/jobs")).json == [id]
+    assert not path.exists()
+
+
+async def test_a_socket_left_behind_by_a_killed_node_is_no_obstacle(server: str, tmp_path: Path) -> None:
+    path = tmp_path / "node.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    async with serving(server, bind=f"unix:{path}"):
+        assert path.exists()
+
+
+async def test_a_socket_of_a_live_node_is_not_taken_from_it(server: str, tmp_path: Path) -> None:
+    path = tmp_path / "node.sock"
+    async with serving(server, bind=f"unix:{path}"):
+        with pytest.raises(NodekitError, match=r"node\.sock is in use by another process"):
+            await serving(server, bind=f"unix:{path}").__aenter__()
+        async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as session:
+            assert (await Api("http://anything", session).get("/info")).status == 200
+
+
+async def test_a_node_removes_no_socket_but_its_own(server: str, tmp_path: Path) -> None:
+    path = tmp_path / "node.sock"
+    async with serving(server, bind=f"unix:{path}"):
+        path.unlink()
+    async with serving(server, bind=f"unix:{path}"):
+        path.rename(tmp_path / "moved.sock")
+        path.write_text("somebody else's")
+    assert path.read_text() == "somebody else's"
+
+
+# -- connections --------------------------------------------------------------------------------------
+
+
+def _accepted(port: int) -> list[int]:
+    """Return TCP_NODELAY of this process's connections that were accepted on a port."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            with socket.socket(fileno=os.dup(int(name))) as connection:
+                if connection.family == socket.AF_INET and connection.getsockname()[1] == port:
+                    connection.getpeername()
+                    found.append(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        except OSError:
+            continue
+    return found
+
+
+async def test_small_replies_do_not_wait_for_an_acknowledgement(api: Api) -> None:
+    async with api.raw() as connection:
+        await connection.send(b"GET /info HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await connection.answer()
+        options = _accepted(api.address[1])
+    assert options
+    assert all(options)
+
+
+@both_servers
+async def test_one_connection_carries_more_than_a_thousand_requests(api: Api) -> None:
+    async with api.raw() as connection:
+        for _ in range(1100):
+            await connection.send(b"GET /info HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert (await connection.answer()).status == 200
+
+
+@both_servers
+async def test_a_flood_of_headers_is_431(api: Api) -> None:
+    async with api.raw() as connection:
+        flood = "".join(f"X-{n}: {'x' * 100}\r\n" for n in range(5000))
+        with contextlib.suppress(ConnectionError):
+            await connection.send(b"GET /info HTTP/1.1\r\nHost: localhost\r\n" + flood.encode())
+        assert (await connection.answer()).status == 431
+    assert (await api.get("/info")).status == 200
+
+
+@both_servers
+async def test_a_client_that_stalls_is_told_so_and_holds_up_nobody(server: str) -> None:
+    async with serving(server, body_seconds=1.0) as api, api.raw() as half_a_body, api.raw() as half_a_head:
+        await half_a_head.send(b"GET /info HTTP/1.1\r\nHo")
+        await half_a_body.send(post(b"", "Content-Length: 100") + b'{"contai')
+        ids = [await api.submit() for _ in range(10)]
+        assert {job["status"] for job in await api.results(*ids)} == {"success"}
+        assert (await half_a_body.answer()).status == 408
+
+
+@both_servers
+async def test_clients_that_go_away_in_the_middle_leave_the_node_as_it_was(api: Api) -> None:
+    for cut in (post(b"", "Content-Length: 100") + b'{"contai', post(OK), b"GET /api/jo"):
+        for _ in range(20):
+            async with api.raw() as connection:
+                await connection.send(cut)
+    assert (await api.get("/health")).json == {"status": "healthy"}
+
+
+# -- mounted elsewhere --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strips_path", [False, True])
+async def test_the_app_can_be_mounted_by_a_host_that_holds_the_node(strips_path: bool) -> None:
+    """In ASGI, `path` contains `root_path`; older hosts strip it."""
+    async with make_node() as node:
+        app = AsgiApp(node, Limits(max_batch=2))
+        prefix = "" if strips_path else "/compute"
+        scope = {"root_path": "/compute"}
+        status, body = await asgi_call(app, f"{prefix}/api/jobs", client=("192.0.2.1", 1), body=OK, **scope)
+        assert status == 200
+        (id,) = await node.find(client="192.0.2.1")
+        assert id.encode() in body
+        await node.wait([id])
+        batch = b"[1,2,3]"
+        assert (await asgi_call(app, f"{prefix}/api/jobs/batch", client=None, body=batch, **scope))[0] == 413
+        assert (await asgi_call(app, "/compute/nope", client=None, **scope))[0] == 404
+
+
+@pytest.mark.parametrize("length", [b"abc", b"", b"-1", b"+1", b"1.0"])
+async def test_a_length_that_a_host_lets_through_unread_is_400_and_named(length: bytes) -> None:
+    async with make_node() as node:
+        headers = [(b"content-length", length)]
+        status, body = await asgi_call(AsgiApp(node), "/api/jobs", client=None, body=OK, headers=headers)
+        assert status == 400
+        assert b"Content-Length" in body
+
+
+async def test_the_app_takes_part_in_a_hosts_lifespan_and_refuses_websockets() -> None:
+    async with make_node() as node:
+        app = AsgiApp(node)
+        messages = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
+        sent: list[str] = []
+
+        async def receive() -> dict[str, Any]:
+            return messages.pop(0)
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message["type"])
+
+        await app({"type": "lifespan"}, receive, send)
+        await app({"type": "websocket", "path": "/info"}, receive, send)
+    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete", "websocket.close"]

@@ -1,0 +1,148 @@
+"""Connections past the limit wait in the backlog; nothing fails, and nothing spins."""
+
+import asyncio
+import errno
+import logging
+import os
+import select
+import socket
+from typing import Any
+
+import anyio
+import pytest
+from http_api import Api, RawConnection, serving
+from parts import until
+
+from nodekit import Container
+from nodekit_asgi.server.bounded_listener import BoundedListener
+from nodekit_asgi.server.listen import listen
+from nodekit_function import FunctionRunner
+
+pytestmark = pytest.mark.anyio
+
+REQUEST = b"GET /info HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def readable(listener: socket.socket) -> bool:
+    """Return True if an event loop would be told to accept a connection."""
+    return bool(select.select([listener.fileno()], [], [], 0)[0])
+
+
+def test_a_listener_lets_in_so_many_and_one_more_for_each_that_goes() -> None:
+    with BoundedListener(listen("127.0.0.1:0"), 2) as listener:
+        assert not readable(listener)
+        clients = [socket.create_connection(listener.getsockname()) for _ in range(3)]
+        first, _ = listener.accept()
+        second, _ = listener.accept()
+        assert first.proto == socket.IPPROTO_TCP  # asyncio sets TCP_NODELAY only then
+        assert readable(listener)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+        assert not readable(listener)
+        first.close()
+        first.close()
+        assert readable(listener)
+        third, _ = listener.accept()
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+        for some in (*clients, second, third):
+            some.close()
+        assert listener.open == 0
+    assert listener.fileno() == -1
+
+
+def test_a_process_without_descriptors_waits_until_one_of_its_connections_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(self: socket.socket) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with BoundedListener(listen("127.0.0.1:0"), 9) as listener:
+        clients = [socket.create_connection(listener.getsockname()) for _ in range(2)]
+        first, _ = listener.accept()
+        with monkeypatch.context() as patch:
+            patch.setattr(socket.socket, "accept", none_left)
+            with pytest.raises(BlockingIOError):
+                listener.accept()
+            assert not readable(listener)
+            first.close()
+            assert readable(listener)
+            with pytest.raises(OSError, match="Too many open files"):  # no connection of ours is left to wait for
+                listener.accept()
+        second, _ = listener.accept()
+        for some in (*clients, second):
+            some.close()
+
+
+@pytest.mark.parametrize("server", ["hypercorn", "uvicorn"])
+async def test_a_client_past_the_limit_waits_until_another_goes(server: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    async with serving(server, max_connections=3) as api:
+        held = [await connection(api) for _ in range(3)]
+        for some in held:
+            await some.send(REQUEST)
+            assert (await some.answer()).status == 200
+        late = await connection(api)
+        await late.send(REQUEST)
+        await until(lambda: "as many as there may be" in caplog.text)
+        held[0].writer.close()
+        assert (await late.answer()).status == 200
+        for some in (*held, late):
+            some.writer.close()
+    assert caplog.text.count("further clients wait") == 1
+
+
+@pytest.mark.parametrize("server", ["hypercorn", "uvicorn"])
+async def test_a_connection_whose_client_has_gone_is_closed_at_once(server: str) -> None:
+    async with serving(server) as api:
+        before = descriptors()
+        idle, asking, waiting = [await connection(api) for _ in range(3)]
+        for some in (idle, waiting):
+            await some.send(REQUEST)
+            assert (await some.answer()).status == 200
+        await asking.send(REQUEST[:20])
+        assert descriptors() > before
+        for some in (idle, asking, waiting):
+            some.writer.close()
+        await until(lambda: descriptors() == before)
+
+
+@pytest.mark.parametrize("server", ["hypercorn", "uvicorn"])
+async def test_a_client_that_does_not_read_its_reply_does_not_keep_the_node_from_ending(server: str) -> None:
+    async def large(data: Any) -> Any:
+        return "x" * 12_000_000
+
+    runner = FunctionRunner()
+    runner.add(Container(id="large"), large)
+    with anyio.fail_after(60):
+        async with serving(server, runners=[runner], stop_seconds=0.2) as api:
+            id = await api.submit("large")
+            await api.results(id)
+            deaf = socket.socket()
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            deaf.connect(api.address)
+            deaf.sendall(f"GET /api/jobs?id={id} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            await asyncio.to_thread(deaf.recv, 100)
+    deaf.close()
+
+
+@pytest.mark.parametrize("server", ["hypercorn", "uvicorn"])
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": True})], ids=["uvloop"])
+async def test_a_loop_that_takes_the_descriptor_itself_is_served_without_a_limit(server: str) -> None:
+    async with serving(server, max_connections=2) as api:
+        held = [await connection(api) for _ in range(3)]
+        for some in held:
+            await some.send(REQUEST)
+            assert (await some.answer()).status == 200
+            some.writer.close()
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+async def connection(api: Api) -> RawConnection:
+    return RawConnection(*await asyncio.open_connection(*api.address))

@@ -1,0 +1,6 @@
+"""Paths of the checkout."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+"""The checkout: the folder of `nodekit`, `plugins`, `docs` and `tests`."""

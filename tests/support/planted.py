@@ -1,0 +1,127 @@
+"""Distributions that tests plant by their metadata on a path of their own, and a command line that finds them."""
+
+import importlib
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from contextlib import chdir
+from pathlib import Path
+from unittest import mock
+
+from click.testing import CliRunner
+from paths import ROOT
+
+from nodekit.cli import main
+
+STORE = """
+import msgspec
+from nodekit import Offer
+from nodekit_memory import MemoryStore
+
+class Config(msgspec.Struct, forbid_unknown_fields=True):
+    '''Jobs on a shelf.'''
+
+    size: int = 1
+    '''How many fit.'''
+
+offer = Offer(Config, lambda config, file: MemoryStore())
+"""
+GOOD = """
+import msgspec
+from nodekit import Offer
+from nodekit_memory import MemoryStore
+
+class Config(msgspec.Struct, forbid_unknown_fields=True):
+    size: int = 1
+
+offer = Offer(Config, lambda config, file: MemoryStore())
+"""
+LEAVES_A_MARK = """
+import pathlib
+pathlib.Path(__file__).with_suffix(".imported").touch()
+"""
+
+
+def plant(
+    folder: Path,
+    distribution: str,
+    entry_points: Mapping[str, str] | str | bytes,
+    code: str | None = STORE,
+    *,
+    version: str = "1.0",
+    metadata: str | None = None,
+) -> None:
+    """Plant a distribution, and its module unless `code` is None.
+
+    `entry_points` maps groups to names, each of which is the planted module's `offer`; or it is the text of the file.
+    """
+    module = distribution.replace("-", "_")
+    info = folder / f"{module}-{version}.dist-info"
+    info.mkdir(parents=True)
+    text = f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n" if metadata is None else metadata
+    if text:
+        (info / "METADATA").write_text(text)
+    if isinstance(entry_points, Mapping):
+        groups = [f"[nodekit.{group}]\n{name} = {module}:offer\n" for group, name in entry_points.items()]
+        entry_points = "\n".join(groups)
+    content = entry_points.encode() if isinstance(entry_points, str) else entry_points
+    (info / "entry_points.txt").write_bytes(content)
+    if code is not None:
+        (folder / f"{module}.py").write_text(code)
+
+
+def install(folder: Path, distribution: str, code: str | None, **offers: str) -> None:
+    """Plant a distribution on a path of its own: metadata, and a module unless `code` is None."""
+    info = folder / f"{distribution.replace('-', '_')}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
+    module = distribution.replace("-", "_")
+    lines = [f"[nodekit.{kind}]\n{name} = {module}:offer\n" for kind, name in offers.items()]
+    (info / "entry_points.txt").write_text("\n".join(lines))
+    if code is not None:
+        (folder / f"{module}.py").write_text(code)
+
+
+def imported(folder: Path) -> set[str]:
+    """Return the planted modules that left a mark when they were imported."""
+    return {path.stem for path in folder.glob("*.imported")}
+
+
+def nodekit(folder: Path, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+    """Run the command in this process, in a folder, with the packages planted there."""
+    forget_modules()
+    importlib.invalidate_caches()
+    with (
+        chdir(folder),
+        mock.patch.object(sys, "path", [str(folder), *sys.path]),
+        mock.patch.object(sys, "dont_write_bytecode", True),
+    ):
+        try:
+            env = {"PYTHONPATH": str(folder)}
+            done = CliRunner().invoke(main, [*map(str, arguments)], env=env, catch_exceptions=False)
+        finally:
+            forget_modules()
+    return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
+
+
+def forget_modules() -> None:
+    """Forget what was imported from temporary folders: another test plants others by the same names."""
+    for name, module in [*sys.modules.items()]:
+        file = Path(getattr(module, "__file__", None) or "/")
+        if file.is_relative_to(tempfile.gettempdir()) and not file.is_relative_to(ROOT):
+            del sys.modules[name]
+
+
+def nodekit_elsewhere(folder: Path, *arguments: str, check_seconds: float) -> "subprocess.CompletedProcess[str]":
+    """Run the command as a process in which each check may take this long."""
+    set_seconds = f"checks.examine.__kwdefaults__['seconds'] = {check_seconds}"
+    env = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [
+        sys.executable,
+        "-c",
+        f"from nodekit.cli import main; from nodekit.cli.doctor import checks; {set_seconds}; main()",
+        *arguments,
+    ]
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=100, check=False)

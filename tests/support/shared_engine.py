@@ -1,0 +1,181 @@
+"""The engine of `shared_store`: in memory, with a queue, a clock, sessions of clients, and fenced claims.
+
+An `EmbeddedStore` is its queue. A client renews its session. When the session lapses, its claims are queued again and
+its announcements are forgotten. Each claim has a token; a write with an invalid token is refused.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+import anyio
+
+from nodekit import (
+    Announcement,
+    Claim,
+    ClaimLost,
+    ClientId,
+    Container,
+    ContainerId,
+    EmbeddedStore,
+    Job,
+    JobId,
+    Outcome,
+    Settlement,
+)
+from nodekit_memory import MemoryTable
+
+
+@dataclass(eq=False)
+class SharedClaim:
+    """A claim, on its way to a client or in its hands."""
+
+    token: int
+    job: Job
+    takeovers: int
+    age_seconds: float
+    scope: anyio.CancelScope = field(init=False)
+    """Created in the event loop of the client."""
+
+
+@dataclass
+class Session:
+    """A client as the engine knows it; `lose` is called with the tokens of claims that have become invalid."""
+
+    lose: Callable[[int], None]
+    lapses_at: float = 0.0
+
+
+@dataclass
+class Ticket:
+    """A call for claims, which may be given up at any time."""
+
+    scope: anyio.CancelScope | None = None
+    given_up: bool = False
+    claims: list[SharedClaim] = field(default_factory=list)
+
+
+class Engine:
+    """The engine that all clients call. Its methods run in one event loop, and use its clock."""
+
+    def __init__(self, lease_seconds: float) -> None:
+        self.lease_seconds = lease_seconds
+        self.store = EmbeddedStore(MemoryTable())
+        self.sessions: dict[int, Session] = {}
+        self.claims: dict[int, tuple[int, Claim]] = {}
+        self.takeovers: Counter[JobId] = Counter()
+        self.offers: dict[str, tuple[int, Announcement]] = {}
+        self.numbers = count(1)
+
+    async def open(self, lose: Callable[[int], None]) -> int:
+        number = next(self.numbers)
+        self.sessions[number] = Session(lose)
+        await self.renew(number)
+        return number
+
+    async def renew(self, number: int) -> bool:
+        """Renew the session; return False if it is gone."""
+        if (session := self.sessions.get(number)) is not None:
+            session.lapses_at = time.monotonic() + self.lease_seconds
+        return session is not None
+
+    async def watch(self) -> None:
+        """End the sessions whose clients stopped renewing them."""
+        while True:
+            await anyio.sleep(self.lease_seconds / 20)
+            for number, session in list(self.sessions.items()):
+                if session.lapses_at <= time.monotonic():
+                    await self.end(number, died=True)
+
+    async def end(self, number: int, *, died: bool) -> None:
+        """Forget a client, and queue again the jobs that it had claimed."""
+        self.offers = {name: offer for name, offer in self.offers.items() if offer[0] != number}
+        claims = [self.drop(token) for token, (owner, _) in list(self.claims.items()) if owner == number]
+        self.sessions.pop(number, None)
+        for claim in claims:
+            with suppress(ClaimLost):  # settled at the same moment
+                await self.take_back(claim, died=died)
+
+    def drop(self, token: int) -> Claim:
+        """Drop a claim that has become invalid."""
+        owner, claim = self.claims.pop(token)
+        if owner in self.sessions:
+            self.sessions[owner].lose(token)
+        return claim
+
+    async def take_back(self, claim: Claim, *, died: bool) -> None:
+        self.takeovers[claim.job.id] += died
+        await self.store.release(claim, claim.job)
+
+    async def claim(
+        self, number: int, ticket: Ticket, containers: Collection[ContainerId] | None, limit: int
+    ) -> list[SharedClaim]:
+        """Wait for jobs that are due in the containers. With None, wait for jobs whose time is over."""
+        with anyio.CancelScope() as ticket.scope:
+            while not ticket.given_up and not ticket.claims:
+                taken = await (
+                    self.store.claim_expired(limit) if containers is None else self.store.claim(containers, limit)
+                )
+                ticket.claims = [self.grant(number, claim) for claim in taken]
+                if number not in self.sessions:
+                    await self.give_up(ticket)
+        return ticket.claims
+
+    async def add_claimed(self, number: int, job: Job) -> SharedClaim:
+        return self.grant(number, await self.store.add_claimed(job))
+
+    def grant(self, number: int, claim: Claim) -> SharedClaim:
+        token = next(self.numbers)
+        self.claims[token] = number, claim
+        return SharedClaim(token, claim.job, self.takeovers[claim.job.id], claim.age_seconds)
+
+    async def give_up(self, ticket: Ticket) -> None:
+        """Withdraw a call for claims: its caller has gone."""
+        ticket.given_up = True
+        if ticket.scope is not None and not ticket.claims:
+            ticket.scope.cancel()
+        for claim in ticket.claims:
+            with suppress(ClaimLost):
+                await self.release(claim.token, claim.job, 0)
+
+    async def save(self, token: int, job: Job) -> None:
+        await self.store.save(self.held(token), job)
+        if job.status.finished:
+            self.claims.pop(token, None)
+
+    async def release(self, token: int, job: Job, delay_seconds: float) -> None:
+        await self.store.release(self.held(token), job, delay_seconds=delay_seconds)
+        self.claims.pop(token, None)
+
+    def held(self, token: int) -> Claim:
+        if token not in self.claims:
+            raise ClaimLost("the claim was taken over, settled or given back")
+        return self.claims[token][1]
+
+    async def settle(self, id: JobId, outcome: Outcome, client: ClientId | None) -> Settlement | None:
+        settlement = await self.store.settle(id, outcome, client=client)
+        if settlement is not None and settlement.now:
+            for token in [token for token, (_, claim) in self.claims.items() if claim.job.id == id]:
+                self.drop(token)
+        return settlement
+
+    async def announce(self, number: int, name: str, offered: Announcement) -> None:
+        plain = {
+            id: Container(**{name: getattr(container, name) for name in Container.__struct_fields__})
+            for id, container in offered.containers.items()
+        }
+        if number in self.sessions:
+            self.offers[name] = number, Announcement(plain, frozenset(offered.running))
+
+    async def nodes(self) -> Mapping[str, Announcement]:
+        return {name: offered for name, (_, offered) in self.offers.items()}
+
+    async def relay(self, begun: Callable[[], None], put: Callable[[Any], None]) -> None:
+        async with self.store.changes() as changes:
+            begun()
+            async for id in changes:
+                put(id)

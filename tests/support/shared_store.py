@@ -1,0 +1,168 @@
+"""A small shared store in memory: an engine in a thread of its own, as a server would be, and stores as its clients."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager
+from typing import Any, Self, TypeVar
+
+import anyio
+from anyio.abc import TaskGroup
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+from shared_engine import Engine, SharedClaim, Ticket
+
+from nodekit import (
+    Announcement,
+    Claim,
+    ClientId,
+    ContainerId,
+    Job,
+    JobId,
+    Outcome,
+    Pending,
+    Settlement,
+)
+from nodekit.embedded.change_feed import Broadcast
+from nodekit.testing.contracts.shared.elsewhere import awaited, soon_here
+
+T = TypeVar("T")
+
+
+class SharedMemoryStore:
+    """A client of the engine, for one node."""
+
+    _tasks: TaskGroup
+
+    def __init__(self, engine: Engine, portal: BlockingPortal) -> None:
+        self.engine, self.portal = engine, portal
+        self._claims: dict[int, SharedClaim] = {}
+        self._lost: set[int] = set()
+
+    async def __aenter__(self) -> Self:
+        self._soon = soon_here()
+        self._session = await self._ask(self.engine.open, self._lose_soon)
+        self._tasks = await anyio.create_task_group().__aenter__()
+        self._tasks.start_soon(self._renew)
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self._tasks.cancel_scope.cancel()
+        await self._tasks.__aexit__(None, None, None)
+        with anyio.CancelScope(shield=True):
+            await self._ask(lambda: self.engine.end(self._session, died=False))
+
+    async def _ask(self, method: Callable[..., Awaitable[T]], *args: Any) -> T:
+        """Call the engine; the call completes even if the caller is cancelled."""
+        return await awaited(self.portal.start_task_soon(method, *args))
+
+    async def _renew(self) -> None:
+        while True:
+            await anyio.sleep(self.engine.lease_seconds / 4)
+            if not await self._ask(self.engine.renew, self._session):
+                self._session = await self._ask(self.engine.open, self._lose_soon)
+
+    def _lose_soon(self, token: int) -> None:
+        self._soon(lambda: self._lose(token))
+
+    def _lose(self, token: int) -> None:
+        self._lost.add(token)
+        if token in self._claims:
+            self._claims.pop(token).scope.cancel()
+
+    async def claim(self, containers: Collection[ContainerId], limit: int) -> list[Claim]:
+        return await self._claim(frozenset(containers), limit)
+
+    async def claim_expired(self, limit: int) -> list[Claim]:
+        return await self._claim(None, limit)
+
+    async def _claim(self, containers: Collection[ContainerId] | None, limit: int) -> list[Claim]:
+        while True:
+            ticket = Ticket()
+            try:
+                claims = await self._ask(self.engine.claim, self._session, ticket, containers, limit)
+            except BaseException:
+                self.portal.start_task_soon(self.engine.give_up, ticket)
+                raise
+            if not ticket.given_up:
+                return [self._hold(claim) for claim in claims]
+            await anyio.sleep(self.engine.lease_seconds / 20)  # the session has lapsed; a new one is opened soon
+
+    async def add_claimed(self, job: Job) -> Claim:
+        return self._hold(await self._ask(self.engine.add_claimed, self._session, job))
+
+    def _hold(self, claim: SharedClaim) -> Claim:
+        claim.scope = anyio.CancelScope()
+        self._claims[claim.token] = claim
+        if claim.token in self._lost:
+            self._lose(claim.token)
+        return claim
+
+    async def save(self, claim: Any, job: Job) -> None:
+        await self._ask(self.engine.save, claim.token, job)
+        claim.job = job
+
+    async def release(self, claim: Any, job: Job, *, delay_seconds: float = 0) -> None:
+        await self._ask(self.engine.release, claim.token, job, delay_seconds)
+        self._claims.pop(claim.token, None)
+
+    async def add(self, jobs: Sequence[Job]) -> list[Job]:
+        return await self._ask(self.engine.store.add, jobs)
+
+    async def settle(self, id: JobId, outcome: Outcome, *, client: ClientId | None) -> Settlement | None:
+        return await self._ask(self.engine.settle, id, outcome, client)
+
+    async def get(self, ids: Sequence[JobId], *, client: ClientId | None = None) -> list[Job]:
+        return await self._ask(lambda: self.engine.store.get(ids, client=client))
+
+    async def find(self, **conditions: Any) -> list[JobId]:
+        return await self._ask(lambda: self.engine.store.find(**conditions))
+
+    async def delete(self, ids: Sequence[JobId]) -> int:
+        return await self._ask(self.engine.store.delete, ids)
+
+    async def pending(self) -> Pending:
+        return await self._ask(self.engine.store.pending)
+
+    @asynccontextmanager
+    async def changes(self) -> AsyncIterator[AsyncIterator[JobId | None]]:
+        broadcast, begun, soon = Broadcast(), anyio.Event(), soon_here()
+        async with broadcast.subscribe() as changes:
+            relay = self.portal.start_task_soon(
+                self.engine.relay, lambda: soon(begun.set), lambda id: soon(lambda: broadcast.publish(id))
+            )
+            try:
+                await begun.wait()
+                yield changes
+            finally:
+                relay.cancel()
+
+    async def announce(self, name: str, offered: Announcement) -> None:
+        await self._ask(self.engine.announce, self._session, name, offered)
+
+    async def nodes(self) -> Mapping[str, Announcement]:
+        return await self._ask(self.engine.nodes)
+
+
+class Cluster:
+    """An engine that runs while it is entered, and gives stores on its data."""
+
+    portal: BlockingPortal
+
+    def __init__(
+        self, lease_seconds: float, engine: type[Engine] = Engine, client: type[SharedMemoryStore] = SharedMemoryStore
+    ) -> None:
+        self.engine = engine(lease_seconds)
+        self._client = client
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self.portal = stack.enter_context(start_blocking_portal())
+            stack.callback(lambda: self.portal.call(self.portal.stop, True))
+            stack.enter_context(self.portal.wrap_async_context_manager(self.engine.store))
+            self.portal.start_task_soon(self.engine.watch)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def store(self) -> SharedMemoryStore:
+        return self._client(self.engine, self.portal)
