@@ -28,7 +28,6 @@ import nodekit
 from nodekit import ContainerOutput, ContainerRunner, Step
 from nodekit.cli.certify.certifying import Wishes
 from nodekit.cli.certify.certifying import certify as run_certify
-from nodekit.cli.certify.honest import limits_of
 from nodekit.cli.certify.packages import find_package
 from nodekit.cli.certify.rows import Row
 from nodekit.cli.certify.table import END, START, between_marks

@@ -22,37 +22,6 @@ from nodekit.cli.config.schema import NodeSchema
 from nodekit.cli.config.schema_types import schema_of, struct_schema
 from nodekit.config.compose import compose
 
-DOCKER = """
-[store]
-use = "memory"
-
-[[runners]]
-use = "docker"
-
-[[runners.containers]]
-id = "a"
-image = "x:1"
-gpus = "all"
-
-volumes = ["./data:/data"]
-retry = { attempts = 3, statuses = [503] }
-"""
-LIMITS = """
-[node]
-name = "hello"
-queue_timeout_seconds = inf
-drain_seconds = 3
-
-[node.clients."10.0.0.7"]
-max_priority = 0
-
-[log]
-path = "node.log"
-
-[store]
-use = "memory"
-"""
-
 
 @pytest.fixture(scope="module")
 def schema() -> dict[str, Any]:

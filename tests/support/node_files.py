@@ -50,7 +50,7 @@ use = "docker"
 id = "a"
 image = "x:1"
 gpus = "all"
-env = { PLAIN = "b" }
+env = { PLAIN = { env = "HOME" } }
 volumes = ["./data:/data"]
 retry = { attempts = 3, statuses = [503] }
 """
@@ -66,10 +66,6 @@ max_priority = 0
 
 [log]
 path = "node.log"
-
-[packages]
-nodekit-compute = "*"
-nodekit-more = ">=1"
 
 [store]
 use = "memory"
