@@ -30,6 +30,7 @@ from nodekit.cli.certify.certifying import Wishes
 from nodekit.cli.certify.certifying import certify as run_certify
 from nodekit.cli.certify.packages import find_package
 from nodekit.cli.certify.rows import Row
+from nodekit.cli.certify.suite_limits import limits_of
 from nodekit.cli.certify.table import END, START, between_marks
 from nodekit.testing import ContainerRunnerContract
 

@@ -118,8 +118,8 @@ MISTAKES = [
     ("attempts = 3", "atempts = 3", DOCKER),
     ("[503]", "[99]", DOCKER),
     ('gpus = "all"', 'gpus = "some"', DOCKER),
-    ('PLAIN = "b"', "PLAIN = 3", DOCKER),
-    ('PLAIN = "b"', 'PLAIN = { en = "b" }', DOCKER),
+    ('{ env = "HOME" }', "3", DOCKER),
+    ('{ env = "HOME" }', '{ en = "HOME" }', DOCKER),
     ("max_priority = 0", "max_priority = 8", LIMITS),
     ('path = "node.log"', "", LIMITS),
 ]
