@@ -4,7 +4,7 @@ from nodekit.config.api_version import API_VERSION
 from nodekit.config.compose import load_node, node_name, read_node_file
 from nodekit.config.findings import Finding
 from nodekit.config.formats import Format, NodeTables
-from nodekit.config.providers import NodeFile, Offer
+from nodekit.config.providers import NodeFile, Provider
 from nodekit.config.secrets import EnvValue, Secret
 from nodekit.embedded.store import EmbeddedStore
 from nodekit.errors import (
@@ -129,13 +129,13 @@ __all__ = [
     "NodekitError",
     "NotFailed",
     "NotStarted",
-    "Offer",
     "Outcome",
     "Pending",
     "Pipeline",
     "PluginDeprecationWarning",
     "PooledRunner",
     "Problem",
+    "Provider",
     "Refusal",
     "RequestRefused",
     "Retry",

@@ -13,7 +13,7 @@ from nodekit.config.distributions import read_once
 from nodekit.config.explain import explain
 from nodekit.config.failures import CURE, keep, told
 from nodekit.config.formats import NodeTables, read_tables
-from nodekit.config.providers import Kind, NodeFile, Offer, load_offer, offered
+from nodekit.config.providers import Kind, NodeFile, Provider, load_provider, provided
 from nodekit.config.secrets import Secret
 from nodekit.errors import CompositionError, NodekitError, Problem
 from nodekit.hooks.container_rules import declared_twice, nearest, not_rules
@@ -114,10 +114,10 @@ class _Composition:
         for key in self.tables:
             if key not in TABLES:
                 self.problem(key, f"unknown table{nearest(key, TABLES)}")
-        plugins = self.parts("plugin", "plugins")
-        runners = self.parts("runner", "runners")
-        transports = self.parts("transport", "transports")
-        pipelines = self.parts("pipeline", "pipelines")
+        plugins = self.components("plugin", "plugins")
+        runners = self.components("runner", "runners")
+        transports = self.components("transport", "transports")
+        pipelines = self.components("pipeline", "pipelines")
         store = self.store()
         self.log()
         self.problems += [Problem(where, text) for where, text in self.container_tables.wrong_ids.items()]
@@ -125,10 +125,10 @@ class _Composition:
             raise CompositionError(sorted(self.problems, key=self.position))
         return Node(
             store=store,
-            runners=[part for _, part in runners],
-            transports=[part for _, part in transports],
+            runners=[component for _, component in runners],
+            transports=[component for _, component in transports],
             pipelines=dict(pipelines),
-            plugins=[part for _, part in plugins],
+            plugins=[component for _, component in plugins],
             name=self.file.node,
             limits=self.settings.limits(),
             trace_hooks=self.settings.trace_hooks,
@@ -141,50 +141,58 @@ class _Composition:
         if "store" not in self.tables:
             self.problem("store", 'is missing; add a table [store] with use = "sqlite" and path = "jobs.db"')
             return None
-        return self.part("store", self.table("store"), "store", self.offer("store", self.table("store"), "store"))
+        return self.component(
+            "store", self.table("store"), "store", self.provider("store", self.table("store"), "store")
+        )
 
-    def parts(self, kind: Kind, key: str) -> list[tuple[str, Any]]:
+    def components(self, kind: Kind, key: str) -> list[tuple[str, Any]]:
         """Return the components of a list of tables, each with the name of its provider."""
         entries = self.tables.get(key, [])
         if not _is_list(entries):
             self.problem(key, f"expected a list of tables: [[{key}]]")
             return []
         named = [(f"{key}[{number}]", table) for number, table in enumerate(entries)]
-        offers = [self.offer(kind, table, where) for where, table in named]
-        found = [(where, table["use"], offer) for (where, table), offer in zip(named, offers, strict=True) if offer]
+        providers = [self.provider(kind, table, where) for where, table in named]
+        found = [
+            (where, table["use"], provider)
+            for (where, table), provider in zip(named, providers, strict=True)
+            if provider
+        ]
         if kind == "plugin":
-            self.container_tables.declare(found, complete=None not in offers)
+            self.container_tables.declare(found, complete=None not in providers)
         elif kind == "runner":
             self.container_tables.drop_clashing(found)
         tables = dict(named)
-        return [(use, self.part(kind, tables[where], where, offer)) for where, use, offer in found]
+        return [(use, self.component(kind, tables[where], where, provider)) for where, use, provider in found]
 
-    def offer(self, kind: Kind, table: Any, where: str) -> Offer[Any] | None:
+    def provider(self, kind: Kind, table: Any, where: str) -> Provider[Any] | None:
         if not _is_table(table) or not isinstance(table.get("use"), str):
             self.problem(
-                where, f'says not which {kind} it is; add: use = "…", one of {", ".join(sorted(offered(kind)))}'
+                where, f'says not which {kind} it is; add: use = "…", one of {", ".join(sorted(provided(kind)))}'
             )
             return None
         try:
-            return load_offer(kind, table["use"])
+            return load_provider(kind, table["use"])
         except NodekitError as error:
             self.problem(f"{where}.use", str(error))
             return None
 
-    def part(self, kind: Kind, table: Any, where: str, offer: Offer[Any] | None) -> Any:
-        if offer is None:
+    def component(self, kind: Kind, table: Any, where: str, provider: Provider[Any] | None) -> Any:
+        if provider is None:
             return None
         settings = {key: value for key, value in table.items() if key != "use"}
         before = len(self.problems)
-        containers = self.containers(settings.pop("containers", []), where, offer) if kind == "runner" else None
-        config = self.convert(settings, offer.config, where, offer.container if kind == "plugin" else None)
+        containers = self.containers(settings.pop("containers", []), where, provider) if kind == "runner" else None
+        config = self.convert(settings, provider.config, where, provider.container if kind == "plugin" else None)
         if config is None or None in (containers or ()) or len(self.problems) > before:
             return None
         try:
-            part = offer.build(config if containers is None else replace(config, containers=containers), self.file)
-            if kind == "plugin" and (text := declared_twice(part, offer.container)):
+            component = provider.build(
+                config if containers is None else replace(config, containers=containers), self.file
+            )
+            if kind == "plugin" and (text := declared_twice(component, provider.container)):
                 self.problem(where, text)
-            return part
+            return component
         except CompositionError as error:
             found = [Problem(f"{where}.{p.where}" if p.where else where, p.text) for p in error.problems]
             self.problems += [problem for problem in found if problem.where not in self.container_tables.wrong_ids]
@@ -194,15 +202,15 @@ class _Composition:
             self.problem(where, told(error, f"{table['use']!r} cannot be built"))
         return None
 
-    def containers(self, entries: Any, where: str, offer: Offer[Any]) -> tuple[Any, ...]:
-        if text := not_rules(offer.container):
-            self.problem(where, f"container= of its offer {text}")
+    def containers(self, entries: Any, where: str, provider: Provider[Any]) -> tuple[Any, ...]:
+        if text := not_rules(provider.container):
+            self.problem(where, f"container= of its provider {text}")
             return ()
-        if offer.container is None or not _is_list(entries):
+        if provider.container is None or not _is_list(entries):
             self.problem(f"{where}.containers", f"expected a list of tables: [[{where.split('[')[0]}.containers]]")
             return ()
         numbered = [(f"{where}.containers[{number}]", entry) for number, entry in enumerate(entries)]
-        return tuple(self.container_tables.read(entry, place, offer.container) for place, entry in numbered)
+        return tuple(self.container_tables.read(entry, place, provider.container) for place, entry in numbered)
 
     # -- values -----------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from nodekit.config.providers import Offer
+from nodekit.config.providers import Provider
 from nodekit.hooks.container_rules import clashes, keys_of, nearest, not_rules
 from nodekit.node.container_ids import id_problem
 
@@ -31,22 +31,22 @@ class ContainerTables:
         self.wrong_ids: dict[str, str] = {}
         """Problems of ids, by their key paths. Their runners are still built, to find further problems."""
 
-    def declare(self, plugins: Iterable[tuple[str, str, Offer[Any]]], *, complete: bool) -> None:
+    def declare(self, plugins: Iterable[tuple[str, str, Provider[Any]]], *, complete: bool) -> None:
         """Register the rules of plugins, each with its place and name.
 
         `complete` is true if every named plugin was found.
         """
         self._rules_known = complete
-        for where, use, offer in plugins:
-            if text := not_rules(offer.container):
-                self._problem(where, f"container= of its offer {text}")
-            elif offer.container:
-                self._declared.append((where, repr(use), offer.container))
-                self._rules.update(dict.fromkeys(keys_of(offer.container), offer.container))
+        for where, use, provider in plugins:
+            if text := not_rules(provider.container):
+                self._problem(where, f"container= of its provider {text}")
+            elif provider.container:
+                self._declared.append((where, repr(use), provider.container))
+                self._rules.update(dict.fromkeys(keys_of(provider.container), provider.container))
 
-    def drop_clashing(self, runners: Iterable[tuple[str, str, Offer[Any]]]) -> None:
+    def drop_clashing(self, runners: Iterable[tuple[str, str, Provider[Any]]]) -> None:
         """Drop all rules if one has the name of a container's own key. Each such rule is a problem."""
-        structs = [(f"{where} ({use!r})", offer.container) for where, use, offer in runners if offer.container]
+        structs = [(f"{where} ({use!r})", provider.container) for where, use, provider in runners if provider.container]
         own = {key: runner for runner, struct in structs if not not_rules(struct) for key in keys_of(struct)}
         if found := list(clashes(self._declared, own)):
             for problem in found:

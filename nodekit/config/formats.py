@@ -15,7 +15,7 @@ import msgspec
 
 from nodekit.config.distributions import read_once
 from nodekit.config.failures import CURE, keep
-from nodekit.config.providers import load_only, offered
+from nodekit.config.providers import load_only, provided
 from nodekit.errors import CompositionError, NodekitError, Problem
 from nodekit.hooks.container_rules import nearest
 
@@ -82,7 +82,7 @@ def read_tables(path: Path | str) -> NodeTables:
 @read_once()
 def file_of_the_environment() -> str | None:
     """Return the path in the variable of some format, if one is set."""
-    for name in sorted(offered("format")):
+    for name in sorted(provided("format")):
         try:
             variable = load_format(name).variable
         except NodekitError:  # `nodekit doctor` reports it
@@ -94,7 +94,7 @@ def file_of_the_environment() -> str | None:
 
 def load_format(suffix: str) -> Format:
     """Import the one format of that suffix. Raise `NodekitError` if there is none, several, or a broken one."""
-    found = offered("format")
+    found = provided("format")
     if suffix not in found:
         known = sorted({*found, BUILT_IN})
         text = f"no installed package reads the format {suffix!r}; known: {', '.join(known)}{nearest(suffix, known)}"

@@ -36,7 +36,7 @@ class NodeFile(msgspec.Struct, frozen=True):
         return self.path.parent
 
 
-class Offer(Generic[ConfigT]):
+class Provider(Generic[ConfigT]):
     """A provider: a component or plugin that a node file can name, by an entry point of the group ``nodekit.<kind>s``.
 
     `config` is the Struct of its table, or `msgspec.Struct` itself if there are no settings. Fields of type `Path` and
@@ -61,7 +61,7 @@ class Offer(Generic[ConfigT]):
         self.api = api
 
 
-def offered(kind: Kind | Literal["format"]) -> "Mapping[str, list[EntryPoint]]":
+def provided(kind: Kind | Literal["format"]) -> "Mapping[str, list[EntryPoint]]":
     """Return the entry points by name. More than one under a name is a clash."""
     found: dict[str, list[EntryPoint]] = {}
     for entry in entry_points(f"nodekit.{kind}s"):
@@ -69,16 +69,16 @@ def offered(kind: Kind | Literal["format"]) -> "Mapping[str, list[EntryPoint]]":
     return found
 
 
-def load_offer(kind: Kind, name: str) -> Offer[Any]:
+def load_provider(kind: Kind, name: str) -> Provider[Any]:
     """Import the one provider of that name. Raise `NodekitError` if there is none, several, or a broken one."""
-    found = offered(kind)
+    found = provided(kind)
     if kind == "pipeline" and name == BUILT_IN:
         others = "".join(f"; {owner(entry)} has to offer its own under another name" for entry in found.get(name, ()))
         raise NodekitError(f"pipeline {name!r} is always there; remove this table{others}")
     if name not in found:
         known = ", ".join(sorted(found)) or "none"
         raise NodekitError(f"unknown {kind} {name!r}; known: {known}{nearest(name, found)}")
-    return load_only(found[name], Offer, f"{kind} {name!r}")  # pyright: ignore[reportUnknownVariableType]
+    return load_only(found[name], Provider, f"{kind} {name!r}")  # pyright: ignore[reportUnknownVariableType]
 
 
 def load_only(entries: "Sequence[EntryPoint]", expected: type[T], called: str) -> T:
@@ -96,7 +96,7 @@ def load_only(entries: "Sequence[EntryPoint]", expected: type[T], called: str) -
 
 
 def _check_api(found: object, entry: "EntryPoint", called: str) -> None:
-    if isinstance(found, Offer) and (problem := api_problem(found.api, name_of(entry.dist) or "the package")):
+    if isinstance(found, Provider) and (problem := api_problem(found.api, name_of(entry.dist) or "the package")):
         raise NodekitError(f"{called} of {owner(entry)} {problem}")
 
 

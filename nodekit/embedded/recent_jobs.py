@@ -7,7 +7,7 @@ MAX_BYTES = 32 * 1024 * 1024
 _OVERHEAD_BYTES = 2048
 
 
-class Fresh:
+class RecentJobs:
     """Snapshots of queued jobs. A job that does not fit is left out."""
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:

@@ -15,7 +15,7 @@ from nodekit.embedded.counters import Counts
 from nodekit.embedded.ended import Ended
 from nodekit.embedded.interrupted import Interrupted, given_back
 from nodekit.embedded.queue import Queue
-from nodekit.embedded.recent_jobs import Fresh
+from nodekit.embedded.recent_jobs import RecentJobs
 from nodekit.errors import ClaimLost, StoreFailed
 from nodekit.interfaces.store import Claim, JobTable, Pending, Settlement, Unfinished
 from nodekit.model.container import ClientId, ContainerId, JobId
@@ -38,7 +38,7 @@ class EmbeddedStore:
         self._entered = False
         self._loading: set[JobId] = set()
         self._own = OwnTasks()
-        self._fresh, self._ended = Fresh(), Ended()
+        self._fresh, self._ended = RecentJobs(), Ended()
         self._broadcast, self._counts = Broadcast(), Counts()
         self._interrupted = Interrupted(self._settle, self._ended.put)
 

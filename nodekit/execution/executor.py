@@ -14,11 +14,11 @@ from nodekit.concurrency.signal import Signal
 from nodekit.errors import Unavailable
 from nodekit.execution.container_calls import Calls
 from nodekit.execution.descriptors import descriptor_share
-from nodekit.execution.job_runs import LONGEST_PAUSE_SECONDS, Means, Run, Runs
+from nodekit.execution.job_runs import LONGEST_PAUSE_SECONDS, Run, RunContext, Runs
 from nodekit.execution.job_stream import JobStream
 from nodekit.execution.slots import Slots
 from nodekit.execution.stream_runs import StreamRun, StreamRuns
-from nodekit.execution.stream_slots import Turns
+from nodekit.execution.stream_slots import StreamSlots
 from nodekit.execution.transitions import Progress
 from nodekit.interfaces.asking import Running, is_fault, named, said
 from nodekit.interfaces.runner import ContainerRunner
@@ -61,9 +61,9 @@ class Executor:
         self._changed = Signal()
         self.problems = running.problems
         """Reasons why jobs do not progress right now, by what fails."""
-        self._turns = Turns(self._slots, self._reconsider)
+        self._turns = StreamSlots(self._slots, self._reconsider)
         self._tasks: TaskGroup | None = None
-        means = Means(
+        means = RunContext(
             store=store,
             calls=calls,
             progress=progress,

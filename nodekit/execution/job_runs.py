@@ -14,7 +14,7 @@ from nodekit.errors import ClaimLost
 from nodekit.execution.backoff import delay_before_retry
 from nodekit.execution.container_calls import Called, Calls
 from nodekit.execution.slots import Slots
-from nodekit.execution.transitions import Progress, expired, failed, job_timeout_text, stray
+from nodekit.execution.transitions import Progress, expired, failed, inconsistent_pipeline, job_timeout_text
 from nodekit.interfaces.asking import is_fault, said
 from nodekit.interfaces.store import Claim, JobStore
 from nodekit.model.container import ContainerError, ContainerId, JobId, Step
@@ -54,7 +54,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Means:
+class RunContext:
     """Everything that running jobs needs."""
 
     store: JobStore
@@ -78,7 +78,7 @@ RunT = TypeVar("RunT", bound=Run)
 class Runs(Generic[RunT]):
     """Runner of claimed jobs, in slots that the executor gives."""
 
-    def __init__(self, means: Means) -> None:
+    def __init__(self, means: RunContext) -> None:
         self._store = means.store
         self._calls = means.calls
         self._progress = means.progress
@@ -124,7 +124,9 @@ class Runs(Generic[RunT]):
             step = self._progress.next_step(run.job)
             if step is None or step.container != run.job.due:  # the node's pipelines changed since the job was stored
                 run.strays += 1
-                await self._keep(run, self._progress.advance(run.job) if run.strays == 1 else stray(run.job))
+                await self._keep(
+                    run, self._progress.advance(run.job) if run.strays == 1 else inconsistent_pipeline(run.job)
+                )
             elif run.seconds_left <= 0:
                 await self._keep(run, failed(run.job, job_timeout_text(run.job), "job_timeout"))
             elif await self._step(run, step):

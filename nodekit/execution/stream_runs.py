@@ -7,9 +7,9 @@ import anyio
 from msgspec.structs import replace
 
 from nodekit.execution.container_calls import Called
-from nodekit.execution.job_runs import Means, Run, Runs
+from nodekit.execution.job_runs import Run, RunContext, Runs
 from nodekit.execution.job_stream import JobStream
-from nodekit.execution.stream_slots import Turns
+from nodekit.execution.stream_slots import StreamSlots
 from nodekit.execution.transitions import expired, failed, job_timeout_text
 from nodekit.interfaces.store import Claim
 from nodekit.model.container import ContainerError, Location, Step
@@ -39,7 +39,7 @@ class StreamRun(Run):
 class StreamRuns(Runs[StreamRun]):
     """Variant of `Runs` for streams. Other jobs go back to the queue; streams wait where they are."""
 
-    def __init__(self, means: Means, turns: Turns) -> None:
+    def __init__(self, means: RunContext, turns: StreamSlots) -> None:
         super().__init__(means)
         self._turns = turns
 

@@ -8,7 +8,7 @@ from nodekit.execution.slots import Slots
 from nodekit.model.container import ContainerId
 
 
-class Turns:
+class StreamSlots:
     """Streams that wait for a slot of the node and a slot of a container at once."""
 
     def __init__(self, slots: Slots, ask: Callable[[], None]) -> None:

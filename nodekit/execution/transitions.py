@@ -80,7 +80,7 @@ class Progress:
         )
 
 
-def stray(job: Job) -> Job:
+def inconsistent_pipeline(job: Job) -> Job:
     """Fail a job whose pipeline names another step each time it is asked."""
     return failed(job, f"the pipeline {job.request.pipeline!r} contradicts itself")
 

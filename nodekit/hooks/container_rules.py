@@ -26,9 +26,9 @@ def declared_twice(plugin: object, offered: type[msgspec.Struct] | None) -> str 
     name = type(plugin).__name__
     if declared is None:
         cure = f"give the class container_rules = {getattr(offered, '__name__', offered)}"
-        return f"its offer declares rules of containers that {name} does not; {cure}"
-    cure = f"write Offer(…, container={declared.__name__})"
-    return f"{name} declares rules of containers that its offer does not; {cure}"
+        return f"its provider declares rules of containers that {name} does not; {cure}"
+    cure = f"write Provider(…, container={declared.__name__})"
+    return f"{name} declares rules of containers that its provider does not; {cure}"
 
 
 def rule_problems(offered: Sequence[tuple[str, Container]], plugins: Sequence[object]) -> Iterator[Problem]:

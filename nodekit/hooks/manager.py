@@ -69,11 +69,11 @@ class Hooks:
     """The plugins of one node, called one at a time in the order given. Components that are plugins come last."""
 
     def __init__(
-        self, plugins: Sequence[object], parts: Sequence[tuple[str, object]] = (), *, trace: bool = False
+        self, plugins: Sequence[object], components: Sequence[tuple[str, object]] = (), *, trace: bool = False
     ) -> None:
-        """Register the plugins. `parts` are the node's components, each with its place, such as ``runners[0]``."""
+        """Register the plugins. `components` are the node's components, each with its place, such as ``runners[0]``."""
         placed = [(f"plugins[{number}]", plugin) for number, plugin in enumerate(plugins)]
-        placed += _plugins_among(parts, plugins)
+        placed += _plugins_among(components, plugins)
         plugins = [plugin for _, plugin in placed]
         problems = [Problem(place, text) for place, plugin in placed for text in _problems(plugin)]
         twice = [at for number, at in enumerate(placed) if at[1] in plugins[:number]]  # equal objects are one to pluggy
@@ -209,12 +209,12 @@ def _nothing(answer: object) -> None:
         raise TypeError(f"it answered {answer!r:.200} where only None lets in; to object, raise it: raise Refusal(…)")
 
 
-def _plugins_among(parts: Sequence[tuple[str, object]], plugins: Sequence[object]) -> Sequence[tuple[str, object]]:
+def _plugins_among(components: Sequence[tuple[str, object]], plugins: Sequence[object]) -> Sequence[tuple[str, object]]:
     """Return the components that implement hooks, each once, without those that are also given as plugins."""
     found: list[tuple[str, object]] = []
-    for place, part in parts:
-        if _named(part) and not any(part is other for other in (*plugins, *(other for _, other in found))):
-            found.append((place, part))
+    for place, component in components:
+        if _named(component) and not any(component is other for other in (*plugins, *(other for _, other in found))):
+            found.append((place, component))
     return found
 
 

@@ -14,13 +14,13 @@ from nodekit.model.container import ContainerId
 
 logger = logging.getLogger("nodekit.node")
 
-PartT = TypeVar("PartT")
+ComponentT = TypeVar("ComponentT")
 T = TypeVar("T")
 
 
-def named(key: str, parts: Iterable[PartT]) -> Iterator[tuple[str, PartT]]:
+def named(key: str, components: Iterable[ComponentT]) -> Iterator[tuple[str, ComponentT]]:
     """Yield components with the names used in messages, such as ``runners[1] (ProcessRunner)``."""
-    return ((f"{key}[{number}] ({type(part).__name__})", part) for number, part in enumerate(parts))
+    return ((f"{key}[{number}] ({type(component).__name__})", component) for number, component in enumerate(components))
 
 
 def texts(told: Any) -> list[str]:

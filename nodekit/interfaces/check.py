@@ -66,37 +66,37 @@ def _is_protocol(kind: type) -> bool:
     return bool(getattr(kind, "_is_protocol", False))
 
 
-def shape_problems(where: str, part: object, protocol: type) -> Iterator[Problem]:
+def shape_problems(where: str, component: object, protocol: type) -> Iterator[Problem]:
     """Yield what would break a node's calls.
 
     These are missing members, sync members that must be async (or the reverse), and missing parameters.
     """
-    if inspect.isclass(part):
-        yield Problem(where, f"is a class; give the node an instance: {part.__name__}()")
+    if inspect.isclass(component):
+        yield Problem(where, f"is a class; give the node an instance: {component.__name__}()")
         return
-    named = type(part).__name__
+    named = type(component).__name__
     for member in members(protocol):
-        if not _has(part, member.name):
+        if not _has(component, member.name):
             lacks = f"{named} is not a {protocol.__name__}: it has no `{member.name}`; write: {member.written()}"
             yield Problem(where, lacks)
-        elif text := _wrong(part, member):
+        elif text := _wrong(component, member):
             yield Problem(where, f"{named}.{text}")
     for member in optional_members(protocol):
-        if _has(part, member.name) and (text := _wrong(part, member)):
+        if _has(component, member.name) and (text := _wrong(component, member)):
             yield Problem(where, f"{named}.{text} (of {member.protocol.__name__}), or give it another name")
 
 
-def _has(part: object, name: str) -> bool:
+def _has(component: object, name: str) -> bool:
     if name in _DUNDERS:  # Python looks them up on the class alone
-        return hasattr(type(part), name)
+        return hasattr(type(component), name)
     missing = object()
-    return inspect.getattr_static(part, name, missing) is not missing or hasattr(part, name)
+    return inspect.getattr_static(component, name, missing) is not missing or hasattr(component, name)
 
 
-def _wrong(part: object, member: Member) -> str | None:
+def _wrong(component: object, member: Member) -> str | None:
     if member.spec is None:
         return None
-    method = getattr(part, member.name)
+    method = getattr(component, member.name)
     if not callable(method):
         return f"{member.name} is not a method; write: {member.written()}"
     if member.is_async and not _may_be_awaited(method):

@@ -19,9 +19,9 @@ from nodekit.model.events import JobAccepted, JobFinished, RequestRefused
 from nodekit.model.ids import JobIds
 from nodekit.model.job import UNSUCCESSFUL, Job, JobRequest, JobStatus, RetryFrom
 from nodekit.model.limits import ClientLimits, NodeLimits, finite
+from nodekit.node.emitter import Emitter
 from nodekit.node.health import Trouble
 from nodekit.node.requests import request_problem
-from nodekit.node.telling import Telling
 
 logger = logging.getLogger("nodekit.node")
 
@@ -31,7 +31,7 @@ Answer: TypeAlias = Job | Refusal | Unavailable | KeyReused
 Begin: TypeAlias = Callable[[Job], Job]
 
 
-class Intake:
+class Admission:
     """Admission of requests: accepts each one, or gives the reason why not."""
 
     def __init__(
@@ -42,7 +42,7 @@ class Intake:
         ids: JobIds,
         limits: NodeLimits,
         guards: Callable[[JobRequest], Awaitable[None]],
-        telling: Telling,
+        telling: Emitter,
     ) -> None:
         self._store = store
         self._telling = telling

@@ -8,14 +8,14 @@ from nodekit.errors import StoreFailed
 from nodekit.execution.executor import Executor
 from nodekit.interfaces.asking import Running, asked, said
 from nodekit.interfaces.store import JobStore
-from nodekit.node.admission import Intake
+from nodekit.node.admission import Admission
 from nodekit.node.health import Health
 
 logger = logging.getLogger("nodekit.node")
 
 
 async def diagnosis(
-    store: JobStore, running: Running, executor: Executor, intake: Intake, told: Iterable[str]
+    store: JobStore, running: Running, executor: Executor, intake: Admission, told: Iterable[str]
 ) -> Health:
     """Return the node's health. Reasons that stop the node come first, then those `told` by runners and plugins."""
     up = running.look()

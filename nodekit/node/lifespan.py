@@ -13,7 +13,7 @@ from nodekit.interfaces.asking import asked
 from nodekit.interfaces.runner import ContainerRunner
 from nodekit.interfaces.store import JobStore
 from nodekit.model.ids import JobIds
-from nodekit.node.admission import Intake
+from nodekit.node.admission import Admission
 from nodekit.node.paging import check_page
 from nodekit.node.waiters import Waiters
 
@@ -22,7 +22,9 @@ logger = logging.getLogger("nodekit.node")
 COUNT_SECONDS = 1.0
 
 
-async def open_parts(stack: AsyncExitStack, store: JobStore, ids: JobIds, runners: Sequence[ContainerRunner]) -> None:
+async def open_components(
+    stack: AsyncExitStack, store: JobStore, ids: JobIds, runners: Sequence[ContainerRunner]
+) -> None:
     """Enter the store and the runners; the stack leaves them."""
     await stack.enter_async_context(store)
     stack.push_async_callback(tell_unfinished, store, "stopped: %d jobs are unfinished")
@@ -37,7 +39,7 @@ async def working(
     servers: Sequence[Callable[..., Coroutine[Any, Any, Any]]],
     executor: Executor,
     waiters: Waiters,
-    intake: Intake,
+    intake: Admission,
     drain_seconds: float,
     urls: list[str],
 ) -> AsyncIterator[None]:

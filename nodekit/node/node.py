@@ -29,15 +29,15 @@ from nodekit.model.events import JobFinished
 from nodekit.model.ids import JobIds
 from nodekit.model.job import Job, JobRequest, JobStatus, Outcome, RetryFrom
 from nodekit.model.limits import DEFAULTS, NodeLimits
-from nodekit.node.admission import Intake
+from nodekit.node.admission import Admission
 from nodekit.node.diagnosis import diagnosis
+from nodekit.node.emitter import Emitter
 from nodekit.node.following import finished, following
 from nodekit.node.health import Health
-from nodekit.node.lifespan import open_parts, working
+from nodekit.node.lifespan import open_components, working
 from nodekit.node.paging import check_page
 from nodekit.node.resources import AT_ONCE, describe
-from nodekit.node.telling import Telling
-from nodekit.node.validation import misfits, placed_parts
+from nodekit.node.validation import misfits, placed_components
 from nodekit.node.waiters import Waiters
 
 
@@ -65,7 +65,7 @@ class Node:
         self.name, self.limits = name, limits
         self.urls: list[str] = []
         """Addresses on which the transports listen, while the node runs."""
-        self._hooks = Hooks(plugins, placed_parts(store, runners, transports), trace=trace_hooks)
+        self._hooks = Hooks(plugins, placed_components(store, runners, transports), trace=trace_hooks)
         self._runners, self._transports = tuple(runners), tuple(transports)
         self.pipelines: Mapping[str, Pipeline] = {BUILT_IN: SequencePipeline(), **pipelines}
         self._ids = JobIds()
@@ -82,7 +82,7 @@ class Node:
         self._store = store
         self._running, self._waiters = Running(self._runners), Waiters(store.changes)
         hooks, limits = self._hooks, self.limits
-        self._telling = Telling(lambda: hooks.observed, lambda event: hooks.observe(event, self))
+        self._telling = Emitter(lambda: hooks.observed, lambda event: hooks.observe(event, self))
         progress = Progress(self.pipelines, self._containers, limits)
         self._executor = Executor(
             store=store,
@@ -92,7 +92,7 @@ class Node:
             concurrency=limits.concurrency,
             tell=self._telling.tell,
         )
-        self._intake = Intake(
+        self._admission = Admission(
             store=store,
             progress=progress,
             ids=self._ids,
@@ -107,14 +107,14 @@ class Node:
         if self._stack is not None:
             raise NodekitError("a node runs once; compose a new one")
         async with AsyncExitStack() as stack:
-            await open_parts(stack, self._store, self._ids, self._runners)
+            await open_components(stack, self._store, self._ids, self._runners)
             for lifespan in self._hooks.lifespans(self):
                 await stack.enter_async_context(lifespan)
             await stack.enter_async_context(self._telling)
             servers = [partial(transport.serve, self) for transport in self._transports]
             drain_seconds = self.limits.drain_seconds
             await stack.enter_async_context(
-                working(servers, self._executor, self._waiters, self._intake, drain_seconds, self.urls)
+                working(servers, self._executor, self._waiters, self._admission, drain_seconds, self.urls)
             )
             self._stack = stack.pop_all()
         return self
@@ -140,7 +140,7 @@ class Node:
 
         If the client has used an idempotency key before, the answer is the job of that time; nothing is admitted.
         """
-        return await self._intake.take(requests)
+        return await self._admission.take(requests)
 
     @asynccontextmanager
     async def stream(self, request: JobRequest) -> AsyncIterator[JobStream]:
@@ -152,7 +152,7 @@ class Node:
         `submit`; the request's idempotency key is ignored.
         """
         asked = replace(request, destination=Location.STREAM, idempotency_key=None, body_digest=None)
-        stream = await self._intake.stream(asked, self._executor.stream)
+        stream = await self._admission.stream(asked, self._executor.stream)
         try:
             yield stream
         finally:
@@ -182,7 +182,7 @@ class Node:
         request = old.request.again(
             address=address, priority=priority, idempotency_key=idempotency_key, body_digest=body_digest
         )
-        return _kept(await self._intake.take_again(old, request, start))
+        return _kept(await self._admission.take_again(old, request, start))
 
     async def fetch(self, ids: Sequence[JobId], *, client: ClientId | None = None) -> list[Job]:
         """Return the jobs among `ids` (of one client), in their order, each once; unknown ones are left out."""
@@ -275,7 +275,7 @@ class Node:
 
     async def health(self) -> Health:
         """Check that store and executor work and that a container can be called. It reads the store once."""
-        return await diagnosis(self._store, self._running, self._executor, self._intake, self._hooks.problems(self))
+        return await diagnosis(self._store, self._running, self._executor, self._admission, self._hooks.problems(self))
 
 
 def _kept(answer: Job | NodekitError) -> Job:

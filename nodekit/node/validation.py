@@ -32,10 +32,10 @@ def misfits(
         return
     if BUILT_IN in pipelines:
         yield Problem(f"pipelines[{BUILT_IN!r}]", "is built in and always there; give yours another name")
-    parts = list(_parts(store, runners, transports, pipelines))
+    components = list(_components(store, runners, transports, pipelines))
     yield from _store_problems(store)
-    for part in parts:
-        yield from shape_problems(*part)
+    for component in components:
+        yield from shape_problems(*component)
     if any(inspect.isclass(runner) or not _has_containers(runner) for runner in runners):
         return
     containers, wrong = offered(runners)
@@ -50,12 +50,16 @@ def _has_containers(runner: object) -> bool:
     return inspect.getattr_static(runner, "containers", missing) is not missing or hasattr(runner, "containers")
 
 
-def placed_parts(
+def placed_components(
     store: JobStore, runners: Sequence[ContainerRunner], transports: Sequence[Transport]
 ) -> Sequence[tuple[str, object]]:
     """Return the components that may implement hooks, each with its place."""
     numbered = [(f"runners[{number}]", runner) for number, runner in enumerate(runners)]
-    return ("store", store), *numbered, *((f"transports[{number}]", part) for number, part in enumerate(transports))
+    return (
+        ("store", store),
+        *numbered,
+        *((f"transports[{number}]", component) for number, component in enumerate(transports)),
+    )
 
 
 def _container_problems(container: Container) -> Iterator[Problem]:
@@ -82,11 +86,11 @@ def _store_problems(store: object) -> Iterator[Problem]:
         yield Problem("store", f"{_class_of(store)} is not a JobStore; {cure}")
 
 
-def _class_of(part: object) -> str:
-    return f"the class {part.__name__}" if inspect.isclass(part) else type(part).__name__
+def _class_of(component: object) -> str:
+    return f"the class {component.__name__}" if inspect.isclass(component) else type(component).__name__
 
 
-def _parts(
+def _components(
     store: object, runners: Sequence[object], transports: Sequence[object], pipelines: Mapping[str, object]
 ) -> Iterator[tuple[str, object, type]]:
     """Yield each component with its place and its Protocol."""

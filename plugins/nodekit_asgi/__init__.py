@@ -2,6 +2,6 @@
 
 from nodekit_asgi.app import AsgiApp
 from nodekit_asgi.config import AsgiConfig, Limits
-from nodekit_asgi.transport import AsgiTransport, offer
+from nodekit_asgi.transport import AsgiTransport, provider
 
-__all__ = ["AsgiApp", "AsgiConfig", "AsgiTransport", "Limits", "offer"]
+__all__ = ["AsgiApp", "AsgiConfig", "AsgiTransport", "Limits", "provider"]

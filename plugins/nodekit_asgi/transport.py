@@ -9,7 +9,7 @@ import anyio
 from anyio.abc import TaskStatus
 from msgspec.structs import replace
 
-from nodekit import CompositionError, Node, NodeFile, NodekitError, Offer, Problem, descriptor_share
+from nodekit import CompositionError, Node, NodeFile, NodekitError, Problem, Provider, descriptor_share
 from nodekit_asgi.app import AsgiApp
 from nodekit_asgi.config import AsgiConfig
 from nodekit_asgi.server.bounded_listener import BoundedListener
@@ -62,4 +62,4 @@ def from_config(config: AsgiConfig, file: NodeFile) -> AsgiTransport:
     return AsgiTransport(config=config)
 
 
-offer = Offer(AsgiConfig, from_config)
+provider = Provider(AsgiConfig, from_config)

@@ -8,7 +8,7 @@ asyncio, as the HTTP client does.
 
 from nodekit_docker.config import Credentials, DockerConfig, DockerContainer, Gpus
 from nodekit_docker.engine.errors import EngineGone, EngineRefused, NameTaken
-from nodekit_docker.runner import DockerRunner, offer
+from nodekit_docker.runner import DockerRunner, provider
 
 __all__ = [
     "Credentials",
@@ -19,5 +19,5 @@ __all__ = [
     "EngineRefused",
     "Gpus",
     "NameTaken",
-    "offer",
+    "provider",
 ]

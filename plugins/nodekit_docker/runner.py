@@ -10,7 +10,7 @@ from typing import Any, Self
 import anyio
 from anyio.abc import TaskGroup
 
-from nodekit import CompositionError, ContainerId, NodekitError, Offer, Problem
+from nodekit import CompositionError, ContainerId, NodekitError, Problem, Provider
 from nodekit_docker.config import NAME, DockerConfig, DockerContainer, problems
 from nodekit_docker.containers.kept import Kept
 from nodekit_docker.containers.making import Workshop
@@ -177,7 +177,7 @@ class DockerRunner(StartingRunner):
                 kept.look()
 
 
-offer = Offer(
+provider = Provider(
     DockerConfig,
     lambda config, file: DockerRunner(*config.containers, host=config.host, node=file.node, folder=file.folder),
     container=DockerContainer,

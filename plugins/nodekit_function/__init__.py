@@ -21,15 +21,15 @@ from nodekit import (
     ContainerId,
     ContainerOutput,
     NodeFile,
-    Offer,
     Problem,
+    Provider,
     Step,
     decode_payload,
     encode_payload,
 )
 from nodekit_function._pieces import INSTANCE, Pieces, gathered, pieces_of, translated
 
-__all__ = ["Function", "FunctionConfig", "FunctionContainer", "FunctionRunner", "offer"]
+__all__ = ["Function", "FunctionConfig", "FunctionContainer", "FunctionRunner", "provider"]
 
 Function: TypeAlias = Callable[[Any], Awaitable[Any] | AsyncGenerator[bytes | str, None]]
 """A function that takes the data of a step as plain Python values and returns a value that JSON can hold.
@@ -177,4 +177,4 @@ def _file_module(path: Path, files: dict[Path, ModuleType]) -> ModuleType:
     return files[path]
 
 
-offer = Offer(FunctionConfig, from_config, container=FunctionContainer)
+provider = Provider(FunctionConfig, from_config, container=FunctionContainer)

@@ -5,9 +5,9 @@ from typing import Any
 
 import msgspec
 
-from nodekit import Container, ContainerId, JobRequest, Node, Offer, Refusal
+from nodekit import Container, ContainerId, JobRequest, Node, Provider, Refusal
 
-__all__ = ["Guardian", "GuardianConfig", "GuardianRules", "offer", "rules"]
+__all__ = ["Guardian", "GuardianConfig", "GuardianRules", "provider", "rules"]
 
 
 class GuardianConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -97,4 +97,4 @@ def _unmapped_network(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6N
     return network
 
 
-offer = Offer(GuardianConfig, lambda config, file: Guardian(), container=GuardianRules)
+provider = Provider(GuardianConfig, lambda config, file: Guardian(), container=GuardianRules)

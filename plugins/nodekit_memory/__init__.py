@@ -14,11 +14,11 @@ from nodekit import (
     Job,
     JobId,
     JobStatus,
-    Offer,
+    Provider,
     Unfinished,
 )
 
-__all__ = ["MemoryConfig", "MemoryStore", "MemoryTable", "offer"]
+__all__ = ["MemoryConfig", "MemoryStore", "MemoryTable", "provider"]
 
 
 class MemoryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -122,4 +122,4 @@ class MemoryStore(EmbeddedStore):
         super().__init__(MemoryTable())
 
 
-offer = Offer(MemoryConfig, lambda config, file: MemoryStore())
+provider = Provider(MemoryConfig, lambda config, file: MemoryStore())

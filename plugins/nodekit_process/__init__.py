@@ -7,6 +7,6 @@ ended. The runner needs asyncio, because the HTTP client does.
 """
 
 from nodekit_process._config import ProcessConfig, ProcessContainer
-from nodekit_process._runner import ProcessRunner, offer
+from nodekit_process._runner import ProcessRunner, provider
 
-__all__ = ["ProcessConfig", "ProcessContainer", "ProcessRunner", "offer"]
+__all__ = ["ProcessConfig", "ProcessContainer", "ProcessRunner", "provider"]

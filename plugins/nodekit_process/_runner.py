@@ -8,7 +8,7 @@ from typing import Self
 import anyio
 from anyio.abc import TaskGroup
 
-from nodekit import CompositionError, Offer
+from nodekit import CompositionError, Provider
 from nodekit_process._config import ProcessConfig, ProcessContainer, problems
 from nodekit_process._supervised import Supervised
 from nodekit_remote import ContainerHttp, StartingRunner
@@ -54,7 +54,7 @@ class ProcessRunner(StartingRunner):
         await self._stack.aclose()
 
 
-offer = Offer(
+provider = Provider(
     ProcessConfig,
     lambda config, file: ProcessRunner(*config.containers, folder=file.folder),
     container=ProcessContainer,

@@ -12,9 +12,9 @@ from typing import Annotated
 
 import msgspec
 
-from nodekit import ClientId, Offer, TooManyRequests
+from nodekit import ClientId, Provider, TooManyRequests
 
-__all__ = ["RateLimit", "RateLimitConfig", "offer"]
+__all__ = ["RateLimit", "RateLimitConfig", "provider"]
 
 _NANOSECONDS = 1_000_000_000
 
@@ -75,4 +75,4 @@ def _counted_as(client: ClientId) -> str:
     return str(address.ipv4_mapped or f"{int(address) >> 64:x}/64")
 
 
-offer = Offer(RateLimitConfig, lambda config, file: RateLimit(**msgspec.structs.asdict(config)))
+provider = Provider(RateLimitConfig, lambda config, file: RateLimit(**msgspec.structs.asdict(config)))

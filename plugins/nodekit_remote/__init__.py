@@ -5,7 +5,7 @@ names here: they share `StartingRunner`, with an `Upkeep` for each `StartedConta
 """
 
 from nodekit_remote._http import ContainerHttp, Endpoint, HttpContainer, Streamed
-from nodekit_remote._runner import RemoteConfig, RemoteContainer, RemoteRunner, offer
+from nodekit_remote._runner import RemoteConfig, RemoteContainer, RemoteRunner, provider
 from nodekit_remote._started import StartedContainer, restart_pause
 from nodekit_remote._starter import StartingRunner, Upkeep, env_problems, id_problems, plain_env
 
@@ -22,7 +22,7 @@ __all__ = [
     "Upkeep",
     "env_problems",
     "id_problems",
-    "offer",
     "plain_env",
+    "provider",
     "restart_pause",
 ]

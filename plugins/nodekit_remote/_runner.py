@@ -19,7 +19,7 @@ from nodekit import (
     ContainerId,
     ContainerOutput,
     NodeFile,
-    Offer,
+    Provider,
     Step,
 )
 from nodekit_remote._http import ContainerHttp, Endpoint, HttpContainer, Streamed
@@ -163,4 +163,4 @@ def from_config(config: RemoteConfig, file: NodeFile) -> RemoteRunner:
     )
 
 
-offer = Offer(RemoteConfig, from_config, container=RemoteContainer)
+provider = Provider(RemoteConfig, from_config, container=RemoteContainer)

@@ -5,10 +5,10 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from nodekit import CompositionError, EmbeddedStore, NodeFile, Offer, Problem
+from nodekit import CompositionError, EmbeddedStore, NodeFile, Problem, Provider
 from nodekit_sqlite._table import SqliteTable
 
-__all__ = ["SqliteConfig", "SqliteStore", "SqliteTable", "offer"]
+__all__ = ["SqliteConfig", "SqliteStore", "SqliteTable", "provider"]
 
 
 class SqliteConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,4 +40,4 @@ def from_config(config: SqliteConfig, file: NodeFile) -> SqliteStore:
     return SqliteStore(config.path, synchronous=config.synchronous, group=config.group)
 
 
-offer = Offer(SqliteConfig, from_config)
+provider = Provider(SqliteConfig, from_config)

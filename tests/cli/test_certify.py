@@ -145,8 +145,8 @@ def with_echo(folder: Path, **tests: str) -> Path:
     return folder
 
 
-def row_of(done: Certified, offer: str) -> Row:
-    [row] = [row for row in done.certificate.rows if row.offer == offer]
+def row_of(done: Certified, provider: str) -> Row:
+    [row] = [row for row in done.certificate.rows if row.provider == provider]
     return row
 
 
@@ -215,7 +215,7 @@ def own_tests(tmp_path_factory: pytest.TempPathFactory) -> Certified:
 def test_tests_of_the_package_itself_count_and_what_their_suite_leaves_out_is_a_limit(own_tests: Certified) -> None:
     assert own_tests.exit_code == 0, own_tests.out
     row = own_tests.certificate.rows[0]
-    assert (row.kind, row.offer, row.suite, row.result) == ("runner", "echo", "ContainerRunnerContract", "passed")
+    assert (row.kind, row.provider, row.suite, row.result) == ("runner", "echo", "ContainerRunnerContract", "passed")
     assert row.tests == "test_echo.py::TestEcho"
     assert 0 < row.passed < row.total
     assert row.limits[0] == "`opaque = False`"
@@ -240,7 +240,7 @@ def other_tests(tmp_path_factory: pytest.TempPathFactory) -> Certified:
 
 
 @of_other_tests
-def test_tests_of_another_packages_part_say_nothing_of_an_offer(other_tests: Certified) -> None:
+def test_tests_of_another_packages_part_say_nothing_of_a_provider(other_tests: Certified) -> None:
     assert other_tests.exit_code == 1
     assert [row.tests for row in other_tests.certificate.rows] == [""]
 
@@ -258,7 +258,7 @@ def test_a_suite_that_is_made_instead_holds_the_part_to_what_it_does_not_say(oth
     row = other_tests.row("ContainerRunnerContract")
     assert (row.total - row.passed, row.result) == (1, "failed")
     failure = other_tests.certificate.failures[1]
-    assert failure.offers == ("runner:echo",)
+    assert failure.providers == ("runner:echo",)
     assert failure.test == "digits and duplicate keys pass unchanged [trio]"
     assert "out of range" in failure.text
     assert any("no container `endless`, `broken`" in limit for limit in row.limits)
@@ -273,7 +273,7 @@ def test_a_node_file_gives_what_no_default_can(tmp_path: Path) -> None:
     (tmp_path / "node.toml").write_text(
         f'[store]\nuse = "memory"\n[[runners]]\nuse = "function"\n{containers}[[plugins]]\nuse = "guardian"\n'
     )
-    only = ("nodekit-compute", "--offer", "runner:function", "--json")
+    only = ("nodekit-compute", "--provider", "runner:function", "--json")
     without = certify(tmp_path, *only)
     assert without.exit_code == 1
     [row] = without.certificate.rows
@@ -300,7 +300,7 @@ def sorts(tmp_path_factory: pytest.TempPathFactory) -> Certified:
 @of_sorts
 def test_a_guard_an_observer_and_a_pipeline_are_each_held_to_their_suite(sorts: Certified) -> None:
     assert sorts.exit_code == 0, sorts.out
-    suites = {row.offer: row.suite for row in sorts.certificate.rows}
+    suites = {row.provider: row.suite for row in sorts.certificate.rows}
     assert suites == {
         "pipeline": "PipelineContract",
         "guard": "GuardContract",
@@ -312,14 +312,14 @@ def test_a_guard_an_observer_and_a_pipeline_are_each_held_to_their_suite(sorts: 
 
 
 @of_sorts
-def test_of_several_offers_one_is_certified_by_tests_of_its_own_part(sorts: Certified) -> None:
+def test_of_several_providers_one_is_certified_by_tests_of_its_own_part(sorts: Certified) -> None:
     guard = row_of(sorts, "guard")
     assert (guard.tests, guard.limits) == ("test_guard.py::TestGuard", ())
     assert guard.passed == guard.total, "what it need not have is not counted"
 
 
 @of_sorts
-def test_for_offers_that_no_tests_are_about_suites_are_made(sorts: Certified) -> None:
+def test_for_providers_that_no_tests_are_about_suites_are_made(sorts: Certified) -> None:
     doorman, observer = row_of(sorts, "doorman"), row_of(sorts, "observer")
     assert (doorman.tests, observer.tests) == ("", "")
     assert any("`unwelcome`" in limit for limit in doorman.limits), "nobody said whom it refuses"
@@ -353,20 +353,20 @@ def broken_sorts(tmp_path_factory: pytest.TempPathFactory) -> Certified:
 
 
 @of_broken_sorts
-@pytest.mark.parametrize("offer", ["guard", "observer", "pipeline"])
-def test_an_offer_that_breaks_its_promise_has_failed_and_its_failures_say_so(
-    broken_sorts: Certified, offer: str
+@pytest.mark.parametrize("provider", ["guard", "observer", "pipeline"])
+def test_a_provider_that_breaks_its_promise_has_failed_and_its_failures_say_so(
+    broken_sorts: Certified, provider: str
 ) -> None:
-    row = row_of(broken_sorts, offer)
-    failed = [one for one in broken_sorts.certificate.failures if one.offers == (f"{row.kind}:{offer}",)]
-    assert any(one.test.startswith(BREAKS[offer][-1]) for one in failed), failed
+    row = row_of(broken_sorts, provider)
+    failed = [one for one in broken_sorts.certificate.failures if one.providers == (f"{row.kind}:{provider}",)]
+    assert any(one.test.startswith(BREAKS[provider][-1]) for one in failed), failed
     assert row.result == "failed"
     assert row.text == f"{len(failed)} test{'s' * (len(failed) > 1)} failed"
     assert 0 < row.passed < row.total
 
 
 @of_broken_sorts
-def test_a_package_whose_offers_break_their_promises_is_not_certified(broken_sorts: Certified) -> None:
+def test_a_package_whose_providers_break_their_promises_is_not_certified(broken_sorts: Certified) -> None:
     assert (broken_sorts.exit_code, broken_sorts.certificate.certified) == (1, False)
 
 
@@ -383,7 +383,7 @@ def classes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Certifie
     folder = tmp_path_factory.mktemp("classes")
     install_all_sorts(folder)
     (folder / "test_classes.py").write_text(CLASSES)
-    done = certify(folder, "nodekit-sorts", "test_classes.py", "--timeout", "10", "--offer", "pipeline:pipeline")
+    done = certify(folder, "nodekit-sorts", "test_classes.py", "--timeout", "10", "--provider", "pipeline:pipeline")
     rows = {re.sub(r".*\(`(\w+)`\)", r"\1", cells[1]): cells for cells in rows_of(done.out)}
     assert set(rows) == set(re.findall(r"^class (Test\w+)", CLASSES, re.MULTILINE))
     yield done, rows
@@ -455,20 +455,20 @@ def test_tests_of_no_suite_are_not_run(classes: Classes) -> None:
     ("code", "words"),
     [
         ("import nothing_of_this_name", "No module named 'nothing_of_this_name'"),
-        ("offer = 7", "is not an Offer"),
+        ("provider = 7", "is not a Provider"),
         ("raise SystemExit(5)", "SystemExit: 5"),
         ("import os; print('bye'); os._exit(5)", "exit code 5: "),
         (SHELF.replace("path: Path", "path: Path\n    url: str"), "'url'"),
         (SHELF.replace("ShelfStore(config.path))", "1 / 0)"), "ZeroDivisionError"),
     ],
-    ids=["missing", "no offer", "exits", "ends", "settings", "builder"],
+    ids=["missing", "no provider", "exits", "ends", "settings", "builder"],
 )
-def test_an_offer_that_cannot_be_used_is_not_run_for_a_reason(tmp_path: Path, code: str, words: str) -> None:
+def test_a_provider_that_cannot_be_used_is_not_run_for_a_reason(tmp_path: Path, code: str, words: str) -> None:
     install(tmp_path, "nodekit-shelf", code, stores="shelf")
     done = certify(tmp_path, "nodekit-shelf", "--json")
     assert done.exit_code == 1
     [row] = done.certificate.rows
-    assert (row.kind, row.offer, row.result, row.total) == ("store", "shelf", "not run", 0)
+    assert (row.kind, row.provider, row.result, row.total) == ("store", "shelf", "not run", 0)
     assert words in row.text
     assert row.cure
     assert not done.certificate.certified
@@ -493,13 +493,13 @@ def test_a_name_that_is_not_installed_has_a_nearest_one(shelf: Path) -> None:
     assert "did you mean 'nodekit-shelf'?" in done.err
 
 
-def test_the_name_of_an_offer_has_the_package_that_offers_it(shelf: Path) -> None:
+def test_the_name_of_a_provider_has_the_package_that_offers_it(shelf: Path) -> None:
     done = certify(shelf, "shelf")
     assert done.exit_code == 2
     assert "did you mean 'nodekit-shelf', which offers 'shelf'?" in done.err
 
 
-def test_a_package_without_offers_says_so(tmp_path: Path) -> None:
+def test_a_package_without_providers_says_so(tmp_path: Path) -> None:
     install(tmp_path, "nodekit-empty", "")
     done = certify(tmp_path, "nodekit-empty")
     assert done.exit_code == 1
@@ -510,7 +510,7 @@ def test_a_package_without_offers_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--offer", "store:shelv"], "store:shelf"),
+        (["--provider", "store:shelv"], "store:shelf"),
         (["--set", "shelv.path=x"], "'shelv'"),
         (["--set", "shelf"], "NAME.KEY=VALUE"),
         (["--output", "plain.md"], START),
@@ -524,7 +524,7 @@ def test_a_wrong_command_line_is_said_before_anything_runs(shelf: Path, argument
     assert words in done.err
 
 
-def test_settings_of_the_command_line_reach_the_offer(tmp_path: Path) -> None:
+def test_settings_of_the_command_line_reach_the_provider(tmp_path: Path) -> None:
     code = ECHO.replace("runner = EchoRunner()", "raise ValueError(f'{config.size} {config.texts}')")
     install(
         tmp_path,

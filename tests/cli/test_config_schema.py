@@ -244,7 +244,7 @@ def test_a_page_shows_how_and_its_node_file_composes(tmp_path: Path) -> None:
 HOLDS_ITSELF = """
 from __future__ import annotations
 import msgspec
-from nodekit import Offer
+from nodekit import Provider
 from nodekit_memory import MemoryStore
 
 class Tree(msgspec.Struct, forbid_unknown_fields=True):
@@ -253,14 +253,14 @@ class Tree(msgspec.Struct, forbid_unknown_fields=True):
 class Config(msgspec.Struct, forbid_unknown_fields=True):
     tree: Tree | None = None
 
-offer = Offer(Config, lambda config, file: MemoryStore())
+provider = Provider(Config, lambda config, file: MemoryStore())
 """
 STRANGE = """
 from __future__ import annotations
 import re
 from typing import Annotated
 import msgspec
-from nodekit import Offer
+from nodekit import Provider
 
 class Config(msgspec.Struct):
     pass
@@ -271,7 +271,7 @@ class Rules(msgspec.Struct):
 class Plugin:
     container_rules = Rules
 
-offer = Offer(Config, lambda config, file: Plugin(), container=Rules)
+provider = Provider(Config, lambda config, file: Plugin(), container=Rules)
 """
 
 

@@ -23,7 +23,7 @@ EVERY_TABLE = LIMITS.replace('[store]\nuse = "memory"\n', "") + NODE_FILE.partit
 MARKED = """
 from typing import Annotated
 import msgspec
-from nodekit import Offer, Secret
+from nodekit import Provider, Secret
 from nodekit_memory import MemoryStore
 
 class Config(msgspec.Struct, forbid_unknown_fields=True):
@@ -33,7 +33,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True):
     tokenizer: str = "words"
     several: list[str] = []
 
-offer = Offer(Config, lambda config, file: MemoryStore())
+provider = Provider(Config, lambda config, file: MemoryStore())
 """
 
 
@@ -47,8 +47,8 @@ def shown(text: str, folder: Path) -> str:
 def meaning(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Return the settings that the components and the node are built from."""
     built: list[Any] = []
-    for offer in ("sqlite", "memory", "remote", "process", "asgi", "guardian", "docker"):
-        patched = f"nodekit_{offer}.offer.build"
+    for provider in ("sqlite", "memory", "remote", "process", "asgi", "guardian", "docker"):
+        patched = f"nodekit_{provider}.provider.build"
         monkeypatch.setattr(patched, recording(patched, built))
     file = folder / "node.toml"
     file.write_text(text)
@@ -58,7 +58,7 @@ def meaning(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[An
 
 
 def recording(patched: str, built: list[Any]) -> Any:
-    build = importlib.import_module(patched.partition(".")[0]).offer.build
+    build = importlib.import_module(patched.partition(".")[0]).provider.build
 
     def recorded(config: Any, file: Any) -> Any:
         built.append(plain(config))

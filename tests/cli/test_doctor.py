@@ -23,7 +23,7 @@ FOREIGN = """
 import sys
 from nodekit import Finding
 
-def offer():
+def provider():
     yield Finding("note", "moon", "it is full", cure="draw the curtains")
     yield Finding("warning", "tide", "it is \\x1b[31mhigh\\n and rising")
 """
@@ -70,7 +70,7 @@ def test_what_is_well_is_a_line_each_without_colour_where_nobody_looks(tmp_path:
     assert found["nodekit"][0] == "ok"
     assert found["current folder"][1].startswith(f"{tmp_path} has ")
     assert "temporary folder" in found
-    assert "stores memory, sqlite" in found["offers"][1]
+    assert "stores memory, sqlite" in found["providers"][1]
     assert not [name for name in found if name.startswith(("store ", "runner ", "transport ", "plugin "))]
 
 
@@ -114,11 +114,11 @@ def test_the_distribution_that_is_ours_is_no_other_however_it_is_written(tmp_pat
     ("code", "words"),
     [
         ("import nothing_of_this_name", "No module named"),
-        ("offer = 7", "is not an Offer"),
+        ("provider = 7", "is not a Provider"),
         ("raise SystemExit(5)", "SystemExit: 5"),
     ],
 )
-def test_an_offer_that_cannot_be_imported_is_an_error_and_the_others_are_looked_at(
+def test_a_provider_that_cannot_be_imported_is_an_error_and_the_others_are_looked_at(
     tmp_path: Path, code: str, words: str
 ) -> None:
     install(tmp_path, "nodekit-shelf", code, stores="shelf", plugins="shelf")

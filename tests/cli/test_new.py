@@ -24,7 +24,7 @@ from paths import ROOT
 from planted import plant
 
 import nodekit
-from nodekit import Offer
+from nodekit import Provider
 from nodekit.cli import main
 from nodekit.cli.new import template as _template
 from nodekit.cli.new.template import KINDS
@@ -170,9 +170,9 @@ def test_its_readme_has_every_key_with_its_default(kind: str, tmp_path: Path, mo
     module = module_from_spec(spec)
     monkeypatch.setitem(sys.modules, package, module)
     spec.loader.exec_module(module)
-    offer: Offer[Any] = module.offer
+    provider: Provider[Any] = module.provider
     rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", (project / "README.md").read_text(), re.MULTILINE)
-    expected = [*own_settings(offer.config), *(own_settings(offer.container) if offer.container else ())]
+    expected = [*own_settings(provider.config), *(own_settings(provider.container) if provider.container else ())]
     assert sorted(rows) == sorted(expected)
     for submodule in [name for name in sys.modules if name.startswith(f"{package}.")]:
         monkeypatch.delitem(sys.modules, submodule)

@@ -9,11 +9,11 @@ import pytest
 from pages import built_in
 from planted import LEAVES_A_MARK, STORE, imported, nodekit, nodekit_elsewhere, plant
 
-from nodekit import Offer, StreamingRunner
+from nodekit import Provider, StreamingRunner
 from nodekit.cli.config.field_docs import field_docs, summary
 from nodekit.cli.config.words import keys_of
 from nodekit.cli.plugins.portrait import portrait
-from nodekit.config.providers import offered
+from nodekit.config.providers import provided
 from nodekit_docker import DockerContainer
 from nodekit_remote import StartedContainer
 
@@ -21,7 +21,7 @@ MARKED = LEAVES_A_MARK + STORE
 GUARD = '''
 """The plugin `door`: nobody comes in."""
 import msgspec
-from nodekit import Offer, Refusal
+from nodekit import Provider, Refusal
 
 class DoorConfig(msgspec.Struct, forbid_unknown_fields=True):
     pass
@@ -47,7 +47,7 @@ class Door:
 def build(config, file):
     return Door()
 
-offer = Offer(DoorConfig, build, container=DoorRules)
+provider = Provider(DoorConfig, build, container=DoorRules)
 '''
 METADATA = """Metadata-Version: 2.1
 Name: nodekit-door
@@ -79,7 +79,7 @@ def test_everything_that_is_installed_is_a_line_and_nothing_is_imported(tmp_path
     assert {("format", "json"), ("command", "job"), ("check", "docker")} <= ours
     assert listed(tmp_path)["store:shelf:nodekit-shelf"] == {
         "kind": "store", "name": "shelf", "distribution": "nodekit-shelf", "version": "1.5",
-        "points_to": "nodekit_shelf:offer",
+        "points_to": "nodekit_shelf:provider",
     }  # fmt: skip
     assert imported(tmp_path) == set()
 
@@ -88,7 +88,7 @@ def test_what_is_broken_is_listed_with_the_reason_and_nothing_is_imported(tmp_pa
     plant(tmp_path, "nodekit-shelf", {"stores": "shelf"}, MARKED)
     plant(tmp_path, "nodekit-other", {"stores": "shelf", "plugins": "fine"}, MARKED)
     plant(tmp_path, "nodekit-gone", {"runners": "gone"}, None)
-    deep = "[nodekit.runners]\ndeep = nodekit_shelf.deeper.still:offer\n"
+    deep = "[nodekit.runners]\ndeep = nodekit_shelf.deeper.still:provider\n"
     plant(tmp_path, "nodekit-deep", deep, None)
     plant(tmp_path, "nodekit-nameless", {"plugins": "nameless"}, MARKED, metadata="Metadata-Version: 2.1\n")
     plant(tmp_path, "nodekit-torn", "[nodekit.stores]\ntorn\n", None)
@@ -136,22 +136,22 @@ def test_show_imports_the_one_that_is_meant_and_says_what_it_is(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("entry", built_in(), ids=lambda entry: entry.name)
-def test_every_built_in_offer_is_shown_whole(entry: Any) -> None:
+def test_every_built_in_provider_is_shown_whole(entry: Any) -> None:
     kind = entry.group.removeprefix("nodekit.").removesuffix("s")
-    offer: Offer[Any] = entry.load()
+    provider: Provider[Any] = entry.load()
     shown = portrait(kind, entry)
     assert shown.text
     assert shown.distribution == "nodekit-compute"
     assert Path(shown.file or "").exists()
     names = {key.name for key in (*shown.keys, *shown.container_keys)}
-    structs = [offer.config, *([offer.container] if offer.container else [])]
+    structs = [provider.config, *([provider.container] if provider.container else [])]
     fields = {name for struct in structs for name in struct.__struct_fields__} - {"containers", "rules"}
     assert names == fields
 
 
 def test_hooks_and_capabilities_are_those_of_what_is_built() -> None:
     def shown(kind: Any, name: str) -> Any:
-        (entry,) = offered(kind)[name]
+        (entry,) = provided(kind)[name]
         return portrait(kind, entry)
 
     assert list(shown("plugin", "guardian").hooks) == ["nodekit_admit"]
@@ -167,7 +167,7 @@ def test_hooks_and_capabilities_are_those_of_what_is_built() -> None:
     [
         ("raise RuntimeError('half\\ninstalled')", "RuntimeError: half installed"),
         ("raise SystemExit(3)", "SystemExit: 3"),
-        ("offer = 7", "is not an Offer"),
+        ("provider = 7", "is not a Provider"),
         (None, "its module nodekit_shelf is not there"),
     ],
 )
@@ -294,7 +294,7 @@ def test_a_description_in_a_type_is_told_where_no_docstring_is_below_the_field()
 BARE = """
 from typing import Annotated
 from msgspec import Meta, Struct
-from nodekit import Offer
+from nodekit import Provider
 
 class Rules(Struct):
     opens: Annotated[int, Meta(description="When it opens")] = 0
@@ -304,7 +304,7 @@ class Guard:
 
     async def nodekit_admit(self, request): ...
 
-offer = Offer(Struct, lambda config, file: Guard(), container=Rules)
+provider = Provider(Struct, lambda config, file: Guard(), container=Rules)
 """
 
 

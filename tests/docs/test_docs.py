@@ -17,7 +17,7 @@ import pytest
 from pages import FILE_NAME, PAGES, blocks, built_in, page_id, settings, write_files
 from paths import ROOT
 
-from nodekit import ClientLimits, Container, Offer, Retry
+from nodekit import ClientLimits, Container, Provider, Retry
 from nodekit.cli import main
 from nodekit.config.compose import TABLES, LogSettings, NodeSettings
 from nodekit.hooks import specs as hookspecs
@@ -119,22 +119,22 @@ def documented(page: Path, *headings: str) -> dict[str, str]:
     return found
 
 
-def sections(entry: EntryPoint, offer: Offer[Any]) -> list[str]:
+def sections(entry: EntryPoint, provider: Provider[Any]) -> list[str]:
     """Return the headings of a provider's keys, general ones first; defaults of later ones count."""
     shared = {
         Container: "Every container",
         HttpContainer: "Every container over HTTP",
         StartedContainer: "Every container that is started",
     }
-    mro = offer.container.__mro__ if offer.container else ()
+    mro = provider.container.__mro__ if provider.container else ()
     return [*(heading for struct, heading in shared.items() if struct in mro), f"`{entry.name}`"]
 
 
 @pytest.mark.parametrize("entry", built_in(), ids=lambda entry: entry.name)
-def test_the_reference_has_every_key_of_a_built_in_offer_with_its_default(entry: EntryPoint) -> None:
-    offer = entry.load()
-    expected = settings(offer.config) | (settings(offer.container) if offer.container else {})
-    assert documented(REFERENCE / "node-file.md", *sections(entry, offer)) == expected
+def test_the_reference_has_every_key_of_a_built_in_provider_with_its_default(entry: EntryPoint) -> None:
+    provider = entry.load()
+    expected = settings(provider.config) | (settings(provider.container) if provider.container else {})
+    assert documented(REFERENCE / "node-file.md", *sections(entry, provider)) == expected
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def infernet_keys(struct: type[msgspec.Struct], place: str = "") -> Iterator[str
         yield from [below] if inner is None else infernet_keys(inner, f"{below}{'[]' if ... in kinds else ''}.")
 
 
-def test_the_reference_names_every_built_in_offer() -> None:
+def test_the_reference_names_every_built_in_provider() -> None:
     text = (REFERENCE / "node-file.md").read_text(encoding="utf-8")
     assert [entry.name for entry in built_in() if f"\n### `{entry.name}`\n" not in text] == []
 

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import msgspec
 
-from nodekit import EmbeddedStore, Offer
+from nodekit import EmbeddedStore, Provider
 from nodekit_sqlite import SqliteTable
 
 
@@ -38,7 +38,7 @@ class ShelfStore(EmbeddedStore):
         super().__init__(SqliteTable(path))
 
 
-offer = Offer(ShelfConfig, lambda config, file: ShelfStore(config.path))
+provider = Provider(ShelfConfig, lambda config, file: ShelfStore(config.path))
 """
 """A store that keeps jobs in a file."""
 
@@ -46,7 +46,7 @@ ECHO = """
 import anyio
 import msgspec
 
-from nodekit import Offer
+from nodekit import Provider
 from nodekit_function import FunctionConfig, FunctionContainer, FunctionRunner
 
 
@@ -76,7 +76,7 @@ class EchoConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     size: int = 1
 
 
-offer = Offer(EchoConfig, build)
+provider = Provider(EchoConfig, build)
 """
 """A runner with the containers that its suite calls."""
 
@@ -102,7 +102,7 @@ import itertools
 
 import msgspec
 
-from nodekit import JobFinished, Offer, Refusal, Sequence
+from nodekit import JobFinished, Provider, Refusal, Sequence
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -131,10 +131,10 @@ class Pipeline(Sequence):
     pass
 
 
-guard = Offer(Config, lambda config, file: Guard())
-doorman = Offer(Config, lambda config, file: Doorman())
-observer = Offer(Config, lambda config, file: Observer())
-pipeline = Offer(Config, lambda config, file: Pipeline())
+guard = Provider(Config, lambda config, file: Guard())
+doorman = Provider(Config, lambda config, file: Doorman())
+observer = Provider(Config, lambda config, file: Observer())
+pipeline = Provider(Config, lambda config, file: Pipeline())
 """
 """Two guards, an observer and a pipeline."""
 

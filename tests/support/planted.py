@@ -17,7 +17,7 @@ from nodekit.cli import main
 
 STORE = """
 import msgspec
-from nodekit import Offer
+from nodekit import Provider
 from nodekit_memory import MemoryStore
 
 class Config(msgspec.Struct, forbid_unknown_fields=True):
@@ -26,17 +26,17 @@ class Config(msgspec.Struct, forbid_unknown_fields=True):
     size: int = 1
     '''How many fit.'''
 
-offer = Offer(Config, lambda config, file: MemoryStore())
+provider = Provider(Config, lambda config, file: MemoryStore())
 """
 GOOD = """
 import msgspec
-from nodekit import Offer
+from nodekit import Provider
 from nodekit_memory import MemoryStore
 
 class Config(msgspec.Struct, forbid_unknown_fields=True):
     size: int = 1
 
-offer = Offer(Config, lambda config, file: MemoryStore())
+provider = Provider(Config, lambda config, file: MemoryStore())
 """
 LEAVES_A_MARK = """
 import pathlib
@@ -55,7 +55,7 @@ def plant(
 ) -> None:
     """Plant a distribution, and its module unless `code` is None.
 
-    `entry_points` maps groups to names, each of which is the planted module's `offer`; or it is the text of the file.
+    `entry_points` maps groups to names, each of which is the planted module's `provider`; or it is the text of a file.
     """
     module = distribution.replace("-", "_")
     info = folder / f"{module}-{version}.dist-info"
@@ -64,7 +64,7 @@ def plant(
     if text:
         (info / "METADATA").write_text(text)
     if isinstance(entry_points, Mapping):
-        groups = [f"[nodekit.{group}]\n{name} = {module}:offer\n" for group, name in entry_points.items()]
+        groups = [f"[nodekit.{group}]\n{name} = {module}:provider\n" for group, name in entry_points.items()]
         entry_points = "\n".join(groups)
     content = entry_points.encode() if isinstance(entry_points, str) else entry_points
     (info / "entry_points.txt").write_bytes(content)
@@ -72,13 +72,13 @@ def plant(
         (folder / f"{module}.py").write_text(code)
 
 
-def install(folder: Path, distribution: str, code: str | None, **offers: str) -> None:
+def install(folder: Path, distribution: str, code: str | None, **providers: str) -> None:
     """Plant a distribution on a path of its own: metadata, and a module unless `code` is None."""
     info = folder / f"{distribution.replace('-', '_')}-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
     module = distribution.replace("-", "_")
-    lines = [f"[nodekit.{kind}]\n{name} = {module}:offer\n" for kind, name in offers.items()]
+    lines = [f"[nodekit.{kind}]\n{name} = {module}:provider\n" for kind, name in providers.items()]
     (info / "entry_points.txt").write_text("\n".join(lines))
     if code is not None:
         (folder / f"{module}.py").write_text(code)

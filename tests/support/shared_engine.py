@@ -93,7 +93,7 @@ class Engine:
 
     async def end(self, number: int, *, died: bool) -> None:
         """Forget a client, and queue again the jobs that it had claimed."""
-        self.offers = {name: offer for name, offer in self.offers.items() if offer[0] != number}
+        self.offers = {name: provider for name, provider in self.offers.items() if provider[0] != number}
         claims = [self.drop(token) for token, (owner, _) in list(self.claims.items()) if owner == number]
         self.sessions.pop(number, None)
         for claim in claims:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import msgspec
 
-from nodekit import CompositionError, EmbeddedStore, NodeFile, Offer, Problem
+from nodekit import CompositionError, EmbeddedStore, NodeFile, Problem, Provider
 from nodekit_dbm._table import DbmTable
 
-__all__ = ["DbmConfig", "DbmTable", "offer"]
+__all__ = ["DbmConfig", "DbmTable", "provider"]
 
 
 class DbmConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -23,4 +23,4 @@ def build(config: DbmConfig, file: NodeFile) -> EmbeddedStore:
     return EmbeddedStore(DbmTable(config.path))
 
 
-offer = Offer(DbmConfig, build)
+provider = Provider(DbmConfig, build)

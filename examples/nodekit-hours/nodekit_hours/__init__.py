@@ -5,7 +5,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct, convert
 
-from nodekit import JobRequest, Node, Offer, Refusal
+from nodekit import JobRequest, Node, Provider, Refusal
 
 
 class Hours(Struct, frozen=True, kw_only=True):
@@ -26,4 +26,4 @@ class HoursGuard:
                 raise Refusal("Container is closed", container=name, opens=hours.opens, closes=hours.closes)
 
 
-offer = Offer(Struct, lambda config, file: HoursGuard(), container=Hours)  # only containers have settings
+provider = Provider(Struct, lambda config, file: HoursGuard(), container=Hours)  # only containers have settings

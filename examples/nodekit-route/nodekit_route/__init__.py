@@ -9,7 +9,7 @@ from typing import Annotated
 from msgspec import Meta, Struct, ValidationError, json, structs
 
 import nodekit
-from nodekit import Container, ContainerError, Job, JobRequest, JobStatus, Offer, Outcome, Refusal, Step, last_output
+from nodekit import Container, ContainerError, Job, JobRequest, JobStatus, Outcome, Provider, Refusal, Step, last_output
 
 
 class RouteConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -56,4 +56,4 @@ def named(job: Job) -> object:
         return None
 
 
-offer = Offer(RouteConfig, lambda config, file: RoutePipeline(config))
+provider = Provider(RouteConfig, lambda config, file: RoutePipeline(config))

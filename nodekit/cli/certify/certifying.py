@@ -89,7 +89,7 @@ class _Certifying:
                 file=self._wishes.file and self._wishes.file.absolute(),
                 folder=self._fresh(),
             )
-            for kind, entry in self._package.offers
+            for kind, entry in self._package.providers
         ]
         asked = [subject for subject in subjects if self._is_asked(subject)]
         kinds = {subject.kind for subject in asked}

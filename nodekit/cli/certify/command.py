@@ -28,9 +28,9 @@ _BACKENDS = ("asyncio", "trio")
 @click.argument("package")
 @click.argument("tests", nargs=-1, type=click.Path(exists=True, path_type=Path))
 @click.option(
-    "--offer", "only", multiple=True, metavar="KIND:NAME", help="Only this offer, e.g. store:shelf; repeat it."
+    "--provider", "only", multiple=True, metavar="KIND:NAME", help="Only this provider, e.g. store:shelf; repeat it."
 )
-@click.option("--set", "settings", multiple=True, metavar="NAME.KEY=VALUE", help="A setting of an offer, in TOML.")
+@click.option("--set", "settings", multiple=True, metavar="NAME.KEY=VALUE", help="A setting of a provider, in TOML.")
 @click.option(
     "--with", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A node file with more."
 )
@@ -54,7 +54,7 @@ def certify(
     """Run the suites that fit what an installed PACKAGE offers; print a table for its README.
 
     TESTS are files or folders of the package's own tests: classes there that subclass a suite of nodekit.testing count.
-    For an offer that none is about, a suite is made from its settings. Exits with 0 if every offer passed.
+    For a provider that none is about, a suite is made from its settings. Exits with 0 if every provider passed.
     """
     _needs("pytest", *(backend for backend in backends if backend != "asyncio"))
     from nodekit.cli.certify.certifying import Wishes
@@ -65,7 +65,7 @@ def certify(
     found = _package(package)
     wishes = Wishes(
         tests=tests,
-        only=_offers(found, only),
+        only=_providers(found, only),
         given=_given(found, settings),
         file=file,
         backends=backends or _BACKENDS[:1],
@@ -95,7 +95,7 @@ def _package(name: str) -> "Package":
         found = find_package(name)
     except PackageUnknown as error:
         raise click.BadParameter(str(error), param_hint="PACKAGE") from error
-    if not found.offers:
+    if not found.providers:
         _fail(
             f"{found.name} {found.version} offers nothing that could be certified: it has no entry point of the groups "
             "nodekit.stores, nodekit.runners, nodekit.transports, nodekit.pipelines or nodekit.plugins; "
@@ -104,17 +104,17 @@ def _package(name: str) -> "Package":
     return found
 
 
-def _offers(package: "Package", only: Sequence[str]) -> tuple[str, ...]:
-    known = {f"{kind}:{entry.name}" for kind, entry in package.offers}
+def _providers(package: "Package", only: Sequence[str]) -> tuple[str, ...]:
+    known = {f"{kind}:{entry.name}" for kind, entry in package.providers}
     if unknown := [label for label in only if label not in known]:
         text = f"{package.name} does not offer {unknown[0]!r}; it offers: {', '.join(sorted(known))}"
-        raise click.BadParameter(text, param_hint="--offer")
+        raise click.BadParameter(text, param_hint="--provider")
     return tuple(only)
 
 
 def _given(package: "Package", settings: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Parse settings ``NAME.key=value`` into tables by the name of a provider."""
-    names = {entry.name for _, entry in package.offers}
+    names = {entry.name for _, entry in package.providers}
     given: dict[str, dict[str, Any]] = {}
     for setting in settings:
         place, equals, value = setting.partition("=")

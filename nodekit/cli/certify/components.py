@@ -10,25 +10,25 @@ from nodekit.cli.certify.messages import Subject
 from nodekit.cli.certify.settings import CannotBeMade, settings_for
 from nodekit.config.explain import explain
 from nodekit.config.formats import read_tables
-from nodekit.config.providers import NodeFile, Offer, load_only
+from nodekit.config.providers import NodeFile, Provider, load_only
 from nodekit.config.secrets import Secret
 from nodekit.errors import CompositionError, NodekitError
 
 
-def load(subject: Subject) -> Offer[Any]:
+def load(subject: Subject) -> Provider[Any]:
     """Import the provider. Raises `NodekitError`."""
     from importlib.metadata import EntryPoint
 
     entry = EntryPoint(subject.name, subject.value, f"nodekit.{subject.kind}s")
-    return load_only([entry], Offer, f"{subject.kind} {subject.name!r}")  # pyright: ignore[reportUnknownVariableType]
+    return load_only([entry], Provider, f"{subject.kind} {subject.name!r}")  # pyright: ignore[reportUnknownVariableType]
 
 
-def build(subject: Subject, offer: Offer[Any], folder: Path) -> Any:
+def build(subject: Subject, provider: Provider[Any], folder: Path) -> Any:
     """Build the component, with its files in `folder`. Raises `CannotBeMade`."""
     place = subject.file or folder / "node.toml"
     file = NodeFile(place, "certify")
     table = settings_for(
-        offer.config,
+        provider.config,
         name=subject.name,
         kind=subject.kind,
         folder=folder,
@@ -39,8 +39,8 @@ def build(subject: Subject, offer: Offer[Any], folder: Path) -> Any:
     entries = table.pop("containers", None) if subject.kind == "runner" else None
     try:
         if entries is not None:
-            table["containers"] = [_container(entry, offer, file) for entry in entries]
-        return offer.build(_converted(table, offer.config, file), file)
+            table["containers"] = [_container(entry, provider, file) for entry in entries]
+        return provider.build(_converted(table, provider.config, file), file)
     except CompositionError as error:
         raise CannotBeMade(f"it cannot be built: {error}", _cure(subject)) from error
     except Exception as error:
@@ -68,12 +68,12 @@ def written(subject: Subject) -> Mapping[str, Any]:
     return {key: value for key, value in mine.items() if key != "use"}
 
 
-def _container(entry: Mapping[str, Any], offer: Offer[Any], file: NodeFile) -> Any:
+def _container(entry: Mapping[str, Any], provider: Provider[Any], file: NodeFile) -> Any:
     """Convert a container's table, without the keys that plugins read."""
-    if offer.container is None:
-        raise NodekitError("its offer has no container=")
-    fields = offer.container.__struct_fields__
-    return _converted({key: value for key, value in entry.items() if key in fields}, offer.container, file)
+    if provider.container is None:
+        raise NodekitError("its provider has no container=")
+    fields = provider.container.__struct_fields__
+    return _converted({key: value for key, value in entry.items() if key in fields}, provider.container, file)
 
 
 def _converted(table: Mapping[str, Any], struct: type[Any], file: NodeFile) -> Any:

@@ -17,7 +17,7 @@ from nodekit.cli.certify.messages import Examined, Subject, decoded, encoded
 from nodekit.cli.certify.reporter import class_name
 from nodekit.cli.certify.settings import CannotBeMade, has_path
 from nodekit.cli.certify.suites import there
-from nodekit.config.providers import Offer
+from nodekit.config.providers import Provider
 from nodekit.errors import NodekitError
 from nodekit.hooks.manager import Hooks
 from nodekit.testing import ContainerRunnerContract, StreamingRunnerContract
@@ -34,61 +34,61 @@ _HOOKS = {"GuardContract": ("nodekit_admit", "nodekit_limit"), "ObserverContract
 def examine(subject: Subject) -> Examined:
     """Return the suites that fit the provider, or the reason why there are none."""
     try:
-        offer = load(subject)
+        provider = load(subject)
     except (Exception, SystemExit) as error:
         text = str(error) if isinstance(error, NodekitError) else f"{type(error).__name__}: {error}"
         return Examined(imported=False, reason=text, cure="correct what its import needs")
     try:
-        part = build(subject, offer, subject.folder)
+        component = build(subject, provider, subject.folder)
     except CannotBeMade as error:
         return Examined(reason=error.reason, cure=error.cure)
-    return _of_its_kind(subject, offer, part)
+    return _of_its_kind(subject, provider, component)
 
 
-def _of_its_kind(subject: Subject, offer: Offer[Any], part: Any) -> Examined:
-    seen = Examined(part=class_name(part))
+def _of_its_kind(subject: Subject, provider: Provider[Any], component: Any) -> Examined:
+    seen = Examined(component=class_name(component))
     match subject.kind:
         case "store":
-            return _with(seen, _suites_of_store(part, durable=has_path(offer.config, _given(subject))))
+            return _with(seen, _suites_of_store(component, durable=has_path(provider.config, _given(subject))))
         case "runner":
-            return _runner(seen, part)
+            return _runner(seen, component)
         case "transport":
-            return _transport(seen, part)
+            return _transport(seen, component)
         case "pipeline":
             return _with(seen, ["PipelineContract"])
         case "plugin":
-            return _plugin(seen, part)
+            return _plugin(seen, component)
 
 
 def _given(subject: Subject) -> Mapping[str, Any]:
     return {**written(subject), **subject.given}
 
 
-def _suites_of_store(part: Any, *, durable: bool) -> Iterator[str]:
-    shared = is_shared(part)
+def _suites_of_store(component: Any, *, durable: bool) -> Iterator[str]:
+    shared = is_shared(component)
     if durable or not shared:  # the suite of shared stores includes what a store that is not durable promises
         yield "DurableJobStoreContract" if durable else "JobStoreContract"
     if shared:
         yield "SharedStoreContract"
 
 
-def _runner(seen: Examined, part: Any) -> Examined:
-    offered = set(part.containers)
-    if missing := [id for id in _CALLED if id not in offered]:
+def _runner(seen: Examined, component: Any) -> Examined:
+    provided = set(component.containers)
+    if missing := [id for id in _CALLED if id not in provided]:
         reason = f"its suite calls containers {_listed(_CALLED)}; of them, it has not {_listed(missing)}"
         cure = (
             f"give a node file whose table of this runner has containers that do what {_CALLED[0]}, … say: --with FILE"
         )
         return msgspec.structs.replace(seen, reason=reason, cure=cure)
-    if not hasattr(part, "stream"):
+    if not hasattr(component, "stream"):
         return _with(seen, ["ContainerRunnerContract"])
-    if missing := [id for id in _STREAMED if id not in offered]:
+    if missing := [id for id in _STREAMED if id not in provided]:
         limits = (f"streaming not tried: no container {_listed(missing)}",)
         return msgspec.structs.replace(_with(seen, ["ContainerRunnerContract"]), limits=limits)
     return _with(seen, ["StreamingRunnerContract"])
 
 
-def _transport(seen: Examined, part: Any) -> Examined:
+def _transport(seen: Examined, component: Any) -> Examined:
     """Choose the suite for HTTP, unless the transport serves other URLs.
 
     A transport that does not start fails in its tests.
@@ -97,7 +97,7 @@ def _transport(seen: Examined, part: Any) -> Examined:
 
     async def serve() -> None:
         with anyio.move_on_after(_START_SECONDS):
-            async with make_node(transports=[part]) as node:
+            async with make_node(transports=[component]) as node:
                 urls.extend(node.urls)
 
     with suppress(Exception):
@@ -109,12 +109,12 @@ def _transport(seen: Examined, part: Any) -> Examined:
     return _with(seen, ["HttpTransportContract"])
 
 
-def _plugin(seen: Examined, part: Any) -> Examined:
+def _plugin(seen: Examined, component: Any) -> Examined:
     try:
-        Hooks([part])
+        Hooks([component])
     except NodekitError as error:
         return msgspec.structs.replace(seen, reason=f"it is no plugin: {error}", cure="correct the plugin")
-    roles = [suite for suite, hooks in _HOOKS.items() if any(hasattr(part, hook) for hook in hooks)]
+    roles = [suite for suite, hooks in _HOOKS.items() if any(hasattr(component, hook) for hook in hooks)]
     roles = roles or ["PluginContract"]
     return msgspec.structs.replace(_with(seen, roles), roles=tuple(roles))
 

@@ -16,10 +16,10 @@ def made(subject_file: str, suite: str, backends: Sequence[str]) -> type:
     subject = decoded(Path(subject_file), Subject)
     base = there(suite)
     assert base is not None
-    offer = load(subject)
+    provider = load(subject)
 
     def again(folder: Path) -> Any:
-        return build(subject, offer, folder)
+        return build(subject, provider, folder)
 
     body: dict[str, Any] = {"backends": tuple(backends), "anyio_backend": _backend(backends)}
     if subject.kind == "store":
@@ -41,10 +41,10 @@ def _backend(backends: Sequence[str]) -> Any:
 
 def _of_another(again: Callable[[Path], Any]) -> Any:
     @pytest.fixture
-    def part(self: object, tmp_path: Path) -> Any:
+    def component(self: object, tmp_path: Path) -> Any:
         return again(tmp_path)
 
-    return part
+    return component
 
 
 def _of_store(again: Callable[[Path], Any]) -> dict[str, Any]:

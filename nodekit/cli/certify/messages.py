@@ -46,7 +46,7 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):
     text: str = ""
     """The assertion that failed, or the reason."""
     backend: str = ""
-    part: str = ""
+    component: str = ""
     """The class of the tested component, if the test used its fixture."""
 
 
@@ -101,7 +101,7 @@ class Examined(msgspec.Struct, frozen=True, kw_only=True):
     roles: tuple[str, ...] = ()
     """Suites that fit the hooks of a plugin; empty for other kinds."""
     limits: tuple[str, ...] = ()
-    part: str = ""
+    component: str = ""
     """The class of the component that it builds."""
     reason: str = ""
     """The reason why no suite can be made."""

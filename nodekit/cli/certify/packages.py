@@ -22,7 +22,7 @@ class Package(msgspec.Struct, frozen=True):
 
     name: str
     version: str
-    offers: tuple[tuple[Kind, EntryPoint], ...]
+    providers: tuple[tuple[Kind, EntryPoint], ...]
 
 
 def find_package(name: str) -> Package:
@@ -31,10 +31,10 @@ def find_package(name: str) -> Package:
     Raises `PackageUnknown`.
     """
     found = _distribution(name)
-    return Package(found.name, found.version, tuple(offers_of(found)))
+    return Package(found.name, found.version, tuple(providers_of(found)))
 
 
-def offers_of(found: Distribution) -> Sequence[tuple[Kind, EntryPoint]]:
+def providers_of(found: Distribution) -> Sequence[tuple[Kind, EntryPoint]]:
     """List the providers of a distribution, sorted by kind and name."""
     kinds: tuple[Kind, ...] = get_args(Kind)
     entries = found.entry_points  # each access reads the file
@@ -60,12 +60,12 @@ def _distribution(name: str) -> Distribution:
 
 def _hint(name: str) -> str:
     """Suggest the nearest name. Distributions with providers come first."""
-    installed = [(called, offers_of(found)) for found in distributions() if (called := found.metadata["Name"])]
-    offering = sorted({called for called, offers in installed if offers})
-    if theirs := [called for called, offers in installed if name in (entry.name for _, entry in offers)]:
+    installed = [(called, providers_of(found)) for found in distributions() if (called := found.metadata["Name"])]
+    providing = sorted({called for called, providers in installed if providers})
+    if theirs := [called for called, providers in installed if name in (entry.name for _, entry in providers)]:
         return f"; did you mean {theirs[0]!r}, which offers {name!r}?"
-    near = nearest(normalised(name), offering) or nearest(normalised(name), {called for called, _ in installed})
-    return near or f"; with offers for nodekit: {', '.join(offering) or 'none'}"
+    near = nearest(normalised(name), providing) or nearest(normalised(name), {called for called, _ in installed})
+    return near or f"; with offers for nodekit: {', '.join(providing) or 'none'}"
 
 
 def normalised(name: str) -> str:

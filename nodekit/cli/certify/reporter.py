@@ -80,7 +80,7 @@ class Reporter:
                 outcome=outcome,
                 text=_shortened(text),
                 backend=_backend(item),
-                part=_part(item, _suite(item.cls)[0].fixture),
+                component=_component(item, _suite(item.cls)[0].fixture),
             )
         )
         return result
@@ -158,13 +158,13 @@ def _backend(item: pytest.Item) -> str:
             return str(backend)
 
 
-def _part(item: pytest.Item, fixture: str) -> str:
+def _component(item: pytest.Item, fixture: str) -> str:
     """Return the name of the component's class. For a class that the tests define, return that of its nearest base."""
-    part = _given(item).get(fixture)
-    if part is None:
+    component = _given(item).get(fixture)
+    if component is None:
         return ""
     own = getattr(getattr(item, "module", None), "__name__", None)
-    return name_of(next(kind for kind in type(part).__mro__ if kind.__module__ != own))
+    return name_of(next(kind for kind in type(component).__mro__ if kind.__module__ != own))
 
 
 def _given(item: pytest.Item) -> dict[str, Any]:
@@ -173,9 +173,9 @@ def _given(item: pytest.Item) -> dict[str, Any]:
     return item.stash.get(_FUNCARGS, none)
 
 
-def class_name(part: object) -> str:
+def class_name(component: object) -> str:
     """Return the full name of a component's class."""
-    return name_of(type(part))
+    return name_of(type(component))
 
 
 def name_of(kind: type) -> str:

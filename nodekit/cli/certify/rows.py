@@ -31,7 +31,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """The result of one suite for one provider."""
 
     kind: Kind
-    offer: str
+    provider: str
     suite: str
     tests: str = ""
     """The class of the package's own tests; empty if the suite was made for the provider."""
@@ -49,7 +49,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
     """A test that failed, or a file of tests that cannot be collected."""
 
-    offers: tuple[str, ...]
+    providers: tuple[str, ...]
     suite: str
     test: str
     """The name of the test as a sentence."""
@@ -159,11 +159,11 @@ def _classes_of(one: Looked, looked: Sequence[Looked], classes: Iterable[_Class]
     for each in classes:
         if each.found.kind != one.subject.kind:
             continue
-        parts = {ended.part for ended in each.ended if ended.part}
-        tops = {part.partition(".")[0] for part in parts}
-        exact = [other for other in same_kind if other.seen.part in parts]
+        components = {ended.component for ended in each.ended if ended.component}
+        tops = {component.partition(".")[0] for component in components}
+        exact = [other for other in same_kind if other.seen.component in components]
         near = [other for other in same_kind if other.subject.value.partition(":")[0].partition(".")[0] in tops]
-        if one in (exact or near or ([] if parts else same_kind)):
+        if one in (exact or near or ([] if components else same_kind)):
             found.append(each)
     return found
 
@@ -181,7 +181,7 @@ def _row(one: Looked, each: _Class, *, made: bool) -> Row:
     limits = [*each.found.limits, *(one.text for one in each.asked if one.outcome == "skipped")]
     return Row(
         kind=one.subject.kind,
-        offer=one.subject.name,
+        provider=one.subject.name,
         suite=each.found.suite,
         tests="" if made else each.found.id,
         passed=each.count("passed"),
@@ -200,7 +200,7 @@ def _not_run(one: Looked, rows: Sequence[Row]) -> Iterator[Row]:
         if not wanted & done:
             yield Row(
                 kind=one.subject.kind,
-                offer=one.subject.name,
+                provider=one.subject.name,
                 suite=" or ".join(sorted(wanted)),
                 result="not run",
                 text=one.seen.reason or "its tests could not be collected",
@@ -220,13 +220,15 @@ def _is_certified(one: Looked, rows: Sequence[Row]) -> bool:
 def _failures(one: Looked, each: _Class) -> Iterator[Failure]:
     for ended in each.ended:
         if ended.outcome == "failed":
-            yield Failure(offers=(one.subject.label,), suite=each.found.suite, test=_sentence(ended), text=ended.text)
+            yield Failure(
+                providers=(one.subject.label,), suite=each.found.suite, test=_sentence(ended), text=ended.text
+            )
 
 
-def _broken(told: Sequence[Told], offers: tuple[str, ...]) -> Iterator[Failure]:
+def _broken(told: Sequence[Told], providers: tuple[str, ...]) -> Iterator[Failure]:
     for one in told:
         if isinstance(one, Broken):
-            yield Failure(offers=offers, suite="", test=one.what, text=one.text)
+            yield Failure(providers=providers, suite="", test=one.what, text=one.text)
 
 
 def _merged(failures: Iterable[Failure]) -> tuple[Failure, ...]:
@@ -234,8 +236,8 @@ def _merged(failures: Iterable[Failure]) -> tuple[Failure, ...]:
     merged: dict[tuple[str, str, str], Failure] = {}
     for one in failures:
         key = (one.suite, one.test, one.text)
-        before = merged[key].offers if key in merged else ()
-        merged[key] = msgspec.structs.replace(one, offers=tuple(dict.fromkeys([*before, *one.offers])))
+        before = merged[key].providers if key in merged else ()
+        merged[key] = msgspec.structs.replace(one, providers=tuple(dict.fromkeys([*before, *one.providers])))
     return tuple(merged.values())
 
 

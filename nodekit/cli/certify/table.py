@@ -9,14 +9,14 @@ from nodekit.errors import NodekitError
 START = "<!-- nodekit certify -->"
 END = "<!-- /nodekit certify -->"
 
-_HEAD = ("offer", "suite", "tests", "limits", "result")
+_HEAD = ("provider", "suite", "tests", "limits", "result")
 
 
 def table(certificate: Certificate) -> str:
     """Format the first line with the verdict and the versions, then the rows, then the failures."""
     lines = [_first_line(certificate), "", _line(_HEAD), _line("---" for _ in _HEAD)]
-    several = Counter((row.kind, row.offer, row.suite) for row in certificate.rows)
-    lines += [_line(_cells(row, several[row.kind, row.offer, row.suite] > 1)) for row in certificate.rows]
+    several = Counter((row.kind, row.provider, row.suite) for row in certificate.rows)
+    lines += [_line(_cells(row, several[row.kind, row.provider, row.suite] > 1)) for row in certificate.rows]
     if certificate.failures:
         lines += ["", "What failed:", "", *(line for group in _grouped(certificate.failures) for line in _told(group))]
     return "\n".join(lines).rstrip() + "\n"
@@ -26,12 +26,12 @@ def _grouped(failures: Iterable[Failure]) -> list[list[Failure]]:
     """Group failures that have the same reason."""
     groups: dict[tuple[tuple[str, ...], str, str], list[Failure]] = {}
     for one in failures:
-        groups.setdefault((one.offers, one.suite, one.text), []).append(one)
+        groups.setdefault((one.providers, one.suite, one.text), []).append(one)
     return list(groups.values())
 
 
 def _told(group: list[Failure]) -> Iterator[str]:
-    where = ", ".join(f"`{name}`" for name in (*group[0].offers, group[0].suite) if name)
+    where = ", ".join(f"`{name}`" for name in (*group[0].providers, group[0].suite) if name)
     tests = ", ".join(f"**{_one_line(failure.test)}**" for failure in group)
     yield f"- {where}{': ' * bool(where)}{tests}"
     yield ""
@@ -66,7 +66,7 @@ def _cells(row: Row, one_of_several: bool) -> list[str]:
     tests = f"{row.passed}/{row.total}" if row.total else "–"
     suites = " or ".join(f"`{suite}`" for suite in row.suite.split(" or "))
     suites += f" (`{row.tests.rpartition('::')[2]}`)" if one_of_several and row.tests else ""
-    return [f"{row.kind} `{row.offer}`", suites, tests, "; ".join(row.limits) or "–", result + why]
+    return [f"{row.kind} `{row.provider}`", suites, tests, "; ".join(row.limits) or "–", result + why]
 
 
 def _line(cells: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ from msgspec import inspect as types
 
 from nodekit.cli.config.schema_types import default_of
 from nodekit.config.compose import LogSettings, NodeSettings
-from nodekit.config.providers import Kind, load_offer
+from nodekit.config.providers import Kind, load_provider
 from nodekit.config.secrets import Secret
 
 HIDDEN = "(hidden)"
@@ -65,16 +65,16 @@ def effective(tables: Mapping[str, Any], node_name: str) -> Table:
 
 
 def _rules(tables: Mapping[str, Any]) -> dict[str, types.Field]:
-    offers = [load_offer("plugin", table["use"]) for table in tables.get("plugins", ())]
-    return {field.name: field for offer in offers if offer.container for field in _fields(offer.container)}
+    providers = [load_provider("plugin", table["use"]) for table in tables.get("plugins", ())]
+    return {field.name: field for provider in providers if provider.container for field in _fields(provider.container)}
 
 
 def _part(kind: Kind, table: Mapping[str, Any], rules: Mapping[str, types.Field]) -> Table:
-    offer = load_offer(kind, table["use"])
+    provider = load_provider(kind, table["use"])
     own = {key: value for key, value in table.items() if key != "containers" or kind != "runner"}
-    settings = _table(offer.config, own, leave_out=("containers",) if kind == "runner" else ()).settings
-    if kind == "runner" and offer.container and "containers" in table:
-        fields = {field.name: field for field in _fields(offer.container) if field.name != "rules"}
+    settings = _table(provider.config, own, leave_out=("containers",) if kind == "runner" else ()).settings
+    if kind == "runner" and provider.container and "containers" in table:
+        fields = {field.name: field for field in _fields(provider.container) if field.name != "rules"}
         fields.update(rules)
         entries = [_filled(fields, entry, True, {}) for entry in table["containers"]]
         settings = (*settings, Setting("containers", entries, True))

@@ -9,9 +9,9 @@ import msgspec
 
 from nodekit.cli.config.field_docs import summary
 from nodekit.cli.config.schema_types import Schema, struct_schema
-from nodekit.cli.plugins.catalogue import OFFERS
+from nodekit.cli.plugins.catalogue import PROVIDERS
 from nodekit.config.compose import LogSettings, NodeSettings
-from nodekit.config.providers import Kind, Offer, load_offer, offered
+from nodekit.config.providers import Kind, Provider, load_provider, provided
 from nodekit.errors import NodekitError
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
@@ -29,7 +29,7 @@ class NodeSchema:
 
     def __init__(self) -> None:
         self.notes: list[str] = []
-        self._offers = {kind: dict(self._loaded(kind)) for kind in OFFERS}
+        self._providers = {kind: dict(self._loaded(kind)) for kind in PROVIDERS}
         self._rules = self._properties_of_rules()
 
     def document(self) -> Schema:
@@ -55,12 +55,12 @@ class NodeSchema:
         }
 
     def _loaded(self, kind: Kind) -> Iterator[tuple[str, tuple[Schema, Schema]]]:
-        for name in sorted(offered(kind)):
+        for name in sorted(provided(kind)):
             try:
                 with redirect_stdout(StringIO()):  # a package that prints is not part of the schema
-                    offer = load_offer(kind, name)
-                part = _part(offer, kind, name)
-                rules = _rules(offer) if kind == "plugin" else {}
+                    provider = load_provider(kind, name)
+                part = _part(provider, kind, name)
+                rules = _rules(provider) if kind == "plugin" else {}
                 msgspec.json.encode([part, rules])  # what plugins add to it may be anything
             except NodekitError as error:
                 self.notes.append(f"left out: {error}")
@@ -72,7 +72,7 @@ class NodeSchema:
     def _properties_of_rules(self) -> Schema:
         """Return the schemas of the container keys that plugins read."""
         found: Schema = {}
-        for name, (_, rules) in self._offers["plugin"].items():
+        for name, (_, rules) in self._providers["plugin"].items():
             for key, schema in rules.items():
                 text = _sentence(schema.get("description", ""))
                 text += f"For the plugin `{name}`, which the node file must name."
@@ -80,7 +80,7 @@ class NodeSchema:
         return found
 
     def _one_of(self, kind: Kind) -> Schema:
-        parts = [schema for schema, _ in self._offers[kind].values()]
+        parts = [schema for schema, _ in self._providers[kind].values()]
         if kind == "runner":
             parts = [self._with_rules(schema) for schema in parts]
         return {"oneOf": parts} if parts else {}
@@ -100,19 +100,19 @@ def _sentence(text: str) -> str:
     return f"{text}{'' if text.endswith(('.', '!', '?', '…')) else '.'} " if text else ""
 
 
-def _rules(offer: Offer[Any]) -> Schema:
+def _rules(provider: Provider[Any]) -> Schema:
     """Return the schemas of the keys that a plugin reads from containers."""
-    rules: Schema = struct_schema(offer.container)["properties"] if offer.container else {}
+    rules: Schema = struct_schema(provider.container)["properties"] if provider.container else {}
     return rules
 
 
-def _part(offer: Offer[Any], kind: Kind, name: str) -> Schema:
+def _part(provider: Provider[Any], kind: Kind, name: str) -> Schema:
     """Return the schema of a component's table: its settings, and `use`."""
-    table = struct_schema(offer.config)
-    use = {"enum": [name], "description": summary(offer.config) or f"The {kind} `{name}`."}
+    table = struct_schema(provider.config)
+    use = {"enum": [name], "description": summary(provider.config) or f"The {kind} `{name}`."}
     properties = {"use": use} | table["properties"]
-    if kind == "runner" and offer.container:
-        entry = struct_schema(offer.container)
+    if kind == "runner" and provider.container:
+        entry = struct_schema(provider.container)
         entry["properties"].pop("rules", None)
         properties["containers"] = {"type": "array", "items": entry, "description": "What it calls."}
     required = ["use", *table.get("required", ())]

@@ -8,7 +8,7 @@ import click
 
 from nodekit.cli.doctor.checks import Check, checks_of_packages, examine
 from nodekit.cli.doctor.machine import disk, open_files, python
-from nodekit.cli.doctor.packages import checks_of_offers, clashes, installed, metadata, offers
+from nodekit.cli.doctor.packages import checks_of_providers, clashes, installed, metadata, providers
 from nodekit.cli.exit_codes import FAILED
 from nodekit.config.compose import compose_file
 from nodekit.config.findings import Finding
@@ -45,9 +45,9 @@ def _checks() -> Iterator[tuple[str, Check]]:
     yield "Python", python
     yield "open files", open_files
     yield "disk", disk
-    yield "offers", offers
+    yield "providers", providers
     yield "metadata", metadata
-    yield from checks_of_offers()
+    yield from checks_of_providers()
     yield from checks_of_packages()
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import nodekit
 from nodekit.cli.doctor.checks import Check
-from nodekit.cli.plugins.catalogue import OFFERS, entries_of, expected
+from nodekit.cli.plugins.catalogue import PROVIDERS, entries_of, expected
 from nodekit.config.distributions import OWN_DISTRIBUTION as DISTRIBUTION
 from nodekit.config.distributions import name_of, normalised, unreadable
 from nodekit.config.findings import Finding
 from nodekit.config.formats import BUILT_IN
-from nodekit.config.providers import load_only, offered
+from nodekit.config.providers import load_only, provided
 from nodekit.errors import NodekitError
 
 CURE = "update, reinstall or uninstall that package"
@@ -39,12 +39,12 @@ def clashes() -> Iterator[Finding]:
         yield Finding("error", "packages", text, cure)
 
 
-def offers() -> Iterator[Finding]:
+def providers() -> Iterator[Finding]:
     """Report all that a node file can name. Nothing is imported."""
-    known: dict[str, list[str]] = {kind: sorted(offered(kind)) for kind in OFFERS}
-    known["format"] = sorted({BUILT_IN, *offered("format")})
+    known: dict[str, list[str]] = {kind: sorted(provided(kind)) for kind in PROVIDERS}
+    known["format"] = sorted({BUILT_IN, *provided("format")})
     text = "; ".join(f"{kind}s {', '.join(names)}" for kind, names in known.items() if names)
-    yield Finding("ok", "offers", text or "none")
+    yield Finding("ok", "providers", text or "none")
 
 
 def metadata() -> Iterator[Finding]:
@@ -53,7 +53,7 @@ def metadata() -> Iterator[Finding]:
         yield Finding("error", where, reason, "reinstall or remove it")
 
 
-def checks_of_offers(kinds: Iterable[str] = (*OFFERS, "format")) -> Iterator[tuple[str, Check]]:
+def checks_of_providers(kinds: Iterable[str] = (*PROVIDERS, "format")) -> Iterator[tuple[str, Check]]:
     """Yield a check of each thing that packages provide; the check imports it."""
     for kind in kinds:
         found: dict[str, list[EntryPoint]] = {}

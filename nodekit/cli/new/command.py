@@ -13,7 +13,7 @@ import nodekit
 from nodekit.cli.new.template import KINDS, Naming, files, write
 from nodekit.cli.plugins.catalogue import GROUPS, entries_of
 from nodekit.config.distributions import OWN_DISTRIBUTION, name_of, normalised
-from nodekit.config.providers import Kind, offered, owner
+from nodekit.config.providers import Kind, owner, provided
 from nodekit.hooks.container_rules import nearest
 from nodekit.interfaces.pipeline import BUILT_IN
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 else:
     _Choice = click.Choice  # not generic before click 8.2
 
-_OFFERED: dict[str, Kind] = {"store": "store", "runner": "runner", "pipeline": "pipeline", "transport": "transport"}
+_PROVIDED: dict[str, Kind] = {"store": "store", "runner": "runner", "pipeline": "pipeline", "transport": "transport"}
 """The kind of provider that each kind of package has, if it is not a plugin. Guards and observers are plugins."""
 _FOLDER = "'--folder'"
 _PARTS = ("Store", "Table", "Entry", "Runner", "Pipeline", "Rules", "Guard", "Observer", "Transport", "Config")
@@ -89,7 +89,7 @@ def clash(kind: str, naming: Naming) -> str | None:
     """Say who has the name already, and the cure. Return None if the name is free."""
     if kind == "pipeline" and naming.name == BUILT_IN:
         return f"{naming.name!r} is the pipeline that every node has; take another name, such as my-{naming.name}"
-    if owners := offered(_OFFERED.get(kind, "plugin")).get(naming.name):
+    if owners := provided(_PROVIDED.get(kind, "plugin")).get(naming.name):
         return f"{naming.name!r} is offered by {owner(owners[0])}; {_cure(naming, owners[0])}"
     if _is_installed(naming.distribution):
         cure = _cure(naming, removable=naming.distribution != OWN_DISTRIBUTION)

@@ -12,11 +12,11 @@ import msgspec
 
 from nodekit.config.distributions import entry_points, fault, name_of, owner, unreadable, version_of
 from nodekit.config.formats import Format
-from nodekit.config.providers import Kind, Offer
+from nodekit.config.providers import Kind, Provider
 
 GROUPS = {**{kind: f"nodekit.{kind}s" for kind in (*get_args(Kind), "format", "command")}, "check": "nodekit.doctor"}
 """Entry-point groups by kind. The kind ``check`` is a check of `nodekit doctor`."""
-OFFERS: tuple[Kind, ...] = get_args(Kind)
+PROVIDERS: tuple[Kind, ...] = get_args(Kind)
 
 
 class Listed(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -52,8 +52,8 @@ def entries_of(kind: str) -> list[EntryPoint]:
 
 def expected(kind: str) -> type[Any]:
     """Return the type of the object that an entry point of the kind must point to."""
-    if kind in OFFERS:
-        return Offer
+    if kind in PROVIDERS:
+        return Provider
     return {"format": Format, "command": click.Command}.get(kind, object)
 
 

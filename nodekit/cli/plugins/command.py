@@ -10,7 +10,7 @@ import msgspec
 
 from nodekit.cli.config.words import Key
 from nodekit.cli.doctor.checks import examine
-from nodekit.cli.doctor.packages import CURE, checks_of_offers
+from nodekit.cli.doctor.packages import CURE, checks_of_providers
 from nodekit.cli.exit_codes import FAILED
 from nodekit.cli.plugins.catalogue import GROUPS, Listed, catalogue, entries_of, what_is_broken
 from nodekit.cli.plugins.portrait import Portrait, portrait
@@ -68,7 +68,7 @@ def check() -> None:
     Exits with 0, or with 1 where one fails.
     """
     failed = 0
-    for subject, looks in checks_of_offers(GROUPS):
+    for subject, looks in checks_of_providers(GROUPS):
         findings = examine(subject, looks)
         failed += len(findings)
         for finding in findings or [Finding("ok", subject, "can be imported")]:

@@ -14,9 +14,9 @@ import msgspec
 import nodekit
 from nodekit.cli.config.field_docs import summary
 from nodekit.cli.config.words import Key, keys_of
-from nodekit.cli.plugins.catalogue import OFFERS, expected
+from nodekit.cli.plugins.catalogue import PROVIDERS, expected
 from nodekit.config.distributions import name_of, said_by, version_of
-from nodekit.config.providers import Offer, load_only
+from nodekit.config.providers import Provider, load_only
 from nodekit.hooks import specs as hookspecs
 from nodekit.interfaces.runner import ContainerRunner
 from nodekit.interfaces.store import JobStore
@@ -49,8 +49,8 @@ def portrait(kind: str, entry: EntryPoint) -> Portrait:
     """Import the entry point and describe it. Raise `NodekitError` if the import fails."""
     with redirect_stdout(StringIO()):
         found: Any = load_only([entry], expected(kind), f"{kind} {entry.name!r}")
-    offer: Offer[Any] | None = found if kind in OFFERS else None
-    made = _made_by(offer) if offer else None
+    provider: Provider[Any] | None = found if kind in PROVIDERS else None
+    made = _made_by(provider) if provider else None
     module = sys.modules.get(entry.module)
     texts = [getattr(found, "help", None) or "", summary(made), summary(module), summary(found)]
     return Portrait(
@@ -65,14 +65,14 @@ def portrait(kind: str, entry: EntryPoint) -> Portrait:
         file=getattr(module, "__file__", None),
         hooks=[name for name in vars(hookspecs) if name.startswith("nodekit_") and hasattr(made, name)],
         capabilities=list(_capabilities(made)),
-        keys=keys_of(offer.config, ("containers",) if kind == "runner" else ()) if offer else (),
-        container_keys=keys_of(offer.container, ("rules",)) if offer and offer.container else (),
+        keys=keys_of(provider.config, ("containers",) if kind == "runner" else ()) if provider else (),
+        container_keys=keys_of(provider.container, ("rules",)) if provider and provider.container else (),
     )
 
 
-def _made_by(offer: Offer[Any]) -> type[Any] | None:
+def _made_by(provider: Provider[Any]) -> type[Any] | None:
     """Return the class of the component, found without building one: from the annotation, or from the code."""
-    build: Any = offer.build
+    build: Any = provider.build
     if inspect.isclass(build):
         return build
     with suppress(Exception):  # annotations may use names that only a type checker imports

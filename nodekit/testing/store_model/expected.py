@@ -7,7 +7,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from nodekit import Claim, ContainerError, ContainerId, Job, JobId, JobStatus, Location, Outcome, Settlement
-from nodekit.testing.store_model.fairness import Lane, Turns
+from nodekit.testing.store_model.fairness import Lane, TurnTaking
 
 SLACK_SECONDS = 4.0
 """Longest duration of a sequence on a slow machine. The times in a sequence differ by more."""
@@ -50,7 +50,7 @@ class Expected:
         self.entries: dict[JobId, Entry] = {}
         self.changed: set[JobId] = set()
         self.now = self.jumped = self.opened_at = self.closed_seconds = 0.0
-        self._turns = Turns()
+        self._turns = TurnTaking()
 
     # -- present state ----------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ class Lane(NamedTuple):
         return cls(job.client, job.request.priority, job.due or "")
 
 
-class Turns:
+class TurnTaking:
     """Counts how often each lane was passed over while it waited.
 
     The contract leaves open which client begins, and if a client has one turn in all or one in each container. Either

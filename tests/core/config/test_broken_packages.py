@@ -34,7 +34,7 @@ def plant_broken(folder: Path, how: str) -> str:
             return "nodekit_shelf"
         case "no object":
             plant(folder, "nodekit-shelf", SHELF, "")
-            return "offer"
+            return "provider"
         case "no name":
             plant(folder, "nodekit-shelf", SHELF, metadata="Metadata-Version: 2.1\nVersion: 1.0\n")
             return "its metadata has no name"
@@ -42,13 +42,13 @@ def plant_broken(folder: Path, how: str) -> str:
             plant(folder, "nodekit-shelf", SHELF, metadata="")
             return "its metadata has no name"
         case "strange object":
-            plant(folder, "nodekit-shelf", FAR.replace("{}", "nodekit_shelf!offer"))
+            plant(folder, "nodekit-shelf", FAR.replace("{}", "nodekit_shelf!provider"))
             return "names no object of a module"
         case "no equals sign":
             plant(folder, "nodekit-shelf", "[nodekit.stores]\nshelf\n")
             return "entry points cannot be read"
         case _:
-            plant(folder, "nodekit-shelf", b"[nodekit.stores]\nshelf = \xff\xfe:offer\n")
+            plant(folder, "nodekit-shelf", b"[nodekit.stores]\nshelf = \xff\xfe:provider\n")
             return "entry points cannot be read"
 
 
@@ -136,7 +136,7 @@ def test_a_distribution_of_others_that_cannot_be_read_is_not_our_business(tmp_pa
 
 
 def test_a_command_that_two_distributions_claim_runs_neither(tmp_path: Path) -> None:
-    command = "import click\n@click.command()\ndef offer():\n    click.echo('ran')\n"
+    command = "import click\n@click.command()\ndef provider():\n    click.echo('ran')\n"
     plant(tmp_path, "nodekit-one", {"commands": "go"}, command)
     done = nodekit(tmp_path, "go")
     assert (done.returncode, done.stdout) == (0, "ran\n")

@@ -74,7 +74,7 @@ def test_no_two_files_have_one_name_and_a_file_has_one_name_however_it_is_reache
 
 def test_the_parts_are_told_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[NodeFile] = []
-    monkeypatch.setattr("nodekit_memory.offer.build", lambda config, file: told.append(file) or MemoryStore())
+    monkeypatch.setattr("nodekit_memory.provider.build", lambda config, file: told.append(file) or MemoryStore())
     file = tmp_path / "hello.toml"
     default = name_of(file)
     load_node(write(tmp_path, '[node]\nname = "mine"\n[store]\nuse = "memory"\n'))

@@ -105,7 +105,8 @@ def test_a_command_reads_each_distribution_once(
     plant(tmp_path, "nodekit-well", {"stores": "well", "commands": "well", "doctor": "well"}, STORE)
     plant(tmp_path, "nodekit-plain", "")
     code = (
-        "from nodekit import Format, NodeTables\noffer = Format(lambda path: NodeTables({'store': {'use': 'memory'}}))"
+        "from nodekit import Format, NodeTables\n"
+        "provider = Format(lambda path: NodeTables({'store': {'use': 'memory'}}))"
     )
     plant(tmp_path, "nodekit-form", {"formats": "well"}, code)
     monkeypatch.syspath_prepend(str(tmp_path))

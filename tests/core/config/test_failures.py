@@ -14,30 +14,30 @@ from nodekit.cli import main
 IMPORTING = "def helper():\n    raise KeyError('deep inside')\n\nhelper()\n"
 BUILDING = """
 import msgspec
-from nodekit import Offer
+from nodekit import Provider
 
 def helper():
     raise KeyError('deep inside')
 
-offer = Offer(msgspec.Struct, lambda config, file: helper())
+provider = Provider(msgspec.Struct, lambda config, file: helper())
 """
-CHECKING = "def helper():\n    raise KeyError('deep inside')\n\ndef offer():\n    return helper()\n"
+CHECKING = "def helper():\n    raise KeyError('deep inside')\n\ndef provider():\n    return helper()\n"
 READING = """
 from nodekit import Format
 
 def helper():
     raise KeyError('deep inside')
 
-offer = Format(lambda path: helper())
+provider = Format(lambda path: helper())
 """
 SETTINGS = """
 import msgspec
-from nodekit import Offer
+from nodekit import Provider
 
 class helper(msgspec.Struct):
     field: "Missing" = None
 
-offer = Offer(helper, lambda config, file: None)
+provider = Provider(helper, lambda config, file: None)
 """
 HINT = "nodekit --traceback COMMAND shows where"
 

@@ -28,7 +28,7 @@ def read(path):
                 raise CompositionError(Problem("line 3", "says fail"))
     return NodeTables(tables, ("bind is a guess", "so is the store"), origins)
 
-offer = Format(read, variable="LINES_FILE")
+provider = Format(read, variable="LINES_FILE")
 """
 
 
@@ -38,7 +38,7 @@ from nodekit import Format, NodekitError
 def read(path):
     raise NodekitError("no licence")
 
-offer = Format(read)
+provider = Format(read)
 """
 
 
@@ -120,7 +120,7 @@ def test_two_packages_of_one_format_clash_and_none_of_them_is_imported(folder: P
     ("code", "words"),
     [
         ("import nothing_of_that_name", "cannot be imported: ModuleNotFoundError"),
-        ("offer = print", "nodekit_broken:offer is not a Format"),
+        ("provider = print", "nodekit_broken:provider is not a Format"),
         (REFUSES, "no licence"),
         (REFUSES.replace("NodekitError(", "KeyError("), "the package that reads the format 'broken' failed: KeyError"),
     ],

@@ -37,14 +37,14 @@ def store(name: str, more: str = "") -> str:
     return f'[store]\nuse = "{name}"\n{more}'
 
 
-def test_an_offer_of_another_distribution_is_as_good_as_a_built_in_one(tmp_path: Path) -> None:
+def test_a_provider_of_another_distribution_is_as_good_as_a_built_in_one(tmp_path: Path) -> None:
     install(tmp_path, "nodekit-shelf", GOOD, stores="shelf")
     assert look(tmp_path, store("shelf", "size = 3"))[0] == []
     (problem,) = look(tmp_path, store("shelf", "sise = 3"))[0]
     assert problem == "store.sise: unknown key; did you mean 'size'?"
 
 
-def test_a_package_is_imported_only_when_a_node_names_its_offer(tmp_path: Path) -> None:
+def test_a_package_is_imported_only_when_a_node_names_its_provider(tmp_path: Path) -> None:
     install(tmp_path, "nodekit-shelf", GOOD, stores="shelf")
     _, modules = look(tmp_path, store("memory"))
     heavy = ["nodekit_asgi", "nodekit_sqlite", "nodekit_remote", "nodekit_process", "nodekit_guardian"]
@@ -63,10 +63,10 @@ def test_a_package_is_imported_only_when_a_node_names_its_offer(tmp_path: Path) 
         ("def (", "SyntaxError"),
         (None, "ModuleNotFoundError"),
         ("", "AttributeError"),
-        ("offer = 7", "is not an Offer"),
+        ("provider = 7", "is not a Provider"),
     ],
 )
-def test_a_broken_offer_harms_only_nodes_that_name_it(tmp_path: Path, code: str | None, words: str) -> None:
+def test_a_broken_provider_harms_only_nodes_that_name_it(tmp_path: Path, code: str | None, words: str) -> None:
     install(tmp_path, "nodekit-shelf", code, stores="shelf", plugins="shelf")
     assert look(tmp_path, NODE_FILE)[0] == []
     (problem,) = look(tmp_path, store("shelf"))[0]
@@ -74,7 +74,7 @@ def test_a_broken_offer_harms_only_nodes_that_name_it(tmp_path: Path, code: str 
     assert words in problem
 
 
-def test_an_offer_whose_builder_breaks_is_a_problem_of_its_table(tmp_path: Path) -> None:
+def test_a_provider_whose_builder_breaks_is_a_problem_of_its_table(tmp_path: Path) -> None:
     code = GOOD.replace("lambda config, file: MemoryStore()", "lambda config, file: 1 / 0")
     install(tmp_path, "nodekit-shelf", code, stores="shelf")
     problems, _ = look(tmp_path, store("shelf"))
@@ -101,7 +101,7 @@ def test_nobody_takes_over_a_built_in_name_in_silence(tmp_path: Path) -> None:
 
 RULES = """
 import msgspec
-from nodekit import Offer
+from nodekit import Provider
 
 class Rules(msgspec.Struct, forbid_unknown_fields=True):
     opens: float = 0
@@ -115,7 +115,7 @@ class Hours:
 
 class Config(msgspec.Struct, forbid_unknown_fields=True): ...
 
-offer = Offer(Config, lambda config, file: Hours(){offered})
+provider = Provider(Config, lambda config, file: Hours(){offered})
 """
 DECLARED, OFFERED = "container_rules = Rules", ", container=Rules"
 
@@ -125,15 +125,15 @@ DECLARED, OFFERED = "container_rules = Rules", ", container=Rules"
     [
         (DECLARED, OFFERED, []),
         ("", "", []),
-        (DECLARED, "", ["that its offer does not; write Offer(…, container=Rules)"]),
-        (DECLARED, ", container=Other", ["that its offer does not; write Offer(…, container=Rules)"]),
+        (DECLARED, "", ["that its provider does not; write Provider(…, container=Rules)"]),
+        (DECLARED, ", container=Other", ["that its provider does not; write Provider(…, container=Rules)"]),
         ("", OFFERED, ["that Hours does not; give the class container_rules = Rules"]),
     ],
 )
-def test_a_plugin_and_its_offer_declare_the_same_rules(
-    tmp_path: Path, declared: str, offered: str, expected: list[str]
+def test_a_plugin_and_its_provider_declare_the_same_rules(
+    tmp_path: Path, declared: str, provided: str, expected: list[str]
 ) -> None:
-    install(tmp_path, "nodekit-hours", RULES.format(declared=declared, offered=offered), plugins="hours")
+    install(tmp_path, "nodekit-hours", RULES.format(declared=declared, provided=provided), plugins="hours")
     problems, _ = look(tmp_path, store("memory") + '\n[[plugins]]\nuse = "hours"\n')
     assert len(problems) == len(expected)
     for problem, text in zip(problems, expected, strict=True):
@@ -144,7 +144,7 @@ def test_a_plugin_and_its_offer_declare_the_same_rules(
 @pytest.mark.parametrize("someone", [False, True])
 def test_the_built_in_pipeline_needs_no_table_and_nobody_can_offer_another(tmp_path: Path, someone: bool) -> None:
     if someone:
-        install(tmp_path, "nodekit-mine", RULES.format(declared="", offered=""), pipelines="sequence")
+        install(tmp_path, "nodekit-mine", RULES.format(declared="", provided=""), pipelines="sequence")
     problems, modules = look(tmp_path, store("memory") + '\n[[pipelines]]\nuse = "sequence"\n')
     cure = "; nodekit-mine 1.0 has to offer its own under another name" if someone else ""
     assert problems == [f"pipelines[0].use: pipeline 'sequence' is always there; remove this table{cure}"]

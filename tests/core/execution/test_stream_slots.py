@@ -7,7 +7,7 @@ import pytest
 
 from nodekit import Container
 from nodekit.execution.slots import Slots
-from nodekit.execution.stream_slots import Turns
+from nodekit.execution.stream_slots import StreamSlots
 
 pytestmark = pytest.mark.anyio
 
@@ -20,7 +20,7 @@ class Bench:
         self.slots.set_running({"a", "b"})
         self.asked = 0
         self.asks = asks
-        self.turns = Turns(self.slots, self.ask)
+        self.turns = StreamSlots(self.slots, self.ask)
         self.had: list[str] = []
 
     def ask(self) -> None:
@@ -124,7 +124,7 @@ async def test_one_whose_asking_fails_waits_no_longer() -> None:
     def ask() -> None:
         raise RuntimeError("a fault of ours")
 
-    turns = Turns(bench.slots, ask)
+    turns = StreamSlots(bench.slots, ask)
     with pytest.raises(RuntimeError):
         await turns.take("a")
     assert not turns.grant()

@@ -40,12 +40,12 @@ def test_a_plugin_declares_the_rules_that_it_reads_or_none() -> None:
     assert declared_rules(ReadsNothing()) is None
 
 
-def test_a_plugin_and_its_offer_declare_the_same_rules() -> None:
+def test_a_plugin_and_its_provider_declare_the_same_rules() -> None:
     assert declared_twice(Reads(), Rules) is None
     assert declared_twice(ReadsNothing(), None) is None
-    of_the_offer = "its offer declares rules of containers that ReadsNothing does not; "
-    assert declared_twice(ReadsNothing(), Rules) == f"{of_the_offer}give the class container_rules = Rules"
-    of_the_plugin = "Reads declares rules of containers that its offer does not; write Offer(…, container=Rules)"
+    of_the_provider = "its provider declares rules of containers that ReadsNothing does not; "
+    assert declared_twice(ReadsNothing(), Rules) == f"{of_the_provider}give the class container_rules = Rules"
+    of_the_plugin = "Reads declares rules of containers that its provider does not; write Provider(…, container=Rules)"
     assert declared_twice(Reads(), None) == declared_twice(Reads(), Others) == of_the_plugin
 
 

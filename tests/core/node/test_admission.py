@@ -525,11 +525,11 @@ async def test_a_known_key_is_answered_while_the_node_drains() -> None:
                 await stop.wait()
 
         tasks.start_soon(run)
-        await until(lambda: node._intake.open)
+        await until(lambda: node._admission.open)
         first = await node.submit(replace(keyed("k"), containers=("gate",)))
         await until(lambda: gate.running)
         stop.set()
-        await until(lambda: not node._intake.open)
+        await until(lambda: not node._admission.open)
         assert (await node.submit(replace(keyed("k"), containers=("gate",)))).id == first.id
         with pytest.raises(Unavailable):
             await node.submit(keyed("l"))

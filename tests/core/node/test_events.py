@@ -166,7 +166,7 @@ async def test_a_node_waits_for_a_job_that_is_being_kept_and_tells_of_it_before_
                 await node.submit(request())
 
             async def go_on() -> None:
-                await until(lambda: not node._intake.open)
+                await until(lambda: not node._admission.open)
                 await settle_down()
                 table.go_on.set()
 

@@ -111,7 +111,7 @@ async def test_a_follower_that_goes_leaves_the_job_alone_and_nothing_behind() ->
 async def test_a_follower_holds_no_job_in_memory_while_it_waits_or_is_waited_for() -> None:
     gate = Gate()
 
-    class Fresh(SpiedStore):
+    class RecentJobs(SpiedStore):
         """Returns copies that nothing else refers to."""
 
         async def get(self, ids: Any, *, client: Any = None) -> Any:
@@ -121,7 +121,7 @@ async def test_a_follower_holds_no_job_in_memory_while_it_waits_or_is_waited_for
             return copies
 
     traces: list[Any] = []
-    async with make_node(functions(gate=gate), store=Fresh()) as node:
+    async with make_node(functions(gate=gate), store=RecentJobs()) as node:
         job = await node.submit(request("echo", "gate"))
         await until(lambda: gate.running)
         async with aclosing(node.follow(job.id)) as jobs:

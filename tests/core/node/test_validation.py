@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from parts import SwitchRunner, functions, make_node, request
 
-from nodekit import CompositionError, Container, NodekitError, Offer, Refusal, load_node
+from nodekit import CompositionError, Container, NodekitError, Provider, Refusal, load_node
 from nodekit.config import compose as compose_module
 from nodekit_guardian import Guardian
 from nodekit_remote import RemoteContainer, RemoteRunner
@@ -149,13 +149,13 @@ def test_containers_that_cannot_be_read_are_a_problem_of_their_runner() -> None:
 # -- node files -----------------------------------------------------------------------------------
 
 
-class OfferedContainer(Container, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ForeignContainer(Container, frozen=True, kw_only=True, forbid_unknown_fields=True):
     image: str = ""
     speed: int = 1
 
 
-class OfferedConfig(msgspec.Struct):
-    containers: tuple[OfferedContainer, ...] = ()
+class ForeignConfig(msgspec.Struct):
+    containers: tuple[ForeignContainer, ...] = ()
 
 
 FILE = """
@@ -182,14 +182,14 @@ timeout_seconds = 3
 
 def compose(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str = FILE, rules: Any = None) -> Any:
     """Compose the node of a file with a third party's runner and plugin."""
-    real = compose_module.load_offer
+    real = compose_module.load_provider
     own = {"nodekit_observe": lambda self: None} if rules is None else {"container_rules": rules}
     made = type("Other", (), own)
     offers = {
-        "foreign": Offer(OfferedConfig, lambda c, file: SwitchRunner(*c.containers), container=OfferedContainer),
-        "other": Offer(msgspec.Struct, lambda config, file: made(), container=rules),
+        "foreign": Provider(ForeignConfig, lambda c, file: SwitchRunner(*c.containers), container=ForeignContainer),
+        "other": Provider(msgspec.Struct, lambda config, file: made(), container=rules),
     }
-    monkeypatch.setattr("nodekit.config.compose.load_offer", lambda kind, use: offers.get(use) or real(kind, use))
+    monkeypatch.setattr("nodekit.config.compose.load_provider", lambda kind, use: offers.get(use) or real(kind, use))
     (folder / "node.toml").write_text(text, encoding="utf-8")
     return load_node(folder / "node.toml")
 
@@ -225,7 +225,7 @@ def test_in_a_node_file_too_rules_that_are_no_struct_are_a_problem(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (problem,) = file_problems(tmp_path, monkeypatch, rules=dict)
-    assert problem.startswith("plugins[1]: container= of its offer is <class 'dict'>")
+    assert problem.startswith("plugins[1]: container= of its provider is <class 'dict'>")
 
 
 def test_in_a_node_file_two_containers_of_one_id_are_a_problem_of_the_second(

@@ -13,7 +13,7 @@ import click
 import msgspec
 
 import nodekit
-from nodekit import Offer
+from nodekit import Provider
 from nodekit.cli import exit_codes as _exit
 from nodekit.cli import main
 from nodekit.config import compose as config
@@ -34,7 +34,7 @@ CALLED = ("__aenter__", "__aexit__", "__call__", "__iter__", "__aiter__", "__ane
 
 def surface() -> list[str]:
     """Return the whole plugin API as installed here."""
-    parts = (names(), fixtures(), hooks(), offers(), settings(), groups(), commands(), exit_codes())
+    parts = (names(), fixtures(), hooks(), providers(), settings(), groups(), commands(), exit_codes())
     return sorted({line for part in parts for line in part})
 
 
@@ -71,8 +71,8 @@ def named(name: str, value: Any) -> Iterator[str]:
         yield from of_class(name, value)
     elif inspect.isroutine(value):
         yield line("function", name, signed(value))
-    elif isinstance(value, Offer):
-        yield line("offer", name)
+    elif isinstance(value, Provider):
+        yield line("provider", name)
     elif isinstance(value, int | str | frozenset | set | tuple):
         yield line("constant", name, f"= {valued(value)}")
     else:
@@ -141,18 +141,18 @@ def hooks() -> Iterator[str]:
             yield line("hook", name, signed(hook))
 
 
-def offered() -> Iterator[tuple[EntryPoint, Offer[Any] | None]]:
+def provided() -> Iterator[tuple[EntryPoint, Provider[Any] | None]]:
     """Yield the providers of nodekit itself; other distributions may be installed beside it."""
     for entry in distribution(DISTRIBUTION).entry_points:
         if entry.group.startswith("nodekit."):
             found = entry.load() if entry.group in kinds() else None
-            yield entry, found if isinstance(found, Offer) else None
+            yield entry, found if isinstance(found, Provider) else None
 
 
-def offers() -> Iterator[str]:
-    for entry, _ in offered():
+def providers() -> Iterator[str]:
+    for entry, _ in provided():
         if entry.group != "nodekit.commands":
-            yield line("offer", f"{entry.group.removeprefix('nodekit.')}.{entry.name}")
+            yield line("provider", f"{entry.group.removeprefix('nodekit.')}.{entry.name}")
 
 
 def settings() -> Iterator[str]:
@@ -160,11 +160,11 @@ def settings() -> Iterator[str]:
     for name, struct in vars(config).items():
         if name.endswith("Settings") and inspect.isclass(struct) and issubclass(struct, msgspec.Struct):
             yield from keys(name.removesuffix("Settings").lower(), struct)
-    for entry, offer in offered():
-        if offer:
+    for entry, provider in provided():
+        if provider:
             place = f"{entry.group.removeprefix('nodekit.')}.{entry.name}"
-            yield from keys(place, offer.config)
-            yield from keys(f"{place}.containers", offer.container) if offer.container else ()
+            yield from keys(place, provider.config)
+            yield from keys(f"{place}.containers", provider.container) if provider.container else ()
 
 
 def keys(place: str, struct: type[msgspec.Struct]) -> Iterator[str]:

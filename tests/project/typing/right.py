@@ -34,9 +34,9 @@ from nodekit import (
     Mount,
     Node,
     NodeFile,
-    Offer,
     Outcome,
     Pipeline,
+    Provider,
     Refusal,
     RequestRefused,
     Step,
@@ -218,7 +218,7 @@ def build(config: Config, file: NodeFile) -> EmbeddedStore:
     return EmbeddedStore(ListTable())
 
 
-offer = Offer(Config, build)
+provider = Provider(Config, build)
 table: JobTable = ListTable()
 store: JobStore = EmbeddedStore(table)
 runner: ContainerRunner = UpperRunner()

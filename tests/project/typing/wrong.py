@@ -19,10 +19,10 @@ from nodekit import (
     JobStatus,
     JobTable,
     Node,
-    Offer,
     Outcome,
     Pipeline,
     Problem,
+    Provider,
     Step,
     Transport,
     Unavailable,
@@ -110,8 +110,8 @@ JobRequest.of("a", data="text")  # expect: arg-type
 Outcome("success")  # expect: arg-type
 Problem(text="x")  # expect: call-arg
 Unavailable("full")  # expect: call-arg
-Offer(Config, lambda config: store)  # expect: arg-type misc
-Offer(dict, lambda config, file: store)  # expect: type-var
+Provider(Config, lambda config: store)  # expect: arg-type misc
+Provider(dict, lambda config, file: store)  # expect: type-var
 
 
 def frozen(job: Job, request: JobRequest, event: JobFinished, container: Container) -> None:

@@ -206,7 +206,7 @@ class Traced(str):
     __slots__ = ("__weakref__",)
 
 
-class Fresh(SpiedStore):
+class RecentJobs(SpiedStore):
     """Returns copies of jobs that nothing else refers to."""
 
     def __init__(self) -> None:
@@ -227,7 +227,7 @@ class Fresh(SpiedStore):
 
 
 async def test_a_stream_holds_no_job_while_nothing_happens(server: str) -> None:
-    store = Fresh()
+    store = RecentJobs()
     async with serving(server, node={"store": store}) as api:
         id = await api.submit("echo", "gate")
         async with events(api, id) as stream:
@@ -240,7 +240,7 @@ async def test_a_stream_holds_no_job_while_nothing_happens(server: str) -> None:
 
 @both_servers
 async def test_a_reader_that_is_slow_makes_the_node_hold_nothing_and_reads_it_all_in_the_end(server: str) -> None:
-    store, steps, large = Fresh(), 20, b'"' + b"x" * (1 << 20) + b'"'
+    store, steps, large = RecentJobs(), 20, b'"' + b"x" * (1 << 20) + b'"'
 
     async def run(step: Step) -> ContainerOutput:
         return ContainerOutput(container=step.container, output=type(step.input.data)(large))

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import msgspec
 
-from nodekit import JobRequest, Node, NodeFile, Offer, Refusal
+from nodekit import JobRequest, Node, NodeFile, Provider, Refusal
 
-__all__ = ["AcmeConfig", "AcmeGuard", "AcmeRules", "offer"]
+__all__ = ["AcmeConfig", "AcmeGuard", "AcmeRules", "provider"]
 
 Bytes = Annotated[int, msgspec.Meta(ge=2)]
 
@@ -53,4 +53,4 @@ def from_config(config: AcmeConfig, file: NodeFile) -> AcmeGuard:
     return AcmeGuard(config)
 
 
-offer = Offer(AcmeConfig, from_config, container=AcmeRules)
+provider = Provider(AcmeConfig, from_config, container=AcmeRules)

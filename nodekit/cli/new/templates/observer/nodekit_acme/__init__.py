@@ -19,9 +19,9 @@ import anyio.to_thread
 import msgspec
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from nodekit import CompositionError, Event, Job, JobFinished, Node, NodeFile, Offer, Problem
+from nodekit import CompositionError, Event, Job, JobFinished, Node, NodeFile, Problem, Provider
 
-__all__ = ["AcmeConfig", "AcmeObserver", "offer"]
+__all__ = ["AcmeConfig", "AcmeObserver", "provider"]
 
 
 class AcmeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -96,4 +96,4 @@ def from_config(config: AcmeConfig, file: NodeFile) -> AcmeObserver:
     return AcmeObserver(config)
 
 
-offer = Offer(AcmeConfig, from_config)
+provider = Provider(AcmeConfig, from_config)

@@ -18,15 +18,15 @@ from nodekit import (
     Job,
     JobRequest,
     Location,
-    Offer,
     Outcome,
+    Provider,
     Refusal,
     Sequence,
     Step,
     last_output,
 )
 
-__all__ = ["AcmeConfig", "AcmePipeline", "offer"]
+__all__ = ["AcmeConfig", "AcmePipeline", "provider"]
 
 
 class AcmeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -67,4 +67,4 @@ class AcmePipeline:
         return value is not None and bytes(value) == b"true"
 
 
-offer = Offer(AcmeConfig, lambda config, file: AcmePipeline(config))
+provider = Provider(AcmeConfig, lambda config, file: AcmePipeline(config))

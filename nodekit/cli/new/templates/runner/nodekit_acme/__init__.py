@@ -25,12 +25,12 @@ from nodekit import (
     ContainerOutput,
     InvalidPayload,
     NodeFile,
-    Offer,
+    Provider,
     Step,
     parse_json,
 )
 
-__all__ = ["AcmeConfig", "AcmeEntry", "AcmeRunner", "offer"]
+__all__ = ["AcmeConfig", "AcmeEntry", "AcmeRunner", "provider"]
 
 
 class AcmeEntry(Container, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -124,4 +124,4 @@ def from_config(config: AcmeConfig, file: NodeFile) -> AcmeRunner:
     return AcmeRunner(config)
 
 
-offer = Offer(AcmeConfig, from_config, container=AcmeEntry)
+provider = Provider(AcmeConfig, from_config, container=AcmeEntry)

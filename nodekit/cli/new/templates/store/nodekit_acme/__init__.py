@@ -4,10 +4,10 @@ from pathlib import Path
 
 import msgspec
 
-from nodekit import CompositionError, EmbeddedStore, NodeFile, Offer, Problem
+from nodekit import CompositionError, EmbeddedStore, NodeFile, Problem, Provider
 from nodekit_acme._table import AcmeTable
 
-__all__ = ["AcmeConfig", "AcmeStore", "AcmeTable", "offer"]
+__all__ = ["AcmeConfig", "AcmeStore", "AcmeTable", "provider"]
 
 
 class AcmeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -33,4 +33,4 @@ def from_config(config: AcmeConfig, file: NodeFile) -> AcmeStore:
     return AcmeStore(config)
 
 
-offer = Offer(AcmeConfig, from_config)
+provider = Provider(AcmeConfig, from_config)

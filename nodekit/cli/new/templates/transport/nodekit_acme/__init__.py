@@ -15,12 +15,12 @@ import anyio
 import msgspec
 from anyio.abc import SocketAttribute, TaskStatus
 
-from nodekit import CompositionError, Node, NodeFile, NodekitError, Offer, Problem
+from nodekit import CompositionError, Node, NodeFile, NodekitError, Problem, Provider
 from nodekit_asgi import AsgiApp, Limits
 
 from ._server import Server
 
-__all__ = ["AcmeConfig", "AcmeTransport", "offer"]
+__all__ = ["AcmeConfig", "AcmeTransport", "provider"]
 
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 
@@ -76,4 +76,4 @@ def from_config(config: AcmeConfig, file: NodeFile) -> AcmeTransport:
     return AcmeTransport(config)
 
 
-offer = Offer(AcmeConfig, from_config)
+provider = Provider(AcmeConfig, from_config)

@@ -10,7 +10,7 @@ from nodekit.model.events import Event
 T = TypeVar("T")
 
 
-class Telling:
+class Emitter:
     """Emitter of events. `observed` is called first: without observers, events need not be emitted."""
 
     def __init__(self, observed: Callable[[], bool], tell: Callable[[Event], None]) -> None:
