@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import AsyncIterator
+from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -121,3 +123,18 @@ async def test_where_the_package_is_missing_the_page_says_so(api: Api, monkeypat
     assert 'href="openapi.json"' in page.body.decode()
     assert (await api.get("/docs/swagger-ui-bundle.js")).status == 404
     assert (await api.get("/openapi.json")).status == 200
+
+
+RELEASE = {  # of the npm package swagger-ui-dist 5.33.1
+    "swagger-ui-bundle.js": "050bc415ee7048dcd881682678f720264e7da5e373f7461d7c58c755305255f7",
+    "swagger-ui.css": "1ac324f7dcd27e4b9386b4bd6421271ec147e922a22c05ba24b11515e9aa6321",
+}
+"""SHA-256 of its files. After taking another version of the carrier: `npm pack swagger-ui-dist@…`, and compare."""
+
+
+def test_the_carried_files_are_those_of_the_release_that_npm_has() -> None:
+    carrier = find_spec(_docs.CARRIER)
+    assert carrier is not None
+    folder = Path(str(carrier.origin)).parent
+    files = {name: folder / asset.name for name, asset in _docs.ASSETS.items() if asset.carried}
+    assert {name: sha256(file.read_bytes()).hexdigest() for name, file in files.items()} == RELEASE
