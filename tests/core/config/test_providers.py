@@ -115,13 +115,13 @@ class Hours:
 
 class Config(msgspec.Struct, forbid_unknown_fields=True): ...
 
-provider = Provider(Config, lambda config, file: Hours(){offered})
+provider = Provider(Config, lambda config, file: Hours(){provided})
 """
 DECLARED, OFFERED = "container_rules = Rules", ", container=Rules"
 
 
 @pytest.mark.parametrize(
-    ("declared", "offered", "expected"),
+    ("declared", "provided", "expected"),
     [
         (DECLARED, OFFERED, []),
         ("", "", []),
