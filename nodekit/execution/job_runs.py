@@ -14,7 +14,7 @@ from nodekit.errors import ClaimLost
 from nodekit.execution.backoff import delay_before_retry
 from nodekit.execution.container_calls import Called, Calls
 from nodekit.execution.slots import Slots
-from nodekit.execution.transitions import Progress, expired, failed, inconsistent_pipeline, job_timeout_text
+from nodekit.execution.transitions import Progress, expired, failed, job_timeout_text
 from nodekit.interfaces.asking import is_fault, said
 from nodekit.interfaces.store import Claim, JobStore
 from nodekit.model.container import ContainerError, ContainerId, JobId, Step
@@ -30,7 +30,7 @@ LONGEST_PAUSE_SECONDS = 5.0
 class Run:
     """The state of one job's run: its newest snapshot and the slot it holds."""
 
-    __slots__ = ("_ends_at", "claim", "delay_seconds", "held", "job", "strays", "told", "untold_step")
+    __slots__ = ("_ends_at", "claim", "delay_seconds", "due_step", "held", "job", "told", "untold_step")
 
     def __init__(self, claim: Claim, held: ContainerId | None = None) -> None:
         self.claim = claim
@@ -40,8 +40,8 @@ class Run:
         self._ends_at = math.inf if timeout is None else time.monotonic() + timeout - claim.age_seconds
         self.delay_seconds = 0.0
         """Seconds the job has to wait once it is given back."""
-        self.strays = 0
-        """Number of times in a row that the pipeline named another step than before; two mean that it has no rule."""
+        self.due_step: Step | None = None
+        """The step that is due, if the pipeline was asked since the job changed."""
         self.untold_step: int | None = None
         """Index of the step that has a result which is not stored and emitted yet."""
         self.told = False
@@ -121,17 +121,13 @@ class Runs(Generic[RunT]):
                 if not await self._without_slot(run):
                     return
                 continue
-            step = self._progress.next_step(run.job)
-            if step is None or step.container != run.job.due:  # the node's pipelines changed since the job was stored
-                run.strays += 1
-                await self._keep(
-                    run, self._progress.advance(run.job) if run.strays == 1 else inconsistent_pipeline(run.job)
-                )
+            step, run.due_step = run.due_step or self._progress.next_step(run.job), None
+            if step is None or step.container != run.job.due:  # the pipelines changed since the job was stored
+                job, run.due_step = self._progress.transition(run.job)
+                await self._keep(run, job)
             elif run.seconds_left <= 0:
                 await self._keep(run, failed(run.job, job_timeout_text(run.job), "job_timeout"))
-            elif await self._step(run, step):
-                run.strays = 0
-            else:
+            elif not await self._step(run, step):
                 return
         self._tell_kept(run)
 
@@ -153,7 +149,8 @@ class Runs(Generic[RunT]):
 
     def _after(self, run: RunT, step: Step, called: Called) -> Job:
         """Return the job with the result of a step and with what follows from it."""
-        return self._progress.advance(run.job.with_result(called.result, called.attempt))
+        job, run.due_step = self._progress.transition(run.job.with_result(called.result, called.attempt))
+        return job
 
     async def _call(self, run: RunT, step: Step) -> Called:
         return await self._calls.call(step, run.job, run.seconds_left)

@@ -54,19 +54,24 @@ class Progress:
 
     def advance(self, job: Job) -> Job:
         """Return the job with its next container set as due, or finished if nothing is due any more."""
+        return self.transition(job)[0]
+
+    def transition(self, job: Job) -> tuple[Job, Step | None]:
+        """Return the job as `advance` does, with the step that is due. The pipeline is asked once."""
         pipeline = self._pipelines.get(job.request.pipeline)
         if pipeline is None:
-            return failed(job, f"this node offers no pipeline {job.request.pipeline!r}")
+            return failed(job, f"this node offers no pipeline {job.request.pipeline!r}"), None
         try:
             step = pipeline.next_step(job)
             if step is None:
-                return job.finished(pipeline.outcome(job), time.time())
+                return job.finished(pipeline.outcome(job), time.time()), None
         except Exception:
             logger.exception("job %s: pipeline %r failed", job.id, job.request.pipeline)
-            return failed(job, "internal error of the pipeline")
+            return failed(job, "internal error of the pipeline"), None
         if len(job.results) >= self._max_steps:
-            return failed(job, f"its pipeline did not end within {self._max_steps} steps, the `max_steps` of this node")
-        return self._due(job, step.container)
+            text = f"its pipeline did not end within {self._max_steps} steps, the `max_steps` of this node"
+            return failed(job, text), None
+        return self._due(job, step.container), step
 
     def _due(self, job: Job, id: ContainerId) -> Job:
         if id not in job.request.containers:  # guards checked these containers when they admitted the job
@@ -78,11 +83,6 @@ class Progress:
         return replace(
             job, due=id, queue_timeout_seconds=self._queue_timeout_seconds if seconds is None else finite(seconds)
         )
-
-
-def inconsistent_pipeline(job: Job) -> Job:
-    """Fail a job whose pipeline names another step each time it is asked."""
-    return failed(job, f"the pipeline {job.request.pipeline!r} contradicts itself")
 
 
 def expired(job: Job, age_seconds: float) -> Job:

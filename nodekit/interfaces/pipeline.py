@@ -5,7 +5,7 @@ from typing import Protocol
 
 from nodekit.errors import Refusal
 from nodekit.model.container import Container, ContainerError, ContainerId, ContainerInput, Location, Step
-from nodekit.model.job import Job, JobRequest, JobStatus, Outcome, last_output
+from nodekit.model.job import Job, JobRequest, JobStatus, Outcome, output_of
 
 BUILT_IN = "sequence"
 """Name of the pipeline that every node has."""
@@ -62,11 +62,11 @@ class Sequence:
 
         Return None after the last container or an error.
         """
-        index = len(job.results)
-        data = last_output(job)
-        if data is None or index == len(job.request.containers):
+        request, results = job.request, job.results
+        index = len(results)
+        data = output_of(results[-1]) if results else request.data
+        if data is None or index == len(request.containers):
             return None
-        request = job.request
         last = index == len(request.containers) - 1
         return Step(
             job_id=job.id,

@@ -226,10 +226,13 @@ def last_output(job: Job) -> msgspec.Raw | None:
 
     Return None if that step ended with an error.
     """
-    if not job.results:
-        return job.request.data
-    last = job.results[-1]
-    return last.output if isinstance(last, ContainerOutput) else None
+    results = job.results
+    return output_of(results[-1]) if results else job.request.data
+
+
+def output_of(result: ContainerResult) -> msgspec.Raw | None:
+    """Return the output of a step, or None if it ended with an error."""
+    return result.output if isinstance(result, ContainerOutput) else None
 
 
 def interrupted_outcome(container: ContainerId) -> Outcome:

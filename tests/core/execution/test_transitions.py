@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from nodekit import Container, ContainerError, Job, JobStatus, Outcome, Refusal, Sequence, Step
-from nodekit.execution.transitions import Progress, expired, failed, inconsistent_pipeline, job_timeout_text
+from nodekit.execution.transitions import Progress, expired, failed, job_timeout_text
 from nodekit.model.limits import NodeLimits
 from nodekit.testing import make_job, make_request, make_step, with_output
 
@@ -128,4 +128,3 @@ def test_a_job_that_waited_too_long_says_which_of_its_limits_was_over() -> None:
 
 def test_a_job_of_which_nothing_is_due_fails_in_no_container() -> None:
     assert end(failed(replace(make_job(), due=None), "no")) == ("", "internal", "no")
-    assert end(inconsistent_pipeline(make_job()))[-1] == "the pipeline 'sequence' contradicts itself"
