@@ -21,7 +21,7 @@ from served import Served, started
 
 from nodekit import ContainerError, ContainerOutput, Job, JobStatus, Node, Step
 from nodekit.testing import make_request
-from nodekit_docker import DockerConfig, DockerContainer, DockerRunner
+from nodekit_docker import DockerContainer, DockerRunner
 
 T = TypeVar("T")
 
@@ -59,8 +59,8 @@ class Bed:
         return DockerContainer(**{**given, **settings})
 
     def runner(self, *containers: DockerContainer, node: str | None = None, **settings: Any) -> Watched:
-        config = DockerConfig(host=self.engine.host, containers=containers or (self.container(),))
-        return Watched(config, node=node or self.node, **settings)
+        containers = containers or (self.container(),)
+        return Watched(*containers, host=self.engine.host, node=node or self.node, **settings)
 
     @asynccontextmanager
     async def running(self, *containers: DockerContainer, **settings: Any) -> AsyncIterator[tuple[Node, Watched]]:
