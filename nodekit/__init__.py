@@ -33,6 +33,7 @@ from nodekit.interfaces.pipeline import Pipeline, Sequence
 from nodekit.interfaces.runner import ContainerRunner, DescribingRunner, InProcessRunner, PooledRunner, StreamingRunner
 from nodekit.interfaces.store import (
     Announcement,
+    Change,
     Claim,
     EndingStore,
     JobStore,
@@ -86,6 +87,7 @@ __all__ = [
     "Announcement",
     "AsgiApplication",
     "Attempt",
+    "Change",
     "Claim",
     "ClaimLost",
     "ClientId",

@@ -1,11 +1,11 @@
-"""Publication of changed job ids to any number of listeners. A slow listener learns that it missed some."""
+"""Publication of changes to any number of listeners. A slow listener learns that it missed some."""
 
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from nodekit.concurrency.signal import Signal
-from nodekit.model.container import JobId
+from nodekit.interfaces.store import Change
 
 BUFFERED_CHANGES = 4096
 
@@ -16,12 +16,12 @@ class Broadcast:
     def __init__(self) -> None:
         self._listeners: set[_Listener] = set()
 
-    def publish(self, id: JobId) -> None:
+    def publish(self, change: Change) -> None:
         for listener in self._listeners:
-            listener.put(id)
+            listener.put(change)
 
     @asynccontextmanager
-    async def subscribe(self) -> AsyncIterator[AsyncIterator[JobId | None]]:
+    async def subscribe(self) -> AsyncIterator[AsyncIterator[Change | None]]:
         listener = _Listener()
         self._listeners.add(listener)
         try:
@@ -32,20 +32,20 @@ class Broadcast:
 
 class _Listener:
     def __init__(self) -> None:
-        self._ids: deque[JobId | None] = deque()
+        self._changes: deque[Change | None] = deque()
         self._arrived = Signal()
 
-    def put(self, id: JobId) -> None:
-        if len(self._ids) >= BUFFERED_CHANGES:
-            self._ids.clear()
-            self._ids.append(None)
-        self._ids.append(id)
+    def put(self, change: Change) -> None:
+        if len(self._changes) >= BUFFERED_CHANGES:
+            self._changes.clear()
+            self._changes.append(None)
+        self._changes.append(change)
         self._arrived.set()
 
     def __aiter__(self) -> "_Listener":
         return self
 
-    async def __anext__(self) -> JobId | None:
-        while not self._ids:
+    async def __anext__(self) -> Change | None:
+        while not self._changes:
             await self._arrived.wait()
-        return self._ids.popleft()
+        return self._changes.popleft()

@@ -17,7 +17,7 @@ from nodekit.embedded.interrupted import Interrupted, given_back
 from nodekit.embedded.queue import Queue
 from nodekit.embedded.recent_jobs import RecentJobs
 from nodekit.errors import ClaimLost, StoreFailed
-from nodekit.interfaces.store import Claim, JobTable, Pending, Settlement, Unfinished
+from nodekit.interfaces.store import Change, Claim, JobTable, Pending, Settlement, Unfinished
 from nodekit.model.container import ClientId, ContainerId, JobId
 from nodekit.model.job import Job, JobStatus, Outcome
 
@@ -89,7 +89,7 @@ class EmbeddedStore:
                 self._track(entry := Unfinished.of(job))
                 self._fresh.put(job)
                 self._queue.put(entry)
-                self._broadcast.publish(job.id)
+                self._broadcast.publish(Change(job.id))
         await self._interrupted.fail()
         return kept
 
@@ -107,7 +107,7 @@ class EmbeddedStore:
             raise StoreFailed(f"job {kept.id} is already there and cannot be claimed")
         self._track(Unfinished.of(kept))
         claim = self._claims[kept.id] = EmbeddedClaim(kept)
-        self._broadcast.publish(kept.id)
+        self._broadcast.publish(Change(kept.id))
         return claim
 
     async def claim(self, containers: Collection[ContainerId], limit: int) -> list[Claim]:
@@ -140,7 +140,7 @@ class EmbeddedStore:
             if job.status.finished:  # the table stored the end earlier but reported a failure
                 self._finish(job.id)
                 self._ended.put(job.id)
-                self._broadcast.publish(job.id)
+                self._broadcast.publish(Change(job.id, finished=True))
             else:
                 claim = self._claims[job.id] = EmbeddedClaim(job, age_seconds=self._queue.age_seconds(job.id))
                 claims.append(claim)
@@ -190,7 +190,7 @@ class EmbeddedStore:
                     if job is not held.job:
                         await self.table.save(job)
                     then(held, job)
-                    self._broadcast.publish(job.id)
+                    self._broadcast.publish(Change(job.id, finished=job.status.finished))
                     return
         raise ClaimLost(f"job {job.id} is no longer this claim's")
 
@@ -240,7 +240,7 @@ class EmbeddedStore:
         if held := self._claims.get(id):
             held.scope.cancel()
         self._finish(id)
-        self._broadcast.publish(id)
+        self._broadcast.publish(Change(id, finished=True))
         return Settlement(job, now=True)
 
     # -- reading ----------------------------------------------------------------------------------
@@ -275,7 +275,7 @@ class EmbeddedStore:
     async def pending(self) -> Pending:
         return self._counts.pending()
 
-    def changes(self) -> AbstractAsyncContextManager[AsyncIterator[JobId | None]]:
+    def changes(self) -> AbstractAsyncContextManager[AsyncIterator[Change | None]]:
         return self._broadcast.subscribe()
 
     # -- bookkeeping ------------------------------------------------------------------------------

@@ -52,6 +52,14 @@ class Claim(Protocol):
         ...
 
 
+class Change(msgspec.Struct, frozen=True):
+    """One change of a job."""
+
+    id: JobId
+    finished: bool = False
+    """True if the job has ended. Nothing changes after that."""
+
+
 class Settlement(msgspec.Struct, frozen=True):
     """The result of finishing a job without a claim."""
 
@@ -157,8 +165,8 @@ class JobStore(Protocol):
         """
         ...
 
-    def changes(self) -> AbstractAsyncContextManager[AsyncIterator[JobId | None]]:
-        """Subscribe to ids of jobs that change from now on, on any node. None: some were missed, look again."""
+    def changes(self) -> AbstractAsyncContextManager[AsyncIterator[Change | None]]:
+        """Subscribe to changes of jobs from now on, on any node. None: some were missed, look again."""
         ...
 
 

@@ -16,8 +16,9 @@ async def finished(store: JobStore, waiters: Waiters, ids: Sequence[JobId], clie
         while unfinished:
             _check(waiters)
             changed = await waiter.changed()
-            again = unfinished if None in changed else unfinished & changed
-            unfinished = unfinished - again | _unfinished(await store.get(list(again), client=client))
+            if None in changed:
+                unfinished = _unfinished(await store.get(list(unfinished), client=client))
+            unfinished -= {change.id for change in changed if change is not None and change.finished}
     return await store.get(ids, client=client)
 
 

@@ -22,7 +22,7 @@ from nodekit.interfaces.asking import Running, asked
 from nodekit.interfaces.pipeline import BUILT_IN, Pipeline
 from nodekit.interfaces.pipeline import Sequence as SequencePipeline
 from nodekit.interfaces.runner import ContainerRunner
-from nodekit.interfaces.store import JobStore, Pending, Settlement
+from nodekit.interfaces.store import Change, JobStore, Pending, Settlement
 from nodekit.interfaces.transport import Transport
 from nodekit.model.container import ClientId, Container, ContainerId, JobId, Location
 from nodekit.model.events import JobFinished
@@ -245,8 +245,8 @@ class Node:
         """
         self._hooks.limit(client, self)
 
-    def changes(self) -> AbstractAsyncContextManager[AsyncIterator[JobId | None]]:
-        """Subscribe to ids of jobs that change from now on. None means that some were missed: look again."""
+    def changes(self) -> AbstractAsyncContextManager[AsyncIterator[Change | None]]:
+        """Subscribe to changes of jobs from now on. None means that some were missed: look again."""
         return self._store.changes()
 
     # -- how it is --------------------------------------------------------------------------------

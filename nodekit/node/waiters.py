@@ -8,6 +8,7 @@ import anyio
 from anyio.abc import TaskStatus
 
 from nodekit.concurrency.signal import Signal
+from nodekit.interfaces.store import Change
 from nodekit.model.container import JobId
 
 logger = logging.getLogger("nodekit.node")
@@ -16,17 +17,17 @@ PAUSE_SECONDS = 1.0
 
 
 class Waiter:
-    """Collector of changed job ids. None among them means that any job may have changed."""
+    """Collector of changes. None among them means that any job may have changed."""
 
     def __init__(self) -> None:
-        self._changed: set[JobId | None] = set()
+        self._changed: set[Change | None] = set()
         self._woken = Signal()
 
-    def wake(self, id: JobId | None) -> None:
-        self._changed.add(id)
+    def wake(self, change: Change | None) -> None:
+        self._changed.add(change)
         self._woken.set()
 
-    async def changed(self) -> set[JobId | None]:
+    async def changed(self) -> set[Change | None]:
         """Wait for a change, and return all changes since the last call."""
         if not self._changed:
             await self._woken.wait()
@@ -37,7 +38,7 @@ class Waiter:
 class Waiters:
     """The waiters by job."""
 
-    def __init__(self, changes: Callable[[], AbstractAsyncContextManager[AsyncIterator[JobId | None]]]) -> None:
+    def __init__(self, changes: Callable[[], AbstractAsyncContextManager[AsyncIterator[Change | None]]]) -> None:
         self._changes = changes
         self._waiters: dict[JobId, set[Waiter]] = {}
         self._wanted = anyio.Event()
@@ -74,8 +75,8 @@ class Waiters:
             if self._missed:
                 self._wake(None)
                 self._missed = False
-            async for id in changes:
-                self._wake(id)
+            async for change in changes:
+                self._wake(change)
                 if not self._waiters:
                     self._wanted, self._listening = anyio.Event(), anyio.Event()
                     return
@@ -97,10 +98,10 @@ class Waiters:
                 if not self._waiters[id]:
                     del self._waiters[id]
 
-    def _wake(self, id: JobId | None) -> None:
-        if id is not None:
-            woken = self._waiters.get(id, ())
+    def _wake(self, change: Change | None) -> None:
+        if change is not None:
+            woken = self._waiters.get(change.id, ())
         else:
             woken = {waiter for waiters in self._waiters.values() for waiter in waiters}
         for waiter in woken:
-            waiter.wake(id)
+            waiter.wake(change)

@@ -11,7 +11,7 @@ import anyio.lowlevel
 import pytest
 from anyio.abc import ByteStream
 
-from nodekit import Claim, ContainerId, EmbeddedStore, JobId, JobTable, Node, Step, StoreFailed
+from nodekit import Change, Claim, ContainerId, EmbeddedStore, JobId, JobTable, Node, Step, StoreFailed
 from nodekit.testing import (
     JobStoreContract,
     JobTableContract,
@@ -149,11 +149,11 @@ class AnswersAtOnce(EmbeddedStore):
         return []
 
     @asynccontextmanager
-    async def changes(self) -> AsyncIterator[AsyncIterator[JobId | None]]:
-        async def other() -> AsyncIterator[JobId | None]:
+    async def changes(self) -> AsyncIterator[AsyncIterator[Change | None]]:
+        async def other() -> AsyncIterator[Change | None]:
             while True:
                 self.asked.once()
-                yield "another job"
+                yield Change("another job")
 
         yield other()
 

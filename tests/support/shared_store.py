@@ -11,6 +11,7 @@ from shared_engine import Engine, SharedClaim, Ticket
 
 from nodekit import (
     Announcement,
+    Change,
     Claim,
     ClientId,
     ContainerId,
@@ -122,7 +123,7 @@ class SharedMemoryStore:
         return await self._ask(self.engine.store.pending)
 
     @asynccontextmanager
-    async def changes(self) -> AsyncIterator[AsyncIterator[JobId | None]]:
+    async def changes(self) -> AsyncIterator[AsyncIterator[Change | None]]:
         broadcast, begun, soon = Broadcast(), anyio.Event(), soon_here()
         async with broadcast.subscribe() as changes:
             relay = self.portal.start_task_soon(

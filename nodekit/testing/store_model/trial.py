@@ -135,8 +135,11 @@ class Trial:
     async def _hear(self) -> None:
         while self._expected.changed:
             await turn()
-            id = await anext(self._changes)
-            self._expected.changed.difference_update(self._expected.changed.copy() if id is None else [id])
+            change = await anext(self._changes)
+            if change is None:
+                self._expected.changed.clear()
+            else:
+                self._expected.changed.discard(change.id)
 
 
 async def for_some_turns(call: Awaitable[list[Claim]]) -> list[Claim]:

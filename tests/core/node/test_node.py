@@ -136,6 +136,17 @@ async def test_waiting_reads_nothing_while_nothing_of_its_jobs_changes() -> None
     assert [done.status for done in waited] == [JobStatus.SUCCESS]
 
 
+async def test_waiting_reads_nothing_until_a_job_has_ended() -> None:
+    gate, store = Gate(), SpiedStore()
+    async with make_node(functions(gate=gate), store=store) as node, anyio.create_task_group() as tasks:
+        job = await node.submit(request("gate", *["echo"] * 20))
+        for _ in range(5):
+            tasks.start_soon(node.wait, [job.id])
+        await until(lambda: store.calls["get"] == 5)
+        gate.opened.set()
+    assert store.calls["get"] == 10  # each once at the beginning, and once at the end
+
+
 async def test_waiting_for_finished_or_unknown_jobs_returns_at_once() -> None:
     async with make_node() as node:
         job = await node.submit(request())

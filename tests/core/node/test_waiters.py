@@ -8,6 +8,7 @@ import anyio
 import pytest
 from parts import settle_down
 
+from nodekit import Change
 from nodekit.node.waiters import PAUSE_SECONDS, Waiter, Waiters
 from nodekit.testing import VirtualClock
 
@@ -21,10 +22,10 @@ class Changes:
         self.listened = self.listening = 0
         self.error: Exception | None = None
         """Exception that is raised when listening begins."""
-        self._sender, self._receiver = anyio.create_memory_object_stream[str | Exception | None](100)
+        self._sender, self._receiver = anyio.create_memory_object_stream[Change | Exception | None](100)
 
     @asynccontextmanager
-    async def __call__(self) -> AsyncIterator[AsyncIterator[str | None]]:
+    async def __call__(self) -> AsyncIterator[AsyncIterator[Change | None]]:
         self.listened += 1
         if self.error is not None:
             raise self.error
@@ -37,7 +38,7 @@ class Changes:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> str | None:
+    async def __anext__(self) -> Change | None:
         told = await self._receiver.receive()
         if isinstance(told, Exception):
             raise told
@@ -45,7 +46,7 @@ class Changes:
 
     async def tell(self, *ids: str | Exception | None) -> None:
         for id in ids:
-            self._sender.send_nowait(id)
+            self._sender.send_nowait(Change(id) if isinstance(id, str) else id)
         await settle_down()
 
     def close(self) -> None:
@@ -67,7 +68,7 @@ async def relaying(changes: Changes) -> AsyncIterator[Waiters]:
 
 async def changed(waiter: Waiter) -> set[str | None]:
     with anyio.fail_after(5):
-        return await waiter.changed()
+        return {change and change.id for change in await waiter.changed()}
 
 
 async def test_a_waiter_is_told_of_its_jobs_and_of_no_others_and_of_each_change_once() -> None:
@@ -96,7 +97,7 @@ async def test_a_waiter_that_waits_is_woken() -> None:
     async with relaying(changes) as waiters, waiters.on(["a"]) as waiter, anyio.create_task_group() as tasks:
 
         async def wait() -> None:
-            seen.append(await waiter.changed())
+            seen.append(await changed(waiter))
 
         tasks.start_soon(wait)
         await settle_down()

@@ -13,6 +13,7 @@ from shared_store import Cluster, SharedMemoryStore
 
 from nodekit import (
     Announcement,
+    Change,
     Claim,
     ClaimLost,
     ClientId,
@@ -245,11 +246,11 @@ class CountsItsOwn(ExpiresItsOwnOnly):
 
 class HearsItself(ExpiresItsOwnOnly):
     @asynccontextmanager
-    async def changes(self) -> AsyncIterator[AsyncIterator[JobId | None]]:
-        async def own(changes: AsyncIterator[JobId | None]) -> AsyncIterator[JobId | None]:
-            async for id in changes:
-                if id in self.added:
-                    yield id
+    async def changes(self) -> AsyncIterator[AsyncIterator[Change | None]]:
+        async def own(changes: AsyncIterator[Change | None]) -> AsyncIterator[Change | None]:
+            async for change in changes:
+                if change is None or change.id in self.added:
+                    yield change
 
         async with super().changes() as changes, aclosing(own(changes)) as heard:  # type: ignore[type-var]
             yield heard

@@ -8,7 +8,7 @@ import anyio
 import pytest
 from msgspec.structs import replace
 
-from nodekit import Claim, EmbeddedStore, Job, JobId, JobStatus, Outcome, Pending, Settlement, Unfinished
+from nodekit import Change, Claim, EmbeddedStore, Job, JobId, JobStatus, Outcome, Pending, Settlement, Unfinished
 from nodekit.testing import JobStoreContract
 from nodekit_memory import MemoryTable
 
@@ -158,7 +158,7 @@ class CountsForever(Sound):
 
 class Silent(Sound):
     @asynccontextmanager
-    async def changes(self) -> AsyncIterator[AsyncIterator[JobId | None]]:  # type: ignore[override]
+    async def changes(self) -> AsyncIterator[AsyncIterator[Change | None]]:  # type: ignore[override]
         self._broadcast.publish = lambda id: None  # type: ignore[method-assign]
         async with super().changes() as changes:
             yield changes
@@ -166,11 +166,11 @@ class Silent(Sound):
 
 class MissesQuietly(Sound):
     @asynccontextmanager
-    async def changes(self) -> AsyncIterator[AsyncIterator[JobId | None]]:  # type: ignore[override]
-        async def known(changes: AsyncIterator[JobId | None]) -> AsyncIterator[JobId]:
-            async for id in changes:
-                if id is not None:
-                    yield id
+    async def changes(self) -> AsyncIterator[AsyncIterator[Change | None]]:  # type: ignore[override]
+        async def known(changes: AsyncIterator[Change | None]) -> AsyncIterator[Change]:
+            async for change in changes:
+                if change is not None:
+                    yield change
 
         async with super().changes() as changes:
             yield (some := known(changes))

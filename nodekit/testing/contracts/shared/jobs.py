@@ -214,11 +214,11 @@ class SharedJobs(SharedBase):
             await self.seen(changes, [job.id])
             [claim] = await self.claims(other, 1)
             await other.save(claim, succeeded(claim.job))
-            await self.seen(changes, [job.id])
+            await self.seen(changes, [job.id], finished=True)
             await other.add([cancelled])
             await self.seen(changes, [cancelled.id])
             await other.settle(cancelled.id, CANCELLED, client=None)
-            await self.seen(changes, [cancelled.id])
+            await self.seen(changes, [cancelled.id], finished=True)
 
     # -- the end of a claim -----------------------------------------------------------------------
 

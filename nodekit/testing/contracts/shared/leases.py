@@ -128,7 +128,7 @@ class Leases(SharedBase):
             claim = await there.call(there.store.add_claimed, job)
             await self.seen(changes, [job.id])
             await there.stand_still()
-            await self.seen(changes, [job.id])
+            await self.seen(changes, [job.id], finished=True)
             await self.eventually(lambda: self.failures(store, [job.id]), ["interrupted"])
             [failed] = await store.get([job.id])
             assert failed.status is JobStatus.FAILED

@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from nodekit import (
+    Change,
     Claim,
     ContainerId,
     Job,
@@ -104,14 +105,22 @@ class StoreBase(KeeperBase):
         assert pending.total == pending.offchain + pending.onchain
         return pending.offchain, pending.onchain, dict(pending.clients)
 
-    async def seen(self, changes: AsyncIterator[JobId | None], ids: Collection[JobId]) -> None:
-        """Wait until each of `ids` was seen, or until a None reports missed changes. Other ids may come in between."""
+    async def seen(
+        self, changes: AsyncIterator[Change | None], ids: Collection[JobId], *, finished: bool = False
+    ) -> None:
+        """Wait until each of `ids` was seen, or until a None reports missed changes. Other ids may come in between.
+
+        With `finished`, only changes count that report the end of a job.
+        """
         missing = set(ids)
         with within(self.timeout_seconds, f"`changes` tells of {len(missing)} jobs"):
             while missing:
                 await turn()
-                id = await anext(changes)
-                missing = missing - {id} if id is not None else set[JobId]()
+                change = await anext(changes)
+                if change is None:
+                    return
+                if change.finished or not finished:
+                    missing.discard(change.id)
 
     async def _settle(self, store: JobStore, job: Job) -> None:
         await store.settle(job.id, CANCELLED, client=None)
