@@ -29,10 +29,15 @@ _SPECS = {name: spec for name, spec in vars(hookspecs).items() if name.startswit
 
 
 class _PluginManager(pluggy.PluginManager):
-    """A plugin manager that treats every callable named like a hook as an implementation, without a decorator.
+    """A plugin manager that takes every function named like a hook, as a specification or an implementation.
 
-    It gets no hookspecs: `_problems` has compared every implementation with them.
+    No decorator is needed, so none can be forgotten.
     """
+
+    def parse_hookspec_opts(self, module_or_class: object, name: str) -> pluggy.HookspecOpts | None:
+        if name not in _SPECS:
+            return None
+        return pluggy.HookspecOpts(firstresult=False, historic=False, warn_on_impl=None, warn_on_impl_args=None)
 
     def parse_hookimpl_opts(self, plugin: object, name: str) -> pluggy.HookimplOpts | None:
         if not _is_implementation(plugin, name):
@@ -69,9 +74,18 @@ class Hooks:
     """The plugins of one node, called one at a time in the order given. Components that are plugins come last."""
 
     def __init__(
-        self, plugins: Sequence[object], components: Sequence[tuple[str, object]] = (), *, trace: bool = False
+        self,
+        plugins: Sequence[object],
+        components: Sequence[tuple[str, object]] = (),
+        *,
+        node: "Node | None" = None,
+        trace: bool = False,
     ) -> None:
-        """Register the plugins. `components` are the node's components, each with its place, such as ``runners[0]``."""
+        """Register the plugins, bound to `node`.
+
+        `components` are the node's components, each with its place, such as ``runners[0]``. Without a node, plugins are
+        checked and cannot be called.
+        """
         placed = [(f"plugins[{number}]", plugin) for number, plugin in enumerate(plugins)]
         placed += _plugins_among(components, plugins)
         plugins = [plugin for _, plugin in placed]
@@ -80,13 +94,16 @@ class Hooks:
         problems += [Problem(place, f"{plugin_name(plugin)} is given twice; give it once") for place, plugin in twice]
         if problems:
             raise CompositionError(problems)
+        self._node = node
         self._trace = trace
         self._manager = _PluginManager("nodekit")
+        self._manager.add_hookspecs(hookspecs)
         self._places: dict[str, str] = {}
         for number, (place, plugin) in enumerate(placed):
             name = f"{number}:{plugin_name(plugin)}"
             self._places[name] = place
             self._manager.register(plugin, name=name)
+        self._manager.check_pending()
         self._admit = self._implementations("nodekit_admit")
         self._limit = self._implementations("nodekit_limit")
         self._observe = self._implementations("nodekit_observe")
@@ -96,7 +113,7 @@ class Hooks:
         self._routes = self._implementations("nodekit_routes")
 
     def _implementations(self, hook: str) -> Sequence[Implementation]:
-        caller: pluggy.HookCaller | None = getattr(self._manager.hook, hook, None)  # None: nobody implements it
+        caller: pluggy.HookCaller = getattr(self._manager.hook, hook)
         return [  # in the order of registration; pluggy itself calls the last one first
             Implementation(
                 one.plugin,
@@ -105,24 +122,28 @@ class Hooks:
                 traced(hook, one.plugin_name, one.function) if self._trace else one.function,
                 one.argnames,
             )
-            for one in (caller.get_hookimpls() if caller else ())
+            for one in caller.get_hookimpls()
         ]
 
-    def lifespans(self, node: "Node") -> Iterator[AbstractAsyncContextManager[Any]]:
+    def _call(self, implementation: Implementation, **arguments: Any) -> Any:
+        arguments["node"] = self._node
+        return implementation.function(*[arguments[name] for name in implementation.argnames])
+
+    def lifespans(self) -> Iterator[AbstractAsyncContextManager[Any]]:
         """Yield the lifespans of plugins, each created on demand. Raise `NodekitError` if one cannot be entered."""
         for implementation in self._lifespan:
-            lifespan = _call(implementation, node=node)
+            lifespan = self._call(implementation)
             if not all(hasattr(cast(object, type(lifespan)), name) for name in ("__aenter__", "__aexit__")):
                 cure = "decorate it with @asynccontextmanager, and let it yield once"
                 text = f"nodekit_lifespan returned {lifespan!r:.200}, which is no async context manager; {cure}"
                 raise NodekitError(f"{implementation.named}: {text}")
             yield lifespan
 
-    async def admit(self, request: JobRequest, node: "Node") -> None:
+    async def admit(self, request: JobRequest) -> None:
         """Ask every plugin. The first `Refusal` or `Unavailable` wins; a plugin that fails refuses the request."""
         for implementation in self._admit:
             try:
-                _nothing(await _call(implementation, request=request, node=node))
+                _nothing(await self._call(implementation, request=request))
             except (Refusal, Unavailable):
                 raise
             except Exception as error:
@@ -131,14 +152,14 @@ class Hooks:
                 )
                 raise Refusal("Admission failed") from error
 
-    def limit(self, client: ClientId, node: "Node") -> None:
+    def limit(self, client: ClientId) -> None:
         """Ask every plugin. The first `Unavailable` wins; a plugin that fails lets no request through."""
         for implementation in self._limit:
             try:
-                _nothing(_call(implementation, client=client, node=node))
+                _nothing(self._call(implementation, client=client))
             except Unavailable as objection:
                 if self.observed:
-                    self.observe(RequestRefused(client, objection), node)
+                    self.observe(RequestRefused(client, objection))
                 raise
             except Exception as error:
                 name = plugin_name(implementation.plugin)
@@ -150,11 +171,11 @@ class Hooks:
         """True if any plugin observes events; otherwise they need not be made."""
         return bool(self._observe)
 
-    def observe(self, event: Event, node: "Node") -> None:
+    def observe(self, event: Event) -> None:
         """Emit an event to every plugin. An exception there is logged and affects nothing else."""
         for implementation in self._observe:
             try:
-                _call(implementation, event=event, node=node)
+                self._call(implementation, event=event)
             except Exception:
                 logger.exception("plugin %s failed in nodekit_observe", implementation.plugin_name)
 
@@ -163,29 +184,29 @@ class Hooks:
         """True if any plugin observes the store's calls; otherwise they need not be measured."""
         return bool(self._observe_store)
 
-    def observe_store(self, call: StoreCall, node: "Node") -> None:
+    def observe_store(self, call: StoreCall) -> None:
         """Emit a store call to every plugin, as `observe` does."""
         for implementation in self._observe_store:
             try:
-                _call(implementation, call=call, node=node)
+                self._call(implementation, call=call)
             except Exception:
                 logger.exception("plugin %s failed in nodekit_observe_store", implementation.plugin_name)
 
-    def routes(self, node: "Node") -> Iterator[tuple[str, str, Any]]:
+    def routes(self) -> Iterator[tuple[str, str, Any]]:
         """Yield each plugin's place and name, with the mounts that it returned or the error that it raised."""
         for implementation in self._routes:
             try:
-                answer = _call(implementation, node=node)
+                answer = self._call(implementation)
             except Exception as error:
                 logger.exception("plugin %s failed in nodekit_routes", implementation.plugin_name)
                 answer = error
             yield implementation.place, plugin_name(implementation.plugin), answer
 
-    def problems(self, node: "Node") -> Iterator[str]:
+    def problems(self) -> Iterator[str]:
         """Yield the problems that plugins report right now. A plugin that fails to report is a problem itself."""
         for implementation in self._tell_problems:
             try:
-                told = texts(_call(implementation, node=node))
+                told = texts(self._call(implementation))
             except (KeyboardInterrupt, GeneratorExit):
                 raise
             except BaseException:  # nothing can cancel this call: the error is the plugin's own
@@ -197,10 +218,6 @@ class Hooks:
 def plugin_name(plugin: object) -> str:
     """Return the name of a plugin in errors and in the log."""
     return plugin.__name__ if isinstance(plugin, ModuleType) else type(plugin).__name__
-
-
-def _call(implementation: Implementation, **arguments: Any) -> Any:
-    return implementation.function(*[arguments[name] for name in implementation.argnames])
 
 
 def _nothing(answer: object) -> None:

@@ -23,9 +23,9 @@ class Member(NamedTuple):
     """The function in the Protocol, or None for an attribute."""
 
     @property
-    def parameters(self) -> list[inspect.Parameter]:
+    def parameters(self) -> tuple[inspect.Parameter, ...]:
         """Parameters of a call, without `self`."""
-        return list(inspect.signature(self.spec).parameters.values())[1:] if self.spec else []
+        return _parameters_of(self.spec) if self.spec else ()
 
     @property
     def is_async(self) -> bool:
@@ -135,6 +135,12 @@ def _passes_on(function: Any) -> bool:
     anything = [inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD]
     flags = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
     return not flags and taken is not None and [parameter.kind for parameter in taken] == anything
+
+
+@cache
+def _parameters_of(spec: Callable[..., Any]) -> tuple[inspect.Parameter, ...]:
+    """Return the parameters of a Protocol's method, without self."""
+    return tuple(inspect.signature(spec).parameters.values())[1:]
 
 
 def _parameters(method: Any) -> list[inspect.Parameter] | None:

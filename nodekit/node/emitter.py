@@ -11,11 +11,10 @@ T = TypeVar("T")
 
 
 class Emitter:
-    """Emitter of events. `observed` is called first: without observers, events need not be emitted."""
+    """Emitter of events to `observe`; None: nobody observes, and nothing is emitted."""
 
-    def __init__(self, observed: Callable[[], bool], tell: Callable[[Event], None]) -> None:
-        self._observed = observed
-        self._tell = tell
+    def __init__(self, observe: Callable[[Event], None] | None) -> None:
+        self._observe = observe
         self._own = OwnTasks()
 
     async def __aenter__(self) -> Self:
@@ -28,8 +27,8 @@ class Emitter:
         await self._own.__aexit__(kind, error, trace)
 
     def tell(self, event: Event) -> None:
-        if self._observed():
-            self._tell(event)
+        if self._observe is not None:
+            self._observe(event)
 
     async def to_its_end(self, change: Callable[[], Awaitable[T]]) -> T:
         """Make a change and emit it, even if the caller is cancelled meanwhile, by any means.
@@ -37,6 +36,6 @@ class Emitter:
         While there are observers, the change runs in a task of its own: the store may complete it after its caller has
         gone.
         """
-        if self._observed() and self._own.open:
+        if self._observe is not None and self._own.open:
             return await self._own.run(change)
         return await change()

@@ -65,7 +65,7 @@ class Node:
         self.name, self.limits = name, limits
         self.urls: list[str] = []
         """Addresses on which the transports listen, while the node runs."""
-        self._hooks = Hooks(plugins, placed_components(store, runners, transports), trace=trace_hooks)
+        self._hooks = Hooks(plugins, placed_components(store, runners, transports), node=self, trace=trace_hooks)
         self._runners, self._transports = tuple(runners), tuple(transports)
         self.pipelines: Mapping[str, Pipeline] = {BUILT_IN: SequencePipeline(), **pipelines}
         self._ids = JobIds()
@@ -73,16 +73,16 @@ class Node:
         self._stack: AsyncExitStack | None = None
         self._containers = {id: container for runner in runners for id, container in runner.containers.items()}
         self._wire(store)
-        self.mounts: Mapping[str, Mount] = mounted(self._hooks.routes(self))
+        self.mounts: Mapping[str, Mount] = mounted(self._hooks.routes())
         """Routes of plugins by name; transports serve them beside the node's own."""
 
     def _wire(self, store: JobStore) -> None:
         if self._hooks.store_observed:
-            store = observed(store, lambda call: self._hooks.observe_store(call, self))
+            store = observed(store, self._hooks.observe_store)
         self._store = store
         self._running, self._waiters = Running(self._runners), Waiters(store.changes)
         hooks, limits = self._hooks, self.limits
-        self._telling = Emitter(lambda: hooks.observed, lambda event: hooks.observe(event, self))
+        self._telling = Emitter(hooks.observe if hooks.observed else None)
         progress = Progress(self.pipelines, self._containers, limits)
         self._executor = Executor(
             store=store,
@@ -97,7 +97,7 @@ class Node:
             progress=progress,
             ids=self._ids,
             limits=limits,
-            guards=lambda request: hooks.admit(request, self),
+            guards=hooks.admit,
             telling=self._telling,
         )
 
@@ -108,7 +108,7 @@ class Node:
             raise NodekitError("a node runs once; compose a new one")
         async with AsyncExitStack() as stack:
             await open_components(stack, self._store, self._ids, self._runners)
-            for lifespan in self._hooks.lifespans(self):
+            for lifespan in self._hooks.lifespans():
                 await stack.enter_async_context(lifespan)
             await stack.enter_async_context(self._telling)
             servers = [partial(transport.serve, self) for transport in self._transports]
@@ -243,7 +243,7 @@ class Node:
 
         Transports call this before they look at a request.
         """
-        self._hooks.limit(client, self)
+        self._hooks.limit(client)
 
     def changes(self) -> AbstractAsyncContextManager[AsyncIterator[Change | None]]:
         """Subscribe to changes of jobs from now on. None means that some were missed: look again."""
@@ -275,7 +275,7 @@ class Node:
 
     async def health(self) -> Health:
         """Check that store and executor work and that a container can be called. It reads the store once."""
-        return await diagnosis(self._store, self._running, self._executor, self._admission, self._hooks.problems(self))
+        return await diagnosis(self._store, self._running, self._executor, self._admission, self._hooks.problems())
 
 
 def _kept(answer: Job | NodekitError) -> Job:
