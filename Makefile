@@ -50,7 +50,7 @@ drills: $(VENV)/.installed-test ## Kill a node 200 times under load, and draw ra
 mutants: $(VENV)/.installed-test ## Plant small faults in the core, to be noticed by the nearest tests; ARGS="slots job" chooses modules.
 	@$(BIN)/python tests/mutants $(ARGS)
 
-api: $(VENV)/.installed-test ## Write the plugin API down as it is now, for a release; see CONTRIBUTING.md.
+api: $(VENV)/.installed-test ## Write the plugin API down as it is now; see CONTRIBUTING.md.
 	@$(BIN)/python tests/project/api
 
 lint: $(VENV)/.installed-test ## Check style (ruff).

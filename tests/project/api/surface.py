@@ -7,6 +7,7 @@ from enum import Enum
 from functools import cached_property
 from importlib.metadata import EntryPoint, distribution, entry_points
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, get_args
 
 import click
@@ -25,6 +26,8 @@ from .typed import signed, typed, valued
 DISTRIBUTION = "nodekit-compute"
 PACKAGES = ("nodekit", "nodekit.testing", "nodekit_asgi", "nodekit_function", "nodekit_memory", "nodekit_remote")
 MORE_NAMES = ("nodekit.testing.store_model.JobStoreModelContract",)
+BASELINE = Path(__file__).with_name("plugin_api.txt")
+"""The plugin API as it was when `make api` last ran."""
 PYTEST_PLUGIN = "nodekit.testing.pytest_plugin"
 UNTOLD = ("nodekit.API_VERSION", "nodekit.__version__")
 """Names whose values change with each release."""
