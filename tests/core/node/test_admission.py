@@ -632,3 +632,60 @@ async def test_odd_but_right_requests_are_taken() -> None:
             *(("priority", 0), ("priority", 7), ("origin", Location.ONCHAIN), ("destination", Location.ONCHAIN)),
         ):
             assert isinstance(await node.submit(replace(request(), **{field: value})), Job)
+
+
+# -- stores that fail -----------------------------------------------------------------------------------
+
+
+async def test_a_key_that_cannot_be_looked_up_is_no_news_while_the_node_takes_no_work() -> None:
+    store = SpiedStore()
+    async with held(store=store) as node:
+        store.failures["find"] = 1
+        with pytest.raises(StoreFailed):
+            await node.submit(keyed("k"))
+    store.failures["find"] = 1
+    with pytest.raises(Unavailable):
+        await node.submit(keyed("k"))
+
+
+async def test_requests_that_are_refused_are_told_why_also_where_the_others_cannot_be_stored() -> None:
+    store = SpiedStore()
+    async with held(store=store) as node:
+        store.failures["add"] = 1
+        assert kinds(await node.submit_many([request("x"), request("nobody"), request("x")])) == [
+            "Unavailable",
+            "Refusal",
+            "Unavailable",
+        ]
+
+
+async def test_a_stream_for_which_there_is_no_room_is_told_to_observers() -> None:
+    class Observer:
+        def nodekit_observe(self, event: Any) -> None:
+            seen.append(type(event).__name__)
+
+    seen: list[str] = []
+    async with held(plugins=[Observer()], max_pending=1) as node:
+        await node.submit(request("x"))
+        with pytest.raises(Unavailable):
+            async with node.stream(request("x")):
+                pass
+    assert seen == ["JobAccepted", "RequestRefused"]
+
+
+async def test_who_gives_up_a_stream_that_is_being_stored_gets_none() -> None:
+    stored, go_on = anyio.Event(), anyio.Event()
+
+    class Slow(EmbeddedStore):
+        async def add_claimed(self, job: Job) -> Any:
+            stored.set()
+            await go_on.wait()
+            return await super().add_claimed(job)
+
+    async def ask() -> None:
+        async with node.stream(request()):
+            pass
+
+    async with make_node(store=Slow(MemoryTable())) as node:
+        assert await give_up(ask, once=stored)
+        go_on.set()
