@@ -39,7 +39,7 @@ from nodekit import (
     decode_payload,
     encode_payload,
 )
-from nodekit.testing import make_job
+from nodekit.testing import VirtualClock, make_job
 from nodekit_memory import MemoryTable
 
 pytestmark = pytest.mark.anyio
@@ -451,6 +451,31 @@ async def test_what_fails_before_the_first_piece_is_tried_again() -> None:
         pieces, job = await streamed(node, request("flaky"))
     assert pieces == [b"a"]
     assert [attempt.failure for attempt in job.steps[0].attempts] == ["not yet", "not yet", None]
+
+
+async def test_a_stream_is_tried_again_after_its_delay_and_not_before(clock: VirtualClock) -> None:
+    attempts = 0
+    pieces: list[bytes] = []
+
+    async def flaky(data: Any) -> AsyncGenerator[str, None]:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 1:
+            raise ContainerFailed("connection", "not yet", retry_after=3600.0)
+        yield "a"
+
+    async with make_node(functions({"flaky": {"retry": Retry(attempts=2)}}, flaky=flaky)) as node:
+        async with node.stream(request("flaky")) as stream, anyio.create_task_group() as tasks:
+
+            async def take() -> None:
+                pieces.extend(await read(stream))
+
+            tasks.start_soon(take)
+            await until(lambda: attempts == 1)
+            await clock.advance(3599)
+            assert attempts == 1
+            await clock.advance(2)
+    assert (attempts, pieces) == (2, [b"a"])
 
 
 async def test_a_stream_that_waits_to_be_tried_again_holds_no_slot_and_leaves_none_taken() -> None:
