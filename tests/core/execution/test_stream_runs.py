@@ -468,7 +468,7 @@ async def test_a_stream_is_tried_again_after_its_delay_and_not_before(clock: Vir
         async with node.stream(request("flaky")) as stream, anyio.create_task_group() as tasks:
 
             async def take() -> None:
-                pieces.extend(await read(stream))
+                pieces.extend([piece async for piece in stream])
 
             tasks.start_soon(take)
             await until(lambda: attempts == 1)
