@@ -7,7 +7,7 @@ from collections.abc import Set
 import anyio
 
 from nodekit.concurrency.signal import Signal
-from nodekit.embedded.schedule import Schedule
+from nodekit.embedded.fair_schedule import Schedule
 from nodekit.interfaces.store import Unfinished
 from nodekit.model.container import ContainerId, JobId
 

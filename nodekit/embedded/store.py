@@ -12,8 +12,8 @@ from nodekit.concurrency.own_tasks import OwnTasks
 from nodekit.embedded.change_feed import Broadcast
 from nodekit.embedded.claims import EmbeddedClaim
 from nodekit.embedded.counters import Counts
-from nodekit.embedded.ended import Ended
-from nodekit.embedded.interrupted import Interrupted, given_back
+from nodekit.embedded.ended_jobs import Ended
+from nodekit.embedded.interrupted_streams import Interrupted, given_back
 from nodekit.embedded.queue import Queue
 from nodekit.embedded.recent_jobs import RecentJobs
 from nodekit.errors import ClaimLost, StoreFailed

@@ -20,7 +20,7 @@ from nodekit.execution.slots import Slots
 from nodekit.execution.stream_runs import StreamRun, StreamRuns
 from nodekit.execution.stream_slots import StreamSlots
 from nodekit.execution.transitions import Progress
-from nodekit.interfaces.asking import Running, is_fault, named, said
+from nodekit.interfaces.component_calls import Running, is_fault, named, said
 from nodekit.interfaces.runner import ContainerRunner
 from nodekit.interfaces.store import Claim, EndingStore, JobStore
 from nodekit.model.container import ContainerId

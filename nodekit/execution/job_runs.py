@@ -15,7 +15,7 @@ from nodekit.execution.backoff import delay_before_retry
 from nodekit.execution.container_calls import Called, Calls
 from nodekit.execution.slots import Slots
 from nodekit.execution.transitions import Progress, expired, failed, job_timeout_text
-from nodekit.interfaces.asking import is_fault, said
+from nodekit.interfaces.component_calls import is_fault, said
 from nodekit.interfaces.store import Claim, JobStore
 from nodekit.model.container import ContainerError, ContainerId, JobId, Step
 from nodekit.model.events import Event, JobFinished, StepFinished

@@ -13,7 +13,7 @@ import pluggy
 from nodekit.errors import CompositionError, NodekitError, Problem, Refusal, Unavailable
 from nodekit.hooks import specs as hookspecs
 from nodekit.hooks.tracing import traced
-from nodekit.interfaces.asking import texts
+from nodekit.interfaces.component_calls import texts
 from nodekit.model.container import ClientId
 from nodekit.model.events import Event, RequestRefused, StoreCall
 from nodekit.model.job import JobRequest

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nodekit.errors import Problem
-from nodekit.interfaces.asking import named, said
+from nodekit.interfaces.component_calls import named, said
 from nodekit.interfaces.runner import ContainerRunner
 from nodekit.model.container import Container, ContainerId
 

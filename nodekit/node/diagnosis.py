@@ -6,7 +6,7 @@ from functools import partial
 
 from nodekit.errors import StoreFailed
 from nodekit.execution.executor import Executor
-from nodekit.interfaces.asking import Running, asked, said
+from nodekit.interfaces.component_calls import Running, asked, said
 from nodekit.interfaces.store import JobStore
 from nodekit.node.admission import Admission
 from nodekit.node.health import Health

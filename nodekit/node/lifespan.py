@@ -9,7 +9,7 @@ import anyio
 
 from nodekit.errors import StoreFailed
 from nodekit.execution.executor import Executor
-from nodekit.interfaces.asking import asked
+from nodekit.interfaces.component_calls import asked
 from nodekit.interfaces.runner import ContainerRunner
 from nodekit.interfaces.store import JobStore
 from nodekit.model.ids import JobIds

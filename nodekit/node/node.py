@@ -18,7 +18,7 @@ from nodekit.hooks.manager import Hooks
 from nodekit.hooks.mounting import mounted
 from nodekit.hooks.mounts import Mount
 from nodekit.hooks.observed_store import observed
-from nodekit.interfaces.asking import Running, asked
+from nodekit.interfaces.component_calls import Running, asked
 from nodekit.interfaces.pipeline import BUILT_IN, Pipeline
 from nodekit.interfaces.pipeline import Sequence as SequencePipeline
 from nodekit.interfaces.runner import ContainerRunner

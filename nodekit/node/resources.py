@@ -7,7 +7,7 @@ from typing import cast
 import anyio
 import msgspec
 
-from nodekit.interfaces.asking import is_fault
+from nodekit.interfaces.component_calls import is_fault
 from nodekit.interfaces.runner import ContainerRunner, DescribingRunner
 from nodekit.model.container import ContainerId
 

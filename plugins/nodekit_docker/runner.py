@@ -12,10 +12,10 @@ from anyio.abc import TaskGroup
 
 from nodekit import CompositionError, ContainerId, NodekitError, Problem, Provider
 from nodekit_docker.config import NAME, DockerConfig, DockerContainer, problems
-from nodekit_docker.containers.kept import Kept
 from nodekit_docker.containers.making import Workshop
 from nodekit_docker.containers.name_lock import hold_name
-from nodekit_docker.containers.once import Once, bounded
+from nodekit_docker.containers.one_per_step import Once, bounded
+from nodekit_docker.containers.supervised import Kept
 from nodekit_docker.engine.engine import Engine
 from nodekit_docker.engine.errors import EngineGone, EngineRefused
 from nodekit_docker.engine.find import find_engine

@@ -12,7 +12,7 @@ from planted import LEAVES_A_MARK, STORE, imported, nodekit, nodekit_elsewhere, 
 from nodekit import Provider, StreamingRunner
 from nodekit.cli.config.field_docs import field_docs, summary
 from nodekit.cli.config.words import keys_of
-from nodekit.cli.plugins.portrait import portrait
+from nodekit.cli.plugins.provider_details import portrait
 from nodekit.config.providers import provided
 from nodekit_docker import DockerContainer
 from nodekit_remote import StartedContainer

@@ -2,7 +2,7 @@
 
 from nodekit import ContainerOutput, Sequence, encode_payload
 from nodekit.testing import make_job
-from nodekit.testing.contracts.showing import shown_result, shown_step
+from nodekit.testing.contracts.failure_messages import shown_result, shown_step
 
 
 def test_payloads_are_shown_by_their_first_bytes() -> None:

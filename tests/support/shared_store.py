@@ -22,7 +22,7 @@ from nodekit import (
     Settlement,
 )
 from nodekit.embedded.change_feed import Broadcast
-from nodekit.testing.contracts.shared.elsewhere import awaited, soon_here
+from nodekit.testing.contracts.shared.other_process import awaited, soon_here
 
 T = TypeVar("T")
 

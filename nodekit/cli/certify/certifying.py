@@ -128,7 +128,7 @@ class _Certifying:
         folder = self._fresh()
         (folder / "pytest.ini").write_text("[pytest]\n")
         subject = str(self._written(one.subject))
-        lines = [f"from {_MODULE}.made import made\n"]
+        lines = [f"from {_MODULE}.made_suite import made\n"]
         lines += [f"Test{suite} = made({subject!r}, {suite!r}, {self._wishes.backends!r})\n" for suite in suites]
         file = folder / f"test_{one.subject.kind}.py"
         file.write_text("".join(lines))

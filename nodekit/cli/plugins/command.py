@@ -13,7 +13,7 @@ from nodekit.cli.doctor.checks import examine
 from nodekit.cli.doctor.packages import CURE, checks_of_providers
 from nodekit.cli.exit_codes import FAILED
 from nodekit.cli.plugins.catalogue import GROUPS, Listed, catalogue, entries_of, what_is_broken
-from nodekit.cli.plugins.portrait import Portrait, portrait
+from nodekit.cli.plugins.provider_details import Portrait, portrait
 from nodekit.config.distributions import owner
 from nodekit.config.findings import Finding
 from nodekit.errors import NodekitError

@@ -32,9 +32,9 @@ from nodekit.testing.builders.components import make_function_runner, make_node,
 from nodekit.testing.builders.jobs import make_attempt, make_job, make_request
 from nodekit.testing.clock import VirtualClock
 from nodekit.testing.contracts.backends import Contract
+from nodekit.testing.contracts.failure_messages import shown, shown_result, shown_step, told
 from nodekit.testing.contracts.pipelines.walking import Walk, walk
 from nodekit.testing.contracts.plugins.hostile import HOSTILE_PAYLOADS, hostile_requests
-from nodekit.testing.contracts.showing import shown, shown_result, shown_step, told
 from nodekit.testing.faults.injection import Faults, Moment, Point
 
 

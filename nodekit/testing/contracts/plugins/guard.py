@@ -11,9 +11,9 @@ from msgspec.structs import replace
 
 from nodekit import Job, JobRequest, Node, Refusal, Unavailable, encode_payload
 from nodekit.testing.builders.jobs import make_request
+from nodekit.testing.contracts.failure_messages import shown, told
 from nodekit.testing.contracts.plugins.hostile import hostile_requests
 from nodekit.testing.contracts.plugins.plugin import PluginContract, call_hook
-from nodekit.testing.contracts.showing import shown, told
 from nodekit.testing.leaks.detectors import unblocked_loop
 
 

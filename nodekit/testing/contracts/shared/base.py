@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from nodekit import JobId, JobStore, SharedStore
-from nodekit.testing.contracts.shared.elsewhere import Elsewhere, elsewhere
+from nodekit.testing.contracts.shared.other_process import Elsewhere, elsewhere
 from nodekit.testing.contracts.stores.base import StoreBase
 
 Open: TypeAlias = Callable[[], SharedStore]

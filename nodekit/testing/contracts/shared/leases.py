@@ -15,7 +15,7 @@ from nodekit import UNFINISHED, Claim, ClaimLost, Job, JobId, JobStatus, Locatio
 from nodekit.testing.builders.jobs import make_job, succeeded, with_output
 from nodekit.testing.contracts.bounds import turn, within
 from nodekit.testing.contracts.shared.base import NOTHING, Open, SharedBase
-from nodekit.testing.contracts.shared.elsewhere import Elsewhere, awaited
+from nodekit.testing.contracts.shared.other_process import Elsewhere, awaited
 from nodekit.testing.contracts.stores.base import CANCELLED
 
 DAY_SECONDS = 86_400.0

@@ -8,7 +8,7 @@ from contextlib import suppress
 import anyio
 
 from nodekit_docker.config import DockerContainer
-from nodekit_docker.containers.life import Life, with_lines
+from nodekit_docker.containers.running_container import Life, with_lines
 from nodekit_docker.containers.state import State
 from nodekit_docker.engine.engine import Engine
 from nodekit_docker.engine.errors import EngineGone, EngineRefused, NotUp

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from parts import held
 
 from nodekit import Unfinished
-from nodekit.embedded.schedule import Schedule
+from nodekit.embedded.fair_schedule import Schedule
 
 _numbers = count()
 

@@ -12,10 +12,10 @@ from msgspec.structs import replace
 
 from nodekit import MAX_DEPTH, ContainerFailed, ContainerOutput, InvalidPayload, NotStarted, Step, parse_json
 from nodekit_docker.config import DockerContainer
-from nodekit_docker.containers.life import with_lines
 from nodekit_docker.containers.making import Workshop
 from nodekit_docker.containers.output import Printed
 from nodekit_docker.containers.program import Program, TooLarge
+from nodekit_docker.containers.running_container import with_lines
 from nodekit_docker.containers.spec import explained
 from nodekit_docker.containers.state import State
 from nodekit_docker.engine.engine import shown_lines

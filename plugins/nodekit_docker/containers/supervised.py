@@ -12,11 +12,11 @@ from anyio.abc import TaskStatus
 
 from nodekit import ContainerFailed, ContainerOutput, NotStarted, Step
 from nodekit_docker.config import DockerContainer
-from nodekit_docker.containers.followed import Followed
-from nodekit_docker.containers.life import Life
 from nodekit_docker.containers.making import Workshop
+from nodekit_docker.containers.running_container import Life
 from nodekit_docker.containers.spec import explained
 from nodekit_docker.containers.state import State
+from nodekit_docker.containers.watched import Followed
 from nodekit_docker.engine.errors import EngineGone, EngineRefused, NameTaken, NotUp
 from nodekit_docker.engine.presence import Presence
 from nodekit_remote import ContainerHttp, Endpoint, Streamed, restart_pause
