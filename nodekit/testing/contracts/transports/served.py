@@ -218,9 +218,11 @@ class Served:
     def __init__(self, *transports: Transport, plugins: Sequence[object] = (), **limits: Any) -> None:
         self.runner = ToldRunner()
         self.table = ToldTable()
-        bounds = NodeLimits(**{"drain_seconds": 0, **limits})
+        limits.setdefault("drain_seconds", 0)
         store, guarded = EmbeddedStore(self.table), [ToldGuard(), *plugins]
-        self.node = Node(store=store, runners=[self.runner], transports=transports, plugins=guarded, limits=bounds)
+        self.node = Node(
+            store=store, runners=[self.runner], transports=transports, plugins=guarded, limits=NodeLimits(**limits)
+        )
 
     @property
     def url(self) -> str:

@@ -98,11 +98,13 @@ class AcmeRunner:
             data.write(bytes(step.input.data))
             data.seek(0)
             command = self._entries[step.container].command
+            process: Process | None = None
             try:
                 with anyio.CancelScope(shield=True):  # cancelled in the middle, it would leave the process behind
                     process = await anyio.open_process(command, stdin=data, stderr=subprocess.DEVNULL)
             except OSError as error:
                 raise ContainerFailed("connection", f"cannot start {command[0]}: {error.strerror}") from error
+            assert process
             async with process, aclosing(_pieces(process)) as pieces:
                 try:
                     yield pieces
