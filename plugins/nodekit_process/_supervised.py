@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
@@ -110,22 +110,23 @@ class Supervised:
     async def _live(self, came_up: Callable[[], None] = lambda: None) -> None:
         """Start the process and wait for its end. Raise `NotStarted` if it ends before it answers."""
         output = Output(self._container.id)
-        try:
-            port = free_port()
-            process = self._process(port, output)
-        except (NodekitError, OSError) as error:
-            raise self._not_started(str(error), None, output) from error
-        endpoint = Endpoint(f"http://127.0.0.1:{port}", f"{self._container.id}:{process.pid}", self._container)
-        try:
-            if why := await self._waited_for(process, endpoint):
-                raise self._not_started(why, process.exit_code, output)
-            self._is_up(process, endpoint)
-            came_up()
-            await process.exited.wait()
-        finally:
-            self._is_down(process)
-            with anyio.CancelScope(shield=True):
-                await process.end(self._container.stop_seconds)
+        with ExitStack() as stack:
+            try:
+                port = stack.enter_context(free_port())
+                process = self._process(port, output)
+            except (NodekitError, OSError) as error:
+                raise self._not_started(str(error), None, output) from error
+            endpoint = Endpoint(f"http://127.0.0.1:{port}", f"{self._container.id}:{process.pid}", self._container)
+            try:
+                if why := await self._waited_for(process, endpoint):
+                    raise self._not_started(why, process.exit_code, output)
+                self._is_up(process, endpoint)
+                came_up()
+                await process.exited.wait()
+            finally:
+                self._is_down(process)
+                with anyio.CancelScope(shield=True):
+                    await process.end(self._container.stop_seconds)
 
     def _process(self, port: int, output: Output) -> Process:
         env = {**environment(self._container), "PORT": str(port)}

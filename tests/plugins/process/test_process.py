@@ -32,6 +32,7 @@ from nodekit import (
 from nodekit.testing import StreamingRunnerContract
 from nodekit_process import ProcessConfig, ProcessContainer, ProcessRunner
 from nodekit_process._output import KEPT_LINES, MAX_LINE_BYTES, Output
+from nodekit_process._ports import free_port
 
 pytestmark = pytest.mark.anyio
 
@@ -566,3 +567,25 @@ async def test_pauses_grow_for_one_that_takes_long_to_fail(
         await until(lambda: caplog.text.count("restart in") >= 3)
     pauses = [float(record.args[2]) for record in caplog.records if "restart in" in record.msg]  # type: ignore[index, arg-type]
     assert pauses[:3] == [0.5, 1, 2]
+
+
+def test_a_port_is_given_to_one_container_until_that_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Drawn:
+        """A random source that draws each port twice."""
+
+        def __init__(self) -> None:
+            self.drawn = 20_000
+
+        def randrange(self, lowest: int, below: int) -> int:
+            self.drawn += 1
+            return self.drawn // 2
+
+    monkeypatch.setattr("nodekit_process._ports.SystemRandom", Drawn)
+    monkeypatch.setattr("nodekit_process._ports._first_outgoing_port", lambda: 32_768)
+    with free_port() as one:
+        with free_port() as other:
+            assert other != one
+        with free_port() as again:
+            assert again == other
+    with free_port() as first:
+        assert first == one
