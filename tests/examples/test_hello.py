@@ -18,12 +18,12 @@ from typing import Any
 import anyio
 import pytest
 from click.testing import CliRunner
+from http_api import free_port
 
 import nodekit_hello
 from nodekit import ContainerFailed, ContainerInput, Location, Step, encode_payload, load_node
 from nodekit_hello import demo as demo_module
 from nodekit_process import ProcessContainer, ProcessRunner
-from nodekit_process._ports import free_port
 
 FOLDER = Path(nodekit_hello.__file__).parent
 DEMO = [sys.executable, "-m", "nodekit.cli", "demo"]
