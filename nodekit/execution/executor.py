@@ -45,10 +45,10 @@ class Executor:
         running: Running,
         progress: Progress,
         concurrency: int,
-        tell: Callable[[Event], None],
+        emit: Callable[[Event], None],
     ) -> None:
         self._store = store
-        self._tell = tell
+        self._emit = emit
         self._runners = runners
         self._look = running
         calls = Calls(runners)
@@ -61,9 +61,9 @@ class Executor:
         self._changed = Signal()
         self.problems = running.problems
         """Reasons why jobs do not progress right now, by what fails."""
-        self._turns = StreamSlots(self._slots, self._reconsider)
+        self._stream_slots = StreamSlots(self._slots, self._reconsider)
         self._tasks: TaskGroup | None = None
-        means = RunContext(
+        context = RunContext(
             store=store,
             calls=calls,
             progress=progress,
@@ -72,10 +72,10 @@ class Executor:
             look=self._look_at_runners,
             problems=self.problems,
             unsaved=set(),
-            tell=tell,
+            emit=emit,
         )
-        self._runs: Runs[Run] = Runs(means)
-        self._stream_runs = StreamRuns(means, self._turns)
+        self._runs: Runs[Run] = Runs(context)
+        self._stream_runs = StreamRuns(context, self._stream_slots)
 
     async def run(self, *, task_status: "TaskStatus[None]") -> None:
         """Claim and run jobs until drained. Cancellation gives the running jobs back to the store."""
@@ -140,7 +140,7 @@ class Executor:
             with anyio.CancelScope(shield=True):  # without it, a job might be stored that nobody runs and nobody ends
                 run = StreamRun(await self._store.add_claimed(stream.job), stream)
             assert run is not None
-            self._tell(JobAccepted(run.job))
+            self._emit(JobAccepted(run.job))
             stream.accept()
             await self._stream_runs.go_on(run)
         except Exception as error:  # from the store: the job was not accepted
@@ -209,7 +209,7 @@ class Executor:
         """Hand out free slots and wake waiters. Cancel the current claim if the change affects which jobs it would
         return.
         """
-        granted = self._turns.grant()
+        granted = self._stream_slots.grant()
         self._changed.set()
         if self._claiming is not None:
             scope, containers = self._claiming
@@ -232,7 +232,7 @@ class Executor:
         text = "the store does not say which jobs it has ended"
         while True:
             for job in await self._attempt("ended", text, store.ended, none):
-                self._tell(JobFinished(job))
+                self._emit(JobFinished(job))
 
     async def _attempt(self, name: str, text: str, call: Callable[[], Awaitable[T]], otherwise: T) -> T:
         """Return the answer of a component, or `otherwise` after a pause if it fails.

@@ -69,7 +69,7 @@ class RunContext:
     """Reasons why jobs do not progress right now, by what fails."""
     unsaved: set[JobId]
     """Jobs whose results the store fails to save right now, streams included."""
-    tell: Callable[[Event], None]
+    emit: Callable[[Event], None]
 
 
 RunT = TypeVar("RunT", bound=Run)
@@ -78,16 +78,16 @@ RunT = TypeVar("RunT", bound=Run)
 class Runs(Generic[RunT]):
     """Runner of claimed jobs, in slots that the executor gives."""
 
-    def __init__(self, means: RunContext) -> None:
-        self._store = means.store
-        self._calls = means.calls
-        self._progress = means.progress
-        self._slots = means.slots
-        self._changed = means.changed
-        self._look = means.look
-        self._problems = means.problems
-        self._unsaved = means.unsaved
-        self._tell = means.tell
+    def __init__(self, context: RunContext) -> None:
+        self._store = context.store
+        self._calls = context.calls
+        self._progress = context.progress
+        self._slots = context.slots
+        self._changed = context.changed
+        self._look = context.look
+        self._problems = context.problems
+        self._unsaved = context.unsaved
+        self._emit = context.emit
 
     async def go_on(self, run: RunT) -> None:
         """Run the steps of a job one after another. Give the job back if the next step cannot run here and now."""
@@ -129,7 +129,7 @@ class Runs(Generic[RunT]):
                 await self._keep(run, failed(run.job, job_timeout_text(run.job), "job_timeout"))
             elif not await self._step(run, step):
                 return
-        self._tell_kept(run)
+        self._emit_stored(run)
 
     async def _without_slot(self, run: RunT) -> bool:
         """Release the job; return False if this run must stop."""
@@ -144,7 +144,7 @@ class Runs(Generic[RunT]):
             return await self._try_later(run, called, delay)
         run.untold_step = step.index
         await self._keep(run, self._after(run, step, called))
-        self._tell_kept(run)
+        self._emit_stored(run)
         return True
 
     def _after(self, run: RunT, step: Step, called: Called) -> Job:
@@ -174,7 +174,7 @@ class Runs(Generic[RunT]):
         run.job = expired(run.job, run.claim.age_seconds)
         logger.info("job %s: its time was over in the queue", run.job.id)
         await self._persist(run, lambda: self._store.save(run.claim, run.job))
-        self._tell_kept(run)
+        self._emit_stored(run)
 
     # -- storing ----------------------------------------------------------------------------------
 
@@ -217,7 +217,7 @@ class Runs(Generic[RunT]):
     async def _give_up(self, run: RunT) -> None:
         try:
             await self._store.release(run.claim, run.job, delay_seconds=run.delay_seconds)
-            self._tell_kept(run)
+            self._emit_stored(run)
         except ClaimLost:
             await self._lost(run)
         except Exception as error:
@@ -231,15 +231,15 @@ class Runs(Generic[RunT]):
             return
         try:
             if list(await self._store.get([job.id])) == [job]:
-                self._tell_kept(run)
+                self._emit_stored(run)
         except Exception as error:
             logger.error("job %s: cannot be read (%s); if it has ended here, that is not told", job.id, error)
 
-    def _tell_kept(self, run: RunT) -> None:
+    def _emit_stored(self, run: RunT) -> None:
         """Emit what is stored and was not emitted yet: the result of a step, the end of the job."""
         step, run.untold_step = run.untold_step, None
         if step is not None:
-            self._tell(StepFinished(run.job, step))
+            self._emit(StepFinished(run.job, step))
         if run.job.status.finished and not run.told:
             run.told = True
-            self._tell(JobFinished(run.job))
+            self._emit(JobFinished(run.job))

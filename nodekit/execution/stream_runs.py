@@ -39,9 +39,9 @@ class StreamRun(Run):
 class StreamRuns(Runs[StreamRun]):
     """Variant of `Runs` for streams. Other jobs go back to the queue; streams wait where they are."""
 
-    def __init__(self, means: RunContext, turns: StreamSlots) -> None:
-        super().__init__(means)
-        self._turns = turns
+    def __init__(self, context: RunContext, stream_slots: StreamSlots) -> None:
+        super().__init__(context)
+        self._stream_slots = stream_slots
 
     async def go_on(self, run: StreamRun) -> None:
         """Run the steps of a job until its end. If the reader leaves, the job is cancelled."""
@@ -59,14 +59,14 @@ class StreamRuns(Runs[StreamRun]):
         if reading.cancelled_caught:
             run.job = run.job.finished(Outcome(JobStatus.CANCELLED), time.time())  # a job that has ended stays
             await self._persist(run, lambda: self._store.save(run.claim, run.job))
-            self._tell_kept(run)
+            self._emit_stored(run)
 
     async def _without_slot(self, run: StreamRun) -> bool:
         self._look()
         self._leave_slots(run)
         queue_seconds = run.job.queue_timeout_seconds
         with anyio.move_on_after(min(run.seconds_left, math.inf if queue_seconds is None else queue_seconds)):
-            await self._turns.take(run.job.due or "")
+            await self._stream_slots.take(run.job.due or "")
             run.held, run.counted = run.job.due, True
             return True
         if run.seconds_left <= 0:
@@ -77,7 +77,7 @@ class StreamRuns(Runs[StreamRun]):
 
     def _leave_slots(self, run: StreamRun) -> None:
         if run.counted:
-            self._turns.give_back(run.held)
+            self._stream_slots.give_back(run.held)
             run.held, run.counted = None, False
             self._changed()
 

@@ -42,10 +42,10 @@ class Admission:
         ids: JobIds,
         limits: NodeLimits,
         guards: Callable[[JobRequest], Awaitable[None]],
-        telling: Emitter,
+        emitter: Emitter,
     ) -> None:
         self._store = store
-        self._telling = telling
+        self._emitter = emitter
         self._progress = progress
         self._ids = ids
         self._limits = limits
@@ -69,7 +69,7 @@ class Admission:
         answers = [next(taken) if answer is None else answer for answer in answered]
         for request, answer in zip(requests, answers, strict=True):
             if not isinstance(answer, Job):
-                self._telling.tell(RequestRefused(request.client, answer))
+                self._emitter.emit(RequestRefused(request.client, answer))
         return answers
 
     async def take_again(self, old: Job, request: JobRequest, start: RetryFrom) -> Answer:
@@ -91,7 +91,7 @@ class Admission:
             (answer,) = await self.take([request], begin)
             return answer
         except NotFailed as objection:
-            self._telling.tell(RequestRefused(request.client, objection))
+            self._emitter.emit(RequestRefused(request.client, objection))
             raise
 
     async def _at_once(self, request: JobRequest) -> Job | KeyReused | Refusal | None:
@@ -123,7 +123,7 @@ class Admission:
             if not any(isinstance(answer, Job) for answer in answers):
                 return answers
             room.handed_on = True
-            return await self._telling.to_its_end(partial(self._keep_admitted, answers, room))
+            return await self._emitter.to_its_end(partial(self._keep_admitted, answers, room))
 
     async def _keep_admitted(self, answers: Sequence[Answer], room: "_Room") -> list[Answer]:
         room.leave()  # from its next instruction on, the store counts these jobs
@@ -141,7 +141,7 @@ class Admission:
         try:
             return await self._stream(request, begin)
         except (Refusal, Unavailable) as objection:
-            self._telling.tell(RequestRefused(request.client, objection))
+            self._emitter.emit(RequestRefused(request.client, objection))
             raise
 
     async def _stream(self, request: JobRequest, begin: Callable[[Job, Callable[[], None]], JobStream]) -> JobStream:
@@ -152,7 +152,7 @@ class Admission:
             if not isinstance(job, Job):
                 raise job
             if job.status.finished:  # its pipeline has nothing to do
-                return await self._telling.to_its_end(partial(self._nothing_to_read, job))
+                return await self._emitter.to_its_end(partial(self._nothing_to_read, job))
             stream = begin(job, room.leave)
             room.handed_on = True
             try:
@@ -264,9 +264,9 @@ class Admission:
     def _accepted(self, asked: Job, kept: Job) -> Job | KeyReused:
         if kept.id != asked.id:  # another request with the same key was faster
             return _same(asked.request, kept)
-        self._telling.tell(JobAccepted(kept))
+        self._emitter.emit(JobAccepted(kept))
         if kept.status.finished:  # its pipeline had nothing to do
-            self._telling.tell(JobFinished(kept))
+            self._emitter.emit(JobFinished(kept))
         return kept
 
 

@@ -15,13 +15,13 @@ logger = logging.getLogger("nodekit.node")
 
 
 async def diagnosis(
-    store: JobStore, running: Running, executor: Executor, intake: Admission, told: Iterable[str]
+    store: JobStore, running: Running, executor: Executor, admission: Admission, told: Iterable[str]
 ) -> Health:
     """Return the node's health. Reasons that stop the node come first, then those `told` by runners and plugins."""
     up = running.look()
     reasons = [*running.told(), *told]
-    fatal = [] if intake.open else ["the node is draining or has not started"]
-    fatal += [*executor.problems.values(), *intake.trouble.reasons]
+    fatal = [] if admission.open else ["the node is draining or has not started"]
+    fatal += [*executor.problems.values(), *admission.trouble.reasons]
     if executor.containers and not up:
         fatal.append("no container is running")
     try:

@@ -26,7 +26,7 @@ class Emitter:
     ) -> None:
         await self._own.__aexit__(kind, error, trace)
 
-    def tell(self, event: Event) -> None:
+    def emit(self, event: Event) -> None:
         if self._observe is not None:
             self._observe(event)
 

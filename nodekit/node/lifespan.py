@@ -39,7 +39,7 @@ async def working(
     servers: Sequence[Callable[..., Coroutine[Any, Any, Any]]],
     executor: Executor,
     waiters: Waiters,
-    intake: Admission,
+    admission: Admission,
     drain_seconds: float,
     urls: list[str],
 ) -> AsyncIterator[None]:
@@ -52,14 +52,14 @@ async def working(
         try:
             await executing.start(executor.run)
             await executing.start(waiters.run)
-            intake.open = True
+            admission.open = True
             for serve in servers:
                 urls += await serving.start(serve)
             yield
         except Exception as error:  # from a starting transport or the caller; it must not be raised in a group
             failure = error
         finally:
-            intake.open = False
+            admission.open = False
         if failure is None:
             await _drain(executor, drain_seconds)
         serving.cancel_scope.cancel()

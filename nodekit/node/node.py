@@ -82,7 +82,7 @@ class Node:
         self._store = store
         self._running, self._waiters = Running(self._runners), Waiters(store.changes)
         hooks, limits = self._hooks, self.limits
-        self._telling = Emitter(hooks.observe if hooks.observed else None)
+        self._emitter = Emitter(hooks.observe if hooks.observed else None)
         progress = Progress(self.pipelines, self._containers, limits)
         self._executor = Executor(
             store=store,
@@ -90,7 +90,7 @@ class Node:
             running=self._running,
             progress=progress,
             concurrency=limits.concurrency,
-            tell=self._telling.tell,
+            emit=self._emitter.emit,
         )
         self._admission = Admission(
             store=store,
@@ -98,7 +98,7 @@ class Node:
             ids=self._ids,
             limits=limits,
             guards=hooks.admit,
-            telling=self._telling,
+            emitter=self._emitter,
         )
 
     # -- lifespan ---------------------------------------------------------------------------------
@@ -110,7 +110,7 @@ class Node:
             await open_components(stack, self._store, self._ids, self._runners)
             for lifespan in self._hooks.lifespans():
                 await stack.enter_async_context(lifespan)
-            await stack.enter_async_context(self._telling)
+            await stack.enter_async_context(self._emitter)
             servers = [partial(transport.serve, self) for transport in self._transports]
             drain_seconds = self.limits.drain_seconds
             await stack.enter_async_context(
@@ -225,12 +225,12 @@ class Node:
         Return None if there is no such job.
         """
         outcome.check()
-        return await self._telling.to_its_end(partial(self._settle, id, outcome, client))
+        return await self._emitter.to_its_end(partial(self._settle, id, outcome, client))
 
     async def _settle(self, id: JobId, outcome: Outcome, client: ClientId | None) -> Settlement | None:
         settled = await self._store.settle(id, outcome, client=client)
         if settled is not None and settled.now:
-            self._telling.tell(JobFinished(settled.job))
+            self._emitter.emit(JobFinished(settled.job))
         return settled
 
     async def cancel(self, id: JobId, *, client: ClientId | None = None) -> Job | None:

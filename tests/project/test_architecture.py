@@ -32,8 +32,7 @@ TESTING_PLUGINS = {"nodekit_function", "nodekit_memory"}
 """Plugins whose components the conformance kit lends, by public names and in one module."""
 
 ROOMS = (  # a room imports those of earlier lines; rooms of one line do not import each other
-    "errors _api",
-    "_deprecated",
+    "errors",
     "model concurrency",
     "interfaces",
     "hooks embedded execution",

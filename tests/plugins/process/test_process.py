@@ -569,19 +569,25 @@ async def test_pauses_grow_for_one_that_takes_long_to_fail(
     assert pauses[:3] == [0.5, 1, 2]
 
 
-def test_a_port_is_given_to_one_container_until_that_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Drawn:
-        """A random source that draws each port twice."""
+class Drawn:
+    """A random source that draws each port twice."""
 
-        def __init__(self) -> None:
-            self.drawn = 20_000
+    def __init__(self) -> None:
+        self.drawn = 20_000
 
-        def randrange(self, lowest: int, below: int) -> int:
-            self.drawn += 1
-            return self.drawn // 2
+    def randrange(self, lowest: int, below: int) -> int:
+        self.drawn += 1
+        return self.drawn // 2
 
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have each choice of a port begin with the same one."""
     monkeypatch.setattr("nodekit_process._ports.SystemRandom", Drawn)
     monkeypatch.setattr("nodekit_process._ports._first_outgoing_port", lambda: 32_768)
+
+
+def test_a_port_is_given_to_one_container_until_that_has_ended(drawn: None) -> None:
     with free_port() as one:
         with free_port() as other:
             assert other != one
@@ -589,3 +595,8 @@ def test_a_port_is_given_to_one_container_until_that_has_ended(monkeypatch: pyte
             assert again == other
     with free_port() as first:
         assert first == one
+
+
+async def test_containers_that_start_together_are_each_called_themselves(drawn: None) -> None:
+    async with runner(*(server(id) for id in "abc")) as running:
+        assert len({(await do(running, container=id))["pid"] for id in "abc"}) == 3

@@ -38,11 +38,12 @@ class KeeperBase(Contract):
 
     @pytest.fixture
     def keeper(self) -> JobTable | JobStore:
-        raise NotImplementedError
+        """Give what is tested; `JobTableContract` and `JobStoreContract` do."""
+        raise NotImplementedError("subclass JobTableContract or JobStoreContract, not its base")
 
     async def finish(self, keeper: Any, job: Job, outcome: Outcome = SUCCEEDED) -> None:
         """Bring an added job to an end."""
-        raise NotImplementedError
+        raise NotImplementedError("subclass JobTableContract or JobStoreContract, not its base")
 
 
 class StoreBase(KeeperBase):
