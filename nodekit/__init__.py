@@ -73,6 +73,7 @@ from nodekit.model.job import (
 )
 from nodekit.model.limits import ClientLimits, NodeLimits
 from nodekit.model.payload import MAX_DEPTH, decode_payload, encode_payload, parse_json
+from nodekit.model.queries import JobFields, JobQuery
 from nodekit.node.health import Health
 from nodekit.node.node import Node
 
@@ -114,8 +115,10 @@ __all__ = [
     "InvalidPayload",
     "Job",
     "JobAccepted",
+    "JobFields",
     "JobFinished",
     "JobId",
+    "JobQuery",
     "JobRequest",
     "JobStatus",
     "JobStore",

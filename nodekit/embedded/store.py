@@ -19,7 +19,8 @@ from nodekit.embedded.recent_jobs import RecentJobs
 from nodekit.errors import ClaimLost, StoreFailed
 from nodekit.interfaces.store import Change, Claim, JobTable, Pending, Settlement, Unfinished
 from nodekit.model.container import ClientId, ContainerId, JobId
-from nodekit.model.job import Job, JobStatus, Outcome
+from nodekit.model.job import Job, Outcome
+from nodekit.model.queries import JobFields, JobQuery
 
 
 class EmbeddedStore:
@@ -245,29 +246,13 @@ class EmbeddedStore:
 
     # -- reading ----------------------------------------------------------------------------------
 
-    async def get(self, ids: Sequence[JobId], *, client: ClientId | None = None) -> list[Job]:
-        return await self.table.get(ids, client=client)
+    async def get(
+        self, ids: Sequence[JobId], *, client: ClientId | None = None, fields: JobFields = JobFields.ALL
+    ) -> list[Job]:
+        return await self.table.get(ids, client=client, fields=fields)
 
-    async def find(
-        self,
-        *,
-        client: ClientId | None = None,
-        status: Collection[JobStatus] | None = None,
-        idempotency_key: str | None = None,
-        container: ContainerId | None = None,
-        error: str | None = None,
-        after: JobId | None = None,
-        limit: int,
-    ) -> list[JobId]:
-        return await self.table.find(
-            client=client,
-            status=status,
-            idempotency_key=idempotency_key,
-            container=container,
-            error=error,
-            after=after,
-            limit=limit,
-        )
+    async def find(self, query: JobQuery) -> list[JobId]:
+        return await self.table.find(query)
 
     async def delete(self, ids: Sequence[JobId]) -> int:
         return await self.table.delete(ids)

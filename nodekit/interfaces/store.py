@@ -13,7 +13,8 @@ import anyio
 import msgspec
 
 from nodekit.model.container import ClientId, Container, ContainerId, JobId, Location
-from nodekit.model.job import Job, JobStatus, Outcome
+from nodekit.model.job import Job, Outcome
+from nodekit.model.queries import JobFields, JobQuery
 
 
 class Pending(msgspec.Struct, frozen=True):
@@ -131,26 +132,17 @@ class JobStore(Protocol):
         """
         ...
 
-    async def get(self, ids: Sequence[JobId], *, client: ClientId | None = None) -> list[Job]:
-        """Return the jobs among `ids`, in their order, each once; unknown ones (and other clients') are left out."""
+    async def get(
+        self, ids: Sequence[JobId], *, client: ClientId | None = None, fields: JobFields = JobFields.ALL
+    ) -> list[Job]:
+        """Return the jobs among `ids`, in their order, each once; unknown ones (and other clients') are left out.
+
+        Parts that are not among `fields` may be missing.
+        """
         ...
 
-    async def find(
-        self,
-        *,
-        client: ClientId | None = None,
-        status: Collection[JobStatus] | None = None,
-        idempotency_key: str | None = None,
-        container: ContainerId | None = None,
-        error: str | None = None,
-        after: JobId | None = None,
-        limit: int,
-    ) -> list[JobId]:
-        """Return ids of jobs that match all filters, oldest first, behind `after` (which need not exist).
-
-        `container` and `error` are matched with `Job.error`, the way the job ended, not with errors of its steps:
-        `container` exactly, `error` as a part of its text, case-sensitively. Jobs without an error match neither.
-        """
+    async def find(self, query: JobQuery) -> list[JobId]:
+        """Return the ids of the first `query.limit` jobs that match the query, oldest first."""
         ...
 
     async def delete(self, ids: Sequence[JobId]) -> int:
@@ -275,27 +267,17 @@ class JobTable(Protocol):
         """Store the newest snapshot of an existing job. Its request and its finished steps never change."""
         ...
 
-    async def get(self, ids: Sequence[JobId], *, client: ClientId | None = None) -> list[Job]:
-        """Return the jobs among `ids`, in their order, each once; unknown ones (and other clients') are left out."""
+    async def get(
+        self, ids: Sequence[JobId], *, client: ClientId | None = None, fields: JobFields = JobFields.ALL
+    ) -> list[Job]:
+        """Return the jobs among `ids`, in their order, each once; unknown ones (and other clients') are left out.
+
+        Parts that are not among `fields` may be missing.
+        """
         ...
 
-    async def find(
-        self,
-        *,
-        client: ClientId | None = None,
-        status: Collection[JobStatus] | None = None,
-        idempotency_key: str | None = None,
-        container: ContainerId | None = None,
-        error: str | None = None,
-        after: JobId | None = None,
-        limit: int,
-    ) -> list[JobId]:
-        """Return ids of jobs that match all filters, oldest first (ids sort by age), behind `after`, at most `limit`.
-
-        `after` need not exist. `container` and `error` are matched with `Job.error`, the way the job ended, not with
-        errors of its steps: `container` exactly, `error` as a part of its text, case-sensitively. Jobs without an error
-        match neither.
-        """
+    async def find(self, query: JobQuery) -> list[JobId]:
+        """Return the ids of the first `query.limit` jobs that match the query (`JobQuery.matches`), oldest first."""
         ...
 
     async def delete(self, ids: Sequence[JobId]) -> int:

@@ -19,6 +19,7 @@ from nodekit.model.events import JobAccepted, JobFinished, RequestRefused
 from nodekit.model.ids import JobIds
 from nodekit.model.job import UNSUCCESSFUL, Job, JobRequest, JobStatus, RetryFrom
 from nodekit.model.limits import ClientLimits, NodeLimits, finite
+from nodekit.model.queries import JobQuery
 from nodekit.node.emitter import Emitter
 from nodekit.node.health import Trouble
 from nodekit.node.requests import request_problem
@@ -108,7 +109,8 @@ class Admission:
         It also works while the node drains, as long as the store answers.
         """
         try:
-            ids = await self._store.find(client=request.client, idempotency_key=request.idempotency_key, limit=1)
+            query = JobQuery(client=request.client, idempotency_key=request.idempotency_key, limit=1)
+            ids = await self._store.find(query)
             jobs = await self._store.get(ids, client=request.client) if ids else []
         except StoreFailed:
             if self.open:

@@ -8,6 +8,7 @@ from nodekit.errors import StoreFailed
 from nodekit.execution.executor import Executor
 from nodekit.interfaces.component_calls import Running, asked, said
 from nodekit.interfaces.store import JobStore
+from nodekit.model.queries import JobQuery
 from nodekit.node.admission import Admission
 from nodekit.node.health import Health
 
@@ -25,7 +26,7 @@ async def diagnosis(
     if executor.containers and not up:
         fatal.append("no container is running")
     try:
-        await asked(partial(store.find, limit=1))
+        await asked(partial(store.find, JobQuery(limit=1)))
     except StoreFailed as error:
         logger.error("the store cannot be read", exc_info=error)
         fatal.append(f"the store cannot be read: {said(error)}")

@@ -6,20 +6,25 @@ from nodekit.errors import NodekitError
 from nodekit.interfaces.store import JobStore
 from nodekit.model.container import ClientId, JobId
 from nodekit.model.job import Job
+from nodekit.model.queries import JobFields
 from nodekit.node.waiters import Waiters
 
 
-async def finished(store: JobStore, waiters: Waiters, ids: Sequence[JobId], client: ClientId | None) -> list[Job]:
-    """Return the jobs among `ids` once all of them are finished."""
+async def all_finished(store: JobStore, waiters: Waiters, ids: Sequence[JobId], client: ClientId | None) -> None:
+    """Return once all jobs among `ids` are finished."""
+
+    async def look(ids: Sequence[JobId]) -> set[JobId]:
+        jobs = await store.get(ids, client=client, fields=JobFields.STATE)
+        return {job.id for job in jobs if not job.status.finished}
+
     async with waiters.on(set(ids)) as waiter:
-        unfinished = _unfinished(await store.get(ids, client=client))
+        unfinished = await look(ids)
         while unfinished:
             _check(waiters)
             changed = await waiter.changed()
             if None in changed:
-                unfinished = _unfinished(await store.get(list(unfinished), client=client))
+                unfinished = await look(list(unfinished))
             unfinished -= {change.id for change in changed if change is not None and change.finished}
-    return await store.get(ids, client=client)
 
 
 async def following(store: JobStore, waiters: Waiters, id: JobId, client: ClientId | None) -> AsyncGenerator[Job, None]:
@@ -37,7 +42,3 @@ async def following(store: JobStore, waiters: Waiters, id: JobId, client: Client
 def _check(waiters: Waiters) -> None:
     if not waiters.open:
         raise NodekitError("the node is not running; nothing will change")
-
-
-def _unfinished(jobs: Sequence[Job]) -> set[JobId]:
-    return {job.id for job in jobs if not job.status.finished}

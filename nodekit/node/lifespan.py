@@ -13,6 +13,7 @@ from nodekit.interfaces.component_calls import asked
 from nodekit.interfaces.runner import ContainerRunner
 from nodekit.interfaces.store import JobStore
 from nodekit.model.ids import JobIds
+from nodekit.model.queries import JobQuery
 from nodekit.node.admission import Admission
 from nodekit.node.paging import check_page
 from nodekit.node.waiters import Waiters
@@ -80,7 +81,7 @@ async def _drain(executor: Executor, seconds: float) -> None:
 async def look_at_ids(store: JobStore, ids: JobIds) -> None:
     """Make sure no new id sorts before an existing one, even if the clock went back meanwhile."""
     newest = ids.now()
-    while later := await store.find(after=newest, limit=1000):
+    while later := await store.find(JobQuery(after=newest)):
         check_page(later, newest)
         newest = later[-1]
         ids.seen(newest)

@@ -29,10 +29,11 @@ from nodekit.model.events import JobFinished
 from nodekit.model.ids import JobIds
 from nodekit.model.job import Job, JobRequest, JobStatus, Outcome, RetryFrom
 from nodekit.model.limits import DEFAULTS, NodeLimits
+from nodekit.model.queries import EVERY_JOB, JobFields, JobQuery
 from nodekit.node.admission import Admission
 from nodekit.node.diagnosis import diagnosis
 from nodekit.node.emitter import Emitter
-from nodekit.node.following import finished, following
+from nodekit.node.following import all_finished, following
 from nodekit.node.health import Health
 from nodekit.node.lifespan import open_components, working
 from nodekit.node.paging import check_page
@@ -184,36 +185,33 @@ class Node:
         )
         return _kept(await self._admission.take_again(old, request, start))
 
-    async def fetch(self, ids: Sequence[JobId], *, client: ClientId | None = None) -> list[Job]:
-        """Return the jobs among `ids` (of one client), in their order, each once; unknown ones are left out."""
-        return await self._store.get(ids, client=client)
+    async def fetch(
+        self, ids: Sequence[JobId], *, client: ClientId | None = None, fields: JobFields = JobFields.ALL
+    ) -> list[Job]:
+        """Return the jobs among `ids` (of one client), in their order, each once; unknown ones are left out.
 
-    async def find(
-        self,
-        *,
-        client: ClientId | None = None,
-        status: Collection[JobStatus] | None = None,
-        container: ContainerId | None = None,
-        error: str | None = None,
-        after: JobId | None = None,
-        limit: int = 1000,
-    ) -> list[JobId]:
-        """Return the ids of jobs that match all filters, as `JobStore.find` does: oldest first, behind the id `after`.
+        Parts that are not among `fields` may be missing.
+        """
+        return await self._store.get(ids, client=client, fields=fields)
+
+    async def find(self, query: JobQuery = EVERY_JOB) -> list[JobId]:
+        """Return the ids of jobs that match the query, oldest first: by default, of the oldest 1,000 jobs.
 
         Raise `StoreFailed` if the store answers a page that does not lead on.
         """
-        ids = await self._store.find(
-            client=client, status=status, container=container, error=error, after=after, limit=limit
-        )
-        check_page(ids, after)
+        ids = await self._store.find(query)
+        check_page(ids, query.after)
         return ids
 
-    async def wait(self, ids: Sequence[JobId], *, client: ClientId | None = None) -> list[Job]:
+    async def wait(
+        self, ids: Sequence[JobId], *, client: ClientId | None = None, fields: JobFields = JobFields.ALL
+    ) -> list[Job]:
         """Wait until all jobs are finished, then return them as `fetch` does. For a time limit, cancel the call.
 
         Raise `NodekitError` if the node does not run, or stops meanwhile.
         """
-        return await finished(self._store, self._waiters, ids, client)
+        await all_finished(self._store, self._waiters, ids, client)
+        return await self.fetch(ids, client=client, fields=fields)
 
     def follow(self, id: JobId, *, client: ClientId | None = None) -> AsyncGenerator[Job, None]:
         """Yield the job as it is now and after each change, until it is finished. Yield nothing for an unknown job."""

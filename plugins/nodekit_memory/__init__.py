@@ -1,7 +1,8 @@
 """The store `memory`: jobs live as long as the node. For tests, and for jobs whose loss does not matter."""
 
 from bisect import bisect_right, insort
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from itertools import islice
 from types import TracebackType
 from typing import Self
 
@@ -9,11 +10,11 @@ import msgspec
 
 from nodekit import (
     ClientId,
-    ContainerId,
     EmbeddedStore,
     Job,
+    JobFields,
     JobId,
-    JobStatus,
+    JobQuery,
     Provider,
     Unfinished,
 )
@@ -63,37 +64,20 @@ class MemoryTable:
     async def save(self, job: Job) -> None:
         self._jobs[job.id] = job
 
-    async def get(self, ids: Sequence[JobId], *, client: ClientId | None = None) -> list[Job]:
+    async def get(
+        self, ids: Sequence[JobId], *, client: ClientId | None = None, fields: JobFields = JobFields.ALL
+    ) -> list[Job]:
         found = (self._jobs[id] for id in dict.fromkeys(ids) if id in self._jobs)
         return [job for job in found if client is None or job.client == client]
 
-    async def find(
-        self,
-        *,
-        client: ClientId | None = None,
-        status: Collection[JobStatus] | None = None,
-        idempotency_key: str | None = None,
-        container: ContainerId | None = None,
-        error: str | None = None,
-        after: JobId | None = None,
-        limit: int,
-    ) -> list[JobId]:
-        ids = self._ids.get(client, [])
-        if client is not None and idempotency_key is not None:  # looked up, because every request with a key does this
-            known = self._keys.get((client, idempotency_key))
+    async def find(self, query: JobQuery) -> list[JobId]:
+        ids = self._ids.get(query.client, [])
+        if query.client is not None and query.idempotency_key is not None:
+            known = self._keys.get((query.client, query.idempotency_key))  # every request with a key asks this
             ids = [known] if known else []
-        found: list[JobId] = []
-        for position in range(bisect_right(ids, after) if after else 0, len(ids)):
-            if len(found) == limit:
-                break
-            job = self._jobs[ids[position]]
-            if (
-                (status is None or job.status in status)
-                and idempotency_key in (None, job.request.idempotency_key)
-                and ((container is None and error is None) or _failed_with(job, container, error))
-            ):
-                found.append(job.id)
-        return found
+        start = bisect_right(ids, query.after) if query.after else 0
+        matching = (id for id in islice(ids, start, None) if query.matches(self._jobs[id]))
+        return list(islice(matching, query.limit))
 
     async def delete(self, ids: Sequence[JobId]) -> int:
         gone = [job for id in set(ids) if (job := self._jobs.get(id)) and job.status.finished]
@@ -108,11 +92,6 @@ class MemoryTable:
 
     async def unfinished(self) -> list[Unfinished]:
         return [Unfinished.of(self._jobs[id]) for id in self._ids[None] if not self._jobs[id].status.finished]
-
-
-def _failed_with(job: Job, container: ContainerId | None, text: str | None) -> bool:
-    error = job.error
-    return error is not None and container in (None, error.container) and (text is None or text in error.error)
 
 
 class MemoryStore(EmbeddedStore):

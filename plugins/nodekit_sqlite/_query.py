@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from nodekit import UNFINISHED, UNSUCCESSFUL, ClientId, ContainerId, JobId, JobStatus
+from nodekit import UNFINISHED, UNSUCCESSFUL, JobQuery, JobStatus
 
 # the exact conditions of the partial indexes: SQLite uses such an index only if the statement contains its condition
 IS_OPEN = "open = 1"
@@ -15,23 +15,15 @@ BY_FAILED = "INDEXED BY jobs_failed"
 """The index of failed jobs. Without this, SQLite walks all jobs of the client."""
 
 
-def find_query(
-    *,
-    client: ClientId | None,
-    status: Collection[JobStatus] | None,
-    idempotency_key: str | None,
-    container: ContainerId | None,
-    error: str | None,
-    after: JobId | None,
-    limit: int,
-) -> tuple[str, Sequence[Any]]:
+def find_query(query: JobQuery) -> tuple[str, Sequence[Any]]:
     """Return the statement of `SqliteTable.find` and its values."""
+    status = query.status
     wanted = {
-        "client = ?": client,
-        "idempotency_key = ?": idempotency_key,
-        "error_container = ?": container,
-        "instr(error, ?) > 0": error,
-        "id > ?": after,
+        "client = ?": query.client,
+        "idempotency_key = ?": query.idempotency_key,
+        "error_container = ?": query.container,
+        "instr(error, ?) > 0": query.error,
+        "id > ?": query.after,
     }
     given = {text: value for text, value in wanted.items() if value is not None}
     texts, values = ["1", *given], [*given.values()]
@@ -39,16 +31,16 @@ def find_query(
         texts.append(f"status IN ({marks(status)})")
         values += status
     index = ""
-    if container is not None or error is not None or _only(status, UNSUCCESSFUL):
+    if query.container is not None or query.error is not None or _only(status, UNSUCCESSFUL):
         texts.append(HAS_FAILED)
         index = BY_FAILED
     elif _only(status, UNFINISHED):
         texts.append(IS_OPEN)
-        index = BY_OPEN if client is None else ""
-    if idempotency_key is not None or (status is not None and not status):
+        index = BY_OPEN if query.client is None else ""
+    if query.idempotency_key is not None or (status is not None and not status):
         index = ""  # the index by key is the fastest; and for an empty status, SQLite cannot use an index
     where = " AND ".join(texts)
-    return f"SELECT id FROM jobs {index} WHERE {where} ORDER BY id LIMIT ?", (*values, limit)  # noqa: S608 - our own texts
+    return f"SELECT id FROM jobs {index} WHERE {where} ORDER BY id LIMIT ?", (*values, query.limit)  # noqa: S608 - our own texts
 
 
 def marks(values: Collection[Any]) -> str:

@@ -2,9 +2,11 @@
 
 import os
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, closing
-from itertools import islice
+from functools import cache
+from itertools import groupby, islice
+from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,7 +19,9 @@ from nodekit import (
     ClientId,
     ContainerId,
     Job,
+    JobFields,
     JobId,
+    JobQuery,
     JobRequest,
     JobStatus,
     Location,
@@ -59,7 +63,6 @@ class _Row(_State, frozen=True, kw_only=True, omit_defaults=True):
 
 
 _encode = msgspec.json.Encoder().encode
-_state = msgspec.json.Decoder(_State).decode
 _row = msgspec.json.Decoder(_Row).decode
 _request = msgspec.json.Decoder(JobRequest).decode
 _record = msgspec.json.Decoder(StepRecord).decode
@@ -144,36 +147,20 @@ class SqliteTable:
 
         await self._writer.call(write)
 
-    async def get(self, ids: Sequence[JobId], *, client: ClientId | None = None) -> list[Job]:
+    async def get(
+        self, ids: Sequence[JobId], *, client: ClientId | None = None, fields: JobFields = JobFields.ALL
+    ) -> list[Job]:
         unique = list(dict.fromkeys(ids))
 
         def read(connection: sqlite3.Connection) -> dict[JobId, Job]:
-            return {job.id: job for some in _slices(unique) for job in _select(connection, some, client)}
+            return {job.id: job for some in _slices(unique) for job in _select(connection, some, client, fields)}
 
         jobs = await self._reader.call(read) if unique else {}
         return [jobs[id] for id in unique if id in jobs]
 
-    async def find(
-        self,
-        *,
-        client: ClientId | None = None,
-        status: Collection[JobStatus] | None = None,
-        idempotency_key: str | None = None,
-        container: ContainerId | None = None,
-        error: str | None = None,
-        after: JobId | None = None,
-        limit: int,
-    ) -> list[JobId]:
-        query, values = find_query(
-            client=client,
-            status=status,
-            idempotency_key=idempotency_key,
-            container=container,
-            error=error,
-            after=after,
-            limit=limit,
-        )
-        return await self._reader.call(lambda c: [id for (id,) in c.execute(query, values)])
+    async def find(self, query: JobQuery) -> list[JobId]:
+        statement, values = find_query(query)
+        return await self._reader.call(lambda c: [id for (id,) in c.execute(statement, values)])
 
     async def delete(self, ids: Sequence[JobId]) -> int:
         def write(connection: sqlite3.Connection) -> int:
@@ -231,25 +218,55 @@ def _insert(
     inserted = connection.execute(_ROW, row)
     if not inserted.rowcount:
         (id,) = connection.execute(_KEPT, (job.id, job.client, job.request.idempotency_key)).fetchone()
-        return next(_select(connection, [id], None))
+        return next(_select(connection, [id], None, JobFields.ALL))
     number = inserted.lastrowid
     connection.execute(_RECORD, (number, 0, True, request))
     connection.executemany(_RECORD, [(number, *record) for record in records])
     return job
 
 
-def _select(connection: sqlite3.Connection, ids: Sequence[JobId], client: ClientId | None) -> Iterator[Job]:
+@cache
+def _records_of(fields: JobFields) -> str:
+    """Return the condition for the records to read."""
+    first = "records.number = 0" if JobFields.REQUEST in fields else "0"
+    if JobFields.STEPS in fields:
+        return f"({first} OR records.number > 0)"
+    if JobFields.LAST_STEP in fields:
+        last = "SELECT max(last.number) FROM records last WHERE last.job = jobs.number"  # 0 before the first step
+        return f"({first} OR records.number > 0 AND records.number = ({last}))"
+    return first
+
+
+def _select(
+    connection: sqlite3.Connection, ids: Sequence[JobId], client: ClientId | None, fields: JobFields
+) -> Iterator[Job]:
     mine = "" if client is None else "AND client = ?"
     query = f"""
-        SELECT id, state, body FROM jobs JOIN records ON job = jobs.number
+        SELECT id, client, state, records.number, body
+        FROM jobs LEFT JOIN records ON job = jobs.number AND {_records_of(fields)}
         WHERE id IN ({marks(ids)}) {mine} ORDER BY jobs.number, records.number
     """  # noqa: S608 - our own texts only
-    bodies: dict[JobId, tuple[bytes, list[bytes]]] = {}
-    for id, state, body in connection.execute(query, [*ids, *([] if client is None else [client])]):
-        bodies.setdefault(id, (state, []))[1].append(body)
-    for id, (state, (request, *steps)) in bodies.items():
-        fields = msgspec.structs.asdict(_state(state))
-        yield Job(id=id, request=_request(request), steps=tuple(map(_record, steps)), **fields)
+    found = connection.execute(query, [*ids, *([] if client is None else [client])])
+    for (id, owner, state), rows in groupby(found, itemgetter(0, 1, 2)):
+        bodies = {number: body for *_, number, body in rows if body is not None}
+        row, request = _row(state), bodies.pop(0, None)
+        yield Job(
+            id=id,
+            request=_unread_request(owner, row) if request is None else _request(request),
+            steps=tuple(map(_record, bodies.values())),
+            **{field: getattr(row, field) for field in _State.__struct_fields__},
+        )
+
+
+def _unread_request(client: ClientId, row: _Row) -> JobRequest:
+    return JobRequest(
+        containers=(),
+        data=msgspec.Raw(),
+        client=client,
+        priority=row.priority,
+        origin=row.origin,
+        destination=row.destination,
+    )
 
 
 def _unfinished(id: JobId, client: ClientId, state: bytes) -> Unfinished:

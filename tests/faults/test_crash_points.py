@@ -27,6 +27,7 @@ from nodekit import (
     Job,
     JobFinished,
     JobId,
+    JobQuery,
     JobRequest,
     JobStatus,
     JobTable,
@@ -279,7 +280,7 @@ class World:
 
     async def check_jobs(self) -> None:
         async with self._table() as table:
-            jobs = {job.id: job for job in await table.get(await table.find(limit=1000))}
+            jobs = {job.id: job for job in await table.get(await table.find(JobQuery(limit=1000)))}
         assert self.changed == [], "a job was finished, and finished again otherwise"
         assert jobs == self.kept, "the table holds something else than it has kept"
         names = Counter(map(name_of, jobs.values()))

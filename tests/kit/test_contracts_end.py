@@ -10,8 +10,20 @@ import anyio
 import anyio.lowlevel
 import pytest
 from anyio.abc import ByteStream
+from msgspec.structs import replace
 
-from nodekit import Change, Claim, ContainerId, EmbeddedStore, JobId, JobTable, Node, Step, StoreFailed
+from nodekit import (
+    Change,
+    Claim,
+    ContainerId,
+    EmbeddedStore,
+    JobId,
+    JobQuery,
+    JobTable,
+    Node,
+    Step,
+    StoreFailed,
+)
 from nodekit.testing import (
     JobStoreContract,
     JobTableContract,
@@ -65,9 +77,9 @@ class PagedBadly(MemoryTable):
         self.page = page
         self.asked = Asked(100)
 
-    async def find(self, *, after: JobId | None = None, limit: int, **conditions: Any) -> list[JobId]:
+    async def find(self, query: JobQuery) -> list[JobId]:
         self.asked.once()
-        return self.page(await super().find(limit=1000, **conditions), after, limit)
+        return self.page(await super().find(replace(query, after=None, limit=1000)), query.after, query.limit)
 
 
 def from_the_cursor_on(ids: list[JobId], after: JobId | None, limit: int) -> list[JobId]:
@@ -126,7 +138,7 @@ async def test_who_asks_a_node_for_page_after_page_is_told_that_its_store_is_bro
 
 async def _all(node: Node) -> None:
     after: JobId | None = None
-    while ids := await node.find(after=after, limit=1):
+    while ids := await node.find(JobQuery(after=after, limit=1)):
         after = ids[-1]
 
 

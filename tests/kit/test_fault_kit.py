@@ -16,6 +16,7 @@ from nodekit import (
     ContainerRunner,
     EmbeddedStore,
     Job,
+    JobQuery,
     JobStatus,
     JobStore,
     JobTable,
@@ -318,12 +319,17 @@ async def test_after_a_crash_nothing_reaches_any_part(faults: Faults, moment: Mo
     with pytest.raises(Crashed):
         await table.save(done := succeeded(job))
     assert faults.crashed
-    for call in (table.add([make_job()]), table.save(with_output(job)), table.find(limit=1), store.add([make_job()])):
+    for call in (
+        table.add([make_job()]),
+        table.save(with_output(job)),
+        table.find(JobQuery(limit=1)),
+        store.add([make_job()]),
+    ):
         with pytest.raises(Crashed):
             await call
-    assert await inner.find(limit=9) == [job.id]
+    assert await inner.find(JobQuery(limit=9)) == [job.id]
     assert await inner.get([job.id]) == [job if moment == "before" else done]
-    assert await other.find(limit=9) == []
+    assert await other.find(JobQuery(limit=9)) == []
     assert faults.count("save") == 1, "a call after the crash was recorded"
 
 
@@ -379,7 +385,7 @@ async def test_leaving_after_a_crash_lets_go_of_what_the_part_holds(faults: Faul
         async with again.around(SqliteTable(path)):
             pass
     async with SqliteTable(path) as table:
-        assert await table.find(limit=1) == []
+        assert await table.find(JobQuery(limit=1)) == []
 
 
 # -- a node with faults ----------------------------------------------------------------------------
@@ -409,7 +415,7 @@ async def test_run_ends_with_the_crash_wherever_the_clients_are(faults: Faults) 
     faults.during("run", 2).crash()
     assert await faults.run(node_with(faults, table, drain_seconds=1000), use) is None
     assert faults.crashed
-    assert [job.status for job in await table.get(await table.find(limit=9))] == [JobStatus.ACCEPTED] * 3
+    assert [job.status for job in await table.get(await table.find(JobQuery(limit=9)))] == [JobStatus.ACCEPTED] * 3
 
 
 async def test_run_ends_with_a_crash_at_the_start(faults: Faults) -> None:

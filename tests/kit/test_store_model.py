@@ -21,6 +21,7 @@ from nodekit import (
     EmbeddedStore,
     Job,
     JobId,
+    JobQuery,
     JobStatus,
     JobStore,
     JobTable,
@@ -59,9 +60,9 @@ class SlowTable(MemoryTable):
         super().__init__()
         self._calls = 0
 
-    async def get(self, ids: Sequence[JobId], *, client: str | None = None) -> list[Job]:
+    async def get(self, ids: Sequence[JobId], **asked: Any) -> list[Job]:
         await self._turns()
-        return await super().get(ids, client=client)
+        return await super().get(ids, **asked)
 
     async def save(self, job: Job) -> None:
         await self._turns()
@@ -136,10 +137,10 @@ class StuckTable(MemoryTable):
 
     stuck = False
 
-    async def get(self, ids: Sequence[JobId], *, client: str | None = None) -> list[Job]:
+    async def get(self, ids: Sequence[JobId], **asked: Any) -> list[Job]:
         if self.stuck:
             await anyio.sleep_forever()
-        return await super().get(ids, client=client)
+        return await super().get(ids, **asked)
 
 
 @pytest.mark.anyio
@@ -317,20 +318,20 @@ class DeletesUnfinished(MemoryTable):
 
 
 class IgnoresErrors(MemoryTable):
-    async def find(self, *, error: str | None = None, **conditions: Any) -> list[JobId]:
-        return await super().find(**conditions)
+    async def find(self, query: JobQuery) -> list[JobId]:
+        return await super().find(replace(query, error=None))
 
 
 class FindsWhatItsStepsFailedIn(MemoryTable):
-    async def find(self, *, container: str | None = None, **conditions: Any) -> list[JobId]:
-        found = await self.get(await super().find(**conditions))
-        return [job.id for job in found if container is None or container in {step.container for step in job.steps}]
+    async def find(self, query: JobQuery) -> list[JobId]:
+        found = await self.get(await super().find(replace(query, container=None)))
+        return [job.id for job in found if query.container in (None, *(step.container for step in job.steps))]
 
 
 class FindsTheCursor(MemoryTable):
-    async def find(self, *, after: JobId | None = None, **conditions: Any) -> list[JobId]:
-        found = await super().find(after=after, **conditions)
-        return [after, *found][: conditions["limit"]] if after in self._jobs else found  # type: ignore[list-item]
+    async def find(self, query: JobQuery) -> list[JobId]:
+        found = await super().find(query)
+        return [query.after, *found][: query.limit] if query.after in self._jobs else found
 
 
 def caught(store: type[EmbeddedStore], table: type[MemoryTable], **settings: Any) -> bool:

@@ -12,6 +12,7 @@ from nodekit import (
     Container,
     ContainerOutput,
     EmbeddedStore,
+    JobQuery,
     JobRequest,
     Node,
     NodeLimits,
@@ -199,13 +200,13 @@ class SpiedStore(EmbeddedStore):
         self._called("release")
         await super().release(claim, job, delay_seconds=delay_seconds)
 
-    async def get(self, ids: Any, *, client: Any = None) -> Any:
+    async def get(self, ids: Any, **asked: Any) -> Any:
         self._called("get")
-        return await super().get(ids, client=client)
+        return await super().get(ids, **asked)
 
-    async def find(self, **terms: Any) -> Any:
+    async def find(self, query: JobQuery) -> Any:
         self._called("find")
-        return await super().find(**terms)
+        return await super().find(query)
 
 
 def held(thing: object) -> int:

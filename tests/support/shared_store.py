@@ -17,6 +17,7 @@ from nodekit import (
     ContainerId,
     Job,
     JobId,
+    JobQuery,
     Outcome,
     Pending,
     Settlement,
@@ -110,11 +111,11 @@ class SharedMemoryStore:
     async def settle(self, id: JobId, outcome: Outcome, *, client: ClientId | None) -> Settlement | None:
         return await self._ask(self.engine.settle, id, outcome, client)
 
-    async def get(self, ids: Sequence[JobId], *, client: ClientId | None = None) -> list[Job]:
-        return await self._ask(lambda: self.engine.store.get(ids, client=client))
+    async def get(self, ids: Sequence[JobId], **asked: Any) -> list[Job]:
+        return await self._ask(lambda: self.engine.store.get(ids, **asked))
 
-    async def find(self, **conditions: Any) -> list[JobId]:
-        return await self._ask(lambda: self.engine.store.find(**conditions))
+    async def find(self, query: JobQuery) -> list[JobId]:
+        return await self._ask(lambda: self.engine.store.find(query))
 
     async def delete(self, ids: Sequence[JobId]) -> int:
         return await self._ask(self.engine.store.delete, ids)

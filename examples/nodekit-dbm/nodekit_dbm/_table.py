@@ -18,7 +18,7 @@ from anyio import CancelScope, Lock
 from anyio.to_thread import run_sync
 from nodekit_memory import MemoryTable
 
-from nodekit import Job, JobId, StoreFailed, StoreInUse
+from nodekit import Job, JobId, JobQuery, StoreFailed, StoreInUse
 
 Change = dict[JobId, Job | None]  # None: the job is deleted
 
@@ -43,7 +43,8 @@ class DbmTable:
         async with self._turn:
             trial = MemoryTable()  # shows which of the jobs are new
             keys = [(job.client, job.request.idempotency_key) for job in jobs if job.request.idempotency_key]
-            ids = [id for client, key in keys for id in await self.find(client=client, idempotency_key=key, limit=1)]
+            queries = [JobQuery(client=client, idempotency_key=key, limit=1) for client, key in keys]
+            ids = [id for query in queries for id in await self.find(query)]
             known = {job.id: job for job in await self.get([*ids, *(job.id for job in jobs)])}
             await trial.add(list(known.values()))
             kept = await trial.add(jobs)

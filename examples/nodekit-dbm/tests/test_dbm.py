@@ -11,7 +11,7 @@ from pathlib import Path
 import anyio.to_thread
 import pytest
 
-from nodekit import EmbeddedStore, JobId, StoreFailed
+from nodekit import EmbeddedStore, JobId, JobQuery, StoreFailed
 from nodekit.testing import DurableJobStoreContract, JobTableContract, make_job
 from nodekit_dbm import DbmTable
 
@@ -31,7 +31,7 @@ class TestDbmStore(DurableJobStoreContract):
 
 async def kept(path: Path) -> list[JobId]:
     async with DbmTable(path) as table:
-        return await table.find(limit=100)
+        return await table.find(JobQuery(limit=100))
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ class TestAfterACrash:
             with suppress(StoreFailed):
                 await table.add([job])
             await table.add([job])
-            assert await table.find(limit=9) == [*ids, job.id]
+            assert await table.find(JobQuery(limit=9)) == [*ids, job.id]
         assert await kept(tmp_path / "jobs") == [*ids, job.id]
 
     async def test_what_was_told_survives_a_kill_at_any_time(self, tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ class TestAfterACrash:
                 process.kill()
                 told += [line for line in process.stdout.readlines() if line.endswith(b"\n")]
         async with DbmTable(tmp_path / "jobs") as table:
-            found = await table.find(limit=10**6)
+            found = await table.find(JobQuery(limit=10**6))
         assert {line.decode().strip() for line in told} <= set(found)
 
 

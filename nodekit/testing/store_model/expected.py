@@ -2,11 +2,10 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any
 
 from msgspec.structs import replace
 
-from nodekit import Claim, ContainerError, ContainerId, Job, JobId, JobStatus, Location, Outcome, Settlement
+from nodekit import Claim, ContainerId, Job, JobId, JobQuery, JobStatus, Location, Outcome, Settlement
 from nodekit.testing.store_model.fairness import Lane, TurnTaking
 
 SLACK_SECONDS = 4.0
@@ -32,15 +31,6 @@ class Entry:
 def plain(job: Job) -> Job:
     """Return a job without the fields that the store adds for itself."""
     return replace(job, not_before=None, delay_seconds=None)
-
-
-def _has_error(job: Job, container: str | None, text: str | None) -> bool:
-    if container is None and text is None:
-        return True
-    result = job.result
-    if job.status not in (JobStatus.FAILED, JobStatus.CANCELLED) or not isinstance(result, ContainerError):
-        return False
-    return container in (None, result.container) and (text or "") in result.error
 
 
 class Expected:
@@ -102,26 +92,8 @@ class Expected:
         found = [self.entries[id].job for id in dict.fromkeys(ids) if id in self.entries]
         return [job for job in found if client in (None, job.client)]
 
-    def find(
-        self,
-        *,
-        client: str | None = None,
-        status: Any = None,
-        idempotency_key: str | None = None,
-        container: str | None = None,
-        error: str | None = None,
-        after: str,
-        limit: int,
-    ) -> list[JobId]:
-        return [
-            id
-            for id, entry in sorted(self.entries.items())
-            if client in (None, entry.job.client)
-            and (status is None or entry.job.status in status)
-            and idempotency_key in (None, entry.job.request.idempotency_key)
-            and _has_error(entry.job, container, error)
-            and id > after
-        ][:limit]
+    def find(self, query: JobQuery) -> list[JobId]:
+        return [id for id, entry in sorted(self.entries.items()) if query.matches(entry.job)][: query.limit]
 
     # -- changes ----------------------------------------------------------------------------------
 

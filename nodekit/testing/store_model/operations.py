@@ -12,6 +12,7 @@ from nodekit import (
     ClaimLost,
     ContainerError,
     Job,
+    JobQuery,
     JobStatus,
     Location,
     Outcome,
@@ -175,8 +176,8 @@ class Operations(Trial):
         names = {self._choose(*CONDITIONS), self._choose(*CONDITIONS)}
         conditions: dict[str, Any] = {name: self._choose(*CONDITIONS[name]) for name in sorted(names)}
         limit, after = self._choose(100, 3, 1), id_of(self._choose(0, 0, *range(self._serial + 2)))
-        found = await self._soon(self._store.find(**conditions, after=after, limit=limit))
-        assert found == self._expected.find(**conditions, after=after, limit=limit)
+        query = JobQuery(**conditions, after=after, limit=limit)
+        assert await self._soon(self._store.find(query)) == self._expected.find(query)
 
     # -- time -------------------------------------------------------------------------------------
 

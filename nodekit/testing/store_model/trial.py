@@ -1,6 +1,6 @@
 """State of a random trial: the store, its model, the given claims, and the choices."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -9,7 +9,7 @@ import anyio
 import anyio.lowlevel
 from msgspec.structs import replace
 
-from nodekit import Claim, Job, JobId, JobStore
+from nodekit import Claim, Job, JobId, JobQuery, JobStore
 from nodekit.testing.builders.jobs import make_job
 from nodekit.testing.contracts.bounds import turn, within
 from nodekit.testing.store_model.choices import (
@@ -123,10 +123,8 @@ class Trial:
         ids = list(self._expected.entries)
         got = await self._store.get(ids)
         assert [plain(job) for job in got] == self._expected.get(ids, None)
-        some: Sequence[dict[str, Any]] = ({}, {"container": "x"}, {"error": "no reply"})
-        for conditions in some:
-            expected = self._expected.find(**conditions, after="", limit=1000)
-            assert await self._store.find(**conditions, limit=1000) == expected
+        for query in (JobQuery(), JobQuery(container="x"), JobQuery(error="no reply")):
+            assert await self._store.find(query) == self._expected.find(query)
         pending = await self._store.pending()
         assert (pending.offchain, pending.onchain, dict(pending.clients)) == self._expected.pending()
         if self._expected.changed:

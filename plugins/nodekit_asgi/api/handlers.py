@@ -9,6 +9,7 @@ from msgspec import UNSET
 
 from nodekit import (
     Job,
+    JobFields,
     JobId,
     JobRequest,
     Node,
@@ -146,7 +147,7 @@ async def cancel(request: Request, node: Node) -> Reply:
 
 async def events(request: Request, node: Node) -> Reply:
     id = _id(request)
-    found = await node.fetch([id], client=request.client)
+    found = await node.fetch([id], client=request.client, fields=JobFields.STEPS)
     if not found:
         raise HttpError(404, NO_SUCH_JOB)
     job = found.pop()
@@ -180,11 +181,12 @@ async def jobs(request: Request, node: Node) -> Reply:
     if len(ids) > request.limits.max_ids:
         raise HttpError(400, f"id: {len(ids)} of them; at most {request.limits.max_ids} are taken")
     ids = [id.lower() for id in ids]
-    found: Sequence[Job] = await node.fetch(ids, client=request.client)
+    fields = JobFields.STEPS if intermediate else JobFields.LAST_STEP
+    found: Sequence[Job] = await node.fetch(ids, client=request.client, fields=fields)
     if seconds and not all(job.status.finished for job in found):
         found = ()
         await request.body()  # not used, but it has to be read before the end of the connection can be seen
-        found = await wait_for(request, node, ids, seconds)
+        found = await wait_for(request, node, ids, seconds, fields)
     if not found and (status := PROFILES[request.limits.profile].nothing_found) != 200:
         raise HttpError(status, NO_SUCH_JOB)
     return json_reply([wire_job(job, intermediate=bool(intermediate)) for job in found])

@@ -1,12 +1,12 @@
 """`GET /api/jobs` without ids: a list of the ids of a client's jobs, all of them or page by page."""
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from functools import partial
-from typing import Protocol
 from urllib.parse import urlencode
 from uuid import UUID
 
-from nodekit import FINISHED, UNFINISHED, UNSUCCESSFUL, JobId, JobStatus, Node
+from msgspec.structs import replace
+
+from nodekit import FINISHED, UNFINISHED, UNSUCCESSFUL, JobId, JobQuery, JobStatus, Node
 from nodekit_asgi.http.messages import Header, HttpError, Reply, Request, json_reply
 
 SLICE = 1000
@@ -20,18 +20,16 @@ _STATUSES: Mapping[str, Collection[JobStatus]] = {
 }
 
 
-class _Find(Protocol):
-    async def __call__(self, *, after: JobId | None, limit: int) -> list[JobId]: ...
-
-
 async def listing(request: Request, node: Node, pending: bool | None) -> Reply:
     """Reply with a list of ids. The caller reads `pending`, so that a malformed one is 400 also if ids are given."""
     status, container, error = _status(request, pending), _of_failed(request, "container"), _of_failed(request, "error")
-    find: _Find = partial(node.find, client=request.client, status=status, container=container, error=error)
     limit, after = _limit(request), _after(request)
-    first = await find(after=after, limit=limit or SLICE)
+    query = JobQuery(
+        client=request.client, status=status, container=container, error=error, after=after, limit=limit or SLICE
+    )
+    first = await node.find(query)
     if limit is None:
-        return Reply(_slices(find, first))
+        return Reply(_slices(node, query, first))
     headers: list[Header] = []
     if len(first) == limit:
         # relative, so that it works wherever the node is mounted
@@ -48,7 +46,7 @@ def _next(request: Request, limit: int, after: JobId) -> str:
 _FILTERS = ("pending", "status", "container", "error")
 
 
-async def _slices(find: _Find, ids: Sequence[JobId]) -> AsyncIterator[bytes]:
+async def _slices(node: Node, query: JobQuery, ids: Sequence[JobId]) -> AsyncIterator[bytes]:
     """Yield a JSON array of ids, which is read and sent piece by piece and never held as a whole."""
     yield b"["
     separator = b""
@@ -57,7 +55,7 @@ async def _slices(find: _Find, ids: Sequence[JobId]) -> AsyncIterator[bytes]:
         separator = b","
         if len(ids) < SLICE:
             break
-        ids = await find(after=ids[-1], limit=SLICE)
+        ids = await node.find(replace(query, after=ids[-1]))
     yield b"]"
 
 

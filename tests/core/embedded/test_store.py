@@ -17,6 +17,7 @@ from nodekit import (
     EmbeddedStore,
     Job,
     JobId,
+    JobQuery,
     JobRequest,
     JobStatus,
     Location,
@@ -81,11 +82,11 @@ class FlakyTable:
     async def save(self, job: Job) -> None:
         await self._call("save", lambda: self._table.save(job))
 
-    async def get(self, ids: Sequence[str], *, client: str | None = None) -> list[Job]:
-        return await self._call("get", lambda: self._table.get(ids, client=client))
+    async def get(self, ids: Sequence[str], **asked: Any) -> list[Job]:
+        return await self._call("get", lambda: self._table.get(ids, **asked))
 
-    async def find(self, **conditions: Any) -> list[str]:
-        return await self._call("find", lambda: self._table.find(**conditions))
+    async def find(self, query: JobQuery) -> list[str]:
+        return await self._call("find", lambda: self._table.find(query))
 
     async def delete(self, ids: Sequence[str]) -> int:
         return await self._call("delete", lambda: self._table.delete(ids))
@@ -450,7 +451,7 @@ async def test_of_the_calls_of_a_table_only_reads_and_delete_are_cancelled_with_
             lambda: store.release(held[1], with_output(held[1].job)),
             lambda: store.settle(other.id, CANCELLED, client=None),
             lambda: store.get([other.id]),
-            lambda: store.find(limit=1),
+            lambda: store.find(JobQuery(limit=1)),
             lambda: store.delete([other.id]),
         ]
         for call in calls:
@@ -506,7 +507,7 @@ async def test_asyncios_own_cancel_leaves_no_job_that_nobody_runs_and_changes_no
             if job.status.finished:
                 ends[job.id] = job.status
         with anyio.fail_after(60):
-            await node.wait(await node.find(limit=1000))
+            await node.wait(await node.find(JobQuery(limit=1000)))
         assert {job.id: job.status for job in await node.fetch(list(ends))} == ends
         assert (await node.pending()).total == 0
 

@@ -811,7 +811,7 @@ async def test_a_runner_that_cannot_say_what_is_wrong_is_a_reason_and_hides_no_o
 async def test_a_store_that_is_cancelled_in_itself_is_a_fault_of_the_store(
     method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def cancelled(**terms: Any) -> Any:
+    async def cancelled(*asked: Any) -> Any:
         raise asyncio.CancelledError
 
     async with make_node(store=(store := SpiedStore())) as node:

@@ -82,19 +82,10 @@ def changed(base: type, name: str, value: Any) -> Any:
 async def takes_nothing(self: Any) -> Any: ...
 
 
-async def takes_no_error(
-    self: Any,
-    *,
-    client: Any = None,
-    status: Any = None,
-    idempotency_key: Any = None,
-    container: Any = None,
-    after: Any = None,
-    limit: int,
-) -> Any: ...
+async def takes_no_fields(self: Any, ids: Any, *, client: Any = None) -> Any: ...
 
 
-async def needs_a_client(self: Any, ids: Any, *, client: Any) -> Any: ...
+async def needs_a_client(self: Any, ids: Any, *, client: Any, fields: Any) -> Any: ...
 
 
 async def needs_more(self: Any, step: Any, more: Any) -> Any: ...
@@ -120,11 +111,11 @@ a_plain_one.__annotations__ = {}
     ("part", "problem"),
     [
         (
-            changed(MyStore, "find", takes_no_error),
-            "store: MyStore.find does not take `error`; write: async def find(self, *, client=None, status=None, "
-            "idempotency_key=None, container=None, error=None, after=None, limit)",
+            changed(MyStore, "get", takes_no_fields),
+            "store: MyStore.get does not take `fields`; write: async def get(self, ids, *, client=None, "
+            "fields=JobFields.ALL)",
         ),
-        (changed(MyTable, "find", takes_no_error), "store: MyTable.find does not take `error`; write: async def find("),
+        (changed(MyTable, "get", takes_no_fields), "store: MyTable.get does not take `fields`; write: async def get("),
         (
             changed(MyTable, "unfinished", None),
             "store: MyTable.unfinished is not a method; write: async def unfinished",
@@ -135,8 +126,8 @@ a_plain_one.__annotations__ = {}
         ),
         (changed(MyStore, "release", takes_no_delay), "store: MyStore.release does not take `delay_seconds`; write: "),
         (
-            changed(MyStore, "get", needs_a_client),
-            "store: MyStore.get needs `client`, which it is not always given; give it a default, or remove it",
+            changed(MyTable, "get", needs_a_client),
+            "store: MyTable.get needs `client`, which it is not always given; give it a default, or remove it",
         ),
         (changed(MyStore, "changes", an_async_one), "store: MyStore.changes is async, and nobody awaits its answer"),
         (changed(MyStore, "changes", bare_stream), "store: MyStore.changes is a generator; decorate it with @async"),

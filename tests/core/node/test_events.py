@@ -256,10 +256,10 @@ async def test_a_cancel_that_was_kept_without_an_answer_is_told_once() -> None:
                 self.broken = True
                 raise StoreFailed("the connection was lost")
 
-        async def get(self, ids: Any, *, client: Any = None) -> Any:
+        async def get(self, ids: Any, **asked: Any) -> Any:
             if self.broken:
                 raise StoreFailed("the connection is lost")
-            return await super().get(ids, client=client)
+            return await super().get(ids, **asked)
 
     told, table, gate = Told(), Silent(), Gate()
     async with make_node(functions(gate=gate), store=EmbeddedStore(table), plugins=[told], concurrency=1) as node:

@@ -114,8 +114,8 @@ async def test_a_follower_holds_no_job_in_memory_while_it_waits_or_is_waited_for
     class RecentJobs(SpiedStore):
         """Returns copies that nothing else refers to."""
 
-        async def get(self, ids: Any, *, client: Any = None) -> Any:
-            found = await super().get(ids, client=client)
+        async def get(self, ids: Any, **asked: Any) -> Any:
+            found = await super().get(ids, **asked)
             copies = [replace(job, request=replace(job.request, client=Traced(job.client))) for job in found]
             traces.extend(weakref.ref(copy.request.client) for copy in copies)
             return copies

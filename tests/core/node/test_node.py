@@ -20,6 +20,7 @@ from nodekit import (
     Job,
     JobAccepted,
     JobFinished,
+    JobQuery,
     JobRequest,
     JobStatus,
     Node,
@@ -84,10 +85,10 @@ async def test_jobs_belong_to_their_client() -> None:
         job = await node.submit(request(client="alice"))
         await node.wait([job.id])
         assert await node.fetch([job.id], client="bob") == []
-        assert await node.find(client="bob") == []
+        assert await node.find(JobQuery(client="bob")) == []
         assert await node.wait([job.id], client="bob") == []
         assert await node.cancel(job.id, client="bob") is None
-        assert await node.find(client="alice") == [job.id]
+        assert await node.find(JobQuery(client="alice")) == [job.id]
 
 
 async def test_jobs_are_found_oldest_first_by_status_and_in_pages() -> None:
@@ -97,9 +98,9 @@ async def test_jobs_are_found_oldest_first_by_status_and_in_pages() -> None:
         ids = [job.id for job in jobs if isinstance(job, Job)]
         await node.wait([ids[0], ids[2]])
         assert await node.find() == ids
-        assert await node.find(status=UNFINISHED) == [ids[1], ids[3]]
-        assert await node.find(status=FINISHED) == [ids[0], ids[2]]
-        assert await node.find(after=ids[0], limit=2) == ids[1:3]
+        assert await node.find(JobQuery(status=UNFINISHED)) == [ids[1], ids[3]]
+        assert await node.find(JobQuery(status=FINISHED)) == [ids[0], ids[2]]
+        assert await node.find(JobQuery(after=ids[0], limit=2)) == ids[1:3]
         assert (await node.pending()).offchain == 2
 
 

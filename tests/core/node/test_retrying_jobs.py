@@ -14,6 +14,7 @@ from nodekit import (
     Event,
     Job,
     JobAccepted,
+    JobQuery,
     JobRequest,
     JobStatus,
     KeyReused,
@@ -256,7 +257,7 @@ async def test_the_failed_are_found_by_where_and_how() -> None:
         await node.wait([failed.id])
         await until(lambda: gate.running)
         await node.cancel(running.id)
-        assert await node.find(container="flaky") == [failed.id]
-        assert await node.find(error="not mended", client="alice") == [failed.id]
-        assert await node.find(error="cancel") == [running.id]
-        assert await node.find(container="flaky", status={JobStatus.CANCELLED}) == []
+        assert await node.find(JobQuery(container="flaky")) == [failed.id]
+        assert await node.find(JobQuery(error="not mended", client="alice")) == [failed.id]
+        assert await node.find(JobQuery(error="cancel")) == [running.id]
+        assert await node.find(JobQuery(container="flaky", status={JobStatus.CANCELLED})) == []

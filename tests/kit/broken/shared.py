@@ -20,6 +20,7 @@ from nodekit import (
     ContainerId,
     Job,
     JobId,
+    JobQuery,
     JobStatus,
     Location,
     Outcome,
@@ -241,7 +242,9 @@ class KeysOfItsOwn(SharedMemoryStore):
 
 class CountsItsOwn(ExpiresItsOwnOnly):
     async def pending(self) -> Pending:
-        return Pending(len(await self.find(status={JobStatus.ACCEPTED}, limit=100))) if self.added else Pending()
+        return (
+            Pending(len(await self.find(JobQuery(status={JobStatus.ACCEPTED}, limit=100)))) if self.added else Pending()
+        )
 
 
 class HearsItself(ExpiresItsOwnOnly):

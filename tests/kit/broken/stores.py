@@ -8,7 +8,19 @@ import anyio
 import pytest
 from msgspec.structs import replace
 
-from nodekit import Change, Claim, EmbeddedStore, Job, JobId, JobStatus, Outcome, Pending, Settlement, Unfinished
+from nodekit import (
+    Change,
+    Claim,
+    EmbeddedStore,
+    Job,
+    JobId,
+    JobQuery,
+    JobStatus,
+    Outcome,
+    Pending,
+    Settlement,
+    Unfinished,
+)
 from nodekit.testing import JobStoreContract
 from nodekit_memory import MemoryTable
 
@@ -21,8 +33,8 @@ class Sound(EmbeddedStore):
 
 
 class ForgetsToAskForErrors(Sound):
-    async def find(self, *, container: Any = None, error: Any = None, **conditions: Any) -> list[JobId]:
-        return await super().find(**conditions)
+    async def find(self, query: JobQuery) -> list[JobId]:
+        return await super().find(replace(query, container=None, error=None))
 
 
 class AddsWithoutSteps(Sound):

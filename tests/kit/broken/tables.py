@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from nodekit import ContainerError, Job, JobId, JobStatus, Unfinished
+from nodekit import JobFields, ContainerError, Job, JobId, JobQuery, JobStatus, Unfinished
 from nodekit.testing import JobTableContract
 from nodekit_memory import MemoryTable
 
@@ -33,28 +33,34 @@ class Overwrites(Sound):
 
 
 class Unsorted(Sound):
-    async def get(self, ids: Sequence[JobId], *, client: str | None = None) -> list[Job]:
-        return await super().get(sorted(ids), client=client)
+    async def get(self, ids: Sequence[JobId], **asked: Any) -> list[Job]:
+        return await super().get(sorted(ids), **asked)
+
+
+class ReadsNoLastStep(Sound):
+    async def get(self, ids: Sequence[JobId], *, fields: JobFields = JobFields.ALL, **asked: Any) -> list[Job]:
+        jobs = await super().get(ids, **asked)
+        return [job if JobFields.STEPS in fields else replace(job, steps=()) for job in jobs]
 
 
 class ShowsOtherClients(Sound):
-    async def get(self, ids: Sequence[JobId], *, client: str | None = None) -> list[Job]:
-        return await super().get(ids)
+    async def get(self, ids: Sequence[JobId], **asked: Any) -> list[Job]:
+        return await super().get(ids, **asked | {"client": None})
 
 
 class FindsOtherClients(Sound):
-    async def find(self, *, client: str | None = None, **conditions: Any) -> list[JobId]:
-        return await super().find(**conditions)
+    async def find(self, query: JobQuery) -> list[JobId]:
+        return await super().find(replace(query, client=None))
 
 
 class IgnoresStatus(Sound):
-    async def find(self, *, status: Any = None, **conditions: Any) -> list[JobId]:
-        return await super().find(**conditions)
+    async def find(self, query: JobQuery) -> list[JobId]:
+        return await super().find(replace(query, status=None))
 
 
 class NeedsTheCursor(Sound):
-    async def find(self, *, after: JobId | None = None, **conditions: Any) -> list[JobId]:
-        return [] if after and after not in self._jobs else await super().find(after=after, **conditions)
+    async def find(self, query: JobQuery) -> list[JobId]:
+        return [] if query.after and query.after not in self._jobs else await super().find(query)
 
 
 class AddsNoSteps(Sound):
@@ -63,13 +69,14 @@ class AddsNoSteps(Sound):
 
 
 class IgnoresErrors(Sound):
-    async def find(self, *, container: Any = None, error: Any = None, **conditions: Any) -> list[JobId]:
-        return await super().find(**conditions)
+    async def find(self, query: JobQuery) -> list[JobId]:
+        return await super().find(replace(query, container=None, error=None))
 
 
 class FindsErrorsOfSteps(Sound):
-    async def find(self, *, container: Any = None, error: Any = None, **conditions: Any) -> list[JobId]:
-        found = await self.get(await super().find(**conditions))
+    async def find(self, query: JobQuery) -> list[JobId]:
+        container, error = query.container, query.error
+        found = await self.get(await super().find(replace(query, container=None, error=None)))
         results = {job.id: [*job.results, *([job.error] if job.error else [])] for job in found}
         errors = {id: [one for one in some if isinstance(one, ContainerError)] for id, some in results.items()}
         return [
@@ -85,8 +92,9 @@ class FindsErrorsBy(Sound):
 
     matches: Callable[[ContainerError, str, str], bool]
 
-    async def find(self, *, container: Any = None, error: Any = None, **conditions: Any) -> list[JobId]:
-        found = await self.get(await super().find(**conditions))
+    async def find(self, query: JobQuery) -> list[JobId]:
+        container, error = query.container, query.error
+        found = await self.get(await super().find(replace(query, container=None, error=None)))
         if container is None and error is None:
             return [job.id for job in found]
         matches = type(self).matches

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from parts import SwitchRunner, make_node
 
-from nodekit import AsgiApplication, Container, Mount, Node
+from nodekit import AsgiApplication, Container, JobQuery, Mount, Node
 from nodekit_asgi import AsgiApp, Limits
 from nodekit_guardian import Guardian, rules
 
@@ -97,7 +97,7 @@ async def test_only_a_client_without_any_address_is_the_one_of_unix_sockets(nobo
     async with guarded() as node:
         app = AsgiApp(node)
         _, job = await submit(app, nobody)
-        assert await node.find(client="unix") == [job["id"]]
+        assert await node.find(JobQuery(client="unix")) == [job["id"]]
         for host in [*ADDRESSES, *TEXTS]:
             assert (await ask(app, "/api/jobs", (host, 0)))[1] == [], host
 
@@ -162,4 +162,4 @@ async def test_what_is_no_text_is_no_address_and_no_unix_socket_either(host: Any
         status, answer = await submit(app, (host, 0), "addressed")
         assert (status, answer["error"]) == (400, "Container not allowed for address")
         await submit(app, (host, 0))
-        assert await node.find(client="unix") == await node.find(client="127.0.0.1") == []
+        assert await node.find(JobQuery(client="unix")) == await node.find(JobQuery(client="127.0.0.1")) == []

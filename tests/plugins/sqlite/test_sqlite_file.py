@@ -25,6 +25,7 @@ from nodekit import (
     UNSUCCESSFUL,
     ContainerError,
     Job,
+    JobQuery,
     JobStatus,
     Outcome,
     StoreFailed,
@@ -164,7 +165,7 @@ async def test_the_lock_of_another_process_ends_with_it_however_it_ends(path: Pa
         finally:
             holder.send_signal(signal.SIGKILL)
     async with SqliteTable(path) as table:
-        assert await table.find(limit=10) == [id]
+        assert await table.find(JobQuery(limit=10)) == [id]
 
 
 async def test_other_programs_can_look_at_a_live_file(path: Path) -> None:
@@ -306,16 +307,16 @@ async def test_a_file_of_version_1_keeps_its_jobs_and_learns_how_they_failed(pat
     _, _, by_step, told, cancelled, _ = ids = [job.id for job in jobs]
     async with SqliteTable(path) as table:
         assert await table.get(ids) == jobs
-        assert await table.find(limit=10) == ids
-        assert await table.find(status=UNSUCCESSFUL, limit=10) == ids[2:]
-        assert await table.find(container="echo", limit=10) == [by_step, cancelled]
-        assert await table.find(error="\x00 step", limit=10) == [by_step]
-        assert await table.find(container="told", error="outside", limit=10) == [told]
+        assert await table.find(JobQuery(limit=10)) == ids
+        assert await table.find(JobQuery(status=UNSUCCESSFUL, limit=10)) == ids[2:]
+        assert await table.find(JobQuery(container="echo", limit=10)) == [by_step, cancelled]
+        assert await table.find(JobQuery(error="\x00 step", limit=10)) == [by_step]
+        assert await table.find(JobQuery(container="told", error="outside", limit=10)) == [told]
         assert [job.id for job in await table.unfinished()] == ids[:1]
         await table.save(jobs[0].finished(Outcome(JobStatus.FAILED, jobs[3].error), 3.0))
-        assert await table.find(container="told", limit=10) == [ids[0], told]
+        assert await table.find(JobQuery(container="told", limit=10)) == [ids[0], told]
     async with SqliteTable(path) as table:
-        assert await table.find(error="", limit=10) == [ids[0], by_step, told, cancelled]
+        assert await table.find(JobQuery(error="", limit=10)) == [ids[0], by_step, told, cancelled]
         await table.add([old := make_job()])
         assert await table.get([old.id]) == [old]
 
@@ -363,7 +364,7 @@ async def test_a_full_disk_is_a_store_that_failed_and_recovers(path: Path) -> No
         with pytest.raises(StoreFailed, match="full"):
             await table.save(with_output(first, "x" * 1_000_000))
         assert await table.get([first.id]) == [first]
-        assert await table.find(limit=10) == [first.id]
+        assert await table.find(JobQuery(limit=10)) == [first.id]
         await table._writer.call(lambda connection: connection.execute("PRAGMA max_page_count = 100000").close())
         await table.save(newer := with_output(first, "x" * 1_000_000))
         await table.add([second := make_job(data={"large": "x" * 1_000_000})])
@@ -373,7 +374,7 @@ async def test_a_full_disk_is_a_store_that_failed_and_recovers(path: Path) -> No
 FILE_LIMIT = """
 import anyio, resource, signal, sys
 from pathlib import Path
-from nodekit import StoreFailed
+from nodekit import JobQuery, StoreFailed
 from nodekit.testing import make_job
 from nodekit_sqlite import SqliteTable
 
@@ -392,7 +393,7 @@ async def main():
         second = make_job(data={"large": "x" * 1_000_000})
         await table.add([second])
         assert await table.get([first.id, second.id]) == [first, second]
-        assert await table.find(limit=10) == [first.id, second.id]
+        assert await table.find(JobQuery(limit=10)) == [first.id, second.id]
         print("recovered")
 
 anyio.run(main)
@@ -415,7 +416,7 @@ async def test_writes_at_the_same_time_share_commits(path: Path) -> None:
             for job in jobs:
                 tasks.start_soon(table.add, [job])
         assert table.count("COMMIT") <= 40
-        assert await table.find(limit=1000) == [job.id for job in jobs]
+        assert await table.find(JobQuery(limit=1000)) == [job.id for job in jobs]
 
 
 async def test_a_write_that_fails_harms_none_that_shares_its_commit(path: Path) -> None:
@@ -438,7 +439,7 @@ async def test_a_write_that_fails_harms_none_that_shares_its_commit(path: Path) 
             tasks.start_soon(save, known)
             for job in jobs[10:]:
                 tasks.start_soon(table.add, [job])
-        assert await table.find(limit=100) == [known.id, *(job.id for job in jobs)]
+        assert await table.find(JobQuery(limit=100)) == [known.id, *(job.id for job in jobs)]
         assert [len(job.steps) for job in await table.get([known.id])] == [1]
         assert len(failed) == 1
         assert unknown.id in failed[0]
@@ -449,7 +450,7 @@ async def test_add_keeps_all_or_none(path: Path) -> None:
         await table._writer.call(lambda c: c.execute("PRAGMA max_page_count = 60").close())
         with pytest.raises(StoreFailed):
             await table.add([make_job(), make_job(data={"large": "x" * 1_000_000}), make_job()])
-        assert await table.find(limit=10) == []
+        assert await table.find(JobQuery(limit=10)) == []
         assert list(await table.unfinished()) == []
 
 
@@ -502,15 +503,20 @@ async def plan_of(path: Path, call: Callable[[SqliteTable], Any]) -> str:
     [
         pytest.param(lambda table: table.get([make_job().id]), id="get"),
         pytest.param(lambda table: table.get([make_job().id], client="a"), id="get of a client"),
-        pytest.param(lambda table: table.find(client="a", limit=10), id="client"),
-        pytest.param(lambda table: table.find(client="a", after=make_job().id, limit=10), id="client and cursor"),
-        pytest.param(lambda table: table.find(client="a", status=UNFINISHED, limit=10), id="client's open ones"),
-        pytest.param(lambda table: table.find(client="a", status=FINISHED, limit=10), id="client and status"),
-        pytest.param(lambda table: table.find(client="a", idempotency_key="k", limit=10), id="key"),
+        pytest.param(lambda table: table.find(JobQuery(client="a", limit=10)), id="client"),
         pytest.param(
-            lambda table: table.find(client="a", idempotency_key="k", container="x", limit=10), id="key and error"
+            lambda table: table.find(JobQuery(client="a", after=make_job().id, limit=10)), id="client and cursor"
         ),
-        pytest.param(lambda table: table.find(after=make_job().id, limit=10), id="cursor"),
+        pytest.param(
+            lambda table: table.find(JobQuery(client="a", status=UNFINISHED, limit=10)), id="client's open ones"
+        ),
+        pytest.param(lambda table: table.find(JobQuery(client="a", status=FINISHED, limit=10)), id="client and status"),
+        pytest.param(lambda table: table.find(JobQuery(client="a", idempotency_key="k", limit=10)), id="key"),
+        pytest.param(
+            lambda table: table.find(JobQuery(client="a", idempotency_key="k", container="x", limit=10)),
+            id="key and error",
+        ),
+        pytest.param(lambda table: table.find(JobQuery(after=make_job().id, limit=10)), id="cursor"),
         pytest.param(lambda table: table.delete([make_job().id]), id="delete"),
         pytest.param(lambda table: table.add([make_job(idempotency_key="k")]), id="add"),
     ],
@@ -525,8 +531,8 @@ async def test_reads_go_through_an_index(path: Path, call: Callable[[SqliteTable
     "call",
     [
         pytest.param(lambda table: table.unfinished(), id="unfinished"),
-        pytest.param(lambda table: table.find(status=UNFINISHED, limit=10), id="open ones"),
-        pytest.param(lambda table: table.find(status={JobStatus.RUNNING}, limit=10), id="running ones"),
+        pytest.param(lambda table: table.find(JobQuery(status=UNFINISHED, limit=10)), id="open ones"),
+        pytest.param(lambda table: table.find(JobQuery(status={JobStatus.RUNNING}, limit=10)), id="running ones"),
     ],
 )
 async def test_looking_for_open_jobs_reads_no_finished_ones(path: Path, call: Callable[[SqliteTable], Any]) -> None:
@@ -548,11 +554,11 @@ async def test_looking_for_open_jobs_reads_no_finished_ones(path: Path, call: Ca
 async def test_looking_for_failed_jobs_of_a_client_reads_no_others_and_sorts_nothing(
     path: Path, conditions: dict[str, Any]
 ) -> None:
-    plan = await plan_of(path, lambda table: table.find(client="a", **conditions, limit=10))
+    plan = await plan_of(path, lambda table: table.find(JobQuery(client="a", **conditions, limit=10)))
     assert "jobs_failed (client=?" in plan
     assert "TEMP B-TREE" not in plan
     assert ("COVERING" in plan) is ("error" not in conditions)
-    plan = await plan_of(path, lambda table: table.find(**conditions, limit=10))
+    plan = await plan_of(path, lambda table: table.find(JobQuery(**conditions, limit=10)))
     assert "jobs_failed" in plan
 
 
@@ -576,7 +582,8 @@ async def test_whatever_is_looked_for_together_is_found_as_in_memory(path: Path)
         await model.add(jobs)
         for values in product(*choices.values()):
             conditions = dict(zip(choices, values, strict=True))
-            assert await table.find(**conditions, limit=10) == await model.find(**conditions, limit=10), conditions
+            query = JobQuery(**conditions, limit=10)
+            assert await table.find(query) == await model.find(query), query
 
 
 async def test_a_hundred_thousand_stored_jobs_slow_nothing_down_and_fill_no_memory(path: Path) -> None:
@@ -586,16 +593,18 @@ async def test_a_hundred_thousand_stored_jobs_slow_nothing_down_and_fill_no_memo
     store = SqliteStore(path, synchronous="NORMAL")
     async with store:
         assert store._unfinished == {}
-        steps = await _steps(store, lambda: store.find(limit=50))
-        steps += await _steps(store, lambda: store.find(client="client 7", after=f"{50_000:032}", limit=50))
-        steps += await _steps(store, lambda: store.find(status=UNFINISHED, limit=50))
-        steps += await _steps(store, lambda: store.find(client="client 7", status=UNFINISHED, limit=50))
-        steps += await _steps(store, lambda: store.find(client="client 7", status=UNSUCCESSFUL, limit=50))
-        steps += await _steps(store, lambda: store.find(client="client 7", container="x", error="no", limit=50))
-        steps += await _steps(store, lambda: store.find(error="no", limit=50))
+        steps = await _steps(store, lambda: store.find(JobQuery(limit=50)))
+        steps += await _steps(store, lambda: store.find(JobQuery(client="client 7", after=f"{50_000:032}", limit=50)))
+        steps += await _steps(store, lambda: store.find(JobQuery(status=UNFINISHED, limit=50)))
+        steps += await _steps(store, lambda: store.find(JobQuery(client="client 7", status=UNFINISHED, limit=50)))
+        steps += await _steps(store, lambda: store.find(JobQuery(client="client 7", status=UNSUCCESSFUL, limit=50)))
+        steps += await _steps(
+            store, lambda: store.find(JobQuery(client="client 7", container="x", error="no", limit=50))
+        )
+        steps += await _steps(store, lambda: store.find(JobQuery(error="no", limit=50)))
         assert steps < 50, "in thousands of virtual machine steps"
         await store.add([job := make_job()])
-        assert await store.find(status=UNFINISHED, limit=50) == [job.id]
+        assert await store.find(JobQuery(status=UNFINISHED, limit=50)) == [job.id]
 
 
 def _fill(path: Path, count: int) -> None:
@@ -696,7 +705,7 @@ async def test_a_thread_that_is_busy_at_the_end_does_what_waits_and_stops(path: 
             tasks.start_soon(_go_on, go_on)
     assert _threads() == 0
     async with SqliteTable(path) as table:
-        assert await table.find(limit=100) == [job.id for job in jobs]
+        assert await table.find(JobQuery(limit=100)) == [job.id for job in jobs]
 
 
 async def _go_on(go_on: threading.Event) -> None:
@@ -713,4 +722,4 @@ async def test_what_was_asked_before_the_end_is_still_done(path: Path) -> None:
                 tasks.start_soon(table.add, [job])
             await anyio.lowlevel.checkpoint()
     async with SqliteTable(path) as table:
-        assert await table.find(limit=1000) == [job.id for job in jobs]
+        assert await table.find(JobQuery(limit=1000)) == [job.id for job in jobs]

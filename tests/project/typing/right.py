@@ -24,8 +24,10 @@ from nodekit import (
     EmbeddedStore,
     Event,
     Job,
+    JobFields,
     JobFinished,
     JobId,
+    JobQuery,
     JobRequest,
     JobStatus,
     JobStore,
@@ -72,22 +74,14 @@ class ListTable:
     async def save(self, job: Job) -> None:
         self._jobs[job.id] = job
 
-    async def get(self, ids: Sequence[JobId], *, client: ClientId | None = None) -> list[Job]:
+    async def get(
+        self, ids: Sequence[JobId], *, client: ClientId | None = None, fields: JobFields = JobFields.ALL
+    ) -> list[Job]:
         found = [self._jobs[id] for id in dict.fromkeys(ids) if id in self._jobs]
         return [job for job in found if client in (None, job.client)]
 
-    async def find(
-        self,
-        *,
-        client: ClientId | None = None,
-        status: Collection[JobStatus] | None = None,
-        idempotency_key: str | None = None,
-        container: ContainerId | None = None,
-        error: str | None = None,
-        after: JobId | None = None,
-        limit: int,
-    ) -> list[JobId]:
-        return sorted(self._jobs)[:limit]
+    async def find(self, query: JobQuery) -> list[JobId]:
+        return [id for id, job in sorted(self._jobs.items()) if query.matches(job)][: query.limit]
 
     async def delete(self, ids: Sequence[JobId]) -> int:
         return sum(self._jobs.pop(id, None) is not None for id in ids)
@@ -253,7 +247,7 @@ async def main() -> None:
         again: Job | None = await node.retry(job.id, start="start", client="alice", priority=0)
         if again is not None and again.error is not None:
             print(again.error.container.upper(), again.retry_of)
-        found = await node.find(status=UNSUCCESSFUL, container="upper", error="no reply")
+        found = await node.find(JobQuery(status=UNSUCCESSFUL, container="upper", error="no reply"))
         await node.fetch(found)
         for answer in await node.submit_many([]):
             if isinstance(answer, Unavailable):

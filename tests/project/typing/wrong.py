@@ -15,6 +15,7 @@ from nodekit import (
     EmbeddedStore,
     Job,
     JobFinished,
+    JobQuery,
     JobRequest,
     JobStatus,
     JobTable,
@@ -128,9 +129,9 @@ async def asked(job: Job, containers: Mapping[str, Container], names: Collection
     await node.submit({"containers": ["echo"]})  # expect: arg-type
     await node.submit_many(JobRequest.of("a", data={}))  # expect: arg-type
     await node.fetch(1)  # expect: arg-type
-    await node.find(status="success")  # expect: arg-type
-    await node.find("alice")  # expect: call-arg
-    await node.find(container=containers["a"])  # expect: arg-type
+    await node.find(JobQuery(status="success"))  # expect: arg-type
+    await node.find("alice")  # expect: arg-type
+    await node.find(JobQuery(container=containers["a"]))  # expect: arg-type
     await node.retry(job)  # expect: arg-type
     await node.retry(job.id, start="middle")  # expect: arg-type
     _ = (await node.retry(job.id)).id  # expect: union-attr

@@ -8,7 +8,7 @@ import anyio
 import pytest
 from msgspec.structs import replace
 
-from nodekit import Claim, ClaimLost, Job, JobId, JobStatus, Location, SharedStore
+from nodekit import Claim, ClaimLost, Job, JobId, JobQuery, JobStatus, Location, SharedStore
 from nodekit.testing.builders.jobs import make_job, succeeded, with_output
 from nodekit.testing.contracts.bounds import turn, within
 from nodekit.testing.contracts.shared.base import NOTHING, Open, SharedBase
@@ -41,7 +41,7 @@ class SharedJobs(SharedBase):
         assert await one.get([job.id]) == [begun]
         await other.save(claim, done := succeeded(begun))
         assert [await store.get([job.id]) for store in stores] == [[done]] * 3
-        assert await third.find(status=[JobStatus.SUCCESS], limit=10) == [job.id]
+        assert await third.find(JobQuery(status=[JobStatus.SUCCESS], limit=10)) == [job.id]
 
     async def test_a_job_goes_to_one_of_many_claims_at_once(self, stores: list[SharedStore]) -> None:
         jobs = [make_job(client=f"client {n % 3}") for n in range(60)]
@@ -167,8 +167,8 @@ class SharedJobs(SharedBase):
         await one.add([first := make_job(idempotency_key="k")])
         assert await other.add([make_job(idempotency_key="k")]) == [first]
         assert await third.add([make_job(id=first.id, data={"first": False})]) == [first]
-        assert await third.find(client="alice", idempotency_key="k", limit=10) == [first.id]
-        assert await third.find(limit=10) == [first.id]
+        assert await third.find(JobQuery(client="alice", idempotency_key="k", limit=10)) == [first.id]
+        assert await third.find(JobQuery(limit=10)) == [first.id]
 
     async def test_of_adds_with_one_key_through_several_stores_at_once_one_is_kept(
         self, stores: list[SharedStore]
@@ -184,7 +184,7 @@ class SharedJobs(SharedBase):
                     tasks.start_soon(add, store)
         assert len(kept) == 15
         assert {job.id for job in kept} == {kept[0].id}
-        assert await stores[0].find(limit=30) == [kept[0].id]
+        assert await stores[0].find(JobQuery(limit=30)) == [kept[0].id]
         await self.claims(stores[1], 1)
         assert await self.nothing_to_claim(stores[2])
 

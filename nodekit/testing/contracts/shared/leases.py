@@ -11,7 +11,7 @@ import anyio
 import pytest
 from msgspec.structs import replace
 
-from nodekit import UNFINISHED, Claim, ClaimLost, Job, JobId, JobStatus, Location, Outcome, SharedStore
+from nodekit import UNFINISHED, Claim, ClaimLost, Job, JobId, JobQuery, JobStatus, Location, Outcome, SharedStore
 from nodekit.testing.builders.jobs import make_job, succeeded, with_output
 from nodekit.testing.contracts.bounds import turn, within
 from nodekit.testing.contracts.shared.base import NOTHING, Open, SharedBase
@@ -234,7 +234,7 @@ class Leases(SharedBase):
                     await anyio.sleep(share * self.lease_seconds)
                     there.go_on()
                     await there.call(_finish, there.store, claims, finished)
-                    await self.eventually(partial(store.find, status=UNFINISHED, limit=10), [])
+                    await self.eventually(partial(store.find, JobQuery(status=UNFINISHED, limit=10)), [])
                     tasks.cancel_scope.cancel()
                 jobs = await store.get([claim.job.id for claim in claims])
                 assert [finished.get(job.id) for job in jobs] == [[job] for job in jobs]

@@ -13,6 +13,7 @@ from nodekit import (
     ContainerOutput,
     Job,
     JobId,
+    JobQuery,
     JobStatus,
     JobStore,
     Location,
@@ -203,7 +204,7 @@ class Claiming(StoreBase):
                 await patience()
                 tasks.cancel_scope.cancel()
         with within(self.timeout_seconds, "`pending` counts what `find` answers"):  # a slow store may still be working
-            while len(kept := await store.find(limit=100)) != (await store.pending()).total:  # noqa: ASYNC110
+            while len(kept := await store.find(JobQuery(limit=100))) != (await store.pending()).total:  # noqa: ASYNC110
                 await anyio.sleep(0.005)
         claimed = [claim.job.id for claim in await self.claims(store, len(kept))]
         assert sorted(claimed) == kept

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from nodekit import ContainerError, Job, JobStatus, JobStore, Location, Outcome, Settlement, StoreInUse
+from nodekit import ContainerError, Job, JobQuery, JobStatus, JobStore, Location, Outcome, Settlement, StoreInUse
 from nodekit.testing.builders.jobs import make_job, succeeded, with_output
 from nodekit.testing.contracts.stores.filling import full_disk, is_refused, is_there, too_much
 from nodekit.testing.contracts.stores.killing import Tell, told_until_killed
@@ -59,7 +59,7 @@ class DurableJobStoreContract(JobStoreContract):
             await store.add(jobs)
         async with open_store() as store:
             assert await store.get([job.id for job in jobs]) == jobs
-            assert await store.find(limit=10) == [job.id for job in jobs]
+            assert await store.find(JobQuery(limit=10)) == [job.id for job in jobs]
             assert await store.add([make_job(idempotency_key="k")]) == [jobs[0]]
             assert await self.counts(store) == (2, 0, {"alice": 1, "bob": 1})
             assert [claim.job for claim in await self.claims(store, 2)] == jobs[::-1]
@@ -136,7 +136,7 @@ class DurableJobStoreContract(JobStoreContract):
             await store.save(claim, succeeded(claim.job))
             await store.delete([claim.job.id])
         async with open_store() as store:
-            assert await store.find(limit=10) == []
+            assert await store.find(JobQuery(limit=10)) == []
             new = make_job(idempotency_key="k")
             assert await store.add([new]) == [new]
 

@@ -6,7 +6,7 @@ import stat
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
-from nodekit import Job, JobId, JobStore, StoreFailed
+from nodekit import Job, JobId, JobQuery, JobStore, StoreFailed
 from nodekit.testing.builders.jobs import make_job
 from nodekit.testing.leaks.descriptors import Descriptor
 
@@ -48,6 +48,8 @@ async def is_there(store: JobStore, kept: Sequence[Job], refused: Sequence[Job])
     """Assert that every query gives the kept jobs unchanged, and none of the refused ones."""
     ids: list[JobId] = [job.id for job in kept]
     assert await store.get([*ids, *(job.id for job in refused)]) == kept, "`get` gives something else than was kept"
-    assert await store.find(limit=100) == ids, "`find` tells of something else than was kept"
-    assert await store.find(client="alice", idempotency_key="refused", limit=1) == [], "`find` by key tells of it"
+    assert await store.find(JobQuery(limit=100)) == ids, "`find` tells of something else than was kept"
+    assert await store.find(JobQuery(client="alice", idempotency_key="refused", limit=1)) == [], (
+        "`find` by key tells of it"
+    )
     assert (await store.pending()).total == len(kept), "`pending` counts something else than was kept"

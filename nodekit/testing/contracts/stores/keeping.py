@@ -6,8 +6,22 @@ import anyio
 import anyio.lowlevel
 import msgspec
 import pytest
+from msgspec.structs import replace
 
-from nodekit import FINISHED, UNFINISHED, ContainerError, Job, JobId, JobStatus, JobStore, JobTable, Outcome
+from nodekit import (
+    FINISHED,
+    UNFINISHED,
+    ContainerError,
+    Job,
+    JobFields,
+    JobId,
+    JobQuery,
+    JobStatus,
+    JobStore,
+    JobTable,
+    Location,
+    Outcome,
+)
 from nodekit.testing.builders.jobs import make_job, make_retry
 from nodekit.testing.contracts.stores.base import KeeperBase
 from nodekit.testing.leaks.detectors import no_leaks, unblocked_loop
@@ -40,7 +54,7 @@ class Keeping(KeeperBase):
 
     async def test_add_of_nothing_keeps_nothing(self, keeper: JobTable | JobStore) -> None:
         assert await keeper.add([]) == []
-        assert await keeper.find(limit=10) == []
+        assert await keeper.find(JobQuery(limit=10)) == []
 
     async def test_add_of_a_known_id_answers_the_job_that_is_there(self, keeper: JobTable | JobStore) -> None:
         first = make_job(data={"first": True})
@@ -54,17 +68,17 @@ class Keeping(KeeperBase):
         first = make_job(idempotency_key="k", body_digest="d")
         await keeper.add([first])
         assert await keeper.add([make_job(idempotency_key="k", body_digest="e")]) == [first]
-        assert await keeper.find(limit=10) == [first.id]
+        assert await keeper.find(JobQuery(limit=10)) == [first.id]
 
     async def test_an_idempotency_key_holds_within_one_add_too(self, keeper: JobTable | JobStore) -> None:
         first, other, again = make_job(idempotency_key="k"), make_job(), make_job(idempotency_key="k")
         assert await keeper.add([first, other, again]) == [first, other, first]
-        assert await keeper.find(limit=10) == [first.id, other.id]
+        assert await keeper.find(JobQuery(limit=10)) == [first.id, other.id]
 
     async def test_idempotency_keys_belong_to_a_client(self, keeper: JobTable | JobStore) -> None:
         jobs = [make_job(idempotency_key="k", client=client) for client in ("alice", "bob")]
         assert await keeper.add(jobs) == jobs
-        assert await keeper.find(idempotency_key="k", limit=10) == _ids(jobs)
+        assert await keeper.find(JobQuery(idempotency_key="k", limit=10)) == _ids(jobs)
 
     async def test_jobs_without_a_key_are_never_taken_for_one_another(self, keeper: JobTable | JobStore) -> None:
         jobs = [make_job(data={"same": True}) for _ in range(3)]
@@ -86,7 +100,7 @@ class Keeping(KeeperBase):
             for _ in range(20):
                 tasks.start_soon(add)
         assert len(kept) == 20
-        assert await keeper.find(limit=30) == [kept[0].id]
+        assert await keeper.find(JobQuery(limit=30)) == [kept[0].id]
         assert {job.id for job in kept} == {kept[0].id}
 
     async def test_add_keeps_the_steps_that_a_job_begins_with(self, keeper: JobTable | JobStore) -> None:
@@ -115,6 +129,22 @@ class Keeping(KeeperBase):
         assert _ids(await keeper.get(ids, client="alice")) == [mine.id]
         assert await keeper.get(ids, client="carol") == []
 
+    async def test_get_reads_the_parts_of_a_job_that_are_asked_for(self, keeper: JobTable | JobStore) -> None:
+        """It may leave out only what is not asked for."""
+        jobs = [make_retry(ODD_PAYLOAD), make_job(priority=1, destination=Location.ONCHAIN)]
+        await keeper.add(jobs)
+        await self.finish(keeper, jobs[0])
+        whole = await keeper.get(_ids(jobs))
+        for fields in (*JobFields, JobFields.STATE, JobFields.STEPS, JobFields.REQUEST | JobFields.LAST_STEP):
+            for job, read in zip(whole, await keeper.get(_ids(jobs), fields=fields), strict=True):
+                request = job.request if JobFields.REQUEST in fields else read.request
+                steps = job.steps if JobFields.STEPS in fields else read.steps
+                assert read == replace(read, request=request, steps=steps), f"a part of {fields} is missing"
+                assert job == replace(read, request=job.request, steps=job.steps)
+                assert _request_facts(read) == _request_facts(job)
+                if JobFields.LAST_STEP in fields:
+                    assert read.steps[-1:] == job.steps[-1:], "the last step is missing"
+
     async def test_get_takes_thousands_of_ids(self, keeper: JobTable | JobStore) -> None:
         jobs = [make_job() for _ in range(1500)]
         await keeper.add(jobs)
@@ -124,10 +154,10 @@ class Keeping(KeeperBase):
         jobs = [make_job() for _ in range(7)]
         for job in jobs[::2] + jobs[1::2]:
             await keeper.add([job])
-        assert await keeper.find(limit=100) == _ids(jobs)
+        assert await keeper.find(JobQuery(limit=100)) == _ids(jobs)
         pages: list[list[JobId]] = []
         after: JobId | None = None
-        while page := await keeper.find(after=after, limit=3):
+        while page := await keeper.find(JobQuery(after=after, limit=3)):
             assert after is None or page[-1] > after, (
                 f"`find(after={after!r})` answers that job again, not those behind it"
             )
@@ -139,16 +169,16 @@ class Keeping(KeeperBase):
     async def test_find_goes_on_behind_an_id_that_is_not_there(self, keeper: JobTable | JobStore) -> None:
         older, missing, newer = make_job(), make_job(), make_job()
         await keeper.add([older, newer])
-        assert await keeper.find(after=missing.id, limit=10) == [newer.id]
+        assert await keeper.find(JobQuery(after=missing.id, limit=10)) == [newer.id]
 
     async def test_find_by_client_finds_that_clients_jobs_only(self, keeper: JobTable | JobStore) -> None:
         clients = ["alice", "bob", "alice' OR '1'='1", "ålice", "alice%"]
         jobs = {client: [make_job(client=client) for _ in range(2)] for client in clients}
         await keeper.add([job for some in jobs.values() for job in some])
         for client, some in jobs.items():
-            assert await keeper.find(client=client, limit=10) == _ids(some)
-            assert await keeper.find(client=client, after=some[0].id, limit=10) == [some[1].id]
-        assert await keeper.find(client="carol", limit=10) == []
+            assert await keeper.find(JobQuery(client=client, limit=10)) == _ids(some)
+            assert await keeper.find(JobQuery(client=client, after=some[0].id, limit=10)) == [some[1].id]
+        assert await keeper.find(JobQuery(client="carol", limit=10)) == []
 
     async def test_find_by_status_finds_jobs_as_they_are_now(self, keeper: JobTable | JobStore) -> None:
         jobs = [make_job() for _ in range(4)]
@@ -156,37 +186,37 @@ class Keeping(KeeperBase):
         await self.finish(keeper, jobs[1])
         [finished] = await keeper.get([jobs[1].id])
         assert finished.status.finished
-        assert await keeper.find(status={finished.status}, limit=10) == [jobs[1].id]
-        assert await keeper.find(status=FINISHED, limit=10) == [jobs[1].id]
-        assert await keeper.find(status=UNFINISHED, limit=10) == [jobs[0].id, jobs[2].id, jobs[3].id]
-        assert await keeper.find(status=UNFINISHED, client="alice", after=jobs[0].id, limit=1) == [jobs[2].id]
-        assert await keeper.find(status=list(JobStatus), limit=10) == _ids(jobs)
-        assert await keeper.find(status=[], limit=10) == []
+        assert await keeper.find(JobQuery(status={finished.status}, limit=10)) == [jobs[1].id]
+        assert await keeper.find(JobQuery(status=FINISHED, limit=10)) == [jobs[1].id]
+        assert await keeper.find(JobQuery(status=UNFINISHED, limit=10)) == [jobs[0].id, jobs[2].id, jobs[3].id]
+        assert await keeper.find(JobQuery(status=UNFINISHED, client="alice", after=jobs[0].id, limit=1)) == [jobs[2].id]
+        assert await keeper.find(JobQuery(status=list(JobStatus), limit=10)) == _ids(jobs)
+        assert await keeper.find(JobQuery(status=[], limit=10)) == []
 
     async def test_find_by_key_matches_all_that_is_given(self, keeper: JobTable | JobStore) -> None:
         jobs = [make_job(client=c, idempotency_key=k) for c in ("alice", "bob") for k in ("k", "l", None)]
         await keeper.add(jobs)
-        assert await keeper.find(client="bob", idempotency_key="l", limit=10) == [jobs[4].id]
-        assert await keeper.find(idempotency_key="k", after=jobs[0].id, limit=10) == [jobs[3].id]
-        assert await keeper.find(client="bob", idempotency_key="m", limit=10) == []
-        assert await keeper.find(client="bob", idempotency_key="k", status=FINISHED, limit=10) == []
+        assert await keeper.find(JobQuery(client="bob", idempotency_key="l", limit=10)) == [jobs[4].id]
+        assert await keeper.find(JobQuery(idempotency_key="k", after=jobs[0].id, limit=10)) == [jobs[3].id]
+        assert await keeper.find(JobQuery(client="bob", idempotency_key="m", limit=10)) == []
+        assert await keeper.find(JobQuery(client="bob", idempotency_key="k", status=FINISHED, limit=10)) == []
 
     async def test_find_by_error_finds_jobs_that_ended_with_it(self, keeper: JobTable | JobStore) -> None:
         jobs = await self.failed(keeper)
         a, b, c, d, e, _ = _ids(jobs)
-        assert await keeper.find(container="x", limit=10) == [a, b, d]
-        assert await keeper.find(error="timed", limit=10) == [a, c]
-        assert await keeper.find(container="x", error="timed", limit=10) == [a]
-        assert await keeper.find(error="", limit=10) == [a, b, c, d, e]
-        assert await keeper.find(container="X", limit=10) == []
-        assert await keeper.find(container="", limit=10) == []
-        assert await keeper.find(status=[JobStatus.FAILED], container="x", limit=10) == [a, b]
-        assert await keeper.find(status=FINISHED, container="x", error="cancel", limit=10) == [d]
-        assert await keeper.find(status=UNFINISHED, container="x", limit=10) == []
-        assert await keeper.find(status=[], container="x", error="timed", limit=10) == []
-        assert await keeper.find(container="x", after=a, limit=1) == [b]
-        assert await keeper.find(client="bob", error="t", limit=10) == [c]
-        assert await keeper.find(client="alice", status=[JobStatus.FAILED], limit=10) == [a, b, e]
+        assert await keeper.find(JobQuery(container="x", limit=10)) == [a, b, d]
+        assert await keeper.find(JobQuery(error="timed", limit=10)) == [a, c]
+        assert await keeper.find(JobQuery(container="x", error="timed", limit=10)) == [a]
+        assert await keeper.find(JobQuery(error="", limit=10)) == [a, b, c, d, e]
+        assert await keeper.find(JobQuery(container="X", limit=10)) == []
+        assert await keeper.find(JobQuery(container="", limit=10)) == []
+        assert await keeper.find(JobQuery(status=[JobStatus.FAILED], container="x", limit=10)) == [a, b]
+        assert await keeper.find(JobQuery(status=FINISHED, container="x", error="cancel", limit=10)) == [d]
+        assert await keeper.find(JobQuery(status=UNFINISHED, container="x", limit=10)) == []
+        assert await keeper.find(JobQuery(status=[], container="x", error="timed", limit=10)) == []
+        assert await keeper.find(JobQuery(container="x", after=a, limit=1)) == [b]
+        assert await keeper.find(JobQuery(client="bob", error="t", limit=10)) == [c]
+        assert await keeper.find(JobQuery(client="alice", status=[JobStatus.FAILED], limit=10)) == [a, b, e]
 
     async def test_errors_are_looked_for_by_their_texts_as_they_are(self, keeper: JobTable | JobStore) -> None:
         for text, other in _ODD_TEXTS:
@@ -194,8 +224,8 @@ class Keeping(KeeperBase):
             await keeper.add(jobs)
             for job, error in zip(jobs, (other, f"before {text} after"), strict=True):
                 await self.finish(keeper, job, Outcome(JobStatus.FAILED, ContainerError(container=text, error=error)))
-            assert await keeper.find(container=text, error=text, limit=10) == [jobs[1].id]
-            assert await keeper.find(container=text, limit=10) == _ids(jobs)
+            assert await keeper.find(JobQuery(container=text, error=text, limit=10)) == [jobs[1].id]
+            assert await keeper.find(JobQuery(container=text, limit=10)) == _ids(jobs)
 
     async def failed(self, keeper: JobTable | JobStore) -> list[Job]:
         """Add five jobs that fail or are cancelled, and one that succeeds."""
@@ -221,7 +251,7 @@ class Keeping(KeeperBase):
         await self.finish(keeper, jobs[2])
         a, b, c, d = _ids(jobs)
         assert await keeper.delete([a, b, a, make_job().id]) == 1
-        assert await keeper.find(limit=10) == [b, c, d]
+        assert await keeper.find(JobQuery(limit=10)) == [b, c, d]
         assert _ids(await keeper.get([a, b, c, d])) == [b, c, d]
         assert await keeper.delete([a]) == 0
         assert await keeper.delete([]) == 0
@@ -233,7 +263,7 @@ class Keeping(KeeperBase):
         assert _ids(await keeper.add([new])) == [old.id]
         await keeper.delete([old.id])
         assert await keeper.add([new]) == [new]
-        assert await keeper.find(idempotency_key="k", limit=10) == [new.id]
+        assert await keeper.find(JobQuery(idempotency_key="k", limit=10)) == [new.id]
 
     @pytest.fixture
     async def nothing_left(self) -> AsyncIterator[None]:
@@ -245,7 +275,7 @@ class Keeping(KeeperBase):
     async def test_nothing_is_left_of_one_that_was_left(self, nothing_left: None, keeper: JobTable | JobStore) -> None:
         await keeper.add([job := make_job()])
         await self.finish(keeper, job)
-        assert await keeper.find(limit=10) == [job.id]
+        assert await keeper.find(JobQuery(limit=10)) == [job.id]
 
     async def test_keeping_much_does_not_block_the_event_loop(self, keeper: JobTable | JobStore) -> None:
         async with unblocked_loop():
@@ -254,6 +284,11 @@ class Keeping(KeeperBase):
             await self.finish(keeper, jobs[0])
             await keeper.get(_ids(jobs))
             await anyio.lowlevel.checkpoint()
+
+
+def _request_facts(job: Job) -> tuple[str, int, Location, Location]:
+    """Return the fields of a request that are always read."""
+    return job.client, job.request.priority, job.request.origin, job.request.destination
 
 
 def _ids(jobs: Sequence[Job]) -> list[JobId]:

@@ -11,7 +11,7 @@ import anyio
 import msgspec
 from msgspec.structs import replace
 
-from nodekit import FINISHED, Claim, ContainerId, Job, JobId, JobStatus, JobStore, Outcome
+from nodekit import FINISHED, Claim, ContainerId, Job, JobId, JobQuery, JobStatus, JobStore, Outcome
 from nodekit.testing.builders.jobs import make_job, succeeded, with_output
 from nodekit.testing.contracts.stores.killing import Tell
 
@@ -62,7 +62,7 @@ class Life:
         while True:
             self._say(Word(call=next(self._calls)))  # a kill may follow at once: while the store opens
             async with self._open_store() as store:
-                self._finished = deque(await store.find(status=FINISHED, limit=1000))
+                self._finished = deque(await store.find(JobQuery(status=FINISHED, limit=1000)))
                 async with anyio.create_task_group() as tasks:
                     for _ in range(_TASKS):
                         tasks.start_soon(self._work, store, self._chance.randrange(1, 5))
@@ -138,7 +138,7 @@ class Life:
 
 async def look(store: JobStore, ids: Collection[JobId]) -> Found:
     """Return the ids of all jobs, and the jobs themselves together with those of `ids`."""
-    found = await store.find(limit=10**6)
+    found = await store.find(JobQuery(limit=10**6))
     jobs = await store.get(list(dict.fromkeys([*found, *ids])))
     return Found(ids=found, jobs=jobs, pending=(await store.pending()).total)
 

@@ -4,7 +4,7 @@ import anyio
 import pytest
 from msgspec.structs import replace
 
-from nodekit import Change, Claim, Job, JobStatus, JobStore, Location, Outcome
+from nodekit import Change, Claim, Job, JobQuery, JobStatus, JobStore, Location, Outcome
 from nodekit.testing.builders.jobs import make_job, succeeded, with_output
 from nodekit.testing.contracts.bounds import within
 from nodekit.testing.contracts.stores.base import SUCCEEDED
@@ -101,7 +101,7 @@ class JobStoreContract(Keeping, Claiming):
         await store.add([job])
         async with store.changes() as changes:
             await store.get([job.id])
-            await store.find(limit=10)
+            await store.find(JobQuery(limit=10))
             await store.add([job])
             with anyio.move_on_after(self.quiet_seconds) as scope:
                 assert await anext(changes) is None

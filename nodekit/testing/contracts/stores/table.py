@@ -7,7 +7,7 @@ import anyio
 import pytest
 from msgspec.structs import replace
 
-from nodekit import UNFINISHED, ContainerError, Job, JobStatus, JobTable, Location, Outcome, Unfinished
+from nodekit import UNFINISHED, ContainerError, Job, JobQuery, JobStatus, JobTable, Location, Outcome, Unfinished
 from nodekit.testing.builders.jobs import make_attempt, make_job, succeeded, with_output
 from nodekit.testing.contracts.stores.base import SUCCEEDED
 from nodekit.testing.contracts.stores.keeping import ODD_PAYLOAD, Keeping
@@ -84,14 +84,14 @@ class JobTableContract(Keeping):
         for job in finished:
             await table.save(job)
         assert await table.get([job.id for job in jobs]) == finished
-        assert await table.find(status={status}, limit=10) == [job.id for job in jobs]
+        assert await table.find(JobQuery(status={status}, limit=10)) == [job.id for job in jobs]
 
     async def test_find_by_status_follows_what_was_saved(self, table: JobTable) -> None:
         job = make_job()
         await table.add([job])
         for newer in (job, *_life_of(job)):
             await table.save(newer)
-            found = {status: await table.find(status={status}, limit=10) for status in JobStatus}
+            found = {status: await table.find(JobQuery(status={status}, limit=10)) for status in JobStatus}
             assert found == {status: [job.id] if status is newer.status else [] for status in JobStatus}
 
     async def test_find_by_error_looks_at_the_end_of_a_job_and_not_at_its_steps(self, table: JobTable) -> None:
@@ -108,10 +108,10 @@ class JobTableContract(Keeping):
                     Outcome(JobStatus.FAILED, ContainerError(container="y", error="told from outside")), 17.25
                 )
             await table.save(ended)
-        assert await table.find(container="x", limit=10) == [failed.id]
-        assert await table.find(error="no reply", limit=10) == [failed.id]
-        assert await table.find(container="y", error="outside", limit=10) == [forgotten.id]
-        assert await table.find(status=UNFINISHED, limit=10) == [unfinished.id]
+        assert await table.find(JobQuery(container="x", limit=10)) == [failed.id]
+        assert await table.find(JobQuery(error="no reply", limit=10)) == [failed.id]
+        assert await table.find(JobQuery(container="y", error="outside", limit=10)) == [forgotten.id]
+        assert await table.find(JobQuery(status=UNFINISHED, limit=10)) == [unfinished.id]
 
     async def test_writes_of_many_jobs_may_overlap(self, table: JobTable) -> None:
         jobs = [make_job(data={"number": number}) for number in range(50)]

@@ -16,7 +16,9 @@ from nodekit import (
     ContainerOutput,
     EmbeddedStore,
     Job,
+    JobFields,
     JobId,
+    JobQuery,
     JobRequest,
     Node,
     NodeLimits,
@@ -197,13 +199,15 @@ class ToldTable:
         self.jobs[job.id] = job
         await self._table.save(job)
 
-    async def get(self, ids: Sequence[JobId], *, client: ClientId | None = None) -> list[Job]:
+    async def get(
+        self, ids: Sequence[JobId], *, client: ClientId | None = None, fields: JobFields = JobFields.ALL
+    ) -> list[Job]:
         if self.fails_to_get is not None:
             raise self.fails_to_get
-        return await self._table.get(ids, client=client)
+        return await self._table.get(ids, client=client, fields=fields)
 
-    async def find(self, *, limit: int, **conditions: Any) -> list[JobId]:
-        return await self._table.find(limit=limit, **conditions)
+    async def find(self, query: JobQuery) -> list[JobId]:
+        return await self._table.find(query)
 
     async def delete(self, ids: Sequence[JobId]) -> int:
         return await self._table.delete(ids)

@@ -12,7 +12,7 @@ import pytest
 from http_api import Api, both_servers, post, serving
 from parts import make_node
 
-from nodekit import NodekitError, StoreFailed
+from nodekit import JobQuery, NodekitError, StoreFailed
 from nodekit_asgi import AsgiApp, Limits
 from nodekit_asgi.api import listing as asgi_listing
 from nodekit_asgi.api.routes import ROUTES
@@ -50,10 +50,10 @@ async def test_a_listing_that_fails_midway_is_logged_and_cut_off(
     assert api.node is not None
     find = api.node.find
 
-    async def fails_later(*, after: str | None = None, **query: Any) -> Any:
-        if after is not None:
+    async def fails_later(query: JobQuery) -> Any:
+        if query.after is not None:
             raise StoreFailed("the disk is gone")
-        return await find(**query)
+        return await find(query)
 
     monkeypatch.setattr(api.node, "find", fails_later)
     with pytest.raises(aiohttp.ClientError):
@@ -105,7 +105,7 @@ async def test_a_mapped_address_is_its_ipv4_address(mapped: str) -> None:
     async with make_node() as node:
         status, body = await asgi_call(AsgiApp(node), "/api/jobs", client=(mapped, 1), body=OK)
         assert status == 200
-        (id,) = await node.find(client="127.0.0.1")
+        (id,) = await node.find(JobQuery(client="127.0.0.1"))
         assert id.encode() in body
         status, body = await asgi_call(AsgiApp(node), "/api/jobs", client=("::ffff:127.0.0.1", 2))
         assert id.encode() in body
@@ -240,7 +240,7 @@ async def test_the_app_can_be_mounted_by_a_host_that_holds_the_node(strips_path:
         scope = {"root_path": "/compute"}
         status, body = await asgi_call(app, f"{prefix}/api/jobs", client=("192.0.2.1", 1), body=OK, **scope)
         assert status == 200
-        (id,) = await node.find(client="192.0.2.1")
+        (id,) = await node.find(JobQuery(client="192.0.2.1"))
         assert id.encode() in body
         await node.wait([id])
         batch = b"[1,2,3]"

@@ -213,9 +213,9 @@ class RecentJobs(SpiedStore):
         super().__init__()
         self.traces: list[weakref.ref[Traced]] = []
 
-    async def get(self, ids: Any, *, client: Any = None) -> list[Job]:
+    async def get(self, ids: Any, **asked: Any) -> list[Job]:
         copies = []
-        for job in await super().get(ids, client=client):
+        for job in await super().get(ids, **asked):
             self.traces.append(weakref.ref(owner := Traced(job.client)))
             copies.append(replace(job, request=replace(job.request, client=owner)))
         return copies

@@ -13,7 +13,7 @@ the process.
 import fcntl
 import os
 from collections import ChainMap
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from io import FileIO
 from itertools import islice
 from pathlib import Path
@@ -26,7 +26,7 @@ import anyio
 import anyio.to_thread
 import msgspec
 
-from nodekit import ClientId, ContainerId, Job, JobId, JobStatus, StoreFailed, StoreInUse, Unfinished
+from nodekit import ClientId, Job, JobFields, JobId, JobQuery, StoreFailed, StoreInUse, Unfinished
 
 
 class Change(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -96,31 +96,15 @@ class AcmeTable:
 
     # -- what is asked ----------------------------------------------------------------------------
 
-    async def get(self, ids: Sequence[JobId], *, client: ClientId | None = None) -> list[Job]:
+    async def get(
+        self, ids: Sequence[JobId], *, client: ClientId | None = None, fields: JobFields = JobFields.ALL
+    ) -> list[Job]:
         found = (self._jobs[id] for id in dict.fromkeys(ids) if id in self._jobs)
         return [job for job in found if client is None or job.client == client]
 
-    async def find(
-        self,
-        *,
-        client: ClientId | None = None,
-        status: Collection[JobStatus] | None = None,
-        idempotency_key: str | None = None,
-        container: ContainerId | None = None,
-        error: str | None = None,
-        after: JobId | None = None,
-        limit: int,
-    ) -> list[JobId]:
-        found = (
-            job.id
-            for job in map(self._jobs.__getitem__, sorted(self._jobs))  # ids sort by age
-            if (client is None or job.client == client)
-            and (status is None or job.status in status)
-            and idempotency_key in (None, job.request.idempotency_key)
-            and ((container is None and error is None) or _failed_with(job, container, error))
-            and (after is None or job.id > after)
-        )
-        return list(islice(found, limit))
+    async def find(self, query: JobQuery) -> list[JobId]:
+        oldest_first = (self._jobs[id] for id in sorted(self._jobs))  # ids sort by age
+        return list(islice((job.id for job in oldest_first if query.matches(job)), query.limit))
 
     async def unfinished(self) -> Sequence[Unfinished]:
         return [Unfinished.of(job) for _, job in sorted(self._jobs.items()) if not job.status.finished]
@@ -187,11 +171,6 @@ class AcmeTable:
 def _key(job: Job) -> tuple[ClientId, str | None]:
     """Return the key by which a client's repeated request finds the job that exists already."""
     return job.client, job.request.idempotency_key
-
-
-def _failed_with(job: Job, container: ContainerId | None, text: str | None) -> bool:
-    error = job.error
-    return error is not None and container in (None, error.container) and (text is None or text in error.error)
 
 
 def _sync_folder(folder: Path) -> None:
