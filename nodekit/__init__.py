@@ -12,6 +12,7 @@ from nodekit.errors import (
     CompositionError,
     ContainerFailed,
     FailureKind,
+    Forbidden,
     InvalidPayload,
     KeyReused,
     NodekitError,
@@ -24,6 +25,7 @@ from nodekit.errors import (
     StoreInUse,
     TooManyJobs,
     TooManyRequests,
+    Unauthorized,
     Unavailable,
 )
 from nodekit.execution.descriptors import descriptor_share
@@ -31,6 +33,7 @@ from nodekit.execution.job_stream import JobStream, StreamBroken, StreamRecord
 from nodekit.hooks.mounts import AsgiApplication, Mount
 from nodekit.interfaces.pipeline import Pipeline, Sequence
 from nodekit.interfaces.runner import ContainerRunner, DescribingRunner, InProcessRunner, PooledRunner, StreamingRunner
+from nodekit.interfaces.step_call import PiecesChange, StepCall
 from nodekit.interfaces.store import (
     Announcement,
     Change,
@@ -52,12 +55,14 @@ from nodekit.model.container import (
     ContainerInput,
     ContainerOutput,
     ContainerResult,
+    GroupId,
     JobId,
     Location,
     Retry,
     Step,
 )
-from nodekit.model.events import Event, JobAccepted, JobFinished, RequestRefused, StepFinished, StoreCall
+from nodekit.model.events import Event, JobAccepted, JobFinished, RequestRefused, StepFinished, StepStarted, StoreCall
+from nodekit.model.identity import Connection, Identity, default_group
 from nodekit.model.job import (
     FINISHED,
     UNFINISHED,
@@ -94,6 +99,7 @@ __all__ = [
     "ClientId",
     "ClientLimits",
     "CompositionError",
+    "Connection",
     "Container",
     "ContainerError",
     "ContainerFailed",
@@ -109,8 +115,11 @@ __all__ = [
     "Event",
     "FailureKind",
     "Finding",
+    "Forbidden",
     "Format",
+    "GroupId",
     "Health",
+    "Identity",
     "InProcessRunner",
     "InvalidPayload",
     "Job",
@@ -136,6 +145,7 @@ __all__ = [
     "NotStarted",
     "Outcome",
     "Pending",
+    "PiecesChange",
     "Pipeline",
     "PluginDeprecationWarning",
     "PooledRunner",
@@ -150,8 +160,10 @@ __all__ = [
     "Settlement",
     "SharedStore",
     "Step",
+    "StepCall",
     "StepFinished",
     "StepRecord",
+    "StepStarted",
     "StoreCall",
     "StoreFailed",
     "StoreInUse",
@@ -161,10 +173,12 @@ __all__ = [
     "TooManyJobs",
     "TooManyRequests",
     "Transport",
+    "Unauthorized",
     "Unavailable",
     "Unfinished",
     "__version__",
     "decode_payload",
+    "default_group",
     "descriptor_share",
     "encode_payload",
     "last_output",

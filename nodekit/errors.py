@@ -81,6 +81,26 @@ class TooManyRequests(Unavailable):
     """The client sends requests too often; other clients' requests are accepted. Try again later."""
 
 
+class Unauthorized(NodekitError):
+    """The caller did not say who it is, or not so that it can be believed. Clients get `reason`.
+
+    `challenge` says how to do so, as in the header ``WWW-Authenticate`` of HTTP (RFC 9110, 11.6.1).
+    """
+
+    def __init__(self, reason: str, *, challenge: str = "Bearer") -> None:
+        self.reason = reason
+        self.challenge = challenge
+        super().__init__(reason)
+
+
+class Forbidden(NodekitError):
+    """The caller is known and may not do this. Clients get `reason`."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
 class KeyReused(NodekitError):
     """The client used this idempotency key before, for another request. Make a new key for each new request."""
 

@@ -5,31 +5,31 @@ from collections.abc import Sequence
 from types import MappingProxyType
 
 from nodekit.interfaces.store import Pending, Unfinished
-from nodekit.model.container import ClientId, Location
+from nodekit.model.container import GroupId, Location
 from nodekit.model.job import Job
 
 
 class Counts:
-    """Counters by origin and by client."""
+    """Counters by origin and by group."""
 
     def __init__(self) -> None:
         self._origins: Counter[bool] = Counter()
-        self._clients: Counter[ClientId] = Counter()
+        self._groups: Counter[GroupId] = Counter()
 
     def pending(self) -> Pending:
-        return Pending(self._origins[False], self._origins[True], MappingProxyType(self._clients))
+        return Pending(self._origins[False], self._origins[True], MappingProxyType(self._groups))
 
     def jobs(self, jobs: Sequence[Job], by: int) -> None:
         """Count unfinished jobs in or out; finished ones do not count."""
         for job in jobs:
             if not job.status.finished:
-                self._count(job.client, job.request.origin is Location.ONCHAIN, by)
+                self._count(job.group, job.request.origin is Location.ONCHAIN, by)
 
     def one(self, entry: Unfinished, by: int) -> None:
-        self._count(entry.client, entry.onchain, by)
+        self._count(entry.group, entry.onchain, by)
 
-    def _count(self, client: ClientId, onchain: bool, by: int) -> None:
+    def _count(self, group: GroupId, onchain: bool, by: int) -> None:
         self._origins[onchain] += by
-        self._clients[client] += by
-        if not self._clients[client]:
-            del self._clients[client]
+        self._groups[group] += by
+        if not self._groups[group]:
+            del self._groups[group]

@@ -1,14 +1,14 @@
 """The order of queued jobs. Pure: ids without payloads, no clock, no I/O. The cost does not grow with queue length.
 
-Jobs are ordered by priority, then round-robin over clients, then oldest first. They wait in lanes, one per container,
-priority and client. A rotation orders the clients of one container and priority by turn.
+Jobs are ordered by priority, then round-robin over groups of clients, then oldest first. They wait in lanes, one per
+container, priority and group. A rotation orders the groups of one container and priority by turn.
 
-The promise, within one priority: a container never serves a client twice while another client, which it could have
-served all that time, is not served at all. Every service takes a new number. A client's *turn* is the number of its
+The promise, within one priority: a container never serves a group twice while another group, which it could have
+served all that time, is not served at all. Every service takes a new number. A group's *turn* is the number of its
 last service in any container, or of its arrival. Its *place* in a container is the number of its last service there, or
-its turn at the time when its lane opened. So a place is never above a turn. Let C be the waiting client with the lowest
-turn. The next job comes from the container in which C waits, and there from the client with the lowest place. That
-place is at most C's turn, so the client that holds it was not served there since C was last served.
+its turn at the time when its lane opened. So a place is never above a turn. Let C be the waiting group with the lowest
+turn. The next job comes from the container in which C waits, and there from the group with the lowest place. That
+place is at most C's turn, so the group that holds it was not served there since C was last served.
 """
 
 from collections.abc import Collection, Container, Mapping, Set
@@ -17,10 +17,10 @@ from itertools import count
 
 from nodekit.embedded.deadlines import Expiries
 from nodekit.interfaces.store import Unfinished
-from nodekit.model.container import ClientId, ContainerId, JobId
+from nodekit.model.container import ContainerId, GroupId, JobId
 
 _SLACK = 64
-"""Number of entries of departed clients that is always tolerated."""
+"""Number of entries of departed groups that is always tolerated."""
 
 
 class Schedule:
@@ -103,32 +103,32 @@ class _Level:
 
     def __init__(self) -> None:
         self._rotations: dict[ContainerId, _Rotation] = {}
-        self._turns: dict[ClientId, int] = {}
-        self._lanes: dict[ClientId, set[ContainerId]] = {}
+        self._turns: dict[GroupId, int] = {}
+        self._lanes: dict[GroupId, set[ContainerId]] = {}
         self._count = count()
 
     def push(self, entry: Unfinished) -> None:
-        if entry.client not in self._turns:
-            self._turns[entry.client] = next(self._count)
-            self._lanes[entry.client] = set()
+        if entry.group not in self._turns:
+            self._turns[entry.group] = next(self._count)
+            self._lanes[entry.group] = set()
         rotation = self._rotations.get(entry.due)
         if rotation is None:
             rotation = self._rotations[entry.due] = _Rotation(self._turns)
-        rotation.lane(entry.client).push(entry)
-        self._lanes[entry.client].add(entry.due)
+        rotation.lane(entry.group).push(entry)
+        self._lanes[entry.group].add(entry.due)
 
     def drop(self, entry: Unfinished) -> None:
         """Remove a job, if it is here."""
         rotation = self._rotations.get(entry.due)
-        lane = rotation.lanes.get(entry.client) if rotation else None
+        lane = rotation.lanes.get(entry.group) if rotation else None
         if lane is not None and lane.drop(entry.id) and not lane:
-            self._close(entry.due, entry.client)
+            self._close(entry.due, entry.group)
 
     def pop(self, containers: Set[ContainerId]) -> Unfinished | None:
-        """Take a job of the client with the lowest place, in the container where the client with the lowest turn waits.
+        """Take a job of the group with the lowest place, in the container where the group with the lowest turn waits.
 
-        Clients take turns in each container. A turn in one container costs none in another; otherwise a client that is
-        served often in one would starve in others. No container is passed over for long because of clients that wait in
+        Groups take turns in each container. A turn in one container costs none in another; otherwise a group that is
+        served often in one would starve in others. No container is passed over for long because of groups that wait in
         it too.
         """
         waiting = [(*r.longest_ago(), id) for id, r in self._rotations.items() if id in containers]
@@ -136,92 +136,92 @@ class _Level:
             return None
         container = min(waiting)[-1]
         rotation, turn = self._rotations[container], next(self._count)
-        client = rotation.next_client()
-        entry = rotation.lanes[client].pop()
-        if rotation.lanes[client]:
-            rotation.places[client] = turn
+        group = rotation.next_group()
+        entry = rotation.lanes[group].pop()
+        if rotation.lanes[group]:
+            rotation.places[group] = turn
         else:
-            self._close(container, client)
-        if client in self._turns:
-            self._turns[client] = turn
+            self._close(container, group)
+        if group in self._turns:
+            self._turns[group] = turn
         return entry
 
-    def _close(self, container: ContainerId, client: ClientId) -> None:
+    def _close(self, container: ContainerId, group: GroupId) -> None:
         rotation = self._rotations[container]
-        rotation.close(client)
+        rotation.close(group)
         if not rotation.lanes:
             del self._rotations[container]
-        self._lanes[client].discard(container)
-        if not self._lanes[client]:
-            del self._lanes[client], self._turns[client]
+        self._lanes[group].discard(container)
+        if not self._lanes[group]:
+            del self._lanes[group], self._turns[group]
 
 
 class _Rotation:
-    """The clients of one container and priority, in the order of their turns."""
+    """The groups of one container and priority, in the order of their turns."""
 
-    def __init__(self, turns: Mapping[ClientId, int]) -> None:
-        self.lanes: dict[ClientId, _Lane] = {}
-        self.places: dict[ClientId, int] = {}
+    def __init__(self, turns: Mapping[GroupId, int]) -> None:
+        self.lanes: dict[GroupId, _Lane] = {}
+        self.places: dict[GroupId, int] = {}
         self._turns = turns
         self._by_turn = _Ranking(turns)
         self._by_place = _Ranking(self.places)
 
-    def lane(self, client: ClientId) -> "_Lane":
-        """Return the lane of the client's jobs. A new lane opens at the place of the client's turn."""
-        if client not in self.lanes:
-            self.lanes[client] = _Lane()
-            self.places[client] = self._turns[client]
-            self._by_turn.add(client)
-            self._by_place.add(client)
-        return self.lanes[client]
+    def lane(self, group: GroupId) -> "_Lane":
+        """Return the lane of the group's jobs. A new lane opens at the place of the group's turn."""
+        if group not in self.lanes:
+            self.lanes[group] = _Lane()
+            self.places[group] = self._turns[group]
+            self._by_turn.add(group)
+            self._by_place.add(group)
+        return self.lanes[group]
 
-    def close(self, client: ClientId) -> None:
-        del self.lanes[client], self.places[client]
+    def close(self, group: GroupId) -> None:
+        del self.lanes[group], self.places[group]
         self._by_turn.thin_out(self.lanes)
         self._by_place.thin_out(self.lanes)
 
     def longest_ago(self) -> tuple[int, JobId]:
-        """Return the lowest turn of the clients here, and that client's oldest job here."""
-        client = self._by_turn.first(self.lanes)
-        return self._turns[client], self.lanes[client].oldest()
+        """Return the lowest turn of the groups here, and that group's oldest job here."""
+        group = self._by_turn.first(self.lanes)
+        return self._turns[group], self.lanes[group].oldest()
 
-    def next_client(self) -> ClientId:
-        """Return the client with the lowest place."""
+    def next_group(self) -> GroupId:
+        """Return the group with the lowest place."""
         return self._by_place.first(self.lanes)
 
 
 class _Ranking:
-    """Clients by numbers that only grow. Outdated entries are corrected when they reach the top."""
+    """Groups by numbers that only grow. Outdated entries are corrected when they reach the top."""
 
     __slots__ = ("_heap", "_numbers")
 
-    def __init__(self, numbers: Mapping[ClientId, int]) -> None:
+    def __init__(self, numbers: Mapping[GroupId, int]) -> None:
         self._numbers = numbers
-        self._heap: list[tuple[int, ClientId]] = []
+        self._heap: list[tuple[int, GroupId]] = []
 
-    def add(self, client: ClientId) -> None:
-        heappush(self._heap, (self._numbers[client], client))
+    def add(self, group: GroupId) -> None:
+        heappush(self._heap, (self._numbers[group], group))
 
-    def first(self, present: Container[ClientId]) -> ClientId:
-        """Return the present client with the lowest number; there must be one."""
+    def first(self, present: Container[GroupId]) -> GroupId:
+        """Return the present group with the lowest number; there must be one."""
         while True:
-            number, client = self._heap[0]
-            if client not in present:
+            number, group = self._heap[0]
+            if group not in present:
                 heappop(self._heap)
-            elif number < self._numbers[client]:
-                heapreplace(self._heap, (self._numbers[client], client))
+            elif number < self._numbers[group]:
+                heapreplace(self._heap, (self._numbers[group], group))
             else:
-                return client
+                return group
 
-    def thin_out(self, present: Collection[ClientId]) -> None:
-        """Drop departed clients once they outnumber the present ones."""
+    def thin_out(self, present: Collection[GroupId]) -> None:
+        """Drop departed groups once they outnumber the present ones."""
         if len(self._heap) > 2 * len(present) + _SLACK:
-            self._heap = [(self._numbers[client], client) for client in present]
+            self._heap = [(self._numbers[group], group) for group in present]
             heapify(self._heap)
 
 
 class _Lane:
-    """Jobs of one client, priority and container, oldest first. A lane is true while it has any."""
+    """Jobs of one group, priority and container, oldest first. A lane is true while it has any."""
 
     __slots__ = ("_entries", "_ids")
 

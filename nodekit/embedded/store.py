@@ -26,7 +26,7 @@ from nodekit.model.queries import JobFields, JobQuery
 class EmbeddedStore:
     """A `JobStore` built on a `JobTable`.
 
-    It keeps ids, clients and due containers of unfinished jobs in memory, rebuilt from the table when it opens. Claims
+    It keeps ids, groups and due containers of unfinished jobs in memory, rebuilt from the table when it opens. Claims
     write nothing. A change of a job runs to its end, even if the caller is cancelled.
     """
 

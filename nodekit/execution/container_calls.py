@@ -3,7 +3,9 @@
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing
+from functools import partial
 from typing import TypeAlias, cast
 
 import anyio
@@ -14,6 +16,7 @@ from nodekit.errors import ContainerFailed
 from nodekit.execution.job_stream import StreamRecord
 from nodekit.execution.transitions import job_timeout_text
 from nodekit.interfaces.runner import ContainerRunner, StreamingRunner
+from nodekit.interfaces.step_call import PiecesChange, SingleCall, StepCall
 from nodekit.model.container import Container, ContainerError, ContainerId, ContainerOutput, ContainerResult, Step
 from nodekit.model.job import Attempt, Job
 
@@ -21,6 +24,9 @@ logger = logging.getLogger("nodekit.executor")
 
 Send: TypeAlias = Callable[[bytes], Awaitable[None]]
 """Send a piece of a stream; return when the next piece may follow."""
+
+Around: TypeAlias = Callable[[Step, Job, StepCall], Awaitable[ContainerOutput]]
+"""Runs an attempt of a step, as plugins want it run. The given call calls the container."""
 
 LONGEST_TEXT = 2000
 """Maximum number of characters kept of an error. It may hold what a client sent, and every attempt stores its own."""
@@ -38,7 +44,9 @@ class Called(msgspec.Struct, frozen=True):
 class Calls:
     """Finds the runner of a container and calls it."""
 
-    def __init__(self, runners: Sequence[ContainerRunner]) -> None:
+    def __init__(self, runners: Sequence[ContainerRunner], around: Around | None) -> None:
+        """`around` runs each attempt through the plugins; None: there are none."""
+        self._around = around
         self._runners = {id: runner for runner in runners for id in runner.containers}
         self.containers: Mapping[ContainerId, Container] = {
             id: container for runner in runners for id, container in runner.containers.items()
@@ -73,31 +81,56 @@ class Calls:
             return _failure(step, started_at, ContainerFailed("internal", "internal error of the node"))
 
     async def _run(self, step: Step, job: Job, seconds_left: float, send: Send | None) -> ContainerOutput:
-        runner, seconds = self._runners[step.container], self.containers[step.container].timeout_seconds
-        if step.container not in runner.running():
-            raise ContainerFailed("connection", "the container is not running")
+        seconds = self.containers[step.container].timeout_seconds
+        runner = self._runners[step.container]
         with anyio.move_on_after(min(seconds, seconds_left)):
-            return await (runner.run(step) if send is None else _stream(runner, step, send))
+            if self._around is None:
+                return await _call(runner, send, step)
+            return await _through(self._around, step, job, partial(_call, runner, send), send)
         if seconds_left < seconds:
             raise ContainerFailed("job_timeout", job_timeout_text(job))
         raise ContainerFailed("timeout", f"no reply within {seconds:g} s")
 
 
-async def _stream(runner: ContainerRunner, step: Step, send: Send) -> ContainerOutput:
+async def _call(
+    runner: ContainerRunner, send: Send | None, step: Step, *, pieces: PiecesChange | None = None
+) -> ContainerOutput:
+    if step.container not in runner.running():
+        raise ContainerFailed("connection", "the container is not running")
+    return await (runner.run(step) if send is None else _stream(runner, step, send, pieces))
+
+
+async def _through(around: Around, step: Step, job: Job, call: StepCall, send: Send | None) -> ContainerOutput:
+    """Run an attempt through the plugins. What they answer instead of a stream is sent in one piece."""
+    single = SingleCall(step, call)
+    output = await around(step, job, single)
+    if send is not None and not single.called:
+        await send(bytes(output.output))
+    return output
+
+
+async def _stream(runner: ContainerRunner, step: Step, send: Send, change: PiecesChange | None) -> ContainerOutput:
     record = StreamRecord()
-    if not hasattr(runner, "stream"):
-        output = await runner.run(step)
-        record.add(piece := bytes(output.output))
-        await send(piece)
-        return replace(output, output=record.output())
-    async with cast(StreamingRunner, runner).stream(step) as pieces:
-        async for piece in pieces:
+    async with AsyncExitStack() as stack:
+        if hasattr(runner, "stream"):
+            pieces = await stack.enter_async_context(cast(StreamingRunner, runner).stream(step))
+            instance = ""
+        else:
+            output = await runner.run(step)
+            pieces, instance = _one_piece(output), output.instance
+        changed = pieces if change is None else change(pieces)
+        if isinstance(changed, AsyncGenerator):
+            await stack.enter_async_context(aclosing(changed))
+        async for piece in changed:
             if piece:
                 record.add(piece)
                 await send(piece)
-    return ContainerOutput(
-        container=step.container, output=record.output(), instance=str(getattr(pieces, "instance", ""))
-    )
+    instance = str(getattr(pieces, "instance", instance))
+    return ContainerOutput(container=step.container, output=record.output(), instance=instance)
+
+
+async def _one_piece(output: ContainerOutput) -> AsyncGenerator[bytes, None]:
+    yield bytes(output.output)
 
 
 def _failure(step: Step, started_at: float, failure: ContainerFailed) -> Called:

@@ -12,7 +12,7 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from nodekit.concurrency.signal import Signal
 from nodekit.errors import Unavailable
-from nodekit.execution.container_calls import Calls
+from nodekit.execution.container_calls import Around, Calls
 from nodekit.execution.descriptors import descriptor_share
 from nodekit.execution.job_runs import LONGEST_PAUSE_SECONDS, Run, RunContext, Runs
 from nodekit.execution.job_stream import JobStream
@@ -46,12 +46,13 @@ class Executor:
         progress: Progress,
         concurrency: int,
         emit: Callable[[Event], None],
+        around: Around | None = None,
     ) -> None:
         self._store = store
         self._emit = emit
         self._runners = runners
         self._look = running
-        calls = Calls(runners)
+        calls = Calls(runners, around)
         self.containers = calls.containers
         self._slots = Slots(calls.containers, concurrency, [pool for runner in runners if (pool := _pool(runner))])
         self._claiming: tuple[anyio.CancelScope, frozenset[ContainerId]] | None = None

@@ -18,7 +18,7 @@ from nodekit.execution.transitions import Progress, expired, failed, job_timeout
 from nodekit.interfaces.component_calls import is_fault, said
 from nodekit.interfaces.store import Claim, JobStore
 from nodekit.model.container import ContainerError, ContainerId, JobId, Step
-from nodekit.model.events import Event, JobFinished, StepFinished
+from nodekit.model.events import Event, JobFinished, StepFinished, StepStarted
 from nodekit.model.job import Job
 
 logger = logging.getLogger("nodekit.executor")
@@ -139,6 +139,7 @@ class Runs(Generic[RunT]):
 
     async def _step(self, run: RunT, step: Step) -> bool:
         """Run one step. Return False if the job was given back to be tried again later."""
+        self._emit(StepStarted(run.job, step))
         called = await self._call(run, step)
         if (delay := self._delay(run, step, called)) is not None:
             return await self._try_later(run, called, delay)

@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from difflib import get_close_matches
 from types import ModuleType
@@ -10,13 +10,25 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import pluggy
 
-from nodekit.errors import CompositionError, NodekitError, Problem, Refusal, Unavailable
+from nodekit.errors import (
+    CompositionError,
+    ContainerFailed,
+    Forbidden,
+    NodekitError,
+    Problem,
+    Refusal,
+    Unauthorized,
+    Unavailable,
+)
 from nodekit.hooks import specs as hookspecs
 from nodekit.hooks.tracing import traced
 from nodekit.interfaces.component_calls import texts
-from nodekit.model.container import ClientId
+from nodekit.interfaces.step_call import PiecesChange, StepCall
+from nodekit.model.container import ContainerOutput, Step
 from nodekit.model.events import Event, RequestRefused, StoreCall
-from nodekit.model.job import JobRequest
+from nodekit.model.identity import Connection, Identity
+from nodekit.model.job import Job, JobRequest
+from nodekit.model.payload import check_payload
 
 if TYPE_CHECKING:
     from nodekit.node.node import Node
@@ -105,6 +117,8 @@ class Hooks:
             self._manager.register(plugin, name=name)
         self._manager.check_pending()
         self._admit = self._implementations("nodekit_admit")
+        self._step = self._implementations("nodekit_step")
+        self._identify = self._implementations("nodekit_identify")
         self._limit = self._implementations("nodekit_limit")
         self._observe = self._implementations("nodekit_observe")
         self._lifespan = self._implementations("nodekit_lifespan")
@@ -152,14 +166,59 @@ class Hooks:
                 )
                 raise Refusal("Admission failed") from error
 
-    def limit(self, client: ClientId) -> None:
+    @property
+    def step(self) -> "Callable[[Step, Job, StepCall], Awaitable[ContainerOutput]] | None":
+        """Runs an attempt of a step through every plugin. None if there is none, so that it costs nothing."""
+        return self._run_step if self._step else None
+
+    async def _run_step(self, step: Step, job: Job, call: StepCall) -> ContainerOutput:
+        return await _NestedCall(self, self._step, job, call, None)(step)
+
+    async def call_around(self, plugin: Implementation, step: Step, job: Job, call: "_NestedCall") -> ContainerOutput:
+        """Ask one plugin to run an attempt. Raise `ContainerFailed`; a plugin that fails is one, of kind internal."""
+        try:
+            output: object = await self._call(plugin, step=step, job=job, call=call)
+            if not isinstance(output, ContainerOutput) or output.container != step.container:
+                raise TypeError(f"it answered {output!r:.200}; expected a ContainerOutput of {step.container!r}")
+            if output is not call.output:
+                await check_payload(output.output)
+            return output
+        except ContainerFailed:
+            raise
+        except Exception as error:
+            logger.exception("job %s: plugin %s failed in nodekit_step", job.id, plugin.plugin_name)
+            raise ContainerFailed("internal", "internal error of the node") from error
+
+    @property
+    def identifies(self) -> bool:
+        """True if any plugin says who sends a request."""
+        return bool(self._identify)
+
+    async def identify(self, connection: Connection) -> Identity | None:
+        """Ask plugins until one answers. Raise its `Unauthorized` or `Forbidden`; one that fails lets nobody in."""
+        for implementation in self._identify:
+            try:
+                identity: object = await self._call(implementation, connection=connection)
+                if identity is not None and not isinstance(identity, Identity):
+                    raise TypeError(f"it answered {identity!r:.200}; expected an Identity or None")
+            except (Unauthorized, Forbidden):
+                raise
+            except Exception as error:
+                name = plugin_name(implementation.plugin)
+                logger.exception("plugin %s failed in nodekit_identify; the request fails", implementation.plugin_name)
+                raise NodekitError(f"plugin {name} failed to say who sends the request") from error
+            if identity is not None:
+                return identity
+        return None
+
+    def limit(self, identity: Identity) -> None:
         """Ask every plugin. The first `Unavailable` wins; a plugin that fails lets no request through."""
         for implementation in self._limit:
             try:
-                _nothing(self._call(implementation, client=client))
+                _nothing(self._call(implementation, identity=identity))
             except Unavailable as objection:
                 if self.observed:
-                    self.observe(RequestRefused(client, objection))
+                    self.observe(RequestRefused(identity.client, objection))
                 raise
             except Exception as error:
                 name = plugin_name(implementation.plugin)
@@ -213,6 +272,38 @@ class Hooks:
                 logger.exception("plugin %s failed in nodekit_problems", implementation.plugin_name)
                 told = [f"{implementation.named} failed to say what is wrong; the log has it"]
             yield from told
+
+
+class _NestedCall:
+    """The `call` that runs a step through the plugins that are left, and in the end calls the container."""
+
+    def __init__(
+        self, hooks: Hooks, left: Sequence[Implementation], job: Job, call: StepCall, pieces: PiecesChange | None
+    ) -> None:
+        self._hooks = hooks
+        self._left = left
+        self._job = job
+        self._call = call
+        self._pieces = pieces
+        """The change of pieces by the plugins outside."""
+        self.output: ContainerOutput | None = None
+        """The output, once there is one."""
+
+    async def __call__(self, step: Step, *, pieces: PiecesChange | None = None) -> ContainerOutput:
+        pieces = _both(pieces, self._pieces)
+        if not self._left:
+            self.output = await self._call(step, pieces=pieces)
+        else:
+            first, *left = self._left
+            inner = _NestedCall(self._hooks, left, self._job, self._call, pieces)
+            self.output = await self._hooks.call_around(first, step, self._job, inner)
+        return self.output
+
+
+def _both(first: PiecesChange | None, then: PiecesChange | None) -> PiecesChange | None:
+    if first is None or then is None:
+        return first or then
+    return lambda pieces: then(first(pieces))
 
 
 def plugin_name(plugin: object) -> str:

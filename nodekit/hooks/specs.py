@@ -10,9 +10,11 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
 from nodekit.hooks.mounts import Mount
-from nodekit.model.container import ClientId
+from nodekit.interfaces.step_call import StepCall
+from nodekit.model.container import ContainerOutput, Step
 from nodekit.model.events import Event, StoreCall
-from nodekit.model.job import JobRequest
+from nodekit.model.identity import Connection, Identity
+from nodekit.model.job import Job, JobRequest
 
 if TYPE_CHECKING:
     from nodekit.node.node import Node
@@ -47,8 +49,55 @@ async def nodekit_admit(request: JobRequest, node: "Node") -> None:
     """
 
 
-def nodekit_limit(client: ClientId, node: "Node") -> None:
-    """Raise `TooManyRequests` if a client sends requests too often; the first one wins.
+async def nodekit_step(  # type: ignore[empty-body]
+    step: Step, job: Job, call: StepCall, node: "Node"
+) -> ContainerOutput:
+    """Run one attempt of a step: by default ``return await call(step)``, which calls the container.
+
+    Plugins nest in their order: the first one is outermost, and its `call` runs the next one. The whole counts in the
+    container's `timeout_seconds` and in the job's time. A plugin may
+
+    * add headers to the call: ``call(replace(step, headers={**step.headers, "traceparent": …}))``;
+    * look at the output, or return another one;
+    * answer without calling, for example from a cache;
+    * raise `ContainerFailed`, or catch the one that `call` raised;
+    * look at the pieces of a stream, or change them: ``call(step, pieces=…)`` (see `StepCall`).
+
+    `call` may be called once. Any other exception, or an answer that is no output of this container, fails the step as
+    ``internal``. If the job is cancelled, or the step's time is over, `call` raises the cancellation: let it pass.
+
+    Example::
+
+        class Timed:
+            async def nodekit_step(self, step, call):
+                started = time.perf_counter()
+                try:
+                    return await call(step)
+                finally:
+                    self.seconds[step.container] = time.perf_counter() - started
+    """
+
+
+async def nodekit_identify(connection: Connection, node: "Node") -> Identity | None:
+    """Say who sends a request. Return None if this plugin does not know; then the next plugin is asked.
+
+    The first answer wins. Raise `Unauthorized` if the caller must say who it is, `Forbidden` if it may not do this. If
+    no plugin answers, the client is the address. Any other exception, or answer, fails the request. Transports call the
+    hook for each request, before limits and before they examine it, except for probes of health and the documentation.
+
+    Example::
+
+        class Tokens:
+            async def nodekit_identify(self, connection):
+                token = connection.headers.get("authorization", "").removeprefix("Bearer ")
+                if token not in self.clients:
+                    raise Unauthorized("a token is needed")
+                return Identity(client=self.clients[token], address=connection.address)
+    """
+
+
+def nodekit_limit(identity: Identity, node: "Node") -> None:
+    """Raise `TooManyRequests` if a caller sends requests too often; the first one wins.
 
     Transports call it for each request, before they examine the request. It is called often: no I/O. Any other
     exception fails the request.
@@ -56,8 +105,8 @@ def nodekit_limit(client: ClientId, node: "Node") -> None:
     Example::
 
         class OneAtATime:
-            def nodekit_limit(self, client):
-                if client in self.busy:
+            def nodekit_limit(self, identity):
+                if identity.group in self.busy:
                     raise TooManyRequests("one at a time", retry_after_seconds=1)
     """
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import anyio
 import msgspec
 
-from nodekit.model.container import ClientId, Container, ContainerId, JobId, Location
+from nodekit.model.container import ClientId, Container, ContainerId, GroupId, JobId, Location
 from nodekit.model.job import Job, Outcome
 from nodekit.model.queries import JobFields, JobQuery
 
@@ -22,7 +22,8 @@ class Pending(msgspec.Struct, frozen=True):
 
     offchain: int = 0
     onchain: int = 0
-    clients: Mapping[ClientId, int] = {}
+    groups: Mapping[GroupId, int] = {}
+    """Counts of those groups that have unfinished jobs."""
 
     @property
     def total(self) -> int:
@@ -101,8 +102,8 @@ class JobStore(Protocol):
     async def claim(self, containers: Collection[ContainerId], limit: int) -> list[Claim]:
         """Wait for at least one due job whose next step is in `containers`, and claim up to `limit`.
 
-        The order is by priority (lower first), then round-robin over clients, then oldest first. Cancelling the call
-        loses no job.
+        The order is by priority (lower first), then round-robin over groups (`Job.group`), then oldest first.
+        Cancelling the call loses no job.
         """
         ...
 
@@ -205,7 +206,7 @@ class Unfinished(msgspec.Struct, frozen=True, kw_only=True):
     """The facts about a job that scheduling needs, without payload."""
 
     id: JobId
-    client: ClientId
+    group: GroupId
     priority: int
     due: ContainerId
     onchain: bool = False
@@ -222,7 +223,7 @@ class Unfinished(msgspec.Struct, frozen=True, kw_only=True):
         request = job.request
         return cls(
             id=job.id,
-            client=request.client,
+            group=job.group,
             priority=request.priority,
             due=job.due or "",
             onchain=request.origin is Location.ONCHAIN,

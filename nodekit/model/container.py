@@ -13,6 +13,8 @@ ContainerId: TypeAlias = str
 JobId: TypeAlias = str
 """A UUID of version 7 as text. Ids sort in the order in which they were given."""
 ClientId: TypeAlias = str
+GroupId: TypeAlias = str
+"""Name of clients that share limits and turns."""
 
 
 RetryableKind: TypeAlias = Literal["connection", "timeout", "died"]
@@ -84,6 +86,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     """Number of the attempt, from 1."""
     container: ContainerId
     input: ContainerInput
+    headers: Mapping[str, str] = {}
+    """HTTP headers that plugins add to the call (`nodekit_step`). Runners that do not call by HTTP ignore them."""
 
     @property
     def idempotency_key(self) -> str:

@@ -1,18 +1,26 @@
-"""Events of a node: facts in the past tense. Those of jobs are stored before they are emitted."""
+"""Events of a node. What they report about jobs is stored before they are emitted, except that a step starts."""
 
 from typing import TypeAlias
 
 import msgspec
 
 from nodekit.errors import KeyReused, NotFailed, Refusal, Unavailable
-from nodekit.model.container import ClientId
-from nodekit.model.job import Job, StepRecord
+from nodekit.model.container import ClientId, Step
+from nodekit.model.job import Job, JobRequest, StepRecord
 
 
 class JobAccepted(msgspec.Struct, frozen=True):
     """A job is stored and queued."""
 
     job: Job
+
+
+class StepStarted(msgspec.Struct, frozen=True):
+    """A container is about to be called. Unlike the other events, this one is not stored."""
+
+    job: Job
+    step: Step
+    """The step, with the number of the attempt."""
 
 
 class StepFinished(msgspec.Struct, frozen=True):
@@ -42,9 +50,11 @@ class RequestRefused(msgspec.Struct, frozen=True):
     client: ClientId
     objection: Refusal | Unavailable | KeyReused | NotFailed
     """The objection as it was raised or answered."""
+    request: JobRequest | None = None
+    """The request. None if it was not examined."""
 
 
-Event: TypeAlias = JobAccepted | StepFinished | JobFinished | RequestRefused
+Event: TypeAlias = JobAccepted | StepStarted | StepFinished | JobFinished | RequestRefused
 """All events. More may come: observers must ignore those they do not know."""
 
 

@@ -14,9 +14,11 @@ from nodekit.model.container import (
     ContainerId,
     ContainerOutput,
     ContainerResult,
+    GroupId,
     JobId,
     Location,
 )
+from nodekit.model.identity import default_group
 from nodekit.model.payload import encode_payload
 
 
@@ -55,6 +57,8 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     pipeline: str = "sequence"
     requires_proof: bool = False
     client: ClientId = "local"
+    group: GroupId | None = None
+    """Group whose limits and turns the job counts in. None: that of the client (`default_group`)."""
     address: str | None = None
     """IP address that the request came from. None if there is none (a unix socket, the same process)."""
     origin: Location = Location.OFFCHAIN
@@ -64,6 +68,13 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     idempotency_key: str | None = None
     body_digest: str | None = None
     """Digest of the body that came with `idempotency_key`."""
+    meta: Mapping[str, str] = {}
+    """Facts that plugins or an embedding program keep with the job, up to 4 KiB. Never taken from a body."""
+
+    @property
+    def in_group(self) -> GroupId:
+        """Group whose limits and turns the job counts in: `group`, or the default one of the client."""
+        return self.group or default_group(self.client)
 
     @classmethod
     def of(
@@ -149,6 +160,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     def client(self) -> ClientId:
         """Client that may read the job."""
         return self.request.client
+
+    @property
+    def group(self) -> GroupId:
+        """Group whose limits and turns the job counts in."""
+        return self.request.in_group
 
     @property
     def result(self) -> ContainerResult | None:

@@ -34,6 +34,14 @@ def decode_payload(payload: msgspec.Raw) -> Any:
     return msgspec.json.decode(payload)
 
 
+async def check_payload(payload: msgspec.Raw) -> None:
+    """Check a payload that code of others has made, as `parse_json` checks bytes. Raise `InvalidPayload`."""
+    await parse_json(bytes(payload), _raw)
+
+
+_raw = msgspec.json.Decoder(msgspec.Raw)
+
+
 async def parse_json(body: bytes, decoder: "msgspec.json.Decoder[T]", *, max_depth: int = MAX_DEPTH) -> T:
     """Check bytes from outside completely (UTF-8, strict JSON without NaN, at most `max_depth` deep) and decode them.
 

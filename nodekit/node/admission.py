@@ -14,7 +14,7 @@ from nodekit.errors import KeyReused, NodekitError, NotFailed, Refusal, StoreFai
 from nodekit.execution.job_stream import JobStream
 from nodekit.execution.transitions import Progress
 from nodekit.interfaces.store import JobStore, Pending
-from nodekit.model.container import ClientId, Location
+from nodekit.model.container import GroupId, Location
 from nodekit.model.events import JobAccepted, JobFinished, RequestRefused
 from nodekit.model.ids import JobIds
 from nodekit.model.job import UNSUCCESSFUL, Job, JobRequest, JobStatus, RetryFrom
@@ -53,7 +53,7 @@ class Admission:
         self._guards = guards
         self._clients = {id: own.over(limits.each_client) for id, own in limits.clients.items()}
         self._arriving = 0
-        self._arriving_of: dict[ClientId, int] = {}
+        self._arriving_of: dict[GroupId, int] = {}
         self.open = False
         """True while requests are accepted."""
         self.trouble = Trouble()
@@ -70,7 +70,7 @@ class Admission:
         answers = [next(taken) if answer is None else answer for answer in answered]
         for request, answer in zip(requests, answers, strict=True):
             if not isinstance(answer, Job):
-                self._emitter.emit(RequestRefused(request.client, answer))
+                self._emitter.emit(RequestRefused(request.client, answer, request))
         return answers
 
     async def take_again(self, old: Job, request: JobRequest, start: RetryFrom) -> Answer:
@@ -92,7 +92,7 @@ class Admission:
             (answer,) = await self.take([request], begin)
             return answer
         except NotFailed as objection:
-            self._emitter.emit(RequestRefused(request.client, objection))
+            self._emitter.emit(RequestRefused(request.client, objection, request))
             raise
 
     async def _at_once(self, request: JobRequest) -> Job | KeyReused | Refusal | None:
@@ -143,7 +143,7 @@ class Admission:
         try:
             return await self._stream(request, begin)
         except (Refusal, Unavailable) as objection:
-            self._emitter.emit(RequestRefused(request.client, objection))
+            self._emitter.emit(RequestRefused(request.client, objection, request))
             raise
 
     async def _stream(self, request: JobRequest, begin: Callable[[Job, Callable[[], None]], JobStream]) -> JobStream:
@@ -181,44 +181,51 @@ class Admission:
     def _reserved(self, pending: Pending, requests: Sequence[JobRequest]) -> Iterator["_Room"]:
         """Reserve room for as many requests as possible until the store counts them, so that no other call fills it.
 
-        Jobs of clients without a limit of their own are not counted per client.
+        Jobs of groups without a limit of their own are not counted per group.
         """
-        clients: dict[ClientId, int] = {}
+        wanted: dict[GroupId, int] = {}
+        most: dict[GroupId, int] = {}
         for request in requests:
-            if self._limits_of(request.client).max_pending is not None:
-                clients[request.client] = clients.get(request.client, 0) + 1
-        total = len(requests) - sum(clients.values())
-        for client, wanted in clients.items():
-            most = self._limits_of(client).max_pending or 0
-            free = most - pending.clients.get(client, 0) - self._arriving_of.get(client, 0)
-            clients[client] = max(0, min(wanted, free))
-        total += sum(clients.values())
+            if (limit := self._limits_of(request).max_pending) is not None:
+                group = request.in_group
+                wanted[group] = wanted.get(group, 0) + 1
+                most[group] = min(limit, most.get(group, limit))
+        total = len(requests) - sum(wanted.values())
+        groups: dict[GroupId, int] = {}
+        for group, number in wanted.items():
+            free = most[group] - pending.groups.get(group, 0) - self._arriving_of.get(group, 0)
+            groups[group] = max(0, min(number, free))
+        total += sum(groups.values())
         total = max(0, min(total, self._limits.max_pending - pending.total - self._arriving))
-        self._count_arriving(total, clients, +1)
-        held = dict(clients)
-        room = _Room(total, clients, leave=lambda: self._count_arriving(total, held, -1))
+        self._count_arriving(total, groups, +1)
+        held = dict(groups)
+        room = _Room(total, groups, leave=lambda: self._count_arriving(total, held, -1))
         try:
             yield room
         finally:
             if not room.handed_on:
                 room.leave()
 
-    def _count_arriving(self, total: int, clients: Mapping[ClientId, int], sign: int) -> None:
+    def _count_arriving(self, total: int, groups: Mapping[GroupId, int], sign: int) -> None:
         self._arriving += sign * total
-        for client, number in clients.items():
-            self._arriving_of[client] = self._arriving_of.get(client, 0) + sign * number
-            if not self._arriving_of[client]:
-                del self._arriving_of[client]
+        for group, number in groups.items():
+            self._arriving_of[group] = self._arriving_of.get(group, 0) + sign * number
+            if not self._arriving_of[group]:
+                del self._arriving_of[group]
 
-    def _limits_of(self, client: ClientId) -> ClientLimits:
-        return self._clients.get(client, self._limits.each_client)
+    def _limits_of(self, request: JobRequest) -> ClientLimits:
+        """Return the limits of the client, or else of its group, or else of every client."""
+        if not self._clients:
+            return self._limits.each_client
+        own = self._clients.get(request.client) or self._clients.get(request.in_group)
+        return own or self._limits.each_client
 
-    def _no_room(self, client: ClientId, room: "_Room") -> Unavailable | None:
+    def _no_room(self, request: JobRequest, room: "_Room") -> Unavailable | None:
         if not self.open:
             retry_after = math.ceil(min(max(self._limits.drain_seconds, 1), LONGEST_RETRY_SECONDS))
             return Unavailable("the node is draining or has not started", retry_after_seconds=retry_after)
-        if not room.clients.get(client, 1):
-            most = self._limits_of(client).max_pending
+        if not room.groups.get(request.in_group, 1):
+            most = self._limits_of(request).max_pending
             return TooManyJobs(f"you have {most} unfinished jobs; wait until some are finished", retry_after_seconds=1)
         if not room.total:
             return Unavailable(f"the node holds {self._limits.max_pending} unfinished jobs", retry_after_seconds=1)
@@ -227,12 +234,12 @@ class Admission:
     # -- admission --------------------------------------------------------------------------------
 
     async def _admit(self, request: JobRequest, room: "_Room", begin: Begin) -> Job | Refusal | Unavailable:
-        least = self._limits_of(request.client).max_priority
+        least = self._limits_of(request).max_priority
         if least is not None and request.priority < least:
             request = replace(request, priority=least)
-        if objection := self._no_room(request.client, room) or await self._objection(request):
+        if objection := self._no_room(request, room) or await self._objection(request):
             return objection
-        room.take(request.client)
+        room.take(request.in_group)
         timeout = finite(self._limits.job_timeout_seconds)
         job = Job(id=self._ids.next(), request=request, accepted_at=time.time(), timeout_seconds=timeout)
         return begin(job)
@@ -273,13 +280,13 @@ class Admission:
 
 
 class _Room:
-    """The number of further jobs there is room for: in total, and per client that has a limit of its own."""
+    """The number of further jobs there is room for: in total, and per group that has a limit of its own."""
 
-    __slots__ = ("_leave", "clients", "handed_on", "total")
+    __slots__ = ("_leave", "groups", "handed_on", "total")
 
-    def __init__(self, total: int, clients: dict[ClientId, int], *, leave: Callable[[], None]) -> None:
+    def __init__(self, total: int, groups: dict[GroupId, int], *, leave: Callable[[], None]) -> None:
         self.total = total
-        self.clients = clients
+        self.groups = groups
         self._leave: Callable[[], None] | None = leave
         self.handed_on = False
         """True once the storing call must leave the room, instead of the caller that reserved it."""
@@ -290,10 +297,10 @@ class _Room:
         if leave is not None:
             leave()
 
-    def take(self, client: ClientId) -> None:
+    def take(self, group: GroupId) -> None:
         self.total -= 1
-        if client in self.clients:
-            self.clients[client] -= 1
+        if group in self.groups:
+            self.groups[group] -= 1
 
 
 def _same(request: JobRequest, job: Job) -> Job | KeyReused:

@@ -26,6 +26,7 @@ from nodekit.interfaces.store import Change, JobStore, Pending, Settlement
 from nodekit.interfaces.transport import Transport
 from nodekit.model.container import ClientId, Container, ContainerId, JobId, Location
 from nodekit.model.events import JobFinished
+from nodekit.model.identity import Connection, Identity
 from nodekit.model.ids import JobIds
 from nodekit.model.job import Job, JobRequest, JobStatus, Outcome, RetryFrom
 from nodekit.model.limits import DEFAULTS, NodeLimits
@@ -92,6 +93,7 @@ class Node:
             progress=progress,
             concurrency=limits.concurrency,
             emit=self._emitter.emit,
+            around=hooks.step,
         )
         self._admission = Admission(
             store=store,
@@ -236,12 +238,26 @@ class Node:
         settled = await self.settle(id, Outcome(JobStatus.CANCELLED), client=client)
         return settled.job if settled is not None else None
 
-    def limit(self, client: ClientId) -> None:
-        """Raise `TooManyRequests` if the client sends too many requests.
+    @property
+    def identifies(self) -> bool:
+        """True if a plugin says who sends a request. Otherwise the headers of a `Connection` are not used."""
+        return self._hooks.identifies
+
+    async def identify(self, connection: Connection) -> Identity:
+        """Return who sends a request, as plugins say; by default the client is the address.
+
+        Transports call this before they look at a request. Raise `Unauthorized`, `Forbidden`, and `NodekitError` if a
+        plugin fails.
+        """
+        identity = await self._hooks.identify(connection)
+        return identity or Identity(client=connection.client, address=connection.address)
+
+    def limit(self, identity: Identity) -> None:
+        """Raise `TooManyRequests` if the caller sends too many requests.
 
         Transports call this before they look at a request.
         """
-        self._hooks.limit(client)
+        self._hooks.limit(identity)
 
     def changes(self) -> AbstractAsyncContextManager[AsyncIterator[Change | None]]:
         """Subscribe to changes of jobs from now on. None means that some were missed: look again."""

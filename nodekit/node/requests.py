@@ -1,6 +1,6 @@
 """Checks of requests made in Python. Structs do not check themselves, and an invalid one might be unreadable later."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import msgspec
@@ -8,6 +8,7 @@ import msgspec
 from nodekit.model.container import Location
 from nodekit.model.job import LOWEST_PRIORITY, JobRequest
 
+MOST_META_BYTES = 4096
 _ORIGINS = (Location.OFFCHAIN, Location.ONCHAIN)
 
 
@@ -31,6 +32,8 @@ def _is_plain(request: JobRequest) -> bool:
         and (request.address is None or _is_ascii(request.address))
         and (request.idempotency_key is None or (request.idempotency_key != "" and _is_ascii(request.idempotency_key)))
         and (request.body_digest is None or _is_ascii(request.body_digest))
+        and (request.group is None or (request.group != "" and _is_ascii(request.group)))
+        and request.meta == {}
         and type(request.requires_proof) is bool
         and request.origin in _ORIGINS
         and type(request.origin) is Location
@@ -57,17 +60,30 @@ def _problems(request: Any) -> Iterator[str]:
     for name in ("pipeline", "client"):
         if not _is_text(value := getattr(request, name)):
             yield f"{name}: expected a text, got {_shown(value)}"
-    for name in ("address", "idempotency_key", "body_digest"):
+    for name in ("address", "idempotency_key", "body_digest", "group"):
         if (value := getattr(request, name)) is not None and not _is_text(value):
             yield f"{name}: expected a text or None, got {_shown(value)}"
-    if request.idempotency_key == "":
-        yield "idempotency_key: expected a text that is not empty, or None"
+    for name in ("idempotency_key", "group"):
+        if getattr(request, name) == "":
+            yield f"{name}: expected a text that is not empty, or None"
+    yield from _meta_problems(request.meta)
     if not isinstance(request.requires_proof, bool):
         yield f"requires_proof: expected True or False, got {_shown(request.requires_proof)}"
     if not isinstance(request.origin, Location) or request.origin is Location.STREAM:
         yield f"origin: expected Location.ONCHAIN or Location.OFFCHAIN, got {_shown(request.origin)}"
     if not isinstance(request.destination, Location):
         yield f"destination: expected a Location, got {_shown(request.destination)}"
+
+
+def _meta_problems(meta: Any) -> Iterator[str]:
+    if not isinstance(meta, Mapping):
+        yield f"meta: expected texts by name, got {_shown(meta)}"
+        return
+    pairs: Mapping[object, object] = meta  # pyright: ignore[reportUnknownVariableType]
+    if wrong := [pair for pair in pairs.items() if not all(map(_is_text, pair))]:
+        yield f"meta: expected texts by name, got {_shown(dict(wrong))}"
+    elif (size := sum(len(f"{name}{value}".encode()) for name, value in pairs.items())) > MOST_META_BYTES:
+        yield f"meta: {size} bytes of names and texts; at most {MOST_META_BYTES} are kept"
 
 
 def _is_text(value: object) -> bool:

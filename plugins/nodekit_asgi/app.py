@@ -5,11 +5,24 @@ import re
 from contextlib import nullcontext
 from random import Random
 
-from nodekit import KeyReused, Node, Refusal, StoreFailed, StreamBroken, TooManyJobs, TooManyRequests, Unavailable
+from nodekit import (
+    Connection,
+    Forbidden,
+    Identity,
+    KeyReused,
+    Node,
+    Refusal,
+    StoreFailed,
+    StreamBroken,
+    TooManyJobs,
+    TooManyRequests,
+    Unauthorized,
+    Unavailable,
+)
 from nodekit_asgi.api import handlers as _handlers
 from nodekit_asgi.api.routes import ROUTES, Handler, route
 from nodekit_asgi.config import Limits
-from nodekit_asgi.http.client_address import client_name
+from nodekit_asgi.http.client_address import sender_name
 from nodekit_asgi.http.messages import (
     Disconnected,
     Header,
@@ -22,14 +35,15 @@ from nodekit_asgi.http.messages import (
     error_reply,
     send_reply,
 )
-from nodekit_asgi.http.mounted import BrokenOff, check_caller, hand_on, mount_at
+from nodekit_asgi.http.mounted import PREFIX, BrokenOff, check_caller, hand_on, mount_at
+from nodekit_asgi.http.networks import UNIX
 from nodekit_asgi.http.origins import check_access, preflight_headers
 from nodekit_asgi.wire.profiles import PROFILES
 
 logger = logging.getLogger("nodekit.http")
 
-UNLIMITED = frozenset({"/health", "/docs", "/docs/{file}", "/openapi.json"})
-"""Routes without a rate limit: the health probe and the documentation of the API."""
+OPEN_TO_ALL = frozenset({"/health", "/docs", "/docs/{file}", "/openapi.json"})
+"""Routes that answer anybody, as often as they ask: the health probe and the documentation of the API."""
 
 _random = Random().getrandbits
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -79,17 +93,25 @@ class AsgiApp:
             headers += allowed
             if request.method == "OPTIONS" and allowed:
                 return Reply(b"", 204, preflight_headers())
-            request.client = client_name(request)
             path, request.parameters = route(request.path)
-            if path not in UNLIMITED:
-                self._node.limit(request.client)
-            if (mount := mount_at(request.path, self._node)) is not None:
+            mount = mount_at(request.path, self._node)
+            if path not in OPEN_TO_ALL:
+                request.sender = sender_name(request)
+                operation = path if mount is None else f"{PREFIX}{mount.name}/"
+                request.identity = identity = await self._identity(request, operation)
+                self._node.limit(identity)
+            if mount is not None:
                 check_caller(mount, request)
                 await hand_on(mount, request, send, headers)
                 return None
             return await _handler(request, path)(request, self._node)
         except HttpError as error:
             return error.reply
+        except Unauthorized as error:
+            challenge = [(b"www-authenticate", error.challenge.encode("latin-1", "replace"))]
+            return error_reply(401, error.reason, headers=challenge)
+        except Forbidden as error:
+            return error_reply(403, error.reason)
         except Refusal as refusal:
             return error_reply(PROFILES[request.limits.profile].refused, refusal.reason, refusal.params)
         except Unavailable as unavailable:
@@ -106,6 +128,19 @@ class AsgiApp:
         except Exception:
             logger.exception("%s %s failed (request %s)", request.method, request.path, request_id.decode())
             return error_reply(500, "internal error", {"request_id": request_id.decode()})
+
+    async def _identity(self, request: Request, path: str) -> Identity:
+        if not self._node.identifies:
+            return Identity(client=request.sender, address=request.address)
+        connection = Connection(
+            transport="http",
+            client=request.sender,
+            address=request.address,
+            headers=request.texts(),
+            secure=request.peer == UNIX or request.scope.get("scheme") == "https",
+            operation=f"{request.method} {path}" if path else "",
+        )
+        return await self._node.identify(connection)
 
 
 def _handler(request: Request, path: str) -> Handler:

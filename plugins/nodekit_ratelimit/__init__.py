@@ -7,12 +7,11 @@ bucket that keeps one number per client). Refused requests do not count. Countin
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from ipaddress import IPv6Address
 from typing import Annotated
 
 import msgspec
 
-from nodekit import ClientId, Provider, TooManyRequests
+from nodekit import Identity, Provider, TooManyRequests
 
 __all__ = ["RateLimit", "RateLimitConfig", "provider"]
 
@@ -54,8 +53,8 @@ class RateLimit:
         """The time by which each client's requests so far were due if spread evenly; the most recent client is last."""
         self._text = f"too many requests: at most {requests} in {period_seconds:g} s"
 
-    def nodekit_limit(self, client: ClientId) -> None:
-        who, now = _counted_as(client), self._clock() * self._ticks
+    def nodekit_limit(self, identity: Identity) -> None:
+        who, now = identity.group, self._clock() * self._ticks
         due = max(self._due.pop(who, now), now)
         wait = due - now - self._slack
         self._due[who] = due if wait > 0 else due + self._interval
@@ -63,16 +62,6 @@ class RateLimit:
             self._due.popitem(last=False)
         if wait > 0:
             raise TooManyRequests(self._text, retry_after_seconds=-(-wait // (self._ticks * _NANOSECONDS)))
-
-
-def _counted_as(client: ClientId) -> str:
-    if ":" not in client:
-        return client
-    try:
-        address = IPv6Address(client.partition("%")[0])
-    except ValueError:  # the name of a key
-        return client
-    return str(address.ipv4_mapped or f"{int(address) >> 64:x}/64")
 
 
 provider = Provider(RateLimitConfig, lambda config, file: RateLimit(**msgspec.structs.asdict(config)))

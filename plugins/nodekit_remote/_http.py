@@ -132,7 +132,7 @@ class Streamed:
 
 def _call(step: Step, endpoint: Endpoint) -> tuple[str, bytes, dict[str, str]]:
     """Return URL, body and headers of the call."""
-    headers = {**endpoint.headers, "Idempotency-Key": step.idempotency_key}
+    headers = {**step.headers, **endpoint.headers, "Idempotency-Key": step.idempotency_key}
     return f"{endpoint.url}/service_output", msgspec.json.encode(step.input), headers
 
 

@@ -18,6 +18,7 @@ import msgspec
 from nodekit import (
     ClientId,
     ContainerId,
+    GroupId,
     Job,
     JobFields,
     JobId,
@@ -29,6 +30,7 @@ from nodekit import (
     StepRecord,
     StoreFailed,
     Unfinished,
+    default_group,
 )
 from nodekit_sqlite._lock import OwnerLock
 from nodekit_sqlite._query import BY_OPEN, IS_OPEN, find_query, marks
@@ -57,6 +59,7 @@ class _State(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class _Row(_State, frozen=True, kw_only=True, omit_defaults=True):
     """The column `state`. It includes what scheduling needs of the request, so that the request need not be read."""
 
+    group: GroupId | None = None
     priority: int = 3
     origin: Location = Location.OFFCHAIN
     destination: Location = Location.OFFCHAIN
@@ -199,6 +202,7 @@ def _encode_state(job: Job) -> bytes:
     request = job.request
     return _encode(
         _Row(
+            group=request.group,
             priority=request.priority,
             origin=request.origin,
             destination=request.destination,
@@ -263,6 +267,7 @@ def _unread_request(client: ClientId, row: _Row) -> JobRequest:
         containers=(),
         data=msgspec.Raw(),
         client=client,
+        group=row.group,
         priority=row.priority,
         origin=row.origin,
         destination=row.destination,
@@ -273,7 +278,7 @@ def _unfinished(id: JobId, client: ClientId, state: bytes) -> Unfinished:
     row = _row(state)
     return Unfinished(
         id=id,
-        client=client,
+        group=row.group or default_group(client),
         priority=row.priority,
         due=row.due or "",
         onchain=row.origin is Location.ONCHAIN,

@@ -13,7 +13,18 @@ import msgspec
 from anyio.abc import SocketAttribute, SocketListener, SocketStream, TaskStatus
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from nodekit import ContainerError, Job, JobRequest, JobStatus, Node, NodekitError, Refusal, Unavailable, encode_payload
+from nodekit import (
+    Connection,
+    ContainerError,
+    Job,
+    JobRequest,
+    JobStatus,
+    Node,
+    NodekitError,
+    Refusal,
+    Unavailable,
+    encode_payload,
+)
 
 GONE = (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.IncompleteRead, anyio.EndOfStream)
 STATUSES = {JobStatus.SUCCESS: "success", JobStatus.FAILED: "failed", JobStatus.CANCELLED: "failed"}
@@ -58,7 +69,7 @@ class LinesTransport:
 
     async def answer(self, line: bytes, node: Node, client: str) -> Any:
         try:
-            node.limit(client)
+            node.limit(await node.identify(Connection(transport="lines", client=client, address=client)))
             return await self.asked(msgspec.json.decode(line, type=dict[str, Any]), node, client)
         except Refusal as refusal:
             return {"refused": refusal.reason, "params": refusal.params}

@@ -86,7 +86,7 @@ class Expected:
         """Return the numbers of unfinished jobs: offchain, onchain and by client."""
         left = [entry.job for entry in self.entries.values() if not entry.job.status.finished]
         onchain = sum(job.request.origin is Location.ONCHAIN for job in left)
-        return len(left) - onchain, onchain, Counter(job.client for job in left)
+        return len(left) - onchain, onchain, Counter(job.group for job in left)
 
     def get(self, ids: Sequence[JobId], client: str | None) -> list[Job]:
         found = [self.entries[id].job for id in dict.fromkeys(ids) if id in self.entries]

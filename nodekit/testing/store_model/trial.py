@@ -126,7 +126,7 @@ class Trial:
         for query in (JobQuery(), JobQuery(container="x"), JobQuery(error="no reply")):
             assert await self._store.find(query) == self._expected.find(query)
         pending = await self._store.pending()
-        assert (pending.offchain, pending.onchain, dict(pending.clients)) == self._expected.pending()
+        assert (pending.offchain, pending.onchain, dict(pending.groups)) == self._expected.pending()
         if self._expected.changed:
             await self._soon(self._hear())
 

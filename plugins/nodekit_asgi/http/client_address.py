@@ -1,4 +1,4 @@
-"""The client of a request: the peer of the connection or, behind a trusted proxy, the client that the proxy names."""
+"""The sender of a request: the peer of the connection or, behind a trusted proxy, the client that the proxy names."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -11,8 +11,8 @@ _PORT = r"(?::(?:[0-9]{1,5}|_[A-Za-z0-9._-]+))?"
 _ADDRESS = re.compile(rf"\[([0-9A-Fa-f:.]{{2,45}})\]{_PORT}|([0-9.]{{7,15}}){_PORT}|([0-9A-Fa-f:.]{{2,45}})")
 
 
-def client_name(request: Request) -> str:
-    """Return the client of a request: the name of its peer, or the address that a trusted proxy gives.
+def sender_name(request: Request) -> str:
+    """Return the sender of a request: the name of its peer, or the address that a trusted proxy gives.
 
     Behind proxies, it is the last address in `forwarded_header` that is not a trusted proxy's, or the first if all of
     them are. Anybody may have written the addresses before it. Raise `HttpError` 400 if a trusted proxy's entry is not

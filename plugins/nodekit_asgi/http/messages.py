@@ -10,6 +10,7 @@ import anyio
 import msgspec
 from msgspec import UNSET
 
+from nodekit import ClientId, Identity
 from nodekit_asgi.config import Limits
 from nodekit_asgi.http.networks import peer_name, unmapped
 from nodekit_asgi.wire.node import WireErrorReply
@@ -74,9 +75,11 @@ class Request:
         self.method: str = scope["method"]
         self.path: str = scope["path"].removeprefix(scope.get("root_path", ""))
         self.peer = peer_name(scope.get("client"))
-        """The other end of the connection, named in the same form as `client`."""
-        self.client = self.peer
-        """The client: an IP address (the IPv4 of a mapped one), ``unix`` or ``name:…``; not the peer behind a proxy."""
+        """The other end of the connection, named in the same form as `sender`."""
+        self.sender = self.peer
+        """The sender: an IP address (the IPv4 of a mapped one), ``unix`` or ``name:…``; not the peer behind a proxy."""
+        self.identity: Identity | None = None
+        """The caller. None until the node has identified it."""
         self.parameters: Mapping[str, str] = {}
         """Path segments by the names in braces in the path of the route."""
         self.limits = limits
@@ -95,14 +98,27 @@ class Request:
         """Values by lower-case name; the last value of a repeated header."""
         return dict(self.scope["headers"])
 
+    def texts(self) -> Mapping[str, str]:
+        """Return the headers as text, by lower-case name; the values of a repeated one are joined by ``, ``."""
+        texts: dict[str, str] = {}
+        for name, value in self.scope["headers"]:
+            key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+            texts[key] = f"{texts[key]}, {text}" if key in texts else text
+        return texts
+
     def values(self, name: bytes) -> Sequence[bytes]:
         """Return every value of a header, given its lower-case name."""
         return [value for key, value in self.scope["headers"] if key == name]
 
     @property
+    def client(self) -> ClientId:
+        """The client whose jobs the caller may see."""
+        return self.identity.client if self.identity else self.sender
+
+    @property
     def address(self) -> str | None:
-        """The client's IP address, or None if it has none."""
-        return unmapped(self.client)
+        """The sender's IP address, or None if it has none."""
+        return unmapped(self.sender)
 
     @cached_property
     def query(self) -> Sequence[tuple[str, str]]:

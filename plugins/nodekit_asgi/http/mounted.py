@@ -47,7 +47,7 @@ def check_caller(mount: Mount, request: Request) -> None:
     """
     if mount.public:
         return
-    if _is_passed_on(request) or not (request.client == UNIX or _is_loopback(request.address)):
+    if _is_passed_on(request) or not (request.sender == UNIX or _is_loopback(request.address)):
         raise HttpError(403, f"{PREFIX}{mount.name}/ is not public: it can be called from the node's own machine only")
     if request.peer != UNIX:
         check_access(request, loopback=True)
@@ -93,17 +93,24 @@ async def hand_on(mount: Mount, request: Request, send: Send, extra: Sequence[He
 
 
 def _scope(mount: Mount, request: Request) -> Scope:
-    """Return the scope for the application: `path` begins with `root_path`, as in ASGI, and `client` is resolved."""
-    scope = request.scope
-    root = scope.get("root_path", "")
-    path = f"{root}{request.path}"
-    return {**scope, "root_path": f"{root}{PREFIX}{mount.name}", "path": path, "client": _scope_client(request)}
+    """Return the scope for the application: `path` begins with `root_path`, as in ASGI, and `client` is resolved.
+
+    ``nodekit.identity`` is the `Identity` of the caller.
+    """
+    root = request.scope.get("root_path", "")
+    return {
+        **request.scope,
+        "root_path": f"{root}{PREFIX}{mount.name}",
+        "path": f"{root}{request.path}",
+        "client": _scope_client(request),
+        "nodekit.identity": request.identity,
+    }
 
 
 def _scope_client(request: Request) -> tuple[str, int] | None:
-    if request.client == UNIX:
+    if request.sender == UNIX:
         return None
-    host, port = request.scope["client"] if request.client == request.peer else (request.client, 0)
+    host, port = request.scope["client"] if request.sender == request.peer else (request.sender, 0)
     return request.address or host, port
 
 

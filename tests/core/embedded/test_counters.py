@@ -13,16 +13,16 @@ def test_jobs_are_counted_by_origin_and_client_until_they_are_finished() -> None
     counts.jobs(jobs, +1)
     pending = counts.pending()
     assert (pending.offchain, pending.onchain, pending.total) == (6, 3, 9)
-    assert pending.clients == {"a": 6, "b": 3}
+    assert pending.groups == {"a": 6, "b": 3}
     for job in jobs[:6]:
         counts.one(Unfinished.of(job), -1)
     assert (counts.pending().offchain, counts.pending().onchain) == (2, 1)
-    assert counts.pending().clients == {"b": 3}
+    assert counts.pending().groups == {"b": 3}
     counts.jobs(jobs[6:], -1)
-    assert (counts.pending().total, counts.pending().clients) == (0, {})
+    assert (counts.pending().total, counts.pending().groups) == (0, {})
 
 
 def test_finished_jobs_do_not_count() -> None:
     counts = Counts()
     counts.jobs([succeeded(make_job()), make_job(client="bob")], +1)
-    assert counts.pending().clients == {"bob": 1}
+    assert counts.pending().groups == {"bob": 1}

@@ -16,7 +16,7 @@ _numbers = count()
 
 
 def entry(client: str = "a", *, due: str = "x", priority: int = 3, id: str | None = None) -> Unfinished:
-    return Unfinished(id=id or f"{next(_numbers):09}", client=client, priority=priority, due=due)
+    return Unfinished(id=id or f"{next(_numbers):09}", group=client, priority=priority, due=due)
 
 
 def filled(*entries: Unfinished) -> Schedule:
@@ -37,7 +37,7 @@ def order(schedule: Schedule, *containers: str, one_by_one: bool = True) -> list
 
 
 def clients(entries: list[Unfinished]) -> str:
-    return "".join(entry.client for entry in entries)
+    return "".join(entry.group for entry in entries)
 
 
 def test_jobs_of_one_client_come_oldest_first_in_whatever_order_they_were_added() -> None:
@@ -70,7 +70,7 @@ def test_a_client_that_was_served_waits_for_all_others_before_it_is_served_again
 
 def test_turns_are_counted_over_all_containers() -> None:
     schedule = filled(entry("a", due="x"), entry("a", due="y"), entry("b", due="x"), entry("b", due="y"))
-    assert [(e.client, e.due) for e in order(schedule, "x", "y")] == [("a", "x"), ("b", "x"), ("a", "y"), ("b", "y")]
+    assert [(e.group, e.due) for e in order(schedule, "x", "y")] == [("a", "x"), ("b", "x"), ("a", "y"), ("b", "y")]
 
 
 def test_a_client_that_is_served_often_in_one_container_does_not_starve_in_another() -> None:
@@ -89,7 +89,7 @@ def test_a_client_that_comes_back_is_not_served_twice_while_another_waits_for_it
     assert clients(schedule.take({"x", "y"}, 2, now=0)) == "carolalice"
     schedule.add(entry("alice"))
     schedule.add(older)
-    assert [(e.client, e.due) for e in order(schedule, "x", "y")] == [("carol", "x"), ("alice", "x"), ("carol", "y")]
+    assert [(e.group, e.due) for e in order(schedule, "x", "y")] == [("carol", "x"), ("alice", "x"), ("carol", "y")]
 
 
 def test_a_lane_that_opens_late_is_served_by_when_its_client_was_served_last() -> None:
@@ -161,12 +161,12 @@ def test_clients_are_served_in_their_order_after_most_of_them_have_gone() -> Non
         schedule.add(entry(client, id=f"0 {client}"))
     for some in last.values():
         schedule.add(some)
-    assert [some.client for some in schedule.take({"x"}, 100, now=0)] == clients_[:100]
+    assert [some.group for some in schedule.take({"x"}, 100, now=0)] == clients_[:100]
     stay = {*clients_[70:130]}
     for client in clients_:
         if client not in stay:
             schedule.remove(last[client].id)
-    assert [some.client for some in order(schedule)] == [*clients_[100:130], *clients_[70:100]]
+    assert [some.group for some in order(schedule)] == [*clients_[100:130], *clients_[70:100]]
 
 
 def test_a_job_added_again_comes_once_and_as_it_was_added_last() -> None:
@@ -218,12 +218,12 @@ class Model:
             assert entry in due
             level = [other for other in due if other.priority == min(other.priority for other in due)]
             assert entry in level
-            lane = [other.id for other in level if (other.client, other.due) == (entry.client, entry.due)]
+            lane = [other.id for other in level if (other.group, other.due) == (entry.group, entry.due)]
             assert entry.id == min(lane)
-            served[entry.priority, entry.due, entry.client] += 1
-            for client in {other.client for other in level if other.due == entry.due}:
+            served[entry.priority, entry.due, entry.group] += 1
+            for client in {other.group for other in level if other.due == entry.due}:
                 # no client gets two turns in a container while another waits there for one
-                turns = [served[entry.priority, entry.due, some] for some in (entry.client, client)]
+                turns = [served[entry.priority, entry.due, some] for some in (entry.group, client)]
                 assert turns[0] <= turns[1] + 1
             self.remove(entry.id)
 
@@ -231,7 +231,7 @@ class Model:
 ENTRIES = st.builds(
     Unfinished,
     id=st.integers(0, 40).map("{:02}".format),
-    client=st.sampled_from("abc"),
+    group=st.sampled_from("abc"),
     priority=st.sampled_from([0, 3, 7]),
     due=st.sampled_from("xyz"),
 )

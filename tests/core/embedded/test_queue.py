@@ -14,7 +14,7 @@ pytestmark = pytest.mark.anyio
 
 
 def entry(number: int, **times: float) -> Unfinished:
-    return Unfinished(id=f"{number:06}", client="a", priority=3, due="x", **times)
+    return Unfinished(id=f"{number:06}", group="a", priority=3, due="x", **times)
 
 
 def put(queue: Queue, *entries: Unfinished, delay_seconds: float | None = None) -> None:

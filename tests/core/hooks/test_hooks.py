@@ -20,6 +20,7 @@ from nodekit import (
     CompositionError,
     Container,
     EmbeddedStore,
+    Identity,
     JobRequest,
     JobStatus,
     KeyReused,
@@ -363,10 +364,10 @@ class Limiting:
         self.refused, self.error = refused, error
         self.asked: list[str] = []
 
-    def nodekit_limit(self, client: str, node: Any) -> None:
+    def nodekit_limit(self, identity: Identity, node: Any) -> None:
         assert node.name == "node"
-        self.asked.append(client)
-        if client == self.refused:
+        self.asked.append(identity.client)
+        if identity.client == self.refused:
             raise self.error
 
 
@@ -374,20 +375,20 @@ def test_the_first_plugin_that_limits_a_client_wins() -> None:
     first = Limiting("a", TooManyRequests("slower", retry_after_seconds=3))
     second = Limiting("b", Unavailable("closed", retry_after_seconds=4))
     node = make_node(plugins=[first, second])
-    node.limit("c")
+    node.limit(Identity(client="c"))
     with pytest.raises(TooManyRequests, match="slower"):
-        node.limit("a")
+        node.limit(Identity(client="a"))
     with pytest.raises(Unavailable, match="closed"):
-        node.limit("b")
+        node.limit(Identity(client="b"))
     assert (first.asked, second.asked) == (["c", "a", "b"], ["c", "b"])
 
 
 def test_a_limit_that_breaks_lets_nobody_through(caplog: pytest.LogCaptureFixture) -> None:
     node = make_node(plugins=[Limiting("a", KeyError("a"))])
     with pytest.raises(NodekitError, match="plugin Limiting failed to say"):
-        node.limit("a")
+        node.limit(Identity(client="a"))
     assert "Limiting failed in nodekit_limit" in caplog.text
-    make_node().limit("a")  # nobody objects where no plugin limits
+    make_node().limit(Identity(client="a"))  # nobody objects where no plugin limits
 
 
 # -- pages ----------------------------------------------------------------------------------------
@@ -533,9 +534,9 @@ async def test_a_store_that_keeps_nothing_refuses_what_was_admitted() -> None:
 def test_a_client_that_has_to_wait_is_told_of() -> None:
     told = Told()
     node = make_node(plugins=[Limiting("a", TooManyRequests("slower", retry_after_seconds=3)), told])
-    node.limit("b")
+    node.limit(Identity(client="b"))
     with pytest.raises(TooManyRequests):
-        node.limit("a")
+        node.limit(Identity(client="a"))
     assert told.refused == [("a", TooManyRequests, "slower")]
 
 
@@ -670,10 +671,10 @@ async def test_a_limit_that_answers_instead_of_raising_lets_nobody_through(
     answer: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Forgets:
-        def nodekit_limit(self, client: str) -> Any:
+        def nodekit_limit(self, identity: Identity) -> Any:
             return answer
 
     async with make_node(plugins=[Forgets()]) as node:
         with pytest.raises(NodekitError, match="Forgets failed to say"):
-            node.limit("alice")
+            node.limit(Identity(client="alice"))
     assert "where only None lets in; to object, raise it" in caplog.text

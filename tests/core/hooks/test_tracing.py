@@ -13,7 +13,7 @@ import pytest
 from parts import give_up, make_node, request, until
 from served import serve
 
-from nodekit import JobRequest, NodekitError, Refusal, TooManyRequests, load_node
+from nodekit import Identity, JobRequest, NodekitError, Refusal, TooManyRequests, load_node
 from nodekit.hooks import manager as hooks_module
 from nodekit.hooks import specs as hookspecs
 
@@ -35,7 +35,7 @@ class Plugin:
         if self.error:
             raise self.error
 
-    def nodekit_limit(self, client: str) -> None:
+    def nodekit_limit(self, identity: Identity) -> None:
         if self.error:
             raise self.error
 
@@ -61,7 +61,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> Any:
 @pytest.mark.anyio
 async def test_each_call_is_one_line_with_hook_plugin_and_outcome(lines: Any) -> None:
     async with make_node(plugins=[Plugin()], trace_hooks=True) as node:
-        node.limit("alice")
+        node.limit(Identity(client="alice"))
         await node.submit(request())
         await node.health()
     told = [line[:3] for line in lines()]
@@ -93,7 +93,7 @@ async def test_an_outcome_says_what_kind_and_no_payload(
         with pytest.raises((NodekitError, TypeError)):  # each as without tracing, see test_hooks
             await node.submit(request(client=SECRET, text=SECRET))
         with pytest.raises((NodekitError, TypeError)):
-            node.limit(SECRET)
+            node.limit(Identity(client=SECRET))
     told = [line[:3] for line in lines()]
     assert told.count(("nodekit_admit", "0:Plugin", outcome)) == 1
     assert told.count(("nodekit_limit", "0:Plugin", outcome)) == 1

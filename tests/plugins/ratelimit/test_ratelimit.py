@@ -8,7 +8,7 @@ import pytest
 from chance import given
 from hypothesis import strategies as st
 
-from nodekit import TooManyRequests
+from nodekit import Identity, TooManyRequests
 from nodekit_ratelimit import RateLimit
 
 SECOND = 1_000_000_000
@@ -34,7 +34,7 @@ class Limited:
     def retry_after(self, client: str = "10.0.0.1") -> int:
         """Return the seconds to wait; 0 if the request was admitted."""
         try:
-            self.limit.nodekit_limit(client)
+            self.limit.nodekit_limit(Identity(client=client))
         except TooManyRequests as refused:
             return refused.retry_after_seconds
         return 0
@@ -148,6 +148,6 @@ def test_a_flood_of_addresses_does_not_grow_memory_and_forgets_who_was_idle_long
 
 def test_the_clock_of_the_machine_is_the_default() -> None:
     limit = RateLimit(requests=1, period_seconds=3600)
-    limit.nodekit_limit("a")
+    limit.nodekit_limit(Identity(client="a"))
     with pytest.raises(TooManyRequests, match=r"at most 1 in 3600 s"):
-        limit.nodekit_limit("a")
+        limit.nodekit_limit(Identity(client="a"))

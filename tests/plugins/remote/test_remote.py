@@ -16,6 +16,7 @@ import anyio
 import msgspec
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
+from msgspec.structs import replace
 
 from nodekit import CompositionError, ContainerFailed, ContainerOutput, Secret
 from nodekit.testing import StreamingRunnerContract, make_step
@@ -193,6 +194,14 @@ async def test_a_call_is_a_post_of_the_container_protocol(server: Server) -> Non
     assert "authorization" not in request.headers
     assert "cookie" not in request.headers
     assert output.instance == server.url("echo")
+
+
+async def test_headers_of_a_step_are_sent_along(server: Server) -> None:
+    async with runner_for(server, "echo") as runner:
+        await runner.run(replace(make_step("echo"), headers={"Traceparent": "00-1-2-01"}))
+    [request] = server.requests
+    assert request.headers["traceparent"] == "00-1-2-01"
+    assert request.headers["content-type"] == "application/json"
 
 
 async def test_a_bearer_is_sent_and_never_shown(server: Server, caplog: pytest.LogCaptureFixture) -> None:

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from nodekit import Job, JobRequest, Node, Refusal, Unavailable, encode_payload
+from nodekit import Identity, Job, JobRequest, Node, Refusal, Unavailable, encode_payload
 from nodekit.testing.builders.jobs import make_request
 from nodekit.testing.contracts.failure_messages import shown, told
 from nodekit.testing.contracts.plugins.hostile import hostile_requests
@@ -45,7 +45,8 @@ class GuardContract(PluginContract):
         assert hasattr(guard, "nodekit_admit") or hasattr(guard, "nodekit_limit"), "it has no hook of a guard"
         try:
             if hasattr(guard, "nodekit_limit"):
-                call_hook(guard.nodekit_limit, client=request.client, node=node)
+                identity = Identity(client=request.client, group=request.in_group, address=request.address)
+                call_hook(guard.nodekit_limit, identity=identity, node=node)
             if hasattr(guard, "nodekit_admit"):
                 await call_hook(guard.nodekit_admit, request=request, node=node)
         except Exception as objection:

@@ -104,7 +104,7 @@ class StoreBase(KeeperBase):
         """Return the present numbers of jobs: offchain, onchain and by client."""
         pending = await store.pending()
         assert pending.total == pending.offchain + pending.onchain
-        return pending.offchain, pending.onchain, dict(pending.clients)
+        return pending.offchain, pending.onchain, dict(pending.groups)
 
     async def seen(
         self, changes: AsyncIterator[Change | None], ids: Collection[JobId], *, finished: bool = False

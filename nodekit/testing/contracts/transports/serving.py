@@ -9,7 +9,7 @@ import anyio
 import pytest
 from anyio.abc import SocketStream
 
-from nodekit import ClientId, JobId, TooManyRequests, Transport
+from nodekit import ClientId, Identity, JobId, TooManyRequests, Transport
 from nodekit.testing.contracts.backends import Contract
 from nodekit.testing.contracts.bounds import within
 from nodekit.testing.contracts.transports.listening import connect, only_port
@@ -134,7 +134,7 @@ class Limiting:
         self.refuses = False
         self.asked: list[ClientId] = []
 
-    def nodekit_limit(self, client: ClientId) -> None:
-        self.asked.append(client)
+    def nodekit_limit(self, identity: Identity) -> None:
+        self.asked.append(identity.client)
         if self.refuses:
             raise TooManyRequests("too many requests", retry_after_seconds=7)

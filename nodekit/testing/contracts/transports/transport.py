@@ -258,7 +258,7 @@ class TransportContract(TransportBase):
             limit.refuses = True
             with pytest.raises(Unavailable) as raised:
                 await self.submit(served.url, "echo")
-            assert raised.value.retry_after_seconds == 7, "Node.limit(client) is asked before a request is looked at"
+            assert raised.value.retry_after_seconds == 7, "Node.limit(identity) is asked before a request is looked at"
             assert limit.asked
 
     async def test_the_jobs_of_one_client_are_no_others(self, transport: Transport) -> None:

@@ -6,7 +6,7 @@ import pytest
 from http_api import api_functions, serving
 from parts import Gate
 
-from nodekit import TooManyRequests
+from nodekit import Identity, TooManyRequests
 from nodekit_ratelimit import RateLimit
 
 pytestmark = pytest.mark.anyio
@@ -61,8 +61,8 @@ async def test_another_client_is_not_refused(server: str) -> None:
 
 
 class Broken:
-    def nodekit_limit(self, client: str) -> None:
-        raise RuntimeError(f"who is {client}?")
+    def nodekit_limit(self, identity: Identity) -> None:
+        raise RuntimeError(f"who is {identity.client}?")
 
 
 class Strict:

@@ -10,7 +10,7 @@ import pytest
 from http_api import Api, both_servers, post, serving
 from parts import make_node
 
-from nodekit import JobRequest, Mount, RequestRefused, TooManyRequests
+from nodekit import Identity, JobRequest, Mount, RequestRefused, TooManyRequests
 from nodekit_asgi import AsgiApp, Limits
 from nodekit_asgi.http import mounted as _mounted
 
@@ -108,7 +108,7 @@ async def test_a_client_that_asks_too_often_has_to_wait_for_mounts_too(server: s
         def __init__(self) -> None:
             self.refused: list[Any] = []
 
-        def nodekit_limit(self, client: str) -> None:
+        def nodekit_limit(self, identity: Identity) -> None:
             raise TooManyRequests("slower", retry_after_seconds=3)
 
         def nodekit_observe(self, event: Any) -> None:

@@ -13,7 +13,7 @@ from http_api import Api, serving
 from multidict import CIMultiDict
 
 from nodekit_asgi import AsgiConfig, Limits
-from nodekit_asgi.http.client_address import client_name
+from nodekit_asgi.http.client_address import sender_name
 from nodekit_asgi.http.messages import HttpError, Request
 
 pytestmark = pytest.mark.anyio
@@ -58,15 +58,15 @@ async def receive() -> dict[str, Any]:
     ],
 )
 async def test_the_client_is_the_last_address_that_is_no_trusted_proxys(lines: Sequence[str], client: str) -> None:
-    assert client_name(request("10.0.0.1", *lines)) == client
-    assert client_name(request("::ffff:10.0.0.1", *lines)) == client
+    assert sender_name(request("10.0.0.1", *lines)) == client
+    assert sender_name(request("::ffff:10.0.0.1", *lines)) == client
 
 
 @pytest.mark.parametrize("peer", ["192.0.2.9", "2001:db9::5", "127.0.0.2", None])
 async def test_who_is_no_trusted_proxy_speaks_for_itself(peer: str | None) -> None:
     for line in ("198.51.100.1", "10.0.0.1", "nonsense"):
-        assert client_name(request(peer, line)) == (peer or "unix")
-    assert client_name(request("10.0.0.1", "198.51.100.1", trusted_proxies=())) == "10.0.0.1"
+        assert sender_name(request(peer, line)) == (peer or "unix")
+    assert sender_name(request("10.0.0.1", "198.51.100.1", trusted_proxies=())) == "10.0.0.1"
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ async def test_who_is_no_trusted_proxy_speaks_for_itself(peer: str | None) -> No
 )
 async def test_a_proxys_entry_that_is_no_address_is_refused_and_not_taken_for_the_proxy(line: str) -> None:
     with pytest.raises(HttpError) as raised:
-        client_name(request("10.0.0.1", line))
+        sender_name(request("10.0.0.1", line))
     assert raised.value.reply.status == 400
     assert "x-forwarded-for" in str(raised.value)
 
@@ -99,7 +99,7 @@ async def test_a_proxys_entry_that_is_no_address_is_refused_and_not_taken_for_th
     ],
 )
 async def test_the_header_of_rfc_7239_is_understood(lines: Sequence[str], client: str) -> None:
-    assert client_name(request("10.0.0.1", *lines, forwarded_header="Forwarded")) == client
+    assert sender_name(request("10.0.0.1", *lines, forwarded_header="Forwarded")) == client
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ async def test_the_header_of_rfc_7239_is_understood(lines: Sequence[str], client
 )
 async def test_a_quote_that_a_client_has_left_open_does_not_swallow_what_the_proxy_adds(lines: Sequence[str]) -> None:
     with pytest.raises(HttpError):
-        client_name(request("10.0.0.1", *lines, forwarded_header="forwarded"))
+        sender_name(request("10.0.0.1", *lines, forwarded_header="forwarded"))
 
 
 @pytest.mark.parametrize(
@@ -121,15 +121,15 @@ async def test_a_quote_that_a_client_has_left_open_does_not_swallow_what_the_pro
 )
 async def test_one_of_rfc_7239_that_hides_the_client_is_refused(line: str) -> None:
     with pytest.raises(HttpError):
-        client_name(request("10.0.0.1", line, forwarded_header="forwarded"))
+        sender_name(request("10.0.0.1", line, forwarded_header="forwarded"))
 
 
 async def test_only_the_header_that_is_declared_counts() -> None:
     asked = request("10.0.0.1", "192.0.2.1", forwarded_header="X-Real-IP")
-    assert client_name(asked) == "192.0.2.1"
+    assert sender_name(asked) == "192.0.2.1"
     other = request("10.0.0.1", "192.0.2.1")
     other.limits = Limits(trusted_proxies=PROXIES, forwarded_header="forwarded")
-    assert client_name(other) == "10.0.0.1"
+    assert sender_name(other) == "10.0.0.1"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,62 @@
+"""Identities: who asks, and with whom a client shares limits and turns."""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from ipaddress import IPv6Address
+
+import msgspec
+
+from nodekit.model.container import ClientId, GroupId
+
+
+class Connection(msgspec.Struct, frozen=True, kw_only=True):
+    """The facts that say who sends a request, as its transport knows them before the request is examined."""
+
+    transport: str
+    """Kind of the transport, such as ``http``."""
+    client: ClientId
+    """Client by its address: an IP address, or a name such as ``unix``. It is the client if no plugin names another."""
+    address: str | None = None
+    """IP address of the client. None if it has none (a unix socket, the same process)."""
+    headers: Mapping[str, str] = {}
+    """Headers by their lower-case names. The values of a repeated header are joined by ``, ``."""
+    secure: bool = False
+    """True if nobody on the way can read along: TLS, a unix socket, or a trusted proxy that says so."""
+    operation: str = ""
+    """Operation that is asked for, such as ``GET /api/jobs/{id}``. Empty if there is none of this name."""
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """A caller: the client whose jobs it may see, and what it shares with others."""
+
+    client: ClientId
+    group: GroupId = ""
+    """Group whose limits and turns the client shares. By default the client itself, or the /64 of an IPv6 address."""
+    operator: bool = False
+    """True if it may see and end the jobs of every client."""
+    address: str | None = None
+    """IP address, for guards and the log."""
+
+    def __post_init__(self) -> None:
+        if not self.group:
+            msgspec.structs.force_setattr(self, "group", default_group(self.client))
+
+
+def default_group(client: ClientId) -> GroupId:
+    """Return the group of a client for which nothing else is said.
+
+    It is the client, or the network of an IPv6 address with 64 bits, since one machine has all addresses of such a
+    network. An address that stands for one of IPv4 is that one.
+    """
+    return _network(client) if ":" in client else client
+
+
+@lru_cache(4096)
+def _network(client: ClientId) -> GroupId:
+    try:
+        address = IPv6Address(client.partition("%")[0])
+    except ValueError:  # a name
+        return client
+    if address.ipv4_mapped:
+        return str(address.ipv4_mapped)
+    return f"{IPv6Address(int(address) >> 64 << 64)}/64"
