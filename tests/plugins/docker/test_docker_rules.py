@@ -535,6 +535,7 @@ HEAD = 'failed to do request: Head "https://r.example/v2/x/manifests/1": '
             'failed to resolve reference "r.example/x:1": failed to authorize: failed to fetch oauth token: unexpected '
             "status from GET request to https://r.example/token: 401 Unauthorized",
         ),
+        ("credentials", "insufficient_scope: authorization failed"),
         ("credentials", "error parsing HTTP 403 response body: unexpected status from HEAD request: 403 Forbidden"),
         (
             "limited",
