@@ -123,7 +123,14 @@ async def test_one_that_is_killed_and_one_that_runs_out_of_memory_have_died(runn
     assert text.startswith("the container ran out of memory and was killed (its limit is 64MiB; `memory` raises it)")
 
 
-@pytest.mark.parametrize(("printed", "fault_text"), [("done!", "the reply is not JSON: "), ("", "the reply is empty")])
+@pytest.mark.parametrize(
+    ("printed", "fault_text"),
+    [
+        ("done!", "the reply is not JSON: "),
+        ("", "the reply is empty"),
+        ("[" * 200 + "]" * 200, "the reply is nested"),
+    ],
+)
 async def test_what_is_no_json_is_a_fault(runner: Watched, printed: str, fault_text: str) -> None:
     kind, text = await fault(runner, {"do": "raw", "text": printed, "lines": ["said aside"]})
     assert kind == "not_json"
