@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
-import docker
-
 from engine import debian
 from engine.ping import answers
 
@@ -251,12 +249,6 @@ class Dockerd:
         """Return processes that see the engine's mounts, all or by name: itself, containerd, shims, proxies."""
         mounts = os.readlink(f"/proc/{self._holder.pid}/ns/mnt")
         return [pid for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))) if _is_one(pid, mounts, names)]
-
-    def kill_program(self, container: str) -> None:
-        """`kill -9` of a container's first process, from outside: the engine is not told."""
-        with contextlib.closing(docker.APIClient(self.host)) as client:
-            pid = client.inspect_container(container)["State"]["Pid"]  # in the namespace of the engine
-        subprocess.run([*self._enter_namespaces(), "sh", "-c", f"kill -9 {pid}"], check=True)
 
     def log(self, lines: int = 15) -> str:
         return "\n" + "\n".join((self.folder / "log").read_text(errors="replace").splitlines()[-lines:])

@@ -1,7 +1,6 @@
 """Images for tests, made from this system's own Python: no registry, no package index, no network."""
 
 import io
-import os
 import platform
 import tarfile
 from functools import cached_property
@@ -52,12 +51,6 @@ class Images:
         """The image `python` with `program.py`, which is run once for each step."""
         lines = ("COPY service.py program.py /", 'ENTRYPOINT ["python3", "-S", "/program.py"]')
         return self.build("nodekit-test/program:1", "\n".join((f"FROM {self.python}", *lines)), SERVICE, PROGRAM)
-
-    def large(self, mebibytes: int) -> str:
-        """Make an image with this much data that cannot be compressed; each call makes another one."""
-        tag = f"nodekit-test/large:{mebibytes}"
-        content = {"random": os.urandom(mebibytes << 20)}
-        return self.build(tag, "FROM scratch\nCOPY random /random", **content)
 
     def build(self, tag: str, dockerfile: str, *files: Path, **contents: bytes) -> str:
         """`docker build` with these files beside the Dockerfile; the image carries our label."""

@@ -7,8 +7,6 @@ ADD (0)           what is added to a number
 START_SECONDS     it listens only after that long
 CRASH             it prints a line and ends with this code before it listens
 CRASH_TIMES       … only at its first so many starts in this container
-CRASH_AFTER       it ends with code 1 that many seconds after it listens
-HEALTH (200)      the status of /health; 404: it has none
 IGNORE_SIGTERM    it has to be killed
 """
 
@@ -20,7 +18,6 @@ import signal
 import socket
 import struct
 import sys
-import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -28,10 +25,6 @@ from typing import Any
 
 ENV = os.environ
 STARTS = Path("/tmp/starts")
-
-
-class Answer(Exception):
-    """An answer with another status than 200."""
 
 
 def act(data: Any) -> Any:
@@ -84,10 +77,6 @@ def say(lines: list[str], to: str = "stdout") -> list[str]:
     for line in lines:
         print(line, file=getattr(sys, to), flush=True)
     return lines
-
-
-def answer(status: int, body: Any = None) -> None:
-    raise Answer(status, body)
 
 
 def connect(host: str, port: int) -> str:
@@ -154,7 +143,6 @@ ACTIONS: dict[str, Any] = {
     "eat": eat,
     "fork": fork,
     "print": say,
-    "answer": answer,
     "connect": connect,
     "report": report,
 }
@@ -165,8 +153,7 @@ class Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
-        status = int(ENV.get("HEALTH", "200")) if self.path == "/health" else 404
-        self.reply(status, {"status": "healthy" if status == 200 else "unhealthy"})
+        self.reply(200 if self.path == "/health" else 404, {})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))))
@@ -174,8 +161,6 @@ class Handler(BaseHTTPRequestHandler):
             return self.reply(404, {"error": "not found"})
         try:
             return self.reply(200, act(body["data"]))
-        except Answer as other:
-            return self.reply(*other.args)
         except Exception as error:
             return self.reply(400, {"error": f"{type(error).__name__}: {error}"})
 
@@ -213,8 +198,6 @@ def main() -> None:
     time.sleep(float(ENV.get("START_SECONDS", "0")))
     with Server(("0.0.0.0", int(ENV.get("PORT", "3000"))), Handler) as server:
         say(["listening"])
-        if "CRASH_AFTER" in ENV:
-            threading.Timer(float(ENV["CRASH_AFTER"]), leave, (1, ["crashing as told, after a while"])).start()
         server.serve_forever()
 
 

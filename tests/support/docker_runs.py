@@ -8,25 +8,20 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-import aiohttp
 import anyio
 import anyio.to_thread
 import docker.errors
 from docker.models.containers import Container
 from docker.models.networks import Network
 from engine.bed import Engine
-from http_api import Api
-from parts import make_node, until
-from served import Served, started
+from parts import PATIENCE_SECONDS, make_node, until
+from served import Served
 
 from nodekit import ContainerError, ContainerOutput, Job, JobStatus, Node, Step
 from nodekit.testing import make_request
 from nodekit_docker import DockerContainer, DockerRunner
 
 T = TypeVar("T")
-
-PATIENCE_SECONDS = 60.0
-"""Patience for steps that should take a second: machines that run tests are busy."""
 
 
 class Watched(DockerRunner):
@@ -135,11 +130,18 @@ def error(job: Job) -> ContainerError:
 
 
 async def is_up(runner: DockerRunner, *ids: str) -> None:
-    await until(lambda: set(runner.running()) >= set(ids or ("one",)), seconds=PATIENCE_SECONDS)
+    await until(lambda: set(runner.running()) >= set(ids or ("one",)))
 
 
 async def is_down(runner: DockerRunner, id: str = "one") -> None:
-    await until(lambda: id not in runner.running(), seconds=PATIENCE_SECONDS)
+    await until(lambda: id not in runner.running())
+
+
+async def replaced(bed: Bed, **which: Any) -> None:
+    """Kill the only container that `bed.one` finds, and wait until another one stands in its place."""
+    first = await aside(lambda: bed.one(**which))
+    await aside(first.kill)
+    await until(lambda: [one.id for one in bed.made(**which)] not in ([], [first.id]))
 
 
 async def kill_program(container: Container) -> None:
@@ -171,16 +173,6 @@ def toml(value: Any) -> str:
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{key} = {toml(one)}" for key, one in value.items()) + " }"
     return json.dumps(value)
-
-
-@asynccontextmanager
-async def served(file: Path) -> AsyncIterator[tuple[Served, Api]]:
-    """Run `nodekit serve`; yield it, listening and with all containers up, and a client."""
-    async with started("serve", file, folder=file.parent) as process:
-        await until(lambda: process.url or process.process.poll() is not None, seconds=PATIENCE_SECONDS)
-        assert process.url, process.log
-        async with aiohttp.ClientSession() as session:
-            yield process, Api(process.url, session)
 
 
 async def ended(process: Served) -> None:

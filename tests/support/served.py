@@ -18,8 +18,10 @@ from parts import until
 NODEKIT = (sys.executable, "-m", "nodekit.cli")
 
 
-def nodekit(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([*NODEKIT, *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False)
+def nodekit(*arguments: str | Path, **env: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command to its end, with these variables added to the environment."""
+    command, given = [*NODEKIT, *map(str, arguments)], {**os.environ, **env}
+    return subprocess.run(command, env=given, capture_output=True, text=True, timeout=60, check=False)
 
 
 class Served:

@@ -1,19 +1,16 @@
 """`nodekit containers`, `nodekit logs` and the findings of `nodekit doctor` about engines, on a real engine."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from docker.models.containers import Container
-from docker_runs import Bed, aside, is_up, result, submitted
+from docker_runs import Bed, aside, node_file, replaced, result, submitted
 from parts import until
+from served import NODEKIT, nodekit
 
 from nodekit_docker.cli.containers import HEADS
 from nodekit_docker.sizes import size_in_bytes
@@ -21,56 +18,23 @@ from nodekit_docker.sizes import size_in_bytes
 pytestmark = pytest.mark.anyio
 
 
-def command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-m", "nodekit.cli", *map(str, arguments)]
-
-
-def ran(*arguments: str | Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    given = {**os.environ, **(env or {})}
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=60, env=given, check=False)
-
-
-def output(*arguments: str | Path) -> str:
-    done = ran(*arguments)
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
+TOKEN = {"env": {"TOKEN": {"env": "NOT_SET_HERE"}}}
 
 
 @pytest.fixture
 def file(bed: Bed, tmp_path: Path) -> Path:
     """Write the node file of the node that `bed` runs; it refers to unset secrets."""
-    path = tmp_path / "node.toml"
-    containers = "".join(
-        f"""
-[[runners.containers]]
-id = "{id}"
-image = "{bed.engine.images.service}"
-env = {{ TOKEN = {{ env = "NOT_SET_HERE" }} }}
-"""
-        for id in ("one", "two")
-    )
-    path.write_text(
-        f"""
-[node]
-name = "{bed.node}"
-[store]
-use = "memory"
-[[runners]]
-use = "docker"
-host = "{bed.engine.host}"
-{containers}
-"""
-    )
-    return path
+    return node_file(tmp_path, bed, {"id": "one", **TOKEN}, {"id": "two", **TOKEN})
+
+
+def output(*arguments: str | Path) -> str:
+    done = nodekit(*arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
 
 
 def listed(file: Path) -> dict[str, Any]:
     return {row["id"]: row for row in json.loads(output("containers", file, "--json"))}
-
-
-def registry_digests(container: Container) -> list[str]:
-    """Return the digests by which registries know its image; other tests may have pushed it."""
-    return [digest.partition("@")[2] for digest in container.image.attrs.get("RepoDigests") or ()]
 
 
 async def test_containers_shows_each_as_the_engine_knows_it(bed: Bed, file: Path) -> None:
@@ -82,7 +46,8 @@ async def test_containers_shows_each_as_the_engine_knows_it(bed: Bed, file: Path
             assert row["state"] == "running"
             assert row["address"] == f"127.0.0.1:{binding['HostPort']}"
             assert row["image"] == bed.engine.images.service
-            assert row["digest"] in (container.image.id, *registry_digests(container))
+            digests = [digest.partition("@")[2] for digest in container.image.attrs.get("RepoDigests") or ()]
+            assert row["digest"] in (container.image.id, *digests)  # other tests may have pushed it
             assert row["restarts"] == 0
             assert row["memory_limit_bytes"] == size_in_bytes("128MiB")
             assert 1 << 20 < row["memory_bytes"] < row["memory_limit_bytes"]
@@ -91,11 +56,8 @@ async def test_containers_shows_each_as_the_engine_knows_it(bed: Bed, file: Path
 
 
 async def test_containers_shows_what_is_paused_made_again_and_missing(bed: Bed, file: Path) -> None:
-    async with bed.running(bed.container("one")) as (node, runner):
-        first = await aside(bed.one)
-        await aside(first.kill)
-        await until(lambda: "one" not in runner.running())
-        await is_up(runner)
+    async with bed.running(bed.container("one")) as (node, _):
+        await replaced(bed)
         assert await result(node, 1) == 1
         await aside((await aside(bed.one)).pause)
         text = (await aside(lambda: output("containers", file))).splitlines()
@@ -105,9 +67,9 @@ async def test_containers_shows_what_is_paused_made_again_and_missing(bed: Bed, 
         assert text[2].split()[:2] == ["two", "missing"]
 
 
-async def test_a_program_is_shown_by_how_many_of_its_steps_run(bed: Bed, file: Path) -> None:
-    text = file.read_text().replace(bed.engine.images.service, bed.engine.images.program)
-    file.write_text(text.replace("env = {", 'mode = "once"\nenv = {'))
+async def test_a_program_is_shown_by_how_many_of_its_steps_run(bed: Bed, tmp_path: Path) -> None:
+    entry = {"id": "one", "mode": "once", "image": bed.engine.images.program, "stop_seconds": 5, **TOKEN}
+    file = node_file(tmp_path, bed, entry)
     async with bed.running(bed.program(concurrency=2)) as (node, _):
         assert (await aside(lambda: listed(file)))["one"]["state"] == "once, 0 running"
         for _ in range(2):
@@ -116,9 +78,9 @@ async def test_a_program_is_shown_by_how_many_of_its_steps_run(bed: Bed, file: P
         row = (await aside(lambda: listed(file)))["one"]
         assert row["state"] == "once, 2 running"
         assert row["digest"] == (await aside(lambda: bed.made()[0].image)).id
-        done = await aside(lambda: ran("logs", file, "one"))
+        done = await aside(lambda: nodekit("logs", file, "one"))
         assert (done.returncode, "'one' is a program, whose prints are not kept" in done.stderr) == (1, True)
-    file.write_text(file.read_text().replace(bed.engine.images.program, "nodekit-test/none:1"))
+    file = node_file(tmp_path, bed, {**entry, "image": "nodekit-test/none:1"})
     assert (await aside(lambda: listed(file)))["one"]["state"] == "image missing"
 
 
@@ -133,15 +95,13 @@ async def test_logs_gives_what_a_container_has_printed(bed: Bed, file: Path) -> 
 
 async def test_logs_follows_a_container_and_its_successor(bed: Bed, file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    async with bed.running(bed.container("one")) as (node, runner):
+    async with bed.running(bed.container("one")) as (node, _):
         with out.open("wb") as stdout:
-            following = subprocess.Popen(command("logs", file, "one", "-f"), stdout=stdout, stderr=stdout)
+            following = subprocess.Popen([*NODEKIT, "logs", str(file), "one", "-f"], stdout=stdout, stderr=stdout)
         try:
             await result(node, {"do": "print", "lines": ["of the first"]})
             await until(lambda: "of the first" in out.read_text())
-            await aside((await aside(bed.one)).kill)
-            await until(lambda: "one" not in runner.running())
-            await is_up(runner)
+            await replaced(bed)
             await result(node, {"do": "print", "lines": ["of the second"]})
             await until(lambda: "of the second" in out.read_text())
             following.send_signal(signal.SIGINT)
@@ -153,24 +113,22 @@ async def test_logs_follows_a_container_and_its_successor(bed: Bed, file: Path, 
 
 
 def test_what_is_wrong_is_said_in_a_line(bed: Bed, file: Path, tmp_path: Path) -> None:
-    unknown = ran("logs", file, "three")
-    assert unknown.returncode == 1
-    assert "no container 'three' in Docker; known: one, two" in unknown.stderr
-    absent = ran("logs", file, "one")
-    assert absent.returncode == 1
-    assert "is the node running?" in absent.stderr
-    missing = ran("containers", tmp_path / "none.toml")
-    assert (missing.returncode, "cannot be read" in missing.stderr) == (3, True)
-    file.write_text(file.read_text().replace(bed.engine.host, f"unix://{tmp_path}/none.sock"))
-    gone = ran("containers", file)
-    assert gone.returncode == 1
-    assert "there is no such socket" in gone.stderr
-    file.write_text("")
-    assert ran("containers", file).stdout == f"{file} has no containers in Docker\n"
+    engineless, empty = tmp_path / "engineless.toml", tmp_path / "empty.toml"
+    engineless.write_text(file.read_text().replace(bed.engine.host, f"unix://{tmp_path}/none.sock"))
+    for arguments, code, words in (
+        (("logs", file, "three"), 1, "no container 'three' in Docker; known: one, two"),
+        (("logs", file, "one"), 1, "is the node running?"),
+        (("containers", tmp_path / "none.toml"), 3, "cannot be read"),
+        (("containers", engineless), 1, "there is no such socket"),
+    ):
+        done = nodekit(*arguments)
+        assert (done.returncode, words in done.stderr) == (code, True), done.stderr
+    empty.write_text("")
+    assert nodekit("containers", empty).stdout == f"{empty} has no containers in Docker\n"
 
 
 def test_doctor_tells_which_engine_there_is_and_how_it_was_found(bed: Bed) -> None:
-    found = ran("doctor", env={"DOCKER_HOST": bed.engine.host})
+    found = nodekit("doctor", DOCKER_HOST=bed.engine.host)
     version = bed.engine.client.version()["Version"]
     assert f"engine {version} " in found.stdout
     assert f"at {bed.engine.host}, found by: DOCKER_HOST" in found.stdout
@@ -178,8 +136,8 @@ def test_doctor_tells_which_engine_there_is_and_how_it_was_found(bed: Bed) -> No
     assert "Traceback" not in found.stdout + found.stderr
 
 
-def test_doctor_tells_that_an_engine_does_not_answer(bed: Bed, tmp_path: Path) -> None:
-    found = ran("doctor", env={"DOCKER_HOST": f"unix://{tmp_path}/none.sock"})
+def test_doctor_tells_that_an_engine_does_not_answer(tmp_path: Path) -> None:
+    found = nodekit("doctor", DOCKER_HOST=f"unix://{tmp_path}/none.sock")
     (line,) = [line for line in found.stdout.splitlines() if "docker:" in line]
     assert line.startswith("warning")
     assert "there is no such socket" in line

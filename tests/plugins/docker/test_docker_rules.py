@@ -311,6 +311,11 @@ def test_what_a_container_cannot_be_is_said_with_its_key(settings: Mapping[str, 
         ({"port": 0}, ">= 1"),
         ({"port": 65536}, "<= 65535"),
         ({"cpus": 0}, ">= 0.01"),
+        ({"cpus": 1e-12}, ">= 0.01"),
+        ({"cpus": float("inf")}, "cpus"),
+        ({"memory": "9" * 400}, "memory"),
+        ({"memory": f"{2**63}"}, "memory"),
+        ({"tmpfs": {"/t": "9" * 99}}, "tmpfs"),
         ({"pids": 0}, ">= 1"),
         ({"gpus": 0}, "gpus"),
         ({"gpus": "some"}, "gpus"),
@@ -507,14 +512,12 @@ HEAD = 'failed to do request: Head "https://r.example/v2/x/manifests/1": '
     [
         # engine 20.10 to 28, with its own image store and with containerd's
         ("missing", "manifest for 127.0.0.1:5000/x:9 not found: manifest unknown: manifest unknown"),
-        ("missing", "manifest unknown"),
         ("missing", 'failed to resolve reference "docker.io/library/x:9": docker.io/library/x:9: not found'),
         ("missing", "no matching manifest for linux/arm64/v8 in the manifest list entries"),
         ("missing", "no match for platform in manifest: not found"),
         ("missing", 'image operating system "windows" cannot be used on this platform'),
         ("missing", "invalid reference format"),
         ("credentials", f"{HUB}unauthorized: incorrect username or password"),
-        ("credentials", 'Get "http://127.0.0.1:5000/v2/": no basic auth credentials'),
         ("credentials", 'Head "http://127.0.0.1:5000/v2/x/manifests/1": no basic auth credentials'),
         ("credentials", "unauthorized: authentication required"),
         (
@@ -527,19 +530,18 @@ HEAD = 'failed to do request: Head "https://r.example/v2/x/manifests/1": '
             'failed to resolve reference "docker.io/library/x:1": pull access denied, repository does not exist or '
             "may require authorization: server message: insufficient_scope: authorization failed",
         ),
-        ("credentials", "insufficient_scope: authorization failed"),
         (
             "credentials",
             'failed to resolve reference "r.example/x:1": failed to authorize: failed to fetch oauth token: unexpected '
             "status from GET request to https://r.example/token: 401 Unauthorized",
         ),
+        ("credentials", "insufficient_scope: authorization failed"),
         ("credentials", "error parsing HTTP 403 response body: unexpected status from HEAD request: 403 Forbidden"),
         (
             "limited",
             "toomanyrequests: You have reached your pull rate limit. You may increase the limit by authenticating and "
             "upgrading: https://www.docker.com/increase-rate-limits",
         ),
-        ("limited", "toomanyrequests: You have reached your unauthenticated pull rate limit."),
         (
             "limited",
             "unexpected status from GET request to https://r.example/v2/x/blobs/sha256:1: 429 Too Many Requests",
@@ -550,7 +552,6 @@ HEAD = 'failed to do request: Head "https://r.example/v2/x/manifests/1": '
             "failed to register layer: Error processing tar file(exit status 1): write /x: no space left on device",
         ),
         ("disk", "error pulling image configuration: write /x: disk quota exceeded"),
-        ("unreachable", 'Get "http://127.0.0.1:1/v2/": dial tcp 127.0.0.1:1: connect: connection refused'),
         (
             "unreachable",
             "error pulling image configuration: download failed after attempts=6: dial tcp 1.2.3.4:443: connect: "

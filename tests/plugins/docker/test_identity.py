@@ -8,9 +8,9 @@ from unittest.mock import AsyncMock
 
 import anyio
 import pytest
-from docker_runs import PATIENCE_SECONDS, Bed, aside, ended, is_down, node_file, result, served
+from docker_runs import PATIENCE_SECONDS, Bed, aside, ended, is_down, node_file, replaced, result
 from parts import until
-from served import started
+from served import serve, started
 
 from nodekit_docker import NameTaken
 from nodekit_docker.engine.own_container import Surroundings
@@ -24,7 +24,7 @@ async def ids_of(bed: Bed) -> dict[str, str]:
 
 async def killed(file: Path, bed: Bed) -> dict[str, str]:
     """Kill a node of this file; return the containers that it leaves, by entry."""
-    async with served(file) as (process, _):
+    async with serve(file) as (process, _):
         process.signal(signal.SIGKILL)
         await process.ended()
     return await ids_of(bed)
@@ -36,66 +36,51 @@ ONE, TWO = {"id": "one", "env": {"ADD": "1"}}, {"id": "two", "env": {"ADD": "10"
 # -- after a crash --------------------------------------------------------------------------------
 
 
-async def test_after_kill_9_a_node_takes_its_containers_again(bed: Bed, tmp_path: Path) -> None:
-    file = node_file(tmp_path, bed, ONE, TWO)
-    left = await killed(file, bed)
-    assert left.keys() == {"one", "two"}
-    async with served(file) as (process, _):
-        assert await ids_of(bed) == left
-        await ended(process)
-    assert await aside(bed.made) == []
-
-
-async def test_after_kill_9_what_has_changed_is_replaced_and_what_has_gone_is_removed(bed: Bed, tmp_path: Path) -> None:
-    left = await killed(node_file(tmp_path, bed, ONE, TWO, {"id": "gone"}), bed)
-    file = node_file(tmp_path, bed, ONE, {**TWO, "env": {"ADD": "11"}})
-    async with served(file) as (process, _):
-        now = await ids_of(bed)
-        assert now.keys() == {"one", "two"}
-        assert now["one"] == left["one"]
-        assert now["two"] != left["two"]
-        await ended(process)
-
-
 async def test_after_kill_9_jobs_in_containers_are_run_to_their_end(bed: Bed, tmp_path: Path) -> None:
     file = node_file(tmp_path, bed, ONE, TWO)
     numbers = range(20)
-    async with served(file) as (process, api):
+    async with serve(file) as (process, api):
         jobs = [await api.submit("one", "two", do="sleep", seconds=0.5, then=number) for number in numbers]
         process.signal(signal.SIGKILL)
         await process.ended()
-    async with served(file) as (process, api):
+    async with serve(file) as (process, api):
         results = await api.results(*jobs)
         assert [job["result"]["output"] for job in results] == [number + 10 for number in numbers]
         assert len(await aside(bed.made)) == 2
         await ended(process)
 
 
-async def test_after_kill_9_what_does_not_run_is_replaced(bed: Bed, tmp_path: Path) -> None:
+async def test_after_kill_9_a_node_takes_its_containers_again_but_for_those_that_have_changed_or_ended(
+    bed: Bed, tmp_path: Path
+) -> None:
     drills = ("kill", "pause", "stop")
-    file = node_file(tmp_path, bed, *({"id": drill} for drill in drills))
-    left = await killed(file, bed)
+    ended_since = [{"id": drill} for drill in drills]
+    left = await killed(node_file(tmp_path, bed, ONE, TWO, {"id": "gone"}, {"id": "hangs"}, *ended_since), bed)
     for drill in drills:
         await aside(getattr(bed.one(drill), drill))
-    async with served(file) as (process, api):
+    stop = "for name in /proc/[0-9]*; do [ $name = /proc/1 ] || [ $name = /proc/$$ ] || kill -STOP ${name#/proc/}; done"
+    await aside(lambda: bed.one("hangs").exec_run(["/bin/sh", "-c", stop]))
+    hangs = {"id": "hangs", "startup_seconds": 6}  # this long it is waited for
+    file = node_file(tmp_path, bed, ONE, {**TWO, "env": {"ADD": "11"}}, hangs, *ended_since)
+    async with serve(file) as (process, api):
         now = await ids_of(bed)
-        assert now.keys() == left.keys()
-        assert not set(now.values()) & set(left.values())
-        (job,) = await api.results(await api.submit(*drills, a=1))
+        assert left.keys() - now.keys() == {"gone"}
+        assert now["one"] == left["one"]
+        assert set(now.values()) & set(left.values()) == {left["one"]}
+        assert "taken over: it did not answer" in process.log
+        (job,) = await api.results(await api.submit(*drills, "hangs", a=1))
         assert job["result"]["output"] == {"a": 1}
         await ended(process)
 
 
 async def test_after_kill_9_restarts_are_still_counted(bed: Bed, tmp_path: Path) -> None:
     file = node_file(tmp_path, bed, ONE)
-    async with served(file) as (process, api):
-        first = await aside(bed.one)
-        await aside(first.kill)
-        await until(lambda: [one.id for one in bed.made()] not in ([], [first.id]), seconds=PATIENCE_SECONDS)
+    async with serve(file) as (process, api):
+        await replaced(bed)
         await api.results(await api.submit("one", a=1))
         process.signal(signal.SIGKILL)
         await process.ended()
-    async with served(file) as (process, _):
+    async with serve(file) as (process, _):
         assert (await aside(bed.one)).labels["nodekit.restarts"] == "1"
         await ended(process)
 
@@ -113,10 +98,8 @@ async def test_a_strangers_container_with_our_name_is_left_alone(bed: Bed, label
         before = stranger.attrs["State"]
         async with bed.running() as (node, _):
             assert await result(node, 5) == 5
-            ours = await aside(lambda: bed.one(node=bed.node))
-            assert ours.name.startswith(f"nodekit-{bed.node}-one-")
-            await aside(ours.kill)
-            await until(lambda: [one.id for one in bed.made(node=bed.node)] not in ([], [ours.id]))
+            assert (await aside(lambda: bed.one(node=bed.node))).name.startswith(f"nodekit-{bed.node}-one-")
+            await replaced(bed, node=bed.node)
             assert await result(node, 6) == 6
         stranger.reload()
         assert stranger.attrs["State"] == before
@@ -144,29 +127,15 @@ async def test_nodes_and_entries_whose_names_make_the_same_one_run_beside_each_o
         assert len(set(names)) == 2
 
 
-async def test_a_second_node_of_the_same_name_is_refused_and_harms_nothing(bed: Bed) -> None:
+async def test_a_second_process_with_the_name_says_so_ends_and_harms_nothing(bed: Bed, tmp_path: Path) -> None:
     async with bed.running() as (node, _):
         before = await ids_of(bed)
-        with pytest.raises(NameTaken, match=f"another node named '{bed.node}' runs on this machine"):
-            async with bed.runner(bed.container("two")):
-                pass
+        async with started("serve", node_file(tmp_path, bed, TWO), folder=tmp_path) as second:
+            assert await second.ended() == 1
+            assert f"another node named '{bed.node}' runs on this machine" in second.log
+            assert "Traceback" not in second.log
         assert await ids_of(bed) == before
         assert await result(node, 5) == 5
-    async with bed.runner():
-        pass  # the name is free again
-
-
-async def test_a_second_process_with_the_name_says_so_and_ends(bed: Bed, tmp_path: Path) -> None:
-    (tmp_path / "first").mkdir()
-    (tmp_path / "second").mkdir()
-    file = node_file(tmp_path / "second", bed, ONE)
-    async with served(node_file(tmp_path / "first", bed, ONE)) as (process, _):
-        async with started("serve", file, folder=file.parent) as second:
-            assert await second.ended() == 1
-            assert f"another node named '{bed.node}' runs on this machine" in second.log + second.out
-            assert "Traceback" not in second.log
-        assert len(await aside(bed.made)) == 1
-        await ended(process)
 
 
 async def test_a_node_in_a_container_leaves_alone_what_one_outside_of_that_name_has_made(
@@ -193,25 +162,13 @@ async def test_a_copy_of_a_container_is_nobodys(bed: Bed) -> None:
             assert copy.labels["nodekit.node"] == bed.node
             ours = await aside(lambda: next(one for one in bed.made() if one.id != copy.id))
             await aside(ours.kill)
-            await until(lambda: not {one.id for one in bed.made()} <= {ours.id, copy.id}, seconds=PATIENCE_SECONDS)
+            await until(lambda: not {one.id for one in bed.made()} <= {ours.id, copy.id})
             assert await result(node, 5) == 5
             copy.reload()
             assert copy.status == "running"
         finally:
             await aside(lambda: copy.remove(force=True))
             await aside(lambda: client.images.remove(image.id, force=True))
-
-
-async def test_after_kill_9_one_that_is_still_busy_and_does_not_answer_is_made_anew(bed: Bed, tmp_path: Path) -> None:
-    file = node_file(tmp_path, bed, ONE | {"startup_seconds": 3})
-    (before,) = (await killed(file, bed)).values()
-    stop = "for name in /proc/[0-9]*; do [ $name = /proc/1 ] || [ $name = /proc/$$ ] || kill -STOP ${name#/proc/}; done"
-    await aside(lambda: bed.one().exec_run(["/bin/sh", "-c", stop]))
-    async with served(file) as (process, _):
-        (after,) = (await ids_of(bed)).values()
-        assert after != before
-        assert "taken over: it did not answer" in process.log
-        await ended(process)
 
 
 # -- leaving --------------------------------------------------------------------------------------

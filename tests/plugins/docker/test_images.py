@@ -15,7 +15,19 @@ from typing import Any
 
 import anyio
 import pytest
-from docker_runs import PATIENCE_SECONDS, Bed, aside, finished, is_up, result, submitted, value
+from docker_runs import (
+    PATIENCE_SECONDS,
+    Bed,
+    aside,
+    ended,
+    finished,
+    is_up,
+    node_file,
+    replaced,
+    result,
+    submitted,
+    value,
+)
 from engine.bed import Engine
 from engine.images import LABEL
 from engine.registry import Registry
@@ -107,27 +119,38 @@ async def test_an_image_that_is_missing_is_pulled_by_its_tag_or_its_digest(bed: 
 
 
 @pytest.mark.parametrize("pull", ["missing", "always"])
+async def test_an_image_tag_or_digest_that_the_registry_does_not_have_is_said(bed: Bed, shop: Shop, pull: Any) -> None:
+    repository = (await aside(shop.publish)).removesuffix(":1")
+    for image in (f"{shop.registry.address}/team/nothing:1", f"{repository}:19", f"{repository}@sha256:{'0' * 64}"):
+        text = await refused(bed, bed.container(image=image, pull=pull))
+        assert text.startswith("container 'one' did not start")
+        assert f"image {image}: the registry has no such image, tag or digest" in text
+
+
 @pytest.mark.parametrize(
-    "wrong", [lambda target: f"{target}9", lambda target: f"{target.removesuffix(':1')}@sha256:{'0' * 64}"]
+    ("image", "pull"),
+    [("https://registry.example/x", "missing"), ("Upper/Case:1", "missing"), ("Upper/Case:1", "never")],
 )
-async def test_a_tag_or_digest_that_the_registry_does_not_have_is_said(
-    bed: Bed, shop: Shop, pull: Any, wrong: Callable[[str], str]
+async def test_a_name_that_no_image_can_have_is_told_as_that(bed: Bed, image: str, pull: Any) -> None:
+    assert "invalid reference format" in await refused(bed, bed.container(image=image, pull=pull))
+
+
+async def test_an_image_that_is_there_is_asked_for_with_always_once_and_not_at_each_restart(
+    bed: Bed, shop: Shop, front: Front
 ) -> None:
-    image = wrong(await aside(shop.publish))
-    text = await refused(bed, bed.container(image=image, pull=pull))
-    assert text.startswith("container 'one' did not start")
-    assert f"image {image}: the registry has no such image, tag or digest" in text
-
-
-async def test_an_image_that_the_registry_never_had_is_said(bed: Bed, registry: Registry) -> None:
-    image = f"{registry.address}/team/nothing:1"
-    text = await refused(bed, bed.container(image=image, pull="missing"))
-    assert f"image {image}: the registry has no such image, tag or digest" in text
-
-
-@pytest.mark.parametrize("image", ["https://registry.example/x", "Upper/Case:1"])
-async def test_a_name_that_no_image_can_have_is_told_as_that(bed: Bed, image: str) -> None:
-    assert "invalid reference format" in await refused(bed, bed.container(image=image, pull="missing"))
+    target = front.at(await aside(shop.publish))
+    await aside(lambda: bed.engine.client.images.pull(target))
+    front.asked.clear()
+    for pull in ("never", "missing"):
+        async with bed.running(bed.container(image=target, pull=pull)) as (node, _):
+            assert await result(node, 1) == 1
+        assert front.asked == []
+    async with bed.running(bed.container(image=target, pull="always")) as (node, _):
+        assert front.manifests("app")
+        asked = len(front.asked)
+        await replaced(bed)
+        assert await result(node, 1) == 1
+        assert len(front.asked) == asked
 
 
 async def test_where_nothing_is_to_be_pulled_nothing_is_asked(bed: Bed, shop: Shop, front: Front) -> None:
@@ -137,65 +160,24 @@ async def test_where_nothing_is_to_be_pulled_nothing_is_asked(bed: Bed, shop: Sh
     assert front.asked == []
 
 
-async def test_an_image_that_is_there_is_asked_for_only_with_always(bed: Bed, shop: Shop, front: Front) -> None:
-    target = front.at(await aside(shop.publish))
-    await aside(lambda: bed.engine.client.images.pull(target))
-    front.asked.clear()
-    for pull in ("never", "missing"):
-        async with bed.running(bed.container(image=target, pull=pull)) as (node, _):
-            assert await result(node, 1) == 1
-        assert front.asked == []
-    async with bed.running(bed.container(image=target, pull="always")):
-        assert front.manifests("app")
-
-
-async def test_always_asks_once_and_not_at_each_restart(bed: Bed, shop: Shop, front: Front) -> None:
-    target = front.at(await aside(shop.publish))
-    async with bed.running(bed.container(image=target, pull="always")) as (node, runner):
-        asked = len(front.asked)
-        first = bed.one().id
-        await aside(lambda: bed.one().kill())
-        await until(lambda: [one.id for one in bed.made()] != [first] and "one" in runner.running())
-        assert await result(node, 1) == 1
-        assert len(front.asked) == asked
-
-
 async def test_a_node_that_was_killed_and_started_again_runs_the_newer_image(
     bed: Bed, shop: Shop, tmp_path: Path
 ) -> None:
     target = await aside(lambda: shop.publish(add=1))
-    file = node_file(tmp_path, bed, ("one", target, "always"))
-    async with serve(file) as (served, api):
-        (answer,) = await api.results(await api.submit("one"))
-        first = bed.one("one")
-        served.signal(signal.SIGKILL)
-        await served.ended()
-    async with serve(file) as (served, api):
-        assert bed.one("one").id == first.id  # nothing newer: taken over
-        served.signal(signal.SIGKILL)
-        await served.ended()
+    file = node_file(tmp_path, bed, {"id": "one", "image": target, "pull": "always"})
+    ids: list[str] = []
+    for _ in range(2):
+        async with serve(file) as (served, _):
+            ids.append(bed.one().id)
+            served.signal(signal.SIGKILL)
+            await served.ended()
+    assert ids[0] == ids[1]  # nothing newer: taken over
     await aside(lambda: shop.publish(add=2))
     async with serve(file) as (served, api):
-        second = bed.one("one")
-        assert second.id != first.id
-        assert "ADD=2" in second.attrs["Config"]["Env"]
-        assert (await api.results(await api.submit("one")))[0]["status"] == answer["status"] == "success"
-        served.signal(signal.SIGTERM)
-        assert await served.ended() == 0
-
-
-def node_file(folder: Path, bed: Bed, *containers: tuple[str, str, str]) -> Path:
-    file = folder / "node.toml"
-    entries = "".join(
-        f'[[runners.containers]]\nid = "{id}"\nimage = "{image}"\npull = "{pull}"\nstop_seconds = 2\n'
-        for id, image, pull in containers
-    )
-    runner = f'[[runners]]\nuse = "docker"\nhost = "{bed.engine.host}"\n{entries}'
-    file.write_text(
-        f'[node]\nname = "{bed.node}"\n[store]\nuse = "sqlite"\npath = "jobs.db"\n{runner}'
-        '[[transports]]\nuse = "asgi"\nbind = "127.0.0.1:0"\n'
-    )
-    return file
+        assert bed.one().id not in ids
+        assert "ADD=2" in bed.one().attrs["Config"]["Env"]
+        assert (await api.results(await api.submit("one")))[0]["status"] == "success"
+        await ended(served)
 
 
 # -- credentials ----------------------------------------------------------------------------------
@@ -336,7 +318,6 @@ async def test_a_registry_that_comes_back_is_asked_again(bed: Bed, shop: Shop) -
     [
         ("429 Too Many Requests", "the registry allows no more pulls for now"),
         ("503 Service Unavailable", "its registry cannot be reached"),
-        ("500 Internal Server Error", "its registry cannot be reached"),
     ],
 )
 async def test_a_registry_that_does_not_want_to_is_taken_at_its_word(
@@ -400,7 +381,7 @@ async def test_several_images_are_pulled_at_the_same_time(bed: Bed, shop: Shop, 
                 tasks.cancel_scope.cancel()
 
         tasks.start_soon(enter)
-        await until(lambda: len(front.asked) == len(names), seconds=PATIENCE_SECONDS)  # each waits for its first reply
+        await until(lambda: len(front.asked) == len(names))  # each waits for its first reply
         front.door.set()
 
 
@@ -439,9 +420,10 @@ async def test_without_a_terminal_progress_is_told_in_lines(
 async def test_in_a_terminal_each_image_has_a_bar(bed: Bed, shop: Shop, tmp_path: Path) -> None:
     names = ["one", "two"]
     targets = [await aside(lambda name=name: shop.publish(f"{name}:1", mebibytes=2)) for name in names]
-    file = node_file(tmp_path, bed, *((id, image, "missing") for id, image in zip(names, targets, strict=True)))
+    entries = [{"id": id, "image": image, "pull": "missing"} for id, image in zip(names, targets, strict=True)]
+    file = node_file(tmp_path, bed, *entries)
     async with in_a_terminal([*NODEKIT, "serve", str(file)]) as (process, shown):
-        await until(lambda: "listening on" in shown() or process.poll() is not None, seconds=PATIENCE_SECONDS)
+        await until(lambda: "listening on" in shown() or process.poll() is not None)
         process.send_signal(signal.SIGINT)
         assert await aside(lambda: process.wait(PATIENCE_SECONDS)) == 0, shown()
         for target in targets:

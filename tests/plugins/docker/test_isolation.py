@@ -14,11 +14,12 @@ from typing import Any
 import aiohttp
 import pytest
 from docker.models.containers import Container
-from docker_runs import PATIENCE_SECONDS, Bed, Watched, aside, ended, node_file, result, served
+from docker_runs import Bed, Watched, aside, ended, node_file, result
 from engine.images import LABEL
 from http_api import Api
 from parts import until
 from paths import ROOT
+from served import serve
 
 from nodekit import NotStarted
 from nodekit.testing import make_step
@@ -134,14 +135,14 @@ async def test_nobody_looks_up_names_on_its_behalf(bed: Bed, dockerd: Any) -> No
 async def test_the_network_goes_with_the_node_and_is_used_again_after_kill_9(bed: Bed, tmp_path: Path) -> None:
     one, gone = {"id": "one", "network": "isolated"}, {"id": "gone", "network": "isolated"}
     file = node_file(tmp_path, bed, one, gone, {"id": "open", "network": "isolated"})
-    async with served(file) as (process, _):
+    async with serve(file) as (process, _):
         process.signal(signal.SIGKILL)
         await process.ended()
         left = {network.name: network.id for network in await aside(bed.networks)}
         assert len(left) == 3
         container = await aside(lambda: bed.one("one").id)
     file = node_file(tmp_path, bed, one, {"id": "open"})
-    async with served(file) as (process, api):
+    async with serve(file) as (process, api):
         (kept,) = await aside(bed.networks)
         assert left[kept.name] == kept.id
         assert (await aside(lambda: bed.one("one"))).id == container
@@ -225,7 +226,7 @@ async def test_one_whose_node_runs_in_a_container_does_not_reach_the_machine_eit
     file.write_text(file.read_text().replace("127.0.0.1:0", "0.0.0.0:4000"))
     with socket.create_server(("0.0.0.0", 0)) as listener, node_in_a_container(bed, file) as container:
         port = listener.getsockname()[1]
-        await until(listens(container), seconds=PATIENCE_SECONDS)
+        await until(listens(container))
         (network,) = await aside(bed.networks)
         network.reload()
         gateways = [network.attrs["IPAM"]["Config"][0].get("Gateway"), "172.17.0.1"]
@@ -238,7 +239,7 @@ async def test_one_whose_node_runs_in_a_container_does_not_reach_the_machine_eit
             ids = {one.id for one in await aside(bed.made)}
             await aside(lambda: container.kill("SIGKILL"))
             await aside(container.start)
-            await until(listens(container, starts=2), seconds=PATIENCE_SECONDS)
+            await until(listens(container, starts=2))
             assert {one.id for one in await aside(bed.made)} == ids
             assert await connected(api, "one", gateways[1], port) != CONNECTED
         await aside(lambda: container.stop(timeout=30))

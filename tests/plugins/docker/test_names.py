@@ -6,8 +6,9 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from docker_runs import PATIENCE_SECONDS, Bed, aside, ended, is_up, node_file, result, served
+from docker_runs import Bed, aside, ended, is_up, node_file, replaced, result
 from parts import until
+from served import serve
 
 from nodekit import NotStarted
 
@@ -26,14 +27,11 @@ def names(bed: Bed) -> dict[str, str]:
 
 async def test_a_container_has_the_name_and_the_port_that_are_said(bed: Bed) -> None:
     name, port = f"{bed.node}.summary", free_port()
-    async with bed.running(bed.container(name=name, host_port=port)) as (node, runner):
+    async with bed.running(bed.container(name=name, host_port=port)) as (node, _):
         assert await aside(lambda: names(bed)) == {"one": name}
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/health") as reply:
             assert reply.status == 200
-        first = await aside(bed.one)
-        await aside(first.kill)  # the next one has them too
-        await until(lambda: [one.id for one in bed.made()] not in ([], [first.id]), seconds=PATIENCE_SECONDS)
-        await is_up(runner)
+        await replaced(bed)  # the next one has them too
         assert await result(node, 5) == 5
         assert await aside(lambda: names(bed)) == {"one": name}
     assert await aside(bed.made) == []
@@ -47,12 +45,12 @@ async def test_after_kill_9_containers_are_found_by_the_names_they_had(bed: Bed,
         {"id": "two", "name": y},
         {"id": "was", "name": "w" + z},
     ]
-    async with served(node_file(tmp_path, bed, *before, {"id": "plain"})) as (process, _):
+    async with serve(node_file(tmp_path, bed, *before, {"id": "plain"})) as (process, _):
         left = {id: bed.one(id).id for id in names(bed)}
         process.signal(signal.SIGKILL)
         await process.ended()
     after = [{"id": "same", "name": z}, {"id": "one", "name": y}, {"id": "two", "name": x}, {"id": "was"}]
-    async with served(node_file(tmp_path, bed, *after, {"id": "plain", "name": "p" + z})) as (process, _):
+    async with serve(node_file(tmp_path, bed, *after, {"id": "plain", "name": "p" + z})) as (process, _):
         own = f"nodekit-{bed.node}-was"
         assert names(bed) == {"same": z, "one": y, "two": x, "was": own, "plain": "p" + z}
         assert bed.one("same").id == left["same"]
@@ -86,18 +84,6 @@ async def test_a_name_that_is_somebody_elses_is_an_error_that_says_whose(bed: Be
             assert await result(node, 5) == 5
     finally:
         stranger.remove(force=True)
-
-
-async def test_a_copy_of_a_container_with_a_name_is_nobodys(bed: Bed) -> None:
-    client, name = bed.engine.client, f"{bed.node}.named"
-    async with bed.running(bed.container(name=name)):
-        image = await aside(lambda: bed.one().commit(conf={"Labels": dict(bed.one().labels)}))
-        copy = await aside(lambda: client.containers.create(image.id))
-    try:
-        assert [one.id for one in await aside(bed.made)] == [copy.id]
-    finally:
-        await aside(lambda: copy.remove(force=True))
-        await aside(lambda: client.images.remove(image.id, force=True))
 
 
 async def test_a_port_that_is_in_use_is_an_error_that_says_so(bed: Bed) -> None:

@@ -22,11 +22,11 @@ from docker_runs import (
     node_file,
     outcome,
     result,
-    served,
     submitted,
 )
 from msgspec import Raw
 from parts import until
+from served import serve
 
 from nodekit import ContainerFailed, ContainerOutput, Location, NotStarted, Secret, decode_payload
 from nodekit.testing import make_step
@@ -61,7 +61,7 @@ async def fault(runner: Watched, data: Any, container: str = "one") -> tuple[str
 
 async def nothing_is_left(bed: Bed) -> None:
     """Wait until no container is left: their removal is not awaited."""
-    await until(lambda: bed.made() == [], seconds=PATIENCE_SECONDS)
+    await until(lambda: bed.made() == [])
 
 
 # -- what goes in and comes out -------------------------------------------------------------------
@@ -128,9 +128,7 @@ async def test_one_that_is_killed_and_one_that_runs_out_of_memory_have_died(runn
     [
         ("done!", "the reply is not JSON: "),
         ("", "the reply is empty"),
-        ("{} {}", "the reply is not JSON: "),
         ("[" * 200 + "]" * 200, "the reply is nested"),
-        ("NaN", "the reply is not JSON: "),
     ],
 )
 async def test_what_is_no_json_is_a_fault(runner: Watched, printed: str, fault_text: str) -> None:
@@ -187,7 +185,7 @@ async def test_an_image_that_is_removed_meanwhile_takes_the_container_down_until
 async def test_cancelling_a_job_kills_its_program_at_once(bed: Bed) -> None:
     async with bed.running(bed.program()) as (node, _):
         job = await submitted(node, {"do": "sleep", "seconds": 600})
-        await until(lambda: [one.status for one in bed.made()] == ["running"], seconds=PATIENCE_SECONDS)
+        await until(lambda: [one.status for one in bed.made()] == ["running"])
         await node.cancel(job.id)
         await nothing_is_left(bed)
         assert await result(node, 1) == 1
@@ -196,18 +194,18 @@ async def test_cancelling_a_job_kills_its_program_at_once(bed: Bed) -> None:
 async def test_one_that_somebody_removes_has_died(bed: Bed) -> None:
     async with bed.running(bed.program()) as (node, _):
         job = await submitted(node, {"do": "sleep", "seconds": 600})
-        await until(lambda: [one.status for one in bed.made()] == ["running"], seconds=PATIENCE_SECONDS)
+        await until(lambda: [one.status for one in bed.made()] == ["running"])
         await aside(lambda: bed.one().remove(force=True))
         (ended,) = await finished(node, job)
         assert error(ended).kind == "died"
         assert error(ended).error in ("the container was removed", "the container was killed by SIGKILL")
 
 
-@pytest.mark.parametrize("seconds", [0.01, 0.05, 0.1, 0.2, 0.4])
-async def test_a_step_that_is_given_up_while_it_begins_leaves_nothing(bed: Bed, seconds: float) -> None:
+async def test_a_step_that_is_given_up_while_it_begins_leaves_nothing(bed: Bed) -> None:
     async with bed.runner(bed.program()) as runner:
-        with anyio.move_on_after(seconds):
-            await runner.run(make_step("one", {"do": "sleep", "seconds": 600}))
+        for seconds in (0.01, 0.05, 0.1, 0.2, 0.4):
+            with anyio.move_on_after(seconds):
+                await runner.run(make_step("one", {"do": "sleep", "seconds": 600}))
         assert await run(runner, 1) == 1
         await nothing_is_left(bed)
 
@@ -239,7 +237,7 @@ async def test_a_container_that_is_there_only_after_its_step_was_given_up_is_rem
             tasks.start_soon(runner.run, make_step("one", 1))
             await until(begun.is_set)
             tasks.cancel_scope.cancel()
-        await until(made.is_set, seconds=PATIENCE_SECONDS)
+        await until(made.is_set)
         await nothing_is_left(bed)
 
 
@@ -253,7 +251,7 @@ async def test_a_step_that_takes_too_long_is_killed(bed: Bed) -> None:
 async def test_leaving_removes_programs_that_run(bed: Bed) -> None:
     async with bed.runner(bed.program()) as runner, anyio.create_task_group() as tasks:
         tasks.start_soon(runner.run, make_step("one", {"do": "sleep", "seconds": 600}))
-        await until(bed.made, seconds=PATIENCE_SECONDS)
+        await until(bed.made)
         tasks.cancel_scope.cancel()
     assert await aside(bed.made) == []
 
@@ -261,13 +259,13 @@ async def test_leaving_removes_programs_that_run(bed: Bed) -> None:
 async def test_after_kill_9_in_mid_step_the_step_is_run_again_and_nothing_is_left(bed: Bed, tmp_path: Path) -> None:
     entry = {"id": "one", "mode": "once", "image": bed.engine.images.program, "concurrency": 4}
     file = node_file(tmp_path, bed, entry | {"stop_seconds": 5})
-    async with served(file) as (process, api):
+    async with serve(file) as (process, api):
         jobs = [await api.submit("one", do="sleep", seconds=1.5, then=number) for number in range(3)]
-        await until(lambda: [one.status for one in bed.made()] == ["running"] * 3, seconds=PATIENCE_SECONDS)
+        await until(lambda: [one.status for one in bed.made()] == ["running"] * 3)
         before = {one.id for one in await aside(bed.made)}
         process.signal(signal.SIGKILL)
         await process.ended()
-    async with served(file) as (process, api):
+    async with serve(file) as (process, api):
         assert not before & {one.id for one in await aside(bed.made)}
         results = await api.results(*jobs)
         assert [job["result"]["output"] for job in results] == [0, 1, 2]
@@ -300,17 +298,17 @@ async def test_two_nodes_leave_each_others_programs_alone(bed: Bed) -> None:
             outputs.append(await run(first, {"do": "sleep", "seconds": 2, "then": "slept"}))
 
         tasks.start_soon(slow)
-        await until(bed.made, seconds=PATIENCE_SECONDS)
+        await until(bed.made)
         async with bed.runner(bed.program(), node=f"{bed.node}-b") as second:
             assert await run(second, 1) == 1
-        await until(lambda: outputs == ["slept"], seconds=PATIENCE_SECONDS)
+        await until(lambda: outputs == ["slept"])
 
 
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")  # docker-py does not close what fails
 async def test_a_program_is_down_while_the_engine_is_and_what_ran_is_a_fault(bed: Bed, dockerd: Any) -> None:
     async with bed.running(bed.program()) as (node, runner):
         job = await submitted(node, {"do": "sleep", "seconds": 600})
-        await until(lambda: [one.status for one in bed.made()] == ["running"], seconds=PATIENCE_SECONDS)
+        await until(lambda: [one.status for one in bed.made()] == ["running"])
         await aside(dockerd.kill)
         (failed,) = await finished(node, job)
         assert "the Docker engine does not answer" in error(failed).error

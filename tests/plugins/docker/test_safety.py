@@ -11,7 +11,7 @@ import pytest
 from docker.models.containers import Container
 from docker_runs import Bed, Watched, aside
 
-from nodekit import CompositionError, NotStarted, Secret
+from nodekit import NotStarted, Secret
 from nodekit.testing import make_step
 from nodekit_docker import DockerRunner
 
@@ -153,14 +153,11 @@ async def test_processes_are_limited(runner: Watched) -> None:
     assert (await do(runner, "plain"))["pids_limit"] == "512"
 
 
-async def test_memory_is_limited_swap_included(made: Any, runner: Watched) -> None:
-    assert (await do(runner, "plain"))["memory_limit"] == str(128 << 20)
-    settings = (await aside(lambda: made("plain"))).attrs["HostConfig"]
+async def test_memory_swap_included_and_processor_time_are_limited(made: Any, runner: Watched) -> None:
+    assert (await do(runner, "limited"))["memory_limit"] == str(128 << 20)
+    settings = (await aside(lambda: made("limited"))).attrs["HostConfig"]
     assert settings["MemorySwap"] == settings["Memory"] == 128 << 20
-
-
-async def test_processor_time_is_limited(made: Any) -> None:
-    assert (await aside(lambda: made("limited"))).attrs["HostConfig"]["NanoCpus"] == 5 * 10**8
+    assert settings["NanoCpus"] == 5 * 10**8
 
 
 async def test_a_read_only_one_writes_in_its_tmpfs_and_nowhere_else(runner: Watched) -> None:
@@ -228,15 +225,9 @@ async def test_what_the_engine_refuses_is_said_in_words_of_the_node_file(
     assert not (tmp_path / "nope").exists()
 
 
-@pytest.mark.parametrize("gpus", ["all", 1, ("0",)])
-async def test_gpus_where_there_are_none_are_an_error_that_says_so(bed: Bed, gpus: Any) -> None:
+async def test_gpus_where_there_are_none_are_an_error_that_says_so(bed: Bed) -> None:
     if "nvidia" in bed.engine.client.info()["Runtimes"] or os.path.exists("/dev/nvidia0"):
         pytest.skip("this machine has GPUs")
     with pytest.raises(NotStarted, match="the engine has no GPU driver: install the NVIDIA Container Toolkit"):
-        async with bed.runner(bed.container(gpus=gpus)):
+        async with bed.runner(bed.container(gpus="all")):
             pass
-
-
-def test_volumes_that_are_none_are_refused_before_an_engine_is_asked(bed: Bed) -> None:
-    with pytest.raises(CompositionError, match=r"containers\[0\].volumes\[1\]"):
-        bed.runner(bed.container(volumes=("./here:/data", "nowhere")))

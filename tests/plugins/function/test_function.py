@@ -93,11 +93,8 @@ async def test_a_function_may_say_how_it_failed(runner: FunctionRunner) -> None:
 
     with pytest.raises(ContainerFailed) as raised:
         await runner.run(make_step("says"))
-    assert (raised.value.kind, raised.value.text, raised.value.retry_after) == (
-        "too_large",
-        "the picture is too large",
-        3,
-    )
+    failed = raised.value
+    assert (failed.kind, failed.text, failed.retry_after) == ("too_large", "the picture is too large", 3)
 
 
 @pytest.mark.parametrize("value", [object(), {1j: 2}, "\ud800"], ids=["object", "complex key", "lone surrogate"])
@@ -122,13 +119,15 @@ async def test_data_that_python_cannot_hold_is_a_failure_and_no_crash(runner: Fu
         await runner.run(make_step("echo", msgspec.Raw(b'{"n": 1e999}')))
 
 
+def loaded(folder: Path, **calls: str) -> FunctionRunner:
+    """Return the runner of a node file in this folder, with these containers."""
+    containers = tuple(FunctionContainer(id=id, call=call) for id, call in calls.items())
+    return from_config(FunctionConfig(containers=containers), NodeFile(folder / "node.toml", "node"))
+
+
 def test_a_node_file_names_functions_of_modules_and_of_files_beside_it(tmp_path: Path) -> None:
     (tmp_path / "mine_of_a_test.py").write_text("async def double(data): return data * 2\n")
-    containers = (
-        FunctionContainer(id="double", call="mine_of_a_test.py:double"),
-        FunctionContainer(id="sleep", call="anyio:sleep"),
-    )
-    runner = from_config(FunctionConfig(containers=containers), NodeFile(tmp_path / "node.toml", "node"))
+    runner = loaded(tmp_path, double="mine_of_a_test.py:double", sleep="anyio:sleep")
     assert list(runner.containers) == ["double", "sleep"]
 
 
@@ -138,9 +137,7 @@ def test_a_file_is_run_once_and_takes_no_other_modules_name(tmp_path: Path) -> N
         "async def a(data): return ran\nasync def b(data): return ran\n"
     )
     (tmp_path / "sub").mkdir()
-    calls = {"a": "json.py:a", "b": "sub/../json.py:b"}
-    containers = tuple(FunctionContainer(id=id, call=call) for id, call in calls.items())
-    runner = from_config(FunctionConfig(containers=containers), NodeFile(tmp_path / "node.toml", "node"))
+    runner = loaded(tmp_path, a="json.py:a", b="sub/../json.py:b")
     a, b = runner._functions["a"], runner._functions["b"]
     assert a.__globals__ is b.__globals__  # type: ignore[attr-defined]
     assert sys.modules["json"] is json
@@ -148,9 +145,8 @@ def test_a_file_is_run_once_and_takes_no_other_modules_name(tmp_path: Path) -> N
 
 def test_a_file_that_fails_leaves_no_module_behind(tmp_path: Path) -> None:
     (tmp_path / "broken_of_a_test.py").write_text("raise ValueError('no')\n")
-    config = FunctionConfig(containers=(FunctionContainer(id="a", call="broken_of_a_test.py:f"),))
     with pytest.raises(CompositionError, match="no"):
-        from_config(config, NodeFile(tmp_path / "node.toml", "node"))
+        loaded(tmp_path, a="broken_of_a_test.py:f")
     assert not [name for name in sys.modules if "broken_of_a_test" in name]
 
 
@@ -178,9 +174,8 @@ def test_what_is_not_awaited_is_refused(function: Any) -> None:
 
 
 def test_a_plain_function_of_a_node_file_is_a_problem_with_its_place(tmp_path: Path) -> None:
-    config = FunctionConfig(containers=(FunctionContainer(id="a", call="json:dumps"),))
     with pytest.raises(CompositionError, match=r"^containers\[0\]: .*dumps, must be `async def`"):
-        from_config(config, NodeFile(tmp_path / "node.toml", "node"))
+        loaded(tmp_path, a="json:dumps")
 
 
 @pytest.mark.parametrize(
@@ -198,9 +193,8 @@ def test_a_call_that_does_not_lead_to_a_function_is_a_problem_with_its_place(
     tmp_path: Path, call: str, text: str
 ) -> None:
     (tmp_path / "broken.py").write_text("def f(:\n")
-    config = FunctionConfig(containers=(FunctionContainer(id="a", call=call),))
     with pytest.raises(CompositionError) as raised:
-        from_config(config, NodeFile(tmp_path / "node.toml", "node"))
+        loaded(tmp_path, a=call)
     [problem] = raised.value.problems
     assert problem.where == "containers[0].call"
     assert call in problem.text

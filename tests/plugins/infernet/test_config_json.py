@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from infernet_configs import BEARER, CONTAINER, REGISTRY_PASSWORD, SECRETS, container, full, revealed, without, written
 
-from nodekit import CompositionError, NodeTables, Secret, load_node
+from nodekit import CompositionError, NodeTables, load_node
 from nodekit.config.formats import read_tables
 
 
@@ -85,7 +85,7 @@ def test_every_key_of_another_container_becomes_one_of_remote_s(read: Any) -> No
 
 
 def test_a_container_without_a_url_is_on_this_machine_at_its_port(read: Any) -> None:
-    assert container(read(remote(port="3005")))["url"] == "http://localhost:3005"
+    assert container(read(remote(port=" 3005 ")))["url"] == "http://localhost:3005"
     assert container(read(remote()))["url"] == "http://localhost:3000"
 
 
@@ -154,12 +154,6 @@ def test_nobody_named_means_everybody_as_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("word", "means"), [("true", True), ("Yes", True), ("1", True), ("off", False), (0, False)])
 def test_booleans_may_be_texts(read: Any, word: Any, means: bool) -> None:
     assert container(read(remote(external=word)))["external"] is means
-
-
-def test_numbers_may_be_texts(read: Any) -> None:
-    file = read({"server": {"port": " 4001 ", "rate_limit": {"num_requests": "5", "period": "7"}}})
-    assert file.tables["transports"][0]["bind"] == "0.0.0.0:4001"
-    assert file.tables["plugins"][1] == {"use": "ratelimit", "requests": 5, "period_seconds": 7}
 
 
 def test_null_is_as_good_as_nothing(read: Any) -> None:
@@ -257,10 +251,8 @@ def test_there_are_few_where_little_differs(read: Any) -> None:
 
 def test_no_notice_and_no_origin_shows_a_secret(read: Any) -> None:
     for config in (full(), full(managed=False), full({"env": {"TOKEN": "hidden words"}})):
-        shown = repr(read(config))
-        assert [
-            secret for secret in (*SECRETS, "hidden words") if secret in shown.replace("'TOKEN': 'hidden words'", "")
-        ] == []
+        shown = repr(read(config)).replace("'TOKEN': 'hidden words'", "")
+        assert [secret for secret in (*SECRETS, "hidden words") if secret in shown] == []
 
 
 # -- what is wrong --------------------------------------------------------------------------------
@@ -324,26 +316,18 @@ def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "",
-        "[]",
-        "{",
-        '{"a": NaN}',
-        '{"log": {"path": "\\ud800"}}',
-        "[" * 100_000,
-        '{"docker": {"username": "a", "password": "secret" "b"}}',
+        b"",
+        b"[]",
+        b"{",
+        b'{"a": NaN}',
+        b'{"log": {"path": "\\ud800"}}',
+        b'{"log": {"path": "\xff"}}',
+        b"[" * 100_000,
+        b'{"docker": {"username": "a", "password": "secret" "b"}}',
     ],
 )
-def test_what_is_no_json_object_is_told_without_showing_it(tmp_path: Path, text: str) -> None:
-    (words,) = problems(tmp_path, text).values()
-    assert "JSON" in words or "expected an object" in words
-    assert "secret" not in words
-
-
-def test_bytes_that_are_no_utf_8_are_told(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_bytes(b'{"log": {"path": "\xff"}}')
-    with pytest.raises(CompositionError, match="is not JSON in UTF-8"):
+def test_what_is_no_json_object_is_told_without_showing_it(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "config.json").write_bytes(text)
+    with pytest.raises(CompositionError, match=r"JSON|expected an object") as failed:
         load_node(tmp_path / "config.json")
-
-
-def test_a_secret_is_a_secret_from_the_start(read: Any) -> None:
-    assert isinstance(container(read(full(managed=False)))["bearer"], Secret)
+    assert "secret" not in str(failed.value)

@@ -14,22 +14,19 @@ from typing import Any
 
 import anyio
 import pytest
+from parts import until
 from paths import ROOT
 
 from nodekit import (
     CompositionError,
     ContainerFailed,
-    ContainerInput,
     JobRequest,
     JobStatus,
-    Location,
     NotStarted,
     Secret,
-    Step,
-    encode_payload,
     load_node,
 )
-from nodekit.testing import StreamingRunnerContract
+from nodekit.testing import StreamingRunnerContract, make_step
 from nodekit_process import ProcessConfig, ProcessContainer, ProcessRunner
 from nodekit_process._output import KEPT_LINES, MAX_LINE_BYTES, Output
 from nodekit_process._ports import free_port
@@ -109,15 +106,8 @@ class TestProcessRunner(StreamingRunnerContract):
         return runner(*(ProcessContainer(id=id, env=env, **given) for id, env in environments.items()))
 
 
-def step(container: str = "one", **data: Any) -> Step:
-    given = ContainerInput(
-        source=Location.OFFCHAIN, destination=Location.OFFCHAIN, data=encode_payload(data), requires_proof=False
-    )
-    return Step(job_id="job", index=0, attempt=1, container=container, input=given)
-
-
 async def do(runner: ProcessRunner, what: str = "", container: str = "one") -> Any:
-    return (await runner.run(step(container, do=what))).value
+    return (await runner.run(make_step(container, {"do": what}))).value
 
 
 def alive(pid: int) -> bool:
@@ -158,12 +148,6 @@ async def changes(runner: ProcessRunner) -> AsyncIterator[list[list[str]]]:
         tasks.cancel_scope.cancel()
 
 
-async def until(check: Callable[[], bool], seconds: float = 60.0) -> None:
-    with anyio.fail_after(seconds):
-        while not check():  # nothing signals this condition
-            await anyio.sleep(0.01)
-
-
 # -- starting -------------------------------------------------------------------------------------
 
 
@@ -171,7 +155,7 @@ async def test_entering_returns_when_every_container_answers_and_names_the_insta
     async with runner(server("one"), server("two")) as running:
         assert set(running.running()) == {"one", "two"}
         assert not running.problems()
-        output = await running.run(step("two"))
+        output = await running.run(make_step("two"))
         assert output.instance == f"two:{output.value['pid']}"
 
 
@@ -201,29 +185,16 @@ async def test_containers_start_at_the_same_time(tmp_path: Path) -> None:
 
 
 async def test_a_process_gets_nothing_of_the_environment_but_what_is_declared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LANG", raising=False)
     monkeypatch.setenv("TOP_SECRET", "of the node")
     monkeypatch.setenv("LC_ALL", "C")
     declared: Mapping[str, Any] = {"MODEL": "small", "TOKEN": Secret("sesame")}
-    async with runner(server(env=declared)) as running:
-        env = (await do(running))["env"]
-    assert env.keys() - {"PATH", "HOME", "LANG", "PORT", "LC_CTYPE"} == {
-        "MODEL",
-        "TOKEN",
-    }  # Python adds LC_CTYPE itself
-    assert (env["MODEL"], env["TOKEN"]) == ("small", "sesame")
-
-
-async def test_the_launcher_adds_no_variable_of_its_own(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.delenv("LANG", raising=False)
-    caplog.set_level(logging.INFO, "nodekit.container")
     with pytest.raises(NotStarted) as caught:
-        async with runner(ProcessContainer(id="env", command=("/usr/bin/env",))):
+        async with runner(ProcessContainer(id="env", command=("/usr/bin/env",), env=declared)):
             pass
+    assert {"MODEL=small", "TOKEN=sesame"} <= set(caught.value.last_lines)
     names = {line.partition("=")[0] for line in caught.value.last_lines}
-    assert "PORT" in names
-    assert names <= {"PATH", "HOME", "PORT"}
+    assert {"MODEL", "TOKEN", "PORT"} <= names <= {"MODEL", "TOKEN", "PORT", "PATH", "HOME"}
 
 
 async def test_a_process_runs_in_its_folder(tmp_path: Path) -> None:
@@ -322,15 +293,6 @@ def fails_after(file: Path) -> str:
     return f"import os, time\nwhile not os.path.exists({str(file)!r}): time.sleep(0.01)\nraise SystemExit(4)"
 
 
-async def test_one_that_fails_ends_those_that_started(tmp_path: Path) -> None:
-    with pytest.raises(NotStarted, match="exited with code 4"):
-        async with runner(
-            server("fine", says_pid(tmp_path / "pid") + SERVER), server("bad", fails_after(tmp_path / "pid"))
-        ):
-            pass
-    assert not alive(int((tmp_path / "pid").read_text()))
-
-
 async def test_one_that_is_not_required_is_not_waited_for_and_comes_up_later(tmp_path: Path) -> None:
     waits = f"""
 import pathlib, time
@@ -348,28 +310,28 @@ while not pathlib.Path({str(tmp_path / "go")!r}).exists():
         assert (await do(running, container="late"))["pid"]
 
 
-async def test_one_that_is_not_required_may_fail_and_is_tried_again(tmp_path: Path) -> None:
-    starts = tmp_path / "starts"
-    fails_once = f"""
-import pathlib
-starts = pathlib.Path({str(starts)!r})
-starts.write_text(starts.read_text() + "x" if starts.exists() else "x")
-if len(starts.read_text()) == 1:
-    raise SystemExit(7)
-"""
-    async with runner(server("fine"), server("moody", fails_once + SERVER, required=False)) as running:
-        await until(lambda: any("exited with code 7 before it answered; restart in" in p for p in running.problems()))
-        assert running.running() == ["fine"]
-        await until(lambda: "moody" in running.running())
-    assert starts.read_text() == "xx"
-
-
-async def test_one_that_is_not_required_does_not_excuse_one_that_is_and_ends_with_it(tmp_path: Path) -> None:
-    deaf = says_pid(tmp_path / "pid") + "import time; time.sleep(600)"
+@pytest.mark.parametrize("required", [True, False])
+async def test_one_that_fails_and_is_required_ends_those_that_started(tmp_path: Path, required: bool) -> None:
+    fine, bad = says_pid(tmp_path / "pid") + SERVER, fails_after(tmp_path / "pid")
     with pytest.raises(NotStarted, match=r"container 'bad' did not start: .* code 4"):
-        async with runner(server("deaf", deaf, required=False), server("bad", fails_after(tmp_path / "pid"))):
+        async with runner(server("fine", fine, required=required), server("bad", bad)):
             pass
     assert not alive(int((tmp_path / "pid").read_text()))
+
+
+def fails_at(start: int, starts: Path) -> str:
+    """Return source code of a server that exits at one of its starts, and counts them."""
+    counted = f"starts = {str(starts)!r}\nopen(starts, 'a').write('x')\n"
+    return f"{counted}if len(open(starts).read()) == {start}: raise SystemExit(7)\n{SERVER}"
+
+
+async def test_one_that_is_not_required_may_fail_and_is_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with runner(server("moody", fails_at(1, tmp_path / "starts"), required=False)) as running:
+        await until(running.running)
+    assert "moody: its process exited with code 7 before it answered; restart in" in caplog.text
+    assert (tmp_path / "starts").read_text() == "xx"
 
 
 # -- output ---------------------------------------------------------------------------------------
@@ -417,50 +379,35 @@ async def test_one_that_is_killed_is_down_and_comes_back_as_another_instance() -
         await until(lambda: "one" not in running.running())
         (problem,) = running.problems()
         assert problem.startswith("container one is down: its process was killed by SIGKILL; restart in 0.")
+        with pytest.raises(ContainerFailed, match="not running: its process was killed by SIGKILL") as caught:
+            await do(running)
+        assert caught.value.kind == "connection"
         await until(lambda: "one" in running.running())
         assert not running.problems()
         assert (await do(running))["pid"] != first
     assert seen == [["two"], ["one", "two"]]
 
 
-async def test_a_step_that_cannot_be_called_because_it_is_down_says_why() -> None:
-    async with runner(server()) as running:
-        os.kill((await do(running))["pid"], signal.SIGKILL)
-        await until(lambda: not running.running())
-        with pytest.raises(ContainerFailed, match="not running: its process was killed by SIGKILL") as caught:
-            await do(running)
-    assert caught.value.kind == "connection"
-
-
-@pytest.mark.parametrize(("what", "how"), [("kill", "was killed by SIGKILL"), ("exit", "exited with code 3")])
-async def test_a_step_whose_process_dies_says_how_it_died(what: str, how: str) -> None:
-    async with runner(server()) as running:
-        with pytest.raises(ContainerFailed) as caught:
-            await do(running, what)
-    assert caught.value.kind == "died"
-    assert caught.value.text == f"the container's process {how}"
-
-
-async def test_a_connection_that_breaks_while_the_process_lives_is_a_connection_failure() -> None:
-    async with runner(server()) as running:
-        with pytest.raises(ContainerFailed) as caught:
-            await do(running, "drop")
-        assert caught.value.kind == "connection"
-        assert running.running() == ["one"]
+async def test_a_step_whose_process_dies_or_drops_its_connection_says_so() -> None:
+    async with runner(server("kill"), server("exit"), server("drop")) as running:
+        failures: list[tuple[str, str]] = []
+        for what in ("kill", "exit", "drop"):
+            with pytest.raises(ContainerFailed) as caught:
+                await do(running, what, container=what)
+            failures.append((caught.value.kind, caught.value.text))
+        assert failures[:2] == [
+            ("died", "the container's process was killed by SIGKILL"),
+            ("died", "the container's process exited with code 3"),
+        ]
+        assert failures[2][0] == "connection"
+        assert "drop" in running.running()
 
 
 async def test_one_that_fails_to_come_back_is_tried_again_and_the_reason_is_told(tmp_path: Path) -> None:
-    once = f"""
-import pathlib
-starts = pathlib.Path({str(tmp_path / "starts")!r})
-starts.write_text(starts.read_text() + "x" if starts.exists() else "x")
-if len(starts.read_text()) == 2:
-    raise SystemExit(9)
-"""
-    async with runner(server(source=once + SERVER)) as running:
+    async with runner(server(source=fails_at(2, tmp_path / "starts"))) as running:
         os.kill((await do(running))["pid"], signal.SIGKILL)
-        await until(lambda: any("exited with code 9 before it answered; restart in" in p for p in running.problems()))
-        await until(lambda: bool(running.running()))
+        await until(lambda: any("exited with code 7 before it answered; restart in" in p for p in running.problems()))
+        await until(running.running)
     assert (tmp_path / "starts").read_text() == "xxx"
 
 
@@ -526,12 +473,6 @@ async def test_cancelling_the_start_ends_what_was_started(caplog: pytest.LogCapt
         await until(lambda: bool(caplog.messages))
         tasks.cancel_scope.cancel()
     assert not alive(int(caplog.messages[0]))
-
-
-async def test_an_error_of_who_holds_it_comes_through_as_it_is() -> None:
-    with pytest.raises(ValueError, match="mine"):
-        async with runner(server()):
-            raise ValueError("mine")
 
 
 NODE = """

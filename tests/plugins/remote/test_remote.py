@@ -5,8 +5,8 @@ import json
 import logging
 import re
 import resource
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +17,7 @@ import msgspec
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
 from msgspec.structs import replace
+from parts import until
 
 from nodekit import CompositionError, ContainerFailed, ContainerOutput, Secret
 from nodekit.testing import StreamingRunnerContract, make_step
@@ -207,14 +208,11 @@ async def test_headers_of_a_step_are_sent_along(server: Server) -> None:
 async def test_a_bearer_is_sent_and_never_shown(server: Server, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     server.says("fail", reply(b"no", status="401 Unauthorized"))
-    container = RemoteContainer(id="fail", url=server.url("fail"), bearer=Secret("open sesame"))
-    runner = RemoteRunner(container)
-    async with runner:
+    async with runner_for(server, "fail", bearer=Secret("open sesame")) as runner:
         with pytest.raises(ContainerFailed) as raised:
             await runner.run(make_step("fail"))
     assert server.requests[0].headers["authorization"] == "Bearer open sesame"
-    shown = [repr(raised.value), repr(container), repr(runner.containers), str(vars(runner)), caplog.text]
-    assert not any("sesame" in text for text in shown)
+    assert "sesame" not in f"{raised.value!r} {runner.containers!r} {vars(runner)} {caplog.text}"
 
 
 async def test_neither_cookies_nor_proxies_come_into_it(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,28 +226,12 @@ async def test_neither_cookies_nor_proxies_come_into_it(server: Server, monkeypa
     assert all("cookie" not in request.headers for request in server.requests)
 
 
-async def test_small_packets_are_not_held_back(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    options: set[tuple[int, int, int]] = set()
-    real = socket.socket.setsockopt
-
-    class Noted(socket.socket):
-        def setsockopt(self, *args: Any) -> None:
-            options.add(args)
-            real(self, *args)
-
-    monkeypatch.setattr(socket, "socket", Noted)
-    await run(server, "echo")
-    assert (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1) in {(a, b, int(c)) for a, b, c in options if isinstance(c, int)}
-
-
 async def test_connections_are_used_again_and_closed_at_the_end(server: Server) -> None:
     async with runner_for(server, "echo") as runner:
         for _ in range(5):
             await runner.run(make_step("echo"))
         assert server.open == 1
-    with anyio.fail_after(60):
-        while server.open:
-            await anyio.sleep(0.01)
+    await until(lambda: not server.open)
 
 
 def test_the_limit_of_connections_is_told_to_the_node() -> None:
@@ -267,12 +249,13 @@ async def test_any_json_value_is_an_output(server: Server, body: bytes) -> None:
 
 
 async def test_chunked_and_compressed_replies_are_read(server: Server) -> None:
-    server.says("chunked", _chunked(b"2\r\n[1\r\n1\r\n]\r\n0\r\n\r\n"))
-    assert (await run(server, "chunked")).value == [1]
-    server.says("gzip", reply(gzip.compress(b'{"a": 1}'), Content_Encoding="gzip"))
-    server.says("created", reply(b"1", status="201 Created"))
-    assert (await run(server, "created")).value == 1
-    assert (await run(server, "gzip")).value == {"a": 1}
+    for answer in (
+        _chunked(b"2\r\n[1\r\n1\r\n]\r\n0\r\n\r\n"),
+        reply(gzip.compress(b"[1]"), Content_Encoding="gzip"),
+        reply(b"[1]", status="201 Created"),
+    ):
+        server.says("echo", answer)
+        assert (await run(server, "echo")).value == [1]
 
 
 async def test_the_body_of_an_http_error_can_be_the_output(server: Server) -> None:
@@ -294,12 +277,10 @@ async def test_a_refused_connection(server: Server, free_tcp_port: int) -> None:
 
 
 async def test_a_name_that_does_not_resolve() -> None:
-    container = RemoteContainer(id="echo", url="http://no-such-host.invalid")
-    async with RemoteRunner(container) as runner:
-        with pytest.raises(ContainerFailed) as raised:
+    async with RemoteRunner(RemoteContainer(id="echo", url="http://no-such-host.invalid")) as runner:
+        with pytest.raises(ContainerFailed, match=r"no-such-host\.invalid") as raised:
             await runner.run(make_step("echo"))
     assert raised.value.kind == "connection"
-    assert "no-such-host.invalid" in raised.value.text
 
 
 @pytest.mark.parametrize(
@@ -338,42 +319,33 @@ async def test_no_reply_is_given_up_when_the_node_says_so(server: Server) -> Non
         with anyio.move_on_after(0.1) as scope:
             await runner.run(make_step("slow"))
         assert scope.cancelled_caught
-        with anyio.fail_after(60):
-            while server.open:
-                await anyio.sleep(0.01)
-
-
-@pytest.mark.parametrize("status", ["400 Bad Request", "404 Not Found", "500 Internal Server Error", "503 Busy"])
-async def test_an_http_error_is_told_with_its_body(server: Server, status: str) -> None:
-    server.says("fail", reply("schlecht: é".encode(), status=status))
-    raised = await failure(server, "fail")
-    assert (raised.kind, raised.status) == ("status", int(status[:3]))
-    assert raised.text == f"HTTP status {status[:3]}: schlecht: é"
-
-
-async def test_a_long_body_of_an_http_error_is_cut(server: Server) -> None:
-    server.says("fail", reply(b"x" * 100_000, status="500 No"))
-    raised = await failure(server, "fail")
-    assert raised.text == f"HTTP status 500: {'x' * 500}…"
-
-
-async def test_an_http_error_without_a_body(server: Server) -> None:
-    server.says("fail", reply(b"", status="500 No"))
-    assert (await failure(server, "fail")).text == "HTTP status 500"
+        await until(lambda: not server.open)
 
 
 @pytest.mark.parametrize(
-    ("header", "seconds"), [("7", 7.0), ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0), ("soon", None), ("-3", 0.0), ("", None)]
+    ("status", "body", "text"),
+    [
+        ("404 Not Found", "schlecht: é", "HTTP status 404: schlecht: é"),
+        ("500 No", "", "HTTP status 500"),
+        ("503 Busy", "x" * 100_000, f"HTTP status 503: {'x' * 500}…"),
+    ],
+)
+async def test_an_http_error_is_told_with_the_begin_of_its_body(
+    server: Server, status: str, body: str, text: str
+) -> None:
+    server.says("fail", reply(body.encode(), status=status))
+    raised = await failure(server, "fail")
+    assert (raised.kind, raised.status, raised.text) == ("status", int(status[:3]), text)
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [("7", 7.0), ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0), ("soon", None), ("-3", 0.0), ("", None)]
+    + [(endless, None) for endless in ("inf", "1e400", "nan", "Infinity")],
 )
 async def test_retry_after_is_understood(server: Server, header: str, seconds: float | None) -> None:
     server.says("fail", reply(b"", status="503 Busy", Retry_After=header))
     assert (await failure(server, "fail")).retry_after == seconds
-
-
-@pytest.mark.parametrize("header", ["inf", "1e400", "nan", "Infinity"])
-async def test_an_endless_retry_after_is_not_believed(server: Server, header: str) -> None:
-    server.says("fail", reply(b"", status="503 Busy", Retry_After=header))
-    assert (await failure(server, "fail")).retry_after in (None, 0.0)
 
 
 async def test_redirects_are_errors_and_not_followed(server: Server) -> None:
@@ -422,12 +394,13 @@ def _chunked(body: bytes) -> bytes:
 
 
 async def test_a_small_reply_that_unpacks_to_a_large_one(server: Server) -> None:
-    packed = gzip.compress(b'"' + b"x" * 200_000_000 + b'"', compresslevel=1)
-    server.says("bomb", reply(packed, Content_Encoding="gzip"))
+    packer = zlib.compressobj(1, wbits=31)  # in pieces: the peak of memory is to be the reader's
+    packed = b"".join(packer.compress(piece) for piece in [b'"', *[b"x" * 1_000_000] * 100, b'"'])
+    server.says("bomb", reply(packed + packer.flush(), Content_Encoding="gzip"))
     before = _peak_bytes()
     raised = await failure(server, "bomb", max_reply_bytes=2_000_000)
     assert raised.kind == "too_large"
-    assert _peak_bytes() - before < 100_000_000
+    assert _peak_bytes() - before < 50_000_000
 
 
 def _peak_bytes() -> int:
@@ -442,8 +415,12 @@ async def test_a_container_is_down_after_a_failed_connection_and_up_once_it_answ
     server.says("echo", reply(b"1"))
     async with runner_for(server, "echo", "other") as runner:
         assert {*runner.running()} == {"echo", "other"}
-        changed = await _until_changed(runner, lambda: _fail(runner, "echo"))
-        assert changed == {"other"}
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(runner.changed)
+                await anyio.wait_all_tasks_blocked()
+                await _fail(runner, "echo")
+        assert {*runner.running()} == {"other"}
         [problem] = runner.problems()
         assert problem.startswith("container echo: cannot connect to ")
         async with server.serving(port=free_tcp_port):
@@ -464,22 +441,6 @@ async def test_an_http_error_does_not_take_a_container_down(server: Server) -> N
 async def _fail(runner: RemoteRunner, name: str) -> None:
     with pytest.raises(ContainerFailed):
         await runner.run(make_step(name))
-
-
-async def _until_changed(runner: RemoteRunner, call: Callable[[], Awaitable[None]]) -> Collection[str]:
-    with anyio.fail_after(60):
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(runner.changed)
-            await anyio.wait_all_tasks_blocked()
-            await call()
-    return {*runner.running()}
-
-
-async def test_a_runner_whose_container_is_down_can_be_left(free_tcp_port: int) -> None:
-    server = Server(port=free_tcp_port)
-    with anyio.fail_after(60):
-        async with runner_for(server, "echo") as runner:
-            await _fail(runner, "echo")
 
 
 # -- what containers say of themselves ----------------------------------------------------------------
