@@ -2,9 +2,10 @@
 
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from difflib import get_close_matches
+from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -22,7 +23,7 @@ from nodekit.errors import (
 )
 from nodekit.hooks import specs as hookspecs
 from nodekit.hooks.tracing import traced
-from nodekit.interfaces.component_calls import texts
+from nodekit.interfaces.component_calls import said, texts
 from nodekit.interfaces.step_call import PiecesChange, StepCall
 from nodekit.model.container import ContainerOutput, Step
 from nodekit.model.events import Event, RequestRefused, StoreCall
@@ -122,6 +123,7 @@ class Hooks:
         self._limit = self._implementations("nodekit_limit")
         self._observe = self._implementations("nodekit_observe")
         self._lifespan = self._implementations("nodekit_lifespan")
+        self._runs = self._implementations("nodekit_run")
         self._tell_problems = self._implementations("nodekit_problems")
         self._observe_store = self._implementations("nodekit_observe_store")
         self._routes = self._implementations("nodekit_routes")
@@ -152,6 +154,17 @@ class Hooks:
                 text = f"nodekit_lifespan returned {lifespan!r:.200}, which is no async context manager; {cure}"
                 raise NodekitError(f"{implementation.named}: {text}")
             yield lifespan
+
+    def runs(self) -> Iterator[Callable[[], Coroutine[Any, Any, None]]]:
+        """Yield what plugins run beside the node. Each call raises `NodekitError` if its plugin fails."""
+        return (partial(self._run, implementation) for implementation in self._runs)
+
+    async def _run(self, implementation: Implementation) -> None:
+        try:
+            await self._call(implementation)
+        except Exception as error:
+            logger.exception("plugin %s failed in nodekit_run; the node ends", implementation.plugin_name)
+            raise NodekitError(f"{implementation.named}: nodekit_run failed: {said(error)}") from error
 
     async def admit(self, request: JobRequest) -> None:
         """Ask every plugin. The first `Refusal` or `Unavailable` wins; a plugin that fails refuses the request."""

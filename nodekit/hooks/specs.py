@@ -35,6 +35,22 @@ def nodekit_lifespan(node: "Node") -> "AbstractAsyncContextManager[Any]":  # typ
     """
 
 
+async def nodekit_run(node: "Node") -> None:
+    """Run beside the node, from when it takes requests until it has drained; then the call is cancelled.
+
+    Lifespans are open all the while. Returning early is fine. An exception ends the node, as the failure of a transport
+    does: jobs that run go back to the store.
+
+    Example::
+
+        class Pulse:
+            async def nodekit_run(self, node):
+                while True:
+                    print((await node.pending()).total, "jobs are unfinished")
+                    await anyio.sleep(60)
+    """
+
+
 async def nodekit_admit(request: JobRequest, node: "Node") -> None:
     """Raise `Refusal` (or `Unavailable`: not now) to reject a request; the first objection wins.
 

@@ -1,7 +1,7 @@
 """The start and the stop of a node."""
 
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -35,16 +35,50 @@ async def open_components(
         await stack.enter_async_context(runner)
 
 
+class Drain:
+    """The end of a node's work. No job is accepted or begun any more, and running ones have some seconds to end.
+
+    Reads and waiters are served until then. It happens once, whoever asks for it.
+    """
+
+    def __init__(self, executor: Executor, waiters: Waiters, admission: Admission, seconds: float) -> None:
+        self._executor = executor
+        self._waiters = waiters
+        self._admission = admission
+        self._seconds = seconds
+        self._turn = anyio.Lock()
+        self._over = False
+
+    async def __call__(self) -> None:
+        """Return when no job is running, or when the seconds are over."""
+        self._admission.open = False
+        async with self._turn:
+            if not self._over:
+                await self._drain()
+            self._over = True
+            self._waiters.end()
+
+    async def _drain(self) -> None:
+        logger.info("draining: %d jobs are running; at most %g s", self._executor.running, self._seconds)
+        self._executor.drain()
+        with anyio.move_on_after(self._seconds) as limit:
+            await self._executor.drained()
+        if limit.cancelled_caught:
+            text = "not drained within %g s; what is running goes back to the store, and streams fail"
+            logger.warning(text, self._seconds)
+
+
 @asynccontextmanager
 async def working(
     servers: Sequence[Callable[..., Coroutine[Any, Any, Any]]],
+    runs: Iterable[Callable[[], Coroutine[Any, Any, None]]],
     executor: Executor,
     waiters: Waiters,
     admission: Admission,
-    drain_seconds: float,
+    drain: Callable[[], Awaitable[None]],
     urls: list[str],
 ) -> AsyncIterator[None]:
-    """Execute and serve. At the end, drain: reads and waiters are served until the last job is done.
+    """Execute and serve, with what plugins run beside it. At the end, drain.
 
     Each server's addresses are added to `urls` when it is ready.
     """
@@ -54,6 +88,8 @@ async def working(
             await executing.start(executor.run)
             await executing.start(waiters.run)
             admission.open = True
+            for run in runs:
+                executing.start_soon(run)
             for serve in servers:
                 urls += await serving.start(serve)
             yield
@@ -62,20 +98,11 @@ async def working(
         finally:
             admission.open = False
         if failure is None:
-            await _drain(executor, drain_seconds)
+            await drain()
         serving.cancel_scope.cancel()
         executing.cancel_scope.cancel()
     if failure is not None:
         raise failure
-
-
-async def _drain(executor: Executor, seconds: float) -> None:
-    logger.info("draining: %d jobs are running; at most %g s", executor.running, seconds)
-    executor.drain()
-    with anyio.move_on_after(seconds) as limit:
-        await executor.drained()
-    if limit.cancelled_caught:
-        logger.warning("not drained within %g s; what is running goes back to the store, and streams fail", seconds)
 
 
 async def look_at_ids(store: JobStore, ids: JobIds) -> None:

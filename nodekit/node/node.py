@@ -36,7 +36,7 @@ from nodekit.node.diagnosis import diagnosis
 from nodekit.node.emitter import Emitter
 from nodekit.node.following import all_finished, following
 from nodekit.node.health import Health
-from nodekit.node.lifespan import open_components, working
+from nodekit.node.lifespan import Drain, open_components, working
 from nodekit.node.paging import check_page
 from nodekit.node.resources import AT_ONCE, describe
 from nodekit.node.validation import misfits, placed_components
@@ -95,7 +95,7 @@ class Node:
             emit=self._emitter.emit,
             around=hooks.step,
         )
-        self._admission = Admission(
+        self._admission = admission = Admission(
             store=store,
             progress=progress,
             ids=self._ids,
@@ -103,6 +103,7 @@ class Node:
             guards=hooks.admit,
             emitter=self._emitter,
         )
+        self._drain = Drain(self._executor, self._waiters, admission, limits.drain_seconds)
 
     # -- lifespan ---------------------------------------------------------------------------------
 
@@ -115,9 +116,9 @@ class Node:
                 await stack.enter_async_context(lifespan)
             await stack.enter_async_context(self._emitter)
             servers = [partial(transport.serve, self) for transport in self._transports]
-            drain_seconds = self.limits.drain_seconds
+            runs = self._hooks.runs()
             await stack.enter_async_context(
-                working(servers, self._executor, self._waiters, self._admission, drain_seconds, self.urls)
+                working(servers, runs, self._executor, self._waiters, self._admission, self.drain, self.urls)
             )
             self._stack = stack.pop_all()
         return self
@@ -127,6 +128,15 @@ class Node:
     ) -> bool | None:
         assert self._stack is not None
         return await self._stack.__aexit__(kind, error, trace)
+
+    async def drain(self) -> None:
+        """Stop taking and beginning jobs; return when none is running, or after the limit `drain_seconds`.
+
+        Requests are refused with `Unavailable` from now on. Waiters and followers of unfinished jobs are served
+        meanwhile, and then get the `NodekitError` of a node that has stopped. Leaving the node does all this. Call it
+        before where another server has to end its connections first, for example on the signal that ends uvicorn.
+        """
+        await self._drain()
 
     # -- what clients ask -------------------------------------------------------------------------
 
@@ -251,6 +261,10 @@ class Node:
         """
         identity = await self._hooks.identify(connection)
         return identity or Identity(client=connection.client, address=connection.address)
+
+    async def delete(self, ids: Sequence[JobId]) -> int:
+        """Delete finished jobs; unfinished and unknown ones are left alone. Return the number of deleted jobs."""
+        return await self._store.delete(ids)
 
     def limit(self, identity: Identity) -> None:
         """Raise `TooManyRequests` if the caller sends too many requests.

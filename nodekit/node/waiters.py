@@ -65,9 +65,13 @@ class Waiters:
                     self._missed = True
                     await anyio.sleep(PAUSE_SECONDS)
         finally:
-            self._open = False
-            self._listening.set()
-            self._wake(None)
+            self.end()
+
+    def end(self) -> None:
+        """Wake all waiters; no more changes will come."""
+        self._open = False
+        self._listening.set()
+        self._wake(None)
 
     async def _relay(self) -> None:
         async with self._changes() as changes:
