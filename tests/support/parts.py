@@ -12,6 +12,8 @@ from nodekit import (
     Container,
     ContainerOutput,
     EmbeddedStore,
+    Job,
+    JobFinished,
     JobQuery,
     JobRequest,
     Node,
@@ -46,8 +48,8 @@ async def settle_down() -> None:
         await anyio.lowlevel.checkpoint()
 
 
-async def give_up(call: Callable[[], Awaitable[Any]], *, once: anyio.Event | None = None) -> bool:
-    """Cancel a call when it is as far as it gets, or once the event is set; return False if it had already ended."""
+async def give_up(call: Callable[[], Awaitable[Any]], *, once: Callable[[], Awaitable[Any]] = settle_down) -> bool:
+    """Cancel a call when it is as far as it gets, or once `once` returns; return False if it had already ended."""
     ended = False
 
     async def work() -> None:
@@ -58,7 +60,7 @@ async def give_up(call: Callable[[], Awaitable[Any]], *, once: anyio.Event | Non
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(work)
-        await (once.wait() if once else settle_down())
+        await once()
         tasks.cancel_scope.cancel()
     return not ended
 
@@ -109,6 +111,24 @@ class Gate:
         finally:
             self.running -= 1
         return data
+
+
+class Told:
+    """An observer that records the events of a node, in order."""
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+
+    def nodekit_observe(self, event: Any) -> None:
+        self.events.append(event)
+
+    @property
+    def kinds(self) -> list[type]:
+        return [type(event) for event in self.events]
+
+    def ends(self, id: str | None = None) -> list[Job]:
+        found = [event.job for event in self.events if isinstance(event, JobFinished)]
+        return [job for job in found if id in (None, job.id)]
 
 
 class SwitchRunner:

@@ -110,7 +110,7 @@ async def test_a_call_that_is_given_up_is_cancelled(lines: Any) -> None:
             await anyio.sleep_forever()
 
     async with make_node(plugins=[Slow()], trace_hooks=True) as node:
-        assert await give_up(lambda: node.submit(request()), once=asked)
+        assert await give_up(lambda: node.submit(request()), once=asked.wait)
     [(hook, plugin, outcome, _)] = lines()
     assert (hook, plugin) == ("nodekit_admit", "0:Slow")
     assert outcome in ("raised CancelledError", "raised Cancelled")  # asyncio's and trio's

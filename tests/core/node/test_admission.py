@@ -687,5 +687,5 @@ async def test_who_gives_up_a_stream_that_is_being_stored_gets_none() -> None:
             pass
 
     async with make_node(store=Slow(MemoryTable())) as node:
-        assert await give_up(ask, once=stored)
+        assert await give_up(ask, once=stored.wait)
         go_on.set()
