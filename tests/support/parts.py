@@ -7,6 +7,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 import anyio
+import pytest
 
 from nodekit import (
     Container,
@@ -16,10 +17,12 @@ from nodekit import (
     JobFinished,
     JobQuery,
     JobRequest,
+    JobStream,
     Node,
     NodeLimits,
     Step,
     StoreFailed,
+    StreamBroken,
     encode_payload,
 )
 from nodekit_function import Function, FunctionRunner
@@ -129,6 +132,26 @@ class Told:
     def ends(self, id: str | None = None) -> list[Job]:
         found = [event.job for event in self.events if isinstance(event, JobFinished)]
         return [job for job in found if id in (None, job.id)]
+
+
+async def read(stream: JobStream, pieces: list[bytes] | None = None) -> list[bytes]:
+    """Read a stream to its end; append its pieces to those that are given, if any."""
+    pieces = [] if pieces is None else pieces
+    with anyio.fail_after(PATIENCE_SECONDS):
+        async for piece in stream:
+            pieces.append(piece)
+    return pieces
+
+
+async def broken(node: Node, request: JobRequest) -> tuple[list[bytes], Job]:
+    """Return the bytes before the stream of this request broke off, and the job at that moment."""
+    pieces: list[bytes] = []
+    async with node.stream(request) as stream:
+        with pytest.raises(StreamBroken) as raised:
+            await read(stream, pieces)
+    assert raised.value.job is stream.job
+    assert await node.fetch([stream.job.id]) == [stream.job]
+    return pieces, stream.job
 
 
 class SwitchRunner:

@@ -7,18 +7,13 @@ from typing import Any
 import anyio
 import pytest
 from msgspec.structs import replace
-from parts import settle_down
+from parts import read, settle_down
 
 from nodekit import JobStatus, JobStream, Outcome, StreamBroken, StreamRecord, Unavailable, decode_payload
 from nodekit.execution.job_stream import MOST_KEPT_BYTES
 from nodekit.testing import make_job, succeeded, with_output
 
 pytestmark = pytest.mark.anyio
-
-
-async def read(stream: JobStream) -> list[bytes]:
-    with anyio.fail_after(5):
-        return [piece async for piece in stream]
 
 
 # -- whether it is kept ---------------------------------------------------------------------------

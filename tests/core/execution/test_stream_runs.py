@@ -5,7 +5,7 @@ from typing import Any
 
 import anyio
 import pytest
-from parts import Gate, SpiedStore, SwitchRunner, Told, functions, make_node, request, settle_down, until
+from parts import Gate, SpiedStore, SwitchRunner, Told, broken, functions, make_node, read, request, settle_down, until
 
 from nodekit import (
     CompositionError,
@@ -19,7 +19,6 @@ from nodekit import (
     JobFinished,
     JobRequest,
     JobStatus,
-    JobStream,
     Location,
     Node,
     Retry,
@@ -45,31 +44,9 @@ async def letters(data: Any) -> AsyncGenerator[str, None]:
         yield piece
 
 
-async def read(stream: JobStream) -> list[bytes]:
-    pieces: list[bytes] = []
-    await _gather(stream, pieces)
-    return pieces
-
-
 async def streamed(node: Node, request: JobRequest) -> tuple[list[bytes], Job]:
     async with node.stream(request) as stream:
         return await read(stream), stream.job
-
-
-async def broken(node: Node, request: JobRequest) -> tuple[list[bytes], Job]:
-    """Return the bytes before the stream broke off, and the job at that moment."""
-    pieces: list[bytes] = []
-    async with node.stream(request) as stream:
-        with pytest.raises(StreamBroken) as raised:
-            await _gather(stream, pieces)
-        assert raised.value.job is stream.job
-        return pieces, stream.job
-
-
-async def _gather(stream: JobStream, pieces: list[bytes]) -> None:
-    with anyio.fail_after(60):
-        async for piece in stream:
-            pieces.append(piece)
 
 
 def error(job: Job) -> ContainerError:
