@@ -5,8 +5,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
-from contextlib import chdir
+from collections.abc import Iterator, Mapping
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from unittest import mock
 
@@ -72,20 +72,26 @@ def imported(folder: Path) -> set[str]:
     return {path.stem for path in folder.glob("*.imported")}
 
 
-def nodekit(folder: Path, *arguments: str | Path, **env: str) -> "subprocess.CompletedProcess[str]":
-    """Run the command in this process, in a folder, with the packages planted there and these variables."""
+@contextmanager
+def installed(folder: Path) -> Iterator[None]:
+    """Make the packages that are planted in a folder importable; forget them in the end."""
     forget_modules()
     importlib.invalidate_caches()
     with (
-        chdir(folder),
         mock.patch.object(sys, "path", [str(folder), *sys.path]),
         mock.patch.object(sys, "dont_write_bytecode", True),
     ):
         try:
-            env = {"PYTHONPATH": str(folder), **env}
-            done = CliRunner().invoke(main, [*map(str, arguments)], env=env, catch_exceptions=False)
+            yield
         finally:
             forget_modules()
+
+
+def nodekit(folder: Path, *arguments: str | Path, **env: str) -> "subprocess.CompletedProcess[str]":
+    """Run the command in this process, in a folder, with the packages planted there and these variables."""
+    with chdir(folder), installed(folder):
+        env = {"PYTHONPATH": str(folder), **env}
+        done = CliRunner().invoke(main, [*map(str, arguments)], env=env, catch_exceptions=False)
     return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
 
 
