@@ -95,7 +95,7 @@ def test_the_result_is_that_of_the_last_step_unless_the_outcome_says_otherwise()
     assert job.intermediate_results == [OUTPUT, ERROR]
     longer = make_job().with_result(OUTPUT, make_attempt()).with_result(OUTPUT, make_attempt())
     longer = longer.with_result(ERROR, make_attempt()).finished(Outcome(JobStatus.FAILED), 1.0)
-    assert longer.intermediate_results == [OUTPUT, OUTPUT]
+    assert (longer.intermediate_results, longer.result) == ([OUTPUT, OUTPUT], ERROR)
     failed = job.finished(Outcome(JobStatus.FAILED), 1.0)
     assert failed.result == ERROR
     assert failed.intermediate_results == [OUTPUT]

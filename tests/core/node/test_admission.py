@@ -324,9 +324,11 @@ async def test_each_request_that_is_not_taken_is_told_with_its_client_and_why() 
         async def nodekit_admit(self, request: JobRequest) -> None:
             if request.client == "eve":
                 raise Refusal("closed")
+            if request.client == "frank":
+                raise Unavailable("not now", retry_after_seconds=7)
 
     told, store = Told(), SpiedStore()
-    refused: list[tuple[str, Exception]] = []
+    refused: list[tuple[str, Any]] = []
 
     async def not_taken(client: str, call: Awaitable[Any], error: type[Exception]) -> None:
         with pytest.raises(error) as raised:
@@ -344,6 +346,8 @@ async def test_each_request_that_is_not_taken_is_told_with_its_client_and_why() 
         await not_taken("dora", ask_for_a_stream(node, request("nowhere", client="dora")), Refusal)
         await not_taken("eve", ask_for_a_stream(node, request("x", client="eve")), Refusal)
         await not_taken("eve", node.submit(request("x", client="eve")), Refusal)
+        await not_taken("frank", node.submit(request("x", client="frank")), Unavailable)
+        assert (refused[-1][1].reason, refused[-1][1].retry_after_seconds) == ("not now", 7)
         await not_taken("alice", node.retry(first.id), NotFailed)
         store.failures["add"] = 1
         await not_taken("bob", node.submit(request("x", client="bob")), Unavailable)

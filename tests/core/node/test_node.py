@@ -432,14 +432,3 @@ async def test_a_store_is_entered_once() -> None:
     with pytest.raises(StoreFailed, match="once"):
         async with Node(store=store, runners=[]):
             raise AssertionError("not reached")
-
-
-async def test_a_guard_may_say_not_now() -> None:
-    class Busy:
-        async def nodekit_admit(self) -> None:
-            raise Unavailable("too many", retry_after_seconds=7)
-
-    async with make_node(functions(gate=Gate()), plugins=[Busy()]) as node:
-        with pytest.raises(Unavailable, match="too many") as caught:
-            await node.submit(request("gate"))
-    assert caught.value.retry_after_seconds == 7
