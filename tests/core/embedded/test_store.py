@@ -67,15 +67,29 @@ def forget_fresh(store: EmbeddedStore) -> None:
         store._fresh.pop(id)
 
 
+def slow(method: str) -> Any:
+    async def call(table: MemoryTable, *args: Any, **kwargs: Any) -> Any:
+        for _ in range(3):
+            await anyio.lowlevel.checkpoint()
+        answer = await getattr(MemoryTable, method)(table, *args, **kwargs)
+        for _ in range(3):
+            await anyio.lowlevel.checkpoint()
+        return answer
+
+    return call
+
+
+class SlowTable(MemoryTable):
+    add, save, get, find, delete = map(slow, ("add", "save", "get", "find", "delete"))
+
+
 class TestOverASlowTable(JobStoreContract):
     """Every call takes some turns of the event loop, so that calls overlap in other ways."""
 
     @pytest.fixture
-    async def store(self, faults: Faults, store: EmbeddedStore) -> EmbeddedStore:
-        for method in ("add", "save", "get", "find", "delete"):
-            faults.before(method).delay(0)
-            faults.after(method).delay(0)
-        return store
+    async def store(self) -> AsyncIterator[EmbeddedStore]:
+        async with EmbeddedStore(SlowTable()) as store:
+            yield store
 
 
 # -- the table fails -----------------------------------------------------------------------------

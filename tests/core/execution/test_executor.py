@@ -29,7 +29,6 @@ from nodekit import (
     Step,
     StepFinished,
     StoreFailed,
-    encode_payload,
 )
 from nodekit.execution.job_runs import LONGEST_PAUSE_SECONDS
 from nodekit.testing import Faults, VirtualClock
@@ -265,6 +264,28 @@ async def test_a_result_that_is_not_kept_is_written_again_after_pauses_that_doub
     assert job.status is JobStatus.SUCCESS
     pauses = re.findall(r"disk is full.*; trying again in (\S+) s", caplog.text)
     assert pauses == ["0.1", "0.2", "0.4", "0.8", "1.6", "3.2", "5.0", "5.0"]
+
+
+async def test_what_was_not_drained_in_time_finishes_on_the_next_node() -> None:
+    table, gate = MemoryTable(), Gate()
+    async with make_node(functions(gate=gate), store=EmbeddedStore(table), drain_seconds=0, concurrency=2) as node:
+        jobs = [await node.submit(request("echo", "gate", n=n)) for n in range(4)]
+        await until(lambda: gate.running == 2)
+    assert gate.cancelled == 2
+    for job in await table.get([job.id for job in jobs[:2]]):  # they wait for nothing but a node
+        assert (job.due, job.status, job.not_before, job.delay_seconds) == ("gate", JobStatus.RUNNING, None, None)
+    calls: list[int] = []
+
+    async def counted(data: Any) -> Any:
+        calls.append(data["n"])
+        return data
+
+    gate = Gate()
+    gate.opened.set()
+    async with make_node(functions(gate=gate, echo=counted), store=EmbeddedStore(table)) as second:
+        done = await second.wait([job.id for job in jobs])
+    assert [job.status for job in done] == [JobStatus.SUCCESS] * 4
+    assert sorted(calls) == [2, 3]  # the first two had their first result
 
 
 class SlowRelease(SpiedStore):
@@ -628,14 +649,3 @@ async def test_a_runner_that_is_cancelled_in_itself_does_not_end_the_executor(mo
         await until(lambda: node._executor.problems)
         [job] = await node.wait([(await node.submit(request("x"))).id])
     assert job.status is JobStatus.SUCCESS
-
-
-@pytest.mark.parametrize("answer", [{"models": []}, "text", b"{}"])
-async def test_what_says_of_itself_what_is_no_json_is_left_out(answer: Any, caplog: pytest.LogCaptureFixture) -> None:
-    class Describing(SwitchRunner):
-        async def resources(self, container: str, model_id: str | None) -> Any:
-            return encode_payload(container) if container == "well" else answer
-
-    async with make_node(Describing(Container(id="odd"), Container(id="well"))) as node:
-        assert list(await node.resources()) == ["well"]
-    assert "container odd: asking for its resources failed" in caplog.text

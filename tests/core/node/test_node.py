@@ -209,28 +209,6 @@ async def test_while_draining_nothing_is_accepted_but_reads_and_waiters_are_serv
     assert seen["waited"] == [JobStatus.SUCCESS]
 
 
-async def test_what_was_not_drained_in_time_finishes_on_the_next_node() -> None:
-    table, gate = MemoryTable(), Gate()
-    async with make_node(functions(gate=gate), store=EmbeddedStore(table), drain_seconds=0, concurrency=2) as node:
-        jobs = [await node.submit(request("echo", "gate", n=n)) for n in range(4)]
-        await until(lambda: gate.running == 2)
-    assert gate.cancelled == 2
-    for job in await table.get([job.id for job in jobs[:2]]):  # they wait for nothing but a node
-        assert (job.due, job.status, job.not_before, job.delay_seconds) == ("gate", JobStatus.RUNNING, None, None)
-    calls: list[int] = []
-
-    async def counted(data: Any) -> Any:
-        calls.append(data["n"])
-        return data
-
-    gate = Gate()
-    gate.opened.set()
-    async with make_node(functions(gate=gate, echo=counted), store=EmbeddedStore(table)) as second:
-        done = await second.wait([job.id for job in jobs])
-    assert [job.status for job in done] == [JobStatus.SUCCESS] * 4
-    assert sorted(calls) == [2, 3]  # the first two had their first result
-
-
 async def test_queued_jobs_are_not_started_while_draining() -> None:
     table, gate = MemoryTable(), Gate()
     async with anyio.create_task_group() as tasks:
