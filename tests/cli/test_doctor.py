@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from node_files import NODE_FILE, changed, write
-from planted import GOOD, install
+from planted import STORE, install
 from served import NODEKIT
 
 from nodekit import Finding
@@ -132,8 +132,8 @@ def test_a_provider_that_cannot_be_imported_is_an_error_and_the_others_are_looke
 
 
 def test_a_name_that_two_distributions_claim_is_an_error(tmp_path: Path) -> None:
-    install(tmp_path, "nodekit-shelf", GOOD, stores="shelf")
-    install(tmp_path, "nodekit-other", GOOD, stores="shelf")
+    install(tmp_path, "nodekit-shelf", STORE, stores="shelf")
+    install(tmp_path, "nodekit-other", STORE, stores="shelf")
     level, text = findings(doctor(path=tmp_path))["store 'shelf'"]
     assert level == "error"
     assert "nodekit-other 1.0, nodekit-shelf 1.0" in text

@@ -7,17 +7,23 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 import anyio
+import pytest
 
 from nodekit import (
     Container,
     ContainerOutput,
     EmbeddedStore,
+    Job,
+    JobFinished,
     JobQuery,
     JobRequest,
+    JobStream,
     Node,
     NodeLimits,
     Step,
+    StepStarted,
     StoreFailed,
+    StreamBroken,
     encode_payload,
 )
 from nodekit_function import Function, FunctionRunner
@@ -46,8 +52,8 @@ async def settle_down() -> None:
         await anyio.lowlevel.checkpoint()
 
 
-async def give_up(call: Callable[[], Awaitable[Any]], *, once: anyio.Event | None = None) -> bool:
-    """Cancel a call when it is as far as it gets, or once the event is set; return False if it had already ended."""
+async def give_up(call: Callable[[], Awaitable[Any]], *, once: Callable[[], Awaitable[Any]] = settle_down) -> bool:
+    """Cancel a call when it is as far as it gets, or once `once` returns; return False if it had already ended."""
     ended = False
 
     async def work() -> None:
@@ -58,7 +64,7 @@ async def give_up(call: Callable[[], Awaitable[Any]], *, once: anyio.Event | Non
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(work)
-        await (once.wait() if once else settle_down())
+        await once()
         tasks.cancel_scope.cancel()
     return not ended
 
@@ -109,6 +115,45 @@ class Gate:
         finally:
             self.running -= 1
         return data
+
+
+class Told:
+    """An observer that records the events of a node, in order."""
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+
+    def nodekit_observe(self, event: Any) -> None:
+        self.events.append(event)
+
+    @property
+    def kinds(self) -> list[type]:
+        """Kinds of the events whose facts are stored: all but `StepStarted`."""
+        return [type(event) for event in self.events if not isinstance(event, StepStarted)]
+
+    def ends(self, id: str | None = None) -> list[Job]:
+        found = [event.job for event in self.events if isinstance(event, JobFinished)]
+        return [job for job in found if id in (None, job.id)]
+
+
+async def read(stream: JobStream, pieces: list[bytes] | None = None) -> list[bytes]:
+    """Read a stream to its end; append its pieces to those that are given, if any."""
+    pieces = [] if pieces is None else pieces
+    with anyio.fail_after(PATIENCE_SECONDS):
+        async for piece in stream:
+            pieces.append(piece)
+    return pieces
+
+
+async def broken(node: Node, request: JobRequest) -> tuple[list[bytes], Job]:
+    """Return the bytes before the stream of this request broke off, and the job at that moment."""
+    pieces: list[bytes] = []
+    async with node.stream(request) as stream:
+        with pytest.raises(StreamBroken) as raised:
+            await read(stream, pieces)
+    assert raised.value.job is stream.job
+    assert await node.fetch([stream.job.id]) == [stream.job]
+    return pieces, stream.job
 
 
 class SwitchRunner:

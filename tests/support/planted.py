@@ -5,8 +5,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
-from contextlib import chdir
+from collections.abc import Iterator, Mapping
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from unittest import mock
 
@@ -25,16 +25,6 @@ class Config(msgspec.Struct, forbid_unknown_fields=True):
 
     size: int = 1
     '''How many fit.'''
-
-provider = Provider(Config, lambda config, file: MemoryStore())
-"""
-GOOD = """
-import msgspec
-from nodekit import Provider
-from nodekit_memory import MemoryStore
-
-class Config(msgspec.Struct, forbid_unknown_fields=True):
-    size: int = 1
 
 provider = Provider(Config, lambda config, file: MemoryStore())
 """
@@ -73,15 +63,8 @@ def plant(
 
 
 def install(folder: Path, distribution: str, code: str | None, **providers: str) -> None:
-    """Plant a distribution on a path of its own: metadata, and a module unless `code` is None."""
-    info = folder / f"{distribution.replace('-', '_')}-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
-    module = distribution.replace("-", "_")
-    lines = [f"[nodekit.{kind}]\n{name} = {module}:provider\n" for kind, name in providers.items()]
-    (info / "entry_points.txt").write_text("\n".join(lines))
-    if code is not None:
-        (folder / f"{module}.py").write_text(code)
+    """Plant a distribution whose module has a provider of each of these names."""
+    plant(folder, distribution, providers, code)
 
 
 def imported(folder: Path) -> set[str]:
@@ -89,20 +72,26 @@ def imported(folder: Path) -> set[str]:
     return {path.stem for path in folder.glob("*.imported")}
 
 
-def nodekit(folder: Path, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
-    """Run the command in this process, in a folder, with the packages planted there."""
+@contextmanager
+def installed(folder: Path) -> Iterator[None]:
+    """Make the packages that are planted in a folder importable; forget them in the end."""
     forget_modules()
     importlib.invalidate_caches()
     with (
-        chdir(folder),
         mock.patch.object(sys, "path", [str(folder), *sys.path]),
         mock.patch.object(sys, "dont_write_bytecode", True),
     ):
         try:
-            env = {"PYTHONPATH": str(folder)}
-            done = CliRunner().invoke(main, [*map(str, arguments)], env=env, catch_exceptions=False)
+            yield
         finally:
             forget_modules()
+
+
+def nodekit(folder: Path, *arguments: str | Path, **env: str) -> "subprocess.CompletedProcess[str]":
+    """Run the command in this process, in a folder, with the packages planted there and these variables."""
+    with chdir(folder), installed(folder):
+        env = {"PYTHONPATH": str(folder), **env}
+        done = CliRunner().invoke(main, [*map(str, arguments)], env=env, catch_exceptions=False)
     return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
 
 

@@ -7,9 +7,6 @@ import pytest
 from node_files import NODE_FILE
 from planted import STORE, nodekit, plant
 
-from nodekit import Node, load_node
-from nodekit.config.distributions import entry_points, unreadable
-
 SHELF = {"stores": "shelf", "plugins": "shelf", "formats": "shelf", "commands": "shelf", "doctor": "shelf"}
 FAR = "[nodekit.stores]\nshelf = {}\n[nodekit.commands]\nshelf = {}\n[nodekit.doctor]\nshelf = {}\n"
 
@@ -109,17 +106,6 @@ def test_a_node_is_served_beside_it(tmp_path: Path, how: str) -> None:
     (tmp_path / "good.toml").write_text(text)
     served = nodekit(tmp_path, "serve", "good.toml")
     assert (served.returncode, "cannot listen" in served.stderr) == (1, True)  # it got as far as listening
-
-
-@pytest.mark.parametrize("how", WAYS)
-def test_a_node_composes_beside_it(tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    plant_broken(tmp_path, how)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    file = tmp_path / "node.toml"
-    file.write_text(NODE_FILE)
-    assert isinstance(load_node(file), Node)
-    assert [entry.name for entry in entry_points("nodekit.transports")] == ["asgi"]
-    assert bool(unreadable()) == (how in UNREADABLE)
 
 
 def test_an_infernet_node_composes_beside_it(tmp_path: Path) -> None:

@@ -267,13 +267,6 @@ async def test_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytes
         assert (elsewhere / "abs.db").exists()
 
 
-def test_the_same_file_makes_as_many_nodes_as_are_wanted(tmp_path: Path) -> None:
-    file = write(tmp_path, NODE_FILE)
-    one, two = load_node(file), load_node(file)
-    assert isinstance(one, Node)
-    assert one is not two
-
-
 def test_a_rule_of_containers_in_the_table_of_its_plugin_says_where_it_belongs(tmp_path: Path) -> None:
     file = tmp_path / "node.toml"
     file.write_text('[store]\nuse = "memory"\n[[plugins]]\nuse = "guardian"\nexternal = false\n')

@@ -65,28 +65,21 @@ def planted(group: str, code: str, folder: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.delitem(sys.modules, "nodekit_shelf", raising=False)
 
 
-@pytest.fixture(params=FAILURES)
-def command(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    group, code, words = FAILURES[request.param]
-    planted(group, code, tmp_path, monkeypatch)
-    return words
-
-
 def call(*words: str) -> Result:
     return CliRunner().invoke(main, words)
 
 
-def test_a_failure_is_told_in_a_line_that_says_how_to_see_where(command: list[str]) -> None:
-    said = call(*command)
-    assert [line for line in said.output.splitlines() if HINT in line], said.output
-    assert "Traceback" not in said.output
-
-
-def test_the_traceback_is_shown_to_whoever_asks_for_it(command: list[str]) -> None:
-    said = call("--traceback", *command)
-    assert "Traceback (most recent call last)" in said.output
-    assert "nodekit_shelf.py" in said.output or "Missing" in said.output
-    assert said.exit_code == call(*command).exit_code
+@pytest.mark.parametrize(("group", "code", "words"), FAILURES.values(), ids=FAILURES)
+def test_a_failure_is_told_in_a_line_that_says_how_to_see_where_and_there_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: str, code: str, words: list[str]
+) -> None:
+    planted(group, code, tmp_path, monkeypatch)
+    told, shown = call(*words), call("--traceback", *words)
+    assert [line for line in told.output.splitlines() if HINT in line], told.output
+    assert "Traceback" not in told.output
+    assert "Traceback (most recent call last)" in shown.output
+    assert "nodekit_shelf.py" in shown.output or "Missing" in shown.output
+    assert shown.exit_code == told.exit_code
 
 
 def test_the_next_command_of_the_process_shows_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

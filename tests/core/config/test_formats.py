@@ -1,12 +1,9 @@
 """Node files of other formats: the one package that knows a format reads it; problems give their place in the file."""
 
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
-from planted import install
-from served import NODEKIT
+from planted import install, nodekit
 
 from nodekit import CompositionError, NodeTables, Problem, Secret, load_node, read_node_file
 from nodekit.config.formats import read_tables
@@ -40,13 +37,6 @@ def read(path):
 
 provider = Format(read)
 """
-
-
-def nodekit(folder: Path, *arguments: str | Path, **env: str) -> "subprocess.CompletedProcess[str]":
-    """Run a command with the distributions of a folder installed."""
-    environment = {**os.environ, "PYTHONPATH": str(folder), **env}
-    command = [*NODEKIT, *map(str, arguments)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
 def written(folder: Path, text: str, name: str = "node.lines") -> Path:

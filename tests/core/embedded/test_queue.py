@@ -145,17 +145,6 @@ async def test_jobs_without_a_delay_that_is_left_have_waited_since_they_were_put
     assert [await queue.take_expired(1) for _ in range(3)] == [[now], [none], [over]]
 
 
-async def test_a_job_that_is_put_back_has_waited_all_the_while(clock: VirtualClock) -> None:
-    queue, some = Queue(), entry(1, queue_timeout_seconds=10)
-    put(queue, some)
-    await clock.advance(6)
-    await queue.take({"x"}, 1)
-    queue.put_back(some)
-    await clock.advance(6)
-    with anyio.fail_after(60):
-        assert await queue.take_expired(1) == [some]
-
-
 async def test_whoever_waits_for_expiries_is_not_woken_by_each_job_that_comes_and_goes() -> None:
     queue, woken = Queue(), 0
 

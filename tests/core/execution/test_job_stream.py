@@ -7,18 +7,13 @@ from typing import Any
 import anyio
 import pytest
 from msgspec.structs import replace
-from parts import settle_down
+from parts import read, settle_down
 
 from nodekit import JobStatus, JobStream, Outcome, StreamBroken, StreamRecord, Unavailable, decode_payload
 from nodekit.execution.job_stream import MOST_KEPT_BYTES
 from nodekit.testing import make_job, succeeded, with_output
 
 pytestmark = pytest.mark.anyio
-
-
-async def read(stream: JobStream) -> list[bytes]:
-    with anyio.fail_after(5):
-        return [piece async for piece in stream]
 
 
 # -- whether it is kept ---------------------------------------------------------------------------
@@ -167,6 +162,7 @@ def test_a_stream_without_an_end_takes_no_more_memory_than_is_kept() -> None:
 def test_a_letter_that_was_cut_is_left_out_and_one_that_is_none_makes_it_bytes() -> None:
     text = "aé".encode()
     assert kept(text, most=2) == {"output": "a", "truncated": True, "bytes": 3}
+    assert kept(text[:2], text[2:]) == {"output": "aé"}
     assert kept(text[:2]) == {"output": b64encode(text[:2]).decode(), "encoding": "base64"}
     bytes_kept = {"output": b64encode(b"\xff").decode(), "encoding": "base64", "truncated": True, "bytes": 2}
     assert kept(b"\xff", b"a", most=1) == bytes_kept

@@ -1,17 +1,13 @@
 """`Node.stream`: jobs whose last container is read while it runs."""
 
-from base64 import b64decode
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import anyio
 import pytest
-from msgspec.structs import replace
-from parts import Gate, SpiedStore, SwitchRunner, functions, give_up, make_node, request, settle_down, until
+from parts import Gate, SpiedStore, SwitchRunner, Told, broken, functions, make_node, read, request, settle_down, until
 
 from nodekit import (
-    ClientLimits,
     CompositionError,
     Container,
     ContainerError,
@@ -23,23 +19,16 @@ from nodekit import (
     JobFinished,
     JobRequest,
     JobStatus,
-    JobStream,
     Location,
     Node,
-    Outcome,
-    Refusal,
     Retry,
-    Sequence,
     StepFinished,
     StoreFailed,
     StreamBroken,
-    StreamRecord,
-    TooManyJobs,
     Unavailable,
-    decode_payload,
     encode_payload,
 )
-from nodekit.testing import VirtualClock, make_job
+from nodekit.testing import Faults, VirtualClock, make_job
 from nodekit_memory import MemoryTable
 
 pytestmark = pytest.mark.anyio
@@ -55,31 +44,9 @@ async def letters(data: Any) -> AsyncGenerator[str, None]:
         yield piece
 
 
-async def read(stream: JobStream) -> list[bytes]:
-    pieces: list[bytes] = []
-    await _gather(stream, pieces)
-    return pieces
-
-
 async def streamed(node: Node, request: JobRequest) -> tuple[list[bytes], Job]:
     async with node.stream(request) as stream:
         return await read(stream), stream.job
-
-
-async def broken(node: Node, request: JobRequest) -> tuple[list[bytes], Job]:
-    """Return the bytes before the stream broke off, and the job at that moment."""
-    pieces: list[bytes] = []
-    async with node.stream(request) as stream:
-        with pytest.raises(StreamBroken) as raised:
-            await _gather(stream, pieces)
-        assert raised.value.job is stream.job
-        return pieces, stream.job
-
-
-async def _gather(stream: JobStream, pieces: list[bytes]) -> None:
-    with anyio.fail_after(60):
-        async for piece in stream:
-            pieces.append(piece)
 
 
 def error(job: Job) -> ContainerError:
@@ -168,15 +135,6 @@ async def test_a_slow_reader_slows_the_container_down() -> None:
 # -- how it ends ----------------------------------------------------------------------------------
 
 
-async def test_a_container_that_fails_in_mid_stream_breaks_it_and_the_job_has_failed() -> None:
-    async with make_node(functions(letters=letters)) as node:
-        pieces, job = await broken(node, request("letters", pieces=["a", "!"]))
-        assert (await node.fetch([job.id])) == [job]
-    assert pieces == [b"a"]
-    assert job.status is JobStatus.FAILED
-    assert error(job).error == "ValueError: as it was told"
-
-
 async def test_an_earlier_step_that_fails_ends_it_without_a_piece() -> None:
     async with make_node(functions(letters=letters)) as node:
         pieces, job = await broken(node, request("letters", "echo", pieces=["!"]))
@@ -235,8 +193,10 @@ async def test_a_job_that_takes_too_long_ends_in_mid_stream_and_while_it_waits_f
 
 async def test_a_stream_waits_for_a_slot_no_longer_than_the_queue_allows() -> None:
     gate, store = Gate(), SpiedStore()
-    limits: dict[str, Any] = {"queue_timeout_seconds": 0.1, "concurrency": 1}
-    async with make_node(functions(gate=gate), store=store, **limits) as node, running(node, gate):
+    limits: dict[str, Any] = {"queue_timeout_seconds": 0.1, "concurrency": 1, "drain_seconds": 0}
+    async with make_node(functions(gate=gate), store=store, **limits) as node:
+        await node.submit(request("gate"))
+        await until(lambda: gate.running)
         pieces, job = await broken(node, request("echo"))
     assert pieces == []
     assert store.calls["save"] == 1  # its end, and nothing after that
@@ -244,44 +204,14 @@ async def test_a_stream_waits_for_a_slot_no_longer_than_the_queue_allows() -> No
     assert error(job).error == "waited in the queue for more than 0.1 s"
 
 
-async def test_a_node_that_goes_away_fails_its_streams_as_interrupted() -> None:
-    table = MemoryTable()
-    gate = Gate()
-    node = make_node(functions(gate=gate), store=EmbeddedStore(table), drain_seconds=0)
-    async with anyio.create_task_group() as tasks:
-        async with node:
-            stack = AsyncExitStack()
-            stream = await stack.enter_async_context(node.stream(request("gate")))
-
-            async def expect() -> None:
-                with pytest.raises(StreamBroken):
-                    await anext(stream)
-
-            tasks.start_soon(expect)
-            await until(lambda: gate.running)
-        await stack.aclose()
-    (job,) = await table.get([stream.job.id])
-    assert error(job).error == "interrupted"
-
-
 # -- admission, slots, retries --------------------------------------------------------------------
 
 
-async def test_what_is_refused_is_no_stream() -> None:
-    async with make_node(each_client=ClientLimits(max_pending=1)) as node:
-        with pytest.raises(Refusal, match="Container not supported"):
-            await streamed(node, request("nobody"))
-        async with node.stream(request()):
-            with pytest.raises(TooManyJobs):
-                await streamed(node, request())
-            await streamed(node, request(client="bob"))
-    with pytest.raises(Unavailable):
-        await streamed(node, request())
-
-
 async def test_streams_count_as_pending_from_the_moment_that_they_are_asked_for() -> None:
-    table = Slow()
-    async with make_node(store=EmbeddedStore(table), max_pending=3) as node, anyio.create_task_group() as tasks:
+    faults = Faults()
+    faults.before("add").hang()
+    store = EmbeddedStore(faults.around(MemoryTable()))
+    async with make_node(store=store, max_pending=3) as node, anyio.create_task_group() as tasks:
         outcomes: list[type[Exception] | None] = []
 
         async def attempt() -> None:
@@ -295,44 +225,8 @@ async def test_streams_count_as_pending_from_the_moment_that_they_are_asked_for(
         for _ in range(10):
             tasks.start_soon(attempt)
         await until(lambda: len(outcomes) == 7)
-        table.open.set()
+        faults.lift()
     assert outcomes.count(None) == 3
-
-
-class Slow(MemoryTable):
-    def __init__(self) -> None:
-        super().__init__()
-        self.open = anyio.Event()
-
-    async def add(self, jobs: Any) -> Any:
-        await self.open.wait()
-        return await super().add(jobs)
-
-
-async def test_a_store_that_cannot_keep_it_makes_it_unavailable() -> None:
-    class Full(MemoryTable):
-        async def add(self, jobs: Any) -> Any:
-            raise StoreFailed("no space left")
-
-    async with make_node(store=EmbeddedStore(Full())) as node:
-        with pytest.raises(Unavailable):
-            await streamed(node, request())
-        assert (await node.pending()).total == 0
-        assert any("no space left" in reason for reason in (await node.health()).reasons)
-
-
-async def test_a_caller_that_gives_up_while_it_is_being_kept_leaves_a_cancelled_job() -> None:
-    table = Slow()
-    async with make_node(store=EmbeddedStore(table)) as node:
-        assert await give_up(lambda: streamed(node, request()))
-        table.open.set()
-        with anyio.fail_after(60):
-            while not (found := await node.find()):
-                await anyio.sleep(0.005)
-        (id,) = found
-        with anyio.fail_after(60):
-            (job,) = await node.wait([id])
-    assert job.status is JobStatus.CANCELLED
 
 
 async def test_streams_take_slots_and_give_them_back() -> None:
@@ -389,44 +283,6 @@ async def test_a_stream_and_queued_jobs_together_are_no_more_than_may_run() -> N
     assert (gate.calls, gate.most) == (3, 2)
 
 
-async def test_streams_of_one_container_do_not_keep_those_of_another_from_the_nodes_slots() -> None:
-    order: list[str] = []
-
-    async def many(data: Any) -> Any:
-        order.append("many")
-        return {}
-
-    async def few(data: Any) -> Any:
-        order.append("few")
-        return {}
-
-    gate = Gate()
-    async with make_node(functions(gate=gate, many=many, few=few), concurrency=1) as node:
-        async with anyio.create_task_group() as tasks, running(node, gate):
-            for _ in range(10):
-                tasks.start_soon(streamed, node, request("many"))
-            await settle_down()
-            tasks.start_soon(streamed, node, request("few"))
-            await settle_down()
-            assert order == []
-    assert order.index("few") <= 1
-    assert order.count("many") == 10
-
-
-async def test_a_pipeline_that_has_nothing_to_do_gives_a_stream_that_ends_at_once() -> None:
-    class Nothing(Sequence):
-        def next_step(self, job: Job) -> None:
-            return None
-
-        def outcome(self, job: Job) -> Outcome:
-            return Outcome(JobStatus.SUCCESS)
-
-    async with make_node(pipelines={"nothing": Nothing()}) as node:
-        pieces, job = await streamed(node, replace(request(), pipeline="nothing"))
-        assert pieces == []
-        assert await node.fetch([job.id]) == [job]
-
-
 async def test_a_stream_waits_for_a_container_that_is_down() -> None:
     runner = SwitchRunner(Container(id="late"), up=())
     async with make_node(runner) as node, anyio.create_task_group() as tasks:
@@ -436,23 +292,6 @@ async def test_a_stream_waits_for_a_container_that_is_down() -> None:
         runner.switch("late")
 
 
-async def test_what_fails_before_the_first_piece_is_tried_again() -> None:
-    attempts = 0
-
-    async def flaky(data: Any) -> AsyncGenerator[str, None]:
-        nonlocal attempts
-        attempts += 1
-        if attempts < 3:
-            raise ContainerFailed("connection", "not yet")
-        yield "a"
-
-    retry = Retry(attempts=5, first_delay_seconds=0.01)
-    async with make_node(functions({"flaky": {"retry": retry}}, flaky=flaky)) as node:
-        pieces, job = await streamed(node, request("flaky"))
-    assert pieces == [b"a"]
-    assert [attempt.failure for attempt in job.steps[0].attempts] == ["not yet", "not yet", None]
-
-
 async def test_a_stream_is_tried_again_after_its_delay_and_not_before(clock: VirtualClock) -> None:
     attempts = 0
     pieces: list[bytes] = []
@@ -460,11 +299,12 @@ async def test_a_stream_is_tried_again_after_its_delay_and_not_before(clock: Vir
     async def flaky(data: Any) -> AsyncGenerator[str, None]:
         nonlocal attempts
         attempts += 1
-        if attempts == 1:
-            raise ContainerFailed("connection", "not yet", retry_after=3600.0)
+        if attempts < 3:
+            raise ContainerFailed("connection", "not yet", retry_after=3600.0 if attempts == 1 else None)
         yield "a"
 
-    async with make_node(functions({"flaky": {"retry": Retry(attempts=2)}}, flaky=flaky)) as node:
+    retry = Retry(attempts=5, first_delay_seconds=0)
+    async with make_node(functions({"flaky": {"retry": retry}}, flaky=flaky)) as node:
         async with node.stream(request("flaky")) as stream, anyio.create_task_group() as tasks:
 
             async def take() -> None:
@@ -475,7 +315,8 @@ async def test_a_stream_is_tried_again_after_its_delay_and_not_before(clock: Vir
             await clock.advance(3599)
             assert attempts == 1
             await clock.advance(2)
-    assert (attempts, pieces) == (2, [b"a"])
+    assert pieces == [b"a"]
+    assert [attempt.failure for attempt in stream.job.steps[0].attempts] == ["not yet", "not yet", None]
 
 
 async def test_a_stream_that_waits_to_be_tried_again_holds_no_slot_and_leaves_none_taken() -> None:
@@ -520,8 +361,8 @@ async def test_a_stream_that_is_never_asked_for_a_piece_ends_with_its_time() -> 
 
 
 async def test_a_caller_whose_node_ends_while_its_stream_is_kept_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    table = Slow()
-    outcomes: list[str] = []
+    faults, outcomes = Faults(), list[str]()
+    faults.before("add").hang()
 
     async def attempt(node: Node) -> None:
         try:
@@ -532,10 +373,10 @@ async def test_a_caller_whose_node_ends_while_its_stream_is_kept_is_told(caplog:
     async def keep_once_it_was_not_drained() -> None:
         await until(lambda: "not drained" in caplog.text)
         await settle_down()
-        table.open.set()
+        faults.lift()
 
     async with anyio.create_task_group() as tasks:
-        async with make_node(store=EmbeddedStore(table), drain_seconds=0.05) as node:
+        async with make_node(store=EmbeddedStore(faults.around(MemoryTable())), drain_seconds=0.05) as node:
             tasks.start_soon(attempt, node)
             await settle_down()
             tasks.start_soon(keep_once_it_was_not_drained)
@@ -545,31 +386,22 @@ async def test_a_caller_whose_node_ends_while_its_stream_is_kept_is_told(caplog:
 
 
 async def test_interrupted_streams_that_cannot_be_failed_do_not_keep_a_node_from_starting() -> None:
-    table = Crowded()
+    table, faults = MemoryTable(), Faults()
     async with EmbeddedStore(table) as store:
         await store.add_claimed(make_job(destination=Location.STREAM))
-    table.full = True
-    async with make_node(store=EmbeddedStore(table)) as node:
+    faults.before("save").fail(StoreFailed("no space left"))
+    async with make_node(store=EmbeddedStore(faults.around(table))) as node:
         (id,) = await node.find()
         (left,) = await node.fetch([id])
         assert not left.status.finished
-        table.full = False
+        faults.lift()
         job = await node.submit(request())
         await node.wait([job.id])
         (left,) = await node.fetch([id])
     assert error(left).error == "interrupted"
 
 
-class Crowded(MemoryTable):
-    full = False
-
-    async def save(self, job: Job) -> None:
-        if self.full:
-            raise StoreFailed("no space left")
-        await super().save(job)
-
-
-async def test_what_fails_after_the_first_piece_is_not_tried_again() -> None:
+async def test_what_fails_after_the_first_piece_is_not_tried_again_and_the_job_has_failed() -> None:
     attempts = 0
 
     async def flaky(data: Any) -> AsyncGenerator[str, None]:
@@ -580,59 +412,21 @@ async def test_what_fails_after_the_first_piece_is_not_tried_again() -> None:
 
     async with make_node(functions({"flaky": {"retry": Retry(attempts=5)}}, flaky=flaky)) as node:
         pieces, job = await broken(node, request("flaky"))
-    assert pieces == [b"a"]
-    assert attempts == 1
-    assert error(job).error == "no more"
+        assert await node.fetch([job.id]) == [job]
+    assert (pieces, attempts) == ([b"a"], 1)
+    assert (job.status, error(job).error) == (JobStatus.FAILED, "no more")
 
 
 async def test_observers_are_told_as_of_any_job() -> None:
-    told: list[Any] = []
-
-    class Observer:
-        def nodekit_observe(self, event: Any) -> None:
-            told.append(type(event))
-
-    async with make_node(functions(letters=letters), plugins=[Observer()]) as node:
+    told = Told()
+    async with make_node(functions(letters=letters), plugins=[told]) as node:
         await streamed(node, request("letters", pieces=["a"]))
-        assert told == [JobAccepted, StepFinished, JobFinished]
-        told.clear()
+        assert told.kinds == [JobAccepted, StepFinished, JobFinished]
+        told.events.clear()
         async with node.stream(request("letters", pieces=["…"])):
             pass
-        await until(lambda: len(told) == 2)
-        assert told == [JobAccepted, JobFinished]
-
-
-@asynccontextmanager
-async def running(node: Node, gate: Gate) -> AsyncIterator[None]:
-    """Run a job that holds a slot meanwhile."""
-    job = await node.submit(request("gate"))
-    await until(lambda: gate.running)
-    try:
-        yield
-    finally:
-        await node.cancel(job.id)
-
-
-# -- what is kept ---------------------------------------------------------------------------------
-
-
-def record(*pieces: bytes, most: int) -> Any:
-    gathered = StreamRecord(most)
-    for piece in pieces:
-        gathered.add(piece)
-    return decode_payload(gathered.output())
-
-
-def test_what_is_kept_is_marked_where_it_is_cut_or_no_text() -> None:
-    assert record(b"ab", b"cd", most=4) == {"output": "abcd"}
-    assert record(b"ab", b"cd", b"e", most=4) == {"output": "abcd", "truncated": True, "bytes": 5}
-    assert record(b"abcdefgh", most=4) == {"output": "abcd", "truncated": True, "bytes": 8}
-    assert record(b"a", b"\xc3", b"\xa9", most=10) == {"output": "aé"}
-    assert record("aé".encode(), b"x", most=2) == {"output": "a", "truncated": True, "bytes": 4}
-    assert record(most=1) == {"output": ""}
-    odd = record(b"\xff\x00", most=10)
-    assert (b64decode(odd.pop("output")), odd) == (b"\xff\x00", {"encoding": "base64"})
-    assert record(b"\xc3", most=10) == {"output": "ww==", "encoding": "base64"}
+        await until(told.ends)
+        assert told.kinds == [JobAccepted, JobFinished]
 
 
 async def test_a_function_that_gives_pieces_must_be_async_and_give_bytes_or_text() -> None:

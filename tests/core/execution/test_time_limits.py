@@ -1,18 +1,16 @@
 """Time limits: of a call, of a job, in the queue; each with its own error, on a clock that the tests move."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import anyio
 import pytest
 from msgspec.structs import replace
-from parts import Gate, SwitchRunner, functions, make_node, request, until
+from parts import Gate, SwitchRunner, Told, functions, make_node, request, until
 
 from nodekit import (
-    CompositionError,
     Container,
     ContainerError,
     EmbeddedStore,
-    Event,
     Job,
     JobAccepted,
     JobFinished,
@@ -44,7 +42,8 @@ async def error_of(node: Node, job: Job) -> ContainerError:
 
 async def test_a_call_that_takes_too_long_is_cancelled_and_fails_its_job(clock: VirtualClock) -> None:
     gate = Gate()
-    async with make_node(functions({"gate": {"timeout_seconds": 30}}, gate=gate)) as node:
+    runner = functions({"gate": {"timeout_seconds": 30}}, gate=gate)
+    async with make_node(runner, job_timeout_seconds=60) as node:
         job = await node.submit(request("gate"))
         await until(lambda: gate.running)
         await clock.advance(29)
@@ -94,16 +93,6 @@ async def test_a_job_whose_time_is_over_in_the_queue_fails_without_being_run(clo
         gate.opened.set()
         [job] = await node.wait([third.id])
         assert job.status is JobStatus.SUCCESS
-
-
-async def test_the_shorter_of_the_two_limits_says_what_failed(clock: VirtualClock) -> None:
-    gate = Gate()
-    runner = functions({"gate": {"timeout_seconds": 10}}, gate=gate)
-    async with make_node(runner, job_timeout_seconds=60) as node:
-        job = await node.submit(request("gate"))
-        await until(lambda: gate.running)
-        await clock.advance(11)
-        assert (await error_of(node, job)).kind == "timeout"
 
 
 async def test_after_a_jobs_time_a_pipeline_cannot_go_on(clock: VirtualClock) -> None:
@@ -158,8 +147,8 @@ async def test_a_step_begins_while_there_is_time_left_and_no_later(
 
 
 async def test_a_job_waits_so_long_for_a_container_that_is_down(clock: VirtualClock) -> None:
-    runner = SwitchRunner(Container(id="x"), up=[])
-    async with make_node(runner, queue_timeout_seconds=300) as node:
+    runner, told = SwitchRunner(Container(id="x"), up=[]), Told()
+    async with make_node(runner, queue_timeout_seconds=300, job_timeout_seconds=600, plugins=[told]) as node:
         job = await node.submit(request("x"))
         await clock.advance(299)
         assert [job.status for job in await node.fetch([job.id])] == [JobStatus.ACCEPTED]
@@ -169,6 +158,8 @@ async def test_a_job_waits_so_long_for_a_container_that_is_down(clock: VirtualCl
         assert error.container == "x"
         assert not runner.steps
         assert (await node.pending()).total == 0
+        await until(told.ends)
+    assert (told.kinds, told.ends()[0].id) == ([JobAccepted, JobFinished], job.id)
 
 
 async def test_a_container_can_have_a_limit_of_its_own(clock: VirtualClock) -> None:
@@ -233,41 +224,6 @@ async def test_a_thousand_jobs_expire_at_once(clock: VirtualClock) -> None:
         assert (await node.pending()).total == 0
 
 
-async def test_a_cancelled_job_does_not_expire(clock: VirtualClock) -> None:
-    async with make_node(SwitchRunner(Container(id="x"), up=[]), queue_timeout_seconds=30) as node:
-        job = await node.submit(request("x"))
-        await node.cancel(job.id)
-        await clock.advance(31)
-        [job] = await node.fetch([job.id])
-        assert job.status is JobStatus.CANCELLED
-
-
-async def test_the_limit_that_was_over_first_says_what_failed(clock: VirtualClock) -> None:
-    limits: dict[str, Any] = {"queue_timeout_seconds": 30, "job_timeout_seconds": 60}
-    async with make_node(SwitchRunner(Container(id="x"), up=[]), **limits) as node:
-        job = await node.submit(request("x"))
-        await clock.advance(31)
-        assert (await error_of(node, job)).kind == "queue_timeout"
-
-
-async def test_the_end_of_an_expired_job_is_told_like_any_other(clock: VirtualClock) -> None:
-    class Observer:
-        events: ClassVar[list[Event]] = []
-
-        def nodekit_observe(self, event: Event) -> None:
-            self.events.append(event)
-
-    down = SwitchRunner(Container(id="x"), up=[])
-    Observer.events.clear()
-    async with make_node(down, queue_timeout_seconds=30, plugins=[Observer()]) as node:
-        job = await node.submit(request("x"))
-        await clock.advance(31)
-        await error_of(node, job)
-        await until(lambda: len(Observer.events) == 2)
-    assert [type(event) for event in Observer.events] == [JobAccepted, JobFinished]
-    assert {event.job.id for event in Observer.events} == {job.id}
-
-
 # -- restarts and clocks ------------------------------------------------------------------------------
 
 
@@ -327,13 +283,6 @@ async def test_a_clock_that_jumps_while_the_node_is_down_disturbs_neither(clock:
 
 
 # -- settings -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["job_timeout_seconds", "queue_timeout_seconds"])
-@pytest.mark.parametrize("value", [0, -1, float("nan")])
-def test_limits_that_no_job_could_keep_are_refused(name: str, value: float) -> None:
-    with pytest.raises(CompositionError, match=f"{name}: expected `float` > 0"):
-        make_node(**{name: value})
 
 
 async def test_no_limit_is_none_or_infinite(clock: VirtualClock) -> None:

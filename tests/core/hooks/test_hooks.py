@@ -11,34 +11,26 @@ from typing import Any
 import anyio
 import pluggy
 import pytest
-from msgspec.structs import replace
-from parts import Gate, SpiedStore, SwitchRunner, functions, make_node, request, until
+from parts import Gate, SpiedStore, SwitchRunner, Told, functions, make_node, request, until
 
 from nodekit import (
     ClaimLost,
-    ClientLimits,
     CompositionError,
     Container,
-    EmbeddedStore,
     Identity,
     JobRequest,
     JobStatus,
-    KeyReused,
     Mount,
     NodekitError,
-    NotFailed,
-    Outcome,
     Refusal,
     RequestRefused,
     StoreCall,
     StoreFailed,
-    TooManyJobs,
     TooManyRequests,
     Unavailable,
 )
 from nodekit.testing import Faults
-from nodekit_guardian import Guardian, rules
-from nodekit_memory import MemoryTable
+from nodekit_guardian import Guardian
 
 
 def problem_of(*plugins: object) -> str:
@@ -59,42 +51,30 @@ class WrongArgument:
     async def nodekit_admit(self, job: Any) -> None: ...
 
 
-class TooManyArguments:
-    def nodekit_observe(self, event: Any, node: Any, more: Any) -> None: ...
-
-
-class Splat:
-    def nodekit_observe(self, *everything: Any) -> None: ...
-
-
-class KeywordOnly:
-    def nodekit_observe(self, *, event: Any) -> None: ...
-
-
 class PlainAdmit:
     def nodekit_admit(self, request: JobRequest) -> None: ...
+
+
+marked = pluggy.HookimplMarker("nodekit")(tryfirst=True)
 
 
 class AsyncObserve:
     async def nodekit_observe(self, event: Any) -> None: ...
 
 
-class AsyncLifespan:
-    async def nodekit_lifespan(self, node: Any) -> None: ...
+async def a_lifespan(self: Any, node: Any) -> None: ...
 
 
-class BareLifespan:
-    async def nodekit_lifespan(self, node: Any) -> AsyncIterator[None]:
-        yield
+async def a_generator(self: Any, node: Any) -> AsyncIterator[None]:
+    yield
 
 
-class Marked:
-    @pluggy.HookimplMarker("nodekit")(tryfirst=True)
-    async def nodekit_admit(self, request: JobRequest) -> None: ...
+async def an_admission(self: Any, request: JobRequest) -> None: ...
 
 
-class NoHook:
-    pass
+def having(name: str, **members: Any) -> object:
+    """Make a plugin of a class of this name."""
+    return type(name, (), members)()
 
 
 @pytest.mark.parametrize(
@@ -102,15 +82,25 @@ class NoHook:
     [
         (Misspelt(), ["Misspelt.nodekit_admitt", "did you mean nodekit_admit?"]),
         (WrongArgument(), ["WrongArgument.nodekit_admit", "'job'", "request, node"]),
-        (TooManyArguments(), ["TooManyArguments.nodekit_observe", "'more'", "event, node"]),
-        (Splat(), ["Splat.nodekit_observe", "'everything'"]),
-        (KeywordOnly(), ["KeywordOnly.nodekit_observe", "'event'"]),
+        (
+            having("Many", nodekit_observe=lambda self, event, node, more: None),
+            ["Many.nodekit_observe", "'more'", "node"],
+        ),
+        (having("Splat", nodekit_observe=lambda self, *all: None), ["Splat.nodekit_observe", "'all'"]),
+        (having("Keyword", nodekit_observe=lambda self, *, event: None), ["Keyword.nodekit_observe", "'event'"]),
+        (having("Default", nodekit_observe=lambda self, event=None: None), ["Default.nodekit_observe", "default"]),
+        (having("Partial", nodekit_admit=functools.partial(an_admission)), ["must be a function or a method"]),
+        (having("Number", nodekit_limit=5), ["Number.nodekit_limit: must be a function or a method"]),
         (PlainAdmit(), ["PlainAdmit.nodekit_admit", "async def nodekit_admit"]),
         (AsyncObserve(), ["AsyncObserve.nodekit_observe", "plain function"]),
-        (AsyncLifespan(), ["AsyncLifespan.nodekit_lifespan", "@asynccontextmanager"]),
-        (BareLifespan(), ["BareLifespan.nodekit_lifespan", "@asynccontextmanager"]),
-        (Marked(), ["Marked.nodekit_admit", "marker"]),
-        (NoHook(), ["NoHook", "implements no hook", "nodekit_admit"]),
+        (having("Lifespan", nodekit_lifespan=a_lifespan), ["Lifespan.nodekit_lifespan", "@asynccontextmanager"]),
+        (having("Bare", nodekit_lifespan=a_generator), ["Bare.nodekit_lifespan", "@asynccontextmanager"]),
+        (
+            having("Generator", nodekit_lifespan=lambda self, node: (yield)),
+            ["a plain function"],
+        ),
+        (having("Marked", nodekit_admit=marked(an_admission)), ["Marked.nodekit_admit", "marker"]),
+        (having("NoHook"), ["NoHook", "implements no hook", "nodekit_admit"]),
         (PlainAdmit, ["PlainAdmit", "is a class", "PlainAdmit()"]),
     ],
     ids=lambda value: getattr(value, "__name__", type(value).__name__) if not isinstance(value, list) else "",
@@ -125,36 +115,6 @@ def test_all_mistakes_are_told_at_once() -> None:
     with pytest.raises(CompositionError) as failed:
         make_node(plugins=[Misspelt(), WrongArgument(), Guardian(), AsyncObserve()])
     assert [problem.where for problem in failed.value.problems] == ["plugins[0]", "plugins[1]", "plugins[3]"]
-
-
-def test_two_runners_of_one_container_are_one_problem() -> None:
-    with pytest.raises(CompositionError) as failed:
-        make_node(functions(), SwitchRunner(Container(id="echo")))
-    (problem,) = failed.value.problems
-    assert "'echo'" in str(problem)
-    assert "FunctionRunner" in str(problem)
-    assert "SwitchRunner" in str(problem)
-
-
-def test_a_rule_that_no_plugin_reads_guards_nothing_and_is_refused() -> None:
-    guarded = SwitchRunner(Container(id="a", rules=rules(external=False)))
-    with pytest.raises(CompositionError, match=r"no plugin reads it; .* `container_rules`"):
-        make_node(guarded)
-    make_node(guarded, plugins=[Guardian()])
-    misspelt = SwitchRunner(Container(id="a", rules={"externl": False}))
-    with pytest.raises(CompositionError, match="did you mean 'external'"):
-        make_node(misspelt, plugins=[Guardian()])
-    wrong = SwitchRunner(Container(id="a", rules={"external": "no"}))
-    with pytest.raises(CompositionError, match="container 'a'"):
-        make_node(wrong, plugins=[Guardian()])
-
-
-def test_a_table_is_not_a_store_and_the_error_says_what_makes_it_one() -> None:
-    with pytest.raises(CompositionError, match="EmbeddedStore"):
-        make_node(store=MemoryTable())
-    with pytest.raises(CompositionError, match="not a JobStore"):
-        make_node(store=object())
-    make_node(store=EmbeddedStore(MemoryTable()))
 
 
 @pytest.mark.anyio
@@ -200,40 +160,14 @@ async def test_plugins_are_asked_in_the_order_given_even_if_they_are_of_one_clas
     assert asked == [0, 1, 2]
 
 
-async def _admits(request: JobRequest) -> None: ...
-
-
-class Partial:
-    def __init__(self) -> None:
-        self.nodekit_admit = functools.partial(_admits)
-
-
-@pytest.mark.parametrize(
-    ("plugin", "words"),
-    [
-        (type("Defaulted", (), {"nodekit_admit": lambda self, request=None: None})(), "default"),
-        (Partial(), "must be a function or a method"),
-        (type("Generator", (), {"nodekit_lifespan": lambda self, node: (yield)})(), "plain function"),
-    ],
-)
-def test_an_implementation_that_would_never_be_called_right_is_refused(plugin: object, words: str) -> None:
-    assert words in problem_of(plugin)
-
-
-def test_a_plugin_that_is_given_twice_is_refused() -> None:
+def test_a_plugin_that_is_given_twice_is_refused_and_so_are_equal_ones_which_pluggy_would_take_for_one() -> None:
+    @dataclass
     class Silent:
         def nodekit_observe(self) -> None: ...
 
     plugin = Silent()
     assert "twice" in problem_of(plugin, plugin)
-
-
-def test_plugins_that_are_equal_are_refused_as_pluggy_would_take_them_for_one() -> None:
-    @dataclass
-    class Silent:
-        def nodekit_observe(self) -> None: ...
-
-    assert "twice" in problem_of(Silent(), Silent())
+    assert "twice" in problem_of(plugin, Silent())
 
 
 # -- what is wrong --------------------------------------------------------------------------------
@@ -371,16 +305,18 @@ class Limiting:
             raise self.error
 
 
-def test_the_first_plugin_that_limits_a_client_wins() -> None:
-    first = Limiting("a", TooManyRequests("slower", retry_after_seconds=3))
+def test_the_first_plugin_that_limits_a_client_wins_and_observers_are_told() -> None:
+    told, first = Told(), Limiting("a", TooManyRequests("slower", retry_after_seconds=3))
     second = Limiting("b", Unavailable("closed", retry_after_seconds=4))
-    node = make_node(plugins=[first, second])
+    node = make_node(plugins=[first, second, told])
     node.limit(Identity(client="c"))
     with pytest.raises(TooManyRequests, match="slower"):
         node.limit(Identity(client="a"))
     with pytest.raises(Unavailable, match="closed"):
         node.limit(Identity(client="b"))
     assert (first.asked, second.asked) == (["c", "a", "b"], ["c", "b"])
+    assert [(event.client, event.objection) for event in told.events] == [("a", first.error), ("b", second.error)]
+    assert {*told.kinds} == {RequestRefused}
 
 
 def test_a_limit_that_breaks_lets_nobody_through(caplog: pytest.LogCaptureFixture) -> None:
@@ -414,6 +350,9 @@ def test_what_plugins_mount_is_known_by_name() -> None:
     node = make_node(runner, plugins=[Routes([first]), Routes([]), Routes((second,))])
     assert node.mounts == {"one": first, "two-2": second}
     assert make_node().mounts == {}
+    problem = problem_of(Routes([first]), Routes([first]))
+    assert problem.startswith("plugins[1]: Routes.nodekit_routes: ")
+    assert "'one' is mounted by plugins[0] (Routes) already" in problem
 
 
 @pytest.mark.parametrize(
@@ -440,104 +379,6 @@ def test_what_cannot_be_mounted_is_one_clear_problem(answer: Any, words: list[st
     assert problem.startswith("plugins[0]: Routes.nodekit_routes: ")
     for word in words:
         assert word in problem
-
-
-def test_two_plugins_that_mount_one_name_are_a_problem_for_each_other() -> None:
-    class Other(Routes):
-        pass
-
-    problem = problem_of(Routes([Mount("one", page)]), Other([Mount("one", page)]))
-    assert problem.startswith("plugins[1]: Other.nodekit_routes: ")
-    assert "'one' is mounted by plugins[0] (Routes) already" in problem
-
-
-# -- refusals -------------------------------------------------------------------------------------
-
-
-class Told:
-    """Records the refusals that are emitted."""
-
-    def __init__(self) -> None:
-        self.refused: list[tuple[str, type[Exception], str]] = []
-
-    def nodekit_observe(self, event: Any) -> None:
-        if isinstance(event, RequestRefused):
-            self.refused.append((event.client, type(event.objection), str(event.objection)))
-
-
-class Closed:
-    async def nodekit_admit(self, request: JobRequest) -> None:
-        if request.client == "eve":
-            raise Refusal("closed")
-
-
-@pytest.mark.anyio
-async def test_every_refusal_is_told_with_its_client_and_nothing_else_is() -> None:
-    told = Told()
-    async with make_node(plugins=[told, Closed()]) as node:
-        await node.submit(request())
-        answers = await node.submit_many([request(client="eve"), request("nope"), request()])
-        assert [type(answer) for answer in answers[:2]] == [Refusal, Refusal]
-        assert told.refused == [
-            ("eve", Refusal, "closed"),
-            ("alice", Refusal, "Container not supported (container='nope')"),
-        ]
-        told.refused.clear()
-        with pytest.raises(Refusal):
-            await node.submit(request("nope"))
-        with pytest.raises(Refusal):
-            async with node.stream(request(client="eve")):
-                pass
-        async with node.stream(request()) as stream:
-            assert [piece async for piece in stream]
-    with pytest.raises(Unavailable):
-        await node.submit(request(client="late"))
-    with pytest.raises(Unavailable):
-        async with node.stream(request(client="later")):
-            pass
-    assert [kind for _, kind, _ in told.refused] == [Refusal, Refusal, Unavailable, Unavailable]
-    assert [client for client, _, _ in told.refused] == ["alice", "eve", "late", "later"]
-
-
-@pytest.mark.anyio
-async def test_what_keys_limits_and_retries_refuse_is_told_too() -> None:
-    told, gate = Told(), Gate()
-    limits = {"each_client": ClientLimits(max_pending=1)}
-    async with make_node(functions(gate=gate), plugins=[told, Closed()], **limits) as node:
-        with_key = replace(request("gate"), idempotency_key="k", body_digest="1")
-        job = await node.submit(with_key)
-        assert (await node.submit(with_key)).id == job.id
-        with pytest.raises(KeyReused):
-            await node.submit(replace(with_key, body_digest="2"))
-        with pytest.raises(TooManyJobs):
-            await node.submit(request())
-        with pytest.raises(NotFailed):
-            await node.retry(job.id)
-        await node.settle(job.id, Outcome(JobStatus.FAILED))
-    assert [(client, kind) for client, kind, _ in told.refused] == [
-        ("alice", KeyReused),
-        ("alice", TooManyJobs),
-        ("alice", NotFailed),
-    ]
-
-
-@pytest.mark.anyio
-async def test_a_store_that_keeps_nothing_refuses_what_was_admitted() -> None:
-    told, store = Told(), SpiedStore()
-    async with make_node(store=store, plugins=[told]) as node:
-        store.failures["add"] = 1
-        with pytest.raises(Unavailable):
-            await node.submit(request())
-    assert told.refused == [("alice", Unavailable, "the store cannot keep jobs right now")]
-
-
-def test_a_client_that_has_to_wait_is_told_of() -> None:
-    told = Told()
-    node = make_node(plugins=[Limiting("a", TooManyRequests("slower", retry_after_seconds=3)), told])
-    node.limit(Identity(client="b"))
-    with pytest.raises(TooManyRequests):
-        node.limit(Identity(client="a"))
-    assert told.refused == [("a", TooManyRequests, "slower")]
 
 
 # -- the store's calls ----------------------------------------------------------------------------
@@ -628,12 +469,6 @@ async def test_a_store_that_is_watched_keeps_what_else_it_is() -> None:
         assert list((await node.health()).reasons) == ["said through"]
         await node._store.announce("node", None)  # type: ignore[attr-defined]
     assert store.life == ["entered", "node announces", "left"]
-
-
-def test_a_store_that_nobody_watches_is_called_as_it_is() -> None:
-    store = SpiedStore()
-    assert make_node(store=store)._store is store
-    assert make_node(store=store, plugins=[Watches()])._store is not store
 
 
 @pytest.mark.anyio

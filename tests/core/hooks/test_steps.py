@@ -10,7 +10,7 @@ import anyio
 import msgspec
 import pytest
 from msgspec.structs import replace
-from parts import Gate, SwitchRunner, functions, make_node, request, until
+from parts import Gate, SwitchRunner, Told, functions, make_node, request, until
 
 from nodekit import (
     Container,
@@ -314,11 +314,7 @@ async def test_a_plugin_that_breaks_in_a_stream_breaks_it_off() -> None:
 
 
 async def test_observers_hear_of_each_attempt_before_it_begins() -> None:
-    events: list[Any] = []
-
-    class Observer:
-        def nodekit_observe(self, event: Any) -> None:
-            events.append(event)
+    told = Told()
 
     async def fails_once(step: Step) -> ContainerOutput:
         if step.attempt == 1:
@@ -326,11 +322,11 @@ async def test_observers_hear_of_each_attempt_before_it_begins() -> None:
         return answer(step, step.container)
 
     runner = SwitchRunner(Container(id="x", retry=Retry(attempts=2, first_delay_seconds=0)), run=fails_once)
-    async with make_node(runner, plugins=[Observer()]) as node:
+    async with make_node(runner, plugins=[told]) as node:
         job = await ended(node, "x")
-    started = [(event.job.id, event.step.container, event.step.attempt) for event in events[1:3]]
+    started = [(event.job.id, event.step.container, event.step.attempt) for event in told.events[1:3]]
     assert started == [(job.id, "x", 1), (job.id, "x", 2)]
-    assert [type(event) for event in events[1:]] == [StepStarted, StepStarted, StepFinished, JobFinished]
+    assert [type(event) for event in told.events[1:]] == [StepStarted, StepStarted, StepFinished, JobFinished]
 
 
 async def test_without_such_a_plugin_a_step_makes_no_call_of_the_machinery() -> None:

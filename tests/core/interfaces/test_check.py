@@ -171,6 +171,8 @@ class Empty:
         ({"pipelines": {"a": Empty()}}, "pipelines['a']: Empty is not a Pipeline: it has no `check`; write: def"),
         ({"runners": [FunctionRunner]}, "runners[0]: is a class; give the node an instance: FunctionRunner()"),
         ({"transports": [MyTransport]}, "transports[0]: is a class; give the node an instance: MyTransport()"),
+        ({"store": Empty()}, "store: Empty is not a JobStore"),
+        ({"store": MemoryTable()}, "store: MemoryTable is not a JobStore; wrap a JobTable in EmbeddedStore"),
         ({"store": MyStore}, "store: the class MyStore is not a JobStore; give the node a JobStore"),
         ({"transports": MyTransport()}, "transports: expected a list; write transports=[…]"),
     ],

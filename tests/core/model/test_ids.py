@@ -81,7 +81,7 @@ def test_the_next_id_is_the_one_after_that_which_was_seen(
 
 def test_ids_grow_and_stay_well_formed_in_a_tight_loop() -> None:
     ids = JobIds()
-    given = [ids.next() for _ in range(100_000)]
+    given = [ids.next() for _ in range(20_000)]
     assert all(earlier < later for earlier, later in pairwise(given))
     assert all(CANONICAL.fullmatch(id) for id in given)
 
@@ -112,17 +112,6 @@ def test_ids_are_greater_than_those_that_were_seen(monkeypatch: pytest.MonkeyPat
     ids.seen(last)
     ids.seen("01900000-0000-7000-8000-000000000000")
     assert ids.next() > last
-
-
-@pytest.mark.parametrize("id", ["01900000-0000-7fff-bfff-ffffffffffff", "01900000-0000-7abc-8123-456789abcdef"])
-def test_the_next_id_after_a_seen_one_is_close_behind_it(id: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(time, "time_ns", lambda: 0)
-    ids = JobIds()
-    ids.seen(id)
-    later = ids.next()
-    assert CANONICAL.fullmatch(later)
-    assert 0 <= milliseconds(later) - milliseconds(id) <= 1
-    assert later > id
 
 
 def test_now_lies_behind_all_ids_of_now_and_before_those_of_the_future(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,21 +157,20 @@ VALUES = st.recursive(
 )
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 64])
 @given(value=VALUES, limit=st.integers(1, 6), examples=150)
-def test_depth_is_that_of_a_walk_over_the_decoded_value(chunk: int, value: Any, limit: int) -> None:
+def test_depth_is_that_of_a_walk_over_the_decoded_value(value: Any, limit: int) -> None:
     body = json.dumps(value).encode()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nodekit.model.payload._CHUNK_BYTES", chunk)
-        if deepest(value) > limit:
-            with pytest.raises(InvalidPayload):
-                parse(body, max_depth=limit)
-        else:
-            assert parse(body, max_depth=limit) == body
+    for chunk in (1, 2, 3, 7, 64):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("nodekit.model.payload._CHUNK_BYTES", chunk)
+            if deepest(value) > limit:
+                assert "deep" in refused(body, max_depth=limit)
+            else:
+                assert parse(body, max_depth=limit) == body
 
 
 def test_memory_stays_flat_over_a_large_body_of_brackets() -> None:
-    body = b"[" + b"[]," * (16 * 1024 * 1024 // 3) + b"[]]"
+    body = b"[" + b"[]," * (4 * 1024 * 1024 // 3) + b"[]]"
 
     async def main() -> int:
         tracemalloc.start()
@@ -182,7 +181,7 @@ def test_memory_stays_flat_over_a_large_body_of_brackets() -> None:
         finally:
             tracemalloc.stop()
 
-    assert anyio.run(main) < 4 * 1024 * 1024
+    assert anyio.run(main) < 1024 * 1024
 
 
 def test_a_large_body_leaves_the_event_loop_to_others() -> None:

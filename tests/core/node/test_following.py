@@ -9,14 +9,11 @@ from typing import Any
 import anyio
 import pytest
 from msgspec.structs import replace
-from parts import Gate, SpiedStore, functions, make_node, request, settle_down, until
+from parts import Gate, SpiedStore, Told, functions, make_node, request, settle_down, until
 
 from nodekit import (
     ContainerError,
     ContainerOutput,
-    Event,
-    Job,
-    JobFinished,
     JobStatus,
     Node,
     NodekitError,
@@ -30,10 +27,6 @@ pytestmark = pytest.mark.anyio
 UNKNOWN = "01900000-0000-7000-8000-000000000000"
 
 
-def seen_as(job: Job) -> tuple[JobStatus, int]:
-    return job.status, len(job.results)
-
-
 @asynccontextmanager
 async def followed(node: Node, id: str) -> AsyncIterator[list[tuple[JobStatus, int]]]:
     """Yield a list that grows by the job's status and step count at each change; leave once the follower has ended."""
@@ -42,7 +35,7 @@ async def followed(node: Node, id: str) -> AsyncIterator[list[tuple[JobStatus, i
     async def follow() -> None:
         async with aclosing(node.follow(id)) as jobs:
             async for job in jobs:
-                seen.append(seen_as(job))
+                seen.append((job.status, len(job.results)))
 
     with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
@@ -181,52 +174,28 @@ async def test_a_store_that_fails_ends_the_following_and_leaves_nothing_behind()
 # -- settle -------------------------------------------------------------------------------------------
 
 
-class Ends:
-    """Counts the events of finished jobs."""
-
-    def __init__(self) -> None:
-        self.jobs: list[Job] = []
-
-    def nodekit_observe(self, event: Event) -> None:
-        if isinstance(event, JobFinished):
-            self.jobs.append(event.job)
-
-
 async def test_a_job_is_ended_with_what_came_of_it_elsewhere_and_its_step_aborted() -> None:
-    gate, ends = Gate(), Ends()
+    gate, told = Gate(), Told()
     output = ContainerOutput(container="gate", output=encode_payload({"n": 2}))
-    async with make_node(functions(gate=gate), plugins=[ends]) as node:
+    async with make_node(functions(gate=gate), plugins=[told]) as node:
         job = await node.submit(request("echo", "gate", n=1))
         await until(lambda: gate.running)
         settled = await node.settle(job.id, Outcome(JobStatus.SUCCESS, output))
-        assert settled is not None
         assert (settled.now, settled.job.status, settled.job.result) == (True, JobStatus.SUCCESS, output)
         assert [result.container for result in settled.job.intermediate_results] == ["echo"]
         await until(lambda: gate.cancelled == 1)
         assert await node.fetch([job.id]) == [settled.job]
-        assert ends.jobs == [settled.job]
+        assert told.ends() == [settled.job]
 
 
 async def test_the_first_end_of_a_job_is_the_only_one_and_is_told_once() -> None:
-    gate, ends = Gate(), Ends()
-    async with make_node(functions(gate=gate), plugins=[ends]) as node:
+    gate, told = Gate(), Told()
+    async with make_node(functions(gate=gate), plugins=[told]) as node:
         job = await node.submit(request("gate"))
         failed = Outcome(JobStatus.FAILED, ContainerError(container="gate", error="no"))
+        assert await node.settle(UNKNOWN, failed) is await node.settle(job.id, failed, client="bob") is None
         first = await node.settle(job.id, failed, client="alice")
         second = await node.settle(job.id, Outcome(JobStatus.SUCCESS))
-        assert first is not None
-        assert second is not None
         assert (first.now, second.now, second.job) == (True, False, first.job)
         assert await node.cancel(job.id) == first.job
-        assert len(ends.jobs) == 1
-
-
-async def test_what_is_not_there_or_not_the_clients_is_not_ended() -> None:
-    gate, ends = Gate(), Ends()
-    async with make_node(functions(gate=gate), plugins=[ends]) as node:
-        job = await node.submit(request("gate"))
-        assert await node.settle(UNKNOWN, Outcome(JobStatus.SUCCESS)) is None
-        assert await node.settle(job.id, Outcome(JobStatus.SUCCESS), client="bob") is None
-        assert ends.jobs == []
-        gate.opened.set()
-        await node.wait([job.id])
+        assert told.ends() == [first.job]

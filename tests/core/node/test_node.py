@@ -6,47 +6,28 @@ from typing import Any
 
 import anyio
 import pytest
-from parts import Gate, SpiedStore, SwitchRunner, functions, make_node, request, settle_down, until
+from msgspec.structs import replace
+from parts import Gate, SpiedStore, SwitchRunner, Told, functions, make_node, request, settle_down, until
 
 from nodekit import (
-    FINISHED,
     UNFINISHED,
-    CompositionError,
     Container,
-    ContainerError,
-    ContainerOutput,
     EmbeddedStore,
-    Event,
     Job,
     JobAccepted,
-    JobFinished,
     JobQuery,
     JobRequest,
     JobStatus,
     Node,
     NodekitError,
-    NodeLimits,
     Refusal,
-    StepFinished,
     StoreFailed,
     Unavailable,
-    encode_payload,
 )
-from nodekit.model.ids import JobIds
 from nodekit.testing import make_job, succeeded
 from nodekit_memory import MemoryStore, MemoryTable
 
 pytestmark = pytest.mark.anyio
-
-
-def output_of(job: Job) -> Any:
-    assert isinstance(job.result, ContainerOutput), job.result
-    return job.result.value
-
-
-def error_of(job: Job) -> str:
-    assert isinstance(job.result, ContainerError), job.result
-    return job.result.error
 
 
 # -- submit, fetch, find ------------------------------------------------------------------------------
@@ -61,7 +42,7 @@ async def test_a_job_can_be_fetched_the_moment_its_id_is_known_and_ends_with_its
         assert [found.id for found in await node.fetch([job.id])] == [job.id]
         (done,) = await node.wait([job.id])
     assert done.status is JobStatus.SUCCESS
-    assert output_of(done) == {"n": 12}
+    assert done.result.value == {"n": 12}
     assert [result.container for result in done.results] == ["double", "double", "echo"]
     assert [record.attempts[0].failure for record in done.steps] == [None, None, None]
 
@@ -70,12 +51,9 @@ async def test_many_requests_get_as_many_answers_in_their_order() -> None:
     async with make_node() as node:
         asked = [request("echo"), request("ecko"), JobRequest.of(data={}), request("echo")]
         first, unknown, empty, last = await node.submit_many(asked)
-        assert isinstance(first, Job)
-        assert isinstance(last, Job)
+        assert [type(answer) for answer in (first, unknown, empty, last)] == [Job, Refusal, Refusal, Job]
         assert first.id < last.id
-        assert isinstance(unknown, Refusal)
         assert (unknown.reason, unknown.params) == ("Container not supported", {"container": "ecko"})
-        assert isinstance(empty, Refusal)
         assert empty.reason == "No containers specified"
         assert await node.submit_many([]) == []
 
@@ -91,50 +69,7 @@ async def test_jobs_belong_to_their_client() -> None:
         assert await node.find(JobQuery(client="alice")) == [job.id]
 
 
-async def test_jobs_are_found_oldest_first_by_status_and_in_pages() -> None:
-    gate = Gate()
-    async with make_node(functions(gate=gate), drain_seconds=0) as node:
-        jobs = await node.submit_many([request("echo"), request("gate"), request("echo"), request("gate")])
-        ids = [job.id for job in jobs if isinstance(job, Job)]
-        await node.wait([ids[0], ids[2]])
-        assert await node.find() == ids
-        assert await node.find(JobQuery(status=UNFINISHED)) == [ids[1], ids[3]]
-        assert await node.find(JobQuery(status=FINISHED)) == [ids[0], ids[2]]
-        assert await node.find(JobQuery(after=ids[0], limit=2)) == ids[1:3]
-        assert (await node.pending()).offchain == 2
-
-
-async def test_fetching_keeps_the_order_asked_for_and_gives_each_job_once() -> None:
-    async with make_node() as node:
-        first, second = [await node.submit(request()) for _ in range(2)]
-        found = await node.fetch([second.id, "unknown", first.id, second.id])
-        assert [job.id for job in found] == [second.id, first.id]
-
-
 # -- wait ---------------------------------------------------------------------------------------------
-
-
-async def test_waiting_reads_nothing_while_nothing_of_its_jobs_changes() -> None:
-    gate, store = Gate(), SpiedStore()
-    async with make_node(functions(gate=gate), store=store) as node, anyio.create_task_group() as tasks:
-        job = await node.submit(request("gate"))
-        waited: list[Job] = []
-
-        async def wait() -> None:
-            waited.extend(await node.wait([job.id]))
-
-        tasks.start_soon(wait)
-        await until(lambda: store.calls["get"] and gate.running)
-        await settle_down()
-        before = store.calls["get"]
-        (other,) = await node.submit_many([request("echo")])
-        assert isinstance(other, Job)
-        await until(lambda: not node._store._unfinished.keys() - {job.id})  # type: ignore[attr-defined]
-        await settle_down()
-        assert store.calls["get"] == before
-        assert waited == []
-        gate.opened.set()
-    assert [done.status for done in waited] == [JobStatus.SUCCESS]
 
 
 async def test_waiting_reads_nothing_until_a_job_has_ended() -> None:
@@ -144,6 +79,8 @@ async def test_waiting_reads_nothing_until_a_job_has_ended() -> None:
         for _ in range(5):
             tasks.start_soon(node.wait, [job.id])
         await until(lambda: store.calls["get"] == 5)
+        others = await node.submit_many([request()] * 20)
+        await until(lambda: node.in_flight == 1 and store.calls["save"] >= len(others))
         gate.opened.set()
     assert store.calls["get"] == 10  # each once at the beginning, and once at the end
 
@@ -178,10 +115,8 @@ async def test_a_queued_job_is_cancelled_before_it_runs() -> None:
         first, queued = [await node.submit(request("gate")) for _ in range(2)]
         await until(lambda: gate.running == 1)
         cancelled = await node.cancel(queued.id)
-        assert cancelled is not None
-        assert (cancelled.status, error_of(cancelled)) == (JobStatus.CANCELLED, "cancelled")
-        assert cancelled.result is not None
-        assert cancelled.result.container == "gate"
+        assert (cancelled.status, cancelled.error.error) == (JobStatus.CANCELLED, "cancelled")
+        assert cancelled.error.container == "gate"
         gate.opened.set()
         await node.wait([first.id, queued.id])
         await settle_down()
@@ -194,7 +129,6 @@ async def test_a_running_job_is_cancelled_in_the_middle_of_its_step() -> None:
         job = await node.submit(request("echo", "gate", "echo", n=1))
         await until(lambda: gate.running == 1)
         cancelled = await node.cancel(job.id)
-        assert cancelled is not None
         assert cancelled.status is JobStatus.CANCELLED
         await until(lambda: gate.cancelled == 1)
         assert [result.container for result in cancelled.intermediate_results] == ["echo"]
@@ -214,33 +148,21 @@ async def test_cancelling_a_finished_job_changes_nothing_and_an_unknown_one_is_n
 # -- refusals -----------------------------------------------------------------------------------------
 
 
-class Picky:
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.asked = 0
-
-    async def nodekit_admit(self, request: JobRequest) -> None:
-        self.asked += 1
-        raise Refusal(f"{self.name} objects", by=self.name)
-
-
 async def test_refusals_come_in_the_order_pipeline_containers_guards() -> None:
-    first, second = Picky("first"), Picky("second")
-    async with make_node(plugins=[first, second]) as node:
-        bad = [
-            (JobRequest(containers=(), data=encode_payload({}), pipeline="other"), "Pipeline not supported"),
-            (JobRequest(containers=(), data=encode_payload({})), "No containers specified"),
-            (request("echo", "unknown"), "Container not supported"),
+    class Picky:
+        async def nodekit_admit(self, request: JobRequest) -> None:
+            raise Refusal("the guard objects", by="guard")
+
+    nothing = JobRequest.of(data={})
+    async with make_node(plugins=[Picky()]) as node:
+        asked = [replace(nothing, pipeline="other"), nothing, request("echo", "unknown"), request()]
+        answers = await node.submit_many(asked)
+        assert [str(answer) for answer in answers] == [
+            "Pipeline not supported (pipeline='other')",
+            "No containers specified",
+            "Container not supported (container='unknown')",
+            "the guard objects (by='guard')",
         ]
-        for asked, reason in bad:
-            with pytest.raises(Refusal) as refused:
-                await node.submit(asked)
-            assert refused.value.reason == reason
-        assert (first.asked, second.asked) == (0, 0)
-        with pytest.raises(Refusal) as refused:
-            await node.submit(request())
-        assert (refused.value.reason, refused.value.params) == ("first objects", {"by": "first"})
-        assert (first.asked, second.asked) == (1, 0)
         assert await node.find() == []
 
 
@@ -253,48 +175,6 @@ async def test_a_guard_that_breaks_refuses_and_says_nothing_of_its_inside() -> N
         with pytest.raises(Refusal) as refused:
             await node.submit(request())
     assert "secret" not in refused.value.reason + str(refused.value.params)
-
-
-async def test_past_max_pending_requests_are_told_to_come_back_also_in_the_middle_of_many() -> None:
-    gate = Gate()
-    async with make_node(functions(gate=gate), max_pending=3) as node:
-        asked = [request("gate"), request("nope"), request("gate"), request("gate"), request("gate"), request("gate")]
-        answers = await node.submit_many(asked)
-        assert [type(answer) for answer in answers] == [Job, Refusal, Job, Job, Unavailable, Unavailable]
-        with pytest.raises(Unavailable) as unavailable:
-            await node.submit(request("echo"))
-        assert unavailable.value.retry_after_seconds >= 1
-        gate.opened.set()
-        await node.wait([job.id for job in answers if isinstance(job, Job)])
-        assert (await node.wait([(await node.submit(request("echo"))).id]))[0].status is JobStatus.SUCCESS
-
-
-async def test_requests_that_arrive_together_do_not_pass_max_pending_together() -> None:
-    gate = Gate()
-    async with make_node(functions(gate=gate), max_pending=5) as node, anyio.create_task_group() as tasks:
-        answers: list[object] = []
-
-        async def submit() -> None:
-            answers.extend(await node.submit_many([request("gate"), request("gate")]))
-
-        for _ in range(10):
-            tasks.start_soon(submit)
-        await until(lambda: len(answers) == 20)
-        assert sum(isinstance(answer, Job) for answer in answers) <= 5
-        assert (await node.pending()).total <= 5
-        gate.opened.set()
-
-
-async def test_a_store_that_cannot_keep_is_unavailability_and_leaves_no_job() -> None:
-    store = SpiedStore()
-    async with make_node(store=store) as node:
-        store.failures["add"] = 1
-        with pytest.raises(Unavailable):
-            await node.submit(request())
-        assert not (await node.health()).healthy
-        assert await node.find() == []
-        await node.wait([(await node.submit(request())).id])
-        assert (await node.health()).healthy
 
 
 # -- drain --------------------------------------------------------------------------------------------
@@ -329,26 +209,6 @@ async def test_while_draining_nothing_is_accepted_but_reads_and_waiters_are_serv
     assert seen["waited"] == [JobStatus.SUCCESS]
 
 
-async def test_what_was_not_drained_in_time_finishes_on_the_next_node() -> None:
-    table, gate = MemoryTable(), Gate()
-    async with make_node(functions(gate=gate), store=EmbeddedStore(table), drain_seconds=0, concurrency=2) as node:
-        jobs = [await node.submit(request("echo", "gate", n=n)) for n in range(4)]
-        await until(lambda: gate.running == 2)
-    assert gate.cancelled == 2
-    calls: list[int] = []
-
-    async def counted(data: Any) -> Any:
-        calls.append(data["n"])
-        return data
-
-    gate = Gate()
-    gate.opened.set()
-    async with make_node(functions(gate=gate, echo=counted), store=EmbeddedStore(table)) as second:
-        done = await second.wait([job.id for job in jobs])
-    assert [job.status for job in done] == [JobStatus.SUCCESS] * 4
-    assert sorted(calls) == [2, 3]  # the first two had their first result
-
-
 async def test_queued_jobs_are_not_started_while_draining() -> None:
     table, gate = MemoryTable(), Gate()
     async with anyio.create_task_group() as tasks:
@@ -369,67 +229,12 @@ async def test_queued_jobs_are_not_started_while_draining() -> None:
 # -- ids ----------------------------------------------------------------------------------------------
 
 
-async def test_ids_keep_increasing_when_the_clock_went_back_before_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:
-    import time
-
-    future = time.time_ns() + 3_600 * 1_000_000_000
-    with monkeypatch.context() as clock:
-        clock.setattr(time, "time_ns", lambda: future)
-        ids = JobIds()
-        last = [ids.next() for _ in range(3)][-1]
-    table = MemoryTable()
+async def test_ids_keep_increasing_when_the_clock_went_back_before_a_restart() -> None:
+    table, last = MemoryTable(), "07000000-0000-7000-8000-000000000000"  # of a time that is far away
     await table.add([succeeded(make_job("echo", id=last))])
     async with make_node(store=EmbeddedStore(table)) as node:
         job = await node.submit(request())
         assert last < job.id < (await node.submit(request())).id
-
-
-# -- observers ----------------------------------------------------------------------------------------
-
-
-class Notes:
-    def __init__(self) -> None:
-        self.events: list[str] = []
-
-    def nodekit_observe(self, event: Any) -> None:
-        match event:
-            case JobAccepted():
-                self.events.append("accepted")
-            case StepFinished(job=job, index=index):
-                assert event.record.result is not None
-                self.events.append(f"step {index} {job.steps[index].container}")
-            case JobFinished(job=job):
-                self.events.append(f"finished {job.status}")
-
-
-class Clumsy:
-    def nodekit_observe(self, event: Any) -> None:
-        raise RuntimeError("clumsy")
-
-
-async def test_observers_hear_of_a_job_in_order_and_a_broken_one_harms_nothing() -> None:
-    notes = Notes()
-    async with make_node(plugins=[Clumsy(), notes]) as node:
-        (done,) = await node.wait([(await node.submit(request("echo", "echo"))).id])
-        await until(lambda: len(notes.events) == 4)
-    assert done.status is JobStatus.SUCCESS
-    assert notes.events == ["accepted", "step 0 echo", "step 1 echo", "finished success"]
-
-
-async def test_observers_hear_of_failures_and_of_cancelling_once() -> None:
-    async def fail(data: Any) -> Any:
-        raise ValueError("no")
-
-    notes, gate = Notes(), Gate()
-    async with make_node(functions(fail=fail, gate=gate), plugins=[notes]) as node:
-        await node.wait([(await node.submit(request("fail"))).id])
-        await until(lambda: "finished failed" in notes.events)
-        job = await node.submit(request("gate"))
-        await until(lambda: gate.running)
-        await node.cancel(job.id)
-        await node.cancel(job.id)
-        await settle_down()
-    assert notes.events == ["accepted", "step 0 fail", "finished failed", "accepted", "finished cancelled"]
 
 
 # -- lifespan -----------------------------------------------------------------------------------------
@@ -488,16 +293,16 @@ async def test_a_failing_runner_stops_the_start_and_closes_what_was_opened() -> 
     assert (first.life, second.life, store.life) == (["entered", "left"], [], ["entered", "left"])
 
 
-async def test_a_failing_transport_stops_the_start_and_closes_what_was_opened() -> None:
+@pytest.mark.parametrize("error", [OSError("address in use"), NodekitError("address in use")], ids=repr)
+async def test_a_failing_transport_stops_the_start_and_closes_what_was_opened(error: Exception) -> None:
     class Deaf:
         async def serve(self, node: Any, *, task_status: Any) -> None:
-            raise OSError("address in use")
+            raise error
 
     runner, store = SwitchRunner(Container(id="a")), SpiedStore()
-    with pytest.raises(BaseException) as failed:  # noqa: PT011 - a group around it is fine
+    with pytest.raises(type(error), match="address in use"):
         async with make_node(runner, store=store, transports=[Deaf()]):
             raise AssertionError("it must not start")
-    assert isinstance(failed.value, OSError) or failed.group_contains(OSError, match="address in use")
     assert (runner.life, store.life) == (["entered", "left"], ["entered", "left"])
 
 
@@ -517,18 +322,17 @@ async def test_composing_acquires_nothing() -> None:
 
 
 async def test_two_nodes_in_one_process_share_nothing() -> None:
-    notes = [Notes(), Notes()]
-    gates = [Gate(), Gate()]
-    async with make_node(functions(gate=gates[0]), plugins=[notes[0]], concurrency=1, max_pending=1) as one:
-        async with make_node(functions(gate=gates[1], only_two=gates[1]), plugins=[notes[1]], concurrency=1) as two:
+    told, gates = [Told(), Told()], [Gate(), Gate()]
+    async with make_node(functions(gate=gates[0]), plugins=[told[0]], concurrency=1, max_pending=1) as one:
+        async with make_node(functions(gate=gates[1], only_two=gates[1]), plugins=[told[1]], concurrency=1) as two:
             mine = await one.submit(request("gate"))
             await until(lambda: gates[0].running)
             theirs = await two.submit(request("echo"))
             assert [job.status for job in await two.wait([theirs.id])] == [JobStatus.SUCCESS]
             assert await two.fetch([mine.id]) == await one.fetch([theirs.id]) == []
             assert "only_two" not in one.containers
-            await until(lambda: notes[1].events[-1:] == ["finished success"])
-        assert notes[0].events == ["accepted"]
+            await until(told[1].ends)
+        assert told[0].kinds == [JobAccepted]
         gates[0].opened.set()
         assert [job.status for job in await one.wait([mine.id])] == [JobStatus.SUCCESS]
     assert gates[1].calls == 0
@@ -564,16 +368,6 @@ async def test_an_error_of_the_caller_leaves_the_lifespan_as_it_is() -> None:
             raise KeyError("mine")
 
 
-async def test_a_transport_that_cannot_listen_says_so_itself() -> None:
-    class Deaf:
-        async def serve(self, node: Node, *, task_status: Any) -> None:
-            raise NodekitError("the port is taken")
-
-    with pytest.raises(NodekitError, match="taken"):
-        async with Node(store=MemoryStore(), runners=[], transports=[Deaf()]):
-            raise AssertionError("not reached")
-
-
 async def test_waiting_outside_the_lifespan_is_an_error_instead_of_for_ever() -> None:
     await (table := MemoryTable()).add([job := make_job()])
     node = Node(store=EmbeddedStore(table), runners=[])
@@ -600,25 +394,13 @@ async def test_a_waiter_is_told_when_the_node_stops() -> None:
 
 
 async def test_of_many_cancels_at_once_one_is_told_as_the_end() -> None:
-    class Ear:
-        finished = 0
-
-        def nodekit_observe(self, event: Event) -> None:
-            self.finished += isinstance(event, JobFinished)
-
-    ear = Ear()
-    async with make_node(functions(gate=Gate()), plugins=[ear], drain_seconds=0) as node:
+    told = Told()
+    async with make_node(functions(gate=Gate()), plugins=[told], drain_seconds=0) as node:
         job = await node.submit(request("gate"))
         async with anyio.create_task_group() as tasks:
             for _ in range(5):
                 tasks.start_soon(node.cancel, job.id)
-    assert ear.finished == 1
-
-
-@pytest.mark.parametrize("numbers", [{"concurrency": 0}, {"max_pending": 0}, {"drain_seconds": -1}])
-def test_numbers_with_which_a_node_would_do_nothing_are_refused(numbers: dict[str, Any]) -> None:
-    with pytest.raises(CompositionError, match=next(iter(numbers))):
-        Node(store=MemoryStore(), runners=[], limits=NodeLimits(**numbers))
+    assert len(told.ends()) == 1
 
 
 async def test_a_store_is_entered_once() -> None:
@@ -628,14 +410,3 @@ async def test_a_store_is_entered_once() -> None:
     with pytest.raises(StoreFailed, match="once"):
         async with Node(store=store, runners=[]):
             raise AssertionError("not reached")
-
-
-async def test_a_guard_may_say_not_now() -> None:
-    class Busy:
-        async def nodekit_admit(self) -> None:
-            raise Unavailable("too many", retry_after_seconds=7)
-
-    async with make_node(functions(gate=Gate()), plugins=[Busy()]) as node:
-        with pytest.raises(Unavailable, match="too many") as caught:
-            await node.submit(request("gate"))
-    assert caught.value.retry_after_seconds == 7

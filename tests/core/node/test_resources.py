@@ -15,6 +15,9 @@ from nodekit.testing import VirtualClock
 pytestmark = pytest.mark.anyio
 
 
+NO_JSON = {"dict": {"models": []}, "text": "text", "bytes": b"{}"}
+
+
 class Describing(SwitchRunner):
     """Describes its containers as the test asks."""
 
@@ -32,7 +35,7 @@ class Describing(SwitchRunner):
                 await anyio.sleep_forever()
             finally:
                 self.cancelled += 1
-        return None if container == "silent" else encode_payload({"is": container})
+        return None if container == "silent" else NO_JSON.get(container) or encode_payload({"is": container})
 
 
 async def test_every_running_container_whose_runner_can_ask_it_is_asked() -> None:
@@ -49,10 +52,10 @@ async def test_no_container_is_no_answer() -> None:
         assert await node.resources() == {}
 
 
-async def test_one_that_breaks_or_is_late_is_left_out_and_harms_no_other(
+async def test_one_that_breaks_or_is_late_or_gives_no_json_is_left_out_and_harms_no_other(
     clock: VirtualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    runner = Describing("a", "broken", "late", "z")
+    runner = Describing("a", "broken", "late", *NO_JSON, "z")
     async with make_node(runner) as node, anyio.create_task_group() as tasks:
         answers: list[Any] = []
 
@@ -66,7 +69,8 @@ async def test_one_that_breaks_or_is_late_is_left_out_and_harms_no_other(
             await clock.advance(0.2)
         assert [list(answer) for answer in answers] == [["a", "z"]]
     assert runner.cancelled == 1
-    assert "broken" in caplog.text
+    for id in ("broken", *NO_JSON):
+        assert f"container {id}: asking for its resources failed" in caplog.text
 
 
 async def test_however_many_ask_only_so_many_containers_are_asked_at_once() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from parts import SwitchRunner, functions, make_node, request
+from parts import SwitchRunner, functions, make_node
 
 from nodekit import CompositionError, Container, NodekitError, Provider, Refusal, load_node
 from nodekit.config import compose as compose_module
@@ -71,13 +71,6 @@ def test_rules_of_types_that_nobody_knows_are_a_problem() -> None:
 
 def test_rules_that_are_no_mapping_are_a_problem() -> None:
     assert told(SwitchRunner(Container(id="a", rules=["external"])))  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("value", [5, "later"])
-def test_a_hook_that_cannot_be_called_is_a_problem(value: Any) -> None:
-    wrong = type("Wrong", (Guardian,), {"nodekit_limit": value})()
-    (problem,) = told(plugins=[wrong])
-    assert problem == "plugins[0]: Wrong.nodekit_limit: must be a function or a method"
 
 
 def test_a_module_that_imports_a_plugin_is_a_plugin_all_the_same() -> None:
@@ -194,56 +187,44 @@ def compose(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str = FILE, rul
     return load_node(folder / "node.toml")
 
 
-def file_problems(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str = FILE, rules: Any = None) -> list[str]:
-    with pytest.raises(CompositionError) as failed:
-        compose(folder, monkeypatch, text, rules)
-    return [str(problem) for problem in failed.value.problems]
-
-
 def test_a_node_file_of_foreign_parts_composes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rules = msgspec.defstruct("Rules", [("tier", int, 0)])
     node = compose(tmp_path, monkeypatch, FILE.replace("timeout_seconds = 3", "timeout_seconds = 3\ntier = 2"), rules)
     assert (node.containers["b"].timeout_seconds, node.containers["b"].rules) == (3, {"tier": 2})
 
 
-@pytest.mark.parametrize(("key", "whose"), [("timeout_seconds", "every runner"), ("speed", "runners[0] ('foreign')")])
-def test_in_a_node_file_too_a_rule_takes_no_key_of_a_container(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, whose: str
+def rules(key: str, kind: type) -> Any:
+    return msgspec.defstruct("Rules", [(key, kind, None)])
+
+
+DECLARES, SECOND = "plugins[1]: 'other' declares the rule", "runners[0].containers[1].id: "
+B_AGAIN = '\n[[runners]]\nuse = "foreign"\n[[runners.containers]]\nid = "b"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "rules", "expected"),
+    [
+        (FILE, rules("timeout_seconds", float), [f"{DECLARES} 'timeout_seconds'", "every runner", "another name"]),
+        (FILE, rules("speed", float), [f"{DECLARES} 'speed'", "runners[0] ('foreign')", "another name"]),
+        (FILE, rules("external", bool), [f"{DECLARES} 'external', as plugins[0] ('guardian') does"]),
+        (FILE, dict, ["plugins[1]: container= of its provider is <class 'dict'>"]),
+        (FILE.replace('"b"', '"a"'), None, [f"{SECOND}'a' is the id of runners[0].containers[0] already"]),
+        (FILE + B_AGAIN, None, ["runners[1].containers[0].id: 'b' is the id of runners[0].containers[1] already"]),
+        *(
+            (FILE.replace('"b"', f'"{id}"'), None, [SECOND])
+            for id in ("", " ", "a\\nb", "\\u0000", "a\\u2028")
+        ),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_together_in_a_node_file_is_one_problem_with_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, rules: Any, expected: list[str]
 ) -> None:
-    (problem,) = file_problems(tmp_path, monkeypatch, rules=msgspec.defstruct("Rules", [(key, float)]))
-    assert problem.startswith(f"plugins[1]: 'other' declares the rule {key!r}")
-    assert whose in problem
-    assert "another name" in problem
-
-
-def test_in_a_node_file_too_two_plugins_declare_no_rule_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (problem,) = file_problems(tmp_path, monkeypatch, rules=msgspec.defstruct("Rules", [("external", bool, True)]))
-    assert problem.startswith("plugins[1]: 'other' declares the rule 'external', as plugins[0] ('guardian') does")
-
-
-def test_in_a_node_file_too_rules_that_are_no_struct_are_a_problem(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (problem,) = file_problems(tmp_path, monkeypatch, rules=dict)
-    assert problem.startswith("plugins[1]: container= of its provider is <class 'dict'>")
-
-
-def test_in_a_node_file_two_containers_of_one_id_are_a_problem_of_the_second(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (problem,) = file_problems(tmp_path, monkeypatch, FILE.replace('id = "b"', 'id = "a"'))
-    assert problem.startswith("runners[0].containers[1].id: 'a' is the id of runners[0].containers[0] already")
-    more = '\n[[runners]]\nuse = "foreign"\n[[runners.containers]]\nid = "b"\n'
-    (problem,) = file_problems(tmp_path, monkeypatch, FILE + more)
-    assert problem.startswith("runners[1].containers[0].id: 'b' is the id of runners[0].containers[1] already")
-
-
-@pytest.mark.parametrize("id", ["", " ", "a\\nb", "\\u0000", "a\\u2028"])
-def test_in_a_node_file_an_id_that_cannot_be_shown_is_a_problem_of_its_key(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, id: str
-) -> None:
-    (problem,) = file_problems(tmp_path, monkeypatch, FILE.replace('id = "b"', f'id = "{id}"'))
-    assert problem.startswith("runners[0].containers[1].id: ")
+    with pytest.raises(CompositionError) as failed:
+        compose(tmp_path, monkeypatch, text, rules)
+    (problem,) = map(str, failed.value.problems)
+    assert problem.startswith(expected[0])
+    for words in expected:
+        assert words in problem
 
 
 # -- refusals -------------------------------------------------------------------------------------
@@ -255,10 +236,3 @@ def test_a_refusal_as_text_shows_what_it_is_about() -> None:
     assert (refusal.reason, refusal.params) == ("Container not supported", {"container": "nope", "most": 3})
     assert str(Refusal("closed")) == "closed"
     assert len(str(Refusal("long", data="x" * 10_000))) < 200
-
-
-@pytest.mark.anyio
-async def test_a_refusal_that_is_raised_by_submit_says_what_it_is_about() -> None:
-    async with make_node() as node:
-        with pytest.raises(Refusal, match=r"Container not supported \(container='nope'\)"):
-            await node.submit(request("nope"))
