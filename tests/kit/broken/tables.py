@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from nodekit import JobFields, ContainerError, Job, JobId, JobQuery, JobStatus, Unfinished
+from nodekit import ContainerError, Job, JobFields, JobId, JobQuery, JobStatus, Unfinished
 from nodekit.testing import JobTableContract
 from nodekit_memory import MemoryTable
 
