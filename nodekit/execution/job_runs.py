@@ -30,14 +30,13 @@ LONGEST_PAUSE_SECONDS = 5.0
 class Run:
     """The state of one job's run: its newest snapshot and the slot it holds."""
 
-    __slots__ = ("_ends_at", "claim", "delay_seconds", "due_step", "held", "job", "told", "untold_step")
+    __slots__ = ("_began_at", "claim", "delay_seconds", "due_step", "held", "job", "told", "untold_step")
 
     def __init__(self, claim: Claim, held: ContainerId | None = None) -> None:
         self.claim = claim
         self.job = claim.job
         self.held = held
-        timeout = claim.job.timeout_seconds
-        self._ends_at = math.inf if timeout is None else time.monotonic() + timeout - claim.age_seconds
+        self._began_at = time.monotonic() - claim.age_seconds
         self.delay_seconds = 0.0
         """Seconds the job has to wait once it is given back."""
         self.due_step: Step | None = None
@@ -48,9 +47,15 @@ class Run:
         """True once the job's end was emitted."""
 
     @property
+    def age_seconds(self) -> float:
+        """Seconds of the job's time that have passed."""
+        return time.monotonic() - self._began_at
+
+    @property
     def seconds_left(self) -> float:
         """Seconds until the job's time is over."""
-        return self._ends_at - time.monotonic() if self._ends_at < math.inf else math.inf
+        timeout = self.job.timeout_seconds
+        return math.inf if timeout is None else timeout - self.age_seconds
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from nodekit.execution.container_calls import Called
 from nodekit.execution.job_runs import Run, RunContext, Runs
 from nodekit.execution.job_stream import JobStream
 from nodekit.execution.stream_slots import StreamSlots
-from nodekit.execution.transitions import expired, failed, job_timeout_text
+from nodekit.execution.transitions import expired, failed
 from nodekit.interfaces.store import Claim
 from nodekit.model.container import ContainerError, Location, Step
 from nodekit.model.job import Job, JobStatus, Outcome, interrupted_outcome
@@ -69,10 +69,7 @@ class StreamRuns(Runs[StreamRun]):
             await self._stream_slots.take(run.job.due or "")
             run.held, run.counted = run.job.due, True
             return True
-        if run.seconds_left <= 0:
-            await self._keep(run, failed(run.job, job_timeout_text(run.job), "job_timeout"))
-        else:
-            await self._keep(run, expired(run.job, 0))
+        await self._keep(run, expired(run.job, run.age_seconds))
         return True
 
     def _leave_slots(self, run: StreamRun) -> None:

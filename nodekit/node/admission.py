@@ -124,11 +124,11 @@ class Admission:
             answers: list[Answer] = [await self._admit(request, room, begin) for request in requests]
             if not any(isinstance(answer, Job) for answer in answers):
                 return answers
-            room.handed_on = True
-            return await self._emitter.to_its_end(partial(self._keep_admitted, answers, room))
+            leave = room.hand_on()
+        return await self._emitter.to_its_end(partial(self._keep_admitted, answers, leave))
 
-    async def _keep_admitted(self, answers: Sequence[Answer], room: "_Room") -> list[Answer]:
-        room.leave()  # from its next instruction on, the store counts these jobs
+    async def _keep_admitted(self, answers: Sequence[Answer], leave: Callable[[], None]) -> list[Answer]:
+        leave()  # from its next instruction on, the store counts these jobs
         try:
             kept = iter(await self._keep([answer for answer in answers if isinstance(answer, Job)]))
         except Unavailable as unavailable:
@@ -155,8 +155,7 @@ class Admission:
                 raise job
             if job.status.finished:  # its pipeline has nothing to do
                 return await self._emitter.to_its_end(partial(self._nothing_to_read, job))
-            stream = begin(job, room.leave)
-            room.handed_on = True
+            stream = begin(job, room.hand_on())  # it raises only while the node drains, when nobody needs the room
             try:
                 await stream.accepted()
             except StoreFailed as error:
@@ -203,8 +202,7 @@ class Admission:
         try:
             yield room
         finally:
-            if not room.handed_on:
-                room.leave()
+            room.hand_on()()
 
     def _count_arriving(self, total: int, groups: Mapping[GroupId, int], sign: int) -> None:
         self._arriving += sign * total
@@ -235,8 +233,8 @@ class Admission:
 
     async def _admit(self, request: JobRequest, room: "_Room", begin: Begin) -> Job | Refusal | Unavailable:
         least = self._limits_of(request).max_priority
-        if least is not None and request.priority < least:
-            request = replace(request, priority=least)
+        if least is not None:
+            request = replace(request, priority=max(request.priority, least))
         if objection := self._no_room(request, room) or await self._objection(request):
             return objection
         room.take(request.in_group)
@@ -282,20 +280,17 @@ class Admission:
 class _Room:
     """The number of further jobs there is room for: in total, and per group that has a limit of its own."""
 
-    __slots__ = ("_leave", "groups", "handed_on", "total")
+    __slots__ = ("_leave", "groups", "total")
 
     def __init__(self, total: int, groups: dict[GroupId, int], *, leave: Callable[[], None]) -> None:
         self.total = total
         self.groups = groups
-        self._leave: Callable[[], None] | None = leave
-        self.handed_on = False
-        """True once the storing call must leave the room, instead of the caller that reserved it."""
+        self._leave = leave
 
-    def leave(self) -> None:
-        """Release the reservation."""
-        leave, self._leave = self._leave, None
-        if leave is not None:
-            leave()
+    def hand_on(self) -> Callable[[], None]:
+        """Return what releases the reservation, and forget it: from now on, whoever stores the jobs has to call it."""
+        leave, self._leave = self._leave, lambda: None
+        return leave
 
     def take(self, group: GroupId) -> None:
         self.total -= 1

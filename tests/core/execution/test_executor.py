@@ -103,6 +103,21 @@ async def test_limits_of_containers_hold_for_later_steps_too() -> None:
     assert most["all"] <= 3  # these containers have no more slots
 
 
+async def test_a_slot_that_a_job_leaves_for_its_next_step_goes_to_another_job_at_once() -> None:
+    narrow, wide = Gate(), Gate()
+    async with make_node(functions({"narrow": {"concurrency": 1}}, narrow=narrow, wide=wide)) as node:
+        first = await node.submit(request("narrow", "wide"))
+        await until(lambda: narrow.running)
+        second = await node.submit(request("narrow"))
+        await settle_down()
+        narrow.opened.set()
+        with anyio.fail_after(20):
+            await node.wait([second.id])
+        assert wide.running
+        wide.opened.set()
+        await node.wait([first.id])
+
+
 # -- containers that are not running ------------------------------------------------------------------
 
 
@@ -266,6 +281,22 @@ async def test_a_result_that_is_not_kept_is_written_again_after_pauses_that_doub
     assert pauses == ["0.1", "0.2", "0.4", "0.8", "1.6", "3.2", "5.0", "5.0"]
 
 
+@pytest.mark.parametrize("failures", [0, 1], ids=["and its store works", "and its store fails"])
+async def test_a_job_that_a_node_gives_back_at_its_end_waits_for_nothing_but_a_node(failures: int) -> None:
+    gate, table = Gate(), MemoryTable()
+    async with make_node(functions(gate=gate), store=(store := SpiedStore(table)), drain_seconds=0) as node:
+        job = await node.submit(request("echo", "gate"))
+        await until(lambda: gate.running)
+        store.failures["release"] = failures
+    assert store.calls["release"] == 1
+    [job] = await table.get([job.id])
+    assert (job.due, job.status, job.not_before, job.delay_seconds) == ("gate", JobStatus.RUNNING, None, None)
+    async with make_node(functions(gate=echo), store=EmbeddedStore(table)) as node:
+        with anyio.fail_after(20):
+            [job] = await node.wait([job.id])
+    assert job.status is JobStatus.SUCCESS
+
+
 async def test_what_was_not_drained_in_time_finishes_on_the_next_node() -> None:
     table, gate = MemoryTable(), Gate()
     async with make_node(functions(gate=gate), store=EmbeddedStore(table), drain_seconds=0, concurrency=2) as node:
@@ -337,6 +368,42 @@ async def test_a_job_that_is_somebody_elses_by_now_is_left_alone(caplog: pytest.
     assert not [record for record in caplog.records if record.levelno > logging.INFO]
 
 
+@pytest.mark.parametrize("containers", [["echo"], ["echo", "echo"]], ids=["with its end", "before its end"])
+async def test_a_store_that_cannot_say_what_became_of_a_lost_job_does_not_end_the_node(containers: list[str]) -> None:
+    class Elsewhere(SpiedStore):
+        async def save(self, claim: Any, job: Job) -> None:
+            self._called("save")
+            if job.request.client == "bob":
+                raise ClaimLost("another node's")
+            await EmbeddedStore.save(self, claim, job)
+
+    store = Elsewhere()
+    async with make_node(store=store) as node:
+        store.failures["get"] = 1
+        await node.submit(request(*containers, client="bob"))
+        await until(lambda: store.calls["save"] and not node.in_flight)
+        assert store.calls["get"] == (1 if containers == ["echo"] else 0)  # an end may be stored all the same
+        job = await node.submit(request())
+        store.failures["get"] = 0
+        await node.wait([job.id])
+
+
+async def test_a_write_that_is_cut_off_while_a_node_ends_is_no_fault_of_the_store(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Remote(SpiedStore):
+        async def save(self, claim: Any, job: Any) -> None:
+            self._called("save")
+            await anyio.sleep_forever()
+
+    store = Remote()
+    async with make_node(store=store, drain_seconds=0) as node:
+        await node.submit(request())
+        await until(lambda: store.calls["save"])
+    assert store.calls["release"] == 1
+    assert not [record for record in caplog.records if record.levelno > logging.WARNING]
+
+
 async def test_claiming_goes_on_after_the_store_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nodekit.execution.executor.LONGEST_PAUSE_SECONDS", 0.01)
     store = SpiedStore()
@@ -392,6 +459,23 @@ async def test_a_function_whose_own_work_was_cancelled_fails_and_others_go_on() 
         [good] = await node.wait([(await node.submit(request())).id])
     assert (bad.status, error_of(bad)) == (JobStatus.FAILED, "the container's own work was cancelled")
     assert good.status is JobStatus.SUCCESS
+
+
+async def test_what_is_no_fault_of_a_step_ends_the_node_and_its_job_is_given_back() -> None:
+    class Ends(BaseException):
+        pass
+
+    async def run(step: Step) -> ContainerOutput:
+        if len(runner.steps) == 1:
+            raise Ends
+        return ContainerOutput(container=step.container, output=step.input.data)
+
+    store, runner = SpiedStore(), SwitchRunner(Container(id="x"), run=run)
+    with pytest.raises(BaseExceptionGroup) as raised:
+        async with make_node(runner, store=store) as node:
+            await node.wait([(await node.submit(request("x"))).id])
+    assert raised.group_contains(Ends)
+    assert store.calls["release"]
 
 
 async def test_an_error_that_cannot_be_stored_as_it_is_is_made_so(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from nodekit import (
     JobFinished,
     JobRequest,
     JobStatus,
+    JobStream,
     Location,
     Node,
     Retry,
@@ -47,6 +48,11 @@ async def letters(data: Any) -> AsyncGenerator[str, None]:
 async def streamed(node: Node, request: JobRequest) -> tuple[list[bytes], Job]:
     async with node.stream(request) as stream:
         return await read(stream), stream.job
+
+
+async def broken_off(stream: JobStream) -> None:
+    with pytest.raises(StreamBroken):
+        await read(stream)
 
 
 def error(job: Job) -> ContainerError:
@@ -204,6 +210,36 @@ async def test_a_stream_waits_for_a_slot_no_longer_than_the_queue_allows() -> No
     assert error(job).error == "waited in the queue for more than 0.1 s"
 
 
+class Crowded(MemoryTable):
+    full = False
+
+    async def save(self, job: Job) -> None:
+        if self.full:
+            raise StoreFailed("no space left")
+        await super().save(job)
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["and stores their end", "and cannot store their end"])
+async def test_a_node_that_goes_away_fails_its_streams_as_interrupted(full: bool) -> None:
+    table, gate = Crowded(), Gate()
+    jobs: list[Job] = []
+
+    async def expect() -> None:
+        jobs.append((await broken(node, request("gate")))[1])
+
+    async with anyio.create_task_group() as tasks:
+        async with make_node(functions(gate=gate), store=EmbeddedStore(table), drain_seconds=0) as node:
+            tasks.start_soon(expect)
+            await until(lambda: gate.running)
+            table.full = full
+    (job,) = jobs
+    assert await table.get([job.id]) == [job]
+    if full:
+        assert not job.status.finished
+    else:
+        assert (error(job).container, error(job).error) == ("gate", "interrupted")
+
+
 # -- admission, slots, retries --------------------------------------------------------------------
 
 
@@ -292,6 +328,56 @@ async def test_a_stream_waits_for_a_container_that_is_down() -> None:
         runner.switch("late")
 
 
+async def test_a_stream_waits_no_longer_than_the_queue_allows_for_a_container_that_went_down_unnoticed(
+    clock: VirtualClock,
+) -> None:
+    runner = SwitchRunner(Container(id="x"))
+    async with make_node(runner, queue_timeout_seconds=30) as node, anyio.create_task_group() as tasks:
+        await settle_down()
+        runner.up = set()  # it does not report the change
+        async with node.stream(request("x")) as stream:
+            tasks.start_soon(broken_off, stream)
+            await clock.advance(31)
+            with anyio.fail_after(20):
+                (job,) = await node.wait([stream.job.id])
+    assert error(job).kind == "queue_timeout"
+
+
+async def test_a_stream_that_waits_between_its_steps_holds_no_slot() -> None:
+    late, one = SwitchRunner(Container(id="late"), up=()), Gate()
+    async with make_node(late, functions(one=one), concurrency=1) as node, anyio.create_task_group() as tasks:
+        tasks.start_soon(streamed, node, request("one", "late"))
+        await until(lambda: one.running)
+        job = await node.submit(request())
+        one.opened.set()
+        with anyio.fail_after(20):
+            await node.wait([job.id])
+        assert late.steps == []
+        late.switch("late")
+
+
+async def test_a_job_gets_the_slot_of_a_stream_that_waits_to_be_tried_again() -> None:
+    gate = Gate()
+
+    async def flaky(data: Any) -> Any:
+        if data["who"] == "job":
+            return {}
+        await gate(data)
+        raise ContainerFailed("connection", "not yet", retry_after=3600.0)
+
+    settings = {"flaky": {"retry": Retry(attempts=2), "concurrency": 1}}
+    async with make_node(functions(settings, flaky=flaky)) as node, anyio.create_task_group() as tasks:
+        tasks.start_soon(streamed, node, request("flaky", who="stream"))
+        await until(lambda: gate.running)
+        job = await node.submit(request("flaky", who="job"))
+        await settle_down()
+        gate.opened.set()
+        with anyio.fail_after(20):
+            (job,) = await node.wait([job.id])
+        tasks.cancel_scope.cancel()
+    assert job.status is JobStatus.SUCCESS
+
+
 async def test_a_stream_is_tried_again_after_its_delay_and_not_before(clock: VirtualClock) -> None:
     attempts = 0
     pieces: list[bytes] = []
@@ -319,7 +405,12 @@ async def test_a_stream_is_tried_again_after_its_delay_and_not_before(clock: Vir
     assert [attempt.failure for attempt in stream.job.steps[0].attempts] == ["not yet", "not yet", None]
 
 
-async def test_a_stream_that_waits_to_be_tried_again_holds_no_slot_and_leaves_none_taken() -> None:
+@pytest.mark.parametrize(
+    ("of_container", "of_node"), [({"concurrency": 1}, {}), ({}, {"concurrency": 1})], ids=["container", "node"]
+)
+async def test_a_stream_that_waits_to_be_tried_again_holds_no_slot_and_leaves_none_taken(
+    of_container: dict[str, Any], of_node: dict[str, Any]
+) -> None:
     running = most = 0
     fails = {"left", "a", "b"}
 
@@ -336,8 +427,8 @@ async def test_a_stream_that_waits_to_be_tried_again_holds_no_slot_and_leaves_no
         finally:
             running -= 1
 
-    settings = {"flaky": {"retry": Retry(attempts=5, first_delay_seconds=0.01), "concurrency": 1}}
-    async with make_node(functions(settings, flaky=flaky)) as node:
+    retry = Retry(attempts=5, first_delay_seconds=0.01)
+    async with make_node(functions({"flaky": {"retry": retry, **of_container}}, flaky=flaky), **of_node) as node:
         async with node.stream(request("flaky", who="left")) as stream, anyio.create_task_group() as tasks:
             tasks.start_soon(anext, stream)
             await until(lambda: "left" not in fails)
@@ -426,6 +517,10 @@ async def test_observers_are_told_as_of_any_job() -> None:
         async with node.stream(request("letters", pieces=["…"])):
             pass
         await until(told.ends)
+        assert told.kinds == [JobAccepted, JobFinished]
+    told.events.clear()
+    async with make_node(SwitchRunner(Container(id="x"), up=()), plugins=[told], job_timeout_seconds=0.01) as node:
+        await broken(node, request("x"))
         assert told.kinds == [JobAccepted, JobFinished]
 
 

@@ -173,6 +173,21 @@ async def test_an_end_that_the_store_kept_without_saying_so_is_told_once() -> No
     assert told.kinds == [JobAccepted, StepFinished, JobFinished]
 
 
+async def test_an_end_that_the_store_kept_without_saying_so_is_told_once_also_by_a_node_that_stops() -> None:
+    class Mute(SpiedStore):
+        async def save(self, claim: Any, job: Job) -> None:
+            if not self.calls["save"]:
+                await super().save(claim, job)
+            self.calls["save"] += 1
+            raise StoreFailed("the connection was lost")
+
+    told, store = Told(), Mute()
+    async with make_node(store=store, plugins=[told], drain_seconds=0) as node:
+        await node.submit(request())
+        await until(lambda: store.calls["save"] > 2)
+    assert told.kinds == [JobAccepted, StepFinished, JobFinished]
+
+
 async def test_a_cancel_that_was_kept_without_an_answer_is_told_once() -> None:
     told, faults, gate = Told(), Faults(), Gate()
     store = EmbeddedStore(faults.around(MemoryTable()))
