@@ -49,8 +49,9 @@ class Api:
     def __init__(self, url: str, session: aiohttp.ClientSession, node: Node | None = None, gate: Gate | None = None):
         self.url = url
         self.session = session
-        self.node = node
-        self.gate = gate
+        self.node: Any = node
+        self.gate: Any = gate
+        """The node, and the gate of its container `gate`, where they are in this process."""
 
     @property
     def address(self) -> tuple[str, int]:

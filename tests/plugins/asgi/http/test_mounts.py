@@ -385,7 +385,6 @@ async def test_the_node_works_on_while_an_application_is_slow(server: str) -> No
             return [Mount("slow", app)]
 
     async with serving(server, plugins=[Slow()]) as api:
-        assert api.node is not None
         async with anyio.create_task_group() as tasks:
             answers: list[int] = []
 

@@ -67,7 +67,6 @@ async def history(api: Api, id: str) -> Any:
 
 
 async def kept(api: Api, id: str) -> JobRequest:
-    assert api.node is not None
     (job,) = await api.node.fetch([id])
     return job.request
 
@@ -116,9 +115,8 @@ async def test_the_new_job_says_which_one_it_is_another_try_of_and_the_old_one_s
 
 
 async def test_a_job_that_was_cancelled_is_retried_as_one_that_failed(api: Api) -> None:
-    assert api.gate is not None
     id = await api.submit("echo", "gate", n=1)
-    await until(lambda: api.gate and api.gate.running)
+    await until(lambda: api.gate.running)
     await api.call("DELETE", f"/api/jobs/{id}")
     again = (await retry(api, id)).json["id"]
     api.gate.opened.set()
