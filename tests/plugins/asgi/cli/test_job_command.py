@@ -25,21 +25,20 @@ import anyio.to_thread
 import msgspec
 import pytest
 from connections import listening
-from http_api import Api, Gate, api_functions, free_port, serving
+from http_api import Api, free_port, serving
 from node_files import SERVED, SLOW, write
-from parts import request, until
+from parts import functions, request, until
 from served import NODEKIT, serve
 
-from nodekit import Container, JobStatus, Retry
+from nodekit import JobStatus, Retry
 from nodekit.cli import main
+from nodekit_asgi.cli import listing
 from nodekit_asgi.cli import waiting as _waiting
 from nodekit_asgi.cli.address import parse_url
 from nodekit_asgi.cli.client import NodeClient, Reply
-from nodekit_asgi.cli.listing import next_page
 from nodekit_asgi.cli.problems import Dropped, Refused
 from nodekit_asgi.cli.progress_line import Progress, progress_line
 from nodekit_asgi.cli.replies import History
-from nodekit_function import FunctionRunner
 
 pytestmark = pytest.mark.anyio
 
@@ -145,12 +144,6 @@ async def test_stream_says_that_it_broke_off_and_exits_with_1(api: Api) -> None:
     assert re.search(r"^nodekit: the stream broke off; nodekit job show \S+ says why$", done.err, re.MULTILINE)
 
 
-async def test_stream_that_is_refused_says_why(api: Api) -> None:
-    done = await call(api.url, "stream", "nobody")
-    assert (done.code, done.out) == (1, "")
-    assert "Container not supported (container: nobody)" in done.err
-
-
 @pytest.mark.parametrize("source", ["--data", "--file", "stdin"])
 async def test_data_reaches_the_node_as_it_was_written(api: Api, tmp_path: Path, source: str) -> None:
     text = '{"number": 1.10, "number":1e400,\n"ä": [12345678901234567890123]}'
@@ -188,7 +181,7 @@ async def test_a_wrong_command_line_is_2_and_submits_nothing(api: Api, arguments
 
 
 async def test_a_refusal_is_said_in_the_words_of_the_node(api: Api) -> None:
-    for command in ("submit", "run"):
+    for command in ("submit", "run", "stream"):
         done = await call(api.url, command, "nope")
         assert (done.code, done.out, done.err) == (1, "", "nodekit: Container not supported (container: nope)\n")
 
@@ -227,9 +220,7 @@ async def test_errors_cannot_command_the_terminal() -> None:
     async def paint(data: Any) -> Any:
         raise ValueError("\x1b[31mred\x1b[0m\nnodekit: all is well")
 
-    runner = FunctionRunner()
-    runner.add(Container(id="paint"), paint)
-    async with serving("hypercorn", runners=[runner]) as api:
+    async with serving("hypercorn", runners=[functions(paint=paint)]) as api:
         done = await call(api.url, "run", "paint")
         assert done.code == 1
         assert "\x1b" not in done.err
@@ -256,26 +247,23 @@ async def test_get_shows_results_and_passes_over_jobs_that_are_not_there(api: Ap
 
 
 async def test_more_ids_are_asked_for_than_the_node_takes_at_once(api: Api) -> None:
-    ids = [await api.submit("echo") for _ in range(201)]
-    await api.results(*ids)
+    jobs = await api.node.submit_many([request("echo", client="127.0.0.1") for _ in range(201)])
+    ids = [job.id for job in jobs]
+    await api.node.wait(ids)
     done = await call(api.url, "get", *ids, UNKNOWN, "--json")
     assert [job["id"] for job in done.json] == ids
     assert (done.code, UNKNOWN in done.err) == (1, True)
 
 
-async def test_list_goes_through_the_pages(api: Api) -> None:
-    jobs = await api.node.submit_many([request("gate", client="127.0.0.1") for _ in range(2500)])
-    ids = [job.id for job in jobs if not isinstance(job, Exception)]
+async def test_list_goes_through_the_pages_with_its_filters(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "PAGE", 10)
+    asked = [request("fail" if n % 2 else "echo", client="127.0.0.1") for n in range(25)]
+    ids = [job.id for job in await api.node.submit_many(asked)]
+    await api.node.wait(ids)
     assert (await call(api.url, "list")).out.split() == ids
-    assert (await call(api.url, "list", "--limit", "1700", "--json")).json == ids[:1700]
-
-
-async def test_list_tells_pending_from_finished_jobs(api: Api) -> None:
-    waiting, finished = await api.submit("gate"), await api.submit("echo")
-    await api.results(finished)
-    assert (await call(api.url, "list", "--pending")).out.split() == [waiting]
-    assert (await call(api.url, "list", "--finished")).out.split() == [finished]
-    assert (await call(api.url, "list", "--finished", "--pending")).code == 2
+    assert (await call(api.url, "list", "--limit", "17", "--json")).json == ids[:17]
+    done = await call(api.url, "list", "--status", "failed", "--container", "fail", "--error", "told")
+    assert done.out.split() == ids[1::2]
 
 
 async def test_list_tells_jobs_by_status_and_failed_ones_by_where_and_how(api: Api) -> None:
@@ -283,6 +271,8 @@ async def test_list_tells_jobs_by_status_and_failed_ones_by_where_and_how(api: A
     await api.call("DELETE", f"/api/jobs/{cancelled}")
     await api.results(good, bad)
     for options, ids in (
+        (["--pending"], [waiting]),
+        (["--finished"], [good, bad, cancelled]),
         (["--status", "running"], [waiting]),
         (["--status", "success"], [good]),
         (["--status", "failed"], [bad, cancelled]),
@@ -296,6 +286,7 @@ async def test_list_tells_jobs_by_status_and_failed_ones_by_where_and_how(api: A
         assert (done.json if "--json" in options else done.out.split()) == ids
     for wrong, words in (
         (["--status", "done"], "failed"),
+        (["--finished", "--pending"], ""),
         (["--status", "failed", "--pending"], "exclude one another"),
         (["--finished", "--status", "success"], "exclude one another"),
         (["--container", "gate"], "--status failed"),
@@ -303,14 +294,6 @@ async def test_list_tells_jobs_by_status_and_failed_ones_by_where_and_how(api: A
     ):
         done = await call(api.url, "list", *wrong)
         assert (done.code, words in done.err) == (2, True), done.err
-
-
-async def test_list_keeps_its_filters_from_page_to_page(api: Api) -> None:
-    asked = [request("fail" if n % 2 else "echo", client="127.0.0.1") for n in range(2200)]
-    ids = [job.id for job in await api.node.submit_many(asked) if not isinstance(job, Exception)]
-    await api.node.wait(ids)
-    done = await call(api.url, "list", "--status", "failed", "--container", "fail", "--error", "told")
-    assert done.out.split() == ids[1::2]
 
 
 async def test_retry_goes_on_with_a_failed_job_and_prints_the_id_of_the_new_one() -> None:
@@ -327,10 +310,7 @@ async def test_retry_goes_on_with_a_failed_job_and_prints_the_id_of_the_new_one(
             raise ValueError("not mended")
         return data
 
-    runner = api_functions(Gate())
-    runner.add(Container(id="count"), count)
-    runner.add(Container(id="flaky"), flaky)
-    async with serving("hypercorn", runners=[runner]) as api:
+    async with serving("hypercorn", runners=[functions(count=count, flaky=flaky)]) as api:
         old = await api.submit("count", "flaky", n=1)
         await api.results(old)
         mended = True
@@ -391,8 +371,7 @@ async def test_show_has_a_row_for_each_attempt() -> None:
             raise ValueError(f"failure {calls}")
         return data
 
-    runner = api_functions(Gate())
-    runner.add(Container(id="flaky", retry=Retry(attempts=3, first_delay_seconds=0)), flaky)
+    runner = functions({"flaky": {"retry": Retry(attempts=3, first_delay_seconds=0)}}, flaky=flaky)
     async with serving("hypercorn", runners=[runner]) as api:
         id = await api.submit("echo", "flaky")
         await api.results(id)
@@ -619,7 +598,7 @@ def test_a_next_page_is_found_relative_to_the_one_before() -> None:
     headers = HTTPMessage()
     headers["Link"] = '<https://docs>; rel="help", <?limit=2&after=x>; rel="next"'
     reply = Reply("http://node", 200, headers, b"[]")
-    assert next_page(reply, "/api/jobs?limit=2") == "/api/jobs?limit=2&after=x"
+    assert listing.next_page(reply, "/api/jobs?limit=2") == "/api/jobs?limit=2&after=x"
 
 
 async def test_the_paths_of_a_node_are_below_that_of_its_url() -> None:
