@@ -131,14 +131,6 @@ class RawConnection:
                 body = await self.reader.read()
             return Answer(int(line.split()[1]), headers, body)
 
-    async def ended(self) -> bool:
-        """Return True if the server closes the connection without sending more."""
-        async with asyncio.timeout(30):
-            try:
-                return await self.reader.read(1) == b""
-            except ConnectionError:
-                return True
-
 
 def post(body: bytes, *headers: str, path: str = "/api/jobs") -> bytes:
     """Return a POST as bytes; it has a Content-Length unless the headers name a framing."""
