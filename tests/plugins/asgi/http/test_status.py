@@ -68,7 +68,7 @@ FAILURES: list[tuple[dict[str, Any], str]] = [
     ({"data": {"error": "no room", "code": 7}}, "no room"),
     *(({"data": data}, "failed") for data in ({"error": {"code": 7}}, {"error": ""}, "", None, [1])),
 ]
-"""What is reported of a failure, and the error of the job."""
+"""Reports of a failure without their fixed fields, and the error of the job."""
 
 
 async def test_a_failure_ends_a_job_with_the_text_that_is_reported(api: Api) -> None:
