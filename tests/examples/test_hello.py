@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from http.client import HTTPConnection
 from pathlib import Path
@@ -21,7 +21,8 @@ from click.testing import CliRunner
 from http_api import free_port
 
 import nodekit_hello
-from nodekit import ContainerFailed, ContainerInput, Location, Step, encode_payload, load_node
+from nodekit import ContainerFailed, encode_payload, load_node
+from nodekit.testing import make_step
 from nodekit_hello import demo as demo_module
 from nodekit_process import ProcessContainer, ProcessRunner
 
@@ -29,62 +30,50 @@ FOLDER = Path(nodekit_hello.__file__).parent
 DEMO = [sys.executable, "-m", "nodekit.cli", "demo"]
 
 
-def outputs(service: str, *data: Any) -> list[Any]:
-    """Return the output of a service for each item of data; a failure is `(status, text)`."""
+def outputs(service: str, *data: Any, wrong: Sequence[Any]) -> list[Any]:
+    """Return the output of a service for each item of data. Wrong data must be a 400 that says what is expected."""
     container = ProcessContainer(id=service, command=(sys.executable, f"{service}.py"))
     runner = ProcessRunner(container, folder=FOLDER)
 
     async def one(given: Any) -> Any:
-        sent = ContainerInput(
-            source=Location.OFFCHAIN, destination=Location.OFFCHAIN, data=encode_payload(given), requires_proof=False
-        )
-        try:
-            step = Step(job_id="job", index=0, attempt=1, container=service, input=sent)
-            return (await runner.run(step)).value
-        except ContainerFailed as failure:
-            return failure.status, failure.text
+        return (await runner.run(make_step(service, encode_payload(given)))).value
 
     async def call() -> list[Any]:
         async with runner:
+            for given in [*wrong, [], None]:
+                with pytest.raises(ContainerFailed) as failed:
+                    await one(given)
+                assert failed.value.status == 400, given
+                assert "expected {" in failed.value.text
+                assert "internal" not in failed.value.text
             return [await one(given) for given in data]
 
     return anyio.run(call)
 
 
 def test_tokenise_gives_words_in_small_letters() -> None:
-    (output,) = outputs("tokenise", {"text": "Oh dear! The waistcoat-pocket isn't Zoë's, 42."})
+    given = {"text": "Oh dear! The waistcoat-pocket isn't Zoë's, 42."}
+    (output,) = outputs("tokenise", given, wrong=[{}, {"text": 1}, {"text": None}, "text"])
     assert output == {"words": ["oh", "dear", "the", "waistcoat-pocket", "isn't", "zoë's"]}
 
 
 def test_count_counts() -> None:
-    assert outputs("count", {"words": ["a", "b", "a"]}, {"words": []}) == [
+    wrong = [{}, {"words": 1}, {"words": "text"}, {"words": [1]}]
+    assert outputs("count", {"words": ["a", "b", "a"]}, {"words": []}, wrong=wrong) == [
         {"total": 3, "counts": {"a": 2, "b": 1}},
         {"total": 0, "counts": {}},
     ]
 
 
 def test_rank_gives_the_most_frequent_first_with_shares_and_bars() -> None:
-    ranked, nothing = outputs("rank", {"counts": {"rare": 1, "often": 4, "also": 1}}, {"counts": {}})
+    wrong = [{}, {"counts": []}, {"counts": {"a": "b"}}, {"counts": {"long enough": 0}}]
+    counts = {"rare": 1, "often": 4, "also": 1}
+    ranked, nothing = outputs("rank", {"counts": counts}, {"counts": {}}, wrong=wrong)
     assert (ranked["words"], ranked["different"]) == (6, 3)
     assert [entry["word"] for entry in ranked["top"]] == ["often", "also", "rare"]
     assert [len(entry["bar"]) for entry in ranked["top"]] == [24, 6, 6]
     assert ranked["top"][0]["share"] == 0.6667
     assert nothing["top"] == []
-
-
-@pytest.mark.parametrize(
-    ("service", "wrong"),
-    [
-        ("tokenise", [{}, {"text": 1}, {"text": None}, [], "text", None]),
-        ("count", [{}, {"words": 1}, {"words": "text"}, {"words": [1]}, [], None]),
-        ("rank", [{}, {"counts": []}, {"counts": {"a": "b"}}, {"counts": {"long enough": 0}}, [], None]),
-    ],
-)
-def test_wrong_data_is_a_400_that_says_what_is_expected(service: str, wrong: list[Any]) -> None:
-    for given, (status, text) in zip(wrong, outputs(service, *wrong), strict=True):
-        assert status == 400, given
-        assert "expected {" in text
-        assert "internal" not in text
 
 
 @pytest.mark.parametrize("service", demo_module.STEPS)
@@ -115,8 +104,15 @@ def test_the_node_file_composes_as_it_is() -> None:
     }
 
 
-def test_demo_shows_every_step_and_leaves_nothing_behind(temporary: Path) -> None:
-    done = subprocess.run([*DEMO], env=environment(temporary), capture_output=True, text=True, timeout=90, check=False)
+def test_demo_shows_every_step_and_leaves_nothing_behind_and_other_jobs_alone(temporary: Path, tmp_path: Path) -> None:
+    """Another node may have been served from the same folder, and may still run."""
+    folder = tmp_path / "used"
+    shutil.copytree(FOLDER, folder)
+    for suffix in ("", "-wal", "-shm", ".lock"):
+        (folder / f"jobs.db{suffix}").write_text("somebody's jobs")
+    command = [*DEMO, str(folder / "node.toml")]
+    done = subprocess.run(command, env=environment(temporary), capture_output=True, text=True, timeout=90, check=False)
+    assert (folder / "jobs.db").read_text() == "somebody's jobs"
     assert (done.returncode, done.stderr) == (0, "")
     for step in demo_module.STEPS:
         assert re.search(rf"^ +\d+\.\d\d s  {step} +{{", done.stdout, re.MULTILINE)
@@ -149,18 +145,6 @@ def test_a_service_listens_where_it_is_told_to() -> None:
             assert not answers(port)
         finally:
             process.terminate()
-
-
-def test_demo_does_not_take_jobs_of_a_node_along(temporary: Path, tmp_path: Path) -> None:
-    """Another node may have been served from the same folder, and may still run."""
-    folder = tmp_path / "used"
-    shutil.copytree(FOLDER, folder)
-    for suffix in ("", "-wal", "-shm", ".lock"):
-        (folder / f"jobs.db{suffix}").write_text("somebody's jobs")
-    command = [*DEMO, str(folder / "node.toml")]
-    done = subprocess.run(command, env=environment(temporary), capture_output=True, text=True, timeout=90, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert (folder / "jobs.db").read_text() == "somebody's jobs"
 
 
 def test_demo_that_fails_says_why_and_leaves_nothing_behind(

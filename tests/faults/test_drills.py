@@ -12,8 +12,8 @@ from drills import DRAIN, DRAIN_THEN_STOP, KILL, Drill, services
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(3600)]
 
-ROUNDS = int(os.environ.get("DRILL_KILLS", "6"))
-ENDS = [KILL, KILL, DRAIN, KILL, KILL, DRAIN_THEN_STOP, KILL, KILL]
+ROUNDS = int(os.environ.get("DRILL_KILLS", "5"))
+ENDS = [KILL, DRAIN, KILL, DRAIN_THEN_STOP, *[KILL] * 4]
 
 
 @pytest.fixture

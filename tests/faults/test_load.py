@@ -80,9 +80,9 @@ async def called(url: str, ids: Collection[str]) -> bool:
 
 # -- more jobs in flight than descriptors -------------------------------------------------------------
 
-JOBS = each_run(1200, 5000)
-CLIENTS = each_run(120, 500)
-OPEN_FILES = each_run(256, 1024)
+JOBS = each_run(600, 5000)
+CLIENTS = each_run(150, 500)
+OPEN_FILES = each_run(128, 1024)
 
 
 class Watch:
@@ -180,8 +180,8 @@ async def test_more_jobs_in_flight_and_more_clients_than_there_are_descriptors(t
             assert "Too many open files" not in served.log
             assert "no descriptor" not in served.log
             assert "Traceback" not in served.log
-            assert max(watch.resident) < watch.resident[0] + 40 * MEGABYTE
-            assert max(watch.resident[looked:], default=0) < max(watch.resident[:looked]) + 20 * MEGABYTE
+            assert max(watch.resident) < watch.resident[0] + each_run(20, 40) * MEGABYTE
+            assert max(watch.resident[looked:], default=0) < max(watch.resident[:looked]) + each_run(10, 20) * MEGABYTE
             served.signal(signal.SIGTERM)
             assert await served.ended() == 0
 
@@ -249,7 +249,7 @@ class Busy:
     async def of_ten_clients(self, containers: Sequence[str]) -> list[int]:
         """Return `steps_before` for jobs of ten clients that always have a job waiting."""
         before: list[int] = []
-        for n in range(20):
+        for n in range(10):
             jobs = [await self.accepted(containers[(n + k) % len(containers)], f"client {k}") for k in range(10)]
             before += [await self.steps_before(*job) for job in jobs]
         return before
@@ -269,7 +269,7 @@ async def busy(table: Any) -> AsyncIterator[Busy]:
         yield Busy(node, runner)
 
 
-@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("table", each_run(["sqlite"], [*TABLES]))  # whose turn it is, is not decided by the table
 async def test_a_client_with_very_many_jobs_makes_others_wait_for_no_more_than_its_turn(
     tmp_path: Path, table: str
 ) -> None:

@@ -63,26 +63,26 @@ async def test_an_idle_node_does_not_grow_with_the_jobs_it_keeps(tmp_path: Path)
 
 
 @both_servers
-async def test_200_megabytes_are_413_and_leave_memory_as_it_was(tmp_path: Path, server: str) -> None:
+async def test_100_megabytes_are_413_and_leave_memory_as_it_was(tmp_path: Path, server: str) -> None:
     async with serve(node_file(tmp_path, server)) as (served, api):
         await api.get("/info")
         before = most = served.resident_bytes
         assert before < MOST_IDLE
-        for framing in ("Content-Length: 209715200", "Transfer-Encoding: chunked"):
-            most = max(most, await send_200_megabytes(api, served, framing))
+        for framing in ("Content-Length: 104857600", "Transfer-Encoding: chunked"):
+            most = max(most, await send_100_megabytes(api, served, framing))
         assert (await api.get("/health")).status == 200
         assert most < before + 80 * MEGABYTE  # the body that is let in is 16 MiB, in pieces and then whole
 
 
-async def send_200_megabytes(api: Api, served: Served, framing: str) -> int:
-    """Send the node 200 MB; return its highest memory meanwhile."""
+async def send_100_megabytes(api: Api, served: Served, framing: str) -> int:
+    """Send the node 100 MB; return its highest memory meanwhile."""
     piece, most = b"x" * MEGABYTE, 0
     framed = piece if framing.startswith("Content") else b"%x\r\n%s\r\n" % (len(piece), piece)
     async with api.raw() as connection:
         head = f"POST /api/jobs HTTP/1.1\r\nHost: localhost\r\n{framing}\r\n\r\n"
         await connection.send(head.encode() + framed)
         try:
-            for _ in range(199):
+            for _ in range(99):
                 await connection.send(framed)
                 most = max(most, served.resident_bytes)
             answer = await connection.answer()

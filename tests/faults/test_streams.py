@@ -17,7 +17,7 @@ from served import Served, serve
 pytestmark = pytest.mark.anyio
 
 MEGABYTE = 1 << 20
-SIZE = each_run(256, 1024) * MEGABYTE
+SIZE = each_run(128, 1024) * MEGABYTE
 MOST_MORE = 32 * MEGABYTE
 """Maximum growth of memory, in bytes, while a stream is open."""
 PIECE = b"%x\r\n%b\r\n" % (MEGABYTE, b"x" * MEGABYTE)

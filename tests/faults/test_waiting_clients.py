@@ -4,7 +4,6 @@ They wait in the process, for a reply, or on a stream of events. In drills they 
 """
 
 import asyncio
-import os
 import resource
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -14,6 +13,7 @@ from typing import Any
 import anyio
 import pytest
 from chance import each_run
+from connections import descriptors
 from http_api import RawConnection, both_servers, serving
 from parts import SpiedStore, SwitchRunner, make_node, until
 
@@ -23,7 +23,7 @@ from nodekit_asgi.http import messages as _http
 
 pytestmark = pytest.mark.anyio
 
-WAITING = each_run(500, 2000)
+WAITING = each_run(200, 2000)
 QUIET_SECONDS = each_run(0.5, 1.0)
 
 
@@ -149,10 +149,6 @@ async def test_many_who_wait_in_the_process_cost_nothing_while_nothing_changes(m
 # -- over HTTP ----------------------------------------------------------------------------------------
 
 
-def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
-
-
 @pytest.fixture
 def clients() -> Iterator[int]:
     """Return the number of clients for which there are descriptors; each takes two, as its own end is here, too."""
@@ -180,81 +176,46 @@ async def asking(address: tuple[str, int], paths: list[str]) -> AsyncIterator[li
         connection.writer.close()
 
 
+async def told(connection: RawConnection, text: bytes) -> None:
+    async with asyncio.timeout(60):
+        await connection.reader.readuntil(text)
+
+
 @both_servers
+@pytest.mark.parametrize("path", ["/api/jobs?id={}&wait=100", "/api/jobs/{}/events"], ids=["replies", "events"])
 async def test_many_who_wait_over_http_cost_nothing_while_nothing_changes(
-    server: str, clients: int, monkeypatch: pytest.MonkeyPatch
+    server: str, path: str, clients: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(_http, "KEEP_ALIVE_SECONDS", 3600.0)  # what they cost is counted below
     store, doors = SpiedStore(), Doors()
     settings = {"store": store, "concurrency": clients}
     async with serving(
         server, runners=[doors], node=settings, max_connections=clients + 100, max_wait_seconds=100
     ) as api:
-        assert api.node
         ids = await submit(api.node, clients)
         before = descriptors()
-        async with asking(api.address, [f"/api/jobs?id={id}&wait=100" for id in ids]) as connections:
+        async with asking(api.address, [path.format(id) for id in ids]) as connections:
+            if "events" in path:
+                for id, connection in zip(ids, connections, strict=True):
+                    await told(connection, b'data: {"id":"%s"}' % id.encode())
             quiet = await a_quiet_second(api.node, clients, store, monkeypatch)
             assert descriptors() == before + 2 * clients
             print(f"\n{server}: {clients} wait, {QUIET_SECONDS:g} s: {quiet.turns} turns of the loop,", end=" ")
             print(f"{quiet.callbacks} callbacks, {quiet.cpu_seconds * 1000:.0f} ms of processor time")
 
+            end = b'{"id":"%s","status":"success"'
             with observed(store, monkeypatch) as one:
                 doors.open(ids[7])
-                assert (await connections[7].answer()).json[0]["status"] == "success"
-            assert one.wakings == 1
-            assert one.new_reads == 1
-            assert waiting(api.node) == clients - 1
-
-            for id in [*ids[:7], *ids[8:]]:
-                doors.open(id)
-            others = [*connections[:7], *connections[8:]]
-            answers = [(await connection.answer()).json[0] for connection in others]
-            assert [job["id"] for job in answers] == [*ids[:7], *ids[8:]]
-            assert {job["status"] for job in answers} == {"success"}
-            assert waiting(api.node) == 0
-        await until(lambda: descriptors() == before)
-
-
-# -- on streams of events -----------------------------------------------------------------------------
-
-
-async def told(connection: RawConnection, text: bytes) -> bytes:
-    async with asyncio.timeout(60):
-        return await connection.reader.readuntil(text)
-
-
-@both_servers
-async def test_many_on_streams_of_events_cost_nothing_while_nothing_changes(
-    server: str, clients: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_http, "KEEP_ALIVE_SECONDS", 3600.0)  # what they cost is counted below
-    store, doors = SpiedStore(), Doors()
-    settings = {"store": store, "concurrency": clients}
-    async with serving(server, runners=[doors], node=settings, max_connections=clients + 100) as api:
-        node = api.node
-        assert node
-        ids = await submit(node, clients)
-        before = descriptors()
-        async with asking(api.address, [f"/api/jobs/{id}/events" for id in ids]) as connections:
-            for id, connection in zip(ids, connections, strict=True):
-                await told(connection, b'data: {"id":"%s"}' % id.encode())
-            quiet = await a_quiet_second(node, clients, store, monkeypatch)
-            assert descriptors() == before + 2 * clients
-            print(f"\n{server}: {clients} on streams, {QUIET_SECONDS:g} s: {quiet.turns} turns of the loop,", end=" ")
-            print(f"{quiet.callbacks} callbacks, {quiet.cpu_seconds * 1000:.0f} ms of processor time")
-
-            with observed(store, monkeypatch) as one:
-                doors.open(ids[7])
-                assert b"event: step" in await told(connections[7], b"event: finished")
+                await told(connections[7], end % ids[7].encode())
             assert (one.wakings, one.new_reads) == (1, 1)
-            await until(lambda: waiting(node) == clients - 1)
+            await until(lambda: waiting(api.node) == clients - 1)
 
-            for id in [*ids[:7], *ids[8:]]:
+            others = [(id, connection) for id, connection in zip(ids, connections, strict=True) if id != ids[7]]
+            for id, _ in others:
                 doors.open(id)
-            for id, connection in zip(ids, connections, strict=True):
-                if id != ids[7]:
-                    await told(connection, b'data: {"id":"%s","status":"success"' % id.encode())
-            await until(lambda: waiting(node) == 0)
+            for id, connection in others:
+                await told(connection, end % id.encode())
+            await until(lambda: waiting(api.node) == 0)
         await until(lambda: descriptors() == before)
 
 
@@ -279,7 +240,6 @@ async def test_keeping_streams_alive_costs_a_comment_each_and_no_look_at_the_sto
     settings = {"store": store, "concurrency": number}
     async with serving(server, runners=[doors], node=settings, max_connections=number + 100) as api:
         node = api.node
-        assert node
         ids = await submit(node, number)
         async with asking(api.address, [f"/api/jobs/{id}/events" for id in ids]) as connections:
             for connection in connections:

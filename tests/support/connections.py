@@ -1,34 +1,60 @@
-"""Clients that leave, the traces they leave in a node, and servers with scripted behaviour."""
+"""Clients that leave or speak HTTP/2, the traces they leave in a node, and servers with scripted behaviour."""
 
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+import h2.config
+import h2.connection
+import h2.events
 from http_api import Api, RawConnection
+from parts import until
 
 TURNS = 20
 """Turns of the event loop within which an accepted connection is served."""
 
 
+class Traced(str):
+    """A text that tells when it is gone."""
+
+    __slots__ = ("__weakref__",)
+
+
 def waiters(api: Api) -> int:
     """Return the number of waiters in a node."""
-    assert api.node is not None
     return len({waiter for waiting in api.node._waiters._waiters.values() for waiter in waiting})
 
 
-def accepted(port: int) -> int:
-    """Return the number of this process's descriptors that are connections accepted on a port."""
-    found = 0
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def connections(port: int) -> Iterator[socket.socket]:
+    """Yield this process's connections that were accepted on a port."""
     for name in os.listdir("/proc/self/fd"):
         with suppress(OSError):  # it was closed meanwhile, or is not connected
             if os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
                 with socket.socket(fileno=os.dup(int(name))) as one:
                     listens = one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-                    found += not listens and one.family == socket.AF_INET and one.getsockname()[1] == port
-    return found
+                    if not listens and one.family == socket.AF_INET and one.getsockname()[1] == port:
+                        yield one
+
+
+def accepted(port: int) -> int:
+    return sum(1 for _ in connections(port))
+
+
+def opened_while_it_drains(api: Api) -> "asyncio.Task[None]":
+    """Open the node's gate once it drains."""
+
+    async def open_gate() -> None:
+        await until(lambda: api.node._executor._draining)
+        api.gate.opened.set()
+
+    return asyncio.create_task(open_gate())
 
 
 def ask(path: str, *headers: str) -> bytes:
@@ -41,6 +67,34 @@ def leave(connection: RawConnection) -> None:
 
 def reset(connection: RawConnection) -> None:
     connection.writer.transport.abort()
+
+
+class Http2(h2.connection.H2Connection):
+    """A client of HTTP/2 on a bare connection."""
+
+    def __init__(self, connection: RawConnection) -> None:
+        super().__init__(h2.config.H2Configuration(header_encoding="utf-8"))
+        self.connection = connection
+        self.initiate_connection()
+
+    async def request(self, stream: int, method: str, path: str, body: bytes = b"") -> None:
+        head = {":method": method, ":scheme": "http", ":authority": "127.0.0.1", ":path": path}
+        self.send_headers(stream, list(head.items()), end_stream=not body)
+        if body:
+            self.send_data(stream, body, end_stream=True)
+        await self.flush()
+
+    async def flush(self) -> None:
+        await self.connection.send(self.data_to_send())
+
+    async def replied(self) -> tuple[int, str]:
+        """Wait for the end of a reply; return its stream and status."""
+        seen: list[Any] = []
+        async with asyncio.timeout(20):
+            while not any(isinstance(event, h2.events.StreamEnded) for event in seen):
+                seen += self.receive_data(await self.connection.reader.read(65536))
+        (reply,) = [event for event in seen if isinstance(event, h2.events.ResponseReceived)]
+        return reply.stream_id, dict(reply.headers)[":status"]
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""A node that is served over real sockets, and a client of it."""
+"""A node that is served over real sockets, and clients of it and of an ASGI app."""
 
 import asyncio
 import json
@@ -49,8 +49,9 @@ class Api:
     def __init__(self, url: str, session: aiohttp.ClientSession, node: Node | None = None, gate: Gate | None = None):
         self.url = url
         self.session = session
-        self.node = node
-        self.gate = gate
+        self.node: Any = node
+        self.gate: Any = gate
+        """The node, and the gate of its container `gate`, where they are in this process."""
 
     @property
     def address(self) -> tuple[str, int]:
@@ -130,14 +131,6 @@ class RawConnection:
                 body = await self.reader.read()
             return Answer(int(line.split()[1]), headers, body)
 
-    async def ended(self) -> bool:
-        """Return True if the server closes the connection without sending more."""
-        async with asyncio.timeout(30):
-            try:
-                return await self.reader.read(1) == b""
-            except ConnectionError:
-                return True
-
 
 def post(body: bytes, *headers: str, path: str = "/api/jobs") -> bytes:
     """Return a POST as bytes; it has a Content-Length unless the headers name a framing."""
@@ -145,6 +138,28 @@ def post(body: bytes, *headers: str, path: str = "/api/jobs") -> bytes:
     if not any(line.lower().startswith(("content-length", "transfer-encoding")) for line in lines):
         lines.append(f"Content-Length: {len(body)}")
     return "\r\n".join([f"POST {path} HTTP/1.1", "Host: 127.0.0.1", *lines, "", ""]).encode() + body
+
+
+async def asgi_sent(app: Any, scope: dict[str, Any], *messages: dict[str, Any]) -> list[dict[str, Any]]:
+    """Call an ASGI app with these messages of its server, and then the client's disconnect; return what it sends."""
+    given, sent = iter(messages), list[dict[str, Any]]()
+
+    async def receive() -> dict[str, Any]:
+        return next(given, {"type": "http.disconnect"})
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    await app(scope, receive, send)
+    return sent
+
+
+async def asgi_call(app: Any, path: str, body: bytes = b"", **scope: Any) -> tuple[int, bytes]:
+    """Send an ASGI app a request as a server would; return the status and the body of the reply."""
+    base = {"type": "http", "http_version": "1.1", "path": path, "query_string": b"", "client": None, "headers": []}
+    request = {"type": "http.request", "body": body, "more_body": False}
+    start, *pieces = await asgi_sent(app, {**base, "method": "POST" if body else "GET", **scope}, request)
+    return start["status"], b"".join(piece.get("body", b"") for piece in pieces)
 
 
 def api_functions(gate: Gate) -> FunctionRunner:

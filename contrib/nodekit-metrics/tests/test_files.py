@@ -2,14 +2,12 @@
 
 import json
 import re
-import tomllib
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import pytest
 from prometheus_client import Metric
 
 from nodekit_metrics import Metrics, MetricsConfig
@@ -121,14 +119,5 @@ def test_the_readme_has_every_setting_with_its_default() -> None:
     assert {key: row[0].replace(", ", ",") for key, row in table("Settings").items()} == expected
 
 
-def test_the_examples_of_the_readme_are_of_their_language() -> None:
-    text = README.read_text(encoding="utf-8")
-    blocks = re.findall(r"^```toml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    assert blocks
-    for block in blocks:
-        tomllib.loads(block)
-
-
-@pytest.mark.parametrize("name", ["grafana.json", "alerts.yml", "py.typed"])
-def test_the_package_carries_its_files(name: str) -> None:
-    assert (PACKAGE / name).is_file()
+def test_the_package_says_that_it_is_typed() -> None:
+    assert (PACKAGE / "py.typed").is_file()

@@ -3,20 +3,18 @@
 import asyncio
 import errno
 import logging
-import os
 import select
 import socket
 from typing import Any
 
 import anyio
 import pytest
-from http_api import Api, RawConnection, serving
-from parts import until
+from connections import descriptors
+from http_api import Api, RawConnection, both_servers, serving
+from parts import functions, until
 
-from nodekit import Container
 from nodekit_asgi.server.bounded_listener import BoundedListener
 from nodekit_asgi.server.listen import listen
-from nodekit_function import FunctionRunner
 
 pytestmark = pytest.mark.anyio
 
@@ -77,7 +75,7 @@ def test_a_process_without_descriptors_waits_until_one_of_its_connections_goes(m
             some.close()
 
 
-@pytest.mark.parametrize("server", ["hypercorn", "uvicorn"])
+@both_servers
 async def test_a_client_past_the_limit_waits_until_another_goes(server: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     async with serving(server, max_connections=3) as api:
@@ -95,7 +93,7 @@ async def test_a_client_past_the_limit_waits_until_another_goes(server: str, cap
     assert caplog.text.count("further clients wait") == 1
 
 
-@pytest.mark.parametrize("server", ["hypercorn", "uvicorn"])
+@both_servers
 async def test_a_connection_whose_client_has_gone_is_closed_at_once(server: str) -> None:
     async with serving(server) as api:
         before = descriptors()
@@ -110,15 +108,13 @@ async def test_a_connection_whose_client_has_gone_is_closed_at_once(server: str)
         await until(lambda: descriptors() == before)
 
 
-@pytest.mark.parametrize("server", ["hypercorn", "uvicorn"])
+@both_servers
 async def test_a_client_that_does_not_read_its_reply_does_not_keep_the_node_from_ending(server: str) -> None:
     async def large(data: Any) -> Any:
         return "x" * 12_000_000
 
-    runner = FunctionRunner()
-    runner.add(Container(id="large"), large)
     with anyio.fail_after(60):
-        async with serving(server, runners=[runner], stop_seconds=0.2) as api:
+        async with serving(server, runners=[functions(large=large)], stop_seconds=0.2) as api:
             id = await api.submit("large")
             await api.results(id)
             deaf = socket.socket()
@@ -129,7 +125,7 @@ async def test_a_client_that_does_not_read_its_reply_does_not_keep_the_node_from
     deaf.close()
 
 
-@pytest.mark.parametrize("server", ["hypercorn", "uvicorn"])
+@both_servers
 @pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": True})], ids=["uvloop"])
 async def test_a_loop_that_takes_the_descriptor_itself_is_served_without_a_limit(server: str) -> None:
     async with serving(server, max_connections=2) as api:
@@ -138,10 +134,6 @@ async def test_a_loop_that_takes_the_descriptor_itself_is_served_without_a_limit
             await some.send(REQUEST)
             assert (await some.answer()).status == 200
             some.writer.close()
-
-
-def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
 
 
 async def connection(api: Api) -> RawConnection:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from http_api import asgi_call
 from parts import SwitchRunner, make_node
 
 from nodekit import AsgiApplication, Container, JobQuery, Mount, Node
@@ -19,19 +20,8 @@ ADDRESSES = [
     *("fe80::1%eth0", "fe80::1%eth1"),
 ]
 TEXTS = [
-    *(
-        "unix",
-        "name:unix",
-        "Unix",
-        "name:",
-        "alice",
-        "Alice",
-        "testclient",
-        "localhost",
-        " ",
-        " 127.0.0.1",
-        "127.0.0.1 ",
-    ),
+    *("unix", "name:unix", "Unix", "name:", "alice", "Alice", "testclient", "localhost", " ", " 127.0.0.1"),
+    "127.0.0.1 ",
     *("127.0.0.1:80", "[::1]", "[::1]:80", "::1%", "192.0.2.256", "192.0.2", "fe80::1%eth0%eth1", "\x00", "²", "None"),
     *("unix:/run/node.sock", "name:127.0.0.1", "name:name:unix", "::ffff:alice"),
 ]
@@ -40,20 +30,10 @@ NOBODY = [None, (), ("", 0), (None, None), ("", None), [None, 0]]
 
 async def ask(app: Any, path: str, client: Any, body: bytes = b"", method: str = "", **headers: str) -> tuple[int, Any]:
     """Call the app as its server would; return the status, and the JSON of the reply."""
-    sent: list[dict[str, Any]] = []
-    messages = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def receive() -> dict[str, Any]:
-        return messages.pop(0) if messages else {"type": "http.disconnect"}
-
-    async def send(message: dict[str, Any]) -> None:
-        sent.append(message)
-
     lines = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-    scope = {"type": "http", "http_version": "1.1", "method": method or ("POST" if body else "GET"), "path": path}
-    await app({**scope, "query_string": b"", "client": client, "headers": lines}, receive, send)
-    answer = b"".join(message.get("body", b"") for message in sent[1:])
-    return sent[0]["status"], json.loads(answer) if answer else None
+    named = {"method": method} if method else {}
+    status, answer = await asgi_call(app, path, body, client=client, headers=lines, **named)
+    return status, json.loads(answer) if answer else None
 
 
 async def submit(app: AsgiApp, client: Any, container: str = "open") -> tuple[int, Any]:

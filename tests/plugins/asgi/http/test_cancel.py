@@ -12,25 +12,11 @@ from nodekit import JobStore
 
 pytestmark = pytest.mark.anyio
 
-UNKNOWN = "01900000-0000-7000-8000-000000000000"
-
 
 async def delete(api: Api, id: str) -> Any:
     answer = await api.call("DELETE", f"/api/jobs/{id}")
     assert answer.status == 200, answer.body
     return answer.json
-
-
-async def test_a_job_in_the_queue_is_cancelled_and_never_runs(server: str) -> None:
-    async with serving(server, node={"concurrency": 1}) as api:
-        assert api.gate is not None
-        running, queued = await api.submit("gate"), await api.submit("gate")
-        await until(lambda: api.gate and api.gate.running)
-        assert (await delete(api, queued))["result"] == {"container": "gate", "error": "cancelled"}
-        api.gate.opened.set()
-        (job,) = await api.results(running)
-        assert job["status"] == "success"
-        assert api.gate.calls == 1
 
 
 async def test_who_waits_for_a_job_learns_that_it_was_cancelled(api: Api) -> None:
@@ -39,7 +25,7 @@ async def test_who_waits_for_a_job_learns_that_it_was_cancelled(api: Api) -> Non
     submitted = asyncio.create_task(
         api.post("/api/jobs", {"containers": ["gate"], "data": {}}, headers={"Prefer": "wait=60"})
     )
-    await until(lambda: api.gate and api.gate.running == 2)
+    await until(lambda: api.gate.running == 2)
     for job in (await api.get("/api/jobs")).json:
         await delete(api, job)
     assert (await asked).json[0]["result"]["error"] == "cancelled"
@@ -60,7 +46,7 @@ async def test_jobs_cancelled_while_they_finish_end_in_one_way_that_every_reply_
         ids = [await api.submit("slow", "echo", seconds=one) for one in seconds]
         deleted = await asyncio.gather(*(delete(api, id) for id in ids))
         at_once = await api.results(*ids)
-        await until(lambda: api.node and not api.node._executor.running)
+        await until(lambda: not api.node._executor.running)
         later = await api.results(*ids)
         assert deleted == at_once == later
         histories = [(await api.get(f"/api/jobs/{id}")).json for id in ids]

@@ -47,7 +47,7 @@ async def test_a_job_that_waits_to_be_tried_again_says_until_when(server: str) -
     async with serving(server, runners=[runner]) as api:
         id = await api.submit("busy")
         await until(lambda: runner.steps)
-        await until(lambda: api.node and not api.node._executor.running)
+        await until(lambda: not api.node._executor.running)
         told = await history(api, id)
         assert (told["status"], told["state"], told["due"]) == ("running", "waiting", "busy")
         assert moment(told["not_before"]) > moment(told["accepted_at"])

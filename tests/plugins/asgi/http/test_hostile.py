@@ -11,34 +11,6 @@ from nodekit_asgi import Limits
 
 pytestmark = pytest.mark.anyio
 
-DEEP = 200_000
-BODIES = {
-    "empty": b"",
-    "space": b" \n\t",
-    "invalid UTF-8": b'{"containers":["echo"],"data":{"a":"\xff\xfe"}}',
-    "invalid UTF-8 in a key that is ignored": b'{"containers":["echo"],"data":{},"\xc3\x28":1}',
-    "a surrogate in UTF-8": b'{"containers":["echo"],"data":{"a":"\xed\xa0\x80"}}',
-    "UTF-16": '{"containers":["echo"],"data":{}}'.encode("utf-16"),
-    "NaN": b'{"containers":["echo"],"data":{"a":NaN}}',
-    "Infinity": b'{"containers":["echo"],"data":{"a":-Infinity}}',
-    "NaN in what is ignored": b'{"containers":["echo"],"data":{},"x":[NaN]}',
-    "brackets": b"[" * DEEP,
-    "brackets that close": b"[" * DEEP + b"]" * DEEP,
-    "braces": b'{"a":' * DEEP,
-    "brackets in data": b'{"containers":["echo"],"data":{"a":' + b"[" * DEEP + b"]" * DEEP + b"}}",
-    "brackets in what is ignored": b'{"containers":["echo"],"data":{},"x":' + b"[" * DEEP + b"]" * DEEP + b"}",
-    "just too deep": b'{"containers":["echo"],"data":{"a":' + b"[" * 127 + b"]" * 127 + b"}}",
-    "cut short": b'{"containers":["echo"],"data":{"a":1',
-    "more behind": b'{"containers":["echo"],"data":{}} {}',
-    "a trailing comma": b'{"containers":["echo"],"data":{},}',
-    "single quotes": b"{'containers':['echo'],'data':{}}",
-    "a control character": b'{"containers":["echo"],"data":{"a":"\x00"}}',
-    "a bad escape": b'{"containers":["echo"],"data":{"a":"\\x"}}',
-    "a leading zero": b'{"containers":["echo"],"data":{"a":01}}',
-    "a comment": b'{"containers":["echo"],"data":{/* */}}',
-    "a form": b"containers=echo&data=%7B%7D",
-}
-
 
 def test_no_setting_allows_a_depth_that_exhausts_the_stack() -> None:
     assert msgspec.convert({"max_json_depth": 500}, Limits).max_json_depth == 500

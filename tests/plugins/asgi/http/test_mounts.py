@@ -1,16 +1,16 @@
 """Pages of plugins, served by a transport below ``/-/<name>/``."""
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import anyio
 import pytest
-from http_api import Api, both_servers, post, serving
+from http_api import Api, asgi_call, both_servers, post, serving
 from parts import make_node
 
-from nodekit import Identity, JobRequest, Mount, RequestRefused, TooManyRequests
+from nodekit import Identity, Mount, TooManyRequests
 from nodekit_asgi import AsgiApp, Limits
 from nodekit_asgi.http import mounted as _mounted
 
@@ -78,12 +78,12 @@ async def test_an_application_answers_below_its_name_whatever_the_method(server:
         assert (await api.call("HEAD", "/-/shown/")).status == 207
 
 
-@pytest.mark.parametrize("path", ["/-/shown", "/-/", "/-", "/-/nope/", "/-/Shown/", "/shown/", "/x/-/shown/"])
-async def test_paths_beside_the_mounts_are_404_like_everywhere(server: str, path: str) -> None:
+async def test_paths_beside_the_mounts_are_404_like_everywhere(server: str) -> None:
     pages = Pages()
     async with serving(server, plugins=[pages]) as api:
-        answer = await api.get(path)
-        assert (answer.status, answer.error) == (404, "no such path")
+        for path in ("/-/shown", "/-/", "/-", "/-/nope/", "/-/Shown/", "/shown/", "/x/-/shown/"):
+            answer = await api.get(path)
+            assert (answer.status, answer.error) == (404, "no such path"), path
     assert pages.scopes == []
 
 
@@ -105,24 +105,14 @@ async def test_what_holds_for_every_request_holds_for_mounts(server: str) -> Non
 
 async def test_a_client_that_asks_too_often_has_to_wait_for_mounts_too(server: str) -> None:
     class Limiting:
-        def __init__(self) -> None:
-            self.refused: list[Any] = []
-
         def nodekit_limit(self, identity: Identity) -> None:
             raise TooManyRequests("slower", retry_after_seconds=3)
 
-        def nodekit_observe(self, event: Any) -> None:
-            self.refused.append(event)
-
-    pages, limiting = Pages(), Limiting()
-    async with serving(server, plugins=[pages, limiting]) as api:
+    pages = Pages()
+    async with serving(server, plugins=[pages, Limiting()]) as api:
         answer = await api.get("/-/shown/")
         assert (answer.status, answer.headers["Retry-After"]) == (429, "3")
     assert pages.scopes == []
-    (event,) = limiting.refused
-    assert isinstance(event, RequestRefused)
-    assert event.client == "127.0.0.1"
-    assert isinstance(event.objection, TooManyRequests)
 
 
 # -- what an application sees ---------------------------------------------------------------------
@@ -145,27 +135,11 @@ async def test_a_node_that_is_mounted_itself_hands_on_the_whole_path(strips_path
     pages = Pages()
     node = make_node(plugins=[pages])
     scope = {"root_path": "/compute", "client": ("::ffff:192.0.2.1", 9), "state": {"kept": 1}}
-    assert await call(AsgiApp(node), ("" if strips_path else "/compute") + "/-/shown/page", **scope) == 207
+    path = ("" if strips_path else "/compute") + "/-/shown/page"
+    assert (await asgi_call(AsgiApp(node), path, **scope))[0] == 207
     (seen,) = pages.scopes
     assert (seen["root_path"], seen["path"]) == ("/compute/-/shown", "/compute/-/shown/page")
     assert (seen["client"], seen["state"]) == (("192.0.2.1", 9), {"kept": 1})
-
-
-async def call(app: Any, path: str, **scope: Any) -> int:
-    """Call an app as a server would; return the status of its answer."""
-    sent: list[dict[str, Any]] = []
-    messages: Iterator[dict[str, Any]] = iter([{"type": "http.request", "body": b"", "more_body": False}])
-
-    async def receive() -> dict[str, Any]:
-        return next(messages, {"type": "http.disconnect"})
-
-    async def send(message: dict[str, Any]) -> None:
-        sent.append(message)
-
-    base = {"type": "http", "http_version": "1.1", "method": "GET", "query_string": b"", "headers": [], "client": None}
-    await app({**base, "path": path, **scope}, receive, send)
-    status: int = sent[0]["status"]
-    return status
 
 
 async def test_a_unix_sockets_client_has_no_address_and_may_call_what_is_not_public(
@@ -193,14 +167,13 @@ async def test_what_is_not_public_is_called_from_this_machine_only(server: str) 
 
 
 @pytest.mark.parametrize("trusted", [(), ("10.0.0.1",)])
-@pytest.mark.parametrize("header", ["X-Forwarded-For", "X-Forwarded-Host", "Forwarded", "Via", "X-Real-IP"])
+@pytest.mark.parametrize(("public", "status"), [(False, 403), (True, 207)])
 async def test_what_an_unknown_proxy_passes_on_does_not_come_from_this_machine(
-    server: str, header: str, trusted: tuple[str, ...]
+    server: str, trusted: tuple[str, ...], public: bool, status: int
 ) -> None:
-    async with serving(server, plugins=[Pages(public=False)], trusted_proxies=trusted) as api:
-        assert (await api.get("/-/shown/", headers={header: "127.0.0.1"})).status == 403
-    async with serving(server, plugins=[Pages()]) as api:
-        assert (await api.get("/-/shown/", headers={header: "127.0.0.1"})).status == 207
+    async with serving(server, plugins=[Pages(public=public)], trusted_proxies=trusted) as api:
+        for header in ("X-Forwarded-For", "X-Forwarded-Host", "Forwarded", "Via", "X-Real-IP"):
+            assert (await api.get("/-/shown/", headers={header: "127.0.0.1"})).status == status, header
 
 
 async def test_a_trusted_proxy_that_does_not_say_for_whom_passes_on_nothing_that_is_not_public(server: str) -> None:
@@ -230,7 +203,7 @@ async def test_a_node_on_all_addresses_tells_its_own_machine_by_peer_and_name(
 ) -> None:
     allowed = Limits(allowed_hosts=("node.example",)) if host == b"node.example" else Limits()
     app = AsgiApp(make_node(plugins=[Pages(public=False)]), allowed)
-    assert await call(app, "/-/shown/", client=(client, 1), headers=[(b"host", host)]) == status
+    assert (await asgi_call(app, "/-/shown/", client=(client, 1), headers=[(b"host", host)]))[0] == status
 
 
 # -- bodies ---------------------------------------------------------------------------------------
@@ -252,9 +225,11 @@ async def test_a_body_over_the_limit_is_413_whatever_the_application_makes_of_it
 
 @both_servers
 async def test_a_body_that_does_not_come_is_408(server: str) -> None:
-    async with serving(server, plugins=[Pages()], body_seconds=0.3) as api, api.raw() as connection:
-        await connection.send(post(b"half", "Content-Length: 100", path="/-/shown/"))
-        assert (await connection.answer()).status == 408
+    async with serving(server, plugins=[Pages()], body_seconds=0.3) as api:
+        for path in ("/-/shown/", "/api/jobs"):
+            async with api.raw() as connection:
+                await connection.send(post(b"half", "Content-Length: 100", path=path))
+                assert (await connection.answer()).status == 408, path
 
 
 @both_servers
@@ -269,20 +244,21 @@ async def test_an_application_that_leaves_the_body_unread_gets_its_reply_through
 # -- failures -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("action", ["fails", "silent", "exits"])
 async def test_an_application_that_fails_is_500_that_shows_nothing_but_the_request_id_on_the_log_line(
-    server: str, action: str, caplog: pytest.LogCaptureFixture
+    server: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serving(server, plugins=[Pages()]) as api:
-        answer = await api.get(f"/-/shown/{action}")
-        assert (answer.status, answer.error) == (500, "internal error")
-        assert answer.headers["X-Request-ID"] == answer.json["params"]["request_id"]
-        assert b"secret" not in answer.body
-        assert (await api.get("/-/shown/")).status == 207
-    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
-    assert answer.json["params"]["request_id"] in record.getMessage()
-    assert f"GET /-/shown/{action}" in record.getMessage()
-    assert record.exc_info
+        for action in ("fails", "silent", "exits"):
+            caplog.clear()
+            answer = await api.get(f"/-/shown/{action}")
+            assert (answer.status, answer.error) == (500, "internal error")
+            assert answer.headers["X-Request-ID"] == answer.json["params"]["request_id"]
+            assert b"secret" not in answer.body
+            assert (await api.get("/-/shown/")).status == 207
+            (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+            assert answer.json["params"]["request_id"] in record.getMessage()
+            assert f"GET /-/shown/{action}" in record.getMessage()
+            assert record.exc_info
 
 
 @both_servers
@@ -294,23 +270,6 @@ async def test_an_application_that_fails_in_mid_reply_is_cut_off(server: str, ca
     (record,) = [record for record in caplog.records if record.name == "nodekit.http" and record.levelname == "ERROR"]
     assert record.getMessage() == "GET /-/broken-off/ failed while replying (request mine-8)"
     assert "in the middle" in caplog.text
-
-
-async def test_nothing_but_requests_is_handed_on() -> None:
-    pages = Pages()
-    app = AsgiApp(make_node(plugins=[pages]))
-    sent: list[str] = []
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "lifespan.shutdown"}
-
-    async def send(message: dict[str, Any]) -> None:
-        sent.append(message["type"])
-
-    await app({"type": "websocket", "path": "/-/shown/"}, receive, send)
-    await app({"type": "lifespan"}, receive, send)
-    assert sent == ["websocket.close", "lifespan.shutdown.complete"]
-    assert pages.scopes == []
 
 
 class Hanging:
@@ -369,33 +328,3 @@ async def test_what_an_application_does_after_its_reply_is_not_cut_short(
         assert (await api.get("/-/later/", headers={"Connection": "close"})).status == 204
         with anyio.fail_after(60):
             await done.wait()
-
-
-async def test_the_node_works_on_while_an_application_is_slow(server: str) -> None:
-    asked, go_on = anyio.Event(), anyio.Event()
-
-    class Slow:
-        def nodekit_routes(self) -> Sequence[Mount]:
-            async def app(scope: Any, receive: Any, send: Send) -> None:
-                asked.set()
-                await go_on.wait()
-                await send({"type": "http.response.start", "status": 204})
-                await send({"type": "http.response.body"})
-
-            return [Mount("slow", app)]
-
-    async with serving(server, plugins=[Slow()]) as api:
-        assert api.node is not None
-        async with anyio.create_task_group() as tasks:
-            answers: list[int] = []
-
-            async def ask() -> None:
-                answers.append((await api.get("/-/slow/")).status)
-
-            tasks.start_soon(ask)
-            await asked.wait()
-            job = await api.node.submit(JobRequest.of("echo", data={}))
-            await api.node.wait([job.id])
-            assert answers == []
-            go_on.set()
-    assert answers == [204]

@@ -57,13 +57,13 @@ async def receive() -> dict[str, Any]:
         (["", "192.0.2.1"], "192.0.2.1"),
     ],
 )
-async def test_the_client_is_the_last_address_that_is_no_trusted_proxys(lines: Sequence[str], client: str) -> None:
+def test_the_client_is_the_last_address_that_is_no_trusted_proxys(lines: Sequence[str], client: str) -> None:
     assert sender_name(request("10.0.0.1", *lines)) == client
     assert sender_name(request("::ffff:10.0.0.1", *lines)) == client
 
 
 @pytest.mark.parametrize("peer", ["192.0.2.9", "2001:db9::5", "127.0.0.2", None])
-async def test_who_is_no_trusted_proxy_speaks_for_itself(peer: str | None) -> None:
+def test_who_is_no_trusted_proxy_speaks_for_itself(peer: str | None) -> None:
     for line in ("198.51.100.1", "10.0.0.1", "nonsense"):
         assert sender_name(request(peer, line)) == (peer or "unix")
     assert sender_name(request("10.0.0.1", "198.51.100.1", trusted_proxies=())) == "10.0.0.1"
@@ -78,7 +78,7 @@ async def test_who_is_no_trusted_proxy_speaks_for_itself(peer: str | None) -> No
         *("1" * 10_000, ":" * 10_000, "for=192.0.2.1"),
     ],
 )
-async def test_a_proxys_entry_that_is_no_address_is_refused_and_not_taken_for_the_proxy(line: str) -> None:
+def test_a_proxys_entry_that_is_no_address_is_refused_and_not_taken_for_the_proxy(line: str) -> None:
     with pytest.raises(HttpError) as raised:
         sender_name(request("10.0.0.1", line))
     assert raised.value.reply.status == 400
@@ -98,7 +98,7 @@ async def test_a_proxys_entry_that_is_no_address_is_refused_and_not_taken_for_th
         (["for=_hidden, for=192.0.2.1, for=10.0.0.9"], "192.0.2.1"),
     ],
 )
-async def test_the_header_of_rfc_7239_is_understood(lines: Sequence[str], client: str) -> None:
+def test_the_header_of_rfc_7239_is_understood(lines: Sequence[str], client: str) -> None:
     assert sender_name(request("10.0.0.1", *lines, forwarded_header="Forwarded")) == client
 
 
@@ -111,7 +111,7 @@ async def test_the_header_of_rfc_7239_is_understood(lines: Sequence[str], client
         ['for=10.0.0.7;x="\\', 'for="192.0.2.1"'],
     ],
 )
-async def test_a_quote_that_a_client_has_left_open_does_not_swallow_what_the_proxy_adds(lines: Sequence[str]) -> None:
+def test_a_quote_that_a_client_has_left_open_does_not_swallow_what_the_proxy_adds(lines: Sequence[str]) -> None:
     with pytest.raises(HttpError):
         sender_name(request("10.0.0.1", *lines, forwarded_header="forwarded"))
 
@@ -119,12 +119,12 @@ async def test_a_quote_that_a_client_has_left_open_does_not_swallow_what_the_pro
 @pytest.mark.parametrize(
     "line", ["for=unknown", "for=_hidden", "proto=https", "for=", "192.0.2.1", "for=192.0.2.1, by=x"]
 )
-async def test_one_of_rfc_7239_that_hides_the_client_is_refused(line: str) -> None:
+def test_one_of_rfc_7239_that_hides_the_client_is_refused(line: str) -> None:
     with pytest.raises(HttpError):
         sender_name(request("10.0.0.1", line, forwarded_header="forwarded"))
 
 
-async def test_only_the_header_that_is_declared_counts() -> None:
+def test_only_the_header_that_is_declared_counts() -> None:
     asked = request("10.0.0.1", "192.0.2.1", forwarded_header="X-Real-IP")
     assert sender_name(asked) == "192.0.2.1"
     other = request("10.0.0.1", "192.0.2.1")

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,13 @@ def report(id: str, status: str = "success", *containers: str, **data: Any) -> d
     return {"id": id, "status": status, "containers": containers or ["gate"], **data}
 
 
+@pytest.fixture
+async def api(server: str) -> AsyncIterator[Api]:
+    """Serve a node that takes reports from this client."""
+    async with serving(server, status_networks=("127.0.0.1",)) as api:
+        yield api
+
+
 async def job(api: Api, id: str) -> Any:
     (found,) = (await api.get(f"/api/jobs?id={id}")).json
     return found
@@ -35,43 +43,36 @@ async def job(api: Api, id: str) -> Any:
 async def test_a_success_ends_anybodys_job_with_the_data_and_aborts_its_step(server: str, store: JobStore) -> None:
     async with serving(server, status_networks=REPORTERS, node={"store": store}) as api:
         id = await api.submit("echo", "gate", n=1)
-        await until(lambda: api.gate and api.gate.running)
+        await until(lambda: api.gate.running)
         body = b'{"id":"%s","status":"success","containers":["x","far"],"data":{"n": 1.50,"n":2},"more":1}'
         async with api.as_other_client("127.0.0.2") as reporter:
             answer = await put(reporter, body % id.upper().encode())
             assert (answer.status, answer.json) == (200, {})
-        await until(lambda: api.gate and api.gate.cancelled == 1)
+        await until(lambda: api.gate.cancelled == 1)
         raw = (await api.get(f"/api/jobs?id={id}&intermediate=true")).body
         assert b'"status":"success","result":{"container":"far","output":{"n": 1.50,"n":2}}' in raw
         assert json.loads(raw)[0]["intermediate_results"] == [{"container": "echo", "output": {"n": 1}}]
         assert (await api.get("/info")).json["pending"]["offchain"] == 0
 
 
-@pytest.mark.parametrize(
-    ("given", "output"), [({}, None), ({"data": None}, None), ({"data": 0}, 0), ({"data": [1]}, [1])]
-)
-async def test_a_success_without_data_is_null_and_any_json_is_an_output(server: str, given: Any, output: Any) -> None:
-    async with serving(server, status_networks=("127.0.0.1",)) as api:
+async def test_a_success_without_data_is_null_and_any_json_is_an_output(api: Api) -> None:
+    for given, output in (({}, None), ({"data": None}, None), ({"data": 0}, 0), ({"data": [1]}, [1])):
         id = await api.submit("gate")
         assert (await put(api, report(id, **given))).status == 200
         assert await job(api, id) == {"id": id, "status": "success", "result": {"container": "gate", "output": output}}
 
 
-@pytest.mark.parametrize(
-    ("given", "error"),
-    [
-        ({}, "failed"),
-        ({"data": "no room"}, "no room"),
-        ({"data": {"error": "no room", "code": 7}}, "no room"),
-        ({"data": {"error": {"code": 7}}}, "failed"),
-        ({"data": {"error": ""}}, "failed"),
-        ({"data": ""}, "failed"),
-        ({"data": None}, "failed"),
-        ({"data": [1]}, "failed"),
-    ],
-)
-async def test_a_failure_ends_a_job_with_the_text_that_is_reported(server: str, given: Any, error: str) -> None:
-    async with serving(server, status_networks=("127.0.0.1",)) as api:
+FAILURES: list[tuple[dict[str, Any], str]] = [
+    ({}, "failed"),
+    ({"data": "no room"}, "no room"),
+    ({"data": {"error": "no room", "code": 7}}, "no room"),
+    *(({"data": data}, "failed") for data in ({"error": {"code": 7}}, {"error": ""}, "", None, [1])),
+]
+"""Reports of a failure without their fixed fields, and the error of the job."""
+
+
+async def test_a_failure_ends_a_job_with_the_text_that_is_reported(api: Api) -> None:
+    for given, error in FAILURES:
         id = await api.submit("gate")
         assert (await put(api, report(id, "failed", **given))).status == 200
         assert await job(api, id) == {"id": id, "status": "failed", "result": {"container": "gate", "error": error}}
@@ -79,15 +80,13 @@ async def test_a_failure_ends_a_job_with_the_text_that_is_reported(server: str, 
         assert history["failure"] == {"container": "gate", "error": error, "kind": "status"}
 
 
-async def test_running_changes_nothing_and_says_whether_the_job_is_there_and_unfinished(server: str) -> None:
-    async with serving(server, status_networks=("127.0.0.1",)) as api:
-        id, finished = await api.submit("gate"), await api.submit("echo")
-        await api.results(finished)
-        answer = await put(api, report(id, "running", data={"n": 1}))
-        assert (answer.status, answer.json) == (200, {})
-        assert (await job(api, id))["status"] == "running"
-        assert (await put(api, report(finished, "running"))).status == 409
-        assert (await put(api, report(UNKNOWN, "running"))).status == 404
+async def test_running_changes_nothing_and_says_whether_the_job_is_there_and_unfinished(api: Api) -> None:
+    id, finished = await api.submit("gate"), await api.submit("echo")
+    await api.results(finished)
+    answer = await put(api, report(id, "running", data={"n": 1}))
+    assert (answer.status, answer.json) == (200, {})
+    assert (await job(api, id))["status"] == "running"
+    assert (await put(api, report(finished, "running"))).status == 409
 
 
 async def test_the_first_end_is_the_only_one(server: str, store: JobStore) -> None:
@@ -104,36 +103,30 @@ async def test_the_first_end_is_the_only_one(server: str, store: JobStore) -> No
         assert await job(api, echoed) == before
 
 
-async def test_what_is_not_there_is_404(server: str) -> None:
-    async with serving(server, status_networks=("127.0.0.1",)) as api:
-        for id in (UNKNOWN, "x", "", "\0", UNKNOWN[:-1], UNKNOWN.replace("-", "")):
-            answer = await put(api, report(id))
+async def test_what_is_not_there_is_404(api: Api) -> None:
+    for id in (UNKNOWN, "x", "", "\0", UNKNOWN[:-1], UNKNOWN.replace("-", "")):
+        for status in ("running", "success"):
+            answer = await put(api, report(id, status))
             assert (answer.status, answer.error) == (404, "no such job")
 
 
-@pytest.mark.parametrize(
-    ("body", "field"),
-    [
-        ({}, "id"),
-        ({"id": 1, "status": "success", "containers": ["a"]}, "id"),
-        ({"id": UNKNOWN, "containers": ["a"]}, "status"),
-        ({"id": UNKNOWN, "status": "done", "containers": ["a"]}, "status"),
-        ({"id": UNKNOWN, "status": "success"}, "containers"),
-        ({"id": UNKNOWN, "status": "success", "containers": "a"}, "containers"),
-        ({"id": UNKNOWN, "status": "success", "containers": []}, "containers"),
-        ({"id": UNKNOWN, "status": "success", "containers": [1]}, "containers"),
-        ([], "the body"),
-        (b"", "the body"),
-        (b"{", "the body"),
-        (b'{"id":"\xff"}', "the body"),
-        (b'{"id":"x","status":"success","containers":["a"],"data":NaN}', "the body"),
-    ],
-)
-async def test_a_malformed_report_is_400_and_names_the_field(server: str, body: Any, field: str) -> None:
-    async with serving(server, status_networks=("127.0.0.1",)) as api:
+MALFORMED: list[tuple[Any, str]] = [
+    ({}, "id"),
+    ({"id": 1, "status": "success", "containers": ["a"]}, "id"),
+    ({"id": UNKNOWN, "containers": ["a"]}, "status"),
+    ({"id": UNKNOWN, "status": "done", "containers": ["a"]}, "status"),
+    ({"id": UNKNOWN, "status": "success"}, "containers"),
+    *(({"id": UNKNOWN, "status": "success", "containers": wrong}, "containers") for wrong in ("a", [], [1])),
+    *((body, "the body") for body in ([], b"", b"{", b'{"id":"\xff"}')),
+    (b'{"id":"x","status":"success","containers":["a"],"data":NaN}', "the body"),
+]
+"""Reports, and the field that the error names."""
+
+
+async def test_a_malformed_report_is_400_and_names_the_field(api: Api) -> None:
+    for body, field in MALFORMED:
         answer = await put(api, body)
-        assert answer.status == 400
-        assert answer.error.startswith(field)
+        assert (answer.status, answer.error.startswith(field)) == (400, True), (body, answer.error)
 
 
 async def test_only_networks_that_the_operator_names_may_report(server: str) -> None:
@@ -157,9 +150,8 @@ async def test_a_client_on_a_unix_socket_may_not_report(server: str, tmp_path: P
             assert (await put(api, report(id))).status == 403
 
 
-async def test_who_waits_for_a_job_learns_what_was_reported(server: str) -> None:
-    async with serving(server, status_networks=("127.0.0.1",)) as api:
-        id = await api.submit("gate")
-        asked = asyncio.create_task(api.get(f"/api/jobs?id={id}&wait=60"))
-        await put(api, report(id, data=7))
-        assert (await asked).json[0]["result"]["output"] == 7
+async def test_who_waits_for_a_job_learns_what_was_reported(api: Api) -> None:
+    id = await api.submit("gate")
+    asked = asyncio.create_task(api.get(f"/api/jobs?id={id}&wait=60"))
+    await put(api, report(id, data=7))
+    assert (await asked).json[0]["result"]["output"] == 7
