@@ -6,7 +6,7 @@ Tests run in processes of their own, with pytest and a plugin that writes a line
 - `suites`: which suite is for which kind of provider
 - `examine_provider` (a process): whether a provider can be built, from which settings, and which suites fit it
 - `settings`, `components`, `made_suite`: the settings, the part made of them, and a class of tests around it
-- `reporter` (pytest's plugin), `suite_limits`: the outcomes of tests, and the tests that a class overrides
+- `reporter` (pytest's plugin), `suite_limits`: the outcomes of tests, and what a class leaves unsaid or sets
 - `processes`: such a process with a limit, and an end
 - `rows`, `table`: what is said of it
 """
