@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from nodekit import JobFields, ContainerError, Job, JobId, JobQuery, JobStatus, Unfinished
+from nodekit import ContainerError, Job, JobFields, JobId, JobQuery, JobStatus, Unfinished
 from nodekit.testing import JobTableContract
 from nodekit_memory import MemoryTable
 
@@ -66,11 +66,6 @@ class NeedsTheCursor(Sound):
 class AddsNoSteps(Sound):
     async def add(self, jobs: Sequence[Job]) -> list[Job]:
         return await super().add([replace(job, steps=()) for job in jobs])
-
-
-class IgnoresErrors(Sound):
-    async def find(self, query: JobQuery) -> list[JobId]:
-        return await super().find(replace(query, container=None, error=None))
 
 
 class FindsErrorsOfSteps(Sound):
