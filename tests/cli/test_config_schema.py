@@ -122,6 +122,7 @@ MISTAKES = [
     ('{ env = "HOME" }', '{ en = "HOME" }', DOCKER),
     ("max_priority = 0", "max_priority = 8", LIMITS),
     ('path = "node.log"', "", LIMITS),
+    ('[store]\nuse = "memory"\n', "", LIMITS),
 ]
 
 
@@ -132,11 +133,6 @@ def test_a_mistake_is_refused_as_check_refuses_it(
     wrong = changed(old, new, text)
     assert not composes(wrong, tmp_path)
     assert refused(schema, wrong)
-
-
-def test_a_file_without_a_store_is_refused(schema: dict[str, Any], tmp_path: Path) -> None:
-    assert not composes("[node]\n", tmp_path)
-    assert refused(schema, "[node]\n")
 
 
 # -- what editors show ----------------------------------------------------------------------------

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from node_files import write
-from served import nodekit, serve
+from planted import nodekit
+from served import serve
 
 from nodekit.cli.serve.log import LogFile
 from nodekit.config.compose import LogSettings
@@ -136,15 +137,16 @@ async def test_a_log_that_cannot_be_written_does_not_stop_the_node(tmp_path: Pat
         assert "Traceback" not in served.log
 
 
-def test_check_says_what_is_wrong_and_writes_no_log(tmp_path: Path) -> None:
-    good = write(tmp_path, NODE.format(path="own.log"))
-    assert nodekit("check", good).returncode == 0
-    bad = NODE.format(path="own.log").replace("[store]", 'max_file_bites = 5\nbackups = "two"\n[store]')
-    done = nodekit("check", write(tmp_path, bad))
-    assert (done.returncode, "log.max_file_bites: unknown key; did you mean 'max_file_bytes'?" in done.stderr) == (
-        3,
-        True,
-    )
-    nul = nodekit("check", write(tmp_path, NODE.format(path="own\\u0000.log")))
-    assert (nul.returncode, "log.path: no file has a NUL in its name" in nul.stderr) == (3, True)
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("[store]", "max_file_bites = 5\n[store]", "log.max_file_bites: unknown key; did you mean 'max_file_bytes'?"),
+        ("own.log", "own\\u0000.log", "log.path: no file has a NUL in its name"),
+    ],
+)
+def test_check_says_what_is_wrong_and_writes_no_log(tmp_path: Path, old: str, new: str, words: str) -> None:
+    good = NODE.format(path="own.log")
+    assert nodekit(tmp_path, "check", write(tmp_path, good)).returncode == 0
+    done = nodekit(tmp_path, "check", write(tmp_path, good.replace(old, new)))
+    assert (done.returncode, words in done.stderr) == (3, True)
     assert os.listdir(tmp_path) == ["node.toml"]

@@ -28,16 +28,6 @@ class Config(msgspec.Struct, forbid_unknown_fields=True):
 
 provider = Provider(Config, lambda config, file: MemoryStore())
 """
-GOOD = """
-import msgspec
-from nodekit import Provider
-from nodekit_memory import MemoryStore
-
-class Config(msgspec.Struct, forbid_unknown_fields=True):
-    size: int = 1
-
-provider = Provider(Config, lambda config, file: MemoryStore())
-"""
 LEAVES_A_MARK = """
 import pathlib
 pathlib.Path(__file__).with_suffix(".imported").touch()
@@ -73,15 +63,8 @@ def plant(
 
 
 def install(folder: Path, distribution: str, code: str | None, **providers: str) -> None:
-    """Plant a distribution on a path of its own: metadata, and a module unless `code` is None."""
-    info = folder / f"{distribution.replace('-', '_')}-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
-    module = distribution.replace("-", "_")
-    lines = [f"[nodekit.{kind}]\n{name} = {module}:provider\n" for kind, name in providers.items()]
-    (info / "entry_points.txt").write_text("\n".join(lines))
-    if code is not None:
-        (folder / f"{module}.py").write_text(code)
+    """Plant a distribution with one provider of each of these groups."""
+    plant(folder, distribution, providers, code)
 
 
 def imported(folder: Path) -> set[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from node_files import NODE_FILE
-from planted import GOOD, install
+from planted import STORE, install
 
 LOOK = """
 import json, pathlib, sys
@@ -38,14 +38,14 @@ def store(name: str, more: str = "") -> str:
 
 
 def test_a_provider_of_another_distribution_is_as_good_as_a_built_in_one(tmp_path: Path) -> None:
-    install(tmp_path, "nodekit-shelf", GOOD, stores="shelf")
+    install(tmp_path, "nodekit-shelf", STORE, stores="shelf")
     assert look(tmp_path, store("shelf", "size = 3"))[0] == []
     (problem,) = look(tmp_path, store("shelf", "sise = 3"))[0]
     assert problem == "store.sise: unknown key; did you mean 'size'?"
 
 
 def test_a_package_is_imported_only_when_a_node_names_its_provider(tmp_path: Path) -> None:
-    install(tmp_path, "nodekit-shelf", GOOD, stores="shelf")
+    install(tmp_path, "nodekit-shelf", STORE, stores="shelf")
     _, modules = look(tmp_path, store("memory"))
     heavy = ["nodekit_asgi", "nodekit_sqlite", "nodekit_remote", "nodekit_process", "nodekit_guardian"]
     for name in (*heavy, "nodekit_shelf", "hypercorn", "uvicorn", "aiohttp", "click", "pytest", "sqlite3"):
@@ -75,7 +75,7 @@ def test_a_broken_provider_harms_only_nodes_that_name_it(tmp_path: Path, code: s
 
 
 def test_a_provider_whose_builder_breaks_is_a_problem_of_its_table(tmp_path: Path) -> None:
-    code = GOOD.replace("lambda config, file: MemoryStore()", "lambda config, file: 1 / 0")
+    code = STORE.replace("lambda config, file: MemoryStore()", "lambda config, file: 1 / 0")
     install(tmp_path, "nodekit-shelf", code, stores="shelf")
     problems, _ = look(tmp_path, store("shelf"))
     assert len(problems) == 1
@@ -83,15 +83,15 @@ def test_a_provider_whose_builder_breaks_is_a_problem_of_its_table(tmp_path: Pat
 
 
 def test_one_name_of_two_distributions_is_a_clash_that_names_both(tmp_path: Path) -> None:
-    install(tmp_path, "nodekit-shelf", GOOD, stores="shelf")
-    install(tmp_path, "nodekit-other", GOOD, stores="shelf", runners="only-a-runner")
+    install(tmp_path, "nodekit-shelf", STORE, stores="shelf")
+    install(tmp_path, "nodekit-other", STORE, stores="shelf", runners="only-a-runner")
     (problem,) = look(tmp_path, store("shelf"))[0]
     assert "store 'shelf' is offered by several distributions (nodekit-other 1.0, nodekit-shelf 1.0)" in problem
     assert look(tmp_path, store("memory"))[0] == []
 
 
 def test_nobody_takes_over_a_built_in_name_in_silence(tmp_path: Path) -> None:
-    install(tmp_path, "nodekit-evil", GOOD, stores="sqlite")
+    install(tmp_path, "nodekit-evil", STORE, stores="sqlite")
     problems, modules = look(tmp_path, store("sqlite", 'path = "x.db"'))
     (problem,) = problems
     assert "nodekit-compute" in problem
