@@ -126,9 +126,8 @@ async def test_serve_writes_the_lines_of_standard_error_to_a_file_beside_the_nod
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("path", ["/dev/full", "missing/node.log"])
-async def test_a_log_that_cannot_be_written_does_not_stop_the_node(tmp_path: Path, path: str) -> None:
-    async with serve(write(tmp_path, NODE.format(path=path))) as (served, api):
+async def test_a_log_that_cannot_be_written_does_not_stop_the_node(tmp_path: Path) -> None:
+    async with serve(write(tmp_path, NODE.format(path="/dev/full"))) as (served, api):
         assert (await api.get("/health")).status == 200
         served.signal(signal.SIGTERM)
         assert await served.ended() == 0
