@@ -53,10 +53,12 @@ def faults() -> Faults:
     return Faults()
 
 
-# -- without faults --------------------------------------------------------------------------------
+# -- without faults: on one event loop, as what is wrapped is tested on both ------------------------
 
 
 class TestTableWithoutFaults(JobTableContract):
+    backends = ("asyncio",)
+
     @pytest.fixture
     async def table(self, faults: Faults) -> AsyncIterator[JobTable]:
         async with faults.around(MemoryTable()) as table:
@@ -64,6 +66,7 @@ class TestTableWithoutFaults(JobTableContract):
 
 
 class TestStoreWithoutFaults(JobStoreContract):
+    backends = ("asyncio",)
     quiet_seconds = 0.02
 
     @pytest.fixture
@@ -73,6 +76,7 @@ class TestStoreWithoutFaults(JobStoreContract):
 
 
 class TestRunnerWithoutFaults(ContainerRunnerContract):
+    backends = ("asyncio",)
     opaque = False
 
     @pytest.fixture
