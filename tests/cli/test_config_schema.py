@@ -17,7 +17,7 @@ from pages import PAGES, blocks, page_id, write_files
 from paths import ROOT
 from planted import STORE, nodekit, plant
 
-from nodekit import CompositionError, EnvValue, Secret, load_node
+from nodekit import CompositionError, EnvValue, Secret
 from nodekit.cli.config.schema import NodeSchema
 from nodekit.cli.config.schema_types import schema_of, struct_schema
 from nodekit.config.compose import compose
@@ -227,14 +227,6 @@ def test_a_real_validator_takes_good_files_and_refuses_mistakes(
         (old, new) for n, (old, new, text) in enumerate(MISTAKES) if valid(f"{n}.toml", changed(old, new, text))
     ]
     assert accepted == []
-
-
-def test_a_page_shows_how_and_its_node_file_composes(tmp_path: Path) -> None:
-    page = ROOT / "docs" / "how-to" / "edit-node-files.md"
-    (text,) = (text for text in node_files(page) if text.startswith("#:schema"))
-    file = tmp_path / "node.toml"
-    file.write_text(text)
-    assert load_node(file).name
 
 
 HOLDS_ITSELF = """

@@ -112,17 +112,6 @@ def test_the_distribution_that_is_ours_is_no_other_however_it_is_written(tmp_pat
     assert "packages" not in findings(doctor(tmp_path))
 
 
-def test_a_provider_that_cannot_be_imported_is_an_error_and_the_others_are_looked_at(tmp_path: Path) -> None:
-    install(tmp_path, "nodekit-shelf", "raise SystemExit(5)", stores="shelf", plugins="shelf")
-    found = findings(doctor(tmp_path))
-    assert found["plugin 'shelf'"][0] == "error"
-    assert "store 'sqlite'" not in found
-    level, text = found["store 'shelf'"]
-    assert level == "error"
-    assert "SystemExit: 5" in text
-    assert "reinstall" in text
-
-
 def test_a_name_that_two_distributions_claim_is_an_error(tmp_path: Path) -> None:
     install(tmp_path, "nodekit-shelf", STORE, stores="shelf")
     install(tmp_path, "nodekit-other", STORE, stores="shelf")

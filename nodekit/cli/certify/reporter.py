@@ -8,8 +8,7 @@ from typing import Any, cast
 import pytest
 
 from nodekit.cli.certify.messages import ORDER, Begun, Broken, Ended, Found, Order, Outcome, Told, decoded, encoded
-from nodekit.cli.certify.suite_limits import limits_of, tests_of
-from nodekit.cli.certify.suites import Suite, suite_of
+from nodekit.cli.certify.suites import Suite, limits_of, suite_of, tests_of
 
 MAX_TEXT = 2000
 
