@@ -81,14 +81,15 @@ def test_check_shows_a_line_per_problem_and_exits_with_3(tmp_path: Path) -> None
 def test_a_file_that_is_not_there_is_3_and_a_wrong_command_line_2(tmp_path: Path, command: str) -> None:
     done = nodekit(tmp_path, command, "nothing.toml")
     assert (done.returncode, "cannot be read" in done.stderr) == (3, True)
-    for wrong in ([command], [command, "--nonsense", "x"]):
+    for wrong in ([command], [command, "--nonsense", "x"], ["nonsense"]):
         assert nodekit(tmp_path, *wrong).returncode == 2
 
 
-def test_help_and_version_are_there() -> None:
+def test_help_and_version_are_there(tmp_path: Path) -> None:
     shown = nodekit_elsewhere("--help").stdout
-    assert "serve" in shown
-    assert "check" in shown
+    for command in ("serve", "check"):
+        assert command in shown
+        assert nodekit(tmp_path, command, "--help").returncode == 0
     assert nodekit_elsewhere("--version").stdout.startswith("nodekit, version ")
 
 
