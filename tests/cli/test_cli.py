@@ -1,4 +1,4 @@
-"""The `nodekit` command, as a process."""
+"""The commands `nodekit check` and `nodekit serve`."""
 
 import signal
 from pathlib import Path
@@ -7,7 +7,9 @@ import pytest
 from http_api import free_port
 from node_files import NODE_FILE, SERVED, SLOW, changed, write
 from parts import until
-from served import nodekit, serve, started
+from planted import nodekit
+from served import nodekit as nodekit_elsewhere
+from served import serve, started
 
 pytestmark = pytest.mark.anyio
 
@@ -58,7 +60,8 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_check_says_ok_of_the_documented_node_file_and_starts_nothing(tmp_path: Path) -> None:
-    done = nodekit("check", write(tmp_path, NODE_FILE))
+    write(tmp_path, NODE_FILE)
+    done = nodekit(tmp_path, "check", "node.toml")
     assert (done.returncode, done.stderr) == (0, "")
     assert "ok (2 containers)" in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["node.toml"]
@@ -66,30 +69,28 @@ def test_check_says_ok_of_the_documented_node_file_and_starts_nothing(tmp_path: 
 
 def test_check_shows_a_line_per_problem_and_exits_with_3(tmp_path: Path) -> None:
     text = changed('use = "sqlite"', 'use = "sqlit"', changed("concurrency = 64", "concurency = 64"))
-    file = write(tmp_path, text)
-    done = nodekit("check", file)
+    done = nodekit(tmp_path, "check", write(tmp_path, text))
     assert (done.returncode, done.stdout) == (3, "")
     lines = done.stderr.splitlines()
     assert len(lines) == 2
-    assert all(line.startswith(f"{file}: ") for line in lines)
+    assert all(line.startswith(f"{tmp_path / 'node.toml'}: ") for line in lines)
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("command", ["check", "serve"])
 def test_a_file_that_is_not_there_is_3_and_a_wrong_command_line_2(tmp_path: Path, command: str) -> None:
-    done = nodekit(command, tmp_path / "nothing.toml")
+    done = nodekit(tmp_path, command, "nothing.toml")
     assert (done.returncode, "cannot be read" in done.stderr) == (3, True)
-    assert nodekit(command).returncode == 2
-    assert nodekit(command, "--nonsense", "x").returncode == 2
-    assert nodekit("nonsense").returncode == 2
+    for wrong in ([command], [command, "--nonsense", "x"], ["nonsense"]):
+        assert nodekit(tmp_path, *wrong).returncode == 2
 
 
-def test_help_and_version_are_there() -> None:
-    shown = nodekit("--help").stdout
+def test_help_and_version_are_there(tmp_path: Path) -> None:
+    shown = nodekit_elsewhere("--help").stdout
     for command in ("serve", "check"):
         assert command in shown
-        assert nodekit(command, "--help").returncode == 0
-    assert nodekit("--version").stdout.startswith("nodekit, version ")
+        assert nodekit(tmp_path, command, "--help").returncode == 0
+    assert nodekit_elsewhere("--version").stdout.startswith("nodekit, version ")
 
 
 # -- serve --------------------------------------------------------------------------------------------
@@ -173,12 +174,12 @@ async def test_a_port_that_is_taken_is_1_with_one_line_and_no_traceback(file: Pa
     ("bind", "words"), [("nonsense", "host:port"), ("127.0.0.1:99999", "host:port"), ("unix:", "path")]
 )
 def test_a_wrong_bind_is_a_mistake_of_the_command_line(file: Path, bind: str, words: str) -> None:
-    done = nodekit("serve", file, "--bind", bind)
+    done = nodekit(file.parent, "serve", file, "--bind", bind)
     assert done.returncode == 2
     assert "--bind" in done.stderr
     assert words in done.stderr
 
 
 def test_bind_needs_one_transport(tmp_path: Path) -> None:
-    done = nodekit("serve", write(tmp_path, '[store]\nuse = "memory"\n'), "--bind", "127.0.0.1:0")
+    done = nodekit(tmp_path, "serve", write(tmp_path, '[store]\nuse = "memory"\n'), "--bind", "127.0.0.1:0")
     assert (done.returncode, "transports" in done.stderr) == (3, True)

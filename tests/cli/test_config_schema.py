@@ -17,7 +17,7 @@ from pages import PAGES, blocks, page_id, write_files
 from paths import ROOT
 from planted import STORE, nodekit, plant
 
-from nodekit import CompositionError, EnvValue, Secret, load_node
+from nodekit import CompositionError, EnvValue, Secret
 from nodekit.cli.config.schema import NodeSchema
 from nodekit.cli.config.schema_types import schema_of, struct_schema
 from nodekit.config.compose import compose
@@ -122,6 +122,7 @@ MISTAKES = [
     ('{ env = "HOME" }', '{ en = "HOME" }', DOCKER),
     ("max_priority = 0", "max_priority = 8", LIMITS),
     ('path = "node.log"', "", LIMITS),
+    ('[store]\nuse = "memory"\n', "", LIMITS),
 ]
 
 
@@ -132,11 +133,6 @@ def test_a_mistake_is_refused_as_check_refuses_it(
     wrong = changed(old, new, text)
     assert not composes(wrong, tmp_path)
     assert refused(schema, wrong)
-
-
-def test_a_file_without_a_store_is_refused(schema: dict[str, Any], tmp_path: Path) -> None:
-    assert not composes("[node]\n", tmp_path)
-    assert refused(schema, "[node]\n")
 
 
 # -- what editors show ----------------------------------------------------------------------------
@@ -231,14 +227,6 @@ def test_a_real_validator_takes_good_files_and_refuses_mistakes(
         (old, new) for n, (old, new, text) in enumerate(MISTAKES) if valid(f"{n}.toml", changed(old, new, text))
     ]
     assert accepted == []
-
-
-def test_a_page_shows_how_and_its_node_file_composes(tmp_path: Path) -> None:
-    page = ROOT / "docs" / "how-to" / "edit-node-files.md"
-    (text,) = (text for text in node_files(page) if text.startswith("#:schema"))
-    file = tmp_path / "node.toml"
-    file.write_text(text)
-    assert load_node(file).name
 
 
 HOLDS_ITSELF = """

@@ -21,6 +21,7 @@ from import_rules import imports, plugin_violations
 from mypy_run import mypy, one_after_another
 from pages import install, settings
 from paths import ROOT
+from planted import nodekit as nodekit_in
 from planted import plant
 
 import nodekit
@@ -54,13 +55,13 @@ def planted(kind: str, folder: Path, name: str = "new-thing") -> Path:
     return project
 
 
-def run(project: Path, *command: str) -> str:
+def run(project: Path, *command: str, fails: bool = False) -> str:
     environment = {**os.environ, "PYTHONPATH": str(project), "PYTHONWARNINGS": "error"}
     done = subprocess.run(
         command, check=False, cwd=project, env=environment, capture_output=True, text=True, timeout=SECONDS
     )
-    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
-    return done.stdout
+    assert (done.returncode != 0) == fails, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
+    return done.stdout + done.stderr
 
 
 QUICK = ("runner", "pipeline", "guard", "observer")
@@ -77,8 +78,10 @@ def test_its_tests_pass_at_once(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_its_tests_have_a_time_limit(kind: str, tmp_path: Path) -> None:
-    table = tomllib.loads((written(kind, "new-thing", tmp_path) / "pyproject.toml").read_text())
+def test_it_asks_for_this_version_of_nodekit_or_a_later_one_and_its_tests_have_a_time_limit(kind: str) -> None:
+    table = tomllib.loads((TEMPLATES / kind / "pyproject.toml").read_text())
+    floor = ".".join(nodekit.__version__.split(".")[:2])
+    assert f"nodekit-compute>={floor}" in table["project"]["dependencies"]
     assert any("pytest-timeout" in line for line in table["project"]["optional-dependencies"]["test"])
     options = table["tool"]["pytest"]["ini_options"]
     assert (options["timeout"] > 0, options["timeout_method"], "-v" in options["addopts"]) == (True, "thread", True)
@@ -88,19 +91,15 @@ def test_a_test_that_hangs_ends_with_its_name(tmp_path: Path) -> None:
     project = planted("guard", tmp_path)
     (project / "tests" / "test_hangs.py").write_text("import anyio\ndef test_stuck(): anyio.run(anyio.sleep_forever)\n")
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/test_hangs.py", "-o", "timeout=2"]
-    environment = {**os.environ, "PYTHONPATH": str(project)}
-    done = subprocess.run(
-        command, check=False, cwd=project, env=environment, capture_output=True, text=True, timeout=SECONDS
-    )
-    assert done.returncode != 0
-    assert re.search(r"^tests/test_hangs.py::test_stuck \+* ?Timeout", done.stdout + done.stderr, re.MULTILINE)
+    printed = run(project, *command, fails=True)
+    assert re.search(r"^tests/test_hangs.py::test_stuck \+* ?Timeout", printed, re.MULTILINE)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_its_node_file_composes_and_names_it(kind: str, tmp_path: Path) -> None:
     project = planted(kind, tmp_path)
     assert 'use = "new-thing"' in (project / "node.toml").read_text()
-    assert "node.toml: ok" in run(project, sys.executable, "-m", "nodekit.cli", "check", "node.toml")
+    assert "node.toml: ok" in nodekit_in(project, "check", "node.toml").stdout
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -116,23 +115,15 @@ def test_it_is_a_whole_distribution(kind: str, tmp_path: Path) -> None:
     assert [*tmp_path.iterdir()] == [project]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_ruff_finds_nothing_in_it_whatever_its_name(name: str, tmp_path: Path) -> None:
+def test_ruff_finds_nothing_in_it_whatever_its_name(tmp_path: Path) -> None:
     if (ruff := shutil.which("ruff", path=Path(sys.executable).parent)) is None:
         pytest.skip("ruff is not installed: make lint")
     for kind in KINDS:
         (tmp_path / kind).mkdir()
-        project = written(kind, name, tmp_path / kind)
-        run(project, ruff, "check", "--no-cache", ".")
-        run(project, ruff, "format", "--no-cache", "--check", ".")
-
-
-def test_no_pipeline_is_called_as_the_built_in_one(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "nodekit.cli", "new", "pipeline", "sequence"]
-    done = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS)
-    assert done.returncode == 2
-    assert "'sequence' is the pipeline that every node has; take another name" in done.stderr
-    assert not [*tmp_path.iterdir()]
+        for name in NAMES:
+            written(kind, name, tmp_path / kind)
+    run(tmp_path, ruff, "check", "--no-cache", ".")
+    run(tmp_path, ruff, "format", "--no-cache", "--check", ".")
 
 
 @one_after_another
@@ -183,13 +174,6 @@ def own_settings(struct: type[msgspec.Struct]) -> list[tuple[str, str]]:
     bases = [base for base in struct.__mro__[1:] if issubclass(base, msgspec.Struct) and base is not msgspec.Struct]
     inherited = {field for base in bases for field in base.__struct_fields__}
     return [(key, default) for key, default in settings(struct).items() if key not in inherited]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_it_asks_for_this_version_of_nodekit_or_a_later_one(kind: str) -> None:
-    project = tomllib.loads((TEMPLATES / kind / "pyproject.toml").read_text())["project"]
-    floor = ".".join(nodekit.__version__.split(".")[:2])
-    assert f"nodekit-compute>={floor}" in project["dependencies"]
 
 
 def test_the_page_about_publishing_shows_what_is_written_and_printed(
@@ -263,6 +247,7 @@ def test_without_a_folder_it_is_written_where_one_is(tmp_path: Path, monkeypatch
         ("runner", "sqlite", f"nodekit-compute {nodekit.__version__} has a package nodekit_sqlite already; take"),
         ("runner", "hello", "nodekit-compute"),
         ("runner", "compute", "a distribution nodekit-compute is installed; take another name, such as my-compute"),
+        ("pipeline", "sequence", "'sequence' is the pipeline that every node has; take another name"),
         ("gaurd", "my", "did you mean 'guard'?"),
         ("plugin", "my", "a plugin is a guard or an observer"),
         ("planet", "mars", "'store', 'runner', 'pipeline', 'guard', 'observer', 'transport'"),

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 from kit.broken import durable, guards, http, observers, pipelines, runners, shared, stores, tables, transports
-from kit.lasting import end_threads
 from kit.nested import Outcomes, run
 from paths import ROOT
 
@@ -88,7 +87,6 @@ BREAKS = (
     Break(guards.BlocksTheLoop, "test_asking_does_not_block_the_event_loop"),
     Break(guards.IsStuckOnceItIsCancelled, "test_one_that_was_cancelled_while_it_was_asked_can_be_asked_again"),
     Break(guards.LeavesATask, LEFT),
-    Break(guards.LeavesADescriptor, LEFT),
     Break(guards.BlocksTheStart, LEFT),
     Break(
         guards.HoldsUpTheEnd,
@@ -106,12 +104,8 @@ BREAKS = (
         "test_jobs_go_on_as_without_it",
         "test_it_is_told_of_jobs_that_succeed_fail_and_are_cancelled",
     ),
-    Break(observers.LeavesATask, LEFT),
-    Break(observers.LeavesAThread, LEFT),
     Break(observers.MumblesItsProblems, "test_it_says_in_sentences_what_is_wrong"),
     Break(runners.LeavesWhatWasGivenUp, RUNNER_LEFT),
-    Break(runners.LeavesADescriptor, RUNNER_LEFT),
-    Break(runners.LeavesAThread, RUNNER_LEFT),
     Break(runners.BlocksTheLoop, "test_calls_do_not_block_the_event_loop"),
     Break(runners.RaisesWhatItLikes, "test_a_failure_is_a_container_failed_that_says_why"),
     Break(runners.MixesUpItsCalls, "test_calls_at_the_same_time_do_not_mix_their_results"),
@@ -132,11 +126,6 @@ BREAKS = (
     Break(tables.IgnoresStatus, "test_find_by_status_finds_jobs_as_they_are_now"),
     Break(tables.NeedsTheCursor, "test_find_goes_on_behind_an_id_that_is_not_there"),
     Break(tables.AddsNoSteps, "test_add_keeps_the_steps_that_a_job_begins_with"),
-    Break(
-        tables.IgnoresErrors,
-        "test_find_by_error_finds_jobs_that_ended_with_it",
-        "test_errors_are_looked_for_by_their_texts_as_they_are",
-    ),
     Break(tables.FindsErrorsOfSteps, "test_find_by_error_looks_at_the_end_of_a_job_and_not_at_its_steps"),
     Break(tables.FindsWithoutCase, "test_find_by_error_finds_jobs_that_ended_with_it"),
     Break(tables.FindsPatterns, "test_errors_are_looked_for_by_their_texts_as_they_are"),
@@ -191,16 +180,13 @@ BREAKS = (
     Break(stores.Silent, "test_changes_tells_of_every_change_from_now_on", "test_every_listener_hears_of_a_change"),
     Break(stores.MissesQuietly, "test_a_slow_listener_sees_every_change_or_learns_that_it_missed_some"),
     Break(stores.StopsAdding, "test_cancelling_add_leaves_no_job_behind_that_is_not_queued"),
-    Break(durable.WritesAtItsEnd, KILLED, KILLED_AGAIN),
     Break(durable.WritesNowAndThen, KILLED, KILLED_AGAIN),
     Break(durable.WritesWhenItAdds, KILLED, KILLED_AGAIN),
     Break(durable.WritesThroughABuffer, KILLED, KILLED_AGAIN),
     Break(durable.WritesInPlace, FULL),
     Break(durable.ShowsWhatItRefused, FULL),
     Break(durable.RaisesWhatTheDiskSays, FULL),
-    Break(durable.LeavesATask, STORE_LEFT),
     Break(durable.LeavesADescriptor, STORE_LEFT, "test_a_store_that_was_left_leaves_nothing_open"),
-    Break(durable.LeavesAThread, STORE_LEFT),
     Break(durable.BlocksTheLoop, KEEPING_MUCH),
     Break(
         durable.KeepsNothing,
@@ -261,7 +247,6 @@ BREAKS = (
         "test_the_oldest_job_comes_first_through_whichever_store_it_was_added",
         "test_priorities_hold_across_stores",
     ),
-    Break(shared.IgnoresPriority, "test_priorities_hold_across_stores"),
     Break(shared.StarvesAClient, "test_clients_take_turns_across_stores"),
     Break(
         shared.IgnoresDelay,
@@ -299,7 +284,6 @@ BREAKS = (
     Break(transports.StartsWithoutListening, "test_a_port_that_is_taken_is_an_error_that_names_the_address"),
     Break(transports.KeepsItsPort, "test_its_port_is_free_again_when_the_node_has_ended"),
     Break(transports.LeaksATask, "test_it_leaves_nothing_behind"),
-    Break(transports.LeaksADescriptor, "test_it_leaves_nothing_behind"),
     Break(transports.StopsReadingWhileItDrains, "test_while_the_node_drains_it_still_answers"),
     Break(transports.SharesTheFirstNode, "test_those_of_two_nodes_share_nothing"),
     Break(transports.MixesReplies, "test_clients_at_once_each_get_their_own"),
@@ -376,10 +360,7 @@ SOUND_ELSEWHERE = (shared,)
 def outcomes(kind: ModuleType, part: type, tests: Sequence[str], folder: Path, **settings: object) -> Outcomes:
     """Run tests of the suite of that kind on a component."""
     body: dict[str, Any] = {"part": part, "backends": ("asyncio",), **settings}
-    try:
-        return run(type(f"Test{part.__name__}", (kind.Suite,), body), tests, folder)
-    finally:
-        end_threads()
+    return run(type(f"Test{part.__name__}", (kind.Suite,), body), tests, folder)
 
 
 @pytest.mark.parametrize("one", BREAKS, ids=str)

@@ -108,19 +108,14 @@ def with_ids_of_its_own(ids: list[JobId], after: JobId | None, limit: int) -> li
 
 @pytest.mark.parametrize("page", [*PAGES, with_ids_of_its_own])
 async def test_pages_without_end_fail_the_suite_of_tables(page: Any) -> None:
-    class Suite(JobTableContract):
-        pass
-
-    table = PagedBadly(page)
     with pytest.raises(AssertionError):
-        await JobTableContract.test_find_answers_oldest_first_and_in_pages(Suite(), table)
+        await JobTableContract().test_find_answers_oldest_first_and_in_pages(PagedBadly(page))
 
 
 @pytest.mark.parametrize("page", PAGES)
-async def test_a_node_does_not_page_without_end_when_it_starts(page: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_node_does_not_page_without_end_when_it_starts(page: Any) -> None:
     table = PagedBadly(page)
-    late = [make_job(id=f"ffffffff-0000-7000-8000-00000000000{n}") for n in range(3)]
-    await table.add(late)
+    await table.add([make_job(id=f"ffffffff-0000-7000-8000-00000000000{n}") for n in range(3)])
     with pytest.raises(StoreFailed, match="not behind it"):
         async with make_node(store=EmbeddedStore(table)):
             pass
@@ -234,50 +229,50 @@ class Streams(StreamingRunnerContract):
     timeout_seconds = 2.0
 
 
+class StreamingRunner:
+    """A runner that only streams, the same for every step."""
+
+    def __init__(self, pieces: Callable[[], AsyncGenerator[bytes, None]]) -> None:
+        self._pieces = pieces
+
+    async def __aenter__(self) -> "StreamingRunner":
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        return None
+
+    @asynccontextmanager
+    async def stream(self, step: Step) -> AsyncIterator[AsyncIterator[bytes]]:
+        async with aclosing(self._pieces()) as pieces:
+            yield pieces
+
+
 @pytest.mark.parametrize("piece", [b"", b"x" * (1 << 16)], ids=["empty", "large"])
 @pytest.mark.parametrize("awaits", [False, True], ids=["at once", "awaiting"])
 async def test_a_stream_without_end_fails_the_suite_of_runners(piece: bytes, awaits: bool) -> None:
     asked = Asked(2 * MOST_BYTES // (len(piece) or 50))
 
-    class Runner:
-        @asynccontextmanager
-        async def stream(self, step: Step) -> AsyncIterator[AsyncIterator[bytes]]:
-            async with aclosing(self.pieces()) as pieces:
-                yield pieces
+    async def pieces() -> AsyncGenerator[bytes, None]:
+        while True:
+            asked.once()
+            if awaits:
+                await anyio.lowlevel.checkpoint()
+            yield piece
 
-        async def pieces(self) -> AsyncGenerator[bytes, None]:
-            while True:
-                asked.once()
-                if awaits:
-                    await anyio.lowlevel.checkpoint()
-                yield piece
-
-    runner: Any = Runner()
+    runner: Any = StreamingRunner(pieces)
     with pytest.raises(AssertionError):
         await Streams().streamed(runner, make_step("echo"))
 
 
 async def test_a_runner_that_gives_no_piece_fails_its_suite() -> None:
-    class Silent:
-        @asynccontextmanager
-        async def stream(self, step: Step) -> AsyncIterator[AsyncIterator[bytes]]:
-            async with aclosing(self.pieces()) as pieces:
-                yield pieces
-
-        async def pieces(self) -> AsyncGenerator[bytes, None]:
-            await anyio.sleep_forever()
-            yield b""
-
-        async def __aenter__(self) -> "Silent":
-            return self
-
-        async def __aexit__(self, *error: object) -> None:
-            return None
+    async def pieces() -> AsyncGenerator[bytes, None]:
+        await anyio.sleep_forever()
+        yield b""
 
     class Suite(StreamingRunnerContract):
         timeout_seconds = SHORT_SECONDS
 
-    runner: Any = Silent()
+    runner: Any = StreamingRunner(pieces)
     for test in (Suite.test_no_more_is_read_than_is_asked_for, Suite.test_streams_go_on_beside_each_other):
         with anyio.fail_after(20), pytest.raises(AssertionError, match="'endless' gives a piece"):
             await test(Suite(), runner)

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -104,9 +105,10 @@ async def spawn() -> AsyncIterator[Callable[[], None]]:
         tasks.cancel_scope.cancel()
 
 
-async def test_a_task_that_is_left_is_named(spawn: Callable[[], None]) -> None:
+@pytest.mark.parametrize("detector", [no_leaked_tasks, no_leaks])
+async def test_a_task_that_is_left_is_named(spawn: Callable[[], None], detector: Any) -> None:
     with pytest.raises(AssertionError, match=r"1 tasks were left(?s:.)*pushes metrics, in .*forgotten \(.*\.py:\d+\)"):
-        async with no_leaked_tasks(grace_seconds=0.05):
+        async with detector(grace_seconds=0.05):
             spawn()
 
 
@@ -173,11 +175,12 @@ async def test_where_the_system_does_not_tell_nothing_is_found(monkeypatch: pyte
     os.close(fd)
 
 
-async def test_a_thread_that_is_left_is_named() -> None:
+@pytest.mark.parametrize("detector", [no_leaked_threads, no_leaks])
+async def test_a_thread_that_is_left_is_named(detector: Any) -> None:
     go_on = threading.Event()
     thread = threading.Thread(target=go_on.wait, name="writer")
     with pytest.raises(AssertionError, match=r"1 threads were left running(?s:.)*writer \(.*wait"):
-        async with no_leaked_threads(grace_seconds=0.05):
+        async with detector(grace_seconds=0.05):
             thread.start()
     go_on.set()
     thread.join()

@@ -1,7 +1,7 @@
 """The fault kit: its faults, and no effect without them."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ from nodekit_sqlite import SqliteTable
 pytestmark = pytest.mark.anyio
 
 FULL = StoreFailed("the disk is full")
-MOMENTS: list[Moment] = ["before", "during", "after"]
+at_each_moment = pytest.mark.parametrize("moment", ["before", "during", "after"])
 
 
 @pytest.fixture
@@ -53,14 +53,12 @@ def faults() -> Faults:
     return Faults()
 
 
-def failing(*moments: Moment) -> Any:
-    return pytest.mark.parametrize("moment", moments or MOMENTS)
-
-
-# -- without faults --------------------------------------------------------------------------------
+# -- without faults: on one event loop, as what is wrapped is tested on both ------------------------
 
 
 class TestTableWithoutFaults(JobTableContract):
+    backends = ("asyncio",)
+
     @pytest.fixture
     async def table(self, faults: Faults) -> AsyncIterator[JobTable]:
         async with faults.around(MemoryTable()) as table:
@@ -68,6 +66,7 @@ class TestTableWithoutFaults(JobTableContract):
 
 
 class TestStoreWithoutFaults(JobStoreContract):
+    backends = ("asyncio",)
     quiet_seconds = 0.02
 
     @pytest.fixture
@@ -77,6 +76,7 @@ class TestStoreWithoutFaults(JobStoreContract):
 
 
 class TestRunnerWithoutFaults(ContainerRunnerContract):
+    backends = ("asyncio",)
     opaque = False
 
     @pytest.fixture
@@ -160,23 +160,17 @@ async def adds(table: JobTable, count: int) -> list[bool]:
     return outcomes
 
 
-async def test_a_number_chooses_a_call(faults: Faults) -> None:
+@pytest.mark.parametrize(
+    ("numbers", "outcomes"),
+    [((2,), [True, False, True, True]), ((1, 3), [False, True, False, True]), ((), [False] * 4)],
+)
+async def test_numbers_choose_calls_and_none_chooses_every_call_until_faults_are_lifted(
+    faults: Faults, numbers: Sequence[int], outcomes: Sequence[bool]
+) -> None:
     table = faults.around(MemoryTable())
-    fault = faults.before("add", 2).fail(FULL)
-    assert await adds(table, 4) == [True, False, True, True]
-    assert fault.times == 1
-
-
-async def test_several_numbers_choose_several_calls(faults: Faults) -> None:
-    table = faults.around(MemoryTable())
-    faults.before("add", 1, 3).fail(FULL)
-    assert await adds(table, 4) == [False, True, False, True]
-
-
-async def test_no_number_chooses_every_call_until_faults_are_lifted(faults: Faults) -> None:
-    table = faults.around(MemoryTable())
-    faults.before("add").fail(FULL)
-    assert await adds(table, 3) == [False] * 3
+    fault = faults.before("add", *numbers).fail(FULL)
+    assert await adds(table, 4) == outcomes
+    assert fault.times == outcomes.count(False)
     faults.lift()
     assert await adds(table, 3) == [True] * 3
 
@@ -222,7 +216,7 @@ async def test_what_was_called_is_recorded_and_makes_points(faults: Faults) -> N
 # -- what happens ----------------------------------------------------------------------------------
 
 
-@failing()
+@at_each_moment
 async def test_a_failure_before_a_call_leaves_it_undone_and_one_after_it_loses_the_answer(
     faults: Faults, moment: Moment
 ) -> None:
@@ -261,35 +255,28 @@ async def test_an_error_of_the_call_itself_passes_as_it_is(faults: Faults) -> No
             await runner.run(make_step("fail"))
 
 
-@failing()
-async def test_a_delay_takes_its_time_and_no_more(faults: Faults, moment: Moment) -> None:
-    table = faults.around(MemoryTable())
+async def add_one(table: JobTable, kept: list[Job]) -> None:
+    kept.extend(await table.add([make_job()]))
+
+
+@at_each_moment
+async def test_a_delay_takes_its_time_and_no_more(faults: Faults, moment: Moment, clock: VirtualClock) -> None:
     faults.at(Point(moment, "add", 1)).delay(60)
     kept: list[Job] = []
-
-    async def add() -> None:
-        kept.extend(await table.add([make_job()]))
-
-    with VirtualClock() as clock:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(add)
-            await clock.advance(59)
-            assert kept == []
-            await clock.advance(2)
-            assert len(kept) == 1
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(add_one, faults.around(MemoryTable()), kept)
+        await clock.advance(59)
+        assert kept == []
+        await clock.advance(2)
+        assert len(kept) == 1
 
 
-@failing()
+@at_each_moment
 async def test_a_call_hangs_until_faults_are_lifted(faults: Faults, moment: Moment) -> None:
-    table = faults.around(MemoryTable())
     hung = faults.at(Point(moment, "add", 1)).hang()
     kept: list[Job] = []
-
-    async def add() -> None:
-        kept.extend(await table.add([make_job()]))
-
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(add)
+        tasks.start_soon(add_one, faults.around(MemoryTable()), kept)
         await hung.happened()
         await settle_down()
         assert kept == []
@@ -310,7 +297,7 @@ async def test_a_hanging_call_can_be_cancelled(faults: Faults) -> None:
 # -- crashes ---------------------------------------------------------------------------------------
 
 
-@failing()
+@at_each_moment
 async def test_after_a_crash_nothing_reaches_any_part(faults: Faults, moment: Moment) -> None:
     inner, other = MemoryTable(), MemoryTable()
     table, store = faults.around(inner), faults.around(other)
@@ -418,22 +405,13 @@ async def test_run_ends_with_the_crash_wherever_the_clients_are(faults: Faults) 
     assert [job.status for job in await table.get(await table.find(JobQuery(limit=9)))] == [JobStatus.ACCEPTED] * 3
 
 
-async def test_run_ends_with_a_crash_at_the_start(faults: Faults) -> None:
-    async def use(node: Node) -> None:
-        raise AssertionError("not reached")
-
-    faults.after("unfinished", 1).crash()
-    await faults.run(node_with(faults, MemoryTable()), use)
-    assert faults.crashed
-
-
-@pytest.mark.parametrize("call", ["pending", "changes", "find", "claim"])
-async def test_run_ends_with_a_crash_of_a_whole_store(faults: Faults, call: str) -> None:
+@pytest.mark.parametrize("call", ["unfinished", "pending", "changes", "find", "claim"])
+async def test_run_ends_with_a_crash_at_the_start_and_of_a_whole_store(faults: Faults, call: str) -> None:
     async def use(node: Node) -> None:
         await node.wait([(await node.submit(request("slow"))).id])
 
     faults.before(call, 1).crash()
-    store = faults.around(EmbeddedStore(MemoryTable()))
+    store = faults.around(EmbeddedStore(faults.around(MemoryTable())))
     await faults.run(make_node(functions(slow=endless), store=store), use)
     assert faults.crashed
 
@@ -471,12 +449,6 @@ async def test_a_result_is_kept_once_the_disk_has_room_again(faults: Faults) -> 
 
 
 # -- the clock -------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def clock() -> AsyncIterator[VirtualClock]:
-    with VirtualClock() as clock:
-        yield clock
 
 
 async def sleeping(seconds: float, woken: list[float]) -> None:

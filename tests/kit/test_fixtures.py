@@ -164,26 +164,24 @@ def loops(told: str, name: str) -> Sequence[str]:
     return re.findall(rf"::Test{name}::test_a_node_takes_jobs_to_their_end\[(\w+)\] PASSED", told)
 
 
-def test_a_suite_runs_on_asyncio(told: str) -> None:
-    assert loops(told, "Plain") == ["asyncio"]
-
-
-def test_a_class_says_which_loops_it_runs_on(told: str) -> None:
-    assert sorted(loops(told, "Both")) == ["asyncio", "trio"]
-
-
-def test_a_fixture_of_the_class_says_it_before_anybody(told: str) -> None:
-    assert loops(told, "Own") == ["trio"]
-
-
-def test_a_fixture_of_the_module_says_it_where_the_class_does_not(told: str) -> None:
-    assert loops(told, "OfTheModule") == ["trio"]
-    assert loops(told, "Said") == ["asyncio"]
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("Plain", ["asyncio"]),
+        ("Both", ["asyncio", "trio"]),
+        ("Own", ["trio"]),
+        ("OfTheModule", ["trio"]),
+        ("Said", ["asyncio"]),
+        ("Marked", ["asyncio"]),
+    ],
+    ids=["by default", "the class", "its fixture first", "the module", "not the module", "a mark of one test"],
+)
+def test_a_suite_runs_on_the_event_loops_that_its_tests_say(told: str, name: str, expected: Sequence[str]) -> None:
+    assert sorted(loops(told, name)) == expected
 
 
 def test_a_mark_on_one_test_says_it_for_that_one(told: str) -> None:
     assert "TestMarked::test_of_my_own[trio] PASSED" in told
-    assert loops(told, "Marked") == ["asyncio"]
 
 
 def test_a_node_is_a_fixture(told: str) -> None:
@@ -211,9 +209,11 @@ def test_each_detector_is_a_fixture_that_fails_its_test(told: str, test: str, wo
 
 def test_a_subclass_and_one_fixture_is_a_whole_test_file_and_asks_for_no_other_loop(tmp_path: Path) -> None:
     without_trio = "import sys, pytest; sys.modules['trio'] = None; pytest.main()"
-    told = run(tmp_path, {"test_mine.py": SUITE.replace("Mine", "TestMine")}, "-c", without_trio)
+    tests = {"test_mine.py": SUITE.replace("Mine", "TestMine"), "test_it.py": "def test_it(node): pass"}
+    told = run(tmp_path, tests, "-c", without_trio)
     assert re.search(r"\d+ passed, 1 skipped", told), told
     assert "trio" not in told
+    assert "fixture 'node' not found" in told, "it comes with the plugin"
 
 
 def test_the_reference_names_all_of_the_kit() -> None:
@@ -224,10 +224,6 @@ def test_the_reference_names_all_of_the_kit() -> None:
     assert fixtures >= {"node", "function_runner", "virtual_clock", "faults", "unblocked_loop"}
     words = set(re.findall(r"`(\w+)", page))
     assert {*fixtures, *testing.__all__} - words == set()
-
-
-def test_without_the_plugin_there_are_no_such_fixtures(tmp_path: Path) -> None:
-    assert "fixture 'node' not found" in run(tmp_path, {"test_it.py": "def test_it(node): pass"}, "-m", "pytest")
 
 
 def test_importing_the_kit_imports_no_plugin_and_no_trio() -> None:

@@ -44,14 +44,6 @@ class TestRateLimit(GuardContract):
         return [make_request("echo")]
 
 
-class TestNothingSaid(GuardContract):
-    """A guard without example clients: the remaining tests run."""
-
-    @pytest.fixture
-    def guard(self) -> Guardian:
-        return Guardian()
-
-
 class Holder:
     """A plugin that is neither guard nor observer."""
 

@@ -33,17 +33,7 @@ def test_a_worker_that_dies_ends_the_run_with_the_name_of_its_test(tmp_path: Pat
     (tmp_path / "test_dying.py").write_text(DYING)
     [line] = re.findall(r"^PYTEST := (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     flags = shlex.split(line.partition(" -m pytest ")[2].replace("$(WORKERS)", "2"))
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        *flags,
-        "-p",
-        "no:cacheprovider",
-        "--rootdir",
-        str(tmp_path),
-        str(tmp_path),
-    ]
+    command = [sys.executable, "-m", "pytest", *flags, "-p", "no:cacheprovider", f"--rootdir={tmp_path}", str(tmp_path)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 1
     assert "crashed while running 'test_dying.py::test_that_dies[1]" in done.stdout

@@ -1,24 +1,21 @@
 """Packages that tests plant for `nodekit certify`, and the command itself."""
 
-import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
 from contextlib import chdir
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import msgspec
 from click.testing import CliRunner
-from planted import install
+from planted import plant
 from served import NODEKIT
 
 from nodekit.cli import main
-from nodekit.cli.certify.rows import Certificate
+from nodekit.cli.certify.rows import Certificate, Row
 
 SHELF = """
 from pathlib import Path
@@ -127,27 +124,36 @@ class Observer:
             self.finished += 1
 
 
+class Misspelt:
+    nodekit_observes = print
+
+
 class Pipeline(Sequence):
     pass
+
+
+class Dice(Sequence):
+    numbers = itertools.count()
+
+    def next_step(self, job):
+        step = super().next_step(job)
+        return step and msgspec.structs.replace(step, index=step.index + next(self.numbers) % 2)
 
 
 guard = Provider(Config, lambda config, file: Guard())
 doorman = Provider(Config, lambda config, file: Doorman())
 observer = Provider(Config, lambda config, file: Observer())
-pipeline = Provider(Config, lambda config, file: Pipeline())
+misspelt = Provider(Config, lambda config, file: Misspelt())
+dice = Provider(Config, lambda config, file: Dice())
 """
-"""Two guards, an observer and a pipeline."""
+"""Two guards, an observer, a plugin with a wrong hook, and a pipeline that answers differently each time."""
 
 
-def install_all_sorts(folder: Path, code: str = ALL_SORTS) -> None:
+def install_all_sorts(folder: Path) -> None:
     """Install a distribution with providers of three kinds."""
-    install(folder, "nodekit-sorts", code, plugins="guard")
-    groups = {"plugins": ("guard", "doorman", "observer"), "pipelines": ("pipeline",)}
-    lines = [
-        f"[nodekit.{group}]\n" + "".join(f"{name} = nodekit_sorts:{name}\n" for name in names)
-        for group, names in groups.items()
-    ]
-    (folder / "nodekit_sorts-1.0.dist-info" / "entry_points.txt").write_text("\n".join(lines))
+    plugins = "".join(f"{name} = nodekit_sorts:{name}\n" for name in ("guard", "doorman", "observer", "misspelt"))
+    entry_points = f"[nodekit.plugins]\n{plugins}[nodekit.pipelines]\ndice = nodekit_sorts:dice\n"
+    plant(folder, "nodekit-sorts", entry_points, ALL_SORTS)
 
 
 @dataclass(frozen=True)
@@ -164,29 +170,29 @@ class Certified:
         assert self.out, self.err
         return msgspec.json.decode(self.out, type=Certificate)
 
-    def row(self, suite: str) -> Any:
-        """Return the only row of a suite."""
-        [row] = [row for row in self.certificate.rows if row.suite == suite]
+    def row(self, provider: str) -> Row:
+        """Return the only row of a provider."""
+        [row] = [row for row in self.certificate.rows if row.provider == provider]
         return row
 
 
-def certify(folder: Path, *arguments: str | Path, cwd: Path | None = None, **more: str) -> Certified:
+def certify(folder: Path, *arguments: str) -> Certified:
     """Run the command in this process, on packages planted in a folder; only other processes import them."""
-    env = environment(folder, more)
+    env = environment(folder)
     with (
-        chdir(cwd or folder),
-        mock.patch.object(sys, "path", [*env["PYTHONPATH"].split(os.pathsep), *sys.path]),
+        chdir(folder),
+        mock.patch.object(sys, "path", [str(folder), *sys.path]),
         mock.patch.object(tempfile, "tempdir", env["TMPDIR"]),
     ):
-        done = CliRunner().invoke(main, ["certify", *map(str, arguments)], env=env, catch_exceptions=False)
+        done = CliRunner().invoke(main, ["certify", *arguments], env=env, catch_exceptions=False)
     return Certified(done.exit_code, done.stdout, done.stderr)
 
 
-def certify_elsewhere(folder: Path, *arguments: str | Path) -> Certified:
+def certify_elsewhere(folder: Path, *arguments: str) -> Certified:
     """Run the command as a process."""
     done = subprocess.run(
-        [*NODEKIT, "certify", *map(str, arguments)],
-        env=environment(folder, {}),
+        [*NODEKIT, "certify", *arguments],
+        env=environment(folder),
         cwd=folder,
         capture_output=True,
         text=True,
@@ -196,8 +202,8 @@ def certify_elsewhere(folder: Path, *arguments: str | Path) -> Certified:
     return Certified(done.returncode, done.stdout, done.stderr)
 
 
-def environment(folder: Path, more: Mapping[str, str]) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(folder), "TMPDIR": str(temporary(folder)), **more}
+def environment(folder: Path) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(folder), "TMPDIR": str(temporary(folder))}
 
 
 def temporary(folder: Path) -> Path:
@@ -205,29 +211,3 @@ def temporary(folder: Path) -> Path:
     place = folder / "temporary"
     place.mkdir(exist_ok=True)
     return place
-
-
-def imported(folder: Path, code: str) -> list[str]:
-    """Return the modules that are imported after some code has run."""
-    code = f"{code}\nimport json, sys; print(json.dumps(sorted(sys.modules)))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=60, check=True
-    )
-    found: list[str] = json.loads(done.stdout)
-    return found
-
-
-__all__ = [
-    "ALL_SORTS",
-    "ECHO",
-    "ECHO_TESTS",
-    "SHELF",
-    "Certified",
-    "certify",
-    "certify_elsewhere",
-    "environment",
-    "imported",
-    "install",
-    "install_all_sorts",
-    "temporary",
-]

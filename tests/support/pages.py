@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 from paths import ROOT
+from planted import plant
 
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
@@ -38,12 +39,10 @@ def write_files(page: Path, folder: Path) -> None:
 
 
 def install(project: Mapping[str, Any], folder: Path) -> None:
-    info = folder / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    """Plant the metadata of a project; its modules are there."""
     groups = project["entry-points"].items()
     lines = [f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in names.items()) for group, names in groups]
-    (info / "entry_points.txt").write_text("\n".join(lines))
+    plant(folder, project["name"], "\n".join(lines), None, version=project["version"])
 
 
 def settings(struct: type[msgspec.Struct]) -> dict[str, str]:

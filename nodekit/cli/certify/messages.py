@@ -7,8 +7,7 @@ import msgspec
 
 from nodekit.config.providers import Kind
 
-Outcome: TypeAlias = Literal["passed", "failed", "skipped", "changed"]
-"""``skipped``: by the suite itself, with a reason. ``changed``: by the package, so that the test proves nothing."""
+Outcome: TypeAlias = Literal["passed", "failed", "skipped"]
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True, tag="found"):
@@ -18,11 +17,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True, tag="found"):
     suite: str
     kind: Kind
     items: int
-    """Number of its tests that will run, with each parameter set counted."""
-    missing: tuple[str, ...]
-    """Tests of its suite that it lacks."""
-    changed: tuple[str, ...]
-    """Tests of its suite that it has replaced."""
+    """Number of its tests, with each parameter set counted, and those of its suite that are not collected."""
     limits: tuple[str, ...]
 
 

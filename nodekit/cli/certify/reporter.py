@@ -8,8 +8,7 @@ from typing import Any, cast
 import pytest
 
 from nodekit.cli.certify.messages import ORDER, Begun, Broken, Ended, Found, Order, Outcome, Told, decoded, encoded
-from nodekit.cli.certify.suite_limits import changed_tests, limits_of, tests_of
-from nodekit.cli.certify.suites import Suite, suite_of
+from nodekit.cli.certify.suites import Suite, limits_of, suite_of, tests_of
 
 MAX_TEXT = 2000
 
@@ -49,15 +48,12 @@ class Reporter:
     def _found(self, id: str, items: list[pytest.Function]) -> Found:
         cls: Any = items[0].cls
         suite, suite_class = _suite(cls)
-        tests = tests_of(suite_class)
-        names = {item.originalname for item in items}
+        missing = tests_of(suite_class) - {item.originalname for item in items}  # options of the package, such as -k
         return Found(
             id=id,
             suite=suite.name,
             kind=suite.kind,
-            items=len(items),
-            missing=tuple(name for name in tests if name not in names),
-            changed=tuple(changed_tests(cls, suite_class)),
+            items=len(items) + len(missing),
             limits=tuple(limits_of(cls, suite_class)),
         )
 
@@ -70,8 +66,6 @@ class Reporter:
         self.tell(Begun(item.nodeid, of, test))
         result = yield
         outcome, text = _worst(self._phases.pop(item.nodeid, []))
-        if outcome == "changed" and test not in tests_of(_suite(item.cls)[1]):
-            outcome = "skipped"  # one of its own, beside those of its suite
         self.tell(
             Ended(
                 id=item.nodeid,
@@ -90,7 +84,7 @@ class Reporter:
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
-        self._phases.setdefault(item.nodeid, []).append(_seen(report, call))
+        self._phases.setdefault(item.nodeid, []).append(_seen(report, call.excinfo))
         if report.when == "call":
             item.stash[_FUNCARGS] = dict(getattr(item, "funcargs", {}))  # pytest drops them before the end
         return report
@@ -100,15 +94,11 @@ _NOT_RUN = "it was not run as tests are"
 _FUNCARGS = pytest.StashKey[dict[str, Any]]()
 
 
-def _seen(report: pytest.TestReport, call: pytest.CallInfo[None]) -> tuple[Outcome, str]:
-    if hasattr(report, "wasxfail"):
-        return "changed", "marked as one that is expected to fail"
+def _seen(report: pytest.TestReport, error: pytest.ExceptionInfo[BaseException] | None) -> tuple[Outcome, str]:
     if report.failed:
         return "failed", _message(report)
     if report.skipped:
-        error = _first_leaf(call.excinfo.value) if call.excinfo else None
-        by_a_mark = error is None or getattr(error, "_use_item_location", False)
-        return ("changed" if by_a_mark else "skipped"), str(error or "")
+        return "skipped", getattr(report, "wasxfail", "") or str(_first_leaf(error.value) if error else "")
     return "passed", ""
 
 
@@ -121,11 +111,11 @@ def _first_leaf(error: BaseException) -> BaseException:
 
 def _worst(phases: list[tuple[Outcome, str]]) -> tuple[Outcome, str]:
     """Return the worst result of set-up, call and tear-down."""
-    for outcome in ("failed", "changed", "skipped"):
+    for outcome in ("failed", "skipped"):
         for phase in phases:
             if phase[0] == outcome:
                 return phase
-    return phases[0] if phases else ("changed", _NOT_RUN)
+    return phases[0] if phases else ("failed", _NOT_RUN)
 
 
 def _message(report: pytest.TestReport) -> str:

@@ -14,9 +14,6 @@ from nodekit.cli.certify.suites import needed
 from nodekit.config.providers import Kind
 from nodekit.testing.contracts.backends import NOT_APPLICABLE
 
-_MOST_NAMES = 5
-"""Maximum number of names in a row of a table."""
-
 
 class Looked(msgspec.Struct, frozen=True):
     """A provider that was examined."""
@@ -38,9 +35,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     passed: int = 0
     total: int = 0
     limits: tuple[str, ...] = ()
-    changed: tuple[str, ...] = ()
-    """Tests of the suite that the class has replaced, removed or skipped, or that were not run as tests."""
-    result: Literal["passed", "failed", "changed", "not run"]
+    result: Literal["passed", "failed", "not run"]
     text: str = ""
     """The reason why it did not pass."""
     cure: str = ""
@@ -78,19 +73,13 @@ class _Class(msgspec.Struct, frozen=True):
     ended: tuple[Ended, ...]
 
     @property
-    def changed(self) -> list[str]:
-        """Tests of the suite that the class has replaced, removed or skipped, or that were not run."""
-        skipped = (one.test for one in self.ended if one.outcome == "changed")
-        return sorted({*self.found.changed, *self.found.missing, *skipped})
-
-    @property
     def asked(self) -> list[Ended]:
         """Results without the tests of something that the component need not have."""
         return [one for one in self.ended if one.outcome != "skipped" or not one.text.startswith(NOT_APPLICABLE)]
 
     @property
     def total(self) -> int:
-        return self.found.items + len(self.found.missing) - (len(self.ended) - len(self.asked))
+        return self.found.items - (len(self.ended) - len(self.asked))
 
     def count(self, outcome: str) -> int:
         return sum(one.outcome == outcome for one in self.ended)
@@ -169,15 +158,13 @@ def _classes_of(one: Looked, looked: Sequence[Looked], classes: Iterable[_Class]
 
 
 def _row(one: Looked, each: _Class, *, made: bool) -> Row:
-    changed, lost = each.changed, each.total - len(each.asked) - len(each.found.missing)
-    result: Literal["passed", "failed", "changed"] = "passed"
+    lost = each.total - len(each.asked)
+    result: Literal["passed", "failed"] = "passed"
     text = ""
     if failed := each.count("failed"):
-        result, text = "failed", f"{_counted(failed, 'test')} failed{f', {lost} not run' if lost > 0 else ''}"
-    elif changed:
-        result, text = "changed", f"{_counted(len(changed), 'test')} changed: {_some(changed)}"
-    elif lost > 0 or not each.count("passed"):
-        result, text = "failed", f"{_counted(max(lost, each.total), 'test')} not run"
+        result, text = "failed", f"{_counted(failed, 'test')} failed{f', {lost} not run' if lost else ''}"
+    elif lost or not each.count("passed"):
+        result, text = "failed", f"{_counted(lost or each.total, 'test')} not run"
     limits = [*each.found.limits, *(one.text for one in each.asked if one.outcome == "skipped")]
     return Row(
         kind=one.subject.kind,
@@ -187,7 +174,6 @@ def _row(one: Looked, each: _Class, *, made: bool) -> Row:
         passed=each.count("passed"),
         total=each.total,
         limits=tuple(dict.fromkeys([*limits, *(one.seen.limits if made else ())])),
-        changed=tuple(changed),
         result=result,
         text=text,
     )
@@ -248,11 +234,6 @@ def _sentence(ended: Ended) -> str:
 
 def _backends(told: Iterable[Told]) -> tuple[str, ...]:
     return tuple(sorted({one.backend for one in told if isinstance(one, Ended) and one.backend}))
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-    return ", ".join(names[:_MOST_NAMES]) + more
 
 
 def _counted(number: int, noun: str) -> str:

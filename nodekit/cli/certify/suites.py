@@ -1,6 +1,7 @@
-"""The suites, and the kind of provider that each is for."""
+"""The suites, the kind of provider that each is for, and what a class of tests makes of its suite."""
 
-from collections.abc import Iterable
+import inspect
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -39,6 +40,10 @@ SUITES = {
 }
 
 
+_UNSAID = {"answer": "nobody has said what containers answer"}
+"""Methods of suites by which a package describes its component, and the limit if it does not."""
+
+
 def there(name: str) -> type | None:
     """Return the suite of that name, or None if `nodekit.testing` does not have it."""
     found = getattr(nodekit.testing, name, None)
@@ -55,6 +60,22 @@ def suite_of(cls: type | None) -> tuple[Suite, type] | None:
         if is_ours(base) and base.__name__ in SUITES:
             return SUITES[base.__name__], base
     return None
+
+
+def tests_of(suite: type) -> set[str]:
+    """Return the names of the tests of a suite."""
+    return {name for name in dir(suite) if name.startswith("test_")}
+
+
+def limits_of(cls: type, suite: type) -> Iterator[str]:
+    """Yield the settings of a suite that differ in a class, and what the class does not say."""
+    for name in dir(suite):
+        given, own = inspect.getattr_static(suite, name), inspect.getattr_static(cls, name, None)
+        if not name.startswith("_") and isinstance(given, bool | int | float) and own != given:
+            yield f"`{name} = {own!r}`"
+    for name, limit in _UNSAID.items():
+        if hasattr(suite, name) and inspect.getattr_static(cls, name) is inspect.getattr_static(suite, name):
+            yield limit
 
 
 def needed(kind: Kind, roles: Iterable[str]) -> list[frozenset[str]]:

@@ -1,6 +1,5 @@
 """Stores that forget, leave something, block, or choke on a disk. `tests/kit/test_caught.py` runs the suite on them."""
 
-import asyncio
 import fcntl
 import os
 import time
@@ -11,7 +10,6 @@ from typing import Any, BinaryIO
 
 import msgspec
 import pytest
-from kit.lasting import start_thread
 from msgspec.structs import replace
 
 from nodekit import EmbeddedStore, Job, JobStore, StoreFailed, StoreInUse, Unfinished
@@ -209,23 +207,9 @@ class RaisesWhatTheDiskSays(Sound):
 # -- that are no good neighbours -------------------------------------------------------------------
 
 
-class LeavesATask(Sound):
-    async def __aenter__(self) -> "LeavesATask":
-        self.task = asyncio.create_task(asyncio.sleep(60), name="compacting")
-        await super().__aenter__()
-        return self
-
-
 class LeavesADescriptor(Sound):
     async def __aenter__(self) -> "LeavesADescriptor":
         self.folder = os.open(self.path.parent, os.O_RDONLY)
-        await super().__aenter__()
-        return self
-
-
-class LeavesAThread(Sound):
-    async def __aenter__(self) -> "LeavesAThread":
-        start_thread("writer")
         await super().__aenter__()
         return self
 

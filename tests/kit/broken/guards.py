@@ -1,6 +1,5 @@
 """Guards that break a promise each. `tests/kit/test_caught.py` runs the suite on them."""
 
-import os
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -124,13 +123,6 @@ class LeavesATask(Sound):
         import asyncio
 
         self.task = asyncio.create_task(asyncio.sleep(60), name="refreshing the list")
-        yield
-
-
-class LeavesADescriptor(Sound):
-    @asynccontextmanager
-    async def nodekit_lifespan(self) -> AsyncIterator[None]:
-        self.list = os.open(__file__, os.O_RDONLY)
         yield
 
 

@@ -1,13 +1,10 @@
 """Observers that break a promise each. `tests/kit/test_caught.py` runs the suite on them."""
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from kit.lasting import start_thread
 
 from nodekit import Event, JobFinished, RequestRefused
 from nodekit.testing import ObserverContract
@@ -57,20 +54,6 @@ class ChangesJobs(Sound):
 
     def nodekit_observe(self, event: Event, node: Any) -> None:
         node._containers.pop("fail", None)
-
-
-class LeavesATask(Sound):
-    @asynccontextmanager
-    async def nodekit_lifespan(self) -> AsyncIterator[None]:
-        self.task = asyncio.create_task(asyncio.sleep(60), name="pushing")
-        yield
-
-
-class LeavesAThread(Sound):
-    @asynccontextmanager
-    async def nodekit_lifespan(self) -> AsyncIterator[None]:
-        start_thread("pusher")
-        yield
 
 
 class CanBeMadeOnce(Sound):

@@ -1,7 +1,6 @@
 """Runners that leave something, block, or do not stream. `tests/kit/test_caught.py` runs the suite on them."""
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
@@ -9,7 +8,6 @@ from typing import Any
 
 import anyio
 import pytest
-from kit.lasting import start_thread
 
 from nodekit import Container, ContainerFailed, ContainerOutput, Step
 from nodekit.testing import StreamingRunnerContract
@@ -48,22 +46,6 @@ class LeavesWhatWasGivenUp(Sound):
 
     async def run(self, step: Step) -> ContainerOutput:
         return await asyncio.shield(asyncio.create_task(super().run(step), name=f"call of {step.container}"))
-
-
-class LeavesADescriptor(Sound):
-    """Leaves failed connections open."""
-
-    async def run(self, step: Step) -> ContainerOutput:
-        connection = os.open(__file__, os.O_RDONLY)
-        output = await super().run(step)
-        os.close(connection)
-        return output
-
-
-class LeavesAThread(Sound):
-    async def __aenter__(self) -> "LeavesAThread":
-        start_thread("looks after containers")
-        return self
 
 
 class BlocksTheLoop(Sound):

@@ -173,13 +173,6 @@ class StarvesAClient(Engine):
         )
 
 
-class IgnoresPriority(Engine):
-    def __init__(self, lease_seconds: float) -> None:
-        super().__init__(lease_seconds)
-        put = self.store._queue.put
-        self.store._queue.put = lambda entry, **delay: put(replace(entry, priority=3), **delay)  # type: ignore[method-assign]
-
-
 class IgnoresDelay(Engine):
     async def release(self, token: int, job: Job, delay_seconds: float) -> None:
         await super().release(token, job, 0)

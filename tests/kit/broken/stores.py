@@ -1,8 +1,7 @@
-"""Stores that break a promise each. `tests/kit/test_caught.py` runs the suite on them."""
+"""Stores that break a promise each. `test_caught.py` runs the suite on them, and `test_store_model.py` the model."""
 
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
 
 import anyio
 import pytest
@@ -28,8 +27,8 @@ from nodekit_memory import MemoryTable
 class Sound(EmbeddedStore):
     """A store in memory."""
 
-    def __init__(self) -> None:
-        super().__init__(MemoryTable())
+    def __init__(self, table: MemoryTable | None = None) -> None:
+        super().__init__(table or MemoryTable())
 
 
 class ForgetsToAskForErrors(Sound):
@@ -65,45 +64,51 @@ class Reorders(Sound):
 
 
 class QueuesWrongly(Sound):
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, table: MemoryTable | None = None) -> None:
+        super().__init__(table)
         put = self._queue.put
-        self._queue.put = lambda entry, **delay: put(**self.wrong(entry, **delay))  # type: ignore[method-assign]
 
-    def wrong(self, entry: Unfinished, delay_seconds: float | None = None) -> dict[str, Any]:
-        raise NotImplementedError
+        def altered(entry: Unfinished, *, delay_seconds: float | None = None) -> None:
+            put(self.alter(entry, delay_seconds), delay_seconds=self.alter_delay(delay_seconds))
+
+        self._queue.put = altered  # type: ignore[method-assign]
+
+    def alter(self, entry: Unfinished, delay_seconds: float | None) -> Unfinished:
+        return entry
+
+    def alter_delay(self, seconds: float | None) -> float | None:
+        return seconds
 
 
 class IgnoresPriority(QueuesWrongly):
-    def wrong(self, entry: Unfinished, delay_seconds: float | None = None) -> dict[str, Any]:
-        return {"entry": replace(entry, priority=3), "delay_seconds": delay_seconds}
+    def alter(self, entry: Unfinished, delay_seconds: float | None) -> Unfinished:
+        return replace(entry, priority=3)
 
 
 class StarvesAClient(QueuesWrongly):
-    def wrong(self, entry: Unfinished, delay_seconds: float | None = None) -> dict[str, Any]:
-        return {"entry": replace(entry, client="everybody"), "delay_seconds": delay_seconds}
+    def alter(self, entry: Unfinished, delay_seconds: float | None) -> Unfinished:
+        return replace(entry, client="everybody")
 
 
 class IgnoresDelay(QueuesWrongly):
-    def wrong(self, entry: Unfinished, delay_seconds: float | None = None) -> dict[str, Any]:
-        return {"entry": entry, "delay_seconds": 0}
+    def alter_delay(self, seconds: float | None) -> float | None:
+        return None if seconds is None else 0
 
 
 class IgnoresQueueTimeout(QueuesWrongly):
-    def wrong(self, entry: Unfinished, delay_seconds: float | None = None) -> dict[str, Any]:
-        return {"entry": replace(entry, queue_timeout_seconds=None), "delay_seconds": delay_seconds}
+    def alter(self, entry: Unfinished, delay_seconds: float | None) -> Unfinished:
+        return replace(entry, queue_timeout_seconds=None)
 
 
 class IgnoresJobTimeout(QueuesWrongly):
-    def wrong(self, entry: Unfinished, delay_seconds: float | None = None) -> dict[str, Any]:
-        return {"entry": replace(entry, timeout_seconds=None), "delay_seconds": delay_seconds}
+    def alter(self, entry: Unfinished, delay_seconds: float | None) -> Unfinished:
+        return replace(entry, timeout_seconds=None)
 
 
 class CountsDelayAsWaiting(QueuesWrongly):
-    def wrong(self, entry: Unfinished, delay_seconds: float | None = None) -> dict[str, Any]:
+    def alter(self, entry: Unfinished, delay_seconds: float | None) -> Unfinished:
         limit = entry.queue_timeout_seconds
-        shorter = None if limit is None else limit - (delay_seconds or 0)
-        return {"entry": replace(entry, queue_timeout_seconds=shorter), "delay_seconds": delay_seconds}
+        return replace(entry, queue_timeout_seconds=None if limit is None else limit - (delay_seconds or 0))
 
 
 class ExpiresWhatRuns(Sound):

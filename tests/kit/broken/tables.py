@@ -68,11 +68,6 @@ class AddsNoSteps(Sound):
         return await super().add([replace(job, steps=()) for job in jobs])
 
 
-class IgnoresErrors(Sound):
-    async def find(self, query: JobQuery) -> list[JobId]:
-        return await super().find(replace(query, container=None, error=None))
-
-
 class FindsErrorsOfSteps(Sound):
     async def find(self, query: JobQuery) -> list[JobId]:
         container, error = query.container, query.error

@@ -78,20 +78,6 @@ class LeaksATask(Sound):
         return await super().answer(line, node, client)
 
 
-class LeaksADescriptor(Sound):
-    def __init__(self) -> None:
-        super().__init__()
-        self.left: list[int] = []
-
-    async def answer_all(self, client: SocketStream, node: Node) -> None:
-        self.left.append(os.open("/dev/null", os.O_RDONLY))
-        await super().answer_all(client, node)
-
-    def close(self) -> None:
-        for descriptor in self.left:
-            os.close(descriptor)
-
-
 class BlocksTheLoop(Sound):
     async def answer(self, line: bytes, node: Node, client: str) -> Any:
         time.sleep(0.7)
