@@ -251,7 +251,7 @@ class Node:
 
     @property
     def containers(self) -> Mapping[ContainerId, Container]:
-        """Containers that the node offers, running or not."""
+        """Containers of the node, running or not."""
         return self._containers
 
     def running(self) -> Collection[ContainerId]:

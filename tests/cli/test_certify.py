@@ -308,7 +308,7 @@ def test_a_guard_an_observer_and_a_pipeline_are_each_held_to_their_suite(sorts: 
         "observer": "ObserverContract",
     }
     assert all(row.passed for row in sorts.certificate.rows)
-    assert "nobody has said what containers answer" in row_of(sorts, "pipeline").limits
+    assert "`answer` does not define the outputs of containers" in row_of(sorts, "pipeline").limits
 
 
 @of_sorts
@@ -419,7 +419,7 @@ def test_a_class_that_skips_a_test_of_its_suite_is_found_out_but_what_is_its_own
 def test_what_the_suite_leaves_out_and_a_setting_that_differs_are_limits(classes: Classes) -> None:
     *_, limits, _ = classes[1]["TestOverrides"]
     assert "`timeout_seconds = 19.0`" in limits
-    assert "say in `refused` which requests it refuses" in limits
+    assert "return from `refused` requests that it refuses" in limits
 
 
 def test_a_class_that_looks_in_its_own_way_says_so() -> None:
@@ -496,14 +496,14 @@ def test_a_name_that_is_not_installed_has_a_nearest_one(shelf: Path) -> None:
 def test_the_name_of_a_provider_has_the_package_that_offers_it(shelf: Path) -> None:
     done = certify(shelf, "shelf")
     assert done.exit_code == 2
-    assert "did you mean 'nodekit-shelf', which offers 'shelf'?" in done.err
+    assert "did you mean 'nodekit-shelf', which provides 'shelf'?" in done.err
 
 
 def test_a_package_without_providers_says_so(tmp_path: Path) -> None:
     install(tmp_path, "nodekit-empty", "")
     done = certify(tmp_path, "nodekit-empty")
     assert done.exit_code == 1
-    assert "nodekit-empty 1.0 offers nothing" in done.err
+    assert "nodekit-empty 1.0 has nothing to certify" in done.err
     assert "nodekit.stores" in done.err
 
 
@@ -595,7 +595,7 @@ async def endless(data):
 
 async def broken(data):
     yield b"half"
-    raise ValueError("as it was told")
+    raise ValueError("on purpose")
 """
 
 HANGS = """

@@ -4,9 +4,9 @@ import signal
 from pathlib import Path
 
 import pytest
+from components import until
 from http_api import free_port
 from node_files import NODE_FILE, SERVED, SLOW, changed, write
-from parts import until
 from served import nodekit, serve, started
 
 pytestmark = pytest.mark.anyio

@@ -246,5 +246,5 @@ def test_a_folder_that_is_gone_is_an_error(tmp_path: Path) -> None:
     gone.mkdir()
     done = doctor(folder=gone, shell=f"rmdir {gone}; exec ")
     assert findings(done)["current folder"] == (
-        "error", "cannot be used: No such file or directory; go to a folder that is there, or make room"
+        "error", "cannot be used: No such file or directory; change to a folder that exists, or free some space"
     )  # fmt: skip

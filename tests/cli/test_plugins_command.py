@@ -11,7 +11,7 @@ from planted import LEAVES_A_MARK, STORE, imported, nodekit, nodekit_elsewhere, 
 
 from nodekit import Provider, StreamingRunner
 from nodekit.cli.config.field_docs import field_docs, summary
-from nodekit.cli.config.words import keys_of
+from nodekit.cli.config.key_texts import keys_of
 from nodekit.cli.plugins.provider_details import portrait
 from nodekit.config.providers import provided
 from nodekit_docker import DockerContainer
@@ -94,7 +94,7 @@ def test_what_is_broken_is_listed_with_the_reason_and_nothing_is_imported(tmp_pa
     plant(tmp_path, "nodekit-torn", "[nodekit.stores]\ntorn\n", None)
     found = listed(tmp_path)
     for one, other in (("shelf", "other"), ("other", "shelf")):
-        text = f"nodekit-{other} 1.0 offers that name too; uninstall all but one"
+        text = f"nodekit-{other} 1.0 provides that name too; uninstall all but one"
         assert found[f"store:shelf:nodekit-{one}"]["broken"] == text
     assert "broken" not in found["plugin:fine:nodekit-other"]
     text = "its module nodekit_gone is not there; reinstall or uninstall nodekit-gone"

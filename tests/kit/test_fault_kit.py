@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 import pytest
-from parts import Gate, SwitchRunner, functions, make_node, request, settle_down
+from components import Gate, SwitchRunner, functions, make_node, request, settle_down
 
 from nodekit import (
     Container,

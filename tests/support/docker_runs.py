@@ -12,11 +12,11 @@ import aiohttp
 import anyio
 import anyio.to_thread
 import docker.errors
+from components import make_node, until
 from docker.models.containers import Container
 from docker.models.networks import Network
 from engine.bed import Engine
 from http_api import Api
-from parts import make_node, until
 from served import Served, started
 
 from nodekit import ContainerError, ContainerOutput, Job, JobStatus, Node, Step

@@ -95,7 +95,7 @@ class TestAfterACrash:
             assert await table.find(JobQuery(limit=9)) == [*ids, job.id]
         assert await kept(tmp_path / "jobs") == [*ids, job.id]
 
-    async def test_what_was_told_survives_a_kill_at_any_time(self, tmp_path: Path) -> None:
+    async def test_what_was_reported_survives_a_kill_at_any_time(self, tmp_path: Path) -> None:
         told: list[bytes] = []
         for number in range(8):
             with subprocess.Popen([sys.executable, "-c", WRITER, tmp_path / "jobs"], stdout=subprocess.PIPE) as process:

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from nodekit.cli.certify.messages import ORDER, Begun, Broken, Ended, Found, Order, Outcome, Told, decoded, encoded
+from nodekit.cli.certify.messages import ORDER, Begun, Broken, Ended, Found, Message, Order, Outcome, decoded, encoded
 from nodekit.cli.certify.suite_limits import changed_tests, limits_of, tests_of
 from nodekit.cli.certify.suites import Suite, suite_of
 
@@ -26,15 +26,15 @@ class Reporter:
         self._order = order
         self._phases: dict[str, list[tuple[Outcome, str]]] = {}
 
-    def tell(self, told: Told) -> None:
+    def send(self, message: Message) -> None:
         with self._order.report.open("ab") as report:
-            report.write(encoded(told) + b"\n")
+            report.write(encoded(message) + b"\n")
 
     # -- what is there ----------------------------------------------------------------------------
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
-            self.tell(Broken(f"{report.nodeid} cannot be collected", _shortened(str(report.longrepr))))
+            self.send(Broken(f"{report.nodeid} cannot be collected", _shortened(str(report.longrepr))))
 
     @pytest.hookimpl(trylast=True)  # after the package's own conftest.py, which may remove tests
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -43,7 +43,7 @@ class Reporter:
             if isinstance(item, pytest.Function) and suite_of(item.cls):
                 by_class.setdefault(_class_id(item), []).append(item)
         for id, tests in by_class.items():
-            self.tell(self._found(id, tests))
+            self.send(self._found(id, tests))
         items[:] = [item for tests in by_class.values() for item in tests if item.nodeid not in self._order.done]
 
     def _found(self, id: str, items: list[pytest.Function]) -> Found:
@@ -67,12 +67,12 @@ class Reporter:
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
         assert isinstance(item, pytest.Function)
         of, test = _class_id(item), item.originalname
-        self.tell(Begun(item.nodeid, of, test))
+        self.send(Begun(item.nodeid, of, test))
         result = yield
         outcome, text = _worst(self._phases.pop(item.nodeid, []))
         if outcome == "changed" and test not in tests_of(_suite(item.cls)[1]):
             outcome = "skipped"  # one of its own, beside those of its suite
-        self.tell(
+        self.send(
             Ended(
                 id=item.nodeid,
                 of=of,
@@ -96,13 +96,13 @@ class Reporter:
         return report
 
 
-_NOT_RUN = "it was not run as tests are"
+_NOT_RUN = "it did not run"
 _FUNCARGS = pytest.StashKey[dict[str, Any]]()
 
 
 def _seen(report: pytest.TestReport, call: pytest.CallInfo[None]) -> tuple[Outcome, str]:
     if hasattr(report, "wasxfail"):
-        return "changed", "marked as one that is expected to fail"
+        return "changed", "it is marked as expected to fail"
     if report.failed:
         return "failed", _message(report)
     if report.skipped:

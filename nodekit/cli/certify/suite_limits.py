@@ -6,7 +6,7 @@ from typing import Any
 
 from nodekit.cli.certify.suites import is_ours
 
-_UNSAID = {"answer": "nobody has said what containers answer"}
+_UNSAID = {"answer": "`answer` does not define the outputs of containers"}
 """Methods of suites by which a package describes its component, and the limit if it does not."""
 
 

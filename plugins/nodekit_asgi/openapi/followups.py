@@ -116,9 +116,9 @@ OPERATIONS: Mapping[Key, Operation] = {
             404: NO_SUCH_JOB,
             409: errors(
                 "The job has not failed. Or its pipeline failed it after the last output, and would do so again.",
-                running=error("the job is not finished; only one that failed or was cancelled can be retried"),
+                running=error("the job is not finished; only a failed or cancelled job can be retried"),
                 ended=error(
-                    "the job is ended by its pipeline, after its last output, and would be again; "
+                    "the job is failed by its pipeline after its last output, and would fail again; "
                     "retry it from the start"
                 ),
             ),

@@ -79,7 +79,7 @@ def _tcp(host: str, port: int) -> socket.socket:
 def socket_file(bind: str) -> tuple[int, int] | None:
     """Return device and inode of the file that a unix socket was just bound to; None for other listeners.
 
-    They tell it from a file that another process later puts in its place.
+    They distinguish it from a file that another process later puts in its place.
     """
     if not bind.startswith("unix:"):
         return None

@@ -273,8 +273,8 @@ _MISSING = re.compile(r"Object missing required field `(\w+)`")
 def _explain(text: str) -> str:
     """Rewrite an error of msgspec as field and cure. Such as ``Expected `array`, got `str` - at `$.containers```."""
     text, _, place = text.partition(" - at `$")
-    words = re.sub(r"`([a-z| ]+)`", lambda found: " or ".join(_TYPES.get(w, w) for w in found[1].split(" | ")), text)
     field = place.rstrip("`").lstrip(".")
     if missing := _MISSING.fullmatch(text):
         return f"{field}.{missing[1]}: is missing".lstrip(".")
-    return f"{field or 'the body'}: {words[:1].lower()}{words[1:]}"
+    text = re.sub(r"`([a-z| ]+)`", lambda found: " or ".join(_TYPES.get(w, w) for w in found[1].split(" | ")), text)
+    return f"{field or 'the body'}: {text[:1].lower()}{text[1:]}"

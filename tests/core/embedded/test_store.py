@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
-from parts import give_up, settle_down
+from components import give_up, settle_down
 
 from nodekit import (
     Claim,

@@ -10,8 +10,8 @@ from typing import Any
 
 import anyio
 import pytest
+from components import Gate, SpiedStore, SwitchRunner, echo, functions, make_node, request, settle_down, until
 from msgspec.structs import replace
-from parts import Gate, SpiedStore, SwitchRunner, echo, functions, make_node, request, settle_down, until
 
 from nodekit import (
     ClaimLost,
@@ -173,7 +173,7 @@ async def test_observers_are_told_of_each_step_and_of_the_end_once_and_as_they_a
 
     async def last(data: Any) -> Any:
         if status == "failed":
-            raise ValueError("as it was told")
+            raise ValueError("on purpose")
         return data
 
     async with make_node(functions(last=last), plugins=[Observer()]) as node:
@@ -321,7 +321,7 @@ async def test_a_pipeline_that_names_a_container_nobody_offers_fails_the_job() -
         (done,) = await node.wait([(await node.submit(asked)).id])
     assert done.status is JobStatus.FAILED
     assert isinstance(done.result, ContainerError)
-    assert (done.result.container, done.result.error) == ("nowhere", "this node offers no such container")
+    assert (done.result.container, done.result.error) == ("nowhere", "this node has no such container")
 
 
 class Breaks(Sequence):
@@ -559,7 +559,7 @@ async def test_a_function_whose_own_work_was_cancelled_fails_and_others_go_on() 
     async with make_node(functions(stray=stray)) as node:
         [bad] = await node.wait([(await node.submit(request("stray"))).id])
         [good] = await node.wait([(await node.submit(request())).id])
-    assert (bad.status, error_of(bad)) == (JobStatus.FAILED, "the container's own work was cancelled")
+    assert (bad.status, error_of(bad)) == (JobStatus.FAILED, "the runner's own work was cancelled")
     assert good.status is JobStatus.SUCCESS
 
 
@@ -762,7 +762,7 @@ async def test_a_runner_that_works_does_not_clear_the_problem_of_another_of_its_
             well.switch("well")
             await settle_down()
             health = await node.health()
-            assert list(health.reasons) == ["runners[1] (Moody) does not say when what runs changes: no events"]
+            assert list(health.reasons) == ["runners[1] (Moody) fails to report which containers run: no events"]
         sick.on_changed = None
 
         def mended() -> bool:
@@ -801,7 +801,7 @@ async def test_a_runner_that_cannot_say_what_is_wrong_is_a_reason_and_hides_no_o
     sick.on_problems, well.told = error, "it is warm"
     async with make_node(sick, well) as node:
         health = await node.health()
-    failed = "runners[0] (Moody) failed to say what is wrong; the log has it"
+    failed = "runners[0] (Moody) failed to report its problems; see the log"
     assert (health.healthy, list(health.reasons)) == (True, [failed, "it is warm"])
     assert "runners[0] (Moody) failed to say what is wrong" in caplog.text
 
@@ -876,7 +876,7 @@ async def test_a_stream_that_is_saved_does_not_hide_that_other_results_are_not()
         await until(lambda: node._executor.problems)
         async with node.stream(request("other")) as stream:
             assert [piece async for piece in stream]
-        assert list((await node.health()).reasons) == ["the store keeps no results: no space left"]
+        assert list((await node.health()).reasons) == ["the store cannot keep results: no space left"]
         table.refused = False
         await node.wait([job.id])
         assert (await node.health()).healthy

@@ -5,8 +5,8 @@ from typing import Any
 
 import anyio
 import pytest
+from components import functions, make_node, request, until
 from msgspec.structs import replace
-from parts import functions, make_node, request, until
 
 from nodekit import (
     CompositionError,
@@ -120,7 +120,7 @@ async def test_a_job_may_have_as_many_steps_as_the_node_says_and_a_request_that_
 
 # -- elsewhere ----------------------------------------------------------------------------------------
 
-ELSEWHERE = "its pipeline goes to 'secret', and may only where the request does"
+ELSEWHERE = "its pipeline chose 'secret', which the request does not name"
 
 
 @pytest.mark.parametrize("route", [("secret",), ("echo", "secret")])
@@ -176,7 +176,7 @@ TOLD = request(pieces=["a", "!"]).data
 async def letters(data: Any) -> AsyncGenerator[str, None]:
     for piece in data.get("pieces", "ab"):
         if piece == "!":
-            raise ValueError("as it was told")
+            raise ValueError("on purpose")
         yield piece
 
 
@@ -217,7 +217,7 @@ async def test_a_stream_that_broke_off_is_no_success_whatever_its_pipeline_makes
             assert pieces == [b"a"]
             assert (job.status, len(job.steps)) == (JobStatus.FAILED, 1)
             assert job.error is not None
-            assert "as it was told" in job.error.error
+            assert "on purpose" in job.error.error
 
 
 async def test_what_fails_before_its_first_piece_may_be_followed_by_another_step() -> None:
@@ -269,7 +269,7 @@ async def test_a_request_is_refused_by_a_check_that_forgot_to_raise(caplog: pyte
     async with make_node(pipelines={"route": Forgets()}) as node:
         with pytest.raises(Refusal, match="Admission failed"):
             await node.submit(asked())
-    assert "only None lets in" in caplog.text
+    assert "return None to let the request in" in caplog.text
 
 
 # -- another try --------------------------------------------------------------------------------------

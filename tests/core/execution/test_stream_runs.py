@@ -7,8 +7,8 @@ from typing import Any
 
 import anyio
 import pytest
+from components import Gate, SpiedStore, SwitchRunner, functions, give_up, make_node, request, settle_down, until
 from msgspec.structs import replace
-from parts import Gate, SpiedStore, SwitchRunner, functions, give_up, make_node, request, settle_down, until
 
 from nodekit import (
     ClientLimits,
@@ -49,7 +49,7 @@ async def letters(data: Any) -> AsyncGenerator[str, None]:
     """Yield the pieces one by one; `!` raises an error, and `…` waits for ever."""
     for piece in data["pieces"]:
         if piece == "!":
-            raise ValueError("as it was told")
+            raise ValueError("on purpose")
         if piece == "…":
             await anyio.sleep_forever()
         yield piece
@@ -174,7 +174,7 @@ async def test_a_container_that_fails_in_mid_stream_breaks_it_and_the_job_has_fa
         assert (await node.fetch([job.id])) == [job]
     assert pieces == [b"a"]
     assert job.status is JobStatus.FAILED
-    assert error(job).error == "ValueError: as it was told"
+    assert error(job).error == "ValueError: on purpose"
 
 
 async def test_an_earlier_step_that_fails_ends_it_without_a_piece() -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import anyio
 import pluggy
 import pytest
+from components import Gate, SpiedStore, SwitchRunner, functions, make_node, request, until
 from msgspec.structs import replace
-from parts import Gate, SpiedStore, SwitchRunner, functions, make_node, request, until
 
 from nodekit import (
     ClaimLost,
@@ -280,7 +280,7 @@ async def test_a_plugin_that_cannot_say_what_is_wrong_is_a_reason_and_hides_no_o
 ) -> None:
     async with make_node(plugins=[Says(["before"]), Says(told), Says(["after"])]) as node:
         health = await node.health()
-    failed = "plugins[1] (Says) failed to say what is wrong; the log has it"
+    failed = "plugins[1] (Says) failed to report its problems; see the log"
     assert (health.healthy, list(health.reasons)) == (True, ["before", failed, "after"])
     assert "failed in nodekit_problems" in caplog.text
 
@@ -661,7 +661,7 @@ async def test_a_guard_that_answers_instead_of_raising_lets_nobody_in(
         with pytest.raises(Refusal, match="Admission failed"):
             await node.submit(request())
     assert "plugin 0:Forgets failed in nodekit_admit; the request is refused" in caplog.text
-    assert "where only None lets in; to object, raise it" in caplog.text
+    assert "return None to let the request in, or object by raising" in caplog.text
 
 
 @pytest.mark.anyio
@@ -676,4 +676,4 @@ async def test_a_limit_that_answers_instead_of_raising_lets_nobody_through(
     async with make_node(plugins=[Forgets()]) as node:
         with pytest.raises(NodekitError, match="Forgets failed to say"):
             node.limit("alice")
-    assert "where only None lets in; to object, raise it" in caplog.text
+    assert "return None to let the request in, or object by raising" in caplog.text

@@ -8,8 +8,8 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
+from components import Gate, SpiedStore, SwitchRunner, functions, give_up, make_node, request, until, until_is
 from msgspec.structs import replace
-from parts import Gate, SpiedStore, SwitchRunner, functions, give_up, make_node, request, until, until_is
 
 from nodekit import (
     ClientLimits,
@@ -347,7 +347,7 @@ async def test_a_store_that_keeps_no_jobs_is_told_by_health_until_it_keeps_one(
             await ask(node, request())
         assert raised.value.retry_after_seconds == 5
         assert "1 jobs not accepted: no space left" in caplog.text
-        assert "the store keeps no jobs: no space left" in (await node.health()).reasons
+        assert "the store cannot keep jobs: no space left" in (await node.health()).reasons
         table.full = False
         await ask(node, request())
         assert (await node.health()).healthy

@@ -6,7 +6,7 @@ from typing import Any
 
 import anyio
 import pytest
-from parts import Gate, SpiedStore, SwitchRunner, functions, make_node, request, settle_down, until
+from components import Gate, SpiedStore, SwitchRunner, functions, make_node, request, settle_down, until
 
 from nodekit import (
     FINISHED,

@@ -3,8 +3,8 @@
 from typing import Any
 
 import pytest
+from components import Gate, SpiedStore, functions, make_node, request, until
 from msgspec.structs import replace
-from parts import Gate, SpiedStore, functions, make_node, request, until
 
 from nodekit import (
     FINISHED,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from nodekit import JobFields, ContainerError, Job, JobId, JobQuery, JobStatus, Unfinished
+from nodekit import ContainerError, Job, JobFields, JobId, JobQuery, JobStatus, Unfinished
 from nodekit.testing import JobTableContract
 from nodekit_memory import MemoryTable
 
@@ -143,11 +143,11 @@ class OffersFinished(Sound):
 
 
 class Suite(JobTableContract):
-    part: type[Sound]
+    subject: type[Sound]
 
     @pytest.fixture
     async def table(self) -> AsyncIterator[Sound]:
-        async with self.part() as table:
+        async with self.subject() as table:
             yield table
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import anyio
 import pytest
+from components import until
 from http_api import Api, RawConnection, serving
-from parts import until
 
 from nodekit import Container
 from nodekit_asgi.server.bounded_listener import BoundedListener

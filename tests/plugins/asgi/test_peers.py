@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from parts import SwitchRunner, make_node
+from components import SwitchRunner, make_node
 
 from nodekit import AsgiApplication, Container, JobQuery, Mount, Node
 from nodekit_asgi import AsgiApp, Limits

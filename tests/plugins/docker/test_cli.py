@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from components import until
 from docker.models.containers import Container
 from docker_runs import Bed, aside, is_up, result, submitted
-from parts import until
 
 from nodekit_docker.cli.containers import HEADS
 from nodekit_docker.sizes import size_in_bytes
@@ -117,7 +117,7 @@ async def test_a_program_is_shown_by_how_many_of_its_steps_run(bed: Bed, file: P
         assert row["state"] == "once, 2 running"
         assert row["digest"] == (await aside(lambda: bed.made()[0].image)).id
         done = await aside(lambda: ran("logs", file, "one"))
-        assert (done.returncode, "'one' is a program, whose prints are not kept" in done.stderr) == (1, True)
+        assert (done.returncode, "'one' is a program, whose output is not kept" in done.stderr) == (1, True)
     file.write_text(file.read_text().replace(bed.engine.images.program, "nodekit-test/none:1"))
     assert (await aside(lambda: listed(file)))["one"]["state"] == "image missing"
 

@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 import docker.errors
 import pytest
+from components import until
 from docker.models.containers import Container
 from docker_runs import (
     PATIENCE_SECONDS,
@@ -24,7 +25,6 @@ from docker_runs import (
     submitted,
     value,
 )
-from parts import until
 
 from nodekit import Job, NotStarted, Retry
 from nodekit_docker import DockerRunner

@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio
 import pytest
+from components import make_node, until
 from docker_runs import (
     PATIENCE_SECONDS,
     Bed,
@@ -23,7 +24,6 @@ from docker_runs import (
     value,
 )
 from engine.dockerd import Dockerd
-from parts import make_node, until
 
 from nodekit import NodekitError, NotStarted, Retry
 from nodekit_docker import DockerConfig, DockerRunner, EngineGone

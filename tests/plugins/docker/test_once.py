@@ -8,6 +8,7 @@ from typing import Any
 
 import anyio
 import pytest
+from components import until
 from docker import APIClient
 from docker_runs import (
     PATIENCE_SECONDS,
@@ -26,7 +27,6 @@ from docker_runs import (
     submitted,
 )
 from msgspec import Raw
-from parts import until
 
 from nodekit import ContainerFailed, ContainerOutput, Location, NotStarted, Secret, decode_payload
 from nodekit.testing import make_step

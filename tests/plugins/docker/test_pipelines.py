@@ -6,9 +6,9 @@ from typing import Any
 
 import anyio
 import pytest
+from components import make_node
 from docker_runs import PATIENCE_SECONDS, Bed
 from engine.images import SERVICE
-from parts import make_node
 
 from nodekit import ContainerError, EmbeddedStore, Job, JobStore
 from nodekit.testing import make_request

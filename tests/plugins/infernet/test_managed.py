@@ -13,11 +13,11 @@ from typing import Any
 import aiohttp
 import docker.errors
 import pytest
+from components import until
 from docker_runs import aside
 from engine.bed import Engine
 from http_api import Api, free_port
 from infernet_configs import SECRETS, full, written
-from parts import until
 from served import NODEKIT, Served, started
 
 pytestmark = pytest.mark.anyio

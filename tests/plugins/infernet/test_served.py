@@ -13,9 +13,9 @@ from typing import Any
 
 import aiohttp
 import pytest
+from components import until
 from http_api import Api, free_port
 from infernet_configs import BEARER, SECRETS, full, written
-from parts import until
 from served import Served, nodekit, serve, started
 
 pytestmark = pytest.mark.anyio

@@ -24,10 +24,10 @@ import anyio
 import anyio.to_thread
 import msgspec
 import pytest
+from components import request, until
 from connections import listening
 from http_api import Api, Gate, api_functions, free_port, serving
 from node_files import SERVED, SLOW, write
-from parts import request, until
 from served import NODEKIT, serve
 
 from nodekit import Container, JobStatus, Retry
@@ -118,7 +118,7 @@ async def test_run_prints_the_last_output_and_nothing_else(api: Api) -> None:
 async def test_run_says_the_error_of_a_failed_job_and_exits_with_1(api: Api) -> None:
     done = await spawn(api.url, "run", "echo", "fail", "--intermediate")
     assert (done.code, done.out) == (1, "echo:\n{}\n")
-    assert "failed in fail: ValueError: as it was told" in done.err
+    assert "failed in fail: ValueError: on purpose" in done.err
     assert len(done.err.splitlines()) == 1
 
 
@@ -251,7 +251,7 @@ async def test_get_shows_results_and_passes_over_jobs_that_are_not_there(api: Ap
     good, bad = await api.submit("echo", "echo", a=1), await api.submit("fail")
     await api.results(good, bad)
     done = await call(api.url, "get", good, bad, good)
-    assert done.out == f'{good}  success  echo\n{{"a":1}}\n{bad}  failed  fail\nerror: ValueError: as it was told\n'
+    assert done.out == f'{good}  success  echo\n{{"a":1}}\n{bad}  failed  fail\nerror: ValueError: on purpose\n'
     assert (done.code, done.err) == (0, "")
     done = await call(api.url, "get", UNKNOWN, good, "--intermediate")
     assert done.out == f'{good}  success  echo\nstep echo:\n{{"a":1}}\nresult:\n{{"a":1}}\n'
@@ -408,7 +408,7 @@ async def test_show_has_a_row_for_each_attempt() -> None:
         facts = dict(line.split(maxsplit=1) for line in head.splitlines())
         assert (facts["job"], facts["status"], facts["pipeline"]) == (id, "success", "sequence: echo -> flaky")
         assert [re.split(r"  +", line.strip())[-1] for line in table.splitlines()] == [
-            "came of it",
+            "outcome",
             "an output",
             "status 500: ValueError: failure 1",
             "status 500: ValueError: failure 2",
@@ -518,7 +518,7 @@ async def test_ctrl_c_ends_the_waiting_and_not_the_job(api: Api) -> None:
         terminal.press(b"\x03")
         assert await terminal.ended() == 130
         (id,) = (await api.get("/api/jobs?pending=true")).json
-        assert f"interrupted; job {id} goes on: nodekit job get {id} --node {api.url}" in terminal.screen
+        assert f"interrupted; job {id} continues; to read it: nodekit job get {id} --node {api.url}" in terminal.screen
         assert "Traceback" not in terminal.screen
     api.gate.opened.set()
     assert (await api.results(id))[0]["status"] == "success"

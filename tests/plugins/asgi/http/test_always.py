@@ -9,8 +9,8 @@ from typing import Any
 
 import aiohttp
 import pytest
+from components import make_node
 from http_api import Api, both_servers, post, serving
-from parts import make_node
 
 from nodekit import JobQuery, NodekitError, StoreFailed
 from nodekit_asgi import AsgiApp, Limits

@@ -14,10 +14,10 @@ import anyio
 import h2.config
 import h2.connection
 import pytest
+from components import Gate, SpiedStore, SwitchRunner, functions, settle_down, until
 from connections import accepted, ask, leave, reset, waiters
 from http_api import Api, RawConnection, both_servers, serving
 from msgspec.structs import replace
-from parts import Gate, SpiedStore, SwitchRunner, functions, settle_down, until
 from sse import Event, Events, all_events, events
 
 from nodekit import Container, ContainerOutput, EmbeddedStore, Job, Step
@@ -47,7 +47,7 @@ def named(told: list[Event]) -> list[str]:
 async def test_a_failed_job_tells_the_step_that_failed_and_a_cancelled_one_does_not(api: Api) -> None:
     failed = await all_events(api, await api.submit("echo", "fail", "echo", n=1))
     assert named(failed) == ["accepted", "step", "step", "finished"]
-    assert failed[2].json == {"container": "fail", "error": "ValueError: as it was told"}
+    assert failed[2].json == {"container": "fail", "error": "ValueError: on purpose"}
     assert (failed[3].json["status"], failed[3].json["result"]) == ("failed", failed[2].json)
     id = await api.submit("echo", "gate")
     async with events(api, id) as stream:
@@ -360,7 +360,7 @@ async def test_a_store_that_fails_ends_the_stream_so_that_the_client_comes_back(
                 store.failures["get"] = 1
                 open_gate(api)
                 assert await stream.rest() == []
-        assert "its events end here: the disk is full" in caplog.text
+        assert "its stream of events ends early: the disk is full" in caplog.text
         assert named(await all_events(api, id)) == ["accepted", "step", "finished"]
 
 

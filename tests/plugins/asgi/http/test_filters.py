@@ -4,8 +4,8 @@ from typing import Any
 from urllib.parse import urlencode, urljoin
 
 import pytest
+from components import Gate
 from http_api import Api, api_functions, serving
-from parts import Gate
 
 from nodekit import Container
 from nodekit_function import FunctionRunner

@@ -7,8 +7,8 @@ from io import BytesIO
 
 import aiohttp
 import pytest
+from components import Gate, until
 from http_api import Api, api_functions, serving
-from parts import Gate, until
 
 from nodekit import JobStore
 

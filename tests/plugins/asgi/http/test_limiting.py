@@ -3,8 +3,8 @@
 from typing import Any
 
 import pytest
+from components import Gate
 from http_api import api_functions, serving
-from parts import Gate
 
 from nodekit import TooManyRequests
 from nodekit_ratelimit import RateLimit

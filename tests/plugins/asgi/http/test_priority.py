@@ -3,8 +3,8 @@
 from typing import Any
 
 import pytest
+from components import Gate, until
 from http_api import Api, api_functions, serving
-from parts import Gate, until
 
 from nodekit import ClientLimits
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from components import Gate, until
 from http_api import Api, api_functions, post, serving
-from parts import Gate, until
 
 from nodekit import ClientLimits, Container, JobRequest, JobStore, Location, Refusal
 from nodekit.testing import make_job

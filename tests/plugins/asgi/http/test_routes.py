@@ -3,8 +3,8 @@
 import aiohttp
 import pytest
 from aiohttp import web
+from components import SwitchRunner, make_node
 from http_api import Api, serving
-from parts import SwitchRunner, make_node
 
 from nodekit_asgi import AsgiConfig, AsgiTransport
 from nodekit_remote import RemoteContainer, RemoteRunner

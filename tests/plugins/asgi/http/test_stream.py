@@ -10,8 +10,8 @@ import h2.config
 import h2.connection
 import h2.events
 import pytest
+from components import until
 from http_api import Api, RawConnection, both_servers, post, serving
-from parts import until
 
 from nodekit import Container
 from nodekit_asgi.server import hypercorn_connections as _hypercorn

@@ -11,10 +11,10 @@ import h2.config
 import h2.connection
 import h2.events
 import pytest
+from components import Gate, settle_down, until
 from connections import accepted, ask, leave, reset, waiters
 from http_api import Answer, Api, RawConnection, api_functions, both_servers, post, serving
 from multidict import CIMultiDict
-from parts import Gate, settle_down, until
 
 from nodekit import Job, JobRequest, Node, StoreFailed
 

@@ -26,7 +26,7 @@ class AcmeRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """The keys that the guard adds to the table of every container, whatever its runner."""
 
     max_data_bytes: Bytes | None = None
-    """Maximum size of the data of a job that names the container, in bytes; the guard's own limit unless said."""
+    """Maximum size of the data of a job that names the container, in bytes; by default the guard's own limit."""
 
 
 class AcmeGuard:

@@ -112,7 +112,7 @@ class Gate:
 
 
 class SwitchRunner:
-    """A runner whose containers tests can take down, and whose steps do as they are told."""
+    """A runner whose containers tests can take down, and whose steps run a given function."""
 
     def __init__(
         self,
