@@ -103,7 +103,7 @@ def _check_api(found: object, entry: "EntryPoint", called: str) -> None:
 
 
 def load(entry: "EntryPoint", called: str) -> Any:
-    """Import the entry point's target. Raise `NodekitError` whatever the package does, `sys.exit` included."""
+    """Import the entry point's target. Raise `NodekitError` for any failure of the package, `sys.exit` included."""
     if text := fault(entry):
         raise NodekitError(f"{called} of {owner(entry)}: {text}")
     try:

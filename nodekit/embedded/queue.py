@@ -23,7 +23,7 @@ class _Times:
 
 
 class Queue:
-    """The known jobs, and among them those that wait. No I/O."""
+    """The known jobs, and which of them wait. No I/O."""
 
     def __init__(self) -> None:
         self._schedule = Schedule()

@@ -32,7 +32,7 @@ class Called(msgspec.Struct, frozen=True):
     result: ContainerResult
     attempt: Attempt
     retry_after: float | None = None
-    """Seconds the container asked not to be called again."""
+    """Seconds that the container asked to be left alone."""
 
 
 class Calls:

@@ -211,7 +211,7 @@ class Hooks:
                 raise
             except BaseException:  # nothing can cancel this call: the error is the plugin's own
                 logger.exception("plugin %s failed in nodekit_problems", implementation.plugin_name)
-                problems = [f"{implementation.named} failed to report its problems; see the log"]
+                problems = [f"{implementation.named} failed to say what is wrong; the log has it"]
             yield from problems
 
 

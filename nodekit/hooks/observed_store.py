@@ -11,7 +11,7 @@ from nodekit.interfaces.store import JobStore
 from nodekit.model.events import StoreCall
 
 MEASURED = ("add", "add_claimed", "save", "release", "settle", "get", "find", "delete", "pending")
-"""Measured methods. Those that wait for something to happen are left out: `claim`, `claim_expired`, `changes`."""
+"""Measured methods. Methods that wait for an event are left out: `claim`, `claim_expired`, `changes`."""
 
 
 def observed(store: JobStore, report: Callable[[StoreCall], None]) -> JobStore:

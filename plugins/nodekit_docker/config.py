@@ -55,7 +55,7 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class DockerContainer(StartedContainer, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A container that a Docker engine runs. Unless said it may do little: see the defaults."""
+    """A container that a Docker engine runs. By default it may do little: see the defaults of its keys."""
 
     image: Annotated[str, msgspec.Meta(min_length=1)]  # pyright: ignore[reportGeneralTypeIssues] - no default here
     """``name:tag`` or ``name@sha256:…``; without either, the tag ``latest``."""

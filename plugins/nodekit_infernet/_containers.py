@@ -1,4 +1,4 @@
-"""The containers of an Infernet node: those that it starts itself, and those that run elsewhere."""
+"""The containers of an Infernet node. It starts some itself; the others run elsewhere."""
 
 import re
 import shlex

@@ -135,7 +135,7 @@ class Faults:
     async def run(self, node: NodeT, use: Callable[[NodeT], Awaitable[T]]) -> T | None:
         """Use a node, or any other async context manager such as a store, inside its `async with` until it crashes.
 
-        Return the result of `use`. Return None after a crash, whatever errors the crash caused.
+        Return the result of `use`. Return None after a crash, even if the crash caused errors.
         """
         failures: list[BaseException] = []
         answer: T | None = None

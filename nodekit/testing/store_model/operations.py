@@ -201,7 +201,7 @@ class Operations(Trial):
         self._expected.changed.clear()
 
     async def _end(self) -> None:
-        """Assert that every job left is offered once all delays are over, and can be finished, and that no job
+        """Assert that every job left can be claimed once all delays are over, and can be finished, and that no job
         remains."""
         while self._expected.due():
             self._claimed(await self._soon(self._store.claim("xyz", 50)), "xyz", 50)

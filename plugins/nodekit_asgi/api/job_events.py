@@ -37,7 +37,7 @@ def seen_all(job: Job, seen: int) -> bool:
 
 
 async def event_stream(node: Node, id: JobId, client: str, seen: int) -> AsyncGenerator[bytes, None]:
-    """Yield the events after those that were seen, as they happen. It ends with the job, or when the node stops.
+    """Yield the events that the client has not seen, as they happen. It ends with the job, or when the node stops.
 
     While it waits for the job or for the reader, it holds neither the job nor the sent events: both may be large.
     """

@@ -22,7 +22,7 @@ def check_bind(bind: str) -> None:
 
 
 def is_loopback(listener: socket.socket) -> bool:
-    """Return True if only this machine can connect over IP, in whatever form the address was written."""
+    """Return True if only this machine can connect over IP, for any form of the address."""
     if listener.family == socket.AF_UNIX:
         return False
     address = ip_address(listener.getsockname()[0].partition("%")[0])

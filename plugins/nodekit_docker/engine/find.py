@@ -79,7 +79,7 @@ def _of_context() -> Place | None:
         raise EngineGone(f"the docker context {name!r} cannot be read: {error}") from error
     host: str | None = context.Host if context else None
     if not host:
-        raise EngineGone(f"there is no docker context {name!r}; `docker context ls` shows those that are there")
+        raise EngineGone(f"there is no docker context {name!r}; `docker context ls` lists them")
     return Place(host, f"the docker context {name!r}", context.TLSConfig)
 
 

@@ -801,7 +801,7 @@ async def test_a_runner_that_cannot_say_what_is_wrong_is_a_reason_and_hides_no_o
     sick.on_problems, well.told = error, "it is warm"
     async with make_node(sick, well) as node:
         health = await node.health()
-    failed = "runners[0] (Moody) failed to report its problems; see the log"
+    failed = "runners[0] (Moody) failed to say what is wrong; the log has it"
     assert (health.healthy, list(health.reasons)) == (True, [failed, "it is warm"])
     assert "runners[0] (Moody) failed to say what is wrong" in caplog.text
 

@@ -206,7 +206,7 @@ async def test_a_stream_whose_pipeline_goes_on_after_it_is_broken() -> None:
     assert pieces == [b"a", b"b"]
     assert (job.status, len(job.steps)) == (JobStatus.FAILED, 1)
     assert job.error is not None
-    assert job.error.error == "its pipeline streamed a step that was not the last: 'echo' was to follow"
+    assert job.error.error == "its pipeline streamed a step that was not the last: 'echo' follows"
     assert job.error.container == "letters"
 
 
@@ -257,7 +257,7 @@ async def test_a_stream_of_nothing_stays_one() -> None:
 
 
 def test_the_built_in_pipeline_cannot_be_replaced() -> None:
-    with pytest.raises(CompositionError, match=r"pipelines\['sequence'\]: is built in and always there; give yours"):
+    with pytest.raises(CompositionError, match=r"pipelines\['sequence'\]: is built into every node; give yours"):
         make_node(pipelines={"sequence": Route()})
 
 
@@ -295,7 +295,7 @@ async def test_a_job_that_its_pipeline_ended_after_its_last_output_is_retried_fr
     judge = Judges()
     async with make_node(pipelines={"route": judge}, plugins=[Observer()]) as node:
         job = await ended(node, asked("echo"))
-        with pytest.raises(NotFailed, match=r"ended by its pipeline, after its last output.*retry it from the start"):
+        with pytest.raises(NotFailed, match=r"failed by its pipeline after its last output.*retry it from the start"):
             await node.retry(job.id)
         assert isinstance(told[-1], RequestRefused)
         assert (await node.pending()).total == 0

@@ -280,7 +280,7 @@ async def test_a_plugin_that_cannot_say_what_is_wrong_is_a_reason_and_hides_no_o
 ) -> None:
     async with make_node(plugins=[Says(["before"]), Says(told), Says(["after"])]) as node:
         health = await node.health()
-    failed = "plugins[1] (Says) failed to report its problems; see the log"
+    failed = "plugins[1] (Says) failed to say what is wrong; the log has it"
     assert (health.healthy, list(health.reasons)) == (True, ["before", failed, "after"])
     assert "failed in nodekit_problems" in caplog.text
 
@@ -384,7 +384,7 @@ def test_the_first_plugin_that_limits_a_client_wins() -> None:
 
 def test_a_limit_that_breaks_lets_nobody_through(caplog: pytest.LogCaptureFixture) -> None:
     node = make_node(plugins=[Limiting("a", KeyError("a"))])
-    with pytest.raises(NodekitError, match="plugin Limiting failed to say"):
+    with pytest.raises(NodekitError, match="plugin Limiting failed to decide"):
         node.limit("a")
     assert "Limiting failed in nodekit_limit" in caplog.text
     make_node().limit("a")  # nobody objects where no plugin limits
@@ -674,6 +674,6 @@ async def test_a_limit_that_answers_instead_of_raising_lets_nobody_through(
             return answer
 
     async with make_node(plugins=[Forgets()]) as node:
-        with pytest.raises(NodekitError, match="Forgets failed to say"):
+        with pytest.raises(NodekitError, match="Forgets failed to decide"):
             node.limit("alice")
     assert "return None to let the request in, or object by raising" in caplog.text

@@ -45,7 +45,7 @@ def test_a_rule_does_not_take_a_key_that_the_containers_of_a_runner_have() -> No
 
 def test_two_plugins_do_not_declare_one_rule_and_two_of_a_kind_share_theirs() -> None:
     (problem,) = told(plugins=[plugin("One", tier=Any), plugin("Two", tier=Any)])
-    assert problem.startswith("plugins[1]: Two declares the rule 'tier', as plugins[0] (One) does")
+    assert problem.startswith("plugins[1]: Two declares the rule 'tier', and so does plugins[0] (One)")
     make_node(plugins=[Guardian(), Guardian()])
 
 
@@ -218,7 +218,7 @@ def test_in_a_node_file_too_a_rule_takes_no_key_of_a_container(
 
 def test_in_a_node_file_too_two_plugins_declare_no_rule_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (problem,) = file_problems(tmp_path, monkeypatch, rules=msgspec.defstruct("Rules", [("external", bool, True)]))
-    assert problem.startswith("plugins[1]: 'other' declares the rule 'external', as plugins[0] ('guardian') does")
+    assert problem.startswith("plugins[1]: 'other' declares the rule 'external', and so does plugins[0] ('guardian')")
 
 
 def test_in_a_node_file_too_rules_that_are_no_struct_are_a_problem(

@@ -570,7 +570,7 @@ async def test_whatever_is_looked_for_together_is_found_as_in_memory(path: Path)
         "status": (*statuses, [JobStatus.FAILED, JobStatus.RUNNING]),
         "idempotency_key": (None, "k"),
         "container": (None, "echo"),
-        "error": (None, "told"),
+        "error": (None, "reported"),
         "after": (None, make_job().id),
     }
     jobs = jobs_of_every_end()

@@ -293,8 +293,8 @@ async def test_list_tells_jobs_by_status_and_failed_ones_by_where_and_how(api: A
         (["--status", "failed"], [bad, cancelled]),
         (["--status", "failed", "--limit", "1"], [bad]),
         (["--status", "failed", "--container", "gate"], [cancelled]),
-        (["--status", "failed", "--error", "as it was & told?"], []),
-        (["--status", "failed", "--error", ": as it", "--container", "fail", "--json"], [bad]),
+        (["--status", "failed", "--error", "on purpose & so?"], []),
+        (["--status", "failed", "--error", ": on purp", "--container", "fail", "--json"], [bad]),
     ):
         done = await call(api.url, "list", *options)
         assert (done.code, done.err) == (0, "")
@@ -315,7 +315,7 @@ async def test_list_keeps_its_filters_from_page_to_page(api: Api) -> None:
     asked = [request("fail" if n % 2 else "echo", client="127.0.0.1") for n in range(2200)]
     ids = [job.id for job in await api.node.submit_many(asked) if not isinstance(job, Exception)]
     await api.node.wait(ids)
-    done = await call(api.url, "list", "--status", "failed", "--container", "fail", "--error", "told")
+    done = await call(api.url, "list", "--status", "failed", "--container", "fail", "--error", "purpose")
     assert done.out.split() == ids[1::2]
 
 
