@@ -129,7 +129,7 @@ def _leave_chain(draft: Draft) -> None:
 def _remark(draft: Draft) -> None:
     """Add notices and comments for settings without a table."""
     if draft.read.config.forward_stats:
-        draft.notice("", "forward_stats: ignored; no telemetry is ever sent.")
+        draft.notice("", "forward_stats: no telemetry is ever sent; the value is ignored.")
     if draft.given("startup_wait"):
         draft.comment("", "startup_wait: a container is called once it answers, so the node waits for nothing else.")
     for key in draft.read.unknown:

@@ -329,7 +329,7 @@ def test_for_providers_that_no_tests_are_about_suites_are_made(sorts: Certified)
 
 BREAKS = {
     "guard": ('request.client == "mallory"', "len(request.containers[7]) > 1", "whatever a client sends"),
-    "observer": ("self.finished += 1", "event.nothing", "it is told of jobs"),
+    "observer": ("self.finished += 1", "event.nothing", "it observes jobs"),
     "pipeline": (
         "class Pipeline(Sequence):\n    pass",
         f"class Pipeline(Sequence):{IMPURE}",
@@ -435,7 +435,7 @@ def test_a_class_that_looks_in_its_own_way_says_so() -> None:
 
 @of_classes
 @pytest.mark.parametrize(
-    ("name", "words"), [("TestHangs", "not done within 10 s"), ("TestDies", "a last word")], ids=["hangs", "dies"]
+    ("name", "words"), [("TestHangs", "did not finish within 10 s"), ("TestDies", "a last word")], ids=["hangs", "dies"]
 )
 def test_a_test_that_does_not_end_is_a_failure_and_the_others_are_run(classes: Classes, name: str, words: str) -> None:
     done, rows = classes
@@ -480,7 +480,7 @@ def test_an_import_that_does_not_end_is_given_up(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     told: list[str] = []
     [row] = run_certify(find_package("nodekit-shelf"), Wishes(start_seconds=1), told.append).rows
-    assert (row.result, row.text) == ("not run", "it was not done within 1 s, and was ended")
+    assert (row.result, row.text) == ("not run", "it did not finish within 1 s, and was stopped")
     assert told == ["store:shelf: looking at it"]
 
 

@@ -227,9 +227,9 @@ def test_a_limit_of_open_files_is_judged_by_what_it_is_enough_for(
     [
         (LITTLE_SPACE_BYTES, True, "ok", "1.0 GiB free"),
         (LITTLE_SPACE_BYTES, False, "note", "may not write"),
-        (LITTLE_SPACE_BYTES - 1, True, "warning", "make room"),
+        (LITTLE_SPACE_BYTES - 1, True, "warning", "free some space"),
         (NO_SPACE_BYTES, True, "warning", "50 MiB free"),
-        (NO_SPACE_BYTES - 1, True, "error", "want of space"),
+        (NO_SPACE_BYTES - 1, True, "error", "lack of space"),
         (0, True, "error", "0 bytes free"),
     ],
 )

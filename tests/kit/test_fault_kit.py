@@ -200,7 +200,7 @@ async def test_a_condition_chooses_calls_by_their_arguments(faults: Faults) -> N
 
 
 async def test_a_call_that_cannot_be_is_refused(faults: Faults) -> None:
-    with pytest.raises(ValueError, match="the first call of save is number 1"):
+    with pytest.raises(ValueError, match="the calls of save are counted from 1, got 0"):
         faults.before("save", 0)
 
 

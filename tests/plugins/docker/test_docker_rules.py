@@ -290,7 +290,7 @@ def test_labels_of_the_runner_are_added_and_are_no_part_of_the_digest() -> None:
             {"network": "isolated", "capabilities": ("CAP_NET_ADMIN",)},
             "capabilities: CAP_NET_ADMIN would let it out of an isolated network; leave it out",
         ),
-        ({**ONCE, "name": "x1"}, 'name: it has no meaning with mode = "once": there is a container per step'),
+        ({**ONCE, "name": "x1"}, 'name: it has no meaning with mode = "once": each step has its own container'),
         ({**ONCE, "port": 3001}, 'port: it has no meaning with mode = "once": a program is not called over HTTP'),
         ({**ONCE, "host_port": 1}, 'host_port: it has no meaning with mode = "once"'),
         ({**ONCE, "bearer": Secret("x")}, 'bearer: it has no meaning with mode = "once"'),
@@ -370,7 +370,7 @@ def test_two_entries_with_one_id_are_refused() -> None:
 
 @pytest.mark.parametrize(("key", "value"), [("name", "summary"), ("host_port", 4001)])
 def test_two_entries_with_one_name_or_port_are_refused(key: str, value: Any) -> None:
-    with pytest.raises(CompositionError, match=rf"containers\[1\]\.{key}: {value!r} is another container's"):
+    with pytest.raises(CompositionError, match=rf"containers\[1\]\.{key}: {value!r} belongs to another container"):
         runner(container(**{key: value}), container(id="two", **{key: value}))
 
 

@@ -213,7 +213,7 @@ async def test_run_ends_when_time_is_up_and_says_how_to_get_at_the_job(api: Api)
     done = await call(api.url, "run", "gate", "--timeout", "0.3")
     assert (done.code, done.out) == (5, "")
     (id,) = (await api.get("/api/jobs?pending=true")).json
-    hint = re.search(r"nodekit job (get \S+ --node \S+); to end it: nodekit job (cancel \S+ --node \S+)", done.err)
+    hint = re.search(r"nodekit job (get \S+ --node \S+); to cancel it: nodekit job (cancel \S+ --node \S+)", done.err)
     assert hint
     assert (len(done.err.splitlines()), "\r" in done.err) == (1, False)
     assert (await call("http://127.0.0.1:1", *hint[1].split())).out == f"{id}  running\n"
@@ -535,7 +535,7 @@ def test_the_line_names_the_attempt_and_what_went_wrong_before() -> None:
     assert progress_line(history, 75) == "1 min 15 s  step 2 of 3: b, attempt 2, after: no reply\\x1b[m"
 
 
-# -- what is no node, and nodes in trouble ------------------------------------------------------------
+# -- what is not a node, and nodes in trouble ------------------------------------------------------------
 
 COMMANDS = (
     ("submit", "echo"),
@@ -597,19 +597,19 @@ HTML = "<html><body>Welcome to nginx!</body></html>"
     [
         (None, "closed the connection without an answer"),
         (b"220 mail ESMTP\r\n", "does not speak HTTP"),
-        (http(HTML, type="text/html"), "is no node (HTTP status 200, text/html)"),
-        (http(HTML, "404 Not Found", type="text/html"), "is no node (HTTP status 404, text/html)"),
-        (http(HTML, "502 Bad Gateway", type="text/html"), "502 Bad Gateway: a proxy that reaches no node?"),
-        (http('{"detail": "Not Found"}', "404 Not Found"), "is no node (HTTP status 404, application/json)"),
+        (http(HTML, type="text/html"), "is not a node (HTTP status 200, text/html)"),
+        (http(HTML, "404 Not Found", type="text/html"), "is not a node (HTTP status 404, text/html)"),
+        (http(HTML, "502 Bad Gateway", type="text/html"), "502 Bad Gateway: is it a proxy that cannot reach the node?"),
+        (http('{"detail": "Not Found"}', "404 Not Found"), "is not a node (HTTP status 404, application/json)"),
         (http("", "301 Moved", "Location: https://node.example/"), "redirects to https://node.example/"),
-        (http("[1, 2"), "is no node"),
-        (http('{"jobs": []}'), "is no node"),
-        (http("[" * 100_000), "is no node"),
-        (b'HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n["\xff"]', "is no node"),
+        (http("[1, 2"), "is not a node"),
+        (http('{"jobs": []}'), "is not a node"),
+        (http("[" * 100_000), "is not a node"),
+        (b'HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n["\xff"]', "is not a node"),
         (b'HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n["x"', "broke off"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "broke off"),
         (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000 + b"\r\n", "broke off"),
-        (http('["a"]', "200 OK", 'Link: <http://other.example/api/jobs>; rel="next"'), "is no node"),
+        (http('["a"]', "200 OK", 'Link: <http://other.example/api/jobs>; rel="next"'), "is not a node"),
     ],
     ids=lambda value: repr(value)[:40],
 )  # fmt: skip
@@ -729,7 +729,7 @@ async def test_where_it_is_not_known_whether_the_node_has_the_job_the_key_is_sai
     assert (done.code, done.out) == (4, "")
     *_, problem, cure = done.err.splitlines()
     assert "no node listens" in problem
-    assert "the node may have the job; the same command with --idempotency-key mine finds out" in cure
+    assert "the node may have the job; to find out, run the same command with --idempotency-key mine" in cure
 
 
 async def test_ctrl_c_while_submitting_says_the_key() -> None:
@@ -745,7 +745,7 @@ async def test_ctrl_c_while_submitting_says_the_key() -> None:
         terminal.press(b"\x03")
         assert await terminal.ended() == 130
         assert "interrupted; the node may have the job" in terminal.screen
-        assert re.search(r"--idempotency-key [0-9a-f-]{36} ", terminal.screen)
+        assert re.search(r"--idempotency-key [0-9a-f-]{36}", terminal.screen)
 
 
 async def test_a_busy_node_is_asked_again_when_it_said_to(api: Api) -> None:
