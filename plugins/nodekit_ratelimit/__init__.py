@@ -26,7 +26,7 @@ class RateLimitConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Number of requests that a client may make per `period_seconds`."""
     period_seconds: Annotated[float, msgspec.Meta(gt=0, le=31_536_000)] = 60.0
     max_clients: Annotated[int, msgspec.Meta(ge=1)] = 100_000
-    """Number of clients remembered. Beyond it, the client with the oldest request is forgotten: its rate starts again."""
+    """Number of remembered clients. Beyond it, the one with the oldest request is forgotten; its rate starts again."""
 
 
 class RateLimit:

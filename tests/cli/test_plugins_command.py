@@ -99,7 +99,7 @@ def test_what_is_broken_is_listed_with_the_reason_and_nothing_is_imported(tmp_pa
     assert "broken" not in found["plugin:fine:nodekit-other"]
     text = "its module nodekit_gone does not exist; reinstall or uninstall nodekit-gone"
     assert found["runner:gone:nodekit-gone"]["broken"] == text
-    assert "nodekit_shelf.deeper.still is not there" in found["runner:deep:nodekit-deep"]["broken"]
+    assert "nodekit_shelf.deeper.still does not exist" in found["runner:deep:nodekit-deep"]["broken"]
     assert "no name" in found["plugin:nameless:None"]["broken"]
     done = nodekit(tmp_path, "plugins")
     broken = [line for line in done.stdout.splitlines() if line.startswith("broken: ")]

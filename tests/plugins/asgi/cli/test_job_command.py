@@ -535,7 +535,7 @@ def test_the_line_names_the_attempt_and_what_went_wrong_before() -> None:
     assert progress_line(history, 75) == "1 min 15 s  step 2 of 3: b, attempt 2, after: no reply\\x1b[m"
 
 
-# -- what is not a node, and nodes in trouble ------------------------------------------------------------
+# -- what is not a node, and nodes in trouble --------------------------------------------------------
 
 COMMANDS = (
     ("submit", "echo"),
