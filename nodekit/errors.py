@@ -60,8 +60,8 @@ class Refusal(NodekitError):
         super().__init__(reason)
 
     def __str__(self) -> str:
-        told = ", ".join(f"{name}={repr(value)[:100]}" for name, value in self.params.items())
-        return f"{self.reason} ({told})" if told else str(self.reason)
+        shown = ", ".join(f"{name}={repr(value)[:100]}" for name, value in self.params.items())
+        return f"{self.reason} ({shown})" if shown else str(self.reason)
 
 
 class Unavailable(NodekitError):
@@ -115,7 +115,7 @@ class NotFailed(NodekitError):
     last one, and would do so again: then it can be retried from the start only.
     """
 
-    def __init__(self, status: str, cure: str = "only one that failed or was cancelled can be retried") -> None:
+    def __init__(self, status: str, cure: str = "only a failed or cancelled job can be retried") -> None:
         self.status = status
         super().__init__(f"the job is {status}; {cure}")
 

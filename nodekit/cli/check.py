@@ -13,7 +13,7 @@ from nodekit.errors import CompositionError
 @click.command()
 @click.argument("file", type=click.Path(dir_okay=False))
 def check(file: str) -> None:
-    """Say whether a node file composes, or what is wrong with it; start nothing.
+    """Check if a node file composes, and print its problems. Starts nothing.
 
     Exits with 0, or with 3 and a line per problem.
     """

@@ -33,7 +33,7 @@ class _Change(Generic[T]):
         except Exception as error:
             self.error = error
         except BaseException as error:  # a component's own: its caller must not wait for ever
-            self.error = StoreFailed(f"the change was broken off: {type(error).__name__}")
+            self.error = StoreFailed(f"the change was interrupted: {type(error).__name__}")
             raise
         finally:
             self.made.set()

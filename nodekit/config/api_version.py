@@ -26,7 +26,7 @@ def api_problem(written_for: object, package: str) -> str | None:
     except ValueError:
         major = minor = None
     if major is None or minor is None:
-        return f'says api={written_for!r}, which is no version of the plugin API; write api="{API_VERSION}"'
+        return f'has api={written_for!r}, which is not a version of the plugin API; write api="{API_VERSION}"'
     our_major, our_minor = version(API_VERSION)
     if major == our_major and minor <= our_minor:
         return None

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from nodekit.config.container_tables import ContainerTables
 from nodekit.config.distributions import read_once
 from nodekit.config.explain import explain
-from nodekit.config.failures import CURE, keep, told
+from nodekit.config.failures import CURE, described, keep
 from nodekit.config.formats import NodeTables, read_tables
 from nodekit.config.providers import Kind, NodeFile, Provider, load_provider, provided
 from nodekit.config.secrets import Secret
@@ -54,7 +54,7 @@ class LogSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     def __post_init__(self) -> None:
         if "\0" in str(self.path):
-            raise ValueError("path: no file has a NUL in its name")
+            raise ValueError("path: the name of a file cannot contain a NUL")
 
 
 @read_once()
@@ -168,7 +168,7 @@ class _Composition:
     def provider(self, kind: Kind, table: Any, where: str) -> Provider[Any] | None:
         if not _is_table(table) or not isinstance(table.get("use"), str):
             self.problem(
-                where, f'says not which {kind} it is; add: use = "…", one of {", ".join(sorted(provided(kind)))}'
+                where, f'does not say which {kind} it is; add: use = "…", one of {", ".join(sorted(provided(kind)))}'
             )
             return None
         try:
@@ -199,7 +199,7 @@ class _Composition:
         except NodekitError as error:
             self.problem(where, str(error))
         except (Exception, SystemExit) as error:  # a bug of the component, reported like its other problems
-            self.problem(where, told(error, f"{table['use']!r} cannot be built"))
+            self.problem(where, described(error, f"{table['use']!r} cannot be built"))
         return None
 
     def containers(self, entries: Any, where: str, provider: Provider[Any]) -> tuple[Any, ...]:
@@ -232,7 +232,7 @@ class _Composition:
         except Exception as error:  # types that msgspec does not know, or cannot find
             text = "its package has settings of unknown types"
             keep(error, f"{where}: {text}")
-            self.problem(where, f"{text}: {type(error).__name__}; tell its authors; {CURE}")
+            self.problem(where, f"{text}: {type(error).__name__}; report this to its authors; {CURE}")
         return None
 
     def resolve(self, kind: type[Any], value: Any) -> Any:

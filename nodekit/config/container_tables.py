@@ -77,12 +77,15 @@ class ContainerTables:
     def _check_id(self, id: str, where: str) -> None:
         text, other = id_problem(id), self._ids.setdefault(id, where)
         if text is None and other != where:
-            text = f"{id!r} is the id of {other} already; an id has one runner, and one container there"
+            text = f"{id!r} is the id of {other} already; an id belongs to one container of one runner"
         if text is not None:
             self.wrong_ids[f"{where}.id"] = text
 
     def _unread(self, where: str, key: str, known: Sequence[str]) -> None:
         if self._rules_known:
-            cure = nearest(key, known).removeprefix("; ") or "name the plugin that does under [[plugins]], or remove it"
-            text = f"unknown key: neither its runner nor a plugin of this node takes it; {cure}"
+            cure = (
+                nearest(key, known).removeprefix("; ")
+                or "add the plugin that does under [[plugins]], or remove the key"
+            )
+            text = f"unknown key: neither its runner nor a plugin of this node reads it; {cure}"
             self._problem(f"{where}.{key}", text)

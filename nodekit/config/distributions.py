@@ -94,7 +94,7 @@ def fault(entry: "EntryPoint") -> str | None:
     if entry.dist and name_of(entry.dist) is None:
         return "its metadata has no name; reinstall or remove it"
     if not entry.pattern.match(entry.value):
-        return f"its entry point {entry.value!r} names no object of a module; update or uninstall it"
+        return f"its entry point {entry.value!r} does not name an object of a module; update or uninstall it"
     return None
 
 

@@ -32,12 +32,12 @@ def explain(where: str, text: str, struct: type[Any]) -> tuple[str, str]:
         return f"{where}{place.rstrip('`')}.{missing[1]}", "is missing"
     if own := re.match(r"([a-z_]+): ", text):  # a Struct's own check names its field
         return f"{where}{place.rstrip('`')}.{own[1]}", text[own.end() :]
-    words = re.sub(r"`([a-z]+)(?: \| ([a-z]+))*`", lambda found: _words(found[0]), text)
-    return where + place.rstrip("`"), words[:1].lower() + words[1:]
+    text = re.sub(r"`([a-z]+)(?: \| ([a-z]+))*`", lambda found: _type_names(found[0]), text)
+    return where + place.rstrip("`"), text[:1].lower() + text[1:]
 
 
-def _words(types: str) -> str:
-    return " or ".join(_TYPES.get(word, word) for word in types.strip("`").split(" | ") if word != "null")
+def _type_names(types: str) -> str:
+    return " or ".join(_TYPES.get(name, name) for name in types.strip("`").split(" | ") if name != "null")
 
 
 def _keys(struct: type[Any]) -> Iterator[str]:
@@ -48,7 +48,7 @@ def _keys(struct: type[Any]) -> Iterator[str]:
 
 
 def _values(struct: type[Any]) -> Iterator[str]:
-    """Yield the words that the keys may have as values."""
+    """Yield the texts that the keys may have as values."""
     for info in _below(msgspec.inspect.type_info(struct)):
         if isinstance(info, msgspec.inspect.LiteralType):
             yield from map(str, info.values)

@@ -8,7 +8,7 @@ logger = logging.getLogger("nodekit.packages")
 CURE = "nodekit --traceback COMMAND shows where"
 
 
-def told(error: BaseException, what: str) -> str:
+def described(error: BaseException, what: str) -> str:
     """Return the line for an error. The error's own text may quote a file, so not every line includes it."""
     keep(error, what)
     return f"{what}: {type(error).__name__}: {error}; {CURE}"

@@ -75,7 +75,7 @@ def read_tables(path: Path | str) -> NodeTables:
     except Exception as error:  # a bug of the package; its text may hold contents of the file
         text = f"the package that reads the format {suffix!r} failed"
         keep(error, text)
-        text = f"{text}: {type(error).__name__}; tell its authors; {CURE}"
+        text = f"{text}: {type(error).__name__}; report this to its authors; {CURE}"
         raise CompositionError(Problem(str(path), text)) from error
 
 

@@ -9,7 +9,7 @@ import msgspec
 from nodekit.config.api_version import API_VERSION, api_problem
 from nodekit.config.distributions import entry_points, fault, name_of
 from nodekit.config.distributions import owner as owner
-from nodekit.config.failures import told
+from nodekit.config.failures import described
 from nodekit.errors import NodekitError
 from nodekit.hooks.container_rules import nearest
 from nodekit.interfaces.pipeline import BUILT_IN
@@ -73,8 +73,10 @@ def load_provider(kind: Kind, name: str) -> Provider[Any]:
     """Import the one provider of that name. Raise `NodekitError` if there is none, several, or a broken one."""
     found = provided(kind)
     if kind == "pipeline" and name == BUILT_IN:
-        others = "".join(f"; {owner(entry)} has to offer its own under another name" for entry in found.get(name, ()))
-        raise NodekitError(f"pipeline {name!r} is always there; remove this table{others}")
+        others = "".join(
+            f"; {owner(entry)} has to register its own under another name" for entry in found.get(name, ())
+        )
+        raise NodekitError(f"pipeline {name!r} is built into every node; remove this table{others}")
     if name not in found:
         known = ", ".join(sorted(found)) or "none"
         raise NodekitError(f"unknown {kind} {name!r}; known: {known}{nearest(name, found)}")
@@ -85,7 +87,7 @@ def load_only(entries: "Sequence[EntryPoint]", expected: type[T], called: str) -
     """Import the target of a name's one entry point. Raise `NodekitError` if there are several."""
     if len(entries) > 1:
         owners = ", ".join(sorted(owner(entry) for entry in entries))
-        raise NodekitError(f"{called} is offered by several distributions ({owners}); uninstall all but one")
+        raise NodekitError(f"{called} is provided by several distributions ({owners}); uninstall all but one")
     (entry,) = entries
     found = load(entry, called)
     if not isinstance(found, expected):
@@ -101,7 +103,7 @@ def _check_api(found: object, entry: "EntryPoint", called: str) -> None:
 
 
 def load(entry: "EntryPoint", called: str) -> Any:
-    """Import the entry point's target. Raise `NodekitError` whatever the package does, `sys.exit` included."""
+    """Import the entry point's target. Raise `NodekitError` for any failure of the package, `sys.exit` included."""
     if text := fault(entry):
         raise NodekitError(f"{called} of {owner(entry)}: {text}")
     try:
@@ -109,4 +111,4 @@ def load(entry: "EntryPoint", called: str) -> Any:
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        raise NodekitError(told(error, f"{called} of {owner(entry)} cannot be imported")) from error
+        raise NodekitError(described(error, f"{called} of {owner(entry)} cannot be imported")) from error

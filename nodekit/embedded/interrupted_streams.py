@@ -37,7 +37,10 @@ class Interrupted:
                 settled = await self._settle(entry.id, interrupted_outcome(entry.due), None)
             except StoreFailed as error:
                 self._left.append(entry)
-                logger.error("streams of an earlier run are failed once there is room: %s", error)
+                logger.error(
+                    "streams of an earlier run cannot be failed yet; the store tries again after its next write: %s",
+                    error,
+                )
                 return
             if settled is not None and settled.now:
                 self._ended(entry.id)

@@ -23,7 +23,7 @@ class _Times:
 
 
 class Queue:
-    """The known jobs, and among them those that wait. No I/O."""
+    """The known jobs, and which of them wait. No I/O."""
 
     def __init__(self) -> None:
         self._schedule = Schedule()
@@ -58,7 +58,7 @@ class Queue:
         self.put_back(entry)
 
     def put_back(self, entry: Unfinished) -> None:
-        """Queue a job again that was taken out in vain. Its waiting time continues."""
+        """Queue a job again that was taken out and not claimed. Its waiting time continues."""
         times = self._times[entry.id]
         due_at = times.due_at if times.due_at > time.monotonic() else None
         self._schedule.add(entry, due_at=due_at, expires_at=times.expires_at if times.expires_at < math.inf else None)

@@ -105,7 +105,7 @@ class EmbeddedStore:
         finally:
             self._counts.jobs([job], -1)
         if not self._is_new(job, kept):
-            raise StoreFailed(f"job {kept.id} is already there and cannot be claimed")
+            raise StoreFailed(f"job {kept.id} exists already and cannot be claimed")
         self._track(Unfinished.of(kept))
         claim = self._claims[kept.id] = EmbeddedClaim(kept)
         self._broadcast.publish(Change(kept.id))
@@ -281,7 +281,7 @@ class EmbeddedStore:
         self._claims.pop(id, None)
 
     def _queue_again(self, id: JobId) -> None:
-        """Queue a job again that was taken out in vain."""
+        """Queue a job again that was taken out and not claimed."""
         elsewhere = (self._claims, self._settling, self._loading, self._queue)
         if id in self._unfinished and not self._unfinished[id].streams and not any(id in place for place in elsewhere):
             self._queue.put_back(self._unfinished[id])

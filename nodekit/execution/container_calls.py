@@ -38,7 +38,7 @@ class Called(msgspec.Struct, frozen=True):
     result: ContainerResult
     attempt: Attempt
     retry_after: float | None = None
-    """Seconds the container asked not to be called again."""
+    """Seconds that the container asked to be left alone."""
 
 
 class Calls:
@@ -74,8 +74,12 @@ class Calls:
         except anyio.get_cancelled_exc_class():
             if anyio.current_effective_deadline() == -math.inf:
                 raise
-            logger.exception("job %s: something in container %s was cancelled by itself", step.job_id, step.container)
-            return _failure(step, started_at, ContainerFailed("internal", "the container's own work was cancelled"))
+            logger.exception(
+                "job %s: the runner's call of container %s was cancelled, and not by the node",
+                step.job_id,
+                step.container,
+            )
+            return _failure(step, started_at, ContainerFailed("internal", "the runner's own work was cancelled"))
         except Exception:
             logger.exception("job %s: the runner of container %s failed", step.job_id, step.container)
             return _failure(step, started_at, ContainerFailed("internal", "internal error of the node"))

@@ -1,6 +1,6 @@
 """Limits on open files, and how they are shared out.
 
-A process at its limit fails at whatever it opens next. A container that is up would then look as if it were down.
+A process at its limit fails when it opens anything else. A container that is up would then look as if it were down.
 """
 
 import os

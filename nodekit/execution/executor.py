@@ -89,7 +89,7 @@ class Executor:
             tasks.start_soon(self._look_again)
             tasks.start_soon(self._expire)
             if hasattr(self._store, "ended"):
-                tasks.start_soon(self._tell_ended, cast(EndingStore, self._store))
+                tasks.start_soon(self._emit_ended, cast(EndingStore, self._store))
             task_status.started()
             while not self._draining:
                 for claim in await self._claim():
@@ -174,7 +174,7 @@ class Executor:
 
         while True:
             await self._attempt(
-                f"{name}.changed", f"{name} does not say when what runs changes", look_after_change, None
+                f"{name}.changed", f"{name} fails to report which containers run", look_after_change, None
             )
 
     async def _look_again(self) -> None:
@@ -200,7 +200,7 @@ class Executor:
             self._claiming = scope, containers
             try:
                 return await self._attempt(
-                    "claim", "the store gives no jobs", lambda: self._store.claim(containers, limit), []
+                    "claim", "the store fails to give jobs to run", lambda: self._store.claim(containers, limit), []
                 )
             finally:
                 self._claiming = None
@@ -221,16 +221,16 @@ class Executor:
         """Fail jobs whose time ran out while they waited."""
         none: list[Claim] = []
         while True:
-            text = "the store does not say which jobs have waited too long"
+            text = "the store fails to give the jobs that have waited too long"
             claims = await self._attempt("expire", text, lambda: self._store.claim_expired(EXPIRED_AT_ONCE), none)
             async with anyio.create_task_group() as tasks:
                 for claim in claims:
                     tasks.start_soon(self._runs.fail_expired, Run(claim))
 
-    async def _tell_ended(self, store: EndingStore) -> None:
+    async def _emit_ended(self, store: EndingStore) -> None:
         """Emit the end of jobs that the store has ended by itself."""
         none: Sequence[Job] = ()
-        text = "the store does not say which jobs it has ended"
+        text = "the store fails to give the jobs that it has ended"
         while True:
             for job in await self._attempt("ended", text, store.ended, none):
                 self._emit(JobFinished(job))
@@ -246,7 +246,7 @@ class Executor:
             if not is_fault(error):
                 raise
             self.problems[name] = f"{text}: {said(error)}"
-            logger.exception("%s; asking again in %g s", text, LONGEST_PAUSE_SECONDS)
+            logger.exception("%s; trying again in %g s", text, LONGEST_PAUSE_SECONDS)
             await anyio.sleep(LONGEST_PAUSE_SECONDS)
             return otherwise
         self.problems.pop(name, None)

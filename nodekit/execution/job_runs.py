@@ -30,7 +30,7 @@ LONGEST_PAUSE_SECONDS = 5.0
 class Run:
     """The state of one job's run: its newest snapshot and the slot it holds."""
 
-    __slots__ = ("_began_at", "claim", "delay_seconds", "due_step", "held", "job", "told", "untold_step")
+    __slots__ = ("_began_at", "claim", "delay_seconds", "due_step", "end_emitted", "held", "job", "step_to_emit")
 
     def __init__(self, claim: Claim, held: ContainerId | None = None) -> None:
         self.claim = claim
@@ -41,9 +41,9 @@ class Run:
         """Seconds the job has to wait once it is given back."""
         self.due_step: Step | None = None
         """The step that is due, if the pipeline was asked since the job changed."""
-        self.untold_step: int | None = None
+        self.step_to_emit: int | None = None
         """Index of the step that has a result which is not stored and emitted yet."""
-        self.told = False
+        self.end_emitted = False
         """True once the job's end was emitted."""
 
     @property
@@ -148,7 +148,7 @@ class Runs(Generic[RunT]):
         called = await self._call(run, step)
         if (delay := self._delay(run, step, called)) is not None:
             return await self._try_later(run, called, delay)
-        run.untold_step = step.index
+        run.step_to_emit = step.index
         await self._keep(run, self._after(run, step, called))
         self._emit_stored(run)
         return True
@@ -178,7 +178,7 @@ class Runs(Generic[RunT]):
 
     async def _fail_expired(self, run: RunT) -> None:
         run.job = expired(run.job, run.claim.age_seconds)
-        logger.info("job %s: its time was over in the queue", run.job.id)
+        logger.info("job %s: reached its time limit in the queue", run.job.id)
         await self._persist(run, lambda: self._store.save(run.claim, run.job))
         self._emit_stored(run)
 
@@ -206,7 +206,7 @@ class Runs(Generic[RunT]):
                     if not is_fault(error):
                         raise
                     self._unsaved.add(run.job.id)
-                    self._problems["save"] = f"the store keeps no results: {said(error)}"
+                    self._problems["save"] = f"the store cannot keep results: {said(error)}"
                     logger.error("job %s: the store failed (%r); trying again in %.1f s", run.job.id, error, pause)
                     await anyio.sleep(pause)
                     pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
@@ -227,25 +227,27 @@ class Runs(Generic[RunT]):
         except ClaimLost:
             await self._lost(run)
         except Exception as error:
-            logger.error("job %s: not given back (%s); it goes on after a restart", run.job.id, error)
+            logger.error(
+                "job %s: cannot be given back to the store (%s); it continues after a restart", run.job.id, error
+            )
 
     async def _lost(self, run: RunT) -> None:
         """Handle a lost claim: the job was settled elsewhere, or ended here by a write whose answer was lost."""
         job = run.job
         logger.debug("job %s: its claim is lost", job.id)
-        if not job.status.finished or run.told:
+        if not job.status.finished or run.end_emitted:
             return
         try:
             if list(await self._store.get([job.id])) == [job]:
                 self._emit_stored(run)
         except Exception as error:
-            logger.error("job %s: cannot be read (%s); if it has ended here, that is not told", job.id, error)
+            logger.error("job %s: cannot be read (%s); if it has ended, no event is emitted", job.id, error)
 
     def _emit_stored(self, run: RunT) -> None:
         """Emit what is stored and was not emitted yet: the result of a step, the end of the job."""
-        step, run.untold_step = run.untold_step, None
+        step, run.step_to_emit = run.step_to_emit, None
         if step is not None:
             self._emit(StepFinished(run.job, step))
-        if run.job.status.finished and not run.told:
-            run.told = True
+        if run.job.status.finished and not run.end_emitted:
+            run.end_emitted = True
             self._emit(JobFinished(run.job))

@@ -138,11 +138,11 @@ class StreamRecord:
         """Return the part of the stream that goes into the job's result."""
         kept = b"".join(self._kept)
         cut = len(kept) < self.bytes
-        told: dict[str, Any] = {}
+        record: dict[str, Any] = {}
         try:
-            told["output"] = codecs.getincrementaldecoder("utf-8")().decode(kept, final=not cut)
+            record["output"] = codecs.getincrementaldecoder("utf-8")().decode(kept, final=not cut)
         except UnicodeDecodeError:
-            told = {"output": b64encode(kept).decode(), "encoding": "base64"}
+            record = {"output": b64encode(kept).decode(), "encoding": "base64"}
         if cut:
-            told |= {"truncated": True, "bytes": self.bytes}
-        return encode_payload(told)
+            record |= {"truncated": True, "bytes": self.bytes}
+        return encode_payload(record)

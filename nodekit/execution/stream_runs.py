@@ -95,7 +95,7 @@ class StreamRuns(Runs[StreamRun]):
         run.streamed = True
         if job.status.finished:
             return job
-        text = f"its pipeline streamed a step that was not the last: {job.due!r} was to follow"
+        text = f"its pipeline streamed a step that was not the last: {job.due!r} follows"
         return failed(replace(job, due=step.container), text)
 
     def _delay(self, run: StreamRun, step: Step, called: Called) -> float | None:
@@ -112,5 +112,5 @@ class StreamRuns(Runs[StreamRun]):
         job = run.job
         run.job = job.finished(interrupted_outcome(job.due or ""), time.time())
         await super()._give_up(run)
-        if not run.told:  # the write failed; the store fails the job when it can
+        if not run.end_emitted:  # the write failed; the store fails the job when it can
             run.job = job

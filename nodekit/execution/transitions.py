@@ -38,7 +38,9 @@ class Progress:
             raise Refusal("Too many containers", max_steps=self._max_steps)
         check: Callable[[JobRequest, Mapping[ContainerId, Container]], object] = pipeline.check
         if (answer := check(request, self._containers)) is not None:
-            raise TypeError(f"check answered {answer!r:.200} where only None lets in; to object, raise a Refusal")
+            raise TypeError(
+                f"check returned {answer!r:.200}; return None to let the request in, or raise a Refusal to object"
+            )
 
     def next_step(self, job: Job) -> Step | None:
         """Return the step that is due, or None.
@@ -60,7 +62,7 @@ class Progress:
         """Return the job as `advance` does, with the step that is due. The pipeline is asked once."""
         pipeline = self._pipelines.get(job.request.pipeline)
         if pipeline is None:
-            return failed(job, f"this node offers no pipeline {job.request.pipeline!r}"), None
+            return failed(job, f"this node has no pipeline {job.request.pipeline!r}"), None
         try:
             step = pipeline.next_step(job)
             if step is None:
@@ -75,10 +77,10 @@ class Progress:
 
     def _due(self, job: Job, id: ContainerId) -> Job:
         if id not in job.request.containers:  # guards checked these containers when they admitted the job
-            return failed(replace(job, due=id), f"its pipeline goes to {id!r}, and may only where the request does")
+            return failed(replace(job, due=id), f"its pipeline chose {id!r}, which the request does not name")
         container = self._containers.get(id)
         if container is None:
-            return failed(replace(job, due=id), "this node offers no such container")
+            return failed(replace(job, due=id), "this node has no such container")
         seconds = container.queue_timeout_seconds
         return replace(
             job, due=id, queue_timeout_seconds=self._queue_timeout_seconds if seconds is None else finite(seconds)

@@ -18,23 +18,23 @@ def declared_rules(plugin: object) -> type[msgspec.Struct] | None:
     return getattr(plugin, "container_rules", None)
 
 
-def declared_twice(plugin: object, offered: type[msgspec.Struct] | None) -> str | None:
+def declared_twice(plugin: object, provided: type[msgspec.Struct] | None) -> str | None:
     """Return the problem if a plugin and its provider declare different rules: some would never be read."""
     declared = declared_rules(plugin)
-    if declared is offered:
+    if declared is provided:
         return None
     name = type(plugin).__name__
     if declared is None:
-        cure = f"give the class container_rules = {getattr(offered, '__name__', offered)}"
+        cure = f"give the class container_rules = {getattr(provided, '__name__', provided)}"
         return f"its provider declares rules of containers that {name} does not; {cure}"
     cure = f"write Provider(…, container={declared.__name__})"
     return f"{name} declares rules of containers that its provider does not; {cure}"
 
 
-def rule_problems(offered: Sequence[tuple[str, Container]], plugins: Sequence[object]) -> Iterator[Problem]:
+def rule_problems(containers: Sequence[tuple[str, Container]], plugins: Sequence[object]) -> Iterator[Problem]:
     """Yield rules that clash, that no plugin reads, or that a plugin does not accept. Unread rules guard nothing.
 
-    `offered` are containers, each with its runner's name.
+    `containers` are those of the node, each with its runner's name.
     """
     declared: list[tuple[str, str, type[msgspec.Struct]]] = []
     for number, plugin in enumerate(plugins):
@@ -43,21 +43,24 @@ def rule_problems(offered: Sequence[tuple[str, Container]], plugins: Sequence[ob
             yield Problem(place, f"{name}.container_rules {text}")
         elif struct is not None:
             declared.append((place, name, struct))
-    own = {key: runner for runner, container in offered for key in keys_of(type(container))}
+    own = {key: runner for runner, container in containers for key in keys_of(type(container))}
     clashing = list(clashes(declared, own))
     yield from clashing
     if clashing:
         return
     structs = [struct for _, _, struct in declared]
     known = {key: struct for struct in structs for key in keys_of(struct)}
-    for _, container in offered:
+    for _, container in containers:
         rules: Any = container.rules
         if not isinstance(rules, Mapping):
             yield Problem(f"container {container.id!r}", f"rules: expected a mapping, got {rules!r:.100}")
             continue
         for key in container.rules:
             if key not in known:
-                cure = nearest(key, known) or "; a plugin says what it reads by its attribute `container_rules`"
+                cure = (
+                    nearest(key, known)
+                    or "; a plugin declares the rules that it reads by its attribute `container_rules`"
+                )
                 yield Problem(f"container {container.id!r}, rule {key!r}", f"no plugin reads it{cure}")
         for struct in structs:
             if text := _not_accepted(container, struct):
@@ -70,7 +73,7 @@ def _not_accepted(container: Container, struct: type[msgspec.Struct]) -> str | N
     except msgspec.ValidationError as error:
         return str(error)
     except Exception as error:  # types that msgspec does not know, or cannot find
-        return f"its rules are of types that nobody knows: {type(error).__name__}: {error}; tell the plugin's authors"
+        return f"its rules have unknown types: {type(error).__name__}: {error}; report this to the plugin's authors"
     return None
 
 
@@ -93,11 +96,13 @@ def clashes(declared: Sequence[tuple[str, str, type[msgspec.Struct]]], own: Mapp
     for place, name, struct in declared:
         for key in keys_of(struct):
             if key in own:
-                text = f"{name} declares the rule {key!r}, which is a key that containers of {own[key]} have themselves"
+                text = f"{name} declares the rule {key!r}, which is a key of the containers of {own[key]} already"
                 yield Problem(place, f"{text}; give the rule another name in its container_rules")
             reader, other = readers.setdefault(key, (f"{place} ({name})", struct))
             if other is not struct:
-                yield Problem(place, f"{name} declares the rule {key!r}, as {reader} does; one has to rename its own")
+                yield Problem(
+                    place, f"{name} declares the rule {key!r}, and so does {reader}; one of them has to rename its rule"
+                )
 
 
 def keys_of(struct: type[msgspec.Struct]) -> tuple[str, ...]:

@@ -124,7 +124,7 @@ class Hooks:
         self._observe = self._implementations("nodekit_observe")
         self._lifespan = self._implementations("nodekit_lifespan")
         self._runs = self._implementations("nodekit_run")
-        self._tell_problems = self._implementations("nodekit_problems")
+        self._problem_hooks = self._implementations("nodekit_problems")
         self._observe_store = self._implementations("nodekit_observe_store")
         self._routes = self._implementations("nodekit_routes")
 
@@ -236,7 +236,7 @@ class Hooks:
             except Exception as error:
                 name = plugin_name(implementation.plugin)
                 logger.exception("plugin %s failed in nodekit_limit; the request fails", implementation.plugin_name)
-                raise NodekitError(f"plugin {name} failed to say whether the client asks too often") from error
+                raise NodekitError(f"plugin {name} failed to decide if the client sends too many requests") from error
 
     @property
     def observed(self) -> bool:
@@ -276,15 +276,15 @@ class Hooks:
 
     def problems(self) -> Iterator[str]:
         """Yield the problems that plugins report right now. A plugin that fails to report is a problem itself."""
-        for implementation in self._tell_problems:
+        for implementation in self._problem_hooks:
             try:
-                told = texts(self._call(implementation))
+                problems = texts(self._call(implementation))
             except (KeyboardInterrupt, GeneratorExit):
                 raise
             except BaseException:  # nothing can cancel this call: the error is the plugin's own
                 logger.exception("plugin %s failed in nodekit_problems", implementation.plugin_name)
-                told = [f"{implementation.named} failed to say what is wrong; the log has it"]
-            yield from told
+                problems = [f"{implementation.named} failed to say what is wrong; the log has it"]
+            yield from problems
 
 
 class _NestedCall:
@@ -327,7 +327,9 @@ def plugin_name(plugin: object) -> str:
 def _nothing(answer: object) -> None:
     """Raise `TypeError` for any answer but None: a guard with a forgotten `raise` would admit every request."""
     if answer is not None:
-        raise TypeError(f"it answered {answer!r:.200} where only None lets in; to object, raise it: raise Refusal(…)")
+        raise TypeError(
+            f"it returned {answer!r:.200}; return None to let the request in, or object by raising: raise Refusal(…)"
+        )
 
 
 def _plugins_among(components: Sequence[tuple[str, object]], plugins: Sequence[object]) -> Sequence[tuple[str, object]]:
@@ -375,7 +377,7 @@ def _problem(name: str, function: Any) -> str | None:
     known = list(inspect.signature(spec).parameters)
     taken = inspect.signature(function).parameters.values()
     if defaulted := [p.name for p in taken if p.default is not p.empty]:
-        return f"argument {defaulted[0]!r} has a default and would never be given; remove the default"
+        return f"argument {defaulted[0]!r} has a default and would never be passed; remove the default"
     if wrong := [p.name for p in taken if p.name not in known or p.kind is not p.POSITIONAL_OR_KEYWORD]:
         return f"unknown argument {wrong[0]!r}; it may take: {', '.join(known)}"
     if inspect.iscoroutinefunction(spec) and not inspect.iscoroutinefunction(function):

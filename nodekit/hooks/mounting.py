@@ -11,16 +11,16 @@ from nodekit.hooks.mounts import Mount
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
-def mounted(offered: Iterable[tuple[str, str, Any]]) -> Mapping[str, Mount]:
+def mounted(answers: Iterable[tuple[str, str, Any]]) -> Mapping[str, Mount]:
     """Return the mounts by name.
 
-    `offered` has each plugin's place and name, and the answer of its `nodekit_routes` or the error it raised. Raise
+    `answers` has each plugin's place and name, and the answer of its `nodekit_routes` or the error it raised. Raise
     `CompositionError` if a mount is invalid.
     """
     table: dict[str, Mount] = {}
     owners: dict[str, str] = {}
     problems: list[Problem] = []
-    for place, plugin, answer in offered:
+    for place, plugin, answer in answers:
         if text := _wrong(answer):
             problems.append(Problem(place, f"{plugin}.nodekit_routes: {text}"))
             continue
@@ -36,7 +36,7 @@ def mounted(offered: Iterable[tuple[str, str, Any]]) -> Mapping[str, Mount]:
 
 def _wrong(answer: Any) -> str | None:
     if isinstance(answer, Exception):
-        return f"failed: {type(answer).__name__}: {answer}; the node is not composed without its pages"
+        return f"failed: {type(answer).__name__}: {answer}; a node is not composed without the pages of its plugins"
     if isinstance(answer, Mount):
         return "returned a Mount; return a list: [Mount(…)]"
     if not isinstance(answer, Sequence) or isinstance(answer, str | bytes):

@@ -11,18 +11,18 @@ from nodekit.interfaces.store import JobStore
 from nodekit.model.events import StoreCall
 
 MEASURED = ("add", "add_claimed", "save", "release", "settle", "get", "find", "delete", "pending")
-"""Measured methods. Those that wait for something to happen are left out: `claim`, `claim_expired`, `changes`."""
+"""Measured methods. Methods that wait for an event are left out: `claim`, `claim_expired`, `changes`."""
 
 
-def observed(store: JobStore, tell: Callable[[StoreCall], None]) -> JobStore:
-    """Return the store wrapped so that `tell` is called after each call of a measured method."""
-    return cast(JobStore, _ObservedStore(store, tell))
+def observed(store: JobStore, report: Callable[[StoreCall], None]) -> JobStore:
+    """Return the store wrapped so that `report` is called after each call of a measured method."""
+    return cast(JobStore, _ObservedStore(store, report))
 
 
 class _ObservedStore:
-    def __init__(self, store: JobStore, tell: Callable[[StoreCall], None]) -> None:
+    def __init__(self, store: JobStore, report: Callable[[StoreCall], None]) -> None:
         self._store = store
-        self._tell = tell
+        self._report = report
         for method in MEASURED:
             setattr(self, method, partial(self._call, method))
 
@@ -44,10 +44,10 @@ class _ObservedStore:
         try:
             answer = await call(*args, **kwargs)
         except ClaimLost:  # counts as an answer: another run has the job
-            self._tell(StoreCall(method, time.perf_counter() - started, failed=False))
+            self._report(StoreCall(method, time.perf_counter() - started, failed=False))
             raise
         except Exception:
-            self._tell(StoreCall(method, time.perf_counter() - started, failed=True))
+            self._report(StoreCall(method, time.perf_counter() - started, failed=True))
             raise
-        self._tell(StoreCall(method, time.perf_counter() - started, failed=False))
+        self._report(StoreCall(method, time.perf_counter() - started, failed=False))
         return answer

@@ -104,12 +104,12 @@ class Running:
         self.problems[f"{name}.running"] = text
         self.broke.set()
 
-    def told(self) -> list[str]:
+    def reported(self) -> list[str]:
         """Return the problems that runners report right now. A runner that fails to report is a problem itself."""
-        return [problem for name, runner in self._runners.items() for problem in _told_by(name, runner)]
+        return [problem for name, runner in self._runners.items() for problem in _reported_by(name, runner)]
 
 
-def _told_by(name: str, runner: ContainerRunner) -> list[str]:
+def _reported_by(name: str, runner: ContainerRunner) -> list[str]:
     try:
         return texts(runner.problems())
     except (KeyboardInterrupt, GeneratorExit):

@@ -80,7 +80,7 @@ class Admission:
             again = self._progress.advance(job.retrying(old, start))
             if again.steps and again.status is JobStatus.FAILED:  # it would be stored as a job that has failed already
                 raise NotFailed(
-                    "ended by its pipeline, after its last output, and would be again", "retry it from the start"
+                    "failed by its pipeline after its last output, and would fail again", "retry it from the start"
                 )
             return again
 
@@ -265,7 +265,7 @@ class Admission:
 
     def _not_kept(self, number: int, error: StoreFailed) -> Unavailable:
         logger.error("%d jobs not accepted: %s", number, error)
-        self.trouble.happened(f"the store keeps no jobs: {error}")
+        self.trouble.happened(f"the store cannot keep jobs: {error}")
         return Unavailable("the store cannot keep jobs right now", retry_after_seconds=5)
 
     def _accepted(self, asked: Job, kept: Job) -> Job | KeyReused:

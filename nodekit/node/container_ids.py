@@ -18,8 +18,8 @@ def id_problem(id: object) -> str | None:
     return None
 
 
-def offered(runners: Sequence[ContainerRunner]) -> tuple[list[tuple[str, Container]], list[Problem]]:
-    """Return the containers of all runners, each with the runner that offers it, and the problems of their ids."""
+def containers_of(runners: Sequence[ContainerRunner]) -> tuple[list[tuple[str, Container]], list[Problem]]:
+    """Return the containers of all runners, each with its runner, and the problems of their ids."""
     found: list[tuple[str, Container]] = []
     problems: list[Problem] = []
     owners: dict[ContainerId, str] = {}
@@ -44,11 +44,11 @@ def offered(runners: Sequence[ContainerRunner]) -> tuple[list[tuple[str, Contain
 
 def _problems(key: Any, container: Any, owners: Mapping[ContainerId, str]) -> Iterator[str]:
     if not isinstance(container, Container):
-        yield f"offers as {key!r} a {type(container).__name__}; expected a Container, or a Struct that extends it"
+        yield f"has a {type(container).__name__} under the key {key!r}; expected a Container or a subclass"
         return
     if text := id_problem(container.id):
         yield f"id of a container: {text}"
     elif key != container.id:
-        yield f"offers the container {container.id!r} under the key {key!r}; the key is the id, and no other has it"
+        yield f"has the container {container.id!r} under the key {key!r}; the key must be the id of the container"
     if key in owners:
-        yield f"container {key!r} is offered by {owners[key]} already; an id has one runner"
+        yield f"container {key!r} belongs to {owners[key]} already; an id belongs to one runner"

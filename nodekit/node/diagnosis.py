@@ -16,11 +16,11 @@ logger = logging.getLogger("nodekit.node")
 
 
 async def diagnosis(
-    store: JobStore, running: Running, executor: Executor, admission: Admission, told: Iterable[str]
+    store: JobStore, running: Running, executor: Executor, admission: Admission, reported: Iterable[str]
 ) -> Health:
-    """Return the node's health. Reasons that stop the node come first, then those `told` by runners and plugins."""
+    """Return the node's health. Reasons that stop the node come first, then those `reported` by runners and plugins."""
     up = running.look()
-    reasons = [*running.told(), *told]
+    reasons = [*running.reported(), *reported]
     fatal = [] if admission.open else ["the node is draining or has not started"]
     fatal += [*executor.problems.values(), *admission.trouble.reasons]
     if executor.containers and not up:

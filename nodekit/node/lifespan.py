@@ -28,9 +28,9 @@ async def open_components(
 ) -> None:
     """Enter the store and the runners; the stack leaves them."""
     await stack.enter_async_context(store)
-    stack.push_async_callback(tell_unfinished, store, "stopped: %d jobs are unfinished")
+    stack.push_async_callback(log_unfinished, store, "stopped: %d jobs are unfinished")
     await look_at_ids(store, ids)
-    await tell_unfinished(store, "%d unfinished jobs in the store go on")
+    await log_unfinished(store, "the store has %d unfinished jobs, which continue")
     for runner in runners:
         await stack.enter_async_context(runner)
 
@@ -64,7 +64,7 @@ class Drain:
         with anyio.move_on_after(self._seconds) as limit:
             await self._executor.drained()
         if limit.cancelled_caught:
-            text = "not drained within %g s; what is running goes back to the store, and streams fail"
+            text = "not drained within %g s; running jobs go back to the store, and streams fail"
             logger.warning(text, self._seconds)
 
 
@@ -114,11 +114,11 @@ async def look_at_ids(store: JobStore, ids: JobIds) -> None:
         ids.seen(newest)
 
 
-async def tell_unfinished(store: JobStore, text: str) -> None:
+async def log_unfinished(store: JobStore, text: str) -> None:
     """Log the number of unfinished jobs, if there are any."""
     with anyio.move_on_after(COUNT_SECONDS, shield=True):
         try:
             if unfinished := (await asked(store.pending)).total:
                 logger.info(text, unfinished)
         except StoreFailed as error:
-            logger.debug("unfinished jobs not counted: %s", error)
+            logger.debug("the unfinished jobs cannot be counted: %s", error)

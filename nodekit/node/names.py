@@ -27,5 +27,5 @@ def default_name(file: Path) -> str:
     """
     file = file.resolve()
     stem = file.parent.name if file.stem == "node" else file.stem
-    word = re.sub(r"[^a-z0-9_.-]+", "-", stem.lower())[: MAX_NAME - _DIGITS - 1].strip("_.-")
-    return f"{word or 'node'}-{sha256(os.fsencode(file)).hexdigest()[:_DIGITS]}"
+    base = re.sub(r"[^a-z0-9_.-]+", "-", stem.lower())[: MAX_NAME - _DIGITS - 1].strip("_.-")
+    return f"{base or 'node'}-{sha256(os.fsencode(file)).hexdigest()[:_DIGITS]}"

@@ -281,7 +281,7 @@ class Node:
 
     @property
     def containers(self) -> Mapping[ContainerId, Container]:
-        """Containers that the node offers, running or not."""
+        """Containers of the node, running or not."""
         return self._containers
 
     def running(self) -> Collection[ContainerId]:
@@ -298,7 +298,7 @@ class Node:
         return await asked(self._store.pending)
 
     async def resources(self, model_id: str | None = None) -> Mapping[ContainerId, msgspec.Raw]:
-        """Return the descriptions of running containers as JSON. Those that fail or take over 3 s are left out."""
+        """Return the descriptions of running containers as JSON. Containers that fail or take over 3 s are left out."""
         return await describe(self._runners, self.running(), model_id, self._describing)
 
     async def health(self) -> Health:

@@ -14,7 +14,7 @@ from nodekit.interfaces.runner import ContainerRunner
 from nodekit.interfaces.store import JobStore, JobTable
 from nodekit.interfaces.transport import Transport
 from nodekit.model.container import Container
-from nodekit.node.container_ids import offered
+from nodekit.node.container_ids import containers_of
 
 _CHECKED = ("timeout_seconds", "queue_timeout_seconds", "concurrency", "when_down", "retry")
 
@@ -26,19 +26,19 @@ def misfits(
     pipelines: Mapping[str, Pipeline],
     plugins: Sequence[object],
 ) -> Iterator[Problem]:
-    """Yield components of the wrong kind, containers that two runners offer, and rules that no plugin reads."""
+    """Yield components of the wrong kind, containers with one id in two runners, and rules that no plugin reads."""
     if wrong := list(_wrong_kinds(runners, transports, pipelines, plugins)):
         yield from wrong
         return
     if BUILT_IN in pipelines:
-        yield Problem(f"pipelines[{BUILT_IN!r}]", "is built in and always there; give yours another name")
+        yield Problem(f"pipelines[{BUILT_IN!r}]", "is built into every node; give yours another name")
     components = list(_components(store, runners, transports, pipelines))
     yield from _store_problems(store)
     for component in components:
         yield from shape_problems(*component)
     if any(inspect.isclass(runner) or not _has_containers(runner) for runner in runners):
         return
-    containers, wrong = offered(runners)
+    containers, wrong = containers_of(runners)
     yield from wrong
     for _, container in containers:
         yield from _container_problems(container)

@@ -61,7 +61,7 @@ class Waiters:
                 try:
                     await self._relay()
                 except Exception:
-                    logger.exception("the store's changes cannot be heard; trying again in %g s", PAUSE_SECONDS)
+                    logger.exception("the store fails to report changes; trying again in %g s", PAUSE_SECONDS)
                     self._missed = True
                     await anyio.sleep(PAUSE_SECONDS)
         finally:

@@ -62,7 +62,7 @@ class VirtualClock:
         their own speed: wait for the effect that you expect of them.
         """
         if seconds < 0:
-            raise ValueError("time does not pass backwards; `jump` steps the wall clock alone, in either direction")
+            raise ValueError("time does not go backwards; `jump` moves the wall clock alone, in either direction")
         await _turns()
         self.jump(seconds)
         before = anyio.current_time()

@@ -29,13 +29,13 @@ NO_NETWORK = "none"
 _CAPABILITY = re.compile(r"[A-Z][A-Z_]+")
 _WAYS_OUT = ("ALL", "NET_ADMIN", "NET_RAW")
 _OF_SERVED_ONLY = {
-    "name": "there is a container per step, and a name is one container's",
+    "name": "each step has its own container, and a name belongs to one container",
     "port": "a program is not called over HTTP",
     "host_port": "a program is not called over HTTP",
     "bearer": "a program is not called over HTTP",
     "http_errors": "a program is not called over HTTP",
     "startup_seconds": "a program need not answer before it is given its input; see `timeout_seconds`",
-    "stop_seconds": "a program that is given up is killed at once",
+    "stop_seconds": "a program that is abandoned is killed at once",
 }
 """Keys that have no meaning for a program, with the reason."""
 _NO_NETWORKS = {
@@ -55,7 +55,7 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class DockerContainer(StartedContainer, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A container that a Docker engine runs. Unless said it may do little: see the defaults."""
+    """A container that a Docker engine runs. By default it may do little: see the defaults of its keys."""
 
     image: Annotated[str, msgspec.Meta(min_length=1)]  # pyright: ignore[reportGeneralTypeIssues] - no default here
     """``name:tag`` or ``name@sha256:…``; without either, the tag ``latest``."""
@@ -63,7 +63,7 @@ class DockerContainer(StartedContainer, frozen=True, kw_only=True, forbid_unknow
     """``served``: called over HTTP for as long as the node runs. ``once``: a program that runs once for each step, with
     the step's data on standard input and the output on standard output."""
     name: str | None = None
-    """Its name on the engine; made of the node's and its id unless said."""
+    """Its name on the engine; by default made of the node's name and its id."""
     command: tuple[str, ...] = ()
     """Arguments in place of the image's own; no shell."""
     env: Mapping[str, EnvValue] = _NO_ENV
@@ -74,14 +74,14 @@ class DockerContainer(StartedContainer, frozen=True, kw_only=True, forbid_unknow
     port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 3000
     """The port inside the container on which its program listens."""
     host_port: Annotated[int, msgspec.Meta(ge=1, le=65535)] | None = None
-    """The port on 127.0.0.1 at which it is published; a free port unless said."""
+    """The port on 127.0.0.1 at which it is published; by default a free port."""
     gpus: Gpus | None = None
     pull: Literal["always", "missing", "never"] = "missing"
     """Policy for asking the registry for its image."""
     registry: Credentials | None = None
-    """For its image; unless said, what ``docker login`` has kept."""
+    """The credentials for its image; by default those that ``docker login`` stored."""
     network: str | None = None
-    """The name of a network that is there, or ``isolated``; unless said, the engine's default bridge, and for a
+    """The name of a network that is there, or ``isolated``; by default, the engine's default bridge, and for a
     program none."""
     extra_hosts: Mapping[str, str] = _NO_TEXTS
     """Names → addresses, or ``host-gateway``."""
@@ -92,7 +92,7 @@ class DockerContainer(StartedContainer, frozen=True, kw_only=True, forbid_unknow
     pids: Annotated[int, msgspec.Meta(ge=1)] = 512
     """Maximum number of its processes and threads."""
     user: str | None = None
-    """``uid[:gid]`` or a name; the image's own unless said."""
+    """``uid[:gid]`` or a name; by default the image's own."""
     read_only: bool = False
     """True makes its root file system read-only."""
     tmpfs: Mapping[str, str] = _NO_TEXTS
@@ -134,18 +134,19 @@ class DockerContainer(StartedContainer, frozen=True, kw_only=True, forbid_unknow
                 yield f"extra_hosts: expected an address or host-gateway for {name}, got {address!r}"
         for label in self.labels:
             if label.startswith(OWN_LABELS):
-                yield f"labels: those that begin with {OWN_LABELS} are the runner's, got {label!r}"
+                yield f"labels: names that begin with {OWN_LABELS} are reserved for the runner, got {label!r}"
         if self.name is not None and not (NAME.fullmatch(self.name) and len(self.name) > 1):
             yield f"name: expected two or more letters, digits and _.-, beginning with no _.-, got {self.name!r}"
         elif self.name is not None and self.name.startswith(OWN_NAMES):
-            yield f"name: those that begin with {OWN_NAMES} are the runner's, got {self.name!r}; leave it out for one"
+            text = f"names that begin with {OWN_NAMES} are reserved for the runner, got {self.name!r}"
+            yield f"name: {text}; leave it out to get one"
 
     def _network_problems(self) -> Iterator[str]:
         kind = (self.network or "").partition(":")[0]
         if kind in _NO_NETWORKS and not (self.once and kind == NO_NETWORK):
             yield f"network: {_NO_NETWORKS[kind]}; name another, or leave it out"
         if self.isolated and self.once:
-            yield "network: a program has none unless said; leave it out"
+            yield "network: a program has no network by default; leave it out"
         if self.isolated and self.host_port is not None:
             yield "host_port: an isolated container publishes no port; leave it out"
         for name in self.capabilities if self.isolated else ():
@@ -166,7 +167,7 @@ class DockerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     containers: tuple[DockerContainer, ...] = ()
     host: str | None = None
-    """The engine's URL, ``unix:///path``; unless said, that of DOCKER_HOST, of the current docker context, or the
+    """The engine's URL, ``unix:///path``; by default, that of DOCKER_HOST, of the current docker context, or the
     usual socket."""
 
 
@@ -229,7 +230,7 @@ def _taken_twice(containers: Sequence[DockerContainer], key: str) -> Iterator[Pr
     values = [getattr(container, key) for container in containers]
     for number, value in enumerate(values):
         if value is not None and value in values[:number]:
-            yield Problem(f"containers[{number}].{key}", f"{value!r} is another container's of this runner")
+            yield Problem(f"containers[{number}].{key}", f"{value!r} belongs to another container of this runner")
 
 
 def _is_address(text: str) -> bool:

@@ -44,7 +44,7 @@ def findings() -> Iterator[Finding]:
 def _found(place: Place, version: Mapping[str, Any]) -> Finding:
     text = (
         f"engine {version.get('Version')} (API {version.get('ApiVersion')}) at {place.host}, found by: {place.how}; "
-        "a `host` in a node file goes before it"
+        "a `host` in a node file takes precedence"
     )
     return Finding("ok", "docker", text)
 
@@ -53,7 +53,9 @@ def _of_version(version: Mapping[str, Any]) -> Iterator[Finding]:
     api = str(version.get("ApiVersion", ""))
     if all(part.isdigit() for part in api.split(".")) and tuple(map(int, api.split("."))) < OLDEST_API:
         oldest = ".".join(map(str, OLDEST_API))
-        yield Finding("warning", "docker", f"its API {api} is older than {oldest}, which is tried", "update the engine")
+        yield Finding(
+            "warning", "docker", f"its API {api} is older than {oldest}, the oldest that is tested", "update the engine"
+        )
 
 
 def _of_limits(info: Mapping[str, Any]) -> Iterator[Finding]:

@@ -100,8 +100,8 @@ class DockerRunner(StartingRunner):
 
     def _upkeep(self, container: DockerContainer, workshop: Workshop, presence: Presence) -> Kept | Once:
         if container.once:
-            return Once(container, workshop, presence, self.tell)
-        return Kept(container, workshop, presence, self._http, self.tell)
+            return Once(container, workshop, presence, self.notify)
+        return Kept(container, workshop, presence, self._http, self.notify)
 
     async def _begin_when_it_can(self, stack: AsyncExitStack, tasks: TaskGroup) -> None:
         pause = FIRST_PAUSE_SECONDS

@@ -1,4 +1,4 @@
-"""The containers of an Infernet node: those that it starts itself, and those that run elsewhere."""
+"""The containers of an Infernet node. It starts some itself; the others run elsewhere."""
 
 import re
 import shlex
@@ -44,7 +44,10 @@ def add_runners(draft: Draft, *, chain: bool) -> None:
     others = [(number, one) for number, one in numbered if (number, one) not in managed]
     problems = [problem for number, one in numbered for problem in _problems(f"containers[{number}]", one)]
     problems += [
-        Problem(f"containers[{number}].image", "is missing: with manage_containers, the node starts it from an image")
+        Problem(
+            f"containers[{number}].image",
+            "is missing: with manage_containers, the node starts each container from an image",
+        )
         for number, one in managed
         if not one.image
     ]
@@ -160,7 +163,7 @@ class _Runner:
         if container.allowed_ips:
             table["allowed_ips"] = [_network(allowed) for allowed in container.allowed_ips]
         else:
-            self._draft.comment(where, "allowed_ips: none is named, so that everybody may use it, as there.")
+            self._draft.comment(where, "allowed_ips: none is listed, so everybody may use it, as in Infernet.")
         if container.generates_proofs:
             table["generates_proofs"] = True
         for key in _CHAIN_RULES:
@@ -189,8 +192,8 @@ def _variable(id: str) -> str:
 def _remark_managed(draft: Draft) -> None:
     draft.notice(
         "runners[0]",
-        "manage_containers: containers are as free as Infernet's, with all of the machine's memory; a node file of its "
-        "own can bound memory and pids, and take capabilities away.",
+        "manage_containers: containers are as unrestricted as Infernet's, and may use all memory of the machine; a "
+        "node file of its own can bound memory and pids, and take capabilities away.",
     )
     draft.comment("runners[0]", "They are on 127.0.0.1 only; Infernet's were on all addresses.")
     draft.comment("runners[0]", "They are started again whenever they die; Infernet's at most 5 times.")

@@ -23,7 +23,7 @@ class Reference(msgspec.Struct, frozen=True):
 class Draft:
     """The tables with their comments, notices and origins.
 
-    Key paths are those of the tables (``runners[0].containers[1].env``), unless said to be of the JSON.
+    Key paths are those of the tables (``runners[0].containers[1].env``), unless they are stated to be of the JSON.
     """
 
     def __init__(self, read: Read) -> None:
@@ -60,7 +60,7 @@ class Draft:
         self.references[where] = Reference(name, origin)
         self.origin(where, origin)
         self.comment(
-            where, f"{origin}: set the environment variable {name} to what it was, or name a file that holds it"
+            where, f"{origin}: set the environment variable {name} to the old value, or name a file that holds it"
         )
 
     def given(self, key: str) -> bool:
@@ -68,7 +68,7 @@ class Draft:
         return key in self.read.given
 
 
-def is_offered(kind: str, name: str) -> bool:
+def is_provided(kind: str, name: str) -> bool:
     """Return True if an installed package has a provider of this kind and name."""
     return any((f"nodekit.{kind}s", name) == found for found in _entry_points())
 

@@ -17,7 +17,7 @@ from nodekit_infernet._shapes import is_list, is_table
 
 _TRUE = ("true", "t", "yes", "y", "on", "1")
 _FALSE = ("false", "f", "no", "n", "off", "0")
-_WORDS = {
+_TYPES = {
     "array": "a list",
     "bool": "true or false",
     "float": "a number",
@@ -125,8 +125,8 @@ def _structs_among(kinds: tuple[Any, ...]) -> Iterator[type[msgspec.Struct]]:
 def _plain(value: Any, kind: Any) -> Any:
     """Convert texts that Infernet accepts and msgspec does not."""
     if kind is bool and isinstance(value, str):
-        word = value.strip().lower()
-        return word in _TRUE if word in _TRUE + _FALSE else value
+        text = value.strip().lower()
+        return text in _TRUE if text in _TRUE + _FALSE else value
     return value.strip() if isinstance(value, str) and _is_number(kind) else value
 
 
@@ -146,5 +146,5 @@ def _explained(where: str, text: str) -> tuple[str, str]:
     It contains only types, never values.
     """
     text, _, place = text.partition(" - at `$")
-    words = re.sub(r"`(\w+)[^`]*`", lambda found: _WORDS.get(found[1], found[1]), text)
-    return where + place.rstrip("`"), words[:1].lower() + words[1:]
+    text = re.sub(r"`(\w+)[^`]*`", lambda found: _TYPES.get(found[1], found[1]), text)
+    return where + place.rstrip("`"), text[:1].lower() + text[1:]

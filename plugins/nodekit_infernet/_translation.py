@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from nodekit_infernet._containers import add_runners
-from nodekit_infernet._draft import Draft, is_offered, said, without_secrets
+from nodekit_infernet._draft import Draft, is_provided, said, without_secrets
 from nodekit_infernet._reading import Read
 from nodekit_infernet._toml import inline
 
@@ -20,7 +20,7 @@ def translated(read: Read) -> Draft:
     draft = Draft(read)
     _add_log(draft)
     _add_store(draft)
-    runs_chain = read.config.chain.enabled and is_offered("plugin", "chain")
+    runs_chain = read.config.chain.enabled and is_provided("plugin", "chain")
     add_runners(draft, chain=runs_chain)
     _add_transport(draft)
     _add_plugins(draft, chain=runs_chain)
@@ -39,7 +39,7 @@ def _add_log(draft: Draft) -> None:
 
 def _add_store(draft: Draft) -> None:
     redis = draft.read.config.redis
-    if is_offered("store", "redis"):
+    if is_provided("store", "redis"):
         draft.tables["store"] = {"use": "redis", **said(redis)}
         draft.origin("store", "redis")
         return
@@ -74,9 +74,12 @@ def _add_transport(draft: Draft) -> None:
         f"server.port: listens on all addresses (0.0.0.0:{server.port}), as Infernet did; a node file of its own, "
         'or --bind, can have "127.0.0.1" instead.',
     )
-    draft.comment("transports[0].status_networks", "Who may report what came of jobs: this machine and its containers.")
+    draft.comment(
+        "transports[0].status_networks",
+        "Addresses that may report the results of jobs: this machine and its containers.",
+    )
     draft.comment("transports[0].status_networks", "Infernet took such reports from 192.168.0.0/16 as well.")
-    draft.comment("transports[0].profile", "Answers as Infernet 1.4 gave them, where nodekit's own differ.")
+    draft.comment("transports[0].profile", "Replies are those of Infernet 1.4 where nodekit's own differ.")
 
 
 def _add_plugins(draft: Draft, *, chain: bool) -> None:
@@ -126,8 +129,8 @@ def _leave_chain(draft: Draft) -> None:
 def _remark(draft: Draft) -> None:
     """Add notices and comments for settings without a table."""
     if draft.read.config.forward_stats:
-        draft.notice("", "forward_stats: no telemetry is ever sent, whatever it says.")
+        draft.notice("", "forward_stats: no telemetry is ever sent; the value is ignored.")
     if draft.given("startup_wait"):
-        draft.comment("", "startup_wait: a container is called once it answers, so nothing is waited for beyond that.")
+        draft.comment("", "startup_wait: a container is called once it answers, so the node waits for nothing else.")
     for key in draft.read.unknown:
         draft.notice("", f"{key}: unknown to Infernet 1.4 and ignored.")

@@ -22,17 +22,17 @@ class Output:
         """Take the next piece of output, which may end anywhere in a line."""
         *lines, rest = piece.split(b"\n")
         for line in lines:
-            self._tell(self._line + line)
+            self._log(self._line + line)
             self._line = b""
         self._line = (self._line + rest)[: MAX_LINE_BYTES + 1]
 
     def end(self) -> None:
         """Finish the output. Its last line need not end with a newline."""
         if self._line:
-            self._tell(self._line)
+            self._log(self._line)
         self._line = b""
 
-    def _tell(self, line: bytes) -> None:
+    def _log(self, line: bytes) -> None:
         text = line[:MAX_LINE_BYTES].decode(errors="replace").rstrip("\r")
         if len(line) > MAX_LINE_BYTES:
             text += "…"

@@ -29,7 +29,7 @@ class ProcessRunner(StartingRunner):
         super().__init__(containers)
         self._http = ContainerHttp()
         self.upkeep = {
-            container.id: Supervised(container, folder / (container.folder or ""), self._http, self.tell)
+            container.id: Supervised(container, folder / (container.folder or ""), self._http, self.notify)
             for container in containers
         }
         self._tasks: TaskGroup | None = None

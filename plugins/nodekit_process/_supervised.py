@@ -27,15 +27,15 @@ NOTICE_SECONDS = 0.5
 
 
 class Supervised:
-    """The process of one container. `tell` is called whenever it goes up or down."""
+    """The process of one container. `notify` is called whenever it goes up or down."""
 
     def __init__(
-        self, container: ProcessContainer, folder: Path, http: ContainerHttp, tell: Callable[[], None]
+        self, container: ProcessContainer, folder: Path, http: ContainerHttp, notify: Callable[[], None]
     ) -> None:
         self._container = container
         self._folder = folder
         self._http = http
-        self._tell = tell
+        self._notify = notify
         self._up: tuple[Process, Endpoint] | None = None
         self._why = "was not started yet"
         self._restart_at = 0.0
@@ -148,13 +148,13 @@ class Supervised:
     def _is_up(self, process: Process, endpoint: Endpoint) -> None:
         logger.info("container %s answers at %s (pid %d)", self._container.id, endpoint.url, process.pid)
         self._up, self._up_at = (process, endpoint), time.monotonic()
-        self._tell()
+        self._notify()
 
     def _is_down(self, process: Process) -> None:
         if self._up is not None:
             self._why = f"its process {process.ending}"
             self._up = None
-            self._tell()
+            self._notify()
 
     def _not_started(self, why: str, exit_code: int | None, output: Output) -> NotStarted:
         self._why = why

@@ -1,7 +1,7 @@
 """The plugin `ratelimit`: a limit on how often a client may send requests.
 
 Each client may send `requests` requests at once, and gets one more every `period_seconds` / `requests` (GCRA, a leaky
-bucket that keeps one number per client). Refused requests do not count. Counting begins anew when the node starts.
+bucket that keeps one number per client). Refused requests do not count. Counts are lost when the node stops.
 """
 
 import time
@@ -25,7 +25,7 @@ class RateLimitConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Number of requests that a client may make per `period_seconds`."""
     period_seconds: Annotated[float, msgspec.Meta(gt=0, le=31_536_000)] = 60.0
     max_clients: Annotated[int, msgspec.Meta(ge=1)] = 100_000
-    """Number of clients remembered. Beyond it, the client with the oldest request is forgotten, and may begin anew."""
+    """Number of remembered clients. Beyond it, the one with the oldest request is forgotten; its rate starts again."""
 
 
 class RateLimit:

@@ -178,7 +178,7 @@ def _cause(error: BaseException) -> str:
     if isinstance(error, aiohttp.ClientResponseError):  # its text begins with a status that the container did not send
         return error.message
     if isinstance(error, aiohttp.ClientPayloadError):
-        return "it ended early, or is not what its headers say"
+        return "it ended early, or does not match its headers"
     return str(error) or type(error).__name__
 
 

@@ -47,7 +47,7 @@ class Upkeep(Protocol):
 class StartingRunner:
     """The common part of each `ContainerRunner` that starts its containers.
 
-    A runner derives from it, fills `upkeep`, calls `start` when it is entered, and calls `tell` when a container goes
+    A runner derives from it, fills `upkeep`, calls `start` when it is entered, and calls `notify` when a container goes
     up or down.
     """
 
@@ -75,7 +75,7 @@ class StartingRunner:
                 starting.start_soon(start, one)
         return failures[0] if failures else None
 
-    def tell(self) -> None:
+    def notify(self) -> None:
         """Announce that `running()` may have changed."""
         self._changed.set()
         self._changed = anyio.Event()

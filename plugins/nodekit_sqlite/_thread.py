@@ -88,7 +88,7 @@ class ConnectionThread:
             while calls := self._next():
                 self._run(connection, calls)
                 with suppress(RuntimeError):  # the event loop is gone, and so are the callers
-                    self._post(_tell, calls)
+                    self._post(_deliver, calls)
         finally:
             connection.close()
 
@@ -135,6 +135,6 @@ def _commit(connection: sqlite3.Connection, calls: Sequence[_Call]) -> Exception
         return error
 
 
-def _tell(calls: Sequence[_Call]) -> None:
+def _deliver(calls: Sequence[_Call]) -> None:
     for call in calls:
         call.done.set()

@@ -19,7 +19,7 @@ from certified import (
     install_all_sorts,
     temporary,
 )
-from parts import until
+from components import until
 from planted import install
 from served import NODEKIT
 
@@ -300,7 +300,7 @@ of_classes = pytest.mark.xdist_group("certify classes")
 def test_what_suite_and_class_leave_out_and_a_setting_that_differs_are_limits(classes: Classes) -> None:
     *_, limits, _ = classes[1]["TestLeavesOut"]
     assert "`timeout_seconds = 19.0`" in limits
-    assert "say in `refused` which requests it refuses" in limits
+    assert "return from `refused` requests that it refuses" in limits
     assert "we never restart" in limits
     assert "known since May" in limits
 
@@ -355,7 +355,7 @@ def test_an_import_that_does_not_end_is_given_up(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     told: list[str] = []
     [row] = run_certify(find_package("nodekit-shelf"), Wishes(start_seconds=1), told.append).rows
-    assert (row.result, row.text) == ("not run", "it was not done within 1 s, and was ended")
+    assert (row.result, row.text) == ("not run", "it did not finish within 1 s, and was stopped")
     assert told == ["store:shelf: looking at it"]
 
 
@@ -366,7 +366,7 @@ def test_a_package_without_providers_says_so(tmp_path: Path) -> None:
     install(tmp_path, "nodekit-empty", "")
     done = certify(tmp_path, "nodekit-empty")
     assert done.exit_code == 1
-    assert "nodekit-empty 1.0 offers nothing" in done.err
+    assert "nodekit-empty 1.0 has nothing to certify" in done.err
     assert "nodekit.stores" in done.err
 
 
@@ -463,7 +463,7 @@ async def endless(data):
 
 async def broken(data):
     yield b"half"
-    raise ValueError("as it was told")
+    raise ValueError("on purpose")
 """
 
 HANGS = """

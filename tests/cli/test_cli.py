@@ -4,9 +4,9 @@ import signal
 from pathlib import Path
 
 import pytest
+from components import until
 from http_api import free_port
 from node_files import NODE_FILE, SERVED, SLOW, changed, write
-from parts import until
 from planted import nodekit
 from served import nodekit as nodekit_elsewhere
 from served import serve, started

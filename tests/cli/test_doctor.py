@@ -208,9 +208,9 @@ def test_a_limit_of_open_files_is_judged_by_what_it_is_enough_for(
     [
         (LITTLE_SPACE_BYTES, True, "ok", "1.0 GiB free"),
         (LITTLE_SPACE_BYTES, False, "note", "may not write"),
-        (LITTLE_SPACE_BYTES - 1, True, "warning", "make room"),
+        (LITTLE_SPACE_BYTES - 1, True, "warning", "free some space"),
         (NO_SPACE_BYTES, True, "warning", "50 MiB free"),
-        (NO_SPACE_BYTES - 1, True, "error", "want of space"),
+        (NO_SPACE_BYTES - 1, True, "error", "lack of space"),
         (0, True, "error", "0 bytes free"),
     ],
 )
@@ -226,5 +226,5 @@ def test_a_folder_that_is_gone_is_an_error(tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
     assert findings(doctor_elsewhere(f"rmdir {gone}", gone))["current folder"] == (
-        "error", "cannot be used: No such file or directory; go to a folder that is there, or make room"
+        "error", "cannot be used: No such file or directory; change to a folder that exists, or free some space"
     )  # fmt: skip

@@ -241,9 +241,9 @@ def test_without_a_folder_it_is_written_where_one_is(tmp_path: Path, monkeypatch
         ("store", "none", "take another, such as my-none"),
         ("store", "embedded", "nodekit has EmbeddedStore itself; take another, such as my-embedded"),
         ("runner", "container", "take another"),
-        ("store", "sqlite", f"'sqlite' is offered by nodekit-compute {nodekit.__version__}; take another name"),
-        ("guard", "guardian", "'guardian' is offered by nodekit-compute"),
-        ("observer", "guardian", "'guardian' is offered by nodekit-compute"),
+        ("store", "sqlite", f"'sqlite' is provided by nodekit-compute {nodekit.__version__}; take another name"),
+        ("guard", "guardian", "'guardian' is provided by nodekit-compute"),
+        ("observer", "guardian", "'guardian' is provided by nodekit-compute"),
         ("runner", "sqlite", f"nodekit-compute {nodekit.__version__} has a package nodekit_sqlite already; take"),
         ("runner", "hello", "nodekit-compute"),
         ("runner", "compute", "a distribution nodekit-compute is installed; take another name, such as my-compute"),
@@ -281,7 +281,7 @@ def test_packages_of_others_can_be_uninstalled_and_loose_ones_are_shown(
     (tmp_path / "site" / "nodekit_loose.py").touch()
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     said = {name: call("store", name, "--folder", tmp_path).output for name in ("bin", "shelf", "loose")}
-    assert "'bin' is offered by nodekit-shelf 1.0; take another name, such as my-bin, or uninstall that" in said["bin"]
+    assert "'bin' is provided by nodekit-shelf 1.0; take another name, such as my-bin, or uninstall that" in said["bin"]
     assert "a distribution nodekit-shelf is installed; take another name" in said["shelf"]
     assert f"a package nodekit_loose already, in {tmp_path}/site/nodekit_loose.py; take another" in said["loose"]
     assert "uninstall" not in said["loose"]

@@ -1,4 +1,4 @@
-"""`nodekit plugins`: from metadata alone, what installed packages put forward, and what one of them is."""
+"""`nodekit plugins`: from metadata alone, the providers of installed packages, and what one of them is."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from planted import LEAVES_A_MARK, STORE, imported, nodekit, nodekit_elsewhere, 
 
 from nodekit import Provider, StreamingRunner
 from nodekit.cli.config.field_docs import field_docs, summary
-from nodekit.cli.config.words import keys_of
+from nodekit.cli.config.key_texts import keys_of
 from nodekit.cli.plugins.provider_details import portrait
 from nodekit.config.providers import provided
 from nodekit_docker import DockerContainer
@@ -94,12 +94,12 @@ def test_what_is_broken_is_listed_with_the_reason_and_nothing_is_imported(tmp_pa
     plant(tmp_path, "nodekit-torn", "[nodekit.stores]\ntorn\n", None)
     found = listed(tmp_path)
     for one, other in (("shelf", "other"), ("other", "shelf")):
-        text = f"nodekit-{other} 1.0 offers that name too; uninstall all but one"
+        text = f"nodekit-{other} 1.0 provides that name too; uninstall all but one"
         assert found[f"store:shelf:nodekit-{one}"]["broken"] == text
     assert "broken" not in found["plugin:fine:nodekit-other"]
-    text = "its module nodekit_gone is not there; reinstall or uninstall nodekit-gone"
+    text = "its module nodekit_gone does not exist; reinstall or uninstall nodekit-gone"
     assert found["runner:gone:nodekit-gone"]["broken"] == text
-    assert "nodekit_shelf.deeper.still is not there" in found["runner:deep:nodekit-deep"]["broken"]
+    assert "nodekit_shelf.deeper.still does not exist" in found["runner:deep:nodekit-deep"]["broken"]
     assert "no name" in found["plugin:nameless:None"]["broken"]
     done = nodekit(tmp_path, "plugins")
     broken = [line for line in done.stdout.splitlines() if line.startswith("broken: ")]
@@ -123,7 +123,7 @@ def test_show_imports_the_one_that_is_meant_and_says_what_it_is(tmp_path: Path) 
         f"  module nodekit_door, {tmp_path / 'nodekit_door.py'}",
         "  hooks: nodekit_admit, nodekit_observe",
         "",
-        "settings that it reads of containers:",
+        "settings that it reads from containers:",
         "  locked: true or false; default true",
         "      Whether it is.",
     ]
@@ -166,7 +166,7 @@ def test_hooks_and_capabilities_are_those_of_what_is_built() -> None:
     ("code", "words"),
     [
         ("raise RuntimeError('half\\ninstalled')", "RuntimeError: half installed"),
-        (None, "its module nodekit_shelf is not there"),
+        (None, "its module nodekit_shelf does not exist"),
     ],
 )
 def test_one_that_is_broken_is_1_with_the_reason_and_the_cure_on_a_line(

@@ -199,8 +199,8 @@ def test_the_reference_has_every_hook_with_its_arguments() -> None:
 
 
 def signature(hook: Callable[..., Any]) -> str:
-    colour = "async def" if inspect.iscoroutinefunction(hook) else "def"
-    return f"{colour} {hook.__name__}({', '.join(inspect.signature(hook).parameters)})"
+    keyword = "async def" if inspect.iscoroutinefunction(hook) else "def"
+    return f"{keyword} {hook.__name__}({', '.join(inspect.signature(hook).parameters)})"
 
 
 def test_the_reference_has_every_route() -> None:

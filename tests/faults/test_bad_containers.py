@@ -11,9 +11,9 @@ from typing import Any, TypeAlias
 
 import msgspec
 import pytest
+from components import until
 from connections import listening
 from http_api import Api
-from parts import until
 from served import Served, serve
 from service_process import service
 

@@ -15,8 +15,8 @@ from typing import Any, Self, TypeAlias
 import anyio
 import pytest
 from chance import each_run
+from components import PATIENCE_SECONDS, SwitchRunner
 from msgspec.structs import replace
-from parts import PATIENCE_SECONDS, SwitchRunner
 
 from nodekit import (
     Container,

@@ -19,9 +19,9 @@ import aiohttp
 import anyio
 import pytest
 from chance import each_run
+from components import SwitchRunner, make_node, until, until_is
 from http_api import Api
 from msgspec.structs import replace
-from parts import SwitchRunner, make_node, until, until_is
 from served import Served, serve
 from service_process import service
 

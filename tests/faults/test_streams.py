@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from chance import each_run
+from components import until
 from connections import listening
 from http_api import Api, RawConnection, both_servers, post
-from parts import until
 from served import Served, serve
 
 pytestmark = pytest.mark.anyio

@@ -13,9 +13,9 @@ from typing import Any
 import anyio
 import pytest
 from chance import each_run
+from components import SpiedStore, SwitchRunner, make_node, until
 from connections import descriptors
 from http_api import RawConnection, both_servers, serving
-from parts import SpiedStore, SwitchRunner, make_node, until
 
 from nodekit import Container, ContainerOutput, JobRequest, Node, Step, encode_payload
 from nodekit.node.waiters import Waiter

@@ -1,6 +1,6 @@
 """The suites can fail: each component here breaks a promise, and the tests that must fail are named.
 
-The parts stand in `broken`, in a module for each kind, with a suite around them and a sound one.
+The broken components and plugins are in `broken`: a module for each kind, with its suite and a sound one.
 """
 
 import re
@@ -32,11 +32,11 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 class Break:
     """A broken component, and the tests that fail for it."""
 
-    def __init__(self, part: type, *caught_by: str) -> None:
-        self.kind, self.part, self.caught_by = sys.modules[part.__module__], part, caught_by
+    def __init__(self, subject: type, *caught_by: str) -> None:
+        self.kind, self.subject, self.caught_by = sys.modules[subject.__module__], subject, caught_by
 
     def __str__(self) -> str:
-        return f"{kind_name(self.kind)}-{self.part.__name__}"
+        return f"{kind_name(self.kind)}-{self.subject.__name__}"
 
 
 def kind_name(kind: ModuleType) -> str:
@@ -45,13 +45,13 @@ def kind_name(kind: ModuleType) -> str:
 
 LEFT = "test_a_node_with_it_starts_and_stops_and_nothing_is_left"
 KILLED = "test_what_a_call_has_kept_survives_a_kill"
-KILLED_AGAIN = "test_what_was_told_survives_kills_at_any_moment"
+KILLED_AGAIN = "test_what_was_reported_survives_kills_at_any_moment"
 FULL = "test_what_does_not_fit_on_the_disk_is_refused_as_a_whole"
 STORE_LEFT = "test_nothing_is_left_of_one_that_was_left"
 KEEPING_MUCH = "test_keeping_much_does_not_block_the_event_loop"
 RUNNER_LEFT = "test_exit_leaves_no_tasks_descriptors_or_threads"
 HOSTILE = "test_whatever_a_client_sends_it_is_let_in_or_refused"
-TOLD_WHY = "test_who_is_unwelcome_is_refused_and_told_why"
+TOLD_WHY = "test_who_is_unwelcome_is_refused_with_a_reason"
 NODE = ("test_a_node_takes_jobs_to_their_end", "test_no_stored_step_is_called_again_after_a_crash")
 NOT_THERE = "test_check_refuses_a_job_whose_containers_are_not_there"
 RESTARTED = "test_a_job_goes_on_after_a_restart"
@@ -94,15 +94,17 @@ BREAKS = (
         "test_a_node_with_it_can_be_cancelled",
     ),
     Break(
-        observers.Raises, "test_it_is_told_of_jobs_that_succeed_fail_and_are_cancelled", "test_every_event_can_be_told"
+        observers.Raises,
+        "test_it_observes_jobs_that_succeed_fail_and_are_cancelled",
+        "test_it_accepts_every_kind_of_event",
     ),
     Break(observers.ChokesOnNewEvents, "test_events_that_it_does_not_know_are_nothing_to_it"),
-    Break(observers.Blocks, "test_being_told_does_not_block"),
-    Break(observers.KeepsEvents, "test_it_does_not_hold_on_to_what_it_was_told"),
+    Break(observers.Blocks, "test_receiving_events_does_not_block"),
+    Break(observers.KeepsEvents, "test_it_does_not_keep_the_events_that_it_received"),
     Break(
         observers.ChangesJobs,
         "test_jobs_go_on_as_without_it",
-        "test_it_is_told_of_jobs_that_succeed_fail_and_are_cancelled",
+        "test_it_observes_jobs_that_succeed_fail_and_are_cancelled",
     ),
     Break(observers.MumblesItsProblems, "test_it_says_in_sentences_what_is_wrong"),
     Break(runners.LeavesWhatWasGivenUp, RUNNER_LEFT),
@@ -177,7 +179,7 @@ BREAKS = (
     Break(stores.OffersStreams, "test_a_streaming_job_is_claimed_as_it_is_added"),
     Break(stores.MiscountsClients, "test_pending_counts_by_origin_and_client"),
     Break(stores.CountsForever, "test_pending_counts_a_job_from_its_acceptance_to_its_end"),
-    Break(stores.Silent, "test_changes_tells_of_every_change_from_now_on", "test_every_listener_hears_of_a_change"),
+    Break(stores.Silent, "test_changes_reports_every_change_from_now_on", "test_every_listener_hears_of_a_change"),
     Break(stores.MissesQuietly, "test_a_slow_listener_sees_every_change_or_learns_that_it_missed_some"),
     Break(stores.StopsAdding, "test_cancelling_add_leaves_no_job_behind_that_is_not_queued"),
     Break(durable.WritesNowAndThen, KILLED, KILLED_AGAIN),
@@ -271,7 +273,7 @@ BREAKS = (
         "test_of_adds_with_one_key_through_several_stores_at_once_one_is_kept",
     ),
     Break(shared.CountsItsOwn, "test_pending_counts_the_jobs_of_all_stores"),
-    Break(shared.HearsItself, "test_changes_tells_what_other_stores_did"),
+    Break(shared.HearsItself, "test_changes_reports_what_other_stores_did"),
     Break(shared.NeverForgetsNodes, "test_an_announcement_lapses_when_its_node_dies"),
     Break(shared.RemembersWhoLeft, "test_an_announcement_is_gone_when_its_node_has_left"),
     Break(shared.ForgetsByName, "test_a_node_that_comes_again_under_its_name_stays_known"),
@@ -291,12 +293,12 @@ BREAKS = (
     Break(transports.ServesOneClientAtATime, "test_clients_that_stall_hold_up_no_other"),
     Break(transports.AnswersOneRequestAtATime, "test_a_request_that_takes_long_holds_up_no_other"),
     Break(transports.EndsWithAClient, "test_clients_that_go_away_harm_nobody"),
-    Break(transports.ForgetsData, "test_a_job_is_told_as_it_is"),
-    Break(transports.AnswersBeforeItKeeps, "test_an_id_is_told_only_once_its_job_is_kept"),
-    Break(transports.ForgetsParams, "test_a_refusal_is_told_with_its_reason_and_params"),
+    Break(transports.ForgetsData, "test_a_job_is_reported_as_it_is"),
+    Break(transports.AnswersBeforeItKeeps, "test_an_id_is_sent_only_after_its_job_is_kept"),
+    Break(transports.ForgetsParams, "test_a_refusal_is_sent_with_its_reason_and_params"),
     Break(transports.SaysNotWhenToComeBack, "test_a_node_that_takes_no_more_says_so_and_when_to_ask_again"),
     Break(transports.EndsWithAFault, "test_a_fault_of_the_node_ends_one_request_and_no_more"),
-    Break(transports.AsksNoLimit, "test_who_asks_too_often_is_told_so"),
+    Break(transports.AsksNoLimit, "test_too_many_requests_of_a_client_are_refused"),
     Break(transports.TakesAllForOneClient, "test_the_jobs_of_one_client_are_no_others"),
     Break(observers.CanBeMadeOnce, "test_a_new_one_can_follow_in_the_same_process"),
     Break(
@@ -305,12 +307,12 @@ BREAKS = (
         "test_a_key_that_is_none_or_would_not_be_kept_is_400",
         "test_a_key_is_taken_as_it_is",
     ),
-    Break(http.TellsNoKinds, "test_a_history_tells_how_a_job_failed_or_that_it_was_cancelled"),
+    Break(http.TellsNoKinds, "test_a_history_says_how_a_job_failed_or_that_it_was_cancelled"),
     Break(http.WaitsForNothing, "test_a_job_that_finishes_while_its_client_waits_is_the_reply"),
     Break(http.DoesNotWaitForResults, "test_asking_can_wait_until_all_jobs_are_finished"),
     Break(http.ReadsNoPriority, "test_an_urgency_is_that_of_the_job_or_of_all_jobs_of_a_batch"),
     Break(http.ReadsNoRequestId, "test_request_ids_come_back_or_are_made"),
-    Break(http.TellsAllEventsAgain, "test_events_tell_a_job_from_its_start_to_its_end"),
+    Break(http.TellsAllEventsAgain, "test_events_report_a_job_from_its_start_to_its_end"),
     Break(
         http.TellsAtTheEnd, "test_events_come_as_they_happen", "test_the_id_comes_first_and_then_the_bytes_as_they_come"
     ),
@@ -324,7 +326,7 @@ BREAKS = (
     Break(
         http.AnswersErrorsAsText,
         "test_what_is_not_there_is_404_as_json_and_paths_match_exactly",
-        "test_a_refusal_is_told_with_its_reason_and_params",
+        "test_a_refusal_is_sent_with_its_reason_and_params",
     ),
     Break(
         http.ReordersLists,
@@ -349,7 +351,7 @@ BREAKS = (
     Break(
         http.OneClientForAll,
         "test_another_client_neither_reads_nor_cancels",
-        "test_another_client_is_told_nothing_and_tries_nothing_again",
+        "test_another_client_learns_nothing_and_retries_nothing",
     ),
 )
 
@@ -357,16 +359,16 @@ SOUND_ELSEWHERE = (shared,)
 """Kinds whose whole suite is slow, and run on the sound one already: by tests/kit/test_shared_store.py."""
 
 
-def outcomes(kind: ModuleType, part: type, tests: Sequence[str], folder: Path, **settings: object) -> Outcomes:
+def outcomes(kind: ModuleType, subject: type, tests: Sequence[str], folder: Path, **settings: object) -> Outcomes:
     """Run tests of the suite of that kind on a component."""
-    body: dict[str, Any] = {"part": part, "backends": ("asyncio",), **settings}
+    body: dict[str, Any] = {"subject": subject, "backends": ("asyncio",), **settings}
     return run(type(f"Test{part.__name__}", (kind.Suite,), body), tests, folder)
 
 
 @pytest.mark.parametrize("one", BREAKS, ids=str)
 def test_what_is_broken_is_caught_by_the_tests_that_are_named(one: Break, tmp_path: Path) -> None:
     """A broken component gets less time than a sound one: some breaks show because something never arrives."""
-    told = outcomes(one.kind, one.part, one.caught_by, tmp_path, **one.kind.HURRIED)
+    told = outcomes(one.kind, one.subject, one.caught_by, tmp_path, **one.kind.HURRIED)
     assert told.failed.keys() == set(one.caught_by), told
 
 
@@ -384,7 +386,7 @@ SWITCHED_OFF = {
     "idempotency_keys": "test_a_key_is_for_one_body_of_one_client",
     "priorities": "test_an_urgency_is_that_of_the_job_or_of_all_jobs_of_a_batch",
     "request_ids": "test_request_ids_come_back_or_are_made",
-    "histories": "test_a_history_tells_steps_and_times_and_no_outputs",
+    "histories": "test_a_history_has_steps_and_times_and_no_outputs",
     "events": "test_events_come_as_they_happen",
     "retries": "test_another_try_goes_on_where_it_failed_or_begins_anew",
     "filters": "test_lists_choose_by_status_container_and_error",

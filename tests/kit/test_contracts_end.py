@@ -35,7 +35,7 @@ from nodekit.testing import (
 )
 from nodekit.testing.contracts.bounds import MOST_BYTES
 from nodekit.testing.contracts.shared import jobs, leases
-from nodekit.testing.contracts.stores.killing import Tell, told_until_killed
+from nodekit.testing.contracts.stores.killing import Report, reported_until_killed
 from nodekit.testing.contracts.transports.http_client import CutOff, HttpClient, HttpConnection
 from nodekit.testing.contracts.transports.served import MOST_PIECES, ToldRunner
 from nodekit.testing.store_model.choices import id_of
@@ -362,12 +362,12 @@ async def test_what_has_no_end_in_the_suite_of_transports_gives_no_more_than_fit
 async def test_a_store_that_leaves_a_process_behind_does_not_hold_up_who_kills_it() -> None:
     """The process that is left holds the pipe of the killed one."""
 
-    def live(tell: Tell) -> None:
+    def live(tell: Report) -> None:
         if (left := os.fork()) == 0:
             while True:
                 signal.pause()
         tell(b"%d" % left)
         signal.pause()
 
-    (told,) = told_until_killed(live, lines=1, seconds=5)
+    (told,) = reported_until_killed(live, lines=1, seconds=5)
     os.kill(int(told), signal.SIGKILL)

@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 import pytest
-from parts import Gate, SwitchRunner, functions, make_node, request, settle_down
+from components import Gate, SwitchRunner, functions, make_node, request, settle_down
 
 from nodekit import (
     Container,
@@ -194,7 +194,7 @@ async def test_a_condition_chooses_calls_by_their_arguments(faults: Faults) -> N
 
 
 async def test_a_call_that_cannot_be_is_refused(faults: Faults) -> None:
-    with pytest.raises(ValueError, match="the first call of save is number 1"):
+    with pytest.raises(ValueError, match="the calls of save are counted from 1, got 0"):
         faults.before("save", 0)
 
 

@@ -11,7 +11,7 @@ from nodekit.testing import DurableJobStoreContract, SharedStoreContract
 
 OF_PROCESSES = {
     "test_what_a_call_has_kept_survives_a_kill",
-    "test_what_was_told_survives_kills_at_any_moment",
+    "test_what_was_reported_survives_kills_at_any_moment",
     "test_what_does_not_fit_on_the_disk_is_refused_as_a_whole",
 }
 

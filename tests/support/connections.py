@@ -10,8 +10,8 @@ from typing import Any
 import h2.config
 import h2.connection
 import h2.events
+from components import until
 from http_api import Api, RawConnection
-from parts import until
 
 TURNS = 20
 """Turns of the event loop within which an accepted connection is served."""

@@ -20,7 +20,7 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         time.sleep(float(os.environ.get("SLOW", "0")))
         if "FAIL" in os.environ:
-            return self.reply(500, b'"failing as told"')
+            return self.reply(500, b'"failing on purpose"')
         if "ENDLESS" in os.environ or "BROKEN" in os.environ:
             return self.go_on()
         begin, end = body.index(b'"data":') + len(b'"data":'), body.rindex(b',"requires_proof"')

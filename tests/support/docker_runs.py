@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 import anyio
 import anyio.to_thread
 import docker.errors
+from components import PATIENCE_SECONDS, make_node, until
 from docker.models.containers import Container
 from docker.models.networks import Network
 from engine.bed import Engine
-from parts import PATIENCE_SECONDS, make_node, until
 from served import Served
 
 from nodekit import ContainerError, ContainerOutput, Job, JobStatus, Node, Step

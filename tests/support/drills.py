@@ -25,8 +25,8 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
+from components import until
 from http_api import Answer, Api
-from parts import until
 from served import Served, started
 
 STEPS = 3
@@ -151,7 +151,7 @@ class Memory:
         self.figures = figures
         self.given: dict[str, dict[str, Any]] = {}
         """Data of each job that the node gave an id for."""
-        self.told: dict[str, Any] = {}
+        self.reported: dict[str, Any] = {}
         """Final answers, by job id."""
         self.keys: dict[str, tuple[str, str | None]] = {}
         """Request body and job id by idempotency key; the id is there if the answer arrived."""
@@ -170,18 +170,18 @@ class Memory:
 
     def known(self, ids: Iterable[str]) -> set[str]:
         """Return the ids known to be finished. Call it before a question is asked, for answers overtake each other."""
-        return {id for id in ids if id in self.told}
+        return {id for id in ids if id in self.reported}
 
-    def tells(self, job: dict[str, Any], known: set[str]) -> None:
+    def reports(self, job: dict[str, Any], known: set[str]) -> None:
         """Compare a JobResult with earlier ones: final ones stay. `known` were final before the question."""
         id, final = job["id"], job["status"] != "running"
-        if id in known if not final else self.told.get(id, job) != job:
-            self.figures.contradictions.append(f"{id} was {self.told[id]} and is {job}")
+        if id in known if not final else self.reported.get(id, job) != job:
+            self.figures.contradictions.append(f"{id} was {self.reported[id]} and is {job}")
         elif final:
-            self.told[id] = job
+            self.reported[id] = job
 
     def check_result(self, id: str) -> None:
-        job, data = self.told[id], self.given[id]
+        job, data = self.reported[id], self.given[id]
         status, result = job["status"], job["result"]
         if status == "success":
             fits = result["output"]["n"] == data["n"] + STEPS and not data.get(POISON)
@@ -275,10 +275,10 @@ class Client:
             id = self.random.choice(self.mine[-50:])
             answer = await self.drill.api.call("DELETE", f"/api/jobs/{id}")
             if await self.expect(answer):
-                self.memory.tells(answer.json, set())
+                self.memory.reports(answer.json, set())
 
     async def page(self) -> None:
-        known = set(self.memory.told)
+        known = set(self.memory.reported)
         answer = await self.drill.api.get("/api/jobs?pending=true&limit=50")
         if await self.expect(answer) and (done := known.intersection(answer.json)):
             self.memory.figures.contradictions.append(f"{done} are finished and listed as pending")
@@ -317,9 +317,9 @@ class Drill:
             try:
                 for number in range(rounds):
                     if sabotage is not None and number == 0:
-                        await self._life(session, ends[0], tells=20)
-                        told = self.memory.told.items()
-                        sabotage(self.database, [id for id, job in told if job["status"] == "success"])
+                        await self._life(session, ends[0], reports=20)
+                        reported = self.memory.reported.items()
+                        sabotage(self.database, [id for id, job in reported if job["status"] == "success"])
                     else:
                         await self._life(session, ends[number % len(ends)])
                 await self._last_life(session, clients)
@@ -331,17 +331,17 @@ class Drill:
         self._look_at_calls()
         return self.figures
 
-    async def _life(self, session: aiohttp.ClientSession, end: tuple[signal.Signals, ...], tells: int = 0) -> None:
+    async def _life(self, session: aiohttp.ClientSession, end: tuple[signal.Signals, ...], reports: int = 0) -> None:
         """Run one life of the node; it ends after the node reported this many finished jobs."""
         async with started("serve", self._file, "--log-level", "warning", folder=self._folder) as served:
-            if not tells and self._random.random() < 0.1:
+            if not reports and self._random.random() < 0.1:
                 await asyncio.sleep(self._random.uniform(0, statistics.mean(self.figures.listening_after or [1])))
                 self.figures.kills_while_starting += not served.url
                 end = KILL
             else:
                 await self._begin(served, session)
                 await asyncio.sleep(self._random.uniform(0, LIFE_SECONDS))
-                await until(lambda: len(self.memory.told) >= tells)
+                await until(lambda: len(self.memory.reported) >= reports)
             for number in end:
                 served.signal(number)
                 await asyncio.sleep(self._random.uniform(0, 0.2) if number == signal.SIGTERM else 0)
@@ -379,7 +379,7 @@ class Drill:
             for first in range(0, len(ids), 200):
                 some = ids[first : first + 200]
                 self.compare(some, await self._finished(some), self.memory.known(some))
-            for id in self.memory.told:
+            for id in self.memory.reported:
                 self.memory.check_result(id)
             await self._look_at_list()
             await self._try_a_second_node()
@@ -419,7 +419,7 @@ class Drill:
     def compare(self, ids: Sequence[str], jobs: Sequence[Any], known: set[str]) -> None:
         """Compare an answer about known jobs with earlier ones."""
         for job in jobs:
-            self.memory.tells(job, known)
+            self.memory.reports(job, known)
         there = {job["id"] for job in jobs}
         self.figures.lost += [id for id in ids if id not in there and id not in self.figures.lost]
 

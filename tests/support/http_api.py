@@ -12,7 +12,7 @@ import aiohttp
 import anyio
 import msgspec
 import pytest
-from parts import Gate, echo, make_node
+from components import Gate, echo, make_node
 
 from nodekit import Container, Node
 from nodekit_asgi import AsgiConfig, AsgiTransport
@@ -166,7 +166,7 @@ def api_functions(gate: Gate) -> FunctionRunner:
     """Make a runner with containers of every kind that the guardian distinguishes."""
 
     async def fail(data: Any) -> Any:
-        raise ValueError("as it was told")
+        raise ValueError("on purpose")
 
     runner = FunctionRunner()
     runner.add(Container(id="echo", image="images/echo:1", description="an echo"), echo)

@@ -16,12 +16,12 @@ class LinesSuite(TransportContract):
     beginning = b'{"submit": ["ec'
 
     async def submit(self, url: str, *containers: str, data: Any = None, source: str | None = None) -> JobId:
-        told = await self.asked(url, source, submit=containers, data=data or {})
-        if "refused" in told:
-            raise Refusal(told["refused"], **told["params"])
-        if "unavailable" in told:
-            raise Unavailable(told["unavailable"], retry_after_seconds=told["seconds"])
-        return str(told["id"])
+        reply = await self.asked(url, source, submit=containers, data=data or {})
+        if "refused" in reply:
+            raise Refusal(reply["refused"], **reply["params"])
+        if "unavailable" in reply:
+            raise Unavailable(reply["unavailable"], retry_after_seconds=reply["seconds"])
+        return str(reply["id"])
 
     async def fetch(self, url: str, id: JobId, *, source: str | None = None) -> Any:
         return (await self.asked(url, source, fetch=id))["job"]

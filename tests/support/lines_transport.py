@@ -92,10 +92,10 @@ class LinesTransport:
             )
             return {"id": (await node.submit(asked)).id}
         jobs = await node.fetch([request["fetch"]], client=client)
-        return {"job": told(jobs[0]) if jobs else None}
+        return {"job": shown(jobs[0]) if jobs else None}
 
 
-def told(job: Job) -> Any:
+def shown(job: Job) -> Any:
     status = STATUSES.get(job.status, "running")
     result = (job.error or job.results[-1]) if job.status.finished else None
     if result is None:

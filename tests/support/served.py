@@ -12,8 +12,8 @@ from pathlib import Path
 import aiohttp
 import anyio
 import anyio.to_thread
+from components import until
 from http_api import Api
-from parts import until
 
 NODEKIT = (sys.executable, "-m", "nodekit.cli")
 

@@ -68,7 +68,7 @@ class Engine:
         self.sessions: dict[int, Session] = {}
         self.claims: dict[int, tuple[int, Claim]] = {}
         self.takeovers: Counter[JobId] = Counter()
-        self.offers: dict[str, tuple[int, Announcement]] = {}
+        self.announcements: dict[str, tuple[int, Announcement]] = {}
         self.numbers = count(1)
 
     async def open(self, lose: Callable[[int], None]) -> int:
@@ -93,7 +93,7 @@ class Engine:
 
     async def end(self, number: int, *, died: bool) -> None:
         """Forget a client, and queue again the jobs that it had claimed."""
-        self.offers = {name: provider for name, provider in self.offers.items() if provider[0] != number}
+        self.announcements = {name: entry for name, entry in self.announcements.items() if entry[0] != number}
         claims = [self.drop(token) for token, (owner, _) in list(self.claims.items()) if owner == number]
         self.sessions.pop(number, None)
         for claim in claims:
@@ -163,16 +163,16 @@ class Engine:
                 self.drop(token)
         return settlement
 
-    async def announce(self, number: int, name: str, offered: Announcement) -> None:
+    async def announce(self, number: int, name: str, announced: Announcement) -> None:
         plain = {
             id: Container(**{name: getattr(container, name) for name in Container.__struct_fields__})
-            for id, container in offered.containers.items()
+            for id, container in announced.containers.items()
         }
         if number in self.sessions:
-            self.offers[name] = number, Announcement(plain, frozenset(offered.running))
+            self.announcements[name] = number, Announcement(plain, frozenset(announced.running))
 
     async def nodes(self) -> Mapping[str, Announcement]:
-        return {name: offered for name, (_, offered) in self.offers.items()}
+        return {name: announced for name, (_, announced) in self.announcements.items()}
 
     async def relay(self, begun: Callable[[], None], put: Callable[[Any], None]) -> None:
         async with self.store.changes() as changes:

@@ -99,7 +99,7 @@ def main() -> int:
             told("wheels", lambda: built(bench, [ROOT, *packages]))
             and told("installed", lambda: installed(bench))
             and told("nodekit new", lambda: new(bench))
-            and all_told(checks(bench, packages))
+            and all_reported(checks(bench, packages))
         )
     print(f"{'all of it holds' if good else 'not all of it holds'} ({time.monotonic() - began:.0f} s)")
     return 0 if good else 1
@@ -116,7 +116,7 @@ def checks(bench: Bench, packages: Iterable[Path]) -> Iterator[Check]:
         yield str(package.relative_to(ROOT)), partial(tested, bench, package)
 
 
-def all_told(checks: Iterable[Check]) -> bool:
+def all_reported(checks: Iterable[Check]) -> bool:
     with ThreadPoolExecutor(AT_ONCE) as pool:
         return all([*pool.map(lambda check: told(*check), checks)])
 

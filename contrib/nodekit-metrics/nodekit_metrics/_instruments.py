@@ -58,7 +58,7 @@ class Instruments:
         self.job_seconds = histogram("job_seconds", "From the acceptance of a job to its end.", steps, "outcome")
         text = "From the start of a step's first call to the end of its last, pauses before retries included."
         self.step_seconds = histogram("step_seconds", text, steps, "container", "outcome")
-        text = "From when a job was due in a container to the start of its first call there."
+        text = "From the time at which a job is due in a container to the start of its first call there."
         self.queue_seconds = histogram("queue_seconds", text, queue, "container")
         text = "Calls of containers that have ended: with an output, or by the kind of their failure."
         self.attempts = counter("attempts_total", text, "container", "result")
@@ -67,11 +67,11 @@ class Instruments:
         text = "Durations of the store's calls."
         self.store_seconds = histogram("store_call_seconds", text, config.store_buckets_seconds, "method")
         self.store_failures = counter("store_call_failures_total", "Calls of the store that failed.", "method")
-        text = "How much later than asked for the event loop goes on with something that waits."
+        text = "How late the event loop wakes a task that sleeps."
         buckets = config.lag_buckets_seconds
         self.loop_lag = Histogram("nodekit_event_loop_lag_seconds", text, buckets=buckets, registry=registry)
         labels = ("version", "python")
-        build = Gauge("nodekit_build_info", "What runs the node; always 1.", labels, registry=registry)
+        build = Gauge("nodekit_build_info", "The software of the node; always 1.", labels, registry=registry)
         build.labels(__version__, platform.python_version()).set(1)
         if config.process:
             ProcessCollector(registry=registry)

@@ -62,11 +62,13 @@ def _families(seen: Seen) -> Iterator[Metric]:
         pending.add_metric(["offchain"], seen.pending.offchain)
         pending.add_metric(["onchain"], seen.pending.onchain)
     yield pending
-    yield GaugeMetricFamily("nodekit_jobs_pending_max", "As many jobs as may be pending.", seen.max_pending)
+    yield GaugeMetricFamily("nodekit_jobs_pending_max", "The most jobs that may be pending.", seen.max_pending)
     yield GaugeMetricFamily("nodekit_jobs_in_flight", "Jobs that run, streams among them.", seen.in_flight)
-    text = "As many jobs as run at once; streams come on top of them."
+    text = "The most jobs that run at once, not counting streams."
     yield GaugeMetricFamily("nodekit_jobs_in_flight_max", text, seen.max_in_flight)
-    running = GaugeMetricFamily("nodekit_container_running", "Whether it can be called: 1 or 0.", labels=["container"])
+    running = GaugeMetricFamily(
+        "nodekit_container_running", "1 if the container can be called, otherwise 0.", labels=["container"]
+    )
     for id, value in seen.running.items():
         running.add_metric([id], value)
     yield running

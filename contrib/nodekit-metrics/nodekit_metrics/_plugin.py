@@ -52,7 +52,7 @@ class Metrics:
     @asynccontextmanager
     async def nodekit_lifespan(self, node: Node) -> AsyncIterator[None]:
         if self._node is not None:
-            raise NodekitError("these metrics are of another node already; make a Metrics for each node")
+            raise NodekitError("these metrics belong to another node already; make a Metrics for each node")
         self._node = node
         self._count.begin(node.containers)
         failure: Exception | None = None

@@ -54,7 +54,7 @@ async def echo(data: Any) -> Any:
 
 
 async def fail(data: Any) -> Any:
-    raise ValueError("as it was told")
+    raise ValueError("on purpose")
 
 
 async def wait(data: Any) -> Any:

@@ -115,7 +115,7 @@ async def serving() -> AsyncIterator[Node]:
 
     @runner.container("fail")
     async def fail(data: Any) -> Any:
-        raise ValueError("as it was told")
+        raise ValueError("on purpose")
 
     @runner.container("wait")
     async def wait(data: Any) -> Any:

@@ -1,7 +1,7 @@
 """A `JobTable` on `dbm.dumb`, the only dbm that every Python has, used in the only way that survives a crash.
 
 A new key is appended: its value to `.dat`, then a line to `.dir`. Everything else is unsafe, even closing, which
-renames `.dir` to `.bak` and writes it anew. So each change has its own key, the longer of `.dir` and `.bak` counts,
+renames `.dir` to `.bak` and writes a new one. So each change has its own key, the longer of `.dir` and `.bak` counts,
 and an incomplete end is cut off. Jobs are read from memory.
 """
 

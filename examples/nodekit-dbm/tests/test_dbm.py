@@ -95,18 +95,18 @@ class TestAfterACrash:
             assert await table.find(JobQuery(limit=9)) == [*ids, job.id]
         assert await kept(tmp_path / "jobs") == [*ids, job.id]
 
-    async def test_what_was_told_survives_a_kill_at_any_time(self, tmp_path: Path) -> None:
-        told: list[bytes] = []
+    async def test_what_was_reported_survives_a_kill_at_any_time(self, tmp_path: Path) -> None:
+        reported: list[bytes] = []
         for number in range(8):
             with subprocess.Popen([sys.executable, "-c", WRITER, tmp_path / "jobs"], stdout=subprocess.PIPE) as process:
                 assert process.stdout is not None
-                told.append(await anyio.to_thread.run_sync(process.stdout.readline))
+                reported.append(await anyio.to_thread.run_sync(process.stdout.readline))
                 await anyio.sleep(number * 0.037)
                 process.kill()
-                told += [line for line in process.stdout.readlines() if line.endswith(b"\n")]
+                reported += [line for line in process.stdout.readlines() if line.endswith(b"\n")]
         async with DbmTable(tmp_path / "jobs") as table:
             found = await table.find(JobQuery(limit=10**6))
-        assert {line.decode().strip() for line in told} <= set(found)
+        assert {line.decode().strip() for line in reported} <= set(found)
 
 
 WRITER = """

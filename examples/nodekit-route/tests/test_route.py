@@ -38,9 +38,9 @@ class TestRoutePipeline(PipelineContract):
 
     @pytest.mark.parametrize("name", ["elsewhere", "", 5, True, ["answer"], "x" * 5000])
     def test_a_job_fails_that_is_sent_where_its_request_does_not_go(self, pipeline: Pipeline, name: Any) -> None:
-        told = failure(pipeline, with_output(make_job("ask", "answer"), {"next": name}))
-        assert repr(name)[:50] in told
-        assert told.endswith("not in the request")
+        message = failure(pipeline, with_output(make_job("ask", "answer"), {"next": name}))
+        assert repr(name)[:50] in message
+        assert message.endswith("not in the request")
 
     def test_a_job_that_goes_round_and_round_fails(self, pipeline: Pipeline) -> None:
         job = make_job("ask")

@@ -15,9 +15,9 @@ from nodekit.cli.certify.messages import (
     Ended,
     Examined,
     Found,
+    Message,
     Order,
     Subject,
-    Told,
     decoded,
     encoded,
 )
@@ -114,16 +114,16 @@ class _Certifying:
             seen = Examined(imported=False, reason=_ended_early(finished, limit), cure="run it again")
         return Looked(subject, seen, self._is_asked(subject))
 
-    def _own_tests(self) -> list[Told]:
+    def _own_tests(self) -> list[Message]:
         if not self._wishes.tests:
             return []
         self._say(f"tests of the package: {', '.join(map(str, self._wishes.tests))}")
-        told = self._told([str(path.absolute()) for path in self._wishes.tests])
-        if not any(isinstance(one, Found) for one in told):
+        messages = self._run_tests([str(path.absolute()) for path in self._wishes.tests])
+        if not any(isinstance(one, Found) for one in messages):
             self._say("no class there is a subclass of a suite of nodekit.testing")
-        return told
+        return messages
 
-    def _made_tests(self, one: Looked, suites: Sequence[str]) -> list[Told]:
+    def _made_tests(self, one: Looked, suites: Sequence[str]) -> list[Message]:
         self._say(f"{one.subject.label}: {', '.join(suites)}")
         folder = self._fresh()
         (folder / "pytest.ini").write_text("[pytest]\n")
@@ -133,7 +133,7 @@ class _Certifying:
         file = folder / f"test_{one.subject.kind}.py"
         file.write_text("".join(lines))
         options = ["-c", str(folder / "pytest.ini"), "--noconftest", "-p", "anyio.pytest_plugin"]
-        return self._told([*options, str(file)], cwd=folder, **_NO_OTHER_PLUGINS)
+        return self._run_tests([*options, str(file)], cwd=folder, **_NO_OTHER_PLUGINS)
 
     def _written(self, subject: Subject) -> Path:
         file = subject.folder / "subject.json"
@@ -148,19 +148,19 @@ class _Certifying:
 
     # -- tests ------------------------------------------------------------------------------------
 
-    def _told(self, arguments: Sequence[str], *, cwd: Path | None = None, **env: str) -> list[Told]:
+    def _run_tests(self, arguments: Sequence[str], *, cwd: Path | None = None, **env: str) -> list[Message]:
         """Run tests and return their messages. After a test that hangs or ends the process, a new one runs the rest."""
-        all_told: list[Told] = []
+        all_messages: list[Message] = []
         for _ in range(_RESTARTS):
-            told, open_test = self._once(arguments, _done(all_told), cwd, env)
-            all_told += told
+            messages, open_test = self._once(arguments, _done(all_messages), cwd, env)
+            all_messages += messages
             if open_test is None:
                 break
-        return all_told
+        return all_messages
 
     def _once(
         self, arguments: Sequence[str], done: tuple[str, ...], cwd: Path | None, env: Mapping[str, str]
-    ) -> tuple[list[Told], Begun | None]:
+    ) -> tuple[list[Message], Begun | None]:
         """Run the tests in one process. Return the messages, and the test that did not end, if there is one."""
         folder = self._fresh()
         report = folder / "report.jsonl"
@@ -179,30 +179,30 @@ class _Certifying:
             **env,
             **{ORDER: str(order)},
         )
-        told = _read(report)
-        limit = self._wishes.seconds if told else self._wishes.start_seconds
+        messages = _read(report)
+        limit = self._wishes.seconds if messages else self._wishes.start_seconds
         why = _ended_early(finished, limit)
-        ended = {one.id for one in told if isinstance(one, Ended)}
-        for one in told:
+        ended = {one.id for one in messages if isinstance(one, Ended)}
+        for one in messages:
             if isinstance(one, Begun) and one.id not in ended:
-                return [*told, Ended(id=one.id, of=one.of, test=one.test, outcome="failed", text=why)], one
-        if finished.exit_code not in _WELL and not any(isinstance(one, Broken) for one in told):
-            told.append(Broken("the process of its tests did not end as it should", why))
-        return told, None
+                return [*messages, Ended(id=one.id, of=one.of, test=one.test, outcome="failed", text=why)], one
+        if finished.exit_code not in _WELL and not any(isinstance(one, Broken) for one in messages):
+            messages.append(Broken("the process of its tests ended unexpectedly", why))
+        return messages, None
 
 
-def _done(told: Sequence[Told]) -> tuple[str, ...]:
-    return tuple(one.id for one in told if isinstance(one, Ended))
+def _done(messages: Sequence[Message]) -> tuple[str, ...]:
+    return tuple(one.id for one in messages if isinstance(one, Ended))
 
 
-def _read(report: Path) -> list[Told]:
+def _read(report: Path) -> list[Message]:
     """Read the messages of a report. The last line may be cut off and is then left out."""
-    told: list[Told] = []
+    messages: list[Message] = []
     with suppress(FileNotFoundError):
         for line in report.read_bytes().splitlines(keepends=True):
             if line.endswith(b"\n"):
-                told.append(msgspec.json.decode(line, type=Found | Begun | Ended | Broken))
-    return told
+                messages.append(msgspec.json.decode(line, type=Found | Begun | Ended | Broken))
+    return messages
 
 
 def _size(file: Path) -> int:
@@ -211,6 +211,6 @@ def _size(file: Path) -> int:
 
 def _ended_early(finished: Finished, seconds: float) -> str:
     if finished.exit_code is None:
-        return f"it was not done within {seconds:g} s, and was ended"
+        return f"it did not finish within {seconds:g} s, and was stopped"
     end = f"signal {-finished.exit_code}" if finished.exit_code < 0 else f"exit code {finished.exit_code}"
     return f"its process ended with {end}: {finished.last_lines or 'it printed nothing'}"

@@ -51,10 +51,10 @@ def certify(
     as_json: bool,
     output: Path | None,
 ) -> None:
-    """Run the suites that fit what an installed PACKAGE offers; print a table for its README.
+    """Run the suites that fit the providers of an installed PACKAGE; print a table for its README.
 
     TESTS are files or folders of the package's own tests: classes there that subclass a suite of nodekit.testing count.
-    For a provider that none is about, a suite is made from its settings. Exits with 0 if every provider passed.
+    If none tests a provider, a suite is made from its settings. Exits with 0 if every provider passed.
     """
     _needs("pytest", *(backend for backend in backends if backend != "asyncio"))
     from nodekit.cli.certify.certifying import Wishes
@@ -97,7 +97,7 @@ def _package(name: str) -> "Package":
         raise click.BadParameter(str(error), param_hint="PACKAGE") from error
     if not found.providers:
         _fail(
-            f"{found.name} {found.version} offers nothing that could be certified: it has no entry point of the groups "
+            f"{found.name} {found.version} has nothing to certify:  it has no entry point of the groups "
             "nodekit.stores, nodekit.runners, nodekit.transports, nodekit.pipelines or nodekit.plugins; "
             "add one and install it again"
         )
@@ -107,7 +107,7 @@ def _package(name: str) -> "Package":
 def _providers(package: "Package", only: Sequence[str]) -> tuple[str, ...]:
     known = {f"{kind}:{entry.name}" for kind, entry in package.providers}
     if unknown := [label for label in only if label not in known]:
-        text = f"{package.name} does not offer {unknown[0]!r}; it offers: {', '.join(sorted(known))}"
+        text = f"{package.name} has no provider {unknown[0]!r}; its providers: {', '.join(sorted(known))}"
         raise click.BadParameter(text, param_hint="--provider")
     return tuple(only)
 
@@ -122,7 +122,7 @@ def _given(package: "Package", settings: Sequence[str]) -> dict[str, dict[str, A
         if not (equals and dot and key):
             raise click.BadParameter(f"{setting!r} is not NAME.KEY=VALUE, such as shelf.size=3", param_hint="--set")
         if name not in names:
-            text = f"{package.name} offers nothing named {name!r}; it offers: {', '.join(sorted(names))}"
+            text = f"{package.name} has no provider {name!r}; its providers: {', '.join(sorted(names))}"
             raise click.BadParameter(text, param_hint="--set")
         table = given.setdefault(name, {})
         *tables, last = key.split(".")
@@ -133,7 +133,7 @@ def _given(package: "Package", settings: Sequence[str]) -> dict[str, dict[str, A
 
 
 def _value(text: str) -> Any:
-    """Parse a value as TOML. Text that is not TOML is taken as it is."""
+    """Parse a value as TOML. Text that is not TOML is used unchanged."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

@@ -75,15 +75,15 @@ def _suites_of_store(component: Any, *, durable: bool) -> Iterator[str]:
 def _runner(seen: Examined, component: Any) -> Examined:
     provided = set(component.containers)
     if missing := [id for id in _CALLED if id not in provided]:
-        reason = f"its suite calls containers {_listed(_CALLED)}; of them, it has not {_listed(missing)}"
+        reason = f"its suite calls containers {_listed(_CALLED)}; it lacks {_listed(missing)}"
         cure = (
-            f"give a node file whose table of this runner has containers that do what {_CALLED[0]}, … say: --with FILE"
+            f"give a node file in which this runner has containers that behave as {_CALLED[0]}, … should: --with FILE"
         )
         return msgspec.structs.replace(seen, reason=reason, cure=cure)
     if not hasattr(component, "stream"):
         return _with(seen, ["ContainerRunnerContract"])
     if missing := [id for id in _STREAMED if id not in provided]:
-        limits = (f"streaming not tried: no container {_listed(missing)}",)
+        limits = (f"streaming not tested: no container {_listed(missing)}",)
         return msgspec.structs.replace(_with(seen, ["ContainerRunnerContract"]), limits=limits)
     return _with(seen, ["StreamingRunnerContract"])
 
@@ -103,8 +103,8 @@ def _transport(seen: Examined, component: Any) -> Examined:
     with suppress(Exception):
         anyio.run(serve)
     if other := [url for url in urls if not url.startswith(("http:", "https:", "unix:"))]:
-        reason = f"it is served at {other[0]}: no HTTP, so that its suite does not know how clients ask"
-        cure = "write a class of tests on TransportContract that says so in `submit` and `fetch`, and give it as TESTS"
+        reason = f"it listens at {other[0]}, which is not HTTP; the suite does not know how clients send requests there"
+        cure = "write a test class on TransportContract that defines `submit` and `fetch`, and give its file as TESTS"
         return msgspec.structs.replace(seen, reason=reason, cure=cure)
     return _with(seen, ["HttpTransportContract"])
 
@@ -113,7 +113,7 @@ def _plugin(seen: Examined, component: Any) -> Examined:
     try:
         Hooks([component])
     except NodekitError as error:
-        return msgspec.structs.replace(seen, reason=f"it is no plugin: {error}", cure="correct the plugin")
+        return msgspec.structs.replace(seen, reason=f"it is not a plugin: {error}", cure="correct the plugin")
     roles = [suite for suite, hooks in _HOOKS.items() if any(hasattr(component, hook) for hook in hooks)]
     roles = roles or ["PluginContract"]
     return msgspec.structs.replace(_with(seen, roles), roles=tuple(roles))

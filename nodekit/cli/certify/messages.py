@@ -53,7 +53,7 @@ class Broken(msgspec.Struct, frozen=True, tag="broken"):
     text: str
 
 
-Told: TypeAlias = Found | Begun | Ended | Broken
+Message: TypeAlias = Found | Begun | Ended | Broken
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):

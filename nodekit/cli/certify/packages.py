@@ -63,9 +63,9 @@ def _hint(name: str) -> str:
     installed = [(called, providers_of(found)) for found in distributions() if (called := found.metadata["Name"])]
     providing = sorted({called for called, providers in installed if providers})
     if theirs := [called for called, providers in installed if name in (entry.name for _, entry in providers)]:
-        return f"; did you mean {theirs[0]!r}, which offers {name!r}?"
+        return f"; did you mean {theirs[0]!r}, which provides {name!r}?"
     near = nearest(normalised(name), providing) or nearest(normalised(name), {called for called, _ in installed})
-    return near or f"; with offers for nodekit: {', '.join(providing) or 'none'}"
+    return near or f"; packages with providers: {', '.join(providing) or 'none'}"
 
 
 def normalised(name: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from nodekit.cli.certify.messages import ORDER, Begun, Broken, Ended, Found, Order, Outcome, Told, decoded, encoded
+from nodekit.cli.certify.messages import ORDER, Begun, Broken, Ended, Found, Message, Order, Outcome, decoded, encoded
 from nodekit.cli.certify.suites import Suite, limits_of, suite_of, tests_of
 
 MAX_TEXT = 2000
@@ -25,15 +25,15 @@ class Reporter:
         self._order = order
         self._phases: dict[str, list[tuple[Outcome, str]]] = {}
 
-    def tell(self, told: Told) -> None:
+    def send(self, message: Message) -> None:
         with self._order.report.open("ab") as report:
-            report.write(encoded(told) + b"\n")
+            report.write(encoded(message) + b"\n")
 
     # -- what is there ----------------------------------------------------------------------------
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
-            self.tell(Broken(f"{report.nodeid} cannot be collected", _shortened(str(report.longrepr))))
+            self.send(Broken(f"{report.nodeid} cannot be collected", _shortened(str(report.longrepr))))
 
     @pytest.hookimpl(trylast=True)  # after the package's own conftest.py, which may remove tests
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -42,7 +42,7 @@ class Reporter:
             if isinstance(item, pytest.Function) and suite_of(item.cls):
                 by_class.setdefault(_class_id(item), []).append(item)
         for id, tests in by_class.items():
-            self.tell(self._found(id, tests))
+            self.send(self._found(id, tests))
         items[:] = [item for tests in by_class.values() for item in tests if item.nodeid not in self._order.done]
 
     def _found(self, id: str, items: list[pytest.Function]) -> Found:
@@ -63,10 +63,10 @@ class Reporter:
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
         assert isinstance(item, pytest.Function)
         of, test = _class_id(item), item.originalname
-        self.tell(Begun(item.nodeid, of, test))
+        self.send(Begun(item.nodeid, of, test))
         result = yield
         outcome, text = _worst(self._phases.pop(item.nodeid, []))
-        self.tell(
+        self.send(
             Ended(
                 id=item.nodeid,
                 of=of,
@@ -90,7 +90,7 @@ class Reporter:
         return report
 
 
-_NOT_RUN = "it was not run as tests are"
+_NOT_RUN = "it did not run"
 _FUNCARGS = pytest.StashKey[dict[str, Any]]()
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 
 import nodekit
-from nodekit.cli.certify.messages import Broken, Ended, Examined, Found, Subject, Told
+from nodekit.cli.certify.messages import Broken, Ended, Examined, Found, Message, Subject
 from nodekit.cli.certify.packages import Package
 from nodekit.cli.certify.suites import needed
 from nodekit.config.providers import Kind
@@ -86,7 +86,7 @@ class _Class(msgspec.Struct, frozen=True):
 
 
 def uncovered(
-    asked: Iterable[Looked], looked: Sequence[Looked], own: Sequence[Told]
+    asked: Iterable[Looked], looked: Sequence[Looked], own: Sequence[Message]
 ) -> Iterator[tuple[Looked, list[str]]]:
     """Yield the providers that lack a test of the package's own, with the suites that can be made for them."""
     for one in asked:
@@ -98,7 +98,7 @@ def uncovered(
 
 
 def certificate(
-    package: Package, looked: Sequence[Looked], own: Sequence[Told], made: Mapping[str, Sequence[Told]]
+    package: Package, looked: Sequence[Looked], own: Sequence[Message], made: Mapping[str, Sequence[Message]]
 ) -> Certificate:
     rows: list[Row] = []
     failures: list[Failure] = [*_broken(own, ())]
@@ -121,7 +121,7 @@ def certificate(
         nodekit=nodekit.__version__,
         api=getattr(nodekit, "API_VERSION", None),
         python=platform.python_version(),
-        backends=_backends([*own, *(told for each in made.values() for told in each)]),
+        backends=_backends([*own, *(message for each in made.values() for message in each)]),
         date=datetime.now(UTC).date().isoformat(),
         certified=certified and bool(rows) and not failures,
         rows=tuple(rows),
@@ -129,10 +129,10 @@ def certificate(
     )
 
 
-def _classes(told: Sequence[Told]) -> list[_Class]:
+def _classes(messages: Sequence[Message]) -> list[_Class]:
     """Return each class once. A second process reports classes again, without the tests that the first has run."""
-    found = {one.id: one for one in reversed(told) if isinstance(one, Found)}
-    ended = {one.id: one for one in told if isinstance(one, Ended)}
+    found = {one.id: one for one in reversed(messages) if isinstance(one, Found)}
+    ended = {one.id: one for one in messages if isinstance(one, Ended)}
     return [_Class(one, tuple(each for each in ended.values() if each.of == id)) for id, one in sorted(found.items())]
 
 
@@ -211,8 +211,8 @@ def _failures(one: Looked, each: _Class) -> Iterator[Failure]:
             )
 
 
-def _broken(told: Sequence[Told], providers: tuple[str, ...]) -> Iterator[Failure]:
-    for one in told:
+def _broken(messages: Sequence[Message], providers: tuple[str, ...]) -> Iterator[Failure]:
+    for one in messages:
         if isinstance(one, Broken):
             yield Failure(providers=providers, suite="", test=one.what, text=one.text)
 
@@ -232,8 +232,8 @@ def _sentence(ended: Ended) -> str:
     return ended.test.removeprefix("test_").replace("_", " ") + (f" [{parameters}]" if parameters else "")
 
 
-def _backends(told: Iterable[Told]) -> tuple[str, ...]:
-    return tuple(sorted({one.backend for one in told if isinstance(one, Ended) and one.backend}))
+def _backends(messages: Iterable[Message]) -> tuple[str, ...]:
+    return tuple(sorted({one.backend for one in messages if isinstance(one, Ended) and one.backend}))
 
 
 def _counted(number: int, noun: str) -> str:

@@ -83,7 +83,7 @@ def _found(place: str, folder: Path, beside: Path | None) -> Path:
 
 
 def _of_this_machine(key: str, kind: Kind, is_text: bool, has_port: bool) -> str | int | None:
-    if is_text and (key in _BIND or key.endswith(tuple(f"_{word}" for word in _BIND))):
+    if is_text and (key in _BIND or key.endswith(tuple(f"_{name}" for name in _BIND))):
         return f"{_HOST}:{_FREE_PORT}"
     if kind == "transport" and key == "port":
         return _FREE_PORT

@@ -18,7 +18,12 @@ def table(certificate: Certificate) -> str:
     several = Counter((row.kind, row.provider, row.suite) for row in certificate.rows)
     lines += [_line(_cells(row, several[row.kind, row.provider, row.suite] > 1)) for row in certificate.rows]
     if certificate.failures:
-        lines += ["", "What failed:", "", *(line for group in _grouped(certificate.failures) for line in _told(group))]
+        lines += [
+            "",
+            "What failed:",
+            "",
+            *(line for group in _grouped(certificate.failures) for line in _failure_lines(group)),
+        ]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -30,7 +35,7 @@ def _grouped(failures: Iterable[Failure]) -> list[list[Failure]]:
     return list(groups.values())
 
 
-def _told(group: list[Failure]) -> Iterator[str]:
+def _failure_lines(group: list[Failure]) -> Iterator[str]:
     where = ", ".join(f"`{name}`" for name in (*group[0].providers, group[0].suite) if name)
     tests = ", ".join(f"**{_one_line(failure.test)}**" for failure in group)
     yield f"- {where}{': ' * bool(where)}{tests}"
@@ -46,7 +51,7 @@ def between_marks(text: str, inside: str) -> str:
     before, start, rest = text.partition(START)
     _, end, after = rest.partition(END)
     if not start or not end:
-        raise NodekitError(f"it has not both {START} and, after it, {END}; write each on a line of its own")
+        raise NodekitError(f"it must have {START} and, below it, {END}; write each on a line of its own")
     return f"{before}{start}\n\n{inside.strip()}\n\n{end}{after}"
 
 
@@ -78,4 +83,4 @@ def _one_line(text: str) -> str:
 
 
 def _unfenced(text: str) -> list[str]:
-    return text.replace("```", "'''").splitlines() or ["(nothing was said)"]
+    return text.replace("```", "'''").splitlines() or ["(no message)"]

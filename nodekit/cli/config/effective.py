@@ -58,9 +58,9 @@ def effective(tables: Mapping[str, Any], node_name: str) -> Table:
         if key == "log":
             settings.append(Setting(key, _table(LogSettings, value), True))
         elif key == "store":
-            settings.append(Setting(key, _part("store", value, {}), True))
+            settings.append(Setting(key, _provider_table("store", value, {}), True))
         elif key in _LISTS:
-            settings.append(Setting(key, [_part(_LISTS[key], one, rules) for one in value], True))
+            settings.append(Setting(key, [_provider_table(_LISTS[key], one, rules) for one in value], True))
     return Table(tuple(settings))
 
 
@@ -69,7 +69,7 @@ def _rules(tables: Mapping[str, Any]) -> dict[str, types.Field]:
     return {field.name: field for provider in providers if provider.container for field in _fields(provider.container)}
 
 
-def _part(kind: Kind, table: Mapping[str, Any], rules: Mapping[str, types.Field]) -> Table:
+def _provider_table(kind: Kind, table: Mapping[str, Any], rules: Mapping[str, types.Field]) -> Table:
     provider = load_provider(kind, table["use"])
     own = {key: value for key, value in table.items() if key != "containers" or kind != "runner"}
     settings = _table(provider.config, own, leave_out=("containers",) if kind == "runner" else ()).settings

@@ -17,15 +17,15 @@ from nodekit.errors import NodekitError
 DRAFT = "http://json-schema.org/draft-07/schema#"
 
 _TABLES: dict[Kind, str] = {
-    "runner": "What calls containers.",
-    "transport": "What brings requests.",
-    "pipeline": "Rules that say which container of a job is next, beside `sequence`.",
-    "plugin": "What objects, limits or is told, asked in this order.",
+    "runner": "Runners, which call containers.",
+    "transport": "Transports, which receive requests.",
+    "pipeline": "Pipelines, which choose the next step of a job, besides `sequence`.",
+    "plugin": "Plugins, which object, limit or observe. They are called in this order.",
 }
 
 
 class NodeSchema:
-    """The schema of all offers that are installed. One that cannot be imported is left out, with a note."""
+    """The schema of all installed providers. One that cannot be imported is left out, with a note."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -35,9 +35,9 @@ class NodeSchema:
     def document(self) -> Schema:
         """Return the whole schema."""
         properties: Schema = {
-            "node": struct_schema(NodeSettings) | {"description": "The node itself, and what it takes on."},
+            "node": struct_schema(NodeSettings) | {"description": "The node itself, and its limits."},
             "log": struct_schema(LogSettings),
-            "store": {"description": "What keeps the jobs."} | self._one_of("store"),
+            "store": {"description": "The store, which keeps the jobs."} | self._one_of("store"),
         }
         for kind, text in _TABLES.items():
             some = self._one_of(kind)
@@ -47,7 +47,7 @@ class NodeSchema:
         return {
             "$schema": DRAFT,
             "title": "Node file of nodekit",
-            "description": "A compute node: what it keeps jobs in, what it runs, how it is reached.",
+            "description": "A compute node: its store, its runners, and how clients reach it.",
             "type": "object",
             "properties": properties,
             "required": ["store"],
@@ -59,15 +59,15 @@ class NodeSchema:
             try:
                 with redirect_stdout(StringIO()):  # a package that prints is not part of the schema
                     provider = load_provider(kind, name)
-                part = _part(provider, kind, name)
+                schema = _provider_schema(provider, kind, name)
                 rules = _rules(provider) if kind == "plugin" else {}
-                msgspec.json.encode([part, rules])  # what plugins add to it may be anything
+                msgspec.json.encode([schema, rules])  # what plugins add to it may be anything
             except NodekitError as error:
                 self.notes.append(f"left out: {error}")
             except Exception as error:
                 self.notes.append(f"left out: {kind} {name!r} has settings of unknown types: {error}")
             else:
-                yield name, (part, rules)
+                yield name, (schema, rules)
 
     def _properties_of_rules(self) -> Schema:
         """Return the schemas of the container keys that plugins read."""
@@ -80,18 +80,18 @@ class NodeSchema:
         return found
 
     def _one_of(self, kind: Kind) -> Schema:
-        parts = [schema for schema, _ in self._providers[kind].values()]
+        schemas = [schema for schema, _ in self._providers[kind].values()]
         if kind == "runner":
-            parts = [self._with_rules(schema) for schema in parts]
-        return {"oneOf": parts} if parts else {}
+            schemas = [self._with_rules(schema) for schema in schemas]
+        return {"oneOf": schemas} if schemas else {}
 
-    def _with_rules(self, part: Schema) -> Schema:
-        containers = part["properties"].get("containers")
+    def _with_rules(self, schema: Schema) -> Schema:
+        containers = schema["properties"].get("containers")
         if containers is None:
-            return part
+            return schema
         entry = containers["items"]
         entry = entry | {"properties": entry["properties"] | self._rules}
-        return part | {"properties": part["properties"] | {"containers": containers | {"items": entry}}}
+        return schema | {"properties": schema["properties"] | {"containers": containers | {"items": entry}}}
 
 
 def _sentence(text: str) -> str:
@@ -106,7 +106,7 @@ def _rules(provider: Provider[Any]) -> Schema:
     return rules
 
 
-def _part(provider: Provider[Any], kind: Kind, name: str) -> Schema:
+def _provider_schema(provider: Provider[Any], kind: Kind, name: str) -> Schema:
     """Return the schema of a component's table: its settings, and `use`."""
     table = struct_schema(provider.config)
     use = {"enum": [name], "description": summary(provider.config) or f"The {kind} `{name}`."}
@@ -114,6 +114,6 @@ def _part(provider: Provider[Any], kind: Kind, name: str) -> Schema:
     if kind == "runner" and provider.container:
         entry = struct_schema(provider.container)
         entry["properties"].pop("rules", None)
-        properties["containers"] = {"type": "array", "items": entry, "description": "What it calls."}
+        properties["containers"] = {"type": "array", "items": entry, "description": "The containers that it calls."}
     required = ["use", *table.get("required", ())]
     return table | {"properties": properties, "required": required, "title": f"{kind} {name}"}

@@ -85,8 +85,8 @@ def _counted(info: types.Type, inside: tuple[type, ...]) -> Schema:
     else:
         schema = dict(_SIMPLE.get(type(info), {}))
         bounds = _BOUNDS | {"min_length": "minLength", "max_length": "maxLength"}
-    found = {word: getattr(info, name, None) for name, word in bounds.items()}
-    return schema | {word: bound for word, bound in found.items() if bound is not None}
+    found = {keyword: getattr(info, name, None) for name, keyword in bounds.items()}
+    return schema | {keyword: bound for keyword, bound in found.items() if bound is not None}
 
 
 def _struct(info: types.StructType, inside: tuple[type, ...]) -> Schema:

@@ -40,15 +40,15 @@ def examine(name: str, check: Check, *, seconds: float = CHECK_SECONDS) -> list[
     thread = Thread(target=copy_context().run, args=(make,), name=f"doctor: {name}", daemon=True)
     thread.start()
     thread.join(seconds)
-    told = found.copy()
+    findings = found.copy()
     if thread.is_alive():
         text = f"the check took longer than {seconds:g} s and was given up"
-        told.append(Finding("error", name, text, "look whether what it is about hangs, and run this again"))
+        findings.append(Finding("error", name, text, "find out if the checked service hangs, then run this again"))
     elif failed:
         keep(failed[0], f"{name}: the check failed")
         text = f"the check failed: {type(failed[0]).__name__}: {failed[0]}; {CURE}"
-        told.append(Finding("error", name, text, "update or reinstall the package that it belongs to"))
-    return told
+        findings.append(Finding("error", name, text, "update or reinstall the package that it belongs to"))
+    return findings
 
 
 def _loaded(entry: EntryPoint) -> Check:

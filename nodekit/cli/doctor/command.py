@@ -21,9 +21,9 @@ _COLOURS = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "red"}
 @click.command()
 @click.argument("file", type=click.Path(dir_okay=False), required=False)
 def doctor(file: str | None) -> None:
-    """Look for what could be in the way of a node: on this machine, among the installed packages, in FILE.
+    """Look for problems on this machine, in the installed packages and in FILE.
 
-    Prints a line per finding, with what to do. Exits with 0, or with 1 if something is an error.
+    Prints a line per finding, with the cure. Exits with 0, or with 1 if something is an error.
     """
     worst = 0
     for finding in _findings(file):

@@ -44,7 +44,7 @@ def files_finding(soft: int, hard: int, share: int | None) -> Finding:
     most = SUGGESTED_FILES if hard == resource.RLIM_INFINITY else min(hard, SUGGESTED_FILES)
     text = (
         f"at most {soft} at once, enough for about {share} calls of containers and as many connections of clients; "
-        "what is more waits"
+        "further ones wait"
     )
     if share >= PLENTY_OF_FILES:
         return Finding("ok", "open files", text)
@@ -71,20 +71,22 @@ def _folder_finding(subject: str, find: Callable[[], Path]) -> Finding:
         free_bytes = shutil.disk_usage(folder).free
     except OSError as error:
         reason = error.strerror or error
-        return Finding("error", subject, f"cannot be used: {reason}", "go to a folder that is there, or make room")
+        return Finding(
+            "error", subject, f"cannot be used: {reason}", "change to a folder that exists, or free some space"
+        )
     return space_finding(subject, folder, free_bytes, writable=os.access(folder, os.W_OK))
 
 
 def space_finding(subject: str, folder: Path, free_bytes: int, *, writable: bool) -> Finding:
     """Judge if a folder has room for jobs and their results."""
     text = f"{folder} has {_size(free_bytes)} free"
-    cure = "make room, or keep the store on another disk"
+    cure = "free some space, or put the store on another disk"
     if free_bytes < NO_SPACE_BYTES:
-        return Finding("error", subject, f"{text}: jobs will be refused for want of space", cure)
+        return Finding("error", subject, f"{text}: jobs will be refused for lack of space", cure)
     if free_bytes < LITTLE_SPACE_BYTES:
-        return Finding("warning", subject, f"{text}, which large results fill soon", cure)
+        return Finding("warning", subject, f"{text}, which large results will fill soon", cure)
     if not writable:
-        return Finding("note", subject, f"{text}, but this user may not write there", "keep the store elsewhere")
+        return Finding("note", subject, f"{text}, but this user may not write there", "put the store elsewhere")
     return Finding("ok", subject, text)
 
 

@@ -24,7 +24,10 @@ def installed() -> Iterator[Finding]:
     try:
         distribution(DISTRIBUTION)
     except PackageNotFoundError:
-        text = f"{nodekit.__version__} runs from {folder} and is not installed, so that no store or runner has a name"
+        text = (
+            f"{nodekit.__version__} runs from {folder} and is not installed, so that node files can name no store and "
+            "no runner"
+        )
         yield Finding("error", "nodekit", text, f"pip install {DISTRIBUTION}")
         return
     yield Finding("ok", "nodekit", f"{nodekit.__version__} in {folder}")

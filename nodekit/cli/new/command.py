@@ -25,7 +25,7 @@ else:
 _PROVIDED: dict[str, Kind] = {"store": "store", "runner": "runner", "pipeline": "pipeline", "transport": "transport"}
 """The kind of provider that each kind of package has, if it is not a plugin. Guards and observers are plugins."""
 _FOLDER = "'--folder'"
-_PARTS = ("Store", "Table", "Entry", "Runner", "Pipeline", "Rules", "Guard", "Observer", "Transport", "Config")
+_CLASSES = ("Store", "Table", "Entry", "Runner", "Pipeline", "Rules", "Guard", "Observer", "Transport", "Config")
 """Endings of the names of classes in the templates."""
 
 
@@ -47,7 +47,7 @@ class _Kind(_Choice):
 def new(kind: str, name: str, folder: Path | None) -> None:
     """Write a small complete package of your own: nodekit-NAME, with tests that pass.
 
-    KIND is what it offers. NAME is what node files will say: lower-case letters, digits and single dashes.
+    KIND says what the package provides. NAME is its name in node files: lower-case letters, digits and single dashes.
     """
     naming = Naming(name.removeprefix("nodekit-"))
     if problem := name_problem(naming):
@@ -69,7 +69,7 @@ def new(kind: str, name: str, folder: Path | None) -> None:
         ) from error
     click.echo(f"wrote {target}: the {kind} {naming.name!r}, whose tests pass; now make it yours")
     click.echo(f"  cd {shlex.quote(str(target))} && pip install --editable '.[test]'")
-    click.echo("  pytest                     # what nodekit promises of it")
+    click.echo("  pytest                     # the tests that nodekit expects it to pass")
     click.echo("  nodekit check node.toml    # a node file that uses it")
 
 
@@ -77,11 +77,11 @@ def name_problem(naming: Naming) -> str | None:
     """Say what is wrong with a name, and the cure. Return None for a good name."""
     if not naming.valid:
         rule = "lower-case letters, digits and single dashes, beginning with a letter, at most 40"
-        return f"{naming.name!r} is no name: {rule}, such as {naming.nearest}"
-    taken = {f"{naming.prefix}{part}" for part in _PARTS} & {*nodekit.__all__}
+        return f"{naming.name!r} is not a valid name: {rule}, such as {naming.nearest}"
+    taken = {f"{naming.prefix}{name}" for name in _CLASSES} & {*nodekit.__all__}
     if taken or any(map(iskeyword, (naming.name, naming.module, naming.prefix))):
-        why = f"nodekit has {min(taken)} itself" if taken else "it is a word of Python"
-        return f"{naming.name!r} makes bad names of classes: {why}; take another, such as my-{naming.name}"
+        why = f"nodekit has {min(taken)} itself" if taken else "it is a keyword of Python"
+        return f"{naming.name!r} gives unusable names of classes: {why}; take another, such as my-{naming.name}"
     return None
 
 
@@ -90,20 +90,20 @@ def clash(kind: str, naming: Naming) -> str | None:
     if kind == "pipeline" and naming.name == BUILT_IN:
         return f"{naming.name!r} is the pipeline that every node has; take another name, such as my-{naming.name}"
     if owners := provided(_PROVIDED.get(kind, "plugin")).get(naming.name):
-        return f"{naming.name!r} is offered by {owner(owners[0])}; {_cure(naming, owners[0])}"
+        return f"{naming.name!r} is provided by {owner(owners[0])}; {_cure(naming, owners[0])}"
     if _is_installed(naming.distribution):
         cure = _cure(naming, removable=naming.distribution != OWN_DISTRIBUTION)
         return f"a distribution {naming.distribution} is installed; {cure}"
     if (spec := find_spec(naming.package)) is None:
         return None
-    if entry := _offered_from(naming.package):
+    if entry := _entry_into(naming.package):
         return f"{owner(entry)} has a package {naming.package} already; {_cure(naming, entry)}"
     place = spec.origin or next(iter(spec.submodule_search_locations or ()), "an unknown place")
     return f"there is a package {naming.package} already, in {place}; {_cure(naming, removable=False)}"
 
 
-def _offered_from(package: str) -> EntryPoint | None:
-    """Return an entry point of any kind into that package, which tells its owner."""
+def _entry_into(package: str) -> EntryPoint | None:
+    """Return an entry point of any kind into that package, which names its owner."""
     entries = (entry for kind in GROUPS for entry in entries_of(kind))
     return next((entry for entry in entries if entry.module.partition(".")[0] == package), None)
 

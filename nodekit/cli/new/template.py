@@ -35,8 +35,8 @@ class Naming(NamedTuple):
     @property
     def nearest(self) -> str:
         """A valid name that is similar."""
-        words = re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-0123456789")[:_MOST_LETTERS].strip("-")
-        return words or "my-plugin"
+        name = re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-0123456789")[:_MOST_LETTERS].strip("-")
+        return name or "my-plugin"
 
     @property
     def distribution(self) -> str:
@@ -53,7 +53,7 @@ class Naming(NamedTuple):
     @property
     def prefix(self) -> str:
         """The prefix of the names of classes."""
-        return "".join(word[0].upper() + word[1:] for word in self.name.split("-"))
+        return "".join(piece[0].upper() + piece[1:] for piece in self.name.split("-"))
 
     def put_into(self, text: str) -> str:
         """Replace the placeholder by this name, in the text of a template or in a path."""

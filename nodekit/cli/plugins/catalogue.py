@@ -69,7 +69,7 @@ def _with_clashes() -> Iterator[tuple[str, EntryPoint, str]]:
         for entry in found:
             several = count[entry.name] > 1 and kind != "check"
             others = [owner(other) for other in found if other.name == entry.name and other is not entry]
-            clash = f"{', '.join(others)} offers that name too; uninstall all but one"
+            clash = f"{', '.join(others)} provides that name too; uninstall all but one"
             yield kind, entry, clash if several else ""
 
 
@@ -85,7 +85,7 @@ def _missing_module(entry: EntryPoint) -> str | None:
     for number in range(1, len(parts) + 1):
         spec = _spec(".".join(parts[:number]), path)
         if spec is None:
-            return f"its module {entry.module} is not there; reinstall or uninstall {name_of(entry.dist)}"
+            return f"its module {entry.module} does not exist; reinstall or uninstall {name_of(entry.dist)}"
         try:
             path = list(spec.submodule_search_locations or ())
         except KeyError:  # a namespace package inside another knows its place only after the outer one is imported

@@ -8,7 +8,7 @@ from typing import NoReturn
 import click
 import msgspec
 
-from nodekit.cli.config.words import Key
+from nodekit.cli.config.key_texts import Key
 from nodekit.cli.doctor.checks import examine
 from nodekit.cli.doctor.packages import CURE, checks_of_providers
 from nodekit.cli.exit_codes import FAILED
@@ -24,7 +24,7 @@ from nodekit.hooks.container_rules import nearest
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON document, for programs.")
 @click.pass_context
 def plugins(ctx: click.Context, as_json: bool) -> None:
-    """List what installed packages put forward for node files, as commands and as checks. Imports nothing."""
+    """List the providers, commands and checks of installed packages. Imports nothing."""
     if ctx.invoked_subcommand is not None:
         return
     found = catalogue()
@@ -41,12 +41,12 @@ def plugins(ctx: click.Context, as_json: bool) -> None:
 
 @plugins.command()
 @click.argument("name")
-@click.option("--kind", type=click.Choice(list(GROUPS)), help="Where several kinds have the name.")
+@click.option("--kind", type=click.Choice(list(GROUPS)), help="The kind, if several kinds have this name.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON document, for programs.")
 def show(name: str, kind: str | None, as_json: bool) -> None:
-    """Show one of them: what it is, its hooks, its settings, where it comes from. NAME may also be KIND:NAME.
+    """Show one of them: its description, hooks, settings and source. NAME may also be KIND:NAME.
 
-    It is imported. Exits with 1, and the reason, where that fails.
+    Imports it. If that fails, exits with 1 and prints the reason.
     """
     kind, entry = _the_one(name, kind)
     try:
@@ -63,9 +63,9 @@ def show(name: str, kind: str | None, as_json: bool) -> None:
 
 @plugins.command()
 def check() -> None:
-    """Import each of them, and say which fail. One that fails, exits or hangs keeps no other from being looked at.
+    """Import each of them, and print which fail. One that fails, exits or hangs does not affect the others.
 
-    Exits with 0, or with 1 where one fails.
+    Exits with 0, or with 1 if one fails.
     """
     failed = 0
     for subject, looks in checks_of_providers(GROUPS):
@@ -89,7 +89,9 @@ def _the_one(name: str, kind: str | None) -> tuple[str, EntryPoint]:
     found = [(one, entry) for one, entry in entries if entry.name == name]
     if not found:
         known = [entry.name for _, entry in entries]
-        raise click.UsageError(f"no installed package has {kind or 'anything'} {name!r}{nearest(name, known)}")
+        raise click.UsageError(
+            f"no installed package provides {kind or 'anything named'} {name!r}{nearest(name, known)}"
+        )
     if any(one != "check" for one, _ in found):  # a check of `nodekit doctor` has the name of the thing that it checks
         found = [(one, entry) for one, entry in found if one != "check"]
     kinds = sorted({one for one, _ in found})
@@ -97,7 +99,7 @@ def _the_one(name: str, kind: str | None) -> tuple[str, EntryPoint]:
         raise click.UsageError(f"{name!r} is {' and '.join(kinds)}; say which: --kind {kinds[0]}")
     if len(found) > 1:
         owners = ", ".join(owner(entry) for _, entry in found)
-        _fail(f"{kinds[0]} {name!r} is offered by several distributions ({owners}); uninstall all but one")
+        _fail(f"{kinds[0]} {name!r} is provided by several distributions ({owners}); uninstall all but one")
     return found[0]
 
 
@@ -112,7 +114,7 @@ def _lines(found: Portrait) -> Iterator[str]:
     if found.capabilities:
         yield f"  can: {', '.join(found.capabilities)}"
     yield from _key_lines("settings", found.keys)
-    of_containers = "settings of its containers" if found.kind == "runner" else "settings that it reads of containers"
+    of_containers = "settings of its containers" if found.kind == "runner" else "settings that it reads from containers"
     yield from _key_lines(of_containers, found.container_keys)
 
 

@@ -13,7 +13,7 @@ import msgspec
 
 import nodekit
 from nodekit.cli.config.field_docs import summary
-from nodekit.cli.config.words import Key, keys_of
+from nodekit.cli.config.key_texts import Key, keys_of
 from nodekit.cli.plugins.catalogue import PROVIDERS, expected
 from nodekit.config.distributions import name_of, said_by, version_of
 from nodekit.config.providers import Provider, load_only
@@ -88,7 +88,7 @@ def _capabilities(made: type[Any] | None) -> Iterator[str]:
     """Yield the names of Protocols that extend those of a runner or a store, and that the class implements."""
     for name in nodekit.__all__:
         protocol: Any = getattr(nodekit, name)
-        if inspect.isclass(protocol) and Protocol in protocol.__bases__ and _extends_a_part(protocol):
+        if inspect.isclass(protocol) and Protocol in protocol.__bases__ and _extends_a_component(protocol):
             more = [member for member in vars(protocol) if not member.startswith("_")]
             if made and all(hasattr(made, member) or member in _attributes(made) for member in more):
                 yield name
@@ -100,7 +100,7 @@ def _attributes(made: type[Any]) -> set[str]:
     return {str(step.argval) for code in codes for step in dis.get_instructions(code) if step.opname == "STORE_ATTR"}
 
 
-def _extends_a_part(protocol: type[Any]) -> bool:
+def _extends_a_component(protocol: type[Any]) -> bool:
     return any(base in protocol.__mro__ and protocol is not base for base in (ContainerRunner, JobStore))
 
 

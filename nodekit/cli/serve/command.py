@@ -25,17 +25,17 @@ LEVELS = ("debug", "info", "warning", "error")
 
 @click.command()
 @click.argument("file", type=click.Path(dir_okay=False), required=False)
-@click.option("--bind", metavar="HOST:PORT", help="Listen there instead; port 0 picks a free one.")
+@click.option("--bind", metavar="HOST:PORT", help="Listen at this address instead; port 0 picks a free port.")
 @click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True)
 @click.option("--trace-hooks", is_flag=True, help="Log each call of a plugin's hook, and how long it took.")
 def serve(file: str | None, bind: str | None, log_level: str, trace_hooks: bool) -> None:
     """Run the node of a node file until SIGTERM or SIGINT.
 
-    Without FILE, it is the one that an environment variable of a format names, if one is set.
+    Without FILE, an environment variable of a format may name the file.
 
-    The first signal drains: no new jobs, those that run may finish within drain_seconds. A second one stops at once.
-    In either case what a durable store holds goes on at the next start. Exits with 0 when stopped by a signal, 3 when
-    the node file does not compose, 1 when the node fails.
+    The first signal drains: the node accepts no new jobs, and running jobs may finish within drain_seconds.
+    A second signal stops it at once. In both cases, jobs in a durable store continue at the next start. Exits with 0
+    when stopped by a signal, 3 when the node file does not compose, 1 when the node fails.
     """
     log_to_standard_error(log_level)
     node = _composed(_of_the_environment() if file is None else file, bind, trace_hooks)
@@ -47,7 +47,7 @@ def serve(file: str | None, bind: str | None, log_level: str, trace_hooks: bool)
 
 def _of_the_environment() -> str:
     if (file := file_of_the_environment()) is None:
-        raise click.UsageError("no FILE is given, and no variable of an installed format names one")
+        raise click.UsageError("no FILE is given, and no environment variable of an installed format names one")
     return file
 
 

@@ -53,7 +53,7 @@ class LogFile(RotatingFileHandler):
         super().__init__(
             settings.path, maxBytes=settings.max_file_bytes, backupCount=settings.backups, encoding="utf-8", delay=True
         )
-        self._told = False
+        self._reported = False
 
     def doRollover(self) -> None:  # noqa: N802 - its name; without backups, the library's lets the file grow
         if self.backupCount:
@@ -69,8 +69,8 @@ class LogFile(RotatingFileHandler):
             return
         with suppress(OSError):  # the lines that it still buffers cannot be written either
             self._close()
-        if not self._told:
-            self._told = True
+        if not self._reported:
+            self._reported = True
             text = f"the log file {self.baseFilename} cannot be written: {error.strerror}; the log goes on here"
             click.echo(f"nodekit: {text}", err=True)
 

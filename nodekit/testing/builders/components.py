@@ -27,7 +27,7 @@ async def _echo(data: Any) -> Any:
 
 
 async def _fail(data: Any) -> Any:
-    raise ContainerFailed("status", "it fails, as it was told", status=500)
+    raise ContainerFailed("status", "it fails on purpose", status=500)
 
 
 async def _slow(data: Any) -> Any:
@@ -51,8 +51,8 @@ def make_function_runner(
     from nodekit_function import FunctionRunner
 
     runner = FunctionRunner()
-    offered = {id: Container(id=id) for id in (*_KNOWN, *functions)} | {one.id: one for one in containers}
-    for id, container in offered.items():
+    known = {id: Container(id=id) for id in (*_KNOWN, *functions)} | {one.id: one for one in containers}
+    for id, container in known.items():
         runner.add(container, functions.get(id) or _KNOWN.get(id, _echo))
     return runner
 

@@ -7,7 +7,7 @@ from msgspec import Raw
 from nodekit import ContainerError, ContainerResult, JobRequest, Refusal, Step, Unavailable, encode_payload
 
 
-def told(objection: Refusal | Unavailable) -> str:
+def shown_objection(objection: Refusal | Unavailable) -> str:
     """Return the text that a client receives. Raise AssertionError if the reason is empty or the params are not
     JSON."""
     reason: Any = objection.reason

@@ -26,17 +26,17 @@ _OPENING = {"changes", "stream"}
 class Faulty:
     """Wrapper around a component."""
 
-    def __init__(self, part: Any, through: Through) -> None:
-        self._part = part
+    def __init__(self, component: Any, through: Through) -> None:
+        self._component = component
         self._through = through
         self._stack = AsyncExitStack()
-        for name in dir(part):
+        for name in dir(component):
             if name.startswith("nodekit_"):  # hooks are looked up on the object itself
-                setattr(self, name, getattr(part, name))
+                setattr(self, name, getattr(component, name))
 
     async def __aenter__(self) -> Any:
         async with AsyncExitStack() as stack:
-            await self._through("enter", stack.enter_async_context, (self._part,), {})
+            await self._through("enter", stack.enter_async_context, (self._component,), {})
             self._stack = stack.pop_all()
         return self
 
@@ -46,7 +46,7 @@ class Faulty:
         return await self._stack.__aexit__(kind, error, trace)
 
     def __getattr__(self, name: str) -> Any:
-        attribute = getattr(self._part, name)
+        attribute = getattr(self._component, name)
         if name in _OPENING:
             return partial(self._opened, name, attribute)
         if name in _WAITING or inspect.iscoroutinefunction(attribute):

@@ -23,7 +23,7 @@ from nodekit.testing.faults.plans import Crashed, Fault, Moment, Plan, Process, 
 
 __all__ = ["Call", "Crashed", "Fault", "Faults", "Moment", "Point", "When"]
 
-PartT = TypeVar("PartT")
+ComponentT = TypeVar("ComponentT")
 NodeT = TypeVar("NodeT", bound=AbstractAsyncContextManager[Any])
 T = TypeVar("T")
 
@@ -61,14 +61,14 @@ class Faults:
         self._plans: list[Plan] = []
         self._process = Process()
 
-    def around(self, part: PartT) -> PartT:
+    def around(self, component: ComponentT) -> ComponentT:
         """Wrap a component (any `JobTable`, `JobStore` or `ContainerRunner`) so that its calls have these faults.
 
         Calls are named after their methods. Entering is `enter`; the pieces of `changes` and `stream` are
         `changes.next` and `stream.next`. Leaving has no faults, and neither do members that are not awaited (`running`,
         `problems`, a runner's `concurrency`). Claims pass unchanged.
         """
-        return cast("PartT", Faulty(part, self._call))
+        return cast("ComponentT", Faulty(component, self._call))
 
     # -- planning faults --------------------------------------------------------------------------
 
@@ -95,7 +95,7 @@ class Faults:
 
     def _when(self, moment: Moment, method: str, numbers: tuple[int, ...], where: Callable[..., bool] | None) -> When:
         if not all(number >= 1 for number in numbers):
-            raise ValueError(f"the first call of {method} is number 1; there is none {min(numbers)}")
+            raise ValueError(f"the calls of {method} are counted from 1, got {min(numbers)}")
 
         def plan(fault: Fault) -> None:
             self._plans.append(Plan(moment, method, numbers, where or _always, fault))
@@ -135,7 +135,7 @@ class Faults:
     async def run(self, node: NodeT, use: Callable[[NodeT], Awaitable[T]]) -> T | None:
         """Use a node, or any other async context manager such as a store, inside its `async with` until it crashes.
 
-        Return the result of `use`. Return None after a crash, whatever errors the crash caused.
+        Return the result of `use`. Return None after a crash, even if the crash caused errors.
         """
         failures: list[BaseException] = []
         answer: T | None = None

@@ -15,7 +15,7 @@ class Crashed(NodekitError):
     """The process has crashed, as its components see it: this call, and each later one, has no effect."""
 
     def __init__(self) -> None:
-        super().__init__("the process has crashed; open a new node, on the same data, for what is to happen now")
+        super().__init__("the process has crashed; to go on, open a new node on the same data")
 
 
 class Process:

@@ -29,7 +29,7 @@ PASSED_SECONDS = (10, 10, 100, 1000)
 DELAYS = (0, 1000, 10, 100)
 OUTCOMES = (
     Outcome(JobStatus.CANCELLED),
-    Outcome(JobStatus.FAILED, ContainerError(container="x", error="told from outside", kind="status", status=500)),
+    Outcome(JobStatus.FAILED, ContainerError(container="x", error="reported from outside", kind="status", status=500)),
     Outcome(JobStatus.SUCCESS, ContainerOutput(container="x", output=make_request(data=[1]).data)),
 )
 CONDITIONS: Mapping[str, Sequence[Any]] = {
@@ -37,7 +37,7 @@ CONDITIONS: Mapping[str, Sequence[Any]] = {
     "status": (UNFINISHED, FINISHED, UNSUCCESSFUL, (JobStatus.FAILED, JobStatus.ACCEPTED), ()),
     "idempotency_key": ("k", ""),
     "container": ("x", "y"),
-    "error": ("", "reply", "told from", "Told"),
+    "error": ("", "reply", "reported from", "Reported"),
 }
 """Conditions of `find`; each may be left out."""
 NEW, OLDER, KNOWN = "new", "older than the last", "known"

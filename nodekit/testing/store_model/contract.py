@@ -72,4 +72,4 @@ class JobStoreModelContract:
             self.place() as new_store,
             Operations(clock, new_store, expected, timeout_seconds=self.timeout_seconds) as operations,
         ):
-            await operations.run(steps, durable=self.durable, tell=note)
+            await operations.run(steps, durable=self.durable, report=note)

@@ -58,7 +58,7 @@ class Expected:
         return [job.id for job in jobs if job.request.destination is Location.STREAM and not job.status.finished]
 
     def due(self, containers: Collection[ContainerId] | None = None, *, surely: bool = True) -> list[Entry]:
-        """Return the jobs that `claim` must offer, or may offer with `surely=False`. None: jobs in all containers."""
+        """Return the jobs that `claim` must give, or may give with `surely=False`. None: jobs in all containers."""
         return [
             entry
             for entry in self.entries.values()
@@ -69,7 +69,7 @@ class Expected:
         ]
 
     def over(self, *, surely: bool = True) -> list[Entry]:
-        """Return the jobs that `claim_expired` must offer, or may offer with `surely=False`."""
+        """Return the jobs that `claim_expired` must give, or may give with `surely=False`."""
         return [entry for entry in self.entries.values() if entry.queued and self._over(entry, surely=surely)]
 
     def _over(self, entry: Entry, *, surely: bool) -> bool:
@@ -115,7 +115,7 @@ class Expected:
     def claimed(self, claims: Sequence[Claim], containers: Collection[ContainerId], limit: int) -> None:
         assert 1 <= len(claims) <= limit
         for claim in claims:
-            entry = self._offered(claim, self.due(containers, surely=False))
+            entry = self._claimed(claim, self.due(containers, surely=False))
             self._check_order(entry, self.due(containers))
             entry.claim = claim
 
@@ -132,11 +132,11 @@ class Expected:
     def claimed_expired(self, claims: Sequence[Claim], limit: int) -> None:
         assert 1 <= len(claims) <= limit
         for claim in claims:
-            self._offered(claim, self.over(surely=False)).claim = claim
+            self._claimed(claim, self.over(surely=False)).claim = claim
 
-    def _offered(self, claim: Claim, offers: Sequence[Entry]) -> Entry:
-        entry = next((entry for entry in offers if entry.job.id == claim.job.id), None)
-        assert entry is not None, f"{claim.job.id} was not to be offered"
+    def _claimed(self, claim: Claim, candidates: Sequence[Entry]) -> Entry:
+        entry = next((entry for entry in candidates if entry.job.id == claim.job.id), None)
+        assert entry is not None, f"the store gave {claim.job.id}, which no claim may have now"
         assert plain(claim.job) == entry.job
         youngest, oldest = self._ages(entry)
         assert youngest - SLACK_SECONDS <= claim.age_seconds <= oldest + SLACK_SECONDS

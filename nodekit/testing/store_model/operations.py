@@ -40,7 +40,7 @@ T = TypeVar("T")
 class Operations(Trial):
     """Operations of a trial, each a method with its name. Store and model are compared after each of them."""
 
-    async def run(self, steps: Sequence[bytes], *, durable: bool, tell: Callable[[str], None]) -> None:
+    async def run(self, steps: Sequence[bytes], *, durable: bool, report: Callable[[str], None]) -> None:
         """Run the operations, compare after each of them, and finish all jobs at the end."""
         kinds = [kind for kind in OPERATIONS if durable or kind != "reopen"]
         for number, chosen in enumerate(steps):
@@ -51,7 +51,7 @@ class Operations(Trial):
                 await getattr(self, f"_{kind}")()
                 await self._compare()
             finally:
-                tell(" ".join(self._words))
+                report(" ".join(self._words))
         await self._end()
 
     async def _nothing(self) -> None:
@@ -201,7 +201,7 @@ class Operations(Trial):
         self._expected.changed.clear()
 
     async def _end(self) -> None:
-        """Assert that every job left is offered once all delays are over, and can be finished, and that no job
+        """Assert that every job left can be claimed once all delays are over, and can be finished, and that no job
         remains."""
         while self._expected.due():
             self._claimed(await self._soon(self._store.claim("xyz", 50)), "xyz", 50)
@@ -214,7 +214,7 @@ class Operations(Trial):
                 self._expected.claimed_expired(claims, 50)
                 self._claims += claims
             else:
-                assert self._expected.due(), f"nobody is offered {left[0].job.id}"
+                assert self._expected.due(), f"no claim gets {left[0].job.id}"
                 self._claimed(await self._soon(self._store.claim("xyz", 50)), "xyz", 50)
         await self._look("xyz")
         for claim in filter(self._expected.worth, self._claims):

@@ -20,7 +20,7 @@ from nodekit import (
     Unavailable,
     __version__,
 )
-from nodekit_asgi.api.job_events import KEEP_ALIVE, event_stream, events_seen, told_all
+from nodekit_asgi.api.job_events import KEEP_ALIVE, event_stream, events_seen, seen_all
 from nodekit_asgi.api.listing import listing
 from nodekit_asgi.api.waiting import wait_for
 from nodekit_asgi.http.headers import asked_urgency, idempotency_key, urgency, wait_seconds
@@ -105,7 +105,7 @@ async def _accepted(request: Request, node: Node, kept: Job) -> Reply:
         try:
             job = next(iter(await wait_for(request, node, [id], seconds)), None)
         except StoreFailed as error:  # the job is kept all the same, and the client must learn its id
-            logger.error("job %s: waited in vain: %s", id, error)
+            logger.error("job %s: waiting for it failed: %s", id, error)
     applied: list[Header] = [(b"preference-applied", b"wait=%d" % seconds)]
     if job is not None and job.status.finished:
         return json_reply(wire_job(job, intermediate=False), headers=applied)
@@ -152,7 +152,7 @@ async def events(request: Request, node: Node) -> Reply:
         raise HttpError(404, NO_SUCH_JOB)
     job = found.pop()
     seen = events_seen(request.headers.get(b"last-event-id", b"").decode("latin-1"), job)
-    if told_all(job, seen):  # 204 is the only reply that stops a browser from connecting again
+    if seen_all(job, seen):  # 204 is the only reply that stops a browser from connecting again
         return Reply(b"", 204)
     del job  # jobs may be large, and streams long
     await request.body()  # not used, but it has to be read before the end of the connection can be seen

@@ -31,13 +31,13 @@ def events_seen(last: str, job: Job) -> int:
     return int(number) + 1
 
 
-def told_all(job: Job, seen: int) -> bool:
+def seen_all(job: Job, seen: int) -> bool:
     """Return True if no more events will come."""
     return job.status.finished and seen >= _events(job)
 
 
 async def event_stream(node: Node, id: JobId, client: str, seen: int) -> AsyncGenerator[bytes, None]:
-    """Yield the events after those that were seen, as they happen. It ends with the job, or when the node stops.
+    """Yield the events that the client has not seen, as they happen. It ends with the job, or when the node stops.
 
     While it waits for the job or for the reader, it holds neither the job nor the sent events: both may be large.
     """
@@ -53,9 +53,9 @@ async def event_stream(node: Node, id: JobId, client: str, seen: int) -> AsyncGe
                     events, seen, more = _piece(found.pop(), seen)
                     yield events.pop()
     except StoreFailed as error:
-        logger.error("job %s: its events end here: %s", id, error)
+        logger.error("job %s: its stream of events ends early: %s", id, error)
     except NodekitError as error:  # the node stops; clients connect again and go on after their last event
-        logger.debug("job %s: its events end here: %s", id, error)
+        logger.debug("job %s: its stream of events ends early: %s", id, error)
 
 
 def _events(job: Job) -> int:

@@ -35,7 +35,7 @@ async def _wait(
             try:
                 jobs = await node.wait(ids, client=request.client, fields=fields)
             except NodekitError as error:
-                logger.debug("%s %s: waited in vain: %s", request.method, request.path, error)
+                logger.debug("%s %s: waiting failed: %s", request.method, request.path, error)
 
     await while_there(request, wait)
     return jobs

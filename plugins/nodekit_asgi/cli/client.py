@@ -47,7 +47,7 @@ class Reply(msgspec.Struct, frozen=True):
 
     def not_a_node(self) -> NotANode:
         kind = self.headers.get("Content-Type", "").partition(";")[0] or "no Content-Type"
-        return NotANode(f"what answers at {self.url} is no node (HTTP status {self.status}, {kind}); {WHERE}")
+        return NotANode(f"the server at {self.url} is not a node (HTTP status {self.status}, {kind}); {WHERE}")
 
 
 class _Error(msgspec.Struct, frozen=True):
@@ -146,10 +146,10 @@ class NodeClient:
             raise Dropped(f"{url} closed the connection without an answer; is the node stopping?") from error
         except BadStatusLine as error:
             connection.close()
-            raise NotANode(f"what answers at {url} does not speak HTTP; {WHERE}") from error
+            raise NotANode(f"the server at {url} does not speak HTTP; {WHERE}") from error
         except (HTTPException, OSError, ValueError) as error:
             connection.close()
-            raise Dropped(f"the answer of {url} broke off ({type(error).__name__})") from error
+            raise Dropped(f"the reply of {url} broke off ({type(error).__name__})") from error
 
     def _connect(self, until: float | None) -> None:
         """Connect, unless connected. Raise `Unreachable`."""
@@ -195,7 +195,9 @@ def _successful(reply: Reply) -> Reply:
     except NotANode:
         if reply.status in (502, 503, 504):
             phrase = HTTPStatus(reply.status).phrase
-            raise Dropped(f"{reply.url} answered {reply.status} {phrase}: a proxy that reaches no node?") from None
+            raise Dropped(
+                f"{reply.url} answered {reply.status} {phrase}: is it a proxy that cannot reach the node?"
+            ) from None
         raise
     if reply.status in (429, 503):
         raise Busy(reply.status, error.text, _retry_after(reply))

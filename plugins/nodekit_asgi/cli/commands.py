@@ -50,10 +50,10 @@ class _Group(click.Group):
 
 @click.group(cls=_Group)
 def job() -> None:
-    """Submit jobs to a node, and see what comes of them.
+    """Submit jobs to a node, and read their results.
 
-    The node is the one at --node, or at NODEKIT_URL. Exits with 0; 1 when the job failed or the node refuses what is
-    asked; 2 for a wrong command line; 4 when no node answers or it is busy; 5 when time is up; 130 after Ctrl-C.
+    The node is the one at --node, or at NODEKIT_URL. Exits with 0; 1 when the job failed or the node refuses the
+    request; 2 for a wrong command line; 4 when no node answers or it is busy; 5 when time is up; 130 after Ctrl-C.
     """
 
 
@@ -79,13 +79,13 @@ def _say_accepted(reply: Reply, as_json: bool) -> None:
 @job.command()
 @submission_options
 @click.option("--intermediate", is_flag=True, help="Print the output of every step.")
-@click.option("--timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="Wait no longer than that.")
+@click.option("--timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="Wait at most this long.")
 @node_options
 def run(node: Address, as_json: bool, intermediate: bool, timeout: float | None, **what: Any) -> None:
     """Submit a job, wait for it, and print the last output.
 
-    Exits with 1 and the error on standard error when the job fails, with 5 when time is up. The job goes on when the
-    waiting ends.
+    Exits with 1 and the error on standard error when the job fails, with 5 when time is up. The job
+    continues when the waiting ends.
     """
     asked, deadline = submission_of(**what), Deadline(timeout)
     with NodeClient(node) as client:
@@ -116,8 +116,10 @@ def _say_outputs(job: JobResult, intermediate: bool) -> None:
 
 @contextmanager
 def _known_by(asked: Submission) -> Iterator[None]:
-    """Tell the user how to find out about the job if it is not known whether the node has it."""
-    again = f"the node may have the job; the same command with --idempotency-key {shlex.quote(asked.key)} finds out"
+    """Print how to find out if the node has the job, when this is not known."""
+    again = (
+        f"the node may have the job; to find out, run the same command with --idempotency-key {shlex.quote(asked.key)}"
+    )
     try:
         yield
     except Dropped as problem:
@@ -131,9 +133,11 @@ def _known_by(asked: Submission) -> Iterator[None]:
 
 @contextmanager
 def _goes_on(id: str, node: Address) -> Iterator[None]:
-    """Tell the user how to get at the job if the waiting ends early, for whatever reason."""
+    """Print how to read the job if the waiting ends early for any reason."""
     where = "" if node.url == DEFAULT_URL else f" --node {shlex.quote(node.url)}"
-    goes_on = f"job {id} goes on: nodekit job get {id}{where}; to end it: nodekit job cancel {id}{where}"
+    goes_on = (
+        f"job {id} continues; to read it: nodekit job get {id}{where}; to cancel it: nodekit job cancel {id}{where}"
+    )
     try:
         yield
     except Refused as refused:
@@ -157,13 +161,13 @@ def _goes_on(id: str, node: Address) -> Iterator[None]:
     type=click.Choice(["failed", "start"]),
     default="failed",
     show_default=True,
-    help="Go on with the step that failed, or run all of them again.",
+    help="Continue with the step that failed, or run all steps again.",
 )
 @priority_option("as before")
 @key_option
 @node_options
 def retry(node: Address, as_json: bool, id: str, start: str, priority: int | None, idempotency_key: str | None) -> None:
-    """Submit a job that failed or was cancelled once more, and print the id of the new one."""
+    """Submit a failed or cancelled job again, and print the id of the new job."""
     asked = another_try(id, start=start, priority=priority, key=idempotency_key)
     with NodeClient(node) as client, _known_by(asked):
         reply = submit_job(client, asked, Deadline(None))
@@ -174,7 +178,7 @@ def retry(node: Address, as_json: bool, id: str, start: str, priority: int | Non
 @request_options
 @node_option
 def stream(node: Address, **what: Any) -> None:
-    """Submit a job and print what its last container gives, byte for byte, as it comes.
+    """Submit a job, and print the output of its last container, byte for byte, as it arrives.
 
     Exits with 1 where it breaks off: the job has failed, and its history says why. Ctrl-C cancels the job.
     """
@@ -203,7 +207,7 @@ def get(node: Address, as_json: bool, ids: tuple[str, ...], intermediate: bool) 
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
 @node_options
 def cancel(node: Address, as_json: bool, ids: tuple[str, ...]) -> None:
-    """Cancel jobs; one that is finished stays as it is.
+    """Cancel jobs. A finished job does not change.
 
     Exits with 0 when none of them runs any more, with 1 when one of them is not known.
     """
@@ -233,7 +237,7 @@ def _show(
 @click.option("--status", type=click.Choice(["running", "success", "failed"]), help="Only jobs of this status.")
 @click.option("--container", metavar="ID", help="With --status failed: only jobs that failed in this container.")
 @click.option("--error", metavar="TEXT", help="With --status failed: only jobs whose error contains this.")
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="The first N; all of them unless given.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N jobs; by default all.")
 @node_options
 def list_(node: Address, as_json: bool, limit: int | None, **chosen: Any) -> None:
     """Print the ids of this client's jobs, oldest first."""

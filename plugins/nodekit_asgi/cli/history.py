@@ -6,7 +6,7 @@ from datetime import datetime
 from nodekit_asgi.cli.output import printable, table
 from nodekit_asgi.cli.replies import AttemptRecord, History, StepRecord
 
-HEAD = ("step", "container", "attempt", "began", "took", "instance", "came of it")
+HEAD = ("step", "container", "attempt", "began", "took", "instance", "outcome")
 
 
 def history_lines(history: History) -> Iterator[str]:

@@ -60,7 +60,7 @@ def next_page(reply: Reply, path: str) -> str | None:
 
 
 def cancel_jobs(client: NodeClient, ids: Sequence[str]) -> Iterator[tuple[JobResult, Raw]]:
-    """Cancel the jobs. Yield those that the node knows, as they are then."""
+    """Cancel the jobs. Yield the jobs that the node knows, in their new state."""
     for id in dict.fromkeys(ids):
         try:
             reply = client.request("DELETE", f"/api/jobs/{quote(id, safe='')}")

@@ -40,9 +40,11 @@ def request_options(command: F) -> F:
     """Add the arguments and options that make up a job."""
     options: Sequence[Callable[[F], F]] = (
         click.argument("containers", metavar="CONTAINER...", nargs=-1, required=True),
-        click.option("--data", metavar="JSON", help="The input of the first container, an object; {} unless given."),
-        click.option("--file", type=click.File("rb"), metavar="PATH", help="Read the input there; -: standard input."),
-        click.option("--pipeline", metavar="NAME", help="Another pipeline that the node offers."),
+        click.option("--data", metavar="JSON", help="The input of the first container, an object; by default {}."),
+        click.option(
+            "--file", type=click.File("rb"), metavar="PATH", help="Read the input from this file; -: standard input."
+        ),
+        click.option("--pipeline", metavar="NAME", help="Another pipeline of the node."),
         click.option("--requires-proof", is_flag=True, help="The last container must give a proof."),
         priority_option("3"),
     )
@@ -65,11 +67,13 @@ def submission_of(
 
 
 def priority_option(otherwise: str) -> Callable[[F], F]:
-    return click.option("--priority", type=click.IntRange(0, 7), help=f"Lower is sooner; {otherwise} unless given.")
+    return click.option(
+        "--priority", type=click.IntRange(0, 7), help=f"A lower number is more urgent; by default {otherwise}."
+    )
 
 
 def key_option(command: F) -> F:
-    text = "The same key and job are submitted once."
+    text = "Submit a job with this key only once."
     return click.option("--idempotency-key", metavar="KEY", callback=check_key, help=text)(command)
 
 

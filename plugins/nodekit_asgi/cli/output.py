@@ -47,7 +47,7 @@ def say_result(result: StepResult) -> None:
     if result.output is not UNSET:
         say_output(result.output)
     else:
-        say(f"error: {printable(result.error or 'none given')}")
+        say(f"error: {printable(result.error or 'no text')}")
 
 
 def say_job(job: JobResult, *, intermediate: bool) -> None:

@@ -9,7 +9,7 @@ FAILED = 1
 NO_ANSWER = 4
 """No node answers, or it accepts no jobs at the moment. The same command may work later."""
 TIME_IS_UP = 5
-"""The time to wait is over. The job goes on."""
+"""The time to wait is over. The job continues."""
 INTERRUPTED = 130
 
 
@@ -55,6 +55,6 @@ class Busy(Refused):
 
 
 class TimeIsUp(CommandFailed):
-    """The job was not finished in time. It goes on."""
+    """The job was not finished in time. It continues."""
 
     exit_code = TIME_IS_UP

@@ -45,11 +45,11 @@ def progress_line(history: History | None, seconds: float) -> str:
     number = sum(step.has_output for step in history.steps) + 1
     # another pipeline may take other steps than the requested ones
     count = f"{number} of {len(history.containers)}" if history.pipeline == "sequence" else str(number)
-    words = [f"{passed}  step {count}: {printable(history.due or '')}"]
+    texts = [f"{passed}  step {count}: {printable(history.due or '')}"]
     last = history.steps[-1] if history.steps else None
     if last and last.attempts and (failure := last.attempts[-1].error):
-        words.append(f"attempt {len(last.attempts) + 1}, after: {printable(failure)}")
-    return ", ".join(words)
+        texts.append(f"attempt {len(last.attempts) + 1}, after: {printable(failure)}")
+    return ", ".join(texts)
 
 
 def _columns() -> int:

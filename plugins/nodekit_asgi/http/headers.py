@@ -91,8 +91,8 @@ def split(text: str, separator: str) -> list[str]:
     return [] if quoted else [*pieces, text[start:]]
 
 
-def unquoted(word: str) -> str:
-    return re.sub(r"\\(.)", r"\1", word[1:-1]) if word.startswith('"') else word
+def unquoted(text: str) -> str:
+    return re.sub(r"\\(.)", r"\1", text[1:-1]) if text.startswith('"') else text
 
 
 # -- Priority, a dictionary of structured fields, RFC 8941 ------------------------------------------

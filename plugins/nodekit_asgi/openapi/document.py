@@ -27,16 +27,17 @@ INFO = {
     "title": "nodekit",
     "version": __version__,
     "summary": "A compute node: pipelines of containers over HTTP.",
-    "description": "A job names containers and some data. The node calls the containers one after another, the output "
-    "of one being the input of the next, keeps every result, and hands the result back to the client that asked.\n\n"
-    "A client is the address that it calls from, or for which a trusted proxy calls. It reads its own jobs only. Paths "
-    "match exactly; another path is 404 and another method 405 with `Allow`, as an `Error`. Fields that a body has "
-    "beyond those described are ignored. Replies to pages of `allowed_origins` have `Access-Control-Allow-Origin`.",
+    "description": "A job names containers and some data. The node calls the containers one after another. The output "
+    "of one is the input of the next. The node stores every result, and returns it to the client that submitted "
+    "the job.\n\nA client is the address that it calls from, or the address that a trusted proxy gives. It can "
+    "read only its own jobs. Paths match exactly: another path is 404, and another method is 405 with `Allow`, as "
+    "an `Error`. Unknown fields of a body are ignored. Replies to pages of `allowed_origins` have "
+    "`Access-Control-Allow-Origin`.",
     "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
 }
 TAGS = [
-    {"name": "jobs", "description": "Jobs, from being submitted to being read."},
-    {"name": "node", "description": "What the node is, and how it is."},
+    {"name": "jobs", "description": "Submit, read, follow, cancel and retry jobs."},
+    {"name": "node", "description": "The version, the containers and the health of the node."},
     {"name": "documentation", "description": "This document, and a page to read it."},
 ]
 
@@ -55,7 +56,7 @@ def build(limits: Limits, served: Collection[Key]) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {**INFO, "x-profile": limits.profile},
-        "servers": [{"url": ".", "description": "This node, wherever the document was found."}],
+        "servers": [{"url": ".", "description": "This node. The URL is relative to the URL of this document."}],
         "tags": TAGS,
         "paths": paths,
         "components": {"schemas": schemas(used), "headers": HEADERS},

@@ -41,21 +41,22 @@ OF_FAILED = (
     Parameter(
         name="status",
         place="query",
-        description="Without `id`: only jobs of this status, as a job result has it. Not together with `pending`.",
+        description="Without `id`: only jobs with this status of a job result. It cannot be used together with "
+        "`pending`.",
         schema={"enum": ["running", "success", "failed"]},
         example="failed",
     ),
     Parameter(
         name="container",
         place="query",
-        description="With `status=failed`: only jobs whose error is of this container.",
+        description="With `status=failed`: only jobs with an error of this container.",
         schema={"type": "string"},
         example="translate",
     ),
     Parameter(
         name="error",
         place="query",
-        description="With `status=failed`: only jobs whose error has this in its text, in the same case.",
+        description="With `status=failed`: only jobs whose error text contains this text. Upper and lower case differ.",
         schema={"type": "string"},
         example="no reply",
     ),
@@ -67,16 +68,16 @@ OPERATIONS: Mapping[Key, Operation] = {
         id="followJob",
         tag="jobs",
         summary="Follow a job",
-        description="Server-sent events: `accepted`, `step` for each that has finished, `finished`, after which the "
-        "stream ends. What has happened already is told first.",
+        description="Server-sent events: `accepted`, one `step` for each finished step, and `finished`, after which "
+        "the stream ends. Events that happened already are sent first.",
         parameters=(
             REQUEST_ID,
             JOB,
             Parameter(
                 name="Last-Event-ID",
                 place="header",
-                description="The last event that the caller has; what came after it is told. One that is none of this "
-                "job's is ignored.",
+                description="The id of the last event that the caller received. Later events are sent. The id of an "
+                "event of another job is ignored.",
                 schema={"type": "string"},
                 example=f"{JOB_ID}:1",
             ),
@@ -84,28 +85,29 @@ OPERATIONS: Mapping[Key, Operation] = {
         answers={
             **READING,
             200: Answer("The events.", Content(None, {"success": _EVENTS}, media_type="text/event-stream")),
-            204: Answer("The caller has seen `finished`: there will be no more."),
+            204: Answer("The caller has received `finished`. There are no more events."),
             404: NO_SUCH_JOB,
         },
     ),
     ("/api/jobs/{id}/retry", "POST"): Operation(
         id="retryJob",
         tag="jobs",
-        summary="Try a failed job again",
-        description="It stays as it is; what it asks for becomes a new job, of whoever asks now, and is admitted as "
-        "such. With `from: failed`, which an empty body means too, the steps that gave an output keep it.",
+        summary="Retry a failed job",
+        description="The old job does not change. Its request becomes a new job of the client that retries, and is "
+        "admitted like any other. With `from: failed` (the default), steps with an output keep it and do not run "
+        "again.",
         parameters=(REQUEST_ID, JOB, PREFER, IDEMPOTENCY_KEY, PRIORITY),
         body=Content(WireRetry, {"failed": {"from": "failed"}, "start": {"from": "start"}}),
         answers={
             **WITH_BODY,
             200: Answer(
-                "The id of the new job; with `Prefer: wait`, the job, which is finished.",
+                "The id of the new job. With `Prefer: wait`, the finished job.",
                 Content({"anyOf": [WireAccepted, WireJob]}, {"accepted": {"id": JOB_ID}}),
                 ("Preference-Applied",),
                 READERS,
             ),
             202: Answer(
-                "The new job was not finished in the time that `Prefer: wait` gives it.",
+                "The new job did not finish within the time of `Prefer: wait`.",
                 Content(WireAccepted, {"accepted": {"id": JOB_ID}}),
                 ("Preference-Applied",),
                 READERS,
@@ -113,10 +115,10 @@ OPERATIONS: Mapping[Key, Operation] = {
             400: REFUSED,
             404: NO_SUCH_JOB,
             409: errors(
-                "The job has not failed, or from its last output on there is nothing else to do.",
-                running=error("the job is not finished; only one that failed or was cancelled can be retried"),
+                "The job has not failed. Or its pipeline failed it after the last output, and would do so again.",
+                running=error("the job is not finished; only a failed or cancelled job can be retried"),
                 ended=error(
-                    "the job is ended by its pipeline, after its last output, and would be again; "
+                    "the job is failed by its pipeline after its last output, and would fail again; "
                     "retry it from the start"
                 ),
             ),
@@ -128,20 +130,20 @@ OPERATIONS: Mapping[Key, Operation] = {
     ("/api/status", "PUT"): Operation(
         id="reportStatus",
         tag="jobs",
-        summary="Finish a job from outside",
-        description="Taken only from the networks in `status_networks`, which are none unless the node's operator says "
-        "so. It completes a job that there is, whoever owns it.",
+        summary="Report the result of a job from outside",
+        description="Accepted only from the networks in `status_networks`, which is empty by default. A report "
+        "finishes an existing job of any client.",
         parameters=(REQUEST_ID,),
         body=Content(WireReport, {"success": _REPORT}),
         answers={
             **WITH_BODY,
-            200: Answer("It is finished.", Content({"type": "object"}, {"done": {}})),
+            200: Answer("The job is finished.", Content({"type": "object"}, {"done": {}})),
             403: errors(
-                "The caller may not do that.",
+                "The caller may not report the status of jobs.",
                 address=error("status reports are not taken from this address; list it in status_networks"),
             ),
             404: errors("There is no such job.", unknown=error("no such job")),
-            409: errors("The job was finished already.", finished=error("the job is finished")),
+            409: errors("The job is finished already.", finished=error("the job is finished")),
         },
     ),
 }

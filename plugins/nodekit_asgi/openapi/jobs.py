@@ -69,38 +69,39 @@ def _query(name: str, description: str, schema: Mapping[str, Any], example: Any)
 _IDS: Mapping[str, Any] = {"type": "array", "items": {"type": "string"}, "maxItems": "<max_ids>"}
 
 OF_JOBS = (
-    _query("id", "Jobs to answer, at most <max_ids>. Without any, the reply lists ids.", _IDS, [JOB_ID]),
+    _query("id", "The jobs to return, at most <max_ids>. Without `id`, the reply is a list of ids.", _IDS, [JOB_ID]),
     _query("intermediate", "With `id`: also the results of earlier steps.", BOOLEAN, True),
     _query(
         "wait",
-        "With `id`: wait until all of the jobs are finished, at most this many seconds and at most <max_wait_seconds>.",
+        "With `id`: wait until all these jobs are finished, at most this many seconds and at most <max_wait_seconds>.",
         {"type": "number", "minimum": 0},
         10,
     ),
 )
 OF_LISTING = (
-    _query("pending", "Without `id`: only jobs that are not finished, or only those that are.", BOOLEAN, False),
+    _query("pending", "Without `id`: only unfinished jobs (`true`), or only finished jobs (`false`).", BOOLEAN, False),
     _query(
         "limit",
-        "Without `id`: one page of at most so many; more than 10000 is 10000.",
+        "Without `id`: return one page of at most this many ids. More than 10000 counts as 10000.",
         {"type": "integer", "minimum": 1},
         100,
     ),
-    _query("after", "Without `id`: go on behind this job, which need not exist any more.", ID, JOB_ID),
+    _query("after", "Without `id`: start after this id. The job need not exist any more.", ID, JOB_ID),
 )
 
 OPERATIONS: Mapping[Key, Operation] = {
     ("/api/jobs", "GET"): Operation(
         id="getJobs",
         tag="jobs",
-        summary="Results of jobs, or a list of ids",
-        description="With `id`: these jobs, each once, in the order asked. Those that are no job of this client are "
-        "left out.\n\nWithout `id`: the ids of this client's jobs, the oldest first; with `limit`, a page of them.",
+        summary="Get the results of jobs, or list ids",
+        description="With `id`: these jobs, each once, in the order of the ids. Unknown ids and jobs of other clients "
+        "are left out.\n\nWithout `id`: the ids of this client's jobs, the oldest first. With `limit`, one page "
+        "of them.",
         parameters=(REQUEST_ID, *OF_JOBS, *OF_LISTING, *OF_FAILED),
         answers={
             **WITH_BODY,
             200: Answer(
-                "Results, or ids.",
+                "The results, or the ids.",
                 Content(
                     {"anyOf": [{"type": "array", "items": WireJob}, {"type": "array", "items": ID}]},
                     {"results": [_SUCCESS, _RUNNING], "failed": [_FAILED], "ids": [JOB_ID], "none": []},
@@ -108,14 +109,14 @@ OPERATIONS: Mapping[Key, Operation] = {
                 ("Link",),
             ),
             400: BAD_REQUEST,
-            404: errors("None of the ids is a job of this client.", unknown=error("no such job")),
+            404: errors("None of the ids belongs to a job of this client.", unknown=error("no such job")),
         },
     ),
     ("/api/jobs/{id}", "GET"): Operation(
         id="getJob",
         tag="jobs",
-        summary="The history of a job",
-        description="What was asked, when, and every call of a container. Outputs, which may be large, are left out.",
+        summary="Get the history of a job",
+        description="The request, its times, and every call of a container. Outputs may be large and are left out.",
         parameters=(REQUEST_ID, JOB),
         answers={
             **READING,
@@ -127,12 +128,12 @@ OPERATIONS: Mapping[Key, Operation] = {
         id="cancelJob",
         tag="jobs",
         summary="Cancel a job",
-        description="A step that is running is aborted; the result names the container that was due. A job that was "
-        "finished already is answered as it is.",
+        description="A running step is aborted. The result names the container that was due. A job that was finished "
+        "already is returned unchanged.",
         parameters=(REQUEST_ID, JOB),
         answers={
             **READING,
-            200: Answer("The job, finished.", Content(WireJob, {"cancelled": _CANCELLED, "finished": _SUCCESS})),
+            200: Answer("The finished job.", Content(WireJob, {"cancelled": _CANCELLED, "finished": _SUCCESS})),
             404: NO_SUCH_JOB,
         },
     ),

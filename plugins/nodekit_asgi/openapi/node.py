@@ -19,22 +19,27 @@ OPERATIONS: Mapping[Key, Operation] = {
     ("/info", "GET"): Operation(
         id="getInfo",
         tag="node",
-        summary="What the node is and offers",
+        summary="Get the version and the containers of the node",
         description="The containers that can be called right now, and how many jobs are accepted and not finished.",
         parameters=(REQUEST_ID,),
-        answers={200: Answer("What the node is and offers.", Content(WireInfo, {"one": _INFO})), **READING},
+        answers={
+            200: Answer(
+                "The version, the containers, and the number of unfinished jobs.", Content(WireInfo, {"one": _INFO})
+            ),
+            **READING,
+        },
     ),
     ("/health", "GET"): Operation(
         id="getHealth",
         tag="node",
-        summary="Whether the node can work",
-        description="It cannot when its store or its executor fails, when it has containers and none of them can be "
-        "called, and while it drains.",
+        summary="Get the health of the node",
+        description="A node is unhealthy in three cases: its store or its executor fails; it has containers and none "
+        "of them can be called; it drains.",
         parameters=(REQUEST_ID,),
         answers={
             **UNLIMITED,
             200: Answer(
-                "It can; `reasons` say what is wrong in part.",
+                "The node can work. `reasons` name what does not work fully.",
                 Content(
                     WireHealth,
                     {
@@ -44,7 +49,7 @@ OPERATIONS: Mapping[Key, Operation] = {
                 ),
             ),
             503: Answer(
-                "It cannot, and `reasons` say why.",
+                "The node cannot work. `reasons` say why.",
                 Content(
                     WireHealth,
                     {"stopping": {"status": "unhealthy", "reasons": ["the node is draining or has not started"]}},
@@ -55,15 +60,15 @@ OPERATIONS: Mapping[Key, Operation] = {
     ("/resources", "GET"): Operation(
         id="getResources",
         tag="node",
-        summary="What the containers say of themselves",
-        description="Each container's own answer to `GET /service-resources`. All are asked at once; one that does not "
-        "answer in time is left out.",
+        summary="Get the resources of the containers",
+        description="The reply of each container to `GET /service-resources`. The node asks all containers at once. A "
+        "container that does not answer in time is left out.",
         parameters=(
             REQUEST_ID,
             Parameter(
                 name="model_id",
                 place="query",
-                description="Sent on to the containers, which then speak of this model.",
+                description="Passed on to the containers, which then describe this model only.",
                 schema={"type": "string"},
                 example="ml/example",
             ),
@@ -71,7 +76,7 @@ OPERATIONS: Mapping[Key, Operation] = {
         answers={
             **ANY,
             200: Answer(
-                "By the ids of the containers.",
+                "The replies of the containers, by id.",
                 Content({"type": "object", "additionalProperties": True}, {"one": _RESOURCES}),
             ),
         },
@@ -79,7 +84,7 @@ OPERATIONS: Mapping[Key, Operation] = {
     ("/openapi.json", "GET"): Operation(
         id="getOpenApi",
         tag="documentation",
-        summary="This document",
+        summary="Get this document",
         description="OpenAPI 3.1, with the limits of this node.",
         parameters=(REQUEST_ID,),
         answers={
@@ -90,8 +95,8 @@ OPERATIONS: Mapping[Key, Operation] = {
     ("/docs", "GET"): Operation(
         id="getDocs",
         tag="documentation",
-        summary="A page to read and try this document",
-        description="What it loads comes from this node.",
+        summary="Get a page to read and try this document",
+        description="The page loads everything from this node.",
         parameters=(REQUEST_ID,),
         answers={
             **UNLIMITED,
@@ -101,8 +106,8 @@ OPERATIONS: Mapping[Key, Operation] = {
     ("/docs/{file}", "GET"): Operation(
         id="getDocsFile",
         tag="documentation",
-        summary="A file of that page",
-        description="Scripts and styles. There is nothing to find here beyond the names given.",
+        summary="Get a file of that page",
+        description="Scripts and styles. Only the listed names exist.",
         parameters=(
             REQUEST_ID,
             Parameter(
@@ -123,7 +128,7 @@ OPERATIONS: Mapping[Key, Operation] = {
         answers={
             **UNLIMITED,
             200: Answer("The file.", Content(None, media_type="text/*"), ("ETag",)),
-            304: Answer("The caller has it already.", headers=("ETag",)),
+            304: Answer("The caller has this version of the file already.", headers=("ETag",)),
             404: errors("There is no such file.", unknown=error("no such path")),
         },
     ),

@@ -9,7 +9,7 @@ from nodekit_asgi.openapi.shared import errors
 from nodekit_asgi.openapi.submitting import MALFORMED, REFUSALS
 from nodekit_asgi.wire.profiles import ProfileName
 
-_REFUSED = errors("The job is refused. Plugins add refusals of their own.", **REFUSALS)
+_REFUSED = errors("The node refuses the job. Plugins can add their own refusals.", **REFUSALS)
 
 _CHANGES: Mapping[ProfileName, Mapping[Key, Mapping[int, Answer | None]]] = {
     "infernet-1.4": {
@@ -17,7 +17,7 @@ _CHANGES: Mapping[ProfileName, Mapping[Key, Mapping[int, Answer | None]]] = {
         ("/api/jobs/stream", "POST"): {400: MALFORMED, 405: _REFUSED},
         ("/api/jobs/{id}/retry", "POST"): {400: MALFORMED, 405: _REFUSED},
         ("/api/jobs", "GET"): {404: None},
-        ("/api/status", "PUT"): {200: Answer("It is finished.", Content({"type": "null"}, {"done": None}))},
+        ("/api/status", "PUT"): {200: Answer("The job is finished.", Content({"type": "null"}, {"done": None}))},
     },
 }
 """The answers that differ, by profile and operation. None: the profile does not have this answer."""

@@ -12,35 +12,35 @@ BOOLEAN: Mapping[str, Any] = {"type": "boolean"}
 
 HEADERS: Mapping[str, Mapping[str, Any]] = {
     "X-Request-ID": {
-        "description": "The request's own, or a new one. It stands in the node's log beside what went wrong.",
+        "description": "The id that the request has, or a new one. The node's log has it beside each failure.",
         "schema": {"type": "string"},
         "required": True,
         "example": "9f86d081884c7d65",
     },
     "Retry-After": {
-        "description": "Seconds after which to try again.",
+        "description": "Seconds to wait before the next try.",
         "schema": {"type": "integer", "minimum": 0},
         "required": True,
         "example": 5,
     },
     "Preference-Applied": {
-        "description": "How long the node was ready to wait, where the request has `Prefer: wait`.",
+        "description": "The longest time that the node waits, if the request has `Prefer: wait`.",
         "schema": {"type": "string"},
         "example": "wait=10",
     },
     "Link": {
-        "description": "Where the next page is, relative to this one, while this one is full.",
+        "description": "The URL of the next page, relative to this one. Only a full page has it.",
         "schema": {"type": "string"},
         "example": f'<?limit=100&after={JOB_ID}>; rel="next"',
     },
     "ETag": {
-        "description": "What the file is known by, for `If-None-Match`.",
+        "description": "The version of the file, for `If-None-Match`.",
         "schema": {"type": "string"},
         "required": True,
         "example": '"9f86d081884c7d659a2feaa0c55ad015"',
     },
     "Content-Security-Policy": {
-        "description": "The page loads from this node only, and calls no other.",
+        "description": "Allows the page to load from and to call this node only.",
         "schema": {"type": "string"},
         "required": True,
         "example": "default-src 'none'; script-src 'self'",
@@ -58,16 +58,16 @@ def errors(description: str, *headers: str, **examples: Mapping[str, Any]) -> An
 
 
 BAD_REQUEST = errors(
-    "The request is malformed; `error` names what of it.",
+    "The request is malformed. `error` names the field.",
     limit=error("limit: expected a whole number of 1 or more"),
     query=error("the query is not UTF-8, or has too many fields"),
 )
 FORBIDDEN = errors(
-    "By this `Host` the node is not called, or pages of this `Origin` may not call it.",
+    "The node does not serve this `Host`, or pages of this `Origin` may not call it.",
     host=error("Host: this node is not called by that name; list other names than loopback's in allowed_hosts"),
     origin=error("Origin: pages of other sites may not call this node; list theirs in allowed_origins"),
 )
-NO_SUCH_JOB = errors("It is not a job of this client.", unknown=error("no such job"))
+NO_SUCH_JOB = errors("The id belongs to no job of this client.", unknown=error("no such job"))
 TOO_SLOW = errors(
     "The body did not arrive within <body_seconds> seconds.", late=error("the body did not arrive within 60 s")
 )
@@ -75,12 +75,12 @@ TOO_LARGE = errors(
     "The body is larger than <max_body_bytes> bytes.", large=error("the body is larger than 16777216 bytes")
 )
 TOO_MANY = errors(
-    "This client has as many unfinished jobs as it may, or asks too often.",
+    "This client has too many unfinished jobs, or sends too many requests.",
     "Retry-After",
     limit=error("you have 100 unfinished jobs; wait until some are finished"),
 )
 FAULT = errors(
-    "A fault of the node. Its log has more, beside the same `request_id`.",
+    "A fault of the node. The node's log has details beside the same `request_id`.",
     fault=error("internal error", request_id="9f86d081884c7d65"),
 )
 STORE_FAILS = errors(
@@ -91,14 +91,14 @@ KEY_REUSED = errors(
     reused=error("the idempotency key was used with another request before; make a new key for each request"),
 )
 NOT_NOW = errors(
-    "The node is full or stops, or its store does not work right now.",
+    "The node is full or is stopping, or its store does not work right now.",
     "Retry-After",
     draining=error("the node is draining or has not started"),
     store=error("the store does not work right now"),
 )
 
 TOO_OFTEN = errors(
-    "This client asks too often, where the node has a plugin that says so.",
+    "This client sends too many requests. Only a node with a plugin that limits requests answers so.",
     "Retry-After",
     often=error("too many requests: at most 60 in 60 s"),
 )
@@ -113,7 +113,7 @@ WITH_BODY: Mapping[int, Answer] = {**READING, 408: TOO_SLOW, 413: TOO_LARGE}
 REQUEST_ID = Parameter(
     name="X-Request-ID",
     place="header",
-    description="Up to 128 visible ASCII characters, sent back; others are ignored.",
+    description="Up to 128 visible ASCII characters, which the reply returns. Any other value is ignored.",
     schema={"type": "string"},
     example="my-request-17",
 )
@@ -121,8 +121,8 @@ JOB = Parameter(name="id", place="path", description="The id of a job.", schema=
 PRIORITY = Parameter(
     name="Priority",
     place="header",
-    description="How urgent the job is (RFC 9218): `u` from 0, the most urgent, to 7, within what the node allows this "
-    "client; 3 unless said. A malformed one is ignored.",
+    description="The urgency of the job (RFC 9218): `u` from 0 (the most urgent) to 7, by default 3. The node may "
+    "allow this client less urgency. A malformed header is ignored.",
     schema={"type": "string"},
     example="u=1",
 )
@@ -137,8 +137,8 @@ PREFER = Parameter(
 IDEMPOTENCY_KEY = Parameter(
     name="Idempotency-Key",
     place="header",
-    description="Makes it safe to send the request again: with the same key and body, byte for byte, it is "
-    "the same job. A key lives as long as its job; refusals are not remembered.",
+    description="Makes it safe to send the request again. A request with the same key and the same body, byte for "
+    "byte, returns the same job. A key lives as long as its job. Refused requests are not remembered.",
     schema={"type": "string", "pattern": "^[!-~]{1,255}$"},
     example="order-4711",
 )

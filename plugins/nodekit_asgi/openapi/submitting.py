@@ -48,7 +48,7 @@ _MALFORMED = {
 
 MALFORMED = errors("The request is malformed.", **_MALFORMED)
 REFUSED = errors(
-    "The request is malformed, or it is refused. Plugins add refusals of their own.", **_MALFORMED, **REFUSALS
+    "The request is malformed, or the node refuses it. Plugins can add their own refusals.", **_MALFORMED, **REFUSALS
 )
 
 OPERATIONS: Mapping[Key, Operation] = {
@@ -56,9 +56,9 @@ OPERATIONS: Mapping[Key, Operation] = {
         id="submitJob",
         tag="jobs",
         summary="Submit a job",
-        description="The job is kept, and can be read, before its id is answered. At most <max_steps> containers.\n\n"
-        "The body is JSON, whatever `Content-Type` says: UTF-8, no NaN, at most <max_json_depth> deep. In `data`, "
-        "digits of numbers and duplicate keys pass through unchanged.",
+        description="The job is stored, and can be read, before the reply is sent. At most <max_steps> "
+        "containers.\n\nThe body is read as JSON, and `Content-Type` is ignored: UTF-8, no NaN, at most "
+        "<max_json_depth> deep. In `data`, digits of numbers and duplicate keys pass through unchanged.",
         parameters=(
             REQUEST_ID,
             PREFER,
@@ -69,13 +69,13 @@ OPERATIONS: Mapping[Key, Operation] = {
         answers={
             **WITH_BODY,
             200: Answer(
-                "The id of the job; with `Prefer: wait`, the job, which is finished.",
+                "The id of the job. With `Prefer: wait`, the finished job.",
                 Content({"anyOf": [WireAccepted, WireJob]}, {"accepted": _ACCEPTED, "finished": _FINISHED}),
                 ("Preference-Applied",),
                 READERS,
             ),
             202: Answer(
-                "The job was not finished in the time that `Prefer: wait` gives it.",
+                "The job did not finish within the time of `Prefer: wait`.",
                 Content(WireAccepted, {"accepted": _ACCEPTED}),
                 ("Preference-Applied",),
                 READERS,
@@ -89,9 +89,9 @@ OPERATIONS: Mapping[Key, Operation] = {
     ("/api/jobs/batch", "POST"): Operation(
         id="submitJobs",
         tag="jobs",
-        summary="Submit jobs",
-        description="Each item is a job of its own, or an error of its own that does not harm the others. `Priority` "
-        "holds for all of them.",
+        summary="Submit several jobs",
+        description="Each item becomes a job, or has an error that does not affect the other items. `Priority` "
+        "applies to all items.",
         parameters=(REQUEST_ID, PRIORITY),
         body=Content(
             {"type": "array", "items": WireRequest, "maxItems": "<max_batch>"}, {"two": [_ONE, _TWO], "none": []}
@@ -99,14 +99,14 @@ OPERATIONS: Mapping[Key, Operation] = {
         answers={
             **WITH_BODY,
             200: Answer(
-                "For each item, in the same order, the id of its job or what is wrong with it.",
+                "For each item, in the same order, the id of its job or its error.",
                 Content(
                     {"type": "array", "items": {"anyOf": [WireAccepted, WireErrorReply]}},
                     {"mixed": [_ACCEPTED, error("Container not supported", container="lower")], "none": []},
                 ),
             ),
             400: errors(
-                "The body as a whole is no JSON, or no list.",
+                "The body is not JSON, or is not a list.",
                 object=error("the body: expected an array, got an object"),
                 key=error("Idempotency-Key: is not taken for a batch; submit jobs that have keys one by one"),
             ),
@@ -121,22 +121,25 @@ OPERATIONS: Mapping[Key, Operation] = {
     ("/api/jobs/stream", "POST"): Operation(
         id="streamJob",
         tag="jobs",
-        summary="Submit a job, and read what its last container gives as it comes",
-        description="First the id of the job and a newline, before the container is called; then the bytes of the last "
-        "container. If it fails the reply is cut off, so that it does not look whole, and the job is `failed`. A "
-        "client that goes away cancels the job.",
+        summary="Submit a job, and read the output of its last container as it arrives",
+        description="The reply begins with the id of the job and a newline, before a container is called. The bytes "
+        "of the last container follow. If the job fails, the reply is cut off, so that it does not look complete. "
+        "A client that disconnects cancels the job.",
         parameters=(REQUEST_ID, PRIORITY),
         body=Content(WireRequest, {"one": _ONE}),
         answers={
             **WITH_BODY,
-            200: Answer("The id, a newline, and bytes.", Content(None, media_type="application/octet-stream")),
+            200: Answer(
+                "The id of the job, a newline, and the bytes of the output.",
+                Content(None, media_type="application/octet-stream"),
+            ),
             400: REFUSED,
             413: TOO_LARGE,
             429: TOO_MANY,
             500: FAULT,
             503: NOT_NOW,
             505: errors(
-                "Over this version of HTTP a reply that is cut off would look whole.",
+                "A stream needs HTTP/1.1. Over this version of HTTP, a reply that is cut off would look complete.",
                 old=error("a stream needs HTTP/1.1, not HTTP/1.0"),
             ),
         },

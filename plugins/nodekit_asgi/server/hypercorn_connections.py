@@ -55,10 +55,12 @@ class PromptServer(TCPServer):
 class Look:
     """A periodic check whether a client has gone, while its last bytes are being handled."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, writer: asyncio.StreamWriter, tell: Callable[[], None]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, writer: asyncio.StreamWriter, notify: Callable[[], None]
+    ) -> None:
         self._loop = loop
         self._socket = writer.get_extra_info("socket")
-        self._tell = tell
+        self._notify = notify
         self._timer = loop.call_later(LOOK_SECONDS, self._look)
 
     def cancel(self) -> None:
@@ -66,7 +68,7 @@ class Look:
 
     def _look(self) -> None:
         if has_gone(self._socket):
-            self._tell()
+            self._notify()
         else:
             self._timer = self._loop.call_later(LOOK_SECONDS, self._look)
 

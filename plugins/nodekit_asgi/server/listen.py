@@ -22,7 +22,7 @@ def check_bind(bind: str) -> None:
 
 
 def is_loopback(listener: socket.socket) -> bool:
-    """Return True if only this machine can connect over IP, in whatever form the address was written."""
+    """Return True if only this machine can connect over IP, for any form of the address."""
     if listener.family == socket.AF_UNIX:
         return False
     address = ip_address(listener.getsockname()[0].partition("%")[0])
@@ -79,7 +79,7 @@ def _tcp(host: str, port: int) -> socket.socket:
 def socket_file(bind: str) -> tuple[int, int] | None:
     """Return device and inode of the file that a unix socket was just bound to; None for other listeners.
 
-    They tell it from a file that another process later puts in its place.
+    They distinguish it from a file that another process later puts in its place.
     """
     if not bind.startswith("unix:"):
         return None

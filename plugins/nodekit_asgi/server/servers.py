@@ -65,14 +65,14 @@ async def uvicorn(app: Any, config: AsgiConfig, listener: socket.socket, stop: a
     )
     server = Quiet(settings)
 
-    async def stop_when_told() -> None:
+    async def stop_when_asked() -> None:
         await stop.wait()
         stop_accepting(listener)
         server.should_exit = True  # uvicorn checks this ten times a second
 
     with anyio.CancelScope(shield=True):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(stop_when_told)
+            tasks.start_soon(stop_when_asked)
             await server.serve(sockets=[listener])
             tasks.cancel_scope.cancel()
 

@@ -15,7 +15,7 @@ JOB_ID = "01a20a76-cb0c-7b43-84a7-7cefcb7a85b8"
 JobIdField: TypeAlias = Annotated[str, about("The id of a job, a UUID of version 7.", JOB_ID, format="uuid")]
 ContainerField: TypeAlias = Annotated[str, about("The id of a container.", "upper")]
 TimeField: TypeAlias = Annotated[
-    str, about("When, by RFC 3339 in UTC, with milliseconds.", "2026-01-05T12:00:00.004Z", format="date-time")
+    str, about("A time in UTC, as in RFC 3339, with milliseconds.", "2026-01-05T12:00:00.004Z", format="date-time")
 ]
-ErrorField: TypeAlias = Annotated[str, about("What went wrong, for a person to read.", "no reply within 180 s")]
-ErrorStatus: TypeAlias = Annotated[int, about("The HTTP status of an error, where there was one.", 502)]
+ErrorField: TypeAlias = Annotated[str, about("The error, as a text for people.", "no reply within 180 s")]
+ErrorStatus: TypeAlias = Annotated[int, about("The HTTP status, if the error has one.", 502)]

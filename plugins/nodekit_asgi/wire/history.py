@@ -17,10 +17,10 @@ class WireAttempt(msgspec.Struct, frozen=True):
     """One ended call of a container."""
 
     started_at: TimeField
-    duration_seconds: Annotated[float, about("How long it took.", 0.02, minimum=0)]
-    instance: Annotated[str, about("The running instance that was called; empty where that is not known.", "upper-1")]
+    duration_seconds: Annotated[float, about("The duration of the call.", 0.02, minimum=0)]
+    instance: Annotated[str, about("The running instance that was called. Empty if it is not known.", "upper-1")]
     error: ErrorField | UnsetType = UNSET
-    kind: Annotated[FailureKind | UnsetType, about("The kind of error, for a program to read.", "timeout")] = UNSET
+    kind: Annotated[FailureKind | UnsetType, about("The kind of error, for programs.", "timeout")] = UNSET
     status: ErrorStatus | UnsetType = UNSET
 
 
@@ -28,8 +28,8 @@ class WireStep(msgspec.Struct, frozen=True):
     """One step that has begun, and its attempts."""
 
     container: ContainerField
-    attempts: Annotated[list[WireAttempt], about("The calls that have ended, the first one first.")]
-    error: Annotated[str | UnsetType, about("How the step failed for good.", "no reply within 180 s")] = UNSET
+    attempts: Annotated[list[WireAttempt], about("The calls that have ended, in their order.")]
+    error: Annotated[str | UnsetType, about("The final error of the step.", "no reply within 180 s")] = UNSET
 
 
 class WireFailure(msgspec.Struct, frozen=True):
@@ -37,7 +37,7 @@ class WireFailure(msgspec.Struct, frozen=True):
 
     container: ContainerField
     error: ErrorField
-    kind: Annotated[FailureKind, about("The kind of error, for a program to read.", "timeout")]
+    kind: Annotated[FailureKind, about("The kind of error, for programs.", "timeout")]
     status: ErrorStatus | UnsetType = UNSET
 
 
@@ -45,26 +45,31 @@ class WireHistory(msgspec.Struct, frozen=True):
     """A job from its acceptance to its end. Fields without a value are left out."""
 
     id: JobIdField
-    status: Annotated[WireStatus, about("As in a JobResult.", "failed")]
+    status: Annotated[WireStatus, about("The status, as in a JobResult.", "failed")]
     state: Annotated[
         State,
         about(
-            "The same in more detail. `accepted`: no attempt has ended yet; `waiting`: to try a step again.", "failed"
+            "`status` in more detail. `accepted`: no attempt has ended yet. `waiting`: a step will be tried again.",
+            "failed",
         ),
     ]
-    pipeline: Annotated[str, about("The pipeline that was asked for.", "sequence")]
-    containers: Annotated[list[ContainerField], about("What was asked for.", ["upper", "translate"])]
-    priority: Annotated[int, about("The urgency that it got: 0 is the most urgent.", 3, minimum=0, maximum=7)]
+    pipeline: Annotated[str, about("The pipeline of the request.", "sequence")]
+    containers: Annotated[list[ContainerField], about("The containers of the request.", ["upper", "translate"])]
+    priority: Annotated[
+        int, about("The priority that the node gave the job. 0 is the most urgent.", 3, minimum=0, maximum=7)
+    ]
     accepted_at: TimeField
-    steps: Annotated[list[WireStep], about("Those that were begun.")]
+    steps: Annotated[list[WireStep], about("The steps that have begun.")]
     finished_at: TimeField | UnsetType = UNSET
     due: Annotated[str | UnsetType, about("The container of the next step.", "translate")] = UNSET
     not_before: Annotated[
         str | UnsetType,
-        about("When a step that failed is tried again.", "2026-01-05T12:03:05.000Z", format="date-time"),
+        about("The time of the next attempt of a step that failed.", "2026-01-05T12:03:05.000Z", format="date-time"),
     ] = UNSET
     failure: WireFailure | UnsetType = UNSET
-    retry_of: Annotated[str | UnsetType, about("The job that it is another try of.", JOB_ID, format="uuid")] = UNSET
+    retry_of: Annotated[str | UnsetType, about("The id of the job that this job retries.", JOB_ID, format="uuid")] = (
+        UNSET
+    )
 
 
 def wire_history(job: Job, *, now: float) -> WireHistory:

@@ -48,15 +48,16 @@ class WireRequest(msgspec.Struct, frozen=True):
 
     containers: Annotated[
         list[ContainerField] | UnsetType,
-        about("In the order in which they are called.", ["upper"], ["upper", "translate"]),
+        about("The containers, in the order in which they are called.", ["upper"], ["upper", "translate"]),
     ] = UNSET
     data: Annotated[
-        Raw | UnsetType, about("The input of the first container, as it is.", {"text": "hello"}, type="object")
+        Raw | UnsetType,
+        about("The input of the first container. It is passed on unchanged.", {"text": "hello"}, type="object"),
     ] = UNSET
-    pipeline: Annotated[str | None, about("The pipeline; `sequence` unless said.", "sequence")] = None
-    requires_proof: Annotated[bool | None, about("Whether the last container must give a proof.", False)] = None
-    signature: Annotated[Raw | UnsetType, about("Of a delegated subscription.")] = UNSET
-    subscription: Annotated[Raw | UnsetType, about("Of a delegated subscription.")] = UNSET
+    pipeline: Annotated[str | None, about("The pipeline of the job, by default `sequence`.", "sequence")] = None
+    requires_proof: Annotated[bool | None, about("True if the last container must give a proof.", False)] = None
+    signature: Annotated[Raw | UnsetType, about("A field of a delegated subscription.")] = UNSET
+    subscription: Annotated[Raw | UnsetType, about("A field of a delegated subscription.")] = UNSET
 
 
 _STARTS: Mapping[str, RetryFrom] = {"failed": "failed", "start": "start"}
@@ -66,12 +67,12 @@ class WireRetry(msgspec.Struct, frozen=True):
     """A request to retry a failed job, and the step to start from."""
 
     start: Annotated[
-        str, about("With the step that failed, or with the first, `start`.", "failed", enum=[*_STARTS])
+        str, about("`failed`: the step that failed. `start`: the first step.", "failed", enum=[*_STARTS])
     ] = msgspec.field(name="from", default="failed")
 
 
 class WireAccepted(msgspec.Struct, frozen=True):
-    """The id of an accepted job. The job is kept, and can be read."""
+    """The id of an accepted job. The job is stored, and can be read."""
 
     id: JobIdField
 
@@ -80,14 +81,16 @@ class WireReport(msgspec.Struct, frozen=True):
     """The outcome of a job, reported from outside the node."""
 
     id: JobIdField
-    status: Annotated[WireStatus, about("How it has ended; `running` changes nothing.", "success")]
+    status: Annotated[WireStatus, about("The status of the job. `running` changes nothing.", "success")]
     containers: Annotated[
         list[ContainerField],
-        about("Those that were called; what is reported is the last one's.", ["upper"], minItems=1),
+        about("The containers that were called. The result belongs to the last one.", ["upper"], minItems=1),
     ]
     data: Annotated[
         Raw | UnsetType,
-        about("Its output or, of a failed job, the error: a text, or an object with it in `error`.", {"text": "HELLO"}),
+        about(
+            "The output. For a failed job, the error: a text, or an object with the text in `error`.", {"text": "HELLO"}
+        ),
     ] = UNSET
 
 
@@ -100,23 +103,27 @@ class WireResult(msgspec.Struct, frozen=True):
 class WireOutput(WireResult, frozen=True):
     """The output of a container."""
 
-    output: Annotated[Raw, about("Any JSON, as the container wrote it.", {"text": "HELLO"})]
+    output: Annotated[Raw, about("Any JSON, unchanged from the container.", {"text": "HELLO"})]
 
 
 class WireError(WireResult, frozen=True):
     """The final error of a step."""
 
-    error: Annotated[str, about("What went wrong; `cancelled` of a cancelled job.", "no reply within 180 s")]
+    error: Annotated[str, about("The error. `cancelled` for a cancelled job.", "no reply within 180 s")]
 
 
 class WireJob(msgspec.Struct, frozen=True, omit_defaults=True):
     """The state of a job, with its results so far."""
 
     id: JobIdField
-    status: Annotated[WireStatus, about("A job that waits is `running`, a cancelled one `failed`.", "success")]
-    result: Annotated[WireResult | None, about("The last step's, or the error that ended the job; null meanwhile.")]
+    status: Annotated[
+        WireStatus, about("The status. A waiting job is `running`, a cancelled job is `failed`.", "success")
+    ]
+    result: Annotated[
+        WireResult | None, about("The result of the last step, or the error that ended the job. Null until then.")
+    ]
     intermediate_results: Annotated[
-        list[WireResult] | UnsetType, about("The other finished steps'; only where they were asked for.")
+        list[WireResult] | UnsetType, about("The results of the other finished steps, if the request asks for them.")
     ] = UNSET
 
 
@@ -267,8 +274,8 @@ _MISSING = re.compile(r"Object missing required field `(\w+)`")
 def _explain(text: str) -> str:
     """Rewrite an error of msgspec as field and cure. Such as ``Expected `array`, got `str` - at `$.containers```."""
     text, _, place = text.partition(" - at `$")
-    words = re.sub(r"`([a-z| ]+)`", lambda found: " or ".join(_TYPES.get(w, w) for w in found[1].split(" | ")), text)
     field = place.rstrip("`").lstrip(".")
     if missing := _MISSING.fullmatch(text):
         return f"{field}.{missing[1]}: is missing".lstrip(".")
-    return f"{field or 'the body'}: {words[:1].lower()}{words[1:]}"
+    text = re.sub(r"`([a-z| ]+)`", lambda found: " or ".join(_TYPES.get(w, w) for w in found[1].split(" | ")), text)
+    return f"{field or 'the body'}: {text[:1].lower()}{text[1:]}"

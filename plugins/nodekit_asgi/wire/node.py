@@ -10,14 +10,14 @@ from nodekit_asgi.wire.fields import ContainerField, about
 
 
 class WireErrorReply(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The reason why a request could not be answered as asked."""
+    """An error reply, with the reason."""
 
     error: Annotated[
         str,
-        about("What is wrong, for a person to read; a refusal's is always the same.", "Container not supported"),
+        about("The error, as a text for people. Each kind of refusal has a fixed text.", "Container not supported"),
     ]
     params: Annotated[
-        Mapping[str, Any] | UnsetType, about("Facts of it, for a program to read.", {"container": "upper"})
+        Mapping[str, Any] | UnsetType, about("Details of the error, for programs.", {"container": "upper"})
     ] = UNSET
 
 
@@ -25,30 +25,32 @@ class WireContainer(msgspec.Struct, frozen=True):
     """A container that can be called right now."""
 
     id: ContainerField
-    external: Annotated[bool, about("Whether a job may begin with it.", True)]
-    image: Annotated[str, about("The image that it runs; empty where it is no image's.", "registry.example/upper:1.4")]
-    description: Annotated[str, about("What it does; empty where nobody said.", "A text in upper case")]
+    external: Annotated[bool, about("True if a job may begin with this container.", True)]
+    image: Annotated[str, about("The image of the container. Empty if it has none.", "registry.example/upper:1.4")]
+    description: Annotated[
+        str, about("The description of the container. Empty if it has none.", "A text in upper case")
+    ]
 
 
 class WirePending(msgspec.Struct, frozen=True):
     """The numbers of jobs that are accepted and not finished, by their origin."""
 
-    offchain: Annotated[int, about("From HTTP.", 3, minimum=0)]
-    onchain: Annotated[int, about("From a chain.", 0, minimum=0)]
+    offchain: Annotated[int, about("Jobs from HTTP.", 3, minimum=0)]
+    onchain: Annotated[int, about("Jobs from a chain.", 0, minimum=0)]
 
 
 class WireChain(msgspec.Struct, frozen=True):
     """The node's connection to a chain."""
 
-    enabled: Annotated[bool, about("Whether it takes jobs from one.", False)]
-    address: Annotated[str, about("Its address there; empty where it has none.", "")]
+    enabled: Annotated[bool, about("True if the node takes jobs from a chain.", False)]
+    address: Annotated[str, about("The node's address on the chain. Empty if it has none.", "")]
 
 
 class WireInfo(msgspec.Struct, frozen=True):
     """The node's version, and the containers that can be called right now."""
 
     version: Annotated[str, about("The version of nodekit.", "0.1.0")]
-    containers: Annotated[list[WireContainer], about("Those that can be called now.")]
+    containers: Annotated[list[WireContainer], about("The containers that can be called now.")]
     pending: WirePending
     chain: WireChain
 
@@ -56,8 +58,13 @@ class WireInfo(msgspec.Struct, frozen=True):
 class WireHealth(msgspec.Struct, frozen=True, omit_defaults=True):
     """The health of the node: its ability to do its work."""
 
-    status: Annotated[Literal["healthy", "unhealthy"], about("`unhealthy`: send no jobs.", "healthy")]
+    status: Annotated[
+        Literal["healthy", "unhealthy"], about("`unhealthy`: the node cannot work; send no jobs.", "healthy")
+    ]
     reasons: Annotated[
         list[str] | UnsetType,
-        about("What is wrong, in whole or in part; left out where nothing is.", ["no container is running"]),
+        about(
+            "The problems of the node, also those that leave it healthy. Missing if there is none.",
+            ["no container is running"],
+        ),
     ] = UNSET

@@ -41,10 +41,10 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 @click.argument("file", type=click.Path(dir_okay=False))
 @click.option("--json", "as_json", is_flag=True, help="A JSON list, for programs.")
 def containers(file: str, as_json: bool) -> None:
-    """The Docker containers of a node file, as their engine knows them.
+    """List the Docker containers of a node file, and their state on the engine.
 
-    The node need not run: what it has left behind is shown too. Exits with 0, 3 when the node file does not compose,
-    1 when the engine cannot be asked.
+    The node need not run: containers that it has left behind are shown, too. Exits with 0, 3 when the node file does
+    not compose, 1 when the engine cannot be asked.
     """
     with explained(file), closing(Asked(file)) as asked, ThreadPoolExecutor(ASKED_AT_ONCE) as threads:
         rows = list(threads.map(partial(_row, asked), asked.entries))
@@ -113,10 +113,10 @@ def _digest(asked: Asked, entry: Entry, name: str) -> str:
 def _memory(asked: Asked, entry: Entry, state: State) -> tuple[int | None, int | None]:
     """Return the memory in use and its limit, in bytes."""
     try:
-        told: Mapping[str, Any] = asked.ask(entry, lambda api: api.stats(state.id, stream=False, one_shot=True))
+        stats: Mapping[str, Any] = asked.ask(entry, lambda api: api.stats(state.id, stream=False, one_shot=True))
     except EngineRefused:  # the container has just ended
         return None, None
-    memory: Mapping[str, Any] = told.get("memory_stats") or {}
+    memory: Mapping[str, Any] = stats.get("memory_stats") or {}
     details: Mapping[str, Any] = memory.get("stats") or {}
     cached = details.get("inactive_file", details.get("total_inactive_file", 0))  # left out, as `docker stats` does
     return max(0, memory.get("usage", 0) - cached), memory.get("limit")

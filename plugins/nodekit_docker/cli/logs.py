@@ -18,12 +18,12 @@ LOOK_SECONDS = 0.5
 @click.command()
 @click.argument("file", type=click.Path(dir_okay=False))
 @click.argument("id")
-@click.option("-f", "--follow", is_flag=True, help="Go on with what it prints, and what its successors do.")
-@click.option("-n", "--tail", type=click.IntRange(min=0), metavar="LINES", help="Only the last lines; all unless said.")
+@click.option("-f", "--follow", is_flag=True, help="Follow the output, also of the containers that replace this one.")
+@click.option("-n", "--tail", type=click.IntRange(min=0), metavar="LINES", help="Only the last lines; by default all.")
 def logs(file: str, id: str, follow: bool, tail: int | None) -> None:
     """Print the output of a Docker container of a node file.
 
-    A container that is made anew after its death begins a log of its own; the last lines of the dead one stand in the
+    A container that is recreated after its death begins a new log; the last lines of the dead one stand in the
     node's log. Exits with 0, 3 when the node file does not compose, 1 when there is no such container.
     """
     with explained(file), closing(Asked(file)) as asked:
@@ -33,7 +33,7 @@ def logs(file: str, id: str, follow: bool, tail: int | None) -> None:
             raise click.ClickException(f"{file} has no container {id!r} in Docker; known: {known}")
         if entry.once:
             text = (
-                f"{id!r} is a program, whose prints are not kept; what a failed step printed last is in the node's log"
+                f"{id!r} is a program, whose output is not kept; the last lines of a failed step are in the node's log"
             )
             raise click.ClickException(text)
         state = asked.state(entry)

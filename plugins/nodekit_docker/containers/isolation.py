@@ -95,6 +95,6 @@ class Isolation:
 
 def _taken(name: str) -> str:
     return (
-        f"a network named {name} is there that is not this node's: remove it (`docker network rm {name}`), or give the "
-        "container another `name`"
+        f"a network named {name} exists that does not belong to this node:  remove it (`docker network rm {name}`), or "
+        "give the container another `name`"
     )

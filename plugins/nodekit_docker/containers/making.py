@@ -97,9 +97,9 @@ class Workshop:
                 raise
             id = await self.engine.create(await self._other_name(container, wanted), body)
         await self.engine.start(id)
-        if (told := await self.engine.inspect(id)) is None:
+        if (inspected := await self.engine.inspect(id)) is None:
             raise NotUp("it was removed while it was being started")
-        return State.of(told)
+        return State.of(inspected)
 
     async def _other_name(self, container: DockerContainer, wanted: Spec) -> str:
         """Free the name if containers of ours have it, or choose another name if it is somebody else's.
@@ -114,7 +114,9 @@ class Workshop:
         if container.name is not None:
             raise NotUp(await self._name_is_taken(container.name))
         other = another_name(wanted.name)
-        logger.warning("a container named %s is there that is not this node's; ours is named %s", wanted.name, other)
+        logger.warning(
+            "a container named %s exists that does not belong to this node; ours is named %s", wanted.name, other
+        )
         return other
 
     async def _name_is_taken(self, name: str) -> str:
@@ -122,7 +124,7 @@ class Workshop:
         labels: Mapping[str, str] = settings.get("Labels") or {}
         whose = next((f"{what} {labels[label]!r}" for label, what in _OWNERS.items() if label in labels), "somebody")
         return (
-            f"a container named {name} is there that belongs to {whose} (image {settings.get('Image')}), not to this "
+            f"a container named {name} exists that belongs to {whose} (image {settings.get('Image')}), not to this "
             f"node: remove it (`docker rm -f {name}`), rename it, or leave `name` out"
         )
 
@@ -165,14 +167,14 @@ class Workshop:
         if not owner:
             if state.running:
                 raise NameTaken(
-                    f"{state.name} runs, which a node named {self._node!r} outside of containers has made: give each "
-                    "[node] a name of its own, or stop that node; what it has left, `docker rm -f` removes"
+                    f"{state.name} runs, and a node named {self._node!r} outside of containers made it: give each "
+                    "[node] a name of its own, or stop that node; `docker rm -f` removes what it has left"
                 )
             return
-        told = await self.engine.inspect(owner)
-        if told is not None and State.of(told).running:
+        inspected = await self.engine.inspect(owner)
+        if inspected is not None and State.of(inspected).running:
             raise NameTaken(
-                f"another node named {self._node!r} runs on this engine, in the container {State.of(told).name}: "
+                f"another node named {self._node!r} runs on this engine, in the container {State.of(inspected).name}: "
                 "give each [node] a name of its own"
             )
 

@@ -26,7 +26,7 @@ from nodekit_remote import Streamed, restart_pause
 logger = logging.getLogger("nodekit.docker")
 
 LINES_IN_LOG = 20
-NO_TLS = 'a program with mode = "once" is talked to over an engine\'s socket without TLS: unix:///path'
+NO_TLS = 'a program with mode = "once" needs an engine\'s socket without TLS: unix:///path'
 SHOWN_BYTES = 500
 """Number of bytes of an unexpected output that an error shows."""
 
@@ -44,17 +44,17 @@ def bounded(container: DockerContainer) -> DockerContainer:
 
 
 class Once:
-    """The program of one entry of the node file. It calls `tell` whenever it goes up or down."""
+    """The program of one entry of the node file. It calls `notify` whenever it goes up or down."""
 
     def __init__(
-        self, container: DockerContainer, workshop: Workshop, presence: Presence, tell: Callable[[], None]
+        self, container: DockerContainer, workshop: Workshop, presence: Presence, notify: Callable[[], None]
     ) -> None:
         self.id = ""
         """Always empty: no container is kept up."""
         self._container = container
         self._workshop = workshop
         self._presence = presence
-        self._tell = tell
+        self._notify = notify
         self._why = "was not started yet"
         """The reason why no container of it can be made; empty if one can."""
         self._woken = anyio.Event()
@@ -74,7 +74,7 @@ class Once:
     def look(self) -> None:
         """Look again: the engine may be gone, or back."""
         self._woken.set()
-        self._tell()
+        self._notify()
 
     # -- staying ready ----------------------------------------------------------------------------
 
@@ -126,7 +126,7 @@ class Once:
             why = "internal error of the runner; the log has it"
         if why != self._why:
             self._why = why
-            self._tell()
+            self._notify()
         return not why
 
     # -- calls ------------------------------------------------------------------------------------
@@ -182,10 +182,10 @@ class Once:
     async def _fault(self, program: Program, printed: Printed) -> ContainerFailed:
         """Return the reason why it failed, in the same words as for containers that are kept up."""
         lines = self._said(printed)
-        told = await self._workshop.engine.inspect(program.id)
-        if told is None:
+        inspected = await self._workshop.engine.inspect(program.id)
+        if inspected is None:
             return ContainerFailed("died", with_lines("the container was removed", lines))
-        state = State.of(told)
+        state = State.of(inspected)
         text = with_lines(f"the container {state.ending(self._container.memory)}", lines)
         return ContainerFailed("died" if state.error or state.killed_by else "status", text)
 

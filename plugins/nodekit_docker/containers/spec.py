@@ -29,7 +29,7 @@ class Spec(msgspec.Struct, frozen=True):
     settings: Mapping[str, Any]
     """The body of the engine's call, without the labels that differ each time the container is made."""
     digest: str
-    """A digest of the settings. A container with the same digest need not be made anew."""
+    """A digest of the settings. A container with the same digest need not be recreated."""
 
     def body(self, *, owner: str, restarts: int) -> dict[str, Any]:
         """Return the body of the engine's call. `owner` is the id of the node's own container, or empty."""

@@ -31,10 +31,10 @@ class Listed(msgspec.Struct, frozen=True):
     """The name that its entry set; empty if the name is made of the node's name and the entry."""
 
     @classmethod
-    def of(cls, told: Mapping[str, Any]) -> "Listed":
-        names: Sequence[str] = told.get("Names") or [""]
-        labels: Mapping[str, str] = told.get("Labels") or {}
-        return cls(str(told["Id"]), names[0].lstrip("/"), labels.get(CONTAINER, ""), labels.get(NAMED, ""))
+    def of(cls, inspected: Mapping[str, Any]) -> "Listed":
+        names: Sequence[str] = inspected.get("Names") or [""]
+        labels: Mapping[str, str] = inspected.get("Labels") or {}
+        return cls(str(inspected["Id"]), names[0].lstrip("/"), labels.get(CONTAINER, ""), labels.get(NAMED, ""))
 
 
 class Network(msgspec.Struct, frozen=True):
@@ -45,8 +45,8 @@ class Network(msgspec.Struct, frozen=True):
     labels: Mapping[str, str]
 
     @classmethod
-    def of(cls, told: Mapping[str, Any]) -> "Network":
-        return cls(str(told["Id"]), str(told["Name"]), told.get("Labels") or {})
+    def of(cls, inspected: Mapping[str, Any]) -> "Network":
+        return cls(str(inspected["Id"]), str(inspected["Name"]), inspected.get("Labels") or {})
 
 
 class State(msgspec.Struct, frozen=True):
@@ -70,31 +70,31 @@ class State(msgspec.Struct, frozen=True):
     host_network: bool
 
     @classmethod
-    def of(cls, told: Mapping[str, Any]) -> "State":
+    def of(cls, inspected: Mapping[str, Any]) -> "State":
         """Read the engine's description. Raise `EngineRefused` if it does not describe a container."""
         try:
-            return cls._of(told)
+            return cls._of(inspected)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise EngineRefused(f"the engine describes a container as no engine does: {error!r}", 500) from error
+            raise EngineRefused(f"the engine describes a container in an unknown way: {error!r}", 500) from error
 
     @classmethod
-    def _of(cls, told: Mapping[str, Any]) -> "State":
-        state, settings = told["State"], told["NetworkSettings"]
+    def _of(cls, inspected: Mapping[str, Any]) -> "State":
+        state, settings = inspected["State"], inspected["NetworkSettings"]
         networks: Mapping[str, Any] = settings.get("Networks") or {}
         return cls(
-            id=told["Id"],
-            name=told["Name"].lstrip("/"),
+            id=inspected["Id"],
+            name=inspected["Name"].lstrip("/"),
             running=bool(state["Running"]) and not state.get("Restarting") and not state.get("Dead"),
             paused=bool(state.get("Paused")),
             exit_code=int(state.get("ExitCode") or 0),
             out_of_memory=bool(state.get("OOMKilled")),
             error=str(state.get("Error") or ""),
             started_at=str(state.get("StartedAt") or ""),
-            labels=told["Config"].get("Labels") or {},
-            image=str(told.get("Image") or ""),
+            labels=inspected["Config"].get("Labels") or {},
+            image=str(inspected.get("Image") or ""),
             ports=settings.get("Ports") or {},
             addresses={name: str(network.get("IPAddress") or "") for name, network in networks.items()},
-            host_network=told["HostConfig"].get("NetworkMode") == "host",
+            host_network=inspected["HostConfig"].get("NetworkMode") == "host",
         )
 
     @property

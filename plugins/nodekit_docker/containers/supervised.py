@@ -28,7 +28,7 @@ NOTICE_SECONDS = 2.0
 
 
 class Kept:
-    """The container of one entry of the node file. It calls `tell` whenever it goes up or down."""
+    """The container of one entry of the node file. It calls `notify` whenever it goes up or down."""
 
     def __init__(
         self,
@@ -36,13 +36,13 @@ class Kept:
         workshop: Workshop,
         presence: Presence,
         http: ContainerHttp,
-        tell: Callable[[], None],
+        notify: Callable[[], None],
     ) -> None:
         self._container = container
         self._workshop = workshop
         self._presence = presence
         self._http = http
-        self._tell = tell
+        self._notify = notify
         self._now: Followed | None = None
         self._why = "was not started yet"
         self._restarts = 0
@@ -181,7 +181,7 @@ class Kept:
         except NotUp as error:
             if not taken_over:
                 raise
-            logger.warning("container %s, taken over: %s; it is made anew", self._container.id, error)
+            logger.warning("container %s, taken over: %s; it is recreated", self._container.id, error)
         else:
             return
         state, _ = await self._workshop.taken_or_made(self._container, self._restarts)
@@ -196,7 +196,7 @@ class Kept:
             engine=self._workshop.engine,
             presence=self._presence,
             http=self._http,
-            tell=self._tell,
+            notify=self._notify,
         )
         now.look()  # events before its id was known were missed
         try:

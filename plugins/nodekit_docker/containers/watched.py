@@ -26,7 +26,7 @@ LINES_SECONDS = 1.0
 
 
 class Followed:
-    """A container that was started. It calls `tell` whenever it goes up or down."""
+    """A container that was started. It calls `notify` whenever it goes up or down."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class Followed:
         engine: Engine,
         presence: Presence,
         http: ContainerHttp,
-        tell: Callable[[], None],
+        notify: Callable[[], None],
     ) -> None:
         """`network` is the network in which the container is called by its address; None for calls on loopback."""
         self.id = state.id
@@ -54,7 +54,7 @@ class Followed:
         self._engine = engine
         self._presence = presence
         self._http = http
-        self._tell = tell
+        self._notify = notify
         self._wake = anyio.Event()
         self._missed = False
         """True once the engine has been gone."""
@@ -154,8 +154,8 @@ class Followed:
                 self._missed = True
                 await self._without_engine()
             try:
-                told = await self._engine.inspect(self.id)
-                return State.of(told) if told is not None else None
+                inspected = await self._engine.inspect(self.id)
+                return State.of(inspected) if inspected is not None else None
             except EngineGone as error:
                 self._presence.is_gone(str(error))
             except EngineRefused as error:
@@ -217,13 +217,13 @@ class Followed:
             self.life = Life(state, endpoint)
         self.up = True
         logger.info("container %s answers at %s (%s)", self._container.id, endpoint.url, state.name)
-        self._tell()
+        self._notify()
 
     def _is_down(self, why: str) -> None:
         self.why = why
         if self.up:
             self.up = False
-            self._tell()
+            self._notify()
 
     def _end_life(self, ending: str) -> None:
         life, self.life = self.life, None

@@ -116,7 +116,7 @@ class Engine:
         except (NodekitError, StopIteration):
             raise
         except Exception as error:  # docker-py fails on the answers if something else is behind the socket
-            text = f"what answers at {self.place.host} is no Docker engine as they are known: {error!r}"
+            text = f"the server at {self.place.host} does not answer like a Docker engine: {error!r}"
             raise EngineRefused(text[:LONGEST_TEXT], 500) from error
 
     def iterated(self, stream: Iterator[T]) -> Iterator[T]:

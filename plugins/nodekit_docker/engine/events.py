@@ -11,7 +11,7 @@ import anyio
 from nodekit_docker.engine.engine import Engine
 from nodekit_docker.engine.errors import EngineGone, EngineRefused
 
-TOLD = ("start", "die", "oom", "pause", "unpause", "destroy")
+EVENTS = ("start", "die", "oom", "pause", "unpause", "destroy")
 """The events that are asked for. The others do not matter, and health checks emit many of them."""
 REPEATED_SECONDS = 3
 """Events of the last seconds are asked for, too: the engine subscribes only after it has answered."""
@@ -30,18 +30,18 @@ class EventStream:
     """
 
     def __init__(
-        self, engine: Engine, label: str, *, tell: Callable[[str | None], None], ended: Callable[[], object]
+        self, engine: Engine, label: str, *, notify: Callable[[str | None], None], ended: Callable[[], object]
     ) -> None:
         """Start to read. Both functions are called on the event loop.
 
-        `tell` gets a container's id, or None if any container may be meant. `ended` is called when no more events come.
+        `notify` gets a container's id, or None if it may be any container. `ended` is called when no more events come.
         """
         self.opened = anyio.Event()
         """Set when the engine has begun to send events, or will not send any; `error` then says why."""
         self.error: EngineGone | EngineRefused | None = None
         self._engine = engine
         self._label = label
-        self._tell = tell
+        self._notify = notify
         self._ended = ended
         self._loop = asyncio.get_running_loop()
         self._stream: Any = None
@@ -63,14 +63,14 @@ class EventStream:
             self._close_stream()
         with suppress(Exception):  # however the stream ends, the engine's next answer shows what is wrong
             for event in self._stream or ():
-                self._on_loop(self._told, container_of(event))
+                self._on_loop(self._on_event, container_of(event))
         self._on_loop(self._ended)
 
     def _open(self) -> Any:
         return self._engine.client().events(
             decode=True,
             since=int(time.time()) - REPEATED_SECONDS,
-            filters={"type": "container", "label": self._label, "event": list(TOLD)},
+            filters={"type": "container", "label": self._label, "event": list(EVENTS)},
         )
 
     def _close_stream(self) -> None:
@@ -82,6 +82,6 @@ class EventStream:
         with suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(function, *arguments)
 
-    def _told(self, id: str | None) -> None:
+    def _on_event(self, id: str | None) -> None:
         if not self._closed:
-            self._tell(id)
+            self._notify(id)

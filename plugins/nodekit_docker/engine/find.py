@@ -59,7 +59,7 @@ def _of_environment() -> Place:
         kwargs = kwargs_from_env()
     except TLSParameterError as error:
         raise EngineGone(
-            "DOCKER_TLS_VERIFY is set, and the folder DOCKER_CERT_PATH (~/.docker unless said) lacks a certificate: "
+            "DOCKER_TLS_VERIFY is set, and the folder DOCKER_CERT_PATH (by default ~/.docker) lacks a certificate: "
             "it needs ca.pem, cert.pem and key.pem"
         ) from error
     return Place(kwargs.get("base_url", os.environ["DOCKER_HOST"]), "DOCKER_HOST", kwargs.get("tls"))
@@ -79,7 +79,7 @@ def _of_context() -> Place | None:
         raise EngineGone(f"the docker context {name!r} cannot be read: {error}") from error
     host: str | None = context.Host if context else None
     if not host:
-        raise EngineGone(f"there is no docker context {name!r}; `docker context ls` shows those that are there")
+        raise EngineGone(f"there is no docker context {name!r}; `docker context ls` lists them")
     return Place(host, f"the docker context {name!r}", context.TLSConfig)
 
 

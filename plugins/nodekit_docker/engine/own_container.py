@@ -56,10 +56,10 @@ class Surroundings(msgspec.Struct, frozen=True):
 async def surroundings(engine: Engine) -> Surroundings:
     """Ask this engine whether it runs the container of this process. A container of another engine does not matter."""
     id = own_container_id()
-    told = None if id is None else await engine.inspect(id)
-    if told is None:
+    inspected = None if id is None else await engine.inspect(id)
+    if inspected is None:
         return Surroundings()
-    state = State.of(told)
+    state = State.of(inspected)
     if state.host_network:
         return Surroundings(state.id)
     networks = state.addresses.keys() - await _isolated(engine)

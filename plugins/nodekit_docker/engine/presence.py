@@ -22,13 +22,13 @@ STEADY_SECONDS = 5.0
 class Presence:
     """A follower of an engine that may go away and come back."""
 
-    def __init__(self, engine: Engine, label: str, tell: Callable[[str | None], None]) -> None:
-        """`tell` gets the id of a container that something happened to, or None to look at all containers."""
+    def __init__(self, engine: Engine, label: str, notify: Callable[[str | None], None]) -> None:
+        """`notify` gets the id of a container that something happened to, or None to look at all containers."""
         self.trouble = ""
         """The reason why the engine cannot be asked right now; empty if it can."""
         self._engine = engine
         self._label = label
-        self._tell = tell
+        self._notify = notify
         self._back = anyio.Event()
         self._back.set()
         self._doubted = anyio.Event()
@@ -42,9 +42,9 @@ class Presence:
         before, self.trouble = self.trouble, why
         self._doubted.set()
         if not before:
-            logger.warning("%s; what runs, runs on", why)
+            logger.warning("%s; running containers continue", why)
             self._back = anyio.Event()
-            self._tell(None)
+            self._notify(None)
 
     async def follow(self) -> None:
         """Report what happens, until cancelled."""
@@ -71,7 +71,7 @@ class Presence:
         """
         await self._engine.ping()
         doubted = self._doubted = anyio.Event()
-        stream = EventStream(self._engine, self._label, tell=self._tell, ended=doubted.set)
+        stream = EventStream(self._engine, self._label, notify=self._notify, ended=doubted.set)
         try:
             await self._opened(stream)
             self._is_here()
@@ -92,11 +92,11 @@ class Presence:
             if stream.error is not None:
                 raise stream.error
             return
-        raise EngineGone(f"the Docker engine {self._engine.place.host} tells no events within {PING_SECONDS:g} s")
+        raise EngineGone(f"the Docker engine {self._engine.place.host} sends no events within {PING_SECONDS:g} s")
 
     def _is_here(self) -> None:
         if self.trouble:
             logger.info("the Docker engine %s is back", self._engine.place.host)
         self.trouble = ""
         self._back.set()
-        self._tell(None)
+        self._notify(None)

@@ -53,11 +53,11 @@ class Threads:
             try:
                 result = function()
             except Exception as error:
-                tell(call.set_exception, error)
+                deliver(call.set_exception, error)
             else:
-                tell(call.set_result, result)
+                deliver(call.set_result, result)
 
-        def tell(how: Callable[[Any], None], what: Any) -> None:
+        def deliver(how: Callable[[Any], None], what: Any) -> None:
             with suppress(RuntimeError):  # the loop is closed: nobody waits for the result
                 loop.call_soon_threadsafe(how, what)
 

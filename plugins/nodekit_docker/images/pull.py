@@ -60,24 +60,24 @@ _CURES: Mapping[PullFault, str] = {
 }
 
 
-def pull_failed(image: str, told: str, *, credentials: bool) -> PullFailed:
+def pull_failed(image: str, reason: str, *, credentials: bool) -> PullFailed:
     """Translate an engine's error text. Registries hide private images from strangers as if they did not exist."""
-    fault = _fault(_without_name(image, told))
+    fault = _fault(_without_name(image, reason))
     cure = _CURES[fault]
     if fault == "credentials" and not credentials:
         cure = "the registry wants credentials, or there is no such image; see `registry`, or `docker login`"
-    return PullFailed(fault, f"image {image}: {cure} ({told.strip()})")
+    return PullFailed(fault, f"image {image}: {cure} ({reason.strip()})")
 
 
-def _without_name(image: str, told: str) -> str:
+def _without_name(image: str, reason: str) -> str:
     """Remove the image's name, which may contain words that are signs of an error."""
     repository, _ = parse_repository_tag(image)
-    return told.replace(repository, "") if "/" in repository else told
+    return reason.replace(repository, "") if "/" in repository else reason
 
 
-def _fault(told: str) -> PullFault:
+def _fault(reason: str) -> PullFault:
     for fault, signs in _SIGNS:
-        if re.search(signs, told, re.IGNORECASE):
+        if re.search(signs, reason, re.IGNORECASE):
             return fault
     return "other"
 
@@ -97,8 +97,8 @@ def pull(
         for message in stream:
             if not wanted():
                 return
-            if told := message.get("error"):
-                raise pull_failed(image, str(told), credentials=credentials is not None)
+            if reason := message.get("error"):
+                raise pull_failed(image, str(reason), credentials=credentials is not None)
             _note(layers, message)
             report(Pulled(sum(done for done, _ in layers.values()), sum(total for _, total in layers.values())))
 
@@ -106,7 +106,7 @@ def pull(
 def _begun(api: Any, image: str, repository: str, tag: str, auth: Mapping[str, str] | None) -> Any:
     """Start the pull with the current credentials of `docker login`.
 
-    Errors about these credentials come from the client, not from the engine, so they are told apart here.
+    Errors about these credentials come from the client, not from the engine, so they are recognised here.
     """
     try:
         api.reload_config()
@@ -114,8 +114,8 @@ def _begun(api: Any, image: str, repository: str, tag: str, auth: Mapping[str, s
     except APIError:
         raise
     except DockerException as error:
-        text = f"image {image}: what `docker login` has kept for its registry cannot be had: {error}; see `registry`"
-        raise PullFailed("credentials", text) from error
+        text = f"the credentials that `docker login` stored for its registry cannot be read: {error}; see `registry`"
+        raise PullFailed("credentials", f"image {image}: {text}") from error
 
 
 def _note(layers: dict[str, tuple[int, int]], message: Mapping[str, Any]) -> None:

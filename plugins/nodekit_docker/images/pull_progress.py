@@ -38,12 +38,12 @@ class _Lines:
 
     def __enter__(self) -> Self:
         logger.info("image %s: pulling", self._image)
-        self._began = self._told = time.monotonic()
+        self._began = self._logged = time.monotonic()
         return self
 
     def update(self, pulled: Pulled) -> None:
-        if time.monotonic() - self._told >= LINE_SECONDS:
-            self._told = time.monotonic()
+        if time.monotonic() - self._logged >= LINE_SECONDS:
+            self._logged = time.monotonic()
             logger.info("image %s: %s of %s", self._image, shown_size(pulled.done), shown_size(pulled.total))
 
     def __exit__(

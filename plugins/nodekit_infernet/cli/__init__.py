@@ -16,7 +16,7 @@ BAD_NODE_FILE = 3
 @click.command()
 @click.argument("file", type=click.Path(dir_okay=False))
 def migrate(file: str) -> None:
-    """Write a node file that does what an Infernet node's config.json does, to standard output.
+    """Print a node file that is equivalent to the config.json of an Infernet node.
 
     Comments say what has changed. Secrets are written as references to environment variables, which standard error
     lists. Exits with 0, or with 3 and a line per problem of the config.json.

@@ -40,7 +40,7 @@ def plant_broken(folder: Path, how: str) -> str:
             return "its metadata has no name"
         case "strange object":
             plant(folder, "nodekit-shelf", FAR.replace("{}", "nodekit_shelf!provider"))
-            return "names no object of a module"
+            return "does not name an object of a module"
         case "no equals sign":
             plant(folder, "nodekit-shelf", "[nodekit.stores]\nshelf\n")
             return "entry points cannot be read"

@@ -102,7 +102,7 @@ def test_two_packages_of_one_format_clash_and_none_of_them_is_imported(folder: P
     install(folder, "nodekit-others", "raise SystemExit('imported')", formats="lines")
     done = nodekit(folder, "check", written(folder, ""))
     assert done.returncode == 3
-    assert "format 'lines' is offered by several distributions (nodekit-lines 1.0, nodekit-others 1.0)" in done.stderr
+    assert "format 'lines' is provided by several distributions (nodekit-lines 1.0, nodekit-others 1.0)" in done.stderr
     assert nodekit(folder, "check", written(folder, '[store]\nuse = "memory"\n', "node.toml")).returncode == 0
 
 

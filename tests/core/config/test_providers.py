@@ -86,7 +86,7 @@ def test_one_name_of_two_distributions_is_a_clash_that_names_both(tmp_path: Path
     install(tmp_path, "nodekit-shelf", STORE, stores="shelf")
     install(tmp_path, "nodekit-other", STORE, stores="shelf", runners="only-a-runner")
     (problem,) = look(tmp_path, store("shelf"))
-    assert "store 'shelf' is offered by several distributions (nodekit-other 1.0, nodekit-shelf 1.0)" in problem
+    assert "store 'shelf' is provided by several distributions (nodekit-other 1.0, nodekit-shelf 1.0)" in problem
     assert look(tmp_path, store("memory")) == []
 
 
@@ -145,6 +145,6 @@ def test_the_built_in_pipeline_needs_no_table_and_nobody_can_offer_another(tmp_p
     if someone:
         install(tmp_path, "nodekit-mine", LEAVES_A_MARK, pipelines="sequence")
     problems = look(tmp_path, store("memory") + '\n[[pipelines]]\nuse = "sequence"\n')
-    cure = "; nodekit-mine 1.0 has to offer its own under another name" if someone else ""
-    assert problems == [f"pipelines[0].use: pipeline 'sequence' is always there; remove this table{cure}"]
+    cure = "; nodekit-mine 1.0 has to register its own under another name" if someone else ""
+    assert problems == [f"pipelines[0].use: pipeline 'sequence' is built into every node; remove this table{cure}"]
     assert imported(tmp_path) == set()

@@ -2,7 +2,7 @@
 
 from random import Random
 
-from parts import held
+from components import held
 
 from nodekit.embedded.deadlines import Expiries
 

@@ -5,9 +5,9 @@ from collections.abc import Set
 from itertools import count
 
 from chance import given
+from components import held
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from parts import held
 
 from nodekit import Unfinished
 from nodekit.embedded.fair_schedule import Schedule

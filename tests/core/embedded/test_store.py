@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
-from parts import functions, give_up, make_node, request, settle_down
+from components import functions, give_up, make_node, request, settle_down
 
 from nodekit import (
     Claim,

@@ -8,9 +8,9 @@ from typing import Any
 import anyio
 import pytest
 from chance import SEED, given
+from components import SpiedStore, SwitchRunner, functions, make_node, request, until
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from parts import SpiedStore, SwitchRunner, functions, make_node, request, until
 
 from nodekit import (
     Container,

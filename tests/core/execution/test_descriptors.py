@@ -4,7 +4,7 @@ import os
 import resource
 
 import pytest
-from parts import Gate, SwitchRunner, functions, make_node, request, until
+from components import Gate, SwitchRunner, functions, make_node, request, until
 
 from nodekit import Container, ContainerOutput, Job, Step, descriptor_share, encode_payload
 from nodekit.execution.descriptors import SPARE

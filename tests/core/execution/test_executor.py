@@ -10,8 +10,8 @@ from typing import Any
 
 import anyio
 import pytest
+from components import Gate, SpiedStore, SwitchRunner, Told, echo, functions, make_node, request, settle_down, until
 from msgspec.structs import replace
-from parts import Gate, SpiedStore, SwitchRunner, Told, echo, functions, make_node, request, settle_down, until
 
 from nodekit import (
     ClaimLost,
@@ -157,7 +157,7 @@ async def test_observers_are_told_of_each_step_and_of_the_end_once_and_as_they_a
 
     async def last(data: Any) -> Any:
         if status == "failed":
-            raise ValueError("as it was told")
+            raise ValueError("on purpose")
         return data
 
     told = Told()
@@ -457,7 +457,7 @@ async def test_a_function_whose_own_work_was_cancelled_fails_and_others_go_on() 
     async with make_node(functions(stray=stray)) as node:
         [bad] = await node.wait([(await node.submit(request("stray"))).id])
         [good] = await node.wait([(await node.submit(request())).id])
-    assert (bad.status, error_of(bad)) == (JobStatus.FAILED, "the container's own work was cancelled")
+    assert (bad.status, error_of(bad)) == (JobStatus.FAILED, "the runner's own work was cancelled")
     assert good.status is JobStatus.SUCCESS
 
 
@@ -636,7 +636,7 @@ async def test_a_runner_that_works_does_not_clear_the_problem_of_another_of_its_
             well.switch("well")
             await settle_down()
             health = await node.health()
-            assert list(health.reasons) == ["runners[1] (Moody) does not say when what runs changes: no events"]
+            assert list(health.reasons) == ["runners[1] (Moody) fails to report which containers run: no events"]
         sick.on_changed = None
 
         def mended() -> bool:

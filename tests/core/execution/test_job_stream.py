@@ -6,8 +6,8 @@ from typing import Any
 
 import anyio
 import pytest
+from components import read, settle_down
 from msgspec.structs import replace
-from parts import read, settle_down
 
 from nodekit import JobStatus, JobStream, Outcome, StreamBroken, StreamRecord, Unavailable, decode_payload
 from nodekit.execution.job_stream import MOST_KEPT_BYTES

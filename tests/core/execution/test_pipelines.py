@@ -5,8 +5,8 @@ from typing import Any
 
 import anyio
 import pytest
+from components import Told, broken, functions, make_node, read, request, until
 from msgspec.structs import replace
-from parts import Told, broken, functions, make_node, read, request, until
 
 from nodekit import (
     CompositionError,
@@ -107,7 +107,7 @@ async def test_a_job_whose_pipeline_never_ends_is_ended_by_the_node() -> None:
 
 # -- elsewhere ----------------------------------------------------------------------------------------
 
-ELSEWHERE = "its pipeline goes to 'secret', and may only where the request does"
+ELSEWHERE = "its pipeline chose 'secret', which the request does not name"
 
 
 @pytest.mark.parametrize("route", [("secret",), ("echo", "secret")])
@@ -161,7 +161,7 @@ TOLD = request(pieces=["a", "!"]).data
 async def letters(data: Any) -> AsyncGenerator[str, None]:
     for piece in data.get("pieces", "ab"):
         if piece == "!":
-            raise ValueError("as it was told")
+            raise ValueError("on purpose")
         yield piece
 
 
@@ -170,7 +170,7 @@ async def test_a_stream_whose_pipeline_goes_on_after_it_is_broken() -> None:
         pieces, job = await broken(node, asked("letters", "echo"))
     assert pieces == [b"a", b"b"]
     assert (job.status, len(job.steps)) == (JobStatus.FAILED, 1)
-    assert job.error.error == "its pipeline streamed a step that was not the last: 'echo' was to follow"
+    assert job.error.error == "its pipeline streamed a step that was not the last: 'echo' follows"
     assert job.error.container == "letters"
 
 
@@ -180,7 +180,7 @@ async def test_a_stream_that_broke_off_is_no_success_whatever_its_pipeline_makes
             pieces, job = await broken(node, replace(asked(*containers), data=TOLD))
             assert pieces == [b"a"]
             assert (job.status, len(job.steps)) == (JobStatus.FAILED, 1)
-            assert "as it was told" in job.error.error
+            assert "on purpose" in job.error.error
 
 
 async def test_what_fails_before_its_first_piece_may_be_followed_by_another_step() -> None:
@@ -220,7 +220,7 @@ async def test_a_stream_of_nothing_stays_one() -> None:
 
 
 def test_the_built_in_pipeline_cannot_be_replaced() -> None:
-    with pytest.raises(CompositionError, match=r"pipelines\['sequence'\]: is built in and always there; give yours"):
+    with pytest.raises(CompositionError, match=r"pipelines\['sequence'\]: is built into every node; give yours"):
         make_node(pipelines={"sequence": Route()})
 
 
@@ -241,7 +241,7 @@ async def test_a_job_that_its_pipeline_ended_after_its_last_output_is_retried_fr
     told, judge = Told(), Judges()
     async with make_node(pipelines={"route": judge}, plugins=[told]) as node:
         job = await ended(node, asked("echo"))
-        with pytest.raises(NotFailed, match=r"ended by its pipeline, after its last output.*retry it from the start"):
+        with pytest.raises(NotFailed, match=r"failed by its pipeline after its last output.*retry it from the start"):
             await node.retry(job.id)
         assert isinstance(told.events[-1], RequestRefused)
         assert (await node.pending()).total == 0

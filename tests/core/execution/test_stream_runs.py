@@ -5,7 +5,19 @@ from typing import Any
 
 import anyio
 import pytest
-from parts import Gate, SpiedStore, SwitchRunner, Told, broken, functions, make_node, read, request, settle_down, until
+from components import (
+    Gate,
+    SpiedStore,
+    SwitchRunner,
+    Told,
+    broken,
+    functions,
+    make_node,
+    read,
+    request,
+    settle_down,
+    until,
+)
 
 from nodekit import (
     CompositionError,
@@ -39,7 +51,7 @@ async def letters(data: Any) -> AsyncGenerator[str, None]:
     """Yield the pieces one by one; `!` raises an error, and `…` waits for ever."""
     for piece in data["pieces"]:
         if piece == "!":
-            raise ValueError("as it was told")
+            raise ValueError("on purpose")
         if piece == "…":
             await anyio.sleep_forever()
         yield piece

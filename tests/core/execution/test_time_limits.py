@@ -4,8 +4,8 @@ from typing import Any
 
 import anyio
 import pytest
+from components import Gate, SwitchRunner, Told, functions, make_node, request, until
 from msgspec.structs import replace
-from parts import Gate, SwitchRunner, Told, functions, make_node, request, until
 
 from nodekit import (
     Container,

@@ -57,7 +57,7 @@ def test_a_check_that_answers_anything_lets_nobody_in() -> None:
         def check(self, *_: Any) -> Any:
             return False
 
-    with pytest.raises(TypeError, match="check answered False where only None lets in"):
+    with pytest.raises(TypeError, match="check returned False; return None to let the request in"):
         progress(Answers()).check(make_request())
 
 
@@ -99,9 +99,9 @@ def test_a_job_that_cannot_go_on_fails_where_it_was_to_go_and_says_why() -> None
     job = make_job("echo")
     for some, end_of in (
         (progress(Says(ValueError("broken"))), ("echo", "internal error of the pipeline")),
-        (progress(Says(make_step("reverse"))), ("reverse", "its pipeline goes to 'reverse', and may only where the")),
-        (progress(containers={}), ("echo", "this node offers no such container")),
-        (Progress({}, CONTAINERS, NodeLimits()), ("echo", "this node offers no pipeline 'sequence'")),
+        (progress(Says(make_step("reverse"))), ("reverse", "its pipeline chose 'reverse', which the request")),
+        (progress(containers={}), ("echo", "this node has no such container")),
+        (Progress({}, CONTAINERS, NodeLimits()), ("echo", "this node has no pipeline 'sequence'")),
     ):
         container, kind, text = end(some.advance(job))
         assert (container, kind) == (end_of[0], "internal")

@@ -60,7 +60,7 @@ def test_a_rule_that_no_plugin_reads_is_a_problem_that_names_the_nearest() -> No
     [(where, text)] = problems({"external": True}, ReadsOthers())
     assert (where, text) == (
         "container 'x', rule 'external'",
-        "no plugin reads it; a plugin says what it reads by its attribute `container_rules`",
+        "no plugin reads it; a plugin declares the rules that it reads by its attribute `container_rules`",
     )
 
 

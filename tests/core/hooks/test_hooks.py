@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 import pluggy
 import pytest
-from parts import Gate, SpiedStore, SwitchRunner, Told, functions, make_node, request, until
+from components import Gate, SpiedStore, SwitchRunner, Told, functions, make_node, request, until
 
 from nodekit import (
     ClaimLost,
@@ -321,7 +321,7 @@ def test_the_first_plugin_that_limits_a_client_wins_and_observers_are_told() -> 
 
 def test_a_limit_that_breaks_lets_nobody_through(caplog: pytest.LogCaptureFixture) -> None:
     node = make_node(plugins=[Limiting("a", KeyError("a"))])
-    with pytest.raises(NodekitError, match="plugin Limiting failed to say"):
+    with pytest.raises(NodekitError, match="plugin Limiting failed to decide"):
         node.limit(Identity(client="a"))
     assert "Limiting failed in nodekit_limit" in caplog.text
     make_node().limit(Identity(client="a"))  # nobody objects where no plugin limits
@@ -497,7 +497,7 @@ async def test_a_guard_that_answers_instead_of_raising_lets_nobody_in(
         with pytest.raises(Refusal, match="Admission failed"):
             await node.submit(request())
     assert "plugin 0:Forgets failed in nodekit_admit; the request is refused" in caplog.text
-    assert "where only None lets in; to object, raise it" in caplog.text
+    assert "return None to let the request in, or object by raising" in caplog.text
 
 
 @pytest.mark.anyio
@@ -510,6 +510,6 @@ async def test_a_limit_that_answers_instead_of_raising_lets_nobody_through(
             return answer
 
     async with make_node(plugins=[Forgets()]) as node:
-        with pytest.raises(NodekitError, match="Forgets failed to say"):
+        with pytest.raises(NodekitError, match="Forgets failed to decide"):
             node.limit(Identity(client="alice"))
-    assert "where only None lets in; to object, raise it" in caplog.text
+    assert "return None to let the request in, or object by raising" in caplog.text

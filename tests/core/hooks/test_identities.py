@@ -4,8 +4,8 @@ from typing import Any
 
 import anyio
 import pytest
+from components import Gate, functions, make_node, request
 from msgspec.structs import replace
-from parts import Gate, functions, make_node, request
 
 from nodekit import (
     ClientLimits,

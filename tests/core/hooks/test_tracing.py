@@ -10,7 +10,7 @@ from typing import Any
 
 import anyio
 import pytest
-from parts import give_up, make_node, request, until
+from components import give_up, make_node, request, until
 from served import serve
 
 from nodekit import Identity, JobRequest, NodekitError, Refusal, TooManyRequests, load_node
@@ -136,7 +136,7 @@ async def test_the_duration_is_that_of_what_is_awaited(lines: Any, monkeypatch: 
 
 
 def test_every_hook_that_there_is_can_be_traced() -> None:
-    """By its colour alone: there is no list of hooks to be added to."""
+    """Sync or async is all that counts: there is no list of hooks to be added to."""
     for name, spec in vars(hookspecs).items():
         if name.startswith("nodekit_"):
             traced = hooks_module.traced(name, "0:Plugin", spec)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import anyio
 import pytest
-from parts import SwitchRunner, functions, make_node, request
+from components import SwitchRunner, functions, make_node, request
 
 from nodekit import (
     CompositionError,

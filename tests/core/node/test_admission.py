@@ -10,8 +10,8 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
+from components import Gate, SpiedStore, SwitchRunner, Told, functions, give_up, make_node, request, until, until_is
 from msgspec.structs import replace
-from parts import Gate, SpiedStore, SwitchRunner, Told, functions, give_up, make_node, request, until, until_is
 
 from nodekit import (
     ClientLimits,

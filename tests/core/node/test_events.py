@@ -7,8 +7,8 @@ from typing import Any
 
 import anyio
 import pytest
+from components import Gate, SpiedStore, Told, functions, give_up, make_node, request, settle_down, until
 from msgspec.structs import replace
-from parts import Gate, SpiedStore, Told, functions, give_up, make_node, request, settle_down, until
 
 from nodekit import (
     EmbeddedStore,

@@ -8,8 +8,8 @@ from typing import Any
 
 import anyio
 import pytest
+from components import Gate, SpiedStore, Told, functions, make_node, request, settle_down, until
 from msgspec.structs import replace
-from parts import Gate, SpiedStore, Told, functions, make_node, request, settle_down, until
 
 from nodekit import (
     ContainerError,
@@ -47,7 +47,7 @@ async def followed(node: Node, id: str) -> AsyncIterator[list[tuple[JobStatus, i
 # -- follow -------------------------------------------------------------------------------------------
 
 
-async def test_a_job_is_told_as_it_is_and_each_time_it_has_changed_and_last_when_it_is_finished() -> None:
+async def test_a_job_is_reported_as_it_is_and_each_time_it_has_changed_and_last_when_it_is_finished() -> None:
     first, second = Gate(), Gate()
     async with make_node(functions(first=first, second=second)) as node:
         job = await node.submit(request("first", "second", n=1))

@@ -6,8 +6,8 @@ from typing import Any
 
 import anyio
 import pytest
+from components import Gate, SpiedStore, SwitchRunner, Told, functions, make_node, request, settle_down, until
 from msgspec.structs import replace
-from parts import Gate, SpiedStore, SwitchRunner, Told, functions, make_node, request, settle_down, until
 
 from nodekit import (
     UNFINISHED,

@@ -6,7 +6,7 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
-from parts import SwitchRunner, functions, make_node, settle_down
+from components import SwitchRunner, functions, make_node, settle_down
 
 from nodekit import Container, encode_payload
 from nodekit.node.resources import AT_ONCE

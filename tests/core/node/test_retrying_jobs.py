@@ -3,8 +3,8 @@
 from typing import Any
 
 import pytest
+from components import Gate, Told, functions, make_node, request
 from msgspec.structs import replace
-from parts import Gate, Told, functions, make_node, request
 
 from nodekit import (
     FINISHED,

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from parts import SwitchRunner, functions, make_node
+from components import SwitchRunner, functions, make_node
 
 from nodekit import CompositionError, Container, NodekitError, Provider, Refusal, load_node
 from nodekit.config import compose as compose_module
@@ -45,7 +45,7 @@ def test_a_rule_does_not_take_a_key_that_the_containers_of_a_runner_have() -> No
 
 def test_two_plugins_do_not_declare_one_rule_and_two_of_a_kind_share_theirs() -> None:
     (problem,) = told(plugins=[plugin("One", tier=Any), plugin("Two", tier=Any)])
-    assert problem.startswith("plugins[1]: Two declares the rule 'tier', as plugins[0] (One) does")
+    assert problem.startswith("plugins[1]: Two declares the rule 'tier', and so does plugins[0] (One)")
     make_node(plugins=[Guardian(), Guardian()])
 
 
@@ -112,9 +112,9 @@ def test_two_containers_of_one_id_are_a_problem_within_a_runner_and_across_runne
     within = SwitchRunner(Container(id="a"))
     within.containers["b"] = Container(id="a")
     (problem,) = told(within)
-    assert problem.startswith("runners[0] (SwitchRunner): offers the container 'a' under the key 'b'")
+    assert problem.startswith("runners[0] (SwitchRunner): has the container 'a' under the key 'b'")
     (problem,) = told(SwitchRunner(Container(id="a")), SwitchRunner(Container(id="a")))
-    assert problem.startswith("runners[1] (SwitchRunner): container 'a' is offered by runners[0] (SwitchRunner)")
+    assert problem.startswith("runners[1] (SwitchRunner): container 'a' belongs to runners[0] (SwitchRunner)")
 
 
 @pytest.mark.parametrize("containers", [None, [Container(id="a")], {"a": {"id": "a"}}, {"a": None}], ids=ascii)

@@ -6,7 +6,7 @@ from typing import Self
 
 import anyio
 import pytest
-from parts import settle_down
+from components import settle_down
 
 from nodekit import Change
 from nodekit.node.waiters import PAUSE_SECONDS, Waiter, Waiters

@@ -221,11 +221,11 @@ class BlocksTheLoop(Sound):
 
 
 class Suite(DurableJobStoreContract):
-    part: type[Sound]
+    subject: type[Sound]
 
     @pytest.fixture
     def open_store(self, tmp_path: Path) -> Callable[[], JobStore]:
-        return lambda: EmbeddedStore(self.part(tmp_path / "jobs.json"))
+        return lambda: EmbeddedStore(self.subject(tmp_path / "jobs.json"))
 
 
 HURRIED = {"timeout_seconds": 0.5, "quiet_seconds": 0.02}

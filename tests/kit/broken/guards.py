@@ -145,11 +145,11 @@ class HoldsUpTheEnd(Sound):
 
 
 class Suite(GuardContract):
-    part: type[Sound]
+    subject: type[Sound]
 
     @pytest.fixture
     def guard(self) -> Sound:
-        return self.part()
+        return self.subject()
 
     def welcome(self) -> Sequence[JobRequest]:
         return [make_request("echo"), make_request("echo", data={"size": 100})]

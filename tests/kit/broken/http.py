@@ -289,11 +289,11 @@ class AcceptsTooSoon(Sound):
 
 
 class Suite(HttpTransportContract):
-    part: type[Sound]
+    subject: type[Sound]
 
     @pytest.fixture
     def transport(self) -> Sound:
-        return self.part()
+        return self.subject()
 
 
 HURRIED = {"timeout_seconds": 1.0}

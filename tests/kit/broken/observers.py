@@ -71,11 +71,11 @@ class MumblesItsProblems(Sound):
 
 
 class Suite(ObserverContract):
-    part: type[Sound]
+    subject: type[Sound]
 
     @pytest.fixture
     def observer(self) -> Sound:
-        return self.part()
+        return self.subject()
 
 
 HURRIED = {"timeout_seconds": 5.0}

@@ -161,11 +161,11 @@ class NeverStreams(Sequence):
 
 
 class Suite(PipelineContract):
-    part: type[Pipeline]
+    subject: type[Pipeline]
 
     @pytest.fixture
     def pipeline(self) -> Pipeline:
-        return self.part()
+        return self.subject()
 
 
 Sound, HURRIED = Sequence, {"timeout_seconds": 5.0}

@@ -115,11 +115,11 @@ class WaitsForTheEnd(Sound):
 class Suite(StreamingRunnerContract):
     opaque = False
     buffered_bytes = 1 << 20
-    part: type[Sound]
+    subject: type[Sound]
 
     @pytest.fixture
     def runner(self) -> Sound:
-        return self.part()
+        return self.subject()
 
 
 HURRIED = {"timeout_seconds": 1.0, "prompt_seconds": 1.0}

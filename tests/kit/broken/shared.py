@@ -257,16 +257,16 @@ class HearsItself(ExpiresItsOwnOnly):
 
 class NeverForgetsNodes(Engine):
     async def end(self, number: int, *, died: bool) -> None:
-        offers = dict(self.offers)
+        announcements = dict(self.announcements)
         await super().end(number, died=died)
-        self.offers = offers if died else self.offers
+        self.announcements = announcements if died else self.announcements
 
 
 class RemembersWhoLeft(Engine):
     async def end(self, number: int, *, died: bool) -> None:
-        offers = dict(self.offers)
+        announcements = dict(self.announcements)
         await super().end(number, died=died)
-        self.offers = self.offers if died else offers
+        self.announcements = self.announcements if died else announcements
 
 
 class ForgetsByName(Engine):
@@ -276,33 +276,33 @@ class ForgetsByName(Engine):
         super().__init__(lease_seconds)
         self.names: dict[int, set[str]] = {}
 
-    async def announce(self, number: int, name: str, offered: Announcement) -> None:
+    async def announce(self, number: int, name: str, announced: Announcement) -> None:
         self.names.setdefault(number, set()).add(name)
-        await super().announce(number, name, offered)
+        await super().announce(number, name, announced)
 
     async def end(self, number: int, *, died: bool) -> None:
         for name in self.names.get(number, ()):
-            self.offers.pop(name, None)
+            self.announcements.pop(name, None)
         await super().end(number, died=died)
 
 
 class AddsToAnnouncements(Engine):
-    async def announce(self, number: int, name: str, offered: Announcement) -> None:
-        before = self.offers[name][1].containers if name in self.offers else {}
-        await super().announce(number, name, replace(offered, containers={**before, **offered.containers}))
+    async def announce(self, number: int, name: str, announced: Announcement) -> None:
+        before = self.announcements[name][1].containers if name in self.announcements else {}
+        await super().announce(number, name, replace(announced, containers={**before, **announced.containers}))
 
 
 class TellsSecrets(Engine):
-    async def announce(self, number: int, name: str, offered: Announcement) -> None:
-        self.offers[name] = number, offered
+    async def announce(self, number: int, name: str, announced: Announcement) -> None:
+        self.announcements[name] = number, announced
 
 
 class Suite(SharedStoreContract):
-    part: type[Engine] | type[SharedMemoryStore]
+    subject: type[Engine] | type[SharedMemoryStore]
 
     @pytest.fixture
     def open_store(self) -> Iterator[Callable[[], SharedStore]]:
-        broken: dict[str, Any] = {"engine" if issubclass(self.part, Engine) else "client": self.part}
+        broken: dict[str, Any] = {"engine" if issubclass(self.subject, Engine) else "client": self.subject}
         with Cluster(self.lease_seconds, **broken) as cluster:
             yield cluster.store
 

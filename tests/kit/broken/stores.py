@@ -209,11 +209,11 @@ class StopsAdding(Sound):
 
 
 class Suite(JobStoreContract):
-    part: type[Sound]
+    subject: type[Sound]
 
     @pytest.fixture
     async def store(self) -> AsyncIterator[Sound]:
-        async with self.part() as store:
+        async with self.subject() as store:
             yield store
 
 

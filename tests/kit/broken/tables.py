@@ -138,11 +138,11 @@ class OffersFinished(Sound):
 
 
 class Suite(JobTableContract):
-    part: type[Sound]
+    subject: type[Sound]
 
     @pytest.fixture
     async def table(self) -> AsyncIterator[Sound]:
-        async with self.part() as table:
+        async with self.subject() as table:
             yield table
 
 

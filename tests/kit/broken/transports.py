@@ -191,11 +191,11 @@ class ForgetsData(Sound):
 
 
 class Suite(LinesSuite):
-    part: type[Sound]
+    subject: type[Sound]
 
     @pytest.fixture
     def transport(self) -> Iterator[Sound]:
-        transport = self.part()
+        transport = self.subject()
         yield transport
         transport.close()
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import anyio
 import pytest
+from components import functions, until
 from connections import descriptors
 from http_api import Api, RawConnection, both_servers, serving
-from parts import functions, until
 
 from nodekit_asgi.server.bounded_listener import BoundedListener
 from nodekit_asgi.server.listen import listen

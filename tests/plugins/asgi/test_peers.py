@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from components import SwitchRunner, make_node
 from http_api import asgi_call
-from parts import SwitchRunner, make_node
 
 from nodekit import AsgiApplication, Container, JobQuery, Mount, Node
 from nodekit_asgi import AsgiApp, Limits

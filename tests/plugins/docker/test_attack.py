@@ -16,9 +16,9 @@ from typing import Any, TypeAlias
 
 import anyio
 import pytest
+from components import until
 from docker_runs import Bed, is_down, is_up, outcome, result
 from docker_runs import error as error_of
-from parts import until
 
 from nodekit import NodekitError
 from nodekit_docker import DockerContainer, DockerRunner

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from components import until
 from docker_runs import Bed, aside, node_file, replaced, result, submitted
-from parts import until
 from served import NODEKIT, nodekit
 
 from nodekit_docker.cli.containers import HEADS
@@ -79,7 +79,7 @@ async def test_a_program_is_shown_by_how_many_of_its_steps_run(bed: Bed, tmp_pat
         assert row["state"] == "once, 2 running"
         assert row["digest"] == (await aside(lambda: bed.made()[0].image)).id
         done = await aside(lambda: nodekit("logs", file, "one"))
-        assert (done.returncode, "'one' is a program, whose prints are not kept" in done.stderr) == (1, True)
+        assert (done.returncode, "'one' is a program, whose output is not kept" in done.stderr) == (1, True)
     file = node_file(tmp_path, bed, {**entry, "image": "nodekit-test/none:1"})
     assert (await aside(lambda: listed(file)))["one"]["state"] == "image missing"
 

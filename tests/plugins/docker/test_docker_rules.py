@@ -276,25 +276,28 @@ def test_labels_of_the_runner_are_added_and_are_no_part_of_the_digest() -> None:
         ),
         (
             {"labels": {"nodekit.node": "x"}},
-            "labels: those that begin with nodekit. are the runner's, got 'nodekit.node'",
+            "labels: names that begin with nodekit. are reserved for the runner, got 'nodekit.node'",
         ),
         ({"network": "none"}, "network: a container without network cannot be called; name another, or leave it out"),
         ({"name": "a"}, "name: expected two or more letters, digits and _.-, beginning with no _.-, got 'a'"),
         ({"name": "a/b"}, "name: expected two or more letters"),
-        ({"name": "nodekit-x-y"}, "name: those that begin with nodekit- are the runner's, got 'nodekit-x-y'"),
+        (
+            {"name": "nodekit-x-y"},
+            "name: names that begin with nodekit- are reserved for the runner, got 'nodekit-x-y'",
+        ),
         ({"network": "isolated", "host_port": 1}, "host_port: an isolated container publishes no port; leave it out"),
         (
             {"network": "isolated", "capabilities": ("CAP_NET_ADMIN",)},
             "capabilities: CAP_NET_ADMIN would let it out of an isolated network; leave it out",
         ),
-        ({**ONCE, "name": "x1"}, 'name: it has no meaning with mode = "once": there is a container per step'),
+        ({**ONCE, "name": "x1"}, 'name: it has no meaning with mode = "once": each step has its own container'),
         ({**ONCE, "port": 3001}, 'port: it has no meaning with mode = "once": a program is not called over HTTP'),
         ({**ONCE, "host_port": 1}, 'host_port: it has no meaning with mode = "once"'),
         ({**ONCE, "bearer": Secret("x")}, 'bearer: it has no meaning with mode = "once"'),
         ({**ONCE, "http_errors": "output"}, 'http_errors: it has no meaning with mode = "once"'),
         ({**ONCE, "startup_seconds": 5}, 'startup_seconds: it has no meaning with mode = "once"'),
         ({**ONCE, "stop_seconds": 1}, 'stop_seconds: it has no meaning with mode = "once"'),
-        ({**ONCE, "network": "isolated"}, "network: a program has none unless said; leave it out"),
+        ({**ONCE, "network": "isolated"}, "network: a program has no network by default; leave it out"),
         ({**ONCE, "network": "host"}, "network: a container on the machine's own network listens on all"),
         ({"network": "host"}, "network: a container on the machine's own network listens on all of its addresses; "),
         ({"network": "container:db"}, "network: a container on another's network publishes no port of its own; "),
@@ -372,7 +375,7 @@ def test_two_entries_with_one_id_are_refused() -> None:
 
 @pytest.mark.parametrize(("key", "value"), [("name", "summary"), ("host_port", 4001)])
 def test_two_entries_with_one_name_or_port_are_refused(key: str, value: Any) -> None:
-    with pytest.raises(CompositionError, match=rf"containers\[1\]\.{key}: {value!r} is another container's"):
+    with pytest.raises(CompositionError, match=rf"containers\[1\]\.{key}: {value!r} belongs to another container"):
         runner(container(**{key: value}), container(id="two", **{key: value}))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import anyio
 import pytest
+from components import until
 from docker.models.containers import Container
 from docker_runs import (
     PATIENCE_SECONDS,
@@ -22,7 +23,6 @@ from docker_runs import (
     submitted,
     value,
 )
-from parts import until
 
 from nodekit import Job, NotStarted, Retry
 from nodekit_docker import DockerRunner

@@ -8,6 +8,7 @@ from typing import Any
 
 import anyio
 import pytest
+from components import until
 from docker_runs import (
     PATIENCE_SECONDS,
     Bed,
@@ -22,7 +23,6 @@ from docker_runs import (
     value,
 )
 from engine.dockerd import Dockerd
-from parts import until
 
 from nodekit import NotStarted, Retry
 from nodekit_docker import DockerContainer, DockerRunner, EngineGone

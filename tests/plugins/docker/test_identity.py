@@ -8,8 +8,8 @@ from unittest.mock import AsyncMock
 
 import anyio
 import pytest
+from components import until
 from docker_runs import PATIENCE_SECONDS, Bed, aside, ended, is_down, node_file, replaced, result
-from parts import until
 from served import serve, started
 
 from nodekit_docker import NameTaken
@@ -146,7 +146,7 @@ async def test_a_node_in_a_container_leaves_alone_what_one_outside_of_that_name_
         around = Surroundings(owner="4f" * 32, networks=("bridge",))
         monkeypatch.setattr("nodekit_docker.runner.surroundings", AsyncMock(return_value=around))
         monkeypatch.setattr("nodekit_docker.runner.hold_name", lambda *_: None)  # its machine is another
-        with pytest.raises(NameTaken, match=r"which a node named .* outside of containers has made"):
+        with pytest.raises(NameTaken, match=r"and a node named .* outside of containers made it"):
             async with bed.runner(bed.container(env={"ADD": "1"})):
                 pass
         assert await ids_of(bed) == before

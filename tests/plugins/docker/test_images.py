@@ -31,7 +31,6 @@ from docker_runs import (
 from engine.bed import Engine
 from engine.images import LABEL
 from engine.registry import Registry
-from parts import make_node, until
 from registry_front import Front, in_front_of, refusing
 from served import NODEKIT, serve
 
@@ -247,7 +246,7 @@ async def test_a_credential_helper_that_is_not_there_is_told_as_that(bed: Bed, p
     target = await aside(lambda: private_shop.publish("team/app:1"))
     logins(credsStore="helper-that-is-nowhere")
     text = await refused(bed, bed.container(image=target, pull="missing"))
-    assert f"image {target}: what `docker login` has kept for its registry cannot be had" in text
+    assert f"image {target}: the credentials that `docker login` stored for its registry cannot be read" in text
     assert "helper-that-is-nowhere" in text
     assert not any(word in text for word in NETWORK)
 

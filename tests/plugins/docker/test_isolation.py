@@ -13,11 +13,11 @@ from typing import Any
 
 import aiohttp
 import pytest
+from components import until
 from docker.models.containers import Container
 from docker_runs import Bed, Watched, aside, ended, node_file, result
 from engine.images import LABEL
 from http_api import Api
-from parts import until
 from paths import ROOT
 from served import serve
 
@@ -157,7 +157,7 @@ async def test_a_network_of_that_name_that_is_somebody_elses_is_an_error(bed: Be
     theirs = bed.engine.client.networks.create(f"nodekit-{bed.node}-one")
     try:
         with pytest.raises(
-            NotStarted, match=rf"a network named nodekit-{bed.node}-one is there that is not this node's"
+            NotStarted, match=rf"a network named nodekit-{bed.node}-one exists that does not belong to this node"
         ):
             async with bed.runner(bed.container(network="isolated")):
                 pass

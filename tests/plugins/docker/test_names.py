@@ -6,8 +6,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from components import until
 from docker_runs import Bed, aside, ended, is_up, node_file, replaced, result
-from parts import until
 from served import serve
 
 from nodekit import NotStarted
@@ -70,7 +70,7 @@ async def test_a_name_that_is_somebody_elses_is_an_error_that_says_whose(bed: Be
             async with bed.runner(bed.container(name=name)):
                 pass
         assert raised.value.reason == (
-            f"a container named {name} is there that belongs to the compose project 'shop' (image "
+            f"a container named {name} exists that belongs to the compose project 'shop' (image "
             f"{bed.engine.images.service}), not to this node: remove it (`docker rm -f {name}`), rename it, or leave "
             "`name` out"
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 import anyio
 import pytest
+from components import until
 from docker import APIClient
 from docker_runs import (
     PATIENCE_SECONDS,
@@ -25,7 +26,6 @@ from docker_runs import (
     submitted,
 )
 from msgspec import Raw
-from parts import until
 from served import serve
 
 from nodekit import ContainerFailed, ContainerOutput, Location, NotStarted, Secret, decode_payload

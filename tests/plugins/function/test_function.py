@@ -54,7 +54,7 @@ def runner() -> FunctionRunner:
     @runner.container("broken")
     async def broken(data: Any) -> AsyncGenerator[bytes, None]:
         yield b"half"
-        raise ValueError("as it was told")
+        raise ValueError("on purpose")
 
     return runner
 

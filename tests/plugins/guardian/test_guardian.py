@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from parts import SwitchRunner, make_node
+from components import SwitchRunner, make_node
 
 from nodekit import CompositionError, Container, Job, JobRequest, Refusal, encode_payload
 from nodekit_guardian import Guardian, GuardianRules, rules

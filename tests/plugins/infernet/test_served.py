@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from components import until
 from http_api import Api, free_port
 from infernet_configs import BEARER, SECRETS, full, written
-from parts import until
 from served import nodekit, serve, started
 
 pytestmark = pytest.mark.anyio

@@ -14,7 +14,7 @@ from typing import Any
 
 import anyio
 import pytest
-from parts import until
+from components import until
 from paths import ROOT
 
 from nodekit import (

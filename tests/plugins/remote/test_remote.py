@@ -16,8 +16,8 @@ import anyio
 import msgspec
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
+from components import until
 from msgspec.structs import replace
-from parts import until
 
 from nodekit import CompositionError, ContainerFailed, ContainerOutput, Secret
 from nodekit.testing import StreamingRunnerContract, make_step

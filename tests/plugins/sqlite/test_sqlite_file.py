@@ -16,8 +16,8 @@ from typing import Any
 
 import anyio
 import pytest
+from components import settle_down, until
 from msgspec.structs import replace
-from parts import settle_down, until
 
 from nodekit import (
     FINISHED,
@@ -290,7 +290,7 @@ def jobs_of_every_end() -> list[Job]:
     """Return jobs: running, successful, failed by a step, settled as failed, cancelled, failed with no message."""
     jobs = [make_job("echo", data={"n": n}) for n in range(6)]
     by_step = ContainerError(container="echo", error="said by a \x00 step", kind="status", status=500)
-    told = ContainerError(container="told", error="told from outside", kind="status")
+    told = ContainerError(container="told", error="reported from outside", kind="status")
     return [
         with_output(jobs[0]),
         succeeded(jobs[1]),
@@ -570,7 +570,7 @@ async def test_whatever_is_looked_for_together_is_found_as_in_memory(path: Path)
         "status": (*statuses, [JobStatus.FAILED, JobStatus.RUNNING]),
         "idempotency_key": (None, "k"),
         "container": (None, "echo"),
-        "error": (None, "told"),
+        "error": (None, "reported"),
         "after": (None, make_job().id),
     }
     jobs = jobs_of_every_end()

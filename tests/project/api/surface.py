@@ -29,7 +29,7 @@ MORE_NAMES = ("nodekit.testing.store_model.JobStoreModelContract",)
 BASELINE = Path(__file__).with_name("plugin_api.txt")
 """The plugin API as it was when `make api` last ran."""
 PYTEST_PLUGIN = "nodekit.testing.pytest_plugin"
-UNTOLD = ("nodekit.API_VERSION", "nodekit.__version__")
+UNLISTED = ("nodekit.API_VERSION", "nodekit.__version__")
 """Names whose values change with each release."""
 SIMPLE = (bool, int, float, str, type(None))
 CALLED = ("__aenter__", "__aexit__", "__call__", "__iter__", "__aiter__", "__anext__")
@@ -68,7 +68,7 @@ def is_fixture(value: object) -> bool:
 
 
 def named(name: str, value: Any) -> Iterator[str]:
-    if name in UNTOLD:
+    if name in UNLISTED:
         yield line("constant", name)
     elif inspect.isclass(value):
         yield from of_class(name, value)

@@ -32,7 +32,7 @@ from nodekit.testing.builders.components import make_function_runner, make_node,
 from nodekit.testing.builders.jobs import make_attempt, make_job, make_request
 from nodekit.testing.clock import VirtualClock
 from nodekit.testing.contracts.backends import Contract
-from nodekit.testing.contracts.failure_messages import shown, shown_result, shown_step, told
+from nodekit.testing.contracts.failure_messages import shown, shown_objection, shown_result, shown_step
 from nodekit.testing.contracts.pipelines.walking import Walk, walk
 from nodekit.testing.contracts.plugins.hostile import HOSTILE_PAYLOADS, hostile_requests
 from nodekit.testing.faults.injection import Faults, Moment, Point
@@ -78,7 +78,9 @@ class PipelineContract(Contract):
             for job in each.jobs:
                 first = self._said(pipeline, job)
                 for _ in range(20):
-                    assert self._said(pipeline, job) == first, f"asked again, it says otherwise of {stands(job)}"
+                    assert self._said(pipeline, job) == first, (
+                        f"it answers differently when it is asked again: {stands(job)}"
+                    )
 
     def test_a_job_goes_on_after_a_restart(self, pipeline: Pipeline) -> None:
         """A job from a store that the pipeline has never seen gets the same answer as its copy."""
@@ -95,7 +97,7 @@ class PipelineContract(Contract):
             for seconds in (0.75, 86_400 * 400):
                 await clock.advance(seconds)
                 now = [[self._said(pipeline, job) for job in each.jobs] for each in walks]
-                assert now == before, "it says something else at another time"
+                assert now == before, "its answer depends on the time"
 
     def test_asking_changes_nothing_of_the_job(self, pipeline: Pipeline) -> None:
         for request in self._requests():
@@ -120,7 +122,7 @@ class PipelineContract(Contract):
                 tried = replace(job, due=step.container).with_failure(step.container, failure)
                 again = pipeline.next_step(tried)
                 assert again == replace(step, attempt=2), (
-                    f"the attempt failed and the step stays due; it says {shown_step(again)}"
+                    f"the attempt failed and the step stays due; it returned {shown_step(again)}"
                 )
 
     def test_steps_are_in_containers_that_are_there(self, pipeline: Pipeline) -> None:
@@ -139,7 +141,7 @@ class PipelineContract(Contract):
         """A reader's output cannot be taken back, so nothing can follow it."""
         for request in self._requests():
             streaming = replace(request, destination=Location.STREAM)
-            if isinstance(self._objection(pipeline, streaming, self._offered()), Refusal):
+            if isinstance(self._objection(pipeline, streaming, self._node_containers()), Refusal):
                 continue
             each = self._walk(pipeline, streaming)
             streams = [step.input.destination is Location.STREAM for step in each.steps]
@@ -152,29 +154,29 @@ class PipelineContract(Contract):
     # -- check ------------------------------------------------------------------------------------
 
     def test_check_passes_requests_that_it_takes(self, pipeline: Pipeline) -> None:
-        assert self._requests(), "`requests` gives none: nothing was tested"
+        assert self._requests(), "`requests` returned no requests, so nothing was tested"
         for request in self._requests():
             try:
-                pipeline.check(request, self._offered())
+                pipeline.check(request, self._node_containers())
             except Refusal as refusal:
                 raise AssertionError(
-                    f"it refuses {shown(request)}: {told(refusal)}; say in `requests` what it takes"
+                    f"it refuses {shown(request)}: {shown_objection(refusal)}; return from `requests` what it accepts"
                 ) from refusal
 
     def test_check_refuses_requests_that_it_does_not_take(self, pipeline: Pipeline) -> None:
         if not (requests := [replace(request, pipeline=self.name) for request in self.refused()]):
-            pytest.skip("say in `refused` which requests it refuses")
+            pytest.skip("return from `refused` requests that it refuses")
         for request in requests:
             with pytest.raises(Refusal) as raised:
-                pipeline.check(request, self._offered())
-            told(raised.value)
+                pipeline.check(request, self._node_containers())
+            shown_objection(raised.value)
 
     def test_check_raises_nothing_but_refusals(self, pipeline: Pipeline) -> None:
         for request in hostile_requests(*self.containers[:2], pipeline=self.name):
-            for offered in (self._offered(), {}):
-                objection = self._objection(pipeline, request, offered)
+            for containers in (self._node_containers(), {}):
+                objection = self._objection(pipeline, request, containers)
                 if isinstance(objection, Refusal):
-                    told(objection)
+                    shown_objection(objection)
                 elif objection is not None:
                     raise AssertionError(
                         f"check raised {objection!r} for {shown(request)}; it objects by Refusal, and by nothing else"
@@ -183,17 +185,17 @@ class PipelineContract(Contract):
     def test_check_refuses_a_job_whose_containers_are_not_there(self, pipeline: Pipeline) -> None:
         for request in self._requests():
             for container in {step.container for step in self._walk(pipeline, request).steps}:
-                offered = self._offered(without=[container])
-                assert self._objection(pipeline, request, offered), (
-                    f"{shown(request)} passes although the node has no container {container!r}, which it comes to"
+                containers = self._node_containers(without=[container])
+                assert self._objection(pipeline, request, containers), (
+                    f"{shown(request)} passes although the node has no container {container!r}, which the job needs"
                 )
 
     def test_check_changes_nothing_of_what_it_is_given(self, pipeline: Pipeline) -> None:
         for request in [*self._requests(), *hostile_requests(*self.containers[:1], pipeline=self.name)]:
-            offered = self._offered()
+            containers = self._node_containers()
             before = msgspec.json.encode(request)
-            self._objection(pipeline, request, offered)
-            assert offered == self._offered(), "check changed the containers that it was given"
+            self._objection(pipeline, request, containers)
+            assert containers == self._node_containers(), "check changed the containers that it was given"
             assert msgspec.json.encode(request) == before, "check changed the request"
 
     # -- how it ends ------------------------------------------------------------------------------
@@ -215,7 +217,7 @@ class PipelineContract(Contract):
         for each in [*self._walks(pipeline), *self._failing_walks(pipeline)]:
             if each.ended:
                 outcome = pipeline.outcome(each.job)
-                assert outcome.status.finished, f"the outcome is no end: {outcome.status}"
+                assert outcome.status.finished, f"the status of the outcome is not final: {outcome.status}"
                 result = each.job.finished(outcome, 1.0).result
                 expected = ContainerOutput if outcome.status is JobStatus.SUCCESS else ContainerError
                 assert isinstance(result, expected), (
@@ -277,14 +279,14 @@ class PipelineContract(Contract):
     def _requests(self) -> Sequence[JobRequest]:
         return [replace(request, pipeline=self.name) for request in self.requests()]
 
-    def _offered(self, without: Collection[ContainerId] = ()) -> dict[ContainerId, Container]:
+    def _node_containers(self, without: Collection[ContainerId] = ()) -> dict[ContainerId, Container]:
         return {id: Container(id=id) for id in self.containers if id not in without}
 
     def _objection(
-        self, pipeline: Pipeline, request: JobRequest, offered: Mapping[ContainerId, Container]
+        self, pipeline: Pipeline, request: JobRequest, containers: Mapping[ContainerId, Container]
     ) -> Exception | None:
         try:
-            pipeline.check(request, offered)
+            pipeline.check(request, containers)
         except Exception as error:
             return error
         return None
@@ -334,7 +336,7 @@ class PipelineContract(Contract):
     def _ending_walks(self, pipeline: Pipeline) -> list[Walk]:
         walks = self._walks(pipeline)
         if not all(each.ended for each in walks):
-            pytest.skip("it comes to no end, as another test says")
+            pytest.skip("a job does not end, as another test reports")
         return walks
 
 

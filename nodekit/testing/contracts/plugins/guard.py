@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from nodekit import Identity, Job, JobRequest, Node, Refusal, Unavailable, encode_payload
 from nodekit.testing.builders.jobs import make_request
-from nodekit.testing.contracts.failure_messages import shown, told
+from nodekit.testing.contracts.failure_messages import shown, shown_objection
 from nodekit.testing.contracts.plugins.hostile import hostile_requests
 from nodekit.testing.contracts.plugins.plugin import PluginContract, call_hook
 from nodekit.testing.leaks.detectors import unblocked_loop
@@ -59,17 +59,17 @@ class GuardContract(PluginContract):
 
     async def test_who_is_welcome_is_let_in(self, guard: Any) -> None:
         if not (requests := self.welcome()):
-            pytest.skip("say in `welcome` which requests it lets in")
+            pytest.skip("return from `welcome` requests that it lets in")
         async with self.running(guard) as node:
             for request, answer in zip(requests, await node.submit_many(requests), strict=True):
                 assert isinstance(answer, Job), f"{shown(request)} is not let in: {answer!r}"
 
-    async def test_who_is_unwelcome_is_refused_and_told_why(self, guard: Any) -> None:
+    async def test_who_is_unwelcome_is_refused_with_a_reason(self, guard: Any) -> None:
         requests = self._unwelcome()
         async with self.running(guard) as node:
             for request, answer in zip(requests, await node.submit_many(requests), strict=True):
                 assert isinstance(answer, Refusal | Unavailable), f"{shown(request)} is let in"
-                told(answer)
+                shown_objection(answer)
 
     async def test_nothing_of_a_refused_request_is_kept(self, guard: Any) -> None:
         requests = self._unwelcome()
@@ -103,7 +103,7 @@ class GuardContract(PluginContract):
             after = [await self.ask(guard, request, node) for request in self.asked()]
         for request, was, now in zip(self.asked(), before, after, strict=True):
             assert (now is None) == (was is None), (
-                f"then it says otherwise of {shown(request)}: {was!r}, and now {now!r}"
+                f"it then answers differently for {shown(request)}: before {was!r}, now {now!r}"
             )
 
     async def test_whatever_a_client_sends_it_is_let_in_or_refused(self, guard: Any) -> None:
@@ -111,7 +111,7 @@ class GuardContract(PluginContract):
             for request in self._hostile():
                 objection = await self.ask(guard, request, node)
                 if isinstance(objection, Refusal | Unavailable):
-                    told(objection)
+                    shown_objection(objection)
                 elif objection is not None:
                     raise AssertionError(
                         f"it raised {objection!r} for {shown(request)}; a guard objects by Refusal or Unavailable"
@@ -136,7 +136,7 @@ class GuardContract(PluginContract):
                 held, _ = tracemalloc.get_traced_memory()
             finally:
                 tracemalloc.stop()
-        assert held < self.kept_bytes, f"it holds on to {held >> 20} MB of the requests that it was asked about"
+        assert held < self.kept_bytes, f"it keeps {held >> 20} MB of the requests that it was asked about"
 
     async def test_asking_does_not_block_the_event_loop(self, guard: Any) -> None:
         async with self.running(guard) as node, unblocked_loop():
@@ -153,7 +153,7 @@ class GuardContract(PluginContract):
 
     def _unwelcome(self) -> Sequence[JobRequest]:
         if not (requests := self.unwelcome()):
-            pytest.skip("say in `unwelcome` which requests it refuses")
+            pytest.skip("return from `unwelcome` requests that it refuses")
         return requests
 
 

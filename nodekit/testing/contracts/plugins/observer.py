@@ -49,7 +49,7 @@ class ObserverContract(PluginContract):
     def plugin(self, observer: Any) -> Any:
         return observer
 
-    def tell(self, observer: Any, event: Any, node: Node) -> Exception | None:
+    def send(self, observer: Any, event: Any, node: Node) -> Exception | None:
         """Emit an event to the observer as a node does. Return the error that it raises, or None."""
         assert hasattr(observer, "nodekit_observe"), "it has no nodekit_observe"
         try:
@@ -69,7 +69,7 @@ class ObserverContract(PluginContract):
         assert cancelled is not None
         return [*done, cancelled]
 
-    async def test_it_is_told_of_jobs_that_succeed_fail_and_are_cancelled(self, observer: Any) -> None:
+    async def test_it_observes_jobs_that_succeed_fail_and_are_cancelled(self, observer: Any) -> None:
         with nothing_fails():
             async with self.running(observer) as node:
                 await self.lives(node)
@@ -80,36 +80,38 @@ class ObserverContract(PluginContract):
         async with self.running(observer) as node:
             assert [_shape(job) for job in await self.lives(node)] == expected
 
-    async def test_every_event_can_be_told(self, observer: Any) -> None:
+    async def test_it_accepts_every_kind_of_event(self, observer: Any) -> None:
         async with self.running(observer) as node:
             for event in _events():
-                error = self.tell(observer, event, node)
-                assert error is None, f"it raised {error!r} when it was told {_told(event)}"
+                error = self.send(observer, event, node)
+                assert error is None, f"it raised {error!r} when it received {_described(event)}"
 
     async def test_events_that_it_does_not_know_are_nothing_to_it(self, observer: Any) -> None:
         async with self.running(observer) as node:
-            error = self.tell(observer, SomethingNew(), node)
-            assert error is None, f"it raised {error!r} when it was told something new; look at the type of an event"
+            error = self.send(observer, SomethingNew(), node)
+            assert error is None, (
+                f"it raised {error!r} when it received an unknown event; check the type of an event before using it"
+            )
 
-    async def test_being_told_does_not_block(self, observer: Any) -> None:
+    async def test_receiving_events_does_not_block(self, observer: Any) -> None:
         """A node waits for each observer, so the events of a hundred jobs must take less than a moment."""
         async with self.running(observer) as node, unblocked_loop():
             for _ in range(100):
                 for event in _events():
-                    self.tell(observer, event, node)
+                    self.send(observer, event, node)
             await anyio.sleep(0.01)
 
-    async def test_it_does_not_hold_on_to_what_it_was_told(self, observer: Any) -> None:
+    async def test_it_does_not_keep_the_events_that_it_received(self, observer: Any) -> None:
         async with self.running(observer) as node:
             tracemalloc.start()
             try:
                 for number in range(200):
-                    self.tell(observer, JobAccepted(make_job(data={"number": number, "text": "x" * 100_000})), node)
+                    self.send(observer, JobAccepted(make_job(data={"number": number, "text": "x" * 100_000})), node)
                     await anyio.lowlevel.checkpoint()
                 held, _ = tracemalloc.get_traced_memory()
             finally:
                 tracemalloc.stop()
-        assert held < self.kept_bytes, f"it holds on to {held >> 20} MB of what it was told"
+        assert held < self.kept_bytes, f"it keeps {held >> 20} MB of the events that it received"
 
     @pytest.mark.parametrize("instance", ["first", "second"])
     async def test_a_new_one_can_follow_in_the_same_process(self, observer: Any, instance: str) -> None:
@@ -122,7 +124,7 @@ def _shape(job: Job) -> Any:
     return job.status, job.error, [(step.container, len(step.attempts), type(step.result)) for step in job.steps]
 
 
-def _told(event: Event) -> str:
+def _described(event: Event) -> str:
     if isinstance(event, RequestRefused):
         return f"{type(event).__name__}, with {event.objection!r}"
     return f"{type(event).__name__} of a job that is {event.job.status} and has {len(event.job.results)} results"

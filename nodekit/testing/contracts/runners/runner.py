@@ -44,11 +44,11 @@ class ContainerRunnerContract(Contract):
             return await runner.run(step)
 
     async def test_containers_are_known_before_it_is_entered_and_fixed(self, runner: ContainerRunner) -> None:
-        offered = dict(runner.containers)
-        assert offered.keys() >= {self.echo, self.fail, self.slow}
-        assert all(container.id == id for id, container in offered.items())
+        containers = dict(runner.containers)
+        assert containers.keys() >= {self.echo, self.fail, self.slow}
+        assert all(container.id == id for id, container in containers.items())
         async with runner:
-            assert dict(runner.containers) == offered
+            assert dict(runner.containers) == containers
 
     async def test_entered_means_that_containers_can_be_called(self, runner: ContainerRunner) -> None:
         async with runner:
@@ -67,7 +67,9 @@ class ContainerRunnerContract(Contract):
         async with runner:
             with anyio.move_on_after(0.1) as scope:
                 await runner.changed()
-            assert scope.cancelled_caught, "changed() returned although nothing changed: its caller would spin"
+            assert scope.cancelled_caught, (
+                "changed() returned although nothing changed: its caller would loop without a pause"
+            )
 
     async def test_any_json_value_can_be_an_output(self, runner: ContainerRunner) -> None:
         values: list[Any] = [None, False, 0, "", [], {}, "text", [[]]]

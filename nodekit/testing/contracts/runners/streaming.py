@@ -88,7 +88,7 @@ class StreamingRunnerContract(ContainerRunnerContract):
                 read, _ = tracemalloc.get_traced_memory()
             finally:
                 tracemalloc.stop()
-        assert read < self.buffered_bytes, "the container is not held up by who reads slowly"
+        assert read < self.buffered_bytes, "a slow reader does not slow the container down"
 
     async def test_streams_go_on_beside_each_other(self, runner: StreamingRunner) -> None:
         async with runner, runner.stream(self.step(self.endless)) as pieces:

@@ -201,7 +201,7 @@ class SharedJobs(SharedBase):
         for store in stores:
             await self.eventually(partial(self.counts, store), NOTHING)
 
-    async def test_changes_tells_what_other_stores_did(self, stores: list[SharedStore]) -> None:
+    async def test_changes_reports_what_other_stores_did(self, stores: list[SharedStore]) -> None:
         one, other, _ = stores
         job, cancelled = make_job("echo", "reverse"), make_job()
         async with one.changes() as changes:

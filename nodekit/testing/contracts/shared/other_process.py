@@ -42,9 +42,9 @@ class Elsewhere:
         """Call there, and wait for the answer here."""
         return await awaited(await self.start(function, *args, **kwargs))
 
-    async def enter(self, part: AbstractAsyncContextManager[T]) -> T:
+    async def enter(self, context: AbstractAsyncContextManager[T]) -> T:
         """Enter a store or a node there. It is left at the end of the test."""
-        manager = self._portal.wrap_async_context_manager(part)
+        manager = self._portal.wrap_async_context_manager(context)
         entered = await anyio.to_thread.run_sync(manager.__enter__)
         self._entered.append(manager)
         return entered
@@ -66,7 +66,7 @@ class Elsewhere:
         self._let_go.set()
 
     def close(self) -> None:
-        """End all calls, and leave everything that was entered. Called from another thread."""
+        """End all calls, and leave everything that was context. Called from another thread."""
         self.go_on()
         for future in self._running:
             future.cancel()
@@ -77,7 +77,7 @@ class Elsewhere:
 
 @asynccontextmanager
 async def elsewhere(store: SharedStore, hold: Hold) -> AsyncIterator[Elsewhere]:
-    """Give a place of its own to a store that is not entered yet, on the same kind of event loop as this one."""
+    """Give a place of its own to a store that is not context yet, on the same kind of event loop as this one."""
     portals = start_blocking_portal(_backend())
     there = Elsewhere(await anyio.to_thread.run_sync(portals.__enter__), store, hold)
     try:

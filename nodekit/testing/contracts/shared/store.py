@@ -52,27 +52,27 @@ class SharedStoreContract(SharedJobs, Leases, JobStoreContract):
 
     # -- announcements ----------------------------------------------------------------------------
 
-    def offered(self, *containers: str, running: tuple[str, ...] = ()) -> Announcement:
+    def announcement(self, *ids: str, running: tuple[str, ...] = ()) -> Announcement:
         """Make a node's announcement of these containers."""
         rules = {"external": False, "allowed_ips": ["10.0.0.0/8"]}
-        offered = {id: Container(id=id, image=f"{id}:1", concurrency=2, rules=rules) for id in containers}
-        return Announcement(offered, frozenset(running))
+        containers = {id: Container(id=id, image=f"{id}:1", concurrency=2, rules=rules) for id in ids}
+        return Announcement(containers, frozenset(running))
 
     async def known(self, store: SharedStore) -> Mapping[str, tuple[Mapping[str, Container], frozenset[str]]]:
         """Return the announcements that a store knows, by node."""
         nodes = await store.nodes()
         return {name: (dict(node.containers), frozenset(node.running)) for name, node in nodes.items()}
 
-    async def knows(self, store: SharedStore, **offered: Announcement) -> None:
+    async def knows(self, store: SharedStore, **announced: Announcement) -> None:
         """Wait until a store knows exactly these nodes."""
-        expected = {name: (dict(node.containers), frozenset(node.running)) for name, node in offered.items()}
+        expected = {name: (dict(node.containers), frozenset(node.running)) for name, node in announced.items()}
         await self.eventually(lambda: self.known(store), expected)
 
     async def test_what_a_node_announces_is_known_to_all(self, stores: list[SharedStore]) -> None:
         one, other, _ = stores
         for store in stores:
             assert await store.nodes() == {}
-        a, b = self.offered("echo", "reverse", running=("echo",)), self.offered("echo")
+        a, b = self.announcement("echo", "reverse", running=("echo",)), self.announcement("echo")
         await one.announce("a", a)
         await other.announce("b", b)
         for store in stores:
@@ -80,12 +80,12 @@ class SharedStoreContract(SharedJobs, Leases, JobStoreContract):
 
     async def test_what_a_node_announces_anew_replaces_what_it_had_announced(self, stores: list[SharedStore]) -> None:
         one, other, third = stores
-        await one.announce("a", self.offered("echo", "reverse", running=("echo",)))
-        await other.announce("b", b := self.offered("echo"))
-        await one.announce("a", a := self.offered("other", running=("other",)))
+        await one.announce("a", self.announcement("echo", "reverse", running=("echo",)))
+        await other.announce("b", b := self.announcement("echo"))
+        await one.announce("a", a := self.announcement("other", running=("other",)))
         for store in stores:
             await self.knows(store, a=a, b=b)
-        await third.announce("b", b := self.offered())
+        await third.announce("b", b := self.announcement())
         await self.knows(one, a=a, b=b)
 
     async def test_of_a_container_its_own_fields_travel_and_no_secrets(self, stores: list[SharedStore]) -> None:
@@ -96,23 +96,23 @@ class SharedStoreContract(SharedJobs, Leases, JobStoreContract):
             await self.knows(store, a=plain)
 
     async def test_an_announcement_stays_as_long_as_its_node_lives(self, stores: list[SharedStore]) -> None:
-        await stores[0].announce("a", a := self.offered("echo"))
+        await stores[0].announce("a", a := self.announcement("echo"))
         await self.knows(stores[1], a=a)
         await anyio.sleep(3 * self.lease_seconds)
         for store in stores:
             assert await self.known(store) == {"a": (a.containers, frozenset())}
 
     async def test_an_announcement_is_gone_when_its_node_has_left(self, open_store: Open, store: SharedStore) -> None:
-        await store.announce("a", a := self.offered("echo"))
+        await store.announce("a", a := self.announcement("echo"))
         async with open_store() as leaving:
-            await leaving.announce("b", b := self.offered("reverse"))
+            await leaving.announce("b", b := self.announcement("reverse"))
             await self.knows(store, a=a, b=b)
         await self.knows(store, a=a)
 
     async def test_an_announcement_lapses_when_its_node_dies(self, open_store: Open, store: SharedStore) -> None:
-        await store.announce("a", a := self.offered("echo"))
+        await store.announce("a", a := self.announcement("echo"))
         async with self.another(open_store) as there:
-            await there.call(there.store.announce, "b", b := self.offered("reverse"))
+            await there.call(there.store.announce, "b", b := self.announcement("reverse"))
             await self.knows(store, a=a, b=b)
             await there.stand_still()
             await self.knows(store, a=a)
@@ -121,9 +121,9 @@ class SharedStoreContract(SharedJobs, Leases, JobStoreContract):
         self, open_store: Open, store: SharedStore
     ) -> None:
         async with self.another(open_store) as there:
-            await there.call(there.store.announce, "a", self.offered("echo"))
+            await there.call(there.store.announce, "a", self.announcement("echo"))
             await there.stand_still()
-            await store.announce("a", again := self.offered("reverse"))
+            await store.announce("a", again := self.announcement("reverse"))
             await self.knows(store, a=again)
             await anyio.sleep(2 * self.lease_seconds)
             await self.knows(store, a=again)

@@ -114,7 +114,7 @@ class StoreBase(KeeperBase):
         With `finished`, only changes count that report the end of a job.
         """
         missing = set(ids)
-        with within(self.timeout_seconds, f"`changes` tells of {len(missing)} jobs"):
+        with within(self.timeout_seconds, f"`changes` reports {len(missing)} jobs"):
             while missing:
                 await turn()
                 change = await anext(changes)

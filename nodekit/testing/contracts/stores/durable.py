@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from nodekit import ContainerError, Job, JobQuery, JobStatus, JobStore, Location, Outcome, Settlement, StoreInUse
 from nodekit.testing.builders.jobs import make_job, succeeded, with_output
 from nodekit.testing.contracts.stores.filling import full_disk, is_refused, is_there, too_much
-from nodekit.testing.contracts.stores.killing import Tell, told_until_killed
+from nodekit.testing.contracts.stores.killing import Report, reported_until_killed
 from nodekit.testing.contracts.stores.lives import Found, Life, Memory, look
 from nodekit.testing.contracts.stores.store import JobStoreContract
 from nodekit.testing.leaks.descriptors import descriptors
@@ -186,11 +186,11 @@ class DurableJobStoreContract(JobStoreContract):
         unchanged."""
         run = partial(anyio.run, backend=anyio_backend_name, backend_options=anyio_backend_options)
 
-        def live(tell: Tell) -> None:
-            run(self._use_until_killed, open_store, tell, busy)
+        def live(report: Report) -> None:
+            run(self._use_until_killed, open_store, report, busy)
 
-        told = told_until_killed(live, lines=_SCRIPTED + 25 * busy, seconds=self.kill_seconds)
-        expected = {job.id: job for job in (msgspec.json.decode(line, type=Job) for line in told)}
+        reported = reported_until_killed(live, lines=_SCRIPTED + 25 * busy, seconds=self.kill_seconds)
+        expected = {job.id: job for job in (msgspec.json.decode(line, type=Job) for line in reported)}
         kept: Sequence[Job] = run(self._kept_after, open_store, list(expected))
         lost = [job for job in expected.values() if job not in kept]
         assert not lost, (
@@ -198,28 +198,28 @@ class DurableJobStoreContract(JobStoreContract):
             f"that was {lost[0].status} is {[job.status for job in kept if job.id == lost[0].id] or 'not there'}"
         )
 
-    async def _use_until_killed(self, open_store: Callable[[], JobStore], tell: Tell, busy: bool) -> None:
-        def tells(job: Job) -> None:
-            tell(msgspec.json.encode(job))
+    async def _use_until_killed(self, open_store: Callable[[], JobStore], report: Report, busy: bool) -> None:
+        def report_job(job: Job) -> None:
+            report(msgspec.json.encode(job))
 
         async with open_store() as store:
             for number in range(5):
                 claim = await self.claimed(store, make_job("echo", "reverse", data={"number": number}))
-                tells(claim.job)
+                report_job(claim.job)
                 await store.save(claim, going_on := with_output(claim.job, {"number": number}, due="reverse"))
-                tells(going_on)
+                report_job(going_on)
                 await store.save(claim, ended := succeeded(going_on))
-                tells(ended)
+                report_job(ended)
             await store.add([queued := make_job()])
             settlement = await store.settle(queued.id, Outcome(JobStatus.CANCELLED), client=None)
             assert settlement is not None
-            tells(settlement.job)
+            report_job(settlement.job)
             claim = await self.claimed(store)
             await store.release(claim, released := with_output(claim.job, due="reverse"))
-            tells(released)
+            report_job(released)
             while busy:
                 for job in await store.add([make_job(data={"text": "x" * 1000})]):
-                    tells(job)
+                    report_job(job)
             await anyio.sleep(self.kill_seconds)
 
     async def _kept_after(self, open_store: Callable[[], JobStore], ids: Sequence[str]) -> Sequence[Job]:
@@ -228,7 +228,7 @@ class DurableJobStoreContract(JobStoreContract):
                 return await store.get(ids)
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-    def test_what_was_told_survives_kills_at_any_moment(
+    def test_what_was_reported_survives_kills_at_any_moment(
         self,
         open_store: Callable[[], JobStore],
         anyio_backend_name: str,
@@ -241,10 +241,10 @@ class DurableJobStoreContract(JobStoreContract):
         seed = SystemRandom().getrandbits(32) if chosen is None else int(chosen)
         chance, memory = Random(f"{seed} {anyio_backend_name}"), Memory()
 
-        def begin(tell: Tell) -> None:
-            run(Life(open_store, tell, chance).begin, self.kill_jobs)
+        def begin(report: Report) -> None:
+            run(Life(open_store, report, chance).begin, self.kill_jobs)
 
-        for line in told_until_killed(begin, lines=2, seconds=self.kill_seconds):
+        for line in reported_until_killed(begin, lines=2, seconds=self.kill_seconds):
             memory.hear(line)
         for kill in range(1, self.kills + 1):
             try:
@@ -269,28 +269,30 @@ class DurableJobStoreContract(JobStoreContract):
         that no later call repairs what an earlier call has left undone.
         """
 
-        def live(tell: Tell) -> None:
-            run(Life(open_store, tell, chance, stops_after=moment if idle else None).live)
+        def live(report: Report) -> None:
+            run(Life(open_store, report, chance, stops_after=moment if idle else None).live)
 
-        def look_again(tell: Tell) -> None:
-            run(self._look, open_store, tell, memory, leaves)
+        def look_again(report: Report) -> None:
+            run(self._look, open_store, report, memory, leaves)
 
         leaves = chance.random() < 0.5
         moment = chance.randrange(1, 80)
         later = 0.0 if idle else 0.05 * chance.random() ** 2
-        for line in told_until_killed(live, lines=moment, seconds=self.kill_seconds, later_seconds=later):
+        for line in reported_until_killed(live, lines=moment, seconds=self.kill_seconds, later_seconds=later):
             memory.hear(line)
-        found = msgspec.json.decode(told_until_killed(look_again, lines=1, seconds=self.kill_seconds)[0], type=Found)
+        found = msgspec.json.decode(
+            reported_until_killed(look_again, lines=1, seconds=self.kill_seconds)[0], type=Found
+        )
         if misses := list(memory.misses(found)):
             raise AssertionError(f"of {len(memory.ids)} jobs {len(misses)} are wrong: {'; '.join(misses[:3])}")
 
-    async def _look(self, open_store: Callable[[], JobStore], tell: Tell, memory: Memory, leaves: bool) -> None:
+    async def _look(self, open_store: Callable[[], JobStore], report: Report, memory: Memory, leaves: bool) -> None:
         async with open_store() as store:
             found = await look(store, memory.ids)
             if not leaves:
-                tell(msgspec.json.encode(found))
+                report(msgspec.json.encode(found))
                 await anyio.sleep(self.kill_seconds)
-        tell(msgspec.json.encode(found))
+        report(msgspec.json.encode(found))
         await anyio.sleep(self.kill_seconds)
 
     # -- full disks -------------------------------------------------------------------------------
@@ -306,13 +308,13 @@ class DurableJobStoreContract(JobStoreContract):
         The store works again as soon as there is room."""
         run = partial(anyio.run, backend=anyio_backend_name, backend_options=anyio_backend_options)
 
-        def live(tell: Tell) -> None:
-            run(self._fill, open_store, tell)
+        def live(report: Report) -> None:
+            run(self._fill, open_store, report)
 
-        if told_until_killed(live, lines=1, seconds=self.kill_seconds)[0] != _REFUSED:
+        if reported_until_killed(live, lines=1, seconds=self.kill_seconds)[0] != _REFUSED:
             pytest.skip("all was kept though no file could grow: this store writes no files, or has room in them")
 
-    async def _fill(self, open_store: Callable[[], JobStore], tell: Tell) -> None:
+    async def _fill(self, open_store: Callable[[], JobStore], report: Report) -> None:
         """Fill the disk. Kept jobs are due in another container than refused ones, so a claim would show a refused
         job."""
         kept, refused = [make_job("reverse")], too_much()
@@ -321,7 +323,7 @@ class DurableJobStoreContract(JobStoreContract):
             await store.add(kept)
             with full_disk(descriptors() - before):
                 if not await is_refused(store, refused):
-                    tell(_KEPT)
+                    report(_KEPT)
                     await anyio.sleep(self.kill_seconds)
                 await is_there(store, kept, refused)
                 assert await self.nothing_to_claim(store), "`claim` gives a job that was refused"
@@ -332,7 +334,7 @@ class DurableJobStoreContract(JobStoreContract):
             await is_there(store, kept, refused)
             assert await self.nothing_to_claim(store), "`claim` gives a job that was refused"
             assert await store.add(refused) == refused
-        tell(_REFUSED)
+        report(_REFUSED)
         await anyio.sleep(self.kill_seconds)
 
 

@@ -47,9 +47,9 @@ async def is_refused(store: JobStore, jobs: Sequence[Job]) -> bool:
 async def is_there(store: JobStore, kept: Sequence[Job], refused: Sequence[Job]) -> None:
     """Assert that every query gives the kept jobs unchanged, and none of the refused ones."""
     ids: list[JobId] = [job.id for job in kept]
-    assert await store.get([*ids, *(job.id for job in refused)]) == kept, "`get` gives something else than was kept"
-    assert await store.find(JobQuery(limit=100)) == ids, "`find` tells of something else than was kept"
+    assert await store.get([*ids, *(job.id for job in refused)]) == kept, "`get` returns something else than was kept"
+    assert await store.find(JobQuery(limit=100)) == ids, "`find` returns something else than was kept"
     assert await store.find(JobQuery(client="alice", idempotency_key="refused", limit=1)) == [], (
-        "`find` by key tells of it"
+        "`find` by key returns it"
     )
     assert (await store.pending()).total == len(kept), "`pending` counts something else than was kept"

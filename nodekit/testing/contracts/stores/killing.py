@@ -10,14 +10,14 @@ import warnings
 from collections.abc import Callable
 from typing import NoReturn, TypeAlias
 
-Tell: TypeAlias = Callable[[bytes], None]
+Report: TypeAlias = Callable[[bytes], None]
 """Sends a line without a newline to the process that kills."""
 
 _FAILED = b"failed "
 
 
-def told_until_killed(
-    live: Callable[[Tell], object], *, lines: int, seconds: float, later_seconds: float = 0.0
+def reported_until_killed(
+    live: Callable[[Report], object], *, lines: int, seconds: float, later_seconds: float = 0.0
 ) -> list[bytes]:
     """Fork a child, kill it `later_seconds` after it has sent `lines` lines, and return all lines that it sent.
 
@@ -42,13 +42,15 @@ def told_until_killed(
         heard += _listen(ears, math.inf, 0)
     finally:
         os.close(ears)
-    told = heard.split(b"\n")[:-1]  # the last line may be incomplete
-    if failed := [line for line in told if line.startswith(_FAILED)]:
+    reported = heard.split(b"\n")[:-1]  # the last line may be incomplete
+    if failed := [line for line in reported if line.startswith(_FAILED)]:
         text = failed[0].removeprefix(_FAILED).decode(errors="replace").replace("\0", "\n")
-        raise AssertionError(f"the process that was to be killed came to an end by itself:\n{text}")
-    if len(told) < lines:
-        raise AssertionError(f"the process that was to be killed did {len(told)} of {lines} things in {seconds:g} s")
-    return told
+        raise AssertionError(f"the process ended by itself before it was killed:\n{text}")
+    if len(reported) < lines:
+        raise AssertionError(
+            f"before it was killed, the process did {len(reported)} of {lines} things in {seconds:g} s"
+        )
+    return reported
 
 
 def _listen(ears: int, lines: float, seconds: float) -> bytes:
@@ -65,19 +67,19 @@ def _listen(ears: int, lines: float, seconds: float) -> bytes:
     return heard
 
 
-def _live(live: Callable[[Tell], object], mouth: int) -> NoReturn:
+def _live(live: Callable[[Report], object], mouth: int) -> NoReturn:
     """Run the child. Never return into the parent's code: neither to pytest nor to its exit handlers."""
 
-    def tell(line: bytes) -> None:
+    def report(line: bytes) -> None:
         os.write(mouth, line + b"\n")  # fails once the parent is gone
 
     try:
-        live(tell)
-        tell(_FAILED + b"it had nothing more to do")
+        live(report)
+        report(_FAILED + b"it had nothing left to do")
     except BaseException:
         lines = traceback.format_exc(limit=-8)
         try:
-            tell(_FAILED + lines.replace("\n", "\0").encode())
+            report(_FAILED + lines.replace("\n", "\0").encode())
         finally:
             os._exit(1)
     finally:

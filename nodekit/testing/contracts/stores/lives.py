@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from nodekit import FINISHED, Claim, ContainerId, Job, JobId, JobQuery, JobStatus, JobStore, Outcome
 from nodekit.testing.builders.jobs import make_job, succeeded, with_output
-from nodekit.testing.contracts.stores.killing import Tell
+from nodekit.testing.contracts.stores.killing import Report
 
 _TASKS = 4
 _PATIENCE_SECONDS = 1.0
@@ -21,7 +21,7 @@ _PATIENCE_SECONDS = 1.0
 _CANCELLED = Outcome(JobStatus.CANCELLED)
 
 
-class Word(msgspec.Struct, frozen=True, kw_only=True):
+class Note(msgspec.Struct, frozen=True, kw_only=True):
     """Report of a call and the state in which it leaves jobs, sent before the call begins and after it returns."""
 
     call: int
@@ -42,9 +42,9 @@ class Life:
     """Uses a store from several tasks, leaves and reopens it now and then, and reports each call."""
 
     def __init__(
-        self, open_store: Callable[[], JobStore], tell: Tell, chance: Random, *, stops_after: int | None = None
+        self, open_store: Callable[[], JobStore], report: Report, chance: Random, *, stops_after: int | None = None
     ) -> None:
-        self._open_store, self._tell, self._chance = open_store, tell, chance
+        self._open_store, self._report, self._chance = open_store, report, chance
         self._stops_after = stops_after
         self._words = 0
         self._calls = count()
@@ -54,19 +54,19 @@ class Life:
     async def begin(self, many: int) -> None:
         """Add many jobs that nobody claims, to slow down a store that rewrites all jobs at each change."""
         async with self._open_store() as store:
-            with self._telling(*(jobs := [make_job("later") for _ in range(many)])):
+            with self._reporting(*(jobs := [make_job("later") for _ in range(many)])):
                 await store.add(jobs)
             await anyio.sleep_forever()
 
     async def live(self) -> None:
         while True:
-            self._say(Word(call=next(self._calls)))  # a kill may follow at once: while the store opens
+            self._say(Note(call=next(self._calls)))  # a kill may follow at once: while the store opens
             async with self._open_store() as store:
                 self._finished = deque(await store.find(JobQuery(status=FINISHED, limit=1000)))
                 async with anyio.create_task_group() as tasks:
                     for _ in range(_TASKS):
                         tasks.start_soon(self._work, store, self._chance.randrange(1, 5))
-                self._say(Word(call=next(self._calls)))  # a kill may follow at once: while the store closes
+                self._say(Note(call=next(self._calls)))  # a kill may follow at once: while the store closes
 
     async def _work(self, store: JobStore, times: int) -> None:
         for _ in range(times):
@@ -75,7 +75,7 @@ class Life:
     async def _add(self, store: JobStore, *containers: ContainerId) -> Sequence[Job]:
         sizes = [self._chance.choice((10, 1000, 20_000)) for _ in range(self._chance.randrange(1, 4))]
         jobs = [make_job(*containers, data={"text": "x" * size}) for size in sizes]
-        with self._telling(*jobs):
+        with self._reporting(*jobs):
             await store.add(jobs)
         return jobs
 
@@ -86,23 +86,23 @@ class Life:
             claims = await store.claim(["echo", "reverse"], 2)
         for claim in claims:
             goes_on = with_output(claim.job, {"text": "y" * 100}, due="reverse")
-            with self._telling(goes_on):
+            with self._reporting(goes_on):
                 await store.save(claim, goes_on)
             await self._chance.choice((self._finish, self._release, self._settle_running, self._hold))(store, claim)
 
     async def _finish(self, store: JobStore, claim: Claim) -> None:
         done = succeeded(claim.job)
-        with self._telling(done):
+        with self._reporting(done):
             await store.save(claim, done)
         self._finished.append(done.id)
 
     async def _release(self, store: JobStore, claim: Claim) -> None:
         released = with_output(claim.job, due="echo")
-        with self._telling(released):
+        with self._reporting(released):
             await store.release(claim, released)
 
     async def _hold(self, store: JobStore, claim: Claim) -> None:
-        """Leave the job claimed; the store offers it again after it is reopened."""
+        """Leave the job claimed; the store gives it to a claim again after it is reopened."""
 
     async def _settle_running(self, store: JobStore, claim: Claim) -> None:
         await self._settle(store, claim.job)
@@ -112,25 +112,25 @@ class Life:
             await self._settle(store, job)
 
     async def _settle(self, store: JobStore, job: Job) -> None:
-        self._say(word := Word(call=next(self._calls), jobs=(job.finished(_CANCELLED, time.time()),)))
+        self._say(note := Note(call=next(self._calls), jobs=(job.finished(_CANCELLED, time.time()),)))
         settlement = await store.settle(job.id, _CANCELLED, client=None)
-        assert settlement is not None, f"settle does not know the job {job.id}, which was told to be there"
-        self._say(replace(word, jobs=(settlement.job,), returned=True))
+        assert settlement is not None, f"settle does not know the job {job.id}, which was reported as kept"
+        self._say(replace(note, jobs=(settlement.job,), returned=True))
         self._finished.append(job.id)
 
     async def _delete(self, store: JobStore) -> None:
         gone = [self._finished.popleft() for _ in range(min(3, len(self._finished)))]
-        with self._telling(gone=gone):
+        with self._reporting(gone=gone):
             await store.delete(gone)
 
     @contextmanager
-    def _telling(self, *jobs: Job, gone: Sequence[JobId] = ()) -> Iterator[None]:
-        self._say(word := Word(call=next(self._calls), jobs=jobs, gone=tuple(gone)))
+    def _reporting(self, *jobs: Job, gone: Sequence[JobId] = ()) -> Iterator[None]:
+        self._say(note := Note(call=next(self._calls), jobs=jobs, gone=tuple(gone)))
         yield
-        self._say(replace(word, returned=True))
+        self._say(replace(note, returned=True))
 
-    def _say(self, word: Word) -> None:
-        self._tell(msgspec.json.encode(word))
+    def _say(self, note: Note) -> None:
+        self._report(msgspec.json.encode(note))
         self._words += 1
         while self._words == self._stops_after:
             time.sleep(60)  # no other task gets a turn
@@ -159,20 +159,20 @@ class Memory:
         return self._kept.keys()
 
     def hear(self, line: bytes) -> None:
-        word = msgspec.json.decode(line, type=Word)
-        states = {**{job.id: job for job in word.jobs}, **dict.fromkeys(word.gone)}
-        if word.returned:
-            self._together.pop(word.call, None)
+        note = msgspec.json.decode(line, type=Note)
+        states = {**{job.id: job for job in note.jobs}, **dict.fromkeys(note.gone)}
+        if note.returned:
+            self._together.pop(note.call, None)
         elif states and not states.keys() & self._kept.keys():
-            self._together[word.call] = list(states)
+            self._together[note.call] = list(states)
         for id, job in states.items():
             self._kept.setdefault(id, None)
             begun = self._begun.setdefault(id, {})
-            if not word.returned:
-                begun[word.call] = job
-            elif word.call in begun:  # otherwise a call that began later has returned before
+            if not note.returned:
+                begun[note.call] = job
+            elif note.call in begun:  # otherwise a call that began later has returned before
                 self._kept[id] = job
-                self._begun[id] = {call: state for call, state in begun.items() if call > word.call}
+                self._begun[id] = {call: state for call, state in begun.items() if call > note.call}
 
     def misses(self, found: Found) -> Iterator[str]:
         """Yield a sentence for each error in what was found. From then on, the state that was found must stay."""
@@ -181,13 +181,13 @@ class Memory:
             if id not in self._kept:
                 yield f"the job {id} is there, and was never added"
             elif not self._may_be(id, there.get(id)):
-                yield f"the job {id} was told to be {_state(self._kept[id])} and is {_state(there.get(id))}"
+                yield f"the job {id} was reported as {_state(self._kept[id])} and is {_state(there.get(id))}"
         for added in self._together.values():
             ids = [id for id in added if len(self._begun[id]) == 1]  # no other task has changed these yet
             if 0 < len(there.keys() & ids) < len(ids):
                 yield f"{len(there.keys() & ids)} jobs are there of {len(ids)} that one call adds"
         if set(found.ids) != there.keys():
-            yield f"`find` tells of {len(found.ids)} jobs and `get` gives {len(there)}"
+            yield f"`find` returns {len(found.ids)} jobs and `get` returns {len(there)}"
         unfinished = sum(not job.status.finished for job in there.values())
         if found.pending != unfinished:
             yield f"`pending` counts {found.pending} jobs, and {unfinished} are not finished"

@@ -63,7 +63,7 @@ class JobStoreContract(Keeping, Claiming):
 
     # -- changes ----------------------------------------------------------------------------------
 
-    async def test_changes_tells_of_every_change_from_now_on(self, store: JobStore) -> None:
+    async def test_changes_reports_every_change_from_now_on(self, store: JobStore) -> None:
         job = make_job("echo", "reverse")
         async with store.changes() as changes:
             await store.add([job])
@@ -77,7 +77,7 @@ class JobStoreContract(Keeping, Claiming):
             await store.save(claim, succeeded(claim.job))
             await self.seen(changes, [job.id], finished=True)
 
-    async def test_changes_tells_of_settled_jobs_and_of_streams(self, store: JobStore) -> None:
+    async def test_changes_reports_settled_jobs_and_streams(self, store: JobStore) -> None:
         job, stream = make_job(), make_job(destination=Location.STREAM)
         await store.add([job])
         async with store.changes() as changes:
@@ -90,7 +90,7 @@ class JobStoreContract(Keeping, Claiming):
 
     async def test_changes_shows_the_job_as_it_is_after_the_change(self, store: JobStore) -> None:
         job = make_job()
-        with within(self.timeout_seconds, "`changes` tells of a job that is added"):
+        with within(self.timeout_seconds, "`changes` reports a job that is added"):
             async with store.changes() as changes, anyio.create_task_group() as tasks:
                 tasks.start_soon(store.add, [job])
                 assert await anext(changes) in (Change(job.id), None)

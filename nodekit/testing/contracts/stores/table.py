@@ -105,7 +105,7 @@ class JobTableContract(Keeping):
                 ended = ended.finished(Outcome(JobStatus.SUCCESS), 17.25)
             elif job is forgotten:
                 ended = ended.finished(
-                    Outcome(JobStatus.FAILED, ContainerError(container="y", error="told from outside")), 17.25
+                    Outcome(JobStatus.FAILED, ContainerError(container="y", error="reported from outside")), 17.25
                 )
             await table.save(ended)
         assert await table.find(JobQuery(container="x", limit=10)) == [failed.id]

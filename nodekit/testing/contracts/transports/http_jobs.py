@@ -85,16 +85,19 @@ class HttpJobs(HttpBase):
 
     # -- histories --------------------------------------------------------------------------------
 
-    async def test_a_history_tells_steps_and_times_and_no_outputs(self, transport: Transport) -> None:
+    async def test_a_history_has_steps_and_times_and_no_outputs(self, transport: Transport) -> None:
         self.skip_without("histories")
         async with self.api(transport) as api:
             good, bad = await api.submit("echo", "proof", text="a large one"), await api.submit("echo", "fail")
             await api.results(good, bad)
             answer = await api.get(f"/api/jobs/{good}")
             assert b"large" not in answer.body
-            told = answer.json
-            times, steps = [moment(told.pop("accepted_at")), moment(told.pop("finished_at"))], told.pop("steps")
-            assert told == {
+            history = answer.json
+            times, steps = (
+                [moment(history.pop("accepted_at")), moment(history.pop("finished_at"))],
+                history.pop("steps"),
+            )
+            assert history == {
                 **{"id": good, "status": "success", "state": "success", "priority": 3},
                 **{"pipeline": "sequence", "containers": ["echo", "proof"]},
             }
@@ -103,42 +106,42 @@ class HttpJobs(HttpBase):
             starts = [moment(attempt.pop("started_at")) for attempt in attempts]
             assert sorted([*times, *starts]) == [times[0], *starts, times[1]]
             assert all(attempt.pop("duration_seconds") >= 0 for attempt in attempts)
-            assert attempts == [{"instance": "told"}] * 2
+            assert attempts == [{"instance": "served"}] * 2
 
-    async def test_a_history_tells_how_a_job_failed_or_that_it_was_cancelled(self, transport: Transport) -> None:
+    async def test_a_history_says_how_a_job_failed_or_that_it_was_cancelled(self, transport: Transport) -> None:
         self.skip_without("histories")
         async with self.api(transport) as api:
             bad, cancelled = await api.submit("echo", "fail", "echo"), await api.submit("gate")
             await api.call("DELETE", f"/api/jobs/{cancelled}")
             await api.results(bad)
-            told = (await api.get(f"/api/jobs/{bad}")).json
-            how = {"error": "as it was told", "kind": "status", "status": 500}
-            assert (told["status"], told["state"], told["failure"]) == (
+            history = (await api.get(f"/api/jobs/{bad}")).json
+            how = {"error": "on purpose", "kind": "status", "status": 500}
+            assert (history["status"], history["state"], history["failure"]) == (
                 "failed",
                 "failed",
                 {"container": "fail", **how},
             )
-            assert [(step["container"], step.get("error")) for step in told["steps"]] == [
+            assert [(step["container"], step.get("error")) for step in history["steps"]] == [
                 ("echo", None),
-                ("fail", "as it was told"),
+                ("fail", "on purpose"),
             ]
-            (attempt,) = told["steps"][1]["attempts"]
+            (attempt,) = history["steps"][1]["attempts"]
             assert {**attempt, **how} == attempt
-            assert {"due", "not_before"} & set(told) == set()
-            told = (await api.get(f"/api/jobs/{cancelled}")).json
+            assert {"due", "not_before"} & set(history) == set()
+            history = (await api.get(f"/api/jobs/{cancelled}")).json
             failure = {"container": "gate", "error": "cancelled", "kind": "cancelled"}
-            assert (told["status"], told["state"], told["failure"]) == ("failed", "cancelled", failure)
-            assert moment(told["finished_at"]) >= moment(told["accepted_at"])
+            assert (history["status"], history["state"], history["failure"]) == ("failed", "cancelled", failure)
+            assert moment(history["finished_at"]) >= moment(history["accepted_at"])
 
-    async def test_the_history_of_an_unfinished_job_tells_what_is_due(self, transport: Transport) -> None:
+    async def test_the_history_of_an_unfinished_job_says_what_is_due(self, transport: Transport) -> None:
         self.skip_without("histories")
         async with self.api(transport) as api:
             id = await api.submit("echo", "gate")
             await self.until(lambda: "gate" in api.served.runner.calls)
-            told = (await api.get(f"/api/jobs/{id}")).json
-            assert (told["status"], told["state"], told["due"]) == ("running", "running", "gate")
-            assert [step["container"] for step in told["steps"]] == ["echo"]
-            assert {"finished_at", "not_before", "failure"} & set(told) == set()
+            history = (await api.get(f"/api/jobs/{id}")).json
+            assert (history["status"], history["state"], history["due"]) == ("running", "running", "gate")
+            assert [step["container"] for step in history["steps"]] == ["echo"]
+            assert {"finished_at", "not_before", "failure"} & set(history) == set()
             first = (await api.get(f"/api/jobs/{await api.submit('gate')}")).json
             assert (first["status"], first["state"], first["due"], first["steps"]) == (
                 *("running", "accepted", "gate"),
@@ -153,29 +156,29 @@ class HttpJobs(HttpBase):
         assert (answer.status, answer.header("Content-Type")) == (200, "text/event-stream")
         return sent_events(answer.body.decode())
 
-    async def test_events_tell_a_job_from_its_start_to_its_end(self, transport: Transport) -> None:
+    async def test_events_report_a_job_from_its_start_to_its_end(self, transport: Transport) -> None:
         self.skip_without("events")
         async with self.api(transport) as api:
             id = await api.submit("echo", "fail", n=1)
             await api.results(id)
-            told = await self.events_of(api, id)
-            assert [event.name for event in told] == ["accepted", "step", "step", "finished"]
-            assert [event.json for event in told] == [
+            events = await self.events_of(api, id)
+            assert [event.name for event in events] == ["accepted", "step", "step", "finished"]
+            assert [event.json for event in events] == [
                 {"id": id},
                 {"container": "echo", "output": {"n": 1}},
-                {"container": "fail", "error": "as it was told"},
+                {"container": "fail", "error": "on purpose"},
                 *(await api.get(f"/api/jobs?id={id}")).json,
             ]
-            assert len({event.id for event in told}) == 4
-            for number, event in enumerate(told[:-1]):
-                assert await self.events_of(api, id, event.id) == told[number + 1 :]
+            assert len({event.id for event in events}) == 4
+            for number, event in enumerate(events[:-1]):
+                assert await self.events_of(api, id, event.id) == events[number + 1 :]
             other = await api.submit("echo", "echo", "echo")
             await api.results(other)
             foreign_ids = [event.id for event in await self.events_of(api, other)]
             made_up = ("", "1", ":1", f"{UNKNOWN}:1", f"{id}:", f"{id}:99", f"{id}:-1", f"{id}:{'9' * 40}", f"{id}:1 1")
             for foreign in (*foreign_ids, *made_up):
-                assert await self.events_of(api, id, foreign) == told, foreign
-            seen_all = await api.get(f"/api/jobs/{id}/events", ("Last-Event-ID", told[-1].id))
+                assert await self.events_of(api, id, foreign) == events, foreign
+            seen_all = await api.get(f"/api/jobs/{id}/events", ("Last-Event-ID", events[-1].id))
             assert (seen_all.status, seen_all.body) == (204, b"")
 
     async def test_events_come_as_they_happen(self, transport: Transport) -> None:
@@ -185,7 +188,7 @@ class HttpJobs(HttpBase):
             async with api.begun("GET", f"/api/jobs/{id}/events") as (head, connection):
                 assert head.status == 200
                 text = ""
-                with within(self.timeout_seconds, "the events of a job come, and end"):
+                with within(self.timeout_seconds, "the events of a job arrive, and end"):
                     while len(sent_events(text)) < 2:
                         text += (await connection.piece()).decode()
                     assert (await api.job(id))["status"] == "running"
@@ -237,8 +240,8 @@ class HttpJobs(HttpBase):
                 ({"status": "failed"}, [bad, cancelled]),
                 ({"status": "failed", "container": "fail"}, [bad]),
                 ({"status": "failed", "container": "echo"}, []),
-                ({"status": "failed", "error": "it was"}, [bad]),
-                ({"status": "failed", "error": "IT WAS"}, []),
+                ({"status": "failed", "error": "purpose"}, [bad]),
+                ({"status": "failed", "error": "PURPOSE"}, []),
                 ({"status": "failed", "container": "gate", "error": "cancelled"}, [cancelled]),
                 ({"status": "failed", "after": bad}, [cancelled]),
                 ({"status": "failed", "error": ""}, [bad, cancelled]),
@@ -253,7 +256,7 @@ class HttpJobs(HttpBase):
 
     # -- other clients' jobs, and the description of the API --------------------------------------
 
-    async def test_another_client_is_told_nothing_and_tries_nothing_again(self, transport: Transport) -> None:
+    async def test_another_client_learns_nothing_and_retries_nothing(self, transport: Transport) -> None:
         self.skip_without_clients()
         async with self.api(transport) as api:
             id, other = await api.submit("fail"), api.of(self.clients[1])

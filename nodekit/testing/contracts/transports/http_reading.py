@@ -87,7 +87,7 @@ class HttpReading(HttpBase):
             done, alone, failed = await api.results(*ids)
             assert (done["result"], done["intermediate_results"]) == ({"container": "proof", **output}, [first] * 2)
             assert alone["intermediate_results"] == []
-            error = {"container": "fail", "error": "as it was told"}
+            error = {"container": "fail", "error": "on purpose"}
             assert (failed["status"], failed["result"], failed["intermediate_results"]) == ("failed", error, [first])
 
     async def test_booleans_are_true_or_false_in_any_case(self, transport: Transport) -> None:
@@ -201,7 +201,7 @@ class HttpReading(HttpBase):
 
     # -- the node ---------------------------------------------------------------------------------
 
-    async def test_info_tells_what_can_be_called_and_what_is_pending(self, transport: Transport) -> None:
+    async def test_info_says_what_can_be_called_and_what_is_pending(self, transport: Transport) -> None:
         async with self.api(transport) as api:
             api.served.runner.up = {"echo", "inner", "gate"}
             await api.submit("gate")
@@ -210,11 +210,11 @@ class HttpReading(HttpBase):
             assert set(answer.json) == {"version", "containers", "pending", "chain"}
             assert (answer.json["version"], answer.json["chain"]) == (__version__, {"enabled": False, "address": ""})
             assert answer.json["pending"] == {"offchain": 1, "onchain": 0}
-            told = {container["id"]: container for container in answer.json["containers"]}
-            assert set(told) == {"echo", "inner", "gate"}
-            assert told["inner"] == {"id": "inner", "external": False, "image": "", "description": ""}
+            listed = {container["id"]: container for container in answer.json["containers"]}
+            assert set(listed) == {"echo", "inner", "gate"}
+            assert listed["inner"] == {"id": "inner", "external": False, "image": "", "description": ""}
             echo = {"external": True, "image": "images/echo:1", "description": "gives what it is given"}
-            assert told["echo"] == {"id": "echo", **echo}
+            assert listed["echo"] == {"id": "echo", **echo}
 
     async def test_health_says_what_is_wrong_and_whether_anything_works(self, transport: Transport) -> None:
         async with self.api(transport) as api:
@@ -249,7 +249,9 @@ class HttpReading(HttpBase):
         async with api.begun("POST", STREAM_PATH, body) as (head, connection):
             assert head.status == 200, await connection.piece()
             assert (head.header("Content-Type"), head.header("Content-Length")) == ("application/octet-stream", None)
-            assert head.header("Transfer-Encoding") == "chunked", "only of chunks can a reader tell half from all"
+            assert head.header("Transfer-Encoding") == "chunked", (
+                "a reader recognises a reply that was cut off only if it has chunks"
+            )
             with anyio.fail_after(self.timeout_seconds):
                 id = await connection.piece()
             assert id.endswith(b"\n"), "the id and a newline come first, alone"
@@ -296,7 +298,7 @@ class HttpReading(HttpBase):
                 with pytest.raises(CutOff):
                     await self.rest(connection)
             (job,) = await api.results(id)
-            assert (job["status"], job["result"]) == ("failed", {"container": "pieces", "error": "as it was told"})
+            assert (job["status"], job["result"]) == ("failed", {"container": "pieces", "error": "on purpose"})
 
     async def test_a_job_that_is_cancelled_cuts_its_stream_off(self, transport: Transport) -> None:
         async with self.api(transport) as api, self.streaming(api, pieces("a", "…")) as (id, connection):

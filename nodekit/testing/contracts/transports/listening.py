@@ -91,10 +91,10 @@ class Watched:
         self.times = 0
 
     async def serve(self, node: Node, *, task_status: "TaskStatus[Sequence[str]]") -> None:
-        await self._transport.serve(node, task_status=_Told(self, task_status))
+        await self._transport.serve(node, task_status=_Reported(self, task_status))
 
 
-class _Told:
+class _Reported:
     def __init__(self, watched: Watched, status: "TaskStatus[Sequence[str]]") -> None:
         self._watched = watched
         self._status = status

@@ -87,10 +87,10 @@ class ToldRunner:
     async def run(self, step: Step) -> ContainerOutput:
         with self._noted(step.container):
             if step.container == "fail" and not self.mended:
-                raise ContainerFailed("status", "as it was told", status=500)
+                raise ContainerFailed("status", "on purpose", status=500)
             if step.container == "gate":
                 await self.opened.wait()
-        return ContainerOutput(container=step.container, output=step.input.data, instance="told")
+        return ContainerOutput(container=step.container, output=step.input.data, instance="served")
 
     @asynccontextmanager
     async def stream(self, step: Step) -> AsyncIterator[AsyncIterator[bytes]]:
@@ -110,7 +110,7 @@ class ToldRunner:
             if piece == "…":
                 await self.opened.wait()
             elif piece == "!":
-                raise ContainerFailed("died", "as it was told")
+                raise ContainerFailed("died", "on purpose")
             elif piece == "∞":
                 while self.given < MOST_PIECES:
                     self.given += 1

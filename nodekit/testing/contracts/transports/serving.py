@@ -108,7 +108,7 @@ class TransportBase(Contract):
 
     def skip_without_clients(self) -> None:
         if len(self.clients) < 2:
-            pytest.skip("this transport tells no clients apart")
+            pytest.skip("this transport does not distinguish clients")
 
     async def eventually(self, ask: Callable[[], Awaitable[T]], holds: Callable[[T], object]) -> T:
         """Ask again and again until the answer meets the condition, and return it."""

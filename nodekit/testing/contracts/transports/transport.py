@@ -58,9 +58,9 @@ class TransportContract(TransportBase):
         watched = Watched(transport)
         async with self.serving(watched) as served:
             assert watched.times == 1
-            assert watched.said, "it says by task_status.started(urls) where it listens; it said nothing"
+            assert watched.said, "it must report its URLs by task_status.started(urls), and did not"
             assert served.node.urls == watched.said
-            assert watched.early == [], "started, and nobody could connect"
+            assert watched.early == [], "it reported its URLs, and nobody could connect"
             assert [url for url in watched.said if not listens(url)] == []
 
     async def test_it_serves_once_the_node_is_entered(self, transport: Transport) -> None:
@@ -183,7 +183,7 @@ class TransportContract(TransportBase):
 
     # -- answers to clients -----------------------------------------------------------------------
 
-    async def test_a_job_is_told_as_it_is(self, transport: Transport) -> None:
+    async def test_a_job_is_reported_as_it_is(self, transport: Transport) -> None:
         async with self.serving(transport) as served:
             id = await self.submit(served.url, "echo", "gate", data={"text": "grüße", "list": [1, None, 1.5]})
             job = await self.fetch(served.url, id)
@@ -193,9 +193,9 @@ class TransportContract(TransportBase):
             output = {"text": "grüße", "list": [1, None, 1.5]}
             assert (job["status"], job["result"]) == ("success", {"container": "gate", "output": output})
             failed = await self.finished(served.url, await self.submit(served.url, "fail"))
-            assert (failed["status"], failed["result"]) == ("failed", {"container": "fail", "error": "as it was told"})
+            assert (failed["status"], failed["result"]) == ("failed", {"container": "fail", "error": "on purpose"})
 
-    async def test_an_id_is_told_only_once_its_job_is_kept(self, transport: Transport) -> None:
+    async def test_an_id_is_sent_only_after_its_job_is_kept(self, transport: Transport) -> None:
         ids: list[JobId] = []
 
         async def ask(url: str) -> None:
@@ -207,11 +207,11 @@ class TransportContract(TransportBase):
                 tasks.start_soon(ask, served.url)
                 await self.until(lambda: served.table.adding)
                 await anyio.sleep(self.quiet_seconds)
-                assert ids == [], "an id was told before its job was kept"
+                assert ids == [], "an id was sent before its job was kept"
                 served.table.keeps.set()
             assert await self.fetch(served.url, ids[0]) is not None
 
-    async def test_a_refusal_is_told_with_its_reason_and_params(self, transport: Transport) -> None:
+    async def test_a_refusal_is_sent_with_its_reason_and_params(self, transport: Transport) -> None:
         async with self.serving(transport) as served:
             for containers, reason, params in (
                 (["inner"], "First container must be external", {"first_container": "inner"}),
@@ -251,14 +251,14 @@ class TransportContract(TransportBase):
             served.table.fails_to_get = None
             await self.works(served.url)
 
-    async def test_who_asks_too_often_is_told_so(self, transport: Transport) -> None:
+    async def test_too_many_requests_of_a_client_are_refused(self, transport: Transport) -> None:
         limit = Limiting()
         async with self.serving(transport, plugins=[limit]) as served:
             await self.works(served.url)
             limit.refuses = True
             with pytest.raises(Unavailable) as raised:
                 await self.submit(served.url, "echo")
-            assert raised.value.retry_after_seconds == 7, "Node.limit(identity) is asked before a request is looked at"
+            assert raised.value.retry_after_seconds == 7, "call Node.limit(identity) before reading a request"
             assert limit.asked
 
     async def test_the_jobs_of_one_client_are_no_others(self, transport: Transport) -> None:

@@ -24,10 +24,10 @@ import anyio
 import anyio.to_thread
 import msgspec
 import pytest
+from components import functions, request, until
 from connections import listening
 from http_api import Api, free_port, serving
 from node_files import SERVED, SLOW, write
-from parts import functions, request, until
 from served import NODEKIT, serve
 
 from nodekit import JobStatus, Retry
@@ -117,7 +117,7 @@ async def test_run_prints_the_last_output_and_nothing_else(api: Api) -> None:
 async def test_run_says_the_error_of_a_failed_job_and_exits_with_1(api: Api) -> None:
     done = await spawn(api.url, "run", "echo", "fail", "--intermediate")
     assert (done.code, done.out) == (1, "echo:\n{}\n")
-    assert "failed in fail: ValueError: as it was told" in done.err
+    assert "failed in fail: ValueError: on purpose" in done.err
     assert len(done.err.splitlines()) == 1
 
 
@@ -203,7 +203,7 @@ async def test_run_ends_when_time_is_up_and_says_how_to_get_at_the_job(api: Api)
     done = await call(api.url, "run", "gate", "--timeout", "0.3")
     assert (done.code, done.out) == (5, "")
     (id,) = (await api.get("/api/jobs?pending=true")).json
-    hint = re.search(r"nodekit job (get \S+ --node \S+); to end it: nodekit job (cancel \S+ --node \S+)", done.err)
+    hint = re.search(r"nodekit job (get \S+ --node \S+); to cancel it: nodekit job (cancel \S+ --node \S+)", done.err)
     assert hint
     assert (len(done.err.splitlines()), "\r" in done.err) == (1, False)
     assert (await call("http://127.0.0.1:1", *hint[1].split())).out == f"{id}  running\n"
@@ -238,7 +238,7 @@ async def test_get_shows_results_and_passes_over_jobs_that_are_not_there(api: Ap
     good, bad = await api.submit("echo", "echo", a=1), await api.submit("fail")
     await api.results(good, bad)
     done = await call(api.url, "get", good, bad, good)
-    assert done.out == f'{good}  success  echo\n{{"a":1}}\n{bad}  failed  fail\nerror: ValueError: as it was told\n'
+    assert done.out == f'{good}  success  echo\n{{"a":1}}\n{bad}  failed  fail\nerror: ValueError: on purpose\n'
     assert (done.code, done.err) == (0, "")
     done = await call(api.url, "get", UNKNOWN, good, "--intermediate")
     assert done.out == f'{good}  success  echo\nstep echo:\n{{"a":1}}\nresult:\n{{"a":1}}\n'
@@ -262,7 +262,7 @@ async def test_list_goes_through_the_pages_with_its_filters(api: Api, monkeypatc
     await api.node.wait(ids)
     assert (await call(api.url, "list")).out.split() == ids
     assert (await call(api.url, "list", "--limit", "17", "--json")).json == ids[:17]
-    done = await call(api.url, "list", "--status", "failed", "--container", "fail", "--error", "told")
+    done = await call(api.url, "list", "--status", "failed", "--container", "fail", "--error", "purpose")
     assert done.out.split() == ids[1::2]
 
 
@@ -278,8 +278,8 @@ async def test_list_tells_jobs_by_status_and_failed_ones_by_where_and_how(api: A
         (["--status", "failed"], [bad, cancelled]),
         (["--status", "failed", "--limit", "1"], [bad]),
         (["--status", "failed", "--container", "gate"], [cancelled]),
-        (["--status", "failed", "--error", "as it was & told?"], []),
-        (["--status", "failed", "--error", ": as it", "--container", "fail", "--json"], [bad]),
+        (["--status", "failed", "--error", "on purpose & so?"], []),
+        (["--status", "failed", "--error", ": on purp", "--container", "fail", "--json"], [bad]),
     ):
         done = await call(api.url, "list", *options)
         assert (done.code, done.err) == (0, "")
@@ -380,7 +380,7 @@ async def test_show_has_a_row_for_each_attempt() -> None:
         facts = dict(line.split(maxsplit=1) for line in head.splitlines())
         assert (facts["job"], facts["status"], facts["pipeline"]) == (id, "success", "sequence: echo -> flaky")
         assert [re.split(r"  +", line.strip())[-1] for line in table.splitlines()] == [
-            "came of it",
+            "outcome",
             "an output",
             "status 500: ValueError: failure 1",
             "status 500: ValueError: failure 2",
@@ -488,7 +488,7 @@ async def test_ctrl_c_ends_the_waiting_and_not_the_job(api: Api) -> None:
         terminal.press(b"\x03")
         assert await terminal.ended() == 130
         (id,) = (await api.get("/api/jobs?pending=true")).json
-        assert f"interrupted; job {id} goes on: nodekit job get {id} --node {api.url}" in terminal.screen
+        assert f"interrupted; job {id} continues; to read it: nodekit job get {id} --node {api.url}" in terminal.screen
         assert "Traceback" not in terminal.screen
     api.gate.opened.set()
     assert (await api.results(id))[0]["status"] == "success"
@@ -505,7 +505,7 @@ def test_the_line_names_the_attempt_and_what_went_wrong_before() -> None:
     assert progress_line(history, 75) == "1 min 15 s  step 2 of 3: b, attempt 2, after: no reply\\x1b[m"
 
 
-# -- what is no node, and nodes in trouble ------------------------------------------------------------
+# -- what is not a node, and nodes in trouble --------------------------------------------------------
 
 COMMANDS = (
     ("submit", "echo"),
@@ -567,19 +567,19 @@ HTML = "<html><body>Welcome to nginx!</body></html>"
     [
         (None, "closed the connection without an answer"),
         (b"220 mail ESMTP\r\n", "does not speak HTTP"),
-        (http(HTML, type="text/html"), "is no node (HTTP status 200, text/html)"),
-        (http(HTML, "404 Not Found", type="text/html"), "is no node (HTTP status 404, text/html)"),
-        (http(HTML, "502 Bad Gateway", type="text/html"), "502 Bad Gateway: a proxy that reaches no node?"),
-        (http('{"detail": "Not Found"}', "404 Not Found"), "is no node (HTTP status 404, application/json)"),
+        (http(HTML, type="text/html"), "is not a node (HTTP status 200, text/html)"),
+        (http(HTML, "404 Not Found", type="text/html"), "is not a node (HTTP status 404, text/html)"),
+        (http(HTML, "502 Bad Gateway", type="text/html"), "502 Bad Gateway: is it a proxy that cannot reach the node?"),
+        (http('{"detail": "Not Found"}', "404 Not Found"), "is not a node (HTTP status 404, application/json)"),
         (http("", "301 Moved", "Location: https://node.example/"), "redirects to https://node.example/"),
-        (http("[1, 2"), "is no node"),
-        (http('{"jobs": []}'), "is no node"),
-        (http("[" * 100_000), "is no node"),
-        (b'HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n["\xff"]', "is no node"),
+        (http("[1, 2"), "is not a node"),
+        (http('{"jobs": []}'), "is not a node"),
+        (http("[" * 100_000), "is not a node"),
+        (b'HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n["\xff"]', "is not a node"),
         (b'HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n["x"', "broke off"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "broke off"),
         (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000 + b"\r\n", "broke off"),
-        (http('["a"]', "200 OK", 'Link: <http://other.example/api/jobs>; rel="next"'), "is no node"),
+        (http('["a"]', "200 OK", 'Link: <http://other.example/api/jobs>; rel="next"'), "is not a node"),
     ],
     ids=lambda value: repr(value)[:40],
 )  # fmt: skip
@@ -699,7 +699,7 @@ async def test_where_it_is_not_known_whether_the_node_has_the_job_the_key_is_sai
     assert (done.code, done.out) == (4, "")
     *_, problem, cure = done.err.splitlines()
     assert "no node listens" in problem
-    assert "the node may have the job; the same command with --idempotency-key mine finds out" in cure
+    assert "the node may have the job; to find out, run the same command with --idempotency-key mine" in cure
 
 
 async def test_ctrl_c_while_submitting_says_the_key() -> None:
@@ -715,7 +715,7 @@ async def test_ctrl_c_while_submitting_says_the_key() -> None:
         terminal.press(b"\x03")
         assert await terminal.ended() == 130
         assert "interrupted; the node may have the job" in terminal.screen
-        assert re.search(r"--idempotency-key [0-9a-f-]{36} ", terminal.screen)
+        assert re.search(r"--idempotency-key [0-9a-f-]{36}", terminal.screen)
 
 
 async def test_a_busy_node_is_asked_again_when_it_said_to(api: Api) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 import aiohttp
 import pytest
+from components import make_node
 from connections import connections
 from http_api import Api, asgi_call, asgi_sent, both_servers, serving
-from parts import make_node
 
 from nodekit import JobQuery, Mount, NodekitError, StoreFailed
 from nodekit_asgi import AsgiApp, Limits

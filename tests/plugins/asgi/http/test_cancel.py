@@ -5,8 +5,8 @@ from typing import Any
 
 import anyio
 import pytest
+from components import functions, until
 from http_api import Api, serving
-from parts import functions, until
 
 from nodekit import JobStore
 

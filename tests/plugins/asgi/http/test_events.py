@@ -13,10 +13,10 @@ from typing import Any
 import aiohttp
 import anyio
 import pytest
+from components import Gate, SpiedStore, SwitchRunner, functions, settle_down, until
 from connections import Http2, Traced, accepted, ask, leave, opened_while_it_drains, reset, waiters
 from http_api import Api, RawConnection, both_servers, serving
 from msgspec.structs import replace
-from parts import Gate, SpiedStore, SwitchRunner, functions, settle_down, until
 
 from nodekit import Container, ContainerOutput, EmbeddedStore, Job, Step
 from nodekit.testing.contracts.transports.http_jobs import SentEvent, sent_events
@@ -368,5 +368,5 @@ async def test_a_store_that_fails_ends_the_stream_so_that_the_client_comes_back(
                 store.failures["get"] = 1
                 api.gate.opened.set()
                 assert await stream.rest() == []
-        assert "its events end here: the disk is full" in caplog.text
+        assert "its stream of events ends early: the disk is full" in caplog.text
         assert named(await all_events(api, id)) == ["accepted", "step", "finished"]

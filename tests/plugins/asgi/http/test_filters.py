@@ -4,8 +4,8 @@ from typing import Any
 from urllib.parse import urlencode, urljoin
 
 import pytest
+from components import functions
 from http_api import serving
-from parts import functions
 
 from nodekit_asgi.api import listing
 

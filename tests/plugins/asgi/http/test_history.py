@@ -5,9 +5,9 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+from components import SwitchRunner, until
 from http_api import Api, serving
 from msgspec import UNSET
-from parts import SwitchRunner, until
 
 from nodekit import (
     Attempt,

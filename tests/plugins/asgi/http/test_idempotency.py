@@ -6,8 +6,8 @@ from hashlib import blake2b
 from io import BytesIO
 
 import pytest
+from components import until
 from http_api import Api
-from parts import until
 
 pytestmark = pytest.mark.anyio
 

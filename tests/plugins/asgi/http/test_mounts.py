@@ -7,8 +7,8 @@ from typing import Any
 import aiohttp
 import anyio
 import pytest
+from components import make_node
 from http_api import Api, asgi_call, both_servers, post, serving
-from parts import make_node
 
 from nodekit import Identity, Mount, TooManyRequests
 from nodekit_asgi import AsgiApp, Limits

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from components import Gate
 from http_api import Api, api_functions, post, serving
-from parts import Gate
 
 from nodekit import Container, JobRequest, JobStore
 from nodekit_function import FunctionRunner

@@ -3,7 +3,6 @@
 import aiohttp
 import pytest
 from http_api import Api, serving
-from parts import SwitchRunner, make_node
 
 from nodekit_asgi import AsgiConfig, AsgiTransport
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import aiohttp
 import pytest
+from components import until
 from http_api import Answer, Api, serving
-from parts import until
 
 from nodekit import JobStore
 

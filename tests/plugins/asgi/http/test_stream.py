@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from components import functions, until
 from connections import Http2
 from http_api import Api, RawConnection, both_servers, post, serving
-from parts import functions, until
 
 from nodekit_asgi.server import hypercorn_connections as _hypercorn
 from nodekit_asgi.server import uvicorn_protocol as _uvicorn

@@ -8,9 +8,9 @@ from typing import Any
 
 import aiohttp
 import pytest
+from components import SpiedStore, until
 from connections import Http2, Traced, accepted, ask, leave, opened_while_it_drains, reset, waiters
 from http_api import Answer, Api, RawConnection, both_servers, post, serving
-from parts import SpiedStore, until
 
 from nodekit import Job, JobRequest
 

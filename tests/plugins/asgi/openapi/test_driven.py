@@ -8,8 +8,8 @@ from typing import Any
 import anyio
 import pytest
 from chance import SEED, each_run
+from components import echo, functions
 from http_api import serving
-from parts import echo, functions
 
 from nodekit_asgi.api.routes import KEYS
 

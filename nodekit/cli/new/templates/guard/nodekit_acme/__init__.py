@@ -23,10 +23,10 @@ class AcmeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class AcmeRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The keys that the guard adds to the table of every container, whatever its runner."""
+    """The keys that the guard adds to the table of every container of every runner."""
 
     max_data_bytes: Bytes | None = None
-    """Maximum size of the data of a job that names the container, in bytes; the guard's own limit unless said."""
+    """Maximum size of the data of a job that names the container, in bytes; by default the guard's own limit."""
 
 
 class AcmeGuard:

@@ -1,4 +1,4 @@
-"""Types and defaults of settings in words, for the author of a node file."""
+"""Types and defaults of settings as texts, for the author of a node file."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,7 +38,7 @@ def keys_of(struct: type[msgspec.Struct], leave_out: tuple[str, ...] = ()) -> li
     assert isinstance(info, types.StructType)
     docs = field_docs(struct)
     return [
-        Key(field.encode_name, words(field.type), _default(field), docs.get(field.name) or _described(field.type))
+        Key(field.encode_name, type_text(field.type), _default(field), docs.get(field.name) or _described(field.type))
         for field in info.fields
         if field.name not in leave_out
     ]
@@ -50,27 +50,27 @@ def _described(info: types.Type) -> str:
     return str(more.get("description", "")) if more else ""
 
 
-def words(info: types.Type) -> str:
+def type_text(info: types.Type) -> str:
     """Describe a type, such as `list of text` or `whole number, at least 1`."""
     match info:
         case types.Metadata():
-            return words(info.type)
+            return type_text(info.type)
         case types.UnionType():
-            return ", or ".join(words(one) for one in info.types if not isinstance(one, types.NoneType))
+            return ", or ".join(type_text(one) for one in info.types if not isinstance(one, types.NoneType))
         case types.LiteralType() | types.EnumType():
             values = info.values if isinstance(info, types.LiteralType) else [member.value for member in info.cls]
             return " or ".join(msgspec.json.encode(value).decode() for value in values)
         case types.DictType():
-            return f"table of {words(info.value_type)}"
+            return f"table of {type_text(info.value_type)}"
         case types.TupleType():
-            return f"list of {', '.join(map(words, info.item_types))}"
+            return f"list of {', '.join(map(type_text, info.item_types))}"
         case types.StructType():
             return f"table of {', '.join(field.encode_name for field in info.fields)}"
         case types.CustomType():
             return _custom(info.cls)
         case _:
             items: types.Type | None = getattr(info, "item_type", None)
-            return f"list of {words(items)}" if items else ", ".join([_simple(info), *_bounds(info)])
+            return f"list of {type_text(items)}" if items else ", ".join([_simple(info), *_bounds(info)])
 
 
 def _simple(info: types.Type) -> str:
@@ -78,9 +78,9 @@ def _simple(info: types.Type) -> str:
 
 
 def _bounds(info: types.Type) -> Iterator[str]:
-    for name, word in _BOUNDS.items():
+    for name, phrase in _BOUNDS.items():
         if (bound := getattr(info, name, None)) is not None:
-            yield f"{word} {bound}"
+            yield f"{phrase} {bound}"
 
 
 def _custom(kind: type) -> str:

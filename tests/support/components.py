@@ -157,7 +157,7 @@ async def broken(node: Node, request: JobRequest) -> tuple[list[bytes], Job]:
 
 
 class SwitchRunner:
-    """A runner whose containers tests can take down, and whose steps do as they are told."""
+    """A runner whose containers tests can take down, and whose steps run a given function."""
 
     def __init__(
         self,
