@@ -285,7 +285,7 @@ def classes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Certifie
     folder = tmp_path_factory.mktemp("classes")
     install_all_sorts(folder)
     (folder / "test_classes.py").write_text(CLASSES)
-    done = certify(folder, "nodekit-sorts", "test_classes.py", "--timeout", "5", "--provider", "pipeline:dice")
+    done = certify(folder, "nodekit-sorts", "test_classes.py", "--timeout", "10", "--provider", "pipeline:dice")
     rows = {re.sub(r".*\(`(\w+)`\)", r"\1", cells[1]): cells for cells in rows_of(done.out)}
     assert set(rows) == set(re.findall(r"^class (Test\w+)", CLASSES, re.MULTILINE))
     yield done, rows
@@ -320,7 +320,7 @@ def test_tests_that_do_not_end_are_failures_and_the_others_are_run(classes: Clas
     assert rows["TestNeverEnds"][-1] == "**2 tests failed**"
     passed, total = map(int, rows["TestNeverEnds"][2].split("/"))
     assert total - passed == 3, "they, and what the suite itself leaves out"
-    assert re.search(r"\*\*check raises nothing but refusals\*\*\s+```text\s+it was not done within 5 s", done.out)
+    assert re.search(r"\*\*check raises nothing but refusals\*\*\s+```text\s+it did not finish within 10 s", done.out)
     assert re.search(
         r"\*\*a job goes on after a restart\*\*\s+```text\s+its process ended with exit code 7: .*", done.out
     )
@@ -374,7 +374,7 @@ def test_a_package_without_providers_says_so(tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         (["nodekit-shlf"], "did you mean 'nodekit-shelf'?"),
-        (["shelf"], "did you mean 'nodekit-shelf', which offers 'shelf'?"),
+        (["shelf"], "did you mean 'nodekit-shelf', which provides 'shelf'?"),
         (["nodekit-shelf", "--provider", "store:shelv"], "store:shelf"),
         (["nodekit-shelf", "--set", "shelv.path=x"], "'shelv'"),
         (["nodekit-shelf", "--set", "shelf"], "NAME.KEY=VALUE"),

@@ -140,7 +140,7 @@ async def test_a_log_that_cannot_be_written_does_not_stop_the_node(tmp_path: Pat
     ("old", "new", "words"),
     [
         ("[store]", "max_file_bites = 5\n[store]", "log.max_file_bites: unknown key; did you mean 'max_file_bytes'?"),
-        ("own.log", "own\\u0000.log", "log.path: no file has a NUL in its name"),
+        ("own.log", "own\\u0000.log", "log.path: the name of a file cannot contain a NUL"),
     ],
 )
 def test_check_says_what_is_wrong_and_writes_no_log(tmp_path: Path, old: str, new: str, words: str) -> None:

@@ -362,7 +362,7 @@ SOUND_ELSEWHERE = (shared,)
 def outcomes(kind: ModuleType, subject: type, tests: Sequence[str], folder: Path, **settings: object) -> Outcomes:
     """Run tests of the suite of that kind on a component."""
     body: dict[str, Any] = {"subject": subject, "backends": ("asyncio",), **settings}
-    return run(type(f"Test{part.__name__}", (kind.Suite,), body), tests, folder)
+    return run(type(f"Test{subject.__name__}", (kind.Suite,), body), tests, folder)
 
 
 @pytest.mark.parametrize("one", BREAKS, ids=str)

@@ -23,7 +23,7 @@ def mypy(folder: Path, sources: Iterable[Path], roots: Iterable[Path]) -> str:
     command = [sys.executable, "-m", "mypy", "--config-file", "mypy.ini", f"--cache-dir={cache}", *_OPTIONS]
     env = {**os.environ, "MYPYPATH": os.pathsep.join(map(str, (*roots, ROOT, ROOT / "plugins")))}
     done = subprocess.run(
-        [*command, *map(str, sources)], cwd=folder, env=env, capture_output=True, text=True, timeout=110, check=False
+        [*command, *map(str, sources)], cwd=folder, env=env, capture_output=True, text=True, timeout=550, check=False
     )
     assert done.stderr == ""
     return done.stdout

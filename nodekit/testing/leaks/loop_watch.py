@@ -5,6 +5,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -29,6 +30,8 @@ class Watcher:
 
     def __enter__(self) -> Self:
         self._loop = threading.get_ident()
+        self._schedstat = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat")
+        self._held_up = self._held_up_seconds()
         self._ask = _soon()
         self._thread = threading.Thread(target=self._watch, name="watcher of the event loop", daemon=True)
         self._thread.start()
@@ -41,24 +44,31 @@ class Watcher:
         self._thread.join()
 
     def _watch(self) -> None:
-        still = 0
+        still = 0.0
         self._ask(self._round.set)
         before = time.perf_counter()  # not `monotonic`, which a virtual clock moves
         while not self._over.wait(self._tick_seconds) and self.stack is None:
             now = time.perf_counter()
             on_time = now - before < 3 * self._tick_seconds
             before = now
+            waited, self._held_up = -self._held_up, self._held_up_seconds()
+            waited += self._held_up
             if self._round.is_set():
                 still = 0
                 self._round.clear()
                 self._ask(self._round.set)
-            elif not on_time:  # this thread was late as well: the machine, or the interpreter, is busy
-                still = 0
-            else:
-                still += 1
+            elif on_time:  # otherwise this thread was late as well: the machine, or the interpreter, is busy
+                still += max(0, 1 - waited / self._tick_seconds)  # time without a processor is not the loop's fault
                 if still >= self._ticks:
                     self._look()
                     still = 0
+
+    def _held_up_seconds(self) -> float:
+        """Return how long the loop's thread has been ready and got no processor. It is known on Linux only."""
+        try:
+            return int(self._schedstat.read_text().split()[1]) / 1e9
+        except (OSError, IndexError, ValueError):
+            return 0.0
 
     def _look(self) -> None:
         frame = sys._current_frames().get(self._loop)  # pyright: ignore[reportPrivateUsage]

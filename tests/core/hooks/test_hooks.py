@@ -257,8 +257,8 @@ async def test_parts_are_plugins_too_after_those_given_and_each_counts_once() ->
         runner, SwitchRunner(Container(id="b")), store=store, transports=[transport, both], plugins=[both, plugin]
     ) as node:
         await node.submit(request("a"))
-        await until(lambda: asked.count("transport") == 3)  # accepted, step finished, job finished
-    assert asked == ["both", "plugin", "store", "runner", "transport"] * 3
+        await until(lambda: asked.count("transport") == 4)  # accepted, step started and finished, job finished
+    assert asked == ["both", "plugin", "store", "runner", "transport"] * 4
 
 
 @pytest.mark.anyio

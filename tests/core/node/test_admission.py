@@ -312,7 +312,7 @@ async def test_a_store_that_keeps_no_jobs_is_told_by_health_until_it_keeps_one(
         assert raised.value.retry_after_seconds == 5
         assert "1 jobs not accepted: no space left" in caplog.text
         health = await node.health()
-        assert (health.healthy, health.reasons) == (False, ("the store keeps no jobs: no space left",))
+        assert (health.healthy, health.reasons) == (False, ("the store cannot keep jobs: no space left",))
         assert (await node.pending()).total == 0
         faults.lift()
         await ask(node, request())

@@ -206,7 +206,7 @@ B_AGAIN = '\n[[runners]]\nuse = "foreign"\n[[runners.containers]]\nid = "b"\n'
     [
         (FILE, rules("timeout_seconds", float), [f"{DECLARES} 'timeout_seconds'", "every runner", "another name"]),
         (FILE, rules("speed", float), [f"{DECLARES} 'speed'", "runners[0] ('foreign')", "another name"]),
-        (FILE, rules("external", bool), [f"{DECLARES} 'external', as plugins[0] ('guardian') does"]),
+        (FILE, rules("external", bool), [f"{DECLARES} 'external', and so does plugins[0] ('guardian')"]),
         (FILE, dict, ["plugins[1]: container= of its provider is <class 'dict'>"]),
         (FILE.replace('"b"', '"a"'), None, [f"{SECOND}'a' is the id of runners[0].containers[0] already"]),
         (FILE + B_AGAIN, None, ["runners[1].containers[0].id: 'b' is the id of runners[0].containers[1] already"]),

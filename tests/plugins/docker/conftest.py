@@ -40,7 +40,7 @@ def nothing_is_left_open(engine: Any) -> Iterator[None]:
     """Check that nothing stays open. Resources that are released in the background may take a moment."""
     before = _open(engine)
     yield
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while (now := _open(engine)) > before and time.monotonic() < end:
         time.sleep(0.01)
     assert now <= before, f"(descriptors, threads): {before} before, {now} after"

@@ -15,6 +15,7 @@ from typing import Any
 
 import anyio
 import pytest
+from components import until
 from docker_runs import (
     PATIENCE_SECONDS,
     Bed,

@@ -2,6 +2,7 @@
 
 import aiohttp
 import pytest
+from components import SwitchRunner, make_node
 from http_api import Api, serving
 
 from nodekit_asgi import AsgiConfig, AsgiTransport
