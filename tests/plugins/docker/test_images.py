@@ -15,7 +15,7 @@ from typing import Any
 
 import anyio
 import pytest
-from components import until
+from components import make_node, until
 from docker_runs import (
     PATIENCE_SECONDS,
     Bed,
