@@ -28,10 +28,12 @@ class NodekitError(Exception):
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """One problem of a composition, and the cure."""
+    """One problem of a composition, and the cure.
+
+    - `where`: Key path in a node file (``runners[0].containers[1].url``) or the component's name; may be empty.
+    """
 
     where: str
-    """Key path in a node file (``runners[0].containers[1].url``) or the component's name; may be empty."""
     text: str
 
     def __str__(self) -> str:

@@ -27,12 +27,14 @@ TABLES = ("node", "log", "store", "runners", "transports", "pipelines", "plugins
 
 
 class NodeSettings(NodeLimits, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The table ``[node]``."""
+    """The table ``[node]``.
+
+    - `name`: Lower-case letters, digits and ``_.-``, beginning with a letter or digit; at most 64.
+    - `trace_hooks`: True to log each call of a plugin's hook.
+    """
 
     name: str | None = None
-    """Lower-case letters, digits and ``_.-``, beginning with a letter or digit; at most 64."""
     trace_hooks: bool = False
-    """True to log each call of a plugin's hook."""
 
     def limits(self) -> NodeLimits:
         """Return the limits alone."""
@@ -44,13 +46,16 @@ class NodeSettings(NodeLimits, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class LogSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The table ``[log]``: a file beside standard error, for `nodekit serve`."""
+    """The table ``[log]``: a file beside standard error, for `nodekit serve`.
+
+    - `max_file_bytes`: Maximum size of the file. A larger file is renamed and a new one begun; 0: it grows without
+      limit.
+    - `backups`: Number of renamed files that are kept, as ``path.1`` (the newest), ``path.2``, …
+    """
 
     path: Path
     max_file_bytes: Annotated[int, msgspec.Meta(ge=0)] = 100 * 1024 * 1024
-    """Maximum size of the file. A larger file is renamed and a new one begun; 0: it grows without limit."""
     backups: Annotated[int, msgspec.Meta(ge=0)] = 2
-    """Number of renamed files that are kept, as ``path.1`` (the newest), ``path.2``, …"""
 
     def __post_init__(self) -> None:
         if "\0" in str(self.path):

@@ -28,13 +28,15 @@ class NodeTables(msgspec.Struct, frozen=True):
     """The contents of a file as tables of a node file.
 
     Values may be objects that no text can express, such as a `Secret`.
+
+    - `notices`: Notices for an operator about the way the file was read, a sentence each. Each is reported once.
+    - `origins`: Map of key paths of the tables to the key paths in the file that they come from. Problems name the
+      latter.
     """
 
     tables: dict[str, Any]
     notices: tuple[str, ...] = ()
-    """Notices for an operator about the way the file was read, a sentence each. Each is reported once."""
     origins: Mapping[str, str] = _NO_ORIGINS
-    """Map of key paths of the tables to the key paths in the file that they come from. Problems name the latter."""
 
     def in_the_file(self, error: CompositionError) -> CompositionError:
         """Return the same problems with their places in the file."""

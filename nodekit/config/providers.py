@@ -24,11 +24,13 @@ ConfigT = TypeVar("ConfigT", bound=msgspec.Struct)
 
 
 class NodeFile(msgspec.Struct, frozen=True):
-    """The source of a component's settings."""
+    """The source of a component's settings.
+
+    - `node`: Name of the node, see `node_name`.
+    """
 
     path: Path
     node: str
-    """Name of the node, see `node_name`."""
 
     @property
     def folder(self) -> Path:

@@ -33,12 +33,14 @@ LONGEST_TEXT = 2000
 
 
 class Called(msgspec.Struct, frozen=True):
-    """The outcome of one call."""
+    """The outcome of one call.
+
+    - `retry_after`: Seconds that the container asked to be left alone.
+    """
 
     result: ContainerResult
     attempt: Attempt
     retry_after: float | None = None
-    """Seconds that the container asked to be left alone."""
 
 
 class Calls:

@@ -10,10 +10,12 @@ AsgiApplication: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
 
 
 class Mount(msgspec.Struct, frozen=True):
-    """An ASGI application to serve below ``/-/<name>/``. It gets HTTP requests, and nothing else."""
+    """An ASGI application to serve below ``/-/<name>/``. It gets HTTP requests, and nothing else.
+
+    - `name`: Name of lower-case letters and digits, with single ``-`` between them.
+    - `public`: True if all clients that reach the node may call it. Otherwise only clients on the node's machine may.
+    """
 
     name: str
-    """Name of lower-case letters and digits, with single ``-`` between them."""
     app: AsgiApplication
     public: bool = False
-    """True if all clients that reach the node may call it. Otherwise only clients on the node's machine may."""

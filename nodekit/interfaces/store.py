@@ -18,12 +18,14 @@ from nodekit.model.queries import JobFields, JobQuery
 
 
 class Pending(msgspec.Struct, frozen=True):
-    """Counts of accepted, unfinished jobs, running ones included."""
+    """Counts of accepted, unfinished jobs, running ones included.
+
+    - `groups`: Counts of those groups that have unfinished jobs.
+    """
 
     offchain: int = 0
     onchain: int = 0
     groups: Mapping[GroupId, int] = {}
-    """Counts of those groups that have unfinished jobs."""
 
     @property
     def total(self) -> int:
@@ -55,20 +57,24 @@ class Claim(Protocol):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """One change of a job."""
+    """One change of a job.
+
+    - `finished`: True if the job has ended. Nothing changes after that.
+    """
 
     id: JobId
     finished: bool = False
-    """True if the job has ended. Nothing changes after that."""
 
 
 class Settlement(msgspec.Struct, frozen=True):
-    """The result of finishing a job without a claim."""
+    """The result of finishing a job without a claim.
+
+    - `job`: The job as it is now.
+    - `now`: True if this call finished the job, False if it was finished already.
+    """
 
     job: Job
-    """The job as it is now."""
     now: bool
-    """True if this call finished the job, False if it was finished already."""
 
 
 class JobStore(Protocol):
@@ -203,7 +209,10 @@ class SharedStore(JobStore, Protocol):
 
 
 class Unfinished(msgspec.Struct, frozen=True, kw_only=True):
-    """The facts about a job that scheduling needs, without payload."""
+    """The facts about a job that scheduling needs, without payload.
+
+    - `not_before`: Time in Unix seconds.
+    """
 
     id: JobId
     group: GroupId
@@ -212,7 +221,6 @@ class Unfinished(msgspec.Struct, frozen=True, kw_only=True):
     onchain: bool = False
     streams: bool = False
     not_before: float | None = None
-    """Time in Unix seconds."""
     delay_seconds: float | None = None
     timeout_seconds: float | None = None
     queue_timeout_seconds: float | None = None

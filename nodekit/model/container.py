@@ -25,38 +25,43 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     The pause before attempt *n* + 1 is drawn from 0 to `first_delay_seconds` × 2ⁿ⁻¹, at most `longest_delay_seconds`
     (exponential backoff with full jitter), and never shorter than a `Retry-After` of the container.
+
+    - `attempts`: Number of attempts in all; 1: no retry. Each is kept in the job's history, which is written again with
+      each.
+    - `failures`: Kinds of failures that are retried.
+    - `statuses`: HTTP statuses that are retried.
+    - `longest_retry_after_seconds`: Maximum `Retry-After` of a container. If it asks for a longer pause, the step is
+      not tried again.
     """
 
     attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] = 1
-    """Number of attempts in all; 1: no retry. Each is kept in the job's history, which is written again with each."""
     failures: tuple[RetryableKind, ...] = ("connection", "timeout", "died")
-    """Kinds of failures that are retried."""
     statuses: tuple[Annotated[int, msgspec.Meta(ge=100, le=599)], ...] = (408, 425, 429, 500, 502, 503, 504)
-    """HTTP statuses that are retried."""
     first_delay_seconds: Annotated[float, msgspec.Meta(ge=0)] = 1.0
     longest_delay_seconds: Annotated[float, msgspec.Meta(ge=0)] = 60.0
     longest_retry_after_seconds: Annotated[float, msgspec.Meta(ge=0, le=31_536_000)] = 3600.0
-    """Maximum `Retry-After` of a container. If it asks for a longer pause, the step is not tried again."""
 
 
 class Container(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A named service that a runner can call. Runners extend it with the settings they need."""
+    """A named service that a runner can call. Runners extend it with the settings they need.
+
+    - `timeout_seconds`: Maximum duration of one call.
+    - `queue_timeout_seconds`: Maximum time a job waits in the queue for it; the node's limit by default.
+    - `retry`: Retries of failed calls.
+    - `concurrency`: Maximum number of steps that run in it at once; the node's limit by default.
+    - `when_down`: Behaviour of a job when this container is due and not running: stay in the queue, or fail at once.
+    - `rules`: Settings that plugins declare for containers (the guardian's `external`, …): plain JSON values by key.
+    """
 
     id: Annotated[ContainerId, msgspec.Meta(min_length=1)]
     image: str = ""
     description: str = ""
     timeout_seconds: Annotated[float, msgspec.Meta(gt=0)] = 180.0
-    """Maximum duration of one call."""
     queue_timeout_seconds: Annotated[float, msgspec.Meta(gt=0)] | None = None
-    """Maximum time a job waits in the queue for it; the node's limit by default."""
     retry: Retry = Retry()
-    """Retries of failed calls."""
     concurrency: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    """Maximum number of steps that run in it at once; the node's limit by default."""
     when_down: Literal["wait", "fail"] = "wait"
-    """Behaviour of a job when this container is due and not running: stay in the queue, or fail at once."""
     rules: Mapping[str, Any] = {}
-    """Settings that plugins declare for containers (the guardian's `external`, …): plain JSON values by key."""
 
 
 class Location(IntEnum):
@@ -77,17 +82,20 @@ class ContainerInput(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """One container call that is due within a job."""
+    """One container call that is due within a job.
+
+    - `index`: Index of the step, from 0.
+    - `attempt`: Number of the attempt, from 1.
+    - `headers`: HTTP headers that plugins add to the call (`nodekit_step`). Runners that do not call by HTTP ignore
+      them.
+    """
 
     job_id: JobId
     index: int
-    """Index of the step, from 0."""
     attempt: int
-    """Number of the attempt, from 1."""
     container: ContainerId
     input: ContainerInput
     headers: Mapping[str, str] = {}
-    """HTTP headers that plugins add to the call (`nodekit_step`). Runners that do not call by HTTP ignore them."""
 
     @property
     def idempotency_key(self) -> str:
@@ -96,13 +104,15 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ContainerOutput(msgspec.Struct, frozen=True, kw_only=True, tag="output", omit_defaults=True):
-    """The output of a container for a step."""
+    """The output of a container for a step.
+
+    - `output`: Any JSON value.
+    - `instance`: Running instance that gave it (a process, a Docker container), as its runner names it.
+    """
 
     container: ContainerId
     output: msgspec.Raw
-    """Any JSON value."""
     instance: str = ""
-    """Running instance that gave it (a process, a Docker container), as its runner names it."""
 
     @property
     def value(self) -> Any:
@@ -111,14 +121,16 @@ class ContainerOutput(msgspec.Struct, frozen=True, kw_only=True, tag="output", o
 
 
 class ContainerError(msgspec.Struct, frozen=True, kw_only=True, tag="error", omit_defaults=True):
-    """The final failure of a step."""
+    """The final failure of a step.
+
+    - `error`: Error text for the client; never empty.
+    - `status`: HTTP status, if there was one.
+    """
 
     container: ContainerId
     error: str
-    """Error text for the client; never empty."""
     kind: FailureKind = "internal"
     status: int | None = None
-    """HTTP status, if there was one."""
 
 
 ContainerResult: TypeAlias = ContainerOutput | ContainerError

@@ -16,18 +16,22 @@ class JobAccepted(msgspec.Struct, frozen=True):
 
 
 class StepStarted(msgspec.Struct, frozen=True):
-    """A container is about to be called. Unlike the other events, this one is not stored."""
+    """A container is about to be called. Unlike the other events, this one is not stored.
+
+    - `step`: The step, with the number of the attempt.
+    """
 
     job: Job
     step: Step
-    """The step, with the number of the attempt."""
 
 
 class StepFinished(msgspec.Struct, frozen=True):
-    """A step has its result, an output or an error."""
+    """A step has its result, an output or an error.
+
+    - `job`: The job as it was stored with the result.
+    """
 
     job: Job
-    """The job as it was stored with the result."""
     index: int
 
     @property
@@ -45,13 +49,14 @@ class RequestRefused(msgspec.Struct, frozen=True):
     """A client's request was refused, so that there is no job; or it was not examined, because the client must wait.
 
     Requests that a transport itself refuses, a malformed body for instance, do not reach the node and are not emitted.
+
+    - `objection`: The objection as it was raised or answered.
+    - `request`: The request. None if it was not examined.
     """
 
     client: ClientId
     objection: Refusal | Unavailable | KeyReused | NotFailed
-    """The objection as it was raised or answered."""
     request: JobRequest | None = None
-    """The request. None if it was not examined."""
 
 
 Event: TypeAlias = JobAccepted | StepStarted | StepFinished | JobFinished | RequestRefused
@@ -59,11 +64,13 @@ Event: TypeAlias = JobAccepted | StepStarted | StepFinished | JobFinished | Requ
 
 
 class StoreCall(msgspec.Struct, frozen=True):
-    """A node called its store."""
+    """A node called its store.
+
+    - `method`: One of `add`, `add_claimed`, `save`, `release`, `settle`, `get`, `find`, `delete` and `pending`.
+    - `seconds`: Duration of the call, by a steady clock.
+    - `failed`: True if the call raised. A lost claim is an answer, not a failure.
+    """
 
     method: str
-    """One of `add`, `add_claimed`, `save`, `release`, `settle`, `get`, `find`, `delete` and `pending`."""
     seconds: float
-    """Duration of the call, by a steady clock."""
     failed: bool
-    """True if the call raised. A lost claim is an answer, not a failure."""

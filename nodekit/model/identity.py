@@ -10,32 +10,38 @@ from nodekit.model.container import ClientId, GroupId
 
 
 class Connection(msgspec.Struct, frozen=True, kw_only=True):
-    """The facts that say who sends a request, as its transport knows them before the request is examined."""
+    """The facts that say who sends a request, as its transport knows them before the request is examined.
+
+    - `transport`: Kind of the transport, such as ``http``.
+    - `client`: Client by its address: an IP address, or a name such as ``unix``. It is the client if no plugin names
+      another.
+    - `address`: IP address of the client. None if it has none (a unix socket, the same process).
+    - `headers`: Headers by their lower-case names. The values of a repeated header are joined by ``, ``.
+    - `secure`: True if nobody on the way can read along: TLS, a unix socket, or a trusted proxy that says so.
+    - `operation`: Operation that is asked for, such as ``GET /api/jobs/{id}``. Empty if there is none of this name.
+    """
 
     transport: str
-    """Kind of the transport, such as ``http``."""
     client: ClientId
-    """Client by its address: an IP address, or a name such as ``unix``. It is the client if no plugin names another."""
     address: str | None = None
-    """IP address of the client. None if it has none (a unix socket, the same process)."""
     headers: Mapping[str, str] = {}
-    """Headers by their lower-case names. The values of a repeated header are joined by ``, ``."""
     secure: bool = False
-    """True if nobody on the way can read along: TLS, a unix socket, or a trusted proxy that says so."""
     operation: str = ""
-    """Operation that is asked for, such as ``GET /api/jobs/{id}``. Empty if there is none of this name."""
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """A caller: the client whose jobs it may see, and what it shares with others."""
+    """A caller: the client whose jobs it may see, and what it shares with others.
+
+    - `group`: Group whose limits and turns the client shares. By default the client itself, or the /64 of an IPv6
+      address.
+    - `operator`: True if it may see and end the jobs of every client.
+    - `address`: IP address, for guards and the log.
+    """
 
     client: ClientId
     group: GroupId = ""
-    """Group whose limits and turns the client shares. By default the client itself, or the /64 of an IPv6 address."""
     operator: bool = False
-    """True if it may see and end the jobs of every client."""
     address: str | None = None
-    """IP address, for guards and the log."""
 
     def __post_init__(self) -> None:
         if not self.group:

@@ -50,7 +50,14 @@ LOWEST_PRIORITY = 7
 
 
 class JobRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A client's request. A transport fills it in; the client's identity is never taken from a body."""
+    """A client's request. A transport fills it in; the client's identity is never taken from a body.
+
+    - `group`: Group whose limits and turns the job counts in. None: that of the client (`default_group`).
+    - `address`: IP address that the request came from. None if there is none (a unix socket, the same process).
+    - `priority`: Priority; lower runs sooner.
+    - `body_digest`: Digest of the body that came with `idempotency_key`.
+    - `meta`: Facts that plugins or an embedding program keep with the job, up to 4 KiB. Never taken from a body.
+    """
 
     containers: tuple[ContainerId, ...]
     data: msgspec.Raw
@@ -58,18 +65,13 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     requires_proof: bool = False
     client: ClientId = "local"
     group: GroupId | None = None
-    """Group whose limits and turns the job counts in. None: that of the client (`default_group`)."""
     address: str | None = None
-    """IP address that the request came from. None if there is none (a unix socket, the same process)."""
     origin: Location = Location.OFFCHAIN
     destination: Location = Location.OFFCHAIN
     priority: Annotated[int, msgspec.Meta(ge=0, le=LOWEST_PRIORITY)] = 3
-    """Priority; lower runs sooner."""
     idempotency_key: str | None = None
     body_digest: str | None = None
-    """Digest of the body that came with `idempotency_key`."""
     meta: Mapping[str, str] = {}
-    """Facts that plugins or an embedding program keep with the job, up to 4 KiB. Never taken from a body."""
 
     @property
     def in_group(self) -> GroupId:
@@ -98,16 +100,18 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One call of a container. Times are Unix seconds."""
+    """One call of a container. Times are Unix seconds.
+
+    - `failure`: Error text; None if the call gave an output.
+    - `status`: HTTP status of a failure, if there was one.
+    """
 
     started_at: float
     finished_at: float
     instance: str = ""
     kind: FailureKind | None = None
     failure: str | None = None
-    """Error text; None if the call gave an output."""
     status: int | None = None
-    """HTTP status of a failure, if there was one."""
 
 
 class StepRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -119,12 +123,15 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The end of a job."""
+    """The end of a job.
+
+    - `status`: Final status: success, failed or cancelled.
+    - `result`: Result of the job. None means the result of its last step (or, for a cancelled job, an error that says
+      so).
+    """
 
     status: JobStatus
-    """Final status: success, failed or cancelled."""
     result: ContainerResult | None = None
-    """Result of the job. None means the result of its last step (or, for a cancelled job, an error that says so)."""
 
     def check(self) -> None:
         """Raise `NodekitError` if this is not the end of a job."""
@@ -134,27 +141,29 @@ class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """An accepted request and its progress. Times are Unix seconds."""
+    """An accepted request and its progress. Times are Unix seconds.
+
+    - `due`: Container of the next step. The node sets it from the pipeline before it stores the job.
+    - `not_before`: Time before which the next step must not start.
+    - `delay_seconds`: Delay from which `not_before` was computed. It limits the wait if the clock jumps.
+    - `timeout_seconds`: Maximum time from the job's acceptance to its end; None: no limit.
+    - `queue_timeout_seconds`: Maximum time in the queue for the due container. The node sets it together with `due`.
+    - `retry_of`: Id of the job that this one retries.
+    """
 
     id: JobId
     request: JobRequest
     accepted_at: float
     status: JobStatus = JobStatus.ACCEPTED
     due: ContainerId | None = None
-    """Container of the next step. The node sets it from the pipeline before it stores the job."""
     not_before: float | None = None
-    """Time before which the next step must not start."""
     delay_seconds: float | None = None
-    """Delay from which `not_before` was computed. It limits the wait if the clock jumps."""
     timeout_seconds: float | None = None
-    """Maximum time from the job's acceptance to its end; None: no limit."""
     queue_timeout_seconds: float | None = None
-    """Maximum time in the queue for the due container. The node sets it together with `due`."""
     steps: tuple[StepRecord, ...] = ()
     outcome: Outcome | None = None
     finished_at: float | None = None
     retry_of: JobId | None = None
-    """Id of the job that this one retries."""
 
     @property
     def client(self) -> ClientId:

@@ -13,12 +13,15 @@ Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class ClientLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The limits of one client. Unset fields fall back to `each_client`, then to the node's limits."""
+    """The limits of one client. Unset fields fall back to `each_client`, then to the node's limits.
+
+    - `max_pending`: Maximum number of its accepted, unfinished jobs.
+    - `max_priority`: Most urgent priority the client gets, from 0 (the most urgent). A request for more urgency gets
+      this one.
+    """
 
     max_pending: Count | None = None
-    """Maximum number of its accepted, unfinished jobs."""
     max_priority: Annotated[int, msgspec.Meta(ge=0, le=7)] | None = None
-    """Most urgent priority the client gets, from 0 (the most urgent). A request for more urgency gets this one."""
 
     def over(self, other: "ClientLimits") -> "ClientLimits":
         """Return these limits, with unset fields taken from `other`."""
@@ -33,24 +36,26 @@ NO_CLIENTS: Mapping[str, ClientLimits] = MappingProxyType({})
 
 
 class NodeLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The limits of a node."""
+    """The limits of a node.
+
+    - `concurrency`: Number of jobs that run at once.
+    - `max_pending`: Maximum number of accepted, unfinished jobs.
+    - `job_timeout_seconds`: Maximum time from a job's acceptance to its end.
+    - `queue_timeout_seconds`: Maximum time a job waits in the queue for each of its containers; ``inf`` is no limit.
+    - `max_steps`: Maximum number of steps of a job. It ends a job whose pipeline never does.
+    - `each_client`: Limits of every client.
+    - `clients`: Limits of some clients, by client id.
+    - `drain_seconds`: Time that stopping waits for running jobs.
+    """
 
     concurrency: Count = 64
-    """Number of jobs that run at once."""
     max_pending: Count = 10_000
-    """Maximum number of accepted, unfinished jobs."""
     job_timeout_seconds: Seconds | None = None
-    """Maximum time from a job's acceptance to its end."""
     queue_timeout_seconds: Seconds | None = 86_400.0
-    """Maximum time a job waits in the queue for each of its containers; ``inf`` is no limit."""
     max_steps: Count = 1000
-    """Maximum number of steps of a job. It ends a job whose pipeline never does."""
     each_client: ClientLimits = NO_LIMITS
-    """Limits of every client."""
     clients: Mapping[str, ClientLimits] = NO_CLIENTS
-    """Limits of some clients, by client id."""
     drain_seconds: Annotated[float, msgspec.Meta(ge=0)] = 10.0
-    """Time that stopping waits for running jobs."""
 
     def problems(self) -> Iterator[Problem]:
         """Check the values as a node file would: Structs made in Python do not check themselves."""

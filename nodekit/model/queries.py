@@ -10,20 +10,22 @@ from nodekit.model.job import Job, JobStatus
 
 
 class JobQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """A choice of jobs: those that match all fields. A field that is None matches every job."""
+    """A choice of jobs: those that match all fields. A field that is None matches every job.
+
+    - `status`: Statuses of which the job has one.
+    - `container`: Container of the error with which the job ended (`Job.error`). A job without an error does not match.
+    - `error`: Part of the text of that error, case-sensitive. A job without an error does not match, whatever the text.
+    - `after`: Id behind which the job's id sorts. Ids sort by age. There need not be a job of this id.
+    - `limit`: Maximum number of jobs.
+    """
 
     client: ClientId | None = None
     status: Collection[JobStatus] | None = None
-    """Statuses of which the job has one."""
     idempotency_key: str | None = None
     container: ContainerId | None = None
-    """Container of the error with which the job ended (`Job.error`). A job without an error does not match."""
     error: str | None = None
-    """Part of the text of that error, case-sensitive. A job without an error does not match, whatever the text."""
     after: JobId | None = None
-    """Id behind which the job's id sorts. Ids sort by age. There need not be a job of this id."""
     limit: int = 1000
-    """Maximum number of jobs."""
 
     def matches(self, job: Job) -> bool:
         """Return True if the job matches all fields."""

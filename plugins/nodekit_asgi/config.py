@@ -15,32 +15,37 @@ Positive = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Limits of one request, the origins and proxies it may come from, and the profile of the reply."""
+    """Limits of one request, the origins and proxies it may come from, and the profile of the reply.
+
+    - `max_batch`: Items in one batch.
+    - `max_ids`: Ids in one query.
+    - `max_steps`: Containers in one job; while it runs, the outputs of all its steps are in memory.
+    - `body_seconds`: Time a client has to send a body.
+    - `max_wait_seconds`: Longest time a request may wait for jobs to finish; whole seconds, as in
+      ``Preference-Applied``.
+    - `allowed_origins`: Origins (``https://app.example``) of other sites whose pages may call the node.
+    - `allowed_hosts`: Names, other than loopback's, by which a node bound to loopback may be called.
+    - `trusted_proxies`: Addresses and networks of proxies that are trusted to name the client; ``unix`` is the peer of
+      a unix socket.
+    - `forwarded_header`: The one header in which they name it: a list of addresses or, if it is ``forwarded``, that of
+      RFC 7239.
+    - `status_networks`: Addresses and networks that may report the outcome of jobs.
+    - `profile`: The profile that clients expect, for the replies in which nodes differ.
+    """
 
     max_body_bytes: Positive = 16 * 1024 * 1024
     max_json_depth: Annotated[int, msgspec.Meta(ge=1, le=DEEPEST)] = MAX_DEPTH
     max_batch: Positive = 1000
-    """Items in one batch."""
     max_ids: Positive = 200
-    """Ids in one query."""
     max_steps: Positive = 100
-    """Containers in one job; while it runs, the outputs of all its steps are in memory."""
     body_seconds: Annotated[float, msgspec.Meta(gt=0)] = 60.0
-    """Time a client has to send a body."""
     max_wait_seconds: Annotated[int, msgspec.Meta(ge=0)] = 60
-    """Longest time a request may wait for jobs to finish; whole seconds, as in ``Preference-Applied``."""
     allowed_origins: tuple[str, ...] = ()
-    """Origins (``https://app.example``) of other sites whose pages may call the node."""
     allowed_hosts: tuple[str, ...] = ()
-    """Names, other than loopback's, by which a node bound to loopback may be called."""
     trusted_proxies: tuple[str, ...] = ()
-    """Addresses and networks of proxies that are trusted to name the client; ``unix`` is the peer of a unix socket."""
     forwarded_header: Annotated[str, msgspec.Meta(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")] = "x-forwarded-for"
-    """The one header in which they name it: a list of addresses or, if it is ``forwarded``, that of RFC 7239."""
     status_networks: tuple[str, ...] = ()
-    """Addresses and networks that may report the outcome of jobs."""
     profile: ProfileName = "infernet-0.1"
-    """The profile that clients expect, for the replies in which nodes differ."""
 
     def __post_init__(self) -> None:
         check_networks("trusted_proxies", (text for text in self.trusted_proxies if text != UNIX))
@@ -48,13 +53,16 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class AsgiConfig(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The table of the transport in a node file."""
+    """The table of the transport in a node file.
+
+    - `bind`: ``host:port``, ``[v6]:port`` or ``unix:path``; port 0 picks a free one.
+    - `server`: hypercorn speaks HTTP/2 too; uvicorn is faster and belongs behind a proxy.
+    - `max_connections`: Maximum number of open client connections. Unset: as many as the process's limit of open files
+      has room for.
+    - `stop_seconds`: Time that stopping waits for requests that are being answered.
+    """
 
     bind: str = "127.0.0.1:4000"
-    """``host:port``, ``[v6]:port`` or ``unix:path``; port 0 picks a free one."""
     server: Literal["hypercorn", "uvicorn"] = "hypercorn"
-    """hypercorn speaks HTTP/2 too; uvicorn is faster and belongs behind a proxy."""
     max_connections: Positive | None = None
-    """Maximum number of open client connections. Unset: as many as the process's limit of open files has room for."""
     stop_seconds: Annotated[float, msgspec.Meta(ge=0)] = 3.0
-    """Time that stopping waits for requests that are being answered."""

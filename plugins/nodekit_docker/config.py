@@ -55,52 +55,54 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class DockerContainer(StartedContainer, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A container that a Docker engine runs. By default it may do little: see the defaults of its keys."""
+    """A container that a Docker engine runs. By default it may do little: see the defaults of its keys.
+
+    - `image`: ``name:tag`` or ``name@sha256:…``; without either, the tag ``latest``.
+    - `mode`: ``served``: called over HTTP for as long as the node runs. ``once``: a program that runs once for each
+      step, with the step's data on standard input and the output on standard output.
+    - `name`: Its name on the engine; by default made of the node's name and its id.
+    - `command`: Arguments in place of the image's own; no shell.
+    - `env`: More of its environment. Who may use the engine can read it, secrets included.
+    - `volumes`: ``source:/target[:ro]``: a folder or file (relative ones, with a dot in front, to the node file's
+      folder) or a volume's name.
+    - `port`: The port inside the container on which its program listens.
+    - `host_port`: The port on 127.0.0.1 at which it is published; by default a free port.
+    - `pull`: Policy for asking the registry for its image.
+    - `registry`: The credentials for its image; by default those that ``docker login`` stored.
+    - `network`: The name of a network that is there, or ``isolated``; by default, the engine's default bridge, and for
+      a program none.
+    - `extra_hosts`: Names → addresses, or ``host-gateway``.
+    - `memory`: The most it may use, swap included; past it, its program is killed.
+    - `pids`: Maximum number of its processes and threads.
+    - `user`: ``uid[:gid]`` or a name; by default the image's own.
+    - `read_only`: True makes its root file system read-only.
+    - `tmpfs`: Folders in memory, which count towards `memory`, with their sizes.
+    - `capabilities`: Linux capabilities that it has; all others are dropped.
+    - `startup_seconds`: Maximum number of seconds until it answers.
+    """
 
     image: Annotated[str, msgspec.Meta(min_length=1)]  # pyright: ignore[reportGeneralTypeIssues] - no default here
-    """``name:tag`` or ``name@sha256:…``; without either, the tag ``latest``."""
     mode: Literal["served", "once"] = "served"
-    """``served``: called over HTTP for as long as the node runs. ``once``: a program that runs once for each step, with
-    the step's data on standard input and the output on standard output."""
     name: str | None = None
-    """Its name on the engine; by default made of the node's name and its id."""
     command: tuple[str, ...] = ()
-    """Arguments in place of the image's own; no shell."""
     env: Mapping[str, EnvValue] = _NO_ENV
-    """More of its environment. Who may use the engine can read it, secrets included."""
     volumes: tuple[str, ...] = ()
-    """``source:/target[:ro]``: a folder or file (relative ones, with a dot in front, to the node file's folder) or a
-    volume's name."""
     port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 3000
-    """The port inside the container on which its program listens."""
     host_port: Annotated[int, msgspec.Meta(ge=1, le=65535)] | None = None
-    """The port on 127.0.0.1 at which it is published; by default a free port."""
     gpus: Gpus | None = None
     pull: Literal["always", "missing", "never"] = "missing"
-    """Policy for asking the registry for its image."""
     registry: Credentials | None = None
-    """The credentials for its image; by default those that ``docker login`` stored."""
     network: str | None = None
-    """The name of a network that is there, or ``isolated``; by default, the engine's default bridge, and for a
-    program none."""
     extra_hosts: Mapping[str, str] = _NO_TEXTS
-    """Names → addresses, or ``host-gateway``."""
     labels: Mapping[str, str] = _NO_TEXTS
     memory: str = "2GiB"
-    """The most it may use, swap included; past it, its program is killed."""
     cpus: Annotated[float, msgspec.Meta(ge=0.01, le=1e6)] | None = None
     pids: Annotated[int, msgspec.Meta(ge=1)] = 512
-    """Maximum number of its processes and threads."""
     user: str | None = None
-    """``uid[:gid]`` or a name; by default the image's own."""
     read_only: bool = False
-    """True makes its root file system read-only."""
     tmpfs: Mapping[str, str] = _NO_TEXTS
-    """Folders in memory, which count towards `memory`, with their sizes."""
     capabilities: tuple[str, ...] = ()
-    """Linux capabilities that it has; all others are dropped."""
     startup_seconds: Annotated[float, msgspec.Meta(gt=0)] = 60.0
-    """Maximum number of seconds until it answers."""
 
     @property
     def isolated(self) -> bool:
@@ -163,19 +165,23 @@ class DockerContainer(StartedContainer, frozen=True, kw_only=True, forbid_unknow
 
 
 class DockerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The runner's settings."""
+    """The runner's settings.
+
+    - `host`: The engine's URL, ``unix:///path``; by default, that of DOCKER_HOST, of the current docker context, or the
+      usual socket.
+    """
 
     containers: tuple[DockerContainer, ...] = ()
     host: str | None = None
-    """The engine's URL, ``unix:///path``; by default, that of DOCKER_HOST, of the current docker context, or the
-    usual socket."""
 
 
 class Volume(msgspec.Struct, frozen=True):
-    """An entry of `volumes`."""
+    """An entry of `volumes`.
+
+    - `source`: An absolute path, or the name of a volume.
+    """
 
     source: str
-    """An absolute path, or the name of a volume."""
     target: str
     read_only: bool
 

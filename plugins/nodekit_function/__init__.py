@@ -42,13 +42,13 @@ FunctionT = TypeVar("FunctionT", bound=Function)
 
 
 class FunctionContainer(Container, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A container of a node file."""
+    """A container of a node file.
+
+    - `call`: ``package.module:function``, or ``file.py:function`` relative to the node file. A file runs once, even if
+      several of its functions are containers.
+    """
 
     call: str
-    """``package.module:function``, or ``file.py:function`` relative to the node file.
-
-    A file runs once, even if several of its functions are containers.
-    """
 
 
 class FunctionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

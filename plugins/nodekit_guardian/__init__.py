@@ -15,14 +15,16 @@ class GuardianConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class GuardianRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The rules of one container."""
+    """The rules of one container.
+
+    - `external`: True if it may be the first container of a job.
+    - `allowed_ips`: Addresses and networks (CIDR, v4 and v6) that may use it; empty: all.
+    - `generates_proofs`: True if it may be the last container of a job that requires a proof.
+    """
 
     external: bool = True
-    """True if it may be the first container of a job."""
     allowed_ips: tuple[str, ...] = ()
-    """Addresses and networks (CIDR, v4 and v6) that may use it; empty: all."""
     generates_proofs: bool = False
-    """True if it may be the last container of a job that requires a proof."""
 
     def __post_init__(self) -> None:
         for allowed in self.allowed_ips:

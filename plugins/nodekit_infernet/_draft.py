@@ -13,11 +13,13 @@ from nodekit_infernet._shapes import is_table
 
 
 class Reference(msgspec.Struct, frozen=True):
-    """The environment variable that replaces a secret in a written node file."""
+    """The environment variable that replaces a secret in a written node file.
+
+    - `origin`: The key path of the secret in ``config.json``.
+    """
 
     variable: str
     origin: str
-    """The key path of the secret in ``config.json``."""
 
 
 class Draft:

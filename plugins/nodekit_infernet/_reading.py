@@ -29,13 +29,15 @@ _TYPES = {
 
 
 class Read(msgspec.Struct, frozen=True):
-    """The contents of a file."""
+    """The contents of a file.
+
+    - `given`: The key paths in the file.
+    - `unknown`: The key paths that Infernet does not know either.
+    """
 
     config: InfernetConfig
     given: frozenset[str]
-    """The key paths in the file."""
     unknown: tuple[str, ...]
-    """The key paths that Infernet does not know either."""
 
 
 def read_config(path: Path) -> Read:

@@ -19,14 +19,17 @@ _EMPTY: Mapping[str, EnvValue] = MappingProxyType({})
 
 
 class ProcessContainer(StartedContainer, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A container that is a local process."""
+    """A container that is a local process.
+
+    - `command`: The program, looked up in PATH (or, with a slash, from `folder`), and its arguments. No shell is
+      involved.
+    - `env`: Environment variables, in addition to PATH, HOME, LANG and PORT.
+    - `folder`: Folder in which it runs; by default the folder of the node file (from Python: the current one).
+    """
 
     command: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
-    """The program, looked up in PATH (or, with a slash, from `folder`), and its arguments. No shell is involved."""
     env: Mapping[str, EnvValue] = _EMPTY
-    """Environment variables, in addition to PATH, HOME, LANG and PORT."""
     folder: Path | None = None
-    """Folder in which it runs; by default the folder of the node file (from Python: the current one)."""
 
 
 class ProcessConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -19,13 +19,16 @@ _NANOSECONDS = 1_000_000_000
 
 
 class RateLimitConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The table of the plugin in a node file."""
+    """The table of the plugin in a node file.
+
+    - `requests`: Number of requests that a client may make per `period_seconds`.
+    - `max_clients`: Number of remembered clients. Beyond it, the one with the oldest request is forgotten; its rate
+      starts again.
+    """
 
     requests: Annotated[int, msgspec.Meta(ge=1)] = 60
-    """Number of requests that a client may make per `period_seconds`."""
     period_seconds: Annotated[float, msgspec.Meta(gt=0, le=31_536_000)] = 60.0
     max_clients: Annotated[int, msgspec.Meta(ge=1)] = 100_000
-    """Number of remembered clients. Beyond it, the one with the oldest request is forgotten; its rate starts again."""
 
 
 class RateLimit:

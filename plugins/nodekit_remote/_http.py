@@ -35,12 +35,14 @@ _ERROR_STATUS = 300  # redirects are not followed, so they are errors too
 
 
 class HttpContainer(Container, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Settings of every container that is called over HTTP."""
+    """Settings of every container that is called over HTTP.
+
+    - `bearer`: Sent as ``Authorization: Bearer …``.
+    - `http_errors`: Meaning of the JSON body of an HTTP error: the error, or the output, as some containers intend.
+    """
 
     bearer: Secret | None = None
-    """Sent as ``Authorization: Bearer …``."""
     http_errors: Literal["fail", "output"] = "fail"
-    """Meaning of the JSON body of an HTTP error: the error, or the output, as some containers intend."""
     max_reply_bytes: Annotated[int, msgspec.Meta(ge=1)] = MAX_REPLY_BYTES
 
 

@@ -34,10 +34,12 @@ _URL = re.compile(r"https?://[^/?#\s]+[^?#\s]*")
 
 
 class RemoteContainer(HttpContainer, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A container that runs elsewhere."""
+    """A container that runs elsewhere.
+
+    - `url`: ``http(s)://host[:port][/path]``; calls go to ``<url>/service_output``.
+    """
 
     url: str
-    """``http(s)://host[:port][/path]``; calls go to ``<url>/service_output``."""
 
     def __post_init__(self) -> None:
         if not _URL.fullmatch(self.url):
@@ -52,11 +54,13 @@ class RemoteContainer(HttpContainer, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class RemoteConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The runner's settings."""
+    """The runner's settings.
+
+    - `connections`: Maximum number of steps that run in these containers together. Unset: as many as the node runs.
+    """
 
     containers: tuple[RemoteContainer, ...] = ()
     connections: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    """Maximum number of steps that run in these containers together. Unset: as many as the node runs."""
     connect_timeout_seconds: Annotated[float, msgspec.Meta(gt=0)] = 5.0
 
 

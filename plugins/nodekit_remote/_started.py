@@ -13,14 +13,17 @@ STEADY_SECONDS = 30.0
 
 
 class StartedContainer(HttpContainer, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A container called over HTTP. Its runner starts it, restarts it when it dies, and ends it."""
+    """A container called over HTTP. Its runner starts it, restarts it when it dies, and ends it.
+
+    - `startup_seconds`: Time it may take until it answers.
+    - `stop_seconds`: Time it may take to end after SIGTERM, before it is killed.
+    - `required`: If true, the node starts only with it. If false, it comes up meanwhile, and is tried again if it fails
+      to.
+    """
 
     startup_seconds: Annotated[float, msgspec.Meta(gt=0)] = 30.0
-    """Time it may take until it answers."""
     stop_seconds: Annotated[float, msgspec.Meta(ge=0)] = 5.0
-    """Time it may take to end after SIGTERM, before it is killed."""
     required: bool = True
-    """If true, the node starts only with it. If false, it comes up meanwhile, and is tried again if it fails to."""
 
 
 def restart_pause(pause: float, ran_seconds: float) -> float:

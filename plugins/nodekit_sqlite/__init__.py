@@ -12,14 +12,16 @@ __all__ = ["SqliteConfig", "SqliteStore", "SqliteTable", "provider"]
 
 
 class SqliteConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The database file and its durability."""
+    """The database file and its durability.
+
+    - `path`: The database file; it is created, with mode 0600, together with `.lock`, `-wal` and `-shm` beside it.
+    - `synchronous`: FULL survives a crash of the machine; NORMAL only one of the process, and is faster on slow disks.
+    - `group`: Maximum number of writes that share one commit.
+    """
 
     path: Path
-    """The database file; it is created, with mode 0600, together with `.lock`, `-wal` and `-shm` beside it."""
     synchronous: Literal["FULL", "NORMAL"] = "FULL"
-    """FULL survives a crash of the machine; NORMAL only one of the process, and is faster on slow disks."""
     group: Annotated[int, msgspec.Meta(ge=1)] = 512
-    """Maximum number of writes that share one commit."""
 
 
 class SqliteStore(EmbeddedStore):

@@ -27,8 +27,12 @@ class DoorConfig(msgspec.Struct, forbid_unknown_fields=True):
     pass
 
 class DoorRules(msgspec.Struct, forbid_unknown_fields=True):
+    """Locks.
+
+    - `locked`: True if it is.
+    """
+
     locked: bool = True
-    """Whether it is."""
 
 class Door:
     """Keeps
@@ -125,13 +129,13 @@ def test_show_imports_the_one_that_is_meant_and_says_what_it_is(tmp_path: Path) 
         "",
         "settings that it reads from containers:",
         "  locked: true or false; default true",
-        "      Whether it is.",
+        "      True if it is.",
     ]
     assert imported(tmp_path) == {"nodekit_door"}
     told = json.loads(nodekit(tmp_path, "plugins", "show", "door", "--json").stdout)
     assert told["hooks"] == ["nodekit_admit", "nodekit_observe"]
     assert told["container_keys"] == [
-        {"name": "locked", "type": "true or false", "default": "true", "text": "Whether it is."}
+        {"name": "locked", "type": "true or false", "default": "true", "text": "True if it is."}
     ]
 
 
@@ -231,38 +235,36 @@ def test_check_gives_up_one_that_hangs(tmp_path: Path) -> None:
 class Base(msgspec.Struct):
     """Settings of both.
 
-    More."""
+    More.
+
+    - `first`: Said here.
+    - `second`: Said here, too.
+    """
 
     first: int = 1
-    """Said here."""
     second: int = 2
-    """Said here, too."""
 
 
 class Derived(Base, kw_only=True):
+    """Settings of one.
+
+    - `second`: Said anew,
+      on two lines.
+    - `none`: No field.
+
+    The end.
+    """
+
     second: int = 3
-    """Said anew,
-    on two lines."""
     third: list[str] = []
     fourth: int | None = None
 
-    def method(self) -> None:
-        """Belong to no field."""
 
-
-def test_docstrings_below_fields_are_read_from_the_source_inherited_ones_too() -> None:
+def test_fields_are_documented_in_the_docstring_inherited_ones_too() -> None:
     assert field_docs(Derived) == {"first": "Said here.", "second": "Said anew, on two lines."}
     assert field_docs(DockerContainer)["startup_seconds"] == "Maximum number of seconds until it answers."
     assert field_docs(DockerContainer)["required"] == field_docs(StartedContainer)["required"]
-    assert (summary(Base), summary(Derived)) == ("Settings of both.", "")
-
-
-def test_where_there_is_no_source_there_are_none() -> None:
-    made = msgspec.defstruct("Made", [("field", int, 1)])
-    assert field_docs(made) == {}
-    spoken: dict[str, Any] = {"msgspec": msgspec, "__name__": "spoken"}
-    exec("class Spoken(msgspec.Struct):\n    field: int\n    'Said.'\n", spoken)
-    assert field_docs(spoken["Spoken"]) == {}
+    assert (summary(Base), summary(Derived)) == ("Settings of both.", "Settings of one.")
 
 
 def test_keys_are_told_in_words_of_a_node_file() -> None:
@@ -278,15 +280,17 @@ def test_keys_are_told_in_words_of_a_node_file() -> None:
 
 
 class Described(msgspec.Struct):
-    """Fields that are described in their types."""
+    """Fields that are described in their types.
+
+    - `both`: In the docstring.
+    """
 
     said: Annotated[int, msgspec.Meta(ge=0, description="In its type")] = 0
     both: Annotated[int, msgspec.Meta(description="In its type")] = 0
-    """Below it."""
 
 
-def test_a_description_in_a_type_is_told_where_no_docstring_is_below_the_field() -> None:
-    assert [key.text for key in keys_of(Described)] == ["In its type", "Below it."]
+def test_a_description_in_a_type_is_shown_where_the_docstring_has_none() -> None:
+    assert [key.text for key in keys_of(Described)] == ["In its type", "In the docstring."]
 
 
 BARE = """

@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,27 @@ def questions(folder: Path) -> Iterator[str]:
 def test_no_docstring_opens_with_a_question(place: str) -> None:
     advice = "open with a verb, or with a noun for a thing:\n"
     assert not (found := list(questions(ROOT / place))), advice + "\n".join(found)
+
+
+def below_fields(folder: Path) -> Iterator[str]:
+    """Yield the place of each docstring below a field of a Struct. `help()` does not show it there."""
+    for file in sorted(folder.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef) and any(ast.unparse(base).endswith("Struct") for base in node.bases):
+                for field, below in pairwise(node.body):
+                    if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):
+                        yield f"{file}:{below.lineno}"
+
+
+@pytest.mark.parametrize("place", ["nodekit", "plugins", "contrib", "examples"])
+def test_fields_are_documented_where_help_shows_it(place: str) -> None:
+    advice = "write it into the docstring of the class, as an item: - `field`: Text.\n"
+    assert not (found := list(below_fields(ROOT / place))), advice + "\n".join(found)
+
+
+def test_a_docstring_below_a_field_is_found(tmp_path: Path) -> None:
+    (tmp_path / "planted.py").write_text('class A(msgspec.Struct):\n    b: int\n    """B."""\n', encoding="utf-8")
+    assert len(list(below_fields(tmp_path))) == 1
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,12 @@ from nodekit import Provider
 from nodekit_memory import MemoryStore
 
 class Config(msgspec.Struct, forbid_unknown_fields=True):
-    '''Jobs on a shelf.'''
+    '''Jobs on a shelf.
+
+    - `size`: How many fit.
+    '''
 
     size: int = 1
-    '''How many fit.'''
 
 provider = Provider(Config, lambda config, file: MemoryStore())
 """

@@ -13,15 +13,17 @@ PENDING_SECONDS = 5.0
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """The state of a node at one moment."""
+    """The state of a node at one moment.
+
+    - `running`: Containers by id; True if the container can be called.
+    - `pending`: Numbers of pending jobs. None: the store did not answer.
+    """
 
     running: dict[str, bool] = {}
-    """Containers by id; True if the container can be called."""
     in_flight: int = 0
     max_in_flight: int = 0
     max_pending: int = 0
     pending: Pending | None = None
-    """Numbers of pending jobs. None: the store did not answer."""
 
 
 async def seen(node: Node) -> Seen:

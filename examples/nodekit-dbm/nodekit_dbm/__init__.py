@@ -11,10 +11,12 @@ __all__ = ["DbmConfig", "DbmTable", "provider"]
 
 
 class DbmConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The table of the store in a node file."""
+    """The table of the store in a node file.
+
+    - `path`: The database, without `.dat` and `.dir`, relative to the node file. Its folder must exist.
+    """
 
     path: Path
-    """The database, without `.dat` and `.dir`, relative to the node file. Its folder must exist."""
 
 
 def build(config: DbmConfig, file: NodeFile) -> EmbeddedStore:

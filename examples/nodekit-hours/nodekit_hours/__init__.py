@@ -9,10 +9,14 @@ from nodekit import JobRequest, Node, Provider, Refusal
 
 
 class Hours(Struct, frozen=True, kw_only=True):
+    """The hours at which a container is open.
+
+    - `opens`: The hour at which it opens: 7.5 is half past seven. Equal to `closes`: it is always open.
+    - `closes`: The hour at which it closes. Less than `opens`: it is open over midnight.
+    """
+
     opens: Annotated[float, Meta(ge=0, le=24)] = 0
-    """The hour at which it opens: 7.5 is half past seven. Equal to `closes`: it is always open."""
     closes: Annotated[float, Meta(ge=0, le=24)] = 0
-    """The hour at which it closes. Less than `opens`: it is open over midnight."""
 
 
 class HoursGuard:

@@ -13,8 +13,12 @@ from nodekit import Container, ContainerError, Job, JobRequest, JobStatus, Outco
 
 
 class RouteConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table of the pipeline in a node file.
+
+    - `max_steps`: Maximum number of steps of a job. A job whose outputs go on naming containers fails.
+    """
+
     max_steps: Annotated[int, Meta(ge=1)] = 20
-    """Maximum number of steps of a job. A job whose outputs go on naming containers fails."""
 
 
 class Output(Struct):

@@ -35,22 +35,24 @@ _NO_OTHER_PLUGINS = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
 
 class Wishes(msgspec.Struct, frozen=True, kw_only=True):
-    """Options for the certification of a package."""
+    """Options for the certification of a package.
+
+    - `tests`: Files and folders with the package's own tests.
+    - `only`: The providers to certify, as ``kind:name``; all if it is empty.
+    - `given`: Settings by the name of the provider.
+    - `file`: A node file with more settings.
+    - `backends`: Event loops for the suites that are made. The package's own tests set theirs themselves.
+    - `seconds`: Maximum number of seconds for one test.
+    - `start_seconds`: Maximum number of seconds to import a provider, and to collect tests.
+    """
 
     tests: tuple[Path, ...] = ()
-    """Files and folders with the package's own tests."""
     only: tuple[str, ...] = ()
-    """The providers to certify, as ``kind:name``; all if it is empty."""
     given: Mapping[str, Mapping[str, Any]] = {}
-    """Settings by the name of the provider."""
     file: Path | None = None
-    """A node file with more settings."""
     backends: tuple[str, ...] = ("asyncio",)
-    """Event loops for the suites that are made. The package's own tests set theirs themselves."""
     seconds: float = 120.0
-    """Maximum number of seconds for one test."""
     start_seconds: float = 60.0
-    """Maximum number of seconds to import a provider, and to collect tests."""
 
 
 def certify(package: Package, wishes: Wishes, say: Callable[[str], None]) -> Certificate:

@@ -20,10 +20,12 @@ _DROPPED = ("PYTHONWARNINGS", "PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_CURREN
 
 
 class Finished(msgspec.Struct, frozen=True):
-    """The end of a process."""
+    """The end of a process.
+
+    - `exit_code`: None if it showed no sign of life for too long and was killed.
+    """
 
     exit_code: int | None
-    """None if it showed no sign of life for too long and was killed."""
     last_lines: str
 
 

@@ -16,38 +16,44 @@ from nodekit.testing.contracts.backends import NOT_APPLICABLE
 
 
 class Looked(msgspec.Struct, frozen=True):
-    """A provider that was examined."""
+    """A provider that was examined.
+
+    - `asked`: True if it is to be certified.
+    """
 
     subject: Subject
     seen: Examined
     asked: bool
-    """True if it is to be certified."""
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of one suite for one provider."""
+    """The result of one suite for one provider.
+
+    - `tests`: The class of the package's own tests; empty if the suite was made for the provider.
+    - `text`: The reason why it did not pass.
+    """
 
     kind: Kind
     provider: str
     suite: str
     tests: str = ""
-    """The class of the package's own tests; empty if the suite was made for the provider."""
     passed: int = 0
     total: int = 0
     limits: tuple[str, ...] = ()
     result: Literal["passed", "failed", "not run"]
     text: str = ""
-    """The reason why it did not pass."""
     cure: str = ""
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """A test that failed, or a file of tests that cannot be collected."""
+    """A test that failed, or a file of tests that cannot be collected.
+
+    - `test`: The name of the test as a sentence.
+    """
 
     providers: tuple[str, ...]
     suite: str
     test: str
-    """The name of the test as a sentence."""
     text: str
 
 

@@ -10,14 +10,16 @@ from nodekit.config.providers import Kind
 
 
 class Suite(msgspec.Struct, frozen=True):
-    """A suite of `nodekit.testing`."""
+    """A suite of `nodekit.testing`.
+
+    - `fixture`: The fixture that gives the tested component.
+    - `base`: True if this suite alone can certify a provider of the kind.
+    """
 
     name: str
     kind: Kind
     fixture: str
-    """The fixture that gives the tested component."""
     base: bool = True
-    """True if this suite alone can certify a provider of the kind."""
 
 
 SUITES = {

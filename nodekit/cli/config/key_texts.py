@@ -23,12 +23,14 @@ _BOUNDS = {"gt": "more than", "ge": "at least", "lt": "less than", "le": "at mos
 
 
 class Key(msgspec.Struct, frozen=True):
-    """A key of a table, described for people."""
+    """A key of a table, described for people.
+
+    - `default`: The default as TOML writes it, or `required`, or `none`.
+    """
 
     name: str
     type: str
     default: str
-    """The default as TOML writes it, or `required`, or `none`."""
     text: str
 
 

@@ -20,7 +20,10 @@ PROVIDERS: tuple[Kind, ...] = get_args(Kind)
 
 
 class Listed(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An entry point of a package."""
+    """An entry point of a package.
+
+    - `broken`: The reason why it cannot be used, as far as metadata shows it; empty if there is none.
+    """
 
     kind: str
     name: str
@@ -28,15 +31,16 @@ class Listed(msgspec.Struct, frozen=True, omit_defaults=True):
     version: str | None
     points_to: str
     broken: str = ""
-    """The reason why it cannot be used, as far as metadata shows it; empty if there is none."""
 
 
 class Catalogue(msgspec.Struct, frozen=True):
-    """All entry points, and the distributions that cannot be read."""
+    """All entry points, and the distributions that cannot be read.
+
+    - `unreadable`: The distributions that cannot be read, each with the reason.
+    """
 
     entries: Sequence[Listed]
     unreadable: Sequence[str]
-    """The distributions that cannot be read, each with the reason."""
 
 
 def catalogue() -> Catalogue:

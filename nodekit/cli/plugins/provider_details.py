@@ -23,26 +23,29 @@ from nodekit.interfaces.store import JobStore
 
 
 class Portrait(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The facts about an object that a package provides."""
+    """The facts about an object that a package provides.
+
+    - `text`: Its description, from a docstring.
+    - `summary`: The summary of the distribution.
+    - `file`: The file of the module.
+    - `capabilities`: Optional Protocols that it implements.
+    - `container_keys`: For a runner, the keys of its containers. For a plugin, the keys that it reads from every
+      container.
+    """
 
     kind: str
     name: str
     text: str
-    """Its description, from a docstring."""
     distribution: str | None
     version: str | None
     summary: str | None
-    """The summary of the distribution."""
     home_page: str | None
     module: str
     file: str | None
-    """The file of the module."""
     hooks: Sequence[str] = ()
     capabilities: Sequence[str] = ()
-    """Optional Protocols that it implements."""
     keys: Sequence[Key] = ()
     container_keys: Sequence[Key] = ()
-    """For a runner, the keys of its containers. For a plugin, the keys that it reads from every container."""
 
 
 def portrait(kind: str, entry: EntryPoint) -> Portrait:

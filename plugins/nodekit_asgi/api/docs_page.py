@@ -20,12 +20,14 @@ _CSS, _SCRIPT, _HTML = b"text/css; charset=utf-8", b"text/javascript; charset=ut
 
 
 class Asset(Struct, frozen=True):
-    """A file of the page."""
+    """A file of the page.
+
+    - `carried`: True if the file is in the package `offapi`, False if it is one of ours.
+    """
 
     name: str
     content_type: bytes
     carried: bool = True
-    """True if the file is in the package `offapi`, False if it is one of ours."""
 
 
 ASSETS: Mapping[str, Asset] = {

@@ -13,14 +13,16 @@ CONNECT_SECONDS = 10.0
 
 
 class Address(msgspec.Struct, frozen=True):
-    """A parsed node URL."""
+    """A parsed node URL.
+
+    - `path`: The path of the unix socket, or the prefix of the node's own paths.
+    """
 
     url: str
     scheme: Literal["http", "https", "unix"]
     host: str = ""
     port: int = 0
     path: str = ""
-    """The path of the unix socket, or the prefix of the node's own paths."""
 
     def connection(self) -> HTTPConnection:
         """Return a connection that is not open yet. Proxies from the environment are not used."""

@@ -32,16 +32,18 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """A reply, with its `body` as a whole or in pieces."""
+    """A reply, with its `body` as a whole or in pieces.
+
+    - `keep_alive`: Bytes that are sent from time to time while no piece comes.
+    - `held`: Contexts that are left once the reply is sent or cannot be sent.
+    """
 
     body: bytes | AsyncIterator[bytes]
     status: int = 200
     headers: Sequence[Header] = ()
     content_type: bytes = b"application/json"
     keep_alive: bytes = b""
-    """Bytes that are sent from time to time while no piece comes."""
     held: AsyncExitStack | None = None
-    """Contexts that are left once the reply is sent or cannot be sent."""
 
 
 class HttpError(Exception):

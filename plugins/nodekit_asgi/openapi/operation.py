@@ -15,10 +15,12 @@ Key: TypeAlias = tuple[str, str]
 
 
 class Content(msgspec.Struct, frozen=True):
-    """The body of a request or of a reply."""
+    """The body of a request or of a reply.
+
+    - `schema`: The schema of the body. None: bytes without a schema.
+    """
 
     schema: Schema | None
-    """The schema of the body. None: bytes without a schema."""
     examples: Mapping[str, Any] = {}
     media_type: str = "application/json"
 
@@ -34,14 +36,16 @@ class Parameter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """A reply with a certain status: its meaning, body and headers."""
+    """A reply with a certain status: its meaning, body and headers.
+
+    - `headers`: Names in `HEADERS`. Every reply has `X-Request-ID` as well.
+    - `links`: Ids of operations that take the `id` of the body.
+    """
 
     description: str
     content: Content | None = None
     headers: tuple[str, ...] = ()
-    """Names in `HEADERS`. Every reply has `X-Request-ID` as well."""
     links: tuple[str, ...] = ()
-    """Ids of operations that take the `id` of the body."""
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,14 +9,16 @@ ProfileName: TypeAlias = Literal["infernet-0.1", "infernet-1.4"]
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
-    """The replies of a node that differ between profiles."""
+    """The replies of a node that differ between profiles.
+
+    - `refused`: The HTTP status of a refusal. A malformed request is 400 in every profile.
+    - `nothing_found`: The HTTP status if none of the requested ids is known; 200 comes with an empty list.
+    - `reported`: The body that answers a status report.
+    """
 
     refused: int
-    """The HTTP status of a refusal. A malformed request is 400 in every profile."""
     nothing_found: int
-    """The HTTP status if none of the requested ids is known; 200 comes with an empty list."""
     reported: Any
-    """The body that answers a status report."""
 
 
 PROFILES: Mapping[ProfileName, Profile] = {

@@ -21,12 +21,15 @@ SHORT_DIGEST = 12
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """A container of the node file."""
+    """A container of the node file.
+
+    - `state`: ``running``, ``paused``, ``created``, ``exited with code 3`` or ``missing``. For a program, ``image
+      missing`` or the number of its running steps: ``once, 2 running``.
+    - `since`: Time at which it began to run.
+    """
 
     id: str
     state: str
-    """``running``, ``paused``, ``created``, ``exited with code 3`` or ``missing``. For a program, ``image missing`` or
-    the number of its running steps: ``once, 2 running``."""
     image: str
     digest: str = ""
     address: str = ""
@@ -34,7 +37,6 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int | None = None
     memory_limit_bytes: int | None = None
     since: datetime | None = None
-    """Time at which it began to run."""
 
 
 @click.command()

@@ -22,14 +22,16 @@ BAD_NODE_FILE = 3
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """A container of the node file. Its other settings, which may hold secrets, are not read."""
+    """A container of the node file. Its other settings, which may hold secrets, are not read.
+
+    - `host`: The `host` of its runner.
+    - `once`: True for a program, which gets a container for each step.
+    """
 
     id: str
     image: str
     host: str | None
-    """The `host` of its runner."""
     once: bool
-    """True for a program, which gets a container for each step."""
 
 
 class Asked:

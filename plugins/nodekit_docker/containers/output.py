@@ -69,9 +69,11 @@ class Output:
 
 
 class Printed(msgspec.Struct, frozen=True):
-    """The exit code and the output of a program that has ended."""
+    """The exit code and the output of a program that has ended.
+
+    - `errors`: The end of its standard error.
+    """
 
     exit_code: int
     output: bytes
     errors: bytes
-    """The end of its standard error."""

@@ -23,13 +23,15 @@ engines ask the machine's on its behalf. That is a way out of an internal networ
 
 
 class Spec(msgspec.Struct, frozen=True):
-    """The settings from which a container is made."""
+    """The settings from which a container is made.
+
+    - `settings`: The body of the engine's call, without the labels that differ each time the container is made.
+    - `digest`: A digest of the settings. A container with the same digest need not be recreated.
+    """
 
     name: str
     settings: Mapping[str, Any]
-    """The body of the engine's call, without the labels that differ each time the container is made."""
     digest: str
-    """A digest of the settings. A container with the same digest need not be recreated."""
 
     def body(self, *, owner: str, restarts: int) -> dict[str, Any]:
         """Return the body of the engine's call. `owner` is the id of the node's own container, or empty."""

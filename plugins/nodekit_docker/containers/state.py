@@ -21,14 +21,16 @@ KILLED = 128 + 9
 
 
 class Listed(msgspec.Struct, frozen=True):
-    """A container in the engine's list of containers."""
+    """A container in the engine's list of containers.
+
+    - `entry`: The id of its entry in the node file.
+    - `said`: The name that its entry set; empty if the name is made of the node's name and the entry.
+    """
 
     id: str
     name: str
     entry: str
-    """The id of its entry in the node file."""
     said: str = ""
-    """The name that its entry set; empty if the name is made of the node's name and the entry."""
 
     @classmethod
     def of(cls, inspected: Mapping[str, Any]) -> "Listed":
@@ -50,7 +52,12 @@ class Network(msgspec.Struct, frozen=True):
 
 
 class State(msgspec.Struct, frozen=True):
-    """The facts that matter about an inspected container."""
+    """The facts that matter about an inspected container.
+
+    - `error`: The engine's error text for a container that could not be run.
+    - `image`: The image's id.
+    - `addresses`: Addresses by network.
+    """
 
     id: str
     name: str
@@ -59,14 +66,11 @@ class State(msgspec.Struct, frozen=True):
     exit_code: int
     out_of_memory: bool
     error: str
-    """The engine's error text for a container that could not be run."""
     started_at: str
     labels: Mapping[str, str]
     image: str
-    """The image's id."""
     ports: Mapping[str, Any]
     addresses: Mapping[str, str]
-    """Addresses by network."""
     host_network: bool
 
     @classmethod

@@ -17,12 +17,14 @@ _EXPECTED = "unix:///path or tcp://127.0.0.1:port"
 
 
 class Place(msgspec.Struct, frozen=True):
-    """The place where an engine should be."""
+    """The place where an engine should be.
+
+    - `host`: ``unix:///path`` or ``tcp://127.0.0.1:port``.
+    - `how`: The source that named it, for people to read.
+    """
 
     host: str
-    """``unix:///path`` or ``tcp://127.0.0.1:port``."""
     how: str
-    """The source that named it, for people to read."""
     tls: Any = None
 
 

@@ -29,12 +29,14 @@ def own_container_id(mountinfo: str | None = None) -> str | None:
 
 
 class Surroundings(msgspec.Struct, frozen=True):
-    """The place where the node runs."""
+    """The place where the node runs.
+
+    - `owner`: The id of the container that it runs in; empty if it runs on the engine's machine itself.
+    - `networks`: The networks of that container.
+    """
 
     owner: str = ""
-    """The id of the container that it runs in; empty if it runs on the engine's machine itself."""
     networks: tuple[str, ...] = ()
-    """The networks of that container."""
 
     def shared(self, container: DockerContainer) -> str | None:
         """Return the network in which the node reaches the container; None if it reaches ports on loopback.

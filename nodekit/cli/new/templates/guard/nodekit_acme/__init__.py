@@ -16,17 +16,22 @@ Bytes = Annotated[int, msgspec.Meta(ge=2)]
 
 
 class AcmeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The table of the guard in a node file."""
+    """The table of the guard in a node file.
+
+    - `max_data_bytes`: Maximum size of a job's data, in bytes. Containers may set a lower limit.
+    """
 
     max_data_bytes: Bytes = 1024 * 1024
-    """Maximum size of a job's data, in bytes. Containers may set a lower limit."""
 
 
 class AcmeRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The keys that the guard adds to the table of every container of every runner."""
+    """The keys that the guard adds to the table of every container of every runner.
+
+    - `max_data_bytes`: Maximum size of the data of a job that names the container, in bytes; by default the guard's own
+      limit.
+    """
 
     max_data_bytes: Bytes | None = None
-    """Maximum size of the data of a job that names the container, in bytes; by default the guard's own limit."""
 
 
 class AcmeGuard:

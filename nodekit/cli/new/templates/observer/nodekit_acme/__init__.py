@@ -25,12 +25,14 @@ __all__ = ["AcmeConfig", "AcmeObserver", "provider"]
 
 
 class AcmeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The table of the observer in a node file."""
+    """The table of the observer in a node file.
+
+    - `path`: The file, relative to the node file; lines are added at its end. Its folder must exist.
+    - `max_waiting`: Maximum number of lines that wait to be written. Further lines are dropped, and `/health` says so.
+    """
 
     path: Path
-    """The file, relative to the node file; lines are added at its end. Its folder must exist."""
     max_waiting: Annotated[int, msgspec.Meta(ge=1)] = 10_000
-    """Maximum number of lines that wait to be written. Further lines are dropped, and `/health` says so."""
 
 
 class AcmeObserver:

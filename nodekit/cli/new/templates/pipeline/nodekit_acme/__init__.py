@@ -30,10 +30,12 @@ __all__ = ["AcmeConfig", "AcmePipeline", "provider"]
 
 
 class AcmeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The table of the pipeline in a node file."""
+    """The table of the pipeline in a node file.
+
+    - `key`: The key of an output that ends the job if its value is true.
+    """
 
     key: str = "done"
-    """The key of an output that ends the job if its value is true."""
 
 
 class AcmePipeline:

@@ -34,19 +34,23 @@ __all__ = ["AcmeConfig", "AcmeEntry", "AcmeRunner", "provider"]
 
 
 class AcmeEntry(Container, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A container's table in a node file. `Container` has the keys that all share, such as `timeout_seconds`."""
+    """A container's table in a node file. `Container` has the keys that all share, such as `timeout_seconds`.
+
+    - `command`: The program and its arguments; no shell is involved.
+    """
 
     command: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
-    """The program and its arguments; no shell is involved."""
 
 
 class AcmeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The table of the runner in a node file."""
+    """The table of the runner in a node file.
+
+    - `max_output_bytes`: Maximum size of a command's output, in bytes. Streams have no limit, because they are read
+      only as fast as their reader takes them.
+    """
 
     containers: tuple[AcmeEntry, ...] = ()
     max_output_bytes: Annotated[int, msgspec.Meta(ge=1)] = 64 * 1024 * 1024
-    """Maximum size of a command's output, in bytes. Streams have no limit, because they are read only as fast as their
-    reader takes them."""
 
 
 class AcmeRunner:

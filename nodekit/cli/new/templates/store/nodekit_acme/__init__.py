@@ -11,12 +11,15 @@ __all__ = ["AcmeConfig", "AcmeStore", "AcmeTable", "provider"]
 
 
 class AcmeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The table of the store in a node file."""
+    """The table of the store in a node file.
+
+    - `path`: The file, relative to the node file. It is created with mode 0600; its folder must exist.
+    - `synchronous`: True: jobs also survive a crash of the machine, at the speed of the disk. False: only a crash of
+      the process.
+    """
 
     path: Path
-    """The file, relative to the node file. It is created with mode 0600; its folder must exist."""
     synchronous: bool = True
-    """True: jobs also survive a crash of the machine, at the speed of the disk. False: only a crash of the process."""
 
 
 class AcmeStore(EmbeddedStore):

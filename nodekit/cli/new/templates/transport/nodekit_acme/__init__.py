@@ -26,16 +26,18 @@ Seconds = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class AcmeConfig(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The table of the transport in a node file. `Limits` has the limits of one request, such as `max_batch`."""
+    """The table of the transport in a node file. `Limits` has the limits of one request, such as `max_batch`.
+
+    - `host`: The IP address to listen on.
+    - `port`: The TCP port; 0 picks a free one.
+    - `idle_seconds`: Maximum number of seconds that a client may take for the head of its next request.
+    - `stop_seconds`: Maximum number of seconds that stopping waits for requests that are being answered.
+    """
 
     host: str = "127.0.0.1"
-    """The IP address to listen on."""
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 4000
-    """The TCP port; 0 picks a free one."""
     idle_seconds: Seconds = 30.0
-    """Maximum number of seconds that a client may take for the head of its next request."""
     stop_seconds: Seconds = 3.0
-    """Maximum number of seconds that stopping waits for requests that are being answered."""
 
 
 class AcmeTransport:
