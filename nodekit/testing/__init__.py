@@ -20,14 +20,17 @@ for _name in ("contracts", "store_model"):
     pytest.register_assert_rewrite(f"{__name__}.{_name}")
 
 from nodekit.testing.builders.components import make_function_runner, make_node, make_store, make_table  # noqa: E402
+from nodekit.testing.builders.connections import make_connection  # noqa: E402
 from nodekit.testing.builders.jobs import make_attempt, make_job, make_request, make_step, succeeded, with_output  # noqa: E402
 from nodekit.testing.clock import VirtualClock  # noqa: E402
 from nodekit.testing.contracts.backends import Contract  # noqa: E402
 from nodekit.testing.contracts.pipelines.pipeline import PipelineContract  # noqa: E402
 from nodekit.testing.contracts.plugins.guard import GuardContract  # noqa: E402
 from nodekit.testing.contracts.plugins.hostile import HOSTILE_PAYLOADS, hostile_requests  # noqa: E402
+from nodekit.testing.contracts.plugins.identity import IdentityContract  # noqa: E402
 from nodekit.testing.contracts.plugins.observer import ObserverContract  # noqa: E402
 from nodekit.testing.contracts.plugins.plugin import PluginContract  # noqa: E402
+from nodekit.testing.contracts.plugins.step import StepContract  # noqa: E402
 from nodekit.testing.contracts.runners.runner import ContainerRunnerContract  # noqa: E402
 from nodekit.testing.contracts.runners.streaming import StreamingRunnerContract  # noqa: E402
 from nodekit.testing.contracts.shared.store import SharedStoreContract  # noqa: E402
@@ -56,6 +59,7 @@ __all__ = [
     "Faults",
     "GuardContract",
     "HttpTransportContract",
+    "IdentityContract",
     "JobStoreContract",
     "JobTableContract",
     "Moment",
@@ -64,12 +68,14 @@ __all__ = [
     "PluginContract",
     "Point",
     "SharedStoreContract",
+    "StepContract",
     "StreamingRunnerContract",
     "TransportContract",
     "VirtualClock",
     "When",
     "hostile_requests",
     "make_attempt",
+    "make_connection",
     "make_function_runner",
     "make_job",
     "make_node",

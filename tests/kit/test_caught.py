@@ -11,17 +11,32 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from kit.broken import durable, guards, http, observers, pipelines, runners, shared, stores, tables, transports
+from kit.broken import (
+    durable,
+    guards,
+    http,
+    identities,
+    observers,
+    pipelines,
+    runners,
+    shared,
+    steps,
+    stores,
+    tables,
+    transports,
+)
 from kit.nested import Outcomes, run
 from paths import ROOT
 
 from nodekit.testing import (
     DurableJobStoreContract,
     GuardContract,
+    IdentityContract,
     JobTableContract,
     ObserverContract,
     PipelineContract,
     SharedStoreContract,
+    StepContract,
     StreamingRunnerContract,
     TransportContract,
 )
@@ -53,6 +68,10 @@ RUNNER_LEFT = "test_exit_leaves_no_tasks_descriptors_or_threads"
 HOSTILE = "test_whatever_a_client_sends_it_is_let_in_or_refused"
 TOLD_WHY = "test_who_is_unwelcome_is_refused_with_a_reason"
 NODE = ("test_a_node_takes_jobs_to_their_end", "test_no_stored_step_is_called_again_after_a_crash")
+UNKNOWN = "test_unknown_callers_are_turned_away_with_a_reason"
+ODD_CALLERS = "test_whatever_a_caller_sends_it_is_known_or_turned_away"
+IN_VAIN = "test_what_a_caller_sends_in_vain_changes_no_answer"
+HOSTILE_OUTPUTS = "test_whatever_containers_answer_it_lets_through_or_fails_the_step"
 NOT_THERE = "test_check_refuses_a_job_whose_containers_are_not_there"
 RESTARTED = "test_a_job_goes_on_after_a_restart"
 ENDS = "test_each_job_comes_to_an_end"
@@ -106,6 +125,30 @@ BREAKS = (
         "test_jobs_go_on_as_without_it",
         "test_it_observes_jobs_that_succeed_fail_and_are_cancelled",
     ),
+    Break(
+        steps.ForgetsToReturn,
+        "test_outputs_of_containers_come_through",
+        "test_steps_that_run_at_once_do_not_meet",
+        "test_a_stream_comes_through",
+        HOSTILE_OUTPUTS,
+    ),
+    Break(steps.TranslatesFailures, "test_a_container_that_fails_fails_its_step_or_is_answered_for"),
+    Break(
+        steps.ShieldsItsCall,
+        "test_a_job_that_is_cancelled_ends_its_call",
+        "test_a_step_whose_time_is_over_ends",
+    ),
+    Break(steps.TurnsTimeoutsIntoFaults, "test_a_step_whose_time_is_over_ends"),
+    Break(steps.LosesPieces, "test_a_stream_comes_through"),
+    Break(steps.KeepsTheStep, "test_steps_that_run_at_once_do_not_meet"),
+    Break(steps.ExpectsObjects, HOSTILE_OUTPUTS),
+    Break(identities.CountsCallers, "test_known_callers_get_their_identity_again_and_again", IN_VAIN),
+    Break(identities.LetsAnybodyIn, UNKNOWN),
+    Break(identities.GivesNoReason, UNKNOWN, ODD_CALLERS),
+    Break(identities.NeedsTwoWords, ODD_CALLERS),
+    Break(identities.RaisesAnother, UNKNOWN, ODD_CALLERS),
+    Break(identities.LocksOut, IN_VAIN),
+    Break(identities.ReadsItsTokensInTheLoop, "test_asking_who_it_is_does_not_block"),
     Break(observers.MumblesItsProblems, "test_it_says_in_sentences_what_is_wrong"),
     Break(runners.LeavesWhatWasGivenUp, RUNNER_LEFT),
     Break(runners.BlocksTheLoop, "test_calls_do_not_block_the_event_loop"),
@@ -406,7 +449,8 @@ def test_the_reference_says_what_each_test_catches() -> None:
     page = (ROOT / "docs" / "reference" / "testing.md").read_text(encoding="utf-8")
     told = set(re.findall(r"^\| `(test_\w+)` \|", page, re.MULTILINE))
     suites = (
-        *(PipelineContract, GuardContract, ObserverContract, TransportContract, StreamingRunnerContract),
+        *(PipelineContract, GuardContract, ObserverContract, StepContract, IdentityContract),
+        *(TransportContract, StreamingRunnerContract),
         *(JobTableContract, DurableJobStoreContract, SharedStoreContract),
     )
     assert told == {name for suite in suites for name in dir(suite) if name.startswith("test_")}

@@ -38,6 +38,8 @@ class SharedClaim:
     job: Job
     takeovers: int
     age_seconds: float
+    lost: bool = False
+    """True if it was invalid before the client got it."""
     scope: anyio.CancelScope = field(init=False)
     """Created in the event loop of the client."""
 
@@ -126,7 +128,11 @@ class Engine:
         return ticket.claims
 
     async def add_claimed(self, number: int, job: Job) -> SharedClaim:
-        return self.grant(number, await self.store.add_claimed(job))
+        claim = self.grant(number, await self.store.add_claimed(job))
+        if number not in self.sessions:  # it has lapsed meanwhile
+            claim.lost = True
+            await self.take_back(self.drop(claim.token), died=True)
+        return claim
 
     def grant(self, number: int, claim: Claim) -> SharedClaim:
         token = next(self.numbers)

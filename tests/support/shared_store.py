@@ -93,7 +93,7 @@ class SharedMemoryStore:
     def _hold(self, claim: SharedClaim) -> Claim:
         claim.scope = anyio.CancelScope()
         self._claims[claim.token] = claim
-        if claim.token in self._lost:
+        if claim.lost or claim.token in self._lost:
             self._lose(claim.token)
         return claim
 

@@ -27,7 +27,12 @@ _CALLED = (ContainerRunnerContract.echo, ContainerRunnerContract.fail, Container
 _STREAMED = (StreamingRunnerContract.endless, StreamingRunnerContract.broken)
 
 _START_SECONDS = 10.0
-_HOOKS = {"GuardContract": ("nodekit_admit", "nodekit_limit"), "ObserverContract": ("nodekit_observe",)}
+_HOOKS = {
+    "GuardContract": ("nodekit_admit", "nodekit_limit"),
+    "IdentityContract": ("nodekit_identify",),
+    "ObserverContract": ("nodekit_observe",),
+    "StepContract": ("nodekit_step",),
+}
 """Suites of plugins, and the hooks that make them fit."""
 
 

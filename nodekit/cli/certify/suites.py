@@ -37,7 +37,9 @@ SUITES = {
         Suite("PipelineContract", "pipeline", "pipeline"),
         Suite("PluginContract", "plugin", "plugin"),
         Suite("GuardContract", "plugin", "guard"),
+        Suite("IdentityContract", "plugin", "plugin"),
         Suite("ObserverContract", "plugin", "observer"),
+        Suite("StepContract", "plugin", "plugin"),
     )
 }
 

@@ -169,7 +169,7 @@ class StarvesAClient(Engine):
         super().__init__(lease_seconds)
         put = self.store._queue.put
         self.store._queue.put = lambda entry, **delay: put(  # type: ignore[method-assign]
-            replace(entry, client="everybody"), **delay
+            replace(entry, group="everybody"), **delay
         )
 
 

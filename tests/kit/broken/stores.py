@@ -87,7 +87,7 @@ class IgnoresPriority(QueuesWrongly):
 
 class StarvesAClient(QueuesWrongly):
     def alter(self, entry: Unfinished, delay_seconds: float | None) -> Unfinished:
-        return replace(entry, client="everybody")
+        return replace(entry, group="everybody")
 
 
 class IgnoresDelay(QueuesWrongly):

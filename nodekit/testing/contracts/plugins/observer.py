@@ -21,10 +21,11 @@ from nodekit import (
     Refusal,
     RequestRefused,
     StepFinished,
+    StepStarted,
     TooManyRequests,
 )
 from nodekit.testing.builders.components import make_function_runner, make_node
-from nodekit.testing.builders.jobs import make_attempt, make_job, make_request, succeeded, with_output
+from nodekit.testing.builders.jobs import make_attempt, make_job, make_request, make_step, succeeded, with_output
 from nodekit.testing.contracts.plugins.plugin import PluginContract, call_hook, nothing_fails
 from nodekit.testing.leaks.detectors import unblocked_loop
 
@@ -138,6 +139,7 @@ def _events() -> Sequence[Event]:
     failing = going_on.with_result(error, make_attempt(kind="status", failure="it failed"))
     return [
         JobAccepted(new),
+        StepStarted(new, make_step("echo")),
         StepFinished(going_on, 0),
         StepFinished(failing, 1),
         JobFinished(failing.finished(Outcome(JobStatus.FAILED), 1.0)),
