@@ -31,6 +31,18 @@ from nodekit.errors import (
 from nodekit.execution.descriptors import descriptor_share
 from nodekit.execution.job_stream import JobStream, StreamBroken, StreamRecord
 from nodekit.hooks.mounts import AsgiApplication, Mount
+from nodekit.hooks.specs import (
+    Admits,
+    HasLifespan,
+    HasRoutes,
+    Identifies,
+    LimitsRequests,
+    Observes,
+    ObservesStore,
+    ReportsProblems,
+    RunsBeside,
+    WrapsSteps,
+)
 from nodekit.interfaces.pipeline import Pipeline, Sequence
 from nodekit.interfaces.runner import ContainerRunner, DescribingRunner, InProcessRunner, PooledRunner, StreamingRunner
 from nodekit.interfaces.step_call import PiecesChange, StepCall
@@ -90,6 +102,7 @@ __all__ = [
     "MAX_DEPTH",
     "UNFINISHED",
     "UNSUCCESSFUL",
+    "Admits",
     "Announcement",
     "AsgiApplication",
     "Attempt",
@@ -118,7 +131,10 @@ __all__ = [
     "Forbidden",
     "Format",
     "GroupId",
+    "HasLifespan",
+    "HasRoutes",
     "Health",
+    "Identifies",
     "Identity",
     "InProcessRunner",
     "InvalidPayload",
@@ -134,6 +150,7 @@ __all__ = [
     "JobStream",
     "JobTable",
     "KeyReused",
+    "LimitsRequests",
     "Location",
     "Mount",
     "Node",
@@ -143,6 +160,8 @@ __all__ = [
     "NodekitError",
     "NotFailed",
     "NotStarted",
+    "Observes",
+    "ObservesStore",
     "Outcome",
     "Pending",
     "PiecesChange",
@@ -152,9 +171,11 @@ __all__ = [
     "Problem",
     "Provider",
     "Refusal",
+    "ReportsProblems",
     "RequestRefused",
     "Retry",
     "RetryFrom",
+    "RunsBeside",
     "Secret",
     "Sequence",
     "Settlement",
@@ -176,6 +197,7 @@ __all__ = [
     "Unauthorized",
     "Unavailable",
     "Unfinished",
+    "WrapsSteps",
     "__version__",
     "decode_payload",
     "default_group",

@@ -126,7 +126,7 @@ async def _stream(runner: ContainerRunner, step: Step, send: Send, change: Piece
             pieces, instance = _one_piece(output), output.instance
         changed = pieces if change is None else change(pieces)
         if isinstance(changed, AsyncGenerator):
-            await stack.enter_async_context(aclosing(changed))
+            await stack.enter_async_context(aclosing(cast("AsyncGenerator[bytes, None]", changed)))
         async for piece in changed:
             if piece:
                 record.add(piece)

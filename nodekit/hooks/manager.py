@@ -21,7 +21,7 @@ from nodekit.errors import (
     Unauthorized,
     Unavailable,
 )
-from nodekit.hooks import specs as hookspecs
+from nodekit.hooks.specs import HOOKS, hook_parameters
 from nodekit.hooks.tracing import traced
 from nodekit.interfaces.component_calls import said, texts
 from nodekit.interfaces.step_call import PiecesChange, StepCall
@@ -38,7 +38,6 @@ logger = logging.getLogger("nodekit.plugins")
 
 _PREFIX = "nodekit_"
 _MARKER = f"{_PREFIX}impl"  # what pluggy.HookimplMarker("nodekit") leaves on a function
-_SPECS = {name: spec for name, spec in vars(hookspecs).items() if name.startswith(_PREFIX)}
 
 
 class _PluginManager(pluggy.PluginManager):
@@ -48,7 +47,7 @@ class _PluginManager(pluggy.PluginManager):
     """
 
     def parse_hookspec_opts(self, module_or_class: object, name: str) -> pluggy.HookspecOpts | None:
-        if name not in _SPECS:
+        if name not in HOOKS:
             return None
         return pluggy.HookspecOpts(firstresult=False, historic=False, warn_on_impl=None, warn_on_impl_args=None)
 
@@ -110,7 +109,7 @@ class Hooks:
         self._node = node
         self._trace = trace
         self._manager = _PluginManager("nodekit")
-        self._manager.add_hookspecs(hookspecs)
+        self._manager.add_hookspecs(type("Hooks", (), dict(HOOKS)))
         self._places: dict[str, str] = {}
         for number, (place, plugin) in enumerate(placed):
             name = f"{number}:{plugin_name(plugin)}"
@@ -344,9 +343,7 @@ def _plugins_among(components: Sequence[tuple[str, object]], plugins: Sequence[o
 def _named(plugin: object) -> list[str]:
     """Return the names of attributes named like a hook, except imported modules. A hook set to None is left out."""
     names = [name for name in dir(plugin) if name.startswith(_PREFIX)]
-    return [
-        name for name in names if callable(value := getattr(plugin, name)) or (name in _SPECS and value is not None)
-    ]
+    return [name for name in names if callable(value := getattr(plugin, name)) or (name in HOOKS and value is not None)]
 
 
 def _is_implementation(plugin: object, name: str) -> bool:
@@ -362,19 +359,19 @@ def _problems(plugin: object) -> Iterator[str]:
         if text := _problem(name, getattr(plugin, name)):
             yield f"{plugin_name(plugin)}.{name}: {text}"
     if not named and not hasattr(plugin, "container_rules"):
-        yield f"{plugin_name(plugin)} implements no hook; known: {', '.join(sorted(_SPECS))}"
+        yield f"{plugin_name(plugin)} implements no hook; known: {', '.join(sorted(HOOKS))}"
 
 
 def _problem(name: str, function: Any) -> str | None:
-    spec = _SPECS.get(name)
+    spec = HOOKS.get(name)
     if spec is None:
-        nearest = get_close_matches(name, _SPECS, 1)
-        return "no such hook; " + (f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(sorted(_SPECS))}")
+        nearest = get_close_matches(name, HOOKS, 1)
+        return "no such hook; " + (f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(sorted(HOOKS))}")
     if not inspect.isroutine(function):
         return "must be a function or a method"
     if hasattr(function, _MARKER):
         return "takes no pluggy marker: plugins run in the order in which the node is given them"
-    known = list(inspect.signature(spec).parameters)
+    known = hook_parameters(name)
     taken = inspect.signature(function).parameters.values()
     if defaulted := [p.name for p in taken if p.default is not p.empty]:
         return f"argument {defaulted[0]!r} has a default and would never be passed; remove the default"

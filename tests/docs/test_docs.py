@@ -20,7 +20,7 @@ from paths import ROOT
 from nodekit import ClientLimits, Container, Provider, Retry
 from nodekit.cli import main
 from nodekit.config.compose import TABLES, LogSettings, NodeSettings
-from nodekit.hooks import specs as hookspecs
+from nodekit.hooks.specs import HOOKS, hook_parameters
 from nodekit_asgi.api.routes import ROUTES
 from nodekit_docker import Credentials
 from nodekit_infernet._config import InfernetConfig
@@ -192,15 +192,14 @@ def test_the_reference_names_every_built_in_provider() -> None:
 
 
 def test_the_reference_has_every_hook_with_its_arguments() -> None:
-    hooks = {name: hook for name, hook in vars(hookspecs).items() if name.startswith("nodekit_")}
-    expected = {name: signature(hook) for name, hook in hooks.items()}
+    expected = {name: signature(hook) for name, hook in HOOKS.items()}
     text = (REFERENCE / "hooks.md").read_text(encoding="utf-8")
     assert dict(re.findall(r"^## `(nodekit_\w+)`\n\n`(.*)`$", text, re.MULTILINE)) == expected
 
 
 def signature(hook: Callable[..., Any]) -> str:
     keyword = "async def" if inspect.iscoroutinefunction(hook) else "def"
-    return f"{keyword} {hook.__name__}({', '.join(inspect.signature(hook).parameters)})"
+    return f"{keyword} {hook.__name__}({', '.join(hook_parameters(hook.__name__))})"
 
 
 def test_the_reference_has_every_route() -> None:

@@ -67,7 +67,7 @@ class Metrics:
             raise failure
 
     def nodekit_observe(self, event: Event, node: Node) -> None:
-        match event:  # other events are ignored
+        match event:
             case StepFinished():
                 self._step_finished(event, node)
             case JobAccepted():
@@ -76,6 +76,8 @@ class Metrics:
                 self._job_finished(event.job, node)
             case RequestRefused():
                 self._count.refusals[(self._reasons.label(event),)].inc()
+            case _:  # others do not count, and more may come
+                pass
 
     def nodekit_observe_store(self, call: StoreCall) -> None:
         self._count.store_seconds[(call.method,)].observe(call.seconds)

@@ -17,7 +17,7 @@ from nodekit.cli.config.key_texts import Key, keys_of
 from nodekit.cli.plugins.catalogue import PROVIDERS, expected
 from nodekit.config.distributions import name_of, said_by, version_of
 from nodekit.config.providers import Provider, load_only
-from nodekit.hooks import specs as hookspecs
+from nodekit.hooks.specs import HOOKS
 from nodekit.interfaces.runner import ContainerRunner
 from nodekit.interfaces.store import JobStore
 
@@ -66,7 +66,7 @@ def portrait(kind: str, entry: EntryPoint) -> Portrait:
         home_page=_home_page(entry),
         module=entry.module,
         file=getattr(module, "__file__", None),
-        hooks=[name for name in vars(hookspecs) if name.startswith("nodekit_") and hasattr(made, name)],
+        hooks=[name for name in HOOKS if hasattr(made, name)],
         capabilities=list(_capabilities(made)),
         keys=keys_of(provider.config, ("containers",) if kind == "runner" else ()) if provider else (),
         container_keys=keys_of(provider.container, ("rules",)) if provider and provider.container else (),

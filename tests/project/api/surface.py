@@ -19,7 +19,7 @@ from nodekit.cli import exit_codes as _exit
 from nodekit.cli import main
 from nodekit.config import compose as config
 from nodekit.config.providers import Kind
-from nodekit.hooks import specs as hookspecs
+from nodekit.hooks.specs import HOOKS
 
 from .typed import signed, typed, valued
 
@@ -139,9 +139,8 @@ def defaulted(field: msgspec.structs.FieldInfo) -> str:
 
 
 def hooks() -> Iterator[str]:
-    for name, hook in vars(hookspecs).items():
-        if name.startswith("nodekit_"):
-            yield line("hook", name, signed(hook))
+    for name, hook in HOOKS.items():
+        yield line("hook", name, signed(hook, bound=True))
 
 
 def provided() -> Iterator[tuple[EntryPoint, Provider[Any] | None]]:

@@ -10,7 +10,7 @@ import pytest
 
 import nodekit
 from nodekit.config.compose import NodeSettings
-from nodekit.hooks import specs as hookspecs
+from nodekit.hooks.specs import HOOKS
 
 from . import surface as listing
 from .surface import BASELINE, named, surface
@@ -30,20 +30,20 @@ def test_the_plugin_api_is_the_one_that_is_written_down(lines: list[str]) -> Non
 def test_everything_public_is_listed(lines: list[str]) -> None:
     listed = {re.findall("`(.*?)`", line)[0] for line in lines}
     assert {f"nodekit.{name}" for name in nodekit.__all__} <= listed
-    assert {name for name in vars(hookspecs) if name.startswith("nodekit_")} <= listed
+    assert {*HOOKS} <= listed
     assert {f"node.{field.name}" for field in msgspec.structs.fields(NodeSettings)} <= listed
     assert {"runners.docker.containers.image", "plugins.guardian.containers.external", "nodekit job run"} <= listed
     assert lines == sorted(set(lines))
 
 
 def test_a_real_change_changes_the_surface(lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    async def nodekit_admit(request: nodekit.JobRequest, node: nodekit.Node, more: int) -> None: ...
+    async def nodekit_admit(self: Any, request: nodekit.JobRequest, node: nodekit.Node, more: int) -> None: ...
 
     class Settings(NodeSettings, frozen=True, kw_only=True):
         concurrency: int = 3
         colour: str = "red"
 
-    monkeypatch.setattr(hookspecs, "nodekit_admit", nodekit_admit)
+    monkeypatch.setitem(HOOKS, "nodekit_admit", nodekit_admit)  # type: ignore[arg-type]
     monkeypatch.setattr(listing.config, "NodeSettings", Settings)
     monkeypatch.setattr(nodekit, "__all__", [name for name in nodekit.__all__ if name != "Finding"])
     changed = {re.findall("`(.*?)`", line)[0] for line in {*lines} ^ {*surface()}}

@@ -12,6 +12,7 @@ from anyio.abc import TaskStatus
 
 from nodekit import (
     UNSUCCESSFUL,
+    Admits,
     AsgiApplication,
     ClientId,
     Container,
@@ -23,6 +24,7 @@ from nodekit import (
     DescribingRunner,
     EmbeddedStore,
     Event,
+    HasLifespan,
     Job,
     JobFields,
     JobFinished,
@@ -165,8 +167,8 @@ class Once:
         return Outcome(JobStatus.SUCCESS)
 
 
-class Counter:
-    """A plugin."""
+class Counter(HasLifespan, Admits):
+    """A plugin, some of whose hooks are checked."""
 
     finished = 0
 
@@ -174,7 +176,7 @@ class Counter:
     async def nodekit_lifespan(self, node: Node) -> AsyncIterator[None]:
         yield
 
-    async def nodekit_admit(self, request: JobRequest) -> None:
+    async def nodekit_admit(self, request: JobRequest, node: Node) -> None:
         if request.client == "mallory":
             raise Refusal("Not today")
 

@@ -7,12 +7,15 @@ from typing import Any
 from right import Config, Counter, ListTable, Silent, UpperRunner
 
 from nodekit import (
+    Admits,
     Container,
     ContainerError,
     ContainerFailed,
     ContainerOutput,
     ContainerRunner,
     EmbeddedStore,
+    Identifies,
+    Identity,
     Job,
     JobFinished,
     JobQuery,
@@ -25,8 +28,10 @@ from nodekit import (
     Problem,
     Provider,
     Step,
+    StepCall,
     Transport,
     Unavailable,
+    WrapsSteps,
     encode_payload,
 )
 from nodekit import (
@@ -139,3 +144,23 @@ async def asked(job: Job, containers: Mapping[str, Container], names: Collection
     node.submit(JobRequest.of("a", data={}))  # expect: unused-coroutine
     node.containers["a"] = containers["a"]  # expect: index
     _ = (await node.submit_many([]))[0].id  # expect: union-attr
+
+
+class Misspelt(Admits):
+    async def nodekit_admitt(self, request: JobRequest, node: Node) -> None: ...
+
+
+class NotAsync(Admits):
+    def nodekit_admit(self, request: JobRequest, node: Node) -> None: ...  # expect: override
+
+
+class Mistaken(Identifies):
+    async def nodekit_identify(self, connection: str, node: Node) -> Identity | None: ...  # expect: override
+
+
+class Vague(WrapsSteps):
+    async def nodekit_step(self, step: Step, job: Job, call: StepCall, node: Node) -> str:  # expect: override
+        return await call(step.container)  # expect: return-value arg-type
+
+
+Misspelt()  # expect: abstract

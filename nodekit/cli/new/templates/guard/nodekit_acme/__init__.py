@@ -8,7 +8,7 @@ from typing import Annotated
 
 import msgspec
 
-from nodekit import JobRequest, Node, NodeFile, Provider, Refusal
+from nodekit import Admits, JobRequest, Node, NodeFile, Provider, Refusal
 
 __all__ = ["AcmeConfig", "AcmeGuard", "AcmeRules", "provider"]
 
@@ -34,7 +34,7 @@ class AcmeRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     max_data_bytes: Bytes | None = None
 
 
-class AcmeGuard:
+class AcmeGuard(Admits):
     """A guard that refuses by raising `Refusal`. Any other exception also refuses, so that a bug lets nobody in."""
 
     container_rules = AcmeRules

@@ -19,7 +19,19 @@ import anyio.to_thread
 import msgspec
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from nodekit import CompositionError, Event, Job, JobFinished, Node, NodeFile, Problem, Provider
+from nodekit import (
+    CompositionError,
+    Event,
+    HasLifespan,
+    Job,
+    JobFinished,
+    Node,
+    NodeFile,
+    Observes,
+    Problem,
+    Provider,
+    ReportsProblems,
+)
 
 __all__ = ["AcmeConfig", "AcmeObserver", "provider"]
 
@@ -35,7 +47,7 @@ class AcmeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     max_waiting: Annotated[int, msgspec.Meta(ge=1)] = 10_000
 
 
-class AcmeObserver:
+class AcmeObserver(HasLifespan, Observes, ReportsProblems):
     """An observer of jobs that have ended. It never holds them up."""
 
     def __init__(self, config: AcmeConfig) -> None:
@@ -60,14 +72,14 @@ class AcmeObserver:
         if failure is not None:
             raise failure
 
-    def nodekit_observe(self, event: Event) -> None:
+    def nodekit_observe(self, event: Event, node: Node) -> None:
         if isinstance(event, JobFinished) and self._lines is not None:
             try:
                 self._lines.send_nowait(_line(event.job))
             except anyio.WouldBlock:
                 self._dropped += 1
 
-    def nodekit_problems(self) -> Sequence[str]:
+    def nodekit_problems(self, node: Node) -> Sequence[str]:
         return [f"{self._dropped} lines were not written to {self._config.path}"] if self._dropped else []
 
     async def _write(self, file: FileIO, lines: MemoryObjectReceiveStream[bytes]) -> None:
