@@ -23,7 +23,7 @@ from nodekit.execution.transitions import Progress
 from nodekit.interfaces.component_calls import Running, is_fault, named, said
 from nodekit.interfaces.runner import ContainerRunner
 from nodekit.interfaces.store import Claim, EndingStore, JobStore
-from nodekit.model.container import ContainerId
+from nodekit.model.container import ContainerId, JobId
 from nodekit.model.events import Event, JobAccepted, JobFinished
 from nodekit.model.job import Job
 
@@ -60,6 +60,8 @@ class Executor:
         self.running = 0
         """Number of jobs that run right now."""
         self._changed = Signal()
+        self.under_way: dict[JobId, tuple[float, int, int]] = {}
+        """The calls that are under way, by job, see `RunContext`."""
         self.problems = running.problems
         """Reasons why jobs do not progress right now, by what fails."""
         self._stream_slots = StreamSlots(self._slots, self._reconsider)
@@ -74,6 +76,7 @@ class Executor:
             problems=self.problems,
             unsaved=set(),
             emit=emit,
+            under_way=self.under_way,
         )
         self._runs: Runs[Run] = Runs(context)
         self._stream_runs = StreamRuns(context, self._stream_slots)

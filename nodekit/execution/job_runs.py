@@ -75,6 +75,8 @@ class RunContext:
     unsaved: set[JobId]
     """Jobs whose results the store fails to save right now, streams included."""
     emit: Callable[[Event], None]
+    under_way: dict[JobId, tuple[float, int, int]]
+    """The calls that are under way: the time at which each began, the index of the step, the number of the attempt."""
 
 
 RunT = TypeVar("RunT", bound=Run)
@@ -93,6 +95,7 @@ class Runs(Generic[RunT]):
         self._problems = context.problems
         self._unsaved = context.unsaved
         self._emit = context.emit
+        self._under_way = context.under_way
 
     async def go_on(self, run: RunT) -> None:
         """Run the steps of a job one after another. Give the job back if the next step cannot run here and now."""
@@ -145,7 +148,11 @@ class Runs(Generic[RunT]):
     async def _step(self, run: RunT, step: Step) -> bool:
         """Run one step. Return False if the job was given back to be tried again later."""
         self._emit(StepStarted(run.job, step))
-        called = await self._call(run, step)
+        self._under_way[run.job.id] = time.time(), step.index, step.attempt
+        try:
+            called = await self._call(run, step)
+        finally:
+            del self._under_way[run.job.id]
         if (delay := self._delay(run, step, called)) is not None:
             return await self._try_later(run, called, delay)
         run.step_to_emit = step.index

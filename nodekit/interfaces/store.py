@@ -66,6 +66,21 @@ class Change(msgspec.Struct, frozen=True):
     finished: bool = False
 
 
+class Held(msgspec.Struct, frozen=True):
+    """The call of a container that is under way for a job, in the container that is due.
+
+    - `node`: Name of the node that makes it.
+    - `since`: Time in Unix seconds at which it began.
+    - `step`: Index of the step, from 0.
+    - `attempt`: Number of the attempt, from 1.
+    """
+
+    node: str
+    since: float
+    step: int
+    attempt: int
+
+
 class Settlement(msgspec.Struct, frozen=True):
     """The result of finishing a job without a claim.
 

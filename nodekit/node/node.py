@@ -22,7 +22,7 @@ from nodekit.interfaces.component_calls import Running, asked
 from nodekit.interfaces.pipeline import BUILT_IN, Pipeline
 from nodekit.interfaces.pipeline import Sequence as SequencePipeline
 from nodekit.interfaces.runner import ContainerRunner
-from nodekit.interfaces.store import Change, JobStore, Pending, Settlement
+from nodekit.interfaces.store import Change, Held, JobStore, Pending, Settlement
 from nodekit.interfaces.transport import Transport
 from nodekit.model.container import ClientId, Container, ContainerId, JobId, Location
 from nodekit.model.events import JobFinished
@@ -261,6 +261,11 @@ class Node:
         """
         identity = await self._hooks.identify(connection)
         return identity or Identity(client=connection.client, address=connection.address)
+
+    async def held(self, ids: Sequence[JobId]) -> Mapping[JobId, Held]:
+        """Return the calls of containers that are under way right now, for those of the jobs that have one."""
+        calls = self._executor.under_way
+        return {id: Held(self.name, *calls[id]) for id in ids if id in calls}
 
     async def delete(self, ids: Sequence[JobId]) -> int:
         """Delete finished jobs; unfinished and unknown ones are left alone. Return the number of deleted jobs."""

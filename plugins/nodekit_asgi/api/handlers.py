@@ -132,10 +132,12 @@ def _answer(result: Job | NodekitError | str) -> WireAccepted | WireErrorReply:
 
 
 async def history(request: Request, node: Node) -> Reply:
-    found = await node.fetch([_id(request)], client=request.client)
+    id = _id(request)
+    found = await node.fetch([id], client=request.client)
     if not found:
         raise HttpError(404, NO_SUCH_JOB)
-    return json_reply(wire_history(found[0], now=time.time()))
+    held = await node.held([id])
+    return json_reply(wire_history(found[0], now=time.time(), held=held.get(id)))
 
 
 async def cancel(request: Request, node: Node) -> Reply:

@@ -45,6 +45,11 @@ def _rows(number: int, step: StepRecord, accepted_at: datetime) -> Iterator[list
         place = [str(number), printable(step.container)] if count == 1 else ["", ""]
         times = [f"{'+' if began >= 0 else ''}{_seconds(began)}", _seconds(attempt.duration_seconds)]
         yield [*place, str(count), *times, printable(attempt.instance or "-"), printable(_outcome(attempt))]
+    if (call := step.running) is not None:
+        place = ["", ""] if step.attempts else [str(number), printable(step.container)]
+        since = f"+{_seconds((call.started_at - accepted_at).total_seconds())}"
+        instance, node = printable(call.instance or "-"), printable(call.node)
+        yield [*place, str(call.attempt), since, "-", instance, f"under way on {node}"]
 
 
 def _outcome(attempt: AttemptRecord) -> str:

@@ -40,10 +40,18 @@ class AttemptRecord(msgspec.Struct, frozen=True):
     status: int | None = None
 
 
+class CallRecord(msgspec.Struct, frozen=True):
+    started_at: datetime
+    attempt: int = 1
+    node: str = ""
+    instance: str = ""
+
+
 class StepRecord(msgspec.Struct, frozen=True):
     container: str
     attempts: list[AttemptRecord] = []
     error: str | None = None
+    running: CallRecord | None = None
 
     @property
     def has_output(self) -> bool:

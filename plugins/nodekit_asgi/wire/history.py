@@ -6,7 +6,7 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from nodekit import Attempt, ContainerError, FailureKind, Job, JobStatus, StepRecord
+from nodekit import Attempt, ContainerError, FailureKind, Held, Job, JobStatus, StepRecord
 from nodekit_asgi.wire.fields import JOB_ID, ContainerField, ErrorField, ErrorStatus, JobIdField, TimeField, about
 from nodekit_asgi.wire.jobs import WireStatus, wire_status
 
@@ -24,12 +24,22 @@ class WireAttempt(msgspec.Struct, frozen=True):
     status: ErrorStatus | UnsetType = UNSET
 
 
+class WireCall(msgspec.Struct, frozen=True):
+    """A call of a container that is under way."""
+
+    attempt: Annotated[int, about("The number of the attempt, from 1.", 1, minimum=1)]
+    started_at: TimeField
+    node: Annotated[str, about("The name of the node that makes the call.", "node")]
+    instance: Annotated[str, about("The running instance that is called. Empty if it is not known.", "")] = ""
+
+
 class WireStep(msgspec.Struct, frozen=True):
     """One step that has begun, and its attempts."""
 
     container: ContainerField
     attempts: Annotated[list[WireAttempt], about("The calls that have ended, in their order.")]
     error: Annotated[str | UnsetType, about("The final error of the step.", "no reply within 180 s")] = UNSET
+    running: WireCall | UnsetType = UNSET
 
 
 class WireFailure(msgspec.Struct, frozen=True):
@@ -49,7 +59,7 @@ class WireHistory(msgspec.Struct, frozen=True):
     state: Annotated[
         State,
         about(
-            "`status` in more detail. `accepted`: no attempt has ended yet. `waiting`: a step will be tried again.",
+            "`status` in more detail. `accepted`: no call has begun yet. `waiting`: a step will be tried again.",
             "failed",
         ),
     ]
@@ -72,18 +82,23 @@ class WireHistory(msgspec.Struct, frozen=True):
     )
 
 
-def wire_history(job: Job, *, now: float) -> WireHistory:
-    """Return the history of a job. `now`, in Unix seconds, decides whether the job waits for its next attempt."""
-    waits = job.not_before is not None and job.not_before > now
+def wire_history(job: Job, *, now: float, held: Held | None = None) -> WireHistory:
+    """Return the history of a job. `now`, in Unix seconds, decides whether the job waits for its next attempt.
+
+    `held` is the call that is under way, if there is one.
+    """
+    if job.status.finished or (held is not None and held.step != len(job.results)):
+        held = None  # the call belongs to another moment than the job
+    waits = held is None and job.not_before is not None and job.not_before > now
     return WireHistory(
         id=job.id,
         status=wire_status(job),
-        state="waiting" if waits else _STATES[job.status],
+        state="waiting" if waits else "running" if held else _STATES[job.status],
         pipeline=job.request.pipeline,
         containers=list(job.request.containers),
         priority=job.request.priority,
         accepted_at=_time(job.accepted_at),
-        steps=[_step(record) for record in job.steps],
+        steps=_steps(job, held),
         finished_at=UNSET if job.finished_at is None else _time(job.finished_at),
         due=job.due or UNSET,
         not_before=_time(job.not_before) if waits and job.not_before is not None else UNSET,
@@ -99,6 +114,15 @@ _STATES: dict[JobStatus, State] = {
     JobStatus.FAILED: "failed",
     JobStatus.CANCELLED: "cancelled",
 }
+
+
+def _steps(job: Job, held: Held | None) -> list[WireStep]:
+    steps = [_step(record) for record in job.steps]
+    if held is None:
+        return steps
+    before = steps.pop().attempts if job.steps and job.steps[-1].result is None else []
+    call = WireCall(held.attempt, _time(held.since), held.node)
+    return [*steps, WireStep(job.due or "", before, running=call)]
 
 
 def _step(record: StepRecord) -> WireStep:

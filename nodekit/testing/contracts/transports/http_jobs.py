@@ -140,13 +140,26 @@ class HttpJobs(HttpBase):
             await self.until(lambda: "gate" in api.served.runner.calls)
             history = (await api.get(f"/api/jobs/{id}")).json
             assert (history["status"], history["state"], history["due"]) == ("running", "running", "gate")
-            assert [step["container"] for step in history["steps"]] == ["echo"]
+            assert [step["container"] for step in history["steps"]] == ["echo", "gate"]
+            assert "running" not in history["steps"][0]
             assert {"finished_at", "not_before", "failure"} & set(history) == set()
-            first = (await api.get(f"/api/jobs/{await api.submit('gate')}")).json
-            assert (first["status"], first["state"], first["due"], first["steps"]) == (
-                *("running", "accepted", "gate"),
-                [],
-            )
+
+    async def test_the_history_shows_the_call_that_is_under_way_from_the_first_one_on(
+        self, transport: Transport
+    ) -> None:
+        self.skip_without("histories")
+        async with self.api(transport) as api:
+            id = await api.submit("gate")
+            await self.until(lambda: "gate" in api.served.runner.calls)
+            history = (await api.get(f"/api/jobs/{id}")).json
+            assert (history["status"], history["state"], history["due"]) == ("running", "running", "gate")
+            (step,) = history["steps"]
+            call = step.pop("running")
+            assert step == {"container": "gate", "attempts": []}
+            assert moment(call.pop("started_at")) >= moment(history["accepted_at"])
+            assert call == {"attempt": 1, "node": api.served.node.name, "instance": ""}
+            await api.call("DELETE", f"/api/jobs/{id}")
+            assert all("running" not in step for step in (await api.get(f"/api/jobs/{id}")).json["steps"])
 
     # -- events -----------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ import anyio
 import anyio.to_thread
 import msgspec
 import pytest
-from components import functions, request, until
+from components import Gate, functions, request, until
 from connections import listening
 from http_api import Api, free_port, serving
 from node_files import SERVED, SLOW, write
@@ -371,8 +371,9 @@ async def test_show_has_a_row_for_each_attempt() -> None:
             raise ValueError(f"failure {calls}")
         return data
 
-    runner = functions({"flaky": {"retry": Retry(attempts=3, first_delay_seconds=0)}}, flaky=flaky)
-    async with serving("hypercorn", runners=[runner]) as api:
+    gate = Gate()
+    runner = functions({"flaky": {"retry": Retry(attempts=3, first_delay_seconds=0)}}, flaky=flaky, gate=gate)
+    async with serving("hypercorn", runners=[runner], drain_seconds=0) as api:
         id = await api.submit("echo", "flaky")
         await api.results(id)
         done = await call(api.url, "show", id)
@@ -386,6 +387,9 @@ async def test_show_has_a_row_for_each_attempt() -> None:
             "status 500: ValueError: failure 2",
             "an output",
         ]
+        gated = await api.submit("gate")
+        await until(lambda: gate.running)
+        assert re.search(r"^1 +gate +1 +\+.* +- +- +under way on node$", (await call(api.url, "show", gated)).out, re.M)
         unknown = await call(api.url, "show", UNKNOWN)
         assert (unknown.code, unknown.out, unknown.err) == (1, "", "nodekit: no such job\n")
 

@@ -8,12 +8,14 @@ import pytest
 from components import SwitchRunner, until
 from http_api import Api, serving
 from msgspec import UNSET
+from msgspec.structs import replace
 
 from nodekit import (
     Attempt,
     Container,
     ContainerFailed,
     ContainerOutput,
+    Held,
     Job,
     JobRequest,
     JobStatus,
@@ -21,7 +23,7 @@ from nodekit import (
     Step,
     encode_payload,
 )
-from nodekit_asgi.wire.history import wire_history
+from nodekit_asgi.wire.history import WireCall, wire_history
 
 pytestmark = pytest.mark.anyio
 
@@ -92,3 +94,15 @@ def test_no_attempt_takes_less_than_no_time() -> None:
     job = Job(id="x", request=JobRequest.of("echo", data={}), accepted_at=1767614400.0)
     (step,) = wire_history(job.with_failure("echo", attempt), now=1767614400.0).steps
     assert step.attempts[0].duration_seconds == 0
+
+
+def test_a_call_that_is_under_way_stands_beside_the_attempts_before_it() -> None:
+    attempt = Attempt(started_at=1767614400.0, finished_at=1767614401.0, kind="timeout", failure="too slow")
+    job = Job(id="x", request=JobRequest.of("echo", data={}), accepted_at=1767614400.0, due="echo")
+    job = job.with_failure("echo", attempt)
+    held = Held(node="n", since=1767614402.0, step=0, attempt=2)
+    (step,) = wire_history(job, now=1767614403.0, held=held).steps
+    assert (step.container, len(step.attempts)) == ("echo", 1)
+    assert step.running == WireCall(attempt=2, started_at="2026-01-05T12:00:02.000Z", node="n")
+    other = replace(held, step=1)  # the job was read when it was elsewhere
+    assert wire_history(job, now=1767614403.0, held=other).steps[0].running is UNSET
