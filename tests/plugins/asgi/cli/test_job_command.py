@@ -373,7 +373,7 @@ async def test_show_has_a_row_for_each_attempt() -> None:
 
     gate = Gate()
     runner = functions({"flaky": {"retry": Retry(attempts=3, first_delay_seconds=0)}}, flaky=flaky, gate=gate)
-    async with serving("hypercorn", runners=[runner], drain_seconds=0) as api:
+    async with serving("hypercorn", runners=[runner]) as api:
         id = await api.submit("echo", "flaky")
         await api.results(id)
         done = await call(api.url, "show", id)
@@ -390,6 +390,7 @@ async def test_show_has_a_row_for_each_attempt() -> None:
         gated = await api.submit("gate")
         await until(lambda: gate.running)
         assert re.search(r"^1 +gate +1 +\+.* +- +- +under way on node$", (await call(api.url, "show", gated)).out, re.M)
+        gate.opened.set()
         unknown = await call(api.url, "show", UNKNOWN)
         assert (unknown.code, unknown.out, unknown.err) == (1, "", "nodekit: no such job\n")
 
