@@ -5,8 +5,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, closing
 from functools import cache
-from itertools import groupby, islice
-from operator import itemgetter
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -66,6 +65,7 @@ class _Row(_State, frozen=True, kw_only=True, omit_defaults=True):
 
 
 _encode = msgspec.json.Encoder().encode
+_state = msgspec.json.Decoder(_State).decode
 _row = msgspec.json.Decoder(_Row).decode
 _request = msgspec.json.Decoder(JobRequest).decode
 _record = msgspec.json.Decoder(StepRecord).decode
@@ -230,35 +230,40 @@ def _insert(
 
 
 @cache
-def _records_of(fields: JobFields) -> str:
-    """Return the condition for the records to read."""
-    first = "records.number = 0" if JobFields.REQUEST in fields else "0"
+def _selection(fields: JobFields) -> str:
+    """Return the beginning of a statement that reads these parts of jobs: its columns and tables."""
+    if fields is JobFields.STATE:
+        return "SELECT id, client, state, NULL, NULL FROM jobs"
+    columns = "SELECT id, client, state, records.number, body FROM jobs"
+    if JobFields.REQUEST in fields:  # each job has one, under number 0
+        records, steps = "JOIN records ON job = jobs.number", "records.number > 0"
+    else:
+        records, steps = "LEFT JOIN records ON job = jobs.number AND records.number > 0", "1"
     if JobFields.STEPS in fields:
-        return f"({first} OR records.number > 0)"
-    if JobFields.LAST_STEP in fields:
-        last = "SELECT max(last.number) FROM records last WHERE last.job = jobs.number"  # 0 before the first step
-        return f"({first} OR records.number > 0 AND records.number = ({last}))"
-    return first
+        return f"{columns} {records}"
+    if JobFields.LAST_STEP not in fields:
+        return f"{columns} {records} AND NOT {steps}"
+    last = "SELECT max(number) FROM records last WHERE last.job = jobs.number"
+    return f"{columns} {records} AND (NOT {steps} OR records.number = ({last}))"
 
 
 def _select(
     connection: sqlite3.Connection, ids: Sequence[JobId], client: ClientId | None, fields: JobFields
 ) -> Iterator[Job]:
     mine = "" if client is None else "AND client = ?"
-    query = f"""
-        SELECT id, client, state, records.number, body
-        FROM jobs LEFT JOIN records ON job = jobs.number AND {_records_of(fields)}
-        WHERE id IN ({marks(ids)}) {mine} ORDER BY jobs.number, records.number
-    """  # noqa: S608 - our own texts only
-    found = connection.execute(query, [*ids, *([] if client is None else [client])])
-    for (id, owner, state), rows in groupby(found, itemgetter(0, 1, 2)):
-        bodies = {number: body for *_, number, body in rows if body is not None}
-        row, request = _row(state), bodies.pop(0, None)
+    query = f"{_selection(fields)} WHERE id IN ({marks(ids)}) {mine} ORDER BY jobs.number, 4"
+    found: dict[JobId, tuple[ClientId, bytes, list[tuple[int, bytes]]]] = {}
+    for id, owner, state, number, body in connection.execute(query, [*ids, *([] if client is None else [client])]):
+        records = found.setdefault(id, (owner, state, []))[2]
+        if body is not None:
+            records.append((number, body))
+    for id, (owner, state, records) in found.items():
+        whole = bool(records) and records[0][0] == 0
         yield Job(
             id=id,
-            request=_unread_request(owner, row) if request is None else _request(request),
-            steps=tuple(map(_record, bodies.values())),
-            **{field: getattr(row, field) for field in _State.__struct_fields__},
+            request=_request(records.pop(0)[1]) if whole else _unread_request(owner, _row(state)),
+            steps=tuple([_record(body) for _, body in records]),
+            **msgspec.structs.asdict(_state(state)),
         )
 
 

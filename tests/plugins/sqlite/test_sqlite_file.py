@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from nodekit import (
     UNSUCCESSFUL,
     ContainerError,
     Job,
+    JobFields,
     JobQuery,
     JobStatus,
     Outcome,
@@ -503,6 +505,10 @@ async def plan_of(path: Path, call: Callable[[SqliteTable], Any]) -> str:
     [
         pytest.param(lambda table: table.get([make_job().id]), id="get"),
         pytest.param(lambda table: table.get([make_job().id], client="a"), id="get of a client"),
+        *(
+            pytest.param(partial(lambda table, fields: table.get([make_job().id], fields=fields), fields=fields), id=id)
+            for id, fields in JobFields.__members__.items()
+        ),
         pytest.param(lambda table: table.find(JobQuery(client="a", limit=10)), id="client"),
         pytest.param(
             lambda table: table.find(JobQuery(client="a", after=make_job().id, limit=10)), id="client and cursor"
