@@ -222,7 +222,7 @@ class Admission:
         if not self.open:
             retry_after = math.ceil(min(max(self._limits.drain_seconds, 1), LONGEST_RETRY_SECONDS))
             return Unavailable("the node is draining or has not started", retry_after_seconds=retry_after)
-        if not room.groups.get(request.in_group, 1):
+        if room.groups and not room.groups.get(request.in_group, 1):
             most = self._limits_of(request).max_pending
             return TooManyJobs(f"you have {most} unfinished jobs; wait until some are finished", retry_after_seconds=1)
         if not room.total:
@@ -237,7 +237,7 @@ class Admission:
             request = replace(request, priority=max(request.priority, least))
         if objection := self._no_room(request, room) or await self._objection(request):
             return objection
-        room.take(request.in_group)
+        room.take(request)
         timeout = finite(self._limits.job_timeout_seconds)
         job = Job(id=self._ids.next(), request=request, accepted_at=time.time(), timeout_seconds=timeout)
         return begin(job)
@@ -292,10 +292,10 @@ class _Room:
         leave, self._leave = self._leave, lambda: None
         return leave
 
-    def take(self, group: GroupId) -> None:
+    def take(self, request: JobRequest) -> None:
         self.total -= 1
-        if group in self.groups:
-            self.groups[group] -= 1
+        if self.groups and request.in_group in self.groups:
+            self.groups[request.in_group] -= 1
 
 
 def _same(request: JobRequest, job: Job) -> Job | KeyReused:

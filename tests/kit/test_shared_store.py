@@ -20,6 +20,7 @@ class TestSharedMemoryStore(SharedStoreContract, DurableJobStoreContract):
     """Its engine outlives its clients, so that what they kept survives them."""
 
     exclusive = False
+    lease_seconds = 1.0  # half of it is too short for a node on a busy machine to renew it
 
     @pytest.fixture(autouse=True)
     def _in_memory(self, request: pytest.FixtureRequest) -> None:
