@@ -23,9 +23,9 @@ def named(key: str, components: Iterable[ComponentT]) -> Iterator[tuple[str, Com
     return ((f"{key}[{number}] ({type(component).__name__})", component) for number, component in enumerate(components))
 
 
-def texts(told: Any) -> list[str]:
+def texts(given: Any) -> list[str]:
     """Return a list of problems. A single text counts as one problem; None counts as none."""
-    return [told] if isinstance(told, str) and told else [str(problem) for problem in told or ()]
+    return [given] if isinstance(given, str) and given else [str(problem) for problem in given or ()]
 
 
 def is_fault(error: BaseException) -> bool:

@@ -22,7 +22,7 @@ class Pipeline(Protocol):
     """
 
     def check(self, request: JobRequest, containers: Mapping[ContainerId, Container]) -> None:
-        """Raise `Refusal` if the request is not acceptable. `containers` are all that the node (or its cluster) offers.
+        """Raise `Refusal` if the request is not acceptable. `containers` are all that the node (or its cluster) has.
 
         If the request's `destination` is STREAM and the last step cannot be known in advance, refuse it.
         """
@@ -50,7 +50,7 @@ class Sequence:
     """The containers of the request in order. Each output is the next input; the first error ends the job."""
 
     def check(self, request: JobRequest, containers: Mapping[ContainerId, Container]) -> None:
-        """Raise `Refusal` if the request names no container, or one that the node does not offer."""
+        """Raise `Refusal` if the request names no container, or one that the node does not have."""
         if not request.containers:
             raise Refusal("No containers specified")
         for container in request.containers:

@@ -11,11 +11,11 @@ from nodekit.model.container import Container, ContainerId, ContainerOutput, Ste
 
 
 class ContainerRunner(Protocol):
-    """A component that runs steps in the containers it offers."""
+    """A component that runs steps in its containers."""
 
     @property
     def containers(self) -> Mapping[ContainerId, Container]:
-        """The offered containers, running or not. Known before the runner is entered, and fixed from then on."""
+        """The containers, running or not. Known before the runner is entered, and fixed from then on."""
         ...
 
     async def __aenter__(self) -> "ContainerRunner":

@@ -196,7 +196,7 @@ class EndingStore(JobStore, Protocol):
 
 
 class Announcement(msgspec.Struct, frozen=True):
-    """The offer of a node to a cluster. A container is reduced to the fields of `Container`: rules, but no secrets."""
+    """The containers of a node, as it announces them to a cluster. A container is reduced to the fields of `Container`: rules, but no secrets."""
 
     containers: Mapping[ContainerId, Container]
     running: Collection[ContainerId]
@@ -215,7 +215,7 @@ class SharedStore(JobStore, Protocol):
     async def __aenter__(self) -> "SharedStore": ...
 
     async def announce(self, name: str, offered: Announcement) -> None:
-        """Announce to the other nodes what the node of this name offers. The announcement lapses when the node dies."""
+        """Announce the containers of the node of this name to the other nodes. It lapses when the node dies."""
         ...
 
     async def nodes(self) -> Mapping[str, Announcement]:
