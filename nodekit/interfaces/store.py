@@ -196,7 +196,10 @@ class EndingStore(JobStore, Protocol):
 
 
 class Announcement(msgspec.Struct, frozen=True):
-    """The containers of a node, as it announces them to a cluster. A container is reduced to the fields of `Container`: rules, but no secrets."""
+    """The containers of a node, as it announces them to a cluster.
+
+    A container is reduced to the fields of `Container`: rules, but no secrets.
+    """
 
     containers: Mapping[ContainerId, Container]
     running: Collection[ContainerId]
