@@ -19,7 +19,7 @@ from nodekit.embedded.recent_jobs import RecentJobs
 from nodekit.errors import ClaimLost, StoreFailed
 from nodekit.interfaces.store import Change, Claim, JobTable, Pending, Settlement, Unfinished
 from nodekit.model.container import ClientId, ContainerId, JobId
-from nodekit.model.job import Job, Outcome
+from nodekit.model.job import Held, Job, JobStatus, Outcome
 from nodekit.model.queries import JobFields, JobQuery
 
 
@@ -195,10 +195,14 @@ class EmbeddedStore:
                     return
         raise ClaimLost(f"job {job.id} is no longer this claim's")
 
-    async def settle(self, id: JobId, outcome: Outcome, *, client: ClientId | None) -> Settlement | None:
-        return await self._own.run(self._settle, id, outcome, client)
+    async def settle(
+        self, id: JobId, outcome: Outcome, *, client: ClientId | None, call: Held | None = None
+    ) -> Settlement | None:
+        return await self._own.run(self._settle, id, outcome, client, call)
 
-    async def _settle(self, id: JobId, outcome: Outcome, client: ClientId | None) -> Settlement | None:
+    async def _settle(
+        self, id: JobId, outcome: Outcome, client: ClientId | None, call: Held | None = None
+    ) -> Settlement | None:
         while True:
             job = next(iter(await self.table.get([id], client=client)), None)
             if job is None or job.status.finished:
@@ -207,20 +211,20 @@ class EmbeddedStore:
                 job = next(iter(await self.table.get([id], client=client)), None)
                 return None if job is None else Settlement(job, now=False)
             if id not in self._settling:
-                return await self._settle_unfinished(id, outcome)
+                return await self._settle_unfinished(id, outcome, call)
             await self._settling[id].wait()
 
-    async def _settle_unfinished(self, id: JobId, outcome: Outcome) -> Settlement | None:
+    async def _settle_unfinished(self, id: JobId, outcome: Outcome, call: Held | None) -> Settlement | None:
         settled = self._settling[id] = anyio.Event()
         self._queue.remove(id)
         self._fresh.pop(id)  # the table may store the end although it reports a failure
         held = self._claims.get(id)
         try:
             if held is None:
-                return await self._settle_now(id, outcome)
+                return await self._settle_now(id, outcome, call)
             held.lost = True  # a write in progress completes; no write follows it
             async with held:
-                return await self._settle_now(id, outcome)
+                return await self._settle_now(id, outcome, call)
         finally:
             del self._settling[id]
             settled.set()
@@ -228,11 +232,15 @@ class EmbeddedStore:
                 held.lost = False
             self._queue_again(id)
 
-    async def _settle_now(self, id: JobId, outcome: Outcome) -> Settlement | None:
+    async def _settle_now(self, id: JobId, outcome: Outcome, call: Held | None) -> Settlement | None:
         job = next(iter(await self.table.get([id])), None)
         if job is None or job.status.finished:
             return None if job is None else Settlement(job, now=False)
-        job = job.finished(outcome, time.time())
+        now = time.time()
+        if call is not None:
+            text = "cancelled" if outcome.status is JobStatus.CANCELLED else "the job was ended from elsewhere"
+            job = job.cut_short(call, now, "cancelled", text)
+        job = job.finished(outcome, now)
         try:
             await self.table.save(job)
         except StoreFailed:

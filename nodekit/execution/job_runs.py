@@ -19,7 +19,7 @@ from nodekit.interfaces.component_calls import is_fault, said
 from nodekit.interfaces.store import Claim, JobStore
 from nodekit.model.container import ContainerError, ContainerId, JobId, Step
 from nodekit.model.events import Event, JobFinished, StepFinished, StepStarted
-from nodekit.model.job import Job
+from nodekit.model.job import Held, Job
 
 logger = logging.getLogger("nodekit.executor")
 
@@ -30,7 +30,17 @@ LONGEST_PAUSE_SECONDS = 5.0
 class Run:
     """The state of one job's run: its newest snapshot and the slot it holds."""
 
-    __slots__ = ("_began_at", "claim", "delay_seconds", "due_step", "end_emitted", "held", "job", "step_to_emit")
+    __slots__ = (
+        "_began_at",
+        "claim",
+        "cut_short",
+        "delay_seconds",
+        "due_step",
+        "end_emitted",
+        "held",
+        "job",
+        "step_to_emit",
+    )
 
     def __init__(self, claim: Claim, held: ContainerId | None = None) -> None:
         self.claim = claim
@@ -39,6 +49,8 @@ class Run:
         self._began_at = time.monotonic() - claim.age_seconds
         self.delay_seconds = 0.0
         """Seconds the job has to wait once it is given back."""
+        self.cut_short: Held | None = None
+        """The call that was under way when the run was cancelled."""
         self.due_step: Step | None = None
         """The step that is due, if the pipeline was asked since the job changed."""
         self.step_to_emit: int | None = None
@@ -148,9 +160,12 @@ class Runs(Generic[RunT]):
     async def _step(self, run: RunT, step: Step) -> bool:
         """Run one step. Return False if the job was given back to be tried again later."""
         self._emit(StepStarted(run.job, step))
-        self._under_way[run.job.id] = time.time(), step.index, step.attempt
+        self._under_way[run.job.id] = call = time.time(), step.index, step.attempt
         try:
             called = await self._call(run, step)
+        except BaseException:  # a cancellation: every other end of a call is a result
+            run.cut_short = Held("", *call)
+            raise
         finally:
             del self._under_way[run.job.id]
         if (delay := self._delay(run, step, called)) is not None:
@@ -228,6 +243,7 @@ class Runs(Generic[RunT]):
                 self._problems.pop("save", None)
 
     async def _give_up(self, run: RunT) -> None:
+        self._keep_cut_short(run)
         try:
             await self._store.release(run.claim, run.job, delay_seconds=run.delay_seconds)
             self._emit_stored(run)
@@ -237,6 +253,12 @@ class Runs(Generic[RunT]):
             logger.error(
                 "job %s: cannot be given back to the store (%s); it continues after a restart", run.job.id, error
             )
+
+    def _keep_cut_short(self, run: RunT) -> None:
+        """Add the call that the end of the node cuts short to the history of the job."""
+        if run.cut_short is not None:
+            run.job = run.job.cut_short(run.cut_short, time.time(), "interrupted", "the node stopped")
+            run.cut_short = None
 
     async def _lost(self, run: RunT) -> None:
         """Handle a lost claim: the job was settled elsewhere, or ended here by a write whose answer was lost."""

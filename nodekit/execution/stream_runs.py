@@ -110,7 +110,8 @@ class StreamRuns(Runs[StreamRun]):
     async def _give_up(self, run: StreamRun) -> None:
         """Fail the job, because no other run could continue it. Observers get its end like any other."""
         job = run.job
-        run.job = job.finished(interrupted_outcome(job.due or ""), time.time())
+        self._keep_cut_short(run)
+        run.job = run.job.finished(interrupted_outcome(job.due or ""), time.time())
         await super()._give_up(run)
         if not run.end_emitted:  # the write failed; the store fails the job when it can
             run.job = job

@@ -13,7 +13,7 @@ import anyio
 import msgspec
 
 from nodekit.model.container import ClientId, Container, ContainerId, GroupId, JobId, Location
-from nodekit.model.job import Job, Outcome
+from nodekit.model.job import Held, Job, Outcome
 from nodekit.model.queries import JobFields, JobQuery
 
 
@@ -64,21 +64,6 @@ class Change(msgspec.Struct, frozen=True):
 
     id: JobId
     finished: bool = False
-
-
-class Held(msgspec.Struct, frozen=True):
-    """The call of a container that is under way for a job, in the container that is due.
-
-    - `node`: Name of the node that makes it.
-    - `since`: Time in Unix seconds at which it began.
-    - `step`: Index of the step, from 0.
-    - `attempt`: Number of the attempt, from 1.
-    """
-
-    node: str
-    since: float
-    step: int
-    attempt: int
 
 
 class Settlement(msgspec.Struct, frozen=True):
@@ -147,9 +132,12 @@ class JobStore(Protocol):
         """
         ...
 
-    async def settle(self, id: JobId, outcome: Outcome, *, client: ClientId | None) -> Settlement | None:
+    async def settle(
+        self, id: JobId, outcome: Outcome, *, client: ClientId | None, call: Held | None = None
+    ) -> Settlement | None:
         """Finish a job without a claim; a run that holds its claim loses it. The first finish wins.
 
+        `call` is the call of a container that this cuts short; the job keeps it (`Job.cut_short`).
         Return None if there is no such job (or, with `client`, none of that client).
         """
         ...

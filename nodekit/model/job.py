@@ -114,6 +114,21 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     status: int | None = None
 
 
+class Held(msgspec.Struct, frozen=True):
+    """The call of a container that is under way for a job, in the container that is due.
+
+    - `node`: Name of the node that makes it.
+    - `since`: Time in Unix seconds at which it began.
+    - `step`: Index of the step, from 0.
+    - `attempt`: Number of the attempt, from 1.
+    """
+
+    node: str
+    since: float
+    step: int
+    attempt: int
+
+
 class StepRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The record of one step. The last step of a job may still be open."""
 
@@ -201,8 +216,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def attempt(self) -> int:
-        """Number of the next attempt of the due step, from 1."""
-        return len(self._open.attempts) + 1 if self._open else 1
+        """Number of the next attempt of the due step, from 1. Interrupted ones are made again, and do not count."""
+        return sum(one.kind != "interrupted" for one in self._open.attempts) + 1 if self._open else 1
 
     @property
     def _open(self) -> StepRecord | None:
@@ -221,6 +236,15 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     def with_result(self, result: ContainerResult, attempt: Attempt) -> "Job":
         """Return the job with the result of the due step: an output, or the error that ends the step."""
         return self._with_attempt(result.container, attempt, result)
+
+    def cut_short(self, call: Held, at: float, kind: FailureKind, text: str) -> "Job":
+        """Return the job with a call that ended without a result. A call of a step that is not due changes nothing.
+
+        An attempt of the kind ``interrupted`` is not counted by `attempt`, since the container is not to blame.
+        """
+        if self.status.finished or self.due is None or call.step != len(self.results):
+            return self
+        return self.with_failure(self.due, Attempt(started_at=call.since, finished_at=at, kind=kind, failure=text))
 
     def with_failure(self, container: ContainerId, attempt: Attempt) -> "Job":
         """Return the job with a failed attempt; the step stays due."""

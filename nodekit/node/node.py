@@ -22,13 +22,13 @@ from nodekit.interfaces.component_calls import Running, asked
 from nodekit.interfaces.pipeline import BUILT_IN, Pipeline
 from nodekit.interfaces.pipeline import Sequence as SequencePipeline
 from nodekit.interfaces.runner import ContainerRunner
-from nodekit.interfaces.store import Change, Held, JobStore, Pending, Settlement
+from nodekit.interfaces.store import Change, JobStore, Pending, Settlement
 from nodekit.interfaces.transport import Transport
 from nodekit.model.container import ClientId, Container, ContainerId, JobId, Location
 from nodekit.model.events import JobFinished
 from nodekit.model.identity import Connection, Identity
 from nodekit.model.ids import JobIds
-from nodekit.model.job import Job, JobRequest, JobStatus, Outcome, RetryFrom
+from nodekit.model.job import Held, Job, JobRequest, JobStatus, Outcome, RetryFrom
 from nodekit.model.limits import DEFAULTS, NodeLimits
 from nodekit.model.queries import EVERY_JOB, JobFields, JobQuery
 from nodekit.node.admission import Admission
@@ -238,7 +238,8 @@ class Node:
         return await self._emitter.to_its_end(partial(self._settle, id, outcome, client))
 
     async def _settle(self, id: JobId, outcome: Outcome, client: ClientId | None) -> Settlement | None:
-        settled = await self._store.settle(id, outcome, client=client)
+        call = (await self.held([id])).get(id)
+        settled = await self._store.settle(id, outcome, client=client, call=call)
         if settled is not None and settled.now:
             self._emitter.emit(JobFinished(settled.job))
         return settled

@@ -217,6 +217,7 @@ BREAKS = (
         "test_settle_takes_the_claim_from_whoever_runs_the_job",
         "test_of_a_settlement_and_a_last_save_at_once_one_wins",
     ),
+    Break(stores.ForgetsTheCall, "test_a_settlement_keeps_the_call_that_it_cuts_short"),
     Break(stores.SettlesForAnybody, "test_settle_does_not_touch_jobs_of_other_clients"),
     Break(stores.LeavesRunning, "test_settle_takes_the_claim_from_whoever_runs_the_job"),
     Break(stores.OffersStreams, "test_a_streaming_job_is_claimed_as_it_is_added"),

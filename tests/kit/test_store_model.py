@@ -162,8 +162,8 @@ class DelaysTenfold(stores.QueuesWrongly):
 
 
 class SettlesTwice(EmbeddedStore):
-    async def settle(self, id: JobId, outcome: Outcome, *, client: str | None) -> Settlement | None:
-        settled = await super().settle(id, outcome, client=client)
+    async def settle(self, id: JobId, outcome: Outcome, *, client: str | None, **call: Any) -> Settlement | None:
+        settled = await super().settle(id, outcome, client=client, **call)
         if settled is None or settled.now:
             return settled
         again = replace(settled.job, status=JobStatus.RUNNING).finished(outcome, 1.0)

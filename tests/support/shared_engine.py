@@ -162,8 +162,8 @@ class Engine:
             raise ClaimLost("the claim was taken over, settled or given back")
         return self.claims[token][1]
 
-    async def settle(self, id: JobId, outcome: Outcome, client: ClientId | None) -> Settlement | None:
-        settlement = await self.store.settle(id, outcome, client=client)
+    async def settle(self, id: JobId, outcome: Outcome, client: ClientId | None, **call: Any) -> Settlement | None:
+        settlement = await self.store.settle(id, outcome, client=client, **call)
         if settlement is not None and settlement.now:
             for token in [token for token, (_, claim) in self.claims.items() if claim.job.id == id]:
                 self.drop(token)

@@ -108,8 +108,8 @@ class SharedMemoryStore:
     async def add(self, jobs: Sequence[Job]) -> list[Job]:
         return await self._ask(self.engine.store.add, jobs)
 
-    async def settle(self, id: JobId, outcome: Outcome, *, client: ClientId | None) -> Settlement | None:
-        return await self._ask(self.engine.settle, id, outcome, client)
+    async def settle(self, id: JobId, outcome: Outcome, *, client: ClientId | None, **call: Any) -> Settlement | None:
+        return await self._ask(lambda: self.engine.settle(id, outcome, client, **call))
 
     async def get(self, ids: Sequence[JobId], **asked: Any) -> list[Job]:
         return await self._ask(lambda: self.engine.store.get(ids, **asked))

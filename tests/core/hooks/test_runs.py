@@ -135,7 +135,9 @@ async def test_followers_of_a_job_that_did_not_end_in_time_end_with_the_drain_an
                 async for _ in node.follow(job.id):
                     pass
         assert gate.running == 1
-    assert (await table.get([job.id]))[0].status is JobStatus.ACCEPTED
+    [job] = await table.get([job.id])
+    assert [(one.kind, one.failure) for one in job.steps[0].attempts] == [("interrupted", "the node stopped")]
+    assert (job.status, job.attempt, job.due) == (JobStatus.RUNNING, 1, "gate")
 
 
 async def test_finished_jobs_are_deleted_and_others_are_not() -> None:

@@ -105,8 +105,8 @@ class KeepsRunning(Engine):
 class LeavesRunning(Engine):
     """Does not tell a node that its job was settled elsewhere."""
 
-    async def settle(self, id: JobId, outcome: Outcome, client: ClientId | None) -> Settlement | None:
-        return await self.store.settle(id, outcome, client=client)
+    async def settle(self, id: JobId, outcome: Outcome, client: ClientId | None, **call: Any) -> Settlement | None:
+        return await self.store.settle(id, outcome, client=client, **call)
 
 
 class RerunsStreams(Engine):

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
 import pytest
@@ -133,16 +134,21 @@ class LosesWhatIsCancelled(Sound):
 
 
 class SettleOverwrites(Sound):
-    async def settle(self, id: JobId, outcome: Outcome, *, client: str | None) -> Settlement | None:
+    async def settle(self, id: JobId, outcome: Outcome, *, client: str | None, **call: Any) -> Settlement | None:
         [job] = await self.table.get([id])
         finished = replace(job, status=JobStatus.RUNNING).finished(outcome, 1.0)
         await self.table.save(finished)
         return Settlement(finished, now=True)
 
 
+class ForgetsTheCall(Sound):
+    async def settle(self, id: JobId, outcome: Outcome, *, client: str | None, **call: Any) -> Settlement | None:
+        return await super().settle(id, outcome, client=client)
+
+
 class SettlesForAnybody(Sound):
-    async def settle(self, id: JobId, outcome: Outcome, *, client: str | None) -> Settlement | None:
-        return await super().settle(id, outcome, client=None)
+    async def settle(self, id: JobId, outcome: Outcome, *, client: str | None, **call: Any) -> Settlement | None:
+        return await super().settle(id, outcome, client=None, **call)
 
 
 class LeavesRunning(Sound):

@@ -4,7 +4,7 @@ import anyio
 import pytest
 from msgspec.structs import replace
 
-from nodekit import Change, Claim, Job, JobQuery, JobStatus, JobStore, Location, Outcome
+from nodekit import Change, Claim, Held, Job, JobQuery, JobStatus, JobStore, Location, Outcome
 from nodekit.testing.builders.jobs import make_job, succeeded, with_output
 from nodekit.testing.contracts.bounds import within
 from nodekit.testing.contracts.stores.base import SUCCEEDED
@@ -25,6 +25,24 @@ class JobStoreContract(Keeping, Claiming):
 
     async def finish(self, keeper: JobStore, job: Job, outcome: Outcome = SUCCEEDED) -> None:
         await keeper.settle(job.id, outcome, client=None)
+
+    # -- settling ---------------------------------------------------------------------------------
+
+    async def test_a_settlement_keeps_the_call_that_it_cuts_short(self, store: JobStore) -> None:
+        claim = await self.claimed(store, make_job("echo", "reverse"))
+        await store.save(claim, job := with_output(claim.job, due="reverse"))
+        call, other = (Held(node="n", since=job.accepted_at, step=step, attempt=1) for step in (1, 0))
+        settlement = await store.settle(job.id, Outcome(JobStatus.CANCELLED), client=None, call=call)
+        [kept] = await store.get([job.id])
+        assert settlement is not None
+        assert settlement.job == kept
+        assert kept.steps[:-1] == job.steps
+        (attempt,) = kept.steps[-1].attempts
+        assert (kept.steps[-1].container, attempt.started_at, attempt.kind) == ("reverse", call.since, "cancelled")
+        late = await self.claimed(store, make_job("echo", "reverse"))
+        await store.save(late, job := with_output(late.job, due="reverse"))
+        await store.settle(job.id, Outcome(JobStatus.CANCELLED), client=None, call=other)
+        assert [done.steps for done in await store.get([job.id])] == [job.steps], "that call had ended before"
 
     # -- pending ----------------------------------------------------------------------------------
 

@@ -159,7 +159,10 @@ class HttpJobs(HttpBase):
             assert moment(call.pop("started_at")) >= moment(history["accepted_at"])
             assert call == {"attempt": 1, "node": api.served.node.name, "instance": ""}
             await api.call("DELETE", f"/api/jobs/{id}")
-            assert all("running" not in step for step in (await api.get(f"/api/jobs/{id}")).json["steps"])
+            (step,) = (await api.get(f"/api/jobs/{id}")).json["steps"]
+            (attempt,) = step.pop("attempts")
+            assert step == {"container": "gate"}
+            assert (attempt["kind"], attempt["error"]) == ("cancelled", "cancelled")
 
     # -- events -----------------------------------------------------------------------------------
 
