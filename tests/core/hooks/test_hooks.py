@@ -89,7 +89,10 @@ def having(name: str, **members: Any) -> object:
         (having("Splat", nodekit_observe=lambda self, *all: None), ["Splat.nodekit_observe", "'all'"]),
         (having("Keyword", nodekit_observe=lambda self, *, event: None), ["Keyword.nodekit_observe", "'event'"]),
         (having("Default", nodekit_observe=lambda self, event=None: None), ["Default.nodekit_observe", "default"]),
-        (having("Partial", nodekit_admit=staticmethod(functools.partial(an_admission))), ["must be a function or a method"]),
+        (
+            having("Partial", nodekit_admit=staticmethod(functools.partial(an_admission))),
+            ["must be a function or a method"],
+        ),
         (having("Number", nodekit_limit=5), ["Number.nodekit_limit: must be a function or a method"]),
         (PlainAdmit(), ["PlainAdmit.nodekit_admit", "async def nodekit_admit"]),
         (AsyncObserve(), ["AsyncObserve.nodekit_observe", "plain function"]),
