@@ -107,14 +107,16 @@ async def test_clients_of_a_group_share_its_limit() -> None:
 
 
 async def test_a_hundred_addresses_of_one_network_are_one_group() -> None:
-    async with make_node(functions(gate=Gate()), each_client=ClientLimits(max_pending=5)) as node:
+    async with make_node(functions(gate=Gate()), drain_seconds=0, each_client=ClientLimits(max_pending=5)) as node:
         answers = await node.submit_many([grouped(f"2001:db8::{number:x}") for number in range(1, 101)])
         assert sum(isinstance(answer, Job) for answer in answers) == 5
 
 
 async def test_the_limits_of_a_client_go_before_those_of_its_group_and_of_each_client() -> None:
     limits = {"a": ClientLimits(max_priority=1), "team": ClientLimits(max_priority=4)}
-    async with make_node(functions(gate=Gate()), clients=limits, each_client=ClientLimits(max_priority=6)) as node:
+    async with make_node(
+        functions(gate=Gate()), drain_seconds=0, clients=limits, each_client=ClientLimits(max_priority=6)
+    ) as node:
         requests = [grouped("a", "team"), grouped("b", "team"), grouped("c")]
         jobs = [await node.submit(replace(one, priority=0)) for one in requests]
         assert [job.request.priority for job in jobs] == [1, 4, 6]
@@ -174,7 +176,7 @@ async def test_a_guard_hears_that_a_request_it_let_in_came_to_nothing() -> None:
                 self.lost.append(event.request)
 
     counting = Counting()
-    async with make_node(functions(gate=Gate()), plugins=[counting], max_pending=1) as node:
+    async with make_node(functions(gate=Gate()), drain_seconds=0, plugins=[counting], max_pending=1) as node:
         asked = [grouped("a"), grouped("b"), grouped("bob")]
         await node.submit_many(asked)
     assert counting.lost == asked[1:]
