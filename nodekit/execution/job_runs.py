@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 import anyio
 import anyio.lowlevel
 
-from nodekit.errors import ClaimLost
+from nodekit.errors import ClaimLost, FailureKind
 from nodekit.execution.backoff import delay_before_retry
 from nodekit.execution.container_calls import Called, Calls
 from nodekit.execution.slots import Slots
@@ -25,6 +25,9 @@ logger = logging.getLogger("nodekit.executor")
 
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 5.0
+
+STOPPED: tuple[FailureKind, str] = "interrupted", "the node stopped"
+"""End of a call that the end of the node cuts short."""
 
 
 class Run:
@@ -243,7 +246,7 @@ class Runs(Generic[RunT]):
                 self._problems.pop("save", None)
 
     async def _give_up(self, run: RunT) -> None:
-        self._keep_cut_short(run)
+        self._keep_cut_short(run, *STOPPED)
         try:
             await self._store.release(run.claim, run.job, delay_seconds=run.delay_seconds)
             self._emit_stored(run)
@@ -254,11 +257,11 @@ class Runs(Generic[RunT]):
                 "job %s: cannot be given back to the store (%s); it continues after a restart", run.job.id, error
             )
 
-    def _keep_cut_short(self, run: RunT) -> None:
-        """Add the call that the end of the node cuts short to the history of the job."""
-        if run.cut_short is not None:
-            run.job = run.job.cut_short(run.cut_short, time.time(), "interrupted", "the node stopped")
-            run.cut_short = None
+    def _keep_cut_short(self, run: RunT, kind: FailureKind, text: str) -> None:
+        """Add the call that was cut short, if there is one, to the history of the job."""
+        call, run.cut_short = run.cut_short, None
+        if call is not None:
+            run.job = run.job.cut_short(call, time.time(), kind, text)
 
     async def _lost(self, run: RunT) -> None:
         """Handle a lost claim: the job was settled elsewhere, or ended here by a write whose answer was lost."""

@@ -7,7 +7,7 @@ import anyio
 from msgspec.structs import replace
 
 from nodekit.execution.container_calls import Called
-from nodekit.execution.job_runs import Run, RunContext, Runs
+from nodekit.execution.job_runs import STOPPED, Run, RunContext, Runs
 from nodekit.execution.job_stream import JobStream
 from nodekit.execution.stream_slots import StreamSlots
 from nodekit.execution.transitions import expired, failed
@@ -57,6 +57,7 @@ class StreamRuns(Runs[StreamRun]):
                 await run.stream.wanted()
             await self._steps(run)
         if reading.cancelled_caught:
+            self._keep_cut_short(run, "cancelled", "the reader left the stream")
             run.job = run.job.finished(Outcome(JobStatus.CANCELLED), time.time())  # a job that has ended stays
             await self._persist(run, lambda: self._store.save(run.claim, run.job))
             self._emit_stored(run)
@@ -110,7 +111,7 @@ class StreamRuns(Runs[StreamRun]):
     async def _give_up(self, run: StreamRun) -> None:
         """Fail the job, because no other run could continue it. Observers get its end like any other."""
         job = run.job
-        self._keep_cut_short(run)
+        self._keep_cut_short(run, *STOPPED)
         run.job = run.job.finished(interrupted_outcome(job.due or ""), time.time())
         await super()._give_up(run)
         if not run.end_emitted:  # the write failed; the store fails the job when it can

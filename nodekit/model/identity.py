@@ -34,7 +34,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 
     - `group`: Group whose limits and turns the client shares. By default the client itself, or the /64 of an IPv6
       address.
-    - `operator`: True if it may see and end the jobs of every client.
+    - `operator`: True for a caller that acts for every client: it may report results of any job.
     - `address`: IP address, for guards and the log.
     """
 

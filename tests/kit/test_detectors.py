@@ -24,6 +24,7 @@ from nodekit.testing import (
     no_leaks,
     unblocked_loop,
 )
+from nodekit.testing.leaks.loop_watch import Watcher
 
 pytestmark = pytest.mark.anyio
 
@@ -72,6 +73,21 @@ async def test_a_process_that_stood_still_as_a_whole_is_not_blocked(monkeypatch:
     monkeypatch.setattr(time, "perf_counter", lambda: now() + next(late))
     async with unblocked_loop():
         hold_up()
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+async def test_time_in_which_a_loop_gets_no_processor_does_not_count(
+    share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = time.perf_counter()
+    monkeypatch.setattr(Watcher, "_held_up_seconds", lambda self: share * (time.perf_counter() - began))
+    if share == 1.0:
+        async with unblocked_loop():
+            hold_up()
+    else:
+        with pytest.raises(AssertionError, match="in hold_up"):
+            async with unblocked_loop():
+                hold_up()
 
 
 def raise_after_a_while() -> None:

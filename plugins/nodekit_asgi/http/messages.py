@@ -10,7 +10,7 @@ import anyio
 import msgspec
 from msgspec import UNSET
 
-from nodekit import ClientId, Identity
+from nodekit import ClientId, GroupId, Identity, default_group
 from nodekit_asgi.config import Limits
 from nodekit_asgi.http.networks import peer_name, unmapped
 from nodekit_asgi.wire.node import WireErrorReply
@@ -116,6 +116,12 @@ class Request:
     def client(self) -> ClientId:
         """The client whose jobs the caller may see."""
         return self.identity.client if self.identity else self.sender
+
+    @property
+    def group(self) -> GroupId | None:
+        """The group of the caller, if it is not that of its client by default."""
+        group = self.identity.group if self.identity else None
+        return None if group == default_group(self.client) else group
 
     @property
     def address(self) -> str | None:

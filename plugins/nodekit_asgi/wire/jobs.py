@@ -217,7 +217,7 @@ def job_request(wire: WireRequest, request: Request, priority: int) -> JobReques
         pipeline=wire.pipeline or "sequence",
         requires_proof=bool(wire.requires_proof),
         client=request.client,
-        group=request.identity.group if request.identity else None,
+        group=request.group,
         address=request.address,
         priority=priority,
     )

@@ -174,6 +174,8 @@ async def test_a_reader_that_leaves_cancels_the_job_and_the_call(begun: bool) ->
             (job,) = await node.wait([stream.job.id])
         assert job.status is JobStatus.CANCELLED
         assert error(job).error == "cancelled"
+        attempts = [(one.kind, one.failure) for step in job.steps for one in step.attempts]
+        assert attempts == [("cancelled", "the reader left the stream")] * begun
         await until(lambda: gate.running == 0)
         assert (await node.pending()).total == 0
 

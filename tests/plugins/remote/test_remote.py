@@ -19,8 +19,8 @@ from anyio.abc import SocketAttribute, SocketStream
 from components import until
 from msgspec.structs import replace
 
-from nodekit import CompositionError, ContainerFailed, ContainerOutput, Secret
-from nodekit.testing import StreamingRunnerContract, make_step
+from nodekit import CompositionError, ContainerFailed, ContainerOutput, JobRequest, Secret, Step, StepCall
+from nodekit.testing import StreamingRunnerContract, make_node, make_step
 from nodekit_remote import RemoteContainer, RemoteRunner, restart_pause
 from nodekit_remote._started import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, STEADY_SECONDS
 
@@ -197,11 +197,16 @@ async def test_a_call_is_a_post_of_the_container_protocol(server: Server) -> Non
     assert output.instance == server.url("echo")
 
 
-async def test_headers_of_a_step_are_sent_along(server: Server) -> None:
-    async with runner_for(server, "echo") as runner:
-        await runner.run(replace(make_step("echo"), headers={"Traceparent": "00-1-2-01"}))
-    [request] = server.requests
-    assert request.headers["traceparent"] == "00-1-2-01"
+async def test_headers_that_a_plugin_adds_to_a_step_are_sent_along(server: Server) -> None:
+    class Traces:
+        async def nodekit_step(self, step: Step, call: StepCall) -> ContainerOutput:
+            return await call(replace(step, headers={"Traceparent": f"00-{step.attempt}"}))
+
+    async with make_node(runners=[runner_for(server, "echo")], plugins=[Traces()]) as node:
+        job = await node.submit(JobRequest.of("echo", data={}))
+        await node.wait([job.id])
+    [request] = [one for one in server.requests if one.method == "POST"]
+    assert request.headers["traceparent"] == "00-1"
     assert request.headers["content-type"] == "application/json"
 
 

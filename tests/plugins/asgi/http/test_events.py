@@ -370,3 +370,23 @@ async def test_a_store_that_fails_ends_the_stream_so_that_the_client_comes_back(
                 assert await stream.rest() == []
         assert "its stream of events ends early: the disk is full" in caplog.text
         assert named(await all_events(api, id)) == ["accepted", "step", "finished"]
+
+
+@both_servers
+@pytest.mark.parametrize(("drain_seconds", "ends"), [(30, True), (0.05, False)], ids=["in time", "not in time"])
+async def test_streams_of_events_end_when_the_node_has_drained_and_not_only_when_it_is_left(
+    server: str, drain_seconds: float, ends: bool
+) -> None:
+    gate = Gate()
+    async with serving(server, runners=[functions(gate=gate)], node={"drain_seconds": drain_seconds}) as api:
+        id = await api.submit("gate")
+        await until(lambda: gate.running)
+        async with api.session.get(f"{api.url}/api/jobs/{id}/events") as events, anyio.create_task_group() as tasks:
+            tasks.start_soon(api.node.drain)
+            await until(lambda: api.node._admission.open is False)
+            if ends:
+                gate.opened.set()
+            with anyio.fail_after(20):
+                assert (b"event: finished" in await events.read()) is ends
+        answer = await api.post("/api/jobs", {"containers": ["gate"], "data": {}})
+        assert (answer.status, "draining" in answer.error) == (503, True)

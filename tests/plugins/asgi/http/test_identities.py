@@ -3,9 +3,21 @@
 from typing import Any
 
 import pytest
-from http_api import both_servers, serving
+from components import Gate, functions, make_node
+from http_api import asgi_call, both_servers, serving
 
-from nodekit import Connection, Forbidden, Identity, JobRequest, Mount, Refusal, TooManyRequests, Unauthorized
+from nodekit import (
+    ClientLimits,
+    Connection,
+    Forbidden,
+    Identity,
+    JobRequest,
+    Mount,
+    Refusal,
+    TooManyRequests,
+    Unauthorized,
+)
+from nodekit_asgi import AsgiApp
 
 pytestmark = pytest.mark.anyio
 
@@ -115,3 +127,25 @@ async def test_who_is_identified_comes_before_limits_and_these_before_the_rest(s
         assert (await api.get("/no/such/path")).status == 401
         answer = await api.call("POST", "/api/jobs", json={}, headers=bearer("one"))
         assert (answer.status, answer.error) == (429, "not alice")
+
+
+@both_servers
+async def test_a_plugin_that_breaks_answers_500_and_lets_nobody_in(server: str) -> None:
+    class Breaks:
+        async def nodekit_identify(self, connection: Connection) -> Identity | None:
+            raise KeyError(connection.headers["no-such-header"])
+
+    async with serving(server, plugins=[Breaks()]) as api:
+        answer = await api.get("/info")
+        assert (answer.status, answer.error) == (500, "internal error")
+        assert (await api.get("/health")).status == 200
+
+
+async def test_addresses_of_one_network_share_the_limit_of_a_client() -> None:
+    limits = ClientLimits(max_pending=2)
+    async with make_node(functions(gate=Gate()), each_client=limits, drain_seconds=0) as node:
+        app, body = AsgiApp(node), b'{"containers": ["gate"], "data": {}}'
+        senders = [f"2001:db8::{number}" for number in (1, 2, 3)] + ["2001:db8:0:1::1"]
+        statuses = [(await asgi_call(app, "/api/jobs", body, client=(sender, 1)))[0] for sender in senders]
+        assert statuses == [200, 200, 429, 200]
+        assert (await node.pending()).groups == {"2001:db8::/64": 2, "2001:db8:0:1::/64": 1}
