@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import anyio
 import msgspec
+from msgspec.structs import replace
 
 from nodekit import (
     ClientId,
@@ -204,7 +205,8 @@ class ToldTable:
     ) -> list[Job]:
         if self.fails_to_get is not None:
             raise self.fails_to_get
-        return await self._table.get(ids, client=client, fields=fields)
+        jobs = await self._table.get(ids, client=client)
+        return [_in_part(job, fields) for job in jobs]
 
     async def find(self, query: JobQuery) -> list[JobId]:
         return await self._table.find(query)
@@ -214,6 +216,16 @@ class ToldTable:
 
     async def unfinished(self) -> Sequence[Unfinished]:
         return await self._table.unfinished()
+
+
+def _in_part(job: Job, fields: JobFields) -> Job:
+    """Return the parts of a job that were asked for, and no others, so that a reader that asks for too few is found."""
+    request, steps = job.request, job.steps
+    if JobFields.REQUEST not in fields:
+        request = replace(request, containers=(), data=msgspec.Raw(), pipeline="", meta={})
+    if JobFields.STEPS not in fields:
+        steps = steps[-1:] if JobFields.LAST_STEP in fields else ()
+    return replace(job, request=request, steps=steps)
 
 
 class Served:
