@@ -125,9 +125,11 @@ async def listening(
     try:
         yield server
     finally:
-        server.close()
+        for sock in server.sockets:  # asyncio loses connections that begin after `close`
+            asyncio.get_running_loop().remove_reader(sock)
         for _ in range(TURNS):
             await asyncio.sleep(0)
+        server.close()
         for task in list(connections):
             task.cancel()
         await asyncio.gather(*connections, return_exceptions=True)

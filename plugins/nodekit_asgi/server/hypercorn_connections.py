@@ -8,6 +8,7 @@ does not notice that a client has gone if that client had sent more than the req
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 from hypercorn import Config
@@ -18,9 +19,6 @@ from hypercorn.utils import wrap_app  # pyright: ignore[reportUnknownVariableTyp
 
 from nodekit_asgi.server.disconnects import LOOK_SECONDS, has_gone
 from nodekit_asgi.server.listen import stop_accepting
-
-TURNS_TO_BEGIN = 5
-"""Event loop turns from accepting a connection to its entry in `connections`. Only connections in there are ended."""
 
 
 class PromptServer(TCPServer):
@@ -84,16 +82,15 @@ async def serve(app: Any, settings: Config, listener: socket.socket, stop: Calla
         if (task := asyncio.current_task()) is not None:
             connections[task] = writer
             task.add_done_callback(connections.pop)
-        await PromptServer(wrapped, loop, settings, context, {}, reader, writer)
+        with suppress(asyncio.CancelledError):  # by `_end`; asyncio 3.11 would log each of them
+            await PromptServer(wrapped, loop, settings, context, {}, reader, writer)
 
     server = await asyncio.start_server(connected, backlog=settings.backlog, sock=listener)
     try:
         await stop()
     finally:
         await context.terminated.set()
-        stop_accepting(listener)
-        for _ in range(TURNS_TO_BEGIN):
-            await asyncio.sleep(0)
+        await stop_accepting(listener)
         server.close()
         await _end(connections, settings.graceful_timeout)
 

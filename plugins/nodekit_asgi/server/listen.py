@@ -12,6 +12,9 @@ from nodekit import NodekitError
 
 BACKLOG = 2048
 
+TURNS_TO_BEGIN = 5
+"""Event loop turns from accepting a connection until its server knows it."""
+
 
 def check_bind(bind: str) -> None:
     """Raise `NodekitError` if `bind` is neither ``host:port`` nor ``unix:path``."""
@@ -37,9 +40,14 @@ def listen(bind: str) -> socket.socket:
         raise NodekitError(f"cannot listen on {bind}: {error.strerror or error}") from error
 
 
-def stop_accepting(listener: socket.socket) -> None:
-    """Stop the event loop from accepting: it would lose connections that it accepts while its server closes."""
+async def stop_accepting(listener: socket.socket) -> None:
+    """Stop the event loop from accepting, and let the connections that it has accepted begin.
+
+    asyncio loses those that begin only after their server was closed: nobody would ever close them.
+    """
     asyncio.get_running_loop().remove_reader(listener)
+    for _ in range(TURNS_TO_BEGIN):
+        await asyncio.sleep(0)
 
 
 def url_of(listener: socket.socket) -> str:

@@ -6,7 +6,7 @@ Both run on asyncio.
 import socket
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import anyio
 
@@ -67,13 +67,15 @@ async def uvicorn(app: Any, config: AsgiConfig, listener: socket.socket, stop: a
 
     async def stop_when_asked() -> None:
         await stop.wait()
-        stop_accepting(listener)
+        await stop_accepting(listener)
         server.should_exit = True  # uvicorn checks this ten times a second
 
     with anyio.CancelScope(shield=True):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(stop_when_asked)
             await server.serve(sockets=[listener])
+            for connection in [*server.server_state.connections]:  # uvicorn leaves open what took too long
+                cast(BoundedHttpTools, connection).transport.abort()
             tasks.cancel_scope.cancel()
 
 
