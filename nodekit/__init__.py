@@ -7,6 +7,7 @@ from nodekit.config.formats import Format, NodeTables
 from nodekit.config.providers import NodeFile, Provider
 from nodekit.config.secrets import EnvValue, Secret
 from nodekit.embedded.store import EmbeddedStore
+from nodekit.embedded.table_view import TableView
 from nodekit.errors import (
     ClaimLost,
     CompositionError,
@@ -14,6 +15,7 @@ from nodekit.errors import (
     FailureKind,
     Forbidden,
     InvalidPayload,
+    InvalidRecord,
     KeyReused,
     NodekitError,
     NotFailed,
@@ -27,6 +29,7 @@ from nodekit.errors import (
     TooManyRequests,
     Unauthorized,
     Unavailable,
+    VersionConflict,
 )
 from nodekit.execution.descriptors import descriptor_share
 from nodekit.execution.job_stream import JobStream, StreamBroken, StreamRecord
@@ -46,17 +49,29 @@ from nodekit.hooks.specs import (
 from nodekit.interfaces.pipeline import Pipeline, Sequence
 from nodekit.interfaces.runner import ContainerRunner, DescribingRunner, InProcessRunner, PooledRunner, StreamingRunner
 from nodekit.interfaces.step_call import PiecesChange, StepCall
+from nodekit.interfaces.storage import (
+    KeepsRecords,
+    PluginStorage,
+    Record,
+    Write,
+    check_key,
+    check_writes,
+)
 from nodekit.interfaces.store import (
     Announcement,
     Change,
     Claim,
+    CompactingStore,
     EndingStore,
     JobStore,
     JobTable,
+    JobView,
     Pending,
     Settlement,
     SharedStore,
+    StoringStore,
     Unfinished,
+    ViewedStore,
 )
 from nodekit.interfaces.transport import Transport
 from nodekit.model.container import (
@@ -89,9 +104,10 @@ from nodekit.model.job import (
     StepRecord,
     last_output,
 )
+from nodekit.model.job_result import JobResult, ResultStatus, StepResult, job_result, result_status, step_result
 from nodekit.model.limits import ClientLimits, NodeLimits
 from nodekit.model.payload import MAX_DEPTH, decode_payload, encode_payload, parse_json
-from nodekit.model.queries import JobFields, JobQuery
+from nodekit.model.queries import Cursor, JobFields, JobOrder, JobQuery
 from nodekit.node.health import Health
 from nodekit.node.node import Node
 
@@ -112,6 +128,7 @@ __all__ = [
     "ClaimLost",
     "ClientId",
     "ClientLimits",
+    "CompactingStore",
     "CompositionError",
     "Connection",
     "Container",
@@ -122,6 +139,7 @@ __all__ = [
     "ContainerOutput",
     "ContainerResult",
     "ContainerRunner",
+    "Cursor",
     "DescribingRunner",
     "EmbeddedStore",
     "EndingStore",
@@ -140,17 +158,22 @@ __all__ = [
     "Identity",
     "InProcessRunner",
     "InvalidPayload",
+    "InvalidRecord",
     "Job",
     "JobAccepted",
     "JobFields",
     "JobFinished",
     "JobId",
+    "JobOrder",
     "JobQuery",
     "JobRequest",
+    "JobResult",
     "JobStatus",
     "JobStore",
     "JobStream",
     "JobTable",
+    "JobView",
+    "KeepsRecords",
     "KeyReused",
     "LimitsRequests",
     "Location",
@@ -169,12 +192,15 @@ __all__ = [
     "PiecesChange",
     "Pipeline",
     "PluginDeprecationWarning",
+    "PluginStorage",
     "PooledRunner",
     "Problem",
     "Provider",
+    "Record",
     "Refusal",
     "ReportsProblems",
     "RequestRefused",
+    "ResultStatus",
     "Retry",
     "RetryFrom",
     "RunsBeside",
@@ -186,28 +212,39 @@ __all__ = [
     "StepCall",
     "StepFinished",
     "StepRecord",
+    "StepResult",
     "StepStarted",
     "StoreCall",
     "StoreFailed",
     "StoreInUse",
+    "StoringStore",
     "StreamBroken",
     "StreamRecord",
     "StreamingRunner",
+    "TableView",
     "TooManyJobs",
     "TooManyRequests",
     "Transport",
     "Unauthorized",
     "Unavailable",
     "Unfinished",
+    "VersionConflict",
+    "ViewedStore",
     "WrapsSteps",
+    "Write",
     "__version__",
+    "check_key",
+    "check_writes",
     "decode_payload",
     "default_group",
     "descriptor_share",
     "encode_payload",
+    "job_result",
     "last_output",
     "load_node",
     "node_name",
     "parse_json",
     "read_node_file",
+    "result_status",
+    "step_result",
 ]

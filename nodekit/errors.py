@@ -110,6 +110,21 @@ class KeyReused(NodekitError):
         super().__init__("the idempotency key was used with another request before; make a new key for each request")
 
 
+class VersionConflict(NodekitError):
+    """A record of a plugin has another version than the change expects: somebody else has changed it. Read it again.
+
+    `expected` and `found` are versions; 0: there is no record.
+    """
+
+    def __init__(self, key: str, *, expected: int, found: int) -> None:
+        self.key, self.expected, self.found = key, expected, found
+        super().__init__(f"the record {key!r} has the version {found}, not {expected}; read it again")
+
+
+class InvalidRecord(NodekitError):
+    """No store keeps such a record or such a batch. The message says why."""
+
+
 class NotFailed(NodekitError):
     """The job has no failed step, so it cannot be retried. The message says what to do instead.
 

@@ -15,6 +15,8 @@ from nodekit.cli.new.command import new
 from nodekit.cli.plugins.command import plugins
 from nodekit.cli.serve.command import serve
 from nodekit.cli.serve.log import tracebacks_shown
+from nodekit.cli.store.command import store
+from nodekit.cli.store.prune import prune
 from nodekit.config.distributions import entry_points, read_once
 from nodekit.config.providers import load_only
 from nodekit.errors import NodekitError
@@ -81,3 +83,5 @@ main.add_command(doctor)
 main.add_command(plugins)
 main.add_command(config)
 main.add_command(new)
+main.add_command(prune)
+main.add_command(store)

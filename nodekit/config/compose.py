@@ -17,6 +17,7 @@ from nodekit.config.providers import Kind, NodeFile, Provider, load_provider, pr
 from nodekit.config.secrets import Secret
 from nodekit.errors import CompositionError, NodekitError, Problem
 from nodekit.hooks.container_rules import declared_twice, nearest, not_rules
+from nodekit.interfaces.store import JobStore
 from nodekit.model.limits import NodeLimits
 from nodekit.node.names import default_name, name_problem
 from nodekit.node.node import Node
@@ -87,6 +88,11 @@ def compose(tables: Mapping[str, Any], path: Path) -> Node:
     return _Composition(tables, path).node()
 
 
+def compose_store(tables: Mapping[str, Any], path: Path) -> JobStore:
+    """Return the store that the tables of a node file at `path` describe. It is not entered."""
+    return _Composition(tables, path).only_store()
+
+
 def log_settings(tables: Mapping[str, Any], path: Path) -> LogSettings | None:
     """Return the table ``[log]`` of a valid node file, or None if there is none."""
     return _Composition(tables, path).log()
@@ -138,6 +144,12 @@ class _Composition:
             limits=self.settings.limits(),
             trace_hooks=self.settings.trace_hooks,
         )
+
+    def only_store(self) -> JobStore:
+        store: JobStore = self.store()
+        if self.problems:
+            raise CompositionError(self.problems)
+        return store
 
     def log(self) -> LogSettings | None:
         return self.convert(self.table("log"), LogSettings, "log") if "log" in self.tables else None

@@ -2,20 +2,23 @@
 
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from types import TracebackType
 from typing import Self
 
 import anyio
+from msgspec.structs import replace
 
 from nodekit.concurrency.own_tasks import OwnTasks
 from nodekit.embedded.change_feed import Broadcast
 from nodekit.embedded.claims import EmbeddedClaim
 from nodekit.embedded.counters import Counts
 from nodekit.embedded.ended_jobs import Ended
+from nodekit.embedded.finish_numbers import FinishNumbers
 from nodekit.embedded.interrupted_streams import Interrupted, given_back
 from nodekit.embedded.queue import Queue
 from nodekit.embedded.recent_jobs import RecentJobs
+from nodekit.embedded.retention import Kept, expire
 from nodekit.errors import ClaimLost, StoreFailed
 from nodekit.interfaces.store import Change, Claim, JobTable, Pending, Settlement, Unfinished
 from nodekit.model.container import ClientId, ContainerId, JobId
@@ -41,6 +44,7 @@ class EmbeddedStore:
         self._own = OwnTasks()
         self._fresh, self._ended = RecentJobs(), Ended()
         self._broadcast, self._counts = Broadcast(), Counts()
+        self._finish_numbers = FinishNumbers()
         self._interrupted = Interrupted(self._settle, self._ended.put)
 
     async def __aenter__(self) -> Self:
@@ -49,6 +53,7 @@ class EmbeddedStore:
         self._entered = True
         await self.table.__aenter__()
         try:
+            await self._finish_numbers.look(self.table)
             for entry in await self.table.unfinished():
                 self._track(entry)
                 if entry.streams:
@@ -139,6 +144,8 @@ class EmbeddedStore:
             if job is None or job.id not in self._unfinished or job.id in self._settling:
                 continue
             if job.status.finished:  # the table stored the end earlier but reported a failure
+                with suppress(StoreFailed):
+                    await self._save(job)  # its number is behind those that have been read meanwhile
                 self._finish(job.id)
                 self._ended.put(job.id)
                 self._broadcast.publish(Change(job.id, finished=True))
@@ -189,11 +196,23 @@ class EmbeddedStore:
             async with held:
                 if not held.lost:
                     if job is not held.job:
-                        await self.table.save(job)
+                        job = await self._save(job)
                     then(held, job)
                     self._broadcast.publish(Change(job.id, finished=job.status.finished))
                     return
         raise ClaimLost(f"job {job.id} is no longer this claim's")
+
+    async def _save(self, job: Job) -> Job:
+        """Write a job, and number it if it has finished."""
+        if not job.status.finished:
+            await self.table.save(job)
+            return job
+        number = self._finish_numbers.take()
+        try:
+            await self.table.save(job := replace(job, finish_number=number))
+        finally:
+            self._finish_numbers.written(number)
+        return job
 
     async def settle(
         self, id: JobId, outcome: Outcome, *, client: ClientId | None, call: Held | None = None
@@ -240,11 +259,12 @@ class EmbeddedStore:
         if call is not None:
             text = "cancelled" if outcome.status is JobStatus.CANCELLED else "the job was ended from elsewhere"
             job = job.cut_short(call, now, "cancelled", text)
-        job = job.finished(outcome, now)
+        ended = job.finished(outcome, now)
         try:
-            await self.table.save(job)
+            job = await self._save(ended)
         except StoreFailed:
-            if await self.table.get([id]) != [job]:  # otherwise it was stored, and only the answer was lost
+            job = next(iter(await self.table.get([id])), job)
+            if replace(job, finish_number=None) != ended:  # otherwise it was stored, and only the answer was lost
                 raise
         if held := self._claims.get(id):
             held.scope.cancel()
@@ -260,10 +280,16 @@ class EmbeddedStore:
         return await self.table.get(ids, client=client, fields=fields)
 
     async def find(self, query: JobQuery) -> list[JobId]:
+        if query.order == "finished":
+            end = self._finish_numbers.stored + 1
+            query = replace(query, before=str(end if query.before is None else min(end, int(query.before))))
         return await self.table.find(query)
 
     async def delete(self, ids: Sequence[JobId]) -> int:
         return await self.table.delete(ids)
+
+    async def expire(self, *, finished_before: float | None, keep: int | None, limit: int) -> int:
+        return await self._own.run(expire, self.table, Kept(finished_before, keep), limit)
 
     async def pending(self) -> Pending:
         return self._counts.pending()

@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 
 import anyio
 import anyio.lowlevel
+from msgspec.structs import replace
 
 from nodekit.errors import ClaimLost, FailureKind
 from nodekit.execution.backoff import delay_before_retry
@@ -270,13 +271,17 @@ class Runs(Generic[RunT]):
         if not job.status.finished or run.end_emitted:
             return
         try:
-            if list(await self._store.get([job.id])) == [job]:
-                self._emit_stored(run)
+            for stored in await self._store.get([job.id]):
+                if replace(stored, finish_number=None) == job:
+                    run.job = stored
+                    self._emit_stored(run)
         except Exception as error:
             logger.error("job %s: cannot be read (%s); if it has ended, no event is emitted", job.id, error)
 
     def _emit_stored(self, run: RunT) -> None:
         """Emit what is stored and was not emitted yet: the result of a step, the end of the job."""
+        if run.claim.job.status.finished:  # as the store numbered it
+            run.job = run.claim.job
         step, run.step_to_emit = run.step_to_emit, None
         if step is not None:
             self._emit(StepFinished(run.job, step))

@@ -10,7 +10,7 @@ from nodekit.errors import ClaimLost
 from nodekit.interfaces.store import JobStore
 from nodekit.model.events import StoreCall
 
-MEASURED = ("add", "add_claimed", "save", "release", "settle", "get", "find", "delete", "pending")
+MEASURED = ("add", "add_claimed", "save", "release", "settle", "get", "find", "delete", "expire", "pending")
 """Measured methods. Methods that wait for an event are left out: `claim`, `claim_expired`, `changes`."""
 
 

@@ -1,7 +1,7 @@
 """Interfaces of components that store jobs. The store is also the queue.
 
-Write a `JobTable` (six methods) for a store that one node owns, and wrap it in `EmbeddedStore`. Implement `JobStore` or
-`SharedStore` itself for an engine with its own scheduling.
+Write a `JobTable` (seven methods) for a store that one node owns, and wrap it in `EmbeddedStore`. Implement `JobStore`
+or `SharedStore` itself for an engine with its own scheduling.
 """
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import anyio
 import msgspec
 
+from nodekit.interfaces.storage import PluginStorage
 from nodekit.model.container import ClientId, Container, ContainerId, GroupId, JobId, Location
 from nodekit.model.job import Held, Job, Outcome
 from nodekit.model.queries import JobFields, JobQuery
@@ -122,7 +123,10 @@ class JobStore(Protocol):
         ...
 
     async def save(self, claim: Claim, job: Job) -> None:
-        """Store the changed job, as durably as `add` does. A finished job ends the claim."""
+        """Store the changed job, as durably as `add` does. A finished job gets its `finish_number` and ends the claim.
+
+        `claim.job` is the job as it was stored.
+        """
         ...
 
     async def release(self, claim: Claim, job: Job, *, delay_seconds: float = 0) -> None:
@@ -152,11 +156,19 @@ class JobStore(Protocol):
         ...
 
     async def find(self, query: JobQuery) -> list[JobId]:
-        """Return the ids of the first `query.limit` jobs that match the query, oldest first."""
+        """Return the ids of the first `query.limit` jobs that match the query, in its order."""
         ...
 
     async def delete(self, ids: Sequence[JobId]) -> int:
         """Delete finished jobs; unfinished and unknown ones are left alone. Return the number of deleted jobs."""
+        ...
+
+    async def expire(self, *, finished_before: float | None, keep: int | None, limit: int) -> int:
+        """Delete up to `limit` finished jobs, first those that finished first. Return the number of deleted jobs.
+
+        A job is deleted if it finished before a time (in Unix seconds), or is not among the `keep` that finished last.
+        None sets no such limit. Every node of a shared store may call this at the same time.
+        """
         ...
 
     async def pending(self) -> Pending:
@@ -169,6 +181,59 @@ class JobStore(Protocol):
 
     def changes(self) -> AbstractAsyncContextManager[AsyncIterator[Change | None]]:
         """Subscribe to changes of jobs from now on, on any node. None: some were missed, look again."""
+        ...
+
+
+class JobView(Protocol):
+    """The jobs of a store, opened beside the nodes that work on it: to read them, and to delete finished ones.
+
+    Methods are those of `JobStore`. They hold up no node, and the view owns nothing.
+    """
+
+    async def __aenter__(self) -> "JobView": ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None: ...
+
+    async def get(
+        self, ids: Sequence[JobId], *, client: ClientId | None = None, fields: JobFields = JobFields.ALL
+    ) -> list[Job]: ...
+
+    async def find(self, query: JobQuery) -> list[JobId]: ...
+
+    async def delete(self, ids: Sequence[JobId]) -> int: ...
+
+    async def expire(self, *, finished_before: float | None, keep: int | None, limit: int) -> int: ...
+
+
+class ViewedStore(JobStore, Protocol):
+    """A store that commands such as `nodekit prune` can use while its node runs, and while none does."""
+
+    def view(self) -> JobView:
+        """Return a view of the jobs. The store itself need not be entered.
+
+        Entering the view raises `StoreFailed` if there is nothing to open.
+        """
+        ...
+
+
+class CompactingStore(JobStore, Protocol):
+    """A store whose files keep the space of deleted jobs, until they are compacted."""
+
+    async def compact(self) -> int:
+        """Give that space back to the file system; return the number of bytes. The store must not be entered.
+
+        Raise `StoreInUse` while a node works on it, and `StoreFailed`.
+        """
+        ...
+
+
+class StoringStore(JobStore, Protocol):
+    """A store that keeps records of plugins, too."""
+
+    def storage(self, namespace: str) -> PluginStorage:
+        """Return the records of a namespace; they can be used while the store is entered."""
         ...
 
 
@@ -292,7 +357,7 @@ class JobTable(Protocol):
         ...
 
     async def find(self, query: JobQuery) -> list[JobId]:
-        """Return the ids of the first `query.limit` jobs that match the query (`JobQuery.matches`), oldest first."""
+        """Return the ids of the first `query.limit` jobs that match the query, in its order (`JobQuery.first`)."""
         ...
 
     async def delete(self, ids: Sequence[JobId]) -> int:
@@ -300,6 +365,10 @@ class JobTable(Protocol):
 
         Return the number of deleted jobs. They stay deleted after a crash once the call returns.
         """
+        ...
+
+    async def finished(self) -> int:
+        """Return the number of jobs in the order ``finished``: those that have a `finish_number`."""
         ...
 
     async def unfinished(self) -> Sequence[Unfinished]:

@@ -164,6 +164,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     - `timeout_seconds`: Maximum time from the job's acceptance to its end; None: no limit.
     - `queue_timeout_seconds`: Maximum time in the queue for the due container. The node sets it together with `due`.
     - `retry_of`: Id of the job that this one retries.
+    - `finish_number`: Place of the job among the finished jobs of its store, which sets it. It only ever rises.
     """
 
     id: JobId
@@ -179,6 +180,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     outcome: Outcome | None = None
     finished_at: float | None = None
     retry_of: JobId | None = None
+    finish_number: int | None = None
 
     @property
     def client(self) -> ClientId:

@@ -46,6 +46,9 @@ class NodeLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     - `each_client`: Limits of every client.
     - `clients`: Limits of some clients, by client id.
     - `drain_seconds`: Time that stopping waits for running jobs.
+    - `keep_finished_seconds`: Time for which a finished job is kept; then it is deleted.
+    - `keep_finished_jobs`: Number of finished jobs that are kept, the last ones; earlier ones are deleted. Nodes on one
+      store count its jobs together.
     """
 
     concurrency: Count = 64
@@ -56,6 +59,8 @@ class NodeLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     each_client: ClientLimits = NO_LIMITS
     clients: Mapping[str, ClientLimits] = NO_CLIENTS
     drain_seconds: Annotated[float, msgspec.Meta(ge=0)] = 10.0
+    keep_finished_seconds: Seconds | None = None
+    keep_finished_jobs: Count | None = None
 
     def problems(self) -> Iterator[Problem]:
         """Check the values as a node file would: Structs made in Python do not check themselves."""

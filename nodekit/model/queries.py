@@ -1,21 +1,33 @@
 """Questions to a store: which jobs, and which parts of them."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from enum import Flag
+from typing import Literal, TypeAlias
 
 import msgspec
 
 from nodekit.model.container import ClientId, ContainerId, JobId
 from nodekit.model.job import Job, JobStatus
 
+Cursor: TypeAlias = str
+"""A place in an order of jobs: of `JobQuery.cursor`, which says what it is."""
+MOST_DIGITS = 18
+"""Maximum length of the cursor of the order ``finished``: a number that stores keep in 64 bits."""
+JobOrder: TypeAlias = Literal["oldest", "newest", "finished"]
+
 
 class JobQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """A choice of jobs: those that match all fields. A field that is None matches every job.
+    """A choice of jobs: those that match all fields, in an order. A field that is None matches every job.
+
+    Raise `ValueError` for a cursor of another order.
 
     - `status`: Statuses of which the job has one.
     - `container`: Container of the error with which the job ended (`Job.error`). A job without an error does not match.
     - `error`: Part of the text of that error, case-sensitive. A job without an error does not match, whatever the text.
-    - `after`: Id behind which the job's id sorts. Ids sort by age. There need not be a job of this id.
+    - `order`: Oldest or newest first, by id, or the one that finished first. The last one has finished jobs only; what
+      finishes later always comes behind what has been found.
+    - `after`: Cursor behind which the job comes in this order. There need not be a job there.
+    - `before`: Cursor before which the job comes in this order.
     - `limit`: Maximum number of jobs.
     """
 
@@ -24,8 +36,29 @@ class JobQuery(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_key: str | None = None
     container: ContainerId | None = None
     error: str | None = None
-    after: JobId | None = None
+    order: JobOrder = "oldest"
+    after: Cursor | None = None
+    before: Cursor | None = None
     limit: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.order == "finished":
+            for name, cursor in (("after", self.after), ("before", self.before)):
+                if cursor is not None and not (cursor.isascii() and cursor.isdecimal() and len(cursor) <= MOST_DIGITS):
+                    raise ValueError(f"{name}: expected a cursor of the order finished, got {cursor!r}")
+
+    def cursor(self, job: Job) -> Cursor:
+        """Return the cursor of a job in this order: its id or, in the order ``finished``, its `finish_number`."""
+        return str(job.finish_number or 0) if self.order == "finished" else job.id
+
+    def first(self, jobs: Iterable[Job]) -> list[JobId]:
+        """Return the ids of the first `limit` of all those jobs that match, in this order."""
+        matching = [job for job in jobs if self.matches(job)]
+        matching.sort(key=self._key, reverse=self.order == "newest")
+        return [job.id for job in matching[: self.limit]]
+
+    def _key(self, job: Job) -> tuple[int, JobId]:
+        return (job.finish_number or 0 if self.order == "finished" else 0), job.id
 
     def matches(self, job: Job) -> bool:
         """Return True if the job matches all fields."""
@@ -33,9 +66,20 @@ class JobQuery(msgspec.Struct, frozen=True, kw_only=True):
             self.client in (None, job.client)
             and (self.status is None or job.status in self.status)
             and self.idempotency_key in (None, job.request.idempotency_key)
-            and (self.after is None or job.id > self.after)
+            and self._is_between(job)
             and ((self.container is None and self.error is None) or self._matches_error(job))
         )
+
+    def _is_between(self, job: Job) -> bool:
+        if self.order == "finished":
+            number, after, before = job.finish_number, self.after, self.before
+            return (
+                number is not None
+                and (after is None or number > int(after))
+                and (before is None or number < int(before))
+            )
+        after, before = (self.after, self.before) if self.order == "oldest" else (self.before, self.after)
+        return (after is None or job.id > after) and (before is None or job.id < before)
 
     def _matches_error(self, job: Job) -> bool:
         error = job.error

@@ -16,6 +16,7 @@ from nodekit.model.ids import JobIds
 from nodekit.model.queries import JobQuery
 from nodekit.node.admission import Admission
 from nodekit.node.paging import check_page
+from nodekit.node.retention import Retention
 from nodekit.node.waiters import Waiters
 
 logger = logging.getLogger("nodekit.node")
@@ -76,6 +77,7 @@ async def working(
     waiters: Waiters,
     admission: Admission,
     drain: Callable[[], Awaitable[None]],
+    retention: Retention,
     urls: list[str],
 ) -> AsyncIterator[None]:
     """Execute and serve, with what plugins run beside it. At the end, drain.
@@ -88,6 +90,7 @@ async def working(
             await executing.start(executor.run)
             await executing.start(waiters.run)
             admission.open = True
+            executing.start_soon(retention.run)
             for run in runs:
                 executing.start_soon(run)
             for serve in servers:
@@ -109,7 +112,7 @@ async def look_at_ids(store: JobStore, ids: JobIds) -> None:
     """Make sure no new id sorts before an existing one, even if the clock went back meanwhile."""
     newest = ids.now()
     while later := await store.find(JobQuery(after=newest)):
-        check_page(later, newest)
+        check_page(later, JobQuery(after=newest))
         newest = later[-1]
         ids.seen(newest)
 

@@ -22,6 +22,7 @@ from nodekit.interfaces.component_calls import Running, asked
 from nodekit.interfaces.pipeline import BUILT_IN, Pipeline
 from nodekit.interfaces.pipeline import Sequence as SequencePipeline
 from nodekit.interfaces.runner import ContainerRunner
+from nodekit.interfaces.storage import PluginStorage
 from nodekit.interfaces.store import Change, JobStore, Pending, Settlement
 from nodekit.interfaces.transport import Transport
 from nodekit.model.container import ClientId, Container, ContainerId, JobId, Location
@@ -38,7 +39,9 @@ from nodekit.node.following import all_finished, following
 from nodekit.node.health import Health
 from nodekit.node.lifespan import Drain, open_components, working
 from nodekit.node.paging import check_page
+from nodekit.node.plugin_storage import storage_of
 from nodekit.node.resources import AT_ONCE, describe
+from nodekit.node.retention import Retention
 from nodekit.node.validation import misfits, placed_components
 from nodekit.node.waiters import Waiters
 
@@ -118,7 +121,16 @@ class Node:
             servers = [partial(transport.serve, self) for transport in self._transports]
             runs = self._hooks.runs()
             await stack.enter_async_context(
-                working(servers, runs, self._executor, self._waiters, self._admission, self.drain, self.urls)
+                working(
+                    servers,
+                    runs,
+                    self._executor,
+                    self._waiters,
+                    self._admission,
+                    self.drain,
+                    Retention(self._store, self.limits),
+                    self.urls,
+                )
             )
             self._stack = stack.pop_all()
         return self
@@ -207,12 +219,15 @@ class Node:
         return await self._store.get(ids, client=client, fields=fields)
 
     async def find(self, query: JobQuery = EVERY_JOB) -> list[JobId]:
-        """Return the ids of jobs that match the query, oldest first: by default, of the oldest 1,000 jobs.
+        """Return the ids of jobs that match the query, in its order: by default, of the oldest 1,000 jobs.
+
+        `JobQuery.cursor` of the last of these jobs, which `fetch` reads, is the `after` of the next page. In the order
+        ``finished`` that misses and repeats nothing, however many jobs finish or are deleted meanwhile.
 
         Raise `StoreFailed` if the store answers a page that does not lead on.
         """
         ids = await self._store.find(query)
-        check_page(ids, query.after)
+        check_page(ids, query)
         return ids
 
     async def wait(
@@ -271,6 +286,13 @@ class Node:
     async def delete(self, ids: Sequence[JobId]) -> int:
         """Delete finished jobs; unfinished and unknown ones are left alone. Return the number of deleted jobs."""
         return await self._store.delete(ids)
+
+    def storage(self, namespace: str) -> PluginStorage:
+        """Return the records that a plugin keeps in the store, under a namespace of its own (`KeepsRecords`).
+
+        Raise `NodekitError` if the store keeps no records.
+        """
+        return storage_of(self._store, namespace)
 
     def limit(self, identity: Identity) -> None:
         """Raise `TooManyRequests` if the caller sends too many requests.

@@ -4,10 +4,14 @@ from collections.abc import Sequence
 
 from nodekit.errors import StoreFailed
 from nodekit.model.container import JobId
+from nodekit.model.queries import JobQuery
 
 
-def check_page(ids: Sequence[JobId], after: JobId | None) -> None:
-    """Raise `StoreFailed` if the last id, behind which the next page begins, is not behind `after`."""
-    if ids and after is not None and ids[-1] <= after:
-        text = f"its find(after={after!r}) answered {ids[-1]!r}, which is not behind it: ids are answered oldest first"
-        raise StoreFailed(f"the store is broken: {text}, and only those greater than `after`")
+def check_page(ids: Sequence[JobId], query: JobQuery) -> None:
+    """Raise `StoreFailed` if the last id, behind which the next page begins, is not behind `query.after`."""
+    after = query.after
+    if not ids or after is None or query.order == "finished":  # finish numbers are not among the ids
+        return
+    if ids[-1] <= after if query.order == "oldest" else ids[-1] >= after:
+        text = f"its find(after={after!r}) answered {ids[-1]!r}, which is not behind it: ids are answered {query.order}"
+        raise StoreFailed(f"the store is broken: {text} first, and only those behind `after`")

@@ -15,6 +15,7 @@ from nodekit.interfaces.store import JobStore, JobTable
 from nodekit.interfaces.transport import Transport
 from nodekit.model.container import Container
 from nodekit.node.container_ids import containers_of
+from nodekit.node.plugin_storage import storage_problems
 
 _CHECKED = ("timeout_seconds", "queue_timeout_seconds", "concurrency", "when_down", "retry")
 
@@ -34,6 +35,7 @@ def misfits(
         yield Problem(f"pipelines[{BUILT_IN!r}]", "is built into every node; give yours another name")
     components = list(_components(store, runners, transports, pipelines))
     yield from _store_problems(store)
+    yield from storage_problems(store, plugins)
     for component in components:
         yield from shape_problems(*component)
     if any(inspect.isclass(runner) or not _has_containers(runner) for runner in runners):

@@ -21,7 +21,15 @@ for _name in ("contracts", "store_model"):
 
 from nodekit.testing.builders.components import make_function_runner, make_node, make_store, make_table  # noqa: E402
 from nodekit.testing.builders.connections import make_connection  # noqa: E402
-from nodekit.testing.builders.jobs import make_attempt, make_job, make_request, make_step, succeeded, with_output  # noqa: E402
+from nodekit.testing.builders.jobs import (  # noqa: E402
+    make_attempt,
+    make_job,
+    make_request,
+    make_step,
+    succeeded,
+    unnumbered,
+    with_output,
+)
 from nodekit.testing.clock import VirtualClock  # noqa: E402
 from nodekit.testing.contracts.backends import Contract  # noqa: E402
 from nodekit.testing.contracts.pipelines.pipeline import PipelineContract  # noqa: E402
@@ -89,5 +97,6 @@ __all__ = [
     "no_leaks",
     "succeeded",
     "unblocked_loop",
+    "unnumbered",
     "with_output",
 ]

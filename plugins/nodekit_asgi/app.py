@@ -22,7 +22,7 @@ from nodekit import (
 from nodekit_asgi.api import handlers as _handlers
 from nodekit_asgi.api.routes import ROUTES, Handler, route
 from nodekit_asgi.config import Limits
-from nodekit_asgi.http.client_address import sender_name
+from nodekit_asgi.http.client_address import came_securely, sender_name
 from nodekit_asgi.http.messages import (
     Disconnected,
     Header,
@@ -36,7 +36,6 @@ from nodekit_asgi.http.messages import (
     send_reply,
 )
 from nodekit_asgi.http.mounted import PREFIX, BrokenOff, check_caller, hand_on, mount_at
-from nodekit_asgi.http.networks import UNIX
 from nodekit_asgi.http.origins import check_access, preflight_headers
 from nodekit_asgi.wire.profiles import PROFILES
 
@@ -137,7 +136,7 @@ class AsgiApp:
             client=request.sender,
             address=request.address,
             headers=request.texts(),
-            secure=request.peer == UNIX or request.scope.get("scheme") == "https",
+            secure=came_securely(request),
             operation=f"{request.method} {path}" if path else "",
         )
         return await self._node.identify(connection)

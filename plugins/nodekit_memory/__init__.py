@@ -1,10 +1,10 @@
 """The store `memory`: jobs live as long as the node. For tests, and for jobs whose loss does not matter."""
 
-from bisect import bisect_right, insort
-from collections.abc import Sequence
-from itertools import islice
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterator, Sequence
+from itertools import count, islice
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import msgspec
 
@@ -15,11 +15,15 @@ from nodekit import (
     JobFields,
     JobId,
     JobQuery,
+    PluginStorage,
     Provider,
     Unfinished,
 )
+from nodekit_memory._storage import MemoryStorage
 
 __all__ = ["MemoryConfig", "MemoryStore", "MemoryTable", "provider"]
+
+Entry = TypeVar("Entry", JobId, tuple[int, JobId])
 
 
 class MemoryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -37,7 +41,11 @@ class MemoryTable:
         self._jobs: dict[JobId, Job] = {}
         self._ids: dict[ClientId | None, list[JobId]] = {None: []}
         """Sorted ids by client; under None the ids of all clients."""
+        self._finished: list[tuple[int, JobId]] = []
+        """Sorted finish numbers, with the ids of their jobs."""
         self._keys: dict[tuple[ClientId, str | None], JobId] = {}
+        self._versions = count(1)
+        self._storages: dict[str, MemoryStorage] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -59,10 +67,19 @@ class MemoryTable:
             self._keys[job.client, job.request.idempotency_key] = job.id
         for ids in (self._ids[None], self._ids.setdefault(job.client, [])):
             insort(ids, job.id)
+        self._number(job)
         return job
 
     async def save(self, job: Job) -> None:
+        before = self._jobs[job.id].finish_number
         self._jobs[job.id] = job
+        if job.finish_number != before:
+            _remove(self._finished, [] if before is None else [(before, job.id)])
+            self._number(job)
+
+    def _number(self, job: Job) -> None:
+        if job.finish_number is not None:
+            insort(self._finished, (job.finish_number, job.id))
 
     async def get(
         self, ids: Sequence[JobId], *, client: ClientId | None = None, fields: JobFields = JobFields.ALL
@@ -71,34 +88,68 @@ class MemoryTable:
         return [job for job in found if client is None or job.client == client]
 
     async def find(self, query: JobQuery) -> list[JobId]:
-        ids = self._ids.get(query.client, [])
+        matching = (id for id in self._in_order(query) if query.matches(self._jobs[id]))
+        return list(islice(matching, query.limit))
+
+    def _in_order(self, query: JobQuery) -> Iterator[JobId]:
+        """Yield the ids behind `query.after` of jobs that may match, in the order of the query."""
         if query.client is not None and query.idempotency_key is not None:
             known = self._keys.get((query.client, query.idempotency_key))  # every request with a key asks this
-            ids = [known] if known else []
-        start = bisect_right(ids, query.after) if query.after else 0
-        matching = (id for id in islice(ids, start, None) if query.matches(self._jobs[id]))
-        return list(islice(matching, query.limit))
+            return iter([known] if known else [])
+        if query.order == "finished":
+            first = bisect_left(self._finished, (int(query.after or 0) + 1, ""))
+            return (id for _, id in islice(self._finished, first, None))
+        ids = self._ids.get(query.client, [])
+        if query.order == "oldest":
+            return islice(ids, bisect_right(ids, query.after) if query.after else 0, None)
+        end = bisect_left(ids, query.after) if query.after else len(ids)
+        return (ids[place] for place in range(end - 1, -1, -1))
 
     async def delete(self, ids: Sequence[JobId]) -> int:
         gone = [job for id in set(ids) if (job := self._jobs.get(id)) and job.status.finished]
+        by_client: dict[ClientId | None, list[JobId]] = {None: [job.id for job in gone]}
         for job in gone:
             del self._jobs[job.id]
             self._keys.pop((job.client, job.request.idempotency_key), None)
-            for client in (None, job.client):
-                self._ids[client].remove(job.id)
-            if not self._ids[job.client]:
-                del self._ids[job.client]
+            by_client.setdefault(job.client, []).append(job.id)
+        for client, some in by_client.items():
+            _remove(self._ids[client], some)
+            if client is not None and not self._ids[client]:
+                del self._ids[client]
+        _remove(self._finished, [(job.finish_number, job.id) for job in gone if job.finish_number is not None])
         return len(gone)
+
+    def storage(self, namespace: str) -> MemoryStorage:
+        """Return the records of a plugin."""
+        return self._storages.setdefault(namespace, MemoryStorage(self._versions))
+
+    async def finished(self) -> int:
+        return len(self._finished)
 
     async def unfinished(self) -> list[Unfinished]:
         return [Unfinished.of(self._jobs[id]) for id in self._ids[None] if not self._jobs[id].status.finished]
+
+
+def _remove(entries: list[Entry], some: Sequence[Entry]) -> None:
+    """Remove some entries of a sorted list. Those that are beside each other, as the oldest are, go at once."""
+    places = sorted(bisect_left(entries, entry) for entry in some)
+    while places:
+        begin = end = places.pop()
+        while places and places[-1] == begin - 1:
+            begin = places.pop()
+        del entries[begin : end + 1]
 
 
 class MemoryStore(EmbeddedStore):
     """A `JobStore` in memory."""
 
     def __init__(self) -> None:
-        super().__init__(MemoryTable())
+        self._records = MemoryTable()
+        super().__init__(self._records)
+
+    def storage(self, namespace: str) -> PluginStorage:
+        """Return the records of a plugin (`StoringStore`)."""
+        return self._records.storage(namespace)
 
 
 provider = Provider(MemoryConfig, lambda config, file: MemoryStore())

@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
+import anyio.to_thread
 import msgspec
 
-from nodekit import CompositionError, EmbeddedStore, NodeFile, Problem, Provider
+from nodekit import CompositionError, EmbeddedStore, NodeFile, PluginStorage, Problem, Provider, TableView
+from nodekit_sqlite._compact import compact
 from nodekit_sqlite._table import SqliteTable
 
 __all__ = ["SqliteConfig", "SqliteStore", "SqliteTable", "provider"]
@@ -32,7 +34,21 @@ class SqliteStore(EmbeddedStore):
     """
 
     def __init__(self, path: Path | str, *, synchronous: Literal["FULL", "NORMAL"] = "FULL", group: int = 512) -> None:
-        super().__init__(SqliteTable(Path(path), synchronous=synchronous, group=group))
+        self._path, self._synchronous = Path(path), synchronous
+        self._records = SqliteTable(self._path, synchronous=synchronous, group=group)
+        super().__init__(self._records)
+
+    def storage(self, namespace: str) -> PluginStorage:
+        """Return the records of a plugin (`StoringStore`)."""
+        return self._records.storage(namespace)
+
+    def view(self) -> TableView:
+        """Return a view of the file beside its node (`ViewedStore`). Each of its calls has its own transaction."""
+        return TableView(SqliteTable(self._path, synchronous=self._synchronous, group=1, owned=False))
+
+    async def compact(self) -> int:
+        """Give the space of deleted jobs back to the file system (`CompactingStore`). A thread waits for the disk."""
+        return await anyio.to_thread.run_sync(compact, self._path)
 
 
 def from_config(config: SqliteConfig, file: NodeFile) -> SqliteStore:

@@ -1,6 +1,8 @@
 """The tables, and the migrations that bring a file of an earlier version to this one."""
 
 import sqlite3
+from contextlib import closing
+from pathlib import Path
 
 import msgspec
 
@@ -43,11 +45,30 @@ MIGRATIONS = (
     ) WHERE status IN ('failed', 'cancelled');
     CREATE INDEX jobs_failed ON jobs (client, id, status, error_container) WHERE status IN ('failed', 'cancelled');
     """,
+    # 3: the order in which jobs finished. Earlier jobs get low numbers; new numbers are microseconds since 1970.
+    """
+    ALTER TABLE jobs ADD COLUMN finish_number INTEGER;
+    UPDATE jobs SET finish_number = place FROM (
+        SELECT number AS finished, row_number() OVER (ORDER BY finished_at(state), id) AS place FROM jobs WHERE open = 0
+    ) WHERE number = finished;
+    CREATE UNIQUE INDEX jobs_finished ON jobs (finish_number, client) WHERE finish_number IS NOT NULL;
+    """,
+    # 4: records of plugins. AUTOINCREMENT never uses a number twice, so it serves as their version.
+    """
+    CREATE TABLE plugin_records (
+        version INTEGER PRIMARY KEY AUTOINCREMENT,
+        namespace TEXT NOT NULL,
+        key TEXT NOT NULL,
+        value BLOB NOT NULL
+    );
+    CREATE UNIQUE INDEX plugin_records_by_key ON plugin_records (namespace, key);
+    """,
 )
 
 
 class _State(msgspec.Struct):
     outcome: Outcome | None = None
+    finished_at: float | None = None
 
 
 class _Step(msgspec.Struct):
@@ -63,6 +84,26 @@ def _error_in(state: bytes, last_step: bytes | None, field: str) -> str | None:
     return getattr(result, field) if isinstance(result, ContainerError) else None
 
 
+def _finished_at(state: bytes) -> float:
+    return msgspec.json.decode(state, type=_State).finished_at or 0.0
+
+
+def begin(path: Path) -> None:
+    """Prepare an empty file for giving back the space of deleted jobs. This is possible only before its first table."""
+    if path.stat().st_size == 0:
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            connection.execute("VACUUM")  # writes the first page, which records it
+
+
+def check_version(connection: sqlite3.Connection, path: str) -> None:
+    """Raise `StoreFailed` for a file that is not of this version."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    if application != APPLICATION_ID or version != len(MIGRATIONS):
+        raise StoreFailed(f"{path} is not a store of this version of nodekit; start its node once, or upgrade")
+
+
 def migrate(connection: sqlite3.Connection, path: str) -> None:
     """Bring the file to this version. Each migration is done completely or not at all.
 
@@ -76,6 +117,7 @@ def migrate(connection: sqlite3.Connection, path: str) -> None:
     if version > len(MIGRATIONS):
         raise StoreFailed(f"{path} was written by a newer nodekit (schema {version}, known {len(MIGRATIONS)}); upgrade")
     connection.create_function("error_in", 3, _error_in)
+    connection.create_function("finished_at", 1, _finished_at)
     for number, script in enumerate(MIGRATIONS[version:], version + 1):
         marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number};"
         connection.executescript(f"BEGIN IMMEDIATE; {script} {marks} COMMIT;")

@@ -32,12 +32,15 @@ from nodekit import (
     default_group,
 )
 from nodekit_sqlite._lock import OwnerLock
-from nodekit_sqlite._query import BY_OPEN, IS_OPEN, find_query, marks
-from nodekit_sqlite._schema import migrate
+from nodekit_sqlite._query import BY_FINISH, BY_OPEN, HAS_FINISHED, IS_OPEN, find_query, marks
+from nodekit_sqlite._schema import begin, check_version, migrate
+from nodekit_sqlite._storage import SqliteStorage
 from nodekit_sqlite._thread import ConnectionThread
 
 _VARIABLES = 500
 """Maximum number of ids in one statement."""
+_FREED_PAGES = 1000
+"""Maximum number of pages of 4 KiB that a deletion gives back to the file system, so that it stays short."""
 
 
 class _State(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -74,9 +77,10 @@ _record = msgspec.json.Decoder(StepRecord).decode
 class SqliteTable:
     """A durable `JobTable`. The file at `path` is created if it is missing; its folder must exist."""
 
-    def __init__(self, path: Path, *, synchronous: str = "FULL", group: int = 512) -> None:
+    def __init__(self, path: Path, *, synchronous: str = "FULL", group: int = 512, owned: bool = True) -> None:
         self._path = path
         self._synchronous = synchronous
+        self._owned = owned
         self._lock = OwnerLock(path)
         self._writer = ConnectionThread(self._connect, group=group, writes=True)
         self._reader = ConnectionThread(self._connect, group=group, writes=False)
@@ -100,19 +104,26 @@ class SqliteTable:
 
     def _open(self) -> None:
         """Lock and prepare the file. This waits for the disk, so it runs in a thread while the node's loop goes on."""
-        self._lock.acquire()
+        if self._owned:
+            self._lock.acquire()
         self._prepare()
 
     def _prepare(self) -> None:
         try:
+            if not self._owned:
+                with closing(self._connect()) as connection:
+                    return check_version(connection, str(self._path))
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
+            begin(self._path)
             with closing(self._connect()) as connection:
                 migrate(connection, str(self._path))
         except (OSError, sqlite3.Error) as error:
             raise StoreFailed(f"cannot open {self._path}: {error}") from error
 
     def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=10)
+        # opened for writing also by a reader; a missing file is made only by its owner, and before
+        address = f"{self._path.absolute().as_uri()}?mode=rw"
+        connection = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False, timeout=10)
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute(f"PRAGMA synchronous = {self._synchronous}")
@@ -171,6 +182,13 @@ class SqliteTable:
 
         return await self._writer.call(write)
 
+    def storage(self, namespace: str) -> SqliteStorage:
+        """Return the records of a plugin."""
+        return SqliteStorage(namespace, self._writer, self._reader)
+
+    async def finished(self) -> int:
+        return await self._reader.call(lambda c: c.execute(_FINISHED).fetchone()[0])
+
     async def unfinished(self) -> list[Unfinished]:
         def read(connection: sqlite3.Connection) -> list[Unfinished]:
             return [_unfinished(*row) for row in connection.execute(_OPEN)]
@@ -179,23 +197,26 @@ class SqliteTable:
 
 
 _ROW = """
-    INSERT OR IGNORE INTO jobs (id, client, idempotency_key, status, open, error_container, error, state)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+    INSERT OR IGNORE INTO jobs (id, client, idempotency_key, status, open, finish_number, error_container, error, state)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _RECORD = "INSERT OR REPLACE INTO records (job, number, done, body) VALUES (?, ?, ?, ?)"
 _DONE = """
     SELECT number, (SELECT coalesce(max(r.number), 0) FROM records r WHERE r.job = jobs.number AND r.done = 1)
     FROM jobs WHERE id = ?
 """
-_UPDATE = "UPDATE jobs SET status = ?, open = ?, error_container = ?, error = ?, state = ? WHERE number = ?"
+_UPDATE = """
+    UPDATE jobs SET status = ?, open = ?, finish_number = ?, error_container = ?, error = ?, state = ? WHERE number = ?
+"""
 _KEPT = "SELECT id FROM jobs WHERE id = ? UNION ALL SELECT id FROM jobs WHERE client = ? AND idempotency_key = ?"
+_FINISHED = f"SELECT count(*) FROM jobs {BY_FINISH} WHERE {HAS_FINISHED}"  # noqa: S608 - our own texts only
 _OPEN = f"SELECT id, client, state FROM jobs {BY_OPEN} WHERE {IS_OPEN} ORDER BY id"  # noqa: S608 - our own texts only
 
 
 def _columns(job: Job) -> tuple[Any, ...]:
     """Return the values of the columns that change."""
     failed = (None, None) if job.error is None else (job.error.container, job.error.error)
-    return job.status, not job.status.finished, *failed, _encode_state(job)
+    return job.status, not job.status.finished, job.finish_number, *failed, _encode_state(job)
 
 
 def _encode_state(job: Job) -> bytes:
@@ -233,8 +254,8 @@ def _insert(
 def _selection(fields: JobFields) -> str:
     """Return the beginning of a statement that reads these parts of jobs: its columns and tables."""
     if fields is JobFields.STATE:
-        return "SELECT id, client, state, NULL, NULL FROM jobs"
-    columns = "SELECT id, client, state, records.number, body FROM jobs"
+        return "SELECT id, client, finish_number, state, NULL, NULL FROM jobs"
+    columns = "SELECT id, client, finish_number, state, records.number, body FROM jobs"
     if JobFields.REQUEST in fields:  # each job has one, under number 0
         records, steps = "JOIN records ON job = jobs.number", "records.number > 0"
     else:
@@ -251,18 +272,20 @@ def _select(
     connection: sqlite3.Connection, ids: Sequence[JobId], client: ClientId | None, fields: JobFields
 ) -> Iterator[Job]:
     mine = "" if client is None else "AND client = ?"
-    query = f"{_selection(fields)} WHERE id IN ({marks(ids)}) {mine} ORDER BY jobs.number, 4"
-    found: dict[JobId, tuple[ClientId, bytes, list[tuple[int, bytes]]]] = {}
-    for id, owner, state, number, body in connection.execute(query, [*ids, *([] if client is None else [client])]):
-        records = found.setdefault(id, (owner, state, []))[2]
+    query = f"{_selection(fields)} WHERE id IN ({marks(ids)}) {mine} ORDER BY jobs.number, 5"
+    found: dict[JobId, tuple[ClientId, int | None, bytes, list[tuple[int, bytes]]]] = {}
+    values = [*ids, *([] if client is None else [client])]
+    for id, owner, finish_number, state, number, body in connection.execute(query, values):
+        records = found.setdefault(id, (owner, finish_number, state, []))[3]
         if body is not None:
             records.append((number, body))
-    for id, (owner, state, records) in found.items():
+    for id, (owner, finish_number, state, records) in found.items():
         whole = bool(records) and records[0][0] == 0
         yield Job(
             id=id,
             request=_request(records.pop(0)[1]) if whole else _unread_request(owner, _row(state)),
             steps=tuple([_record(body) for _, body in records]),
+            finish_number=finish_number,
             **msgspec.structs.asdict(_state(state)),
         )
 
@@ -298,7 +321,11 @@ def _unfinished(id: JobId, client: ClientId, state: bytes) -> Unfinished:
 def _delete(connection: sqlite3.Connection, ids: Sequence[JobId]) -> int:
     finished = f"FROM jobs WHERE open = 0 AND id IN ({marks(ids)})"
     connection.execute(f"DELETE FROM records WHERE job IN (SELECT number {finished})", ids)  # noqa: S608
-    return connection.execute(f"DELETE {finished}", ids).rowcount
+    deleted = connection.execute(f"DELETE {finished}", ids).rowcount
+    (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+    for _ in range(min(free, _FREED_PAGES)):  # sqlite3 takes one step of this statement, which frees one page
+        connection.execute("PRAGMA incremental_vacuum")
+    return deleted
 
 
 def _slices(ids: Sequence[JobId]) -> Iterator[Sequence[JobId]]:

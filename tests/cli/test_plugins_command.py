@@ -163,7 +163,7 @@ def test_hooks_and_capabilities_are_those_of_what_is_built() -> None:
     assert StreamingRunner.__name__ in shown("runner", "docker").capabilities
     assert list(shown("runner", "remote").capabilities) == ["DescribingRunner", "PooledRunner", "StreamingRunner"]
     assert list(shown("runner", "function").capabilities) == ["InProcessRunner", "StreamingRunner"]
-    assert list(shown("store", "memory").capabilities) == ["EndingStore"]
+    assert list(shown("store", "memory").capabilities) == ["EndingStore", "StoringStore"]
 
 
 @pytest.mark.parametrize(

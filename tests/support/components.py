@@ -27,7 +27,7 @@ from nodekit import (
     encode_payload,
 )
 from nodekit_function import Function, FunctionRunner
-from nodekit_memory import MemoryTable
+from nodekit_memory import MemoryStore, MemoryTable
 
 PATIENCE_SECONDS = 60.0
 
@@ -89,7 +89,7 @@ def make_node(*runners: Any, store: Any = None, **settings: Any) -> Node:
     """Make a node in memory; fields of its limits may be given by name."""
     limits = {name: settings.pop(name) for name in NodeLimits.__struct_fields__ if name in settings}
     return Node(
-        store=store or EmbeddedStore(MemoryTable()),
+        store=store or MemoryStore(),
         runners=runners or [functions()],
         limits=NodeLimits(**limits),
         **settings,

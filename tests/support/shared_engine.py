@@ -21,13 +21,12 @@ from nodekit import (
     ClientId,
     Container,
     ContainerId,
-    EmbeddedStore,
     Job,
     JobId,
     Outcome,
     Settlement,
 )
-from nodekit_memory import MemoryTable
+from nodekit_memory import MemoryStore
 
 
 @dataclass(eq=False)
@@ -66,7 +65,7 @@ class Engine:
 
     def __init__(self, lease_seconds: float) -> None:
         self.lease_seconds = lease_seconds
-        self.store = EmbeddedStore(MemoryTable())
+        self.store = MemoryStore()
         self.sessions: dict[int, Session] = {}
         self.claims: dict[int, tuple[int, Claim]] = {}
         self.takeovers: Counter[JobId] = Counter()
@@ -148,14 +147,16 @@ class Engine:
             with suppress(ClaimLost):
                 await self.release(claim.token, claim.job, 0)
 
-    async def save(self, token: int, job: Job) -> None:
-        await self.store.save(self.held(token), job)
+    async def save(self, token: int, job: Job) -> Job:
+        await self.store.save(claim := self.held(token), job)
         if job.status.finished:
             self.claims.pop(token, None)
+        return claim.job
 
-    async def release(self, token: int, job: Job, delay_seconds: float) -> None:
-        await self.store.release(self.held(token), job, delay_seconds=delay_seconds)
+    async def release(self, token: int, job: Job, delay_seconds: float) -> Job:
+        await self.store.release(claim := self.held(token), job, delay_seconds=delay_seconds)
         self.claims.pop(token, None)
+        return claim.job
 
     def held(self, token: int) -> Claim:
         if token not in self.claims:

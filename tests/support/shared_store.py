@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
+from functools import partial
 from typing import Any, Self, TypeVar
 
 import anyio
@@ -26,6 +27,20 @@ from nodekit.embedded.change_feed import Broadcast
 from nodekit.testing.contracts.shared.other_process import awaited, soon_here
 
 T = TypeVar("T")
+
+
+class _Records:
+    """The records of a namespace; the engine's thread has them."""
+
+    def __init__(self, store: "SharedMemoryStore", namespace: str) -> None:
+        self._store, self._namespace = store, namespace
+
+    def __getattr__(self, method: str) -> Callable[..., Awaitable[Any]]:
+        def call(*args: Any, **kwargs: Any) -> Awaitable[Any]:
+            records = self._store.engine.store.storage(self._namespace)
+            return self._store._ask(partial(getattr(records, method), *args, **kwargs))
+
+        return call
 
 
 class SharedMemoryStore:
@@ -98,11 +113,10 @@ class SharedMemoryStore:
         return claim
 
     async def save(self, claim: Any, job: Job) -> None:
-        await self._ask(self.engine.save, claim.token, job)
-        claim.job = job
+        claim.job = await self._ask(self.engine.save, claim.token, job)
 
     async def release(self, claim: Any, job: Job, *, delay_seconds: float = 0) -> None:
-        await self._ask(self.engine.release, claim.token, job, delay_seconds)
+        claim.job = await self._ask(self.engine.release, claim.token, job, delay_seconds)
         self._claims.pop(claim.token, None)
 
     async def add(self, jobs: Sequence[Job]) -> list[Job]:
@@ -116,6 +130,12 @@ class SharedMemoryStore:
 
     async def find(self, query: JobQuery) -> list[JobId]:
         return await self._ask(lambda: self.engine.store.find(query))
+
+    async def expire(self, **kept: Any) -> int:
+        return await self._ask(lambda: self.engine.store.expire(**kept))
+
+    def storage(self, namespace: str) -> Any:
+        return _Records(self, namespace)
 
     async def delete(self, ids: Sequence[JobId]) -> int:
         return await self._ask(self.engine.store.delete, ids)

@@ -46,6 +46,11 @@ def make_retry(output: Any = None) -> Job:
     return replace(make_job("echo", "reverse", "echo").retrying(old, "failed"), due="reverse")
 
 
+def unnumbered(job: Job) -> Job:
+    """Return a job as it was before its store numbered it."""
+    return replace(job, finish_number=None)
+
+
 def make_attempt(*, kind: FailureKind | None = None, failure: str | None = None, instance: str = "one") -> Attempt:
     """Make an attempt that took a second."""
     now = time.time()

@@ -22,6 +22,8 @@ class Entry:
         self.ready_from = self.ready_by = now
         """Between these two times the job may be due or not; the contract leaves it open."""
         self.not_before, self.delay_seconds = now, 0.0
+        self.place = 0
+        """Place among the finished jobs, from 1."""
 
     @property
     def queued(self) -> bool:
@@ -30,7 +32,7 @@ class Entry:
 
 def plain(job: Job) -> Job:
     """Return a job without the fields that the store adds for itself."""
-    return replace(job, not_before=None, delay_seconds=None)
+    return replace(job, not_before=None, delay_seconds=None, finish_number=None)
 
 
 class Expected:
@@ -39,6 +41,7 @@ class Expected:
     def __init__(self) -> None:
         self.entries: dict[JobId, Entry] = {}
         self.changed: set[JobId] = set()
+        self._finishes = 0
         self.now = self.jumped = self.opened_at = self.closed_seconds = 0.0
         self._turns = TurnTaking()
 
@@ -93,7 +96,13 @@ class Expected:
         return [job for job in found if client in (None, job.client)]
 
     def find(self, query: JobQuery) -> list[JobId]:
-        return [id for id, entry in sorted(self.entries.items()) if query.matches(entry.job)][: query.limit]
+        jobs = [replace(entry.job, finish_number=entry.place or None) for entry in self.entries.values()]
+        return query.first(jobs)
+
+    def _number(self, entry: Entry) -> None:
+        if entry.job.status.finished and not entry.place:
+            self._finishes += 1
+            entry.place = self._finishes
 
     # -- changes ----------------------------------------------------------------------------------
 
@@ -158,11 +167,13 @@ class Expected:
     def saved(self, claim: Claim, job: Job) -> None:
         entry = self.entries[job.id]
         entry.job, entry.claim = plain(job), None if job.status.finished else claim
+        self._number(entry)
         self.changed.add(job.id)
 
     def released(self, job: Job, delay_seconds: float) -> None:
         entry = self.entries[job.id]
         entry.job, entry.claim = plain(job), None
+        self._number(entry)
         entry.ready_from = entry.ready_by = self.now + delay_seconds
         entry.not_before, entry.delay_seconds = entry.ready_by + self.jumped, delay_seconds
         self.changed.add(job.id)
@@ -177,6 +188,7 @@ class Expected:
         if answer.now:
             assert answer.job.finished_at is not None
             entry.job, entry.claim = plain(entry.job.finished(outcome, answer.job.finished_at)), None
+            self._number(entry)
             self.changed.add(id)
         assert plain(answer.job) == entry.job
 
@@ -193,6 +205,7 @@ class Expected:
         entry = self.entries[job.id]
         expected = entry.job.finished(Outcome(JobStatus.FAILED, job.result), job.finished_at or 0.0)
         entry.job, entry.claim = plain(expected), None
+        self._number(entry)
         assert plain(job) == entry.job
         self.changed.add(job.id)
 

@@ -123,7 +123,7 @@ class Trial:
         ids = list(self._expected.entries)
         got = await self._store.get(ids)
         assert [plain(job) for job in got] == self._expected.get(ids, None)
-        for query in (JobQuery(), JobQuery(container="x"), JobQuery(error="no reply")):
+        for query in (JobQuery(), JobQuery(order="finished"), JobQuery(container="x"), JobQuery(error="no reply")):
             assert await self._store.find(query) == self._expected.find(query)
         pending = await self._store.pending()
         assert (pending.offchain, pending.onchain, dict(pending.groups)) == self._expected.pending()

@@ -19,6 +19,7 @@ from nodekit import (
     StoreFailed,
     Unavailable,
     __version__,
+    job_result,
 )
 from nodekit_asgi.api.job_events import KEEP_ALIVE, event_stream, events_seen, seen_all
 from nodekit_asgi.api.listing import listing
@@ -35,7 +36,6 @@ from nodekit_asgi.wire.jobs import (
     read_items,
     read_retry,
     wire_container,
-    wire_job,
 )
 from nodekit_asgi.wire.node import WireChain, WireErrorReply, WireHealth, WireInfo, WirePending
 from nodekit_asgi.wire.profiles import PROFILES
@@ -108,7 +108,7 @@ async def _accepted(request: Request, node: Node, kept: Job) -> Reply:
             logger.error("job %s: waiting for it failed: %s", id, error)
     applied: list[Header] = [(b"preference-applied", b"wait=%d" % seconds)]
     if job is not None and job.status.finished:
-        return json_reply(wire_job(job, intermediate=False), headers=applied)
+        return json_reply(job_result(job), headers=applied)
     return json_reply(WireAccepted(id), 202, applied)
 
 
@@ -144,7 +144,7 @@ async def cancel(request: Request, node: Node) -> Reply:
     job = await node.cancel(_id(request), client=request.client)
     if job is None:
         raise HttpError(404, NO_SUCH_JOB)
-    return json_reply(wire_job(job, intermediate=False))
+    return json_reply(job_result(job))
 
 
 async def events(request: Request, node: Node) -> Reply:
@@ -191,7 +191,7 @@ async def jobs(request: Request, node: Node) -> Reply:
         found = await wait_for(request, node, ids, seconds, fields)
     if not found and (status := PROFILES[request.limits.profile].nothing_found) != 200:
         raise HttpError(status, NO_SUCH_JOB)
-    return json_reply([wire_job(job, intermediate=bool(intermediate)) for job in found])
+    return json_reply([job_result(job, intermediate=bool(intermediate)) for job in found])
 
 
 def _wait(request: Request) -> float:

@@ -8,8 +8,8 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from nodekit import Job, JobId, Node, NodekitError, StoreFailed
-from nodekit_asgi.wire.jobs import WireAccepted, wire_job, wire_result
+from nodekit import Job, JobId, Node, NodekitError, StoreFailed, job_result, step_result
+from nodekit_asgi.wire.jobs import WireAccepted
 
 logger = logging.getLogger("nodekit.http")
 
@@ -70,9 +70,9 @@ def _piece(job: Job, seen: int) -> tuple[list[bytes], int, bool]:
         if seen == 0:
             piece += _event("accepted", job.id, seen, WireAccepted(job.id))
         elif seen <= len(results):
-            piece += _event("step", job.id, seen, wire_result(results[seen - 1]))
+            piece += _event("step", job.id, seen, step_result(results[seen - 1]))
         else:
-            piece += _event("finished", job.id, seen, wire_job(job, intermediate=False))
+            piece += _event("finished", job.id, seen, job_result(job))
         seen += 1
     return [bytes(piece)] if piece else [], seen, seen < known
 

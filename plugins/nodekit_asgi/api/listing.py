@@ -6,7 +6,18 @@ from uuid import UUID
 
 from msgspec.structs import replace
 
-from nodekit import FINISHED, UNFINISHED, UNSUCCESSFUL, JobId, JobQuery, JobStatus, Node
+from nodekit import (
+    FINISHED,
+    UNFINISHED,
+    UNSUCCESSFUL,
+    Cursor,
+    JobFields,
+    JobId,
+    JobOrder,
+    JobQuery,
+    JobStatus,
+    Node,
+)
 from nodekit_asgi.http.messages import Header, HttpError, Reply, Request, json_reply
 
 SLICE = 1000
@@ -23,9 +34,15 @@ _STATUSES: Mapping[str, Collection[JobStatus]] = {
 async def listing(request: Request, node: Node, pending: bool | None) -> Reply:
     """Reply with a list of ids. The caller reads `pending`, so that a malformed one is 400 also if ids are given."""
     status, container, error = _status(request, pending), _of_failed(request, "container"), _of_failed(request, "error")
-    limit, after = _limit(request), _after(request)
+    limit, order = _limit(request), _order(request)
     query = JobQuery(
-        client=request.client, status=status, container=container, error=error, after=after, limit=limit or SLICE
+        client=request.client,
+        status=status,
+        container=container,
+        error=error,
+        order=order,
+        after=_after(request, order),
+        limit=limit or SLICE,
     )
     first = await node.find(query)
     if limit is None:
@@ -33,17 +50,28 @@ async def listing(request: Request, node: Node, pending: bool | None) -> Reply:
     headers: list[Header] = []
     if len(first) == limit:
         # relative, so that it works wherever the node is mounted
-        headers = [(b"link", f'<?{_next(request, limit, first[-1])}>; rel="next"'.encode())]
+        after = await _cursor(node, query, first)
+        headers = [(b"link", f'<?{_next(request, limit, after)}>; rel="next"'.encode())]
     return json_reply(first, headers=headers)
 
 
-def _next(request: Request, limit: int, after: JobId) -> str:
+async def _cursor(node: Node, query: JobQuery, ids: Sequence[JobId]) -> Cursor:
+    """Return the cursor behind a page. Jobs of it may be deleted meanwhile, and then are not on the next one either."""
+    if query.order != "finished":
+        return ids[-1]
+    for some in (ids[-1:], ids):
+        if jobs := await node.fetch(some, client=query.client, fields=JobFields.STATE):
+            return query.cursor(jobs[-1])
+    return query.after or "0"
+
+
+def _next(request: Request, limit: int, after: Cursor) -> str:
     """Return the query of the next page, with the filters of this one."""
     filters = [(name, values[-1]) for name in _FILTERS if (values := request.all(name))]
     return urlencode([("limit", limit), ("after", after), *filters])
 
 
-_FILTERS = ("pending", "status", "container", "error")
+_FILTERS = ("order", "pending", "status", "container", "error")
 
 
 async def _slices(node: Node, query: JobQuery, ids: Sequence[JobId]) -> AsyncIterator[bytes]:
@@ -55,7 +83,8 @@ async def _slices(node: Node, query: JobQuery, ids: Sequence[JobId]) -> AsyncIte
         separator = b","
         if len(ids) < SLICE:
             break
-        ids = await node.find(replace(query, after=ids[-1]))
+        query = replace(query, after=await _cursor(node, query, ids))
+        ids = await node.find(query)
     yield b"]"
 
 
@@ -92,9 +121,26 @@ def _limit(request: Request) -> int | None:
     return min(int(values[-1][:9]), MAX_PAGE)
 
 
-def _after(request: Request) -> JobId | None:
+def _order(request: Request) -> JobOrder:
+    text = _one(request, "order")
+    if text is None:
+        return "oldest"
+    if text not in _ORDERS:
+        raise HttpError(400, f"order: expected {', '.join(_ORDERS)}")
+    return _ORDERS[text]
+
+
+_ORDERS: Mapping[str, JobOrder] = {"oldest": "oldest", "newest": "newest", "finished": "finished"}
+
+
+def _after(request: Request, order: JobOrder) -> Cursor | None:
     if not (values := request.all("after")):
         return None
+    if order == "finished":
+        try:
+            return JobQuery(order=order, after=values[-1]).after
+        except ValueError as error:
+            raise HttpError(400, "after: expected the cursor of a Link header in the order finished") from error
     try:
         return str(UUID(values[-1]))
     except ValueError as error:

@@ -29,6 +29,8 @@ def _facts(history: History) -> Iterator[tuple[str, str]]:
     yield "pipeline", f"{history.pipeline}: {' -> '.join(history.containers)}"
     yield "priority", str(history.priority)
     yield "accepted", _time(history.accepted_at)
+    for name, value in history.meta.items():
+        yield "meta", f"{name}: {value}"
     if history.finished_at is not None:
         took = (history.finished_at - history.accepted_at).total_seconds()
         yield "finished", f"{_time(history.finished_at)}, after {_seconds(took)}"

@@ -42,6 +42,22 @@ def says_for_whom(request: Request) -> bool:
     return request.limits.forwarded_header.lower().encode() in request.headers
 
 
+def came_securely(request: Request) -> bool:
+    """Return True if nobody on the way can read along: on TLS and on a unix socket.
+
+    For a request that a trusted proxy passed on, it is what that proxy says of its client: ``proto=https`` in
+    `Forwarded`, or else ``https`` in `X-Forwarded-Proto`.
+    """
+    if not says_for_whom(request):
+        return request.peer == UNIX or request.scope.get("scheme") == "https"
+    if request.limits.forwarded_header.lower() != "forwarded":
+        lines = request.values(b"x-forwarded-proto")
+        return bool(lines) and lines[-1].rpartition(b",")[2].strip().lower() == b"https"
+    lines = request.values(b"forwarded")
+    last = split(b",".join(lines).decode("latin-1"), ",")[-1]
+    return next(_values(last, "proto"), "").lower() == "https"
+
+
 def _is_proxy(client: str, proxies: tuple[str, ...]) -> bool:
     return UNIX in proxies if client == UNIX else in_networks(client, proxies)
 
@@ -49,12 +65,12 @@ def _is_proxy(client: str, proxies: tuple[str, ...]) -> bool:
 def _hops(name: str, text: str) -> Sequence[str]:
     if name != "forwarded":
         return [hop.strip(" \t") for hop in text.split(",")]
-    return [next(_clients(element), "unknown") for element in split(text, ",") if element.strip(" \t")]
+    return [next(_values(element, "for"), "unknown") for element in split(text, ",") if element.strip(" \t")]
 
 
-def _clients(element: str) -> Iterator[str]:
-    """Yield the ``for`` values of one element, such as ``for=…;proto=…`` (RFC 7239)."""
+def _values(element: str, name: str) -> Iterator[str]:
+    """Yield the values of this name in one element, such as ``for=…;proto=…`` (RFC 7239)."""
     for pair in split(element, ";"):
         key, _, value = pair.strip(" \t").partition("=")
-        if key.lower() == "for":
+        if key.lower() == name:
             yield unquoted(value)

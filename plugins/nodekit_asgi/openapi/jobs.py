@@ -86,7 +86,20 @@ OF_LISTING = (
         {"type": "integer", "minimum": 1},
         100,
     ),
-    _query("after", "Without `id`: start after this id. The job need not exist any more.", ID, JOB_ID),
+    _query(
+        "after",
+        "Without `id`: start after this id or, in the order `finished`, after this cursor of a `Link` header. The job "
+        "need not exist any more.",
+        {"type": "string"},
+        JOB_ID,
+    ),
+    _query(
+        "order",
+        "Without `id`: the oldest or the newest first, or the job that finished first. In the order `finished`, jobs "
+        "that finish later are always behind those of earlier replies.",
+        {"enum": ["oldest", "newest", "finished"], "default": "oldest"},
+        "newest",
+    ),
 )
 
 OPERATIONS: Mapping[Key, Operation] = {
@@ -95,8 +108,8 @@ OPERATIONS: Mapping[Key, Operation] = {
         tag="jobs",
         summary="Get the results of jobs, or list ids",
         description="With `id`: these jobs, each once, in the order of the ids. Unknown ids and jobs of other clients "
-        "are left out.\n\nWithout `id`: the ids of this client's jobs, the oldest first. With `limit`, one page "
-        "of them.",
+        "are left out.\n\nWithout `id`: the ids of this client's jobs, by default the oldest first. With "
+        "`limit`, one page of them.",
         parameters=(REQUEST_ID, *OF_JOBS, *OF_LISTING, *OF_FAILED),
         answers={
             **WITH_BODY,

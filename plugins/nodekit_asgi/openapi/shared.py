@@ -33,6 +33,12 @@ HEADERS: Mapping[str, Mapping[str, Any]] = {
         "schema": {"type": "string"},
         "example": f'<?limit=100&after={JOB_ID}>; rel="next"',
     },
+    "WWW-Authenticate": {
+        "description": "How to say who you are (RFC 9110).",
+        "schema": {"type": "string"},
+        "required": True,
+        "example": "Bearer",
+    },
     "ETag": {
         "description": "The version of the file, for `If-None-Match`.",
         "schema": {"type": "string"},
@@ -63,7 +69,7 @@ BAD_REQUEST = errors(
     query=error("the query is not UTF-8, or has too many fields"),
 )
 FORBIDDEN = errors(
-    "The node does not serve this `Host`, or pages of this `Origin` may not call it.",
+    "The node does not serve this `Host`, pages of this `Origin` may not call it, or this caller may not do this.",
     host=error("Host: this node is not called by that name; list other names than loopback's in allowed_hosts"),
     origin=error("Origin: pages of other sites may not call this node; list theirs in allowed_origins"),
 )
@@ -103,9 +109,15 @@ TOO_OFTEN = errors(
     often=error("too many requests: at most 60 in 60 s"),
 )
 
+WHO_ASKS = errors(
+    "The caller did not say who it is. Only a node with a plugin that identifies callers answers so.",
+    "WWW-Authenticate",
+    unknown=error("a token is needed"),
+)
+
 UNLIMITED: Mapping[int, Answer] = {400: BAD_REQUEST, 403: FORBIDDEN, 500: FAULT}
 """Answers that every operation may give."""
-ANY: Mapping[int, Answer] = {**UNLIMITED, 429: TOO_OFTEN}
+ANY: Mapping[int, Answer] = {**UNLIMITED, 401: WHO_ASKS, 429: TOO_OFTEN}
 """Answers that all operations but the page and the probes may give."""
 READING: Mapping[int, Answer] = {**ANY, 503: STORE_FAILS}
 WITH_BODY: Mapping[int, Answer] = {**READING, 408: TOO_SLOW, 413: TOO_LARGE}

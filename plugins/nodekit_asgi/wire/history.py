@@ -6,9 +6,8 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from nodekit import Attempt, ContainerError, FailureKind, Held, Job, JobStatus, StepRecord
+from nodekit import Attempt, ContainerError, FailureKind, Held, Job, JobStatus, ResultStatus, StepRecord, result_status
 from nodekit_asgi.wire.fields import JOB_ID, ContainerField, ErrorField, ErrorStatus, JobIdField, TimeField, about
-from nodekit_asgi.wire.jobs import WireStatus, wire_status
 
 State: TypeAlias = Literal["accepted", "running", "waiting", "success", "failed", "cancelled"]
 
@@ -55,7 +54,7 @@ class WireHistory(msgspec.Struct, frozen=True):
     """A job from its acceptance to its end. Fields without a value are left out."""
 
     id: JobIdField
-    status: Annotated[WireStatus, about("The status, as in a JobResult.", "failed")]
+    status: Annotated[ResultStatus, about("The status, as in a JobResult.", "failed")]
     state: Annotated[
         State,
         about(
@@ -80,6 +79,10 @@ class WireHistory(msgspec.Struct, frozen=True):
     retry_of: Annotated[str | UnsetType, about("The id of the job that this job retries.", JOB_ID, format="uuid")] = (
         UNSET
     )
+    meta: Annotated[
+        dict[str, str] | UnsetType,
+        about("Facts that plugins have noted about the job.", {"tenant": "acme"}),
+    ] = UNSET
 
 
 def wire_history(job: Job, *, now: float, held: Held | None = None) -> WireHistory:
@@ -92,7 +95,7 @@ def wire_history(job: Job, *, now: float, held: Held | None = None) -> WireHisto
     waits = held is None and job.not_before is not None and job.not_before > now
     return WireHistory(
         id=job.id,
-        status=wire_status(job),
+        status=result_status(job),
         state="waiting" if waits else "running" if held else _STATES[job.status],
         pipeline=job.request.pipeline,
         containers=list(job.request.containers),
@@ -104,6 +107,7 @@ def wire_history(job: Job, *, now: float, held: Held | None = None) -> WireHisto
         not_before=_time(job.not_before) if waits and job.not_before is not None else UNSET,
         failure=_failure(job.result) if isinstance(job.result, ContainerError) else UNSET,
         retry_of=job.retry_of or UNSET,
+        meta=dict(job.request.meta) or UNSET,
     )
 
 

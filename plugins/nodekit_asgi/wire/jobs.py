@@ -1,9 +1,12 @@
-"""Jobs as JSON on the wire. Unknown fields are ignored; the client is never read from a body."""
+"""Jobs as JSON on the wire. Unknown fields are ignored; the client is never read from a body.
+
+Replies are `nodekit.JobResult`; `WireJob` and its parts describe them for the OpenAPI document.
+"""
 
 import re
 from collections.abc import Mapping
 from hashlib import blake2b
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any
 from uuid import UUID
 
 import anyio.to_thread
@@ -13,14 +16,11 @@ from msgspec.structs import replace
 
 from nodekit import (
     Container,
-    ContainerError,
-    ContainerResult,
     InvalidPayload,
-    Job,
     JobId,
     JobRequest,
-    JobStatus,
     Refusal,
+    ResultStatus,
     RetryFrom,
 )
 from nodekit import parse_json as parse_any_json
@@ -34,9 +34,6 @@ LONG_DIGEST_BYTES = 1 << 20
 """Size above which a digest is made off the event loop, because it takes milliseconds."""
 
 NO_SUCH_JOB = "no such job"
-
-WireStatus: TypeAlias = Literal["running", "success", "failed"]
-"""The status of a job on the wire. A waiting job is `running`, a cancelled one `failed`."""
 
 
 class WireRequest(msgspec.Struct, frozen=True):
@@ -81,7 +78,7 @@ class WireReport(msgspec.Struct, frozen=True):
     """The outcome of a job, reported from outside the node."""
 
     id: JobIdField
-    status: Annotated[WireStatus, about("The status of the job. `running` changes nothing.", "success")]
+    status: Annotated[ResultStatus, about("The status of the job. `running` changes nothing.", "success")]
     containers: Annotated[
         list[ContainerField],
         about("The containers that were called. The result belongs to the last one.", ["upper"], minItems=1),
@@ -117,7 +114,7 @@ class WireJob(msgspec.Struct, frozen=True, omit_defaults=True):
 
     id: JobIdField
     status: Annotated[
-        WireStatus, about("The status. A waiting job is `running`, a cancelled job is `failed`.", "success")
+        ResultStatus, about("The status. A waiting job is `running`, a cancelled job is `failed`.", "success")
     ]
     result: Annotated[
         WireResult | None, about("The result of the last step, or the error that ended the job. Null until then.")
@@ -232,24 +229,6 @@ def job_id(text: str) -> JobId:
     except ValueError:
         pass
     raise HttpError(404, NO_SUCH_JOB)
-
-
-def wire_job(job: Job, *, intermediate: bool) -> WireJob:
-    result = None if job.result is None else wire_result(job.result)
-    results = [wire_result(result) for result in job.intermediate_results] if intermediate else UNSET
-    return WireJob(job.id, wire_status(job), result, results)
-
-
-def wire_status(job: Job) -> WireStatus:
-    if not job.status.finished:
-        return "running"
-    return "success" if job.status is JobStatus.SUCCESS else "failed"
-
-
-def wire_result(result: ContainerResult) -> WireResult:
-    if isinstance(result, ContainerError):
-        return WireError(result.container, result.error)
-    return WireOutput(result.container, result.output)
 
 
 def wire_container(container: Container) -> WireContainer:

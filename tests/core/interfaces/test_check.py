@@ -264,7 +264,14 @@ def test_what_is_asked_for_is_what_the_protocol_says() -> None:
     expected = {name for name in vars(JobTable) if not name.startswith("_") or name in ("__aenter__", "__aexit__")}
     assert {member.name for member in members(JobTable)} == expected
     assert {member.name for member in members(SharedStore)} > {member.name for member in members(JobStore)}
-    assert {member.name for member in optional_members(JobStore)} == {"announce", "nodes", "ended"}
+    assert {member.name for member in optional_members(JobStore)} == {
+        "announce",
+        "nodes",
+        "ended",
+        "view",
+        "compact",
+        "storage",
+    }
 
 
 def test_a_method_that_a_protocol_gains_is_asked_for_at_once() -> None:

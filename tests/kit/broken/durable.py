@@ -86,6 +86,12 @@ class KeepsNothing(Sound):
         pass
 
 
+class LosesNumbers(Sound):
+    def read(self) -> None:
+        super().read()
+        self._jobs = {id: replace(job, finish_number=None) for id, job in self._jobs.items()}
+
+
 class LosesSteps(Sound):
     def read(self) -> None:
         super().read()

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
+from itertools import count
 from typing import Any
 
 import anyio
@@ -18,8 +19,10 @@ from nodekit import (
     JobStatus,
     Outcome,
     Pending,
+    Record,
     Settlement,
     Unfinished,
+    Write,
 )
 from nodekit.testing import JobStoreContract
 from nodekit_memory import MemoryTable
@@ -30,6 +33,65 @@ class Sound(EmbeddedStore):
 
     def __init__(self, table: MemoryTable | None = None) -> None:
         super().__init__(table or MemoryTable())
+
+    def storage(self, namespace: str) -> Any:
+        return self.table.storage(namespace)
+
+
+class ExpiresTheLast(Sound):
+    async def expire(self, *, finished_before: float | None, keep: int | None, limit: int) -> int:
+        ids = (await self.find(JobQuery(order="finished")))[::-1]
+        return await self.delete(ids[:limit] if keep is None else ids[keep:][:limit])
+
+
+class IgnoresConditions(Sound):
+    def storage(self, namespace: str) -> Any:
+        records = super().storage(namespace)
+        batch = records.batch
+        records.batch = lambda writes: batch([Write(write.key, write.value) for write in writes])
+        return records
+
+
+class WritesOneByOne(Sound):
+    def storage(self, namespace: str) -> Any:
+        records = super().storage(namespace)
+        batch = type(records).batch
+
+        async def one_by_one(writes: Sequence[Write]) -> list[int]:
+            return [version for write in writes for version in await batch(records, [write])]
+
+        records.batch = one_by_one
+        return records
+
+
+class HasOneNamespace(Sound):
+    def storage(self, namespace: str) -> Any:
+        return super().storage("all")
+
+
+class ScansByWriting(Sound):
+    def storage(self, namespace: str) -> Any:
+        records = super().storage(namespace)
+        scan = type(records).scan
+
+        async def unsorted(*args: Any, **asked: Any) -> list[Record]:
+            return sorted(await scan(records, *args, **asked), key=lambda record: record.version)
+
+        records.scan = unsorted
+        return records
+
+
+class BeginsVersionsAnew(Sound):
+    def storage(self, namespace: str) -> Any:
+        records = super().storage(namespace)
+        delete = type(records).delete
+
+        async def forget(key: str, **asked: Any) -> bool:
+            records._versions = count(1)
+            return await delete(records, key, **asked)
+
+        records.delete = forget
+        return records
 
 
 class ForgetsToAskForErrors(Sound):

@@ -53,6 +53,16 @@ class FindsOtherClients(Sound):
         return await super().find(replace(query, client=None))
 
 
+class HasOneOrder(Sound):
+    async def find(self, query: JobQuery) -> list[JobId]:
+        return await super().find(JobQuery(client=query.client, limit=query.limit))
+
+
+class CountsAll(Sound):
+    async def finished(self) -> int:
+        return len(self._jobs)
+
+
 class IgnoresStatus(Sound):
     async def find(self, query: JobQuery) -> list[JobId]:
         return await super().find(replace(query, status=None))

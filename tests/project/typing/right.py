@@ -57,7 +57,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class ListTable:
-    """A table: six methods, and two to open and close."""
+    """A table: seven methods, and two to open and close."""
 
     def __init__(self) -> None:
         self._jobs: dict[JobId, Job] = {}
@@ -83,10 +83,13 @@ class ListTable:
         return [job for job in found if client in (None, job.client)]
 
     async def find(self, query: JobQuery) -> list[JobId]:
-        return [id for id, job in sorted(self._jobs.items()) if query.matches(job)][: query.limit]
+        return query.first(self._jobs.values())
 
     async def delete(self, ids: Sequence[JobId]) -> int:
         return sum(self._jobs.pop(id, None) is not None for id in ids)
+
+    async def finished(self) -> int:
+        return sum(job.finish_number is not None for job in self._jobs.values())
 
     async def unfinished(self) -> Sequence[Unfinished]:
         return [Unfinished.of(job) for job in self._jobs.values() if not job.status.finished]

@@ -39,8 +39,8 @@ class SharedJobs(SharedBase):
             assert await self.nothing_to_claim(store)
         await other.save(claim, begun := with_output(job, {"a": 1}, due="reverse"))
         assert await one.get([job.id]) == [begun]
-        await other.save(claim, done := succeeded(begun))
-        assert [await store.get([job.id]) for store in stores] == [[done]] * 3
+        await other.save(claim, succeeded(begun))
+        assert [await store.get([job.id]) for store in stores] == [[claim.job]] * 3
         assert await third.find(JobQuery(status=[JobStatus.SUCCESS], limit=10)) == [job.id]
 
     async def test_a_job_goes_to_one_of_many_claims_at_once(self, stores: list[SharedStore]) -> None:
@@ -288,7 +288,7 @@ class SharedJobs(SharedBase):
             with pytest.raises(ClaimLost):
                 await write(claim, succeeded(claim.job))
         await stores[1].save(again, done := succeeded(again.job))
-        assert await stores[0].get([done.id]) == [done]
+        assert await stores[0].get([done.id]) == [again.job]
 
     async def test_leaving_a_store_loses_nothing_of_what_it_had_claimed(
         self, open_store: Open, store: SharedStore

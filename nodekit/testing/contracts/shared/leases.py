@@ -62,7 +62,7 @@ class Leases(SharedBase):
         assert not stream.scope.cancel_called
         for held in (claim, stream):
             await one.save(held, done := succeeded(held.job))
-            assert await other.get([done.id]) == [done]
+            assert await other.get([done.id]) == [held.job]
 
     async def test_a_node_that_is_held_up_for_less_than_its_lease_keeps_its_claims(
         self, open_store: Open, store: SharedStore
@@ -76,7 +76,7 @@ class Leases(SharedBase):
                 there.go_on()
                 await there.call(anyio.sleep, self.lease_seconds)
             await there.call(there.store.save, claim, done := succeeded(claim.job))
-        assert await store.get([done.id]) == [done]
+        assert await store.get([done.id]) == [claim.job]
 
     # -- takeovers --------------------------------------------------------------------------------
 
@@ -94,7 +94,7 @@ class Leases(SharedBase):
             assert await self.counts(store) == (2, 0, {"alice": 2})
             for claim in claims:
                 await store.save(claim, done := succeeded(claim.job))
-                assert await store.get([done.id]) == [done]
+                assert await store.get([done.id]) == [claim.job]
 
     async def test_takeovers_are_counted_until_the_job_is_finished(self, open_store: Open, store: SharedStore) -> None:
         job = make_job()
@@ -177,7 +177,7 @@ class Leases(SharedBase):
             await self.lost_there(there, old)
             await store.save(new, done := succeeded(saved))
             await self.lost_there(there, old)
-            assert await store.get([done.id]) == [done]
+            assert await store.get([done.id]) == [new.job]
 
     async def test_a_claim_that_was_taken_over_and_given_back_keeps_nothing(
         self, open_store: Open, store: SharedStore
@@ -205,8 +205,8 @@ class Leases(SharedBase):
             await store.add([job := make_job()])
             [claim] = await there.call(self.claims, there.store, 1)
             assert claim.job == job
-            await there.call(there.store.save, claim, done := succeeded(job))
-            assert await store.get([job.id]) == [done]
+            await there.call(there.store.save, claim, succeeded(job))
+            assert await store.get([job.id]) == [claim.job]
 
     async def test_a_settlement_while_a_node_is_paused_stays(self, open_store: Open, store: SharedStore) -> None:
         async with self.another(open_store) as there:
@@ -289,7 +289,7 @@ async def _finish(store: SharedStore, claims: Sequence[Claim], finished: dict[Jo
         job = with_output(claim.job, {"takeovers": claim.takeovers}).finished(Outcome(JobStatus.SUCCESS), time.time())
         with suppress(ClaimLost):
             await store.save(claim, job)
-            finished.setdefault(job.id, []).append(job)
+            finished.setdefault(job.id, []).append(claim.job)
 
 
 @contextmanager

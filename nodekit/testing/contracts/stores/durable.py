@@ -12,12 +12,24 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from nodekit import ContainerError, Job, JobQuery, JobStatus, JobStore, Location, Outcome, Settlement, StoreInUse
-from nodekit.testing.builders.jobs import make_job, succeeded, with_output
+from nodekit import (
+    ContainerError,
+    Job,
+    JobQuery,
+    JobStatus,
+    JobStore,
+    Location,
+    Outcome,
+    Record,
+    Settlement,
+    StoreInUse,
+)
+from nodekit.testing.builders.jobs import make_job, succeeded, unnumbered, with_output
 from nodekit.testing.contracts.stores.filling import full_disk, is_refused, is_there, too_much
 from nodekit.testing.contracts.stores.killing import Report, reported_until_killed
 from nodekit.testing.contracts.stores.lives import Found, Life, Memory, look
 from nodekit.testing.contracts.stores.store import JobStoreContract
+from nodekit.testing.contracts.stores.storing import storage_of
 from nodekit.testing.leaks.descriptors import descriptors
 from nodekit.testing.leaks.detectors import no_leaks
 
@@ -78,19 +90,46 @@ class DurableJobStoreContract(JobStoreContract):
             [claim] = await self.claims(store, 1)
             assert claim.job == untouched.job
 
+    async def test_what_finishes_after_a_restart_comes_behind_what_finished_before(
+        self, open_store: Callable[[], JobStore]
+    ) -> None:
+        query = JobQuery(order="finished", limit=10)
+        async with open_store() as store:
+            jobs = await store.add([make_job() for _ in range(4)])
+            for job in (jobs[1], jobs[0]):
+                await self.finish(store, job)
+        async with open_store() as store:
+            assert await store.find(query) == [jobs[1].id, jobs[0].id]
+            [last] = await store.get([jobs[0].id])
+            await self.finish(store, jobs[3])
+            await self.finish(store, jobs[2])
+            assert await store.find(replace(query, after=query.cursor(last))) == [jobs[3].id, jobs[2].id]
+
+    async def test_records_of_plugins_survive_and_their_versions_rise(self, open_store: Callable[[], JobStore]) -> None:
+        async with open_store() as store:
+            records = storage_of(store)
+            kept = await records.put("kept", b"1")
+            last = await records.put("gone", b"2")
+            await records.delete("gone")
+        async with open_store() as store:
+            records = storage_of(store)
+            assert await records.scan() == [Record("kept", b"1", kept)]
+            assert await records.put("gone", b"3") > last
+
     async def test_finished_jobs_survive_and_are_not_offered(self, open_store: Callable[[], JobStore]) -> None:
         async with open_store() as store:
             claim = await self.claimed(store)
             await store.save(claim, done := succeeded(claim.job))
+            assert unnumbered(claim.job) == done
             await store.add([queued := make_job()])
             settlement = await store.settle(queued.id, Outcome(JobStatus.CANCELLED), client=None)
             assert settlement is not None
         async with open_store() as store:
-            assert await store.get([done.id, queued.id]) == [done, settlement.job]
+            assert await store.get([done.id, queued.id]) == [claim.job, settlement.job]
             assert await self.nothing_to_claim(store)
             assert await self.counts(store) == (0, 0, {})
             again = await store.settle(done.id, Outcome(JobStatus.CANCELLED), client=None)
-            assert again == Settlement(done, now=False)
+            assert again == Settlement(claim.job, now=False)
 
     async def test_released_jobs_survive(self, open_store: Callable[[], JobStore]) -> None:
         async with open_store() as store:
@@ -208,8 +247,8 @@ class DurableJobStoreContract(JobStoreContract):
                 report_job(claim.job)
                 await store.save(claim, going_on := with_output(claim.job, {"number": number}, due="reverse"))
                 report_job(going_on)
-                await store.save(claim, ended := succeeded(going_on))
-                report_job(ended)
+                await store.save(claim, succeeded(going_on))
+                report_job(claim.job)
             await store.add([queued := make_job()])
             settlement = await store.settle(queued.id, Outcome(JobStatus.CANCELLED), client=None)
             assert settlement is not None

@@ -171,6 +171,42 @@ class Keeping(KeeperBase):
         await keeper.add([older, newer])
         assert await keeper.find(JobQuery(after=missing.id, limit=10)) == [newer.id]
 
+    async def test_the_newest_first_is_the_other_way_round(self, keeper: JobTable | JobStore) -> None:
+        ids = _ids(await keeper.add([make_job(client=client) for client in ("alice", "bob") * 3]))
+        assert await keeper.find(JobQuery(order="newest", limit=10)) == ids[::-1]
+        assert await keeper.find(JobQuery(order="newest", after=ids[4], limit=2)) == [ids[3], ids[2]]
+        assert await keeper.find(JobQuery(order="newest", after=make_job().id, limit=1)) == [ids[5]]
+        assert await keeper.find(JobQuery(order="newest", client="bob", after=ids[3], limit=10)) == [ids[1]]
+        assert await keeper.find(JobQuery(order="newest", after=ids[4], before=ids[1], limit=10)) == ids[3:1:-1]
+        assert await keeper.find(JobQuery(after=ids[1], before=ids[4], limit=10)) == ids[2:4]
+
+    async def test_the_order_finished_has_finished_jobs_as_they_ended(self, keeper: JobTable | JobStore) -> None:
+        jobs = await keeper.add([make_job(client=client) for client in ("alice", "bob") * 3])
+        query = JobQuery(order="finished", limit=10)
+        assert await keeper.find(query) == []
+        a, b, c, d, e, _ = jobs
+        for job in (d, a, e):
+            await self.finish(keeper, job)
+        assert await keeper.find(query) == _ids([d, a, e])
+        await self.finish(keeper, b, Outcome(JobStatus.FAILED))
+        assert await keeper.find(replace(query, client="bob")) == _ids([d, b])
+        assert await keeper.find(replace(query, status=[JobStatus.FAILED])) == [b.id]
+        assert await keeper.find(replace(query, status=UNFINISHED)) == []
+        pages: list[list[JobId]] = []
+        page = replace(query, limit=2)
+        while ids := await keeper.find(page):
+            pages.append(ids)
+            assert len(pages) < 4, f"the cursor does not lead on: {pages}"
+            [last] = await keeper.get(ids[-1:], fields=JobFields.STATE)
+            page = replace(page, after=page.cursor(last))
+        assert pages == [_ids([d, a]), _ids([e, b])]
+        await keeper.delete(_ids([d, a, e, b]))
+        await self.finish(keeper, c)
+        assert await keeper.find(page) == [c.id], "what finishes later comes behind the cursor of a job that is deleted"
+        [last] = await keeper.get([c.id])
+        assert await keeper.find(replace(query, after=query.cursor(last))) == []
+        assert await keeper.find(replace(query, before=query.cursor(last))) == []
+
     async def test_find_by_client_finds_that_clients_jobs_only(self, keeper: JobTable | JobStore) -> None:
         clients = ["alice", "bob", "alice' OR '1'='1", "ålice", "alice%"]
         jobs = {client: [make_job(client=client) for _ in range(2)] for client in clients}

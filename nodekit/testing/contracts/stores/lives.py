@@ -12,7 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from nodekit import FINISHED, Claim, ContainerId, Job, JobId, JobQuery, JobStatus, JobStore, Outcome
-from nodekit.testing.builders.jobs import make_job, succeeded, with_output
+from nodekit.testing.builders.jobs import make_job, succeeded, unnumbered, with_output
 from nodekit.testing.contracts.stores.killing import Report
 
 _TASKS = 4
@@ -115,7 +115,7 @@ class Life:
         self._say(note := Note(call=next(self._calls), jobs=(job.finished(_CANCELLED, time.time()),)))
         settlement = await store.settle(job.id, _CANCELLED, client=None)
         assert settlement is not None, f"settle does not know the job {job.id}, which was reported as kept"
-        self._say(replace(note, jobs=(settlement.job,), returned=True))
+        self._say(replace(note, jobs=(unnumbered(settlement.job),), returned=True))
         self._finished.append(job.id)
 
     async def _delete(self, store: JobStore) -> None:
@@ -140,7 +140,7 @@ async def look(store: JobStore, ids: Collection[JobId]) -> Found:
     """Return the ids of all jobs, and the jobs themselves together with those of `ids`."""
     found = await store.find(JobQuery(limit=10**6))
     jobs = await store.get(list(dict.fromkeys([*found, *ids])))
-    return Found(ids=found, jobs=jobs, pending=(await store.pending()).total)
+    return Found(ids=found, jobs=[*map(unnumbered, jobs)], pending=(await store.pending()).total)
 
 
 class Memory:

@@ -1,5 +1,7 @@
 """Promises of a `JobStore`."""
 
+import time
+
 import anyio
 import pytest
 from msgspec.structs import replace
@@ -10,9 +12,10 @@ from nodekit.testing.contracts.bounds import within
 from nodekit.testing.contracts.stores.base import SUCCEEDED
 from nodekit.testing.contracts.stores.claiming import Claiming
 from nodekit.testing.contracts.stores.keeping import Keeping
+from nodekit.testing.contracts.stores.storing import Storing
 
 
-class JobStoreContract(Keeping, Claiming):
+class JobStoreContract(Keeping, Claiming, Storing):
     """Suite of a store. Define the fixture `store`: an empty store that is entered."""
 
     @pytest.fixture
@@ -25,6 +28,28 @@ class JobStoreContract(Keeping, Claiming):
 
     async def finish(self, keeper: JobStore, job: Job, outcome: Outcome = SUCCEEDED) -> None:
         await keeper.settle(job.id, outcome, client=None)
+
+    # -- expiring ---------------------------------------------------------------------------------
+
+    async def test_expire_deletes_finished_jobs_first_those_that_finished_first(self, store: JobStore) -> None:
+        jobs = await store.add([make_job() for _ in range(7)])
+        for job in jobs[5::-1]:
+            await self.finish(store, job)
+        a, b, c, _, _, _, unfinished = (job.id for job in jobs)
+        soon = time.time() + 60
+        assert await store.expire(finished_before=soon - 120, keep=None, limit=10) == 0
+        assert await store.expire(finished_before=None, keep=None, limit=10) == 0
+        assert await store.expire(finished_before=None, keep=6, limit=10) == 0
+        assert await store.expire(finished_before=None, keep=4, limit=1) == 1
+        assert await store.find(JobQuery(order="finished")) == [job.id for job in jobs[4::-1]]
+        assert await store.expire(finished_before=None, keep=3, limit=10) == 2
+        assert await store.find(JobQuery(order="finished")) == [c, b, a]
+        assert await store.expire(finished_before=soon, keep=3, limit=2) == 2
+        assert await store.find(JobQuery()) == [a, unfinished]
+        assert await store.expire(finished_before=soon, keep=None, limit=10) == 1
+        assert await store.expire(finished_before=soon, keep=1, limit=10) == 0
+        assert await store.find(JobQuery()) == [unfinished]
+        assert (await store.pending()).total == 1
 
     # -- settling ---------------------------------------------------------------------------------
 
@@ -173,8 +198,8 @@ class JobStoreContract(Keeping, Claiming):
         [claim] = await store.claim_expired(1)
         await store.release(claim, claim.job)
         [claim] = await store.claim_expired(1)
-        await store.save(claim, done := succeeded(claim.job))
-        assert await store.get([job.id]) == [done]
+        await store.save(claim, succeeded(claim.job))
+        assert await store.get([job.id]) == [claim.job]
         assert await self.nothing_expires(store, seconds=2 * self.short)
         assert (await self.counts(store))[0] == 0
 

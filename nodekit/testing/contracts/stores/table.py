@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from itertools import count
 
 import anyio
 import pytest
@@ -11,6 +12,8 @@ from nodekit import UNFINISHED, ContainerError, Job, JobQuery, JobStatus, JobTab
 from nodekit.testing.builders.jobs import make_attempt, make_job, succeeded, with_output
 from nodekit.testing.contracts.stores.base import SUCCEEDED
 from nodekit.testing.contracts.stores.keeping import ODD_PAYLOAD, Keeping
+
+_numbers = count(1)
 
 
 class JobTableContract(Keeping):
@@ -25,7 +28,17 @@ class JobTableContract(Keeping):
         return table
 
     async def finish(self, keeper: JobTable, job: Job, outcome: Outcome = SUCCEEDED) -> None:
-        await keeper.save(with_output(job).finished(outcome, time.time()))
+        ended = with_output(job).finished(outcome, time.time())
+        await keeper.save(replace(ended, finish_number=next(_numbers)))
+
+    async def test_finished_counts_the_jobs_that_have_a_number(self, table: JobTable) -> None:
+        await table.add(jobs := [make_job() for _ in range(4)])
+        assert await table.finished() == 0
+        for job in jobs[:3]:
+            await self.finish(table, job)
+        assert await table.finished() == 3
+        await table.delete([jobs[1].id])
+        assert await table.finished() == 2
 
     async def test_save_keeps_the_newest_snapshot(self, table: JobTable) -> None:
         job = make_job("echo", "reverse", data=ODD_PAYLOAD)

@@ -12,6 +12,15 @@ from nodekit import Transport
 from nodekit.testing.contracts.bounds import within
 from nodekit.testing.contracts.transports.http_api import UNKNOWN, HttpApi, HttpBase
 
+ORDERS_THAT_MAKE_NO_SENSE = [
+    ("order=", "order"),
+    ("order=Newest", "order"),
+    ("order=random", "order"),
+    ("order=newest&order=oldest", "order"),
+    ("order=newest&after=7", "after"),
+    ("order=finished&after=00000000-0000-7000-8000-000000000000", "after"),
+    ("order=finished&after=-1", "after"),
+]
 FILTERS_THAT_MAKE_NO_SENSE = [
     ("status=done", "status"),
     ("status=Failed", "status"),
@@ -267,6 +276,31 @@ class HttpJobs(HttpBase):
                 beside = await api.get(f"/api/jobs?id={good}&{beside_ids}")
                 assert [job["id"] for job in beside.json] == [good], "beside ids, filters have no meaning"
             for wrong, name in FILTERS_THAT_MAKE_NO_SENSE:
+                answer = await api.get(f"/api/jobs?{wrong}")
+                assert (answer.status, name in answer.error) == (400, True), (wrong, answer.body)
+
+    async def test_lists_have_an_order(self, transport: Transport) -> None:
+        self.skip_without("filters")
+        async with self.api(transport) as api:
+            first = await api.submit("gate")
+            ids = [first, *[await api.submit() for _ in range(4)]]
+            await api.results(*ids[1:])
+            await api.call("DELETE", f"/api/jobs/{first}")
+            assert await api.listed("order=oldest") == ids
+            assert await api.listed("order=newest") == ids[::-1]
+            assert await api.listed(f"order=newest&after={ids[2]}&limit=1") == [ids[1]]
+            finished = await api.listed("order=finished")
+            assert (sorted(finished), finished[-1]) == (ids, first)
+            assert await api.listed("order=finished&status=failed") == [first]
+            assert await api.listed("order=finished&pending=true") == []
+            for order, expected in (("newest", ids[::-1]), ("finished", finished)):
+                pages, query = list[str](), f"order={order}&limit=2"
+                while query:
+                    page = await api.get(f"/api/jobs?{query}")
+                    pages += page.json
+                    query = (page.header("Link") or "").partition(">")[0].removeprefix("<?")
+                assert pages == expected, order
+            for wrong, name in ORDERS_THAT_MAKE_NO_SENSE:
                 answer = await api.get(f"/api/jobs?{wrong}")
                 assert (answer.status, name in answer.error) == (400, True), (wrong, answer.body)
 

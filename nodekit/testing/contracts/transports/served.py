@@ -214,6 +214,9 @@ class ToldTable:
     async def delete(self, ids: Sequence[JobId]) -> int:
         return await self._table.delete(ids)
 
+    async def finished(self) -> int:
+        return await self._table.finished()
+
     async def unfinished(self) -> Sequence[Unfinished]:
         return await self._table.unfinished()
 

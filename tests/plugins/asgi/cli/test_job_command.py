@@ -27,10 +27,11 @@ import pytest
 from components import Gate, functions, request, until
 from connections import listening
 from http_api import Api, free_port, serving
+from msgspec.structs import replace
 from node_files import SERVED, SLOW, write
 from served import NODEKIT, serve
 
-from nodekit import JobStatus, Retry
+from nodekit import JobRequest, JobStatus, Retry
 from nodekit.cli import main
 from nodekit_asgi.cli import listing
 from nodekit_asgi.cli import waiting as _waiting
@@ -387,6 +388,9 @@ async def test_show_has_a_row_for_each_attempt() -> None:
             "status 500: ValueError: failure 2",
             "an output",
         ]
+        request = replace(JobRequest.of("echo", data={}, client="127.0.0.1"), meta={"tenant": "acme"})
+        noted = (await api.node.submit(request)).id
+        assert re.search(r"^meta +tenant: acme$", (await call(api.url, "show", noted)).out, re.M)
         gated = await api.submit("gate")
         await until(lambda: gate.running)
         assert re.search(r"^1 +gate +1 +\+.* +- +- +under way on node$", (await call(api.url, "show", gated)).out, re.M)

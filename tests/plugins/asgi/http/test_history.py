@@ -106,3 +106,11 @@ def test_a_call_that_is_under_way_stands_beside_the_attempts_before_it() -> None
     assert step.running == WireCall(attempt=2, started_at="2026-01-05T12:00:02.000Z", node="n")
     other = replace(held, step=1)  # the job was read when it was elsewhere
     assert wire_history(job, now=1767614403.0, held=other).steps[0].running is UNSET
+
+
+async def test_a_history_has_the_facts_that_were_noted_about_a_job(api: Api) -> None:
+    plain = await api.submit()
+    noted = JobRequest.of("echo", data={}, client="127.0.0.1")
+    job = await api.node.submit(replace(noted, meta={"tenant": "acme", "trace": "00-1"}))
+    assert (await history(api, job.id))["meta"] == {"tenant": "acme", "trace": "00-1"}
+    assert "meta" not in await history(api, plain)

@@ -149,3 +149,31 @@ async def test_addresses_of_one_network_share_the_limit_of_a_client() -> None:
         statuses = [(await asgi_call(app, "/api/jobs", body, client=(sender, 1)))[0] for sender in senders]
         assert statuses == [200, 200, 429, 200]
         assert (await node.pending()).groups == {"2001:db8::/64": 2, "2001:db8:0:1::/64": 1}
+
+
+@pytest.mark.parametrize(
+    ("header", "headers", "secure"),
+    [
+        ("x-forwarded-for", {"X-Forwarded-For": "192.0.2.1", "X-Forwarded-Proto": "https"}, True),
+        ("x-forwarded-for", {"X-Forwarded-For": "192.0.2.1", "X-Forwarded-Proto": "https, http"}, False),
+        ("x-forwarded-for", {"X-Forwarded-For": "192.0.2.1", "X-Forwarded-Proto": "http"}, False),
+        ("x-forwarded-for", {"X-Forwarded-For": "192.0.2.1"}, False),
+        ("x-forwarded-for", {"X-Forwarded-Proto": "https"}, False),
+        ("x-forwarded-for", {"X-Forwarded-For": "192.0.2.1", "Forwarded": "for=192.0.2.1;proto=https"}, False),
+        ("forwarded", {"Forwarded": "for=192.0.2.1;proto=https"}, True),
+        ("forwarded", {"Forwarded": 'proto=https;for=192.0.2.2, for=192.0.2.1;Proto="HTTPS"'}, True),
+        ("forwarded", {"Forwarded": "for=192.0.2.2;proto=https, for=192.0.2.1"}, False),
+        ("forwarded", {"Forwarded": "for=192.0.2.1", "X-Forwarded-Proto": "https"}, False),
+    ],
+)
+async def test_a_trusted_proxy_says_if_its_client_came_securely(
+    header: str, headers: dict[str, str], secure: bool
+) -> None:
+    plugin = Tokens()
+    async with serving("hypercorn", plugins=[plugin], trusted_proxies=("127.0.0.0/8",), forwarded_header=header) as api:
+        assert (await api.get("/info", headers={**bearer("one"), **headers})).status == 200
+        assert [connection.secure for connection in plugin.asked] == [secure]
+    plugin = Tokens()
+    async with serving("hypercorn", plugins=[plugin]) as api:
+        await api.get("/info", headers={**bearer("one"), **headers})
+        assert [connection.secure for connection in plugin.asked] == [False], "nobody else is believed"

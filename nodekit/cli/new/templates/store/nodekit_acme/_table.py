@@ -1,4 +1,4 @@
-"""A `JobTable`: the six methods that a store for one node has to implement.
+"""A `JobTable`: the seven methods that a store for one node has to implement.
 
 Jobs are in memory. Each change is a record at the end of a file, which is read again at the next start.
 
@@ -15,7 +15,6 @@ import os
 from collections import ChainMap
 from collections.abc import Sequence
 from io import FileIO
-from itertools import islice
 from pathlib import Path
 from struct import Struct
 from types import TracebackType
@@ -103,8 +102,10 @@ class AcmeTable:
         return [job for job in found if client is None or job.client == client]
 
     async def find(self, query: JobQuery) -> list[JobId]:
-        oldest_first = (self._jobs[id] for id in sorted(self._jobs))  # ids sort by age
-        return list(islice((job.id for job in oldest_first if query.matches(job)), query.limit))
+        return query.first(self._jobs.values())
+
+    async def finished(self) -> int:
+        return sum(job.finish_number is not None for job in self._jobs.values())
 
     async def unfinished(self) -> Sequence[Unfinished]:
         return [Unfinished.of(job) for _, job in sorted(self._jobs.items()) if not job.status.finished]

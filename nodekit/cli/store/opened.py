@@ -1,0 +1,38 @@
+"""The store of a node file, for commands that work on it beside its node or while no node runs."""
+
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anyio
+import click
+
+from nodekit.cli.exit_codes import FAILED, bad_node_file
+from nodekit.config.compose import compose_store
+from nodekit.config.formats import read_tables
+from nodekit.errors import CompositionError, NodekitError
+from nodekit.interfaces.store import JobStore
+
+T = TypeVar("T")
+
+
+def store_of(file: str) -> JobStore:
+    """Return the store of a node file; exit with 3 and a line per problem if there is none."""
+    try:
+        read = read_tables(file)
+        try:
+            return compose_store(read.tables, Path(file))
+        except CompositionError as error:
+            raise read.in_the_file(error) from error
+    except CompositionError as error:
+        bad_node_file(file, error)
+
+
+def run(file: str, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a call on the store; exit with 1 and a line if it fails."""
+    try:
+        return anyio.run(call)
+    except NodekitError as error:
+        click.echo(f"{file}: store: {error}", err=True)
+        sys.exit(FAILED)

@@ -1,0 +1,66 @@
+"""`nodekit prune`."""
+
+import re
+import time
+
+import click
+from msgspec.structs import replace
+
+from nodekit.cli.store.opened import run, store_of
+from nodekit.errors import NodekitError
+from nodekit.interfaces.store import JobStore, JobView
+from nodekit.model.queries import JobFields, JobQuery
+from nodekit.node.retention import in_slices
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+
+
+def _seconds(ctx: click.Context, param: click.Parameter, age: str) -> float:
+    """Return an age such as ``7d`` in seconds."""
+    if found := re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", age):
+        return float(found[1]) * UNITS[found[2]]
+    raise click.BadParameter(f"{age!r} is no age; expected a number with s, m, h, d or w, such as 7d")
+
+
+@click.command()
+@click.argument("file", type=click.Path(dir_okay=False))
+@click.option("--older-than", callback=_seconds, required=True, metavar="AGE", help="Such as 7d, 12h or 30m.")
+@click.option("--dry-run", is_flag=True, help="Only count the jobs.")
+def prune(file: str, older_than: float, dry_run: bool) -> None:
+    """Delete jobs that finished longer ago than AGE from the store of a node file.
+
+    The node may run meanwhile, or not. Unfinished jobs stay. Exits with 0, 3 when the node file does not compose, 1
+    when the store fails.
+    """
+    store, before = store_of(file), time.time() - older_than
+
+    async def pruned() -> int:
+        async with _view(store) as view:
+            if dry_run:
+                return await _count(view, before)
+            return await in_slices(lambda limit: view.expire(finished_before=before, keep=None, limit=limit))
+
+    count = run(file, pruned)
+    jobs = "1 finished job" if count == 1 else f"{count} finished jobs"
+    click.echo(f"{file}: {jobs} would be deleted" if dry_run else f"{file}: {jobs} deleted")
+
+
+def _view(store: JobStore) -> JobView:
+    view = getattr(store, "view", None)
+    if view is None:
+        raise NodekitError("this kind of store cannot be opened beside its node (it has no `view`)")
+    opened: JobView = view()
+    return opened
+
+
+async def _count(view: JobView, before: float) -> int:
+    """Return the number of jobs at the beginning of the order in which they finished that did so before a time."""
+    query, count = JobQuery(order="finished"), 0
+    while ids := await view.find(query):
+        jobs = await view.get(ids, fields=JobFields.STATE)
+        old = sum(job.finished_at is not None and job.finished_at < before for job in jobs)
+        count += old
+        if old < len(jobs) or not jobs:
+            break
+        query = replace(query, after=query.cursor(jobs[-1]))
+    return count

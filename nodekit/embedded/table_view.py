@@ -1,0 +1,42 @@
+"""A view of a table beside the node that owns it."""
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from nodekit.embedded.retention import Kept, expire
+from nodekit.interfaces.store import JobTable
+from nodekit.model.container import ClientId, JobId
+from nodekit.model.job import Job
+from nodekit.model.queries import JobFields, JobQuery
+
+
+class TableView:
+    """A `JobView` of a table that owns nothing: another one, of a running node, may be open on the same data."""
+
+    def __init__(self, table: JobTable) -> None:
+        self._table = table
+
+    async def __aenter__(self) -> Self:
+        await self._table.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        await self._table.__aexit__(kind, error, trace)
+        return None
+
+    async def get(
+        self, ids: Sequence[JobId], *, client: ClientId | None = None, fields: JobFields = JobFields.ALL
+    ) -> list[Job]:
+        return await self._table.get(ids, client=client, fields=fields)
+
+    async def find(self, query: JobQuery) -> list[JobId]:
+        return await self._table.find(query)
+
+    async def delete(self, ids: Sequence[JobId]) -> int:
+        return await self._table.delete(ids)
+
+    async def expire(self, *, finished_before: float | None, keep: int | None, limit: int) -> int:
+        return await expire(self._table, Kept(finished_before, keep), limit)

@@ -1,0 +1,61 @@
+"""Deletion of finished jobs that are kept no longer."""
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+import anyio
+
+from nodekit.errors import StoreFailed
+from nodekit.interfaces.store import JobStore
+from nodekit.model.limits import NodeLimits, finite
+
+logger = logging.getLogger("nodekit.node")
+
+SLICE = 100
+"""Number of jobs that are deleted at once."""
+SHARE = 0.2
+"""Part of the time that deleting takes at most, so that the store has time for everybody else."""
+ROUND_SECONDS = 10.0
+"""Longest pause between two rounds."""
+
+
+class Retention:
+    """The rounds in which a node deletes finished jobs, as its limits say."""
+
+    def __init__(self, store: JobStore, limits: NodeLimits) -> None:
+        self._store = store
+        self._seconds, self._jobs = finite(limits.keep_finished_seconds), limits.keep_finished_jobs
+
+    async def run(self) -> None:
+        """Delete until cancelled. A store that fails is tried again in the next round."""
+        if self._seconds is None and self._jobs is None:
+            logger.info("finished jobs are kept for ever: neither keep_finished_seconds nor keep_finished_jobs is set")
+            return
+        failed = False
+        while True:
+            try:
+                if deleted := await in_slices(self._slice):
+                    logger.info("%d finished jobs were deleted", deleted)
+                failed = False
+            except StoreFailed as error:
+                if not failed:
+                    logger.warning("finished jobs cannot be deleted: %s", error)
+                failed = True
+            await anyio.sleep(min(ROUND_SECONDS, self._seconds or ROUND_SECONDS))
+
+    async def _slice(self, limit: int) -> int:
+        before = None if self._seconds is None else time.time() - self._seconds
+        return await self._store.expire(finished_before=before, keep=self._jobs, limit=limit)
+
+
+async def in_slices(expire: Callable[[int], Awaitable[int]]) -> int:
+    """Call a function that deletes up to so many jobs until it deletes fewer. Return the number of deleted jobs."""
+    deleted = 0
+    while True:
+        began = time.perf_counter()
+        some = await expire(SLICE)
+        deleted += some
+        if some < SLICE:
+            return deleted
+        await anyio.sleep((time.perf_counter() - began) * (1 / SHARE - 1))

@@ -1,0 +1,34 @@
+"""Compaction of a file: the space of deleted jobs goes back to the file system."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from nodekit import StoreFailed
+from nodekit_sqlite._lock import OwnerLock
+from nodekit_sqlite._schema import check_version
+
+
+def compact(path: Path) -> int:
+    """Write the file anew without its free pages. Return the number of bytes that this gave back.
+
+    From then on it gives them back by itself, as new files do. Raise `StoreInUse` while a node works on the file, and
+    `StoreFailed`. This needs as much free disk again as the file has, and takes as long as copying it.
+    """
+    if not path.exists():
+        raise StoreFailed(f"there is no file {path}")
+    lock = OwnerLock(path)
+    lock.acquire()
+    try:
+        with closing(sqlite3.connect(path, isolation_level=None, timeout=10)) as connection:
+            check_version(connection, str(path))
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            before = path.stat().st_size
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            connection.execute("VACUUM")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            return before - path.stat().st_size
+    except (OSError, sqlite3.Error) as error:
+        raise StoreFailed(f"cannot compact {path}: {error}; it is as it was") from error
+    finally:
+        lock.release()

@@ -1,0 +1,61 @@
+"""Records of plugins in the file of the jobs."""
+
+import sqlite3
+from collections.abc import Sequence
+from itertools import takewhile
+
+from nodekit import Record, VersionConflict, Write, check_key, check_writes
+from nodekit_sqlite._thread import ConnectionThread
+
+_GET = "SELECT key, value, version FROM plugin_records WHERE namespace = ? AND key = ?"
+_SCAN = """
+    SELECT key, value, version FROM plugin_records WHERE namespace = ? AND key >= ? AND key > ? ORDER BY key LIMIT ?
+"""
+_DELETE = "DELETE FROM plugin_records WHERE namespace = ? AND key = ?"
+_PUT = "INSERT INTO plugin_records (namespace, key, value) VALUES (?, ?, ?)"
+
+
+class SqliteStorage:
+    """A `PluginStorage`. The version of a record is the number of its row, which is never used twice."""
+
+    def __init__(self, namespace: str, writer: ConnectionThread, reader: ConnectionThread) -> None:
+        self._namespace = namespace
+        self._writer, self._reader = writer, reader
+
+    async def get(self, key: str) -> Record | None:
+        check_key(key)
+        rows = await self._reader.call(lambda c: c.execute(_GET, (self._namespace, key)).fetchall())
+        return Record(*rows[0]) if rows else None
+
+    async def put(self, key: str, value: bytes, *, expect: int | None = None) -> int:
+        return (await self.batch([Write(key, value, expect)]))[0]
+
+    async def delete(self, key: str, *, expect: int | None = None) -> bool:
+        write = Write(key, None, expect)
+        check_writes([write])
+        return await self._writer.call(lambda c: self._write(c, [write])[0][1])
+
+    async def scan(self, prefix: str = "", *, after: str | None = None, limit: int = 1000) -> list[Record]:
+        values = self._namespace, prefix, after or "", limit
+        rows = await self._reader.call(lambda c: c.execute(_SCAN, values).fetchall())
+        return [Record(*row) for row in takewhile(lambda row: row[0].startswith(prefix), rows)]
+
+    async def batch(self, writes: Sequence[Write]) -> list[int]:
+        check_writes(writes)
+        return [version for version, _ in await self._writer.call(lambda c: self._write(c, writes))]
+
+    def _write(self, connection: sqlite3.Connection, writes: Sequence[Write]) -> list[tuple[int, bool]]:
+        """Return for each change the new version and whether there was a record before."""
+        for write in writes:
+            if write.expect is not None:
+                rows = connection.execute(_GET, (self._namespace, write.key)).fetchall()
+                if (found := rows[0][2] if rows else 0) != write.expect:
+                    raise VersionConflict(write.key, expected=write.expect, found=found)
+        done: list[tuple[int, bool]] = []
+        for write in writes:
+            existed = connection.execute(_DELETE, (self._namespace, write.key)).rowcount > 0
+            version = 0
+            if write.value is not None:
+                version = connection.execute(_PUT, (self._namespace, write.key, write.value)).lastrowid or 0
+            done.append((version, existed))
+        return done
