@@ -57,7 +57,7 @@ async def measured(table: JobTable, limits: NodeLimits, per_second: float) -> tu
         tasks.start_soon(submitting, node, per_second, times)
         if limits.keep_finished_jobs is None:
             await anyio.sleep(REST_SECONDS)
-        while limits.keep_finished_jobs is not None and await table.finished() > KEPT + 10 * per_second * 2:
+        while limits.keep_finished_jobs is not None and await table.last_surplus(2 * KEPT) is not None:
             await anyio.sleep(0.2)
         took = time.perf_counter() - began
         tasks.cancel_scope.cancel()

@@ -47,7 +47,14 @@ from nodekit.hooks.specs import (
     WrapsSteps,
 )
 from nodekit.interfaces.pipeline import Pipeline, Sequence
-from nodekit.interfaces.runner import ContainerRunner, DescribingRunner, InProcessRunner, PooledRunner, StreamingRunner
+from nodekit.interfaces.runner import (
+    ContainerRunner,
+    DescribingRunner,
+    InProcessRunner,
+    NamingRunner,
+    PooledRunner,
+    StreamingRunner,
+)
 from nodekit.interfaces.step_call import PiecesChange, StepCall
 from nodekit.interfaces.storage import (
     KeepsRecords,
@@ -178,6 +185,7 @@ __all__ = [
     "LimitsRequests",
     "Location",
     "Mount",
+    "NamingRunner",
     "Node",
     "NodeFile",
     "NodeLimits",

@@ -1,34 +1,41 @@
 """Deletion of finished jobs, for stores whose table deletes by id."""
 
-import msgspec
+from msgspec.structs import replace
 
 from nodekit.interfaces.store import JobTable
 from nodekit.model.container import JobId
 from nodekit.model.queries import JobFields, JobQuery
 
 
-class Kept(msgspec.Struct, frozen=True):
-    """Limits on the finished jobs that are kept: those that finished since a time, and the `last` ones. None: all."""
+class Expiry:
+    """Deletes finished jobs from a table, first those that finished first.
 
-    since: float | None = None
-    last: int | None = None
+    The place behind which jobs are among the last ones is found once, and again when all before it are deleted: finding
+    it takes long in a large table.
+    """
 
+    def __init__(self, table: JobTable) -> None:
+        self._table = table
+        self._surplus: dict[int, int] = {}
+        """Highest number that is not kept, by the number of jobs that are."""
 
-async def expire(table: JobTable, kept: Kept, limit: int) -> int:
-    """Delete up to `limit` finished jobs that are not kept, first those that finished first. Return their number."""
-    ids = await expired(table, kept, limit)
-    return await table.delete(ids) if ids else 0
+    async def expire(self, *, finished_before: float | None, keep: int | None, limit: int) -> int:
+        """Delete as `JobStore.expire` does."""
+        first = JobQuery(order="finished", limit=limit)
+        ids: list[JobId] = []
+        if finished_before is not None:
+            jobs = await self._table.get(await self._table.find(first), fields=JobFields.STATE)
+            ids = [job.id for job in jobs if job.finished_at is not None and job.finished_at < finished_before]
+        if keep is not None and len(ids) < limit:
+            ids = list(dict.fromkeys([*ids, *await self._not_kept(first, keep)]))[:limit]
+        return await self._table.delete(ids) if ids else 0
 
-
-async def expired(table: JobTable, kept: Kept, limit: int) -> list[JobId]:
-    """Return the ids of the first `limit` finished jobs that are not kept."""
-    first = JobQuery(order="finished", limit=limit)
-    surplus = 0 if kept.last is None else max(0, await table.finished() - kept.last)
-    if kept.since is None:
-        return await table.find(msgspec.structs.replace(first, limit=min(limit, surplus))) if surplus else []
-    jobs = await table.get(await table.find(first), fields=JobFields.STATE)
-    return [
-        job.id
-        for place, job in enumerate(jobs)
-        if place < surplus or (job.finished_at is not None and job.finished_at < kept.since)
-    ]
+    async def _not_kept(self, first: JobQuery, keep: int) -> list[JobId]:
+        if keep in self._surplus:
+            if ids := await self._table.find(replace(first, before=str(self._surplus[keep] + 1))):
+                return ids
+            del self._surplus[keep]
+        if (last := await self._table.last_surplus(keep)) is None:
+            return []
+        self._surplus[keep] = last
+        return await self._table.find(replace(first, before=str(last + 1)))

@@ -18,7 +18,7 @@ from nodekit.embedded.finish_numbers import FinishNumbers
 from nodekit.embedded.interrupted_streams import Interrupted, given_back
 from nodekit.embedded.queue import Queue
 from nodekit.embedded.recent_jobs import RecentJobs
-from nodekit.embedded.retention import Kept, expire
+from nodekit.embedded.retention import Expiry
 from nodekit.errors import ClaimLost, StoreFailed
 from nodekit.interfaces.store import Change, Claim, JobTable, Pending, Settlement, Unfinished
 from nodekit.model.container import ClientId, ContainerId, JobId
@@ -44,7 +44,7 @@ class EmbeddedStore:
         self._own = OwnTasks()
         self._fresh, self._ended = RecentJobs(), Ended()
         self._broadcast, self._counts = Broadcast(), Counts()
-        self._finish_numbers = FinishNumbers()
+        self._finish_numbers, self._expiry = FinishNumbers(), Expiry(table)
         self._interrupted = Interrupted(self._settle, self._ended.put)
 
     async def __aenter__(self) -> Self:
@@ -289,7 +289,8 @@ class EmbeddedStore:
         return await self.table.delete(ids)
 
     async def expire(self, *, finished_before: float | None, keep: int | None, limit: int) -> int:
-        return await self._own.run(expire, self.table, Kept(finished_before, keep), limit)
+        expire = self._expiry.expire
+        return await self._own.run(expire, finished_before=finished_before, keep=keep, limit=limit)
 
     async def pending(self) -> Pending:
         return self._counts.pending()

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
-from nodekit.embedded.retention import Kept, expire
+from nodekit.embedded.retention import Expiry
 from nodekit.interfaces.store import JobTable
 from nodekit.model.container import ClientId, JobId
 from nodekit.model.job import Job
@@ -15,7 +15,7 @@ class TableView:
     """A `JobView` of a table that owns nothing: another one, of a running node, may be open on the same data."""
 
     def __init__(self, table: JobTable) -> None:
-        self._table = table
+        self._table, self._expiry = table, Expiry(table)
 
     async def __aenter__(self) -> Self:
         await self._table.__aenter__()
@@ -39,4 +39,4 @@ class TableView:
         return await self._table.delete(ids)
 
     async def expire(self, *, finished_before: float | None, keep: int | None, limit: int) -> int:
-        return await expire(self._table, Kept(finished_before, keep), limit)
+        return await self._expiry.expire(finished_before=finished_before, keep=keep, limit=limit)

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from nodekit.errors import ContainerFailed
 from nodekit.execution.job_stream import StreamRecord
 from nodekit.execution.transitions import job_timeout_text
-from nodekit.interfaces.runner import ContainerRunner, StreamingRunner
+from nodekit.interfaces.runner import ContainerRunner, NamingRunner, StreamingRunner
 from nodekit.interfaces.step_call import PiecesChange, SingleCall, StepCall
 from nodekit.model.container import Container, ContainerError, ContainerId, ContainerOutput, ContainerResult, Step
 from nodekit.model.job import Attempt, Job
@@ -50,9 +50,24 @@ class Calls:
         """`around` runs each attempt through the plugins; None: there are none."""
         self._around = around
         self._runners = {id: runner for runner in runners for id in runner.containers}
+        self._naming: Mapping[ContainerId, Callable[[ContainerId], str]] = {
+            id: cast("NamingRunner", runner).instance
+            for id, runner in self._runners.items()
+            if hasattr(runner, "instance")
+        }
         self.containers: Mapping[ContainerId, Container] = {
             id: container for runner in runners for id, container in runner.containers.items()
         }
+
+    def instance(self, id: ContainerId) -> str:
+        """Return the name of the instance that a call would reach now, if its runner knows it."""
+        if (name := self._naming.get(id)) is None:
+            return ""
+        try:
+            return _storable(name(id))
+        except Exception:
+            logger.exception("the runner of container %s cannot name its instance", id)
+            return ""
 
     def callable(self, id: ContainerId) -> bool:
         """Return True if a call makes sense now: the container runs, or calls must fail at once while it is down."""
@@ -63,7 +78,7 @@ class Calls:
 
         With `send`, the output is passed on piece by piece as it arrives.
         """
-        started_at = time.time()
+        started_at, reached = time.time(), self.instance(step.container)
         try:
             output = await self._run(step, job, seconds_left, send)
             instance = _storable(output.instance)
@@ -72,7 +87,7 @@ class Calls:
             return Called(output, Attempt(started_at=started_at, finished_at=time.time(), instance=instance))
         except ContainerFailed as failure:
             logger.info("job %s: step %d failed in %s: %s", step.job_id, step.index, step.container, failure.kind)
-            return _failure(step, started_at, failure)
+            return _failure(step, started_at, reached, failure)
         except anyio.get_cancelled_exc_class():
             if anyio.current_effective_deadline() == -math.inf:
                 raise
@@ -81,10 +96,11 @@ class Calls:
                 step.job_id,
                 step.container,
             )
-            return _failure(step, started_at, ContainerFailed("internal", "the runner's own work was cancelled"))
+            cancelled = ContainerFailed("internal", "the runner's own work was cancelled")
+            return _failure(step, started_at, reached, cancelled)
         except Exception:
             logger.exception("job %s: the runner of container %s failed", step.job_id, step.container)
-            return _failure(step, started_at, ContainerFailed("internal", "internal error of the node"))
+            return _failure(step, started_at, reached, ContainerFailed("internal", "internal error of the node"))
 
     async def _run(self, step: Step, job: Job, seconds_left: float, send: Send | None) -> ContainerOutput:
         seconds = self.containers[step.container].timeout_seconds
@@ -139,11 +155,16 @@ async def _one_piece(output: ContainerOutput) -> AsyncGenerator[bytes, None]:
     yield bytes(output.output)
 
 
-def _failure(step: Step, started_at: float, failure: ContainerFailed) -> Called:
+def _failure(step: Step, started_at: float, instance: str, failure: ContainerFailed) -> Called:
     text = _storable(failure.text)
     error = ContainerError(container=step.container, error=text, kind=failure.kind, status=failure.status)
     attempt = Attempt(
-        started_at=started_at, finished_at=time.time(), kind=error.kind, failure=error.error, status=error.status
+        started_at=started_at,
+        finished_at=time.time(),
+        instance=instance,
+        kind=error.kind,
+        failure=error.error,
+        status=error.status,
     )
     return Called(error, attempt, failure.retry_after)
 

@@ -60,7 +60,7 @@ class Executor:
         self.running = 0
         """Number of jobs that run right now."""
         self._changed = Signal()
-        self.under_way: dict[JobId, tuple[float, int, int]] = {}
+        self.under_way: dict[JobId, tuple[float, int, int, str]] = {}
         """The calls that are under way, by job, see `RunContext`."""
         self.problems = running.problems
         """Reasons why jobs do not progress right now, by what fails."""

@@ -91,7 +91,7 @@ class RunContext:
     unsaved: set[JobId]
     """Jobs whose results the store fails to save right now, streams included."""
     emit: Callable[[Event], None]
-    under_way: dict[JobId, tuple[float, int, int]]
+    under_way: dict[JobId, tuple[float, int, int, str]]
     """The calls that are under way: the time at which each began, the index of the step, the number of the attempt."""
 
 
@@ -164,7 +164,12 @@ class Runs(Generic[RunT]):
     async def _step(self, run: RunT, step: Step) -> bool:
         """Run one step. Return False if the job was given back to be tried again later."""
         self._emit(StepStarted(run.job, step))
-        self._under_way[run.job.id] = call = time.time(), step.index, step.attempt
+        self._under_way[run.job.id] = call = (
+            time.time(),
+            step.index,
+            step.attempt,
+            self._calls.instance(step.container),
+        )
         try:
             called = await self._call(run, step)
         except BaseException:  # a cancellation: every other end of a call is a result

@@ -65,6 +65,17 @@ class InProcessRunner(ContainerRunner, Protocol):
     def in_process(self) -> Literal[True]: ...
 
 
+class NamingRunner(ContainerRunner, Protocol):
+    """A runner that knows before a call which running instance of a container gets it.
+
+    With it, the history of a job names the instance of a call that is under way, that failed or that was cut short.
+    """
+
+    def instance(self, container: ContainerId) -> str:
+        """Return the name of the instance that a call would reach now. Empty if there is none. No I/O."""
+        ...
+
+
 class StreamingRunner(ContainerRunner, Protocol):
     """A runner whose containers can answer piece by piece. The output of other runners streams in one piece."""
 

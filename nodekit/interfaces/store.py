@@ -367,8 +367,8 @@ class JobTable(Protocol):
         """
         ...
 
-    async def finished(self) -> int:
-        """Return the number of jobs in the order ``finished``: those that have a `finish_number`."""
+    async def last_surplus(self, keep: int) -> int | None:
+        """Return the highest `finish_number` of all but the `keep` highest. None if no more than `keep` have one."""
         ...
 
     async def unfinished(self) -> Sequence[Unfinished]:

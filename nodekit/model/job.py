@@ -121,12 +121,14 @@ class Held(msgspec.Struct, frozen=True):
     - `since`: Time in Unix seconds at which it began.
     - `step`: Index of the step, from 0.
     - `attempt`: Number of the attempt, from 1.
+    - `instance`: Running instance that is called; empty if it is not known.
     """
 
     node: str
     since: float
     step: int
     attempt: int
+    instance: str = ""
 
 
 class StepRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -246,7 +248,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         """
         if self.status.finished or self.due is None or call.step != len(self.results):
             return self
-        return self.with_failure(self.due, Attempt(started_at=call.since, finished_at=at, kind=kind, failure=text))
+        cut = Attempt(started_at=call.since, finished_at=at, instance=call.instance, kind=kind, failure=text)
+        return self.with_failure(self.due, cut)
 
     def with_failure(self, container: ContainerId, attempt: Attempt) -> "Job":
         """Return the job with a failed attempt; the step stays due."""

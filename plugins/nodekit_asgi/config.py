@@ -59,10 +59,13 @@ class AsgiConfig(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
     - `server`: hypercorn speaks HTTP/2 too; uvicorn is faster and belongs behind a proxy.
     - `max_connections`: Maximum number of open client connections. Unset: as many as the process's limit of open files
       has room for.
+    - `max_client_connections`: Maximum number of open connections of one client: an address, or the /64 of an IPv6
+      address. Unset: three quarters of all. It does not apply to `trusted_proxies`.
     - `stop_seconds`: Time that stopping waits for requests that are being answered.
     """
 
     bind: str = "127.0.0.1:4000"
     server: Literal["hypercorn", "uvicorn"] = "hypercorn"
     max_connections: Positive | None = None
+    max_client_connections: Positive | None = None
     stop_seconds: Annotated[float, msgspec.Meta(ge=0)] = 3.0

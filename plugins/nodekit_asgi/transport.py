@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from nodekit import CompositionError, Node, NodeFile, NodekitError, Problem, Provider, descriptor_share
 from nodekit_asgi.app import AsgiApp
 from nodekit_asgi.config import AsgiConfig
+from nodekit_asgi.http.networks import UNIX
 from nodekit_asgi.server.bounded_listener import BoundedListener
 from nodekit_asgi.server.listen import check_bind, is_loopback, listen, remove_socket_file, socket_file, url_of
 from nodekit_asgi.server.servers import SERVERS
@@ -51,7 +52,9 @@ class AsgiTransport:
             return listener
         if not isinstance(asyncio.get_running_loop(), asyncio.SelectorEventLoop):
             return listener  # uvloop uses the descriptor itself as a listening socket
-        return BoundedListener(listener, most)
+        each = self._config.max_client_connections or max(1, most * 3 // 4)
+        proxies = [text for text in self._config.trusted_proxies if text != UNIX]
+        return BoundedListener(listener, most, most_each=each, exempt=proxies)
 
 
 def from_config(config: AsgiConfig, file: NodeFile) -> AsgiTransport:

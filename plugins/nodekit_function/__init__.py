@@ -113,6 +113,9 @@ class FunctionRunner:
     def problems(self) -> Sequence[str]:
         return ()
 
+    def instance(self, container: ContainerId) -> str:
+        return INSTANCE
+
     async def run(self, step: Step) -> ContainerOutput:
         with translated():
             answer = self._functions[step.container](decode_payload(step.input.data))

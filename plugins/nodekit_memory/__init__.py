@@ -123,8 +123,8 @@ class MemoryTable:
         """Return the records of a plugin."""
         return self._storages.setdefault(namespace, MemoryStorage(self._versions))
 
-    async def finished(self) -> int:
-        return len(self._finished)
+    async def last_surplus(self, keep: int) -> int | None:
+        return self._finished[-keep - 1][0] if len(self._finished) > keep else None
 
     async def unfinished(self) -> list[Unfinished]:
         return [Unfinished.of(self._jobs[id]) for id in self._ids[None] if not self._jobs[id].status.finished]

@@ -47,6 +47,11 @@ class Supervised:
         """True while the container can be called."""
         return self._up is not None
 
+    @property
+    def instance(self) -> str:
+        """Name of the running process; empty if there is none."""
+        return self._up[1].instance if self._up else ""
+
     def problem(self) -> str | None:
         """Return why the container cannot be called, and when it is restarted. Return None if it can be called."""
         if self.up:

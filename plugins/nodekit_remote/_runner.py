@@ -113,6 +113,9 @@ class RemoteRunner:
     def problems(self) -> Sequence[str]:
         return [f"container {id}: {text}" for id, text in self._down.items()]
 
+    def instance(self, container: ContainerId) -> str:
+        return self._endpoints[container].instance
+
     async def run(self, step: Step) -> ContainerOutput:
         with self._minded(step.container):
             return await self._http.run(step, self._endpoints[step.container])

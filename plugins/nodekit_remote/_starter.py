@@ -20,6 +20,11 @@ class Upkeep(Protocol):
         """True while the container can be called."""
         ...
 
+    @property
+    def instance(self) -> str:
+        """Name of the instance that a call would reach now. Empty if it is not known."""
+        ...
+
     def problem(self) -> str | None:
         """Return why the container cannot be called. Return None if it can."""
         ...
@@ -98,6 +103,9 @@ class StartingRunner:
 
     def stream(self, step: Step) -> AbstractAsyncContextManager[Streamed]:
         return self.upkeep[step.container].stream(step)
+
+    def instance(self, container: ContainerId) -> str:
+        return self.upkeep[container].instance
 
     async def resources(self, container: ContainerId, model_id: str | None) -> msgspec.Raw | None:
         return await self.upkeep[container].resources(model_id)

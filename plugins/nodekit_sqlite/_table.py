@@ -186,8 +186,9 @@ class SqliteTable:
         """Return the records of a plugin."""
         return SqliteStorage(namespace, self._writer, self._reader)
 
-    async def finished(self) -> int:
-        return await self._reader.call(lambda c: c.execute(_FINISHED).fetchone()[0])
+    async def last_surplus(self, keep: int) -> int | None:
+        rows = await self._reader.call(lambda c: c.execute(_LAST_SURPLUS, (keep,)).fetchall())
+        return rows[0][0] if rows else None
 
     async def unfinished(self) -> list[Unfinished]:
         def read(connection: sqlite3.Connection) -> list[Unfinished]:
@@ -209,7 +210,9 @@ _UPDATE = """
     UPDATE jobs SET status = ?, open = ?, finish_number = ?, error_container = ?, error = ?, state = ? WHERE number = ?
 """
 _KEPT = "SELECT id FROM jobs WHERE id = ? UNION ALL SELECT id FROM jobs WHERE client = ? AND idempotency_key = ?"
-_FINISHED = f"SELECT count(*) FROM jobs {BY_FINISH} WHERE {HAS_FINISHED}"  # noqa: S608 - our own texts only
+_LAST_SURPLUS = f"""
+    SELECT finish_number FROM jobs {BY_FINISH} WHERE {HAS_FINISHED} ORDER BY finish_number DESC LIMIT 1 OFFSET ?
+"""  # noqa: S608 - our own texts only
 _OPEN = f"SELECT id, client, state FROM jobs {BY_OPEN} WHERE {IS_OPEN} ORDER BY id"  # noqa: S608 - our own texts only
 
 

@@ -161,8 +161,13 @@ def test_hooks_and_capabilities_are_those_of_what_is_built() -> None:
     assert list(shown("plugin", "guardian").hooks) == ["nodekit_admit"]
     assert list(shown("plugin", "ratelimit").hooks) == ["nodekit_limit"]
     assert StreamingRunner.__name__ in shown("runner", "docker").capabilities
-    assert list(shown("runner", "remote").capabilities) == ["DescribingRunner", "PooledRunner", "StreamingRunner"]
-    assert list(shown("runner", "function").capabilities) == ["InProcessRunner", "StreamingRunner"]
+    assert list(shown("runner", "remote").capabilities) == [
+        "DescribingRunner",
+        "NamingRunner",
+        "PooledRunner",
+        "StreamingRunner",
+    ]
+    assert list(shown("runner", "function").capabilities) == ["InProcessRunner", "NamingRunner", "StreamingRunner"]
     assert list(shown("store", "memory").capabilities) == ["EndingStore", "StoringStore"]
 
 

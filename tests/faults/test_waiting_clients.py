@@ -190,7 +190,12 @@ async def test_many_who_wait_over_http_cost_nothing_while_nothing_changes(
     store, doors = SpiedStore(), Doors()
     settings = {"store": store, "concurrency": clients}
     async with serving(
-        server, runners=[doors], node=settings, max_connections=clients + 100, max_wait_seconds=100
+        server,
+        runners=[doors],
+        node=settings,
+        max_connections=clients + 100,
+        max_client_connections=clients + 100,
+        max_wait_seconds=100,
     ) as api:
         ids = await submit(api.node, clients)
         before = descriptors()
@@ -238,7 +243,10 @@ async def test_keeping_streams_alive_costs_a_comment_each_and_no_look_at_the_sto
     monkeypatch.setattr(anyio, "sleep", counted)
     store, doors = SpiedStore(), Doors()
     settings = {"store": store, "concurrency": number}
-    async with serving(server, runners=[doors], node=settings, max_connections=number + 100) as api:
+    most = number + 100
+    async with serving(
+        server, runners=[doors], node=settings, max_connections=most, max_client_connections=most
+    ) as api:
         node = api.node
         ids = await submit(node, number)
         async with asking(api.address, [f"/api/jobs/{id}/events" for id in ids]) as connections:

@@ -30,7 +30,7 @@ class DbmTable:
         self._dat, self._dir, self._bak = (Path(f"{path}.{suffix}") for suffix in ("dat", "dir", "bak"))
         self._path, self._turn, self._opened, self._jobs = path, Lock(), ExitStack(), MemoryTable()
         self.get, self.find = self._jobs.get, self._jobs.find
-        self.finished, self.unfinished = self._jobs.finished, self._jobs.unfinished
+        self.last_surplus, self.unfinished = self._jobs.last_surplus, self._jobs.unfinished
 
     async def __aenter__(self) -> Self:
         await self._jobs.add(await run_sync(self._open))

@@ -1,5 +1,7 @@
 """A listening socket that admits a limited number of connections at once and leaves the others in its backlog.
 
+Connections of one client past its own limit are closed at once: left in the backlog, they would be before all others.
+
 Servers accept every connection. Once the process has reached its limit of open files, everything else fails too: calls
 of containers, and the store. With this listener, further clients wait until others have gone.
 """
@@ -9,7 +11,12 @@ import logging
 import select
 import socket
 import time
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any, Self
+
+from nodekit import default_group
+from nodekit_asgi.http.networks import in_networks, unmapped
 
 logger = logging.getLogger("nodekit.http")
 
@@ -25,11 +32,18 @@ class BoundedListener(socket.socket):
     never has to retry.
     """
 
-    def __init__(self, listener: socket.socket, most: int) -> None:
+    def __init__(
+        self, listener: socket.socket, most: int, *, most_each: int | None = None, exempt: Sequence[str] = ()
+    ) -> None:
+        """`most_each` is the limit of one client: an IPv4 address, or the /64 of an IPv6 address.
+
+        It does not apply to addresses in the networks `exempt`, and not to unix sockets, whose clients have no address.
+        """
         super().__init__(fileno=listener.detach())
         self.setblocking(False)
         self.open = 0
-        self._most = most
+        self._most, self._most_each, self._exempt = most, most_each, tuple(exempt)
+        self._each: Counter[str] = Counter()
         self._door = select.epoll()
         self._door.register(super().fileno(), select.EPOLLIN)
         self._shut = False
@@ -50,19 +64,39 @@ class BoundedListener(socket.socket):
                 raise
             self._shut_door("the process has no descriptor left")
             raise BlockingIOError from error
+        group = self._group(address)
+        if group is not None and self._most_each is not None and self._each[group] >= self._most_each:
+            connection.close()
+            self._warn(f"{group} has {self._most_each} open connections, as many as it may have; it gets no more")
+            raise BlockingIOError  # the event loop comes back if more clients wait
         self.open += 1
-        return _Connection.of(self, connection), address
+        if group is not None:
+            self._each[group] += 1
+        return _Connection.of(self, connection, group), address
+
+    def _group(self, address: Any) -> str | None:
+        if self._most_each is None or self.family == socket.AF_UNIX:
+            return None
+        name = unmapped(address[0])
+        return None if name is None or in_networks(name, self._exempt) else default_group(name)
 
     def _shut_door(self, text: str) -> None:
         self._door.modify(super().fileno(), 0)
         self._shut = True
+        self._warn(f"{text}; further clients wait. Allow more open files (ulimit -n), or set max_connections")
+
+    def _warn(self, text: str) -> None:
         if time.monotonic() > self._quiet_until:
             self._quiet_until = time.monotonic() + QUIET_SECONDS
-            logger.warning("%s; further clients wait. Allow more open files (ulimit -n), or set max_connections", text)
+            logger.warning("%s", text)
 
-    def one_left(self) -> None:
+    def one_left(self, group: str | None) -> None:
         """Record that a connection was closed, and accept again if the limit was reached."""
         self.open -= 1
+        if group is not None:
+            self._each[group] -= 1
+            if not self._each[group]:
+                del self._each[group]
         if self._shut and not self._door.closed:
             self._door.modify(super().fileno(), select.EPOLLIN)
             self._shut = False
@@ -76,15 +110,16 @@ class _Connection(socket.socket):
     """An accepted connection that gives its place back when it is closed."""
 
     _listener: BoundedListener | None = None
+    _group: str | None = None
 
     @classmethod
-    def of(cls, listener: BoundedListener, accepted: socket.socket) -> Self:
+    def of(cls, listener: BoundedListener, accepted: socket.socket, group: str | None) -> Self:
         connection = cls(listener.family, listener.type, listener.proto, fileno=accepted.detach())
-        connection._listener = listener
+        connection._listener, connection._group = listener, group
         return connection
 
     def close(self) -> None:
         super().close()
         listener, self._listener = self._listener, None
         if listener is not None:
-            listener.one_left()
+            listener.one_left(self._group)

@@ -125,7 +125,7 @@ def _steps(job: Job, held: Held | None) -> list[WireStep]:
     if held is None:
         return steps
     before = steps.pop().attempts if job.steps and job.steps[-1].result is None else []
-    call = WireCall(held.attempt, _time(held.since), held.node)
+    call = WireCall(held.attempt, _time(held.since), held.node, held.instance)
     return [*steps, WireStep(job.due or "", before, running=call)]
 
 

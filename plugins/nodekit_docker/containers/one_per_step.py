@@ -131,6 +131,9 @@ class Once:
 
     # -- calls ------------------------------------------------------------------------------------
 
+    instance = ""
+    """Each step has a container of its own, whose name is not known before it is made."""
+
     async def call(self, step: Step) -> ContainerOutput:
         """Run a step in a container of its own. Raises `ContainerFailed`.
 

@@ -61,6 +61,12 @@ class Kept:
         return self._now is not None and self._now.up
 
     @property
+    def instance(self) -> str:
+        """Name of the running instance; empty if there is none."""
+        life = self._now.life if self._now else None
+        return life.endpoint.instance if life else ""
+
+    @property
     def why(self) -> str:
         """The reason why it cannot be called."""
         return self._now.why if self._now else self._why

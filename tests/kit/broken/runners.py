@@ -41,6 +41,11 @@ class Sound(FunctionRunner):
             self.add(Container(id=id), function)  # type: ignore[arg-type]
 
 
+class NamesAnotherInstance(Sound):
+    def instance(self, container: str) -> str:
+        return f"{container}-7"
+
+
 class LeavesWhatWasGivenUp(Sound):
     """Continues calls that were given up."""
 

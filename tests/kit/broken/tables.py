@@ -58,9 +58,9 @@ class HasOneOrder(Sound):
         return await super().find(JobQuery(client=query.client, limit=query.limit))
 
 
-class CountsAll(Sound):
-    async def finished(self) -> int:
-        return len(self._jobs)
+class KeepsOneLess(Sound):
+    async def last_surplus(self, keep: int) -> int | None:
+        return await super().last_surplus(keep - 1)
 
 
 class IgnoresStatus(Sound):

@@ -78,7 +78,7 @@ def test_a_process_without_descriptors_waits_until_one_of_its_connections_goes(m
 @both_servers
 async def test_a_client_past_the_limit_waits_until_another_goes(server: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
-    async with serving(server, max_connections=3) as api:
+    async with serving(server, max_connections=3, max_client_connections=3) as api:
         held = [await connection(api) for _ in range(3)]
         for some in held:
             await some.send(REQUEST)
@@ -91,6 +91,44 @@ async def test_a_client_past_the_limit_waits_until_another_goes(server: str, cap
         for some in (*held, late):
             some.writer.close()
     assert caplog.text.count("further clients wait") == 1
+
+
+async def connected_from(address: str, api: Api) -> RawConnection:
+    return RawConnection(*await asyncio.open_connection(*api.address, local_addr=(address, 0)))
+
+
+async def is_served(client: RawConnection) -> bool:
+    """Send a request; return False if the node has closed the connection."""
+    try:
+        await client.send(REQUEST)
+        return (await client.answer()).status == 200
+    except (ConnectionError, asyncio.IncompleteReadError):
+        return False
+
+
+@both_servers
+async def test_one_client_leaves_connections_for_others(server: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(server, max_connections=8) as api:
+        greedy = [await connected_from("127.0.0.2", api) for _ in range(12)]
+        assert [await is_served(one) for one in greedy] == [True] * 6 + [False] * 6
+        others = [await connected_from(f"127.0.0.{number}", api) for number in (3, 4)]
+        assert [await is_served(one) for one in others] == [True, True]
+        greedy[0].writer.close()
+        with anyio.fail_after(60):
+            while not await is_served(again := await connected_from("127.0.0.2", api)):
+                again.writer.close()
+        for one in (*greedy, *others, again):
+            one.writer.close()
+    assert caplog.text.count("127.0.0.2 has 6 open connections") == 1
+
+
+@both_servers
+async def test_a_trusted_proxy_may_have_all_connections(server: str) -> None:
+    async with serving(server, max_connections=6, trusted_proxies=("127.0.0.2",)) as api:
+        proxied = [await connected_from("127.0.0.2", api) for _ in range(6)]
+        assert [await is_served(one) for one in proxied] == [True] * 6
+        for one in proxied:
+            one.writer.close()
 
 
 @both_servers

@@ -88,8 +88,9 @@ class ListTable:
     async def delete(self, ids: Sequence[JobId]) -> int:
         return sum(self._jobs.pop(id, None) is not None for id in ids)
 
-    async def finished(self) -> int:
-        return sum(job.finish_number is not None for job in self._jobs.values())
+    async def last_surplus(self, keep: int) -> int | None:
+        numbers = sorted(job.finish_number for job in self._jobs.values() if job.finish_number is not None)
+        return numbers[-keep - 1] if len(numbers) > keep else None
 
     async def unfinished(self) -> Sequence[Unfinished]:
         return [Unfinished.of(job) for job in self._jobs.values() if not job.status.finished]

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
 
-from nodekit import ContainerFailed, ContainerId, ContainerOutput, ContainerRunner, Step
+from nodekit import ContainerFailed, ContainerId, ContainerOutput, ContainerRunner, NamingRunner, Step
 from nodekit.testing.builders.jobs import make_step
 from nodekit.testing.contracts.backends import Contract
 from nodekit.testing.contracts.stores.keeping import ODD_PAYLOAD
@@ -58,10 +58,12 @@ class ContainerRunnerContract(Contract):
     async def test_run_gives_the_output_and_names_where_it_came_from(self, runner: ContainerRunner) -> None:
         data: dict[str, Any] = {"text": "grüße", "list": [1, None, True, 1.5], "nested": {"a": {}}}
         async with runner:
+            named = cast(NamingRunner, runner).instance(self.echo) if hasattr(runner, "instance") else ""
             output = await self.outcome(runner, make_step(self.echo, data))
         assert output.container == self.echo
         assert output.value == data
         assert output.instance, "the output does not name the instance that gave it"
+        assert named in ("", output.instance), "`instance` names another instance than the one that is called"
 
     async def test_changed_waits_while_nothing_changes(self, runner: ContainerRunner) -> None:
         async with runner:

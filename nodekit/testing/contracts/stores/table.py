@@ -31,14 +31,15 @@ class JobTableContract(Keeping):
         ended = with_output(job).finished(outcome, time.time())
         await keeper.save(replace(ended, finish_number=next(_numbers)))
 
-    async def test_finished_counts_the_jobs_that_have_a_number(self, table: JobTable) -> None:
-        await table.add(jobs := [make_job() for _ in range(4)])
-        assert await table.finished() == 0
-        for job in jobs[:3]:
+    async def test_the_last_surplus_is_the_number_before_those_that_are_kept(self, table: JobTable) -> None:
+        await table.add(jobs := [make_job() for _ in range(5)])
+        assert await table.last_surplus(0) is None
+        for job in jobs[3::-1]:
             await self.finish(table, job)
-        assert await table.finished() == 3
-        await table.delete([jobs[1].id])
-        assert await table.finished() == 2
+        numbers = [job.finish_number for job in await table.get([job.id for job in jobs[3::-1]])]
+        assert [await table.last_surplus(keep) for keep in range(6)] == [*numbers[::-1], None, None]
+        await table.delete([jobs[2].id])
+        assert [await table.last_surplus(keep) for keep in range(4)] == [numbers[3], numbers[2], numbers[0], None]
 
     async def test_save_keeps_the_newest_snapshot(self, table: JobTable) -> None:
         job = make_job("echo", "reverse", data=ODD_PAYLOAD)

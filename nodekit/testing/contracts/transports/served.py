@@ -214,8 +214,8 @@ class ToldTable:
     async def delete(self, ids: Sequence[JobId]) -> int:
         return await self._table.delete(ids)
 
-    async def finished(self) -> int:
-        return await self._table.finished()
+    async def last_surplus(self, keep: int) -> int | None:
+        return await self._table.last_surplus(keep)
 
     async def unfinished(self) -> Sequence[Unfinished]:
         return await self._table.unfinished()

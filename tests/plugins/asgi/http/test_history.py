@@ -114,3 +114,18 @@ async def test_a_history_has_the_facts_that_were_noted_about_a_job(api: Api) -> 
     job = await api.node.submit(replace(noted, meta={"tenant": "acme", "trace": "00-1"}))
     assert (await history(api, job.id))["meta"] == {"tenant": "acme", "trace": "00-1"}
     assert "meta" not in await history(api, plain)
+
+
+async def test_a_call_that_is_under_way_or_was_cancelled_names_its_instance(api: Api) -> None:
+    id = await api.submit("gate")
+    await until(lambda: api.gate.running)
+    (step,) = (await history(api, id))["steps"]
+    assert step["running"]["instance"] == "function"
+    await api.call("DELETE", f"/api/jobs/{id}")
+    (step,) = (await history(api, id))["steps"]
+    (attempt,) = step["attempts"]
+    assert (attempt["kind"], attempt["instance"]) == ("cancelled", "function")
+    failed = await api.submit("fail")
+    await api.results(failed)
+    (step,) = (await history(api, failed))["steps"]
+    assert [attempt["instance"] for attempt in step["attempts"]] == ["function"]

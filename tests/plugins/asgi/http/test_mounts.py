@@ -295,7 +295,7 @@ async def test_an_application_that_hangs_holds_no_connection_of_a_client_that_ha
 ) -> None:
     monkeypatch.setattr(_mounted, "GONE_SECONDS", 0.1)
     hanging = Hanging()
-    async with serving(server, plugins=[hanging], max_connections=3) as api:
+    async with serving(server, plugins=[hanging], max_connections=3, max_client_connections=3) as api:
         for _ in range(5):
             async with api.raw() as connection:
                 await connection.send(post(body, f"Content-Length: {len(body)}", path="/-/hanging/"))

@@ -104,8 +104,9 @@ class AcmeTable:
     async def find(self, query: JobQuery) -> list[JobId]:
         return query.first(self._jobs.values())
 
-    async def finished(self) -> int:
-        return sum(job.finish_number is not None for job in self._jobs.values())
+    async def last_surplus(self, keep: int) -> int | None:
+        numbers = sorted(job.finish_number for job in self._jobs.values() if job.finish_number is not None)
+        return numbers[-keep - 1] if len(numbers) > keep else None
 
     async def unfinished(self) -> Sequence[Unfinished]:
         return [Unfinished.of(job) for _, job in sorted(self._jobs.items()) if not job.status.finished]
