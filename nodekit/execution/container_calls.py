@@ -73,12 +73,15 @@ class Calls:
         """Return True if a call makes sense now: the container runs, or calls must fail at once while it is down."""
         return self.containers[id].when_down == "fail" or id in self._runners[id].running()
 
-    async def call(self, step: Step, job: Job, seconds_left: float, send: Send | None = None) -> Called:
+    async def call(
+        self, step: Step, job: Job, seconds_left: float, *, reached: str = "", send: Send | None = None
+    ) -> Called:
         """Run a step of a job once, for as long as the job has time.
 
-        With `send`, the output is passed on piece by piece as it arrives.
+        `reached` is the instance that a failure names. With `send`, the output is passed on piece by piece as it
+        arrives.
         """
-        started_at, reached = time.time(), self.instance(step.container)
+        started_at = time.time()
         try:
             output = await self._run(step, job, seconds_left, send)
             instance = _storable(output.instance)
@@ -173,4 +176,4 @@ def _storable(text: str) -> str:
     """Shorten a text and replace what UTF-8 cannot hold. An error that cannot be stored would be retried for ever."""
     if len(text) > LONGEST_TEXT:
         text = f"{text[:LONGEST_TEXT]}…"
-    return text.encode(errors="replace").decode()
+    return text if text.isascii() else text.encode(errors="replace").decode()

@@ -46,6 +46,7 @@ class Executor:
         progress: Progress,
         concurrency: int,
         emit: Callable[[Event], None],
+        observed: bool = True,
         around: Around | None = None,
     ) -> None:
         self._store = store
@@ -76,6 +77,7 @@ class Executor:
             problems=self.problems,
             unsaved=set(),
             emit=emit,
+            emit_started=emit if observed else None,
             under_way=self.under_way,
         )
         self._runs: Runs[Run] = Runs(context)

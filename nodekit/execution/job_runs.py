@@ -43,12 +43,15 @@ class Run:
         "end_emitted",
         "held",
         "job",
+        "reached",
         "step_to_emit",
     )
 
     def __init__(self, claim: Claim, held: ContainerId | None = None) -> None:
         self.claim = claim
         self.job = claim.job
+        self.reached = ""
+        """Instance that the last call reached, as far as its runner can name it."""
         self.held = held
         self._began_at = time.monotonic() - claim.age_seconds
         self.delay_seconds = 0.0
@@ -91,6 +94,8 @@ class RunContext:
     unsaved: set[JobId]
     """Jobs whose results the store fails to save right now, streams included."""
     emit: Callable[[Event], None]
+    emit_started: Callable[[Event], None] | None
+    """The same, or None if nobody observes: steps begin so often that the event is not even made."""
     under_way: dict[JobId, tuple[float, int, int, str]]
     """The calls that are under way: the time at which each began, the index of the step, the number of the attempt."""
 
@@ -111,7 +116,7 @@ class Runs(Generic[RunT]):
         self._problems = context.problems
         self._unsaved = context.unsaved
         self._emit = context.emit
-        self._under_way = context.under_way
+        self._emit_started, self._under_way = context.emit_started, context.under_way
 
     async def go_on(self, run: RunT) -> None:
         """Run the steps of a job one after another. Give the job back if the next step cannot run here and now."""
@@ -163,13 +168,10 @@ class Runs(Generic[RunT]):
 
     async def _step(self, run: RunT, step: Step) -> bool:
         """Run one step. Return False if the job was given back to be tried again later."""
-        self._emit(StepStarted(run.job, step))
-        self._under_way[run.job.id] = call = (
-            time.time(),
-            step.index,
-            step.attempt,
-            self._calls.instance(step.container),
-        )
+        if self._emit_started is not None:
+            self._emit_started(StepStarted(run.job, step))
+        run.reached = self._calls.instance(step.container)
+        self._under_way[run.job.id] = call = time.time(), step.index, step.attempt, run.reached
         try:
             called = await self._call(run, step)
         except BaseException:  # a cancellation: every other end of a call is a result
@@ -190,7 +192,7 @@ class Runs(Generic[RunT]):
         return job
 
     async def _call(self, run: RunT, step: Step) -> Called:
-        return await self._calls.call(step, run.job, run.seconds_left)
+        return await self._calls.call(step, run.job, run.seconds_left, reached=run.reached)
 
     def _delay(self, run: RunT, step: Step, called: Called) -> float | None:
         """Return the delay before the next attempt, or None if this outcome is the step's result."""

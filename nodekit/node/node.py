@@ -96,6 +96,7 @@ class Node:
             progress=progress,
             concurrency=limits.concurrency,
             emit=self._emitter.emit,
+            observed=bool(hooks.observed),
             around=hooks.step,
         )
         self._admission = admission = Admission(
