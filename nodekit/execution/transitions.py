@@ -70,7 +70,7 @@ class Progress:
         except Exception:
             logger.exception("job %s: pipeline %r failed", job.id, job.request.pipeline)
             return failed(job, "internal error of the pipeline"), None
-        if len(job.results) >= self._max_steps:
+        if job.ended_steps >= self._max_steps:
             text = f"its pipeline did not end within {self._max_steps} steps, the `max_steps` of this node"
             return failed(job, text), None
         return self._due(job, step.container), step

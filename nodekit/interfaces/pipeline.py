@@ -62,9 +62,9 @@ class Sequence:
 
         Return None after the last container or an error.
         """
-        request, results = job.request, job.results
-        index = len(results)
-        data = output_of(results[-1]) if results else request.data
+        request, index = job.request, job.ended_steps
+        result = job.steps[index - 1].result if index else None
+        data = request.data if result is None else output_of(result)
         if data is None or index == len(request.containers):
             return None
         last = index == len(request.containers) - 1
@@ -83,5 +83,5 @@ class Sequence:
 
     def outcome(self, job: Job) -> Outcome:
         """Return success, or failure if there is an error. The last result is the job's result."""
-        failed = any(isinstance(result, ContainerError) for result in job.results)
+        failed = any(isinstance(step.result, ContainerError) for step in job.steps)
         return Outcome(JobStatus.FAILED if failed else JobStatus.SUCCESS)

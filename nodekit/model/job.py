@@ -212,6 +212,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         return [record.result for record in self.steps if record.result is not None]
 
     @property
+    def ended_steps(self) -> int:
+        """Number of finished steps."""
+        steps = self.steps
+        return len(steps) - (bool(steps) and steps[-1].result is None)
+
+    @property
     def intermediate_results(self) -> Sequence[ContainerResult]:
         """Results of the finished steps, without the one that is the job's result."""
         if self.outcome is not None and self.outcome.result is None:
@@ -221,7 +227,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def attempt(self) -> int:
         """Number of the next attempt of the due step, from 1. Interrupted ones are made again, and do not count."""
-        return sum(one.kind != "interrupted" for one in self._open.attempts) + 1 if self._open else 1
+        if (step := self._open) is None:
+            return 1
+        return sum(one.kind != "interrupted" for one in step.attempts) + 1
 
     @property
     def _open(self) -> StepRecord | None:
@@ -246,7 +254,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
         An attempt of the kind ``interrupted`` is not counted by `attempt`, since the container is not to blame.
         """
-        if self.status.finished or self.due is None or call.step != len(self.results):
+        if self.status.finished or self.due is None or call.step != self.ended_steps:
             return self
         cut = Attempt(started_at=call.since, finished_at=at, instance=call.instance, kind=kind, failure=text)
         return self.with_failure(self.due, cut)
