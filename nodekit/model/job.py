@@ -192,7 +192,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def group(self) -> GroupId:
         """Group whose limits and turns the job counts in."""
-        return self.request.in_group
+        return self.request.group or default_group(self.request.client)
 
     @property
     def result(self) -> ContainerResult | None:

@@ -67,18 +67,16 @@ class MemoryTable:
             self._keys[job.client, job.request.idempotency_key] = job.id
         for ids in (self._ids[None], self._ids.setdefault(job.client, [])):
             insort(ids, job.id)
-        self._number(job)
+        if job.finish_number is not None:
+            insort(self._finished, (job.finish_number, job.id))
         return job
 
     async def save(self, job: Job) -> None:
         before = self._jobs[job.id].finish_number
         self._jobs[job.id] = job
-        if job.finish_number != before:
-            _remove(self._finished, [] if before is None else [(before, job.id)])
-            self._number(job)
-
-    def _number(self, job: Job) -> None:
-        if job.finish_number is not None:
+        if job.finish_number is not None and job.finish_number != before:
+            if before is not None:
+                _remove(self._finished, [(before, job.id)])
             insort(self._finished, (job.finish_number, job.id))
 
     async def get(
