@@ -298,8 +298,8 @@ def jobs_of_every_end() -> list[Job]:
         with_output(jobs[0]),
         succeeded(jobs[1]),
         with_output(jobs[2]).with_result(by_step, make_attempt()).finished(Outcome(JobStatus.FAILED), 2.0),
-        with_output(jobs[3]).finished(Outcome(JobStatus.FAILED, told), 2.0),
-        with_output(jobs[4]).finished(Outcome(JobStatus.CANCELLED), 2.0),
+        with_output(jobs[3]).finished(Outcome(JobStatus.FAILED, told), 5.0),
+        with_output(jobs[4]).finished(Outcome(JobStatus.CANCELLED), 3.0),
         jobs[5].finished(Outcome(JobStatus.FAILED), 2.0),
     ]
 
@@ -311,6 +311,8 @@ async def test_a_file_of_version_1_keeps_its_jobs_and_learns_how_they_failed(pat
     async with SqliteTable(path) as table:
         assert [*map(unnumbered, await table.get(ids))] == jobs
         assert await table.find(JobQuery(limit=10)) == ids
+        in_order = [by_step, ids[5], cancelled, told, ids[1]]
+        assert await table.find(JobQuery(order="finished", limit=10)) == in_order
         assert await table.find(JobQuery(status=UNSUCCESSFUL, limit=10)) == ids[2:]
         assert await table.find(JobQuery(container="echo", limit=10)) == [by_step, cancelled]
         assert await table.find(JobQuery(error="\x00 step", limit=10)) == [by_step]
@@ -524,6 +526,8 @@ async def plan_of(path: Path, call: Callable[[SqliteTable], Any]) -> str:
             id="key and error",
         ),
         pytest.param(lambda table: table.find(JobQuery(after=make_job().id, limit=10)), id="cursor"),
+        pytest.param(lambda table: table.find(JobQuery(client="a", order="newest", limit=10)), id="newest"),
+        pytest.param(lambda table: table.storage("a").get("k"), id="record"),
         pytest.param(lambda table: table.delete([make_job().id]), id="delete"),
         pytest.param(lambda table: table.add([make_job(idempotency_key="k")]), id="add"),
     ],
@@ -545,6 +549,24 @@ async def test_reads_go_through_an_index(path: Path, call: Callable[[SqliteTable
 async def test_looking_for_open_jobs_reads_no_finished_ones(path: Path, call: Callable[[SqliteTable], Any]) -> None:
     plan = await plan_of(path, call)
     assert "jobs_open" in plan
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        pytest.param(lambda table: table.find(JobQuery(order="finished", limit=10)), id="from the start"),
+        pytest.param(lambda table: table.find(JobQuery(order="finished", after="7", before="9")), id="between"),
+        pytest.param(
+            lambda table: table.find(JobQuery(order="finished", client="a", status=UNSUCCESSFUL)), id="client"
+        ),
+        pytest.param(lambda table: table.last_surplus(10), id="surplus"),
+        pytest.param(lambda table: table.storage("a").scan("k", after="l"), id="records"),
+    ],
+)
+async def test_what_has_an_order_is_read_in_it_and_not_sorted(path: Path, call: Callable[[SqliteTable], Any]) -> None:
+    plan = await plan_of(path, call)
+    assert "jobs_finished" in plan or "plugin_records_by_key" in plan
+    assert "TEMP B-TREE" not in plan
 
 
 @pytest.mark.parametrize(
@@ -578,9 +600,11 @@ async def test_whatever_is_looked_for_together_is_found_as_in_memory(path: Path)
         "idempotency_key": (None, "k"),
         "container": (None, "echo"),
         "error": (None, "reported"),
+        "order": ("oldest", "newest", "finished"),
         "after": (None, make_job().id),
     }
-    jobs = jobs_of_every_end()
+    numbers = iter((5, 3, 8, 1, 4))
+    jobs = [replace(job, finish_number=next(numbers)) if job.status.finished else job for job in jobs_of_every_end()]
     jobs += [
         replace(job, id=make_job().id, request=make_job(client="bob", idempotency_key="k").request) for job in jobs[:1]
     ]
@@ -589,8 +613,10 @@ async def test_whatever_is_looked_for_together_is_found_as_in_memory(path: Path)
         await model.add(jobs)
         for values in product(*choices.values()):
             conditions = dict(zip(choices, values, strict=True))
+            if conditions["order"] == "finished" and conditions["after"]:
+                conditions["after"] = "3"
             query = JobQuery(**conditions, limit=10)
-            assert await table.find(query) == await model.find(query), query
+            assert await table.find(query) == await model.find(query) == query.first(jobs), query
 
 
 async def test_a_hundred_thousand_stored_jobs_slow_nothing_down_and_fill_no_memory(path: Path) -> None:

@@ -6,7 +6,7 @@ import anyio
 import pytest
 from msgspec.structs import replace
 
-from nodekit import Change, Claim, Held, Job, JobQuery, JobStatus, JobStore, Location, Outcome
+from nodekit import Change, Claim, Held, Job, JobFields, JobId, JobQuery, JobStatus, JobStore, Location, Outcome
 from nodekit.testing.builders.jobs import make_job, succeeded, with_output
 from nodekit.testing.contracts.bounds import within
 from nodekit.testing.contracts.stores.base import SUCCEEDED
@@ -28,6 +28,30 @@ class JobStoreContract(Keeping, Claiming, Storing):
 
     async def finish(self, keeper: JobStore, job: Job, outcome: Outcome = SUCCEEDED) -> None:
         await keeper.settle(job.id, outcome, client=None)
+
+    # -- following --------------------------------------------------------------------------------
+
+    async def test_who_follows_finished_jobs_misses_and_repeats_none(self, store: JobStore) -> None:
+        jobs = await store.add([make_job() for _ in range(60)])
+        found: list[JobId] = []
+
+        async def follow() -> None:
+            query = JobQuery(order="finished", limit=7)
+            while len(found) < len(jobs):
+                ids = await store.find(query)
+                if ids:
+                    [last] = await store.get(ids[-1:], fields=JobFields.STATE)
+                    query = replace(query, after=query.cursor(last))
+                    found.extend(ids)
+                await anyio.sleep(0.001)
+
+        with within(self.timeout_seconds, "`find` shows all finished jobs in the order finished"):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(follow)
+                for job in jobs[::-1]:
+                    tasks.start_soon(self.finish, store, job)
+        assert len(found) == len(jobs), f"{len(found)} jobs were found, of {len(jobs)}"
+        assert set(found) == {job.id for job in jobs}
 
     # -- expiring ---------------------------------------------------------------------------------
 
