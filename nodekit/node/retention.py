@@ -12,7 +12,7 @@ from nodekit.model.limits import NodeLimits, finite
 
 logger = logging.getLogger("nodekit.node")
 
-SLICE = 100
+SLICE = 25
 """Number of jobs that are deleted at once."""
 SHARE = 0.2
 """Part of the time that deleting takes at most, so that the store has time for everybody else."""
