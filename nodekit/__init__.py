@@ -62,6 +62,7 @@ from nodekit.interfaces.storage import (
     Record,
     Write,
     check_key,
+    check_place,
     check_writes,
 )
 from nodekit.interfaces.store import (
@@ -242,6 +243,7 @@ __all__ = [
     "Write",
     "__version__",
     "check_key",
+    "check_place",
     "check_writes",
     "decode_payload",
     "default_group",

@@ -118,11 +118,17 @@ class VersionConflict(NodekitError):
 
     def __init__(self, key: str, *, expected: int, found: int) -> None:
         self.key, self.expected, self.found = key, expected, found
-        super().__init__(f"the record {key!r} has the version {found}, not {expected}; read it again")
+        if not expected:
+            text = f"there is a record {key!r} already, of version {found}"
+        elif not found:
+            text = f"there is no record {key!r} any more; its version {expected} was expected"
+        else:
+            text = f"the record {key!r} has the version {found}, not {expected}; read it again"
+        super().__init__(text)
 
 
 class InvalidRecord(NodekitError):
-    """No store keeps such a record or such a batch. The message says why."""
+    """A key, a value or a batch that no store accepts. The message says why."""
 
 
 class NotFailed(NodekitError):

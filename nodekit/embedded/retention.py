@@ -10,14 +10,14 @@ from nodekit.model.queries import JobFields, JobQuery
 class Expiry:
     """Deletes finished jobs from a table, first those that finished first.
 
-    The place behind which jobs are among the last ones is found once, and again when all before it are deleted: finding
-    it takes long in a large table.
+    The number up to which jobs are surplus is used until all of them are deleted: finding it takes long in a large
+    table. If somebody else deletes later jobs meanwhile, up to so many fewer are kept.
     """
 
     def __init__(self, table: JobTable) -> None:
         self._table = table
         self._surplus: dict[int, int] = {}
-        """Highest number that is not kept, by the number of jobs that are."""
+        """Highest number to delete, by the number of jobs to keep."""
 
     async def expire(self, *, finished_before: float | None, keep: int | None, limit: int) -> int:
         """Delete as `JobStore.expire` does."""

@@ -53,7 +53,7 @@ class EmbeddedStore:
         self._entered = True
         await self.table.__aenter__()
         try:
-            await self._finish_numbers.look(self.table)
+            await self._finish_numbers.resume(self.table)
             for entry in await self.table.unfinished():
                 self._track(entry)
                 if entry.streams:
@@ -145,7 +145,7 @@ class EmbeddedStore:
                 continue
             if job.status.finished:  # the table stored the end earlier but reported a failure
                 with suppress(StoreFailed):
-                    await self._save(job)  # its number is behind those that have been read meanwhile
+                    await self._save(job)  # renumber: readers may have passed its first number
                 self._finish(job.id)
                 self._ended.put(job.id)
                 self._broadcast.publish(Change(job.id, finished=True))
@@ -263,9 +263,10 @@ class EmbeddedStore:
         try:
             job = await self._save(ended)
         except StoreFailed:
-            job = next(iter(await self.table.get([id])), job)
-            if replace(job, finish_number=None) != ended:  # otherwise it was stored, and only the answer was lost
+            # stored, although the table reported a failure? Readers may have passed its number then: take another
+            if [replace(stored, finish_number=None) for stored in await self.table.get([id])] != [ended]:
                 raise
+            job = await self._save(ended)
         if held := self._claims.get(id):
             held.scope.cancel()
         self._finish(id)

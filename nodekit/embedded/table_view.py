@@ -23,9 +23,8 @@ class TableView:
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
+    ) -> None:
         await self._table.__aexit__(kind, error, trace)
-        return None
 
     async def get(
         self, ids: Sequence[JobId], *, client: ClientId | None = None, fields: JobFields = JobFields.ALL

@@ -74,23 +74,23 @@ class Calls:
         return self.containers[id].when_down == "fail" or id in self._runners[id].running()
 
     async def call(
-        self, step: Step, job: Job, seconds_left: float, *, reached: str = "", send: Send | None = None
+        self, step: Step, job: Job, seconds_left: float, *, instance: str = "", send: Send | None = None
     ) -> Called:
         """Run a step of a job once, for as long as the job has time.
 
-        `reached` is the instance that a failure names. With `send`, the output is passed on piece by piece as it
+        `instance` is the one that a failure names. With `send`, the output is passed on piece by piece as it
         arrives.
         """
         started_at = time.time()
         try:
             output = await self._run(step, job, seconds_left, send)
-            instance = _storable(output.instance)
-            if instance != output.instance:
-                output = replace(output, instance=instance)
-            return Called(output, Attempt(started_at=started_at, finished_at=time.time(), instance=instance))
+            answered = _storable(output.instance)
+            if answered != output.instance:
+                output = replace(output, instance=answered)
+            return Called(output, Attempt(started_at=started_at, finished_at=time.time(), instance=answered))
         except ContainerFailed as failure:
             logger.info("job %s: step %d failed in %s: %s", step.job_id, step.index, step.container, failure.kind)
-            return _failure(step, started_at, reached, failure)
+            return _failure(step, started_at, instance, failure)
         except anyio.get_cancelled_exc_class():
             if anyio.current_effective_deadline() == -math.inf:
                 raise
@@ -100,10 +100,10 @@ class Calls:
                 step.container,
             )
             cancelled = ContainerFailed("internal", "the runner's own work was cancelled")
-            return _failure(step, started_at, reached, cancelled)
+            return _failure(step, started_at, instance, cancelled)
         except Exception:
             logger.exception("job %s: the runner of container %s failed", step.job_id, step.container)
-            return _failure(step, started_at, reached, ContainerFailed("internal", "internal error of the node"))
+            return _failure(step, started_at, instance, ContainerFailed("internal", "internal error of the node"))
 
     async def _run(self, step: Step, job: Job, seconds_left: float, send: Send | None) -> ContainerOutput:
         seconds = self.containers[step.container].timeout_seconds

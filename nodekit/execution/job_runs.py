@@ -42,15 +42,15 @@ class Run:
         "due_step",
         "end_emitted",
         "held",
+        "instance",
         "job",
-        "reached",
         "step_to_emit",
     )
 
     def __init__(self, claim: Claim, held: ContainerId | None = None) -> None:
         self.claim = claim
         self.job = claim.job
-        self.reached = ""
+        self.instance = ""
         """Instance that the last call reached, as far as its runner can name it."""
         self.held = held
         self._began_at = time.monotonic() - claim.age_seconds
@@ -97,7 +97,8 @@ class RunContext:
     emit_started: Callable[[Event], None] | None
     """The same, or None if nobody observes: steps begin so often that the event is not even made."""
     under_way: dict[JobId, tuple[float, int, int, str]]
-    """The calls that are under way: the time at which each began, the index of the step, the number of the attempt."""
+    """Calls that are under way, by job: when each began, the index of its step, the number of the attempt, and the
+    instance."""
 
 
 RunT = TypeVar("RunT", bound=Run)
@@ -170,8 +171,8 @@ class Runs(Generic[RunT]):
         """Run one step. Return False if the job was given back to be tried again later."""
         if self._emit_started is not None:
             self._emit_started(StepStarted(run.job, step))
-        run.reached = self._calls.instance(step.container)
-        self._under_way[run.job.id] = call = time.time(), step.index, step.attempt, run.reached
+        run.instance = self._calls.instance(step.container)
+        self._under_way[run.job.id] = call = time.time(), step.index, step.attempt, run.instance
         try:
             called = await self._call(run, step)
         except BaseException:  # a cancellation: every other end of a call is a result
@@ -192,7 +193,7 @@ class Runs(Generic[RunT]):
         return job
 
     async def _call(self, run: RunT, step: Step) -> Called:
-        return await self._calls.call(step, run.job, run.seconds_left, reached=run.reached)
+        return await self._calls.call(step, run.job, run.seconds_left, instance=run.instance)
 
     def _delay(self, run: RunT, step: Step, called: Called) -> float | None:
         """Return the delay before the next attempt, or None if this outcome is the step's result."""

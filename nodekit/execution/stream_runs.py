@@ -82,7 +82,7 @@ class StreamRuns(Runs[StreamRun]):
     async def _call(self, run: StreamRun, step: Step) -> Called:
         if step.input.destination is not Location.STREAM:
             return await super()._call(run, step)
-        return await self._calls.call(step, run.job, run.seconds_left, reached=run.reached, send=run.send)
+        return await self._calls.call(step, run.job, run.seconds_left, instance=run.instance, send=run.send)
 
     def _after(self, run: StreamRun, step: Step, called: Called) -> Job:
         """Return the job after a step. Nothing follows a streamed step; if it broke off, the job failed."""

@@ -15,8 +15,7 @@ MAX_WRITES = 1000
 class Record(msgspec.Struct, frozen=True):
     """A value that a plugin keeps under a key.
 
-    - `version`: A number that no other value of this store had under this key, or has later. It rises from write to
-      write.
+    - `version`: Number of this value. It rises from write to write, and no key has the same version twice.
     """
 
     key: str
@@ -47,7 +46,7 @@ class PluginStorage(Protocol):
     """The records of one namespace. They are as durable as the jobs of the store.
 
     Methods raise `StoreFailed` if they could not write or read, and `InvalidRecord` for keys and values that no store
-    keeps. Keys are texts of 1 to 512 bytes in UTF-8, in the order of their code points.
+    keeps. Keys are texts of 1 to 512 bytes in UTF-8, sorted by code points.
     """
 
     async def get(self, key: str) -> Record | None:
@@ -57,7 +56,7 @@ class PluginStorage(Protocol):
     async def put(self, key: str, value: bytes, *, expect: int | None = None) -> int:
         """Keep a value under a key; return its version. It is durable once the call returns.
 
-        Raise `VersionConflict` if `expect` is given and is not the version of the record; 0: there is none.
+        Raise `VersionConflict` if the record does not have the version `expect`; 0 means that there must be no record.
         """
         ...
 
@@ -75,8 +74,8 @@ class PluginStorage(Protocol):
     async def batch(self, writes: Sequence[Write]) -> list[int]:
         """Make up to 1,000 changes, all or none. Return the version of each new value, and 0 for each deletion.
 
-        Conditions hold before the first change. Raise `VersionConflict` for the first that does not hold, and
-        `InvalidRecord` for more than one change of a key.
+        All conditions are checked before the first change is made. Raise `VersionConflict` for the first that does not
+        hold, and `InvalidRecord` for more than one change of a key.
         """
         ...
 
@@ -85,7 +84,7 @@ class KeepsRecords(Protocol):
     """A plugin that keeps records in the store of its node: ``node.storage(self.storage_namespace)``.
 
     A node is not composed if its store keeps no records, or if two of its plugins have the same namespace. A namespace
-    has at most 64 lower-case letters, digits and ``_.-``.
+    has at most 64 lower-case letters, digits and ``_.-``, and begins with a letter or digit.
     """
 
     @property
@@ -102,6 +101,13 @@ def check_key(key: str) -> None:
         raise InvalidRecord(f"the key {key[:50]!r} has {size} bytes; expected 1 to {MAX_KEY_BYTES}")
 
 
+def check_place(prefix: str, after: str | None) -> None:
+    """Raise `InvalidRecord` for a prefix or a place of `PluginStorage.scan` that no key has."""
+    for key in (prefix, after or ""):
+        if key:
+            check_key(key)
+
+
 def check_writes(writes: Sequence[Write]) -> None:
     """Raise `InvalidRecord` for a batch that no store accepts."""
     if len(writes) > MAX_WRITES:
@@ -109,4 +115,4 @@ def check_writes(writes: Sequence[Write]) -> None:
     for write in writes:
         write.check()
     if len({write.key for write in writes}) < len(writes):
-        raise InvalidRecord("a batch changes a key once; leave out the earlier change")
+        raise InvalidRecord("a batch changes a key twice; leave out the earlier change")

@@ -125,6 +125,8 @@ class JobStore(Protocol):
     async def save(self, claim: Claim, job: Job) -> None:
         """Store the changed job, as durably as `add` does. A finished job gets its `finish_number` and ends the claim.
 
+        So does one that is given to `release`, and `settle` numbers the job that it finishes.
+
         `claim.job` is the job as it was stored.
         """
         ...
@@ -187,7 +189,8 @@ class JobStore(Protocol):
 class JobView(Protocol):
     """The jobs of a store, opened beside the nodes that work on it: to read them, and to delete finished ones.
 
-    Methods are those of `JobStore`. They hold up no node, and the view owns nothing.
+    Its methods are those of `JobStore`, with one difference: in the order ``finished``, a job that is being written may
+    still come up before others. The view owns nothing, and its calls are short.
     """
 
     async def __aenter__(self) -> "JobView": ...
@@ -233,7 +236,10 @@ class StoringStore(JobStore, Protocol):
     """A store that keeps records of plugins, too."""
 
     def storage(self, namespace: str) -> PluginStorage:
-        """Return the records of a namespace; they can be used while the store is entered."""
+        """Return the records of a namespace, which can be used while the store is entered.
+
+        It may be called at any time.
+        """
         ...
 
 
@@ -357,7 +363,7 @@ class JobTable(Protocol):
         ...
 
     async def find(self, query: JobQuery) -> list[JobId]:
-        """Return the ids of the first `query.limit` jobs that match the query, in its order (`JobQuery.first`)."""
+        """Return the ids of the first `query.limit` jobs that match the query, in its order (`JobQuery.choose`)."""
         ...
 
     async def delete(self, ids: Sequence[JobId]) -> int:
@@ -368,7 +374,10 @@ class JobTable(Protocol):
         ...
 
     async def last_surplus(self, keep: int) -> int | None:
-        """Return the highest `finish_number` of all but the `keep` highest. None if no more than `keep` have one."""
+        """Return the `finish_number` of the last job that is surplus if the `keep` jobs that finished last are kept.
+
+        None if no more than `keep` jobs have a number.
+        """
         ...
 
     async def unfinished(self) -> Sequence[Unfinished]:

@@ -66,7 +66,7 @@ Event: TypeAlias = JobAccepted | StepStarted | StepFinished | JobFinished | Requ
 class StoreCall(msgspec.Struct, frozen=True):
     """A node called its store.
 
-    - `method`: One of `add`, `add_claimed`, `save`, `release`, `settle`, `get`, `find`, `delete` and `pending`.
+    - `method`: One of `add`, `add_claimed`, `save`, `release`, `settle`, `get`, `find`, `delete`, `expire`, `pending`.
     - `seconds`: Duration of the call, by a steady clock.
     - `failed`: True if the call raised. A lost claim is an answer, not a failure.
     """

@@ -17,8 +17,8 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
       another.
     - `address`: IP address of the client. None if it has none (a unix socket, the same process).
     - `headers`: Headers by their lower-case names. The values of a repeated header are joined by ``, ``.
-    - `secure`: True on TLS and on a unix socket: nobody on the way to the node can read along. Behind a proxy that the
-      operator trusts, it is what the proxy says.
+    - `secure`: True on TLS and on a unix socket: nobody on the way to the node can read along. Behind a trusted
+      proxy, it is what the proxy says.
     - `operation`: Operation that is asked for, such as ``GET /api/jobs/{id}``. Empty if there is none of this name.
     """
 

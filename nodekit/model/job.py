@@ -166,7 +166,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     - `timeout_seconds`: Maximum time from the job's acceptance to its end; None: no limit.
     - `queue_timeout_seconds`: Maximum time in the queue for the due container. The node sets it together with `due`.
     - `retry_of`: Id of the job that this one retries.
-    - `finish_number`: Place of the job among the finished jobs of its store, which sets it. It only ever rises.
+    - `finish_number`: Number that the store gives the job when it ends; None until then. Jobs that end later get higher
+      numbers.
     """
 
     id: JobId

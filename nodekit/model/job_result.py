@@ -23,7 +23,7 @@ class StepResult(msgspec.Struct, frozen=True):
     error: str | UnsetType = UNSET
 
 
-class JobResult(msgspec.Struct, frozen=True, omit_defaults=True):
+class JobResult(msgspec.Struct, frozen=True):
     """A job as its client gets it; ``msgspec.json.encode`` gives its JSON.
 
     - `result`: Result of the last step, or the error that ended the job. None until then.

@@ -10,22 +10,23 @@ from nodekit.model.container import ClientId, ContainerId, JobId
 from nodekit.model.job import Job, JobStatus
 
 Cursor: TypeAlias = str
-"""A place in an order of jobs: of `JobQuery.cursor`, which says what it is."""
-MOST_DIGITS = 18
+"""A place in an order of jobs, as `JobQuery.cursor` returns it."""
+MAX_CURSOR_DIGITS = 18
 """Maximum length of the cursor of the order ``finished``: a number that stores keep in 64 bits."""
 JobOrder: TypeAlias = Literal["oldest", "newest", "finished"]
+"""Orders of `JobQuery`."""
 
 
 class JobQuery(msgspec.Struct, frozen=True, kw_only=True):
     """A choice of jobs: those that match all fields, in an order. A field that is None matches every job.
 
-    Raise `ValueError` for a cursor of another order.
+    Raise `ValueError` if a cursor of the order ``finished`` is not a number.
 
     - `status`: Statuses of which the job has one.
     - `container`: Container of the error with which the job ended (`Job.error`). A job without an error does not match.
     - `error`: Part of the text of that error, case-sensitive. A job without an error does not match, whatever the text.
-    - `order`: Oldest or newest first, by id, or the one that finished first. The last one has finished jobs only; what
-      finishes later always comes behind what has been found.
+    - `order`: ``oldest`` or ``newest`` first, by id; or ``finished``: finished jobs only, first the one that finished
+      first. A job that finishes later always comes behind those that were found.
     - `after`: Cursor behind which the job comes in this order. There need not be a job there.
     - `before`: Cursor before which the job comes in this order.
     - `limit`: Maximum number of jobs.
@@ -44,15 +45,24 @@ class JobQuery(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.order == "finished":
             for name, cursor in (("after", self.after), ("before", self.before)):
-                if cursor is not None and not (cursor.isascii() and cursor.isdecimal() and len(cursor) <= MOST_DIGITS):
+                if cursor is not None and not (
+                    cursor.isascii() and cursor.isdecimal() and len(cursor) <= MAX_CURSOR_DIGITS
+                ):
                     raise ValueError(f"{name}: expected a cursor of the order finished, got {cursor!r}")
 
     def cursor(self, job: Job) -> Cursor:
-        """Return the cursor of a job in this order: its id or, in the order ``finished``, its `finish_number`."""
-        return str(job.finish_number or 0) if self.order == "finished" else job.id
+        """Return the cursor of a job in this order: its id or, in the order ``finished``, its `finish_number`.
 
-    def first(self, jobs: Iterable[Job]) -> list[JobId]:
-        """Return the ids of the first `limit` of all those jobs that match, in this order."""
+        Raise `ValueError` if the job has no such number: it is not in that order.
+        """
+        if self.order != "finished":
+            return job.id
+        if job.finish_number is None:
+            raise ValueError(f"job {job.id} has no finish_number; read it from the store again once it has finished")
+        return str(job.finish_number)
+
+    def choose(self, jobs: Iterable[Job]) -> list[JobId]:
+        """Return the ids of the jobs that match, in this order, at most `limit`."""
         matching = [job for job in jobs if self.matches(job)]
         matching.sort(key=self._key, reverse=self.order == "newest")
         return [job.id for job in matching[: self.limit]]

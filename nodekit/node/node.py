@@ -223,7 +223,8 @@ class Node:
         """Return the ids of jobs that match the query, in its order: by default, of the oldest 1,000 jobs.
 
         `JobQuery.cursor` of the last of these jobs, which `fetch` reads, is the `after` of the next page. In the order
-        ``finished`` that misses and repeats nothing, however many jobs finish or are deleted meanwhile.
+        ``finished`` that misses nothing, however many jobs finish or are deleted meanwhile. It repeats a job only after
+        a write whose answer was lost.
 
         Raise `StoreFailed` if the store answers a page that does not lead on.
         """

@@ -12,9 +12,9 @@ def storage_of(store: object, namespace: Any) -> PluginStorage:
     """Return the records of a namespace. Raise `NodekitError` if the store keeps none, or for a wrong name."""
     problem = name_problem(namespace) if isinstance(namespace, str) else "expected a text"
     if problem:
-        raise NodekitError(f"the namespace {namespace!r} is no name: {problem}")
+        raise NodekitError(f"the namespace {namespace!r} is not valid: {problem}")
     if (storage := getattr(store, "storage", None)) is None:
-        raise NodekitError(f"the store {type(store).__name__} keeps no records of plugins")
+        raise NodekitError(f"the store {type(store).__name__} keeps no records of plugins; sqlite and memory do")
     records: PluginStorage = storage(namespace)
     return records
 
@@ -30,7 +30,7 @@ def storage_problems(store: object, plugins: Sequence[object]) -> Iterator[Probl
         try:
             storage_of(store, namespace)
         except NodekitError as error:
-            yield Problem(place, f"{name} keeps records in the store: {error}; sqlite and memory do")
+            yield Problem(place, f"{name} keeps records in the store: {error}")
             continue
         if (owner := owners.setdefault(namespace, place)) != place:
             yield Problem(place, f"{name} keeps records in the namespace {namespace!r}, which belongs to {owner}")

@@ -15,7 +15,7 @@ logger = logging.getLogger("nodekit.node")
 SLICE = 25
 """Number of jobs that are deleted at once."""
 SHARE = 0.2
-"""Part of the time that deleting takes at most, so that the store has time for everybody else."""
+"""Largest part of the time that deleting takes, so that the store has time for everybody else."""
 ROUND_SECONDS = 10.0
 """Longest pause between two rounds."""
 
@@ -50,7 +50,7 @@ class Retention:
 
 
 async def in_slices(expire: Callable[[int], Awaitable[int]]) -> int:
-    """Call a function that deletes up to so many jobs until it deletes fewer. Return the number of deleted jobs."""
+    """Call `expire` with `SLICE` until it deletes fewer jobs. Return their total number."""
     deleted = 0
     while True:
         began = time.perf_counter()

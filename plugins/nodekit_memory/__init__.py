@@ -142,12 +142,12 @@ class MemoryStore(EmbeddedStore):
     """A `JobStore` in memory."""
 
     def __init__(self) -> None:
-        self._records = MemoryTable()
-        super().__init__(self._records)
+        self._memory = MemoryTable()
+        super().__init__(self._memory)
 
     def storage(self, namespace: str) -> PluginStorage:
         """Return the records of a plugin (`StoringStore`)."""
-        return self._records.storage(namespace)
+        return self._memory.storage(namespace)
 
 
 provider = Provider(MemoryConfig, lambda config, file: MemoryStore())

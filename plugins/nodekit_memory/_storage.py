@@ -4,7 +4,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator, Sequence
 from itertools import islice, takewhile
 
-from nodekit import Record, VersionConflict, Write, check_key, check_writes
+from nodekit import Record, VersionConflict, Write, check_key, check_place, check_writes
 
 
 class MemoryStorage:
@@ -29,6 +29,7 @@ class MemoryStorage:
         return existed
 
     async def scan(self, prefix: str = "", *, after: str | None = None, limit: int = 1000) -> list[Record]:
+        check_place(prefix, after)
         first = bisect_left(self._keys, prefix)
         if after is not None:
             first = max(first, bisect_right(self._keys, after))

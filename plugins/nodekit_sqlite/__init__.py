@@ -35,12 +35,12 @@ class SqliteStore(EmbeddedStore):
 
     def __init__(self, path: Path | str, *, synchronous: Literal["FULL", "NORMAL"] = "FULL", group: int = 512) -> None:
         self._path, self._synchronous = Path(path), synchronous
-        self._records = SqliteTable(self._path, synchronous=synchronous, group=group)
-        super().__init__(self._records)
+        self._sqlite = SqliteTable(self._path, synchronous=synchronous, group=group)
+        super().__init__(self._sqlite)
 
     def storage(self, namespace: str) -> PluginStorage:
         """Return the records of a plugin (`StoringStore`)."""
-        return self._records.storage(namespace)
+        return self._sqlite.storage(namespace)
 
     def view(self) -> TableView:
         """Return a view of the file beside its node (`ViewedStore`). Each of its calls has its own transaction."""

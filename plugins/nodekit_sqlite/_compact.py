@@ -13,7 +13,8 @@ def compact(path: Path) -> int:
     """Write the file anew without its free pages. Return the number of bytes that this gave back.
 
     From then on it gives them back by itself, as new files do. Raise `StoreInUse` while a node works on the file, and
-    `StoreFailed`. This needs as much free disk again as the file has, and takes as long as copying it.
+    `StoreFailed`. This needs up to twice the size of the file as free disk: for a copy in the folder of temporary files
+    and for a log beside the file.
     """
     if not path.exists():
         raise StoreFailed(f"there is no file {path}")
@@ -27,8 +28,8 @@ def compact(path: Path) -> int:
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             connection.execute("VACUUM")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-            return before - path.stat().st_size
+            return max(0, before - path.stat().st_size)
     except (OSError, sqlite3.Error) as error:
-        raise StoreFailed(f"cannot compact {path}: {error}; it is as it was") from error
+        raise StoreFailed(f"cannot compact {path}: {error}; its jobs are as they were") from error
     finally:
         lock.release()

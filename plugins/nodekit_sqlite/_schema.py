@@ -51,7 +51,7 @@ MIGRATIONS = (
     UPDATE jobs SET finish_number = place FROM (
         SELECT number AS finished, row_number() OVER (ORDER BY finished_at(state), id) AS place FROM jobs WHERE open = 0
     ) WHERE number = finished;
-    CREATE UNIQUE INDEX jobs_finished ON jobs (finish_number, client) WHERE finish_number IS NOT NULL;
+    CREATE INDEX jobs_finished ON jobs (finish_number, client) WHERE finish_number IS NOT NULL;
     """,
     # 4: records of plugins. AUTOINCREMENT never uses a number twice, so it serves as their version.
     """
@@ -88,7 +88,7 @@ def _finished_at(state: bytes) -> float:
     return msgspec.json.decode(state, type=_State).finished_at or 0.0
 
 
-def begin(path: Path) -> None:
+def prepare_empty_file(path: Path) -> None:
     """Prepare an empty file for giving back the space of deleted jobs. This is possible only before its first table."""
     if path.stat().st_size == 0:
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:

@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Sequence
 from itertools import takewhile
 
-from nodekit import Record, VersionConflict, Write, check_key, check_writes
+from nodekit import Record, VersionConflict, Write, check_key, check_place, check_writes
 from nodekit_sqlite._thread import ConnectionThread
 
 _GET = "SELECT key, value, version FROM plugin_records WHERE namespace = ? AND key = ?"
@@ -37,8 +37,13 @@ class SqliteStorage:
 
     async def scan(self, prefix: str = "", *, after: str | None = None, limit: int = 1000) -> list[Record]:
         values = self._namespace, prefix, after or "", limit
-        rows = await self._reader.call(lambda c: c.execute(_SCAN, values).fetchall())
-        return [Record(*row) for row in takewhile(lambda row: row[0].startswith(prefix), rows)]
+        check_place(prefix, after)
+
+        def read(connection: sqlite3.Connection) -> list[Record]:
+            rows = takewhile(lambda row: row[0].startswith(prefix), connection.execute(_SCAN, values))
+            return [Record(*row) for row in rows]
+
+        return await self._reader.call(read)
 
     async def batch(self, writes: Sequence[Write]) -> list[int]:
         check_writes(writes)

@@ -33,7 +33,7 @@ from nodekit import (
 )
 from nodekit_sqlite._lock import OwnerLock
 from nodekit_sqlite._query import BY_FINISH, BY_OPEN, HAS_FINISHED, IS_OPEN, find_query, marks
-from nodekit_sqlite._schema import begin, check_version, migrate
+from nodekit_sqlite._schema import check_version, migrate, prepare_empty_file
 from nodekit_sqlite._storage import SqliteStorage
 from nodekit_sqlite._thread import ConnectionThread
 
@@ -114,14 +114,14 @@ class SqliteTable:
                 with closing(self._connect()) as connection:
                     return check_version(connection, str(self._path))
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
-            begin(self._path)
+            prepare_empty_file(self._path)
             with closing(self._connect()) as connection:
                 migrate(connection, str(self._path))
         except (OSError, sqlite3.Error) as error:
             raise StoreFailed(f"cannot open {self._path}: {error}") from error
 
     def _connect(self) -> sqlite3.Connection:
-        # opened for writing also by a reader; a missing file is made only by its owner, and before
+        # mode=rw: only its owner creates the file, in `_prepare`; WAL needs write access for readers too
         address = f"{self._path.absolute().as_uri()}?mode=rw"
         connection = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False, timeout=10)
         try:

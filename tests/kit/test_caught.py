@@ -172,7 +172,7 @@ BREAKS = (
     Break(tables.IgnoresStatus, "test_find_by_status_finds_jobs_as_they_are_now"),
     Break(
         tables.HasOneOrder,
-        "test_the_newest_first_is_the_other_way_round",
+        "test_newest_is_the_reverse_of_oldest",
         "test_the_order_finished_has_finished_jobs_as_they_ended",
     ),
     Break(tables.KeepsOneLess, "test_the_last_surplus_is_the_number_before_those_that_are_kept"),

@@ -2,7 +2,7 @@
 
 import click
 
-from nodekit.cli.store.opened import run, store_of
+from nodekit.cli.store.node_store import run, store_of
 from nodekit.errors import NodekitError
 
 
@@ -16,13 +16,13 @@ def store() -> None:
 def compact(file: str) -> None:
     """Give the space of deleted jobs back to the file system, while no node runs.
 
-    New stores do so by themselves, once they have been compacted or from the start. Exits with 0, 3 when the node file
-    does not compose, 1 when the store fails or a node works on it.
+    New files do so by themselves; an older one does once it has been compacted. Exits with 0, 3 when the table
+    [store] is not valid, 1 when the store fails or a node works on it.
     """
-    opened = store_of(file)
+    composed = store_of(file)
 
     async def compacted() -> int:
-        if (call := getattr(opened, "compact", None)) is None:
+        if (call := getattr(composed, "compact", None)) is None:
             raise NodekitError("this kind of store has nothing to compact (it has no `compact`)")
         freed: int = await call()
         return freed

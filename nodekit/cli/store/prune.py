@@ -6,7 +6,7 @@ import time
 import click
 from msgspec.structs import replace
 
-from nodekit.cli.store.opened import run, store_of
+from nodekit.cli.store.node_store import run, store_of
 from nodekit.errors import NodekitError
 from nodekit.interfaces.store import JobStore, JobView
 from nodekit.model.queries import JobFields, JobQuery
@@ -29,7 +29,7 @@ def _seconds(ctx: click.Context, param: click.Parameter, age: str) -> float:
 def prune(file: str, older_than: float, dry_run: bool) -> None:
     """Delete jobs that finished longer ago than AGE from the store of a node file.
 
-    The node may run meanwhile, or not. Unfinished jobs stay. Exits with 0, 3 when the node file does not compose, 1
+    The node may run meanwhile, or not. Unfinished jobs stay. Exits with 0, 3 when the table [store] is not valid, 1
     when the store fails.
     """
     store, before = store_of(file), time.time() - older_than

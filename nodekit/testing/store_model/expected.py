@@ -97,7 +97,7 @@ class Expected:
 
     def find(self, query: JobQuery) -> list[JobId]:
         jobs = [replace(entry.job, finish_number=entry.place or None) for entry in self.entries.values()]
-        return query.first(jobs)
+        return query.choose(jobs)
 
     def _number(self, entry: Entry) -> None:
         if entry.job.status.finished and not entry.place:

@@ -1,6 +1,7 @@
 """`GET /api/jobs` without ids: a list of the ids of a client's jobs, all of them or page by page."""
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from typing import cast, get_args
 from urllib.parse import urlencode
 from uuid import UUID
 
@@ -56,7 +57,7 @@ async def listing(request: Request, node: Node, pending: bool | None) -> Reply:
 
 
 async def _cursor(node: Node, query: JobQuery, ids: Sequence[JobId]) -> Cursor:
-    """Return the cursor behind a page. Jobs of it may be deleted meanwhile, and then are not on the next one either."""
+    """Return the cursor behind a page: that of its last job, or of the last one that was not deleted meanwhile."""
     if query.order != "finished":
         return ids[-1]
     for some in (ids[-1:], ids):
@@ -125,12 +126,9 @@ def _order(request: Request) -> JobOrder:
     text = _one(request, "order")
     if text is None:
         return "oldest"
-    if text not in _ORDERS:
-        raise HttpError(400, f"order: expected {', '.join(_ORDERS)}")
-    return _ORDERS[text]
-
-
-_ORDERS: Mapping[str, JobOrder] = {"oldest": "oldest", "newest": "newest", "finished": "finished"}
+    if text not in get_args(JobOrder):
+        raise HttpError(400, f"order: expected {', '.join(get_args(JobOrder))}")
+    return cast(JobOrder, text)
 
 
 def _after(request: Request, order: JobOrder) -> Cursor | None:

@@ -46,7 +46,7 @@ def came_securely(request: Request) -> bool:
     """Return True if nobody on the way can read along: on TLS and on a unix socket.
 
     For a request that a trusted proxy passed on, it is what that proxy says of its client: ``proto=https`` in
-    `Forwarded`, or else ``https`` in `X-Forwarded-Proto`.
+    `Forwarded` if that is the `forwarded_header`, and ``https`` in `X-Forwarded-Proto` otherwise.
     """
     if not says_for_whom(request):
         return request.peer == UNIX or request.scope.get("scheme") == "https"

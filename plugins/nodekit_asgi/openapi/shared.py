@@ -110,7 +110,7 @@ TOO_OFTEN = errors(
 )
 
 WHO_ASKS = errors(
-    "The caller did not say who it is. Only a node with a plugin that identifies callers answers so.",
+    "The caller did not say who it is. Only nodes with a plugin that identifies callers give this answer.",
     "WWW-Authenticate",
     unknown=error("a token is needed"),
 )

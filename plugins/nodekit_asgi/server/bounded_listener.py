@@ -1,9 +1,10 @@
 """A listening socket that admits a limited number of connections at once and leaves the others in its backlog.
 
-Connections of one client past its own limit are closed at once: left in the backlog, they would be before all others.
-
 Servers accept every connection. Once the process has reached its limit of open files, everything else fails too: calls
 of containers, and the store. With this listener, further clients wait until others have gone.
+
+Connections beyond one client's own limit are closed at once. Left in the backlog, they would block all clients behind
+them.
 """
 
 import errno
@@ -21,7 +22,8 @@ from nodekit_asgi.http.networks import in_networks, unmapped
 logger = logging.getLogger("nodekit.http")
 
 QUIET_SECONDS = 60.0
-"""Pause between two warnings in the log that clients have to wait."""
+"""Pause between two warnings of one kind in the log."""
+CURE = "Set max_client_connections if it needs more, or trusted_proxies if it is a proxy"
 
 
 class BoundedListener(socket.socket):
@@ -47,7 +49,7 @@ class BoundedListener(socket.socket):
         self._door = select.epoll()
         self._door.register(super().fileno(), select.EPOLLIN)
         self._shut = False
-        self._quiet_until = 0.0
+        self._quiet_until: dict[str, float] = {}
 
     def fileno(self) -> int:
         return -1 if self._door.closed else self._door.fileno()
@@ -67,7 +69,9 @@ class BoundedListener(socket.socket):
         group = self._group(address)
         if group is not None and self._most_each is not None and self._each[group] >= self._most_each:
             connection.close()
-            self._warn(f"{group} has {self._most_each} open connections, as many as it may have; it gets no more")
+            self._warn(
+                "one", f"{group} has {self._most_each} open connections, its limit; further ones are closed. {CURE}"
+            )
             raise BlockingIOError  # the event loop comes back if more clients wait
         self.open += 1
         if group is not None:
@@ -83,11 +87,12 @@ class BoundedListener(socket.socket):
     def _shut_door(self, text: str) -> None:
         self._door.modify(super().fileno(), 0)
         self._shut = True
-        self._warn(f"{text}; further clients wait. Allow more open files (ulimit -n), or set max_connections")
+        self._warn("all", f"{text}; further clients wait. Allow more open files (ulimit -n), or set max_connections")
 
-    def _warn(self, text: str) -> None:
-        if time.monotonic() > self._quiet_until:
-            self._quiet_until = time.monotonic() + QUIET_SECONDS
+    def _warn(self, kind: str, text: str) -> None:
+        """Log a warning, unless one of the same kind was logged a moment ago."""
+        if time.monotonic() > self._quiet_until.get(kind, 0.0):
+            self._quiet_until[kind] = time.monotonic() + QUIET_SECONDS
             logger.warning("%s", text)
 
     def one_left(self, group: str | None) -> None:

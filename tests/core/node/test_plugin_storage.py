@@ -52,5 +52,5 @@ def test_two_plugins_share_no_namespace() -> None:
 
 @pytest.mark.parametrize("name", ["", "A", "a b", "é", "a" * 65, 7])
 def test_a_namespace_is_a_name(name: str) -> None:
-    with pytest.raises(CompositionError, match=r"plugins\[0\]: .* is no name"):
+    with pytest.raises(CompositionError, match=r"plugins\[0\]: .* is not valid"):
         make_node(functions(), plugins=[Visits(name)])

@@ -616,7 +616,7 @@ async def test_whatever_is_looked_for_together_is_found_as_in_memory(path: Path)
             if conditions["order"] == "finished" and conditions["after"]:
                 conditions["after"] = "3"
             query = JobQuery(**conditions, limit=10)
-            assert await table.find(query) == await model.find(query) == query.first(jobs), query
+            assert await table.find(query) == await model.find(query) == query.choose(jobs), query
 
 
 async def test_a_hundred_thousand_stored_jobs_slow_nothing_down_and_fill_no_memory(path: Path) -> None:

@@ -83,7 +83,7 @@ class ListTable:
         return [job for job in found if client in (None, job.client)]
 
     async def find(self, query: JobQuery) -> list[JobId]:
-        return query.first(self._jobs.values())
+        return query.choose(self._jobs.values())
 
     async def delete(self, ids: Sequence[JobId]) -> int:
         return sum(self._jobs.pop(id, None) is not None for id in ids)

@@ -171,7 +171,7 @@ class Keeping(KeeperBase):
         await keeper.add([older, newer])
         assert await keeper.find(JobQuery(after=missing.id, limit=10)) == [newer.id]
 
-    async def test_the_newest_first_is_the_other_way_round(self, keeper: JobTable | JobStore) -> None:
+    async def test_newest_is_the_reverse_of_oldest(self, keeper: JobTable | JobStore) -> None:
         ids = _ids(await keeper.add([make_job(client=client) for client in ("alice", "bob") * 3]))
         assert await keeper.find(JobQuery(order="newest", limit=10)) == ids[::-1]
         assert await keeper.find(JobQuery(order="newest", after=ids[4], limit=2)) == [ids[3], ids[2]]

@@ -158,6 +158,9 @@ class Storing(StoreBase):
                 await records.put(key, value)
             with pytest.raises(InvalidRecord):
                 await records.batch([Write("good", b""), Write(key, value)])
+        for prefix, after in (("\ud800", None), ("x" * 513, None), ("", "\ud800")):
+            with pytest.raises(InvalidRecord):
+                await records.scan(prefix, after=after)
         for batch in ([Write("k", b"1"), Write("k", b"2")], [Write(str(number), b"") for number in range(1001)]):
             with pytest.raises(InvalidRecord):
                 await records.batch(batch)

@@ -102,7 +102,7 @@ class AcmeTable:
         return [job for job in found if client is None or job.client == client]
 
     async def find(self, query: JobQuery) -> list[JobId]:
-        return query.first(self._jobs.values())
+        return query.choose(self._jobs.values())
 
     async def last_surplus(self, keep: int) -> int | None:
         numbers = sorted(job.finish_number for job in self._jobs.values() if job.finish_number is not None)
