@@ -14,21 +14,22 @@ class FinishNumbers:
     """
 
     def __init__(self) -> None:
-        self._last = 0
+        self.last = 0
+        """Highest number that was taken."""
         self._writing: set[int] = set()
 
     async def resume(self, table: JobTable) -> None:
         """Continue after the highest number in a table that was just opened."""
-        self._last = time.time_ns() // 1000
-        while ids := await table.find(JobQuery(order="finished", after=str(self._last))):
+        self.last = time.time_ns() // 1000
+        while ids := await table.find(JobQuery(order="finished", after=str(self.last))):
             jobs = await table.get(ids[-1:], fields=JobFields.STATE)
-            self._last = max([self._last + 1, *(job.finish_number or 0 for job in jobs)])
+            self.last = max([self.last + 1, *(job.finish_number or 0 for job in jobs)])
 
     def take(self) -> int:
         """Return the number of a job that is about to be written. Call `written` afterwards."""
-        self._last = max(self._last + 1, time.time_ns() // 1000)
-        self._writing.add(self._last)
-        return self._last
+        self.last = max(self.last + 1, time.time_ns() // 1000)
+        self._writing.add(self.last)
+        return self.last
 
     def written(self, number: int) -> None:
         """Release a number, whether its job was stored or not."""
@@ -37,4 +38,4 @@ class FinishNumbers:
     @property
     def stored(self) -> int:
         """Highest number below which nothing is being written."""
-        return min(self._writing) - 1 if self._writing else self._last
+        return min(self._writing) - 1 if self._writing else self.last

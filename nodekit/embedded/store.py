@@ -210,8 +210,12 @@ class EmbeddedStore:
         number = self._finish_numbers.take()
         try:
             await self.table.save(job := replace(job, finish_number=number))
-        finally:
+        except BaseException:
             self._finish_numbers.written(number)
+            if number < self._finish_numbers.last:  # jobs that finished meanwhile are shown only now
+                self._broadcast.publish(Change(job.id))
+            raise
+        self._finish_numbers.written(number)
         return job
 
     async def settle(

@@ -5,7 +5,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from nodekit import EmbeddedStore, Job, JobFields, JobQuery, JobStatus, Outcome, StoreFailed
+from nodekit import Change, EmbeddedStore, Job, JobFields, JobQuery, JobStatus, Outcome, StoreFailed
 from nodekit.testing import Faults, make_job
 from nodekit_memory import MemoryTable
 from nodekit_sqlite import SqliteStore
@@ -40,6 +40,29 @@ async def test_a_job_is_found_once_all_that_took_a_lower_number_are_stored() -> 
         assert await store.find(IN_ORDER) == [slow.id, fast.id]
         await settle(store, later)
         assert await store.find(IN_ORDER) == [slow.id, fast.id, later.id]
+
+
+async def test_who_follows_is_woken_when_a_lower_number_is_given_up() -> None:
+    faults = Faults()
+    async with EmbeddedStore(faults.around(MemoryTable())) as store:
+        slow, fast = await store.add([make_job() for _ in range(2)])
+        held_up = faults.before("save", 1).hang()
+        faults.before("save", 1).fail(StoreFailed("the disk is full"))
+        async with store.changes() as changes, anyio.create_task_group() as tasks:
+            tasks.start_soon(fails, store, slow)
+            await held_up.happened()
+            await settle(store, fast)
+            assert await anext(changes) == Change(fast.id, finished=True)
+            assert await store.find(IN_ORDER) == []
+            faults.lift()
+            with anyio.fail_after(60):
+                await anext(changes)
+            assert await store.find(IN_ORDER) == [fast.id]
+
+
+async def fails(store: EmbeddedStore, job: Job) -> None:
+    with pytest.raises(StoreFailed):
+        await settle(store, job)
 
 
 async def test_a_job_that_could_not_be_stored_holds_up_none() -> None:
