@@ -267,10 +267,11 @@ class EmbeddedStore:
         try:
             job = await self._save(ended)
         except StoreFailed:
-            # stored, although the table reported a failure? Readers may have passed its number then: take another
-            if [replace(stored, finish_number=None) for stored in await self.table.get([id])] != [ended]:
+            job = next(iter(await self.table.get([id])), job)
+            if replace(job, finish_number=None) != ended:
                 raise
-            job = await self._save(ended)
+            with suppress(StoreFailed):  # it was stored, and only the answer was lost
+                job = await self._save(job)  # renumber: readers may have passed its first number
         if held := self._claims.get(id):
             held.scope.cancel()
         self._finish(id)

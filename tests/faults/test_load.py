@@ -49,6 +49,7 @@ use = "remote"
 use = "asgi"
 bind = "127.0.0.1:0"
 server = "{server}"
+max_client_connections = 100000
 """
 
 

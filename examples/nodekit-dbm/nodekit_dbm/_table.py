@@ -28,9 +28,8 @@ class DbmTable:
 
     def __init__(self, path: Path) -> None:
         self._dat, self._dir, self._bak = (Path(f"{path}.{suffix}") for suffix in ("dat", "dir", "bak"))
-        self._path, self._turn, self._opened, self._jobs = path, Lock(), ExitStack(), MemoryTable()
-        self.get, self.find = self._jobs.get, self._jobs.find
-        self.last_surplus, self.unfinished = self._jobs.last_surplus, self._jobs.unfinished
+        self._path, self._turn, self._opened, self._jobs = path, Lock(), ExitStack(), (own := MemoryTable())
+        self.get, self.find, self.unfinished, self.last_surplus = own.get, own.find, own.unfinished, own.last_surplus
 
     async def __aenter__(self) -> Self:
         await self._jobs.add(await run_sync(self._open))

@@ -393,7 +393,9 @@ async def test_show_has_a_row_for_each_attempt() -> None:
         assert re.search(r"^meta +tenant: acme$", (await call(api.url, "show", noted)).out, re.M)
         gated = await api.submit("gate")
         await until(lambda: gate.running)
-        assert re.search(r"^1 +gate +1 +\+.* +- +- +under way on node$", (await call(api.url, "show", gated)).out, re.M)
+        assert re.search(
+            r"^1 +gate +1 +\+.* +- +function +under way on node$", (await call(api.url, "show", gated)).out, re.M
+        )
         gate.opened.set()
         unknown = await call(api.url, "show", UNKNOWN)
         assert (unknown.code, unknown.out, unknown.err) == (1, "", "nodekit: no such job\n")
