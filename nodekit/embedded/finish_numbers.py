@@ -19,7 +19,13 @@ class FinishNumbers:
         self._writing: set[int] = set()
 
     async def resume(self, table: JobTable) -> None:
-        """Continue after the highest number in a table that was just opened."""
+        """Continue after the highest number in a table that was just opened.
+
+        A table that has `last_finish_number` says it itself, also if that job was deleted.
+        """
+        if (ask := getattr(table, "last_finish_number", None)) is not None:
+            self.last = await ask()
+            return
         self.last = time.time_ns() // 1000
         while ids := await table.find(JobQuery(order="finished", after=str(self.last))):
             jobs = await table.get(ids[-1:], fields=JobFields.STATE)

@@ -1,17 +1,23 @@
 """Deletion of finished jobs, for stores whose table deletes by id."""
 
+import time
+
 from msgspec.structs import replace
 
-from nodekit.interfaces.store import JobTable
+from nodekit.interfaces.store import JobTable, JobView
 from nodekit.model.container import JobId
+from nodekit.model.job import Job
 from nodekit.model.queries import JobFields, JobQuery
+
+PAGE = 1000
+"""Number of jobs that are read at once beyond those that are deleted."""
 
 
 class Expiry:
     """Deletes finished jobs from a table, first those that finished first.
 
-    The number up to which jobs are surplus is used until all of them are deleted: finding it takes long in a large
-    table. If somebody else deletes later jobs meanwhile, up to so many fewer are kept.
+    The number up to which jobs are surplus is used until all of them are deleted, or until `forget`: finding it takes
+    long in a large table.
     """
 
     def __init__(self, table: JobTable) -> None:
@@ -19,13 +25,14 @@ class Expiry:
         self._surplus: dict[int, int] = {}
         """Highest number to delete, by the number of jobs to keep."""
 
+    def forget(self) -> None:
+        """Find anew what is surplus: somebody deletes other jobs."""
+        self._surplus.clear()
+
     async def expire(self, *, finished_before: float | None, keep: int | None, limit: int) -> int:
         """Delete as `JobStore.expire` does."""
         first = JobQuery(order="finished", limit=limit)
-        ids: list[JobId] = []
-        if finished_before is not None:
-            jobs = await self._table.get(await self._table.find(first), fields=JobFields.STATE)
-            ids = [job.id for job in jobs if job.finished_at is not None and job.finished_at < finished_before]
+        ids = [] if finished_before is None else await expired(self._table, finished_before, limit)
         if keep is not None and len(ids) < limit:
             ids = list(dict.fromkeys([*ids, *await self._not_kept(first, keep)]))[:limit]
         return await self._table.delete(ids) if ids else 0
@@ -39,3 +46,22 @@ class Expiry:
             return []
         self._surplus[keep] = last
         return await self._table.find(replace(first, before=str(last + 1)))
+
+
+async def expired(table: JobTable | JobView, before: float, limit: int) -> list[JobId]:
+    """Return the ids of the first `limit` jobs that finished before a time, in the order in which they finished.
+
+    A job that finished before one of them is as old, whatever its time says: a clock that was ahead for a while gave it
+    a time in the future.
+    """
+    page = JobQuery(order="finished", limit=limit)
+    first: list[Job] = []
+    while jobs := await table.get(await table.find(page), fields=JobFields.STATE):
+        first = first or jobs
+        old = [place for place, job in enumerate(jobs) if job.finished_at is not None and job.finished_at < before]
+        if old:
+            return [job.id for job in (jobs[: old[-1] + 1] if first is jobs else first)]
+        if not all(job.finished_at is not None and job.finished_at > time.time() for job in jobs):
+            return []
+        page = replace(page, after=page.cursor(jobs[-1]), limit=PAGE)
+    return []

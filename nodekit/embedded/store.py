@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Self
 
@@ -45,6 +45,8 @@ class EmbeddedStore:
         self._fresh, self._ended = RecentJobs(), Ended()
         self._broadcast, self._counts = Broadcast(), Counts()
         self._finish_numbers, self._expiry = FinishNumbers(), Expiry(table)
+        self._unsure: set[JobId] = set()
+        """Jobs whose end could not be written, as the table said; it may have been."""
         self._interrupted = Interrupted(self._settle, self._ended.put)
 
     async def __aenter__(self) -> Self:
@@ -144,8 +146,6 @@ class EmbeddedStore:
             if job is None or job.id not in self._unfinished or job.id in self._settling:
                 continue
             if job.status.finished:  # the table stored the end earlier but reported a failure
-                with suppress(StoreFailed):
-                    await self._save(job)  # renumber: readers may have passed its first number
                 self._finish(job.id)
                 self._ended.put(job.id)
                 self._broadcast.publish(Change(job.id, finished=True))
@@ -207,16 +207,26 @@ class EmbeddedStore:
         if not job.status.finished:
             await self.table.save(job)
             return job
+        if job.id in self._unsure and (stored := await self._stored(job)) is not None:
+            self._unsure.discard(job.id)
+            return stored  # with its first number, which readers may have seen
         number = self._finish_numbers.take()
         try:
             await self.table.save(job := replace(job, finish_number=number))
         except BaseException:
+            self._unsure.add(job.id)
             self._finish_numbers.written(number)
             if number < self._finish_numbers.last:  # jobs that finished meanwhile are shown only now
                 self._broadcast.publish(Change(job.id))
             raise
         self._finish_numbers.written(number)
+        self._unsure.discard(job.id)
         return job
+
+    async def _stored(self, job: Job) -> Job | None:
+        """Return the finished job as the table has it, with its number. None if it is not there, or not like this."""
+        there = next(iter(await self.table.get([job.id])), None)
+        return there if there is not None and replace(there, finish_number=None) == job else None
 
     async def settle(
         self, id: JobId, outcome: Outcome, *, client: ClientId | None, call: Held | None = None
@@ -267,11 +277,9 @@ class EmbeddedStore:
         try:
             job = await self._save(ended)
         except StoreFailed:
-            job = next(iter(await self.table.get([id])), job)
-            if replace(job, finish_number=None) != ended:
+            if (stored := await self._stored(ended)) is None:
                 raise
-            with suppress(StoreFailed):  # it was stored, and only the answer was lost
-                job = await self._save(job)  # renumber: readers may have passed its first number
+            job = stored  # only the answer was lost
         if held := self._claims.get(id):
             held.scope.cancel()
         self._finish(id)
@@ -292,6 +300,7 @@ class EmbeddedStore:
         return await self.table.find(query)
 
     async def delete(self, ids: Sequence[JobId]) -> int:
+        self._expiry.forget()
         return await self.table.delete(ids)
 
     async def expire(self, *, finished_before: float | None, keep: int | None, limit: int) -> int:
@@ -315,6 +324,7 @@ class EmbeddedStore:
         self._counts.one(entry, +1)
 
     def _finish(self, id: JobId) -> None:
+        self._unsure.discard(id)
         entry = self._unfinished.pop(id)
         self._queue.forget(id)
         self._fresh.pop(id)

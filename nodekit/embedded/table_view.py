@@ -35,6 +35,7 @@ class TableView:
         return await self._table.find(query)
 
     async def delete(self, ids: Sequence[JobId]) -> int:
+        self._expiry.forget()
         return await self._table.delete(ids)
 
     async def expire(self, *, finished_before: float | None, keep: int | None, limit: int) -> int:

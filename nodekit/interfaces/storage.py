@@ -1,7 +1,7 @@
 """Interface of the small durable records that plugins keep in the node's store."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 import msgspec
 
@@ -10,6 +10,7 @@ from nodekit.errors import InvalidRecord
 MAX_VALUE_BYTES = 1 << 20
 MAX_KEY_BYTES = 512
 MAX_WRITES = 1000
+MAX_SCAN = 10_000
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -37,6 +38,9 @@ class Write(msgspec.Struct, frozen=True):
     def check(self) -> None:
         """Raise `InvalidRecord` if a store cannot keep this."""
         check_key(self.key)
+        value = cast(object, self.value)
+        if value is not None and not isinstance(value, bytes):
+            raise InvalidRecord(f"the value of {self.key!r} is no bytes; encode it")
         if self.value is not None and len(self.value) > MAX_VALUE_BYTES:
             text = f"the value of {self.key!r} has {len(self.value)} bytes, more than {MAX_VALUE_BYTES}"
             raise InvalidRecord(f"{text}; keep it elsewhere and its place here")
@@ -101,8 +105,10 @@ def check_key(key: str) -> None:
         raise InvalidRecord(f"the key {key[:50]!r} has {size} bytes; expected 1 to {MAX_KEY_BYTES}")
 
 
-def check_place(prefix: str, after: str | None) -> None:
-    """Raise `InvalidRecord` for a prefix or a place of `PluginStorage.scan` that no key has."""
+def check_place(prefix: str, after: str | None, limit: int) -> None:
+    """Raise `InvalidRecord` for a prefix or a place of `PluginStorage.scan` that no key has, and for a wrong limit."""
+    if not 1 <= limit <= MAX_SCAN:
+        raise InvalidRecord(f"limit: expected a number from 1 to {MAX_SCAN}, got {limit}")
     for key in (prefix, after or ""):
         if key:
             check_key(key)

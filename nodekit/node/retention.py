@@ -13,7 +13,9 @@ from nodekit.model.limits import NodeLimits, finite
 logger = logging.getLogger("nodekit.node")
 
 SLICE = 25
-"""Number of jobs that are deleted at once."""
+"""Largest number of jobs that are deleted at once."""
+SLICE_SECONDS = 0.05
+"""Time that deleting a slice may take. Large jobs take longer, so fewer of them are deleted at once."""
 SHARE = 0.2
 """Largest part of the time that deleting takes, so that the store has time for everybody else."""
 ROUND_SECONDS = 10.0
@@ -50,12 +52,18 @@ class Retention:
 
 
 async def in_slices(expire: Callable[[int], Awaitable[int]]) -> int:
-    """Call `expire` with `SLICE` until it deletes fewer jobs. Return their total number."""
-    deleted = 0
+    """Call `expire` with up to `SLICE` until it deletes no more jobs. Return their total number.
+
+    Others may delete the same jobs at the same time, so it is asked once more before it is believed.
+    """
+    deleted, limit, idle = 0, SLICE, 0
     while True:
         began = time.perf_counter()
-        some = await expire(SLICE)
+        some = await expire(limit)
+        took = time.perf_counter() - began
         deleted += some
-        if some < SLICE:
+        idle = 0 if some else idle + 1
+        if idle == 2:
             return deleted
-        await anyio.sleep((time.perf_counter() - began) * (1 / SHARE - 1))
+        limit = max(1, limit // 2) if took > SLICE_SECONDS else min(SLICE, limit * 2)
+        await anyio.sleep(took * (1 / SHARE - 1))

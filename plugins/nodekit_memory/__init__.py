@@ -95,8 +95,9 @@ class MemoryTable:
             known = self._keys.get((query.client, query.idempotency_key))  # every request with a key asks this
             return iter([known] if known else [])
         if query.order == "finished":
-            first = bisect_left(self._finished, (int(query.after or 0) + 1, ""))
-            return (id for _, id in islice(self._finished, first, None))
+            begin = bisect_left(self._finished, (int(query.after or 0) + 1, ""))
+            end = bisect_left(self._finished, (int(query.before), "")) if query.before else len(self._finished)
+            return (self._finished[place][1] for place in range(begin, end))
         ids = self._ids.get(query.client, [])
         if query.order == "oldest":
             return islice(ids, bisect_right(ids, query.after) if query.after else 0, None)

@@ -29,7 +29,7 @@ class MemoryStorage:
         return existed
 
     async def scan(self, prefix: str = "", *, after: str | None = None, limit: int = 1000) -> list[Record]:
-        check_place(prefix, after)
+        check_place(prefix, after, limit)
         first = bisect_left(self._keys, prefix)
         if after is not None:
             first = max(first, bisect_right(self._keys, after))
@@ -51,5 +51,5 @@ class MemoryStorage:
             return 0
         if write.key not in self._records:
             insort(self._keys, write.key)
-        self._records[write.key] = Record(write.key, bytes(write.value), next(self._versions))
+        self._records[write.key] = Record(write.key, write.value, next(self._versions))
         return self._records[write.key].version

@@ -63,6 +63,11 @@ MIGRATIONS = (
     );
     CREATE UNIQUE INDEX plugin_records_by_key ON plugin_records (namespace, key);
     """,
+    # 5: the highest finish number that was deleted, so that numbers rise although the clock goes back meanwhile.
+    """
+    CREATE TABLE deleted_numbers (highest INTEGER NOT NULL);
+    INSERT INTO deleted_numbers VALUES (0);
+    """,
 )
 
 

@@ -33,11 +33,11 @@ class SqliteStorage:
     async def delete(self, key: str, *, expect: int | None = None) -> bool:
         write = Write(key, None, expect)
         check_writes([write])
-        return await self._writer.call(lambda c: self._write(c, [write])[0][1])
+        return (await self._written([write]))[0][1]
 
     async def scan(self, prefix: str = "", *, after: str | None = None, limit: int = 1000) -> list[Record]:
         values = self._namespace, prefix, after or "", limit
-        check_place(prefix, after)
+        check_place(prefix, after, limit)
 
         def read(connection: sqlite3.Connection) -> list[Record]:
             rows = takewhile(lambda row: row[0].startswith(prefix), connection.execute(_SCAN, values))
@@ -47,15 +47,24 @@ class SqliteStorage:
 
     async def batch(self, writes: Sequence[Write]) -> list[int]:
         check_writes(writes)
-        return [version for version, _ in await self._writer.call(lambda c: self._write(c, writes))]
+        return [version for version, _ in await self._written(writes)]
 
-    def _write(self, connection: sqlite3.Connection, writes: Sequence[Write]) -> list[tuple[int, bool]]:
+    async def _written(self, writes: Sequence[Write]) -> list[tuple[int, bool]]:
         """Return for each change the new version and whether there was a record before."""
+        done = await self._writer.call(lambda c: self._write(c, writes))
+        if isinstance(done, VersionConflict):
+            raise done
+        return done
+
+    def _write(
+        self, connection: sqlite3.Connection, writes: Sequence[Write]
+    ) -> list[tuple[int, bool]] | VersionConflict:
+        """Return a conflict instead of raising it: nothing was written, and other writers share the transaction."""
         for write in writes:
             if write.expect is not None:
                 rows = connection.execute(_GET, (self._namespace, write.key)).fetchall()
                 if (found := rows[0][2] if rows else 0) != write.expect:
-                    raise VersionConflict(write.key, expected=write.expect, found=found)
+                    return VersionConflict(write.key, expected=write.expect, found=found)
         done: list[tuple[int, bool]] = []
         for write in writes:
             existed = connection.execute(_DELETE, (self._namespace, write.key)).rowcount > 0

@@ -39,8 +39,8 @@ from nodekit_sqlite._thread import ConnectionThread
 
 _VARIABLES = 500
 """Maximum number of ids in one statement."""
-_FREED_PAGES = 1000
-"""Maximum number of pages of 4 KiB that a deletion gives back to the file system, so that it stays short."""
+_FREED_PAGES = 200
+"""Number of pages of 4 KiB that a deletion gives back to the file system beyond those that it frees."""
 
 
 class _State(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -186,6 +186,10 @@ class SqliteTable:
         """Return the records of a plugin."""
         return SqliteStorage(namespace, self._writer, self._reader)
 
+    async def last_finish_number(self) -> int:
+        """Return the highest number that a job of this file ever had."""
+        return await self._reader.call(lambda c: int(c.execute(_LAST_NUMBER).fetchone()[0]))
+
     async def last_surplus(self, keep: int) -> int | None:
         rows = await self._reader.call(lambda c: c.execute(_LAST_SURPLUS, (keep,)).fetchall())
         return rows[0][0] if rows else None
@@ -210,6 +214,7 @@ _UPDATE = """
     UPDATE jobs SET status = ?, open = ?, finish_number = ?, error_container = ?, error = ?, state = ? WHERE number = ?
 """
 _KEPT = "SELECT id FROM jobs WHERE id = ? UNION ALL SELECT id FROM jobs WHERE client = ? AND idempotency_key = ?"
+_LAST_NUMBER = "SELECT max(highest, coalesce((SELECT max(finish_number) FROM jobs), 0)) FROM deleted_numbers"
 _LAST_SURPLUS = f"""
     SELECT finish_number FROM jobs {BY_FINISH} WHERE {HAS_FINISHED} ORDER BY finish_number DESC LIMIT 1 OFFSET ?
 """  # noqa: S608 - our own texts only
@@ -322,13 +327,21 @@ def _unfinished(id: JobId, client: ClientId, state: bytes) -> Unfinished:
 
 
 def _delete(connection: sqlite3.Connection, ids: Sequence[JobId]) -> int:
+    before = _free_pages(connection)
     finished = f"FROM jobs WHERE open = 0 AND id IN ({marks(ids)})"
     connection.execute(f"DELETE FROM records WHERE job IN (SELECT number {finished})", ids)  # noqa: S608
+    highest = f"max(highest, coalesce((SELECT max(finish_number) {finished}), 0))"
+    connection.execute(f"UPDATE deleted_numbers SET highest = {highest}", ids)  # noqa: S608
     deleted = connection.execute(f"DELETE {finished}", ids).rowcount
-    (free,) = connection.execute("PRAGMA freelist_count").fetchone()
-    for _ in range(min(free, _FREED_PAGES)):  # sqlite3 takes one step of this statement, which frees one page
+    after = _free_pages(connection)
+    for _ in range(min(after, after - before + _FREED_PAGES)):  # sqlite3 takes one step of this, which frees one page
         connection.execute("PRAGMA incremental_vacuum")
     return deleted
+
+
+def _free_pages(connection: sqlite3.Connection) -> int:
+    (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+    return int(free)
 
 
 def _slices(ids: Sequence[JobId]) -> Iterator[Sequence[JobId]]:

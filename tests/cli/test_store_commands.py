@@ -10,6 +10,7 @@ import anyio
 import anyio.to_thread
 import pytest
 from planted import nodekit
+from served import nodekit as nodekit_process
 from served import serve
 
 from nodekit import JobQuery, JobStatus, Outcome
@@ -96,6 +97,21 @@ async def test_prune_works_beside_a_running_node(file: Path) -> None:
         in_use = await command(file, "store", "compact", file)
         assert (in_use.returncode, "is held by another node" in in_use.stderr) == (1, True)
     assert await jobs(file) == [*unfinished, id]
+
+
+async def test_two_prunes_at_once_delete_everything_between_them(file: Path) -> None:
+    unfinished = await fill(file, 502)
+    done: list[str] = []
+
+    async def prune() -> None:
+        run = partial(nodekit_process, "prune", file, "--older-than", "0s")
+        done.append((await anyio.to_thread.run_sync(run)).stdout)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(prune)
+        tasks.start_soon(prune)
+    assert await jobs(file) == unfinished
+    assert sum(int(text.split()[1]) for text in done) == 500
 
 
 async def test_a_file_gives_the_space_of_deleted_jobs_back(file: Path) -> None:

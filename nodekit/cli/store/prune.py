@@ -54,13 +54,15 @@ def _view(store: JobStore) -> JobView:
 
 
 async def _count(view: JobView, before: float) -> int:
-    """Return the number of jobs at the beginning of the order in which they finished that did so before a time."""
-    query, count = JobQuery(order="finished"), 0
-    while ids := await view.find(query):
-        jobs = await view.get(ids, fields=JobFields.STATE)
-        old = sum(job.finished_at is not None and job.finished_at < before for job in jobs)
-        count += old
-        if old < len(jobs) or not jobs:
+    """Return the number of jobs that finished before a time, or before one that did."""
+    query, count, between = JobQuery(order="finished"), 0, 0
+    while jobs := await view.get(await view.find(query), fields=JobFields.STATE):
+        old = [place for place, job in enumerate(jobs) if job.finished_at is not None and job.finished_at < before]
+        if old:
+            count, between = count + between + old[-1] + 1, len(jobs) - old[-1] - 1
+        elif all(job.finished_at is not None and job.finished_at > time.time() for job in jobs):
+            between += len(jobs)  # a clock that was ahead gave them these times
+        else:
             break
         query = replace(query, after=query.cursor(jobs[-1]))
     return count

@@ -53,9 +53,8 @@ def came_securely(request: Request) -> bool:
     if request.limits.forwarded_header.lower() != "forwarded":
         lines = request.values(b"x-forwarded-proto")
         return bool(lines) and lines[-1].rpartition(b",")[2].strip().lower() == b"https"
-    lines = request.values(b"forwarded")
-    last = split(b",".join(lines).decode("latin-1"), ",")[-1]
-    return next(_values(last, "proto"), "").lower() == "https"
+    last = split(request.values(b"forwarded")[-1].decode("latin-1"), ",")[-1:]
+    return next((value for element in last for value in _values(element, "proto")), "").lower() == "https"
 
 
 def _is_proxy(client: str, proxies: tuple[str, ...]) -> bool:

@@ -1,12 +1,14 @@
 """The order in which jobs finish: nothing that finishes later ever comes before what has been read."""
 
+import time
 from pathlib import Path
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from nodekit import Change, EmbeddedStore, Job, JobFields, JobQuery, JobStatus, Outcome, StoreFailed
-from nodekit.testing import Faults, make_job
+from nodekit.testing import Faults, make_job, succeeded
 from nodekit_memory import MemoryTable
 from nodekit_sqlite import SqliteStore
 
@@ -79,21 +81,36 @@ async def test_a_job_that_could_not_be_stored_holds_up_none() -> None:
         assert await store.find(JobQuery(order="finished", after=behind)) == [first.id]
 
 
-async def test_an_end_that_the_table_kept_without_saying_so_comes_behind_what_was_read_meanwhile() -> None:
+async def test_an_end_that_the_table_kept_without_saying_so_keeps_its_number() -> None:
+    """Readers may have seen it. With another number it would come again, or hide what is between."""
     faults = Faults()
     async with EmbeddedStore(faults.around(MemoryTable())) as store:
-        first, second = await store.add([make_job("echo"), make_job("other")])
-        faults.after("save", 1).fail(lost := StoreFailed("the answer was lost"))
-        faults.before("get", 3).fail(lost)
+        settled, saved, last = await store.add([make_job("other"), make_job(), make_job("other")])
+        [claim] = await store.claim(["echo"], 1)
+        faults.after("save", 1, 2).fail(StoreFailed("the answer was lost"))
+        assert await store.settle(settled.id, DONE, client=None)
         with pytest.raises(StoreFailed):
-            await settle(store, first)
-        faults.lift()
-        await settle(store, second)
-        behind = await cursor(store, second)
-        with anyio.move_on_after(0.05):
-            await store.claim(["echo"], 1)
-        assert (await store.get([first.id]))[0].status.finished
-        assert await store.find(JobQuery(order="finished", after=behind)) == [first.id]
+            await store.save(claim, done := succeeded(claim.job))
+        numbers = [job.finish_number for job in await store.get([settled.id, saved.id])]
+        assert await store.find(IN_ORDER) == [settled.id, saved.id]
+        await settle(store, last)
+        await store.save(claim, done)
+        assert [job.finish_number for job in await store.get([settled.id, saved.id])] == numbers
+        assert claim.job.finish_number == numbers[1]
+        assert await store.find(IN_ORDER) == [settled.id, saved.id, last.id]
+
+
+async def test_an_end_that_was_not_kept_gets_a_new_number_when_it_is_tried_again() -> None:
+    faults = Faults()
+    async with EmbeddedStore(faults.around(MemoryTable())) as store:
+        saved, other = await store.add([make_job(), make_job("other")])
+        [claim] = await store.claim(["echo"], 1)
+        faults.before("save", 1).fail(StoreFailed("the disk is full"))
+        with pytest.raises(StoreFailed):
+            await store.save(claim, done := succeeded(claim.job))
+        await settle(store, other)
+        await store.save(claim, done)
+        assert await store.find(IN_ORDER) == [other.id, saved.id]
 
 
 async def test_numbers_rise_although_the_clock_goes_back_and_the_store_is_opened_again(
@@ -109,6 +126,54 @@ async def test_numbers_rise_although_the_clock_goes_back_and_the_store_is_opened
         await settle(store, jobs[3])
         await settle(store, jobs[2])
         assert await store.find(IN_ORDER) == [jobs[place].id for place in (0, 1, 3, 2)]
+
+
+async def test_numbers_rise_although_the_last_job_is_deleted_and_the_clock_goes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "jobs.db"
+    async with SqliteStore(path) as store:
+        first, second = await store.add([make_job() for _ in range(2)])
+        await settle(store, first)
+        behind = await cursor(store, first)
+        assert await store.delete([first.id]) == 1
+    monkeypatch.setattr("nodekit.embedded.finish_numbers.time.time_ns", lambda: 10**18)
+    async with SqliteStore(path) as store:
+        await settle(store, second)
+        assert await store.find(JobQuery(order="finished", after=behind)) == [second.id]
+
+
+# -- what is kept no longer ------------------------------------------------------------------------
+
+
+async def test_jobs_that_are_deleted_otherwise_count_for_those_that_are_kept() -> None:
+    async with EmbeddedStore(MemoryTable()) as store:
+        jobs = await store.add([make_job() for _ in range(20)])
+        for job in jobs:
+            await settle(store, job)
+        assert await store.expire(finished_before=None, keep=10, limit=5) == 5
+        assert await store.delete([job.id for job in jobs[10:]]) == 10
+        assert await store.expire(finished_before=None, keep=10, limit=5) == 0
+        assert await store.find(IN_ORDER) == [job.id for job in jobs[5:10]]
+
+
+@pytest.mark.parametrize("ahead", [1, 3, 2000])
+async def test_times_of_a_clock_that_was_ahead_keep_nothing_for_ever(ahead: int) -> None:
+    table, now = MemoryTable(), time.time()
+    jobs = [make_job() for _ in range(ahead + 5)]
+    times = [now + 10**8] * ahead + [now - 100, now - 99, now - 98, now, now]
+    ended = [job.finished(DONE, at) for job, at in zip(jobs, times, strict=True)]
+    await table.add([replace(job, finish_number=number) for number, job in enumerate(ended, 1)])
+    async with EmbeddedStore(table) as store:
+        assert await store.expire(finished_before=now - 10**6, keep=None, limit=10) == 0
+        deleted = 0
+        while some := await store.expire(finished_before=now - 50, keep=None, limit=100):
+            deleted += some
+        assert deleted == ahead + 3
+        assert await store.find(IN_ORDER) == [job.id for job in jobs[-2:]]
+
+
+# -- cursors ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("wrong", ["", "-1", "x", "1.5", "²", "9" * 19, "018f0000-0000-7000-8000-000000000000"])

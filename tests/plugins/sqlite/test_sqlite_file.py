@@ -32,6 +32,7 @@ from nodekit import (
     Outcome,
     StoreFailed,
     StoreInUse,
+    VersionConflict,
 )
 from nodekit.testing import (
     make_attempt,
@@ -589,6 +590,24 @@ async def test_looking_for_failed_jobs_of_a_client_reads_no_others_and_sorts_not
     assert ("COVERING" in plan) is ("error" not in conditions)
     plan = await plan_of(path, lambda table: table.find(JobQuery(**conditions, limit=10)))
     assert "jobs_failed" in plan
+
+
+async def test_a_conflict_of_records_costs_those_who_share_its_commit_nothing(path: Path) -> None:
+    async with Traced(path) as table:
+        records = table.storage("a")
+        await records.put("k", b"1")
+        table.statements.clear()
+
+        async def conflict() -> None:
+            with pytest.raises(VersionConflict):
+                await records.put("k", b"2", expect=0)
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(10):
+                tasks.start_soon(conflict)
+                tasks.start_soon(table.add, [make_job()])
+        assert "ROLLBACK" not in table.statements
+        assert len(await table.find(JobQuery())) == 10
 
 
 async def test_whatever_is_looked_for_together_is_found_as_in_memory(path: Path) -> None:

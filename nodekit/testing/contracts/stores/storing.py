@@ -152,6 +152,7 @@ class Storing(StoreBase):
             ("x" * 513, b""),
             ("é" * 257, b""),
             ("k", b"x" * (_MOST_BYTES + 1)),
+            ("k", "a text"),
         ]
         for key, value in wrong:
             with pytest.raises(InvalidRecord):
@@ -161,6 +162,9 @@ class Storing(StoreBase):
         for prefix, after in (("\ud800", None), ("x" * 513, None), ("", "\ud800")):
             with pytest.raises(InvalidRecord):
                 await records.scan(prefix, after=after)
+        for limit in (0, -1, 10_001):
+            with pytest.raises(InvalidRecord):
+                await records.scan(limit=limit)
         for batch in ([Write("k", b"1"), Write("k", b"2")], [Write(str(number), b"") for number in range(1001)]):
             with pytest.raises(InvalidRecord):
                 await records.batch(batch)

@@ -163,6 +163,7 @@ async def test_addresses_of_one_network_share_the_limit_of_a_client() -> None:
         ("forwarded", {"Forwarded": "for=192.0.2.1;proto=https"}, True),
         ("forwarded", {"Forwarded": 'proto=https;for=192.0.2.2, for=192.0.2.1;Proto="HTTPS"'}, True),
         ("forwarded", {"Forwarded": "for=192.0.2.2;proto=https, for=192.0.2.1"}, False),
+        ("forwarded", {"Forwarded": 'for=192.0.2.1;host="a\\"b, c";proto=https'}, True),
         ("forwarded", {"Forwarded": "for=192.0.2.1", "X-Forwarded-Proto": "https"}, False),
     ],
 )
