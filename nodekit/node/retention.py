@@ -54,9 +54,11 @@ class Retention:
 async def in_slices(expire: Callable[[int], Awaitable[int]]) -> int:
     """Call `expire` with up to `SLICE` until it deletes no more jobs. Return their total number.
 
+    It begins with one job, and deletes more at once as long as that is quick: jobs may be large.
+
     Others may delete the same jobs at the same time, so it is asked once more before it is believed.
     """
-    deleted, limit, idle = 0, SLICE, 0
+    deleted, limit, idle = 0, 1, 0
     while True:
         began = time.perf_counter()
         some = await expire(limit)
@@ -65,5 +67,8 @@ async def in_slices(expire: Callable[[int], Awaitable[int]]) -> int:
         idle = 0 if some else idle + 1
         if idle == 2:
             return deleted
-        limit = max(1, limit // 2) if took > SLICE_SECONDS else min(SLICE, limit * 2)
+        if took > SLICE_SECONDS:
+            limit = max(1, limit // 2)
+        elif took < SLICE_SECONDS / 4:
+            limit = min(SLICE, limit * 2)
         await anyio.sleep(took * (1 / SHARE - 1))
