@@ -145,8 +145,8 @@ class Runs(Generic[RunT]):
                 await self._give_up(run)
 
     async def _steps(self, run: RunT) -> None:
+        await anyio.lowlevel.checkpoint_if_cancelled()  # the job may have ended since it was claimed
         while not run.job.status.finished:
-            await anyio.lowlevel.checkpoint()  # its results are stored; a container might never yield
             if run.held is None or not self._calls.callable(run.held):
                 if not await self._without_slot(run):
                     return
@@ -185,6 +185,8 @@ class Runs(Generic[RunT]):
         run.step_to_emit = step.index
         await self._keep(run, self._after(run, step, called))
         self._emit_stored(run)
+        if not run.job.status.finished:
+            await anyio.lowlevel.checkpoint()  # its results are stored; a container might never yield
         return True
 
     def _after(self, run: RunT, step: Step, called: Called) -> Job:
