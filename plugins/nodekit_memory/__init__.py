@@ -82,8 +82,12 @@ class MemoryTable:
     async def get(
         self, ids: Sequence[JobId], *, client: ClientId | None = None, fields: JobFields = JobFields.ALL
     ) -> list[Job]:
-        found = (self._jobs[id] for id in dict.fromkeys(ids) if id in self._jobs)
-        return [job for job in found if client is None or job.client == client]
+        unique = dict.fromkeys(ids) if len(ids) > 1 else ids  # most callers ask for one
+        return [
+            job
+            for id in unique
+            if (job := self._jobs.get(id)) is not None and (client is None or job.request.client == client)
+        ]
 
     async def find(self, query: JobQuery) -> list[JobId]:
         matching = (id for id in self._in_order(query) if query.matches(self._jobs[id]))
