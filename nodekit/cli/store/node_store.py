@@ -20,11 +20,7 @@ T = TypeVar("T")
 def store_of(file: str) -> JobStore:
     """Return the store of a node file; exit with 3 and a line per problem if there is none."""
     try:
-        read = read_tables(file)
-        try:
-            return compose_store(read.tables, Path(file))
-        except CompositionError as error:
-            raise read.in_the_file(error) from error
+        return compose_store(read_tables(file), Path(file))
     except CompositionError as error:
         bad_node_file(file, error)
 
