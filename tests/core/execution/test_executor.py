@@ -4,6 +4,7 @@ import asyncio
 import logging
 import re
 from collections import Counter
+from collections.abc import Collection
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from components import Gate, SpiedStore, SwitchRunner, Told, echo, functions, ma
 from msgspec.structs import replace
 
 from nodekit import (
+    Claim,
     ClaimLost,
     Container,
     ContainerError,
@@ -24,6 +26,7 @@ from nodekit import (
     JobAccepted,
     JobFinished,
     JobStatus,
+    Outcome,
     Refusal,
     Sequence,
     Step,
@@ -32,7 +35,7 @@ from nodekit import (
 )
 from nodekit.execution.job_runs import LONGEST_PAUSE_SECONDS
 from nodekit.testing import Faults, VirtualClock
-from nodekit_memory import MemoryTable
+from nodekit_memory import MemoryStore, MemoryTable
 from nodekit_sqlite import SqliteStore
 
 pytestmark = pytest.mark.anyio
@@ -734,3 +737,19 @@ async def test_a_runner_that_is_cancelled_in_itself_does_not_end_the_executor(mo
         await until(lambda: node._executor.problems)
         [job] = await node.wait([(await node.submit(request("x"))).id])
     assert job.status is JobStatus.SUCCESS
+
+
+async def test_a_job_that_ends_right_after_it_was_claimed_calls_no_container() -> None:
+    calls = list[Any]()
+
+    class EndsWhatItGives(MemoryStore):
+        async def claim(self, containers: Collection[str], limit: int) -> list[Claim]:
+            claims = await super().claim(containers, limit)
+            for claim in claims:
+                await self.settle(claim.job.id, Outcome(JobStatus.CANCELLED), client=None)
+            return claims
+
+    async with make_node(functions(noted=calls.append), store=EndsWhatItGives()) as node:
+        (job,) = await node.wait([(await node.submit(request("noted"))).id])
+        await settle_down()
+    assert (job.status, calls) == (JobStatus.CANCELLED, [])

@@ -2,6 +2,7 @@
 
 import logging
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -76,3 +77,44 @@ async def test_a_store_that_cannot_delete_is_tried_again_and_named_once(caplog: 
 def test_limits_that_keep_nothing_are_refused(limits: dict[str, Any]) -> None:
     with pytest.raises(CompositionError, match=next(iter(limits))):
         make_node(functions(), **limits)
+
+
+# -- slices ----------------------------------------------------------------------------------------
+
+
+async def slices(monkeypatch: pytest.MonkeyPatch, *answers: int) -> tuple[int, list[int]]:
+    """Delete as many jobs as is answered, in no time; return the total, and how many were asked for each time."""
+    given, asked = iter(answers), list[int]()
+
+    async def expire(limit: int) -> int:
+        asked.append(limit)
+        return next(given)
+
+    monkeypatch.setattr(retention, "time", SimpleNamespace(perf_counter=lambda: 0.0))
+    return await retention.in_slices(expire), asked
+
+
+async def test_what_others_have_deleted_meanwhile_is_not_taken_for_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    total, asked = await slices(monkeypatch, 1, 0, 2, 0, 0)
+    assert (total, len(asked)) == (3, 5)
+
+
+async def test_more_jobs_are_deleted_at_once_while_that_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, asked = await slices(monkeypatch, *[1] * 7, 0, 0)
+    assert asked[:7] == [1, 2, 4, 8, 16, 25, 25]
+
+
+async def test_fewer_jobs_are_deleted_at_once_if_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    durations = iter((0.0, 0.0, 0.0, 1.0, 1.0, 0.03, 0.03, 0.0, 0.0, 0.0))
+    now, asked = 0.0, list[int]()
+
+    async def expire(limit: int) -> int:
+        nonlocal now
+        now += next(durations)
+        asked.append(limit)
+        return int(len(asked) < 9)
+
+    monkeypatch.setattr(retention, "SHARE", 1)
+    monkeypatch.setattr(retention, "time", SimpleNamespace(perf_counter=lambda: now))
+    await retention.in_slices(expire)
+    assert asked[:9] == [1, 2, 4, 8, 4, 2, 2, 2, 4]

@@ -1,5 +1,7 @@
 """`GET /api/jobs?status=…[&container=…][&error=…]`."""
 
+from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlencode, urljoin
 
@@ -7,6 +9,7 @@ import pytest
 from components import functions
 from http_api import serving
 
+from nodekit import Job, JobQuery
 from nodekit_asgi.api import listing
 
 pytestmark = pytest.mark.anyio
@@ -35,3 +38,12 @@ async def test_pages_and_slices_keep_what_they_are_filtered_by(server: str, monk
             path = urljoin(path, link) if link else ""
         assert [len(page.json) for page in pages] == [10, 10, 5]
         assert [id for page in pages for id in page.json] == ids[::3]
+
+
+async def test_a_page_whose_jobs_are_all_deleted_meanwhile_goes_on_where_it_began() -> None:
+    async def fetch(ids: Sequence[str], **asked: Any) -> list[Job]:
+        return []
+
+    node: Any = SimpleNamespace(fetch=fetch)
+    for after, expected in ((None, "0"), ("7", "7")):
+        assert await listing._cursor(node, JobQuery(order="finished", after=after), ["a", "b"]) == expected
