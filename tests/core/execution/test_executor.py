@@ -742,6 +742,10 @@ async def test_a_runner_that_is_cancelled_in_itself_does_not_end_the_executor(mo
 async def test_a_job_that_ends_right_after_it_was_claimed_calls_no_container() -> None:
     calls = list[Any]()
 
+    async def noted(data: Any) -> Any:
+        calls.append(data)
+        return data
+
     class EndsWhatItGives(MemoryStore):
         async def claim(self, containers: Collection[str], limit: int) -> list[Claim]:
             claims = await super().claim(containers, limit)
@@ -749,7 +753,7 @@ async def test_a_job_that_ends_right_after_it_was_claimed_calls_no_container() -
                 await self.settle(claim.job.id, Outcome(JobStatus.CANCELLED), client=None)
             return claims
 
-    async with make_node(functions(noted=calls.append), store=EndsWhatItGives()) as node:
+    async with make_node(functions(noted=noted), store=EndsWhatItGives()) as node:
         (job,) = await node.wait([(await node.submit(request("noted"))).id])
         await settle_down()
     assert (job.status, calls) == (JobStatus.CANCELLED, [])
