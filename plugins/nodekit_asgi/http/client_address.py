@@ -23,7 +23,9 @@ def sender_name(request: Request) -> str:
     proxies = request.limits.trusted_proxies
     name = request.limits.forwarded_header.lower()
     lines = request.values(name.encode())
-    hops = [hop for hop in _hops(name, ",".join(line.decode("latin-1") for line in lines)) if hop]
+    # line by line: an unclosed quote in the line of a client must not swallow that of the proxy
+    read = [_hops(name, line.decode("latin-1")) for line in lines]
+    hops = [hop for some in read for hop in some if hop] if all(read) else []
     for position in reversed(range(len(hops))):
         found = _ADDRESS.fullmatch(hops[position])
         address = unmapped(found[1] or found[2] or found[3]) if found else None

@@ -109,6 +109,7 @@ def test_the_header_of_rfc_7239_is_understood(lines: Sequence[str], client: str)
         ['for=10.0.0.7;x=", for=192.0.2.1'],
         ['for=10.0.0.7;x="', 'for="[2001:db9::1]"'],
         ['for=10.0.0.7;x="\\', 'for="192.0.2.1"'],
+        ['for=203.0.113.6;x="', 'for=192.0.2.1;host="a\\"b"'],
     ],
 )
 def test_a_quote_that_a_client_has_left_open_does_not_swallow_what_the_proxy_adds(lines: Sequence[str]) -> None:
