@@ -55,6 +55,7 @@ from nodekit.interfaces.runner import (
     PooledRunner,
     StreamingRunner,
 )
+from nodekit.interfaces.shared_store import REMEMBERED_SECONDS, Announcement, Member, QueueState, SharedStore
 from nodekit.interfaces.step_call import PiecesChange, StepCall
 from nodekit.interfaces.storage import (
     KeepsRecords,
@@ -66,7 +67,6 @@ from nodekit.interfaces.storage import (
     check_writes,
 )
 from nodekit.interfaces.store import (
-    Announcement,
     Change,
     Claim,
     CompactingStore,
@@ -76,7 +76,6 @@ from nodekit.interfaces.store import (
     JobView,
     Pending,
     Settlement,
-    SharedStore,
     StoringStore,
     Unfinished,
     ViewedStore,
@@ -116,15 +115,15 @@ from nodekit.model.job_result import JobResult, ResultStatus, StepResult, job_re
 from nodekit.model.limits import ClientLimits, NodeLimits
 from nodekit.model.payload import MAX_DEPTH, decode_payload, encode_payload, parse_json
 from nodekit.model.queries import Cursor, JobFields, JobOrder, JobQuery
+from nodekit.model.version import __version__
 from nodekit.node.health import Health
 from nodekit.node.node import Node
-
-__version__ = "0.1.0"
 
 __all__ = [
     "API_VERSION",
     "FINISHED",
     "MAX_DEPTH",
+    "REMEMBERED_SECONDS",
     "UNFINISHED",
     "UNSUCCESSFUL",
     "Admits",
@@ -185,6 +184,7 @@ __all__ = [
     "KeyReused",
     "LimitsRequests",
     "Location",
+    "Member",
     "Mount",
     "NamingRunner",
     "Node",
@@ -205,6 +205,7 @@ __all__ = [
     "PooledRunner",
     "Problem",
     "Provider",
+    "QueueState",
     "Record",
     "Refusal",
     "ReportsProblems",

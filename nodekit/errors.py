@@ -17,6 +17,7 @@ FailureKind: TypeAlias = Literal[
     "not_json",  # a reply that is not JSON, or JSON that nodekit does not accept
     "too_large",  # a reply over the runner's limit
     "died",  # the container's program ended while it held the step
+    "poison",  # the nodes that ran the job lost their claims of it `max_takeovers` times in a row
     "cancelled",  # the job was cancelled
     "interrupted",  # the node that held a stream went away
     "internal",  # a fault of a runner, a pipeline or nodekit itself; the log has it

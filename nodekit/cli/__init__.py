@@ -9,6 +9,7 @@ import click
 from nodekit import __version__
 from nodekit.cli.certify.command import certify
 from nodekit.cli.check import check
+from nodekit.cli.cluster import cluster
 from nodekit.cli.config.command import config
 from nodekit.cli.doctor.command import doctor
 from nodekit.cli.new.command import new
@@ -81,6 +82,7 @@ main.add_command(check)
 main.add_command(certify)
 main.add_command(doctor)
 main.add_command(plugins)
+main.add_command(cluster)
 main.add_command(config)
 main.add_command(new)
 main.add_command(prune)

@@ -1,33 +1,50 @@
 """Publication of changes to any number of listeners. A slow listener learns that it missed some."""
 
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
 from nodekit.concurrency.signal import Signal
 from nodekit.interfaces.store import Change
+from nodekit.model.container import JobId
 
 BUFFERED_CHANGES = 4096
 
 
 class Broadcast:
-    """The list of listeners. Publishing costs nothing while there are none."""
+    """The listeners, to all jobs or to some. Publishing costs nothing while there are none."""
 
     def __init__(self) -> None:
         self._listeners: set[_Listener] = set()
+        self._of: dict[JobId, set[_Listener]] = {}
 
     def publish(self, change: Change) -> None:
         for listener in self._listeners:
             listener.put(change)
+        if self._of and change.id in self._of:
+            for listener in self._of[change.id]:
+                listener.put(change)
+
+    def missed(self) -> None:
+        """Report to all listeners that some changes were missed."""
+        for listener in {*self._listeners, *(one for some in self._of.values() for one in some)}:
+            listener.put(None)
 
     @asynccontextmanager
-    async def subscribe(self) -> AsyncIterator[AsyncIterator[Change | None]]:
-        listener = _Listener()
-        self._listeners.add(listener)
+    async def subscribe(self, ids: Collection[JobId] | None = None) -> AsyncIterator[AsyncIterator[Change | None]]:
+        listener, ids = _Listener(), None if ids is None else set(ids)
+        if ids is None:
+            self._listeners.add(listener)
+        for id in ids or ():
+            self._of.setdefault(id, set()).add(listener)
         try:
             yield listener
         finally:
             self._listeners.discard(listener)
+            for id in ids or ():
+                self._of[id].discard(listener)
+                if not self._of[id]:
+                    del self._of[id]
 
 
 class _Listener:
@@ -35,7 +52,7 @@ class _Listener:
         self._changes: deque[Change | None] = deque()
         self._arrived = Signal()
 
-    def put(self, change: Change) -> None:
+    def put(self, change: Change | None) -> None:
         if len(self._changes) >= BUFFERED_CHANGES:
             self._changes.clear()
             self._changes.append(None)

@@ -1,8 +1,7 @@
 """Counters of unfinished jobs, updated with every change, so that nothing has to be counted on request."""
 
 from collections import Counter
-from collections.abc import Sequence
-from types import MappingProxyType
+from collections.abc import Collection, Sequence
 
 from nodekit.interfaces.store import Pending, Unfinished
 from nodekit.model.container import GroupId, Location
@@ -16,8 +15,9 @@ class Counts:
         self._origins: Counter[bool] = Counter()
         self._groups: Counter[GroupId] = Counter()
 
-    def pending(self) -> Pending:
-        return Pending(self._origins[False], self._origins[True], MappingProxyType(self._groups))
+    def pending(self, groups: Collection[GroupId] = ()) -> Pending:
+        counts = {group: self._groups[group] for group in groups if group in self._groups}
+        return Pending(self._origins[False], self._origins[True], counts)
 
     def jobs(self, jobs: Sequence[Job], by: int) -> None:
         """Count unfinished jobs in or out; finished ones do not count."""

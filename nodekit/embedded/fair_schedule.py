@@ -1,7 +1,9 @@
 """The order of queued jobs. Pure: ids without payloads, no clock, no I/O. The cost does not grow with queue length.
 
 Jobs are ordered by priority, then round-robin over groups of clients, then oldest first. They wait in lanes, one per
-container, priority and group. A rotation orders the groups of one container and priority by turn.
+container, pipeline, priority and group; suspects have lanes of their own. A rotation orders the groups of one
+container, pipeline and priority by turn. Below, such a pair of container and pipeline is called a container: most nodes
+use one pipeline.
 
 The promise, within one priority: a container never serves a group twice while another group, which it could have
 served all that time, is not served at all. Every service takes a new number. A group's *turn* is the number of its
@@ -11,9 +13,10 @@ turn. The next job comes from the container in which C waits, and there from the
 place is at most C's turn, so the group that holds it was not served there since C was last served.
 """
 
-from collections.abc import Collection, Container, Mapping, Set
+from collections.abc import Callable, Collection, Container, Mapping, Set
 from heapq import heapify, heappop, heappush, heapreplace
 from itertools import count
+from typing import NamedTuple
 
 from nodekit.embedded.deadlines import Expiries
 from nodekit.interfaces.store import Unfinished
@@ -21,6 +24,26 @@ from nodekit.model.container import ContainerId, GroupId, JobId
 
 _SLACK = 64
 """Number of entries of departed groups that is always tolerated."""
+
+
+class Wanted(NamedTuple):
+    """The jobs that a claim asks for: those in these containers and pipelines. At most one of them is a suspect."""
+
+    containers: Set[ContainerId]
+    pipelines: Set[str] = frozenset(["sequence"])
+    suspects: bool = True
+
+
+class _Place(NamedTuple):
+    """A rotation's share of the jobs."""
+
+    container: ContainerId
+    pipeline: str
+    suspect: bool
+
+
+def _place(entry: Unfinished) -> _Place:
+    return _Place(entry.due, entry.pipeline, entry.suspect)
 
 
 class Schedule:
@@ -59,16 +82,18 @@ class Schedule:
                 level.drop(entry)
         return entry
 
-    def take(self, containers: Set[ContainerId], limit: int, *, now: float) -> list[Unfinished]:
-        """Remove and return up to `limit` jobs that are due in `containers`, in order."""
+    def take(self, wanted: Wanted, limit: int, *, now: float) -> list[Unfinished]:
+        """Remove and return up to `limit` jobs that are due, in order."""
         self._wake(now)
         taken: list[Unfinished] = []
         for priority in sorted(self._levels):
             level = self._levels[priority]
-            while len(taken) < limit and (entry := level.pop(containers)):
+            while len(taken) < limit and (entry := level.pop(wanted)):
                 del self._queued[entry.id]
                 self._limits.drop(entry.id)
                 taken.append(entry)
+                if entry.suspect:
+                    wanted = wanted._replace(suspects=False)
         return taken
 
     def take_expired(self, limit: int, *, now: float) -> list[Unfinished]:
@@ -78,6 +103,14 @@ class Schedule:
             if entry := self.remove(id):
                 taken.append(entry)
         return taken
+
+    def count(self, since: Callable[[JobId], float]) -> Mapping[ContainerId, tuple[int, float]]:
+        """Return the number of queued jobs by container, and the earliest of their times. It looks at each job."""
+        counts: dict[ContainerId, tuple[int, float]] = {}
+        for id, entry in self._queued.items():
+            jobs, earliest = counts.get(entry.due, (0, since(id)))
+            counts[entry.due] = jobs + 1, min(earliest, since(id))
+        return counts
 
     def next_due_at(self) -> float | None:
         """Return the time to look again for delayed jobs that are due, on the caller's clock."""
@@ -102,56 +135,63 @@ class _Level:
     """All lanes of one priority."""
 
     def __init__(self) -> None:
-        self._rotations: dict[ContainerId, _Rotation] = {}
+        self._rotations: dict[_Place, _Rotation] = {}
         self._turns: dict[GroupId, int] = {}
-        self._lanes: dict[GroupId, set[ContainerId]] = {}
+        self._lanes: dict[GroupId, set[_Place]] = {}
         self._count = count()
 
     def push(self, entry: Unfinished) -> None:
         if entry.group not in self._turns:
             self._turns[entry.group] = next(self._count)
             self._lanes[entry.group] = set()
-        rotation = self._rotations.get(entry.due)
+        place = _place(entry)
+        rotation = self._rotations.get(place)
         if rotation is None:
-            rotation = self._rotations[entry.due] = _Rotation(self._turns)
+            rotation = self._rotations[place] = _Rotation(self._turns)
         rotation.lane(entry.group).push(entry)
-        self._lanes[entry.group].add(entry.due)
+        self._lanes[entry.group].add(place)
 
     def drop(self, entry: Unfinished) -> None:
         """Remove a job, if it is here."""
-        rotation = self._rotations.get(entry.due)
+        place = _place(entry)
+        rotation = self._rotations.get(place)
         lane = rotation.lanes.get(entry.group) if rotation else None
         if lane is not None and lane.drop(entry.id) and not lane:
-            self._close(entry.due, entry.group)
+            self._close(place, entry.group)
 
-    def pop(self, containers: Set[ContainerId]) -> Unfinished | None:
+    def pop(self, wanted: Wanted) -> Unfinished | None:
         """Take a job of the group with the lowest place, in the container where the group with the lowest turn waits.
 
         Groups take turns in each container. A turn in one container costs none in another; otherwise a group that is
         served often in one would starve in others. No container is passed over for long because of groups that wait in
         it too.
         """
-        waiting = [(*r.longest_ago(), id) for id, r in self._rotations.items() if id in containers]
+        containers, pipelines, suspects = wanted
+        waiting = [
+            (*rotation.longest_ago(), place)
+            for place, rotation in self._rotations.items()
+            if place.container in containers and place.pipeline in pipelines and (suspects or not place.suspect)
+        ]
         if not waiting:
             return None
-        container = min(waiting)[-1]
-        rotation, turn = self._rotations[container], next(self._count)
+        place = min(waiting)[-1]
+        rotation, turn = self._rotations[place], next(self._count)
         group = rotation.next_group()
         entry = rotation.lanes[group].pop()
         if rotation.lanes[group]:
             rotation.places[group] = turn
         else:
-            self._close(container, group)
+            self._close(place, group)
         if group in self._turns:
             self._turns[group] = turn
         return entry
 
-    def _close(self, container: ContainerId, group: GroupId) -> None:
-        rotation = self._rotations[container]
+    def _close(self, place: _Place, group: GroupId) -> None:
+        rotation = self._rotations[place]
         rotation.close(group)
         if not rotation.lanes:
-            del self._rotations[container]
-        self._lanes[group].discard(container)
+            del self._rotations[place]
+        self._lanes[group].discard(place)
         if not self._lanes[group]:
             del self._lanes[group], self._turns[group]
 

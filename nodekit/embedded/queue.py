@@ -2,12 +2,13 @@
 
 import math
 import time
-from collections.abc import Set
+from collections.abc import Mapping
 
 import anyio
 
 from nodekit.concurrency.signal import Signal
-from nodekit.embedded.fair_schedule import Schedule
+from nodekit.embedded.fair_schedule import Schedule, Wanted
+from nodekit.interfaces.shared_store import QueueState
 from nodekit.interfaces.store import Unfinished
 from nodekit.model.container import ContainerId, JobId
 
@@ -71,11 +72,17 @@ class Queue:
         """Remove a job from the queue; it stays known."""
         self._schedule.remove(id)
 
-    async def take(self, containers: Set[ContainerId], limit: int) -> list[Unfinished]:
-        """Wait for at least one job that is due in `containers`, and take out up to `limit`."""
-        while not (taken := self._schedule.take(containers, limit, now=time.monotonic())):
+    async def take(self, wanted: Wanted, limit: int) -> list[Unfinished]:
+        """Wait for at least one job that is due, and take out up to `limit`."""
+        while not (taken := self._schedule.take(wanted, limit, now=time.monotonic())):
             await _until(self._queued, self._schedule.next_due_at())
         return taken
+
+    def states(self) -> Mapping[ContainerId, QueueState]:
+        """Return the state of the queue by due container. It looks at each queued job."""
+        now = time.monotonic()
+        counts = self._schedule.count(lambda id: self._times[id].due_at)
+        return {id: QueueState(jobs, max(0.0, now - since)) for id, (jobs, since) in counts.items()}
 
     async def take_expired(self, limit: int) -> list[Unfinished]:
         """Wait for at least one job whose time is over, and take out up to `limit`."""

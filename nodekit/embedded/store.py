@@ -14,6 +14,7 @@ from nodekit.embedded.change_feed import Broadcast
 from nodekit.embedded.claims import EmbeddedClaim
 from nodekit.embedded.counters import Counts
 from nodekit.embedded.ended_jobs import Ended
+from nodekit.embedded.fair_schedule import Wanted
 from nodekit.embedded.finish_numbers import FinishNumbers
 from nodekit.embedded.interrupted_streams import Interrupted, given_back
 from nodekit.embedded.queue import Queue
@@ -21,7 +22,7 @@ from nodekit.embedded.recent_jobs import RecentJobs
 from nodekit.embedded.retention import Expiry
 from nodekit.errors import ClaimLost, StoreFailed
 from nodekit.interfaces.store import Change, Claim, JobTable, Pending, Settlement, Unfinished
-from nodekit.model.container import ClientId, ContainerId, JobId
+from nodekit.model.container import ClientId, ContainerId, GroupId, JobId
 from nodekit.model.job import Held, Job, JobStatus, Outcome
 from nodekit.model.queries import JobFields, JobQuery
 
@@ -94,7 +95,7 @@ class EmbeddedStore:
             self._counts.jobs(jobs, -1)
         for asked, job in zip(jobs, kept, strict=True):
             if self._is_new(asked, job):
-                self._track(entry := Unfinished.of(job))
+                self._track(entry := self._entry(job))
                 self._fresh.put(job)
                 self._queue.put(entry)
                 self._broadcast.publish(Change(job.id))
@@ -113,13 +114,15 @@ class EmbeddedStore:
             self._counts.jobs([job], -1)
         if not self._is_new(job, kept):
             raise StoreFailed(f"job {kept.id} exists already and cannot be claimed")
-        self._track(Unfinished.of(kept))
+        self._track(self._entry(kept))
         claim = self._claims[kept.id] = EmbeddedClaim(kept)
         self._broadcast.publish(Change(kept.id))
         return claim
 
-    async def claim(self, containers: Collection[ContainerId], limit: int) -> list[Claim]:
-        wanted = frozenset(containers)
+    async def claim(
+        self, containers: Collection[ContainerId], pipelines: Collection[str], limit: int, *, suspects: bool = True
+    ) -> list[Claim]:
+        wanted = Wanted(frozenset(containers), frozenset(pipelines), suspects)
         while not (claims := await self._load(await self._queue.take(wanted, limit))):
             pass  # all of them were settled during the read
         return claims
@@ -181,7 +184,7 @@ class EmbeddedStore:
                 return
             held.lost = True
             del self._claims[job.id]
-            self._unfinished[job.id] = entry = Unfinished.of(job)
+            self._unfinished[job.id] = entry = self._entry(job)
             self._queue.put(entry, delay_seconds=delay_seconds)
 
         was_finished = job.status.finished
@@ -307,13 +310,19 @@ class EmbeddedStore:
         expire = self._expiry.expire
         return await self._own.run(expire, finished_before=finished_before, keep=keep, limit=limit)
 
-    async def pending(self) -> Pending:
-        return self._counts.pending()
+    async def pending(self, groups: Collection[GroupId] = ()) -> Pending:
+        return self._counts.pending(groups)
 
-    def changes(self) -> AbstractAsyncContextManager[AsyncIterator[Change | None]]:
-        return self._broadcast.subscribe()
+    def changes(
+        self, ids: Collection[JobId] | None = None
+    ) -> AbstractAsyncContextManager[AsyncIterator[Change | None]]:
+        return self._broadcast.subscribe(ids)
 
     # -- bookkeeping ------------------------------------------------------------------------------
+
+    def _entry(self, job: Job) -> Unfinished:
+        """Return the facts for scheduling a job that is tracked from now on, or queued again."""
+        return Unfinished.of(job)
 
     def _is_new(self, asked: Job, kept: Job) -> bool:
         return kept.id == asked.id and kept.id not in self._unfinished and not kept.status.finished

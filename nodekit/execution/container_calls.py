@@ -2,7 +2,6 @@
 
 import logging
 import math
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from functools import partial
@@ -17,6 +16,7 @@ from nodekit.execution.job_stream import StreamRecord
 from nodekit.execution.transitions import job_timeout_text
 from nodekit.interfaces.runner import ContainerRunner, NamingRunner, StreamingRunner
 from nodekit.interfaces.step_call import PiecesChange, SingleCall, StepCall
+from nodekit.model.clock import Clock
 from nodekit.model.container import Container, ContainerError, ContainerId, ContainerOutput, ContainerResult, Step
 from nodekit.model.job import Attempt, Job
 
@@ -46,9 +46,10 @@ class Called(msgspec.Struct, frozen=True):
 class Calls:
     """Finds the runner of a container and calls it."""
 
-    def __init__(self, runners: Sequence[ContainerRunner], around: Around | None) -> None:
+    def __init__(self, runners: Sequence[ContainerRunner], around: Around | None, clock: Clock) -> None:
         """`around` runs each attempt through the plugins; None: there are none."""
         self._around = around
+        self._now = clock.now
         self._runners = {id: runner for runner in runners for id in runner.containers}
         self._naming: Mapping[ContainerId, Callable[[ContainerId], str]] = {
             id: cast("NamingRunner", runner).instance
@@ -69,9 +70,9 @@ class Calls:
             logger.exception("the runner of container %s cannot name its instance", id)
             return ""
 
-    def callable(self, id: ContainerId) -> bool:
-        """Return True if a call makes sense now: the container runs, or calls must fail at once while it is down."""
-        return self.containers[id].when_down == "fail" or id in self._runners[id].running()
+    def runs(self, id: ContainerId) -> bool:
+        """Return True if the container runs right now."""
+        return id in self._runners[id].running()
 
     async def call(
         self, step: Step, job: Job, seconds_left: float, *, instance: str = "", send: Send | None = None
@@ -81,16 +82,16 @@ class Calls:
         `instance` is the one that a failure names. With `send`, the output is passed on piece by piece as it
         arrives.
         """
-        started_at = time.time()
+        started_at = self._now()
         try:
             output = await self._run(step, job, seconds_left, send)
             answered = _storable(output.instance)
             if answered != output.instance:
                 output = replace(output, instance=answered)
-            return Called(output, Attempt(started_at=started_at, finished_at=time.time(), instance=answered))
+            return Called(output, Attempt(started_at=started_at, finished_at=self._now(), instance=answered))
         except ContainerFailed as failure:
             logger.info("job %s: step %d failed in %s: %s", step.job_id, step.index, step.container, failure.kind)
-            return _failure(step, started_at, instance, failure)
+            return self._failure(step, started_at, instance, failure)
         except anyio.get_cancelled_exc_class():
             if anyio.current_effective_deadline() == -math.inf:
                 raise
@@ -100,10 +101,23 @@ class Calls:
                 step.container,
             )
             cancelled = ContainerFailed("internal", "the runner's own work was cancelled")
-            return _failure(step, started_at, instance, cancelled)
+            return self._failure(step, started_at, instance, cancelled)
         except Exception:
             logger.exception("job %s: the runner of container %s failed", step.job_id, step.container)
-            return _failure(step, started_at, instance, ContainerFailed("internal", "internal error of the node"))
+            return self._failure(step, started_at, instance, ContainerFailed("internal", "internal error of the node"))
+
+    def _failure(self, step: Step, started_at: float, instance: str, failure: ContainerFailed) -> Called:
+        text = _storable(failure.text)
+        error = ContainerError(container=step.container, error=text, kind=failure.kind, status=failure.status)
+        attempt = Attempt(
+            started_at=started_at,
+            finished_at=self._now(),
+            instance=instance,
+            kind=error.kind,
+            failure=error.error,
+            status=error.status,
+        )
+        return Called(error, attempt, failure.retry_after)
 
     async def _run(self, step: Step, job: Job, seconds_left: float, send: Send | None) -> ContainerOutput:
         seconds = self.containers[step.container].timeout_seconds
@@ -156,20 +170,6 @@ async def _stream(runner: ContainerRunner, step: Step, send: Send, change: Piece
 
 async def _one_piece(output: ContainerOutput) -> AsyncGenerator[bytes, None]:
     yield bytes(output.output)
-
-
-def _failure(step: Step, started_at: float, instance: str, failure: ContainerFailed) -> Called:
-    text = _storable(failure.text)
-    error = ContainerError(container=step.container, error=text, kind=failure.kind, status=failure.status)
-    attempt = Attempt(
-        started_at=started_at,
-        finished_at=time.time(),
-        instance=instance,
-        kind=error.kind,
-        failure=error.error,
-        status=error.status,
-    )
-    return Called(error, attempt, failure.retry_after)
 
 
 def _storable(text: str) -> str:

@@ -4,7 +4,7 @@ Execution is at least once, completion exactly once: a step whose result was sto
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence, Set
 from typing import TypeVar, cast
 
 import anyio
@@ -23,9 +23,11 @@ from nodekit.execution.transitions import Progress
 from nodekit.interfaces.component_calls import Running, is_fault, named, said
 from nodekit.interfaces.runner import ContainerRunner
 from nodekit.interfaces.store import Claim, EndingStore, JobStore
+from nodekit.model.clock import Clock
 from nodekit.model.container import ContainerId, JobId
 from nodekit.model.events import Event, JobAccepted, JobFinished
 from nodekit.model.job import Job
+from nodekit.model.limits import NodeLimits
 
 logger = logging.getLogger("nodekit.executor")
 
@@ -44,20 +46,34 @@ class Executor:
         runners: Sequence[ContainerRunner],
         running: Running,
         progress: Progress,
-        concurrency: int,
+        pipelines: Collection[str],
+        clock: Clock,
+        limits: NodeLimits,
         emit: Callable[[Event], None],
         observed: bool = True,
         around: Around | None = None,
+        looked: Callable[[Set[ContainerId]], None],
     ) -> None:
+        """`looked` is called with the containers that run, whenever these may have changed."""
         self._store = store
         self._emit = emit
         self._runners = runners
         self._look = running
-        calls = Calls(runners, around)
+        self._looked = looked
+        self._pipelines = frozenset(pipelines)
+        calls = Calls(runners, around, clock)
         self.containers = calls.containers
-        self._slots = Slots(calls.containers, concurrency, [pool for runner in runners if (pool := _pool(runner))])
-        self._claiming: tuple[anyio.CancelScope, frozenset[ContainerId]] | None = None
+        pools = [pool for runner in runners if (pool := _pool(runner))]
+        self._slots = Slots(calls.containers, limits.concurrency, pools)
+        self._claiming: tuple[anyio.CancelScope, frozenset[ContainerId], bool] | None = None
         self._draining = False
+        self._suspects = 0
+        """Number of suspects that run right now: at most one, so that a poison job fails no other suspect."""
+        self.takeovers = 0
+        """Number of claims of jobs that were taken over from another node."""
+        self.poison = 0
+        """Number of jobs that were taken over too often and failed."""
+        self._max_takeovers = limits.max_takeovers
         self.running = 0
         """Number of jobs that run right now."""
         self._changed = Signal()
@@ -71,6 +87,8 @@ class Executor:
             store=store,
             calls=calls,
             progress=progress,
+            clock=clock,
+            max_takeovers=limits.max_takeovers,
             slots=self._slots,
             changed=self._reconsider,
             look=self._look_at_runners,
@@ -100,6 +118,8 @@ class Executor:
                 for claim in await self._claim():
                     self.running += 1
                     self._slots.free -= 1
+                    if claim.takeovers:
+                        self._count_suspect(claim)
                     held = claim.job.due if self._slots.take(claim.job.due) else None
                     tasks.start_soon(self._run, Run(claim, held))
             await self.drained()
@@ -122,7 +142,13 @@ class Executor:
             self._slots.give_back(run.held)
             self._slots.free += 1
             self.running -= 1
+            self._suspects -= run.claim.takeovers > 0
             self._reconsider()
+
+    def _count_suspect(self, claim: Claim) -> None:
+        self._suspects += 1
+        self.takeovers += 1
+        self.poison += claim.takeovers >= self._max_takeovers
 
     # -- streams ----------------------------------------------------------------------------------
 
@@ -191,7 +217,13 @@ class Executor:
             self._look_at_runners()
 
     def _look_at_runners(self) -> None:
-        self._slots.set_running(self._look.look())
+        self._slots.set_running(running := self._look.look())
+        self._reconsider()
+        self._looked(running)
+
+    def set_elsewhere(self, elsewhere: Set[ContainerId]) -> None:
+        """Set the containers that run on other nodes, so that jobs need not fail because they are down here."""
+        self._slots.set_elsewhere(elsewhere)
         self._reconsider()
 
     # -- claiming ---------------------------------------------------------------------------------
@@ -202,10 +234,15 @@ class Executor:
             await self._changed.wait()
             return ()
         with anyio.CancelScope() as scope:
-            self._claiming = scope, containers
+            suspects = not self._suspects
+            self._claiming = scope, containers, suspects
+            none: list[Claim] = []
             try:
                 return await self._attempt(
-                    "claim", "the store fails to give jobs to run", lambda: self._store.claim(containers, limit), []
+                    "claim",
+                    "the store fails to give jobs to run",
+                    lambda: self._store.claim(containers, self._pipelines, limit, suspects=suspects),
+                    none,
                 )
             finally:
                 self._claiming = None
@@ -218,8 +255,9 @@ class Executor:
         granted = self._stream_slots.grant()
         self._changed.set()
         if self._claiming is not None:
-            scope, containers = self._claiming
-            if self._draining or granted or containers != self._slots.open:
+            scope, containers, suspects = self._claiming
+            changed = containers != self._slots.open or suspects != (not self._suspects)
+            if self._draining or granted or changed:
                 scope.cancel()
 
     async def _expire(self) -> None:

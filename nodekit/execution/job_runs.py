@@ -15,9 +15,10 @@ from nodekit.errors import ClaimLost, FailureKind
 from nodekit.execution.backoff import delay_before_retry
 from nodekit.execution.container_calls import Called, Calls
 from nodekit.execution.slots import Slots
-from nodekit.execution.transitions import Progress, expired, failed, job_timeout_text
+from nodekit.execution.transitions import Progress, job_timeout_text, poison_text
 from nodekit.interfaces.component_calls import is_fault, said
 from nodekit.interfaces.store import Claim, JobStore
+from nodekit.model.clock import Clock
 from nodekit.model.container import ContainerError, ContainerId, JobId, Step
 from nodekit.model.events import Event, JobFinished, StepFinished, StepStarted
 from nodekit.model.job import Held, Job
@@ -84,6 +85,9 @@ class RunContext:
     store: JobStore
     calls: Calls
     progress: Progress
+    clock: Clock
+    max_takeovers: int
+    """Number of claims that may be lost in a row before the job fails as poison."""
     slots: Slots
     changed: Callable[[], None]
     """Call this when slots may have become free."""
@@ -110,7 +114,7 @@ class Runs(Generic[RunT]):
     def __init__(self, context: RunContext) -> None:
         self._store = context.store
         self._calls = context.calls
-        self._progress = context.progress
+        self._progress, self._now, self._max_takeovers = context.progress, context.clock.now, context.max_takeovers
         self._slots = context.slots
         self._changed = context.changed
         self._look = context.look
@@ -146,8 +150,10 @@ class Runs(Generic[RunT]):
 
     async def _steps(self, run: RunT) -> None:
         await anyio.lowlevel.checkpoint_if_cancelled()  # the job may have ended since it was claimed
+        if run.claim.takeovers >= self._max_takeovers:
+            await self._keep(run, self._progress.failed(run.job, poison_text(run.claim.takeovers), "poison"))
         while not run.job.status.finished:
-            if run.held is None or not self._calls.callable(run.held):
+            if run.held is None or not self._slots.callable(run.held, runs=self._calls.runs(run.held)):
                 if not await self._without_slot(run):
                     return
                 continue
@@ -156,7 +162,7 @@ class Runs(Generic[RunT]):
                 job, run.due_step = self._progress.transition(run.job)
                 await self._keep(run, job)
             elif run.seconds_left <= 0:
-                await self._keep(run, failed(run.job, job_timeout_text(run.job), "job_timeout"))
+                await self._keep(run, self._progress.failed(run.job, job_timeout_text(run.job), "job_timeout"))
             elif not await self._step(run, step):
                 return
         self._emit_stored(run)
@@ -172,7 +178,7 @@ class Runs(Generic[RunT]):
         if self._emit_started is not None:
             self._emit_started(StepStarted(run.job, step))
         run.instance = self._calls.instance(step.container)
-        self._under_way[run.job.id] = call = time.time(), step.index, step.attempt, run.instance
+        self._under_way[run.job.id] = call = self._now(), step.index, step.attempt, run.instance
         try:
             called = await self._call(run, step)
         except BaseException:  # a cancellation: every other end of a call is a result
@@ -213,7 +219,7 @@ class Runs(Generic[RunT]):
         return False
 
     async def _fail_expired(self, run: RunT) -> None:
-        run.job = expired(run.job, run.claim.age_seconds)
+        run.job = self._progress.expired(run.job, run.claim.age_seconds)
         logger.info("job %s: reached its time limit in the queue", run.job.id)
         await self._persist(run, lambda: self._store.save(run.claim, run.job))
         self._emit_stored(run)
@@ -272,7 +278,7 @@ class Runs(Generic[RunT]):
         """Add the call that was cut short, if there is one, to the history of the job."""
         call, run.cut_short = run.cut_short, None
         if call is not None:
-            run.job = run.job.cut_short(call, time.time(), kind, text)
+            run.job = run.job.cut_short(call, self._now(), kind, text)
 
     async def _lost(self, run: RunT) -> None:
         """Handle a lost claim: the job was settled elsewhere, or ended here by a write whose answer was lost."""

@@ -36,6 +36,7 @@ class Slots:
         for limit in [*own, *(_Limit(ids, at_once) for ids, at_once in pools)]:
             self._add(limit)
         self._running: Set[ContainerId] = frozenset()
+        self._elsewhere: Set[ContainerId] = frozenset()
 
     def limit(self, ids: Collection[ContainerId], at_once: int) -> None:
         """Limit the number of steps that these containers run together at once."""
@@ -43,7 +44,7 @@ class Slots:
 
     @property
     def open(self) -> frozenset[ContainerId]:
-        """Containers that can take a step now: they have a free slot, and run (or fail at once while they are down)."""
+        """Containers that can take a step now: they have a free slot, and a call of them makes sense (`callable`)."""
         if self._open is None:
             self._open = frozenset(id for id in self._containers if self._takes(id))
         return self._open
@@ -56,6 +57,17 @@ class Slots:
 
     def set_running(self, running: Set[ContainerId]) -> None:
         self._running, self._open = running, None
+
+    def set_elsewhere(self, elsewhere: Set[ContainerId]) -> None:
+        """Set the containers that run on other nodes."""
+        self._elsewhere, self._open = elsewhere, None
+
+    def callable(self, id: ContainerId, *, runs: bool) -> bool:
+        """Return True if a call makes sense: the container runs, or jobs must fail at once while it is down.
+
+        They need not fail while another node runs it.
+        """
+        return runs or (self._containers[id].when_down == "fail" and id not in self._elsewhere)
 
     def take(self, id: ContainerId | None) -> bool:
         """Take a slot of a container. Return False if there is none."""
@@ -84,4 +96,4 @@ class Slots:
     def _takes(self, id: ContainerId) -> bool:
         if not all(limit.free for limit in self._limits[id]):
             return False
-        return id in self._running or self._containers[id].when_down == "fail"
+        return self.callable(id, runs=id in self._running)

@@ -1,7 +1,6 @@
 """The run of one streaming job. It keeps its claim from beginning to end: no other run could continue it."""
 
 import math
-import time
 
 import anyio
 from msgspec.structs import replace
@@ -10,7 +9,6 @@ from nodekit.execution.container_calls import Called
 from nodekit.execution.job_runs import STOPPED, Run, RunContext, Runs
 from nodekit.execution.job_stream import JobStream
 from nodekit.execution.stream_slots import StreamSlots
-from nodekit.execution.transitions import expired, failed
 from nodekit.interfaces.store import Claim
 from nodekit.model.container import ContainerError, Location, Step
 from nodekit.model.job import Job, JobStatus, Outcome, interrupted_outcome
@@ -58,7 +56,7 @@ class StreamRuns(Runs[StreamRun]):
             await self._steps(run)
         if reading.cancelled_caught:
             self._keep_cut_short(run, "cancelled", "the reader left the stream")
-            run.job = run.job.finished(Outcome(JobStatus.CANCELLED), time.time())  # a job that has ended stays
+            run.job = run.job.finished(Outcome(JobStatus.CANCELLED), self._now())  # a job that has ended stays
             await self._persist(run, lambda: self._store.save(run.claim, run.job))
             self._emit_stored(run)
 
@@ -70,7 +68,7 @@ class StreamRuns(Runs[StreamRun]):
             await self._stream_slots.take(run.job.due or "")
             run.held, run.counted = run.job.due, True
             return True
-        await self._keep(run, expired(run.job, run.age_seconds))
+        await self._keep(run, self._progress.expired(run.job, run.age_seconds))
         return True
 
     def _leave_slots(self, run: StreamRun) -> None:
@@ -91,13 +89,13 @@ class StreamRuns(Runs[StreamRun]):
             return job
         if isinstance(error, ContainerError):
             if run.sent and job.status is not JobStatus.FAILED:
-                job = run.job.with_result(error, called.attempt).finished(Outcome(JobStatus.FAILED), time.time())
+                job = run.job.with_result(error, called.attempt).finished(Outcome(JobStatus.FAILED), self._now())
             return job
         run.streamed = True
         if job.status.finished:
             return job
         text = f"its pipeline streamed a step that was not the last: {job.due!r} follows"
-        return failed(replace(job, due=step.container), text)
+        return self._progress.failed(replace(job, due=step.container), text)
 
     def _delay(self, run: StreamRun, step: Step, called: Called) -> float | None:
         return None if run.sent else super()._delay(run, step, called)
@@ -112,7 +110,7 @@ class StreamRuns(Runs[StreamRun]):
         """Fail the job, because no other run could continue it. Observers get its end like any other."""
         job = run.job
         self._keep_cut_short(run, *STOPPED)
-        run.job = run.job.finished(interrupted_outcome(job.due or ""), time.time())
+        run.job = run.job.finished(interrupted_outcome(job.due or ""), self._now())
         await super()._give_up(run)
         if not run.end_emitted:  # the write failed; the store fails the job when it can
             run.job = job

@@ -1,13 +1,13 @@
-"""Transitions of a job: the next due step, according to its pipeline, and its end. Pure, except for the end's time."""
+"""Transitions of a job: the next due step, according to its pipeline, and its end. Pure, but for the end's time."""
 
 import logging
-import time
 from collections.abc import Callable, Mapping
 
 from msgspec.structs import replace
 
 from nodekit.errors import FailureKind, Refusal
 from nodekit.interfaces.pipeline import Pipeline
+from nodekit.model.clock import Clock
 from nodekit.model.container import Container, ContainerError, ContainerId, Step
 from nodekit.model.job import Job, JobRequest, JobStatus, Outcome
 from nodekit.model.limits import NodeLimits, finite
@@ -16,16 +16,19 @@ logger = logging.getLogger("nodekit.executor")
 
 
 class Progress:
-    """The rules of progress: a node's pipelines, its containers, and the time that jobs may wait for them."""
+    """The rules of progress: a node's pipelines, the containers, and the time that jobs may wait for them."""
 
     def __init__(
         self,
         pipelines: Mapping[str, Pipeline],
-        containers: Mapping[ContainerId, Container],
+        containers: Callable[[str], Mapping[ContainerId, Container]],
         limits: NodeLimits,
+        clock: Clock,
     ) -> None:
+        """`containers` returns those in which the jobs of a pipeline may run, on this node or on others."""
         self._pipelines = pipelines
         self._containers = containers
+        self._now = clock.now
         self._queue_timeout_seconds = finite(limits.queue_timeout_seconds)
         self._max_steps = limits.max_steps
 
@@ -37,7 +40,7 @@ class Progress:
         if len(request.containers) > self._max_steps:
             raise Refusal("Too many containers", max_steps=self._max_steps)
         check: Callable[[JobRequest, Mapping[ContainerId, Container]], object] = pipeline.check
-        if (answer := check(request, self._containers)) is not None:
+        if (answer := check(request, self._containers(request.pipeline))) is not None:
             raise TypeError(
                 f"check returned {answer!r:.200}; return None to let the request in, or raise a Refusal to object"
             )
@@ -62,36 +65,39 @@ class Progress:
         """Return the job as `advance` does, with the step that is due. The pipeline is asked once."""
         pipeline = self._pipelines.get(job.request.pipeline)
         if pipeline is None:
-            return failed(job, f"this node has no pipeline {job.request.pipeline!r}"), None
+            return self.failed(job, f"this node has no pipeline {job.request.pipeline!r}"), None
         try:
             step = pipeline.next_step(job)
             if step is None:
-                return job.finished(pipeline.outcome(job), time.time()), None
+                return job.finished(pipeline.outcome(job), self._now()), None
         except Exception:
             logger.exception("job %s: pipeline %r failed", job.id, job.request.pipeline)
-            return failed(job, "internal error of the pipeline"), None
+            return self.failed(job, "internal error of the pipeline"), None
         if job.ended_steps >= self._max_steps:
             text = f"its pipeline did not end within {self._max_steps} steps, the `max_steps` of this node"
-            return failed(job, text), None
+            return self.failed(job, text), None
         return self._due(job, step.container), step
 
     def _due(self, job: Job, id: ContainerId) -> Job:
         if id not in job.request.containers:  # guards checked these containers when they admitted the job
-            return failed(replace(job, due=id), f"its pipeline chose {id!r}, which the request does not name")
-        container = self._containers.get(id)
-        if container is None:
-            return failed(replace(job, due=id), "this node has no such container")
-        seconds = container.queue_timeout_seconds
+            return self.failed(replace(job, due=id), f"its pipeline chose {id!r}, which the request does not name")
+        container = self._containers(job.request.pipeline).get(id)  # None: it is gone, and may come back
+        seconds = container.queue_timeout_seconds if container else None
         return replace(
             job, due=id, queue_timeout_seconds=self._queue_timeout_seconds if seconds is None else finite(seconds)
         )
 
+    def expired(self, job: Job, age_seconds: float) -> Job:
+        """Fail a job that waited in the queue until its time was over."""
+        if job.timeout_seconds is not None and age_seconds >= job.timeout_seconds:
+            return self.failed(job, job_timeout_text(job), "job_timeout")
+        text = f"waited in the queue for more than {job.queue_timeout_seconds or 0:g} s"
+        return self.failed(job, text, "queue_timeout")
 
-def expired(job: Job, age_seconds: float) -> Job:
-    """Fail a job that waited in the queue until its time was over."""
-    if job.timeout_seconds is not None and age_seconds >= job.timeout_seconds:
-        return failed(job, job_timeout_text(job), "job_timeout")
-    return failed(job, f"waited in the queue for more than {job.queue_timeout_seconds or 0:g} s", "queue_timeout")
+    def failed(self, job: Job, text: str, kind: FailureKind = "internal") -> Job:
+        """Return the job, ended by an error in the container that is due."""
+        error = ContainerError(container=job.due or "", error=text, kind=kind)
+        return job.finished(Outcome(JobStatus.FAILED, error), self._now())
 
 
 def job_timeout_text(job: Job) -> str:
@@ -99,7 +105,6 @@ def job_timeout_text(job: Job) -> str:
     return f"the job was not finished within {job.timeout_seconds or 0:g} s"
 
 
-def failed(job: Job, text: str, kind: FailureKind = "internal") -> Job:
-    """Return the job, ended by an error in the container that is due."""
-    error = ContainerError(container=job.due or "", error=text, kind=kind)
-    return job.finished(Outcome(JobStatus.FAILED, error), time.time())
+def poison_text(takeovers: int) -> str:
+    """Return the error text for a job that may end the nodes that run it."""
+    return f"poison: nodes that ran it lost it {takeovers} times in a row, as when they die; it is not run again"

@@ -57,7 +57,8 @@ def members(protocol: type) -> tuple[Member, ...]:
 def optional_members(protocol: type) -> tuple[Member, ...]:
     """Return optional members: those that nodekit's extensions of this Protocol add."""
     subclasses: list[type] = protocol.__subclasses__()
-    beside = [other for other in subclasses if other.__module__ == protocol.__module__ and _is_protocol(other)]
+    ours = protocol.__module__.rpartition(".")[0]
+    beside = [other for other in subclasses if other.__module__.startswith(ours) and _is_protocol(other)]
     asked = (member for other in beside for member in members(other) if member.name not in _DUNDERS)
     return tuple(member for member in asked if member.protocol not in protocol.__mro__)
 

@@ -1,7 +1,7 @@
 """Interfaces of components that store jobs. The store is also the queue.
 
 Write a `JobTable` (seven methods) for a store that one node owns, and wrap it in `EmbeddedStore`. Implement `JobStore`
-or `SharedStore` itself for an engine with its own scheduling.
+for an engine with its own scheduling, or `SharedStore` for one that several nodes share.
 """
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
@@ -13,7 +13,7 @@ import anyio
 import msgspec
 
 from nodekit.interfaces.storage import PluginStorage
-from nodekit.model.container import ClientId, Container, ContainerId, GroupId, JobId, Location
+from nodekit.model.container import ClientId, ContainerId, GroupId, JobId, Location
 from nodekit.model.job import Held, Job, Outcome
 from nodekit.model.queries import JobFields, JobQuery
 
@@ -21,7 +21,7 @@ from nodekit.model.queries import JobFields, JobQuery
 class Pending(msgspec.Struct, frozen=True):
     """Counts of accepted, unfinished jobs, running ones included.
 
-    - `groups`: Counts of those groups that have unfinished jobs.
+    - `groups`: Counts of those groups that were asked for and have unfinished jobs.
     """
 
     offchain: int = 0
@@ -48,7 +48,11 @@ class Claim(Protocol):
 
     @property
     def takeovers(self) -> int:
-        """Number of claims of this job that were lost before. 0 if the store cannot know, as after a crash."""
+        """Number of claims of this job that were lost in a row, since its last step was stored.
+
+        A job that was taken over is a suspect: it may have killed its node. 0 if the store cannot know, as after a
+        crash of a store that one node owns.
+        """
         ...
 
     @property
@@ -106,8 +110,13 @@ class JobStore(Protocol):
         """
         ...
 
-    async def claim(self, containers: Collection[ContainerId], limit: int) -> list[Claim]:
+    async def claim(
+        self, containers: Collection[ContainerId], pipelines: Collection[str], limit: int, *, suspects: bool = True
+    ) -> list[Claim]:
         """Wait for at least one due job whose next step is in `containers`, and claim up to `limit`.
+
+        The job's pipeline is one of `pipelines`, because whoever runs a step has to know what follows. At most one of
+        the jobs is a suspect (`Claim.takeovers`), and none if `suspects` is false.
 
         The order is by priority (lower first), then round-robin over groups (`Job.group`), then oldest first.
         Cancelling the call loses no job.
@@ -173,16 +182,24 @@ class JobStore(Protocol):
         """
         ...
 
-    async def pending(self) -> Pending:
-        """Return counters that are maintained, not computed: cheap enough for every request.
+    async def pending(self, groups: Collection[GroupId] = ()) -> Pending:
+        """Return the counts of unfinished jobs: of all, and of those of some groups.
+
+        On a shared store they are the counts of all nodes. The counters are maintained, not computed: cheap enough for
+        every request.
 
         A store that counts jobs from the moment `add` is called keeps a node from taking more of them than its limits
         allow.
         """
         ...
 
-    def changes(self) -> AbstractAsyncContextManager[AsyncIterator[Change | None]]:
-        """Subscribe to changes of jobs from now on, on any node. None: some were missed, look again."""
+    def changes(
+        self, ids: Collection[JobId] | None = None
+    ) -> AbstractAsyncContextManager[AsyncIterator[Change | None]]:
+        """Subscribe to changes of jobs from now on, on any node: of these jobs, or of all.
+
+        None among the changes means that some were missed: look again.
+        """
         ...
 
 
@@ -254,47 +271,19 @@ class EndingStore(JobStore, Protocol):
         ...
 
 
-class Announcement(msgspec.Struct, frozen=True):
-    """The containers of a node, as it announces them to a cluster.
-
-    A container is reduced to the fields of `Container`: rules, but no secrets.
-    """
-
-    containers: Mapping[ContainerId, Container]
-    running: Collection[ContainerId]
-
-
-class SharedStore(JobStore, Protocol):
-    """A store that several nodes work on, each through an instance of its own.
-
-    It renews its own claims as long as it is entered and its event loop runs. A claim that was not renewed for the time
-    of its lease is taken over: the job is queued again, as it was last saved, for any node; a stream fails with
-    `interrupted`. This needs no call of a node. Leases, delays and time limits count on the engine's clock, not on any
-    node's. A node that returns too late finds the claim's `scope` cancelled, and `save` and `release` raise
-    `ClaimLost`. Leaving the store gives back its remaining claims.
-    """
-
-    async def __aenter__(self) -> "SharedStore": ...
-
-    async def announce(self, name: str, offered: Announcement) -> None:
-        """Announce the containers of the node of this name to the other nodes. It lapses when the node dies."""
-        ...
-
-    async def nodes(self) -> Mapping[str, Announcement]:
-        """Return the announcement of each live node, by its name."""
-        ...
-
-
 class Unfinished(msgspec.Struct, frozen=True, kw_only=True):
     """The facts about a job that scheduling needs, without payload.
 
     - `not_before`: Time in Unix seconds.
+    - `suspect`: True if the last claim of the job was lost.
     """
 
     id: JobId
     group: GroupId
     priority: int
     due: ContainerId
+    pipeline: str = "sequence"
+    suspect: bool = False
     onchain: bool = False
     streams: bool = False
     not_before: float | None = None
@@ -311,6 +300,7 @@ class Unfinished(msgspec.Struct, frozen=True, kw_only=True):
             group=job.group,
             priority=request.priority,
             due=job.due or "",
+            pipeline=request.pipeline,
             onchain=request.origin is Location.ONCHAIN,
             streams=request.destination is Location.STREAM,
             not_before=job.not_before,

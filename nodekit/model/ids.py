@@ -1,8 +1,8 @@
 """Job ids: UUIDs of version 7 (RFC 9562), each greater than the last, whatever the clock does."""
 
-import time
 from random import Random
 
+from nodekit.model.clock import Clock
 from nodekit.model.container import JobId
 
 _RANDOM_BITS = 74
@@ -13,12 +13,13 @@ _STEP_BITS = 32
 class JobIds:
     """A source of ids. Each is greater than every id it has given or seen."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._clock = clock or Clock()
         self._last = 0
         self._random = Random().getrandbits  # seeded by the system, which need not be asked for each id
 
     def next(self) -> JobId:
-        milliseconds = time.time_ns() // 1_000_000
+        milliseconds = self._clock.milliseconds()
         number = milliseconds << _RANDOM_BITS | self._random(_RANDOM_BITS)
         if number <= self._last or milliseconds == self._last >> _RANDOM_BITS:
             number = self._last + 1 + self._random(_STEP_BITS)
@@ -27,7 +28,7 @@ class JobIds:
 
     def now(self) -> JobId:
         """Return the greatest id that the clock would give now. Ids of the future sort behind it."""
-        return _text((time.time_ns() // 1_000_000) << _RANDOM_BITS | _RANDOM_MASK)
+        return _text(self._clock.milliseconds() << _RANDOM_BITS | _RANDOM_MASK)
 
     def seen(self, id: JobId) -> None:
         """Give only ids greater than this from now on."""

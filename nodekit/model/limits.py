@@ -15,7 +15,7 @@ Count = Annotated[int, msgspec.Meta(ge=1)]
 class ClientLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """The limits of one client. Unset fields fall back to `each_client`, then to the node's limits.
 
-    - `max_pending`: Maximum number of its accepted, unfinished jobs.
+    - `max_pending`: Maximum number of its accepted, unfinished jobs, on all nodes of its store.
     - `max_priority`: Most urgent priority the client gets, from 0 (the most urgent). A request for more urgency gets
       this one.
     """
@@ -38,13 +38,15 @@ NO_CLIENTS: Mapping[str, ClientLimits] = MappingProxyType({})
 class NodeLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The limits of a node.
 
-    - `concurrency`: Number of jobs that run at once.
-    - `max_pending`: Maximum number of accepted, unfinished jobs.
+    - `concurrency`: Number of jobs that this node runs at once.
+    - `max_pending`: Maximum number of accepted, unfinished jobs. Nodes on one store count its jobs together.
     - `job_timeout_seconds`: Maximum time from a job's acceptance to its end.
     - `queue_timeout_seconds`: Maximum time a job waits in the queue for each of its containers; ``inf`` is no limit.
     - `max_steps`: Maximum number of steps of a job. It ends a job whose pipeline never does.
     - `each_client`: Limits of every client.
     - `clients`: Limits of some clients, by client id.
+    - `max_takeovers`: Number of times in a row that nodes may lose a job which they run, because they die or seem to.
+      Then the job fails as poison. A step that was stored begins the count anew.
     - `drain_seconds`: Time that stopping waits for running jobs.
     - `keep_finished_seconds`: Time for which a finished job is kept; then it is deleted.
     - `keep_finished_jobs`: Number of finished jobs that are kept, the last ones; earlier ones are deleted. Nodes on one
@@ -58,6 +60,7 @@ class NodeLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     max_steps: Count = 1000
     each_client: ClientLimits = NO_LIMITS
     clients: Mapping[str, ClientLimits] = NO_CLIENTS
+    max_takeovers: Count = 3
     drain_seconds: Annotated[float, msgspec.Meta(ge=0)] = 10.0
     keep_finished_seconds: Seconds | None = None
     keep_finished_jobs: Count | None = None

@@ -106,8 +106,8 @@ EVERY_JOB = JobQuery()
 class JobFields(Flag):
     """Parts of a job that a caller reads. The store may leave out the others, because they may be large.
 
-    The other fields of a job, and `client`, `group`, `priority`, `origin` and `destination` of its request, are always
-    there. A job that was read in part is never stored.
+    The other fields of a job, and `client`, `group`, `priority`, `pipeline`, `origin` and `destination` of its request,
+    are always there. A job that was read in part is never stored.
     """
 
     STATE = 0

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -14,12 +13,14 @@ from nodekit.errors import KeyReused, NodekitError, NotFailed, Refusal, StoreFai
 from nodekit.execution.job_stream import JobStream
 from nodekit.execution.transitions import Progress
 from nodekit.interfaces.store import JobStore, Pending
+from nodekit.model.clock import Clock
 from nodekit.model.container import GroupId, Location
 from nodekit.model.events import JobAccepted, JobFinished, RequestRefused
 from nodekit.model.ids import JobIds
 from nodekit.model.job import UNSUCCESSFUL, Job, JobRequest, JobStatus, RetryFrom
 from nodekit.model.limits import ClientLimits, NodeLimits, finite
 from nodekit.model.queries import JobQuery
+from nodekit.node.cluster import Cluster
 from nodekit.node.emitter import Emitter
 from nodekit.node.health import Trouble
 from nodekit.node.requests import request_problem
@@ -40,6 +41,8 @@ class Admission:
         *,
         store: JobStore,
         progress: Progress,
+        cluster: Cluster,
+        clock: Clock,
         ids: JobIds,
         limits: NodeLimits,
         guards: Callable[[JobRequest], Awaitable[None]],
@@ -48,6 +51,8 @@ class Admission:
         self._store = store
         self._emitter = emitter
         self._progress = progress
+        self._cluster = cluster
+        self._now = clock.now
         self._ids = ids
         self._limits = limits
         self._guards = guards
@@ -119,8 +124,7 @@ class Admission:
         return _same(request, jobs[0]) if jobs else None
 
     async def _take_new(self, requests: Sequence[JobRequest], begin: Begin) -> list[Answer]:
-        pending = await self._store.pending()
-        with self._reserved(pending, requests) as room:
+        with self._reserved(await self._pending(requests), requests) as room:
             answers: list[Answer] = [await self._admit(request, room, begin) for request in requests]
             if not any(isinstance(answer, Job) for answer in answers):
                 return answers
@@ -149,10 +153,12 @@ class Admission:
     async def _stream(self, request: JobRequest, begin: Callable[[Job, Callable[[], None]], JobStream]) -> JobStream:
         if text := request_problem(request):
             raise Refusal(text)
-        with self._reserved(await self._store.pending(), [request]) as room:
+        with self._reserved(await self._pending([request]), [request]) as room:
             job = await self._admit(request, room, self._progress.advance)
             if not isinstance(job, Job):
                 raise job
+            if elsewhere := self._not_here(request):
+                raise elsewhere
             if job.status.finished:  # its pipeline has nothing to do
                 return await self._emitter.to_its_end(partial(self._nothing_to_read, job))
             stream = begin(job, room.hand_on())  # it raises only while the node drains, when nobody needs the room
@@ -174,7 +180,24 @@ class Admission:
         stream.end(kept, streamed=False)
         return stream
 
+    def _not_here(self, request: JobRequest) -> Unavailable | None:
+        """Return the objection to a stream that this node cannot run, because its containers are on other nodes."""
+        missing = [id for id in request.containers if not self._cluster.here(id)]
+        if not missing:
+            return None
+        others = self._cluster.with_all(request.containers, request.pipeline)
+        named = ", ".join(" ".join([one.name, *(f"({url})" for url in one.urls[:1])]) for one in others)
+        cure = f"ask a node that has all its containers: {named}" if named else "no node has all its containers now"
+        return Unavailable(
+            f"a stream runs on one node, and container {missing[0]!r} does not run here; {cure}", retry_after_seconds=5
+        )
+
     # -- limits -----------------------------------------------------------------------------------
+
+    async def _pending(self, requests: Sequence[JobRequest]) -> Pending:
+        """Return the counts of unfinished jobs, also of the groups that have a limit of their own."""
+        limited = {one.in_group for one in requests if self._limits_of(one).max_pending is not None}
+        return await self._store.pending(limited)
 
     @contextmanager
     def _reserved(self, pending: Pending, requests: Sequence[JobRequest]) -> Iterator["_Room"]:
@@ -239,12 +262,12 @@ class Admission:
             return objection
         room.take(request)
         timeout = finite(self._limits.job_timeout_seconds)
-        job = Job(id=self._ids.next(), request=request, accepted_at=time.time(), timeout_seconds=timeout)
+        job = Job(id=self._ids.next(), request=request, accepted_at=self._now(), timeout_seconds=timeout)
         return begin(job)
 
     async def _objection(self, request: JobRequest) -> Refusal | Unavailable | None:
         try:
-            self._progress.check(request)
+            await self._check(request)
             await self._guards(request)
         except (Refusal, Unavailable) as objection:
             return objection
@@ -252,6 +275,15 @@ class Admission:
             logger.exception("pipeline %r failed in check; its request is refused", request.pipeline)
             return Refusal("Admission failed")
         return None
+
+    async def _check(self, request: JobRequest) -> None:
+        """Have the pipeline check the request: once more if other nodes may have announced what it lacks."""
+        try:
+            self._progress.check(request)
+        except Refusal:
+            if not await self._cluster.look_again():
+                raise
+            self._progress.check(request)
 
     # -- keeping ----------------------------------------------------------------------------------
 

@@ -10,17 +10,23 @@ from nodekit.interfaces.component_calls import Running, asked, said
 from nodekit.interfaces.store import JobStore
 from nodekit.model.queries import JobQuery
 from nodekit.node.admission import Admission
+from nodekit.node.cluster import Cluster
 from nodekit.node.health import Health
 
 logger = logging.getLogger("nodekit.node")
 
 
 async def diagnosis(
-    store: JobStore, running: Running, executor: Executor, admission: Admission, reported: Iterable[str]
+    store: JobStore,
+    running: Running,
+    executor: Executor,
+    admission: Admission,
+    cluster: Cluster,
+    reported: Iterable[str],
 ) -> Health:
     """Return the node's health. Reasons that stop the node come first, then those `reported` by runners and plugins."""
     up = running.look()
-    reasons = [*running.reported(), *reported]
+    reasons = [*running.reported(), *cluster.problems(), *reported]
     fatal = [] if admission.open else ["the node is draining or has not started"]
     fatal += [*executor.problems.values(), *admission.trouble.reasons]
     if executor.containers and not up:

@@ -1,8 +1,7 @@
 """Views of changing jobs: wait for several to finish, or follow one step by step. Both are woken and never poll."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 
-from nodekit.errors import NodekitError
 from nodekit.interfaces.store import JobStore
 from nodekit.model.container import ClientId, JobId
 from nodekit.model.job import Job
@@ -13,18 +12,18 @@ from nodekit.node.waiters import Waiters
 async def all_finished(store: JobStore, waiters: Waiters, ids: Sequence[JobId], client: ClientId | None) -> None:
     """Return once all jobs among `ids` are finished."""
 
-    async def look(ids: Sequence[JobId]) -> set[JobId]:
-        jobs = await store.get(ids, client=client, fields=JobFields.STATE)
+    async def look(ids: Collection[JobId]) -> set[JobId]:
+        jobs = await store.get([*ids], client=client, fields=JobFields.STATE)
         return {job.id for job in jobs if not job.status.finished}
 
-    async with waiters.on(set(ids)) as waiter:
+    async with waiters.on(ids) as waiter:
         unfinished = await look(ids)
         while unfinished:
-            _check(waiters)
-            changed = await waiter.changed()
-            if None in changed:
-                unfinished = await look(list(unfinished))
-            unfinished -= {change.id for change in changed if change is not None and change.finished}
+            change = await waiter.changed()
+            if change is None:
+                unfinished = await look(unfinished)
+            elif change.finished:
+                unfinished.discard(change.id)
 
 
 async def following(store: JobStore, waiters: Waiters, id: JobId, client: ClientId | None) -> AsyncGenerator[Job, None]:
@@ -35,10 +34,4 @@ async def following(store: JobStore, waiters: Waiters, id: JobId, client: Client
             yield found.pop()
             if last:
                 return
-            _check(waiters)
             await waiter.changed()
-
-
-def _check(waiters: Waiters) -> None:
-    if not waiters.open:
-        raise NodekitError("the node is not running; nothing will change")

@@ -15,6 +15,7 @@ from nodekit.interfaces.store import JobStore
 from nodekit.model.ids import JobIds
 from nodekit.model.queries import JobQuery
 from nodekit.node.admission import Admission
+from nodekit.node.cluster import Cluster
 from nodekit.node.paging import check_page
 from nodekit.node.retention import Retention
 from nodekit.node.waiters import Waiters
@@ -25,10 +26,11 @@ COUNT_SECONDS = 1.0
 
 
 async def open_components(
-    stack: AsyncExitStack, store: JobStore, ids: JobIds, runners: Sequence[ContainerRunner]
+    stack: AsyncExitStack, store: JobStore, cluster: Cluster, ids: JobIds, runners: Sequence[ContainerRunner]
 ) -> None:
     """Enter the store and the runners; the stack leaves them."""
     await stack.enter_async_context(store)
+    await cluster.begin()
     stack.push_async_callback(log_unfinished, store, "stopped: %d jobs are unfinished")
     await look_at_ids(store, ids)
     await log_unfinished(store, "the store has %d unfinished jobs, which continue")
@@ -42,8 +44,11 @@ class Drain:
     Reads and waiters are served until then. It happens once, whoever asks for it.
     """
 
-    def __init__(self, executor: Executor, waiters: Waiters, admission: Admission, seconds: float) -> None:
+    def __init__(
+        self, executor: Executor, waiters: Waiters, admission: Admission, cluster: Cluster, seconds: float
+    ) -> None:
         self._executor = executor
+        self._cluster = cluster
         self._waiters = waiters
         self._admission = admission
         self._seconds = seconds
@@ -61,6 +66,7 @@ class Drain:
 
     async def _drain(self) -> None:
         logger.info("draining: %d jobs are running; at most %g s", self._executor.running, self._seconds)
+        self._cluster.close()
         self._executor.drain()
         with anyio.move_on_after(self._seconds) as limit:
             await self._executor.drained()
@@ -78,6 +84,7 @@ async def working(
     admission: Admission,
     drain: Callable[[], Awaitable[None]],
     retention: Retention,
+    cluster: Cluster,
     urls: list[str],
 ) -> AsyncIterator[None]:
     """Execute and serve, with what plugins run beside it. At the end, drain.
@@ -88,8 +95,8 @@ async def working(
     async with anyio.create_task_group() as executing, anyio.create_task_group() as serving:
         try:
             await executing.start(executor.run)
-            await executing.start(waiters.run)
-            admission.open = True
+            executing.start_soon(cluster.run)
+            waiters.open = admission.open = True
             executing.start_soon(retention.run)
             for run in runs:
                 executing.start_soon(run)
@@ -102,6 +109,7 @@ async def working(
             admission.open = False
         if failure is None:
             await drain()
+        waiters.end()
         serving.cancel_scope.cancel()
         executing.cancel_scope.cancel()
     if failure is not None:

@@ -1,10 +1,10 @@
 """A node: components and plugins wired together, and the calls for its clients."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence, Set
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from types import MappingProxyType, TracebackType
-from typing import Self
+from typing import Self, cast
 
 import anyio
 import msgspec
@@ -22,10 +22,12 @@ from nodekit.interfaces.component_calls import Running, asked
 from nodekit.interfaces.pipeline import BUILT_IN, Pipeline
 from nodekit.interfaces.pipeline import Sequence as SequencePipeline
 from nodekit.interfaces.runner import ContainerRunner
+from nodekit.interfaces.shared_store import Announcement, SharedStore
 from nodekit.interfaces.storage import PluginStorage
 from nodekit.interfaces.store import Change, JobStore, Pending, Settlement
 from nodekit.interfaces.transport import Transport
-from nodekit.model.container import ClientId, Container, ContainerId, JobId, Location
+from nodekit.model.clock import Clock
+from nodekit.model.container import ClientId, Container, ContainerId, GroupId, JobId, Location
 from nodekit.model.events import JobFinished
 from nodekit.model.identity import Connection, Identity
 from nodekit.model.ids import JobIds
@@ -33,6 +35,8 @@ from nodekit.model.job import Held, Job, JobRequest, JobStatus, Outcome, RetryFr
 from nodekit.model.limits import DEFAULTS, NodeLimits
 from nodekit.model.queries import EVERY_JOB, JobFields, JobQuery
 from nodekit.node.admission import Admission
+from nodekit.node.cluster import Cluster, is_shared
+from nodekit.node.cluster_page import cluster_page
 from nodekit.node.diagnosis import diagnosis
 from nodekit.node.emitter import Emitter
 from nodekit.node.following import all_finished, following
@@ -73,12 +77,13 @@ class Node:
         self._hooks = Hooks(plugins, placed_components(store, runners, transports), node=self, trace=trace_hooks)
         self._runners, self._transports = tuple(runners), tuple(transports)
         self.pipelines: Mapping[str, Pipeline] = {BUILT_IN: SequencePipeline(), **pipelines}
-        self._ids = JobIds()
+        self._clock = Clock()
+        self._ids = JobIds(self._clock)
         self._describing = anyio.Semaphore(AT_ONCE)
         self._stack: AsyncExitStack | None = None
-        self._containers = {id: container for runner in runners for id, container in runner.containers.items()}
         self._wire(store)
-        self.mounts: Mapping[str, Mount] = mounted(self._hooks.routes())
+        pages = [("store", "the cluster", [cluster_page(store)])] if is_shared(store) else []
+        self.mounts: Mapping[str, Mount] = mounted([*pages, *self._hooks.routes()])
         """Routes of plugins by name; transports serve them beside the node's own."""
 
     def _wire(self, store: JobStore) -> None:
@@ -86,28 +91,57 @@ class Node:
             store = observed(store, self._hooks.observe_store)
         self._store = store
         self._running, self._waiters = Running(self._runners), Waiters(store.changes)
-        hooks, limits = self._hooks, self.limits
+        hooks, limits, clock = self._hooks, self.limits, self._clock
         self._emitter = Emitter(hooks.observe if hooks.observed else None)
-        progress = Progress(self.pipelines, self._containers, limits)
+        self._cluster = cluster = Cluster(
+            store,
+            clock,
+            name=self.name,
+            containers={id: container for runner in self._runners for id, container in runner.containers.items()},
+            pipelines=self.pipelines,
+            look=self._running.look,
+            state=self._announced,
+            changed=self._elsewhere_changed,
+        )
+        progress = Progress(self.pipelines, cluster.containers_of, limits, clock)
         self._executor = Executor(
             store=store,
             runners=self._runners,
             running=self._running,
             progress=progress,
-            concurrency=limits.concurrency,
+            pipelines=self.pipelines,
+            clock=clock,
+            limits=limits,
             emit=self._emitter.emit,
             observed=bool(hooks.observed),
             around=hooks.step,
+            looked=cluster.looked,
         )
         self._admission = admission = Admission(
             store=store,
             progress=progress,
+            cluster=cluster,
+            clock=clock,
             ids=self._ids,
             limits=limits,
             guards=hooks.admit,
             emitter=self._emitter,
         )
-        self._drain = Drain(self._executor, self._waiters, admission, limits.drain_seconds)
+        self._drain = Drain(self._executor, self._waiters, admission, cluster, limits.drain_seconds)
+
+    def _elsewhere_changed(self, elsewhere: Set[ContainerId]) -> None:
+        self._executor.set_elsewhere(elsewhere)
+
+    def _announced(self, me: Announcement) -> Announcement:
+        """Return what this node announces, with its present state."""
+        executor = self._executor
+        return replace(
+            me,
+            in_flight=executor.running,
+            urls=tuple(self.urls),
+            takeovers=executor.takeovers,
+            poison=executor.poison,
+        )
 
     # -- lifespan ---------------------------------------------------------------------------------
 
@@ -115,7 +149,7 @@ class Node:
         if self._stack is not None:
             raise NodekitError("a node runs once; compose a new one")
         async with AsyncExitStack() as stack:
-            await open_components(stack, self._store, self._ids, self._runners)
+            await open_components(stack, self._store, self._cluster, self._ids, self._runners)
             for lifespan in self._hooks.lifespans():
                 await stack.enter_async_context(lifespan)
             await stack.enter_async_context(self._emitter)
@@ -129,7 +163,8 @@ class Node:
                     self._waiters,
                     self._admission,
                     self.drain,
-                    Retention(self._store, self.limits),
+                    Retention(self._store, self.limits, self._clock),
+                    self._cluster,
                     self.urls,
                 )
             )
@@ -281,9 +316,15 @@ class Node:
         return identity or Identity(client=connection.client, address=connection.address)
 
     async def held(self, ids: Sequence[JobId]) -> Mapping[JobId, Held]:
-        """Return the calls of containers that are under way right now, for those of the jobs that have one."""
+        """Return the calls of containers that are under way right now, for those of the jobs that have one.
+
+        Of a call on another node, `since` is the time since when that node has the step, and the instance is not known.
+        """
         calls = self._executor.under_way
-        return {id: Held(self.name, *calls[id]) for id in ids if id in calls}
+        held = {id: Held(self.name, *calls[id]) for id in ids if id in calls}
+        if self._cluster.shared and (others := [id for id in ids if id not in held]):
+            held |= await cast(SharedStore, self._store).held(others)
+        return held
 
     async def delete(self, ids: Sequence[JobId]) -> int:
         """Delete finished jobs; unfinished and unknown ones are left alone. Return the number of deleted jobs."""
@@ -303,37 +344,55 @@ class Node:
         """
         self._hooks.limit(identity)
 
-    def changes(self) -> AbstractAsyncContextManager[AsyncIterator[Change | None]]:
-        """Subscribe to changes of jobs from now on. None means that some were missed: look again."""
-        return self._store.changes()
+    def changes(
+        self, ids: Collection[JobId] | None = None
+    ) -> AbstractAsyncContextManager[AsyncIterator[Change | None]]:
+        """Subscribe to changes of jobs from now on: of these jobs, or of all. None: some were missed, look again."""
+        return self._store.changes(ids)
 
     # -- how it is --------------------------------------------------------------------------------
 
     @property
     def containers(self) -> Mapping[ContainerId, Container]:
-        """Containers of the node, running or not."""
-        return self._containers
+        """Containers in which jobs can run: those of the node, running or not, and those of the nodes on its store.
 
-    def running(self) -> Collection[ContainerId]:
-        """Return the containers that can be called right now."""
-        return self._running.look()
+        Containers of nodes that left or died are among them for ten minutes: they may come back.
+        """
+        return self._cluster.containers
+
+    @property
+    def own_containers(self) -> Mapping[ContainerId, Container]:
+        """Containers of this node's runners, running or not."""
+        return self._executor.containers
+
+    def running(self, *, here: bool = False) -> Collection[ContainerId]:
+        """Return the containers that can be called right now: on any node of the store, or only on this one."""
+        running = self._running.look()
+        return running if here else running | self._cluster.elsewhere
 
     @property
     def in_flight(self) -> int:
         """Number of jobs that run right now, streams included."""
         return self._executor.running
 
-    async def pending(self) -> Pending:
-        """Return the counts of unfinished jobs. Raise `StoreFailed` if the store fails to answer."""
-        return await asked(self._store.pending)
+    async def pending(self, groups: Collection[GroupId] = ()) -> Pending:
+        """Return the counts of unfinished jobs: of all, and of those of some groups.
+
+        Raise `StoreFailed` if the store fails to answer.
+        """
+        return await asked(partial(self._store.pending, groups))
 
     async def resources(self, model_id: str | None = None) -> Mapping[ContainerId, msgspec.Raw]:
-        """Return the descriptions of running containers as JSON. Containers that fail or take over 3 s are left out."""
-        return await describe(self._runners, self.running(), model_id, self._describing)
+        """Return the descriptions of this node's running containers as JSON.
+
+        Containers that fail or take over 3 s are left out.
+        """
+        return await describe(self._runners, self._running.look(), model_id, self._describing)
 
     async def health(self) -> Health:
         """Check that store and executor work and that a container can be called. It reads the store once."""
-        return await diagnosis(self._store, self._running, self._executor, self._admission, self._hooks.problems())
+        problems = self._hooks.problems()
+        return await diagnosis(self._store, self._running, self._executor, self._admission, self._cluster, problems)
 
 
 def _kept(answer: Job | NodekitError) -> Job:

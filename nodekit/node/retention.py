@@ -8,6 +8,7 @@ import anyio
 
 from nodekit.errors import StoreFailed
 from nodekit.interfaces.store import JobStore
+from nodekit.model.clock import Clock
 from nodekit.model.limits import NodeLimits, finite
 
 logger = logging.getLogger("nodekit.node")
@@ -25,8 +26,9 @@ ROUND_SECONDS = 10.0
 class Retention:
     """The rounds in which a node deletes finished jobs, as its limits say."""
 
-    def __init__(self, store: JobStore, limits: NodeLimits) -> None:
+    def __init__(self, store: JobStore, limits: NodeLimits, clock: Clock) -> None:
         self._store = store
+        self._now = clock.now
         self._seconds, self._jobs = finite(limits.keep_finished_seconds), limits.keep_finished_jobs
 
     async def run(self) -> None:
@@ -47,7 +49,7 @@ class Retention:
             await anyio.sleep(min(ROUND_SECONDS, self._seconds or ROUND_SECONDS))
 
     async def _slice(self, limit: int) -> int:
-        before = None if self._seconds is None else time.time() - self._seconds
+        before = None if self._seconds is None else self._now() - self._seconds
         return await self._store.expire(finished_before=before, keep=self._jobs, limit=limit)
 
 

@@ -1,13 +1,14 @@
-"""Waiting for changes of jobs. The store wakes the waiters; the node listens to it only while there are any."""
+"""Waiting for changes of jobs, while the node runs. The store wakes the waiters; nobody polls."""
 
 import logging
 from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import TypeAlias
 
 import anyio
-from anyio.abc import TaskStatus
 
-from nodekit.concurrency.signal import Signal
+from nodekit.errors import NodekitError
+from nodekit.interfaces.component_calls import is_fault
 from nodekit.interfaces.store import Change
 from nodekit.model.container import JobId
 
@@ -15,97 +16,90 @@ logger = logging.getLogger("nodekit.node")
 
 PAUSE_SECONDS = 1.0
 
-
-class Waiter:
-    """Collector of changes. None among them means that any job may have changed."""
-
-    def __init__(self) -> None:
-        self._changed: set[Change | None] = set()
-        self._woken = Signal()
-
-    def wake(self, change: Change | None) -> None:
-        self._changed.add(change)
-        self._woken.set()
-
-    async def changed(self) -> set[Change | None]:
-        """Wait for a change, and return all changes since the last call."""
-        if not self._changed:
-            await self._woken.wait()
-        changed, self._changed = self._changed, set()
-        return changed
+Subscribe: TypeAlias = Callable[[Collection[JobId]], AbstractAsyncContextManager[AsyncIterator[Change | None]]]
 
 
 class Waiters:
-    """The waiters by job."""
+    """All waits for changes. They end with the node."""
 
-    def __init__(self, changes: Callable[[], AbstractAsyncContextManager[AsyncIterator[Change | None]]]) -> None:
-        self._changes = changes
-        self._waiters: dict[JobId, set[Waiter]] = {}
-        self._wanted = anyio.Event()
-        self._listening = anyio.Event()
-        self._missed = False
-        self._open = False
-
-    @property
-    def open(self) -> bool:
-        """True while changes are relayed, so that waiting makes sense."""
-        return self._open
-
-    async def run(self, *, task_status: "TaskStatus[None]") -> None:
-        """Relay the store's changes to the waiters. After a fault of the store, all of them look again."""
-        self._open = True
-        task_status.started()
-        try:
-            while True:
-                await self._wanted.wait()
-                try:
-                    await self._relay()
-                except Exception:
-                    logger.exception("the store fails to report changes; trying again in %g s", PAUSE_SECONDS)
-                    self._missed = True
-                    await anyio.sleep(PAUSE_SECONDS)
-        finally:
-            self.end()
+    def __init__(self, subscribe: Subscribe) -> None:
+        self.subscribe = subscribe
+        self.open = False
+        """True while the node runs, so that waiting makes sense."""
+        self.waits: set[anyio.CancelScope] = set()
 
     def end(self) -> None:
-        """Wake all waiters; no more changes will come."""
-        self._open = False
-        self._listening.set()
-        self._wake(None)
+        """End all waits; no more changes will come."""
+        self.open = False
+        for wait in self.waits:
+            wait.cancel()
 
-    async def _relay(self) -> None:
-        async with self._changes() as changes:
-            self._listening.set()
-            if self._missed:
-                self._wake(None)
-                self._missed = False
-            async for change in changes:
-                self._wake(change)
-                if not self._waiters:
-                    self._wanted, self._listening = anyio.Event(), anyio.Event()
-                    return
+    def check(self) -> None:
+        """Raise `NodekitError` unless the node runs."""
+        if not self.open:
+            raise NodekitError("the node is not running; nothing will change")
 
     @asynccontextmanager
-    async def on(self, ids: Collection[JobId]) -> AsyncIterator[Waiter]:
-        """Enter a waiter that misses no change from then on."""
-        waiter = Waiter()
-        for id in ids:
-            self._waiters.setdefault(id, set()).add(waiter)
+    async def on(self, ids: Collection[JobId]) -> AsyncIterator["Waiter"]:
+        """Enter a waiter for changes of these jobs from now on."""
+        waiter = Waiter(self, ids)
         try:
-            self._wanted.set()
-            if self._open:
-                await self._listening.wait()
+            await waiter.listen()
             yield waiter
         finally:
-            for id in ids:
-                self._waiters[id].discard(waiter)
-                if not self._waiters[id]:
-                    del self._waiters[id]
+            await waiter.leave()
 
-    def _wake(self, change: Change | None) -> None:
-        if change is not None:
-            woken = self._waiters.get(change.id, ())
-        else:
-            woken = {waiter for waiters in self._waiters.values() for waiter in waiters}
-        for waiter in woken:
-            waiter.wake(change)
+
+class Waiter:
+    """A subscription to changes of some jobs. It outlives faults of the store."""
+
+    def __init__(self, waiters: Waiters, ids: Collection[JobId]) -> None:
+        self._waiters = waiters
+        self._ids = ids
+        self._changes: AsyncIterator[Change | None] | None = None
+        self._stack = AsyncExitStack()
+
+    async def listen(self) -> bool:
+        """Subscribe. Return False if the store failed; `changed` tries again."""
+        try:
+            self._changes = await self._stack.enter_async_context(self._waiters.subscribe(self._ids))
+        except BaseException as error:
+            await self._failed(error)
+        return self._changes is not None
+
+    async def changed(self) -> Change | None:
+        """Wait for a change. None means that any of the jobs may have changed.
+
+        Raise `NodekitError` if the node does not run, or stops meanwhile.
+        """
+        self._waiters.check()
+        with anyio.CancelScope() as wait:
+            self._waiters.waits.add(wait)
+            try:
+                return await self._next()
+            finally:
+                self._waiters.waits.discard(wait)
+        self._waiters.check()
+        return None
+
+    async def _next(self) -> Change | None:
+        if self._changes is None:
+            if not await self.listen():
+                await anyio.sleep(PAUSE_SECONDS)
+            return None
+        try:
+            return await anext(self._changes)
+        except BaseException as error:
+            await self._failed(error)
+            return None
+
+    async def _failed(self, error: BaseException) -> None:
+        if not is_fault(error):
+            raise error
+        logger.error("the store fails to report changes; trying again in %g s", PAUSE_SECONDS, exc_info=error)
+        await self.leave()
+
+    async def leave(self) -> None:
+        """End the subscription."""
+        self._changes = None
+        await self._stack.aclose()

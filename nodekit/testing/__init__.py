@@ -22,6 +22,7 @@ for _name in ("contracts", "store_model"):
 from nodekit.testing.builders.components import make_function_runner, make_node, make_store, make_table  # noqa: E402
 from nodekit.testing.builders.connections import make_connection  # noqa: E402
 from nodekit.testing.builders.jobs import (  # noqa: E402
+    SEQUENCE,
     make_attempt,
     make_job,
     make_request,
@@ -55,9 +56,11 @@ from nodekit.testing.leaks.detectors import (  # noqa: E402
     no_leaks,
     unblocked_loop,
 )
+from nodekit.testing.shared_store.store import SharedMemory  # noqa: E402
 
 __all__ = [
     "HOSTILE_PAYLOADS",
+    "SEQUENCE",
     "Call",
     "ContainerRunnerContract",
     "Contract",
@@ -75,6 +78,7 @@ __all__ = [
     "PipelineContract",
     "PluginContract",
     "Point",
+    "SharedMemory",
     "SharedStoreContract",
     "StepContract",
     "StreamingRunnerContract",

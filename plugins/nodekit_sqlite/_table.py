@@ -63,6 +63,7 @@ class _Row(_State, frozen=True, kw_only=True, omit_defaults=True):
 
     group: GroupId | None = None
     priority: int = 3
+    pipeline: str = "sequence"
     origin: Location = Location.OFFCHAIN
     destination: Location = Location.OFFCHAIN
 
@@ -233,6 +234,7 @@ def _encode_state(job: Job) -> bytes:
         _Row(
             group=request.group,
             priority=request.priority,
+            pipeline=request.pipeline,
             origin=request.origin,
             destination=request.destination,
             **{field: getattr(job, field) for field in _State.__struct_fields__},
@@ -305,6 +307,7 @@ def _unread_request(client: ClientId, row: _Row) -> JobRequest:
         client=client,
         group=row.group,
         priority=row.priority,
+        pipeline=row.pipeline,
         origin=row.origin,
         destination=row.destination,
     )
@@ -317,6 +320,7 @@ def _unfinished(id: JobId, client: ClientId, state: bytes) -> Unfinished:
         group=row.group or default_group(client),
         priority=row.priority,
         due=row.due or "",
+        pipeline=row.pipeline,
         onchain=row.origin is Location.ONCHAIN,
         streams=row.destination is Location.STREAM,
         not_before=row.not_before,

@@ -5,10 +5,9 @@ from collections.abc import Callable, Iterator
 import anyio
 import msgspec
 import pytest
-from shared_store import Cluster
 
 from nodekit import Announcement, Container, Location, SharedStore
-from nodekit.testing import DurableJobStoreContract, SharedStoreContract, make_job
+from nodekit.testing import DurableJobStoreContract, SharedMemory, SharedStoreContract, make_job
 
 OF_PROCESSES = {
     "test_what_a_call_has_kept_survives_a_kill",
@@ -30,18 +29,20 @@ class TestSharedMemoryStore(SharedStoreContract, DurableJobStoreContract):
 
     @pytest.fixture
     def open_store(self) -> Iterator[Callable[[], SharedStore]]:
-        with Cluster(self.lease_seconds) as cluster:
+        with SharedMemory(self.lease_seconds) as cluster:
             yield cluster.store
 
 
 def test_an_announcement_can_be_sent_as_json() -> None:
-    offered = Announcement({"echo": Container(id="echo"), "b": Container(id="b", rules={"external": False})}, ["b"])
+    offered = Announcement(
+        name="a", incarnation="1", containers={"b": Container(id="b", rules={"external": False})}, running=("b",)
+    )
     assert msgspec.json.decode(msgspec.json.encode(offered), type=Announcement) == offered
 
 
 @pytest.mark.anyio
 async def test_a_stream_that_is_added_in_a_session_that_has_lapsed_is_lost_at_once() -> None:
-    with Cluster(lease_seconds=30) as cluster:
+    with SharedMemory(lease_seconds=30) as cluster:
         async with cluster.store() as store:
             await store._ask(lambda: cluster.engine.end(store._session, died=True))
             claim = await store.add_claimed(make_job(destination=Location.STREAM))

@@ -27,7 +27,7 @@ from nodekit import (
     Settlement,
     Unfinished,
 )
-from nodekit.testing import VirtualClock, make_job
+from nodekit.testing import SEQUENCE, VirtualClock, make_job
 from nodekit.testing.store_model.contract import JobStoreModelContract
 from nodekit_memory import MemoryTable
 from nodekit_sqlite import SqliteTable
@@ -96,7 +96,7 @@ class TestSqliteStore(JobStoreModelContract):
 
 
 async def one_by_one(store: JobStore, containers: Collection[str], count: int) -> list[Job]:
-    return [claim.job for _ in range(count) for claim in await store.claim(containers, 1)]
+    return [claim.job for _ in range(count) for claim in await store.claim(containers, SEQUENCE, 1)]
 
 
 @pytest.mark.anyio
@@ -115,14 +115,14 @@ async def test_a_job_that_was_released_without_a_delay_is_due_after_a_restart_to
     with VirtualClock() as clock:
         async with EmbeddedStore(table) as store:
             await store.add([replace(make_job(), timeout_seconds=15.0)])
-            [claim] = await store.claim(["echo"], 1)
+            [claim] = await store.claim(["echo"], SEQUENCE, 1)
             await store.release(claim, claim.job, delay_seconds=1000)
             await clock.advance(20)
             [claim] = await store.claim_expired(1)
             await store.release(claim, claim.job)
         async with EmbeddedStore(table) as store:
             with anyio.fail_after(0.05):
-                assert await store.claim(["echo"], 1)
+                assert await store.claim(["echo"], SEQUENCE, 1)
 
 
 class StuckTable(MemoryTable):
@@ -146,7 +146,7 @@ async def test_a_claim_that_is_cancelled_costs_a_job_none_of_the_time_it_has_wai
             await clock.advance(10)
             table.stuck = True
             with anyio.move_on_after(0.01):
-                await store.claim(["echo"], 1)
+                await store.claim(["echo"], SEQUENCE, 1)
             table.stuck = False
             await clock.advance(10)
             with anyio.fail_after(0.05):
@@ -172,8 +172,8 @@ class SettlesTwice(EmbeddedStore):
 
 
 class LosesTheSecondOfAClaim(EmbeddedStore):
-    async def claim(self, containers: Collection[str], limit: int) -> list[Claim]:
-        return (await super().claim(containers, limit))[:1]
+    async def claim(self, *asked: Any, **more: Any) -> list[Claim]:
+        return (await super().claim(*asked, **more))[:1]
 
 
 class ReleasesSilently(EmbeddedStore):

@@ -233,9 +233,9 @@ class SpiedStore(EmbeddedStore):
         self._called("add")
         return await super().add(jobs)
 
-    async def claim(self, containers: Any, limit: int) -> Any:
+    async def claim(self, *args: Any, **more: Any) -> Any:
         self._called("claim")
-        return await super().claim(containers, limit)
+        return await super().claim(*args, **more)
 
     async def save(self, claim: Any, job: Any) -> None:
         self._called("save")

@@ -34,9 +34,9 @@ async def seen(node: Node) -> Seen:
             pending = await node.pending()
         except Exception:  # counted already as a failure of the store
             pending = None
-    running = set(node.running())
+    running = set(node.running(here=True))
     return Seen(
-        running={id: id in running for id in node.containers},
+        running={id: id in running for id in node.own_containers},
         in_flight=node.in_flight,
         max_in_flight=node.limits.concurrency,
         max_pending=node.limits.max_pending,

@@ -26,6 +26,9 @@ from nodekit.model.ids import JobIds
 
 _ids = JobIds()
 
+SEQUENCE = ("sequence",)
+"""Pipelines of the jobs that these builders make, as `JobStore.claim` takes them."""
+
 
 def make_request(*containers: ContainerId, data: Any = None, client: ClientId = "alice", **fields: Any) -> JobRequest:
     """Make a request for these containers, or for ``echo``. `data` is a plain value, or `msgspec.Raw` to pass

@@ -18,7 +18,7 @@ from nodekit import (
     Location,
     Outcome,
 )
-from nodekit.testing.builders.jobs import make_attempt, succeeded, unnumbered, with_output
+from nodekit.testing.builders.jobs import SEQUENCE, make_attempt, succeeded, unnumbered, with_output
 from nodekit.testing.store_model.choices import (
     CLIENTS,
     CONDITIONS,
@@ -79,7 +79,7 @@ class Operations(Trial):
         if not self._expected.due(containers):
             await self._look(containers)
         else:
-            self._claimed(await self._soon(self._store.claim(containers, limit)), containers, limit)
+            self._claimed(await self._soon(self._store.claim(containers, SEQUENCE, limit)), containers, limit)
 
     def _claimed(self, claims: Sequence[Claim], containers: Sequence[str], limit: int) -> None:
         self._expected.claimed(claims, containers, limit)
@@ -90,7 +90,7 @@ class Operations(Trial):
 
     async def _look(self, containers: Sequence[str]) -> None:
         """Claim, and give up after a few turns of the event loop. All jobs that come by then are claimed."""
-        if claims := await for_some_turns(self._store.claim(containers, 50)):
+        if claims := await for_some_turns(self._store.claim(containers, SEQUENCE, 50)):
             self._claimed(claims, containers, 50)
         self._expected.looked(containers)
 
@@ -207,7 +207,7 @@ class Operations(Trial):
         """Assert that every job left can be claimed once all delays are over, and can be finished, and that no job
         remains."""
         while self._expected.due():
-            self._claimed(await self._soon(self._store.claim("xyz", 50)), "xyz", 50)
+            self._claimed(await self._soon(self._store.claim("xyz", SEQUENCE, 50)), "xyz", 50)
         await self._look("xyz")
         if len(self._expected.due()) < sum(entry.queued for entry in self._expected.entries.values()):
             self._pass(100_000)
@@ -218,7 +218,7 @@ class Operations(Trial):
                 self._claims += claims
             else:
                 assert self._expected.due(), f"no claim gets {left[0].job.id}"
-                self._claimed(await self._soon(self._store.claim("xyz", 50)), "xyz", 50)
+                self._claimed(await self._soon(self._store.claim("xyz", SEQUENCE, 50)), "xyz", 50)
         await self._look("xyz")
         for claim in filter(self._expected.worth, self._claims):
             await self._soon(self._store.save(claim, done := succeeded(claim.job)))

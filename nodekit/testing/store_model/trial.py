@@ -125,8 +125,9 @@ class Trial:
         assert [plain(job) for job in got] == self._expected.get(ids, None)
         for query in (JobQuery(), JobQuery(order="finished"), JobQuery(container="x"), JobQuery(error="no reply")):
             assert await self._store.find(query) == self._expected.find(query)
-        pending = await self._store.pending()
-        assert (pending.offchain, pending.onchain, dict(pending.groups)) == self._expected.pending()
+        expected = self._expected.pending()
+        pending = await self._store.pending(["nobody", *expected[-1]])
+        assert (pending.offchain, pending.onchain, dict(pending.groups)) == expected
         if self._expected.changed:
             await self._soon(self._hear())
 

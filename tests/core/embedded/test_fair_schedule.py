@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from nodekit import Unfinished
-from nodekit.embedded.fair_schedule import Schedule
+from nodekit.embedded.fair_schedule import Schedule, Wanted
 
 _numbers = count()
 
@@ -28,7 +28,7 @@ def filled(*entries: Unfinished) -> Schedule:
 
 def order(schedule: Schedule, *containers: str) -> list[Unfinished]:
     wanted, taken = frozenset(containers or ("x",)), []
-    while some := schedule.take(wanted, 1, now=0):
+    while some := schedule.take(Wanted(wanted), 1, now=0):
         taken += some
     return taken
 
@@ -44,9 +44,9 @@ def test_clients_take_turns() -> None:
 
 def test_a_client_that_was_served_waits_for_all_others_before_it_is_served_again() -> None:
     schedule = filled(*(entry(client) for client in "aaabbbccc"))
-    assert clients(schedule.take({"x"}, 2, now=0)) == "ab"
+    assert clients(schedule.take(Wanted({"x"}), 2, now=0)) == "ab"
     schedule.add(entry("d"))
-    assert clients(schedule.take({"x"}, 8, now=0)) == "cabdcabc"
+    assert clients(schedule.take(Wanted({"x"}), 8, now=0)) == "cabdcabc"
 
 
 def test_turns_are_counted_over_all_containers() -> None:
@@ -59,15 +59,15 @@ def test_a_client_that_is_served_often_in_one_container_does_not_starve_in_anoth
     served = ""
     for _ in range(10):
         schedule.add(entry("a", due="y"))
-        schedule.take({"y"}, 1, now=0)
-        served += clients(schedule.take({"x"}, 1, now=0))
+        schedule.take(Wanted({"y"}), 1, now=0)
+        served += clients(schedule.take(Wanted({"x"}), 1, now=0))
     assert served.startswith("bcab")
 
 
 def test_a_client_that_comes_back_is_not_served_twice_while_another_waits_for_its_turn() -> None:
     older = entry("carol")
     schedule = filled(entry("carol"), entry("carol", due="y"), entry("alice"))
-    assert clients(schedule.take({"x", "y"}, 2, now=0)) == "carolalice"
+    assert clients(schedule.take(Wanted({"x", "y"}), 2, now=0)) == "carolalice"
     schedule.add(entry("alice"))
     schedule.add(older)
     assert [(e.group, e.due) for e in order(schedule, "x", "y")] == [("carol", "x"), ("alice", "x"), ("carol", "y")]
@@ -76,7 +76,7 @@ def test_a_client_that_comes_back_is_not_served_twice_while_another_waits_for_it
 def test_a_lane_that_opens_late_is_served_by_when_its_client_was_served_last() -> None:
     schedule = filled(entry("a", due="y"), entry("b"), entry("b"), entry("c"))
     schedule.add(entry("a"))
-    assert clients(schedule.take({"x"}, 2, now=0)) == "ab"
+    assert clients(schedule.take(Wanted({"x"}), 2, now=0)) == "ab"
 
 
 def test_a_delayed_job_comes_when_it_is_due_and_not_before() -> None:
@@ -84,10 +84,10 @@ def test_a_delayed_job_comes_when_it_is_due_and_not_before() -> None:
     schedule.add(later, due_at=20.0)
     schedule.add(sooner, due_at=10.0)
     assert schedule.next_due_at() == 10.0
-    assert schedule.take({"x"}, 5, now=9.9) == []
-    assert schedule.take({"x"}, 5, now=10.0) == [sooner]
+    assert schedule.take(Wanted({"x"}), 5, now=9.9) == []
+    assert schedule.take(Wanted({"x"}), 5, now=10.0) == [sooner]
     assert schedule.next_due_at() == 20.0
-    assert schedule.take({"x"}, 5, now=50.0) == [later]
+    assert schedule.take(Wanted({"x"}), 5, now=50.0) == [later]
     assert schedule.next_due_at() is None
 
 
@@ -101,7 +101,7 @@ def test_a_removed_job_never_comes_even_when_it_was_delayed() -> None:
     assert schedule.remove(later.id) == later
     assert schedule.remove(later.id) is None
     assert now.id not in schedule
-    assert schedule.take({"x"}, 5, now=10.0) == [stays]
+    assert schedule.take(Wanted({"x"}), 5, now=10.0) == [stays]
     assert len(schedule) == 0
 
 
@@ -128,7 +128,7 @@ def test_clients_are_served_in_their_order_after_most_of_them_have_gone() -> Non
         schedule.add(entry(client, id=f"0 {client}"))
     for some in last.values():
         schedule.add(some)
-    assert [some.group for some in schedule.take({"x"}, 100, now=0)] == clients_[:100]
+    assert [some.group for some in schedule.take(Wanted({"x"}), 100, now=0)] == clients_[:100]
     stay = {*clients_[70:130]}
     for client in clients_:
         if client not in stay:
@@ -141,12 +141,12 @@ def test_a_job_added_again_comes_once_and_as_it_was_added_last() -> None:
     schedule = filled(first)
     schedule.remove(first.id)
     schedule.add(again := replace(first, due="y", priority=0))
-    assert schedule.take({"x"}, 5, now=0) == []
-    assert schedule.take({"x", "y"}, 5, now=0) == [again]
+    assert schedule.take(Wanted({"x"}), 5, now=0) == []
+    assert schedule.take(Wanted({"x", "y"}), 5, now=0) == [again]
     schedule.add(first)
     schedule.add(again, due_at=7.0)
-    assert schedule.take({"x", "y"}, 5, now=0) == []
-    assert schedule.take({"x", "y"}, 5, now=7.0) == [again]
+    assert schedule.take(Wanted({"x", "y"}), 5, now=0) == []
+    assert schedule.take(Wanted({"x", "y"}), 5, now=7.0) == [again]
     assert len(schedule) == 0
 
 
@@ -226,7 +226,7 @@ def test_it_does_as_a_naive_model_does(actions: list[tuple]) -> None:
         else:
             containers, limit, passed = values
             now += passed
-            model.check(schedule.take(containers, limit, now=now), containers, limit, now)
+            model.check(schedule.take(Wanted(containers), limit, now=now), containers, limit, now)
         assert len(schedule) == len(model.waiting)
     assert model.waiting == []
 
@@ -249,7 +249,7 @@ def test_jobs_that_were_taken_leave_nothing_behind() -> None:
     for _ in range(20):
         for _ in range(1000):
             schedule.add(entry(), due_at=1.0, expires_at=9.0)
-        assert len(schedule.take({"x"}, 1000, now=2.0)) == 1000
+        assert len(schedule.take(Wanted({"x"}), 1000, now=2.0)) == 1000
     assert held(schedule) < 10_000  # after 20,000 jobs: some heap entries stay for a while
 
 
@@ -267,13 +267,13 @@ def test_jobs_whose_time_is_over_come_once_and_are_no_longer_queued() -> None:
     assert schedule.take_expired(9, now=2) == [second]
     assert schedule.take_expired(9, now=3) == [delayed]
     assert schedule.take_expired(9, now=999) == []
-    assert schedule.take({"x", "y"}, 9, now=999) == [stays]
+    assert schedule.take(Wanted({"x", "y"}), 9, now=999) == [stays]
 
 
 def test_a_job_that_was_taken_or_removed_does_not_expire() -> None:
     schedule, taken, removed = Schedule(), entry(), entry()
     schedule.add(taken, expires_at=1)
-    assert schedule.take({"x"}, 1, now=0) == [taken]
+    assert schedule.take(Wanted({"x"}), 1, now=0) == [taken]
     schedule.add(removed, expires_at=1)
     schedule.remove(removed.id)
     assert schedule.take_expired(9, now=5) == []
@@ -284,8 +284,8 @@ def test_what_is_queued_again_has_its_new_times() -> None:
     schedule.add(some, expires_at=5)
     schedule.add(some, due_at=3, expires_at=8)
     assert schedule.take_expired(9, now=6) == []
-    assert schedule.take({"x"}, 1, now=2) == []
-    assert schedule.take({"x"}, 1, now=4) == [some]
+    assert schedule.take(Wanted({"x"}), 1, now=2) == []
+    assert schedule.take(Wanted({"x"}), 1, now=4) == [some]
     assert schedule.take_expired(9, now=99) == []
     assert (schedule.next_due_at(), schedule.next_expiry_at()) == (None, None)
 
@@ -301,8 +301,8 @@ def test_a_client_that_is_served_often_elsewhere_still_gets_its_turns_in_a_busy_
     served = []
     for _ in range(20):  # y has a slot now and then, x always
         for _ in range(5):
-            schedule.take({"x"}, 1, now=0)
-        served += [some for some in schedule.take({"x", "y"}, 2, now=0) if some.due == "y"]
+            schedule.take(Wanted({"x"}), 1, now=0)
+        served += [some for some in schedule.take(Wanted({"x", "y"}), 2, now=0) if some.due == "y"]
     assert len(served) >= 20
     assert abs(clients(served).count("a") - clients(served).count("b")) <= 1
 

@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from nodekit import Change, EmbeddedStore, Job, JobFields, JobQuery, JobStatus, Outcome, StoreFailed
-from nodekit.testing import Faults, make_job, succeeded
+from nodekit.testing import SEQUENCE, Faults, make_job, succeeded
 from nodekit_memory import MemoryTable
 from nodekit_sqlite import SqliteStore
 
@@ -86,7 +86,7 @@ async def test_an_end_that_the_table_kept_without_saying_so_keeps_its_number() -
     faults = Faults()
     async with EmbeddedStore(faults.around(MemoryTable())) as store:
         settled, saved, last = await store.add([make_job("other"), make_job(), make_job("other")])
-        [claim] = await store.claim(["echo"], 1)
+        [claim] = await store.claim(["echo"], SEQUENCE, 1)
         faults.after("save", 1, 2).fail(StoreFailed("the answer was lost"))
         assert await store.settle(settled.id, DONE, client=None)
         with pytest.raises(StoreFailed):
@@ -104,7 +104,7 @@ async def test_an_end_that_was_not_kept_gets_a_new_number_when_it_is_tried_again
     faults = Faults()
     async with EmbeddedStore(faults.around(MemoryTable())) as store:
         saved, other = await store.add([make_job(), make_job("other")])
-        [claim] = await store.claim(["echo"], 1)
+        [claim] = await store.claim(["echo"], SEQUENCE, 1)
         faults.before("save", 1).fail(StoreFailed("the disk is full"))
         with pytest.raises(StoreFailed):
             await store.save(claim, done := succeeded(claim.job))

@@ -7,6 +7,7 @@ import anyio
 import pytest
 
 from nodekit import Unfinished
+from nodekit.embedded.fair_schedule import Wanted
 from nodekit.embedded.queue import Queue
 from nodekit.testing import VirtualClock
 
@@ -27,7 +28,7 @@ async def test_what_is_forgotten_leaves_nothing_behind() -> None:
     queue = Queue()
     for number in range(5000):
         put(queue, entry(number, queue_timeout_seconds=9))
-        assert [some.id for some in await queue.take({"x"}, 1)] == [f"{number:06}"]
+        assert [some.id for some in await queue.take(Wanted({"x"}), 1)] == [f"{number:06}"]
         queue.forget(f"{number:06}")
     assert len(pickle.dumps(queue._times)) < 1000
 
@@ -43,10 +44,10 @@ async def test_a_job_that_was_removed_or_forgotten_does_not_come_any_more() -> N
     queue.remove(removed.id)
     queue.forget(forgotten.id)
     assert [some.id in queue for some in (removed, forgotten, stays)] == [False, False, True]
-    assert await queue.take({"x"}, 9) == [stays]
+    assert await queue.take(Wanted({"x"}), 9) == [stays]
     assert stays.id not in queue
     queue.put_back(removed)  # it is still known
-    assert await queue.take({"x"}, 9) == [removed]
+    assert await queue.take(Wanted({"x"}), 9) == [removed]
 
 
 async def test_whoever_asks_waits_for_a_job_and_gets_no_more_than_it_asked_for() -> None:
@@ -54,7 +55,7 @@ async def test_whoever_asks_waits_for_a_job_and_gets_no_more_than_it_asked_for()
     taken: list[list[str]] = []
 
     async def take() -> None:
-        taken.append(ids(*await queue.take({"x"}, 2)))
+        taken.append(ids(*await queue.take(Wanted({"x"}), 2)))
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(take)
@@ -62,7 +63,7 @@ async def test_whoever_asks_waits_for_a_job_and_gets_no_more_than_it_asked_for()
         assert taken == []
         put(queue, *some)
     assert taken == [ids(*some[:2])]
-    assert await queue.take({"x"}, 2) == [some[2]]
+    assert await queue.take(Wanted({"x"}), 2) == [some[2]]
 
 
 async def test_a_delay_is_not_waiting_and_the_time_in_the_queue_begins_after_it(clock: VirtualClock) -> None:
@@ -72,7 +73,7 @@ async def test_a_delay_is_not_waiting_and_the_time_in_the_queue_begins_after_it(
     taken: list[str] = []
 
     async def take() -> None:
-        taken.extend(ids(*await queue.take({"x"}, 1)))
+        taken.extend(ids(*await queue.take(Wanted({"x"}), 1)))
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(take)
@@ -102,7 +103,7 @@ async def test_a_jobs_own_time_counts_from_when_it_was_known_and_the_shorter_one
     put(queue, first, second)
     await clock.advance(30)
     assert 30 <= queue.age_seconds(first.id) < 40
-    await queue.take({"x"}, 2)
+    await queue.take(Wanted({"x"}), 2)
     for some in (first, second):
         queue.put(some, delay_seconds=0)
     with anyio.move_on_after(0.01) as scope:
@@ -126,7 +127,7 @@ async def test_what_is_left_of_a_stored_delay_is_never_more_than_all_of_it(
 
     async def comes() -> bool:
         with anyio.move_on_after(0.01):
-            return await queue.take({"x"}, 1) == [some]
+            return await queue.take(Wanted({"x"}), 1) == [some]
         return False
 
     if left:
@@ -166,7 +167,7 @@ async def test_whoever_waits_for_expiries_is_not_woken_by_each_job_that_comes_an
         await anyio.wait_all_tasks_blocked()
         for number in range(50):
             put(queue, entry(number, queue_timeout_seconds=1000))
-            await queue.take({"x"}, 1)
+            await queue.take(Wanted({"x"}), 1)
             await anyio.wait_all_tasks_blocked()
             queue.forget(f"{number:06}")
         assert woken == 1  # only for the first one: before, nothing had a time to wait for

@@ -25,7 +25,7 @@ from nodekit import (
     StoreFailed,
     Unfinished,
 )
-from nodekit.testing import Faults, JobStoreContract, make_job, succeeded, with_output
+from nodekit.testing import SEQUENCE, Faults, JobStoreContract, make_job, succeeded, with_output
 from nodekit_memory import MemoryTable
 from nodekit_sqlite import SqliteStore
 
@@ -53,12 +53,12 @@ async def claim(store: EmbeddedStore, job: Job | None = None) -> Claim:
     if job is not None:
         await store.add([job])
     with anyio.fail_after(60):
-        [claim] = await store.claim(["echo"], 1)
+        [claim] = await store.claim(["echo"], SEQUENCE, 1)
     return claim
 
 
 async def nothing_to_claim(store: EmbeddedStore) -> bool:
-    return await give_up(lambda: store.claim(["echo"], 1))
+    return await give_up(lambda: store.claim(["echo"], SEQUENCE, 1))
 
 
 def forget_fresh(store: EmbeddedStore) -> None:
@@ -116,9 +116,9 @@ async def test_a_claim_that_could_not_be_read_leaves_the_jobs_queued(faults: Fau
     faults.before("get").fail(FULL)
     for _ in range(3):
         with pytest.raises(StoreFailed):
-            await store.claim(["echo"], 2)
+            await store.claim(["echo"], SEQUENCE, 2)
     faults.lift()
-    claims = await store.claim(["echo"], 3)
+    claims = await store.claim(["echo"], SEQUENCE, 3)
     assert [claim.job for claim in claims] == jobs
 
 
@@ -212,7 +212,7 @@ async def test_a_settlement_that_fails_while_the_job_is_being_claimed_makes_no_s
     claims: list[Claim] = []
 
     async def take() -> None:
-        claims.extend(await store.claim(["echo"], 1))
+        claims.extend(await store.claim(["echo"], SEQUENCE, 1))
 
     with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
@@ -234,7 +234,7 @@ async def test_a_settlement_that_succeeds_while_the_job_is_being_claimed_leaves_
     forget_fresh(store)
     held_up = faults.after("get", 1).hang()
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(store.claim, ["echo"], 1)
+        tasks.start_soon(store.claim, ["echo"], SEQUENCE, 1)
         await held_up.happened()
         await store.settle(job.id, CANCELLED, client=None)
         faults.lift()
@@ -420,5 +420,5 @@ async def test_a_job_that_turns_out_to_be_finished_is_not_given_out() -> None:
         await store.add([job := make_job(), other := make_job()])
         store._fresh.pop(job.id)
         await table.save(succeeded(job))
-        assert [claim.job.id for claim in await store.claim(["echo"], 2)] == [other.id]
+        assert [claim.job.id for claim in await store.claim(["echo"], SEQUENCE, 2)] == [other.id]
         assert (await store.pending()).total == 1

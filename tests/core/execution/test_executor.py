@@ -4,7 +4,6 @@ import asyncio
 import logging
 import re
 from collections import Counter
-from collections.abc import Collection
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -747,8 +746,8 @@ async def test_a_job_that_ends_right_after_it_was_claimed_calls_no_container() -
         return data
 
     class EndsWhatItGives(MemoryStore):
-        async def claim(self, containers: Collection[str], limit: int) -> list[Claim]:
-            claims = await super().claim(containers, limit)
+        async def claim(self, *asked: Any, **more: Any) -> list[Claim]:
+            claims = await super().claim(*asked, **more)
             for claim in claims:
                 await self.settle(claim.job.id, Outcome(JobStatus.CANCELLED), client=None)
             return claims

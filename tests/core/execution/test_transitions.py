@@ -7,7 +7,8 @@ import pytest
 from msgspec.structs import replace
 
 from nodekit import Container, ContainerError, Job, JobStatus, Outcome, Refusal, Sequence, Step
-from nodekit.execution.transitions import Progress, expired, failed, job_timeout_text
+from nodekit.execution.transitions import Progress, job_timeout_text
+from nodekit.model.clock import Clock
 from nodekit.model.limits import NodeLimits
 from nodekit.testing import make_job, make_request, make_step, with_output
 
@@ -27,7 +28,7 @@ class Says(Sequence):
 
 
 def progress(pipeline: Any = None, containers: dict[str, Container] = CONTAINERS, **limits: Any) -> Progress:
-    return Progress({"sequence": pipeline or Sequence()}, containers, NodeLimits(**limits))
+    return Progress({"sequence": pipeline or Sequence()}, lambda _: containers, NodeLimits(**limits), Clock())
 
 
 def end(job: Job) -> tuple[str, str, str]:
@@ -101,7 +102,7 @@ def test_a_job_that_cannot_go_on_fails_where_it_was_to_go_and_says_why() -> None
         (progress(Says(ValueError("broken"))), ("echo", "internal error of the pipeline")),
         (progress(Says(make_step("reverse"))), ("reverse", "its pipeline chose 'reverse', which the request")),
         (progress(containers={}), ("echo", "this node has no such container")),
-        (Progress({}, CONTAINERS, NodeLimits()), ("echo", "this node has no pipeline 'sequence'")),
+        (Progress({}, lambda _: CONTAINERS, NodeLimits(), Clock()), ("echo", "this node has no pipeline 'sequence'")),
     ):
         container, kind, text = end(some.advance(job))
         assert (container, kind) == (end_of[0], "internal")
@@ -120,11 +121,11 @@ def test_a_job_may_have_as_many_steps_as_the_node_says() -> None:
 def test_a_job_that_waited_too_long_says_which_of_its_limits_was_over() -> None:
     job = replace(make_job("echo"), timeout_seconds=60.0, queue_timeout_seconds=20.0)
     late, queued = "the job was not finished within 60 s", "waited in the queue for more than 20 s"
-    assert end(expired(job, 59.9)) == ("echo", "queue_timeout", queued)
-    assert end(expired(job, 60.0)) == end(expired(job, 60.1)) == ("echo", "job_timeout", late)
+    assert end(progress().expired(job, 59.9)) == ("echo", "queue_timeout", queued)
+    assert end(progress().expired(job, 60.0)) == end(progress().expired(job, 60.1)) == ("echo", "job_timeout", late)
     assert job_timeout_text(job) == late
-    assert end(expired(replace(job, timeout_seconds=None), 99.0)) == ("echo", "queue_timeout", queued)
+    assert end(progress().expired(replace(job, timeout_seconds=None), 99.0)) == ("echo", "queue_timeout", queued)
 
 
 def test_a_job_of_which_nothing_is_due_fails_in_no_container() -> None:
-    assert end(failed(replace(make_job(), due=None), "no")) == ("", "internal", "no")
+    assert end(progress().failed(replace(make_job(), due=None), "no")) == ("", "internal", "no")

@@ -1,15 +1,13 @@
 """Shared stores that break a promise each: engines, and clients. `tests/kit/test_caught.py` runs the suite on them."""
 
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
 
 import anyio
 import pytest
 from msgspec.structs import replace
-from shared_engine import Engine, SharedClaim, Ticket
-from shared_store import Cluster, SharedMemoryStore
 
 from nodekit import (
     Announcement,
@@ -17,11 +15,11 @@ from nodekit import (
     Claim,
     ClaimLost,
     ClientId,
-    ContainerId,
     Job,
     JobId,
     JobQuery,
     JobStatus,
+    JobTable,
     Location,
     Outcome,
     Pending,
@@ -29,7 +27,9 @@ from nodekit import (
     SharedStore,
     Unfinished,
 )
-from nodekit.testing import SharedStoreContract
+from nodekit.testing import SharedMemory, SharedStoreContract
+from nodekit.testing.shared_store.engine import Engine, SharedClaim, Ticket
+from nodekit.testing.shared_store.store import SharedMemoryStore
 
 
 class Sound(SharedMemoryStore):
@@ -72,8 +72,8 @@ class NeverTakesOver(Engine):
 
 
 class TakesOverTooEarly(Engine):
-    def __init__(self, lease_seconds: float) -> None:
-        super().__init__(lease_seconds * 0.15)
+    def __init__(self, table: JobTable, lease_seconds: float) -> None:
+        super().__init__(table, lease_seconds * 0.15)
 
 
 class CountsNoTakeovers(Engine):
@@ -83,14 +83,14 @@ class CountsNoTakeovers(Engine):
 
 class CountsWhatWasGivenBack(Engine):
     async def release(self, token: int, job: Job, delay_seconds: float) -> None:
-        self.takeovers[job.id] += 1
+        self.store.takeovers[job.id] += 1
         await super().release(token, job, delay_seconds)
 
 
 class ForgetsWhatWasSaved(Engine):
     async def take_back(self, claim: Claim, *, died: bool) -> None:
         begun = replace(claim.job, steps=(), due=claim.job.request.containers[0], status=JobStatus.ACCEPTED)
-        self.takeovers[claim.job.id] += died
+        self.store.takeovers[claim.job.id] += died
         await self.store.release(claim, begun)
 
 
@@ -158,15 +158,16 @@ class Prefetches(SharedMemoryStore):
         super().__init__(*args)
         self._more: list[Claim] = []
 
-    async def claim(self, containers: Collection[ContainerId], limit: int) -> list[Claim]:
-        claims = self._more or await super().claim(containers, limit + 1)
+    async def claim(self, *asked: Any, **more: Any) -> list[Claim]:
+        containers, pipelines, limit = asked
+        claims = self._more or await super().claim(containers, pipelines, limit + 1, **more)
         self._more = claims[limit:]
         return claims[:limit]
 
 
 class StarvesAClient(Engine):
-    def __init__(self, lease_seconds: float) -> None:
-        super().__init__(lease_seconds)
+    def __init__(self, table: JobTable, lease_seconds: float) -> None:
+        super().__init__(table, lease_seconds)
         put = self.store._queue.put
         self.store._queue.put = lambda entry, **delay: put(  # type: ignore[method-assign]
             replace(entry, group="everybody"), **delay
@@ -180,9 +181,9 @@ class IgnoresDelay(Engine):
 
 class ClaimsTwice(Engine):
     def grant(self, number: int, claim: Claim) -> SharedClaim:
-        if self.takeovers[claim.job.id] == 0:
+        if self.store.takeovers[claim.job.id] == 0:
             self.store._queue.put(Unfinished.of(claim.job))
-            self.takeovers[claim.job.id] = 1
+            self.store.takeovers[claim.job.id] = 1
         return super().grant(number, claim)
 
 
@@ -195,11 +196,11 @@ class LosesWhatIsCancelled(Engine):
 class LooksOnce(SharedMemoryStore):
     """Waits long before it looks again after finding nothing."""
 
-    async def claim(self, containers: Collection[ContainerId], limit: int) -> list[Claim]:
+    async def claim(self, *asked: Any, **more: Any) -> list[Claim]:
         with anyio.move_on_after(0.02):
-            return await super().claim(containers, limit)
+            return await super().claim(*asked, **more)
         await anyio.sleep(3600)
-        return await super().claim(containers, limit)
+        return await super().claim(*asked, **more)
 
 
 class ExpiresItsOwnOnly(SharedMemoryStore):
@@ -256,45 +257,74 @@ class HearsItself(ExpiresItsOwnOnly):
 
 
 class NeverForgetsNodes(Engine):
-    async def end(self, number: int, *, died: bool) -> None:
-        announcements = dict(self.announcements)
-        await super().end(number, died=died)
-        self.announcements = announcements if died else self.announcements
+    def see(self, number: int, *, live: bool, at: float | None = None) -> None:
+        super().see(number, live=live or at is None)
 
 
 class RemembersWhoLeft(Engine):
-    async def end(self, number: int, *, died: bool) -> None:
-        announcements = dict(self.announcements)
-        await super().end(number, died=died)
-        self.announcements = self.announcements if died else announcements
+    def see(self, number: int, *, live: bool, at: float | None = None) -> None:
+        super().see(number, live=live or at is not None)
 
 
-class ForgetsByName(Engine):
-    """Removes the names that a session announced, even if another session has announced them since."""
+class ForgetsWhoLeft(Engine):
+    def see(self, number: int, *, live: bool, at: float | None = None) -> None:
+        super().see(number, live=live, at=at)
+        self.members = {key: entry for key, entry in self.members.items() if entry[1].live}
 
-    def __init__(self, lease_seconds: float) -> None:
-        super().__init__(lease_seconds)
+
+class KnowsNames(Engine):
+    """Takes a node that starts again for the one of this name before."""
+
+    async def announce(self, number: int, announcement: Announcement) -> None:
+        await super().announce(number, announcement)
+        self.members[announcement.name] = self.members.pop(announcement.incarnation)
+
+
+class ForgetsByName(KnowsNames):
+    """Takes a node for gone when an earlier one of its name goes."""
+
+    def __init__(self, table: JobTable, lease_seconds: float) -> None:
+        super().__init__(table, lease_seconds)
         self.names: dict[int, set[str]] = {}
 
-    async def announce(self, number: int, name: str, announced: Announcement) -> None:
-        self.names.setdefault(number, set()).add(name)
-        await super().announce(number, name, announced)
+    async def announce(self, number: int, announcement: Announcement) -> None:
+        self.names.setdefault(number, set()).add(announcement.name)
+        await Engine.announce(self, number, announcement)
 
-    async def end(self, number: int, *, died: bool) -> None:
-        for name in self.names.get(number, ()):
-            self.announcements.pop(name, None)
-        await super().end(number, died=died)
+    def see(self, number: int, *, live: bool, at: float | None = None) -> None:
+        super().see(number, live=live, at=at)
+        for key, (owner, member) in self.members.items():
+            if not live and member.announcement.name in self.names.get(number, ()):
+                self.members[key] = owner, replace(member, live=False)
 
 
 class AddsToAnnouncements(Engine):
-    async def announce(self, number: int, name: str, announced: Announcement) -> None:
-        before = self.announcements[name][1].containers if name in self.announcements else {}
-        await super().announce(number, name, replace(announced, containers={**before, **announced.containers}))
+    async def announce(self, number: int, announcement: Announcement) -> None:
+        before = self.members.get(announcement.incarnation)
+        containers = {**before[1].announcement.containers} if before else {}
+        await super().announce(number, replace(announcement, containers={**containers, **announcement.containers}))
 
 
 class TellsSecrets(Engine):
-    async def announce(self, number: int, name: str, announced: Announcement) -> None:
-        self.announcements[name] = number, announced
+    def plain(self, announcement: Announcement) -> Announcement:
+        return announcement
+
+
+class LosesHalfOfIt(Engine):
+    """Keeps of an announcement what its first version had."""
+
+    def plain(self, announcement: Announcement) -> Announcement:
+        plain = super().plain(announcement)
+        first = {name: getattr(plain, name) for name in ("name", "incarnation", "containers", "running")}
+        return Announcement(**first)
+
+
+class NeverSeesAgain(Engine):
+    """Keeps the time of an announcement as the node's last sign of life."""
+
+    def see(self, number: int, *, live: bool, at: float | None = None) -> None:
+        if not live:
+            super().see(number, live=live, at=at)
 
 
 class Suite(SharedStoreContract):
@@ -303,7 +333,7 @@ class Suite(SharedStoreContract):
     @pytest.fixture
     def open_store(self) -> Iterator[Callable[[], SharedStore]]:
         broken: dict[str, Any] = {"engine" if issubclass(self.subject, Engine) else "client": self.subject}
-        with Cluster(self.lease_seconds, **broken) as cluster:
+        with SharedMemory(self.lease_seconds, **broken) as cluster:
             yield cluster.store
 
 

@@ -1,6 +1,6 @@
 """Stores that break a promise each. `test_caught.py` runs the suite on them, and `test_store_model.py` the model."""
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from itertools import count
 from typing import Any
@@ -128,15 +128,15 @@ class CompletesTwice(Sound):
 
 
 class ClaimsTwice(Sound):
-    async def claim(self, containers: Collection[str], limit: int) -> list[Claim]:
-        claims = await super().claim(containers, limit)
+    async def claim(self, *asked: Any, **more: Any) -> list[Claim]:
+        claims = await super().claim(*asked, **more)
         self._queue.put(Unfinished.of(claims[-1].job))
         return claims
 
 
 class Reorders(Sound):
-    async def claim(self, containers: Collection[str], limit: int) -> list[Claim]:
-        return (await super().claim(containers, limit))[::-1]
+    async def claim(self, *asked: Any, **more: Any) -> list[Claim]:
+        return (await super().claim(*asked, **more))[::-1]
 
 
 class QueuesWrongly(Sound):
@@ -197,13 +197,14 @@ class ExpiresWhatRuns(Sound):
 
 
 class IgnoresContainers(Sound):
-    async def claim(self, containers: Collection[str], limit: int) -> list[Claim]:
-        return await super().claim({"echo", "reverse", *containers}, limit)
+    async def claim(self, *asked: Any, **more: Any) -> list[Claim]:
+        containers, pipelines, limit = asked
+        return await super().claim({"echo", "reverse", *containers}, pipelines, limit, **more)
 
 
 class LosesWhatIsCancelled(Sound):
-    async def claim(self, containers: Collection[str], limit: int) -> list[Claim]:
-        claims = await super().claim(containers, limit)
+    async def claim(self, *asked: Any, **more: Any) -> list[Claim]:
+        claims = await super().claim(*asked, **more)
         await anyio.sleep(0.0005)
         return claims
 

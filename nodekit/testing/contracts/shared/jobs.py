@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from nodekit import Claim, ClaimLost, Job, JobId, JobQuery, JobStatus, Location, SharedStore
-from nodekit.testing.builders.jobs import make_job, succeeded, with_output
+from nodekit.testing.builders.jobs import SEQUENCE, make_job, succeeded, with_output
 from nodekit.testing.contracts.bounds import turn, within
 from nodekit.testing.contracts.shared.base import NOTHING, Open, SharedBase
 from nodekit.testing.contracts.stores.base import CANCELLED
@@ -50,7 +50,7 @@ class SharedJobs(SharedBase):
         async def claim(store: SharedStore) -> None:
             while len(claimed) < len(jobs):
                 await turn()
-                claimed.extend(claim.job.id for claim in await store.claim(["echo"], 2))
+                claimed.extend(claim.job.id for claim in await store.claim(["echo"], SEQUENCE, 2))
             tasks.cancel_scope.cancel()
 
         async def add(store: SharedStore, some: Sequence[Job]) -> None:
@@ -104,7 +104,7 @@ class SharedJobs(SharedBase):
         claims: list[Claim] = []
 
         async def wait() -> None:
-            claims.extend(await store.claim(["echo"], 1))
+            claims.extend(await store.claim(["echo"], SEQUENCE, 1))
 
         with anyio.fail_after(self.timeout_seconds):
             async with anyio.create_task_group() as tasks:

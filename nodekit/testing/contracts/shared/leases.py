@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from nodekit import UNFINISHED, Claim, ClaimLost, Job, JobId, JobQuery, JobStatus, Location, Outcome, SharedStore
-from nodekit.testing.builders.jobs import make_job, succeeded, with_output
+from nodekit.testing.builders.jobs import SEQUENCE, make_job, succeeded, with_output
 from nodekit.testing.contracts.bounds import turn, within
 from nodekit.testing.contracts.shared.base import NOTHING, Open, SharedBase
 from nodekit.testing.contracts.shared.other_process import Elsewhere, awaited
@@ -36,7 +36,7 @@ class Leases(SharedBase):
         with within(self.timeout_seconds + self.lease_seconds, f"`claim` gives the {len(jobs)} jobs of a dead node"):
             while len(claims) < len(jobs):
                 await turn()
-                claims += await store.claim(["echo", "reverse"], len(jobs) - len(claims))
+                claims += await store.claim(["echo", "reverse"], SEQUENCE, len(jobs) - len(claims))
         assert {claim.job.id for claim in claims} == {job.id for job in jobs}
         return sorted(claims, key=lambda claim: claim.job.id)
 
@@ -57,7 +57,7 @@ class Leases(SharedBase):
         claim = await self.claimed(one)
         stream = await one.add_claimed(make_job(destination=Location.STREAM))
         with anyio.move_on_after(3 * self.lease_seconds):
-            assert await other.claim(["echo"], 1) == []
+            assert await other.claim(["echo"], SEQUENCE, 1) == []
         assert not claim.scope.cancel_called
         assert not stream.scope.cancel_called
         for held in (claim, stream):
@@ -72,7 +72,7 @@ class Leases(SharedBase):
             for _ in range(2):
                 await there.stand_still()
                 with anyio.move_on_after(self.lease_seconds / 5):
-                    assert await store.claim(["echo"], 1) == []
+                    assert await store.claim(["echo"], SEQUENCE, 1) == []
                 there.go_on()
                 await there.call(anyio.sleep, self.lease_seconds)
             await there.call(there.store.save, claim, done := succeeded(claim.job))
@@ -96,7 +96,7 @@ class Leases(SharedBase):
                 await store.save(claim, done := succeeded(claim.job))
                 assert await store.get([done.id]) == [claim.job]
 
-    async def test_takeovers_are_counted_until_the_job_is_finished(self, open_store: Open, store: SharedStore) -> None:
+    async def test_takeovers_in_a_row_are_counted(self, open_store: Open, store: SharedStore) -> None:
         job = make_job()
         await store.add([job])
         for takeovers in range(2):
@@ -110,11 +110,38 @@ class Leases(SharedBase):
         [claim] = await self.claims(store, 1)
         assert claim.takeovers == 2
 
+    async def test_a_stored_step_begins_the_count_of_takeovers_anew(self, open_store: Open, store: SharedStore) -> None:
+        async with self.another(open_store) as there:
+            jobs = [claim.job for claim in await self.claimed_there(there, make_job(), make_job("echo", "reverse"))]
+            await there.stand_still()
+            saved, released = await self.taken_over(store, *jobs)
+            assert (saved.takeovers, released.takeovers) == (1, 1)
+            await store.save(saved, begun := with_output(saved.job, due="echo"))
+            await store.release(saved, begun)
+            await store.release(released, with_output(released.job, due="echo"))
+            assert [claim.takeovers for claim in await self.claims(store, 2)] == [0, 0]
+
+    async def test_one_job_that_was_taken_over_is_given_at_a_time(self, open_store: Open, store: SharedStore) -> None:
+        async with self.another(open_store) as there:
+            jobs = [claim.job for claim in await self.claimed_there(there, *(make_job() for _ in range(4)))]
+            await there.stand_still()
+            first = await self.taken_over(store, jobs[0])
+            await store.add(fresh := [make_job() for _ in range(3)])
+            claims = [*first, *await self.claims(store, 3, suspects=False)]
+            assert [claim.job.id for claim in claims[1:]] == [job.id for job in fresh]
+            assert await self.nothing_to_claim(store, suspects=False)
+            for _ in jobs[1:]:
+                some = await store.claim(["echo"], SEQUENCE, 4)
+                assert [claim.takeovers for claim in some] == [1]
+                claims += some
+            assert await self.nothing_to_claim(store)
+            assert {claim.job.id for claim in claims} == {job.id for job in (*jobs, *fresh)}
+
     async def test_a_job_that_a_dead_node_waited_for_goes_to_another(
         self, open_store: Open, store: SharedStore
     ) -> None:
         async with self.another(open_store) as there:
-            await there.start(there.store.claim, ["echo"], 10)
+            await there.start(there.store.claim, ["echo"], SEQUENCE, 10)
             await there.call(anyio.sleep, self.quiet_seconds)
             await there.stand_still()
             await store.add(jobs := [make_job() for _ in range(3)])
@@ -219,7 +246,7 @@ class Leases(SharedBase):
             await self.lost_there(there, claim)
             assert await store.get([claim.job.id]) == [settled.job]
             with anyio.move_on_after(2 * self.lease_seconds):
-                assert await store.claim(["echo"], 1) == []
+                assert await store.claim(["echo"], SEQUENCE, 1) == []
 
     async def test_at_the_end_of_a_lease_a_job_is_finished_by_one_claim(
         self, open_store: Open, store: SharedStore
@@ -242,7 +269,7 @@ class Leases(SharedBase):
     async def _finish_all(self, store: SharedStore, finished: dict[JobId, list[Job]]) -> None:
         while True:
             await turn()
-            await _finish(store, await store.claim(["echo"], 5), finished)
+            await _finish(store, await store.claim(["echo"], SEQUENCE, 5), finished)
 
     # -- clocks -----------------------------------------------------------------------------------
 

@@ -3,8 +3,10 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from typing import Any
 
 import anyio
+from msgspec.structs import replace
 
 from nodekit import (
     Announcement,
@@ -18,13 +20,23 @@ from nodekit import (
     SharedStore,
     StoreFailed,
 )
-from nodekit.testing.builders.jobs import make_request
+from nodekit.testing.builders.jobs import SEQUENCE, make_request
 from nodekit.testing.contracts.shared.base import Open
 from nodekit.testing.contracts.shared.counting import CountingRunner
 from nodekit.testing.contracts.shared.jobs import SharedJobs
 from nodekit.testing.contracts.shared.leases import Leases
 from nodekit.testing.contracts.stores.store import JobStoreContract
 from nodekit.testing.faults.injection import Faults
+
+
+def _plain(announced: Announcement) -> Announcement:
+    """Return the announcement in one of its forms, so that two can be compared."""
+    return replace(
+        announced,
+        containers=dict(announced.containers),
+        running=tuple(sorted(announced.running)),
+        pipelines=tuple(sorted(announced.pipelines)),
+    )
 
 
 class _Secretive(Container, frozen=True, kw_only=True):
@@ -52,82 +64,104 @@ class SharedStoreContract(SharedJobs, Leases, JobStoreContract):
 
     # -- announcements ----------------------------------------------------------------------------
 
-    def announcement(self, *ids: str, running: tuple[str, ...] = ()) -> Announcement:
-        """Make a node's announcement of these containers."""
+    def announcement(self, node: str, *ids: str, running: tuple[str, ...] = (), **fields: Any) -> Announcement:
+        """Make a node's announcement of these containers. The incarnation has the node's name unless it is given."""
         rules = {"external": False, "allowed_ips": ["10.0.0.0/8"]}
         containers = {id: Container(id=id, image=f"{id}:1", concurrency=2, rules=rules) for id in ids}
-        return Announcement(containers, frozenset(running))
+        fields = {"incarnation": node, "pipelines": SEQUENCE, "version": "1.2.3", **fields}
+        return Announcement(name=node, containers=containers, running=running, **fields)
 
-    async def known(self, store: SharedStore) -> Mapping[str, tuple[Mapping[str, Container], frozenset[str]]]:
-        """Return the announcements that a store knows, by node."""
-        nodes = await store.nodes()
-        return {name: (dict(node.containers), frozenset(node.running)) for name, node in nodes.items()}
+    async def known(self, store: SharedStore) -> Mapping[str, Announcement]:
+        """Return what the live nodes that a store knows have announced, by incarnation."""
+        return {m.announcement.incarnation: _plain(m.announcement) for m in await store.nodes() if m.live}
 
-    async def knows(self, store: SharedStore, **announced: Announcement) -> None:
-        """Wait until a store knows exactly these nodes."""
-        expected = {name: (dict(node.containers), frozenset(node.running)) for name, node in announced.items()}
+    async def knows(self, store: SharedStore, *announced: Announcement) -> None:
+        """Wait until a store knows exactly these live nodes."""
+        expected = {one.incarnation: _plain(one) for one in announced}
         await self.eventually(lambda: self.known(store), expected)
+
+    async def gone(self, store: SharedStore) -> Mapping[str, Announcement]:
+        """Return what the nodes that are gone had announced last, by incarnation."""
+        return {m.announcement.incarnation: _plain(m.announcement) for m in await store.nodes() if not m.live}
 
     async def test_what_a_node_announces_is_known_to_all(self, stores: list[SharedStore]) -> None:
         one, other, _ = stores
         for store in stores:
-            assert await store.nodes() == {}
-        a, b = self.announcement("echo", "reverse", running=("echo",)), self.announcement("echo")
-        await one.announce("a", a)
-        await other.announce("b", b)
+            assert await store.nodes() == []
+        state = {"in_flight": 3, "urls": ("http://a:4000",), "skew_seconds": -0.25, "takeovers": 2, "poison": 1}
+        a = self.announcement("a", "echo", "reverse", running=("echo",), **state)
+        b = self.announcement("b", "echo", pipelines=("dag", "sequence"))
+        await one.announce(a)
+        await other.announce(b)
         for store in stores:
-            await self.knows(store, a=a, b=b)
+            await self.knows(store, a, b)
 
     async def test_what_a_node_announces_anew_replaces_what_it_had_announced(self, stores: list[SharedStore]) -> None:
         one, other, third = stores
-        await one.announce("a", self.announcement("echo", "reverse", running=("echo",)))
-        await other.announce("b", b := self.announcement("echo"))
-        await one.announce("a", a := self.announcement("other", running=("other",)))
+        await one.announce(self.announcement("a", "echo", "reverse", running=("echo",)))
+        await other.announce(b := self.announcement("b", "echo"))
+        await one.announce(a := self.announcement("a", "other", running=("other",)))
         for store in stores:
-            await self.knows(store, a=a, b=b)
-        await third.announce("b", b := self.announcement())
-        await self.knows(one, a=a, b=b)
+            await self.knows(store, a, b)
+        await other.announce(b := self.announcement("b"))
+        await self.knows(third, a, b)
 
     async def test_of_a_container_its_own_fields_travel_and_no_secrets(self, stores: list[SharedStore]) -> None:
         container = _Secretive(id="echo", description="says it again", secret="s3cret")  # noqa: S106
-        await stores[0].announce("a", Announcement({"echo": container}, ["echo"]))
-        plain = Announcement({"echo": Container(id="echo", description="says it again")}, ["echo"])
+        announced = Announcement(name="a", incarnation="a", containers={"echo": container}, running=("echo",))
+        await stores[0].announce(announced)
+        plain = Container(id="echo", description="says it again")
         for store in stores:
-            await self.knows(store, a=plain)
+            await self.knows(store, replace(announced, containers={"echo": plain}))
+            [member] = await store.nodes()
+            assert type(member.announcement.containers["echo"]) is Container
 
     async def test_an_announcement_stays_as_long_as_its_node_lives(self, stores: list[SharedStore]) -> None:
-        await stores[0].announce("a", a := self.announcement("echo"))
-        await self.knows(stores[1], a=a)
+        one, other, _ = stores
+        await one.announce(a := self.announcement("a", "echo"))
+        await self.knows(other, a)
+        [before] = await other.nodes()
         await anyio.sleep(3 * self.lease_seconds)
         for store in stores:
-            assert await self.known(store) == {"a": (a.containers, frozenset())}
+            assert await self.known(store) == {"a": _plain(a)}
+        [after] = await other.nodes()
+        assert after.seen_at > before.seen_at
 
-    async def test_an_announcement_is_gone_when_its_node_has_left(self, open_store: Open, store: SharedStore) -> None:
-        await store.announce("a", a := self.announcement("echo"))
-        async with open_store() as leaving:
-            await leaving.announce("b", b := self.announcement("reverse"))
-            await self.knows(store, a=a, b=b)
-        await self.knows(store, a=a)
-
-    async def test_an_announcement_lapses_when_its_node_dies(self, open_store: Open, store: SharedStore) -> None:
-        await store.announce("a", a := self.announcement("echo"))
-        async with self.another(open_store) as there:
-            await there.call(there.store.announce, "b", b := self.announcement("reverse"))
-            await self.knows(store, a=a, b=b)
-            await there.stand_still()
-            await self.knows(store, a=a)
-
-    async def test_a_node_that_comes_again_under_its_name_stays_known(
+    async def test_a_node_that_has_left_is_gone_at_once_and_remembered(
         self, open_store: Open, store: SharedStore
     ) -> None:
+        await store.announce(a := self.announcement("a", "echo"))
+        async with open_store() as leaving:
+            await leaving.announce(b := self.announcement("b", "reverse"))
+            await self.knows(store, a, b)
+        await self.knows(store, a)
+        assert await self.gone(store) == {"b": _plain(b)}
+        async with open_store() as later:  # for a node that starts only now, too
+            assert await self.gone(later) == {"b": _plain(b)}
+
+    async def test_a_node_that_dies_is_gone_after_its_lease_and_remembered(
+        self, open_store: Open, store: SharedStore
+    ) -> None:
+        await store.announce(a := self.announcement("a", "echo"))
         async with self.another(open_store) as there:
-            await there.call(there.store.announce, "a", self.announcement("echo"))
+            await there.call(there.store.announce, b := self.announcement("b", "reverse"))
+            await self.knows(store, a, b)
             await there.stand_still()
-            await store.announce("a", again := self.announcement("reverse"))
-            await self.knows(store, a=again)
+            await self.knows(store, a)
+            assert await self.gone(store) == {"b": _plain(b)}
+            [seen_at] = [member.seen_at for member in await store.nodes() if not member.live]
+            assert seen_at <= await store.now() - self.lease_seconds / 2
+
+    async def test_a_node_that_starts_again_is_another_incarnation(self, open_store: Open, store: SharedStore) -> None:
+        async with self.another(open_store) as there:
+            await there.call(there.store.announce, first := self.announcement("a", "echo", incarnation="first"))
+            await there.stand_still()
+            await store.announce(second := self.announcement("a", "reverse", incarnation="second"))
+            await self.knows(store, second)
+            assert await self.gone(store) == {"first": _plain(first)}
             await anyio.sleep(2 * self.lease_seconds)
-            await self.knows(store, a=again)
-        await self.knows(store, a=again)
+            await self.knows(store, second)
+        await self.knows(store, second)
 
     # -- nodes ------------------------------------------------------------------------------------
 

@@ -20,10 +20,12 @@ from nodekit import (
     JobTable,
     Outcome,
 )
-from nodekit.testing.builders.jobs import make_job
+from nodekit.testing.builders.jobs import SEQUENCE, make_job
 from nodekit.testing.contracts.backends import Contract
 from nodekit.testing.contracts.bounds import turn, within
 
+CLIENTS = ("alice", "bob", "carol", "client 0", "client 1", "client 2")
+"""Clients of the suite whose jobs are counted."""
 SUCCEEDED = Outcome(JobStatus.SUCCESS)
 CANCELLED = Outcome(JobStatus.CANCELLED)
 
@@ -50,22 +52,35 @@ class StoreBase(KeeperBase):
     """Base of the suites of stores: claims and waits that end even if a store is broken."""
 
     async def claims(
-        self, store: JobStore, count: int, *, containers: Collection[ContainerId] = ("echo",)
+        self,
+        store: JobStore,
+        count: int,
+        *,
+        containers: Collection[ContainerId] = ("echo",),
+        pipelines: Collection[str] = SEQUENCE,
+        suspects: bool = True,
     ) -> list[Claim]:
         """Claim until there are `count` claims; a store may give fewer at once."""
         claims: list[Claim] = []
         with within(self.timeout_seconds, f"`claim` gives {count} jobs that are due"):
             while len(claims) < count:
-                some = await store.claim(containers, count - len(claims))
+                some = await store.claim(containers, pipelines, count - len(claims), suspects=suspects)
                 assert 1 <= len(some) <= count - len(claims)
                 claims += some
         return claims
 
-    async def nothing_to_claim(self, store: JobStore, *, containers: Collection[ContainerId] = ("echo",)) -> bool:
+    async def nothing_to_claim(
+        self,
+        store: JobStore,
+        *,
+        containers: Collection[ContainerId] = ("echo",),
+        pipelines: Collection[str] = SEQUENCE,
+        suspects: bool = True,
+    ) -> bool:
         """Return True if a claim only waits. Takes `quiet_seconds`."""
         claims: Sequence[Claim] = ()
         with anyio.move_on_after(self.quiet_seconds):
-            claims = await store.claim(containers, 1)
+            claims = await store.claim(containers, pipelines, 1, suspects=suspects)
         return not claims
 
     async def claimed(self, store: JobStore, job: Job | None = None) -> Claim:
@@ -101,8 +116,8 @@ class StoreBase(KeeperBase):
         return True
 
     async def counts(self, store: JobStore) -> tuple[int, int, dict[str, int]]:
-        """Return the present numbers of jobs: offchain, onchain and by client."""
-        pending = await store.pending()
+        """Return the present numbers of jobs: offchain, onchain and of the clients that the suite uses."""
+        pending = await store.pending(CLIENTS)
         assert pending.total == pending.offchain + pending.onchain
         return pending.offchain, pending.onchain, dict(pending.groups)
 
@@ -127,7 +142,7 @@ class StoreBase(KeeperBase):
         await store.settle(job.id, CANCELLED, client=None)
 
     async def _claim_into(self, store: JobStore, claims: list[Claim]) -> None:
-        claims += await store.claim(["echo"], 2)
+        claims += await store.claim(["echo"], SEQUENCE, 2)
 
     def patiences(self) -> Iterator[Callable[[], Awaitable[None]]]:
         """Yield ways to wait a little: a number of turns of the event loop, and fractions of `quiet_seconds`."""

@@ -21,7 +21,7 @@ from nodekit import (
     Settlement,
     encode_payload,
 )
-from nodekit.testing.builders.jobs import make_attempt, make_job, make_retry, succeeded, with_output
+from nodekit.testing.builders.jobs import SEQUENCE, make_attempt, make_job, make_retry, succeeded, with_output
 from nodekit.testing.contracts.bounds import turn, within
 from nodekit.testing.contracts.stores.base import CANCELLED, StoreBase
 
@@ -57,14 +57,14 @@ class Claiming(StoreBase):
     async def test_claim_gives_no_more_than_asked(self, store: JobStore) -> None:
         jobs = [make_job() for _ in range(5)]
         await store.add(jobs)
-        assert len(await store.claim(["echo"], 2)) <= 2
-        assert len(await store.claim(["echo"], 1)) == 1
+        assert len(await store.claim(["echo"], SEQUENCE, 2)) <= 2
+        assert len(await store.claim(["echo"], SEQUENCE, 1)) == 1
 
     async def test_claim_waits_until_a_job_is_added(self, store: JobStore) -> None:
         claimed: list[JobId] = []
 
         async def claim() -> None:
-            claimed.extend(_ids(await store.claim(["echo"], 3)))
+            claimed.extend(_ids(await store.claim(["echo"], SEQUENCE, 3)))
 
         with anyio.fail_after(self.timeout_seconds):
             async with anyio.create_task_group() as tasks:
@@ -115,7 +115,7 @@ class Claiming(StoreBase):
         async def claim() -> None:
             while len(claimed) < len(jobs):
                 await turn()
-                claimed.extend(_ids(await store.claim(["echo"], 3)))
+                claimed.extend(_ids(await store.claim(["echo"], SEQUENCE, 3)))
             tasks.cancel_scope.cancel()
 
         async def add(some: Sequence[Job]) -> None:

@@ -12,7 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from nodekit import FINISHED, Claim, ContainerId, Job, JobId, JobQuery, JobStatus, JobStore, Outcome
-from nodekit.testing.builders.jobs import make_job, succeeded, unnumbered, with_output
+from nodekit.testing.builders.jobs import SEQUENCE, make_job, succeeded, unnumbered, with_output
 from nodekit.testing.contracts.stores.killing import Report
 
 _TASKS = 4
@@ -83,7 +83,7 @@ class Life:
         await self._add(store, "echo", "reverse")
         claims: Sequence[Claim] = ()
         with anyio.move_on_after(_PATIENCE_SECONDS):
-            claims = await store.claim(["echo", "reverse"], 2)
+            claims = await store.claim(["echo", "reverse"], SEQUENCE, 2)
         for claim in claims:
             goes_on = with_output(claim.job, {"text": "y" * 100}, due="reverse")
             with self._reporting(goes_on):

@@ -148,7 +148,11 @@ async def test_addresses_of_one_network_share_the_limit_of_a_client() -> None:
         senders = [f"2001:db8::{number}" for number in (1, 2, 3)] + ["2001:db8:0:1::1"]
         statuses = [(await asgi_call(app, "/api/jobs", body, client=(sender, 1)))[0] for sender in senders]
         assert statuses == [200, 200, 429, 200]
-        assert (await node.pending()).groups == {"2001:db8::/64": 2, "2001:db8:0:1::/64": 1}
+        groups = ("2001:db8::/64", "2001:db8:0:1::/64")
+        assert (await node.pending(groups)).groups == {
+            "2001:db8::/64": 2,
+            "2001:db8:0:1::/64": 1,
+        }
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A small shared store in memory: an engine in a thread of its own, as a server would be, and stores as its clients."""
+"""Shared stores in one process: their engine runs in a thread of its own, as a server would in its process."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
@@ -8,7 +8,6 @@ from typing import Any, Self, TypeVar
 import anyio
 from anyio.abc import TaskGroup
 from anyio.from_thread import BlockingPortal, start_blocking_portal
-from shared_engine import Engine, SharedClaim, Ticket
 
 from nodekit import (
     Announcement,
@@ -16,15 +15,21 @@ from nodekit import (
     Claim,
     ClientId,
     ContainerId,
+    GroupId,
+    Held,
     Job,
     JobId,
     JobQuery,
+    Member,
     Outcome,
     Pending,
+    QueueState,
     Settlement,
 )
 from nodekit.embedded.change_feed import Broadcast
+from nodekit.testing.builders.components import make_table
 from nodekit.testing.contracts.shared.other_process import awaited, soon_here
+from nodekit.testing.shared_store.engine import Engine, SharedClaim, Ticket
 
 T = TypeVar("T")
 
@@ -44,7 +49,7 @@ class _Records:
 
 
 class SharedMemoryStore:
-    """A client of the engine, for one node."""
+    """A `SharedStore`: a client of the engine, for one node."""
 
     _tasks: TaskGroup
 
@@ -52,6 +57,10 @@ class SharedMemoryStore:
         self.engine, self.portal = engine, portal
         self._claims: dict[int, SharedClaim] = {}
         self._lost: set[int] = set()
+
+    @property
+    def lease_seconds(self) -> float:
+        return self.engine.lease_seconds
 
     async def __aenter__(self) -> Self:
         self._soon = soon_here()
@@ -84,17 +93,19 @@ class SharedMemoryStore:
         if token in self._claims:
             self._claims.pop(token).scope.cancel()
 
-    async def claim(self, containers: Collection[ContainerId], limit: int) -> list[Claim]:
-        return await self._claim(frozenset(containers), limit)
+    async def claim(
+        self, containers: Collection[ContainerId], pipelines: Collection[str], limit: int, *, suspects: bool = True
+    ) -> list[Claim]:
+        return await self._claim(frozenset(containers), frozenset(pipelines), limit, suspects)
 
     async def claim_expired(self, limit: int) -> list[Claim]:
-        return await self._claim(None, limit)
+        return await self._claim(None, (), limit, True)
 
-    async def _claim(self, containers: Collection[ContainerId] | None, limit: int) -> list[Claim]:
+    async def _claim(self, containers: Collection[ContainerId] | None, *wanted: Any) -> list[Claim]:
         while True:
             ticket = Ticket()
             try:
-                claims = await self._ask(self.engine.claim, self._session, ticket, containers, limit)
+                claims = await self._ask(self.engine.claim, self._session, ticket, containers, *wanted)
             except BaseException:
                 self.portal.start_task_soon(self.engine.give_up, ticket)
                 raise
@@ -140,15 +151,19 @@ class SharedMemoryStore:
     async def delete(self, ids: Sequence[JobId]) -> int:
         return await self._ask(self.engine.store.delete, ids)
 
-    async def pending(self) -> Pending:
-        return await self._ask(self.engine.store.pending)
+    async def pending(self, groups: Collection[GroupId] = ()) -> Pending:
+        return await self._ask(self.engine.store.pending, groups)
 
     @asynccontextmanager
-    async def changes(self) -> AsyncIterator[AsyncIterator[Change | None]]:
+    async def changes(self, ids: Collection[JobId] | None = None) -> AsyncIterator[AsyncIterator[Change | None]]:
         broadcast, begun, soon = Broadcast(), anyio.Event(), soon_here()
+
+        def publish(change: Change | None) -> None:
+            broadcast.missed() if change is None else broadcast.publish(change)
+
         async with broadcast.subscribe() as changes:
             relay = self.portal.start_task_soon(
-                self.engine.relay, lambda: soon(begun.set), lambda id: soon(lambda: broadcast.publish(id))
+                self.engine.relay, ids, lambda: soon(begun.set), lambda change: soon(lambda: publish(change))
             )
             try:
                 await begun.wait()
@@ -156,22 +171,43 @@ class SharedMemoryStore:
             finally:
                 relay.cancel()
 
-    async def announce(self, name: str, offered: Announcement) -> None:
-        await self._ask(self.engine.announce, self._session, name, offered)
+    async def announce(self, announcement: Announcement) -> None:
+        await self._ask(self.engine.announce, self._session, announcement)
 
-    async def nodes(self) -> Mapping[str, Announcement]:
+    async def nodes(self) -> Sequence[Member]:
         return await self._ask(self.engine.nodes)
 
+    async def now(self) -> float:
+        return await self._ask(self.engine.now)
 
-class Cluster:
-    """An engine that runs while it is entered, and gives stores on its data."""
+    async def held(self, ids: Collection[JobId]) -> Mapping[JobId, Held]:
+        return await self._ask(self.engine.held, ids)
+
+    async def queues(self) -> Mapping[ContainerId, QueueState]:
+        return await self._ask(self.engine.queues)
+
+
+class SharedMemory:
+    """An engine with jobs in memory, and the stores on it. It runs while it is entered.
+
+    A cluster of nodes in one process::
+
+        with SharedMemory() as shared:
+            async with make_node(store=shared.store(), name="a") as a, make_node(store=shared.store(), name="b") as b:
+                job = await a.submit(request)
+    """
 
     portal: BlockingPortal
 
     def __init__(
-        self, lease_seconds: float, engine: type[Engine] = Engine, client: type[SharedMemoryStore] = SharedMemoryStore
+        self,
+        lease_seconds: float = 1.0,
+        *,
+        engine: type[Engine] = Engine,
+        client: type[SharedMemoryStore] = SharedMemoryStore,
     ) -> None:
-        self.engine = engine(lease_seconds)
+        """`lease_seconds` is the time after which others take over the jobs of a node that died."""
+        self.engine = engine(make_table(), lease_seconds)
         self._client = client
 
     def __enter__(self) -> Self:
@@ -187,4 +223,5 @@ class Cluster:
         self._stack.close()
 
     def store(self) -> SharedMemoryStore:
+        """Return a store on the engine's data, for one node."""
         return self._client(self.engine, self.portal)

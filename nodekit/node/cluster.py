@@ -1,0 +1,210 @@
+"""The nodes of a shared store, as one of them sees them. A node whose store is its own sees itself."""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
+from typing import cast
+from uuid import uuid4
+
+import anyio
+
+from nodekit.concurrency.signal import Signal
+from nodekit.interfaces.component_calls import is_fault, said
+from nodekit.interfaces.shared_store import Announcement, Member, SharedStore
+from nodekit.interfaces.store import JobStore
+from nodekit.model.clock import Clock
+from nodekit.model.container import Container, ContainerId
+from nodekit.model.version import __version__
+
+logger = logging.getLogger("nodekit.node")
+
+LARGEST_SKEW_SECONDS = 0.25
+"""Largest skew of a node's clock that is no problem."""
+LOOK_SECONDS = 0.5
+"""Shortest time between two looks at the other nodes that requests cause."""
+CHANGED_SECONDS = 0.1
+"""Shortest time between two announcements."""
+
+
+class Cluster:
+    """The containers and pipelines of all nodes, refreshed with each announcement of this node."""
+
+    def __init__(
+        self,
+        store: JobStore,
+        clock: Clock,
+        *,
+        name: str,
+        containers: Mapping[ContainerId, Container],
+        pipelines: Collection[str],
+        look: Callable[[], Set[ContainerId]],
+        state: Callable[[Announcement], Announcement],
+        changed: Callable[[Set[ContainerId]], None],
+    ) -> None:
+        """`look` returns which containers run here. `state` adds what else there is to announce.
+
+        `changed` is called with the containers that run on other nodes.
+        """
+        self._store = cast(SharedStore, store) if is_shared(store) else None
+        self._clock = clock
+        self._own = containers
+        self._name, self.incarnation = name, uuid4().hex
+        self._pipelines = tuple(sorted(pipelines))
+        self._look, self._state, self._tell = look, state, changed
+        self._others: Sequence[Member] = ()
+        self._views: dict[str | None, Mapping[ContainerId, Container]] = {}
+        self._elsewhere: Set[ContainerId] = frozenset()
+        self._announced: Set[ContainerId] = frozenset()
+        self._began_at = math.inf
+        self._looked_at = -math.inf
+        self._closed = False
+        self._wake = Signal()
+        self._problem = ""
+
+    @property
+    def shared(self) -> bool:
+        """True if several nodes may work on the store."""
+        return self._store is not None
+
+    # -- the view ---------------------------------------------------------------------------------
+
+    @property
+    def containers(self) -> Mapping[ContainerId, Container]:
+        """Containers of this node and of those that are live, or were not long ago."""
+        return self._view(None)
+
+    def containers_of(self, pipeline: str) -> Mapping[ContainerId, Container]:
+        """Return the containers of the nodes that know a pipeline: only they can run its jobs."""
+        return self._view(pipeline)
+
+    def _view(self, pipeline: str | None) -> Mapping[ContainerId, Container]:
+        if not self._others:
+            return self._own
+        if pipeline not in self._views:
+            found: dict[ContainerId, Container] = {}
+            for member in sorted(self._others, key=lambda member: (member.live, member.seen_at)):
+                if pipeline is None or pipeline in member.announcement.pipelines:
+                    found |= member.announcement.containers
+            self._views[pipeline] = found | dict(self._own)
+        return self._views[pipeline]
+
+    @property
+    def elsewhere(self) -> Set[ContainerId]:
+        """Containers that run on other live nodes."""
+        return self._elsewhere
+
+    def here(self, id: ContainerId) -> bool:
+        """Return True if jobs are run in this container here, or wait here until it runs again."""
+        return id in self._own and (id not in self._elsewhere or id in self._look())
+
+    def with_all(self, containers: Collection[ContainerId], pipeline: str) -> list[Announcement]:
+        """Return the other live nodes on which all of these containers run, and that know the pipeline."""
+        return [
+            one for one in self._live() if pipeline in one.pipelines and all(id in one.running for id in containers)
+        ]
+
+    def _live(self) -> Iterator[Announcement]:
+        return (member.announcement for member in self._others if member.live)
+
+    # -- the exchange -----------------------------------------------------------------------------
+
+    async def begin(self) -> None:
+        """Learn the engine's time and the other nodes, before the first job is accepted."""
+        if self._store is not None:
+            await self._sample(self._store)
+            self._began_at = self._clock.now()
+            self._see(await self._store.nodes())
+
+    async def run(self) -> None:
+        """Announce this node every third of its lease, and when what runs here changes, until cancelled."""
+        store = self._store
+        if store is None:
+            return
+        while True:
+            try:
+                await self._exchange(store)
+                self._problem = ""
+            except BaseException as error:
+                if not is_fault(error):
+                    raise
+                if not self._problem:
+                    logger.warning("the other nodes of the store cannot be reached: %s", said(error))
+                self._problem = f"the other nodes of the store cannot be reached: {said(error)}"
+            with anyio.move_on_after(store.lease_seconds / 3):
+                await self._wake.wait()
+                await anyio.sleep(CHANGED_SECONDS)
+
+    async def _exchange(self, store: SharedStore) -> None:
+        await self._sample(store)
+        self._announced = frozenset() if self._closed else frozenset(self._look())
+        me = Announcement(
+            name=self._name,
+            incarnation=self.incarnation,
+            version=__version__,
+            containers=self._own,
+            running=tuple(sorted(self._announced)),
+            pipelines=self._pipelines,
+            skew_seconds=self._clock.skew_seconds,
+        )
+        await store.announce(self._state(me))
+        self._see(await store.nodes())
+
+    async def _sample(self, store: SharedStore) -> None:
+        asked_at = time.monotonic()
+        self._clock.sample(await store.now(), asked_at)
+
+    def _see(self, members: Sequence[Member]) -> None:
+        self._others = [member for member in members if member.announcement.incarnation != self.incarnation]
+        self._views.clear()
+        self._looked_at = time.monotonic()
+        elsewhere = frozenset(id for one in self._live() for id in one.running)
+        if elsewhere != self._elsewhere:
+            self._elsewhere = elsewhere
+            self._tell(elsewhere)
+
+    async def look_again(self) -> bool:
+        """Look at the other nodes now, because a request names something unknown. Return True if that was done.
+
+        It is not done for each such request: callers may be hostile.
+        """
+        if self._store is None or time.monotonic() - self._looked_at < LOOK_SECONDS:
+            return False
+        self._looked_at = time.monotonic()
+        self._see(await self._store.nodes())
+        return True
+
+    def looked(self, running: Set[ContainerId]) -> None:
+        """Announce what runs here, if it has changed."""
+        if self._store is not None and not self._closed and running != self._announced:
+            self._wake.set()
+
+    def close(self) -> None:
+        """Announce that nothing can be called here any more: the node drains."""
+        self._closed = True
+        self._wake.set()
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong between the nodes right now."""
+        if self._problem:
+            yield self._problem
+        skew, uncertainty = self._clock.skew_seconds, self._clock.uncertainty_seconds
+        if self._store is not None and abs(skew) - uncertainty > LARGEST_SKEW_SECONDS:
+            where = "ahead of" if skew > 0 else "behind"
+            yield f"this machine's clock is {abs(skew):.1f} s {where} the clock of the store's engine; synchronise it"
+        for member in self._others:
+            other = member.announcement
+            if not member.live:
+                continue
+            if other.name == self._name and member.seen_at > self._began_at:
+                yield f"another node on this store is named {other.name!r} as well; give each node a name of its own"
+            if other.version != __version__:
+                yield f"node {other.name!r} runs nodekit {other.version or 'of an unknown version'}, not {__version__}"
+            for id, container in other.containers.items():
+                if id in self._own and container.rules != self._own[id].rules:
+                    yield f"container {id!r} has other rules on node {other.name!r}; give it the same rules everywhere"
+
+
+def is_shared(store: object) -> bool:
+    """Return True if several nodes can work on the store."""
+    return hasattr(store, "announce")

@@ -1,0 +1,281 @@
+"""The engine of the kit's shared store: a queue, a clock, sessions of clients, and fenced claims.
+
+An `EmbeddedStore` is its queue. A client renews its session. When the session lapses, its claims are queued again and
+its node counts as gone. Each claim has a token; a write with an invalid token is refused.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+import anyio
+from msgspec.structs import replace
+
+from nodekit import (
+    REMEMBERED_SECONDS,
+    Announcement,
+    Claim,
+    ClaimLost,
+    ClientId,
+    Container,
+    ContainerId,
+    EmbeddedStore,
+    Held,
+    Job,
+    JobId,
+    JobTable,
+    Member,
+    Outcome,
+    PluginStorage,
+    QueueState,
+    Settlement,
+    Unfinished,
+)
+
+
+@dataclass(eq=False)
+class SharedClaim:
+    """A claim, on its way to a client or in its hands."""
+
+    token: int
+    job: Job
+    takeovers: int
+    age_seconds: float
+    lost: bool = False
+    """True if it was invalid before the client got it."""
+    scope: anyio.CancelScope = field(init=False)
+    """Created in the event loop of the client."""
+
+
+@dataclass
+class Session:
+    """A client as the engine knows it; `lose` is called with the tokens of claims that have become invalid."""
+
+    lose: Callable[[int], None]
+    lapses_at: float = 0.0
+    name: str = ""
+
+
+@dataclass
+class Ticket:
+    """A call for claims, which may be given up at any time."""
+
+    scope: anyio.CancelScope | None = None
+    given_up: bool = False
+    claims: list[SharedClaim] = field(default_factory=list)
+
+
+@dataclass
+class HeldClaim:
+    """A claim in the hands of a session, since a time of the engine's clock."""
+
+    session: int
+    claim: Claim
+    since: float
+
+
+class JobsOfEngine(EmbeddedStore):
+    """The jobs and their queue, with the number of times that nodes have lost each job in a row."""
+
+    def __init__(self, table: JobTable) -> None:
+        super().__init__(table)
+        self.takeovers: Counter[JobId] = Counter()
+
+    def _entry(self, job: Job) -> Unfinished:
+        return replace(super()._entry(job), suspect=self.takeovers[job.id] > 0)
+
+    def queues(self) -> Mapping[ContainerId, QueueState]:
+        return self._queue.states()
+
+    def storage(self, namespace: str) -> PluginStorage:
+        table: Any = self.table
+        storage: PluginStorage = table.storage(namespace)
+        return storage
+
+
+class Engine:
+    """The engine that all clients call. Its methods run in one event loop, and use its clock."""
+
+    def __init__(self, table: JobTable, lease_seconds: float) -> None:
+        self.lease_seconds = lease_seconds
+        self.store = JobsOfEngine(table)
+        self.sessions: dict[int, Session] = {}
+        self.claims: dict[int, HeldClaim] = {}
+        self.members: dict[str, tuple[int, Member]] = {}
+        self.numbers = count(1)
+
+    # -- sessions ---------------------------------------------------------------------------------
+
+    async def open(self, lose: Callable[[int], None]) -> int:
+        number = next(self.numbers)
+        self.sessions[number] = Session(lose)
+        await self.renew(number)
+        return number
+
+    async def renew(self, number: int) -> bool:
+        """Renew the session; return False if it is gone."""
+        if (session := self.sessions.get(number)) is not None:
+            session.lapses_at = time.monotonic() + self.lease_seconds
+            self.see(number, live=True)
+        return session is not None
+
+    async def watch(self) -> None:
+        """End the sessions whose clients stopped renewing them."""
+        while True:
+            await anyio.sleep(self.lease_seconds / 20)
+            for number, session in list(self.sessions.items()):
+                if session.lapses_at <= time.monotonic():
+                    await self.end(number, died=True)
+
+    async def end(self, number: int, *, died: bool) -> None:
+        """Forget a client, and queue again the jobs that it had claimed."""
+        self.see(number, live=False, at=None if died else self.time())
+        tokens = [token for token, held in self.claims.items() if held.session == number]
+        claims = [self.drop(token) for token in tokens]
+        self.sessions.pop(number, None)
+        for claim in claims:
+            with suppress(ClaimLost):  # settled at the same moment
+                await self.take_back(claim, died=died)
+
+    def drop(self, token: int) -> Claim:
+        """Drop a claim that has become invalid."""
+        held = self.claims.pop(token)
+        if held.session in self.sessions:
+            self.sessions[held.session].lose(token)
+        return held.claim
+
+    async def take_back(self, claim: Claim, *, died: bool) -> None:
+        self.store.takeovers[claim.job.id] += died
+        await self.store.release(claim, claim.job)
+
+    # -- claims -----------------------------------------------------------------------------------
+
+    async def claim(
+        self,
+        number: int,
+        ticket: Ticket,
+        containers: Collection[ContainerId] | None,
+        pipelines: Collection[str],
+        limit: int,
+        suspects: bool,
+    ) -> list[SharedClaim]:
+        """Wait for jobs that are due in the containers. With None, wait for jobs whose time is over."""
+        with anyio.CancelScope() as ticket.scope:
+            while not ticket.given_up and not ticket.claims:
+                if containers is None:
+                    taken = await self.store.claim_expired(limit)
+                else:
+                    taken = await self.store.claim(containers, pipelines, limit, suspects=suspects)
+                ticket.claims = [self.grant(number, claim) for claim in taken]
+                if number not in self.sessions:
+                    await self.give_up(ticket)
+        return ticket.claims
+
+    async def add_claimed(self, number: int, job: Job) -> SharedClaim:
+        claim = self.grant(number, await self.store.add_claimed(job))
+        if number not in self.sessions:  # it has lapsed meanwhile
+            claim.lost = True
+            await self.take_back(self.drop(claim.token), died=True)
+        return claim
+
+    def grant(self, number: int, claim: Claim) -> SharedClaim:
+        token = next(self.numbers)
+        self.claims[token] = HeldClaim(number, claim, self.time())
+        return SharedClaim(token, claim.job, self.store.takeovers[claim.job.id], claim.age_seconds)
+
+    async def give_up(self, ticket: Ticket) -> None:
+        """Withdraw a call for claims: its caller has gone."""
+        ticket.given_up = True
+        if ticket.scope is not None and not ticket.claims:
+            ticket.scope.cancel()
+        for claim in ticket.claims:
+            with suppress(ClaimLost):
+                await self.release(claim.token, claim.job, 0)
+
+    async def save(self, token: int, job: Job) -> Job:
+        held = self.held_claim(token)
+        stored_steps = held.claim.job.ended_steps
+        await self.store.save(held.claim, job)
+        held.since = self.time()
+        if job.ended_steps > stored_steps:
+            self.store.takeovers.pop(job.id, None)
+        if job.status.finished:
+            self.claims.pop(token, None)
+            self.store.takeovers.pop(job.id, None)
+        return held.claim.job
+
+    async def release(self, token: int, job: Job, delay_seconds: float) -> Job:
+        held = self.held_claim(token)
+        if job.ended_steps > held.claim.job.ended_steps:
+            self.store.takeovers.pop(job.id, None)
+        await self.store.release(held.claim, job, delay_seconds=delay_seconds)
+        self.claims.pop(token, None)
+        return held.claim.job
+
+    def held_claim(self, token: int) -> HeldClaim:
+        if token not in self.claims:
+            raise ClaimLost("the claim was taken over, settled or given back")
+        return self.claims[token]
+
+    async def settle(self, id: JobId, outcome: Outcome, client: ClientId | None, **call: Any) -> Settlement | None:
+        settlement = await self.store.settle(id, outcome, client=client, **call)
+        if settlement is not None and settlement.now:
+            self.store.takeovers.pop(id, None)
+            for token in [token for token, held in self.claims.items() if held.claim.job.id == id]:
+                self.drop(token)
+        return settlement
+
+    # -- the cluster ------------------------------------------------------------------------------
+
+    def time(self) -> float:
+        return time.time()
+
+    async def now(self) -> float:
+        return self.time()
+
+    async def announce(self, number: int, announcement: Announcement) -> None:
+        if (session := self.sessions.get(number)) is None:
+            return
+        session.name = announcement.name
+        self.members[announcement.incarnation] = number, Member(self.plain(announcement), self.time(), live=True)
+
+    def plain(self, announcement: Announcement) -> Announcement:
+        """Return the announcement with the fields of `Container` alone."""
+        containers = {
+            id: Container(**{name: getattr(container, name) for name in Container.__struct_fields__})
+            for id, container in announcement.containers.items()
+        }
+        return replace(announcement, containers=containers)
+
+    def see(self, number: int, *, live: bool, at: float | None = None) -> None:
+        """Note a sign of life of a session's nodes, or their end. `at` is None for a node that died."""
+        for incarnation, (owner, member) in list(self.members.items()):
+            if owner == number:
+                seen_at = self.time() if live else at or member.seen_at
+                self.members[incarnation] = number, replace(member, seen_at=seen_at, live=live)
+
+    async def nodes(self) -> Sequence[Member]:
+        oldest = self.time() - REMEMBERED_SECONDS
+        self.members = {i: entry for i, entry in self.members.items() if entry[1].live or entry[1].seen_at > oldest}
+        return [member for _, member in self.members.values()]
+
+    async def held(self, ids: Collection[JobId]) -> Mapping[JobId, Held]:
+        found: dict[JobId, Held] = {}
+        for held in self.claims.values():
+            job, session = held.claim.job, self.sessions.get(held.session)
+            if job.id in ids and session is not None and session.name:
+                found[job.id] = Held(session.name, held.since, job.ended_steps, job.attempt)
+        return found
+
+    async def queues(self) -> Mapping[ContainerId, QueueState]:
+        return self.store.queues()
+
+    async def relay(self, ids: Collection[JobId] | None, begun: Callable[[], None], put: Callable[[Any], None]) -> None:
+        async with self.store.changes(ids) as changes:
+            begun()
+            async for change in changes:
+                put(change)
