@@ -100,7 +100,7 @@ async def submit(node: Node, number: int) -> list[str]:
 
 
 def waiting(node: Node) -> int:
-    return sum(len(waiters) for waiters in node._waiters._waiters.values())
+    return len(node._waiters.waits)
 
 
 async def at_rest(node: Node, number: int) -> None:
