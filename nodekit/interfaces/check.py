@@ -56,10 +56,15 @@ def members(protocol: type) -> tuple[Member, ...]:
 @cache
 def optional_members(protocol: type) -> tuple[Member, ...]:
     """Return optional members: those that extensions of this Protocol, or of one it extends, add in its module."""
-    pairs = [(base, other) for base in protocol.__mro__ if _is_protocol(base) for other in base.__subclasses__()]
-    beside = [other for base, other in pairs if other.__module__ == base.__module__ and _is_protocol(other)]
+    bases: list[type] = [base for base in protocol.__mro__ if _is_protocol(base)]
+    beside = [kind for base in bases for kind in _protocols_on(base) if kind.__module__ == base.__module__]
     asked = (member for other in beside for member in members(other) if member.name not in _DUNDERS)
     return tuple(member for member in asked if member.protocol not in protocol.__mro__)
+
+
+def _protocols_on(base: type) -> list[type]:
+    subclasses: list[type] = base.__subclasses__()
+    return [kind for kind in subclasses if _is_protocol(kind)]
 
 
 def _is_protocol(kind: type) -> bool:

@@ -22,7 +22,7 @@ from nodekit.interfaces.component_calls import Running, asked
 from nodekit.interfaces.pipeline import BUILT_IN, Pipeline
 from nodekit.interfaces.pipeline import Sequence as SequencePipeline
 from nodekit.interfaces.runner import ContainerRunner
-from nodekit.interfaces.shared_store import Announcement, SharedStore
+from nodekit.interfaces.shared_store import Announcement, Member, SharedStore
 from nodekit.interfaces.storage import PluginStorage
 from nodekit.interfaces.store import Change, JobStore, Pending, Settlement
 from nodekit.interfaces.transport import Transport
@@ -325,6 +325,13 @@ class Node:
         if self._cluster.shared and (others := [id for id in ids if id not in held]):
             held |= await cast(SharedStore, self._store).held(others)
         return held
+
+    async def members(self) -> Sequence[Member]:
+        """Return the nodes on the store, this one included: those that live, and those that left or died lately.
+
+        Empty if the store is this node's own.
+        """
+        return await cast(SharedStore, self._store).nodes() if self._cluster.shared else ()
 
     async def delete(self, ids: Sequence[JobId]) -> int:
         """Delete finished jobs; unfinished and unknown ones are left alone. Return the number of deleted jobs."""

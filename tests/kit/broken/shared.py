@@ -336,5 +336,9 @@ class Suite(SharedStoreContract):
         with SharedMemory(self.lease_seconds, **broken) as cluster:
             yield cluster.store
 
+    @pytest.fixture
+    def open_other_version(self) -> None:
+        return None
+
 
 HURRIED = {"timeout_seconds": 1.0, "quiet_seconds": 0.03, "lease_seconds": 0.3}
