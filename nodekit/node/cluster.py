@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
+from types import MappingProxyType
 from typing import cast
 from uuid import uuid4
 
@@ -36,7 +37,7 @@ class Cluster:
         clock: Clock,
         *,
         name: str,
-        containers: Mapping[ContainerId, Container],
+        containers: dict[ContainerId, Container],
         pipelines: Collection[str],
         look: Callable[[], Set[ContainerId]],
         state: Callable[[Announcement], Announcement],
@@ -48,7 +49,7 @@ class Cluster:
         """
         self._store = cast(SharedStore, store) if is_shared(store) else None
         self._clock = clock
-        self._own = containers
+        self._own = MappingProxyType(containers)  # it is given to plugins
         self._name, self.incarnation = name, uuid4().hex
         self._pipelines = tuple(sorted(pipelines))
         self._look, self._state, self._tell = look, state, changed
@@ -86,7 +87,7 @@ class Cluster:
             for member in sorted(self._others, key=lambda member: (member.live, member.seen_at)):
                 if pipeline is None or pipeline in member.announcement.pipelines:
                     found |= member.announcement.containers
-            self._views[pipeline] = found | dict(self._own)
+            self._views[pipeline] = MappingProxyType(found | self._own)
         return self._views[pipeline]
 
     @property
@@ -142,7 +143,7 @@ class Cluster:
             name=self._name,
             incarnation=self.incarnation,
             version=__version__,
-            containers=self._own,
+            containers={**self._own},
             running=tuple(sorted(self._announced)),
             pipelines=self._pipelines,
             skew_seconds=self._clock.skew_seconds,

@@ -267,7 +267,8 @@ class Clusters(SharedBase):
     # -- poison -----------------------------------------------------------------------------------
 
     async def test_a_job_that_ends_its_nodes_fails_and_those_beside_it_do_not(self, open_store: Open) -> None:
-        runners = [CountingRunner(f"dying-{number}", held=["reverse"] if number == 0 else []) for number in range(3)]
+        held = CountingRunner("dying-0", held=["reverse"])
+        runners = [held, *(CountingRunner(name, seconds=self.quiet_seconds) for name in ("dying-1", "dying-2"))]
         async with AsyncExitStack() as stack:
             others: list[JobId] = []
             poison: JobId = ""
@@ -279,7 +280,8 @@ class Clusters(SharedBase):
                 if not others:
                     others = await there.call(self.submitted, node, NEIGHBOURS, "reverse")
                     await self.called(runner, NEIGHBOURS, index=0)
-                    [poison] = await there.call(partial(self.submitted, node, 1, "echo", data={"poison": 1}))
+                    submit = partial(self.submitted, node, 1, "echo", data={"poison": 1}, priority=0)
+                    [poison] = await there.call(submit)  # later nodes run it before its neighbours
                 await self.eventually(partial(_calls_of, runner, poison), 1)
             living = CountingRunner("living")
             async with self.node(open_store(), living) as node:

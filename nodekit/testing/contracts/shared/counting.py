@@ -13,7 +13,7 @@ from nodekit.concurrency.signal import Signal
 
 
 class CountingRunner:
-    """Runs containers that return their input. Calls of the containers in `held` wait until `open`.
+    """Runs containers that return their input, after some seconds. Calls of those in `held` wait until `open`.
 
     A job with the data ``{"poison": …}`` ends its node: it calls `die`, which is to stop the node's store until the
     event is set.
@@ -27,6 +27,7 @@ class CountingRunner:
         containers: Collection[ContainerId] = ("echo", "reverse"),
         *,
         held: Collection[ContainerId] = (),
+        seconds: float = 0.0,
         when_down: Literal["wait", "fail"] = "wait",
     ) -> None:
         self.name = name
@@ -41,6 +42,7 @@ class CountingRunner:
         self._down: set[ContainerId] = set()
         self._changed = Signal()
         self._held = held
+        self._seconds = seconds
         self._opened: anyio.Event
 
     async def __aenter__(self) -> Self:
@@ -80,6 +82,8 @@ class CountingRunner:
             except anyio.get_cancelled_exc_class():
                 self.aborted += 1
                 raise
+        elif self._seconds:
+            await anyio.sleep(self._seconds)
         return ContainerOutput(container=step.container, output=step.input.data, instance=self.name)
 
 

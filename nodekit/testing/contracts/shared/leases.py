@@ -273,7 +273,7 @@ class Leases(SharedBase):
     # -- clocks -----------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("seconds", [DAY_SECONDS, -DAY_SECONDS], ids=["ahead", "behind"])
-    async def test_no_node_trusts_theclock_of_another(
+    async def test_no_node_trusts_the_clock_of_another(
         self, open_store: Open, store: SharedStore, seconds: float
     ) -> None:
         async with self.another(open_store) as there:
