@@ -52,7 +52,22 @@ async def test_it_shows_nodes_queues_and_counts_without_being_one_of_them(shared
         assert lines[0] == "1 live node, 1 gone"
         assert [line.split() for line in lines[1:4]] == [
             ["NODE", "INCARNATION", "VERSION", "SEEN", "SKEW", "IN", "FLIGHT", "CONTAINERS", "PIPELINES"],
-            ["a", "a0123456", "1.2", "0", "s", "ago", "-0.50", "s", "3", "echo,", "slow", "(down)", "mine,", "sequence"],
+            [
+                "a",
+                "a0123456",
+                "1.2",
+                "0",
+                "s",
+                "ago",
+                "-0.50",
+                "s",
+                "3",
+                "echo,",
+                "slow",
+                "(down)",
+                "mine,",
+                "sequence",
+            ],
             ["left", "left0123", "?", "gone", "0", "s", "ago", "+0.00", "s", "0", "echo,", "slow", "-"],
         ]
         assert lines[4:6] == ["", "3 unfinished jobs, 2 takeovers, 1 poison"]

@@ -1,4 +1,4 @@
-"""What the engine knows of all nodes at once: its clock, the queues, who holds a job. And many clients."""
+"""Facts that the engine has for all nodes: its clock, the queues, who holds a job, the turns of many clients."""
 
 from collections import Counter
 
