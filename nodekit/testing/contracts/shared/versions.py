@@ -13,15 +13,13 @@ class Versions(SharedBase):
 
     @pytest.fixture
     def open_other_version(self) -> Open | None:
-        raise NotImplementedError(
-            "define a fixture `open_other_version`: a function like `open_store`, of a store with the schema before or "
-            "after this one; None if there has been only one so far"
-        )
+        """Return a function like `open_store`, for stores with the schema before or after this one."""
+        return None
 
     @pytest.fixture
     def other_version(self, open_other_version: Open | None) -> SharedStore:
         if open_other_version is None:
-            pytest.skip("there is only one version of its schema")
+            pytest.skip("define a fixture `open_other_version` as soon as its schema has had two versions")
         return open_other_version()
 
     async def test_nodes_of_two_versions_work_on_one_queue(
