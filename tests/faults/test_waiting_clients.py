@@ -100,7 +100,7 @@ async def submit(node: Node, number: int) -> list[str]:
 
 
 def waiting(node: Node) -> int:
-    return len(node._waiters.waits)
+    return len(node._waiters.present)
 
 
 async def at_rest(node: Node, number: int) -> None:

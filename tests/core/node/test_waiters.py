@@ -84,7 +84,7 @@ async def test_a_waiter_listens_to_its_jobs_as_long_as_it_waits(changes: Changes
             await changes.report("a", None, "b")
             assert [await changed(waiter) for _ in range(3)] == ["a", None, "b"]
     assert changes.asked == [["a", "b"]] * 2
-    assert waiters.waits == set()
+    assert waiters.present == set()
 
 
 async def test_a_waiter_that_waits_is_woken(changes: Changes, waiters: Waiters) -> None:
@@ -165,7 +165,7 @@ async def test_the_end_of_the_node_ends_all_waits(changes: Changes, waiters: Wai
         assert failures == []
         waiters.end()
     assert len(failures) == 3
-    assert (changes.listening, waiters.waits) == (0, set())
+    assert (changes.listening, waiters.present) == (0, set())
     with pytest.raises(NodekitError, match="the node is not running"):
         async with waiters.on(["a"]) as waiter:
             await waiter.changed()

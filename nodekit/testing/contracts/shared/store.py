@@ -23,6 +23,6 @@ class SharedStoreContract(SharedJobs, Leases, Announcements, Overview, Clusters,
             def open_store(self, tmp_path):
                 return lambda: MyStore(tmp_path, lease_seconds=self.lease_seconds)
 
-    `hold` simulates a node that dies or is paused. The fixture `open_other_version` gives stores of the schema before or
-    after this one. A single store also keeps all promises of `JobStoreContract`.
+    `hold` simulates a node that dies or is paused. The fixture `open_other_version` gives stores of the schema before
+    or after this one. A single store also keeps all promises of `JobStoreContract`.
     """
