@@ -57,7 +57,7 @@ class _Listener:
     """A subscription; entered for each wait, so it is no generator."""
 
     def __init__(self, broadcast: Broadcast, ids: Collection[JobId] | None) -> None:
-        self._broadcast, self._ids = broadcast, ids
+        self._broadcast, self._ids = broadcast, None if ids is None else tuple(ids)
         self._changes: deque[Change | None] = deque()
         self._arrived = Signal()
 
