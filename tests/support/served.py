@@ -88,9 +88,11 @@ async def started(
 
 
 @asynccontextmanager
-async def serve(file: Path, *arguments: str, open_files: int | None = None) -> AsyncIterator[tuple[Served, Api]]:
+async def serve(
+    file: Path, *arguments: str, env: Mapping[str, str] | None = None, open_files: int | None = None
+) -> AsyncIterator[tuple[Served, Api]]:
     """Run `nodekit serve`; yield it, listening, and a client of it."""
-    async with started("serve", file, *arguments, folder=file.parent, open_files=open_files) as served:
+    async with started("serve", file, *arguments, folder=file.parent, env=env, open_files=open_files) as served:
         await until(lambda: served.url or served.process.poll() is not None)
         assert served.url, served.log
         async with aiohttp.ClientSession() as session:
