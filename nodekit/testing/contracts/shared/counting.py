@@ -11,7 +11,6 @@ import anyio
 from nodekit import Container, ContainerId, ContainerOutput, JobId, Step, decode_payload
 from nodekit.concurrency.signal import Signal
 
-
 _DIES_AFTER_SECONDS = 0.1
 
 
