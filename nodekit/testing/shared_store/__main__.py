@@ -2,6 +2,9 @@
 
 import argparse
 import logging
+import os
+import signal
+import threading
 from functools import partial
 from pathlib import Path
 
@@ -10,14 +13,23 @@ import anyio
 from nodekit.testing.shared_store.server import run
 
 
+def _end_with_input() -> None:
+    while os.read(0, 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m nodekit.testing.shared_store")
     parser.add_argument("--file", type=Path, required=True, help="SQLite file of the jobs; created if it is missing")
     parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1; 0: choose a free one")
     parser.add_argument("--lease-seconds", type=float, default=1.0, help="time after which a silent node is dead")
     parser.add_argument("--read-only", action="store_true", help="refuse to write jobs until SIGUSR2")
+    parser.add_argument("--until-eof", action="store_true", help="end when standard input ends, as its owner does")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
+    if given.until_eof:
+        threading.Thread(target=_end_with_input, daemon=True).start()
     ready = partial(print, flush=True)
     anyio.run(partial(run, given.file, given.port, given.lease_seconds, read_only=given.read_only, ready=ready))
 

@@ -61,9 +61,9 @@ class SharedServer:
         """Start the engine, on the port that it had before, and return when clients can connect."""
         assert self._process is None, "the engine runs already"
         command = [sys.executable, "-m", "nodekit.testing.shared_store", "--file", str(self.path)]
-        command += ["--port", str(self._port), "--lease-seconds", str(self.lease_seconds)]
+        command += ["--until-eof", "--port", str(self._port), "--lease-seconds", str(self.lease_seconds)]
         self._process = subprocess.Popen(  # noqa: S603 - this program
-            command + ["--read-only"] * self._read_only, stdout=subprocess.PIPE, bufsize=0
+            command + ["--read-only"] * self._read_only, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
         )
         try:
             self._port = int(self._line().rpartition(":")[2])
@@ -89,8 +89,9 @@ class SharedServer:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    pipe.close()
 
     def read_only(self, on: bool) -> None:
         """Let the engine refuse to write jobs, or write them again."""

@@ -223,7 +223,7 @@ class ExpiresItsOwnOnly(SharedMemoryStore):
 
 
 class IgnoresPipelines(Engine):
-    async def claim(self, number: int, ticket: Ticket, containers: Any, *wanted: Any) -> list[SharedClaim]:
+    async def claim(self, number: int, ticket: Ticket, containers: Any, *wanted: Any) -> list[Granted]:
         _, limit, suspects = wanted
         return await super().claim(number, ticket, containers, ["sequence", "mine", "other"], limit, suspects)
 
