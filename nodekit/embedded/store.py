@@ -173,6 +173,7 @@ class EmbeddedStore:
     def _saved(self, claim: EmbeddedClaim, job: Job) -> None:
         claim.job = job
         if job.status.finished:
+            claim.lost = True  # for a write that waits behind this one
             self._finish(job.id)
 
     async def release(self, claim: Claim, job: Job, *, delay_seconds: float = 0) -> None:

@@ -422,3 +422,28 @@ async def test_a_job_that_turns_out_to_be_finished_is_not_given_out() -> None:
         await table.save(succeeded(job))
         assert [claim.job.id for claim in await store.claim(["echo"], SEQUENCE, 2)] == [other.id]
         assert (await store.pending()).total == 1
+
+
+async def test_a_write_that_waits_behind_the_end_of_its_job_is_refused() -> None:
+    faults = Faults()
+    async with EmbeddedStore(faults.around(MemoryTable())) as store:
+        held = await claim(store, make_job())
+        hang = faults.after("save", 1).hang()
+        ended, late = succeeded(held.job), with_output(held.job, {"too": "late"})
+        refused: list[ClaimLost] = []
+
+        async def save_late() -> None:
+            await hang.happened()
+            with pytest.raises(ClaimLost) as raised:
+                await store.save(held, late)
+            refused.append(raised.value)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(store.save, held, ended)
+            tasks.start_soon(save_late)
+            await hang.happened()
+            await settle_down()
+            faults.lift()
+        assert len(refused) == 1
+        assert await store.get([ended.id]) == [held.job]
+        assert held.job.status.finished
