@@ -49,6 +49,7 @@ from nodekit.testing.contracts.stores.table import JobTableContract  # noqa: E40
 from nodekit.testing.contracts.transports.http import HttpTransportContract  # noqa: E402
 from nodekit.testing.contracts.transports.transport import TransportContract  # noqa: E402
 from nodekit.testing.faults.injection import Call, Crashed, Fault, Faults, Moment, Point, When  # noqa: E402
+from nodekit.testing.faults.proxy import TcpProxy  # noqa: E402
 from nodekit.testing.leaks.detectors import (  # noqa: E402
     no_leaked_descriptors,
     no_leaked_tasks,
@@ -82,6 +83,7 @@ __all__ = [
     "SharedStoreContract",
     "StepContract",
     "StreamingRunnerContract",
+    "TcpProxy",
     "TransportContract",
     "VirtualClock",
     "When",
