@@ -57,6 +57,8 @@ from nodekit.testing.leaks.detectors import (  # noqa: E402
     no_leaks,
     unblocked_loop,
 )
+from nodekit.testing.shared_store.process import SharedServer  # noqa: E402
+from nodekit.testing.shared_store.remote import SharedServerStore  # noqa: E402
 from nodekit.testing.shared_store.store import SharedMemory  # noqa: E402
 
 __all__ = [
@@ -80,6 +82,8 @@ __all__ = [
     "PluginContract",
     "Point",
     "SharedMemory",
+    "SharedServer",
+    "SharedServerStore",
     "SharedStoreContract",
     "StepContract",
     "StreamingRunnerContract",

@@ -1,6 +1,7 @@
 """Small real components in memory. No other module here imports plugins; this one does when a function is called."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -57,11 +58,12 @@ def make_function_runner(
     return runner
 
 
-def make_table() -> JobTable:
-    """Make a table in memory; it outlives the store around it."""
+def make_table(path: Path | None = None) -> JobTable:
+    """Make a table in memory; it outlives the store around it. With a path, its jobs survive a crash of the process."""
     from nodekit_memory import MemoryTable
+    from nodekit_sqlite import SqliteTable
 
-    return MemoryTable()
+    return MemoryTable() if path is None else SqliteTable(path, synchronous="NORMAL")
 
 
 def make_store() -> JobStore:

@@ -6,13 +6,15 @@ its node counts as gone. Each claim has a token; a write with an invalid token i
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
+from secrets import randbits
 from typing import Any
 
 import anyio
+import msgspec
 from msgspec.structs import replace
 
 from nodekit import (
@@ -36,19 +38,32 @@ from nodekit import (
     Unfinished,
 )
 
+OF_SESSION = {"add_claimed", "announce", "claim", "give_back", "renew"}
+"""Calls that belong to a session; their `number` is not the caller's to choose."""
 
-@dataclass(eq=False)
-class SharedClaim:
-    """A claim, on its way to a client or in its hands."""
+
+class Granted(msgspec.Struct):
+    """A claim, as the engine gives it to a client.
+
+    - `lost`: True if it was invalid before the client got it.
+    """
 
     token: int
     job: Job
     takeovers: int
     age_seconds: float
     lost: bool = False
-    """True if it was invalid before the client got it."""
-    scope: anyio.CancelScope = field(init=False)
-    """Created in the event loop of the client."""
+
+
+class Welcome(msgspec.Struct, frozen=True):
+    """The engine's answer to a client that begins a session or goes on with it.
+
+    - `lost`: Tokens of claims that the client has and the engine does not know.
+    """
+
+    session: int
+    lease_seconds: float
+    lost: Sequence[int] = ()
 
 
 @dataclass
@@ -66,7 +81,7 @@ class Ticket:
 
     scope: anyio.CancelScope | None = None
     given_up: bool = False
-    claims: list[SharedClaim] = field(default_factory=list)
+    claims: list[Granted] = field(default_factory=list)
 
 
 @dataclass
@@ -76,6 +91,7 @@ class HeldClaim:
     session: int
     claim: Claim
     since: float
+    writing: anyio.Lock = field(default_factory=anyio.Lock)
 
 
 class JobsOfEngine(EmbeddedStore):
@@ -106,7 +122,13 @@ class Engine:
         self.sessions: dict[int, Session] = {}
         self.claims: dict[int, HeldClaim] = {}
         self.members: dict[str, tuple[int, Member]] = {}
-        self.numbers = count(1)
+        self.numbers = count(randbits(62))  # no number of an earlier engine means anything to this one
+
+    def method(self, name: str, namespace: str = "") -> Callable[..., Awaitable[Any]]:
+        """Return a method that clients call: of the records of a namespace, of the engine, or of its store."""
+        owner = self.store.storage(namespace) if namespace else self if hasattr(self, name) else self.store
+        method: Callable[..., Awaitable[Any]] = getattr(owner, name)
+        return method
 
     # -- sessions ---------------------------------------------------------------------------------
 
@@ -115,6 +137,33 @@ class Engine:
         self.sessions[number] = Session(lose)
         await self.renew(number)
         return number
+
+    async def resume(self, session: int | None, tokens: Collection[int], lose: Callable[[int], None]) -> Welcome:
+        """Go on with a session, or begin one, and agree with the client on its claims.
+
+        Claims that are not among the client's `tokens` are given back: their answers were lost on the way.
+        """
+        if session is not None and session in self.sessions:
+            self.sessions[session].lose = lose
+            await self.renew(session)
+            await self.give_back(
+                session, [t for t, held in self.claims.items() if held.session == session and t not in tokens]
+            )
+        else:
+            session = await self.open(lose)
+        lost = [token for token in tokens if token not in self.claims]
+        return Welcome(session, self.lease_seconds, lost)
+
+    async def give_back(self, number: int, tokens: Collection[int]) -> None:
+        """Queue again the jobs of claims that a client never got or does not want."""
+        for token in tokens:
+            if token in self.claims and self.claims[token].session == number:
+                with suppress(ClaimLost):
+                    await self.release(token, self.claims[token].claim.job, 0)
+
+    async def leave(self, session: int) -> None:
+        """End the session of a client that leaves."""
+        await self.end(session, died=False)
 
     async def renew(self, number: int) -> bool:
         """Renew the session; return False if it is gone."""
@@ -134,19 +183,20 @@ class Engine:
     async def end(self, number: int, *, died: bool) -> None:
         """Forget a client, and queue again the jobs that it had claimed."""
         self.see(number, live=False, at=None if died else self.time())
-        tokens = [token for token, held in self.claims.items() if held.session == number]
-        claims = [self.drop(token) for token in tokens]
+        dropped = [self.drop(token) for token, held in list(self.claims.items()) if held.session == number]
         self.sessions.pop(number, None)
-        for claim in claims:
-            with suppress(ClaimLost):  # settled at the same moment
-                await self.take_back(claim, died=died)
+        for held in dropped:
+            async with held.writing:  # what is being written is written first
+                if not held.claim.job.status.finished:
+                    with suppress(ClaimLost):  # settled at the same moment
+                        await self.take_back(held.claim, died=died)
 
-    def drop(self, token: int) -> Claim:
+    def drop(self, token: int) -> HeldClaim:
         """Drop a claim that has become invalid."""
         held = self.claims.pop(token)
         if held.session in self.sessions:
             self.sessions[held.session].lose(token)
-        return held.claim
+        return held
 
     async def take_back(self, claim: Claim, *, died: bool) -> None:
         self.store.takeovers[claim.job.id] += died
@@ -162,7 +212,7 @@ class Engine:
         pipelines: Collection[str],
         limit: int,
         suspects: bool,
-    ) -> list[SharedClaim]:
+    ) -> list[Granted]:
         """Wait for jobs that are due in the containers. With None, wait for jobs whose time is over."""
         with anyio.CancelScope() as ticket.scope:
             while not ticket.given_up and not ticket.claims:
@@ -175,17 +225,17 @@ class Engine:
                     await self.give_up(ticket)
         return ticket.claims
 
-    async def add_claimed(self, number: int, job: Job) -> SharedClaim:
+    async def add_claimed(self, number: int, job: Job) -> Granted:
         claim = self.grant(number, await self.store.add_claimed(job))
         if number not in self.sessions:  # it has lapsed meanwhile
             claim.lost = True
-            await self.take_back(self.drop(claim.token), died=True)
+            await self.take_back(self.drop(claim.token).claim, died=True)
         return claim
 
-    def grant(self, number: int, claim: Claim) -> SharedClaim:
+    def grant(self, number: int, claim: Claim) -> Granted:
         token = next(self.numbers)
         self.claims[token] = HeldClaim(number, claim, self.time())
-        return SharedClaim(token, claim.job, self.store.takeovers[claim.job.id], claim.age_seconds)
+        return Granted(token, claim.job, self.store.takeovers[claim.job.id], claim.age_seconds)
 
     async def give_up(self, ticket: Ticket) -> None:
         """Withdraw a call for claims: its caller has gone."""
@@ -198,31 +248,35 @@ class Engine:
 
     async def save(self, token: int, job: Job) -> Job:
         held = self.held_claim(token)
-        stored_steps = held.claim.job.ended_steps
-        await self.store.save(held.claim, job)
-        held.since = self.time()
-        if job.ended_steps > stored_steps:
-            self.store.takeovers.pop(job.id, None)
-        if job.status.finished:
-            self.claims.pop(token, None)
-            self.store.takeovers.pop(job.id, None)
-        return held.claim.job
+        async with held.writing:
+            stored_steps = self.held_claim(token).claim.job.ended_steps
+            await self.store.save(held.claim, job)
+            held.since = self.time()
+            if job.ended_steps > stored_steps:
+                self.store.takeovers.pop(job.id, None)
+            if job.status.finished:
+                self.claims.pop(token, None)
+                self.store.takeovers.pop(job.id, None)
+            return held.claim.job
 
     async def release(self, token: int, job: Job, delay_seconds: float) -> Job:
         held = self.held_claim(token)
-        if job.ended_steps > held.claim.job.ended_steps:
-            self.store.takeovers.pop(job.id, None)
-        await self.store.release(held.claim, job, delay_seconds=delay_seconds)
-        self.claims.pop(token, None)
-        return held.claim.job
+        async with held.writing:  # a client whose answer was lost may repeat a call that is still being made
+            if job.ended_steps > self.held_claim(token).claim.job.ended_steps:
+                self.store.takeovers.pop(job.id, None)
+            await self.store.release(held.claim, job, delay_seconds=delay_seconds)
+            self.claims.pop(token, None)
+            return held.claim.job
 
     def held_claim(self, token: int) -> HeldClaim:
         if token not in self.claims:
             raise ClaimLost("the claim was taken over, settled or given back")
         return self.claims[token]
 
-    async def settle(self, id: JobId, outcome: Outcome, client: ClientId | None, **call: Any) -> Settlement | None:
-        settlement = await self.store.settle(id, outcome, client=client, **call)
+    async def settle(
+        self, id: JobId, outcome: Outcome, client: ClientId | None, call: Held | None = None
+    ) -> Settlement | None:
+        settlement = await self.store.settle(id, outcome, client=client, call=call)
         if settlement is not None and settlement.now:
             self.store.takeovers.pop(id, None)
             for token in [token for token, held in self.claims.items() if held.claim.job.id == id]:
@@ -244,12 +298,7 @@ class Engine:
         self.members[announcement.incarnation] = number, Member(self.plain(announcement), self.time(), live=True)
 
     def plain(self, announcement: Announcement) -> Announcement:
-        """Return the announcement with the fields of `Container` alone."""
-        containers = {
-            id: Container(**{name: getattr(container, name) for name in Container.__struct_fields__})
-            for id, container in announcement.containers.items()
-        }
-        return replace(announcement, containers=containers)
+        return plain(announcement)
 
     def see(self, number: int, *, live: bool, at: float | None = None) -> None:
         """Note a sign of life of a session's nodes, or their end. `at` is None for a node that died."""
@@ -279,3 +328,12 @@ class Engine:
             begun()
             async for change in changes:
                 put(change)
+
+
+def plain(announcement: Announcement) -> Announcement:
+    """Return the announcement with the fields of `Container` alone."""
+    containers = {
+        id: Container(**{name: getattr(container, name) for name in Container.__struct_fields__})
+        for id, container in announcement.containers.items()
+    }
+    return replace(announcement, containers=containers)

@@ -28,7 +28,7 @@ from nodekit import (
     Unfinished,
 )
 from nodekit.testing import SharedMemory, SharedStoreContract
-from nodekit.testing.shared_store.engine import Engine, SharedClaim, Ticket
+from nodekit.testing.shared_store.engine import Engine, Granted, Ticket
 from nodekit.testing.shared_store.store import SharedMemoryStore
 
 
@@ -180,7 +180,7 @@ class IgnoresDelay(Engine):
 
 
 class ClaimsTwice(Engine):
-    def grant(self, number: int, claim: Claim) -> SharedClaim:
+    def grant(self, number: int, claim: Claim) -> Granted:
         if self.store.takeovers[claim.job.id] == 0:
             self.store._queue.put(Unfinished.of(claim.job))
             self.store.takeovers[claim.job.id] = 1

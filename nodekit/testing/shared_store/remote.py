@@ -1,0 +1,268 @@
+"""A shared store whose engine is a server: it connects, connects again, and agrees with the engine on its claims."""
+
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Any, Self, TypeVar
+
+import anyio
+from anyio.abc import TaskGroup, TaskStatus
+
+from nodekit import Announcement, Change, ClaimLost, ContainerId, Job, JobFields, JobId, StoreFailed
+from nodekit.concurrency.signal import Signal
+from nodekit.embedded.change_feed import Broadcast
+from nodekit.testing.shared_store.client import SharedClient
+from nodekit.testing.shared_store.engine import Granted, Welcome, plain
+from nodekit.testing.shared_store.line import Line
+from nodekit.testing.shared_store.wire import BROKEN, Frames, ProtocolError, Request, encode, parts, raw
+
+T = TypeVar("T")
+
+_FIRST_PAUSE_SECONDS = 0.01
+
+
+class _Subscription:
+    """A subscription to changes, and the connection on which the engine knows of it."""
+
+    def __init__(self, ids: Collection[JobId] | None) -> None:
+        self.ids = ids
+        self.changes = Broadcast()
+        self.line: Line | None = None
+        self.number = 0
+
+    def put(self, change: Change | None) -> None:
+        self.changes.missed() if change is None else self.changes.publish(change)
+
+    async def begin(self, line: Line) -> None:
+        self.line, self.number = line, await line.follow(self.ids, self.put)
+
+    def end(self) -> None:
+        if self.line is not None:
+            self.line.unfollow(self.number)
+
+
+class SharedServerStore(SharedClient):
+    """A `SharedStore` on the engine that listens at an address, as `SharedServer` starts it."""
+
+    def __init__(self, host: str, port: int, *, connect_seconds: float = 5.0) -> None:
+        """`connect_seconds` is the time for the first connection. The engine names the lease, which limits the rest."""
+        super().__init__()
+        self._host, self._port = host, port
+        self._lease_seconds = connect_seconds
+        self._session: int | None = None
+        self._valid_until = 0.0
+        self._line: Line | None = None
+        self._connected = Signal()
+        self._announced: dict[str, Announcement] = {}
+        self._subscriptions: set[_Subscription] = set()
+        self._tasks: TaskGroup | None = None
+
+    @property
+    def lease_seconds(self) -> float:
+        """Time for which the engine keeps a session that is not renewed; known once the store is entered."""
+        return self._lease_seconds
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            tasks = await stack.enter_async_context(anyio.create_task_group())
+            if failure := await tasks.start(self._stay_connected):
+                raise failure
+            self._stack = stack.pop_all()
+        tasks.start_soon(self._watch_lease)
+        self._tasks = tasks
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        assert self._tasks is not None
+        self._tasks.cancel_scope.cancel()
+        self._tasks = None
+        self._connected.set()
+        try:
+            await self._stack.__aexit__(None, None, None)
+        finally:
+            await self._leave()
+
+    async def _leave(self) -> None:
+        """End the session, over a connection of its own: the other one may be cut in the middle of a frame."""
+        leave = Request(1, "leave", raw({"session": self._session}))
+        with anyio.move_on_after(self.lease_seconds, shield=True), suppress(ProtocolError, *BROKEN):
+            async with await anyio.connect_tcp(self._host, self._port) as stream:
+                frames = Frames(stream)
+                await frames.send(encode(leave))
+                await frames.receive()
+
+    # -- the connection ---------------------------------------------------------------------------
+
+    async def _stay_connected(self, *, task_status: TaskStatus[StoreFailed | None]) -> None:
+        """Connect, and connect again whenever the connection breaks. Report if the first attempt failed."""
+        pause, started = _FIRST_PAUSE_SECONDS, False
+
+        def begun() -> None:
+            nonlocal pause, started
+            pause = _FIRST_PAUSE_SECONDS
+            if not started:
+                started = True
+                task_status.started(None)
+
+        while True:
+            try:
+                await self._live(begun)
+            except StoreFailed as error:
+                if not started:
+                    return task_status.started(error)
+            await anyio.sleep(pause)
+            pause = min(2 * pause, self.lease_seconds / 4)
+
+    async def _live(self, begun: Callable[[], None]) -> None:
+        """Live on one connection until it breaks. Raise `StoreFailed` if there is none."""
+        failure: StoreFailed | None = None
+        try:
+            with anyio.fail_after(self.lease_seconds):
+                stream = await anyio.connect_tcp(self._host, self._port)
+        except (OSError, TimeoutError) as error:
+            raise StoreFailed(f"cannot reach the engine at {self._host}:{self._port}: {error}") from error
+        async with stream, anyio.create_task_group() as tasks:
+            line = Line(stream, self._lose)
+            tasks.start_soon(line.run)
+            try:
+                await self._begin(line)
+                self._line = line
+                self._connected.set()
+                begun()
+                await self._renew(line)
+            except StoreFailed as error:
+                failure = error
+            finally:
+                self._line = None
+            tasks.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+    async def _begin(self, line: Line) -> None:
+        """Go on with the session, or begin one. Agree with the engine on claims, announcements and subscriptions."""
+        sent_at, earlier = time.monotonic(), self._session
+        welcome: Welcome = await self._soon(line, "resume", session=earlier, tokens=list(self._claims))
+        self._session, self._lease_seconds = welcome.session, welcome.lease_seconds
+        self._valid_until = sent_at + self.lease_seconds
+        for token in welcome.lost:
+            self._lose(token)
+        if self._session != earlier:
+            for announcement in self._announced.values():
+                await self._soon(line, "announce", announcement=announcement)
+        while unknown := [one for one in self._subscriptions if one.line is not line]:
+            for subscription in unknown:
+                await self._answered(subscription.begin(line))
+                subscription.put(None)
+
+    async def _renew(self, line: Line) -> None:
+        """Renew the session until the connection breaks, or hangs."""
+        while not line.gone.is_set():
+            sent_at = time.monotonic()
+            if await self._soon(line, "renew"):
+                self._valid_until = sent_at + self.lease_seconds
+            else:
+                await self._begin(line)
+            with anyio.move_on_after(self.lease_seconds / 4):
+                await line.gone.wait()
+
+    async def _soon(self, line: Line, method: str, **arguments: Any) -> Any:
+        return await self._answered(line.call(method, **arguments))
+
+    async def _answered(self, call: Coroutine[Any, Any, T]) -> T:
+        """Make a call of the connection's own. Raise `StoreFailed` if it is not answered in half a lease."""
+        try:
+            with anyio.fail_after(self.lease_seconds / 2):
+                return await call
+        except TimeoutError as error:
+            raise StoreFailed(f"the engine at {self._host}:{self._port} does not answer") from error
+
+    async def _watch_lease(self) -> None:
+        """Give up all claims when the engine was out of reach for a lease: others may run their jobs now."""
+        while True:
+            await anyio.sleep(self.lease_seconds / 20)
+            if self._claims and time.monotonic() >= self._valid_until:
+                given_up = list(self._claims)
+                for token in given_up:
+                    self._lose(token)
+                if self._line is not None:  # the engine may have heard of this client in time, and keeps the claims
+                    self._line.give_back(given_up)
+
+    # -- calls ------------------------------------------------------------------------------------
+
+    async def _reached(self) -> Line:
+        """Wait until the engine is connected."""
+        while self._line is None:
+            self._check_open()
+            await self._connected.wait()
+        return self._line
+
+    def _check_open(self) -> None:
+        if self._tasks is None:
+            raise StoreFailed("the store is not entered")
+
+    async def _call(self, method: str, /, namespace: str = "", **arguments: Any) -> Any:
+        self._check_open()
+        try:
+            with anyio.fail_after(self.lease_seconds):
+                line = await self._reached()
+                return await line.call(method, namespace, **arguments)
+        except TimeoutError as error:
+            text = f"the engine at {self._host}:{self._port} did not answer within {self.lease_seconds:g} s"
+            raise StoreFailed(f"{text}; it may have done what was asked") from error
+
+    async def _wait(
+        self, containers: Collection[ContainerId] | None, pipelines: Collection[str], limit: int, suspects: bool
+    ) -> Sequence[Granted]:
+        wanted: dict[str, Any] = {
+            "containers": containers,
+            "pipelines": pipelines,
+            "limit": limit,
+            "suspects": suspects,
+        }
+        while True:
+            line = await self._reached()
+            try:
+                granted: Sequence[Granted] = await line.call("claim", **wanted)
+            except StoreFailed:
+                if not line.gone.is_set():
+                    raise
+            else:
+                if granted:
+                    return granted
+            await anyio.sleep(self.lease_seconds / 20)  # a new session or connection begins soon
+
+    async def get(
+        self, ids: Sequence[JobId], *, client: str | None = None, fields: JobFields = JobFields.ALL
+    ) -> list[Job]:
+        return parts(await super().get(ids, client=client, fields=fields), fields)
+
+    async def save(self, claim: Any, job: Job) -> None:
+        self._check_held(claim)
+        await super().save(claim, job)
+
+    async def release(self, claim: Any, job: Job, *, delay_seconds: float = 0) -> None:
+        self._check_held(claim)
+        await super().release(claim, job, delay_seconds=delay_seconds)
+
+    def _check_held(self, claim: Any) -> None:
+        if claim.token in self._lost:
+            raise ClaimLost("the claim was taken over, settled, or not renewed in time")
+
+    async def announce(self, announcement: Announcement) -> None:
+        announcement = self._announced[announcement.incarnation] = plain(announcement)
+        await super().announce(announcement)
+
+    @asynccontextmanager
+    async def changes(self, ids: Collection[JobId] | None = None) -> AsyncIterator[AsyncIterator[Change | None]]:
+        self._check_open()
+        subscription = _Subscription(None if ids is None else frozenset(ids))
+        async with subscription.changes.subscribe() as changes:
+            self._subscriptions.add(subscription)
+            try:
+                if self._line is not None:
+                    with anyio.move_on_after(self.lease_seconds), suppress(StoreFailed):
+                        await subscription.begin(self._line)  # otherwise with the next connection
+                yield changes
+            finally:
+                self._subscriptions.discard(subscription)
+                subscription.end()
