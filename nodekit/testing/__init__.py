@@ -42,6 +42,8 @@ from nodekit.testing.contracts.plugins.plugin import PluginContract  # noqa: E40
 from nodekit.testing.contracts.plugins.step import StepContract  # noqa: E402
 from nodekit.testing.contracts.runners.runner import ContainerRunnerContract  # noqa: E402
 from nodekit.testing.contracts.runners.streaming import StreamingRunnerContract  # noqa: E402
+from nodekit.testing.contracts.shared.fault_base import EngineControl  # noqa: E402
+from nodekit.testing.contracts.shared.faults import EngineFaultContract  # noqa: E402
 from nodekit.testing.contracts.shared.store import SharedStoreContract  # noqa: E402
 from nodekit.testing.contracts.stores.durable import DurableJobStoreContract  # noqa: E402
 from nodekit.testing.contracts.stores.store import JobStoreContract  # noqa: E402
@@ -69,6 +71,8 @@ __all__ = [
     "Contract",
     "Crashed",
     "DurableJobStoreContract",
+    "EngineControl",
+    "EngineFaultContract",
     "Fault",
     "Faults",
     "GuardContract",

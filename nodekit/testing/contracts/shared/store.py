@@ -1,7 +1,7 @@
 """Promises of a `SharedStore`."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -11,20 +11,18 @@ from msgspec.structs import replace
 from nodekit import (
     Announcement,
     Container,
-    ContainerId,
-    Job,
     JobId,
     JobStatus,
     Node,
-    NodeLimits,
     SharedStore,
     StoreFailed,
 )
-from nodekit.testing.builders.jobs import SEQUENCE, make_request
+from nodekit.testing.builders.jobs import SEQUENCE
 from nodekit.testing.contracts.shared.base import Open
 from nodekit.testing.contracts.shared.counting import CountingRunner
 from nodekit.testing.contracts.shared.jobs import SharedJobs
 from nodekit.testing.contracts.shared.leases import Leases
+from nodekit.testing.contracts.shared.nodes import SharedNodes
 from nodekit.testing.contracts.stores.store import JobStoreContract
 from nodekit.testing.faults.injection import Faults
 
@@ -45,7 +43,7 @@ class _Secretive(Container, frozen=True, kw_only=True):
     secret: str
 
 
-class SharedStoreContract(SharedJobs, Leases, JobStoreContract):
+class SharedStoreContract(SharedJobs, Leases, SharedNodes, JobStoreContract):
     """Suite of a store on which several nodes work. Define the fixture `open_store`.
 
     The fixture gives a function. The function returns a store that is not entered yet, always on the same data. The
@@ -164,37 +162,6 @@ class SharedStoreContract(SharedJobs, Leases, JobStoreContract):
         await self.knows(store, second)
 
     # -- nodes ------------------------------------------------------------------------------------
-
-    def node(self, store: SharedStore, runner: CountingRunner) -> Node:
-        """Make a node that drains for no time when it is left."""
-        return Node(store=store, runners=[runner], name=runner.name, limits=NodeLimits(drain_seconds=0))
-
-    async def submitted(self, node: Node, count: int, *containers: ContainerId) -> list[JobId]:
-        requests = [make_request(*containers, data={"number": n}, client=f"client {n % 3}") for n in range(count)]
-        answers = await node.submit_many(requests)
-        return [answer.id for answer in answers if isinstance(answer, Job)]
-
-    async def finished(self, node: Node, ids: Sequence[JobId]) -> list[Job]:
-        """Wait until the jobs are finished, assert that all succeeded and each step ran once, and return them."""
-        with anyio.fail_after(self.timeout_seconds + self.lease_seconds):
-            jobs = await node.wait(ids)
-        assert sorted(job.id for job in jobs) == sorted(ids)
-        for job in jobs:
-            assert job.status is JobStatus.SUCCESS
-            assert [step.container for step in job.steps] == list(job.request.containers)
-            whole = [[one for one in step.attempts if one.kind != "interrupted"] for step in job.steps]
-            assert all(len(attempts) == 1 for attempts in whole)
-            assert all(step.result is not None for step in job.steps)
-            assert job.result is not None
-        return jobs
-
-    async def called(self, runner: CountingRunner, count: int, index: int) -> None:
-        """Wait until `count` jobs are in the step with this index."""
-
-        async def jobs() -> int:
-            return sum(at == index for _, at in list(runner.calls))
-
-        await self.eventually(jobs, count)
 
     async def test_nodes_on_one_store_finish_all_jobs_and_run_each_step_once(self, open_store: Open) -> None:
         runners = [CountingRunner(name) for name in "abc"]
