@@ -28,7 +28,7 @@ MORE_LIBRARIES = {  # the first that fits
     "nodekit.testing": {"pytest"},
 }
 
-TESTING_PLUGINS = {"nodekit_function", "nodekit_memory"}
+TESTING_PLUGINS = {"nodekit_function", "nodekit_memory", "nodekit_sqlite"}
 """Plugins whose components the conformance kit lends, by public names and in one module."""
 
 ROOMS = (  # a room imports those of earlier lines; rooms of one line do not import each other
@@ -229,7 +229,7 @@ def plant(whole_copy: Path) -> Iterator[Callable[[str, str], Path]]:
         ("nodekit/testing/contracts/stores/store.py", "import hypothesis", "not a library of the core"),
         ("nodekit/config/compose.py", "import nodekit_sqlite", "the core imports no plugin"),
         ("nodekit/testing/builders/jobs.py", "from nodekit_memory import MemoryTable", "the core imports no plugin"),
-        (LENDER, "from nodekit_sqlite import SqliteTable", "the core imports no plugin"),
+        (LENDER, "from nodekit_asgi import AsgiTransport", "the core imports no plugin"),
         (LENDER, "from nodekit_function import _pieces", "not a public name of nodekit_function"),
         (LENDER, "import nodekit_memory", "not a public name of nodekit_memory"),
         ("nodekit/cli/serve/command.py", "import nodekit_asgi.app", "the core imports no plugin"),

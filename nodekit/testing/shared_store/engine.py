@@ -81,7 +81,7 @@ class Ticket:
 
     scope: anyio.CancelScope | None = None
     given_up: bool = False
-    claims: list[Granted] = field(default_factory=list)
+    claims: list[Granted] = field(default_factory=list[Granted])
 
 
 @dataclass
@@ -221,8 +221,8 @@ class Engine:
                 else:
                     taken = await self.store.claim(containers, pipelines, limit, suspects=suspects)
                 ticket.claims = [self.grant(number, claim) for claim in taken]
-                if number not in self.sessions:
-                    await self.give_up(ticket)
+        if ticket.given_up or number not in self.sessions:  # it may have been given up while the jobs were on their way
+            await self.give_up(ticket)
         return ticket.claims
 
     async def add_claimed(self, number: int, job: Job) -> Granted:

@@ -5,7 +5,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import msgspec
@@ -142,9 +142,9 @@ class Connection:
         try:
             await self._outbox.send(frame)
         except BROKEN:
-            granted: list[Any] = result if isinstance(result, list) else [result]
+            tokens = [one.token for one in _granted(result)]
             with _logged("a job that nobody waits for cannot be given back"):
-                await self._engine.give_back(self._session, [one.token for one in granted if isinstance(one, Granted)])
+                await self._engine.give_back(self._session, tokens)
 
     async def _result(self, request: Request, arguments: dict[str, Any]) -> Any:
         name, method = request.method, self._engine.method(request.method, request.namespace)
@@ -201,6 +201,12 @@ class Connection:
                 await self._outbox.send(encode(Answer(number, raw(True))))
                 async for change in changes:
                     await self._outbox.send(encode(Answer(number, raw(change))))
+
+
+def _granted(result: object) -> list[Granted]:
+    """Return the claims in the result of a call."""
+    results: list[object] = cast("list[object]", result) if isinstance(result, list) else [result]
+    return [one for one in results if isinstance(one, Granted)]
 
 
 @contextmanager

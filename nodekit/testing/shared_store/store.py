@@ -9,10 +9,7 @@ import anyio
 from anyio.abc import TaskGroup
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from nodekit import (
-    Change,
-    JobId,
-)
+from nodekit import Change, ContainerId, JobId
 from nodekit.embedded.change_feed import Broadcast
 from nodekit.testing.builders.components import make_table
 from nodekit.testing.contracts.shared.other_process import awaited, soon_here
@@ -66,7 +63,10 @@ class SharedMemoryStore(SharedClient):
     def _lose_soon(self, token: int) -> None:
         self._soon(lambda: self._lose(token))
 
-    async def _wait(self, *wanted: Any) -> Sequence[Granted]:
+    async def _wait(
+        self, containers: Collection[ContainerId] | None, pipelines: Collection[str], limit: int, suspects: bool
+    ) -> Sequence[Granted]:
+        wanted = containers, pipelines, limit, suspects
         while True:
             ticket = Ticket()
             try:
@@ -85,10 +85,11 @@ class SharedMemoryStore(SharedClient):
         def publish(change: Change | None) -> None:
             broadcast.missed() if change is None else broadcast.publish(change)
 
+        def put(change: Change | None) -> None:
+            soon(lambda: publish(change))
+
         async with broadcast.subscribe() as changes:
-            relay = self.portal.start_task_soon(
-                self.engine.relay, ids, lambda: soon(begun.set), lambda change: soon(lambda: publish(change))
-            )
+            relay = self.portal.start_task_soon(self.engine.relay, ids, lambda: soon(begun.set), put)
             try:
                 await begun.wait()
                 yield changes
