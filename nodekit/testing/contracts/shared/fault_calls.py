@@ -288,9 +288,9 @@ class _Listener:
         while True:
             try:
                 async with self._store.changes(self._ids) as changes:
+                    await self._look()
                     task_status.started()
                     task_status = anyio.TASK_STATUS_IGNORED
-                    await self._look()
                     async for change in changes:
                         await self._take(change)
             except StoreFailed:

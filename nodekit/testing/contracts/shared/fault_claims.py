@@ -157,7 +157,7 @@ class FaultClaims(FaultBase):
 
     @pytest.mark.parametrize("fault", ["half_open", *CUT_OFF, "killed"])
     async def test_leaving_a_store_that_cannot_reach_its_engine_ends_and_loses_nothing(
-        self, near: SharedStore, open_far: Open, breaking: Breaking, fault: str
+        self, open_store: Open, open_far: Open, breaking: Breaking, fault: str
     ) -> None:
         claims: list[Claim] = []
         begun, broken, left = anyio.Event(), anyio.Event(), anyio.Event()
@@ -177,5 +177,6 @@ class FaultClaims(FaultBase):
                 broken.set()
                 with within(self.few_leases, "leaving the store ends"):
                     await left.wait()
-        again = await self.all_claimed(near, *(claim.job for claim in claims))
+        async with open_store() as near:
+            again = await self.all_claimed(near, *(claim.job for claim in claims))
         assert [claim.job for claim in again] == [claim.job for claim in claims]
