@@ -31,6 +31,7 @@ from paths import ROOT
 
 from nodekit.testing import (
     DurableJobStoreContract,
+    EngineFaultContract,
     GuardContract,
     IdentityContract,
     JobTableContract,
@@ -526,14 +527,17 @@ def test_the_reference_says_what_each_test_catches() -> None:
     suites = (
         *(PipelineContract, GuardContract, ObserverContract, StepContract, IdentityContract),
         *(TransportContract, StreamingRunnerContract),
-        *(JobTableContract, DurableJobStoreContract, SharedStoreContract),
+        *(JobTableContract, DurableJobStoreContract, SharedStoreContract, EngineFaultContract),
     )
     assert told == {name for suite in suites for name in dir(suite) if name.startswith("test_")}
 
 
 def test_the_reference_names_all_settings_of_the_suites_of_stores_and_runners() -> None:
     page = (ROOT / "docs" / "reference" / "testing.md").read_text(encoding="utf-8")
-    suites = (JobTableContract, DurableJobStoreContract, SharedStoreContract, StreamingRunnerContract)
+    suites = (
+        *(JobTableContract, DurableJobStoreContract, SharedStoreContract),
+        *(EngineFaultContract, StreamingRunnerContract),
+    )
     settings = {name for suite in suites for each in suite.__mro__ for name in vars(each).get("__annotations__", ())}
     assert settings >= {"exclusive", "kills", "kill_seconds", "quiet_seconds", "lease_seconds", "buffered_bytes"}
     assert settings <= set(re.findall(r"`(\w+)", page))

@@ -121,10 +121,16 @@ class LeavesOnceItCan(SharedServerStore):
     """Waits for its engine when it is left."""
 
     async def __aexit__(self, *error: object) -> None:
-        while self._line is None or self._line.gone.is_set():
-            await anyio.sleep(0.01)
-        await self.now()
-        await super().__aexit__(*error)
+        try:
+            await self._answered_at_last()
+        finally:
+            await super().__aexit__(*error)
+
+    async def _answered_at_last(self) -> None:
+        while True:
+            with suppress(StoreFailed):
+                await self.now()
+                return
 
 
 # -- clients: claims and writes --------------------------------------------------------------------

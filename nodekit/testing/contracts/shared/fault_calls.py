@@ -26,11 +26,11 @@ from nodekit.testing.builders.jobs import SEQUENCE, make_job, succeeded, unnumbe
 from nodekit.testing.contracts.bounds import within
 from nodekit.testing.contracts.shared.base import POLL_SECONDS
 from nodekit.testing.contracts.shared.fault_base import FAULTS, Breaking, FaultBase
-from nodekit.testing.contracts.stores.base import CANCELLED
+from nodekit.testing.contracts.stores.base import CANCELLED, CLIENTS
 
 Calls = Mapping[str, Callable[[], Awaitable[object]]]
 
-MOST_JOBS = 1000
+MOST_JOBS = 5000
 """Largest number of jobs that a test adds."""
 
 
@@ -175,7 +175,7 @@ class FaultCalls(FaultBase):
 
         with within(2 * self.few_leases, "`add` succeeds once the fault is over"):
             async with anyio.create_task_group() as tasks:
-                for client in ("alice", "bob", "carol"):
+                for client in CLIENTS:
                     tasks.start_soon(add, client)
                 for _ in range(3 if fault in ("dropped", "lost_answers") else 1):
                     await anyio.sleep(self.quiet_seconds)
