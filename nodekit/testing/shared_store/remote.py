@@ -63,13 +63,17 @@ class SharedServerStore(SharedClient):
         return self._lease_seconds
 
     async def __aenter__(self) -> Self:
+        self._session = None
+        self._claims.clear()
+        self._announced.clear()
         async with AsyncExitStack() as stack:
             tasks = await stack.enter_async_context(anyio.create_task_group())
-            if failure := await tasks.start(self._stay_connected):
-                raise failure
-            self._stack = stack.pop_all()
-        tasks.start_soon(self._watch_lease)
-        self._tasks = tasks
+            failure: StoreFailed | None = await tasks.start(self._stay_connected)
+            if failure is None:
+                self._stack, self._tasks = stack.pop_all(), tasks
+                tasks.start_soon(self._watch_lease)
+        if failure is not None:  # raised here, where the task group does not wrap it
+            raise failure
         return self
 
     async def __aexit__(self, *error: object) -> None:
