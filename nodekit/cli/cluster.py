@@ -40,7 +40,7 @@ def cluster(file: str, as_json: bool) -> None:
 def _lines(report: ClusterReport) -> Iterator[str]:
     live = [node for node in report.nodes if node.live]
     yield f"{_count(len(live), 'live node')}, {len(report.nodes) - len(live)} gone"
-    heads = ("NODE", "INCARNATION", "VERSION", "SEEN", "SKEW", "IN FLIGHT", "RUNNING", "PIPELINES")
+    heads = ("NODE", "INCARNATION", "VERSION", "SEEN", "SKEW", "IN FLIGHT", "CONTAINERS", "PIPELINES")
     yield from _table([heads, *(_row(node) for node in report.nodes)])
     yield ""
     yield f"{_count(report.pending, 'unfinished job')}, {_count(report.takeovers, 'takeover')}, {report.poison} poison"
@@ -51,7 +51,7 @@ def _lines(report: ClusterReport) -> Iterator[str]:
 
 def _row(node: NodeReport) -> tuple[str, ...]:
     seen = f"{_age(node.seen_seconds_ago)} ago" if node.live else f"gone {_age(node.seen_seconds_ago)} ago"
-    down = [f"{id} (down)" for id in node.containers if id not in node.running]
+    down = [f"{id} (down)" if node.live else id for id in node.containers if id not in node.running]
     return (
         node.name,
         node.incarnation[:8],

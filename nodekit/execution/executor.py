@@ -4,7 +4,7 @@ Execution is at least once, completion exactly once: a step whose result was sto
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Sequence, Set
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence, Set
 from typing import TypeVar, cast
 
 import anyio
@@ -19,6 +19,7 @@ from nodekit.execution.job_stream import JobStream
 from nodekit.execution.slots import Slots
 from nodekit.execution.stream_runs import StreamRun, StreamRuns
 from nodekit.execution.stream_slots import StreamSlots
+from nodekit.execution.suspects import Suspects
 from nodekit.execution.transitions import Progress
 from nodekit.interfaces.component_calls import Running, is_fault, named, said
 from nodekit.interfaces.runner import ContainerRunner
@@ -55,25 +56,14 @@ class Executor:
         looked: Callable[[Set[ContainerId]], None],
     ) -> None:
         """`looked` is called with the containers that run, whenever these may have changed."""
-        self._store = store
-        self._emit = emit
-        self._runners = runners
-        self._look = running
-        self._looked = looked
-        self._pipelines = frozenset(pipelines)
+        self._store, self._runners, self._pipelines = store, runners, frozenset(pipelines)
+        self._emit, self._look, self._looked = emit, running, looked
         calls = Calls(runners, around, clock)
         self.containers = calls.containers
-        pools = [pool for runner in runners if (pool := _pool(runner))]
-        self._slots = Slots(calls.containers, limits.concurrency, pools)
+        self._slots = Slots(calls.containers, limits.concurrency, list(_pools(runners)))
         self._claiming: tuple[anyio.CancelScope, frozenset[ContainerId], bool] | None = None
         self._draining = False
-        self._suspects = 0
-        """Number of suspects that run right now: at most one, so that a poison job fails no other suspect."""
-        self.takeovers = 0
-        """Number of claims of jobs that were taken over from another node."""
-        self.poison = 0
-        """Number of jobs that were taken over too often and failed."""
-        self._max_takeovers = limits.max_takeovers
+        self.suspects = Suspects(limits.max_takeovers)
         self.running = 0
         """Number of jobs that run right now."""
         self._changed = Signal()
@@ -118,8 +108,7 @@ class Executor:
                 for claim in await self._claim():
                     self.running += 1
                     self._slots.free -= 1
-                    if claim.takeovers:
-                        self._count_suspect(claim)
+                    self.suspects.begin(claim)
                     held = claim.job.due if self._slots.take(claim.job.due) else None
                     tasks.start_soon(self._run, Run(claim, held))
             await self.drained()
@@ -142,13 +131,8 @@ class Executor:
             self._slots.give_back(run.held)
             self._slots.free += 1
             self.running -= 1
-            self._suspects -= run.claim.takeovers > 0
+            self.suspects.end(run.claim)
             self._reconsider()
-
-    def _count_suspect(self, claim: Claim) -> None:
-        self._suspects += 1
-        self.takeovers += 1
-        self.poison += claim.takeovers >= self._max_takeovers
 
     # -- streams ----------------------------------------------------------------------------------
 
@@ -234,7 +218,7 @@ class Executor:
             await self._changed.wait()
             return ()
         with anyio.CancelScope() as scope:
-            suspects = not self._suspects
+            suspects = self.suspects.welcome
             self._claiming = scope, containers, suspects
             none: list[Claim] = []
             try:
@@ -256,7 +240,7 @@ class Executor:
         self._changed.set()
         if self._claiming is not None:
             scope, containers, suspects = self._claiming
-            changed = containers != self._slots.open or suspects != (not self._suspects)
+            changed = containers != self._slots.open or suspects != self.suspects.welcome
             if self._draining or granted or changed:
                 scope.cancel()
 
@@ -296,7 +280,9 @@ class Executor:
         return answer
 
 
-def _pool(runner: ContainerRunner) -> tuple[Collection[ContainerId], int] | None:
-    """Return the containers and the limit of a `PooledRunner`, or None if the runner sets no limit."""
-    limit: int | None = getattr(runner, "concurrency", None)
-    return None if limit is None else (runner.containers, limit)
+def _pools(runners: Sequence[ContainerRunner]) -> Iterator[tuple[Collection[ContainerId], int]]:
+    """Yield the containers and the limit of each `PooledRunner` that sets one."""
+    for runner in runners:
+        limit: int | None = getattr(runner, "concurrency", None)
+        if limit is not None:
+            yield runner.containers, limit

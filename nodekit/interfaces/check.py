@@ -55,12 +55,16 @@ def members(protocol: type) -> tuple[Member, ...]:
 
 @cache
 def optional_members(protocol: type) -> tuple[Member, ...]:
-    """Return optional members: those that nodekit's extensions of this Protocol add."""
-    subclasses: list[type] = protocol.__subclasses__()
-    ours = protocol.__module__.rpartition(".")[0]
-    beside = [other for other in subclasses if other.__module__.startswith(ours) and _is_protocol(other)]
+    """Return optional members: those that extensions of this Protocol, or of one it extends, add in its module."""
+    bases: list[type] = [base for base in protocol.__mro__ if _is_protocol(base)]
+    beside = [kind for base in bases for kind in _protocols_on(base) if kind.__module__ == base.__module__]
     asked = (member for other in beside for member in members(other) if member.name not in _DUNDERS)
     return tuple(member for member in asked if member.protocol not in protocol.__mro__)
+
+
+def _protocols_on(base: type) -> list[type]:
+    subclasses: list[type] = base.__subclasses__()
+    return [kind for kind in subclasses if _is_protocol(kind)]
 
 
 def _is_protocol(kind: type) -> bool:

@@ -3,14 +3,16 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
+from types import MappingProxyType
 from typing import cast
 from uuid import uuid4
 
 import anyio
 
 from nodekit.concurrency.signal import Signal
-from nodekit.interfaces.component_calls import is_fault, said
+from nodekit.execution.executor import Executor
+from nodekit.interfaces.component_calls import Running, is_fault, said
 from nodekit.interfaces.shared_store import Announcement, Member, SharedStore
 from nodekit.interfaces.store import JobStore
 from nodekit.model.clock import Clock
@@ -36,22 +38,19 @@ class Cluster:
         clock: Clock,
         *,
         name: str,
-        containers: Mapping[ContainerId, Container],
+        containers: dict[ContainerId, Container],
         pipelines: Collection[str],
-        look: Callable[[], Set[ContainerId]],
-        state: Callable[[Announcement], Announcement],
-        changed: Callable[[Set[ContainerId]], None],
+        running: Running,
+        urls: Sequence[str],
     ) -> None:
-        """`look` returns which containers run here. `state` adds what else there is to announce.
-
-        `changed` is called with the containers that run on other nodes.
-        """
+        """`urls` is filled when transports listen. `executor` must be set before anything else."""
         self._store = cast(SharedStore, store) if is_shared(store) else None
         self._clock = clock
-        self._own = containers
+        self._own = MappingProxyType(containers)  # it is given to plugins
         self._name, self.incarnation = name, uuid4().hex
         self._pipelines = tuple(sorted(pipelines))
-        self._look, self._state, self._tell = look, state, changed
+        self._look, self._urls = running.look, urls
+        self.executor: Executor
         self._others: Sequence[Member] = ()
         self._views: dict[str | None, Mapping[ContainerId, Container]] = {}
         self._elsewhere: Set[ContainerId] = frozenset()
@@ -86,7 +85,7 @@ class Cluster:
             for member in sorted(self._others, key=lambda member: (member.live, member.seen_at)):
                 if pipeline is None or pipeline in member.announcement.pipelines:
                     found |= member.announcement.containers
-            self._views[pipeline] = found | dict(self._own)
+            self._views[pipeline] = MappingProxyType(found | self._own)
         return self._views[pipeline]
 
     @property
@@ -138,16 +137,21 @@ class Cluster:
     async def _exchange(self, store: SharedStore) -> None:
         await self._sample(store)
         self._announced = frozenset() if self._closed else frozenset(self._look())
+        executor = self.executor
         me = Announcement(
             name=self._name,
             incarnation=self.incarnation,
             version=__version__,
-            containers=self._own,
+            containers={**self._own},
             running=tuple(sorted(self._announced)),
             pipelines=self._pipelines,
+            in_flight=executor.running,
+            urls=tuple(self._urls),
             skew_seconds=self._clock.skew_seconds,
+            takeovers=executor.suspects.taken_over,
+            poison=executor.suspects.poison,
         )
-        await store.announce(self._state(me))
+        await store.announce(me)
         self._see(await store.nodes())
 
     async def _sample(self, store: SharedStore) -> None:
@@ -161,7 +165,7 @@ class Cluster:
         elsewhere = frozenset(id for one in self._live() for id in one.running)
         if elsewhere != self._elsewhere:
             self._elsewhere = elsewhere
-            self._tell(elsewhere)
+            self.executor.set_elsewhere(elsewhere)
 
     async def look_again(self) -> bool:
         """Look at the other nodes now, because a request names something unknown. Return True if that was done.

@@ -11,6 +11,8 @@ from nodekit.model.container import ContainerId
 class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
     """One incarnation of a node. Its fields are those of `Announcement`, but for the settings of its containers.
 
+    Nothing runs on one that is gone.
+
     - `seen_seconds_ago`: Time since its last sign of life.
     """
 
@@ -71,9 +73,9 @@ def _node(member: Member, now: float) -> NodeReport:
         seen_seconds_ago=round(max(0.0, now - member.seen_at), 3),
         version=said.version,
         containers=sorted(said.containers),
-        running=sorted(said.running),
+        running=sorted(said.running) if member.live else [],
         pipelines=sorted(said.pipelines),
-        in_flight=said.in_flight,
+        in_flight=said.in_flight if member.live else 0,
         urls=said.urls,
         skew_seconds=round(said.skew_seconds, 3),
         takeovers=said.takeovers,

@@ -1,6 +1,6 @@
 """A node: components and plugins wired together, and the calls for its clients."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence, Set
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from types import MappingProxyType, TracebackType
@@ -22,7 +22,7 @@ from nodekit.interfaces.component_calls import Running, asked
 from nodekit.interfaces.pipeline import BUILT_IN, Pipeline
 from nodekit.interfaces.pipeline import Sequence as SequencePipeline
 from nodekit.interfaces.runner import ContainerRunner
-from nodekit.interfaces.shared_store import Announcement, SharedStore
+from nodekit.interfaces.shared_store import Member, SharedStore
 from nodekit.interfaces.storage import PluginStorage
 from nodekit.interfaces.store import Change, JobStore, Pending, Settlement
 from nodekit.interfaces.transport import Transport
@@ -99,12 +99,11 @@ class Node:
             name=self.name,
             containers={id: container for runner in self._runners for id, container in runner.containers.items()},
             pipelines=self.pipelines,
-            look=self._running.look,
-            state=self._announced,
-            changed=self._elsewhere_changed,
+            running=self._running,
+            urls=self.urls,
         )
         progress = Progress(self.pipelines, cluster.containers_of, limits, clock)
-        self._executor = Executor(
+        self._executor = cluster.executor = Executor(
             store=store,
             runners=self._runners,
             running=self._running,
@@ -128,20 +127,6 @@ class Node:
             emitter=self._emitter,
         )
         self._drain = Drain(self._executor, self._waiters, admission, cluster, limits.drain_seconds)
-
-    def _elsewhere_changed(self, elsewhere: Set[ContainerId]) -> None:
-        self._executor.set_elsewhere(elsewhere)
-
-    def _announced(self, me: Announcement) -> Announcement:
-        """Return what this node announces, with its present state."""
-        executor = self._executor
-        return replace(
-            me,
-            in_flight=executor.running,
-            urls=tuple(self.urls),
-            takeovers=executor.takeovers,
-            poison=executor.poison,
-        )
 
     # -- lifespan ---------------------------------------------------------------------------------
 
@@ -325,6 +310,13 @@ class Node:
         if self._cluster.shared and (others := [id for id in ids if id not in held]):
             held |= await cast(SharedStore, self._store).held(others)
         return held
+
+    async def members(self) -> Sequence[Member]:
+        """Return the nodes on the store, this one included: those that live, and those that left or died lately.
+
+        Empty if the store is this node's own.
+        """
+        return await cast(SharedStore, self._store).nodes() if self._cluster.shared else ()
 
     async def delete(self, ids: Sequence[JobId]) -> int:
         """Delete finished jobs; unfinished and unknown ones are left alone. Return the number of deleted jobs."""

@@ -11,9 +11,11 @@ from nodekit.hooks.container_rules import rule_problems
 from nodekit.interfaces.check import shape_problems
 from nodekit.interfaces.pipeline import BUILT_IN, Pipeline
 from nodekit.interfaces.runner import ContainerRunner
+from nodekit.interfaces.shared_store import SharedStore
 from nodekit.interfaces.store import JobStore, JobTable
 from nodekit.interfaces.transport import Transport
 from nodekit.model.container import Container
+from nodekit.node.cluster import is_shared
 from nodekit.node.container_ids import containers_of
 from nodekit.node.plugin_storage import storage_problems
 
@@ -97,7 +99,7 @@ def _components(
 ) -> Iterator[tuple[str, object, type]]:
     """Yield each component with its place and its Protocol."""
     if not inspect.isclass(store) and hasattr(store, "claim"):
-        yield "store", store, JobStore
+        yield "store", store, SharedStore if is_shared(store) else JobStore
     if isinstance(store, EmbeddedStore):
         yield "store", store.table, JobTable
     yield from ((f"runners[{number}]", runner, ContainerRunner) for number, runner in enumerate(runners))

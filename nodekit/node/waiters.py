@@ -26,13 +26,13 @@ class Waiters:
         self.subscribe = subscribe
         self.open = False
         """True while the node runs, so that waiting makes sense."""
-        self.waits: set[anyio.CancelScope] = set()
+        self.present: set[Waiter] = set()
 
     def end(self) -> None:
         """End all waits; no more changes will come."""
         self.open = False
-        for wait in self.waits:
-            wait.cancel()
+        for waiter in self.present:
+            waiter.wake()
 
     def check(self) -> None:
         """Raise `NodekitError` unless the node runs."""
@@ -43,10 +43,12 @@ class Waiters:
     async def on(self, ids: Collection[JobId]) -> AsyncIterator["Waiter"]:
         """Enter a waiter for changes of these jobs from now on."""
         waiter = Waiter(self, ids)
+        self.present.add(waiter)
         try:
             await waiter.listen()
             yield waiter
         finally:
+            self.present.discard(waiter)
             await waiter.leave()
 
 
@@ -58,6 +60,7 @@ class Waiter:
         self._ids = ids
         self._changes: AsyncIterator[Change | None] | None = None
         self._stack = AsyncExitStack()
+        self._wait: anyio.CancelScope | None = None
 
     async def listen(self) -> bool:
         """Subscribe. Return False if the store failed; `changed` tries again."""
@@ -73,14 +76,15 @@ class Waiter:
         Raise `NodekitError` if the node does not run, or stops meanwhile.
         """
         self._waiters.check()
-        with anyio.CancelScope() as wait:
-            self._waiters.waits.add(wait)
-            try:
-                return await self._next()
-            finally:
-                self._waiters.waits.discard(wait)
+        with anyio.CancelScope() as self._wait:
+            return await self._next()
         self._waiters.check()
         return None
+
+    def wake(self) -> None:
+        """Cancel the present wait."""
+        if self._wait is not None:
+            self._wait.cancel()
 
     async def _next(self) -> Change | None:
         if self._changes is None:

@@ -141,7 +141,12 @@ def test_a_mistake_is_refused_as_check_refuses_it(
 def test_keys_have_their_docs_and_defaults(schema: dict[str, Any]) -> None:
     tables = schema["properties"]
     concurrency = tables["node"]["properties"]["concurrency"]
-    expected = {"type": "integer", "minimum": 1, "default": 64, "description": "Number of jobs that run at once."}
+    expected = {
+        "type": "integer",
+        "minimum": 1,
+        "default": 64,
+        "description": "Number of jobs that this node runs at once.",
+    }
     assert concurrency == expected
     stores = {one["properties"]["use"]["enum"][0]: one for one in tables["store"]["oneOf"]}
     assert stores["sqlite"]["properties"]["synchronous"]["enum"] == ["FULL", "NORMAL"]

@@ -17,8 +17,8 @@ from components import SpiedStore, SwitchRunner, make_node, until
 from connections import descriptors
 from http_api import RawConnection, both_servers, serving
 
-from nodekit import Container, ContainerOutput, JobRequest, Node, Step, encode_payload
-from nodekit.node.waiters import Waiter
+from nodekit import Change, Container, ContainerOutput, JobRequest, Node, Step, encode_payload
+from nodekit.embedded.change_feed import _Listener
 from nodekit_asgi.http import messages as _http
 
 pytestmark = pytest.mark.anyio
@@ -71,7 +71,7 @@ def observed(store: SpiedStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Act
     """Count while the context is open."""
     activity = Activity(store)
     loop: Any = asyncio.get_running_loop()
-    run_once, wake = loop._run_once, Waiter.wake
+    run_once, put = loop._run_once, _Listener.put
 
     def counted_turn() -> None:
         run_once()
@@ -81,15 +81,15 @@ def observed(store: SpiedStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Act
         activity.callbacks += 1
         run_handle(handle)
 
-    def counted_wake(waiter: Waiter, id: str | None) -> None:
+    def counted_put(listener: _Listener, change: Change | None) -> None:
         activity.wakings += 1
-        wake(waiter, id)
+        put(listener, change)
 
     run_handle = asyncio.Handle._run  # type: ignore[attr-defined]
     with monkeypatch.context() as patch:
         patch.setattr(loop, "_run_once", counted_turn)
         patch.setattr(asyncio.Handle, "_run", counted_callback)
-        patch.setattr(Waiter, "wake", counted_wake)
+        patch.setattr(_Listener, "put", counted_put)
         yield activity
     activity.cpu_seconds = time.process_time() - activity.cpu_seconds
 
@@ -100,7 +100,7 @@ async def submit(node: Node, number: int) -> list[str]:
 
 
 def waiting(node: Node) -> int:
-    return sum(len(waiters) for waiters in node._waiters._waiters.values())
+    return len(node._waiters.present)
 
 
 async def at_rest(node: Node, number: int) -> None:

@@ -1,19 +1,33 @@
-"""The suite of shared stores, on the small one that the tests have."""
+"""The suite of shared stores, on the kit's own in one process."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import anyio
 import msgspec
 import pytest
+from msgspec.structs import replace
 
-from nodekit import Announcement, Container, Location, SharedStore
+from nodekit import Announcement, Claim, Container, ContainerId, Location, SharedStore
 from nodekit.testing import DurableJobStoreContract, SharedMemory, SharedStoreContract, make_job
+from nodekit.testing.shared_store.store import SharedMemoryStore
 
 OF_PROCESSES = {
     "test_what_a_call_has_kept_survives_a_kill",
     "test_what_was_reported_survives_kills_at_any_moment",
     "test_what_does_not_fit_on_the_disk_is_refused_as_a_whole",
 }
+
+
+class EarlierStore(SharedMemoryStore):
+    """A store as it might have been a release ago: it told nothing of pipelines, and asked for all suspects."""
+
+    async def claim(
+        self, containers: Collection[ContainerId], pipelines: Collection[str], limit: int, *, suspects: bool = True
+    ) -> list[Claim]:
+        return await super().claim(containers, pipelines, limit)
+
+    async def announce(self, announcement: Announcement) -> None:
+        await super().announce(replace(announcement, pipelines=()))
 
 
 class TestSharedMemoryStore(SharedStoreContract, DurableJobStoreContract):
@@ -28,9 +42,17 @@ class TestSharedMemoryStore(SharedStoreContract, DurableJobStoreContract):
             pytest.skip("what it keeps is in the memory of this process")
 
     @pytest.fixture
-    def open_store(self) -> Iterator[Callable[[], SharedStore]]:
-        with SharedMemory(self.lease_seconds) as cluster:
-            yield cluster.store
+    def open_store(self, shared: SharedMemory) -> Callable[[], SharedStore]:
+        return shared.store
+
+    @pytest.fixture
+    def shared(self) -> Iterator[SharedMemory]:
+        with SharedMemory(self.lease_seconds) as shared:
+            yield shared
+
+    @pytest.fixture
+    def open_other_version(self, shared: SharedMemory) -> Callable[[], SharedStore]:
+        return lambda: EarlierStore(shared.engine, shared.portal)
 
 
 def test_an_announcement_can_be_sent_as_json() -> None:

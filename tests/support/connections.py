@@ -25,7 +25,7 @@ class Traced(str):
 
 def waiters(api: Api) -> int:
     """Return the number of waiters in a node."""
-    return len({waiter for waiting in api.node._waiters._waiters.values() for waiter in waiting})
+    return len(api.node._waiters.present)
 
 
 def descriptors() -> int:

@@ -101,12 +101,16 @@ def test_a_job_that_cannot_go_on_fails_where_it_was_to_go_and_says_why() -> None
     for some, end_of in (
         (progress(Says(ValueError("broken"))), ("echo", "internal error of the pipeline")),
         (progress(Says(make_step("reverse"))), ("reverse", "its pipeline chose 'reverse', which the request")),
-        (progress(containers={}), ("echo", "this node has no such container")),
         (Progress({}, lambda _: CONTAINERS, NodeLimits(), Clock()), ("echo", "this node has no pipeline 'sequence'")),
     ):
         container, kind, text = end(some.advance(job))
         assert (container, kind) == (end_of[0], "internal")
         assert text.startswith(end_of[1])
+
+
+def test_a_step_in_a_container_that_is_not_there_waits_for_it_as_long_as_the_node_says() -> None:
+    due = progress(containers={}, queue_timeout_seconds=60).advance(make_job("echo"))
+    assert (due.status, due.due, due.queue_timeout_seconds) == (JobStatus.ACCEPTED, "echo", 60)
 
 
 def test_a_job_may_have_as_many_steps_as_the_node_says() -> None:

@@ -463,15 +463,15 @@ async def test_a_store_that_is_watched_keeps_what_else_it_is() -> None:
         def nodekit_problems(self) -> list[str]:
             return ["said through"]
 
-        async def announce(self, name: str, offered: Any) -> None:
-            self.life.append(f"{name} announces")
+        async def ended(self) -> Any:
+            self.life.append("asked for ends")
+            await anyio.sleep_forever()
 
     store = Says()
     node = make_node(store=store, plugins=[Watches()])
     async with node:
         assert list((await node.health()).reasons) == ["said through"]
-        await node._store.announce("node", None)  # type: ignore[attr-defined]
-    assert store.life == ["entered", "node announces", "left"]
+    assert store.life == ["entered", "asked for ends", "left"]
 
 
 @pytest.mark.anyio

@@ -131,7 +131,7 @@ a_plain_one.__annotations__ = {}
         ),
         (changed(MyStore, "changes", an_async_one), "store: MyStore.changes is async, and nobody awaits its answer"),
         (changed(MyStore, "changes", bare_stream), "store: MyStore.changes is a generator; decorate it with @async"),
-        (changed(MyStore, "nodes", a_plain_one), "store: MyStore.nodes is not async, and its answer is awaited; write"),
+        (changed(MyStore, "ended", a_plain_one), "store: MyStore.ended is not async, and its answer is awaited; write"),
         (
             changed(MyRunner, "run", takes_nothing),
             "runners[0]: MyRunner.run does not take `step`; write: async def run(",
@@ -257,6 +257,15 @@ def test_our_own_parts_pass(part: Any, protocol: type) -> None:
     assert list(shape_problems("part", part, protocol)) == []
 
 
+def test_a_store_that_announces_must_be_a_shared_store_as_a_whole() -> None:
+    async def announce(self: Any, announcement: Any) -> None: ...
+
+    lacking = ("lease_seconds", "nodes", "now", "held", "queues")
+    found = problems_of(store=changed(MyStore, "announce", announce))
+    assert {text for text in found if "MyStore is not a SharedStore: it has no" in text} == set(found)
+    assert sorted(name for name in lacking for text in found if f"it has no `{name}`" in text) == sorted(lacking)
+
+
 # -- where it comes from --------------------------------------------------------------------------
 
 
@@ -265,13 +274,12 @@ def test_what_is_asked_for_is_what_the_protocol_says() -> None:
     assert {member.name for member in members(JobTable)} == expected
     assert {member.name for member in members(SharedStore)} > {member.name for member in members(JobStore)}
     assert {member.name for member in optional_members(JobStore)} == {
-        "announce",
-        "nodes",
         "ended",
         "view",
         "compact",
         "storage",
     }
+    assert optional_members(SharedStore) == optional_members(JobStore)
 
 
 def test_a_method_that_a_protocol_gains_is_asked_for_at_once() -> None:

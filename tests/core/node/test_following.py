@@ -61,7 +61,7 @@ async def test_a_job_is_reported_as_it_is_and_each_time_it_has_changed_and_last_
         assert seen[0] == (JobStatus.ACCEPTED, 0)
         assert seen[-1] == (JobStatus.SUCCESS, 2)
         assert seen == sorted(set(seen), key=lambda one: one[1])
-        assert node._waiters._waiters == {}
+        assert node._waiters.present == set()
 
 
 async def test_a_finished_job_is_told_once_and_one_that_is_not_there_never() -> None:
@@ -96,7 +96,7 @@ async def test_a_follower_that_goes_leaves_the_job_alone_and_nothing_behind() ->
             await anext(jobs)
             with anyio.move_on_after(0.05):
                 await anext(jobs)
-        assert node._waiters._waiters == {}
+        assert node._waiters.present == set()
         gate.opened.set()
         assert [done.status for done in await node.wait([job.id])] == [JobStatus.SUCCESS]
 
@@ -153,7 +153,7 @@ async def test_following_ends_with_an_error_when_the_node_stops_and_was_not_begu
         async with make_node(functions(gate=gate), drain_seconds=0) as node:
             job = await node.submit(request("gate"))
             tasks.start_soon(follow, node, job.id)
-            await until(lambda: gate.running and node._waiters._waiters)
+            await until(lambda: gate.running and node._waiters.present)
             await settle_down()
     assert failures == ["the node is not running; nothing will change"]
     with anyio.fail_after(60):
@@ -168,7 +168,7 @@ async def test_a_store_that_fails_ends_the_following_and_leaves_nothing_behind()
         store.failures["get"] = 1
         with pytest.raises(StoreFailed):
             await anext(node.follow(job.id))
-        assert node._waiters._waiters == {}
+        assert node._waiters.present == set()
 
 
 # -- settle -------------------------------------------------------------------------------------------

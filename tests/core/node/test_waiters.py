@@ -1,6 +1,6 @@
-"""Waiters: changes of the store wake them; the node listens to changes only while somebody waits."""
+"""Waiters: the store wakes them at changes of their jobs; each listens as long as it waits, and not longer."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import asynccontextmanager
 from typing import Self
 
@@ -8,7 +8,7 @@ import anyio
 import pytest
 from components import settle_down
 
-from nodekit import Change
+from nodekit import Change, NodekitError
 from nodekit.node.waiters import PAUSE_SECONDS, Waiter, Waiters
 from nodekit.testing import VirtualClock
 
@@ -20,13 +20,15 @@ class Changes:
 
     def __init__(self) -> None:
         self.listened = self.listening = 0
+        self.asked: list[Collection[str]] = []
         self.error: Exception | None = None
         """Exception that is raised when listening begins."""
         self._sender, self._receiver = anyio.create_memory_object_stream[Change | Exception | None](100)
 
     @asynccontextmanager
-    async def __call__(self) -> AsyncIterator[AsyncIterator[Change | None]]:
+    async def __call__(self, ids: Collection[str]) -> AsyncIterator[AsyncIterator[Change | None]]:
         self.listened += 1
+        self.asked.append(ids)
         if self.error is not None:
             raise self.error
         self.listening += 1
@@ -39,14 +41,14 @@ class Changes:
         return self
 
     async def __anext__(self) -> Change | None:
-        told = await self._receiver.receive()
-        if isinstance(told, Exception):
-            raise told
-        return told
+        change = await self._receiver.receive()
+        if isinstance(change, Exception):
+            raise change
+        return change
 
-    async def tell(self, *ids: str | Exception | None) -> None:
-        for id in ids:
-            self._sender.send_nowait(Change(id) if isinstance(id, str) else id)
+    async def report(self, *changes: str | Exception | None) -> None:
+        for change in changes:
+            self._sender.send_nowait(Change(change) if isinstance(change, str) else change)
         await settle_down()
 
     def close(self) -> None:
@@ -54,47 +56,40 @@ class Changes:
         self._receiver.close()
 
 
-@asynccontextmanager
-async def relaying(changes: Changes) -> AsyncIterator[Waiters]:
+@pytest.fixture
+def changes() -> Iterator[Changes]:
+    changes = Changes()
+    yield changes
+    changes.close()
+
+
+@pytest.fixture
+def waiters(changes: Changes) -> Waiters:
     waiters = Waiters(changes)
-    try:
-        async with anyio.create_task_group() as tasks:
-            await tasks.start(waiters.run)
-            yield waiters
-            tasks.cancel_scope.cancel()
-    finally:
-        changes.close()
+    waiters.open = True
+    return waiters
 
 
-async def changed(waiter: Waiter) -> set[str | None]:
+async def changed(waiter: Waiter) -> str | None:
     with anyio.fail_after(5):
-        return {change and change.id for change in await waiter.changed()}
+        change = await waiter.changed()
+        return change and change.id
 
 
-async def test_a_waiter_is_told_of_its_jobs_and_of_no_others_and_of_each_change_once() -> None:
-    changes = Changes()
-    async with relaying(changes) as waiters, waiters.on(["a", "b"]) as one, waiters.on(["b"]) as other:
-        await changes.tell("c", "a", "b", "a")
-        assert await changed(one) == {"a", "b"}
-        assert await changed(other) == {"b"}
-        with anyio.move_on_after(0.01) as scope:
-            await one.changed()
-        assert scope.cancelled_caught
-        await changes.tell("a")
-        assert await changed(one) == {"a"}
+async def test_a_waiter_listens_to_its_jobs_as_long_as_it_waits(changes: Changes, waiters: Waiters) -> None:
+    for time in (1, 2):
+        assert changes.listening == 0
+        async with waiters.on(["a", "b"]) as waiter:
+            assert (changes.listened, changes.listening) == (time, 1)
+            await changes.report("a", None, "b")
+            assert [await changed(waiter) for _ in range(3)] == ["a", None, "b"]
+    assert changes.asked == [["a", "b"]] * 2
+    assert waiters.present == set()
 
 
-async def test_a_change_of_any_job_wakes_everybody() -> None:
-    changes = Changes()
-    async with relaying(changes) as waiters, waiters.on(["a"]) as one, waiters.on(["b"]) as other:
-        await changes.tell(None)
-        assert await changed(one) == await changed(other) == {None}
-
-
-async def test_a_waiter_that_waits_is_woken() -> None:
-    changes = Changes()
-    seen: list[set[str | None]] = []
-    async with relaying(changes) as waiters, waiters.on(["a"]) as waiter, anyio.create_task_group() as tasks:
+async def test_a_waiter_that_waits_is_woken(changes: Changes, waiters: Waiters) -> None:
+    seen: list[str | None] = []
+    async with waiters.on(["a"]) as waiter, anyio.create_task_group() as tasks:
 
         async def wait() -> None:
             seen.append(await changed(waiter))
@@ -102,88 +97,75 @@ async def test_a_waiter_that_waits_is_woken() -> None:
         tasks.start_soon(wait)
         await settle_down()
         assert seen == []
-        await changes.tell("a")
-        assert seen == [{"a"}]
+        await changes.report("a")
+        assert seen == ["a"]
 
 
-async def test_the_store_is_listened_to_while_somebody_waits_and_not_for_long_after() -> None:
-    changes = Changes()
-    async with relaying(changes) as waiters:
-        await settle_down()
-        assert changes.listened == 0
-        for time in (1, 2):
-            async with waiters.on(["a"]) as waiter:
-                assert (changes.listened, changes.listening) == (time, 1)
-                async with waiters.on(["b"]):
-                    assert changes.listened == time
-                await changes.tell("b")
-                assert changes.listening == 1
-                await changes.tell("a")
-                assert await changed(waiter) == {"a"}
-            await changes.tell("c")
-            assert (changes.listened, changes.listening) == (time, 0)
+async def test_giving_up_a_wait_loses_no_change(changes: Changes, waiters: Waiters) -> None:
+    async with waiters.on(["a"]) as waiter:
+        with anyio.move_on_after(0.01) as scope:
+            await waiter.changed()
+        assert scope.cancelled_caught
+        await changes.report("a")
+        assert await changed(waiter) == "a"
 
 
-async def test_after_a_fault_of_the_store_everybody_looks_again_once(clock: VirtualClock) -> None:
-    changes = Changes()
-    async with relaying(changes) as waiters, waiters.on(["a"]) as one, waiters.on(["b"]):
+async def test_after_a_fault_of_the_store_a_waiter_listens_again_and_looks(
+    clock: VirtualClock, changes: Changes, waiters: Waiters
+) -> None:
+    seen: list[str | None] = []
+    async with waiters.on(["a"]) as waiter, anyio.create_task_group() as tasks:
+
+        async def wait() -> None:
+            while True:
+                seen.append(await changed(waiter))
+
+        tasks.start_soon(wait)
         changes.error = OSError("gone")
-        await changes.tell(OSError("gone"))
+        await changes.report(OSError("gone"))
+        assert seen == [None]  # it looks at once
         for number in (2, 3):
-            await clock.advance(PAUSE_SECONDS + 0.1)
             assert changes.listened == number
+            await clock.advance(PAUSE_SECONDS + 0.1)
         changes.error = None
         await clock.advance(PAUSE_SECONDS + 0.1)
-        assert await changed(one) == {None}
-        await changes.tell("a")
-        assert await changed(one) == {"a"}
-    async with relaying(changes := Changes()) as waiters:
-        async with waiters.on(["a"]) as one:
-            await changes.tell(OSError("gone"))
-            await clock.advance(PAUSE_SECONDS + 0.1)
-            assert await changed(one) == {None}
-        await changes.tell("a")
-        assert changes.listening == 0
-        async with waiters.on(["a"]) as one:
-            await changes.tell("a")
-            assert await changed(one) == {"a"}
+        assert changes.listening == 1
+        assert set(seen) == {None}
+        await changes.report("a")
+        assert seen[-1] == "a"
+        tasks.cancel_scope.cancel()
+    assert changes.listening == 0
 
 
-async def test_waiting_makes_sense_while_changes_are_relayed_and_the_end_wakes_everybody() -> None:
-    changes = Changes()
-    waiters = Waiters(changes)
-    assert not waiters.open
-    async with anyio.create_task_group() as tasks:
-        await tasks.start(waiters.run)
-        assert waiters.open
-        async with waiters.on(["a"]) as waiter:
-            tasks.cancel_scope.cancel()
-            with anyio.CancelScope(shield=True):
-                assert await changed(waiter) == {None}
-                assert not waiters.open
-    with anyio.fail_after(5):
-        async with waiters.on(["a"]) as waiter:  # it does not wait for the listener
-            pass
-    changes.close()
-
-
-async def test_whoever_begins_to_wait_while_the_store_is_not_heard_is_let_go_at_the_end() -> None:
-    changes = Changes()
+async def test_a_store_that_fails_at_the_beginning_is_listened_to_later(
+    clock: VirtualClock, changes: Changes, waiters: Waiters
+) -> None:
     changes.error = OSError("gone")
-    entered = anyio.Event()
+    async with waiters.on(["a"]) as waiter:
+        changes.error = None
+        assert await changed(waiter) is None
+        await changes.report("a")
+        assert await changed(waiter) == "a"
+
+
+async def test_the_end_of_the_node_ends_all_waits(changes: Changes, waiters: Waiters) -> None:
+    failures: list[str] = []
 
     async def wait() -> None:
-        with anyio.CancelScope(shield=True), anyio.fail_after(5):
-            async with waiters.on(["a"]) as waiter:
-                assert await waiter.changed() == {None}
-                entered.set()
+        async with waiters.on(["a"]) as waiter:
+            with pytest.raises(NodekitError, match="the node is not running") as raised:
+                await waiter.changed()
+            failures.append(str(raised.value))
 
-    waiters = Waiters(changes)
     async with anyio.create_task_group() as tasks:
-        await tasks.start(waiters.run)
-        tasks.start_soon(wait)
-        await settle_down()
-        assert not entered.is_set()
-        tasks.cancel_scope.cancel()
-    assert entered.is_set()
-    changes.close()
+        for error in (None, None, OSError("gone")):
+            changes.error = error
+            tasks.start_soon(wait)
+            await settle_down()
+        assert failures == []
+        waiters.end()
+    assert len(failures) == 3
+    assert (changes.listening, waiters.present) == (0, set())
+    with pytest.raises(NodekitError, match="the node is not running"):
+        async with waiters.on(["a"]) as waiter:
+            await waiter.changed()

@@ -53,7 +53,7 @@ class ChangesJobs(Sound):
     """Is no observer: it changes jobs."""
 
     def nodekit_observe(self, event: Event, node: Any) -> None:
-        node._containers.pop("fail", None)
+        node._cluster._own = {}
 
 
 class CanBeMadeOnce(Sound):

@@ -1,7 +1,7 @@
 """Shared stores that break a promise each: engines, and clients. `tests/kit/test_caught.py` runs the suite on them."""
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
 
@@ -15,6 +15,7 @@ from nodekit import (
     Claim,
     ClaimLost,
     ClientId,
+    Held,
     Job,
     JobId,
     JobQuery,
@@ -23,6 +24,7 @@ from nodekit import (
     Location,
     Outcome,
     Pending,
+    QueueState,
     Settlement,
     SharedStore,
     Unfinished,
@@ -220,6 +222,45 @@ class ExpiresItsOwnOnly(SharedMemoryStore):
             await anyio.sleep(0.001)
 
 
+class IgnoresPipelines(Engine):
+    async def claim(self, number: int, ticket: Ticket, containers: Any, *wanted: Any) -> list[Granted]:
+        _, limit, suspects = wanted
+        return await super().claim(number, ticket, containers, ["sequence", "mine", "other"], limit, suspects)
+
+
+class TreatsSuspectsLikeOthers(Engine):
+    def __init__(self, table: JobTable, lease_seconds: float) -> None:
+        super().__init__(table, lease_seconds)
+        self.store._entry = Unfinished.of  # type: ignore[method-assign]
+
+
+class NeverForgives(Engine):
+    """Counts the takeovers of a job until it is finished."""
+
+    async def save(self, token: int, job: Job) -> Job:
+        before = self.store.takeovers[job.id]
+        saved = await super().save(token, job)
+        self.store.takeovers[job.id] = before
+        return saved
+
+
+class ForgivesTooSoon(Engine):
+    """Forgets the takeovers of a job that is given back."""
+
+    async def release(self, token: int, job: Job, delay_seconds: float) -> Job:
+        self.store.takeovers.pop(job.id, None)
+        return await super().release(token, job, delay_seconds)
+
+
+class SharesTurns(Engine):
+    """Has turns for the groups whose names end alike."""
+
+    def __init__(self, table: JobTable, lease_seconds: float) -> None:
+        super().__init__(table, lease_seconds)
+        entry = self.store._entry
+        self.store._entry = lambda job: replace(entry(job), group=job.group[-1])  # type: ignore[method-assign]
+
+
 # -- one set of jobs -------------------------------------------------------------------------------
 
 
@@ -235,21 +276,20 @@ class KeysOfItsOwn(SharedMemoryStore):
 
 
 class CountsItsOwn(ExpiresItsOwnOnly):
-    async def pending(self) -> Pending:
-        return (
-            Pending(len(await self.find(JobQuery(status={JobStatus.ACCEPTED}, limit=100)))) if self.added else Pending()
-        )
+    async def pending(self, groups: Collection[str] = ()) -> Pending:
+        counted = len(await self.find(JobQuery(status={JobStatus.ACCEPTED}, limit=100))) if self.added else 0
+        return replace(await super().pending(groups), offchain=counted)
 
 
 class HearsItself(ExpiresItsOwnOnly):
     @asynccontextmanager
-    async def changes(self) -> AsyncIterator[AsyncIterator[Change | None]]:
+    async def changes(self, ids: Any = None) -> AsyncIterator[AsyncIterator[Change | None]]:
         async def own(changes: AsyncIterator[Change | None]) -> AsyncIterator[Change | None]:
             async for change in changes:
                 if change is None or change.id in self.added:
                     yield change
 
-        async with super().changes() as changes, aclosing(own(changes)) as heard:  # type: ignore[type-var]
+        async with super().changes(ids) as changes, aclosing(own(changes)) as heard:  # type: ignore[type-var]
             yield heard
 
 
@@ -293,9 +333,66 @@ class ForgetsByName(KnowsNames):
 
     def see(self, number: int, *, live: bool, at: float | None = None) -> None:
         super().see(number, live=live, at=at)
-        for key, (owner, member) in self.members.items():
-            if not live and member.announcement.name in self.names.get(number, ()):
-                self.members[key] = owner, replace(member, live=False)
+        gone = () if live else self.names.get(number, ())
+        self.members = {key: one for key, one in self.members.items() if one[1].announcement.name not in gone}
+
+
+class HasNoClock(SharedMemoryStore):
+    """Answers the time of the node that asks."""
+
+    async def now(self) -> float:
+        return time.time()
+
+
+class CountsWhatRuns(Engine):
+    """Counts the jobs that are claimed among those that are queued."""
+
+    async def queues(self) -> Mapping[str, QueueState]:
+        states = dict(await super().queues())
+        for held in self.claims.values():
+            due = held.claim.job.due or ""
+            states[due] = QueueState(states.get(due, QueueState(0)).jobs + 1)
+        return states
+
+
+class KnowsHoldersForEver(Engine):
+    def __init__(self, table: JobTable, lease_seconds: float) -> None:
+        super().__init__(table, lease_seconds)
+        self.known: dict[JobId, Held] = {}
+
+    async def held(self, ids: Collection[JobId]) -> Mapping[JobId, Held]:
+        self.known.update(await super().held(ids))
+        return {id: self.known[id] for id in ids if id in self.known}
+
+
+class NextVersion(SharedMemoryStore):
+    """Begins its upgrade by ending the sessions of all others."""
+
+    async def __aenter__(self) -> "NextVersion":
+        for number in list(self.engine.sessions):
+            await self._ask(lambda number=number: self.engine.end(number, died=True))
+        await super().__aenter__()
+        return self
+
+
+class UpgradesWithForce(SharedMemoryStore):
+    other_version = NextVersion
+
+
+class Hoards(NextVersion):
+    """Keeps what it has claimed, even if its node is dead."""
+
+    async def __aenter__(self) -> "Hoards":
+        await SharedMemoryStore.__aenter__(self)
+        self.engine.sessions[self._session].lapses_at = float("inf")
+        return self
+
+    async def _renew(self) -> None:
+        await anyio.sleep_forever()
+
+
+class NextVersionHoards(SharedMemoryStore):
+    other_version = Hoards
 
 
 class AddsToAnnouncements(Engine):
@@ -331,10 +428,19 @@ class Suite(SharedStoreContract):
     subject: type[Engine] | type[SharedMemoryStore]
 
     @pytest.fixture
-    def open_store(self) -> Iterator[Callable[[], SharedStore]]:
+    def shared(self) -> Iterator[SharedMemory]:
         broken: dict[str, Any] = {"engine" if issubclass(self.subject, Engine) else "client": self.subject}
-        with SharedMemory(self.lease_seconds, **broken) as cluster:
-            yield cluster.store
+        with SharedMemory(self.lease_seconds, **broken) as shared:
+            yield shared
+
+    @pytest.fixture
+    def open_store(self, shared: SharedMemory) -> Callable[[], SharedStore]:
+        return shared.store
+
+    @pytest.fixture
+    def open_other_version(self, shared: SharedMemory) -> Callable[[], SharedStore]:
+        kind = getattr(self.subject, "other_version", SharedMemoryStore)
+        return lambda: kind(shared.engine, shared.portal)
 
 
 HURRIED = {"timeout_seconds": 1.0, "quiet_seconds": 0.03, "lease_seconds": 0.3}

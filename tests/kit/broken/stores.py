@@ -1,7 +1,7 @@
 """Stores that break a promise each. `test_caught.py` runs the suite on them, and `test_store_model.py` the model."""
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from itertools import count
 from typing import Any
 
@@ -230,10 +230,10 @@ class SettlesForAnybody(Sound):
 class LeavesRunning(Sound):
     """Does not cancel the scope of a settled job."""
 
-    async def _settle_now(self, id: JobId, outcome: Outcome) -> Job | None:
+    async def _settle_now(self, id: JobId, *outcome: Any) -> Settlement | None:
         if held := self._claims.get(id):
             held.scope = anyio.CancelScope()
-        return await super()._settle_now(id, outcome)
+        return await super()._settle_now(id, *outcome)
 
 
 class OffersStreams(Sound):
@@ -244,8 +244,26 @@ class OffersStreams(Sound):
 
 
 class MiscountsClients(Sound):
-    async def pending(self) -> Pending:
-        return replace(await super().pending(), clients={})
+    async def pending(self, groups: Collection[str] = ()) -> Pending:
+        return replace(await super().pending(groups), groups={})
+
+
+class CountsAllGroups(Sound):
+    async def pending(self, groups: Collection[str] = ()) -> Pending:
+        return await super().pending(list(self._counts._groups))
+
+
+class IgnoresPipelines(Sound):
+    async def claim(self, *asked: Any, **more: Any) -> list[Claim]:
+        containers, _, limit = asked
+        return await super().claim(containers, ["sequence", "mine", "other"], limit, **more)
+
+
+class TellsEverybody(Sound):
+    """Reports changes of all jobs, whichever were asked for."""
+
+    def changes(self, ids: Collection[JobId] | None = None) -> AbstractAsyncContextManager[Any]:
+        return super().changes()
 
 
 class CountsForever(Sound):
@@ -257,21 +275,21 @@ class CountsForever(Sound):
 
 class Silent(Sound):
     @asynccontextmanager
-    async def changes(self) -> AsyncIterator[AsyncIterator[Change | None]]:  # type: ignore[override]
+    async def changes(self, ids: Any = None) -> AsyncIterator[AsyncIterator[Change | None]]:  # type: ignore[override]
         self._broadcast.publish = lambda id: None  # type: ignore[method-assign]
-        async with super().changes() as changes:
+        async with super().changes(ids) as changes:
             yield changes
 
 
 class MissesQuietly(Sound):
     @asynccontextmanager
-    async def changes(self) -> AsyncIterator[AsyncIterator[Change | None]]:  # type: ignore[override]
+    async def changes(self, ids: Any = None) -> AsyncIterator[AsyncIterator[Change | None]]:  # type: ignore[override]
         async def known(changes: AsyncIterator[Change | None]) -> AsyncIterator[Change]:
             async for change in changes:
                 if change is not None:
                     yield change
 
-        async with super().changes() as changes:
+        async with super().changes(ids) as changes:
             yield (some := known(changes))
             await some.aclose()  # type: ignore[attr-defined]
 

@@ -39,8 +39,8 @@ class FaultNodes(FaultBase, SharedNodes):
         ends, half = _Ends(), JOBS // 2
         here, there = (CountingRunner(name, held=["reverse"]) for name in ("near", "far"))
         async with (
-            self.node(open_store(), here, ends, concurrency=half) as near,
-            self.node(open_far(), there, ends, concurrency=half) as far,
+            self.node(open_store(), here, plugins=[ends], concurrency=half) as near,
+            self.node(open_far(), there, plugins=[ends], concurrency=half) as far,
         ):
             ids = [id for node in (near, far) for id in await self.submitted(node, half, "echo", "reverse")]
             await self.called(here, half, index=1)

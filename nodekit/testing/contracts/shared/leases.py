@@ -1,11 +1,9 @@
 """Leases and fencing: claims of a node that lives, is held up, dies, comes back, or has a wrong clock."""
 
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
-from typing import Any
 
 import anyio
 import pytest
@@ -15,6 +13,7 @@ from nodekit import UNFINISHED, Claim, ClaimLost, Job, JobId, JobQuery, JobStatu
 from nodekit.testing.builders.jobs import SEQUENCE, make_job, succeeded, with_output
 from nodekit.testing.contracts.bounds import turn, within
 from nodekit.testing.contracts.shared.base import NOTHING, Open, SharedBase
+from nodekit.testing.contracts.shared.clocks import clock_of, thread
 from nodekit.testing.contracts.shared.other_process import Elsewhere, awaited
 from nodekit.testing.contracts.stores.base import CANCELLED
 
@@ -280,8 +279,8 @@ class Leases(SharedBase):
         async with self.another(open_store) as there:
             held, delayed = await self.claimed(store), await self.claimed(store)
             [other] = await self.claimed_there(there, make_job())
-            ident = await there.call(_thread)
-            with _clock_of(ident, seconds):
+            ident = await there.call(thread)
+            with clock_of(ident, seconds):
                 await there.call(there.store.release, other, other.job, delay_seconds=self.short)
                 await store.release(delayed, delayed.job, delay_seconds=self.short)
                 assert await self.nothing_to_claim(store)
@@ -306,10 +305,6 @@ async def _cancelled(claim: Claim) -> None:
         await anyio.sleep_forever()
 
 
-async def _thread() -> int:
-    return threading.get_ident()
-
-
 async def _finish(store: SharedStore, claims: Sequence[Claim], finished: dict[JobId, list[Job]]) -> None:
     """Finish each job with an output of its own, and record the jobs with claims that were still valid."""
     for claim in claims:
@@ -317,17 +312,3 @@ async def _finish(store: SharedStore, claims: Sequence[Claim], finished: dict[Jo
         with suppress(ClaimLost):
             await store.save(claim, job)
             finished.setdefault(job.id, []).append(claim.job)
-
-
-@contextmanager
-def _clock_of(ident: int, seconds: float) -> Iterator[None]:
-    """Shift the wall clock of one thread by `seconds`."""
-    real: dict[str, Callable[[], Any]] = {"time": time.time, "time_ns": time.time_ns}
-
-    def wrong(name: str, by: float) -> Callable[[], Any]:
-        return lambda: real[name]() + (by if threading.get_ident() == ident else 0)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(time, "time", wrong("time", seconds))
-        patch.setattr(time, "time_ns", wrong("time_ns", int(seconds * 1e9)))
-        yield

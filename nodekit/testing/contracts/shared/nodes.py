@@ -1,11 +1,11 @@
 """Helpers for whole nodes on a shared store."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import anyio
 
-from nodekit import ContainerId, Job, JobId, JobStatus, Node, NodeLimits, SharedStore
+from nodekit import ContainerId, Job, JobId, JobStatus, Node, NodeLimits, Pipeline, SharedStore
 from nodekit.testing.builders.jobs import make_request
 from nodekit.testing.contracts.shared.base import SharedBase
 from nodekit.testing.contracts.shared.counting import CountingRunner
@@ -14,14 +14,40 @@ from nodekit.testing.contracts.shared.counting import CountingRunner
 class SharedNodes(SharedBase):
     """Base of the tests of whole nodes."""
 
-    def node(self, store: SharedStore, runner: CountingRunner, *plugins: object, **limits: Any) -> Node:
+    def node(
+        self,
+        store: SharedStore,
+        runner: CountingRunner,
+        *,
+        pipelines: Mapping[str, Pipeline] = {},
+        plugins: Sequence[object] = (),
+        **limits: Any,
+    ) -> Node:
         """Make a node that drains for no time when it is left."""
-        limited = NodeLimits(drain_seconds=0, **limits)
-        return Node(store=store, runners=[runner], plugins=plugins, name=runner.name, limits=limited)
+        limits = {"drain_seconds": 0, **limits}
+        return Node(
+            store=store,
+            runners=[runner],
+            plugins=plugins,
+            name=runner.name,
+            pipelines=pipelines,
+            limits=NodeLimits(**limits),
+        )
 
-    async def submitted(self, node: Node, count: int, *containers: ContainerId) -> list[JobId]:
-        requests = [make_request(*containers, data={"number": n}, client=f"client {n % 3}") for n in range(count)]
+    async def sees(self, node: Node, *containers: ContainerId) -> None:
+        """Wait until a node knows that exactly these containers can be called."""
+
+        async def running() -> set[ContainerId]:
+            return set(node.running())
+
+        await self.eventually(running, set(containers))
+
+    async def submitted(self, node: Node, count: int, *containers: ContainerId, **fields: Any) -> list[JobId]:
+        """Submit jobs, and assert that all are accepted."""
+        fields = {"data": {"number": 1}, **fields}
+        requests = [make_request(*containers, client=f"client {n % 3}", **fields) for n in range(count)]
         answers = await node.submit_many(requests)
+        assert [answer for answer in answers if not isinstance(answer, Job)] == []
         return [answer.id for answer in answers if isinstance(answer, Job)]
 
     async def finished(self, node: Node, ids: Sequence[JobId]) -> list[Job]:

@@ -83,10 +83,12 @@ class StoreBase(KeeperBase):
             claims = await store.claim(containers, pipelines, 1, suspects=suspects)
         return not claims
 
-    async def claimed(self, store: JobStore, job: Job | None = None) -> Claim:
+    async def claimed(
+        self, store: JobStore, job: Job | None = None, *, containers: Collection[ContainerId] = ("echo",)
+    ) -> Claim:
         """Add a job and claim it."""
         await store.add([job or make_job("echo", "reverse")])
-        [claim] = await self.claims(store, 1)
+        [claim] = await self.claims(store, 1, containers=containers)
         return claim
 
     @property

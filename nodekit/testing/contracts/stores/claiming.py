@@ -82,6 +82,14 @@ class Claiming(StoreBase):
         assert await self.nothing_to_claim(store, containers=[])
         assert {*_ids(await self.claims(store, 2, containers=["reverse"]))} == {reverse.id, later.id}
 
+    async def test_claim_gives_only_jobs_of_the_pipelines_asked_for(self, store: JobStore) -> None:
+        plain, mine, later = make_job(), make_job(pipeline="mine"), make_job(pipeline="other")
+        await store.add([mine, later, plain])
+        assert _ids(await self.claims(store, 1)) == [plain.id]
+        assert await self.nothing_to_claim(store)
+        assert await self.nothing_to_claim(store, pipelines=[])
+        assert {*_ids(await self.claims(store, 2, pipelines=["mine", "other"]))} == {mine.id, later.id}
+
     async def test_claim_gives_lower_priorities_first(self, store: JobStore) -> None:
         jobs = [make_job(priority=priority) for priority in (7, 3, 0, 5, 1, 3)]
         await store.add(jobs)

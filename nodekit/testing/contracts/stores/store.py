@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from nodekit import Change, Claim, Held, Job, JobFields, JobId, JobQuery, JobStatus, JobStore, Location, Outcome
 from nodekit.testing.builders.jobs import make_job, succeeded, with_output
-from nodekit.testing.contracts.bounds import within
+from nodekit.testing.contracts.bounds import turn, within
 from nodekit.testing.contracts.stores.base import SUCCEEDED
 from nodekit.testing.contracts.stores.claiming import Claiming
 from nodekit.testing.contracts.stores.keeping import Keeping
@@ -100,6 +100,12 @@ class JobStoreContract(Keeping, Claiming, Storing):
         await store.add([make_job(), make_job(client="bob"), make_job(origin=Location.ONCHAIN)])
         assert await self.counts(store) == (2, 1, {"alice": 2, "bob": 1})
 
+    async def test_pending_counts_the_groups_that_are_asked_for(self, store: JobStore) -> None:
+        await store.add([make_job(), make_job(client="bob"), make_job(client="bob", group="alice")])
+        for groups, counts in (((), {}), (["bob"], {"bob": 1}), (["nobody", "alice"], {"alice": 2})):
+            pending = await store.pending(groups)
+            assert (pending.total, dict(pending.groups)) == (3, counts)
+
     async def test_pending_counts_a_job_from_its_acceptance_to_its_end(self, store: JobStore) -> None:
         first = make_job("echo", "reverse", idempotency_key="k")
         for job in (first, first, make_job(idempotency_key="k")):
@@ -173,6 +179,22 @@ class JobStoreContract(Keeping, Claiming, Storing):
             with anyio.move_on_after(self.quiet_seconds) as scope:
                 assert await anext(changes) is None
             assert scope.cancelled_caught
+
+    async def test_changes_of_some_jobs_reports_those_alone(self, store: JobStore) -> None:
+        jobs = [make_job() for _ in range(4)]
+        ids = [job.id for job in jobs[:2]]
+        async with store.changes(ids) as changes, store.changes(ids[:1]) as first, store.changes([]) as none:
+            await store.add(jobs)
+            await self.seen(changes, ids)
+            await store.settle(jobs[3].id, Outcome(JobStatus.FAILED), client=None)
+            await store.settle(ids[1], Outcome(JobStatus.FAILED), client=None)
+            await self.seen(changes, ids[1:], finished=True)
+            await self.seen(first, ids[:1])
+            for listener in (changes, first, none):
+                with anyio.move_on_after(self.quiet_seconds):
+                    while True:
+                        await turn()
+                        assert await anext(listener) is None, "a change of another job was reported"
 
     async def test_every_listener_hears_of_a_change(self, store: JobStore) -> None:
         job = make_job()

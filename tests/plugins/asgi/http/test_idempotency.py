@@ -22,7 +22,7 @@ async def test_a_request_that_is_repeated_can_wait_as_well(api: Api) -> None:
     id = (await api.post("/api/jobs", GATE, **key("k"))).json["id"]
     headers = {"Idempotency-Key": "k", "Prefer": "wait=60"}
     again = asyncio.create_task(api.post("/api/jobs", GATE, headers=headers))
-    await until(lambda: api.node._waiters._waiters)
+    await until(lambda: api.node._waiters.present)
     api.gate.opened.set()
     for answer in (await again, await api.post("/api/jobs", GATE, headers=headers)):
         assert (answer.status, answer.json["id"], answer.json["status"]) == (200, id, "success")

@@ -1,0 +1,325 @@
+"""Nodes on one store, as each of them sees the others: what they announce, and what is wrong between them."""
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import anyio
+import msgspec
+import pytest
+from components import Function, Gate, SwitchRunner, request, until, until_is
+from http_api import asgi_call
+from msgspec.structs import replace
+
+from nodekit import REMEMBERED_SECONDS, Announcement, Container, Node, NodeLimits, Refusal, StoreFailed, __version__
+from nodekit.node import cluster
+from nodekit.testing import SEQUENCE, Faults, SharedMemory, make_job, make_node
+from nodekit_asgi.app import AsgiApp
+from nodekit_function import FunctionRunner
+
+pytestmark = pytest.mark.anyio
+
+LEASE_SECONDS = 1.0
+LOOPBACK = {"client": ("127.0.0.1", 1), "headers": [(b"host", b"127.0.0.1")]}
+
+
+@pytest.fixture
+def shared() -> Iterator[SharedMemory]:
+    with SharedMemory(LEASE_SECONDS) as shared:
+        yield shared
+
+
+@pytest.fixture
+async def front(shared: SharedMemory) -> AsyncIterator[Node]:
+    """Run a node with the container ``near``."""
+    async with make_node(store=shared.store(), runners=[only(near=_same)], name="front") as node:
+        yield node
+
+
+def only(**functions: Function) -> FunctionRunner:
+    """Make a runner with these containers alone."""
+    runner = FunctionRunner()
+    for id, function in functions.items():
+        runner.add(Container(id=id, description=f"has {id}"), function)
+    return runner
+
+
+class Listens:
+    """A transport, as far as others hear of it."""
+
+    async def serve(self, node: Node, *, task_status: Any) -> None:
+        task_status.started(["http://back:4000"])
+        await anyio.sleep_forever()
+
+
+async def _same(data: Any) -> Any:
+    return data
+
+
+def a_node(shared: SharedMemory, name: str, *containers: str, **settings: Any) -> Node:
+    runner = only(**dict.fromkeys(containers, _same))
+    return make_node(store=shared.store(), runners=[runner], name=name, **settings)
+
+
+async def live(node: Node) -> dict[str, Announcement]:
+    return {one.announcement.name: one.announcement for one in await node.members() if one.live}
+
+
+async def sees(node: Node, *containers: str) -> None:
+    await until(lambda: set(node.running()) == set(containers))
+
+
+async def test_a_node_announces_what_it_is_and_what_it_does(shared: SharedMemory, front: Node) -> None:
+    gate = Gate()
+    runner = only(gate=gate)
+    async with make_node(store=shared.store(), runners=[runner], name="back", transports=[Listens()]) as back:
+        await back.submit(request("gate"))
+        await until(lambda: gate.running)
+        await until_is(lambda: _in_flight(front, "back"), 1)
+        said = (await live(front))["back"]
+        assert (said.version, said.pipelines, said.running) == (__version__, ("sequence",), ("gate",))
+        assert said.urls == ("http://back:4000",)
+        assert said.containers["gate"].description == "has gate"
+        assert abs(said.skew_seconds) < 5
+        assert len({one.incarnation for one in (await live(front)).values()}) == 2
+        gate.opened.set()
+
+
+async def _in_flight(node: Node, name: str) -> int | None:
+    said = (await live(node)).get(name)
+    return said and said.in_flight
+
+
+async def test_a_node_whose_store_is_its_own_announces_nothing_and_shows_no_page() -> None:
+    async with make_node() as node:
+        assert await node.members() == ()
+        assert "cluster" not in node.mounts
+        assert node.containers == node.own_containers
+        assert set(node.running()) == set(node.running(here=True)) == {"echo", "fail", "slow"}
+
+
+async def test_a_node_sees_the_containers_of_others_beside_its_own(shared: SharedMemory, front: Node) -> None:
+    async with a_node(shared, "back", "near", "far") as back:
+        await sees(front, "near", "far")
+        assert set(front.containers) == {"near", "far"}
+        assert front.containers["near"] is front.own_containers["near"]
+        assert type(front.containers["far"]) is Container
+        assert set(front.own_containers) == set(front.running(here=True)) == {"near"}
+        assert set(await back.resources()) == set()
+        with pytest.raises(TypeError):
+            front.containers["other"] = Container(id="other")  # type: ignore[index]
+
+
+async def test_what_changes_is_announced_at_once(shared: SharedMemory, front: Node) -> None:
+    with SharedMemory(lease_seconds=600) as shared:  # a third of this is longer than the test waits
+        switch = SwitchRunner(Container(id="switch"))
+        async with a_node(shared, "front", "near") as front, make_node(store=shared.store(), runners=[switch]) as back:
+            await until_is(lambda: _running(front, back.name), ("switch",))
+            switch.switch()
+            await until_is(lambda: _running(front, back.name), ())
+            switch.switch("switch")
+            await until_is(lambda: _running(front, back.name), ("switch",))
+
+
+async def _running(node: Node, name: str) -> tuple[str, ...] | None:
+    said = (await live(node)).get(name)
+    return said and said.running
+
+
+async def test_a_node_that_drains_announces_that_nothing_runs_there(shared: SharedMemory, front: Node) -> None:
+    gate = Gate()
+    limits = NodeLimits(drain_seconds=60)
+    async with make_node(store=shared.store(), runners=[only(far=gate)], name="back", limits=limits) as back:
+        await sees(front, "near", "far")
+        await back.submit(request("far"))
+        await until(lambda: gate.running)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(back.drain)
+            await sees(front, "near")
+            assert "back" in await live(front)
+            gate.opened.set()
+
+
+async def test_containers_of_a_node_that_is_gone_are_forgotten_after_ten_minutes(
+    shared: SharedMemory, front: Node
+) -> None:
+    async with a_node(shared, "back", "far"):
+        await sees(front, "near", "far")
+    await sees(front, "near")
+    accepted = await front.submit(request("far"))
+    later = shared.engine.time
+    shared.engine.time = lambda: later() + REMEMBERED_SECONDS + 1  # type: ignore[method-assign]
+    await until(lambda: set(front.containers) == {"near"})
+    with pytest.raises(Refusal, match="Container not supported"):
+        await front.submit(request("far"))
+    async with a_node(shared, "back", "far"):
+        assert [job.status for job in await front.wait([accepted.id])] == ["success"]
+
+
+async def test_a_request_for_something_unknown_looks_at_the_other_nodes_now_and_then(
+    shared: SharedMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with SharedMemory(lease_seconds=600) as shared:
+        faults = Faults()
+        async with make_node(store=faults.around(shared.store()), runners=[only(near=_same)]) as node:
+            await until_is(lambda: _names(node), {"node"})
+            before = faults.count("nodes")
+            with pytest.raises(Refusal):
+                await node.submit(request("far"))
+            for _ in range(50):  # a hostile client
+                with pytest.raises(Refusal):
+                    await node.submit(request("far"))
+            assert faults.count("nodes") - before <= 2
+            async with a_node(shared, "back", "far"):
+                await until_is(lambda: _names(node), {"node", "back"})
+                monkeypatch.setattr(cluster, "LOOK_SECONDS", 0)
+                assert (await node.submit(request("far"))).due == "far"
+
+
+async def _names(node: Node) -> set[str]:
+    return set(await live(node))
+
+
+async def test_takeovers_and_poison_are_counted(shared: SharedMemory, front: Node) -> None:
+    async with shared.store() as store:
+        (stored,) = await store.add([make_job("later")])
+        for takeovers in range(3):
+            [claim] = await store.claim(["later"], SEQUENCE, 1)
+            assert claim.takeovers == takeovers
+            held = shared.engine.claims.pop(max(shared.engine.claims))
+            await store._ask(lambda held=held: shared.engine.take_back(held.claim, died=True))
+        async with a_node(shared, "later", "later") as node:
+            assert [job.status for job in await node.wait([stored.id])] == ["failed"]
+            await until_is(lambda: _counts(front, "later"), (1, 1))
+            assert await _counts(front, "front") == (0, 0)
+
+
+async def _counts(node: Node, name: str) -> tuple[int, int] | None:
+    said = (await live(node)).get(name)
+    return said and (said.takeovers, said.poison)
+
+
+# -- what is wrong --------------------------------------------------------------------------------
+
+
+async def reasons(node: Node) -> str:
+    return "; ".join((await node.health()).reasons)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"name": "front"}, "another node on this store is named 'front' as well"),
+        ({"version": "9.9"}, f"node 'other' runs nodekit 9.9, not {__version__}"),
+        (
+            {"containers": {"near": Container(id="near", rules={"external": False})}},
+            "container 'near' has other rules on node 'other'",
+        ),
+    ],
+    ids=["name", "version", "rules"],
+)
+async def test_what_is_wrong_between_nodes_is_in_the_health_of_both(
+    shared: SharedMemory, front: Node, change: dict[str, Any], reason: str
+) -> None:
+    other = Announcement(name="other", incarnation="1", version=__version__, pipelines=("sequence",))
+    async with shared.store() as store:
+        await store.announce(other)
+        await until_is(lambda: _names(front), {"front", "other"})
+        assert await reasons(front) == ""
+        await store.announce(replace(other, **change))
+        with anyio.fail_after(20):
+            while reason not in await reasons(front):
+                await anyio.sleep(0.02)
+        assert (await front.health()).healthy
+    with anyio.fail_after(20):
+        while await reasons(front):
+            await anyio.sleep(0.02)
+
+
+async def test_a_node_that_starts_again_after_a_crash_does_not_clash_with_itself(shared: SharedMemory) -> None:
+    async with shared.store() as dead:
+        await dead.announce(Announcement(name="again", incarnation="1", version=__version__))
+        shared.engine.renew = _never  # type: ignore[method-assign]
+        async with a_node(shared, "again", "near") as node:
+            assert "named" not in await reasons(node)
+
+
+async def _never(number: int) -> bool:
+    return True
+
+
+async def test_a_store_that_fails_to_exchange_announcements_is_a_problem_while_it_lasts(shared: SharedMemory) -> None:
+    faults = Faults()
+    async with make_node(store=faults.around(shared.store()), runners=[only(near=_same)]) as node:
+        faults.before("announce").fail(StoreFailed("no answer"))
+        with anyio.fail_after(20):
+            while "other nodes of the store cannot be reached: no answer" not in await reasons(node):
+                await anyio.sleep(0.02)
+        job = await node.submit(request("near"))
+        assert [job.status for job in await node.wait([job.id])] == ["success"]
+        faults.lift()
+        with anyio.fail_after(20):
+            while await reasons(node):
+                await anyio.sleep(0.02)
+
+
+# -- over HTTP ------------------------------------------------------------------------------------
+
+
+async def test_the_page_of_the_cluster_shows_nodes_queues_and_counts(shared: SharedMemory, front: Node) -> None:
+    async with a_node(shared, "back", "far"):
+        await sees(front, "near", "far")
+    await sees(front, "near")
+    for _ in range(2):
+        await front.submit(request("far"))
+    app = AsgiApp(front)
+    status, body = await asgi_call(app, "/-/cluster/", **LOOPBACK)
+    page = msgspec.json.decode(body)
+    assert status == 200
+    assert [(node["name"], node["live"], node["running"]) for node in page["nodes"]] == [
+        ("front", True, ["near"]),
+        ("back", False, []),
+    ]
+    assert page["nodes"][1]["containers"] == ["far"]
+    assert page["nodes"][0].keys() >= {"incarnation", "version", "pipelines", "in_flight", "skew_seconds", "urls"}
+    assert 0 <= page["nodes"][0]["seen_seconds_ago"] < LEASE_SECONDS
+    assert (page["pending"], page["queues"]["far"]["jobs"], page["takeovers"], page["poison"]) == (2, 2, 0, 0)
+    assert page["queues"]["far"]["oldest_seconds"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "status"),
+    [
+        ("/-/cluster/", {"client": ("203.0.113.7", 1)}, 403),
+        ("/-/cluster/more", LOOPBACK, 404),
+        ("/-/cluster/", {**LOOPBACK, "method": "DELETE"}, 405),
+    ],
+    ids=["elsewhere", "path", "method"],
+)
+async def test_the_page_is_for_the_nodes_own_machine_and_can_only_be_read(
+    front: Node, path: str, asked: dict[str, Any], status: int
+) -> None:
+    answered, body = await asgi_call(AsgiApp(front), path, **asked)
+    assert answered == status
+    assert msgspec.json.decode(body)["error"]
+
+
+async def test_info_shows_what_can_be_called_anywhere(shared: SharedMemory, front: Node) -> None:
+    async with a_node(shared, "back", "far"):
+        await sees(front, "near", "far")
+        _, body = await asgi_call(AsgiApp(front), "/info", method="GET", **LOOPBACK)
+        assert {one["id"] for one in msgspec.json.decode(body)["containers"]} == {"near", "far"}
+
+
+async def test_a_history_names_the_node_that_runs_the_step(shared: SharedMemory, front: Node) -> None:
+    gate = Gate()
+    async with make_node(store=shared.store(), runners=[only(far=gate)], name="back"):
+        await sees(front, "near", "far")
+        job = await front.submit(request("near", "far", client="127.0.0.1"))
+        await until(lambda: gate.running)
+        _, body = await asgi_call(AsgiApp(front), f"/api/jobs/{job.id}", method="GET", **LOOPBACK)
+        running = msgspec.json.decode(body)["steps"][-1]["running"]
+        assert (running["node"], running["attempt"]) == ("back", 1)
+        cancelled = await front.cancel(job.id)
+        assert cancelled is not None
+        assert [attempt.kind for attempt in cancelled.steps[-1].attempts] == ["cancelled"]
+        await until(lambda: gate.cancelled)
