@@ -2,7 +2,9 @@
 
 from collections import deque
 from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Self
 
 from nodekit.concurrency.signal import Signal
 from nodekit.interfaces.store import Change
@@ -30,27 +32,43 @@ class Broadcast:
         for listener in {*self._listeners, *(one for some in self._of.values() for one in some)}:
             listener.put(None)
 
-    @asynccontextmanager
-    async def subscribe(self, ids: Collection[JobId] | None = None) -> AsyncIterator[AsyncIterator[Change | None]]:
-        listener, ids = _Listener(), None if ids is None else set(ids)
+    def subscribe(
+        self, ids: Collection[JobId] | None = None
+    ) -> AbstractAsyncContextManager[AsyncIterator[Change | None]]:
+        """Return a subscription to changes of these jobs, or of all, as long as it is entered."""
+        return _Listener(self, ids)
+
+    def add(self, listener: "_Listener", ids: Collection[JobId] | None) -> None:
         if ids is None:
             self._listeners.add(listener)
         for id in ids or ():
             self._of.setdefault(id, set()).add(listener)
-        try:
-            yield listener
-        finally:
-            self._listeners.discard(listener)
-            for id in ids or ():
-                self._of[id].discard(listener)
-                if not self._of[id]:
+
+    def remove(self, listener: "_Listener", ids: Collection[JobId] | None) -> None:
+        self._listeners.discard(listener)
+        for id in ids or ():
+            if listeners := self._of.get(id):
+                listeners.discard(listener)
+                if not listeners:
                     del self._of[id]
 
 
 class _Listener:
-    def __init__(self) -> None:
+    """A subscription; entered for each wait, so it is no generator."""
+
+    def __init__(self, broadcast: Broadcast, ids: Collection[JobId] | None) -> None:
+        self._broadcast, self._ids = broadcast, None if ids is None else tuple(ids)
         self._changes: deque[Change | None] = deque()
         self._arrived = Signal()
+
+    async def __aenter__(self) -> Self:
+        self._broadcast.add(self, self._ids)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._broadcast.remove(self, self._ids)
 
     def put(self, change: Change | None) -> None:
         if len(self._changes) >= BUFFERED_CHANGES:

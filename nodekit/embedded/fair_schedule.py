@@ -16,7 +16,7 @@ place is at most C's turn, so the group that holds it was not served there since
 from collections.abc import Callable, Collection, Container, Mapping, Set
 from heapq import heapify, heappop, heappush, heapreplace
 from itertools import count
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from nodekit.embedded.deadlines import Expiries
 from nodekit.interfaces.store import Unfinished
@@ -34,16 +34,12 @@ class Wanted(NamedTuple):
     suspects: bool = True
 
 
-class _Place(NamedTuple):
-    """A rotation's share of the jobs."""
-
-    container: ContainerId
-    pipeline: str
-    suspect: bool
+_Place: TypeAlias = tuple[ContainerId, str, bool]
+"""The jobs of a rotation: their container, their pipeline, and True if they are suspects."""
 
 
 def _place(entry: Unfinished) -> _Place:
-    return _Place(entry.due, entry.pipeline, entry.suspect)
+    return entry.due, entry.pipeline, entry.suspect
 
 
 class Schedule:
@@ -170,7 +166,7 @@ class _Level:
         waiting = [
             (*rotation.longest_ago(), place)
             for place, rotation in self._rotations.items()
-            if place.container in containers and place.pipeline in pipelines and (suspects or not place.suspect)
+            if place[0] in containers and place[1] in pipelines and (suspects or not place[2])
         ]
         if not waiting:
             return None

@@ -109,7 +109,8 @@ class Executor:
                 for claim in await self._claim():
                     self.running += 1
                     self._slots.free -= 1
-                    self.suspects.begin(claim)
+                    if claim.takeovers:
+                        self.suspects.begin(claim)
                     held = claim.job.due if self._slots.take(claim.job.due) else None
                     tasks.start_soon(self._run, Run(claim, held))
             await self.drained()
@@ -132,7 +133,8 @@ class Executor:
             self._slots.give_back(run.held)
             self._slots.free += 1
             self.running -= 1
-            self.suspects.end(run.claim)
+            if run.claim.takeovers:
+                self.suspects.end()
             self._reconsider()
 
     # -- streams ----------------------------------------------------------------------------------

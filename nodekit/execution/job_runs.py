@@ -153,7 +153,7 @@ class Runs(Generic[RunT]):
         if run.claim.takeovers >= self._max_takeovers:
             await self._keep(run, self._progress.failed(run.job, poison_text(run.claim.takeovers), "poison"))
         while not run.job.status.finished:
-            if run.held is None or not self._slots.callable(run.held, runs=self._calls.runs(run.held)):
+            if run.held is None or not (self._calls.runs(run.held) or self._slots.fails_at_once(run.held)):
                 if not await self._without_slot(run):
                     return
                 continue

@@ -44,7 +44,7 @@ class Slots:
 
     @property
     def open(self) -> frozenset[ContainerId]:
-        """Containers that can take a step now: they have a free slot, and a call of them makes sense (`callable`)."""
+        """Containers that can take a step now: they have a free slot, and run (or fail at once while they are down)."""
         if self._open is None:
             self._open = frozenset(id for id in self._containers if self._takes(id))
         return self._open
@@ -62,12 +62,9 @@ class Slots:
         """Set the containers that run on other nodes."""
         self._elsewhere, self._open = elsewhere, None
 
-    def callable(self, id: ContainerId, *, runs: bool) -> bool:
-        """Return True if a call makes sense: the container runs, or jobs must fail at once while it is down.
-
-        They need not fail while another node runs it.
-        """
-        return runs or (self._containers[id].when_down == "fail" and id not in self._elsewhere)
+    def fails_at_once(self, id: ContainerId) -> bool:
+        """Return True if jobs must fail at once while the container is down, and no other node runs it."""
+        return self._containers[id].when_down == "fail" and id not in self._elsewhere
 
     def take(self, id: ContainerId | None) -> bool:
         """Take a slot of a container. Return False if there is none."""
@@ -96,4 +93,4 @@ class Slots:
     def _takes(self, id: ContainerId) -> bool:
         if not all(limit.free for limit in self._limits[id]):
             return False
-        return self.callable(id, runs=id in self._running)
+        return id in self._running or self.fails_at_once(id)

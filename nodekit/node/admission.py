@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TypeAlias, get_args
@@ -124,7 +124,7 @@ class Admission:
         return _same(request, jobs[0]) if jobs else None
 
     async def _take_new(self, requests: Sequence[JobRequest], begin: Begin) -> list[Answer]:
-        with self._reserved(await self._pending(requests), requests) as room:
+        with self._reserved(await self._store.pending(self._limited(requests)), requests) as room:
             answers: list[Answer] = [await self._admit(request, room, begin) for request in requests]
             if not any(isinstance(answer, Job) for answer in answers):
                 return answers
@@ -153,7 +153,7 @@ class Admission:
     async def _stream(self, request: JobRequest, begin: Callable[[Job, Callable[[], None]], JobStream]) -> JobStream:
         if text := request_problem(request):
             raise Refusal(text)
-        with self._reserved(await self._pending([request]), [request]) as room:
+        with self._reserved(await self._store.pending(self._limited([request])), [request]) as room:
             job = await self._admit(request, room, self._progress.advance)
             if not isinstance(job, Job):
                 raise job
@@ -194,10 +194,11 @@ class Admission:
 
     # -- limits -----------------------------------------------------------------------------------
 
-    async def _pending(self, requests: Sequence[JobRequest]) -> Pending:
-        """Return the counts of unfinished jobs, also of the groups that have a limit of their own."""
-        limited = {one.in_group for one in requests if self._limits_of(one).max_pending is not None}
-        return await self._store.pending(limited)
+    def _limited(self, requests: Sequence[JobRequest]) -> Collection[GroupId]:
+        """Return the groups that have a limit of their own."""
+        if self._limits.each_client.max_pending is None and not self._clients:
+            return ()
+        return {one.in_group for one in requests if self._limits_of(one).max_pending is not None}
 
     @contextmanager
     def _reserved(self, pending: Pending, requests: Sequence[JobRequest]) -> Iterator["_Room"]:
@@ -267,7 +268,12 @@ class Admission:
 
     async def _objection(self, request: JobRequest) -> Refusal | Unavailable | None:
         try:
-            await self._check(request)
+            try:
+                self._progress.check(request)
+            except Refusal:  # other nodes may have announced meanwhile what it lacks
+                if not await self._cluster.look_again():
+                    raise
+                self._progress.check(request)
             await self._guards(request)
         except (Refusal, Unavailable) as objection:
             return objection
@@ -275,15 +281,6 @@ class Admission:
             logger.exception("pipeline %r failed in check; its request is refused", request.pipeline)
             return Refusal("Admission failed")
         return None
-
-    async def _check(self, request: JobRequest) -> None:
-        """Have the pipeline check the request: once more if other nodes may have announced what it lacks."""
-        try:
-            self._progress.check(request)
-        except Refusal:
-            if not await self._cluster.look_again():
-                raise
-            self._progress.check(request)
 
     # -- keeping ----------------------------------------------------------------------------------
 

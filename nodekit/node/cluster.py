@@ -71,15 +71,13 @@ class Cluster:
     @property
     def containers(self) -> Mapping[ContainerId, Container]:
         """Containers of this node and of those that are live, or were not long ago."""
-        return self._view(None)
+        return self._view(None) if self._others else self._own
 
     def containers_of(self, pipeline: str) -> Mapping[ContainerId, Container]:
         """Return the containers of the nodes that know a pipeline: only they can run its jobs."""
-        return self._view(pipeline)
+        return self._view(pipeline) if self._others else self._own
 
     def _view(self, pipeline: str | None) -> Mapping[ContainerId, Container]:
-        if not self._others:
-            return self._own
         if pipeline not in self._views:
             found: dict[ContainerId, Container] = {}
             for member in sorted(self._others, key=lambda member: (member.live, member.seen_at)):

@@ -17,13 +17,17 @@ async def all_finished(store: JobStore, waiters: Waiters, ids: Sequence[JobId], 
         return {job.id for job in jobs if not job.status.finished}
 
     async with waiters.on(ids) as waiter:
-        unfinished = await look(ids)
-        while unfinished:
-            change = await waiter.changed()
-            if change is None:
-                unfinished = await look(unfinished)
-            elif change.finished:
-                unfinished.discard(change.id)
+        if not (unfinished := await look(ids)):
+            return
+        with waiter.waiting():
+            while unfinished:
+                change = await waiter.next()
+                if change is None:
+                    unfinished = await look(unfinished)
+                elif change.finished:
+                    unfinished.discard(change.id)
+            return
+        waiters.check()
 
 
 async def following(store: JobStore, waiters: Waiters, id: JobId, client: ClientId | None) -> AsyncGenerator[Job, None]:

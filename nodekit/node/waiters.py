@@ -2,8 +2,9 @@
 
 import logging
 from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import TypeAlias
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Self, TypeAlias
 
 import anyio
 
@@ -39,17 +40,9 @@ class Waiters:
         if not self.open:
             raise NodekitError("the node is not running; nothing will change")
 
-    @asynccontextmanager
-    async def on(self, ids: Collection[JobId]) -> AsyncIterator["Waiter"]:
-        """Enter a waiter for changes of these jobs from now on."""
-        waiter = Waiter(self, ids)
-        self.present.add(waiter)
-        try:
-            await waiter.listen()
-            yield waiter
-        finally:
-            self.present.discard(waiter)
-            await waiter.leave()
+    def on(self, ids: Collection[JobId]) -> "Waiter":
+        """Return a waiter for changes of these jobs, from the moment that it is entered."""
+        return Waiter(self, ids)
 
 
 class Waiter:
@@ -58,37 +51,48 @@ class Waiter:
     def __init__(self, waiters: Waiters, ids: Collection[JobId]) -> None:
         self._waiters = waiters
         self._ids = ids
+        self._subscription: AbstractAsyncContextManager[AsyncIterator[Change | None]] | None = None
         self._changes: AsyncIterator[Change | None] | None = None
-        self._stack = AsyncExitStack()
         self._wait: anyio.CancelScope | None = None
 
-    async def listen(self) -> bool:
-        """Subscribe. Return False if the store failed; `changed` tries again."""
+    async def __aenter__(self) -> Self:
+        self._waiters.present.add(self)
         try:
-            self._changes = await self._stack.enter_async_context(self._waiters.subscribe(self._ids))
-        except BaseException as error:
-            await self._failed(error)
-        return self._changes is not None
+            await self._listen()
+        except BaseException:
+            self._waiters.present.discard(self)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._waiters.present.discard(self)
+        await self._leave()
 
     async def changed(self) -> Change | None:
         """Wait for a change. None means that any of the jobs may have changed.
 
         Raise `NodekitError` if the node does not run, or stops meanwhile.
         """
-        self._waiters.check()
-        with anyio.CancelScope() as self._wait:
-            return await self._next()
+        with self.waiting():
+            return await self.next()
         self._waiters.check()
         return None
 
-    def wake(self) -> None:
-        """Cancel the present wait."""
-        if self._wait is not None:
-            self._wait.cancel()
+    def waiting(self) -> anyio.CancelScope:
+        """Return a scope to call `next` in. The end of the node cancels it; `Waiters.check` raises afterwards.
 
-    async def _next(self) -> Change | None:
+        Raise `NodekitError` if the node does not run.
+        """
+        self._waiters.check()
+        self._wait = anyio.CancelScope()
+        return self._wait
+
+    async def next(self) -> Change | None:
+        """Wait for a change, inside `waiting`."""
         if self._changes is None:
-            if not await self.listen():
+            if not await self._listen():
                 await anyio.sleep(PAUSE_SECONDS)
             return None
         try:
@@ -97,13 +101,29 @@ class Waiter:
             await self._failed(error)
             return None
 
+    def wake(self) -> None:
+        """Cancel the present wait."""
+        if self._wait is not None:
+            self._wait.cancel()
+
+    async def _listen(self) -> bool:
+        """Subscribe. Return False if the store failed; `next` tries again."""
+        try:
+            subscription = self._waiters.subscribe(self._ids)
+            self._changes = await subscription.__aenter__()
+            self._subscription = subscription
+        except BaseException as error:
+            await self._failed(error)
+        return self._changes is not None
+
     async def _failed(self, error: BaseException) -> None:
         if not is_fault(error):
             raise error
         logger.error("the store fails to report changes; trying again in %g s", PAUSE_SECONDS, exc_info=error)
-        await self.leave()
+        await self._leave()
 
-    async def leave(self) -> None:
+    async def _leave(self) -> None:
         """End the subscription."""
-        self._changes = None
-        await self._stack.aclose()
+        subscription, self._subscription, self._changes = self._subscription, None, None
+        if subscription is not None:
+            await subscription.__aexit__(None, None, None)

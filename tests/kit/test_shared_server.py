@@ -77,6 +77,7 @@ class Way:
         self.port = 0
         self.swallowed = 0
         self._streams: list[ByteStream] = []
+        self._hanging: set[ByteStream] = set()
 
     async def carry(self, client: ByteStream) -> None:
         async with client, await anyio.connect_tcp(*self.address) as engine, anyio.create_task_group() as tasks:
@@ -87,13 +88,17 @@ class Way:
     async def _carry(self, source: ByteStream, target: ByteStream, answers: bool) -> None:
         try:
             async for some in source:
-                if self.hangs or (answers and self.swallows_answers):
+                if self.hangs or source in self._hanging or (answers and self.swallows_answers):
                     self.swallowed += len(some)
                 else:
                     await target.send(some)
         except BROKEN:
             pass
         await target.aclose()
+
+    def hang(self) -> None:
+        """Let what is connected hang for ever; new connections work."""
+        self._hanging.update(self._streams)
 
     async def cut(self) -> None:
         """Cut what is connected; new connections work."""
@@ -132,9 +137,9 @@ def _bounded(request: pytest.FixtureRequest) -> None:
     request.node.add_marker(pytest.mark.timeout(90))
 
 
-async def claimed(store: SharedStore, job: Job | None = None) -> tuple[Job, Any]:
+async def claimed(store: SharedStore, job: Job | None = None, due: str = "echo") -> tuple[Job, Any]:
     await store.add([job := job or make_job("echo", "reverse")])
-    [claim] = await store.claim(["echo"], SEQUENCE, 1)
+    [claim] = await store.claim([due], SEQUENCE, 1)
     return job, claim
 
 
@@ -260,6 +265,27 @@ async def test_an_engine_that_does_not_answer_costs_no_more_than_a_lease(server:
             assert await until_stored(lambda: store.get([job.id])) == [job]
 
 
+@pytest.mark.anyio
+async def test_a_connection_that_hangs_is_replaced_and_its_calls_with_it(server: SharedServer) -> None:
+    async with way_to(server) as (way, store), server.store() as other, anyio.create_task_group() as tasks:
+        _, held = await claimed(store, make_job("reverse", "echo", priority=0), "reverse")
+        claims: list[Any] = []
+
+        async def claim() -> None:
+            claims.extend(await store.claim(["echo"], SEQUENCE, 1))
+
+        tasks.start_soon(claim)
+        await store.now()
+        way.hang()
+        with anyio.fail_after(TIMEOUT_SECONDS):
+            await until_stored(store.now)
+            await other.add([job := make_job()])
+            while not claims:
+                await anyio.sleep(0.01)
+        assert [(claim.job, claim.takeovers) for claim in claims] == [(job, 0)]
+        await store.save(held, with_output(held.job, due="echo"))  # the session has not lapsed
+
+
 # -- an engine that dies ------------------------------------------------------------------------------
 
 
@@ -314,6 +340,9 @@ async def test_a_store_can_be_left_while_the_engine_is_out_of_reach(server: Shar
             await claimed(store)
             if how == "killed":
                 server.kill()
+                for _ in range(2):
+                    with pytest.raises(StoreFailed):
+                        await store.now()
             else:
                 os.kill(server.pid, signal.SIGSTOP)
 

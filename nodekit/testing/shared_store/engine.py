@@ -213,7 +213,10 @@ class Engine:
         limit: int,
         suspects: bool,
     ) -> list[Granted]:
-        """Wait for jobs that are due in the containers. With None, wait for jobs whose time is over."""
+        """Wait for jobs that are due in the containers. With None, wait for jobs whose time is over.
+
+        Return none if the ticket was given up, or the session is over.
+        """
         with anyio.CancelScope() as ticket.scope:
             while not ticket.given_up and not ticket.claims:
                 if containers is None:
@@ -223,7 +226,7 @@ class Engine:
                 ticket.claims = [self.grant(number, claim) for claim in taken]
         if ticket.given_up or number not in self.sessions:  # it may have been given up while the jobs were on their way
             await self.give_up(ticket)
-        return ticket.claims
+        return [] if ticket.given_up else ticket.claims
 
     async def add_claimed(self, number: int, job: Job) -> Granted:
         claim = self.grant(number, await self.store.add_claimed(job))

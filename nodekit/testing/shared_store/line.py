@@ -1,5 +1,6 @@
 """A client's connection to the engine: its calls, and what the engine tells it without being asked."""
 
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from itertools import count
@@ -34,21 +35,36 @@ _GRANTING = {"claim", "add_claimed"}
 """Calls that return claims, which must not be lost with the call."""
 
 
+_RENEWING = {"renew", "resume"}
+_NO = raw(False)
+
+
 class _Call:
     """A call whose caller waits for its answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, method: str) -> None:
+        self.method, self.sent_at = method, time.monotonic()
         self.done = anyio.Event()
         self.answer: Answer | None = None
 
+    @property
+    def renews(self) -> bool:
+        """True if the answer says that the session lives."""
+        answer = self.answer
+        return self.method in _RENEWING and answer is not None and answer.failure is None and answer.value != _NO
+
 
 class Line:
-    """One connection, until it breaks. `lose` is called with the tokens of lost claims."""
+    """One connection, until it breaks.
 
-    def __init__(self, stream: ByteStream, lose: Callable[[int], None]) -> None:
+    `lose` is called with the tokens of lost claims, and `renewed` with the times of calls that renewed the session,
+    before an answer behind theirs is known.
+    """
+
+    def __init__(self, stream: ByteStream, lose: Callable[[int], None], renewed: Callable[[float], None]) -> None:
         self.gone = anyio.Event()
         self._frames = Frames(stream)
-        self._lose = lose
+        self._lose, self._renewed = lose, renewed
         self._numbers = count(1)
         self._outbox: deque[bytes] = deque()
         self._filled = Signal()
@@ -90,6 +106,8 @@ class Line:
         elif answer.id in self._calls:
             call = self._calls.pop(answer.id)
             call.answer = answer
+            if call.renews:
+                self._renewed(call.sent_at)
             call.done.set()
         elif answer.id in self._followers:
             self._followers[answer.id](_decode_change(answer.value))
@@ -128,7 +146,7 @@ class Line:
         if self.gone.is_set():
             raise StoreFailed("the connection to the engine is broken")
         self._post(frame)
-        call = self._calls[number] = _Call()
+        call = self._calls[number] = _Call(method)
         try:
             await call.done.wait()
         except BaseException:

@@ -8,7 +8,7 @@ from typing import Any, Self, TypeVar
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
-from nodekit import Announcement, Change, ClaimLost, ContainerId, Job, JobFields, JobId, StoreFailed
+from nodekit import Announcement, Change, ClaimLost, ContainerId, Job, JobFields, JobId, NodekitError, StoreFailed
 from nodekit.concurrency.signal import Signal
 from nodekit.embedded.change_feed import Broadcast
 from nodekit.testing.shared_store.client import SharedClient
@@ -126,7 +126,7 @@ class SharedServerStore(SharedClient):
         except (OSError, TimeoutError) as error:
             raise StoreFailed(f"cannot reach the engine at {self._host}:{self._port}: {error}") from error
         async with stream, anyio.create_task_group() as tasks:
-            line = Line(stream, self._lose)
+            line = Line(stream, self._lose, self._renewed)
             tasks.start_soon(line.run)
             try:
                 await self._begin(line)
@@ -144,10 +144,10 @@ class SharedServerStore(SharedClient):
 
     async def _begin(self, line: Line) -> None:
         """Go on with the session, or begin one. Agree with the engine on claims, announcements and subscriptions."""
-        sent_at, earlier = time.monotonic(), self._session
+        began_at, earlier = time.monotonic(), self._session
         welcome: Welcome = await self._soon(line, "resume", session=earlier, tokens=list(self._claims))
         self._session, self._lease_seconds = welcome.session, welcome.lease_seconds
-        self._valid_until = sent_at + self.lease_seconds
+        self._renewed(began_at)  # again, since the first answer has told how long a lease is
         for token in welcome.lost:
             self._lose(token)
         if self._session != earlier:
@@ -161,10 +161,7 @@ class SharedServerStore(SharedClient):
     async def _renew(self, line: Line) -> None:
         """Renew the session until the connection breaks, or hangs."""
         while not line.gone.is_set():
-            sent_at = time.monotonic()
-            if await self._soon(line, "renew"):
-                self._valid_until = sent_at + self.lease_seconds
-            else:
+            if not await self._soon(line, "renew"):
                 await self._begin(line)
             with anyio.move_on_after(self.lease_seconds / 4):
                 await line.gone.wait()
@@ -174,11 +171,26 @@ class SharedServerStore(SharedClient):
 
     async def _answered(self, call: Coroutine[Any, Any, T]) -> T:
         """Make a call of the connection's own. Raise `StoreFailed` if it is not answered in half a lease."""
-        try:
-            with anyio.fail_after(self.lease_seconds / 2):
-                return await call
-        except TimeoutError as error:
-            raise StoreFailed(f"the engine at {self._host}:{self._port} does not answer") from error
+        answers: list[T] = []
+        failure = StoreFailed(f"the engine at {self._host}:{self._port} does not answer")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._limit, tasks.cancel_scope)
+            try:
+                answers.append(await call)
+            except NodekitError as error:
+                failure = StoreFailed(str(error))
+            tasks.cancel_scope.cancel()
+        if not answers:
+            raise failure
+        return answers[0]
+
+    async def _limit(self, scope: anyio.CancelScope) -> None:
+        for _ in range(2):  # if this event loop stood still, the answer may be here already: it gets the second half
+            await anyio.sleep(self.lease_seconds / 4)
+        scope.cancel()
+
+    def _renewed(self, at: float) -> None:
+        self._valid_until = at + self.lease_seconds
 
     async def _watch_lease(self) -> None:
         """Give up all claims when the engine was out of reach for a lease: others may run their jobs now."""
@@ -195,7 +207,7 @@ class SharedServerStore(SharedClient):
 
     async def _reached(self) -> Line:
         """Wait until the engine is connected."""
-        while self._line is None:
+        while self._line is None or self._line.gone.is_set():
             self._check_open()
             await self._connected.wait()
         return self._line
