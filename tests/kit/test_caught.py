@@ -402,6 +402,7 @@ BREAKS = (
     Break(engine_faults.AnnouncesOnce, LIVE_AGAIN),
     Break(engine_faults.LeavesOnceItCan, LEAVING),
     Break(engine_faults.KeepsItsClaims, CUT_OFF),
+    Break(engine_faults.ForgetsWhatItGaveUp, GIVEN_AGAIN),
     Break(engine_faults.AddsOneByOne, ADDED_ONCE),
     Break(engine_faults.AddsAgain, ADDED_ONCE),
     Break(engine_faults.AnswersBeforeItSaves, SAVED),

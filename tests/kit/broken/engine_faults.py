@@ -143,6 +143,23 @@ class KeepsItsClaims(SharedServerStore):
         await anyio.sleep_forever()
 
 
+class ForgetsWhatItGaveUp(SharedServerStore):
+    """Leaves a call for claims to itself when its caller has gone."""
+
+    async def _wait(self, *wanted: Any) -> Sequence[Granted]:
+        granted: list[Granted] = []
+        answered = anyio.Event()
+
+        async def ask() -> None:
+            granted.extend(await super(ForgetsWhatItGaveUp, self)._wait(*wanted))
+            answered.set()
+
+        assert self._tasks is not None
+        self._tasks.start_soon(ask)
+        await answered.wait()
+        return granted
+
+
 class AddsOneByOne(SharedServerStore):
     async def add(self, jobs: Sequence[Job]) -> list[Job]:
         return [job for one in jobs for job in await super(AddsOneByOne, self).add([one])]

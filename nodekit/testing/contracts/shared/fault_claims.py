@@ -107,6 +107,8 @@ class FaultClaims(FaultBase):
             assert fault == "lost_answers" or all(claim.takeovers == 1 for claim in news)
             await self.eventually(lambda: self.failures(near, [stream.job.id]), ["interrupted"])
             await near.save(news[0], succeeded(news[0].job))
+        await self.works(far)  # and by then, what was held back has arrived
+        await anyio.sleep(self.quiet_seconds)
         kept = [claim.job for claim in news]
         for claim in (*olds, stream):
             await self._is_void(far, claim)
@@ -114,7 +116,6 @@ class FaultClaims(FaultBase):
         await near.save(news[1], succeeded(news[1].job))
         await self._is_void(far, olds[1])
         assert await self.stored(near, kept[1].id) == news[1].job
-        await self.works(far)
 
     async def _save_in_vain(self, store: SharedStore, claim: Claim) -> None:
         limit = within(self.few_leases, "`save` raises `StoreFailed` or `ClaimLost` in a store that is cut off")
