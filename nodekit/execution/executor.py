@@ -5,6 +5,7 @@ Execution is at least once, completion exactly once: a step whose result was sto
 
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence, Set
+from contextlib import contextmanager
 from typing import TypeVar, cast
 
 import anyio
@@ -267,10 +268,12 @@ class Executor:
     async def _attempt(self, name: str, text: str, call: Callable[[], Awaitable[T]], otherwise: T) -> T:
         """Return the answer of a component, or `otherwise` after a pause if it fails.
 
-        A failure is listed in `problems` until the same call succeeds.
+        A failure is listed in `problems` until the same call succeeds, or waits for as long as the pause before it. A
+        call that waits for jobs may have nothing to return for days.
         """
         try:
-            answer = await call()
+            with self._forgiving(name):
+                answer = await call()
         except BaseException as error:
             if not is_fault(error):
                 raise
@@ -280,6 +283,22 @@ class Executor:
             return otherwise
         self.problems.pop(name, None)
         return answer
+
+    @contextmanager
+    def _forgiving(self, name: str) -> Iterator[None]:
+        """Drop a problem while the call that had it waits."""
+        waits = anyio.CancelScope()
+        if name in self.problems and self._tasks is not None:
+            self._tasks.start_soon(self._forgive, name, waits)
+        try:
+            yield
+        finally:
+            waits.cancel()
+
+    async def _forgive(self, name: str, waits: anyio.CancelScope) -> None:
+        with waits:
+            await anyio.sleep(LONGEST_PAUSE_SECONDS)
+            self.problems.pop(name, None)
 
 
 def _pools(runners: Sequence[ContainerRunner]) -> Iterator[tuple[Collection[ContainerId], int]]:

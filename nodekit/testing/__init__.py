@@ -42,6 +42,8 @@ from nodekit.testing.contracts.plugins.plugin import PluginContract  # noqa: E40
 from nodekit.testing.contracts.plugins.step import StepContract  # noqa: E402
 from nodekit.testing.contracts.runners.runner import ContainerRunnerContract  # noqa: E402
 from nodekit.testing.contracts.runners.streaming import StreamingRunnerContract  # noqa: E402
+from nodekit.testing.contracts.shared.fault_base import EngineControl  # noqa: E402
+from nodekit.testing.contracts.shared.faults import EngineFaultContract  # noqa: E402
 from nodekit.testing.contracts.shared.store import SharedStoreContract  # noqa: E402
 from nodekit.testing.contracts.stores.durable import DurableJobStoreContract  # noqa: E402
 from nodekit.testing.contracts.stores.store import JobStoreContract  # noqa: E402
@@ -49,6 +51,7 @@ from nodekit.testing.contracts.stores.table import JobTableContract  # noqa: E40
 from nodekit.testing.contracts.transports.http import HttpTransportContract  # noqa: E402
 from nodekit.testing.contracts.transports.transport import TransportContract  # noqa: E402
 from nodekit.testing.faults.injection import Call, Crashed, Fault, Faults, Moment, Point, When  # noqa: E402
+from nodekit.testing.faults.proxy import TcpProxy  # noqa: E402
 from nodekit.testing.leaks.detectors import (  # noqa: E402
     no_leaked_descriptors,
     no_leaked_tasks,
@@ -68,6 +71,8 @@ __all__ = [
     "Contract",
     "Crashed",
     "DurableJobStoreContract",
+    "EngineControl",
+    "EngineFaultContract",
     "Fault",
     "Faults",
     "GuardContract",
@@ -86,6 +91,7 @@ __all__ = [
     "SharedStoreContract",
     "StepContract",
     "StreamingRunnerContract",
+    "TcpProxy",
     "TransportContract",
     "VirtualClock",
     "When",

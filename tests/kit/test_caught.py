@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from kit.broken import (
     durable,
+    engine_faults,
     guards,
     http,
     identities,
@@ -30,6 +31,7 @@ from paths import ROOT
 
 from nodekit.testing import (
     DurableJobStoreContract,
+    EngineFaultContract,
     GuardContract,
     IdentityContract,
     JobTableContract,
@@ -75,6 +77,22 @@ HOSTILE_OUTPUTS = "test_whatever_containers_answer_it_lets_through_or_fails_the_
 NOT_THERE = "test_check_refuses_a_job_whose_containers_are_not_there"
 RESTARTED = "test_a_job_goes_on_after_a_restart"
 ENDS = "test_each_job_comes_to_an_end"
+ANSWERED = "test_every_call_during_a_fault_answers_or_raises_store_failed"
+WORKS_AGAIN = "test_a_store_works_again_after_a_fault_without_being_reopened"
+WAITED = "test_claims_that_wait_during_a_fault_get_what_is_added_after_it"
+HEARD = "test_a_listener_hears_of_what_changed_during_a_fault_or_that_it_missed_it"
+ADDED_ONCE = "test_jobs_are_added_once_wholly_or_not_at_all"
+SAVED = "test_a_save_is_kept_once_it_was_answered_and_each_job_ends_once"
+NEVER_BOTH = "test_after_a_short_fault_a_claim_is_valid_or_cancelled_and_given_to_another"
+GIVEN_AGAIN = "test_claims_whose_answer_was_lost_are_given_again_while_their_store_is_open"
+CUT_OFF = "test_a_store_that_is_cut_off_for_longer_than_its_lease_cancels_its_claims_and_others_get_the_jobs"
+LIVE_AGAIN = "test_a_node_is_live_again_for_the_others_after_a_fault"
+LEAVING = "test_leaving_a_store_that_cannot_reach_its_engine_ends_and_loses_nothing"
+KEPT_BY_ENGINE = "test_what_was_acknowledged_survives_a_kill_of_the_engine"
+CLAIMS_BEFORE = "test_claims_from_before_a_kill_are_known_or_lost_and_each_job_ends_once"
+READ_ONLY = "test_while_the_engine_is_read_only_reads_work_and_writes_fail"
+KEPT_BY_NODE = "test_a_result_that_cannot_be_written_is_kept_and_its_step_is_called_once"
+NODES = "test_nodes_finish_all_jobs_once_though_the_engine_fails_for_a_while"
 
 BREAKS = (
     Break(pipelines.ThrowsDice, "test_the_same_job_always_gets_the_same_answer", RESTARTED, *NODE),
@@ -373,6 +391,35 @@ BREAKS = (
     Break(shared.NeverSeesAgain, "test_an_announcement_stays_as_long_as_its_node_lives"),
     Break(shared.AddsToAnnouncements, "test_what_a_node_announces_anew_replaces_what_it_had_announced"),
     Break(shared.TellsSecrets, "test_of_a_container_its_own_fields_travel_and_no_secrets"),
+    Break(engine_faults.NeverConnectsAgain, WORKS_AGAIN, WAITED, HEARD, LIVE_AGAIN, NODES),
+    Break(engine_faults.WaitsForAnswers, ANSWERED),
+    Break(engine_faults.NeverNoticesSilence, WORKS_AGAIN),
+    Break(engine_faults.RaisesWhatSocketsRaise, ANSWERED),
+    Break(engine_faults.WaitsOnTheOldConnection, WAITED),
+    Break(engine_faults.IsSilentAfterwards, HEARD),
+    Break(engine_faults.SaysThatItMissedSomethingAndIsSilent, HEARD),
+    Break(engine_faults.MissesQuietly, HEARD),
+    Break(engine_faults.AnnouncesOnce, LIVE_AGAIN),
+    Break(engine_faults.LeavesOnceItCan, LEAVING),
+    Break(engine_faults.KeepsItsClaims, CUT_OFF),
+    Break(engine_faults.ForgetsWhatItGaveUp, GIVEN_AGAIN),
+    Break(engine_faults.AddsOneByOne, ADDED_ONCE),
+    Break(engine_faults.AddsAgain, ADDED_ONCE),
+    Break(engine_faults.AnswersBeforeItSaves, SAVED),
+    Break(engine_faults.SavesWithAnyClaim, SAVED, CUT_OFF),
+    Break(engine_faults.WritesWhenItReads, READ_ONLY),
+    Break(engine_faults.HidesThatItIsReadOnly, READ_ONLY),
+    Break(engine_faults.DropsWhatCannotBeWritten, KEPT_BY_NODE),
+    Break(engine_faults.IsAlwaysWell, NODES),
+    Break(engine_faults.ForgetsWhatItGranted, GIVEN_AGAIN),
+    Break(engine_faults.TakesOverWithoutAWord, NEVER_BOTH),
+    Break(engine_faults.NeverTakesOver, CUT_OFF, LEAVING),
+    Break(engine_faults.LosesTheFence, CLAIMS_BEFORE, CUT_OFF),
+    Break(
+        engine_faults.ForgetsAtRestart,
+        KEPT_BY_ENGINE,
+        "test_records_of_plugins_survive_a_kill_of_the_engine",
+    ),
     Break(transports.IgnoresCancellation, "test_it_ends_soon_once_it_is_cancelled"),
     Break(transports.SaysTooEarly, "test_it_says_once_where_it_listens_and_not_before_it_does"),
     Break(transports.SaysNothing, "test_it_says_once_where_it_listens_and_not_before_it_does"),
@@ -449,8 +496,9 @@ BREAKS = (
     ),
 )
 
-SOUND_ELSEWHERE = (shared,)
-"""Kinds whose whole suite is slow, and run on the sound one already: by tests/kit/test_shared_store.py."""
+SOUND_ELSEWHERE = (shared, engine_faults)
+"""Kinds whose whole suite is slow, and run on the sound one already: by tests/kit/test_shared_store.py, and by
+tests/kit/test_engine_faults.py."""
 
 
 def outcomes(kind: ModuleType, subject: type, tests: Sequence[str], folder: Path, **settings: object) -> Outcomes:
@@ -502,14 +550,17 @@ def test_the_reference_says_what_each_test_catches() -> None:
     suites = (
         *(PipelineContract, GuardContract, ObserverContract, StepContract, IdentityContract),
         *(TransportContract, StreamingRunnerContract),
-        *(JobTableContract, DurableJobStoreContract, SharedStoreContract),
+        *(JobTableContract, DurableJobStoreContract, SharedStoreContract, EngineFaultContract),
     )
     assert told == {name for suite in suites for name in dir(suite) if name.startswith("test_")}
 
 
 def test_the_reference_names_all_settings_of_the_suites_of_stores_and_runners() -> None:
     page = (ROOT / "docs" / "reference" / "testing.md").read_text(encoding="utf-8")
-    suites = (JobTableContract, DurableJobStoreContract, SharedStoreContract, StreamingRunnerContract)
+    suites = (
+        *(JobTableContract, DurableJobStoreContract, SharedStoreContract),
+        *(EngineFaultContract, StreamingRunnerContract),
+    )
     settings = {name for suite in suites for each in suite.__mro__ for name in vars(each).get("__annotations__", ())}
     assert settings >= {"exclusive", "kills", "kill_seconds", "quiet_seconds", "lease_seconds", "buffered_bytes"}
     assert settings <= set(re.findall(r"`(\w+)", page))

@@ -29,6 +29,7 @@ SUITES = {
         Suite("JobStoreContract", "store", "store"),
         Suite("DurableJobStoreContract", "store", "store"),
         Suite("SharedStoreContract", "store", "store"),
+        Suite("EngineFaultContract", "store", "open_at", base=False),
         Suite("JobStoreModelContract", "store", "store", base=False),
         Suite("ContainerRunnerContract", "runner", "runner"),
         Suite("StreamingRunnerContract", "runner", "runner"),

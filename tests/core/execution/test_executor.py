@@ -547,6 +547,25 @@ async def test_expiring_goes_on_after_the_store_failed(monkeypatch: pytest.Monke
     assert (job.status, failing.times) == (JobStatus.FAILED, 3)
 
 
+@pytest.mark.parametrize("call", ["claim", "claim_expired"])
+async def test_a_store_that_failed_and_now_waits_for_jobs_as_it_should_is_no_problem_any_more(
+    call: str, clock: VirtualClock
+) -> None:
+    faults = Faults()
+    faults.before(call, 1, 2).fail(StoreFailed("the engine has gone"))
+    async with make_node(store=faults.around(SpiedStore())) as node:
+        for _ in range(2):
+            await until(lambda: node._executor.problems)
+            await settle_down()
+            assert not (await node.health()).healthy
+            await clock.advance(LONGEST_PAUSE_SECONDS)
+        await settle_down()
+        assert not (await node.health()).healthy
+        await clock.advance(LONGEST_PAUSE_SECONDS)
+        await until(lambda: not node._executor.problems)
+        assert (await node.health()).healthy
+
+
 async def test_a_job_that_expires_while_the_disk_is_full_fails_once_there_is_room() -> None:
     store = SpiedStore()
     async with make_node(SwitchRunner(Container(id="x"), up=[]), store=store, queue_timeout_seconds=0.01) as node:

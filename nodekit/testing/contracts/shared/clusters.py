@@ -1,87 +1,37 @@
 """Whole nodes on one store: they finish each other's jobs, whatever happens to one of them."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import anyio
 import pytest
 
 from nodekit import (
     ClientLimits,
-    ContainerId,
-    Job,
     JobId,
     JobStatus,
     Node,
-    NodeLimits,
-    Pipeline,
     Refusal,
-    SharedStore,
     StoreFailed,
     TooManyJobs,
     Unavailable,
 )
 from nodekit import Sequence as SequencePipeline
 from nodekit.testing.builders.jobs import make_request
-from nodekit.testing.contracts.shared.base import Open, SharedBase
+from nodekit.testing.contracts.shared.base import Open
 from nodekit.testing.contracts.shared.clocks import clock_of, thread
 from nodekit.testing.contracts.shared.counting import CountingRunner
+from nodekit.testing.contracts.shared.nodes import SharedNodes
 from nodekit.testing.faults.injection import Faults
 
 NEIGHBOURS = 60
 """Number of jobs that run on a node beside the one that ends it."""
 
 
-class Clusters(SharedBase):
+class Clusters(SharedNodes):
     """Tests of `SharedStoreContract` with whole nodes."""
-
-    def node(
-        self, store: SharedStore, runner: CountingRunner, *, pipelines: Mapping[str, Pipeline] = {}, **limits: Any
-    ) -> Node:
-        """Make a node that drains for no time when it is left."""
-        limits = {"drain_seconds": 0, **limits}
-        return Node(store=store, runners=[runner], name=runner.name, pipelines=pipelines, limits=NodeLimits(**limits))
-
-    async def sees(self, node: Node, *containers: ContainerId) -> None:
-        """Wait until a node knows that exactly these containers can be called."""
-
-        async def running() -> set[ContainerId]:
-            return set(node.running())
-
-        await self.eventually(running, set(containers))
-
-    async def submitted(self, node: Node, count: int, *containers: ContainerId, **fields: Any) -> list[JobId]:
-        """Submit jobs, and assert that all are accepted."""
-        fields = {"data": {"number": 1}, **fields}
-        requests = [make_request(*containers, client=f"client {n % 3}", **fields) for n in range(count)]
-        answers = await node.submit_many(requests)
-        assert [answer for answer in answers if not isinstance(answer, Job)] == []
-        return [answer.id for answer in answers if isinstance(answer, Job)]
-
-    async def finished(self, node: Node, ids: Sequence[JobId]) -> list[Job]:
-        """Wait until the jobs are finished, assert that all succeeded and each step ran once, and return them."""
-        with anyio.fail_after(self.timeout_seconds + self.lease_seconds):
-            jobs = await node.wait(ids)
-        assert sorted(job.id for job in jobs) == sorted(ids)
-        for job in jobs:
-            assert job.status is JobStatus.SUCCESS
-            assert [step.container for step in job.steps] == list(job.request.containers)
-            whole = [[one for one in step.attempts if one.kind != "interrupted"] for step in job.steps]
-            assert all(len(attempts) == 1 for attempts in whole)
-            assert all(step.result is not None for step in job.steps)
-            assert job.result is not None
-        return jobs
-
-    async def called(self, runner: CountingRunner, count: int, index: int) -> None:
-        """Wait until `count` jobs are in the step with this index."""
-
-        async def jobs() -> int:
-            return sum(at == index for _, at in list(runner.calls))
-
-        await self.eventually(jobs, count)
 
     async def test_nodes_on_one_store_finish_all_jobs_and_run_each_step_once(self, open_store: Open) -> None:
         runners = [CountingRunner(name) for name in "abc"]
