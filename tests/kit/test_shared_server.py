@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import anyio
 import pytest
 from anyio.abc import ByteStream, SocketAttribute
+from chance import each_run
 from msgspec.structs import replace
 
 from nodekit import (
@@ -56,6 +57,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedServer]:
 class TestSharedServerStore(SharedStoreContract, DurableJobStoreContract):
     """The engine outlives the processes that are killed here."""
 
+    backends = each_run(("asyncio",), ("asyncio", "trio"))  # test_shared_store.py has both of each test
     exclusive = False
     lease_seconds = 1.0  # half of it is too short for a node on a busy machine to renew it
 
