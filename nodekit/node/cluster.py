@@ -129,12 +129,13 @@ class Cluster:
                     logger.warning("the other nodes of the store cannot be reached: %s", said(error))
                 self._problem = f"the other nodes of the store cannot be reached: {said(error)}"
             with anyio.move_on_after(store.lease_seconds / 3):
-                await self._wake.wait()
+                while self._callable() == self._announced:
+                    await self._wake.wait()
                 await anyio.sleep(CHANGED_SECONDS)
 
     async def _exchange(self, store: SharedStore) -> None:
+        self._announced = self._callable()  # also if this fails: it is tried again a third of a lease later
         await self._sample(store)
-        self._announced = frozenset() if self._closed else frozenset(self._look())
         executor = self.executor
         me = Announcement(
             name=self._name,
@@ -151,6 +152,10 @@ class Cluster:
         )
         await store.announce(me)
         self._see(await store.nodes())
+
+    def _callable(self) -> Set[ContainerId]:
+        """Return the containers that other nodes may count on."""
+        return frozenset() if self._closed else frozenset(self._look())
 
     async def _sample(self, store: SharedStore) -> None:
         asked_at = time.monotonic()

@@ -95,13 +95,13 @@ async def working(
     async with anyio.create_task_group() as executing, anyio.create_task_group() as serving:
         try:
             await executing.start(executor.run)
-            executing.start_soon(cluster.run)
             waiters.open = admission.open = True
             executing.start_soon(retention.run)
             for run in runs:
                 executing.start_soon(run)
             for serve in servers:
                 urls += await serving.start(serve)
+            executing.start_soon(cluster.run)
             yield
         except Exception as error:  # from a starting transport or the caller; it must not be raised in a group
             failure = error

@@ -109,6 +109,17 @@ async def test_a_node_sees_the_containers_of_others_beside_its_own(shared: Share
             front.containers["other"] = Container(id="other")  # type: ignore[index]
 
 
+async def test_a_node_announces_itself_every_third_of_its_lease() -> None:
+    faults = Faults()
+    with SharedMemory(lease_seconds=0.6) as shared:
+        async with make_node(store=faults.around(shared.store()), runners=[only(near=_same)]):
+            await until(lambda: faults.count("announce") >= 1)
+            before = faults.count("announce")
+            await anyio.sleep(1.5)  # seven and a half thirds of a lease
+            assert 2 <= faults.count("announce") - before <= 8
+            assert faults.count("now") <= faults.count("announce") + 2  # no question of the time for each job
+
+
 async def test_what_changes_is_announced_at_once(shared: SharedMemory, front: Node) -> None:
     with SharedMemory(lease_seconds=600) as shared:  # a third of this is longer than the test waits
         switch = SwitchRunner(Container(id="switch"))
@@ -308,6 +319,18 @@ async def test_info_shows_what_can_be_called_anywhere(shared: SharedMemory, fron
         await sees(front, "near", "far")
         _, body = await asgi_call(AsgiApp(front), "/info", method="GET", **LOOPBACK)
         assert {one["id"] for one in msgspec.json.decode(body)["containers"]} == {"near", "far"}
+
+
+async def test_a_stream_that_runs_elsewhere_is_503_and_names_the_nodes(shared: SharedMemory, front: Node) -> None:
+    async with a_node(shared, "back", "far", transports=[Listens()]):
+        await sees(front, "near", "far")
+        body = b'{"containers":["far"],"data":{}}'
+        status, answer = await asgi_call(AsgiApp(front), "/api/jobs/stream", body, **LOOPBACK)
+        assert status == 503
+        assert msgspec.json.decode(answer)["error"] == (
+            "a stream runs on one node, and container 'far' does not run here; "
+            "ask a node that has all its containers: back (http://back:4000)"
+        )
 
 
 async def test_a_history_names_the_node_that_runs_the_step(shared: SharedMemory, front: Node) -> None:

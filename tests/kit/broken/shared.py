@@ -281,6 +281,12 @@ class CountsItsOwn(ExpiresItsOwnOnly):
         return replace(await super().pending(groups), offchain=counted)
 
 
+class CountsWhatItAdded(ExpiresItsOwnOnly):
+    async def pending(self, groups: Collection[str] = ()) -> Pending:
+        left = [job.group for job in await self.get(list(self.added)) if not job.status.finished]
+        return Pending(len(left), 0, {group: left.count(group) for group in groups if group in left})
+
+
 class HearsItself(ExpiresItsOwnOnly):
     @asynccontextmanager
     async def changes(self, ids: Any = None) -> AsyncIterator[AsyncIterator[Change | None]]:
@@ -414,6 +420,11 @@ class LosesHalfOfIt(Engine):
         plain = super().plain(announcement)
         first = {name: getattr(plain, name) for name in ("name", "incarnation", "containers", "running")}
         return Announcement(**first)
+
+
+class HidesWhatRuns(Engine):
+    def plain(self, announcement: Announcement) -> Announcement:
+        return replace(super().plain(announcement), running=())
 
 
 class NeverSeesAgain(Engine):
