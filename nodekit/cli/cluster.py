@@ -1,15 +1,13 @@
 """`nodekit cluster`."""
 
 from collections.abc import Iterator, Sequence
-from typing import cast
 
 import click
 import msgspec
 
 from nodekit.cli.store.node_store import run, store_of
 from nodekit.errors import NodekitError
-from nodekit.interfaces.shared_store import SharedStore
-from nodekit.node.cluster import is_shared
+from nodekit.interfaces.shared_store import is_shared
 from nodekit.node.cluster_report import ClusterReport, NodeReport, cluster_report
 
 
@@ -19,7 +17,7 @@ from nodekit.node.cluster_report import ClusterReport, NodeReport, cluster_repor
 def cluster(file: str, as_json: bool) -> None:
     """Show the nodes on the store of a node file, and the jobs that wait for them.
 
-    No node need run. Exits with 0, 3 when the table [store] is not valid, 1 when the store fails or is for one node
+    No node has to run. Exits with 0, 3 when the table [store] is not valid, 1 when the store fails or is for one node
     only.
     """
     store = store_of(file)
@@ -28,7 +26,7 @@ def cluster(file: str, as_json: bool) -> None:
         if not is_shared(store):
             raise NodekitError("this kind of store belongs to one node; a cluster needs one that several nodes share")
         async with store:
-            return await cluster_report(cast(SharedStore, store))
+            return await cluster_report(store)
 
     found = run(file, report)
     if as_json:

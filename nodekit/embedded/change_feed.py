@@ -20,17 +20,17 @@ class Broadcast:
         self._listeners: set[_Listener] = set()
         self._of: dict[JobId, set[_Listener]] = {}
 
-    def publish(self, change: Change) -> None:
+    def publish(self, change: Change | None) -> None:
+        """Report a change to its listeners. None reports to all that some were missed."""
+        if change is None:
+            for listener in {*self._listeners, *(one for some in self._of.values() for one in some)}:
+                listener.put(None)
+            return
         for listener in self._listeners:
             listener.put(change)
         if self._of and change.id in self._of:
             for listener in self._of[change.id]:
                 listener.put(change)
-
-    def missed(self) -> None:
-        """Report to all listeners that some changes were missed."""
-        for listener in {*self._listeners, *(one for some in self._of.values() for one in some)}:
-            listener.put(None)
 
     def subscribe(
         self, ids: Collection[JobId] | None = None
@@ -54,7 +54,7 @@ class Broadcast:
 
 
 class _Listener:
-    """A subscription; entered for each wait, so it is no generator."""
+    """A subscription. Each client that waits enters one, and entering a generator would cost more."""
 
     def __init__(self, broadcast: Broadcast, ids: Collection[JobId] | None) -> None:
         self._broadcast, self._ids = broadcast, None if ids is None else tuple(ids)

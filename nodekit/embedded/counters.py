@@ -3,8 +3,6 @@
 from collections import Counter
 from collections.abc import Collection, Sequence
 
-from msgspec.structs import replace
-
 from nodekit.interfaces.store import Pending, Unfinished
 from nodekit.model.container import GroupId, Location
 from nodekit.model.job import Job
@@ -18,11 +16,8 @@ class Counts:
         self._groups: Counter[GroupId] = Counter()
 
     def pending(self, groups: Collection[GroupId] = ()) -> Pending:
-        pending = Pending(self._origins[False], self._origins[True])
-        if groups:
-            counts = {group: self._groups[group] for group in groups if group in self._groups}
-            return replace(pending, groups=counts)
-        return pending
+        counts = {group: self._groups[group] for group in groups if group in self._groups}
+        return Pending(self._origins[False], self._origins[True], counts)
 
     def jobs(self, jobs: Sequence[Job], by: int) -> None:
         """Count unfinished jobs in or out; finished ones do not count."""

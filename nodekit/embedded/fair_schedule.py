@@ -34,11 +34,11 @@ class Wanted(NamedTuple):
     suspects: bool = True
 
 
-_Place: TypeAlias = tuple[ContainerId, str, bool]
+_Kind: TypeAlias = tuple[ContainerId, str, bool]
 """The jobs of a rotation: their container, their pipeline, and True if they are suspects."""
 
 
-def _place(entry: Unfinished) -> _Place:
+def _kind(entry: Unfinished) -> _Kind:
     return entry.due, entry.pipeline, entry.suspect
 
 
@@ -131,29 +131,29 @@ class _Level:
     """All lanes of one priority."""
 
     def __init__(self) -> None:
-        self._rotations: dict[_Place, _Rotation] = {}
+        self._rotations: dict[_Kind, _Rotation] = {}
         self._turns: dict[GroupId, int] = {}
-        self._lanes: dict[GroupId, set[_Place]] = {}
+        self._lanes: dict[GroupId, set[_Kind]] = {}
         self._count = count()
 
     def push(self, entry: Unfinished) -> None:
         if entry.group not in self._turns:
             self._turns[entry.group] = next(self._count)
             self._lanes[entry.group] = set()
-        place = _place(entry)
-        rotation = self._rotations.get(place)
+        kind = _kind(entry)
+        rotation = self._rotations.get(kind)
         if rotation is None:
-            rotation = self._rotations[place] = _Rotation(self._turns)
+            rotation = self._rotations[kind] = _Rotation(self._turns)
         rotation.lane(entry.group).push(entry)
-        self._lanes[entry.group].add(place)
+        self._lanes[entry.group].add(kind)
 
     def drop(self, entry: Unfinished) -> None:
         """Remove a job, if it is here."""
-        place = _place(entry)
-        rotation = self._rotations.get(place)
+        kind = _kind(entry)
+        rotation = self._rotations.get(kind)
         lane = rotation.lanes.get(entry.group) if rotation else None
         if lane is not None and lane.drop(entry.id) and not lane:
-            self._close(place, entry.group)
+            self._close(kind, entry.group)
 
     def pop(self, wanted: Wanted) -> Unfinished | None:
         """Take a job of the group with the lowest place, in the container where the group with the lowest turn waits.
@@ -164,36 +164,36 @@ class _Level:
         """
         containers, pipelines, suspects = wanted
         waiting = [
-            (*rotation.longest_ago(), place)
-            for place, rotation in self._rotations.items()
-            if place[0] in containers and place[1] in pipelines and (suspects or not place[2])
+            (*rotation.longest_ago(), kind)
+            for kind, rotation in self._rotations.items()
+            if kind[0] in containers and kind[1] in pipelines and (suspects or not kind[2])
         ]
         if not waiting:
             return None
-        place = min(waiting)[-1]
-        rotation, turn = self._rotations[place], next(self._count)
+        kind = min(waiting)[-1]
+        rotation, turn = self._rotations[kind], next(self._count)
         group = rotation.next_group()
         entry = rotation.lanes[group].pop()
         if rotation.lanes[group]:
             rotation.places[group] = turn
         else:
-            self._close(place, group)
+            self._close(kind, group)
         if group in self._turns:
             self._turns[group] = turn
         return entry
 
-    def _close(self, place: _Place, group: GroupId) -> None:
-        rotation = self._rotations[place]
+    def _close(self, kind: _Kind, group: GroupId) -> None:
+        rotation = self._rotations[kind]
         rotation.close(group)
         if not rotation.lanes:
-            del self._rotations[place]
-        self._lanes[group].discard(place)
+            del self._rotations[kind]
+        self._lanes[group].discard(kind)
         if not self._lanes[group]:
             del self._lanes[group], self._turns[group]
 
 
 class _Rotation:
-    """The groups of one container and priority, in the order of their turns."""
+    """The groups of one container, pipeline and priority, suspects apart, in the order of their turns."""
 
     def __init__(self, turns: Mapping[GroupId, int]) -> None:
         self.lanes: dict[GroupId, _Lane] = {}

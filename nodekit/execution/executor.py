@@ -54,11 +54,11 @@ class Executor:
         emit: Callable[[Event], None],
         observed: bool = True,
         around: Around | None = None,
-        looked: Callable[[Set[ContainerId]], None],
+        report_running: Callable[[Set[ContainerId]], None],
     ) -> None:
-        """`looked` is called with the containers that run, whenever these may have changed."""
+        """`report_running` is called with the containers that run, whenever these may have changed."""
         self._store, self._runners, self._pipelines = store, runners, frozenset(pipelines)
-        self._emit, self._look, self._looked = emit, running, looked
+        self._emit, self._look, self._report_running = emit, running, report_running
         calls = Calls(runners, around, clock)
         self.containers = calls.containers
         self._slots = Slots(calls.containers, limits.concurrency, list(_pools(runners)))
@@ -206,7 +206,7 @@ class Executor:
     def _look_at_runners(self) -> None:
         self._slots.set_running(running := self._look.look())
         self._reconsider()
-        self._looked(running)
+        self._report_running(running)
 
     def set_elsewhere(self, elsewhere: Set[ContainerId]) -> None:
         """Set the containers that run on other nodes, so that jobs need not fail because they are down here."""

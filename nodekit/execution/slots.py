@@ -63,7 +63,7 @@ class Slots:
         self._elsewhere, self._open = elsewhere, None
 
     def fails_at_once(self, id: ContainerId) -> bool:
-        """Return True if jobs must fail at once while the container is down, and no other node runs it."""
+        """Return True if jobs fail while the container is down (`when_down`), because no other node runs it."""
         return self._containers[id].when_down == "fail" and id not in self._elsewhere
 
     def take(self, id: ContainerId | None) -> bool:

@@ -9,21 +9,20 @@ class Suspects:
     def __init__(self, max_takeovers: int) -> None:
         self._max_takeovers = max_takeovers
         self._running = 0
-        self.welcome = True
+        self.claims = self.poison = 0
+        """Numbers of claims of suspects, and of jobs that failed because they were lost too often."""
+
+    @property
+    def welcome(self) -> bool:
         """True if a suspect may be claimed now."""
-        self.taken_over = self.poison = 0
-        """Numbers of jobs that were taken over from another node, and of those that failed as that was too often."""
+        return not self._running
 
     def begin(self, claim: Claim) -> None:
         """Count the claim of a suspect."""
-        self.taken_over += 1
+        self._running += 1
+        self.claims += 1
         self.poison += claim.takeovers >= self._max_takeovers
-        self._count(+1)
 
     def end(self) -> None:
         """Forget a suspect; its run has ended."""
-        self._count(-1)
-
-    def _count(self, by: int) -> None:
-        self._running += by
-        self.welcome = not self._running
+        self._running -= 1

@@ -1,4 +1,4 @@
-"""Transitions of a job: the next due step, according to its pipeline, and its end. Pure, but for the end's time."""
+"""Transitions of a job: the next due step, by its pipeline, and its end. Pure, except that an end reads the clock."""
 
 import logging
 from collections.abc import Callable, Mapping

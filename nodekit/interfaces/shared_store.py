@@ -1,7 +1,7 @@
 """Interface of stores that several nodes work on, and what these nodes tell each other through it."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 import msgspec
 
@@ -26,8 +26,8 @@ class Announcement(msgspec.Struct, frozen=True, kw_only=True):
     - `in_flight`: Number of jobs that it runs right now.
     - `urls`: Addresses on which its transports listen.
     - `skew_seconds`: Difference between its clock and the engine's; positive if its clock is ahead.
-    - `takeovers`: Number of jobs that it took over from other nodes, in this incarnation.
-    - `poison`: Number of jobs that it failed because they were taken over too often, in this incarnation.
+    - `takeovers`: Number of claims of suspects that it was given, in this incarnation. Each try of such a job counts.
+    - `poison`: Number of jobs that it failed because they were lost too often, in this incarnation.
     """
 
     name: str
@@ -56,9 +56,10 @@ class Member(msgspec.Struct, frozen=True):
 
 
 class QueueState(msgspec.Struct, frozen=True):
-    """The queued jobs that are due in one container, delayed ones included.
+    """The queued jobs that have their next step in one container, delayed ones included.
 
-    - `oldest_seconds`: Longest time for which one of them has been due.
+    - `jobs`: Number of these jobs.
+    - `oldest_seconds`: Longest time for which one of them has been due; 0 if all are delayed.
     """
 
     jobs: int
@@ -110,3 +111,8 @@ class SharedStore(JobStore, Protocol):
     async def queues(self) -> Mapping[ContainerId, QueueState]:
         """Return the state of the queue by due container. Containers without queued jobs may be missing."""
         ...
+
+
+def is_shared(store: object) -> TypeGuard[SharedStore]:
+    """Return True if several nodes can work on the store."""
+    return hasattr(store, "announce")

@@ -132,11 +132,10 @@ class JobStore(Protocol):
         ...
 
     async def save(self, claim: Claim, job: Job) -> None:
-        """Store the changed job, as durably as `add` does. A finished job gets its `finish_number` and ends the claim.
+        """Store the changed job, as durably as `add` does. Afterwards, `claim.job` is the job as it was stored.
 
-        So does one that is given to `release`, and `settle` numbers the job that it finishes.
-
-        `claim.job` is the job as it was stored.
+        A finished job gets its `finish_number` and ends the claim, here and in `release`; `settle` numbers the job that
+        it finishes. Raise `ClaimLost` if the claim is no longer valid.
         """
         ...
 
@@ -275,7 +274,7 @@ class Unfinished(msgspec.Struct, frozen=True, kw_only=True):
     """The facts about a job that scheduling needs, without payload.
 
     - `not_before`: Time in Unix seconds.
-    - `suspect`: True if the last claim of the job was lost.
+    - `suspect`: True if the job lost a claim since its last step was stored (`Claim.takeovers`).
     """
 
     id: JobId

@@ -6,10 +6,17 @@ from typing import NamedTuple
 
 KEPT_SAMPLES = 8
 DRIFT = 1e-4
-"""Largest assumed error of a steady clock, in seconds per second. It ages a sample."""
+"""Seconds of certainty that a sample loses for each second of its age: the largest error of a steady clock."""
 
 
 class _Sample(NamedTuple):
+    """One answer of the engine, in seconds.
+
+    - `at`: Steady time of the answer.
+    - `base`: Unix time less the steady time.
+    - `uncertainty`: Largest error of `base`.
+    """
+
     at: float
     base: float
     uncertainty: float

@@ -271,7 +271,7 @@ class Admission:
             try:
                 self._progress.check(request)
             except Refusal:  # other nodes may have announced meanwhile what it lacks
-                if not await self._cluster.look_again():
+                if not await self._cluster.refresh():
                     raise
                 self._progress.check(request)
             await self._guards(request)

@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from types import MappingProxyType
-from typing import cast
 from uuid import uuid4
 
 import anyio
@@ -13,7 +12,7 @@ import anyio
 from nodekit.concurrency.signal import Signal
 from nodekit.execution.executor import Executor
 from nodekit.interfaces.component_calls import Running, is_fault, said
-from nodekit.interfaces.shared_store import Announcement, Member, SharedStore
+from nodekit.interfaces.shared_store import Announcement, Member, SharedStore, is_shared
 from nodekit.interfaces.store import JobStore
 from nodekit.model.clock import Clock
 from nodekit.model.container import Container, ContainerId
@@ -44,27 +43,24 @@ class Cluster:
         urls: Sequence[str],
     ) -> None:
         """`urls` is filled when transports listen. `executor` must be set before anything else."""
-        self._store = cast(SharedStore, store) if is_shared(store) else None
+        self.store = store if is_shared(store) else None
+        """The store, if several nodes may work on it."""
         self._clock = clock
         self._own = MappingProxyType(containers)  # it is given to plugins
-        self._name, self.incarnation = name, uuid4().hex
+        self._name, self._incarnation = name, uuid4().hex
         self._pipelines = tuple(sorted(pipelines))
         self._look, self._urls = running.look, urls
         self.executor: Executor
         self._others: Sequence[Member] = ()
         self._views: dict[str | None, Mapping[ContainerId, Container]] = {}
-        self._elsewhere: Set[ContainerId] = frozenset()
+        self.elsewhere: Set[ContainerId] = frozenset()
+        """Containers that run on other live nodes."""
         self._announced: Set[ContainerId] = frozenset()
         self._began_at = math.inf
         self._looked_at = -math.inf
         self._closed = False
         self._wake = Signal()
         self._problem = ""
-
-    @property
-    def shared(self) -> bool:
-        """True if several nodes may work on the store."""
-        return self._store is not None
 
     # -- the view ---------------------------------------------------------------------------------
 
@@ -86,14 +82,9 @@ class Cluster:
             self._views[pipeline] = MappingProxyType(found | self._own)
         return self._views[pipeline]
 
-    @property
-    def elsewhere(self) -> Set[ContainerId]:
-        """Containers that run on other live nodes."""
-        return self._elsewhere
-
     def here(self, id: ContainerId) -> bool:
         """Return True if jobs are run in this container here, or wait here until it runs again."""
-        return id in self._own and (id not in self._elsewhere or id in self._look())
+        return id in self._own and (id not in self.elsewhere or id in self._look())
 
     def with_all(self, containers: Collection[ContainerId], pipeline: str) -> list[Announcement]:
         """Return the other live nodes on which all of these containers run, and that know the pipeline."""
@@ -108,14 +99,14 @@ class Cluster:
 
     async def begin(self) -> None:
         """Learn the engine's time and the other nodes, before the first job is accepted."""
-        if self._store is not None:
-            await self._sample(self._store)
+        if self.store is not None:
+            await self._sample(self.store)
             self._began_at = self._clock.now()
-            self._see(await self._store.nodes())
+            self._see(await self.store.nodes())
 
     async def run(self) -> None:
         """Announce this node every third of its lease, and when what runs here changes, until cancelled."""
-        store = self._store
+        store = self.store
         if store is None:
             return
         while True:
@@ -125,9 +116,10 @@ class Cluster:
             except BaseException as error:
                 if not is_fault(error):
                     raise
+                text = f"the other nodes of the store cannot be reached: {said(error)}"
                 if not self._problem:
-                    logger.warning("the other nodes of the store cannot be reached: %s", said(error))
-                self._problem = f"the other nodes of the store cannot be reached: {said(error)}"
+                    logger.warning(text)
+                self._problem = text
             with anyio.move_on_after(store.lease_seconds / 3):
                 while self._callable() == self._announced:
                     await self._wake.wait()
@@ -139,15 +131,15 @@ class Cluster:
         executor = self.executor
         me = Announcement(
             name=self._name,
-            incarnation=self.incarnation,
+            incarnation=self._incarnation,
             version=__version__,
-            containers={**self._own},
+            containers={**self._own},  # a copy, because stores cannot encode a mappingproxy
             running=tuple(sorted(self._announced)),
             pipelines=self._pipelines,
             in_flight=executor.running,
             urls=tuple(self._urls),
             skew_seconds=self._clock.skew_seconds,
-            takeovers=executor.suspects.taken_over,
+            takeovers=executor.suspects.claims,
             poison=executor.suspects.poison,
         )
         await store.announce(me)
@@ -162,28 +154,28 @@ class Cluster:
         self._clock.sample(await store.now(), asked_at)
 
     def _see(self, members: Sequence[Member]) -> None:
-        self._others = [member for member in members if member.announcement.incarnation != self.incarnation]
+        self._others = [member for member in members if member.announcement.incarnation != self._incarnation]
         self._views.clear()
         self._looked_at = time.monotonic()
         elsewhere = frozenset(id for one in self._live() for id in one.running)
-        if elsewhere != self._elsewhere:
-            self._elsewhere = elsewhere
+        if elsewhere != self.elsewhere:
+            self.elsewhere = elsewhere
             self.executor.set_elsewhere(elsewhere)
 
-    async def look_again(self) -> bool:
+    async def refresh(self) -> bool:
         """Look at the other nodes now, because a request names something unknown. Return True if that was done.
 
         It is not done for each such request: callers may be hostile.
         """
-        if self._store is None or time.monotonic() - self._looked_at < LOOK_SECONDS:
+        if self.store is None or time.monotonic() - self._looked_at < LOOK_SECONDS:
             return False
         self._looked_at = time.monotonic()
-        self._see(await self._store.nodes())
+        self._see(await self.store.nodes())
         return True
 
-    def looked(self, running: Set[ContainerId]) -> None:
+    def announce_changed(self, running: Set[ContainerId]) -> None:
         """Announce what runs here, if it has changed."""
-        if self._store is not None and not self._closed and running != self._announced:
+        if self.store is not None and not self._closed and running != self._announced:
             self._wake.set()
 
     def close(self) -> None:
@@ -196,7 +188,7 @@ class Cluster:
         if self._problem:
             yield self._problem
         skew, uncertainty = self._clock.skew_seconds, self._clock.uncertainty_seconds
-        if self._store is not None and abs(skew) - uncertainty > LARGEST_SKEW_SECONDS:
+        if self.store is not None and abs(skew) - uncertainty > LARGEST_SKEW_SECONDS:
             where = "ahead of" if skew > 0 else "behind"
             yield f"this machine's clock is {abs(skew):.1f} s {where} the clock of the store's engine; synchronise it"
         for member in self._others:
@@ -210,8 +202,3 @@ class Cluster:
             for id, container in other.containers.items():
                 if id in self._own and container.rules != self._own[id].rules:
                     yield f"container {id!r} has other rules on node {other.name!r}; give it the same rules everywhere"
-
-
-def is_shared(store: object) -> bool:
-    """Return True if several nodes can work on the store."""
-    return hasattr(store, "announce")

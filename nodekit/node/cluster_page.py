@@ -1,7 +1,7 @@
 """The page ``/-/cluster/`` of a node on a shared store: the state of the cluster as JSON."""
 
 import logging
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
@@ -9,13 +9,12 @@ from nodekit.errors import StoreFailed
 from nodekit.hooks.mounts import Mount
 from nodekit.interfaces.component_calls import asked
 from nodekit.interfaces.shared_store import SharedStore
-from nodekit.interfaces.store import JobStore
 from nodekit.node.cluster_report import cluster_report
 
 logger = logging.getLogger("nodekit.node")
 
 
-def cluster_page(store: JobStore) -> Mount:
+def cluster_page(store: SharedStore) -> Mount:
     """Return the page as a mount. It can be called from the node's own machine only."""
 
     async def page(scope: Any, receive: Any, send: Any) -> None:
@@ -24,7 +23,7 @@ def cluster_page(store: JobStore) -> Mount:
         if scope["method"] not in ("GET", "HEAD"):
             return await reply(send, 405, {"error": "this page can only be read"}, (b"allow", b"GET, HEAD"))
         try:
-            report = await asked(lambda: cluster_report(cast(SharedStore, store)))
+            report = await asked(lambda: cluster_report(store))
         except StoreFailed as error:
             logger.error("the state of the cluster cannot be read", exc_info=error)
             return await reply(send, 503, {"error": "the store cannot be read right now"}, (b"retry-after", b"5"))

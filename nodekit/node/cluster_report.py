@@ -9,9 +9,9 @@ from nodekit.model.container import ContainerId
 
 
 class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One incarnation of a node. Its fields are those of `Announcement`, but for the settings of its containers.
+    """One incarnation of a node. Its fields are those of `Announcement`; `containers` has the ids only.
 
-    Nothing runs on one that is gone.
+    On a node that is gone, `running` is empty and `in_flight` is 0.
 
     - `seen_seconds_ago`: Time since its last sign of life.
     """
@@ -37,8 +37,8 @@ class ClusterReport(msgspec.Struct, frozen=True, kw_only=True):
     - `time`: Time on the engine's clock, in Unix seconds.
     - `pending`: Number of unfinished jobs.
     - `queues`: Queued jobs by the container in which they are due.
-    - `takeovers`: Number of jobs that the nodes took over from each other.
-    - `poison`: Number of jobs that failed because they were taken over too often. Both are sums over `nodes`.
+    - `takeovers`: Number of claims of jobs that the nodes took over from each other.
+    - `poison`: Number of jobs that failed because they were lost too often. Both are sums over `nodes`.
     """
 
     time: float
@@ -50,7 +50,7 @@ class ClusterReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def cluster_report(store: SharedStore) -> ClusterReport:
-    """Ask a store, which is entered, for the state of its nodes. Raise `StoreFailed`."""
+    """Return the state of the nodes on an entered store. Raise `StoreFailed`."""
     now, members = await store.now(), await store.nodes()
     queues, pending = await store.queues(), await store.pending()
     nodes = sorted((_node(member, now) for member in members), key=lambda node: (not node.live, node.name))

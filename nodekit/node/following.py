@@ -19,7 +19,7 @@ async def all_finished(store: JobStore, waiters: Waiters, ids: Sequence[JobId], 
     async with waiters.on(ids) as waiter:
         if not (unfinished := await look(ids)):
             return
-        with waiter.waiting():
+        with waiter.waiting():  # one scope for all changes: one for each would cost more than the wait
             while unfinished:
                 change = await waiter.next()
                 if change is None:

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, 
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from types import MappingProxyType, TracebackType
-from typing import Self, cast
+from typing import Self
 
 import anyio
 import msgspec
@@ -22,7 +22,7 @@ from nodekit.interfaces.component_calls import Running, asked
 from nodekit.interfaces.pipeline import BUILT_IN, Pipeline
 from nodekit.interfaces.pipeline import Sequence as SequencePipeline
 from nodekit.interfaces.runner import ContainerRunner
-from nodekit.interfaces.shared_store import Member, SharedStore
+from nodekit.interfaces.shared_store import Member, is_shared
 from nodekit.interfaces.storage import PluginStorage
 from nodekit.interfaces.store import Change, JobStore, Pending, Settlement
 from nodekit.interfaces.transport import Transport
@@ -35,7 +35,7 @@ from nodekit.model.job import Held, Job, JobRequest, JobStatus, Outcome, RetryFr
 from nodekit.model.limits import DEFAULTS, NodeLimits
 from nodekit.model.queries import EVERY_JOB, JobFields, JobQuery
 from nodekit.node.admission import Admission
-from nodekit.node.cluster import Cluster, is_shared
+from nodekit.node.cluster import Cluster
 from nodekit.node.cluster_page import cluster_page
 from nodekit.node.diagnosis import diagnosis
 from nodekit.node.emitter import Emitter
@@ -114,7 +114,7 @@ class Node:
             emit=self._emitter.emit,
             observed=bool(hooks.observed),
             around=hooks.step,
-            looked=cluster.looked,
+            report_running=cluster.announce_changed,
         )
         self._admission = admission = Admission(
             store=store,
@@ -303,12 +303,12 @@ class Node:
     async def held(self, ids: Sequence[JobId]) -> Mapping[JobId, Held]:
         """Return the calls of containers that are under way right now, for those of the jobs that have one.
 
-        Of a call on another node, `since` is the time since when that node has the step, and the instance is not known.
+        For a call on another node, `since` is the time at which that node got the step, and `instance` is empty.
         """
         calls = self._executor.under_way
         held = {id: Held(self.name, *calls[id]) for id in ids if id in calls}
-        if self._cluster.shared and (others := [id for id in ids if id not in held]):
-            held |= await cast(SharedStore, self._store).held(others)
+        if (store := self._cluster.store) is not None and (others := [id for id in ids if id not in held]):
+            held |= await store.held(others)
         return held
 
     async def members(self) -> Sequence[Member]:
@@ -316,7 +316,7 @@ class Node:
 
         Empty if the store is this node's own.
         """
-        return await cast(SharedStore, self._store).nodes() if self._cluster.shared else ()
+        return () if (store := self._cluster.store) is None else await store.nodes()
 
     async def delete(self, ids: Sequence[JobId]) -> int:
         """Delete finished jobs; unfinished and unknown ones are left alone. Return the number of deleted jobs."""
@@ -339,7 +339,10 @@ class Node:
     def changes(
         self, ids: Collection[JobId] | None = None
     ) -> AbstractAsyncContextManager[AsyncIterator[Change | None]]:
-        """Subscribe to changes of jobs from now on: of these jobs, or of all. None: some were missed, look again."""
+        """Subscribe to changes of jobs from now on: of these jobs, or of all.
+
+        None among the changes means that some were missed: look again.
+        """
         return self._store.changes(ids)
 
     # -- how it is --------------------------------------------------------------------------------

@@ -11,11 +11,10 @@ from nodekit.hooks.container_rules import rule_problems
 from nodekit.interfaces.check import shape_problems
 from nodekit.interfaces.pipeline import BUILT_IN, Pipeline
 from nodekit.interfaces.runner import ContainerRunner
-from nodekit.interfaces.shared_store import SharedStore
+from nodekit.interfaces.shared_store import SharedStore, is_shared
 from nodekit.interfaces.store import JobStore, JobTable
 from nodekit.interfaces.transport import Transport
 from nodekit.model.container import Container
-from nodekit.node.cluster import is_shared
 from nodekit.node.container_ids import containers_of
 from nodekit.node.plugin_storage import storage_problems
 

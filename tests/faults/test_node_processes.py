@@ -133,7 +133,7 @@ async def test_a_job_that_kills_three_processes_fails_and_the_sixty_beside_it_su
         assert "0 unfinished jobs" in shown
 
 
-async def test_steps_run_where_their_containers_are_while_nodes_are_killed_and_restarted(
+async def test_steps_run_where_their_containers_are_while_nodes_and_their_engine_are_killed(
     tmp_path: Path, start: Start, server: SharedServer
 ) -> None:
     data = {"seconds": 0, "knocked": str(tmp_path / "knocked"), "open": str(tmp_path / "open")}

@@ -47,11 +47,6 @@ def build(subject: Subject, provider: Provider[Any], folder: Path) -> Any:
         raise CannotBeMade(f"it cannot be built: {type(error).__name__}: {error}", _cure(subject)) from error
 
 
-def is_shared(store: Any) -> bool:
-    """Return True if several nodes can use the store."""
-    return hasattr(store, "announce") and hasattr(store, "nodes")
-
-
 def written(subject: Subject) -> Mapping[str, Any]:
     """Return the provider's table in the node file, without `use`. Raises `CannotBeMade`."""
     if subject.file is None:

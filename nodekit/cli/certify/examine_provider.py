@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 import msgspec
 
-from nodekit.cli.certify.components import build, is_shared, load, written
+from nodekit.cli.certify.components import build, load, written
 from nodekit.cli.certify.messages import Examined, Subject, decoded, encoded
 from nodekit.cli.certify.reporter import class_name
 from nodekit.cli.certify.settings import CannotBeMade, has_path
@@ -20,6 +20,7 @@ from nodekit.cli.certify.suites import there
 from nodekit.config.providers import Provider
 from nodekit.errors import NodekitError
 from nodekit.hooks.manager import Hooks
+from nodekit.interfaces.shared_store import is_shared
 from nodekit.testing import ContainerRunnerContract, StreamingRunnerContract
 from nodekit.testing.builders.components import make_node
 

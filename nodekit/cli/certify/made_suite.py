@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from nodekit.cli.certify.components import build, is_shared, load
+from nodekit.cli.certify.components import build, load
 from nodekit.cli.certify.messages import Subject, decoded
 from nodekit.cli.certify.suites import SUITES, there
+from nodekit.interfaces.shared_store import is_shared
 
 
 def made(subject_file: str, suite: str, backends: Sequence[str]) -> type:

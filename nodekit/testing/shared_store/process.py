@@ -72,7 +72,7 @@ class SharedServer:
             raise
 
     def kill(self) -> None:
-        """Kill the engine (SIGKILL), as a crash does. To kill it twice is once."""
+        """Kill the engine (SIGKILL), as a crash does. A second call does nothing."""
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
@@ -94,13 +94,13 @@ class SharedServer:
                     pipe.close()
 
     def read_only(self, on: bool) -> None:
-        """Let the engine refuse to write jobs, or write them again."""
+        """Make the engine refuse writes, or accept them again."""
         self._read_only = on
         self._running.send_signal(signal.SIGUSR1 if on else signal.SIGUSR2)
         self._line()
 
     def clear(self) -> None:
-        """Delete all jobs, sessions and claims. This is faster than another engine."""
+        """Delete everything: jobs, records, sessions, claims and announcements. This is faster than another engine."""
         self._running.send_signal(signal.SIGHUP)
         self._line()
 

@@ -30,11 +30,8 @@ class _Subscription:
         self.line: Line | None = None
         self.number = 0
 
-    def put(self, change: Change | None) -> None:
-        self.changes.missed() if change is None else self.changes.publish(change)
-
     async def begin(self, line: Line) -> None:
-        self.line, self.number = line, await line.follow(self.ids, self.put)
+        self.line, self.number = line, await line.follow(self.ids, self.changes.publish)
 
     def end(self) -> None:
         if self.line is not None:
@@ -156,7 +153,7 @@ class SharedServerStore(SharedClient):
         while unknown := [one for one in self._subscriptions if one.line is not line]:
             for subscription in unknown:
                 await self._answered(subscription.begin(line))
-                subscription.put(None)
+                subscription.changes.publish(None)
 
     async def _renew(self, line: Line) -> None:
         """Renew the session until the connection breaks, or hangs."""

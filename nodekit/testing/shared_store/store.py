@@ -82,11 +82,8 @@ class SharedMemoryStore(SharedClient):
     async def changes(self, ids: Collection[JobId] | None = None) -> AsyncIterator[AsyncIterator[Change | None]]:
         broadcast, begun, soon = Broadcast(), anyio.Event(), soon_here()
 
-        def publish(change: Change | None) -> None:
-            broadcast.missed() if change is None else broadcast.publish(change)
-
         def put(change: Change | None) -> None:
-            soon(lambda: publish(change))
+            soon(lambda: broadcast.publish(change))
 
         async with broadcast.subscribe() as changes:
             relay = self.portal.start_task_soon(self.engine.relay, ids, lambda: soon(begun.set), put)

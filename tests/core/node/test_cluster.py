@@ -120,7 +120,7 @@ async def test_a_node_announces_itself_every_third_of_its_lease() -> None:
             assert faults.count("now") <= faults.count("announce") + 2  # no question of the time for each job
 
 
-async def test_what_changes_is_announced_at_once(shared: SharedMemory, front: Node) -> None:
+async def test_what_changes_is_announced_at_once() -> None:
     with SharedMemory(lease_seconds=600) as shared:  # a third of this is longer than the test waits
         switch = SwitchRunner(Container(id="switch"))
         async with a_node(shared, "front", "near") as front, make_node(store=shared.store(), runners=[switch]) as back:
@@ -167,7 +167,7 @@ async def test_containers_of_a_node_that_is_gone_are_forgotten_after_ten_minutes
 
 
 async def test_a_request_for_something_unknown_looks_at_the_other_nodes_now_and_then(
-    shared: SharedMemory, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with SharedMemory(lease_seconds=600) as shared:
         faults = Faults()
@@ -228,7 +228,7 @@ async def reasons(node: Node) -> str:
     ],
     ids=["name", "version", "rules"],
 )
-async def test_what_is_wrong_between_nodes_is_in_the_health_of_both(
+async def test_what_is_wrong_between_nodes_is_in_the_health_of_a_node(
     shared: SharedMemory, front: Node, change: dict[str, Any], reason: str
 ) -> None:
     other = Announcement(name="other", incarnation="1", version=__version__, pipelines=("sequence",))
@@ -249,12 +249,12 @@ async def test_what_is_wrong_between_nodes_is_in_the_health_of_both(
 async def test_a_node_that_starts_again_after_a_crash_does_not_clash_with_itself(shared: SharedMemory) -> None:
     async with shared.store() as dead:
         await dead.announce(Announcement(name="again", incarnation="1", version=__version__))
-        shared.engine.renew = _never  # type: ignore[method-assign]
+        shared.engine.renew = _says_it_renewed  # type: ignore[method-assign]
         async with a_node(shared, "again", "near") as node:
             assert "named" not in await reasons(node)
 
 
-async def _never(number: int) -> bool:
+async def _says_it_renewed(number: int) -> bool:
     return True
 
 

@@ -76,7 +76,7 @@ async def changed(waiter: Waiter) -> str | None:
         return change and change.id
 
 
-async def test_a_waiter_listens_to_its_jobs_as_long_as_it_waits(changes: Changes, waiters: Waiters) -> None:
+async def test_a_waiter_listens_to_its_jobs_as_long_as_it_is_entered(changes: Changes, waiters: Waiters) -> None:
     for time in (1, 2):
         assert changes.listening == 0
         async with waiters.on(["a", "b"]) as waiter:

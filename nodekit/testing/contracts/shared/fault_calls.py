@@ -40,7 +40,7 @@ class FaultCalls(FaultBase):
     # -- every call -------------------------------------------------------------------------------
 
     async def calls(self, store: SharedStore) -> Calls:
-        """Make all calls that read or write. Claims and jobs that they need are made now."""
+        """Return all calls that read or write, by name. Claims and jobs that they need are made now."""
         saved, released = [await self.claimed(store) for _ in range(2)]
         await store.add([settled := make_job("reverse")])
         calls: dict[str, Callable[[], Awaitable[object]]] = {

@@ -66,7 +66,7 @@ class Elsewhere:
         self._let_go.set()
 
     def close(self) -> None:
-        """End all calls, and leave everything that was context. Called from another thread."""
+        """End all calls, and leave everything that was entered. Called from another thread."""
         self.go_on()
         for future in self._running:
             future.cancel()
@@ -77,7 +77,7 @@ class Elsewhere:
 
 @asynccontextmanager
 async def elsewhere(store: SharedStore, hold: Hold) -> AsyncIterator[Elsewhere]:
-    """Give a place of its own to a store that is not context yet, on the same kind of event loop as this one."""
+    """Give a place of its own to a store that is not entered yet, on the same kind of event loop as this one."""
     portals = start_blocking_portal(_backend())
     there = Elsewhere(await anyio.to_thread.run_sync(portals.__enter__), store, hold)
     try:
