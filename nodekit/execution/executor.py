@@ -54,9 +54,9 @@ class Executor:
         emit: Callable[[Event], None],
         observed: bool = True,
         around: Around | None = None,
-        report_running: Callable[[Set[ContainerId]], None],
+        report_running: Callable[[], None],
     ) -> None:
-        """`report_running` is called with the containers that run, whenever these may have changed."""
+        """`report_running` is called whenever other containers may run."""
         self._store, self._runners, self._pipelines = store, runners, frozenset(pipelines)
         self._emit, self._look, self._report_running = emit, running, report_running
         calls = Calls(runners, around, clock)
@@ -204,9 +204,9 @@ class Executor:
             self._look_at_runners()
 
     def _look_at_runners(self) -> None:
-        self._slots.set_running(running := self._look.look())
+        self._slots.set_running(self._look.look())
         self._reconsider()
-        self._report_running(running)
+        self._report_running()
 
     def set_elsewhere(self, elsewhere: Set[ContainerId]) -> None:
         """Set the containers that run on other nodes, so that jobs need not fail because they are down here."""

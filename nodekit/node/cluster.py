@@ -8,6 +8,7 @@ from types import MappingProxyType
 from uuid import uuid4
 
 import anyio
+from anyio.abc import TaskStatus
 
 from nodekit.concurrency.signal import Signal
 from nodekit.execution.executor import Executor
@@ -55,7 +56,7 @@ class Cluster:
         self._views: dict[str | None, Mapping[ContainerId, Container]] = {}
         self.elsewhere: Set[ContainerId] = frozenset()
         """Containers that run on other live nodes."""
-        self._announced: Set[ContainerId] = frozenset()
+        self._announced: tuple[Set[ContainerId], tuple[str, ...]] = frozenset(), ()
         self._began_at = math.inf
         self._looked_at = -math.inf
         self._closed = False
@@ -104,29 +105,39 @@ class Cluster:
             self._began_at = self._clock.now()
             self._see(await self.store.nodes())
 
-    async def run(self) -> None:
-        """Announce this node every third of its lease, and when what runs here changes, until cancelled."""
+    async def run(self, *, task_status: "TaskStatus[None]") -> None:
+        """Announce this node every third of its lease, and when what there is to know of it changes, until cancelled.
+
+        It reports to be started after the first announcement, so that no job is claimed by an unknown node.
+        """
         store = self.store
         if store is None:
-            return
+            return task_status.started()
+        started = False
         while True:
-            try:
-                await self._exchange(store)
-                self._problem = ""
-            except BaseException as error:
-                if not is_fault(error):
-                    raise
-                text = f"the other nodes of the store cannot be reached: {said(error)}"
-                if not self._problem:
-                    logger.warning(text)
-                self._problem = text
+            await self._try_exchange(store)
+            if not started:
+                started = True
+                task_status.started()
             with anyio.move_on_after(store.lease_seconds / 3):
-                while self._callable() == self._announced:
+                while self._news() == self._announced:
                     await self._wake.wait()
                 await anyio.sleep(CHANGED_SECONDS)
 
+    async def _try_exchange(self, store: SharedStore) -> None:
+        try:
+            await self._exchange(store)
+            self._problem = ""
+        except BaseException as error:
+            if not is_fault(error):
+                raise
+            text = f"the other nodes of the store cannot be reached: {said(error)}"
+            if not self._problem:
+                logger.warning(text)
+            self._problem = text
+
     async def _exchange(self, store: SharedStore) -> None:
-        self._announced = self._callable()  # also if this fails: it is tried again a third of a lease later
+        self._announced = running, urls = self._news()  # also if this fails: it is tried again a third of a lease later
         await self._sample(store)
         executor = self.executor
         me = Announcement(
@@ -134,10 +145,10 @@ class Cluster:
             incarnation=self._incarnation,
             version=__version__,
             containers={**self._own},  # a copy, because stores cannot encode a mappingproxy
-            running=tuple(sorted(self._announced)),
+            running=tuple(sorted(running)),
             pipelines=self._pipelines,
             in_flight=executor.running,
-            urls=tuple(self._urls),
+            urls=urls,
             skew_seconds=self._clock.skew_seconds,
             takeovers=executor.suspects.claims,
             poison=executor.suspects.poison,
@@ -145,9 +156,9 @@ class Cluster:
         await store.announce(me)
         self._see(await store.nodes())
 
-    def _callable(self) -> Set[ContainerId]:
-        """Return the containers that other nodes may count on."""
-        return frozenset() if self._closed else frozenset(self._look())
+    def _news(self) -> tuple[Set[ContainerId], tuple[str, ...]]:
+        """Return what is announced at once when it changes: what can be called here, and where this node listens."""
+        return frozenset() if self._closed else frozenset(self._look()), tuple(self._urls)
 
     async def _sample(self, store: SharedStore) -> None:
         asked_at = time.monotonic()
@@ -173,10 +184,9 @@ class Cluster:
         self._see(await self.store.nodes())
         return True
 
-    def announce_changed(self, running: Set[ContainerId]) -> None:
-        """Announce what runs here, if it has changed."""
-        if self.store is not None and not self._closed and running != self._announced:
-            self._wake.set()
+    def announce_changed(self) -> None:
+        """Announce what has changed, if anything has."""
+        self._wake.set()
 
     def close(self) -> None:
         """Announce that nothing can be called here any more: the node drains."""

@@ -94,6 +94,7 @@ async def working(
     failure: Exception | None = None
     async with anyio.create_task_group() as executing, anyio.create_task_group() as serving:
         try:
+            await executing.start(cluster.run)
             await executing.start(executor.run)
             waiters.open = admission.open = True
             executing.start_soon(retention.run)
@@ -101,15 +102,17 @@ async def working(
                 executing.start_soon(run)
             for serve in servers:
                 urls += await serving.start(serve)
-            executing.start_soon(cluster.run)
+            cluster.announce_changed()
             yield
         except Exception as error:  # from a starting transport or the caller; it must not be raised in a group
             failure = error
         finally:
             admission.open = False
-        if failure is None:
-            await drain()
-        waiters.end()
+        try:
+            if failure is None:
+                await drain()
+        finally:
+            waiters.end()
         serving.cancel_scope.cancel()
         executing.cancel_scope.cancel()
     if failure is not None:

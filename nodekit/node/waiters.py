@@ -9,7 +9,6 @@ from typing import Self, TypeAlias
 import anyio
 
 from nodekit.errors import NodekitError
-from nodekit.interfaces.component_calls import is_fault
 from nodekit.interfaces.store import Change
 from nodekit.model.container import JobId
 
@@ -97,7 +96,7 @@ class Waiter:
             return None
         try:
             return await anext(self._changes)
-        except BaseException as error:
+        except Exception as error:  # a cancellation is the caller's, by whatever means
             await self._failed(error)
             return None
 
@@ -112,13 +111,11 @@ class Waiter:
             subscription = self._waiters.subscribe(self._ids)
             self._changes = await subscription.__aenter__()
             self._subscription = subscription
-        except BaseException as error:
+        except Exception as error:
             await self._failed(error)
         return self._changes is not None
 
-    async def _failed(self, error: BaseException) -> None:
-        if not is_fault(error):
-            raise error
+    async def _failed(self, error: Exception) -> None:
         logger.error("the store fails to report changes; trying again in %g s", PAUSE_SECONDS, exc_info=error)
         await self._leave()
 

@@ -1,5 +1,6 @@
 """Waiters: the store wakes them at changes of their jobs; each listens as long as it waits, and not longer."""
 
+import asyncio
 from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import asynccontextmanager
 from typing import Self
@@ -146,6 +147,20 @@ async def test_a_store_that_fails_at_the_beginning_is_listened_to_later(
         assert await changed(waiter) is None
         await changes.report("a")
         assert await changed(waiter) == "a"
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_cancellation_by_asyncio_itself_ends_a_wait(changes: Changes, waiters: Waiters) -> None:
+    async def wait() -> None:
+        async with waiters.on(["a"]) as waiter:
+            await waiter.changed()
+
+    task = asyncio.create_task(wait())  # as servers and `asyncio.timeout` do
+    await settle_down()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (changes.listening, waiters.present) == (0, set())
 
 
 async def test_the_end_of_the_node_ends_all_waits(changes: Changes, waiters: Waiters) -> None:

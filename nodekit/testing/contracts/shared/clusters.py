@@ -225,6 +225,7 @@ class Clusters(SharedNodes):
             for runner in runners:
                 there = await stack.enter_async_context(self.place(open_store()))
                 runner.die = partial(self.hold, there.store)
+                runner.armed.clear()
                 node = await there.enter(self.node(there.store, runner))
                 stack.callback(runner.revived.set)
                 if not others:
@@ -233,6 +234,7 @@ class Clusters(SharedNodes):
                     submit = partial(self.submitted, node, 1, "echo", data={"poison": 1}, priority=0)
                     [poison] = await there.call(submit)  # later nodes run it before its neighbours
                 await self.eventually(partial(_calls_of, runner, poison), 1)
+                runner.armed.set()
             living = CountingRunner("living")
             async with self.node(open_store(), living) as node:
                 with anyio.fail_after(self.timeout_seconds + 3 * self.lease_seconds):
