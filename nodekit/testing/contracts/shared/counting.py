@@ -42,7 +42,7 @@ class CountingRunner:
         self.revived = threading.Event()
         self.die: Callable[[threading.Event], object] = threading.Event.wait
         self.armed = threading.Event()
-        """Until this is set, calls wait: a node that dies must not do so while the test waits for it."""
+        """Until this is set, poison waits: a node must not die while the test waits for an answer of it."""
         self.armed.set()
         self._down: set[ContainerId] = set()
         self._changed = Signal()
@@ -79,9 +79,9 @@ class CountingRunner:
 
     async def run(self, step: Step) -> ContainerOutput:
         self.calls[step.job_id, step.index] += 1
-        while not self.armed.is_set():  # set in another thread  # noqa: ASYNC110
-            await anyio.sleep(POLL_SECONDS)
         if _is_poison(step):
+            while not self.armed.is_set():  # noqa: ASYNC110 - set in another thread
+                await anyio.sleep(POLL_SECONDS)
             self.die(self.revived)
         if step.container in self._held:
             try:
