@@ -55,7 +55,14 @@ from nodekit.interfaces.runner import (
     PooledRunner,
     StreamingRunner,
 )
-from nodekit.interfaces.shared_store import REMEMBERED_SECONDS, Announcement, Member, QueueState, SharedStore
+from nodekit.interfaces.shared_store import (
+    REMEMBERED_SECONDS,
+    AnnouncedContainer,
+    Announcement,
+    Member,
+    QueueState,
+    SharedStore,
+)
 from nodekit.interfaces.step_call import PiecesChange, StepCall
 from nodekit.interfaces.storage import (
     KeepsRecords,
@@ -127,6 +134,7 @@ __all__ = [
     "UNFINISHED",
     "UNSUCCESSFUL",
     "Admits",
+    "AnnouncedContainer",
     "Announcement",
     "AsgiApplication",
     "Attempt",

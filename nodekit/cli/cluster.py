@@ -55,14 +55,15 @@ def _row(node: NodeReport) -> tuple[str, ...]:
         node.incarnation[:8],
         node.version or "?",
         seen,
-        f"{node.skew_seconds:+.2f} s",
+        f"{node.skew_seconds:+.2f} s" if abs(node.skew_seconds) < 1e6 else f"{node.skew_seconds:+.0e} s",
         str(node.in_flight),
         ", ".join([*node.running, *down]) or "-",
         ", ".join(node.pipelines) or "-",
     )
 
 
-def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def _table(texts: Sequence[Sequence[str]]) -> Iterator[str]:
+    rows = [[text if text.isprintable() else ascii(text) for text in row] for row in texts]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()

@@ -27,10 +27,13 @@ _SLACK = 64
 
 
 class Wanted(NamedTuple):
-    """The jobs that a claim asks for: those in these containers and pipelines. At most one of them is a suspect."""
+    """The jobs that a claim asks for: those in these containers and pipelines. At most one of them is a suspect.
+
+    - `pipelines`: None stands for all.
+    """
 
     containers: Set[ContainerId]
-    pipelines: Set[str] = frozenset(["sequence"])
+    pipelines: Set[str] | None = None
     suspects: bool = True
 
 
@@ -166,7 +169,7 @@ class _Level:
         waiting = [
             (*rotation.longest_ago(), kind)
             for kind, rotation in self._rotations.items()
-            if kind[0] in containers and kind[1] in pipelines and (suspects or not kind[2])
+            if kind[0] in containers and (pipelines is None or kind[1] in pipelines) and (suspects or not kind[2])
         ]
         if not waiting:
             return None

@@ -120,9 +120,14 @@ class EmbeddedStore:
         return claim
 
     async def claim(
-        self, containers: Collection[ContainerId], pipelines: Collection[str], limit: int, *, suspects: bool = True
+        self,
+        containers: Collection[ContainerId],
+        pipelines: Collection[str] | None,
+        limit: int,
+        *,
+        suspects: bool = True,
     ) -> list[Claim]:
-        wanted = Wanted(frozenset(containers), frozenset(pipelines), suspects)
+        wanted = Wanted(frozenset(containers), None if pipelines is None else frozenset(pipelines), suspects)
         while not (claims := await self._load(await self._queue.take(wanted, limit))):
             pass  # all of them were settled during the read
         return claims

@@ -48,16 +48,21 @@ class Executor:
         runners: Sequence[ContainerRunner],
         running: Running,
         progress: Progress,
-        pipelines: Collection[str],
+        pipelines: Collection[str] | None,
         clock: Clock,
         limits: NodeLimits,
+        refresh: Callable[[], Awaitable[object]] | None,
         emit: Callable[[Event], None],
         observed: bool = True,
         around: Around | None = None,
         report_running: Callable[[], None],
     ) -> None:
-        """`report_running` is called whenever other containers may run."""
-        self._store, self._runners, self._pipelines = store, runners, frozenset(pipelines)
+        """`report_running` is called whenever other containers may run. `refresh` looks at the other nodes, if any.
+
+        `pipelines` are those whose jobs can be run here; None: all.
+        """
+        self._store, self._runners = store, runners
+        self._pipelines = None if pipelines is None else frozenset(pipelines)
         self._emit, self._look, self._report_running = emit, running, report_running
         calls = Calls(runners, around, clock)
         self.containers = calls.containers
@@ -80,6 +85,8 @@ class Executor:
             progress=progress,
             clock=clock,
             max_takeovers=limits.max_takeovers,
+            suspects=self.suspects,
+            refresh=refresh,
             slots=self._slots,
             changed=self._reconsider,
             look=self._look_at_runners,
@@ -133,8 +140,7 @@ class Executor:
             self._slots.give_back(run.held)
             self._slots.free += 1
             self.running -= 1
-            if run.claim.takeovers:
-                self.suspects.end()
+            self.suspects.end(run.claim)
             self._reconsider()
 
     # -- streams ----------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from nodekit.errors import ClaimLost, FailureKind
 from nodekit.execution.backoff import delay_before_retry
 from nodekit.execution.container_calls import Called, Calls
 from nodekit.execution.slots import Slots
+from nodekit.execution.suspects import Suspects
 from nodekit.execution.transitions import Progress, job_timeout_text, poison_text
 from nodekit.interfaces.component_calls import is_fault, said
 from nodekit.interfaces.store import Claim, JobStore
@@ -45,6 +46,7 @@ class Run:
         "held",
         "instance",
         "job",
+        "redecided",
         "step_to_emit",
     )
 
@@ -55,6 +57,8 @@ class Run:
         """Instance that the last call reached, as far as its runner can name it."""
         self.held = held
         self._began_at = time.monotonic() - claim.age_seconds
+        self.redecided = False
+        """True if the pipeline chose another container than the stored one, since the last step."""
         self.delay_seconds = 0.0
         """Seconds the job has to wait once it is given back."""
         self.cut_short: Held | None = None
@@ -88,6 +92,9 @@ class RunContext:
     clock: Clock
     max_takeovers: int
     """Number of claims that may be lost in a row before the job fails as poison."""
+    suspects: Suspects
+    refresh: Callable[[], Awaitable[object]] | None
+    """Call this to look at the other nodes now; None: there are none."""
     slots: Slots
     changed: Callable[[], None]
     """Call this when slots may have become free."""
@@ -114,6 +121,7 @@ class Runs(Generic[RunT]):
     def __init__(self, context: RunContext) -> None:
         self._store = context.store
         self._calls = context.calls
+        self._suspects, self._refresh = context.suspects, context.refresh
         self._progress, self._now, self._max_takeovers = context.progress, context.clock.now, context.max_takeovers
         self._slots = context.slots
         self._changed = context.changed
@@ -153,13 +161,14 @@ class Runs(Generic[RunT]):
         if run.claim.takeovers >= self._max_takeovers:
             await self._keep(run, self._progress.failed(run.job, poison_text(run.claim.takeovers), "poison"))
         while not run.job.status.finished:
-            if run.held is None or not (self._calls.runs(run.held) or self._slots.fails_at_once(run.held)):
+            if run.held is None or not (self._calls.runs(run.held) or await self._fails_at_once(run.held)):
                 if not await self._without_slot(run):
                     return
                 continue
             step, run.due_step = run.due_step or self._progress.next_step(run.job), None
             if step is None or step.container != run.job.due:  # the pipelines changed since the job was stored
                 job, run.due_step = self._progress.transition(run.job)
+                run.redecided = True
                 await self._keep(run, job)
             elif run.seconds_left <= 0:
                 await self._keep(run, self._progress.failed(run.job, job_timeout_text(run.job), "job_timeout"))
@@ -168,10 +177,24 @@ class Runs(Generic[RunT]):
         self._emit_stored(run)
 
     async def _without_slot(self, run: RunT) -> bool:
-        """Release the job; return False if this run must stop."""
+        """Release the job; return False if this run must stop.
+
+        If another node has chosen another container, that one might choose again at once, and so on for ever.
+        """
         self._look()
-        await self._persist(run, lambda: self._store.release(run.claim, run.job))
+        delay = 0.0
+        if run.redecided:
+            delay = LONGEST_PAUSE_SECONDS
+            text = "job %s: its pipeline chose %s here and another container elsewhere; it waits for %g s"
+            logger.warning(text, run.job.id, run.job.due, delay)
+        await self._persist(run, lambda: self._store.release(run.claim, run.job, delay_seconds=delay))
         return False
+
+    async def _fails_at_once(self, id: ContainerId) -> bool:
+        """Return True if a step must fail now because its container is down, here and on all other nodes."""
+        if self._refresh is not None and self._slots.fails_at_once(id):
+            await self._refresh()
+        return self._slots.fails_at_once(id)
 
     async def _step(self, run: RunT, step: Step) -> bool:
         """Run one step. Return False if the job was given back to be tried again later."""
@@ -188,8 +211,11 @@ class Runs(Generic[RunT]):
             del self._under_way[run.job.id]
         if (delay := self._delay(run, step, called)) is not None:
             return await self._try_later(run, called, delay)
-        run.step_to_emit = step.index
+        run.step_to_emit, run.redecided = step.index, False
         await self._keep(run, self._after(run, step, called))
+        if run.claim.takeovers:
+            self._suspects.end(run.claim)
+            self._changed()
         self._emit_stored(run)
         if not run.job.status.finished:
             await anyio.lowlevel.checkpoint()  # its results are stored; a container might never yield

@@ -8,7 +8,7 @@ class Suspects:
 
     def __init__(self, max_takeovers: int) -> None:
         self._max_takeovers = max_takeovers
-        self._running = 0
+        self._running: set[Claim] = set()
         self.claims = self.poison = 0
         """Numbers of claims of suspects, and of jobs that failed because they were lost too often."""
 
@@ -19,10 +19,11 @@ class Suspects:
 
     def begin(self, claim: Claim) -> None:
         """Count the claim of a suspect."""
-        self._running += 1
+        self._running.add(claim)
         self.claims += 1
         self.poison += claim.takeovers >= self._max_takeovers
 
-    def end(self) -> None:
-        """Forget a suspect; its run has ended."""
-        self._running -= 1
+    def end(self, claim: Claim) -> None:
+        """Forget a suspect: its run has ended, or a step of it is stored."""
+        if claim.takeovers:
+            self._running.discard(claim)

@@ -24,8 +24,14 @@ class Progress:
         containers: Callable[[str], Mapping[ContainerId, Container]],
         limits: NodeLimits,
         clock: Clock,
+        *,
+        alone: bool = True,
     ) -> None:
-        """`containers` returns those in which the jobs of a pipeline may run, on this node or on others."""
+        """`containers` returns those in which the jobs of a pipeline may run, on this node or on others.
+
+        Jobs for another container fail if the node is `alone`; otherwise they wait for a node that has it.
+        """
+        self._alone = alone
         self._pipelines = pipelines
         self._containers = containers
         self._now = clock.now
@@ -81,7 +87,9 @@ class Progress:
     def _due(self, job: Job, id: ContainerId) -> Job:
         if id not in job.request.containers:  # guards checked these containers when they admitted the job
             return self.failed(replace(job, due=id), f"its pipeline chose {id!r}, which the request does not name")
-        container = self._containers(job.request.pipeline).get(id)  # None: it is gone, and may come back
+        container = self._containers(job.request.pipeline).get(id)
+        if container is None and self._alone:
+            return self.failed(replace(job, due=id), "this node has no such container")
         seconds = container.queue_timeout_seconds if container else None
         return replace(
             job, due=id, queue_timeout_seconds=self._queue_timeout_seconds if seconds is None else finite(seconds)

@@ -13,10 +13,18 @@ REMEMBERED_SECONDS = 600.0
 """Time for which a shared store remembers the announcement of a node that has left or died."""
 
 
+class AnnouncedContainer(Container, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=False):
+    """The facts about a container that other nodes read. Facts that a later version adds are ignored."""
+
+    @classmethod
+    def of(cls, container: Container) -> "AnnouncedContainer":
+        """Return these facts: the fields of `Container`, rules included, but no settings of its runner, no secrets."""
+        kept = {name: getattr(container, name) for name in Container.__struct_fields__ if name != "retry"}
+        return cls(**kept)
+
+
 class Announcement(msgspec.Struct, frozen=True, kw_only=True):
     """The facts about a node that it announces to the other nodes of its store.
-
-    A container is reduced to the fields of `Container`: rules, but no secrets.
 
     - `incarnation`: Name of one life of the node. A node that starts again is another incarnation of the same name.
     - `version`: Version of nodekit.
@@ -33,7 +41,7 @@ class Announcement(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     incarnation: str
     version: str = ""
-    containers: Mapping[ContainerId, Container] = {}
+    containers: Mapping[ContainerId, AnnouncedContainer] = {}
     running: tuple[ContainerId, ...] = ()
     pipelines: tuple[str, ...] = ()
     in_flight: int = 0

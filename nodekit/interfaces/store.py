@@ -111,12 +111,17 @@ class JobStore(Protocol):
         ...
 
     async def claim(
-        self, containers: Collection[ContainerId], pipelines: Collection[str], limit: int, *, suspects: bool = True
+        self,
+        containers: Collection[ContainerId],
+        pipelines: Collection[str] | None,
+        limit: int,
+        *,
+        suspects: bool = True,
     ) -> list[Claim]:
         """Wait for at least one due job whose next step is in `containers`, and claim up to `limit`.
 
-        The job's pipeline is one of `pipelines`, because whoever runs a step has to know what follows. At most one of
-        the jobs is a suspect (`Claim.takeovers`), and none if `suspects` is false.
+        The job's pipeline is one of `pipelines`, because whoever runs a step has to know what follows; None: whatever
+        it is. At most one of the jobs is a suspect (`Claim.takeovers`), and none if `suspects` is false.
 
         The order is by priority (lower first), then round-robin over groups (`Job.group`), then oldest first.
         Cancelling the call loses no job.
@@ -197,7 +202,8 @@ class JobStore(Protocol):
     ) -> AbstractAsyncContextManager[AsyncIterator[Change | None]]:
         """Subscribe to changes of jobs from now on, on any node: of these jobs, or of all.
 
-        None among the changes means that some were missed: look again.
+        None among the changes means that some were missed: look again. A subscription may be left in another cancel
+        scope of its task than it was entered in, so it holds none open, and no task group.
         """
         ...
 

@@ -46,7 +46,9 @@ class Clock:
         """
         at = time.monotonic()
         half = (at - asked_at) / 2
-        self._samples.append(_Sample(at, theirs + half - at, half))
+        new = _Sample(at, theirs + half - at, half)
+        agreeing = [old for old in self._samples if abs(old.base - new.base) <= half + self._error(old, at)]
+        self._samples = deque([*agreeing, new], maxlen=KEPT_SAMPLES)  # the others are from before a clock was set
         self._base = min(self._samples, key=lambda sample: self._error(sample, at)).base
 
     def _error(self, sample: _Sample, at: float) -> float:

@@ -11,9 +11,10 @@ import anyio
 from anyio.abc import TaskStatus
 
 from nodekit.concurrency.signal import Signal
+from nodekit.errors import StoreFailed
 from nodekit.execution.executor import Executor
-from nodekit.interfaces.component_calls import Running, is_fault, said
-from nodekit.interfaces.shared_store import Announcement, Member, SharedStore, is_shared
+from nodekit.interfaces.component_calls import Running, asked, is_fault, said
+from nodekit.interfaces.shared_store import AnnouncedContainer, Announcement, Member, SharedStore, is_shared
 from nodekit.interfaces.store import JobStore
 from nodekit.model.clock import Clock
 from nodekit.model.container import Container, ContainerId
@@ -48,6 +49,7 @@ class Cluster:
         """The store, if several nodes may work on it."""
         self._clock = clock
         self._own = MappingProxyType(containers)  # it is given to plugins
+        self._announced_containers = {id: AnnouncedContainer.of(own) for id, own in containers.items()}
         self._name, self._incarnation = name, uuid4().hex
         self._pipelines = tuple(sorted(pipelines))
         self._look, self._urls = running.look, urls
@@ -59,6 +61,7 @@ class Cluster:
         self._announced: tuple[Set[ContainerId], tuple[str, ...]] = frozenset(), ()
         self._began_at = math.inf
         self._looked_at = -math.inf
+        self._refreshing: anyio.Event | None = None
         self._closed = False
         self._wake = Signal()
         self._problem = ""
@@ -126,7 +129,8 @@ class Cluster:
 
     async def _try_exchange(self, store: SharedStore) -> None:
         try:
-            await self._exchange(store)
+            with anyio.fail_after(store.lease_seconds):
+                await self._exchange(store)
             self._problem = ""
         except BaseException as error:
             if not is_fault(error):
@@ -144,7 +148,7 @@ class Cluster:
             name=self._name,
             incarnation=self._incarnation,
             version=__version__,
-            containers={**self._own},  # a copy, because stores cannot encode a mappingproxy
+            containers=self._announced_containers,
             running=tuple(sorted(running)),
             pipelines=self._pipelines,
             in_flight=executor.running,
@@ -178,10 +182,23 @@ class Cluster:
 
         It is not done for each such request: callers may be hostile.
         """
-        if self.store is None or time.monotonic() - self._looked_at < LOOK_SECONDS:
+        if self.store is None:
             return False
+        if (under_way := self._refreshing) is not None:
+            await under_way.wait()
+            return True
+        if time.monotonic() - self._looked_at < LOOK_SECONDS:
+            return False
+        done = self._refreshing = anyio.Event()
         self._looked_at = time.monotonic()
-        self._see(await self.store.nodes())
+        try:
+            self._see(await asked(self.store.nodes))
+        except StoreFailed as error:
+            logger.warning("the other nodes of the store cannot be looked at: %s", error)
+            return False
+        finally:
+            self._refreshing = None
+            done.set()
         return True
 
     def announce_changed(self) -> None:

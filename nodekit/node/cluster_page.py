@@ -3,6 +3,7 @@
 import logging
 from typing import Any
 
+import anyio
 import msgspec
 
 from nodekit.errors import StoreFailed
@@ -12,6 +13,8 @@ from nodekit.interfaces.shared_store import SharedStore
 from nodekit.node.cluster_report import cluster_report
 
 logger = logging.getLogger("nodekit.node")
+
+REPORT_SECONDS = 10.0
 
 
 def cluster_page(store: SharedStore) -> Mount:
@@ -23,8 +26,9 @@ def cluster_page(store: SharedStore) -> Mount:
         if scope["method"] not in ("GET", "HEAD"):
             return await reply(send, 405, {"error": "this page can only be read"}, (b"allow", b"GET, HEAD"))
         try:
-            report = await asked(lambda: cluster_report(store))
-        except StoreFailed as error:
+            with anyio.fail_after(REPORT_SECONDS):
+                report = await asked(lambda: cluster_report(store))
+        except (StoreFailed, TimeoutError) as error:
             logger.error("the state of the cluster cannot be read", exc_info=error)
             return await reply(send, 503, {"error": "the store cannot be read right now"}, (b"retry-after", b"5"))
         return await reply(send, 200, report)

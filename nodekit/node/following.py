@@ -17,17 +17,19 @@ async def all_finished(store: JobStore, waiters: Waiters, ids: Sequence[JobId], 
         return {job.id for job in jobs if not job.status.finished}
 
     async with waiters.on(ids) as waiter:
-        if not (unfinished := await look(ids)):
-            return
-        with waiter.waiting():  # one scope for all changes: one for each would cost more than the wait
-            while unfinished:
-                change = await waiter.next()
-                if change is None:
-                    unfinished = await look(unfinished)
-                elif change.finished:
-                    unfinished.discard(change.id)
-            return
-        waiters.check()
+        unfinished = await look(ids)
+        while unfinished:
+            with waiter.waiting():  # one scope for all changes: one for each would cost more than the wait
+                while unfinished and waiter.listens:
+                    change = await waiter.next()
+                    if change is None:
+                        unfinished = await look(unfinished)
+                    elif change.finished:
+                        unfinished.discard(change.id)
+            if unfinished:
+                waiters.check()
+                await waiter.listen_again()
+                unfinished = await look(unfinished)
 
 
 async def following(store: JobStore, waiters: Waiters, id: JobId, client: ClientId | None) -> AsyncGenerator[Job, None]:

@@ -102,15 +102,17 @@ class Node:
             running=self._running,
             urls=self.urls,
         )
-        progress = Progress(self.pipelines, cluster.containers_of, limits, clock)
+        alone = cluster.store is None
+        progress = Progress(self.pipelines, cluster.containers_of, limits, clock, alone=alone)
         self._executor = cluster.executor = Executor(
             store=store,
             runners=self._runners,
             running=self._running,
             progress=progress,
-            pipelines=self.pipelines,
+            pipelines=None if alone else self.pipelines,
             clock=clock,
             limits=limits,
+            refresh=None if alone else cluster.refresh,
             emit=self._emitter.emit,
             observed=bool(hooks.observed),
             around=hooks.step,
@@ -303,13 +305,18 @@ class Node:
     async def held(self, ids: Sequence[JobId]) -> Mapping[JobId, Held]:
         """Return the calls of containers that are under way right now, for those of the jobs that have one.
 
-        For a call on another node, `since` is the time at which that node got the step, and `instance` is empty.
+        For a call on another node, `since` is the time at which that node got the step, which it may not have begun
+        yet, and `instance` is empty.
         """
         calls = self._executor.under_way
         held = {id: Held(self.name, *calls[id]) for id in ids if id in calls}
         if (store := self._cluster.store) is not None and (others := [id for id in ids if id not in held]):
-            held |= await store.held(others)
+            held |= {id: call for id, call in (await store.held(others)).items() if call.node != self.name}
         return held
+
+    def now(self) -> float:
+        """Return the time in Unix seconds on the clock of the jobs' times: the engine's, if the store is shared."""
+        return self._clock.now()
 
     async def members(self) -> Sequence[Member]:
         """Return the nodes on the store, this one included: those that live, and those that left or died lately.
@@ -358,7 +365,7 @@ class Node:
     @property
     def own_containers(self) -> Mapping[ContainerId, Container]:
         """Containers of this node's runners, running or not."""
-        return self._executor.containers
+        return MappingProxyType(self._executor.containers)
 
     def running(self, *, here: bool = False) -> Collection[ContainerId]:
         """Return the containers that can be called right now: on any node of the store, or only on this one."""

@@ -45,7 +45,11 @@ class Waiters:
 
 
 class Waiter:
-    """A subscription to changes of some jobs. It outlives faults of the store."""
+    """A subscription to changes of some jobs. It outlives faults of the store.
+
+    The subscription is entered and left outside the scopes in which its changes are awaited, since a store may have
+    scopes of its own in it.
+    """
 
     def __init__(self, waiters: Waiters, ids: Collection[JobId]) -> None:
         self._waiters = waiters
@@ -69,11 +73,19 @@ class Waiter:
         self._waiters.present.discard(self)
         await self._leave()
 
+    @property
+    def listens(self) -> bool:
+        """True while the store reports changes; otherwise call `listen_again`."""
+        return self._changes is not None
+
     async def changed(self) -> Change | None:
         """Wait for a change. None means that any of the jobs may have changed.
 
         Raise `NodekitError` if the node does not run, or stops meanwhile.
         """
+        if not self.listens:
+            await self.listen_again()
+            return None
         with self.waiting():
             return await self.next()
         self._waiters.check()
@@ -89,38 +101,44 @@ class Waiter:
         return self._wait
 
     async def next(self) -> Change | None:
-        """Wait for a change, inside `waiting`."""
-        if self._changes is None:
-            if not await self._listen():
-                await anyio.sleep(PAUSE_SECONDS)
-            return None
+        """Wait for a change, inside `waiting`, while it `listens`."""
+        assert self._changes is not None
         try:
             return await anext(self._changes)
         except Exception as error:  # a cancellation is the caller's, by whatever means
-            await self._failed(error)
+            self._failed(error)
             return None
+
+    async def listen_again(self) -> None:
+        """Subscribe again, after a pause. Raise `NodekitError` if the node does not run, or stops meanwhile."""
+        await self._leave()
+        with self.waiting():
+            await anyio.sleep(PAUSE_SECONDS)
+        self._waiters.check()
+        await self._listen()
 
     def wake(self) -> None:
         """Cancel the present wait."""
         if self._wait is not None:
             self._wait.cancel()
 
-    async def _listen(self) -> bool:
-        """Subscribe. Return False if the store failed; `next` tries again."""
+    async def _listen(self) -> None:
         try:
             subscription = self._waiters.subscribe(self._ids)
             self._changes = await subscription.__aenter__()
             self._subscription = subscription
         except Exception as error:
-            await self._failed(error)
-        return self._changes is not None
+            self._failed(error)
 
-    async def _failed(self, error: Exception) -> None:
+    def _failed(self, error: Exception) -> None:
+        self._changes = None
         logger.error("the store fails to report changes; trying again in %g s", PAUSE_SECONDS, exc_info=error)
-        await self._leave()
 
     async def _leave(self) -> None:
         """End the subscription."""
         subscription, self._subscription, self._changes = self._subscription, None, None
         if subscription is not None:
-            await subscription.__aexit__(None, None, None)
+            try:
+                await subscription.__aexit__(None, None, None)
+            except Exception:
+                logger.exception("the store fails to end a subscription to changes")

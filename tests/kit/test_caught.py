@@ -401,7 +401,6 @@ BREAKS = (
     Break(shared.LosesHalfOfIt, "test_what_a_node_announces_is_known_to_all"),
     Break(shared.NeverSeesAgain, "test_an_announcement_stays_as_long_as_its_node_lives"),
     Break(shared.AddsToAnnouncements, "test_what_a_node_announces_anew_replaces_what_it_had_announced"),
-    Break(shared.TellsSecrets, "test_of_a_container_its_own_fields_travel_and_no_secrets"),
     Break(engine_faults.NeverConnectsAgain, WORKS_AGAIN, WAITED, HEARD, LIVE_AGAIN, NODES),
     Break(engine_faults.WaitsForAnswers, ANSWERED),
     Break(engine_faults.NeverNoticesSilence, WORKS_AGAIN),

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from nodekit import Announcement, Claim, Container, ContainerId, Location, SharedStore
+from nodekit import AnnouncedContainer, Announcement, Claim, ContainerId, Location, SharedStore
 from nodekit.testing import DurableJobStoreContract, SharedMemory, SharedStoreContract, make_job
 from nodekit.testing.shared_store.store import SharedMemoryStore
 
@@ -22,7 +22,12 @@ class EarlierStore(SharedMemoryStore):
     """A store as it might have been a release ago: it told nothing of pipelines, and asked for all suspects."""
 
     async def claim(
-        self, containers: Collection[ContainerId], pipelines: Collection[str], limit: int, *, suspects: bool = True
+        self,
+        containers: Collection[ContainerId],
+        pipelines: Collection[str] | None,
+        limit: int,
+        *,
+        suspects: bool = True,
     ) -> list[Claim]:
         return await super().claim(containers, pipelines, limit)
 
@@ -57,7 +62,10 @@ class TestSharedMemoryStore(SharedStoreContract, DurableJobStoreContract):
 
 def test_an_announcement_can_be_sent_as_json() -> None:
     offered = Announcement(
-        name="a", incarnation="1", containers={"b": Container(id="b", rules={"external": False})}, running=("b",)
+        name="a",
+        incarnation="1",
+        containers={"b": AnnouncedContainer(id="b", rules={"external": False})},
+        running=("b",),
     )
     assert msgspec.json.decode(msgspec.json.encode(offered), type=Announcement) == offered
 

@@ -59,7 +59,7 @@ class SharedClient(ABC):
 
     @abstractmethod
     async def _wait(
-        self, containers: Collection[ContainerId] | None, pipelines: Collection[str], limit: int, suspects: bool
+        self, containers: Collection[ContainerId] | None, pipelines: Collection[str] | None, limit: int, suspects: bool
     ) -> Sequence[Granted]:
         """Call the engine's `claim`. To cancel this loses no job."""
 
@@ -71,9 +71,16 @@ class SharedClient(ABC):
     # -- claims -----------------------------------------------------------------------------------
 
     async def claim(
-        self, containers: Collection[ContainerId], pipelines: Collection[str], limit: int, *, suspects: bool = True
+        self,
+        containers: Collection[ContainerId],
+        pipelines: Collection[str] | None,
+        limit: int,
+        *,
+        suspects: bool = True,
     ) -> list[Claim]:
-        granted = await self._wait(frozenset(containers), frozenset(pipelines), limit, suspects)
+        granted = await self._wait(
+            frozenset(containers), None if pipelines is None else frozenset(pipelines), limit, suspects
+        )
         return [self._hold(one) for one in granted]
 
     async def claim_expired(self, limit: int) -> list[Claim]:

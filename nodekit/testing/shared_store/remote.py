@@ -12,7 +12,7 @@ from nodekit import Announcement, Change, ClaimLost, ContainerId, Job, JobFields
 from nodekit.concurrency.signal import Signal
 from nodekit.embedded.change_feed import Broadcast
 from nodekit.testing.shared_store.client import SharedClient
-from nodekit.testing.shared_store.engine import Granted, Welcome, plain
+from nodekit.testing.shared_store.engine import Granted, Welcome
 from nodekit.testing.shared_store.line import Line
 from nodekit.testing.shared_store.wire import BROKEN, Frames, ProtocolError, Request, encode, parts, raw
 
@@ -224,7 +224,7 @@ class SharedServerStore(SharedClient):
             raise StoreFailed(f"{text}; it may have done what was asked") from error
 
     async def _wait(
-        self, containers: Collection[ContainerId] | None, pipelines: Collection[str], limit: int, suspects: bool
+        self, containers: Collection[ContainerId] | None, pipelines: Collection[str] | None, limit: int, suspects: bool
     ) -> Sequence[Granted]:
         wanted: dict[str, Any] = {
             "containers": containers,
@@ -262,7 +262,7 @@ class SharedServerStore(SharedClient):
             raise ClaimLost("the claim was taken over, settled, or not renewed in time")
 
     async def announce(self, announcement: Announcement) -> None:
-        announcement = self._announced[announcement.incarnation] = plain(announcement)
+        self._announced[announcement.incarnation] = announcement
         await super().announce(announcement)
 
     @asynccontextmanager

@@ -64,7 +64,7 @@ class SharedMemoryStore(SharedClient):
         self._soon(lambda: self._lose(token))
 
     async def _wait(
-        self, containers: Collection[ContainerId] | None, pipelines: Collection[str], limit: int, suspects: bool
+        self, containers: Collection[ContainerId] | None, pipelines: Collection[str] | None, limit: int, suspects: bool
     ) -> Sequence[Granted]:
         wanted = containers, pipelines, limit, suspects
         while True:

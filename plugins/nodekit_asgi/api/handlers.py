@@ -2,7 +2,6 @@
 
 import logging
 import re
-import time
 from collections.abc import Sequence
 
 from msgspec import UNSET
@@ -137,7 +136,7 @@ async def history(request: Request, node: Node) -> Reply:
     if not found:
         raise HttpError(404, NO_SUCH_JOB)
     held = await node.held([id])
-    return json_reply(wire_history(found[0], now=time.time(), held=held.get(id)))
+    return json_reply(wire_history(found[0], now=node.now(), held=held.get(id)))
 
 
 async def cancel(request: Request, node: Node) -> Reply:

@@ -27,8 +27,11 @@ class Says(Sequence):
         return self.answer
 
 
-def progress(pipeline: Any = None, containers: dict[str, Container] = CONTAINERS, **limits: Any) -> Progress:
-    return Progress({"sequence": pipeline or Sequence()}, lambda _: containers, NodeLimits(**limits), Clock())
+def progress(
+    pipeline: Any = None, containers: dict[str, Container] = CONTAINERS, alone: bool = True, **limits: Any
+) -> Progress:
+    pipelines = {"sequence": pipeline or Sequence()}
+    return Progress(pipelines, lambda _: containers, NodeLimits(**limits), Clock(), alone=alone)
 
 
 def end(job: Job) -> tuple[str, str, str]:
@@ -100,6 +103,7 @@ def test_a_job_that_cannot_go_on_fails_where_it_was_to_go_and_says_why() -> None
     job = make_job("echo")
     for some, end_of in (
         (progress(Says(ValueError("broken"))), ("echo", "internal error of the pipeline")),
+        (progress(containers={}), ("echo", "this node has no such container")),
         (progress(Says(make_step("reverse"))), ("reverse", "its pipeline chose 'reverse', which the request")),
         (Progress({}, lambda _: CONTAINERS, NodeLimits(), Clock()), ("echo", "this node has no pipeline 'sequence'")),
     ):
@@ -108,8 +112,8 @@ def test_a_job_that_cannot_go_on_fails_where_it_was_to_go_and_says_why() -> None
         assert text.startswith(end_of[1])
 
 
-def test_a_step_in_a_container_that_is_not_there_waits_for_it_as_long_as_the_node_says() -> None:
-    due = progress(containers={}, queue_timeout_seconds=60).advance(make_job("echo"))
+def test_beside_others_a_step_in_a_container_that_is_not_there_waits_for_it_as_long_as_the_node_says() -> None:
+    due = progress(containers={}, alone=False, queue_timeout_seconds=60).advance(make_job("echo"))
     assert (due.status, due.due, due.queue_timeout_seconds) == (JobStatus.ACCEPTED, "echo", 60)
 
 

@@ -49,3 +49,13 @@ async def test_the_quickest_answer_counts_as_long_as_it_is_not_too_old(clock: Vi
     await _asked(clock, own, 5.0, seconds=10)
     assert own.now() == pytest.approx(time.time() + 5, abs=0.5)
     assert own.uncertainty_seconds >= 5
+
+
+@pytest.mark.anyio
+async def test_an_engine_whose_clock_was_set_is_followed_at_once(clock: VirtualClock) -> None:
+    own = Clock()
+    await _asked(clock, own, 0.0, seconds=0.001)
+    await _asked(clock, own, -60.0, seconds=0.5)
+    assert own.now() == pytest.approx(time.time() - 60, abs=0.5)
+    await _asked(clock, own, -60.0, seconds=0.001)
+    assert own.now() == pytest.approx(time.time() - 60, abs=0.01)

@@ -1,6 +1,7 @@
 """Nodes on one store, as each of them sees the others: what they announce, and what is wrong between them."""
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
@@ -10,7 +11,20 @@ from components import Function, Gate, SwitchRunner, request, until, until_is
 from http_api import asgi_call
 from msgspec.structs import replace
 
-from nodekit import REMEMBERED_SECONDS, Announcement, Container, Node, NodeLimits, Refusal, StoreFailed, __version__
+from nodekit import (
+    REMEMBERED_SECONDS,
+    AnnouncedContainer,
+    Announcement,
+    Container,
+    Job,
+    Node,
+    NodeLimits,
+    Refusal,
+    Sequence,
+    Step,
+    StoreFailed,
+    __version__,
+)
 from nodekit.node import cluster
 from nodekit.testing import SEQUENCE, Faults, SharedMemory, make_job, make_node
 from nodekit_asgi.app import AsgiApp
@@ -102,7 +116,7 @@ async def test_a_node_sees_the_containers_of_others_beside_its_own(shared: Share
         await sees(front, "near", "far")
         assert set(front.containers) == {"near", "far"}
         assert front.containers["near"] is front.own_containers["near"]
-        assert type(front.containers["far"]) is Container
+        assert type(front.containers["far"]) is AnnouncedContainer
         assert set(front.own_containers) == set(front.running(here=True)) == {"near"}
         assert set(await back.resources()) == set()
         with pytest.raises(TypeError):
@@ -190,6 +204,102 @@ async def _names(node: Node) -> set[str]:
     return set(await live(node))
 
 
+class _Secretive(Container, frozen=True, kw_only=True):
+    """A container of a runner with a setting that is nobody else's business."""
+
+    secret: str
+
+
+def test_of_a_container_its_own_fields_are_announced_and_no_secrets() -> None:
+    container = _Secretive(id="a", rules={"external": False}, queue_timeout_seconds=5, secret="s3cret")
+    announced = AnnouncedContainer.of(container)
+    assert (announced.id, announced.rules, announced.queue_timeout_seconds) == ("a", {"external": False}, 5)
+    assert b"s3cret" not in msgspec.json.encode(announced)
+
+
+def test_facts_that_a_later_version_announces_are_ignored() -> None:
+    later = b'{"name":"a","incarnation":"1","more":1,"containers":{"c":{"id":"c","rules":{},"gpu":{"memory":1}}}}'
+    announced = msgspec.json.decode(later, type=Announcement)
+    assert announced.containers == {"c": AnnouncedContainer(id="c")}
+
+
+async def test_a_container_that_another_node_has_just_started_is_no_reason_to_fail(shared: SharedMemory) -> None:
+    with SharedMemory(lease_seconds=600) as shared:
+        down, up = (SwitchRunner(Container(id="c", when_down="fail"), up=[]) for _ in range(2))
+        async with (
+            make_node(store=shared.store(), runners=[down], name="a") as a,
+            make_node(store=shared.store(), runners=[up], name="b") as b,
+        ):
+            await until_is(lambda: _names(a), {"a", "b"})
+            up.switch("c")
+            await until_is(lambda: _running(a, "b"), ("c",))
+            await anyio.sleep(cluster.LOOK_SECONDS)
+            answers = await b.submit_many([request("c") for _ in range(10)])
+            jobs = await a.wait([answer.id for answer in answers if isinstance(answer, Job)])
+            assert [job.status for job in jobs] == ["success"] * 10
+
+
+async def test_nodes_whose_pipelines_disagree_do_not_hand_a_job_to_and_fro(shared: SharedMemory) -> None:
+    class Chooses(Sequence):
+        def __init__(self, container: str) -> None:
+            self._container = container
+
+        def next_step(self, job: Job) -> Step | None:
+            step = super().next_step(job)
+            return step and replace(step, container=self._container)
+
+    faults = Faults()
+    async with AsyncExitStack() as stack:
+        for name, own, chosen in (("a", "x", "y"), ("b", "y", "x")):
+            store = faults.around(shared.store()) if name == "a" else shared.store()
+            pipelines = {"mine": Chooses(chosen)}
+            runner = only(**{own: _same})
+            node = make_node(store=store, runners=[runner], name=name, pipelines=pipelines)
+            await stack.enter_async_context(node)
+        await until_is(lambda: _names(node), {"a", "b"})
+        await sees(node, "x", "y")
+        await node.submit(request("x", "y", pipeline="mine"))
+        await until(lambda: faults.count("release") >= 1)
+        await anyio.sleep(0.3)
+        assert faults.count("release") <= 2
+
+
+async def test_a_look_at_the_other_nodes_that_fails_is_not_the_request_s_fault(shared: SharedMemory) -> None:
+    faults = Faults()
+    async with make_node(store=faults.around(shared.store()), runners=[only(near=_same)]) as node:
+        await anyio.sleep(cluster.LOOK_SECONDS)
+        faults.before("nodes").fail(StoreFailed("no answer"))
+        with pytest.raises(Refusal, match="Container not supported"):
+            await node.submit(request("far"))
+
+
+async def test_an_announcement_that_hangs_is_a_problem(shared: SharedMemory) -> None:
+    faults = Faults()
+    async with make_node(store=faults.around(shared.store()), runners=[only(near=_same)]) as node:
+        faults.before("announce").hang()
+        with anyio.fail_after(20):
+            while "other nodes of the store cannot be reached" not in await reasons(node):
+                await anyio.sleep(0.02)
+        faults.lift()
+
+
+async def test_a_suspect_is_none_any_more_as_soon_as_a_step_is_stored(shared: SharedMemory) -> None:
+    gate = Gate()
+    async with shared.store() as store:
+        await store.add(jobs := [make_job("quick", "gate"), make_job("quick")])
+        for _ in jobs:
+            [claim] = await store.claim(["quick"], SEQUENCE, 1)
+            held = shared.engine.claims.pop(max(shared.engine.claims))
+            await store._ask(lambda held=held: shared.engine.take_back(held.claim, died=True))
+        async with make_node(store=shared.store(), runners=[only(quick=_same, gate=gate)], name="one") as node:
+            await until(lambda: gate.running)
+            [done] = await node.wait([jobs[1].id])  # while the other one runs on
+            assert (done.status, gate.running) == ("success", 1)
+            gate.opened.set()
+            await node.wait([jobs[0].id])
+        assert claim
+
+
 async def test_takeovers_and_poison_are_counted(shared: SharedMemory, front: Node) -> None:
     async with shared.store() as store:
         (stored,) = await store.add([make_job("later")])
@@ -222,7 +332,7 @@ async def reasons(node: Node) -> str:
         ({"name": "front"}, "another node on this store is named 'front' as well"),
         ({"version": "9.9"}, f"node 'other' runs nodekit 9.9, not {__version__}"),
         (
-            {"containers": {"near": Container(id="near", rules={"external": False})}},
+            {"containers": {"near": AnnouncedContainer(id="near", rules={"external": False})}},
             "container 'near' has other rules on node 'other'",
         ),
     ],

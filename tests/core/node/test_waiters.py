@@ -57,6 +57,21 @@ class Changes:
         self._receiver.close()
 
 
+class Given:
+    """An iterator that gives one change, or fails."""
+
+    def __init__(self, change: Change | Exception) -> None:
+        self._change = change
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Change | None:
+        if isinstance(self._change, Exception):
+            raise self._change
+        return self._change
+
+
 @pytest.fixture
 def changes() -> Iterator[Changes]:
     changes = Changes()
@@ -111,7 +126,7 @@ async def test_giving_up_a_wait_loses_no_change(changes: Changes, waiters: Waite
         assert await changed(waiter) == "a"
 
 
-async def test_after_a_fault_of_the_store_a_waiter_listens_again_and_looks(
+async def test_after_a_fault_of_the_store_a_waiter_looks_and_listens_again_after_a_pause(
     clock: VirtualClock, changes: Changes, waiters: Waiters
 ) -> None:
     seen: list[str | None] = []
@@ -124,10 +139,10 @@ async def test_after_a_fault_of_the_store_a_waiter_listens_again_and_looks(
         tasks.start_soon(wait)
         changes.error = OSError("gone")
         await changes.report(OSError("gone"))
-        assert seen == [None]  # it looks at once
+        assert (seen, changes.listened) == ([None], 1)  # it looks at once
         for number in (2, 3):
-            assert changes.listened == number
             await clock.advance(PAUSE_SECONDS + 0.1)
+            assert (changes.listened, changes.listening, len(seen)) == (number, 0, number)
         changes.error = None
         await clock.advance(PAUSE_SECONDS + 0.1)
         assert changes.listening == 1
@@ -138,13 +153,73 @@ async def test_after_a_fault_of_the_store_a_waiter_listens_again_and_looks(
     assert changes.listening == 0
 
 
+@pytest.mark.parametrize("error", [OSError("gone"), StopAsyncIteration()], ids=["fails", "ends"])
+async def test_changes_that_fail_at_once_each_time_are_asked_for_once_a_second(
+    clock: VirtualClock, changes: Changes, waiters: Waiters, error: Exception
+) -> None:
+    async with waiters.on(["a"]) as waiter:
+        for number in range(1, 4):
+            await changes.report(error)
+            assert await changed(waiter) is None
+            assert changes.listened == number
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(changed, waiter)
+                await settle_down()
+                assert changes.listened == number
+                await clock.advance(PAUSE_SECONDS + 0.1)
+
+
+async def test_a_subscription_that_cannot_be_ended_spoils_no_wait(waiters: Waiters) -> None:
+    class Subscription:
+        async def __aenter__(self) -> AsyncIterator[Change | None]:
+            return Given(Change("a"))
+
+        async def __aexit__(self, *error: object) -> None:
+            raise OSError("gone")
+
+    waiters.subscribe = lambda ids: Subscription()  # type: ignore[assignment, return-value]
+    async with waiters.on(["a"]) as waiter:
+        assert await changed(waiter) == "a"
+
+
+async def test_a_store_may_have_tasks_of_its_own_in_a_subscription(clock: VirtualClock, waiters: Waiters) -> None:
+    entered = 0
+
+    @asynccontextmanager
+    async def subscribe(ids: Collection[str]) -> AsyncIterator[AsyncIterator[Change | None]]:
+        nonlocal entered
+        entered += 1
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(anyio.sleep_forever)
+            yield Given(OSError("gone") if entered == 1 else Change("a"))
+            tasks.cancel_scope.cancel()
+
+    waiters.subscribe = subscribe
+    seen: list[str | None] = []
+
+    async def wait() -> None:
+        async with waiters.on(["a"]) as waiter:
+            for _ in range(3):
+                change = await waiter.changed()
+                seen.append(change and change.id)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(wait)
+        await settle_down()
+        await clock.advance(PAUSE_SECONDS + 0.1)
+    assert seen == [None, None, "a"]
+
+
 async def test_a_store_that_fails_at_the_beginning_is_listened_to_later(
     clock: VirtualClock, changes: Changes, waiters: Waiters
 ) -> None:
     changes.error = OSError("gone")
-    async with waiters.on(["a"]) as waiter:
+    async with waiters.on(["a"]) as waiter, anyio.create_task_group() as tasks:
         changes.error = None
-        assert await changed(waiter) is None
+        tasks.start_soon(changed, waiter)
+        await settle_down()
+        await clock.advance(PAUSE_SECONDS + 0.1)
         await changes.report("a")
         assert await changed(waiter) == "a"
 

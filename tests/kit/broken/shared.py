@@ -408,11 +408,6 @@ class AddsToAnnouncements(Engine):
         await super().announce(number, replace(announcement, containers={**containers, **announcement.containers}))
 
 
-class TellsSecrets(Engine):
-    def plain(self, announcement: Announcement) -> Announcement:
-        return announcement
-
-
 class LosesHalfOfIt(Engine):
     """Keeps of an announcement what its first version had."""
 

@@ -6,7 +6,7 @@ from typing import Any
 import anyio
 from msgspec.structs import replace
 
-from nodekit import Announcement, Container, SharedStore
+from nodekit import AnnouncedContainer, Announcement, SharedStore
 from nodekit.testing.builders.jobs import SEQUENCE
 from nodekit.testing.contracts.shared.base import Open, SharedBase
 
@@ -21,19 +21,13 @@ def _plain(announced: Announcement) -> Announcement:
     )
 
 
-class _Secretive(Container, frozen=True, kw_only=True):
-    """A runner's container with a private field."""
-
-    secret: str
-
-
 class Announcements(SharedBase):
     """Tests of `SharedStoreContract` about what nodes learn of each other."""
 
     def announcement(self, node: str, *ids: str, running: tuple[str, ...] = (), **fields: Any) -> Announcement:
         """Make a node's announcement of these containers. The incarnation has the node's name unless it is given."""
         rules = {"external": False, "allowed_ips": ["10.0.0.0/8"]}
-        containers = {id: Container(id=id, image=f"{id}:1", concurrency=2, rules=rules) for id in ids}
+        containers = {id: AnnouncedContainer(id=id, image=f"{id}:1", concurrency=2, rules=rules) for id in ids}
         fields = {"incarnation": node, "pipelines": SEQUENCE, "version": "1.2.3", **fields}
         return Announcement(name=node, containers=containers, running=running, **fields)
 
@@ -71,16 +65,6 @@ class Announcements(SharedBase):
             await self.knows(store, a, b)
         await other.announce(b := self.announcement("b"))
         await self.knows(third, a, b)
-
-    async def test_of_a_container_its_own_fields_travel_and_no_secrets(self, stores: list[SharedStore]) -> None:
-        container = _Secretive(id="echo", description="says it again", secret="s3cret")  # noqa: S106
-        announced = Announcement(name="a", incarnation="a", containers={"echo": container}, running=("echo",))
-        await stores[0].announce(announced)
-        plain = Container(id="echo", description="says it again")
-        for store in stores:
-            await self.knows(store, replace(announced, containers={"echo": plain}))
-            [member] = await store.nodes()
-            assert type(member.announcement.containers["echo"]) is Container
 
     async def test_an_announcement_stays_as_long_as_its_node_lives(self, stores: list[SharedStore]) -> None:
         one, other, _ = stores

@@ -57,7 +57,7 @@ class StoreBase(KeeperBase):
         count: int,
         *,
         containers: Collection[ContainerId] = ("echo",),
-        pipelines: Collection[str] = SEQUENCE,
+        pipelines: Collection[str] | None = SEQUENCE,
         suspects: bool = True,
     ) -> list[Claim]:
         """Claim until there are `count` claims; a store may give fewer at once."""
@@ -74,7 +74,7 @@ class StoreBase(KeeperBase):
         store: JobStore,
         *,
         containers: Collection[ContainerId] = ("echo",),
-        pipelines: Collection[str] = SEQUENCE,
+        pipelines: Collection[str] | None = SEQUENCE,
         suspects: bool = True,
     ) -> bool:
         """Return True if a claim only waits. Takes `quiet_seconds`."""
