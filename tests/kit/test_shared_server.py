@@ -74,6 +74,7 @@ async def behind_proxy(server: SharedServer) -> AsyncIterator[tuple[TcpProxy, Sh
     """Give a proxy in front of the engine, and a store that connects through it."""
     with TcpProxy(*server.address) as proxy:
         async with SharedServerStore(*proxy.address) as store:
+            await store.now()  # by now its first renewal was answered: the next answer is that of a test's call
             yield proxy, store
 
 
