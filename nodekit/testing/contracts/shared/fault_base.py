@@ -48,7 +48,7 @@ class EngineControl(Protocol):
 
 OpenAt: TypeAlias = Callable[[str, int], SharedStore]
 Breaking: TypeAlias = Callable[[str], AbstractAsyncContextManager[None]]
-"""Has the fault of this name last as long as it is entered."""
+"""Makes the fault of this name last while the context is entered."""
 
 
 class FaultBase(SharedBase):
