@@ -21,7 +21,7 @@ from nodekit import (
 from nodekit import Sequence as SequencePipeline
 from nodekit.testing.builders.jobs import make_request
 from nodekit.testing.contracts.shared.base import Open
-from nodekit.testing.contracts.shared.clocks import clock_of, thread
+from nodekit.testing.contracts.shared.clocks import clock_of, thread_id
 from nodekit.testing.contracts.shared.counting import CountingRunner
 from nodekit.testing.contracts.shared.nodes import SharedNodes
 from nodekit.testing.faults.injection import Faults
@@ -164,7 +164,7 @@ class Clusters(SharedNodes):
         async with self.node(open_store(), going) as node, self.node(open_store(), staying) as other:
             for one in (node, other):
                 await self.eventually(partial(_names, one), {"going", "staying"})
-            await going.goes_down("echo")
+            going.take_down("echo")
             for one in (node, other):
                 await self.sees(one, "echo")
             ids = await self.submitted(node, 6, "echo", "echo")
@@ -253,7 +253,7 @@ class Clusters(SharedNodes):
             places = [await stack.enter_async_context(self.place(open_store())) for _ in range(3)]
             for place, seconds in zip(places, (0, 3600.0, -3600.0), strict=True):
                 if seconds:
-                    stack.enter_context(clock_of(await place.call(thread), seconds))
+                    stack.enter_context(clock_of(await place.call(thread_id), seconds))
             nodes: list[Node] = []
             for number, place in enumerate(places):
                 nodes.append(await place.enter(self.node(place.store, CountingRunner(f"node-{number}"))))
