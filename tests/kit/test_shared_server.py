@@ -7,11 +7,10 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import anyio
 import pytest
-from anyio.abc import ByteStream, SocketAttribute
 from chance import each_run
 from msgspec.structs import replace
 
@@ -31,17 +30,17 @@ from nodekit import (
 from nodekit.testing import (
     SEQUENCE,
     DurableJobStoreContract,
+    EngineFaultContract,
     SharedServer,
     SharedServerStore,
     SharedStoreContract,
+    TcpProxy,
     make_job,
     succeeded,
     unnumbered,
     with_output,
 )
 from nodekit.testing.shared_store.wire import BROKEN, MAX_FRAME_BYTES, Frames, Request, encode, raw
-
-T = TypeVar("T")
 
 TIMEOUT_SECONDS = 20.0
 LONG_LEASE_SECONDS = 30.0
@@ -67,59 +66,16 @@ class TestSharedServerStore(SharedStoreContract, DurableJobStoreContract):
         return running.store
 
 
-# -- a way to the engine that fails -------------------------------------------------------------------
-
-
-class Way:
-    """A way to the engine that can be cut, or swallow what is sent."""
-
-    def __init__(self, address: tuple[str, int]) -> None:
-        self.address = address
-        self.swallows_answers = self.hangs = False
-        self.port = 0
-        self.swallowed = 0
-        self._streams: list[ByteStream] = []
-        self._hanging: set[ByteStream] = set()
-
-    async def carry(self, client: ByteStream) -> None:
-        async with client, await anyio.connect_tcp(*self.address) as engine, anyio.create_task_group() as tasks:
-            self._streams += [client, engine]
-            tasks.start_soon(self._carry, client, engine, False)
-            tasks.start_soon(self._carry, engine, client, True)
-
-    async def _carry(self, source: ByteStream, target: ByteStream, answers: bool) -> None:
-        try:
-            async for some in source:
-                if self.hangs or source in self._hanging or (answers and self.swallows_answers):
-                    self.swallowed += len(some)
-                else:
-                    await target.send(some)
-        except BROKEN:
-            pass
-        await target.aclose()
-
-    def hang(self) -> None:
-        """Let what is connected hang for ever; new connections work."""
-        self._hanging.update(self._streams)
-
-    async def cut(self) -> None:
-        """Cut what is connected; new connections work."""
-        self.hangs = self.swallows_answers = False
-        while self._streams:
-            await self._streams.pop().aclose()
+# -- connections that fail ----------------------------------------------------------------------------
 
 
 @asynccontextmanager
-async def way_to(server: SharedServer) -> AsyncIterator[tuple[Way, SharedServerStore]]:
-    """Give a way to the engine, and a store that takes it."""
-    way = Way(server.address)
-    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
-    async with listener, anyio.create_task_group() as tasks:
-        tasks.start_soon(listener.serve, way.carry)
-        port = listener.extra(SocketAttribute.local_port)
-        async with SharedServerStore("127.0.0.1", port) as store:
-            yield way, store
-        tasks.cancel_scope.cancel()
+async def behind_proxy(server: SharedServer) -> AsyncIterator[tuple[TcpProxy, SharedServerStore]]:
+    """Give a proxy in front of the engine, and a store that connects through it."""
+    with TcpProxy(*server.address) as proxy:
+        async with SharedServerStore(*proxy.address) as store:
+            await store.now()  # by now its first renewal was answered: the next answer is that of a test's call
+            yield proxy, store
 
 
 @pytest.fixture
@@ -145,25 +101,21 @@ async def claimed(store: SharedStore, job: Job | None = None, due: str = "echo")
     return job, claim
 
 
-async def until_stored(call: Callable[[], Awaitable[T]]) -> T:
-    """Repeat a call until it does not fail, as nodes do."""
-    while True:
-        try:
-            return await call()
-        except StoreFailed:
-            await anyio.sleep(0.01)
+async def lost(proxy: TcpProxy, call: Callable[[], Awaitable[object]]) -> None:
+    """Make a call, and lose its answer."""
+    proxy.cut_answers()
+    with anyio.fail_after(TIMEOUT_SECONDS), pytest.raises(StoreFailed):
+        await call()
+    proxy.heal()
 
 
-async def swallowed(way: Way) -> None:
-    """Wait until the way has swallowed something."""
-    with anyio.fail_after(TIMEOUT_SECONDS):
-        while not way.swallowed:
-            await anyio.sleep(0.01)
+until_answered = EngineFaultContract().answered
+"""Repeats a call until it does not fail, as nodes do."""
 
 
 @pytest.mark.anyio
 async def test_a_claim_whose_answer_is_lost_is_given_back_at_once(patient: SharedServer) -> None:
-    async with way_to(patient) as (way, store), patient.store() as other, anyio.create_task_group() as tasks:
+    async with behind_proxy(patient) as (proxy, store), patient.store() as other, anyio.create_task_group() as tasks:
         claims = []
 
         async def claim() -> None:
@@ -171,11 +123,14 @@ async def test_a_claim_whose_answer_is_lost_is_given_back_at_once(patient: Share
 
         tasks.start_soon(claim)
         assert await store.pending()  # the call above is on its way, too
-        way.swallows_answers = True
+        line = store._line
+        assert line is not None
+        proxy.cut_answers()
         await other.add([job := make_job()])
-        await swallowed(way)
-        await way.cut()
         with anyio.fail_after(TIMEOUT_SECONDS):
+            await line.gone.wait()  # the answer is cut, and the connection with it
+            assert claims == []
+            proxy.heal()
             while not claims:
                 await anyio.sleep(0.01)
         assert [(claim.job, claim.takeovers) for claim in claims] == [(job, 0)]
@@ -184,31 +139,19 @@ async def test_a_claim_whose_answer_is_lost_is_given_back_at_once(patient: Share
 
 @pytest.mark.anyio
 async def test_a_stream_whose_claim_is_lost_on_the_way_fails_at_once(patient: SharedServer) -> None:
-    async with way_to(patient) as (way, store), patient.store() as other, anyio.create_task_group() as tasks:
-        failures = []
-        way.swallows_answers = True
-
-        async def add() -> None:
-            try:
-                await store.add_claimed(job)
-            except StoreFailed as error:
-                failures.append(error)
-
+    async with behind_proxy(patient) as (proxy, store), patient.store() as other:
         job = make_job(destination=Location.STREAM)
-        tasks.start_soon(add)
-        await swallowed(way)
-        await way.cut()
+        await lost(proxy, lambda: store.add_claimed(job))
         with anyio.fail_after(TIMEOUT_SECONDS):
             while [one.status for one in await other.get([job.id])] != [JobStatus.FAILED]:
                 await anyio.sleep(0.01)
-        assert failures
 
 
 @pytest.mark.anyio
 async def test_claims_and_subscriptions_outlive_a_connection(patient: SharedServer) -> None:
-    async with way_to(patient) as (way, store), store.changes() as changes:
+    async with behind_proxy(patient) as (proxy, store), store.changes() as changes:
         job, claim = await claimed(store)
-        await way.cut()
+        proxy.drop()
         with anyio.fail_after(TIMEOUT_SECONDS):
             while await anext(changes) is not None:
                 pass
@@ -220,28 +163,16 @@ async def test_claims_and_subscriptions_outlive_a_connection(patient: SharedServ
 
 @pytest.mark.anyio
 async def test_writes_whose_answers_are_lost_can_be_repeated(patient: SharedServer) -> None:
-    async def lost(call: Callable[[], object]) -> None:
-        way.swallowed = 0
-        way.swallows_answers = True
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(cut)
-            with pytest.raises(StoreFailed):
-                await call()
-
-    async def cut() -> None:
-        await swallowed(way)
-        await way.cut()
-
-    async with way_to(patient) as (way, store):
+    async with behind_proxy(patient) as (proxy, store):
         job = make_job("echo", "reverse")
-        await lost(lambda: store.add([job]))
+        await lost(proxy, lambda: store.add([job]))
         assert await store.add([job]) == [job]
         [claim] = await store.claim(["echo"], SEQUENCE, 2)
         begun = with_output(job, due="reverse")
-        await lost(lambda: store.save(claim, begun))
+        await lost(proxy, lambda: store.save(claim, begun))
         await store.save(claim, begun)
         done = succeeded(begun)
-        await lost(lambda: store.save(claim, done))
+        await lost(proxy, lambda: store.save(claim, done))
         with pytest.raises(ClaimLost):
             await store.save(claim, done)
         [kept] = await store.get([job.id])
@@ -251,9 +182,9 @@ async def test_writes_whose_answers_are_lost_can_be_repeated(patient: SharedServ
 
 @pytest.mark.anyio
 async def test_an_engine_that_does_not_answer_costs_no_more_than_a_lease(server: SharedServer) -> None:
-    async with way_to(server) as (way, store), server.store() as other:
+    async with behind_proxy(server) as (proxy, store), server.store() as other:
         job, claim = await claimed(store)
-        way.hangs = True
+        proxy.hang()
         with anyio.fail_after(TIMEOUT_SECONDS), pytest.raises(StoreFailed):
             await store.get([job.id])
         with anyio.fail_after(TIMEOUT_SECONDS), claim.scope:
@@ -263,13 +194,13 @@ async def test_an_engine_that_does_not_answer_costs_no_more_than_a_lease(server:
         with anyio.fail_after(TIMEOUT_SECONDS):
             [again] = await other.claim(["echo"], SEQUENCE, 1)
             assert again.takeovers == 1
-            way.hangs = False  # the connection is dead; the store makes a new one
-            assert await until_stored(lambda: store.get([job.id])) == [job]
+            proxy.heal()  # what was held back arrives, and comes too late
+            assert await until_answered(lambda: store.get([job.id])) == [job]
 
 
 @pytest.mark.anyio
 async def test_a_connection_that_hangs_is_replaced_and_its_calls_with_it(server: SharedServer) -> None:
-    async with way_to(server) as (way, store), server.store() as other, anyio.create_task_group() as tasks:
+    async with behind_proxy(server) as (proxy, store), server.store() as other, anyio.create_task_group() as tasks:
         _, held = await claimed(store, make_job("reverse", "echo", priority=0), "reverse")
         claims: list[Any] = []
 
@@ -278,9 +209,9 @@ async def test_a_connection_that_hangs_is_replaced_and_its_calls_with_it(server:
 
         tasks.start_soon(claim)
         await store.now()
-        way.hang()
+        proxy.half_open()
         with anyio.fail_after(TIMEOUT_SECONDS):
-            await until_stored(store.now)
+            await until_answered(store.now)
             await other.add([job := make_job()])
             while not claims:
                 await anyio.sleep(0.01)
@@ -328,7 +259,7 @@ async def test_a_claim_waits_for_an_engine_that_comes_back(patient: SharedServer
         patient.start()
         with anyio.fail_after(TIMEOUT_SECONDS):
             job = make_job()
-            await until_stored(lambda: other.add([job]))
+            await until_answered(lambda: other.add([job]))
             while not claims:
                 await anyio.sleep(0.01)
         assert claims[0].job == job

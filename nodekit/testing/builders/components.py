@@ -1,4 +1,7 @@
-"""Small real components in memory. No other module here imports plugins; this one does when a function is called."""
+"""Small real components, in memory unless a path is given.
+
+No other module here imports plugins; this one does when a function is called.
+"""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -60,10 +63,13 @@ def make_function_runner(
 
 def make_table(path: Path | None = None) -> JobTable:
     """Make a table in memory; it outlives the store around it. With a path, its jobs survive a crash of the process."""
-    from nodekit_memory import MemoryTable
+    if path is None:
+        from nodekit_memory import MemoryTable
+
+        return MemoryTable()
     from nodekit_sqlite import SqliteTable
 
-    return MemoryTable() if path is None else SqliteTable(path, synchronous="NORMAL")
+    return SqliteTable(path, synchronous="NORMAL")
 
 
 def make_store() -> JobStore:

@@ -79,11 +79,14 @@ class TcpProxy:
         self._portal.call(self._forget_all)
 
     def hang(self) -> None:
-        """Carry nothing, in new connections neither. After `heal`, everything that was held back flows on."""
+        """Carry nothing, neither in present nor in new connections.
+
+        After `heal`, everything that was held back flows on.
+        """
         self._portal.call(self._switch, _State.HANGING)
 
     def slow(self, seconds: float) -> None:
-        """Hold back what is sent, in either direction, by so many seconds."""
+        """Delay everything by so many seconds, in both directions."""
         self._portal.call(self._switch, _State.SLOW, seconds)
 
     def refuse(self) -> None:
@@ -167,7 +170,7 @@ class TcpProxy:
             try:
                 chunk = await loop.sock_recv(source, _CHUNK_BYTES)
             finally:
-                await self._held_back()
+                await self._held_back()  # a reset is held back like data
             if answers and self._state is _State.CUTTING_ANSWERS:
                 raise ConnectionResetError("the answer is cut")
             await loop.sock_sendall(target, chunk)

@@ -46,7 +46,7 @@ class SharedClaim:
 
 
 class SharedClient(ABC):
-    """A `SharedStore`, but for the way to its engine."""
+    """A `SharedStore` without its connection to the engine; subclasses add that."""
 
     def __init__(self) -> None:
         self._claims: dict[int, SharedClaim] = {}
@@ -61,7 +61,7 @@ class SharedClient(ABC):
     async def _wait(
         self, containers: Collection[ContainerId] | None, pipelines: Collection[str] | None, limit: int, suspects: bool
     ) -> Sequence[Granted]:
-        """Call the engine's `claim`. To cancel this loses no job."""
+        """Call the engine's `claim`. Cancelling it loses no job."""
 
     @abstractmethod
     def changes(

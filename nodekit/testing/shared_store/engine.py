@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from secrets import randbits
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import msgspec
@@ -38,7 +38,8 @@ from nodekit import (
 )
 
 OF_SESSION = {"add_claimed", "announce", "claim", "give_back", "renew"}
-"""Calls that belong to a session; their `number` is not the caller's to choose."""
+"""Calls in the session of their client. Their parameter `number` is that session's number; the server sets it, so that
+no client acts in the session of another."""
 
 
 class Granted(msgspec.Struct):
@@ -299,8 +300,9 @@ class Engine:
         session.name = announcement.name
         self.members[announcement.incarnation] = number, Member(self.plain(announcement), self.time(), live=True)
 
+    # a method of its own, so that broken engines can replace it
     def plain(self, announcement: Announcement) -> Announcement:
-        return announcement  # a method, so that broken engines can change what they keep
+        return announcement
 
     def see(self, number: int, *, live: bool, at: float | None = None) -> None:
         """Note a sign of life of a session's nodes, or their end. `at` is None for a node that died."""
@@ -330,3 +332,9 @@ class Engine:
             begun()
             async for change in changes:
                 put(change)
+
+
+def granted(result: object) -> list[Granted]:
+    """Return the claims in the result of a call: one, a list of them, or none."""
+    results: list[object] = cast("list[object]", result) if isinstance(result, list) else [result]
+    return [one for one in results if isinstance(one, Granted)]

@@ -12,7 +12,7 @@ from anyio.abc import ByteStream
 
 from nodekit import Change, JobId, StoreFailed
 from nodekit.concurrency.signal import Signal
-from nodekit.testing.shared_store.engine import Granted
+from nodekit.testing.shared_store.engine import granted
 from nodekit.testing.shared_store.wire import (
     BROKEN,
     CANCEL,
@@ -112,7 +112,7 @@ class Line:
         elif answer.id in self._followers:
             self._followers[answer.id](_decode_change(answer.value))
         elif method := self._given_up.pop(answer.id, None):
-            self._give_back(method, answer)
+            self._return_claims(method, answer)
 
     # -- calls ------------------------------------------------------------------------------------
 
@@ -151,7 +151,7 @@ class Line:
             await call.done.wait()
         except BaseException:
             if method in _GRANTING and call.answer is not None:
-                self._give_back(method, call.answer)
+                self._return_claims(method, call.answer)
             elif self._calls.pop(number, None) and method in _GRANTING:
                 self._given_up[number] = method
                 self._post(encode(Request(number, CANCEL)))
@@ -162,11 +162,10 @@ class Line:
             raise error_of(call.answer.failure)
         return call.answer.value
 
-    def _give_back(self, method: str, answer: Answer) -> None:
+    def _return_claims(self, method: str, answer: Answer) -> None:
         """Give back the claims of an answer whose caller has gone."""
         if answer.failure is None:
-            result: Granted | Sequence[Granted] = method_of(method, "").result(answer.value)
-            self.give_back([one.token for one in ([result] if isinstance(result, Granted) else result)])
+            self.give_back([one.token for one in granted(method_of(method, "").result(answer.value))])
 
     def give_back(self, tokens: Sequence[int]) -> None:
         """Give back claims, without waiting for it."""

@@ -42,7 +42,10 @@ class SharedServerStore(SharedClient):
     """A `SharedStore` on the engine that listens at an address, as `SharedServer` starts it."""
 
     def __init__(self, host: str, port: int, *, connect_seconds: float = 5.0) -> None:
-        """`connect_seconds` is the time for the first connection. The engine names the lease, which limits the rest."""
+        """`connect_seconds` limits the first connection.
+
+        Later calls are limited by the lease, which the engine reports.
+        """
         super().__init__()
         self._host, self._port = host, port
         self._lease_seconds = connect_seconds
@@ -142,14 +145,14 @@ class SharedServerStore(SharedClient):
     async def _begin(self, line: Line) -> None:
         """Go on with the session, or begin one. Agree with the engine on claims, announcements and subscriptions."""
         began_at, earlier = time.monotonic(), self._session
-        welcome: Welcome = await self._soon(line, "resume", session=earlier, tokens=list(self._claims))
+        welcome: Welcome = await self._ask(line, "resume", session=earlier, tokens=list(self._claims))
         self._session, self._lease_seconds = welcome.session, welcome.lease_seconds
         self._renewed(began_at)  # again, since the first answer has told how long a lease is
         for token in welcome.lost:
             self._lose(token)
         if self._session != earlier:
             for announcement in self._announced.values():
-                await self._soon(line, "announce", announcement=announcement)
+                await self._ask(line, "announce", announcement=announcement)
         while unknown := [one for one in self._subscriptions if one.line is not line]:
             for subscription in unknown:
                 await self._answered(subscription.begin(line))
@@ -158,12 +161,12 @@ class SharedServerStore(SharedClient):
     async def _renew(self, line: Line) -> None:
         """Renew the session until the connection breaks, or hangs."""
         while not line.gone.is_set():
-            if not await self._soon(line, "renew"):
+            if not await self._ask(line, "renew"):
                 await self._begin(line)
             with anyio.move_on_after(self.lease_seconds / 4):
                 await line.gone.wait()
 
-    async def _soon(self, line: Line, method: str, **arguments: Any) -> Any:
+    async def _ask(self, line: Line, method: str, **arguments: Any) -> Any:
         return await self._answered(line.call(method, **arguments))
 
     async def _answered(self, call: Coroutine[Any, Any, T]) -> T:

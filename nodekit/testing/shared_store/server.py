@@ -5,7 +5,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import anyio
 import msgspec
@@ -13,7 +13,7 @@ from anyio.abc import ByteStream, SocketAttribute, TaskGroup
 
 from nodekit import StoreFailed
 from nodekit.testing.builders.components import make_table
-from nodekit.testing.shared_store.engine import OF_SESSION, Engine, Granted, Ticket
+from nodekit.testing.shared_store.engine import OF_SESSION, Engine, Ticket, granted
 from nodekit.testing.shared_store.wire import (
     BROKEN,
     CANCEL,
@@ -54,7 +54,7 @@ class Server:
 
 
 class Connection:
-    """A connection of a client. Its calls outlive it, but for those that wait."""
+    """A connection of a client. Its calls outlive it, except those that wait."""
 
     def __init__(self, server: Server, stream: ByteStream) -> None:
         self._server, self._engine = server, server.engine
@@ -142,7 +142,7 @@ class Connection:
         try:
             await self._outbox.send(frame)
         except BROKEN:
-            tokens = [one.token for one in _granted(result)]
+            tokens = [one.token for one in granted(result)]
             with _logged("a job that nobody waits for cannot be given back"):
                 await self._engine.give_back(self._session, tokens)
 
@@ -201,12 +201,6 @@ class Connection:
                 await self._outbox.send(encode(Answer(number, raw(True))))
                 async for change in changes:
                     await self._outbox.send(encode(Answer(number, raw(change))))
-
-
-def _granted(result: object) -> list[Granted]:
-    """Return the claims in the result of a call."""
-    results: list[object] = cast("list[object]", result) if isinstance(result, list) else [result]
-    return [one for one in results if isinstance(one, Granted)]
 
 
 @contextmanager

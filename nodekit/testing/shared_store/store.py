@@ -43,7 +43,7 @@ class SharedMemoryStore(SharedClient):
         self._tasks.cancel_scope.cancel()
         await self._tasks.__aexit__(None, None, None)
         with anyio.CancelScope(shield=True):
-            await self._ask(lambda: self.engine.end(self._session, died=False))
+            await self._ask(self.engine.leave, self._session)
 
     async def _ask(self, method: Callable[..., Awaitable[T]], *args: Any) -> T:
         """Call the engine; the call completes even if the caller is cancelled."""

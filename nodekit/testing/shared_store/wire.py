@@ -8,7 +8,7 @@ the wire gives what a call in the same process gives.
 import inspect
 import struct
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, get_type_hints
 
 import anyio
 import msgspec
@@ -30,8 +30,6 @@ from nodekit import (
 )
 from nodekit.testing.shared_store.engine import Engine
 
-T = TypeVar("T")
-
 MAX_FRAME_BYTES = 64 << 20
 BROKEN = (OSError, EOFError, anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream)
 """Errors of a connection that is gone."""
@@ -48,7 +46,8 @@ _OF_CLUSTER = ("announce", "nodes", "now", "held", "queues")
 _OF_STORE = ("add", "get", "find", "delete", "expire", "pending")
 _OF_RECORDS = ("get", "put", "delete", "scan", "batch")
 _SUPPLIED = {"self", "number", "ticket", "lose", "begun", "put"}
-"""Parameters that the server knows itself."""
+"""Parameters that the server sets. A session is named `number` where the server sets it, as that of the connection, and
+`session` where the client sends it: it has no connection yet, or leaves over another one."""
 
 
 class ProtocolError(NodekitError):

@@ -8,7 +8,8 @@ from typing import TypeAlias
 import anyio
 import pytest
 
-from nodekit import JobId, JobStore, SharedStore
+from nodekit import Claim, JobId, JobStore, SharedStore
+from nodekit.testing.contracts.bounds import within
 from nodekit.testing.contracts.shared.other_process import Elsewhere, elsewhere
 from nodekit.testing.contracts.stores.base import StoreBase
 
@@ -74,8 +75,21 @@ class SharedBase(StoreBase):
         """Give a place of its own to a store that is not entered yet."""
         return elsewhere(store, self.hold)
 
+    @property
+    def few_leases(self) -> float:
+        """Time limit for what must happen within a few leases."""
+        return self.timeout_seconds + 3 * self.lease_seconds
+
+    async def comes(self, what: str, holds: Callable[[], bool], *, seconds: float | None = None) -> None:
+        """Wait until a condition holds: for `seconds`, by default for a few leases."""
+        with within(seconds or self.few_leases, what):
+            while True:
+                if holds():
+                    return
+                await anyio.sleep(POLL_SECONDS)
+
     async def eventually(self, ask: Callable[[], Awaitable[object]], expected: object) -> None:
-        """Ask again and again until the answer is the expected one."""
+        """Ask a store again and again until the answer is the expected one."""
         answer = await ask()
         with anyio.move_on_after(self.timeout_seconds):
             while answer != expected:
@@ -86,3 +100,8 @@ class SharedBase(StoreBase):
     async def failures(self, store: JobStore, ids: Sequence[JobId]) -> list[str | None]:
         """Return the kinds of the jobs' errors."""
         return [job.error.kind if job.error else None for job in await store.get(ids)]
+
+
+async def is_cancelled(claim: Claim) -> bool:
+    """Return True if the claim's scope is cancelled. Called in the place that has the claim."""
+    return claim.scope.cancel_called

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 
-async def thread() -> int:
+async def thread_id() -> int:
     """Return the number of this thread, for `clock_of`."""
     return threading.get_ident()
 

@@ -21,7 +21,7 @@ from nodekit import (
 from nodekit import Sequence as SequencePipeline
 from nodekit.testing.builders.jobs import make_request
 from nodekit.testing.contracts.shared.base import Open
-from nodekit.testing.contracts.shared.clocks import clock_of, thread
+from nodekit.testing.contracts.shared.clocks import clock_of, thread_id
 from nodekit.testing.contracts.shared.counting import CountingRunner
 from nodekit.testing.contracts.shared.nodes import SharedNodes
 from nodekit.testing.faults.injection import Faults
@@ -91,11 +91,8 @@ class Clusters(SharedNodes):
                 assert cancelled.status is JobStatus.CANCELLED
                 with anyio.fail_after(self.timeout_seconds):
                     assert await node.wait([id]) == [cancelled]
-                await self.eventually(lambda: self._aborted(runner), 1)
+                await self.comes("a call is aborted", lambda: runner.aborted == 1)
                 assert await other.fetch([id]) == [cancelled]
-
-    async def _aborted(self, runner: CountingRunner) -> int:
-        return runner.aborted
 
     async def test_nodes_whose_store_fails_now_and_then_finish_all_jobs(self, open_store: Open) -> None:
         runners = [CountingRunner(name) for name in "ab"]
@@ -164,7 +161,7 @@ class Clusters(SharedNodes):
         async with self.node(open_store(), going) as node, self.node(open_store(), staying) as other:
             for one in (node, other):
                 await self.eventually(partial(_names, one), {"going", "staying"})
-            await going.goes_down("echo")
+            going.take_down("echo")
             for one in (node, other):
                 await self.sees(one, "echo")
             ids = await self.submitted(node, 6, "echo", "echo")
@@ -233,11 +230,12 @@ class Clusters(SharedNodes):
                     await self.called(runner, NEIGHBOURS, index=0)
                     submit = partial(self.submitted, node, 1, "echo", data={"poison": 1}, priority=0)
                     [poison] = await there.call(submit)  # later nodes run it before its neighbours
-                await self.eventually(partial(_calls_of, runner, poison), 1)
+                await self.comes(f"{runner.name} runs the poison", partial(runner.calls.__contains__, (poison, 0)))
+                assert runner.calls[poison, 0] == 1
                 runner.armed.set()
             living = CountingRunner("living")
             async with self.node(open_store(), living) as node:
-                with anyio.fail_after(self.timeout_seconds + 3 * self.lease_seconds):
+                with anyio.fail_after(self.few_leases):
                     [failed] = await node.wait([poison])
                 assert failed.error is not None
                 assert failed.error.kind == "poison"
@@ -253,7 +251,7 @@ class Clusters(SharedNodes):
             places = [await stack.enter_async_context(self.place(open_store())) for _ in range(3)]
             for place, seconds in zip(places, (0, 3600.0, -3600.0), strict=True):
                 if seconds:
-                    stack.enter_context(clock_of(await place.call(thread), seconds))
+                    stack.enter_context(clock_of(await place.call(thread_id), seconds))
             nodes: list[Node] = []
             for number, place in enumerate(places):
                 nodes.append(await place.enter(self.node(place.store, CountingRunner(f"node-{number}"))))
@@ -276,7 +274,3 @@ class Clusters(SharedNodes):
 async def _names(node: Node) -> set[str]:
     """Return the names of the live nodes, as a node knows them."""
     return {member.announcement.name for member in await node.members() if member.live}
-
-
-async def _calls_of(runner: CountingRunner, id: JobId) -> int:
-    return runner.calls[id, 0]

@@ -72,7 +72,7 @@ class CountingRunner:
         """Release all calls; hold none from now on."""
         self._opened.set()
 
-    async def goes_down(self, id: ContainerId) -> None:
+    def take_down(self, id: ContainerId) -> None:
         """Stop a container."""
         self._down.add(id)
         self._changed.set()

@@ -22,7 +22,12 @@ CUT_OFF = ("hanging", "refused", "lost_answers")
 """Faults during which the store hears nothing from its engine."""
 OF_CONNECTIONS = (*ONCE, *CUT_OFF, "slow")
 OF_ENGINES = ("killed", "read_only")
+LONG = (*CUT_OFF, *OF_ENGINES)
+"""Faults that last until the health of a node reports them."""
 FAULTS = (*OF_CONNECTIONS, *OF_ENGINES)
+
+KILLED = pytest.mark.parametrize("fault", ["killed"])
+READ_ONLY = pytest.mark.parametrize("fault", ["read_only"])
 
 
 class EngineControl(Protocol):
@@ -48,7 +53,7 @@ class EngineControl(Protocol):
 
 OpenAt: TypeAlias = Callable[[str, int], SharedStore]
 Breaking: TypeAlias = Callable[[str], AbstractAsyncContextManager[None]]
-"""Has the fault of this name last as long as it is entered."""
+"""Makes the fault of this name last while the context is entered."""
 
 
 class FaultBase(SharedBase):
@@ -147,11 +152,6 @@ class FaultBase(SharedBase):
 
     # -- calls that may fail ----------------------------------------------------------------------
 
-    @property
-    def few_leases(self) -> float:
-        """Time limit for what must happen within a few leases."""
-        return self.timeout_seconds + 3 * self.lease_seconds
-
     async def answered(self, call: Callable[[], Awaitable[T]]) -> T:
         """Repeat a call as long as it raises `StoreFailed`, as a node does."""
         while True:
@@ -193,14 +193,6 @@ class FaultBase(SharedBase):
                 await turn()
                 claims += await self.answered(lambda: store.claim(["echo", "reverse"], SEQUENCE, len(jobs)))
         return sorted(claims, key=lambda claim: claim.job.id)
-
-    async def comes(self, what: str, holds: Callable[[], bool], *, seconds: float | None = None) -> None:
-        """Wait until a condition holds, for a few leases unless it is said for how long."""
-        with within(seconds or self.few_leases, what):
-            while True:
-                if holds():
-                    return
-                await anyio.sleep(POLL_SECONDS)
 
     async def are_cancelled(self, claims: Sequence[Claim], whose: str) -> None:
         """Wait until the scopes of all claims are cancelled."""

@@ -25,7 +25,7 @@ from nodekit.interfaces.store import StoringStore
 from nodekit.testing.builders.jobs import SEQUENCE, make_job, succeeded, unnumbered, with_output
 from nodekit.testing.contracts.bounds import within
 from nodekit.testing.contracts.shared.base import POLL_SECONDS
-from nodekit.testing.contracts.shared.fault_base import FAULTS, Breaking, FaultBase
+from nodekit.testing.contracts.shared.fault_base import FAULTS, OF_ENGINES, Breaking, FaultBase
 from nodekit.testing.contracts.stores.base import CANCELLED, CLIENTS
 
 Calls = Mapping[str, Callable[[], Awaitable[object]]]
@@ -141,7 +141,7 @@ class FaultCalls(FaultBase):
             for listener in heard.values():
                 await tasks.start(listener.run)
             async with breaking(fault):
-                if fault not in ("killed", "read_only"):
+                if fault not in OF_ENGINES:
                     await near.settle(first.id, CANCELLED, client=None)
                 await self.lasts(fault, leases=0.5)
             await self.answered_soon("settle", lambda: near.settle(first.id, CANCELLED, client=None))
@@ -177,7 +177,7 @@ class FaultCalls(FaultBase):
             async with anyio.create_task_group() as tasks:
                 for client in CLIENTS:
                     tasks.start_soon(add, client)
-                for _ in range(3 if fault in ("dropped", "lost_answers") else 1):
+                for _ in range(_times(fault)):
                     await anyio.sleep(self.quiet_seconds)
                     async with breaking(fault):
                         await self.lasts(fault, leases=0.3)
@@ -212,7 +212,7 @@ class FaultCalls(FaultBase):
                 async with anyio.create_task_group() as tasks:
                     for claim in claims:
                         tasks.start_soon(self._save_until, over, near, far, claim, ends)
-                    for _ in range(3 if fault in ("dropped", "lost_answers") else 1):
+                    for _ in range(_times(fault)):
                         await anyio.sleep(self.quiet_seconds)
                         async with breaking(fault):
                             await self.lasts(fault, leases=0.3)
@@ -306,6 +306,11 @@ class _Listener:
     async def _look(self) -> None:
         jobs = await self._store.get(await self._store.find(JobQuery(limit=10)))
         self.ended |= {job.id for job in jobs if job.status.finished}
+
+
+def _times(fault: str) -> int:
+    """Return how often a test has a fault: more often if its effect depends on the moment."""
+    return 3 if fault in ("dropped", "lost_answers") else 1
 
 
 def _is_right(name: str, end: object) -> bool:

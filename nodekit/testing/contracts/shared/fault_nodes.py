@@ -10,12 +10,10 @@ from nodekit import Event, JobFinished, JobId, Node
 from nodekit.testing.contracts.bounds import within
 from nodekit.testing.contracts.shared.base import POLL_SECONDS, Open
 from nodekit.testing.contracts.shared.counting import CountingRunner
-from nodekit.testing.contracts.shared.fault_base import CUT_OFF, FAULTS, Breaking, FaultBase
+from nodekit.testing.contracts.shared.fault_base import FAULTS, LONG, READ_ONLY, Breaking, FaultBase
 from nodekit.testing.contracts.shared.nodes import SharedNodes
 
 JOBS = 30
-LONG = (*CUT_OFF, "killed", "read_only")
-"""Faults that last until the health of a node reports them."""
 
 
 class _Ends:
@@ -72,7 +70,7 @@ class FaultNodes(FaultBase, SharedNodes):
                 await self.submitted(node, 2, "echo")
                 await anyio.sleep(self.lease_seconds / 5)
 
-    @pytest.mark.parametrize("fault", ["read_only"])
+    @READ_ONLY
     async def test_a_result_that_cannot_be_written_is_kept_and_its_step_is_called_once(
         self, open_store: Open, breaking: Breaking, fault: str
     ) -> None:

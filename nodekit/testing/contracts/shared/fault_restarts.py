@@ -4,20 +4,16 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import cast
 
 import anyio
 import pytest
 
 from nodekit import UNFINISHED, Claim, ClaimLost, Job, JobId, JobQuery, JobStatus, Outcome, SharedStore, StoreFailed
-from nodekit.interfaces.store import StoringStore
 from nodekit.testing.builders.jobs import SEQUENCE, make_job, succeeded, with_output
 from nodekit.testing.contracts.bounds import within
-from nodekit.testing.contracts.shared.fault_base import Breaking, FaultBase
+from nodekit.testing.contracts.shared.fault_base import KILLED, READ_ONLY, Breaking, FaultBase
 from nodekit.testing.contracts.stores.base import CANCELLED
-
-KILLED = pytest.mark.parametrize("fault", ["killed"])
-READ_ONLY = pytest.mark.parametrize("fault", ["read_only"])
+from nodekit.testing.contracts.stores.storing import storage_of
 
 
 class FaultRestarts(FaultBase):
@@ -60,9 +56,7 @@ class FaultRestarts(FaultBase):
     async def test_records_of_plugins_survive_a_kill_of_the_engine(
         self, far: SharedStore, breaking: Breaking, fault: str
     ) -> None:
-        if not hasattr(far, "storage"):
-            pytest.skip("the store keeps no records of plugins")
-        records = cast(StoringStore, far).storage("suite")
+        records = storage_of(far)
         version = await records.put("kept", b"value")
         await records.put("deleted", b"value")
         await records.delete("deleted")

@@ -11,9 +11,9 @@ from msgspec.structs import replace
 
 from nodekit import UNFINISHED, Claim, ClaimLost, Job, JobId, JobQuery, JobStatus, Location, Outcome, SharedStore
 from nodekit.testing.builders.jobs import SEQUENCE, make_job, succeeded, with_output
-from nodekit.testing.contracts.bounds import turn, within
-from nodekit.testing.contracts.shared.base import NOTHING, Open, SharedBase
-from nodekit.testing.contracts.shared.clocks import clock_of, thread
+from nodekit.testing.contracts.bounds import turn
+from nodekit.testing.contracts.shared.base import NOTHING, Open, SharedBase, is_cancelled
+from nodekit.testing.contracts.shared.clocks import clock_of, thread_id
 from nodekit.testing.contracts.shared.other_process import Elsewhere, awaited
 from nodekit.testing.contracts.stores.base import CANCELLED
 
@@ -31,11 +31,8 @@ class Leases(SharedBase):
 
     async def taken_over(self, store: SharedStore, *jobs: Job) -> list[Claim]:
         """Wait until the store gives these jobs, and return their claims in the order of the jobs."""
-        claims: list[Claim] = []
-        with within(self.timeout_seconds + self.lease_seconds, f"`claim` gives the {len(jobs)} jobs of a dead node"):
-            while len(claims) < len(jobs):
-                await turn()
-                claims += await store.claim(["echo", "reverse"], SEQUENCE, len(jobs) - len(claims))
+        seconds = self.timeout_seconds + self.lease_seconds
+        claims = await self.claims(store, len(jobs), containers=["echo", "reverse"], seconds=seconds)
         assert {claim.job.id for claim in claims} == {job.id for job in jobs}
         return sorted(claims, key=lambda claim: claim.job.id)
 
@@ -47,7 +44,7 @@ class Leases(SharedBase):
                 with pytest.raises(ClaimLost):
                     await there.call(write, claim, job)
         assert await there.call(there.store.get, [claim.job.id]) == before
-        await self.eventually(lambda: there.call(_is_cancelled, claim), True)
+        await self.eventually(lambda: there.call(is_cancelled, claim), True)
 
     # -- as long as a node lives ------------------------------------------------------------------
 
@@ -279,7 +276,7 @@ class Leases(SharedBase):
         async with self.another(open_store) as there:
             held, delayed = await self.claimed(store), await self.claimed(store)
             [other] = await self.claimed_there(there, make_job())
-            ident = await there.call(thread)
+            ident = await there.call(thread_id)
             with clock_of(ident, seconds):
                 await there.call(there.store.release, other, other.job, delay_seconds=self.short)
                 await store.release(delayed, delayed.job, delay_seconds=self.short)
@@ -293,10 +290,6 @@ class Leases(SharedBase):
                 await store.save(held, succeeded(held.job))
                 await there.stand_still()
                 await self.taken_over(store, again.job)
-
-
-async def _is_cancelled(claim: Claim) -> bool:
-    return claim.scope.cancel_called
 
 
 async def _cancelled(claim: Claim) -> None:

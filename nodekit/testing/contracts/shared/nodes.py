@@ -36,11 +36,9 @@ class SharedNodes(SharedBase):
 
     async def sees(self, node: Node, *containers: ContainerId) -> None:
         """Wait until a node knows that exactly these containers can be called."""
-
-        async def running() -> set[ContainerId]:
-            return set(node.running())
-
-        await self.eventually(running, set(containers))
+        await self.comes(
+            f"the node knows where {', '.join(containers)} run", lambda: set(node.running()) == set(containers)
+        )
 
     async def submitted(self, node: Node, count: int, *containers: ContainerId, **fields: Any) -> list[JobId]:
         """Submit jobs, and assert that all are accepted."""
@@ -66,8 +64,5 @@ class SharedNodes(SharedBase):
 
     async def called(self, runner: CountingRunner, count: int, index: int) -> None:
         """Wait until `count` jobs are in the step with this index."""
-
-        async def jobs() -> int:
-            return sum(at == index for _, at in list(runner.calls))
-
-        await self.eventually(jobs, count)
+        what = f"{count} jobs are in their step {index}"
+        await self.comes(what, lambda: sum(at == index for _, at in list(runner.calls)) == count)

@@ -8,7 +8,7 @@ from nodekit import Announcement, QueueState, SharedStore
 from nodekit.testing.builders.jobs import SEQUENCE, make_job, succeeded, with_output
 from nodekit.testing.contracts.bounds import turn, within
 from nodekit.testing.contracts.shared.base import Open, SharedBase
-from nodekit.testing.contracts.shared.clocks import clock_of, thread
+from nodekit.testing.contracts.shared.clocks import clock_of, thread_id
 
 CLIENTS = 10_000
 AT_ONCE = 250
@@ -78,7 +78,7 @@ class Overview(SharedBase):
 
     async def test_the_engine_has_one_clock(self, open_store: Open, store: SharedStore) -> None:
         async with self.another(open_store) as there:
-            with clock_of(await there.call(thread), 86_400.0):
+            with clock_of(await there.call(thread_id), 86_400.0):
                 for _ in range(3):
                     here, away, again = await store.now(), await there.call(there.store.now), await store.now()
                     assert here <= away <= again

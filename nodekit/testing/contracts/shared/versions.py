@@ -5,7 +5,7 @@ import pytest
 
 from nodekit import Claim, SharedStore
 from nodekit.testing.builders.jobs import SEQUENCE, make_job, succeeded, with_output
-from nodekit.testing.contracts.shared.base import Open, SharedBase
+from nodekit.testing.contracts.shared.base import Open, SharedBase, is_cancelled
 
 
 class Versions(SharedBase):
@@ -35,8 +35,9 @@ class Versions(SharedBase):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(wait)
                 async with other_version:
-                    await other_version.add([job := make_job("slow")])  # heard by one that waited before the upgrade
-                    await self.eventually(lambda: self._jobs(waiting), [job])
+                    await other_version.add([job := make_job("slow")])
+                    what = "a call of `claim` that waited before the upgrade gets the job"
+                    await self.comes(what, lambda: [claim.job for claim in waiting] == [job])
                     assert await other_version.get([old_claim.job.id]) == [old_claim.job]
                     assert await other_version.add([make_job(idempotency_key="k")]) == [old_claim.job]
                     await store.save(old_claim, saved := with_output(old_claim.job, {"a": 1}, due="reverse"))
@@ -60,11 +61,4 @@ class Versions(SharedBase):
             assert (taken.job, taken.takeovers) == (job, 1)
             await store.save(taken, succeeded(taken.job))
             there.go_on()
-            await self.eventually(lambda: there.call(_is_cancelled, claim), True)
-
-    async def _jobs(self, claims: list[Claim]) -> list[object]:
-        return [claim.job for claim in claims]
-
-
-async def _is_cancelled(claim: Claim) -> bool:
-    return claim.scope.cancel_called
+            await self.eventually(lambda: there.call(is_cancelled, claim), True)

@@ -59,10 +59,11 @@ class StoreBase(KeeperBase):
         containers: Collection[ContainerId] = ("echo",),
         pipelines: Collection[str] | None = SEQUENCE,
         suspects: bool = True,
+        seconds: float | None = None,
     ) -> list[Claim]:
         """Claim until there are `count` claims; a store may give fewer at once."""
         claims: list[Claim] = []
-        with within(self.timeout_seconds, f"`claim` gives {count} jobs that are due"):
+        with within(seconds or self.timeout_seconds, f"`claim` gives {count} jobs that are due"):
             while len(claims) < count:
                 some = await store.claim(containers, pipelines, count - len(claims), suspects=suspects)
                 assert 1 <= len(some) <= count - len(claims)
