@@ -25,7 +25,6 @@ from nodekit.execution.transitions import Progress
 from nodekit.interfaces.component_calls import Running, is_fault, named, said
 from nodekit.interfaces.runner import ContainerRunner
 from nodekit.interfaces.store import Claim, EndingStore, JobStore
-from nodekit.model.clock import Clock
 from nodekit.model.container import ContainerId, JobId
 from nodekit.model.events import Event, JobAccepted, JobFinished
 from nodekit.model.job import Job
@@ -48,8 +47,6 @@ class Executor:
         runners: Sequence[ContainerRunner],
         running: Running,
         progress: Progress,
-        pipelines: Collection[str] | None,
-        clock: Clock,
         limits: NodeLimits,
         refresh: Callable[[], Awaitable[object]] | None,
         emit: Callable[[Event], None],
@@ -57,14 +54,10 @@ class Executor:
         around: Around | None = None,
         report_running: Callable[[], None],
     ) -> None:
-        """`report_running` is called whenever other containers may run. `refresh` looks at the other nodes, if any.
-
-        `pipelines` are those whose jobs can be run here; None: all.
-        """
-        self._store, self._runners = store, runners
-        self._pipelines = None if pipelines is None else frozenset(pipelines)
+        """`report_running` is called whenever other containers may run. `refresh` looks at the other nodes, if any."""
+        self._store, self._runners, self._pipelines = store, runners, progress.claimed
         self._emit, self._look, self._report_running = emit, running, report_running
-        calls = Calls(runners, around, clock)
+        calls = Calls(runners, around, progress.clock)
         self.containers = calls.containers
         self._slots = Slots(calls.containers, limits.concurrency, list(_pools(runners)))
         self._claiming: tuple[anyio.CancelScope, frozenset[ContainerId], bool] | None = None
@@ -83,8 +76,6 @@ class Executor:
             store=store,
             calls=calls,
             progress=progress,
-            clock=clock,
-            max_takeovers=limits.max_takeovers,
             suspects=self.suspects,
             refresh=refresh,
             slots=self._slots,

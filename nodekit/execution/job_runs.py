@@ -19,7 +19,6 @@ from nodekit.execution.suspects import Suspects
 from nodekit.execution.transitions import Progress, job_timeout_text, poison_text
 from nodekit.interfaces.component_calls import is_fault, said
 from nodekit.interfaces.store import Claim, JobStore
-from nodekit.model.clock import Clock
 from nodekit.model.container import ContainerError, ContainerId, JobId, Step
 from nodekit.model.events import Event, JobFinished, StepFinished, StepStarted
 from nodekit.model.job import Held, Job
@@ -89,9 +88,6 @@ class RunContext:
     store: JobStore
     calls: Calls
     progress: Progress
-    clock: Clock
-    max_takeovers: int
-    """Number of claims that may be lost in a row before the job fails as poison."""
     suspects: Suspects
     refresh: Callable[[], Awaitable[object]] | None
     """Call this to look at the other nodes now; None: there are none."""
@@ -122,7 +118,7 @@ class Runs(Generic[RunT]):
         self._store = context.store
         self._calls = context.calls
         self._suspects, self._refresh = context.suspects, context.refresh
-        self._progress, self._now, self._max_takeovers = context.progress, context.clock.now, context.max_takeovers
+        self._progress, self._now = context.progress, context.progress.clock.now
         self._slots = context.slots
         self._changed = context.changed
         self._look = context.look
@@ -158,7 +154,7 @@ class Runs(Generic[RunT]):
 
     async def _steps(self, run: RunT) -> None:
         await anyio.lowlevel.checkpoint_if_cancelled()  # the job may have ended since it was claimed
-        if run.claim.takeovers >= self._max_takeovers:
+        if run.claim.takeovers >= self._suspects.max_takeovers:
             await self._keep(run, self._progress.failed(run.job, poison_text(run.claim.takeovers), "poison"))
         while not run.job.status.finished:
             if run.held is None or not (self._calls.runs(run.held) or await self._fails_at_once(run.held)):

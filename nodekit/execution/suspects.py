@@ -7,7 +7,8 @@ class Suspects:
     """The suspects that a node runs: at most one, so that a poison job fails no other suspect with it."""
 
     def __init__(self, max_takeovers: int) -> None:
-        self._max_takeovers = max_takeovers
+        self.max_takeovers = max_takeovers
+        """Number of claims that may be lost in a row before a job fails as poison."""
         self._running: set[Claim] = set()
         self.claims = self.poison = 0
         """Numbers of claims of suspects, and of jobs that failed because they were lost too often."""
@@ -21,7 +22,7 @@ class Suspects:
         """Count the claim of a suspect."""
         self._running.add(claim)
         self.claims += 1
-        self.poison += claim.takeovers >= self._max_takeovers
+        self.poison += claim.takeovers >= self.max_takeovers
 
     def end(self, claim: Claim) -> None:
         """Forget a suspect: its run has ended, or a step of it is stored."""

@@ -32,6 +32,9 @@ class Progress:
         Jobs for another container fail if the node is `alone`; otherwise they wait for a node that has it.
         """
         self._alone = alone
+        self.claimed = None if alone else frozenset(pipelines)
+        """Pipelines whose jobs can be run here; None: all."""
+        self.clock = clock
         self._pipelines = pipelines
         self._containers = containers
         self._now = clock.now

@@ -102,17 +102,14 @@ class Node:
             running=self._running,
             urls=self.urls,
         )
-        alone = cluster.store is None
-        progress = Progress(self.pipelines, cluster.containers_of, limits, clock, alone=alone)
+        progress = Progress(self.pipelines, cluster.containers_of, limits, clock, alone=cluster.store is None)
         self._executor = cluster.executor = Executor(
             store=store,
             runners=self._runners,
             running=self._running,
             progress=progress,
-            pipelines=None if alone else self.pipelines,
-            clock=clock,
             limits=limits,
-            refresh=None if alone else cluster.refresh,
+            refresh=cluster.refresh if cluster.store else None,
             emit=self._emitter.emit,
             observed=bool(hooks.observed),
             around=hooks.step,
@@ -393,8 +390,8 @@ class Node:
 
     async def health(self) -> Health:
         """Check that store and executor work and that a container can be called. It reads the store once."""
-        problems = self._hooks.problems()
-        return await diagnosis(self._store, self._running, self._executor, self._admission, self._cluster, problems)
+        reported = self._hooks.problems()
+        return await diagnosis(self._store, self._running, self._executor, self._admission, self._cluster, reported)
 
 
 def _kept(answer: Job | NodekitError) -> Job:
