@@ -23,6 +23,7 @@ from nodekit import (
     Sequence,
     Step,
     StoreFailed,
+    Unavailable,
     __version__,
 )
 from nodekit.node import cluster
@@ -121,6 +122,52 @@ async def test_a_node_sees_the_containers_of_others_beside_its_own(shared: Share
         assert set(await back.resources()) == set()
         with pytest.raises(TypeError):
             front.containers["other"] = Container(id="other")  # type: ignore[index]
+
+
+async def test_of_a_container_that_several_nodes_had_the_facts_of_the_live_node_count(
+    shared: SharedMemory, front: Node
+) -> None:
+    def far(name: str, **fields: Any) -> Announcement:
+        containers = {"far": AnnouncedContainer(id="far", description=name)}
+        return Announcement(name=name, incarnation=name, containers=containers, pipelines=SEQUENCE, **fields)
+
+    assert set(front.containers) == {"near"}
+    async with shared.store() as store:
+        await store.announce(far("live", running=("far",)))
+        async with shared.store() as later:
+            await later.announce(far("gone"))
+            await until_is(lambda: _names(front), {"front", "live", "gone"})
+        await until(lambda: "far" in front.containers)
+        await until_is(lambda: _names(front), {"front", "live"})
+        await sees(front, "near", "far")
+        assert front.containers["far"].description == "live"
+        assert set(front.containers) == {"near", "far"}
+        more = {"far": AnnouncedContainer(id="far", description="anew"), "more": AnnouncedContainer(id="more")}
+        await store.announce(replace(far("live", running=("far",)), containers=more))
+        await until(lambda: set(front.containers) == {"near", "far", "more"})
+        assert front.containers["far"].description == "anew"
+    await sees(front, "near")
+
+
+async def test_a_stream_is_sent_only_to_nodes_that_run_all_its_containers_and_know_its_pipeline(
+    shared: SharedMemory, front: Node
+) -> None:
+    containers = {id: AnnouncedContainer(id=id) for id in ("far", "more")}
+    async with AsyncExitStack() as stack:
+        for name, running, pipelines in (
+            ("down", ("far",), SEQUENCE),
+            ("simple", ("far", "more"), ("other",)),
+            ("able", ("far", "more"), SEQUENCE),
+        ):
+            store = await stack.enter_async_context(shared.store())
+            await store.announce(
+                Announcement(name=name, incarnation=name, containers=containers, running=running, pipelines=pipelines)
+            )
+        await until_is(lambda: _names(front), {"front", "down", "simple", "able"})
+        await sees(front, "near", "far", "more")
+        with pytest.raises(Unavailable, match=r"ask a node that has all its containers: able$"):
+            async with front.stream(request("far", "more")):
+                pass
 
 
 async def test_a_node_announces_itself_every_third_of_its_lease() -> None:
