@@ -80,3 +80,19 @@ async def test_a_stream_that_is_added_in_a_session_that_has_lapsed_is_lost_at_on
                 await anyio.sleep_forever()
             (job,) = await store.get([claim.job.id])
             assert (job.error and job.error.kind) == "interrupted"
+
+
+@pytest.mark.anyio
+async def test_a_store_that_is_left_by_a_cancellation_ends_its_session() -> None:
+    with SharedMemory(lease_seconds=30) as shared:
+        async with anyio.create_task_group() as tasks:
+
+            async def stay() -> None:
+                async with shared.store():
+                    await anyio.sleep_forever()
+
+            tasks.start_soon(stay)
+            while not shared.engine.sessions:
+                await anyio.sleep(0.01)
+            tasks.cancel_scope.cancel()
+        assert shared.engine.sessions == {}

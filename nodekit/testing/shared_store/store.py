@@ -41,9 +41,11 @@ class SharedMemoryStore(SharedClient):
 
     async def __aexit__(self, *error: object) -> None:
         self._tasks.cancel_scope.cancel()
-        await self._tasks.__aexit__(None, None, None)
-        with anyio.CancelScope(shield=True):
-            await self._ask(self.engine.leave, self._session)
+        try:
+            await self._tasks.__aexit__(None, None, None)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._ask(self.engine.leave, self._session)
 
     async def _ask(self, method: Callable[..., Awaitable[T]], *args: Any) -> T:
         """Call the engine; the call completes even if the caller is cancelled."""
