@@ -60,6 +60,7 @@ class _Listener:
         self._broadcast, self._ids = broadcast, None if ids is None else tuple(ids)
         self._changes: deque[Change | None] = deque()
         self._arrived = Signal()
+        self._ended = False
 
     async def __aenter__(self) -> Self:
         self._broadcast.add(self, self._ids)
@@ -82,5 +83,12 @@ class _Listener:
 
     async def __anext__(self) -> Change | None:
         while not self._changes:
+            if self._ended:
+                raise StopAsyncIteration
             await self._arrived.wait()
         return self._changes.popleft()
+
+    def end(self) -> None:
+        """End the iteration, after the changes that have arrived."""
+        self._ended = True
+        self._arrived.set()

@@ -203,7 +203,8 @@ class JobStore(Protocol):
         """Subscribe to changes of jobs from now on, on any node: of these jobs, or of all.
 
         None among the changes means that some were missed: look again. A subscription may be left in another cancel
-        scope of its task than it was entered in, so it holds none open, and no task group.
+        scope of its task than it was entered in, so it holds none open, and no task group. If the iterator has a method
+        `end`, which ends the iteration, the node calls it when it stops, instead of cancelling each wait.
         """
         ...
 
