@@ -144,13 +144,12 @@ class Runs(Generic[RunT]):
             await self._lost(run)
         except BaseException as error:  # the one place where our own fault must not end the node
             if not is_fault(error):
-                with anyio.CancelScope(shield=True):
-                    await self._give_up(run)
+                await self._give_up(run)
                 raise
             logger.exception("job %s: the executor failed", job.id)
             run.delay_seconds = LONGEST_PAUSE_SECONDS
-            with anyio.CancelScope(shield=True):
-                await self._give_up(run)
+            while not await self._give_up(run):  # noqa: ASYNC110 - its claim would be renewed, and nobody would run it
+                await anyio.sleep(LONGEST_PAUSE_SECONDS)
 
     async def _steps(self, run: RunT) -> None:
         await anyio.lowlevel.checkpoint_if_cancelled()  # the job may have ended since it was claimed
@@ -284,17 +283,20 @@ class Runs(Generic[RunT]):
             if not self._unsaved:
                 self._problems.pop("save", None)
 
-    async def _give_up(self, run: RunT) -> None:
-        self._keep_cut_short(run, *STOPPED)
-        try:
-            await self._store.release(run.claim, run.job, delay_seconds=run.delay_seconds)
-            self._emit_stored(run)
-        except ClaimLost:
-            await self._lost(run)
-        except Exception as error:
-            logger.error(
-                "job %s: cannot be given back to the store (%s); it continues after a restart", run.job.id, error
-            )
+    async def _give_up(self, run: RunT) -> bool:
+        """Give the job back, even if the run is cancelled meanwhile. Return False if the store failed."""
+        with anyio.CancelScope(shield=True):
+            self._keep_cut_short(run, *STOPPED)
+            try:
+                await self._store.release(run.claim, run.job, delay_seconds=run.delay_seconds)
+                self._emit_stored(run)
+            except ClaimLost:
+                await self._lost(run)
+            except Exception as error:
+                text = "job %s: cannot be given back to the store (%s); at the latest, it continues after a restart"
+                logger.error(text, run.job.id, error)
+                return False
+        return True
 
     def _keep_cut_short(self, run: RunT, kind: FailureKind, text: str) -> None:
         """Add the call that was cut short, if there is one, to the history of the job."""

@@ -106,11 +106,12 @@ class StreamRuns(Runs[StreamRun]):
         await anyio.sleep(delay)
         return True
 
-    async def _give_up(self, run: StreamRun) -> None:
+    async def _give_up(self, run: StreamRun) -> bool:
         """Fail the job, because no other run could continue it. Observers get its end like any other."""
         job = run.job
         self._keep_cut_short(run, *STOPPED)
         run.job = run.job.finished(interrupted_outcome(job.due or ""), self._now())
-        await super()._give_up(run)
+        given_up = await super()._give_up(run)
         if not run.end_emitted:  # the write failed; the store fails the job when it can
             run.job = job
+        return given_up

@@ -775,3 +775,25 @@ async def test_a_job_that_ends_right_after_it_was_claimed_calls_no_container() -
         (job,) = await node.wait([(await node.submit(request("noted"))).id])
         await settle_down()
     assert (job.status, calls) == (JobStatus.CANCELLED, [])
+
+
+async def test_a_job_that_cannot_be_given_back_after_a_fault_of_ours_is_given_back_later(clock: VirtualClock) -> None:
+    faults, ours = Faults(), [RuntimeError("ours")]
+    async with make_node(store=faults.around(SpiedStore())) as node:
+        runs = node._executor._runs
+        step = runs._step
+
+        async def fails_once(*run: Any) -> bool:
+            if ours:
+                raise ours.pop()
+            return await step(*run)
+
+        runs._step = fails_once  # type: ignore[method-assign]
+        faults.before("release", 1).fail(StoreFailed("no answer"))
+        job = await node.submit(request())
+        await until(lambda: faults.count("release") == 1)
+        await clock.advance(LONGEST_PAUSE_SECONDS + 0.1)
+        await until(lambda: faults.count("release") == 2)
+        await clock.advance(LONGEST_PAUSE_SECONDS + 0.1)
+        [done] = await node.wait([job.id])
+        assert done.status is JobStatus.SUCCESS
