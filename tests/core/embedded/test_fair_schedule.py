@@ -42,6 +42,34 @@ def test_clients_take_turns() -> None:
     assert clients(order(schedule)) == "abcabaa"
 
 
+def test_jobs_of_other_pipelines_stay() -> None:
+    mine, plain, other = (replace(entry("a"), pipeline=name) for name in ("mine", "sequence", "other"))
+    schedule = filled(mine, plain, other)
+    assert schedule.take(Wanted({"x"}, {"mine", "more"}), 9, now=0) == [mine]
+    assert schedule.take(Wanted({"x"}, set()), 9, now=0) == []
+    assert schedule.take(Wanted({"x"}), 9, now=0) == [plain, other]
+
+
+def test_one_suspect_is_taken_at_a_time_or_none() -> None:
+    suspects = [replace(entry(client), suspect=True) for client in "aab"]
+    schedule = filled(*suspects, *(fresh := [entry("a"), entry("a")]))
+    assert schedule.take(Wanted({"x"}, suspects=False), 9, now=0) == fresh
+    taken = [schedule.take(Wanted({"x"}), 9, now=0) for _ in suspects]
+    assert sorted(some.id for [some] in taken) == [some.id for some in suspects]
+    assert clients([some for [some] in taken[:2]]) == "ab"
+    schedule.add(dropped := replace(entry("c"), suspect=True))
+    assert schedule.remove(dropped.id) == dropped
+    assert schedule.take(Wanted({"x"}), 9, now=0) == []
+
+
+def test_jobs_are_counted_by_container() -> None:
+    schedule = filled(entry("a"), entry("b", due="y"))
+    schedule.add(entry("a"), due_at=50.0)
+    since = {id: float(number) for number, id in enumerate(schedule._queued)}
+    assert schedule.count(since.__getitem__) == {"x": (2, 0.0), "y": (1, 1.0)}
+    assert Schedule().count(since.__getitem__) == {}
+
+
 def test_a_client_that_was_served_waits_for_all_others_before_it_is_served_again() -> None:
     schedule = filled(*(entry(client) for client in "aaabbbccc"))
     assert clients(schedule.take(Wanted({"x"}), 2, now=0)) == "ab"

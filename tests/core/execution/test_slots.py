@@ -26,6 +26,19 @@ def test_containers_that_do_not_run_are_not_open_unless_they_fail_at_once() -> N
     assert slots("one", "not ours").open == {"one", "fast"}
 
 
+def test_a_container_that_runs_on_another_node_does_not_fail_at_once_here() -> None:
+    some = slots("one")
+    assert some.fails_at_once("fast")
+    some.set_elsewhere({"fast", "two"})
+    assert some.open == {"one"}
+    assert not some.fails_at_once("fast")
+    some.set_running({"fast"})
+    assert some.open == {"fast"}
+    some.set_elsewhere(set())
+    assert some.open == {"fast"}
+    assert not some.fails_at_once("two")
+
+
 def test_a_container_closes_with_its_last_slot_and_opens_again() -> None:
     some = slots("one", "two")
     assert some.take("two")
