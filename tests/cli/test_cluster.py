@@ -1,6 +1,7 @@
 """`nodekit cluster`: the nodes on the store of a node file, as their engine knows them."""
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,33 +49,16 @@ async def test_it_shows_nodes_queues_and_counts_without_being_one_of_them(shared
         await one.claim(["slow"], SEQUENCE, 1)
         done = await shown(tmp_path)
         assert (done.returncode, done.stderr) == (0, "")
-        lines = done.stdout.splitlines()
+        lines = re.sub(r"\b\d+ s\b( ago)?", "N s", done.stdout).splitlines()  # ages: the machine may be busy
         assert lines[0] == "1 live node, 1 gone"
         assert [line.split() for line in lines[1:4]] == [
             ["NODE", "INCARNATION", "VERSION", "SEEN", "SKEW", "IN", "FLIGHT", "CONTAINERS", "PIPELINES"],
-            [
-                "a",
-                "a0123456",
-                "1.2",
-                "0",
-                "s",
-                "ago",
-                "-0.50",
-                "s",
-                "3",
-                "echo,",
-                "slow",
-                "(down)",
-                "mine,",
-                "sequence",
-            ],
-            ["left", "left0123", "?", "gone", "0", "s", "ago", "+0.00", "s", "0", "echo,", "slow", "-"],
+            ["a", "a0123456", "1.2", "N", "s", "-0.N", "s", "3", "echo,", "slow", "(down)", "mine,", "sequence"],
+            ["left", "left0123", "?", "gone", "N", "s", "+0.N", "s", "0", "echo,", "slow", "-"],
         ]
         assert lines[4:6] == ["", "3 unfinished jobs, 2 takeovers, 1 poison"]
-        assert [line.split() for line in lines[6:]] == [
-            ["CONTAINER", "QUEUED", "OLDEST"],
-            ["echo", "2", "0", "s"],
-        ]
+        assert [line.split() for line in lines[6:]] == [["CONTAINER", "QUEUED", "OLDEST"], ["echo", "2", "N", "s"]]
+        assert "-0.50 s" in done.stdout
         report = json.loads((await shown(tmp_path, "--json")).stdout)
         assert [node["name"] for node in report["nodes"]] == ["a", "left"]
         assert report["queues"]["echo"]["jobs"] == 2
