@@ -174,11 +174,12 @@ class Runs(Generic[RunT]):
     async def _without_slot(self, run: RunT) -> bool:
         """Release the job; return False if this run must stop.
 
-        If another node has chosen another container, that one might choose again at once, and so on for ever.
+        If this node chose a container of another node, and that one had chosen one of this node, both might do so again
+        at once, and so on for ever.
         """
         self._look()
         delay = 0.0
-        if run.redecided:
+        if run.redecided and run.job.due not in self._calls.containers:
             delay = LONGEST_PAUSE_SECONDS
             text = "job %s: its pipeline chose %s here and another container elsewhere; it waits for %g s"
             logger.warning(text, run.job.id, run.job.due, delay)

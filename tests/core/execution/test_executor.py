@@ -33,7 +33,7 @@ from nodekit import (
     StoreFailed,
 )
 from nodekit.execution.job_runs import LONGEST_PAUSE_SECONDS
-from nodekit.testing import Faults, VirtualClock
+from nodekit.testing import Faults, VirtualClock, make_job
 from nodekit_memory import MemoryStore, MemoryTable
 from nodekit_sqlite import SqliteStore
 
@@ -797,3 +797,19 @@ async def test_a_job_that_cannot_be_given_back_after_a_fault_of_ours_is_given_ba
         await clock.advance(LONGEST_PAUSE_SECONDS + 0.1)
         [done] = await node.wait([job.id])
         assert done.status is JobStatus.SUCCESS
+
+
+async def test_a_job_for_which_the_pipeline_chooses_anew_waits_only_for_a_slot(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    gate, store = Gate(), SpiedStore()
+    async with make_node(functions({"b": {"concurrency": 1}}, b=gate), store=store) as node:
+        await node.submit(request("b"))
+        await until(lambda: gate.running)
+        await store.add([stale := replace(make_job("b", "echo"), due="echo")])  # as another pipeline would have chosen
+        await until(lambda: store.calls["release"])
+        gate.opened.set()
+        with anyio.fail_after(LONGEST_PAUSE_SECONDS - 1):
+            [done] = await node.wait([stale.id])
+        assert done.status is JobStatus.SUCCESS
+        assert "another container elsewhere" not in caplog.text
