@@ -29,6 +29,7 @@ def test_containers_that_do_not_run_are_not_open_unless_they_fail_at_once() -> N
 def test_a_container_that_runs_on_another_node_does_not_fail_at_once_here() -> None:
     some = slots("one")
     assert some.fails_at_once("fast")
+    assert some.open == {"one", "fast"}
     some.set_elsewhere({"fast", "two"})
     assert some.open == {"one"}
     assert not some.fails_at_once("fast")

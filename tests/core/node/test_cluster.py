@@ -16,18 +16,22 @@ from nodekit import (
     AnnouncedContainer,
     Announcement,
     Container,
+    ContainerFailed,
+    Held,
     Job,
     Node,
     NodeLimits,
     Refusal,
+    Retry,
     Sequence,
     Step,
     StoreFailed,
     Unavailable,
     __version__,
 )
-from nodekit.node import cluster
+from nodekit.node import cluster, cluster_page
 from nodekit.testing import SEQUENCE, Faults, SharedMemory, make_job, make_node
+from nodekit.testing.shared_store.store import SharedMemoryStore
 from nodekit_asgi.app import AsgiApp
 from nodekit_function import FunctionRunner
 
@@ -258,10 +262,11 @@ class _Secretive(Container, frozen=True, kw_only=True):
 
 
 def test_of_a_container_its_own_fields_are_announced_and_no_secrets() -> None:
-    container = _Secretive(id="a", rules={"external": False}, queue_timeout_seconds=5, secret="s3cret")
+    settings: dict[str, Any] = {"rules": {"external": False}, "queue_timeout_seconds": 5, "retry": Retry(attempts=9)}
+    container = _Secretive(id="a", secret="s3cret", **settings)
     announced = AnnouncedContainer.of(container)
     assert (announced.id, announced.rules, announced.queue_timeout_seconds) == ("a", {"external": False}, 5)
-    assert b"s3cret" not in msgspec.json.encode(announced)
+    assert not {b"s3cret", b"retry"} & {*msgspec.json.encode(announced).split(b'"')}
 
 
 def test_facts_that_a_later_version_announces_are_ignored() -> None:
@@ -334,17 +339,45 @@ async def test_a_suspect_is_none_any_more_as_soon_as_a_step_is_stored(shared: Sh
     gate = Gate()
     async with shared.store() as store:
         await store.add(jobs := [make_job("quick", "gate"), make_job("quick")])
-        for _ in jobs:
-            [claim] = await store.claim(["quick"], SEQUENCE, 1)
-            held = shared.engine.claims.pop(max(shared.engine.claims))
-            await store._ask(lambda held=held: shared.engine.take_back(held.claim, died=True))
+        await lose(shared, store, "quick", len(jobs))
         async with make_node(store=shared.store(), runners=[only(quick=_same, gate=gate)], name="one") as node:
             await until(lambda: gate.running)
             [done] = await node.wait([jobs[1].id])  # while the other one runs on
             assert (done.status, gate.running) == ("success", 1)
             gate.opened.set()
             await node.wait([jobs[0].id])
-        assert claim
+
+
+async def test_a_suspect_that_is_given_back_makes_room_for_the_next(shared: SharedMemory) -> None:
+    async def fails(data: Any) -> Any:
+        raise ContainerFailed("status", "on purpose", status=503)
+
+    runner = FunctionRunner()
+    runner.add(Container(id="later", retry=Retry(attempts=2, first_delay_seconds=3600)), fails)
+    runner.add(Container(id="quick"), _same)
+    async with shared.store() as store:
+        first = make_job("later")
+        await store.add([first])
+        await lose(shared, store, "later", 1)
+        async with make_node(store=shared.store(), runners=[runner], name="one") as node:
+            await until_is(lambda: _attempts(node, first.id), 1)
+            await store.add([second := make_job("quick")])
+            assert node._executor.suspects.welcome
+            assert [job.status for job in await node.wait([second.id])] == ["success"]
+
+
+async def lose(shared: SharedMemory, store: SharedMemoryStore, container: str, count: int) -> None:
+    """Claim jobs and lose each claim, as a node that dies does."""
+    for _ in range(count):
+        [claim] = await store.claim([container], SEQUENCE, 1, suspects=False)
+        held = shared.engine.claims.pop(max(shared.engine.claims))
+        assert held.claim.job == claim.job
+        await store._ask(lambda held=held: shared.engine.take_back(held.claim, died=True))
+
+
+async def _attempts(node: Node, id: str) -> int:
+    [job] = await node.fetch([id])
+    return sum(len(step.attempts) for step in job.steps)
 
 
 async def test_takeovers_and_poison_are_counted(shared: SharedMemory, front: Node) -> None:
@@ -469,6 +502,44 @@ async def test_the_page_is_for_the_nodes_own_machine_and_can_only_be_read(
     answered, body = await asgi_call(AsgiApp(front), path, **asked)
     assert answered == status
     assert msgspec.json.decode(body)["error"]
+
+
+async def test_a_store_that_hangs_or_fails_is_503_on_the_page(
+    shared: SharedMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster_page, "REPORT_SECONDS", 0.2)
+    for fails in (lambda when: when.hang(), lambda when: when.fail(StoreFailed("no answer"))):
+        faults = Faults()
+        async with make_node(store=faults.around(shared.store()), runners=[only(near=_same)]) as node:
+            fails(faults.before("queues"))
+            with anyio.fail_after(20):
+                status, body = await asgi_call(AsgiApp(node), "/-/cluster/", **LOOPBACK)
+            assert (status, msgspec.json.decode(body)["error"]) == (503, "the store cannot be read right now")
+            faults.lift()
+
+
+async def test_a_claim_of_this_node_without_a_call_is_no_call(shared: SharedMemory, front: Node) -> None:
+    held = {"mine": Held("front", 1.0, 0, 1), "theirs": Held("back", 1.0, 0, 1)}
+
+    async def answer(ids: Any) -> Any:
+        return {id: held[id] for id in ids}
+
+    front._cluster.store.held = answer  # type: ignore[union-attr, method-assign]
+    assert await front.held(["mine", "theirs"]) == {"theirs": held["theirs"]}
+
+
+async def test_finished_jobs_are_kept_as_long_as_the_engine_s_clock_says(shared: SharedMemory) -> None:
+    real = shared.engine.time
+    shared.engine.time = lambda: real() - 3600  # type: ignore[method-assign]
+    limits = NodeLimits(drain_seconds=0, keep_finished_seconds=0.4)
+    async with a_node(shared, "one", "near", limits=replace(limits, keep_finished_seconds=1800)) as node:
+        job = await node.submit(request("near"))
+        assert [done.status for done in await node.wait([job.id])] == ["success"]
+    async with a_node(shared, "two", "near", limits=replace(limits, keep_finished_seconds=1800)) as node:
+        await anyio.sleep(0.3)  # its first round
+        assert len(await node.fetch([job.id])) == 1
+    async with a_node(shared, "three", "near", limits=limits) as node:
+        await until_is(lambda: node.fetch([job.id]), [])
 
 
 async def test_info_shows_what_can_be_called_anywhere(shared: SharedMemory, front: Node) -> None:
