@@ -1,5 +1,6 @@
 """A clock that tests control: an hour of waiting takes a millisecond."""
 
+import asyncio
 import sys
 import time
 from collections.abc import Callable
@@ -8,6 +9,8 @@ from typing import Any, Self
 
 import anyio
 import anyio.lowlevel
+
+from nodekit.concurrency.time_limit import LEAPT
 
 _TURNS = 100
 """Turns of the event loop after an advance, for woken tasks and those that they wake in turn."""
@@ -18,12 +21,13 @@ class VirtualClock:
     """Moves `time.time`, `time.monotonic`, their `_ns` twins and the event loop's time while it is entered.
 
     Time still flows in between, so threads, sockets and time limits work; only the reading is shifted. Enter the clock
-    before the code that it moves, and leave it afterwards: leaving restores everything, including the time. It affects
-    all code in this process that calls `time.time()` through the module. It does not affect `from time import time`,
+    before you make the nodes and stores that it moves: each keeps the clock that it finds when it is made. Leave it
+    afterwards: leaving restores everything, including the time. It affects all code in this process that calls
+    `time.time()` through the module. It does not affect a `SystemClock` made before, `from time import time`,
     `datetime.now`, another process, or an event loop with a clock of its own, such as uvloop's. Clocks can be nested::
 
         with VirtualClock() as clock:
-            async with node:
+            async with make_node() as node:
                 job = await node.submit(request)
                 await clock.advance(3600)
     """
@@ -54,6 +58,7 @@ class VirtualClock:
             clock, seconds = self._moved.pop()
             _shift(clock, -seconds)
         self._real = {}
+        self._wall_ns = self._flow_ns = 0  # for those that keep the functions
 
     async def advance(self, seconds: float) -> None:
         """Let time pass at once, as for a machine that sleeps: ready tasks run before, tasks that became due run after.
@@ -70,6 +75,9 @@ class VirtualClock:
         if (trio_clock := _trio_clock()) is not None:
             _shift(trio_clock, seconds)
             self._moved.append((trio_clock, seconds))
+        else:
+            loop = asyncio.get_running_loop()
+            setattr(loop, LEAPT, getattr(loop, LEAPT, 0.0) + seconds)
         if anyio.current_time() - before < seconds / 2:
             raise RuntimeError("this event loop has a clock of its own (uvloop?); run the test on asyncio's or trio's")
         await _turns()

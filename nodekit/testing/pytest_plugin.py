@@ -77,7 +77,7 @@ async def node(
 
 @pytest.fixture
 def virtual_clock() -> Iterator[VirtualClock]:
-    """A clock that the test moves. Request it before the code that it moves."""
+    """A clock that the test moves. Request it before the nodes and stores that it moves, such as `node`."""
     with VirtualClock() as clock:
         yield clock
 

@@ -24,6 +24,7 @@ from nodekit import (
     Outcome,
     Step,
     StoreFailed,
+    SystemClock,
 )
 from nodekit.testing import (
     ContainerRunnerContract,
@@ -525,6 +526,17 @@ async def test_leaving_puts_everything_back() -> None:
         assert time.time() - before[0] == pytest.approx(1000, abs=60)
     assert [time.time, time.time_ns, time.monotonic, time.monotonic_ns] == functions
     assert (time.time(), time.monotonic(), anyio.current_time()) == pytest.approx(before, abs=60)
+
+
+async def test_a_clock_made_meanwhile_is_moved_and_put_back_and_an_earlier_one_is_not() -> None:
+    earlier = SystemClock()
+    with VirtualClock() as clock:
+        own = SystemClock()
+        await clock.advance(5000)
+        assert own.time() - earlier.time() == pytest.approx(5000, abs=60)
+        assert own.monotonic() - earlier.monotonic() == pytest.approx(5000, abs=60)
+    assert own.time() == pytest.approx(earlier.time(), abs=60)
+    assert own.monotonic() == pytest.approx(earlier.monotonic(), abs=60)
 
 
 async def test_time_that_cannot_be_moved_is_an_error() -> None:

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from nodekit import AnnouncedContainer, Announcement, Claim, ContainerId, Location, SharedStore
+from nodekit import AnnouncedContainer, Announcement, Claim, ClaimRoom, ContainerId, Location, SharedStore
 from nodekit.testing import DurableJobStoreContract, SharedMemory, SharedStoreContract, make_job
 from nodekit.testing.shared_store.store import SharedMemoryStore
 
@@ -28,6 +28,7 @@ class EarlierStore(SharedMemoryStore):
         limit: int,
         *,
         suspects: bool = True,
+        room: ClaimRoom | None = None,
     ) -> list[Claim]:
         return await super().claim(containers, pipelines, limit)
 

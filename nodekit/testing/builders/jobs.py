@@ -22,9 +22,21 @@ from nodekit import (
     Step,
     encode_payload,
 )
+from nodekit.model.clock import NodeClock
 from nodekit.model.ids import JobIds
 
-_ids = JobIds()
+
+class _Now:
+    """This machine's clock, looked up with each question: a `VirtualClock` that is entered later moves it."""
+
+    def time(self) -> float:
+        return time.time()
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+
+_ids = JobIds(NodeClock(_Now()))
 
 SEQUENCE = ("sequence",)
 """Pipelines of the jobs that these builders make, as `JobStore.claim` takes them."""

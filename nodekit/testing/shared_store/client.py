@@ -12,6 +12,7 @@ from nodekit import (
     Announcement,
     Change,
     Claim,
+    ClaimRoom,
     ClientId,
     ContainerId,
     GroupId,
@@ -26,6 +27,7 @@ from nodekit import (
     QueueState,
     Record,
     Settlement,
+    StepRecord,
     Write,
     check_key,
     check_place,
@@ -59,7 +61,12 @@ class SharedClient(ABC):
 
     @abstractmethod
     async def _wait(
-        self, containers: Collection[ContainerId] | None, pipelines: Collection[str] | None, limit: int, suspects: bool
+        self,
+        containers: Collection[ContainerId] | None,
+        pipelines: Collection[str] | None,
+        limit: int,
+        suspects: bool,
+        room: ClaimRoom | None,
     ) -> Sequence[Granted]:
         """Call the engine's `claim`. Cancelling it loses no job."""
 
@@ -77,14 +84,16 @@ class SharedClient(ABC):
         limit: int,
         *,
         suspects: bool = True,
+        room: ClaimRoom | None = None,
     ) -> list[Claim]:
         granted = await self._wait(
-            frozenset(containers), None if pipelines is None else frozenset(pipelines), limit, suspects
+            frozenset(containers), None if pipelines is None else frozenset(pipelines), limit, suspects, room
         )
         return [self._hold(one) for one in granted]
 
-    async def claim_expired(self, limit: int) -> list[Claim]:
-        return [self._hold(one) for one in await self._wait(None, (), limit, True)]
+    async def claim_expired(self, limit: int, *, most_bytes: int | None = None) -> list[Claim]:
+        room = ClaimRoom(limit, most_bytes=most_bytes)
+        return [self._hold(one) for one in await self._wait(None, (), limit, True, room)]
 
     async def add_claimed(self, job: Job) -> Claim:
         return self._hold(await self._call("add_claimed", job=job))
@@ -128,9 +137,17 @@ class SharedClient(ABC):
         jobs: list[Job] = await self._call("get", ids=ids, client=client, fields=fields)
         return jobs
 
+    async def steps(self, id: JobId, first: int, most_bytes: int) -> Sequence[StepRecord]:
+        steps: Sequence[StepRecord] = await self._call("steps", id=id, first=first, most_bytes=most_bytes)
+        return steps
+
     async def find(self, query: JobQuery) -> list[JobId]:
         ids: list[JobId] = await self._call("find", query=query)
         return ids
+
+    async def sizes(self, ids: Sequence[JobId]) -> Mapping[JobId, int]:
+        sizes: Mapping[JobId, int] = await self._call("sizes", ids=ids)
+        return sizes
 
     async def delete(self, ids: Sequence[JobId]) -> int:
         number: int = await self._call("delete", ids=ids)

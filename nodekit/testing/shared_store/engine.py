@@ -4,13 +4,13 @@ An `EmbeddedStore` is its queue. A client renews its session. When the session l
 its node counts as gone. Each claim has a token; a write with an invalid token is refused.
 """
 
-import time
+import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
-from secrets import randbits
+from random import Random
 from typing import Any, cast
 
 import anyio
@@ -22,7 +22,9 @@ from nodekit import (
     Announcement,
     Claim,
     ClaimLost,
+    ClaimRoom,
     ClientId,
+    Clock,
     ContainerId,
     EmbeddedStore,
     Held,
@@ -34,8 +36,15 @@ from nodekit import (
     PluginStorage,
     QueueState,
     Settlement,
+    StoreFailed,
+    SystemClock,
     Unfinished,
 )
+
+logger = logging.getLogger("nodekit.testing.shared_store")
+
+SHORTEST_INTERVAL_SECONDS = 0.05
+"""Shortest time between two looks at the sessions."""
 
 OF_SESSION = {"add_claimed", "announce", "claim", "give_back", "renew"}
 """Calls in the session of their client. Their parameter `number` is that session's number; the server sets it, so that
@@ -97,8 +106,8 @@ class HeldClaim:
 class JobsOfEngine(EmbeddedStore):
     """The jobs and their queue, with the number of times that nodes have lost each job in a row."""
 
-    def __init__(self, table: JobTable) -> None:
-        super().__init__(table)
+    def __init__(self, table: JobTable, *, clock: Clock | None = None) -> None:
+        super().__init__(table, clock=clock)
         self.takeovers: Counter[JobId] = Counter()
 
     def _entry(self, job: Job) -> Unfinished:
@@ -116,13 +125,20 @@ class JobsOfEngine(EmbeddedStore):
 class Engine:
     """The engine that all clients call. Its methods run in one event loop, and use its clock."""
 
-    def __init__(self, table: JobTable, lease_seconds: float) -> None:
+    def __init__(
+        self, table: JobTable, lease_seconds: float, *, clock: Clock | None = None, random: Random | None = None
+    ) -> None:
+        """`random` draws the first number of the sessions and claims. By default, clock and chance are the system's."""
+        self.clock = SystemClock() if clock is None else clock
         self.lease_seconds = lease_seconds
-        self.store = JobsOfEngine(table)
+        self.store = JobsOfEngine(table, clock=self.clock)
         self.sessions: dict[int, Session] = {}
         self.claims: dict[int, HeldClaim] = {}
+        self.orphans: list[Claim] = []
+        """Claims of clients that have gone, whose jobs could not be queued again."""
         self.members: dict[str, tuple[int, Member]] = {}
-        self.numbers = count(randbits(62))  # no number of an earlier engine means anything to this one
+        first = (Random() if random is None else random).getrandbits(62)
+        self.numbers = count(first)  # no number of an earlier engine means anything to this one
 
     def method(self, name: str, namespace: str = "") -> Callable[..., Awaitable[Any]]:
         """Return a method that clients call: of the records of a namespace, of the engine, or of its store."""
@@ -165,20 +181,43 @@ class Engine:
         """End the session of a client that leaves."""
         await self.end(session, died=False)
 
+    async def end_streams(self) -> None:
+        """Let the store fail the streams of an earlier engine, which could not be written at once."""
+        while True:
+            with suppress(StoreFailed):
+                await self.store.ended()
+            await anyio.sleep(self.lease_seconds / 4)
+
     async def renew(self, number: int) -> bool:
         """Renew the session; return False if it is gone."""
         if (session := self.sessions.get(number)) is not None:
-            session.lapses_at = time.monotonic() + self.lease_seconds
+            session.lapses_at = self.clock.monotonic() + self.lease_seconds
             self.see(number, live=True)
         return session is not None
 
+    async def run(self) -> None:
+        """Do what no client asks for, until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self.watch)
+            tasks.start_soon(self.end_streams)
+
     async def watch(self) -> None:
-        """End the sessions whose clients stopped renewing them."""
+        """End the sessions whose clients stopped renewing them, but for time in which the engine itself stood still.
+
+        A machine that is frozen stops both, and one that is busy delays both.
+        """
+        interval = max(self.lease_seconds / 20, SHORTEST_INTERVAL_SECONDS)
         while True:
-            await anyio.sleep(self.lease_seconds / 20)
+            slept_from = self.clock.monotonic()
+            await anyio.sleep(interval)
+            stood_still = max(0.0, self.clock.monotonic() - slept_from - 2 * interval)
             for number, session in list(self.sessions.items()):
-                if session.lapses_at <= time.monotonic():
+                session.lapses_at += stood_still
+                if session.lapses_at <= self.clock.monotonic():
                     await self.end(number, died=True)
+            orphans, self.orphans = self.orphans, []
+            for claim in orphans:
+                await self.queue_again(claim)
 
     async def end(self, number: int, *, died: bool) -> None:
         """Forget a client, and queue again the jobs that it had claimed."""
@@ -200,7 +239,15 @@ class Engine:
 
     async def take_back(self, claim: Claim, *, died: bool) -> None:
         self.store.takeovers[claim.job.id] += died
-        await self.store.release(claim, claim.job)
+        await self.queue_again(claim)
+
+    async def queue_again(self, claim: Claim) -> None:
+        """Release a claim that nobody has any more. If the table cannot write now, `watch` tries again."""
+        try:
+            await self.store.release(claim, claim.job)
+        except StoreFailed as error:
+            logger.warning("job %s cannot be queued again yet: %s", claim.job.id, error)
+            self.orphans.append(claim)
 
     # -- claims -----------------------------------------------------------------------------------
 
@@ -212,6 +259,7 @@ class Engine:
         pipelines: Collection[str] | None,
         limit: int,
         suspects: bool,
+        room: ClaimRoom | None = None,
     ) -> list[Granted]:
         """Wait for jobs that are due in the containers. With None, wait for jobs whose time is over.
 
@@ -220,9 +268,9 @@ class Engine:
         with anyio.CancelScope() as ticket.scope:
             while not ticket.given_up and not ticket.claims:
                 if containers is None:
-                    taken = await self.store.claim_expired(limit)
+                    taken = await self.store.claim_expired(limit, most_bytes=room.most_bytes if room else None)
                 else:
-                    taken = await self.store.claim(containers, pipelines, limit, suspects=suspects)
+                    taken = await self.store.claim(containers, pipelines, limit, suspects=suspects, room=room)
                 ticket.claims = [self.grant(number, claim) for claim in taken]
         if ticket.given_up or number not in self.sessions:  # it may have been given up while the jobs were on their way
             await self.give_up(ticket)
@@ -289,7 +337,7 @@ class Engine:
     # -- the cluster ------------------------------------------------------------------------------
 
     def time(self) -> float:
-        return time.time()
+        return self.clock.time()
 
     async def now(self) -> float:
         return self.time()

@@ -1,6 +1,5 @@
 """A client's connection to the engine: its calls, and what the engine tells it without being asked."""
 
-import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from itertools import count
@@ -10,7 +9,7 @@ import anyio
 import msgspec
 from anyio.abc import ByteStream
 
-from nodekit import Change, JobId, StoreFailed
+from nodekit import Change, Clock, JobId, StoreFailed
 from nodekit.concurrency.signal import Signal
 from nodekit.testing.shared_store.engine import granted
 from nodekit.testing.shared_store.wire import (
@@ -42,8 +41,8 @@ _NO = raw(False)
 class _Call:
     """A call whose caller waits for its answer."""
 
-    def __init__(self, method: str) -> None:
-        self.method, self.sent_at = method, time.monotonic()
+    def __init__(self, method: str, sent_at: float) -> None:
+        self.method, self.sent_at = method, sent_at
         self.done = anyio.Event()
         self.answer: Answer | None = None
 
@@ -61,10 +60,12 @@ class Line:
     before an answer behind theirs is known.
     """
 
-    def __init__(self, stream: ByteStream, lose: Callable[[int], None], renewed: Callable[[float], None]) -> None:
+    def __init__(
+        self, stream: ByteStream, lose: Callable[[int], None], renewed: Callable[[float], None], clock: Clock
+    ) -> None:
         self.gone = anyio.Event()
         self._frames = Frames(stream)
-        self._lose, self._renewed = lose, renewed
+        self._lose, self._renewed, self._clock = lose, renewed, clock
         self._numbers = count(1)
         self._outbox: deque[bytes] = deque()
         self._filled = Signal()
@@ -146,7 +147,7 @@ class Line:
         if self.gone.is_set():
             raise StoreFailed("the connection to the engine is broken")
         self._post(frame)
-        call = self._calls[number] = _Call(method)
+        call = self._calls[number] = _Call(method, self._clock.monotonic())
         try:
             await call.done.wait()
         except BaseException:

@@ -1,14 +1,29 @@
 """A shared store whose engine is a server: it connects, connects again, and agrees with the engine on its claims."""
 
-import time
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
+from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import anyio
-from anyio.abc import TaskGroup, TaskStatus
+from anyio.abc import ByteStream, TaskGroup, TaskStatus
 
-from nodekit import Announcement, Change, ClaimLost, ContainerId, Job, JobFields, JobId, NodekitError, StoreFailed
+from nodekit import (
+    Announcement,
+    Change,
+    ClaimLost,
+    ClaimRoom,
+    Clock,
+    ContainerId,
+    Job,
+    JobFields,
+    JobId,
+    NodekitError,
+    StoreFailed,
+    SystemClock,
+)
 from nodekit.concurrency.signal import Signal
 from nodekit.embedded.change_feed import Broadcast
 from nodekit.testing.shared_store.client import SharedClient
@@ -41,20 +56,31 @@ class _Subscription:
 class SharedServerStore(SharedClient):
     """A `SharedStore` on the engine that listens at an address, as `SharedServer` starts it."""
 
-    def __init__(self, host: str, port: int, *, connect_seconds: float = 5.0) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        connect_seconds: float = 5.0,
+        clock: Clock | None = None,
+        connect: Callable[[], Awaitable[ByteStream]] | None = None,
+    ) -> None:
         """`connect_seconds` limits the first connection.
 
-        Later calls are limited by the lease, which the engine reports.
+        Later calls are limited by the lease, which the engine reports. `connect` makes a connection to the engine; by
+        default, by TCP to the address. It raises `OSError` if it cannot.
         """
         super().__init__()
         self._host, self._port = host, port
+        self._clock = SystemClock() if clock is None else clock
+        self._connect = partial(anyio.connect_tcp, host, port) if connect is None else connect
         self._lease_seconds = connect_seconds
         self._session: int | None = None
-        self._valid_until = 0.0
+        self._valid_until = -math.inf
         self._line: Line | None = None
         self._connected = Signal()
         self._announced: dict[str, Announcement] = {}
-        self._subscriptions: set[_Subscription] = set()
+        self._subscriptions: dict[_Subscription, None] = {}
         self._tasks: TaskGroup | None = None
 
     @property
@@ -76,7 +102,9 @@ class SharedServerStore(SharedClient):
             raise failure
         return self
 
-    async def __aexit__(self, *error: object) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         assert self._tasks is not None
         self._tasks.cancel_scope.cancel()
         self._tasks = None
@@ -90,7 +118,7 @@ class SharedServerStore(SharedClient):
         """End the session, over a connection of its own: the other one may be cut in the middle of a frame."""
         leave = Request(1, "leave", raw({"session": self._session}))
         with anyio.move_on_after(self.lease_seconds, shield=True), suppress(ProtocolError, *BROKEN):
-            async with await anyio.connect_tcp(self._host, self._port) as stream:
+            async with await self._connect() as stream:
                 frames = Frames(stream)
                 await frames.send(encode(leave))
                 await frames.receive()
@@ -122,11 +150,11 @@ class SharedServerStore(SharedClient):
         failure: StoreFailed | None = None
         try:
             with anyio.fail_after(self.lease_seconds):
-                stream = await anyio.connect_tcp(self._host, self._port)
+                stream = await self._connect()
         except (OSError, TimeoutError) as error:
             raise StoreFailed(f"cannot reach the engine at {self._host}:{self._port}: {error}") from error
         async with stream, anyio.create_task_group() as tasks:
-            line = Line(stream, self._lose, self._renewed)
+            line = Line(stream, self._lose, self._renewed, self._clock)
             tasks.start_soon(line.run)
             try:
                 await self._begin(line)
@@ -144,8 +172,8 @@ class SharedServerStore(SharedClient):
 
     async def _begin(self, line: Line) -> None:
         """Go on with the session, or begin one. Agree with the engine on claims, announcements and subscriptions."""
-        began_at, earlier = time.monotonic(), self._session
-        welcome: Welcome = await self._ask(line, "resume", session=earlier, tokens=list(self._claims))
+        began_at, earlier, tokens = self._clock.monotonic(), self._session, list(self._claims)
+        welcome: Welcome = await self._ask(line, "resume", session=earlier, tokens=tokens)
         self._session, self._lease_seconds = welcome.session, welcome.lease_seconds
         self._renewed(began_at)  # again, since the first answer has told how long a lease is
         for token in welcome.lost:
@@ -157,6 +185,8 @@ class SharedServerStore(SharedClient):
             for subscription in unknown:
                 await self._answered(subscription.begin(line))
                 subscription.changes.publish(None)
+        if given_up := [token for token in tokens if token not in self._claims]:  # meanwhile; the engine keeps these
+            line.give_back(given_up)
 
     async def _renew(self, line: Line) -> None:
         """Renew the session until the connection breaks, or hangs."""
@@ -194,9 +224,12 @@ class SharedServerStore(SharedClient):
 
     async def _watch_lease(self) -> None:
         """Give up all claims when the engine was out of reach for a lease: others may run their jobs now."""
+        pause = self.lease_seconds / 20
         while True:
-            await anyio.sleep(self.lease_seconds / 20)
-            if self._claims and time.monotonic() >= self._valid_until:
+            await anyio.sleep(pause)
+            if self._clock.monotonic() >= self._valid_until:
+                await anyio.sleep(pause)  # if this event loop stood still, the answer may be here already
+            if self._claims and self._clock.monotonic() >= self._valid_until:
                 given_up = list(self._claims)
                 for token in given_up:
                     self._lose(token)
@@ -227,7 +260,12 @@ class SharedServerStore(SharedClient):
             raise StoreFailed(f"{text}; it may have done what was asked") from error
 
     async def _wait(
-        self, containers: Collection[ContainerId] | None, pipelines: Collection[str] | None, limit: int, suspects: bool
+        self,
+        containers: Collection[ContainerId] | None,
+        pipelines: Collection[str] | None,
+        limit: int,
+        suspects: bool,
+        room: ClaimRoom | None,
     ) -> Sequence[Granted]:
         wanted: dict[str, Any] = {
             "containers": containers,
@@ -235,6 +273,8 @@ class SharedServerStore(SharedClient):
             "limit": limit,
             "suspects": suspects,
         }
+        if room is not None:
+            wanted["room"] = room
         while True:
             line = await self._reached()
             try:
@@ -273,12 +313,12 @@ class SharedServerStore(SharedClient):
         self._check_open()
         subscription = _Subscription(None if ids is None else frozenset(ids))
         async with subscription.changes.subscribe() as changes:
-            self._subscriptions.add(subscription)
+            self._subscriptions[subscription] = None
             try:
                 if self._line is not None:
                     with anyio.move_on_after(self.lease_seconds), suppress(StoreFailed):
                         await subscription.begin(self._line)  # otherwise with the next connection
                 yield changes
             finally:
-                self._subscriptions.discard(subscription)
+                self._subscriptions.pop(subscription, None)
                 subscription.end()

@@ -226,7 +226,7 @@ async def run(path: Path, port: int, lease_seconds: float, *, read_only: bool, r
             async with engine.store, listening as listener, anyio.create_task_group() as tasks:
                 port = listener.extra_attributes[SocketAttribute.local_port]()
                 server = Server(engine, tasks, read_only=read_only)
-                tasks.start_soon(engine.watch)
+                tasks.start_soon(engine.run)
                 tasks.start_soon(listener.serve, server.serve)
                 ready(f"listening on {HOST}:{port}")
                 if not await _obey(server, signals, ready):

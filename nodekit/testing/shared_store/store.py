@@ -9,7 +9,7 @@ import anyio
 from anyio.abc import TaskGroup
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from nodekit import Change, ContainerId, JobId
+from nodekit import Change, ClaimRoom, ContainerId, JobId
 from nodekit.embedded.change_feed import Broadcast
 from nodekit.testing.builders.components import make_table
 from nodekit.testing.contracts.shared.other_process import awaited, soon_here
@@ -66,9 +66,14 @@ class SharedMemoryStore(SharedClient):
         self._soon(lambda: self._lose(token))
 
     async def _wait(
-        self, containers: Collection[ContainerId] | None, pipelines: Collection[str] | None, limit: int, suspects: bool
+        self,
+        containers: Collection[ContainerId] | None,
+        pipelines: Collection[str] | None,
+        limit: int,
+        suspects: bool,
+        room: ClaimRoom | None,
     ) -> Sequence[Granted]:
-        wanted = containers, pipelines, limit, suspects
+        wanted = containers, pipelines, limit, suspects, room
         while True:
             ticket = Ticket()
             try:
@@ -124,7 +129,7 @@ class SharedMemory:
             self.portal = stack.enter_context(start_blocking_portal())
             stack.callback(lambda: self.portal.call(self.portal.stop, True))
             stack.enter_context(self.portal.wrap_async_context_manager(self.engine.store))
-            self.portal.start_task_soon(self.engine.watch)
+            self.portal.start_task_soon(self.engine.run)
             self._stack = stack.pop_all()
         return self
 

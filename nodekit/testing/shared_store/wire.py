@@ -43,7 +43,7 @@ WRITES = {"add", "add_claimed", "save", "release", "settle", "delete", "expire",
 _HEADER = struct.Struct(">I")
 _OF_ENGINE = ("resume", "leave", "renew", "give_back", "claim", "add_claimed", "save", "release", "settle", "relay")
 _OF_CLUSTER = ("announce", "nodes", "now", "held", "queues")
-_OF_STORE = ("add", "get", "find", "delete", "expire", "pending")
+_OF_STORE = ("add", "get", "find", "sizes", "steps", "delete", "expire", "pending")
 _OF_RECORDS = ("get", "put", "delete", "scan", "batch")
 _SUPPLIED = {"self", "number", "ticket", "lose", "begun", "put"}
 """Parameters that the server sets. A session is named `number` where the server sets it, as that of the connection, and
@@ -158,7 +158,7 @@ def _with_data(job: Job, data: bytes) -> Job:
 
 # -- frames -------------------------------------------------------------------------------------------
 
-encode = msgspec.json.Encoder().encode
+encode = msgspec.json.Encoder(order="deterministic").encode  # sets in an order that does not depend on the process
 decode_request = msgspec.json.Decoder(Request).decode
 decode_answer = msgspec.json.Decoder(Answer).decode
 

@@ -65,7 +65,7 @@ class WaitsOnTheOldConnection(SharedServerStore):
 
     async def _wait(self, *wanted: Any) -> Sequence[Granted]:
         line = await self._reached()
-        asked = dict(zip(("containers", "pipelines", "limit", "suspects"), wanted, strict=True))
+        asked = dict(zip(("containers", "pipelines", "limit", "suspects", "room"), wanted, strict=True))
         try:
             granted: Sequence[Granted] = await line.call("claim", **asked)
         except StoreFailed:
@@ -291,6 +291,14 @@ class LosesTheFence(Engine):
             return await super().save(token, job)
         await self.store.table.save(job)
         return job
+
+
+class SaysThatItSaved(SharedServerStore):
+    """Keeps to itself that a claim was lost."""
+
+    async def save(self, claim: Any, job: Job) -> None:
+        with suppress(ClaimLost):
+            await super().save(claim, job)
 
 
 class ForgetsAtRestart(Engine):

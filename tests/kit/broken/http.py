@@ -15,6 +15,7 @@ from anyio.abc import TaskStatus
 from nodekit import Node
 from nodekit.testing import HttpTransportContract
 from nodekit_asgi import AsgiApp, AsgiConfig, AsgiTransport
+from nodekit_asgi.server.deadlines import Deadlines
 from nodekit_asgi.server.listen import listen, url_of
 from nodekit_asgi.server.servers import SERVERS
 
@@ -32,7 +33,8 @@ class Sound(AsgiTransport):
             await self.between(app, scope, receive, send)
 
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(SERVERS[self.config.server], between, self.config, listener, stop)
+            deadlines = Deadlines(self.config)
+            tasks.start_soon(SERVERS[self.config.server], between, self.config, listener, stop, deadlines)
             task_status.started([url_of(listener)])
             try:
                 await anyio.sleep_forever()

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from nodekit import (
     Container,
     ContainerError,
+    ContainerOutput,
     Job,
     JobRequest,
     JobStatus,
@@ -46,6 +47,17 @@ class ReadsTheClock(Sequence):
         step = super().next_step(job)
         late = time.time() > self.made_at + 30 * 86_400
         return step and replace(step, container=job.request.containers[0] if late else step.container)
+
+
+class LooksBack(Sequence):
+    """Gives the output of the first step to all further ones."""
+
+    def next_step(self, job: Job) -> Step | None:
+        step = super().next_step(job)
+        first = job.results[0] if len(job.results) > 1 else None
+        if step is None or not isinstance(first, ContainerOutput):
+            return step
+        return replace(step, input=replace(step.input, data=first.output))
 
 
 class RemembersItsJobs(Sequence):

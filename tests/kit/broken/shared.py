@@ -94,6 +94,7 @@ class ForgetsWhatWasSaved(Engine):
         begun = replace(claim.job, steps=(), due=claim.job.request.containers[0], status=JobStatus.ACCEPTED)
         self.store.takeovers[claim.job.id] += died
         await self.store.release(claim, begun)
+        self.store.table._jobs[begun.id] = begun  # type: ignore[attr-defined]
 
 
 class KeepsRunning(Engine):
@@ -214,9 +215,9 @@ class ExpiresItsOwnOnly(SharedMemoryStore):
         self.added |= {job.id for job in jobs}
         return await super().add(jobs)
 
-    async def claim_expired(self, limit: int) -> list[Claim]:
+    async def claim_expired(self, limit: int, **more: Any) -> list[Claim]:
         while True:
-            claims = await super().claim_expired(limit)
+            claims = await super().claim_expired(limit, **more)
             if own := [claim for claim in claims if claim.job.id in self.added]:
                 return own
             await anyio.sleep(0.001)
@@ -224,8 +225,7 @@ class ExpiresItsOwnOnly(SharedMemoryStore):
 
 class IgnoresPipelines(Engine):
     async def claim(self, number: int, ticket: Ticket, containers: Any, *wanted: Any) -> list[Granted]:
-        _, limit, suspects = wanted
-        return await super().claim(number, ticket, containers, ["sequence", "mine", "other"], limit, suspects)
+        return await super().claim(number, ticket, containers, ["sequence", "mine", "other"], *wanted[1:])
 
 
 class TreatsSuspectsLikeOthers(Engine):

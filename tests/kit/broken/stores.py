@@ -21,6 +21,7 @@ from nodekit import (
     Pending,
     Record,
     Settlement,
+    StepRecord,
     Unfinished,
     Write,
 )
@@ -40,6 +41,10 @@ class Sound(EmbeddedStore):
 
 class ShowsNumbersTooEarly(Sound):
     """Stores some jobs later than others that took a higher number, and shows those meanwhile."""
+
+    def __init__(self, table: MemoryTable | None = None) -> None:
+        super().__init__(table)
+        self._saving.save = self._save  # type: ignore[method-assign]
 
     async def find(self, query: JobQuery) -> list[JobId]:
         return await self.table.find(query)
@@ -139,6 +144,38 @@ class Reorders(Sound):
         return (await super().claim(*asked, **more))[::-1]
 
 
+class KnowsNoRoom(Sound):
+    async def claim(self, *asked: Any, **more: Any) -> list[Claim]:
+        return await super().claim(*asked, **{**more, "room": replace(more["room"], most_bytes=None)})
+
+
+class KeepsWhatItIsGiven(Sound):
+    """Keeps the newest state of a job as it is, with the outputs that are left out in it."""
+
+    def __init__(self, table: MemoryTable | None = None) -> None:
+        super().__init__(table)
+        save = self.table.save
+
+        async def overwrite(job: Job) -> None:
+            await save(job)
+            self.table._jobs[job.id] = job
+
+        self.table.save = overwrite  # type: ignore[method-assign]
+
+
+class LeavesThemOut(Sound):
+    """Adds retries as they are given."""
+
+    def __init__(self, table: MemoryTable | None = None) -> None:
+        super().__init__(table)
+        self.table.shares_payloads = True  # type: ignore[attr-defined]
+
+
+class ReadsFromTheStart(Sound):
+    async def steps(self, id: JobId, first: int, most_bytes: int) -> Sequence[StepRecord]:
+        return await super().steps(id, 0, most_bytes)
+
+
 class QueuesWrongly(Sound):
     def __init__(self, table: MemoryTable | None = None) -> None:
         super().__init__(table)
@@ -188,7 +225,7 @@ class CountsDelayAsWaiting(QueuesWrongly):
 
 
 class ExpiresWhatRuns(Sound):
-    async def claim_expired(self, limit: int) -> list[Claim]:
+    async def claim_expired(self, limit: int, **more: Any) -> list[Claim]:
         while True:
             for held in self._claims.values():
                 if held.job.queue_timeout_seconds is not None:
@@ -200,6 +237,11 @@ class IgnoresContainers(Sound):
     async def claim(self, *asked: Any, **more: Any) -> list[Claim]:
         containers, pipelines, limit = asked
         return await super().claim({"echo", "reverse", *containers}, pipelines, limit, **more)
+
+
+class IgnoresRoom(Sound):
+    async def claim(self, *asked: Any, **more: Any) -> list[Claim]:
+        return await super().claim(*asked, **{**more, "room": None})
 
 
 class LosesWhatIsCancelled(Sound):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from nodekit import ContainerError, Job, JobFields, JobId, JobQuery, JobStatus, Unfinished
+from nodekit import ContainerError, Job, JobFields, JobId, JobQuery, JobStatus, Page, Unfinished
 from nodekit.testing import JobTableContract
 from nodekit_memory import MemoryTable
 
@@ -118,6 +118,34 @@ class FindsPatterns(FindsErrorsBy):
 
 class FindsContainersByTheirBeginning(FindsErrorsBy):
     matches = staticmethod(lambda e, container, text: e.container.startswith(container) and text in e.error)
+
+
+class MeasuresDataOnly(Sound):
+    async def sizes(self, ids: Sequence[JobId]) -> dict[JobId, int]:
+        return {job.id: len(memoryview(job.request.data)) for job in await self.get(ids)}
+
+
+class DeletesWhatIsShared(Sound):
+    async def delete(self, ids: Sequence[JobId]) -> int:
+        for job in self._jobs.values():
+            if job.retry_of in ids:
+                self._jobs[job.id] = replace(job, steps=())
+        return await super().delete(ids)
+
+
+class SharesUnseen(Sound):
+    async def add(self, jobs: Sequence[Job]) -> list[Job]:
+        def shared(job: Job) -> Job:
+            old = self._jobs.get(job.retry_of or "")
+            return job if old is None else replace(job, request=replace(job.request, data=old.request.data))
+
+        return await super().add([shared(job) for job in jobs])
+
+
+class EndsWithAShortPage(Sound):
+    async def page(self, query: JobQuery) -> Page:
+        page = await super().page(query)
+        return Page(page.ids[:1], None)
 
 
 class DeletesUnfinished(Sound):

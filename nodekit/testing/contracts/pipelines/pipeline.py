@@ -90,6 +90,16 @@ class PipelineContract(Contract):
                 again = self._said(pipeline, _copied(replace(job, id=make_job().id)), job.id)
                 assert again == said, f"it remembers something that is not in the job: {stands(job)}"
 
+    def test_it_reads_no_output_but_the_last_one_unless_it_says_so(self, pipeline: Pipeline) -> None:
+        """A job that runs has no others. A pipeline that needs them has `needs_all_outputs`."""
+        if getattr(pipeline, "needs_all_outputs", False):
+            return
+        for each in self._walks(pipeline):
+            for job in each.jobs:
+                again = self._said(pipeline, job.without_earlier_outputs())
+                text = f"it reads outputs before the last one, so it needs `needs_all_outputs = True`: {stands(job)}"
+                assert again == self._said(pipeline, job), text
+
     async def test_the_answer_does_not_depend_on_the_time(self, pipeline: Pipeline) -> None:
         walks = self._walks(pipeline)
         before = [[self._said(pipeline, job) for job in each.jobs] for each in walks]

@@ -21,7 +21,7 @@ from nodekit import (
 from nodekit import Sequence as SequencePipeline
 from nodekit.testing.builders.jobs import make_request
 from nodekit.testing.contracts.shared.base import Open
-from nodekit.testing.contracts.shared.clocks import clock_of, thread_id
+from nodekit.testing.contracts.shared.clocks import thread_id, wrong_clock
 from nodekit.testing.contracts.shared.counting import CountingRunner
 from nodekit.testing.contracts.shared.nodes import SharedNodes
 from nodekit.testing.faults.injection import Faults
@@ -248,10 +248,10 @@ class Clusters(SharedNodes):
 
     async def test_ids_and_times_of_nodes_with_wrong_clocks_follow_the_engine(self, open_store: Open) -> None:
         async with AsyncExitStack() as stack:
-            places = [await stack.enter_async_context(self.place(open_store())) for _ in range(3)]
-            for place, seconds in zip(places, (0, 3600.0, -3600.0), strict=True):
-                if seconds:
-                    stack.enter_context(clock_of(await place.call(thread_id), seconds))
+            wrong = [stack.enter_context(wrong_clock(seconds)) for seconds in (0, 3600.0, -3600.0)]
+            places = [await stack.enter_async_context(self.place(open_store())) for _ in wrong]
+            for place, threads in zip(places, wrong, strict=True):
+                threads.add(await place.call(thread_id))
             nodes: list[Node] = []
             for number, place in enumerate(places):
                 nodes.append(await place.enter(self.node(place.store, CountingRunner(f"node-{number}"))))
@@ -265,10 +265,10 @@ class Clusters(SharedNodes):
             times = [time for job in jobs for time in (job.accepted_at, job.finished_at or 0)]
             now = await places[0].call(places[0].store.now)
             assert all(now - 60 < time < now + 1 for time in times)
-            for place, node, wrong in zip(places, nodes, (None, "ahead of", "behind"), strict=True):
+            for place, node, said in zip(places, nodes, (None, "ahead of", "behind"), strict=True):
                 reasons = " ".join((await place.call(node.health)).reasons)
-                assert (wrong is None) == ("this machine's clock is" not in reasons)
-                assert (wrong or "") in reasons
+                assert (said is None) == ("this machine's clock is" not in reasons)
+                assert (said or "") in reasons
 
 
 async def _names(node: Node) -> set[str]:

@@ -100,7 +100,7 @@ class SharedJobs(SharedBase):
             assert await self.claimed_meanwhile(stores[1], give) == claim.job.id
 
     async def claimed_meanwhile(self, store: SharedStore, give: Callable[[], Awaitable[object]]) -> JobId:
-        """Start to wait for a claim, call `give`, and return the id of the job that the claim gets."""
+        """Start to wait for a claim, call `give`, and return the id of the job that the claim gets, which is ended."""
         claims: list[Claim] = []
 
         async def wait() -> None:
@@ -112,7 +112,9 @@ class SharedJobs(SharedBase):
                 await anyio.sleep(self.quiet_seconds)
                 assert claims == []
                 await give()
-        return claims[0].job.id
+            [claim] = claims
+            await store.settle(claim.job.id, CANCELLED, client=None)
+        return claim.job.id
 
     async def test_a_delay_holds_in_every_store(self, stores: list[SharedStore]) -> None:
         claim = await self.claimed(stores[0])

@@ -13,7 +13,7 @@ from nodekit import UNFINISHED, Claim, ClaimLost, Job, JobId, JobQuery, JobStatu
 from nodekit.testing.builders.jobs import SEQUENCE, make_job, succeeded, with_output
 from nodekit.testing.contracts.bounds import turn
 from nodekit.testing.contracts.shared.base import NOTHING, Open, SharedBase, is_cancelled
-from nodekit.testing.contracts.shared.clocks import clock_of, thread_id
+from nodekit.testing.contracts.shared.clocks import thread_id, wrong_clock
 from nodekit.testing.contracts.shared.other_process import Elsewhere, awaited
 from nodekit.testing.contracts.stores.base import CANCELLED
 
@@ -273,11 +273,11 @@ class Leases(SharedBase):
     async def test_no_node_trusts_the_clock_of_another(
         self, open_store: Open, store: SharedStore, seconds: float
     ) -> None:
-        async with self.another(open_store) as there:
-            held, delayed = await self.claimed(store), await self.claimed(store)
-            [other] = await self.claimed_there(there, make_job())
-            ident = await there.call(thread_id)
-            with clock_of(ident, seconds):
+        with wrong_clock(seconds) as threads:
+            async with self.another(open_store) as there:
+                held, delayed = await self.claimed(store), await self.claimed(store)
+                [other] = await self.claimed_there(there, make_job())
+                threads.add(await there.call(thread_id))
                 await there.call(there.store.release, other, other.job, delay_seconds=self.short)
                 await store.release(delayed, delayed.job, delay_seconds=self.short)
                 assert await self.nothing_to_claim(store)

@@ -50,7 +50,7 @@ class SharedNodes(SharedBase):
 
     async def finished(self, node: Node, ids: Sequence[JobId]) -> list[Job]:
         """Wait until the jobs are finished, assert that all succeeded and each step ran once, and return them."""
-        with anyio.fail_after(self.timeout_seconds + self.lease_seconds):
+        with anyio.fail_after(3 * self.few_leases):  # writes that failed are tried again after pauses of up to 5 s
             jobs = await node.wait(ids)
         assert sorted(job.id for job in jobs) == sorted(ids)
         for job in jobs:

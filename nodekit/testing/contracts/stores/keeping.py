@@ -23,7 +23,7 @@ from nodekit import (
     Outcome,
 )
 from nodekit.testing.builders.jobs import make_job, make_retry
-from nodekit.testing.contracts.stores.base import KeeperBase
+from nodekit.testing.contracts.stores.sharing import Sharing
 from nodekit.testing.leaks.detectors import no_leaks, unblocked_loop
 
 ODD_PAYLOAD = msgspec.Raw('{"n": 1%s, "n":-0.0, "z" : [1E400,"\\u00e9 é"] }'.encode() % (b"0" * 77))
@@ -44,7 +44,7 @@ _ODD_TEXTS = (
 """Pairs of different texts that are equal as patterns, in queries, without case, or up to a zero byte."""
 
 
-class Keeping(KeeperBase):
+class Keeping(Sharing):
     """Tests of tables and stores about what they keep."""
 
     async def test_add_answers_what_it_kept(self, keeper: JobTable | JobStore) -> None:
@@ -135,7 +135,8 @@ class Keeping(KeeperBase):
         await keeper.add(jobs)
         await self.finish(keeper, jobs[0])
         whole = await keeper.get(_ids(jobs))
-        for fields in (*JobFields, JobFields.STATE, JobFields.STEPS, JobFields.REQUEST | JobFields.LAST_STEP):
+        some = JobFields.STATE, JobFields.RECORDS, JobFields.STEPS, JobFields.RUN, JobFields.ALL
+        for fields in (*JobFields, *some, JobFields.REQUEST | JobFields.LAST_STEP):
             for job, read in zip(whole, await keeper.get(_ids(jobs), fields=fields), strict=True):
                 request = job.request if JobFields.REQUEST in fields else read.request
                 steps = job.steps if JobFields.STEPS in fields else read.steps
@@ -144,6 +145,9 @@ class Keeping(KeeperBase):
                 assert _request_facts(read) == _request_facts(job)
                 if JobFields.LAST_STEP in fields:
                     assert read.steps[-1:] == job.steps[-1:], "the last step is missing"
+                if JobFields.RECORDS in fields:
+                    least = job.without_earlier_outputs()
+                    assert replace(read, request=job.request).without_earlier_outputs() == least, "a step is missing"
 
     async def test_get_takes_thousands_of_ids(self, keeper: JobTable | JobStore) -> None:
         jobs = [make_job() for _ in range(1500)]

@@ -196,7 +196,13 @@ class Memory:
 
     def _may_be(self, id: JobId, job: Job | None) -> bool:
         begun: Mapping[int, Job | None] = self._begun.get(id, {})
-        return job == self._kept[id] or any(_timeless(job) == _timeless(state) for state in begun.values())
+        known = [_timeless(state) for state in begun.values()]
+        return _light(job) == _light(self._kept[id]) or _light(_timeless(job)) in map(_light, known)
+
+
+def _light(job: Job | None) -> Job | None:
+    """Return a job for a comparison: claims leave out all outputs but the last one."""
+    return job and job.without_earlier_outputs()
 
 
 def _timeless(job: Job | None) -> Job | None:

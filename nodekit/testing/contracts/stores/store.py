@@ -10,12 +10,14 @@ from nodekit import Change, Claim, Held, Job, JobFields, JobId, JobQuery, JobSta
 from nodekit.testing.builders.jobs import make_job, succeeded, with_output
 from nodekit.testing.contracts.bounds import turn, within
 from nodekit.testing.contracts.stores.base import SUCCEEDED
+from nodekit.testing.contracts.stores.claim_rooms import ClaimRooms
 from nodekit.testing.contracts.stores.claiming import Claiming
 from nodekit.testing.contracts.stores.keeping import Keeping
+from nodekit.testing.contracts.stores.large_jobs import LargeJobs
 from nodekit.testing.contracts.stores.storing import Storing
 
 
-class JobStoreContract(Keeping, Claiming, Storing):
+class JobStoreContract(Keeping, Claiming, ClaimRooms, LargeJobs, Storing):
     """Suite of a store. Define the fixture `store`: an empty store that is entered."""
 
     @pytest.fixture

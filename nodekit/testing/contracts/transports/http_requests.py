@@ -14,15 +14,16 @@ from nodekit.testing.contracts.transports.http_client import HttpAnswer
 from nodekit.testing.contracts.transports.listening import unix_path
 from nodekit.testing.contracts.transports.serving import Limiting
 
+READS = {"GET", "HEAD"}
 ALLOWED: list[tuple[str, str, set[str]]] = [
-    ("POST", "/info", {"GET"}),
-    ("DELETE", "/health", {"GET"}),
-    ("PUT", "/api/jobs", {"GET", "POST"}),
-    ("GET", "/api/jobs/batch", {"POST"}),
-    ("GET", "/api/jobs/stream", {"POST"}),
-    ("DELETE", "/api/jobs/batch", {"POST"}),
-    ("GET", "/api/status", {"PUT"}),
-    ("PATCH", "/resources", {"GET"}),
+    ("POST", "/info", {*READS, "OPTIONS"}),
+    ("DELETE", "/health", {*READS, "OPTIONS"}),
+    ("PUT", "/api/jobs", {*READS, "POST", "OPTIONS"}),
+    ("GET", "/api/jobs/batch", {"POST", "OPTIONS"}),
+    ("GET", "/api/jobs/stream", {"POST", "OPTIONS"}),
+    ("DELETE", "/api/jobs/batch", {"POST", "OPTIONS"}),
+    ("GET", "/api/status", {"PUT", "OPTIONS"}),
+    ("PATCH", "/resources", {*READS, "OPTIONS"}),
 ]
 """Methods that a path does not allow, and the methods that it allows."""
 TELLTALE = ("Traceback", "RuntimeError", ".py", "a secret inside")
@@ -70,9 +71,11 @@ class HttpRequests(HttpBase):
             for method, path, allow in ALLOWED:
                 answer = await api.call(method, path)
                 assert (answer.status, bool(answer.error)) == (405, True), (method, path)
-                assert {name.strip() for name in (answer.header("Allow") or "").split(",")} == allow, path
+                assert _allowed(answer) == allow, path
+                answer = await api.call("OPTIONS", path)
+                assert (answer.status, answer.body, _allowed(answer)) == (204, b"", allow), path
             answer = await api.call("HEAD", "/info")
-            assert (answer.status, answer.body) == (405, b"")
+            assert (answer.status, answer.body) == (200, b"")
 
     async def test_a_fault_is_500_that_shows_nothing_of_the_inside(self, transport: Transport) -> None:
         async with self.api(transport) as api:
@@ -329,3 +332,7 @@ class HttpRequests(HttpBase):
             api.served.table.fails_to_get = RuntimeError("a fault")
             fault = await api.get(f"/api/jobs?id={UNKNOWN}", ("X-Request-ID", "mine-8"))
             assert (fault.params["request_id"], fault.header("X-Request-ID")) == ("mine-8", "mine-8")
+
+
+def _allowed(answer: HttpAnswer) -> set[str]:
+    return {name.strip() for name in (answer.header("Allow") or "").split(",")}

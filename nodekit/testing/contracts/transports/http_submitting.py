@@ -192,7 +192,7 @@ class HttpSubmitting(HttpBase):
             assert ((await api.sent(chunked)).status, len(api.served.table.jobs)) == (413, 1)
 
     async def test_past_max_pending_it_is_503_and_says_when_to_come_back(self, transport: Transport) -> None:
-        async with self.api(transport, max_pending=2) as api:
+        async with self.api(transport, max_pending=2, each_client=ClientLimits(max_pending=2)) as api:
             ids = [await api.submit("gate") for _ in range(2)]
             for answer in (
                 await api.post("/api/jobs", asked()),

@@ -214,6 +214,9 @@ class ToldTable:
     async def delete(self, ids: Sequence[JobId]) -> int:
         return await self._table.delete(ids)
 
+    async def sizes(self, ids: Sequence[JobId]) -> Mapping[JobId, int]:
+        return await self._table.sizes(ids)
+
     async def last_surplus(self, keep: int) -> int | None:
         return await self._table.last_surplus(keep)
 
@@ -226,7 +229,9 @@ def _in_part(job: Job, fields: JobFields) -> Job:
     request, steps = job.request, job.steps
     if JobFields.REQUEST not in fields:
         request = replace(request, containers=(), data=msgspec.Raw(), pipeline="", meta={})
-    if JobFields.STEPS not in fields:
+    if JobFields.RECORDS in fields and JobFields.STEPS not in fields:
+        steps = job.without_earlier_outputs().steps
+    elif JobFields.STEPS not in fields:
         steps = steps[-1:] if JobFields.LAST_STEP in fields else ()
     return replace(job, request=request, steps=steps)
 
