@@ -1,46 +1,89 @@
 """The store `sqlite`: durable jobs in one file, for one node at a time."""
 
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import anyio.to_thread
 import msgspec
 
-from nodekit import CompositionError, EmbeddedStore, NodeFile, PluginStorage, Problem, Provider, TableView
+from nodekit import (
+    Clock,
+    CompositionError,
+    EmbeddedStore,
+    GroupId,
+    NodeFile,
+    PluginStorage,
+    Problem,
+    Provider,
+    TableView,
+)
 from nodekit_sqlite._compact import compact
+from nodekit_sqlite._disk import FreeSpace
 from nodekit_sqlite._table import SqliteTable
 
 __all__ = ["SqliteConfig", "SqliteStore", "SqliteTable", "provider"]
+
+MIN_FREE_BYTES = 256 << 20
+"""Free space that is left by default, for the results of running jobs, the log beside the file, and other programs."""
 
 
 class SqliteConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The database file and its durability.
 
-    - `path`: The database file; it is created, with mode 0600, together with `.lock`, `-wal` and `-shm` beside it.
+    - `path`: The database file; it is created, with mode 0600, together with `-wal` and `-shm` beside it.
     - `synchronous`: FULL survives a crash of the machine; NORMAL only one of the process, and is faster on slow disks.
     - `group`: Maximum number of writes that share one commit.
+    - `min_free_bytes`: Free space on the disk below which the node takes no new jobs; running ones go on. 0: it takes
+      them until the disk is full.
     """
 
     path: Path
     synchronous: Literal["FULL", "NORMAL"] = "FULL"
     group: Annotated[int, msgspec.Meta(ge=1)] = 512
+    min_free_bytes: Annotated[int, msgspec.Meta(ge=0)] = MIN_FREE_BYTES
 
 
 class SqliteStore(EmbeddedStore):
     """A `JobStore` in an SQLite file.
 
     With `synchronous` ``"FULL"``, jobs survive a crash of the machine; with ``"NORMAL"``, one of the process. Up to
-    `group` writes share one commit.
+    `group` writes share one commit. Below `min_free_bytes` of free space on its disk, the node takes no new jobs.
     """
 
-    def __init__(self, path: Path | str, *, synchronous: Literal["FULL", "NORMAL"] = "FULL", group: int = 512) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        synchronous: Literal["FULL", "NORMAL"] = "FULL",
+        group: int = 512,
+        min_free_bytes: int = MIN_FREE_BYTES,
+        clock: Clock | None = None,
+    ) -> None:
         self._path, self._synchronous = Path(path), synchronous
+        self._space = FreeSpace(self._path, min_free_bytes)
         self._sqlite = SqliteTable(self._path, synchronous=synchronous, group=group)
-        super().__init__(self._sqlite)
+        super().__init__(self._sqlite, clock=clock)
 
     def storage(self, namespace: str) -> PluginStorage:
         """Return the records of a plugin (`StoringStore`)."""
         return self._sqlite.storage(namespace)
+
+    async def check(self) -> None:
+        """Read from the file without waiting for other reads (`CheckedStore`)."""
+        await self._sqlite.check()
+
+    async def stored_bytes(self, groups: Collection[GroupId]) -> Mapping[GroupId, int]:
+        """Return the number of bytes that the file holds for each of these groups (`DiskStore`)."""
+        return await self._sqlite.stored_bytes(groups)
+
+    def full(self) -> str:
+        """Return how little of the disk is free, if it is too little for new jobs (`DiskStore`)."""
+        return self._space.full()
+
+    def nodekit_problems(self) -> Sequence[str]:
+        """Return what is damaged in the file."""
+        return self._sqlite.damages.problems()
 
     def view(self) -> TableView:
         """Return a view of the file beside its node (`ViewedStore`). Each of its calls has its own transaction."""
@@ -55,7 +98,9 @@ def from_config(config: SqliteConfig, file: NodeFile) -> SqliteStore:
     """Build the store of a node file. Raise `CompositionError` if the database's folder does not exist."""
     if not config.path.parent.is_dir():
         raise CompositionError(Problem("path", f"there is no folder {config.path.parent}; make it first"))
-    return SqliteStore(config.path, synchronous=config.synchronous, group=config.group)
+    return SqliteStore(
+        config.path, synchronous=config.synchronous, group=config.group, min_free_bytes=config.min_free_bytes
+    )
 
 
 provider = Provider(SqliteConfig, from_config)

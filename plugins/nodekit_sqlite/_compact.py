@@ -5,7 +5,8 @@ from contextlib import closing
 from pathlib import Path
 
 from nodekit import StoreFailed
-from nodekit_sqlite._lock import OwnerLock
+from nodekit_sqlite._damage import CURE, is_damage
+from nodekit_sqlite._file import DatabaseFile
 from nodekit_sqlite._schema import check_version
 
 
@@ -18,10 +19,10 @@ def compact(path: Path) -> int:
     """
     if not path.exists():
         raise StoreFailed(f"there is no file {path}")
-    lock = OwnerLock(path)
-    lock.acquire()
+    file = DatabaseFile(path)
+    file.open()
     try:
-        with closing(sqlite3.connect(path, isolation_level=None, timeout=10)) as connection:
+        with closing(sqlite3.connect(file.path, isolation_level=None, timeout=10)) as connection:
             check_version(connection, str(path))
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             before = path.stat().st_size
@@ -30,6 +31,7 @@ def compact(path: Path) -> int:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             return max(0, before - path.stat().st_size)
     except (OSError, sqlite3.Error) as error:
-        raise StoreFailed(f"cannot compact {path}: {error}; its jobs are as they were") from error
+        cure = f"; {CURE}" if isinstance(error, sqlite3.Error) and is_damage(error) else ""
+        raise StoreFailed(f"cannot compact {path}: {error}; its jobs are as they were{cure}") from error
     finally:
-        lock.release()
+        file.close()

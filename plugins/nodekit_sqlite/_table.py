@@ -1,99 +1,79 @@
-"""Jobs in an SQLite file: WAL, one writing thread with group commit, one reading thread."""
+"""Jobs in an SQLite file: WAL, one writing thread with group commit, several reading threads."""
 
-import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack, closing
-from functools import cache
-from itertools import islice
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import anyio
 import anyio.to_thread
-import msgspec
 
 from nodekit import (
     ClientId,
-    ContainerId,
     GroupId,
     Job,
     JobFields,
     JobId,
     JobQuery,
-    JobRequest,
-    JobStatus,
-    Location,
-    Outcome,
+    Page,
     StepRecord,
     StoreFailed,
     Unfinished,
-    default_group,
 )
-from nodekit_sqlite._lock import OwnerLock
-from nodekit_sqlite._query import BY_FINISH, BY_OPEN, HAS_FINISHED, IS_OPEN, find_query, marks
-from nodekit_sqlite._schema import check_version, migrate, prepare_empty_file
+from nodekit_sqlite._damage import CURE, Damages, has_damage, is_damage
+from nodekit_sqlite._deleting import delete, shrink
+from nodekit_sqlite._file import DatabaseFile
+from nodekit_sqlite._finish_numbers import LAST_SURPLUS, last_finish_number
+from nodekit_sqlite._query import Slice, behind, find_slice
+from nodekit_sqlite._readers import Readers
+from nodekit_sqlite._reading import read_sizes, read_steps, read_unfinished, select
+from nodekit_sqlite._rescue import Rescue
+from nodekit_sqlite._rows import changing_columns, step_records
+from nodekit_sqlite._schema import check_readable, check_version, migrate, prepare_empty_file, repair_indexes, stamp
 from nodekit_sqlite._storage import SqliteStorage
-from nodekit_sqlite._thread import ConnectionThread
+from nodekit_sqlite._thread import Writer, any_text
+from nodekit_sqlite._usage import Usage, read_usage
+from nodekit_sqlite._writing import Addition, Numbers, insert, save
 
+READERS = 3
+"""Number of threads that read. Two can be busy with long reads of one group of clients, and one is left for others."""
+PAGE_SLICES = 10
+"""Number of slices after which a page ends, however few jobs were found: some tenth of a second."""
 _VARIABLES = 500
 """Maximum number of ids in one statement."""
-_FREED_PAGES = 200
-"""Number of pages of 4 KiB that a deletion gives back to the file system beyond those that it frees."""
-
-
-class _State(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The fields of a job that change, without its steps."""
-
-    accepted_at: float
-    status: JobStatus
-    due: ContainerId | None = None
-    not_before: float | None = None
-    delay_seconds: float | None = None
-    timeout_seconds: float | None = None
-    queue_timeout_seconds: float | None = None
-    outcome: Outcome | None = None
-    finished_at: float | None = None
-    retry_of: JobId | None = None
-
-
-class _Row(_State, frozen=True, kw_only=True, omit_defaults=True):
-    """The column `state`. It includes what scheduling needs of the request, so that the request need not be read."""
-
-    group: GroupId | None = None
-    priority: int = 3
-    pipeline: str = "sequence"
-    origin: Location = Location.OFFCHAIN
-    destination: Location = Location.OFFCHAIN
-
-
-_encode = msgspec.json.Encoder().encode
-_state = msgspec.json.Decoder(_State).decode
-_row = msgspec.json.Decoder(_Row).decode
-_request = msgspec.json.Decoder(JobRequest).decode
-_record = msgspec.json.Decoder(StepRecord).decode
+_KNOWN_SECONDS = 10.0
+"""Time for which the bytes of a group are known; another process, such as `nodekit prune`, may change them."""
+_KNOWN_GROUPS = 10_000
+"""Number of groups whose bytes are known at the same time; a client may have any number of addresses."""
 
 
 class SqliteTable:
     """A durable `JobTable`. The file at `path` is created if it is missing; its folder must exist."""
 
+    shares_payloads = True
+
     def __init__(self, path: Path, *, synchronous: str = "FULL", group: int = 512, owned: bool = True) -> None:
-        self._path = path
         self._synchronous = synchronous
         self._owned = owned
-        self._lock = OwnerLock(path)
-        self._writer = ConnectionThread(self._connect, group=group, writes=True)
-        self._reader = ConnectionThread(self._connect, group=group, writes=False)
+        self._file, self.damages = DatabaseFile(path, owned=owned), Damages()
+        self._rescue = Rescue(self._file)
+        self._numbers = Numbers()
+        self._usage, self._looked_at = Usage(), dict[GroupId, float]()
+        self._writer = Writer(self._connect, self._usage, self._rescue, group=group)
+        self._readers = Readers(self._connect, threads=READERS if owned else 1)
+        self._checks = Readers(self._connect, threads=1)
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            stack.callback(self._lock.release)
-            await anyio.to_thread.run_sync(self._open)
-            for thread in (self._writer, self._reader):
-                await thread.start()
-                stack.push_async_callback(thread.stop)
+            stack.callback(self._file.close)
+            await anyio.to_thread.run_sync(self._open, stack)
+            for threads in (self._writer, self._readers, self._checks):
+                stack.push_async_callback(threads.stop)
+                await threads.start()
             self._stack = stack.pop_all()
         return self
 
@@ -103,27 +83,36 @@ class SqliteTable:
         with anyio.CancelScope(shield=True):
             await self._stack.aclose()
 
-    def _open(self) -> None:
-        """Lock and prepare the file. This waits for the disk, so it runs in a thread while the node's loop goes on."""
-        if self._owned:
-            self._lock.acquire()
-        self._prepare()
+    def _open(self, stack: AsyncExitStack) -> None:
+        """Lock and prepare the file. This waits for the disk, so it runs in a thread while the node's loop goes on.
 
-    def _prepare(self) -> None:
+        One connection stays open, so that the log stays where it is.
+        """
+        self._file.open()
         try:
-            if not self._owned:
-                with closing(self._connect()) as connection:
-                    return check_version(connection, str(self._path))
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
-            prepare_empty_file(self._path)
-            with closing(self._connect()) as connection:
-                migrate(connection, str(self._path))
+            if self._owned:
+                prepare_empty_file(self._file.path)
+            connection = self._connect()
+            stack.callback(connection.close)
+            connection.text_factory = any_text
+            self._prepare(connection)
         except (OSError, sqlite3.Error) as error:
-            raise StoreFailed(f"cannot open {self._path}: {error}") from error
+            cure = f"; {CURE}" if is_damage(error) else ""
+            raise StoreFailed(f"cannot open {self._file.path}: {error}{cure}") from error
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        path = str(self._file.path)
+        if self._owned:
+            migrate(connection, path)
+            check_readable(connection)
+            repair_indexes(connection, self.damages)
+            self._file.pin(stamp(connection))
+        else:
+            check_version(connection, path)
 
     def _connect(self) -> sqlite3.Connection:
-        # mode=rw: only its owner creates the file, in `_prepare`; WAL needs write access for readers too
-        address = f"{self._path.absolute().as_uri()}?mode=rw"
+        # mode=rw: only its owner creates the file; WAL needs write access for readers too
+        address = f"{self._file.path.absolute().as_uri()}?mode=rw"
         connection = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False, timeout=10)
         try:
             connection.execute("PRAGMA journal_mode = WAL")
@@ -133,219 +122,132 @@ class SqliteTable:
             raise
         return connection
 
+    # -- writing ----------------------------------------------------------------------------------
+
     async def add(self, jobs: Sequence[Job]) -> list[Job]:
-        rows = [
-            (
-                (job.id, job.client, job.request.idempotency_key, *_columns(job)),
-                _encode(job.request),
-                [*_records(job, 0)],
-            )
-            for job in jobs
-        ]
+        new = [Addition(job) for job in jobs]
+        usage, damages, numbers = self._usage, self.damages, self._numbers
 
         def write(connection: sqlite3.Connection) -> list[Job]:
-            return [_insert(connection, job, *row) for job, row in zip(jobs, rows, strict=True)]
+            return [insert(connection, one, numbers, usage, damages) for one in new]
 
         return await self._writer.call(write)
 
     async def save(self, job: Job) -> None:
-        state = _columns(job)
-        last = list(_records(job, len(job.steps) - 1)) if job.steps else []
+        state = changing_columns(job)
+        last = list(step_records(job, len(job.steps) - 1)) if job.steps else []
+        await self._writer.call(lambda connection: save(connection, job, state, last, self._usage))
 
-        def write(connection: sqlite3.Connection) -> None:
-            number, done = connection.execute(_DONE, (job.id,)).fetchone() or (None, 0)
-            if number is None:
-                raise StoreFailed(f"job {job.id} is not in {self._path}")
-            connection.execute(_UPDATE, (*state, number))
-            records = last if len(job.steps) <= done + 1 else list(_records(job, done))
-            connection.executemany(_RECORD, [(number, *record) for record in records if record[0] > done])
+    async def delete(self, ids: Sequence[JobId]) -> int:
+        """Delete finished jobs. One that SQLite cannot delete, because it is damaged, stays and harms no other."""
+        unique = list(dict.fromkeys(ids))
+        return sum([await self._delete(some) for some in _slices(unique)])
 
-        await self._writer.call(write)
+    async def _delete(self, ids: Sequence[JobId]) -> int:
+        try:
+            deleted, before = await self._writer.call(lambda connection: delete(connection, ids, self._usage))
+        except StoreFailed as error:
+            if not has_damage(error):
+                raise
+            if len(ids) > 1:  # each in its own transaction: SQLite cannot commit one in which it found damage
+                return sum([await self._delete([id]) for id in ids])
+            self.damages.of_part("a page with finished jobs, which cannot be deleted,", error)
+            return 0
+        if deleted:
+            await self._shrink(before)
+        return deleted
+
+    async def _shrink(self, free_before: int) -> None:
+        try:
+            await self._writer.call(lambda connection: shrink(connection, free_before))
+        except StoreFailed as error:
+            if not has_damage(error):
+                raise
+            self.damages.of_part("the list of free pages", error)
+
+    # -- reading ----------------------------------------------------------------------------------
 
     async def get(
         self, ids: Sequence[JobId], *, client: ClientId | None = None, fields: JobFields = JobFields.ALL
     ) -> list[Job]:
-        unique = list(dict.fromkeys(ids))
+        unique, damages = list(dict.fromkeys(ids)), self.damages
 
-        def read(connection: sqlite3.Connection) -> dict[JobId, Job]:
-            return {job.id: job for some in _slices(unique) for job in _select(connection, some, client, fields)}
+        def read(connection: sqlite3.Connection) -> list[Job]:
+            found = [job for some in _slices(unique) for job in select(connection, some, client, fields, damages)]
+            jobs = {job.id: job for job in found}
+            return [jobs[id] for id in unique if id in jobs]
 
-        jobs = await self._reader.call(read) if unique else {}
-        return [jobs[id] for id in unique if id in jobs]
+        long = len(unique) > 1 and fields is not JobFields.STATE
+        return await self._readers.call(read, long=long) if unique else []
+
+    async def sizes(self, ids: Sequence[JobId]) -> dict[JobId, int]:
+        def read(connection: sqlite3.Connection) -> dict[JobId, int]:
+            return {id: size for some in _slices(ids) for id, size in read_sizes(connection, some)}
+
+        return await self._readers.call(read) if ids else {}
+
+    async def steps(self, id: JobId, first: int, most_bytes: int) -> list[StepRecord]:
+        return await self._readers.call(lambda connection: read_steps(connection, id, first, most_bytes))
 
     async def find(self, query: JobQuery) -> list[JobId]:
-        statement, values = find_query(query)
-        return await self._reader.call(lambda c: [id for (id,) in c.execute(statement, values)])
+        return list((await self._search(query, None)).ids)
 
-    async def delete(self, ids: Sequence[JobId]) -> int:
-        def write(connection: sqlite3.Connection) -> int:
-            return sum(_delete(connection, some) for some in _slices(list(dict.fromkeys(ids))))
+    async def page(self, query: JobQuery) -> Page:
+        """Return a page of a search, which may be short (`PagingStore`)."""
+        found = await self._search(query, PAGE_SLICES)
+        return Page(found.ids, found.next)
 
-        return await self._writer.call(write)
+    async def _search(self, query: JobQuery, slices: int | None) -> Slice:
+        """Search slice by slice, each in its own turn, until the query's limit or the number of slices is reached."""
+        ids: list[JobId] = []
+        number = 0
+        while True:
+            found = await self._readers.call(_finding(query), long=query.idempotency_key is None)
+            ids += found.ids
+            number += 1
+            if found.next is None or len(found.ids) == query.limit or number == slices:
+                return Slice(ids, found.next)
+            query = behind(query, found)
+
+    async def check(self) -> None:
+        """Read from the file, on a connection that does nothing else, and look whether the file is in its place."""
+        await self._checks.call(self._check)
+
+    def _check(self, connection: sqlite3.Connection) -> None:
+        connection.execute("SELECT max(number) FROM jobs").fetchone()
+        if (loss := self._file.look()) is not None or self._rescue.text:
+            self._writer.look()  # which saves what it can
+            raise StoreFailed(self._rescue.text or (loss.text if loss else ""))
 
     def storage(self, namespace: str) -> SqliteStorage:
         """Return the records of a plugin."""
-        return SqliteStorage(namespace, self._writer, self._reader)
+        return SqliteStorage(namespace, self._writer, self._readers)
 
     async def last_finish_number(self) -> int:
         """Return the highest number that a job of this file ever had."""
-        return await self._reader.call(lambda c: int(c.execute(_LAST_NUMBER).fetchone()[0]))
+        return await self._readers.call(last_finish_number)
 
     async def last_surplus(self, keep: int) -> int | None:
-        rows = await self._reader.call(lambda c: c.execute(_LAST_SURPLUS, (keep,)).fetchall())
+        rows = await self._readers.call(lambda c: c.execute(LAST_SURPLUS, (keep,)).fetchall())
         return rows[0][0] if rows else None
 
     async def unfinished(self) -> list[Unfinished]:
-        def read(connection: sqlite3.Connection) -> list[Unfinished]:
-            return [_unfinished(*row) for row in connection.execute(_OPEN)]
+        return await self._readers.call(lambda connection: read_unfinished(connection, self.damages))
 
-        return await self._reader.call(read)
-
-
-_ROW = """
-    INSERT OR IGNORE INTO jobs (id, client, idempotency_key, status, open, finish_number, error_container, error, state)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
-"""
-_RECORD = "INSERT OR REPLACE INTO records (job, number, done, body) VALUES (?, ?, ?, ?)"
-_DONE = """
-    SELECT number, (SELECT coalesce(max(r.number), 0) FROM records r WHERE r.job = jobs.number AND r.done = 1)
-    FROM jobs WHERE id = ?
-"""
-_UPDATE = """
-    UPDATE jobs SET status = ?, open = ?, finish_number = ?, error_container = ?, error = ?, state = ? WHERE number = ?
-"""
-_KEPT = "SELECT id FROM jobs WHERE id = ? UNION ALL SELECT id FROM jobs WHERE client = ? AND idempotency_key = ?"
-_LAST_NUMBER = "SELECT max(highest, coalesce((SELECT max(finish_number) FROM jobs), 0)) FROM deleted_numbers"
-_LAST_SURPLUS = f"""
-    SELECT finish_number FROM jobs {BY_FINISH} WHERE {HAS_FINISHED} ORDER BY finish_number DESC LIMIT 1 OFFSET ?
-"""  # noqa: S608 - our own texts only
-_OPEN = f"SELECT id, client, state FROM jobs {BY_OPEN} WHERE {IS_OPEN} ORDER BY id"  # noqa: S608 - our own texts only
+    async def stored_bytes(self, groups: Collection[GroupId]) -> Mapping[GroupId, int]:
+        """Return the number of bytes that the file holds for each of these groups (`DiskStore`)."""
+        if len(self._looked_at) > _KNOWN_GROUPS:
+            self._looked_at.clear()
+            self._usage.known.clear()
+        now = time.monotonic()
+        if old := [group for group in groups if now - self._looked_at.get(group, -_KNOWN_SECONDS) >= _KNOWN_SECONDS]:
+            self._usage.known.update(await self._readers.call(lambda connection: read_usage(connection, old)))
+            self._looked_at.update(dict.fromkeys(old, now))
+        return {group: self._usage.known.get(group, 0) for group in groups}
 
 
-def _columns(job: Job) -> tuple[Any, ...]:
-    """Return the values of the columns that change."""
-    failed = (None, None) if job.error is None else (job.error.container, job.error.error)
-    return job.status, not job.status.finished, job.finish_number, *failed, _encode_state(job)
-
-
-def _encode_state(job: Job) -> bytes:
-    request = job.request
-    return _encode(
-        _Row(
-            group=request.group,
-            priority=request.priority,
-            pipeline=request.pipeline,
-            origin=request.origin,
-            destination=request.destination,
-            **{field: getattr(job, field) for field in _State.__struct_fields__},
-        )
-    )
-
-
-def _records(job: Job, first: int) -> Iterator[tuple[int, bool, bytes]]:
-    for number, record in enumerate(islice(job.steps, first, None), first + 1):
-        yield number, record.result is not None, _encode(record)
-
-
-def _insert(
-    connection: sqlite3.Connection, job: Job, row: Sequence[Any], request: bytes, records: Iterable[Sequence[Any]]
-) -> Job:
-    inserted = connection.execute(_ROW, row)
-    if not inserted.rowcount:
-        (id,) = connection.execute(_KEPT, (job.id, job.client, job.request.idempotency_key)).fetchone()
-        return next(_select(connection, [id], None, JobFields.ALL))
-    number = inserted.lastrowid
-    connection.execute(_RECORD, (number, 0, True, request))
-    connection.executemany(_RECORD, [(number, *record) for record in records])
-    return job
-
-
-@cache
-def _selection(fields: JobFields) -> str:
-    """Return the beginning of a statement that reads these parts of jobs: its columns and tables."""
-    if fields is JobFields.STATE:
-        return "SELECT id, client, finish_number, state, NULL, NULL FROM jobs"
-    columns = "SELECT id, client, finish_number, state, records.number, body FROM jobs"
-    if JobFields.REQUEST in fields:  # each job has one, under number 0
-        records, steps = "JOIN records ON job = jobs.number", "records.number > 0"
-    else:
-        records, steps = "LEFT JOIN records ON job = jobs.number AND records.number > 0", "1"
-    if JobFields.STEPS in fields:
-        return f"{columns} {records}"
-    if JobFields.LAST_STEP not in fields:
-        return f"{columns} {records} AND NOT {steps}"
-    last = "SELECT max(number) FROM records last WHERE last.job = jobs.number"
-    return f"{columns} {records} AND (NOT {steps} OR records.number = ({last}))"
-
-
-def _select(
-    connection: sqlite3.Connection, ids: Sequence[JobId], client: ClientId | None, fields: JobFields
-) -> Iterator[Job]:
-    mine = "" if client is None else "AND client = ?"
-    query = f"{_selection(fields)} WHERE id IN ({marks(ids)}) {mine} ORDER BY jobs.number, 5"
-    found: dict[JobId, tuple[ClientId, int | None, bytes, list[tuple[int, bytes]]]] = {}
-    values = [*ids, *([] if client is None else [client])]
-    for id, owner, finish_number, state, number, body in connection.execute(query, values):
-        records = found.setdefault(id, (owner, finish_number, state, []))[3]
-        if body is not None:
-            records.append((number, body))
-    for id, (owner, finish_number, state, records) in found.items():
-        whole = bool(records) and records[0][0] == 0
-        yield Job(
-            id=id,
-            request=_request(records.pop(0)[1]) if whole else _unread_request(owner, _row(state)),
-            steps=tuple([_record(body) for _, body in records]),
-            finish_number=finish_number,
-            **msgspec.structs.asdict(_state(state)),
-        )
-
-
-def _unread_request(client: ClientId, row: _Row) -> JobRequest:
-    return JobRequest(
-        containers=(),
-        data=msgspec.Raw(),
-        client=client,
-        group=row.group,
-        priority=row.priority,
-        pipeline=row.pipeline,
-        origin=row.origin,
-        destination=row.destination,
-    )
-
-
-def _unfinished(id: JobId, client: ClientId, state: bytes) -> Unfinished:
-    row = _row(state)
-    return Unfinished(
-        id=id,
-        group=row.group or default_group(client),
-        priority=row.priority,
-        due=row.due or "",
-        pipeline=row.pipeline,
-        onchain=row.origin is Location.ONCHAIN,
-        streams=row.destination is Location.STREAM,
-        not_before=row.not_before,
-        delay_seconds=row.delay_seconds,
-        timeout_seconds=row.timeout_seconds,
-        queue_timeout_seconds=row.queue_timeout_seconds,
-    )
-
-
-def _delete(connection: sqlite3.Connection, ids: Sequence[JobId]) -> int:
-    before = _free_pages(connection)
-    finished = f"FROM jobs WHERE open = 0 AND id IN ({marks(ids)})"
-    connection.execute(f"DELETE FROM records WHERE job IN (SELECT number {finished})", ids)  # noqa: S608
-    highest = f"max(highest, coalesce((SELECT max(finish_number) {finished}), 0))"
-    connection.execute(f"UPDATE deleted_numbers SET highest = {highest}", ids)  # noqa: S608
-    deleted = connection.execute(f"DELETE {finished}", ids).rowcount
-    after = _free_pages(connection)
-    for _ in range(min(after, after - before + _FREED_PAGES)):  # sqlite3 takes one step of this, which frees one page
-        connection.execute("PRAGMA incremental_vacuum")
-    return deleted
-
-
-def _free_pages(connection: sqlite3.Connection) -> int:
-    (free,) = connection.execute("PRAGMA freelist_count").fetchone()
-    return int(free)
+def _finding(query: JobQuery) -> Callable[[sqlite3.Connection], Slice]:
+    return lambda connection: find_slice(connection, query)
 
 
 def _slices(ids: Sequence[JobId]) -> Iterator[Sequence[JobId]]:

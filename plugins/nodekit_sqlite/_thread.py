@@ -1,99 +1,170 @@
-"""A thread with one connection that runs calls in groups. Calls that wait together share one commit and one wake-up."""
+"""Calls that run in a thread with a connection, and the thread that writes: waiting calls share one commit."""
 
 import sqlite3
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import Any, TypeVar, cast
+from traceback import clear_frames
+from typing import Any, Generic, TypeVar, cast
 
 import anyio
 import anyio.to_thread
 from anyio.lowlevel import current_token
 
-from nodekit import StoreFailed
+from nodekit import GroupId, StoreFailed
+from nodekit_sqlite._damage import CURE, is_damage
+from nodekit_sqlite._rescue import Rescue
+from nodekit_sqlite._usage import Usage
 
 T = TypeVar("T")
 
+Connect = Callable[[], sqlite3.Connection]
 
-class _Call:
+
+class Call(Generic[T]):
     """A function of the connection, and its result or error."""
 
-    __slots__ = ("done", "error", "function", "result")
+    __slots__ = ("abandoned", "done", "error", "function", "group", "long", "result")
 
-    def __init__(self, function: Callable[[sqlite3.Connection], Any]) -> None:
-        self.function = function
+    def __init__(
+        self, function: Callable[[sqlite3.Connection], T], group: GroupId | None = None, *, long: bool = False
+    ) -> None:
+        self.function, self.group, self.long = function, group, long
         self.done = anyio.Event()
-        self.result: Any = None
+        self.abandoned = False
+        """True once nobody waits for the result."""
+        self.result: T | None = None
         self.error: Exception | None = None
 
     def run(self, connection: sqlite3.Connection) -> None:
         try:
             self.result, self.error = self.function(connection), None
         except Exception as error:
+            _end_statements(error)
             self.error = error
 
+    def answer(self) -> T:
+        """Return the result, or raise the error: `StoreFailed` if SQLite failed."""
+        if isinstance(self.error, sqlite3.Error):
+            cure = f"; {CURE}" if is_damage(self.error) else ""
+            raise StoreFailed(f"sqlite: {self.error}{cure}") from self.error
+        if self.error is not None:
+            raise self.error
+        return cast("T", self.result)
 
-class ConnectionThread:
-    """A thread that runs functions on a connection, one at a time. A writing one groups them into transactions."""
 
-    def __init__(self, connect: Callable[[], sqlite3.Connection], *, group: int, writes: bool) -> None:
-        self._connect = connect
-        self._group = group
-        self._run = _write if writes else _read
-        self._calls: SimpleQueue[_Call | None] = SimpleQueue()
-        self._thread: Thread | None = None
+def _end_statements(error: BaseException | None) -> None:
+    """End the statements that an error has cut short.
 
-    async def start(self) -> None:
-        """Start the thread. Call this in the event loop that will make the calls.
+    The error holds the frames that it came through, and these their cursors. A cursor that is not at its end keeps its
+    connection in an old transaction, and all later calls would read what was there then.
+    """
+    seen = set[int]()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
-        Connecting may wait for the disk, so it is done in a thread.
-        """
+
+def any_text(text: bytes) -> str:
+    """Return a text as it is in the file, which may be damaged."""
+    return text.decode(errors="replace")
+
+
+class Deliveries:
+    """Finished calls on their way to the event loop. One wake-up of the loop delivers all that have finished by then.
+
+    Make it in the event loop that makes the calls.
+    """
+
+    def __init__(self) -> None:
         loop = current_token().native_token
         # asyncio's loop and trio's token have the same method under different names
         self._post = cast(
             "Callable[..., object]", getattr(loop, "call_soon_threadsafe", None) or getattr(loop, "run_sync_soon", None)
         )
-        try:
-            connection = await anyio.to_thread.run_sync(self._connect)
-        except sqlite3.Error as error:
-            raise StoreFailed(f"sqlite: {error}") from error
-        self._thread = Thread(target=self._work, args=[connection], name="nodekit-sqlite", daemon=True)
+        self._finished: deque[Call[Any]] = deque()
+        self._posted = False
+
+    def put(self, calls: Sequence[Call[Any]]) -> None:
+        """Deliver finished calls. A thread calls this."""
+        self._finished.extend(calls)
+        if calls and not self._posted:
+            self._posted = True
+            with suppress(RuntimeError):  # the event loop is gone, and so are the callers
+                self._post(self._deliver)
+
+    def _deliver(self) -> None:
+        self._posted = False  # first: what finishes from now on may need another wake-up
+        with suppress(IndexError):
+            while True:
+                self._finished.popleft().done.set()
+
+
+async def connected(connect: Connect) -> sqlite3.Connection:
+    """Connect in a thread, since this may wait for the disk. Raise `StoreFailed`."""
+    try:
+        return await anyio.to_thread.run_sync(connect)
+    except sqlite3.Error as error:
+        raise StoreFailed(f"sqlite: {error}") from error
+
+
+class Writer:
+    """A thread that runs functions on a connection, one at a time, in transactions of up to `group` calls.
+
+    Nothing is acknowledged before `rescue` has seen, after the commit, that the file is still in its place.
+    """
+
+    def __init__(self, connect: Connect, usage: Usage, rescue: Rescue, *, group: int) -> None:
+        self._connect, self._usage, self._rescue, self._group = connect, usage, rescue, group
+        self._calls: SimpleQueue[Call[Any] | None] = SimpleQueue()
+        self._thread: Thread | None = None
+
+    async def start(self) -> None:
+        """Start the thread. Call this in the event loop that will make the calls."""
+        deliveries, connection = Deliveries(), await connected(self._connect)
+        self._thread = Thread(target=self._work, args=[connection, deliveries], name="nodekit-sqlite", daemon=True)
         self._thread.start()
 
     async def call(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        """Run a function in the thread. For a writing thread, its changes are committed once this returns.
+        """Run a function in the thread. Its changes are committed once this returns.
 
         Raise `StoreFailed` if SQLite fails or the thread does not run.
         """
         if self._thread is None:
             raise StoreFailed("the store is not open")
-        self._calls.put(call := _Call(function))
+        call = Call(function)
+        self._calls.put(call)
         await call.done.wait()
-        if isinstance(call.error, sqlite3.Error):
-            raise StoreFailed(f"sqlite: {call.error}") from call.error
-        if call.error is not None:
-            raise call.error
-        return cast("T", call.result)
+        return call.answer()
+
+    def look(self) -> None:
+        """Have the thread look at the file soon. Nobody waits for it."""
+        if self._thread is not None:
+            self._calls.put(Call(lambda connection: None))
 
     async def stop(self) -> None:
         """Finish the calls made so far and end the thread."""
+        self.look()  # the last chance to save the jobs of a file that was deleted
         thread, self._thread = self._thread, None
         if thread is not None:
             self._calls.put(None)
             await anyio.to_thread.run_sync(thread.join)
 
-    def _work(self, connection: sqlite3.Connection) -> None:
+    def _work(self, connection: sqlite3.Connection, deliveries: Deliveries) -> None:
+        connection.text_factory = any_text  # a damaged job must not prevent its deletion
         try:
             while calls := self._next():
-                self._run(connection, calls)
-                with suppress(RuntimeError):  # the event loop is gone, and so are the callers
-                    self._post(_deliver, calls)
+                self._write(connection, calls)
+                deliveries.put(calls)
+                del calls  # they may be large, and the wait for the next ones long
         finally:
             connection.close()
 
-    def _next(self) -> Sequence[_Call]:
-        calls: list[_Call] = []
+    def _next(self) -> Sequence[Call[Any]]:
+        calls: list[Call[Any]] = []
         call = self._calls.get()
         with suppress(Empty):
             while call is not None:
@@ -105,36 +176,38 @@ class ConnectionThread:
                 self._calls.put(None)  # stop after these
         return calls
 
+    def _write(self, connection: sqlite3.Connection, calls: Sequence[Call[Any]]) -> None:
+        """Run all calls in one transaction. If one of them fails, run each in its own, so that it harms no other."""
+        if self._rescue.text and self._refused(connection, calls):
+            return
+        if self._commit(connection, calls) is not None and len(calls) > 1:
+            for call in calls:
+                self._commit(connection, [call])
+        self._refused(connection, calls)
 
-def _read(connection: sqlite3.Connection, calls: Sequence[_Call]) -> None:
-    for call in calls:
-        call.run(connection)
+    def _refused(self, connection: sqlite3.Connection, calls: Sequence[Call[Any]]) -> bool:
+        """Fail the calls if the file is not in its place: nothing that was written may be acknowledged."""
+        text = self._rescue.look(connection)
+        if text:
+            for call in calls:
+                call.error = StoreFailed(text)
+        return bool(text)
 
-
-def _write(connection: sqlite3.Connection, calls: Sequence[_Call]) -> None:
-    """Run all calls in one transaction. If one of them fails, run each in its own, so that it harms no other."""
-    if _commit(connection, calls) is not None and len(calls) > 1:
-        for call in calls:
-            _commit(connection, [call])
-
-
-def _commit(connection: sqlite3.Connection, calls: Sequence[_Call]) -> Exception | None:
-    try:
-        connection.execute("BEGIN IMMEDIATE")
-        for call in calls:
-            call.run(connection)
-            if call.error is not None:
-                raise call.error
-        connection.execute("COMMIT")
-        return None
-    except Exception as error:
-        with suppress(sqlite3.Error):
-            connection.execute("ROLLBACK")
-        for call in calls:
-            call.error = error
-        return error
-
-
-def _deliver(calls: Sequence[_Call]) -> None:
-    for call in calls:
-        call.done.set()
+    def _commit(self, connection: sqlite3.Connection, calls: Sequence[Call[Any]]) -> Exception | None:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            for call in calls:
+                call.run(connection)
+                if call.error is not None:
+                    raise call.error
+            self._usage.before_commit(connection)
+            connection.execute("COMMIT")
+            self._usage.end(committed=True)
+            return None
+        except Exception as error:
+            with suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+            self._usage.end(committed=False)
+            for call in calls:
+                call.error = error
+            return error

@@ -1,0 +1,90 @@
+"""Damage of the file: which errors mean it, and what becomes of a job that cannot be read."""
+
+import logging
+import sqlite3
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from nodekit import ContainerError, Job, JobId, JobRequest, JobStatus, Outcome, StoreFailed
+from nodekit_sqlite._sums import DamagedRecord
+
+logger = logging.getLogger("nodekit.store")
+
+DAMAGED = "the records of this job in the store are damaged and cannot be read"
+"""Text that clients get. It says nothing of what was read, which may be data of somebody else."""
+CURE = "restore a backup, or rescue what can be read: sqlite3 FILE .recover | sqlite3 NEW_FILE"
+
+_UNREADABLE = {sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_IOERR_CORRUPTFS}
+_NAMED = 10_000
+"""Number of damaged jobs that are remembered, so that each is logged once."""
+
+
+def is_damage(error: Exception) -> bool:
+    """Return True if a part of the file cannot be read, or is not as it was written. Others may read other parts."""
+    if isinstance(error, sqlite3.Error):
+        code = getattr(error, "sqlite_errorcode", None)
+        if code is None:  # of the module itself, not of SQLite
+            return "decode to UTF-8" in str(error)
+        return code & 0xFF == sqlite3.SQLITE_CORRUPT or code in _UNREADABLE
+    return isinstance(error, DamagedRecord | msgspec.MsgspecError)
+
+
+def has_damage(error: StoreFailed) -> bool:
+    """Return True for a failure whose cause is damage."""
+    return isinstance(error.__cause__, Exception) and is_damage(error.__cause__)
+
+
+class Damages:
+    """The damage that was found since the file was opened. Any thread may report some."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, None] = {}
+        self._parts: dict[str, None] = {}
+
+    def of_job(self, id: JobId, error: Exception) -> None:
+        """Report that a job cannot be read."""
+        if id not in self._jobs and len(self._jobs) < _NAMED:
+            self._jobs[id] = None
+            logger.error("job %s is damaged in the store and counts as failed: %s", id, error)
+
+    def of_part(self, part: str, error: object) -> None:
+        """Report that a part of the file, other than a job, cannot be read."""
+        if part not in self._parts:
+            self._parts[part] = None
+            logger.error("%s of the store is damaged: %s", part, error)
+
+    def problems(self) -> Sequence[str]:
+        """Return what is wrong, for operators."""
+        texts = [f"{part} of the store is damaged; {CURE}" for part in [*self._parts]]
+        if number := len(self._jobs):
+            jobs = "1 job is" if number == 1 else f"{number} jobs are"
+            some = ", ".join([*self._jobs][:3])
+            texts.insert(0, f"{jobs} damaged in the store and failed ({some}{', …' * (number > 3)}); {CURE}")
+        return texts
+
+
+def failed_job(id: JobId, request: JobRequest, state: dict[str, Any], finish_number: Any) -> Job:
+    """Return a job that cannot be read, as one that failed. `state` has the fields of it that could be read."""
+    accepted_at = state.get("accepted_at") or _time_in(id)
+    error = ContainerError(container="", error=DAMAGED, kind="internal")
+    return Job(
+        id=id,
+        request=request,
+        accepted_at=accepted_at,
+        status=JobStatus.FAILED,
+        outcome=Outcome(JobStatus.FAILED, error),
+        finished_at=state.get("finished_at") or accepted_at,
+        retry_of=state.get("retry_of"),
+        finish_number=finish_number if isinstance(finish_number, int) else None,
+    )
+
+
+def _time_in(id: JobId) -> float:
+    """Return the time in an id that a node made."""
+    with suppress(ValueError):
+        return (UUID(id).int >> 80) / 1000
+    return 0.0

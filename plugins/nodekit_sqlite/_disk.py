@@ -1,0 +1,45 @@
+"""The free space of the file system that the file is on."""
+
+import logging
+import math
+import os
+import time
+from pathlib import Path
+
+logger = logging.getLogger("nodekit.store")
+
+LOOK_SECONDS = 0.1
+"""Pause between two looks at the file system. A look takes a few microseconds."""
+
+
+class FreeSpace:
+    """Says when less than `least` bytes are free, until an eighth more is free, so that it does not flicker."""
+
+    def __init__(self, path: Path, least: int) -> None:
+        self._path, self._least = path, least
+        self._look_at = -math.inf
+        self._text = ""
+
+    def full(self) -> str:
+        """Return how little is free and what to do. Empty: there is enough."""
+        if self._least and (now := time.monotonic()) >= self._look_at:
+            self._look_at = now + LOOK_SECONDS
+            text = self._look()
+            if text and not self._text:
+                logger.error("no new jobs are taken: %s", text)
+            elif self._text and not text:
+                logger.info("new jobs are taken again: enough of the disk is free")
+            self._text = text
+        return self._text
+
+    def _look(self) -> str:
+        try:
+            found = os.statvfs(self._path.parent)
+        except OSError as error:  # a write will say more
+            logger.debug("the free space of %s is not known: %s", self._path.parent, error)
+            return ""
+        free = found.f_bavail * found.f_frsize
+        if free >= self._least + (self._least // 8 if self._text else 0):
+            return ""
+        cure = "delete something, or keep fewer finished jobs"
+        return f"the disk of the store has {free} bytes free, and min_free_bytes is {self._least}; {cure}"
