@@ -1,11 +1,13 @@
 """The settings of processes in a node file, and the checks of them before any process starts."""
 
 import os
+import re
+import resource
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -14,6 +16,13 @@ from nodekit_remote import StartedContainer, env_problems, id_problems, plain_en
 
 INHERITED = ("PATH", "HOME", "LANG")
 """Variables of the node's environment that a process gets. All others must be declared."""
+
+CHOSEN = ("PORT", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
+"""Variables that the runner sets itself."""
+
+LEAST_MEMORY = 1 << 20
+_UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+_SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,3})?) ?(B|KiB|MiB|GiB|TiB)?")
 
 _EMPTY: Mapping[str, EnvValue] = MappingProxyType({})
 
@@ -25,11 +34,26 @@ class ProcessContainer(StartedContainer, frozen=True, kw_only=True, forbid_unkno
       involved.
     - `env`: Environment variables, in addition to PATH, HOME, LANG and PORT.
     - `folder`: Folder in which it runs; by default the folder of the node file (from Python: the current one).
+    - `listen`: ``"port"``: it listens at the port in PORT. ``"inherit"``: it gets a socket that listens already, as
+      descriptor 3, by the protocol of systemd (LISTEN_FDS, LISTEN_PID); no other program can be at its port first.
+    - `memory`: Most memory of its own that each of its processes may have, in bytes or as a text such as ``"512MiB"``.
+      Beyond it, the process is refused more.
+    - `open_files`: Most descriptors that each of its processes may have open.
+    - `processes`: Most processes and threads that the user of the node may have in all, when this container starts
+      another one. It does not bind root.
     """
 
     command: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
     env: Mapping[str, EnvValue] = _EMPTY
     folder: Path | None = None
+    listen: Literal["port", "inherit"] = "port"
+    memory: int | str | None = None
+    open_files: Annotated[int, msgspec.Meta(ge=8)] | None = None
+    processes: Annotated[int, msgspec.Meta(ge=1)] | None = None
+
+    def __post_init__(self) -> None:
+        if self.memory is not None and size_in_bytes(self.memory) < LEAST_MEMORY:
+            raise ValueError(f'memory: expected at least 1MiB, such as "512MiB", got {self.memory!r}')
 
 
 class ProcessConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -44,6 +68,28 @@ def environment(container: ProcessContainer) -> dict[str, str]:
     return inherited | plain_env(container.env)
 
 
+def size_in_bytes(size: int | str) -> int:
+    """Convert a size to bytes; 0 if it is none."""
+    if isinstance(size, int):
+        return size
+    found = _SIZE.fullmatch(size.strip())
+    return int(float(found[1]) * _UNITS[found[2] or "B"]) if found else 0
+
+
+def limits(container: ProcessContainer) -> list[tuple[int, int]]:
+    """Return the limits of each process of the container, as `setrlimit` takes them.
+
+    Memory is what only the process itself can write to (RLIMIT_DATA). All of its addresses (RLIMIT_AS) would include
+    what runtimes such as those of Java and Go merely reserve.
+    """
+    given = (
+        (resource.RLIMIT_DATA, None if container.memory is None else size_in_bytes(container.memory)),
+        (resource.RLIMIT_NOFILE, container.open_files),
+        (resource.RLIMIT_NPROC, container.processes),
+    )
+    return [(limit, value) for limit, value in given if value is not None]
+
+
 def problems(containers: Sequence[ProcessContainer], folder: Path) -> Iterator[Problem]:
     """Yield the problems that would keep the containers from starting."""
     yield from id_problems(containers)
@@ -55,8 +101,10 @@ def problems(containers: Sequence[ProcessContainer], folder: Path) -> Iterator[P
 
 def _container_problems(container: ProcessContainer, folder: Path) -> Iterator[tuple[str, str]]:
     yield from (("env", text) for text in env_problems(container.env))
-    if "PORT" in container.env:
-        yield "env", "PORT is chosen by the runner; leave it out"
+    for name in CHOSEN:
+        if name in container.env:
+            yield "env", f"{name} is chosen by the runner; leave it out"
+    yield from _limit_problems(container)
     if not folder.is_dir():
         yield "folder", f"there is no folder {folder}"
     elif not container.command:
@@ -64,6 +112,15 @@ def _container_problems(container: ProcessContainer, folder: Path) -> Iterator[t
     elif not _found(container, folder):
         place = f"from {folder}" if "/" in container.command[0] else "in PATH"
         yield "command", f"there is no program {container.command[0]!r} {place}"
+
+
+def _limit_problems(container: ProcessContainer) -> Iterator[tuple[str, str]]:
+    """Yield a problem for each limit above the node's own, which only root may exceed."""
+    names = {resource.RLIMIT_DATA: "memory", resource.RLIMIT_NOFILE: "open_files", resource.RLIMIT_NPROC: "processes"}
+    for limit, value in limits(container):
+        _, most = resource.getrlimit(limit)
+        if most != resource.RLIM_INFINITY and value > most and os.geteuid():
+            yield names[limit], f"is above the node's own limit, {most}; raise that (ulimit, or the unit of systemd)"
 
 
 def _found(container: ProcessContainer, folder: Path) -> bool:

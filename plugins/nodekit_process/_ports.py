@@ -8,8 +8,21 @@ from pathlib import Path
 from random import SystemRandom
 from typing import Any
 
+BACKLOG = 1024
 _LOWEST = 10_000
 _TRIES = 100
+
+
+def listening() -> socket.socket:
+    """Return a socket that listens at a free port."""
+    listener = socket.socket()
+    try:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
 
 
 @contextmanager

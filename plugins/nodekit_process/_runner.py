@@ -10,7 +10,9 @@ from anyio.abc import TaskGroup
 
 from nodekit import CompositionError, Provider
 from nodekit_process._config import ProcessConfig, ProcessContainer, problems
-from nodekit_process._supervised import Supervised
+from nodekit_process._fork_server import ForkServer
+from nodekit_process._peers import Peers
+from nodekit_process._supervised import Supervised, Ways
 from nodekit_remote import ContainerHttp, StartingRunner
 
 
@@ -27,16 +29,20 @@ class ProcessRunner(StartingRunner):
         if found := list(problems(containers, folder)):
             raise CompositionError(found)
         super().__init__(containers)
-        self._http = ContainerHttp()
+        self._peers = Peers()
+        self._fork_server = ForkServer()
+        self._http = ContainerHttp(check_connection=self._peers.check)
+        ways = Ways(self._fork_server, self._peers, self._http, self.notify)
         self.upkeep = {
-            container.id: Supervised(container, folder / (container.folder or ""), self._http, self.notify)
-            for container in containers
+            container.id: Supervised(container, folder / (container.folder or ""), ways) for container in containers
         }
         self._tasks: TaskGroup | None = None
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
+            stack.enter_context(self._peers)
+            stack.push_async_callback(self._fork_server.aclose)
             await stack.enter_async_context(self._http)
             tasks = await stack.enter_async_context(anyio.create_task_group())
             failure = await self.start(tasks)

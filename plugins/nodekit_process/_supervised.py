@@ -4,19 +4,23 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, closing, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
 import msgspec
 from anyio.abc import TaskStatus
 
-from nodekit import ContainerFailed, ContainerOutput, NodekitError, NotStarted, Step
-from nodekit_process._config import ProcessContainer, environment
+from nodekit import ContainerFailed, ContainerOutput, NodekitError, NotStarted, Step, time_limit
+from nodekit_process._config import ProcessContainer, environment, limits
+from nodekit_process._fork_server import ForkServer
 from nodekit_process._output import Output
-from nodekit_process._ports import free_port
+from nodekit_process._peers import HOST, Peers
+from nodekit_process._ports import free_port, listening
 from nodekit_process._process import Process
-from nodekit_remote import ContainerHttp, Endpoint, Streamed, restart_pause
+from nodekit_process.supervisor.supervisor import Order
+from nodekit_remote import ContainerHttp, ContainerLog, Endpoint, Streamed, restart_pause, text_for_clients
 
 logger = logging.getLogger("nodekit.process")
 
@@ -26,16 +30,27 @@ NOTICE_SECONDS = 0.5
 """Time to wait for the end of the process after a broken connection."""
 
 
-class Supervised:
-    """The process of one container. `notify` is called whenever it goes up or down."""
+@dataclass(frozen=True)
+class Ways:
+    """The parts of a runner that its containers share."""
 
-    def __init__(
-        self, container: ProcessContainer, folder: Path, http: ContainerHttp, notify: Callable[[], None]
-    ) -> None:
+    fork_server: ForkServer
+    peers: Peers
+    http: ContainerHttp
+    notify: Callable[[], None]
+    """Called whenever a container goes up or down."""
+
+
+class Supervised:
+    """The process of one container."""
+
+    def __init__(self, container: ProcessContainer, folder: Path, ways: Ways) -> None:
         self._container = container
         self._folder = folder
-        self._http = http
-        self._notify = notify
+        self._fork_server, self._peers = ways.fork_server, ways.peers
+        self._http, self._notify = ways.http, ways.notify
+        self._log = ContainerLog(container)
+        self._output = Output(self._log)
         self._up: tuple[Process, Endpoint] | None = None
         self._why = "was not started yet"
         self._restart_at = 0.0
@@ -76,17 +91,18 @@ class Supervised:
         """Yield the endpoint for a call. If the connection breaks because the process ended, the error says so."""
         if self._up is None:
             raise ContainerFailed("connection", f"the container is not running: {self._why}")
-        process, endpoint = self._up
+        (process, endpoint), output = self._up, self._output
         try:
             yield endpoint
         except ContainerFailed as failure:
             if failure.kind != "connection":
                 raise
-            with anyio.move_on_after(NOTICE_SECONDS):
+            with time_limit(NOTICE_SECONDS):
                 await process.exited.wait()
             if not process.exited.is_set():
                 raise
-            raise ContainerFailed("died", f"the container's process {process.ending}") from failure
+            text = f"the container's process {process.ending}"
+            raise ContainerFailed("died", text_for_clients(self._container, text, output.last_lines)) from failure
 
     async def resources(self, model_id: str | None) -> msgspec.Raw | None:
         """Return the container's description of its resources. Return None if there is none, or it is not up."""
@@ -114,18 +130,16 @@ class Supervised:
 
     async def _live(self, came_up: Callable[[], None] = lambda: None) -> None:
         """Start the process and wait for its end. Raise `NotStarted` if it ends before it answers."""
-        output = Output(self._container.id)
+        self._output = output = Output(self._log)
         with ExitStack() as stack:
             try:
-                port = stack.enter_context(free_port())
-                process = self._process(port, output)
+                port, process = self._started(stack, output)
             except (NodekitError, OSError) as error:
                 raise self._not_started(str(error), None, output) from error
-            endpoint = Endpoint(f"http://127.0.0.1:{port}", f"{self._container.id}:{process.pid}", self._container)
             try:
-                if why := await self._waited_for(process, endpoint):
+                if why := await self._waited_for(process, port):
                     raise self._not_started(why, process.exit_code, output)
-                self._is_up(process, endpoint)
+                self._is_up(process, self._endpoint(process, port))
                 came_up()
                 await process.exited.wait()
             finally:
@@ -133,22 +147,42 @@ class Supervised:
                 with anyio.CancelScope(shield=True):
                     await process.end(self._container.stop_seconds)
 
-    def _process(self, port: int, output: Output) -> Process:
-        env = {**environment(self._container), "PORT": str(port)}
-        return Process(self._container.command, env, self._folder, output)
+    def _started(self, stack: ExitStack, output: Output) -> tuple[int, Process]:
+        """Start the process, and reserve its port for as long as the stack lasts."""
+        with ExitStack() as given:
+            listener = given.enter_context(closing(listening())) if self._container.listen == "inherit" else None
+            port = listener.getsockname()[1] if listener else stack.enter_context(free_port())
+            order = Order(
+                command=list(self._container.command),
+                env={**environment(self._container), "PORT": str(port)},
+                folder=str(self._folder),
+                limits=limits(self._container),
+            )
+            process = Process(self._fork_server, order, output, listener)
+        stack.enter_context(self._peers.at(port, process))
+        return port, process
 
-    async def _waited_for(self, process: Process, endpoint: Endpoint) -> str | None:
+    def _endpoint(self, process: Process, port: int) -> Endpoint:
+        return Endpoint(f"http://{HOST}:{port}", f"{self._container.id}:{process.pid}", self._container)
+
+    async def _waited_for(self, process: Process, port: int) -> str | None:
         """Wait until the process answers. Return None then, otherwise the reason why it does not."""
-        seconds, pause = self._container.startup_seconds, PROBE_PAUSE_SECONDS
-        with anyio.move_on_after(seconds):
-            while not await self._http.answers(endpoint) or process.exited.is_set():
+        seconds, pause, taken = self._container.startup_seconds, PROBE_PAUSE_SECONDS, ""
+        with time_limit(seconds):
+            await process.begun.wait()
+            endpoint = self._endpoint(process, port)
+            while True:
+                trouble = self._peers.trouble(port, process)
+                if trouble is None and await self._http.answers(endpoint) and not process.exited.is_set():
+                    return None
+                taken = trouble or taken
                 with anyio.move_on_after(pause):
                     await process.exited.wait()
                 if process.exited.is_set():
-                    return f"its process {process.ending} before it answered"
+                    return f"its process {process.ending} before it answered{f'; {taken}' if taken else ''}"
                 pause = min(2 * pause, LONGEST_PROBE_PAUSE_SECONDS)
-            return None
-        return f"it did not answer at {endpoint.url} within {seconds:g} s; it must listen on the port in PORT"
+        rule = taken or "it must listen on the port in PORT"
+        return f"it did not answer at http://{HOST}:{port} within {seconds:g} s; {rule}"
 
     def _is_up(self, process: Process, endpoint: Endpoint) -> None:
         logger.info("container %s answers at %s (pid %d)", self._container.id, endpoint.url, process.pid)

@@ -28,8 +28,12 @@ from nodekit import (
 )
 from nodekit.testing import StreamingRunnerContract, make_step
 from nodekit_process import ProcessConfig, ProcessContainer, ProcessRunner
-from nodekit_process._output import KEPT_LINES, MAX_LINE_BYTES, Output
+from nodekit_process._fork_server import ForkServer
+from nodekit_process._output import Output
 from nodekit_process._ports import free_port
+from nodekit_process._process import Process
+from nodekit_process.supervisor.supervisor import Order
+from nodekit_remote import MAX_LINE_BYTES, ContainerLog
 
 pytestmark = pytest.mark.anyio
 
@@ -350,25 +354,6 @@ async def test_what_it_prints_is_in_the_log_line_by_line_and_long_lines_are_cut(
     assert len(two) == MAX_LINE_BYTES + 1
 
 
-def test_output_is_the_same_wherever_it_is_cut() -> None:
-    text = "ä\nlong " + "x" * 5000 + "\n\nlast"
-    seen = []
-    for size in (1, 2, 7, 10_000):
-        output, data = Output("cut"), text.encode()
-        for start in range(0, len(data), size):
-            output.feed(data[start : start + size])
-        output.end()
-        seen.append(list(output.last_lines))
-    assert seen[0][0] == "ä"
-    assert all(lines == seen[0] for lines in seen)
-
-
-def test_only_the_last_lines_are_remembered() -> None:
-    output = Output("many")
-    output.feed(b"".join(b"%d\n" % number for number in range(100)))
-    assert list(output.last_lines) == [str(number) for number in range(100 - KEPT_LINES, 100)]
-
-
 # -- dying and coming back ------------------------------------------------------------------------
 
 
@@ -473,6 +458,20 @@ async def test_cancelling_the_start_ends_what_was_started(caplog: pytest.LogCapt
         await until(lambda: bool(caplog.messages))
         tasks.cancel_scope.cancel()
     assert not alive(int(caplog.messages[0]))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of the end of one side")
+async def test_a_process_whose_supervisor_is_frozen_is_ended_nevertheless() -> None:
+    fork_server = ForkServer()
+    order = Order(command=["/bin/sleep", "600"], env={}, folder="/", limits=[])
+    log = ContainerLog(ProcessContainer(id="frozen", command=("sleep",)))
+    process = Process(fork_server, order, Output(log))
+    await process.begun.wait()
+    os.kill(process.supervisor, signal.SIGSTOP)
+    await process.end(0.1)
+    assert process.exited.is_set()
+    assert not alive(process.pid)
+    await fork_server.aclose()
 
 
 NODE = """
