@@ -5,12 +5,15 @@ names here: they share `StartingRunner`, with an `Upkeep` for each `StartedConta
 """
 
 from nodekit_remote._http import ContainerHttp, Endpoint, HttpContainer, Streamed
+from nodekit_remote._output import MAX_LINE_BYTES, ContainerLog, printable_line, text_for_clients
 from nodekit_remote._runner import RemoteConfig, RemoteContainer, RemoteRunner, provider
 from nodekit_remote._started import StartedContainer, restart_pause
 from nodekit_remote._starter import StartingRunner, Upkeep, env_problems, id_problems, plain_env
 
 __all__ = [
+    "MAX_LINE_BYTES",
     "ContainerHttp",
+    "ContainerLog",
     "Endpoint",
     "HttpContainer",
     "RemoteConfig",
@@ -23,6 +26,8 @@ __all__ = [
     "env_problems",
     "id_problems",
     "plain_env",
+    "printable_line",
     "provider",
     "restart_pause",
+    "text_for_clients",
 ]

@@ -22,7 +22,10 @@ from nodekit import (
     Secret,
     Step,
     parse_json,
+    printable_lines,
+    time_limit,
 )
+from nodekit_remote._connector import CheckConnection
 from nodekit_remote._session import Reply, Session
 
 MAX_REPLY_BYTES = 16 * 1024 * 1024
@@ -65,10 +68,17 @@ class Endpoint:
 
 
 class ContainerHttp:
-    """A client that calls containers over one shared session."""
+    """A client that calls containers over one shared session.
 
-    def __init__(self, *, connect_timeout_seconds: float = 5.0) -> None:
-        self._session = Session(connect_seconds=connect_timeout_seconds)
+    `check_connection` is called with both addresses of each new connection, before anything is sent on it. It raises
+    `ContainerFailed` if the connection must not be used.
+    """
+
+    def __init__(
+        self, *, connect_timeout_seconds: float = 5.0, check_connection: CheckConnection | None = None
+    ) -> None:
+        self._connect_seconds = connect_timeout_seconds
+        self._session = Session(connect_seconds=connect_timeout_seconds, check_connection=check_connection)
 
     async def __aenter__(self) -> Self:
         await self._session.__aenter__()
@@ -98,10 +108,24 @@ class ContainerHttp:
 
     async def answers(self, endpoint: Endpoint) -> bool:
         """Return True if the container is ready: ``GET /health`` has any HTTP status but 502, 503 and 504."""
+        with time_limit(PROBE_SECONDS):
+            return await self._is_ready(endpoint)
+        return False
+
+    async def lives(self, endpoint: Endpoint) -> bool:
+        """Return True if the container is ready, or takes a connection and is too busy to answer soon.
+
+        Ask this about a container that was up, when a call casts doubt on it. The call of one client may have ended its
+        own connection, and may keep the container busy: neither is a reason to keep others from it.
+        """
+        with time_limit(self._connect_seconds + PROBE_SECONDS):
+            return await self._is_ready(endpoint)
+        return True
+
+    async def _is_ready(self, endpoint: Endpoint) -> bool:
         try:
-            with anyio.fail_after(PROBE_SECONDS):
-                reply = await self._session.get(f"{endpoint.url}/health", dict(endpoint.headers), max_bytes=1 << 20)
-        except (ContainerFailed, TimeoutError):
+            reply = await self._session.get(f"{endpoint.url}/health", dict(endpoint.headers), max_bytes=1 << 20)
+        except ContainerFailed:
             return False
         return reply.status not in (502, 503, 504)
 
@@ -157,7 +181,8 @@ def _status_failure(reply: Reply) -> ContainerFailed:
 
 
 def _shown(body: bytes) -> str:
-    text = body[:SHOWN_BYTES].decode(errors="replace").strip()
+    """Return the beginning of a reply for the error of the job whose call it answers, in which anything may be."""
+    text = printable_lines(body[:SHOWN_BYTES].decode(errors="backslashreplace").strip())
     return f": {text}{'…' if len(body) > SHOWN_BYTES else ''}" if text else ""
 
 

@@ -1,4 +1,8 @@
-"""Containers that run elsewhere. A container counts as running until a connection fails, and again once it answers."""
+"""Containers that run elsewhere.
+
+A container counts as running until no connection to it can be made, and again once it answers. A connection that breaks
+in the middle of a call says less: the call itself may be the reason. It is a reason to look.
+"""
 
 import logging
 import re
@@ -23,12 +27,17 @@ from nodekit import (
     Step,
 )
 from nodekit_remote._http import ContainerHttp, Endpoint, HttpContainer, Streamed
+from nodekit_remote._session import NoConnection
 from nodekit_remote._starter import id_problems
 
 logger = logging.getLogger("nodekit.remote")
 
 FIRST_PROBE_SECONDS = 0.5
 LONGEST_PROBE_SECONDS = 15.0
+LOOK_SECONDS = 0.25
+"""Time for which jobs wait while a container is looked at. One that is too busy to answer sooner gets them again."""
+TRUST_SECONDS = 1.0
+"""Time after a look for which jobs do not wait for the next one. A client whose calls break off holds up nobody."""
 
 _URL = re.compile(r"https?://[^/?#\s]+[^?#\s]*")
 
@@ -81,6 +90,11 @@ class RemoteRunner:
         self._http = ContainerHttp(connect_timeout_seconds=connect_timeout_seconds)
         self.concurrency = connections
         self._down: dict[ContainerId, str] = {}
+        self._looked_at: set[ContainerId] = set()
+        """Containers that are looked at right now, because a call broke off."""
+        self._held: set[ContainerId] = set()
+        """Those whose jobs wait meanwhile."""
+        self._trusted_until: dict[ContainerId, float] = {}
         self._running: frozenset[ContainerId] = frozenset(self._containers)
         self._changed = anyio.Event()
         self._probes: TaskGroup | None = None
@@ -128,12 +142,15 @@ class RemoteRunner:
 
     @contextmanager
     def _minded(self, id: ContainerId) -> Iterator[None]:
-        """Mark the container as down if its connection fails or breaks."""
+        """Mark the container as down if no connection can be made. Look at it if one breaks."""
         try:
             yield
+        except NoConnection as failure:
+            self._is_down(id, failure.text)
+            raise
         except ContainerFailed as failure:
             if failure.kind == "connection":
-                self._is_down(id, failure.text)
+                self._is_doubted(id)
             raise
 
     async def resources(self, container: ContainerId, model_id: str | None) -> msgspec.Raw | None:
@@ -146,6 +163,37 @@ class RemoteRunner:
         self._down[id] = text
         self._look()
 
+    def _is_doubted(self, id: ContainerId) -> None:
+        if id in self._down or id in self._looked_at or self._probes is None:
+            return
+        self._looked_at.add(id)
+        waits = self._containers[id].when_down == "wait"
+        if waits and anyio.current_time() >= self._trusted_until.get(id, 0.0):
+            self._held.add(id)
+            self._look()
+        self._probes.start_soon(self._look_at, id)
+
+    async def _look_at(self, id: ContainerId) -> None:
+        """Find out if the container is down. Its jobs wait for the answer, but not for long."""
+        lives = True
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._let_go, id)
+            lives = await self._http.lives(self._endpoints[id])
+            tasks.cancel_scope.cancel()
+        self._looked_at.discard(id)
+        self._held.discard(id)
+        if lives:
+            self._trusted_until[id] = anyio.current_time() + TRUST_SECONDS
+            self._look()
+        else:
+            # everybody may read this, so it has nothing of the reply that broke off, which belongs to one job
+            self._is_down(id, f"a call to {self._endpoints[id].url} broke off, and it does not answer")
+
+    async def _let_go(self, id: ContainerId) -> None:
+        await anyio.sleep(LOOK_SECONDS)
+        self._held.discard(id)
+        self._look()
+
     async def _probe(self, id: ContainerId) -> None:
         pause = FIRST_PROBE_SECONDS
         while not await self._http.answers(self._endpoints[id]):
@@ -156,7 +204,7 @@ class RemoteRunner:
         self._look()
 
     def _look(self) -> None:
-        self._running = frozenset(self._containers.keys() - self._down.keys())
+        self._running = frozenset(self._containers.keys() - self._down.keys() - self._held)
         self._changed.set()
         self._changed = anyio.Event()
 

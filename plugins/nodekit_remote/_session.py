@@ -1,4 +1,4 @@
-"""The interface to the HTTP client. Only this module knows aiohttp, so that a leaner client can replace it.
+"""The interface to the HTTP client. Only this module and `_connector` know aiohttp; a leaner client can replace it.
 
 It runs on asyncio, as aiohttp does.
 """
@@ -16,15 +16,14 @@ import aiohttp
 import anyio
 from aiohttp.abc import AbstractCookieJar
 
-from nodekit import ContainerFailed
+from nodekit import ContainerFailed, reserve_output
+from nodekit_remote._connector import EXCHANGE, CheckConnection, Connector, Exchange
 
-KEEP_ALIVE_SECONDS = 1.5
-"""Shorter than any common server's time, so that no call is sent on a connection that is being closed."""
-DNS_SECONDS = 30
 QUIET_SECONDS = 60.0
 """Pause between two warnings in the log that no descriptor is left."""
 PATIENCE_SECONDS = 0.5
 """Pause between two attempts to open a connection while the process has no free descriptor."""
+
 
 logger = logging.getLogger("nodekit.remote")
 
@@ -66,22 +65,31 @@ class Pieces:
         return Reply(self.status, body, self._response.headers.get("Retry-After"))
 
 
+class NoConnection(ContainerFailed):
+    """A connection was refused, or there is no way to the container. One that takes long may only be busy."""
+
+
 class _NoDescriptor(Exception):
     """The process cannot open more files right now. Nothing was sent."""
+
+
+class _StaleReply(Exception):
+    """A reply came before the request was sent: it belongs to an earlier request."""
 
 
 class Session:
     """A session that keeps its connections for a while. No cookies, no proxies from the environment, no redirects."""
 
-    def __init__(self, *, connect_seconds: float) -> None:
-        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_seconds)
+    def __init__(self, *, connect_seconds: float, check_connection: CheckConnection | None = None) -> None:
+        self._check = check_connection
+        self._timeout = aiohttp.ClientTimeout(total=None)
         self._connect_seconds = connect_seconds
         self._session: aiohttp.ClientSession | None = None
         self._quiet_until = 0.0
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS, ttl_dns_cache=DNS_SECONDS),
+            connector=Connector(self._connect_seconds, self._check),
             cookie_jar=_no_cookies(),
             timeout=self._timeout,
             trust_env=False,
@@ -136,19 +144,56 @@ class Session:
     async def _request(
         self, method: str, url: str, body: bytes | None, headers: dict[str, str]
     ) -> aiohttp.ClientResponse:
-        """Send a request and return once the reply's head has come. The caller reads the body and closes the reply."""
-        assert self._session is not None, "the session is not open"
+        """Send a request and return once the reply's head has come. The caller reads the body and closes the reply.
+
+        A container may close a kept connection at any time. If it does so before the first byte of a reply, the request
+        is sent once more, on a new connection.
+        """
+        exchange = Exchange(fresh=False)
         try:
-            return await self._session.request(method, url, data=body, headers=headers, allow_redirects=False)
+            return await self._exchange(exchange, method, url, body, headers)
+        except _StaleReply:
+            pass
+        except (aiohttp.ClientConnectionError, OSError) as error:
+            if not exchange.reused or exchange.answered:
+                raise _dropped(url, error) from error
+        try:
+            return await self._exchange(Exchange(fresh=True), method, url, body, headers)
+        except (aiohttp.ClientConnectionError, OSError) as error:
+            raise _dropped(url, error) from error
+
+    async def _exchange(
+        self, exchange: Exchange, method: str, url: str, body: bytes | None, headers: dict[str, str]
+    ) -> aiohttp.ClientResponse:
+        assert self._session is not None, "the session is not open"
+        token = EXCHANGE.set(exchange)
+        try:
+            response = await self._session.request(method, url, data=body, headers=headers, allow_redirects=False)
         except aiohttp.ConnectionTimeoutError as error:
             text = f"no connection to {url} within {self._connect_seconds:g} s"
             raise ContainerFailed("connection", text) from error
         except aiohttp.ClientConnectorError as error:
             if error.os_error.errno in (errno.EMFILE, errno.ENFILE):  # the container is not to blame
                 raise _NoDescriptor from error
-            raise ContainerFailed("connection", f"cannot connect to {url}: {_cause(error.os_error)}") from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise NoConnection("connection", f"cannot connect to {url}: {_cause(error.os_error)}") from error
+        except (aiohttp.ClientConnectionError, OSError):  # the caller may try again
+            raise
+        except (aiohttp.ClientError, ValueError) as error:
             raise _dropped(url, error) from error
+        finally:
+            exchange.end()
+            EXCHANGE.reset(token)
+        if getattr(response, "_writer", None) is not None:  # the reply began before the request was sent
+            self._is_early(response, exchange)
+        return response
+
+    def _is_early(self, response: aiohttp.ClientResponse, exchange: Exchange) -> None:
+        """Have the connection closed after the reply. Raise `_StaleReply` if it belongs to an earlier request."""
+        if response.connection is not None and response.connection.protocol is not None:
+            response.connection.protocol.force_close()
+        if exchange.reused:
+            response.close()
+            raise _StaleReply
 
 
 def _dropped(url: str, error: BaseException) -> ContainerFailed:
@@ -166,6 +211,7 @@ async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
         size += len(piece)
         if size > most:
             raise ContainerFailed("too_large", f"the reply is larger than {most} bytes", status=response.status)
+        await reserve_output(len(piece))
         pieces.append(piece)
     return b"".join(pieces)
 

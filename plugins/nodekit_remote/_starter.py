@@ -113,11 +113,12 @@ class StartingRunner:
 
 def id_problems(containers: Sequence[Container]) -> Iterator[Problem]:
     """Yield a problem for each id that an earlier container of the runner has already."""
-    ids = [container.id for container in containers]
-    for number, id in enumerate(ids):
-        if id in ids[:number]:
+    seen: set[str] = set()
+    for number, container in enumerate(containers):
+        if (id := container.id) in seen:
             text = f"{id!r} is the id of another container of this runner; name another"
             yield Problem(f"containers[{number}].id", text)
+        seen.add(id)
 
 
 def plain_env(env: Mapping[str, EnvValue]) -> dict[str, str]:

@@ -26,6 +26,8 @@ from nodekit_remote._started import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, 
 
 pytestmark = pytest.mark.anyio
 
+HOSTILE, ESCAPED = "\x1b[2J\x9b\u202e\u2028\r\ntwo", "\\x1b[2J\\x9b\\u202e\\u2028\\r\ntwo"
+
 
 @pytest.fixture
 def anyio_backend() -> str:
@@ -112,9 +114,9 @@ class Server:
     async def _answer(self, request: Request) -> bytes:
         self.requests.append(request)
         _, name, path = request.path.split("/", 2)
-        if path == "health":
-            return reply(b"{}")
-        return await self.answers[name](request)
+        if path != "health":
+            return await self.answers[name](request)
+        return await self.answers["health"](request) if "health" in self.answers else reply(b"{}")
 
 
 async def _receive(stream: SocketStream) -> Request:
@@ -332,6 +334,7 @@ async def test_no_reply_is_given_up_when_the_node_says_so(server: Server) -> Non
     [
         ("404 Not Found", "schlecht: é", "HTTP status 404: schlecht: é"),
         ("500 No", "", "HTTP status 500"),
+        ("500 No", HOSTILE, f"HTTP status 500: {ESCAPED}"),
         ("503 Busy", "x" * 100_000, f"HTTP status 503: {'x' * 500}…"),
     ],
 )
@@ -434,6 +437,17 @@ async def test_a_container_is_down_after_a_failed_connection_and_up_once_it_answ
                     await runner.changed()
             assert list(runner.problems()) == []
             assert (await runner.run(make_step("echo"))).value == 1
+
+
+async def test_what_everybody_may_read_has_nothing_of_a_reply_that_broke_off(server: Server) -> None:
+    for what in ("echo", "health"):
+        server.says(what, b"HTTP/9.9 the s3cret of one client\r\n\r\n")
+    async with runner_for(server, "echo") as runner:
+        await _fail(runner, "echo")
+        await until(runner.problems)
+        [problem] = runner.problems()
+        assert problem.startswith(f"container echo: a call to {server.url('echo')} broke off")
+        assert "s3cret" not in problem
 
 
 async def test_an_http_error_does_not_take_a_container_down(server: Server) -> None:
