@@ -169,10 +169,13 @@ class DockerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     - `host`: The engine's URL, ``unix:///path``; by default, that of DOCKER_HOST, of the current docker context, or the
       usual socket.
+    - `state`: The folder of the node's secret, by which it knows its containers again, and of the lock of its name; by
+      default ``.nodekit`` beside the node file.
     """
 
     containers: tuple[DockerContainer, ...] = ()
     host: str | None = None
+    state: Path | None = None
 
 
 class Volume(msgspec.Struct, frozen=True):

@@ -1,11 +1,14 @@
 """The checks of `nodekit doctor` for Docker."""
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from nodekit import Finding
+from nodekit_docker.containers.ownership import Kind, Ownership
+from nodekit_docker.containers.state import NODE, STATE, Made
+from nodekit_docker.containers.state_folder import StateUnusable, is_secret_path, read_secret
 from nodekit_docker.engine.engine import Engine
 from nodekit_docker.engine.errors import EngineGone, EngineRefused
 from nodekit_docker.engine.find import Place, find_engine
@@ -15,6 +18,9 @@ from nodekit_docker.sizes import shown_size
 OLDEST_API = (1, 41)
 """The API of engine 20.10, the oldest that the tests run on."""
 LITTLE_SPACE_BYTES = 5 << 30
+OLDEST_CLOSED_TO_NEIGHBOURS = 28
+
+_REMOVE: Mapping[Kind, str] = {"container": "rm -f", "network": "network rm"}
 
 
 def findings() -> Iterator[Finding]:
@@ -39,6 +45,8 @@ def findings() -> Iterator[Finding]:
     yield from _of_disk(info)
     yield from _of_gpus(info)
     yield from _of_inside(engine)
+    yield from _of_neighbours(version)
+    yield from _of_orphans(engine)
 
 
 def _found(place: Place, version: Mapping[str, Any]) -> Finding:
@@ -105,3 +113,50 @@ def _of_inside(engine: Engine) -> Iterator[Finding]:
     else:
         text = "this is a container of this engine: a node here calls its containers in their common network"
         yield Finding("ok", "docker", text)
+
+
+def _of_neighbours(version: Mapping[str, Any]) -> Iterator[Finding]:
+    """Report engines that forward packets of the machine's neighbours to ports that are published on loopback."""
+    major = str(version.get("Version", "")).partition(".")[0]
+    if major.isdigit() and int(major) < OLDEST_CLOSED_TO_NEIGHBOURS:
+        text = (
+            f"machines in a common network with this one can reach published ports of containers, also those on "
+            f"127.0.0.1, by the containers' addresses: engines before {OLDEST_CLOSED_TO_NEIGHBOURS} forward that"
+        )
+        cure = 'update the engine, give containers `network = "isolated"`, or let a firewall drop it'
+        yield Finding("warning", "docker ports", text, cure)
+
+
+def _of_orphans(engine: Engine) -> Iterator[Finding]:
+    """Report containers and networks that carry a node's labels, and that no node knows as its own.
+
+    The secret of their node is lost, or their labels are copies. A secret that this user may not read says nothing.
+    """
+    filters = {"label": [NODE]}
+    try:
+        containers = engine.translated(lambda: list(engine.client().containers(all=True, filters=filters)))
+        networks = engine.translated(lambda: list(engine.client().networks(filters=filters)))
+    except (EngineGone, EngineRefused):  # a proxy in front of the engine may hide them
+        return
+    yield from _orphans("container", map(Made.container, containers))
+    yield from _orphans("network", map(Made.network, networks))
+
+
+def _orphans(kind: Kind, found: Iterable[Made]) -> Iterator[Finding]:
+    for made in found:
+        if _is_orphan(kind, made):
+            node = made.labels[NODE]
+            text = f"no node here knows the {kind} {made.name} as its own, though its labels name the node {node!r}"
+            cure = f"if no node in a container has made it, remove it: docker {_REMOVE[kind]} {made.name}"
+            yield Finding("warning", "docker orphans", text, cure)
+
+
+def _is_orphan(kind: Kind, made: Made) -> bool:
+    path = made.labels.get(STATE, "")
+    try:
+        secret = read_secret(Path(path)) if is_secret_path(path) else None
+    except PermissionError:
+        return False
+    except (OSError, ValueError, StateUnusable):
+        secret = None
+    return secret is None or not Ownership(secret, made.labels[NODE], Path(path)).owns(kind, made)

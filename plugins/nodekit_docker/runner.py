@@ -1,6 +1,7 @@
 """The runner `docker`: one container of a Docker engine for each entry."""
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -10,12 +11,15 @@ from typing import Any, Self
 import anyio
 from anyio.abc import TaskGroup
 
-from nodekit import CompositionError, ContainerId, NodekitError, Problem, Provider
+from nodekit import CompositionError, ContainerId, JobRequest, NodekitError, Problem, Provider, Refusal, time_limit
 from nodekit_docker.config import NAME, DockerConfig, DockerContainer, problems
+from nodekit_docker.containers.isolation import Isolation
 from nodekit_docker.containers.making import Workshop
-from nodekit_docker.containers.name_lock import hold_name
 from nodekit_docker.containers.one_per_step import Once, bounded
+from nodekit_docker.containers.ownership import Ownership
+from nodekit_docker.containers.state_folder import FOLDER, StateFolder
 from nodekit_docker.containers.supervised import Kept
+from nodekit_docker.containers.volumes import NODE_FILE, SOCKET, STATE, dangers, nested
 from nodekit_docker.engine.engine import Engine
 from nodekit_docker.engine.errors import EngineGone, EngineRefused
 from nodekit_docker.engine.find import find_engine
@@ -35,7 +39,8 @@ class DockerRunner(StartingRunner):
 
     `node` is the node's name. The runner finds its containers again by that name after a crash, so only one node on an
     engine may have it. Relative volumes start at `folder`. `host` is the engine's URL; None: the engine that Docker's
-    own tools find.
+    own tools find. `state` is the folder of the secret that proves which containers are the node's; None: ``.nodekit``
+    in `folder`.
 
     The constructor raises `CompositionError` if the settings are not valid. Entering raises `NotStarted` if a required
     container does not come up, and another `NodekitError` if the engine does not answer or the name is taken. If no
@@ -43,14 +48,22 @@ class DockerRunner(StartingRunner):
     """
 
     def __init__(
-        self, *containers: DockerContainer, host: str | None = None, node: str = "node", folder: Path | None = None
+        self,
+        *containers: DockerContainer,
+        host: str | None = None,
+        node: str = "node",
+        folder: Path | None = None,
+        state: Path | None = None,
     ) -> None:
         self._folder = (folder or Path()).absolute()
+        self._state = StateFolder(self._folder / (state or FOLDER), node)
         self._config = DockerConfig(containers=containers, host=host)
         found = list(problems(self._config, self._folder))
         if not NAME.fullmatch(node):
             text = f"expected a name of letters, digits and _.- for its containers, got {node!r}"
             found.append(Problem("node", text))
+        placed = nested(containers, self._folder)
+        found += [Problem(f"containers[{number}].volumes[{index}]", text) for number, index, text in placed]
         if found:
             raise CompositionError(found)
         super().__init__([bounded(container) for container in containers])
@@ -58,6 +71,7 @@ class DockerRunner(StartingRunner):
         self._http = ContainerHttp()
         self._kept: Mapping[ContainerId, Kept | Once] = {}
         self._presence: Presence | None = None
+        self._isolation: Isolation | None = None
         self._waits = ""
         """The reason why nothing could be started yet."""
         self._stack = AsyncExitStack()
@@ -92,6 +106,7 @@ class DockerRunner(StartingRunner):
         except NodekitError as error:
             return error
         self._presence = Presence(workshop.engine, workshop.label, self._look)
+        self._isolation = workshop.isolation
         self.upkeep = self._kept = {
             container.id: self._upkeep(container, workshop, self._presence) for container in self._config.containers
         }
@@ -120,13 +135,22 @@ class DockerRunner(StartingRunner):
         await engine.ping()
         info: Mapping[str, Any] = await engine.call(lambda api: dict(api.info()))
         logger.info("Docker engine %s at %s", info.get("ServerVersion"), engine.place.host)
-        if lock := hold_name(self._node, str(info.get("ID") or engine.place.host)):
-            stack.callback(lock.close)
+        self._warn(engine)
+        stack.callback(os.close, self._state.hold_name(str(info.get("ID") or engine.place.host)))
+        ownership = Ownership(self._state.secret(), self._node, self._state.secret_path)
         bounded_logs = info.get("LoggingDriver") == "json-file"
         around = await surroundings(engine)
-        workshop = Workshop(engine, self._node, self._folder, around, bounded_logs=bounded_logs)
+        workshop = Workshop(engine, ownership, self._folder, around, bounded_logs=bounded_logs)
         await workshop.remove_orphans(self._config.containers)
         return workshop
+
+    def _warn(self, engine: Engine) -> None:
+        private: dict[str, Path] = {}
+        if engine.place.host.startswith("unix://"):
+            private[SOCKET] = Path(engine.place.host.removeprefix("unix://"))
+        private |= {STATE: self._state.folder, NODE_FILE: self._folder}
+        for text in dangers(self._config.containers, self._folder, private):
+            logger.warning("%s", text)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -137,11 +161,13 @@ class DockerRunner(StartingRunner):
         """Stop and remove all containers of this node. The time limit also holds for an engine that hangs."""
         seconds = max(container.stop_seconds for container in self._config.containers)
         try:
-            with anyio.fail_after(seconds + ENGINE_SECONDS):
+            with time_limit(seconds + ENGINE_SECONDS):
                 await self._end_all(workshop)
-        except (EngineGone, EngineRefused, TimeoutError) as error:
-            why = str(error) or f"the engine took longer than {seconds + ENGINE_SECONDS:g} s"
-            logger.warning("containers of %s are left on the engine, for its next start: %s", self._node, why)
+                return
+            why = f"the engine took longer than {seconds + ENGINE_SECONDS:g} s"
+        except (EngineGone, EngineRefused) as error:
+            why = str(error)
+        logger.warning("containers of %s are left on the engine, for its next start: %s", self._node, why)
 
     async def _end_all(self, workshop: Workshop) -> None:
         await workshop.engine.threads.idle(ENGINE_SECONDS)  # a container may still be in the making
@@ -166,6 +192,11 @@ class DockerRunner(StartingRunner):
 
     # -- what the node asks -----------------------------------------------------------------------
 
+    async def nodekit_admit(self, request: JobRequest) -> None:
+        """Refuse jobs of isolated containers, which can reach the node at an address of their network."""
+        if self._isolation is not None and self._isolation.has(request.address):
+            raise Refusal("A container in an isolated network submits no jobs", address=request.address or "")
+
     def nodekit_problems(self) -> Sequence[str]:
         """Return the engine's problem, if there is one. `problems` has those of containers."""
         trouble = self._presence.trouble if self._presence else self._waits
@@ -179,6 +210,8 @@ class DockerRunner(StartingRunner):
 
 provider = Provider(
     DockerConfig,
-    lambda config, file: DockerRunner(*config.containers, host=config.host, node=file.node, folder=file.folder),
+    lambda config, file: DockerRunner(
+        *config.containers, host=config.host, node=file.node, folder=file.folder, state=config.state
+    ),
     container=DockerContainer,
 )

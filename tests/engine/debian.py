@@ -35,7 +35,7 @@ def need(*names: str) -> None:
 def _install(packages: str) -> str:
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for command in ("update", f"install -y --no-install-recommends {packages}"):
-        arguments = ["apt-get", "-qq", *command.split()]
+        arguments = ["apt-get", "-qq", "-o", "Acquire::Retries=5", *command.split()]
         done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             return (done.stderr or done.stdout).strip()[-500:]

@@ -12,6 +12,7 @@ IGNORE_SIGTERM    it has to be killed
 
 import contextlib
 import fcntl
+import http.client
 import json
 import os
 import signal
@@ -88,6 +89,14 @@ def connect(host: str, port: int) -> str:
     return "connected"
 
 
+def post(host: str, port: int, path: str, body: Any) -> list[Any]:
+    """Post JSON to a server; return the status and the text of its reply."""
+    connection = http.client.HTTPConnection(host, port, timeout=10)
+    connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+    reply = connection.getresponse()
+    return [reply.status, reply.read().decode()]
+
+
 def report(write: list[str] | None = None, read: list[str] | None = None) -> dict[str, Any]:
     """Describe the container from inside; try to access the paths in `write` and `read`."""
     status = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines())
@@ -144,6 +153,7 @@ ACTIONS: dict[str, Any] = {
     "fork": fork,
     "print": say,
     "connect": connect,
+    "post": post,
     "report": report,
 }
 

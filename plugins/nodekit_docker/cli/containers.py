@@ -10,6 +10,7 @@ from typing import Any
 import click
 import msgspec
 
+from nodekit import printable, printable_json
 from nodekit_docker.cli.node_file import Asked, Entry, explained
 from nodekit_docker.containers.state import State
 from nodekit_docker.engine.errors import EngineRefused
@@ -51,7 +52,7 @@ def containers(file: str, as_json: bool) -> None:
     with explained(file), closing(Asked(file)) as asked, ThreadPoolExecutor(ASKED_AT_ONCE) as threads:
         rows = list(threads.map(partial(_row, asked), asked.entries))
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(rows)).decode())
+        click.echo(printable_json(msgspec.json.format(msgspec.json.encode(rows))))
     elif not rows:
         click.echo(f"{file} has no containers in Docker")
     else:
@@ -133,7 +134,8 @@ def _cells(row: Row) -> tuple[str, ...]:
         memory = f"{shown_size(row.memory_bytes)} of {shown_size(row.memory_limit_bytes)}"
     digest = row.digest.partition(":")[2][:SHORT_DIGEST]
     since = f"{row.since.astimezone():%Y-%m-%d %H:%M:%S}" if row.since else ""
-    return row.id, row.state, row.image, digest, row.address, str(row.restarts), memory, since
+    cells = row.id, row.state, row.image, digest, row.address, str(row.restarts), memory, since
+    return tuple(printable(cell, keep="") for cell in cells)
 
 
 def _print(lines: Sequence[Sequence[str]]) -> None:

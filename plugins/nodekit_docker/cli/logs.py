@@ -2,12 +2,13 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from typing import Any
 
 import click
 
+from nodekit import printable_pieces
 from nodekit_docker.cli.node_file import Asked, Entry, explained
 from nodekit_docker.containers.state import State
 from nodekit_docker.engine.errors import EngineGone, EngineRefused
@@ -21,7 +22,7 @@ LOOK_SECONDS = 0.5
 @click.option("-f", "--follow", is_flag=True, help="Follow the output, also of the containers that replace this one.")
 @click.option("-n", "--tail", type=click.IntRange(min=0), metavar="LINES", help="Only the last lines; by default all.")
 def logs(file: str, id: str, follow: bool, tail: int | None) -> None:
-    """Print the output of a Docker container of a node file.
+    """Print the output of a Docker container of a node file. At a terminal, control characters are escaped.
 
     A container that is recreated after its death begins a new log; the last lines of the dead one stand in the
     node's log. Exits with 0, 3 when the node file does not compose, 1 when there is no such container.
@@ -40,9 +41,14 @@ def logs(file: str, id: str, follow: bool, tail: int | None) -> None:
         if state is None and not follow:
             raise click.ClickException(f"container {id!r} is not there; is the node running? -f waits for it")
         pieces = _followed(asked, entry, tail) if follow else _Log(asked, entry, tail).printed(state, follow=False)
-        for piece in pieces:
+        for piece in shown_pieces(pieces) if sys.stdout.isatty() else pieces:
             sys.stdout.buffer.write(piece)
             sys.stdout.buffer.flush()
+
+
+def shown_pieces(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the output for a terminal, which a container must not command."""
+    return (text.encode() for text in printable_pieces(pieces))
 
 
 class _Log:

@@ -9,8 +9,10 @@ from typing import Any, TypeVar, cast
 import click
 import msgspec
 
-from nodekit import CompositionError, NodekitError, node_name, read_node_file
-from nodekit_docker.containers.state import CONTAINER, NODE, State
+from nodekit import CompositionError, NodekitError, node_name, printable, read_node_file
+from nodekit_docker.containers.ownership import Ownership
+from nodekit_docker.containers.state import CONTAINER, NODE, Made, State
+from nodekit_docker.containers.state_folder import FOLDER, StateFolder, StateUnusable
 from nodekit_docker.engine.engine import Engine
 from nodekit_docker.engine.errors import EngineRefused
 from nodekit_docker.engine.find import find_engine
@@ -24,13 +26,14 @@ BAD_NODE_FILE = 3
 class Entry(msgspec.Struct, frozen=True):
     """A container of the node file. Its other settings, which may hold secrets, are not read.
 
-    - `host`: The `host` of its runner.
+    - `host`, `state`: Those of its runner.
     - `once`: True for a program, which gets a container for each step.
     """
 
     id: str
     image: str
     host: str | None
+    state: str | None
     once: bool
 
 
@@ -41,6 +44,8 @@ class Asked:
         tables = read_node_file(path)
         self.node = node_name(tables, Path(path))
         self.entries = list(_entries(tables))
+        self._folder = Path(path).absolute().parent
+        self._owners = {state: self._ownership(state) for state in {entry.state for entry in self.entries}}
         self._engines = {host: Engine(find_engine(host)) for host in {entry.host for entry in self.entries}}
         for engine in self._engines.values():
             engine.translated(engine.client)  # connect here, before several threads ask at once
@@ -66,7 +71,22 @@ class Asked:
     def listed(self, entry: Entry, *, running_only: bool) -> Sequence[Mapping[str, Any]]:
         """List the entry's containers, newest first."""
         labels = [f"{NODE}={self.node}", f"{CONTAINER}={entry.id}"]
-        return self.ask(entry, lambda api: list(api.containers(all=not running_only, filters={"label": labels})))
+        found = self.ask(entry, lambda api: list(api.containers(all=not running_only, filters={"label": labels})))
+        owner = self._owners[entry.state]
+        return [one for one in found if owner is None or owner.owns("container", Made.container(one))]
+
+    def _ownership(self, state: str | None) -> Ownership | None:
+        """Return the node's proof of ownership. Return None, with a note, if its secret cannot be read from here."""
+        folder = StateFolder(self._folder / (state or FOLDER), self.node)
+        try:
+            secret, why = folder.found_secret(), "there is none"
+        except StateUnusable as error:
+            secret, why = None, str(error)
+        if secret is None:
+            text = f"nodekit: containers are shown by their labels alone, without {folder.secret_path}: {why}"
+            click.echo(text, err=True)
+            return None
+        return Ownership(secret, self.node, folder.secret_path)
 
     def _inspected(self, entry: Entry, id: str) -> State | None:
         try:
@@ -87,7 +107,7 @@ def explained(path: str) -> Iterator[None]:
             click.echo(str(problem) if problem.where == path else f"{path}: {problem}", err=True)
         sys.exit(BAD_NODE_FILE)
     except NodekitError as error:
-        click.echo(f"nodekit: {error}", err=True)
+        click.echo(printable(f"nodekit: {error}"), err=True)
         sys.exit(FAILED)
 
 
@@ -96,7 +116,8 @@ def _entries(tables: Mapping[str, Any]) -> Iterator[Entry]:
         if runner.get("use") == "docker":
             for container in _tables(runner.get("containers")):
                 id, image = str(container.get("id", "")), str(container.get("image", ""))
-                yield Entry(id, image, runner.get("host"), container.get("mode") == "once")
+                state = str(runner["state"]) if "state" in runner else None
+                yield Entry(id, image, runner.get("host"), state, container.get("mode") == "once")
 
 
 def _tables(value: Any) -> list[dict[str, Any]]:

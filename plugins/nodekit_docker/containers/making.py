@@ -8,12 +8,15 @@ from typing import Any
 from nodekit import Step
 from nodekit_docker.config import DockerContainer
 from nodekit_docker.containers.isolation import Isolation
-from nodekit_docker.containers.names import another_name, is_named
+from nodekit_docker.containers.names import another_name
+from nodekit_docker.containers.ownership import Ownership
+from nodekit_docker.containers.program import Program
 from nodekit_docker.containers.spec import Spec, explained, program_spec, spec
-from nodekit_docker.containers.state import CONTAINER, NAMED, NODE, OWNER, SETTINGS, Listed, State
+from nodekit_docker.containers.state import CONTAINER, NAMED, NODE, OWNER, PROOF, SETTINGS, Made, State
+from nodekit_docker.containers.volumes import Volumes
 from nodekit_docker.engine.engine import Engine
 from nodekit_docker.engine.errors import EngineRefused, NameTaken, NotUp
-from nodekit_docker.engine.own_container import Surroundings
+from nodekit_docker.engine.own_container import Surroundings, own_container_id
 from nodekit_docker.images.images import Images
 
 logger = logging.getLogger("nodekit.docker")
@@ -25,14 +28,17 @@ _OWNERS = {NODE: "the node", "com.docker.compose.project": "the compose project"
 class Workshop:
     """The place where the containers of a node are made and removed."""
 
-    def __init__(self, engine: Engine, node: str, folder: Path, around: Surroundings, *, bounded_logs: bool) -> None:
+    def __init__(
+        self, engine: Engine, ownership: Ownership, folder: Path, around: Surroundings, *, bounded_logs: bool
+    ) -> None:
         self.engine = engine
         self.around = around
         self.images = Images(engine)
-        self.isolation = Isolation(engine, node, around)
-        self.label = f"{NODE}={node}"
-        self._node = node
-        self._folder = folder
+        self.isolation = Isolation(engine, ownership, around)
+        self.label = f"{NODE}={ownership.node}"
+        self._ownership = ownership
+        self._node = ownership.node
+        self._volumes = Volumes(engine, folder, local=own_container_id() is None)
         self._bounded_logs = bounded_logs
 
     def reached_in(self, container: DockerContainer) -> str | None:
@@ -50,7 +56,8 @@ class Workshop:
         """
         image = await self.images.ready(container)
         shared = self.reached_in(container)
-        wanted = spec(container, self._node, self._folder, shared=shared, bounded_logs=self._bounded_logs)
+        volumes = await self._volumes.ready(container)
+        wanted = spec(container, self._node, volumes, shared=shared, bounded_logs=self._bounded_logs)
         chosen: State | None = None
         for state in await self._there(container):
             await self._check_owner(state)
@@ -79,27 +86,26 @@ class Workshop:
         inspected = [await self.engine.inspect(one.id) for one in reversed(listed)]
         return [State.of(one) for one in inspected if one is not None]
 
-    async def all(self, *labels: str) -> list[Listed]:
-        """List this node's containers, running or not.
-
-        Labels alone do not prove that a container is the node's. Images made by ``docker commit`` keep the labels, and
-        so do containers of these images. So the names are compared, too.
-        """
+    async def all(self, *labels: str) -> list[Made]:
+        """List the containers that this node has made, running or not."""
         listed = await self.engine.containers([self.label, *labels])
-        return [one for one in listed if is_named(one.name, self._node, one.entry, one.said)]
+        return [one for one in listed if self._ownership.owns("container", one)]
 
     async def _new(self, container: DockerContainer, wanted: Spec, restarts: int) -> State:
-        body = wanted.body(owner=self.around.owner, restarts=restarts)
         try:
-            id = await self.engine.create(wanted.name, body)
+            id = await self._created(container, wanted, wanted.name, restarts)
         except EngineRefused as error:
             if error.status != 409:
                 raise
-            id = await self.engine.create(await self._other_name(container, wanted), body)
+            id = await self._created(container, wanted, await self._other_name(container, wanted), restarts)
         await self.engine.start(id)
         if (inspected := await self.engine.inspect(id)) is None:
             raise NotUp("it was removed while it was being started")
         return State.of(inspected)
+
+    async def _created(self, container: DockerContainer, wanted: Spec, name: str, restarts: int) -> str:
+        proof = self._ownership.labels("container", container.id, name, await self.engine.time())
+        return await self.engine.create(name, wanted.body(proof, owner=self.around.owner, restarts=restarts))
 
     async def _other_name(self, container: DockerContainer, wanted: Spec) -> str:
         """Free the name if containers of ours have it, or choose another name if it is somebody else's.
@@ -123,6 +129,8 @@ class Workshop:
         settings: Mapping[str, Any] = (await self.engine.inspect(name) or {}).get("Config") or {}
         labels: Mapping[str, str] = settings.get("Labels") or {}
         whose = next((f"{what} {labels[label]!r}" for label, what in _OWNERS.items() if label in labels), "somebody")
+        if labels.get(NODE) == self._node and PROOF in labels:
+            whose = "an earlier node of this name, or to one whose secret is lost"
         return (
             f"a container named {name} exists that belongs to {whose} (image {settings.get('Image')}), not to this "
             f"node: remove it (`docker rm -f {name}`), rename it, or leave `name` out"
@@ -130,9 +138,11 @@ class Workshop:
 
     # -- programs ---------------------------------------------------------------------------------
 
-    def program(self, container: DockerContainer, step: Step) -> Spec:
-        """Return the spec of the container of one step."""
-        return program_spec(container, self._node, self._folder, step)
+    async def program(self, container: DockerContainer, step: Step) -> Program:
+        """Return the container of one step, which is not made yet. Raise `NotUp`."""
+        wanted = program_spec(container, self._node, await self._volumes.ready(container), step)
+        proof = self._ownership.labels("container", container.id, wanted.name, await self.engine.time())
+        return Program(self.engine, wanted.name, wanted.body(proof, owner=self.around.owner, restarts=0))
 
     async def remove_programs(self, container: DockerContainer, but: Collection[str]) -> None:
         """Remove the containers of an entry that a killed run has left, except those of the names in `but`."""

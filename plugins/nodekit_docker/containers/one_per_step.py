@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import anyio
@@ -15,13 +15,12 @@ from nodekit_docker.config import DockerContainer
 from nodekit_docker.containers.making import Workshop
 from nodekit_docker.containers.output import Printed
 from nodekit_docker.containers.program import Program, TooLarge
-from nodekit_docker.containers.running_container import with_lines
 from nodekit_docker.containers.spec import explained
 from nodekit_docker.containers.state import State
 from nodekit_docker.engine.engine import shown_lines
 from nodekit_docker.engine.errors import EngineGone, EngineRefused, NameTaken, NotUp
 from nodekit_docker.engine.presence import Presence
-from nodekit_remote import Streamed, restart_pause
+from nodekit_remote import ContainerLog, Streamed, restart_pause, text_for_clients
 
 logger = logging.getLogger("nodekit.docker")
 
@@ -55,6 +54,7 @@ class Once:
         self._workshop = workshop
         self._presence = presence
         self._notify = notify
+        self._log = ContainerLog(container)
         self._why = "was not started yet"
         """The reason why no container of it can be made; empty if one can."""
         self._woken = anyio.Event()
@@ -142,20 +142,26 @@ class Once:
         """
         if not self.up:
             raise ContainerFailed("connection", f"the container is not running: {self._why or self._presence.trouble}")
-        engine, owner = self._workshop.engine, self._workshop.around.owner
-        program = Program(engine, self._workshop.program(self._container, step), owner=owner)
-        self._programs.add(program.name)
+        program: Program | None = None
         try:
+            program = await self._workshop.program(self._container, step)
+            self._programs.add(program.name)
             return await self._output(step, program)
+        except NotUp as error:
+            raise ContainerFailed("died", f"the container could not be run: {error}") from error
         except EngineGone as error:
             self._presence.is_gone(str(error))
             raise ContainerFailed("connection", f"the Docker engine does not answer: {error}") from error
         except EngineRefused as error:
             raise self._not_run(error) from error
         finally:
-            program.give_up()
-            if self._tasks is not None:
-                self._tasks.start_soon(self._remove, program.name)
+            if program is not None:
+                self._give_up(program)
+
+    def _give_up(self, program: Program) -> None:
+        program.give_up()
+        if self._tasks is not None:
+            self._tasks.start_soon(self._remove, program)
 
     @asynccontextmanager
     async def stream(self, step: Step) -> AsyncIterator[Streamed]:
@@ -179,7 +185,7 @@ class Once:
             output = await parse_json(printed.output, _raw, max_depth=MAX_DEPTH)
         except InvalidPayload as error:
             text = f"the reply is {error}{_start_of(printed.output)}"
-            raise ContainerFailed("not_json", with_lines(text, self._said(printed))) from error
+            raise ContainerFailed("not_json", self._text(text, self._said(printed))) from error
         return ContainerOutput(container=step.container, output=output, instance=f"{program.name}:{program.short_id}")
 
     async def _fault(self, program: Program, printed: Printed) -> ContainerFailed:
@@ -187,17 +193,19 @@ class Once:
         lines = self._said(printed)
         inspected = await self._workshop.engine.inspect(program.id)
         if inspected is None:
-            return ContainerFailed("died", with_lines("the container was removed", lines))
+            return ContainerFailed("died", self._text("the container was removed", lines))
         state = State.of(inspected)
-        text = with_lines(f"the container {state.ending(self._container.memory)}", lines)
+        text = self._text(f"the container {state.ending(self._container.memory)}", lines)
         return ContainerFailed("died" if state.error or state.killed_by else "status", text)
 
     def _said(self, printed: Printed) -> tuple[str, ...]:
         """Return its last lines on standard error, and log them."""
         lines = shown_lines(printed.errors)[-LINES_IN_LOG:]
-        for line in lines:
-            logging.getLogger(f"nodekit.container.{self._container.id}").warning("%s", line)
+        self._log.add(lines)
         return lines
+
+    def _text(self, text: str, lines: Sequence[str]) -> str:
+        return text_for_clients(self._container, text, lines)
 
     def _not_run(self, error: EngineRefused) -> ContainerFailed:
         if error.status == 404 and "no such image" in str(error).lower():
@@ -206,13 +214,15 @@ class Once:
             return ContainerFailed("connection", f"the container is not running: {self._why}")
         return ContainerFailed("died", f"the container could not be run: {explained(str(error))}")
 
-    async def _remove(self, name: str) -> None:
+    async def _remove(self, program: Program) -> None:
+        """Remove its container by the id: the name may be that of another one, if ours could not be made."""
         try:
-            await self._workshop.engine.remove(name)
+            if program.id:
+                await self._workshop.engine.remove(program.id)
         except (EngineGone, EngineRefused) as error:  # the next `_readied` removes it
-            logger.warning("container %s is left on the engine for now: %s", name, error)
+            logger.warning("container %s is left on the engine for now: %s", program.name, error)
         finally:
-            self._programs.discard(name)
+            self._programs.discard(program.name)
 
 
 async def _whole(output: bytes) -> AsyncIterator[bytes]:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+from collections.abc import Mapping
 from contextlib import suppress
 from threading import Lock
 from typing import Any
@@ -10,7 +11,6 @@ from typing import Any
 import anyio
 
 from nodekit_docker.containers.output import Output, Printed
-from nodekit_docker.containers.spec import Spec
 from nodekit_docker.containers.state import KILLED, SHORT_ID
 from nodekit_docker.engine.engine import Engine
 from nodekit_docker.engine.errors import EngineRefused
@@ -25,12 +25,13 @@ class TooLarge(Exception):
 class Program:
     """A container for one step."""
 
-    def __init__(self, engine: Engine, spec: Spec, *, owner: str) -> None:
-        self.name = spec.name
+    def __init__(self, engine: Engine, name: str, body: Mapping[str, Any]) -> None:
+        """`body` is the body of the engine's call that makes the container."""
+        self.name = name
         self.id = ""
         """The engine's id; empty until it is known."""
         self._engine = engine
-        self._body = spec.body(owner=owner, restarts=0)
+        self._body = dict(body)
         self._lock = Lock()
         self._wanted = True
         self._socket: socket.socket | None = None
@@ -42,15 +43,16 @@ class Program:
     async def run(self, given: bytes, max_bytes: int) -> Printed:
         """Run the program with `given` on standard input, and return its output.
 
-        The caller must call `give_up` afterwards, however this ends, and remove the container by its name. Raises
-        `TooLarge` and the engine's errors.
+        The caller must call `give_up` afterwards, however this ends, and then remove the container if its id is known.
+        Raises `TooLarge` and the engine's errors.
         """
-        self.id = await self._engine.call(self._begin)
+        await self._engine.call(self._begin)
         output = Output(max_bytes)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._feed, given)
             while not output.too_large and (data := await self._received()):
                 output.add(data)
+                await anyio.lowlevel.checkpoint()  # receiving what is there already gives nobody else a turn
             tasks.cancel_scope.cancel()
         if output.too_large:
             raise TooLarge
@@ -75,14 +77,13 @@ class Program:
 
     # -- in a thread ------------------------------------------------------------------------------
 
-    def _begin(self, api: Any) -> str:
+    def _begin(self, api: Any) -> None:
         """Make the container, attach to it and start it, in this order, so that none of its output is missed."""
-        id = str(api.create_container_from_config(self._body, self.name)["Id"])
-        if self._wanted and self._holds(_attached(api, id)):
-            api.start(id)
+        self.id = str(api.create_container_from_config(self._body, self.name)["Id"])
+        if self._wanted and self._holds(_attached(api, self.id)):
+            api.start(self.id)
         if not self._wanted:  # the caller of `give_up` looked for it before it existed
-            api.remove_container(id, force=True, v=True)
-        return id
+            api.remove_container(self.id, force=True, v=True)
 
     def _holds(self, connection: socket.socket) -> bool:
         with self._lock:

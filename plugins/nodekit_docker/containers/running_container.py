@@ -1,14 +1,9 @@
 """A container's life, from its first answer to its end."""
 
-from collections.abc import Sequence
-
 import anyio
 
 from nodekit_docker.containers.state import State
 from nodekit_remote import Endpoint
-
-LINES_IN_ERROR = 3
-CHARACTERS_IN_ERROR = 500
 
 
 class Life:
@@ -18,7 +13,7 @@ class Life:
         self.state = state
         self.endpoint = endpoint
         self.ending = ""
-        """Text for clients, such as ``was killed by SIGKILL``, with the last lines printed. Empty until the end."""
+        """Text for clients, such as ``was killed by SIGKILL``. Empty until the end."""
         self._doubt: anyio.Event | None = None
 
     @property
@@ -40,9 +35,3 @@ class Life:
     def end(self, ending: str) -> None:
         self.ending = ending
         self.settle()
-
-
-def with_lines(ending: str, lines: Sequence[str]) -> str:
-    """Return the ending, followed by the last lines that are not blank."""
-    said = " | ".join(line for line in lines[-LINES_IN_ERROR:] if line.strip())
-    return f"{ending}; it printed last: {said[-CHARACTERS_IN_ERROR:]}" if said else ending

@@ -3,7 +3,6 @@
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -33,19 +32,24 @@ class Spec(msgspec.Struct, frozen=True):
     settings: Mapping[str, Any]
     digest: str
 
-    def body(self, *, owner: str, restarts: int) -> dict[str, Any]:
-        """Return the body of the engine's call. `owner` is the id of the node's own container, or empty."""
-        labels = {**self.settings["Labels"], SETTINGS: self.digest, OWNER: owner, RESTARTS: str(restarts)}
+    def body(self, proof: Mapping[str, str], *, owner: str, restarts: int) -> dict[str, Any]:
+        """Return the body of the engine's call.
+
+        `proof` are the labels that prove whose it is. `owner` is the id of the node's own container, or empty.
+        """
+        labels = {**self.settings["Labels"], SETTINGS: self.digest, OWNER: owner, RESTARTS: str(restarts), **proof}
         return {**self.settings, "Labels": labels}
 
 
-def spec(container: DockerContainer, node: str, folder: Path, *, shared: str | None, bounded_logs: bool) -> Spec:
+def spec(
+    container: DockerContainer, node: str, volumes: Sequence[Volume], *, shared: str | None, bounded_logs: bool
+) -> Spec:
     """Return the spec of a container that is called over HTTP.
 
     `shared` is the network that a node in a container shares with it. Without one, the container publishes its port on
     loopback, unless it is isolated. `bounded_logs` is True if the engine keeps logs in files, which can be bounded.
     """
-    settings = _settings(container, node, folder)
+    settings = _settings(container, node, volumes)
     settings["ExposedPorts"] = {f"{container.port}/tcp": {}}
     host: dict[str, Any] = settings["HostConfig"]
     if container.isolated:
@@ -63,12 +67,12 @@ def spec(container: DockerContainer, node: str, folder: Path, *, shared: str | N
     return Spec(container.name or name_of(node, container.id), settings, digest_of(settings))
 
 
-def program_spec(container: DockerContainer, node: str, folder: Path, step: Step) -> Spec:
+def program_spec(container: DockerContainer, node: str, volumes: Sequence[Volume], step: Step) -> Spec:
     """Return the spec of the container of one step, whose program is called over its standard streams.
 
     Its output is not kept on a disk.
     """
-    settings = _settings(container, node, folder)
+    settings = _settings(container, node, volumes)
     settings["Env"] += [f"{name}={text}" for name, text in _env_of(step).items()]
     settings |= {"OpenStdin": True, "StdinOnce": True, "AttachStdin": True, "AttachStdout": True, "AttachStderr": True}
     settings["HostConfig"] |= {"NetworkMode": container.network or NO_NETWORK, "LogConfig": {"Type": "none"}}
@@ -86,13 +90,13 @@ def digest_of(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(msgspec.json.encode(settings, order="deterministic")).hexdigest()[:16]
 
 
-def _settings(container: DockerContainer, node: str, folder: Path) -> dict[str, Any]:
+def _settings(container: DockerContainer, node: str, volumes: Sequence[Volume]) -> dict[str, Any]:
     """Return the settings that are the same for served containers and programs."""
     settings: dict[str, Any] = {
         "Image": container.image,
         "Env": [f"{name}={text}" for name, text in sorted(plain_env(container.env).items())],
-        "Labels": {**container.labels, NODE: node, CONTAINER: container.id},
-        "HostConfig": _host_config(container, folder),
+        "Labels": {**container.labels, NODE: node, CONTAINER: container.id, NAMED: "", STEP: ""},
+        "HostConfig": _host_config(container, volumes),
     }
     if container.command:
         settings["Cmd"] = list(container.command)
@@ -111,7 +115,7 @@ def _env_of(step: Step) -> Mapping[str, str]:
     }
 
 
-def _host_config(container: DockerContainer, folder: Path) -> dict[str, Any]:
+def _host_config(container: DockerContainer, volumes: Sequence[Volume]) -> dict[str, Any]:
     memory = size_in_bytes(container.memory)
     config: dict[str, Any] = {
         "Init": True,  # passes signals on, and reaps processes that the program leaves
@@ -123,7 +127,7 @@ def _host_config(container: DockerContainer, folder: Path) -> dict[str, Any]:
         "MemorySwap": memory,
         "ReadonlyRootfs": container.read_only,
         "Tmpfs": {path: f"size={size_in_bytes(size)},nosuid,nodev" for path, size in sorted(container.tmpfs.items())},
-        "Mounts": [_mount(Volume.parse(text, folder)) for text in container.volumes],
+        "Mounts": [_mount(volume) for volume in volumes],
         "ExtraHosts": [f"{name}:{address}" for name, address in sorted(container.extra_hosts.items())],
         "DeviceRequests": _devices(container),
         "RestartPolicy": {"Name": "no"},  # the runner restarts it, and knows why

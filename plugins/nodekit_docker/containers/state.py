@@ -3,52 +3,56 @@
 import signal
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
 import msgspec
 
 from nodekit_docker.engine.errors import EngineRefused
 
-NODE, CONTAINER, NAMED, STEP, SETTINGS, OWNER, RESTARTS = (
-    f"nodekit.{name}" for name in ("node", "container", "name", "step", "settings", "owner", "restarts")
+NODE, CONTAINER, NAMED, STEP, SETTINGS, OWNER, RESTARTS, PROOF, STATE = (
+    f"nodekit.{name}"
+    for name in ("node", "container", "name", "step", "settings", "owner", "restarts", "proof", "state")
 )
 """Labels, in this order: the node's name; the id of the entry in the node file; the name, if it is not made of these
 two; the step (of a program); the digest of the settings; the id of the container that the node runs in (empty if there
-is none); the number of restarts."""
+is none); the number of restarts; the proof that the node made it; the file of the secret that the proof needs. Each
+container of a node has all of them, if need be empty: otherwise it would inherit those of its image."""
 
 SHORT_ID = 12
 KILLED = 128 + 9
 
 
-class Listed(msgspec.Struct, frozen=True):
-    """A container in the engine's list of containers.
+class Made(msgspec.Struct, frozen=True):
+    """A container or network in the engine's list.
 
-    - `entry`: The id of its entry in the node file.
-    - `said`: The name that its entry set; empty if the name is made of the node's name and the entry.
+    - `created_at`: Time at which the engine made it, by the engine's clock.
+    - `subnets`: The addresses of a network, as in ``172.18.0.0/16``.
     """
 
     id: str
     name: str
-    entry: str
-    said: str = ""
-
-    @classmethod
-    def of(cls, inspected: Mapping[str, Any]) -> "Listed":
-        names: Sequence[str] = inspected.get("Names") or [""]
-        labels: Mapping[str, str] = inspected.get("Labels") or {}
-        return cls(str(inspected["Id"]), names[0].lstrip("/"), labels.get(CONTAINER, ""), labels.get(NAMED, ""))
-
-
-class Network(msgspec.Struct, frozen=True):
-    """A network in the engine's list of networks."""
-
-    id: str
-    name: str
     labels: Mapping[str, str]
+    created_at: float
+    subnets: tuple[str, ...] = ()
+
+    @property
+    def entry(self) -> str:
+        """The id of its entry in the node file."""
+        return self.labels.get(CONTAINER, "")
 
     @classmethod
-    def of(cls, inspected: Mapping[str, Any]) -> "Network":
-        return cls(str(inspected["Id"]), str(inspected["Name"]), inspected.get("Labels") or {})
+    def container(cls, listed: Mapping[str, Any]) -> "Made":
+        names: Sequence[str] = listed.get("Names") or [""]
+        return cls(str(listed["Id"]), names[0].lstrip("/"), listed.get("Labels") or {}, _time(listed.get("Created")))
+
+    @classmethod
+    def network(cls, listed: Mapping[str, Any]) -> "Made":
+        ipam: Mapping[str, Any] = listed.get("IPAM") or {}
+        addresses: Sequence[Mapping[str, Any]] = ipam.get("Config") or ()
+        subnets = tuple(str(one["Subnet"]) for one in addresses if "Subnet" in one)
+        labels: Mapping[str, str] = listed.get("Labels") or {}
+        return cls(str(listed["Id"]), str(listed["Name"]), labels, _time(listed.get("Created")), subnets)
 
 
 class State(msgspec.Struct, frozen=True):
@@ -140,6 +144,13 @@ class State(msgspec.Struct, frozen=True):
             if binding.get("HostPort"):
                 return f"127.0.0.1:{binding['HostPort']}"
         return _at(next(filter(None, self.addresses.values()), None), port)  # an internal network publishes nothing
+
+
+def _time(told: Any) -> float:
+    """Read a time, which is seconds or a date. Return 0 if it is neither, so that nothing is proven by it."""
+    with suppress(ValueError):
+        return float(told) if isinstance(told, int | float) else datetime.fromisoformat(str(told)).timestamp()
+    return 0.0
 
 
 def _at(address: str | None, port: int) -> str | None:

@@ -10,7 +10,7 @@ import anyio
 import msgspec
 from anyio.abc import TaskStatus
 
-from nodekit import ContainerFailed, ContainerOutput, NotStarted, Step
+from nodekit import ContainerFailed, ContainerOutput, NotStarted, Step, time_limit
 from nodekit_docker.config import DockerContainer
 from nodekit_docker.containers.making import Workshop
 from nodekit_docker.containers.running_container import Life
@@ -19,7 +19,7 @@ from nodekit_docker.containers.state import State
 from nodekit_docker.containers.watched import Followed
 from nodekit_docker.engine.errors import EngineGone, EngineRefused, NameTaken, NotUp
 from nodekit_docker.engine.presence import Presence
-from nodekit_remote import ContainerHttp, Endpoint, Streamed, restart_pause
+from nodekit_remote import ContainerHttp, ContainerLog, Endpoint, Streamed, restart_pause
 
 logger = logging.getLogger("nodekit.docker")
 
@@ -43,6 +43,7 @@ class Kept:
         self._presence = presence
         self._http = http
         self._notify = notify
+        self._log = ContainerLog(container)
         self._now: Followed | None = None
         self._why = "was not started yet"
         self._restarts = 0
@@ -120,7 +121,7 @@ class Kept:
         if not life.ending:
             doubt = life.doubt()
             self.look()
-            with anyio.move_on_after(NOTICE_SECONDS):
+            with time_limit(NOTICE_SECONDS):
                 await doubt.wait()
         if life.ending:
             return ContainerFailed("died", f"the container {life.ending}")
@@ -162,8 +163,7 @@ class Kept:
         except NameTaken as error:
             return self._failed(NotUp(str(error)))
         except NotUp as error:
-            for line in error.last_lines:
-                logging.getLogger(f"nodekit.container.{self._container.id}").warning("%s", line)
+            self._log.add(error.last_lines)
             return self._failed(error)
         except EngineGone as error:
             self._presence.is_gone(str(error))
@@ -202,6 +202,7 @@ class Kept:
             engine=self._workshop.engine,
             presence=self._presence,
             http=self._http,
+            log=self._log,
             notify=self._notify,
         )
         now.look()  # events before its id was known were missed

@@ -7,13 +7,14 @@ from contextlib import suppress
 
 import anyio
 
+from nodekit import time_limit
 from nodekit_docker.config import DockerContainer
-from nodekit_docker.containers.running_container import Life, with_lines
+from nodekit_docker.containers.running_container import Life
 from nodekit_docker.containers.state import State
 from nodekit_docker.engine.engine import Engine
 from nodekit_docker.engine.errors import EngineGone, EngineRefused, NotUp
 from nodekit_docker.engine.presence import Presence
-from nodekit_remote import ContainerHttp, Endpoint
+from nodekit_remote import ContainerHttp, ContainerLog, Endpoint, text_for_clients
 
 logger = logging.getLogger("nodekit.docker")
 
@@ -37,6 +38,7 @@ class Followed:
         engine: Engine,
         presence: Presence,
         http: ContainerHttp,
+        log: ContainerLog,
         notify: Callable[[], None],
     ) -> None:
         """`network` is the network in which the container is called by its address; None for calls on loopback."""
@@ -54,6 +56,7 @@ class Followed:
         self._engine = engine
         self._presence = presence
         self._http = http
+        self._log = log
         self._notify = notify
         self._wake = anyio.Event()
         self._missed = False
@@ -103,7 +106,7 @@ class Followed:
             self._end_life("was started again by somebody")
             self._is_down("was started again by somebody")
             return False
-        if life.doubted and not await self._http.answers(life.endpoint):
+        if life.doubted and not await self._http.lives(life.endpoint):
             self._is_down("does not answer")
             return False
         life.settle()
@@ -117,7 +120,7 @@ class Followed:
         pause, longest = PROBE_PAUSE_SECONDS, LONGEST_PROBE_PAUSE_SECONDS
         if math.isinf(seconds):
             longest = LONGEST_PAUSE_WHEN_DOWN_SECONDS
-        with anyio.move_on_after(seconds):
+        with time_limit(seconds):
             while True:
                 if (endpoint := self._endpoint(state)) and await self._http.answers(endpoint):
                     return state
@@ -176,7 +179,7 @@ class Followed:
     async def _probe_without_engine(self) -> None:
         """Probe the container itself: now, when a call casts doubt on it, and again while it does not answer."""
         while (life := self.life) is not None:
-            answers = await self._http.answers(life.endpoint)
+            answers = await (self._http.lives if self.up else self._http.answers)(life.endpoint)
             if answers and not self.up:
                 self._is_up(life.state)
             elif not answers:
@@ -192,17 +195,16 @@ class Followed:
         ending = "was removed" if state is None else state.ending(self._container.memory)
         self._is_down(ending)
         lines = () if state is None else await self._last_lines(state.id)
-        self._end_life(with_lines(ending, lines))
+        self._end_life(text_for_clients(self._container, ending, lines))
         if not answered:
             exit_code = state.exit_code if state is not None else None
             meanwhile = "; the Docker engine was gone meanwhile" if self._missed else ""
             raise NotUp(f"it {ending} before it answered{meanwhile}", exit_code=exit_code, last_lines=lines)
-        for line in lines:
-            logging.getLogger(f"nodekit.container.{self._container.id}").warning("%s", line)
+        self._log.add(lines)
 
     async def _last_lines(self, id: str) -> tuple[str, ...]:
         """Return the last lines that it printed, or none if that takes too long: broken calls wait for the reason."""
-        with suppress(EngineGone, EngineRefused), anyio.move_on_after(LINES_SECONDS):
+        with suppress(EngineGone, EngineRefused), time_limit(LINES_SECONDS):
             return await self._engine.last_lines(id, LINES_IN_LOG)
         return ()
 

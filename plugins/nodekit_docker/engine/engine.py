@@ -4,8 +4,10 @@ import errno
 import http.client
 import logging
 import math
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 import anyio
@@ -14,11 +16,12 @@ import requests
 import urllib3
 from docker import APIClient
 
-from nodekit import NodekitError
-from nodekit_docker.containers.state import Listed, Network
+from nodekit import NodekitError, time_limit
+from nodekit_docker.containers.state import Made
 from nodekit_docker.engine.errors import EngineGone, EngineRefused
 from nodekit_docker.engine.find import Place
 from nodekit_docker.engine.threads import Threads
+from nodekit_remote import printable_line
 
 T = TypeVar("T")
 
@@ -43,8 +46,6 @@ LONGEST_STOP_SECONDS = 1e6
 """Upper bound of stop times: engines and sockets accept no infinite time."""
 MOST_CONNECTIONS = 64
 """Maximum number of connections that are kept. When a node stops, each of its containers uses one."""
-MAX_LINE_BYTES = 4096
-"""Maximum size of a line that a container printed; the rest of a longer line is dropped."""
 AT_ONCE = 4
 """Maximum number of calls at once; more would not make an engine faster."""
 
@@ -68,7 +69,7 @@ class Engine:
 
     async def ping(self) -> None:
         """Return once the engine answers. The first call also asks for its version."""
-        with anyio.move_on_after(PING_SECONDS) as scope:  # a frozen engine accepts the request and does not answer
+        with time_limit(PING_SECONDS) as scope:  # a frozen engine accepts the request and does not answer
             await self.wait(lambda api: api.ping())
             return
         assert scope.cancelled_caught
@@ -129,19 +130,27 @@ class Engine:
 
     # -- containers -------------------------------------------------------------------------------
 
-    async def containers(self, labels: Sequence[str]) -> list[Listed]:
+    async def containers(self, labels: Sequence[str]) -> list[Made]:
         """List the containers with the labels (``name=value``), running or not, newest first."""
 
-        def listed(api: Any) -> list[Listed]:
-            return [Listed.of(one) for one in api.containers(all=True, filters={"label": list(labels)})]
+        def listed(api: Any) -> list[Made]:
+            return [Made.container(one) for one in api.containers(all=True, filters={"label": list(labels)})]
 
         return await self.call(listed)
 
     async def inspect(self, id: str) -> Mapping[str, Any] | None:
         """Return all about a container, or None if it is gone. It does not queue behind calls that make containers."""
-        with anyio.move_on_after(INSPECT_SECONDS):
+        with time_limit(INSPECT_SECONDS):
             return await self._if_there(lambda api: api.inspect_container(id), self.wait)
         raise EngineGone(f"the Docker engine {self.place.host} did not answer within {INSPECT_SECONDS:g} s")
+
+    async def time(self) -> float:
+        """Return the time by the engine's clock, which may differ from that of this machine if it is a virtual one."""
+        date = await self.wait(lambda api: str(api._get(api._url("/_ping")).headers.get("Date")))
+        try:
+            return parsedate_to_datetime(date).timestamp()
+        except ValueError:  # a proxy in front of the engine may hide it
+            return time.time()
 
     async def create(self, name: str, settings: Mapping[str, Any]) -> str:
         """Make a container and return its id. `settings` is the body of the engine's API call."""
@@ -177,11 +186,11 @@ class Engine:
 
     # -- networks ---------------------------------------------------------------------------------
 
-    async def networks(self, labels: Sequence[str]) -> list[Network]:
+    async def networks(self, labels: Sequence[str]) -> list[Made]:
         """List the networks with the labels (``name=value``)."""
 
-        def listed(api: Any) -> list[Network]:
-            return [Network.of(one) for one in api.networks(filters={"label": list(labels)})]
+        def listed(api: Any) -> list[Made]:
+            return [Made.network(one) for one in api.networks(filters={"label": list(labels)})]
 
         return await self.call(listed)
 
@@ -235,13 +244,8 @@ def _let_go(error: BaseException | None) -> None:
 
 
 def shown_lines(printed: bytes) -> tuple[str, ...]:
-    """Return the lines for logs and terminals, without control characters by which a program could command them."""
-    return tuple(map(_shown, printed.splitlines()))
-
-
-def _shown(line: bytes) -> str:
-    text = line[:MAX_LINE_BYTES].decode(errors="replace")
-    return "".join(letter if letter.isprintable() or letter == "\t" else "\N{REPLACEMENT CHARACTER}" for letter in text)
+    """Return the lines for logs and errors, without characters by which a program could command a terminal."""
+    return tuple(map(printable_line, printed.splitlines()))
 
 
 def _cause(error: BaseException) -> str:

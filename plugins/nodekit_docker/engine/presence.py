@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import anyio
 
+from nodekit import time_limit
 from nodekit_docker.engine.engine import PING_SECONDS, Engine
 from nodekit_docker.engine.errors import EngineGone, EngineRefused
 from nodekit_docker.engine.events import EventStream
@@ -87,7 +88,7 @@ class Presence:
 
         A ping may succeed on a kept connection although no new one can be opened. Only the stream's connection counts.
         """
-        with anyio.move_on_after(PING_SECONDS):
+        with time_limit(PING_SECONDS):
             await stream.opened.wait()
             if stream.error is not None:
                 raise stream.error

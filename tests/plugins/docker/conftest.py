@@ -1,6 +1,7 @@
 """Tests of the runner `docker` leave nothing behind: no container, no thread, no descriptor."""
 
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ def _bed(engine: Any) -> Iterator[Bed]:
         yield bed
     finally:
         left = bed.clear()
+        shutil.rmtree(bed.state, ignore_errors=True)
     assert left == [], "containers are left on the engine"
 
 

@@ -5,6 +5,7 @@ Most of it needs no engine: a small server says what it is told to.
 
 import asyncio
 import json
+import logging
 import re
 import socketserver
 import tempfile
@@ -12,6 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import anyio
@@ -104,7 +106,8 @@ def fake() -> Iterator[Fake]:
 
 def runner(fake: Fake, **settings: Any) -> DockerRunner:
     given = {"id": "one", "image": "one", "required": False, "startup_seconds": 60, "stop_seconds": 0, **settings}
-    return DockerRunner(DockerContainer(**given), host=f"unix://{fake.server_address}")
+    folder = Path(str(fake.server_address)).parent
+    return DockerRunner(DockerContainer(**given), host=f"unix://{fake.server_address}", state=folder)
 
 
 NO_ANSWERS: list[Answer] = [(500, {}), (500, "null"), (404, {"message": 17}), (200, "null"), (200, [1]), (200, [{}])]
@@ -154,6 +157,14 @@ async def test_the_text_of_an_error_is_bounded(fake: Fake) -> None:
         async with runner(fake, required=True):
             pass
     assert len(str(caught.value)) < 3000
+
+
+async def test_a_dangerous_volume_is_warned_of_at_the_start(fake: Fake, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "nodekit.docker"):
+        async with runner(fake, volumes=(f"{fake.server_address!s}:/engine:ro", "./data:/data")):
+            await until(lambda: fake.asked["/containers/create"])
+    (text,) = [record.getMessage() for record in caplog.records if "its volume" in record.getMessage()]
+    assert ":/engine:ro holds the engine's socket: " in text
 
 
 # -- with an engine -------------------------------------------------------------------------------

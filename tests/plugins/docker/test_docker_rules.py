@@ -4,11 +4,12 @@ import json
 import os
 import re
 import socket
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from unittest.mock import AsyncMock, Mock
 
+import anyio
 import msgspec
 import pytest
 from chance import given
@@ -16,12 +17,15 @@ from hypothesis import strategies as st
 
 from nodekit import CompositionError, Secret
 from nodekit.testing import make_step
-from nodekit_docker import DockerContainer, DockerRunner, EngineGone, NameTaken
-from nodekit_docker.containers.name_lock import hold_name
-from nodekit_docker.containers.names import another_name, is_named, name_of
+from nodekit_docker import DockerContainer, DockerRunner, EngineGone
+from nodekit_docker.config import Volume
+from nodekit_docker.containers import state as state_module
+from nodekit_docker.containers.isolation import Isolation
 from nodekit_docker.containers.output import KEPT_BYTES, Frames, Output
+from nodekit_docker.containers.ownership import Ownership
+from nodekit_docker.containers.program import Program
 from nodekit_docker.containers.spec import Spec, explained, program_spec, spec
-from nodekit_docker.containers.state import Listed, State
+from nodekit_docker.containers.state import Made, State
 from nodekit_docker.engine import find
 from nodekit_docker.engine.errors import NotUp
 from nodekit_docker.engine.events import container_of
@@ -42,7 +46,12 @@ def container(**settings: Any) -> DockerContainer:
 
 
 def made(shared: str | None = None, *, folder: Path = HERE, bounded_logs: bool = True, **settings: Any) -> Spec:
-    return spec(container(**settings), "node", folder, shared=shared, bounded_logs=bounded_logs)
+    one = container(**settings)
+    return spec(one, "node", volumes(one, folder), shared=shared, bounded_logs=bounded_logs)
+
+
+def volumes(one: DockerContainer, folder: Path = HERE) -> list[Volume]:
+    return [Volume.parse(text, folder) for text in one.volumes]
 
 
 def host(shared: str | None = None, **settings: Any) -> Mapping[str, Any]:
@@ -97,7 +106,7 @@ def test_what_is_said_of_a_container_it_gets() -> None:
         command=("--fast",), user="1000:1000", env={"B": "2", "A": Secret("1")}, labels={"team": "x"}
     ).settings
     assert (settings["Cmd"], settings["User"], settings["Env"]) == (["--fast"], "1000:1000", ["A=1", "B=2"])
-    assert settings["Labels"] == {"team": "x", "nodekit.node": "node", "nodekit.container": "one"}
+    assert settings["Labels"].items() >= {"team": "x", "nodekit.node": "node", "nodekit.container": "one"}.items()
 
 
 @pytest.mark.parametrize("network", [None, "backend"])
@@ -124,7 +133,7 @@ def test_logs_are_bounded_where_the_engine_keeps_them_in_files() -> None:
 def test_a_name_and_a_port_that_are_said_are_used() -> None:
     named = made(name="summary", host_port=4001)
     assert (named.name, named.settings["Labels"]["nodekit.name"]) == ("summary", "summary")
-    assert "nodekit.name" not in made().settings["Labels"]
+    assert made().settings["Labels"]["nodekit.name"] == ""
     bindings = {"3000/tcp": [{"HostIp": "127.0.0.1", "HostPort": "4001"}]}
     assert host(host_port=4001)["PortBindings"] == bindings
     assert host("backend", host_port=4001)["PortBindings"] == bindings  # for others; the node calls its address
@@ -141,7 +150,7 @@ def test_an_isolated_container_is_in_a_network_of_its_own_and_publishes_nothing(
 
 def test_a_program_is_made_as_carefully_and_talked_to_over_its_streams() -> None:
     step = make_step("one", {"a": 1})
-    program = program_spec(container(mode="once", env={"A": "1"}), "node", HERE, step)
+    program = program_spec(container(mode="once", env={"A": "1"}), "node", (), step)
     settings, config = program.settings, dict(program.settings["HostConfig"])
     assert (config.pop("NetworkMode"), config.pop("LogConfig")) == ("none", {"Type": "none"})
     assert config == {key: value for key, value in host(bounded_logs=False).items() if key != "PortBindings"}
@@ -156,8 +165,8 @@ def test_a_program_is_made_as_carefully_and_talked_to_over_its_streams() -> None
     ]
     assert program.name.startswith(f"nodekit-node-one-{step.job_id}-")
     assert settings["Labels"]["nodekit.name"] == program.name
-    assert program_spec(container(mode="once"), "node", HERE, step).name != program.name
-    joined = program_spec(container(mode="once", network="backend"), "node", HERE, step)
+    assert program_spec(container(mode="once"), "node", (), step).name != program.name
+    joined = program_spec(container(mode="once", network="backend"), "node", (), step)
     assert joined.settings["HostConfig"]["NetworkMode"] == "backend"
 
 
@@ -187,6 +196,43 @@ def test_of_what_a_program_prints_no_more_is_kept_than_it_may() -> None:
     printed = output.printed(0)
     assert printed.output == b""
     assert len(printed.errors) == KEPT_BYTES
+
+
+@pytest.mark.anyio
+async def test_a_program_that_prints_faster_than_it_is_read_keeps_nobody_waiting(
+    monkeypatch: pytest.MonkeyPatch, anyio_backend: str
+) -> None:
+    """All of its output is there already, so that no piece has to be waited for."""
+    monkeypatch.setattr("nodekit_docker.containers.program.PIECE_BYTES", 100)
+    turns, ours, its = 0, *socket.socketpair()
+    its.sendall(bytes([2, 0, 0, 0]) + (100_000).to_bytes(4, "big") + b"x" * 100_000)
+    its.shutdown(socket.SHUT_WR)
+    ours.setblocking(False)
+
+    class Engine:
+        async def call(self, function: Any) -> str:
+            return "id"
+
+        async def wait(self, function: Any) -> Any:
+            return {"StatusCode": 0}
+
+    program = Program(cast("Any", Engine()), "name", {})
+    program._socket = ours
+
+    async def work() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await anyio.lowlevel.checkpoint()
+
+    with its:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(work)
+            printed = await program.run(b"", 1000)
+            tasks.cancel_scope.cancel()
+        program.give_up()
+    assert len(printed.errors) == KEPT_BYTES
+    assert turns >= 1000
 
 
 def test_same_settings_in_any_order_have_one_digest() -> None:
@@ -248,9 +294,10 @@ def test_digest_depends_on_the_folder_only_through_volumes() -> None:
 
 
 def test_labels_of_the_runner_are_added_and_are_no_part_of_the_digest() -> None:
-    body = made().body(owner=ID, restarts=3)
+    body = made().body({"nodekit.proof": "p"}, owner=ID, restarts=3)
     assert body["Labels"]["nodekit.settings"] == made().digest
     assert (body["Labels"]["nodekit.owner"], body["Labels"]["nodekit.restarts"]) == (ID, "3")
+    assert body["Labels"]["nodekit.proof"] == "p"
     assert body["HostConfig"] == made().settings["HostConfig"]
 
 
@@ -715,6 +762,20 @@ def test_a_node_on_the_machine_or_in_its_network_calls_ports_on_loopback() -> No
     assert Surroundings(ID).shared(container()) is None
 
 
+@pytest.mark.anyio
+async def test_an_isolated_container_is_known_by_the_addresses_of_its_network() -> None:
+    networks = [Made("1", "x", {}, 0, ("172.30.0.0/16",)), Made("2", "y", {}, 0, ("10.1.2.0/24", "fd00::/64"))]
+    engine = Mock(networks=AsyncMock(return_value=networks), remove_network=AsyncMock())
+    isolation = Isolation(engine, Ownership(b"", "node", HERE), Surroundings())
+    assert not isolation.has("172.30.0.5")
+    await isolation.remove_orphans(())
+    for address in ("172.30.0.5", "::ffff:172.30.0.5", "10.1.2.255", "fd00::9"):
+        assert isolation.has(address)
+    for address in ("172.31.0.5", "10.1.3.0", "::1", "127.0.0.1", "unix", "", None):
+        assert not isolation.has(address)
+    engine.remove_network.assert_not_called()  # they have no proof
+
+
 # -- which engine ---------------------------------------------------------------------------------
 
 
@@ -836,48 +897,21 @@ def test_an_event_names_its_container_in_every_version_of_the_api(event: Mapping
 
 
 def test_a_list_names_what_is_there() -> None:
-    told = {"Id": ID, "Names": ["/nodekit-a-one"], "Labels": {"nodekit.container": "one"}}
-    assert Listed.of(told) == Listed(ID, "nodekit-a-one", "one")
-    assert Listed.of({"Id": ID, "Names": None, "Labels": None}) == Listed(ID, "", "")
-    named = {"Id": ID, "Names": ["/other"], "Labels": {"nodekit.container": "one", "nodekit.name": "said"}}
-    assert Listed.of(named) == Listed(ID, "other", "one", "said")
+    labels = {"nodekit.container": "one"}
+    told = {"Id": ID, "Names": ["/nodekit-a-one"], "Labels": labels, "Created": 1_700_000_000}
+    assert Made.container(told) == Made(ID, "nodekit-a-one", labels, 1_700_000_000)
+    assert Made.container(told).entry == "one"
+    assert Made.container({"Id": ID, "Names": None, "Labels": None}) == Made(ID, "", {}, 0)
+    told = {"Id": ID, "Name": "n", "Labels": labels, "Created": "2023-11-14T22:13:20.123456789Z"}
+    assert Made.network(told) == Made(ID, "n", labels, 1_700_000_000.123456)
+    assert Made.network({"Id": ID, "Name": "n", "Created": "yesterday"}).created_at == 0
 
 
-# -- a name is one node's -------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "ours"),
-    [
-        (name_of("a", "b"), True),
-        ("nodekit-a-b-0f1e2d", True),
-        ("nodekit-a-b-copy", False),
-        ("nodekit-a-bb", False),
-        ("happy_hopper", False),
-        ("", False),
-    ],
-)
-def test_a_container_is_known_by_one_of_two_names(name: str, ours: bool) -> None:
-    assert is_named(another_name(name_of("a", "b")), "a", "b")
-    assert is_named(name, "a", "b") is ours
-
-
-def test_a_container_with_a_name_that_was_said_is_known_by_that_alone() -> None:
-    assert is_named("said", "a", "b", "said")
-    assert not is_named(name_of("a", "b"), "a", "b", "said")
-    assert not is_named("said-0f1e2d", "a", "b", "said")
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="abstract sockets are Linux's")
-def test_a_name_is_held_by_one_node_on_one_engine_until_it_is_let_go() -> None:
-    first = hold_name("rules-test", "engine")
-    assert isinstance(first, socket.socket)
-    with pytest.raises(NameTaken, match="another node named 'rules-test' runs on this machine with the same engine"):
-        hold_name("rules-test", "engine")
-    for other in (hold_name("rules-test", "another engine"), hold_name("rules-test-2", "engine")):
-        assert other
-        other.close()
-    first.close()
-    again = hold_name("rules-test", "engine")
-    assert again
-    again.close()
+@pytest.mark.parametrize("settings", [{}, {"labels": {"team": "blue"}}, {"name": "said"}, ONCE])
+def test_each_label_of_the_runner_is_set_so_that_none_is_inherited_from_an_image(settings: Any) -> None:
+    one = container(**settings)
+    wanted = program_spec(one, "node", (), make_step("one")) if one.once else made(**settings)
+    labels = wanted.body({state_module.PROOF: "p", state_module.STATE: "s"}, owner="", restarts=0)["Labels"]
+    known = {name for name in vars(state_module).values() if isinstance(name, str) and name.startswith("nodekit.")}
+    assert len(known) == 9
+    assert known <= labels.keys()

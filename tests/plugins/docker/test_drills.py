@@ -98,6 +98,7 @@ async def test_steps_that_hit_a_killed_container_are_run_again_and_none_is_lost(
     assert len(runner.steps) == len(jobs) + len(again)
 
 
+@pytest.mark.parametrize("shown", [False, True])
 @pytest.mark.parametrize(
     ("data", "ending"),
     [
@@ -106,12 +107,14 @@ async def test_steps_that_hit_a_killed_container_are_run_again_and_none_is_lost(
     ],
 )
 async def test_a_program_that_ends_by_itself_is_told_with_its_code_and_started_again(
-    bed: Bed, data: Any, ending: str
+    bed: Bed, data: Any, ending: str, shown: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with bed.running() as (node, _):
+    """Clients see what it printed last only if the operator lets them; the log has it."""
+    async with bed.running(bed.container(output_in_errors=shown)) as (node, _):
         failure = error(await outcome(node, data))
         assert failure.kind == "died"
-        assert re.match(f"the container {ending}", failure.error)
+        assert re.fullmatch(f"the container {ending if shown else ending.partition(';')[0]}", failure.error)
+        await until(lambda: "listening" in caplog.messages)
         assert await result(node, 5) == 5
 
 

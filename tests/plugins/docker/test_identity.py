@@ -1,5 +1,6 @@
 """Ownership of containers: a node finds its own after a crash, replaces changed ones, and never touches others."""
 
+import os
 import signal
 import time
 from pathlib import Path
@@ -145,7 +146,8 @@ async def test_a_node_in_a_container_leaves_alone_what_one_outside_of_that_name_
         before = await ids_of(bed)
         around = Surroundings(owner="4f" * 32, networks=("bridge",))
         monkeypatch.setattr("nodekit_docker.runner.surroundings", AsyncMock(return_value=around))
-        monkeypatch.setattr("nodekit_docker.runner.hold_name", lambda *_: None)  # its machine is another
+        held = "nodekit_docker.containers.state_folder.StateFolder.hold_name"
+        monkeypatch.setattr(held, lambda *_: os.open(os.devnull, os.O_RDONLY))  # its machine is another
         with pytest.raises(NameTaken, match=r"and a node named .* outside of containers made it"):
             async with bed.runner(bed.container(env={"ADD": "1"})):
                 pass

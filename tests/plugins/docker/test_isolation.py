@@ -9,7 +9,7 @@ import sysconfig
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 import pytest
@@ -19,10 +19,11 @@ from docker_runs import Bed, Watched, aside, ended, node_file, result
 from engine.images import LABEL
 from http_api import Api
 from paths import ROOT
-from served import serve
+from served import nodekit, serve
 
 from nodekit import NotStarted
 from nodekit.testing import make_step
+from nodekit_docker.doctor import OLDEST_CLOSED_TO_NEIGHBOURS
 
 pytestmark = pytest.mark.anyio
 
@@ -46,9 +47,22 @@ def address(container: Container) -> str:
     return str(network["IPAddress"])
 
 
+class Elsewhere(NamedTuple):
+    """An address in another network that this machine routes to, where a server listens at port 7."""
+
+    address: str
+    namespace: str
+
+    def connects(self, address: str, port: int) -> str:
+        """Connect from there, by way of this machine; return `CONNECTED`, or the error."""
+        code = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=2); print('y')"
+        command = ["ip", "netns", "exec", self.namespace, sys.executable, "-c", code, address, str(port)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return CONNECTED if done.stdout == "y\n" else done.stderr.splitlines()[-1]
+
+
 @pytest.fixture
-def elsewhere(module_bed: Bed) -> Iterator[str]:
-    """Yield an address in another network that this machine routes to; a server listens there at port 7."""
+def elsewhere(module_bed: Bed) -> Iterator[Elsewhere]:
     if not module_bed.engine.ours:
         pytest.skip("changes this machine's network")
     name = f"nk{secrets.token_hex(3)}"
@@ -63,12 +77,13 @@ def elsewhere(module_bed: Bed) -> Iterator[str]:
         ip("link", "set", name, "up")
         ip("-n", name, "addr", "add", "198.18.7.2/30", "dev", "eth0")
         ip("-n", name, "link", "set", "eth0", "up")
+        ip("-n", name, "route", "add", "default", "via", "198.18.7.1")
         code = "import socket; s = socket.create_server(('0.0.0.0', 7)); print(flush=True)\nwhile True: s.accept()"
         listen = ["ip", "netns", "exec", name, sys.executable, "-c", code]
         with subprocess.Popen(listen, stdout=subprocess.PIPE) as listening:
             assert listening.stdout
             listening.stdout.readline()
-            yield "198.18.7.2"
+            yield Elsewhere("198.18.7.2", name)
             listening.kill()
     finally:
         ip("netns", "delete", name)
@@ -87,9 +102,23 @@ async def test_it_is_called_by_its_address_in_a_network_of_its_own(module_bed: B
     assert all(network.attrs["Internal"] for network in await aside(module_bed.networks))
 
 
-async def test_it_reaches_no_other_network(runner: Watched, elsewhere: str) -> None:
-    assert await do(runner, "plain", "connect", host=elsewhere, port=7) == CONNECTED
-    assert await do(runner, "one", "connect", host=elsewhere, port=7) != CONNECTED
+async def test_it_reaches_no_other_network(runner: Watched, elsewhere: Elsewhere) -> None:
+    assert await do(runner, "plain", "connect", host=elsewhere.address, port=7) == CONNECTED
+    assert await do(runner, "one", "connect", host=elsewhere.address, port=7) != CONNECTED
+
+
+async def test_a_neighbour_of_the_machine_does_not_reach_it(
+    module_bed: Bed, runner: Watched, elsewhere: Elsewhere
+) -> None:
+    """A neighbour reaches one with a published port on older engines, as `nodekit doctor` says."""
+    one, plain = await aside(lambda: (module_bed.one("one"), module_bed.one("plain")))
+    assert await aside(lambda: elsewhere.connects(address(one), 3000)) != CONNECTED
+    version = module_bed.engine.client.version()["Version"]
+    reached = await aside(lambda: elsewhere.connects(address(plain), 3000))
+    told = await aside(lambda: nodekit("doctor", DOCKER_HOST=module_bed.engine.host).stdout)
+    old = int(version.partition(".")[0]) < OLDEST_CLOSED_TO_NEIGHBOURS
+    assert (reached == CONNECTED) == old
+    assert ("docker ports" in told) == old
 
 
 async def test_it_reaches_no_other_container(module_bed: Bed, runner: Watched) -> None:
@@ -127,6 +156,34 @@ async def test_nobody_looks_up_names_on_its_behalf(bed: Bed, dockerd: Any) -> No
                 assert (await do(runner, "one", "connect", host="secret.example", port=80)).startswith("gaierror")
         with pytest.raises(BlockingIOError):
             server.recv(512)
+
+
+# -- no way back ----------------------------------------------------------------------------------
+
+
+async def test_it_submits_no_job_to_its_node_though_it_reaches_it(bed: Bed, tmp_path: Path) -> None:
+    file = node_file(tmp_path, bed, {"id": "one", "network": "isolated"}, {"id": "plain"})
+    file.write_text(file.read_text().replace("127.0.0.1:0", "0.0.0.0:0"))
+    job = {"containers": ["plain"], "data": {"a": 1}}
+    bodies = {"/api/jobs": job, "/api/jobs/batch": [job], "/api/jobs/stream": job}
+    async with serve(file) as (process, api):
+        port = api.address[1]
+        plain, one = await aside(lambda: (bed.one("plain"), bed.networks()[0]))
+        plain_gateway = plain.attrs["NetworkSettings"]["Networks"]["bridge"]["Gateway"]
+        own_gateway = one.attrs["IPAM"]["Config"][0]["Gateway"]
+
+        async def posts(container: str, host: str, path: str) -> tuple[int, str]:
+            id = await api.submit(container, do="post", host=host, port=port, path=path, body=bodies[path])
+            (done,) = await api.results(id)
+            status, text = done["result"]["output"]
+            return status, text
+
+        for path in bodies:
+            assert (await posts("plain", plain_gateway, path))[0] == 200
+            status, text = await posts("one", own_gateway, path)
+            assert "A container in an isolated network submits no jobs" in text
+            assert (status == 200) == path.endswith("batch")  # whose items have answers of their own
+        await ended(process)
 
 
 # -- networks come and go with their containers ---------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 import pytest
-from components import until
+from components import settle_down, until
 from docker import APIClient
 from docker_runs import (
     PATIENCE_SECONDS,
@@ -42,6 +42,7 @@ async def runner(module_bed: Bed, anyio_backend: str) -> AsyncIterator[Watched]:
         bed.program("small", max_reply_bytes=1 << 20, memory="64MiB", read_only=True, user="1234"),
         bed.program("deaf", env={"NEVER_READS": "1"}),
         bed.program("wrong", user="nobody-knows"),
+        bed.program("open", output_in_errors=True),
     ]
     async with bed.runner(*containers) as runner:
         yield runner
@@ -109,11 +110,16 @@ async def test_it_may_do_as_little_as_others_and_has_no_network(runner: Watched)
 # -- what goes wrong ------------------------------------------------------------------------------
 
 
-async def test_an_exit_code_is_a_fault_with_the_last_lines_of_standard_error(runner: Watched) -> None:
+async def test_an_exit_code_is_a_fault_with_the_last_lines_of_standard_error_if_clients_may_see_them(
+    runner: Watched,
+) -> None:
     lines = [f"line {number}" for number in range(40)] + ["\x1b[31mno such model"]
     kind, text = await fault(runner, {"do": "fail", "code": 3, "lines": lines})
     assert kind == "status"
-    assert text == "the container exited with code 3; it printed last: line 38 | line 39 | �[31mno such model"
+    assert text == "the container exited with code 3"
+    kind, text = await fault(runner, {"do": "fail", "code": 3, "lines": lines}, "open")
+    assert kind == "status"
+    assert text == r"the container exited with code 3; it printed last: line 38 | line 39 | \x1b[31mno such model"
 
 
 async def test_one_that_is_killed_and_one_that_runs_out_of_memory_have_died(runner: Watched) -> None:
@@ -132,10 +138,11 @@ async def test_one_that_is_killed_and_one_that_runs_out_of_memory_have_died(runn
     ],
 )
 async def test_what_is_no_json_is_a_fault(runner: Watched, printed: str, fault_text: str) -> None:
-    kind, text = await fault(runner, {"do": "raw", "text": printed, "lines": ["said aside"]})
-    assert kind == "not_json"
-    assert text.startswith(fault_text)
-    assert text.endswith("it printed last: said aside")
+    for container, shown in (("one", False), ("open", True)):
+        kind, text = await fault(runner, {"do": "raw", "text": printed, "lines": ["said aside"]}, container)
+        assert kind == "not_json"
+        assert text.startswith(fault_text)
+        assert text.endswith("it printed last: said aside") is shown
 
 
 async def test_one_that_prints_a_gigabyte_is_killed_long_before(module_bed: Bed, runner: Watched) -> None:
@@ -213,30 +220,25 @@ async def test_a_step_that_is_given_up_while_it_begins_leaves_nothing(bed: Bed) 
 async def test_a_container_that_is_there_only_after_its_step_was_given_up_is_removed_too(
     bed: Bed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun, looked_for, made = threading.Event(), threading.Event(), threading.Event()
-    create, remove = APIClient.create_container_from_config, APIClient.remove_container
+    begun, given_up, made = threading.Event(), threading.Event(), threading.Event()
+    create = APIClient.create_container_from_config
 
     def late(*arguments: Any) -> Any:
         begun.set()
-        assert looked_for.wait(PATIENCE_SECONDS)
+        assert given_up.wait(PATIENCE_SECONDS)
         try:
             return create(*arguments)
         finally:
             made.set()
 
-    def looking(*arguments: Any, **settings: Any) -> Any:
-        try:
-            return remove(*arguments, **settings)
-        finally:
-            looked_for.set()
-
     async with bed.runner(bed.program()) as runner:
         monkeypatch.setattr(APIClient, "create_container_from_config", late)
-        monkeypatch.setattr(APIClient, "remove_container", looking)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(runner.run, make_step("one", 1))
             await until(begun.is_set)
             tasks.cancel_scope.cancel()
+        await settle_down()
+        given_up.set()
         await until(made.is_set)
         await nothing_is_left(bed)
 
