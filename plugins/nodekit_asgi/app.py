@@ -16,14 +16,15 @@ from nodekit import (
     StreamBroken,
     TooManyJobs,
     TooManyRequests,
+    TooMuchStored,
     Unauthorized,
     Unavailable,
 )
-from nodekit_asgi.api import handlers as _handlers
-from nodekit_asgi.api.routes import ROUTES, Handler, route
+from nodekit_asgi.api.routes import handler, options, route
 from nodekit_asgi.config import Limits
 from nodekit_asgi.http.client_address import came_securely, sender_name
 from nodekit_asgi.http.messages import (
+    CutShort,
     Disconnected,
     Header,
     HttpError,
@@ -31,12 +32,12 @@ from nodekit_asgi.http.messages import (
     Reply,
     Request,
     Scope,
-    Send,
     error_reply,
     send_reply,
 )
 from nodekit_asgi.http.mounted import PREFIX, BrokenOff, check_caller, hand_on, mount_at
-from nodekit_asgi.http.origins import check_access, preflight_headers
+from nodekit_asgi.http.origins import PREFLIGHT, check_access
+from nodekit_asgi.http.sending import Send
 from nodekit_asgi.wire.profiles import PROFILES
 
 logger = logging.getLogger("nodekit.http")
@@ -61,7 +62,7 @@ class AsgiApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            await self._http(Request(scope, receive, self._limits), send)
+            await self._http(Request(scope, receive, self._limits, self._node.budget), send)
         elif scope["type"] == "lifespan":
             await _lifespan(receive, send)
         else:
@@ -75,7 +76,10 @@ class AsgiApp:
             if reply is not None:
                 async with reply.held or nullcontext():
                     await send_reply(reply, send, request, headers)
-        except StreamBroken as broken:  # the reply is left open, so the server cuts it: it must not look complete
+        except (
+            StreamBroken,
+            CutShort,
+        ) as broken:  # left open, so the server cuts it: it must not look complete
             logger.info("%s %s: %s (request %s)", request.method, request.path, broken, request_id.decode())
         except Disconnected:
             logger.debug("%s %s: the client has gone", request.method, request.path)
@@ -83,6 +87,8 @@ class AsgiApp:
             failed = "%s %s failed while replying (request %s)"
             logger.exception(failed, request.method, request.path, request_id.decode())
             raise  # the server cuts the connection: half a reply must not look complete
+        finally:
+            request.release()
 
     async def _reply(self, request: Request, send: Send, headers: list[Header], request_id: bytes) -> Reply | None:
         """Return the reply. Return None if an application mounted by a plugin has already sent it."""
@@ -90,9 +96,10 @@ class AsgiApp:
             request.check_framing()
             allowed = check_access(request, loopback=self._loopback)
             headers += allowed
-            if request.method == "OPTIONS" and allowed:
-                return Reply(b"", 204, preflight_headers())
             path, request.parameters = route(request.path)
+            if request.method == "OPTIONS" and (reply := options(request, path, preflight=bool(allowed))):
+                headers += PREFLIGHT if allowed else ()
+                return reply
             mount = mount_at(request.path, self._node)
             if path not in OPEN_TO_ALL:
                 request.sender = sender_name(request)
@@ -103,7 +110,7 @@ class AsgiApp:
                 check_caller(mount, request)
                 await hand_on(mount, request, send, headers)
                 return None
-            return await _handler(request, path)(request, self._node)
+            return await handler(request, path)(request, self._node)
         except HttpError as error:
             return error.reply
         except Unauthorized as error:
@@ -115,7 +122,7 @@ class AsgiApp:
             return error_reply(PROFILES[request.limits.profile].refused, refusal.reason, refusal.params)
         except Unavailable as unavailable:
             retry_after = [(b"retry-after", str(unavailable.retry_after_seconds).encode())]
-            status = 429 if isinstance(unavailable, TooManyJobs | TooManyRequests) else 503
+            status = 429 if isinstance(unavailable, TooManyJobs | TooManyRequests | TooMuchStored) else 503
             return error_reply(status, unavailable.reason, headers=retry_after)
         except KeyReused as reused:
             return error_reply(422, str(reused))
@@ -137,19 +144,9 @@ class AsgiApp:
             address=request.address,
             headers=request.texts(),
             secure=came_securely(request),
-            operation=f"{request.method} {path}" if path else "",
+            operation=f"{'GET' if request.method == 'HEAD' else request.method} {path}" if path else "",
         )
         return await self._node.identify(connection)
-
-
-def _handler(request: Request, path: str) -> Handler:
-    methods = ROUTES.get(path)
-    if methods is None:
-        return _handlers.not_found
-    if request.method not in methods:
-        allow = ", ".join(methods)
-        raise HttpError(405, f"{request.path} takes {allow}", headers=[(b"allow", allow.encode())])
-    return methods[request.method]
 
 
 def _request_id(request: Request) -> bytes:

@@ -14,6 +14,7 @@ from nodekit_asgi.app import AsgiApp
 from nodekit_asgi.config import AsgiConfig
 from nodekit_asgi.http.networks import UNIX
 from nodekit_asgi.server.bounded_listener import BoundedListener
+from nodekit_asgi.server.deadlines import Deadlines
 from nodekit_asgi.server.listen import check_bind, is_loopback, listen, remove_socket_file, socket_file, url_of
 from nodekit_asgi.server.servers import SERVERS
 
@@ -34,10 +35,11 @@ class AsgiTransport:
         listener = self._bounded(listen(self._config.bind))
         app = AsgiApp(node, self._config, loopback=is_loopback(listener))
         url, file = url_of(listener), socket_file(self._config.bind)
-        stop = anyio.Event()
+        stop, deadlines = anyio.Event(), Deadlines(self._config)
         try:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(SERVERS[self._config.server], app, self._config, listener, stop)
+                tasks.start_soon(SERVERS[self._config.server], app, self._config, listener, stop, deadlines)
+                tasks.start_soon(deadlines.keep)
                 task_status.started([url])
                 try:
                     await anyio.sleep_forever()

@@ -2,7 +2,6 @@
 
 import logging
 import re
-from collections.abc import Sequence
 
 from msgspec import UNSET
 
@@ -21,10 +20,11 @@ from nodekit import (
     job_result,
 )
 from nodekit_asgi.api.job_events import KEEP_ALIVE, event_stream, events_seen, seen_all
+from nodekit_asgi.api.job_replies import job_reply, jobs_reply, make_room
 from nodekit_asgi.api.listing import listing
 from nodekit_asgi.api.waiting import wait_for
 from nodekit_asgi.http.headers import asked_urgency, idempotency_key, urgency, wait_seconds
-from nodekit_asgi.http.messages import Header, HttpError, Reply, Request, error_reply, json_reply
+from nodekit_asgi.http.messages import LIVE, Header, HttpError, Reply, Request, error_reply, json_reply
 from nodekit_asgi.wire.history import wire_history
 from nodekit_asgi.wire.jobs import (
     NO_SUCH_JOB,
@@ -45,7 +45,7 @@ _SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 
 async def info(request: Request, node: Node) -> Reply:
-    running = node.running()
+    running = frozenset(node.running())
     pending = await node.pending()
     return json_reply(
         WireInfo(
@@ -76,6 +76,7 @@ async def retry(request: Request, node: Node) -> Reply:
 async def _retried(request: Request, node: Node) -> Job:
     id, key = _id(request), idempotency_key(request)
     start, digest = await read_retry(request, id)
+    await make_room(node, request.memory, id)
     try:
         kept = await node.retry(
             id,
@@ -96,18 +97,21 @@ async def _retried(request: Request, node: Node) -> Job:
 async def _accepted(request: Request, node: Node, kept: Job) -> Reply:
     """Return the reply to a new job: its id, or the finished job if ``Prefer: wait`` asks to wait for it."""
     seconds = wait_seconds(request)
-    id, job = kept.id, kept if kept.status.finished else None
+    id, finished = kept.id, kept.status.finished
     del kept  # jobs may be large, and waits long
+    request.release()
     if seconds is None:
         return json_reply(WireAccepted(id))
-    if seconds and job is None:
-        try:
-            job = next(iter(await wait_for(request, node, [id], seconds)), None)
-        except StoreFailed as error:  # the job is kept all the same, and the client must learn its id
-            logger.error("job %s: waiting for it failed: %s", id, error)
     applied: list[Header] = [(b"preference-applied", b"wait=%d" % seconds)]
-    if job is not None and job.status.finished:
-        return json_reply(job_result(job), headers=applied)
+    try:
+        if seconds and not finished:
+            finished = await wait_for(request, node, [id], seconds)
+        if finished and (reply := await job_reply(request, node, id, applied)) is not None:
+            return reply
+    except Unavailable as objection:  # the job is kept all the same, and the client must learn its id
+        logger.debug("job %s: it is not waited for: %s", id, objection)
+    except StoreFailed as error:  # as above
+        logger.error("job %s: waiting for it failed: %s", id, error)
     return json_reply(WireAccepted(id), 202, applied)
 
 
@@ -132,7 +136,8 @@ def _answer(result: Job | NodekitError | str) -> WireAccepted | WireErrorReply:
 
 async def history(request: Request, node: Node) -> Reply:
     id = _id(request)
-    found = await node.fetch([id], client=request.client)
+    await make_room(node, request.memory, id)
+    found = await node.fetch([id], client=request.client, fields=JobFields.RUN)
     if not found:
         raise HttpError(404, NO_SUCH_JOB)
     held = await node.held([id])
@@ -140,7 +145,9 @@ async def history(request: Request, node: Node) -> Reply:
 
 
 async def cancel(request: Request, node: Node) -> Reply:
-    job = await node.cancel(_id(request), client=request.client)
+    id = _id(request)
+    await make_room(node, request.memory, id)
+    job = await node.cancel(id, client=request.client)
     if job is None:
         raise HttpError(404, NO_SUCH_JOB)
     return json_reply(job_result(job))
@@ -148,18 +155,18 @@ async def cancel(request: Request, node: Node) -> Reply:
 
 async def events(request: Request, node: Node) -> Reply:
     id = _id(request)
-    found = await node.fetch([id], client=request.client, fields=JobFields.STEPS)
+    found = await node.fetch([id], client=request.client, fields=JobFields.STATE)
     if not found:
         raise HttpError(404, NO_SUCH_JOB)
-    job = found.pop()
-    seen = events_seen(request.headers.get(b"last-event-id", b"").decode("latin-1"), job)
-    if seen_all(job, seen):  # 204 is the only reply that stops a browser from connecting again
-        return Reply(b"", 204)
-    del job  # jobs may be large, and streams long
+    with request.reservation() as memory:
+        await make_room(node, memory, id)
+        seen = await events_seen(node, request.headers.get(b"last-event-id", b"").decode("latin-1"), found[0])
+        if await seen_all(node, found[0], seen):  # 204 is the only reply that stops a browser from connecting again
+            return Reply(b"", 204)
     await request.body()  # not used, but it has to be read before the end of the connection can be seen
     return Reply(
-        event_stream(node, id, request.client, seen),
-        headers=[(b"cache-control", b"no-store")],
+        event_stream(request, node, id, seen),
+        headers=LIVE,
         content_type=b"text/event-stream",
         keep_alive=KEEP_ALIVE,
     )
@@ -182,15 +189,18 @@ async def jobs(request: Request, node: Node) -> Reply:
     if len(ids) > request.limits.max_ids:
         raise HttpError(400, f"id: {len(ids)} of them; at most {request.limits.max_ids} are taken")
     ids = [id.lower() for id in ids]
-    fields = JobFields.STEPS if intermediate else JobFields.LAST_STEP
-    found: Sequence[Job] = await node.fetch(ids, client=request.client, fields=fields)
-    if seconds and not all(job.status.finished for job in found):
-        found = ()
-        await request.body()  # not used, but it has to be read before the end of the connection can be seen
-        found = await wait_for(request, node, ids, seconds, fields)
-    if not found and (status := PROFILES[request.limits.profile].nothing_found) != 200:
+    if seconds:
+        states = await node.fetch(ids, client=request.client, fields=JobFields.STATE)
+        finished = all(job.status.finished for job in states)
+        del states
+        if not finished:
+            await request.body()  # not used, but it has to be read before the end of the connection can be seen
+            await wait_for(request, node, ids, seconds)
+    if (reply := await jobs_reply(request, node, ids, intermediate=bool(intermediate))) is not None:
+        return reply
+    if (status := PROFILES[request.limits.profile].nothing_found) != 200:
         raise HttpError(status, NO_SUCH_JOB)
-    return json_reply([job_result(job, intermediate=bool(intermediate)) for job in found])
+    return json_reply([])
 
 
 def _wait(request: Request) -> float:

@@ -1,6 +1,6 @@
 """`GET /api/jobs` without ids: a list of the ids of a client's jobs, all of them or page by page."""
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping
 from typing import cast, get_args
 from urllib.parse import urlencode
 from uuid import UUID
@@ -12,14 +12,13 @@ from nodekit import (
     UNFINISHED,
     UNSUCCESSFUL,
     Cursor,
-    JobFields,
-    JobId,
     JobOrder,
     JobQuery,
     JobStatus,
     Node,
+    Page,
 )
-from nodekit_asgi.http.messages import Header, HttpError, Reply, Request, json_reply
+from nodekit_asgi.http.messages import Header, HttpError, Reply, Request, json_reply, while_there
 
 SLICE = 1000
 """Number of ids of a listing that are read and sent at once."""
@@ -45,25 +44,31 @@ async def listing(request: Request, node: Node, pending: bool | None) -> Reply:
         after=_after(request, order),
         limit=limit or SLICE,
     )
-    first = await node.find(query)
+    first = await (_page_while_there(request, node, query) if _is_search(query) else node.page(query))
     if limit is None:
         return Reply(_slices(node, query, first))
     headers: list[Header] = []
-    if len(first) == limit:
+    if first.next is not None:  # also of a short page: the store has looked at enough jobs for one request
         # relative, so that it works wherever the node is mounted
-        after = await _cursor(node, query, first)
-        headers = [(b"link", f'<?{_next(request, limit, after)}>; rel="next"'.encode())]
-    return json_reply(first, headers=headers)
+        headers = [(b"link", f'<?{_next(request, limit, first.next)}>; rel="next"'.encode())]
+    return json_reply(first.ids, headers=headers)
 
 
-async def _cursor(node: Node, query: JobQuery, ids: Sequence[JobId]) -> Cursor:
-    """Return the cursor behind a page: that of its last job, or of the last one that was not deleted meanwhile."""
-    if query.order != "finished":
-        return ids[-1]
-    for some in (ids[-1:], ids):
-        if jobs := await node.fetch(some, client=query.client, fields=JobFields.STATE):
-            return query.cursor(jobs[-1])
-    return query.after or "0"
+def _is_search(query: JobQuery) -> bool:
+    """Return True if the store may have to look at many jobs to find a few."""
+    return query.status is not None or query.order == "finished"
+
+
+async def _page_while_there(request: Request, node: Node, query: JobQuery) -> Page:
+    """Return a page, unless the client goes: nobody searches for a client who has left."""
+    pages: list[Page] = []
+
+    async def search() -> None:
+        pages.append(await node.page(query))
+
+    await request.body()  # not used, but it has to be read before the end of the connection can be seen
+    await while_there(request, search)
+    return pages.pop()
 
 
 def _next(request: Request, limit: int, after: Cursor) -> str:
@@ -75,17 +80,17 @@ def _next(request: Request, limit: int, after: Cursor) -> str:
 _FILTERS = ("order", "pending", "status", "container", "error")
 
 
-async def _slices(node: Node, query: JobQuery, ids: Sequence[JobId]) -> AsyncIterator[bytes]:
+async def _slices(node: Node, query: JobQuery, page: Page) -> AsyncIterator[bytes]:
     """Yield a JSON array of ids, which is read and sent piece by piece and never held as a whole."""
     yield b"["
     separator = b""
-    while ids:
-        yield separator + ",".join(f'"{id}"' for id in ids).encode()
-        separator = b","
-        if len(ids) < SLICE:
+    while True:
+        if page.ids:
+            yield separator + ",".join(f'"{id}"' for id in page.ids).encode()
+            separator = b","
+        if page.next is None:
             break
-        query = replace(query, after=await _cursor(node, query, ids))
-        ids = await node.find(query)
+        page = await node.page(replace(query, after=page.next))
     yield b"]"
 
 

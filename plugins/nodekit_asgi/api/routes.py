@@ -1,6 +1,7 @@
 """The table of routes. `nodekit_asgi.openapi` describes them for readers; a test compares the two."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from difflib import get_close_matches
 from typing import TypeAlias
 
 from nodekit import Node
@@ -8,9 +9,13 @@ from nodekit_asgi.api import docs_page as _docs
 from nodekit_asgi.api import handlers as _handlers
 from nodekit_asgi.api import status_reports as _reporting
 from nodekit_asgi.api import streams as _stream
-from nodekit_asgi.http.messages import Reply, Request
+from nodekit_asgi.http.messages import HttpError, Reply, Request
+from nodekit_asgi.wire.profiles import PROFILES
 
 Handler: TypeAlias = Callable[[Request, Node], Awaitable[Reply]]
+
+LONGEST_NAME = 100
+"""Characters of an unknown query parameter that are compared and shown."""
 
 
 async def _openapi(request: Request, node: Node) -> Reply:
@@ -36,9 +41,55 @@ ROUTES: Mapping[str, Mapping[str, Handler]] = {
 }
 """Handlers by path and method. A name in braces stands for one segment that no other path has in its place."""
 
+QUERIES: Mapping[str, Collection[str]] = {
+    "/api/jobs": ("after", "container", "error", "id", "intermediate", "limit", "order", "pending", "status", "wait"),
+    "/resources": ("model_id",),
+}
+"""Query parameters of the GET of a path. No other method or path takes any."""
+
 KEYS = frozenset((path, method) for path, methods in ROUTES.items() for method in methods)
 
 _WITH_NAMES = [(path, path.split("/")) for path in ROUTES if "{" in path]
+
+
+def handler(request: Request, path: str) -> Handler:
+    """Return the handler of a request to a path of `ROUTES`, or to none. Raise `HttpError` 405 or 400."""
+    if path not in ROUTES:
+        return _handlers.not_found
+    method = "GET" if request.method == "HEAD" else request.method
+    if method not in ROUTES[path]:
+        allow = ", ".join(_methods(path))
+        raise HttpError(405, f"{request.path} takes {allow}", headers=[(b"allow", allow.encode())])
+    if request.scope["query_string"] and path != "/health" and PROFILES[request.limits.profile].knows_all_queries:
+        _check_query(request, QUERIES.get(path, ()) if method == "GET" else ())
+    return ROUTES[path][method]
+
+
+def options(request: Request, path: str, *, preflight: bool) -> Reply | None:
+    """Return the reply to OPTIONS of a path of `ROUTES`, of the node as a whole (``*``), or of a page's preflight.
+
+    Return None for any other path: an application of a plugin may be there.
+    """
+    if path in ROUTES:
+        methods = _methods(path)
+    elif request.path in ("*", "/*"):
+        methods = list(dict.fromkeys(method for known in ROUTES for method in _methods(known)))
+    else:
+        return Reply(b"", 204) if preflight else None
+    return Reply(b"", 204, [(b"allow", ", ".join(methods).encode())])
+
+
+def _methods(path: str) -> Sequence[str]:
+    """Return the methods of a path: HEAD wherever GET is, and OPTIONS."""
+    return [*ROUTES[path], *(["HEAD"] if "GET" in ROUTES[path] else []), "OPTIONS"]
+
+
+def _check_query(request: Request, known: Collection[str]) -> None:
+    for name, _ in request.query:
+        if name not in known:
+            nearest = get_close_matches(name[:LONGEST_NAME], known, 1)
+            cure = f"did you mean {nearest[0]}?" if nearest else f"known here: {', '.join(known) or 'none'}"
+            raise HttpError(400, f"{name[:LONGEST_NAME]}: unknown query parameter; {cure}")
 
 
 def route(path: str) -> tuple[str, Mapping[str, str]]:

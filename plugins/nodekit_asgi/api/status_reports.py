@@ -3,7 +3,7 @@
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from nodekit import ContainerError, ContainerOutput, JobId, JobStatus, Node, Outcome
+from nodekit import ContainerError, ContainerOutput, JobFields, JobId, JobStatus, Node, Outcome, printable_lines
 from nodekit_asgi.http.messages import HttpError, Reply, Request, json_reply
 from nodekit_asgi.http.networks import in_networks
 from nodekit_asgi.wire.jobs import NO_SUCH_JOB, WireReport, job_id, read_report
@@ -33,7 +33,7 @@ async def _was_unfinished(node: Node, id: JobId, outcome: Outcome | None) -> boo
     Return None if there is no such job.
     """
     if outcome is None:
-        return next((not job.status.finished for job in await node.fetch([id])), None)
+        return next((not job.status.finished for job in await node.fetch([id], fields=JobFields.STATE)), None)
     settled = await node.settle(id, outcome)
     return None if settled is None else settled.now
 
@@ -60,4 +60,5 @@ def _fault(data: Raw | UnsetType) -> str:
     except (msgspec.DecodeError, UnicodeError):
         return "failed"
     text = said.error if isinstance(said, _Fault) else said
-    return f"{text[:LONGEST_FAULT]}…" if len(text) > LONGEST_FAULT else text or "failed"
+    shown = printable_lines(text[: LONGEST_FAULT + 1])
+    return f"{shown[:LONGEST_FAULT]}…" if len(shown) > LONGEST_FAULT else shown or "failed"

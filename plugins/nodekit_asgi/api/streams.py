@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 from nodekit import JobStream, Node
-from nodekit_asgi.http.messages import HttpError, Reply, Request
+from nodekit_asgi.http.messages import LIVE, HttpError, Reply, Request
 from nodekit_asgi.wire.jobs import read_item
 
 
@@ -17,7 +17,9 @@ async def stream(request: Request, node: Node) -> Reply:
     asked = await read_item(request)
     held = AsyncExitStack()
     begun = await held.enter_async_context(node.stream(asked))
-    return Reply(_pieces(begun), content_type=b"application/octet-stream", held=held)
+    del asked  # it may be large, and the stream long
+    request.release()
+    return Reply(_pieces(begun), headers=LIVE, content_type=b"application/octet-stream", held=held)
 
 
 async def _pieces(begun: JobStream) -> AsyncIterator[bytes]:

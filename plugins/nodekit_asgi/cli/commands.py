@@ -25,7 +25,7 @@ from nodekit_asgi.cli.options import (
     submission_of,
     submission_options,
 )
-from nodekit_asgi.cli.output import notice, printable, say, say_job, say_json, say_json_list, say_result
+from nodekit_asgi.cli.output import notice, one_line, say, say_job, say_json, say_json_list, say_result
 from nodekit_asgi.cli.problems import FAILED, INTERRUPTED, Busy, CommandFailed, Dropped, Refused
 from nodekit_asgi.cli.progress_line import Progress
 from nodekit_asgi.cli.replies import Accepted, History, JobResult
@@ -73,7 +73,7 @@ def submit(node: Address, as_json: bool, **what: Any) -> None:
 
 def _say_accepted(reply: Reply, as_json: bool) -> None:
     accepted = reply.read_as(Accepted)
-    say_json(reply.body) if as_json else say(printable(accepted.id))
+    say_json(reply.body) if as_json else say(one_line(accepted.id))
 
 
 @job.command()
@@ -106,11 +106,11 @@ def run(node: Address, as_json: bool, intermediate: bool, timeout: float | None,
 
 def _say_outputs(job: JobResult, intermediate: bool) -> None:
     for step in job.intermediate_results if intermediate else ():
-        say(f"{printable(step.container)}:")
+        say(f"{one_line(step.container)}:")
         say_result(step)
     if job.result and job.result.error is None:
         if intermediate:
-            say(f"{printable(job.result.container)}:")
+            say(f"{one_line(job.result.container)}:")
         say_result(job.result)
 
 
@@ -248,7 +248,7 @@ def list_(node: Address, as_json: bool, limit: int | None, **chosen: Any) -> Non
             say_json(msgspec.json.encode(list(ids)))
         else:
             for id in ids:
-                say(printable(id))
+                say(one_line(id))
 
 
 @job.command()

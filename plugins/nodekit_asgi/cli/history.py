@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from datetime import datetime
 
-from nodekit_asgi.cli.output import printable, table
+from nodekit_asgi.cli.output import one_line, table
 from nodekit_asgi.cli.replies import AttemptRecord, History, StepRecord
 
 HEAD = ("step", "container", "attempt", "began", "took", "instance", "outcome")
@@ -12,7 +12,7 @@ HEAD = ("step", "container", "attempt", "began", "took", "instance", "outcome")
 def history_lines(history: History) -> Iterator[str]:
     """Yield the lines: the request, its times, and a table of all attempts, whose times count from the acceptance."""
     for name, value in _facts(history):
-        yield f"{name:<9} {printable(value)}"
+        yield f"{name:<9} {one_line(value)}"
     rows = [row for number, step in enumerate(history.steps, 1) for row in _rows(number, step, history.accepted_at)]
     if rows:
         yield ""
@@ -44,13 +44,13 @@ def _facts(history: History) -> Iterator[tuple[str, str]]:
 def _rows(number: int, step: StepRecord, accepted_at: datetime) -> Iterator[list[str]]:
     for count, attempt in enumerate(step.attempts, 1):
         began = (attempt.started_at - accepted_at).total_seconds()
-        place = [str(number), printable(step.container)] if count == 1 else ["", ""]
+        place = [str(number), one_line(step.container)] if count == 1 else ["", ""]
         times = [f"{'+' if began >= 0 else ''}{_seconds(began)}", _seconds(attempt.duration_seconds)]
-        yield [*place, str(count), *times, printable(attempt.instance or "-"), printable(_outcome(attempt))]
+        yield [*place, str(count), *times, one_line(attempt.instance or "-"), one_line(_outcome(attempt))]
     if (call := step.running) is not None:
-        place = ["", ""] if step.attempts else [str(number), printable(step.container)]
+        place = ["", ""] if step.attempts else [str(number), one_line(step.container)]
         since = f"+{_seconds((call.started_at - accepted_at).total_seconds())}"
-        instance, node = printable(call.instance or "-"), printable(call.node)
+        instance, node = one_line(call.instance or "-"), one_line(call.node)
         yield [*place, str(call.attempt), since, "-", instance, f"under way on {node}"]
 
 

@@ -41,7 +41,7 @@ def list_ids(client: NodeClient, filters: Mapping[str, str], limit: int | None) 
         yield from ids
         left = None if left is None else left - len(ids)
         seen.add(path)
-        path = None if left == 0 or not ids else next_page(reply, path)
+        path = None if left == 0 else next_page(reply, path)
         if path in seen:
             raise reply.not_a_node()
 

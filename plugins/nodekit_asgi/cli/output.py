@@ -1,6 +1,9 @@
-"""Output of commands: results on standard output as UTF-8, notices on standard error."""
+"""Output of commands: results on standard output as UTF-8, notices on standard error.
 
-import re
+Nodes, containers and other clients wrote much of it, and no character of it may command a terminal. Texts are escaped.
+JSON and streams are escaped at a terminal, and go into files and pipes byte for byte.
+"""
+
 import sys
 from collections.abc import Iterable, Sequence
 
@@ -8,27 +11,34 @@ import click
 import msgspec
 from msgspec import UNSET, Raw
 
+from nodekit import printable, printable_json, printable_lines, printable_pieces
 from nodekit_asgi.cli.replies import JobResult, StepResult
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
-
-def printable(text: str) -> str:
-    """Return the text in one line, without control characters for the terminal: much of it was written by others."""
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}" if found[0] != "\n" else " ", text)
+def one_line(text: str) -> str:
+    """Return the text in one line, fit for a terminal."""
+    return printable(text.replace("\n", " "), keep="")
 
 
 def say(text: str) -> None:
-    click.echo(text.encode(errors="backslashreplace"))
+    click.echo(printable_lines(text).encode())
 
 
 def notice(text: str) -> None:
-    click.echo(f"nodekit: {printable(text)}", err=True)
+    click.echo(f"nodekit: {one_line(text)}", err=True)
 
 
 def say_json(value: bytes | Raw) -> None:
-    """Print JSON as the node wrote it."""
-    click.echo(bytes(value))
+    """Print JSON as the node wrote it; at a terminal, an equal document without control characters."""
+    click.echo(printable_json(bytes(value)).encode() if sys.stdout.isatty() else bytes(value))
+
+
+def say_pieces(pieces: Iterable[bytes]) -> None:
+    """Print bytes as they come; at a terminal as text, with escapes for what is not printable text in UTF-8."""
+    out = sys.stdout.buffer
+    for piece in (text.encode() for text in printable_pieces(pieces)) if sys.stdout.isatty() else pieces:
+        out.write(piece)
+        out.flush()
 
 
 def say_json_list(items: Iterable[Raw]) -> None:
@@ -37,24 +47,21 @@ def say_json_list(items: Iterable[Raw]) -> None:
 
 def say_output(output: Raw) -> None:
     """Print an output as the container wrote it. At a terminal it is indented, with every digit kept."""
-    if not sys.stdout.isatty():
-        return say_json(output)
-    text = msgspec.json.format(bytes(output), indent=2).decode(errors="replace")
-    return say("\n".join(re.sub(r"[\x7f-\x9f]", lambda c: f"\\u{ord(c[0]):04x}", line) for line in text.split("\n")))
+    say_json(msgspec.json.format(bytes(output), indent=2) if sys.stdout.isatty() else output)
 
 
 def say_result(result: StepResult) -> None:
     if result.output is not UNSET:
         say_output(result.output)
     else:
-        say(f"error: {printable(result.error or 'no text')}")
+        say(f"error: {one_line(result.error or 'no text')}")
 
 
 def say_job(job: JobResult, *, intermediate: bool) -> None:
     """Print a line with id and status of a job, and then its output or error."""
-    say("  ".join([job.id, job.status, *([printable(job.result.container)] if job.result else [])]))
+    say(one_line("  ".join([job.id, job.status, *([job.result.container] if job.result else [])])))
     for step in job.intermediate_results if intermediate else ():
-        say(f"step {printable(step.container)}:")
+        say(f"step {one_line(step.container)}:")
         say_result(step)
     if job.result:
         if intermediate:

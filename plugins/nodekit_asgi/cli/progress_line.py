@@ -6,7 +6,7 @@ import time
 from types import TracebackType
 from typing import Self
 
-from nodekit_asgi.cli.output import printable
+from nodekit_asgi.cli.output import one_line
 from nodekit_asgi.cli.replies import History
 
 
@@ -45,10 +45,10 @@ def progress_line(history: History | None, seconds: float) -> str:
     number = sum(step.has_output for step in history.steps) + 1
     # another pipeline may take other steps than the requested ones
     count = f"{number} of {len(history.containers)}" if history.pipeline == "sequence" else str(number)
-    texts = [f"{passed}  step {count}: {printable(history.due or '')}"]
+    texts = [f"{passed}  step {count}: {one_line(history.due or '')}"]
     last = history.steps[-1] if history.steps else None
     if last and last.attempts and (failure := last.attempts[-1].error):
-        texts.append(f"attempt {len(last.attempts) + 1}, after: {printable(failure)}")
+        texts.append(f"attempt {len(last.attempts) + 1}, after: {one_line(failure)}")
     return ", ".join(texts)
 
 

@@ -9,6 +9,9 @@ from uuid import uuid4
 import click
 import msgspec
 
+MAX_DATA_BYTES = 1 << 28
+"""Maximum size of the data that is read. A node takes 16 MiB, unless its `max_body_bytes` says otherwise."""
+
 
 class Submission(msgspec.Struct, frozen=True):
     """A request that makes a job. It is the same each time it is sent."""
@@ -59,7 +62,10 @@ def read_data(text: str | None, file: BinaryIO | None) -> msgspec.Raw:
     if text is not None and file is not None:
         raise click.UsageError("--data and --file exclude each other: the data comes from one of them")
     if file is not None:
-        return _object(file.read(), f"--file {file.name}")
+        data = file.read(MAX_DATA_BYTES + 1)
+        if len(data) > MAX_DATA_BYTES:
+            raise click.UsageError(f"--file {file.name}: larger than {MAX_DATA_BYTES} bytes, more than any node takes")
+        return _object(data, f"--file {file.name}")
     return msgspec.Raw(b"{}") if text is None else _object(text.encode(errors="surrogateescape"), "--data")
 
 

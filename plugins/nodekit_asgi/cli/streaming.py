@@ -3,7 +3,7 @@
 import sys
 
 from nodekit_asgi.cli.client import NodeClient
-from nodekit_asgi.cli.output import notice, printable
+from nodekit_asgi.cli.output import notice, one_line, say_pieces
 from nodekit_asgi.cli.problems import FAILED, Dropped
 from nodekit_asgi.cli.request import Submission
 
@@ -15,9 +15,7 @@ def print_stream(client: NodeClient, asked: Submission) -> None:
     id = next(pieces).decode(errors="replace").strip()
     notice(f"job {id}")
     try:
-        for piece in pieces:
-            sys.stdout.buffer.write(piece)
-            sys.stdout.buffer.flush()
+        say_pieces(pieces)
     except Dropped:
-        notice(f"the stream broke off; nodekit job show {printable(id)} says why")
+        notice(f"the stream broke off; nodekit job show {one_line(id)} says why")
         sys.exit(FAILED)

@@ -16,8 +16,10 @@ def sender_name(request: Request) -> str:
 
     Behind proxies, it is the last address in `forwarded_header` that is not a trusted proxy's, or the first if all of
     them are. Anybody may have written the addresses before it. Raise `HttpError` 400 if a trusted proxy's entry is not
-    an address: treating such a client as the proxy would give it the proxy's rights.
+    an address: treating such a client as the proxy would give it the proxy's rights. Raise `HttpError` 403 for a proxy
+    that may not speak HTTP/2.
     """
+    check_version(request)
     if not says_for_whom(request):
         return request.peer  # may be a trusted proxy that asks for itself
     proxies = request.limits.trusted_proxies
@@ -34,6 +36,19 @@ def sender_name(request: Request) -> str:
         if position == 0 or not _is_proxy(address, proxies):
             return address
     raise HttpError(400, f"{name}: expected addresses, the last one added by the proxy that passed the request on")
+
+
+def check_version(request: Request) -> None:
+    """Raise `HttpError` 403 if a proxy sends HTTP/2 that is not trusted to, whatever its headers say.
+
+    A client can write such a connection itself, through an HTTP/1.1 proxy that believes in an upgrade. It would be any
+    client, or the proxy.
+    """
+    limits = request.limits
+    if request.http_version < "2" or not limits.trusted_proxies or not _is_proxy(request.peer, limits.trusted_proxies):
+        return
+    if not _is_proxy(request.peer, limits.trusted_proxies_http2):
+        raise HttpError(403, "HTTP/2: this proxy is not trusted to use it; list it in trusted_proxies_http2")
 
 
 def says_for_whom(request: Request) -> bool:

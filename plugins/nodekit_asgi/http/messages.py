@@ -1,8 +1,9 @@
 """Requests and replies between ASGI and the handlers: one request in, one reply out."""
 
+import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeAlias
 from urllib.parse import parse_qsl
 
@@ -10,21 +11,27 @@ import anyio
 import msgspec
 from msgspec import UNSET
 
-from nodekit import ClientId, GroupId, Identity, default_group
+from nodekit import COPIES, Budget, ClientId, GroupId, Identity, Reservation, default_group
 from nodekit_asgi.config import Limits
+from nodekit_asgi.http.codings import ACCEPTED, gunzipped, is_gzip
 from nodekit_asgi.http.networks import peer_name, unmapped
+from nodekit_asgi.http.pace import BodyPace
+from nodekit_asgi.http.sending import Send, send_body
 from nodekit_asgi.wire.node import WireErrorReply
 
 Scope: TypeAlias = dict[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
-Send: TypeAlias = Callable[[dict[str, Any]], Awaitable[None]]
 Header: TypeAlias = tuple[bytes, bytes]
 
+SLICE_BYTES = 1 << 18
+"""Size of the slices in which a server gets a large body. It waits for the client before it takes the next one."""
 LINGER_BYTES = 1 << 28
 _LENGTH_DIGITS = 18
 LINGER_SECONDS = 10.0
 KEEP_ALIVE_SECONDS = 15.0
 """Quiet time after which an unfinished reply sends a keep-alive; proxies give up after 30 or 60 seconds."""
+LIVE: Sequence[Header] = ((b"cache-control", b"no-store"), (b"x-accel-buffering", b"no"))
+"""Headers of a reply whose pieces no proxy may keep or hold back."""
 _WITHOUT_CONTENT = (204, 304)
 """Statuses whose replies must not even have a Content-Length of 0."""
 
@@ -56,6 +63,10 @@ class HttpError(Exception):
         super().__init__(text)
 
 
+class CutShort(Exception):
+    """A reply that has begun cannot be completed. The connection is cut, so that it does not look complete."""
+
+
 class Disconnected(Exception):
     """The client has gone, so no reply can be sent."""
 
@@ -73,7 +84,7 @@ def error_reply(
 class Request:
     """One HTTP request."""
 
-    def __init__(self, scope: Scope, receive: Receive, limits: Limits) -> None:
+    def __init__(self, scope: Scope, receive: Receive, limits: Limits, budget: Budget) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"].removeprefix(scope.get("root_path", ""))
         self.peer = peer_name(scope.get("client"))
@@ -85,6 +96,8 @@ class Request:
         self.parameters: Mapping[str, str] = {}
         """Path segments by the names in braces in the path of the route."""
         self.limits = limits
+        self._budget = budget
+        self._memory: Reservation | None = None
         self.scope = scope
         self.receive = receive
         self.unread = b"transfer-encoding" in self.headers or self.headers.get(b"content-length", b"0") != b"0"
@@ -161,27 +174,75 @@ class Request:
         if len(length) > _LENGTH_DIGITS or int(length) > self.limits.max_body_bytes:
             raise self.too_large()
 
-    async def body(self) -> bytes:
-        """Read the whole body. Raise `HttpError` if it exceeds the limits of size or time."""
+    async def body(self) -> bytes | bytearray:
+        """Read the whole body. Raise `HttpError` if it exceeds the limits of size or time.
+
+        Memory is reserved for it and its copies. Raise `Unavailable` if there is none.
+        """
         self.check_length()
+        if b"content-encoding" not in self.headers or not self._is_gzip():
+            return await self._whole(self._pieces())
+        try:
+            return await self._whole(gunzipped(self._pieces()))
+        except ValueError as error:
+            raise HttpError(400, f"the body is no gzip, which Content-Encoding says: {error}") from error
+
+    def _is_gzip(self) -> bool:
+        try:
+            return is_gzip(self.texts()["content-encoding"])
+        except ValueError as error:
+            text = f"Content-Encoding: {error} is not understood; send the body as it is, or in {ACCEPTED}"
+            raise HttpError(415, text, headers=[(b"accept-encoding", ACCEPTED.encode()), *self.close]) from error
+
+    async def _whole(self, pieces: AsyncIterator[bytes]) -> bytes | bytearray:
         most = self.limits.max_body_bytes
-        pieces: list[bytes] = []
-        size = 0
-        with anyio.move_on_after(self.limits.body_seconds):
-            async for piece in self._pieces():
-                size += len(piece)
-                if size > most:
+        first, body = b"", bytearray()
+        pace, since = BodyPace(self.limits), anyio.current_time()
+        with anyio.move_on_after(pace.seconds) as scope:
+            async for piece in pieces:
+                if len(first) + len(body) + len(piece) > most:
                     raise self.too_large()
-                pieces.append(piece)
-            self.unread = False
-            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+                if self.unread:
+                    pace.waited(anyio.current_time() - since, len(piece))
+                    scope.deadline = math.inf  # waiting for memory is not the client's
+                    await self.memory.grow_soon(COPIES * len(piece))
+                    since = anyio.current_time()
+                    scope.deadline = since + pace.seconds
+                else:
+                    await self.memory.grow_soon(COPIES * len(piece))
+                if not first and not body:
+                    first = piece  # most bodies are one piece
+                    continue
+                if first:
+                    body += first
+                    first = b""
+                body += piece
+            return body or first
         raise self.too_slow()
+
+    @property
+    def memory(self) -> Reservation:
+        """The memory that is reserved for the request and its reply. It counts for the group of the caller."""
+        if self._memory is None:
+            self._memory = self.reservation()
+        return self._memory
+
+    def reservation(self) -> Reservation:
+        """Return another reservation for the caller."""
+        return self._budget.for_request(self.group or default_group(self.client))
+
+    def release(self) -> None:
+        """Give back the memory that is reserved for the request and its reply."""
+        if self._memory is not None:
+            self._memory.release()
 
     def too_large(self) -> HttpError:
         return HttpError(413, f"the body is larger than {self.limits.max_body_bytes} bytes", headers=self.close)
 
     def too_slow(self) -> HttpError:
-        return HttpError(408, f"the body did not arrive within {self.limits.body_seconds:g} s", headers=self.close)
+        limits = self.limits
+        text = f"the body did not arrive within {limits.body_seconds:g} s, or came to a stop"
+        return HttpError(408, f"{text} for {limits.body_timeout_seconds:g} s", headers=self.close)
 
     @property
     def close(self) -> Sequence[Header]:
@@ -208,8 +269,8 @@ class Request:
             message = await self.receive()
             if message["type"] == "http.disconnect":
                 raise Disconnected
+            more = self.unread = message.get("more_body", False)
             yield message.get("body", b"")
-            more = message.get("more_body", False)
 
 
 async def send_reply(reply: Reply, send: Send, request: Request, extra: Sequence[Header]) -> None:
@@ -221,24 +282,28 @@ async def send_reply(reply: Reply, send: Send, request: Request, extra: Sequence
         if isinstance(body, bytes):
             headers.append((b"content-length", str(len(body)).encode()))
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    if request.method == "HEAD":
+        if isinstance(body, AsyncGenerator):
+            await body.aclose()
+        body = b""
     if isinstance(body, bytes):
-        await send({"type": "http.response.body", "body": body, "more_body": request.unread})
+        await send_body(send, body, more=request.unread)
         if not request.unread:
             return
         await request.linger()
     elif reply.keep_alive:
         await while_there(request, lambda: _send_live(body, reply.keep_alive, send))
     else:
-        await while_there(request, lambda: _send_pieces(body, send))
+        await while_there(request, lambda: _send_pieces(body, partial(send_body, send, more=True)))
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _send_pieces(pieces: AsyncIterator[bytes], send: Send) -> None:
+async def _send_pieces(pieces: AsyncIterator[bytes], send: Callable[[bytes], Awaitable[None]]) -> None:
     async with AsyncExitStack() as stack:
         if isinstance(pieces, AsyncGenerator):
             stack.push_async_callback(pieces.aclose)
         async for piece in pieces:
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send(piece)
             del piece  # it may be large, and the wait for the next one may be long
 
 
@@ -246,14 +311,14 @@ async def _send_live(pieces: AsyncIterator[bytes], keep_alive: bytes, send: Send
     """Send the pieces like `_send_pieces`, and `keep_alive` at regular intervals."""
     turn = anyio.Lock()
 
-    async def say(part: dict[str, Any]) -> None:
+    async def say(piece: bytes) -> None:
         async with turn:
-            await send(part)
+            await send_body(send, piece, more=True)
 
     async def keep() -> None:
         while True:
             await anyio.sleep(KEEP_ALIVE_SECONDS)
-            await say({"type": "http.response.body", "body": keep_alive, "more_body": True})
+            await say(keep_alive)
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(keep)

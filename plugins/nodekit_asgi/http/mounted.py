@@ -7,12 +7,15 @@ from ipaddress import ip_address
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 
 from nodekit import AsgiApplication, Mount, Node
 from nodekit_asgi.http.client_address import says_for_whom
-from nodekit_asgi.http.messages import Disconnected, Header, HttpError, Request, Scope, Send
+from nodekit_asgi.http.messages import Disconnected, Header, HttpError, Request, Scope
 from nodekit_asgi.http.networks import UNIX
 from nodekit_asgi.http.origins import check_access
+from nodekit_asgi.http.pace import BodyPace
+from nodekit_asgi.http.sending import Send, send_body
 
 PREFIX = "/-/"
 
@@ -123,7 +126,7 @@ class _Exchange:
         self._extra = extra
         self._replaced = {name for name, _ in extra} - {_EACH_COUNTS}
         self._bytes_left = request.limits.max_body_bytes
-        self._seconds_left = request.limits.body_seconds
+        self._pace = BodyPace(request.limits)
         self._more = True
         """True until the application has received the last chunk of the body."""
         self._give, self._take = anyio.create_memory_object_stream[dict[str, Any]](_PIECES_AHEAD)
@@ -178,14 +181,15 @@ class _Exchange:
             return await self._next()
         since = time.monotonic()
         message: dict[str, Any] | None = None
-        with anyio.move_on_after(self._seconds_left):
+        with anyio.move_on_after(self._pace.seconds):
             message = await self._next()
-        self._seconds_left -= time.monotonic() - since
         if message is None:
             self.objection = self._request.too_slow()
             raise self.objection
         if message["type"] == "http.request":
-            self._bytes_left -= len(message.get("body", b""))
+            size = len(message.get("body", b""))
+            self._pace.waited(time.monotonic() - since, size)
+            self._bytes_left -= size
             if self._bytes_left < 0:
                 self.objection = self._request.too_large()
                 raise self.objection
@@ -203,10 +207,13 @@ class _Exchange:
             self.started = True
             own = [(name, value) for name, value in message.get("headers", ()) if name.lower() not in self._replaced]
             message = {**message, "headers": [*own, *self._extra]}
-        elif message["type"] == "http.response.body" and not message.get("more_body", False):
-            self.ended = True
-            message = {**message, "more_body": self._request.unread}
-        await self._send(message)
+        if message["type"] != "http.response.body":
+            await self._send(message)
+            return
+        await anyio.lowlevel.checkpoint()  # an application that only sends would not let others run
+        more = message.get("more_body", False)
+        self.ended = not more
+        await send_body(self._send, message.get("body", b""), more=more or self._request.unread)
 
     async def end(self) -> None:
         """End the reply so that a client that is still sending sees it."""

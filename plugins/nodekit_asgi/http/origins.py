@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from ipaddress import ip_address
-from urllib.parse import urlsplit
 
 from nodekit_asgi.http.messages import Header, HttpError, Request
+from nodekit_asgi.http.sites import host_name, host_names, origin_name, origin_names
 
-_METHODS = b"GET, POST, PUT, DELETE"
+_METHODS = b"GET, HEAD, POST, PUT, DELETE"
 _EXPOSED = b"link, preference-applied, retry-after, x-request-id"
 _HEADERS = b"content-type, idempotency-key, last-event-id, prefer, priority, x-request-id, authorization"
 
@@ -15,14 +15,14 @@ def check_access(request: Request, *, loopback: bool) -> Sequence[Header]:
     """Return the headers that let the page of an allowed site read the reply. Raise `HttpError` 403 for others."""
     host = request.headers.get(b"host", b"").decode("latin-1")
     allowed = request.limits.allowed_hosts
-    if (loopback or allowed) and host and not _is_loopback(host) and _name(host) not in allowed:
+    if (loopback or allowed) and host and not _is_loopback(host) and _name(host) not in host_names(allowed):
         raise HttpError(
             403, "Host: this node is not called by that name; list other names than loopback's in allowed_hosts"
         )
     origin = request.headers.get(b"origin", b"").decode("latin-1")
-    if not origin or _site(origin) == host != "":
+    if not origin or _is_of(origin, host):
         return ()
-    if origin not in request.limits.allowed_origins:
+    if _site(origin) not in origin_names(request.limits.allowed_origins):
         raise HttpError(403, "Origin: pages of other sites may not call this node; list theirs in allowed_origins")
     return [
         (b"access-control-allow-origin", origin.encode("latin-1")),
@@ -31,21 +31,28 @@ def check_access(request: Request, *, loopback: bool) -> Sequence[Header]:
     ]
 
 
-def preflight_headers() -> Sequence[Header]:
-    """Return the headers that a browser asks for before it sends a page's request."""
-    return [(b"access-control-allow-methods", _METHODS), (b"access-control-allow-headers", _HEADERS)]
+PREFLIGHT: Sequence[Header] = [
+    (b"access-control-allow-methods", _METHODS),
+    (b"access-control-allow-headers", _HEADERS),
+]
+"""Headers that a browser asks for before it sends the request of an allowed site's page."""
 
 
-def _site(origin: str) -> str | None:
+def _is_of(origin: str, host: str) -> bool:
+    """Return True if the page came from this host. A proxy may have taken the request by https."""
+    return any(_site(origin) == _site(f"{scheme}://{host}") != "" for scheme in ("http", "https"))
+
+
+def _site(origin: str) -> str:
     try:
-        return urlsplit(origin).netloc
+        return origin_name(origin)
     except ValueError:
-        return None
+        return ""
 
 
 def _name(host: str) -> str:
     try:
-        return urlsplit(f"//{host}").hostname or ""
+        return host_name(host)
     except ValueError:
         return ""
 

@@ -41,7 +41,7 @@ TAGS = [
     {"name": "documentation", "description": "This document, and a page to read it."},
 ]
 
-_LIMIT = re.compile(r"<(max_\w+|body_seconds)>")
+_LIMIT = re.compile(r"<(max_\w+|body_\w+)>")
 
 
 def build(limits: Limits, served: Collection[Key]) -> dict[str, Any]:

@@ -23,13 +23,19 @@ HEADERS: Mapping[str, Mapping[str, Any]] = {
         "required": True,
         "example": 5,
     },
+    "Accept-Encoding": {
+        "description": "The coding that the node understands.",
+        "schema": {"type": "string"},
+        "required": True,
+        "example": "gzip",
+    },
     "Preference-Applied": {
         "description": "The longest time that the node waits, if the request has `Prefer: wait`.",
         "schema": {"type": "string"},
         "example": "wait=10",
     },
     "Link": {
-        "description": "The URL of the next page, relative to this one. Only a full page has it.",
+        "description": "The URL of the next page, relative to this one. A short or empty page may have it, too.",
         "schema": {"type": "string"},
         "example": f'<?limit=100&after={JOB_ID}>; rel="next"',
     },
@@ -67,6 +73,7 @@ BAD_REQUEST = errors(
     "The request is malformed. `error` names the field.",
     limit=error("limit: expected a whole number of 1 or more"),
     query=error("the query is not UTF-8, or has too many fields"),
+    unknown=error("intermediat: unknown query parameter; did you mean intermediate?"),
 )
 FORBIDDEN = errors(
     "The node does not serve this `Host`, pages of this `Origin` may not call it, or this caller may not do this.",
@@ -75,15 +82,22 @@ FORBIDDEN = errors(
 )
 NO_SUCH_JOB = errors("The id belongs to no job of this client.", unknown=error("no such job"))
 TOO_SLOW = errors(
-    "The body did not arrive within <body_seconds> seconds.", late=error("the body did not arrive within 60 s")
+    "The body did not arrive within <body_seconds> seconds, or came to a stop for <body_timeout_seconds> seconds.",
+    late=error("the body did not arrive within 60 s, or came to a stop for 10 s"),
 )
 TOO_LARGE = errors(
     "The body is larger than <max_body_bytes> bytes.", large=error("the body is larger than 16777216 bytes")
 )
+CODED = errors(
+    "The body is compressed in another way than gzip.",
+    "Accept-Encoding",
+    coded=error("Content-Encoding: br is not understood; send the body as it is, or in gzip"),
+)
 TOO_MANY = errors(
-    "This client has too many unfinished jobs, or sends too many requests.",
+    "This client has too many unfinished jobs or too many stored bytes, or sends too many requests.",
     "Retry-After",
     limit=error("you have 100 unfinished jobs; wait until some are finished"),
+    stored=error("1048600 bytes are stored for you, of at most 1048576; wait until jobs of yours are deleted"),
 )
 FAULT = errors(
     "A fault of the node. The node's log has details beside the same `request_id`.",
@@ -97,14 +111,14 @@ KEY_REUSED = errors(
     reused=error("the idempotency key was used with another request before; make a new key for each request"),
 )
 NOT_NOW = errors(
-    "The node is full or is stopping, or its store does not work right now.",
+    "The node or its disk is full, or it is stopping, or its store does not work right now.",
     "Retry-After",
     draining=error("the node is draining or has not started"),
     store=error("the store does not work right now"),
 )
 
 TOO_OFTEN = errors(
-    "This client sends too many requests. Only a node with a plugin that limits requests answers so.",
+    "This client sends too many requests, if a plugin of the node limits them, or its requests wait for too many jobs.",
     "Retry-After",
     often=error("too many requests: at most 60 in 60 s"),
 )
@@ -120,7 +134,7 @@ UNLIMITED: Mapping[int, Answer] = {400: BAD_REQUEST, 403: FORBIDDEN, 500: FAULT}
 ANY: Mapping[int, Answer] = {**UNLIMITED, 401: WHO_ASKS, 429: TOO_OFTEN}
 """Answers that all operations but the page and the probes may give."""
 READING: Mapping[int, Answer] = {**ANY, 503: STORE_FAILS}
-WITH_BODY: Mapping[int, Answer] = {**READING, 408: TOO_SLOW, 413: TOO_LARGE}
+WITH_BODY: Mapping[int, Answer] = {**READING, 408: TOO_SLOW, 413: TOO_LARGE, 415: CODED}
 
 REQUEST_ID = Parameter(
     name="X-Request-ID",

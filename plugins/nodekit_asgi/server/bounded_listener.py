@@ -7,6 +7,7 @@ Connections beyond one client's own limit are closed at once. Left in the backlo
 them.
 """
 
+import asyncio
 import errno
 import logging
 import select
@@ -23,6 +24,11 @@ logger = logging.getLogger("nodekit.http")
 
 QUIET_SECONDS = 60.0
 """Pause between two warnings of one kind in the log."""
+RETRY_SECONDS = 1.0
+"""Pause after which accepting is tried again if there was no descriptor; others than connections of ours take them."""
+NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+REFUSED_IN_A_TURN = 100
+"""Connections of clients that have too many, which are closed before others on the event loop have their turn."""
 CURE = "Set max_client_connections if it needs more, or trusted_proxies if it is a proxy"
 
 
@@ -55,28 +61,37 @@ class BoundedListener(socket.socket):
         return -1 if self._door.closed else self._door.fileno()
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """Accept one connection. Raise `BlockingIOError` if no client waits or the limit is reached."""
-        if self.open >= self._most:
-            self._shut_door(f"{self.open} connections are open, as many as there may be")
-            raise BlockingIOError
-        try:
-            connection, address = super().accept()
-        except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENFILE) or not self.open:
-                raise
-            self._shut_door("the process has no descriptor left")
-            raise BlockingIOError from error
-        group = self._group(address)
-        if group is not None and self._most_each is not None and self._each[group] >= self._most_each:
+        """Accept one connection. Raise `BlockingIOError` if no client waits or the limit is reached.
+
+        Connections of clients that have too many are closed, and the next one is taken: behind many of them, others
+        would wait for a turn of the event loop for each.
+        """
+        for _ in range(REFUSED_IN_A_TURN):
+            connection, address = self._accept_any()
+            group = self._group(address)
+            if group is None or self._most_each is None or self._each[group] < self._most_each:
+                self.open += 1
+                if group is not None:
+                    self._each[group] += 1
+                return _Connection.of(self, connection, group), address
             connection.close()
             self._warn(
                 "one", f"{group} has {self._most_each} open connections, its limit; further ones are closed. {CURE}"
             )
-            raise BlockingIOError  # the event loop comes back if more clients wait
-        self.open += 1
-        if group is not None:
-            self._each[group] += 1
-        return _Connection.of(self, connection, group), address
+        raise BlockingIOError  # the event loop comes back if more clients wait
+
+    def _accept_any(self) -> tuple[socket.socket, Any]:
+        if self.open >= self._most:
+            self._shut_door(f"{self.open} connections are open, as many as there may be")
+            raise BlockingIOError
+        try:
+            return super().accept()
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            self._shut_door("the process has no descriptor left")
+            asyncio.get_running_loop().call_later(RETRY_SECONDS, self._open_door)
+            raise BlockingIOError from error
 
     def _group(self, address: Any) -> str | None:
         if self._most_each is None or self.family == socket.AF_UNIX:
@@ -88,6 +103,11 @@ class BoundedListener(socket.socket):
         self._door.modify(super().fileno(), 0)
         self._shut = True
         self._warn("all", f"{text}; further clients wait. Allow more open files (ulimit -n), or set max_connections")
+
+    def _open_door(self) -> None:
+        if self._shut and not self._door.closed:
+            self._door.modify(super().fileno(), select.EPOLLIN)
+            self._shut = False
 
     def _warn(self, kind: str, text: str) -> None:
         """Log a warning, unless one of the same kind was logged a moment ago."""
@@ -102,9 +122,7 @@ class BoundedListener(socket.socket):
             self._each[group] -= 1
             if not self._each[group]:
                 del self._each[group]
-        if self._shut and not self._door.closed:
-            self._door.modify(super().fileno(), select.EPOLLIN)
-            self._shut = False
+        self._open_door()
 
     def close(self) -> None:
         self._door.close()

@@ -4,41 +4,44 @@ Both run on asyncio.
 """
 
 import socket
+from asyncio import Protocol
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeAlias, cast
 
 import anyio
 
 from nodekit_asgi.config import AsgiConfig
+from nodekit_asgi.server.deadlines import Deadlines
 from nodekit_asgi.server.listen import BACKLOG, stop_accepting
 
-Server: TypeAlias = Callable[[Any, AsgiConfig, socket.socket, anyio.Event], Coroutine[Any, Any, None]]
-
-HEADER_BYTES = 1 << 16
-KEEP_ALIVE_SECONDS = 75.0
+Server: TypeAlias = Callable[[Any, AsgiConfig, socket.socket, anyio.Event, Deadlines], Coroutine[Any, Any, None]]
 
 
-async def hypercorn(app: Any, config: AsgiConfig, listener: socket.socket, stop: anyio.Event) -> None:
+async def hypercorn(
+    app: Any, config: AsgiConfig, listener: socket.socket, stop: anyio.Event, deadlines: Deadlines
+) -> None:
     """Serve with hypercorn. Requests being answered end after `stop_seconds`, not upon cancellation."""
     from hypercorn import Config
 
-    from nodekit_asgi.server.hypercorn_connections import serve
+    from nodekit_asgi.server.hypercorn_connections import Server
+    from nodekit_asgi.server.refusals import HEADER_BYTES
 
     settings = Config()
     settings.backlog = BACKLOG
-    settings.keep_alive_max_requests = 2**62  # by default a connection ends after 1,000
-    settings.keep_alive_timeout = KEEP_ALIVE_SECONDS
     settings.graceful_timeout = config.stop_seconds
     settings.h11_max_incomplete_size = HEADER_BYTES
     settings.include_server_header = False
     settings.accesslog = None
     settings.errorlog = None
     with anyio.CancelScope(shield=True):
-        await serve(app, settings, listener, stop.wait)
+        await Server(app, settings, deadlines, http2=config.http2).serve(listener, stop.wait)
 
 
-async def uvicorn(app: Any, config: AsgiConfig, listener: socket.socket, stop: anyio.Event) -> None:
+async def uvicorn(
+    app: Any, config: AsgiConfig, listener: socket.socket, stop: anyio.Event, deadlines: Deadlines
+) -> None:
     """Serve with uvicorn. The node, not uvicorn, handles signals."""
     from uvicorn import Config, Server
 
@@ -53,14 +56,13 @@ async def uvicorn(app: Any, config: AsgiConfig, listener: socket.socket, stop: a
         app,
         lifespan="off",
         ws="none",
-        http=BoundedHttpTools,
+        http=cast(type[Protocol], partial(BoundedHttpTools, deadlines)),
         access_log=False,
         log_config=None,
         log_level="warning",
         proxy_headers=False,
         server_header=False,
         backlog=BACKLOG,
-        timeout_keep_alive=int(KEEP_ALIVE_SECONDS),
         timeout_graceful_shutdown=int(config.stop_seconds),
     )
     server = Quiet(settings)

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from nodekit import (
     Container,
+    Decoder,
     InvalidPayload,
     JobId,
     JobRequest,
@@ -27,6 +28,7 @@ from nodekit import parse_json as parse_any_json
 from nodekit_asgi.config import Limits
 from nodekit_asgi.http.headers import idempotency_key, urgency
 from nodekit_asgi.http.messages import HttpError, Request
+from nodekit_asgi.wire.bounded_arrays import LONGEST, TooLong, array_decoder
 from nodekit_asgi.wire.fields import ContainerField, JobIdField, about
 from nodekit_asgi.wire.node import WireContainer
 
@@ -124,10 +126,21 @@ class WireJob(msgspec.Struct, frozen=True, omit_defaults=True):
     ] = UNSET
 
 
-_item: msgspec.json.Decoder[WireRequest] = msgspec.json.Decoder(WireRequest)
-_report: msgspec.json.Decoder[WireReport] = msgspec.json.Decoder(WireReport)
+class _Request(WireRequest, frozen=True):
+    """A request whose containers are not decoded yet: there may be millions of them in one body."""
+
+    containers: Raw | UnsetType = UNSET  # type: ignore[assignment]  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
+class _Report(WireReport, frozen=True):
+    """A report whose containers are not decoded yet."""
+
+    containers: Raw  # type: ignore[assignment]  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
+_item: msgspec.json.Decoder[_Request] = msgspec.json.Decoder(_Request)
+_report: msgspec.json.Decoder[_Report] = msgspec.json.Decoder(_Report)
 _retry: msgspec.json.Decoder[WireRetry] = msgspec.json.Decoder(WireRetry)
-_items: msgspec.json.Decoder[list[Raw]] = msgspec.json.Decoder(list[Raw])
 
 
 async def read_item(request: Request) -> JobRequest:
@@ -151,15 +164,18 @@ async def read_items(request: Request) -> list[Raw]:
     """Read the items of a batch. Each of them has still to be checked."""
     if request.values(b"idempotency-key"):
         raise HttpError(400, "Idempotency-Key: is not taken for a batch; submit jobs that have keys one by one")
-    items: list[Raw] = await _parse(await request.body(), _items, request.limits)
-    if len(items) > request.limits.max_batch:
-        raise HttpError(413, f"a batch of {len(items)} items; at most {request.limits.max_batch} are taken")
+    most = request.limits.max_batch
+    try:
+        items: list[Raw] = await _parse(await request.body(), array_decoder(Raw, most), request.limits)
+    except TooLong as error:
+        raise HttpError(413, f"a batch of more than {most} items; split it") from error
     return items
 
 
 async def read_report(request: Request) -> WireReport:
     """Read the body as a status report."""
-    report: WireReport = await _parse(await request.body(), _report, request.limits)
+    told: _Report = await _parse(await request.body(), _report, request.limits)
+    report = WireReport(told.id, told.status, _containers(told.containers, LONGEST), told.data)
     if not report.containers:
         raise HttpError(400, "containers: expected the ids of the containers that were called, at least one")
     return report
@@ -177,17 +193,17 @@ def batch_item(item: Raw, request: Request, priority: int) -> JobRequest | str |
         return refusal
 
 
-async def _digest(body: bytes) -> str:
+async def _digest(body: bytes | bytearray) -> str:
     if len(body) > LONG_DIGEST_BYTES:
         return await anyio.to_thread.run_sync(_blake2b, body)
     return _blake2b(body)
 
 
-def _blake2b(body: bytes) -> str:
+def _blake2b(body: bytes | bytearray) -> str:
     return blake2b(body, digest_size=16).hexdigest()
 
 
-async def _parse(body: bytes, decoder: "msgspec.json.Decoder[Any]", limits: Limits) -> Any:
+async def _parse(body: bytes | bytearray, decoder: Decoder[Any], limits: Limits) -> Any:
     try:
         return await parse_any_json(body, decoder, max_depth=limits.max_json_depth)
     except InvalidPayload as error:
@@ -196,20 +212,29 @@ async def _parse(body: bytes, decoder: "msgspec.json.Decoder[Any]", limits: Limi
         raise HttpError(400, _explain(str(error))) from error
 
 
-def job_request(wire: WireRequest, request: Request, priority: int) -> JobRequest:
+def _containers(array: Raw, most: int) -> list[str]:
+    """Decode ids of containers. Raise `HttpError` if they are too many, or anything else."""
+    try:
+        return array_decoder(str, most).decode(array)
+    except TooLong as error:
+        raise HttpError(400, f"containers: more than {most} of them") from error
+    except msgspec.ValidationError as error:
+        raise HttpError(400, _explain(str(error), "containers")) from error
+
+
+def job_request(wire: _Request, request: Request, priority: int) -> JobRequest:
     """Build a job request. Raise `HttpError` for a missing or wrong field, `Refusal` for a subscription."""
     if wire.signature is not UNSET and wire.subscription is not UNSET:
         raise Refusal("Chain not enabled")
     if wire.containers is UNSET:
         raise HttpError(400, "containers: is missing; expected an array of container ids")
-    if len(wire.containers) > request.limits.max_steps:
-        raise HttpError(400, f"containers: {len(wire.containers)} of them; at most {request.limits.max_steps}")
+    containers = _containers(wire.containers, request.limits.max_steps)
     if wire.data is UNSET:
         raise HttpError(400, "data: is missing; expected an object")
     if not bytes(memoryview(wire.data)[:1]) == b"{":
         raise HttpError(400, "data: expected an object")
     return JobRequest(
-        containers=tuple(wire.containers),
+        containers=tuple(containers),
         data=wire.data.copy(),  # a piece of the body would keep the whole body in memory
         pipeline=wire.pipeline or "sequence",
         requires_proof=bool(wire.requires_proof),
@@ -250,10 +275,10 @@ _TYPES = {
 _MISSING = re.compile(r"Object missing required field `(\w+)`")
 
 
-def _explain(text: str) -> str:
+def _explain(text: str, within: str = "") -> str:
     """Rewrite an error of msgspec as field and cure. Such as ``Expected `array`, got `str` - at `$.containers```."""
     text, _, place = text.partition(" - at `$")
-    field = place.rstrip("`").lstrip(".")
+    field = within + (place.rstrip("`") if within else place.rstrip("`").lstrip("."))
     if missing := _MISSING.fullmatch(text):
         return f"{field}.{missing[1]}: is missing".lstrip(".")
     text = re.sub(r"`([a-z| ]+)`", lambda found: " or ".join(_TYPES.get(w, w) for w in found[1].split(" | ")), text)

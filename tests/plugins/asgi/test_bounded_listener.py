@@ -5,6 +5,7 @@ import errno
 import logging
 import select
 import socket
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -12,7 +13,9 @@ import pytest
 from components import functions, until
 from connections import descriptors
 from http_api import Api, RawConnection, both_servers, serving
+from served import serve
 
+from nodekit_asgi.server import bounded_listener
 from nodekit_asgi.server.bounded_listener import BoundedListener
 from nodekit_asgi.server.listen import listen
 
@@ -54,25 +57,59 @@ def test_a_listener_lets_in_so_many_and_one_more_for_each_that_goes() -> None:
     assert listener.fileno() == -1
 
 
-def test_a_process_without_descriptors_waits_until_one_of_its_connections_goes(monkeypatch: pytest.MonkeyPatch) -> None:
-    def none_left(self: socket.socket) -> None:
-        raise OSError(errno.EMFILE, "Too many open files")
+def test_clients_do_not_wait_behind_many_connections_of_one_that_has_too_many() -> None:
+    with BoundedListener(listen("127.0.0.1:0"), 99, most_each=1) as listener:
+        address = listener.getsockname()
+        greedy = [socket.create_connection(address, source_address=("127.0.0.2", 0)) for _ in range(30)]
+        other = socket.create_connection(address)
+        accepted = [listener.accept() for _ in range(2)]
+        assert [name[0] for _, name in accepted] == ["127.0.0.2", "127.0.0.1"]
+        for some in (*greedy, other, *(connection for connection, _ in accepted)):
+            some.close()
 
+
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
+async def test_a_process_without_descriptors_waits_and_tries_again(
+    error: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Others than connections may take them, so it does not wait for connections to close only."""
+
+    def none_left(self: socket.socket) -> None:
+        raise OSError(error, "none left")
+
+    monkeypatch.setattr(bounded_listener, "RETRY_SECONDS", 0.01)
     with BoundedListener(listen("127.0.0.1:0"), 9) as listener:
         clients = [socket.create_connection(listener.getsockname()) for _ in range(2)]
-        first, _ = listener.accept()
         with monkeypatch.context() as patch:
             patch.setattr(socket.socket, "accept", none_left)
-            with pytest.raises(BlockingIOError):
-                listener.accept()
-            assert not readable(listener)
-            first.close()
-            assert readable(listener)
-            with pytest.raises(OSError, match="Too many open files"):  # no connection of ours is left to wait for
-                listener.accept()
+            for _ in range(5):
+                with pytest.raises(BlockingIOError):
+                    listener.accept()
+                assert not readable(listener)
+                await until(lambda: readable(listener))
+        first, _ = listener.accept()
         second, _ = listener.accept()
-        for some in (*clients, second):
+        for some in (*clients, first, second):
             some.close()
+    assert caplog.text.count("no descriptor left") == 1
+
+
+@both_servers
+async def test_a_node_that_runs_out_of_descriptors_says_so_once_and_recovers(server: str, tmp_path: Path) -> None:
+    """Its file allows more connections than the system does."""
+    file = tmp_path / "node.toml"
+    limits = "max_connections = 9999\nmax_client_connections = 9999"
+    file.write_text(
+        f'[store]\nuse = "memory"\n[[transports]]\nuse = "asgi"\nbind = "127.0.0.1:0"\nserver = "{server}"\n{limits}'
+    )
+    async with serve(file, open_files=60) as (served, api):
+        clients = [await connection(api) for _ in range(200)]
+        await until(lambda: "no descriptor left" in served.log)
+        for one in clients:
+            one.writer.close()
+        assert (await api.get("/info")).status == 200
+        assert served.log.count("no descriptor left") == 1
+        assert "Traceback" not in served.log
 
 
 @both_servers

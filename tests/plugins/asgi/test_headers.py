@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from nodekit import Budget
 from nodekit_asgi import Limits
 from nodekit_asgi.http.headers import dictionary, idempotency_key, preferences, urgency, wait_seconds
 from nodekit_asgi.http.messages import HttpError, Request
@@ -14,7 +15,7 @@ def request(*headers: tuple[str, str], **limits: Any) -> Request:
         raise NotImplementedError
 
     lines = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers]
-    return Request({"method": "POST", "path": "/", "headers": lines}, receive, Limits(**limits))
+    return Request({"method": "POST", "path": "/", "headers": lines}, receive, Limits(**limits), Budget(1 << 30))
 
 
 def prefer(*lines: str, **limits: Any) -> int | None:

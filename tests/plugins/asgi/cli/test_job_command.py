@@ -31,6 +31,7 @@ from msgspec.structs import replace
 from node_files import SERVED, SLOW, write
 from served import NODEKIT, serve
 
+import nodekit_memory
 from nodekit import JobRequest, JobStatus, Retry
 from nodekit.cli import main
 from nodekit_asgi.cli import listing
@@ -267,6 +268,16 @@ async def test_list_goes_through_the_pages_with_its_filters(api: Api, monkeypatc
     assert done.out.split() == ids[1::2]
 
 
+async def test_list_goes_on_behind_empty_pages(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nodekit_memory, "SLICE", 2)
+    monkeypatch.setattr(nodekit_memory, "PAGE_SLICES", 1)
+    asked = [request("fail" if n == 20 else "echo", client="127.0.0.1") for n in range(25)]
+    ids = [job.id for job in await api.node.submit_many(asked)]
+    await api.node.wait(ids)
+    done = await call(api.url, "list", "--status", "failed")
+    assert (done.code, done.out.split()) == (0, [ids[20]])
+
+
 async def test_list_tells_jobs_by_status_and_failed_ones_by_where_and_how(api: Api) -> None:
     waiting, good, bad, cancelled = [await api.submit(id) for id in ("gate", "echo", "fail", "gate")]
     await api.call("DELETE", f"/api/jobs/{cancelled}")
@@ -491,6 +502,44 @@ async def test_an_output_is_indented_at_a_terminal(api: Api) -> None:
     async with at_terminal(api.url, "run", "echo", "--data", '{"a": [1.10]}') as terminal:
         assert await terminal.ended() == 0
         assert '{\r\n  "a": [\r\n    1.1\r\n  ]\r\n}\r\n' in terminal.screen
+
+
+HOSTILE = "\x1b[2J\x9b31m\u202e\u2028\x85\x7f"
+
+
+async def test_nothing_that_a_container_says_commands_the_terminal(tmp_path: Path) -> None:
+    """Outputs, errors and streams; into a file they go as they are."""
+
+    async def say(data: Any) -> Any:
+        return {"said": HOSTILE}
+
+    async def fail(data: Any) -> Any:
+        raise ValueError(HOSTILE)
+
+    async with serving("hypercorn", runners=[functions(say=say, fail=fail)]) as api:
+        said, failed = [(await call(api.url, "submit", name)).out.strip() for name in ("say", "fail")]
+        await api.results(said, failed)
+        for command in (
+            ("run", "say"),
+            ("run", "say", "--json"),
+            ("run", "fail"),
+            ("stream", "say"),
+            *((command, said, failed) for command in ("get", "cancel")),
+            ("get", said, failed, "--json"),
+            ("show", failed),
+            ("show", failed, "--json"),
+        ):
+            async with at_terminal(api.url, *command) as terminal:
+                await terminal.ended()
+                lines = terminal.screen.replace("\r\x1b[K", "").split("\r\n")  # drawn by the command itself
+                assert all(line.isprintable() for line in lines), (command, lines)
+                assert "[2J" in terminal.screen, command
+        out = tmp_path / "out"
+        for name in ("run", "stream"):
+            async with at_terminal(api.url, name, "say", out=out) as terminal:
+                assert await terminal.ended() == 0
+            assert json.loads(out.read_text()) == {"said": HOSTILE}
+            assert "\x9b" in out.read_text()
 
 
 async def test_ctrl_c_ends_the_waiting_and_not_the_job(api: Api) -> None:

@@ -28,6 +28,13 @@ async def api(server: str) -> AsyncIterator[Api]:
         yield api
 
 
+@pytest.fixture
+async def api2() -> AsyncIterator[Api]:
+    """Serve HTTP/2, too; only hypercorn can."""
+    async with serving("hypercorn", http2=True) as api:
+        yield api
+
+
 @pytest.fixture(params=["memory", "sqlite"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> JobStore:
     return MemoryStore() if request.param == "memory" else SqliteStore(tmp_path / "jobs.db")

@@ -45,14 +45,14 @@ async def test_a_listing_that_fails_midway_is_logged_and_cut_off(
 ) -> None:
     await api.submit("echo")
     monkeypatch.setattr(asgi_listing, "SLICE", 1)
-    find = api.node.find
+    page = api.node.page
 
     async def fails_later(query: JobQuery) -> Any:
         if query.after is not None:
             raise StoreFailed("the disk is gone")
-        return await find(query)
+        return await page(query)
 
-    monkeypatch.setattr(api.node, "find", fails_later)
+    monkeypatch.setattr(api.node, "page", fails_later)
     with pytest.raises(aiohttp.ClientError):
         await api.get("/api/jobs", headers={"X-Request-ID": "mine-8"})
     assert "GET /api/jobs failed while replying (request mine-8)" in caplog.messages

@@ -1,15 +1,13 @@
 """`GET /api/jobs?status=…[&container=…][&error=…]`."""
 
-from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlencode, urljoin
 
 import pytest
 from components import functions
-from http_api import serving
+from http_api import both_servers, serving
 
-from nodekit import Job, JobQuery
+import nodekit_memory
 from nodekit_asgi.api import listing
 
 pytestmark = pytest.mark.anyio
@@ -40,10 +38,24 @@ async def test_pages_and_slices_keep_what_they_are_filtered_by(server: str, monk
         assert [id for page in pages for id in page.json] == ids[::3]
 
 
-async def test_a_page_whose_jobs_are_all_deleted_meanwhile_goes_on_where_it_began() -> None:
-    async def fetch(ids: Sequence[str], **asked: Any) -> list[Job]:
-        return []
-
-    node: Any = SimpleNamespace(fetch=fetch)
-    for after, expected in ((None, "0"), ("7", "7")):
-        assert await listing._cursor(node, JobQuery(order="finished", after=after), ["a", "b"]) == expected
+@both_servers
+async def test_a_short_or_empty_page_leads_on_by_its_link(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nodekit_memory, "SLICE", 2)
+    monkeypatch.setattr(nodekit_memory, "PAGE_SLICES", 1)
+    async with serving(server) as api:
+        items = [{"containers": [id], "data": {}} for id in (*["echo"] * 5, "fail", *["echo"] * 4)]
+        ids = [answer["id"] for answer in (await api.post("/api/jobs/batch", items)).json]
+        await api.results(*ids)
+        failed = "/api/jobs?status=failed"
+        assert (await api.get(failed)).json == [ids[5]], "without a limit, the reply is whole"
+        for order in ("oldest", "newest", "finished"):
+            pages, path = [], f"{failed}&order={order}&limit=10"
+            while path:
+                page = await api.get(path)
+                assert page.status == 200
+                pages.append(page.json)
+                link = page.headers.get("Link", "").partition(";")[0].strip("<>")
+                path = urljoin(path, link) if link else ""
+            assert [id for page in pages for id in page] == [ids[5]]
+            assert len(pages) >= 5
+            assert [] in pages

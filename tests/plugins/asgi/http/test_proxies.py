@@ -12,6 +12,7 @@ import pytest
 from http_api import Api, serving
 from multidict import CIMultiDict
 
+from nodekit import Budget
 from nodekit_asgi import AsgiConfig, Limits
 from nodekit_asgi.http.client_address import sender_name
 from nodekit_asgi.http.messages import HttpError, Request
@@ -27,7 +28,7 @@ def request(peer: str | None, *lines: str, **limits: Any) -> Request:
     name = settings.forwarded_header.lower().encode()
     headers = [(name, line.encode("latin-1")) for line in lines]
     scope = {"method": "GET", "path": "/", "headers": headers, "client": None if peer is None else (peer, 1)}
-    return Request(scope, receive, settings)
+    return Request(scope, receive, settings, Budget(1 << 30))
 
 
 async def receive() -> dict[str, Any]:

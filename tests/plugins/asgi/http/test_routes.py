@@ -14,13 +14,13 @@ IN_WORDS = [
     ('{"containers": ["echo"], "data": []}', "data: expected an object"),
     ('{"containers": [1], "data": {}}', "containers[0]: expected a string, got an integer"),
     ("[]", "the body: expected an object, got an array"),
-    ("{", "the body is not JSON: a number or text is cut short"),
+    ("{", "the body is not JSON: a number or text is cut short, or a text has half of a surrogate pair"),
 ]
 
 ALLOWED = [
-    ("POST", "/api/jobs/x", {"GET", "DELETE"}),
-    ("POST", "/api/jobs/x/events", {"GET"}),
-    ("GET", "/api/jobs/x/retry", {"POST"}),
+    ("POST", "/api/jobs/x", {"GET", "HEAD", "DELETE", "OPTIONS"}),
+    ("POST", "/api/jobs/x/events", {"GET", "HEAD", "OPTIONS"}),
+    ("GET", "/api/jobs/x/retry", {"POST", "OPTIONS"}),
 ]
 
 

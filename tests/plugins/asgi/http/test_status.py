@@ -66,6 +66,7 @@ FAILURES: list[tuple[dict[str, Any], str]] = [
     ({}, "failed"),
     ({"data": "no room"}, "no room"),
     ({"data": {"error": "no room", "code": 7}}, "no room"),
+    ({"data": "\x1b[2J\x9b\u202e\n"}, "\\x1b[2J\\x9b\\u202e\n"),
     *(({"data": data}, "failed") for data in ({"error": {"code": 7}}, {"error": ""}, "", None, [1])),
 ]
 """Reports of a failure without their fixed fields, and the error of the job."""

@@ -118,27 +118,26 @@ async def test_after_a_wait_the_connection_goes_on(api: Api) -> None:
         assert "version" in (await connection.answer()).json
 
 
-@pytest.mark.parametrize("server", ["hypercorn"])  # uvicorn speaks no HTTP/2
 @pytest.mark.parametrize("go", ["reset", "goaway", "close"])
-async def test_a_stream_of_http_2_that_ends_waits_no_longer(api: Api, go: str) -> None:
-    id = await api.submit("gate")
-    async with api.raw() as connection:
+async def test_a_stream_of_http_2_that_ends_waits_no_longer(api2: Api, go: str) -> None:
+    id = await api2.submit("gate")
+    async with api2.raw() as connection:
         client = Http2(connection)
         for stream in (1, 3):
             await client.request(stream, "GET", f"/api/jobs?id={id}&wait=60")
-        await until(lambda: waiters(api) == 2)
+        await until(lambda: waiters(api2) == 2)
         if go == "reset":
             client.reset_stream(1)
             await client.flush()
-            await until(lambda: waiters(api) == 1)
-            api.gate.opened.set()
+            await until(lambda: waiters(api2) == 1)
+            api2.gate.opened.set()
             assert await client.replied() == (3, "200")
             return
         if go == "goaway":
             client.close_connection()
             await client.flush()
         leave(connection)
-        await until(lambda: waiters(api) == 0)
+        await until(lambda: waiters(api2) == 0)
 
 
 @pytest.mark.parametrize("method", ["POST", "GET"])

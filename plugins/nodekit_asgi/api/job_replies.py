@@ -1,0 +1,112 @@
+"""Replies that hold jobs. However large the jobs are, only as much of them is in memory as the budget has room for."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+import msgspec
+
+from nodekit import COPIES, Job, JobFields, JobId, Node, Reservation, job_result, result_status, step_result
+from nodekit_asgi.http.messages import CutShort, Header, Reply, Request, json_reply
+
+SMALL_BYTES = 1 << 20
+"""Size of payloads up to which a reply is made as a whole. A larger one is sent job by job, or step by step."""
+LARGEST_BYTES = 16 << 20
+"""Room for an output whose size is not known before it is read: that of the largest one by default."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+async def make_room(node: Node, memory: Reservation, id: JobId) -> None:
+    """Reserve memory for the request of a job, or for one of its outputs, before it is read.
+
+    Raise `Unavailable` if there is none.
+    """
+    if not memory.grow_at_once(COPIES * LARGEST_BYTES):  # while there is plenty, its size need not be known
+        size = (await node.sizes([id])).get(id, 0)
+        await memory.grow_soon(COPIES * min(size, LARGEST_BYTES))
+
+
+async def job_reply(request: Request, node: Node, id: JobId, headers: Sequence[Header] = ()) -> Reply | None:
+    """Return the reply with one job and its result. Return None if the client has no such job."""
+    await make_room(node, request.memory, id)
+    job = next(iter(await node.fetch([id], client=request.client, fields=JobFields.LAST_STEP)), None)
+    if job is None:
+        return None
+    reply = json_reply(job_result(job), headers=headers)
+    request.memory.resize(COPIES * job.payload_bytes)
+    return reply
+
+
+async def jobs_reply(request: Request, node: Node, ids: Sequence[JobId], *, intermediate: bool) -> Reply | None:
+    """Return the reply with an array of jobs. Return None if the client has none of them."""
+    if len(ids) == 1 and not intermediate:
+        return await _array_of_one(request, node, ids[0])
+    fields = JobFields.STEPS if intermediate else JobFields.LAST_STEP
+    sizes = await node.sizes(ids)
+    if (size := sum(sizes.values())) > SMALL_BYTES:
+        found = await node.fetch(ids, client=request.client, fields=JobFields.STATE)
+        return Reply(_pieces(request, node, found, sizes, intermediate=intermediate)) if found else None
+    await request.memory.grow_soon(COPIES * size)
+    jobs = await node.fetch(ids, client=request.client, fields=fields)
+    return json_reply([job_result(job, intermediate=intermediate) for job in jobs]) if jobs else None
+
+
+async def _array_of_one(request: Request, node: Node, id: JobId) -> Reply | None:
+    reply = await job_reply(request, node, id)
+    if reply is None:
+        return None
+    assert isinstance(reply.body, bytes)
+    return Reply(b"[%b]" % reply.body)
+
+
+async def _pieces(
+    request: Request, node: Node, jobs: Sequence[Job], sizes: Mapping[JobId, int], *, intermediate: bool
+) -> AsyncIterator[bytes]:
+    """Yield an array of jobs, one after another. A job that was deleted meanwhile is as if it had never been there."""
+    separator = b"["
+    for state in jobs:
+        if intermediate and sizes.get(state.id, 0) > SMALL_BYTES:
+            async for piece in _steps(request, node, state):
+                yield separator + piece
+                separator = b""
+            separator = b","
+            continue
+        with request.reservation() as memory:
+            await memory.grow(COPIES * min(sizes.get(state.id, 0), LARGEST_BYTES))
+            fields = JobFields.STEPS if intermediate else JobFields.LAST_STEP
+            for job in await node.fetch([state.id], client=request.client, fields=fields):
+                memory.resize(COPIES * job.payload_bytes)
+                piece = separator + _encode(job_result(job, intermediate=intermediate))
+                separator = b","
+                del job
+                yield piece
+                del piece
+    yield b"]" if separator == b"," else b"[]"
+
+
+async def _steps(request: Request, node: Node, state: Job) -> AsyncIterator[bytes]:
+    """Yield a job with all its results, one after another."""
+    with request.reservation() as memory:
+        await memory.grow(COPIES * LARGEST_BYTES)  # it is large, as was found out before
+        found = await node.fetch([state.id], client=request.client, fields=JobFields.RECORDS)
+        if not found:
+            raise CutShort(f"job {state.id} was deleted meanwhile")
+        job = found.pop()
+        left = len(job.intermediate_results)
+        result = b"null" if job.result is None else _encode(step_result(job.result))
+        head = f'{{"id":"{job.id}","status":"{result_status(job)}","result":'.encode()
+        del job
+        yield head + result + b',"intermediate_results":['
+        del result
+        first, separator = 0, b""
+        while left > 0:
+            steps = await node.steps(state.id, first, SMALL_BYTES)
+            if not steps:
+                raise CutShort(f"job {state.id} was deleted meanwhile")
+            first += len(steps)
+            results = [_encode(step_result(step.result)) for step in steps[:left] if step.result is not None]
+            left -= len(steps)
+            del steps
+            yield separator + b",".join(results)
+            separator = b","
+            del results
+        yield b"]}"
