@@ -1,5 +1,7 @@
 """nodekit: a library for composing compute nodes."""
 
+from nodekit.concurrency.budget import COPIES, Budget, Reservation, reserve_output
+from nodekit.concurrency.time_limit import time_limit
 from nodekit.config.api_version import API_VERSION
 from nodekit.config.compose import load_node, node_name, read_node_file
 from nodekit.config.findings import Finding
@@ -27,12 +29,14 @@ from nodekit.errors import (
     StoreInUse,
     TooManyJobs,
     TooManyRequests,
+    TooMuchStored,
     Unauthorized,
     Unavailable,
     VersionConflict,
 )
 from nodekit.execution.descriptors import descriptor_share
 from nodekit.execution.job_stream import JobStream, StreamBroken, StreamRecord
+from nodekit.foreign_text import printable, printable_json, printable_lines, printable_pieces
 from nodekit.hooks.mounts import AsgiApplication, Mount
 from nodekit.hooks.specs import (
     Admits,
@@ -73,21 +77,19 @@ from nodekit.interfaces.storage import (
     check_place,
     check_writes,
 )
-from nodekit.interfaces.store import (
-    Change,
-    Claim,
+from nodekit.interfaces.store import Change, Claim, ClaimRoom, JobStore, JobTable, Pending, Settlement, Unfinished
+from nodekit.interfaces.store_abilities import (
+    CheckedStore,
     CompactingStore,
+    DiskStore,
     EndingStore,
-    JobStore,
-    JobTable,
     JobView,
-    Pending,
-    Settlement,
+    PagingStore,
     StoringStore,
-    Unfinished,
     ViewedStore,
 )
 from nodekit.interfaces.transport import Transport
+from nodekit.model.clock import Clock, SystemClock
 from nodekit.model.container import (
     ClientId,
     Container,
@@ -103,9 +105,10 @@ from nodekit.model.container import (
     Step,
 )
 from nodekit.model.events import Event, JobAccepted, JobFinished, RequestRefused, StepFinished, StepStarted, StoreCall
-from nodekit.model.identity import Connection, Identity, default_group
+from nodekit.model.identity import Connection, Identity, caller_group, default_group
 from nodekit.model.job import (
     FINISHED,
+    LEFT_OUT,
     UNFINISHED,
     UNSUCCESSFUL,
     Attempt,
@@ -117,18 +120,21 @@ from nodekit.model.job import (
     RetryFrom,
     StepRecord,
     last_output,
+    output_of,
 )
 from nodekit.model.job_result import JobResult, ResultStatus, StepResult, job_result, result_status, step_result
 from nodekit.model.limits import ClientLimits, NodeLimits
-from nodekit.model.payload import MAX_DEPTH, decode_payload, encode_payload, parse_json
-from nodekit.model.queries import Cursor, JobFields, JobOrder, JobQuery
+from nodekit.model.payload import MAX_DEPTH, Decoder, decode_payload, encode_payload, parse_json
+from nodekit.model.queries import Cursor, JobFields, JobOrder, JobQuery, Page
 from nodekit.model.version import __version__
 from nodekit.node.health import Health
 from nodekit.node.node import Node
 
 __all__ = [
     "API_VERSION",
+    "COPIES",
     "FINISHED",
+    "LEFT_OUT",
     "MAX_DEPTH",
     "REMEMBERED_SECONDS",
     "UNFINISHED",
@@ -138,11 +144,15 @@ __all__ = [
     "Announcement",
     "AsgiApplication",
     "Attempt",
+    "Budget",
     "Change",
+    "CheckedStore",
     "Claim",
     "ClaimLost",
+    "ClaimRoom",
     "ClientId",
     "ClientLimits",
+    "Clock",
     "CompactingStore",
     "CompositionError",
     "Connection",
@@ -155,7 +165,9 @@ __all__ = [
     "ContainerResult",
     "ContainerRunner",
     "Cursor",
+    "Decoder",
     "DescribingRunner",
+    "DiskStore",
     "EmbeddedStore",
     "EndingStore",
     "EnvValue",
@@ -205,6 +217,8 @@ __all__ = [
     "Observes",
     "ObservesStore",
     "Outcome",
+    "Page",
+    "PagingStore",
     "Pending",
     "PiecesChange",
     "Pipeline",
@@ -218,6 +232,7 @@ __all__ = [
     "Refusal",
     "ReportsProblems",
     "RequestRefused",
+    "Reservation",
     "ResultStatus",
     "Retry",
     "RetryFrom",
@@ -239,9 +254,11 @@ __all__ = [
     "StreamBroken",
     "StreamRecord",
     "StreamingRunner",
+    "SystemClock",
     "TableView",
     "TooManyJobs",
     "TooManyRequests",
+    "TooMuchStored",
     "Transport",
     "Unauthorized",
     "Unavailable",
@@ -251,6 +268,7 @@ __all__ = [
     "WrapsSteps",
     "Write",
     "__version__",
+    "caller_group",
     "check_key",
     "check_place",
     "check_writes",
@@ -262,8 +280,15 @@ __all__ = [
     "last_output",
     "load_node",
     "node_name",
+    "output_of",
     "parse_json",
+    "printable",
+    "printable_json",
+    "printable_lines",
+    "printable_pieces",
     "read_node_file",
+    "reserve_output",
     "result_status",
     "step_result",
+    "time_limit",
 ]

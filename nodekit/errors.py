@@ -8,6 +8,8 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
+from nodekit.foreign_text import printable
+
 FailureKind: TypeAlias = Literal[
     "connection",  # refused, reset or dropped before the reply was complete
     "timeout",  # no reply within the container's `timeout_seconds`
@@ -19,7 +21,7 @@ FailureKind: TypeAlias = Literal[
     "died",  # the container's program ended while it held the step
     "poison",  # the nodes that ran the job lost their claims of it `max_takeovers` times in a row
     "cancelled",  # the job was cancelled
-    "interrupted",  # the node that held a stream went away
+    "interrupted",  # the node went away, or its container together with it; only a stream ends so
     "internal",  # a fault of a runner, a pipeline or nodekit itself; the log has it
 ]
 
@@ -38,7 +40,20 @@ class Problem(msgspec.Struct, frozen=True):
     text: str
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.text}" if self.where else self.text
+        where, text = _line(self.where, LONGEST_WHERE), _line(self.text, LONGEST_TEXT)
+        return f"{where}: {text}" if where else text
+
+
+LONGEST_WHERE = 400
+LONGEST_TEXT = 2000
+"""Maximum numbers of characters of a problem that are shown. Keys and values come from a file."""
+
+
+def _line(text: str, longest: int) -> str:
+    """Return a text without what terminals act on, and not longer than a reader needs."""
+    if len(text) > longest:
+        text = f"{text[:longest]}…"
+    return printable(text, keep="\n")
 
 
 class CompositionError(NodekitError):
@@ -78,6 +93,11 @@ class Unavailable(NodekitError):
 
 class TooManyJobs(Unavailable):
     """The client has reached its limit of unfinished jobs; other clients' jobs are accepted. Try again later."""
+
+
+class TooMuchStored(Unavailable):
+    """The store holds as much for the client as it may; other clients' jobs are accepted. Try again when jobs of it are
+    deleted."""
 
 
 class TooManyRequests(Unavailable):
@@ -147,8 +167,9 @@ class NotFailed(NodekitError):
 class ContainerFailed(NodekitError):
     """A container gave no output for a step. Runners raise this error and no other.
 
-    `text` is for clients: it says which failure it was, and is never empty. `status` is the HTTP status, if there was
-    one. `retry_after` is in seconds, if the container asked for a pause.
+    `text` is for clients: it says which failure it was, and is never empty. It has nothing of what a program printed,
+    which may be about jobs of other clients. `status` is the HTTP status, if there was one. `retry_after` is in
+    seconds, if the container asked for a pause.
     """
 
     def __init__(
@@ -164,6 +185,8 @@ class ContainerFailed(NodekitError):
 class NotStarted(NodekitError):
     """A container did not start with the node. The message has the reason and the last lines its program printed.
 
+    It is for operators: a program may print what no client may see.
+
     `exit_code` is set if the program ended; if negative, it is the signal that killed it.
     """
 
@@ -174,7 +197,7 @@ class NotStarted(NodekitError):
         self.reason = reason
         self.exit_code = exit_code
         self.last_lines = tuple(last_lines)
-        printed = "".join(f"\n  | {line}" for line in last_lines)
+        printed = "".join(f"\n  | {printable(line)}" for line in last_lines)
         if exit_code is not None and not printed:
             printed = " (it printed nothing)"
         super().__init__(f"container {container!r} did not start: {reason}{printed}")

@@ -26,7 +26,7 @@ POLL_SECONDS = 0.02
 LOG_LINES = 20
 
 _HERE = Path(__file__).parent
-_LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.db", "*.db-*", "*.db.lock")  # jobs of a node that ran there
+_LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.db", "*.db-*")  # jobs of a node that ran there
 
 
 class DemoFailed(Exception):

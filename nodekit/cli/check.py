@@ -8,6 +8,7 @@ from nodekit.cli.exit_codes import bad_node_file
 from nodekit.config.compose import compose_file
 from nodekit.config.formats import read_tables
 from nodekit.errors import CompositionError
+from nodekit.foreign_text import printable
 
 
 @click.command()
@@ -23,6 +24,6 @@ def check(file: str) -> None:
     except CompositionError as error:
         bad_node_file(file, error)
     for notice in read.notices:
-        click.echo(f"{file}: note: {notice}", err=True)
+        click.echo(printable(f"{file}: note: {notice}"), err=True)
     containers = len(node.containers)
     click.echo(f"{file}: ok ({containers} container{'s' * (containers != 1)})")

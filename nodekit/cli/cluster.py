@@ -7,6 +7,7 @@ import msgspec
 
 from nodekit.cli.store.node_store import run, store_of
 from nodekit.errors import NodekitError
+from nodekit.foreign_text import printable, printable_json
 from nodekit.interfaces.shared_store import is_shared
 from nodekit.node.cluster_report import ClusterReport, NodeReport, cluster_report
 
@@ -30,7 +31,7 @@ def cluster(file: str, as_json: bool) -> None:
 
     found = run(file, report)
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(found)))
+        click.echo(printable_json(msgspec.json.format(msgspec.json.encode(found))))
     else:
         click.echo("\n".join(_lines(found)))
 
@@ -63,7 +64,7 @@ def _row(node: NodeReport) -> tuple[str, ...]:
 
 
 def _table(texts: Sequence[Sequence[str]]) -> Iterator[str]:
-    rows = [[text if text.isprintable() else ascii(text) for text in row] for row in texts]
+    rows = [[printable(text, keep="") for text in row] for row in texts]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()

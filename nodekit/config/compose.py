@@ -27,6 +27,10 @@ T = TypeVar("T")
 TABLES = ("node", "log", "store", "runners", "transports", "pipelines", "plugins")
 
 
+MOST_UNKNOWN = 100
+"""Maximum number of unknown tables that are named, since finding the nearest known name takes a while."""
+
+
 class NodeSettings(NodeLimits, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The table ``[node]``.
 
@@ -125,9 +129,8 @@ class _Composition:
         self.file = NodeFile(path.absolute(), self.settings.name or default_name(path))
 
     def node(self) -> Node:
-        for key in self.tables:
-            if key not in TABLES:
-                self.problem(key, f"unknown table{nearest(key, TABLES)}")
+        for key in [key for key in self.tables if key not in TABLES][:MOST_UNKNOWN]:
+            self.problem(key, f"unknown table{nearest(key, TABLES)}")
         plugins = self.components("plugin", "plugins")
         runners = self.components("runner", "runners")
         transports = self.components("transport", "transports")

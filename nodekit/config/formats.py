@@ -15,6 +15,7 @@ import msgspec
 
 from nodekit.config.distributions import read_once
 from nodekit.config.failures import CURE, keep
+from nodekit.config.file_limits import check_keys, check_values, read_text, too_deep
 from nodekit.config.providers import load_only, provided
 from nodekit.errors import CompositionError, NodekitError, Problem
 from nodekit.hooks.container_rules import nearest
@@ -63,9 +64,18 @@ class Format:
 
 def read_tables(path: Path | str) -> NodeTables:
     """Return the tables of a node file in any format, unchecked. Raise `CompositionError` if it cannot be read."""
+    read = _read(path)
+    try:
+        check_values(read.tables, Path(path))
+    except CompositionError as error:
+        raise read.in_the_file(error) from error
+    return read
+
+
+def _read(path: Path | str) -> NodeTables:
     suffix = Path(path).suffix.lower().removeprefix(".")
     if suffix in ("", BUILT_IN):
-        return NodeTables(_toml(path))
+        return NodeTables(_toml(Path(path)))
     try:
         return load_format(suffix).read(Path(path))
     except CompositionError:
@@ -104,11 +114,15 @@ def load_format(suffix: str) -> Format:
     return load_only(found[suffix], Format, f"format {suffix!r}")
 
 
-def _toml(path: Path | str) -> dict[str, Any]:
+def _toml(path: Path) -> dict[str, Any]:
+    text = read_text(path)
+    check_keys(text, path)
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise CompositionError(Problem(str(path), f"cannot be read: {reason}")) from error
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise CompositionError(Problem(str(path), f"is not TOML: {error}")) from error
+    except ValueError as error:  # a number of thousands of digits, or a date that no calendar has
+        text = "has a number of too many digits, or a date or time that does not exist"
+        raise CompositionError(Problem(str(path), text)) from error
+    except RecursionError as error:
+        raise too_deep(path) from error

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from nodekit.errors import NodekitError
 
+MAX_SECRET_BYTES = 1 << 16
+
 
 class Secret:
     """A text that no repr, log line or error shows. In a node file: ``{env = "NAME"}`` or ``{file = "path"}``."""
@@ -33,12 +35,24 @@ class Secret:
                     raise NodekitError(f"environment variable {name} is not set")
                 return cls(text)
             case {"file": str(path), **rest} if not rest:
-                try:
-                    return cls((folder / path).read_text(encoding="utf-8").strip())
-                except (OSError, UnicodeDecodeError) as error:
-                    raise NodekitError(f"cannot read the secret: {error}") from error
+                return cls(_read(folder / path))
             case _:
                 raise NodekitError('a secret is given by reference: { env = "NAME" } or { file = "path" }')
+
+
+def _read(path: Path) -> str:
+    """Return the text of a secret's file. An error names the file, and shows nothing of it."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_SECRET_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: the path has a NUL
+        raise NodekitError(f"cannot read the secret: {error}") from error
+    if len(data) > MAX_SECRET_BYTES:
+        raise NodekitError(f"cannot read the secret: {path} is larger than {MAX_SECRET_BYTES} bytes")
+    try:
+        return data.decode().strip()
+    except UnicodeDecodeError as error:
+        raise NodekitError(f"cannot read the secret: {path} is not UTF-8") from error
 
 
 if TYPE_CHECKING:

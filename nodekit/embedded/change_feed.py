@@ -17,13 +17,13 @@ class Broadcast:
     """The listeners, to all jobs or to some. Publishing costs nothing while there are none."""
 
     def __init__(self) -> None:
-        self._listeners: set[_Listener] = set()
-        self._of: dict[JobId, set[_Listener]] = {}
+        self._listeners: dict[_Listener, None] = {}  # in the order in which they are woken, unlike a set
+        self._of: dict[JobId, dict[_Listener, None]] = {}
 
     def publish(self, change: Change | None) -> None:
         """Report a change to its listeners. None reports to all that some were missed."""
         if change is None:
-            for listener in {*self._listeners, *(one for some in self._of.values() for one in some)}:
+            for listener in self._listeners | dict.fromkeys(one for some in self._of.values() for one in some):
                 listener.put(None)
             return
         for listener in self._listeners:
@@ -40,15 +40,15 @@ class Broadcast:
 
     def add(self, listener: "_Listener", ids: Collection[JobId] | None) -> None:
         if ids is None:
-            self._listeners.add(listener)
+            self._listeners[listener] = None
         for id in ids or ():
-            self._of.setdefault(id, set()).add(listener)
+            self._of.setdefault(id, {})[listener] = None
 
     def remove(self, listener: "_Listener", ids: Collection[JobId] | None) -> None:
-        self._listeners.discard(listener)
+        self._listeners.pop(listener, None)
         for id in ids or ():
             if listeners := self._of.get(id):
-                listeners.discard(listener)
+                listeners.pop(listener, None)
                 if not listeners:
                     del self._of[id]
 
@@ -60,7 +60,7 @@ class _Listener:
         self._broadcast, self._ids = broadcast, None if ids is None else tuple(ids)
         self._changes: deque[Change | None] = deque()
         self._arrived = Signal()
-        self._ended = False
+        self._ended = self._finished_only = False
 
     async def __aenter__(self) -> Self:
         self._broadcast.add(self, self._ids)
@@ -72,6 +72,8 @@ class _Listener:
         self._broadcast.remove(self, self._ids)
 
     def put(self, change: Change | None) -> None:
+        if self._finished_only and change is not None and not change.finished:
+            return
         if len(self._changes) >= BUFFERED_CHANGES:
             self._changes.clear()
             self._changes.append(None)
@@ -87,6 +89,10 @@ class _Listener:
                 raise StopAsyncIteration
             await self._arrived.wait()
         return self._changes.popleft()
+
+    def finished_only(self) -> None:
+        """Leave out all changes but the ends of jobs from now on. Thousands may wait, and need not wake for a step."""
+        self._finished_only = True
 
     def end(self) -> None:
         """End the iteration, after the changes that have arrived."""

@@ -1,11 +1,13 @@
 """Claims of `EmbeddedStore`. They need no lease, since one process holds them all."""
 
+from collections.abc import Sequence
 from types import TracebackType
 
 import anyio
 
 from nodekit.concurrency.signal import Signal
-from nodekit.model.job import Job
+from nodekit.interfaces.store import Unfinished
+from nodekit.model.job import Job, StepRecord, result_bytes
 
 
 class EmbeddedClaim:
@@ -32,3 +34,24 @@ class EmbeddedClaim:
     ) -> None:
         self._writing = False
         self._written.set()
+
+
+def number_within(jobs: Sequence[Unfinished], most_bytes: int | None) -> int:
+    """Return how many of the first jobs have `most_bytes` together, at least one if there is any; None: all of them."""
+    if most_bytes is None:
+        return len(jobs)
+    return _number_within([job.payload_bytes for job in jobs], most_bytes)
+
+
+def steps_within(steps: Sequence[StepRecord], most_bytes: int) -> Sequence[StepRecord]:
+    """Return as many of the first steps as have outputs of `most_bytes` together, at least one if there is any."""
+    return steps[: _number_within([result_bytes(step.result) for step in steps], most_bytes)]
+
+
+def _number_within(sizes: Sequence[int], most_bytes: int) -> int:
+    size = 0
+    for number, one in enumerate(sizes):
+        size += one
+        if number and size > most_bytes:
+            return number
+    return len(sizes)

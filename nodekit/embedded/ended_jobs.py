@@ -6,7 +6,8 @@ from nodekit.concurrency.signal import Signal
 from nodekit.model.container import JobId
 from nodekit.model.job import Job
 
-AT_ONCE = 256
+AT_ONCE = 1
+"""Number of jobs that are read at once: they are few, and may be large."""
 
 
 class Ended:

@@ -11,15 +11,18 @@ last service in any container, or of its arrival. Its *place* in a container is 
 its turn at the time when its lane opened. So a place is never above a turn. Let C be the waiting group with the lowest
 turn. The next job comes from the container in which C waits, and there from the group with the lowest place. That
 place is at most C's turn, so the group that holds it was not served there since C was last served.
+
+A claim may have no room for further jobs of some groups. It passes them over, as if they did not wait.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Container, Mapping, Set
 from heapq import heapify, heappop, heappush, heapreplace
 from itertools import count
 from typing import NamedTuple, TypeAlias
 
 from nodekit.embedded.deadlines import Expiries
-from nodekit.interfaces.store import Unfinished
+from nodekit.interfaces.store import ClaimRoom, Unfinished
 from nodekit.model.container import ContainerId, GroupId, JobId
 
 _SLACK = 64
@@ -30,11 +33,13 @@ class Wanted(NamedTuple):
     """The jobs that a claim asks for: those in these containers and pipelines. At most one of them is a suspect.
 
     - `pipelines`: None stands for all.
+    - `room`: Number of jobs of each group; None sets no limit.
     """
 
     containers: Set[ContainerId]
     pipelines: Set[str] | None = None
     suspects: bool = True
+    room: ClaimRoom | None = None
 
 
 _Kind: TypeAlias = tuple[ContainerId, str, bool]
@@ -85,12 +90,14 @@ class Schedule:
         """Remove and return up to `limit` jobs that are due, in order."""
         self._wake(now)
         taken: list[Unfinished] = []
+        full = _FullGroups(wanted.room)
         for priority in sorted(self._levels):
             level = self._levels[priority]
-            while len(taken) < limit and (entry := level.pop(wanted)):
+            while len(taken) < limit and (entry := level.pop(wanted, full.groups)):
                 del self._queued[entry.id]
                 self._limits.drop(entry.id)
                 taken.append(entry)
+                full.take(entry.group)
                 if entry.suspect:
                     wanted = wanted._replace(suspects=False)
         return taken
@@ -130,6 +137,23 @@ class Schedule:
         return self._levels[priority]
 
 
+class _FullGroups:
+    """The groups whose room is used up, while jobs are taken."""
+
+    __slots__ = ("_room", "_taken", "groups")
+
+    def __init__(self, room: ClaimRoom | None) -> None:
+        self._room = room
+        self._taken: Counter[GroupId] = Counter()
+        self.groups = {group for group, number in room.groups.items() if number < 1} if room else set[GroupId]()
+
+    def take(self, group: GroupId) -> None:
+        if self._room is not None:
+            self._taken[group] += 1
+            if self._taken[group] >= self._room.of(group):
+                self.groups.add(group)
+
+
 class _Level:
     """All lanes of one priority."""
 
@@ -158,24 +182,25 @@ class _Level:
         if lane is not None and lane.drop(entry.id) and not lane:
             self._close(kind, entry.group)
 
-    def pop(self, wanted: Wanted) -> Unfinished | None:
+    def pop(self, wanted: Wanted, full: Set[GroupId]) -> Unfinished | None:
         """Take a job of the group with the lowest place, in the container where the group with the lowest turn waits.
 
         Groups take turns in each container. A turn in one container costs none in another; otherwise a group that is
         served often in one would starve in others. No container is passed over for long because of groups that wait in
         it too.
         """
-        containers, pipelines, suspects = wanted
+        containers, pipelines, suspects, _ = wanted
         waiting = [
-            (*rotation.longest_ago(), kind)
+            (*first, kind)
             for kind, rotation in self._rotations.items()
             if kind[0] in containers and (pipelines is None or kind[1] in pipelines) and (suspects or not kind[2])
+            if (first := rotation.longest_ago(full)) is not None
         ]
         if not waiting:
             return None
         kind = min(waiting)[-1]
         rotation, turn = self._rotations[kind], next(self._count)
-        group = rotation.next_group()
+        group = rotation.next_group(full)
         entry = rotation.lanes[group].pop()
         if rotation.lanes[group]:
             rotation.places[group] = turn
@@ -219,14 +244,16 @@ class _Rotation:
         self._by_turn.thin_out(self.lanes)
         self._by_place.thin_out(self.lanes)
 
-    def longest_ago(self) -> tuple[int, JobId]:
-        """Return the lowest turn of the groups here, and that group's oldest job here."""
-        group = self._by_turn.first(self.lanes)
-        return self._turns[group], self.lanes[group].oldest()
+    def longest_ago(self, full: Set[GroupId]) -> tuple[int, JobId] | None:
+        """Return the lowest turn of the groups here that are not full, and that group's oldest job here."""
+        group = self._by_turn.first(self.lanes, full)
+        return None if group is None else (self._turns[group], self.lanes[group].oldest())
 
-    def next_group(self) -> GroupId:
-        """Return the group with the lowest place."""
-        return self._by_place.first(self.lanes)
+    def next_group(self, full: Set[GroupId]) -> GroupId:
+        """Return the group with the lowest place. There must be one that is not full."""
+        group = self._by_place.first(self.lanes, full)
+        assert group is not None
+        return group
 
 
 class _Ranking:
@@ -241,16 +268,27 @@ class _Ranking:
     def add(self, group: GroupId) -> None:
         heappush(self._heap, (self._numbers[group], group))
 
-    def first(self, present: Container[GroupId]) -> GroupId:
-        """Return the present group with the lowest number; there must be one."""
-        while True:
+    def first(self, present: Container[GroupId], full: Set[GroupId]) -> GroupId | None:
+        """Return the present group with the lowest number, but for full ones. Return None if there is none.
+
+        It takes out the full groups that come first and puts them back: they are few, as each of them holds a large
+        share of the slots, or has a limit of its own.
+        """
+        found: GroupId | None = None
+        passed: list[tuple[int, GroupId]] = []
+        while self._heap and found is None:
             number, group = self._heap[0]
             if group not in present:
                 heappop(self._heap)
             elif number < self._numbers[group]:
                 heapreplace(self._heap, (self._numbers[group], group))
+            elif group in full:
+                passed.append(heappop(self._heap))
             else:
-                return group
+                found = group
+        for entry in passed:
+            heappush(self._heap, entry)
+        return found
 
     def thin_out(self, present: Collection[GroupId]) -> None:
         """Drop departed groups once they outnumber the present ones."""

@@ -1,19 +1,20 @@
 """Numbers of jobs in the order in which they finish, for stores that number them on one machine."""
 
-import time
+from collections.abc import Callable
 
 from nodekit.interfaces.store import JobTable
 from nodekit.model.queries import JobFields, JobQuery
 
 
 class FinishNumbers:
-    """Numbers that rise with the clock (in microseconds) and never fall, even if the clock does.
+    """Numbers that rise with the clock `time` (in microseconds) and never fall, even if the clock does.
 
     Several jobs are written at the same time, so a higher number may be stored before a lower one. Readers see numbers
     up to `stored` only: no lower number appears later.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, time: Callable[[], float]) -> None:
+        self._time = time
         self.last = 0
         """Highest number that was taken."""
         self._writing: set[int] = set()
@@ -26,14 +27,14 @@ class FinishNumbers:
         if (ask := getattr(table, "last_finish_number", None)) is not None:
             self.last = await ask()
             return
-        self.last = time.time_ns() // 1000
+        self.last = int(self._time() * 1e6)
         while ids := await table.find(JobQuery(order="finished", after=str(self.last))):
             jobs = await table.get(ids[-1:], fields=JobFields.STATE)
             self.last = max([self.last + 1, *(job.finish_number or 0 for job in jobs)])
 
     def take(self) -> int:
         """Return the number of a job that is about to be written. Call `written` afterwards."""
-        self.last = max(self.last + 1, time.time_ns() // 1000)
+        self.last = max(self.last + 1, int(self._time() * 1e6))
         self._writing.add(self.last)
         return self.last
 

@@ -1,7 +1,6 @@
 """Streams that an earlier run of the store left unfinished. They fail at once, or later if the table is full."""
 
 import logging
-import time
 from collections.abc import Awaitable, Callable
 
 from msgspec.structs import replace
@@ -24,21 +23,22 @@ class Interrupted:
     ) -> None:
         self._settle = settle
         self._ended = ended
-        self._left: list[Unfinished] = []
+        self.left: list[Unfinished] = []
+        """Streams that have not failed yet."""
 
     def put(self, entry: Unfinished) -> None:
-        self._left.append(entry)
+        self.left.append(entry)
 
     async def fail(self) -> None:
         """Fail as many as possible. Call this again after a successful write."""
-        while self._left:
-            entry = self._left.pop()
+        while self.left:
+            entry = self.left.pop()
             try:
                 settled = await self._settle(entry.id, interrupted_outcome(entry.due), None)
             except StoreFailed as error:
-                self._left.append(entry)
+                self.left.append(entry)
                 logger.error(
-                    "streams of an earlier run cannot be failed yet; the store tries again after its next write: %s",
+                    "streams of an earlier run cannot be failed yet; the store tries again soon: %s",
                     error,
                 )
                 return
@@ -46,12 +46,15 @@ class Interrupted:
                 self._ended(entry.id)
 
 
-def given_back(job: Job, delay_seconds: float) -> Job:
-    """Return the job as it is stored once its claim is given back: due after the delay; a stream has failed."""
+def given_back(job: Job, delay_seconds: float, time: Callable[[], float]) -> Job:
+    """Return the job as it is stored once its claim is given back: due after the delay; a stream has failed.
+
+    `time` is asked for the Unix time, if the job needs one.
+    """
     if job.status.finished:
         return job
     if job.request.destination is Location.STREAM:
-        return job.finished(interrupted_outcome(job.due or ""), time.time())
+        return job.finished(interrupted_outcome(job.due or ""), time())
     if delay_seconds > 0:
-        return replace(job, not_before=time.time() + delay_seconds, delay_seconds=delay_seconds)
+        return replace(job, not_before=time() + delay_seconds, delay_seconds=delay_seconds)
     return job if job.not_before is None else replace(job, not_before=None, delay_seconds=None)

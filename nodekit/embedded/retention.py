@@ -1,10 +1,11 @@
 """Deletion of finished jobs, for stores whose table deletes by id."""
 
-import time
+from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from nodekit.interfaces.store import JobTable, JobView
+from nodekit.interfaces.store import JobTable
+from nodekit.interfaces.store_abilities import JobView
 from nodekit.model.container import JobId
 from nodekit.model.job import Job
 from nodekit.model.queries import JobFields, JobQuery
@@ -20,8 +21,8 @@ class Expiry:
     long in a large table.
     """
 
-    def __init__(self, table: JobTable) -> None:
-        self._table = table
+    def __init__(self, table: JobTable, time: Callable[[], float]) -> None:
+        self._table, self._time = table, time
         self._surplus: dict[int, int] = {}
         """Highest number to delete, by the number of jobs to keep."""
 
@@ -32,7 +33,7 @@ class Expiry:
     async def expire(self, *, finished_before: float | None, keep: int | None, limit: int) -> int:
         """Delete as `JobStore.expire` does."""
         first = JobQuery(order="finished", limit=limit)
-        ids = [] if finished_before is None else await expired(self._table, finished_before, limit)
+        ids = [] if finished_before is None else await expired(self._table, finished_before, limit, self._time)
         if keep is not None and len(ids) < limit:
             ids = list(dict.fromkeys([*ids, *await self._not_kept(first, keep)]))[:limit]
         return await self._table.delete(ids) if ids else 0
@@ -48,7 +49,7 @@ class Expiry:
         return await self._table.find(replace(first, before=str(last + 1)))
 
 
-async def expired(table: JobTable | JobView, before: float, limit: int) -> list[JobId]:
+async def expired(table: JobTable | JobView, before: float, limit: int, time: Callable[[], float]) -> list[JobId]:
     """Return the ids of the first `limit` jobs that finished before a time, in the order in which they finished.
 
     A job that finished before one of them is as old, whatever its time says: a clock that was ahead for a while gave it
@@ -61,7 +62,7 @@ async def expired(table: JobTable | JobView, before: float, limit: int) -> list[
         old = [place for place, job in enumerate(jobs) if job.finished_at is not None and job.finished_at < before]
         if old:
             return [job.id for job in (jobs[: old[-1] + 1] if first is jobs else first)]
-        if not all(job.finished_at is not None and job.finished_at > time.time() for job in jobs):
+        if not all(job.finished_at is not None and job.finished_at > time() for job in jobs):
             return []
         page = replace(page, after=page.cursor(jobs[-1]), limit=PAGE)
     return []

@@ -1,42 +1,53 @@
 """Adapter from `JobTable` to `JobStore`: scheduling in memory, for a store that one node owns."""
 
-import time
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+import logging
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 import anyio
 from msgspec.structs import replace
 
 from nodekit.concurrency.own_tasks import OwnTasks
 from nodekit.embedded.change_feed import Broadcast
-from nodekit.embedded.claims import EmbeddedClaim
+from nodekit.embedded.claims import EmbeddedClaim, number_within, steps_within
 from nodekit.embedded.counters import Counts
 from nodekit.embedded.ended_jobs import Ended
 from nodekit.embedded.fair_schedule import Wanted
 from nodekit.embedded.finish_numbers import FinishNumbers
 from nodekit.embedded.interrupted_streams import Interrupted, given_back
+from nodekit.embedded.pages import page_of
 from nodekit.embedded.queue import Queue
 from nodekit.embedded.recent_jobs import RecentJobs
 from nodekit.embedded.retention import Expiry
+from nodekit.embedded.retries import whole_retry
+from nodekit.embedded.saving import Saving
 from nodekit.errors import ClaimLost, StoreFailed
-from nodekit.interfaces.store import Change, Claim, JobTable, Pending, Settlement, Unfinished
+from nodekit.interfaces.store import Change, Claim, ClaimRoom, JobTable, Pending, Settlement, Unfinished
+from nodekit.model.clock import Clock, SystemClock
 from nodekit.model.container import ClientId, ContainerId, GroupId, JobId
-from nodekit.model.job import Held, Job, JobStatus, Outcome
-from nodekit.model.queries import JobFields, JobQuery
+from nodekit.model.job import Held, Job, JobStatus, Outcome, StepRecord
+from nodekit.model.queries import JobFields, JobQuery, Page
+
+logger = logging.getLogger("nodekit.store")
+
+RETRY_SECONDS = 5.0
 
 
 class EmbeddedStore:
     """A `JobStore` built on a `JobTable`.
 
     It keeps ids, groups and due containers of unfinished jobs in memory, rebuilt from the table when it opens. Claims
-    write nothing. A change of a job runs to its end, even if the caller is cancelled.
+    write nothing. A change of a job runs to its end, even if the caller is cancelled. Times and time limits are those
+    of `clock`, by default this machine's.
     """
 
-    def __init__(self, table: JobTable) -> None:
+    def __init__(self, table: JobTable, *, clock: Clock | None = None) -> None:
         self.table = table
-        self._queue = Queue()
+        clock = SystemClock() if clock is None else clock
+        self._time = clock.time
+        self._queue = Queue(clock)
         self._unfinished: dict[JobId, Unfinished] = {}
         self._claims: dict[JobId, EmbeddedClaim] = {}
         self._settling: dict[JobId, anyio.Event] = {}
@@ -45,9 +56,8 @@ class EmbeddedStore:
         self._own = OwnTasks()
         self._fresh, self._ended = RecentJobs(), Ended()
         self._broadcast, self._counts = Broadcast(), Counts()
-        self._finish_numbers, self._expiry = FinishNumbers(), Expiry(table)
-        self._unsure: set[JobId] = set()
-        """Jobs whose end could not be written, as the table said; it may have been."""
+        self._finish_numbers, self._expiry = FinishNumbers(self._time), Expiry(table, self._time)
+        self._saving = Saving(table, self._finish_numbers, self._broadcast.publish)
         self._interrupted = Interrupted(self._settle, self._ended.put)
 
     async def __aenter__(self) -> Self:
@@ -90,7 +100,7 @@ class EmbeddedStore:
 
     async def _add(self, jobs: Sequence[Job]) -> list[Job]:
         try:
-            kept = await self.table.add(jobs)
+            kept = await self.table.add([await whole_retry(self.table, job) for job in jobs])
         finally:
             self._counts.jobs(jobs, -1)
         for asked, job in zip(jobs, kept, strict=True):
@@ -126,23 +136,37 @@ class EmbeddedStore:
         limit: int,
         *,
         suspects: bool = True,
+        room: ClaimRoom | None = None,
     ) -> list[Claim]:
-        wanted = Wanted(frozenset(containers), None if pipelines is None else frozenset(pipelines), suspects)
-        while not (claims := await self._load(await self._queue.take(wanted, limit))):
+        most_bytes = None if room is None else room.most_bytes
+        if room is not None and room.each >= limit and not room.groups:
+            room = None  # no group is limited
+        wanted = Wanted(frozenset(containers), None if pipelines is None else frozenset(pipelines), suspects, room)
+        while not (claims := await self._load(self._first(await self._queue.take(wanted, limit), most_bytes))):
             pass  # all of them were settled during the read
         return claims
 
-    async def claim_expired(self, limit: int) -> list[Claim]:
-        while not (claims := await self._load(await self._queue.take_expired(limit))):
+    async def claim_expired(self, limit: int, *, most_bytes: int | None = None) -> list[Claim]:
+        while not (claims := await self._load(self._first(await self._queue.take_expired(limit), most_bytes))):
             pass
         return claims
+
+    def _first(self, taken: Sequence[Unfinished], most_bytes: int | None) -> Sequence[Unfinished]:
+        """Return as many of the jobs as have `most_bytes`, at least one; queue the others again."""
+        number = number_within(taken, most_bytes)
+        for entry in taken[number:]:
+            self._queue_again(entry.id)
+        return taken[:number]
 
     async def _load(self, taken: Sequence[Unfinished]) -> list[Claim]:
         jobs = {entry.id: self._fresh.pop(entry.id) for entry in taken}
         self._loading.update(jobs)
         try:
             if missing := [id for id, job in jobs.items() if job is None]:
-                jobs.update((job.id, job) for job in await self.table.get(missing))
+                jobs.update((job.id, job) for job in await self.table.get(missing, fields=JobFields.RUN))
+                for id in missing:
+                    if (found := jobs[id]) is None or found.status.finished:
+                        await self._own.run(self._ended_by_table, id, found)
         except BaseException:  # cancelled, or the table cannot read: put them back
             self._loading.difference_update(jobs)
             for entry in taken:
@@ -151,23 +175,48 @@ class EmbeddedStore:
         self._loading.difference_update(jobs)
         claims: list[Claim] = []
         for job in jobs.values():
-            if job is None or job.id not in self._unfinished or job.id in self._settling:
-                continue
-            if job.status.finished:  # the table stored the end earlier but reported a failure
-                self._finish(job.id)
-                self._ended.put(job.id)
-                self._broadcast.publish(Change(job.id, finished=True))
-            else:
+            if job is not None and job.id in self._unfinished and job.id not in self._settling:
                 claim = self._claims[job.id] = EmbeddedClaim(job, age_seconds=self._queue.age_seconds(job.id))
                 claims.append(claim)
         return claims
 
+    async def _ended_by_table(self, id: JobId, job: Job | None) -> None:
+        """End a job that is unfinished here, but not in the table.
+
+        The table stored its end earlier although it reported a failure. Or it cannot read the job any more: then it
+        says so by an end that has no number yet, and is stored here; or the job is not there at all.
+        """
+        if id not in self._unfinished or id in self._settling:
+            return
+        settled = self._settling[id] = anyio.Event()
+        try:
+            if job is None:
+                logger.error("job %s is not in the store any more", id)
+            elif job.finish_number is None:
+                await self._saving.save(replace(job, finished_at=self._time()))
+        except StoreFailed as error:
+            logger.error("job %s cannot be read, and that it failed cannot be stored: %s", id, error)
+        finally:
+            del self._settling[id]
+            settled.set()
+        self._finish(id)
+        self._ended.put(id)
+        self._broadcast.publish(Change(id, finished=True))
+
     async def ended(self) -> Sequence[Job]:
         """Wait for jobs that the store ended by itself.
 
-        These are streams without a claim, and ends that the table stored despite a reported failure.
+        These are streams without a claim, and ends that the table stored despite a reported failure. Streams of an
+        earlier run that could not be failed are tried again meanwhile.
         """
-        return await self._ended.take(self.table.get)
+        while self._interrupted.left:
+            with anyio.move_on_after(RETRY_SECONDS):
+                return await self._ended.take(self._read)
+            await self._own.run(self._interrupted.fail)
+        return await self._ended.take(self._read)
+
+    async def _read(self, ids: Sequence[JobId]) -> Sequence[Job]:
+        return await self.table.get(ids, fields=JobFields.RUN)
 
     # -- running ----------------------------------------------------------------------------------
 
@@ -195,7 +244,7 @@ class EmbeddedStore:
 
         was_finished = job.status.finished
         with anyio.CancelScope(shield=True):
-            await self._write(claim, given_back(job, delay_seconds), released)
+            await self._write(claim, given_back(job, delay_seconds, self._time), released)
 
     async def _write(self, claim: Claim, job: Job, then: Callable[[EmbeddedClaim, Job], None]) -> None:
         while (settling := self._settling.get(job.id)) is not None:
@@ -205,37 +254,11 @@ class EmbeddedStore:
             async with held:
                 if not held.lost:
                     if job is not held.job:
-                        job = await self._save(job)
+                        job = await self._saving.save(job)
                     then(held, job)
                     self._broadcast.publish(Change(job.id, finished=job.status.finished))
                     return
         raise ClaimLost(f"job {job.id} is no longer this claim's")
-
-    async def _save(self, job: Job) -> Job:
-        """Write a job, and number it if it has finished."""
-        if not job.status.finished:
-            await self.table.save(job)
-            return job
-        if job.id in self._unsure and (stored := await self._stored(job)) is not None:
-            self._unsure.discard(job.id)
-            return stored  # with its first number, which readers may have seen
-        number = self._finish_numbers.take()
-        try:
-            await self.table.save(job := replace(job, finish_number=number))
-        except BaseException:
-            self._unsure.add(job.id)
-            self._finish_numbers.written(number)
-            if number < self._finish_numbers.last:  # jobs that finished meanwhile are shown only now
-                self._broadcast.publish(Change(job.id))
-            raise
-        self._finish_numbers.written(number)
-        self._unsure.discard(job.id)
-        return job
-
-    async def _stored(self, job: Job) -> Job | None:
-        """Return the finished job as the table has it, with its number. None if it is not there, or not like this."""
-        there = next(iter(await self.table.get([job.id])), None)
-        return there if there is not None and replace(there, finish_number=None) == job else None
 
     async def settle(
         self, id: JobId, outcome: Outcome, *, client: ClientId | None, call: Held | None = None
@@ -246,11 +269,13 @@ class EmbeddedStore:
         self, id: JobId, outcome: Outcome, client: ClientId | None, call: Held | None = None
     ) -> Settlement | None:
         while True:
-            job = next(iter(await self.table.get([id], client=client)), None)
+            job = next(iter(await self.table.get([id], client=client, fields=JobFields.RUN)), None)
             if job is None or job.status.finished:
+                if job is not None and job.finish_number is None and id not in self._claims:
+                    await self._ended_by_table(id, job)
                 return None if job is None else Settlement(job, now=False)
             if id not in self._unfinished:  # it was finished during the read
-                job = next(iter(await self.table.get([id], client=client)), None)
+                job = next(iter(await self.table.get([id], client=client, fields=JobFields.RUN)), None)
                 return None if job is None else Settlement(job, now=False)
             if id not in self._settling:
                 return await self._settle_unfinished(id, outcome, call)
@@ -275,18 +300,18 @@ class EmbeddedStore:
             self._queue_again(id)
 
     async def _settle_now(self, id: JobId, outcome: Outcome, call: Held | None) -> Settlement | None:
-        job = next(iter(await self.table.get([id])), None)
+        job = next(iter(await self._read([id])), None)
         if job is None or job.status.finished:
             return None if job is None else Settlement(job, now=False)
-        now = time.time()
+        now = self._time()
         if call is not None:
             text = "cancelled" if outcome.status is JobStatus.CANCELLED else "the job was ended from elsewhere"
             job = job.cut_short(call, now, "cancelled", text)
         ended = job.finished(outcome, now)
         try:
-            job = await self._save(ended)
+            job = await self._saving.save(ended)
         except StoreFailed:
-            if (stored := await self._stored(ended)) is None:
+            if (stored := await self._saving.stored(ended)) is None:
                 raise
             job = stored  # only the answer was lost
         if held := self._claims.get(id):
@@ -302,11 +327,28 @@ class EmbeddedStore:
     ) -> list[Job]:
         return await self.table.get(ids, client=client, fields=fields)
 
+    async def steps(self, id: JobId, first: int, most_bytes: int) -> Sequence[StepRecord]:
+        if (steps := getattr(self.table, "steps", None)) is not None:
+            return cast(Sequence[StepRecord], await steps(id, first, most_bytes))
+        jobs = await self.table.get([id], fields=JobFields.STEPS)
+        return steps_within(jobs[0].steps[first:], most_bytes) if jobs else []
+
     async def find(self, query: JobQuery) -> list[JobId]:
-        if query.order == "finished":
-            end = self._finish_numbers.stored + 1
-            query = replace(query, before=str(end if query.before is None else min(end, int(query.before))))
-        return await self.table.find(query)
+        return await self.table.find(self._shown(query))
+
+    async def page(self, query: JobQuery) -> Page:
+        """Return a page of a search, which may be short if the table's are (`PagingStore`)."""
+        return await page_of(self.table, self._shown(query))
+
+    def _shown(self, query: JobQuery) -> JobQuery:
+        """Return a query for what may be shown: in the order ``finished``, jobs below which none is being written."""
+        if query.order != "finished":
+            return query
+        end = self._finish_numbers.stored + 1
+        return replace(query, before=str(end if query.before is None else min(end, int(query.before))))
+
+    async def sizes(self, ids: Sequence[JobId]) -> Mapping[JobId, int]:
+        return await self.table.sizes(ids)
 
     async def delete(self, ids: Sequence[JobId]) -> int:
         self._expiry.forget()
@@ -339,7 +381,7 @@ class EmbeddedStore:
         self._counts.one(entry, +1)
 
     def _finish(self, id: JobId) -> None:
-        self._unsure.discard(id)
+        self._saving.forget(id)
         entry = self._unfinished.pop(id)
         self._queue.forget(id)
         self._fresh.pop(id)

@@ -6,6 +6,7 @@ from typing import Self
 
 from nodekit.embedded.retention import Expiry
 from nodekit.interfaces.store import JobTable
+from nodekit.model.clock import SystemClock
 from nodekit.model.container import ClientId, JobId
 from nodekit.model.job import Job
 from nodekit.model.queries import JobFields, JobQuery
@@ -15,7 +16,7 @@ class TableView:
     """A `JobView` of a table that owns nothing: another one, of a running node, may be open on the same data."""
 
     def __init__(self, table: JobTable) -> None:
-        self._table, self._expiry = table, Expiry(table)
+        self._table, self._expiry = table, Expiry(table, SystemClock().time)
 
     async def __aenter__(self) -> Self:
         await self._table.__aenter__()

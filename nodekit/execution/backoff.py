@@ -1,6 +1,6 @@
-"""Decide if a step is tried again, and after how long. Pure, except for the random part of the delay."""
+"""Decide if a step is tried again, and after how long. Pure: chance is given."""
 
-from random import random
+from collections.abc import Callable
 
 from nodekit.model.container import ContainerError, Retry
 
@@ -8,8 +8,13 @@ _DOUBLINGS = 64
 """Maximum number of doublings. More would not fit into a float, and no pause is that long."""
 
 
-def delay_before_retry(retry: Retry, attempt: int, error: ContainerError, retry_after: float | None) -> float | None:
-    """Return the seconds until the next attempt, or None if this attempt was the last."""
+def delay_before_retry(
+    retry: Retry, attempt: int, error: ContainerError, retry_after: float | None, random: Callable[[], float]
+) -> float | None:
+    """Return the seconds until the next attempt, or None if this attempt was the last.
+
+    `random` gives numbers from 0 to 1, for the random part of the delay.
+    """
     if attempt >= retry.attempts or not _is_retried(retry, error):
         return None
     asked = retry_after or 0.0

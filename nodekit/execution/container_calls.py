@@ -11,12 +11,14 @@ import anyio
 import msgspec
 from msgspec.structs import replace
 
+from nodekit.concurrency.time_limit import TimeLimits
 from nodekit.errors import ContainerFailed
 from nodekit.execution.job_stream import StreamRecord
 from nodekit.execution.transitions import job_timeout_text
+from nodekit.foreign_text import printable_lines
 from nodekit.interfaces.runner import ContainerRunner, NamingRunner, StreamingRunner
 from nodekit.interfaces.step_call import PiecesChange, SingleCall, StepCall
-from nodekit.model.clock import Clock
+from nodekit.model.clock import NodeClock
 from nodekit.model.container import Container, ContainerError, ContainerId, ContainerOutput, ContainerResult, Step
 from nodekit.model.job import Attempt, Job
 
@@ -46,10 +48,11 @@ class Called(msgspec.Struct, frozen=True):
 class Calls:
     """Finds the runner of a container and calls it."""
 
-    def __init__(self, runners: Sequence[ContainerRunner], around: Around | None, clock: Clock) -> None:
+    def __init__(self, runners: Sequence[ContainerRunner], around: Around | None, clock: NodeClock) -> None:
         """`around` runs each attempt through the plugins; None: there are none."""
         self._around = around
         self._now = clock.now
+        self._limits = TimeLimits()
         self._runners = {id: runner for runner in runners for id in runner.containers}
         self._naming: Mapping[ContainerId, Callable[[ContainerId], str]] = {
             id: cast("NamingRunner", runner).instance
@@ -122,7 +125,7 @@ class Calls:
     async def _run(self, step: Step, job: Job, seconds_left: float, send: Send | None) -> ContainerOutput:
         seconds = self.containers[step.container].timeout_seconds
         runner = self._runners[step.container]
-        with anyio.move_on_after(min(seconds, seconds_left)):
+        with self._limits.limit(min(seconds, seconds_left)):
             if self._around is None:
                 return await _call(runner, send, step)
             return await _through(self._around, step, job, partial(_call, runner, send), send)
@@ -173,7 +176,9 @@ async def _one_piece(output: ContainerOutput) -> AsyncGenerator[bytes, None]:
 
 
 def _storable(text: str) -> str:
-    """Shorten a text and replace what UTF-8 cannot hold. An error that cannot be stored would be retried for ever."""
-    if len(text) > LONGEST_TEXT:
-        text = f"{text[:LONGEST_TEXT]}…"
-    return text if text.isascii() else text.encode(errors="replace").decode()
+    """Shorten a text, and escape what UTF-8 cannot hold or what commands terminals.
+
+    An error that cannot be stored would be retried for ever.
+    """
+    shown = printable_lines(text[: LONGEST_TEXT + 1])
+    return shown if len(shown) <= LONGEST_TEXT else f"{shown[:LONGEST_TEXT]}…"

@@ -4,17 +4,20 @@ Execution is at least once, completion exactly once: a step whose result was sto
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence, Set
+from collections.abc import Awaitable, Callable, Collection, Iterator, KeysView, Sequence, Set
 from contextlib import contextmanager
 from typing import TypeVar, cast
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
+from msgspec.structs import replace
 
+from nodekit.concurrency.budget import COPIES, Budget, Reservation, current
 from nodekit.concurrency.signal import Signal
 from nodekit.errors import Unavailable
 from nodekit.execution.container_calls import Around, Calls
 from nodekit.execution.descriptors import descriptor_share
+from nodekit.execution.held_slots import HeldSlots
 from nodekit.execution.job_runs import LONGEST_PAUSE_SECONDS, Run, RunContext, Runs
 from nodekit.execution.job_stream import JobStream
 from nodekit.execution.slots import Slots
@@ -24,21 +27,28 @@ from nodekit.execution.suspects import Suspects
 from nodekit.execution.transitions import Progress
 from nodekit.interfaces.component_calls import Running, is_fault, named, said
 from nodekit.interfaces.runner import ContainerRunner
-from nodekit.interfaces.store import Claim, EndingStore, JobStore
-from nodekit.model.container import ContainerId, JobId
+from nodekit.interfaces.store import Claim, JobStore
+from nodekit.interfaces.store_abilities import EndingStore
+from nodekit.model.container import ContainerId, GroupId, JobId
 from nodekit.model.events import Event, JobAccepted, JobFinished
 from nodekit.model.job import Job
-from nodekit.model.limits import NodeLimits
+from nodekit.model.limits import NodeLimits, SlotShares
 
 logger = logging.getLogger("nodekit.executor")
 
 EXPIRED_AT_ONCE = 256
+CLAIMED_PART = 16
+"""Fraction of the budget that is kept free for jobs that are about to be claimed."""
 
 T = TypeVar("T")
 
 
 class Executor:
     """The loop that runs as many jobs at once as there are slots."""
+
+    _tasks: TaskGroup | None = None
+    running: int
+    """Number of jobs that run right now."""
 
     def __init__(
         self,
@@ -48,47 +58,48 @@ class Executor:
         running: Running,
         progress: Progress,
         limits: NodeLimits,
+        random: Callable[[], float],
         refresh: Callable[[], Awaitable[object]] | None,
         emit: Callable[[Event], None],
         observed: bool = True,
         around: Around | None = None,
+        budget: Budget,
         report_running: Callable[[], None],
     ) -> None:
         """`report_running` is called whenever other containers may run. `refresh` looks at the other nodes, if any."""
         self._store, self._runners, self._pipelines = store, runners, progress.claimed
         self._emit, self._look, self._report_running = emit, running, report_running
-        calls = Calls(runners, around, progress.clock)
+        self._budget, self._claim_bytes = budget, budget.total // CLAIMED_PART
+        calls, self._monotonic = Calls(runners, around, progress.clock), progress.clock.monotonic
         self.containers = calls.containers
         self._slots = Slots(calls.containers, limits.concurrency, list(_pools(runners)))
-        self._claiming: tuple[anyio.CancelScope, frozenset[ContainerId], bool] | None = None
-        self._draining = False
+        self._limits, self._held = limits, HeldSlots(SlotShares(limits))
+        self._claiming: tuple[anyio.CancelScope, KeysView[ContainerId], bool, Set[GroupId]] | None = None
         self.suspects = Suspects(limits.max_takeovers)
-        self.running = 0
-        """Number of jobs that run right now."""
-        self._changed = Signal()
+        self._draining, self._changed, self.running = False, Signal(), 0
         self.under_way: dict[JobId, tuple[float, int, int, str]] = {}
         """The calls that are under way, by job, see `RunContext`."""
         self.problems = running.problems
         """Reasons why jobs do not progress right now, by what fails."""
-        self._stream_slots = StreamSlots(self._slots, self._reconsider)
-        self._tasks: TaskGroup | None = None
+        self._stream_slots = StreamSlots(self._slots, self._held, self._reconsider)
         context = RunContext(
             store=store,
             calls=calls,
             progress=progress,
             suspects=self.suspects,
+            random=random,
             refresh=refresh,
             slots=self._slots,
             changed=self._reconsider,
             look=self._look_at_runners,
             problems=self.problems,
+            stops=self._stops,
             unsaved=set(),
             emit=emit,
             emit_started=emit if observed else None,
             under_way=self.under_way,
         )
-        self._runs: Runs[Run] = Runs(context)
-        self._stream_runs = StreamRuns(context, self._stream_slots)
+        self._runs, self._stream_runs = Runs[Run](context), StreamRuns(context, self._stream_slots)
 
     async def run(self, *, task_status: "TaskStatus[None]") -> None:
         """Claim and run jobs until drained. Cancellation gives the running jobs back to the store."""
@@ -104,32 +115,55 @@ class Executor:
                 tasks.start_soon(self._emit_ended, cast(EndingStore, self._store))
             task_status.started()
             while not self._draining:
-                for claim in await self._claim():
-                    self.running += 1
-                    self._slots.free -= 1
-                    if claim.takeovers:
-                        self.suspects.begin(claim)
-                    held = claim.job.due if self._slots.take(claim.job.due) else None
-                    tasks.start_soon(self._run, Run(claim, held))
+                with self._budget.reservation() as memory:
+                    self._begin(tasks, await self._claim(memory))
             await self.drained()
             tasks.cancel_scope.cancel()
+
+    def _begin(self, tasks: TaskGroup, claims: Sequence[Claim]) -> None:
+        """Begin the runs of claimed jobs. Nothing here refers to them afterwards: they may be large."""
+        for claim in claims:
+            self.running += 1
+            self._slots.free -= 1
+            if claim.takeovers:
+                self.suspects.begin(claim)
+            held = claim.job.due if self._slots.take(claim.job.due) else None
+            run = Run(claim, self._monotonic, self._memory(claim), held)
+            self._held.take(run.group)
+            tasks.start_soon(self._run, run)
 
     def drain(self) -> None:
         """Claim no more jobs; `run` ends with the last running job."""
         self._draining = True
         self._reconsider()
 
+    async def _stops(self, seconds: float) -> bool:
+        """Return True if the executor drains, now or within some seconds."""
+        with anyio.move_on_after(seconds):
+            while not self._draining:
+                await self._changed.wait()
+        return self._draining
+
     async def drained(self) -> None:
         """Wait until nothing is running."""
         while self.running:
             await self._changed.wait()
 
+    def _memory(self, claim: Claim) -> Reservation:
+        """Return a reservation of the payloads of a job, which are in memory already."""
+        memory = self._budget.for_job(claim.job.group)
+        memory.add(COPIES * claim.job.payload_bytes)
+        return memory
+
     async def _run(self, run: Run) -> None:
+        current.set(run.memory)
         try:
             await self._runs.go_on(run)
         finally:
+            run.memory.release()
             self._slots.give_back(run.held)
             self._slots.free += 1
+            self._held.give_back(run.group)
             self.running -= 1
             self.suspects.end(run.claim)
             self._reconsider()
@@ -154,8 +188,10 @@ class Executor:
         try:
             asked()
             with anyio.CancelScope(shield=True):  # without it, a job might be stored that nobody runs and nobody ends
-                run = StreamRun(await self._store.add_claimed(stream.job), stream)
+                claim = await self._store.add_claimed(stream.job)
+                run = StreamRun(claim, self._monotonic, self._memory(claim), stream)
             assert run is not None
+            current.set(run.memory)
             self._emit(JobAccepted(run.job))
             stream.accept()
             await self._stream_runs.go_on(run)
@@ -164,7 +200,9 @@ class Executor:
         finally:
             if run is None:
                 stream.refuse(Unavailable("the node has stopped meanwhile", retry_after_seconds=1))
-            stream.end(run.job if run else stream.job, streamed=run is not None and run.streamed)
+            stream.end(run.stored_job if run else stream.job, streamed=run is not None and run.streamed)
+            if run is not None:
+                stream.when_read(run.memory.release)
             self.running -= 1
             self._reconsider()
 
@@ -179,6 +217,8 @@ class Executor:
         outside = [id for r in self._runners if not getattr(r, "in_process", False) for id in r.containers]
         if share is not None and outside:
             self._slots.limit(outside, share)
+            if len(outside) == len(self.containers):
+                self._held.shares = SlotShares(self._limits, share)
             if share < self._slots.free:
                 logger.warning("at most %d steps run at once, for lack of descriptors; allow more by ulimit -n", share)
 
@@ -212,25 +252,35 @@ class Executor:
 
     # -- claiming ---------------------------------------------------------------------------------
 
-    async def _claim(self) -> Sequence[Claim]:
+    async def _claim(self, memory: Reservation) -> Sequence[Claim]:
+        """Wait for jobs and claim them. Their payloads have as much room together as `memory` holds at the end."""
         containers, limit = self._slots.open, self._slots.at_most
         if not containers or limit < 1:
             await self._changed.wait()
             return ()
         with anyio.CancelScope() as scope:
-            suspects = self.suspects.welcome
-            self._claiming = scope, containers, suspects
+            suspects, room = self.suspects.welcome, self._held.room(limit, self._claim_bytes // COPIES)
+            heavy = self._heavy()
+            room = replace(room, groups={**room.groups, **dict.fromkeys(heavy, 0)}) if heavy else room
+            self._claiming = scope, containers, suspects, frozenset(self._held.full | heavy)
             none: list[Claim] = []
             try:
+                await memory.grow(self._claim_bytes)
                 return await self._attempt(
                     "claim",
                     "the store fails to give jobs to run",
-                    lambda: self._store.claim(containers, self._pipelines, limit, suspects=suspects),
+                    lambda: self._store.claim(list(containers), self._pipelines, limit, suspects=suspects, room=room),
                     none,
                 )
             finally:
                 self._claiming = None
         return ()
+
+    def _heavy(self) -> set[GroupId]:
+        """Return the groups whose running jobs have as much memory as they may."""
+        if self._budget.reserved < self._budget.total // 2:
+            return set()
+        return {group for group in self._held.groups if self._budget.has_its_share(group)}
 
     def _reconsider(self) -> None:
         """Hand out free slots and wake waiters. Cancel the current claim if the change affects which jobs it would
@@ -239,20 +289,27 @@ class Executor:
         granted = self._stream_slots.grant()
         self._changed.set()
         if self._claiming is not None:
-            scope, containers, suspects = self._claiming
+            scope, containers, suspects, full = self._claiming
             changed = containers != self._slots.open or suspects != self.suspects.welcome
-            if self._draining or granted or changed:
+            if self._draining or granted or changed or not self._held.full | self._heavy() >= full:
                 scope.cancel()
 
     async def _expire(self) -> None:
         """Fail jobs whose time ran out while they waited."""
-        none: list[Claim] = []
+        none: Sequence[Claim] = ()
         while True:
             text = "the store fails to give the jobs that have waited too long"
-            claims = await self._attempt("expire", text, lambda: self._store.claim_expired(EXPIRED_AT_ONCE), none)
+            claims = await self._attempt("expire", text, self._claim_expired, none)
             async with anyio.create_task_group() as tasks:
                 for claim in claims:
-                    tasks.start_soon(self._runs.fail_expired, Run(claim))
+                    tasks.start_soon(self._fail_expired, Run(claim, self._monotonic, self._memory(claim)))
+
+    async def _claim_expired(self) -> Sequence[Claim]:
+        return await self._store.claim_expired(EXPIRED_AT_ONCE, most_bytes=self._claim_bytes // COPIES)
+
+    async def _fail_expired(self, run: Run) -> None:
+        with run.memory:
+            await self._runs.fail_expired(run)
 
     async def _emit_ended(self, store: EndingStore) -> None:
         """Emit the end of jobs that the store has ended by itself."""

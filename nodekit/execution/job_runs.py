@@ -2,19 +2,19 @@
 
 import logging
 import math
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 import anyio
 import anyio.lowlevel
-from msgspec.structs import replace
 
+from nodekit.concurrency.budget import COPIES, Reservation
 from nodekit.errors import ClaimLost, FailureKind
 from nodekit.execution.backoff import delay_before_retry
 from nodekit.execution.container_calls import Called, Calls
 from nodekit.execution.slots import Slots
+from nodekit.execution.stopping import STOPPED, interrupted, left_with_the_node
 from nodekit.execution.suspects import Suspects
 from nodekit.execution.transitions import Progress, job_timeout_text, poison_text
 from nodekit.interfaces.component_calls import is_fault, said
@@ -22,40 +22,55 @@ from nodekit.interfaces.store import Claim, JobStore
 from nodekit.model.container import ContainerError, ContainerId, JobId, Step
 from nodekit.model.events import Event, JobFinished, StepFinished, StepStarted
 from nodekit.model.job import Held, Job
+from nodekit.model.queries import JobFields
 
 logger = logging.getLogger("nodekit.executor")
 
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 5.0
 
-STOPPED: tuple[FailureKind, str] = "interrupted", "the node stopped"
-"""End of a call that the end of the node cuts short."""
-
 
 class Run:
     """The state of one job's run: its newest snapshot and the slot it holds."""
 
+    stream_slots: ClassVar[bool] = False
+    """True if its slots count among those that streams hold."""
+
     __slots__ = (
         "_began_at",
+        "_monotonic",
         "claim",
         "cut_short",
         "delay_seconds",
         "due_step",
         "end_emitted",
+        "group",
         "held",
         "instance",
         "job",
+        "memory",
         "redecided",
         "step_to_emit",
     )
 
-    def __init__(self, claim: Claim, held: ContainerId | None = None) -> None:
+    def __init__(
+        self,
+        claim: Claim,
+        monotonic: Callable[[], float],
+        memory: Reservation,
+        held: ContainerId | None = None,
+    ) -> None:
         self.claim = claim
+        self.memory = memory
+        """The payloads of the job that are in memory, with their copies."""
         self.job = claim.job
+        self.group = claim.job.group
+        """Group that the node's slot counts for."""
         self.instance = ""
         """Instance that the last call reached, as far as its runner can name it."""
         self.held = held
-        self._began_at = time.monotonic() - claim.age_seconds
+        self._monotonic = monotonic
+        self._began_at = monotonic() - claim.age_seconds
         self.redecided = False
         """True if the pipeline chose another container than the stored one, since the last step."""
         self.delay_seconds = 0.0
@@ -72,7 +87,7 @@ class Run:
     @property
     def age_seconds(self) -> float:
         """Seconds of the job's time that have passed."""
-        return time.monotonic() - self._began_at
+        return self._monotonic() - self._began_at
 
     @property
     def seconds_left(self) -> float:
@@ -89,6 +104,8 @@ class RunContext:
     calls: Calls
     progress: Progress
     suspects: Suspects
+    random: Callable[[], float]
+    """Call this for a number from 0 to 1, for the random part of a delay."""
     refresh: Callable[[], Awaitable[object]] | None
     """Call this to look at the other nodes now; None: there are none."""
     slots: Slots
@@ -98,6 +115,8 @@ class RunContext:
     """Call this when a container turned out not to run."""
     problems: dict[str, str]
     """Reasons why jobs do not progress right now, by what fails."""
+    stops: Callable[[float], Awaitable[bool]]
+    """Call this to learn if the node stops, now or within some seconds."""
     unsaved: set[JobId]
     """Jobs whose results the store fails to save right now, streams included."""
     emit: Callable[[Event], None]
@@ -119,9 +138,9 @@ class Runs(Generic[RunT]):
         self._calls = context.calls
         self._suspects, self._refresh = context.suspects, context.refresh
         self._progress, self._now = context.progress, context.progress.clock.now
-        self._slots = context.slots
+        self._slots, self._random = context.slots, context.random
         self._changed = context.changed
-        self._look = context.look
+        self._look, self._stops = context.look, context.stops
         self._problems = context.problems
         self._unsaved = context.unsaved
         self._emit = context.emit
@@ -155,6 +174,9 @@ class Runs(Generic[RunT]):
         await anyio.lowlevel.checkpoint_if_cancelled()  # the job may have ended since it was claimed
         if run.claim.takeovers >= self._suspects.max_takeovers:
             await self._keep(run, self._progress.failed(run.job, poison_text(run.claim.takeovers), "poison"))
+            self._suspects.poison += 1
+        if self._progress.needs_all_outputs(run.job) and run.job.ended_steps > 1:
+            await self._read_outputs(run)
         while not run.job.status.finished:
             if run.held is None or not (self._calls.runs(run.held) or await self._fails_at_once(run.held)):
                 if not await self._without_slot(run):
@@ -169,7 +191,15 @@ class Runs(Generic[RunT]):
                 await self._keep(run, self._progress.failed(run.job, job_timeout_text(run.job), "job_timeout"))
             elif not await self._step(run, step):
                 return
+            if run.memory.is_in_the_way and not run.job.status.finished and await self._step_aside(run):
+                return
         self._emit_stored(run)
+
+    async def _read_outputs(self, run: RunT) -> None:
+        """Read the outputs of all steps, which the claim did not have, for a pipeline that needs them."""
+        await run.memory.grow(COPIES * (await self._store.sizes([run.job.id])).get(run.job.id, 0))
+        for stored in await self._store.get([run.job.id], fields=JobFields.ALL):
+            run.job = run.job.over(stored)
 
     async def _without_slot(self, run: RunT) -> bool:
         """Release the job; return False if this run must stop.
@@ -186,6 +216,14 @@ class Runs(Generic[RunT]):
         await self._persist(run, lambda: self._store.release(run.claim, run.job, delay_seconds=delay))
         return False
 
+    async def _step_aside(self, run: RunT) -> bool:
+        """Release a large job between two steps, because others wait for memory. Return False if it cannot be.
+
+        It gets its turn again. Otherwise, jobs of many steps would keep the memory from others for as long as they run.
+        """
+        await self._persist(run, lambda: self._store.release(run.claim, run.job))
+        return True
+
     async def _fails_at_once(self, id: ContainerId) -> bool:
         """Return True if a step must fail now because its container is down, here and on all other nodes."""
         if self._refresh is not None and self._slots.fails_at_once(id):
@@ -200,15 +238,19 @@ class Runs(Generic[RunT]):
         self._under_way[run.job.id] = call = self._now(), step.index, step.attempt, run.instance
         try:
             called = await self._call(run, step)
+            stopped = await left_with_the_node(called, self._stops)
         except BaseException:  # a cancellation: every other end of a call is a result
             run.cut_short = Held("", *call)
             raise
         finally:
             del self._under_way[run.job.id]
+        if stopped:
+            return await self._interrupt(run, called)
         if (delay := self._delay(run, step, called)) is not None:
             return await self._try_later(run, called, delay)
         run.step_to_emit, run.redecided = step.index, False
         await self._keep(run, self._after(run, step, called))
+        run.memory.resize(COPIES * run.job.payload_bytes)
         if run.claim.takeovers:
             self._suspects.end(run.claim)
             self._changed()
@@ -217,9 +259,18 @@ class Runs(Generic[RunT]):
             await anyio.lowlevel.checkpoint()  # its results are stored; a container might never yield
         return True
 
+    async def _interrupt(self, run: RunT, called: Called) -> bool:
+        """Give the job back as if the end of the node had cut the call short. Return False: this run must stop."""
+        run.job = run.job.with_failure(called.result.container, interrupted(called))
+        await self._give_up(run)
+        return False
+
     def _after(self, run: RunT, step: Step, called: Called) -> Job:
         """Return the job with the result of a step and with what follows from it."""
-        job, run.due_step = self._progress.transition(run.job.with_result(called.result, called.attempt))
+        job = run.job.with_result(called.result, called.attempt)
+        if not self._progress.needs_all_outputs(job):
+            job = job.without_earlier_outputs()
+        job, run.due_step = self._progress.transition(job)
         return job
 
     async def _call(self, run: RunT, step: Step) -> Called:
@@ -230,7 +281,7 @@ class Runs(Generic[RunT]):
         if not isinstance(called.result, ContainerError):
             return None
         retry = self._calls.containers[step.container].retry
-        delay = delay_before_retry(retry, run.job.attempt, called.result, called.retry_after)
+        delay = delay_before_retry(retry, run.job.attempt, called.result, called.retry_after, self._random)
         return delay if delay is not None and delay < run.seconds_left else None
 
     async def _try_later(self, run: RunT, called: Called, delay: float) -> bool:
@@ -252,8 +303,8 @@ class Runs(Generic[RunT]):
         """Store the changed job and take a slot of the container that is due next."""
         run.job = job
         if job.due != run.held:
-            self._slots.give_back(run.held)
-            run.held = job.due if self._slots.take(job.due) else None
+            self._slots.give_back(run.held, stream=run.stream_slots)
+            run.held = job.due if self._slots.take(job.due, stream=run.stream_slots) else None
             self._changed()
         await self._persist(run, lambda: self._store.save(run.claim, job))
 
@@ -312,8 +363,8 @@ class Runs(Generic[RunT]):
         if not job.status.finished or run.end_emitted:
             return
         try:
-            for stored in await self._store.get([job.id]):
-                if replace(stored, finish_number=None) == job:
+            for stored in await self._store.get([job.id], fields=JobFields.RUN):
+                if stored.ended_as(job):
                     run.job = stored
                     self._emit_stored(run)
         except Exception as error:

@@ -45,6 +45,7 @@ class JobStream:
         self._whole = b""
         self._has_left = False
         self._when_left: Callable[[], None] | None = None
+        self._when_read: Callable[[], None] = _nothing
 
     def __aiter__(self) -> Self:
         return self
@@ -64,7 +65,9 @@ class JobStream:
     def leave(self) -> None:
         """Stop reading."""
         self._has_left = True
+        self._whole = b""
         self._receiver.close()
+        self._when_read()
         if self._when_left is not None:
             self._when_left()
 
@@ -92,6 +95,12 @@ class JobStream:
         if self._has_left:
             call()
 
+    def when_read(self, call: Callable[[], None]) -> None:
+        """Set a function to call when the reader leaves, which it does after the last piece, too."""
+        self._when_read = call
+        if self._has_left:
+            call()
+
     async def wanted(self) -> None:
         """Wait until the first piece is requested."""
         await self._wanted.wait()
@@ -112,6 +121,10 @@ class JobStream:
         if not streamed and job.status is JobStatus.SUCCESS and isinstance(job.result, ContainerOutput):
             self._whole = bytes(job.result.output)
         self._sender.close()
+
+
+def _nothing() -> None:
+    """Do nothing: there is nothing to release yet."""
 
 
 class StreamRecord:

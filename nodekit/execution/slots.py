@@ -1,18 +1,22 @@
-"""Limits on steps that run at once: in total, per container, and per pool of containers. Pure."""
+"""Limits on steps that run at once: in total, per container, and per pool of containers. Pure.
 
-from collections.abc import Collection, Mapping, Sequence, Set
+Streams hold at most half of the slots of a container or pool: the reader decides when such a slot is free again.
+"""
+
+from collections.abc import Collection, KeysView, Mapping, Sequence, Set
 
 from nodekit.model.container import Container, ContainerId
 
 
 class _Limit:
-    """The number of free slots that these containers share."""
+    """The number of free slots that these containers share, and how many of them are free for streams."""
 
-    __slots__ = ("containers", "free")
+    __slots__ = ("containers", "free", "free_for_streams")
 
     def __init__(self, containers: Collection[ContainerId], free: int) -> None:
         self.containers = containers
         self.free = free
+        self.free_for_streams = max(1, free // 2)
 
 
 class Slots:
@@ -30,7 +34,7 @@ class Slots:
         self.free = concurrency
         self._containers = containers
         own = [_Limit([id], c.concurrency) for id, c in containers.items() if c.concurrency is not None]
-        self._open: frozenset[ContainerId] | None = None
+        self._open: KeysView[ContainerId] | None = None
         self._all_limits: list[_Limit] = []
         self._limits: dict[ContainerId, list[_Limit]] = {id: [] for id in containers}
         for limit in [*own, *(_Limit(ids, at_once) for ids, at_once in pools)]:
@@ -43,10 +47,13 @@ class Slots:
         self._add(_Limit(ids, at_once))
 
     @property
-    def open(self) -> frozenset[ContainerId]:
-        """Containers that can take a step now: they have a free slot, and run (or fail at once while they are down)."""
+    def open(self) -> KeysView[ContainerId]:
+        """Containers that can take a step now: they have a free slot, and run (or fail at once while they are down).
+
+        They are in the order of the runners.
+        """
         if self._open is None:
-            self._open = frozenset(id for id in self._containers if self._takes(id))
+            self._open = {id: None for id in self._containers if self._takes(id)}.keys()
         return self._open
 
     @property
@@ -66,22 +73,32 @@ class Slots:
         """Return True if jobs fail while the container is down (`when_down`), because no other node runs it."""
         return self._containers[id].when_down == "fail" and id not in self._elsewhere
 
-    def take(self, id: ContainerId | None) -> bool:
+    def take(self, id: ContainerId | None, *, stream: bool = False) -> bool:
         """Take a slot of a container. Return False if there is none."""
-        if id not in self.open:
+        if id is None or id not in self.open:
             return False
+        if stream:
+            if not all(limit.free_for_streams for limit in self._limits[id]):
+                return False
+            self._change_streams(id, -1)
         self._change(id, -1)
         return True
 
-    def give_back(self, id: ContainerId | None) -> None:
+    def give_back(self, id: ContainerId | None, *, stream: bool = False) -> None:
         if id is not None:
             self._change(id, +1)
+            if stream:
+                self._change_streams(id, +1)
 
     def _add(self, limit: _Limit) -> None:
         self._all_limits.append(limit)
         self._open = None
         for id in limit.containers:
             self._limits[id].append(limit)
+
+    def _change_streams(self, id: ContainerId, by: int) -> None:
+        for limit in self._limits[id]:
+            limit.free_for_streams += by
 
     def _change(self, id: ContainerId, by: int) -> None:
         for limit in self._limits[id]:

@@ -1,13 +1,16 @@
 """The run of one streaming job. It keeps its claim from beginning to end: no other run could continue it."""
 
 import math
+from collections.abc import Callable
 
 import anyio
 from msgspec.structs import replace
 
+from nodekit.concurrency.budget import Reservation
 from nodekit.execution.container_calls import Called
-from nodekit.execution.job_runs import STOPPED, Run, RunContext, Runs
+from nodekit.execution.job_runs import Run, RunContext, Runs
 from nodekit.execution.job_stream import JobStream
+from nodekit.execution.stopping import STOPPED
 from nodekit.execution.stream_slots import StreamSlots
 from nodekit.interfaces.store import Claim
 from nodekit.model.container import ContainerError, Location, Step
@@ -19,8 +22,8 @@ class StreamRun(Run):
 
     __slots__ = ("counted", "sent", "stream", "streamed")
 
-    def __init__(self, claim: Claim, stream: JobStream) -> None:
-        super().__init__(claim)
+    def __init__(self, claim: Claim, monotonic: Callable[[], float], memory: Reservation, stream: JobStream) -> None:
+        super().__init__(claim, monotonic, memory)
         self.stream = stream
         self.counted = False
         """True while the run holds one of the node's slots."""
@@ -28,6 +31,13 @@ class StreamRun(Run):
         """True once a piece was sent. From then on, nothing is tried again."""
         self.streamed = False
         """True once a step was read while it ran, even if its output had no bytes."""
+
+    stream_slots = True
+
+    @property
+    def stored_job(self) -> Job:
+        """The job as far as the store has it. If the claim was lost, that is not how it ended here."""
+        return self.job if self.end_emitted or not self.job.status.finished else self.claim.job
 
     async def send(self, piece: bytes) -> None:
         self.sent = True
@@ -65,15 +75,18 @@ class StreamRuns(Runs[StreamRun]):
         self._leave_slots(run)
         queue_seconds = run.job.queue_timeout_seconds
         with anyio.move_on_after(min(run.seconds_left, math.inf if queue_seconds is None else queue_seconds)):
-            await self._stream_slots.take(run.job.due or "")
+            await self._stream_slots.take(run.job.due or "", run.group)
             run.held, run.counted = run.job.due, True
             return True
         await self._keep(run, self._progress.expired(run.job, run.age_seconds))
         return True
 
+    async def _step_aside(self, run: StreamRun) -> bool:
+        return False  # its reader is here
+
     def _leave_slots(self, run: StreamRun) -> None:
         if run.counted:
-            self._stream_slots.give_back(run.held)
+            self._stream_slots.give_back(run.held, run.group)
             run.held, run.counted = None, False
             self._changed()
 

@@ -22,7 +22,6 @@ class Suspects:
         """Count the claim of a suspect."""
         self._running.add(claim)
         self.claims += 1
-        self.poison += claim.takeovers >= self.max_takeovers
 
     def end(self, claim: Claim) -> None:
         """Forget a suspect: its run has ended, or a step of it is stored."""

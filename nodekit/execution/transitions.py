@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from nodekit.errors import FailureKind, Refusal
 from nodekit.interfaces.pipeline import Pipeline
-from nodekit.model.clock import Clock
+from nodekit.model.clock import NodeClock
 from nodekit.model.container import Container, ContainerError, ContainerId, Step
 from nodekit.model.job import Job, JobRequest, JobStatus, Outcome
 from nodekit.model.limits import NodeLimits, finite
@@ -23,7 +23,7 @@ class Progress:
         pipelines: Mapping[str, Pipeline],
         containers: Callable[[str], Mapping[ContainerId, Container]],
         limits: NodeLimits,
-        clock: Clock,
+        clock: NodeClock,
         *,
         alone: bool = True,
     ) -> None:
@@ -32,10 +32,11 @@ class Progress:
         Jobs for another container fail if the node is `alone`; otherwise they wait for a node that has it.
         """
         self._alone = alone
-        self.claimed = None if alone else frozenset(pipelines)
+        self.claimed = None if alone else tuple(pipelines)
         """Pipelines whose jobs can be run here; None: all."""
         self.clock = clock
         self._pipelines = pipelines
+        self._needs_all_outputs = {id for id, one in pipelines.items() if getattr(one, "needs_all_outputs", False)}
         self._containers = containers
         self._now = clock.now
         self._queue_timeout_seconds = finite(limits.queue_timeout_seconds)
@@ -53,6 +54,10 @@ class Progress:
             raise TypeError(
                 f"check returned {answer!r:.200}; return None to let the request in, or raise a Refusal to object"
             )
+
+    def needs_all_outputs(self, job: Job) -> bool:
+        """Return True if the pipeline of a job reads other outputs than the last one."""
+        return job.request.pipeline in self._needs_all_outputs
 
     def next_step(self, job: Job) -> Step | None:
         """Return the step that is due, or None.

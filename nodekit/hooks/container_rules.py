@@ -115,7 +115,11 @@ def rules_of(container: Container, struct: type[msgspec.Struct]) -> Mapping[str,
     return {key: value for key, value in container.rules.items() if key in keys_of(struct)}
 
 
+LONGEST_KEY = 100
+"""Number of characters of a key that are compared with known ones."""
+
+
 def nearest(key: str, known: Iterable[str]) -> str:
     """Return ``; did you mean …?``, or an empty text."""
-    close = get_close_matches(key, list(known), 1)
+    close = get_close_matches(key[:LONGEST_KEY], list(known), 1)
     return f"; did you mean {close[0]!r}?" if close else ""

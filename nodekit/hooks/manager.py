@@ -91,12 +91,13 @@ class Hooks:
         components: Sequence[tuple[str, object]] = (),
         *,
         node: "Node | None" = None,
-        trace: bool = False,
+        trace: Callable[[], float] | None = None,
     ) -> None:
         """Register the plugins, bound to `node`.
 
         `components` are the node's components, each with its place, such as ``runners[0]``. Without a node, plugins are
-        checked and cannot be called.
+        checked and cannot be called. `trace` is the steady clock that times each call for the log; None: none is
+        logged.
         """
         placed = [(f"plugins[{number}]", plugin) for number, plugin in enumerate(plugins)]
         placed += _plugins_among(components, plugins)
@@ -134,7 +135,7 @@ class Hooks:
                 one.plugin,
                 one.plugin_name,
                 self._places[one.plugin_name],
-                traced(hook, one.plugin_name, one.function) if self._trace else one.function,
+                traced(hook, one.plugin_name, one.function, self._trace) if self._trace else one.function,
                 one.argnames,
             )
             for one in caller.get_hookimpls()

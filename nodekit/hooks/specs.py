@@ -105,12 +105,12 @@ class WrapsSteps(Protocol):
         Example::
 
             class Timed:
-                async def nodekit_step(self, step, call):
-                    started = time.perf_counter()
+                async def nodekit_step(self, step, call, node):
+                    started = node.clock.monotonic()
                     try:
                         return await call(step)
                     finally:
-                        self.seconds[step.container] = time.perf_counter() - started
+                        self.seconds[step.container] = node.clock.monotonic() - started
         """
 
 

@@ -55,9 +55,12 @@ def members(protocol: type) -> tuple[Member, ...]:
 
 @cache
 def optional_members(protocol: type) -> tuple[Member, ...]:
-    """Return optional members: those that extensions of this Protocol, or of one it extends, add in its module."""
+    """Return optional members: those that extensions of this Protocol, or of one it extends, add in its module.
+
+    A module may have another one beside it for them, named ``…_abilities``.
+    """
     bases: list[type] = [base for base in protocol.__mro__ if _is_protocol(base)]
-    beside = [kind for base in bases for kind in _protocols_on(base) if kind.__module__ == base.__module__]
+    beside = [kind for base in bases for kind in _protocols_on(base) if _is_beside(kind, base)]
     asked = (member for other in beside for member in members(other) if member.name not in _DUNDERS)
     return tuple(member for member in asked if member.protocol not in protocol.__mro__)
 
@@ -65,6 +68,10 @@ def optional_members(protocol: type) -> tuple[Member, ...]:
 def _protocols_on(base: type) -> list[type]:
     subclasses: list[type] = base.__subclasses__()
     return [kind for kind in subclasses if _is_protocol(kind)]
+
+
+def _is_beside(kind: type, base: type) -> bool:
+    return kind.__module__.removesuffix("_abilities") == base.__module__
 
 
 def _is_protocol(kind: type) -> bool:

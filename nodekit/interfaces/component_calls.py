@@ -65,7 +65,9 @@ async def asked(store: Callable[[], Awaitable[T]]) -> T:
     if not failures:
         raise StoreFailed("it was cancelled in itself")
     (failed,) = failures
-    raise failed if isinstance(failed, StoreFailed) else StoreFailed(said(failed)) from failed
+    if isinstance(failed, StoreFailed):
+        raise failed
+    raise StoreFailed(said(failed)) from failed
 
 
 class Running:

@@ -31,6 +31,9 @@ class Pipeline(Protocol):
     def next_step(self, job: Job) -> Step | None:
         """Return the step that is due, or None when the job is finished.
 
+        The job has the request and all steps, but of the outputs only the last one: a job that runs holds no more in
+        memory. Earlier ones are `LEFT_OUT`, unless the pipeline has an attribute `needs_all_outputs`, which is true.
+
         Count with `job.results`: the last of `job.steps` may still be open. `Step.index` is the number of results,
         `Step.attempt` is `job.attempt`.
 

@@ -1,6 +1,6 @@
 """Interfaces of components that store jobs. The store is also the queue.
 
-Write a `JobTable` (seven methods) for a store that one node owns, and wrap it in `EmbeddedStore`. Implement `JobStore`
+Write a `JobTable` (eight methods) for a store that one node owns, and wrap it in `EmbeddedStore`. Implement `JobStore`
 for an engine with its own scheduling, or `SharedStore` for one that several nodes share.
 """
 
@@ -12,9 +12,8 @@ from typing import Any, Protocol
 import anyio
 import msgspec
 
-from nodekit.interfaces.storage import PluginStorage
 from nodekit.model.container import ClientId, ContainerId, GroupId, JobId, Location
-from nodekit.model.job import Held, Job, Outcome
+from nodekit.model.job import Held, Job, Outcome, StepRecord
 from nodekit.model.queries import JobFields, JobQuery
 
 
@@ -31,6 +30,23 @@ class Pending(msgspec.Struct, frozen=True):
     @property
     def total(self) -> int:
         return self.offchain + self.onchain
+
+
+class ClaimRoom(msgspec.Struct, frozen=True):
+    """The room that one claim has: for jobs of each group, so that none holds all slots of a node, and for payloads.
+
+    - `each`: Number of jobs of a group that is not in `groups`; at least 1.
+    - `groups`: Number of jobs of these groups. 0: none of their jobs.
+    - `most_bytes`: Bytes of the payloads of all the jobs together. A single job may have more. None: no limit.
+    """
+
+    each: int
+    groups: Mapping[GroupId, int] = {}
+    most_bytes: int | None = None
+
+    def of(self, group: GroupId) -> int:
+        """Return the number of a group."""
+        return self.groups.get(group, self.each)
 
 
 class Claim(Protocol):
@@ -97,6 +113,9 @@ class JobStore(Protocol):
     async def add(self, jobs: Sequence[Job]) -> list[Job]:
         """Store new jobs and queue them, all or none. They are durable once the call returns.
 
+        The steps that a retry (`Job.retry_of`) begins with are those of the old job; outputs before the last one may be
+        `LEFT_OUT` in it. The store takes them from there, or raises `StoreFailed` if the old job is gone.
+
         Return the stored job for each: the new one, or the one already stored under its id or its (client, idempotency
         key).
         """
@@ -117,19 +136,25 @@ class JobStore(Protocol):
         limit: int,
         *,
         suspects: bool = True,
+        room: ClaimRoom | None = None,
     ) -> list[Claim]:
         """Wait for at least one due job whose next step is in `containers`, and claim up to `limit`.
 
+        The jobs have the parts of `JobFields.RUN`; other outputs may be missing.
+
         The job's pipeline is one of `pipelines`, because whoever runs a step has to know what follows; None: whatever
-        it is. At most one of the jobs is a suspect (`Claim.takeovers`), and none if `suspects` is false.
+        it is. At most one of the jobs is a suspect (`Claim.takeovers`), and none if `suspects` is false. `room` limits
+        the jobs of each group (`Job.group`), and their bytes; None: it has room for all.
 
         The order is by priority (lower first), then round-robin over groups (`Job.group`), then oldest first.
         Cancelling the call loses no job.
         """
         ...
 
-    async def claim_expired(self, limit: int) -> list[Claim]:
+    async def claim_expired(self, limit: int, *, most_bytes: int | None = None) -> list[Claim]:
         """Wait for at least one queued job whose time is over, and claim up to `limit`, only to fail them.
+
+        `most_bytes` is that of `ClaimRoom`.
 
         A job's time is over when it is older than its `timeout_seconds` (`Claim.age_seconds`), or has been due for
         longer than its `queue_timeout_seconds`, whatever container it waits for. Cancelling the call loses no job.
@@ -137,7 +162,9 @@ class JobStore(Protocol):
         ...
 
     async def save(self, claim: Claim, job: Job) -> None:
-        """Store the changed job, as durably as `add` does. Afterwards, `claim.job` is the job as it was stored.
+        """Store the changed job, as durably as `add` does. Outputs that are stored already may be missing in it.
+
+        Afterwards, `claim.job` is the job as it was stored.
 
         A finished job gets its `finish_number` and ends the claim, here and in `release`; `settle` numbers the job that
         it finishes. Raise `ClaimLost` if the claim is no longer valid.
@@ -170,8 +197,19 @@ class JobStore(Protocol):
         """
         ...
 
+    async def steps(self, id: JobId, first: int, most_bytes: int) -> Sequence[StepRecord]:
+        """Return the steps of a job from the index `first` on, whole: as many as have `most_bytes`, at least one.
+
+        Return none for an unknown job, or if it has no more steps.
+        """
+        ...
+
     async def find(self, query: JobQuery) -> list[JobId]:
         """Return the ids of the first `query.limit` jobs that match the query, in its order."""
+        ...
+
+    async def sizes(self, ids: Sequence[JobId]) -> Mapping[JobId, int]:
+        """Return the `payload_bytes` of the jobs among `ids` as they are stored, without reading their payloads."""
         ...
 
     async def delete(self, ids: Sequence[JobId]) -> int:
@@ -204,75 +242,8 @@ class JobStore(Protocol):
 
         None among the changes means that some were missed: look again. A subscription may be left in another cancel
         scope of its task than it was entered in, so it holds none open, and no task group. If the iterator has a method
-        `end`, which ends the iteration, the node calls it when it stops, instead of cancelling each wait.
-        """
-        ...
-
-
-class JobView(Protocol):
-    """The jobs of a store, opened beside the nodes that work on it: to read them, and to delete finished ones.
-
-    Its methods are those of `JobStore`, with one difference: in the order ``finished``, a job that is being written may
-    still come up before others. The view owns nothing, and its calls are short.
-    """
-
-    async def __aenter__(self) -> "JobView": ...
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None: ...
-
-    async def get(
-        self, ids: Sequence[JobId], *, client: ClientId | None = None, fields: JobFields = JobFields.ALL
-    ) -> list[Job]: ...
-
-    async def find(self, query: JobQuery) -> list[JobId]: ...
-
-    async def delete(self, ids: Sequence[JobId]) -> int: ...
-
-    async def expire(self, *, finished_before: float | None, keep: int | None, limit: int) -> int: ...
-
-
-class ViewedStore(JobStore, Protocol):
-    """A store that commands such as `nodekit prune` can use while its node runs, and while none does."""
-
-    def view(self) -> JobView:
-        """Return a view of the jobs. The store itself need not be entered.
-
-        Entering the view raises `StoreFailed` if there is nothing to open.
-        """
-        ...
-
-
-class CompactingStore(JobStore, Protocol):
-    """A store whose files keep the space of deleted jobs, until they are compacted."""
-
-    async def compact(self) -> int:
-        """Give that space back to the file system; return the number of bytes. The store must not be entered.
-
-        Raise `StoreInUse` while a node works on it, and `StoreFailed`.
-        """
-        ...
-
-
-class StoringStore(JobStore, Protocol):
-    """A store that keeps records of plugins, too."""
-
-    def storage(self, namespace: str) -> PluginStorage:
-        """Return the records of a namespace, which can be used while the store is entered.
-
-        It may be called at any time.
-        """
-        ...
-
-
-class EndingStore(JobStore, Protocol):
-    """A store that ends jobs by itself, such as streams that an earlier run left unfinished, and reports them."""
-
-    async def ended(self) -> Sequence[Job]:
-        """Wait for at least one job that the store ended without a call of `save` or `settle`.
-
-        Each such job is returned once. The node emits its end to its observers. Cancelling the call loses no job.
+        `end`, which ends the iteration, the node calls it when it stops, instead of cancelling each wait. If it has a
+        method `finished_only`, which leaves out all changes but ends, the node calls it where it waits only for these.
         """
         ...
 
@@ -282,6 +253,7 @@ class Unfinished(msgspec.Struct, frozen=True, kw_only=True):
 
     - `not_before`: Time in Unix seconds.
     - `suspect`: True if the job lost a claim since its last step was stored (`Claim.takeovers`).
+    - `payload_bytes`: `Job.payload_bytes` as it is stored.
     """
 
     id: JobId
@@ -296,6 +268,7 @@ class Unfinished(msgspec.Struct, frozen=True, kw_only=True):
     delay_seconds: float | None = None
     timeout_seconds: float | None = None
     queue_timeout_seconds: float | None = None
+    payload_bytes: int = 0
 
     @classmethod
     def of(cls, job: Job) -> "Unfinished":
@@ -313,6 +286,7 @@ class Unfinished(msgspec.Struct, frozen=True, kw_only=True):
             delay_seconds=job.delay_seconds,
             timeout_seconds=job.timeout_seconds,
             queue_timeout_seconds=job.queue_timeout_seconds,
+            payload_bytes=job.payload_bytes,
         )
 
 
@@ -340,13 +314,20 @@ class JobTable(Protocol):
     async def add(self, jobs: Sequence[Job]) -> list[Job]:
         """Store new jobs, all or none. They are durable once the call returns.
 
+        A table with an attribute `shares_payloads`, which is true, may get retries in which outputs are `LEFT_OUT`:
+        they are those of the old job. Other tables get whole jobs.
+
         Return the stored job for each, in their order: the new one, or the one already stored under its id or its
         (client, idempotency key), also from earlier in the same call. A job without a key never matches another by key.
         """
         ...
 
     async def save(self, job: Job) -> None:
-        """Store the newest snapshot of an existing job. Its request and its finished steps never change."""
+        """Store the newest snapshot of an existing job. Its request and its ended steps never change.
+
+        Outputs of ended steps that are stored already may be missing in `job`; they stay. A table that keeps jobs as a
+        whole keeps `job.over(stored)`.
+        """
         ...
 
     async def get(
@@ -354,12 +335,20 @@ class JobTable(Protocol):
     ) -> list[Job]:
         """Return the jobs among `ids`, in their order, each once; unknown ones (and other clients') are left out.
 
-        Parts that are not among `fields` may be missing.
+        Parts that are not among `fields` may be missing. A job that the table has, but cannot read, because its data
+        are damaged, is a failed one without a `finish_number`: `EmbeddedStore` then saves that end.
         """
         ...
 
     async def find(self, query: JobQuery) -> list[JobId]:
         """Return the ids of the first `query.limit` jobs that match the query, in its order (`JobQuery.choose`)."""
+        ...
+
+    async def sizes(self, ids: Sequence[JobId]) -> Mapping[JobId, int]:
+        """Return the `payload_bytes` of the jobs among `ids` as they are stored. Unknown ones are left out.
+
+        It is called before payloads are read, to see whether there is room for them: it must not read them itself.
+        """
         ...
 
     async def delete(self, ids: Sequence[JobId]) -> int:

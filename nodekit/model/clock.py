@@ -1,12 +1,37 @@
-"""The clock of a node, which follows the clock of the engine that several nodes share."""
+"""The clocks: this machine's, and that of a node, which follows the engine that several nodes share."""
 
 import time
 from collections import deque
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 KEPT_SAMPLES = 8
 DRIFT = 1e-4
 """Seconds of certainty that a sample loses for each second of its age: the largest error of a steady clock."""
+
+
+class Clock(Protocol):
+    """Source of the time. Everything below a node or a store asks the one that it was given."""
+
+    def time(self) -> float:
+        """Return the Unix time in seconds. It may jump, as a wall clock does."""
+        ...
+
+    def monotonic(self) -> float:
+        """Return seconds that never go back. Their zero is arbitrary, so that only differences mean anything."""
+        ...
+
+
+class SystemClock:
+    """The clock of this machine.
+
+    `time` and `monotonic` are the functions of the module `time` at the moment of the construction: asking them costs
+    no further call. A `VirtualClock` that is entered later does not move this clock.
+    """
+
+    def __init__(self) -> None:
+        self.time: Callable[[], float] = time.time
+        self.monotonic: Callable[[], float] = time.monotonic
 
 
 class _Sample(NamedTuple):
@@ -22,29 +47,31 @@ class _Sample(NamedTuple):
     uncertainty: float
 
 
-class Clock:
-    """The time in Unix seconds. By default it is this machine's.
+class NodeClock:
+    """The time of a node's jobs, in Unix seconds. At first it is that of the given clock, by default this machine's.
 
-    After a sample of an engine's clock it is the engine's time, carried on by the steady clock of this machine: its
-    wall clock may be wrong, and may jump.
+    After a sample of an engine's clock it is the engine's time, carried on by the steady seconds of the given clock:
+    its wall clock may be wrong, and may jump.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock | None = None) -> None:
+        clock = SystemClock() if clock is None else clock
+        self._time, self.monotonic = clock.time, clock.monotonic
         self._base: float | None = None
         self._samples: deque[_Sample] = deque(maxlen=KEPT_SAMPLES)
 
     def now(self) -> float:
-        return time.time() if self._base is None else time.monotonic() + self._base
+        return self._time() if self._base is None else self.monotonic() + self._base
 
     def milliseconds(self) -> int:
-        return time.time_ns() // 1_000_000 if self._base is None else int(self.now() * 1000)
+        return int((self._time() if self._base is None else self.monotonic() + self._base) * 1000)
 
     def sample(self, theirs: float, asked_at: float) -> None:
         """Follow another clock, which answered `theirs` to a question of the time `asked_at` of the steady clock.
 
         The answer belongs to a moment between the question and now. Of the last samples, the most certain one counts.
         """
-        at = time.monotonic()
+        at = self.monotonic()
         half = (at - asked_at) / 2
         new = _Sample(at, theirs + half - at, half)
         agreeing = [old for old in self._samples if abs(old.base - new.base) <= half + self._error(old, at)]
@@ -57,10 +84,10 @@ class Clock:
     @property
     def skew_seconds(self) -> float:
         """Difference of this machine's wall clock from the time shown; positive if it is ahead."""
-        return time.time() - self.now()
+        return self._time() - self.now()
 
     @property
     def uncertainty_seconds(self) -> float:
         """Largest error of `skew_seconds`."""
-        at = time.monotonic()
+        at = self.monotonic()
         return min((self._error(sample, at) for sample in self._samples), default=0.0)

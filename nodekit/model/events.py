@@ -1,4 +1,8 @@
-"""Events of a node. What they report about jobs is stored before they are emitted, except that a step starts."""
+"""Events of a node. What they report about jobs is stored before they are emitted, except that a step starts.
+
+Their jobs may lack all outputs but the last one, which are `LEFT_OUT` then: a running job does not hold them. The store
+has them (`Node.fetch`, `Node.steps`).
+"""
 
 from typing import TypeAlias
 

@@ -1,12 +1,16 @@
 """Identities: who asks, and with whom a client shares limits and turns."""
 
 from collections.abc import Mapping
+from contextvars import ContextVar
 from functools import lru_cache
 from ipaddress import IPv6Address
 
 import msgspec
 
 from nodekit.model.container import ClientId, GroupId
+
+OWN_GROUP = "local"
+"""Group of jobs that the node's own program submits without the name of a client. It may hold everything."""
 
 
 class Connection(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +51,23 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if not self.group:
             msgspec.structs.force_setattr(self, "group", default_group(self.client))
+
+
+_caller: ContextVar[GroupId | None] = ContextVar("nodekit_caller", default=None)
+
+
+def caller_group() -> GroupId | None:
+    """Return the group for which the present task works. None: for the node itself, which is nobody's request.
+
+    A store in which reads wait for each other lets the groups take turns. `Node.limit` sets the group for the task that
+    calls it, and for those that this task starts.
+    """
+    return _caller.get()
+
+
+def works_for(group: GroupId | None) -> None:
+    """Let the present task work for a group from now on."""
+    _caller.set(group)
 
 
 def default_group(client: ClientId) -> GroupId:

@@ -2,7 +2,7 @@
 
 from random import Random
 
-from nodekit.model.clock import Clock
+from nodekit.model.clock import NodeClock
 from nodekit.model.container import JobId
 
 _RANDOM_BITS = 74
@@ -13,13 +13,14 @@ _STEP_BITS = 32
 class JobIds:
     """A source of ids. Each is greater than every id it has given or seen."""
 
-    def __init__(self, clock: Clock | None = None) -> None:
-        self._clock = clock or Clock()
+    def __init__(self, clock: NodeClock | None = None, random: Random | None = None) -> None:
+        """Give ids with the time of `clock` and bits from `random`; by default, those of this machine."""
+        self._milliseconds = (NodeClock() if clock is None else clock).milliseconds
         self._last = 0
-        self._random = Random().getrandbits  # seeded by the system, which need not be asked for each id
+        self._random = (Random() if random is None else random).getrandbits
 
     def next(self) -> JobId:
-        milliseconds = self._clock.milliseconds()
+        milliseconds = self._milliseconds()
         number = milliseconds << _RANDOM_BITS | self._random(_RANDOM_BITS)
         if number <= self._last or milliseconds == self._last >> _RANDOM_BITS:
             number = self._last + 1 + self._random(_STEP_BITS)
@@ -28,7 +29,7 @@ class JobIds:
 
     def now(self) -> JobId:
         """Return the greatest id that the clock would give now. Ids of the future sort behind it."""
-        return _text(self._clock.milliseconds() << _RANDOM_BITS | _RANDOM_MASK)
+        return _text(self._milliseconds() << _RANDOM_BITS | _RANDOM_MASK)
 
     def seen(self, id: JobId) -> None:
         """Give only ids greater than this from now on."""

@@ -18,7 +18,7 @@ from nodekit.model.container import (
     JobId,
     Location,
 )
-from nodekit.model.identity import default_group
+from nodekit.model.identity import OWN_GROUP, default_group
 from nodekit.model.payload import encode_payload
 
 
@@ -48,6 +48,9 @@ RetryFrom: TypeAlias = Literal["failed", "start"]
 
 LOWEST_PRIORITY = 7
 
+LEFT_OUT = msgspec.Raw(b"null")
+"""Stands for an output that was not read, because outputs may be large (`JobFields.RECORDS`)."""
+
 
 class JobRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A client's request. A transport fills it in; the client's identity is never taken from a body.
@@ -63,7 +66,7 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     data: msgspec.Raw
     pipeline: str = "sequence"
     requires_proof: bool = False
-    client: ClientId = "local"
+    client: ClientId = OWN_GROUP
     group: GroupId | None = None
     address: str | None = None
     origin: Location = Location.OFFCHAIN
@@ -80,7 +83,7 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @classmethod
     def of(
-        cls, *containers: ContainerId, data: Mapping[str, Any], client: ClientId = "local", pipeline: str = "sequence"
+        cls, *containers: ContainerId, data: Mapping[str, Any], client: ClientId = OWN_GROUP, pipeline: str = "sequence"
     ) -> "JobRequest":
         """Make a request from plain Python values. Raise `InvalidPayload` for data that JSON cannot hold."""
         return cls(containers=containers, data=encode_payload(data), client=client, pipeline=pipeline)
@@ -165,7 +168,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     - `delay_seconds`: Delay from which `not_before` was computed. It limits the wait if the clock jumps.
     - `timeout_seconds`: Maximum time from the job's acceptance to its end; None: no limit.
     - `queue_timeout_seconds`: Maximum time in the queue for the due container. The node sets it together with `due`.
-    - `retry_of`: Id of the job that this one retries.
+    - `retry_of`: Id of the job that this one retries. Its data is that job's, and so are the steps that it begins with:
+      a store may refer to them instead of keeping them twice.
     - `finish_number`: Number that the store gives the job when it ends; None until then. Jobs that end later get higher
       numbers.
     """
@@ -233,6 +237,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         return sum(one.kind != "interrupted" for one in step.attempts) + 1
 
     @property
+    def payload_bytes(self) -> int:
+        """Number of bytes of its payloads: the data, the outputs of its steps, and an output from elsewhere."""
+        return len(memoryview(self.request.data)) + sum(map(result_bytes, self.results)) + outcome_bytes(self.outcome)
+
+    @property
     def _open(self) -> StepRecord | None:
         return self.steps[-1] if self.steps and self.steps[-1].result is None else None
 
@@ -269,6 +278,33 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         record = StepRecord(container=container, attempts=(*earlier, attempt), result=result)
         return replace(self, status=JobStatus.RUNNING, steps=(*before, record), not_before=None, delay_seconds=None)
 
+    def without_earlier_outputs(self) -> "Job":
+        """Return the job with `LEFT_OUT` for all outputs but the last one."""
+        with_output = [place for place, step in enumerate(self.steps) if _has_output(step)]
+        if len(with_output) < 2:
+            return self
+        last = with_output[-1]
+        return replace(self, steps=(*map(_without_output, self.steps[:last]), *self.steps[last:]))
+
+    @property
+    def lacks_outputs(self) -> bool:
+        """True if an output is `LEFT_OUT`, or is a JSON null."""
+        return any(isinstance(step.result, ContainerOutput) and not _has_output(step) for step in self.steps)
+
+    def over(self, stored: "Job") -> "Job":
+        """Return this newer state of a stored job with the request and the ended steps of that one.
+
+        The newer state may lack their outputs; they never change.
+        """
+        return replace(
+            self, request=stored.request, steps=(*stored.steps[: (n := stored.ended_steps)], *self.steps[n:])
+        )
+
+    def ended_as(self, other: "Job") -> bool:
+        """Return True if both are the same finished job, whichever outputs they hold, and whatever number it has."""
+        one, two = (replace(job, steps=(), finish_number=None) for job in (self, other))
+        return one == two and self.status.finished and self.ended_steps == other.ended_steps
+
     def finished(self, outcome: Outcome, at: float) -> "Job":
         """Return the job with its end; the first end is the only one.
 
@@ -284,6 +320,16 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         return replace(ended, due=None, not_before=None, delay_seconds=None, queue_timeout_seconds=None)
 
 
+def _has_output(step: StepRecord) -> bool:
+    return isinstance(step.result, ContainerOutput) and step.result.output != LEFT_OUT
+
+
+def _without_output(step: StepRecord) -> StepRecord:
+    if not isinstance(step.result, ContainerOutput):
+        return step
+    return replace(step, result=replace(step.result, output=LEFT_OUT))
+
+
 def last_output(job: Job) -> msgspec.Raw | None:
     """Return the input of the next step of a sequence: the last finished step's output, or else the request's data.
 
@@ -296,6 +342,16 @@ def last_output(job: Job) -> msgspec.Raw | None:
 def output_of(result: ContainerResult) -> msgspec.Raw | None:
     """Return the output of a step, or None if it ended with an error."""
     return result.output if isinstance(result, ContainerOutput) else None
+
+
+def result_bytes(result: ContainerResult | None) -> int:
+    """Return the number of bytes of an output; 0 if there is none."""
+    return len(memoryview(result.output)) if isinstance(result, ContainerOutput) else 0
+
+
+def outcome_bytes(outcome: Outcome | None) -> int:
+    """Return the number of bytes of an output that came with the end of a job; 0 if there is none."""
+    return 0 if outcome is None else result_bytes(outcome.result)
 
 
 def interrupted_outcome(container: ContainerId) -> Outcome:

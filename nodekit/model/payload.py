@@ -4,7 +4,7 @@
 survive. A payload is decoded only where its value is needed.
 """
 
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import anyio.lowlevel
 import msgspec
@@ -12,6 +12,7 @@ import msgspec
 from nodekit.errors import InvalidPayload
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 MAX_DEPTH = 128
 _CHUNK_BYTES = 1 << 16
@@ -30,7 +31,11 @@ def encode_payload(value: Any) -> msgspec.Raw:
 
 
 def decode_payload(payload: msgspec.Raw) -> Any:
-    """Return the Python value of a payload that was checked before."""
+    """Return the Python value of a payload that was checked before.
+
+    Raise `msgspec.ValidationError` if it has a number that Python cannot hold: a float beyond 1.8e308, or an integer of
+    more than 4300 digits. Such numbers are JSON, and pass unchanged from client to container.
+    """
     return msgspec.json.decode(payload)
 
 
@@ -42,7 +47,13 @@ async def check_payload(payload: msgspec.Raw) -> None:
 _raw = msgspec.json.Decoder(msgspec.Raw)
 
 
-async def parse_json(body: bytes, decoder: "msgspec.json.Decoder[T]", *, max_depth: int = MAX_DEPTH) -> T:
+class Decoder(Protocol[T_co]):
+    """A decoder of JSON, such as `msgspec.json.Decoder`."""
+
+    def decode(self, body: Any, /) -> T_co: ...
+
+
+async def parse_json(body: bytes | bytearray, decoder: Decoder[T], *, max_depth: int = MAX_DEPTH) -> T:
     """Check bytes from outside completely (UTF-8, strict JSON without NaN, at most `max_depth` deep) and decode them.
 
     `msgspec.Raw` in the decoder's type is checked too, without being built. Raise `msgspec.ValidationError` for wrong
@@ -62,14 +73,14 @@ async def parse_json(body: bytes, decoder: "msgspec.json.Decoder[T]", *, max_dep
         raise InvalidPayload(f"not JSON: {_reason(error)}" if body.strip() else "empty") from error
 
 
-def _check_utf8(body: bytes) -> None:
+def _check_utf8(body: bytes | bytearray) -> None:
     try:
         body.decode()
     except UnicodeDecodeError as error:
         raise InvalidPayload(f"not UTF-8: invalid byte at position {error.start}") from error
 
 
-async def _check_depth(body: bytes, max_depth: int) -> None:
+async def _check_depth(body: bytes | bytearray, max_depth: int) -> None:
     """Count nesting outside strings, in pieces: constant memory, and no long block of the event loop."""
     depth, in_string, carry = 0, False, b""
     for start in range(0, len(body), _CHUNK_BYTES):
@@ -89,4 +100,5 @@ async def _check_depth(body: bytes, max_depth: int) -> None:
 
 def _reason(error: Exception) -> str:
     text = str(error).removeprefix("JSON is malformed: ")
-    return "a number or text is cut short" if text == "Input data was truncated" else text
+    cut = "a number or text is cut short, or a text has half of a surrogate pair"
+    return cut if text == "Input data was truncated" else text

@@ -1,6 +1,6 @@
 """Questions to a store: which jobs, and which parts of them."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from enum import Flag
 from typing import Literal, TypeAlias
 
@@ -103,11 +103,22 @@ class JobQuery(msgspec.Struct, frozen=True, kw_only=True):
 EVERY_JOB = JobQuery()
 
 
+class Page(msgspec.Struct, frozen=True):
+    """Some of the jobs that match a query, in its order.
+
+    - `next`: Cursor behind which the search goes on; None: no more jobs match. With a cursor, a page may have fewer
+      jobs than its query's limit, or none: the store has looked at many jobs, and lets others have their turn.
+    """
+
+    ids: Sequence[JobId]
+    next: Cursor | None = None
+
+
 class JobFields(Flag):
     """Parts of a job that a caller reads. The store may leave out the others, because they may be large.
 
     The other fields of a job, and `client`, `group`, `priority`, `pipeline`, `origin` and `destination` of its request,
-    are always there. A job that was read in part is never stored.
+    are always there. A job that was read in part is never stored, unless the parts are those of `RUN`.
     """
 
     STATE = 0
@@ -116,9 +127,13 @@ class JobFields(Flag):
     """The whole request, with its data."""
     LAST_STEP = 2
     """The last step. It holds the result of a successful job."""
-    STEPS = 6
+    RECORDS = 6
+    """All steps. All outputs but the last one are `LEFT_OUT`."""
+    STEPS = 14
     """All steps."""
-    ALL = 7
+    RUN = 7
+    """The parts that go on from one step to the next: request and records. Such a job may be stored again."""
+    ALL = 15
 
     def __repr__(self) -> str:
         return str(self)  # as it is written in code, since signatures show it

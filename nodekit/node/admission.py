@@ -13,14 +13,16 @@ from nodekit.errors import KeyReused, NodekitError, NotFailed, Refusal, StoreFai
 from nodekit.execution.job_stream import JobStream
 from nodekit.execution.transitions import Progress
 from nodekit.interfaces.store import JobStore, Pending
-from nodekit.model.clock import Clock
+from nodekit.model.clock import NodeClock
 from nodekit.model.container import GroupId, Location
 from nodekit.model.events import JobAccepted, JobFinished, RequestRefused
+from nodekit.model.identity import OWN_GROUP
 from nodekit.model.ids import JobIds
 from nodekit.model.job import UNSUCCESSFUL, Job, JobRequest, JobStatus, RetryFrom
-from nodekit.model.limits import ClientLimits, NodeLimits, finite
+from nodekit.model.limits import ClientLimits, NodeLimits, finite, group_share
 from nodekit.model.queries import JobQuery
 from nodekit.node.cluster import Cluster
+from nodekit.node.disk_quota import FULL_RETRY_SECONDS, DiskQuota, StoredRoom
 from nodekit.node.emitter import Emitter
 from nodekit.node.health import Trouble
 from nodekit.node.requests import request_problem
@@ -42,7 +44,7 @@ class Admission:
         store: JobStore,
         progress: Progress,
         cluster: Cluster,
-        clock: Clock,
+        clock: NodeClock,
         ids: JobIds,
         limits: NodeLimits,
         guards: Callable[[JobRequest], Awaitable[None]],
@@ -57,21 +59,23 @@ class Admission:
         self._limits = limits
         self._guards = guards
         self._clients = {id: own.over(limits.each_client) for id, own in limits.clients.items()}
+        self._share = group_share(limits.max_pending)
         self._arriving = 0
         self._arriving_of: dict[GroupId, int] = {}
         self.open = False
         """True while requests are accepted."""
-        self.trouble = Trouble()
+        self.trouble = Trouble(clock.monotonic)
+        self.disk = DiskQuota(store)
 
     async def take(self, requests: Sequence[JobRequest], begin: Begin | None = None) -> list[Answer]:
         """Return an answer for each request, in their order. The admitted ones are stored together.
 
         `begin` turns a new job into its first state. By default, its first step is due.
         """
-        begin = begin or self._progress.advance
+        again, begin = begin is not None, begin or self._progress.advance
         answered = [await self._at_once(request) for request in requests]
         new = [request for request, answer in zip(requests, answered, strict=True) if answer is None]
-        taken = iter(await self._take_new(new, begin) if new else ())
+        taken = iter(await self._take_new(new, begin, again=again) if new else ())
         answers = [next(taken) if answer is None else answer for answer in answered]
         for request, answer in zip(requests, answers, strict=True):
             if not isinstance(answer, Job):
@@ -123,13 +127,17 @@ class Admission:
             return None
         return _same(request, jobs[0]) if jobs else None
 
-    async def _take_new(self, requests: Sequence[JobRequest], begin: Begin) -> list[Answer]:
-        with self._reserved(await self._store.pending(self._limited(requests)), requests) as room:
-            answers: list[Answer] = [await self._admit(request, room, begin) for request in requests]
-            if not any(isinstance(answer, Job) for answer in answers):
-                return answers
-            leave = room.hand_on()
-        return await self._emitter.to_its_end(partial(self._keep_admitted, answers, leave))
+    async def _take_new(self, requests: Sequence[JobRequest], begin: Begin, *, again: bool) -> list[Answer]:
+        disk = await self._room_on_disk(requests, again=again)
+        try:
+            with self._reserved(await self._store.pending(_groups(requests)), requests, disk) as room:
+                answers: list[Answer] = [await self._admit(request, room, begin) for request in requests]
+                if not any(isinstance(answer, Job) for answer in answers):
+                    return answers
+                leave = room.hand_on()
+            return await self._emitter.to_its_end(partial(self._keep_admitted, answers, leave))
+        finally:
+            disk.leave()
 
     async def _keep_admitted(self, answers: Sequence[Answer], leave: Callable[[], None]) -> list[Answer]:
         leave()  # from its next instruction on, the store counts these jobs
@@ -153,7 +161,16 @@ class Admission:
     async def _stream(self, request: JobRequest, begin: Callable[[Job, Callable[[], None]], JobStream]) -> JobStream:
         if text := request_problem(request):
             raise Refusal(text)
-        with self._reserved(await self._store.pending(self._limited([request])), [request]) as room:
+        disk = await self._room_on_disk([request], again=False)
+        try:
+            return await self._stream_within(request, disk, begin)
+        finally:
+            disk.leave()
+
+    async def _stream_within(
+        self, request: JobRequest, disk: StoredRoom, begin: Callable[[Job, Callable[[], None]], JobStream]
+    ) -> JobStream:
+        with self._reserved(await self._store.pending(_groups([request])), [request], disk) as room:
             job = await self._admit(request, room, self._progress.advance)
             if not isinstance(job, Job):
                 raise job
@@ -194,35 +211,27 @@ class Admission:
 
     # -- limits -----------------------------------------------------------------------------------
 
-    def _limited(self, requests: Sequence[JobRequest]) -> Collection[GroupId]:
-        """Return the groups that have a limit of their own."""
-        if self._limits.each_client.max_pending is None and not self._clients:
-            return ()
-        return {one.in_group for one in requests if self._limits_of(one).max_pending is not None}
+    async def _room_on_disk(self, requests: Sequence[JobRequest], *, again: bool) -> StoredRoom:
+        return await self.disk.room([(request, self._limits_of(request)) for request in requests], again=again)
 
     @contextmanager
-    def _reserved(self, pending: Pending, requests: Sequence[JobRequest]) -> Iterator["_Room"]:
-        """Reserve room for as many requests as possible until the store counts them, so that no other call fills it.
-
-        Jobs of groups without a limit of their own are not counted per group.
-        """
+    def _reserved(self, pending: Pending, requests: Sequence[JobRequest], disk: StoredRoom) -> Iterator["_Room"]:
+        """Reserve room for as many requests as possible until the store counts them, so that no other call fills it."""
         wanted: dict[GroupId, int] = {}
         most: dict[GroupId, int] = {}
         for request in requests:
-            if (limit := self._limits_of(request).max_pending) is not None:
-                group = request.in_group
-                wanted[group] = wanted.get(group, 0) + 1
-                most[group] = min(limit, most.get(group, limit))
-        total = len(requests) - sum(wanted.values())
+            group, limit = request.in_group, self._most_of(request)
+            wanted[group] = wanted.get(group, 0) + 1
+            most[group] = min(limit, most.get(group, limit))
         groups: dict[GroupId, int] = {}
         for group, number in wanted.items():
             free = most[group] - pending.groups.get(group, 0) - self._arriving_of.get(group, 0)
             groups[group] = max(0, min(number, free))
-        total += sum(groups.values())
-        total = max(0, min(total, self._limits.max_pending - pending.total - self._arriving))
+        left = max(0, self._limits.max_pending - pending.total - self._arriving)
+        total = min(sum(groups.values()), left)
         self._count_arriving(total, groups, +1)
         held = dict(groups)
-        room = _Room(total, groups, leave=lambda: self._count_arriving(total, held, -1))
+        room = _Room(left, groups, disk, leave=lambda: self._count_arriving(total, held, -1))
         try:
             yield room
         finally:
@@ -242,16 +251,24 @@ class Admission:
         own = self._clients.get(request.client) or self._clients.get(request.in_group)
         return own or self._limits.each_client
 
+    def _most_of(self, request: JobRequest) -> int:
+        """Return the number of unfinished jobs that the request's group may have."""
+        if (own := self._limits_of(request).max_pending) is not None:
+            return own
+        return self._limits.max_pending if request.in_group == OWN_GROUP else self._share
+
     def _no_room(self, request: JobRequest, room: "_Room") -> Unavailable | None:
         if not self.open:
             retry_after = math.ceil(min(max(self._limits.drain_seconds, 1), LONGEST_RETRY_SECONDS))
             return Unavailable("the node is draining or has not started", retry_after_seconds=retry_after)
-        if room.groups and not room.groups.get(request.in_group, 1):
-            most = self._limits_of(request).max_pending
-            return TooManyJobs(f"you have {most} unfinished jobs; wait until some are finished", retry_after_seconds=1)
         if not room.total:
             return Unavailable(f"the node holds {self._limits.max_pending} unfinished jobs", retry_after_seconds=1)
-        return None
+        if self.disk.full():
+            return Unavailable("the disk of the node is almost full", retry_after_seconds=FULL_RETRY_SECONDS)
+        if not room.groups[request.in_group]:
+            text = f"you have {self._most_of(request)} unfinished jobs; wait until some are finished"
+            return TooManyJobs(text, retry_after_seconds=1)
+        return room.disk.objection(request)
 
     # -- admission --------------------------------------------------------------------------------
 
@@ -307,13 +324,14 @@ class Admission:
 
 
 class _Room:
-    """The number of further jobs there is room for: in total, and per group that has a limit of its own."""
+    """The number of further jobs there is room for: on the node, and for each group that asks."""
 
-    __slots__ = ("_leave", "groups", "total")
+    __slots__ = ("_leave", "disk", "groups", "total")
 
-    def __init__(self, total: int, groups: dict[GroupId, int], *, leave: Callable[[], None]) -> None:
+    def __init__(self, total: int, groups: dict[GroupId, int], disk: StoredRoom, *, leave: Callable[[], None]) -> None:
         self.total = total
         self.groups = groups
+        self.disk = disk
         self._leave = leave
 
     def hand_on(self) -> Callable[[], None]:
@@ -323,9 +341,20 @@ class _Room:
 
     def take(self, request: JobRequest) -> None:
         self.total -= 1
-        if self.groups and request.in_group in self.groups:
-            self.groups[request.in_group] -= 1
+        self.disk.take(request)
+        self.groups[request.in_group] -= 1
+
+
+def _groups(requests: Sequence[JobRequest]) -> Collection[GroupId]:
+    return list(dict.fromkeys(one.in_group for one in requests))
 
 
 def _same(request: JobRequest, job: Job) -> Job | KeyReused:
     return job if job.request.body_digest == request.body_digest else KeyReused()
+
+
+def kept_or_raise(answer: Answer) -> Job:
+    """Return the job that was accepted, or raise the objection."""
+    if isinstance(answer, NodekitError):
+        raise answer
+    return answer

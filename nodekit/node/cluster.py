@@ -2,10 +2,9 @@
 
 import logging
 import math
-import time
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
+from random import Random
 from types import MappingProxyType
-from uuid import uuid4
 
 import anyio
 from anyio.abc import TaskStatus
@@ -16,8 +15,9 @@ from nodekit.execution.executor import Executor
 from nodekit.interfaces.component_calls import Running, asked, is_fault, said
 from nodekit.interfaces.shared_store import AnnouncedContainer, Announcement, Member, SharedStore, is_shared
 from nodekit.interfaces.store import JobStore
-from nodekit.model.clock import Clock
-from nodekit.model.container import Container, ContainerId
+from nodekit.model.clock import NodeClock
+from nodekit.model.container import Container, ContainerId, JobId
+from nodekit.model.job import Held
 from nodekit.model.version import __version__
 
 logger = logging.getLogger("nodekit.node")
@@ -28,6 +28,9 @@ LOOK_SECONDS = 0.5
 """Shortest time between two looks at the other nodes that requests cause."""
 CHANGED_SECONDS = 0.1
 """Shortest time between two announcements."""
+JITTER = 0.25
+"""Share of the time between two announcements that is left to chance. Otherwise, nodes that were started together, or
+that reach an engine again at the same moment, would announce themselves together ever after."""
 
 
 class Cluster:
@@ -36,7 +39,8 @@ class Cluster:
     def __init__(
         self,
         store: JobStore,
-        clock: Clock,
+        clock: NodeClock,
+        random: Random,
         *,
         name: str,
         containers: dict[ContainerId, Container],
@@ -47,10 +51,11 @@ class Cluster:
         """`urls` is filled when transports listen. `executor` must be set before anything else."""
         self.store = store if is_shared(store) else None
         """The store, if several nodes may work on it."""
-        self._clock = clock
+        self._clock, self._monotonic = clock, clock.monotonic
+        self._random = random
         self._own = MappingProxyType(containers)  # it is given to plugins
         self._announced_containers = {id: AnnouncedContainer.of(own) for id, own in containers.items()}
-        self._name, self._incarnation = name, uuid4().hex
+        self._name, self._incarnation = name, f"{random.getrandbits(128):032x}"
         self._pipelines = tuple(sorted(pipelines))
         self._look, self._urls = running.look, urls
         self.executor: Executor
@@ -109,7 +114,8 @@ class Cluster:
             self._see(await self.store.nodes())
 
     async def run(self, *, task_status: "TaskStatus[None]") -> None:
-        """Announce this node every third of its lease, and when what there is to know of it changes, until cancelled.
+        """Announce this node until cancelled: at least every third of its lease, and when what there is to know of it
+        changes.
 
         It reports to be started after the first announcement, so that no job is claimed by an unknown node.
         """
@@ -122,7 +128,7 @@ class Cluster:
             if not started:
                 started = True
                 task_status.started()
-            with anyio.move_on_after(store.lease_seconds / 3):
+            with anyio.move_on_after(store.lease_seconds / 3 * (1 - JITTER * self._random.random())):
                 while self._news() == self._announced:
                     await self._wake.wait()
                 await anyio.sleep(CHANGED_SECONDS)
@@ -165,13 +171,13 @@ class Cluster:
         return frozenset() if self._closed else frozenset(self._look()), tuple(self._urls)
 
     async def _sample(self, store: SharedStore) -> None:
-        asked_at = time.monotonic()
+        asked_at = self._monotonic()
         self._clock.sample(await store.now(), asked_at)
 
     def _see(self, members: Sequence[Member]) -> None:
         self._others = [member for member in members if member.announcement.incarnation != self._incarnation]
         self._views.clear()
-        self._looked_at = time.monotonic()
+        self._looked_at = self._monotonic()
         elsewhere = frozenset(id for one in self._live() for id in one.running)
         if elsewhere != self.elsewhere:
             self.elsewhere = elsewhere
@@ -187,10 +193,10 @@ class Cluster:
         if (under_way := self._refreshing) is not None:
             await under_way.wait()
             return True
-        if time.monotonic() - self._looked_at < LOOK_SECONDS:
+        if self._monotonic() - self._looked_at < LOOK_SECONDS:
             return False
         done = self._refreshing = anyio.Event()
-        self._looked_at = time.monotonic()
+        self._looked_at = self._monotonic()
         try:
             self._see(await asked(self.store.nodes))
         except StoreFailed as error:
@@ -200,6 +206,15 @@ class Cluster:
             self._refreshing = None
             done.set()
         return True
+
+    async def held(
+        self, ids: Sequence[JobId], here: Mapping[JobId, tuple[float, int, int, str]]
+    ) -> Mapping[JobId, Held]:
+        """Return the calls that are under way for these jobs: those made `here`, and those of other nodes."""
+        held = {id: Held(self._name, *here[id]) for id in ids if id in here}
+        if self.store is not None and (others := [id for id in ids if id not in held]):
+            held |= {id: call for id, call in (await self.store.held(others)).items() if call.node != self._name}
+        return held
 
     def announce_changed(self) -> None:
         """Announce what has changed, if anything has."""

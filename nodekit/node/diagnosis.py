@@ -3,9 +3,11 @@
 import logging
 from collections.abc import Iterable
 from functools import partial
+from typing import Any
 
 from nodekit.errors import StoreFailed
 from nodekit.execution.executor import Executor
+from nodekit.foreign_text import printable
 from nodekit.interfaces.component_calls import Running, asked, said
 from nodekit.interfaces.store import JobStore
 from nodekit.model.queries import JobQuery
@@ -29,11 +31,15 @@ async def diagnosis(
     reasons = [*running.reported(), *cluster.problems(), *reported]
     fatal = [] if admission.open else ["the node is draining or has not started"]
     fatal += [*executor.problems.values(), *admission.trouble.reasons]
+    if full := admission.disk.full():
+        fatal.append(f"no new jobs are taken: {full}")
     if executor.containers and not up:
         fatal.append("no container is running")
+    checked: Any = store
+    check = checked.check if hasattr(store, "check") else partial(store.find, JobQuery(limit=1))
     try:
-        await asked(partial(store.find, JobQuery(limit=1)))
+        await asked(check)
     except StoreFailed as error:
-        logger.error("the store cannot be read", exc_info=error)
+        logger.error("the store cannot be read: %s", said(error), exc_info=error.__cause__)
         fatal.append(f"the store cannot be read: {said(error)}")
-    return Health(not fatal, (*fatal, *reasons))
+    return Health(not fatal, tuple(map(printable, (*fatal, *reasons))))

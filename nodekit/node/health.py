@@ -1,7 +1,7 @@
 """The health of a node."""
 
-import time
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -18,16 +18,17 @@ class Health(msgspec.Struct, frozen=True):
 class Trouble:
     """A recent failure. It is forgotten after a while, so that clients that avoid the node try it again."""
 
-    def __init__(self) -> None:
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
         self._text = ""
-        self._until = 0.0
+        self._until = -math.inf
 
     def happened(self, text: str) -> None:
-        self._text, self._until = text, time.monotonic() + TROUBLE_SECONDS
+        self._text, self._until = text, self._monotonic() + TROUBLE_SECONDS
 
     def is_over(self) -> None:
-        self._until = 0.0
+        self._until = -math.inf
 
     @property
     def reasons(self) -> list[str]:
-        return [self._text] if time.monotonic() < self._until else []
+        return [self._text] if self._monotonic() < self._until else []

@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
+from random import Random
 from types import MappingProxyType, TracebackType
 from typing import Self
 
@@ -10,15 +11,13 @@ import anyio
 import msgspec
 from msgspec.structs import replace
 
+from nodekit.embedded.pages import page_of
 from nodekit.errors import CompositionError, KeyReused, NodekitError, Refusal, Unavailable
-from nodekit.execution.executor import Executor
 from nodekit.execution.job_stream import JobStream
-from nodekit.execution.transitions import Progress
 from nodekit.hooks.manager import Hooks
 from nodekit.hooks.mounting import mounted
 from nodekit.hooks.mounts import Mount
-from nodekit.hooks.observed_store import observed
-from nodekit.interfaces.component_calls import Running, asked
+from nodekit.interfaces.component_calls import asked
 from nodekit.interfaces.pipeline import BUILT_IN, Pipeline
 from nodekit.interfaces.pipeline import Sequence as SequencePipeline
 from nodekit.interfaces.runner import ContainerRunner
@@ -26,34 +25,32 @@ from nodekit.interfaces.shared_store import Member, is_shared
 from nodekit.interfaces.storage import PluginStorage
 from nodekit.interfaces.store import Change, JobStore, Pending, Settlement
 from nodekit.interfaces.transport import Transport
-from nodekit.model.clock import Clock
+from nodekit.model.clock import Clock, NodeClock, SystemClock
 from nodekit.model.container import ClientId, Container, ContainerId, GroupId, JobId, Location
 from nodekit.model.events import JobFinished
-from nodekit.model.identity import Connection, Identity
-from nodekit.model.ids import JobIds
-from nodekit.model.job import Held, Job, JobRequest, JobStatus, Outcome, RetryFrom
+from nodekit.model.identity import Connection, Identity, works_for
+from nodekit.model.job import Held, Job, JobRequest, JobStatus, Outcome, RetryFrom, StepRecord
 from nodekit.model.limits import DEFAULTS, NodeLimits
-from nodekit.model.queries import EVERY_JOB, JobFields, JobQuery
-from nodekit.node.admission import Admission
-from nodekit.node.cluster import Cluster
+from nodekit.model.queries import EVERY_JOB, JobFields, JobQuery, Page
+from nodekit.node.admission import kept_or_raise
 from nodekit.node.cluster_page import cluster_page
 from nodekit.node.diagnosis import diagnosis
-from nodekit.node.emitter import Emitter
 from nodekit.node.following import all_finished, following
 from nodekit.node.health import Health
-from nodekit.node.lifespan import Drain, open_components, working
-from nodekit.node.paging import check_page
+from nodekit.node.lifespan import open_components, working
+from nodekit.node.paging import check_next, check_page
 from nodekit.node.plugin_storage import storage_of
 from nodekit.node.resources import AT_ONCE, describe
 from nodekit.node.retention import Retention
 from nodekit.node.validation import misfits, placed_components
-from nodekit.node.waiters import Waiters
+from nodekit.node.wiring import Wiring
 
 
 class Node:
     """One composed, running node. The constructor wires and acquires nothing; `async with` runs it, once.
 
     `limits` bound the work that the node accepts, and its duration. `trace_hooks` logs each call of a plugin's hook.
+    All times come from `clock`, ids and chance from `random`: by default, the system's. Sleeping is the event loop's.
     Raise `CompositionError` if the components do not fit together.
     """
 
@@ -68,64 +65,44 @@ class Node:
         name: str = "node",
         limits: NodeLimits = DEFAULTS,
         trace_hooks: bool = False,
+        clock: Clock | None = None,
+        random: Random | None = None,
     ) -> None:
         if problems := [*limits.problems(), *misfits(store, runners, transports, pipelines, plugins)]:
             raise CompositionError(problems)
         self.name, self.limits = name, limits
+        self.clock: Clock = SystemClock() if clock is None else clock
+        """The clock that the node was given. Plugins measure with it; `now` is the time of the jobs."""
+        self.random = Random() if random is None else random
+        """The source of chance that the node was given."""
         self.urls: list[str] = []
         """Addresses on which the transports listen, while the node runs."""
-        self._hooks = Hooks(plugins, placed_components(store, runners, transports), node=self, trace=trace_hooks)
+        trace = self.clock.monotonic if trace_hooks else None
+        self._hooks = Hooks(plugins, placed_components(store, runners, transports), node=self, trace=trace)
         self._runners, self._transports = tuple(runners), tuple(transports)
         self.pipelines: Mapping[str, Pipeline] = {BUILT_IN: SequencePipeline(), **pipelines}
-        self._clock = Clock()
-        self._ids = JobIds(self._clock)
+        self._clock = NodeClock(self.clock)
         self._describing = anyio.Semaphore(AT_ONCE)
         self._stack: AsyncExitStack | None = None
-        self._wire(store)
+        wiring = Wiring(
+            store,
+            self._runners,
+            self._hooks,
+            name=name,
+            pipelines=self.pipelines,
+            limits=limits,
+            clock=self._clock,
+            monotonic=self.clock.monotonic,
+            random=self.random,
+            urls=self.urls,
+        )
+        self._store, self._ids, self._running, self._waiters = wiring.store, wiring.ids, wiring.running, wiring.waiters
+        self._emitter, self._cluster, self._executor = wiring.emitter, wiring.cluster, wiring.executor
+        self._admission, self._drain, self.budget = wiring.admission, wiring.drain, wiring.budget
+        """`budget` has the bytes of payloads in memory. Transports reserve bodies and replies in it."""
         pages = [("store", "the cluster", [cluster_page(store)])] if is_shared(store) else []
         self.mounts: Mapping[str, Mount] = mounted([*pages, *self._hooks.routes()])
         """Routes of plugins by name; transports serve them beside the node's own."""
-
-    def _wire(self, store: JobStore) -> None:
-        if self._hooks.store_observed:
-            store = observed(store, self._hooks.observe_store)
-        self._store = store
-        self._running, self._waiters = Running(self._runners), Waiters(store.changes)
-        hooks, limits, clock = self._hooks, self.limits, self._clock
-        self._emitter = Emitter(hooks.observe if hooks.observed else None)
-        self._cluster = cluster = Cluster(
-            store,
-            clock,
-            name=self.name,
-            containers={id: container for runner in self._runners for id, container in runner.containers.items()},
-            pipelines=self.pipelines,
-            running=self._running,
-            urls=self.urls,
-        )
-        progress = Progress(self.pipelines, cluster.containers_of, limits, clock, alone=cluster.store is None)
-        self._executor = cluster.executor = Executor(
-            store=store,
-            runners=self._runners,
-            running=self._running,
-            progress=progress,
-            limits=limits,
-            refresh=cluster.refresh if cluster.store else None,
-            emit=self._emitter.emit,
-            observed=bool(hooks.observed),
-            around=hooks.step,
-            report_running=cluster.announce_changed,
-        )
-        self._admission = admission = Admission(
-            store=store,
-            progress=progress,
-            cluster=cluster,
-            clock=clock,
-            ids=self._ids,
-            limits=limits,
-            guards=hooks.admit,
-            emitter=self._emitter,
-        )
-        self._drain = Drain(self._executor, self._waiters, admission, cluster, limits.drain_seconds)
 
     # -- lifespan ---------------------------------------------------------------------------------
 
@@ -138,20 +115,9 @@ class Node:
                 await stack.enter_async_context(lifespan)
             await stack.enter_async_context(self._emitter)
             servers = [partial(transport.serve, self) for transport in self._transports]
-            runs = self._hooks.runs()
-            await stack.enter_async_context(
-                working(
-                    servers,
-                    runs,
-                    self._executor,
-                    self._waiters,
-                    self._admission,
-                    self.drain,
-                    Retention(self._store, self.limits, self._clock),
-                    self._cluster,
-                    self.urls,
-                )
-            )
+            retention = Retention(self._store, self.limits, self._clock)
+            parts = self._executor, self._waiters, self._admission, self.drain, retention, self._cluster
+            await stack.enter_async_context(working(servers, self._hooks.runs(), *parts, self.urls))
             self._stack = stack.pop_all()
         return self
 
@@ -178,7 +144,7 @@ class Node:
         Raise `Refusal` if a pipeline or guard objects, `Unavailable` while the node takes no work, `TooManyJobs` while
         it takes no work of this client, `KeyReused` if the client used the idempotency key for another request.
         """
-        return _kept((await self.submit_many([request]))[0])
+        return kept_or_raise((await self.submit_many([request]))[0])
 
     async def submit_many(self, requests: Sequence[JobRequest]) -> list[Job | Refusal | Unavailable | KeyReused]:
         """Admit requests one by one and store the admitted ones together. Return an answer for each, in their order.
@@ -221,13 +187,15 @@ class Node:
         to the present caller, as in a `JobRequest`; the priority stays the old one by default. A stream is retried as a
         job whose output is stored. Raise `NotFailed`, and the errors of `submit`.
         """
-        old = next(iter(await self.fetch([id], client=client)), None)
+        old = next(iter(await self.fetch([id], client=client, fields=JobFields.RUN)), None)
+        if old is not None and getattr(self.pipelines.get(old.request.pipeline), "needs_all_outputs", False):
+            old = next(iter(await self.fetch([id], client=client)), None)
         if old is None:
             return None
         request = old.request.again(
             address=address, priority=priority, idempotency_key=idempotency_key, body_digest=body_digest
         )
-        return _kept(await self._admission.take_again(old, request, start))
+        return kept_or_raise(await self._admission.take_again(old, request, start))
 
     async def fetch(
         self, ids: Sequence[JobId], *, client: ClientId | None = None, fields: JobFields = JobFields.ALL
@@ -237,6 +205,20 @@ class Node:
         Parts that are not among `fields` may be missing.
         """
         return await self._store.get(ids, client=client, fields=fields)
+
+    async def sizes(self, ids: Sequence[JobId]) -> Mapping[JobId, int]:
+        """Return the bytes of the payloads of jobs, request and results, without reading them.
+
+        Unknown ones are left out.
+        """
+        return await self._store.sizes(ids)
+
+    async def steps(self, id: JobId, first: int = 0, most_bytes: int = 1 << 20) -> Sequence[StepRecord]:
+        """Return the steps of a job from the index `first` on: as many as have `most_bytes`, at least one if there is.
+
+        So a job that is too large for the memory can be read piece by piece.
+        """
+        return await self._store.steps(id, first, most_bytes)
 
     async def find(self, query: JobQuery = EVERY_JOB) -> list[JobId]:
         """Return the ids of jobs that match the query, in its order: by default, of the oldest 1,000 jobs.
@@ -251,19 +233,29 @@ class Node:
         check_page(ids, query)
         return ids
 
+    async def page(self, query: JobQuery = EVERY_JOB) -> Page:
+        """Return a page of a search as `find` does, and the cursor of the next one. It may end before its limit."""
+        page = await page_of(self._store, query)
+        check_next(page, query)
+        return page
+
     async def wait(
-        self, ids: Sequence[JobId], *, client: ClientId | None = None, fields: JobFields = JobFields.ALL
+        self, ids: Sequence[JobId], *, client: ClientId | None = None, fields: JobFields | None = JobFields.ALL
     ) -> list[Job]:
         """Wait until all jobs are finished, then return them as `fetch` does. For a time limit, cancel the call.
 
-        Raise `NodekitError` if the node does not run, or stops meanwhile.
+        If `fields` is None, nothing is read in the end, and none is returned.
+
+        Raise `NodekitError` if the node does not run, or stops meanwhile; `TooManyRequests` over the limit `max_waits`.
         """
         await all_finished(self._store, self._waiters, ids, client)
-        return await self.fetch(ids, client=client, fields=fields)
+        return [] if fields is None else await self.fetch(ids, client=client, fields=fields)
 
-    def follow(self, id: JobId, *, client: ClientId | None = None) -> AsyncGenerator[Job, None]:
+    def follow(
+        self, id: JobId, *, client: ClientId | None = None, fields: JobFields = JobFields.ALL
+    ) -> AsyncGenerator[Job, None]:
         """Yield the job as it is now and after each change, until it is finished. Yield nothing for an unknown job."""
-        return following(self._store, self._waiters, id, client)
+        return following(self._store, self._waiters, id, client, fields)
 
     async def settle(self, id: JobId, outcome: Outcome, *, client: ClientId | None = None) -> Settlement | None:
         """End a job with an outcome from elsewhere and abort its running step. The first end is the only one.
@@ -305,11 +297,7 @@ class Node:
         For a call on another node, `since` is the time at which that node got the step, which it may not have begun
         yet, and `instance` is empty.
         """
-        calls = self._executor.under_way
-        held = {id: Held(self.name, *calls[id]) for id in ids if id in calls}
-        if (store := self._cluster.store) is not None and (others := [id for id in ids if id not in held]):
-            held |= {id: call for id, call in (await store.held(others)).items() if call.node != self.name}
-        return held
+        return await self._cluster.held(ids, self._executor.under_way)
 
     def now(self) -> float:
         """Return the time in Unix seconds on the clock of the jobs' times: the engine's, if the store is shared."""
@@ -336,8 +324,10 @@ class Node:
     def limit(self, identity: Identity) -> None:
         """Raise `TooManyRequests` if the caller sends too many requests.
 
-        Transports call this before they look at a request.
+        Transports call this before they look at a request, in the task that handles it: what that task reads from the
+        store is read in the turn of the caller's group.
         """
+        works_for(identity.group)
         self._hooks.limit(identity)
 
     def changes(
@@ -365,9 +355,9 @@ class Node:
         return MappingProxyType(self._executor.containers)
 
     def running(self, *, here: bool = False) -> Collection[ContainerId]:
-        """Return the containers that can be called right now: on any node of the store, or only on this one."""
+        """Return the containers that can be called right now, sorted: on any node of the store, or only on this one."""
         running = self._running.look()
-        return running if here else running | self._cluster.elsewhere
+        return sorted(running if here else running | self._cluster.elsewhere)
 
     @property
     def in_flight(self) -> int:
@@ -390,11 +380,7 @@ class Node:
 
     async def health(self) -> Health:
         """Check that store and executor work and that a container can be called. It reads the store once."""
-        reported = self._hooks.problems()
+        reported = list(self._hooks.problems())
+        if self.budget.waiting:
+            reported.append(f"{self.budget.waiting} calls wait for memory: the budget of [node] memory is used up")
         return await diagnosis(self._store, self._running, self._executor, self._admission, self._cluster, reported)
-
-
-def _kept(answer: Job | NodekitError) -> Job:
-    if isinstance(answer, NodekitError):
-        raise answer
-    return answer

@@ -7,6 +7,7 @@ from typing import cast
 import anyio
 import msgspec
 
+from nodekit.concurrency.time_limit import time_limit
 from nodekit.interfaces.component_calls import is_fault
 from nodekit.interfaces.runner import ContainerRunner, DescribingRunner
 from nodekit.model.container import ContainerId
@@ -30,7 +31,7 @@ async def describe(
 
     async def ask(runner: DescribingRunner, id: ContainerId) -> None:
         try:
-            with anyio.move_on_after(DESCRIBE_SECONDS):
+            with time_limit(DESCRIBE_SECONDS):
                 async with at_once:
                     answer = await runner.resources(id, model_id)
                 if answer is not None:

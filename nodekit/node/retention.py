@@ -1,14 +1,13 @@
 """Deletion of finished jobs that are kept no longer."""
 
 import logging
-import time
 from collections.abc import Awaitable, Callable
 
 import anyio
 
 from nodekit.errors import StoreFailed
 from nodekit.interfaces.store import JobStore
-from nodekit.model.clock import Clock
+from nodekit.model.clock import NodeClock
 from nodekit.model.limits import NodeLimits, finite
 
 logger = logging.getLogger("nodekit.node")
@@ -26,9 +25,9 @@ ROUND_SECONDS = 10.0
 class Retention:
     """The rounds in which a node deletes finished jobs, as its limits say."""
 
-    def __init__(self, store: JobStore, limits: NodeLimits, clock: Clock) -> None:
+    def __init__(self, store: JobStore, limits: NodeLimits, clock: NodeClock) -> None:
         self._store = store
-        self._now = clock.now
+        self._now, self._monotonic = clock.now, clock.monotonic
         self._seconds, self._jobs = finite(limits.keep_finished_seconds), limits.keep_finished_jobs
 
     async def run(self) -> None:
@@ -39,7 +38,7 @@ class Retention:
         failed = False
         while True:
             try:
-                if deleted := await in_slices(self._slice):
+                if deleted := await in_slices(self._slice, self._monotonic):
                     logger.info("%d finished jobs were deleted", deleted)
                 failed = False
             except StoreFailed as error:
@@ -53,18 +52,18 @@ class Retention:
         return await self._store.expire(finished_before=before, keep=self._jobs, limit=limit)
 
 
-async def in_slices(expire: Callable[[int], Awaitable[int]]) -> int:
+async def in_slices(expire: Callable[[int], Awaitable[int]], monotonic: Callable[[], float]) -> int:
     """Call `expire` with up to `SLICE` until it deletes no more jobs. Return their total number.
 
-    It begins with one job, and deletes more at once as long as that is quick: jobs may be large.
+    It begins with one job, and deletes more at once as long as that is quick, by `monotonic`: jobs may be large.
 
     Others may delete the same jobs at the same time, so it is asked once more before it is believed.
     """
     deleted, limit, idle = 0, 1, 0
     while True:
-        began = time.perf_counter()
+        began = monotonic()
         some = await expire(limit)
-        took = time.perf_counter() - began
+        took = monotonic() - began
         deleted += some
         idle = 0 if some else idle + 1
         if idle == 2:

@@ -8,9 +8,10 @@ from typing import Self, TypeAlias
 
 import anyio
 
-from nodekit.errors import NodekitError
+from nodekit.errors import NodekitError, TooManyRequests
 from nodekit.interfaces.store import Change
-from nodekit.model.container import JobId
+from nodekit.model.container import GroupId, JobId
+from nodekit.model.identity import caller_group
 
 logger = logging.getLogger("nodekit.node")
 
@@ -25,11 +26,15 @@ Subscribe: TypeAlias = Callable[[Collection[JobId]], AbstractAsyncContextManager
 class Waiters:
     """All waits for changes. They end with the node."""
 
-    def __init__(self, subscribe: Subscribe) -> None:
+    def __init__(self, subscribe: Subscribe, most: int) -> None:
+        """`most` is the number of jobs that the requests of a group may wait for at the same time."""
         self.subscribe = subscribe
+        self._most = most
+        self._jobs_of: dict[GroupId, int] = {}
         self.open = False
         """True while the node runs, so that waiting makes sense."""
-        self.present: set[Waiter] = set()
+        self.present: dict[Waiter, None] = {}
+        """The waiters, in the order in which they came."""
 
     def end(self) -> None:
         """End all waits; no more changes will come."""
@@ -42,9 +47,26 @@ class Waiters:
         if not self.open:
             raise NodekitError("the node is not running; nothing will change")
 
-    def on(self, ids: Collection[JobId]) -> "Waiter":
-        """Return a waiter for changes of these jobs, from the moment that it is entered."""
-        return Waiter(self, ids)
+    def on(self, ids: Collection[JobId], *, finished_only: bool = False) -> "Waiter":
+        """Return a waiter for changes of these jobs, or only for their ends, from the moment that it is entered."""
+        return Waiter(self, ids, caller_group(), finished_only=finished_only)
+
+    def enter(self, waiter: "Waiter", group: GroupId | None, jobs: int) -> None:
+        """Count a waiter. Raise `TooManyRequests` if its group waits for too many jobs."""
+        if group is not None:
+            waited = self._jobs_of.get(group, 0)
+            if waited + jobs > self._most:
+                text = f"your requests wait for {waited} jobs; they may wait for {self._most} at the same time"
+                raise TooManyRequests(text, retry_after_seconds=1)
+            self._jobs_of[group] = waited + jobs
+        self.present[waiter] = None
+
+    def leave(self, waiter: "Waiter", group: GroupId | None, jobs: int) -> None:
+        self.present.pop(waiter, None)
+        if group is not None:
+            self._jobs_of[group] -= jobs
+            if not self._jobs_of[group]:
+                del self._jobs_of[group]
 
 
 class Waiter:
@@ -54,27 +76,28 @@ class Waiter:
     scopes of its own in it.
     """
 
-    def __init__(self, waiters: Waiters, ids: Collection[JobId]) -> None:
+    def __init__(self, waiters: Waiters, ids: Collection[JobId], group: GroupId | None, *, finished_only: bool) -> None:
         self._waiters = waiters
         self._ids = ids
+        self._group, self._finished_only = group, finished_only
         self._subscription: AbstractAsyncContextManager[AsyncIterator[Change | None]] | None = None
         self._changes: AsyncIterator[Change | None] | None = None
         self._end: Callable[[], object] | None = None
         """Ends the present wait."""
 
     async def __aenter__(self) -> Self:
-        self._waiters.present.add(self)
+        self._waiters.enter(self, self._group, len(self._ids))
         try:
             await self._listen()
         except BaseException:
-            self._waiters.present.discard(self)
+            self._waiters.leave(self, self._group, len(self._ids))
             raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._waiters.present.discard(self)
+        self._waiters.leave(self, self._group, len(self._ids))
         await self._leave()
 
     @property
@@ -139,6 +162,8 @@ class Waiter:
             subscription = self._waiters.subscribe(self._ids)
             self._changes = await subscription.__aenter__()
             self._subscription = subscription
+            if self._finished_only and (leave_out := getattr(self._changes, "finished_only", None)) is not None:
+                leave_out()
         except Exception as error:
             self._failed(error)
 

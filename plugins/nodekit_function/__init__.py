@@ -24,10 +24,9 @@ from nodekit import (
     Problem,
     Provider,
     Step,
-    decode_payload,
     encode_payload,
 )
-from nodekit_function._pieces import INSTANCE, Pieces, gathered, pieces_of, translated
+from nodekit_function._pieces import INSTANCE, Pieces, decoded, gathered, pieces_of, translated
 
 __all__ = ["Function", "FunctionConfig", "FunctionContainer", "FunctionRunner", "provider"]
 
@@ -117,8 +116,9 @@ class FunctionRunner:
         return INSTANCE
 
     async def run(self, step: Step) -> ContainerOutput:
+        data = decoded(step)
         with translated():
-            answer = self._functions[step.container](decode_payload(step.input.data))
+            answer = self._functions[step.container](data)
             output = encode_payload(await answer) if isinstance(answer, Awaitable) else await gathered(answer)
             return ContainerOutput(container=step.container, output=output, instance=INSTANCE)
 

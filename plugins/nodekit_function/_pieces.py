@@ -43,8 +43,9 @@ async def pieces_of(function: Callable[[Any], Any], step: Step) -> AsyncIterator
 
     Raise `ContainerFailed`.
     """
+    data = decoded(step)
     with translated():
-        answer = function(decode_payload(step.input.data))
+        answer = function(data)
         if isinstance(answer, Awaitable):
             answer = _once(bytes(encode_payload(await answer)))  # pyright: ignore[reportUnknownArgumentType]
     async with aclosing(answer) as pieces:
@@ -58,6 +59,15 @@ async def gathered(answer: AsyncGenerator[bytes | str, None]) -> msgspec.Raw:
         async for piece in Pieces(pieces):
             record.add(piece)
     return record.output()
+
+
+def decoded(step: Step) -> Any:
+    """Return the data of a step. Raise `ContainerFailed` for numbers that Python cannot hold."""
+    try:
+        return decode_payload(step.input.data)
+    except msgspec.ValidationError as error:
+        text = f"the input is beyond what Python can hold: {str(error)[:1].lower()}{str(error)[1:]}"
+        raise ContainerFailed("status", text, status=400) from error
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from ipaddress import ip_network
 from typing import Any
 
-from nodekit import CompositionError, Problem
+from nodekit import CompositionError, Problem, Secret
 from nodekit_infernet._config import InfernetContainer
 from nodekit_infernet._draft import Draft, plain
 
@@ -28,6 +28,9 @@ FREEDOM: Mapping[str, Any] = {
 and what root may do with files and users of its own."""
 STARTUP_SECONDS = 600.0
 """Infernet set no limit; loading a model can take minutes."""
+
+LONGEST_NAME = 80
+"""Maximum number of characters of an id, or a key, in the name of a variable or file."""
 
 _PLAIN = ("image", "description")
 _CHAIN_RULES = ("accepted_payments", "allowed_addresses", "allowed_delegate_addresses")
@@ -101,6 +104,7 @@ class _Runner:
         self._draft.origin(f"{where}.name", f"{origin}.id")
         if command := shlex.split(container.command):
             table["command"] = command
+            self._draft.copy(f"{where}.command", f"{origin}.command")
         if env := self._env(where, origin, container):
             table["env"] = env
         if container.volumes:
@@ -124,17 +128,22 @@ class _Runner:
         longest = max(STARTUP_SECONDS, self._draft.read.config.startup_wait)
         return {**FREEDOM, "capabilities": list(FREEDOM["capabilities"]), "startup_seconds": longest}
 
-    def _env(self, where: str, origin: str, container: InfernetContainer) -> dict[str, str]:
-        """Return the environment, with values that are not texts converted as Infernet did.
+    def _env(self, where: str, origin: str, container: InfernetContainer) -> dict[str, str | Secret]:
+        """Return the environment, with values that are not texts converted as Infernet did. All of them are secrets.
 
         A null is left out with a notice; in Infernet it unset the image's own variable.
         """
         for name, value in container.env.items():
             if value is None:
                 self._draft.notice(where, f"{origin}.env: {name} is null, and left as the image has it.")
-        env = {name: str(value) for name, value in container.env.items() if value is not None}
-        if env:
-            self._draft.comment(f"{where}.env", 'A secret among these is better given as { env = "NAME" }.')
+        env: dict[str, str | Secret] = {}
+        for name, value in container.env.items():
+            if value == "":
+                env[name] = ""
+            elif value is not None:
+                env[name] = secret = Secret(str(value))
+                variable = f"ENV_{_variable(container.id)}_{_variable(name, 'VALUE')}"
+                self._draft.secret(f"{where}.env.{name}", f"{origin}.env.{name}", variable, secret)
         return env
 
     def _registry(self, where: str) -> dict[str, Any] | None:
@@ -142,7 +151,7 @@ class _Runner:
         if docker is None or not docker.username or not docker.password.reveal():
             return None
         self._draft.origin(where, "docker")
-        self._draft.secret(f"{where}.password", "docker.password", "DOCKER_PASSWORD")
+        self._draft.secret(f"{where}.password", "docker.password", "DOCKER_PASSWORD", docker.password)
         return {"username": docker.username, "password": docker.password}
 
     def _remote(self, where: str, origin: str, container: InfernetContainer) -> dict[str, Any]:
@@ -150,9 +159,13 @@ class _Runner:
         if not container.url:
             self._draft.origin(f"{where}.url", f"{origin}.port")
             self._draft.comment(f"{where}.url", f"{origin}.port: where it listens on this machine.")
+        elif _is_more_than_an_address(container.url):
+            self._draft.copy(f"{where}.url", f"{origin}.url")
         if container.bearer is not None and container.bearer.reveal():
             table["bearer"] = container.bearer
-            self._draft.secret(f"{where}.bearer", f"{origin}.bearer", f"BEARER_{_variable(container.id)}")
+            self._draft.secret(
+                f"{where}.bearer", f"{origin}.bearer", f"BEARER_{_variable(container.id)}", container.bearer
+            )
         unread = [key for key in ("command", "env", "gpu", "volumes") if getattr(container, key)]
         for key in unread:
             self._draft.comment(where, f"{origin}.{key}: not used, as the node does not start this container.")
@@ -176,6 +189,11 @@ class _Runner:
         return table
 
 
+def _is_more_than_an_address(url: str) -> bool:
+    """Return True if a key may be in the URL: in its path, say."""
+    return re.fullmatch(r"\w+://[^/?#@]*/?", url) is None
+
+
 def _network(allowed: str) -> str:
     """Return the network. If its host bits are set, they are cleared, because the guardian requires that."""
     try:
@@ -185,8 +203,8 @@ def _network(allowed: str) -> str:
     return allowed
 
 
-def _variable(id: str) -> str:
-    return re.sub(r"[^A-Z0-9]+", "_", id.upper()).strip("_") or "CONTAINER"
+def _variable(id: str, otherwise: str = "CONTAINER") -> str:
+    return re.sub(r"[^A-Z0-9]+", "_", id.upper()).strip("_")[:LONGEST_NAME] or otherwise
 
 
 def _remark_managed(draft: Draft) -> None:

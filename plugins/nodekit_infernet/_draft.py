@@ -20,6 +20,7 @@ class Reference(msgspec.Struct, frozen=True):
 
     variable: str
     origin: str
+    secret: Secret
 
 
 class Draft:
@@ -37,6 +38,10 @@ class Draft:
         """Lines in front of a key or table. Those under ``""`` come before everything."""
         self.references: dict[str, Reference] = {}
         """The references for secrets in the tables, by key path."""
+        self.copied: list[str] = []
+        """Key paths of the JSON whose values are written as they are, although a secret may be in them."""
+        self._variables: dict[str, str] = {}
+        """Origins of the secrets, by variable."""
 
     def origin(self, where: str, origin: str) -> None:
         """Record that the value at `where` comes from the key `origin` of the JSON."""
@@ -50,20 +55,21 @@ class Draft:
         self.comment(where, text)
         self.notices.append(text)
 
-    def secret(self, where: str, origin: str, variable: str) -> None:
+    def secret(self, where: str, origin: str, variable: str, secret: Secret) -> None:
         """Record that the value at `where` is a secret. `variable` is the environment variable that will hold it.
 
         If another secret has that variable already, a number is added to its name.
         """
-        taken = {reference.variable: reference.origin for reference in self.references.values()}
         name, number = variable, 2
-        while taken.get(name, origin) != origin:
+        while self._variables.setdefault(name, origin) != origin:
             name, number = f"{variable}_{number}", number + 1
-        self.references[where] = Reference(name, origin)
+        self.references[where] = Reference(name, origin, secret)
         self.origin(where, origin)
-        self.comment(
-            where, f"{origin}: set the environment variable {name} to the old value, or name a file that holds it"
-        )
+
+    def copy(self, where: str, origin: str) -> None:
+        """Record that the value at `where` is written as it is, although a secret may be in it."""
+        self.copied.append(origin)
+        self.comment(where, f"{origin}: written as it was. A secret in it belongs into a file or a variable.")
 
     def given(self, key: str) -> bool:
         """Return True if the JSON contains this key."""

@@ -15,6 +15,10 @@ from nodekit import CompositionError, Problem, Secret
 from nodekit_infernet._config import InfernetConfig
 from nodekit_infernet._shapes import is_list, is_table
 
+MAX_FILE_BYTES = 1 << 20
+MAX_DIGITS = 100
+"""No number of a configuration has more; amounts of tokens have up to 78."""
+
 _TRUE = ("true", "t", "yes", "y", "on", "1")
 _FALSE = ("false", "f", "no", "n", "off", "0")
 _TYPES = {
@@ -51,17 +55,38 @@ def read_config(path: Path) -> Read:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        read = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_no_number)
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+        if len(data) > MAX_FILE_BYTES:
+            text = f"is larger than {MAX_FILE_BYTES} bytes; is it an Infernet config.json?"
+            raise CompositionError(Problem(str(path), text))
+        read = json.loads(data.decode("utf-8-sig"), parse_constant=_no_number, parse_int=_whole)
         json.dumps(read, ensure_ascii=False).encode()  # fails for half a surrogate pair, which nothing else accepts
     except OSError as error:
         raise CompositionError(Problem(str(path), f"cannot be read: {error.strerror}")) from error
-    except (ValueError, RecursionError) as error:
+    except _TooLarge as error:
+        raise CompositionError(Problem(str(path), f"has a whole number of more than {MAX_DIGITS} digits")) from error
+    except RecursionError as error:
+        raise CompositionError(
+            Problem(str(path), "is JSON that is nested too deep; no setting is nested more than 4 deep")
+        ) from error
+    except ValueError as error:
         # a JSON error has only a position, but the error of a decoder may contain some of the text
         place = f" at line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else ""
         raise CompositionError(Problem(str(path), f"is not JSON in UTF-8{place}")) from error
     if not is_table(read):
         raise CompositionError(Problem(str(path), "expected an object: an Infernet config.json"))
     return read
+
+
+class _TooLarge(Exception):
+    pass
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise _TooLarge
+    return int(digits)
 
 
 def _no_number(name: str) -> NoReturn:

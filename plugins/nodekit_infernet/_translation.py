@@ -109,8 +109,10 @@ def _add_chain(draft: Draft, plugins: list[dict[str, Any]]) -> None:
     del settings["enabled"]
     plugins.append({"use": "chain", **settings})
     draft.origin(where, "chain")
-    if "private_key" in settings.get("wallet", {}):
-        draft.secret(f"{where}.wallet.private_key", "chain.wallet.private_key", "CHAIN_PRIVATE_KEY")
+    if key := settings.get("wallet", {}).get("private_key"):
+        draft.secret(f"{where}.wallet.private_key", "chain.wallet.private_key", "CHAIN_PRIVATE_KEY", key)
+    if "rpc_url" in settings:
+        draft.copy(f"{where}.rpc_url", "chain.rpc_url")
 
 
 def _leave_chain(draft: Draft) -> None:

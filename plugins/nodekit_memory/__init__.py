@@ -6,15 +6,20 @@ from itertools import count, islice
 from types import TracebackType
 from typing import Self, TypeVar
 
+import anyio.lowlevel
 import msgspec
+from msgspec.structs import replace
 
 from nodekit import (
     ClientId,
+    Clock,
+    Cursor,
     EmbeddedStore,
     Job,
     JobFields,
     JobId,
     JobQuery,
+    Page,
     PluginStorage,
     Provider,
     Unfinished,
@@ -22,6 +27,11 @@ from nodekit import (
 from nodekit_memory._storage import MemoryStorage
 
 __all__ = ["MemoryConfig", "MemoryStore", "MemoryTable", "provider"]
+
+SLICE = 1000
+"""Number of jobs that a search looks at in one turn: about a millisecond."""
+PAGE_SLICES = 100
+"""Number of slices after which a page ends, however few jobs were found."""
 
 Entry = TypeVar("Entry", JobId, tuple[int, JobId])
 
@@ -72,8 +82,9 @@ class MemoryTable:
         return job
 
     async def save(self, job: Job) -> None:
-        before = self._jobs[job.id].finish_number
-        self._jobs[job.id] = job
+        stored = self._jobs[job.id]
+        before = stored.finish_number
+        self._jobs[job.id] = job.over(stored)
         if job.finish_number is not None and job.finish_number != before:
             if before is not None:
                 _remove(self._finished, [(before, job.id)])
@@ -90,8 +101,34 @@ class MemoryTable:
         ]
 
     async def find(self, query: JobQuery) -> list[JobId]:
-        matching = (id for id in self._in_order(query) if query.matches(self._jobs[id]))
-        return list(islice(matching, query.limit))
+        return list((await self._search(query, None)).ids)
+
+    async def page(self, query: JobQuery) -> Page:
+        """Return a page of a search, which may be short (`PagingStore`)."""
+        return await self._search(query, PAGE_SLICES)
+
+    async def _search(self, query: JobQuery, slices: int | None) -> Page:
+        """Search slice by slice, with a turn of the event loop after each."""
+        ids: list[JobId] = []
+        for number in count(1):
+            found, end = self._slice(query)
+            ids += found
+            if end is None or len(found) == query.limit or number == slices:
+                return Page(ids, end)
+            query = replace(query, after=end, limit=query.limit - len(found))
+            await anyio.lowlevel.checkpoint()
+        raise AssertionError
+
+    def _slice(self, query: JobQuery) -> tuple[list[JobId], Cursor | None]:
+        """Return the matching jobs among the first ones in the order of the query, and the cursor behind these."""
+        ids: list[JobId] = []
+        looked = 0
+        for looked, id in enumerate(islice(self._in_order(query), SLICE), 1):
+            if query.matches(job := self._jobs[id]):
+                ids.append(id)
+            if len(ids) == query.limit or looked == SLICE:
+                return ids, query.cursor(job)
+        return ids, None
 
     def _in_order(self, query: JobQuery) -> Iterator[JobId]:
         """Yield the ids behind `query.after` of jobs that may match, in the order of the query."""
@@ -107,6 +144,9 @@ class MemoryTable:
             return islice(ids, bisect_right(ids, query.after) if query.after else 0, None)
         end = bisect_left(ids, query.after) if query.after else len(ids)
         return (ids[place] for place in range(end - 1, -1, -1))
+
+    async def sizes(self, ids: Sequence[JobId]) -> dict[JobId, int]:
+        return {id: self._jobs[id].payload_bytes for id in ids if id in self._jobs}
 
     async def delete(self, ids: Sequence[JobId]) -> int:
         gone = [job for id in set(ids) if (job := self._jobs.get(id)) and job.status.finished]
@@ -146,9 +186,9 @@ def _remove(entries: list[Entry], some: Sequence[Entry]) -> None:
 class MemoryStore(EmbeddedStore):
     """A `JobStore` in memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, clock: Clock | None = None) -> None:
         self._memory = MemoryTable()
-        super().__init__(self._memory)
+        super().__init__(self._memory, clock=clock)
 
     def storage(self, namespace: str) -> PluginStorage:
         """Return the records of a plugin (`StoringStore`)."""

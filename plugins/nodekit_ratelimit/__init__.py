@@ -4,14 +4,12 @@ Each client may send `requests` requests at once, and gets one more every `perio
 bucket that keeps one number per client). Refused requests do not count. Counts are lost when the node stops.
 """
 
-import time
 from collections import OrderedDict
-from collections.abc import Callable
 from typing import Annotated
 
 import msgspec
 
-from nodekit import Identity, Provider, TooManyRequests
+from nodekit import Clock, Identity, Provider, SystemClock, TooManyRequests
 
 __all__ = ["RateLimit", "RateLimitConfig", "provider"]
 
@@ -35,7 +33,7 @@ class RateLimit:
     """A guard that counts each client's requests. IPv6 clients count by /64: one machine may have as many addresses.
 
     A client may make `requests` per `period_seconds`. Beyond `max_clients`, the client with the oldest request is
-    forgotten. `clock` returns nanoseconds that never go back.
+    forgotten. Times are those of `clock`, by default this machine's.
     """
 
     def __init__(
@@ -44,9 +42,9 @@ class RateLimit:
         period_seconds: float = 60.0,
         *,
         max_clients: int = 100_000,
-        clock: Callable[[], int] = time.monotonic_ns,
+        clock: Clock | None = None,
     ) -> None:
-        self._clock = clock
+        self._monotonic = (SystemClock() if clock is None else clock).monotonic
         # Times are in nanoseconds / requests, so that a request's interval is a whole number and nothing is rounded.
         self._ticks = requests
         self._interval = round(period_seconds * _NANOSECONDS)
@@ -57,7 +55,7 @@ class RateLimit:
         self._text = f"too many requests: at most {requests} in {period_seconds:g} s"
 
     def nodekit_limit(self, identity: Identity) -> None:
-        who, now = identity.group, self._clock() * self._ticks
+        who, now = identity.group, round(self._monotonic() * _NANOSECONDS) * self._ticks
         due = max(self._due.pop(who, now), now)
         wait = due - now - self._slack
         self._due[who] = due if wait > 0 else due + self._interval

@@ -18,7 +18,7 @@ from nodekit import __version__
 from nodekit_metrics._config import MetricsConfig
 from nodekit_metrics._labels import OUTCOMES
 
-STORE_METHODS = ("add", "add_claimed", "save", "release", "settle", "get", "find", "delete", "pending")
+STORE_METHODS = ("add", "add_claimed", "save", "release", "settle", "get", "find", "page", "sizes", "delete", "pending")
 
 MetricT = TypeVar("MetricT", Counter, Histogram)
 

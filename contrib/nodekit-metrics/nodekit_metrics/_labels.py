@@ -2,7 +2,16 @@
 
 from collections.abc import Container
 
-from nodekit import JobStatus, KeyReused, NotFailed, Refusal, RequestRefused, TooManyJobs, TooManyRequests
+from nodekit import (
+    JobStatus,
+    KeyReused,
+    NotFailed,
+    Refusal,
+    RequestRefused,
+    TooManyJobs,
+    TooManyRequests,
+    TooMuchStored,
+)
 
 OTHER = "other"
 OUTCOMES = (JobStatus.SUCCESS, JobStatus.FAILED, JobStatus.CANCELLED)
@@ -12,6 +21,7 @@ LONGEST_REASON = 100
 _KINDS: tuple[tuple[type[Exception], str], ...] = (
     (TooManyRequests, "too many requests"),
     (TooManyJobs, "too many jobs"),
+    (TooMuchStored, "too much stored"),
     (KeyReused, "idempotency key reused"),
     (NotFailed, "job has not failed"),
 )

@@ -77,7 +77,7 @@ def unpack(folder: Path) -> None:
 
 
 def apt(*arguments: str, cwd: Path) -> None:
-    run("apt-get", "-qq", "-o", "APT::Sandbox::User=root", *arguments, cwd=cwd)
+    run("apt-get", "-qq", "-o", "APT::Sandbox::User=root", "-o", "Acquire::Retries=5", *arguments, cwd=cwd)
 
 
 def run(*command: str, cwd: Path) -> None:

@@ -29,7 +29,8 @@ class DbmTable:
     def __init__(self, path: Path) -> None:
         self._dat, self._dir, self._bak = (Path(f"{path}.{suffix}") for suffix in ("dat", "dir", "bak"))
         self._path, self._turn, self._opened, self._jobs = path, Lock(), ExitStack(), (own := MemoryTable())
-        self.get, self.find, self.unfinished, self.last_surplus = own.get, own.find, own.unfinished, own.last_surplus
+        self.get, self.find, self.sizes = own.get, own.find, own.sizes
+        self.unfinished, self.last_surplus = own.unfinished, own.last_surplus
 
     async def __aenter__(self) -> Self:
         await self._jobs.add(await run_sync(self._open))
@@ -56,6 +57,7 @@ class DbmTable:
 
     async def save(self, job: Job) -> None:
         async with self._turn:
+            job = job.over((await self.get([job.id]))[0])
             await run_sync(self._append, {job.id: job})
             await self._jobs.save(job)
 

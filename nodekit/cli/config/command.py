@@ -12,6 +12,7 @@ from nodekit.cli.exit_codes import bad_node_file
 from nodekit.config.compose import compose_file
 from nodekit.config.formats import read_tables
 from nodekit.errors import CompositionError
+from nodekit.foreign_text import printable
 
 
 @click.group()
@@ -50,7 +51,7 @@ def show(file: str, as_json: bool) -> None:
     except CompositionError as error:
         bad_node_file(file, error)
     for notice in read.notices:
-        click.echo(f"{file}: note: {notice}", err=True)
+        click.echo(printable(f"{file}: note: {notice}"), err=True)
     table = effective(read.tables, node.name)
     if as_json:
         document = {"file": file, "tables": table.plain(), "defaults": list(table.defaults())}

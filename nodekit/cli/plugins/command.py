@@ -17,6 +17,7 @@ from nodekit.cli.plugins.provider_details import Portrait, portrait
 from nodekit.config.distributions import owner
 from nodekit.config.findings import Finding
 from nodekit.errors import NodekitError
+from nodekit.foreign_text import printable, printable_json, printable_lines
 from nodekit.hooks.container_rules import nearest
 
 
@@ -29,7 +30,7 @@ def plugins(ctx: click.Context, as_json: bool) -> None:
         return
     found = catalogue()
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2))
+        click.echo(printable_json(msgspec.json.format(msgspec.json.encode(found), indent=2)))
         return
     head = ("KIND", "NAME", "DISTRIBUTION", "VERSION", "")
     rows = [(one.kind, one.name, one.distribution or "?", one.version or "?", _mark(one)) for one in found.entries]
@@ -56,9 +57,9 @@ def show(name: str, kind: str | None, as_json: bool) -> None:
     except NodekitError as error:
         _fail(str(error) if "uninstall" in str(error) or "reinstall" in str(error) else f"{error}; {CURE}")
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2))
+        click.echo(printable_json(msgspec.json.format(msgspec.json.encode(found), indent=2)))
     else:
-        click.echo("\n".join(_lines(found)))
+        click.echo(printable_lines("\n".join(_lines(found))))
 
 
 @plugins.command()
@@ -133,13 +134,14 @@ def _mark(one: Listed) -> str:
 
 
 def _say_table(rows: Sequence[Sequence[str]]) -> None:
+    rows = [[printable(cell, keep="") for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         click.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return printable(" ".join(text.split()))
 
 
 def _fail(text: str) -> NoReturn:

@@ -1,6 +1,7 @@
 """`nodekit serve`."""
 
 import logging
+import math
 import signal
 import sys
 from collections.abc import Iterator
@@ -12,14 +13,20 @@ import click
 from anyio.abc import TaskStatus
 
 from nodekit.cli.exit_codes import FAILED, bad_node_file
-from nodekit.cli.serve.log import log_to_file, log_to_standard_error
+from nodekit.cli.serve.allocator import return_freed_memory, trim_now_and_then
+from nodekit.cli.serve.log import log_to_file, log_to_standard_error, reopen_log_files
+from nodekit.cli.serve.machine import hide_memory, leave_pid_1
 from nodekit.config.compose import compose, log_settings
 from nodekit.config.formats import file_of_the_environment, read_tables
 from nodekit.errors import CompositionError, NodekitError, Problem
+from nodekit.foreign_text import printable_lines
 from nodekit.node.node import Node
 
 logger = logging.getLogger("nodekit")
 
+REPEATED_SECONDS = 1.0
+"""Time in which another signal to stop is the first one again: from a wrapper that passes on what a terminal sends to
+both, or from an impatient key."""
 LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -33,11 +40,15 @@ def serve(file: str | None, bind: str | None, log_level: str, trace_hooks: bool)
 
     Without FILE, an environment variable of a format may name the file.
 
-    The first signal drains: the node accepts no new jobs, and running jobs may finish within drain_seconds.
-    A second signal stops it at once. In both cases, jobs in a durable store continue at the next start. Exits with 0
-    when stopped by a signal, 3 when the node file does not compose, 1 when the node fails.
+    The first signal drains: the node accepts no new jobs, and running jobs may finish within drain_seconds. Another
+    one, a second later or more, stops it at once. In both cases, jobs in a durable store continue at the next start.
+    SIGHUP opens the log file anew. Exits with 0 when stopped by a signal, 3 when the node file does not compose, 1 when
+    the node fails.
     """
+    leave_pid_1()
+    hide_memory()
     log_to_standard_error(log_level)
+    return_freed_memory()
     node = _composed(_of_the_environment() if file is None else file, bind, trace_hooks)
     try:
         anyio.run(_serve, node)
@@ -93,6 +104,7 @@ async def _serve(node: Node) -> None:
     stop, started, at_once = anyio.Event(), anyio.Event(), anyio.CancelScope()
     async with anyio.create_task_group() as watching:  # to the very end: leaving is not cut short
         await watching.start(_watch_signals, stop, started, at_once)
+        watching.start_soon(trim_now_and_then)
         with at_once:
             async with node:
                 started.set()
@@ -107,12 +119,19 @@ async def _serve(node: Node) -> None:
 async def _watch_signals(
     stop: anyio.Event, started: anyio.Event, at_once: anyio.CancelScope, *, task_status: "TaskStatus[None]"
 ) -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    stopping_at = math.inf
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         task_status.started()
         async for received in signals:
-            if started.is_set() and not stop.is_set():
+            if received == signal.SIGHUP:
+                reopen_log_files()
+                logger.info("SIGHUP: the node goes on")
+            elif started.is_set() and not stop.is_set():
+                stopping_at = anyio.current_time()
                 logger.info("%s: stopping; send it again to stop at once", received.name)
                 stop.set()
+            elif 0 <= anyio.current_time() - stopping_at < REPEATED_SECONDS:
+                logger.info("%s: the same again; it stops already", received.name)
             else:
                 logger.warning("%s: stopping at once", received.name)
                 at_once.cancel()
@@ -122,7 +141,7 @@ def _report(error: BaseException) -> int:
     """Print a line for each failure, and a traceback only for errors that nobody raised on purpose."""
     for cause in _leaves(error):
         if isinstance(cause, NodekitError):
-            click.echo(f"nodekit: {cause}", err=True)
+            click.echo(f"nodekit: {printable_lines(str(cause))}", err=True)
         else:
             logger.error("the node failed", exc_info=cause)
     return FAILED

@@ -12,6 +12,7 @@ from nodekit.cli.exit_codes import FAILED, bad_node_file
 from nodekit.config.compose import compose_store
 from nodekit.config.formats import read_tables
 from nodekit.errors import CompositionError, NodekitError
+from nodekit.foreign_text import printable
 from nodekit.interfaces.store import JobStore
 
 T = TypeVar("T")
@@ -30,5 +31,5 @@ def run(file: str, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
     try:
         return anyio.run(call)
     except NodekitError as error:
-        click.echo(f"{file}: store: {error}", err=True)
+        click.echo(printable(f"{file}: store: {error}"), err=True)
         sys.exit(FAILED)

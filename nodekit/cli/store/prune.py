@@ -8,7 +8,8 @@ from msgspec.structs import replace
 
 from nodekit.cli.store.node_store import run, store_of
 from nodekit.errors import NodekitError
-from nodekit.interfaces.store import JobStore, JobView
+from nodekit.interfaces.store import JobStore
+from nodekit.interfaces.store_abilities import JobView
 from nodekit.model.queries import JobFields, JobQuery
 from nodekit.node.retention import in_slices
 
@@ -38,7 +39,9 @@ def prune(file: str, older_than: float, dry_run: bool) -> None:
         async with _view(store) as view:
             if dry_run:
                 return await _count(view, before)
-            return await in_slices(lambda limit: view.expire(finished_before=before, keep=None, limit=limit))
+            return await in_slices(
+                lambda limit: view.expire(finished_before=before, keep=None, limit=limit), time.monotonic
+            )
 
     count = run(file, pruned)
     jobs = "1 finished job" if count == 1 else f"{count} finished jobs"

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
-from nodekit import CompositionError
-from nodekit_infernet._migration import migrated
+from nodekit import CompositionError, printable
+from nodekit_infernet._migration import Migration, migrated, write
 
 __all__ = ["migrate"]
 
@@ -15,18 +15,43 @@ BAD_NODE_FILE = 3
 
 @click.command()
 @click.argument("file", type=click.Path(dir_okay=False))
-def migrate(file: str) -> None:
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write it to this new file, and secrets to files in a folder beside it, for the owner only.",
+)
+def migrate(file: str, output: Path | None) -> None:
     """Print a node file that is equivalent to the config.json of an Infernet node.
 
-    Comments say what has changed. Secrets are written as references to environment variables, which standard error
-    lists. Exits with 0, or with 3 and a line per problem of the config.json.
+    Comments say what has changed. Secrets, and all values of env, are not printed: the node file refers to environment
+    variables, which standard error lists, or with --output to files. What may hold a secret and is printed all the same
+    is listed, too. Exits with 0, or with 3 and a line per problem of the config.json.
     """
     try:
-        text, references = migrated(Path(file))
+        migration = migrated(Path(file), None if output is None else f"{output.stem}.secrets")
     except CompositionError as error:
         for problem in error.problems:
             click.echo(str(problem) if problem.where == file else f"{file}: {problem}", err=True)
         sys.exit(BAD_NODE_FILE)
-    sys.stdout.buffer.write(text.encode())
-    for reference in references:
-        click.echo(f"set {reference.variable} to {reference.origin} of {file}", err=True)
+    if output is None:
+        sys.stdout.buffer.write(migration.text.encode())
+    else:
+        _write(migration, output)
+    for reference in migration.references:
+        _tell(f"set {reference.variable} to {reference.origin} of {file}")
+    for origin in migration.copied:
+        _tell(f"look at {origin} of {file}: it is written as it was; move a secret in it into a file or a variable")
+
+
+def _write(migration: Migration, output: Path) -> None:
+    try:
+        write(migration, output)
+    except OSError as error:
+        text = (
+            f"{error.filename or output} cannot be written: {error.strerror}; name a new file, in a folder that exists"
+        )
+        raise click.ClickException(printable(text)) from error
+
+
+def _tell(text: str) -> None:
+    click.echo(printable(text), err=True)

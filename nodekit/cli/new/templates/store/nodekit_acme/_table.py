@@ -1,4 +1,4 @@
-"""A `JobTable`: the seven methods that a store for one node has to implement.
+"""A `JobTable`: the eight methods that a store for one node has to implement.
 
 Jobs are in memory. Each change is a record at the end of a file, which is read again at the next start.
 
@@ -13,7 +13,7 @@ the process.
 import fcntl
 import os
 from collections import ChainMap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import FileIO
 from pathlib import Path
 from struct import Struct
@@ -84,7 +84,7 @@ class AcmeTable:
 
     async def save(self, job: Job) -> None:
         async with self._writing:
-            await self._write(Change(kept=(job,)))
+            await self._write(Change(kept=(job.over(self._jobs[job.id]),)))
 
     async def delete(self, ids: Sequence[JobId]) -> int:
         async with self._writing:
@@ -103,6 +103,9 @@ class AcmeTable:
 
     async def find(self, query: JobQuery) -> list[JobId]:
         return query.choose(self._jobs.values())
+
+    async def sizes(self, ids: Sequence[JobId]) -> Mapping[JobId, int]:
+        return {id: self._jobs[id].payload_bytes for id in ids if id in self._jobs}
 
     async def last_surplus(self, keep: int) -> int | None:
         numbers = sorted(job.finish_number for job in self._jobs.values() if job.finish_number is not None)
