@@ -22,7 +22,7 @@ NEWEST := tests/core $(filter-out $(ABOUT_ELSE),$(wildcard tests/cli/test_*.py))
 # Tests that choose at random, or how much they try.
 DRILLS := $(shell grep -rlE '^(import chance|from chance import)' tests --include=test_*.py)
 
-.PHONY: help demo demo-docker test newest packages drills mutants api lint types format lock clean
+.PHONY: help demo demo-docker test newest packages drills siege fuzz mutants api lint types format lock clean
 .DEFAULT_GOAL := help
 
 help: ## Show this.
@@ -46,6 +46,12 @@ packages: $(VENV)/.installed-test ## Build the wheels, and try them and what `no
 
 drills: $(VENV)/.installed-test ## Kill a node 200 times under load, and draw random tests anew; DRILL_KILLS=n, DRILL_SEED=n choose others.
 	@DRILL_KILLS=$${DRILL_KILLS:-200} DRILL_SEED=$${DRILL_SEED:-random} $(BIN)/python -m pytest -q -s --timeout=7200 $(DRILLS) $(ARGS)
+
+fuzz: $(VENV)/.installed-test ## Try requests, node files and JSON that nobody thought of; minutes; ARGS="--seconds 600 node_file" says how long and what.
+	@$(BIN)/python tests/fuzz $(ARGS)
+
+siege: $(VENV)/.installed-test ## Attack a node in twenty-three ways on each server, and print what it took; ARGS="--short" is quicker.
+	@$(BIN)/python tests/siege $(ARGS)
 
 mutants: $(VENV)/.installed-test ## Plant small faults in the core, to be noticed by the nearest tests; ARGS="slots job" chooses modules.
 	@$(BIN)/python tests/mutants $(ARGS)
@@ -72,7 +78,7 @@ lock: $(VENV)/.installed-test ## Lock the newest versions of all that tests, che
 		--custom-compile-command 'make lock' --output-file $(LOCK)
 
 clean: ## Remove the environments and everything generated.
-	rm -rf $(VENV) .venv-newest build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-newest build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp says that what it names is installed. What users install comes in the versions of the lock; what the tests and

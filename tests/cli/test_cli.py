@@ -1,5 +1,6 @@
 """The commands `nodekit check` and `nodekit serve`."""
 
+import asyncio
 import signal
 from pathlib import Path
 
@@ -125,6 +126,7 @@ async def test_signals_do_not_cut_short_how_parts_are_left(tmp_path: Path) -> No
     async with serve(file) as (served, _):
         served.signal(signal.SIGTERM)
         await until(lambda: "draining" in served.log)
+        await asyncio.sleep(1)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGINT):
             lines = served.log.count("at once")
             served.signal(number)
@@ -141,13 +143,29 @@ async def test_a_second_signal_stops_at_once_and_nothing_is_lost(file: Path) -> 
         await until(begun.exists)
         served.signal(signal.SIGTERM)
         await until(lambda: "draining" in served.log)
+        for number in (signal.SIGINT, signal.SIGTERM):  # as wrappers repeat them
+            served.signal(number)
+            await until(lambda number=number: f"{number.name}: the same again" in served.log)
+        assert "stopping at once" not in served.log
+        assert served.process.poll() is None
+        await asyncio.sleep(1)
         served.signal(signal.SIGTERM)
         assert await served.ended() == 0
-        assert "at once" in served.log
+        assert "stopping at once" in served.log
         assert "Traceback" not in served.log
     go.touch()
     async with serve(file) as (_, api):
         assert {job["status"] for job in await api.results(*ids)} == {"success"}
+
+
+async def test_sighup_ends_nothing(file: Path) -> None:
+    async with serve(file) as (served, api):
+        for number in range(1, 4):
+            served.signal(signal.SIGHUP)
+            await until(lambda number=number: served.log.count("SIGHUP: the node goes on") == number)
+        assert (await api.get("/health")).status == 200
+        served.signal(signal.SIGTERM)
+        assert await served.ended() == 0
 
 
 async def test_bind_listens_elsewhere(file: Path) -> None:

@@ -69,7 +69,7 @@ async def test_what_a_node_says_of_itself_cannot_write_to_the_terminal(shared: S
         await store.announce(announced("a\nb\x1b[31m", skew_seconds=-1e200))
         done = await shown(tmp_path)
         assert len(done.stdout.splitlines()) == 5
-        assert (r"'a\nb\x1b[31m'" in done.stdout, "-1e+200 s" in done.stdout) == (True, True)
+        assert (r"a\nb\x1b[31m" in done.stdout, "-1e+200 s" in done.stdout) == (True, True)
 
 
 async def test_a_cluster_without_nodes_or_jobs_is_shown_too(shared: SharedMemory, tmp_path: Path) -> None:

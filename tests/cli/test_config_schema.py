@@ -145,7 +145,7 @@ def test_keys_have_their_docs_and_defaults(schema: dict[str, Any]) -> None:
         "type": "integer",
         "minimum": 1,
         "default": 64,
-        "description": "Number of jobs that this node runs at once.",
+        "description": "Number of jobs that this node runs at once: its slots.",
     }
     assert concurrency == expected
     stores = {one["properties"]["use"]["enum"][0]: one for one in tables["store"]["oneOf"]}

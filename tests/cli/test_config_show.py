@@ -158,7 +158,13 @@ def test_secrets_are_hidden_and_references_are_not(tmp_path: Path, monkeypatch: 
 def test_json_says_which_are_defaults(tmp_path: Path) -> None:
     (tmp_path / "node.toml").write_text(NODE_FILE)
     told = json.loads(nodekit(tmp_path, "config", "show", "node.toml", "--json").stdout)
-    assert told["tables"]["store"] == {"use": "sqlite", "path": "jobs.db", "synchronous": "FULL", "group": 512}
+    assert told["tables"]["store"] == {
+        "use": "sqlite",
+        "path": "jobs.db",
+        "synchronous": "FULL",
+        "group": 512,
+        "min_free_bytes": 256 << 20,
+    }
     assert {"store.group", "node.name", "runners[0].containers[0].retry.attempts"} <= set(told["defaults"])
     assert not {"store.path", "runners[0].containers[0].url", "node.concurrency"} & set(told["defaults"])
 

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from components import until
 from node_files import write
 from planted import nodekit
 from served import serve
 
-from nodekit.cli.serve.log import LogFile
+from nodekit.cli.serve.log import LONGEST_RECORD, LogFile, LogFormatter
 from nodekit.config.compose import LogSettings
 
 NODE = """
@@ -47,6 +48,17 @@ def logging_to(path: Path, *, max_file_bytes: int = 1000, backups: int = 2) -> I
 
 def sizes(folder: Path) -> dict[str, int]:
     return {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
+
+
+@pytest.mark.anyio
+async def test_sighup_opens_a_log_file_anew_that_was_moved_away(tmp_path: Path) -> None:
+    log, moved = tmp_path / "node.log", tmp_path / "node.log.old"
+    async with serve(write(tmp_path, NODE.format(path=log))) as (served, _):
+        log.rename(moved)
+        served.signal(signal.SIGHUP)
+        await until(log.exists)
+        assert "SIGHUP" in log.read_text()
+        assert "SIGHUP" not in moved.read_text()
 
 
 def test_files_stay_within_their_size_and_the_newest_backups_are_kept(tmp_path: Path) -> None:
@@ -110,6 +122,46 @@ def test_a_line_that_cannot_be_made_is_not_taken_for_a_broken_disk(
         logger.info("after it")
     assert "cannot be written" not in capsys.readouterr().err
     assert (tmp_path / "node.log").read_text() == "after it\n"
+
+
+@pytest.mark.parametrize("backups", [0, 2])
+def test_others_cannot_read_the_files(tmp_path: Path, backups: int) -> None:
+    before = os.umask(0)
+    try:
+        with logging_to(tmp_path / "node.log", backups=backups) as logger:
+            for number in range(1000):
+                logger.info("line %d", number)
+    finally:
+        os.umask(before)
+    assert {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {0o640}
+
+
+# -- text of others -----------------------------------------------------------------------------------
+
+FORGED = "x\x1b[2J\n2026-01-01 00:00:00,000 INFO    nodekit: all is well\r\u202e\u2028\x9b"
+
+
+def formatted(text: str, error: BaseException | None = None) -> str:
+    info = (type(error), error, error.__traceback__) if error else None
+    record = logging.LogRecord("nodekit.http", logging.ERROR, "", 0, "GET %s failed", (text,), info)
+    return LogFormatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s").format(record)
+
+
+def test_text_of_others_neither_commands_a_terminal_nor_forges_a_record() -> None:
+    try:
+        raise ValueError(FORGED)
+    except ValueError as error:
+        first, *others = formatted(FORGED, error).split("\n")
+    assert first.endswith("ERROR   nodekit.http: GET x\\x1b[2J")
+    assert "ValueError: x\\x1b[2J" in "".join(others)
+    assert all(line.startswith("  | ") for line in others)
+    assert all(line.isprintable() for line in (first, *others))
+
+
+def test_a_record_has_a_longest_length() -> None:
+    text = formatted("y" * 1_000_000)
+    assert len(text) < LONGEST_RECORD + 100
+    assert text.endswith("more characters)")
 
 
 # -- nodekit serve ------------------------------------------------------------------------------------

@@ -168,7 +168,8 @@ def test_hooks_and_capabilities_are_those_of_what_is_built() -> None:
         "StreamingRunner",
     ]
     assert list(shown("runner", "function").capabilities) == ["InProcessRunner", "NamingRunner", "StreamingRunner"]
-    assert list(shown("store", "memory").capabilities) == ["EndingStore", "StoringStore"]
+    assert list(shown("store", "memory").capabilities) == ["EndingStore", "PagingStore", "StoringStore"]
+    assert {"CheckedStore", "DiskStore", "PagingStore"} <= set(shown("store", "sqlite").capabilities)
 
 
 @pytest.mark.parametrize(

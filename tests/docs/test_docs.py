@@ -1,5 +1,6 @@
 """The documentation is true: examples run, tables are complete, links lead somewhere."""
 
+import ast
 import inspect
 import os
 import re
@@ -21,6 +22,8 @@ from nodekit import ClientLimits, Container, Provider, Retry
 from nodekit.cli import main
 from nodekit.config.compose import TABLES, LogSettings, NodeSettings
 from nodekit.hooks.specs import HOOKS, hook_parameters
+from nodekit.testing import simulation
+from nodekit.testing.simulation import Fault
 from nodekit_asgi.api.routes import ROUTES
 from nodekit_docker import Credentials
 from nodekit_infernet._config import InfernetConfig
@@ -243,3 +246,42 @@ def commands_of(command: click.Command) -> dict[str, click.Command]:
 
 def options_of(command: click.Command) -> set[str]:
     return {option for parameter in command.params for option in parameter.opts if option.startswith("--")}
+
+
+# -- simulations ----------------------------------------------------------------------------------
+
+SIMULATIONS = ROOT / "docs" / "how-to" / "simulate-a-cluster.md"
+
+
+def rows(page: Path, heading: str) -> list[str]:
+    """Return the first column of the tables below a heading, without the heads."""
+    section = re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert section, heading
+    return re.findall(r"^\| `(.+?)` \|", section[1], re.MULTILINE)
+
+
+def promises() -> Iterator[str]:
+    """Yield the names of the promises that simulations check."""
+    for file in (ROOT / "nodekit" / "testing" / "simulation").glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            match node:
+                case ast.Call(
+                    func=ast.Name(id="PromiseBroken" | "_check_same"), args=[ast.Constant(value=str(name)), *_]
+                ):
+                    yield name
+                case _:
+                    pass
+
+
+def test_the_page_about_simulations_has_every_promise() -> None:
+    documented = rows(SIMULATIONS, "What is checked")
+    assert len(documented) == len(set(documented)) > 20
+    assert set(documented) == set(promises())
+
+
+def test_the_page_about_simulations_has_every_fault_and_every_option() -> None:
+    faults = [name for name, kind in vars(simulation).items() if isinstance(kind, type) and issubclass(kind, Fault)]
+    assert set(rows(SIMULATIONS, "Faults")) == {*faults} - {"Fault"}
+    told = run(ROOT, sys.executable, "-m", "nodekit.testing.simulation", "--help")
+    options = {option.partition(" ")[0] for option in rows(SIMULATIONS, "Two minutes")}
+    assert options == {*re.findall(r"^  (--[\w-]+)", told, re.MULTILINE)}

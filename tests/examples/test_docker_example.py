@@ -163,11 +163,14 @@ def test_demo_in_docker_that_is_interrupted_leaves_nothing_behind(engine: Any, t
 class Inside:
     """A node in a container, with the engine's socket, as the README starts it."""
 
-    def __init__(self, engine: Any, file: Path, **options: Any) -> None:
+    def __init__(self, engine: Any, file: Path, volume: str | None = None, **options: Any) -> None:
+        """`volume` is the name of a volume that outlives the container."""
         scheme, _, socket = engine.host.partition("://")
         if scheme != "unix":
             pytest.skip(f"the engine has no socket that a container can be given: {engine.host}")
         mounted = {str(file): "/node/node.toml:ro", socket: "/var/run/docker.sock"}
+        if volume is not None:
+            mounted[volume] = "/node"
         self.container: Container = engine.client.containers.run(
             NODE_IMAGE,
             detach=True,
@@ -290,26 +293,60 @@ def test_a_node_in_a_container_that_was_killed_finds_its_containers_again(engine
 def test_a_container_made_anew_for_a_node_replaces_what_the_one_before_left(
     engine: Any, file: Path, inside: Any
 ) -> None:
+    volume = engine.client.volumes.create(f"nodekit-test-{secrets.token_hex(4)}", labels={LABEL: "1"})
+    try:
+        node = inside(volume=volume.name)
+        node.is_up()
+        before = {container.id for container in made(engine, file)}
+        node.container.remove(force=True)
+        node = inside(volume=volume.name)
+        node.is_up()
+        after = made(engine, file)
+        assert entries(after) == sorted(SERVICES)
+        assert not before & {container.id for container in after}
+        assert node.run("hello hello")["words"] == 2
+        node.container.remove(force=True)
+    finally:
+        volume.remove(force=True)
+
+
+def test_a_container_made_anew_without_the_volume_of_the_one_before_touches_nothing(
+    engine: Any, file: Path, inside: Any
+) -> None:
     node = inside()
     node.is_up()
     before = {container.id for container in made(engine, file)}
     node.container.remove(force=True, v=True)
     node = inside()
     node.is_up()
-    after = made(engine, file)
-    assert entries(after) == sorted(SERVICES)
-    assert not before & {container.id for container in after}
+    assert before < {container.id for container in made(engine, file)}
     assert node.run("hello hello")["words"] == 2
 
 
-def test_a_second_container_with_a_node_of_the_same_name_is_refused(engine: Any, file: Path, inside: Any) -> None:
-    first = inside()
-    first.is_up()
-    before = {container.id for container in made(engine, file)}
-    second = inside()
-    assert second.container.wait()["StatusCode"] == 1
-    name = node_name(read_node_file(file), file)
-    assert f"another node named {name!r} runs on this engine, in the container {first.container.name}" in second.log
-    assert "give each [node] a name of its own" in second.log
-    assert {container.id for container in made(engine, file)} == before
+def test_a_second_container_with_a_node_of_the_same_name_and_volume_is_refused(
+    engine: Any, file: Path, inside: Any
+) -> None:
+    volume = engine.client.volumes.create(f"nodekit-test-{secrets.token_hex(4)}", labels={LABEL: "1"})
+    try:
+        first = inside(volume=volume.name)
+        first.is_up()
+        before = {container.id for container in made(engine, file)}
+        second = inside(volume=volume.name)
+        assert second.container.wait()["StatusCode"] == 1
+        assert "another node" in second.log  # it holds the jobs, and the name
+        assert {container.id for container in made(engine, file)} == before
+        assert first.run("hello hello")["words"] == 2
+        for node in (first, second):
+            node.container.remove(force=True)
+    finally:
+        volume.remove(force=True)
+
+
+def test_two_containers_with_nodes_of_one_name_do_not_touch_each_others(engine: Any, file: Path, inside: Any) -> None:
+    first, second = inside(), inside()
+    for node in (first, second):
+        node.is_up()
+    assert len(made(engine, file)) == 2 * len(SERVICES)
+    second.container.stop(timeout=30)
+    assert len(made(engine, file)) == len(SERVICES)
     assert first.run("hello hello")["words"] == 2

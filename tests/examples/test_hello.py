@@ -108,7 +108,7 @@ def test_demo_shows_every_step_and_leaves_nothing_behind_and_other_jobs_alone(te
     """Another node may have been served from the same folder, and may still run."""
     folder = tmp_path / "used"
     shutil.copytree(FOLDER, folder)
-    for suffix in ("", "-wal", "-shm", ".lock"):
+    for suffix in ("", "-wal", "-shm"):
         (folder / f"jobs.db{suffix}").write_text("somebody's jobs")
     command = [*DEMO, str(folder / "node.toml")]
     done = subprocess.run(command, env=environment(temporary), capture_output=True, text=True, timeout=90, check=False)

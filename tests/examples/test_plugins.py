@@ -18,7 +18,7 @@ from pages import blocks, install
 from paths import ROOT
 
 EXAMPLES = ROOT / "examples"
-MOST_LINES = {"nodekit-dbm": 152, "nodekit-hours": 33, "nodekit-route": 63}
+MOST_LINES = {"nodekit-dbm": 154, "nodekit-hours": 33, "nodekit-route": 63}
 """Limits of lines per package; all lines count."""
 PAGES = {"nodekit-dbm": "write-a-store", "nodekit-hours": "write-a-guard", "nodekit-route": "write-a-pipeline"}
 TESTING = ("nodekit", "nodekit.testing")

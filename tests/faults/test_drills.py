@@ -10,6 +10,10 @@ import pytest
 from chance import SEED
 from drills import DRAIN, DRAIN_THEN_STOP, KILL, Drill, services
 
+from nodekit_sqlite._places import place
+from nodekit_sqlite._reading import JOB
+from nodekit_sqlite._sums import record_sum, state_sum
+
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(3600)]
 
 ROUNDS = int(os.environ.get("DRILL_KILLS", "5"))
@@ -32,17 +36,23 @@ async def test_a_node_under_load_keeps_its_promises_however_often_it_is_killed_o
 
 
 def betray(database: Path, ids: Sequence[str]) -> None:
-    """Corrupt a store: remove one finished job, reset one to accepted, and change the result of one."""
+    """Corrupt a store, with right checksums: remove a finished job, reset one to accepted, change the result of one."""
     with closing(sqlite3.connect(database, isolation_level=None)) as connection:
         numbers = [connection.execute("SELECT number FROM jobs WHERE id = ?", [id]).fetchone()[0] for id in ids[:3]]
         gone, again, other = numbers
-        connection.execute("DELETE FROM records WHERE job = ? OR (job = ? AND number > 0)", (gone, again))
+        connection.execute("DELETE FROM records WHERE place >> 24 = ?", (gone,))
+        connection.execute("DELETE FROM records WHERE place >> 24 = ? AND place & 0xffffff > 0", (again,))
         connection.execute("DELETE FROM jobs WHERE number = ?", (gone,))
         state = b'{"accepted_at": 1.0, "status": "accepted", "due": "c0"}'
-        connection.execute("UPDATE jobs SET status = 'accepted', open = 1, state = ? WHERE number = ?", (state, again))
-        [(body,)] = connection.execute("SELECT body FROM records WHERE job = ? AND number = 3", (other,)).fetchall()
+        change = "UPDATE jobs SET status = 'accepted', open = 1, steps = 0, state = ? WHERE number = ?"
+        connection.execute(change, (state, again))
+        row = connection.execute(f"SELECT {JOB} FROM jobs WHERE number = ?", (again,)).fetchone()
+        connection.execute("UPDATE jobs SET state_sum = ? WHERE number = ?", (state_sum(*row), again))
+        record = place(other, 3)
+        [(body,)] = connection.execute("SELECT body FROM records WHERE place = ?", (record,)).fetchall()
         body = body.replace(b'"n": ', b'"n": 1')
-        connection.execute("UPDATE records SET body = ? WHERE job = ? AND number = 3", (body, other))
+        sum = record_sum(record, True, None, body)
+        connection.execute("UPDATE records SET body = ?, sum = ? WHERE place = ?", (body, sum, record))
 
 
 async def test_a_drill_notices_what_was_lost_done_twice_and_told_otherwise(tmp_path: Path) -> None:

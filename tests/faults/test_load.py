@@ -25,7 +25,7 @@ from msgspec.structs import replace
 from served import Served, serve
 from service_process import service
 
-from nodekit import Container, ContainerOutput, EmbeddedStore, JobRequest, Node, Step, encode_payload
+from nodekit import ClientLimits, Container, ContainerOutput, EmbeddedStore, JobRequest, Node, Step, encode_payload
 from nodekit_memory import MemoryTable
 from nodekit_sqlite import SqliteTable
 
@@ -63,6 +63,7 @@ def node_file(folder: Path, containers: dict[str, str], server: str = "hypercorn
     tables = "".join(f'[[runners.containers]]\nid = "{id}"\n{text}\n' for id, text in containers.items())
     file = folder / "node.toml"
     settings = "\n".join(f"{key} = {value}" for key, value in node.items())
+    settings += "\n[node.each_client]\nconcurrency = 10_000\nmax_pending = 10_000"  # all clients have one address
     file.write_text(NODE_FILE.format(containers=tables, server=server, node=settings))
     return file
 
@@ -259,7 +260,8 @@ class Busy:
 @asynccontextmanager
 async def busy(table: Any) -> AsyncIterator[Busy]:
     runner = Turnstile()
-    settings = {"concurrency": AT_ONCE, "max_pending": 2 * BACKLOG, "drain_seconds": 0}
+    each = ClientLimits(concurrency=AT_ONCE, max_pending=2 * BACKLOG)
+    settings = {"concurrency": AT_ONCE, "max_pending": 2 * BACKLOG, "each_client": each, "drain_seconds": 0}
     async with make_node(runner, store=EmbeddedStore(table), **settings) as node:
         begun = time.perf_counter()
         for _ in range(0, BACKLOG, 1000):
@@ -325,6 +327,7 @@ async def stop_under_load(served: Served, api: Api, signals: list[signal.Signals
         assert (await api.get(f"/api/jobs?id={held}")).json[0]["status"] == "running"
         assert (await api.get("/health")).status == 503
         assert not asked.done()
+        await asyncio.sleep(1)  # a second signal counts from then on
     begun = time.perf_counter()
     for number in signals[1:]:
         served.signal(number)

@@ -32,6 +32,7 @@ TESTING_PLUGINS = {"nodekit_function", "nodekit_memory", "nodekit_sqlite"}
 """Plugins whose components the conformance kit lends, by public names and in one module."""
 
 ROOMS = (  # a room imports those of earlier lines; rooms of one line do not import each other
+    "foreign_text",
     "errors",
     "model concurrency",
     "interfaces",
@@ -47,8 +48,10 @@ FOR_TYPES = {
     ("nodekit.hooks.specs", "nodekit.node.node"),
     ("nodekit.hooks.manager", "nodekit.node.node"),
     ("nodekit.interfaces.transport", "nodekit.node.node"),
+    ("nodekit.testing.simulation.clients", "nodekit.testing.simulation.cluster"),
+    ("nodekit.testing.simulation.faults", "nodekit.testing.simulation.cluster"),
 }
-"""Imports that only annotations use: plugins and transports receive the node."""
+"""Imports that only annotations use: plugins and transports receive the node, faults and clients the cluster."""
 
 
 LENDER = "nodekit/testing/builders/components.py"

@@ -233,6 +233,10 @@ class SpiedStore(EmbeddedStore):
         self._called("add")
         return await super().add(jobs)
 
+    async def steps(self, *asked: Any) -> Any:
+        self._called("steps")
+        return await super().steps(*asked)
+
     async def claim(self, *args: Any, **more: Any) -> Any:
         self._called("claim")
         return await super().claim(*args, **more)

@@ -69,6 +69,16 @@ def reset(connection: RawConnection) -> None:
     connection.writer.transport.abort()
 
 
+async def rest(connection: RawConnection) -> bytes:
+    """Return everything until the node closes the connection."""
+    received = b""
+    async with asyncio.timeout(60):
+        with suppress(ConnectionError):
+            while piece := await connection.reader.read(1 << 16):
+                received += piece
+    return received
+
+
 class Http2(h2.connection.H2Connection):
     """A client of HTTP/2 on a bare connection."""
 

@@ -3,6 +3,7 @@
 import json
 import secrets
 import signal
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -42,6 +43,8 @@ class Bed:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.node = f"test-{secrets.token_hex(4)}"
+        self.state = Path(tempfile.gettempdir()) / f"nodekit-{self.node}"
+        """The folder of the secrets of its nodes; the bed's owner removes it."""
 
     def container(self, id: str = "one", **settings: Any) -> DockerContainer:
         """Describe a small container that does what a job's data say (see `engine/service.py`)."""
@@ -55,12 +58,16 @@ class Bed:
 
     def runner(self, *containers: DockerContainer, node: str | None = None, **settings: Any) -> Watched:
         containers = containers or (self.container(),)
-        return Watched(*containers, host=self.engine.host, node=node or self.node, **settings)
+        return Watched(
+            *containers, **{"host": self.engine.host, "node": node or self.node, "state": self.state, **settings}
+        )
 
     @asynccontextmanager
-    async def running(self, *containers: DockerContainer, **settings: Any) -> AsyncIterator[tuple[Node, Watched]]:
+    async def running(
+        self, *containers: DockerContainer, folder: Path | None = None, **settings: Any
+    ) -> AsyncIterator[tuple[Node, Watched]]:
         """Run a node with these containers, up; the settings are the node's."""
-        runner = self.runner(*containers)
+        runner = self.runner(*containers, folder=folder)
         async with make_node(runner, **settings) as node:
             yield node, runner
 
@@ -160,7 +167,7 @@ def node_file(folder: Path, bed: Bed, *containers: dict[str, Any], name: str | N
     small = {"image": bed.engine.images.service, "pull": "never", "memory": "128MiB", "stop_seconds": 2}
     lines = [f'[node]\nname = "{name or bed.node}"', '[store]\nuse = "sqlite"\npath = "jobs.db"']
     lines += ['[[transports]]\nuse = "asgi"\nbind = "127.0.0.1:0"']
-    lines += [f'[[runners]]\nuse = "docker"\nhost = "{bed.engine.host}"']
+    lines += [f'[[runners]]\nuse = "docker"\nhost = "{bed.engine.host}"\nstate = "{bed.state}"']
     for container in containers:
         settings = "\n".join(f"{key} = {toml(value)}" for key, value in {**small, **container}.items())
         lines.append(f"[[runners.containers]]\n{settings}")

@@ -46,6 +46,10 @@ concurrency = 64
 max_pending = 300
 drain_seconds = 1
 
+[node.each_client]  # all clients of a drill call from one address
+concurrency = 64
+max_pending = 300
+
 [store]
 use = "sqlite"
 path = "jobs.db"
@@ -425,9 +429,9 @@ class Drill:
 
     def _seal(self) -> None:
         """Record the stored steps while no node runs: none of them may be called again."""
-        query = "SELECT id, records.number FROM records JOIN jobs ON job = jobs.number WHERE done = 1"
+        query = "SELECT id, place & 0xffffff FROM records JOIN jobs ON place >> 24 = jobs.number WHERE done = 1"
         with suppress(sqlite3.OperationalError), closing(sqlite3.connect(self.database)) as connection:
-            for id, number in connection.execute(f"{query} AND records.number > 0"):
+            for id, number in connection.execute(f"{query} AND place & 0xffffff > 0"):
                 key = f"{id}:{number - 1}"
                 self._sealed.setdefault(key, self._containers.calls[key])
 

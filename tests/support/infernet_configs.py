@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from hypothesis import strategies as st
@@ -83,15 +84,17 @@ def revealed(value: Any) -> Any:
             return value
 
 
-def followed(value: Any, environment: Mapping[str, str]) -> Any:
-    """Return the value like `revealed`, with references to the environment resolved."""
+def followed(value: Any, environment: Mapping[str, str], files: Mapping[str, str] = MappingProxyType({})) -> Any:
+    """Return the value like `revealed`, with references to the environment and to files resolved."""
     match value:
+        case {"file": str(name), **rest} if not rest and name in files:
+            return ("secret", files[name])
         case {"env": str(name), **rest} if not rest and name in environment:
             return ("secret", environment[name])
         case dict():
-            return {key: followed(one, environment) for key, one in value.items()}
+            return {key: followed(one, environment, files) for key, one in value.items()}
         case list():
-            return [followed(one, environment) for one in value]
+            return [followed(one, environment, files) for one in value]
         case _:
             return value
 

@@ -98,10 +98,13 @@ def nodekit(folder: Path, *arguments: str | Path, **env: str) -> "subprocess.Com
 
 
 def forget_modules() -> None:
-    """Forget what was imported from temporary folders: another test plants others by the same names."""
+    """Forget what was imported from temporary folders: another test plants others by the same names.
+
+    This project, and the environment of the tests, may be in such a folder themselves.
+    """
     for name, module in [*sys.modules.items()]:
         file = Path(getattr(module, "__file__", None) or "/")
-        if file.is_relative_to(tempfile.gettempdir()) and not file.is_relative_to(ROOT):
+        if file.is_relative_to(tempfile.gettempdir()) and not any(map(file.is_relative_to, (ROOT, sys.prefix))):
             del sys.modules[name]
 
 

@@ -5,13 +5,15 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import anyio
 import anyio.to_thread
+import pytest
 from components import until
 from http_api import Api
 
@@ -53,8 +55,11 @@ class Served:
 
     @property
     def descriptors(self) -> int:
-        """Number of open descriptors."""
-        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+        """Number of open descriptors. A node hides them from others than root."""
+        try:
+            return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+        except PermissionError:
+            pytest.skip("only root sees the descriptors of a node")
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
@@ -66,14 +71,18 @@ class Served:
 
 @asynccontextmanager
 async def started(
-    *arguments: str | Path, folder: Path, env: Mapping[str, str] | None = None, open_files: int | None = None
+    *arguments: str | Path,
+    folder: Path,
+    env: Mapping[str, str] | None = None,
+    open_files: int | None = None,
+    under: Sequence[str] = (),
 ) -> AsyncIterator[Served]:
     """Run `nodekit` with these arguments, with `open_files` or as many open files as `ulimit -n` allows.
 
-    The process is killed at the end if it still runs.
+    `under` is the beginning of a command that becomes it. The process is killed at the end if it still runs.
     """
 
-    prefix = [] if open_files is None else ["sh", "-c", f'ulimit -n {open_files} && exec "$@"', "sh"]
+    prefix = [*under] if open_files is None else ["sh", "-c", f'ulimit -n {open_files} && exec "$@"', "sh", *under]
     number = len(list(folder.glob("node-*.log")))
     out, log = folder / f"node-{number}.out", folder / f"node-{number}.log"
     with out.open("wb") as stdout, log.open("wb") as stderr:
@@ -89,10 +98,15 @@ async def started(
 
 @asynccontextmanager
 async def serve(
-    file: Path, *arguments: str, env: Mapping[str, str] | None = None, open_files: int | None = None
+    file: Path,
+    *arguments: str,
+    env: Mapping[str, str] | None = None,
+    open_files: int | None = None,
+    under: Sequence[str] = (),
 ) -> AsyncIterator[tuple[Served, Api]]:
     """Run `nodekit serve`; yield it, listening, and a client of it."""
-    async with started("serve", file, *arguments, folder=file.parent, env=env, open_files=open_files) as served:
+    given: dict[str, Any] = {"folder": file.parent, "env": env, "open_files": open_files, "under": under}
+    async with started("serve", file, *arguments, **given) as served:
         await until(lambda: served.url or served.process.poll() is not None)
         assert served.url, served.log
         async with aiohttp.ClientSession() as session:

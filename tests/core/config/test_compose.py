@@ -197,7 +197,7 @@ def test_a_file_that_cannot_be_read_is_one_problem(tmp_path: Path) -> None:
         with pytest.raises(CompositionError, match="cannot be read"):
             load_node(path)
     (tmp_path / "latin.toml").write_bytes(b"# \xe9\n")
-    with pytest.raises(CompositionError, match="cannot be read"):
+    with pytest.raises(CompositionError, match="is not UTF-8: byte 0xe9 in line 1"):
         load_node(tmp_path / "latin.toml")
 
 

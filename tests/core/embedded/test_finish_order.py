@@ -5,6 +5,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from clocks import GivenClock
 from msgspec.structs import replace
 
 from nodekit import Change, EmbeddedStore, Job, JobFields, JobQuery, JobStatus, Outcome, StoreFailed
@@ -114,31 +115,31 @@ async def test_an_end_that_was_not_kept_gets_a_new_number_when_it_is_tried_again
 
 
 async def test_numbers_rise_although_the_clock_goes_back_and_the_store_is_opened_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    path = tmp_path / "jobs.db"
-    async with SqliteStore(path) as store:
+    path, clock = tmp_path / "jobs.db", GivenClock()
+    async with SqliteStore(path, clock=clock) as store:
         jobs = await store.add([make_job() for _ in range(4)])
         await settle(store, jobs[0])
-        monkeypatch.setattr("nodekit.embedded.finish_numbers.time.time_ns", lambda: 10**18)
+        clock.unix -= 10**9
         await settle(store, jobs[1])
-    async with SqliteStore(path) as store:
+    async with SqliteStore(path, clock=clock) as store:
         await settle(store, jobs[3])
         await settle(store, jobs[2])
         assert await store.find(IN_ORDER) == [jobs[place].id for place in (0, 1, 3, 2)]
 
 
 async def test_numbers_rise_although_the_last_job_is_deleted_and_the_clock_goes_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    path = tmp_path / "jobs.db"
-    async with SqliteStore(path) as store:
+    path, clock = tmp_path / "jobs.db", GivenClock()
+    async with SqliteStore(path, clock=clock) as store:
         first, second = await store.add([make_job() for _ in range(2)])
         await settle(store, first)
         behind = await cursor(store, first)
         assert await store.delete([first.id]) == 1
-    monkeypatch.setattr("nodekit.embedded.finish_numbers.time.time_ns", lambda: 10**18)
-    async with SqliteStore(path) as store:
+    clock.unix -= 10**9
+    async with SqliteStore(path, clock=clock) as store:
         await settle(store, second)
         assert await store.find(JobQuery(order="finished", after=behind)) == [second.id]
 

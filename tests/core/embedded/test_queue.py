@@ -6,7 +6,7 @@ import time
 import anyio
 import pytest
 
-from nodekit import Unfinished
+from nodekit import SystemClock, Unfinished
 from nodekit.embedded.fair_schedule import Wanted
 from nodekit.embedded.queue import Queue
 from nodekit.testing import VirtualClock
@@ -25,7 +25,7 @@ def put(queue: Queue, *entries: Unfinished, delay_seconds: float | None = None) 
 
 
 async def test_what_is_forgotten_leaves_nothing_behind() -> None:
-    queue = Queue()
+    queue = Queue(SystemClock())
     for number in range(5000):
         put(queue, entry(number, queue_timeout_seconds=9))
         assert [some.id for some in await queue.take(Wanted({"x"}), 1)] == [f"{number:06}"]
@@ -38,7 +38,7 @@ def ids(*taken: Unfinished) -> list[str]:
 
 
 async def test_a_job_that_was_removed_or_forgotten_does_not_come_any_more() -> None:
-    queue, removed, forgotten, stays = Queue(), entry(1), entry(2), entry(3)
+    queue, removed, forgotten, stays = Queue(SystemClock()), entry(1), entry(2), entry(3)
     put(queue, removed, forgotten, stays)
     assert all(some.id in queue for some in (removed, forgotten, stays))
     queue.remove(removed.id)
@@ -51,7 +51,7 @@ async def test_a_job_that_was_removed_or_forgotten_does_not_come_any_more() -> N
 
 
 async def test_whoever_asks_waits_for_a_job_and_gets_no_more_than_it_asked_for() -> None:
-    queue, some = Queue(), [entry(number) for number in range(3)]
+    queue, some = Queue(SystemClock()), [entry(number) for number in range(3)]
     taken: list[list[str]] = []
 
     async def take() -> None:
@@ -67,7 +67,7 @@ async def test_whoever_asks_waits_for_a_job_and_gets_no_more_than_it_asked_for()
 
 
 async def test_a_delay_is_not_waiting_and_the_time_in_the_queue_begins_after_it(clock: VirtualClock) -> None:
-    queue, some, soon = Queue(), entry(1, queue_timeout_seconds=10), entry(2)
+    queue, some, soon = Queue(SystemClock()), entry(1, queue_timeout_seconds=10), entry(2)
     put(queue, some, delay_seconds=100)
     put(queue, soon, delay_seconds=0.5)
     taken: list[str] = []
@@ -98,7 +98,7 @@ async def test_a_delay_is_not_waiting_and_the_time_in_the_queue_begins_after_it(
 async def test_a_jobs_own_time_counts_from_when_it_was_known_and_the_shorter_one_is_over_first(
     clock: VirtualClock,
 ) -> None:
-    queue = Queue()
+    queue = Queue(SystemClock())
     first, second = entry(1, timeout_seconds=60, queue_timeout_seconds=50), entry(2, timeout_seconds=60)
     put(queue, first, second)
     await clock.advance(30)
@@ -122,7 +122,7 @@ async def test_a_jobs_own_time_counts_from_when_it_was_known_and_the_shorter_one
 async def test_what_is_left_of_a_stored_delay_is_never_more_than_all_of_it(
     ahead: float, delay: float | None, left: float, clock: VirtualClock
 ) -> None:
-    queue = Queue()
+    queue = Queue(SystemClock())
     put(queue, some := entry(1, not_before=time.time() + ahead, **({} if delay is None else {"delay_seconds": delay})))
 
     async def comes() -> bool:
@@ -138,7 +138,7 @@ async def test_what_is_left_of_a_stored_delay_is_never_more_than_all_of_it(
 
 
 async def test_jobs_without_a_delay_that_is_left_have_waited_since_they_were_put(clock: VirtualClock) -> None:
-    queue, now, none = Queue(), entry(1, queue_timeout_seconds=100), entry(2, queue_timeout_seconds=100)
+    queue, now, none = Queue(SystemClock()), entry(1, queue_timeout_seconds=100), entry(2, queue_timeout_seconds=100)
     over = entry(3, queue_timeout_seconds=100, not_before=time.time() - 50, delay_seconds=60)
     put(queue, now, delay_seconds=0)
     put(queue, none, over)
@@ -147,7 +147,7 @@ async def test_jobs_without_a_delay_that_is_left_have_waited_since_they_were_put
 
 
 async def test_whoever_waits_for_expiries_is_not_woken_by_each_job_that_comes_and_goes() -> None:
-    queue, woken = Queue(), 0
+    queue, woken = Queue(SystemClock()), 0
 
     async def expire() -> None:
         nonlocal woken

@@ -56,7 +56,7 @@ async def test_functions_take_no_descriptors(
     gate = Gate()
     allow(monkeypatch, open_files + SPARE + 30)
     async with make_node(functions(gate=gate), concurrency=100) as node:
-        await node.submit_many([request("gate")] * 100)
+        await node.submit_many([request("gate", client="local")] * 100)
         await until(lambda: gate.running == 100)
         gate.opened.set()
     assert "for lack of descriptors" not in caplog.text

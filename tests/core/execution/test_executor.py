@@ -32,6 +32,7 @@ from nodekit import (
     StepFinished,
     StoreFailed,
 )
+from nodekit.execution.container_calls import LONGEST_TEXT
 from nodekit.execution.job_runs import LONGEST_PAUSE_SECONDS
 from nodekit.testing import Faults, VirtualClock, make_job
 from nodekit_memory import MemoryStore, MemoryTable
@@ -51,7 +52,7 @@ def error_of(job: Job) -> str:
 async def test_the_node_runs_as_many_jobs_at_once_as_it_may_and_no_more() -> None:
     gate = Gate()
     async with make_node(functions(gate=gate), concurrency=3) as node:
-        jobs = [await node.submit(request("gate")) for _ in range(10)]
+        jobs = [await node.submit(request("gate", client="local")) for _ in range(10)]
         await until(lambda: gate.running == 3)
         await settle_down()
         assert gate.running == 3
@@ -64,8 +65,8 @@ async def test_a_container_that_limits_itself_does_not_hold_up_others() -> None:
     narrow, wide = Gate(), Gate()
     runner = functions({"narrow": {"concurrency": 2}}, narrow=narrow, wide=wide)
     async with make_node(runner, concurrency=8) as node:
-        jobs = [await node.submit(request("narrow")) for _ in range(10)]
-        jobs += [await node.submit(request("wide")) for _ in range(10)]
+        jobs = [await node.submit(request("narrow", client="local")) for _ in range(10)]
+        jobs += [await node.submit(request("wide", client="local")) for _ in range(10)]
         await until(lambda: narrow.running == 2 and wide.running == 6)
         await settle_down()
         assert (narrow.running, wide.running) == (2, 6)
@@ -171,7 +172,7 @@ async def test_observers_are_told_of_each_step_and_of_the_end_once_and_as_they_a
     assert told.kinds == [JobAccepted, StepFinished, StepFinished, JobFinished]
     finished = [event for event in told.events if isinstance(event, StepFinished)]
     assert [(event.index, event.record) for event in finished] == [*enumerate(done.steps)]
-    assert finished[-1].job == told.events[-1].job == done
+    assert finished[-1].job == told.events[-1].job == done.without_earlier_outputs()
 
 
 async def test_a_failure_ends_the_job_with_its_text_and_keeps_the_steps_before_it() -> None:
@@ -185,6 +186,20 @@ async def test_a_failure_ends_the_job_with_its_text_and_keeps_the_steps_before_i
     assert isinstance(done.result, ContainerError)
     assert (done.result.container, done.result.error, done.result.status) == ("bad", "HTTP status 502: oops", 502)
     assert [result.container for result in done.intermediate_results] == ["echo"]
+
+
+async def test_the_text_of_a_failure_commands_no_terminal_and_has_a_longest_length() -> None:
+    async def fail(step: Step) -> ContainerOutput:
+        raise ContainerFailed("status", "\x1b[2J\x9b\u202e\0\ud800\n" + "\x85" * 5000)
+
+    runner = SwitchRunner(Container(id="bad"), run=fail)
+    async with make_node(functions(), runner) as node:
+        (done,) = await node.wait([(await node.submit(request("bad"))).id])
+    assert isinstance(done.result, ContainerError)
+    first, second = done.result.error.split("\n")
+    assert first == r"\x1b[2J\x9b\u202e\x00\ud800"
+    assert second.startswith(r"\x85\x85")
+    assert len(done.result.error) == LONGEST_TEXT + 1
 
 
 @pytest.mark.parametrize(
@@ -303,7 +318,7 @@ async def test_a_job_that_a_node_gives_back_at_its_end_waits_for_nothing_but_a_n
 async def test_what_was_not_drained_in_time_finishes_on_the_next_node() -> None:
     table, gate = MemoryTable(), Gate()
     async with make_node(functions(gate=gate), store=EmbeddedStore(table), drain_seconds=0, concurrency=2) as node:
-        jobs = [await node.submit(request("echo", "gate", n=n)) for n in range(4)]
+        jobs = [await node.submit(request("echo", "gate", client="local", n=n)) for n in range(4)]
         await until(lambda: gate.running == 2)
     assert gate.cancelled == 2
     for job in await table.get([job.id for job in jobs[:2]]):  # they wait for nothing but a node
@@ -489,7 +504,7 @@ async def test_an_error_that_cannot_be_stored_as_it_is_is_made_so(tmp_path: Path
     async with make_node(functions(odd=odd), store=store) as node:
         with anyio.fail_after(60):
             [job] = await node.wait([(await node.submit(request("odd"))).id])
-    assert error_of(job).startswith("ValueError: caf?xxx")
+    assert error_of(job).startswith(r"ValueError: caf\udce9xxx")
     assert len(error_of(job)) < 3000
 
 

@@ -203,7 +203,7 @@ async def test_a_stream_of_which_no_step_streams_gives_its_last_output_in_one_pi
     ):
         assert await read(stream) == [b"{}"]
         assert await read(stream) == []
-        assert await node.fetch([stream.job.id]) == [stream.job]
+        assert [job.without_earlier_outputs() for job in await node.fetch([stream.job.id])] == [stream.job]
     assert stream.job.status is JobStatus.SUCCESS
 
 

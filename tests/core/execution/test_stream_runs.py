@@ -20,6 +20,7 @@ from components import (
 )
 
 from nodekit import (
+    ClaimLost,
     CompositionError,
     Container,
     ContainerError,
@@ -195,6 +196,17 @@ async def test_a_job_that_is_cancelled_breaks_its_stream() -> None:
         assert gate.cancelled == 1
 
 
+@pytest.mark.parametrize("container", ["letters", "echo"])
+async def test_a_stream_whose_claim_is_lost_is_not_whole(container: str) -> None:
+    faults = Faults()
+    faults.before("save").fail(ClaimLost("the node was out of touch for too long"))
+    runner = functions(letters=letters)
+    async with make_node(runner, store=faults.around(SpiedStore())) as node:
+        async with node.stream(request(container, pieces=["a", "b"])) as stream:
+            await broken_off(stream)
+        assert not stream.job.status.finished
+
+
 async def test_a_call_that_takes_too_long_ends_in_mid_stream() -> None:
     async with make_node(functions({"letters": {"timeout_seconds": 0.1}}, letters=letters)) as node:
         pieces, job = await broken(node, request("letters", pieces=["a", "…"]))
@@ -266,7 +278,7 @@ async def test_streams_count_as_pending_from_the_moment_that_they_are_asked_for(
 
         async def attempt() -> None:
             try:
-                async with node.stream(request()) as stream:
+                async with node.stream(request(client="local")) as stream:
                     outcomes.append(None)
                     await read(stream)
             except Unavailable:
@@ -281,8 +293,8 @@ async def test_streams_count_as_pending_from_the_moment_that_they_are_asked_for(
 
 async def test_streams_take_slots_and_give_them_back() -> None:
     gate = Gate()
-    settings = {"gate": {"concurrency": 2}}
-    async with make_node(functions(settings, gate=gate), concurrency=3) as node, anyio.create_task_group() as tasks:
+    settings = {"gate": {"concurrency": 4}}
+    async with make_node(functions(settings, gate=gate), concurrency=6) as node, anyio.create_task_group() as tasks:
         for _ in range(5):
             tasks.start_soon(streamed, node, request("echo", "gate", "echo"))
         await until(lambda: gate.running == 2)
@@ -325,7 +337,7 @@ async def test_a_stream_and_queued_jobs_together_are_no_more_than_may_run() -> N
     async with make_node(functions(gate=gate), concurrency=2) as node, anyio.create_task_group() as tasks:
         tasks.start_soon(streamed, node, request("gate"))
         await until(lambda: gate.running == 1)
-        jobs = await node.submit_many([request("gate"), request("gate")])
+        jobs = await node.submit_many([request("gate", client="bob"), request("gate", client="carol")])
         await until(lambda: gate.running == 2)
         await settle_down()
         gate.opened.set()
@@ -504,6 +516,25 @@ async def test_interrupted_streams_that_cannot_be_failed_do_not_keep_a_node_from
         await node.wait([job.id])
         (left,) = await node.fetch([id])
     assert error(left).error == "interrupted"
+
+
+async def test_interrupted_streams_that_could_not_be_failed_are_tried_again_without_another_write(
+    clock: VirtualClock,
+) -> None:
+    table, faults, told = MemoryTable(), Faults(), Told()
+    async with EmbeddedStore(table) as store:
+        await store.add_claimed(make_job(destination=Location.STREAM))
+    faults.before("save").fail(StoreFailed("no space left"))
+    async with make_node(store=EmbeddedStore(faults.around(table)), plugins=[told]) as node:
+        (id,) = await node.find()
+        await clock.advance(6)
+        faults.lift()
+        assert not (await node.fetch([id]))[0].status.finished
+        await clock.advance(6)
+        (job,) = await node.wait([id])
+        await settle_down()
+    assert error(job).error == "interrupted"
+    assert [event.job.id for event in told.events if isinstance(event, JobFinished)] == [id]
 
 
 async def test_what_fails_after_the_first_piece_is_not_tried_again_and_the_job_has_failed() -> None:

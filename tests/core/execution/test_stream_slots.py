@@ -5,9 +5,11 @@ import asyncio
 import anyio
 import pytest
 
-from nodekit import Container
+from nodekit import ClientLimits, Container, NodeLimits
+from nodekit.execution.held_slots import HeldSlots
 from nodekit.execution.slots import Slots
 from nodekit.execution.stream_slots import StreamSlots
+from nodekit.model.limits import SlotShares
 
 pytestmark = pytest.mark.anyio
 
@@ -20,7 +22,9 @@ class Bench:
         self.slots.set_running({"a", "b"})
         self.asked = 0
         self.asks = asks
-        self.turns = StreamSlots(self.slots, self.ask)
+        limits = NodeLimits(concurrency=of, max_streams=of, each_client=ClientLimits(concurrency=of))
+        self.held = HeldSlots(SlotShares(limits))
+        self.turns = StreamSlots(self.slots, self.held, self.ask)
         self.had: list[str] = []
 
     def ask(self) -> None:
@@ -29,11 +33,11 @@ class Bench:
             self.turns.grant()
 
     async def take(self, id: str) -> None:
-        await self.turns.take(id)
+        await self.turns.take(id, "alice")
         self.had.append(id)
 
     def give_back(self, id: str | None) -> bool:
-        self.turns.give_back(id)
+        self.turns.give_back(id, "alice")
         return self.turns.grant()
 
 
@@ -41,10 +45,11 @@ async def test_what_is_free_is_had_at_once_and_is_free_again_once_it_is_given_ba
     bench = Bench(of=2, each=1)
     await bench.take("a")
     assert (bench.asked, bench.slots.free, bench.slots.open) == (1, 1, {"b"})
-    bench.turns.give_back("a")
+    bench.turns.give_back("a", "alice")
     assert (bench.slots.free, bench.slots.open) == (2, {"a", "b"})
     bench.slots.free -= 1
-    bench.turns.give_back(None)
+    assert bench.held.take_stream("alice")
+    bench.turns.give_back(None, "alice")
     assert (bench.slots.free, bench.slots.open) == (2, {"a", "b"})
 
 
@@ -124,8 +129,8 @@ async def test_one_whose_asking_fails_waits_no_longer() -> None:
     def ask() -> None:
         raise RuntimeError("a fault of ours")
 
-    turns = StreamSlots(bench.slots, ask)
+    turns = StreamSlots(bench.slots, bench.held, ask)
     with pytest.raises(RuntimeError):
-        await turns.take("a")
+        await turns.take("a", "alice")
     assert not turns.grant()
     assert bench.slots.free == 1

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from nodekit import Container, ContainerError, Job, JobStatus, Outcome, Refusal, Sequence, Step
 from nodekit.execution.transitions import Progress, job_timeout_text
-from nodekit.model.clock import Clock
+from nodekit.model.clock import NodeClock
 from nodekit.model.limits import NodeLimits
 from nodekit.testing import make_job, make_request, make_step, with_output
 
@@ -31,7 +31,7 @@ def progress(
     pipeline: Any = None, containers: dict[str, Container] = CONTAINERS, alone: bool = True, **limits: Any
 ) -> Progress:
     pipelines = {"sequence": pipeline or Sequence()}
-    return Progress(pipelines, lambda _: containers, NodeLimits(**limits), Clock(), alone=alone)
+    return Progress(pipelines, lambda _: containers, NodeLimits(**limits), NodeClock(), alone=alone)
 
 
 def end(job: Job) -> tuple[str, str, str]:
@@ -105,7 +105,10 @@ def test_a_job_that_cannot_go_on_fails_where_it_was_to_go_and_says_why() -> None
         (progress(Says(ValueError("broken"))), ("echo", "internal error of the pipeline")),
         (progress(containers={}), ("echo", "this node has no such container")),
         (progress(Says(make_step("reverse"))), ("reverse", "its pipeline chose 'reverse', which the request")),
-        (Progress({}, lambda _: CONTAINERS, NodeLimits(), Clock()), ("echo", "this node has no pipeline 'sequence'")),
+        (
+            Progress({}, lambda _: CONTAINERS, NodeLimits(), NodeClock()),
+            ("echo", "this node has no pipeline 'sequence'"),
+        ),
     ):
         container, kind, text = end(some.advance(job))
         assert (container, kind) == (end_of[0], "internal")

@@ -202,6 +202,7 @@ class Says:
         ("", []),
         (None, []),
         ([ValueError("odd")], ["odd"]),
+        (["an engine said \x1b[2J\x9b"], [r"an engine said \x1b[2J\x9b"]),
     ],
     ids=repr,
 )
@@ -479,7 +480,7 @@ async def test_a_node_says_how_many_jobs_run() -> None:
     gate = Gate()
     async with make_node(functions(gate=gate), concurrency=2) as node:
         assert node.in_flight == 0
-        jobs = await node.submit_many([request("gate") for _ in range(3)])
+        jobs = await node.submit_many([request("gate", client="local") for _ in range(3)])
         await until(lambda: gate.running == 2)
         assert node.in_flight == 2
         gate.opened.set()

@@ -3,6 +3,7 @@
 import inspect
 import logging
 import re
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import anyio
 import pytest
+from clocks import GivenClock
 from components import give_up, make_node, request, until
 from served import serve
 
@@ -117,19 +119,18 @@ async def test_a_call_that_is_given_up_is_cancelled(lines: Any) -> None:
 
 
 @pytest.mark.anyio
-async def test_the_duration_is_that_of_what_is_awaited(lines: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [0.0]
-    monkeypatch.setattr("nodekit.hooks.tracing.perf_counter", lambda: now[0])
+async def test_the_duration_is_that_of_what_is_awaited(lines: Any) -> None:
+    clock = GivenClock()
 
     class Slow:
         async def nodekit_admit(self) -> None:
             await anyio.lowlevel.checkpoint()
-            now[0] += 0.25
+            clock.advance(0.25)
 
         def nodekit_observe(self) -> None:
-            now[0] += 0.0005
+            clock.advance(0.0005)
 
-    async with make_node(plugins=[Slow()], trace_hooks=True) as node:
+    async with make_node(plugins=[Slow()], trace_hooks=True, clock=clock) as node:
         await node.submit(request())
     told = {hook: milliseconds for hook, _, _, milliseconds in lines()}
     assert told == {"nodekit_admit": 250, "nodekit_observe": 0.5}
@@ -138,7 +139,7 @@ async def test_the_duration_is_that_of_what_is_awaited(lines: Any, monkeypatch: 
 def test_every_hook_that_there_is_can_be_traced() -> None:
     """Sync or async is all that counts: there is no list of hooks to be added to."""
     for name, spec in HOOKS.items():
-        traced = hooks_module.traced(name, "0:Plugin", spec)
+        traced = hooks_module.traced(name, "0:Plugin", spec, time.monotonic)
         assert inspect.iscoroutinefunction(traced) == inspect.iscoroutinefunction(spec), name
 
 

@@ -274,7 +274,11 @@ def test_what_is_asked_for_is_what_the_protocol_says() -> None:
     assert {member.name for member in members(JobTable)} == expected
     assert {member.name for member in members(SharedStore)} > {member.name for member in members(JobStore)}
     assert {member.name for member in optional_members(JobStore)} == {
+        "check",
         "ended",
+        "full",
+        "page",
+        "stored_bytes",
         "view",
         "compact",
         "storage",

@@ -4,58 +4,81 @@ import time
 
 import pytest
 
-from nodekit.model.clock import KEPT_SAMPLES, Clock
-from nodekit.testing import VirtualClock
+from nodekit.model.clock import KEPT_SAMPLES, NodeClock
 
 HOUR = 3600.0
 
 
-def test_without_an_engine_it_is_the_time_of_this_machine(clock: VirtualClock) -> None:
-    own = Clock()
-    for _ in range(2):
-        assert own.now() == pytest.approx(time.time(), abs=1)
-        assert own.milliseconds() == pytest.approx(time.time_ns() // 1_000_000, abs=1000)
-        assert (own.skew_seconds, own.uncertainty_seconds) == (pytest.approx(0, abs=0.01), 0)
-        clock.jump(HOUR)
+class Hands:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.wall, self.steady = 1_800_000_000.0, 50.0
+
+    def time(self) -> float:
+        return self.wall
+
+    def monotonic(self) -> float:
+        return self.steady
+
+    def advance(self, seconds: float) -> None:
+        self.wall += seconds
+        self.steady += seconds
 
 
-def test_it_follows_the_engine_and_not_the_wall_clock_of_this_machine(clock: VirtualClock) -> None:
-    own = Clock()
-    own.sample(time.time() + HOUR, time.monotonic())
-    assert own.now() == pytest.approx(time.time() + HOUR, abs=1)
-    assert own.skew_seconds == pytest.approx(-HOUR, abs=1)
-    clock.jump(2 * HOUR)
-    assert own.now() == pytest.approx(time.time() - HOUR, abs=1)
-    assert own.milliseconds() == pytest.approx((time.time() - HOUR) * 1000, abs=1000)
-    assert own.skew_seconds == pytest.approx(HOUR, abs=1)
+@pytest.fixture
+def hands() -> Hands:
+    return Hands()
 
 
-async def _asked(clock: VirtualClock, own: Clock, error: float, seconds: float) -> None:
-    """Sample an engine whose answer takes some seconds, and reads as if it had been made at one end of them."""
-    asked_at = time.monotonic()
-    true = time.time() + seconds / 2
-    await clock.advance(seconds)
-    own.sample(true + error, asked_at)
+@pytest.fixture
+def own(hands: Hands) -> NodeClock:
+    return NodeClock(hands)
 
 
-@pytest.mark.anyio
-async def test_the_quickest_answer_counts_as_long_as_it_is_not_too_old(clock: VirtualClock) -> None:
-    own = Clock()
-    await _asked(clock, own, 0.0, seconds=0.001)
+def test_without_a_clock_it_is_the_time_of_this_machine() -> None:
+    own = NodeClock()
+    before = time.time()
+    assert before <= own.now() <= time.time()
+    assert before - 1 <= own.milliseconds() / 1000 <= time.time()
+
+
+def test_without_an_engine_it_follows_the_wall_clock(hands: Hands, own: NodeClock) -> None:
+    for jump in (0, HOUR):
+        hands.wall += jump
+        assert (own.now(), own.milliseconds()) == (hands.wall, hands.wall * 1000)
+        assert (own.skew_seconds, own.uncertainty_seconds) == (0, 0)
+
+
+def test_it_follows_the_engine_and_not_the_wall_clock_of_this_machine(hands: Hands, own: NodeClock) -> None:
+    own.sample(hands.wall + HOUR, hands.steady)
+    assert (own.now(), own.skew_seconds) == (hands.wall + HOUR, -HOUR)
+    hands.wall += 2 * HOUR
+    assert (own.now(), own.milliseconds()) == (hands.wall - HOUR, (hands.wall - HOUR) * 1000)
+    assert own.skew_seconds == HOUR
+
+
+def _ask(hands: Hands, own: NodeClock, error: float, seconds: float) -> None:
+    """Sample an engine whose answer takes some seconds, and was made half way."""
+    asked_at, answer = hands.steady, hands.wall + seconds / 2 + error
+    hands.advance(seconds)
+    own.sample(answer, asked_at)
+
+
+def test_the_quickest_answer_counts_as_long_as_it_is_not_too_old(hands: Hands, own: NodeClock) -> None:
+    _ask(hands, own, 0.0, seconds=0.001)
     for _ in range(KEPT_SAMPLES - 1):
-        await _asked(clock, own, 5.0, seconds=10)  # late, and off by half of it
-        assert own.now() == pytest.approx(time.time(), abs=0.5)
+        _ask(hands, own, 4.9, seconds=10)  # late, and off by almost half of it
+        assert own.now() == pytest.approx(hands.wall, abs=1e-3)
     assert own.uncertainty_seconds < 0.5
-    await _asked(clock, own, 5.0, seconds=10)
-    assert own.now() == pytest.approx(time.time() + 5, abs=0.5)
+    _ask(hands, own, 4.9, seconds=10)
+    assert own.now() == pytest.approx(hands.wall + 4.9, abs=1e-3)
     assert own.uncertainty_seconds >= 5
 
 
-@pytest.mark.anyio
-async def test_an_engine_whose_clock_was_set_is_followed_at_once(clock: VirtualClock) -> None:
-    own = Clock()
-    await _asked(clock, own, 0.0, seconds=0.001)
-    await _asked(clock, own, -60.0, seconds=0.5)
-    assert own.now() == pytest.approx(time.time() - 60, abs=0.5)
-    await _asked(clock, own, -60.0, seconds=0.001)
-    assert own.now() == pytest.approx(time.time() - 60, abs=0.01)
+def test_an_engine_whose_clock_was_set_is_followed_at_once(hands: Hands, own: NodeClock) -> None:
+    _ask(hands, own, 0.0, seconds=0.001)
+    _ask(hands, own, -60.0, seconds=0.5)
+    assert own.now() == pytest.approx(hands.wall - 60, abs=1e-3)
+    _ask(hands, own, -60.1, seconds=0.001)  # the better answer counts
+    assert own.now() == pytest.approx(hands.wall - 60.1, abs=1e-3)

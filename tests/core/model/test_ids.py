@@ -5,9 +5,12 @@ import time
 import uuid
 from collections.abc import Sequence
 from itertools import pairwise
+from random import Random
 
 import pytest
+from clocks import GivenClock
 
+from nodekit.model.clock import NodeClock
 from nodekit.model.ids import JobIds
 
 CANONICAL = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
@@ -32,31 +35,26 @@ def fields(id: str) -> tuple[int, int, int]:
     return number >> 80, number >> 64 & 0xFFF, number & (1 << 62) - 1
 
 
-class Draws:
-    """A substitute of `random.Random`: it gives these numbers of 74 bits and these steps of fewer bits, then zeros."""
+class Draws(Random):
+    """A `Random` that gives these numbers of 74 bits and these steps of fewer bits, then zeros."""
 
     def __init__(self, *whole: int, steps: Sequence[int] = ()) -> None:
+        super().__init__()
         self._whole, self._steps = list(whole), list(steps)
 
-    def __call__(self) -> "Draws":
-        return self
-
-    def getrandbits(self, bits: int) -> int:
+    def getrandbits(self, bits: int, /) -> int:
         numbers = self._whole if bits == 74 else self._steps
         return numbers.pop(0) if numbers else 0
 
 
 @pytest.mark.parametrize("drawn", [(1 << 74) - 1, 0x2A5_A5A5_A5A5_A5A5_A5A5, 1, 1 << 62])
-def test_all_that_is_drawn_stands_in_an_id(drawn: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nodekit.model.ids.Random", Draws(drawn))
-    monkeypatch.setattr(time, "time_ns", lambda: 0x123456789AB * 1_000_000)
-    assert fields(JobIds().next()) == (0x123456789AB, drawn >> 62, drawn & (1 << 62) - 1)
+def test_all_that_is_drawn_stands_in_an_id(drawn: int) -> None:
+    clock = NodeClock(GivenClock((0x123456789AB + 0.5) / 1000))
+    assert fields(JobIds(clock, Draws(drawn)).next()) == (0x123456789AB, drawn >> 62, drawn & (1 << 62) - 1)
 
 
-def test_ids_of_one_millisecond_are_a_drawn_step_apart_and_at_least_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nodekit.model.ids.Random", Draws(5, 9999, 4, 9999, steps=(1000, 0, 3)))
-    monkeypatch.setattr(time, "time_ns", lambda: 7_000_000)
-    ids = JobIds()
+def test_ids_of_one_millisecond_are_a_drawn_step_apart_and_at_least_one() -> None:
+    ids = JobIds(NodeClock(GivenClock(0.007)), Draws(5, 9999, 4, 9999, steps=(1000, 0, 3)))
     assert [fields(ids.next()) for _ in range(5)] == [(7, 0, number) for number in (5, 1006, 1007, 1011, 1012)]
 
 
@@ -70,11 +68,9 @@ def test_ids_of_one_millisecond_are_a_drawn_step_apart_and_at_least_one(monkeypa
     ],
 )
 def test_the_next_id_is_the_one_after_that_which_was_seen(
-    seen: tuple[int, int, int], later: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+    seen: tuple[int, int, int], later: tuple[int, int, int]
 ) -> None:
-    monkeypatch.setattr("nodekit.model.ids.Random", Draws())
-    monkeypatch.setattr(time, "time_ns", lambda: 0)
-    ids = JobIds()
+    ids = JobIds(NodeClock(GivenClock(0.0)), Draws())
     ids.seen(str(uuid.UUID(int=seen[0] << 80 | 7 << 76 | seen[1] << 64 | 2 << 62 | seen[2])))
     assert fields(ids.next()) == later
 
@@ -86,15 +82,15 @@ def test_ids_grow_and_stay_well_formed_in_a_tight_loop() -> None:
     assert all(CANONICAL.fullmatch(id) for id in given)
 
 
-def test_ids_grow_when_the_clock_steps_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    ids, now = JobIds(), time.time_ns()
-    monkeypatch.setattr(time, "time_ns", lambda: now)
+def test_ids_grow_when_the_clock_steps_back() -> None:
+    clock = GivenClock()
+    ids = JobIds(NodeClock(clock))
     first = ids.next()
-    monkeypatch.setattr(time, "time_ns", lambda: now - 3_600_000_000_000)
+    clock.unix -= 3600
     behind = [ids.next() for _ in range(1000)]
     assert first < behind[0]
     assert behind == sorted(set(behind))
-    monkeypatch.setattr(time, "time_ns", lambda: now + 1_000_000)
+    clock.unix += 3600.001
     assert behind[-1] < ids.next()
 
 
@@ -103,22 +99,18 @@ def test_ids_of_two_nodes_differ() -> None:
     assert len({ids.next() for ids in (one, other) for _ in range(1000)}) == 2000
 
 
-def test_ids_are_greater_than_those_that_were_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = time.time_ns()
-    monkeypatch.setattr(time, "time_ns", lambda: now + 60_000_000_000)
-    last = JobIds().next()
-    monkeypatch.setattr(time, "time_ns", lambda: now)
-    ids = JobIds()
+def test_ids_are_greater_than_those_that_were_seen() -> None:
+    last = JobIds(NodeClock(GivenClock(1060.0))).next()
+    ids = JobIds(NodeClock(GivenClock(1000.0)))
     ids.seen(last)
     ids.seen("01900000-0000-7000-8000-000000000000")
     assert ids.next() > last
 
 
-def test_now_lies_behind_all_ids_of_now_and_before_those_of_the_future(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = time.time_ns()
-    monkeypatch.setattr(time, "time_ns", lambda: now)
-    ids = JobIds()
+def test_now_lies_behind_all_ids_of_now_and_before_those_of_the_future() -> None:
+    clock = GivenClock()
+    ids = JobIds(NodeClock(clock))
     past = ids.next()
     cut = ids.now()
-    monkeypatch.setattr(time, "time_ns", lambda: now + 2_000_000)
+    clock.unix += 0.002
     assert past < cut < ids.next()

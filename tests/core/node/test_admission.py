@@ -93,7 +93,10 @@ async def test_a_batch_of_several_clients_crosses_each_limit_item_by_item() -> N
 
 either_limit = pytest.mark.parametrize(
     ("limits", "refused"),
-    [({"max_pending": 5}, "Unavailable"), ({"each_client": ClientLimits(max_pending=5)}, "TooManyJobs")],
+    [
+        ({"max_pending": 5, "clients": {"alice": ClientLimits(max_pending=5)}}, "Unavailable"),
+        ({"each_client": ClientLimits(max_pending=5)}, "TooManyJobs"),
+    ],
     ids=["of the node", "of a client"],
 )
 
@@ -190,7 +193,7 @@ async def test_callers_that_give_up_do_not_make_the_node_take_more_than_it_may()
 
         async def ask() -> None:
             with suppress(Unavailable):
-                await node.submit(request("x"))
+                await node.submit(request("x", client="local"))
 
         for _ in range(20):
             await give_up(ask)

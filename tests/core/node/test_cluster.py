@@ -1,5 +1,6 @@
 """Nodes on one store, as each of them sees the others: what they announce, and what is wrong between them."""
 
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
@@ -15,6 +16,7 @@ from nodekit import (
     REMEMBERED_SECONDS,
     AnnouncedContainer,
     Announcement,
+    ClaimLost,
     Container,
     ContainerFailed,
     Held,
@@ -31,7 +33,12 @@ from nodekit import (
 )
 from nodekit.node import cluster, cluster_page
 from nodekit.testing import SEQUENCE, Faults, SharedMemory, make_job, make_node
+from nodekit.testing.builders.components import make_table
+from nodekit.testing.shared_store.engine import Engine
+from nodekit.testing.shared_store.server import Server
 from nodekit.testing.shared_store.store import SharedMemoryStore
+from nodekit.testing.simulation import ENGINE, Size
+from nodekit.testing.simulation import Cluster as SimulatedCluster
 from nodekit_asgi.app import AsgiApp
 from nodekit_function import FunctionRunner
 
@@ -183,6 +190,41 @@ async def test_a_node_announces_itself_every_third_of_its_lease() -> None:
             await anyio.sleep(1.5)  # seven and a half thirds of a lease
             assert 2 <= faults.count("announce") - before <= 8
             assert faults.count("now") <= faults.count("announce") + 2  # no question of the time for each job
+
+
+class NotedCluster(SimulatedCluster):
+    """Nodes that start together, and the times at which they announce themselves."""
+
+    size = Size(nodes=20, jobs=0, lease_seconds=15)
+
+    async def announced_at(self) -> list[float]:
+        times: list[float] = []
+
+        class NotingEngine(Engine):
+            async def announce(self, number: int, announcement: Announcement) -> None:
+                times.append(self.clock.monotonic())
+
+        machine = self.machine(ENGINE)
+        engine = NotingEngine(make_table(), self.size.lease_seconds, clock=machine.clock, random=machine.random)
+
+        async def serve() -> None:
+            async with engine.store, anyio.create_task_group() as tasks:
+                tasks.start_soon(engine.watch)
+                await machine.listen(Server(engine, tasks).serve)
+
+        machine.start(serve)
+        for name in self.nodes:
+            self.start(name)
+        await anyio.sleep(10 * self.size.lease_seconds)
+        return times
+
+
+def test_nodes_that_were_started_together_soon_announce_themselves_at_different_times() -> None:
+    cluster = NotedCluster(1, faults=(), trace=False)
+    times = cluster.world.run(cluster.announced_at)
+    began, ended = Counter(int(at * 10) for at in times[:40]), Counter(int(at * 10) for at in times[-100:])
+    assert max(began.values()) >= 10, "they did start together"
+    assert max(ended.values()) <= 5
 
 
 async def test_what_changes_is_announced_at_once() -> None:
@@ -366,10 +408,12 @@ async def test_a_suspect_that_is_given_back_makes_room_for_the_next(shared: Shar
             assert [job.status for job in await node.wait([second.id])] == ["success"]
 
 
-async def lose(shared: SharedMemory, store: SharedMemoryStore, container: str, count: int) -> None:
+async def lose(
+    shared: SharedMemory, store: SharedMemoryStore, container: str, count: int, *, suspects: bool = False
+) -> None:
     """Claim jobs and lose each claim, as a node that dies does."""
     for _ in range(count):
-        [claim] = await store.claim([container], SEQUENCE, 1, suspects=False)
+        [claim] = await store.claim([container], SEQUENCE, 1, suspects=suspects)
         held = shared.engine.claims.pop(max(shared.engine.claims))
         assert held.claim.job == claim.job
         await store._ask(lambda held=held: shared.engine.take_back(held.claim, died=True))
@@ -383,15 +427,30 @@ async def _attempts(node: Node, id: str) -> int:
 async def test_takeovers_and_poison_are_counted(shared: SharedMemory, front: Node) -> None:
     async with shared.store() as store:
         (stored,) = await store.add([make_job("later")])
-        for takeovers in range(3):
-            [claim] = await store.claim(["later"], SEQUENCE, 1)
-            assert claim.takeovers == takeovers
-            held = shared.engine.claims.pop(max(shared.engine.claims))
-            await store._ask(lambda held=held: shared.engine.take_back(held.claim, died=True))
+        await lose(shared, store, "later", 3, suspects=True)
         async with a_node(shared, "later", "later") as node:
             assert [job.status for job in await node.wait([stored.id])] == ["failed"]
             await until_is(lambda: _counts(front, "later"), (1, 1))
             assert await _counts(front, "front") == (0, 0)
+
+
+async def test_poison_whose_end_is_stored_late_is_counted_once(
+    shared: SharedMemory, front: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = shared.engine.save
+
+    async def lost(token: int, job: Job) -> Job:
+        monkeypatch.setattr(shared.engine, "save", save)
+        await shared.engine.take_back(shared.engine.claims.pop(token).claim, died=True)
+        raise ClaimLost("its lease was over at this moment")
+
+    async with shared.store() as store:
+        (stored,) = await store.add([make_job("later")])
+        await lose(shared, store, "later", 3, suspects=True)
+        monkeypatch.setattr(shared.engine, "save", lost)
+        async with a_node(shared, "later", "later") as node:
+            assert [job.status for job in await node.wait([stored.id])] == ["failed"]
+            await until_is(lambda: _counts(front, "later"), (2, 1))
 
 
 async def _counts(node: Node, name: str) -> tuple[int, int] | None:

@@ -61,7 +61,7 @@ async def test_a_job_is_reported_as_it_is_and_each_time_it_has_changed_and_last_
         assert seen[0] == (JobStatus.ACCEPTED, 0)
         assert seen[-1] == (JobStatus.SUCCESS, 2)
         assert seen == sorted(set(seen), key=lambda one: one[1])
-        assert node._waiters.present == set()
+        assert node._waiters.present == {}
 
 
 async def test_a_finished_job_is_told_once_and_one_that_is_not_there_never() -> None:
@@ -96,7 +96,7 @@ async def test_a_follower_that_goes_leaves_the_job_alone_and_nothing_behind() ->
             await anext(jobs)
             with anyio.move_on_after(0.05):
                 await anext(jobs)
-        assert node._waiters.present == set()
+        assert node._waiters.present == {}
         gate.opened.set()
         assert [done.status for done in await node.wait([job.id])] == [JobStatus.SUCCESS]
 
@@ -168,7 +168,7 @@ async def test_a_store_that_fails_ends_the_following_and_leaves_nothing_behind()
         store.failures["get"] = 1
         with pytest.raises(StoreFailed):
             await anext(node.follow(job.id))
-        assert node._waiters.present == set()
+        assert node._waiters.present == {}
 
 
 # -- settle -------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 import logging
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -82,7 +81,7 @@ def test_limits_that_keep_nothing_are_refused(limits: dict[str, Any]) -> None:
 # -- slices ----------------------------------------------------------------------------------------
 
 
-async def slices(monkeypatch: pytest.MonkeyPatch, *answers: int) -> tuple[int, list[int]]:
+async def slices(*answers: int) -> tuple[int, list[int]]:
     """Delete as many jobs as is answered, in no time; return the total, and how many were asked for each time."""
     given, asked = iter(answers), list[int]()
 
@@ -90,17 +89,16 @@ async def slices(monkeypatch: pytest.MonkeyPatch, *answers: int) -> tuple[int, l
         asked.append(limit)
         return next(given)
 
-    monkeypatch.setattr(retention, "time", SimpleNamespace(perf_counter=lambda: 0.0))
-    return await retention.in_slices(expire), asked
+    return await retention.in_slices(expire, lambda: 0.0), asked
 
 
-async def test_what_others_have_deleted_meanwhile_is_not_taken_for_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    total, asked = await slices(monkeypatch, 1, 0, 2, 0, 0)
+async def test_what_others_have_deleted_meanwhile_is_not_taken_for_the_end() -> None:
+    total, asked = await slices(1, 0, 2, 0, 0)
     assert (total, len(asked)) == (3, 5)
 
 
-async def test_more_jobs_are_deleted_at_once_while_that_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    _, asked = await slices(monkeypatch, *[1] * 7, 0, 0)
+async def test_more_jobs_are_deleted_at_once_while_that_is_quick() -> None:
+    _, asked = await slices(*[1] * 7, 0, 0)
     assert asked[:7] == [1, 2, 4, 8, 16, 25, 25]
 
 
@@ -115,6 +113,5 @@ async def test_fewer_jobs_are_deleted_at_once_if_that_takes_long(monkeypatch: py
         return int(len(asked) < 9)
 
     monkeypatch.setattr(retention, "SHARE", 1)
-    monkeypatch.setattr(retention, "time", SimpleNamespace(perf_counter=lambda: now))
-    await retention.in_slices(expire)
+    await retention.in_slices(expire, lambda: now)
     assert asked[:9] == [1, 2, 4, 8, 4, 2, 2, 2, 4]

@@ -2,16 +2,18 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Self
 
 import anyio
 import pytest
-from components import settle_down
+from components import functions, make_node, request, settle_down
 
-from nodekit import Change, NodekitError
+from nodekit import Change, NodekitError, TooManyRequests
+from nodekit.model.identity import works_for
 from nodekit.node.waiters import PAUSE_SECONDS, Waiter, Waiters
 from nodekit.testing import VirtualClock
+from nodekit_memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
 
@@ -81,7 +83,7 @@ def changes() -> Iterator[Changes]:
 
 @pytest.fixture
 def waiters(changes: Changes) -> Waiters:
-    waiters = Waiters(changes)
+    waiters = Waiters(changes, 10)
     waiters.open = True
     return waiters
 
@@ -100,7 +102,7 @@ async def test_a_waiter_listens_to_its_jobs_as_long_as_it_is_entered(changes: Ch
             await changes.report("a", None, "b")
             assert [await changed(waiter) for _ in range(3)] == ["a", None, "b"]
     assert changes.asked == [["a", "b"]] * 2
-    assert waiters.present == set()
+    assert waiters.present == {}
 
 
 async def test_a_waiter_that_waits_is_woken(changes: Changes, waiters: Waiters) -> None:
@@ -235,7 +237,7 @@ async def test_a_cancellation_by_asyncio_itself_ends_a_wait(changes: Changes, wa
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert (changes.listening, waiters.present) == (0, set())
+    assert (changes.listening, waiters.present) == (0, {})
 
 
 async def test_the_end_of_the_node_ends_all_waits(changes: Changes, waiters: Waiters) -> None:
@@ -255,7 +257,53 @@ async def test_the_end_of_the_node_ends_all_waits(changes: Changes, waiters: Wai
         assert failures == []
         waiters.end()
     assert len(failures) == 3
-    assert (changes.listening, waiters.present) == (0, set())
+    assert (changes.listening, waiters.present) == (0, {})
     with pytest.raises(NodekitError, match="the node is not running"):
         async with waiters.on(["a"]) as waiter:
             await waiter.changed()
+
+
+# -- many waiters --------------------------------------------------------------------------------
+
+
+async def test_the_requests_of_a_group_wait_for_a_limited_number_of_jobs(waiters: Waiters) -> None:
+    async with AsyncExitStack() as stack:
+        works_for("a group")
+        for ids in (["a", "b", "c"], ["a", "b", "c"], ["a", "b", "c", "d"]):
+            await stack.enter_async_context(waiters.on(ids))
+        with pytest.raises(TooManyRequests, match="wait for 10 jobs; they may wait for 10") as raised:
+            await stack.enter_async_context(waiters.on(["e"]))
+        assert raised.value.retry_after_seconds == 1
+        for group in ("another", None):
+            works_for(group)
+            await stack.enter_async_context(waiters.on(["a"] * 8))
+    works_for("a group")
+    async with waiters.on(["a"] * 10):
+        pass
+    assert waiters.present == {}
+
+
+async def test_a_wait_that_fails_to_begin_does_not_count(changes: Changes, waiters: Waiters) -> None:
+    works_for("a group")
+    for _ in range(20):
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            async with waiters.on(["a"] * 10):
+                await anyio.lowlevel.checkpoint()
+    async with waiters.on(["a"] * 10):
+        pass
+
+
+async def test_who_waits_for_ends_is_not_woken_by_steps() -> None:
+    store = MemoryStore()
+    async with make_node(functions(), store=store) as node:
+        job = await node.submit(request("echo", "echo", "echo"))
+        woken: list[Change | None] = []
+        async with node._waiters.on([job.id], finished_only=True) as waiter, node.changes([job.id]) as all_changes:
+            with anyio.fail_after(60):
+                woken.append(await waiter.changed())
+                seen = [await anext(all_changes)]
+                while not seen[-1] or not seen[-1].finished:
+                    seen.append(await anext(all_changes))
+        assert woken == [Change(job.id, finished=True)]
+        assert len(seen) >= 1

@@ -40,7 +40,7 @@ def test_every_key_of_a_managed_container_becomes_one_of_docker_s(read: Any) -> 
         "image": "registry.example/hello:1",
         "description": "says hello",
         "command": ["--bind=0.0.0.0:3000", "--name", "two words"],
-        "env": {"NUMBER": "3", "FLAG": "True", "TEXT": 'quotes " and\nlines'},
+        "env": {"NUMBER": ("secret", "3"), "FLAG": ("secret", "True"), "TEXT": ("secret", 'quotes " and\nlines')},
         "volumes": ["data:/data:ro"],
         "gpus": "all",
         "registry": {"username": "somebody", "password": ("secret", REGISTRY_PASSWORD)},

@@ -1,8 +1,8 @@
 """`nodekit migrate`: its node file gives the same tables, contains no secret, and lists the changes."""
 
+import os
 import re
 import tomllib
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,7 @@ from nodekit.config.formats import read_tables
 from nodekit_infernet._migration import migrated
 from nodekit_infernet._toml import document, inline
 
-
-def at(path: str, config: Any) -> Any:
-    """Return what a configuration has at a key path such as ``containers[0].bearer``."""
-    return reduce(lambda value, key: value[int(key) if key.isdecimal() else key], re.findall(r"\w+", path), config)
+ENV = {"PASSWORD": "abracadabra", "TOKEN": "open sesame"}
 
 
 @given(config=configs, examples=40)
@@ -32,31 +29,67 @@ def test_it_gives_the_tables_that_the_json_gives(tmp_path_factory: pytest.TempPa
         with pytest.raises(CompositionError, match=re.escape(str(error))):
             migrated(file)
         return
-    text, references = migrated(file)
-    environment = {reference.variable: at(reference.origin, config) for reference in references}
-    assert followed(tomllib.loads(text), environment) == expected
+    for folder in (None, "folder"):
+        made = migrated(file, folder)
+        environment = {reference.variable: reference.secret.reveal() for reference in made.references}
+        files = {name: secret.reveal() for name, secret in made.files.items()}
+        assert followed(tomllib.loads(made.text), environment, files) == expected
+        assert all(text == text.strip() for text in files.values())
 
 
+@pytest.mark.parametrize("folder", [None, "folder"])
 @pytest.mark.parametrize("managed", [True, False])
-def test_secrets_are_references_and_stand_nowhere_in_plain_text(tmp_path: Path, managed: bool) -> None:
-    text, references = migrated(written(tmp_path, full(managed=managed)))
-    assert [secret for secret in SECRETS if secret in text] == []
-    (reference,) = references
-    assert f'{{ env = "{reference.variable}" }}' in text
-    assert f"set the environment variable {reference.variable}" in text
+def test_secrets_are_references_and_stand_nowhere_in_plain_text(
+    tmp_path: Path, managed: bool, folder: str | None
+) -> None:
+    made = migrated(written(tmp_path, full({"env": ENV}, managed=managed)), folder)
+    assert [secret for secret in (*SECRETS, *ENV.values()) if secret in made.text] == []
+    variables = ["DOCKER_PASSWORD", *(f"ENV_HELLO_{name}" for name in ENV)] if managed else ["BEARER_HELLO"]
+    assert [one.variable for one in made.references] == ([] if folder else variables)
+    assert list(made.files) == ([f"folder/{name}" for name in variables] if folder else [])
+    for name in variables:
+        assert (f'{{ file = "folder/{name}" }}' if folder else f'{{ env = "{name}" }}') in made.text
+        assert folder or f"set the environment variable {name}" in made.text
+
+
+def test_what_a_file_would_change_stays_a_variable(tmp_path: Path) -> None:
+    values = {"SPACE": " x ", "LONG": "x" * 70_000, "FINE": "x\ny", "EMPTY": ""}
+    made = migrated(written(tmp_path, full({"env": values})), "folder")
+    assert [one.variable for one in made.references] == ["ENV_HELLO_LONG", "ENV_HELLO_SPACE"]
+    assert list(made.files) == ["folder/DOCKER_PASSWORD", "folder/ENV_HELLO_FINE"]
+    assert 'EMPTY = ""' in made.text
+
+
+def test_what_may_hold_a_secret_and_is_copied_is_named(tmp_path: Path) -> None:
+    def copied(managed: bool, **container: Any) -> list[str]:
+        return list(migrated(written(tmp_path, full(container, managed=managed))).copied)
+
+    assert copied(True) == ["containers[0].command"]
+    assert copied(True, command="") == []
+    assert copied(False) == []
+    for url in ("https://host/v3/k3y", "http://me:k3y@host", "http://host?k3y", "k3y"):
+        assert copied(False, url=url) == ["containers[0].url"]
+    for url in ("https://host", "http://host:3000/", "http://[::1]:3000", "http://["):
+        assert copied(False, url=url) == []
 
 
 def test_each_secret_has_a_variable_of_its_own_and_the_same_one_the_same(tmp_path: Path) -> None:
     bearers = full({"id": "a-b"}, {"id": "a_b"}, {"id": "ü"}, managed=False)
-    _, references = migrated(written(tmp_path, bearers))
+    references = migrated(written(tmp_path, bearers)).references
     assert [reference.variable for reference in references] == ["BEARER_A_B", "BEARER_A_B_2", "BEARER_CONTAINER"]
-    _, references = migrated(written(tmp_path, full({"id": "a"}, {"id": "b"})))
-    assert [reference.variable for reference in references] == ["DOCKER_PASSWORD"]
+    entries = {"id": "a", "env": {"x.y": "1", "x_y": 1}}, {"id": "b", "env": {"ü": True}}
+    references = migrated(written(tmp_path, full(*entries))).references
+    assert [(one.variable, one.secret.reveal()) for one in references[1:]] == [
+        ("ENV_A_X_Y", "1"),
+        ("ENV_A_X_Y_2", "1"),
+        ("ENV_B_VALUE", "True"),
+    ]
+    assert references[0].variable == "DOCKER_PASSWORD"
 
 
 def test_comments_say_what_was_dropped_renamed_and_defaulted(tmp_path: Path) -> None:
     file = written(tmp_path, {**full(), "old_key": 1, "server": {}})
-    comments = " ".join(re.findall(r"^# +(.*)$", migrated(file)[0], re.MULTILINE))
+    comments = " ".join(re.findall(r"^# +(.*)$", migrated(file).text, re.MULTILINE))
     for words in (
         "log.max_file_size is max_file_bytes here, log.backup_count is backups",
         'redis.host = "redis"',
@@ -87,6 +120,32 @@ def test_the_command_writes_a_node_file_that_composes_once_its_secrets_are_set(t
     checked = nodekit("check", tmp_path / "node.toml", BEARER_HELLO="x")
     assert (checked.returncode, checked.stderr) == (0, "")
     assert "ok (1 container)" in checked.stdout
+
+
+def test_the_command_writes_files_that_only_the_owner_reads_and_overwrites_none(tmp_path: Path) -> None:
+    file, output = written(tmp_path, full(managed=False)), tmp_path / "new.toml"
+    before = os.umask(0)
+    try:
+        done = nodekit("migrate", file, "--output", output)
+    finally:
+        os.umask(before)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    modes = {str(path.relative_to(tmp_path)): path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
+    del modes["config.json"]
+    assert modes == {"new.toml": 0o600, "new.secrets": 0o700, "new.secrets/BEARER_HELLO": 0o600}
+    assert "ok (1 container)" in nodekit("check", output).stdout
+    again = nodekit("migrate", file, "--output", output)
+    assert (again.returncode, again.stdout) == (1, "")
+    assert f"{output} cannot be written: File exists" in again.stderr
+    nowhere = nodekit("migrate", file, "--output", tmp_path / "none" / "new.toml")
+    assert (nowhere.returncode, "No such file or directory" in nowhere.stderr) == (1, True)
+
+
+def test_the_command_says_what_to_look_at(tmp_path: Path) -> None:
+    done = nodekit("migrate", file := written(tmp_path, full({"id": "h\x9b", "env": {"a\x1b": "b"}})))
+    assert f"look at containers[0].command of {file}: it is written as it was" in done.stderr
+    assert f"set ENV_H_A to containers[0].env.a\\x1b of {file}" in done.stderr
+    assert all(line.isprintable() for line in done.stderr.splitlines())
 
 
 def test_a_wrong_config_is_3_with_a_line_per_problem_and_nothing_is_written(tmp_path: Path) -> None:
@@ -131,6 +190,6 @@ def test_comments_have_no_keys_of_providers(tmp_path: Path) -> None:
         ("https://rpc.example?key=s3cret", "https://rpc.example/…"),
         ("http://[s3cret", "…"),
     ):
-        text, _ = migrated(written(tmp_path, {"chain": {"rpc_url": url}}))
+        text = migrated(written(tmp_path, {"chain": {"rpc_url": url}})).text
         assert f'chain.rpc_url = "{shown}"' in text
         assert "s3cret" not in text

@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 import click
 import msgspec
+from msgspec import Raw
 
 import nodekit
 from nodekit import Provider
@@ -76,7 +77,7 @@ def named(name: str, value: Any) -> Iterator[str]:
         yield line("function", name, signed(value))
     elif isinstance(value, Provider):
         yield line("provider", name)
-    elif isinstance(value, int | str | frozenset | set | tuple):
+    elif isinstance(value, int | str | frozenset | set | tuple | Raw):
         yield line("constant", name, f"= {valued(value)}")
     else:
         yield line("type", name, f"= {typed(value)}")

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Set
 from enum import Enum
 from typing import Any
 
+from msgspec import Raw
+
 from nodekit import Event
 
 
@@ -46,6 +48,8 @@ def valued(default: Any) -> str:
         return f"{{{', '.join(f'{valued(key)}: {valued(value)}' for key, value in default.items())}}}"
     if inspect.isroutine(default) or isinstance(default, type):
         return str(default.__qualname__)
+    if isinstance(default, Raw):
+        return f"Raw({bytes(default)!r})"
     text = repr(default)
     return f"<{type(default).__name__}>" if " at 0x" in text else text
 

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, MutableMapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from pathlib import Path
+from random import Random
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,6 +16,7 @@ from nodekit import (
     Admits,
     AsgiApplication,
     ClientId,
+    Clock,
     Container,
     ContainerError,
     ContainerFailed,
@@ -46,6 +48,7 @@ from nodekit import (
     Step,
     StoreCall,
     StreamingRunner,
+    SystemClock,
     Transport,
     Unavailable,
     Unfinished,
@@ -57,7 +60,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class ListTable:
-    """A table: seven methods, and two to open and close."""
+    """A table: eight methods, and two to open and close."""
 
     def __init__(self) -> None:
         self._jobs: dict[JobId, Job] = {}
@@ -87,6 +90,9 @@ class ListTable:
 
     async def delete(self, ids: Sequence[JobId]) -> int:
         return sum(self._jobs.pop(id, None) is not None for id in ids)
+
+    async def sizes(self, ids: Sequence[JobId]) -> Mapping[JobId, int]:
+        return {id: self._jobs[id].payload_bytes for id in ids if id in self._jobs}
 
     async def last_surplus(self, keep: int) -> int | None:
         numbers = sorted(job.finish_number for job in self._jobs.values() if job.finish_number is not None)
@@ -210,6 +216,16 @@ class Silent:
         await anyio.sleep_forever()
 
 
+class Stopped:
+    """A clock that stands still."""
+
+    def time(self) -> float:
+        return 0.0
+
+    def monotonic(self) -> float:
+        return 0.0
+
+
 class Config(msgspec.Struct, frozen=True):
     path: Path
 
@@ -220,7 +236,9 @@ def build(config: Config, file: NodeFile) -> EmbeddedStore:
 
 provider = Provider(Config, build)
 table: JobTable = ListTable()
-store: JobStore = EmbeddedStore(table)
+clock: Clock = Stopped()
+clock = SystemClock()
+store: JobStore = EmbeddedStore(table, clock=clock)
 runner: ContainerRunner = UpperRunner()
 streaming: StreamingRunner = SpellingRunner()
 describing: DescribingRunner = TalkingRunner()
@@ -230,7 +248,13 @@ transport: Transport = Silent()
 
 async def main() -> None:
     node = Node(
-        store=store, runners=[runner], transports=[transport], plugins=[Counter()], pipelines={"once": pipeline}
+        store=store,
+        runners=[runner],
+        transports=[transport],
+        plugins=[Counter()],
+        pipelines={"once": pipeline},
+        clock=clock,
+        random=Random(1),
     )
     async with node:
         job = await node.submit(JobRequest.of("upper", data={"text": "x"}))

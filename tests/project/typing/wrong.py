@@ -1,5 +1,6 @@
 """Mistakes that a type checker must catch. Only type-checked: each marked line must fail, and no other."""
 
+import time
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -96,6 +97,8 @@ Node(store=store, runners=UpperRunner())  # expect: arg-type
 Node(store=store, runners=[], limits={"concurrency": 64})  # expect: arg-type
 Node(store=store, runners=[], transports=[Counter()])  # expect: list-item
 Node(store=store, runners=[], workers=3)  # expect: call-arg
+Node(store=store, runners=[], clock=time.time)  # expect: arg-type
+Node(store=store, runners=[], random=7)  # expect: arg-type
 plain: ContainerRunner = Plain()  # expect: assignment
 loose: ContainerRunner = Loose()  # expect: assignment
 nothing: ContainerRunner = Counter()  # expect: assignment

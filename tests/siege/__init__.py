@@ -1,0 +1,1 @@
+"""Bounded attacks on a served node, and what is measured meanwhile."""
