@@ -527,6 +527,9 @@ SOUND_ELSEWHERE = (shared, engine_faults)
 tests/kit/test_engine_faults.py."""
 
 
+TRIES = 4
+
+
 def outcomes(kind: ModuleType, subject: type, tests: Sequence[str], folder: Path, **settings: object) -> Outcomes:
     """Run tests of the suite of that kind on a component."""
     body: dict[str, Any] = {"subject": subject, "backends": ("asyncio",), **settings}
@@ -535,9 +538,16 @@ def outcomes(kind: ModuleType, subject: type, tests: Sequence[str], folder: Path
 
 @pytest.mark.parametrize("one", BREAKS, ids=str)
 def test_what_is_broken_is_caught_by_the_tests_that_are_named(one: Break, tmp_path: Path) -> None:
-    """A broken component gets less time than a sound one: some breaks show because something never arrives."""
-    told = outcomes(one.kind, one.subject, one.caught_by, tmp_path, **one.kind.HURRIED)
-    assert told.failed.keys() == set(one.caught_by), told
+    """A broken component gets less time than a sound one: some breaks show because something never arrives.
+
+    Others show in a moment that a busy machine can miss. So it has several tries until each test has failed once.
+    """
+    missing = set(one.caught_by)
+    for attempt in range(TRIES):
+        told = outcomes(one.kind, one.subject, sorted(missing), tmp_path / str(attempt), **one.kind.HURRIED)
+        if not (missing := missing - told.failed.keys()):
+            return
+    pytest.fail(f"{one} is not caught by {missing}: {told}")
 
 
 @pytest.mark.parametrize(
