@@ -373,7 +373,7 @@ class Node:
         return await asked(partial(self._store.pending, groups))
 
     async def store_state(self) -> StoreState:
-        """Return what waits in the store, and the space of its files. What it fails to say is left out."""
+        """Return the queues of the store, and the space of its files. Parts that it fails to say are left out."""
         return await store_state(self._store)
 
     async def resources(self, model_id: str | None = None) -> Mapping[ContainerId, msgspec.Raw]:

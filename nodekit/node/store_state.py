@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class StoreState(msgspec.Struct, frozen=True):
-    """What waits in a store, and the space of its files. A part is None if the store does not say it, or fails.
+    """The queues of a store, and the space of its files. A part is None if the store does not say it, or fails.
 
     - `queues`: Queued jobs by the container that is due, on a shared store of all nodes.
     - `disk`: The space of its files.
