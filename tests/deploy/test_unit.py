@@ -1,6 +1,7 @@
 """The unit of `deploy/` under a real systemd, which the tests bring up; they are skipped where that is impossible."""
 
 import json
+import os
 import sys
 import urllib.request
 from collections.abc import Iterator
@@ -192,3 +193,61 @@ def test_a_container_has_no_rights_and_writes_to_the_folder_of_the_node_only(uni
     assert found["writable"] == []
     rights = {name: value.lstrip("0") for name, value in found["rights"]}
     assert rights == {"Uid:": str(USER_ID), "CapEff:": "", "CapBnd:": "", "NoNewPrivs:": "1"}
+
+
+DOCKER_NODE = """
+[store]
+use = "memory"
+
+[[runners]]
+use = "docker"
+host = "unix://{socket}"
+state = "/var/lib/nodekit/docker"
+
+[[runners.containers]]
+id = "echo"
+image = "{image}"
+command = ["python3", "-u", "-c", {program}]
+
+[[transports]]
+use = "asgi"
+bind = "127.0.0.1:{port}"
+"""
+ECHO = """
+import os
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.reply()
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.reply()
+
+    def reply(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+
+HTTPServer(("", int(os.environ.get("PORT", 3000))), Handler).serve_forever()
+"""
+
+
+def test_a_node_may_use_docker_and_leaves_no_container(engine: Any, systemd: Booted, unit: Unit) -> None:
+    socket = engine.host.removeprefix("unix://")
+    if not socket.startswith("/"):
+        pytest.skip(f"the engine is at {engine.host}, and the test passes on a socket")
+    values = {"socket": socket, "image": engine.images.python, "program": json.dumps(ECHO), "port": unit.port}
+    unit.node_file = DOCKER_NODE.format(**values)
+    unit.start(f"SupplementaryGroups={os.stat(socket).st_gid}\nBindPaths={socket}")
+    id = unit.submit("echo")
+    until(lambda: unit.ask(f"/api/jobs?id={id}")[0]["status"] == "success", "a container answers")
+    labelled = {"all": True, "filters": {"label": "nodekit.node"}, "ignore_removed": True}
+    assert engine.client.containers.list(**labelled) != []
+    systemd.run("systemctl", "stop", "nodekit")
+    assert systemd.shown("Result") == "success"
+    assert engine.client.containers.list(**labelled) == []
