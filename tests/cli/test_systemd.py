@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, closing, suppress
 from pathlib import Path
 
 import anyio
@@ -20,7 +20,7 @@ from node_files import write
 from paths import ROOT
 from served import Served, serve, started
 
-from nodekit.cli.serve.systemd import MOST_UNSENT, Systemd
+from nodekit.cli.serve.systemd import MOST_UNSENT, STOP_SECONDS, Systemd
 
 pytestmark = pytest.mark.anyio
 
@@ -202,6 +202,37 @@ async def test_ready_is_reported_only_when_the_transports_listen(file: Path, man
         await until(lambda: served.url)
 
 
+async def test_a_node_that_is_stopped_while_it_starts_says_so_and_asks_for_little_time(
+    file: Path, manager: Manager
+) -> None:
+    (file.parent / "hold").touch()
+    async with started("serve", file, folder=file.parent, env=environment(manager)) as served:
+        await until((file.parent / "environment").exists)
+        served.signal(signal.SIGTERM)
+        await manager.said("STOPPING=1")
+        await served.ended()
+    assert not manager.has("READY=1")
+
+
+async def test_time_is_asked_for_no_longer_than_a_start_or_a_stop_may_take(tmp_path: Path) -> None:
+    with (
+        closing(Manager(str(tmp_path / "notify"))) as manager,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender,
+    ):
+        systemd = Systemd(manager.address)
+        systemd._socket = sender
+        for state, asked in (("ready", False), ("starting", True), ("stopping", True)):
+            systemd._state = state
+            systemd._beat()
+            assert manager.has("EXTEND_TIMEOUT_USEC=30000000") == asked
+            manager.reports.clear()
+        systemd._extended_until = time.monotonic()
+        systemd._beat()
+        assert not manager.has("EXTEND_TIMEOUT_USEC")
+        systemd.stopping(5)
+        assert systemd._extended_until - time.monotonic() <= 5 + STOP_SECONDS
+
+
 async def test_sighup_is_a_reload(file: Path, manager: Manager) -> None:
     async with reporting(file, manager) as (served, _):
         before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
@@ -272,25 +303,35 @@ async def test_an_address_at_which_nobody_listens_harms_nothing(address: str, tm
 async def test_reports_that_must_arrive_wait_for_a_manager_that_is_busy(tmp_path: Path) -> None:
     manager = Manager(str(tmp_path / "notify"))
     systemd = Systemd(manager.address)
-    with (
-        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as filler,
-        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd._socket,
-    ):
-        filler.setblocking(False)
+    with ExitStack() as stack:
+        stack.callback(manager.close)
+        systemd._socket = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
         systemd._socket.setblocking(False)
-        with suppress(BlockingIOError):
-            while True:
-                filler.sendto(b"FILLED=1", manager.address)
         systemd.ready()
-        for _ in range(2 * MOST_UNSENT):
-            systemd._beat()
-        assert "READY=1" not in manager.lines
-        systemd._beat()
-        assert "READY=1" in manager.lines
+        assert manager.lines == ["READY=1"]
+        manager.reports.clear()
+        while fill(manager.address, stack):
+            pass
         systemd.reloaded()
         systemd.stopping(1)
-        assert manager.lines[-2:] == ["READY=1", "STOPPING=1"]
-    manager.close()
+        for _ in range(2 * MOST_UNSENT):
+            systemd._beat()
+        assert set(manager.lines) == {"FILLED=1"}
+        systemd._beat()
+        wanted = [line for line in manager.lines if line.partition("=")[0] not in ("FILLED", "MONOTONIC_USEC")]
+        assert wanted == ["RELOADING=1", "READY=1", "STOPPING=1", "EXTEND_TIMEOUT_USEC=30000000"]
+
+
+def fill(address: str, stack: ExitStack) -> bool:
+    """Send until no more fits, from a socket of its own, since each has room for some only. Return True if any fits."""
+    filler = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+    filler.setblocking(False)
+    sent = 0
+    with suppress(BlockingIOError):
+        while True:
+            filler.sendto(b"FILLED=1", address)
+            sent += 1
+    return sent > 0
 
 
 # -- the unit ---------------------------------------------------------------------------------------

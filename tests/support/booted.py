@@ -19,10 +19,13 @@ SECONDS = 120.0
 TARGETS = ("sysinit", "basic", "shutdown", "network-online", "umount", "final", "multi-user", "nodekit-test")
 """Units that others name; these do nothing."""
 
+# What systemd would change for the whole machine at its start is read-only: limits in /proc/sys.
 BOOT = """
 set -e
 mount --make-rprivate /
 mount -t proc proc /proc
+mount --bind /proc/sys /proc/sys
+mount -o remount,bind,ro /proc/sys
 mount -t tmpfs tmpfs /run
 umount -l /sys/fs/cgroup
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
@@ -134,6 +137,8 @@ def control_groups() -> Path:
         raise NoSystemd("only root on Linux can start a systemd of its own")
     if missing := [name for name in (SYSTEMD, "unshare", "nsenter", "setpriv", "systemctl") if not shutil.which(name)]:
         raise NoSystemd(f"{', '.join(missing)}: not found; install systemd and util-linux")
+    if not Path("/etc/machine-id").exists():
+        raise NoSystemd("there is no /etc/machine-id, and systemd would make one")
     for line in Path("/proc/self/mounts").read_text().splitlines():
         _, place, kind, options, *_ = line.split()
         if kind == "cgroup2" and "ro" not in options.split(","):

@@ -145,6 +145,7 @@ async def _watch_signals(
                 logger.info("%s: the same again; it stops already", received.name)
             else:
                 logger.warning("%s: stopping at once", received.name)
+                systemd.stopping(0)
                 at_once.cancel()
 
 
