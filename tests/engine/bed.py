@@ -92,7 +92,7 @@ def prepare() -> None:
     """Install the system requirements of the tests, if they are missing. Raise NoEngine or debian.Missing."""
     if _find() is None:
         _install()
-    debian.need("docker-registry", "nginx", "caddy", "openssl")
+    debian.need("docker-registry")
 
 
 @contextlib.contextmanager

@@ -88,7 +88,12 @@ class Systemd:
         """Report until cancelled. The watchdog's reports come from the event loop: a loop that is stuck sends none."""
         if self._address is None:
             return
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as self._socket:
+        try:
+            sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        except OSError as error:  # no descriptor is left
+            logger.warning("nothing is reported to systemd: %s", error)
+            return
+        with sender as self._socket:
             self._socket.setblocking(False)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._report_status, node)
