@@ -8,7 +8,7 @@ import socket
 import ssl
 import subprocess
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -225,17 +225,26 @@ async def behind(
         if data.get("fails"):
             raise ValueError("on purpose")
 
-    port = free_port()
     settings = {"allowed_hosts": (NAME,), "trusted_proxies": ("127.0.0.1",)}
     runners = [functions(gate=gate, pieces=pieces)]
+    copied(certified, folder)
     async with serving("hypercorn", runners=runners, plugins=plugins, **settings) as node_api:
-        copied(certified, folder)
         node = f"127.0.0.1:{node_api.address[1]}"
-        with running(proxy(folder, port, node), folder) as process:
-            await until(lambda: listens(port) or process.poll() is not None)
+        with ExitStack() as stack:
+            port, process = await started(stack, proxy, folder, node)
+            if process.poll() is not None:  # another test took the port in between
+                port, process = await started(stack, proxy, folder, node)
             assert process.poll() is None, (folder / "proxy.out").read_text()
             async with site_session() as session:
                 yield Behind(f"https://{NAME}:{port}{path}", session, node_api.node, gate)
+
+
+async def started(stack: ExitStack, proxy: Any, folder: Path, node: str) -> tuple[int, "subprocess.Popen[bytes]"]:
+    """Start a proxy on a port of its own, and wait until it listens or has ended."""
+    port = free_port()
+    process = stack.enter_context(running(proxy(folder, port, node), folder))
+    await until(lambda: process.poll() is not None or listens(port))
+    return port, process
 
 
 class Page:
