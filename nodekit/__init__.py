@@ -81,10 +81,12 @@ from nodekit.interfaces.store import Change, Claim, ClaimRoom, JobStore, JobTabl
 from nodekit.interfaces.store_abilities import (
     CheckedStore,
     CompactingStore,
+    DiskSpace,
     DiskStore,
     EndingStore,
     JobView,
     PagingStore,
+    SizedStore,
     StoringStore,
     ViewedStore,
 )
@@ -129,6 +131,7 @@ from nodekit.model.queries import Cursor, JobFields, JobOrder, JobQuery, Page
 from nodekit.model.version import __version__
 from nodekit.node.health import Health
 from nodekit.node.node import Node
+from nodekit.node.store_state import StoreState
 
 __all__ = [
     "API_VERSION",
@@ -167,6 +170,7 @@ __all__ = [
     "Cursor",
     "Decoder",
     "DescribingRunner",
+    "DiskSpace",
     "DiskStore",
     "EmbeddedStore",
     "EndingStore",
@@ -241,6 +245,7 @@ __all__ = [
     "Sequence",
     "Settlement",
     "SharedStore",
+    "SizedStore",
     "Step",
     "StepCall",
     "StepFinished",
@@ -250,6 +255,7 @@ __all__ = [
     "StoreCall",
     "StoreFailed",
     "StoreInUse",
+    "StoreState",
     "StoringStore",
     "StreamBroken",
     "StreamRecord",

@@ -114,8 +114,9 @@ class Schedule:
         """Return the number of queued jobs by container, and the earliest of their times. It looks at each job."""
         counts: dict[ContainerId, tuple[int, float]] = {}
         for id, entry in self._queued.items():
-            jobs, earliest = counts.get(entry.due, (0, since(id)))
-            counts[entry.due] = jobs + 1, min(earliest, since(id))
+            due_since = since(id)
+            jobs, earliest = counts.get(entry.due, (0, due_since))
+            counts[entry.due] = jobs + 1, min(earliest, due_since)
         return counts
 
     def next_due_at(self) -> float | None:

@@ -24,6 +24,7 @@ from nodekit.embedded.retention import Expiry
 from nodekit.embedded.retries import whole_retry
 from nodekit.embedded.saving import Saving
 from nodekit.errors import ClaimLost, StoreFailed
+from nodekit.interfaces.shared_store import QueueState
 from nodekit.interfaces.store import Change, Claim, ClaimRoom, JobTable, Pending, Settlement, Unfinished
 from nodekit.model.clock import Clock, SystemClock
 from nodekit.model.container import ClientId, ContainerId, GroupId, JobId
@@ -360,6 +361,9 @@ class EmbeddedStore:
 
     async def pending(self, groups: Collection[GroupId] = ()) -> Pending:
         return self._counts.pending(groups)
+
+    async def queues(self) -> Mapping[ContainerId, QueueState]:
+        return self._queue.states()
 
     def changes(
         self, ids: Collection[JobId] | None = None

@@ -4,6 +4,8 @@ from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Protocol
 
+import msgspec
+
 from nodekit.interfaces.storage import PluginStorage
 from nodekit.interfaces.store import JobStore
 from nodekit.model.container import ClientId, GroupId, JobId
@@ -103,6 +105,25 @@ class DiskStore(JobStore, Protocol):
 
         Jobs that it has may go on: that is why it says so early.
         """
+        ...
+
+
+class DiskSpace(msgspec.Struct, frozen=True):
+    """The space of a store on its disk.
+
+    - `used_bytes`: Bytes of the store's files. Space of deleted jobs, which it will use again, is among them.
+    - `free_bytes`: Free bytes of the file system that has them.
+    """
+
+    used_bytes: int
+    free_bytes: int
+
+
+class SizedStore(JobStore, Protocol):
+    """A store that knows the size of its files, and how much further ones may grow."""
+
+    async def disk(self) -> DiskSpace:
+        """Look at the disk. Raise `StoreFailed` if that fails."""
         ...
 
 

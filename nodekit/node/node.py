@@ -42,6 +42,7 @@ from nodekit.node.paging import check_next, check_page
 from nodekit.node.plugin_storage import storage_of
 from nodekit.node.resources import AT_ONCE, describe
 from nodekit.node.retention import Retention
+from nodekit.node.store_state import StoreState, store_state
 from nodekit.node.validation import misfits, placed_components
 from nodekit.node.wiring import Wiring
 
@@ -370,6 +371,10 @@ class Node:
         Raise `StoreFailed` if the store fails to answer.
         """
         return await asked(partial(self._store.pending, groups))
+
+    async def store_state(self) -> StoreState:
+        """Return the queues of the store, and the space of its files. Parts that it fails to say are left out."""
+        return await store_state(self._store)
 
     async def resources(self, model_id: str | None = None) -> Mapping[ContainerId, msgspec.Raw]:
         """Return the descriptions of this node's running containers as JSON.

@@ -20,7 +20,7 @@ from nodekit import (
     Unauthorized,
     Unavailable,
 )
-from nodekit_asgi.api.routes import handler, options, route
+from nodekit_asgi.api.routes import PROBES, handler, options, route
 from nodekit_asgi.config import Limits
 from nodekit_asgi.http.client_address import came_securely, sender_name
 from nodekit_asgi.http.messages import (
@@ -42,8 +42,8 @@ from nodekit_asgi.wire.profiles import PROFILES
 
 logger = logging.getLogger("nodekit.http")
 
-OPEN_TO_ALL = frozenset({"/health", "/docs", "/docs/{file}", "/openapi.json"})
-"""Routes that answer anybody, as often as they ask: the health probe and the documentation of the API."""
+OPEN_TO_ALL = PROBES | {"/docs", "/docs/{file}", "/openapi.json"}
+"""Routes that answer anybody, as often as they ask: the probes and the documentation of the API."""
 
 _random = Random().getrandbits
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")

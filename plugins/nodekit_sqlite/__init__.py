@@ -10,6 +10,7 @@ import msgspec
 from nodekit import (
     Clock,
     CompositionError,
+    DiskSpace,
     EmbeddedStore,
     GroupId,
     NodeFile,
@@ -19,7 +20,7 @@ from nodekit import (
     TableView,
 )
 from nodekit_sqlite._compact import compact
-from nodekit_sqlite._disk import FreeSpace
+from nodekit_sqlite._disk import FreeSpace, disk_space
 from nodekit_sqlite._table import SqliteTable
 
 __all__ = ["SqliteConfig", "SqliteStore", "SqliteTable", "provider"]
@@ -80,6 +81,10 @@ class SqliteStore(EmbeddedStore):
     def full(self) -> str:
         """Return how little of the disk is free, if it is too little for new jobs (`DiskStore`)."""
         return self._space.full()
+
+    async def disk(self) -> DiskSpace:
+        """Return the size of the file and the free space of its disk (`SizedStore`)."""
+        return await anyio.to_thread.run_sync(disk_space, self._path, abandon_on_cancel=True)
 
     def nodekit_problems(self) -> Sequence[str]:
         """Return what is damaged in the file."""

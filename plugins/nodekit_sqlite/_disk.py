@@ -4,7 +4,10 @@ import logging
 import math
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
+
+from nodekit import DiskSpace, StoreFailed
 
 logger = logging.getLogger("nodekit.store")
 
@@ -43,3 +46,20 @@ class FreeSpace:
             return ""
         cure = "delete something, or keep fewer finished jobs"
         return f"the disk of the store has {free} bytes free, and min_free_bytes is {self._least}; {cure}"
+
+
+FILES = ("", "-wal", "-shm")
+"""Endings of the names of the files that SQLite has for one database."""
+
+
+def disk_space(path: Path) -> DiskSpace:
+    """Return the size of the database with all its files, and the free space beside them. Raise `StoreFailed`."""
+    used = 0
+    try:
+        for ending in FILES:
+            with suppress(FileNotFoundError):  # SQLite makes and deletes those beside the database
+                used += os.stat(f"{path}{ending}").st_size
+        found = os.statvfs(path.parent)
+    except OSError as error:
+        raise StoreFailed(f"the size of {path} is not known: {error.strerror}") from error
+    return DiskSpace(used, found.f_bavail * found.f_frsize)

@@ -1,6 +1,6 @@
 """Commands of the test bed.
 
-python tests/engine install           what it needs of the system, as root on Debian
+python tests/engine install           what it needs of the system, as root on Debian, and what tests/deploy needs
 python tests/engine run -- COMMAND…   with DOCKER_HOST naming an engine, which is brought up where none is found,
                                       and NODEKIT_PYTHON_IMAGE an image with Python, made offline
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).parent.parent)  # this folder is the package
 
 from engine.bed import NoEngine, open_engine, prepare  # noqa: E402
-from engine.debian import Missing  # noqa: E402
+from engine.debian import Missing, need  # noqa: E402
 
 
 def run(command: list[str]) -> int:
@@ -29,7 +29,9 @@ def run(command: list[str]) -> int:
 def main(arguments: list[str]) -> int:
     match arguments:
         case ["install"]:
-            return prepare() or 0
+            prepare()
+            need("nginx", "caddy", "openssl")  # for tests/deploy
+            return 0
         case ["run", "--", *command] if command:
             return run(command)
     print(__doc__, file=sys.stderr)

@@ -5,7 +5,14 @@ import shutil
 import subprocess
 from functools import cache
 
-PACKAGES = {"dockerd": "docker.io", "iptables": "iptables", "docker-registry": "docker-registry"}
+PACKAGES = {
+    "dockerd": "docker.io",
+    "iptables": "iptables",
+    "docker-registry": "docker-registry",
+    "nginx": "nginx",
+    "caddy": "caddy",
+    "openssl": "openssl",
+}
 PATH = os.environ.get("PATH", os.defpath) + ":/usr/local/sbin:/usr/sbin:/sbin"
 
 

@@ -1,15 +1,21 @@
 """The state of the node at the moment of a request. It is read in the event loop and reported from another thread."""
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Collection, Container, Iterator, Mapping
+from contextlib import suppress
+from typing import TypeVar
 
 import anyio
 import msgspec
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import GaugeMetricFamily
 
-from nodekit import Node, Pending
+from nodekit import DiskSpace, Node, Pending, QueueState
+from nodekit_metrics._labels import container_label
 
-PENDING_SECONDS = 5.0
+STORE_SECONDS = 4.0
+"""Time that the store has for each of two answers. Prometheus waits ten seconds."""
+
+T = TypeVar("T")
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -17,6 +23,8 @@ class Seen(msgspec.Struct, frozen=True):
 
     - `running`: Containers by id; True if the container can be called.
     - `pending`: Numbers of pending jobs. None: the store did not answer.
+    - `queues`: Queued jobs by container. Empty: the store did not answer.
+    - `disk`: None: the store did not answer, or is on no disk.
     """
 
     running: dict[str, bool] = {}
@@ -24,16 +32,14 @@ class Seen(msgspec.Struct, frozen=True):
     max_in_flight: int = 0
     max_pending: int = 0
     pending: Pending | None = None
+    queues: Mapping[str, QueueState] = {}
+    disk: DiskSpace | None = None
 
 
 async def seen(node: Node) -> Seen:
-    """Read the state of the node. The numbers of pending jobs are left out if the store takes too long or fails."""
-    pending: Pending | None = None
-    with anyio.move_on_after(PENDING_SECONDS):
-        try:
-            pending = await node.pending()
-        except Exception:  # counted already as a failure of the store
-            pending = None
+    """Read the state of the node. What the store says is left out if it takes too long or fails."""
+    pending, store = await _answer(node.pending), await _answer(node.store_state)
+    queues = None if store is None else store.queues
     running = set(node.running(here=True))
     return Seen(
         running={id: id in running for id in node.own_containers},
@@ -41,7 +47,26 @@ async def seen(node: Node) -> Seen:
         max_in_flight=node.limits.concurrency,
         max_pending=node.limits.max_pending,
         pending=pending,
+        queues={} if queues is None else _queues(queues, node.own_containers, node.containers),
+        disk=None if store is None else store.disk,
     )
+
+
+async def _answer(ask: Callable[[], Awaitable[T]]) -> T | None:
+    with anyio.move_on_after(STORE_SECONDS):
+        with suppress(Exception):  # the node has logged it, or counted it as a failure of the store
+            return await ask()
+    return None
+
+
+def _queues(found: Mapping[str, QueueState], own: Collection[str], known: Container[str]) -> Mapping[str, QueueState]:
+    """Return the queues by label. Those of containers that are gone are together."""
+    queues = dict.fromkeys(own, QueueState(0))
+    for id, state in found.items():
+        label = container_label(id, known)
+        other = queues.get(label, QueueState(0))
+        queues[label] = QueueState(other.jobs + state.jobs, max(other.oldest_seconds, state.oldest_seconds))
+    return queues
 
 
 class Now:
@@ -74,3 +99,18 @@ def _families(seen: Seen) -> Iterator[Metric]:
     for id, value in seen.running.items():
         running.add_metric([id], value)
     yield running
+    queued = GaugeMetricFamily("nodekit_jobs_queued", "Jobs that wait for a container.", labels=["container"])
+    text = "Longest time for which a job has been due in a container and waited."
+    oldest = GaugeMetricFamily("nodekit_queue_oldest_seconds", text, labels=["container"])
+    for label, state in seen.queues.items():
+        queued.add_metric([label], state.jobs)
+        oldest.add_metric([label], state.oldest_seconds)
+    yield queued
+    yield oldest
+    used = GaugeMetricFamily("nodekit_store_bytes", "Size of the store's files.", labels=())
+    free = GaugeMetricFamily("nodekit_store_free_bytes", "Free space of the file system that has them.", labels=())
+    if seen.disk is not None:
+        used.add_metric([], seen.disk.used_bytes)
+        free.add_metric([], seen.disk.free_bytes)
+    yield used
+    yield free

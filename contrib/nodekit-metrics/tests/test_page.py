@@ -13,16 +13,19 @@ from prometheus_client import Counter
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from nodekit import Node, Refusal, RequestRefused, StoreFailed, load_node
+from nodekit import Job, Node, NodeLimits, QueueState, Refusal, RequestRefused, StoreFailed, load_node
 from nodekit.testing import Faults, make_request
 from nodekit_asgi import AsgiConfig, AsgiTransport
 from nodekit_function import FunctionRunner
 from nodekit_memory import MemoryStore
 from nodekit_metrics import Metrics, MetricsConfig
+from nodekit_metrics._now import _queues
+from nodekit_sqlite import SqliteStore
 
 pytestmark = pytest.mark.anyio
 
 PAGE = "/-/metrics/"
+LIMITS = NodeLimits()
 
 
 class Answer:
@@ -59,9 +62,12 @@ def runner() -> FunctionRunner:
 
 
 @asynccontextmanager
-async def serving(metrics: Metrics, *, store: Any = None, **config: Any) -> AsyncIterator[Served]:
+async def serving(
+    metrics: Metrics, *, store: Any = None, functions: Any = None, limits: NodeLimits = LIMITS, **config: Any
+) -> AsyncIterator[Served]:
     transport = AsgiTransport(config=AsgiConfig(bind="127.0.0.1:0", stop_seconds=0, **config))
-    node = Node(store=store or MemoryStore(), runners=[runner()], transports=[transport], plugins=[metrics])
+    runners = [functions or runner()]
+    node = Node(store=store or MemoryStore(), runners=runners, transports=[transport], plugins=[metrics], limits=limits)
     async with node, aiohttp.ClientSession(auto_decompress=False) as session:
         yield Served(node, session)
 
@@ -141,6 +147,50 @@ async def test_a_store_that_fails_takes_no_metrics_away_but_its_own() -> None:
     assert not any(key.startswith("nodekit_jobs_pending{") for key in found)
     assert found["nodekit_container_running{'container': 'echo'}"] == 1
     assert again["nodekit_store_call_failures_total{'method': 'pending'}"] == 2
+
+
+async def test_queued_jobs_and_the_oldest_of_them_are_on_the_page() -> None:
+    runner, held = FunctionRunner(), anyio.Event()
+
+    @runner.container("wait")
+    async def wait(data: Any) -> Any:
+        await held.wait()
+        return data
+
+    async with serving(Metrics(), functions=runner, limits=NodeLimits(concurrency=1, drain_seconds=0)) as served:
+        before = (await served.ask()).values()
+        assert before["nodekit_jobs_queued{'container': 'wait'}"] == 0
+        assert before["nodekit_queue_oldest_seconds{'container': 'wait'}"] == 0
+        jobs = await served.node.submit_many([make_request("wait") for _ in range(3)])
+        await until_in_flight(served.node, 1)
+        first, second = (await served.ask()).values(), (await served.ask()).values()
+        assert first["nodekit_jobs_queued{'container': 'wait'}"] == 2
+        age = "nodekit_queue_oldest_seconds{'container': 'wait'}"
+        assert 0 <= first[age] < second[age]
+        held.set()
+        await served.node.wait([job.id for job in jobs if isinstance(job, Job)])
+        assert (await served.ask()).values()[age] == 0
+
+
+async def until_in_flight(node: Node, number: int) -> None:
+    with anyio.fail_after(60):
+        while node.in_flight != number:
+            await anyio.sleep(0.01)
+
+
+def test_jobs_of_containers_that_are_gone_are_counted_together() -> None:
+    found = {"echo": QueueState(1, 5.0), "gone": QueueState(2, 7.0), "gone too": QueueState(3, 6.0)}
+    queues = _queues(found, own=["echo", "idle"], known={"echo", "idle"})
+    assert queues == {"echo": QueueState(1, 5.0), "idle": QueueState(0), "other": QueueState(5, 7.0)}
+
+
+async def test_the_size_of_the_store_and_the_free_disk_are_on_the_page_if_it_is_on_one(tmp_path: Path) -> None:
+    async with serving(Metrics(), store=SqliteStore(tmp_path / "jobs.db")) as served:
+        values = (await served.ask()).values()
+        assert values["nodekit_store_bytes{}"] == sum(file.stat().st_size for file in tmp_path.glob("jobs.db*"))
+        assert values["nodekit_store_free_bytes{}"] > 0
+    async with serving(Metrics(), store=MemoryStore()) as served:
+        assert not any(key.startswith("nodekit_store_bytes") for key in (await served.ask()).values())
 
 
 async def test_many_readers_at_once_are_all_answered() -> None:

@@ -18,8 +18,8 @@ from nodekit import Node, NodeLimits
 from nodekit.testing import make_request
 from nodekit_asgi import AsgiConfig, AsgiTransport
 from nodekit_function import FunctionRunner
-from nodekit_memory import MemoryStore
 from nodekit_metrics import Metrics
+from nodekit_sqlite import SqliteStore
 
 pytestmark = pytest.mark.anyio
 
@@ -105,7 +105,7 @@ async def running(program: Path, folder: Path, target: str) -> AsyncIterator[Ser
 
 
 @asynccontextmanager
-async def serving() -> AsyncIterator[Node]:
+async def serving(folder: Path) -> AsyncIterator[Node]:
     """Run a node with a container that works, one that fails and one that is slow."""
     runner = FunctionRunner()
 
@@ -123,7 +123,7 @@ async def serving() -> AsyncIterator[Node]:
 
     transport = AsgiTransport(config=AsgiConfig(bind="127.0.0.1:0", stop_seconds=0))
     node = Node(
-        store=MemoryStore(),
+        store=SqliteStore(folder / "jobs.db", synchronous="NORMAL"),
         runners=[runner],
         transports=[transport],
         plugins=[Metrics()],
@@ -144,7 +144,7 @@ async def work(node: Node) -> None:
 
 
 async def test_prometheus_knows_what_the_node_has_done(prometheus: Path, tmp_path: Path) -> None:
-    async with serving() as node:
+    async with serving(tmp_path) as node:
         target = node.urls[0].removeprefix("http://")
         async with running(prometheus, tmp_path, target) as server:
             await until(lambda: is_up(server))
@@ -159,6 +159,8 @@ async def test_prometheus_knows_what_the_node_has_done(prometheus: Path, tmp_pat
             assert await server.query("sum by (origin) (nodekit_jobs_pending)") == {("offchain",): 3, ("onchain",): 0}
             assert await server.query("sum(nodekit_store_call_failures_total)") == {(): 0}
             assert await server.query("min(nodekit_container_running)") == {(): 1}
+            assert await server.query("sum(nodekit_jobs_queued)") == {(): 0}
+            assert await server.query("nodekit_store_bytes > 0 and nodekit_store_free_bytes > 0")
             await check_dashboard(server)
             await check_alerts(server)
 
@@ -200,8 +202,8 @@ async def rules(server: Server) -> list[dict[str, Any]]:
     return [rule for group in (await server.ask("rules"))["groups"] for rule in group["rules"]]
 
 
-async def test_the_page_is_as_prometheus_wants_it(promtool: Path) -> None:
-    async with serving() as node:
+async def test_the_page_is_as_prometheus_wants_it(promtool: Path, tmp_path: Path) -> None:
+    async with serving(tmp_path) as node:
         await work(node)
         async with aiohttp.ClientSession() as session, session.get(f"{node.urls[0]}/-/metrics/") as response:
             page = await response.read()

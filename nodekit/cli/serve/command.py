@@ -16,6 +16,7 @@ from nodekit.cli.exit_codes import FAILED, bad_node_file
 from nodekit.cli.serve.allocator import return_freed_memory, trim_now_and_then
 from nodekit.cli.serve.log import log_to_file, log_to_standard_error, reopen_log_files
 from nodekit.cli.serve.machine import hide_memory, leave_pid_1
+from nodekit.cli.serve.systemd import Systemd
 from nodekit.config.compose import compose, log_settings
 from nodekit.config.formats import file_of_the_environment, read_tables
 from nodekit.errors import CompositionError, NodekitError, Problem
@@ -49,9 +50,10 @@ def serve(file: str | None, bind: str | None, log_level: str, trace_hooks: bool)
     hide_memory()
     log_to_standard_error(log_level)
     return_freed_memory()
+    systemd = Systemd.of_the_environment()
     node = _composed(_of_the_environment() if file is None else file, bind, trace_hooks)
     try:
-        anyio.run(_serve, node)
+        anyio.run(_serve, node, systemd)
     except BaseException as error:
         sys.exit(_report(error))
 
@@ -100,24 +102,32 @@ def _traced(tables: dict[str, Any], trace_hooks: bool) -> dict[str, Any]:
     return {**tables, "node": {**settings, "trace_hooks": True}}
 
 
-async def _serve(node: Node) -> None:
+async def _serve(node: Node, systemd: Systemd) -> None:
     stop, started, at_once = anyio.Event(), anyio.Event(), anyio.CancelScope()
     async with anyio.create_task_group() as watching:  # to the very end: leaving is not cut short
-        await watching.start(_watch_signals, stop, started, at_once)
+        await watching.start(_watch_signals, stop, started, at_once, systemd)
         watching.start_soon(trim_now_and_then)
+        watching.start_soon(systemd.report, node)
         with at_once:
             async with node:
                 started.set()
                 for url in node.urls:
                     click.echo(f"listening on {url}")
                 sys.stdout.flush()
+                systemd.ready()
                 await stop.wait()
+                systemd.stopping(node.limits.drain_seconds)
         logger.info("stopped")
         watching.cancel_scope.cancel()
 
 
 async def _watch_signals(
-    stop: anyio.Event, started: anyio.Event, at_once: anyio.CancelScope, *, task_status: "TaskStatus[None]"
+    stop: anyio.Event,
+    started: anyio.Event,
+    at_once: anyio.CancelScope,
+    systemd: Systemd,
+    *,
+    task_status: "TaskStatus[None]",
 ) -> None:
     stopping_at = math.inf
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
@@ -125,6 +135,7 @@ async def _watch_signals(
         async for received in signals:
             if received == signal.SIGHUP:
                 reopen_log_files()
+                systemd.reloaded()
                 logger.info("SIGHUP: the node goes on")
             elif started.is_set() and not stop.is_set():
                 stopping_at = anyio.current_time()
@@ -134,6 +145,7 @@ async def _watch_signals(
                 logger.info("%s: the same again; it stops already", received.name)
             else:
                 logger.warning("%s: stopping at once", received.name)
+                systemd.stopping(0)
                 at_once.cancel()
 
 

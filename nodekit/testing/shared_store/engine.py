@@ -113,9 +113,6 @@ class JobsOfEngine(EmbeddedStore):
     def _entry(self, job: Job) -> Unfinished:
         return replace(super()._entry(job), suspect=self.takeovers[job.id] > 0)
 
-    def queues(self) -> Mapping[ContainerId, QueueState]:
-        return self._queue.states()
-
     def storage(self, namespace: str) -> PluginStorage:
         table: Any = self.table
         storage: PluginStorage = table.storage(namespace)
@@ -373,7 +370,7 @@ class Engine:
         return found
 
     async def queues(self) -> Mapping[ContainerId, QueueState]:
-        return self.store.queues()
+        return await self.store.queues()
 
     async def relay(self, ids: Collection[JobId] | None, begun: Callable[[], None], put: Callable[[Any], None]) -> None:
         async with self.store.changes(ids) as changes:

@@ -36,7 +36,7 @@ from nodekit_asgi.wire.jobs import (
     read_retry,
     wire_container,
 )
-from nodekit_asgi.wire.node import WireChain, WireErrorReply, WireHealth, WireInfo, WirePending
+from nodekit_asgi.wire.node import WireChain, WireErrorReply, WireHealth, WireInfo, WireLive, WirePending
 from nodekit_asgi.wire.profiles import PROFILES
 
 logger = logging.getLogger("nodekit.http")
@@ -63,6 +63,11 @@ async def health(request: Request, node: Node) -> Reply:
     if state.healthy:
         return json_reply(WireHealth("healthy", reasons))
     return json_reply(WireHealth("unhealthy", reasons), 503)
+
+
+async def live(request: Request, node: Node) -> Reply:
+    """Answer without asking any component: the event loop goes round, and a restart would mend nothing else."""
+    return json_reply(WireLive("live"))
 
 
 async def submit(request: Request, node: Node) -> Reply:

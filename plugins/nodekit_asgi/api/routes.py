@@ -27,6 +27,7 @@ async def _openapi(request: Request, node: Node) -> Reply:
 ROUTES: Mapping[str, Mapping[str, Handler]] = {
     "/info": {"GET": _handlers.info},
     "/health": {"GET": _handlers.health},
+    "/health/live": {"GET": _handlers.live},
     "/api/jobs": {"GET": _handlers.jobs, "POST": _handlers.submit},
     "/api/jobs/batch": {"POST": _handlers.submit_batch},
     "/api/jobs/stream": {"POST": _stream.stream},
@@ -40,6 +41,9 @@ ROUTES: Mapping[str, Mapping[str, Handler]] = {
     "/docs/{file}": {"GET": _docs.file},
 }
 """Handlers by path and method. A name in braces stands for one segment that no other path has in its place."""
+
+PROBES = frozenset({"/health", "/health/live"})
+"""Paths that answer anybody, with any query: probes may add one of their own."""
 
 QUERIES: Mapping[str, Collection[str]] = {
     "/api/jobs": ("after", "container", "error", "id", "intermediate", "limit", "order", "pending", "status", "wait"),
@@ -60,7 +64,7 @@ def handler(request: Request, path: str) -> Handler:
     if method not in ROUTES[path]:
         allow = ", ".join(_methods(path))
         raise HttpError(405, f"{request.path} takes {allow}", headers=[(b"allow", allow.encode())])
-    if request.scope["query_string"] and path != "/health" and PROFILES[request.limits.profile].knows_all_queries:
+    if request.scope["query_string"] and path not in PROBES and PROFILES[request.limits.profile].knows_all_queries:
         _check_query(request, QUERIES.get(path, ()) if method == "GET" else ())
     return ROUTES[path][method]
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from nodekit_asgi.api.docs_page import ASSETS
 from nodekit_asgi.openapi.operation import Answer, Content, Key, Operation, Parameter
 from nodekit_asgi.openapi.shared import ANY, READING, REQUEST_ID, UNLIMITED, error, errors
-from nodekit_asgi.wire.node import WireHealth, WireInfo
+from nodekit_asgi.wire.node import WireHealth, WireInfo, WireLive
 
 _INFO = {
     "version": "0.1.0",
@@ -55,6 +55,18 @@ OPERATIONS: Mapping[Key, Operation] = {
                     {"stopping": {"status": "unhealthy", "reasons": ["the node is draining or has not started"]}},
                 ),
             ),
+        },
+    ),
+    ("/health/live", "GET"): Operation(
+        id="getLive",
+        tag="node",
+        summary="Find out if the node answers at all",
+        description="The reply is 200 as long as the event loop goes round, also while the node drains or its store "
+        "fails. Restart a node that does not answer; `GET /health` says if it should get jobs.",
+        parameters=(REQUEST_ID,),
+        answers={
+            **UNLIMITED,
+            200: Answer("The node answers.", Content(WireLive, {"live": {"status": "live"}})),
         },
     ),
     ("/resources", "GET"): Operation(

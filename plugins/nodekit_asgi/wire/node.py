@@ -68,3 +68,9 @@ class WireHealth(msgspec.Struct, frozen=True, omit_defaults=True):
             ["no container is running"],
         ),
     ] = UNSET
+
+
+class WireLive(msgspec.Struct, frozen=True):
+    """The proof that the node's event loop goes round."""
+
+    status: Annotated[Literal["live"], about("Always `live`: a node that is not does not answer.", "live")]

@@ -70,7 +70,7 @@ async def test_a_caller_without_a_token_is_told_how_to_say_who_it_is(server: str
 async def test_probes_and_documentation_need_no_identity(server: str) -> None:
     tokens = Tokens()
     async with serving(server, plugins=[tokens]) as api:
-        for path in ("/health", "/docs", "/openapi.json"):
+        for path in ("/health", "/health/live", "/docs", "/openapi.json"):
             assert (await api.get(path)).status == 200
     assert tokens.asked == []
 

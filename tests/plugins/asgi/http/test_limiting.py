@@ -11,7 +11,7 @@ pytestmark = pytest.mark.anyio
 
 async def test_probes_are_answered_always_and_do_not_count(server: str) -> None:
     async with serving(server, plugins=[RateLimit(requests=1, period_seconds=3600)]) as api:
-        for path in ("/health", "/docs", "/docs/start.js", "/openapi.json"):
+        for path in ("/health", "/health/live", "/docs", "/docs/start.js", "/openapi.json"):
             assert [(await api.get(path)).status for _ in range(2)] == [200, 200], path
         assert (await api.get("/info")).status == 200
         refused = await api.get("/info")

@@ -5,7 +5,10 @@ import pytest
 from components import SwitchRunner, make_node
 from http_api import Api, serving
 
+from nodekit import Container, StoreFailed
+from nodekit.testing import Faults
 from nodekit_asgi import AsgiConfig, AsgiTransport
+from nodekit_memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
 
@@ -70,6 +73,36 @@ async def test_a_node_of_no_containers_is_healthy_and_refuses(server: str) -> No
         assert (await api.get("/info")).json["containers"] == []
         answer = await api.post("/api/jobs", {"containers": ["echo"], "data": {}})
         assert answer.error == "Container not supported"
+
+
+async def test_a_node_is_live_with_any_query_and_takes_get_head_and_options(api: Api) -> None:
+    for path in ("/health/live", "/health/live?verbose=1&verbose", "/health?exclude=store"):
+        assert (await api.get(path)).status == 200, path
+    assert (await api.get("/health/live")).json == {"status": "live"}
+    head = await api.call("HEAD", "/health/live")
+    assert (head.status, head.headers["Content-Length"], head.body) == (200, str(len(b'{"status":"live"}')), b"")
+    options = await api.call("OPTIONS", "/health/live")
+    assert (options.status, options.headers["Allow"]) == (204, "GET, HEAD, OPTIONS")
+    assert (await api.post("/health/live", {})).status == 405
+    for path in ("/health/live/", "/health/ready", "/health/"):
+        assert (await api.get(path)).status == 404, path
+
+
+async def test_a_node_that_drains_or_cannot_work_is_live(server: str) -> None:
+    faults = Faults()
+    runner = SwitchRunner(Container(id="echo"))
+    node = {"store": faults.around(MemoryStore()), "drain_seconds": 60}
+    async with serving(server, runners=[runner], node=node) as api:
+        faults.before("find").fail(StoreFailed("the disk is gone"))
+        runner.up = set()
+        answer = await api.get("/health")
+        assert answer.status == 503
+        assert {"no container is running", "the store cannot be read: the disk is gone"} <= {*answer.json["reasons"]}
+        assert (await api.get("/health/live")).status == 200
+        faults.lift()
+        await api.node.drain()
+        assert (await api.get("/health")).status == 503
+        assert (await api.get("/health/live")).json == {"status": "live"}
 
 
 async def test_both_servers_of_one_node_serve_the_same_jobs() -> None:
