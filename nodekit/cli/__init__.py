@@ -15,7 +15,7 @@ from nodekit.cli.doctor.command import doctor
 from nodekit.cli.new.command import new
 from nodekit.cli.plugins.command import plugins
 from nodekit.cli.serve.command import serve
-from nodekit.cli.serve.log import tracebacks_shown
+from nodekit.cli.serve.log.node_log import tracebacks_shown
 from nodekit.cli.standard_streams import standard_streams
 from nodekit.cli.store.command import store
 from nodekit.cli.store.prune import prune
