@@ -15,7 +15,8 @@ from nodekit.cli.doctor.command import doctor
 from nodekit.cli.new.command import new
 from nodekit.cli.plugins.command import plugins
 from nodekit.cli.serve.command import serve
-from nodekit.cli.serve.log import tracebacks_shown
+from nodekit.cli.serve.log.node_log import tracebacks_shown
+from nodekit.cli.standard_streams import standard_streams
 from nodekit.cli.store.command import store
 from nodekit.cli.store.prune import prune
 from nodekit.config.distributions import entry_points, read_once
@@ -32,7 +33,7 @@ class _Commands(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command. The metadata of installed packages is read once meanwhile."""
-        with read_once():
+        with standard_streams(), read_once():
             return super().main(*args, **kwargs)
 
     def list_commands(self, ctx: click.Context) -> list[str]:

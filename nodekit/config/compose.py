@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeGuard, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -13,6 +13,7 @@ from nodekit.config.distributions import read_once
 from nodekit.config.explain import explain
 from nodekit.config.failures import CURE, described, keep
 from nodekit.config.formats import NodeTables, read_tables
+from nodekit.config.log_settings import LogSettings
 from nodekit.config.providers import Kind, NodeFile, Provider, load_provider, provided
 from nodekit.config.secrets import Secret
 from nodekit.errors import CompositionError, NodekitError, Problem
@@ -50,23 +51,6 @@ class NodeSettings(NodeLimits, frozen=True, kw_only=True, forbid_unknown_fields=
             raise ValueError(f"name: {problem}")
 
 
-class LogSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The table ``[log]``: a file beside standard error, for `nodekit serve`.
-
-    - `max_file_bytes`: Maximum size of the file. A larger file is renamed and a new one begun; 0: it grows without
-      limit.
-    - `backups`: Number of renamed files that are kept, as ``path.1`` (the newest), ``path.2``, …
-    """
-
-    path: Path
-    max_file_bytes: Annotated[int, msgspec.Meta(ge=0)] = 100 * 1024 * 1024
-    backups: Annotated[int, msgspec.Meta(ge=0)] = 2
-
-    def __post_init__(self) -> None:
-        if "\0" in str(self.path):
-            raise ValueError("path: the name of a file cannot contain a NUL")
-
-
 @read_once()
 def load_node(path: Path | str) -> Node:
     """Compose the node of a node file; nothing is acquired. Raise `CompositionError` with every problem."""
@@ -100,9 +84,9 @@ def compose_store(file: NodeTables, path: Path) -> JobStore:
         raise file.in_the_file(error) from error
 
 
-def log_settings(tables: Mapping[str, Any], path: Path) -> LogSettings | None:
-    """Return the table ``[log]`` of a valid node file, or None if there is none."""
-    return _Composition(tables, path).log()
+def log_settings(tables: Mapping[str, Any], path: Path) -> LogSettings:
+    """Return the table ``[log]`` of a valid node file, or its defaults."""
+    return _Composition(tables, path).log() or LogSettings()
 
 
 def node_name(tables: Mapping[str, Any], path: Path | str) -> str:
@@ -158,7 +142,13 @@ class _Composition:
         return store
 
     def log(self) -> LogSettings | None:
-        return self.convert(self.table("log"), LogSettings, "log") if "log" in self.tables else None
+        settings = self.convert(self.table("log"), LogSettings, "log")
+        try:
+            return None if settings is None else settings.in_folder(self.folder)
+        except ValueError as error:
+            key, _, text = str(error).partition(": ")
+            self.problem(f"log.{key}", text)
+            return None
 
     def store(self) -> Any:
         if "store" not in self.tables:

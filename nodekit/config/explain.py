@@ -25,7 +25,7 @@ def explain(where: str, text: str, struct: type[Any]) -> tuple[str, str]:
     if unknown := re.search(r"unknown field `(\w+)`", text):
         return f"{where}{place.rstrip('`')}.{unknown[1]}", f"unknown key{nearest(unknown[1], set(_keys(struct)))}"
     if value := re.search(r"[Ii]nvalid enum value (.+)$", text):
-        known = set(_values(struct))
+        known = set(_values(struct, place))
         cure = nearest(value[1].strip("'"), known) or f"; known: {', '.join(sorted(known))}"
         return where + place.rstrip("`"), f"unknown value {value[1]}{cure}"
     if missing := re.search(r"missing required field `(\w+)`", text):
@@ -47,9 +47,12 @@ def _keys(struct: type[Any]) -> Iterator[str]:
             yield from (field.name for field in info.fields)
 
 
-def _values(struct: type[Any]) -> Iterator[str]:
-    """Yield the texts that the keys may have as values."""
-    for info in _below(msgspec.inspect.type_info(struct)):
+def _values(struct: type[Any], place: str) -> Iterator[str]:
+    """Yield the texts that the key at a place of msgspec, or keys below it, may have as values."""
+    key = re.match(r"\.(\w+)", place)
+    fields = getattr(msgspec.inspect.type_info(struct), "fields", ())
+    types = [field.type for field in fields if key and field.encode_name == key[1]]
+    for info in _below(types[0] if types else msgspec.inspect.type_info(struct)):
         if isinstance(info, msgspec.inspect.LiteralType):
             yield from map(str, info.values)
 

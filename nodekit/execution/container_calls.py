@@ -32,6 +32,8 @@ Around: TypeAlias = Callable[[Step, Job, StepCall], Awaitable[ContainerOutput]]
 
 LONGEST_TEXT = 2000
 """Maximum number of characters kept of an error. It may hold what a client sent, and every attempt stores its own."""
+LONGEST_LOGGED = 200
+"""Maximum number of characters of an error in a line of the log; the history has more of it."""
 
 
 class Called(msgspec.Struct, frozen=True):
@@ -93,7 +95,7 @@ class Calls:
                 output = replace(output, instance=answered)
             return Called(output, Attempt(started_at=started_at, finished_at=self._now(), instance=answered))
         except ContainerFailed as failure:
-            logger.info("job %s: step %d failed in %s: %s", step.job_id, step.index, step.container, failure.kind)
+            _log_failure(step, failure)
             return self._failure(step, started_at, instance, failure)
         except anyio.get_cancelled_exc_class():
             if anyio.current_effective_deadline() == -math.inf:
@@ -173,6 +175,14 @@ async def _stream(runner: ContainerRunner, step: Step, send: Send, change: Piece
 
 async def _one_piece(output: ContainerOutput) -> AsyncGenerator[bytes, None]:
     yield bytes(output.output)
+
+
+def _log_failure(step: Step, failure: ContainerFailed) -> None:
+    """Log why an attempt failed. Steps are counted from 1, as in the history that clients and commands show."""
+    kind = failure.kind if failure.status is None else f"{failure.kind} {failure.status}"
+    text = failure.text if len(failure.text) <= LONGEST_LOGGED else f"{failure.text[:LONGEST_LOGGED]}…"
+    told = "job %s: step %d, attempt %d, failed in container %s: %s: %s"
+    logger.info(told, step.job_id, step.index + 1, step.attempt, step.container, kind, text.replace("\n", " "))
 
 
 def _storable(text: str) -> str:

@@ -22,6 +22,7 @@ from nodekit import (
 )
 from nodekit_asgi.api.routes import PROBES, handler, options, route
 from nodekit_asgi.config import Limits
+from nodekit_asgi.http.access import logged
 from nodekit_asgi.http.client_address import came_securely, sender_name
 from nodekit_asgi.http.messages import (
     CutShort,
@@ -70,9 +71,14 @@ class AsgiApp:
 
     async def _http(self, request: Request, send: Send) -> None:
         request_id = _request_id(request)
+        request.id = request_id.decode()
+        with logged(request, send) as send:
+            await self._answer(request, send, request_id)
+
+    async def _answer(self, request: Request, send: Send, request_id: bytes) -> None:
         headers: list[Header] = [(b"x-request-id", request_id)]
         try:
-            reply = await self._reply(request, send, headers, request_id)
+            reply = await self._reply(request, send, headers)
             if reply is not None:
                 async with reply.held or nullcontext():
                     await send_reply(reply, send, request, headers)
@@ -80,17 +86,17 @@ class AsgiApp:
             StreamBroken,
             CutShort,
         ) as broken:  # left open, so the server cuts it: it must not look complete
-            logger.info("%s %s: %s (request %s)", request.method, request.path, broken, request_id.decode())
+            logger.info("%s %s: %s (request %s)", request.method, request.path, broken, request.id)
         except Disconnected:
             logger.debug("%s %s: the client has gone", request.method, request.path)
         except Exception:
             failed = "%s %s failed while replying (request %s)"
-            logger.exception(failed, request.method, request.path, request_id.decode())
+            logger.exception(failed, request.method, request.path, request.id)
             raise  # the server cuts the connection: half a reply must not look complete
         finally:
             request.release()
 
-    async def _reply(self, request: Request, send: Send, headers: list[Header], request_id: bytes) -> Reply | None:
+    async def _reply(self, request: Request, send: Send, headers: list[Header]) -> Reply | None:
         """Return the reply. Return None if an application mounted by a plugin has already sent it."""
         try:
             request.check_framing()
@@ -127,13 +133,13 @@ class AsgiApp:
         except KeyReused as reused:
             return error_reply(422, str(reused))
         except StoreFailed as error:
-            logger.error("%s %s: %s (request %s)", request.method, request.path, error, request_id.decode())
+            logger.error("%s %s: %s (request %s)", request.method, request.path, error, request.id)
             return error_reply(503, "the store does not work right now", headers=[(b"retry-after", b"5")])
         except (Disconnected, BrokenOff):
             raise
         except Exception:
-            logger.exception("%s %s failed (request %s)", request.method, request.path, request_id.decode())
-            return error_reply(500, "internal error", {"request_id": request_id.decode()})
+            logger.exception("%s %s failed (request %s)", request.method, request.path, request.id)
+            return error_reply(500, "internal error", {"request_id": request.id})
 
     async def _identity(self, request: Request, path: str) -> Identity:
         if not self._node.identifies:

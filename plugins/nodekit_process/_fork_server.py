@@ -1,6 +1,8 @@
 """The node's side of the fork server."""
 
+import asyncio
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -13,10 +15,14 @@ from typing import IO, Any
 import anyio
 
 from nodekit_process.supervisor.supervisor import Order
+from nodekit_remote import printable_line
+
+logger = logging.getLogger("nodekit.process")
 
 PROGRAM = Path(__file__).parent / "supervisor" / "__main__.py"
 END_SECONDS = 5.0
 POLL_SECONDS = 0.01
+PIECE_BYTES = 1 << 14
 
 
 class ForkServer:
@@ -25,6 +31,7 @@ class ForkServer:
     def __init__(self) -> None:
         self._popen: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
+        self._complaints: Complaints | None = None
 
     def start(self, order: Order, descriptors: Sequence[int]) -> None:
         """Have a supervisor started; it gets the descriptors. Raise `OSError` if it cannot be.
@@ -63,7 +70,8 @@ class ForkServer:
     def _begin(self) -> None:
         self._close()
         mine, its = socket.socketpair()
-        with its:
+        complaints = Complaints()
+        with its, complaints.its_end as its_error:
             mine.setblocking(False)
             program = [sys.executable, "-I", "-S", str(PROGRAM), str(its.fileno()), str(os.getpid())]
             try:
@@ -72,13 +80,15 @@ class ForkServer:
                     env={},
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
+                    stderr=its_error,  # that of the node may be blocked
                     pass_fds=[its.fileno()],
                     start_new_session=True,
                 )
             except BaseException:
                 mine.close()
+                complaints.close()
                 raise
-        self._channel = mine
+        self._channel, self._complaints = mine, complaints
 
     def _close(self) -> None:
         """Close the channel; a fork server that lives ends then."""
@@ -86,7 +96,37 @@ class ForkServer:
             self._channel.close()
         if self._popen is not None:
             self._popen.poll()
-        self._channel, self._popen = None, None
+        if self._complaints is not None:
+            self._complaints.close()
+        self._channel, self._popen, self._complaints = None, None, None
+
+
+class Complaints:
+    """The standard error of a fork server and its supervisors, a pipe whose lines go to the log."""
+
+    def __init__(self) -> None:
+        pipe, its = os.pipe()
+        os.set_blocking(pipe, False)
+        self._pipe = open(pipe, "rb", buffering=0)  # noqa: SIM115 - `close` closes it
+        self.its_end: IO[bytes] = open(its, "wb", buffering=0)  # noqa: SIM115 - the caller closes it
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(pipe, self._read)
+
+    def close(self) -> None:
+        """Log what is left, and close the pipe."""
+        if not self._pipe.closed:
+            self._read()
+        if not self._pipe.closed:
+            self._loop.remove_reader(self._pipe.fileno())
+            self._pipe.close()
+
+    def _read(self) -> None:
+        text = self._pipe.read(PIECE_BYTES)
+        if text == b"":
+            self._loop.remove_reader(self._pipe.fileno())
+            self._pipe.close()
+        for line in (text or b"").splitlines():
+            logger.warning("the fork server: %s", printable_line(line))
 
 
 def _file(order: Order) -> IO[Any]:

@@ -121,7 +121,12 @@ MISTAKES = [
     ('{ env = "HOME" }', "3", DOCKER),
     ('{ env = "HOME" }', '{ en = "HOME" }', DOCKER),
     ("max_priority = 0", "max_priority = 8", LIMITS),
-    ('path = "node.log"', "", LIMITS),
+    ('path = "node.log"', "path = 3", LIMITS),
+    ('path = "node.log"', 'format = "xml"', LIMITS),
+    ('path = "node.log"', 'level = "loud"', LIMITS),
+    ('path = "node.log"', 'levels = { nodekit = "loud" }', LIMITS),
+    ('path = "node.log"', "audit = 3", LIMITS),
+    ('path = "node.log"', 'access = "yes"', LIMITS),
     ('[store]\nuse = "memory"\n', "", LIMITS),
 ]
 

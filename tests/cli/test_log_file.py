@@ -3,18 +3,20 @@
 import logging
 import os
 import signal
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from components import until
+from components import PATIENCE_SECONDS, until
 from node_files import write
 from planted import nodekit
 from served import serve
 
-from nodekit.cli.serve.log import LONGEST_RECORD, LogFile, LogFormatter
-from nodekit.config.compose import LogSettings
+from nodekit.cli.serve.log.line_writer import MOST_LINES, LineWriter
+from nodekit.cli.serve.log.log_file import LogFile
+from nodekit.cli.serve.log.node_log import LogHandler
 
 NODE = """
 [log]
@@ -35,15 +37,22 @@ def anyio_backend() -> str:
 
 
 @contextmanager
-def logging_to(path: Path, *, max_file_bytes: int = 1000, backups: int = 2) -> Iterator[logging.Logger]:
-    handler = LogFile(LogSettings(path=path, max_file_bytes=max_file_bytes, backups=backups))
+def logging_to(
+    path: Path, *, max_file_bytes: int = 1000, backups: int = 2, said: list[str] | None = None
+) -> Iterator[logging.Logger]:
+    """Yield a logger to a file. All lines are written at the end."""
+    handler = LogHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
+    report = (said if said is not None else []).append
+    writer = LineWriter(LogFile(path, max_file_bytes, backups), "the log file", notice=handler.notice, report=report)
+    handler.writers.append(writer)
     logger = logging.Logger("test")
     logger.addHandler(handler)
     try:
         yield logger
     finally:
-        handler.close()
+        writer.close()
+        writer.wait(time.monotonic() + PATIENCE_SECONDS)
 
 
 def sizes(folder: Path) -> dict[str, int]:
@@ -56,8 +65,7 @@ async def test_sighup_opens_a_log_file_anew_that_was_moved_away(tmp_path: Path) 
     async with serve(write(tmp_path, NODE.format(path=log))) as (served, _):
         log.rename(moved)
         served.signal(signal.SIGHUP)
-        await until(log.exists)
-        assert "SIGHUP" in log.read_text()
+        await until(lambda: log.exists() and "SIGHUP" in log.read_text())
         assert "SIGHUP" not in moved.read_text()
 
 
@@ -95,33 +103,77 @@ def test_what_was_there_is_kept(tmp_path: Path) -> None:
     assert (tmp_path / "node.log").read_text() == "of yesterday\nof today\n"
 
 
-def test_a_full_disk_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
-    with logging_to(Path("/dev/full")) as logger:
+def test_a_full_disk_is_said_once() -> None:
+    said: list[str] = []
+    with logging_to(Path("/dev/full"), said=said) as logger:
         for number in range(1000):
             logger.info("line %d %s", number, "x" * 1000)
-    said = capsys.readouterr().err
-    assert said == (
-        "nodekit: the log file /dev/full cannot be written: No space left on device; the log goes on here\n"
-    )
+    assert said == ["the log file cannot be written: No space left on device; the log goes on here"]
 
 
-def test_a_folder_that_is_made_later_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with logging_to(tmp_path / "later" / "node.log") as logger:
+@pytest.mark.anyio
+async def test_a_folder_that_is_made_later_is_found_and_the_lost_lines_are_counted(tmp_path: Path) -> None:
+    said: list[str] = []
+    with logging_to(tmp_path / "later" / "node.log", said=said) as logger:
         logger.info("lost")
+        await until(lambda: said)
         (tmp_path / "later").mkdir()
         logger.info("kept")
-    assert capsys.readouterr().err.count("cannot be written: No such file or directory") == 1
-    assert (tmp_path / "later" / "node.log").read_text() == "kept\n"
+    assert said == ["the log file cannot be written: No such file or directory; the log goes on here"]
+    text = "1 lines were dropped: the log file could not be written: No such file or directory"
+    assert (tmp_path / "later" / "node.log").read_text() == f"kept\n{text}\n"
 
 
-def test_a_line_that_cannot_be_made_is_not_taken_for_a_broken_disk(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_line_that_cannot_be_made_is_replaced_by_the_reason(tmp_path: Path) -> None:
     with logging_to(tmp_path / "node.log") as logger:
         logger.info("%d", "no number")
         logger.info("after it")
-    assert "cannot be written" not in capsys.readouterr().err
-    assert (tmp_path / "node.log").read_text() == "after it\n"
+    first, second = (tmp_path / "node.log").read_text().splitlines()
+    assert first.startswith("a record of test cannot be made from '%d': TypeError: ")
+    assert second == "after it"
+
+
+def test_an_object_without_a_text_raises_nothing(tmp_path: Path) -> None:
+    class Mute:
+        def __repr__(self) -> str:
+            raise ValueError(self)
+
+    with logging_to(tmp_path / "node.log") as logger:
+        logger.info(Mute())
+        logger.info("%s", Mute())
+        logger.info("after it")
+    lines = (tmp_path / "node.log").read_text().splitlines()
+    assert lines[0] == "a record of test cannot be made: ValueError"
+    assert lines[-1] == "after it"
+
+
+@pytest.mark.anyio
+async def test_a_file_that_nobody_opens_at_the_other_end_stops_nobody(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "node.log")
+    said: list[str] = []
+    with logging_to(tmp_path / "node.log", max_file_bytes=0, said=said) as logger:
+        for number in range(2 * MOST_LINES):
+            logger.info("line %d", number)
+        assert len(said) == 1
+        assert said[0].startswith("the log file takes no more lines for now")
+        reader = os.open(tmp_path / "node.log", os.O_RDONLY | os.O_NONBLOCK)
+        data = bytearray()
+
+        def read() -> bool:
+            with suppress(BlockingIOError):
+                data.extend(os.read(reader, 1 << 20))
+            return b"dropped" in data
+
+        await until(read)
+        logger.info("after it")
+        await until(lambda: read() and b"after it" in data)
+        os.close(reader)
+    *lines, notice, last = data.decode().splitlines()
+    kept = len(lines)
+    assert lines == [f"line {number}" for number in range(kept)]
+    assert kept >= MOST_LINES
+    assert notice == f"{2 * MOST_LINES - kept:,} lines were dropped: the log file was not written in time"
+    assert last == "after it"
 
 
 @pytest.mark.parametrize("backups", [0, 2])
@@ -134,34 +186,6 @@ def test_others_cannot_read_the_files(tmp_path: Path, backups: int) -> None:
     finally:
         os.umask(before)
     assert {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {0o640}
-
-
-# -- text of others -----------------------------------------------------------------------------------
-
-FORGED = "x\x1b[2J\n2026-01-01 00:00:00,000 INFO    nodekit: all is well\r\u202e\u2028\x9b"
-
-
-def formatted(text: str, error: BaseException | None = None) -> str:
-    info = (type(error), error, error.__traceback__) if error else None
-    record = logging.LogRecord("nodekit.http", logging.ERROR, "", 0, "GET %s failed", (text,), info)
-    return LogFormatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s").format(record)
-
-
-def test_text_of_others_neither_commands_a_terminal_nor_forges_a_record() -> None:
-    try:
-        raise ValueError(FORGED)
-    except ValueError as error:
-        first, *others = formatted(FORGED, error).split("\n")
-    assert first.endswith("ERROR   nodekit.http: GET x\\x1b[2J")
-    assert "ValueError: x\\x1b[2J" in "".join(others)
-    assert all(line.startswith("  | ") for line in others)
-    assert all(line.isprintable() for line in (first, *others))
-
-
-def test_a_record_has_a_longest_length() -> None:
-    text = formatted("y" * 1_000_000)
-    assert len(text) < LONGEST_RECORD + 100
-    assert text.endswith("more characters)")
 
 
 # -- nodekit serve ------------------------------------------------------------------------------------
@@ -183,7 +207,7 @@ async def test_a_log_that_cannot_be_written_does_not_stop_the_node(tmp_path: Pat
         assert (await api.get("/health")).status == 200
         served.signal(signal.SIGTERM)
         assert await served.ended() == 0
-        assert served.log.count("cannot be written") == 1
+        assert served.log.count("cannot be written: No space left on device; the log goes on here") == 1
         assert "draining" in served.log
         assert "Traceback" not in served.log
 
@@ -191,6 +215,14 @@ async def test_a_log_that_cannot_be_written_does_not_stop_the_node(tmp_path: Pat
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
+        ('own.log"', 'own.log"\nlevel = "loud"', "log.level: unknown value 'loud'"),
+        ('own.log"', 'own.log"\naudit = "own.log"', "log.audit: this is the file of the log; write audit = true"),
+        ('own.log"', 'own.log"\naudit = 3', "log.audit: expected true or false or text, got a whole number"),
+        (
+            'own.log"',
+            'own.log"\nlevels = { "nodekit.dokcer" = "debug" }',
+            "log.levels: there is no logger 'nodekit.dokcer'; did you mean 'nodekit.docker'?",
+        ),
         ("[store]", "max_file_bites = 5\n[store]", "log.max_file_bites: unknown key; did you mean 'max_file_bytes'?"),
         ("own.log", "own\\u0000.log", "log.path: the name of a file cannot contain a NUL"),
     ],

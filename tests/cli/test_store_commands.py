@@ -86,6 +86,19 @@ async def test_prune_deletes_old_finished_jobs_of_a_stopped_node(file: Path) -> 
     assert await jobs(file) == unfinished
 
 
+@pytest.mark.parametrize("name", ["audit.log", ""])
+async def test_prune_is_in_the_audit_log(file: Path, name: str) -> None:
+    await fill(file, 3)
+    wanted = f'"{name}"' if name else "true"
+    file.write_text(f"[log]\naudit = {wanted}\n{file.read_text()}")
+    for option in ("--dry-run", "--"):
+        done = await command(file, "prune", "--older-than", "0s", option, file)
+        assert done.returncode == 0, done.stderr
+    line = (file.parent / name).read_text() if name else done.stderr
+    assert line.count("nodekit.audit: user ") == 1
+    assert ": prune: 1 finished job deleted that finished more than 0 s ago\n" in line
+
+
 async def test_prune_works_beside_a_running_node(file: Path) -> None:
     unfinished = await fill(file, 402)
     async with serve(file) as (served, api):
@@ -93,7 +106,7 @@ async def test_prune_works_beside_a_running_node(file: Path) -> None:
         assert (done.returncode, done.stdout) == (0, f"{file}: 400 finished jobs deleted\n"), done.stderr
         id = (await api.post("/api/jobs", {"containers": ["echo"], "data": {}})).json["id"]
         assert (await api.call("DELETE", f"/api/jobs/{id}")).status == 200
-        assert "store" not in served.log.replace("the store has", "")
+        assert "store" not in served.log.replace("the store has", "").replace("; store sqlite;", "")
         in_use = await command(file, "store", "compact", file)
         assert (in_use.returncode, "is held by another node" in in_use.stderr) == (1, True)
     assert await jobs(file) == [*unfinished, id]

@@ -20,7 +20,8 @@ from paths import ROOT
 
 from nodekit import ClientLimits, Container, Provider, Retry
 from nodekit.cli import main
-from nodekit.config.compose import TABLES, LogSettings, NodeSettings
+from nodekit.config.compose import TABLES, NodeSettings
+from nodekit.config.log_settings import LogSettings
 from nodekit.hooks.specs import HOOKS, hook_parameters
 from nodekit.testing import simulation
 from nodekit.testing.simulation import Fault

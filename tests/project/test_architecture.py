@@ -23,6 +23,7 @@ MAX_FUNCTION_LINES = 50
 CORE_LIBRARIES = {"anyio", "msgspec", "pluggy"}
 MORE_LIBRARIES = {  # the first that fits
     "nodekit.cli.certify": {"click", "pytest"},
+    "nodekit.cli.serve.log": {"click", "structlog"},
     "nodekit.cli": {"click", "tomli_w"},
     "nodekit.testing.store_model": {"pytest", "hypothesis"},
     "nodekit.testing": {"pytest"},

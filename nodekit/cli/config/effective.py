@@ -7,7 +7,8 @@ import msgspec
 from msgspec import inspect as types
 
 from nodekit.cli.config.schema_types import default_of
-from nodekit.config.compose import LogSettings, NodeSettings
+from nodekit.config.compose import NodeSettings
+from nodekit.config.log_settings import LogSettings
 from nodekit.config.providers import Kind, load_provider
 from nodekit.config.secrets import Secret
 

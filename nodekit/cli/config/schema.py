@@ -10,7 +10,8 @@ import msgspec
 from nodekit.cli.config.field_docs import summary
 from nodekit.cli.config.schema_types import Schema, struct_schema
 from nodekit.cli.plugins.catalogue import PROVIDERS
-from nodekit.config.compose import LogSettings, NodeSettings
+from nodekit.config.compose import NodeSettings
+from nodekit.config.log_settings import LogSettings
 from nodekit.config.providers import Kind, Provider, load_provider, provided
 from nodekit.errors import NodekitError
 

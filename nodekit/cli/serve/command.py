@@ -14,48 +14,51 @@ from anyio.abc import TaskStatus
 
 from nodekit.cli.exit_codes import FAILED, bad_node_file
 from nodekit.cli.serve.allocator import return_freed_memory, trim_now_and_then
-from nodekit.cli.serve.log import log_to_file, log_to_standard_error, reopen_log_files
+from nodekit.cli.serve.log.node_log import NodeLog
 from nodekit.cli.serve.machine import hide_memory, leave_pid_1
 from nodekit.cli.serve.systemd import Systemd
 from nodekit.config.compose import compose, log_settings
 from nodekit.config.formats import file_of_the_environment, read_tables
+from nodekit.config.log_settings import LEVELS
 from nodekit.errors import CompositionError, NodekitError, Problem
-from nodekit.foreign_text import printable_lines
+from nodekit.model.version import __version__
 from nodekit.node.node import Node
 
 logger = logging.getLogger("nodekit")
 
+_LISTS = ("runners", "transports", "pipelines", "plugins")
+
 REPEATED_SECONDS = 1.0
 """Time in which another signal to stop is the first one again: from a wrapper that passes on what a terminal sends to
 both, or from an impatient key."""
-LEVELS = ("debug", "info", "warning", "error")
 
 
 @click.command()
 @click.argument("file", type=click.Path(dir_okay=False), required=False)
 @click.option("--bind", metavar="HOST:PORT", help="Listen at this address instead; port 0 picks a free port.")
-@click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True)
+@click.option("--log-level", type=click.Choice(LEVELS), help="Instead of those of the node file; info by default.")
 @click.option("--trace-hooks", is_flag=True, help="Log each call of a plugin's hook, and how long it took.")
-def serve(file: str | None, bind: str | None, log_level: str, trace_hooks: bool) -> None:
+def serve(file: str | None, bind: str | None, log_level: str | None, trace_hooks: bool) -> None:
     """Run the node of a node file until SIGTERM or SIGINT.
 
     Without FILE, an environment variable of a format may name the file.
 
     The first signal drains: the node accepts no new jobs, and running jobs may finish within drain_seconds. Another
     one, a second later or more, stops it at once. In both cases, jobs in a durable store continue at the next start.
-    SIGHUP opens the log file anew. Exits with 0 when stopped by a signal, 3 when the node file does not compose, 1 when
-    the node fails.
+    SIGHUP opens the log files anew. Exits with 0 when stopped by a signal, 3 when the node file does not compose, 1
+    when the node fails.
     """
     leave_pid_1()
     hide_memory()
-    log_to_standard_error(log_level)
     return_freed_memory()
     systemd = Systemd.of_the_environment()
-    node = _composed(_of_the_environment() if file is None else file, bind, trace_hooks)
-    try:
-        anyio.run(_serve, node, systemd)
-    except BaseException as error:
-        sys.exit(_report(error))
+    with NodeLog(log_level) as log:
+        path = _of_the_environment() if file is None else file
+        node, about = _composed(path, bind, trace_hooks, log)
+        try:
+            anyio.run(_serve, node, log, systemd, about)
+        except BaseException as error:
+            sys.exit(_report(error))
 
 
 def _of_the_environment() -> str:
@@ -64,8 +67,8 @@ def _of_the_environment() -> str:
     return file
 
 
-def _composed(path: str, bind: str | None, trace_hooks: bool) -> Node:
-    """Compose the node of the file, start the log, and log the notices and deprecations."""
+def _composed(path: str, bind: str | None, trace_hooks: bool, log: NodeLog) -> tuple[Node, str]:
+    """Compose the node of the file, start its log, and log the notices. Return it, and what it is composed of."""
     try:
         file = read_tables(path)
         tables = _traced(_bound(file.tables, bind), trace_hooks)
@@ -78,11 +81,17 @@ def _composed(path: str, bind: str | None, trace_hooks: bool) -> Node:
             if bind is not None and problem.where == "transports[0].bind":
                 raise click.BadParameter(problem.text, param_hint="--bind") from error
         bad_node_file(path, file.in_the_file(error))
-    if settings := log_settings(tables, Path(path)):
-        log_to_file(settings)
+    log.begin(log_settings(tables, Path(path)))
     for notice in file.notices:
         logger.warning("%s: %s", path, notice)
-    return node
+    return node, f"{_components(tables)}; node file {Path(path).absolute()}"
+
+
+def _components(tables: dict[str, Any]) -> str:
+    """Return the names of the providers of a valid node file."""
+    lists = {kind: [table["use"] for table in tables.get(kind, ())] for kind in _LISTS}
+    named = [f"{kind} {', '.join(names)}" for kind, names in lists.items() if names]
+    return "; ".join([f"store {tables['store']['use']}", *named])
 
 
 def _bound(tables: dict[str, Any], bind: str | None) -> dict[str, Any]:
@@ -102,10 +111,10 @@ def _traced(tables: dict[str, Any], trace_hooks: bool) -> dict[str, Any]:
     return {**tables, "node": {**settings, "trace_hooks": True}}
 
 
-async def _serve(node: Node, systemd: Systemd) -> None:
+async def _serve(node: Node, log: NodeLog, systemd: Systemd, about: str) -> None:
     stop, started, at_once = anyio.Event(), anyio.Event(), anyio.CancelScope()
     async with anyio.create_task_group() as watching:  # to the very end: leaving is not cut short
-        await watching.start(_watch_signals, stop, started, at_once, systemd)
+        await watching.start(_watch_signals, stop, started, at_once, log, systemd)
         watching.start_soon(trim_now_and_then)
         watching.start_soon(systemd.report, node)
         with at_once:
@@ -113,8 +122,9 @@ async def _serve(node: Node, systemd: Systemd) -> None:
                 started.set()
                 for url in node.urls:
                     click.echo(f"listening on {url}")
-                sys.stdout.flush()
                 systemd.ready()
+                where = ", ".join(node.urls) or "no address"
+                logger.info("nodekit %s: node %s at %s; %s", __version__, node.name, where, about)
                 await stop.wait()
                 systemd.stopping(node.limits.drain_seconds)
         logger.info("stopped")
@@ -125,6 +135,7 @@ async def _watch_signals(
     stop: anyio.Event,
     started: anyio.Event,
     at_once: anyio.CancelScope,
+    log: NodeLog,
     systemd: Systemd,
     *,
     task_status: "TaskStatus[None]",
@@ -134,7 +145,7 @@ async def _watch_signals(
         task_status.started()
         async for received in signals:
             if received == signal.SIGHUP:
-                reopen_log_files()
+                log.reopen()
                 systemd.reloaded()
                 logger.info("SIGHUP: the node goes on")
             elif started.is_set() and not stop.is_set():
@@ -153,7 +164,7 @@ def _report(error: BaseException) -> int:
     """Print a line for each failure, and a traceback only for errors that nobody raised on purpose."""
     for cause in _leaves(error):
         if isinstance(cause, NodekitError):
-            click.echo(f"nodekit: {printable_lines(str(cause))}", err=True)
+            logger.error("%s", cause)
         else:
             logger.error("the node failed", exc_info=cause)
     return FAILED

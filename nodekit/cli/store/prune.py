@@ -6,6 +6,7 @@ import time
 import click
 from msgspec.structs import replace
 
+from nodekit.cli.store.audited import audited
 from nodekit.cli.store.node_store import run, store_of
 from nodekit.errors import NodekitError
 from nodekit.interfaces.store import JobStore
@@ -45,6 +46,8 @@ def prune(file: str, older_than: float, dry_run: bool) -> None:
 
     count = run(file, pruned)
     jobs = "1 finished job" if count == 1 else f"{count} finished jobs"
+    if not dry_run:
+        audited(file, "prune", f"{jobs} deleted that finished more than {older_than:g} s ago")
     click.echo(f"{file}: {jobs} would be deleted" if dry_run else f"{file}: {jobs} deleted")
 
 

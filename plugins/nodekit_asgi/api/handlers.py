@@ -19,6 +19,7 @@ from nodekit import (
     __version__,
     job_result,
 )
+from nodekit_asgi.api.audit import audited
 from nodekit_asgi.api.job_events import KEEP_ALIVE, event_stream, events_seen, seen_all
 from nodekit_asgi.api.job_replies import job_reply, jobs_reply, make_room
 from nodekit_asgi.api.listing import listing
@@ -96,6 +97,7 @@ async def _retried(request: Request, node: Node) -> Job:
         raise HttpError(409, str(error)) from error
     if kept is None:
         raise HttpError(404, NO_SUCH_JOB)
+    audited(request, "retry", id, owner=kept.request.client, outcome=f"job {kept.id}")
     return kept
 
 
@@ -155,6 +157,7 @@ async def cancel(request: Request, node: Node) -> Reply:
     job = await node.cancel(id, client=request.client)
     if job is None:
         raise HttpError(404, NO_SUCH_JOB)
+    audited(request, "cancel", id, owner=job.request.client, outcome=job.status.value)
     return json_reply(job_result(job))
 
 

@@ -3,7 +3,8 @@
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from nodekit import ContainerError, ContainerOutput, JobFields, JobId, JobStatus, Node, Outcome, printable_lines
+from nodekit import ContainerError, ContainerOutput, Job, JobFields, JobId, JobStatus, Node, Outcome, printable_lines
+from nodekit_asgi.api.audit import audited
 from nodekit_asgi.http.messages import HttpError, Reply, Request, json_reply
 from nodekit_asgi.http.networks import in_networks
 from nodekit_asgi.wire.jobs import NO_SUCH_JOB, WireReport, job_id, read_report
@@ -19,23 +20,28 @@ async def report(request: Request, node: Node) -> Reply:
     if not operator and not in_networks(request.sender, allowed):
         raise HttpError(403, "status reports are not taken from this address; list it in status_networks")
     reported = await read_report(request)
-    unfinished = await _was_unfinished(node, job_id(reported.id), _outcome(reported))
-    if unfinished is None:
+    id, outcome = job_id(reported.id), _outcome(reported)
+    job, unfinished = await _reported(node, id, outcome)
+    if job is None:
         raise HttpError(404, NO_SUCH_JOB)
+    if outcome is not None:
+        told = outcome.status.value if unfinished else "refused, it is finished"
+        audited(request, "report", id, owner=job.request.client, outcome=told)
     if not unfinished:
         raise HttpError(409, "the job is finished")
     return json_reply(PROFILES[request.limits.profile].reported)
 
 
-async def _was_unfinished(node: Node, id: JobId, outcome: Outcome | None) -> bool | None:
-    """Settle a job with its outcome, if there is one. Return True if the job was unfinished until then.
+async def _reported(node: Node, id: JobId, outcome: Outcome | None) -> tuple[Job | None, bool]:
+    """Settle a job with its outcome, if there is one. Return it, and True if it was unfinished until then.
 
     Return None if there is no such job.
     """
     if outcome is None:
-        return next((not job.status.finished for job in await node.fetch([id], fields=JobFields.STATE)), None)
+        found = await node.fetch([id], fields=JobFields.STATE)
+        return (found[0], not found[0].status.finished) if found else (None, False)
     settled = await node.settle(id, outcome)
-    return None if settled is None else settled.now
+    return (None, False) if settled is None else (settled.job, settled.now)
 
 
 def _outcome(report: WireReport) -> Outcome | None:

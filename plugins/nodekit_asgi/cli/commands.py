@@ -68,12 +68,13 @@ def submit(node: Address, as_json: bool, **what: Any) -> None:
     asked = submission_of(**what)
     with NodeClient(node) as client, _known_by(asked):
         reply = submit_job(client, asked, Deadline(None))
-    _say_accepted(reply, as_json)
+    _say_accepted(reply, node, as_json)
 
 
-def _say_accepted(reply: Reply, as_json: bool) -> None:
+def _say_accepted(reply: Reply, node: Address, as_json: bool) -> None:
     accepted = reply.read_as(Accepted)
-    say_json(reply.body) if as_json else say(one_line(accepted.id))
+    with _is_not_lost(accepted.id, node):
+        say_json(reply.body) if as_json else say(one_line(accepted.id))
 
 
 @job.command()
@@ -93,10 +94,11 @@ def run(node: Address, as_json: bool, intermediate: bool, timeout: float | None,
             id = submit_job(client, asked, deadline).read_as(Accepted).id
         with _goes_on(id, node), Progress() as progress:
             result, raw = wait_for(client, id, deadline, progress, intermediate=intermediate)
-    if as_json:
-        say_json(raw)
-    else:
-        _say_outputs(result, intermediate)
+    with _is_not_lost(id, node):
+        if as_json:
+            say_json(raw)
+        else:
+            _say_outputs(result, intermediate)
     if result.status != "success":
         failed = result.result
         place = f" in {failed.container}: {failed.error}" if failed else ""
@@ -134,7 +136,7 @@ def _known_by(asked: Submission) -> Iterator[None]:
 @contextmanager
 def _goes_on(id: str, node: Address) -> Iterator[None]:
     """Print how to read the job if the waiting ends early for any reason."""
-    where = "" if node.url == DEFAULT_URL else f" --node {shlex.quote(node.url)}"
+    where = _at(node)
     goes_on = (
         f"job {id} continues; to read it: nodekit job get {id}{where}; to cancel it: nodekit job cancel {id}{where}"
     )
@@ -151,6 +153,21 @@ def _goes_on(id: str, node: Address) -> Iterator[None]:
     except KeyboardInterrupt:
         notice(f"interrupted; {goes_on}")
         sys.exit(INTERRUPTED)
+
+
+@contextmanager
+def _is_not_lost(id: str, node: Address) -> Iterator[None]:
+    """Print the id of a job on standard error if standard output does not take what is printed about it."""
+    try:
+        yield
+    except BaseException:  # an exit for the reason, which follows
+        notice(f"standard output did not take all of it; to read job {id}: nodekit job get {id}{_at(node)}")
+        raise
+
+
+def _at(node: Address) -> str:
+    """Return the option that names the node to another command."""
+    return "" if node.url == DEFAULT_URL else f" --node {shlex.quote(node.url)}"
 
 
 @job.command()
@@ -171,7 +188,7 @@ def retry(node: Address, as_json: bool, id: str, start: str, priority: int | Non
     asked = another_try(id, start=start, priority=priority, key=idempotency_key)
     with NodeClient(node) as client, _known_by(asked):
         reply = submit_job(client, asked, Deadline(None))
-    _say_accepted(reply, as_json)
+    _say_accepted(reply, node, as_json)
 
 
 @job.command()

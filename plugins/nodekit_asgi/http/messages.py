@@ -85,6 +85,8 @@ class Request:
     """One HTTP request."""
 
     def __init__(self, scope: Scope, receive: Receive, limits: Limits, budget: Budget) -> None:
+        self.id = ""
+        """The ``X-Request-ID`` of the request and its reply."""
         self.method: str = scope["method"]
         self.path: str = scope["path"].removeprefix(scope.get("root_path", ""))
         self.peer = peer_name(scope.get("client"))

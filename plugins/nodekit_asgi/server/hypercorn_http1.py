@@ -9,6 +9,7 @@ from hypercorn.protocol.events import Body, EndBody, Request
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
 from hypercorn.protocol.http_stream import HTTPStream
 
+from nodekit_asgi.http.access import refused
 from nodekit_asgi.server.deadlines import ConnectionDeadlines
 from nodekit_asgi.server.refusals import (
     LATE,
@@ -48,7 +49,7 @@ class Http1(H11Protocol):
         super().__init__(*arguments)
         self._deadlines = deadlines
         self._http2 = http2
-        self._gone = False
+        self._gone = self._is_late = False
         self._without_body = False
         """True if the request is a HEAD, whose reply has no body."""
 
@@ -69,8 +70,11 @@ class Http1(H11Protocol):
 
     def last_words(self) -> bytes:
         """Return what the client is told that has not sent a whole head in time."""
-        begun = bool(self.connection.trailing_data[0])
-        return refusal_reply(LATE) if begun and self.connection.our_state is h11.IDLE else b""
+        if not self.connection.trailing_data[0] or self.connection.our_state is not h11.IDLE:
+            return b""
+        self._is_late = True
+        refused(self.client, LATE[0])
+        return refusal_reply(LATE)
 
     async def _handle_events(self) -> None:
         pieces = 0
@@ -115,6 +119,8 @@ class Http1(H11Protocol):
     async def _refuse(self, refusal: Refusal) -> None:
         """Reply, unless a reply has begun, and end the connection."""
         if self.connection.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
+            if not self._is_late:  # it was told that, and the connection has ended
+                refused(self.client, refusal[0])
             headers = [*refusal_headers(refusal), *self.config.response_headers("h11")]
             await self._send_h11_event(h11.Response(status_code=refusal[0], headers=headers))
             if not self._without_body:

@@ -10,6 +10,7 @@ import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from nodekit_asgi.http.access import refused
 from nodekit_asgi.server.deadlines import ConnectionDeadlines, CountingTransport, Deadlines, Late, peer_address
 from nodekit_asgi.server.disconnects import LOOK_SECONDS, has_gone
 from nodekit_asgi.server.refusals import (
@@ -90,7 +91,7 @@ class BoundedHttpTools(HttpToolsProtocol):
             self.transport.abort()
         elif not self.transport.is_closing():
             if late is Late.HEAD and self._in_head:
-                self.transport.write(refusal_reply(LATE))
+                self._write_refusal(LATE)
             self.transport.close()
 
     # -- bytes --------------------------------------------------------------------------------------
@@ -253,11 +254,15 @@ class BoundedHttpTools(HttpToolsProtocol):
                 cycle.disconnected = True
                 cycle.message_event.set()
                 if not cycle.response_started:
-                    self.transport.write(refusal_reply(refusal))
+                    self._write_refusal(refusal)
                 self.transport.close()
         elif not self.transport.is_closing():
-            self.transport.write(refusal_reply(refusal))
+            self._write_refusal(refusal)
             self.transport.close()
+
+    def _write_refusal(self, refusal: Refusal) -> None:
+        self.transport.write(refusal_reply(refusal))
+        refused(self.client, refusal[0])
 
     def _look(self) -> None:
         """Check whether the client has gone. Reading is paused while a request waits, so it would not show that."""

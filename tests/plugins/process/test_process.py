@@ -474,6 +474,24 @@ async def test_a_process_whose_supervisor_is_frozen_is_ended_nevertheless() -> N
     await fork_server.aclose()
 
 
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root sees descriptors of supervisors")
+async def test_a_fork_server_and_its_supervisors_do_not_write_to_the_nodes_standard_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fork_server = ForkServer()
+    order = Order(command=["/bin/sleep", "600"], env={}, folder="/", limits=[])
+    log = ContainerLog(ProcessContainer(id="quiet", command=("sleep",)))
+    process = Process(fork_server, order, Output(log))
+    await process.begun.wait()
+    error = os.open(f"/proc/{process.supervisor}/fd/2", os.O_WRONLY)
+    os.write(error, b"in trouble\x1b[2J\nagain\n")
+    os.close(error)
+    await until(lambda: len(caplog.messages) > 1)
+    assert caplog.messages == ["the fork server: in trouble\\x1b[2J", "the fork server: again"]
+    await process.end(5)
+    await fork_server.aclose()
+
+
 NODE = """
 import anyio, json, sys
 from nodekit_process import ProcessConfig, ProcessContainer, ProcessRunner
