@@ -9,6 +9,7 @@ from nodekit.config.formats import Format, NodeTables
 from nodekit.config.providers import NodeFile, Provider
 from nodekit.config.secrets import EnvValue, Secret
 from nodekit.embedded.store import EmbeddedStore
+from nodekit.embedded.table_archive import TableArchive
 from nodekit.embedded.table_view import TableView
 from nodekit.errors import (
     ClaimLost,
@@ -79,13 +80,20 @@ from nodekit.interfaces.storage import (
 )
 from nodekit.interfaces.store import Change, Claim, ClaimRoom, JobStore, JobTable, Pending, Settlement, Unfinished
 from nodekit.interfaces.store_abilities import (
+    ArchivedStore,
+    BackupStore,
     CheckedStore,
     CompactingStore,
+    DamagedJobsView,
+    DescribingStore,
     DiskStore,
     EndingStore,
+    JobArchive,
     JobView,
     PagingStore,
+    StoreCheck,
     StoringStore,
+    VerifyingStore,
     ViewedStore,
 )
 from nodekit.interfaces.transport import Transport
@@ -142,8 +150,10 @@ __all__ = [
     "Admits",
     "AnnouncedContainer",
     "Announcement",
+    "ArchivedStore",
     "AsgiApplication",
     "Attempt",
+    "BackupStore",
     "Budget",
     "Change",
     "CheckedStore",
@@ -165,8 +175,10 @@ __all__ = [
     "ContainerResult",
     "ContainerRunner",
     "Cursor",
+    "DamagedJobsView",
     "Decoder",
     "DescribingRunner",
+    "DescribingStore",
     "DiskStore",
     "EmbeddedStore",
     "EndingStore",
@@ -188,6 +200,7 @@ __all__ = [
     "InvalidRecord",
     "Job",
     "JobAccepted",
+    "JobArchive",
     "JobFields",
     "JobFinished",
     "JobId",
@@ -248,6 +261,7 @@ __all__ = [
     "StepResult",
     "StepStarted",
     "StoreCall",
+    "StoreCheck",
     "StoreFailed",
     "StoreInUse",
     "StoringStore",
@@ -255,6 +269,7 @@ __all__ = [
     "StreamRecord",
     "StreamingRunner",
     "SystemClock",
+    "TableArchive",
     "TableView",
     "TooManyJobs",
     "TooManyRequests",
@@ -263,6 +278,7 @@ __all__ = [
     "Unauthorized",
     "Unavailable",
     "Unfinished",
+    "VerifyingStore",
     "VersionConflict",
     "ViewedStore",
     "WrapsSteps",
