@@ -2,7 +2,7 @@
 
 import logging
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Any
 from uuid import UUID
@@ -42,12 +42,19 @@ class Damages:
     """The damage that was found since the file was opened. Any thread may report some."""
 
     def __init__(self) -> None:
+        self.most: float = _NAMED
+        """Number of damaged jobs that are remembered."""
         self._jobs: dict[str, None] = {}
         self._parts: dict[str, None] = {}
 
+    @property
+    def jobs(self) -> Collection[JobId]:
+        """The jobs that could not be read."""
+        return self._jobs.keys()
+
     def of_job(self, id: JobId, error: Exception) -> None:
         """Report that a job cannot be read."""
-        if id not in self._jobs and len(self._jobs) < _NAMED:
+        if id not in self._jobs and len(self._jobs) < self.most:
             self._jobs[id] = None
             logger.error("job %s is damaged in the store and counts as failed: %s", id, error)
 
