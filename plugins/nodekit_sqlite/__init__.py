@@ -1,7 +1,6 @@
 """The store `sqlite`: durable jobs in one file, for one node at a time."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from math import inf
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -96,14 +95,14 @@ class SqliteStore(EmbeddedStore):
         Until it deletes, it writes nothing, and a user who may only read the file can use it.
         """
         table = SqliteTable(self._path, synchronous=self._synchronous, group=1, owned=False)
-        table.damages.most = inf  # none of them may be taken for a job that failed
+        table.damages.remember_all()
         return TableView(table)
 
     def archive(self, *, create: bool = False) -> TableArchive:
         """Return all that the file holds, while no node runs (`ArchivedStore`)."""
         if not create and not self._path.exists():
             raise StoreFailed(f"there is no file {self._path}")
-        self._sqlite.damages.most = inf
+        self._sqlite.damages.remember_all()
         return super().archive(create=create)
 
     async def verify(self) -> StoreCheck:

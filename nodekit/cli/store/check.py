@@ -56,5 +56,4 @@ async def _check(store: JobStore) -> StoreCheck:
             number += len(page)
             async for _ in reader.whole([job.id for job in page]):
                 pass
-        problems = [f"job {id} cannot be read: {text}" for id, text in reader.failed.items()]
-        return StoreCheck(number, [*problems, *(f"job {id} is damaged" for id in reader.damaged)])
+        return StoreCheck(number, [f"job {id} cannot be read: {text}" for id, text in reader.problems.items()])

@@ -49,7 +49,7 @@ async def copy(source: JobArchive, target: JobArchive, *, with_records: bool) ->
     await target.keep_finish_number(await source.last_finish_number())
     for namespace in namespaces:
         copied.records += await _copy_records(source, target, namespace)
-    copied.failed = {**dict.fromkeys(reader.damaged, "it is damaged"), **reader.failed}
+    copied.failed = dict(reader.problems)
     await _check_number(target, copied)
     return copied
 

@@ -37,7 +37,7 @@ async def _export(store: JobStore, choice: Choice) -> bool:
             async for jobs in reader.whole([job.id for job in page]):
                 for job in jobs:
                     echo_json_line(job_document(job))
-        problems = {**dict.fromkeys(reader.damaged, "it is damaged"), **reader.failed}
+        problems = reader.problems
     for id, text in problems.items():
         click.echo(printable(f"job {id} is left out: {text}"), err=True)
     return not problems

@@ -93,9 +93,10 @@ async def _list(store: JobStore, choice: Choice, as_json: bool) -> bool:
 
 def _told(reader: Reader) -> bool:
     """Name the jobs that could not be read. Return True if there are none."""
-    for id, text in reader.failed.items():
+    problems = reader.problems
+    for id, text in problems.items():
         click.echo(printable(f"job {id} cannot be read: {text}"), err=True)
-    return not reader.failed and not reader.damaged
+    return not problems
 
 
 def _line(job: Job, container: ContainerId, size: int, damaged: bool) -> JobLine:
@@ -153,7 +154,7 @@ async def _show(store: JobStore, id: JobId, as_json: bool, output_of: int | None
         else:
             for line in _lines(job, job.id in reader.damaged):
                 click.echo(line)
-        return not reader.damaged
+        return _told(reader)
 
 
 def _output(job: Job, number: int) -> bytes:

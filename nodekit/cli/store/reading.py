@@ -1,7 +1,7 @@
 """Jobs read from a view page by page, so that a large store takes no more memory than a small one."""
 
 import time
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
 import msgspec
 from msgspec.structs import replace
@@ -126,6 +126,11 @@ class Reader:
         """The jobs that seemed to have failed because they are damaged, as far as the store says so."""
         found: Collection[JobId] = getattr(self._view, "damaged", ())
         return found
+
+    @property
+    def problems(self) -> Mapping[JobId, str]:
+        """The jobs that are damaged or could not be read so far, with what is wrong."""
+        return {**dict.fromkeys(self.damaged, "it is damaged"), **self.failed}
 
     async def _parts(self, ids: Sequence[JobId]) -> Sequence[Sequence[JobId]]:
         sizes = await self._view.sizes(ids)

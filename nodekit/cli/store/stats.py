@@ -98,7 +98,7 @@ async def _count(store: JobStore) -> Stats:
                     found.last_finished_at = max(found.last_finished_at or 0.0, job.finished_at)
                 if job.status in UNSUCCESSFUL:
                     _add(failures, job.error.container if job.error else "")
-        found.damaged = len({*reader.damaged, *reader.failed})
+        found.damaged = len(reader.problems)
     facts: Any = getattr(store, "facts", None)
     found.store = await facts() if facts is not None else {}
     found.jobs = dict(jobs.most_common())
