@@ -181,6 +181,40 @@ async def test_without_enough_free_disk_nothing_is_begun_and_the_need_is_named(
     assert len(await content(path)) == 1
 
 
+LIMITED = """
+import resource, signal, sys
+from pathlib import Path
+import anyio
+from nodekit import StoreFailed
+from nodekit_sqlite import SqliteTable
+
+async def main():
+    try:
+        async with SqliteTable(Path(sys.argv[1])):
+            print("upgraded")
+    except StoreFailed as error:
+        print(error)
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+anyio.run(main)
+"""
+
+
+@pytest.mark.parametrize("part", ["copy", "migration"])
+async def test_an_upgrade_for_which_the_disk_gets_full_leaves_the_file_as_it_was(path: Path, part: str) -> None:
+    jobs = [make_job(data={"x": "y" * 5000}) for _ in range(40)]
+    await write_schema_6(path, jobs)
+    before = path.read_bytes()
+    limit = len(before) // 2 if part == "copy" else len(before) + 4096
+    done = await anyio.run_process([sys.executable, "-c", LIMITED, str(path), str(limit)])
+    assert f"cannot {'keep a copy of' if part == 'copy' else 'open'} {path}" in done.stdout.decode()
+    assert path.read_bytes() == before
+    assert names(path) == {path.name} | ({"jobs.sqlite.schema-6"} if part == "migration" else set())
+    assert await content(path) == jobs
+    assert names(path) == {path.name, "jobs.sqlite.schema-6"}
+
+
 @pytest.mark.parametrize("size", [300, 100_000])
 async def test_an_upgrade_needs_no_more_disk_than_is_asked_for(
     path: Path, monkeypatch: pytest.MonkeyPatch, size: int
