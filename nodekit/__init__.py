@@ -9,6 +9,7 @@ from nodekit.config.formats import Format, NodeTables
 from nodekit.config.providers import NodeFile, Provider
 from nodekit.config.secrets import EnvValue, Secret
 from nodekit.embedded.store import EmbeddedStore
+from nodekit.embedded.table_archive import TableArchive
 from nodekit.embedded.table_view import TableView
 from nodekit.errors import (
     ClaimLost,
@@ -79,15 +80,22 @@ from nodekit.interfaces.storage import (
 )
 from nodekit.interfaces.store import Change, Claim, ClaimRoom, JobStore, JobTable, Pending, Settlement, Unfinished
 from nodekit.interfaces.store_abilities import (
+    ArchivedStore,
+    BackupStore,
     CheckedStore,
     CompactingStore,
+    DamagedJobsView,
+    DescribingStore,
     DiskSpace,
     DiskStore,
     EndingStore,
+    JobArchive,
     JobView,
     PagingStore,
     SizedStore,
+    StoreCheck,
     StoringStore,
+    VerifyingStore,
     ViewedStore,
 )
 from nodekit.interfaces.transport import Transport
@@ -145,8 +153,10 @@ __all__ = [
     "Admits",
     "AnnouncedContainer",
     "Announcement",
+    "ArchivedStore",
     "AsgiApplication",
     "Attempt",
+    "BackupStore",
     "Budget",
     "Change",
     "CheckedStore",
@@ -168,8 +178,10 @@ __all__ = [
     "ContainerResult",
     "ContainerRunner",
     "Cursor",
+    "DamagedJobsView",
     "Decoder",
     "DescribingRunner",
+    "DescribingStore",
     "DiskSpace",
     "DiskStore",
     "EmbeddedStore",
@@ -192,6 +204,7 @@ __all__ = [
     "InvalidRecord",
     "Job",
     "JobAccepted",
+    "JobArchive",
     "JobFields",
     "JobFinished",
     "JobId",
@@ -253,6 +266,7 @@ __all__ = [
     "StepResult",
     "StepStarted",
     "StoreCall",
+    "StoreCheck",
     "StoreFailed",
     "StoreInUse",
     "StoreState",
@@ -261,6 +275,7 @@ __all__ = [
     "StreamRecord",
     "StreamingRunner",
     "SystemClock",
+    "TableArchive",
     "TableView",
     "TooManyJobs",
     "TooManyRequests",
@@ -269,6 +284,7 @@ __all__ = [
     "Unauthorized",
     "Unavailable",
     "Unfinished",
+    "VerifyingStore",
     "VersionConflict",
     "ViewedStore",
     "WrapsSteps",

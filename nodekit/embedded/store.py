@@ -23,6 +23,7 @@ from nodekit.embedded.recent_jobs import RecentJobs
 from nodekit.embedded.retention import Expiry
 from nodekit.embedded.retries import whole_retry
 from nodekit.embedded.saving import Saving
+from nodekit.embedded.table_archive import TableArchive
 from nodekit.errors import ClaimLost, StoreFailed
 from nodekit.interfaces.shared_store import QueueState
 from nodekit.interfaces.store import Change, Claim, ClaimRoom, JobTable, Pending, Settlement, Unfinished
@@ -354,6 +355,10 @@ class EmbeddedStore:
     async def delete(self, ids: Sequence[JobId]) -> int:
         self._expiry.forget()
         return await self.table.delete(ids)
+
+    def archive(self, *, create: bool = False) -> TableArchive:
+        """Return all that the table keeps, while no node works on it (`ArchivedStore`). The store is not entered."""
+        return TableArchive(self.table)
 
     async def expire(self, *, finished_before: float | None, keep: int | None, limit: int) -> int:
         expire = self._expiry.expire

@@ -1,6 +1,6 @@
 """A view of a table beside the node that owns it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -34,6 +34,15 @@ class TableView:
 
     async def find(self, query: JobQuery) -> list[JobId]:
         return await self._table.find(query)
+
+    async def sizes(self, ids: Sequence[JobId]) -> Mapping[JobId, int]:
+        return await self._table.sizes(ids)
+
+    @property
+    def damaged(self) -> Collection[JobId]:
+        """The jobs that were returned as failed because they are damaged, if the table knows them."""
+        damages: Collection[JobId] = getattr(self._table, "damaged", ())
+        return damages
 
     async def delete(self, ids: Sequence[JobId]) -> int:
         self._expiry.forget()

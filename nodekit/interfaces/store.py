@@ -317,6 +317,8 @@ class JobTable(Protocol):
         A table with an attribute `shares_payloads`, which is true, may get retries in which outputs are `LEFT_OUT`:
         they are those of the old job. Other tables get whole jobs.
 
+        A job may have ended already and have its `finish_number`: it comes from another store (`JobArchive.restore`).
+
         Return the stored job for each, in their order: the new one, or the one already stored under its id or its
         (client, idempotency key), also from earlier in the same call. A job without a key never matches another by key.
         """

@@ -1,6 +1,7 @@
 """Abilities that a store may have beside those of every `JobStore`. Each is a Protocol of its own."""
 
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
@@ -32,9 +33,105 @@ class JobView(Protocol):
 
     async def find(self, query: JobQuery) -> list[JobId]: ...
 
+    async def sizes(self, ids: Sequence[JobId]) -> Mapping[JobId, int]: ...
+
     async def delete(self, ids: Sequence[JobId]) -> int: ...
 
     async def expire(self, *, finished_before: float | None, keep: int | None, limit: int) -> int: ...
+
+
+class DamagedJobsView(JobView, Protocol):
+    """A view that knows which of the jobs that it has returned are damaged: they seem to have failed."""
+
+    @property
+    def damaged(self) -> Collection[JobId]: ...
+
+
+class JobArchive(JobView, Protocol):
+    """All that a store keeps, opened while no node works on it: to copy it to another store."""
+
+    async def __aenter__(self) -> "JobArchive": ...
+
+    async def restore(self, jobs: Sequence[Job]) -> None:
+        """Store jobs of another store as they are, all or none, with their ends and finish numbers.
+
+        They are whole, and durable once the call returns. An earlier job comes before its retries. Raise `StoreFailed`
+        if a job with the same id or the same idempotency key is there already.
+        """
+        ...
+
+    async def namespaces(self) -> Sequence[str] | None:
+        """Return the namespaces that have records of plugins. None: the store keeps no such records."""
+        ...
+
+    def storage(self, namespace: str) -> PluginStorage:
+        """Return the records of a namespace. Raise `StoreFailed` if the store keeps none."""
+        ...
+
+    async def last_finish_number(self) -> int:
+        """Return the highest finish number that a job ever had, as far as the store knows it."""
+        ...
+
+    async def keep_finish_number(self, number: int) -> None:
+        """Give higher finish numbers than this one, also if that job was deleted. A store may rely on its clock."""
+        ...
+
+
+class ArchivedStore(JobStore, Protocol):
+    """A store whose content can be copied to another store, while no node works on either."""
+
+    def archive(self, *, create: bool = False) -> JobArchive:
+        """Return all that the store keeps. The store itself must not be entered.
+
+        Entering the archive raises `StoreInUse` while a node works on the store. Without `create`, `StoreFailed` is
+        raised, here or there, if there is nothing yet.
+        """
+        ...
+
+
+class StoreCheck(msgspec.Struct, frozen=True):
+    """The result of reading all that a store keeps.
+
+    - `jobs`: Number of jobs that were read, damaged ones included.
+    - `problems`: Texts for operators, each of which names what is damaged. Not more than some thousand.
+    - `more`: Number of further problems.
+    """
+
+    jobs: int
+    problems: Sequence[str] = ()
+    more: int = 0
+
+
+class VerifyingStore(JobStore, Protocol):
+    """A store that can find out whether all that it keeps is as it was written."""
+
+    async def verify(self) -> StoreCheck:
+        """Read everything. It writes nothing, and a node may work on the store meanwhile. Do not enter the store.
+
+        Raise `StoreFailed` if there is nothing to read.
+        """
+        ...
+
+
+class BackupStore(JobStore, Protocol):
+    """A store that can be copied into one file."""
+
+    async def backup(self, target: Path, *, replace: bool = False, even_damaged: bool = False) -> int:
+        """Write all that the store keeps into a new file, as it is at one moment; return the size of that file.
+
+        A node may work on the store meanwhile, and is not held up. The copy has been checked, and is on the disk, when
+        it gets its name. Raise `StoreFailed` otherwise: then there is no such file, or the one that was to be replaced
+        is as it was.
+        """
+        ...
+
+
+class DescribingStore(JobStore, Protocol):
+    """A store that knows facts about its place, for operators."""
+
+    async def facts(self) -> Mapping[str, str | int]:
+        """Return facts by name, such as sizes in bytes (``…_bytes``). A node may work on the store meanwhile."""
+        ...
 
 
 class ViewedStore(JobStore, Protocol):

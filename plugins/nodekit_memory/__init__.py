@@ -22,6 +22,8 @@ from nodekit import (
     Page,
     PluginStorage,
     Provider,
+    StoreFailed,
+    TableArchive,
     Unfinished,
 )
 from nodekit_memory._storage import MemoryStorage
@@ -193,6 +195,10 @@ class MemoryStore(EmbeddedStore):
     def storage(self, namespace: str) -> PluginStorage:
         """Return the records of a plugin (`StoringStore`)."""
         return self._memory.storage(namespace)
+
+    def archive(self, *, create: bool = False) -> TableArchive:
+        """Raise `StoreFailed`: there is nothing to read or write without the node."""
+        raise StoreFailed("the store `memory` keeps jobs as long as its node runs; there is nothing to read or to copy")
 
 
 provider = Provider(MemoryConfig, lambda config, file: MemoryStore())

@@ -1,6 +1,6 @@
 """The store `sqlite`: durable jobs in one file, for one node at a time."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,8 +17,12 @@ from nodekit import (
     PluginStorage,
     Problem,
     Provider,
+    StoreCheck,
+    StoreFailed,
+    TableArchive,
     TableView,
 )
+from nodekit_sqlite._backup import FileBeside, in_a_thread
 from nodekit_sqlite._compact import compact
 from nodekit_sqlite._disk import FreeSpace, disk_space
 from nodekit_sqlite._table import SqliteTable
@@ -91,8 +95,36 @@ class SqliteStore(EmbeddedStore):
         return self._sqlite.damages.problems()
 
     def view(self) -> TableView:
-        """Return a view of the file beside its node (`ViewedStore`). Each of its calls has its own transaction."""
-        return TableView(SqliteTable(self._path, synchronous=self._synchronous, group=1, owned=False))
+        """Return a view of the file beside its node (`ViewedStore`). Each of its calls has its own transaction.
+
+        Until it deletes, it writes nothing, and a user who may only read the file can use it.
+        """
+        table = SqliteTable(self._path, synchronous=self._synchronous, group=1, owned=False)
+        table.damages.remember_all()
+        return TableView(table)
+
+    def archive(self, *, create: bool = False) -> TableArchive:
+        """Return all that the file holds, while no node runs (`ArchivedStore`)."""
+        if not create and not self._path.exists():
+            raise StoreFailed(f"there is no file {self._path}")
+        self._sqlite.damages.remember_all()
+        return super().archive(create=create)
+
+    async def verify(self) -> StoreCheck:
+        """Read the whole file (`VerifyingStore`). A node may work on it meanwhile; nothing is written."""
+        return await in_a_thread(self._path, lambda file, proceed: file.check(proceed))
+
+    async def facts(self) -> Mapping[str, str | int]:
+        """Return facts about the file and its disk (`DescribingStore`)."""
+        return await in_a_thread(self._path, lambda file, proceed: file.facts())
+
+    async def backup(self, target: Path, *, replace: bool = False, even_damaged: bool = False) -> int:
+        """Write a copy of the file and check it (`BackupStore`). A node may work on the file meanwhile."""
+
+        def copy(file: FileBeside, proceed: Callable[[], object]) -> int:
+            return file.backup(target, replace=replace, even_damaged=even_damaged, proceed=proceed)
+
+        return await in_a_thread(self._path, copy)
 
     async def compact(self) -> int:
         """Give the space of deleted jobs back to the file system (`CompactingStore`). A thread waits for the disk."""

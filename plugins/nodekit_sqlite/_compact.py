@@ -23,7 +23,7 @@ def compact(path: Path) -> int:
     file.open()
     try:
         with closing(sqlite3.connect(file.path, isolation_level=None, timeout=10)) as connection:
-            check_version(connection, str(path))
+            check_version(connection, path)
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             before = path.stat().st_size
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")

@@ -1,8 +1,9 @@
 """Damage of the file: which errors mean it, and what becomes of a job that cannot be read."""
 
 import logging
+import math
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Any
 from uuid import UUID
@@ -42,14 +43,25 @@ class Damages:
     """The damage that was found since the file was opened. Any thread may report some."""
 
     def __init__(self) -> None:
+        self._most: float = _NAMED
+        self._level = logging.ERROR
         self._jobs: dict[str, None] = {}
         self._parts: dict[str, None] = {}
 
+    def remember_all(self) -> None:
+        """Remember all damaged jobs, for a caller who names them: none may be taken for a job that failed."""
+        self._most, self._level = math.inf, logging.DEBUG
+
+    @property
+    def jobs(self) -> Collection[JobId]:
+        """The jobs that could not be read."""
+        return self._jobs.keys()
+
     def of_job(self, id: JobId, error: Exception) -> None:
         """Report that a job cannot be read."""
-        if id not in self._jobs and len(self._jobs) < _NAMED:
+        if id not in self._jobs and len(self._jobs) < self._most:
             self._jobs[id] = None
-            logger.error("job %s is damaged in the store and counts as failed: %s", id, error)
+            logger.log(self._level, "job %s is damaged in the store and counts as failed: %s", id, error)
 
     def of_part(self, part: str, error: object) -> None:
         """Report that a part of the file, other than a job, cannot be read."""

@@ -8,8 +8,10 @@ first connection and closed after the last one.
 import fcntl
 import logging
 import os
+import re
 import stat
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
@@ -27,7 +29,7 @@ FileId: TypeAlias = tuple[int, int]
 _BESIDE = ("-wal", "-shm", "-journal")
 _OWNER_ONLY = 0o600
 _HEADER_BYTES = 64
-_STAMPED = slice(60, 64)
+STAMPED = slice(60, 64)
 """Bytes of the header that hold `user_version`."""
 _CHANGES = slice(24, 28)
 """Bytes of the header that hold a counter of changes. It never falls."""
@@ -92,6 +94,11 @@ class DatabaseFile:
         """Stamps that the header may have: the one that it had, and the one that this run writes into it."""
         self._changes = b""
 
+    @property
+    def is_open(self) -> bool:
+        """True from `open` to `close`."""
+        return self._id is not None
+
     def open(self) -> None:
         """Open and lock the file. Raise `StoreInUse` if another node has it, `StoreFailed` if it cannot be used."""
         try:
@@ -153,8 +160,8 @@ class DatabaseFile:
         `stamp` will be in the header of the file, if it is not there yet: a reader may have kept it in the log. Raise
         `StoreFailed` if the files are not those that were opened.
         """
-        header = self._read_header()
-        self._stamps, self._changes = {stamp, header[_STAMPED]}, header[_CHANGES]
+        header = self.read(_HEADER_BYTES, 0)
+        self._stamps, self._changes = {stamp, header[STAMPED]}, header[_CHANGES]
         paths = [self.path, *(self.path.with_name(self.path.name + name) for name in _BESIDE[:2])]
         try:
             self._known = [(str(path), _id(os.lstat(path))) for path in paths]
@@ -182,15 +189,16 @@ class DatabaseFile:
 
     def _has_its_header(self) -> bool:
         changes = self._changes  # before the header is read: other threads look, too
-        header = self._read_header()
-        if header[_STAMPED] not in self._stamps or header[_CHANGES] < changes:
+        header = self.read(_HEADER_BYTES, 0)
+        if header[STAMPED] not in self._stamps or header[_CHANGES] < changes:
             return False
         self._changes = header[_CHANGES]
         return True
 
-    def _read_header(self) -> bytes:
+    def read(self, size: int, at: int) -> bytes:
+        """Read bytes of the file itself, without those of the log. Whoever opens it anew would drop SQLite's locks."""
         assert self._descriptor is not None
-        return os.pread(self._descriptor, _HEADER_BYTES, 0)
+        return os.pread(self._descriptor, size, at)
 
     def _lost(self, path: str, why: str) -> Loss:
         assert self._descriptor is not None
@@ -209,6 +217,28 @@ class DatabaseFile:
 def saved_path(path: Path) -> Path:
     """Return the path of the copy that a node saves when its file is deleted."""
     return path.with_name(f"{path.name}.saved")
+
+
+def is_held(path: Path) -> bool:
+    """Return True if a node has the file."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        _process.close(_id(os.fstat(descriptor)), descriptor)
+
+
+def kept_copies(path: Path, schema: int | None = None) -> Sequence[Path]:
+    """Return the copies of a file that upgrades have kept (of one schema, or of any), the newest last."""
+    name = re.escape(path.name) + r"\.schema-" + (r"\d+" if schema is None else str(schema)) + r"(-\d+)?"
+    with suppress(OSError):
+        found = [(one.stat().st_mtime, one) for one in path.parent.iterdir() if re.fullmatch(name, one.name)]
+        return [one for _, one in sorted(found)]
+    return []
 
 
 def _regular(path: Path, found: os.stat_result) -> FileId:

@@ -8,6 +8,7 @@ from nodekit_sqlite._reading import FINISH_NUMBER, JOB
 from nodekit_sqlite._sums import DamagedRecord, check_state
 
 _DELETED = "SELECT max(highest) FROM deleted_numbers"
+KEEP_NUMBER = "UPDATE deleted_numbers SET highest = max(highest, ?)"
 _NEWEST = f"SELECT {JOB}, state_sum FROM jobs {BY_FINISH} WHERE {HAS_FINISHED} ORDER BY finish_number DESC"  # noqa: S608
 LAST_SURPLUS = f"""
     SELECT finish_number FROM jobs {BY_FINISH} WHERE {HAS_FINISHED} ORDER BY finish_number DESC LIMIT 1 OFFSET ?

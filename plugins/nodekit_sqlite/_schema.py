@@ -21,6 +21,7 @@ from nodekit import (
     default_group,
 )
 from nodekit_sqlite._damage import Damages, is_damage
+from nodekit_sqlite._file import kept_copies
 from nodekit_sqlite._rows import request_row
 from nodekit_sqlite._sums import plugin_sum, record_sum, request_sum, state_sum
 
@@ -278,26 +279,36 @@ def repair_indexes(connection: sqlite3.Connection, damages: Damages) -> None:
         damages.of_part("the table of jobs", error)
 
 
-def check_version(connection: sqlite3.Connection, path: str) -> None:
-    """Raise `StoreFailed` for a file that is not of this version."""
-    version = _version(connection)
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    if application != APPLICATION_ID or version != len(MIGRATIONS):
-        raise StoreFailed(f"{path} is not a store of this version of nodekit; start its node once, or upgrade")
-
-
-def migrate(connection: sqlite3.Connection, path: str) -> None:
-    """Bring the file to this version. Each migration is done completely or not at all.
+def schema_of(connection: sqlite3.Connection, path: Path) -> int:
+    """Return the version of a file: that of its schema; 0 if it is empty.
 
     Raise `StoreFailed` for a file of another program or a newer version.
     """
-    version = _version(connection)
+    version, known = _version(connection), len(MIGRATIONS)
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if application != APPLICATION_ID and (tables or version):
         raise StoreFailed(f"{path} is an SQLite file of another program; name another path")
-    if version > len(MIGRATIONS):
-        raise StoreFailed(f"{path} was written by a newer nodekit (schema {version}, known {len(MIGRATIONS)}); upgrade")
+    if version > known:
+        text = f"{path} was written by a newer nodekit (schema {version}, known {known}); upgrade nodekit again"
+        if copies := kept_copies(path, known):
+            text = f"{text}, or go back: move {copies[-1]}, which an upgrade has kept, to {path}; it has no later jobs"
+        raise StoreFailed(text)
+    return version
+
+
+def check_version(connection: sqlite3.Connection, path: Path) -> None:
+    """Raise `StoreFailed` for a file that is not of this version."""
+    version, known = schema_of(connection, path), len(MIGRATIONS)
+    if version != known:
+        text = f"{path} has schema {version}, and this nodekit reads schema {known}"
+        raise StoreFailed(f"{text}; start its node once, which upgrades it")
+
+
+def migrate(connection: sqlite3.Connection, version: int) -> None:
+    """Bring a file from a version to this one, completely or not at all."""
+    if version == len(MIGRATIONS):
+        return
     connection.create_function("error_in", 3, _error_in)
     connection.create_function("finished_at", 1, _finished_at)
     connection.create_function("size_in", 2, _size_in)
@@ -308,6 +319,10 @@ def migrate(connection: sqlite3.Connection, path: str) -> None:
     connection.create_function("state_sum", 12, partial(_sum, state_sum))
     connection.create_function("record_sum", 4, partial(_sum, record_sum))
     connection.create_function("plugin_sum", 3, partial(_sum, plugin_sum))
-    for number, script in enumerate(MIGRATIONS[version:], version + 1):
-        marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number};"
-        connection.executescript(f"BEGIN IMMEDIATE; {script} {marks} COMMIT;")
+    marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {len(MIGRATIONS)};"
+    try:
+        connection.executescript(f"BEGIN IMMEDIATE; {''.join(MIGRATIONS[version:])} {marks} COMMIT;")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise

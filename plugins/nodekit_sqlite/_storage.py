@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from itertools import takewhile
 
 from nodekit import Record, StoreFailed, VersionConflict, Write, check_key, check_place, check_writes
+from nodekit_sqlite._beside import Beside
 from nodekit_sqlite._damage import CURE
 from nodekit_sqlite._readers import Readers
 from nodekit_sqlite._sums import plugin_sum
 from nodekit_sqlite._thread import Writer
 
+NAMESPACES = "SELECT DISTINCT namespace FROM plugin_records ORDER BY namespace"
 _GET = "SELECT key, value, version, sum FROM plugin_records WHERE namespace = ? AND key = ?"
 _SCAN = """
     SELECT key, value, version, sum FROM plugin_records
@@ -22,7 +24,7 @@ _PUT = "INSERT INTO plugin_records (namespace, key, value, sum) VALUES (?, ?, ?,
 class SqliteStorage:
     """A `PluginStorage`. The version of a record is the number of its row, which is never used twice."""
 
-    def __init__(self, namespace: str, writer: Writer, readers: Readers) -> None:
+    def __init__(self, namespace: str, writer: Writer, readers: Readers | Beside) -> None:
         self._namespace = namespace
         self._writer, self._readers = writer, readers
 

@@ -23,18 +23,20 @@ from nodekit import (
     StoreFailed,
     Unfinished,
 )
+from nodekit_sqlite._beside import Beside
 from nodekit_sqlite._damage import CURE, Damages, has_damage, is_damage
 from nodekit_sqlite._deleting import delete, shrink
 from nodekit_sqlite._file import DatabaseFile
-from nodekit_sqlite._finish_numbers import LAST_SURPLUS, last_finish_number
+from nodekit_sqlite._finish_numbers import KEEP_NUMBER, LAST_SURPLUS, last_finish_number
 from nodekit_sqlite._query import Slice, behind, find_slice
 from nodekit_sqlite._readers import Readers
 from nodekit_sqlite._reading import read_sizes, read_steps, read_unfinished, select
 from nodekit_sqlite._rescue import Rescue
 from nodekit_sqlite._rows import changing_columns, step_records
-from nodekit_sqlite._schema import check_readable, check_version, migrate, prepare_empty_file, repair_indexes, stamp
-from nodekit_sqlite._storage import SqliteStorage
+from nodekit_sqlite._schema import check_readable, check_version, prepare_empty_file, repair_indexes, stamp
+from nodekit_sqlite._storage import NAMESPACES, SqliteStorage
 from nodekit_sqlite._thread import Writer, any_text
+from nodekit_sqlite._upgrade import upgrade
 from nodekit_sqlite._usage import Usage, read_usage
 from nodekit_sqlite._writing import Addition, Numbers, insert, save
 
@@ -63,15 +65,20 @@ class SqliteTable:
         self._numbers = Numbers()
         self._usage, self._looked_at = Usage(), dict[GroupId, float]()
         self._writer = Writer(self._connect, self._usage, self._rescue, group=group)
-        self._readers = Readers(self._connect, threads=READERS if owned else 1)
-        self._checks = Readers(self._connect, threads=1)
+        self._beside = Beside(lambda: self._file.path)
+        self._readers = Readers(self._connect, threads=READERS) if owned else self._beside
+        self._checks = Readers(self._connect, threads=1) if owned else self._beside
         self._stack = AsyncExitStack()
+        self._starting = anyio.Lock()
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             stack.callback(self._file.close)
             await anyio.to_thread.run_sync(self._open, stack)
-            for threads in (self._writer, self._readers, self._checks):
+            stack.push_async_callback(self._writer.stop)
+            if self._owned:
+                await self._writer.start()
+            for threads in (self._readers, self._checks):
                 stack.push_async_callback(threads.stop)
                 await threads.start()
             self._stack = stack.pop_all()
@@ -86,29 +93,29 @@ class SqliteTable:
     def _open(self, stack: AsyncExitStack) -> None:
         """Lock and prepare the file. This waits for the disk, so it runs in a thread while the node's loop goes on.
 
-        One connection stays open, so that the log stays where it is.
+        A view only looks whether it can read the file.
         """
         self._file.open()
         try:
             if self._owned:
-                prepare_empty_file(self._file.path)
-            connection = self._connect()
-            stack.callback(connection.close)
-            connection.text_factory = any_text
-            self._prepare(connection)
+                self._prepare(stack)
+            else:
+                self._beside.open()
+                stack.callback(self._beside.close)
+                self._beside.read(lambda connection: check_version(connection, self._file.path))
         except (OSError, sqlite3.Error) as error:
             cure = f"; {CURE}" if is_damage(error) else ""
             raise StoreFailed(f"cannot open {self._file.path}: {error}{cure}") from error
 
-    def _prepare(self, connection: sqlite3.Connection) -> None:
-        path = str(self._file.path)
-        if self._owned:
-            migrate(connection, path)
-            check_readable(connection)
-            repair_indexes(connection, self.damages)
-            self._file.pin(stamp(connection))
-        else:
-            check_version(connection, path)
+    def _prepare(self, stack: AsyncExitStack) -> None:
+        prepare_empty_file(self._file.path)
+        connection = self._connect()
+        stack.callback(connection.close)  # it stays open, so that the log stays where it is
+        connection.text_factory = any_text
+        upgrade(connection, self._file)
+        check_readable(connection)
+        repair_indexes(connection, self.damages)
+        self._file.pin(stamp(connection))
 
     def _connect(self) -> sqlite3.Connection:
         # mode=rw: only its owner creates the file; WAL needs write access for readers too
@@ -125,7 +132,13 @@ class SqliteTable:
     # -- writing ----------------------------------------------------------------------------------
 
     async def add(self, jobs: Sequence[Job]) -> list[Job]:
-        new = [Addition(job) for job in jobs]
+        return await self._add([Addition(job) for job in jobs])
+
+    async def restore(self, jobs: Sequence[Job]) -> list[Job]:
+        """Store jobs of another store as `add` does. None of their outputs is left out: a null is one."""
+        return await self._add([Addition(job, whole=True) for job in jobs])
+
+    async def _add(self, new: Sequence[Addition]) -> list[Job]:
         usage, damages, numbers = self._usage, self.damages, self._numbers
 
         def write(connection: sqlite3.Connection) -> list[Job]:
@@ -140,6 +153,10 @@ class SqliteTable:
 
     async def delete(self, ids: Sequence[JobId]) -> int:
         """Delete finished jobs. One that SQLite cannot delete, because it is damaged, stays and harms no other."""
+        if not self._owned:  # until a view deletes, it writes nothing
+            async with self._starting:
+                if self._file.is_open and not self._writer.started:
+                    await self._writer.start()
         unique = list(dict.fromkeys(ids))
         return sum([await self._delete(some) for some in _slices(unique)])
 
@@ -180,6 +197,11 @@ class SqliteTable:
         long = len(unique) > 1 and fields is not JobFields.STATE
         return await self._readers.call(read, long=long) if unique else []
 
+    @property
+    def damaged(self) -> Collection[JobId]:
+        """The jobs that could not be read, and were returned as failed."""
+        return self.damages.jobs
+
     async def sizes(self, ids: Sequence[JobId]) -> dict[JobId, int]:
         def read(connection: sqlite3.Connection) -> dict[JobId, int]:
             return {id: size for some in _slices(ids) for id, size in read_sizes(connection, some)}
@@ -219,6 +241,10 @@ class SqliteTable:
             self._writer.look()  # which saves what it can
             raise StoreFailed(self._rescue.text or (loss.text if loss else ""))
 
+    async def namespaces(self) -> Sequence[str]:
+        """Return the namespaces that have records of plugins."""
+        return await self._readers.call(lambda connection: [name for (name,) in connection.execute(NAMESPACES)])
+
     def storage(self, namespace: str) -> SqliteStorage:
         """Return the records of a plugin."""
         return SqliteStorage(namespace, self._writer, self._readers)
@@ -226,6 +252,10 @@ class SqliteTable:
     async def last_finish_number(self) -> int:
         """Return the highest number that a job of this file ever had."""
         return await self._readers.call(last_finish_number)
+
+    async def keep_finish_number(self, number: int) -> None:
+        """Give higher numbers than this one from the next start on."""
+        await self._writer.call(lambda connection: connection.execute(KEEP_NUMBER, (number,)).close())
 
     async def last_surplus(self, keep: int) -> int | None:
         rows = await self._readers.call(lambda c: c.execute(LAST_SURPLUS, (keep,)).fetchall())

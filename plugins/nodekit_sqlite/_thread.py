@@ -122,6 +122,11 @@ class Writer:
         self._calls: SimpleQueue[Call[Any] | None] = SimpleQueue()
         self._thread: Thread | None = None
 
+    @property
+    def started(self) -> bool:
+        """True as long as the thread runs."""
+        return self._thread is not None
+
     async def start(self) -> None:
         """Start the thread. Call this in the event loop that will make the calls."""
         deliveries, connection = Deliveries(), await connected(self._connect)

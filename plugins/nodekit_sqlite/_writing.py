@@ -64,8 +64,9 @@ class Addition:
     Those of a retry are encoded one by one as they are written: most of them are only compared.
     """
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
+    def __init__(self, job: Job, *, whole: bool = False) -> None:
+        """`whole` says that no output of the job is left out."""
+        self.job, self.whole = job, whole
         self.state, *self.columns = changing_columns(job)
         self.request, self.size = request_row(job.request), job.payload_bytes
         self.stored = JOB_BYTES + len(self.request) + outcome_bytes(job)
@@ -142,7 +143,7 @@ def _insert_retry(connection: sqlite3.Connection, number: int, new: Addition) ->
     old, size, stored = _Old(connection, new.job.retry_of), new.size, 0
     for record, done, body in _all_records(new):
         owner = None
-        if record and done and is_left_out(new.job.steps[record - 1]):
+        if record and done and not new.whole and is_left_out(new.job.steps[record - 1]):
             owner, more = old.record(record)
             size += more
         elif done:

@@ -168,8 +168,11 @@ def test_hooks_and_capabilities_are_those_of_what_is_built() -> None:
         "StreamingRunner",
     ]
     assert list(shown("runner", "function").capabilities) == ["InProcessRunner", "NamingRunner", "StreamingRunner"]
-    assert list(shown("store", "memory").capabilities) == ["EndingStore", "PagingStore", "StoringStore"]
-    assert {"CheckedStore", "DiskStore", "PagingStore"} <= set(shown("store", "sqlite").capabilities)
+    of_memory = ["ArchivedStore", "EndingStore", "PagingStore", "StoringStore"]
+    assert list(shown("store", "memory").capabilities) == of_memory
+    assert {"BackupStore", "CheckedStore", "DiskStore", "PagingStore", "VerifyingStore"} <= set(
+        shown("store", "sqlite").capabilities
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,23 @@
 
 import click
 
+from nodekit.cli.store.backup import backup
+from nodekit.cli.store.check import check
+from nodekit.cli.store.copy import copy_store
+from nodekit.cli.store.export import export
+from nodekit.cli.store.jobs import jobs
 from nodekit.cli.store.node_store import run, store_of
+from nodekit.cli.store.stats import stats
 from nodekit.errors import NodekitError
 
 
 @click.group()
 def store() -> None:
     """Work on the store of a node file."""
+
+
+for command in (backup, check, copy_store, export, jobs, stats):
+    store.add_command(command)
 
 
 @store.command()

@@ -1,9 +1,11 @@
 """The store of a node file, for commands that work on it beside its node or while no node runs."""
 
+import errno
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import anyio
 import click
@@ -14,6 +16,7 @@ from nodekit.config.formats import read_tables
 from nodekit.errors import CompositionError, NodekitError
 from nodekit.foreign_text import printable
 from nodekit.interfaces.store import JobStore
+from nodekit.interfaces.store_abilities import JobView
 
 T = TypeVar("T")
 
@@ -26,10 +29,37 @@ def store_of(file: str) -> JobStore:
         bad_node_file(file, error)
 
 
+def view_of(store: JobStore) -> JobView:
+    """Return the jobs of a store: opened beside its node, or, if they cannot be, while no node runs.
+
+    Raise `NodekitError` if they cannot be opened at all.
+    """
+    for name in ("view", "archive"):
+        if (opened := getattr(store, name, None)) is not None:
+            view: JobView = opened()
+            return view
+    raise NodekitError("this kind of store cannot be opened without its node (it has neither `view` nor `archive`)")
+
+
 def run(file: str, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run a call on the store; exit with 1 and a line if it fails."""
-    try:
+    with failures(file):
         return anyio.run(call)
+
+
+@contextmanager
+def failures(file: str) -> Iterator[None]:
+    """Exit with 1 and a line if the store fails, or if the output cannot be written."""
+    try:
+        yield
     except NodekitError as error:
-        click.echo(printable(f"{file}: store: {error}"), err=True)
-        sys.exit(FAILED)
+        _fail(f"{file}: store: {error}")
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # whoever reads the output has gone
+            raise
+        _fail(f"{file}: {error}")
+
+
+def _fail(text: str) -> NoReturn:
+    click.echo(printable(text), err=True)
+    sys.exit(FAILED)

@@ -1,11 +1,11 @@
 """`nodekit prune`."""
 
-import re
 import time
 
 import click
 from msgspec.structs import replace
 
+from nodekit.cli.store.ages import age_seconds
 from nodekit.cli.store.audited import audited
 from nodekit.cli.store.node_store import run, store_of
 from nodekit.errors import NodekitError
@@ -14,19 +14,10 @@ from nodekit.interfaces.store_abilities import JobView
 from nodekit.model.queries import JobFields, JobQuery
 from nodekit.node.retention import in_slices
 
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
-
-
-def _seconds(ctx: click.Context, param: click.Parameter, age: str) -> float:
-    """Return an age such as ``7d`` in seconds."""
-    if found := re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", age):
-        return float(found[1]) * UNITS[found[2]]
-    raise click.BadParameter(f"{age!r} is no age; expected a number with s, m, h, d or w, such as 7d")
-
 
 @click.command()
 @click.argument("file", type=click.Path(dir_okay=False))
-@click.option("--older-than", callback=_seconds, required=True, metavar="AGE", help="Such as 7d, 12h or 30m.")
+@click.option("--older-than", callback=age_seconds, required=True, metavar="AGE", help="Such as 7d, 12h or 30m.")
 @click.option("--dry-run", is_flag=True, help="Only count the jobs.")
 def prune(file: str, older_than: float, dry_run: bool) -> None:
     """Delete jobs that finished longer ago than AGE from the store of a node file.

@@ -1,0 +1,73 @@
+"""`nodekit store` on files that are damaged anywhere: nothing is shown or copied as it was not, and the others are."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from typing import NamedTuple
+
+import anyio
+import msgspec
+import pytest
+from chance import SEED, each_run
+from damage import Damage
+from every_job import every_job, write_jobs
+from planted import nodekit
+
+from nodekit import Job
+from nodekit_sqlite import SqliteTable
+
+
+class Filled(NamedTuple):
+    content: bytes
+    jobs: Sequence[Job]
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Filled:
+    path = tmp_path_factory.mktemp("filled") / "jobs.db"
+    jobs = [job for _ in range(6) for job in every_job()]
+    jobs = [msgspec.json.decode(msgspec.json.encode(job).replace(b"\n", b" "), type=Job) for job in jobs]
+    jobs = list({(job.client, job.request.idempotency_key or job.id): job for job in reversed(jobs)}.values())[::-1]
+
+    async def fill() -> None:
+        async with SqliteTable(path) as table:
+            await write_jobs(table, jobs)
+            await table.storage("keys").put("alice", b"secret" * 1000)
+
+    anyio.run(fill)
+    return Filled(path.read_bytes(), sorted(jobs, key=lambda job: job.id))
+
+
+@pytest.mark.parametrize("seed", range(SEED, SEED + each_run(8, 200)))
+def test_whatever_is_damaged_each_command_tells_the_truth(tmp_path: Path, filled: Filled, seed: int) -> None:
+    path = tmp_path / "jobs.db"
+    path.write_bytes(filled.content)
+    Damage(path, Random(seed))
+    before = path.read_bytes()
+    for name, file in (("node", "jobs.db"), ("to", "to.db")):
+        (tmp_path / f"{name}.toml").write_text(f'[store]\nuse = "sqlite"\npath = "{file}"\n')
+
+    def run(*arguments: str) -> tuple[bool, str]:
+        done = nodekit(tmp_path, "store", *arguments)
+        assert done.returncode in (0, 1), done.stderr
+        assert done.returncode == 0 or done.stderr, "it says why"
+        return done.returncode == 0, done.stdout
+
+    def whole(output: str) -> bool:
+        found = [msgspec.json.decode(line, type=Job) for line in output.splitlines()]
+        known = {job.id: job for job in filled.jobs}
+        assert all(known.get(job.id) == job for job in found), "a job is not as it was stored"
+        return len(found) == len(filled.jobs)
+
+    intact, _ = run("check", "node.toml")
+    for arguments in (["--order", "finished"], ["--error", "evil"], ["--json"], ["--container", "echo"]):
+        run("jobs", "node.toml", "--limit", "1000", *arguments)
+    run("stats", "node.toml")
+    complete, output = run("export", "node.toml")
+    assert whole(output) or not (complete or intact)
+    assert run("backup", "node.toml", "copy.db")[0] is intact
+    assert (tmp_path / "copy.db").exists() is intact
+    assert path.read_bytes() == before
+    assert sorted(one.name for one in tmp_path.iterdir() if one.suffix != ".toml") == ["copy.db"] * intact + ["jobs.db"]
+    if run("copy", "node.toml", "to.toml")[0]:
+        assert whole(run("export", "to.toml")[1])
