@@ -78,10 +78,10 @@ async def spawn(url: str, *arguments: str) -> Done:
 class AtTerminal:
     """A command at a terminal: its standard input and error, and its output unless that goes to a file."""
 
-    def __init__(self, url: str, *arguments: str, out: Path | None = None) -> None:
+    def __init__(self, url: str, *arguments: str, out: Path | None = None, columns: int = 72) -> None:
         self.screen = ""
         self._master, terminal = pty.openpty()
-        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 72, 0, 0))
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         environment = {**os.environ, "NODEKIT_URL": url, "TERM": "xterm"}
         with open(out or os.devnull, "wb") as file:
             self.process = subprocess.Popen(
@@ -124,8 +124,10 @@ class AtTerminal:
 
 
 @asynccontextmanager
-async def at_terminal(url: str, *arguments: str, out: Path | None = None) -> AsyncIterator[AtTerminal]:
-    terminal = AtTerminal(url, *arguments, out=out)
+async def at_terminal(
+    url: str, *arguments: str, out: Path | None = None, columns: int = 72
+) -> AsyncIterator[AtTerminal]:
+    terminal = AtTerminal(url, *arguments, out=out, columns=columns)
     try:
         yield terminal
     finally:

@@ -1,6 +1,6 @@
 """The command `nodekit job`: jobs of any node, over HTTP."""
 
-from nodekit_asgi.cli.commands import reading, submitting
+from nodekit_asgi.cli.commands import batch, job_list, reading, submitting, watching
 from nodekit_asgi.cli.group import job
 
-__all__ = ["job", "reading", "submitting"]
+__all__ = ["batch", "job", "job_list", "reading", "submitting", "watching"]

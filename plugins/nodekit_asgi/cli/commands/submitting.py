@@ -17,8 +17,9 @@ from nodekit_asgi.cli.options import (
     request_options,
     submission_of,
     submission_options,
+    timeout_option,
 )
-from nodekit_asgi.cli.output import notice, one_line, say, say_json, say_result
+from nodekit_asgi.cli.output import ids_survive, notice, one_line, say, say_json, say_result
 from nodekit_asgi.cli.problems import FAILED
 from nodekit_asgi.cli.progress_line import Progress
 from nodekit_asgi.cli.replies import Accepted, JobResult
@@ -40,13 +41,14 @@ def submit(node: Address, as_json: bool, **what: Any) -> None:
 
 def _say_accepted(reply: Reply, as_json: bool) -> None:
     accepted = reply.read_as(Accepted)
-    say_json(reply.body) if as_json else say(one_line(accepted.id))
+    with ids_survive([accepted.id]):
+        say_json(reply.body) if as_json else say(one_line(accepted.id))
 
 
 @job.command()
 @submission_options
 @click.option("--intermediate", is_flag=True, help="Print the output of every step.")
-@click.option("--timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="Wait at most this long.")
+@timeout_option
 @node_options
 def run(node: Address, as_json: bool, intermediate: bool, timeout: float | None, **what: Any) -> None:
     """Submit a job, wait for it, and print the last output.
@@ -60,10 +62,8 @@ def run(node: Address, as_json: bool, intermediate: bool, timeout: float | None,
             id = submit_job(client, asked, deadline).read_as(Accepted).id
         with goes_on(id, node), Progress() as progress:
             result, raw = wait_for(client, id, deadline, progress, intermediate=intermediate)
-    if as_json:
-        say_json(raw)
-    else:
-        _say_outputs(result, intermediate)
+    with ids_survive([id]):
+        say_json(raw) if as_json else _say_outputs(result, intermediate)
     if result.status != "success":
         failed = result.result
         place = f" in {failed.container}: {failed.error}" if failed else ""

@@ -5,8 +5,7 @@ import json
 import re
 import signal
 import socket
-from collections.abc import AsyncIterator, Sequence
-from http.client import HTTPMessage
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,28 +21,15 @@ from msgspec.structs import replace
 from node_files import SERVED, SLOW, write
 from served import serve
 
-import nodekit_memory
 from nodekit import JobRequest, JobStatus, Retry
-from nodekit_asgi.cli import listing
 from nodekit_asgi.cli import waiting as _waiting
 from nodekit_asgi.cli.address import parse_url
-from nodekit_asgi.cli.client import NodeClient, Reply
+from nodekit_asgi.cli.client import NodeClient
 from nodekit_asgi.cli.problems import Dropped, Refused
 from nodekit_asgi.cli.progress_line import Progress, progress_line
 from nodekit_asgi.cli.replies import History
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-async def api() -> AsyncIterator[Api]:
-    async with serving("hypercorn") as api:
-        yield api
 
 
 # -- new jobs -----------------------------------------------------------------------------------------
@@ -199,57 +185,6 @@ async def test_more_ids_are_asked_for_than_the_node_takes_at_once(api: Api) -> N
     done = await call(api.url, "get", *ids, UNKNOWN, "--json")
     assert [job["id"] for job in done.json] == ids
     assert (done.code, UNKNOWN in done.err) == (1, True)
-
-
-async def test_list_goes_through_the_pages_with_its_filters(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing, "PAGE", 10)
-    asked = [request("fail" if n % 2 else "echo", client="127.0.0.1") for n in range(25)]
-    ids = [job.id for job in await api.node.submit_many(asked)]
-    await api.node.wait(ids)
-    assert (await call(api.url, "list")).out.split() == ids
-    assert (await call(api.url, "list", "--limit", "17", "--json")).json == ids[:17]
-    done = await call(api.url, "list", "--status", "failed", "--container", "fail", "--error", "purpose")
-    assert done.out.split() == ids[1::2]
-
-
-async def test_list_goes_on_behind_empty_pages(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nodekit_memory, "SLICE", 2)
-    monkeypatch.setattr(nodekit_memory, "PAGE_SLICES", 1)
-    asked = [request("fail" if n == 20 else "echo", client="127.0.0.1") for n in range(25)]
-    ids = [job.id for job in await api.node.submit_many(asked)]
-    await api.node.wait(ids)
-    done = await call(api.url, "list", "--status", "failed")
-    assert (done.code, done.out.split()) == (0, [ids[20]])
-
-
-async def test_list_tells_jobs_by_status_and_failed_ones_by_where_and_how(api: Api) -> None:
-    waiting, good, bad, cancelled = [await api.submit(id) for id in ("gate", "echo", "fail", "gate")]
-    await api.call("DELETE", f"/api/jobs/{cancelled}")
-    await api.results(good, bad)
-    for options, ids in (
-        (["--pending"], [waiting]),
-        (["--finished"], [good, bad, cancelled]),
-        (["--status", "running"], [waiting]),
-        (["--status", "success"], [good]),
-        (["--status", "failed"], [bad, cancelled]),
-        (["--status", "failed", "--limit", "1"], [bad]),
-        (["--status", "failed", "--container", "gate"], [cancelled]),
-        (["--status", "failed", "--error", "on purpose & so?"], []),
-        (["--status", "failed", "--error", ": on purp", "--container", "fail", "--json"], [bad]),
-    ):
-        done = await call(api.url, "list", *options)
-        assert (done.code, done.err) == (0, "")
-        assert (done.json if "--json" in options else done.out.split()) == ids
-    for wrong, words in (
-        (["--status", "done"], "failed"),
-        (["--finished", "--pending"], ""),
-        (["--status", "failed", "--pending"], "exclude one another"),
-        (["--finished", "--status", "success"], "exclude one another"),
-        (["--container", "gate"], "--status failed"),
-        (["--status", "success", "--error", "x"], "--status failed"),
-    ):
-        done = await call(api.url, "list", *wrong)
-        assert (done.code, words in done.err) == (2, True), done.err
 
 
 async def test_retry_goes_on_with_a_failed_job_and_prints_the_id_of_the_new_one() -> None:
@@ -455,6 +390,7 @@ def test_the_line_names_the_attempt_and_what_went_wrong_before() -> None:
 # -- what is not a node, and nodes in trouble --------------------------------------------------------
 
 COMMANDS = (
+    ("batch", "-"),
     ("submit", "echo"),
     ("run", "echo"),
     ("get", UNKNOWN),
@@ -463,11 +399,12 @@ COMMANDS = (
     ("cancel", UNKNOWN),
     ("retry", UNKNOWN),
 )
+REQUEST = b'{"containers": ["echo"], "data": {}}'
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
 async def test_a_node_that_is_not_there_is_4_and_the_line_says_what_to_do(command: Sequence[str]) -> None:
-    done = await call(f"http://127.0.0.1:{free_port()}", *command, "--json")
+    done = await call(f"http://127.0.0.1:{free_port()}", *command, "--json", stdin=REQUEST)
     assert (done.code, done.out, len(done.err.splitlines())) == (4, "", 1)
     assert "no node listens at" in done.err
     assert "nodekit serve FILE" in done.err
@@ -516,25 +453,6 @@ async def test_what_does_not_answer_as_a_node_is_4_and_one_line(reply: bytes | N
         assert url in done.err
 
 
-def test_a_next_page_is_found_relative_to_the_one_before() -> None:
-    headers = HTTPMessage()
-    headers["Link"] = '<https://docs>; rel="help", <?limit=2&after=x>; rel="next"'
-    reply = Reply("http://node", 200, headers, b"[]")
-    assert listing.next_page(reply, "/api/jobs?limit=2") == "/api/jobs?limit=2&after=x"
-
-
-async def test_the_paths_of_a_node_are_below_that_of_its_url() -> None:
-    lines: list[bytes] = []
-
-    async def answer(request: bytes) -> bytes | None:
-        lines.append(request.split(b"\r\n")[0])
-        return http("[]")
-
-    async with answering(answer) as (url, _):
-        assert (await call(f"{url}/below/", "list")).code == 0
-    assert lines == [b"GET /below/api/jobs?limit=1000 HTTP/1.1"]
-
-
 async def test_a_kept_connection_that_the_node_has_closed_is_opened_again() -> None:
     pages = [http('["a"]', "200 OK", 'Link: <?after=a>; rel="next"').replace(b"close", b"keep-alive"), http('["b"]')]
     connections = 0
@@ -549,7 +467,7 @@ async def test_a_kept_connection_that_the_node_has_closed_is_opened_again() -> N
 
     async with listening(serve) as server:
         host, port = server.sockets[0].getsockname()
-        done = await call(f"http://{host}:{port}", "list")
+        done = await call(f"http://{host}:{port}", "list", "--ids")
     assert (done.code, done.out, connections) == (0, "a\nb\n", 2), done.err
 
 
