@@ -101,7 +101,7 @@ async def test_a_result_is_sent_once_however_long_other_jobs_take(api: Api) -> N
             api.gate.opened.set()
         return reply
 
-    async with answering(answer) as (url, _), at_terminal(url, "wait", large, gated) as terminal:
+    async with answering(answer) as (url, _), at_terminal(url, "wait", gated, large) as terminal:
         assert await terminal.ended() == 0  # at a terminal it asks every second
     assert len([size for size in sent if size > 100_000]) == 1
 
