@@ -60,6 +60,8 @@ def parse_url(url: str) -> Address:
     parts = urlsplit(url)
     if not parts.hostname or "@" in parts.netloc or parts.query or parts.fragment or parts.port == 0:
         raise ValueError("not a node's URL")
+    if any(letter.isspace() for letter in parts.hostname):
+        raise ValueError("no name of a host")
     parts.hostname.encode("idna")
     path = quote(parts.path.rstrip("/"), safe="/%")
     if parts.scheme == "https":

@@ -9,6 +9,8 @@ import click
 import msgspec
 from msgspec import Raw
 
+from nodekit_asgi.cli.request import name_of
+
 MAX_FILE_BYTES = 1 << 30
 """Maximum size of a file. It is read as a whole, so that nothing is submitted if one of its requests is malformed."""
 
@@ -19,19 +21,20 @@ _BYTE = re.compile(r" \(byte (\d+)\)")
 
 def read_requests(file: BinaryIO) -> list[bytes]:
     """Return the requests, each as it is written. Raise `click.UsageError` that names the line of a malformed one."""
+    name = name_of(file)
     try:
         data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
-        raise click.UsageError(f"{file.name}: cannot be read: {error.strerror}") from error
+        raise click.UsageError(f"{name}: cannot be read: {error.strerror}") from error
     if len(data) > MAX_FILE_BYTES:
-        raise click.UsageError(f"{file.name}: larger than {MAX_FILE_BYTES} bytes; split it")
+        raise click.UsageError(f"{name}: larger than {MAX_FILE_BYTES} bytes; split it")
     data = data.removeprefix(codecs.BOM_UTF8)
     try:
         data.decode()
     except UnicodeDecodeError as error:
-        raise click.UsageError(f"{file.name}, line {_line_of(data, error.start)}: not UTF-8") from error
+        raise click.UsageError(f"{name}, line {_line_of(data, error.start)}: not UTF-8") from error
     requests = _of_array if data.lstrip()[:1] == b"[" else _of_lines
-    return list(requests(data, file.name))
+    return list(requests(data, name))
 
 
 def _of_array(data: bytes, name: str) -> Iterator[bytes]:

@@ -67,11 +67,16 @@ def read_data(text: str | None, file: BinaryIO | None) -> msgspec.Raw:
     if text is not None and file is not None:
         raise click.UsageError("--data and --file exclude each other: the data comes from one of them")
     if file is not None:
-        data = file.read(MAX_DATA_BYTES + 1)
+        data, name = file.read(MAX_DATA_BYTES + 1), name_of(file)
         if len(data) > MAX_DATA_BYTES:
-            raise click.UsageError(f"--file {file.name}: larger than {MAX_DATA_BYTES} bytes, more than any node takes")
-        return _object(data, f"--file {file.name}")
+            raise click.UsageError(f"--file {name}: larger than {MAX_DATA_BYTES} bytes, more than any node takes")
+        return _object(data, f"--file {name}")
     return msgspec.Raw(b"{}") if text is None else _object(text.encode(errors="surrogateescape"), "--data")
+
+
+def name_of(file: BinaryIO) -> str:
+    """Return the name of a file. Not every standard input has one."""
+    return str(getattr(file, "name", "<stdin>"))
 
 
 def _object(text: bytes, where: str) -> msgspec.Raw:

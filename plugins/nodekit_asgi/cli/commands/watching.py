@@ -24,7 +24,7 @@ from nodekit_asgi.cli.replies import Accepted, JobResult, StepResult
 from nodekit_asgi.cli.results import Results
 from nodekit_asgi.cli.waiting import Deadline, finished_jobs
 
-LAST_LOOK_SECONDS = 5.0
+LAST_LOOK_SECONDS = 2.0
 """Time after the end of the waiting in which the jobs that are not finished are read."""
 
 

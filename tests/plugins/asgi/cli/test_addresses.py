@@ -69,6 +69,7 @@ async def test_a_node_on_an_address_of_version_6_is_called() -> None:
         "127.0.0.1:4000",
         "http://::1:4000",
         "http://[::1",
+        "http://no de:4000",
         "http://node:port",
         "http://node:0",
         "http://node:65536",
