@@ -3,7 +3,7 @@
 import json
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +157,23 @@ async def test_ctrl_c_ends_the_watching_and_not_the_job(api: Api, command: str) 
         assert "Traceback" not in terminal.screen
     api.gate.opened.set()
     assert (await api.results(id))[0]["status"] == "success"
+
+
+@pytest.mark.parametrize("command", [("list", "--ids"), ("cancel", UNKNOWN)], ids=lambda command: command[0])
+async def test_ctrl_c_ends_other_commands_which_can_be_run_again(command: Sequence[str]) -> None:
+    asked = anyio.Event()
+
+    async def answer(request: bytes) -> bytes | None:
+        asked.set()
+        await anyio.sleep_forever()
+        return None
+
+    async with answering(answer) as (url, _), at_terminal(url, *command) as terminal:
+        await asked.wait()
+        terminal.press(b"\x03")
+        assert await terminal.ended() == 130
+        assert "interrupted; to go on, run the same command again" in terminal.screen
+        assert "Traceback" not in terminal.screen
 
 
 # -- ids from standard input --------------------------------------------------------------------------
