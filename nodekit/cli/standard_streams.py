@@ -40,8 +40,6 @@ def standard_streams() -> Iterator[None]:
         yield
         return
     open_closed_descriptors()
-    if sys.stdin is None:
-        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - it stays open
     out = _Raw(1, is_open=sys.stdout is not None)
     error = _Raw(2, is_open=sys.stderr is not None)
     sys.stdout, sys.stderr = _text(out, sys.stdout), _text(error, sys.stderr)

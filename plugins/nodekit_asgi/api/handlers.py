@@ -21,7 +21,7 @@ from nodekit import (
 )
 from nodekit_asgi.api.audit import audited
 from nodekit_asgi.api.job_events import KEEP_ALIVE, event_stream, events_seen, seen_all
-from nodekit_asgi.api.job_replies import job_reply, jobs_reply, make_room
+from nodekit_asgi.api.job_replies import histories_reply, job_reply, jobs_reply, make_room
 from nodekit_asgi.api.listing import listing
 from nodekit_asgi.api.waiting import wait_for
 from nodekit_asgi.http.headers import asked_urgency, idempotency_key, urgency, wait_seconds
@@ -191,11 +191,14 @@ def _id(request: Request) -> JobId:
 
 
 async def jobs(request: Request, node: Node) -> Reply:
-    intermediate, pending, seconds = request.flag("intermediate"), request.flag("pending"), _wait(request)
+    intermediate, histories = request.flag("intermediate"), request.flag("history")
+    pending, seconds = request.flag("pending"), _wait(request)
     if not (ids := request.all("id")):
         return await listing(request, node, pending)
     if len(ids) > request.limits.max_ids:
         raise HttpError(400, f"id: {len(ids)} of them; at most {request.limits.max_ids} are taken")
+    if intermediate and histories:
+        raise HttpError(400, "history: is not taken together with intermediate; a history holds no results")
     ids = [id.lower() for id in ids]
     if seconds:
         states = await node.fetch(ids, client=request.client, fields=JobFields.STATE)
@@ -204,7 +207,11 @@ async def jobs(request: Request, node: Node) -> Reply:
         if not finished:
             await request.body()  # not used, but it has to be read before the end of the connection can be seen
             await wait_for(request, node, ids, seconds)
-    if (reply := await jobs_reply(request, node, ids, intermediate=bool(intermediate))) is not None:
+    if histories:
+        reply = await histories_reply(request, node, ids)
+    else:
+        reply = await jobs_reply(request, node, ids, intermediate=bool(intermediate))
+    if reply is not None:
         return reply
     if (status := PROFILES[request.limits.profile].nothing_found) != 200:
         raise HttpError(status, NO_SUCH_JOB)

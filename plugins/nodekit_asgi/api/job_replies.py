@@ -6,6 +6,7 @@ import msgspec
 
 from nodekit import COPIES, Job, JobFields, JobId, Node, Reservation, job_result, result_status, step_result
 from nodekit_asgi.http.messages import CutShort, Header, Reply, Request, json_reply
+from nodekit_asgi.wire.history import wire_history
 
 SMALL_BYTES = 1 << 20
 """Size of payloads up to which a reply is made as a whole. A larger one is sent job by job, or step by step."""
@@ -48,6 +49,38 @@ async def jobs_reply(request: Request, node: Node, ids: Sequence[JobId], *, inte
     await request.memory.grow_soon(COPIES * size)
     jobs = await node.fetch(ids, client=request.client, fields=fields)
     return json_reply([job_result(job, intermediate=intermediate) for job in jobs]) if jobs else None
+
+
+async def histories_reply(request: Request, node: Node, ids: Sequence[JobId]) -> Reply | None:
+    """Return the reply with an array of the histories of jobs. Return None if the client has none of them."""
+    sizes = await node.sizes(ids)
+    if (size := sum(sizes.values())) > SMALL_BYTES:
+        found = await node.fetch(ids, client=request.client, fields=JobFields.STATE)
+        return Reply(_histories(request, node, [job.id for job in found], sizes)) if found else None
+    await request.memory.grow_soon(COPIES * size)
+    jobs = await node.fetch(ids, client=request.client, fields=JobFields.RUN)
+    held = await node.held([job.id for job in jobs])
+    now = node.now()
+    return json_reply([wire_history(job, now=now, held=held.get(job.id)) for job in jobs]) if jobs else None
+
+
+async def _histories(
+    request: Request, node: Node, ids: Sequence[JobId], sizes: Mapping[JobId, int]
+) -> AsyncIterator[bytes]:
+    """Yield an array of histories, one after another: a job is read with its data and its last output."""
+    separator = b"["
+    held = await node.held(ids)
+    for id in ids:
+        with request.reservation() as memory:
+            await memory.grow(COPIES * min(sizes.get(id, 0), LARGEST_BYTES))
+            for job in await node.fetch([id], client=request.client, fields=JobFields.RUN):
+                piece = separator + _encode(wire_history(job, now=node.now(), held=held.get(id)))
+                separator = b","
+                del job
+                memory.resize(COPIES * len(piece))
+                yield piece
+                del piece
+    yield b"]" if separator == b"," else b"[]"
 
 
 async def _array_of_one(request: Request, node: Node, id: JobId) -> Reply | None:

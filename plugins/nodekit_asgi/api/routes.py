@@ -46,7 +46,10 @@ PROBES = frozenset({"/health", "/health/live"})
 """Paths that answer anybody, with any query: probes may add one of their own."""
 
 QUERIES: Mapping[str, Collection[str]] = {
-    "/api/jobs": ("after", "container", "error", "id", "intermediate", "limit", "order", "pending", "status", "wait"),
+    "/api/jobs": (
+        *("id", "history", "intermediate", "wait"),
+        *("after", "container", "error", "limit", "order", "pending", "status"),
+    ),
     "/resources": ("model_id",),
 }
 """Query parameters of the GET of a path. No other method or path takes any."""

@@ -24,6 +24,12 @@ class Address(msgspec.Struct, frozen=True):
     port: int = 0
     path: str = ""
 
+    @property
+    def shown(self) -> str:
+        """Return the URL, with its port if it names none."""
+        named = self.scheme == "unix" or urlsplit(self.url).port is not None
+        return self.url if named else f"{self.url} (port {self.port})"
+
     def connection(self) -> HTTPConnection:
         """Return a connection that is not open yet. Proxies from the environment are not used."""
         if self.scheme == "unix":
@@ -52,8 +58,10 @@ def parse_url(url: str) -> Address:
     if url.startswith("unix:") and url != "unix:":
         return Address(url, "unix", path=url.removeprefix("unix:"))
     parts = urlsplit(url)
-    if not parts.hostname or "@" in parts.netloc or parts.query or parts.fragment:
+    if not parts.hostname or "@" in parts.netloc or parts.query or parts.fragment or parts.port == 0:
         raise ValueError("not a node's URL")
+    if any(letter.isspace() for letter in parts.hostname):
+        raise ValueError("no name of a host")
     parts.hostname.encode("idna")
     path = quote(parts.path.rstrip("/"), safe="/%")
     if parts.scheme == "https":

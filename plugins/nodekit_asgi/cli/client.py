@@ -2,26 +2,32 @@
 
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
-from http.client import BadStatusLine, HTTPException, HTTPMessage, RemoteDisconnected
+from http.client import HTTPException, HTTPMessage, HTTPResponse, IncompleteRead
+from io import BytesIO
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import msgspec
 
 from nodekit_asgi.cli.address import CONNECT_SECONDS, Address
-from nodekit_asgi.cli.problems import Busy, Dropped, NotANode, Refused, Unreachable
+from nodekit_asgi.cli.diagnosis import WHERE, no_reply, unreachable
+from nodekit_asgi.cli.problems import Busy, Dropped, NotANode, Refused
 
 ANSWER_SECONDS = 30.0
 """Time a node may take to answer, in addition to the time it was asked to wait."""
+BODY_SECONDS = 60.0
+"""Time for a body that may still be on its way when all of it has been sent, in addition, too."""
 PIECE_BYTES = 64 * 1024
 RETRY_AFTER_SECONDS = 1.0
 """Pause if a busy node does not say how long to wait."""
 
-CURE = "start one (nodekit serve FILE), or name another with --node or NODEKIT_URL"
-WHERE = "is this a node's URL? name another with --node or NODEKIT_URL"
+EVENT_STREAM = "text/event-stream"
+NO_SUCH_JOB = "no such job"
+NO_PATH = ("no such path", "not found")
+"""Errors with the status 404, in small letters, that are not about a job: of a node, and of other servers."""
 
 T = TypeVar("T")
 
@@ -50,7 +56,9 @@ class Reply(msgspec.Struct, frozen=True):
         return NotANode(f"the server at {self.url} is not a node (HTTP status {self.status}, {kind}); {WHERE}")
 
 
-class _Error(msgspec.Struct, frozen=True):
+class ErrorReply(msgspec.Struct, frozen=True):
+    """An error of a node."""
+
     error: str
     params: dict[str, Any] = {}
 
@@ -84,15 +92,19 @@ class NodeClient:
         headers: Mapping[str, str] | None = None,
         wait_seconds: float = 0,
         until: float | None = None,
+        once: bool = False,
     ) -> Reply:
         """Send a request and return the reply.
 
         The node may take `wait_seconds` longer than usual to answer, but no longer than `until` (monotonic clock).
+        With `once` the request is never sent again, so that `Dropped` says that the node may have seen it.
 
         Raise `Unreachable`, `NotANode` or `Refused`.
         """
+        if once:
+            self._connection.close()  # the node may close a kept connection at any time, and then nothing is known
         kept = self._connection.sock is not None
-        limit = ANSWER_SECONDS + wait_seconds
+        limit = ANSWER_SECONDS + wait_seconds + (BODY_SECONDS if body and len(body) > PIECE_BYTES else 0)
         send = method, self.address.target(path), body, dict(headers or {})
         try:
             reply = self._exchange(*send, limit, until)
@@ -100,87 +112,110 @@ class NodeClient:
             if not kept or isinstance(dropped.__cause__, TimeoutError):
                 raise
             reply = self._exchange(*send, limit, until)  # the node may close a kept connection at any time
-        return _successful(reply)
+        return successful(reply)
 
     def stream(self, path: str, *, body: bytes, headers: Mapping[str, str]) -> Iterator[bytes]:
         """Send a POST. Yield the first line of the reply, and then its pieces as they come.
 
         Raise the same errors as `request`, and `Dropped` if the reply breaks off.
         """
-        self._connect(None)
-        url, connection = self.address.url, self._connection
         with self._translated(ANSWER_SECONDS):
-            connection.sock.settimeout(ANSWER_SECONDS)
-            connection.request("POST", self.address.target(path), body, dict(headers))
-            response = connection.getresponse()
-            if response.status != HTTPStatus.OK:
-                _successful(Reply(url, response.status, response.headers, response.read()))
-            yield response.readline()
-            connection.sock.settimeout(None)  # a stream may be silent for any time
-            while piece := response.read1(PIECE_BYTES):
-                yield piece
+            response, sock = self._open("POST", path, body, headers)
+            with response:
+                yield response.readline()
+                sock.settimeout(None)  # a stream may be silent for any time
+                yield from _pieces(response)
+
+    def events(self, path: str, *, headers: Mapping[str, str], silent_seconds: float) -> Generator[bytes, None, None]:
+        """Send a GET. Yield the pieces of a stream of events as they come, and nothing if there is no content.
+
+        Raise the same errors as `request`, and `Dropped` if the reply breaks off or is silent for too long.
+        """
+        with self._translated(silent_seconds):
+            response, sock = self._open("GET", path, None, headers)
+            with response:
+                if response.status != HTTPStatus.NO_CONTENT and response.headers.get_content_type() != EVENT_STREAM:
+                    raise Reply(self.address.url, response.status, response.headers, b"").not_a_node()
+                sock.settimeout(silent_seconds)
+                yield from _pieces(response)
+
+    def _open(
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> tuple[HTTPResponse, socket.socket]:
+        """Send a request on a new connection. Return the head of a reply of success, and the connection's socket."""
+        self._connection.close()
+        sock = self._connect(None)
+        sock.settimeout(ANSWER_SECONDS)
+        self._send(method, self.address.target(path), body, headers)
+        response = self._connection.getresponse()
+        if not 200 <= response.status < 300:
+            successful(Reply(self.address.url, response.status, response.headers, response.read()))
+        return response, sock
 
     def _exchange(
-        self, method: str, path: str, body: bytes | None, headers: dict[str, str], limit: float, until: float | None
+        self,
+        method: str,
+        target: str,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        limit: float,
+        until: float | None,
     ) -> Reply:
-        self._connect(until)
-        url, connection = self.address.url, self._connection
+        sock = self._connect(until)
         with self._translated(limit):
-            connection.sock.settimeout(_within(limit, until))
-            with suppress(BrokenPipeError):  # a node that stops reading a body has already replied why
-                connection.request(method, path, body, headers)
-            response = connection.getresponse()
-            return Reply(url, response.status, response.headers, response.read())
+            sock.settimeout(_within(limit, until))
+            self._send(method, target, body, headers)
+            response = self._connection.getresponse()
+            content = bytearray()
+            with response:
+                for piece in _pieces(response):
+                    content += piece
+                    sock.settimeout(_within(limit, until))
+            return Reply(self.address.url, response.status, response.headers, bytes(content))
+
+    def _send(self, method: str, target: str, body: bytes | None, headers: Mapping[str, str]) -> None:
+        with suppress(ConnectionError):  # a node that stops reading a body has already replied why
+            if body is None:
+                self._connection.request(method, target, None, headers)
+            else:  # as a file it is sent piece by piece, each within the time limit of the socket
+                self._connection.request(method, target, BytesIO(body), {**headers, "Content-Length": str(len(body))})
 
     @contextmanager
     def _translated(self, limit: float) -> Iterator[None]:
-        """Translate the HTTP library's errors into ours."""
-        url, connection = self.address.url, self._connection
+        """Translate the errors of the HTTP library into ours."""
         try:
             yield
-        except TimeoutError as error:
-            connection.close()
-            raise Dropped(f"the node at {url} took the connection and did not answer within {limit:g} s") from error
-        except (RemoteDisconnected, ConnectionError) as error:
-            connection.close()
-            raise Dropped(f"{url} closed the connection without an answer; is the node stopping?") from error
-        except BadStatusLine as error:
-            connection.close()
-            raise NotANode(f"the server at {url} does not speak HTTP; {WHERE}") from error
         except (HTTPException, OSError, ValueError) as error:
-            connection.close()
-            raise Dropped(f"the reply of {url} broke off ({type(error).__name__})") from error
+            self._connection.close()
+            raise no_reply(self.address, error, limit) from error
 
-    def _connect(self, until: float | None) -> None:
-        """Connect, unless connected. Raise `Unreachable`."""
-        url, connection = self.address.url, self._connection
-        if connection.sock is not None:
-            return
-        connection.timeout = _within(CONNECT_SECONDS, until)
-        try:
-            connection.connect()
-        except OSError as error:
-            connection.close()
-            raise Unreachable(_why(url, error)) from error
+    def _connect(self, until: float | None) -> socket.socket:
+        """Return the socket of the connection, which is opened unless it is open. Raise `Unreachable`."""
+        connection = self._connection
+        if connection.sock is None:
+            connection.timeout = _within(CONNECT_SECONDS, until)
+            try:
+                connection.connect()
+            except OSError as error:
+                connection.close()
+                raise unreachable(self.address, error) from error
+        assert connection.sock is not None
+        return connection.sock
+
+
+def _pieces(response: HTTPResponse) -> Iterator[bytes]:
+    """Yield the body as it comes. Raise `IncompleteRead` if it is shorter than its head says."""
+    while piece := response.read1(PIECE_BYTES):
+        yield piece
+    if response.length:
+        raise IncompleteRead(b"", response.length)
 
 
 def _within(seconds: float, until: float | None) -> float:
     return seconds if until is None else max(min(seconds, until - time.monotonic()), 0.001)
 
 
-def _why(url: str, error: OSError) -> str:
-    if isinstance(error, ConnectionRefusedError):
-        return f"no node listens at {url}; {CURE}"
-    if isinstance(error, FileNotFoundError):
-        return f"there is no socket at {url}; {CURE}"
-    if isinstance(error, TimeoutError):
-        return f"{url} did not take the connection within {CONNECT_SECONDS:g} s; {WHERE}"
-    if isinstance(error, socket.gaierror):
-        return f"the host of {url} is not known ({error.strerror}); {WHERE}"
-    return f"no connection to {url}: {error.strerror or error}; {CURE}"
-
-
-def _successful(reply: Reply) -> Reply:
+def successful(reply: Reply) -> Reply:
     """Return a reply with a status of success.
 
     Raise `Refused` with the node's error text, `NotANode` if there is none, and `Dropped` if a proxy reaches no node.
@@ -191,7 +226,7 @@ def _successful(reply: Reply) -> Reply:
         elsewhere = reply.headers.get("Location", "elsewhere")
         raise NotANode(f"{reply.url} redirects to {elsewhere}; name the node's own URL with --node or NODEKIT_URL")
     try:
-        error = reply.read_as(_Error)
+        error = reply.read_as(ErrorReply)
     except NotANode:
         if reply.status in (502, 503, 504):
             phrase = HTTPStatus(reply.status).phrase
@@ -201,6 +236,8 @@ def _successful(reply: Reply) -> Reply:
         raise
     if reply.status in (429, 503):
         raise Busy(reply.status, error.text, _retry_after(reply))
+    if reply.status == HTTPStatus.NOT_FOUND and error.error.lower() in NO_PATH:
+        raise NotANode(f"{reply.url} answered: {error.text}; {WHERE}, with the path below which the node is mounted")
     raise Refused(reply.status, error.text)
 
 

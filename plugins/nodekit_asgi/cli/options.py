@@ -11,10 +11,26 @@ from nodekit_asgi.cli.request import Submission, check_key, read_data, submissio
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+class InputFile(click.File):
+    """A file to read; `-` is standard input, if there is one."""
+
+    def __init__(self) -> None:
+        super().__init__("rb")
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return super().convert(value, param, ctx)
+        except RuntimeError:
+            self.fail("-: standard input is closed; name a file", param, ctx)
+
+
 def node_options(command: F) -> F:
     """Add the options of every command that prints JSON: `--json` and `--node`."""
-    as_json = click.option("--json", "as_json", is_flag=True, help="Print the node's JSON, one document.")
-    return node_option(as_json(command))
+    return node_option(json_option("Print the node's JSON, one document.")(command))
+
+
+def json_option(text: str) -> Callable[[F], F]:
+    return click.option("--json", "as_json", is_flag=True, help=text)
 
 
 def node_option(command: F) -> F:
@@ -42,7 +58,7 @@ def request_options(command: F) -> F:
         click.argument("containers", metavar="CONTAINER...", nargs=-1, required=True),
         click.option("--data", metavar="JSON", help="The input of the first container, an object; by default {}."),
         click.option(
-            "--file", type=click.File("rb"), metavar="PATH", help="Read the input from this file; -: standard input."
+            "--file", type=InputFile(), metavar="PATH", help="Read the input from this file; -: standard input."
         ),
         click.option("--pipeline", metavar="NAME", help="Another pipeline of the node."),
         click.option("--requires-proof", is_flag=True, help="The last container must give a proof."),
@@ -77,13 +93,20 @@ def key_option(command: F) -> F:
     return click.option("--idempotency-key", metavar="KEY", callback=check_key, help=text)(command)
 
 
-def list_filters(*, pending: bool, finished: bool, status: str | None, **failed: str | None) -> Mapping[str, str]:
-    """Return the filters of the query. Raise `click.UsageError` for options that exclude each other."""
+def timeout_option(command: F) -> F:
+    seconds = click.FloatRange(0, min_open=True)
+    return click.option("--timeout", type=seconds, metavar="SECONDS", help="Wait at most this long.")(command)
+
+
+def list_filters(
+    *, pending: bool, finished: bool, status: str | None, order: str, **failed: str | None
+) -> Mapping[str, str]:
+    """Return the order and the filters of the query. Raise `click.UsageError` for options that exclude each other."""
     if pending + finished + (status is not None) > 1:
         raise click.UsageError("--pending, --finished and --status exclude one another; leave them out for all jobs")
     given = {name: value for name, value in failed.items() if value is not None}
     if given and status != "failed":
         raise click.UsageError(f"--{' and --'.join(given)}: only with --status failed")
     if status is not None:
-        return {"status": status, **given}
-    return {"pending": str(pending).lower()} if pending or finished else {}
+        return {"order": order, "status": status, **given}
+    return {"order": order, "pending": str(pending).lower()} if pending or finished else {"order": order}

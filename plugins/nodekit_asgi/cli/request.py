@@ -3,14 +3,19 @@
 import re
 from collections.abc import Sequence
 from typing import BinaryIO
-from urllib.parse import quote
 from uuid import uuid4
 
 import click
 import msgspec
 
+from nodekit_asgi.cli.job_ids import job_path
+
 MAX_DATA_BYTES = 1 << 28
 """Maximum size of the data that is read. A node takes 16 MiB, unless its `max_body_bytes` says otherwise."""
+
+
+LONGEST_KEY = 255
+"""Characters of an idempotency key."""
 
 
 class Submission(msgspec.Struct, frozen=True):
@@ -47,9 +52,9 @@ def submission(
 
 
 def another_try(id: str, *, start: str, priority: int | None, key: str | None) -> Submission:
-    """Build the request to retry the job with this id."""
+    """Build the request to retry the job with this id. Raise `Refused` if no job can have it."""
     body = msgspec.json.encode({"from": start})
-    return Submission(body, _headers(priority, key), f"/api/jobs/{quote(id, safe='', errors='surrogateescape')}/retry")
+    return Submission(body, _headers(priority, key), job_path(id, "/retry"))
 
 
 def _headers(priority: int | None, key: str | None) -> dict[str, str]:
@@ -62,11 +67,16 @@ def read_data(text: str | None, file: BinaryIO | None) -> msgspec.Raw:
     if text is not None and file is not None:
         raise click.UsageError("--data and --file exclude each other: the data comes from one of them")
     if file is not None:
-        data = file.read(MAX_DATA_BYTES + 1)
+        data, name = file.read(MAX_DATA_BYTES + 1), name_of(file)
         if len(data) > MAX_DATA_BYTES:
-            raise click.UsageError(f"--file {file.name}: larger than {MAX_DATA_BYTES} bytes, more than any node takes")
-        return _object(data, f"--file {file.name}")
+            raise click.UsageError(f"--file {name}: larger than {MAX_DATA_BYTES} bytes, more than any node takes")
+        return _object(data, f"--file {name}")
     return msgspec.Raw(b"{}") if text is None else _object(text.encode(errors="surrogateescape"), "--data")
+
+
+def name_of(file: BinaryIO) -> str:
+    """Return the name of a file. Not every standard input has one."""
+    return str(getattr(file, "name", "<stdin>"))
 
 
 def _object(text: bytes, where: str) -> msgspec.Raw:
@@ -86,6 +96,6 @@ def _object(text: bytes, where: str) -> msgspec.Raw:
 
 def check_key(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     """Check `--idempotency-key`, which is sent as the value of a header."""
-    if value is not None and not re.fullmatch(r"[!-~]{1,255}", value):
+    if value is not None and not (re.fullmatch(r"[!-~]+", value) and len(value) <= LONGEST_KEY):
         raise click.BadParameter("expected 1 to 255 visible ASCII characters", ctx, param)
     return value

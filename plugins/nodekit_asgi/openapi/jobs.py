@@ -72,6 +72,13 @@ OF_JOBS = (
     _query("id", "The jobs to return, at most <max_ids>. Without `id`, the reply is a list of ids.", _IDS, [JOB_ID]),
     _query("intermediate", "With `id`: also the results of earlier steps.", BOOLEAN, True),
     _query(
+        "history",
+        "With `id`: the histories of the jobs, as at `/api/jobs/{id}`, instead of their results. It cannot be used "
+        "together with `intermediate`.",
+        BOOLEAN,
+        True,
+    ),
+    _query(
         "wait",
         "With `id`: wait until all these jobs are finished, at most this many seconds and at most <max_wait_seconds>.",
         {"type": "number", "minimum": 0},
@@ -106,7 +113,7 @@ OPERATIONS: Mapping[Key, Operation] = {
     ("/api/jobs", "GET"): Operation(
         id="getJobs",
         tag="jobs",
-        summary="Get the results of jobs, or list ids",
+        summary="Get the results or histories of jobs, or list ids",
         description="With `id`: these jobs, each once, in the order of the ids. Unknown ids and jobs of other clients "
         "are left out.\n\nWithout `id`: the ids of this client's jobs, by default the oldest first. With "
         "`limit`, one page of them.",
@@ -114,10 +121,16 @@ OPERATIONS: Mapping[Key, Operation] = {
         answers={
             **WITH_BODY,
             200: Answer(
-                "The results, or the ids.",
+                "The results, the histories, or the ids.",
                 Content(
-                    {"anyOf": [{"type": "array", "items": WireJob}, {"type": "array", "items": ID}]},
-                    {"results": [_SUCCESS, _RUNNING], "failed": [_FAILED], "ids": [JOB_ID], "none": []},
+                    {"anyOf": [{"type": "array", "items": items} for items in (WireJob, WireHistory, ID)]},
+                    {
+                        "results": [_SUCCESS, _RUNNING],
+                        "failed": [_FAILED],
+                        "histories": [_HISTORY],
+                        "ids": [JOB_ID],
+                        "none": [],
+                    },
                 ),
                 ("Link",),
             ),

@@ -1,22 +1,11 @@
 """`nodekit job`, against served nodes and against servers that are no nodes."""
 
 import asyncio
-import fcntl
-import io
 import json
-import os
-import pty
 import re
-import select
 import signal
 import socket
-import struct
-import subprocess
-import sys
-import termios
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
-from http.client import HTTPMessage
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,79 +16,20 @@ import pytest
 from components import Gate, functions, request, until
 from connections import listening
 from http_api import Api, free_port, serving
+from job_command import UNKNOWN, Done, answering, at_terminal, behind, call, http, spawn
 from msgspec.structs import replace
 from node_files import SERVED, SLOW, write
-from served import NODEKIT, serve
+from served import serve
 
-import nodekit_memory
 from nodekit import JobRequest, JobStatus, Retry
-from nodekit.cli import main
-from nodekit_asgi.cli import listing
 from nodekit_asgi.cli import waiting as _waiting
 from nodekit_asgi.cli.address import parse_url
-from nodekit_asgi.cli.client import NodeClient, Reply
+from nodekit_asgi.cli.client import NodeClient
 from nodekit_asgi.cli.problems import Dropped, Refused
 from nodekit_asgi.cli.progress_line import Progress, progress_line
 from nodekit_asgi.cli.replies import History
 
 pytestmark = pytest.mark.anyio
-
-LONG_SECONDS = 60
-UNKNOWN = "01a20a76-0000-7000-8000-000000000000"
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-async def api() -> AsyncIterator[Api]:
-    async with serving("hypercorn") as api:
-        yield api
-
-
-class Done(msgspec.Struct):
-    """Exit code and output of a command."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-async def call(url: str, *arguments: str, stdin: bytes = b"") -> Done:
-    """Run `nodekit job` to its end in a thread of this process: a new process takes longer than most commands do."""
-    with anyio.fail_after(LONG_SECONDS):
-        return await anyio.to_thread.run_sync(_call, url, arguments, stdin, abandon_on_cancel=True)
-
-
-class Given(io.BytesIO):
-    name = "<stdin>"
-
-
-def _call(url: str, arguments: Sequence[str], stdin: bytes) -> Done:
-    given, out, err = Given(stdin), io.BytesIO(), io.BytesIO()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NODEKIT_URL", url)
-        for name, stream in (("stdin", given), ("stdout", out), ("stderr", err)):
-            patch.setattr(sys, name, io.TextIOWrapper(stream, "utf-8", write_through=True))
-        with pytest.raises(SystemExit) as ended:
-            main(["job", *arguments], prog_name="nodekit")
-        return Done(ended.value.code or 0, out.getvalue().decode(), err.getvalue().decode())
-
-
-async def spawn(url: str, *arguments: str) -> Done:
-    """Run the command as a process in which warnings are errors; otherwise like `call`."""
-    environment = {**os.environ, "NODEKIT_URL": url, "PYTHONWARNINGS": "error"}
-    command = [*NODEKIT, "job", *arguments]
-    with anyio.fail_after(LONG_SECONDS):
-        done = await anyio.run_process(command, input=b"", check=False, env=environment, cwd="/")
-    assert b"Traceback" not in done.stderr, done.stderr.decode()
-    return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 # -- new jobs -----------------------------------------------------------------------------------------
@@ -257,57 +187,6 @@ async def test_more_ids_are_asked_for_than_the_node_takes_at_once(api: Api) -> N
     assert (done.code, UNKNOWN in done.err) == (1, True)
 
 
-async def test_list_goes_through_the_pages_with_its_filters(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing, "PAGE", 10)
-    asked = [request("fail" if n % 2 else "echo", client="127.0.0.1") for n in range(25)]
-    ids = [job.id for job in await api.node.submit_many(asked)]
-    await api.node.wait(ids)
-    assert (await call(api.url, "list")).out.split() == ids
-    assert (await call(api.url, "list", "--limit", "17", "--json")).json == ids[:17]
-    done = await call(api.url, "list", "--status", "failed", "--container", "fail", "--error", "purpose")
-    assert done.out.split() == ids[1::2]
-
-
-async def test_list_goes_on_behind_empty_pages(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nodekit_memory, "SLICE", 2)
-    monkeypatch.setattr(nodekit_memory, "PAGE_SLICES", 1)
-    asked = [request("fail" if n == 20 else "echo", client="127.0.0.1") for n in range(25)]
-    ids = [job.id for job in await api.node.submit_many(asked)]
-    await api.node.wait(ids)
-    done = await call(api.url, "list", "--status", "failed")
-    assert (done.code, done.out.split()) == (0, [ids[20]])
-
-
-async def test_list_tells_jobs_by_status_and_failed_ones_by_where_and_how(api: Api) -> None:
-    waiting, good, bad, cancelled = [await api.submit(id) for id in ("gate", "echo", "fail", "gate")]
-    await api.call("DELETE", f"/api/jobs/{cancelled}")
-    await api.results(good, bad)
-    for options, ids in (
-        (["--pending"], [waiting]),
-        (["--finished"], [good, bad, cancelled]),
-        (["--status", "running"], [waiting]),
-        (["--status", "success"], [good]),
-        (["--status", "failed"], [bad, cancelled]),
-        (["--status", "failed", "--limit", "1"], [bad]),
-        (["--status", "failed", "--container", "gate"], [cancelled]),
-        (["--status", "failed", "--error", "on purpose & so?"], []),
-        (["--status", "failed", "--error", ": on purp", "--container", "fail", "--json"], [bad]),
-    ):
-        done = await call(api.url, "list", *options)
-        assert (done.code, done.err) == (0, "")
-        assert (done.json if "--json" in options else done.out.split()) == ids
-    for wrong, words in (
-        (["--status", "done"], "failed"),
-        (["--finished", "--pending"], ""),
-        (["--status", "failed", "--pending"], "exclude one another"),
-        (["--finished", "--status", "success"], "exclude one another"),
-        (["--container", "gate"], "--status failed"),
-        (["--status", "success", "--error", "x"], "--status failed"),
-    ):
-        done = await call(api.url, "list", *wrong)
-        assert (done.code, words in done.err) == (2, True), done.err
-
-
 async def test_retry_goes_on_with_a_failed_job_and_prints_the_id_of_the_new_one() -> None:
     calls: list[str] = []
     mended = False
@@ -430,63 +309,6 @@ async def test_json_is_the_document_of_the_node_and_nothing_else(api: Api) -> No
 # -- at a terminal ------------------------------------------------------------------------------------
 
 
-class AtTerminal:
-    """A command at a terminal: its standard input and error, and its output unless that goes to a file."""
-
-    def __init__(self, url: str, *arguments: str, out: Path | None = None) -> None:
-        self.screen = ""
-        self._master, terminal = pty.openpty()
-        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 72, 0, 0))
-        environment = {**os.environ, "NODEKIT_URL": url, "TERM": "xterm"}
-        with open(out or os.devnull, "wb") as file:
-            self.process = subprocess.Popen(
-                # the first terminal that a new session opens is its own: Ctrl-C is a signal
-                ["sh", "-c", 'exec "$@" <"$0"', os.ttyname(terminal), *NODEKIT, "job", *arguments],
-                stdout=file if out else terminal,
-                stderr=terminal,
-                env=environment,
-                start_new_session=True,
-            )
-        os.close(terminal)
-
-    def press(self, keys: bytes) -> None:
-        os.write(self._master, keys)
-
-    async def shows(self, pattern: str) -> None:
-        await until(lambda: self._read() and re.search(pattern, self.screen))
-
-    async def ended(self) -> int:
-        await until(lambda: self._read() and self.process.poll() is not None)
-        while self._read(wait_seconds=0.05):
-            pass
-        return self.process.returncode
-
-    def _read(self, wait_seconds: float = 0) -> bool:
-        """Read the screen as it is now; return False if nothing new was expected."""
-        if not select.select([self._master], [], [], wait_seconds)[0]:
-            return not wait_seconds
-        try:
-            self.screen += os.read(self._master, 1 << 16).decode()
-        except OSError:  # nobody has the terminal open any more
-            return not wait_seconds
-        return True
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        os.close(self._master)
-
-
-@asynccontextmanager
-async def at_terminal(url: str, *arguments: str, out: Path | None = None) -> AsyncIterator[AtTerminal]:
-    terminal = AtTerminal(url, *arguments, out=out)
-    try:
-        yield terminal
-    finally:
-        terminal.close()
-
-
 async def test_at_a_terminal_a_line_says_how_far_the_job_is_and_is_gone_at_the_end(api: Api, tmp_path: Path) -> None:
     out = tmp_path / "out"
     async with at_terminal(api.url, "run", "echo", "gate", "--data", '{"a": 1}', out=out) as terminal:
@@ -568,6 +390,7 @@ def test_the_line_names_the_attempt_and_what_went_wrong_before() -> None:
 # -- what is not a node, and nodes in trouble --------------------------------------------------------
 
 COMMANDS = (
+    ("batch", "-"),
     ("submit", "echo"),
     ("run", "echo"),
     ("get", UNKNOWN),
@@ -576,11 +399,12 @@ COMMANDS = (
     ("cancel", UNKNOWN),
     ("retry", UNKNOWN),
 )
+REQUEST = b'{"containers": ["echo"], "data": {}}'
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
 async def test_a_node_that_is_not_there_is_4_and_the_line_says_what_to_do(command: Sequence[str]) -> None:
-    done = await call(f"http://127.0.0.1:{free_port()}", *command, "--json")
+    done = await call(f"http://127.0.0.1:{free_port()}", *command, "--json", stdin=REQUEST)
     assert (done.code, done.out, len(done.err.splitlines())) == (4, "", 1)
     assert "no node listens at" in done.err
     assert "nodekit serve FILE" in done.err
@@ -592,31 +416,6 @@ async def test_a_socket_or_a_host_that_is_not_there_is_4(tmp_path: Path) -> None
     assert (done.code, "there is no socket" in done.err) == (4, True)
     done = await call("http://no-such-host.invalid:4000", "list")
     assert (done.code, "no-such-host.invalid" in done.err) == (4, True)
-
-
-Answer = Callable[[bytes], Awaitable[bytes | None]]
-
-
-@asynccontextmanager
-async def answering(answer: Answer) -> AsyncIterator[tuple[str, asyncio.Server]]:
-    """Run a server that is given each request and sends those bytes; None closes without a reply. Yield its URL."""
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = re.search(rb"content-length: (\d+)", head.lower())
-        body = await reader.readexactly(int(length[1])) if length else b""
-        if (reply := await answer(head + body)) is not None:
-            writer.write(reply)
-            await writer.drain()
-
-    async with listening(serve) as server:
-        host, port = server.sockets[0].getsockname()
-        yield f"http://{host}:{port}", server
-
-
-def http(body: str, status: str = "200 OK", *headers: str, type: str = "application/json") -> bytes:
-    lines = [f"HTTP/1.1 {status}", f"Content-Type: {type}", f"Content-Length: {len(body)}", *headers]
-    return "\r\n".join([*lines, "Connection: close", "", body]).encode()
 
 
 HTML = "<html><body>Welcome to nginx!</body></html>"
@@ -654,25 +453,6 @@ async def test_what_does_not_answer_as_a_node_is_4_and_one_line(reply: bytes | N
         assert url in done.err
 
 
-def test_a_next_page_is_found_relative_to_the_one_before() -> None:
-    headers = HTTPMessage()
-    headers["Link"] = '<https://docs>; rel="help", <?limit=2&after=x>; rel="next"'
-    reply = Reply("http://node", 200, headers, b"[]")
-    assert listing.next_page(reply, "/api/jobs?limit=2") == "/api/jobs?limit=2&after=x"
-
-
-async def test_the_paths_of_a_node_are_below_that_of_its_url() -> None:
-    lines: list[bytes] = []
-
-    async def answer(request: bytes) -> bytes | None:
-        lines.append(request.split(b"\r\n")[0])
-        return http("[]")
-
-    async with answering(answer) as (url, _):
-        assert (await call(f"{url}/below/", "list")).code == 0
-    assert lines == [b"GET /below/api/jobs?limit=1000 HTTP/1.1"]
-
-
 async def test_a_kept_connection_that_the_node_has_closed_is_opened_again() -> None:
     pages = [http('["a"]', "200 OK", 'Link: <?after=a>; rel="next"').replace(b"close", b"keep-alive"), http('["b"]')]
     connections = 0
@@ -687,7 +467,7 @@ async def test_a_kept_connection_that_the_node_has_closed_is_opened_again() -> N
 
     async with listening(serve) as server:
         host, port = server.sockets[0].getsockname()
-        done = await call(f"http://{host}:{port}", "list")
+        done = await call(f"http://{host}:{port}", "list", "--ids")
     assert (done.code, done.out, connections) == (0, "a\nb\n", 2), done.err
 
 
@@ -719,25 +499,6 @@ async def test_a_node_that_is_gone_for_good_is_waited_for_a_bounded_number_of_ti
     async with answering(answer) as (url, _):
         await anyio.to_thread.run_sync(wait, url)
     assert asked == 3
-
-
-def behind(api: Api, *, lose: Sequence[str]) -> tuple[Answer, list[str]]:
-    """Run a proxy of a node that loses the first answer to each of these methods."""
-    to_lose, seen = list(lose), list[str]()
-
-    async def answer(request: bytes) -> bytes | None:
-        method = request.split()[0].decode()
-        seen.append(method)
-        reader, writer = await asyncio.open_connection(*api.address)
-        writer.write(request.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
-        reply = await reader.read()
-        writer.close()
-        if method in to_lose:
-            to_lose.remove(method)
-            return None
-        return reply
-
-    return answer, seen
 
 
 async def test_an_answer_that_is_lost_on_the_way_submits_nothing_twice(api: Api) -> None:

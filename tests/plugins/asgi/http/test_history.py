@@ -129,3 +129,27 @@ async def test_a_call_that_is_under_way_or_was_cancelled_names_its_instance(api:
     await api.results(failed)
     (step,) = (await history(api, failed))["steps"]
     assert [attempt["instance"] for attempt in step["attempts"]] == ["function"]
+
+
+async def test_histories_of_several_jobs_come_in_one_reply_without_their_outputs(api: Api) -> None:
+    large = await api.submit("echo", "echo", text="x" * 700_000)
+    good, bad, waiting = [await api.submit(*ids) for ids in (["echo"], ["echo", "fail"], ["gate"])]
+    await api.results(large, good, bad)
+    await until(lambda: api.gate.running)
+    async with api.as_other_client() as other:
+        foreign = await other.submit("echo")
+    for ids in ([bad, good, waiting, bad], [waiting, large, bad, large]):  # small ones together, large ones in pieces
+        query = "&".join(f"id={id}" for id in [*ids, foreign])
+        answer = await api.get(f"/api/jobs?{query}&history=true")
+        assert answer.status == 200
+        assert answer.json == [await history(api, id) for id in dict.fromkeys(ids)]
+        assert len(answer.body) < 10_000
+    assert (await api.get(f"/api/jobs?id={foreign}&history=true")).status == 404
+    assert (await api.get(f"/api/jobs?id={good}&history=false")).json[0]["result"]["container"] == "echo"
+
+
+async def test_histories_and_intermediate_results_exclude_each_other(api: Api) -> None:
+    id = await api.submit("echo")
+    answer = await api.get(f"/api/jobs?id={id}&history=true&intermediate=true")
+    assert (answer.status, answer.error.split(":")[0]) == (400, "history")
+    assert (await api.get(f"/api/jobs?id={id}&history=maybe")).status == 400
