@@ -23,10 +23,11 @@ from nodekit.hooks.specs import HOOKS
 from nodekit.hooks.tracing import traced
 from nodekit.interfaces.component_calls import said, texts
 from nodekit.interfaces.step_call import PiecesChange, StepCall
-from nodekit.model.container import ContainerOutput, Step
+from nodekit.model.container import ClientId, ContainerOutput, GroupId, Step
 from nodekit.model.events import Event, RequestRefused, StoreCall
 from nodekit.model.identity import Connection, Identity
 from nodekit.model.job import Job, JobRequest
+from nodekit.model.limits import ClientLimits
 from nodekit.model.payload import check_payload
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ class Hooks:
         self._step = self._implementations("nodekit_step")
         self._identify = self._implementations("nodekit_identify")
         self._limit = self._implementations("nodekit_limit")
+        self._client_limits = self._implementations("nodekit_client_limits")
         self._observe = self._implementations("nodekit_observe")
         self._lifespan = self._implementations("nodekit_lifespan")
         self._runs = self._implementations("nodekit_run")
@@ -232,6 +234,27 @@ class Hooks:
                 name = plugin_name(implementation.plugin)
                 logger.exception("plugin %s failed in nodekit_limit; the request fails", implementation.plugin_name)
                 raise NodekitError(f"plugin {name} failed to decide if the client sends too many requests") from error
+
+    @property
+    def client_limits(self) -> "Callable[[ClientId, GroupId], ClientLimits | None] | None":
+        """Returns the limits that plugins know of a client. None if no plugin knows any, so that it costs nothing."""
+        return self._limits_of if self._client_limits else None
+
+    def _limits_of(self, client: ClientId, group: GroupId) -> ClientLimits | None:
+        """Ask plugins until one answers. Raise `Refusal` if one fails: a request is not let in without its limits."""
+        for implementation in self._client_limits:
+            try:
+                limits: object = self._call(implementation, client=client, group=group)
+                if limits is not None and not isinstance(limits, ClientLimits):
+                    raise TypeError(f"it answered {limits!r:.200}; expected ClientLimits or None")
+            except Exception as error:
+                logger.exception(
+                    "plugin %s failed in nodekit_client_limits; the request is refused", implementation.plugin_name
+                )
+                raise Refusal("Admission failed") from error
+            if limits is not None:
+                return limits
+        return None
 
     @property
     def observed(self) -> bool:
