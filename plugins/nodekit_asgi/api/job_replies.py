@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 import msgspec
 
 from nodekit import COPIES, Job, JobFields, JobId, Node, Reservation, job_result, result_status, step_result
+from nodekit_asgi.api.audit import audit
 from nodekit_asgi.http.messages import CutShort, Header, Reply, Request, json_reply
 
 SMALL_BYTES = 1 << 20
@@ -28,9 +29,10 @@ async def make_room(node: Node, memory: Reservation, id: JobId) -> None:
 async def job_reply(request: Request, node: Node, id: JobId, headers: Sequence[Header] = ()) -> Reply | None:
     """Return the reply with one job and its result. Return None if the client has no such job."""
     await make_room(node, request.memory, id)
-    job = next(iter(await node.fetch([id], client=request.client, fields=JobFields.LAST_STEP)), None)
+    job = next(iter(await node.fetch([id], client=request.sees, fields=JobFields.LAST_STEP)), None)
     if job is None:
         return None
+    audit(request, "read", job)
     reply = json_reply(job_result(job), headers=headers)
     request.memory.resize(COPIES * job.payload_bytes)
     return reply
@@ -43,10 +45,14 @@ async def jobs_reply(request: Request, node: Node, ids: Sequence[JobId], *, inte
     fields = JobFields.STEPS if intermediate else JobFields.LAST_STEP
     sizes = await node.sizes(ids)
     if (size := sum(sizes.values())) > SMALL_BYTES:
-        found = await node.fetch(ids, client=request.client, fields=JobFields.STATE)
+        found = await node.fetch(ids, client=request.sees, fields=JobFields.STATE)
+        for state in found:
+            audit(request, "read", state)
         return Reply(_pieces(request, node, found, sizes, intermediate=intermediate)) if found else None
     await request.memory.grow_soon(COPIES * size)
-    jobs = await node.fetch(ids, client=request.client, fields=fields)
+    jobs = await node.fetch(ids, client=request.sees, fields=fields)
+    for job in jobs:
+        audit(request, "read", job)
     return json_reply([job_result(job, intermediate=intermediate) for job in jobs]) if jobs else None
 
 
@@ -73,7 +79,7 @@ async def _pieces(
         with request.reservation() as memory:
             await memory.grow(COPIES * min(sizes.get(state.id, 0), LARGEST_BYTES))
             fields = JobFields.STEPS if intermediate else JobFields.LAST_STEP
-            for job in await node.fetch([state.id], client=request.client, fields=fields):
+            for job in await node.fetch([state.id], client=request.sees, fields=fields):
                 memory.resize(COPIES * job.payload_bytes)
                 piece = separator + _encode(job_result(job, intermediate=intermediate))
                 separator = b","
@@ -87,7 +93,7 @@ async def _steps(request: Request, node: Node, state: Job) -> AsyncIterator[byte
     """Yield a job with all its results, one after another."""
     with request.reservation() as memory:
         await memory.grow(COPIES * LARGEST_BYTES)  # it is large, as was found out before
-        found = await node.fetch([state.id], client=request.client, fields=JobFields.RECORDS)
+        found = await node.fetch([state.id], client=request.sees, fields=JobFields.RECORDS)
         if not found:
             raise CutShort(f"job {state.id} was deleted meanwhile")
         job = found.pop()

@@ -42,7 +42,10 @@ ROUTES: Mapping[str, Mapping[str, Handler]] = {
 """Handlers by path and method. A name in braces stands for one segment that no other path has in its place."""
 
 QUERIES: Mapping[str, Collection[str]] = {
-    "/api/jobs": ("after", "container", "error", "id", "intermediate", "limit", "order", "pending", "status", "wait"),
+    "/api/jobs": (
+        *("after", "all", "client", "container", "error", "id", "intermediate"),
+        *("limit", "order", "pending", "status", "wait"),
+    ),
     "/resources": ("model_id",),
 }
 """Query parameters of the GET of a path. No other method or path takes any."""

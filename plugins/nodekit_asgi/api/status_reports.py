@@ -4,6 +4,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from nodekit import ContainerError, ContainerOutput, JobFields, JobId, JobStatus, Node, Outcome, printable_lines
+from nodekit_asgi.api.audit import audit
 from nodekit_asgi.http.messages import HttpError, Reply, Request, json_reply
 from nodekit_asgi.http.networks import in_networks
 from nodekit_asgi.wire.jobs import NO_SUCH_JOB, WireReport, job_id, read_report
@@ -19,7 +20,7 @@ async def report(request: Request, node: Node) -> Reply:
     if not operator and not in_networks(request.sender, allowed):
         raise HttpError(403, "status reports are not taken from this address; list it in status_networks")
     reported = await read_report(request)
-    unfinished = await _was_unfinished(node, job_id(reported.id), _outcome(reported))
+    unfinished = await _was_unfinished(request, node, job_id(reported.id), _outcome(reported))
     if unfinished is None:
         raise HttpError(404, NO_SUCH_JOB)
     if not unfinished:
@@ -27,7 +28,7 @@ async def report(request: Request, node: Node) -> Reply:
     return json_reply(PROFILES[request.limits.profile].reported)
 
 
-async def _was_unfinished(node: Node, id: JobId, outcome: Outcome | None) -> bool | None:
+async def _was_unfinished(request: Request, node: Node, id: JobId, outcome: Outcome | None) -> bool | None:
     """Settle a job with its outcome, if there is one. Return True if the job was unfinished until then.
 
     Return None if there is no such job.
@@ -35,7 +36,11 @@ async def _was_unfinished(node: Node, id: JobId, outcome: Outcome | None) -> boo
     if outcome is None:
         return next((not job.status.finished for job in await node.fetch([id], fields=JobFields.STATE)), None)
     settled = await node.settle(id, outcome)
-    return None if settled is None else settled.now
+    if settled is None:
+        return None
+    if settled.now:
+        audit(request, f"reported {outcome.status.value} of", settled.job)
+    return settled.now
 
 
 def _outcome(report: WireReport) -> Outcome | None:
