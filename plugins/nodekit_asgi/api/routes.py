@@ -21,7 +21,7 @@ LONGEST_NAME = 100
 async def _openapi(request: Request, node: Node) -> Reply:
     from nodekit_asgi.openapi import document  # imported only when it is needed
 
-    return Reply(document(request.limits, KEYS))
+    return Reply(document(request.limits, KEYS, node.identifies))
 
 
 ROUTES: Mapping[str, Mapping[str, Handler]] = {

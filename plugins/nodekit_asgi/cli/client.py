@@ -12,6 +12,7 @@ from typing import Any, Self, TypeVar
 import msgspec
 
 from nodekit_asgi.cli.address import CONNECT_SECONDS, Address
+from nodekit_asgi.cli.key import CURE as KEY_CURE
 from nodekit_asgi.cli.problems import Busy, Dropped, NotANode, Refused, Unreachable
 
 ANSWER_SECONDS = 30.0
@@ -93,7 +94,7 @@ class NodeClient:
         """
         kept = self._connection.sock is not None
         limit = ANSWER_SECONDS + wait_seconds
-        send = method, self.address.target(path), body, dict(headers or {})
+        send = method, self.address.target(path), body, {**self.address.headers, **(headers or {})}
         try:
             reply = self._exchange(*send, limit, until)
         except Dropped as dropped:
@@ -111,7 +112,7 @@ class NodeClient:
         url, connection = self.address.url, self._connection
         with self._translated(ANSWER_SECONDS):
             connection.sock.settimeout(ANSWER_SECONDS)
-            connection.request("POST", self.address.target(path), body, dict(headers))
+            connection.request("POST", self.address.target(path), body, {**self.address.headers, **headers})
             response = connection.getresponse()
             if response.status != HTTPStatus.OK:
                 _successful(Reply(url, response.status, response.headers, response.read()))
@@ -201,6 +202,8 @@ def _successful(reply: Reply) -> Reply:
         raise
     if reply.status in (429, 503):
         raise Busy(reply.status, error.text, _retry_after(reply))
+    if reply.status == HTTPStatus.UNAUTHORIZED:
+        raise Refused(reply.status, f"{error.text}; {KEY_CURE}")
     raise Refused(reply.status, error.text)
 
 

@@ -237,6 +237,8 @@ def _show(
 @click.option("--status", type=click.Choice(["running", "success", "failed"]), help="Only jobs of this status.")
 @click.option("--container", metavar="ID", help="With --status failed: only jobs that failed in this container.")
 @click.option("--error", metavar="TEXT", help="With --status failed: only jobs whose error contains this.")
+@click.option("--all", "everybody", is_flag=True, help="Jobs of all clients; for operators.")
+@click.option("--client", metavar="NAME", help="Jobs of this client; for operators.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N jobs; by default all.")
 @node_options
 def list_(node: Address, as_json: bool, limit: int | None, **chosen: Any) -> None:

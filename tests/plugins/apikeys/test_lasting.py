@@ -137,11 +137,8 @@ async def test_a_body_that_outlasts_its_key_brings_no_job(tmp_path: Path) -> Non
     path = tmp_path / "keys"
     text = add_key(path, "alice")
     async with serving("hypercorn", plugins=[ApiKeys(path)]) as api, api.raw() as slow:
-        assert isinstance(slow, RawConnection)
-        head = (
-            f"POST /api/jobs HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {text}\r\nContent-Length: 36\r\n\r\n"
-        )
-        await slow.send(head.encode())
+        lines = ("POST /api/jobs HTTP/1.1", "Host: 127.0.0.1", f"Authorization: Bearer {text}", "Content-Length: 36")
+        await slow.send("\r\n".join([*lines, "", ""]).encode())
         await slow.send(b'{"containers": ["echo"],')
         await asyncio.sleep(0.2)
         end(path, "alice", "revoked")
