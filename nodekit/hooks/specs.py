@@ -125,7 +125,7 @@ class Identifies(Protocol):
         The first answer wins. Raise `Unauthorized` if the caller must say who it is, `Forbidden` if it may not do this.
         If no plugin answers, the client is the address. Any other exception, or answer, fails the request. Transports
         call the hook for each request, before limits and before they examine it, except for probes of health and the
-        documentation.
+        documentation; and again while a request lasts, which ends if the answer is another one.
 
         Example::
 

@@ -123,7 +123,8 @@ class ApiKeys:
             await anyio.to_thread.run_sync(partial(self._used.write, self.path, times, self._keys.by_id))
 
     def nodekit_problems(self) -> Sequence[str]:
-        return [self._problem] if self._problem else []
+        # anybody may read these, so they do not say where the file is
+        return [self._problem.replace(str(self.path), self.path.name)] if self._problem else []
 
     # -- who it is --------------------------------------------------------------------------------
 

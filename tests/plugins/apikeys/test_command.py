@@ -1,12 +1,17 @@
 """`nodekit keys`, and commands of `nodekit job` that present a key."""
 
 import json
+import os
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import click.testing
 import pytest
+from pages import blocks, write_files
+from paths import ROOT
 from served import NODEKIT, nodekit, serve
 
 from nodekit.cli import main
@@ -182,6 +187,37 @@ async def test_commands_take_a_key_from_a_file_or_the_environment(tmp_path: Path
         both = job("show", id, "--key-file", str(tmp_path / "alice.key"), NODEKIT_API_KEY=operator)
         assert "client" not in both.stdout  # the option comes before the environment
         assert alice.strip() not in served.log
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+async def test_the_commands_of_the_page_about_sharing_a_node_do_what_it_says(tmp_path: Path) -> None:
+    page = ROOT / "docs" / "how-to" / "share-a-node.md"
+    write_files(page, tmp_path)
+    file = tmp_path / "node.toml"
+    file.write_text(file.read_text().replace("127.0.0.1:4000", "127.0.0.1:0"))
+    make, *scripts = [text for language, text in blocks(page) if language == "sh"]
+
+    def run(script: str, url: str = "") -> str:
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        command = ["sh", "-eu", "-c", script.replace("http://127.0.0.1:4000", url)]
+        env = {**os.environ, "PATH": path, "NODEKIT_URL": url}
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    run(make)
+    assert set(kept(file)) == {"alice", "nightly", "ops", "prometheus"}
+    async with serve(file) as (served, _):
+        first, second, third, fourth = [run(script, str(served.url)) for script in scripts]
+        log = served.log
+    text, id = first.splitlines()
+    assert json.loads(text) == {"text": "HELLO"}
+    assert '"containers"' in second
+    assert id in third
+    assert f"ops read job {id} of alice" in log
+    assert "revoked" in fourth
 
 
 @pytest.mark.parametrize("content", ["", "\n", "two\nlines", "ä", "a" * 100_000])
