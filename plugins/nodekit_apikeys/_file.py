@@ -168,9 +168,8 @@ def _decoded(path: Path, data: bytes) -> Sequence[Key]:
             keys += _keys.decode(b"[" + b",".join(some) + b"]")
         except (msgspec.DecodeError, UnicodeDecodeError):
             keys += _one_by_one(path, some, start)
-    for what in ("name", "id"):
-        if len({getattr(key, what) for key in keys}) < len(keys):
-            raise _problem(path, f"has two keys of one {what}; remove one of them")
+    if len({key.name for key in keys}) < len(keys) or len({key.id for key in keys}) < len(keys):
+        raise _problem(path, "has two keys of one name, or of one id; remove one of them")
     return keys
 
 

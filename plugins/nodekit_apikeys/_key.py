@@ -83,7 +83,7 @@ class StoredSecret(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     - `expires`: Time in Unix seconds from which it is refused. None: when its key expires.
     """
 
-    digest: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    digest: Annotated[str, msgspec.Meta(min_length=64, max_length=64)]
     expires: float | None = None
 
 
@@ -98,7 +98,7 @@ class Key(Policy, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_de
     - `revoked`: Time at which it was revoked. Its name stays taken.
     """
 
-    id: Annotated[str, msgspec.Meta(pattern="^[0-9A-Za-z]{12}$")]
+    id: Annotated[str, msgspec.Meta(min_length=12, max_length=12)]
     name: Name
     group: Annotated[str, msgspec.Meta(pattern=f"^$|{NAME_PATTERN}")] = ""
     secrets: tuple[StoredSecret, ...] = ()

@@ -47,7 +47,8 @@ class Keyring(msgspec.Struct, frozen=True):
             raise NoKey("this is no key, or it was changed on the way; expected nk_…", guessed=True)
         key = self.by_id.get(presented.id)
         digests = tuple(secret.digest for secret in key.secrets) if key else _NOBODY
-        matches = [hmac.compare_digest(presented.digest, digest) for digest in digests or _NOBODY]
+        mine = presented.digest.encode()  # bytes: comparing texts fails for what a file may hold beside ASCII
+        matches = [hmac.compare_digest(mine, digest.encode()) for digest in digests or _NOBODY]
         if key is None or not any(matches):
             raise NoKey("this key is not known", guessed=True)
         secret = key.secrets[matches.index(True)]
