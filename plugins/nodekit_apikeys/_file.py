@@ -81,7 +81,7 @@ def read_keys(path: Path) -> tuple[Sequence[Key], Signature | None]:
 @contextmanager
 def changing(path: Path) -> Iterator["KeyChange"]:
     """Lock the file against other commands, and yield its keys for a change. Raise `KeyFileProblem`."""
-    with _locked(path):
+    with locked(path):
         keys, _ = read_keys(path)
         yield KeyChange(path, {key.name: key for key in keys})
 
@@ -185,8 +185,11 @@ def _one_by_one(path: Path, lines: Sequence[bytes], start: int) -> Iterator[Key]
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock of commands that change the file: one on its folder, so that nothing is left beside it."""
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of all that change the file: one on its folder, so that nothing is left beside it.
+
+    Raise `KeyFileProblem` if it is held for too long.
+    """
     try:
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:

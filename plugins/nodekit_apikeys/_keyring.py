@@ -16,13 +16,14 @@ _NOBODY = ("0" * 64,)
 class NoKey(Unauthorized):
     """The caller presented no valid key.
 
-    `guessed` is True if the secret is unknown here, as that of somebody who tries keys. `known` is a text for the log.
+    `guessed` is True if the secret is unknown here, as that of somebody who tries keys. `ended` names a key that was
+    valid once.
     """
 
-    def __init__(self, reason: str, *, guessed: bool = False, known: str = "") -> None:
+    def __init__(self, reason: str, *, guessed: bool = False, ended: str = "") -> None:
         super().__init__(reason, challenge='Bearer realm="nodekit"')
         self.guessed = guessed
-        self.known = known or reason
+        self.ended = ended
 
 
 class Keyring(msgspec.Struct, frozen=True):
@@ -57,7 +58,7 @@ class Keyring(msgspec.Struct, frozen=True):
             state = "expired"
         if state != "valid":
             reason = "this key has been revoked" if state == "revoked" else "this key has expired"
-            raise NoKey(reason, known=f"{key.name}: {state}")
+            raise NoKey(reason, ended=key.name)
         return key
 
 
@@ -67,6 +68,8 @@ def presented_text(connection: Connection) -> str | None:
     if authorization is None:
         return own if own is None else own.strip()
     scheme, _, token = authorization.partition(" ")
+    if scheme.lower() != "bearer" and own is not None:
+        return own.strip()  # the other header is meant for a proxy
     if scheme.lower() != "bearer":
         raise NoKey("a key is needed: Authorization: Bearer nk_…")
     if own is not None and own.strip() != token.strip():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from nodekit_apikeys._file import KeyFileProblem, replace_file
+from nodekit_apikeys._file import KeyFileProblem, locked, replace_file
 
 logger = logging.getLogger("nodekit.apikeys")
 
@@ -43,11 +43,12 @@ class LastUse:
 
     def write(self, path: Path, times: Mapping[str, float], known: Mapping[str, object]) -> None:
         """Add times to the file, for ids that are `known`. A failure is logged once: it harms nobody."""
-        merged = {id: time for id, time in read_used(path).items() if id in known}
-        for id, time in times.items():
-            merged[id] = max(time, merged.get(id, time))
         try:
-            replace_file(used_path(path), msgspec.json.encode(merged), durable=False)
+            with locked(path):  # several nodes may have one file
+                merged = {id: time for id, time in read_used(path).items() if id in known}
+                for id, time in times.items():
+                    merged[id] = max(time, merged.get(id, time))
+                replace_file(used_path(path), msgspec.json.encode(merged), durable=False)
             self._failed = False
         except KeyFileProblem as error:
             if not self._failed:

@@ -148,10 +148,12 @@ class ApiKeys:
 
     async def _slow_down(self, connection: Connection, refused: NoKey) -> None:
         """Let a caller wait that tries keys. One without a key, or whose key is over, does not wait."""
-        if refused.guessed:
-            seconds = self._failures.count(connection.client, refused.known)
-            if seconds:
-                await anyio.sleep(seconds)
+        if not refused.guessed and not refused.ended:
+            return
+        whose = f"{refused.ended}: " if refused.ended else ""
+        seconds = self._failures.count(connection.client, f"{whose}{refused.reason}")
+        if seconds and refused.guessed:
+            await anyio.sleep(seconds)
 
     # -- what it may do ---------------------------------------------------------------------------
 

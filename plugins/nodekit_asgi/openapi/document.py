@@ -61,7 +61,7 @@ def build(limits: Limits, served: Collection[Key], *, identifies: bool) -> dict[
         if identifies and WHO_ASKS not in operation.answers.values():
             described["security"] = []  # it answers anybody
         paths.setdefault(path, {})[method.lower()] = described
-    security = {"security": [{name: []} for name in SECURITY_SCHEMES]} if identifies else {}
+    security: dict[str, Any] = {"security": [{name: []} for name in SECURITY_SCHEMES]} if identifies else {}
     return {
         "openapi": "3.1.0",
         "info": {**INFO, "x-profile": limits.profile},

@@ -41,13 +41,8 @@ class TestIdentity(IdentityContract):
     def known(self) -> Sequence[Connection]:
         here = replace(with_key(BOUND_TEXT), address="10.1.2.3")
         mapped = replace(with_key(BOUND_TEXT), address="::ffff:10.1.2.3")
-        return [
-            with_key(TEXT),
-            make_connection(x_api_key=TEXT),
-            make_connection(authorization=f"bearer {TEXT}"),
-            here,
-            mapped,
-        ]
+        plain = [with_key(TEXT), make_connection(x_api_key=TEXT), make_connection(authorization=f"bearer {TEXT}")]
+        return [*plain, here, mapped, make_connection(authorization="Basic YTpi", x_api_key=TEXT)]
 
     def unknown(self) -> Sequence[Connection]:
         unix = replace(with_key(BOUND_TEXT), client="unix", address=None)
