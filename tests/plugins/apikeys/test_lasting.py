@@ -165,3 +165,50 @@ async def test_a_plugin_that_fails_later_ends_the_wait() -> None:
         job = await api.node.submit(JobRequest.of("gate", data={}, client="alice"))
         async with asyncio.timeout(60):
             assert await wait(api, job.id, {}) == 401
+
+
+async def test_a_wait_ends_when_its_caller_is_another_one() -> None:
+    class Changes:
+        client = "alice"
+
+        async def nodekit_identify(self) -> Identity:
+            return Identity(client=self.client)
+
+    changes = Changes()
+    async with serving("hypercorn", plugins=[changes]) as api:
+        job = await api.node.submit(JobRequest.of("gate", data={}, client="alice"))
+        async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+            waits = tasks.create_task(wait(api, job.id, {}))
+            await asyncio.sleep(0.2)
+            changes.client = "bob"
+            assert await waits == 401
+
+
+async def test_a_wait_for_the_job_of_another_ends_when_its_caller_is_no_operator_any_more(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    text = add_key(path, "ops", scopes=("operate",))
+    async with serving("hypercorn", plugins=[ApiKeys(path)]) as api:
+        job = await api.node.submit(JobRequest.of("gate", data={}, client="alice"))
+        async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+            waits = tasks.create_task(wait(api, job.id, bearer(text)))
+            await asyncio.sleep(0.2)
+            with changing(path) as change:
+                change.keys["ops"] = replace(change.keys["ops"], scopes=("read",))
+                change.save()
+            assert await waits == 401
+
+
+async def test_wrong_keys_wait_and_a_valid_one_from_the_same_address_does_not(tmp_path: Path) -> None:
+    text = add_key(tmp_path / "keys", "alice")
+    apikeys = ApiKeys(tmp_path / "keys", slow_down_seconds=10)
+    async with serving("hypercorn", plugins=[apikeys]) as api, aiohttp.ClientSession() as session:
+        for _ in range(20):  # the next answer takes ten seconds
+            apikeys._failures.count("127.0.0.1", "no key")
+        guessing = Api(api.url, session)
+        slow = [asyncio.create_task(guessing.get("/info", headers=bearer("nk_wrong"))) for _ in range(5)]
+        assert (await api.get("/info", headers=bearer(text))).status == 200
+        assert (await api.get("/info")).status == 401  # without a key there is nothing to guess
+        assert not any(task.done() for task in slow)
+        for task in slow:
+            task.cancel()
+        await asyncio.gather(*slow, return_exceptions=True)
