@@ -283,3 +283,17 @@ async def test_limits_of_a_key_hold_for_batches(tmp_path: Path) -> None:
         assert answers[-1]["error"] in ("Container not allowed for client", answers[-2]["error"])
         assert (await api.get(f"/api/jobs/{accepted[0]}", headers=bearer(text))).json["priority"] == 5
         api.gate.opened.set()
+
+
+async def test_a_large_job_of_another_does_not_show_in_the_form_of_a_reply(tmp_path: Path) -> None:
+    async with with_keys(tmp_path) as (api, keys):
+        own = await failed_job(api, "alice")
+        large = await api.node.submit(JobRequest.of("echo", data={"text": "x" * (2 << 20)}, client="mallory"))
+        await api.node.wait([large.id])
+        replies = []
+        for id in (UNKNOWN, large.id):
+            answer = await api.get(f"/api/jobs?id={own}&id={id}", headers=bearer(keys["alice"]))
+            replies.append((answer.body, {name: answer.headers[name] for name in answer.headers if name[:2] != "X-"}))
+        for _, headers in replies:
+            headers.pop("date", None), headers.pop("Date", None)
+        assert replies[0] == replies[1]
