@@ -28,6 +28,8 @@ class ApiKeysConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     slow_down_seconds: Annotated[float, msgspec.Meta(ge=0, le=10)] = 1.0
 
     def __post_init__(self) -> None:
+        if "\0" in str(self.path):
+            raise ValueError("path: no file has a NUL in its name")
         if self.anonymous is not None and OPERATE in self.anonymous.scopes:
             raise ValueError("anonymous.scopes: operate is for keys alone; remove it here")
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -94,6 +94,8 @@ class ApiKeys:
             return self._missing()
         except KeyFileProblem as error:
             return f"{error}; the keys are those from before"
+        except (RuntimeError, MemoryError) as error:  # no thread can be started: that must not end the node
+            return f"{self.path} cannot be followed ({type(error).__name__}); the keys are those from before"
 
     async def _in_thread(self, function: Callable[[], T]) -> T:
         """Call a function in a thread that waits for no other work. A folder that hangs does not keep the node."""
@@ -120,7 +122,8 @@ class ApiKeys:
 
     async def _write_used(self) -> None:
         if times := self._used.take():
-            await anyio.to_thread.run_sync(partial(self._used.write, self.path, times, self._keys.by_id))
+            with suppress(RuntimeError, MemoryError):  # as above; these times are lost
+                await anyio.to_thread.run_sync(partial(self._used.write, self.path, times, self._keys.by_id))
 
     def nodekit_problems(self) -> Sequence[str]:
         # anybody may read these, so they do not say where the file is

@@ -28,6 +28,8 @@ def keys_path(file: str) -> Path:
     path = found[0].get("path")
     if not isinstance(path, str) or not path:
         raise CompositionError(Problem("plugins", f"the plugin apikeys names no file; {_CURE}"))
+    if "\0" in path:
+        raise CompositionError(Problem("plugins", "path: no file has a NUL in its name"))
     return Path(file).absolute().parent / path
 
 

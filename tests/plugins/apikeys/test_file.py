@@ -270,3 +270,22 @@ def test_a_command_that_is_killed_leaves_a_whole_file(tmp_path: Path) -> None:
         kept = names(path)
         assert len([name for name in kept if name.startswith("first-")]) == 5
         assert {f"client-{n}" for n in range(max([done, *rest]))} <= {*kept}
+
+
+@pytest.mark.anyio
+async def test_a_process_without_threads_keeps_its_keys_and_its_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = add_key(tmp_path / "keys", "alice")
+    apikeys = ApiKeys(tmp_path / "keys")
+    async with make_node(plugins=[apikeys]) as node:
+
+        async def no_thread(*arguments: object, **options: object) -> object:
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(anyio.to_thread, "run_sync", no_thread)
+        with anyio.fail_after(60):
+            while not any("cannot be followed" in problem for problem in apikeys.nodekit_problems()):
+                await anyio.sleep(0.01)
+        assert await is_known(node, text)
+        monkeypatch.undo()
