@@ -1,12 +1,9 @@
 """The only module that touches pluggy: plugins in, typed calls out."""
 
-import inspect
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from difflib import get_close_matches
 from functools import partial
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import pluggy
@@ -21,23 +18,22 @@ from nodekit.errors import (
     Unauthorized,
     Unavailable,
 )
-from nodekit.hooks.specs import HOOKS, hook_parameters
+from nodekit.hooks.implementations import is_implementation, plugin_name, plugins_among, problems_of
+from nodekit.hooks.specs import HOOKS
 from nodekit.hooks.tracing import traced
 from nodekit.interfaces.component_calls import said, texts
 from nodekit.interfaces.step_call import PiecesChange, StepCall
-from nodekit.model.container import ContainerOutput, Step
+from nodekit.model.container import ClientId, ContainerOutput, GroupId, Step
 from nodekit.model.events import Event, RequestRefused, StoreCall
 from nodekit.model.identity import Connection, Identity
 from nodekit.model.job import Job, JobRequest
+from nodekit.model.limits import ClientLimits
 from nodekit.model.payload import check_payload
 
 if TYPE_CHECKING:
     from nodekit.node.node import Node
 
 logger = logging.getLogger("nodekit.plugins")
-
-_PREFIX = "nodekit_"
-_MARKER = f"{_PREFIX}impl"  # what pluggy.HookimplMarker("nodekit") leaves on a function
 
 
 class _PluginManager(pluggy.PluginManager):
@@ -52,7 +48,7 @@ class _PluginManager(pluggy.PluginManager):
         return pluggy.HookspecOpts(firstresult=False, historic=False, warn_on_impl=None, warn_on_impl_args=None)
 
     def parse_hookimpl_opts(self, plugin: object, name: str) -> pluggy.HookimplOpts | None:
-        if not _is_implementation(plugin, name):
+        if not is_implementation(plugin, name):
             return None
         return pluggy.HookimplOpts(
             wrapper=False,
@@ -100,9 +96,9 @@ class Hooks:
         logged.
         """
         placed = [(f"plugins[{number}]", plugin) for number, plugin in enumerate(plugins)]
-        placed += _plugins_among(components, plugins)
+        placed += plugins_among(components, plugins)
         plugins = [plugin for _, plugin in placed]
-        problems = [Problem(place, text) for place, plugin in placed for text in _problems(plugin)]
+        problems = [Problem(place, text) for place, plugin in placed for text in problems_of(plugin)]
         twice = [at for number, at in enumerate(placed) if at[1] in plugins[:number]]  # equal objects are one to pluggy
         problems += [Problem(place, f"{plugin_name(plugin)} is given twice; give it once") for place, plugin in twice]
         if problems:
@@ -121,6 +117,7 @@ class Hooks:
         self._step = self._implementations("nodekit_step")
         self._identify = self._implementations("nodekit_identify")
         self._limit = self._implementations("nodekit_limit")
+        self._client_limits = self._implementations("nodekit_client_limits")
         self._observe = self._implementations("nodekit_observe")
         self._lifespan = self._implementations("nodekit_lifespan")
         self._runs = self._implementations("nodekit_run")
@@ -239,6 +236,27 @@ class Hooks:
                 raise NodekitError(f"plugin {name} failed to decide if the client sends too many requests") from error
 
     @property
+    def client_limits(self) -> "Callable[[ClientId, GroupId], ClientLimits | None] | None":
+        """Returns the limits that plugins know of a client. None if no plugin knows any, so that it costs nothing."""
+        return self._limits_of if self._client_limits else None
+
+    def _limits_of(self, client: ClientId, group: GroupId) -> ClientLimits | None:
+        """Ask plugins until one answers. Raise `Refusal` if one fails: a request is not let in without its limits."""
+        for implementation in self._client_limits:
+            try:
+                limits: object = self._call(implementation, client=client, group=group)
+                if limits is not None and not isinstance(limits, ClientLimits):
+                    raise TypeError(f"it answered {limits!r:.200}; expected ClientLimits or None")
+            except Exception as error:
+                logger.exception(
+                    "plugin %s failed in nodekit_client_limits; the request is refused", implementation.plugin_name
+                )
+                raise Refusal("Admission failed") from error
+            if limits is not None:
+                return limits
+        return None
+
+    @property
     def observed(self) -> bool:
         """True if any plugin observes events; otherwise they need not be made."""
         return bool(self._observe)
@@ -319,72 +337,9 @@ def _both(first: PiecesChange | None, then: PiecesChange | None) -> PiecesChange
     return lambda pieces: then(first(pieces))
 
 
-def plugin_name(plugin: object) -> str:
-    """Return the name of a plugin in errors and in the log."""
-    return plugin.__name__ if isinstance(plugin, ModuleType) else type(plugin).__name__
-
-
 def _nothing(answer: object) -> None:
     """Raise `TypeError` for any answer but None: a guard with a forgotten `raise` would admit every request."""
     if answer is not None:
         raise TypeError(
             f"it returned {answer!r:.200}; return None to let the request in, or object by raising: raise Refusal(…)"
         )
-
-
-def _plugins_among(components: Sequence[tuple[str, object]], plugins: Sequence[object]) -> Sequence[tuple[str, object]]:
-    """Return the components that implement hooks, each once, without those that are also given as plugins."""
-    found: list[tuple[str, object]] = []
-    for place, component in components:
-        if _named(component) and not any(component is other for other in (*plugins, *(other for _, other in found))):
-            found.append((place, component))
-    return found
-
-
-def _named(plugin: object) -> list[str]:
-    """Return the names of attributes named like a hook, except imported modules. A hook set to None is left out."""
-    names = [name for name in dir(plugin) if name.startswith(_PREFIX)]
-    return [name for name in names if callable(value := getattr(plugin, name)) or (name in HOOKS and value is not None)]
-
-
-def _is_implementation(plugin: object, name: str) -> bool:
-    return name.startswith(_PREFIX) and inspect.isroutine(getattr(plugin, name, None))
-
-
-def _problems(plugin: object) -> Iterator[str]:
-    if inspect.isclass(plugin):
-        yield f"{plugin.__name__} is a class; give the node an instance: {plugin.__name__}()"
-        return
-    named = _named(plugin)
-    for name in named:
-        if text := _problem(name, getattr(plugin, name)):
-            yield f"{plugin_name(plugin)}.{name}: {text}"
-    if not named and not hasattr(plugin, "container_rules"):
-        yield f"{plugin_name(plugin)} implements no hook; known: {', '.join(sorted(HOOKS))}"
-
-
-def _problem(name: str, function: Any) -> str | None:
-    spec = HOOKS.get(name)
-    if spec is None:
-        nearest = get_close_matches(name, HOOKS, 1)
-        return "no such hook; " + (f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(sorted(HOOKS))}")
-    if not inspect.isroutine(function):
-        return "must be a function or a method"
-    if hasattr(function, _MARKER):
-        return "takes no pluggy marker: plugins run in the order in which the node is given them"
-    known = hook_parameters(name)
-    taken = inspect.signature(function).parameters.values()
-    if defaulted := [p.name for p in taken if p.default is not p.empty]:
-        return f"argument {defaulted[0]!r} has a default and would never be passed; remove the default"
-    if wrong := [p.name for p in taken if p.name not in known or p.kind is not p.POSITIONAL_OR_KEYWORD]:
-        return f"unknown argument {wrong[0]!r}; it may take: {', '.join(known)}"
-    if inspect.iscoroutinefunction(spec) and not inspect.iscoroutinefunction(function):
-        return f"must be a coroutine function: async def {name}(…)"
-    if not inspect.iscoroutinefunction(spec) and (
-        inspect.iscoroutinefunction(function)
-        or inspect.isasyncgenfunction(function)
-        or inspect.isgeneratorfunction(function)
-    ):
-        cure = " decorated with @asynccontextmanager" if name == "nodekit_lifespan" else ""
-        return f"must be a plain function{cure}: def {name}(…)"
-    return None

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from nodekit.hooks.mounts import Mount
 from nodekit.interfaces.step_call import StepCall
-from nodekit.model.container import ContainerOutput, Step
+from nodekit.model.container import ClientId, ContainerOutput, GroupId, Step
 from nodekit.model.events import Event, StoreCall
 from nodekit.model.identity import Connection, Identity
 from nodekit.model.job import Job, JobRequest
+from nodekit.model.limits import ClientLimits
 
 if TYPE_CHECKING:
     from nodekit.node.node import Node
@@ -124,7 +125,7 @@ class Identifies(Protocol):
         The first answer wins. Raise `Unauthorized` if the caller must say who it is, `Forbidden` if it may not do this.
         If no plugin answers, the client is the address. Any other exception, or answer, fails the request. Transports
         call the hook for each request, before limits and before they examine it, except for probes of health and the
-        documentation.
+        documentation; and again while a request lasts, which ends if the answer is another one.
 
         Example::
 
@@ -153,6 +154,25 @@ class LimitsRequests(Protocol):
                 def nodekit_limit(self, identity):
                     if identity.group in self.busy:
                         raise TooManyRequests("one at a time", retry_after_seconds=1)
+        """
+
+
+class LimitsClients(Protocol):
+    """Plugin that knows the limits of single clients."""
+
+    @abstractmethod
+    def nodekit_client_limits(self, client: ClientId, group: GroupId, node: "Node") -> ClientLimits | None:
+        """Return the limits of a client. Return None if this plugin knows none; then the next plugin is asked.
+
+        The first answer wins. Fields that it leaves unset are those of `NodeLimits.clients`, and then of `each_client`.
+        `concurrency` has no effect here, since it is decided when the node is composed. It is called for each request
+        of a job, several times: no I/O. An exception refuses the request.
+
+        Example::
+
+            class Plans:
+                def nodekit_client_limits(self, client):
+                    return ClientLimits(max_pending=10) if client in self.trials else None
         """
 
 
@@ -237,7 +257,7 @@ HOOKS: Mapping[str, Callable[..., Any]] = {
     name: method
     for protocol in (
         *(HasLifespan, RunsBeside, Admits, WrapsSteps, Identifies),
-        *(LimitsRequests, Observes, ObservesStore, ReportsProblems, HasRoutes),
+        *(LimitsRequests, LimitsClients, Observes, ObservesStore, ReportsProblems, HasRoutes),
     )
     for name, method in vars(protocol).items()
     if name.startswith("nodekit_")

@@ -39,7 +39,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 
     - `group`: Group whose limits and turns the client shares. By default the client itself, or the /64 of an IPv6
       address.
-    - `operator`: True for a caller that acts for every client: it may report results of any job.
+    - `operator`: True for a caller that acts for every client: it may use every job, and report results of any.
     - `address`: IP address, for guards and the log.
     """
 

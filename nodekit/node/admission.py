@@ -14,7 +14,7 @@ from nodekit.execution.job_stream import JobStream
 from nodekit.execution.transitions import Progress
 from nodekit.interfaces.store import JobStore, Pending
 from nodekit.model.clock import NodeClock
-from nodekit.model.container import GroupId, Location
+from nodekit.model.container import ClientId, GroupId, Location
 from nodekit.model.events import JobAccepted, JobFinished, RequestRefused
 from nodekit.model.identity import OWN_GROUP
 from nodekit.model.ids import JobIds
@@ -48,6 +48,7 @@ class Admission:
         ids: JobIds,
         limits: NodeLimits,
         guards: Callable[[JobRequest], Awaitable[None]],
+        client_limits: Callable[[ClientId, GroupId], ClientLimits | None] | None,
         emitter: Emitter,
     ) -> None:
         self._store = store
@@ -58,6 +59,7 @@ class Admission:
         self._ids = ids
         self._limits = limits
         self._guards = guards
+        self._client_limits = client_limits
         self._clients = {id: own.over(limits.each_client) for id, own in limits.clients.items()}
         self._share = group_share(limits.max_pending)
         self._arriving = 0
@@ -245,11 +247,12 @@ class Admission:
                 del self._arriving_of[group]
 
     def _limits_of(self, request: JobRequest) -> ClientLimits:
-        """Return the limits of the client, or else of its group, or else of every client."""
-        if not self._clients:
-            return self._limits.each_client
-        own = self._clients.get(request.client) or self._clients.get(request.in_group)
-        return own or self._limits.each_client
+        """Return the limits of the client, or else of its group, or else of every client; before all, a plugin's."""
+        limits = self._limits.each_client
+        if self._clients:
+            limits = self._clients.get(request.client) or self._clients.get(request.in_group) or limits
+        known = self._client_limits(request.client, request.in_group) if self._client_limits else None
+        return limits if known is None else known.over(limits)
 
     def _most_of(self, request: JobRequest) -> int:
         """Return the number of unfinished jobs that the request's group may have."""

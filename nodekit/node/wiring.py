@@ -66,6 +66,7 @@ class Wiring:
             ids=self.ids,
             limits=limits,
             guards=hooks.admit,
+            client_limits=hooks.client_limits,
             emitter=self.emitter,
         )
         self.drain = Drain(self.executor, self.waiters, self.admission, cluster, limits.drain_seconds)

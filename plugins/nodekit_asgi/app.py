@@ -10,6 +10,7 @@ from nodekit import (
     Forbidden,
     Identity,
     KeyReused,
+    Mount,
     Node,
     Refusal,
     StoreFailed,
@@ -20,9 +21,10 @@ from nodekit import (
     Unauthorized,
     Unavailable,
 )
-from nodekit_asgi.api.routes import PROBES, handler, options, route
+from nodekit_asgi.api.routes import PROBES, ROUTES, handler, options, route
 from nodekit_asgi.config import Limits
 from nodekit_asgi.http.access import logged
+from nodekit_asgi.http.callers import Caller, CallerLost, challenge
 from nodekit_asgi.http.client_address import came_securely, sender_name
 from nodekit_asgi.http.messages import (
     CutShort,
@@ -85,6 +87,7 @@ class AsgiApp:
         except (
             StreamBroken,
             CutShort,
+            CallerLost,
         ) as broken:  # left open, so the server cuts it: it must not look complete
             logger.info("%s %s: %s (request %s)", request.method, request.path, broken, request.id)
         except Disconnected:
@@ -109,8 +112,7 @@ class AsgiApp:
             mount = mount_at(request.path, self._node)
             if path not in OPEN_TO_ALL:
                 request.sender = sender_name(request)
-                operation = path if mount is None else f"{PREFIX}{mount.name}/"
-                request.identity = identity = await self._identity(request, operation)
+                request.identity = identity = await self._identity(request, _operation(request, path, mount))
                 self._node.limit(identity)
             if mount is not None:
                 check_caller(mount, request)
@@ -120,8 +122,9 @@ class AsgiApp:
         except HttpError as error:
             return error.reply
         except Unauthorized as error:
-            challenge = [(b"www-authenticate", error.challenge.encode("latin-1", "replace"))]
-            return error_reply(401, error.reason, headers=challenge)
+            return error_reply(401, error.reason, headers=challenge(error))
+        except CallerLost as lost:
+            return error_reply(lost.status, lost.text, headers=lost.headers)
         except Forbidden as error:
             return error_reply(403, error.reason)
         except Refusal as refusal:
@@ -135,13 +138,13 @@ class AsgiApp:
         except StoreFailed as error:
             logger.error("%s %s: %s (request %s)", request.method, request.path, error, request.id)
             return error_reply(503, "the store does not work right now", headers=[(b"retry-after", b"5")])
-        except (Disconnected, BrokenOff):
+        except (Disconnected, BrokenOff, CutShort):
             raise
         except Exception:
             logger.exception("%s %s failed (request %s)", request.method, request.path, request.id)
             return error_reply(500, "internal error", {"request_id": request.id})
 
-    async def _identity(self, request: Request, path: str) -> Identity:
+    async def _identity(self, request: Request, operation: str) -> Identity:
         if not self._node.identifies:
             return Identity(client=request.sender, address=request.address)
         connection = Connection(
@@ -150,9 +153,19 @@ class AsgiApp:
             address=request.address,
             headers=request.texts(),
             secure=came_securely(request),
-            operation=f"{'GET' if request.method == 'HEAD' else request.method} {path}" if path else "",
+            operation=operation,
         )
-        return await self._node.identify(connection)
+        identity = await self._node.identify(connection)
+        request.caller = Caller(self._node, connection, identity)
+        return identity
+
+
+def _operation(request: Request, path: str, mount: Mount | None) -> str:
+    """Return the operation that a request asks for. Return an empty text if there is none of this name."""
+    method = "GET" if request.method == "HEAD" else request.method
+    if mount is not None:
+        return f"{method} {PREFIX}{mount.name}/"
+    return f"{method} {path}" if method in ROUTES.get(path, ()) else ""
 
 
 def _request_id(request: Request) -> bytes:

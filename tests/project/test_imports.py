@@ -24,6 +24,7 @@ HEAVY = {
 """Slow modules of the standard library that a node does not need before it runs or names its components."""
 
 PLUGINS: dict[str, tuple[set[str], set[str]]] = {
+    "nodekit_apikeys": (set(), set()),
     "nodekit_asgi": (set(), set()),  # servers are imported when a node serves
     "nodekit_docker": ({"aiohttp", "docker"}, {"nodekit_remote"}),
     "nodekit_function": (set(), set()),

@@ -21,6 +21,8 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     - `lag_interval_seconds`: Interval of measurements of the lag.
     - `max_reasons`: Maximum number of refusal reasons with their own count; further ones are counted together, as
       ``other``.
+    - `max_clients`: Maximum number of clients with their own count, by the names of their keys; further ones, and
+      clients known by their address, are counted together, as ``other``.
     """
 
     public: bool = True
@@ -31,6 +33,7 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     lag_buckets_seconds: Buckets = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
     lag_interval_seconds: Annotated[float, msgspec.Meta(ge=0.01, le=3600)] = 0.5
     max_reasons: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 30
+    max_clients: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 0
 
     def __post_init__(self) -> None:
         for name in ("step", "queue", "store", "lag"):

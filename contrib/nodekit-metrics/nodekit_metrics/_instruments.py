@@ -55,6 +55,8 @@ class Instruments:
         steps, queue = config.step_buckets_seconds, config.queue_buckets_seconds
         self.accepted = counter("jobs_accepted_total", "Jobs that were accepted.", "origin")
         self.jobs = counter("jobs_total", "Jobs that ended, by the container they ended in.", "outcome", "container")
+        text = "Jobs that ended, by their client."
+        self.client_jobs = counter("client_jobs_total", text, "outcome", "client")
         self.job_seconds = histogram("job_seconds", "From the acceptance of a job to its end.", steps, "outcome")
         text = "From the start of a step's first call to the end of its last, pauses before retries included."
         self.step_seconds = histogram("step_seconds", text, steps, "container", "outcome")

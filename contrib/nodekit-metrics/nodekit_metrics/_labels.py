@@ -1,6 +1,7 @@
 """Values of labels. Prometheus keeps a series for each, so there must never be more than a few."""
 
 from collections.abc import Container
+from ipaddress import ip_address
 
 from nodekit import (
     JobStatus,
@@ -30,6 +31,35 @@ _KINDS: tuple[tuple[type[Exception], str], ...] = (
 def container_label(id: str, known: Container[str]) -> str:
     """Return the id if the node has such a container, otherwise `OTHER`, so that clients cannot make up labels."""
     return id if id in known else OTHER
+
+
+class Clients:
+    """Labels for clients. Only the first few named ones get a label of their own.
+
+    Anybody can come from many addresses, so a client that is known by its address gets none.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._seen: set[str] = set()
+
+    def label(self, client: str) -> str:
+        if client in self._seen:
+            return client
+        if len(self._seen) >= self._most or client == "unix" or _is_address(client):
+            return OTHER
+        self._seen.add(client)
+        return client
+
+
+def _is_address(client: str) -> bool:
+    if ":" in client:  # of IPv6, or the peer of another server
+        return True
+    try:
+        ip_address(client)
+    except ValueError:
+        return False
+    return True
 
 
 class Reasons:

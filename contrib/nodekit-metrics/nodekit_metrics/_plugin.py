@@ -23,7 +23,7 @@ from nodekit import (
 from nodekit_metrics._config import MetricsConfig
 from nodekit_metrics._exposition import Exposition
 from nodekit_metrics._instruments import Instruments
-from nodekit_metrics._labels import Reasons, container_label
+from nodekit_metrics._labels import Clients, Reasons, container_label
 from nodekit_metrics._now import Now, seen
 
 
@@ -39,6 +39,7 @@ class Metrics:
         self._count = Instruments(self._config, self.registry)
         self._now = Now(self.registry)
         self._reasons = Reasons(self._config.max_reasons)
+        self._clients = Clients(self._config.max_clients)
         self._node: Node | None = None
 
     # -- hooks ------------------------------------------------------------------------------------
@@ -101,6 +102,7 @@ class Metrics:
         container = container_label(job.result.container if job.result else "", node.containers)
         outcome, ended_at = job.status.value, job.finished_at or job.accepted_at
         self._count.jobs[outcome, container].inc()
+        self._count.client_jobs[outcome, self._clients.label(job.request.client)].inc()
         self._count.job_seconds[(outcome,)].observe(_seconds(job.accepted_at, ended_at))
         if job.steps and job.steps[-1].result is None:  # it ended between two attempts of a step
             last = job.steps[-1]

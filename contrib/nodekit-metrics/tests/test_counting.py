@@ -297,6 +297,16 @@ async def test_no_series_names_a_client_or_a_job() -> None:
     assert job.id not in told
 
 
+async def test_jobs_are_counted_by_the_first_named_clients() -> None:
+    metrics = Metrics(MetricsConfig(max_clients=2))
+    node = make_node(metrics)
+    for client in ("10.0.0.1", "::1", "unix", "name:x", "alice", "bob", "carol", "alice"):
+        job = with_output(make_job("echo", client=client))
+        metrics.nodekit_observe(JobFinished(job.finished(Outcome(JobStatus.SUCCESS), 1.0)), node)
+    expected = {("alice", "success"): 2, ("bob", "success"): 1, ("other", "success"): 5}
+    assert series(metrics, "client_jobs_total") == expected
+
+
 async def test_two_nodes_in_one_process_share_nothing() -> None:
     one, other = Metrics(), Metrics()
     async with make_node(one) as node, make_node(other):

@@ -19,10 +19,10 @@ from nodekit import (
     __version__,
     job_result,
 )
-from nodekit_asgi.api.audit import audited
+from nodekit_asgi.api.audit import audited, audited_read
 from nodekit_asgi.api.job_events import KEEP_ALIVE, event_stream, events_seen, seen_all
 from nodekit_asgi.api.job_replies import histories_reply, job_reply, jobs_reply, make_room
-from nodekit_asgi.api.listing import listing
+from nodekit_asgi.api.listing import listed_client, listing
 from nodekit_asgi.api.waiting import wait_for
 from nodekit_asgi.http.headers import asked_urgency, idempotency_key, urgency, wait_seconds
 from nodekit_asgi.http.messages import LIVE, Header, HttpError, Reply, Request, error_reply, json_reply
@@ -87,7 +87,7 @@ async def _retried(request: Request, node: Node) -> Job:
         kept = await node.retry(
             id,
             start=start,
-            client=request.client,
+            client=request.sees,
             address=request.address,
             priority=asked_urgency(request),
             idempotency_key=key,
@@ -144,17 +144,18 @@ def _answer(result: Job | NodekitError | str) -> WireAccepted | WireErrorReply:
 async def history(request: Request, node: Node) -> Reply:
     id = _id(request)
     await make_room(node, request.memory, id)
-    found = await node.fetch([id], client=request.client, fields=JobFields.RUN)
+    found = await node.fetch([id], client=request.sees, fields=JobFields.RUN)
     if not found:
         raise HttpError(404, NO_SUCH_JOB)
+    audited_read(request, "read", found[0])
     held = await node.held([id])
-    return json_reply(wire_history(found[0], now=node.now(), held=held.get(id)))
+    return json_reply(wire_history(found[0], now=node.now(), held=held.get(id), for_operator=request.sees is None))
 
 
 async def cancel(request: Request, node: Node) -> Reply:
     id = _id(request)
     await make_room(node, request.memory, id)
-    job = await node.cancel(id, client=request.client)
+    job = await node.cancel(id, client=request.sees)
     if job is None:
         raise HttpError(404, NO_SUCH_JOB)
     audited(request, "cancel", id, owner=job.request.client, outcome=job.status.value)
@@ -163,9 +164,10 @@ async def cancel(request: Request, node: Node) -> Reply:
 
 async def events(request: Request, node: Node) -> Reply:
     id = _id(request)
-    found = await node.fetch([id], client=request.client, fields=JobFields.STATE)
+    found = await node.fetch([id], client=request.sees, fields=JobFields.STATE)
     if not found:
         raise HttpError(404, NO_SUCH_JOB)
+    audited_read(request, "follow", found[0])
     with request.reservation() as memory:
         await make_room(node, memory, id)
         seen = await events_seen(node, request.headers.get(b"last-event-id", b"").decode("latin-1"), found[0])
@@ -192,16 +194,16 @@ def _id(request: Request) -> JobId:
 
 async def jobs(request: Request, node: Node) -> Reply:
     intermediate, histories = request.flag("intermediate"), request.flag("history")
-    pending, seconds = request.flag("pending"), _wait(request)
+    pending, seconds, whose = request.flag("pending"), _wait(request), listed_client(request)
     if not (ids := request.all("id")):
-        return await listing(request, node, pending)
+        return await listing(request, node, pending, whose)
     if len(ids) > request.limits.max_ids:
         raise HttpError(400, f"id: {len(ids)} of them; at most {request.limits.max_ids} are taken")
     if intermediate and histories:
         raise HttpError(400, "history: is not taken together with intermediate; a history holds no results")
     ids = [id.lower() for id in ids]
     if seconds:
-        states = await node.fetch(ids, client=request.client, fields=JobFields.STATE)
+        states = await node.fetch(ids, client=request.sees, fields=JobFields.STATE)
         finished = all(job.status.finished for job in states)
         del states
         if not finished:

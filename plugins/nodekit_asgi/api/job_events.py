@@ -54,7 +54,7 @@ async def event_stream(request: Request, node: Node, id: JobId, seen: int) -> As
     """
     yield KEEP_ALIVE  # servers send the head of a reply only with its first piece
     try:
-        async with aclosing(node.follow(id, client=request.client, fields=JobFields.STATE)) as jobs:
+        async with aclosing(node.follow(id, client=request.sees, fields=JobFields.STATE)) as jobs:
             async for job in jobs:
                 finished = job.status.finished
                 del job
@@ -94,7 +94,7 @@ async def _steps(request: Request, node: Node, id: JobId, seen: int) -> AsyncIte
 async def _end(request: Request, node: Node, id: JobId, seen: int) -> AsyncIterator[bytes]:
     with request.reservation() as memory:
         await make_room(node, memory, id)
-        for job in await node.fetch([id], client=request.client, fields=JobFields.LAST_STEP):
+        for job in await node.fetch([id], client=request.sees, fields=JobFields.LAST_STEP):
             memory.resize(COPIES * job.payload_bytes)
             yield _event("finished", id, seen, job_result(job))
 

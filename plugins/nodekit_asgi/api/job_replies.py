@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 import msgspec
 
 from nodekit import COPIES, Job, JobFields, JobId, Node, Reservation, job_result, result_status, step_result
+from nodekit_asgi.api.audit import audited_read
 from nodekit_asgi.http.messages import CutShort, Header, Reply, Request, json_reply
 from nodekit_asgi.wire.history import wire_history
 
@@ -29,9 +30,10 @@ async def make_room(node: Node, memory: Reservation, id: JobId) -> None:
 async def job_reply(request: Request, node: Node, id: JobId, headers: Sequence[Header] = ()) -> Reply | None:
     """Return the reply with one job and its result. Return None if the client has no such job."""
     await make_room(node, request.memory, id)
-    job = next(iter(await node.fetch([id], client=request.client, fields=JobFields.LAST_STEP)), None)
+    job = next(iter(await node.fetch([id], client=request.sees, fields=JobFields.LAST_STEP)), None)
     if job is None:
         return None
+    audited_read(request, "read", job)
     reply = json_reply(job_result(job), headers=headers)
     request.memory.resize(COPIES * job.payload_bytes)
     return reply
@@ -44,10 +46,17 @@ async def jobs_reply(request: Request, node: Node, ids: Sequence[JobId], *, inte
     fields = JobFields.STEPS if intermediate else JobFields.LAST_STEP
     sizes = await node.sizes(ids)
     if (size := sum(sizes.values())) > SMALL_BYTES:
-        found = await node.fetch(ids, client=request.client, fields=JobFields.STATE)
-        return Reply(_pieces(request, node, found, sizes, intermediate=intermediate)) if found else None
+        found = await node.fetch(ids, client=request.sees, fields=JobFields.STATE)
+        # only what the caller may know of decides about the form of the reply
+        size = sum(sizes.get(job.id, 0) for job in found)
+        if size > SMALL_BYTES:
+            for state in found:
+                audited_read(request, "read", state)
+            return Reply(_pieces(request, node, found, sizes, intermediate=intermediate))
     await request.memory.grow_soon(COPIES * size)
-    jobs = await node.fetch(ids, client=request.client, fields=fields)
+    jobs = await node.fetch(ids, client=request.sees, fields=fields)
+    for job in jobs:
+        audited_read(request, "read", job)
     return json_reply([job_result(job, intermediate=intermediate) for job in jobs]) if jobs else None
 
 
@@ -55,10 +64,17 @@ async def histories_reply(request: Request, node: Node, ids: Sequence[JobId]) ->
     """Return the reply with an array of the histories of jobs. Return None if the client has none of them."""
     sizes = await node.sizes(ids)
     if (size := sum(sizes.values())) > SMALL_BYTES:
-        found = await node.fetch(ids, client=request.client, fields=JobFields.STATE)
-        return Reply(_histories(request, node, [job.id for job in found], sizes)) if found else None
+        found = await node.fetch(ids, client=request.sees, fields=JobFields.STATE)
+        # only what the caller may know of decides about the form of the reply
+        size = sum(sizes.get(job.id, 0) for job in found)
+        if size > SMALL_BYTES:
+            for state in found:
+                audited_read(request, "read", state)
+            return Reply(_histories(request, node, [job.id for job in found], sizes))
     await request.memory.grow_soon(COPIES * size)
-    jobs = await node.fetch(ids, client=request.client, fields=JobFields.RUN)
+    jobs = await node.fetch(ids, client=request.sees, fields=JobFields.RUN)
+    for job in jobs:
+        audited_read(request, "read", job)
     held = await node.held([job.id for job in jobs])
     now = node.now()
     return json_reply([wire_history(job, now=now, held=held.get(job.id)) for job in jobs]) if jobs else None
@@ -73,7 +89,7 @@ async def _histories(
     for id in ids:
         with request.reservation() as memory:
             await memory.grow(COPIES * min(sizes.get(id, 0), LARGEST_BYTES))
-            for job in await node.fetch([id], client=request.client, fields=JobFields.RUN):
+            for job in await node.fetch([id], client=request.sees, fields=JobFields.RUN):
                 piece = separator + _encode(wire_history(job, now=node.now(), held=held.get(id)))
                 separator = b","
                 del job
@@ -106,7 +122,7 @@ async def _pieces(
         with request.reservation() as memory:
             await memory.grow(COPIES * min(sizes.get(state.id, 0), LARGEST_BYTES))
             fields = JobFields.STEPS if intermediate else JobFields.LAST_STEP
-            for job in await node.fetch([state.id], client=request.client, fields=fields):
+            for job in await node.fetch([state.id], client=request.sees, fields=fields):
                 memory.resize(COPIES * job.payload_bytes)
                 piece = separator + _encode(job_result(job, intermediate=intermediate))
                 separator = b","
@@ -120,7 +136,7 @@ async def _steps(request: Request, node: Node, state: Job) -> AsyncIterator[byte
     """Yield a job with all its results, one after another."""
     with request.reservation() as memory:
         await memory.grow(COPIES * LARGEST_BYTES)  # it is large, as was found out before
-        found = await node.fetch([state.id], client=request.client, fields=JobFields.RECORDS)
+        found = await node.fetch([state.id], client=request.sees, fields=JobFields.RECORDS)
         if not found:
             raise CutShort(f"job {state.id} was deleted meanwhile")
         job = found.pop()

@@ -11,6 +11,7 @@ from nodekit import (
     FINISHED,
     UNFINISHED,
     UNSUCCESSFUL,
+    ClientId,
     Cursor,
     JobOrder,
     JobQuery,
@@ -18,6 +19,7 @@ from nodekit import (
     Node,
     Page,
 )
+from nodekit_asgi.api.audit import audited_listing
 from nodekit_asgi.http.messages import Header, HttpError, Reply, Request, json_reply, while_there
 
 SLICE = 1000
@@ -31,12 +33,30 @@ _STATUSES: Mapping[str, Collection[JobStatus]] = {
 }
 
 
-async def listing(request: Request, node: Node, pending: bool | None) -> Reply:
-    """Reply with a list of ids. The caller reads `pending`, so that a malformed one is 400 also if ids are given."""
+def listed_client(request: Request) -> ClientId | None:
+    """Return the client whose jobs are listed; None for all clients.
+
+    Raise `HttpError` 403 if they are not the caller's own, and it is no operator.
+    """
+    everybody, client = request.flag("all"), _one(request, "client")
+    if not everybody and client is None:
+        return request.client
+    if everybody and client is not None:
+        raise HttpError(400, "client: is not taken together with all=true; leave one of them out")
+    if request.sees is not None and client != request.client:
+        raise HttpError(403, "only an operator may use jobs of other clients; leave out all and client")
+    return client
+
+
+async def listing(request: Request, node: Node, pending: bool | None, client: ClientId | None) -> Reply:
+    """Reply with a list of ids of a client, or of all.
+
+    The caller reads `pending` and `client`, so that a malformed one is an error also if ids are given.
+    """
     status, container, error = _status(request, pending), _of_failed(request, "container"), _of_failed(request, "error")
     limit, order = _limit(request), _order(request)
     query = JobQuery(
-        client=request.client,
+        client=client,
         status=status,
         container=container,
         error=error,
@@ -44,6 +64,7 @@ async def listing(request: Request, node: Node, pending: bool | None) -> Reply:
         after=_after(request, order),
         limit=limit or SLICE,
     )
+    audited_listing(request, client)
     first = await (_page_while_there(request, node, query) if _is_search(query) else node.page(query))
     if limit is None:
         return Reply(_slices(node, query, first))
@@ -77,7 +98,7 @@ def _next(request: Request, limit: int, after: Cursor) -> str:
     return urlencode([("limit", limit), ("after", after), *filters])
 
 
-_FILTERS = ("order", "pending", "status", "container", "error")
+_FILTERS = ("all", "client", "order", "pending", "status", "container", "error")
 
 
 async def _slices(node: Node, query: JobQuery, page: Page) -> AsyncIterator[bytes]:

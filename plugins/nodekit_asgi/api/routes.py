@@ -21,7 +21,7 @@ LONGEST_NAME = 100
 async def _openapi(request: Request, node: Node) -> Reply:
     from nodekit_asgi.openapi import document  # imported only when it is needed
 
-    return Reply(document(request.limits, KEYS))
+    return Reply(document(request.limits, KEYS, node.identifies))
 
 
 ROUTES: Mapping[str, Mapping[str, Handler]] = {
@@ -48,7 +48,7 @@ PROBES = frozenset({"/health", "/health/live"})
 QUERIES: Mapping[str, Collection[str]] = {
     "/api/jobs": (
         *("id", "history", "intermediate", "wait"),
-        *("after", "container", "error", "limit", "order", "pending", "status"),
+        *("after", "all", "client", "container", "error", "limit", "order", "pending", "status"),
     ),
     "/resources": ("model_id",),
 }

@@ -23,7 +23,7 @@ async def wait_for(request: Request, node: Node, ids: Sequence[JobId], seconds: 
         nonlocal finished
         with anyio.move_on_after(seconds):
             try:
-                await node.wait(ids, client=request.client, fields=None)
+                await node.wait(ids, client=request.sees, fields=None)
                 finished = True
             except TooManyRequests:
                 raise

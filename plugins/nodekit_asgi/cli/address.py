@@ -1,12 +1,17 @@
 """The address of a node: its URL, and a connection to it."""
 
 import socket
+from collections.abc import Mapping
 from http.client import HTTPConnection, HTTPSConnection
 from typing import Literal
 from urllib.parse import quote, urlsplit
 
 import click
 import msgspec
+from msgspec.structs import replace
+
+from nodekit import Secret
+from nodekit_asgi.cli.key import key_of
 
 DEFAULT_URL = "http://127.0.0.1:4000"
 CONNECT_SECONDS = 10.0
@@ -16,6 +21,7 @@ class Address(msgspec.Struct, frozen=True):
     """A parsed node URL.
 
     - `path`: The path of the unix socket, or the prefix of the node's own paths.
+    - `key`: The key that says who asks.
     """
 
     url: str
@@ -23,6 +29,12 @@ class Address(msgspec.Struct, frozen=True):
     host: str = ""
     port: int = 0
     path: str = ""
+    key: Secret | None = None
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers of each request to the node."""
+        return {} if self.key is None else {"Authorization": f"Bearer {self.key.reveal()}"}
 
     @property
     def shown(self) -> str:
@@ -72,9 +84,9 @@ def parse_url(url: str) -> Address:
 
 
 def check_node(ctx: click.Context, param: click.Parameter, value: str) -> Address:
-    """Parse the value of `--node`."""
+    """Parse the value of `--node`. The address has the key of `--key-file`, or that of the environment."""
     try:
-        return parse_url(value)
+        return replace(parse_url(value), key=key_of(ctx))
     except ValueError as error:
         expected = "expected http://HOST:PORT, https://HOST:PORT or unix:PATH"
         raise click.BadParameter(f"{expected}, got {value!r}", ctx, param) from error

@@ -14,6 +14,7 @@ import msgspec
 
 from nodekit_asgi.cli.address import CONNECT_SECONDS, Address
 from nodekit_asgi.cli.diagnosis import WHERE, no_reply, unreachable
+from nodekit_asgi.cli.key import CURE as KEY_CURE
 from nodekit_asgi.cli.problems import Busy, Dropped, NotANode, Refused
 
 ANSWER_SECONDS = 30.0
@@ -174,6 +175,7 @@ class NodeClient:
             return Reply(self.address.url, response.status, response.headers, bytes(content))
 
     def _send(self, method: str, target: str, body: bytes | None, headers: Mapping[str, str]) -> None:
+        headers = {**self.address.headers, **headers}
         with suppress(ConnectionError):  # a node that stops reading a body has already replied why
             if body is None:
                 self._connection.request(method, target, None, headers)
@@ -236,6 +238,8 @@ def successful(reply: Reply) -> Reply:
         raise
     if reply.status in (429, 503):
         raise Busy(reply.status, error.text, _retry_after(reply))
+    if reply.status == HTTPStatus.UNAUTHORIZED:
+        raise Refused(reply.status, f"{error.text}; {KEY_CURE}")
     if reply.status == HTTPStatus.NOT_FOUND and error.error.lower() in NO_PATH:
         raise NotANode(f"{reply.url} answered: {error.text}; {WHERE}, with the path below which the node is mounted")
     raise Refused(reply.status, error.text)

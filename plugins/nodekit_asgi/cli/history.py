@@ -26,6 +26,8 @@ def _facts(history: History) -> Iterator[tuple[str, str]]:
     yield "status", history.status + state
     if history.retry_of is not None:
         yield "retry of", history.retry_of
+    if history.client is not None:
+        yield "client", history.client
     yield "pipeline", f"{history.pipeline}: {' -> '.join(history.containers)}"
     yield "priority", str(history.priority)
     yield "accepted", _time(history.accepted_at)

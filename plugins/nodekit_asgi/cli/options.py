@@ -6,6 +6,7 @@ from typing import Any, BinaryIO, TypeVar
 import click
 
 from nodekit_asgi.cli.address import DEFAULT_URL, check_node
+from nodekit_asgi.cli.key import VARIABLE, take_key_file
 from nodekit_asgi.cli.request import Submission, check_key, read_data, submission
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -34,8 +35,16 @@ def json_option(text: str) -> Callable[[F], F]:
 
 
 def node_option(command: F) -> F:
-    """Add `--node`, the option of every command."""
-    return click.option(
+    """Add `--node` and `--key-file`, the options of every command."""
+    key_file = click.option(
+        "--key-file",
+        callback=take_key_file,
+        is_eager=True,  # the callback of --node takes the key
+        expose_value=False,
+        metavar="PATH",
+        help=f"Read the key from this file.  [env var: {VARIABLE}, the key itself]",
+    )
+    node = click.option(
         "--node",
         callback=check_node,
         metavar="URL",
@@ -44,7 +53,8 @@ def node_option(command: F) -> F:
         default=DEFAULT_URL,
         show_default=True,
         help="http://HOST:PORT, https://HOST:PORT or unix:PATH.",
-    )(command)
+    )
+    return node(key_file(command))
 
 
 def submission_options(command: F) -> F:
@@ -99,14 +109,24 @@ def timeout_option(command: F) -> F:
 
 
 def list_filters(
-    *, pending: bool, finished: bool, status: str | None, order: str, **failed: str | None
+    *,
+    everybody: bool,
+    client: str | None,
+    pending: bool,
+    finished: bool,
+    status: str | None,
+    order: str,
+    **failed: str | None,
 ) -> Mapping[str, str]:
     """Return the order and the filters of the query. Raise `click.UsageError` for options that exclude each other."""
+    if everybody and client is not None:
+        raise click.UsageError("--all and --client exclude one another")
+    whose = {"all": "true"} if everybody else {} if client is None else {"client": client}
     if pending + finished + (status is not None) > 1:
         raise click.UsageError("--pending, --finished and --status exclude one another; leave them out for all jobs")
     given = {name: value for name, value in failed.items() if value is not None}
     if given and status != "failed":
         raise click.UsageError(f"--{' and --'.join(given)}: only with --status failed")
     if status is not None:
-        return {"order": order, "status": status, **given}
-    return {"order": order, "pending": str(pending).lower()} if pending or finished else {"order": order}
+        return {"order": order, **whose, "status": status, **given}
+    return {"order": order, **whose, **({"pending": str(pending).lower()} if pending or finished else {})}

@@ -78,6 +78,7 @@ class History(msgspec.Struct, frozen=True):
     not_before: datetime | None = None
     failure: Failure | None = None
     retry_of: str | None = None
+    client: str | None = None
     meta: dict[str, str] = {}
 
 

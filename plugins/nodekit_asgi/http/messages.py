@@ -13,6 +13,7 @@ from msgspec import UNSET
 
 from nodekit import COPIES, Budget, ClientId, GroupId, Identity, Reservation, default_group
 from nodekit_asgi.config import Limits
+from nodekit_asgi.http.callers import Caller, CallerLost
 from nodekit_asgi.http.codings import ACCEPTED, gunzipped, is_gzip
 from nodekit_asgi.http.networks import peer_name, unmapped
 from nodekit_asgi.http.pace import BodyPace
@@ -95,6 +96,8 @@ class Request:
         """The sender: an IP address (the IPv4 of a mapped one), ``unix`` or ``name:…``; not the peer behind a proxy."""
         self.identity: Identity | None = None
         """The caller. None until the node has identified it."""
+        self.caller: Caller | None = None
+        """The caller as plugins know it, who may be unknown to them later. None if there are no such plugins."""
         self.parameters: Mapping[str, str] = {}
         """Path segments by the names in braces in the path of the route."""
         self.limits = limits
@@ -131,6 +134,11 @@ class Request:
     def client(self) -> ClientId:
         """The client whose jobs the caller may see."""
         return self.identity.client if self.identity else self.sender
+
+    @property
+    def sees(self) -> ClientId | None:
+        """The client whose jobs the caller may use. None for an operator: those of every client."""
+        return None if self.identity is not None and self.identity.operator else self.client
 
     @property
     def group(self) -> GroupId | None:
@@ -179,9 +187,16 @@ class Request:
     async def body(self) -> bytes | bytearray:
         """Read the whole body. Raise `HttpError` if it exceeds the limits of size or time.
 
-        Memory is reserved for it and its copies. Raise `Unavailable` if there is none.
+        Memory is reserved for it and its copies. Raise `Unavailable` if there is none, and `CallerLost` if the caller
+        is not known any more.
         """
         self.check_length()
+        body = await self._decoded()
+        if self.caller is not None:  # a slow body may outlast the right to send it
+            await self.caller.check()
+        return body
+
+    async def _decoded(self) -> bytes | bytearray:
         if b"content-encoding" not in self.headers or not self._is_gzip():
             return await self._whole(self._pieces())
         try:
@@ -331,9 +346,11 @@ async def _send_live(pieces: AsyncIterator[bytes], keep_alive: bytes, send: Send
 async def while_there(request: Request, work: Callable[[], Awaitable[None]]) -> None:
     """Run `work` while the client stays. Raise `Disconnected` once it has gone, otherwise what `work` raises.
 
-    The body must have been read before.
+    The body must have been read before. Raise `CallerLost` once the node does not know the caller any more.
     """
-    gone, failure = False, None
+    gone = False
+    failure: Exception | None = None
+    lost: CallerLost | None = None
 
     async def watch() -> None:
         nonlocal gone
@@ -341,8 +358,15 @@ async def while_there(request: Request, work: Callable[[], Awaitable[None]]) -> 
         gone = True
         tasks.cancel_scope.cancel()
 
+    async def watch_caller(caller: Caller) -> None:
+        nonlocal lost
+        lost = await caller.lost()
+        tasks.cancel_scope.cancel()
+
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(watch)
+        if request.caller is not None:
+            tasks.start_soon(watch_caller, request.caller)
         try:
             await work()
         except Exception as error:  # raised below as it is, not in an exception group
@@ -350,5 +374,7 @@ async def while_there(request: Request, work: Callable[[], Awaitable[None]]) -> 
         tasks.cancel_scope.cancel()
     if gone:
         raise Disconnected
+    if lost is not None:
+        raise lost
     if failure is not None:
         raise failure

@@ -10,8 +10,9 @@ import anyio
 import anyio.lowlevel
 
 from nodekit import AsgiApplication, Mount, Node
+from nodekit_asgi.http.callers import Caller, CallerLost
 from nodekit_asgi.http.client_address import says_for_whom
-from nodekit_asgi.http.messages import Disconnected, Header, HttpError, Request, Scope
+from nodekit_asgi.http.messages import CutShort, Disconnected, Header, HttpError, Request, Scope
 from nodekit_asgi.http.networks import UNIX
 from nodekit_asgi.http.origins import check_access
 from nodekit_asgi.http.pace import BodyPace
@@ -43,12 +44,12 @@ def mount_at(path: str, node: Node) -> Mount | None:
 
 
 def check_caller(mount: Mount, request: Request) -> None:
-    """Raise `HttpError` 403 if a mount that is not public is called from another machine.
+    """Raise `HttpError` 403 if a mount that is not public is called from another machine, and by no operator.
 
     A request forwarded by a proxy counts as one from another machine, unless the proxy is trusted to name the client.
     So does, as for nodes on loopback, a request of a browser whose ``Host`` is not a name of this machine.
     """
-    if mount.public:
+    if mount.public or (request.identity is not None and request.identity.operator):
         return
     if _is_passed_on(request) or not (request.sender == UNIX or _is_loopback(request.address)):
         raise HttpError(403, f"{PREFIX}{mount.name}/ is not public: it can be called from the node's own machine only")
@@ -75,13 +76,16 @@ async def hand_on(mount: Mount, request: Request, send: Send, extra: Sequence[He
     """Let the application answer, and add the headers `extra` to its reply.
 
     Raise `HttpError` if the body is too large or too slow, `Disconnected` if the application was cancelled because the
-    client has gone, `BrokenOff` if a part of a reply was sent, and otherwise what the application raised.
+    client has gone, `CallerLost` or `CutShort` if the node does not know the caller any more, `BrokenOff` if a part of
+    a reply was sent, and otherwise what the application raised.
     """
     request.check_length()
     exchange = _Exchange(request, send, extra)
     failure = await exchange.run(mount.app, _scope(mount, request))
     if exchange.given_up:
         raise Disconnected
+    if exchange.lost is not None and not exchange.ended:
+        raise CutShort(str(exchange.lost)) if exchange.started else exchange.lost
     if exchange.ended:
         await exchange.end()
         if failure is not None:
@@ -136,6 +140,8 @@ class _Exchange:
         self.ended = False
         self.given_up = False
         """True if the application was cancelled because its client has gone."""
+        self.lost: CallerLost | None = None
+        """Set if the application was cancelled because the node does not know the caller any more."""
 
     async def run(self, app: AsgiApplication, scope: Scope) -> BaseException | None:
         """Run the application. Return what it raised, even an attempt to end the process (`SystemExit`)."""
@@ -143,6 +149,8 @@ class _Exchange:
         with self._take:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._read_ahead, tasks.cancel_scope)
+                if self._request.caller is not None:
+                    tasks.start_soon(self._watch_caller, self._request.caller, tasks.cancel_scope)
                 try:
                     await app(scope, self.receive, self.send)
                 except (Exception, SystemExit) as error:
@@ -162,6 +170,12 @@ class _Exchange:
         await anyio.sleep(GONE_SECONDS)
         if not self.ended:
             self.given_up = True
+            application.cancel()
+
+    async def _watch_caller(self, caller: Caller, application: anyio.CancelScope) -> None:
+        lost = await caller.lost()
+        if not self.ended:
+            self.lost = lost
             application.cancel()
 
     async def _next(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from nodekit_asgi.http.sites import host_name, host_names, origin_name, origin_n
 
 _METHODS = b"GET, HEAD, POST, PUT, DELETE"
 _EXPOSED = b"link, preference-applied, retry-after, x-request-id"
-_HEADERS = b"content-type, idempotency-key, last-event-id, prefer, priority, x-request-id, authorization"
+_HEADERS = b"content-type, idempotency-key, last-event-id, prefer, priority, x-request-id, authorization, x-api-key"
 
 
 def check_access(request: Request, *, loopback: bool) -> Sequence[Header]:

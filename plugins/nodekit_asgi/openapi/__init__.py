@@ -12,6 +12,9 @@ __all__ = ["OPERATIONS", "document"]
 
 
 @lru_cache(8)
-def document(limits: Limits, served: frozenset[Key]) -> bytes:
-    """Return the document of nodes with these limits and operations, as JSON. It is built once."""
-    return msgspec.json.encode(build(limits, served))
+def document(limits: Limits, served: frozenset[Key], identifies: bool = False) -> bytes:
+    """Return the document of nodes with these limits and operations, as JSON. It is built once.
+
+    `identifies` is true for nodes with a plugin that identifies callers.
+    """
+    return msgspec.json.encode(build(limits, served, identifies=identifies))

@@ -13,7 +13,7 @@ from nodekit_asgi.openapi import submitting as _submitting
 from nodekit_asgi.openapi.older_profile import as_in_profile
 from nodekit_asgi.openapi.operation import Answer, Content, Key, Operation, Parameter
 from nodekit_asgi.openapi.schemas import Struct, reference, schemas, through
-from nodekit_asgi.openapi.shared import HEADERS
+from nodekit_asgi.openapi.shared import HEADERS, WHO_ASKS
 
 OPERATIONS: Mapping[Key, Operation] = {
     **_node.OPERATIONS,
@@ -29,10 +29,10 @@ INFO = {
     "summary": "A compute node: pipelines of containers over HTTP.",
     "description": "A job names containers and some data. The node calls the containers one after another. The output "
     "of one is the input of the next. The node stores every result, and returns it to the client that submitted "
-    "the job.\n\nA client is the address that it calls from, or the address that a trusted proxy gives. It can "
-    "read only its own jobs. Paths match exactly: another path is 404, and another method is 405 with `Allow`, as "
-    "an `Error`. Unknown fields of a body are ignored. Replies to pages of `allowed_origins` have "
-    "`Access-Control-Allow-Origin`.",
+    "the job.\n\nA client is the address that it calls from, or the address that a trusted proxy gives, or it has a "
+    "key. It can read only its own jobs; operators can read all. Paths match exactly: another path is 404, and another "
+    "method is 405 with `Allow`, as an `Error`. Unknown fields of a body are ignored. Replies to pages of "
+    "`allowed_origins` have `Access-Control-Allow-Origin`.",
     "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
 }
 TAGS = [
@@ -41,25 +41,39 @@ TAGS = [
     {"name": "documentation", "description": "This document, and a page to read it."},
 ]
 
+SECURITY_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "A key, as `Authorization: Bearer KEY`."},
+    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "A key, in a header of its own."},
+}
+"""Ways to say who asks. Each of them is enough."""
+
 _LIMIT = re.compile(r"<(max_\w+|body_\w+)>")
 
 
-def build(limits: Limits, served: Collection[Key]) -> dict[str, Any]:
-    """Build the document of a node with these limits and operations."""
+def build(limits: Limits, served: Collection[Key], *, identifies: bool) -> dict[str, Any]:
+    """Build the document of a node with these limits and operations, which identifies callers or does not."""
     there = {key: OPERATIONS[key] for key in OPERATIONS if key in served}
     known = {operation.id for operation in there.values()}
     paths: dict[str, dict[str, Any]] = {}
     used: set[Struct] = set()
     for (path, method), operation in as_in_profile(there, limits.profile).items():
         described = _referring(_limited(_operation(operation, known), limits), used)
+        if identifies and WHO_ASKS not in operation.answers.values():
+            described["security"] = []  # it answers anybody
         paths.setdefault(path, {})[method.lower()] = described
+    security: dict[str, Any] = {"security": [{name: []} for name in SECURITY_SCHEMES]} if identifies else {}
     return {
         "openapi": "3.1.0",
         "info": {**INFO, "x-profile": limits.profile},
         "servers": [{"url": ".", "description": "This node. The URL is relative to the URL of this document."}],
         "tags": TAGS,
+        **security,
         "paths": paths,
-        "components": {"schemas": schemas(used), "headers": HEADERS},
+        "components": {
+            "schemas": schemas(used),
+            "headers": HEADERS,
+            **({"securitySchemes": SECURITY_SCHEMES} if identifies else {}),
+        },
     }
 
 

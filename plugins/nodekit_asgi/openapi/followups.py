@@ -93,7 +93,7 @@ OPERATIONS: Mapping[Key, Operation] = {
         id="retryJob",
         tag="jobs",
         summary="Retry a failed job",
-        description="The old job does not change. Its request becomes a new job of the client that retries, and is "
+        description="The old job does not change. Its request becomes a new job of the same client, and is "
         "admitted like any other. With `from: failed` (the default), steps with an output keep it and do not run "
         "again.",
         parameters=(REQUEST_ID, JOB, PREFER, IDEMPOTENCY_KEY, PRIORITY),
@@ -131,7 +131,7 @@ OPERATIONS: Mapping[Key, Operation] = {
         id="reportStatus",
         tag="jobs",
         summary="Report the result of a job from outside",
-        description="Accepted only from the networks in `status_networks`, which is empty by default. A report "
+        description="Accepted only from operators, and from `status_networks`, which is empty by default. A report "
         "finishes an existing job of any client.",
         parameters=(REQUEST_ID,),
         body=Content(WireReport, {"success": _REPORT}),

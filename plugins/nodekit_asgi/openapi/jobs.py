@@ -66,6 +66,7 @@ def _query(name: str, description: str, schema: Mapping[str, Any], example: Any)
     return Parameter(name=name, place="query", description=description, schema=schema, example=example)
 
 
+TEXT: Mapping[str, Any] = {"type": "string"}
 _IDS: Mapping[str, Any] = {"type": "array", "items": {"type": "string"}, "maxItems": "<max_ids>"}
 
 OF_JOBS = (
@@ -107,6 +108,18 @@ OF_LISTING = (
         {"enum": ["oldest", "newest", "finished"], "default": "oldest"},
         "newest",
     ),
+    _query(
+        "client",
+        "Without `id`: the jobs of this client. Other clients than one's own are for operators.",
+        TEXT,
+        "alice",
+    ),
+    _query("all", "Without `id`: the jobs of all clients, for operators.", BOOLEAN, True),
+)
+
+NOT_AN_OPERATOR = errors(
+    "The node does not serve this `Host` or `Origin`, or the caller asks for jobs of others and is no operator.",
+    others=error("only an operator may use jobs of other clients; leave out all and client"),
 )
 
 OPERATIONS: Mapping[Key, Operation] = {
@@ -135,6 +148,7 @@ OPERATIONS: Mapping[Key, Operation] = {
                 ("Link",),
             ),
             400: BAD_REQUEST,
+            403: NOT_AN_OPERATOR,
             404: errors("None of the ids belongs to a job of this client.", unknown=error("no such job")),
         },
     ),

@@ -79,6 +79,7 @@ FORBIDDEN = errors(
     "The node does not serve this `Host`, pages of this `Origin` may not call it, or this caller may not do this.",
     host=error("Host: this node is not called by that name; list other names than loopback's in allowed_hosts"),
     origin=error("Origin: pages of other sites may not call this node; list theirs in allowed_origins"),
+    scope=error("this needs a key with the scope submit"),
 )
 NO_SUCH_JOB = errors("The id belongs to no job of this client.", unknown=error("no such job"))
 TOO_SLOW = errors(
@@ -126,7 +127,8 @@ TOO_OFTEN = errors(
 WHO_ASKS = errors(
     "The caller did not say who it is. Only nodes with a plugin that identifies callers give this answer.",
     "WWW-Authenticate",
-    unknown=error("a token is needed"),
+    unknown=error("a key is needed: Authorization: Bearer nk_…"),
+    revoked=error("this key has been revoked"),
 )
 
 UNLIMITED: Mapping[int, Answer] = {400: BAD_REQUEST, 403: FORBIDDEN, 500: FAULT}

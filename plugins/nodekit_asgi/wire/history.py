@@ -79,13 +79,14 @@ class WireHistory(msgspec.Struct, frozen=True):
     retry_of: Annotated[str | UnsetType, about("The id of the job that this job retries.", JOB_ID, format="uuid")] = (
         UNSET
     )
+    client: Annotated[str | UnsetType, about("The client of the job. Only operators see it.", "alice")] = UNSET
     meta: Annotated[
         dict[str, str] | UnsetType,
         about("Facts that plugins have noted about the job.", {"tenant": "acme"}),
     ] = UNSET
 
 
-def wire_history(job: Job, *, now: float, held: Held | None = None) -> WireHistory:
+def wire_history(job: Job, *, now: float, held: Held | None = None, for_operator: bool = False) -> WireHistory:
     """Return the history of a job. `now`, in Unix seconds, decides whether the job waits for its next attempt.
 
     `held` is the call that is under way, if there is one.
@@ -107,6 +108,7 @@ def wire_history(job: Job, *, now: float, held: Held | None = None) -> WireHisto
         not_before=_time(job.not_before) if waits and job.not_before is not None else UNSET,
         failure=_failure(job.result) if isinstance(job.result, ContainerError) else UNSET,
         retry_of=job.retry_of or UNSET,
+        client=job.request.client if for_operator else UNSET,
         meta=dict(job.request.meta) or UNSET,
     )
 

@@ -12,12 +12,15 @@ import anyio
 import pluggy
 import pytest
 from components import Gate, SpiedStore, SwitchRunner, Told, functions, make_node, request, until
+from msgspec.structs import replace
 
 from nodekit import (
     ClaimLost,
+    ClientLimits,
     CompositionError,
     Container,
     Identity,
+    Job,
     JobRequest,
     JobStatus,
     Mount,
@@ -26,6 +29,7 @@ from nodekit import (
     RequestRefused,
     StoreCall,
     StoreFailed,
+    TooManyJobs,
     TooManyRequests,
     Unavailable,
 )
@@ -329,6 +333,47 @@ def test_a_limit_that_breaks_lets_nobody_through(caplog: pytest.LogCaptureFixtur
         node.limit(Identity(client="a"))
     assert "Limiting failed in nodekit_limit" in caplog.text
     make_node().limit(Identity(client="a"))  # nobody objects where no plugin limits
+
+
+class Plans:
+    """Knows the limits of one client, and fails or answers nonsense if it is told to."""
+
+    def __init__(self, client: str, answer: Any) -> None:
+        self.client, self.answer = client, answer
+
+    def nodekit_client_limits(self, client: str, group: str, node: Any) -> Any:
+        assert node.name == "node"
+        assert group == client
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer if client == self.client else None
+
+
+@pytest.mark.anyio
+async def test_limits_that_a_plugin_knows_come_before_those_of_the_node() -> None:
+    plans = [
+        Plans("a", ClientLimits(max_pending=2)),
+        Plans("a", ClientLimits(max_pending=9)),
+        Plans("b", ClientLimits()),
+    ]
+    limits = {"each_client": ClientLimits(max_pending=3, max_priority=2), "clients": {"b": ClientLimits(max_pending=1)}}
+    gate = Gate()
+    async with make_node(functions(gate=gate), plugins=plans, **limits) as node:
+        for client, most in (("a", 2), ("b", 1), ("c", 3)):
+            answers = await node.submit_many([replace(request("gate", client=client), priority=0) for _ in range(5)])
+            jobs = [answer for answer in answers if isinstance(answer, Job)]
+            assert (client, len(jobs), {job.request.priority for job in jobs}) == (client, most, {2})
+            assert {type(answer) for answer in answers[most:]} == {TooManyJobs}
+        gate.opened.set()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("answer", [KeyError("a"), {"max_pending": 1}])
+async def test_limits_that_cannot_be_told_let_no_job_in(answer: Any, caplog: pytest.LogCaptureFixture) -> None:
+    async with make_node(plugins=[Plans("a", answer)]) as node:
+        with pytest.raises(Refusal, match="Admission failed"):
+            await node.submit(request(client="a"))
+    assert "Plans failed in nodekit_client_limits" in caplog.text
 
 
 # -- pages ----------------------------------------------------------------------------------------

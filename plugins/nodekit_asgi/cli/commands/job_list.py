@@ -1,4 +1,4 @@
-"""The command `list`: the jobs of this client."""
+"""The command `list`: the jobs of this client, or for an operator those of others."""
 
 import sys
 from collections.abc import Iterable
@@ -35,7 +35,9 @@ ROWS = 20
     help="The newest or the oldest jobs first, or the job that finished first.",
 )
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N jobs; in a table 20.")
-@click.option("--all", "every", is_flag=True, help="All jobs.")
+@click.option("--no-limit", "every", is_flag=True, help="All jobs, also in a table.")
+@click.option("--all", "everybody", is_flag=True, help="Jobs of all clients; for operators.")
+@click.option("--client", metavar="NAME", help="Jobs of this client; for operators.")
 @click.option("--ids", "only_ids", is_flag=True, help="Print all ids and nothing else.")
 @node_options
 def list_(node: Address, as_json: bool, only_ids: bool, every: bool, limit: int | None, **chosen: Any) -> None:
@@ -44,7 +46,7 @@ def list_(node: Address, as_json: bool, only_ids: bool, every: bool, limit: int 
     --ids and --json print ids: all of them, or --limit.
     """
     if every and limit is not None:
-        raise click.UsageError("--all and --limit exclude each other")
+        raise click.UsageError("--no-limit and --limit exclude each other")
     if only_ids and as_json:
         raise click.UsageError("--ids and --json exclude each other: a JSON array of ids, or one id a line")
     filters = list_filters(**chosen)
@@ -74,4 +76,4 @@ def _print_table(client: NodeClient, ids: Iterable[str], limit: int | None) -> N
     if not printed:
         notice("no jobs")
     elif next(left, None) is not None:
-        notice(f"there are more than {limit} jobs; --limit N and --all show more of them")
+        notice(f"there are more than {limit} jobs; --limit N and --no-limit show more of them")

@@ -68,7 +68,7 @@ async def test_list_tells_jobs_by_status_and_failed_ones_by_where_and_how(api: A
         (["--finished", "--status", "success"], "exclude one another"),
         (["--container", "gate"], "--status failed"),
         (["--status", "success", "--error", "x"], "--status failed"),
-        (["--all", "--limit", "1"], "exclude each other"),
+        (["--no-limit", "--limit", "1"], "exclude each other"),
         (["--ids", "--json"], "exclude each other"),
         (["--order", "newer"], "newest"),
     ):
@@ -111,7 +111,7 @@ async def test_the_table_is_short_and_says_that_there_are_more(api: Api) -> None
     for options, shown in (
         ([], ids[:20]),
         (["--limit", "110"], ids[:110]),
-        (["--all"], ids),
+        (["--no-limit"], ids),
         (["--limit", "130"], ids),
     ):
         done = await call(api.url, "list", *options)

@@ -14,6 +14,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from nodekit import __version__
 from nodekit_asgi import Limits
 from nodekit_asgi.api.routes import KEYS
+from nodekit_asgi.app import OPEN_TO_ALL
 from nodekit_asgi.openapi import OPERATIONS, document
 
 METHODS = {"get", "put", "post", "delete"}
@@ -160,6 +161,21 @@ def test_it_has_the_profile_of_the_node() -> None:
     assert "refused" not in malformed["description"]
     assert "no-containers" not in malformed["content"]["application/json"]["examples"]
     OpenAPIV31SpecValidator(older).validate()
+
+
+def test_a_node_that_identifies_callers_says_how_and_which_routes_answer_anybody() -> None:
+    plain, secured = (json.loads(document(Limits(), KEYS, identifies)) for identifies in (False, True))
+    OpenAPIV31SpecValidator(secured).validate()
+    assert "security" not in plain
+    assert "securitySchemes" not in plain["components"]
+    schemes = secured["components"]["securitySchemes"]
+    assert secured["security"] == [{name: []} for name in schemes]
+    assert (schemes["bearer"]["scheme"], schemes["key"]["name"]) == ("bearer", "X-API-Key")
+    for place, operation in operations(secured):
+        open_to_all = place.removeprefix("GET ") in OPEN_TO_ALL
+        assert operation.get("security", "as all") == ([] if open_to_all else "as all"), place
+        assert ("401" in operation["responses"]) is not open_to_all, place
+        assert "403" in operation["responses"], place
 
 
 def test_it_is_made_once() -> None:

@@ -1,0 +1,55 @@
+"""The file of keys that a node file names, and the problems of commands with the two."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn, cast
+
+import click
+
+from nodekit import CompositionError, NodekitError, Problem, printable, read_node_file
+
+FAILED = 1
+BAD_NODE_FILE = 3
+
+_CURE = 'add [[plugins]] with use = "apikeys" and path = "keys"'
+
+
+def keys_path(file: str) -> Path:
+    """Return the path of the keys. Raise `CompositionError` if the node file names none."""
+    plugins: object = read_node_file(file).get("plugins")
+    tables: list[Any] = plugins if isinstance(plugins, list) else []  # pyright: ignore[reportUnknownVariableType]
+    found = [cast("dict[str, Any]", one) for one in tables if isinstance(one, dict)]
+    found = [table for table in found if table.get("use") == "apikeys"]
+    if len(found) != 1:
+        text = f"names no plugin apikeys; {_CURE}" if not found else "names the plugin apikeys twice; remove one"
+        raise CompositionError(Problem("plugins", text))
+    path = found[0].get("path")
+    if not isinstance(path, str) or not path:
+        raise CompositionError(Problem("plugins", f"the plugin apikeys names no file; {_CURE}"))
+    if "\0" in path:
+        raise CompositionError(Problem("plugins", "path: no file has a NUL in its name"))
+    return Path(file).absolute().parent / path
+
+
+@contextmanager
+def explained(file: str) -> Iterator[None]:
+    """Print one line per problem and exit."""
+    try:
+        yield
+    except CompositionError as error:
+        for problem in error.problems:
+            tell(str(problem) if problem.where == file else f"{file}: {problem}")
+        sys.exit(BAD_NODE_FILE)
+    except NodekitError as error:
+        fail(str(error))
+
+
+def fail(text: str) -> NoReturn:
+    tell(f"nodekit: {text}")
+    sys.exit(FAILED)
+
+
+def tell(text: str) -> None:
+    click.echo(printable(text), err=True)
