@@ -107,7 +107,7 @@ class EmbeddedStore:
             self._counts.jobs(jobs, -1)
         for asked, job in zip(jobs, kept, strict=True):
             if self._is_new(asked, job):
-                self._track(entry := self._entry(job))
+                self._track(entry := Unfinished.of(job))
                 self._fresh.put(job)
                 self._queue.put(entry)
                 self._broadcast.publish(Change(job.id))
@@ -126,7 +126,7 @@ class EmbeddedStore:
             self._counts.jobs([job], -1)
         if not self._is_new(job, kept):
             raise StoreFailed(f"job {kept.id} exists already and cannot be claimed")
-        self._track(self._entry(kept))
+        self._track(Unfinished.of(kept))
         claim = self._claims[kept.id] = EmbeddedClaim(kept)
         self._broadcast.publish(Change(kept.id))
         return claim
@@ -241,7 +241,7 @@ class EmbeddedStore:
                 return
             held.lost = True
             del self._claims[job.id]
-            self._unfinished[job.id] = entry = self._entry(job)
+            self._unfinished[job.id] = entry = Unfinished.of(job)
             self._queue.put(entry, delay_seconds=delay_seconds)
 
         was_finished = job.status.finished
@@ -376,10 +376,6 @@ class EmbeddedStore:
         return self._broadcast.subscribe(ids)
 
     # -- bookkeeping ------------------------------------------------------------------------------
-
-    def _entry(self, job: Job) -> Unfinished:
-        """Return the facts for scheduling a job that is tracked from now on, or queued again."""
-        return Unfinished.of(job)
 
     def _is_new(self, asked: Job, kept: Job) -> bool:
         return kept.id == asked.id and kept.id not in self._unfinished and not kept.status.finished

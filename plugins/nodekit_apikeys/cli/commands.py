@@ -14,7 +14,7 @@ from nodekit_apikeys._key import USUAL, Key, Scope, StoredSecret, check_networks
 from nodekit_apikeys._last_use import read_used
 from nodekit_apikeys._text import digest_of, new_id, new_text
 from nodekit_apikeys.cli.node_file import explained, fail, keys_path
-from nodekit_apikeys.cli.shown import described, give_up_output, say, say_json, say_key, say_table
+from nodekit_apikeys.cli.shown import described, say, say_json, say_key, say_table
 from nodekit_apikeys.cli.values import check_duration, check_expiry, check_name
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -137,14 +137,12 @@ def _hand_out(change: KeyChange, key: Key, text: str, as_json: bool) -> None:
     change.save()
     try:
         say_json({"key": text, **described(key, {})}) if as_json else say(text)
-    except BaseException as error:
+    except BaseException:  # an exit, too: standard output did not take it
         change.keys.clear()
         change.keys.update(before)
         change.save()
-        if not isinstance(error, OSError):
-            raise
-        give_up_output()
-        fail(f"the key could not be printed, and was not kept: {error.strerror or error}")
+        click.echo("nodekit: the key could not be printed, and was not kept", err=True)
+        raise
 
 
 @keys.command()

@@ -1,10 +1,8 @@
 """Keys as commands show them: all but their secrets."""
 
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any, cast
 
 import click
@@ -46,21 +44,13 @@ def _old_secrets(key: Key, now: float) -> Sequence[Any]:
 
 
 def say(text: str) -> None:
-    """Print a line, at once. Raise `OSError` if it cannot be."""
-    if cast(object, sys.stdout) is None:
-        raise OSError("standard output is closed")
+    """Print a line, at once."""
     click.echo(text)
     sys.stdout.flush()
 
 
 def say_json(value: Any) -> None:
     say(msgspec.json.format(msgspec.json.encode(value)).decode())
-
-
-def give_up_output() -> None:
-    """Let the end of the process not try again to print what could not be printed."""
-    with suppress(OSError, AttributeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def say_table(keys: Sequence[Mapping[str, Any]]) -> None:

@@ -21,7 +21,7 @@ from nodekit import printable, printable_json, printable_lines, printable_pieces
 from nodekit_asgi.cli.replies import JobResult, StepResult
 
 REFUSED = (OSError, SystemExit)
-"""What is raised if standard output takes no more: an error, or the exit that the command line makes of it."""
+"""Raised if standard output takes no more: an error, or the exit that the command line makes of it."""
 MOST_LETTERS = 4
 """Characters of a text for each column that it may take: there are marks that take none."""
 

@@ -48,6 +48,7 @@ class Row(NamedTuple):
 ROWS: Mapping[tuple[str, str], Sequence[Row]] = {
     ("/info", "GET"): [Row("read", "/info")],
     ("/health", "GET"): [Row(None, "/health")],
+    ("/health/live", "GET"): [Row(None, "/health/live")],
     ("/resources", "GET"): [Row("read", "/resources")],
     ("/openapi.json", "GET"): [Row(None, "/openapi.json")],
     ("/docs", "GET"): [Row(None, "/docs")],
@@ -250,15 +251,16 @@ async def test_who_used_whose_job_stands_in_the_audit_log(tmp_path: Path, caplog
             *(("GET", "/api/jobs?all=true", None), ("GET", "/api/jobs?client=alice", None)),
         ):
             assert (await api.call(method, path, data=body, headers=operator)).status == 200
-        assert [record.getMessage() for record in caplog.records if record.name == "nodekit.audit"] == [
-            f"operate retried job {id} as job {new} of alice",
-            f"operate read job {id} of alice",
-            f"operate read job {id} of alice",
-            f"operate cancelled job {id} of alice",
-            f"operate followed job {id} of alice",
-            f"operate reported success of job {running} of alice",
-            "operate listed the jobs of all clients",
-            "operate listed the jobs of alice",
+        lines = [record.getMessage() for record in caplog.records if record.name == "nodekit.audit"]
+        assert [line.partition(" (request ")[0] for line in lines] == [
+            f"operate as operator: retry of job {id} of client alice: job {new}",
+            f"operate as operator: read of job {id} of client alice",
+            f"operate as operator: read of job {id} of client alice",
+            f"operate as operator: cancel of job {id} of client alice: failed",
+            f"operate as operator: follow of job {id} of client alice",
+            f"operate as operator: report of job {running} of client alice: success",
+            "operate as operator: list of the jobs of all clients",
+            "operate as operator: list of the jobs of client alice",
         ]
         caplog.clear()
         for path in ("/api/jobs", f"/api/jobs/{id}", f"/api/jobs?id={id}"):
