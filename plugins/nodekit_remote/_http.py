@@ -108,9 +108,13 @@ class ContainerHttp:
 
     async def answers(self, endpoint: Endpoint) -> bool:
         """Return True if the container is ready: ``GET /health`` has any HTTP status but 502, 503 and 504."""
+        return not await self.trouble(endpoint)
+
+    async def trouble(self, endpoint: Endpoint) -> str:
+        """Return why the container is not ready, such as ``connection refused``. Empty: `answers` would be True."""
         with time_limit(PROBE_SECONDS):
-            return await self._is_ready(endpoint)
-        return False
+            return await self._trouble(endpoint)
+        return f"no reply within {PROBE_SECONDS:g} s"
 
     async def lives(self, endpoint: Endpoint) -> bool:
         """Return True if the container is ready, or takes a connection and is too busy to answer soon.
@@ -119,15 +123,16 @@ class ContainerHttp:
         own connection, and may keep the container busy: neither is a reason to keep others from it.
         """
         with time_limit(self._connect_seconds + PROBE_SECONDS):
-            return await self._is_ready(endpoint)
+            return not await self._trouble(endpoint)
         return True
 
-    async def _is_ready(self, endpoint: Endpoint) -> bool:
+    async def _trouble(self, endpoint: Endpoint) -> str:
+        url = health_url(endpoint)
         try:
-            reply = await self._session.get(f"{endpoint.url}/health", dict(endpoint.headers), max_bytes=1 << 20)
-        except ContainerFailed:
-            return False
-        return reply.status not in (502, 503, 504)
+            reply = await self._session.get(url, dict(endpoint.headers), max_bytes=1 << 20)
+        except ContainerFailed as failure:
+            return failure.text.removeprefix(f"cannot connect to {url}: ").replace(f" to {url}", "")
+        return f"HTTP status {reply.status}" if reply.status in (502, 503, 504) else ""
 
     async def resources(self, endpoint: Endpoint, model_id: str | None) -> msgspec.Raw | None:
         """Return the reply to ``GET /service-resources``. Return None if it is not JSON, or an HTTP error."""
@@ -154,6 +159,11 @@ class Streamed:
 
     async def __anext__(self) -> bytes:
         return await anext(self._pieces)
+
+
+def health_url(endpoint: Endpoint) -> str:
+    """Return the URL that is asked if the container is ready."""
+    return f"{endpoint.url}/health"
 
 
 def _call(step: Step, endpoint: Endpoint) -> tuple[str, bytes, dict[str, str]]:

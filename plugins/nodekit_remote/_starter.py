@@ -1,5 +1,6 @@
 """The base of runners that start their containers themselves."""
 
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
@@ -10,6 +11,11 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from nodekit import Container, ContainerId, ContainerOutput, EnvValue, NotStarted, Problem, Secret, Step
 from nodekit_remote._http import Streamed
+
+logger = logging.getLogger("nodekit.remote")
+
+FAIR_SECONDS = 10.0
+"""Time that containers have to fail, too, after the first one has failed to start, so that one failure names all."""
 
 
 class Upkeep(Protocol):
@@ -64,21 +70,32 @@ class StartingRunner:
     async def start(self, tasks: TaskGroup) -> NotStarted | None:
         """Start all containers at once, in tasks of the group.
 
-        The first one that must come up and does not ends the attempt; its failure is returned. Otherwise return None.
+        If one that must come up does not, the others have `FAIR_SECONDS` to come up or to fail as well. Then the
+        failure is returned, with those of the others. Otherwise return None.
         """
         failures: list[NotStarted] = []
+        failed = anyio.Event()
 
         async def start(one: Upkeep) -> None:
             try:
                 await tasks.start(one.run)
             except NotStarted as failure:
                 failures.append(failure)
-                starting.cancel_scope.cancel()
+                logger.error("%s", failure)  # at once: the others may take a while
+                failed.set()
 
-        async with anyio.create_task_group() as starting:
-            for one in self.upkeep.values():
-                starting.start_soon(start, one)
-        return failures[0] if failures else None
+        async def start_all() -> None:
+            async with anyio.create_task_group() as starting:
+                for one in self.upkeep.values():
+                    starting.start_soon(start, one)
+            ending.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as ending:
+            ending.start_soon(start_all)
+            await failed.wait()
+            await anyio.sleep(FAIR_SECONDS)
+            ending.cancel_scope.cancel()
+        return failures[0].beside(failures[1:]) if len(failures) > 1 else next(iter(failures), None)
 
     def notify(self) -> None:
         """Announce that `running()` may have changed."""

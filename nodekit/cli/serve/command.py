@@ -17,9 +17,9 @@ from nodekit.cli.serve.allocator import return_freed_memory, trim_now_and_then
 from nodekit.cli.serve.log import log_to_file, log_to_standard_error, reopen_log_files
 from nodekit.cli.serve.machine import hide_memory, leave_pid_1
 from nodekit.config.compose import compose, log_settings
-from nodekit.config.formats import file_of_the_environment, read_tables
-from nodekit.errors import CompositionError, NodekitError, Problem
-from nodekit.foreign_text import printable_lines
+from nodekit.config.formats import NodeTables, file_of_the_environment, read_tables
+from nodekit.errors import CompositionError, NodekitError, NotStarted, Problem
+from nodekit.foreign_text import printable, printable_lines
 from nodekit.node.node import Node
 
 logger = logging.getLogger("nodekit")
@@ -49,11 +49,12 @@ def serve(file: str | None, bind: str | None, log_level: str, trace_hooks: bool)
     hide_memory()
     log_to_standard_error(log_level)
     return_freed_memory()
-    node = _composed(_of_the_environment() if file is None else file, bind, trace_hooks)
+    path = _of_the_environment() if file is None else file
+    node, tables = _composed(path, bind, trace_hooks)
     try:
         anyio.run(_serve, node)
     except BaseException as error:
-        sys.exit(_report(error))
+        sys.exit(_report(error, path, tables))
 
 
 def _of_the_environment() -> str:
@@ -62,8 +63,8 @@ def _of_the_environment() -> str:
     return file
 
 
-def _composed(path: str, bind: str | None, trace_hooks: bool) -> Node:
-    """Compose the node of the file, start the log, and log the notices and deprecations."""
+def _composed(path: str, bind: str | None, trace_hooks: bool) -> tuple[Node, NodeTables]:
+    """Compose the node of the file, start the log, and log the notices and deprecations. Return its tables, too."""
     try:
         file = read_tables(path)
         tables = _traced(_bound(file.tables, bind), trace_hooks)
@@ -80,7 +81,7 @@ def _composed(path: str, bind: str | None, trace_hooks: bool) -> Node:
         log_to_file(settings)
     for notice in file.notices:
         logger.warning("%s: %s", path, notice)
-    return node
+    return node, file
 
 
 def _bound(tables: dict[str, Any], bind: str | None) -> dict[str, Any]:
@@ -137,10 +138,17 @@ async def _watch_signals(
                 at_once.cancel()
 
 
-def _report(error: BaseException) -> int:
-    """Print a line for each failure, and a traceback only for errors that nobody raised on purpose."""
+def _report(error: BaseException, path: str, file: NodeTables) -> int:
+    """Print a line for each failure, and a traceback only for errors that nobody raised on purpose.
+
+    The failure of a container begins with its place in the node file.
+    """
     for cause in _leaves(error):
-        if isinstance(cause, NodekitError):
+        if isinstance(cause, NotStarted):
+            where = file.place_of_container(cause.container)
+            place = f"{printable(path)}: {where}: " if where else ""
+            click.echo(f"nodekit: {place}{printable_lines(cause.text)}", err=True)
+        elif isinstance(cause, NodekitError):
             click.echo(f"nodekit: {printable_lines(str(cause))}", err=True)
         else:
             logger.error("the node failed", exc_info=cause)
@@ -151,5 +159,9 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
     if isinstance(error, BaseExceptionGroup):
         for inner in cast("BaseExceptionGroup[BaseException]", error).exceptions:
             yield from _leaves(inner)
+    elif isinstance(error, NotStarted):
+        yield error
+        for other in error.others:
+            yield from _leaves(other)
     else:
         yield error

@@ -20,7 +20,7 @@ from nodekit_docker.containers.state import State
 from nodekit_docker.engine.engine import shown_lines
 from nodekit_docker.engine.errors import EngineGone, EngineRefused, NameTaken, NotUp
 from nodekit_docker.engine.presence import Presence
-from nodekit_remote import ContainerLog, Streamed, restart_pause, text_for_clients
+from nodekit_remote import ContainerLog, StartProgress, Streamed, restart_pause, text_for_clients
 
 logger = logging.getLogger("nodekit.docker")
 
@@ -114,7 +114,9 @@ class Once:
         try:
             if self._workshop.engine.place.tls:
                 raise NotUp(NO_TLS)
-            await self._workshop.images.ready(self._container)
+            waits_for = f"its image {self._container.image}"
+            with StartProgress(logger, self._container.id, lambda: self._presence.trouble or waits_for):
+                await self._workshop.images.ready(self._container)
             await self._workshop.remove_programs(self._container, but=self._programs)
         except EngineGone as error:
             self._presence.is_gone(str(error))
