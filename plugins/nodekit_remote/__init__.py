@@ -4,7 +4,8 @@
 names here: they share `StartingRunner`, with an `Upkeep` for each `StartedContainer`.
 """
 
-from nodekit_remote._http import ContainerHttp, Endpoint, HttpContainer, Streamed, health_url
+from nodekit_remote._container import HttpContainer
+from nodekit_remote._http import ContainerHttp, Endpoint, Streamed, health_url
 from nodekit_remote._listening import listening_places, shown_places
 from nodekit_remote._output import MAX_LINE_BYTES, ContainerLog, printable_line, text_for_clients
 from nodekit_remote._progress import StartProgress

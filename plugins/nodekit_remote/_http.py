@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from types import TracebackType
-from typing import Annotated, Literal, Self
+from typing import Self
 from urllib.parse import quote
 
 import anyio
@@ -15,38 +15,24 @@ import msgspec
 
 from nodekit import (
     MAX_DEPTH,
-    Container,
     ContainerFailed,
     ContainerOutput,
     InvalidPayload,
-    Secret,
     Step,
     parse_json,
     printable_lines,
     time_limit,
 )
 from nodekit_remote._connector import CheckConnection
+from nodekit_remote._container import HttpContainer
 from nodekit_remote._session import Reply, Session
 
-MAX_REPLY_BYTES = 16 * 1024 * 1024
 SHOWN_BYTES = 500
 """Maximum size of the part of an unexpected reply that an error shows."""
 PROBE_SECONDS = 5.0
 MAX_RESOURCES_BYTES = 1 << 20
 
 _ERROR_STATUS = 300  # redirects are not followed, so they are errors too
-
-
-class HttpContainer(Container, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Settings of every container that is called over HTTP.
-
-    - `bearer`: Sent as ``Authorization: Bearer …``.
-    - `http_errors`: Meaning of the JSON body of an HTTP error: the error, or the output, as some containers intend.
-    """
-
-    bearer: Secret | None = None
-    http_errors: Literal["fail", "output"] = "fail"
-    max_reply_bytes: Annotated[int, msgspec.Meta(ge=1)] = MAX_REPLY_BYTES
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,8 @@ from nodekit import (
     Provider,
     Step,
 )
-from nodekit_remote._http import ContainerHttp, Endpoint, HttpContainer, Streamed, health_url
+from nodekit_remote._container import HttpContainer
+from nodekit_remote._http import ContainerHttp, Endpoint, Streamed, health_url
 from nodekit_remote._progress import StartProgress
 from nodekit_remote._session import NoConnection
 from nodekit_remote._starter import id_problems

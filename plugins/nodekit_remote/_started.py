@@ -4,7 +4,7 @@ from typing import Annotated
 
 import msgspec
 
-from nodekit_remote._http import HttpContainer
+from nodekit_remote._container import HttpContainer
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
