@@ -1,11 +1,8 @@
 """The container protocol: ``POST /service_output`` with a `ContainerInput` as JSON. The reply is any JSON value."""
 
-import math
-import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Self
 from urllib.parse import quote
@@ -14,25 +11,19 @@ import anyio
 import msgspec
 
 from nodekit import (
-    MAX_DEPTH,
     ContainerFailed,
     ContainerOutput,
     InvalidPayload,
     Step,
-    parse_json,
-    printable_lines,
     time_limit,
 )
 from nodekit_remote._connector import CheckConnection
 from nodekit_remote._container import HttpContainer
-from nodekit_remote._session import Reply, Session
+from nodekit_remote._replies import ERROR_STATUS, json_of, output_of, status_failure
+from nodekit_remote._session import Session
 
-SHOWN_BYTES = 500
-"""Maximum size of the part of an unexpected reply that an error shows."""
 PROBE_SECONDS = 5.0
 MAX_RESOURCES_BYTES = 1 << 20
-
-_ERROR_STATUS = 300  # redirects are not followed, so they are errors too
 
 
 @dataclass(frozen=True)
@@ -80,16 +71,15 @@ class ContainerHttp:
         """Run a step. Raise `ContainerFailed`."""
         url, body, headers = _call(step, endpoint)
         reply = await self._session.post(url, body, headers, max_bytes=endpoint.container.max_reply_bytes)
-        if reply.status >= _ERROR_STATUS and endpoint.container.http_errors == "fail":
-            raise _status_failure(reply)
-        return ContainerOutput(container=step.container, output=await _output(reply), instance=endpoint.instance)
+        output = await output_of(reply, endpoint.container)
+        return ContainerOutput(container=step.container, output=output, instance=endpoint.instance)
 
     @asynccontextmanager
     async def stream(self, step: Step, endpoint: Endpoint) -> AsyncIterator["Streamed"]:
         """Run a step. Yield the reply's bytes as they come, of any type and length. Raise `ContainerFailed`."""
         async with self._session.stream(*_call(step, endpoint)) as reply:
-            if reply.status >= _ERROR_STATUS and endpoint.container.http_errors == "fail":
-                raise _status_failure(await reply.whole(endpoint.container.max_reply_bytes))
+            if reply.status >= ERROR_STATUS and endpoint.container.http_errors == "fail":
+                raise status_failure(await reply.whole(endpoint.container.max_reply_bytes), endpoint.container)
             yield Streamed(reply, endpoint.instance)
 
     async def answers(self, endpoint: Endpoint) -> bool:
@@ -126,9 +116,7 @@ class ContainerHttp:
         url = f"{endpoint.url}/service-resources{query}"
         try:
             reply = await self._session.get(url, dict(endpoint.headers), max_bytes=MAX_RESOURCES_BYTES)
-            if reply.status >= _ERROR_STATUS:
-                return None
-            return await parse_json(reply.body, _raw, max_depth=MAX_DEPTH)
+            return None if reply.status >= ERROR_STATUS else await json_of(reply, MAX_RESOURCES_BYTES)
         except (ContainerFailed, InvalidPayload):
             return None
 
@@ -156,42 +144,3 @@ def _call(step: Step, endpoint: Endpoint) -> tuple[str, bytes, dict[str, str]]:
     """Return URL, body and headers of the call."""
     headers = {**step.headers, **endpoint.headers, "Idempotency-Key": step.idempotency_key}
     return f"{endpoint.url}/service_output", msgspec.json.encode(step.input), headers
-
-
-_raw: msgspec.json.Decoder[msgspec.Raw] = msgspec.json.Decoder(msgspec.Raw)
-
-
-async def _output(reply: Reply) -> msgspec.Raw:
-    try:
-        return await parse_json(reply.body, _raw, max_depth=MAX_DEPTH)
-    except InvalidPayload as error:
-        if reply.status >= _ERROR_STATUS:
-            raise _status_failure(reply) from error
-        text = f"the reply is {error}{_shown(reply.body)}"
-        raise ContainerFailed("not_json", text, status=reply.status) from error
-
-
-def _status_failure(reply: Reply) -> ContainerFailed:
-    text = f"HTTP status {reply.status}{_shown(reply.body)}"
-    return ContainerFailed("status", text, status=reply.status, retry_after=_seconds(reply.retry_after))
-
-
-def _shown(body: bytes) -> str:
-    """Return the beginning of a reply for the error of the job whose call it answers, in which anything may be."""
-    text = printable_lines(body[:SHOWN_BYTES].decode(errors="backslashreplace").strip())
-    return f": {text}{'…' if len(body) > SHOWN_BYTES else ''}" if text else ""
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    """Convert ``Retry-After``, which is seconds or a date (RFC 9110), to seconds. Return None if it is neither."""
-    if retry_after is None:
-        return None
-    try:
-        seconds = float(retry_after)
-        return max(0.0, seconds) if math.isfinite(seconds) or retry_after.isdecimal() else None
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
-    except (ValueError, OverflowError):
-        return None

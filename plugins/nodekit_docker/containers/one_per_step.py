@@ -27,7 +27,7 @@ logger = logging.getLogger("nodekit.docker")
 LINES_IN_LOG = 20
 NO_TLS = 'a program with mode = "once" needs an engine\'s socket without TLS: unix:///path'
 SHOWN_BYTES = 500
-"""Number of bytes of an unexpected output that an error shows."""
+"""Number of bytes of an unexpected output that the log shows, and an error if clients may see it."""
 
 _raw: msgspec.json.Decoder[msgspec.Raw] = msgspec.json.Decoder(msgspec.Raw)
 
@@ -186,7 +186,9 @@ class Once:
         try:
             output = await parse_json(printed.output, _raw, max_depth=MAX_DEPTH)
         except InvalidPayload as error:
-            text = f"the reply is {error}{_start_of(printed.output)}"
+            text, beginning = f"the reply is {error}", _start_of(printed.output)
+            logger.warning("container %r: %s%s", self._container.id, text, beginning)
+            text += beginning if self._container.output_in_errors else ""
             raise ContainerFailed("not_json", self._text(text, self._said(printed))) from error
         return ContainerOutput(container=step.container, output=output, instance=f"{program.name}:{program.short_id}")
 

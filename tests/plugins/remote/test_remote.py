@@ -270,7 +270,7 @@ async def test_the_body_of_an_http_error_can_be_the_output(server: Server) -> No
     assert output.value == {"error": "no"}
     server.says("fail", reply(b"<html>", status="502 Bad Gateway"))
     raised = await failure(server, "fail", http_errors="output")
-    assert (raised.kind, raised.status, raised.text) == ("status", 502, "HTTP status 502: <html>")
+    assert (raised.kind, raised.status, raised.text) == ("status", 502, "HTTP status 502, with a page in HTML")
 
 
 # -- failures ------------------------------------------------------------------------------------
