@@ -62,7 +62,8 @@ class DockerContainer(StartedContainer, frozen=True, kw_only=True, forbid_unknow
       step, with the step's data on standard input and the output on standard output.
     - `name`: Its name on the engine; by default made of the node's name and its id.
     - `command`: Arguments in place of the image's own; no shell.
-    - `env`: More of its environment. Who may use the engine can read it, secrets included.
+    - `env`: More of its environment. PYTHONUNBUFFERED is 1 by default. Who may use the engine can read it, secrets
+      included.
     - `volumes`: ``source:/target[:ro]``: a folder or file (relative ones, with a dot in front, to the node file's
       folder) or a volume's name.
     - `port`: The port inside the container on which its program listens.

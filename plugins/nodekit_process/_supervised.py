@@ -14,7 +14,7 @@ from anyio.abc import TaskStatus
 
 from nodekit import ContainerFailed, ContainerOutput, NodekitError, NotStarted, Step, time_limit
 from nodekit_process._arrival import Arrival
-from nodekit_process._config import ProcessContainer, environment, limits
+from nodekit_process._config import ProcessContainer, command_line, environment, limits
 from nodekit_process._fork_server import ForkServer
 from nodekit_process._output import Output
 from nodekit_process._peers import Peers
@@ -164,7 +164,7 @@ class Supervised:
             listener = given.enter_context(closing(listening())) if self._container.listen == "inherit" else None
             port = listener.getsockname()[1] if listener else stack.enter_context(free_port())
             order = Order(
-                command=list(self._container.command),
+                command=command_line(self._container, port),
                 env={**environment(self._container), "PORT": str(port)},
                 folder=str(self._folder),
                 limits=limits(self._container),

@@ -11,10 +11,11 @@ from nodekit_remote._output import MAX_LINE_BYTES, ContainerLog, printable_line,
 from nodekit_remote._progress import StartProgress
 from nodekit_remote._runner import RemoteConfig, RemoteContainer, RemoteRunner, provider
 from nodekit_remote._started import StartedContainer, restart_pause
-from nodekit_remote._starter import StartingRunner, Upkeep, env_problems, id_problems, plain_env
+from nodekit_remote._starter import UNBUFFERED, StartingRunner, Upkeep, env_problems, id_problems, plain_env
 
 __all__ = [
     "MAX_LINE_BYTES",
+    "UNBUFFERED",
     "ContainerHttp",
     "ContainerLog",
     "Endpoint",

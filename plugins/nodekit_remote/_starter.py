@@ -138,6 +138,11 @@ def id_problems(containers: Sequence[Container]) -> Iterator[Problem]:
         seen.add(id)
 
 
+UNBUFFERED = {"PYTHONUNBUFFERED": "1"}
+"""Environment that containers get unless theirs says otherwise. Python keeps what a program prints to a pipe in a
+buffer; if the program is killed, the lines that would say why are lost with it."""
+
+
 def plain_env(env: Mapping[str, EnvValue]) -> dict[str, str]:
     """Return the environment with its secrets revealed."""
     return {name: value.reveal() if isinstance(value, Secret) else value for name, value in env.items()}
