@@ -13,6 +13,7 @@ from nodekit.config.distributions import read_once
 from nodekit.config.explain import explain
 from nodekit.config.failures import CURE, described, keep
 from nodekit.config.formats import NodeTables, read_tables
+from nodekit.config.paths import resolved_path
 from nodekit.config.providers import Kind, NodeFile, Provider, load_provider, provided
 from nodekit.config.secrets import Secret
 from nodekit.errors import CompositionError, NodekitError, Problem
@@ -263,7 +264,7 @@ class _Composition:
         if issubclass(kind, Path):
             if not isinstance(value, str):
                 raise TypeError("expected a path")
-            return self.folder / value
+            return resolved_path(value, self.folder)
         if issubclass(kind, Secret):
             try:
                 return kind.resolve(value, self.folder)

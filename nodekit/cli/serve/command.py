@@ -18,6 +18,7 @@ from nodekit.cli.serve.log import log_to_file, log_to_standard_error, reopen_log
 from nodekit.cli.serve.machine import hide_memory, leave_pid_1
 from nodekit.config.compose import compose, log_settings
 from nodekit.config.formats import NodeTables, file_of_the_environment, read_tables
+from nodekit.config.paths import with_home
 from nodekit.errors import CompositionError, NodekitError, NotStarted, Problem
 from nodekit.foreign_text import printable, printable_lines
 from nodekit.node.node import Node
@@ -60,7 +61,10 @@ def serve(file: str | None, bind: str | None, log_level: str, trace_hooks: bool)
 def _of_the_environment() -> str:
     if (file := file_of_the_environment()) is None:
         raise click.UsageError("no FILE is given, and no environment variable of an installed format names one")
-    return file
+    try:
+        return with_home(file)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def _composed(path: str, bind: str | None, trace_hooks: bool) -> tuple[Node, NodeTables]:

@@ -2,11 +2,14 @@
 
 import socket
 from http.client import HTTPConnection, HTTPSConnection
+from pathlib import Path
 from typing import Literal
 from urllib.parse import quote, urlsplit
 
 import click
 import msgspec
+
+from nodekit import resolved_path
 
 DEFAULT_URL = "http://127.0.0.1:4000"
 CONNECT_SECONDS = 10.0
@@ -50,7 +53,7 @@ class _UnixConnection(HTTPConnection):
 def parse_url(url: str) -> Address:
     """Parse a node's URL. Raise `ValueError` if it is not one."""
     if url.startswith("unix:") and url != "unix:":
-        return Address(url, "unix", path=url.removeprefix("unix:"))
+        return Address(url, "unix", path=str(resolved_path(url.removeprefix("unix:"), Path())))
     parts = urlsplit(url)
     if not parts.hostname or "@" in parts.netloc or parts.query or parts.fragment:
         raise ValueError("not a node's URL")
