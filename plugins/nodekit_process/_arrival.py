@@ -66,7 +66,8 @@ class Arrival:
             return f"it listens there, but: {self._trouble}"
         if self._stranger:
             return self._stranger
-        rule = f"it must listen on the port in PORT, {self._port}"
+        rule = f"it must listen on {HOST} at the port in PORT, {self._port}"
         places = self._peers.places(self._process)
-        cure = "; $PORT in its command is that port" if places else ""
+        is_wrong_port = places and not any(place.endswith(f":{self._port}") for place in places)
+        cure = "; $PORT in its command is that port" if is_wrong_port else ""
         return f"{rule}, and listens on {shown_places(places)}{cure}"

@@ -20,6 +20,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from nodekit import ContainerFailed, reserve_output
 from nodekit_remote._breaks import cause_of
 from nodekit_remote._connector import EXCHANGE, CheckConnection, Connector, Exchange
+from nodekit_remote._loopback import elsewhere
 
 QUIET_SECONDS = 60.0
 """Pause between two warnings in the log that no descriptor is left."""
@@ -202,7 +203,8 @@ class Session:
         except aiohttp.ClientConnectorError as error:
             if error.os_error.errno in (errno.EMFILE, errno.ENFILE):  # the container is not to blame
                 raise _NoDescriptor from error
-            raise NoConnection("connection", f"cannot connect to {url}: {cause_of(error.os_error)}") from error
+            hint = await elsewhere(url) if self._check is None else ""  # who checks connections knows the address
+            raise NoConnection("connection", f"cannot connect to {url}: {cause_of(error.os_error)}{hint}") from error
         except (aiohttp.ClientConnectionError, OSError):  # the caller may try again
             raise
         except (aiohttp.ClientError, ValueError) as error:

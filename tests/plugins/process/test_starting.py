@@ -15,6 +15,7 @@ from nodekit import NotStarted
 from nodekit.testing import make_node, make_step
 from nodekit_process import ProcessContainer, ProcessRunner
 from nodekit_process import _sockets as sockets
+from nodekit_process._ports import _reserved
 from nodekit_process._sockets import SocketTable, places_of
 from nodekit_remote import StartProgress
 
@@ -85,7 +86,7 @@ async def test_the_log_says_what_is_waited_for_and_for_how_long(caplog: pytest.L
         tasks.start_soon(start)
         await until(waits)
         tasks.cancel_scope.cancel()
-    assert "/health to answer: it must listen on the port in PORT, " in waits()[0]
+    assert "/health to answer: it must listen on 127.0.0.1 at the port in PORT, " in waits()[0]
     assert waits()[0].endswith(" s of 600 s)")
 
 
@@ -134,9 +135,18 @@ async def test_what_a_container_that_is_not_ready_answers_is_in_the_log_and_in_t
 @linux
 async def test_the_failure_names_the_ports_at_which_it_listens_instead() -> None:
     raised = await failure(deaf(source='serve("0.0.0.0", socket.AF_INET, PORT + 1)'))
-    assert "it must listen on the port in PORT, " in str(raised)
+    assert "it must listen on 127.0.0.1 at the port in PORT, " in str(raised)
     port = int(str(raised).rpartition("and listens on 0.0.0.0:")[2].partition(";")[0])
     assert f"at http://127.0.0.1:{port - 1} within" in str(raised)
+
+
+@linux
+async def test_the_failure_names_the_address_if_only_that_is_another_one() -> None:
+    raised = await failure(deaf(source='serve("127.0.0.2", socket.AF_INET, PORT)'))
+    port = str(raised).partition("at the port in PORT, ")[2].partition(",")[0]
+    assert str(raised).endswith(
+        f"it must listen on 127.0.0.1 at the port in PORT, {port}, and listens on 127.0.0.2:{port}"
+    )
 
 
 @linux
@@ -165,6 +175,15 @@ async def test_a_program_that_listens_on_the_loopback_of_ipv6_only_is_called_the
         output = await runner.run(make_step("one"))
         assert output.value == "mine"
         assert runner.upkeep["one"]._up[1].url.startswith("http://[::1]:")  # type: ignore[attr-defined]
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="there is no loopback of IPv6")
+async def test_a_port_is_free_on_both_loopback_addresses() -> None:
+    with socket.socket(socket.AF_INET6) as other:
+        other.bind(("::1", 0))
+        other.listen()
+        with pytest.raises(OSError, match="in use"):
+            _reserved(other.getsockname()[1])
 
 
 @linux
