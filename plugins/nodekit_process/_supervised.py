@@ -59,6 +59,8 @@ class Supervised:
         self._log = ContainerLog(container)
         self._output = Output(self._log)
         self._up: tuple[Process, Endpoint] | None = None
+        self._arrival: Arrival | None = None
+        """The last wait for an answer."""
         self._why = "was not started yet"
         self._restart_at = 0.0
         self._up_at = math.inf
@@ -81,6 +83,10 @@ class Supervised:
         seconds = self._restart_at - time.monotonic()
         soon = f"restart in {seconds:.1f} s" if seconds > 0 else "starting"
         return f"container {self._container.id} is down: {self._why}; {soon}"
+
+    def waits_for(self) -> str:
+        """Return what the start of the process waits for right now."""
+        return self._arrival.waits_for() if self._arrival else "its process to begin"
 
     async def call(self, step: Step) -> ContainerOutput:
         """Run a step. Raise `ContainerFailed`, of the kind `died` if the process ended meanwhile."""
@@ -144,9 +150,9 @@ class Supervised:
             except (NodekitError, OSError) as error:
                 raise self._not_started(str(error), None, output) from error
             try:
-                arrival = Arrival(self._container, process, port, self._peers, self._http)
+                self._arrival = arrival = Arrival(self._container, process, port, self._peers, self._http)
                 seconds = self._container.startup_seconds
-                with StartProgress(logger, self._container.id, arrival.waits_for, seconds=seconds):
+                with StartProgress(logger, self._container.id, self.waits_for, seconds=seconds):
                     why = await arrival.failure()
                 if why:
                     raise self._not_started(why, process.exit_code, output)

@@ -19,7 +19,7 @@ from nodekit import (
 )
 from nodekit_remote._connector import CheckConnection
 from nodekit_remote._container import HttpContainer
-from nodekit_remote._replies import ERROR_STATUS, json_of, output_of, status_failure
+from nodekit_remote._replies import ERROR_STATUS, UnexpectedReplies, json_of, output_of, status_failure
 from nodekit_remote._session import Session
 
 PROBE_SECONDS = 5.0
@@ -55,6 +55,7 @@ class ContainerHttp:
         self, *, connect_timeout_seconds: float = 5.0, check_connection: CheckConnection | None = None
     ) -> None:
         self._connect_seconds = connect_timeout_seconds
+        self._unexpected = UnexpectedReplies()
         self._session = Session(connect_seconds=connect_timeout_seconds, check_connection=check_connection)
 
     async def __aenter__(self) -> Self:
@@ -71,7 +72,7 @@ class ContainerHttp:
         """Run a step. Raise `ContainerFailed`."""
         url, body, headers = _call(step, endpoint)
         reply = await self._session.post(url, body, headers, max_bytes=endpoint.container.max_reply_bytes)
-        output = await output_of(reply, endpoint.container)
+        output = await output_of(reply, endpoint.container, self._unexpected)
         return ContainerOutput(container=step.container, output=output, instance=endpoint.instance)
 
     @asynccontextmanager
@@ -79,7 +80,8 @@ class ContainerHttp:
         """Run a step. Yield the reply's bytes as they come, of any type and length. Raise `ContainerFailed`."""
         async with self._session.stream(*_call(step, endpoint)) as reply:
             if reply.status >= ERROR_STATUS and endpoint.container.http_errors == "fail":
-                raise status_failure(await reply.whole(endpoint.container.max_reply_bytes), endpoint.container)
+                whole = await reply.whole(endpoint.container.max_reply_bytes)
+                raise status_failure(whole, endpoint.container, self._unexpected)
             yield Streamed(reply, endpoint.instance)
 
     async def answers(self, endpoint: Endpoint) -> bool:

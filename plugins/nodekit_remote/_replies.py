@@ -5,6 +5,7 @@ import logging
 import math
 import re
 import time
+from collections.abc import Callable
 from email.message import Message
 from email.utils import parsedate_to_datetime
 
@@ -13,6 +14,7 @@ import msgspec
 from nodekit import (
     MAX_DEPTH,
     ContainerFailed,
+    ContainerId,
     InvalidPayload,
     parse_json,
     printable,
@@ -26,6 +28,8 @@ logger = logging.getLogger("nodekit.remote")
 
 SHOWN_BYTES = 500
 """Maximum size of the part of an unexpected reply that an error or the log shows."""
+PAUSE_SECONDS = 1.0
+"""Pause between two beginnings of replies of one container in the log."""
 SHOWN_CHARACTERS = 200
 """Maximum length of a header's value in an error."""
 
@@ -51,16 +55,36 @@ _GZIP = b"\x1f\x8b"
 _raw: msgspec.json.Decoder[msgspec.Raw] = msgspec.json.Decoder(msgspec.Raw)
 
 
-async def output_of(reply: Reply, container: HttpContainer) -> msgspec.Raw:
+class UnexpectedReplies:
+    """The log of replies that are not meant for clients: their beginnings, at most one a second of each container."""
+
+    def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._quiet_until: dict[ContainerId, float] = {}
+        self._dropped: dict[ContainerId, int] = {}
+
+    def add(self, container: ContainerId, text: str) -> None:
+        """Log the text, or count it."""
+        now = self._monotonic()
+        if now < self._quiet_until.get(container, -math.inf):
+            self._dropped[container] = self._dropped.get(container, 0) + 1
+            return
+        self._quiet_until[container] = now + PAUSE_SECONDS
+        more = f" (and {dropped} more before it)" if (dropped := self._dropped.pop(container, 0)) else ""
+        logger.warning("container %r: an unexpected reply%s, %s", container, more, text)
+
+
+async def output_of(reply: Reply, container: HttpContainer, log: UnexpectedReplies) -> msgspec.Raw:
     """Return the output in a reply. Raise `ContainerFailed`."""
     if reply.status >= ERROR_STATUS and container.http_errors == "fail":
-        raise status_failure(reply, container)
+        raise status_failure(reply, container, log)
     try:
         return await json_of(reply, container.max_reply_bytes)
     except InvalidPayload as error:
         if reply.status >= ERROR_STATUS:
-            raise status_failure(reply, container) from error
-        raise ContainerFailed("not_json", _not_json(reply, container, str(error)), status=reply.status) from error
+            raise status_failure(reply, container, log) from error
+        text = _not_json(reply, container, str(error), log)
+        raise ContainerFailed("not_json", text, status=reply.status) from error
 
 
 async def json_of(reply: Reply, max_bytes: int) -> msgspec.Raw:
@@ -80,33 +104,32 @@ async def json_of(reply: Reply, max_bytes: int) -> msgspec.Raw:
     return await parse_json(body, _raw, max_depth=MAX_DEPTH)
 
 
-def status_failure(reply: Reply, container: HttpContainer) -> ContainerFailed:
+def status_failure(reply: Reply, container: HttpContainer, log: UnexpectedReplies) -> ContainerFailed:
     """Return the failure of a reply with an HTTP error status."""
     if reply.status in _REDIRECTS:
         place = f"to {_shown_value(reply.location)}" if reply.location else "without a Location"
         text = f"HTTP status {reply.status}, a redirect {place}; redirects are not followed"
     elif _is_page(reply):
-        text = f"HTTP status {reply.status}, with a page in HTML{_for_clients(reply, container)}"
+        text = f"HTTP status {reply.status}, with a page in HTML{_for_clients(reply, container, log)}"
     else:
         text = f"HTTP status {reply.status}{_beginning(reply.body)}"
     return ContainerFailed("status", text, status=reply.status, retry_after=_seconds(reply.retry_after))
 
 
-def _not_json(reply: Reply, container: HttpContainer, why: str) -> str:
+def _not_json(reply: Reply, container: HttpContainer, why: str, log: UnexpectedReplies) -> str:
     if why == "empty":
         return "the reply is empty" if reply.status == 200 else f"the reply is empty (HTTP status {reply.status})"
     if _is_page(reply):
         why = "not JSON: it is a page in HTML"
     kind = f" (content type {_shown_value(reply.content_type)})" if reply.content_type else ""
-    return f"the reply is {why}{kind}{_for_clients(reply, container)}"
+    return f"the reply is {why}{kind}{_for_clients(reply, container, log)}"
 
 
-def _for_clients(reply: Reply, container: HttpContainer) -> str:
+def _for_clients(reply: Reply, container: HttpContainer, log: UnexpectedReplies) -> str:
     """Log the beginning of a reply that is not meant for clients. Return it only if they may see such things."""
     beginning = _beginning(reply.body)
     kind = f", content type {_shown_value(reply.content_type)}" if reply.content_type else ""
-    text = "container %r: an unexpected reply, HTTP status %d%s%s"
-    logger.warning(text, container.id, reply.status, kind, beginning)
+    log.add(container.id, f"HTTP status {reply.status}{kind}{beginning}")
     return beginning if container.output_in_errors else ""
 
 

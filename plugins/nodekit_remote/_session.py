@@ -227,7 +227,7 @@ class Session:
 
 def _dropped(url: str, error: BaseException, came: str = "") -> ContainerFailed:
     if isinstance(error, aiohttp.ClientResponseError | HttpProcessingError):
-        logger.info("the reply of %s cannot be read: %s", url, error.message)
+        logger.debug("the reply of %s cannot be read: %s", url, error.message)
     text = f"the connection to {url} was dropped before the reply was complete ({cause_of(error)}{came})"
     return ContainerFailed("connection", text)
 

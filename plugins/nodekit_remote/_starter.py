@@ -35,6 +35,10 @@ class Upkeep(Protocol):
         """Return why the container cannot be called. Return None if it can."""
         ...
 
+    def waits_for(self) -> str:
+        """Return what its start waits for right now, for the log and for `NotStarted`."""
+        ...
+
     async def call(self, step: Step) -> ContainerOutput:
         """Run a step. Raise `ContainerFailed`."""
         ...
@@ -71,29 +75,34 @@ class StartingRunner:
         """Start all containers at once, in tasks of the group.
 
         If one that must come up does not, the others have `FAIR_SECONDS` to come up or to fail as well. Then the
-        failure is returned, with those of the others. Otherwise return None.
+        failure is returned, with those of the others, and of those that are still not up. Otherwise return None.
         """
         failures: list[NotStarted] = []
+        starting: dict[ContainerId, Upkeep] = {}
         failed = anyio.Event()
 
-        async def start(one: Upkeep) -> None:
+        async def start(id: ContainerId, one: Upkeep) -> None:
+            starting[id] = one
             try:
                 await tasks.start(one.run)
             except NotStarted as failure:
                 failures.append(failure)
                 logger.error("%s", failure)  # at once: the others may take a while
                 failed.set()
+            del starting[id]
 
         async def start_all() -> None:
-            async with anyio.create_task_group() as starting:
-                for one in self.upkeep.values():
-                    starting.start_soon(start, one)
+            async with anyio.create_task_group() as all_starts:
+                for id, one in self.upkeep.items():
+                    all_starts.start_soon(start, id, one)
             ending.cancel_scope.cancel()
 
         async with anyio.create_task_group() as ending:
             ending.start_soon(start_all)
             await failed.wait()
             await anyio.sleep(FAIR_SECONDS)
+            text = f"it was not up {FAIR_SECONDS:g} s after another one had failed, and still waited for "
+            failures += [NotStarted(id, text + one.waits_for()) for id, one in starting.items()]
             ending.cancel_scope.cancel()
         return failures[0].beside(failures[1:]) if len(failures) > 1 else next(iter(failures), None)
 

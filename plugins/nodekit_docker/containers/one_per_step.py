@@ -10,7 +10,7 @@ import msgspec
 from anyio.abc import TaskGroup, TaskStatus
 from msgspec.structs import replace
 
-from nodekit import MAX_DEPTH, ContainerFailed, ContainerOutput, InvalidPayload, NotStarted, Step, parse_json
+from nodekit import MAX_DEPTH, ContainerFailed, ContainerOutput, InvalidPayload, NotStarted, Step, parse_json, printable
 from nodekit_docker.config import DockerContainer
 from nodekit_docker.containers.making import Workshop
 from nodekit_docker.containers.output import Printed
@@ -71,6 +71,10 @@ class Once:
         """Say why it cannot be run. Return None while it is up."""
         return None if self.up else f"container {self._container.id} is down: {self._why or self._presence.trouble}"
 
+    def waits_for(self) -> str:
+        """Return what making it ready waits for right now."""
+        return self._presence.trouble or f"its image {self._container.image}"
+
     def look(self) -> None:
         """Look again: the engine may be gone, or back."""
         self._woken.set()
@@ -114,8 +118,7 @@ class Once:
         try:
             if self._workshop.engine.place.tls:
                 raise NotUp(NO_TLS)
-            waits_for = f"its image {self._container.image}"
-            with StartProgress(logger, self._container.id, lambda: self._presence.trouble or waits_for):
+            with StartProgress(logger, self._container.id, self.waits_for):
                 await self._workshop.images.ready(self._container)
             await self._workshop.remove_programs(self._container, but=self._programs)
         except EngineGone as error:
@@ -187,9 +190,10 @@ class Once:
             output = await parse_json(printed.output, _raw, max_depth=MAX_DEPTH)
         except InvalidPayload as error:
             text, beginning = f"the reply is {error}", _start_of(printed.output)
-            logger.warning("container %r: %s%s", self._container.id, text, beginning)
+            lines = self._said(printed)
+            self._log.add([printable(f"{text}{beginning}")])
             text += beginning if self._container.output_in_errors else ""
-            raise ContainerFailed("not_json", self._text(text, self._said(printed))) from error
+            raise ContainerFailed("not_json", self._text(text, lines)) from error
         return ContainerOutput(container=step.container, output=output, instance=f"{program.name}:{program.short_id}")
 
     async def _fault(self, program: Program, printed: Printed) -> ContainerFailed:

@@ -80,6 +80,12 @@ class Kept:
         soon = f"; restart in {seconds:.1f} s" if seconds > 0 else ""
         return f"container {self._container.id} is down: {self.why}{soon}"
 
+    def waits_for(self) -> str:
+        """Return what the start of the container waits for right now."""
+        if self._now is not None and not self._presence.trouble:
+            return self._now.waits_for()
+        return self._presence.trouble or f"its container, of image {self._container.image}, to be made"
+
     def look(self) -> None:
         """Look at the container again: something may have happened to it."""
         if self._now:
@@ -194,8 +200,7 @@ class Kept:
         await self._follow(state, answered)
 
     async def _taken_or_made(self) -> tuple[State, bool]:
-        waits_for = f"its container, of image {self._container.image}, to be made"
-        with StartProgress(logger, self._container.id, lambda: self._presence.trouble or waits_for):
+        with StartProgress(logger, self._container.id, self.waits_for):
             return await self._workshop.taken_or_made(self._container, self._restarts)
 
     async def _follow(self, state: State, answered: Callable[[], None]) -> None:

@@ -59,6 +59,7 @@ class Followed:
         self._http = http
         self._log = log
         self._notify = notify
+        self._unanswered = Unanswered(engine, container.port)
         self._wake = anyio.Event()
         self._missed = False
         """True once the engine has been gone."""
@@ -66,6 +67,12 @@ class Followed:
     def look(self) -> None:
         """Look at it again: something may have happened to it."""
         self._wake.set()
+
+    def waits_for(self) -> str:
+        """Return what its start waits for right now."""
+        if self._presence.trouble:
+            return f"the engine: {self._presence.trouble}"
+        return f"{self._place(self._state)}/health to answer: {self._unanswered.missing}"
 
     async def follow(self, answered: Callable[[], None]) -> None:
         """Follow the container until its end; call `answered` each time that it begins to answer.
@@ -121,13 +128,11 @@ class Followed:
         pause, longest = PROBE_PAUSE_SECONDS, LONGEST_PROBE_PAUSE_SECONDS
         if math.isinf(seconds):
             longest = LONGEST_PAUSE_WHEN_DOWN_SECONDS
-        unanswered = Unanswered(self._engine, self._container.port)
-        progress = StartProgress(
-            logger, self._container.id, lambda: self._awaited(state, unanswered.missing), seconds=seconds
-        )
+        self._unanswered = unanswered = Unanswered(self._engine, self._container.port)
+        progress = StartProgress(logger, self._container.id, self.waits_for, seconds=seconds)
         with progress, time_limit(seconds):
             while True:
-                endpoint = self._endpoint(state)
+                self._state, endpoint = state, self._endpoint(state)
                 unanswered.trouble = await self._http.trouble(endpoint) if endpoint else "it has no address yet"
                 if not unanswered.trouble:
                     return state
@@ -149,11 +154,6 @@ class Followed:
     def _place(self, state: State) -> str:
         endpoint = self._endpoint(state)
         return endpoint.url if endpoint else f"port {self._container.port}"
-
-    def _awaited(self, state: State, missing: str) -> str:
-        if self._presence.trouble:
-            return f"the engine: {self._presence.trouble}"
-        return f"{self._place(state)}/health to answer: {missing}"
 
     def _endpoint(self, state: State) -> Endpoint | None:
         address = state.address(self._container.port, self._network)

@@ -17,7 +17,8 @@ from anyio.streams.tls import TLSListener
 from nodekit import ContainerFailed, ContainerOutput
 from nodekit.testing import make_step
 from nodekit_remote import RemoteContainer, RemoteRunner
-from nodekit_remote._replies import SHOWN_CHARACTERS
+from nodekit_remote._replies import PAUSE_SECONDS, SHOWN_CHARACTERS, UnexpectedReplies, status_failure
+from nodekit_remote._session import Reply
 
 pytestmark = pytest.mark.anyio
 
@@ -121,7 +122,7 @@ async def test_a_reply_that_cannot_be_read_is_named(answer: bytes, cause: str) -
 
 
 async def test_what_the_reply_was_like_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.DEBUG)
     await failed(b"SSH-2.0-OpenSSH\r\n\r\n")
     assert "SSH-2.0-OpenSSH" in caplog.text
 
@@ -200,6 +201,20 @@ async def test_what_came_instead_of_json_is_for_operators_unless_clients_may_see
     shown = await failed(answer, output_in_errors=True)
     assert shown.text.startswith(text)
     assert "/srv/secret.py" in shown.text
+
+
+def test_replies_that_are_unexpected_again_and_again_do_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    now = 0.0
+    log = UnexpectedReplies(monotonic=lambda: now)
+    one, other = (RemoteContainer(id=id, url="http://h") for id in ("one", "other"))
+    for _ in range(1000):
+        assert "page in HTML" in status_failure(Reply(500, PAGE), one, log).text
+    status_failure(Reply(500, PAGE), other, log)
+    assert len(caplog.messages) == 2
+    now = PAUSE_SECONDS
+    status_failure(Reply(500, PAGE), one, log)
+    assert len(caplog.messages) == 3
+    assert "(and 999 more before it)" in caplog.messages[-1]
 
 
 # -- encodings ------------------------------------------------------------------------------------
