@@ -279,7 +279,7 @@ async def test_a_certificate_that_is_not_valid_is_named(tmp_path: Path) -> None:
     async def ignore(stream: Any) -> None:
         await stream.aclose()
 
-    async with anyio.create_task_group() as tasks:
+    async with listener, anyio.create_task_group() as tasks:
         tasks.start_soon(TLSListener(listener, context).serve, ignore)
         async with RemoteRunner(RemoteContainer(id="one", url=f"https://localhost:{port}")) as runner:
             with pytest.raises(ContainerFailed) as caught:
