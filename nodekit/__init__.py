@@ -6,6 +6,7 @@ from nodekit.config.api_version import API_VERSION
 from nodekit.config.compose import load_node, node_name, read_node_file
 from nodekit.config.findings import Finding
 from nodekit.config.formats import Format, NodeTables
+from nodekit.config.paths import resolved_path
 from nodekit.config.providers import NodeFile, Provider
 from nodekit.config.secrets import EnvValue, Secret
 from nodekit.embedded.store import EmbeddedStore
@@ -312,6 +313,7 @@ __all__ = [
     "printable_pieces",
     "read_node_file",
     "reserve_output",
+    "resolved_path",
     "result_status",
     "step_result",
     "time_limit",

@@ -187,20 +187,33 @@ class NotStarted(NodekitError):
 
     It is for operators: a program may print what no client may see.
 
-    `exit_code` is set if the program ended; if negative, it is the signal that killed it.
+    `exit_code` is set if the program ended; if negative, it is the signal that killed it. `others` are the failures of
+    other containers that did not start either. The message has them, too; `text` is about this container only.
     """
 
     def __init__(
-        self, container: str, reason: str, exit_code: int | None = None, last_lines: Sequence[str] = ()
+        self,
+        container: str,
+        reason: str,
+        exit_code: int | None = None,
+        last_lines: Sequence[str] = (),
+        others: Sequence[NodekitError] = (),
     ) -> None:
         self.container = container
         self.reason = reason
         self.exit_code = exit_code
         self.last_lines = tuple(last_lines)
+        self.others = tuple(others)
         printed = "".join(f"\n  | {printable(line)}" for line in last_lines)
         if exit_code is not None and not printed:
             printed = " (it printed nothing)"
-        super().__init__(f"container {container!r} did not start: {reason}{printed}")
+        self.text = f"container {container!r} did not start: {reason}{printed}"
+        super().__init__("\n".join([self.text, *map(str, others)]))
+
+    def beside(self, others: Sequence[NodekitError]) -> "NotStarted":
+        """Return the same failure with those of others."""
+        all_others = (*self.others, *others)
+        return NotStarted(self.container, self.reason, self.exit_code, self.last_lines, all_others)
 
 
 class ClaimLost(NodekitError):

@@ -12,6 +12,7 @@ from nodekit.cli.check import check
 from nodekit.cli.cluster import cluster
 from nodekit.cli.config.command import config
 from nodekit.cli.doctor.command import doctor
+from nodekit.cli.home_folders import with_home_folders
 from nodekit.cli.new.command import new
 from nodekit.cli.plugins.command import plugins
 from nodekit.cli.serve.command import serve
@@ -41,9 +42,9 @@ class _Commands(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if own := super().get_command(ctx, cmd_name):
-            return own
+            return with_home_folders(own)
         entries = [entry for entry in entry_points(_GROUP) if entry.name == cmd_name]
-        return _load(entries, cmd_name) if entries else None
+        return with_home_folders(_load(entries, cmd_name)) if entries else None
 
 
 def _load(entries: Sequence[EntryPoint], name: str) -> click.Command:

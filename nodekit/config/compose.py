@@ -14,6 +14,7 @@ from nodekit.config.explain import explain
 from nodekit.config.failures import CURE, described, keep
 from nodekit.config.formats import NodeTables, read_tables
 from nodekit.config.log_settings import LogSettings
+from nodekit.config.paths import resolved_path
 from nodekit.config.providers import Kind, NodeFile, Provider, load_provider, provided
 from nodekit.config.secrets import Secret
 from nodekit.errors import CompositionError, NodekitError, Problem
@@ -253,7 +254,7 @@ class _Composition:
         if issubclass(kind, Path):
             if not isinstance(value, str):
                 raise TypeError("expected a path")
-            return self.folder / value
+            return resolved_path(value, self.folder)
         if issubclass(kind, Secret):
             try:
                 return kind.resolve(value, self.folder)

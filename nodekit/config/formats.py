@@ -43,10 +43,24 @@ class NodeTables(msgspec.Struct, frozen=True):
         """Return the same problems with their places in the file."""
         return CompositionError(Problem(self._origin(problem.where), problem.text) for problem in error.problems)
 
+    def place_of_container(self, id: str) -> str:
+        """Return the key path of a container in the file; empty if no container of its runners has the id."""
+        for number, runner in enumerate(_tables(self.tables, "runners")):
+            for index, container in enumerate(_tables(runner, "containers")):
+                if container.get("id") == id:
+                    return self._origin(f"runners[{number}].containers[{index}]")
+        return ""
+
     def _origin(self, where: str) -> str:
         """Translate by the longest known path that `where` is, or lies below."""
         ends = [end for end in range(len(where), 0, -1) if end == len(where) or where[end] in ".["]
         return next((self.origins[where[:end]] + where[end:] for end in ends if where[:end] in self.origins), where)
+
+
+def _tables(table: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    """Return a list of tables; each value that is none is an empty one."""
+    entries: list[Any] = msgspec.convert(found, list[Any]) if isinstance(found := table.get(key), list) else []
+    return [entry if isinstance(entry, dict) else {} for entry in entries]
 
 
 class Format:

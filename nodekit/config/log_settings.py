@@ -9,6 +9,7 @@ from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
+from nodekit.config.paths import resolved_path
 from nodekit.hooks.container_rules import nearest
 
 Level: TypeAlias = Literal["debug", "info", "warning", "error"]
@@ -72,7 +73,7 @@ class LogSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """Return the settings with the path of `audit` relative to a folder. Raise `ValueError` for the log's own."""
         if not isinstance(self.audit, str):
             return self
-        audit = folder / self.audit
+        audit = resolved_path(self.audit, folder)
         if self.path is not None and audit.absolute() == self.path.absolute():
             raise ValueError("audit: this is the file of the log; write audit = true, or name another file")
         return msgspec.structs.replace(self, audit=str(audit))

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
+from nodekit.config.paths import resolved_path
 from nodekit.errors import NodekitError
 
 MAX_SECRET_BYTES = 1 << 16
@@ -35,9 +36,16 @@ class Secret:
                     raise NodekitError(f"environment variable {name} is not set")
                 return cls(text)
             case {"file": str(path), **rest} if not rest:
-                return cls(_read(folder / path))
+                return cls(_read(_place(path, folder)))
             case _:
                 raise NodekitError('a secret is given by reference: { env = "NAME" } or { file = "path" }')
+
+
+def _place(path: str, folder: Path) -> Path:
+    try:
+        return resolved_path(path, folder)
+    except ValueError as error:
+        raise NodekitError(f"cannot read the secret: {error}") from error
 
 
 def _read(path: Path) -> str:

@@ -33,7 +33,6 @@ from nodekit.model.job import Held, Job, JobStatus, Outcome, StepRecord
 from nodekit.model.queries import JobFields, JobQuery, Page
 
 logger = logging.getLogger("nodekit.store")
-
 RETRY_SECONDS = 5.0
 
 
@@ -48,19 +47,17 @@ class EmbeddedStore:
     def __init__(self, table: JobTable, *, clock: Clock | None = None) -> None:
         self.table = table
         clock = SystemClock() if clock is None else clock
-        self._time = clock.time
-        self._queue = Queue(clock)
+        self._time, self._queue = clock.time, Queue(clock)
         self._unfinished: dict[JobId, Unfinished] = {}
         self._claims: dict[JobId, EmbeddedClaim] = {}
         self._settling: dict[JobId, anyio.Event] = {}
         self._entered = False
         self._loading: set[JobId] = set()
-        self._own = OwnTasks()
         self._fresh, self._ended = RecentJobs(), Ended()
         self._broadcast, self._counts = Broadcast(), Counts()
         self._finish_numbers, self._expiry = FinishNumbers(self._time), Expiry(table, self._time)
         self._saving = Saving(table, self._finish_numbers, self._broadcast.publish)
-        self._interrupted = Interrupted(self._settle, self._ended.put)
+        self._own, self._interrupted = OwnTasks(), Interrupted(self._settle, self._ended.put)
 
     async def __aenter__(self) -> Self:
         if self._entered:
@@ -107,7 +104,7 @@ class EmbeddedStore:
             self._counts.jobs(jobs, -1)
         for asked, job in zip(jobs, kept, strict=True):
             if self._is_new(asked, job):
-                self._track(entry := Unfinished.of(job))
+                self._track(entry := self._entry(job))
                 self._fresh.put(job)
                 self._queue.put(entry)
                 self._broadcast.publish(Change(job.id))
@@ -126,7 +123,7 @@ class EmbeddedStore:
             self._counts.jobs([job], -1)
         if not self._is_new(job, kept):
             raise StoreFailed(f"job {kept.id} exists already and cannot be claimed")
-        self._track(Unfinished.of(kept))
+        self._track(self._entry(kept))
         claim = self._claims[kept.id] = EmbeddedClaim(kept)
         self._broadcast.publish(Change(kept.id))
         return claim
@@ -241,7 +238,7 @@ class EmbeddedStore:
                 return
             held.lost = True
             del self._claims[job.id]
-            self._unfinished[job.id] = entry = Unfinished.of(job)
+            self._unfinished[job.id] = entry = self._entry(job)
             self._queue.put(entry, delay_seconds=delay_seconds)
 
         was_finished = job.status.finished
@@ -361,8 +358,7 @@ class EmbeddedStore:
         return TableArchive(self.table)
 
     async def expire(self, *, finished_before: float | None, keep: int | None, limit: int) -> int:
-        expire = self._expiry.expire
-        return await self._own.run(expire, finished_before=finished_before, keep=keep, limit=limit)
+        return await self._own.run(self._expiry.expire, finished_before=finished_before, keep=keep, limit=limit)
 
     async def pending(self, groups: Collection[GroupId] = ()) -> Pending:
         return self._counts.pending(groups)
@@ -376,6 +372,10 @@ class EmbeddedStore:
         return self._broadcast.subscribe(ids)
 
     # -- bookkeeping ------------------------------------------------------------------------------
+
+    def _entry(self, job: Job) -> Unfinished:
+        """Return the facts for scheduling a job that is tracked from now on, or queued again."""
+        return Unfinished.of(job)
 
     def _is_new(self, asked: Job, kept: Job) -> bool:
         return kept.id == asked.id and kept.id not in self._unfinished and not kept.status.finished

@@ -4,6 +4,8 @@
 survive. A payload is decoded only where its value is needed.
 """
 
+import codecs
+import re
 from typing import Any, Protocol, TypeVar
 
 import anyio.lowlevel
@@ -16,6 +18,19 @@ T_co = TypeVar("T_co", covariant=True)
 
 MAX_DEPTH = 128
 _CHUNK_BYTES = 1 << 16
+_MARKS = (
+    (codecs.BOM_UTF8, "UTF-8"),
+    (codecs.BOM_UTF32_LE, "UTF-32"),  # it begins like that of UTF-16
+    (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+)
+_BYTE = re.compile(r"\(byte (\d+)\)")
+_NOT_A_NUMBER = re.compile(rb"-?(?:NaN|Infinity|inf)\b", re.IGNORECASE)
+_HALF = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+_FIRST_HALF = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}")
+_FIRST_HALF_AT_END = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})")
+"""Escapes of halves of surrogate pairs."""
 _NOT_BRACKETS = bytes(c for c in range(256) if c not in b"[]{}")
 
 
@@ -59,6 +74,8 @@ async def parse_json(body: bytes | bytearray, decoder: Decoder[T], *, max_depth:
     `msgspec.Raw` in the decoder's type is checked too, without being built. Raise `msgspec.ValidationError` for wrong
     types, `InvalidPayload` for everything else. A large body is checked in pieces, with pauses for the event loop.
     """
+    if b"\0" in body[:2]:  # the first character of JSON is of ASCII
+        raise InvalidPayload("not UTF-8: it looks like UTF-16 or UTF-32; send UTF-8")
     if not body.isascii():
         _check_utf8(body)
     if body.count(b"[") + body.count(b"{") > max_depth:
@@ -70,10 +87,15 @@ async def parse_json(body: bytes | bytearray, decoder: Decoder[T], *, max_depth:
     except RecursionError as error:
         raise InvalidPayload("nested too deep") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidPayload(f"not JSON: {_reason(error)}" if body.strip() else "empty") from error
+        raise InvalidPayload(f"not JSON: {_reason(str(error), body)}" if body.strip() else "empty") from error
 
 
 def _check_utf8(body: bytes | bytearray) -> None:
+    for mark, encoding in _MARKS:
+        if body.startswith(mark):
+            cure = "send it without the mark" if encoding == "UTF-8" else "send UTF-8"
+            language = "JSON" if encoding == "UTF-8" else "UTF-8"
+            raise InvalidPayload(f"not {language}: it begins with the byte order mark of {encoding}; {cure}")
     try:
         body.decode()
     except UnicodeDecodeError as error:
@@ -98,7 +120,42 @@ async def _check_depth(body: bytes | bytearray, max_depth: int) -> None:
         await anyio.lowlevel.checkpoint()
 
 
-def _reason(error: Exception) -> str:
-    text = str(error).removeprefix("JSON is malformed: ")
-    cut = "a number or text is cut short, or a text has half of a surrogate pair"
-    return cut if text == "Input data was truncated" else text
+def _reason(text: str, body: bytes | bytearray) -> str:
+    """Return what is wrong with a body, from the decoder's text and the place that it names."""
+    text = text.removeprefix("JSON is malformed: ")
+    found = _BYTE.search(text)
+    place = int(found[1]) if found else len(body)
+    return _not_a_number(body, place) or _half_of_a_pair(body, place, text) or _cut_short(text)
+
+
+def _not_a_number(body: bytes | bytearray, place: int) -> str:
+    """Return a text about a number that only some other languages have, or an empty one."""
+    for start in (place - 1, place) if place < len(body) else (len(body.rstrip()) - len("nan"),):
+        if found := _NOT_A_NUMBER.match(body, max(start, 0)):
+            return f"{found[0].decode()} is no number in JSON (byte {found.start()}); use null"
+    return ""
+
+
+def _half_of_a_pair(body: bytes | bytearray, place: int, text: str) -> str:
+    """Return a text about an escape that is half of a surrogate pair, or an empty one."""
+    if "surrogate" in text:  # a first half and another escape, or a second half alone
+        found = _FIRST_HALF.match(body, max(0, place - 12)) or _HALF.match(body, max(0, place - 6))
+    elif "hex escape" in text:  # a first half, and no escape behind it
+        found = _FIRST_HALF.match(body, max(0, place - 6))
+    elif "truncated" in text:  # the same, so near to the end that there is no room for an escape
+        found = _FIRST_HALF_AT_END.search(body, max(0, place - 12))
+    else:
+        found = None
+    if found is None or _is_escaped(body, found.start()):
+        return ""
+    return f"{found[0].decode()} is half of a surrogate pair (byte {found.start()})"
+
+
+def _is_escaped(body: bytes | bytearray, place: int) -> bool:
+    """Return True if the backslash there is the second one of an escape."""
+    before = body[max(0, place - _CHUNK_BYTES) : place]
+    return (len(before) - len(before.rstrip(b"\\"))) % 2 == 1
+
+
+def _cut_short(text: str) -> str:
+    return "a number or text is cut short" if text == "Input data was truncated" else text

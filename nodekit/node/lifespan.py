@@ -7,7 +7,7 @@ from typing import Any
 
 import anyio
 
-from nodekit.errors import StoreFailed
+from nodekit.errors import NodekitError, NotStarted, StoreFailed
 from nodekit.execution.executor import Executor
 from nodekit.interfaces.component_calls import asked
 from nodekit.interfaces.runner import ContainerRunner
@@ -23,6 +23,8 @@ from nodekit.node.waiters import Waiters
 logger = logging.getLogger("nodekit.node")
 
 COUNT_SECONDS = 1.0
+FAIR_SECONDS = 15.0
+"""Time that further runners have to fail, too, after one has failed to start, so that one failure names all."""
 
 
 async def open_components(
@@ -34,8 +36,44 @@ async def open_components(
     stack.push_async_callback(log_unfinished, store, "stopped: %d jobs are unfinished")
     await look_at_ids(store, ids)
     await log_unfinished(store, "the store has %d unfinished jobs, which continue")
-    for runner in runners:
-        await stack.enter_async_context(runner)
+    for number, runner in enumerate(runners):
+        try:
+            await stack.enter_async_context(runner)
+        except NodekitError as failure:
+            raise _together([failure, *await _failures(runners[number + 1 :])]) from failure
+
+
+async def _failures(runners: Sequence[ContainerRunner]) -> list[NodekitError]:
+    """Return the failures of runners that are entered only to see whether they start, and left again.
+
+    The node does not start in any case, but its operator gets to know everything that keeps it from starting.
+    """
+    failures: list[NodekitError] = []
+
+    async def enter(runner: ContainerRunner) -> None:
+        try:
+            async with runner:
+                pass
+        except NodekitError as failure:
+            failures.append(failure)
+        except Exception:  # the failure of the first runner must not be lost in that of another one
+            logger.exception("a runner failed")
+
+    with anyio.move_on_after(FAIR_SECONDS):
+        async with anyio.create_task_group() as tasks:
+            for runner in runners:
+                tasks.start_soon(enter, runner)
+    return failures
+
+
+def _together(failures: Sequence[NodekitError]) -> NodekitError:
+    """Return one failure that names all."""
+    if len(failures) == 1:
+        return failures[0]
+    first = next((failure for failure in failures if isinstance(failure, NotStarted)), None)
+    if first is None:
+        return NodekitError("\n".join(map(str, failures)))
+    return first.beside([failure for failure in failures if failure is not first])
 
 
 class Drain:

@@ -9,7 +9,7 @@ import anyio
 from anyio.abc import TaskStatus
 from msgspec.structs import replace
 
-from nodekit import CompositionError, Node, NodeFile, NodekitError, Problem, Provider, descriptor_share
+from nodekit import CompositionError, Node, NodeFile, NodekitError, Problem, Provider, descriptor_share, resolved_path
 from nodekit_asgi.app import AsgiApp
 from nodekit_asgi.config import AsgiConfig
 from nodekit_asgi.http.networks import UNIX
@@ -62,7 +62,10 @@ class AsgiTransport:
 def from_config(config: AsgiConfig, file: NodeFile) -> AsgiTransport:
     """Build the transport of a node file. The path of a unix socket is relative to the file."""
     if config.bind.startswith("unix:") and config.bind != "unix:":
-        path = file.folder / config.bind.removeprefix("unix:")
+        try:
+            path = resolved_path(config.bind.removeprefix("unix:"), file.folder)
+        except ValueError as error:
+            raise CompositionError(Problem("bind", str(error))) from error
         config = replace(config, bind=f"unix:{path}")
     return AsgiTransport(config=config)
 

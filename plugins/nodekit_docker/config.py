@@ -9,7 +9,9 @@ from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
-from nodekit import EnvValue, Problem, Secret
+from nodekit import EnvValue, Problem, Secret, resolved_path
+from nodekit_docker.engine.errors import EngineGone
+from nodekit_docker.engine.find import with_home_folder
 from nodekit_docker.sizes import SIZE, size_in_bytes
 from nodekit_remote import StartedContainer, env_problems, id_problems
 
@@ -62,7 +64,8 @@ class DockerContainer(StartedContainer, frozen=True, kw_only=True, forbid_unknow
       step, with the step's data on standard input and the output on standard output.
     - `name`: Its name on the engine; by default made of the node's name and its id.
     - `command`: Arguments in place of the image's own; no shell.
-    - `env`: More of its environment. Who may use the engine can read it, secrets included.
+    - `env`: More of its environment. PYTHONUNBUFFERED is 1 by default. Who may use the engine can read it, secrets
+      included.
     - `volumes`: ``source:/target[:ro]``: a folder or file (relative ones, with a dot in front, to the node file's
       folder) or a volume's name.
     - `port`: The port inside the container on which its program listens.
@@ -207,22 +210,19 @@ class Volume(msgspec.Struct, frozen=True):
             case _:
                 raise ValueError(f"expected source:/target or source:/target:ro, got {text!r}")
         if source.startswith((".", "~")):
-            source = str((folder / _without_tilde(source)).resolve())
+            source = str(resolved_path(source, folder).resolve())
         elif not source.startswith("/") and not NAME.fullmatch(source):
             raise ValueError(f"expected a path (./{source}, /{source}) or a volume's name, got {source!r}")
         return cls(source, target, read_only)
 
 
-def _without_tilde(source: str) -> Path:
-    try:
-        return Path(source).expanduser()
-    except RuntimeError as error:
-        raise ValueError(f"there is no home folder for {source!r}") from error
-
-
 def problems(config: DockerConfig, folder: Path) -> Iterator[Problem]:
     """Yield the problems that a container's table alone does not show."""
     yield from id_problems(config.containers)
+    try:
+        with_home_folder(config.host or "")
+    except EngineGone as error:
+        yield Problem("host", str(error))
     for key in ("name", "host_port"):
         yield from _taken_twice(config.containers, key)
     for number, container in enumerate(config.containers):

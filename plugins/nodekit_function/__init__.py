@@ -25,6 +25,7 @@ from nodekit import (
     Provider,
     Step,
     encode_payload,
+    resolved_path,
 )
 from nodekit_function._pieces import INSTANCE, Pieces, decoded, gathered, pieces_of, translated
 
@@ -152,7 +153,9 @@ def _function(reference: str, folder: Path, files: dict[Path, ModuleType]) -> Fu
     if not separator:
         raise ValueError("expected package.module:function or file.py:function")
     module = (
-        _file_module((folder / place).resolve(), files) if place.endswith(".py") else importlib.import_module(place)
+        _file_module(resolved_path(place, folder).resolve(), files)
+        if place.endswith(".py")
+        else importlib.import_module(place)
     )
     function = getattr(module, name)
     if not callable(function):

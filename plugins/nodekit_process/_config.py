@@ -11,14 +11,17 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from nodekit import EnvValue, Problem
-from nodekit_remote import StartedContainer, env_problems, id_problems, plain_env
+from nodekit import EnvValue, Problem, resolved_path
+from nodekit_remote import UNBUFFERED, StartedContainer, env_problems, id_problems, plain_env
 
 INHERITED = ("PATH", "HOME", "LANG")
 """Variables of the node's environment that a process gets. All others must be declared."""
 
 CHOSEN = ("PORT", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 """Variables that the runner sets itself."""
+
+_DOLLAR = re.compile(r"\$\$|\$PORT(?![A-Za-z0-9_])|\$\{PORT\}", re.ASCII)
+"""The texts in arguments that are replaced. All others with a dollar stay, such as those of a shell."""
 
 LEAST_MEMORY = 1 << 20
 _UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
@@ -31,8 +34,10 @@ class ProcessContainer(StartedContainer, frozen=True, kw_only=True, forbid_unkno
     """A container that is a local process.
 
     - `command`: The program, looked up in PATH (or, with a slash, from `folder`), and its arguments. No shell is
-      involved.
-    - `env`: Environment variables, in addition to PATH, HOME, LANG and PORT.
+      involved. ``~`` at the beginning of the program is a home folder. ``$PORT`` and ``${PORT}`` in an argument are its
+      port, and ``$$`` is a dollar sign.
+    - `env`: Environment variables, in addition to PATH, HOME, LANG and PORT. PYTHONUNBUFFERED is 1 by default, so that
+      nothing that a Python program printed is lost when it dies.
     - `folder`: Folder in which it runs; by default the folder of the node file (from Python: the current one).
     - `listen`: ``"port"``: it listens at the port in PORT. ``"inherit"``: it gets a socket that listens already, as
       descriptor 3, by the protocol of systemd (LISTEN_FDS, LISTEN_PID); no other program can be at its port first.
@@ -65,7 +70,16 @@ class ProcessConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 def environment(container: ProcessContainer) -> dict[str, str]:
     """Return the environment of the process, without its port."""
     inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
-    return inherited | plain_env(container.env)
+    return inherited | UNBUFFERED | plain_env(container.env)
+
+
+def command_line(container: ProcessContainer, port: int) -> list[str]:
+    """Return the program and its arguments. In these, ``$PORT`` and ``${PORT}`` are the port, and ``$$`` is a ``$``."""
+    program, *arguments = container.command
+    if "/" in program and program.startswith("~"):
+        program = str(resolved_path(program, Path()))
+    texts = {"$$": "$", "$PORT": str(port), "${PORT}": str(port)}
+    return [program, *(_DOLLAR.sub(lambda found: texts[found[0]], argument) for argument in arguments)]
 
 
 def size_in_bytes(size: int | str) -> int:
@@ -109,9 +123,17 @@ def _container_problems(container: ProcessContainer, folder: Path) -> Iterator[t
         yield "folder", f"there is no folder {folder}"
     elif not container.command:
         yield "command", "is empty; name a program"
-    elif not _found(container, folder):
-        place = f"from {folder}" if "/" in container.command[0] else "in PATH"
-        yield "command", f"there is no program {container.command[0]!r} {place}"
+    else:
+        yield from (("command", text) for text in _program_problems(container, folder))
+
+
+def _program_problems(container: ProcessContainer, folder: Path) -> Iterator[str]:
+    program = container.command[0]
+    try:
+        if not _found(container, folder):
+            yield f"there is no program {program!r} {f'from {folder}' if '/' in program else 'in PATH'}"
+    except ValueError as error:
+        yield str(error)
 
 
 def _limit_problems(container: ProcessContainer) -> Iterator[tuple[str, str]]:
@@ -126,5 +148,5 @@ def _limit_problems(container: ProcessContainer) -> Iterator[tuple[str, str]]:
 def _found(container: ProcessContainer, folder: Path) -> bool:
     program = container.command[0]
     if "/" in program:
-        return shutil.which(folder / program) is not None
+        return shutil.which(resolved_path(program, folder)) is not None
     return shutil.which(program, path=environment(container).get("PATH", os.defpath)) is not None

@@ -5,15 +5,24 @@ A container knows its port only, and binds it itself. So any program on this mac
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Self, TypeGuard
 
 from nodekit import ContainerFailed
 from nodekit_process._process import Process
-from nodekit_process._sockets import ESTABLISHED, LISTEN, SYN_RECEIVED, Address, Socket, SocketTable, holds
+from nodekit_process._sockets import (
+    ESTABLISHED,
+    LISTEN,
+    SYN_RECEIVED,
+    Address,
+    Socket,
+    SocketTable,
+    holds,
+    places_of,
+)
 from nodekit_process.supervisor.descendants import descendants
 
-HOST = "127.0.0.1"
+HOST, HOST_OF_IPV6 = "127.0.0.1", "::1"
 
 
 class Peers:
@@ -72,32 +81,49 @@ class Peers:
         if _is_open(side) and not side.inode:
             listening, side = self._sockets.find(peer), self._sockets.find(peer, own)
             if _is_open(side) and not side.inode:
-                return listening if listening is not None and listening.state == LISTEN else None
+                return listening if _is_listening(listening) else None
         return side if _is_open(side) else None
 
-    def trouble(self, port: int, process: Process) -> str | None:
-        """Return None if one of the container's processes listens at its port, otherwise who does; empty: nobody.
+    def listens(self, port: int, process: Process) -> tuple[str, str | None]:
+        """Return the address at which one of the container's processes listens at its port, and None.
 
-        If a process does not say what it has open, the socket's user decides.
+        If none does, return who listens there instead; empty: nobody. Some programs listen on the loopback of IPv6
+        only. If a process does not say what it has open, the socket's user decides.
         """
         if not self._sockets.is_shown:
-            return None
+            return HOST, None
         try:
             listening = self._sockets.find((HOST, port))
         except OSError as error:
-            return f"nobody can tell whose port {port} is: {error}"
-        if listening is None or listening.state != LISTEN:
-            return ""
+            return HOST, f"nobody can tell whose port {port} is: {error}"
+        if self._is_own(listening, port, process):
+            return HOST, None
+        with suppress(OSError):  # a kernel without IPv6
+            if self._is_own(self._sockets.find((HOST_OF_IPV6, port)), port, process):
+                return HOST_OF_IPV6, None
+        return HOST, _taken(port, listening) if _is_listening(listening) else ""
+
+    def _is_own(self, listening: Socket | None, port: int, process: Process) -> bool:
+        if not _is_listening(listening):
+            return False
         if self._listening.get(port) != listening.inode:
             held = holds(_pids(process), listening.inode)
             if not (held or (held is None and listening.user == os.geteuid())):
-                return _taken(port, listening)
+                return False
             self._listening[port] = listening.inode
-        return None
+        return True
+
+    def places(self, process: Process) -> list[str]:
+        """Return where the container's processes listen, such as ``127.0.0.1:8000``, as far as that is known."""
+        return places_of(_pids(process)) if self._sockets.is_shown else []
 
 
 def _is_open(side: Socket | None) -> TypeGuard[Socket]:
     return side is not None and side.state in (ESTABLISHED, SYN_RECEIVED)
+
+
+def _is_listening(side: Socket | None) -> TypeGuard[Socket]:
+    return side is not None and side.state == LISTEN
 
 
 def _pids(process: Process) -> list[int]:

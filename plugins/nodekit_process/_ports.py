@@ -1,5 +1,6 @@
 """Free ports on loopback."""
 
+import errno
 import socket
 import sys
 from collections.abc import Iterator
@@ -58,6 +59,7 @@ def _reserved(port: int) -> tuple[Any, int]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", port))
         port = int(probe.getsockname()[1])
+        _check_ipv6(port)
     if sys.platform != "linux":
         return nullcontext(), port
     holder = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -67,6 +69,16 @@ def _reserved(port: int) -> tuple[Any, int]:
         holder.close()
         raise
     return holder, port
+
+
+def _check_ipv6(port: int) -> None:
+    """Raise `OSError` if somebody is at the port of the other loopback address. Some programs listen there."""
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", port))
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:  # otherwise there is no IPv6
+            raise
 
 
 def _first_outgoing_port() -> int:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import socket
 import struct
 import sys
@@ -9,6 +10,8 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Self, TypeAlias
+
+from nodekit_remote import listening_places
 
 Address: TypeAlias = tuple[str, int]
 
@@ -20,7 +23,7 @@ _BY_FAMILY = 20
 _REQUEST = 1
 _ERROR = 2
 _ANY_COOKIE = b"\xff" * 8
-_NOWHERE: Address = ("0.0.0.0", 0)  # noqa: S104 - the peer of a socket that has none
+_SOCKET = re.compile(r"socket:\[(\d+)\]")
 
 
 class Socket(NamedTuple):
@@ -54,8 +57,13 @@ class SocketTable:
     def __exit__(self, *error: object) -> None:
         self._close()
 
-    def find(self, own: Address, peer: Address = _NOWHERE) -> Socket | None:
-        """Return the socket with these two addresses, or the one that listens for such a connection. None: neither."""
+    def find(self, own: Address, peer: Address | None = None) -> Socket | None:
+        """Return the socket with these two addresses, or the one that listens for such a connection. None: neither.
+
+        The addresses are of one family, IPv4 or IPv6.
+        """
+        own = own[:2]  # those of IPv6 have more
+        peer = peer[:2] if peer is not None else ("::" if ":" in own[0] else "0.0.0.0", 0)  # noqa: S104 - nobody
         if self._kernel is not None:
             return self._ask(self._kernel, own, peer)
         return _from_tables(own, peer)
@@ -80,8 +88,8 @@ class SocketTable:
     def _ask(self, kernel: socket.socket, own: Address, peer: Address) -> Socket | None:
         """Have the kernel look a socket up as it would for a packet."""
         ports = struct.pack("!HH", own[1], peer[1])
-        addresses = b"".join(socket.inet_aton(host).ljust(16, b"\0") for host, _ in (own, peer))
-        request = struct.pack("=BBBBI", socket.AF_INET, socket.IPPROTO_TCP, 0, 0, 0xFFFFFFFF)
+        addresses = b"".join(_packed(host).ljust(16, b"\0") for host, _ in (own, peer))
+        request = struct.pack("=BBBBI", _family(own[0]), socket.IPPROTO_TCP, 0, 0, 0xFFFFFFFF)
         request += ports + addresses + struct.pack("=I", 0) + _ANY_COOKIE
         kernel.send(struct.pack("=IHHII", 16 + len(request), _BY_FAMILY, _REQUEST, 0, 0) + request)
         answer = kernel.recv(1 << 12)
@@ -108,11 +116,35 @@ def _from_tables(own: Address, peer: Address) -> Socket | None:
     return next((found[pair] for pair in pairs if pair in found), None)
 
 
+def _family(host: str) -> int:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def _packed(host: str) -> bytes:
+    return socket.inet_pton(_family(host), host.partition("%")[0])
+
+
 def _shown(address: Address) -> list[str]:
-    """Return an address as the tables show it: of IPv4, and mapped to IPv6."""
+    """Return an address as the tables show it: of IPv4 also as it is mapped to IPv6."""
+    if ":" in address[0]:
+        return [f"{''.join(f'{word:08X}' for word in struct.unpack('=4I', _packed(address[0])))}:{address[1]:04X}"]
     host = f"{struct.unpack('=I', socket.inet_aton(address[0]))[0]:08X}"
     mapped = f"{'0' * 16}{struct.unpack('=I', bytes((0, 0, 255, 255)))[0]:08X}"
     return [f"{host}:{address[1]:04X}", f"{mapped}{host}:{address[1]:04X}"]
+
+
+def places_of(pids: Collection[int]) -> list[str]:
+    """Return where the processes listen for TCP, such as ``127.0.0.1:8000``, as far as they show it."""
+    places: set[str] = set()
+    for pid in pids:
+        with suppress(OSError):
+            found = (_SOCKET.fullmatch(link) for link in _links(pid))
+            inodes = {int(socket[1]) for socket in found if socket}
+            for name in ("tcp", "tcp6"):
+                with suppress(FileNotFoundError):
+                    tables = Path(f"/proc/{pid}/net/{name}").read_text(encoding="ascii")
+                    places.update(listening_places(tables, inodes))
+    return sorted(places)
 
 
 def holds(pids: Collection[int], inode: int) -> bool | None:

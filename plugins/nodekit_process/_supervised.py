@@ -13,19 +13,26 @@ import msgspec
 from anyio.abc import TaskStatus
 
 from nodekit import ContainerFailed, ContainerOutput, NodekitError, NotStarted, Step, time_limit
-from nodekit_process._config import ProcessContainer, environment, limits
+from nodekit_process._arrival import Arrival
+from nodekit_process._config import ProcessContainer, command_line, environment, limits
 from nodekit_process._fork_server import ForkServer
 from nodekit_process._output import Output
-from nodekit_process._peers import HOST, Peers
+from nodekit_process._peers import Peers
 from nodekit_process._ports import free_port, listening
 from nodekit_process._process import Process
 from nodekit_process.supervisor.supervisor import Order
-from nodekit_remote import ContainerHttp, ContainerLog, Endpoint, Streamed, restart_pause, text_for_clients
+from nodekit_remote import (
+    ContainerHttp,
+    ContainerLog,
+    Endpoint,
+    StartProgress,
+    Streamed,
+    restart_pause,
+    text_for_clients,
+)
 
 logger = logging.getLogger("nodekit.process")
 
-PROBE_PAUSE_SECONDS = 0.02
-LONGEST_PROBE_PAUSE_SECONDS = 0.25
 NOTICE_SECONDS = 0.5
 """Time to wait for the end of the process after a broken connection."""
 
@@ -52,6 +59,8 @@ class Supervised:
         self._log = ContainerLog(container)
         self._output = Output(self._log)
         self._up: tuple[Process, Endpoint] | None = None
+        self._arrival: Arrival | None = None
+        """The last wait for an answer."""
         self._why = "was not started yet"
         self._restart_at = 0.0
         self._up_at = math.inf
@@ -74,6 +83,10 @@ class Supervised:
         seconds = self._restart_at - time.monotonic()
         soon = f"restart in {seconds:.1f} s" if seconds > 0 else "starting"
         return f"container {self._container.id} is down: {self._why}; {soon}"
+
+    def waits_for(self) -> str:
+        """Return what the start of the process waits for right now."""
+        return self._arrival.waits_for() if self._arrival else "its process to begin"
 
     async def call(self, step: Step) -> ContainerOutput:
         """Run a step. Raise `ContainerFailed`, of the kind `died` if the process ended meanwhile."""
@@ -137,9 +150,13 @@ class Supervised:
             except (NodekitError, OSError) as error:
                 raise self._not_started(str(error), None, output) from error
             try:
-                if why := await self._waited_for(process, port):
+                self._arrival = arrival = Arrival(self._container, process, port, self._peers, self._http)
+                seconds = self._container.startup_seconds
+                with StartProgress(logger, self._container.id, self.waits_for, seconds=seconds):
+                    why = await arrival.failure()
+                if why:
                     raise self._not_started(why, process.exit_code, output)
-                self._is_up(process, self._endpoint(process, port))
+                self._is_up(process, arrival.endpoint)
                 came_up()
                 await process.exited.wait()
             finally:
@@ -153,7 +170,7 @@ class Supervised:
             listener = given.enter_context(closing(listening())) if self._container.listen == "inherit" else None
             port = listener.getsockname()[1] if listener else stack.enter_context(free_port())
             order = Order(
-                command=list(self._container.command),
+                command=command_line(self._container, port),
                 env={**environment(self._container), "PORT": str(port)},
                 folder=str(self._folder),
                 limits=limits(self._container),
@@ -161,28 +178,6 @@ class Supervised:
             process = Process(self._fork_server, order, output, listener)
         stack.enter_context(self._peers.at(port, process))
         return port, process
-
-    def _endpoint(self, process: Process, port: int) -> Endpoint:
-        return Endpoint(f"http://{HOST}:{port}", f"{self._container.id}:{process.pid}", self._container)
-
-    async def _waited_for(self, process: Process, port: int) -> str | None:
-        """Wait until the process answers. Return None then, otherwise the reason why it does not."""
-        seconds, pause, taken = self._container.startup_seconds, PROBE_PAUSE_SECONDS, ""
-        with time_limit(seconds):
-            await process.begun.wait()
-            endpoint = self._endpoint(process, port)
-            while True:
-                trouble = self._peers.trouble(port, process)
-                if trouble is None and await self._http.answers(endpoint) and not process.exited.is_set():
-                    return None
-                taken = trouble or taken
-                with anyio.move_on_after(pause):
-                    await process.exited.wait()
-                if process.exited.is_set():
-                    return f"its process {process.ending} before it answered{f'; {taken}' if taken else ''}"
-                pause = min(2 * pause, LONGEST_PROBE_PAUSE_SECONDS)
-        rule = taken or "it must listen on the port in PORT"
-        return f"it did not answer at http://{HOST}:{port} within {seconds:g} s; {rule}"
 
     def _is_up(self, process: Process, endpoint: Endpoint) -> None:
         logger.info("container %s answers at %s (pid %d)", self._container.id, endpoint.url, process.pid)

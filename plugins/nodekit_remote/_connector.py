@@ -16,6 +16,7 @@ from aiohttp.client_proto import ResponseHandler
 
 from nodekit import ContainerFailed, time_limit
 from nodekit_remote._idle import IdleRule, trial_seconds
+from nodekit_remote._loopback import Resolver
 
 KEEP_ALIVE_SECONDS = 1.5
 """Shorter than any common server's time, so that no call is sent on a connection that is being closed."""
@@ -87,7 +88,7 @@ class Connector(aiohttp.TCPConnector):
 
     def __init__(self, connect_seconds: float, check: CheckConnection | None) -> None:
         super().__init__(  # pyright: ignore[reportUnknownMemberType] - the type of its `socket_factory`
-            limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS, ttl_dns_cache=DNS_SECONDS
+            limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS, ttl_dns_cache=DNS_SECONDS, resolver=Resolver()
         )
         self._factory = partial(Kept, loop=self._loop)  # type: ignore[assignment]  # a subclass
         self._connect_seconds, self._check = connect_seconds, check

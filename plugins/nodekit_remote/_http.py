@@ -1,52 +1,29 @@
 """The container protocol: ``POST /service_output`` with a `ContainerInput` as JSON. The reply is any JSON value."""
 
-import math
-import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from types import TracebackType
-from typing import Annotated, Literal, Self
+from typing import Self
 from urllib.parse import quote
 
 import anyio
 import msgspec
 
 from nodekit import (
-    MAX_DEPTH,
-    Container,
     ContainerFailed,
     ContainerOutput,
     InvalidPayload,
-    Secret,
     Step,
-    parse_json,
-    printable_lines,
     time_limit,
 )
 from nodekit_remote._connector import CheckConnection
-from nodekit_remote._session import Reply, Session
+from nodekit_remote._container import HttpContainer
+from nodekit_remote._replies import ERROR_STATUS, UnexpectedReplies, json_of, output_of, status_failure
+from nodekit_remote._session import Session
 
-MAX_REPLY_BYTES = 16 * 1024 * 1024
-SHOWN_BYTES = 500
-"""Maximum size of the part of an unexpected reply that an error shows."""
 PROBE_SECONDS = 5.0
 MAX_RESOURCES_BYTES = 1 << 20
-
-_ERROR_STATUS = 300  # redirects are not followed, so they are errors too
-
-
-class HttpContainer(Container, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Settings of every container that is called over HTTP.
-
-    - `bearer`: Sent as ``Authorization: Bearer …``.
-    - `http_errors`: Meaning of the JSON body of an HTTP error: the error, or the output, as some containers intend.
-    """
-
-    bearer: Secret | None = None
-    http_errors: Literal["fail", "output"] = "fail"
-    max_reply_bytes: Annotated[int, msgspec.Meta(ge=1)] = MAX_REPLY_BYTES
 
 
 @dataclass(frozen=True)
@@ -78,6 +55,7 @@ class ContainerHttp:
         self, *, connect_timeout_seconds: float = 5.0, check_connection: CheckConnection | None = None
     ) -> None:
         self._connect_seconds = connect_timeout_seconds
+        self._unexpected = UnexpectedReplies()
         self._session = Session(connect_seconds=connect_timeout_seconds, check_connection=check_connection)
 
     async def __aenter__(self) -> Self:
@@ -94,23 +72,27 @@ class ContainerHttp:
         """Run a step. Raise `ContainerFailed`."""
         url, body, headers = _call(step, endpoint)
         reply = await self._session.post(url, body, headers, max_bytes=endpoint.container.max_reply_bytes)
-        if reply.status >= _ERROR_STATUS and endpoint.container.http_errors == "fail":
-            raise _status_failure(reply)
-        return ContainerOutput(container=step.container, output=await _output(reply), instance=endpoint.instance)
+        output = await output_of(reply, endpoint.container, self._unexpected)
+        return ContainerOutput(container=step.container, output=output, instance=endpoint.instance)
 
     @asynccontextmanager
     async def stream(self, step: Step, endpoint: Endpoint) -> AsyncIterator["Streamed"]:
         """Run a step. Yield the reply's bytes as they come, of any type and length. Raise `ContainerFailed`."""
         async with self._session.stream(*_call(step, endpoint)) as reply:
-            if reply.status >= _ERROR_STATUS and endpoint.container.http_errors == "fail":
-                raise _status_failure(await reply.whole(endpoint.container.max_reply_bytes))
+            if reply.status >= ERROR_STATUS and endpoint.container.http_errors == "fail":
+                whole = await reply.whole(endpoint.container.max_reply_bytes)
+                raise status_failure(whole, endpoint.container, self._unexpected)
             yield Streamed(reply, endpoint.instance)
 
     async def answers(self, endpoint: Endpoint) -> bool:
         """Return True if the container is ready: ``GET /health`` has any HTTP status but 502, 503 and 504."""
+        return not await self.trouble(endpoint)
+
+    async def trouble(self, endpoint: Endpoint) -> str:
+        """Return why the container is not ready, such as ``connection refused``. Empty: `answers` would be True."""
         with time_limit(PROBE_SECONDS):
-            return await self._is_ready(endpoint)
-        return False
+            return await self._trouble(endpoint)
+        return f"no reply within {PROBE_SECONDS:g} s"
 
     async def lives(self, endpoint: Endpoint) -> bool:
         """Return True if the container is ready, or takes a connection and is too busy to answer soon.
@@ -119,15 +101,16 @@ class ContainerHttp:
         own connection, and may keep the container busy: neither is a reason to keep others from it.
         """
         with time_limit(self._connect_seconds + PROBE_SECONDS):
-            return await self._is_ready(endpoint)
+            return not await self._trouble(endpoint)
         return True
 
-    async def _is_ready(self, endpoint: Endpoint) -> bool:
+    async def _trouble(self, endpoint: Endpoint) -> str:
+        url = health_url(endpoint)
         try:
-            reply = await self._session.get(f"{endpoint.url}/health", dict(endpoint.headers), max_bytes=1 << 20)
-        except ContainerFailed:
-            return False
-        return reply.status not in (502, 503, 504)
+            reply = await self._session.get(url, dict(endpoint.headers), max_bytes=1 << 20)
+        except ContainerFailed as failure:
+            return failure.text.removeprefix(f"cannot connect to {url}: ").replace(f" to {url}", "")
+        return f"HTTP status {reply.status}" if reply.status in (502, 503, 504) else ""
 
     async def resources(self, endpoint: Endpoint, model_id: str | None) -> msgspec.Raw | None:
         """Return the reply to ``GET /service-resources``. Return None if it is not JSON, or an HTTP error."""
@@ -135,9 +118,7 @@ class ContainerHttp:
         url = f"{endpoint.url}/service-resources{query}"
         try:
             reply = await self._session.get(url, dict(endpoint.headers), max_bytes=MAX_RESOURCES_BYTES)
-            if reply.status >= _ERROR_STATUS:
-                return None
-            return await parse_json(reply.body, _raw, max_depth=MAX_DEPTH)
+            return None if reply.status >= ERROR_STATUS else await json_of(reply, MAX_RESOURCES_BYTES)
         except (ContainerFailed, InvalidPayload):
             return None
 
@@ -156,46 +137,12 @@ class Streamed:
         return await anext(self._pieces)
 
 
+def health_url(endpoint: Endpoint) -> str:
+    """Return the URL that is asked if the container is ready."""
+    return f"{endpoint.url}/health"
+
+
 def _call(step: Step, endpoint: Endpoint) -> tuple[str, bytes, dict[str, str]]:
     """Return URL, body and headers of the call."""
     headers = {**step.headers, **endpoint.headers, "Idempotency-Key": step.idempotency_key}
     return f"{endpoint.url}/service_output", msgspec.json.encode(step.input), headers
-
-
-_raw: msgspec.json.Decoder[msgspec.Raw] = msgspec.json.Decoder(msgspec.Raw)
-
-
-async def _output(reply: Reply) -> msgspec.Raw:
-    try:
-        return await parse_json(reply.body, _raw, max_depth=MAX_DEPTH)
-    except InvalidPayload as error:
-        if reply.status >= _ERROR_STATUS:
-            raise _status_failure(reply) from error
-        text = f"the reply is {error}{_shown(reply.body)}"
-        raise ContainerFailed("not_json", text, status=reply.status) from error
-
-
-def _status_failure(reply: Reply) -> ContainerFailed:
-    text = f"HTTP status {reply.status}{_shown(reply.body)}"
-    return ContainerFailed("status", text, status=reply.status, retry_after=_seconds(reply.retry_after))
-
-
-def _shown(body: bytes) -> str:
-    """Return the beginning of a reply for the error of the job whose call it answers, in which anything may be."""
-    text = printable_lines(body[:SHOWN_BYTES].decode(errors="backslashreplace").strip())
-    return f": {text}{'…' if len(body) > SHOWN_BYTES else ''}" if text else ""
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    """Convert ``Retry-After``, which is seconds or a date (RFC 9110), to seconds. Return None if it is neither."""
-    if retry_after is None:
-        return None
-    try:
-        seconds = float(retry_after)
-        return max(0.0, seconds) if math.isfinite(seconds) or retry_after.isdecimal() else None
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
-    except (ValueError, OverflowError):
-        return None

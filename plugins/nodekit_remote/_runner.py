@@ -26,7 +26,9 @@ from nodekit import (
     Provider,
     Step,
 )
-from nodekit_remote._http import ContainerHttp, Endpoint, HttpContainer, Streamed
+from nodekit_remote._container import HttpContainer
+from nodekit_remote._http import ContainerHttp, Endpoint, Streamed, health_url
+from nodekit_remote._progress import StartProgress
 from nodekit_remote._session import NoConnection
 from nodekit_remote._starter import id_problems
 
@@ -195,10 +197,12 @@ class RemoteRunner:
         self._look()
 
     async def _probe(self, id: ContainerId) -> None:
-        pause = FIRST_PROBE_SECONDS
-        while not await self._http.answers(self._endpoints[id]):
-            await anyio.sleep(pause)
-            pause = min(2 * pause, LONGEST_PROBE_SECONDS)
+        pause, endpoint = FIRST_PROBE_SECONDS, self._endpoints[id]
+        trouble = self._down[id]
+        with StartProgress(logger, id, lambda: f"{health_url(endpoint)} to answer: {trouble}"):
+            while trouble := await self._http.trouble(endpoint):
+                await anyio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PROBE_SECONDS)
         del self._down[id]
         logger.info("container %s answers again", id)
         self._look()

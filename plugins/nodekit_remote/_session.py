@@ -15,9 +15,12 @@ from typing import Self
 import aiohttp
 import anyio
 from aiohttp.abc import AbstractCookieJar
+from aiohttp.http_exceptions import HttpProcessingError
 
 from nodekit import ContainerFailed, reserve_output
+from nodekit_remote._breaks import cause_of
 from nodekit_remote._connector import EXCHANGE, CheckConnection, Connector, Exchange
+from nodekit_remote._loopback import elsewhere
 
 QUIET_SECONDS = 60.0
 """Pause between two warnings in the log that no descriptor is left."""
@@ -27,6 +30,9 @@ PATIENCE_SECONDS = 0.5
 
 logger = logging.getLogger("nodekit.remote")
 
+ERRORS = (aiohttp.ClientError, HttpProcessingError, OSError, ValueError)
+"""Errors of the HTTP client while a reply is read."""
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:
@@ -34,7 +40,9 @@ class Reply:
 
     status: int
     body: bytes
-    retry_after: str | None
+    content_type: str = ""
+    location: str = ""
+    retry_after: str | None = None
 
 
 class Pieces:
@@ -45,6 +53,8 @@ class Pieces:
         self._url = url
         self._response = response
         self._body = response.content.iter_any()
+        self._size = 0
+        """Number of bytes that have come."""
 
     def __aiter__(self) -> Self:
         return self
@@ -53,16 +63,32 @@ class Pieces:
         """Return the next piece. Raise `ContainerFailed` of the kind connection if the body ends early."""
         try:
             return await anext(self._body)
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except ERRORS as error:
             raise _dropped(self._url, error) from error
 
     async def whole(self, max_bytes: int) -> Reply:
         """Read the whole body. Raise `ContainerFailed` of the kind connection or too_large."""
         try:
-            body = await _read(self._response, max_bytes)
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise _dropped(self._url, error) from error
-        return Reply(self.status, body, self._response.headers.get("Retry-After"))
+            body = await self._read(max_bytes)
+        except ERRORS as error:
+            length = self._response.content_length
+            came = f", after {self._size} of {length} bytes" if length else f", after {self._size} bytes"
+            raise _dropped(self._url, error, came) from error
+        header = self._response.headers.get
+        return Reply(self.status, body, header("Content-Type", ""), header("Location", ""), header("Retry-After"))
+
+    async def _read(self, most: int) -> bytes:
+        """Read the decompressed body. Raise `ContainerFailed` if it is larger than `most` bytes."""
+        if (self._response.content_length or 0) > most:
+            raise ContainerFailed("too_large", f"the reply is larger than {most} bytes", status=self.status)
+        pieces: list[bytes] = []
+        async for piece in self._body:
+            self._size += len(piece)
+            if self._size > most:
+                raise ContainerFailed("too_large", f"the reply is larger than {most} bytes", status=self.status)
+            await reserve_output(len(piece))
+            pieces.append(piece)
+        return b"".join(pieces)
 
 
 class NoConnection(ContainerFailed):
@@ -172,10 +198,13 @@ class Session:
         except aiohttp.ConnectionTimeoutError as error:
             text = f"no connection to {url} within {self._connect_seconds:g} s"
             raise ContainerFailed("connection", text) from error
+        except aiohttp.ClientConnectorCertificateError as error:  # it has no `os_error`
+            raise NoConnection("connection", f"cannot connect to {url}: {cause_of(error)}") from error
         except aiohttp.ClientConnectorError as error:
             if error.os_error.errno in (errno.EMFILE, errno.ENFILE):  # the container is not to blame
                 raise _NoDescriptor from error
-            raise NoConnection("connection", f"cannot connect to {url}: {_cause(error.os_error)}") from error
+            hint = await elsewhere(url) if self._check is None else ""  # who checks connections knows the address
+            raise NoConnection("connection", f"cannot connect to {url}: {cause_of(error.os_error)}{hint}") from error
         except (aiohttp.ClientConnectionError, OSError):  # the caller may try again
             raise
         except (aiohttp.ClientError, ValueError) as error:
@@ -196,36 +225,11 @@ class Session:
             raise _StaleReply
 
 
-def _dropped(url: str, error: BaseException) -> ContainerFailed:
-    text = f"the connection to {url} was dropped before the reply was complete ({_cause(error)})"
+def _dropped(url: str, error: BaseException, came: str = "") -> ContainerFailed:
+    if isinstance(error, aiohttp.ClientResponseError | HttpProcessingError):
+        logger.debug("the reply of %s cannot be read: %s", url, error.message)
+    text = f"the connection to {url} was dropped before the reply was complete ({cause_of(error)}{came})"
     return ContainerFailed("connection", text)
-
-
-async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
-    """Read the decompressed body. Raise `ContainerFailed` if it is larger than `most` bytes."""
-    if (response.content_length or 0) > most:
-        raise ContainerFailed("too_large", f"the reply is larger than {most} bytes", status=response.status)
-    pieces: list[bytes] = []
-    size = 0
-    async for piece in response.content.iter_any():
-        size += len(piece)
-        if size > most:
-            raise ContainerFailed("too_large", f"the reply is larger than {most} bytes", status=response.status)
-        await reserve_output(len(piece))
-        pieces.append(piece)
-    return b"".join(pieces)
-
-
-def _cause(error: BaseException) -> str:
-    if isinstance(error, ConnectionRefusedError):
-        return "connection refused"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    if isinstance(error, aiohttp.ClientResponseError):  # its text begins with a status that the container did not send
-        return error.message
-    if isinstance(error, aiohttp.ClientPayloadError):
-        return "it ended early, or does not match its headers"
-    return str(error) or type(error).__name__
 
 
 def _no_cookies() -> AbstractCookieJar:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import msgspec
 
-from nodekit_remote._http import HttpContainer
+from nodekit_remote._container import HttpContainer
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
@@ -20,8 +20,6 @@ class StartedContainer(HttpContainer, frozen=True, kw_only=True, forbid_unknown_
     - `log_lines_per_second`: Maximum number of its lines in the node's log, as an average over ten seconds. The rest is
       dropped and counted; the container is not held up.
     - `log_bytes_per_second`: Maximum number of bytes of these lines.
-    - `output_in_errors`: True shows clients the last lines that it printed, in the errors of their jobs. Such lines
-      may be about jobs of other clients. The log has them in any case.
     - `required`: If true, the node starts only with it. If false, it comes up meanwhile, and is tried again if it fails
       to.
     """
@@ -31,7 +29,6 @@ class StartedContainer(HttpContainer, frozen=True, kw_only=True, forbid_unknown_
     required: bool = True
     log_lines_per_second: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 100.0
     log_bytes_per_second: Annotated[int, msgspec.Meta(ge=0)] = 32 * 1024
-    output_in_errors: bool = False
 
 
 def restart_pause(pause: float, ran_seconds: float) -> float:

@@ -1,5 +1,6 @@
 """The base of runners that start their containers themselves."""
 
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
@@ -10,6 +11,11 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from nodekit import Container, ContainerId, ContainerOutput, EnvValue, NotStarted, Problem, Secret, Step
 from nodekit_remote._http import Streamed
+
+logger = logging.getLogger("nodekit.remote")
+
+FAIR_SECONDS = 10.0
+"""Time that containers have to fail, too, after the first one has failed to start, so that one failure names all."""
 
 
 class Upkeep(Protocol):
@@ -27,6 +33,10 @@ class Upkeep(Protocol):
 
     def problem(self) -> str | None:
         """Return why the container cannot be called. Return None if it can."""
+        ...
+
+    def waits_for(self) -> str:
+        """Return what its start waits for right now, for the log and for `NotStarted`."""
         ...
 
     async def call(self, step: Step) -> ContainerOutput:
@@ -64,21 +74,37 @@ class StartingRunner:
     async def start(self, tasks: TaskGroup) -> NotStarted | None:
         """Start all containers at once, in tasks of the group.
 
-        The first one that must come up and does not ends the attempt; its failure is returned. Otherwise return None.
+        If one that must come up does not, the others have `FAIR_SECONDS` to come up or to fail as well. Then the
+        failure is returned, with those of the others, and of those that are still not up. Otherwise return None.
         """
         failures: list[NotStarted] = []
+        starting: dict[ContainerId, Upkeep] = {}
+        failed = anyio.Event()
 
-        async def start(one: Upkeep) -> None:
+        async def start(id: ContainerId, one: Upkeep) -> None:
+            starting[id] = one
             try:
                 await tasks.start(one.run)
             except NotStarted as failure:
                 failures.append(failure)
-                starting.cancel_scope.cancel()
+                logger.error("%s", failure)  # at once: the others may take a while
+                failed.set()
+            del starting[id]
 
-        async with anyio.create_task_group() as starting:
-            for one in self.upkeep.values():
-                starting.start_soon(start, one)
-        return failures[0] if failures else None
+        async def start_all() -> None:
+            async with anyio.create_task_group() as all_starts:
+                for id, one in self.upkeep.items():
+                    all_starts.start_soon(start, id, one)
+            ending.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as ending:
+            ending.start_soon(start_all)
+            await failed.wait()
+            await anyio.sleep(FAIR_SECONDS)
+            text = f"it was not up {FAIR_SECONDS:g} s after another one had failed, and still waited for "
+            failures += [NotStarted(id, text + one.waits_for()) for id, one in starting.items()]
+            ending.cancel_scope.cancel()
+        return failures[0].beside(failures[1:]) if len(failures) > 1 else next(iter(failures), None)
 
     def notify(self) -> None:
         """Announce that `running()` may have changed."""
@@ -119,6 +145,11 @@ def id_problems(containers: Sequence[Container]) -> Iterator[Problem]:
             text = f"{id!r} is the id of another container of this runner; name another"
             yield Problem(f"containers[{number}].id", text)
         seen.add(id)
+
+
+UNBUFFERED = {"PYTHONUNBUFFERED": "1"}
+"""Environment that containers get unless theirs says otherwise. Python keeps what a program prints to a pipe in a
+buffer; if the program is killed, the lines that would say why are lost with it."""
 
 
 def plain_env(env: Mapping[str, EnvValue]) -> dict[str, str]:

@@ -175,6 +175,27 @@ async def test_bind_listens_elsewhere(file: Path) -> None:
         assert (await api.get("/health")).status == 200
 
 
+BAD = """
+[[runners]]
+use = "process"
+
+[[runners.containers]]
+id = "{id}"
+command = ["sh", "-c", "echo word of {id}; exit 7"]
+"""
+
+
+async def test_every_container_that_does_not_start_is_told_with_its_place_in_the_file(tmp_path: Path) -> None:
+    file = write(tmp_path, '[store]\nuse = "memory"\n' + BAD.format(id="a") + BAD.format(id="b"))
+    async with started("serve", file, folder=tmp_path) as process:
+        assert await process.ended() == 1
+    for number, id in enumerate("ab"):
+        where = f"nodekit: {file}: runners[{number}].containers[0]: "
+        assert f"{where}container '{id}' did not start: its process exited with code 7" in process.log
+        assert f"  | word of {id}\n" in process.log
+    assert "Traceback" not in process.log
+
+
 async def test_a_port_that_is_taken_is_1_with_one_line_and_no_traceback(file: Path) -> None:
     async with serve(file) as (_, api):
         other = file.parent / "other"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-APART = {"test_drills", "test_engine", "test_identity", "test_images", "test_labels", "test_once"}
+APART = {"test_drills", "test_engine", "test_identity", "test_images", "test_labels", "test_once", "test_starting"}
 """Modules whose tests run on the second engine: about half of the time. None of them needs more than loopback."""
 
 

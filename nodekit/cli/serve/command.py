@@ -18,9 +18,10 @@ from nodekit.cli.serve.log.node_log import NodeLog
 from nodekit.cli.serve.machine import hide_memory, leave_pid_1
 from nodekit.cli.serve.systemd import Systemd
 from nodekit.config.compose import compose, log_settings
-from nodekit.config.formats import file_of_the_environment, read_tables
+from nodekit.config.formats import NodeTables, file_of_the_environment, read_tables
 from nodekit.config.log_settings import LEVELS
-from nodekit.errors import CompositionError, NodekitError, Problem
+from nodekit.config.paths import with_home
+from nodekit.errors import CompositionError, NodekitError, NotStarted, Problem
 from nodekit.model.version import __version__
 from nodekit.node.node import Node
 
@@ -52,23 +53,29 @@ def serve(file: str | None, bind: str | None, log_level: str | None, trace_hooks
     hide_memory()
     return_freed_memory()
     systemd = Systemd.of_the_environment()
+    path = _of_the_environment() if file is None else file
     with NodeLog(log_level) as log:
-        path = _of_the_environment() if file is None else file
-        node, about = _composed(path, bind, trace_hooks, log)
+        node, tables, about = _composed(path, bind, trace_hooks, log)
         try:
             anyio.run(_serve, node, log, systemd, about)
         except BaseException as error:
-            sys.exit(_report(error))
+            sys.exit(_report(error, path, tables))
 
 
 def _of_the_environment() -> str:
     if (file := file_of_the_environment()) is None:
         raise click.UsageError("no FILE is given, and no environment variable of an installed format names one")
-    return file
+    try:
+        return with_home(file)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
 
 
-def _composed(path: str, bind: str | None, trace_hooks: bool, log: NodeLog) -> tuple[Node, str]:
-    """Compose the node of the file, start its log, and log the notices. Return it, and what it is composed of."""
+def _composed(path: str, bind: str | None, trace_hooks: bool, log: NodeLog) -> tuple[Node, NodeTables, str]:
+    """Compose the node of the file, start its log, and log the notices.
+
+    Return it with its tables, and what it is composed of.
+    """
     try:
         file = read_tables(path)
         tables = _traced(_bound(file.tables, bind), trace_hooks)
@@ -84,7 +91,7 @@ def _composed(path: str, bind: str | None, trace_hooks: bool, log: NodeLog) -> t
     log.begin(log_settings(tables, Path(path)))
     for notice in file.notices:
         logger.warning("%s: %s", path, notice)
-    return node, f"{_components(tables)}; node file {Path(path).absolute()}"
+    return node, file, f"{_components(tables)}; node file {Path(path).absolute()}"
 
 
 def _components(tables: dict[str, Any]) -> str:
@@ -160,10 +167,16 @@ async def _watch_signals(
                 at_once.cancel()
 
 
-def _report(error: BaseException) -> int:
-    """Print a line for each failure, and a traceback only for errors that nobody raised on purpose."""
+def _report(error: BaseException, path: str, file: NodeTables) -> int:
+    """Print a line for each failure, and a traceback only for errors that nobody raised on purpose.
+
+    The failure of a container begins with its place in the node file.
+    """
     for cause in _leaves(error):
-        if isinstance(cause, NodekitError):
+        if isinstance(cause, NotStarted):
+            where = file.place_of_container(cause.container)
+            logger.error("%s%s", f"{path}: {where}: " if where else "", cause.text)
+        elif isinstance(cause, NodekitError):
             logger.error("%s", cause)
         else:
             logger.error("the node failed", exc_info=cause)
@@ -174,5 +187,9 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
     if isinstance(error, BaseExceptionGroup):
         for inner in cast("BaseExceptionGroup[BaseException]", error).exceptions:
             yield from _leaves(inner)
+    elif isinstance(error, NotStarted):
+        yield error
+        for other in error.others:
+            yield from _leaves(other)
     else:
         yield error

@@ -3,6 +3,7 @@
 import socket
 from collections.abc import Mapping
 from http.client import HTTPConnection, HTTPSConnection
+from pathlib import Path
 from typing import Literal
 from urllib.parse import quote, urlsplit
 
@@ -10,7 +11,7 @@ import click
 import msgspec
 from msgspec.structs import replace
 
-from nodekit import Secret
+from nodekit import Secret, resolved_path
 from nodekit_asgi.cli.key import key_of
 
 DEFAULT_URL = "http://127.0.0.1:4000"
@@ -68,7 +69,7 @@ class _UnixConnection(HTTPConnection):
 def parse_url(url: str) -> Address:
     """Parse a node's URL. Raise `ValueError` if it is not one."""
     if url.startswith("unix:") and url != "unix:":
-        return Address(url, "unix", path=url.removeprefix("unix:"))
+        return Address(url, "unix", path=str(resolved_path(url.removeprefix("unix:"), Path())))
     parts = urlsplit(url)
     if not parts.hostname or "@" in parts.netloc or parts.query or parts.fragment or parts.port == 0:
         raise ValueError("not a node's URL")

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 import click
 import msgspec
 
-from nodekit import CompositionError, NodekitError, node_name, printable, read_node_file
+from nodekit import CompositionError, NodekitError, node_name, printable, read_node_file, resolved_path
 from nodekit_docker.containers.ownership import Ownership
 from nodekit_docker.containers.state import CONTAINER, NODE, Made, State
 from nodekit_docker.containers.state_folder import FOLDER, StateFolder, StateUnusable
@@ -77,7 +77,10 @@ class Asked:
 
     def _ownership(self, state: str | None) -> Ownership | None:
         """Return the node's proof of ownership. Return None, with a note, if its secret cannot be read from here."""
-        folder = StateFolder(self._folder / (state or FOLDER), self.node)
+        try:
+            folder = StateFolder(resolved_path(state or FOLDER, self._folder), self.node)
+        except ValueError as error:
+            raise NodekitError(f"state: {error}") from error
         try:
             secret, why = folder.found_secret(), "there is none"
         except StateUnusable as error:

@@ -10,7 +10,7 @@ import msgspec
 from anyio.abc import TaskGroup, TaskStatus
 from msgspec.structs import replace
 
-from nodekit import MAX_DEPTH, ContainerFailed, ContainerOutput, InvalidPayload, NotStarted, Step, parse_json
+from nodekit import MAX_DEPTH, ContainerFailed, ContainerOutput, InvalidPayload, NotStarted, Step, parse_json, printable
 from nodekit_docker.config import DockerContainer
 from nodekit_docker.containers.making import Workshop
 from nodekit_docker.containers.output import Printed
@@ -20,14 +20,14 @@ from nodekit_docker.containers.state import State
 from nodekit_docker.engine.engine import shown_lines
 from nodekit_docker.engine.errors import EngineGone, EngineRefused, NameTaken, NotUp
 from nodekit_docker.engine.presence import Presence
-from nodekit_remote import ContainerLog, Streamed, restart_pause, text_for_clients
+from nodekit_remote import ContainerLog, StartProgress, Streamed, restart_pause, text_for_clients
 
 logger = logging.getLogger("nodekit.docker")
 
 LINES_IN_LOG = 20
 NO_TLS = 'a program with mode = "once" needs an engine\'s socket without TLS: unix:///path'
 SHOWN_BYTES = 500
-"""Number of bytes of an unexpected output that an error shows."""
+"""Number of bytes of an unexpected output that the log shows, and an error if clients may see it."""
 
 _raw: msgspec.json.Decoder[msgspec.Raw] = msgspec.json.Decoder(msgspec.Raw)
 
@@ -70,6 +70,10 @@ class Once:
     def problem(self) -> str | None:
         """Say why it cannot be run. Return None while it is up."""
         return None if self.up else f"container {self._container.id} is down: {self._why or self._presence.trouble}"
+
+    def waits_for(self) -> str:
+        """Return what making it ready waits for right now."""
+        return self._presence.trouble or f"its image {self._container.image}"
 
     def look(self) -> None:
         """Look again: the engine may be gone, or back."""
@@ -114,7 +118,8 @@ class Once:
         try:
             if self._workshop.engine.place.tls:
                 raise NotUp(NO_TLS)
-            await self._workshop.images.ready(self._container)
+            with StartProgress(logger, self._container.id, self.waits_for):
+                await self._workshop.images.ready(self._container)
             await self._workshop.remove_programs(self._container, but=self._programs)
         except EngineGone as error:
             self._presence.is_gone(str(error))
@@ -184,8 +189,11 @@ class Once:
         try:
             output = await parse_json(printed.output, _raw, max_depth=MAX_DEPTH)
         except InvalidPayload as error:
-            text = f"the reply is {error}{_start_of(printed.output)}"
-            raise ContainerFailed("not_json", self._text(text, self._said(printed))) from error
+            text, beginning = f"the reply is {error}", _start_of(printed.output)
+            lines = self._said(printed)
+            self._log.add([printable(f"{text}{beginning}")])
+            text += beginning if self._container.output_in_errors else ""
+            raise ContainerFailed("not_json", self._text(text, lines)) from error
         return ContainerOutput(container=step.container, output=output, instance=f"{program.name}:{program.short_id}")
 
     async def _fault(self, program: Program, printed: Printed) -> ContainerFailed:

@@ -12,7 +12,7 @@ from nodekit_docker.config import NO_NETWORK, DockerContainer, Volume
 from nodekit_docker.containers.names import another_name, name_of
 from nodekit_docker.containers.state import CONTAINER, NAMED, NODE, OWNER, RESTARTS, SETTINGS, STEP
 from nodekit_docker.sizes import size_in_bytes
-from nodekit_remote import plain_env
+from nodekit_remote import UNBUFFERED, plain_env
 
 LOG_SIZE, LOG_FILES = "10m", "3"
 """Bounds of log files. Without them, an engine that keeps logs in files lets them grow for ever."""
@@ -94,7 +94,7 @@ def _settings(container: DockerContainer, node: str, volumes: Sequence[Volume]) 
     """Return the settings that are the same for served containers and programs."""
     settings: dict[str, Any] = {
         "Image": container.image,
-        "Env": [f"{name}={text}" for name, text in sorted(plain_env(container.env).items())],
+        "Env": [f"{name}={text}" for name, text in sorted({**UNBUFFERED, **plain_env(container.env)}.items())],
         "Labels": {**container.labels, NODE: node, CONTAINER: container.id, NAMED: "", STEP: ""},
         "HostConfig": _host_config(container, volumes),
     }

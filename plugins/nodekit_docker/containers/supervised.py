@@ -19,7 +19,7 @@ from nodekit_docker.containers.state import State
 from nodekit_docker.containers.watched import Followed
 from nodekit_docker.engine.errors import EngineGone, EngineRefused, NameTaken, NotUp
 from nodekit_docker.engine.presence import Presence
-from nodekit_remote import ContainerHttp, ContainerLog, Endpoint, Streamed, restart_pause
+from nodekit_remote import ContainerHttp, ContainerLog, Endpoint, StartProgress, Streamed, restart_pause
 
 logger = logging.getLogger("nodekit.docker")
 
@@ -79,6 +79,12 @@ class Kept:
         seconds = self._restart_at - time.monotonic()
         soon = f"; restart in {seconds:.1f} s" if seconds > 0 else ""
         return f"container {self._container.id} is down: {self.why}{soon}"
+
+    def waits_for(self) -> str:
+        """Return what the start of the container waits for right now."""
+        if self._now is not None and not self._presence.trouble:
+            return self._now.waits_for()
+        return self._presence.trouble or f"its container, of image {self._container.image}, to be made"
 
     def look(self) -> None:
         """Look at the container again: something may have happened to it."""
@@ -181,7 +187,7 @@ class Kept:
         A container that an earlier run left may still be busy for that run and not answer. It is then replaced, which
         does not count as a failure.
         """
-        state, taken_over = await self._workshop.taken_or_made(self._container, self._restarts)
+        state, taken_over = await self._taken_or_made()
         try:
             await self._follow(state, answered)
         except NotUp as error:
@@ -190,8 +196,12 @@ class Kept:
             logger.warning("container %s, taken over: %s; it is recreated", self._container.id, error)
         else:
             return
-        state, _ = await self._workshop.taken_or_made(self._container, self._restarts)
+        state, _ = await self._taken_or_made()
         await self._follow(state, answered)
+
+    async def _taken_or_made(self) -> tuple[State, bool]:
+        with StartProgress(logger, self._container.id, self.waits_for):
+            return await self._workshop.taken_or_made(self._container, self._restarts)
 
     async def _follow(self, state: State, answered: Callable[[], None]) -> None:
         self._restarts = state.restarts

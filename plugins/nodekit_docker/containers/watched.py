@@ -11,10 +11,11 @@ from nodekit import time_limit
 from nodekit_docker.config import DockerContainer
 from nodekit_docker.containers.running_container import Life
 from nodekit_docker.containers.state import State
+from nodekit_docker.containers.unanswered import Unanswered
 from nodekit_docker.engine.engine import Engine
 from nodekit_docker.engine.errors import EngineGone, EngineRefused, NotUp
 from nodekit_docker.engine.presence import Presence
-from nodekit_remote import ContainerHttp, ContainerLog, Endpoint, text_for_clients
+from nodekit_remote import ContainerHttp, ContainerLog, Endpoint, StartProgress, text_for_clients
 
 logger = logging.getLogger("nodekit.docker")
 
@@ -58,6 +59,7 @@ class Followed:
         self._http = http
         self._log = log
         self._notify = notify
+        self._unanswered = Unanswered(engine, container.port)
         self._wake = anyio.Event()
         self._missed = False
         """True once the engine has been gone."""
@@ -65,6 +67,12 @@ class Followed:
     def look(self) -> None:
         """Look at it again: something may have happened to it."""
         self._wake.set()
+
+    def waits_for(self) -> str:
+        """Return what its start waits for right now."""
+        if self._presence.trouble:
+            return f"the engine: {self._presence.trouble}"
+        return f"{self._place(self._state)}/health to answer: {self._unanswered.missing}"
 
     async def follow(self, answered: Callable[[], None]) -> None:
         """Follow the container until its end; call `answered` each time that it begins to answer.
@@ -120,10 +128,15 @@ class Followed:
         pause, longest = PROBE_PAUSE_SECONDS, LONGEST_PROBE_PAUSE_SECONDS
         if math.isinf(seconds):
             longest = LONGEST_PAUSE_WHEN_DOWN_SECONDS
-        with time_limit(seconds):
+        self._unanswered = unanswered = Unanswered(self._engine, self._container.port)
+        progress = StartProgress(logger, self._container.id, self.waits_for, seconds=seconds)
+        with progress, time_limit(seconds):
             while True:
-                if (endpoint := self._endpoint(state)) and await self._http.answers(endpoint):
+                self._state, endpoint = state, self._endpoint(state)
+                unanswered.trouble = await self._http.trouble(endpoint) if endpoint else "it has no address yet"
+                if not unanswered.trouble:
                     return state
+                await unanswered.look_if_due(state)
                 with anyio.move_on_after(pause) as waited:
                     await self._wake.wait()
                 if not waited.cancelled_caught or endpoint is None or pause == LONGEST_PAUSE_WHEN_DOWN_SECONDS:
@@ -134,12 +147,13 @@ class Followed:
                 pause = min(2 * pause, longest)
         if self._presence.trouble:
             raise EngineGone(self._presence.trouble)
-        where = endpoint.url if endpoint else f"port {self._container.port}"
-        text = (
-            f"it did not answer at {where} within {seconds:g} s; its program must listen on 0.0.0.0:"
-            f"{self._container.port} inside (see `port`, `startup_seconds`)"
-        )
+        await unanswered.look(state)
+        text = f"it did not answer at {self._place(state)} within {seconds:g} s; {unanswered.missing}"
         raise NotUp(text, last_lines=await self._last_lines(state.id))
+
+    def _place(self, state: State) -> str:
+        endpoint = self._endpoint(state)
+        return endpoint.url if endpoint else f"port {self._container.port}"
 
     def _endpoint(self, state: State) -> Endpoint | None:
         address = state.address(self._container.port, self._network)

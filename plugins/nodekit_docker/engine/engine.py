@@ -180,6 +180,17 @@ class Engine:
         printed = await self._if_there(lambda api: api.logs(id, tail=count), self.wait)
         return shown_lines(printed or b"")
 
+    async def printed_by(self, id: str, command: Sequence[str]) -> str | None:
+        """Run a short command in a container, and return its standard output; None if it fails."""
+
+        def printed(api: Any) -> str | None:
+            made = str(api.exec_create(id, list(command), stderr=False)["Id"])
+            output: bytes = api.exec_start(made)
+            ended = api.exec_inspect(made)["ExitCode"]
+            return None if ended else output.decode(errors="replace")
+
+        return await self._if_there(printed, self.wait)
+
     async def image(self, name: str) -> Mapping[str, Any] | None:
         """Return all about an image, or None if it is not on this machine."""
         return await self._if_there(lambda api: api.inspect_image(name))

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from nodekit import resolved_path
 from nodekit_docker.engine.errors import EngineGone
 
 DEFAULT_SOCKET = "/var/run/docker.sock"
@@ -33,7 +34,7 @@ def find_engine(host: str | None = None) -> Place:
 
     The engine is not asked yet. Raise `EngineGone` if no place is found, or if an engine there could not be used.
     """
-    place = Place(host, "the node file's `host`") if host else next(_places(), None)
+    place = Place(with_home_folder(host), "the node file's `host`") if host else next(_places(), None)
     if place is None:
         raise EngineGone(
             f"no Docker engine was found: DOCKER_HOST is not set, and there is no {DEFAULT_SOCKET}; "
@@ -41,6 +42,17 @@ def find_engine(host: str | None = None) -> Place:
         )
     _check(place)
     return place
+
+
+def with_home_folder(host: str) -> str:
+    """Return an engine's URL with a home folder in place of ``~`` in the path of a socket. Raise `EngineGone`."""
+    scheme, separator, path = host.partition("://")
+    if not path.startswith("~"):
+        return host
+    try:
+        return f"{scheme}{separator}{resolved_path(path, Path())}"
+    except ValueError as error:
+        raise EngineGone(str(error)) from error
 
 
 def _places() -> Iterator[Place]:

@@ -170,6 +170,15 @@ def test_a_problem_is_told_by_the_longest_path_that_it_lies_below() -> None:
     assert [problem.text for problem in renamed.problems] == ["wrong"] * 7
 
 
+def test_the_place_of_a_container_is_that_in_the_file() -> None:
+    runners = [{"use": "remote", "containers": [{"id": "a"}]}, {"containers": 5}, 7, {"containers": ["x", {"id": "b"}]}]
+    tables = {"runners": runners}
+    file = NodeTables(tables, origins={"runners[3].containers[1]": "containers[0]"})
+    assert file.place_of_container("a") == "runners[0].containers[0]"
+    assert file.place_of_container("b") == "containers[0]"
+    assert file.place_of_container("c") == NodeTables({"runners": "none"}).place_of_container("a") == ""
+
+
 def test_toml_has_neither_notices_nor_other_places(tmp_path: Path) -> None:
     file = written(tmp_path, '[store]\nuse = "memory"\n', "node.toml")
     assert read_tables(file) == NodeTables({"store": {"use": "memory"}})

@@ -102,6 +102,40 @@ def test_what_is_not_strict_json_is_refused(body: bytes) -> None:
         anyio.run(main)
 
 
+NAMED = {
+    b'{"a":NaN}': "NaN is no number in JSON (byte 5); use null",
+    b'{"a": "NaN", "b": -Infinity}': "-Infinity is no number in JSON (byte 18); use null",
+    b"[1, nan]": "nan is no number in JSON (byte 4); use null",
+    b" nan ": "nan is no number in JSON (byte 1); use null",
+    b'{"a": NaN': "NaN is no number in JSON (byte 6); use null",
+    b"[info]": "invalid character (byte 1)",
+    b'"\\ud800"': "\\ud800 is half of a surrogate pair (byte 1)",
+    b'{"\\uD800":1}': "\\uD800 is half of a surrogate pair (byte 2)",
+    b'"\\udc00 and more"': "\\udc00 is half of a surrogate pair (byte 1)",
+    b'"\\ud83d\\ude00\\udc00"': "\\udc00 is half of a surrogate pair (byte 13)",
+    b'"\\ud83d\\ud83d\\ude00"': "\\ud83d is half of a surrogate pair (byte 1)",
+    b'"\\ud83d\\ude00\\ud800 and more"': "\\ud800 is half of a surrogate pair (byte 13)",
+    b'"\\\\ud800': "a number or text is cut short",
+    b'"\\ud83d\\ude00': "a number or text is cut short",
+    b'"open': "a number or text is cut short",
+    b"\xef\xbb\xbf1": "it begins with the byte order mark of UTF-8; send it without the mark",
+}
+
+
+@pytest.mark.parametrize("body", NAMED)
+def test_what_is_not_strict_json_is_named_with_its_place(body: bytes) -> None:
+    assert refused(body) == f"not JSON: {NAMED[body]}"
+    if b"\xef" not in body:
+        assert refused(b"  " + body).startswith("not JSON: ")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize("text", ["{}", "1", '{"a": "é€"}'])
+def test_another_encoding_is_named(text: str, encoding: str) -> None:
+    expected = "it begins with the byte order mark of" if encoding in ("utf-16", "utf-32") else "it looks like"
+    assert refused(text.encode(encoding)).startswith(f"not UTF-8: {expected} UTF-")
+
+
 def test_a_wrong_type_is_a_validation_error_that_names_the_field() -> None:
     async def main() -> JobRequest:
         return await parse_json(b'{"containers": 1, "data": {}}', msgspec.json.Decoder(JobRequest))

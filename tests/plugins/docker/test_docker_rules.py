@@ -39,6 +39,7 @@ ID = "4f" * 32
 
 
 ONCE = {"mode": "once"}
+UNBUFFERED = "PYTHONUNBUFFERED=1"
 
 
 def container(**settings: Any) -> DockerContainer:
@@ -105,7 +106,7 @@ def test_what_is_said_of_a_container_it_gets() -> None:
     settings = made(
         command=("--fast",), user="1000:1000", env={"B": "2", "A": Secret("1")}, labels={"team": "x"}
     ).settings
-    assert (settings["Cmd"], settings["User"], settings["Env"]) == (["--fast"], "1000:1000", ["A=1", "B=2"])
+    assert (settings["Cmd"], settings["User"], settings["Env"]) == (["--fast"], "1000:1000", ["A=1", "B=2", UNBUFFERED])
     assert settings["Labels"].items() >= {"team": "x", "nodekit.node": "node", "nodekit.container": "one"}.items()
 
 
@@ -158,6 +159,7 @@ def test_a_program_is_made_as_carefully_and_talked_to_over_its_streams() -> None
     assert "ExposedPorts" not in settings
     assert settings["Env"] == [
         "A=1",
+        UNBUFFERED,
         f"NODEKIT_IDEMPOTENCY_KEY={step.idempotency_key}",
         "NODEKIT_SOURCE=1",
         "NODEKIT_DESTINATION=1",
@@ -233,6 +235,17 @@ async def test_a_program_that_prints_faster_than_it_is_read_keeps_nobody_waiting
         program.give_up()
     assert len(printed.errors) == KEPT_BYTES
     assert turns >= 1000
+
+
+@pytest.mark.parametrize(("env", "made_of_it"), [({}, ["1"]), ({"PYTHONUNBUFFERED": ""}, [""])])
+def test_what_python_prints_is_not_buffered_unless_its_env_says_so(env: Any, made_of_it: list[str]) -> None:
+    settings = (
+        made(env=env).settings,
+        program_spec(container(mode="once", env=env), "node", (), make_step("one")).settings,
+    )
+    for one in settings:
+        found = [text.partition("=")[2] for text in one["Env"] if text.startswith("PYTHONUNBUFFERED=")]
+        assert found == made_of_it
 
 
 def test_same_settings_in_any_order_have_one_digest() -> None:

@@ -108,7 +108,9 @@ async def test_a_program_that_failed_says_why_and_its_output_is_in_the_log(
     assert ("s3cret" in caught.value.text) is shown
     assert caught.value.text.endswith(SHOWN) is shown
     assert caught.value.text.startswith("the container exited with code 3" if exit_code else "the reply is not JSON")
-    assert log.messages == LINES
+    assert ("no JSON" in caught.value.text) is (shown and not exit_code)
+    reply = [] if exit_code else ["the reply is not JSON: invalid character (byte 1): no JSON"]
+    assert log.messages == [*LINES, *reply]
 
 
 async def test_programs_that_fail_again_and_again_do_not_fill_the_log(log: pytest.LogCaptureFixture) -> None:

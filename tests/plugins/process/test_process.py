@@ -198,7 +198,50 @@ async def test_a_process_gets_nothing_of_the_environment_but_what_is_declared(mo
             pass
     assert {"MODEL=small", "TOKEN=sesame"} <= set(caught.value.last_lines)
     names = {line.partition("=")[0] for line in caught.value.last_lines}
-    assert {"MODEL", "TOKEN", "PORT"} <= names <= {"MODEL", "TOKEN", "PORT", "PATH", "HOME"}
+    own = {"MODEL", "TOKEN", "PORT", "PYTHONUNBUFFERED"}
+    assert own <= names <= own | {"PATH", "HOME"}
+
+
+@pytest.mark.parametrize(("env", "lost"), [({}, False), ({"PYTHONUNBUFFERED": ""}, True)])
+async def test_what_a_python_program_printed_is_not_lost_when_it_is_killed(env: dict[str, str], lost: bool) -> None:
+    source = "import os; print('the reason'); os.kill(os.getpid(), 9)"
+    with pytest.raises(NotStarted) as caught:
+        async with runner(server(source=source, env=env)):
+            pass
+    assert caught.value.exit_code == -signal.SIGKILL
+    assert caught.value.last_lines == (() if lost else ("the reason",))
+
+
+ARGUMENTS = (
+    "$PORT",
+    "${PORT}",
+    "--at=127.0.0.1:$PORT",
+    "$$PORT",
+    "$$$PORT",
+    "$PORTS",
+    "$HOME ${X} $1 $ $$",
+    "${PORT",
+)
+
+
+async def test_the_port_in_arguments_is_the_port_and_nothing_else_is_replaced() -> None:
+    """Show the arguments to a program, in which a text for a shell may be."""
+    source = "import json, os, sys; print(json.dumps(sys.argv[1:])); print(os.environ['PORT']); sys.exit(3)"
+    one = ProcessContainer(id="one", command=(sys.executable, "-c", source, *ARGUMENTS))
+    with pytest.raises(NotStarted) as caught:
+        async with runner(one):
+            pass
+    given, port = caught.value.last_lines
+    assert json.loads(given) == [
+        port,
+        port,
+        f"--at=127.0.0.1:{port}",
+        "$PORT",
+        f"${port}",
+        "$PORTS",
+        "$HOME ${X} $1 $ $",
+        "${PORT",
+    ]
 
 
 async def test_a_process_runs_in_its_folder(tmp_path: Path) -> None:

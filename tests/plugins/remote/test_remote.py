@@ -5,6 +5,7 @@ import json
 import logging
 import re
 import resource
+import socket
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -270,7 +271,7 @@ async def test_the_body_of_an_http_error_can_be_the_output(server: Server) -> No
     assert output.value == {"error": "no"}
     server.says("fail", reply(b"<html>", status="502 Bad Gateway"))
     raised = await failure(server, "fail", http_errors="output")
-    assert (raised.kind, raised.status, raised.text) == ("status", 502, "HTTP status 502: <html>")
+    assert (raised.kind, raised.status, raised.text) == ("status", 502, "HTTP status 502, with a page in HTML")
 
 
 # -- failures ------------------------------------------------------------------------------------
@@ -281,6 +282,48 @@ async def test_a_refused_connection(server: Server, free_tcp_port: int) -> None:
     raised = await failure(server, "echo")
     assert (raised.kind, raised.status) == ("connection", None)
     assert raised.text == f"cannot connect to {server.url('echo')}/service_output: connection refused"
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("listens", "called", "reached"),
+    [
+        ("::1", "localhost", True),
+        ("127.0.0.1", "LOCALHOST.", True),
+        ("::1", "127.0.0.1", False),
+        ("127.0.0.1", "[::1]", False),
+    ],
+)
+@pytest.mark.skipif(not has_ipv6(), reason="there is no loopback of IPv6")
+async def test_a_program_at_the_other_loopback_address_is_reached_or_named(
+    server: Server, listens: str, called: str, reached: bool
+) -> None:
+    listener = await anyio.create_tcp_listener(local_host=listens)
+    port = listener.extra(SocketAttribute.local_port)
+    async with listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, server._connected)
+        async with RemoteRunner(RemoteContainer(id="echo", url=f"http://{called}:{port}/echo")) as runner:
+            found: ContainerOutput | ContainerFailed
+            try:
+                found = await runner.run(make_step("echo", 5))
+            except ContainerFailed as failure:
+                found = failure
+        tasks.cancel_scope.cancel()
+    if reached:
+        assert isinstance(found, ContainerOutput), found
+        assert found.value == 5
+    else:
+        assert isinstance(found, ContainerFailed)
+        hint = f"; a program listens at {listens} instead: let the URL name that address, or localhost"
+        assert found.text == f"cannot connect to http://{called}:{port}/echo/service_output: connection refused{hint}"
 
 
 async def test_a_name_that_does_not_resolve() -> None:

@@ -17,7 +17,9 @@ IN_WORDS = [
     ('{"containers": ["echo"], "data": []}', "data: expected an object"),
     ('{"containers": [1], "data": {}}', "containers[0]: expected a string, got an integer"),
     ("[]", "the body: expected an object, got an array"),
-    ("{", "the body is not JSON: a number or text is cut short, or a text has half of a surrogate pair"),
+    ("{", "the body is not JSON: a number or text is cut short"),
+    ("\ufeff{}", "the body is not JSON: it begins with the byte order mark of UTF-8; send it without the mark"),
+    ('{"data": NaN}', "the body is not JSON: NaN is no number in JSON (byte 9); use null"),
 ]
 
 ALLOWED = [
