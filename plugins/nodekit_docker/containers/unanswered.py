@@ -27,7 +27,7 @@ class Unanswered:
         self._port = port
         self._pause = FIRST_LOOK_SECONDS
         self._due = time.monotonic() + self._pause
-        self.trouble = "nothing yet"
+        self.outcome = "nothing yet"
         """The outcome of the last attempt to get an answer."""
         self._known = ""
         """Facts about its ports, as the end of a sentence."""
@@ -46,7 +46,7 @@ class Unanswered:
     @property
     def missing(self) -> str:
         """Text about what is missing."""
-        return f"{self.trouble}; its program must listen on 0.0.0.0:{self._port} inside{self._known}"
+        return f"{self.outcome}; its program must listen on 0.0.0.0:{self._port} inside{self._known}"
 
     async def _listens(self, state: State) -> str:
         with suppress(EngineGone, EngineRefused), time_limit(LOOK_SECONDS):

@@ -133,8 +133,8 @@ class Followed:
         with progress, time_limit(seconds):
             while True:
                 self._state, endpoint = state, self._endpoint(state)
-                unanswered.trouble = await self._http.trouble(endpoint) if endpoint else "it has no address yet"
-                if not unanswered.trouble:
+                unanswered.outcome = await self._http.trouble(endpoint) if endpoint else "it has no address yet"
+                if not unanswered.outcome:
                     return state
                 await unanswered.look_if_due(state)
                 with anyio.move_on_after(pause) as waited:

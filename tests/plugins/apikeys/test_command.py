@@ -212,11 +212,12 @@ async def test_the_commands_of_the_page_about_sharing_a_node_do_what_it_says(tmp
     async with serve(file) as (served, _):
         first, second, third, fourth = [run(script, str(served.url)) for script in scripts]
         log = served.log
-    text, id = first.splitlines()
+    text, _, row = first.splitlines()
+    id = row.split()[0]
     assert json.loads(text) == {"text": "HELLO"}
     assert '"containers"' in second
     assert id in third
-    assert f"ops read job {id} of alice" in log
+    assert f"ops as operator: read of job {id} of client alice" in log
     assert "revoked" in fourth
 
 
