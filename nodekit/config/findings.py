@@ -1,8 +1,10 @@
 """Findings of `nodekit doctor`."""
 
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
+
+from nodekit.config.providers import Kind
 
 Level: TypeAlias = Literal["ok", "note", "warning", "error"]
 
@@ -20,3 +22,17 @@ class Finding(msgspec.Struct, frozen=True):
     subject: str
     text: str
     cure: str = ""
+
+
+class Configured(msgspec.Struct, frozen=True):
+    """The settings of one component of a node file.
+
+    - `use`: Name of its provider.
+    - `where`: Key path of its table.
+    - `config`: The Struct of its settings; that of a runner has its containers.
+    """
+
+    kind: Kind
+    use: str
+    where: str
+    config: Any

@@ -12,7 +12,7 @@ from nodekit.cli.doctor.packages import checks_of_providers, clashes, installed,
 from nodekit.cli.exit_codes import FAILED
 from nodekit.config.compose import compose_file
 from nodekit.config.findings import Finding
-from nodekit.config.formats import read_tables
+from nodekit.config.formats import read_file
 from nodekit.errors import CompositionError
 
 _COLOURS = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "red"}
@@ -53,7 +53,7 @@ def _checks() -> Iterator[tuple[str, Check]]:
 
 def _composes(file: str) -> Iterator[Finding]:
     try:
-        read = read_tables(file)
+        read = read_file(file)
         node = compose_file(read, Path(file))
     except CompositionError as error:
         for problem in error.problems:

@@ -17,7 +17,7 @@ from nodekit.cli.serve.allocator import return_freed_memory, trim_now_and_then
 from nodekit.cli.serve.log import log_to_file, log_to_standard_error, reopen_log_files
 from nodekit.cli.serve.machine import hide_memory, leave_pid_1
 from nodekit.config.compose import compose, log_settings
-from nodekit.config.formats import file_of_the_environment, read_tables
+from nodekit.config.formats import file_of_the_environment, read_file
 from nodekit.errors import CompositionError, NodekitError, Problem
 from nodekit.foreign_text import printable_lines
 from nodekit.node.node import Node
@@ -65,12 +65,12 @@ def _of_the_environment() -> str:
 def _composed(path: str, bind: str | None, trace_hooks: bool) -> Node:
     """Compose the node of the file, start the log, and log the notices and deprecations."""
     try:
-        file = read_tables(path)
+        file = read_file(path)
         tables = _traced(_bound(file.tables, bind), trace_hooks)
     except CompositionError as error:
         bad_node_file(path, error)
     try:
-        node = compose(tables, Path(path))
+        node = compose(tables, Path(path), file.problems)
     except CompositionError as error:
         for problem in error.problems:
             if bind is not None and problem.where == "transports[0].bind":
