@@ -12,7 +12,7 @@ from nodekit.config.container_tables import ContainerTables
 from nodekit.config.convert import MOST_FAULTS, Converted, Converter, mentions
 from nodekit.config.distributions import read_once
 from nodekit.config.failures import CURE, described, keep
-from nodekit.config.findings import Configured
+from nodekit.config.findings import Configured, ExaminedFile
 from nodekit.config.formats import FileTables, read_file, read_tables
 from nodekit.config.key_places import CONTAINERS, KeyPlaces
 from nodekit.config.providers import Kind, NodeFile, Provider, load_provider, provided, table_of
@@ -100,6 +100,17 @@ def compose(tables: Mapping[str, Any], path: Path, of_values: Sequence[Problem] 
     `of_values` are problems of single values, which are None in the tables.
     """
     return Composition(tables, path, of_values).node()
+
+
+@read_once()
+def examine_file(file: FileTables, path: Path) -> tuple[ExaminedFile, Node | CompositionError]:
+    """Return what a file says as far as it is valid, and its node or the problems."""
+    composition = Composition(file.tables, path, file.problems)
+    try:
+        made: Node | CompositionError = composition.node()
+    except CompositionError as error:
+        made = file.in_the_file(error)
+    return ExaminedFile(composition.file, tuple(composition.configured)), made
 
 
 def compose_store(file: FileTables, path: Path) -> JobStore:
