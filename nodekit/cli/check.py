@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import click
@@ -25,8 +26,9 @@ def check(file: str, as_json: bool, strict: bool) -> None:
     Exits with 0, or with 3 and a line per problem.
     """
     try:
-        read = read_file(file)
-        node = compose_file(read, Path(file))
+        with redirect_stdout(sys.stderr):  # a package that prints is not part of the document
+            read = read_file(file)
+            node = compose_file(read, Path(file))
     except CompositionError as error:
         if as_json:
             print_document((reported(problem, file) for problem in error.problems), file=file, containers=[])

@@ -209,7 +209,8 @@ class Composition:
     def raise_problems(self, more: Iterable[Problem] = ()) -> None:
         """Raise `CompositionError` if there are problems, in the order of the file."""
         if found := dict.fromkeys([*more, *self.problems]):
-            raise CompositionError(sorted(found, key=self.position))
+            places = {table: number for number, table in enumerate(self.tables)}
+            raise CompositionError(sorted(found, key=lambda problem: position(problem, places)))
 
     def _find_providers(self) -> None:
         """Find all providers first, so that a key in the wrong table is known to belong to another one."""
@@ -359,18 +360,18 @@ class Composition:
                 raise ValueError(str(error)) from error
         raise TypeError(f"a node file cannot give a {kind.__name__}")
 
-    def position(self, problem: Problem) -> tuple[int, ...]:
-        """Return the position of the problem in the file: its top table, and the numbers of component and container."""
-        tables = list(self.tables)
-        table = re.split(r"[.\[]", problem.where, maxsplit=1)[0]
-        numbers = map(int, re.findall(r"\[([0-9]{1,9})\]", problem.where)[:2])
-        return (tables.index(table) if table in tables else len(tables), *numbers)
-
     def problem(self, where: str, text: str) -> None:
         """Keep a problem, unless it is the consequence of one of a value that is known already."""
         ends = [found.start() for found in re.finditer(r"[.\[]|$", where)]
         if not any(where[:end] in self._of_values for end in ends):
             self.problems.append(Problem(where, text))
+
+
+def position(problem: Problem, places: Mapping[str, int]) -> tuple[int, ...]:
+    """Return the position of a problem in the file: its top table, and the numbers of component and container."""
+    table = re.split(r"[.\[]", problem.where, maxsplit=1)[0]
+    numbers = map(int, re.findall(r"\[([0-9]{1,9})\]", problem.where)[:2])
+    return (places.get(table, len(places)), *numbers)
 
 
 def enumerated(key: str, items: Sequence[Any]) -> list[tuple[str, Any]]:

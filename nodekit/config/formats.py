@@ -76,9 +76,16 @@ class FileTables(NodeTables, frozen=True):
     hide: Callable[[str], str] = str
 
     def in_the_file(self, error: CompositionError) -> CompositionError:
-        """Return the same problems with their places in the file, and without values of variables."""
-        found = super().in_the_file(error).problems
-        return CompositionError(Problem(problem.where, self.hide(problem.text)) for problem in found)
+        """Return the same problems with their places in the file, and without values of variables.
+
+        Several settings may come from one place. Only the first problem of such a place is returned.
+        """
+        found: dict[str, Problem] = {}
+        for number, problem in enumerate(error.problems):
+            origin = self._origin(problem.where)
+            key = origin if origin != problem.where else f"{number}: {origin}"
+            found.setdefault(key, Problem(origin, self.hide(problem.text)))
+        return CompositionError(found.values())
 
 
 def read_tables(path: Path | str) -> FileTables:

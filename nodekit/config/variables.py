@@ -14,13 +14,15 @@ from nodekit.foreign_text import printable
 
 MAX_EXPANDED_BYTES = 1 << 20
 """Most bytes of all texts with references in a file: each may be as long as the largest variable."""
+MOST_WHOLE_TEXTS = 1000
+"""Maximum number of texts that problems do not show as a whole; of others, they do not show the values."""
 HIDDEN_FROM = 8
 """Least length of a value that is replaced anywhere in a problem. A shorter one is replaced as a whole quoted text:
 other words would have it in them by chance."""
 _PREFIX = 16
 """Number of characters by which a value is recognised in a problem that has cut it."""
 
-_REFERENCE = re.compile(r"\$\$\{|\$\{(?:([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\})?")
+_REFERENCE = re.compile(r"\$\$\{|\$\{(?:([A-Za-z_][A-Za-z0-9_]*)(?::-((?:(?!\$\{)[^}])*))?\})?")
 _ONLY_REFERENCES = re.compile(r"(?:\$\{[A-Za-z_][A-Za-z0-9_]*\})+")
 
 
@@ -37,14 +39,16 @@ class Values:
         self.problems: list[Problem] = []
         self._unusable, self._references = unusable, references
         self._bytes_left = MAX_EXPANDED_BYTES
-        self._hidden: dict[str, str] = {}
+        self._hidden: dict[str, dict[str, str]] = {}
+        """References by the values that they replace, in groups of values with the same begin."""
+        self._whole_texts = MOST_WHOLE_TEXTS
         self.tables: dict[str, Any] = {key: self._value(value, key) for key, value in tables.items()}
         """A value with a problem is None there, also one at a key path in `unusable`."""
 
     def hide(self, text: str) -> str:
         """Return a text with references in place of the values of variables."""
-        for begin in sorted({value[:_PREFIX] for value in self._hidden}, key=len, reverse=True):
-            text = _without(text, begin, {value: one for value, one in self._hidden.items() if value.startswith(begin)})
+        for begin in sorted((begin for begin in self._hidden if begin in text), key=len, reverse=True):
+            text = _without(text, begin, self._hidden[begin])
         return text
 
     def _value(self, value: Any, where: str) -> Any:
@@ -61,12 +65,18 @@ class Values:
     def _text(self, text: str, where: str) -> str | None:
         if not self._references or "${" not in text:
             return text
+        if any(reference[0] == "${" for reference in _REFERENCE.finditer(text)):
+            problem = "has ${ without a name, a default that holds no reference, and a }"
+            self._problem(where, f"{problem}; write ${{NAME}} for an environment variable, or $${{ for the text ${{")
+            return None
         found = len(self.problems)
         expanded = _REFERENCE.sub(lambda reference: self._replaced(reference, where), text)
         if len(self.problems) > found:
             return None
         if has_reference(text):
-            self._hide(expanded, text)
+            self._whole_texts -= 1
+            if self._whole_texts >= 0:
+                self._hide(expanded, text)
             return FromEnvironment(expanded)
         return expanded
 
@@ -74,10 +84,6 @@ class Values:
         if reference[0] == "$${":
             return "${"
         name, default = reference[1], reference[2]
-        if name is None:
-            text = "has ${ without a name and a }"
-            self._problem(where, f"{text}; write ${{NAME}} for an environment variable, or $${{ for the text ${{")
-            return ""
         value = os.environ.get(name)
         if default is not None and not value:
             value = default
@@ -104,7 +110,7 @@ class Values:
     def _hide(self, value: str, reference: str) -> None:
         for form in {value, repr(value)[1:-1], printable(value)}:
             if form:
-                self._hidden.setdefault(form, reference)
+                self._hidden.setdefault(form[:_PREFIX], {}).setdefault(form, reference)
 
     def _problem(self, where: str, text: str) -> None:
         if (problem := Problem(where, text)) not in self.problems[-1:]:

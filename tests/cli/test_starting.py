@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from node_files import NODE_FILE, changed, write
-from planted import install
+from planted import STORE, install, nodekit
 
 from nodekit.cli import main
 from nodekit.cli.colours import colours
@@ -160,6 +160,16 @@ def test_json_of_a_file_that_does_not_compose_is_one_document(tmp_path: Path, te
     assert (done.exit_code, done.stderr, document["ok"], document["containers"]) == (3, "", False, [])
     assert {one["severity"] for one in document["problems"]} == {"error"}
     assert "\x1b" not in done.stdout
+
+
+@pytest.mark.parametrize("command", ["check", "doctor"])
+def test_json_is_the_only_thing_on_standard_output_also_beside_packages_that_print(
+    tmp_path: Path, command: str
+) -> None:
+    install(tmp_path, "nodekit-loud", f"print('hello')\n{STORE}", stores="loud")
+    done = nodekit(tmp_path, command, "--json", write(tmp_path, '[store]\nuse = "loud"\n'))
+    assert json.loads(done.stdout)["file"] == str(tmp_path / "node.toml")
+    assert "hello" in done.stderr
 
 
 def test_json_of_a_file_that_composes_has_warnings_and_notes(tmp_path: Path) -> None:

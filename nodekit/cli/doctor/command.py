@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import click
@@ -30,14 +31,15 @@ def doctor(file: str | None, as_json: bool) -> None:
     Prints a line per finding, with the cure. Exits with 0, or with 1 if something is an error.
     """
     found: list[Reported] = []
-    for whose, one in _findings(file):
-        found.append(one)
-        if not as_json:
-            click.echo(f"{click.style(f'{one.severity:<8}', fg=_COLOURS[one.severity])}{_line(whose, one)}")
-    ok = not any(one.severity == "error" for one in found)
     if as_json:
+        with redirect_stdout(sys.stderr):  # a package that prints is not part of the document
+            found += [one for _, one in _findings(file)]
         print_document(found, file=file)
-    sys.exit(0 if ok else FAILED)
+    else:
+        for whose, one in _findings(file):
+            found.append(one)
+            click.echo(f"{click.style(f'{one.severity:<8}', fg=_COLOURS[one.severity])}{_line(whose, one)}")
+    sys.exit(FAILED if any(one.severity == "error" for one in found) else 0)
 
 
 def _findings(file: str | None) -> Iterator[tuple[str, Reported]]:

@@ -47,6 +47,19 @@ TOML: dict[str, tuple[str | bytes, str]] = {
         f'{STORE}[[runners]]\nuse = "remote"\n' + '[[runners.containers]]\nid="a"\nurl="http://x"\n' * 15_000,
         "is the id of runners[0].containers[0] already",
     ),
+    "many unset variables": (
+        f"{STORE}[node]\na = [" + ",".join(f'"${{NODEKIT_UNSET_{n}}}"' for n in range(MANY // 2)) + "]",
+        "node.a[0]: environment variable NODEKIT_UNSET_0 is not set",
+    ),
+    "many tables with a problem": (
+        STORE + "\n".join(f"[t{n}]\na = nan" for n in range(MANY)),
+        "t0.a: nan is no number",
+    ),
+    "many bad containers": (
+        f'{STORE}[[runners]]\nuse="remote"\n' + '[[runners.containers]]\nid="a"\nurl="x"\nfoo=1\n' * 15_000,
+        "runners[0].containers[0].foo: unknown key",
+    ),
+    "many references without an end": (f'{STORE}[node]\nname = "{"${A:-" * MANY}"', "has ${ without a name"),
     "a number of many digits": (f"{STORE}[node]\nconcurrency = {DIGITS}", "a number of too many digits"),
     "a hexadecimal number of many digits": (f"{STORE}[node]\nconcurrency = 0x{DIGITS}", "the number is too large"),
     "a float of many digits": (f"{STORE}[node]\nconcurrency = {DIGITS}.0", "node.concurrency: expected a whole number"),

@@ -115,7 +115,7 @@ def test_each_unset_variable_is_a_problem_with_its_key_path_beside_the_other_pro
     assert "environment variable NONE is not set; set it, or write ${NONE:-…}" in found[1]
 
 
-@pytest.mark.parametrize("value", ["${}", "${1A}", "${A-B}", "${A", "${ A }", "${A:=b}", "x ${"])
+@pytest.mark.parametrize("value", ["${}", "${1A}", "${A-B}", "${A", "${ A }", "${A:=b}", "x ${", "${A:-${B}}"])
 def test_what_is_no_reference_is_a_problem_that_says_how_to_write_it(tmp_path: Path, value: str) -> None:
     (problem,) = problems(tmp_path, changed('"an echo"', f'"{value}"'))
     assert problem.startswith("runners[0].containers[0].description: ")

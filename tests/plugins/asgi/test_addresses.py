@@ -38,9 +38,7 @@ def test_without_a_file_or_a_transport_there_is_nothing_to_say(tmp_path: Path) -
     assert found(tmp_path) == []
 
 
-@pytest.mark.parametrize(
-    "bind", ["127.0.0.1:{port}", "[::1]:{port}", "localhost:{port}", "0.0.0.0:{port}", "127.0.0.1:0"]
-)
+@pytest.mark.parametrize("bind", ["127.0.0.1:{port}", "localhost:{port}", "0.0.0.0:{port}", "127.0.0.1:0"])
 def test_a_free_address_is_well_and_stays_free(tmp_path: Path, bind: str) -> None:
     bind = bind.format(port=free_port())
     for _ in range(2):
