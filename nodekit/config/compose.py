@@ -390,7 +390,6 @@ def renumbered(problem: Problem, places: Sequence[int]) -> Problem:
 def is_certain(problem: Problem, made: Converted, containers: Sequence[Converted]) -> bool:
     """Return True if a problem of a component that was built without faulty keys is not the consequence of these."""
     found = re.match(r"containers\[(\d+)\]", problem.where)
-    text = f"{problem.where} {problem.text}"
     if found and int(found[1]) < len(containers):
-        return not mentions(text, containers[int(found[1])].faulty)
-    return bool(problem.where) and not mentions(text, made.faulty)
+        return not mentions(problem, containers[int(found[1])].faulty)
+    return bool(problem.where) and not mentions(problem, made.faulty)

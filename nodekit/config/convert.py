@@ -72,13 +72,15 @@ class Converter:
                 problems += found
                 if not found:
                     good[key] = value
-        faulty = {key for key in table if key in fields and key not in good}
-        if missing or any(fields[key].required for key in faulty):
+        faulty = {key for key in table if key in fields and key not in good} | {*missing}
+        required = {key: fields[key].type for key in fields if fields[key].required}
+        stand_ins = {key: stand_in(kind) for key, kind in required.items()}
+        if any(stand_ins[key] is None for key in faulty if key in required):
             return Converted(None, problems, faulty)
-        tagged = {key: table[key] for key in table if key in tag}
-        value, more = self._checked(good | tagged, struct, where, {key for key, one in fields.items() if one.required})
-        problems += [problem for problem in more if not mentions(problem.text, faulty)]
-        return Converted(value, problems, faulty | set(_keys(more, where)))
+        good |= {key: stand_ins[key] for key in faulty if key in required}
+        good |= {key: table[key] for key in table if key in tag}
+        value, more = self._checked(good, struct, where, stand_ins, faulty)
+        return Converted(value, problems + more, faulty | set(_keys(more, where)))
 
     def faults(self, value: Any, annotation: Any, where: str) -> Iterator[Problem]:
         """Yield the faults of a value, each with its key path. There is none if it converts."""
@@ -102,25 +104,44 @@ class Converter:
                 yield from self.faults(one, inner, f"{where}[{number}]")
 
     def _checked(
-        self, good: dict[str, Any], struct: type[msgspec.Struct], where: str, required: Set[str]
+        self,
+        good: dict[str, Any],
+        struct: type[msgspec.Struct],
+        where: str,
+        stand_ins: Mapping[str, Any],
+        faulty: Set[str],
     ) -> tuple[Any, list[Problem]]:
         """Convert a table of values without faults, and return what the Struct's own checks find.
 
-        Such a check reports its first fault. A key with one is left out of `good`, so that the next one is found.
+        Such a check reports its first fault. A key with one is left out, or gets its value of `stand_ins` if it is
+        required, so that the next fault is found. What may be the consequence of a known fault is not reported.
         """
         problems: list[Problem] = []
+        known = set(faulty)
         while True:
             try:
                 return msgspec.convert(good, struct, dec_hook=self._hook), problems
             except msgspec.ValidationError as error:
                 problem = Problem(*explain(where, str(error), struct))
-            if mentions(problem.text, _keys(problems, where)):
-                return None, problems  # it may be the consequence of a fault that is known
-            problems.append(problem)
             key = next(_keys([problem], where), "")
-            if key not in good or key in required:
+            if not mentions(problem, known):
+                problems.append(problem)
+            if key not in good or key in known or stand_ins.get(key, "") is None:
                 return None, problems
+            known.add(key)
             del good[key]
+            if key in stand_ins:
+                good[key] = stand_ins[key]
+
+
+def stand_in(annotation: Any) -> Any:
+    """Return a value in place of a required one that has a fault, so that the others can be checked, or None."""
+    for kind in alternatives(annotation):
+        if kind is str:
+            return "x"
+        if get_origin(kind) in (tuple, list) and get_args(kind)[:1] == (str,):
+            return ["x"]
+    return None
 
 
 @lru_cache(maxsize=256)
@@ -220,6 +241,10 @@ def _misspelt(name: str, unknown: list[Problem]) -> bool:
     return any(problem.text.endswith(f"did you mean {name!r}?") for problem in unknown)
 
 
-def mentions(text: str, keys: Iterable[str]) -> bool:
-    """Return True if a text has one of the keys in it, as a word."""
-    return any(re.search(rf"\b{re.escape(key)}\b", text) for key in keys)
+def mentions(problem: Problem, keys: Iterable[str]) -> bool:
+    """Return True if a problem is about one of the keys, or its text names one: ``max_size``, `size` or size = 3."""
+    words = {
+        *re.findall(r"\w*_\w*|(?<=[`'\"])\w+(?=[`'\"])|\w+(?= = )", problem.text),
+        *re.split(r"[.\[]", problem.where),
+    }
+    return not words.isdisjoint(keys)

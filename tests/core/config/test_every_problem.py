@@ -125,6 +125,58 @@ def test_each_fault_of_a_file_with_many_is_named_once_in_the_order_of_the_file(t
     ]
 
 
+WITHOUT_WHAT_IS_REQUIRED = """
+[store]
+use = "memory"
+
+[[runners]]
+use = "function"
+
+[[runners.containers]]
+id = "a"
+call = "nothing.py:f"
+
+[[runners.containers]]
+timeout_seconds = 0
+call = "nothing"
+
+[[runners]]
+use = "docker"
+host = 3
+
+[[runners.containers]]
+id = "c d"
+image = ""
+memory = "x"
+capabilities = ["x"]
+registry = { username = 1 }
+volumes = ["a", "b:c"]
+env = { "A=" = "x" }
+
+[[runners]]
+use = "process"
+
+[[runners.containers]]
+id = "e"
+memory = 1
+listen = "here"
+"""
+
+
+def test_faults_are_found_also_where_a_required_key_is_missing_or_wrong(tmp_path: Path) -> None:
+    assert list(problems(tmp_path, WITHOUT_WHAT_IS_REQUIRED)) == [
+        "runners[0].containers[0].call",
+        *("runners[0].containers[1].id", "runners[0].containers[1].timeout_seconds", "runners[0].containers[1].call"),
+        "runners[1].host",
+        *("runners[1].containers[0].image", "runners[1].containers[0].registry.password"),
+        *("runners[1].containers[0].registry.username", "runners[1].containers[0].id"),
+        *("runners[1].containers[0].memory", "runners[1].containers[0].capabilities"),
+        *("runners[1].containers[0].env", "runners[1].containers[0].volumes[0]"),
+        "runners[1].containers[0].volumes[1]",
+        *("runners[2].containers[0].command", "runners[2].containers[0].listen", "runners[2].containers[0].memory"),
+    ]
+
+
 def test_keys_in_the_wrong_place_are_told_where_they_belong(tmp_path: Path) -> None:
     found = problems(tmp_path, MANY)
     assert found["bind"] == "unknown table; it is a key of [[transports]]"
