@@ -3,18 +3,19 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, NamedTuple, TypeVar, get_args
 
 import msgspec
 from msgspec.structs import replace
 
 from nodekit.config.container_tables import ContainerTables
-from nodekit.config.convert import MOST_FAULTS, Converted, Converter, mentions
+from nodekit.config.convert import MOST_FAULTS, Converted, Converter
 from nodekit.config.distributions import read_once
 from nodekit.config.failures import CURE, described, keep
 from nodekit.config.findings import Configured, ExaminedFile
 from nodekit.config.formats import FileTables, read_file, read_tables
 from nodekit.config.key_places import CONTAINERS, KeyPlaces
+from nodekit.config.problems import enumerated, is_certain, position, renumbered
 from nodekit.config.providers import Kind, NodeFile, Provider, load_provider, provided, table_of
 from nodekit.config.secrets import Secret
 from nodekit.config.shapes import is_list, is_table
@@ -102,15 +103,27 @@ def compose(tables: Mapping[str, Any], path: Path, of_values: Sequence[Problem] 
     return Composition(tables, path, of_values).node()
 
 
+class Examined(NamedTuple):
+    """A node file, as far as it is valid.
+
+    - `limits`: None if the table ``[node]`` is not valid.
+    - `made`: The node, or the problems of the file.
+    """
+
+    file: ExaminedFile
+    limits: NodeLimits | None
+    made: Node | CompositionError
+
+
 @read_once()
-def examine_file(file: FileTables, path: Path) -> tuple[ExaminedFile, Node | CompositionError]:
-    """Return what a file says as far as it is valid, and its node or the problems."""
+def examine_file(file: FileTables, path: Path) -> Examined:
+    """Compose a node, and return also what is valid of a file that does not compose."""
     composition = Composition(file.tables, path, file.problems)
     try:
         made: Node | CompositionError = composition.node()
     except CompositionError as error:
         made = file.in_the_file(error)
-    return ExaminedFile(composition.file, tuple(composition.configured)), made
+    return Examined(ExaminedFile(composition.file, tuple(composition.configured)), composition.limits, made)
 
 
 def compose_store(file: FileTables, path: Path) -> JobStore:
@@ -157,6 +170,8 @@ class Composition:
         self._places.add("[log]", LogSettings)
         self._converter = Converter(self.resolve, self._places.cure)
         self.container_tables = ContainerTables(self._converter, self._places, self.problem)
+        self.limits: NodeLimits | None = None
+        """The limits of the table ``[node]``, if it is valid."""
         self.file = NodeFile(path.absolute(), default_name(path))
 
     def node(self) -> Node:
@@ -185,7 +200,9 @@ class Composition:
 
     def node_settings(self) -> NodeSettings:
         """Return the table ``[node]``, and take the node's name from it."""
-        settings = self.convert(self.table("node"), NodeSettings, "node") or NodeSettings()
+        valid = self.convert(self.table("node"), NodeSettings, "node")
+        settings = valid or NodeSettings()
+        self.limits = valid and valid.limits()
         self.file = NodeFile(self.file.path, settings.name or self.file.node)
         return settings
 
@@ -365,31 +382,3 @@ class Composition:
         ends = [found.start() for found in re.finditer(r"[.\[]|$", where)]
         if not any(where[:end] in self._of_values for end in ends):
             self.problems.append(Problem(where, text))
-
-
-def position(problem: Problem, places: Mapping[str, int]) -> tuple[int, ...]:
-    """Return the position of a problem in the file: its top table, and the numbers of component and container."""
-    table = re.split(r"[.\[]", problem.where, maxsplit=1)[0]
-    numbers = map(int, re.findall(r"\[([0-9]{1,9})\]", problem.where)[:2])
-    return (places.get(table, len(places)), *numbers)
-
-
-def enumerated(key: str, items: Sequence[Any]) -> list[tuple[str, Any]]:
-    """Return the items of a list, each with its key path."""
-    return [(f"{key}[{number}]", item) for number, item in enumerate(items)]
-
-
-def renumbered(problem: Problem, places: Sequence[int]) -> Problem:
-    """Return a problem of containers that a runner was built from with the numbers that they have in the file."""
-    found = re.match(r"containers\[(\d+)\]", problem.where)
-    if found is None or int(found[1]) >= len(places):
-        return problem
-    return Problem(f"containers[{places[int(found[1])]}]{problem.where[found.end() :]}", problem.text)
-
-
-def is_certain(problem: Problem, made: Converted, containers: Sequence[Converted]) -> bool:
-    """Return True if a problem of a component that was built without faulty keys is not the consequence of these."""
-    found = re.match(r"containers\[(\d+)\]", problem.where)
-    if found and int(found[1]) < len(containers):
-        return not mentions(problem, containers[int(found[1])].faulty)
-    return bool(problem.where) and not mentions(problem, made.faulty)

@@ -290,6 +290,12 @@ def test_a_budget_that_the_machine_does_not_have_is_told(there: int, level: str)
     assert finding.level == level
 
 
+def test_limits_are_compared_also_if_another_table_has_a_problem(tmp_path: Path) -> None:
+    text = changed("concurrency = 64", 'memory = "4096TiB"', changed('use = "sqlite"', 'use = "sqlit"'))
+    level, found = findings(doctor(tmp_path, write(tmp_path, text)))["node.memory"]
+    assert (level, "before it refuses a request" in found) == ("error", True)
+
+
 def test_more_jobs_than_open_files_are_a_warning() -> None:
     (finding,) = concurrency(NodeLimits(concurrency=500), lambda: 300)
     assert (finding.level, finding.subject) == ("warning", "node.concurrency")

@@ -54,8 +54,7 @@ def _findings(file: str | None) -> Iterator[tuple[str, Reported]]:
         yield from _made(checks_of_packages(None))
         yield from ((file, reported(problem, file)) for problem in error.problems)
         return
-    examined, made = examine_file(read, Path(file))
-    limits = made.limits if isinstance(made, Node) else None
+    examined, limits, made = examine_file(read, Path(file))
     yield from _made(checks_of_packages(examined), read.hide)
     yield from _made(checks_of_file(examined, read.tables, _log(read, file), limits), read.hide)
     yield from ((file, one) for one in _composed(file, read, made))
