@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeVar, get_args
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -14,9 +14,9 @@ from nodekit.config.distributions import read_once
 from nodekit.config.failures import CURE, described, keep
 from nodekit.config.findings import Configured, ExaminedFile
 from nodekit.config.formats import FileTables, read_file, read_tables
-from nodekit.config.key_places import CONTAINERS, KeyPlaces
+from nodekit.config.key_places import KINDS, KeyPlaces
 from nodekit.config.problems import enumerated, is_certain, position, renumbered
-from nodekit.config.providers import Kind, NodeFile, Provider, load_provider, provided, table_of
+from nodekit.config.providers import Kind, NodeFile, Provider, load_provider, provided
 from nodekit.config.secrets import Secret
 from nodekit.config.shapes import is_list, is_table
 from nodekit.errors import CompositionError, NodekitError, Problem
@@ -167,7 +167,8 @@ class Composition:
         self._providers: dict[str, Provider[Any] | None] = {}
         self._places = KeyPlaces()
         self._places.add("[node]", NodeSettings)
-        self._places.add("[log]", LogSettings)
+        if "log" in tables:
+            self._places.add("[log]", LogSettings)
         self._converter = Converter(self.resolve, self._places.cure)
         self.container_tables = ContainerTables(self._converter, self._places, self.problem)
         self.limits: NodeLimits | None = None
@@ -231,18 +232,14 @@ class Composition:
 
     def _find_providers(self) -> None:
         """Find all providers first, so that a key in the wrong table is known to belong to another one."""
-        kinds: tuple[Kind, ...] = get_args(Kind)
-        for kind in kinds:
+        for kind in KINDS:
             key = "store" if kind == "store" else f"{kind}s"
             tables = self.tables.get(key)
             named = enumerated(key, tables) if is_list(tables) and kind != "store" else []
             for where, table in [(key, tables)] if kind == "store" and key in self.tables else named:
                 if (provider := self.provider(kind, table, where)) is not None:
-                    self._places.add(table_of(kind), provider.config)
                     use: str = table["use"] if is_table(table) else ""
-                    self._places.add(
-                        f"{CONTAINERS} of {str(use)!r}" if kind == "runner" else CONTAINERS, provider.container
-                    )
+                    self._places.add_provider(kind, str(use), provider)
 
     def components(self, kind: Kind, key: str) -> list[tuple[str, Any]]:
         """Return the components of a list of tables, each with the name of its provider."""

@@ -11,7 +11,7 @@ from nodekit.config.key_places import KeyPlaces
 from nodekit.config.providers import Provider
 from nodekit.config.shapes import is_table
 from nodekit.errors import Problem
-from nodekit.hooks.container_rules import clashes, keys_of, nearest, not_rules
+from nodekit.hooks.container_rules import clashes, keys_of, not_rules
 from nodekit.node.container_ids import id_problem
 
 
@@ -93,8 +93,7 @@ class ContainerTables:
 
     def _unread(self, where: str, key: str, struct: type[msgspec.Struct], known: Sequence[str]) -> None:
         if self._rules_known:
-            cure = (self._places.elsewhere(key, struct) + nearest(key, known)).removeprefix(
-                "; "
-            ) or "add the plugin that does under [[plugins]], or remove the key"
+            cure = self._places.elsewhere(key, struct, known).removeprefix("; ")
+            cure = cure or "add the plugin that does under [[plugins]], or remove the key"
             text = f"unknown key: neither its runner nor a plugin of this node reads it; {cure}"
             self._problem(f"{where}.{key}", text)

@@ -75,8 +75,8 @@ def _of_containers(engine: Engine, info: Mapping[str, Any], runner: Configured) 
     for number, container in enumerate(runner.config.containers):
         where = f"{runner.where}.containers[{number}]"
         if container.gpus is not None and "nvidia" not in (info.get("Runtimes") or {}):
-            text = "the engine has no NVIDIA runtime, so the container will not start"
-            yield Finding("error", f"{where}.gpus", text, "install the NVIDIA Container Toolkit, or leave gpus out")
+            text = "the engine has no NVIDIA runtime, so the container will hardly start"
+            yield Finding("warning", f"{where}.gpus", text, "install the NVIDIA Container Toolkit, or leave gpus out")
         if container.pull == "never" and not _has_image(engine, container.image):
             text = f"the engine does not have {container.image}, which is never pulled"
             yield Finding(

@@ -189,6 +189,14 @@ def test_keys_in_the_wrong_place_are_told_where_they_belong(tmp_path: Path) -> N
     assert found["containers"] == "unknown table; containers belong to a runner: [[runners.containers]]"
 
 
+def test_a_key_of_a_provider_that_the_file_does_not_name_is_told_where_it_belongs(tmp_path: Path) -> None:
+    text = '[node]\nbind = "127.0.0.1:1"\n[store]\nuse = "memory"\nsynchronous = "FULL"\n'
+    found = problems(tmp_path, text)
+    assert found["node.bind"] == 'unknown key; it is a key of [[transports]] with use = "asgi"'
+    assert found["store.synchronous"] == 'unknown key; it is a key of [store] with use = "sqlite"'
+    assert problems(tmp_path, text.replace("bind", "nobody_has_this"))["node.nobody_has_this"] == "unknown key"
+
+
 def test_a_fault_that_follows_from_another_is_not_named(tmp_path: Path) -> None:
     text = changed('bind = "127.0.0.1:4000"', 'trusted_proxies = 7\ntrusted_proxies_http2 = ["10.0.0.1"]')
     assert list(problems(tmp_path, text)) == ["transports[0].trusted_proxies"]
