@@ -15,7 +15,7 @@ from nodekit.config.failures import CURE, described, keep
 from nodekit.config.findings import Configured, ExaminedFile
 from nodekit.config.formats import FileTables, read_file, read_tables
 from nodekit.config.key_places import KINDS, KeyPlaces
-from nodekit.config.problems import enumerated, is_certain, position, renumbered
+from nodekit.config.problems import enumerated, is_certain, position, prefixes, renumbered
 from nodekit.config.providers import Kind, NodeFile, Provider, load_provider, provided
 from nodekit.config.secrets import Secret
 from nodekit.config.shapes import is_list, is_table
@@ -164,6 +164,8 @@ class Composition:
         self.configured: list[Configured] = []
         """The settings of the components that could be built."""
         self._of_values = {problem.where: problem for problem in of_values}
+        self._incomplete = {above for where in self._of_values for above in prefixes(where)}
+        """Key paths of such values, and of the tables that they are in."""
         self._providers: dict[str, Provider[Any] | None] = {}
         self._places = KeyPlaces()
         self._places.add("[node]", NodeSettings)
@@ -292,7 +294,7 @@ class Composition:
         settings = {key: value for key, value in table.items() if key != "use"}
         containers = self.containers(settings.pop("containers", []), where, provider) if kind == "runner" else []
         made = self.converted(settings, provider.config, where)
-        complete = len(self.problems) == before
+        complete = len(self.problems) == before and not any(one.problems for one in (made, *containers))
         kept = [(number, one) for number, one in enumerate(containers) if one.value is not None]
         if made.value is None or (containers and not kept):
             return None
@@ -344,9 +346,8 @@ class Composition:
 
     def convert(self, value: Any, struct: type[T], where: str) -> T | None:
         """Return the value as a Struct, or None after a problem."""
-        before = len(self.problems)
         made = self.converted(value, struct, where)
-        return made.value if len(self.problems) == before else None
+        return None if made.problems else made.value
 
     def converted(self, value: Any, struct: type[Any], where: str) -> Converted:
         """Convert a table, and keep its problems."""
@@ -359,6 +360,8 @@ class Composition:
             made = Converted(None, [Problem(where, text)])
         for problem in made.problems:
             self.problem(problem.where, problem.text)
+        if where in self._incomplete:
+            made.problems.append(Problem(where, "has a value that cannot be used"))
         return made
 
     def resolve(self, kind: type[Any], value: Any) -> Any:
@@ -376,6 +379,5 @@ class Composition:
 
     def problem(self, where: str, text: str) -> None:
         """Keep a problem, unless it is the consequence of one of a value that is known already."""
-        ends = [found.start() for found in re.finditer(r"[.\[]|$", where)]
-        if not any(where[:end] in self._of_values for end in ends):
+        if not any(above in self._of_values for above in prefixes(where)):
             self.problems.append(Problem(where, text))

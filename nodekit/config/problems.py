@@ -1,7 +1,7 @@
 """Problems of a node file: their order, and those of components that were built without faulty keys."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nodekit.config.convert import Converted, mentions
@@ -13,6 +13,11 @@ def position(problem: Problem, places: Mapping[str, int]) -> tuple[int, ...]:
     table = re.split(r"[.\[]", problem.where, maxsplit=1)[0]
     numbers = map(int, re.findall(r"\[([0-9]{1,9})\]", problem.where)[:2])
     return (places.get(table, len(places)), *numbers)
+
+
+def prefixes(where: str) -> Iterator[str]:
+    """Yield a key path, and those of the tables and lists that it lies in."""
+    return (where[: found.start()] for found in re.finditer(r"[.\[]|$", where))
 
 
 def enumerated(key: str, items: Sequence[Any]) -> list[tuple[str, Any]]:

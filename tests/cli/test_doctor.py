@@ -296,6 +296,16 @@ def test_limits_are_compared_also_if_another_table_has_a_problem(tmp_path: Path)
     assert (level, "before it refuses a request" in found) == ("error", True)
 
 
+def test_a_component_of_an_unset_variable_is_not_looked_at(tmp_path: Path) -> None:
+    text = changed(
+        'path = "jobs.db"', 'path = "${NODEKIT_UNSET}"', changed("concurrency = 64", 'memory = "${NODEKIT_UNSET}"')
+    )
+    done = doctor(tmp_path, write(tmp_path, text.replace('bind = "127.0.0.1:4000"', 'bind = "${NODEKIT_UNSET}"')))
+    lines = [line for line in done.stdout.splitlines() if "NODEKIT_UNSET is not set" not in line]
+    assert not [line for line in lines if "store.path" in line or "transports[0]" in line or "node.memory" in line]
+    assert len(done.stdout.splitlines()) - len(lines) == 3
+
+
 def test_more_jobs_than_open_files_are_a_warning() -> None:
     (finding,) = concurrency(NodeLimits(concurrency=500), lambda: 300)
     assert (finding.level, finding.subject) == ("warning", "node.concurrency")
