@@ -304,7 +304,8 @@ class Composition:
         if complete:
             self.configured.append(Configured(kind, str(table["use"]), where, config))
         component, found = self._built(kind, str(table["use"]), provider, config)
-        problems = [renumbered(problem, [number for number, _ in kept]) for problem in found]
+        numbers = [number for number, _ in kept]
+        problems = [renumbered(problem, numbers) for problem in found]
         if not complete:
             problems = [one for one in problems if is_certain(one, made, containers)]
         placed = [Problem(f"{where}.{p.where}" if p.where else where, p.text) for p in problems]
