@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import TypeAlias, get_args
+from typing import TypeAlias, TypeGuard, get_args
 
 import msgspec
 
@@ -49,7 +49,7 @@ class KeyPlaces:
         """Return the cure for a name that is no table: it is a key, a provider, or almost the name of a table."""
         if name in ("container", "containers"):
             return f"; containers belong to a runner: {CONTAINERS}"
-        kinds = [kind for kind in KINDS if name in provided(kind)]
+        kinds: list[Kind] = [kind for kind in KINDS if name in provided(kind)]
         written = "".join(f'; {name!r} is a {kind}: write {table_of(kind)} with use = "{name}"' for kind in kinds)
         return written or self.elsewhere(name, None, tables)
 
@@ -68,9 +68,15 @@ class KeyPlaces:
 
 def _places_of(kind: Kind, use: str, provider: Provider[msgspec.Struct]) -> Iterator[Place]:
     containers = f"{CONTAINERS} of {use!r}" if kind == "runner" else CONTAINERS
-    for place, struct in ((table_of(kind), provider.config), (containers, provider.container)):
-        if isinstance(struct, type) and issubclass(struct, msgspec.Struct):
+    given: dict[str, object] = {table_of(kind): provider.config, containers: provider.container}
+    for place, struct in given.items():
+        if is_struct(struct):  # a package may give anything
             yield place, struct
+
+
+def is_struct(value: object) -> TypeGuard[type[msgspec.Struct]]:
+    """Return True for a class of a Struct."""
+    return isinstance(value, type) and issubclass(value, msgspec.Struct)
 
 
 def _with_use(place: str, name: str) -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Kind: TypeAlias = Literal["store", "runner", "transport", "pipeline", "plugin"]
 
-ELSEWHERE: Mapping[tuple[str, str], str] = {("plugin", "metrics"): "nodekit-metrics"}
+ELSEWHERE: Mapping[tuple[Kind, str], str] = {("plugin", "metrics"): "nodekit-metrics"}
 """Distributions of this project that are installed on their own, by the kind and name of what they provide."""
 
 T = TypeVar("T")
@@ -95,9 +95,10 @@ def load_provider(kind: Kind, name: str) -> Provider[Any]:
 
 def _cure(kind: Kind, name: str, known: "Mapping[str, Sequence[EntryPoint]]") -> str:
     """Return the cure for a name that no installed package provides: another table, or a package to install."""
-    others = [one for one in get_args(Kind) if one != kind and (name in provided(one) or (one, name) in ELSEWHERE)]
+    kinds: tuple[Kind, ...] = get_args(Kind)
+    others: list[Kind] = [one for one in kinds if one != kind and (name in provided(one) or (one, name) in ELSEWHERE)]
     texts = [f"{name!r} is a {one}, not a {kind}: write it under {table_of(one)}" for one in others]
-    missing = [one for one in (kind, *others) if (one, name) in ELSEWHERE and name not in provided(one)]
+    missing: list[Kind] = [one for one in (kind, *others) if (one, name) in ELSEWHERE and name not in provided(one)]
     texts += [f"pip install {ELSEWHERE[one, name]}" for one in missing]
     return "".join(f"; {text}" for text in texts) or nearest(name, known)
 
