@@ -4,7 +4,7 @@ from nodekit.concurrency.budget import COPIES, Budget, Reservation, reserve_outp
 from nodekit.concurrency.time_limit import time_limit
 from nodekit.config.api_version import API_VERSION
 from nodekit.config.compose import load_node, node_name, read_node_file
-from nodekit.config.findings import Finding
+from nodekit.config.findings import Configured, ExaminedFile, Finding
 from nodekit.config.formats import Format, NodeTables
 from nodekit.config.paths import resolved_path
 from nodekit.config.providers import NodeFile, Provider
@@ -170,6 +170,7 @@ __all__ = [
     "Clock",
     "CompactingStore",
     "CompositionError",
+    "Configured",
     "Connection",
     "Container",
     "ContainerError",
@@ -190,6 +191,7 @@ __all__ = [
     "EndingStore",
     "EnvValue",
     "Event",
+    "ExaminedFile",
     "FailureKind",
     "Finding",
     "Forbidden",

@@ -10,6 +10,7 @@ from nodekit import __version__
 from nodekit.cli.certify.command import certify
 from nodekit.cli.check import check
 from nodekit.cli.cluster import cluster
+from nodekit.cli.colours import colours
 from nodekit.cli.config.command import config
 from nodekit.cli.doctor.command import doctor
 from nodekit.cli.home_folders import with_home_folders
@@ -35,7 +36,7 @@ class _Commands(click.Group):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command. The metadata of installed packages is read once meanwhile."""
         with standard_streams(), read_once():
-            return super().main(*args, **kwargs)
+            return super().main(*args, **{"color": colours(), **kwargs})
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted({*super().list_commands(ctx), *(entry.name for entry in entry_points(_GROUP))})

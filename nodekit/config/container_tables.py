@@ -6,20 +6,21 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from nodekit.config.convert import MOST_UNKNOWN, Converted, Converter, fields_of, plain
+from nodekit.config.key_places import KeyPlaces
 from nodekit.config.providers import Provider
-from nodekit.hooks.container_rules import clashes, keys_of, nearest, not_rules
+from nodekit.config.shapes import is_table
+from nodekit.errors import Problem
+from nodekit.hooks.container_rules import clashes, keys_of, not_rules
 from nodekit.node.container_ids import id_problem
 
 
 class ContainerTables:
-    """Reader of container tables. It uses `convert` and `problem` of the node file's composition."""
+    """Reader of container tables. It uses `converter`, `places` and `problem` of the node file's composition."""
 
-    def __init__(
-        self,
-        convert: Callable[[Any, Any, str], Any],
-        problem: Callable[[str, str], None],
-    ) -> None:
-        self._convert = convert
+    def __init__(self, converter: Converter, places: KeyPlaces, problem: Callable[[str, str], None]) -> None:
+        self._converter = converter
+        self._places = places
         self._problem = problem
         self._declared: list[tuple[str, str, type[msgspec.Struct]]] = []
         """Rules of plugins, each with the plugin's place and name."""
@@ -53,26 +54,35 @@ class ContainerTables:
                 self._problem(problem.where, problem.text)
             self._rules, self._rules_known = {}, False
 
-    def read(self, entry: Any, where: str, struct: type[msgspec.Struct]) -> Any:
-        """Return the container of a table, with its rules, or None after a problem."""
-        if not isinstance(entry, dict):
-            self._problem(where, "expected a table")
-            return None
-        table: dict[str, Any] = entry  # pyright: ignore[reportUnknownVariableType]
-        own = {key: value for key, value in table.items() if key not in self._rules}
-        rules = {key: value for key, value in table.items() if key in self._rules}
+    def read(self, entry: Any, where: str, struct: type[msgspec.Struct]) -> Converted:
+        """Return the container of a table, with its rules. Problems are kept by the composition."""
+        if not is_table(entry):
+            problem = Problem(where, "expected a table")
+            self._problem(where, problem.text)
+            return Converted(None, [problem])
+        if isinstance(id := entry.get("id"), str):
+            self._check_id(str(id), where)
+        known = [key for key in keys_of(struct) if key != "rules"]
+        rules = {key: plain(value, self._rule_type(key)) for key, value in entry.items() if key in self._rules}
+        own = {key: value for key, value in entry.items() if key in known}
+        unread = [key for key in entry if key not in known and key not in self._rules]
+        for key in unread[:MOST_UNKNOWN]:
+            self._unread(where, key, struct, [*known, *self._rules])
+        problems: list[Problem] = []
         for rule_struct in dict.fromkeys(self._rules.values()):
             mine = {key: value for key, value in rules.items() if self._rules[key] is rule_struct}
-            if self._convert(mine, rule_struct, where) is None:
-                return None
-        known = [key for key in keys_of(struct) if key != "rules"]
-        if unread := [key for key in own if key not in known]:
-            self._unread(where, unread[0], [*known, *self._rules])
-            return None
-        if (container := self._convert(own, struct, where)) is None:
-            return None
-        self._check_id(container.id, where)
-        return replace(container, rules=rules)
+            problems += self._converter.table(mine, rule_struct, where, strict=True).problems
+        made = self._converter.table(own, struct, where, strict=True)
+        problems += made.problems
+        for problem in problems:
+            if problem.where not in self.wrong_ids:
+                self._problem(problem.where, problem.text)
+        value = made.value if problems or made.value is None else replace(made.value, rules=rules)
+        unknown = [Problem(f"{where}.{key}", "unknown key") for key in unread]
+        return Converted(value, [*problems, *unknown], made.faulty)
+
+    def _rule_type(self, key: str) -> Any:
+        return fields_of(self._rules[key])[key].type
 
     def _check_id(self, id: str, where: str) -> None:
         text, other = id_problem(id), self._ids.setdefault(id, where)
@@ -81,11 +91,9 @@ class ContainerTables:
         if text is not None:
             self.wrong_ids[f"{where}.id"] = text
 
-    def _unread(self, where: str, key: str, known: Sequence[str]) -> None:
+    def _unread(self, where: str, key: str, struct: type[msgspec.Struct], known: Sequence[str]) -> None:
         if self._rules_known:
-            cure = (
-                nearest(key, known).removeprefix("; ")
-                or "add the plugin that does under [[plugins]], or remove the key"
-            )
+            cure = self._places.elsewhere(key, struct, known).removeprefix("; ")
+            cure = cure or "add the plugin that does under [[plugins]], or remove the key"
             text = f"unknown key: neither its runner nor a plugin of this node reads it; {cure}"
             self._problem(f"{where}.{key}", text)

@@ -1,14 +1,21 @@
 """Limits of a node file. Within them, every file is read and checked in a moment, whoever wrote it."""
 
+import errno
 import math
+import os
 import re
+import select
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from nodekit.errors import CompositionError, Problem
+from nodekit.model.clock import SystemClock
 
 MAX_FILE_BYTES = 1 << 20
+PIPE_SECONDS = 5.0
+"""Time in which a pipe, such as that of ``<(envsubst < node.toml)``, has to give the whole file."""
 MAX_DEPTH = 32
 """Deepest nesting of tables and lists. A container's settings are at most 6 deep."""
 MAX_KEY_PARTS = 32
@@ -22,27 +29,100 @@ _STRING = re.compile(  # each matches without its end, too; looking for it again
     r"|'[^'\n]*'?"
     r"|#[^\n]*"
 )
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _BETWEEN_KEYS = re.compile(r"[,=\[\]{}\n]")
 
 
 def read_text(path: Path) -> str:
     """Return the text of a file in UTF-8. Raise `CompositionError` if it is too large or cannot be read."""
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise CompositionError(Problem(str(path), f"cannot be read: {error.strerror}")) from error
-    except ValueError as error:  # the name of the file has a NUL
-        raise CompositionError(Problem(repr(str(path)), f"cannot be read: {error}")) from error
+        data = read_bytes(path, MAX_FILE_BYTES)
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error) from error
     if len(data) > MAX_FILE_BYTES:
         text = f"is larger than {MAX_FILE_BYTES} bytes, the most for a node file; is it the right file?"
         raise CompositionError(Problem(str(path), text))
+    if _is_wide(data):
+        raise CompositionError(Problem(str(path), "is not UTF-8, but UTF-16 or UTF-32; save it as UTF-8"))
     try:
-        return data.decode()
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        text = f"is not UTF-8: byte 0x{data[error.start]:02x} in line {line}; save it as UTF-8"
+        at = error.start + len(data) - len(error.object)  # the decoder does not see a mark at the begin
+        line = data.count(b"\n", 0, at) + 1
+        text = f"is not UTF-8: byte 0x{data[at]:02x} in line {line}; save it as UTF-8"
         raise CompositionError(Problem(str(path), text)) from error
+
+
+def _is_wide(data: bytes) -> bool:
+    """Return True for UTF-16 and UTF-32: they begin with a mark, or every other byte is 0."""
+    zero = [len(half) > 1 and not half.strip(b"\0") for half in (data[:64:2], data[1:64:2])]
+    return data.startswith(_UTF_16) or zero[0] != zero[1]
+
+
+def unreadable(path: Path, error: Exception) -> CompositionError:
+    """Return the problem of a file that `read_bytes` or `check_regular` does not read."""
+    if isinstance(error, OSError):
+        return CompositionError(Problem(str(path), f"cannot be read: {error.strerror or error}"))
+    return CompositionError(Problem(repr(str(path)), f"cannot be read: {error}"))  # its name has a NUL
+
+
+def check_regular(path: Path) -> None:
+    """Raise `OSError` for what is no file: opening it may take for ever. Raise `ValueError` for a name with a NUL."""
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, _kind(mode))
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """Return the bytes of a file or pipe, at most one more than `most`.
+
+    A pipe has to end within `PIPE_SECONDS`. Raise `OSError` for what cannot be read, devices included, and `ValueError`
+    for a name with a NUL.
+    """
+    descriptor = os.open(
+        path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+    )  # opening a pipe does not wait for its writer
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISFIFO(mode):
+            return _piped(descriptor, most)
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, _kind(mode))
+        return _all(descriptor, most)
+    finally:
+        os.close(descriptor)
+
+
+def _all(descriptor: int, most: int) -> bytes:
+    data = b""
+    while len(data) <= most and (piece := os.read(descriptor, most + 1 - len(data))):
+        data += piece
+    return data
+
+
+def _piped(descriptor: int, most: int) -> bytes:
+    clock = SystemClock()
+    data, until = b"", clock.monotonic() + PIPE_SECONDS
+    watched = select.poll()
+    watched.register(descriptor, select.POLLIN)
+    while len(data) <= most:
+        if not watched.poll(max(0.0, until - clock.monotonic()) * 1000):
+            raise OSError(errno.ETIMEDOUT, f"it is a pipe whose writer did not finish within {PIPE_SECONDS:g} s")
+        try:
+            piece = os.read(descriptor, most + 1 - len(data))
+        except BlockingIOError:
+            continue
+        if not piece:
+            break
+        data += piece
+    return data
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISDIR(mode):
+        return os.strerror(errno.EISDIR)
+    kind = "a pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+    return f"it is {kind}, not a file"
 
 
 def check_keys(text: str, path: Path) -> None:
@@ -57,10 +137,9 @@ def check_keys(text: str, path: Path) -> None:
         start = end
 
 
-def check_values(tables: Mapping[str, Any], path: Path) -> None:
-    """Raise `CompositionError` for values that no setting can have, wherever they are."""
-    if problems := list(_problems(tables, path)):
-        raise CompositionError(problems)
+def value_problems(tables: Mapping[str, Any], path: Path) -> list[Problem]:
+    """Return the values that no setting can have. Raise `CompositionError` if they are nested too deep."""
+    return list(_problems(tables, path))
 
 
 def too_deep(path: Path) -> CompositionError:

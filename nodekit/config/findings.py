@@ -1,8 +1,10 @@
-"""Findings of `nodekit doctor`."""
+"""Findings of `nodekit doctor`, and what its checks get of a node file."""
 
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
+
+from nodekit.config.providers import Kind, NodeFile
 
 Level: TypeAlias = Literal["ok", "note", "warning", "error"]
 
@@ -20,3 +22,32 @@ class Finding(msgspec.Struct, frozen=True):
     subject: str
     text: str
     cure: str = ""
+
+
+class Configured(msgspec.Struct, frozen=True):
+    """The settings of one component of a node file.
+
+    - `use`: Name of its provider.
+    - `where`: Key path of its table.
+    - `config`: The Struct of its settings; that of a runner has its containers.
+    """
+
+    kind: Kind
+    use: str
+    where: str
+    config: Any
+
+
+class ExaminedFile(msgspec.Struct, frozen=True):
+    """A node file, as checks of `nodekit doctor` get it. It need not compose.
+
+    - `file`: The file and the name of its node.
+    - `components`: The components whose settings are valid.
+    """
+
+    file: NodeFile
+    components: tuple[Configured, ...]
+
+    def of(self, kind: Kind, use: str) -> tuple[Configured, ...]:
+        """Return the components of a kind that a provider makes."""
+        return tuple(one for one in self.components if (one.kind, one.use) == (kind, use))

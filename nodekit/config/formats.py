@@ -15,8 +15,9 @@ import msgspec
 
 from nodekit.config.distributions import read_once
 from nodekit.config.failures import CURE, keep
-from nodekit.config.file_limits import check_keys, check_values, read_text, too_deep
+from nodekit.config.file_limits import check_keys, check_regular, read_text, too_deep, unreadable, value_problems
 from nodekit.config.providers import load_only, provided
+from nodekit.config.variables import Values, escaped
 from nodekit.errors import CompositionError, NodekitError, Problem
 from nodekit.hooks.container_rules import nearest
 
@@ -76,20 +77,76 @@ class Format:
         self.variable = variable
 
 
-def read_tables(path: Path | str) -> NodeTables:
-    """Return the tables of a node file in any format, unchecked. Raise `CompositionError` if it cannot be read."""
-    read = _read(path)
-    try:
-        check_values(read.tables, Path(path))
-    except CompositionError as error:
-        raise read.in_the_file(error) from error
+class FileTables(NodeTables, frozen=True):
+    """A file that was read, with the values of its references to environment variables.
+
+    - `written`: The tables as the file has them.
+    - `problems`: Problems of single values. In `tables`, such a value is None.
+    - `hide`: A function that puts references in place of the values of variables.
+    """
+
+    written: Mapping[str, Any] = _NO_ORIGINS
+    problems: tuple[Problem, ...] = ()
+    hide: Callable[[str], str] = str
+
+    def in_the_file(self, error: CompositionError) -> CompositionError:
+        """Return the same problems with their places in the file, and without values of variables.
+
+        Several settings may come from one place. Only the first problem of such a place is returned.
+        """
+        found: dict[str, Problem] = {}
+        for number, problem in enumerate(error.problems):
+            origin = self._origin(problem.where)
+            key = origin if origin != problem.where else f"{number}: {origin}"
+            found.setdefault(key, Problem(origin, self.hide(problem.text)))
+        return CompositionError(found.values())
+
+
+def read_tables(path: Path | str) -> FileTables:
+    """Return the tables of a node file in any format, unchecked.
+
+    Raise `CompositionError` if it cannot be read, or has values that no setting can have.
+    """
+    read = read_file(path)
+    if read.problems:
+        raise read.in_the_file(CompositionError(read.problems))
     return read
 
 
+def read_file(path: Path | str) -> FileTables:
+    """Return the tables of a node file as `read_tables` does, with the problems of its values."""
+    read = _read(path)
+    try:
+        problems = value_problems(read.tables, Path(path))
+    except CompositionError as error:
+        raise read.in_the_file(error) from error
+    values = Values(read.tables, {problem.where for problem in problems}, references=_is_toml(path))
+    return FileTables(
+        tables=values.tables,
+        notices=read.notices,
+        origins=read.origins,
+        written=read.tables if _is_toml(path) else escaped(read.tables),
+        problems=(*problems, *values.problems),
+        hide=values.hide,
+    )
+
+
+def _is_toml(path: Path | str) -> bool:
+    return _suffix(path) in ("", BUILT_IN)
+
+
+def _suffix(path: Path | str) -> str:
+    return Path(path).suffix.lower().removeprefix(".")
+
+
 def _read(path: Path | str) -> NodeTables:
-    suffix = Path(path).suffix.lower().removeprefix(".")
-    if suffix in ("", BUILT_IN):
+    suffix = _suffix(path)
+    if _is_toml(path):
         return NodeTables(_toml(Path(path)))
+    try:
+        check_regular(Path(path))
+    except (OSError, ValueError) as error:
+        raise unreadable(Path(path), error) from error
     try:
         return load_format(suffix).read(Path(path))
     except CompositionError:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, get_args
 
 import msgspec
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 Kind: TypeAlias = Literal["store", "runner", "transport", "pipeline", "plugin"]
+
+ELSEWHERE: Mapping[tuple[Kind, str], str] = {("plugin", "metrics"): "nodekit-metrics"}
+"""Distributions of this project that are installed on their own, by the kind and name of what they provide."""
 
 T = TypeVar("T")
 ConfigT = TypeVar("ConfigT", bound=msgspec.Struct)
@@ -71,6 +74,11 @@ def provided(kind: Kind | Literal["format"]) -> "Mapping[str, list[EntryPoint]]"
     return found
 
 
+def table_of(kind: Kind) -> str:
+    """Return the header of a kind's table in a node file."""
+    return "[store]" if kind == "store" else f"[[{kind}s]]"
+
+
 def load_provider(kind: Kind, name: str) -> Provider[Any]:
     """Import the one provider of that name. Raise `NodekitError` if there is none, several, or a broken one."""
     found = provided(kind)
@@ -81,8 +89,18 @@ def load_provider(kind: Kind, name: str) -> Provider[Any]:
         raise NodekitError(f"pipeline {name!r} is built into every node; remove this table{others}")
     if name not in found:
         known = ", ".join(sorted(found)) or "none"
-        raise NodekitError(f"unknown {kind} {name!r}; known: {known}{nearest(name, found)}")
+        raise NodekitError(f"unknown {kind} {name!r}; known: {known}{_cure(kind, name, found)}")
     return load_only(found[name], Provider, f"{kind} {name!r}")  # pyright: ignore[reportUnknownVariableType]
+
+
+def _cure(kind: Kind, name: str, known: "Mapping[str, Sequence[EntryPoint]]") -> str:
+    """Return the cure for a name that no installed package provides: another table, or a package to install."""
+    kinds: tuple[Kind, ...] = get_args(Kind)
+    others: list[Kind] = [one for one in kinds if one != kind and (name in provided(one) or (one, name) in ELSEWHERE)]
+    texts = [f"{name!r} is a {one}, not a {kind}: write it under {table_of(one)}" for one in others]
+    missing: list[Kind] = [one for one in (kind, *others) if (one, name) in ELSEWHERE and name not in provided(one)]
+    texts += [f"pip install {ELSEWHERE[one, name]}" for one in missing]
+    return "".join(f"; {text}" for text in texts) or nearest(name, known)
 
 
 def load_only(entries: "Sequence[EntryPoint]", expected: type[T], called: str) -> T:

@@ -4,14 +4,19 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
+from nodekit.config.file_limits import read_bytes
 from nodekit.config.paths import resolved_path
+from nodekit.config.variables import FromEnvironment
 from nodekit.errors import NodekitError
 
 MAX_SECRET_BYTES = 1 << 16
+REFERENCES = '{ env = "NAME" }, { file = "path" } or "${NAME}"'
+"""The forms of a reference."""
 
 
 class Secret:
-    """A text that no repr, log line or error shows. In a node file: ``{env = "NAME"}`` or ``{file = "path"}``."""
+    """A text that no repr, log line or error shows. In a node file: ``{env = "NAME"}``, ``{file = "path"}`` or
+    ``"${NAME}"``."""
 
     __slots__ = ("_text",)
 
@@ -29,6 +34,8 @@ class Secret:
     def resolve(cls, reference: Any, folder: Path) -> Self:
         """Follow a reference from a node file in `folder`. Raise `NodekitError` with the cure if it leads nowhere."""
         match reference:
+            case FromEnvironment():
+                return cls(str(reference))
             case Secret():  # from Python, or read from a file of another format
                 return cls(reference.reveal())
             case {"env": str(name), **rest} if not rest:
@@ -38,7 +45,7 @@ class Secret:
             case {"file": str(path), **rest} if not rest:
                 return cls(_read(_place(path, folder)))
             case _:
-                raise NodekitError('a secret is given by reference: { env = "NAME" } or { file = "path" }')
+                raise NodekitError(f"a secret is given by reference: {REFERENCES}")
 
 
 def _place(path: str, folder: Path) -> Path:
@@ -51,9 +58,10 @@ def _place(path: str, folder: Path) -> Path:
 def _read(path: Path) -> str:
     """Return the text of a secret's file. An error names the file, and shows nothing of it."""
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_SECRET_BYTES + 1)
-    except (OSError, ValueError) as error:  # ValueError: the path has a NUL
+        data = read_bytes(path, MAX_SECRET_BYTES)
+    except OSError as error:
+        raise NodekitError(f"cannot read the secret: {path}: {error.strerror or error}") from error
+    except ValueError as error:  # the path has a NUL
         raise NodekitError(f"cannot read the secret: {error}") from error
     if len(data) > MAX_SECRET_BYTES:
         raise NodekitError(f"cannot read the secret: {path} is larger than {MAX_SECRET_BYTES} bytes")
@@ -76,5 +84,5 @@ else:
             if isinstance(reference, str):
                 return cls(reference)
             if not isinstance(reference, dict | Secret):
-                raise NodekitError('expected a text, or a reference: { env = "NAME" } or { file = "path" }')
+                raise NodekitError(f"expected a text, or a reference: {REFERENCES}")
             return super().resolve(reference, folder)

@@ -1,11 +1,12 @@
 """The checks of `nodekit doctor` for Docker."""
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
-from nodekit import Finding
+from nodekit import Configured, ExaminedFile, Finding
 from nodekit_docker.containers.ownership import Kind, Ownership
 from nodekit_docker.containers.state import NODE, STATE, Made
 from nodekit_docker.containers.state_folder import StateUnusable, is_secret_path, read_secret
@@ -15,6 +16,8 @@ from nodekit_docker.engine.find import Place, find_engine
 from nodekit_docker.engine.own_container import own_container_id
 from nodekit_docker.sizes import shown_size
 
+Level: TypeAlias = Literal["ok", "note", "warning", "error"]
+
 OLDEST_API = (1, 41)
 """The API of engine 20.10, the oldest that the tests run on."""
 LITTLE_SPACE_BYTES = 5 << 30
@@ -23,21 +26,33 @@ OLDEST_CLOSED_TO_NEIGHBOURS = 28
 _REMOVE: Mapping[Kind, str] = {"container": "rm -f", "network": "network rm"}
 
 
-def findings() -> Iterator[Finding]:
-    """Report the engine that is found, and the features that matter to the runner `docker`."""
+def findings(file: ExaminedFile | None = None) -> Iterator[Finding]:
+    """Report the engines of a node file, or the one that is found, and the features that matter to the runner."""
+    runners = file.of("runner", "docker") if file else ()
+    for host in dict.fromkeys(one.config.host for one in runners) or [None]:
+        yield from _of_engine(host, [one for one in runners if one.config.host == host])
+
+
+def _of_engine(host: str | None, runners: Sequence[Configured]) -> Iterator[Finding]:
+    """Report an engine. It must be there if runners need it."""
     try:
-        place = find_engine()
+        place = find_engine(host)
     except EngineGone as error:
-        yield Finding("note", "docker", str(error), "only the runner `docker` needs one")
+        level: Level = "error" if runners else "note"
+        cure = "the runner `docker` of the node file needs it" if runners else "only the runner `docker` needs one"
+        yield Finding(level, _subject(runners), str(error), cure)
         return
-    engine = Engine(place)
+    with closing(Engine(place)) as engine:
+        yield from _of_place(engine, place, runners)
+
+
+def _of_place(engine: Engine, place: Place, runners: Sequence[Configured]) -> Iterator[Finding]:
     try:
         version: Mapping[str, Any] = engine.translated(lambda: engine.client().version())
         info: Mapping[str, Any] = engine.translated(lambda: engine.client().info())
     except (EngineGone, EngineRefused) as error:
-        yield Finding(
-            "warning", "docker", f"{error} (it was found by: {place.how})", "start it, or unset what names it"
-        )
+        text, cure = f"{error} (it was found by: {place.how})", "start it, or unset what names it"
+        yield Finding("error" if runners else "warning", _subject(runners), text, cure)
         return
     yield _found(place, version)
     yield from _of_version(version)
@@ -47,6 +62,36 @@ def findings() -> Iterator[Finding]:
     yield from _of_inside(engine)
     yield from _of_neighbours(version)
     yield from _of_orphans(engine)
+    for one in runners:
+        yield from _of_containers(engine, info, one)
+
+
+def _subject(runners: Sequence[Configured]) -> str:
+    return ", ".join(one.where for one in runners) or "docker"
+
+
+def _of_containers(engine: Engine, info: Mapping[str, Any], runner: Configured) -> Iterator[Finding]:
+    """Report what containers of a node file need and the engine does not have."""
+    for number, container in enumerate(runner.config.containers):
+        where = f"{runner.where}.containers[{number}]"
+        if container.gpus is not None and "nvidia" not in (info.get("Runtimes") or {}):
+            text = "the engine has no NVIDIA runtime, so the container will hardly start"
+            yield Finding("warning", f"{where}.gpus", text, "install the NVIDIA Container Toolkit, or leave gpus out")
+        if container.pull == "never" and not _has_image(engine, container.image):
+            text = f"the engine does not have {container.image}, which is never pulled"
+            yield Finding(
+                "error", f"{where}.image", text, f'docker pull {container.image}, or leave out pull = "never"'
+            )
+
+
+def _has_image(engine: Engine, image: str) -> bool:
+    try:
+        engine.translated(lambda: engine.client().inspect_image(image))
+    except EngineRefused as error:
+        return error.status != 404
+    except EngineGone:
+        return True  # it is not known
+    return True
 
 
 def _found(place: Place, version: Mapping[str, Any]) -> Finding:

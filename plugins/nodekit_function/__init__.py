@@ -131,13 +131,16 @@ def from_config(config: FunctionConfig, file: NodeFile) -> FunctionRunner:
     """Build the runner of a node file."""
     runner = FunctionRunner()
     files: dict[Path, ModuleType] = {}
+    problems: list[Problem] = []
     for number, container in enumerate(config.containers):
         try:
             runner.add(container, _function(container.call, file.folder, files))
         except CompositionError as error:
-            raise CompositionError(Problem(f"containers[{number}]", str(error))) from error
+            problems.append(Problem(f"containers[{number}]", str(error)))
         except (ImportError, AttributeError, OSError, SyntaxError, ValueError) as error:
-            raise CompositionError(Problem(f"containers[{number}].call", f"{container.call}: {error}")) from error
+            problems.append(Problem(f"containers[{number}].call", f"{container.call}: {error}"))
+    if problems:
+        raise CompositionError(problems)
     return runner
 
 

@@ -117,4 +117,4 @@ def _referenced(value: Any, places: Mapping[str, Mapping[str, str]], where: str)
         return {key: _referenced(one, places, f"{prefix}{key}") for key, one in value.items()}
     if is_list(value):
         return [_referenced(one, places, f"{where}[{number}]") for number, one in enumerate(value)]
-    return value
+    return value.replace("${", "$${") if isinstance(value, str) else value  # a node file would look for a variable

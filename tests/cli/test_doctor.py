@@ -1,11 +1,14 @@
 """`nodekit doctor`: what it finds on real machines, in fake packages, and in checks that misbehave."""
 
+import json
 import os
 import resource
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +17,10 @@ from node_files import NODE_FILE, changed, write
 from planted import STORE, install, nodekit
 from served import NODEKIT
 
-from nodekit import Finding
+from nodekit import Finding, NodeLimits
 from nodekit.cli.doctor.checks import examine
-from nodekit.cli.doctor.machine import LITTLE_SPACE_BYTES, NO_SPACE_BYTES, files_finding, space_finding
+from nodekit.cli.doctor.machine import LITTLE_SPACE_BYTES, NO_SPACE_BYTES, clock, files_finding, space_finding
+from nodekit.cli.doctor.node_file import concurrency, memory
 
 LEVELS = ("ok", "note", "warning", "error")
 FOREIGN = """
@@ -146,6 +150,206 @@ def test_a_node_file_is_looked_at_too(tmp_path: Path) -> None:
     assert (level, text.startswith("store.use: unknown store 'sqlit'")) == ("error", True)
     missing = tmp_path / "nothing.toml"
     assert findings(doctor(tmp_path, missing))[str(missing)] == ("error", "cannot be read: No such file or directory")
+
+
+def test_each_problem_of_a_node_file_is_a_finding_beside_those_of_what_is_valid(tmp_path: Path) -> None:
+    text = changed('use = "asgi"', 'use = "asgj"', changed("concurrency = 64", "concurrency = 0"))
+    done = doctor(tmp_path, write(tmp_path, text))
+    assert "node.concurrency: expected" in done.stdout
+    assert "transports[0].use: unknown transport 'asgj'" in done.stdout
+    assert f"store.path: {tmp_path} has " in done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["node.toml"]
+
+
+def test_json_is_one_document_with_key_paths(tmp_path: Path) -> None:
+    file = write(tmp_path, changed("concurrency = 64", "concurency = 1"))
+    done = nodekit(tmp_path, "doctor", "--json", file)
+    document = json.loads(done.stdout)
+    assert (done.returncode, done.stderr, document["ok"], document["file"]) == (1, "", False, str(file))
+    assert {tuple(one) for one in document["problems"]} == {("severity", "where", "text", "cure")}
+    found = {one["where"]: one for one in document["problems"]}
+    assert found["node.concurency"] == {
+        "severity": "error",
+        "where": "node.concurency",
+        "text": "unknown key",
+        "cure": "did you mean 'concurrency'?",
+    }
+    assert found["Python"]["severity"] == "ok"
+    without = json.loads(nodekit(tmp_path, "doctor", "--json").stdout)
+    assert (without["file"], without["ok"]) == (None, True)
+
+
+# -- the node file --------------------------------------------------------------------------------
+
+
+LOGGED = """
+[log]
+path = "logs/node.log"
+backups = 1
+max_file_bytes = 1000
+
+[store]
+use = "sqlite"
+path = "data/jobs.db"
+
+[[runners]]
+use = "remote"
+
+[[runners.containers]]
+id = "a"
+url = "http://127.0.0.1:1"
+bearer = { file = "token" }
+"""
+
+
+def of_file(folder: Path, text: str, **env: str) -> list[dict[str, str]]:
+    """Return the findings about a node file that are neither ok nor the note about root."""
+    done = nodekit(folder, "doctor", "--json", write(folder, text), **env)
+    found = json.loads(done.stdout)["problems"]
+    of_machine = ("open files", "current folder", "temporary folder", "docker", "user", "node.memory", "transports")
+    return [one for one in found if one["severity"] != "ok" and not one["where"].startswith(of_machine)]
+
+
+@pytest.fixture
+def logged(tmp_path: Path) -> Path:
+    for name in ("logs", "data"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "token").write_text("hush")
+    (tmp_path / "token").chmod(0o600)
+    return tmp_path
+
+
+def test_folders_secrets_and_files_that_are_well_are_no_findings(logged: Path) -> None:
+    assert of_file(logged, LOGGED) == []
+    assert sorted(path.name for path in logged.rglob("*")) == ["data", "logs", "node.toml", "token"]
+
+
+def test_folders_of_log_and_store_must_be_there(logged: Path) -> None:
+    for name in ("logs", "data"):
+        (logged / name).rmdir()
+    found = {one["where"]: one["text"] for one in of_file(logged, LOGGED)}
+    assert found == {"log.path": f"there is no folder {logged}/logs", "store.path": f"there is no folder {logged}/data"}
+
+
+def test_files_and_folders_that_everybody_may_use_are_warnings(logged: Path) -> None:
+    (logged / "logs" / "node.log").touch()
+    for path, mode in (("token", 0o644), ("data", 0o777), ("logs/node.log", 0o644)):
+        (logged / path).chmod(mode)
+    found = of_file(logged, LOGGED)
+    assert [(one["severity"], one["where"], one["cure"]) for one in found] == [
+        ("warning", "store.path", f"chmod o-w {logged}/data"),
+        ("warning", "log.path", f"chmod o-r {logged}/logs/node.log"),
+        ("warning", "runners[0].containers[0].bearer", f"chmod o-r {logged}/token"),
+    ]
+
+
+def test_empty_secrets_are_warnings(logged: Path) -> None:
+    (logged / "token").write_text("")
+    (empty,) = of_file(logged, LOGGED)
+    assert (empty["severity"], empty["text"]) == ("warning", f"the file {logged}/token is empty")
+    (empty,) = of_file(logged, LOGGED.replace('file = "token"', 'env = "NODEKIT_TOKEN"'), NODEKIT_TOKEN="")
+    assert empty["text"] == "the environment variable NODEKIT_TOKEN is empty"
+
+
+def test_a_log_that_cannot_be_a_file_or_has_no_room_is_told(logged: Path) -> None:
+    (logged / "logs" / "node.log").mkdir()
+    text = LOGGED.replace("max_file_bytes = 1000", f"max_file_bytes = {1 << 60}")
+    assert {one["text"].partition(",")[0] for one in of_file(logged, text)} == {
+        f"{logged}/logs/node.log is not a file",
+        f"the log may take {2 << 30:.1f} GiB",
+    }
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs another user")
+def test_what_another_user_may_not_read_or_write_is_an_error() -> None:
+    with tempfile.TemporaryDirectory() as name:  # not that of pytest, which other users cannot even enter
+        folder = Path(name)
+        folder.chmod(0o755)
+        for below in ("data", "logs"):
+            (folder / below).mkdir(mode=0o755)
+        (folder / "token").write_text("hush")
+        file = write(folder, LOGGED)
+        script = "import os; from nodekit.cli import main; os.setreuid(65534, 0); main()"
+        done = subprocess.run(
+            [sys.executable, "-c", script, "doctor", "--json", file],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    found = [(one["severity"], one["where"], one["text"]) for one in json.loads(done.stdout)["problems"]]
+    assert ("error", "store.path", f"this user may not write in {folder}/data") in found
+    assert ("error", "log.path", f"this user may not write in {folder}/logs") in found
+
+
+@pytest.mark.parametrize(
+    ("there", "level"), [(64 << 20, "error"), (100 << 20, "warning"), (128 << 20, "warning"), (1 << 30, "ok")]
+)
+def test_a_budget_that_the_machine_does_not_have_is_told(there: int, level: str) -> None:
+    (finding,) = memory(NodeLimits(memory="100MiB"), lambda: there)
+    assert finding.level == level
+
+
+def test_limits_are_compared_also_if_another_table_has_a_problem(tmp_path: Path) -> None:
+    text = changed("concurrency = 64", 'memory = "4096TiB"', changed('use = "sqlite"', 'use = "sqlit"'))
+    level, found = findings(doctor(tmp_path, write(tmp_path, text)))["node.memory"]
+    assert (level, "before it refuses a request" in found) == ("error", True)
+
+
+def test_a_component_of_an_unset_variable_is_not_looked_at(tmp_path: Path) -> None:
+    text = changed(
+        'path = "jobs.db"', 'path = "${NODEKIT_UNSET}"', changed("concurrency = 64", 'memory = "${NODEKIT_UNSET}"')
+    )
+    done = doctor(tmp_path, write(tmp_path, text.replace('bind = "127.0.0.1:4000"', 'bind = "${NODEKIT_UNSET}"')))
+    lines = [line for line in done.stdout.splitlines() if "NODEKIT_UNSET is not set" not in line]
+    assert not [line for line in lines if "store.path" in line or "transports[0]" in line or "node.memory" in line]
+    assert len(done.stdout.splitlines()) - len(lines) == 3
+
+
+def test_more_jobs_than_open_files_are_a_warning() -> None:
+    (finding,) = concurrency(NodeLimits(concurrency=500), lambda: 300)
+    assert (finding.level, finding.subject) == ("warning", "node.concurrency")
+    assert list(concurrency(NodeLimits(concurrency=500), lambda: None)) == []
+    assert list(concurrency(NodeLimits(concurrency=300), lambda: 300)) == []
+
+
+@pytest.mark.parametrize(("year", "well"), [(1970, False), (2024, False), (2026, True), (2099, True), (2106, False)])
+def test_a_clock_that_cannot_be_right_is_an_error(year: int, well: bool) -> None:
+    now = datetime(year, 6, 1, tzinfo=UTC).timestamp()
+    assert [finding.level for finding in clock(now)] == ([] if well else ["error"])
+
+
+WITH_FILE = """
+from nodekit import Finding
+
+def provider({parameters}):
+    given = {given}
+    yield Finding("note", "moon", "nothing" if given is None else given.file.node)
+    if given is not None:
+        yield Finding("note", "stores", ", ".join(one.use for one in given.components if one.kind == "store"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("parameters", "given", "expected"),
+    [
+        ("file", "file", "mine"),
+        ("*, file=None", "file", "mine"),
+        ("seconds=3, *, file", "file", "mine"),
+        ("", "None", "nothing"),
+        ("seconds=3", "None", "nothing"),
+        ("**more", "more.get('file')", "nothing"),
+    ],
+)
+def test_a_check_of_a_package_gets_the_file_if_it_has_a_parameter_for_it(
+    tmp_path: Path, parameters: str, given: str, expected: str
+) -> None:
+    install(tmp_path, "nodekit-sky", WITH_FILE.format(parameters=parameters, given=given), doctor="sky")
+    assert findings(doctor(tmp_path))["moon"] == ("note", "nothing")
+    text = changed("[node]", '[node]\nname = "mine"')
+    found = findings(doctor(tmp_path, write(tmp_path, text)))
+    assert found["moon"] == ("note", expected)
+    assert expected == "nothing" or found["stores"] == ("note", "sqlite")
 
 
 # -- checks that misbehave ------------------------------------------------------------------------

@@ -18,7 +18,7 @@ import msgspec
 from nodekit import CompositionError, InvalidPayload, JobFinished, Node, decode_payload, parse_json
 from nodekit.config.compose import compose_file
 from nodekit.config.distributions import read_once
-from nodekit.config.formats import read_tables
+from nodekit.config.formats import read_file
 from nodekit_asgi import AsgiApp
 from nodekit_asgi.config import Limits
 from nodekit_function import FunctionRunner
@@ -136,7 +136,7 @@ class NodeFiles:
         path.write_bytes(data)
         try:
             with read_once():
-                compose_file(read_tables(path), path)
+                compose_file(read_file(path), path)
         except CompositionError as error:
             lines = str(error).splitlines()
             assert lines

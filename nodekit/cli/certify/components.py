@@ -8,6 +8,7 @@ import msgspec
 
 from nodekit.cli.certify.messages import Subject
 from nodekit.cli.certify.settings import CannotBeMade, settings_for
+from nodekit.config.convert import plain
 from nodekit.config.explain import explain
 from nodekit.config.formats import read_tables
 from nodekit.config.providers import NodeFile, Provider, load_only
@@ -78,7 +79,7 @@ def _converted(table: Mapping[str, Any], struct: type[Any], file: NodeFile) -> A
         return kind(value) if issubclass(kind, Path) else value
 
     try:
-        return msgspec.convert(table, struct, dec_hook=resolve)
+        return msgspec.convert(plain(table, struct), struct, dec_hook=resolve)
     except msgspec.ValidationError as error:
         where, text = explain("", str(error), struct)
         raise NodekitError(f"{where.removeprefix('.')}: {text}") from error

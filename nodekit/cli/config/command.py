@@ -10,7 +10,7 @@ from nodekit.cli.config.schema import NodeSchema
 from nodekit.cli.config.toml import toml
 from nodekit.cli.exit_codes import bad_node_file
 from nodekit.config.compose import compose_file
-from nodekit.config.formats import read_tables
+from nodekit.config.formats import read_file
 from nodekit.errors import CompositionError
 from nodekit.foreign_text import printable
 
@@ -46,13 +46,13 @@ def schema(output: str | None) -> None:
 def show(file: str, as_json: bool) -> None:
     """Print what a node file says and every default, as a node file; secrets are hidden. Starts nothing."""
     try:
-        read = read_tables(file)
+        read = read_file(file)
         node = compose_file(read, Path(file))
     except CompositionError as error:
         bad_node_file(file, error)
     for notice in read.notices:
         click.echo(printable(f"{file}: note: {notice}"), err=True)
-    table = effective(read.tables, node.name)
+    table = effective(read.written, node.name)
     if as_json:
         document = {"file": file, "tables": table.plain(), "defaults": list(table.defaults())}
         click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2))

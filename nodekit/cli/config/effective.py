@@ -11,6 +11,7 @@ from nodekit.config.compose import NodeSettings
 from nodekit.config.log_settings import LogSettings
 from nodekit.config.providers import Kind, load_provider
 from nodekit.config.secrets import Secret
+from nodekit.config.variables import expanded, is_reference
 
 HIDDEN = "(hidden)"
 """The text shown in place of a secret."""
@@ -66,12 +67,12 @@ def effective(tables: Mapping[str, Any], node_name: str) -> Table:
 
 
 def _rules(tables: Mapping[str, Any]) -> dict[str, types.Field]:
-    providers = [load_provider("plugin", table["use"]) for table in tables.get("plugins", ())]
+    providers = [load_provider("plugin", expanded(table["use"])) for table in tables.get("plugins", ())]
     return {field.name: field for provider in providers if provider.container for field in _fields(provider.container)}
 
 
 def _provider_table(kind: Kind, table: Mapping[str, Any], rules: Mapping[str, types.Field]) -> Table:
-    provider = load_provider(kind, table["use"])
+    provider = load_provider(kind, expanded(table["use"]))
     own = {key: value for key, value in table.items() if key != "containers" or kind != "runner"}
     settings = _table(provider.config, own, leave_out=("containers",) if kind == "runner" else ()).settings
     if kind == "runner" and provider.container and "containers" in table:
@@ -112,11 +113,13 @@ def shown(info: types.Type | None, key: str, value: Any, given: bool) -> Any:
     if isinstance(info, types.Metadata):
         extra = cast("dict[str, Any]", info.extra or {})  # pyright: ignore[reportUnknownMemberType]
         marked = extra.get("secret") is True
-        return HIDDEN if marked and value is not None else shown(info.type, key, value, given)
+        return _hidden(value) if marked and value is not None else shown(info.type, key, value, given)
     if isinstance(info, types.UnionType):
         return shown(_fitting(info, value), key, value, given)
     if isinstance(value, Secret):
         return HIDDEN
+    if isinstance(value, str) and isinstance(info, types.CustomType) and issubclass(info.cls, Secret):
+        return _hidden(value)
     if isinstance(info, types.StructType) and is_table(value):
         return _filled({field.encode_name: field for field in info.fields}, value, given, {})
     if is_table(value):
@@ -124,7 +127,7 @@ def shown(info: types.Type | None, key: str, value: Any, given: bool) -> Any:
             return value
         inner = info.value_type if isinstance(info, types.DictType) else None
         if key == "env":  # credentials are often among the variables of a program
-            value = {name: HIDDEN if isinstance(one, str) else one for name, one in value.items()}
+            value = {name: _hidden(one) if isinstance(one, str) else one for name, one in value.items()}
         settings = (Setting(name, shown(inner, f"{key}.{name}", one, given), given) for name, one in value.items())
         return Table(tuple(settings))
     if isinstance(info, types.TupleType) and is_list(value):
@@ -133,6 +136,11 @@ def shown(info: types.Type | None, key: str, value: Any, given: bool) -> Any:
         item: types.Type | None = getattr(info, "item_type", None)
         return [shown(item, key, one, given) for one in value]
     return value
+
+
+def _hidden(value: Any) -> str:
+    """Return what is shown in place of a secret: a text of references, which shows no value, or a mark."""
+    return value if isinstance(value, str) and is_reference(value) else HIDDEN
 
 
 def _fitting(info: types.UnionType, value: Any) -> types.Type | None:

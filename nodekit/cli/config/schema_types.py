@@ -28,6 +28,11 @@ REFERENCE: Schema = {
     "minProperties": 1,
     "maxProperties": 1,
 }
+VARIABLE: Schema = {
+    "type": "string",
+    "description": "A secret with the value of an environment variable: ${NAME}.",
+    "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_]*(:-[^}]*)?\}",
+}
 _BOUNDS = {
     "gt": "exclusiveMinimum",
     "ge": "minimum",
@@ -147,4 +152,4 @@ def _custom(kind: type) -> Schema:
         return {"type": "string"}
     if issubclass(kind, EnvValue):  # pyright: ignore[reportArgumentType] - a class at run time
         return {"anyOf": [{"type": "string"}, REFERENCE]}
-    return REFERENCE if issubclass(kind, Secret) else {}
+    return {"anyOf": [VARIABLE, REFERENCE]} if issubclass(kind, Secret) else {}

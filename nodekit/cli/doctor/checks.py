@@ -1,5 +1,6 @@
 """Checks of `nodekit doctor`, those of packages included. They run one at a time, and none can harm another."""
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import copy_context
 from importlib.metadata import EntryPoint
@@ -10,17 +11,20 @@ import msgspec
 
 from nodekit.config.distributions import entry_points, owner
 from nodekit.config.failures import CURE, keep
-from nodekit.config.findings import Finding
+from nodekit.config.findings import ExaminedFile, Finding
 
 Check: TypeAlias = Callable[[], Iterable[Finding]]
 
 CHECK_SECONDS = 10.0
 
 
-def checks_of_packages() -> Iterator[tuple[str, Check]]:
-    """Yield the checks of the entry-point group ``nodekit.doctor``; a check is imported when it is made."""
+def checks_of_packages(file: ExaminedFile | None) -> Iterator[tuple[str, Check]]:
+    """Yield the checks of the entry-point group ``nodekit.doctor``; a check is imported when it is made.
+
+    One that has a parameter `file` gets the node file, or None if there is none.
+    """
     for entry in entry_points("nodekit.doctor"):
-        yield f"{entry.name} of {owner(entry)}", _loaded(entry)
+        yield f"{entry.name} of {owner(entry)}", _loaded(entry, file)
 
 
 def examine(name: str, check: Check, *, seconds: float = CHECK_SECONDS) -> list[Finding]:
@@ -51,9 +55,18 @@ def examine(name: str, check: Check, *, seconds: float = CHECK_SECONDS) -> list[
     return findings
 
 
-def _loaded(entry: EntryPoint) -> Check:
+def _loaded(entry: EntryPoint, file: ExaminedFile | None) -> Check:
     def check() -> Iterable[Finding]:
-        made: Iterable[Finding] = entry.load()()
+        loaded = entry.load()
+        made: Iterable[Finding] = loaded(file=file) if _takes_file(loaded) else loaded()
         return made
 
     return check
+
+
+def _takes_file(check: Callable[..., object]) -> bool:
+    try:
+        parameter = inspect.signature(check).parameters.get("file")
+    except (TypeError, ValueError):  # a callable of another language
+        return False
+    return parameter is not None and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)

@@ -5,6 +5,7 @@ import resource
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ PLENTY_OF_FILES = 1000
 """A third of the open files that is enough: one machine will hardly see more connections of clients, or calls of
 containers."""
 SUGGESTED_FILES = 65_536
+PLAUSIBLE_YEARS = range(2025, 2100)
 
 
 def python() -> Iterator[Finding]:
@@ -55,6 +57,14 @@ def files_finding(soft: int, hard: int, share: int | None) -> Finding:
     return Finding("note" if share >= DEFAULTS.concurrency else "warning", "open files", text, cure)
 
 
+def clock(now: float | None = None) -> Iterator[Finding]:
+    """Report a clock that cannot be right. Ids and times of jobs are made of it."""
+    year = time.gmtime(time.time() if now is None else now).tm_year
+    if year not in PLAUSIBLE_YEARS:
+        text = f"the year is {year}: jobs would get ids and times that are wrong for ever"
+        yield Finding("error", "clock", text, "set the clock, and have it synchronised (systemd-timesyncd, chrony)")
+
+
 def disk() -> Iterator[Finding]:
     """Report the free space of the current folder, where most stores are, and of the temporary folder."""
     for subject, find in (("current folder", Path.cwd), ("temporary folder", _temporary_folder)):
@@ -79,7 +89,7 @@ def _folder_finding(subject: str, find: Callable[[], Path]) -> Finding:
 
 def space_finding(subject: str, folder: Path, free_bytes: int, *, writable: bool) -> Finding:
     """Judge if a folder has room for jobs and their results."""
-    text = f"{folder} has {_size(free_bytes)} free"
+    text = f"{folder} has {shown_size(free_bytes)} free"
     cure = "free some space, or put the store on another disk"
     if free_bytes < NO_SPACE_BYTES:
         return Finding("error", subject, f"{text}: jobs will be refused for lack of space", cure)
@@ -90,7 +100,8 @@ def space_finding(subject: str, folder: Path, free_bytes: int, *, writable: bool
     return Finding("ok", subject, text)
 
 
-def _size(number: float) -> str:
+def shown_size(number: float) -> str:
+    """Return a number of bytes for people."""
     for unit in ("bytes", "KiB", "MiB"):
         if number < 1024:
             return f"{number:.0f} {unit}"

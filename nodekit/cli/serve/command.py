@@ -18,7 +18,7 @@ from nodekit.cli.serve.log.node_log import NodeLog
 from nodekit.cli.serve.machine import hide_memory, leave_pid_1
 from nodekit.cli.serve.systemd import Systemd
 from nodekit.config.compose import compose, log_settings
-from nodekit.config.formats import NodeTables, file_of_the_environment, read_tables
+from nodekit.config.formats import NodeTables, file_of_the_environment, read_file
 from nodekit.config.log_settings import LEVELS
 from nodekit.config.paths import with_home
 from nodekit.errors import CompositionError, NodekitError, NotStarted, Problem
@@ -77,12 +77,12 @@ def _composed(path: str, bind: str | None, trace_hooks: bool, log: NodeLog) -> t
     Return it with its tables, and what it is composed of.
     """
     try:
-        file = read_tables(path)
+        file = read_file(path)
         tables = _traced(_bound(file.tables, bind), trace_hooks)
     except CompositionError as error:
         bad_node_file(path, error)
     try:
-        node = compose(tables, Path(path))
+        node = compose(tables, Path(path), file.problems)
     except CompositionError as error:
         for problem in error.problems:
             if bind is not None and problem.where == "transports[0].bind":

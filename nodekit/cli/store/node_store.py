@@ -12,7 +12,7 @@ import click
 
 from nodekit.cli.exit_codes import FAILED, bad_node_file
 from nodekit.config.compose import compose_store
-from nodekit.config.formats import read_tables
+from nodekit.config.formats import read_file
 from nodekit.errors import CompositionError, NodekitError
 from nodekit.foreign_text import printable
 from nodekit.interfaces.store import JobStore
@@ -24,7 +24,7 @@ T = TypeVar("T")
 def store_of(file: str) -> JobStore:
     """Return the store of a node file; exit with 3 and a line per problem if there is none."""
     try:
-        return compose_store(read_tables(file), Path(file))
+        return compose_store(read_file(file), Path(file))
     except CompositionError as error:
         bad_node_file(file, error)
 

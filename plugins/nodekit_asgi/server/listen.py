@@ -21,7 +21,7 @@ def check_bind(bind: str) -> None:
     if not bind.removeprefix("unix:"):
         raise NodekitError("bind: unix: needs a path")
     if not bind.startswith("unix:"):
-        _host_and_port(bind)
+        host_and_port(bind)
 
 
 def is_loopback(listener: socket.socket) -> bool:
@@ -35,7 +35,7 @@ def is_loopback(listener: socket.socket) -> bool:
 def listen(bind: str) -> socket.socket:
     """Bind and listen. Raise `NodekitError` with the reason if that fails."""
     try:
-        return _unix(bind.removeprefix("unix:")) if bind.startswith("unix:") else _tcp(*_host_and_port(bind))
+        return _unix(bind.removeprefix("unix:")) if bind.startswith("unix:") else _tcp(*host_and_port(bind))
     except OSError as error:
         raise NodekitError(f"cannot listen on {bind}: {error.strerror or error}") from error
 
@@ -59,7 +59,8 @@ def url_of(listener: socket.socket) -> str:
     return f"http://{host}:{name[1]}"
 
 
-def _host_and_port(bind: str) -> tuple[str, int]:
+def host_and_port(bind: str) -> tuple[str, int]:
+    """Return the parts of ``host:port``. Raise `NodekitError` for anything else."""
     try:
         parts = urlsplit(f"//{bind}")
         if parts.hostname and parts.port is not None and parts.netloc == bind:

@@ -1,6 +1,7 @@
 """The display of pulls: one bar for each in a terminal, lines in the log otherwise."""
 
 import logging
+import os
 import sys
 import threading
 import time
@@ -29,7 +30,8 @@ class Display(Protocol):
 
 def display(image: str) -> Display:
     """Return the display of one pull."""
-    return _Bar(image) if sys.stderr.isatty() else _Lines(image)
+    draws = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    return _Bar(image) if draws else _Lines(image)
 
 
 class _Lines:

@@ -158,6 +158,7 @@ def test_rules_of_a_guardian_that_is_not_there_are_problems_of_their_keys(tmp_pa
     assert [text.partition(": ")[0] for text in found] == [
         "runners[0].containers[0].external",
         "runners[1].containers[0].external",
+        "runners[1].containers[0].allowed_ips",
     ]
     assert all("plugin" in text for text in found)
 

@@ -55,7 +55,8 @@ def test_check_reads_it_and_tells_each_notice_once(folder: Path) -> None:
     file = written(folder, "store memory\n")
     done = nodekit(folder, "check", file)
     assert (done.returncode, done.stdout) == (0, f"{file}: ok (0 containers)\n")
-    assert done.stderr.splitlines() == [f"{file}: note: bind is a guess", f"{file}: note: so is the store"]
+    notes = [line for line in done.stderr.splitlines() if "warning" not in line]
+    assert notes == [f"{file}: note: bind is a guess", f"{file}: note: so is the store"]
 
 
 def test_a_problem_of_what_it_says_is_told_where_it_stands(folder: Path) -> None:
@@ -181,7 +182,8 @@ def test_the_place_of_a_container_is_that_in_the_file() -> None:
 
 def test_toml_has_neither_notices_nor_other_places(tmp_path: Path) -> None:
     file = written(tmp_path, '[store]\nuse = "memory"\n', "node.toml")
-    assert read_tables(file) == NodeTables({"store": {"use": "memory"}})
+    read = read_tables(file)
+    assert (read.tables, read.notices, read.origins) == ({"store": {"use": "memory"}}, (), {})
     assert read_node_file(file) == {"store": {"use": "memory"}}
     assert load_node(file).containers == {}
 

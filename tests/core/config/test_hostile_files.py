@@ -2,7 +2,10 @@
 
 import json
 import os
+import socket
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import pytest
 from served import nodekit
 
 from nodekit import CompositionError, load_node
+from nodekit.config import file_limits
 
 STORE = '[store]\nuse = "memory"\n'
 DIGITS = "9" * 5000
@@ -43,6 +47,19 @@ TOML: dict[str, tuple[str | bytes, str]] = {
         f'{STORE}[[runners]]\nuse = "remote"\n' + '[[runners.containers]]\nid="a"\nurl="http://x"\n' * 15_000,
         "is the id of runners[0].containers[0] already",
     ),
+    "many unset variables": (
+        f"{STORE}[node]\na = [" + ",".join(f'"${{NODEKIT_UNSET_{n}}}"' for n in range(MANY // 2)) + "]",
+        "node.a[0]: environment variable NODEKIT_UNSET_0 is not set",
+    ),
+    "many tables with a problem": (
+        STORE + "\n".join(f"[t{n}]\na = nan" for n in range(MANY)),
+        "t0.a: nan is no number",
+    ),
+    "many bad containers": (
+        f'{STORE}[[runners]]\nuse="remote"\n' + '[[runners.containers]]\nid="a"\nurl="x"\nfoo=1\n' * 15_000,
+        "runners[0].containers[0].foo: unknown key",
+    ),
+    "many references without an end": (f'{STORE}[node]\nname = "{"${A:-" * MANY}"', "has ${ without a name"),
     "a number of many digits": (f"{STORE}[node]\nconcurrency = {DIGITS}", "a number of too many digits"),
     "a hexadecimal number of many digits": (f"{STORE}[node]\nconcurrency = 0x{DIGITS}", "the number is too large"),
     "a float of many digits": (f"{STORE}[node]\nconcurrency = {DIGITS}.0", "node.concurrency: expected a whole number"),
@@ -56,7 +73,12 @@ TOML: dict[str, tuple[str | bytes, str]] = {
     "a NUL in a key": ('"a\\u0000b" = 1\n' + STORE, "a\\x00b: unknown table"),
     "half a surrogate pair": (STORE + 'a = "\\ud800"', "is not TOML"),
     "no UTF-8": (STORE.encode() + b"# \xff", "is not UTF-8: byte 0xff in line 3"),
-    "UTF-16": (STORE.encode("utf-16"), "is not UTF-8"),
+    "UTF-16": (STORE.encode("utf-16"), "is not UTF-8, but UTF-16 or UTF-32; save it as UTF-8"),
+    "UTF-16 without a mark": (STORE.encode("utf-16-be"), "is not UTF-8, but UTF-16 or UTF-32"),
+    "UTF-32": (STORE.encode("utf-32"), "is not UTF-8, but UTF-16 or UTF-32"),
+    "no UTF-8 behind a mark": (b"\xef\xbb\xbf# \xe9\n", "is not UTF-8: byte 0xe9 in line 1"),
+    "a mark in the middle": ("#\n\ufeff[store]\n", "is not TOML"),
+    "only NULs": (b"\0" * 4096, "is not TOML"),
     "a long key": (f"{STORE}{'k' * 500_000} = 1", "unknown"),
     "a long text": (f'[store]\nuse = "{"x" * 500_000}"', "store.use: "),
     "a text that acts on terminals": ('[store]\nuse = "\\u001b[2J\\u0007"', "store.use: "),
@@ -67,7 +89,7 @@ TOML: dict[str, tuple[str | bytes, str]] = {
     "too many bytes": ("#" * (1 << 20) + "\n" + STORE, "is larger than 1048576 bytes"),
     "a secret of endless bytes": (
         f'{STORE}[[runners]]\nuse="remote"\n[[runners.containers]]\nid="a"\nurl="http://x"\nbearer={{file="/dev/zero"}}',
-        "/dev/zero is larger than 65536 bytes",
+        "cannot read the secret: /dev/zero: it is a device, not a file",
     ),
     "a secret with a NUL in its name": (
         f'{STORE}[[runners]]\nuse="remote"\n[[runners.containers]]\nid="a"\nurl="http://x"\nbearer={{file="a\\u0000"}}',
@@ -133,11 +155,61 @@ def test_many_problems_are_not_all_printed(tmp_path: Path) -> None:
     assert done.stderr.splitlines()[-1] == f"{file}: 400 more problems are not shown; correct these first"
 
 
-@pytest.mark.parametrize("path", ["/dev/zero", "/"])
-def test_what_is_no_file_is_no_node_file(path: str) -> None:
-    done = nodekit("check", path)
-    assert done.returncode in (2, 3)
-    assert "Traceback" not in done.stderr
+@pytest.mark.parametrize("suffix", ["toml", "json"])
+@pytest.mark.timeout(60)
+def test_what_is_no_file_is_refused_at_once_in_every_format(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_limits, "PIPE_SECONDS", 0.1)
+    pipe, device, folder, address = (tmp_path / f"{name}.{suffix}" for name in ("pipe", "device", "folder", "socket"))
+    os.mkfifo(pipe)
+    device.symlink_to("/dev/zero")
+    folder.mkdir()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(address))
+        assert "cannot be read: Is a directory" in refused(folder)
+        assert "it is a device, not a file" in refused(device)
+        assert "cannot be read: it is a pipe" in refused(pipe)
+        assert "cannot be read: " in refused(address)
+    assert "No such file" in refused(tmp_path / f"nothing.{suffix}")
+
+
+def test_a_pipe_whose_writer_ends_is_read(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "nodekit", "check", "/dev/stdin"],
+        check=False,
+        input=STORE,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (0, "/dev/stdin: ok (0 containers)\n")
+
+
+def test_a_pipe_of_endless_bytes_is_too_large(tmp_path: Path) -> None:
+    command = f"yes '# comment' | {sys.executable} -m nodekit check /dev/stdin"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 3
+    assert "is larger than 1048576 bytes" in done.stderr
+
+
+def test_a_secret_in_a_pipe_without_writer_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_limits, "PIPE_SECONDS", 0.1)
+    os.mkfifo(tmp_path / "token")
+    file = tmp_path / "node.toml"
+    file.write_text(
+        f'{STORE}[[runners]]\nuse="remote"\n[[runners.containers]]\nid="a"\nurl="http://x"\nbearer={{file="token"}}'
+    )
+    assert "it is a pipe whose writer did not finish" in refused(file)
+
+
+@pytest.mark.parametrize(
+    "text", [f"\ufeff{STORE}", STORE.replace("\n", "\r\n"), f"\ufeff{STORE}".replace("\n", "\r\n")]
+)
+def test_a_mark_of_utf_8_and_the_line_ends_of_windows_are_read(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "node.toml"
+    file.write_bytes(text.encode())
+    assert load_node(file).containers == {}
 
 
 def test_a_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,265 @@
+"""All problems of a node file are found at once: of each table, provider, container and value."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from node_files import NODE_FILE, changed, write
+from paths import ROOT
+from planted import install
+
+from nodekit import CompositionError, load_node
+from nodekit.config.providers import ELSEWHERE
+
+MANY = """
+bind = "127.0.0.1:4000"
+
+[node]
+concurency = 3
+max_pending = "x"
+name = "A"
+bind = "127.0.0.1:1"
+
+[node.clients."10.0.0.7"]
+max_priority = 9
+size = 1
+
+[store]
+use = "docker"
+
+[log]
+path = 3
+backups = -1
+foo = 1
+
+[[runners]]
+use = "process"
+url = "http://127.0.0.1:1"
+
+[[runners.containers]]
+id = "a"
+command = ["no-such-program"]
+timeout_seconds = "x"
+retry = { attempts = 0, failures = ["dead", "x"], foo = 1 }
+
+[[runners.containers]]
+id = "a"
+command = ["no-other-program"]
+env = { A = 3, B = false }
+memory = "1"
+allowed_ips = ["x"]
+
+[[runners.containers]]
+id = "c"
+timeout_seconds = 0
+
+[[runners]]
+use = "remote"
+
+[[runners.containers]]
+id = "d"
+url = "ftp://x"
+command = ["x"]
+
+[[transports]]
+use = "asgi"
+bind = "4000"
+server = "foo"
+trusted_proxies = ["x"]
+status_networks = ["y"]
+external = true
+
+[[transports]]
+bind = "127.0.0.1:1"
+
+[[plugins]]
+use = "guardian"
+wrong = nan
+
+[[plugins]]
+use = "ratelimit"
+requests = 0
+period_seconds = -1
+
+[sqlite]
+path = "jobs.db"
+
+[[containers]]
+id = "e"
+"""
+
+
+def problems(folder: Path, text: str) -> dict[str, str]:
+    with pytest.raises(CompositionError) as failed:
+        load_node(write(folder, text))
+    found = {problem.where: problem.text for problem in failed.value.problems}
+    assert len(found) == len(failed.value.problems)
+    return found
+
+
+def test_each_fault_of_a_file_with_many_is_named_once_in_the_order_of_the_file(tmp_path: Path) -> None:
+    assert list(problems(tmp_path, MANY)) == [
+        "bind",
+        *("node.concurency", "node.bind", "node.max_pending", "node.clients.10.0.0.7.size"),
+        *("node.clients.10.0.0.7.max_priority", "node.name"),
+        "store.use",
+        *("log.foo", "log.path", "log.backups"),
+        "runners[0].url",
+        *("runners[0].containers[0].timeout_seconds", "runners[0].containers[0].retry.foo"),
+        "runners[0].containers[0].retry.attempts",
+        "runners[0].containers[0].retry.failures[0]",
+        "runners[0].containers[0].retry.failures[1]",
+        "runners[0].containers[0].command",
+        "runners[0].containers[1].allowed_ips",
+        *("runners[0].containers[1].env.A", "runners[0].containers[1].env.B", "runners[0].containers[1].memory"),
+        *("runners[0].containers[1].command", "runners[0].containers[1].id"),
+        *("runners[0].containers[2].command", "runners[0].containers[2].timeout_seconds"),
+        *("runners[1].containers[0].command", "runners[1].containers[0].url"),
+        *("transports[0].external", "transports[0].server", "transports[0].trusted_proxies"),
+        *("transports[0].status_networks", "transports[0].bind"),
+        "transports[1]",
+        "plugins[0].wrong",
+        *("plugins[1].requests", "plugins[1].period_seconds"),
+        "sqlite",
+        "containers",
+    ]
+
+
+WITHOUT_WHAT_IS_REQUIRED = """
+[store]
+use = "memory"
+
+[[runners]]
+use = "function"
+
+[[runners.containers]]
+id = "a"
+call = "nothing.py:f"
+
+[[runners.containers]]
+timeout_seconds = 0
+call = "nothing"
+
+[[runners]]
+use = "docker"
+host = 3
+
+[[runners.containers]]
+id = "c d"
+image = ""
+memory = "x"
+capabilities = ["x"]
+registry = { username = 1 }
+volumes = ["a", "b:c"]
+env = { "A=" = "x" }
+
+[[runners]]
+use = "process"
+
+[[runners.containers]]
+id = "e"
+memory = 1
+listen = "here"
+"""
+
+
+def test_faults_are_found_also_where_a_required_key_is_missing_or_wrong(tmp_path: Path) -> None:
+    assert list(problems(tmp_path, WITHOUT_WHAT_IS_REQUIRED)) == [
+        "runners[0].containers[0].call",
+        *("runners[0].containers[1].id", "runners[0].containers[1].timeout_seconds", "runners[0].containers[1].call"),
+        "runners[1].host",
+        *("runners[1].containers[0].image", "runners[1].containers[0].registry.password"),
+        *("runners[1].containers[0].registry.username", "runners[1].containers[0].id"),
+        *("runners[1].containers[0].memory", "runners[1].containers[0].capabilities"),
+        *("runners[1].containers[0].env", "runners[1].containers[0].volumes[0]"),
+        "runners[1].containers[0].volumes[1]",
+        *("runners[2].containers[0].command", "runners[2].containers[0].listen", "runners[2].containers[0].memory"),
+    ]
+
+
+def test_keys_in_the_wrong_place_are_told_where_they_belong(tmp_path: Path) -> None:
+    found = problems(tmp_path, MANY)
+    assert found["bind"] == "unknown table; it is a key of [[transports]]"
+    assert found["node.bind"] == "unknown key; it is a key of [[transports]]"
+    assert found["node.concurency"].endswith("did you mean 'concurrency'?")
+    assert "it is a key of [[runners.containers]] of 'remote'" in found["runners[0].url"]
+    assert "it is a key of [[runners.containers]]" in found["transports[0].external"]
+    assert "it is a key of [[runners.containers]] of 'process'" in found["runners[1].containers[0].command"]
+    assert found["sqlite"] == "unknown table; 'sqlite' is a store: write [store] with use = \"sqlite\""
+    assert found["containers"] == "unknown table; containers belong to a runner: [[runners.containers]]"
+
+
+def test_a_key_of_a_provider_that_the_file_does_not_name_is_told_where_it_belongs(tmp_path: Path) -> None:
+    text = '[node]\nbind = "127.0.0.1:1"\n[store]\nuse = "memory"\nsynchronous = "FULL"\n'
+    found = problems(tmp_path, text)
+    assert found["node.bind"] == 'unknown key; it is a key of [[transports]] with use = "asgi"'
+    assert found["store.synchronous"] == 'unknown key; it is a key of [store] with use = "sqlite"'
+    assert problems(tmp_path, text.replace("bind", "nobody_has_this"))["node.nobody_has_this"] == "unknown key"
+
+
+def test_a_fault_that_follows_from_another_is_not_named(tmp_path: Path) -> None:
+    text = changed('bind = "127.0.0.1:4000"', 'trusted_proxies = 7\ntrusted_proxies_http2 = ["10.0.0.1"]')
+    assert list(problems(tmp_path, text)) == ["transports[0].trusted_proxies"]
+    text = changed('bind = "127.0.0.1:4000"', 'http2 = true\nserver = "uvicrn"')
+    assert list(problems(tmp_path, text)) == ["transports[0].server"]
+    assert list(problems(tmp_path, changed('path = "jobs.db"', "path = nan"))) == ["store.path"]
+    assert list(problems(tmp_path, changed('use = "sqlite"', "use = nan"))) == ["store.use"]
+
+
+def test_a_size_of_memory_that_is_none_is_a_problem(tmp_path: Path) -> None:
+    text = changed("concurrency = 64", 'memory = "much"')
+    assert problems(tmp_path, text)["node.memory"].startswith("expected a number of bytes")
+    assert "at least 64MiB" in problems(tmp_path, changed("concurrency = 64", "memory = 1"))["node.memory"]
+
+
+# -- names of providers ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "where", "text"),
+    [
+        ("sqlite", "docker", "store.use", "'docker' is a runner, not a store: write it under [[runners]]"),
+        ("asgi", "memory", "transports[0].use", "'memory' is a store, not a transport: write it under [store]"),
+        ("guardian", "asgi", "plugins[0].use", "'asgi' is a transport, not a plugin: write it under [[transports]]"),
+    ],
+)
+def test_a_name_of_another_kind_says_where_it_belongs(
+    tmp_path: Path, old: str, new: str, where: str, text: str
+) -> None:
+    assert text in problems(tmp_path, changed(f'use = "{old}"', f'use = "{new}"'))[where]
+
+
+def test_a_name_that_a_distribution_of_this_project_provides_says_which_one_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provided_here = "nodekit.config.providers.provided"
+    monkeypatch.setattr(provided_here, lambda kind: {"memory": []} if kind == "store" else {})
+    text = '[store]\nuse = "metrics"\n[[plugins]]\nuse = "metrics"\n[[plugins]]\nuse = "metric"\n'
+    found = problems(tmp_path, text)
+    assert found["plugins[0].use"] == "unknown plugin 'metrics'; known: none; pip install nodekit-metrics"
+    assert "write it under [[plugins]]; pip install nodekit-metrics" in found["store.use"]
+    assert "pip install" not in found["plugins[1].use"]
+
+
+def test_the_distributions_that_are_named_are_those_that_there_are() -> None:
+    there: dict[tuple[str, str], str] = {}
+    for file in (ROOT / "contrib").glob("*/pyproject.toml"):
+        project = tomllib.loads(file.read_text(encoding="utf-8"))["project"]
+        for group, entries in project.get("entry-points", {}).items():
+            kind = group.removeprefix("nodekit.").removesuffix("s")
+            if kind in ("store", "runner", "transport", "pipeline", "plugin"):
+                there |= {(kind, name): project["name"] for name in entries}
+    assert dict(ELSEWHERE) == there
+
+
+def test_settings_of_a_package_with_faults_of_its_own_are_one_problem(tmp_path: Path) -> None:
+    code = "import msgspec\nfrom nodekit import Provider\nclass C(msgspec.Struct):\n    a: 'Nothing' = 1\n"
+    install(tmp_path, "nodekit-odd", code + "provider = Provider(C, lambda config, file: None)", stores="odd")
+    monkey = pytest.MonkeyPatch()
+    with monkey.context() as patched:
+        patched.syspath_prepend(str(tmp_path))
+        with pytest.raises(CompositionError) as failed:
+            load_node(write(tmp_path, changed('use = "sqlite"\npath = "jobs.db"', 'use = "odd"\na = 2', NODE_FILE)))
+    (problem,) = failed.value.problems
+    assert problem.where == "store"
+    assert "settings of unknown types" in problem.text
