@@ -63,7 +63,7 @@ def _of_the_environment() -> str:
 
 
 def _composed(path: str, bind: str | None, trace_hooks: bool) -> Node:
-    """Compose the node of the file, start the log, and log the notices and deprecations."""
+    """Compose the node of the file, start the log, and log the notices, or what sums them up."""
     try:
         file = read_tables(path)
         tables = _traced(_bound(file.tables, bind), trace_hooks)
@@ -78,8 +78,8 @@ def _composed(path: str, bind: str | None, trace_hooks: bool) -> Node:
         bad_node_file(path, file.in_the_file(error))
     if settings := log_settings(tables, Path(path)):
         log_to_file(settings)
-    for notice in file.notices:
-        logger.warning("%s: %s", path, notice)
+    for line in file.notices if file.summary is None else file.summary:
+        logger.warning("%s: %s", path, line)
     return node
 
 
