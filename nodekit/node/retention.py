@@ -1,6 +1,7 @@
 """Deletion of finished jobs that are kept no longer."""
 
 import logging
+import math
 from collections.abc import Awaitable, Callable
 
 import anyio
@@ -55,11 +56,12 @@ class Retention:
 async def in_slices(expire: Callable[[int], Awaitable[int]], monotonic: Callable[[], float]) -> int:
     """Call `expire` with up to `SLICE` until it deletes no more jobs. Return their total number.
 
-    It begins with one job, and deletes more at once as long as that is quick, by `monotonic`: jobs may be large.
+    It begins with one job, and deletes more at once as long as that is quick, by `monotonic`: jobs may be large. Time
+    that even one job takes does not count: on a busy machine, smaller slices would take as long and delete less.
 
     Others may delete the same jobs at the same time, so it is asked once more before it is believed.
     """
-    deleted, limit, idle = 0, 1, 0
+    deleted, limit, idle, least = 0, 1, 0, math.inf
     while True:
         began = monotonic()
         some = await expire(limit)
@@ -68,8 +70,9 @@ async def in_slices(expire: Callable[[int], Awaitable[int]], monotonic: Callable
         idle = 0 if some else idle + 1
         if idle == 2:
             return deleted
-        if took > SLICE_SECONDS:
+        least = min(least, took)
+        if took - least > SLICE_SECONDS:
             limit = max(1, limit // 2)
-        elif took < SLICE_SECONDS / 4:
+        elif took - least < SLICE_SECONDS / 4:
             limit = min(SLICE, limit * 2)
         await anyio.sleep(took * (1 / SHARE - 1))

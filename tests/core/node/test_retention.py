@@ -115,3 +115,18 @@ async def test_fewer_jobs_are_deleted_at_once_if_that_takes_long(monkeypatch: py
     monkeypatch.setattr(retention, "SHARE", 1)
     await retention.in_slices(expire, lambda: now)
     assert asked[:9] == [1, 2, 4, 8, 4, 2, 2, 2, 4]
+
+
+async def test_what_even_one_job_takes_makes_slices_no_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine each call waits its turn: smaller slices would wait as long, and delete less."""
+    now, asked = 0.0, list[int]()
+
+    async def expire(limit: int) -> int:
+        nonlocal now
+        now += 0.2
+        asked.append(limit)
+        return int(len(asked) < 9)
+
+    monkeypatch.setattr(retention, "SHARE", 1)
+    await retention.in_slices(expire, lambda: now)
+    assert asked[:9] == [1, 2, 4, 8, 16, 25, 25, 25, 25]
