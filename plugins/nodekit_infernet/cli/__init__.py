@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import cast
 
 import click
 
@@ -38,7 +39,7 @@ def migrate(file: str, output: Path | None) -> None:
     except OSError as error:
         raise click.ClickException(printable(f"the node file cannot be checked: {error}; make room for it")) from error
     if output is None:
-        sys.stdout.buffer.write(migration.text.encode())
+        _print(migration.text)
     else:
         _write(migration, output)
     if output is not None and output.absolute().parent != Path(file).absolute().parent:
@@ -48,6 +49,19 @@ def migrate(file: str, output: Path | None) -> None:
         _tell(f"set {reference.variable} to {reference.origin} of {file}")
     for origin in migration.copied:
         _tell(f"look at {origin} of {file}: it is written as it was; move a secret in it into a file or a variable")
+
+
+def _print(text: str) -> None:
+    try:
+        if cast("object", sys.stdout) is None:
+            raise OSError("it is closed")
+        sys.stdout.buffer.write(text.encode())
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise  # whoever read it has seen enough
+    except OSError as error:
+        text = f"standard output cannot be written: {error.strerror or error}; make room, or name a file by --output"
+        raise click.ClickException(text) from error
 
 
 def _write(migration: Migration, output: Path) -> None:

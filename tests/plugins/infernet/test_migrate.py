@@ -2,6 +2,7 @@
 
 import os
 import re
+import subprocess
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from chance import given
 from hypothesis import strategies as st
 from infernet_configs import SECRETS, configs, followed, full, revealed, written
-from served import nodekit
+from served import NODEKIT, nodekit
 
 from nodekit import CompositionError, load_node
 from nodekit.config.formats import read_tables
@@ -215,6 +216,16 @@ def test_nothing_is_left_of_a_file_that_cannot_be_written(tmp_path: Path) -> Non
     assert [path.name for path in (tmp_path / "new.secrets").iterdir()] == [Path(last).name]
     assert (tmp_path / last).read_text() == "old"
     assert not (tmp_path / "new.toml").exists()
+
+
+def test_a_full_disk_behind_standard_output_is_told(tmp_path: Path) -> None:
+    file = written(tmp_path, full(managed=False))
+    with open("/dev/full", "wb") as out:
+        done = subprocess.run(
+            [*NODEKIT, "migrate", str(file)], stdout=out, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: standard output cannot be written: No space left on device; make room")
 
 
 def test_another_folder_for_the_node_file_is_told(tmp_path: Path) -> None:
