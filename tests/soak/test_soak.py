@@ -1,6 +1,7 @@
 """The judge of a soak tells a leak from noise, and a short soak finds what is planted. `make soak` is the long one."""
 
 import asyncio
+import os
 import random
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
@@ -135,7 +136,8 @@ def test_a_short_soak_finds_what_is_planted_and_nothing_else(tmp_path: Path) -> 
     problems = "\n".join(report.problems)
     for words in ("memory of the node: grew", " wrong: "):
         assert words in problems, text(report)
-    for word in ("descriptors", "tasks", "processes"):
+    seen_by_root = ["descriptors"] if os.geteuid() == 0 else []
+    for word in ("tasks", "processes", *seen_by_root):
         assert f"{word} left" in problems, text(report)
     assert "lost" not in problems, text(report)
     assert "traceback" not in problems, text(report)
