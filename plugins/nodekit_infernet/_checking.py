@@ -15,6 +15,8 @@ from nodekit_infernet._writing import text_of, write_new
 
 MOST_ROUNDS = 8
 """Number of times that a file is composed: each time without the settings that were wrong before."""
+ENOUGH = 100
+"""Number of problems that commands show at most."""
 
 _CONTAINER = re.compile(r"runners\[(\d+)\]\.containers\[(\d+)\]\.(\w+)")
 
@@ -30,11 +32,11 @@ def refusals(draft: Draft) -> Sequence[Problem]:
     Nothing is started. Raise `OSError` if there is no room for such a folder.
     """
     tables, found = draft.tables, list[Problem]()
-    for _ in range(MOST_ROUNDS):
+    for _ in range(MOST_ROUNDS if len(draft.problems) < ENOUGH else 1):
         refused = _refused(draft, tables)
         found += NodeTables(tables, origins=draft.origins).in_the_file(CompositionError(refused)).problems
         wrong = [match for one in refused if (match := _CONTAINER.match(one.where))]
-        if not wrong:
+        if not wrong or len(found) > ENOUGH:
             break
         tables = _without(tables, wrong)
     return found
@@ -54,9 +56,9 @@ def _without(tables: Mapping[str, Any], wrong: Iterable[re.Match[str]]) -> dict[
 def _refused(draft: Draft, tables: Mapping[str, Any]) -> Sequence[Problem]:
     """Compose these tables. Secrets are variables of this process meanwhile, so that none of them is on a disk."""
     secrets = {where: one.secret.reveal() for where, one in draft.references.items()}
-    with TemporaryDirectory(prefix="nodekit-") as name, _variables(secrets.values()) as variables:
+    with TemporaryDirectory(prefix="nodekit-") as name, _variables({*secrets.values()}) as variables:
         folder = Path(name)
-        places = {where: {"env": variable} for where, variable in zip(secrets, variables, strict=True)}
+        places = {where: {"env": variables[text]} for where, text in secrets.items()}
         for where, text in secrets.items():
             if "\0" in text:  # which no variable can hold, and no secret has
                 places[where] = {"file": "nul"}
@@ -70,14 +72,14 @@ def _refused(draft: Draft, tables: Mapping[str, Any]) -> Sequence[Problem]:
 
 
 @contextmanager
-def _variables(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Set a variable of the environment for each text, for a moment. Yield their names."""
-    named = {f"NODEKIT_CHECKED_{token_hex(8)}": text.replace("\0", "") for text in texts}
+def _variables(texts: Iterable[str]) -> Iterator[dict[str, str]]:
+    """Set a variable of the environment for each text, for a moment. Yield their names, by text."""
+    named = {text: f"NODEKIT_CHECKED_{token_hex(8)}" for text in texts}
     try:
-        os.environ.update(named)
-        yield [*named]
+        os.environ.update({name: text.replace("\0", "") for text, name in named.items()})
+        yield named
     finally:
-        for name in named:
+        for name in named.values():
             os.environ.pop(name, None)
 
 
@@ -89,8 +91,10 @@ def _of_the_config(problem: Problem, file: Path, path: Path) -> Problem:
 
 def _first_of_each_place(problems: Iterable[Problem]) -> Iterator[Problem]:
     """Yield no problem that another one at the same place, or around it, has caused."""
-    places: list[str] = []
+    places = set[str]()
     for problem in problems:
-        if not any(problem.where == place or problem.where.startswith((f"{place}.", f"{place}[")) for place in places):
-            places.append(problem.where)
+        where = problem.where
+        around = {where[: match.start()] for match in re.finditer(r"[.\[]", where)} | {where}
+        if places.isdisjoint(around):
+            places.add(where)
             yield problem

@@ -46,8 +46,9 @@ def add_runners(draft: Draft, *, chain: bool) -> None:
     """
     config = draft.read.config
     numbered = list(enumerate(config.containers))
-    managed = [(number, one) for number, one in numbered if config.manage_containers and (one.image or not one.url)]
-    others = [(number, one) for number, one in numbered if (number, one) not in managed]
+    is_managed = [config.manage_containers and bool(one.image or not one.url) for one in config.containers]
+    managed = [(number, one) for number, one in numbered if is_managed[number]]
+    others = [(number, one) for number, one in numbered if not is_managed[number]]
     draft.problems += [problem for number, one in numbered for problem in _problems(f"containers[{number}]", one)]
     draft.problems += [
         Problem(

@@ -16,6 +16,8 @@ from nodekit_infernet._config import InfernetConfig
 from nodekit_infernet._shapes import is_list, is_table
 
 MAX_FILE_BYTES = 1 << 20
+MOST_ENTRIES = 1000
+"""Number of containers that are read, so that a file of any kind is read in a moment."""
 MAX_DIGITS = 100
 """No number of a configuration has more; amounts of tokens have up to 78."""
 
@@ -137,6 +139,9 @@ class _Reader:
         if struct := _struct(kind):
             return self.table(value, struct, where)
         if inner := _structs(kind):
+            if is_list(value) and len(value) > MOST_ENTRIES:
+                self.problem(where, f"has {len(value)} entries, at most {MOST_ENTRIES} are read; is it the right file?")
+                return None
             if is_list(value):
                 return tuple(self.item(one, inner, f"{where}[{number}]", number) for number, one in enumerate(value))
             self.problem(where, "expected a list")

@@ -12,6 +12,8 @@ from nodekit_infernet._migration import Migration, migrated, write
 __all__ = ["migrate"]
 
 BAD_NODE_FILE = 3
+MOST_SHOWN = 100
+"""Number of problems that are shown at most."""
 
 
 @click.command()
@@ -33,8 +35,10 @@ def migrate(file: str, output: Path | None) -> None:
     try:
         migration = migrated(Path(file), None if output is None else f"{output.stem}.secrets")
     except CompositionError as error:
-        for problem in error.problems:
+        for problem in error.problems[:MOST_SHOWN]:
             _tell(str(problem) if problem.where == file else f"{file}: {problem}")
+        if (more := len(error.problems) - MOST_SHOWN) > 0:
+            _tell(f"{file}: {more} more problems are not shown; correct these first")
         sys.exit(BAD_NODE_FILE)
     except OSError as error:
         raise click.ClickException(printable(f"the node file cannot be checked: {error}; make room for it")) from error
