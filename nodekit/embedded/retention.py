@@ -1,6 +1,6 @@
 """Deletion of finished jobs, for stores whose table deletes by id."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 
 from msgspec.structs import replace
@@ -45,7 +45,7 @@ class Expiry:
 
     async def _not_too_large(self, ids: Sequence[JobId]) -> Sequence[JobId]:
         """Return the first of these jobs, as many as are no more than `MOST_BYTES` together, and one at least."""
-        sizes = await self._table.sizes(ids) if len(ids) > 1 else {}
+        sizes: Mapping[JobId, int] = await self._table.sizes(ids) if len(ids) > 1 else {}
         sums = accumulate(sizes.get(id, 0) for id in ids)
         return ids[: max(1, sum(size <= MOST_BYTES for size in sums))]
 

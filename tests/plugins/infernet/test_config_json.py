@@ -317,6 +317,7 @@ def test_no_notice_and_no_origin_shows_a_secret(read: Any) -> None:
         ({"server": []}, "server", "expected an object"),
         ({"containers": {}}, "containers", "expected a list"),
         ({"containers": [5]}, "containers[0]", "expected an object"),
+        ({"containers": [{}] * 1001}, "containers", "has 1001 entries, at most 1000 are read"),
         ({"containers": [{"image": "a"}]}, "containers[0].id", "is missing"),
         ({"containers": [{"id": "ab"}]}, "containers[0].image", "is missing"),
         ({"containers": [{"id": "", "image": "a"}]}, "containers[0].id", "length >= 1"),
