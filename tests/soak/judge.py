@@ -33,9 +33,9 @@ class Bound(msgspec.Struct, frozen=True):
 
 
 BOUNDS = (
-    # An allocator gives back in pieces, and large bodies come and go. In half an hour, 150 bytes per job are more.
+    # An allocator gives back in pieces, and large bodies come and go. Half an hour shows some 600 bytes per job.
     Bound("node", "memory of the node", "MiB", 12 * MEGABYTE, 0.04, MEGABYTE),
-    # Allocations of Python objects, without the noise of the allocator: one object kept for each fifth job is more.
+    # Allocations of Python objects, without the noise of the allocator. Half an hour shows one object per job.
     Bound("blocks", "objects of Python in it", "thousand", 12_000, 0.04, 1000.0),
     # Forks of one small interpreter that do next to nothing.
     Bound("supervision", "memory of fork server and supervisors", "MiB", 4 * MEGABYTE, 0.04, MEGABYTE),
