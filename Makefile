@@ -22,7 +22,7 @@ NEWEST := tests/core $(filter-out $(ABOUT_ELSE),$(wildcard tests/cli/test_*.py))
 # Tests that choose at random, or how much they try.
 DRILLS := $(shell grep -rlE '^(import chance|from chance import)' tests --include=test_*.py)
 
-.PHONY: help demo demo-docker test newest packages drills siege fuzz mutants api lint types format lock clean
+.PHONY: help demo demo-docker test newest packages drills siege soak fuzz mutants api lint types format lock clean
 .DEFAULT_GOAL := help
 
 help: ## Show this.
@@ -52,6 +52,9 @@ fuzz: $(VENV)/.installed-test ## Try requests, node files and JSON that nobody t
 
 siege: $(VENV)/.installed-test ## Attack a node in twenty-three ways on each server, and print what it took; ARGS="--short" is quicker.
 	@$(BIN)/python tests/siege $(ARGS)
+
+soak: $(VENV)/.installed-test ## Work a node for half an hour as others do in a day, and judge what grows; ARGS="--minutes 2" is quicker.
+	@$(BIN)/python tests/soak $(ARGS)
 
 mutants: $(VENV)/.installed-test ## Plant small faults in the core, to be noticed by the nearest tests; ARGS="slots job" chooses modules.
 	@$(BIN)/python tests/mutants $(ARGS)

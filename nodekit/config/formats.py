@@ -32,6 +32,8 @@ class NodeTables(msgspec.Struct, frozen=True):
     Values may be objects that no text can express, such as a `Secret`.
 
     - `notices`: Notices for an operator about the way the file was read, a sentence each. Each is reported once.
+    - `summary`: Lines that `nodekit serve` logs in place of the notices, the most important first. None: the notices.
+      Other commands print the notices in any case.
     - `origins`: Map of key paths of the tables to the key paths in the file that they come from. Problems name the
       latter.
     """
@@ -39,6 +41,7 @@ class NodeTables(msgspec.Struct, frozen=True):
     tables: dict[str, Any]
     notices: tuple[str, ...] = ()
     origins: Mapping[str, str] = _NO_ORIGINS
+    summary: tuple[str, ...] | None = None
 
     def in_the_file(self, error: CompositionError) -> CompositionError:
         """Return the same problems with their places in the file."""
@@ -124,6 +127,7 @@ def read_file(path: Path | str) -> FileTables:
     return FileTables(
         tables=values.tables,
         notices=read.notices,
+        summary=read.summary,
         origins=read.origins,
         written=read.tables if _is_toml(path) else escaped(read.tables),
         problems=(*problems, *values.problems),

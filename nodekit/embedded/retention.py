@@ -1,6 +1,7 @@
 """Deletion of finished jobs, for stores whose table deletes by id."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 
 from msgspec.structs import replace
 
@@ -12,6 +13,10 @@ from nodekit.model.queries import JobFields, JobQuery
 
 PAGE = 1000
 """Number of jobs that are read at once beyond those that are deleted."""
+
+
+MOST_BYTES = 8 << 20
+"""Size of the payloads that are deleted at once, unless one job has more: others wait meanwhile."""
 
 
 class Expiry:
@@ -31,12 +36,18 @@ class Expiry:
         self._surplus.clear()
 
     async def expire(self, *, finished_before: float | None, keep: int | None, limit: int) -> int:
-        """Delete as `JobStore.expire` does."""
+        """Delete as `JobStore.expire` does; fewer jobs if they are large, but one at least."""
         first = JobQuery(order="finished", limit=limit)
         ids = [] if finished_before is None else await expired(self._table, finished_before, limit, self._time)
         if keep is not None and len(ids) < limit:
             ids = list(dict.fromkeys([*ids, *await self._not_kept(first, keep)]))[:limit]
-        return await self._table.delete(ids) if ids else 0
+        return await self._table.delete(await self._not_too_large(ids)) if ids else 0
+
+    async def _not_too_large(self, ids: Sequence[JobId]) -> Sequence[JobId]:
+        """Return the first of these jobs, as many as are no more than `MOST_BYTES` together, and one at least."""
+        sizes: Mapping[JobId, int] = await self._table.sizes(ids) if len(ids) > 1 else {}
+        sums = accumulate(sizes.get(id, 0) for id in ids)
+        return ids[: max(1, sum(size <= MOST_BYTES for size in sums))]
 
     async def _not_kept(self, first: JobQuery, keep: int) -> list[JobId]:
         if keep in self._surplus:

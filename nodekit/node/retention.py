@@ -13,11 +13,12 @@ from nodekit.model.limits import NodeLimits, finite
 logger = logging.getLogger("nodekit.node")
 
 SLICE = 25
-"""Largest number of jobs that are deleted at once."""
-SLICE_SECONDS = 0.05
-"""Time that deleting a slice may take. Large jobs take longer, so fewer of them are deleted at once."""
+"""Largest number of jobs that are deleted at once. A store deletes fewer if they are large."""
 SHARE = 0.2
 """Largest part of the time that deleting takes, so that the store has time for everybody else."""
+SLICE_SECONDS = 0.1
+"""Time that deleting a slice takes at most, where nothing else is to be done. If it takes longer, it has waited for
+others, and the pause is no longer for that: otherwise more jobs would come in than are deleted, on a busy machine."""
 ROUND_SECONDS = 10.0
 """Longest pause between two rounds."""
 
@@ -53,23 +54,17 @@ class Retention:
 
 
 async def in_slices(expire: Callable[[int], Awaitable[int]], monotonic: Callable[[], float]) -> int:
-    """Call `expire` with up to `SLICE` until it deletes no more jobs. Return their total number.
-
-    It begins with one job, and deletes more at once as long as that is quick, by `monotonic`: jobs may be large.
+    """Call `expire` with `SLICE` until it deletes no more jobs. Return their total number.
 
     Others may delete the same jobs at the same time, so it is asked once more before it is believed.
     """
-    deleted, limit, idle = 0, 1, 0
+    deleted, idle = 0, 0
     while True:
         began = monotonic()
-        some = await expire(limit)
+        some = await expire(SLICE)
         took = monotonic() - began
         deleted += some
         idle = 0 if some else idle + 1
         if idle == 2:
             return deleted
-        if took > SLICE_SECONDS:
-            limit = max(1, limit // 2)
-        elif took < SLICE_SECONDS / 4:
-            limit = min(SLICE, limit * 2)
-        await anyio.sleep(took * (1 / SHARE - 1))
+        await anyio.sleep(min(took, SLICE_SECONDS) * (1 / SHARE - 1))

@@ -6,16 +6,20 @@ that a caller or an operator may notice becomes a notice, and a comment in the o
 
 from pathlib import Path
 
-from nodekit import Format, NodeTables
+from nodekit import CompositionError, Format, NodeTables
 from nodekit_infernet._reading import read_config
-from nodekit_infernet._translation import translated
+from nodekit_infernet._translation import summary, translated
 
 __all__ = ["config_json"]
 
 
 def _read(path: Path) -> NodeTables:
     draft = translated(read_config(path))
-    return NodeTables(draft.tables, tuple(draft.notices), draft.origins)
+    if draft.problems:
+        from nodekit_infernet._checking import all_problems  # needed for a wrong file only
+
+        raise CompositionError(all_problems(draft))
+    return NodeTables(draft.tables, tuple(draft.notices), draft.origins, summary(draft))
 
 
 config_json = Format(_read, variable="INFERNET_CONFIG_PATH")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from ipaddress import ip_network
 from typing import Any
 
-from nodekit import CompositionError, Problem, Secret
+from nodekit import Problem, Secret
 from nodekit_infernet._config import InfernetContainer
 from nodekit_infernet._draft import Draft, plain
 
@@ -29,6 +29,9 @@ and what root may do with files and users of its own."""
 STARTUP_SECONDS = 600.0
 """Infernet set no limit; loading a model can take minutes."""
 
+DOCKER_HUB = "docker.io"
+_HUB_NAMES = (DOCKER_HUB, "index.docker.io", "registry-1.docker.io")
+
 LONGEST_NAME = 80
 """Maximum number of characters of an id, or a key, in the name of a variable or file."""
 
@@ -37,16 +40,17 @@ _CHAIN_RULES = ("accepted_payments", "allowed_addresses", "allowed_delegate_addr
 
 
 def add_runners(draft: Draft, *, chain: bool) -> None:
-    """Add the runners and their containers. Raise `CompositionError` with the problems of all containers.
+    """Add the runners and their containers, and the problems of all containers.
 
     `chain` is true if a plugin reads the chain's rules.
     """
     config = draft.read.config
     numbered = list(enumerate(config.containers))
-    managed = [(number, one) for number, one in numbered if config.manage_containers and (one.image or not one.url)]
-    others = [(number, one) for number, one in numbered if (number, one) not in managed]
-    problems = [problem for number, one in numbered for problem in _problems(f"containers[{number}]", one)]
-    problems += [
+    is_managed = [config.manage_containers and bool(one.image or not one.url) for one in config.containers]
+    managed = [(number, one) for number, one in numbered if is_managed[number]]
+    others = [(number, one) for number, one in numbered if not is_managed[number]]
+    draft.problems += [problem for number, one in numbered for problem in _problems(f"containers[{number}]", one)]
+    draft.problems += [
         Problem(
             f"containers[{number}].image",
             "is missing: with manage_containers, the node starts each container from an image",
@@ -54,8 +58,6 @@ def add_runners(draft: Draft, *, chain: bool) -> None:
         for number, one in managed
         if not one.image
     ]
-    if problems:
-        raise CompositionError(problems)
     draft.tables["runners"] = runners = list[dict[str, Any]]()
     for use, entries in (("docker", managed), ("remote", others)):
         if entries:
@@ -102,7 +104,7 @@ class _Runner:
     def _docker(self, where: str, origin: str, container: InfernetContainer) -> dict[str, Any]:
         table: dict[str, Any] = {"name": container.id}
         self._draft.origin(f"{where}.name", f"{origin}.id")
-        if command := shlex.split(container.command):
+        if command := _words(container.command):
             table["command"] = command
             self._draft.copy(f"{where}.command", f"{origin}.command")
         if env := self._env(where, origin, container):
@@ -112,7 +114,7 @@ class _Runner:
         if container.gpu:
             table["gpus"] = "all"
             self._draft.origin(f"{where}.gpus", f"{origin}.gpu")
-        if registry := self._registry(f"{where}.registry"):
+        if registry := self._registry(where, origin, container):
             table["registry"] = registry
         for key in ("url", "bearer"):
             if getattr(container, key) and self._draft.given(f"{origin}.{key}"):
@@ -146,12 +148,18 @@ class _Runner:
                 self._draft.secret(f"{where}.env.{name}", f"{origin}.env.{name}", variable, secret)
         return env
 
-    def _registry(self, where: str) -> dict[str, Any] | None:
+    def _registry(self, where: str, origin: str, container: InfernetContainer) -> dict[str, Any] | None:
+        """Return the credentials for the image. They are an account of Docker Hub, and no other registry gets them."""
         docker = self._draft.read.config.docker
         if docker is None or not docker.username or not docker.password.reveal():
             return None
-        self._draft.origin(where, "docker")
-        self._draft.secret(f"{where}.password", "docker.password", "DOCKER_PASSWORD", docker.password)
+        if (registry := registry_of(container.image)) != DOCKER_HUB:
+            text = f"{origin}.image: {registry} does not get docker.username, an account of Docker Hub; for an image "
+            text += f"that is not public, `docker login {registry}` as the user of the node."
+            self._draft.notice(where, text)
+            return None
+        self._draft.origin(f"{where}.registry", "docker")
+        self._draft.secret(f"{where}.registry.password", "docker.password", "DOCKER_PASSWORD", docker.password)
         return {"username": docker.username, "password": docker.password}
 
     def _remote(self, where: str, origin: str, container: InfernetContainer) -> dict[str, Any]:
@@ -174,7 +182,7 @@ class _Runner:
     def _rules(self, where: str, origin: str, container: InfernetContainer) -> dict[str, Any]:
         table: dict[str, Any] = {"external": container.external}
         if container.allowed_ips:
-            table["allowed_ips"] = [_network(allowed) for allowed in container.allowed_ips]
+            table["allowed_ips"] = [_network(allowed) for allowed in container.allowed_ips if _is_network(allowed)]
         else:
             self._draft.comment(where, "allowed_ips: none is listed, so everybody may use it, as in Infernet.")
         if container.generates_proofs:
@@ -189,9 +197,33 @@ class _Runner:
         return table
 
 
+def registry_of(image: str) -> str:
+    """Return the registry of an image, as Docker tells it from the first part of a path."""
+    first, slash, _ = image.partition("/")
+    if not slash or (not re.search(r"[.:]", first) and first != "localhost" and first == first.lower()):
+        return DOCKER_HUB
+    return DOCKER_HUB if first.lower() in _HUB_NAMES else first
+
+
 def _is_more_than_an_address(url: str) -> bool:
     """Return True if a key may be in the URL: in its path, say."""
     return re.fullmatch(r"\w+://[^/?#@]*/?", url) is None
+
+
+def _words(command: str) -> list[str]:
+    """Return the arguments of a command; none of one that cannot be split, which is a problem of its own."""
+    try:
+        return shlex.split(command)
+    except ValueError:
+        return []
+
+
+def _is_network(allowed: str) -> bool:
+    try:
+        ip_network(allowed, strict=False)
+    except ValueError:
+        return False
+    return True
 
 
 def _network(allowed: str) -> str:

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from nodekit import Secret
+from nodekit import Problem, Secret
 from nodekit_infernet._reading import Read
 from nodekit_infernet._shapes import is_table
 
@@ -33,6 +33,10 @@ class Draft:
         self.read = read
         self.tables: dict[str, Any] = {}
         self.notices: list[str] = []
+        self.urgent: list[str] = []
+        """Notices without which nobody should start the node, and those that say why it will not start."""
+        self.problems: list[Problem] = []
+        """Everything that is wrong with the file, with key paths of the JSON."""
         self.origins: dict[str, str] = {}
         self.comments: dict[str, list[str]] = {}
         """Lines in front of a key or table. Those under ``""`` come before everything."""
@@ -54,6 +58,11 @@ class Draft:
         """Add a comment that is also shown if the JSON file itself is served."""
         self.comment(where, text)
         self.notices.append(text)
+
+    def warn(self, where: str, text: str) -> None:
+        """Add a notice that is not summed up with others when the JSON file is served."""
+        self.notice(where, text)
+        self.urgent.append(text)
 
     def secret(self, where: str, origin: str, variable: str, secret: Secret) -> None:
         """Record that the value at `where` is a secret. `variable` is the environment variable that will hold it.

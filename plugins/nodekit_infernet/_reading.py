@@ -16,6 +16,8 @@ from nodekit_infernet._config import InfernetConfig
 from nodekit_infernet._shapes import is_list, is_table
 
 MAX_FILE_BYTES = 1 << 20
+MOST_ENTRIES = 1000
+"""Number of containers that are read, so that a file of any kind is read in a moment."""
 MAX_DIGITS = 100
 """No number of a configuration has more; amounts of tokens have up to 78."""
 
@@ -37,20 +39,22 @@ class Read(msgspec.Struct, frozen=True):
 
     - `given`: The key paths in the file.
     - `unknown`: The key paths that Infernet does not know either.
+    - `problems`: The values that are wrong. The configuration has defaults in their place, so that the rest of it can
+      be checked, too.
     """
 
     config: InfernetConfig
-    given: frozenset[str]
-    unknown: tuple[str, ...]
+    path: Path
+    given: frozenset[str] = frozenset()
+    unknown: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
 
 
 def read_config(path: Path) -> Read:
-    """Read the file. Raise `CompositionError` with every problem, each with its key path."""
+    """Read the file. Raise `CompositionError` if it is no JSON object that can be read at all."""
     reader = _Reader()
-    config = reader.table(_json(path), InfernetConfig, "")
-    if reader.problems or config is None:
-        raise CompositionError(reader.problems)
-    return Read(config, frozenset(reader.given), tuple(reader.unknown))
+    config = reader.table(_json(path), InfernetConfig, "") or InfernetConfig()
+    return Read(config, path, frozenset(reader.given), tuple(reader.unknown), tuple(reader.problems))
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -72,11 +76,24 @@ def _json(path: Path) -> dict[str, Any]:
         ) from error
     except ValueError as error:
         # a JSON error has only a position, but the error of a decoder may contain some of the text
-        place = f" at line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else ""
+        place = f" at line {error.lineno}: {_cure(error)}" if isinstance(error, json.JSONDecodeError) else ""
         raise CompositionError(Problem(str(path), f"is not JSON in UTF-8{place}")) from error
     if not is_table(read):
         raise CompositionError(Problem(str(path), "expected an object: an Infernet config.json"))
     return read
+
+
+def _cure(error: json.JSONDecodeError) -> str:
+    """Return what is wrong, for what people write although JSON has none of it, and Infernet takes none either."""
+    rest, before = error.doc[error.pos :].lstrip(), error.doc[: error.pos].rstrip()
+    if rest.startswith(("//", "/*", "#")):
+        return "a comment; JSON has none, remove it"
+    is_behind = rest.startswith(",") and rest[1:].lstrip()[:1] in "}]"  # newer Pythons report the comma itself
+    if is_behind or (rest.startswith(("}", "]")) and before.endswith(",")):
+        return "a comma behind the last value; remove it"
+    if rest.startswith("'"):
+        return 'texts stand in double quotes: "…"'
+    return error.msg
 
 
 class _TooLarge(Exception):
@@ -112,7 +129,8 @@ class _Reader:
         found: dict[str, Any] = {}
         for name, field in fields.items():
             if value.get(name) is not None:
-                found[name] = self.value(value[name], field.type, f"{below}{name}")
+                if (read := self.value(value[name], field.type, f"{below}{name}")) is not None:
+                    found[name] = read
             elif field.required:
                 self.problem(f"{below}{name}", "is missing")
         return struct(**found) if all(name in found for name, field in fields.items() if field.required) else None
@@ -121,15 +139,25 @@ class _Reader:
         if struct := _struct(kind):
             return self.table(value, struct, where)
         if inner := _structs(kind):
+            if is_list(value) and len(value) > MOST_ENTRIES:
+                self.problem(where, f"has {len(value)} entries, at most {MOST_ENTRIES} are read; is it the right file?")
+                return None
             if is_list(value):
-                return tuple(self.table(one, inner, f"{where}[{number}]") for number, one in enumerate(value))
+                return tuple(self.item(one, inner, f"{where}[{number}]", number) for number, one in enumerate(value))
             self.problem(where, "expected a list")
-            return ()
+            return None
         try:
             return msgspec.convert(_plain(value, kind), kind, strict=False, dec_hook=_secret)
         except msgspec.ValidationError as error:
             self.problem(*_explained(where, str(error)))
             return None
+
+    def item(self, value: Any, struct: type[msgspec.Struct], where: str, number: int) -> Any:
+        """Return an entry of a list. A bad one keeps its place, so that the numbers of the others are right."""
+        if (read := self.table(value, struct, where)) is not None:
+            return read
+        rest = {**value, "id": f"entry-{number}"} if is_table(value) else {"id": f"entry-{number}"}
+        return _Reader().table(rest, struct, where) or struct(id=rest["id"])
 
     def problem(self, where: str, text: str) -> None:
         self.problems.append(Problem(where, text))

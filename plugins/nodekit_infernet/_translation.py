@@ -1,5 +1,6 @@
 """The translation of an `InfernetConfig` to the tables of a node file."""
 
+import os
 from typing import Any
 
 import msgspec
@@ -10,22 +11,44 @@ from nodekit_infernet._reading import Read
 from nodekit_infernet._toml import inline
 
 JOBS = "jobs.db"
+NO_CHAIN = (
+    "chain.enabled: on-chain subscriptions are not served yet. No chain plugin is installed, so this node serves "
+    "off-chain jobs only; it watches no chain, signs nothing, and refuses subscriptions."
+)
+NO_ROOM = (
+    "jobs cannot be kept in {jobs} beside this file: this user cannot write there, in {folder}. Copy the file into a "
+    "folder that the user of the node can write, and serve it there; or write a node file into one, "
+    "`nodekit migrate FILE --output FOLDER/node.toml`."
+)
 
 STATUS_NETWORKS = ("127.0.0.0/8", "::1/128", "172.16.0.0/12")
 """Loopback, and the networks of Docker's bridges."""
 
 
 def translated(read: Read) -> Draft:
-    """Return the tables with their comments and notices."""
+    """Return the tables with their comments, notices and problems."""
     draft = Draft(read)
+    draft.problems += read.problems
+    runs_chain = read.config.chain.enabled and is_provided("plugin", "chain")
+    if read.config.chain.enabled and not runs_chain:
+        draft.warn("", NO_CHAIN)
     _add_log(draft)
     _add_store(draft)
-    runs_chain = read.config.chain.enabled and is_provided("plugin", "chain")
     add_runners(draft, chain=runs_chain)
     _add_transport(draft)
     _add_plugins(draft, chain=runs_chain)
     _remark(draft)
     return draft
+
+
+def summary(draft: Draft) -> tuple[str, ...]:
+    """Return the lines for the log of a node that starts: what is urgent, and one line for everything else."""
+    count = len(draft.notices) - len(draft.urgent)
+    if not count:
+        return tuple(draft.urgent)
+    settings = f"{count} settings mean" if count > 1 else "1 setting means"
+    text = f"{settings} something else here than in Infernet; `nodekit check {draft.read.path}` lists them, and "
+    return (*draft.urgent, text + "docs/how-to/move-from-infernet.md explains each")
 
 
 def _add_log(draft: Draft) -> None:
@@ -50,6 +73,10 @@ def _add_store(draft: Draft) -> None:
         "Jobs that Infernet kept in Redis are not taken over.",
     )
     _keep(draft, "store", "redis", redis)
+    folder = draft.read.path.absolute().parent
+    jobs = folder / JOBS
+    if not os.access(folder, os.W_OK) or (jobs.exists() and not os.access(jobs, os.W_OK)):
+        draft.warn("store", NO_ROOM.format(folder=folder, jobs=JOBS))
 
 
 def _keep(draft: Draft, where: str, key: str, struct: msgspec.Struct) -> None:
@@ -117,12 +144,6 @@ def _add_chain(draft: Draft, plugins: list[dict[str, Any]]) -> None:
 
 def _leave_chain(draft: Draft) -> None:
     chain = draft.read.config.chain
-    if chain.enabled:
-        draft.notice(
-            "",
-            "chain.enabled: no chain plugin is installed, so this node serves off-chain jobs only; it watches no "
-            "chain, signs nothing, and refuses subscriptions.",
-        )
     if draft.given("chain"):
         draft.comment("", "chain, for a chain plugin; its private key is not repeated here:")
         _keep(draft, "", "chain", chain)

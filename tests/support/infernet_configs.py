@@ -15,7 +15,7 @@ SECRETS = (REGISTRY_PASSWORD, WALLET_KEY, BEARER)
 
 CONTAINER: Mapping[str, Any] = {
     "id": "hello",
-    "image": "registry.example/hello:1",
+    "image": "example/hello:1",
     "url": "http://127.0.0.1:3101",
     "bearer": BEARER,
     "port": "3000",

@@ -89,8 +89,8 @@ def _composed(path: str, bind: str | None, trace_hooks: bool, log: NodeLog) -> t
                 raise click.BadParameter(problem.text, param_hint="--bind") from error
         bad_node_file(path, file.in_the_file(error))
     log.begin(log_settings(tables, Path(path)))
-    for notice in file.notices:
-        logger.warning("%s: %s", path, notice)
+    for line in file.notices if file.summary is None else file.summary:
+        logger.warning("%s: %s", path, line)
     return node, file, f"{_components(tables)}; node file {Path(path).absolute()}"
 
 

@@ -11,6 +11,8 @@ from nodekit_infernet._migration import Migration, migrated, write
 __all__ = ["migrate"]
 
 BAD_NODE_FILE = 3
+MOST_SHOWN = 100
+"""Number of problems that are shown at most."""
 
 
 @click.command()
@@ -27,16 +29,25 @@ def migrate(file: str, output: Path | None) -> None:
     variables, which standard error lists, or with --output to files. What may hold a secret and is printed all the same
     is listed, too. Exits with 0, or with 3 and a line per problem of the config.json.
     """
+    if output is not None and output.suffix.lower() not in ("", ".toml"):
+        raise click.BadParameter("the name of a node file ends in .toml", param_hint="--output")
     try:
         migration = migrated(Path(file), None if output is None else f"{output.stem}.secrets")
     except CompositionError as error:
-        for problem in error.problems:
-            click.echo(str(problem) if problem.where == file else f"{file}: {problem}", err=True)
+        for problem in error.problems[:MOST_SHOWN]:
+            _tell(str(problem) if problem.where == file else f"{file}: {problem}")
+        if (more := len(error.problems) - MOST_SHOWN) > 0:
+            _tell(f"{file}: {more} more problems are not shown; correct these first")
         sys.exit(BAD_NODE_FILE)
+    except OSError as error:
+        raise click.ClickException(printable(f"the node file cannot be checked: {error}; make room for it")) from error
     if output is None:
-        sys.stdout.buffer.write(migration.text.encode())
+        click.echo(migration.text.encode(), nl=False)
     else:
         _write(migration, output)
+    if output is not None and output.absolute().parent != Path(file).absolute().parent:
+        text = f"relative paths of {output} are those of its folder; move jobs.db and the log there, too, to keep them"
+        _tell(text)
     for reference in migration.references:
         _tell(f"set {reference.variable} to {reference.origin} of {file}")
     for origin in migration.copied:

@@ -22,6 +22,8 @@ NOBODY = "~nobody-of-this-name"
 
 PATHS = {
     "log.path": '[log]\npath = "{path}/node.log"',
+    "log.audit": '[log]\naudit = "{path}/audit.log"',
+    "plugins.apikeys.path": '[[plugins]]\nuse = "apikeys"\npath = "{path}/keys"',
     "store.sqlite.path": '[store]\nuse = "sqlite"\npath = "{path}/jobs.db"',
     "runners.docker.host": '[[runners]]\nuse = "docker"\nhost = "unix://{path}/engine.sock"',
     "runners.docker.state": '[[runners]]\nuse = "docker"\nstate = "{path}/state"',
@@ -94,7 +96,7 @@ def test_a_home_folder_that_is_not_there_is_a_problem_of_the_setting(setting: st
         compose(tables_of(PATHS[setting].format(path=NOBODY)), file)
     (problem,) = caught.value.problems
     key = {"a secret": "bearer", "an env": "env"}.get(setting, setting.rpartition(".")[2])
-    assert re.search(rf"\.{key}(\[|$)|^{key}$", problem.where), problem
+    assert re.search(rf"\.{key}([\[.]|$)|^{key}$", problem.where), problem
     assert f"there is no home folder for {NOBODY!r}" in problem.text
 
 

@@ -9,6 +9,7 @@ from clocks import GivenClock
 from msgspec.structs import replace
 
 from nodekit import Change, EmbeddedStore, Job, JobFields, JobQuery, JobStatus, Outcome, StoreFailed
+from nodekit.embedded import retention
 from nodekit.testing import SEQUENCE, Faults, make_job, succeeded
 from nodekit_memory import MemoryTable
 from nodekit_sqlite import SqliteStore
@@ -156,6 +157,18 @@ async def test_jobs_that_are_deleted_otherwise_count_for_those_that_are_kept() -
         assert await store.delete([job.id for job in jobs[10:]]) == 10
         assert await store.expire(finished_before=None, keep=10, limit=5) == 0
         assert await store.find(IN_ORDER) == [job.id for job in jobs[5:10]]
+
+
+async def test_fewer_jobs_are_deleted_at_once_if_they_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "MOST_BYTES", 5000)
+    async with EmbeddedStore(MemoryTable()) as store:
+        large = {"text": "x" * 2000}
+        for job in await store.add([*(make_job(data=large) for _ in range(5)), *(make_job() for _ in range(8))]):
+            await settle(store, job)
+        [huge] = await store.add([make_job(data={"text": "x" * 6000})])
+        await settle(store, huge)
+        slices = [await store.expire(finished_before=None, keep=0, limit=10) for _ in range(6)]
+    assert slices == [2, 2, 9, 1, 0, 0]
 
 
 @pytest.mark.parametrize("ahead", [1, 3, 2000])

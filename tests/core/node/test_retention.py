@@ -97,21 +97,23 @@ async def test_what_others_have_deleted_meanwhile_is_not_taken_for_the_end() -> 
     assert (total, len(asked)) == (3, 5)
 
 
-async def test_more_jobs_are_deleted_at_once_while_that_is_quick() -> None:
-    _, asked = await slices(*[1] * 7, 0, 0)
-    assert asked[:7] == [1, 2, 4, 8, 16, 25, 25]
-
-
-async def test_fewer_jobs_are_deleted_at_once_if_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    durations = iter((0.0, 0.0, 0.0, 1.0, 1.0, 0.03, 0.03, 0.0, 0.0, 0.0))
-    now, asked = 0.0, list[int]()
+@pytest.mark.parametrize(("took", "pause"), [(0.01, 0.04), (0.1, 0.4), (3.0, 0.4)])
+async def test_the_pause_is_for_the_work_and_not_for_the_waiting(
+    monkeypatch: pytest.MonkeyPatch, took: float, pause: float
+) -> None:
+    """On a busy machine each call waits its turn. A longer pause for that would delete less than comes in."""
+    now, asked, pauses = 0.0, list[int](), list[float]()
 
     async def expire(limit: int) -> int:
         nonlocal now
-        now += next(durations)
+        now += took
         asked.append(limit)
-        return int(len(asked) < 9)
+        return limit if len(asked) < 3 else 0
 
-    monkeypatch.setattr(retention, "SHARE", 1)
-    await retention.in_slices(expire, lambda: now)
-    assert asked[:9] == [1, 2, 4, 8, 4, 2, 2, 2, 4]
+    async def sleep(seconds: float) -> None:
+        pauses.append(round(seconds, 9))
+
+    monkeypatch.setattr(retention.anyio, "sleep", sleep)
+    assert await retention.in_slices(expire, lambda: now) == 2 * retention.SLICE
+    assert asked == [retention.SLICE] * 4
+    assert pauses == [pause] * 3

@@ -37,7 +37,7 @@ def test_every_key_of_a_managed_container_becomes_one_of_docker_s(read: Any) -> 
     assert revealed(container(read(full({"gpu": True})))) == {
         "id": "hello",
         "name": "hello",
-        "image": "registry.example/hello:1",
+        "image": "example/hello:1",
         "description": "says hello",
         "command": ["--bind=0.0.0.0:3000", "--name", "two words"],
         "env": {"NUMBER": ("secret", "3"), "FLAG": ("secret", "True"), "TEXT": ("secret", 'quotes " and\nlines')},
@@ -74,7 +74,7 @@ def test_the_tables_of_docker_are_what_its_runner_takes(tmp_path: Path) -> None:
 def test_every_key_of_another_container_becomes_one_of_remote_s(read: Any) -> None:
     assert revealed(container(read(full(managed=False)))) == {
         "id": "hello",
-        "image": "registry.example/hello:1",
+        "image": "example/hello:1",
         "description": "says hello",
         "url": "http://127.0.0.1:3101",
         "bearer": ("secret", BEARER),
@@ -166,6 +166,34 @@ def test_credentials_that_are_empty_are_none(read: Any) -> None:
     assert "registry" not in container(read(config))
 
 
+@pytest.mark.parametrize(
+    ("image", "is_sent"),
+    [
+        ("hello", True),
+        ("hello:1", True),
+        ("somebody/hello@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef", True),
+        ("docker.io/somebody/hello", True),
+        ("index.docker.io/somebody/hello:1", True),
+        ("ghcr.io/somebody/hello", False),
+        ("docker.io.example/hello", False),
+        ("docker.io:5000/hello", False),
+        ("localhost/hello", False),
+        ("127.0.0.1:5000/docker.io/hello", False),
+        ("registry.example:443/somebody/hello:1", False),
+    ],
+)
+def test_credentials_are_an_account_of_docker_hub_and_no_other_registry_gets_them(
+    tmp_path: Path, read: Any, image: str, is_sent: bool
+) -> None:
+    config = full({"image": image}, {"id": "other", "image": "example/other"})
+    file = read(config)
+    assert ("registry" in container(file)) is is_sent
+    assert "registry" in container(file, number=1)
+    assert bool(about(file, f"containers[0].image: {image.split('/')[0]} does not get docker.username")) is not is_sent
+    node = load_node(written(tmp_path, config))
+    assert list(node.containers) == ["hello", "other"]
+
+
 def test_an_id_that_a_file_of_another_node_has_too_is_another_node_s_name(tmp_path: Path) -> None:
     config = remote()
     (tmp_path / "other").mkdir()
@@ -235,7 +263,7 @@ def test_notices_say_what_differs_each_once(read: Any) -> None:
         "server.port: listens on all addresses (0.0.0.0:4000)",
         "server.rate_limit: 40 requests in 3600 s",
         "redis: not used",
-        "chain.enabled: no chain plugin is installed, so this node serves off-chain jobs only",
+        "chain.enabled: on-chain subscriptions are not served yet",
         "forward_stats: no telemetry is ever sent",
         "containers[0].port: 3000 is not kept",
         "containers[0].env: NOTHING is null",
@@ -243,6 +271,28 @@ def test_notices_say_what_differs_each_once(read: Any) -> None:
         "chain.coordinator_address: unknown",
     ):
         assert len(about(file, words)) == 1, words
+
+
+def test_a_node_that_starts_sums_them_up_in_one_line_and_the_chain_comes_first(tmp_path: Path, read: Any) -> None:
+    file = read(full())
+    assert file.notices[0].startswith("chain.enabled: on-chain subscriptions are not served yet")
+    assert file.summary[0] == file.notices[0]
+    (rest,) = file.summary[1:]
+    assert rest.startswith(f"{len(file.notices) - 1} settings mean something else here than in Infernet")
+    assert f"`nodekit check {tmp_path / 'config.json'}` lists them" in rest
+    off_chain = read(without(full(), "chain"))
+    assert [line.partition(" ")[2][:8] for line in off_chain.summary] == ["settings"]
+
+
+def test_a_folder_that_cannot_be_written_is_told_with_places_for_jobs(
+    tmp_path: Path, read: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may write anywhere, so the system's answer is given here; over a socket, another user tries it."""
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path)
+    file = read(full())
+    (told,) = [line for line in file.summary if "jobs cannot be kept in jobs.db" in line]
+    assert str(tmp_path) in told
+    assert "nodekit migrate FILE --output FOLDER/node.toml" in told
 
 
 def test_there_are_few_where_little_differs(read: Any) -> None:
@@ -267,8 +317,9 @@ def test_no_notice_and_no_origin_shows_a_secret(read: Any) -> None:
         ({"server": []}, "server", "expected an object"),
         ({"containers": {}}, "containers", "expected a list"),
         ({"containers": [5]}, "containers[0]", "expected an object"),
+        ({"containers": [{}] * 1001}, "containers", "has 1001 entries, at most 1000 are read"),
         ({"containers": [{"image": "a"}]}, "containers[0].id", "is missing"),
-        ({"containers": [{"id": "a"}]}, "containers[0].image", "is missing"),
+        ({"containers": [{"id": "ab"}]}, "containers[0].image", "is missing"),
         ({"containers": [{"id": "", "image": "a"}]}, "containers[0].id", "length >= 1"),
         (remote(external="perhaps"), "containers[0].external", "expected true or false"),
         (remote(allowed_ips=["10.0.0.0/8", "x"]), "containers[0].allowed_ips[1]", "'x' does not appear to be"),
@@ -304,13 +355,58 @@ def test_what_the_parts_object_to_has_the_key_path_of_the_json_too(tmp_path: Pat
 
 
 def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
-    config = {"server": {"port": -1}, "startup_wait": "x", "containers": [{"id": "a", "external": "x", "gpu": "z"}]}
+    config = {"server": {"port": -1}, "startup_wait": "x", "containers": [{"id": "ab", "external": "x", "gpu": "z"}]}
     assert set(problems(tmp_path, config)) == {
         "server.port",
         "startup_wait",
         "containers[0].external",
         "containers[0].gpu",
+        "containers[0].image",
     }
+
+
+def test_one_run_tells_the_problems_of_reading_of_translating_and_of_composing(tmp_path: Path) -> None:
+    """Bad entries keep their numbers, and what one problem causes is no problem of its own."""
+    config = {
+        "server": {"port": "x"},
+        "docker": {"username": "somebody"},
+        "containers": [
+            {"image": "b", "command": "a 'b"},
+            "nonsense",
+            {"id": "ab", "image": "b", "volumes": ["c"], "allowed_ips": ["10.0.0.300"]},
+            {"id": "ab", "image": "b"},
+            {"id": "a b", "image": "b"},
+            {"id": "far", "url": "ftp://b"},
+        ],
+    }
+    assert set(problems(tmp_path, config)) == {
+        "server.port",
+        "docker.password",
+        "containers[0].id",
+        "containers[0].command",
+        "containers[1]",
+        "containers[2].volumes[0]",
+        "containers[2].allowed_ips[0]",
+        "containers[3].id",
+        "containers[4].id",
+        "containers[5].url",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{\n  // a note\n  "server": {}\n}', "line 2: a comment; JSON has none, remove it"),
+        ('{"server": {}} # a note', "line 1: a comment"),
+        ('{"server": {}, /* a note */ "redis": {}}', "line 1: a comment"),
+        ('{"containers": [\n  {"id": "ab", "image": "b"},\n]}', "a comma behind the last value; remove it"),
+        ('{"server": {"port": 4000,}}', "a comma behind the last value"),
+        ("{'server': {}}", 'double quotes: "…"'),
+        ('{"server": {}', "line 1: Expecting"),
+    ],
+)
+def test_what_is_json_only_almost_is_told_with_its_line_and_the_cure(tmp_path: Path, text: str, words: str) -> None:
+    assert words in str(problems(tmp_path, text))
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 import os
 import re
+import subprocess
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +12,34 @@ import pytest
 from chance import given
 from hypothesis import strategies as st
 from infernet_configs import SECRETS, configs, followed, full, revealed, written
-from served import nodekit
+from served import NODEKIT, nodekit
 
-from nodekit import CompositionError
+from nodekit import CompositionError, load_node
 from nodekit.config.formats import read_tables
-from nodekit_infernet._migration import migrated
+from nodekit_infernet._migration import migrated, write
 from nodekit_infernet._toml import document, inline
 
 ENV = {"PASSWORD": "abracadabra", "TOKEN": "open sesame"}
 
 
-@given(config=configs, examples=40)
-def test_it_gives_the_tables_that_the_json_gives(tmp_path_factory: pytest.TempPathFactory, config: Any) -> None:
-    file = written(tmp_path_factory.getbasetemp(), config)
+def refusals(read: Callable[[], object]) -> set[str]:
+    """Return the places of all problems."""
     try:
-        expected = revealed(read_tables(file).tables)
-    except CompositionError as error:  # an image without a name of it, say
-        with pytest.raises(CompositionError, match=re.escape(str(error))):
-            migrated(file)
+        read()
+    except CompositionError as error:
+        return {problem.where for problem in error.problems}
+    return set()
+
+
+@given(config=configs, examples=40)
+def test_it_gives_the_tables_that_the_json_gives_or_refuses_what_a_check_refuses(
+    tmp_path_factory: pytest.TempPathFactory, config: Any
+) -> None:
+    file = written(tmp_path_factory.getbasetemp(), config)
+    if refused := refusals(lambda: load_node(file)):
+        assert refused <= refusals(lambda: migrated(file))  # and problems that are behind these, too
         return
+    expected = revealed(read_tables(file).tables)
     for folder in (None, "folder"):
         made = migrated(file, folder)
         environment = {reference.variable: reference.secret.reveal() for reference in made.references}
@@ -67,9 +78,9 @@ def test_what_may_hold_a_secret_and_is_copied_is_named(tmp_path: Path) -> None:
     assert copied(True) == ["containers[0].command"]
     assert copied(True, command="") == []
     assert copied(False) == []
-    for url in ("https://host/v3/k3y", "http://me:k3y@host", "http://host?k3y", "k3y"):
+    for url in ("https://host/v3/k3y", "http://host/k3y"):
         assert copied(False, url=url) == ["containers[0].url"]
-    for url in ("https://host", "http://host:3000/", "http://[::1]:3000", "http://["):
+    for url in ("https://host", "http://host:3000/", "http://[::1]:3000"):
         assert copied(False, url=url) == []
 
 
@@ -77,12 +88,12 @@ def test_each_secret_has_a_variable_of_its_own_and_the_same_one_the_same(tmp_pat
     bearers = full({"id": "a-b"}, {"id": "a_b"}, {"id": "ü"}, managed=False)
     references = migrated(written(tmp_path, bearers)).references
     assert [reference.variable for reference in references] == ["BEARER_A_B", "BEARER_A_B_2", "BEARER_CONTAINER"]
-    entries = {"id": "a", "env": {"x.y": "1", "x_y": 1}}, {"id": "b", "env": {"ü": True}}
+    entries = {"id": "aa", "env": {"x.y": "1", "x_y": 1}}, {"id": "bb", "env": {"ü": True}}
     references = migrated(written(tmp_path, full(*entries))).references
     assert [(one.variable, one.secret.reveal()) for one in references[1:]] == [
-        ("ENV_A_X_Y", "1"),
-        ("ENV_A_X_Y_2", "1"),
-        ("ENV_B_VALUE", "True"),
+        ("ENV_AA_X_Y", "1"),
+        ("ENV_AA_X_Y_2", "1"),
+        ("ENV_BB_VALUE", "True"),
     ]
     assert references[0].variable == "DOCKER_PASSWORD"
 
@@ -142,9 +153,9 @@ def test_the_command_writes_files_that_only_the_owner_reads_and_overwrites_none(
 
 
 def test_the_command_says_what_to_look_at(tmp_path: Path) -> None:
-    done = nodekit("migrate", file := written(tmp_path, full({"id": "h\x9b", "env": {"a\x1b": "b"}})))
+    done = nodekit("migrate", file := written(tmp_path, full({"env": {"a\x1b": "b"}})))
     assert f"look at containers[0].command of {file}: it is written as it was" in done.stderr
-    assert f"set ENV_H_A to containers[0].env.a\\x1b of {file}" in done.stderr
+    assert f"set ENV_HELLO_A to containers[0].env.a\\x1b of {file}" in done.stderr
     assert all(line.isprintable() for line in done.stderr.splitlines())
 
 
@@ -157,6 +168,70 @@ def test_a_wrong_config_is_3_with_a_line_per_problem_and_nothing_is_written(tmp_
     ]
     assert nodekit("migrate", tmp_path / "none.json").returncode == 3
     assert nodekit("migrate").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("container", "where"),
+    [
+        ({"id": "a b"}, "containers[0].id"),
+        ({"volumes": ["data"]}, "containers[0].volumes[0]"),
+        ({"env": {"a=b": 1}}, "containers[0].env"),
+    ],
+)
+def test_what_a_check_refuses_is_not_written(tmp_path: Path, container: dict[str, Any], where: str) -> None:
+    file = written(tmp_path, full(container))
+    for options in ((), ("--output", tmp_path / "node.toml")):
+        done = nodekit("migrate", file, *options)
+        assert (done.returncode, done.stdout) == (3, "")
+        assert done.stderr.startswith(f"{file}: {where}")
+    assert os.listdir(tmp_path) == ["config.json"]
+
+
+def test_the_check_leaves_no_secret_on_a_disk_or_in_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    seen = list[str]()
+    monkeypatch.setattr("nodekit_infernet._checking.load_node", lambda file: seen.append(file.read_text()))
+    before = dict(os.environ)
+    migrated(written(tmp_path, full({"env": {**ENV, "NUL": "a\0b"}})))
+    assert [secret for secret in (*SECRETS, *ENV.values()) if secret in seen[0]] == []
+    assert os.listdir(tmp_path) == ["config.json"]
+    assert dict(os.environ) == before
+
+
+def test_a_name_that_no_command_reads_as_a_node_file_is_refused(tmp_path: Path) -> None:
+    done = nodekit("migrate", written(tmp_path, full()), "--output", tmp_path / "node.json")
+    assert (done.returncode, "ends in .toml" in done.stderr) == (2, True)
+
+
+def test_nothing_is_left_of_a_file_that_cannot_be_written(tmp_path: Path) -> None:
+    """The last secret is there already, and so the others are removed again."""
+    made = migrated(written(tmp_path, full({"env": ENV})), "new.secrets")
+    last = [*made.files][-1]
+    (tmp_path / "new.secrets").mkdir()
+    (tmp_path / last).write_text("old")
+    with pytest.raises(FileExistsError):
+        write(made, tmp_path / "new.toml")
+    assert [path.name for path in (tmp_path / "new.secrets").iterdir()] == [Path(last).name]
+    assert (tmp_path / last).read_text() == "old"
+    assert not (tmp_path / "new.toml").exists()
+
+
+def test_a_full_disk_behind_standard_output_is_told(tmp_path: Path) -> None:
+    file = written(tmp_path, full(managed=False))
+    with open("/dev/full", "wb") as out:
+        done = subprocess.run(
+            [*NODEKIT, "migrate", str(file)], stdout=out, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith("nodekit: standard output cannot be written: No space left on device")
+
+
+def test_another_folder_for_the_node_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    done = nodekit("migrate", written(tmp_path, full(managed=False)), "--output", tmp_path / "other" / "node.toml")
+    assert (done.returncode, "move jobs.db and the log there, too" in done.stderr) == (0, True)
 
 
 # -- the writer -----------------------------------------------------------------------------------

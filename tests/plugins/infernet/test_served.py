@@ -104,8 +104,10 @@ async def test_jobs_are_served_with_no_edit(file: Path) -> None:
         served.signal(signal.SIGTERM)
         assert await served.ended() == 0
     for log in (served.log, (file.parent / "infernet.log").read_text()):
-        for words in ("listens on all addresses", "no telemetry", "off-chain jobs only", "redis: not used"):
-            assert log.count(words) == 1, words
+        first, second = [line for line in log.splitlines() if " WARNING nodekit: " in line]
+        assert log.startswith(first)
+        assert f"{file}: chain.enabled: on-chain subscriptions are not served yet" in first
+        assert "something else here than in Infernet" in second
         assert [secret for secret in SECRETS if secret in log] == []
 
 
@@ -146,3 +148,21 @@ async def test_infernet_s_environment_variable_is_honoured(file: Path) -> None:
     async with started("serve", folder=file.parent, env=env) as served:
         await until(lambda: served.url or served.process.poll() is not None)
         assert served.url == f"http://0.0.0.0:{json.loads(file.read_text())['server']['port']}", served.log
+
+
+def test_a_folder_that_cannot_be_written_is_told_with_places_for_jobs(tmp_path: Path) -> None:
+    file = written(tmp_path, {"server": {"port": free_port()}, "manage_containers": False})
+    try:
+        if subprocess.run(["chattr", "+i", str(tmp_path)], capture_output=True, check=False).returncode:
+            pytest.skip("only root on some file systems can make a folder that even root cannot write")
+    except FileNotFoundError:
+        pytest.skip("there is no chattr")
+    try:
+        done = nodekit("serve", file)
+    finally:
+        subprocess.run(["chattr", "-i", str(tmp_path)], check=True)
+    assert done.returncode == 1
+    assert (
+        f"jobs cannot be kept in jobs.db beside this file: this user cannot write there, in {tmp_path}." in done.stderr
+    )
+    assert f"cannot open {tmp_path}/jobs.db: " in done.stderr
