@@ -73,7 +73,10 @@ class LogSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """Return the settings with the path of `audit` relative to a folder. Raise `ValueError` for the log's own."""
         if not isinstance(self.audit, str):
             return self
-        audit = resolved_path(self.audit, folder)
+        try:
+            audit = resolved_path(self.audit, folder)
+        except ValueError as error:
+            raise ValueError(f"audit: {error}") from error
         if self.path is not None and audit.absolute() == self.path.absolute():
             raise ValueError("audit: this is the file of the log; write audit = true, or name another file")
         return msgspec.structs.replace(self, audit=str(audit))
