@@ -76,8 +76,9 @@ async def histories_reply(request: Request, node: Node, ids: Sequence[JobId]) ->
     for job in jobs:
         audited_read(request, "read", job)
     held = await node.held([job.id for job in jobs])
-    now = node.now()
-    return json_reply([wire_history(job, now=now, held=held.get(job.id)) for job in jobs]) if jobs else None
+    now, everybody = node.now(), request.sees is None
+    told = [wire_history(job, now=now, held=held.get(job.id), for_operator=everybody) for job in jobs]
+    return json_reply(told) if told else None
 
 
 async def _histories(
@@ -90,7 +91,8 @@ async def _histories(
         with request.reservation() as memory:
             await memory.grow(COPIES * min(sizes.get(id, 0), LARGEST_BYTES))
             for job in await node.fetch([id], client=request.sees, fields=JobFields.RUN):
-                piece = separator + _encode(wire_history(job, now=node.now(), held=held.get(id)))
+                history = wire_history(job, now=node.now(), held=held.get(id), for_operator=request.sees is None)
+                piece = separator + _encode(history)
                 separator = b","
                 del job
                 memory.resize(COPIES * len(piece))

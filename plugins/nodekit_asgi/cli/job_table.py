@@ -11,25 +11,31 @@ from nodekit_asgi.cli.replies import History
 HEAD = ("id", "status", "age", "steps", "containers")
 WIDTHS = (36, 7, 6, 5)
 """Widths of the columns but the last. They are fixed, so that lines are printed before the last job is known."""
+CLIENT_WIDTH = 15
+"""Width of the column of clients, before the last one: that of an IPv4 address."""
 LONGEST = 200
 """Columns of the last cell in files and pipes: an error may be long."""
 
 
-def table_head(columns: int | None) -> str:
-    return _line(HEAD, columns)
+def table_head(columns: int | None, *, clients: bool = False) -> str:
+    return _line((*HEAD[:-1], "client", HEAD[-1]) if clients else HEAD, columns)
 
 
-def table_rows(histories: Iterator[tuple[History, Reply]], columns: int | None) -> Iterator[str]:
-    """Yield a row for each job. `columns` is the width of the terminal, or None."""
+def table_rows(
+    histories: Iterator[tuple[History, Reply]], columns: int | None, *, clients: bool = False
+) -> Iterator[str]:
+    """Yield a row for each job. `columns` is the width of the terminal, or None; with `clients` a row names its own."""
     for history, reply in histories:
-        cells = (history.id, history.status, _age(history.accepted_at, _now(reply)), _steps(history), _what(history))
-        yield _line(tuple(map(one_line, cells)), columns)
+        state = (history.id, history.status, _age(history.accepted_at, _now(reply)), _steps(history))
+        client = (history.client or "",) if clients else ()
+        yield _line(tuple(map(one_line, (*state, *client, _what(history)))), columns)
 
 
 def _line(cells: tuple[str, ...], columns: int | None) -> str:
     """Return a row. The last cell gets the rest of the width; only the id is shown however narrow the terminal is."""
     *first, last = cells
-    fixed = "".join(cell.ljust(width) + "  " for cell, width in zip(first, WIDTHS, strict=True))
+    widths = WIDTHS if len(first) == len(WIDTHS) else (*WIDTHS, CLIENT_WIDTH)
+    fixed = "".join(cell.ljust(width) + "  " for cell, width in zip(first, widths, strict=True))
     if columns is None:
         return fixed + fit(last, LONGEST)
     line = fixed + fit(last, max(columns - len(fixed), 0))

@@ -182,7 +182,9 @@ async def test_commands_take_a_key_from_a_file_or_the_environment(tmp_path: Path
         assert "only an operator" in job("list", "--all", NODEKIT_API_KEY=alice, code=1).stderr
         assert job("list", NODEKIT_API_KEY=operator).stdout == ""
         for whose in (["--all"], ["--client", "alice"]):
-            assert id in job("list", *whose, NODEKIT_API_KEY=operator).stdout
+            head, *rows = (line.split() for line in job("list", *whose, NODEKIT_API_KEY=operator).stdout.splitlines())
+            place = head.index("client") + 1  # the age is two words
+            assert [(row[0] == id, row[place]) for row in rows] == [(False, "alice"), (True, "alice")]
         assert "client    alice" in job("show", id, NODEKIT_API_KEY=operator).stdout
         both = job("show", id, "--key-file", str(tmp_path / "alice.key"), NODEKIT_API_KEY=operator)
         assert "client" not in both.stdout  # the option comes before the environment

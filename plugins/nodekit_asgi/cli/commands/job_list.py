@@ -58,10 +58,11 @@ def list_(node: Address, as_json: bool, only_ids: bool, every: bool, limit: int 
                 say(one_line(id))
         else:
             rows = None if every else limit or ROWS
-            _print_table(client, list_ids(client, filters, None if rows is None else rows + 1), rows)
+            ids = list_ids(client, filters, None if rows is None else rows + 1)
+            _print_table(client, ids, rows, clients=not filters.keys().isdisjoint({"all", "client"}))
 
 
-def _print_table(client: NodeClient, ids: Iterable[str], limit: int | None) -> None:
+def _print_table(client: NodeClient, ids: Iterable[str], limit: int | None, *, clients: bool) -> None:
     """Print the first jobs, and a notice if there are more. Ids are read page by page, and jobs a hundred at a time."""
     columns = columns_of(sys.stdout)
     left = iter(ids)
@@ -69,9 +70,9 @@ def _print_table(client: NodeClient, ids: Iterable[str], limit: int | None) -> N
     printed = False
     while some := list(islice(shown, IDS_AT_ONCE)):
         if not printed:
-            say(table_head(columns))
+            say(table_head(columns, clients=clients))
         printed = True
-        for row in table_rows(find_histories(client, some), columns):
+        for row in table_rows(find_histories(client, some), columns, clients=clients):
             say(row)
     if not printed:
         notice("no jobs")
