@@ -103,10 +103,10 @@ class _Node:
             )
         try:
             self.url = _until(self._listening, START_SECONDS, "the node does not listen")
-        except BaseException:
+            click.echo(f"{click.style('✓', fg='green')} a node listens on {self.url} ({_since(began).strip()})")
+        except BaseException:  # standard output may refuse the line
             self._end()
             raise
-        click.echo(f"{click.style('✓', fg='green')} a node listens on {self.url} ({_since(began).strip()})")
         return self
 
     def _listening(self) -> str | None:

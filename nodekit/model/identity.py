@@ -23,6 +23,7 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
     - `headers`: Headers by their lower-case names. The values of a repeated header are joined by ``, ``.
     - `secure`: True on TLS and on a unix socket: nobody on the way to the node can read along. Behind a trusted
       proxy, it is what the proxy says.
+    - `repeated`: True if the caller was identified before, and its request still lasts: nobody tries keys now.
     - `operation`: Operation that is asked for, such as ``GET /api/jobs/{id}``. Empty if there is none of this name.
     """
 
@@ -31,6 +32,7 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
     address: str | None = None
     headers: Mapping[str, str] = {}
     secure: bool = False
+    repeated: bool = False
     operation: str = ""
 
 

@@ -89,12 +89,22 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return cls(containers=containers, data=encode_payload(data), client=client, pipeline=pipeline)
 
     def again(
-        self, *, address: str | None, priority: int | None, idempotency_key: str | None, body_digest: str | None
+        self,
+        *,
+        address: str | None,
+        priority: int | None,
+        idempotency_key: str | None,
+        body_digest: str | None,
+        group: GroupId | None = None,
     ) -> "JobRequest":
-        """Return the request again with the present caller's facts. A stream becomes a job whose output is stored."""
+        """Return the request again with the present caller's facts. A stream becomes a job whose output is stored.
+
+        Without a `group`, it stays in the old one.
+        """
         return replace(
             self,
             address=address,
+            group=self.group if group is None else None if group == default_group(self.client) else group,
             priority=self.priority if priority is None else priority,
             idempotency_key=idempotency_key,
             body_digest=body_digest,

@@ -176,6 +176,7 @@ class Node:
         *,
         start: RetryFrom = "failed",
         client: ClientId | None = None,
+        group: GroupId | None = None,
         address: str | None = None,
         priority: int | None = None,
         idempotency_key: str | None = None,
@@ -185,17 +186,16 @@ class Node:
 
         It continues with the step that failed, or begins at the `start`. A job that its pipeline failed after its last
         output, and would fail again, can only begin at the start. `address`, `idempotency_key` and `body_digest` belong
-        to the present caller, as in a `JobRequest`; the priority stays the old one by default. A stream is retried as a
-        job whose output is stored. Raise `NotFailed`, and the errors of `submit`.
+        to the present caller, as in a `JobRequest`; `group` and priority stay the old ones by default. A stream is
+        retried as a job whose output is stored. Raise `NotFailed`, and the errors of `submit`.
         """
         old = next(iter(await self.fetch([id], client=client, fields=JobFields.RUN)), None)
         if old is not None and getattr(self.pipelines.get(old.request.pipeline), "needs_all_outputs", False):
             old = next(iter(await self.fetch([id], client=client)), None)
         if old is None:
             return None
-        request = old.request.again(
-            address=address, priority=priority, idempotency_key=idempotency_key, body_digest=body_digest
-        )
+        caller = {"address": address, "idempotency_key": idempotency_key, "body_digest": body_digest}
+        request = old.request.again(**caller, group=group, priority=priority)
         return kept_or_raise(await self._admission.take_again(old, request, start))
 
     async def fetch(

@@ -23,6 +23,8 @@ LINES_AT_ONCE = 200
 
 _HEAD = b'{"nodekit_keys":1}'
 _MODE = 0o600
+_SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""Flags for a file that somebody else may have put there: a link is not followed, and a pipe does not wait."""
 _PAUSE_SECONDS = 0.02
 
 _keys: msgspec.json.Decoder[list[Key]] = msgspec.json.Decoder(list[Key])
@@ -56,10 +58,21 @@ def signature_of(path: Path) -> Signature | None:
 
 def read_keys(path: Path) -> tuple[Sequence[Key], Signature | None]:
     """Return the keys of a file, none if there is no file. Raise `KeyFileProblem`."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
+    if (found := read_private(path)) is None:
         return (), None
+    data, facts = found
+    return _decoded(path, data), _signature(facts)
+
+
+def read_private(path: Path) -> tuple[bytes, os.stat_result] | None:
+    """Return the content of a file that only its owner can use. Return None if there is none.
+
+    Raise `KeyFileProblem` also for what is no file, or is that of another user.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | _SAFELY)
+    except FileNotFoundError:
+        return None
     except OSError as error:
         if path.is_symlink():
             raise _problem(path, "is a link; name the file itself in `path`") from error
@@ -75,7 +88,7 @@ def read_keys(path: Path) -> tuple[Sequence[Key], Signature | None]:
         os.close(descriptor)
     if len(data) > MAX_BYTES:
         raise _problem(path, f"is larger than {MAX_BYTES} bytes; is it the right file?")
-    return _decoded(path, data), _signature(facts)
+    return data, facts
 
 
 @contextmanager
@@ -186,19 +199,23 @@ def _one_by_one(path: Path, lines: Sequence[bytes], start: int) -> Iterator[Key]
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of all that change the file: one on its folder, so that nothing is left beside it.
+    """Hold the lock of all that change the file: a file beside it, which only its owner can open, and so lock.
 
     Raise `KeyFileProblem` if it is held for too long.
     """
+    lock = path.with_name(f"{path.name}.lock")
     try:
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | _SAFELY, _MODE)
     except OSError as error:
-        raise _problem(path, f"cannot be written: {error.strerror}") from error
+        raise _problem(path, f"cannot be written: {lock.name}: {error.strerror}") from error
     try:
+        _check(lock, os.fstat(descriptor))
+        if os.geteuid() == 0:  # the node has to open it, too
+            os.fchown(descriptor, *_owner(path))
         until = time.monotonic() + LOCK_SECONDS
         while True:
             try:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError as error:
                 if time.monotonic() >= until:
@@ -208,7 +225,7 @@ def locked(path: Path) -> Iterator[None]:
                 raise _problem(path, f"cannot be locked: {error.strerror}") from error
         yield
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 def _problem(path: Path, text: str) -> KeyFileProblem:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from nodekit_apikeys._file import KeyFileProblem, locked, replace_file
+from nodekit_apikeys._file import KeyFileProblem, locked, read_private, replace_file
 
 logger = logging.getLogger("nodekit.apikeys")
 
@@ -21,8 +21,9 @@ def used_path(path: Path) -> Path:
 def read_used(path: Path) -> dict[str, float]:
     """Return the time of the last use by id, in Unix seconds. Empty if there is none, or it cannot be read."""
     try:
-        return _decoder.decode(used_path(path).read_bytes())
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        found = read_private(used_path(path))
+        return {} if found is None else _decoder.decode(found[0])
+    except (KeyFileProblem, msgspec.DecodeError, UnicodeDecodeError):
         return {}
 
 

@@ -27,12 +27,18 @@ AGAIN_SECONDS = 5.0
 """Pause until a broken file is read again that has not changed: its disk may have failed for a moment."""
 LOOK_SECONDS = 0.25
 """Pause between two looks at the file: with the time to read it, a revoked key is refused within a second."""
+LAST_SECONDS = 2.0
+"""Time that the last write has when the node stops: its folder may hang."""
 USED_SECONDS = 30.0
 """Pause between two writes of the last use of keys."""
 
 _READ: frozenset[Scope] = frozenset({"read"})
 
 T = TypeVar("T")
+
+
+class WrongAddress(Forbidden):
+    """A key is used from an address that is in none of its networks."""
 
 
 class ApiKeys:
@@ -68,7 +74,7 @@ class ApiKeys:
         try:
             yield
         finally:
-            with anyio.CancelScope(shield=True):
+            with anyio.move_on_after(LAST_SECONDS, shield=True):
                 await self._write_used()
 
     async def nodekit_run(self, node: Node) -> None:
@@ -123,7 +129,7 @@ class ApiKeys:
     async def _write_used(self) -> None:
         if times := self._used.take():
             with suppress(RuntimeError, MemoryError):  # as above; these times are lost
-                await anyio.to_thread.run_sync(partial(self._used.write, self.path, times, self._keys.by_id))
+                await self._in_thread(partial(self._used.write, self.path, times, self._keys.by_id))
 
     def nodekit_problems(self) -> Sequence[str]:
         # anybody may read these, so they do not say where the file is
@@ -145,13 +151,17 @@ class ApiKeys:
             assert self._anonymous is not None
             _check(self._anonymous, connection)
             return Identity(client=connection.client, address=connection.address)
-        _check(key, connection)
+        try:
+            _check(key, connection)
+        except WrongAddress:
+            self._failures.count(connection.client, f"{key.name}: a key that may not be used from there")
+            raise
         self._used.note(key.id, now)
         return Identity(client=key.name, group=key.group, operator=key.operates, address=connection.address)
 
     async def _slow_down(self, connection: Connection, refused: NoKey) -> None:
         """Let a caller wait that tries keys. One without a key, or whose key is over, does not wait."""
-        if not refused.guessed and not refused.ended:
+        if connection.repeated or not (refused.guessed or refused.ended):
             return
         whose = f"{refused.ended}: " if refused.ended else ""
         seconds = self._failures.count(connection.client, f"{whose}{refused.reason}")
@@ -194,7 +204,7 @@ class ApiKeys:
 def _check(policy: Policy, connection: Connection) -> None:
     """Raise `Forbidden` if the policy does not allow the operation, or not from this address."""
     if not policy.allows_address(connection.address):
-        raise Forbidden("this key may not be used from this address")
+        raise WrongAddress("this key may not be used from this address")
     scopes = needed(connection)
     if not policy.allows(scopes):
         raise Forbidden(f"this needs a key with the scope {' or '.join(sorted(scopes))}")

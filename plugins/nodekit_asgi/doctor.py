@@ -10,7 +10,7 @@ from contextlib import closing, suppress
 from errno import EACCES, EADDRINUSE, EADDRNOTAVAIL
 from pathlib import Path
 
-from nodekit import Configured, ExaminedFile, Finding, descriptor_share
+from nodekit import Configured, ExaminedFile, Finding, NodekitError, descriptor_share
 from nodekit_asgi.server.listen import host_and_port
 
 ANSWER_SECONDS = 2.0
@@ -38,7 +38,10 @@ def findings(file: ExaminedFile | None = None) -> Iterator[Finding]:
 
 
 def _tcp(where: str, bind: str) -> Iterator[Finding]:
-    host, port = host_and_port(bind)
+    try:
+        host, port = host_and_port(bind)
+    except NodekitError:  # the file does not compose, and says so
+        return
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
             0
@@ -53,7 +56,7 @@ def _tcp(where: str, bind: str) -> Iterator[Finding]:
     except OSError as error:
         yield _refused(where, bind, host, port, error)
     else:
-        yield Finding("ok", where, f"{bind} is free")
+        yield Finding("ok", where, "a free port is chosen" if port == 0 else f"{bind} is free")
 
 
 def _refused(where: str, bind: str, host: str, port: int, error: OSError) -> Finding:

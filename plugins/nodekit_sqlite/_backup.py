@@ -108,8 +108,8 @@ class FileBeside:
         """Copy the file, check the copy, and give it its name. Return its size. `proceed` is called now and then."""
         path = self._file.path
         target = target.parent.resolve() / target.name
-        check_target(target, replace=replace)
         _check_unused(target, path)
+        check_target(target, replace=replace)
         with _failures(f"cannot back up {path} to {target}"):
             schema = self._reads.read(lambda connection: schema_of(connection, path))
             if not schema:
@@ -120,7 +120,7 @@ class FileBeside:
                 problems = _problems(partial, schema, proceed)
                 if problems and not even_damaged:
                     some = "; ".join(problems[:3])
-                    text = f"the store is damaged, and so is its backup, of which {_NOTHING}: {some}"
+                    text = f"the store is damaged, and no backup was kept: {some}"
                     raise StoreFailed(f"{text}; see `nodekit store check`, or keep it with --even-damaged")
                 size = partial.stat().st_size
         return size

@@ -57,13 +57,14 @@ def check_target(path: Path, *, replace: bool) -> None:
     with suppress(FileNotFoundError):
         found = os.lstat(path)
         if not replace:
-            raise StoreFailed(f"{path} exists already; name another file")
+            raise StoreFailed(f"{path} exists already; name another file, or replace it with --force")
         if not stat.S_ISREG(found.st_mode):
             raise StoreFailed(f"{path} is no regular file, and is not replaced; name another file")
     for name in _BESIDE:
         beside = path.with_name(path.name + name)
         if os.path.lexists(beside):
-            raise StoreFailed(f"{beside} exists, and SQLite would take it for a part of {path}; delete it first")
+            text = f"{beside} exists: {path} is the store of a node, and its newest jobs are in there"
+            raise StoreFailed(f"{text}; name another file")
 
 
 def check_space(folder: Path, needed: int, purpose: str) -> None:

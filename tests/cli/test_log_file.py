@@ -120,7 +120,7 @@ async def test_a_folder_that_is_made_later_is_found_and_the_lost_lines_are_count
         (tmp_path / "later").mkdir()
         logger.info("kept")
     assert said == ["the log file cannot be written: No such file or directory; the log goes on here"]
-    text = "1 lines were dropped: the log file could not be written: No such file or directory"
+    text = "1 line was dropped: the log file could not be written: No such file or directory"
     assert (tmp_path / "later" / "node.log").read_text() == f"kept\n{text}\n"
 
 

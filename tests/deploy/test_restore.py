@@ -36,7 +36,7 @@ def by_sqlite(file: Path, copy: Path) -> None:
 
 def put_back(folder: Path, copy: Path) -> None:
     """Do what the page says between stopping and starting the node."""
-    commands = ["mkdir old && mv jobs.db* old/", "install -o nodekit -g nodekit -m 0600 backup.db jobs.db"]
+    commands = ['&& mv jobs.db* "$old" &&', "install -o nodekit -g nodekit -m 0600 backup.db jobs.db"]
     page = PAGE.read_text(encoding="utf-8")
     assert all(command in page for command in commands)
     (folder / "old").mkdir()

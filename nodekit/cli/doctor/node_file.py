@@ -102,6 +102,9 @@ def _shared_folder(where: str, folder: Path) -> Iterator[Finding]:
 
 
 def _log(settings: LogSettings) -> Iterator[Finding]:
+    if isinstance(settings.audit, str):
+        audit = Path(settings.audit)
+        yield _folder_problem("log.audit", audit.parent) or Finding("ok", "log.audit", f"{audit.parent} is there")
     if (path := settings.path) is None:
         return
     where = "log.path"

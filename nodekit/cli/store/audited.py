@@ -13,8 +13,9 @@ from nodekit.cli.serve.log.line_writer import LineWriter
 from nodekit.cli.serve.log.log_file import LogFile
 from nodekit.cli.serve.log.node_log import LAST_SECONDS, LogHandler
 from nodekit.config.compose import log_settings
-from nodekit.config.formats import read_tables
+from nodekit.config.formats import read_file
 from nodekit.config.log_settings import AUDIT
+from nodekit.errors import CompositionError
 
 
 def audited(file: str, action: str, text: str) -> None:
@@ -23,7 +24,11 @@ def audited(file: str, action: str, text: str) -> None:
     The line goes to the file of the audit log or of the log, or to standard error. The file is never renamed here: the
     node may have it open.
     """
-    settings = log_settings(read_tables(file).tables, Path(file))
+    try:
+        settings = log_settings(read_file(file).tables, Path(file))
+    except CompositionError as error:  # the store was valid, and it has been done
+        _not_logged(f"it is not in the audit log: {error.problems[0]}")
+        return
     if not settings.audit:
         return
     user = _user()

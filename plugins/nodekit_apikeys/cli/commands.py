@@ -124,7 +124,7 @@ def rotate(file: str, name: str, keep: float, as_json: bool) -> None:
     with explained(file), changing(keys_path(file)) as change:
         key, now = _known(change, name), time.time()
         if (state := key.state(now)) != "valid":
-            fail(f"the key {name!r} is {state}; make a new one: nodekit keys create")
+            fail(f"the key {name!r} is {state}; make a new one: nodekit keys create --reuse")
         text = new_text(key.id)
         old = (replace(key.secrets[-1], expires=now + keep),) if keep and key.secrets else ()
         _hand_out(change, replace(key, secrets=(*old, StoredSecret(digest_of(text)))), text, as_json)
@@ -201,5 +201,8 @@ def _among(found: dict[str, Key], name: str) -> Key:
     key = found.get(name)
     if key is None:
         nearest = get_close_matches(name, found, 1)
-        fail(f"there is no key {name[:100]!r}" + (f"; did you mean {nearest[0]!r}?" if nearest else ""))
+        fail(
+            f"there is no key {name[:100]!r}"
+            + (f"; did you mean {nearest[0]!r}?" if nearest else "; see nodekit keys list")
+        )
     return key

@@ -8,7 +8,7 @@ from typing import Any, NoReturn, cast
 
 import click
 
-from nodekit import CompositionError, NodekitError, Problem, printable, read_node_file
+from nodekit import CompositionError, NodekitError, Problem, printable, read_node_file, resolved_path
 
 FAILED = 1
 BAD_NODE_FILE = 3
@@ -30,7 +30,10 @@ def keys_path(file: str) -> Path:
         raise CompositionError(Problem("plugins", f"the plugin apikeys names no file; {_CURE}"))
     if "\0" in path:
         raise CompositionError(Problem("plugins", "path: no file has a NUL in its name"))
-    return Path(file).absolute().parent / path
+    try:
+        return resolved_path(path, Path(file).absolute().parent)
+    except ValueError as error:
+        raise CompositionError(Problem("plugins", f"path: {error}")) from error
 
 
 @contextmanager

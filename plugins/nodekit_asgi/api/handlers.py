@@ -17,6 +17,7 @@ from nodekit import (
     StoreFailed,
     Unavailable,
     __version__,
+    default_group,
     job_result,
 )
 from nodekit_asgi.api.audit import audited, audited_read
@@ -82,12 +83,16 @@ async def retry(request: Request, node: Node) -> Reply:
 async def _retried(request: Request, node: Node) -> Job:
     id, key = _id(request), idempotency_key(request)
     start, digest = await read_retry(request, id)
-    await make_room(node, request.memory, id)
+    await make_room(request, node, request.memory, id)
+    operates = request.sees is None
+    if key is not None and operates:  # it must not meet a key of the job's client
+        key = f"{request.client}\n{key}"
     try:
         kept = await node.retry(
             id,
             start=start,
             client=request.sees,
+            group=None if operates else request.group or default_group(request.client),
             address=request.address,
             priority=asked_urgency(request),
             idempotency_key=key,
@@ -143,7 +148,7 @@ def _answer(result: Job | NodekitError | str) -> WireAccepted | WireErrorReply:
 
 async def history(request: Request, node: Node) -> Reply:
     id = _id(request)
-    await make_room(node, request.memory, id)
+    await make_room(request, node, request.memory, id)
     found = await node.fetch([id], client=request.sees, fields=JobFields.RUN)
     if not found:
         raise HttpError(404, NO_SUCH_JOB)
@@ -154,7 +159,7 @@ async def history(request: Request, node: Node) -> Reply:
 
 async def cancel(request: Request, node: Node) -> Reply:
     id = _id(request)
-    await make_room(node, request.memory, id)
+    await make_room(request, node, request.memory, id)
     job = await node.cancel(id, client=request.sees)
     if job is None:
         raise HttpError(404, NO_SUCH_JOB)
@@ -169,7 +174,7 @@ async def events(request: Request, node: Node) -> Reply:
         raise HttpError(404, NO_SUCH_JOB)
     audited_read(request, "follow", found[0])
     with request.reservation() as memory:
-        await make_room(node, memory, id)
+        await make_room(request, node, memory, id)
         seen = await events_seen(node, request.headers.get(b"last-event-id", b"").decode("latin-1"), found[0])
         if await seen_all(node, found[0], seen):  # 204 is the only reply that stops a browser from connecting again
             return Reply(b"", 204)

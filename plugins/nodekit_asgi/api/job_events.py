@@ -78,7 +78,7 @@ async def _steps(request: Request, node: Node, id: JobId, seen: int) -> AsyncIte
     """Yield the events of the steps that have ended, a few at a time, with the new number of seen events."""
     while True:
         with request.reservation() as memory:
-            await make_room(node, memory, id)
+            await make_room(request, node, memory, id)
             steps = await node.steps(id, seen - 1, PIECE_BYTES)
             results = [step.result for step in steps if step.result is not None]
             if not results:
@@ -93,7 +93,7 @@ async def _steps(request: Request, node: Node, id: JobId, seen: int) -> AsyncIte
 
 async def _end(request: Request, node: Node, id: JobId, seen: int) -> AsyncIterator[bytes]:
     with request.reservation() as memory:
-        await make_room(node, memory, id)
+        await make_room(request, node, memory, id)
         for job in await node.fetch([id], client=request.sees, fields=JobFields.LAST_STEP):
             memory.resize(COPIES * job.payload_bytes)
             yield _event("finished", id, seen, job_result(job))

@@ -17,19 +17,32 @@ LARGEST_BYTES = 16 << 20
 _encode = msgspec.json.Encoder().encode
 
 
-async def make_room(node: Node, memory: Reservation, id: JobId) -> None:
+async def make_room(request: Request, node: Node, memory: Reservation, id: JobId) -> None:
     """Reserve memory for the request of a job, or for one of its outputs, before it is read.
 
-    Raise `Unavailable` if there is none.
+    None is reserved for a job that the caller may not know of: waiting would tell that it is there, and how large.
+    Raise `Unavailable` if there is none, and `CallerLost` if the caller lost its right to the job meanwhile.
     """
-    if not memory.grow_at_once(COPIES * LARGEST_BYTES):  # while there is plenty, its size need not be known
+    if memory.grow_at_once(COPIES * LARGEST_BYTES):  # while there is plenty, its size need not be known
+        return
+    if await node.fetch([id], client=request.sees, fields=JobFields.STATE):
         size = (await node.sizes([id])).get(id, 0)
-        await memory.grow_soon(COPIES * min(size, LARGEST_BYTES))
+        await wait_for_memory(request, memory, COPIES * min(size, LARGEST_BYTES))
+
+
+async def wait_for_memory(request: Request, memory: Reservation, size: int, *, begun: bool = False) -> None:
+    """Reserve memory, for which a request may wait longer than its caller has a right to the answer.
+
+    A reply that has `begun` waits as long as it takes. Raise `Unavailable` and `CallerLost`.
+    """
+    await (memory.grow(size) if begun else memory.grow_soon(size))
+    if request.caller is not None:
+        await request.caller.check()
 
 
 async def job_reply(request: Request, node: Node, id: JobId, headers: Sequence[Header] = ()) -> Reply | None:
     """Return the reply with one job and its result. Return None if the client has no such job."""
-    await make_room(node, request.memory, id)
+    await make_room(request, node, request.memory, id)
     job = next(iter(await node.fetch([id], client=request.sees, fields=JobFields.LAST_STEP)), None)
     if job is None:
         return None
@@ -45,33 +58,37 @@ async def jobs_reply(request: Request, node: Node, ids: Sequence[JobId], *, inte
         return await _array_of_one(request, node, ids[0])
     fields = JobFields.STEPS if intermediate else JobFields.LAST_STEP
     sizes = await node.sizes(ids)
-    if (size := sum(sizes.values())) > SMALL_BYTES:
-        found = await node.fetch(ids, client=request.sees, fields=JobFields.STATE)
-        # only what the caller may know of decides about the form of the reply
-        size = sum(sizes.get(job.id, 0) for job in found)
-        if size > SMALL_BYTES:
-            for state in found:
-                audited_read(request, "read", state)
-            return Reply(_pieces(request, node, found, sizes, intermediate=intermediate))
-    await request.memory.grow_soon(COPIES * size)
+    if large := await _large(request, node, ids, sizes):
+        return Reply(_pieces(request, node, large, sizes, intermediate=intermediate))
     jobs = await node.fetch(ids, client=request.sees, fields=fields)
     for job in jobs:
         audited_read(request, "read", job)
     return json_reply([job_result(job, intermediate=intermediate) for job in jobs]) if jobs else None
 
 
+async def _large(request: Request, node: Node, ids: Sequence[JobId], sizes: Mapping[JobId, int]) -> Sequence[Job]:
+    """Return the states of the caller's jobs if they are too large for one piece; otherwise reserve memory for them.
+
+    Only what the caller may know of decides, so that the reply tells nothing of the size of other jobs.
+    """
+    size = sum(sizes.values())
+    if size <= SMALL_BYTES and request.memory.grow_at_once(COPIES * size):
+        return ()
+    found = await node.fetch(ids, client=request.sees, fields=JobFields.STATE)
+    size = sum(sizes.get(job.id, 0) for job in found)
+    if size <= SMALL_BYTES:
+        await wait_for_memory(request, request.memory, COPIES * size)
+        return ()
+    for state in found:
+        audited_read(request, "read", state)
+    return found
+
+
 async def histories_reply(request: Request, node: Node, ids: Sequence[JobId]) -> Reply | None:
     """Return the reply with an array of the histories of jobs. Return None if the client has none of them."""
     sizes = await node.sizes(ids)
-    if (size := sum(sizes.values())) > SMALL_BYTES:
-        found = await node.fetch(ids, client=request.sees, fields=JobFields.STATE)
-        # only what the caller may know of decides about the form of the reply
-        size = sum(sizes.get(job.id, 0) for job in found)
-        if size > SMALL_BYTES:
-            for state in found:
-                audited_read(request, "read", state)
-            return Reply(_histories(request, node, [job.id for job in found], sizes))
-    await request.memory.grow_soon(COPIES * size)
+    if large := await _large(request, node, ids, sizes):
+        return Reply(_histories(request, node, [job.id for job in large], sizes))
     jobs = await node.fetch(ids, client=request.sees, fields=JobFields.RUN)
     for job in jobs:
         audited_read(request, "read", job)
@@ -89,7 +106,7 @@ async def _histories(
     held = await node.held(ids)
     for id in ids:
         with request.reservation() as memory:
-            await memory.grow(COPIES * min(sizes.get(id, 0), LARGEST_BYTES))
+            await wait_for_memory(request, memory, COPIES * min(sizes.get(id, 0), LARGEST_BYTES), begun=True)
             for job in await node.fetch([id], client=request.sees, fields=JobFields.RUN):
                 history = wire_history(job, now=node.now(), held=held.get(id), for_operator=request.sees is None)
                 piece = separator + _encode(history)
@@ -122,7 +139,7 @@ async def _pieces(
             separator = b","
             continue
         with request.reservation() as memory:
-            await memory.grow(COPIES * min(sizes.get(state.id, 0), LARGEST_BYTES))
+            await wait_for_memory(request, memory, COPIES * min(sizes.get(state.id, 0), LARGEST_BYTES), begun=True)
             fields = JobFields.STEPS if intermediate else JobFields.LAST_STEP
             for job in await node.fetch([state.id], client=request.sees, fields=fields):
                 memory.resize(COPIES * job.payload_bytes)
@@ -137,7 +154,9 @@ async def _pieces(
 async def _steps(request: Request, node: Node, state: Job) -> AsyncIterator[bytes]:
     """Yield a job with all its results, one after another."""
     with request.reservation() as memory:
-        await memory.grow(COPIES * LARGEST_BYTES)  # it is large, as was found out before
+        await wait_for_memory(
+            request, memory, COPIES * LARGEST_BYTES, begun=True
+        )  # it is large, as was found out before
         found = await node.fetch([state.id], client=request.sees, fields=JobFields.RECORDS)
         if not found:
             raise CutShort(f"job {state.id} was deleted meanwhile")

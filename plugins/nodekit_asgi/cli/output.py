@@ -47,7 +47,7 @@ def ids_survive(ids: Sequence[str]) -> Iterator[None]:
         yield
     except REFUSED:
         for id in ids:
-            notice(f"job {id} was accepted; standard output does not take what is printed of it")
+            notice(f"job {id} was accepted; what is printed of it does not reach standard output")
         raise
 
 

@@ -26,7 +26,7 @@ _LINE = '%s "%s %s" %s, %d bytes, %.1f ms (request %s)'
 @contextmanager
 def logged(request: Request, send: Send) -> Iterator[Send]:
     """Log the request once it is answered, or has failed. Yield what sends the reply."""
-    if not access.isEnabledFor(logging.INFO):
+    if not _is_wanted():
         yield send
         return
     began = time.perf_counter()
@@ -47,8 +47,13 @@ def logged(request: Request, send: Send) -> Iterator[Send]:
 
 def refused(peer: Any, status: int) -> None:
     """Log a request that the server itself has refused, since its head is no valid HTTP or came too late."""
-    if access.isEnabledFor(logging.INFO):
+    if _is_wanted():
         _log(peer_name(peer), "-", "-", str(status), 0, 0.0, "-")
+
+
+def _is_wanted() -> bool:
+    """Return True if this very logger has a level: an application that logs at INFO wants no line per request."""
+    return access.level != logging.NOTSET and access.isEnabledFor(logging.INFO)
 
 
 def _log(client: str, method: str, path: str, status: str, size: int, seconds: float, request_id: str) -> None:

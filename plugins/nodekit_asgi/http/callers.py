@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import anyio
+from msgspec.structs import replace
 
 from nodekit import Connection, Forbidden, Identity, Node, Unauthorized
 
@@ -33,7 +34,7 @@ class Caller:
     __slots__ = ("_checked_at", "_connection", "_identity", "_node")
 
     def __init__(self, node: Node, connection: Connection, identity: Identity) -> None:
-        self._node, self._connection, self._identity = node, connection, identity
+        self._node, self._connection, self._identity = node, replace(connection, repeated=True), identity
         self._checked_at = anyio.current_time()
 
     async def check(self) -> None:

@@ -52,7 +52,7 @@ def test_the_file_holds_no_secret_and_is_for_its_owner_alone(tmp_path: Path) -> 
     text = add_key(tmp_path / "keys", "alice")
     assert text.rpartition("_")[2][:40] not in (tmp_path / "keys").read_text()
     assert (tmp_path / "keys").stat().st_mode & 0o777 == 0o600
-    assert [path.name for path in tmp_path.iterdir()] == ["keys"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["keys", "keys.lock"]
 
 
 def test_changes_made_at_once_do_not_lose_each_other(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_a_change_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
 def test_what_a_killed_command_has_left_is_in_nobodys_way(tmp_path: Path) -> None:
     (tmp_path / ".keys.new").write_text("half")
     add_key(tmp_path / "keys", "alice")
-    assert [path.name for path in tmp_path.iterdir()] == ["keys"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["keys", "keys.lock"]
 
 
 def test_a_link_in_place_of_the_new_file_is_not_followed(tmp_path: Path) -> None:

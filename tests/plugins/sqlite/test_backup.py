@@ -138,18 +138,21 @@ async def test_targets_that_would_harm_something_are_refused(path: Path, target:
         return str(raised.value)
 
     os.symlink(path, target)
-    assert "is no regular file" in await refused(target)
+    assert "is the store itself" in await refused(target)
     target.unlink()
     target.mkdir()
     assert "is no regular file" in await refused(target)
     assert "there is no folder" in await refused(target.parent / "missing" / "copy")
     assert "a file of the store itself" in await refused(path)
+    path.with_name("jobs.sqlite-wal").touch()  # of a node that was killed
+    assert "a file of the store itself" in await refused(path)
     assert "a file of the store itself" in await refused(path.with_name("jobs.sqlite-wal"))
+    path.with_name("jobs.sqlite-wal").unlink()
     target = target.with_name("other.sqlite")
     async with SqliteTable(target):
         pass
     target.with_name("other.sqlite-wal").touch()
-    assert "SQLite would take it for a part of" in await refused(target)
+    assert "its newest jobs are in there; name another file" in await refused(target)
     target.with_name("other.sqlite-wal").unlink()
     os.link(path, target.with_name("second"))
     assert "is the store itself" in await refused(target.with_name("second"))

@@ -163,7 +163,7 @@ class LineWriter:
                 self._lines.popleft()
             if self._dropped and self._bytes <= MOST_BYTES / 2 and len(self._lines) <= MOST_LINES / 2:
                 count, self._dropped = self._dropped, 0
-                self._append(self._notice(f"{count:,} lines were dropped: {self._named} {self._place.blocked}"))
+                self._append(self._notice(f"{_lines(count)} dropped: {self._named} {self._place.blocked}"))
             return b"".join(batch)
 
     def _write(self, lines: bytes) -> bool:
@@ -188,4 +188,8 @@ class LineWriter:
         count, reason = self._refused, self._failure
         self._refused, self._failure = 0, ""
         if count:
-            self._write(self._notice(f"{count:,} lines were dropped: {self._named} could not be written: {reason}"))
+            self._write(self._notice(f"{_lines(count)} dropped: {self._named} could not be written: {reason}"))
+
+
+def _lines(count: int) -> str:
+    return "1 line was" if count == 1 else f"{count:,} lines were"

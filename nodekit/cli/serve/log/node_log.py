@@ -128,7 +128,8 @@ class NodeLog:
             self._audit.setFormatter(formatter(settings.format))
             self._audit.writers.append(self._file(Path(settings.audit), settings))
             logging.getLogger(AUDIT).addHandler(self._audit)
-            logging.getLogger(AUDIT).propagate = False
+            # where its file cannot be made, the log has the lines
+            logging.getLogger(AUDIT).propagate = not Path(settings.audit).parent.is_dir()
         self._begun = True
 
     def reopen(self) -> None:
