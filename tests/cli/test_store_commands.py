@@ -99,6 +99,15 @@ async def test_prune_is_in_the_audit_log(file: Path, name: str) -> None:
     assert ": prune: 1 finished job deleted that finished more than 0 s ago\n" in line
 
 
+async def test_prune_needs_no_variables_of_other_tables(file: Path) -> None:
+    await fill(file, 3)
+    text = file.read_text().replace('["false"]', '["${NOT_SET_ANYWHERE}"]')
+    file.write_text(f"[log]\naudit = true\n{text}")
+    done = await command(file, "prune", "--older-than", "0s", file)
+    assert (done.returncode, done.stdout) == (0, f"{file}: 1 finished job deleted\n"), done.stderr
+    assert "prune: 1 finished job deleted" in done.stderr
+
+
 async def test_prune_works_beside_a_running_node(file: Path) -> None:
     unfinished = await fill(file, 402)
     async with serve(file) as (served, api):

@@ -206,3 +206,20 @@ def until(check: Callable[[], bool], seconds: float = 20.0) -> None:
     while not check():
         assert time.monotonic() < end, "it does not happen"
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize("streams", [">/dev/full", ">&-", "| true"])
+def test_a_demo_whose_output_nobody_takes_leaves_no_process(streams: str, tmp_path: Path) -> None:
+    command = ["bash", "-c", f'"$@" {streams}', "bash", *DEMO]
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    subprocess.run(command, env=env, stderr=subprocess.DEVNULL, timeout=120, check=False)
+    folder = os.fsencode(tmp_path)
+    found = [path for path in Path("/proc").glob("[0-9]*/cmdline") if folder in read_or_nothing(path)]
+    assert not found
+    assert not list(tmp_path.iterdir())
+
+
+def read_or_nothing(path: Path) -> bytes:
+    with suppress(OSError):  # the process has ended
+        return path.read_bytes()
+    return b""

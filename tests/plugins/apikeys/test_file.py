@@ -1,5 +1,6 @@
 """The file of keys: complete or as before, for its owner alone, and followed while the node runs."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import msgspec
 import pytest
 from keys import add_key, bearer, make_key
 
-from nodekit import Connection, Identity, Node, NodekitError, Unauthorized
+from nodekit import Connection, Forbidden, Identity, Node, NodekitError, Unauthorized
 from nodekit.testing import make_connection
 from nodekit.testing.builders.components import make_node
 from nodekit_apikeys import ApiKeys, Policy
@@ -289,3 +290,61 @@ async def test_a_process_without_threads_keeps_its_keys_and_its_node(
                 await anyio.sleep(0.01)
         assert await is_known(node, text)
         monkeypatch.undo()
+
+
+def test_a_lock_on_the_folder_which_any_user_may_take_holds_no_command_up(tmp_path: Path) -> None:
+    folder = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        add_key(tmp_path / "keys", "alice")
+    finally:
+        os.close(folder)
+    assert (tmp_path / "keys.lock").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("kind", ["open to all", "a pipe", "a link"])
+def test_a_lock_that_somebody_else_has_put_there_is_refused(tmp_path: Path, kind: str) -> None:
+    lock = tmp_path / "keys.lock"
+    match kind:
+        case "open to all":
+            lock.touch()
+            lock.chmod(0o666)
+        case "a pipe":
+            os.mkfifo(lock, 0o600)
+        case "a link":
+            lock.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(KeyFileProblem, match=r"keys\.lock"):
+        add_key(tmp_path / "keys", "alice")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.anyio
+async def test_a_pipe_in_the_place_of_the_last_uses_does_not_keep_a_node(tmp_path: Path) -> None:
+    text = add_key(tmp_path / "keys", "alice")
+    os.mkfifo(tmp_path / "keys.used", 0o600)
+    with anyio.fail_after(60):
+        async with make_node(plugins=[ApiKeys(tmp_path / "keys")]) as node:
+            assert await is_known(node, text)
+    assert len(read_used(tmp_path / "keys")) == 1  # it was replaced
+
+
+@pytest.mark.anyio
+async def test_a_caller_who_was_known_before_is_no_failure(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with make_node(plugins=[ApiKeys(tmp_path / "keys", slow_down_seconds=600)]) as node:
+        wrong = presenting(make_key("alice")[1])
+        with anyio.fail_after(60):
+            for _ in range(30):
+                with pytest.raises(Unauthorized):
+                    await node.identify(msgspec.structs.replace(wrong, repeated=True))
+    assert "no access" not in caplog.text
+
+
+@pytest.mark.anyio
+async def test_a_key_that_is_used_from_elsewhere_stands_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = add_key(tmp_path / "keys", "alice", networks=("192.0.2.0/24",))
+    async with make_node(plugins=[ApiKeys(tmp_path / "keys")]) as node:
+        with pytest.raises(Forbidden):
+            await node.identify(presenting(text))
+    assert "alice: a key that may not be used from there" in caplog.text

@@ -7,13 +7,16 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
+import anyio
 import msgspec
 import pytest
 from http_api import Api, serving
 from keys import add_key, bearer
+from msgspec.structs import replace
 
 from nodekit import JobRequest, Mount
 from nodekit_apikeys import ApiKeys
+from nodekit_apikeys._file import changing
 from nodekit_apikeys._key import Scope
 from nodekit_apikeys._operations import SCOPES
 from nodekit_asgi.api.routes import ROUTES
@@ -299,3 +302,44 @@ async def test_a_large_job_of_another_does_not_show_in_the_form_of_a_reply(tmp_p
         for _, headers in replies:
             headers.pop("date", None), headers.pop("Date", None)
         assert replies[0] == replies[1]
+
+
+async def test_a_job_of_another_does_not_show_in_a_wait_for_memory(tmp_path: Path) -> None:
+    async with with_keys(tmp_path, node={"memory": 192 << 20}) as (api, keys):
+        large = await api.node.submit(JobRequest.of("fail", data={"text": "x" * (2 << 20)}, client="mallory"))
+        await api.node.wait([large.id])
+        held = api.node.budget.for_request("alice")
+        while held.grow_at_once(1 << 20):  # the client's share is used up
+            pass
+        for method, path in (
+            *(("GET", ""), ("DELETE", ""), ("POST", "/retry"), ("GET", "/events")),
+            *(("GET", f"?id={large.id}"), ("GET", f"?id={large.id}&id={UNKNOWN}")),
+        ):
+            where = f"/api/jobs{path}" if path.startswith("?") else f"/api/jobs/{large.id}{path}"
+            with anyio.fail_after(5):
+                answer = await api.call(method, where, headers=bearer(keys["alice"]))
+            assert answer.status == 404, (method, where)
+
+
+async def test_a_retry_counts_in_the_group_of_the_present_key(tmp_path: Path) -> None:
+    async with with_keys(tmp_path) as (api, keys):
+        id = await failed_job(api, "alice")
+        with changing(tmp_path / "keys") as change:
+            change.keys["alice"] = replace(change.keys["alice"], group="team")
+            change.save()
+        groups = []
+        with anyio.fail_after(60):
+            while "team" not in groups:  # as soon as the node has read the file
+                new = (await api.post(f"/api/jobs/{id}/retry", {}, headers=bearer(keys["alice"]))).json["id"]
+                groups = [job.group for job in await api.node.fetch([new])]
+        new = (await api.post(f"/api/jobs/{id}/retry", {}, headers=bearer(keys["operate"]))).json["id"]
+        assert [job.group for job in await api.node.fetch([new])] == ["alice"]
+
+
+async def test_an_idempotency_key_of_an_operator_is_none_of_the_client(tmp_path: Path) -> None:
+    async with with_keys(tmp_path) as (api, keys):
+        id = await failed_job(api, "alice")
+        retry, key = f"/api/jobs/{id}/retry", {"Idempotency-Key": "one"}
+        twice = [(await api.post(retry, {}, headers={**bearer(keys["operate"]), **key})).json["id"] for _ in range(2)]
+        assert len({*twice}) == 1
+        assert (await api.post("/api/jobs", JOB, headers={**bearer(keys["alice"]), **key})).status == 200
