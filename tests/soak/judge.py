@@ -38,7 +38,7 @@ BOUNDS = (
     # Allocations of Python objects, without the noise of the allocator. Half an hour shows one object per job.
     Bound("blocks", "objects of Python in it", "thousand", 12_000, 0.04, 1000.0),
     # Forks of one small interpreter that do next to nothing.
-    Bound("supervision", "memory of fork server and supervisors", "MiB", 4 * MEGABYTE, 0.04, MEGABYTE),
+    Bound("supervision", "memory of supervisors", "MiB", 4 * MEGABYTE, 0.04, MEGABYTE),
     Bound("containers", "memory of its containers", "MiB", 8 * MEGABYTE, 0.05, MEGABYTE),
     # Connections of clients and to containers, of which there are more or fewer at any moment. None is left at the end.
     Bound("descriptors", "descriptors of the node", "", 20, 0.1),

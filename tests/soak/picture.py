@@ -91,7 +91,8 @@ def _chart(report: Report, bound: Bound, series: Series, verdict: Verdict | None
         yield f'<text x="{LEFT - 6}" y="{y(value) + 4}" text-anchor="end">{value / bound.factor:g}</text>'
     for part in (0.0, 0.5, 1.0):
         minutes = f"{part * seconds / 60:.1f}".removesuffix(".0") + " min" * (part == 1)
-        yield f'<text x="{x(part * seconds)}" y="{HEIGHT - 6}" text-anchor="middle">{minutes}</text>'
+        anchor = "end" if part == 1 else "middle"  # the last one has a unit, and no room to the right
+        yield f'<text x="{x(part * seconds)}" y="{HEIGHT - 6}" text-anchor="{anchor}">{minutes}</text>'
 
 
 def _buckets(series: Series) -> Iterator[tuple[float, float, float, float]]:
