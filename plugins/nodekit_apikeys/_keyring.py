@@ -1,14 +1,17 @@
 """The keys of a node in memory: who presents a valid one."""
 
 import hmac
+from base64 import b64decode
 from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from nodekit import Connection, Unauthorized
 from nodekit_apikeys._key import Key
-from nodekit_apikeys._text import parse
+from nodekit_apikeys._text import LENGTH, PREFIX, parse
 
+LONGEST_BASIC = 4 * LENGTH
+"""Characters of credentials of the scheme Basic that may hold a key: there is room for a name beside it."""
 _NOBODY = ("0" * 64,)
 """Digest that an unknown key is compared with, which no key has: it takes the way of a known one."""
 
@@ -68,10 +71,22 @@ def presented_text(connection: Connection) -> str | None:
     if authorization is None:
         return own if own is None else own.strip()
     scheme, _, token = authorization.partition(" ")
-    if scheme.lower() != "bearer" and own is not None:
+    text = token.strip() if scheme.lower() == "bearer" else _password(scheme, token)
+    if text is None and own is not None:
         return own.strip()  # the other header is meant for a proxy
-    if scheme.lower() != "bearer":
+    if text is None:
         raise NoKey("a key is needed: Authorization: Bearer nk_…")
-    if own is not None and own.strip() != token.strip():
+    if own is not None and own.strip() != text:
         raise NoKey("Authorization and X-API-Key differ; send one of them")
-    return token.strip()
+    return text
+
+
+def _password(scheme: str, token: str) -> str | None:
+    """Return the key that is the password of a URL, for clients that can set no header. Return None without one."""
+    if scheme.lower() != "basic" or len(token) > LONGEST_BASIC:
+        return None
+    try:
+        password = b64decode(token.strip(), validate=True).partition(b":")[2].decode("ascii")
+    except ValueError:
+        return None
+    return password if password.startswith(PREFIX) else None

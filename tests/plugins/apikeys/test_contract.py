@@ -1,6 +1,7 @@
 """The plugin `apikeys` keeps the promises of plugins that identify callers, and of guards."""
 
 import tempfile
+from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -42,7 +43,8 @@ class TestIdentity(IdentityContract):
         here = replace(with_key(BOUND_TEXT), address="10.1.2.3")
         mapped = replace(with_key(BOUND_TEXT), address="::ffff:10.1.2.3")
         plain = [with_key(TEXT), make_connection(x_api_key=TEXT), make_connection(authorization=f"bearer {TEXT}")]
-        return [*plain, here, mapped, make_connection(authorization="Basic YTpi", x_api_key=TEXT)]
+        password = make_connection(authorization=f"Basic {b64encode(f'a:{TEXT}'.encode()).decode()}")
+        return [*plain, here, mapped, password, make_connection(authorization="Basic YTpi", x_api_key=TEXT)]
 
     def unknown(self) -> Sequence[Connection]:
         unix = replace(with_key(BOUND_TEXT), client="unix", address=None)
@@ -51,6 +53,9 @@ class TestIdentity(IdentityContract):
             *(make_connection(), with_key(""), with_key(other), with_key(REVOKED_TEXT), with_key(OLD_TEXT)),
             *(with_key(TEXT[:-1]), with_key(BOUND_TEXT), unix, with_key(READER_TEXT)),
             make_connection(authorization="Basic YTpi"),
+            make_connection(authorization=f"Basic {b64encode(TEXT.encode()).decode()}"),
+            make_connection(authorization="Basic /"),
+            make_connection(authorization=f"Basic {b64encode(f'a:{TEXT}'.encode()).decode()}", x_api_key="nk_other"),
             make_connection(authorization=f"Bearer {TEXT}", x_api_key=other),
         ]
 

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
+import aiohttp
 import anyio
 import msgspec
 import pytest
@@ -334,6 +335,14 @@ async def test_a_retry_counts_in_the_group_of_the_present_key(tmp_path: Path) ->
                 groups = [job.group for job in await api.node.fetch([new])]
         new = (await api.post(f"/api/jobs/{id}/retry", {}, headers=bearer(keys["operate"]))).json["id"]
         assert [job.group for job in await api.node.fetch([new])] == ["alice"]
+
+
+async def test_a_client_that_can_set_no_header_has_its_key_in_the_url(tmp_path: Path) -> None:
+    async with with_keys(tmp_path) as (api, keys), aiohttp.ClientSession() as session:
+        for text, status in ((keys["alice"], 200), (keys["alice"][:-1], 401)):
+            url = api.url.replace("//", f"//infernet:{text}@")
+            async with session.post(f"{url}/api/jobs", json=JOB) as answer:
+                assert answer.status == status
 
 
 async def test_an_idempotency_key_of_an_operator_is_none_of_the_client(tmp_path: Path) -> None:
