@@ -36,9 +36,6 @@ class LogHandler(logging.Handler):
         self.writers = [*writers]
         self.setFormatter(formatter("text"))
 
-    def createLock(self) -> None:  # noqa: N802 - its name; the writers have locks of their own
-        self.lock = None
-
     def emit(self, record: logging.LogRecord) -> None:
         line = self.line(record)
         for writer in self.writers:
