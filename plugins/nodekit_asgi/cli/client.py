@@ -124,7 +124,8 @@ class NodeClient:
             response, sock = self._open("POST", path, body, headers)
             with response:
                 yield response.readline()
-                sock.settimeout(None)  # a stream may be silent for any time
+                if not response.isclosed():
+                    sock.settimeout(None)  # a stream may be silent for any time
                 yield from _pieces(response)
 
     def events(self, path: str, *, headers: Mapping[str, str], silent_seconds: float) -> Generator[bytes, None, None]:
@@ -137,7 +138,8 @@ class NodeClient:
             with response:
                 if response.status != HTTPStatus.NO_CONTENT and response.headers.get_content_type() != EVENT_STREAM:
                     raise Reply(self.address.url, response.status, response.headers, b"").not_a_node()
-                sock.settimeout(silent_seconds)
+                if not response.isclosed():
+                    sock.settimeout(silent_seconds)
                 yield from _pieces(response)
 
     def _open(
@@ -171,7 +173,8 @@ class NodeClient:
             with response:
                 for piece in _pieces(response):
                     content += piece
-                    sock.settimeout(_within(limit, until))
+                    if not response.isclosed():  # with the last piece, the socket may be closed, too
+                        sock.settimeout(_within(limit, until))
             return Reply(self.address.url, response.status, response.headers, bytes(content))
 
     def _send(self, method: str, target: str, body: bytes | None, headers: Mapping[str, str]) -> None:
