@@ -121,7 +121,7 @@ async def test_a_socket_that_the_user_may_not_use_is_said(tmp_path: Path) -> Non
             # another user may be unable to read the modules, so all that is needed is imported before
             code = (
                 "import contextlib, io, os, sys; from nodekit.cli import main\n"
-                "with contextlib.redirect_stdout(io.StringIO()): main(['job', 'get', '--help'], standalone_mode=False)\n"
+                "with contextlib.redirect_stdout(io.StringIO()): main(['job', 'get', '-h'], standalone_mode=False)\n"
                 "os.setuid(65534); main(sys.argv[1:])"
             )
             command = [sys.executable, "-c", code, "job", "get", UNKNOWN, "--node", f"unix:{tmp_path}/s"]
