@@ -446,6 +446,7 @@ def open_folder() -> Iterator[Path]:
 
 AS_NOBODY = """
 import os, sys
+import urllib.parse  # Python imports it late, and this user may be unable to read it
 from pathlib import Path
 import anyio
 from nodekit import JobQuery, StoreFailed
