@@ -231,6 +231,19 @@ def test_folders_of_log_and_store_must_be_there(logged: Path) -> None:
     assert found == {"log.path": f"there is no folder {logged}/logs", "store.path": f"there is no folder {logged}/data"}
 
 
+def test_the_folder_of_the_audit_log_must_be_there(logged: Path) -> None:
+    found = {one["where"]: one["text"] for one in of_file(logged, LOGGED.replace("[log]", '[log]\naudit = "no/a.log"'))}
+    assert found == {"log.audit": f"there is no folder {logged}/no"}
+
+
+def test_an_address_that_is_none_is_a_problem_of_the_file_alone(logged: Path) -> None:
+    done = nodekit(
+        logged, "doctor", "--json", write(logged, f'{LOGGED}\n[[transports]]\nuse = "asgi"\nbind = "4000"\n')
+    )
+    errors = [one for one in json.loads(done.stdout)["problems"] if one["severity"] == "error"]
+    assert [one["where"] for one in errors] == ["transports[0].bind"]
+
+
 def test_files_and_folders_that_everybody_may_use_are_warnings(logged: Path) -> None:
     (logged / "logs" / "node.log").touch()
     for path, mode in (("token", 0o644), ("data", 0o777), ("logs/node.log", 0o644)):

@@ -133,6 +133,13 @@ async def test_the_audit_log_is_a_file_of_its_own_that_sighup_opens_anew(tmp_pat
         assert audit.stat().st_mode & 0o137 == 0
 
 
+async def test_audit_lines_whose_file_cannot_be_made_are_in_the_log(tmp_path: Path) -> None:
+    async with serve(node_file(tmp_path, 'audit = "missing/audit.log"')) as (served, api):
+        id = await api.submit("up")
+        await api.call("DELETE", f"/api/jobs/{id}")
+        await until(lambda: f"nodekit.audit: 127.0.0.1: cancel of job {id} of client 127.0.0.1: " in served.log)
+
+
 async def test_an_audit_log_without_a_file_is_part_of_the_log(tmp_path: Path) -> None:
     async with serve(node_file(tmp_path, 'audit = true\nlevel = "error"')) as (served, api):
         id = await api.submit("up")

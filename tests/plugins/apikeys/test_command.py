@@ -49,6 +49,19 @@ def kept(file: Path) -> dict[str, Key]:
     return {key.name: key for key in read_keys(file.with_name("keys"))[0]}
 
 
+def test_the_path_of_the_keys_follows_the_rule_of_all_paths(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    file.write_text(PLUGIN.replace('"keys"', '"~/keys"'))
+    keys("create", file, "--name", "alice")
+    assert (home / "keys").exists()
+    file.write_text(PLUGIN.replace('"keys"', '"~nobody-of-this-name/keys"'))
+    assert "there is no home folder" in keys("list", file, code=3).stderr
+
+
 def test_a_key_is_printed_alone_and_once(file: Path) -> None:
     result = keys("create", file, "--name", "alice")
     text = result.stdout.removesuffix("\n")

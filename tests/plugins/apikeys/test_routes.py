@@ -322,6 +322,39 @@ async def test_a_job_of_another_does_not_show_in_a_wait_for_memory(tmp_path: Pat
             assert answer.status == 404, (method, where)
 
 
+@pytest.mark.parametrize("method", ["GET", "DELETE", "POST", "GET several"])
+async def test_a_key_that_is_revoked_while_its_request_waits_for_memory_gets_nothing(
+    tmp_path: Path, method: str
+) -> None:
+    async with with_keys(tmp_path, node={"memory": 192 << 20}) as (api, keys):
+        alice, own = bearer(keys["alice"]), []
+        for _ in range(2):
+            own.append(await api.node.submit(JobRequest.of("fail", data={"text": "x" * 300_000}, client="alice")))
+        await api.node.wait([job.id for job in own])
+        held = api.node.budget.for_request("alice")
+        while held.grow_at_once(1 << 10):  # the client's share is used up
+            pass
+        path = {"POST": f"/{own[0].id}/retry", "GET several": f"?id={own[0].id}&id={own[1].id}"}
+        where = f"/api/jobs{path.get(method, f'/{own[0].id}')}"
+        answers = []
+
+        async def ask() -> None:
+            answers.append((await api.call(method.split()[0], where, headers=alice)).status)
+
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(ask)
+                await anyio.sleep(0.5)  # longer than a caller is trusted without another look
+                assert not answers
+                with changing(tmp_path / "keys") as change:
+                    change.keys["alice"] = replace(change.keys["alice"], revoked=1.0)
+                    change.save()
+                while (await api.get("/info", headers=alice)).status != 401:
+                    await anyio.sleep(0.01)
+                held.release()
+        assert answers == [401]
+
+
 async def test_a_retry_counts_in_the_group_of_the_present_key(tmp_path: Path) -> None:
     async with with_keys(tmp_path) as (api, keys):
         id = await failed_job(api, "alice")
