@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
-from functools import partial
+from functools import lru_cache, partial
 from typing import TypeAlias, cast
 
 import anyio
@@ -70,7 +70,7 @@ class Calls:
         if (name := self._naming.get(id)) is None:
             return ""
         try:
-            return _storable(name(id))
+            return _storable_name(name(id))
         except Exception:
             logger.exception("the runner of container %s cannot name its instance", id)
             return ""
@@ -84,14 +84,14 @@ class Calls:
     ) -> Called:
         """Run a step of a job once, for as long as the job has time.
 
-        `instance` is the one that a failure names. With `send`, the output is passed on piece by piece as it
-        arrives.
+        `instance` is the one that a failure names, as the method of this name returned it. With `send`, the output is
+        passed on piece by piece as it arrives.
         """
         started_at = self._now()
         try:
             output = await self._run(step, job, seconds_left, send)
-            answered = _storable(output.instance)
-            if answered != output.instance:
+            answered = output.instance
+            if answered != instance and (answered := _storable(answered)) != output.instance:
                 output = replace(output, instance=answered)
             return Called(output, Attempt(started_at=started_at, finished_at=self._now(), instance=answered))
         except ContainerFailed as failure:
@@ -192,3 +192,7 @@ def _storable(text: str) -> str:
     """
     shown = printable_lines(text[: LONGEST_TEXT + 1])
     return shown if len(shown) <= LONGEST_TEXT else f"{shown[:LONGEST_TEXT]}…"
+
+
+_storable_name = lru_cache(256)(_storable)
+"""The same for names of instances, which are few."""

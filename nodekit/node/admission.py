@@ -2,10 +2,10 @@
 
 import logging
 import math
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
-from typing import TypeAlias, get_args
+from types import TracebackType
+from typing import Self, TypeAlias, get_args
 
 from msgspec.structs import replace
 
@@ -216,8 +216,7 @@ class Admission:
     async def _room_on_disk(self, requests: Sequence[JobRequest], *, again: bool) -> StoredRoom:
         return await self.disk.room([(request, self._limits_of(request)) for request in requests], again=again)
 
-    @contextmanager
-    def _reserved(self, pending: Pending, requests: Sequence[JobRequest], disk: StoredRoom) -> Iterator["_Room"]:
+    def _reserved(self, pending: Pending, requests: Sequence[JobRequest], disk: StoredRoom) -> "_Room":
         """Reserve room for as many requests as possible until the store counts them, so that no other call fills it."""
         wanted: dict[GroupId, int] = {}
         most: dict[GroupId, int] = {}
@@ -233,11 +232,7 @@ class Admission:
         total = min(sum(groups.values()), left)
         self._count_arriving(total, groups, +1)
         held = dict(groups)
-        room = _Room(left, groups, disk, leave=lambda: self._count_arriving(total, held, -1))
-        try:
-            yield room
-        finally:
-            room.hand_on()()
+        return _Room(left, groups, disk, leave=lambda: self._count_arriving(total, held, -1))
 
     def _count_arriving(self, total: int, groups: Mapping[GroupId, int], sign: int) -> None:
         self._arriving += sign * total
@@ -327,7 +322,10 @@ class Admission:
 
 
 class _Room:
-    """The number of further jobs there is room for: on the node, and for each group that asks."""
+    """The number of further jobs there is room for: on the node, and for each group that asks.
+
+    It is reserved until the context is left, unless it is handed on.
+    """
 
     __slots__ = ("_leave", "disk", "groups", "total")
 
@@ -337,15 +335,27 @@ class _Room:
         self.disk = disk
         self._leave = leave
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave()
+
     def hand_on(self) -> Callable[[], None]:
         """Return what releases the reservation, and forget it: from now on, whoever stores the jobs has to call it."""
-        leave, self._leave = self._leave, lambda: None
+        leave, self._leave = self._leave, _nothing
         return leave
 
     def take(self, request: JobRequest) -> None:
         self.total -= 1
         self.disk.take(request)
         self.groups[request.in_group] -= 1
+
+
+def _nothing() -> None:
+    """Release nothing: somebody else does."""
 
 
 def _groups(requests: Sequence[JobRequest]) -> Collection[GroupId]:
