@@ -72,7 +72,8 @@ def check_space(folder: Path, needed: int, purpose: str) -> None:
     found = os.statvfs(folder)
     free = found.f_bavail * found.f_frsize
     if free < needed:
-        raise StoreFailed(f"{purpose} needs {needed} bytes, and the disk of {folder} has {free} bytes free")
+        text = f"{purpose} needs {needed} bytes, and the disk of {folder} has {free} bytes free"
+        raise StoreFailed(f"{text}; free some space")
 
 
 @contextmanager

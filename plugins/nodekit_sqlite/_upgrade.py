@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from nodekit import StoreFailed
+from nodekit_sqlite._damage import cured
 from nodekit_sqlite._file import STAMPED, DatabaseFile, kept_copies
 from nodekit_sqlite._new_file import check_space, copy_database, new_file
 from nodekit_sqlite._schema import MIGRATIONS, migrate, schema_of
@@ -34,7 +35,8 @@ def upgrade(connection: sqlite3.Connection, file: DatabaseFile) -> None:
     try:
         copy = _kept_copy(connection, file, version)
     except (OSError, sqlite3.Error) as error:
-        raise StoreFailed(f"cannot keep a copy of {path} before it is upgraded: {error}; it is as it was") from error
+        text = f"cannot keep a copy of {path} before it is upgraded, and it is as it was"
+        raise StoreFailed(f"{text}: {cured(error)}") from error
     ((jobs,),) = connection.execute("SELECT count(*) FROM jobs")
     text = "%s is upgraded from schema %d to %d (%d jobs); a copy for going back is %s"
     logger.warning(text, path, version, len(MIGRATIONS), jobs, copy)
@@ -59,10 +61,15 @@ def _kept_copy(connection: sqlite3.Connection, file: DatabaseFile, version: int)
             return copy
         number += 1
         copy = first.with_name(f"{first.name}-{number}")
-    check_space(path.parent, int(SPACE * path.stat().st_size), f"the upgrade of {path}, of which a copy is kept,")
+    check_upgrade_space(path)
     with new_file(copy) as partial:
         copy_database(connection, partial, owner=path.stat(), proceed=_nothing)
     return copy
+
+
+def check_upgrade_space(path: Path) -> None:
+    """Raise `StoreFailed` if the disk has too little space for the upgrade of a file, of which a copy is kept."""
+    check_space(path.parent, int(SPACE * path.stat().st_size), f"the upgrade of {path}, of which a copy is kept,")
 
 
 def _nothing() -> None:

@@ -231,6 +231,12 @@ def test_folders_of_log_and_store_must_be_there(logged: Path) -> None:
     assert found == {"log.path": f"there is no folder {logged}/logs", "store.path": f"there is no folder {logged}/data"}
 
 
+def test_a_problem_that_a_check_and_the_file_have_is_told_once(logged: Path) -> None:
+    (logged / "data").rmdir()
+    done = nodekit(logged, "doctor", write(logged, LOGGED))
+    assert done.stdout.count(f"there is no folder {logged}/data") == 1
+
+
 def test_the_folder_of_the_audit_log_must_be_there(logged: Path) -> None:
     found = {one["where"]: one["text"] for one in of_file(logged, LOGGED.replace("[log]", '[log]\naudit = "no/a.log"'))}
     assert found == {"log.audit": f"there is no folder {logged}/no"}
