@@ -175,7 +175,8 @@ def _report(error: BaseException, path: str, file: NodeTables) -> int:
     for cause in _leaves(error):
         if isinstance(cause, NotStarted):
             where = file.place_of_container(cause.container)
-            logger.error("%s%s", f"{path}: {where}: " if where else "", cause.text)
+            extra = {"container": cause.container}
+            logger.error("%s%s", f"{path}: {where}: " if where else "", cause.text, extra=extra)
         elif isinstance(cause, NodekitError):
             logger.error("%s", cause)
         else:

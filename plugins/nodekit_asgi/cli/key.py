@@ -9,6 +9,7 @@ from nodekit import Secret
 
 VARIABLE = "NODEKIT_API_KEY"
 CURE = f"give one with --key-file or {VARIABLE}"
+OTHER_KEY = f"a key was given, by --key-file or {VARIABLE}: use another one, or ask the node's operator for one"
 MOST_BYTES = 1 << 16
 
 _KEY = re.compile(r"[\x21-\x7e]+")

@@ -189,6 +189,8 @@ async def test_commands_take_a_key_from_a_file_or_the_environment(tmp_path: Path
 
     async with serve(file) as (served, _):
         assert "--key-file or NODEKIT_API_KEY" in job("list", code=1).stderr
+        refused = job("list", NODEKIT_API_KEY=f"{alice.strip()}x", code=1).stderr
+        assert ("a key was given" in refused, "give one" in refused) == (True, False)
         id = job("submit", "echo", "--key-file", str(tmp_path / "alice.key")).stdout.strip()
         assert job("stream", "echo", NODEKIT_API_KEY=alice).stdout == "{}"
         assert id in job("list", NODEKIT_API_KEY=alice).stdout

@@ -24,7 +24,8 @@ CONTINUED = "\n  | "
 """Begin of each further line of a text, so that no text of others looks like a record of its own."""
 TEXT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
-_NAMED = re.compile(r"%(%)|(?:\b(job|container|request|step|image|plugin|pipeline) )?%[-#0 +]*[\d.]*[a-z]")
+_NAMES = "job|container|request|step|attempt|client|node|image|plugin|pipeline"
+_NAMED = re.compile(rf"%(%)|(?:\b({_NAMES}) )?%[-#0 +]*[\d.]*[a-z]")
 _FIELDS = {"request": "request_id"}
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 """Attributes that every record has; the others are fields that the caller gave as `extra`."""
