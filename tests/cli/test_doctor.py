@@ -270,6 +270,13 @@ def test_empty_secrets_are_warnings(logged: Path) -> None:
     assert empty["text"] == "the environment variable NODEKIT_TOKEN is empty"
 
 
+def test_a_variable_that_is_empty_is_a_warning_that_names_it(logged: Path) -> None:
+    (found,) = of_file(logged, LOGGED.replace('{ file = "token" }', '"${TOK}"'), TOK="")
+    assert (found["severity"], found["where"]) == ("warning", "runners[0].containers[0].bearer")
+    assert found["text"] == "the environment variable TOK is empty (from ${TOK})"
+    assert of_file(logged, LOGGED.replace('{ file = "token" }', '"${TOK:-default}"'), TOK="") == []
+
+
 def test_a_log_that_cannot_be_a_file_or_has_no_room_is_told(logged: Path) -> None:
     (logged / "logs" / "node.log").mkdir()
     text = LOGGED.replace("max_file_bytes = 1000", f"max_file_bytes = {1 << 60}")

@@ -59,7 +59,9 @@ def _findings(file: str | None) -> Iterator[tuple[str, Reported]]:
     examined, limits, made = examine_file(read, Path(file))
     composed = [*_composed(file, read, made)]
     known = {(one.where, one.text) for one in composed}
-    checks = chain(checks_of_packages(examined), checks_of_file(examined, read.tables, _log(read, file), limits))
+    checks = chain(
+        checks_of_packages(examined), checks_of_file(examined, read.tables, read.written, _log(read, file), limits)
+    )
     for whose, one in _made(checks, read.hide):
         if (one.where, one.text) not in known:
             known.add((one.where, one.text))
