@@ -20,6 +20,7 @@ from nodekit.execution.transitions import Progress, job_timeout_text, poison_tex
 from nodekit.interfaces.component_calls import is_fault, said
 from nodekit.interfaces.store import Claim, JobStore
 from nodekit.model.container import ContainerError, ContainerId, JobId, Step
+from nodekit.model.counting import counted
 from nodekit.model.events import Event, JobFinished, StepFinished, StepStarted
 from nodekit.model.job import Held, Job
 from nodekit.model.queries import JobFields
@@ -173,8 +174,10 @@ class Runs(Generic[RunT]):
     async def _steps(self, run: RunT) -> None:
         await anyio.lowlevel.checkpoint_if_cancelled()  # the job may have ended since it was claimed
         if run.claim.takeovers:
-            text = "job %s: taken over; nodes that ran it lost it %d times in a row"
-            logger.warning(text, run.job.id, run.claim.takeovers, extra={"takeovers": run.claim.takeovers})
+            text = "job %s: taken over; nodes that ran it lost it %s in a row"
+            logger.warning(
+                text, run.job.id, counted(run.claim.takeovers, "time"), extra={"takeovers": run.claim.takeovers}
+            )
         if run.claim.takeovers >= self._suspects.max_takeovers:
             await self._keep(run, self._progress.failed(run.job, poison_text(run.claim.takeovers), "poison"))
             self._suspects.poison += 1

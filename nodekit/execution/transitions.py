@@ -9,6 +9,7 @@ from nodekit.errors import FailureKind, Refusal
 from nodekit.interfaces.pipeline import Pipeline
 from nodekit.model.clock import NodeClock
 from nodekit.model.container import Container, ContainerError, ContainerId, Step
+from nodekit.model.counting import counted
 from nodekit.model.job import Job, JobRequest, JobStatus, Outcome
 from nodekit.model.limits import NodeLimits, finite
 
@@ -123,4 +124,5 @@ def job_timeout_text(job: Job) -> str:
 
 def poison_text(takeovers: int) -> str:
     """Return the error text for a job that may end the nodes that run it."""
-    return f"poison: nodes that ran it lost it {takeovers} times in a row, as when they die; it is not run again"
+    times = counted(takeovers, "time")
+    return f"poison: nodes that ran it lost it {times} in a row, as when they die; it is not run again"

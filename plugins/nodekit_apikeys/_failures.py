@@ -4,7 +4,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable
 
-from nodekit import ClientId, default_group, printable
+from nodekit import ClientId, counted, default_group, printable
 
 logger = logging.getLogger("nodekit.apikeys")
 
@@ -51,7 +51,7 @@ class Failures:
     def _tell(self, now: float, who: str, reason: str, count: int) -> None:
         if now - self._window >= LINES_SECONDS:
             if self._dropped:
-                logger.warning("%d more failures are not shown", self._dropped)
+                logger.warning("%s not shown", counted(self._dropped, "more failure", "is", "are"))
             self._window, self._lines, self._dropped = now, 0, 0
         if self._lines >= LINES:
             self._dropped += 1

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import msgspec
 
-from nodekit import ContainerError, Job, JobId, JobRequest, JobStatus, Outcome, StoreFailed
+from nodekit import ContainerError, Job, JobId, JobRequest, JobStatus, Outcome, StoreFailed, counted
 from nodekit_sqlite._sums import DamagedRecord
 
 logger = logging.getLogger("nodekit.store")
@@ -104,7 +104,7 @@ class Damages:
         """Return what is wrong, for operators."""
         texts = [f"{part} of the store is damaged; {CURE}" for part in [*self._parts]]
         if number := len(self._jobs):
-            jobs = "1 job is" if number == 1 else f"{number} jobs are"
+            jobs = counted(number, "job", "is", "are")
             some = ", ".join([*self._jobs][:3])
             texts.insert(0, f"{jobs} damaged in the store and failed ({some}{', …' * (number > 3)}); {CURE}")
         return texts

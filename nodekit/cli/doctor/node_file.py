@@ -20,6 +20,7 @@ from nodekit.config.log_settings import LogSettings
 from nodekit.config.shapes import is_list, is_table
 from nodekit.config.variables import empty_in
 from nodekit.execution.descriptors import descriptor_share
+from nodekit.model.counting import counted
 from nodekit.model.limits import NodeLimits
 from nodekit.model.memory import machine_memory
 
@@ -195,5 +196,6 @@ def concurrency(limits: NodeLimits, share: Callable[[], int | None]) -> Iterator
     """Compare the number of jobs that run at once with the calls that the open files are enough for."""
     calls = share()
     if calls is not None and limits.concurrency > calls:
-        text = f"{limits.concurrency} jobs at once, and the open files are enough for about {calls} calls"
+        jobs = counted(limits.concurrency, "job")
+        text = f"{jobs} at once, and the open files are enough for about {counted(calls, 'call')}"
         yield Finding("warning", "node.concurrency", text, "raise the limit of open files (ulimit -n, LimitNOFILE=)")

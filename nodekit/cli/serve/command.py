@@ -64,7 +64,9 @@ def serve(file: str | None, bind: str | None, log_level: str | None, trace_hooks
 
 def _of_the_environment() -> str:
     if (file := file_of_the_environment()) is None:
-        raise click.UsageError("no FILE is given, and no environment variable of an installed format names one")
+        raise click.UsageError(
+            "no FILE is given, and no environment variable of an installed format names one; name the node file"
+        )
     try:
         return with_home(file)
     except ValueError as error:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from nodekit import counted
 from nodekit_asgi.cli.address import DEFAULT_URL, Address
 from nodekit_asgi.cli.output import notice
 from nodekit_asgi.cli.problems import INTERRUPTED, Busy, CommandFailed, Dropped, Refused, TimeIsUp, Unreachable
@@ -81,7 +82,7 @@ def runs_again() -> Iterator[None]:
 
 
 def _to_go_on(node: Address, ids: Sequence[str], command: str, most: int | None) -> str:
-    count = "the job" if len(ids) == 1 else f"{len(ids)} jobs"
+    count = "the job" if len(ids) == 1 else counted(len(ids), "job")
     named = "-, with their ids on standard input" if most is not None and len(ids) > most else shlex.join(ids)
     return f"{count} may continue; to go on: nodekit job {command} {named}{where(node)}"
 

@@ -10,7 +10,17 @@ import msgspec
 from anyio.abc import TaskGroup, TaskStatus
 from msgspec.structs import replace
 
-from nodekit import MAX_DEPTH, ContainerFailed, ContainerOutput, InvalidPayload, NotStarted, Step, parse_json, printable
+from nodekit import (
+    MAX_DEPTH,
+    ContainerFailed,
+    ContainerOutput,
+    InvalidPayload,
+    NotStarted,
+    Step,
+    counted,
+    parse_json,
+    printable,
+)
 from nodekit_docker.config import DockerContainer
 from nodekit_docker.containers.making import Workshop
 from nodekit_docker.containers.output import Printed
@@ -183,7 +193,9 @@ class Once:
         try:
             printed = await program.run(bytes(step.input.data), most)
         except TooLarge as error:
-            raise ContainerFailed("too_large", f"the reply is larger than {most} bytes; it was killed") from error
+            raise ContainerFailed(
+                "too_large", f"the reply is larger than {counted(most, 'byte')}; it was killed"
+            ) from error
         if printed.exit_code:
             raise await self._fault(program, printed)
         try:

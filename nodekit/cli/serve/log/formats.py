@@ -13,6 +13,7 @@ from typing import Any
 
 from nodekit.config.log_settings import CONTAINER
 from nodekit.foreign_text import printable, printable_lines
+from nodekit.model.counting import counted
 
 LONGEST_RECORD = 64 * 1024
 """Maximum number of characters of a record, its traceback included."""
@@ -43,7 +44,7 @@ def safe_text(text: str) -> str:
     whole = printable_lines(text[: LONGEST_RECORD + 1]).replace("\n", CONTINUED)
     if len(text) <= LONGEST_RECORD >= len(whole):
         return whole
-    return f"{whole[:LONGEST_RECORD]}… ({max(len(text), len(whole)) - LONGEST_RECORD} more characters)"
+    return f"{whole[:LONGEST_RECORD]}… ({counted(max(len(text), len(whole)) - LONGEST_RECORD, 'more character')})"
 
 
 def json_formatter() -> logging.Formatter:
