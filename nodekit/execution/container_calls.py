@@ -184,7 +184,7 @@ def _log_failure(step: Step, failure: ContainerFailed) -> None:
     told = "job %s: step %d, attempt %d, failed in container %r: %s: %s"
     logger.info(
         *(told, step.job_id, step.index + 1, step.attempt, step.container, kind, text.replace("\n", " ")),
-        extra={"kind": failure.kind, "status": failure.status},
+        extra={"kind": failure.kind} | ({} if failure.status is None else {"status": failure.status}),
     )
 
 

@@ -42,6 +42,8 @@ _CURES_OF_SYSTEM = {
     errno.ENOSPC: "free some space on this disk",
     errno.EDQUOT: "free some space on this disk",
     errno.EROFS: "mount the file system for writing, or name another path",
+    errno.EISDIR: "it is a folder; name a file",
+    errno.ENOTDIR: "a part of the path is a file; name another path",
     errno.ELOOP: "it is a link to itself; name another path",
     errno.EMFILE: "allow more open files (ulimit -n)",
 }

@@ -149,7 +149,8 @@ def test_a_node_file_is_looked_at_too(tmp_path: Path) -> None:
     level, text = findings(doctor(tmp_path, file))[str(file)]
     assert (level, text.startswith("store.use: unknown store 'sqlit'")) == ("error", True)
     missing = tmp_path / "nothing.toml"
-    assert findings(doctor(tmp_path, missing))[str(missing)] == ("error", "cannot be read: No such file or directory")
+    level, text = findings(doctor(tmp_path, missing))[str(missing)]
+    assert (level, text.startswith("cannot be read: No such file or directory; correct its name")) == ("error", True)
 
 
 def test_each_problem_of_a_node_file_is_a_finding_beside_those_of_what_is_valid(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import shutil
 import signal
 import sqlite3
@@ -222,6 +223,28 @@ async def test_a_damaged_job_is_named_and_the_others_are_shown(file: Path) -> No
     assert "is damaged" in (await command(file, "jobs", file, jobs[5].id, "--output-of", "1")).stderr
     stats = json.loads((await lines(file, "stats", file, "--json"))[0])
     assert sum(stats["jobs"].values()) == len(jobs)
+
+
+async def test_a_table_fits_a_narrow_terminal(file: Path) -> None:
+    await filled(file)
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "COLUMNS": "50"}
+    done = await anyio.run_process(
+        [*NODEKIT, "store", "jobs", str(file)], cwd=file.parent, stdout=theirs, stderr=theirs, env=environment
+    )
+    os.close(theirs)
+    rows = b"".join(iter(lambda: _read(ours), b"")).decode().splitlines()
+    os.close(ours)
+    assert done.returncode == 0
+    assert len(rows) == 14
+    assert max(map(len, rows)) == 50
+
+
+def _read(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, 4096)
+    except OSError:  # so the end of a terminal is told
+        return b""
 
 
 # -- export, stats and check ---------------------------------------------------------------------

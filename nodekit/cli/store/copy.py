@@ -49,6 +49,6 @@ def copy_store(source: str, target: str, without_records: bool) -> None:
 def _archive(store: JobStore, *, create: bool, name: str) -> JobArchive:
     call: Any = getattr(store, "archive", None)
     if call is None:
-        raise NodekitError(f"the kind of store of {name} cannot be copied (it has no `archive`)")
+        raise NodekitError(f"the kind of store of {name} cannot be copied (it has no `archive`); use its own tools")
     archive: JobArchive = call(create=create)
     return archive

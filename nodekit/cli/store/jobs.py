@@ -158,7 +158,7 @@ async def _show(store: JobStore, id: JobId, as_json: bool, output_of: int | None
             raise NodekitError(f"there is no job {id} in the store; `nodekit store jobs` lists those that are there")
         if output_of is not None:
             if job.id in reader.damaged:
-                raise NodekitError(f"job {id} is damaged and cannot be read")
+                raise NodekitError(f"job {id} is damaged and cannot be read; a backup may have it whole")
             click.echo(_output(job, output_of), nl=False)
         elif as_json:
             echo_json_line(job_document(job))

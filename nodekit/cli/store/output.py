@@ -1,5 +1,6 @@
 """Output of the commands: tables, and JSON lines. No character of a job commands a terminal."""
 
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -23,7 +24,10 @@ LINE_ENDS = bytes.maketrans(b"\r\n", b"  ")
 
 
 class Table:
-    """A table that is printed in parts. A column keeps the width of the longest text that it had so far."""
+    """A table that is printed in parts. A column keeps the width of the longest text that it had so far.
+
+    At a terminal, each line is cut to its width.
+    """
 
     def __init__(self, heads: Sequence[str]) -> None:
         self._widths = [0] * len(heads)
@@ -35,9 +39,11 @@ class Table:
         self._heads = []
         for row in rows:
             self._widths = [max(width, len(text)) for width, text in zip(self._widths, row, strict=True)]
+        columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
         for row in rows:
             cells = (text.ljust(width) for text, width in zip(row, self._widths, strict=True))
-            click.echo("  ".join(cells).rstrip())
+            line = "  ".join(cells).rstrip()
+            click.echo(line if columns is None else short(line, columns))
 
 
 def short(text: str, longest: int = LONGEST_NAME) -> str:

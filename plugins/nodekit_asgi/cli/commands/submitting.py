@@ -67,7 +67,7 @@ def run(node: Address, as_json: bool, intermediate: bool, timeout: float | None,
         say_json(raw) if as_json else _say_outputs(result, intermediate)
     if result.status != "success":
         failed = result.result
-        place = f" in {failed.container}: {failed.error}" if failed else ""
+        place = f" in container {failed.container!r}: {failed.error}" if failed else ""
         notice(f"job {id} {result.status}{place}")
         sys.exit(FAILED)
 

@@ -49,7 +49,7 @@ async def test_run_prints_the_last_output_and_nothing_else(api: Api) -> None:
 async def test_run_says_the_error_of_a_failed_job_and_exits_with_1(api: Api) -> None:
     done = await spawn(api.url, "run", "echo", "fail", "--intermediate")
     assert (done.code, done.out) == (1, "echo:\n{}\n")
-    assert "failed in fail: ValueError: on purpose" in done.err
+    assert "failed in container 'fail': ValueError: on purpose" in done.err
     assert len(done.err.splitlines()) == 1
 
 
