@@ -89,7 +89,7 @@ class Progress:
             logger.exception("job %s: pipeline %r failed", job.id, job.request.pipeline)
             return self.failed(job, "internal error of the pipeline"), None
         if job.ended_steps >= self._max_steps:
-            text = f"its pipeline did not end within {self._max_steps} steps, the `max_steps` of this node"
+            text = f"its pipeline did not end within {counted(self._max_steps, 'step')}, the `max_steps` of this node"
             return self.failed(job, text), None
         return self._due(job, step.container), step
 

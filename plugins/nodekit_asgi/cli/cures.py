@@ -1,4 +1,4 @@
-"""What to do about refusals of a node. Its texts are those of the wire, which say what was refused and no more."""
+"""Cures for refusals of a node. The texts of the wire say what was refused, and no more."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
