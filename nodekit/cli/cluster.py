@@ -26,7 +26,7 @@ def cluster(file: str, as_json: bool) -> None:
 
     async def report() -> ClusterReport:
         if not is_shared(store):
-            raise NodekitError("this kind of store belongs to one node; name one in [store] that several nodes share")
+            raise NodekitError("this kind of store belongs to one node; a cluster needs one that several nodes share")
         async with store:
             return await cluster_report(store)
 

@@ -154,7 +154,9 @@ class Kept:
         while True:
             self._answered_at = math.inf
             if (failure := await self._lived(answered)) and required:
-                raise self._not_started(failure) from failure
+                raise self._not_started(failure) from failure  # which has the last lines
+            if isinstance(failure, NotUp):
+                self._log.add(failure.last_lines)
             pause = restart_pause(pause, time.monotonic() - self._answered_at)
             await self._presence.here()
             logger.warning("container %r: %s; restart in %g s", self._container.id, self.why, pause)
@@ -169,7 +171,6 @@ class Kept:
         except NameTaken as error:
             return self._failed(NotUp(str(error)))
         except NotUp as error:
-            self._log.add(error.last_lines)
             return self._failed(error)
         except EngineGone as error:
             self._presence.is_gone(str(error))
