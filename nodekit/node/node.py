@@ -390,5 +390,5 @@ class Node:
         reported = list(self._hooks.problems())
         if self.budget.waiting:
             calls = counted(self.budget.waiting, "call", "waits", "wait")
-            reported.append(f"{calls} for memory: the budget of [node] memory is used up")
+            reported.append(f"the budget of [node] memory is used up; {calls} for some of it")
         return await diagnosis(self._store, self._running, self._executor, self._admission, self._cluster, reported)

@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from nodekit import DiskSpace, StoreFailed, counted
+from nodekit import DiskSpace, StoreFailed
 
 logger = logging.getLogger("nodekit.store")
 
@@ -45,7 +45,7 @@ class FreeSpace:
         if free >= self._least + (self._least // 8 if self._text else 0):
             return ""
         cure = "delete something, or keep fewer finished jobs"
-        return f"the disk of the store has {counted(free, 'byte')} free, and min_free_bytes is {self._least}; {cure}"
+        return f"the disk of the store has {free} bytes free, and min_free_bytes is {self._least}; {cure}"
 
 
 FILES = ("", "-wal", "-shm")
