@@ -202,7 +202,11 @@ async def test_an_output_is_printed_byte_for_byte(file: Path) -> None:
     assert "has no output" in (await command(file, "jobs", file, jobs[8].id, "--output-of", "3")).stderr
     assert (await command(file, "jobs", file, "--output-of", "1")).returncode == 2
     unknown = await command(file, "jobs", file, "\x1b[2J")
-    assert (unknown.returncode, unknown.stderr) == (1, f"{file}: store: there is no job \\x1b[2J in the store\n")
+    cure = "`nodekit store jobs` lists those that are there"
+    assert (unknown.returncode, unknown.stderr) == (
+        1,
+        f"{file}: store: there is no job \\x1b[2J in the store; {cure}\n",
+    )
 
 
 async def test_a_damaged_job_is_named_and_the_others_are_shown(file: Path) -> None:
