@@ -72,7 +72,7 @@ class Calls:
         try:
             return _storable_name(name(id))
         except Exception:
-            logger.exception("the runner of container %s cannot name its instance", id)
+            logger.exception("the runner of container %r cannot name its instance", id)
             return ""
 
     def runs(self, id: ContainerId) -> bool:
@@ -101,14 +101,14 @@ class Calls:
             if anyio.current_effective_deadline() == -math.inf:
                 raise
             logger.exception(
-                "job %s: the runner's call of container %s was cancelled, and not by the node",
+                "job %s: the runner's call of container %r was cancelled, and not by the node",
                 step.job_id,
                 step.container,
             )
             cancelled = ContainerFailed("internal", "the runner's own work was cancelled")
             return self._failure(step, started_at, instance, cancelled)
         except Exception:
-            logger.exception("job %s: the runner of container %s failed", step.job_id, step.container)
+            logger.exception("job %s: the runner of container %r failed", step.job_id, step.container)
             return self._failure(step, started_at, instance, ContainerFailed("internal", "internal error of the node"))
 
     def _failure(self, step: Step, started_at: float, instance: str, failure: ContainerFailed) -> Called:
@@ -181,8 +181,11 @@ def _log_failure(step: Step, failure: ContainerFailed) -> None:
     """Log why an attempt failed. Steps are counted from 1, as in the history that clients and commands show."""
     kind = failure.kind if failure.status is None else f"{failure.kind} {failure.status}"
     text = failure.text if len(failure.text) <= LONGEST_LOGGED else f"{failure.text[:LONGEST_LOGGED]}…"
-    told = "job %s: step %d, attempt %d, failed in container %s: %s: %s"
-    logger.info(told, step.job_id, step.index + 1, step.attempt, step.container, kind, text.replace("\n", " "))
+    told = "job %s: step %d, attempt %d, failed in container %r: %s: %s"
+    logger.info(
+        *(told, step.job_id, step.index + 1, step.attempt, step.container, kind, text.replace("\n", " ")),
+        extra={"kind": failure.kind} | ({} if failure.status is None else {"status": failure.status}),
+    )
 
 
 def _storable(text: str) -> str:

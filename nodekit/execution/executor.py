@@ -31,6 +31,7 @@ from nodekit.interfaces.runner import ContainerRunner
 from nodekit.interfaces.store import Claim, JobStore
 from nodekit.interfaces.store_abilities import EndingStore
 from nodekit.model.container import ContainerId, GroupId, JobId
+from nodekit.model.counting import counted
 from nodekit.model.events import Event, JobAccepted, JobFinished
 from nodekit.model.job import Job
 from nodekit.model.limits import NodeLimits, SlotShares
@@ -221,7 +222,10 @@ class Executor:
             if len(outside) == len(self.containers):
                 self._held.shares = SlotShares(self._limits, share)
             if share < self._slots.free:
-                logger.warning("at most %d steps run at once, for lack of descriptors; allow more by ulimit -n", share)
+                logger.warning(
+                    "only %s at once, for lack of descriptors; allow more by ulimit -n",
+                    counted(share, "step", "runs", "run"),
+                )
 
     async def _watch(self, name: str, runner: ContainerRunner) -> None:
         async def look_after_change() -> None:

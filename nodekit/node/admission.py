@@ -15,6 +15,7 @@ from nodekit.execution.transitions import Progress
 from nodekit.interfaces.store import JobStore, Pending
 from nodekit.model.clock import NodeClock
 from nodekit.model.container import ClientId, GroupId, Location
+from nodekit.model.counting import counted
 from nodekit.model.events import JobAccepted, JobFinished, RequestRefused
 from nodekit.model.identity import OWN_GROUP
 from nodekit.model.ids import JobIds
@@ -260,11 +261,13 @@ class Admission:
             retry_after = math.ceil(min(max(self._limits.drain_seconds, 1), LONGEST_RETRY_SECONDS))
             return Unavailable("the node is draining or has not started", retry_after_seconds=retry_after)
         if not room.total:
-            return Unavailable(f"the node holds {self._limits.max_pending} unfinished jobs", retry_after_seconds=1)
+            return Unavailable(
+                f"the node holds {counted(self._limits.max_pending, 'unfinished job')}", retry_after_seconds=1
+            )
         if self.disk.full():
             return Unavailable("the disk of the node is almost full", retry_after_seconds=FULL_RETRY_SECONDS)
         if not room.groups[request.in_group]:
-            text = f"you have {self._most_of(request)} unfinished jobs; wait until some are finished"
+            text = f"you have {counted(self._most_of(request), 'unfinished job')}; wait until some are finished"
             return TooManyJobs(text, retry_after_seconds=1)
         return room.disk.objection(request)
 
@@ -308,7 +311,7 @@ class Admission:
         return kept
 
     def _not_kept(self, number: int, error: StoreFailed) -> Unavailable:
-        logger.error("%d jobs not accepted: %s", number, error)
+        logger.error("%s not accepted: %s", counted(number, "job"), error)
         self.trouble.happened(f"the store cannot keep jobs: {error}")
         return Unavailable("the store cannot keep jobs right now", retry_after_seconds=5)
 

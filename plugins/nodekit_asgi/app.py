@@ -89,12 +89,14 @@ class AsgiApp:
             CutShort,
             CallerLost,
         ) as broken:  # left open, so the server cuts it: it must not look complete
-            logger.info("%s %s: %s (request %s)", request.method, request.path, broken, request.id)
+            logger.info(
+                "%s %s: %s (request %s)", request.method, request.path, broken, request.id, extra=_fields(request)
+            )
         except Disconnected:
             logger.debug("%s %s: the client has gone", request.method, request.path)
         except Exception:
             failed = "%s %s failed while replying (request %s)"
-            logger.exception(failed, request.method, request.path, request.id)
+            logger.exception(failed, request.method, request.path, request.id, extra=_fields(request))
             raise  # the server cuts the connection: half a reply must not look complete
         finally:
             request.release()
@@ -136,12 +138,14 @@ class AsgiApp:
         except KeyReused as reused:
             return error_reply(422, str(reused))
         except StoreFailed as error:
-            logger.error("%s %s: %s (request %s)", request.method, request.path, error, request.id)
+            failed = "%s %s: %s (request %s)"
+            logger.error(failed, request.method, request.path, error, request.id, extra=_fields(request))
             return error_reply(503, "the store does not work right now", headers=[(b"retry-after", b"5")])
         except (Disconnected, BrokenOff, CutShort):
             raise
         except Exception:
-            logger.exception("%s %s failed (request %s)", request.method, request.path, request.id)
+            failed = "%s %s failed (request %s)"
+            logger.exception(failed, request.method, request.path, request.id, extra=_fields(request))
             return error_reply(500, "internal error", {"request_id": request.id})
 
     async def _identity(self, request: Request, operation: str) -> Identity:
@@ -166,6 +170,11 @@ def _operation(request: Request, path: str, mount: Mount | None) -> str:
     if mount is not None:
         return f"{method} {PREFIX}{mount.name}/"
     return f"{method} {path}" if method in ROUTES.get(path, ()) else ""
+
+
+def _fields(request: Request) -> dict[str, str]:
+    """Return the fields of a request for a log of JSON."""
+    return {"method": request.method, "path": request.path}
 
 
 def _request_id(request: Request) -> bytes:

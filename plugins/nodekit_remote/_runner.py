@@ -127,7 +127,7 @@ class RemoteRunner:
         await self._changed.wait()
 
     def problems(self) -> Sequence[str]:
-        return [f"container {id}: {text}" for id, text in self._down.items()]
+        return [f"container {id!r}: {text}" for id, text in self._down.items()]
 
     def instance(self, container: ContainerId) -> str:
         return self._endpoints[container].instance
@@ -160,7 +160,7 @@ class RemoteRunner:
 
     def _is_down(self, id: ContainerId, text: str) -> None:
         if id not in self._down and self._probes is not None:
-            logger.warning("container %s is down: %s; jobs wait until it answers", id, text)
+            logger.warning("container %r is down: %s; jobs wait until it answers", id, text)
             self._probes.start_soon(self._probe, id)
         self._down[id] = text
         self._look()
@@ -204,7 +204,7 @@ class RemoteRunner:
                 await anyio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PROBE_SECONDS)
         del self._down[id]
-        logger.info("container %s answers again", id)
+        logger.info("container %r answers again", id)
         self._look()
 
     def _look(self) -> None:

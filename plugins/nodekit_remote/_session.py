@@ -17,7 +17,7 @@ import anyio
 from aiohttp.abc import AbstractCookieJar
 from aiohttp.http_exceptions import HttpProcessingError
 
-from nodekit import ContainerFailed, reserve_output
+from nodekit import ContainerFailed, counted, reserve_output
 from nodekit_remote._breaks import cause_of
 from nodekit_remote._connector import EXCHANGE, CheckConnection, Connector, Exchange
 from nodekit_remote._loopback import elsewhere
@@ -72,7 +72,11 @@ class Pieces:
             body = await self._read(max_bytes)
         except ERRORS as error:
             length = self._response.content_length
-            came = f", after {self._size} of {length} bytes" if length else f", after {self._size} bytes"
+            came = (
+                f", after {self._size} of {counted(length, 'byte')}"
+                if length
+                else f", after {counted(self._size, 'byte')}"
+            )
             raise _dropped(self._url, error, came) from error
         header = self._response.headers.get
         return Reply(self.status, body, header("Content-Type", ""), header("Location", ""), header("Retry-After"))
@@ -80,12 +84,14 @@ class Pieces:
     async def _read(self, most: int) -> bytes:
         """Read the decompressed body. Raise `ContainerFailed` if it is larger than `most` bytes."""
         if (self._response.content_length or 0) > most:
-            raise ContainerFailed("too_large", f"the reply is larger than {most} bytes", status=self.status)
+            raise ContainerFailed("too_large", f"the reply is larger than {counted(most, 'byte')}", status=self.status)
         pieces: list[bytes] = []
         async for piece in self._body:
             self._size += len(piece)
             if self._size > most:
-                raise ContainerFailed("too_large", f"the reply is larger than {most} bytes", status=self.status)
+                raise ContainerFailed(
+                    "too_large", f"the reply is larger than {counted(most, 'byte')}", status=self.status
+                )
             await reserve_output(len(piece))
             pieces.append(piece)
         return b"".join(pieces)

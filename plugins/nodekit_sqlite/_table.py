@@ -24,7 +24,7 @@ from nodekit import (
     Unfinished,
 )
 from nodekit_sqlite._beside import Beside
-from nodekit_sqlite._damage import CURE, Damages, has_damage, is_damage
+from nodekit_sqlite._damage import Damages, cured, has_damage
 from nodekit_sqlite._deleting import delete, shrink
 from nodekit_sqlite._file import DatabaseFile
 from nodekit_sqlite._finish_numbers import KEEP_NUMBER, LAST_SURPLUS, last_finish_number
@@ -104,8 +104,7 @@ class SqliteTable:
                 stack.callback(self._beside.close)
                 self._beside.read(lambda connection: check_version(connection, self._file.path))
         except (OSError, sqlite3.Error) as error:
-            cure = f"; {CURE}" if is_damage(error) else ""
-            raise StoreFailed(f"cannot open {self._file.path}: {error}{cure}") from error
+            raise StoreFailed(f"cannot open {self._file.path}: {cured(error)}") from error
 
     def _prepare(self, stack: AsyncExitStack) -> None:
         prepare_empty_file(self._file.path)

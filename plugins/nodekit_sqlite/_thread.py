@@ -14,7 +14,7 @@ import anyio.to_thread
 from anyio.lowlevel import current_token
 
 from nodekit import GroupId, StoreFailed
-from nodekit_sqlite._damage import CURE, is_damage
+from nodekit_sqlite._damage import cured
 from nodekit_sqlite._rescue import Rescue
 from nodekit_sqlite._usage import Usage
 
@@ -48,8 +48,7 @@ class Call(Generic[T]):
     def answer(self) -> T:
         """Return the result, or raise the error: `StoreFailed` if SQLite failed."""
         if isinstance(self.error, sqlite3.Error):
-            cure = f"; {CURE}" if is_damage(self.error) else ""
-            raise StoreFailed(f"sqlite: {self.error}{cure}") from self.error
+            raise StoreFailed(f"sqlite: {cured(self.error)}") from self.error
         if self.error is not None:
             raise self.error
         return cast("T", self.result)
@@ -108,7 +107,7 @@ async def connected(connect: Connect) -> sqlite3.Connection:
     try:
         return await anyio.to_thread.run_sync(connect)
     except sqlite3.Error as error:
-        raise StoreFailed(f"sqlite: {error}") from error
+        raise StoreFailed(f"sqlite: {cured(error)}") from error
 
 
 class Writer:

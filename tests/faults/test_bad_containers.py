@@ -244,7 +244,7 @@ async def test_a_container_that(bed: Bed, behaviour: Behaviour) -> None:
     assert peak.growth < 60 * MEGABYTE  # of a reply, at most 16 MiB are kept
     await until(lambda: not bad.open)
     health = await api.get("/health")
-    down = any(reason.startswith(f"container {behaviour.__name__}: ") for reason in health.json.get("reasons", []))
+    down = any(reason.startswith(f"container {behaviour.__name__!r}: ") for reason in health.json.get("reasons", []))
     assert (health.status, down) == (200, kind == "connection")
     assert "Traceback" not in served.log
 

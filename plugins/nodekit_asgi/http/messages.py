@@ -11,7 +11,7 @@ import anyio
 import msgspec
 from msgspec import UNSET
 
-from nodekit import COPIES, Budget, ClientId, GroupId, Identity, Reservation, default_group
+from nodekit import COPIES, Budget, ClientId, GroupId, Identity, Reservation, counted, default_group
 from nodekit_asgi.config import Limits
 from nodekit_asgi.http.callers import Caller, CallerLost
 from nodekit_asgi.http.codings import ACCEPTED, gunzipped, is_gzip
@@ -254,7 +254,9 @@ class Request:
             self._memory.release()
 
     def too_large(self) -> HttpError:
-        return HttpError(413, f"the body is larger than {self.limits.max_body_bytes} bytes", headers=self.close)
+        return HttpError(
+            413, f"the body is larger than {counted(self.limits.max_body_bytes, 'byte')}", headers=self.close
+        )
 
     def too_slow(self) -> HttpError:
         limits = self.limits
