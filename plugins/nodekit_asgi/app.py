@@ -36,10 +36,10 @@ from nodekit_asgi.http.messages import (
     Request,
     Scope,
     error_reply,
-    send_reply,
 )
 from nodekit_asgi.http.mounted import PREFIX, BrokenOff, check_caller, hand_on, mount_at
 from nodekit_asgi.http.origins import PREFLIGHT, check_access
+from nodekit_asgi.http.replies import send_reply
 from nodekit_asgi.http.sending import Send
 from nodekit_asgi.wire.profiles import PROFILES
 
