@@ -3,7 +3,6 @@
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from functools import cached_property
 from typing import Any, TypeAlias
 from urllib.parse import parse_qsl
 
@@ -15,6 +14,7 @@ from nodekit import COPIES, Budget, ClientId, GroupId, Identity, Reservation, de
 from nodekit_asgi.config import Limits
 from nodekit_asgi.http.callers import Caller
 from nodekit_asgi.http.codings import ACCEPTED, gunzipped, is_gzip
+from nodekit_asgi.http.extensions import take_arrived
 from nodekit_asgi.http.networks import peer_name, unmapped
 from nodekit_asgi.http.pace import BodyPace
 from nodekit_asgi.wire.node import WireErrorReply
@@ -23,8 +23,6 @@ Scope: TypeAlias = dict[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
 Header: TypeAlias = tuple[bytes, bytes]
 
-SLICE_BYTES = 1 << 18
-"""Size of the slices in which a server gets a large body. It waits for the client before it takes the next one."""
 LINGER_BYTES = 1 << 28
 _LENGTH_DIGITS = 18
 LINGER_SECONDS = 10.0
@@ -100,6 +98,10 @@ class Request:
         self._memory: Reservation | None = None
         self.scope = scope
         self.receive = receive
+        self._query: Sequence[tuple[str, str]] | None = None
+        self._values: dict[str, list[str]] | None = None
+        self.headers: Mapping[bytes, bytes] = dict(scope["headers"])
+        """Values by lower-case name; the last value of a repeated header."""
         self.unread = b"transfer-encoding" in self.headers or self.headers.get(b"content-length", b"0") != b"0"
         """True while more of the body may come."""
 
@@ -107,11 +109,6 @@ class Request:
     def http_version(self) -> str:
         """``1.0``, ``1.1`` or ``2``."""
         return str(self.scope.get("http_version", "1.1"))
-
-    @cached_property
-    def headers(self) -> Mapping[bytes, bytes]:
-        """Values by lower-case name; the last value of a repeated header."""
-        return dict(self.scope["headers"])
 
     def texts(self) -> Mapping[str, str]:
         """Return the headers as text, by lower-case name; the values of a repeated one are joined by ``, ``."""
@@ -123,6 +120,8 @@ class Request:
 
     def values(self, name: bytes) -> Sequence[bytes]:
         """Return every value of a header, given its lower-case name."""
+        if name not in self.headers:
+            return ()
         return [value for key, value in self.scope["headers"] if key == name]
 
     @property
@@ -146,23 +145,31 @@ class Request:
         """The sender's IP address, or None if it has none."""
         return unmapped(self.sender)
 
-    @cached_property
+    @property
     def query(self) -> Sequence[tuple[str, str]]:
-        try:
-            text = self.scope["query_string"].decode("ascii")
-            return parse_qsl(text, keep_blank_values=True, max_num_fields=10_000, errors="strict")
-        except ValueError as error:
-            raise HttpError(400, "the query is not UTF-8, or has too many fields") from error
+        if self._query is None:
+            try:
+                text = self.scope["query_string"].decode("ascii")
+                self._query = parse_qsl(text, keep_blank_values=True, max_num_fields=10_000, errors="strict")
+            except ValueError as error:
+                raise HttpError(400, "the query is not UTF-8, or has too many fields") from error
+        return self._query
 
     def all(self, name: str) -> Sequence[str]:
         """Return every value of a query parameter."""
-        return [value for key, value in self.query if key == name]
+        if not self.scope["query_string"]:
+            return ()
+        if self._values is None:
+            self._values = {}
+            for key, value in self.query:
+                self._values.setdefault(key, []).append(value)
+        return self._values.get(name, ())
 
     def flag(self, name: str) -> bool | None:
         """Return a boolean of the query. Return None if it is not given."""
-        values = {value.lower() for value in self.all(name)}
-        if not values:
+        if not (given := self.all(name)):
             return None
+        values = {value.lower() for value in given}
         if len(values) > 1 or not values <= {"true", "false"}:
             raise HttpError(400, f"{name}: expected true or false")
         return values == {"true"}
@@ -186,9 +193,21 @@ class Request:
         is not known any more.
         """
         self.check_length()
-        body = await self._decoded()
+        arrived = await self._at_once()
+        body = await self._decoded() if arrived is None else arrived
         if self.caller is not None:  # a slow body may outlast the right to send it
             await self.caller.check()
+        return body
+
+    async def _at_once(self) -> bytes | None:
+        """Return the body if it is there as a whole and as it is: most are small, and arrive with their heads."""
+        if b"content-encoding" in self.headers or (body := take_arrived(self.scope)) is None:
+            return None
+        self.unread = False
+        if len(body) > self.limits.max_body_bytes:
+            raise self.too_large()
+        if not self.memory.grow_at_once(COPIES * len(body)):
+            await self.memory.grow_soon(COPIES * len(body))
         return body
 
     async def _decoded(self) -> bytes | bytearray:

@@ -7,6 +7,7 @@ from functools import partial
 import anyio
 
 from nodekit_asgi.http.callers import Caller, CallerLost
+from nodekit_asgi.http.extensions import OnGone, on_gone
 from nodekit_asgi.http.messages import Disconnected, Header, Reply, Request
 from nodekit_asgi.http.sending import Send, send_body
 
@@ -23,7 +24,7 @@ async def send_reply(reply: Reply, send: Send, request: Request, extra: Sequence
     if reply.status not in _WITHOUT_CONTENT:
         headers.append((b"content-type", reply.content_type))
         if isinstance(body, bytes):
-            headers.append((b"content-length", str(len(body)).encode()))
+            headers.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     if request.method == "HEAD":
         if isinstance(body, AsyncGenerator):
@@ -74,6 +75,9 @@ async def while_there(request: Request, work: Callable[[], Awaitable[None]]) -> 
 
     The body must have been read before. Raise `CallerLost` once the node does not know the caller any more.
     """
+    if request.caller is None and (offered := on_gone(request.scope)) is not None:
+        await _while_connected(offered, work)
+        return
     gone = False
     failure: Exception | None = None
     lost: CallerLost | None = None
@@ -104,3 +108,26 @@ async def while_there(request: Request, work: Callable[[], Awaitable[None]]) -> 
         raise lost
     if failure is not None:
         raise failure
+
+
+async def _while_connected(on_gone: OnGone, work: Callable[[], Awaitable[None]]) -> None:
+    """Run `work` like `while_there`, without a task that watches."""
+    gone = False
+    scope = anyio.CancelScope()
+
+    def cancel() -> None:
+        nonlocal gone
+        gone = True
+        scope.cancel()
+
+    on_gone(cancel)
+    try:
+        with scope:
+            await work()
+    except Exception:
+        if not gone:
+            raise
+    finally:
+        on_gone(None)
+    if gone:
+        raise Disconnected
