@@ -32,6 +32,7 @@ class Looked(Protocol):
 
     def look(self) -> bool:
         """Return True, and act, if the client has gone."""
+        ...
 
 
 class Looks:

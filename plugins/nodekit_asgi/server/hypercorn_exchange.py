@@ -41,6 +41,7 @@ class ReplySide(Protocol):
 
     def encoded(self, event: Any) -> bytes:
         """Return the bytes of a part of a reply, an event of h11."""
+        ...
 
     async def write(self, data: bytes) -> None:
         """Write to the client, and wait while it does not read."""

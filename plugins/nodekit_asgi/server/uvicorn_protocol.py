@@ -43,8 +43,9 @@ class BoundedHttpTools(HttpToolsProtocol):
     as bytes, and no more is read: a parsed request takes a hundred times as much memory.
     """
 
+    app: Any
     flow: "_Flow"
-    cycle: Exchange
+    cycle: Exchange  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(self, all_deadlines: Deadlines, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
@@ -206,8 +207,8 @@ class BoundedHttpTools(HttpToolsProtocol):
         scope["method"], scope["http_version"] = self.parser.get_method().decode("ascii"), version
         scope["path"], scope["raw_path"] = unquote(path) if "%" in path else path, url.path
         scope["query_string"] = url.query or b""
-        before = self.cycle
-        self.cycle = Exchange(
+        before = cast(Exchange | None, self.cycle)
+        self.cycle = Exchange(  # pyright: ignore[reportIncompatibleVariableOverride]
             self.tasks,
             scope=scope,
             transport=self.transport,
