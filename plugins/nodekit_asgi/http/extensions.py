@@ -32,3 +32,8 @@ def on_gone(scope: dict[str, Any]) -> OnGone | None:
     """Return the server's `OnGone`, or None if it offers none."""
     found: OnGone | None = scope.get("extensions", {}).get(GONE)
     return found
+
+
+def without_ours(scope: dict[str, Any]) -> dict[str, Any]:
+    """Return the extensions that an application of a plugin may use: with ours, it would pass by limits of the node."""
+    return {name: value for name, value in scope.get("extensions", {}).items() if name not in (ARRIVED, GONE)}
