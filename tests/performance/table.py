@@ -31,13 +31,13 @@ SLACK = {
     "commits": 0.05,
     "system calls": 2.0,
 }
-"""What chance adds to a figure: how many writes happen to share a commit, and how many bytes a socket has at once."""
+"""Allowance for chance: how many writes happen to share a commit, and how many bytes a socket has at once."""
 
 Figures = dict[str, float]
 
 
 class Place(NamedTuple):
-    """Where a job runs: a store, and a server or `none`."""
+    """Parts of the node that runs the jobs: a store, and a server or `none`."""
 
     store: str
     server: str

@@ -1,4 +1,4 @@
-"""What a job costs does not grow: counts of the process of a node, which neither noise nor the machine changes."""
+"""Bounds of what a job costs: counts of the process of a node, which neither noise nor the machine changes."""
 
 import json
 import subprocess
