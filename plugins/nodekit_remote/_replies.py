@@ -166,6 +166,8 @@ def _encoding(reply: Reply) -> tuple[str, int]:
     The mark counts before the declared charset, as everywhere on the web.
     """
     body, charset = reply.body, _charset(reply.content_type)
+    if body[:1].isascii() and b"\0" not in body[:4]:  # no mark, and one byte for a character of ASCII: nearly always
+        return _in_order(charset), 0
     for mark, encoding in _MARKS:
         if body.startswith(mark):
             return encoding, len(mark)
