@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from types import TracebackType
 
-import anyio
-
+from nodekit.concurrency.scopes import cancel_scope
 from nodekit.concurrency.signal import Signal
 from nodekit.interfaces.store import Unfinished
 from nodekit.model.job import Job, StepRecord, result_bytes
@@ -18,7 +17,7 @@ class EmbeddedClaim:
     def __init__(self, job: Job, *, age_seconds: float = 0.0) -> None:
         self.job = job
         self.age_seconds = age_seconds
-        self.scope = anyio.CancelScope()
+        self.scope = cancel_scope()
         self.lost = False
         self._writing = False
         self._written = Signal()

@@ -10,6 +10,7 @@ import anyio
 from msgspec.structs import replace
 
 from nodekit.concurrency.own_tasks import OwnTasks
+from nodekit.concurrency.scopes import cancel_scope
 from nodekit.embedded.change_feed import Broadcast
 from nodekit.embedded.claims import EmbeddedClaim, number_within, steps_within
 from nodekit.embedded.counters import Counts
@@ -104,7 +105,7 @@ class EmbeddedStore:
             self._counts.jobs(jobs, -1)
         for asked, job in zip(jobs, kept, strict=True):
             if self._is_new(asked, job):
-                self._track(entry := self._entry(job))
+                self._track(entry := Unfinished.of(job))
                 self._fresh.put(job)
                 self._queue.put(entry)
                 self._broadcast.publish(Change(job.id))
@@ -123,7 +124,7 @@ class EmbeddedStore:
             self._counts.jobs([job], -1)
         if not self._is_new(job, kept):
             raise StoreFailed(f"job {kept.id} exists already and cannot be claimed")
-        self._track(self._entry(kept))
+        self._track(Unfinished.of(kept))
         claim = self._claims[kept.id] = EmbeddedClaim(kept)
         self._broadcast.publish(Change(kept.id))
         return claim
@@ -220,7 +221,7 @@ class EmbeddedStore:
     # -- running ----------------------------------------------------------------------------------
 
     async def save(self, claim: Claim, job: Job) -> None:
-        with anyio.CancelScope(shield=True):
+        with cancel_scope(shield=True):
             await self._write(claim, job, self._saved)
 
     def _saved(self, claim: EmbeddedClaim, job: Job) -> None:
@@ -238,11 +239,11 @@ class EmbeddedStore:
                 return
             held.lost = True
             del self._claims[job.id]
-            self._unfinished[job.id] = entry = self._entry(job)
+            self._unfinished[job.id] = entry = Unfinished.of(job)
             self._queue.put(entry, delay_seconds=delay_seconds)
 
         was_finished = job.status.finished
-        with anyio.CancelScope(shield=True):
+        with cancel_scope(shield=True):
             await self._write(claim, given_back(job, delay_seconds, self._time), released)
 
     async def _write(self, claim: Claim, job: Job, then: Callable[[EmbeddedClaim, Job], None]) -> None:
@@ -372,10 +373,6 @@ class EmbeddedStore:
         return self._broadcast.subscribe(ids)
 
     # -- bookkeeping ------------------------------------------------------------------------------
-
-    def _entry(self, job: Job) -> Unfinished:
-        """Return the facts for scheduling a job that is tracked from now on, or queued again."""
-        return Unfinished.of(job)
 
     def _is_new(self, asked: Job, kept: Job) -> bool:
         return kept.id == asked.id and kept.id not in self._unfinished and not kept.status.finished
