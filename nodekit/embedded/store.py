@@ -52,8 +52,7 @@ class EmbeddedStore:
         self._unfinished: dict[JobId, Unfinished] = {}
         self._claims: dict[JobId, EmbeddedClaim] = {}
         self._settling: dict[JobId, anyio.Event] = {}
-        self._entered = False
-        self._loading: set[JobId] = set()
+        self._entered, self._loading = False, set[JobId]()
         self._fresh, self._ended = RecentJobs(), Ended()
         self._broadcast, self._counts = Broadcast(), Counts()
         self._finish_numbers, self._expiry = FinishNumbers(self._time), Expiry(table, self._time)
@@ -105,7 +104,7 @@ class EmbeddedStore:
             self._counts.jobs(jobs, -1)
         for asked, job in zip(jobs, kept, strict=True):
             if self._is_new(asked, job):
-                self._track(entry := Unfinished.of(job))
+                self._track(entry := self._entry(job))
                 self._fresh.put(job)
                 self._queue.put(entry)
                 self._broadcast.publish(Change(job.id))
@@ -124,7 +123,7 @@ class EmbeddedStore:
             self._counts.jobs([job], -1)
         if not self._is_new(job, kept):
             raise StoreFailed(f"job {kept.id} exists already and cannot be claimed")
-        self._track(Unfinished.of(kept))
+        self._track(self._entry(kept))
         claim = self._claims[kept.id] = EmbeddedClaim(kept)
         self._broadcast.publish(Change(kept.id))
         return claim
@@ -239,7 +238,7 @@ class EmbeddedStore:
                 return
             held.lost = True
             del self._claims[job.id]
-            self._unfinished[job.id] = entry = Unfinished.of(job)
+            self._unfinished[job.id] = entry = self._entry(job)
             self._queue.put(entry, delay_seconds=delay_seconds)
 
         was_finished = job.status.finished
@@ -373,6 +372,10 @@ class EmbeddedStore:
         return self._broadcast.subscribe(ids)
 
     # -- bookkeeping ------------------------------------------------------------------------------
+
+    def _entry(self, job: Job) -> Unfinished:
+        """Return the facts for scheduling a job that is tracked from now on, or queued again."""
+        return Unfinished.of(job)
 
     def _is_new(self, asked: Job, kept: Job) -> bool:
         return kept.id == asked.id and kept.id not in self._unfinished and not kept.status.finished
