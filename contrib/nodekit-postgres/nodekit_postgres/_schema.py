@@ -1,0 +1,72 @@
+"""The tables and functions of a schema, and their versions. Migrations go forward only."""
+
+import re
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from psycopg import AsyncConnection
+from psycopg.errors import UndefinedTable
+
+from nodekit import StoreFailed
+
+MIGRATIONS = (("1-tables.sql", "1-queue.sql", "1-claims.sql"),)
+VERSION = len(MIGRATIONS)
+OLDEST_NODE = 1
+"""Oldest version that a node may know to work with the tables of this one: that of the last release."""
+
+_OURS = re.compile(r"\bnodekit\.")
+
+
+def in_schema(sql: str, schema: str) -> str:
+    """Return SQL that names the schema of the settings where it names `nodekit`."""
+    return _OURS.sub(f'"{schema}".', sql)
+
+
+@cache
+def _script(name: str) -> str:
+    return (files("nodekit_postgres") / "sql" / name).read_text()
+
+
+async def version_of(connection: AsyncConnection[Any], schema: str) -> tuple[int, int]:
+    """Return the version of the tables, and the oldest that a node may know; 0 and 0 if there are no tables."""
+    query = in_schema("SELECT version, oldest_node FROM nodekit.about", schema)
+    try:
+        rows = await (await connection.execute(query)).fetchall()  # type: ignore[arg-type]
+    except UndefinedTable:
+        return 0, 0
+    return rows[0]
+
+
+async def check_version(connection: AsyncConnection[Any], schema: str) -> None:
+    """Raise `StoreFailed` if this version cannot work with the tables."""
+    version, oldest = await version_of(connection, schema)
+    if version < VERSION:
+        found = f"the schema {schema!r} has version {version}, and this nodekit-postgres needs {VERSION}"
+        raise StoreFailed(f"{found}; set migrate = true for one start, as a role that may create its tables")
+    if oldest > VERSION:
+        found = f"the schema {schema!r} has version {version}, which nodes that know {oldest} can use"
+        raise StoreFailed(f"{found}; this one knows {VERSION}: upgrade nodekit-postgres")
+
+
+async def migrate(connection: AsyncConnection[Any], schema: str) -> None:
+    """Bring the schema to this version, if it is older, completely or not at all. Nodes that start together wait."""
+    if (await version_of(connection, schema))[0] >= VERSION:
+        return
+    async with connection.transaction():
+        await connection.execute("SELECT pg_advisory_xact_lock(hashtext(%s), 1)", [f"nodekit {schema}"])
+        exists = await connection.execute("SELECT to_regclass(%s) IS NOT NULL", [f'"{schema}".about'])
+        version = 0
+        if (await exists.fetchall())[0][0]:
+            version, _ = await version_of(connection, schema)
+        if version >= VERSION:
+            return
+        there = await connection.execute("SELECT to_regnamespace(%s) IS NOT NULL", [f'"{schema}"'])
+        if not (await there.fetchall())[0][0]:
+            await connection.execute(f'CREATE SCHEMA "{schema}"')  # type: ignore[arg-type]
+        for scripts in MIGRATIONS[version:]:
+            for script in scripts:
+                await connection.execute(in_schema(_script(script), schema))  # type: ignore[arg-type]
+        await connection.execute(in_schema("DELETE FROM nodekit.about", schema))  # type: ignore[arg-type]
+        insert = in_schema("INSERT INTO nodekit.about (version, oldest_node) VALUES (%s, %s)", schema)
+        await connection.execute(insert, [VERSION, OLDEST_NODE])  # type: ignore[arg-type]
