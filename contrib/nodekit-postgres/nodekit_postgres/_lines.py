@@ -29,8 +29,8 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 5.0
 MOST_TRIES = 5
 AGAIN = (errors.DeadlockDetected, errors.SerializationFailure)
 """Errors of transactions that can be made again."""
-USELESS = (errors.ReadOnlySqlTransaction, errors.AdminShutdown, errors.CannotConnectNow, errors.CrashShutdown)
-"""Errors after which another connection may reach another, better server."""
+ENDING = (errors.AdminShutdown, errors.CannotConnectNow, errors.CrashShutdown)
+"""Errors of a server that ends."""
 
 
 def said(error: BaseException) -> str:
@@ -44,6 +44,11 @@ def cut(connection: Connection) -> None:
         copy = socket.socket(fileno=os.dup(connection.fileno()))
         with copy:
             copy.shutdown(socket.SHUT_RDWR)
+
+
+def chooses_server(url: str) -> bool:
+    """Return True if another connection may reach another server, which takes writes."""
+    return "target_session_attrs" in url
 
 
 async def connect(url: str, seconds: float) -> Connection:
@@ -88,6 +93,7 @@ class Lines:
         self._url, self._count, self._connect_seconds, self._name = url, count, connect_seconds, name
         self._waiting: deque[_Work] = deque()
         self._arrived = asyncio.Event()
+        self._useless = (*ENDING, errors.ReadOnlySqlTransaction) if chooses_server(url) else ENDING
         self._connections: dict[int, Connection] = {}
         self._connecting: dict[int, anyio.CancelScope] = {}
         self._closing = False
@@ -220,7 +226,7 @@ class Lines:
         except StoreFailed as error:
             work.end(error)
         except (psycopg.Error, OSError) as error:
-            if connection.closed or isinstance(error, USELESS):
+            if connection.closed or isinstance(error, self._useless):
                 self.trouble = said(error)
                 work.end(StoreFailed(f"the connection to PostgreSQL is lost: {said(error)}"))
                 return False

@@ -51,7 +51,7 @@ from nodekit_postgres._rows import Stored, job_of, octets, text, with_output
 from nodekit_postgres._schema import check_version, in_schema, migrate
 from nodekit_postgres._session import BEATS_PER_LEASE, PostgresClaim, Session
 from nodekit_postgres._storage import Records
-from nodekit_postgres._writing import ADD, SAVE, SETTLE, added, dues, has_limits, saved, settled
+from nodekit_postgres._writing import ADD, SAVE, SETTLE, added, dues, has_limits, portions, saved, settled
 
 SHARDS_PER_SESSION = 128
 CLAIM = """
@@ -106,11 +106,12 @@ class PostgresStore:
         )
         self._tasks = await anyio.create_task_group().__aenter__()
         try:
+            connected = [some.connected.next() for some in (self._writes, self._reads, self._lease)]
             for some in (self._writes, self._reads, self._lease):
-                connected = some.connected.next()
                 some.start(self._tasks)
-                with anyio.fail_after(2 * config.connect_seconds):
-                    await connected.wait()
+            with anyio.fail_after(2 * config.connect_seconds):
+                for event in connected:
+                    await event.wait()
             await self._session.begin()
             self._tasks.start_soon(self._ear.run)
             await self._ear.tested.wait()
@@ -248,7 +249,7 @@ class PostgresStore:
     async def add(self, jobs: Sequence[Job]) -> list[Job]:
         if not jobs:
             return []
-        rows = await self._count(ADD, added(jobs))
+        rows = await self._add(jobs)
         kept: dict[JobId, Job] = {}
         new: list[Job] = []
         for job, (id, fresh) in zip(jobs, rows, strict=True):
@@ -263,6 +264,23 @@ class PostgresStore:
         if None in answer:
             raise StoreFailed("a job with the same id or idempotency key was deleted at this moment; add it again")
         return [job for job in answer if job is not None]
+
+    async def _add(self, jobs: Sequence[Job]) -> list[tuple[Any, ...]]:
+        """Add jobs in one transaction: some at a time, since long arrays take long, and encoding holds others up."""
+        parts = list(portions(jobs))
+        if len(parts) == 1:
+            return await self._count(ADD, added(jobs))
+
+        async def call(connection: Connection, number: int) -> list[tuple[Any, ...]]:
+            rows: list[tuple[Any, ...]] = []
+            async with connection.transaction():
+                for part in parts:
+                    given = {**added(part), "shard": self._session.slot * SHARDS_PER_SESSION + number}
+                    cursor = await connection.execute(self._sql(ADD), given, binary=True)  # type: ignore[arg-type]
+                    rows += await cursor.fetchall()
+            return rows
+
+        return await self._writes.run(call, self._config.seconds_per_call * (1 + len(parts) / 4), kept=True)
 
     async def add_claimed(self, job: Job) -> Claim:
         token = self._session.ask()

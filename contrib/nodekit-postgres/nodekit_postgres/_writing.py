@@ -1,6 +1,6 @@
 """The parameters of writes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
 from uuid import UUID
@@ -43,6 +43,22 @@ SETTLE = """
         %(error)s, %(finished_at)s, %(orphan)s
     )
 """
+
+
+MOST_AT_ONCE, MOST_BYTES_AT_ONCE = 100, 1 << 20
+"""Jobs, and bytes of their data, that one statement adds."""
+
+
+def portions(jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:
+    """Yield the jobs in parts that one statement adds."""
+    first, size = 0, 0
+    for place, job in enumerate(jobs):
+        bytes_of_job = len(memoryview(job.request.data))
+        if place > first and (place - first >= MOST_AT_ONCE or size + bytes_of_job > MOST_BYTES_AT_ONCE):
+            yield jobs[first:place]
+            first, size = place, 0
+        size += bytes_of_job
+    yield jobs[first:]
 
 
 def added(jobs: Sequence[Job], *, session: UUID | None = None, token: UUID | None = None) -> dict[str, Any]:
