@@ -8,6 +8,7 @@ import asyncio
 import logging
 import os
 import socket
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -26,6 +27,8 @@ T = TypeVar("T")
 Connection: TypeAlias = AsyncConnection[tuple[Any, ...]]
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 5.0
+PATIENCE_SECONDS, MOST_PATIENCE_SECONDS = 1.0, 3.0
+"""Times for which calls wait after the last connection has broken, and for an attempt to connect."""
 MOST_TRIES = 5
 AGAIN = (errors.DeadlockDetected, errors.SerializationFailure)
 """Errors of transactions that can be made again."""
@@ -33,9 +36,14 @@ ENDING = (errors.AdminShutdown, errors.CannotConnectNow, errors.CrashShutdown)
 """Errors of a server that ends."""
 
 
+_TALK = ("This probably means the server terminated", "Is the server running on that host")
+
+
 def said(error: BaseException) -> str:
-    """Return what went wrong, in one line, without the password of a URL."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    """Return what went wrong, in one line, without what libpq guesses."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    end = next((place for place, line in enumerate(lines) if line.startswith(_TALK)), len(lines))
+    return " ".join(lines[:end])[:300] or type(error).__name__
 
 
 def cut(connection: Connection) -> None:
@@ -72,35 +80,58 @@ async def close(connection: Connection) -> None:
 class _Work:
     """A call that waits for a connection or is being made."""
 
-    __slots__ = ("call", "done", "dropped", "error", "result", "seconds")
+    __slots__ = ("again", "call", "done", "dropped", "error", "result", "seconds", "since")
 
-    def __init__(self, call: Callable[[Connection, int], Awaitable[Any]], seconds: float) -> None:
+    def __init__(self, call: Callable[[Connection, int], Awaitable[Any]], seconds: float, *, again: bool) -> None:
         self.call, self.seconds = call, seconds
+        self.again = again
+        """True if it may be made again on another connection."""
+        self.since = 0.0
         self.done = anyio.Event()
         self.dropped = False
         self.result: Any = None
         self.error: Exception | None = None
 
     def end(self, error: Exception | None = None) -> None:
-        self.error = error
-        self.done.set()
+        if not self.done.is_set():
+            self.error = error
+            self.done.set()
+
+
+class Server:
+    """What the lines to one server learn about it, for each other."""
+
+    def __init__(self, url: str, connect_seconds: float) -> None:
+        self.url, self.connect_seconds = url, connect_seconds
+        self.hurry = Notice()
+        """Is set when the server was reached, or when a call waits for a connection: the time to try again."""
+        self.lines: list[Lines] = []
+
+    def silent(self, since: float) -> None:
+        """Cut the idle connections that have not heard anything since a call began that was not answered."""
+        for lines in self.lines:
+            lines.cut_idle(since)
 
 
 class Lines:
     """Some connections of one purpose. They are made, and made again when they break, while the lines are open."""
 
-    def __init__(self, url: str, count: int, *, connect_seconds: float, name: str) -> None:
-        self._url, self._count, self._connect_seconds, self._name = url, count, connect_seconds, name
+    def __init__(self, server: Server, count: int) -> None:
+        self._server, self._count = server, count
+        server.lines.append(self)
         self._waiting: deque[_Work] = deque()
         self._arrived = asyncio.Event()
-        self._useless = (*ENDING, errors.ReadOnlySqlTransaction) if chooses_server(url) else ENDING
+        self._useless = (*ENDING, errors.ReadOnlySqlTransaction) if chooses_server(server.url) else ENDING
         self._connections: dict[int, Connection] = {}
+        self._idle: dict[int, float] = {}
+        """Idle connections, each with the time at which it last heard something."""
         self._connecting: dict[int, anyio.CancelScope] = {}
         self._closing = False
         self._working = 0
         self.trouble = "not connected yet"
         """Why there is no connection. Empty while there is one."""
-        self.connected = Notice()
+        self._lost_at = 0.0
+        self.connected, self._tried = Notice(), Notice()
 
     def start(self, tasks: TaskGroup) -> None:
         """Begin to connect."""
@@ -133,9 +164,8 @@ class Lines:
         """
         if self._closing:
             raise StoreFailed("the store is not entered")
-        if not self._connections:
-            raise StoreFailed(f"cannot reach PostgreSQL: {self.trouble}")
-        work = _Work(call, seconds)
+        await self._some_connection(seconds)
+        work = _Work(call, seconds, again=not kept)
         self._waiting.append(work)
         self._arrived.set()
         try:
@@ -152,6 +182,24 @@ class Lines:
         result: T = work.result
         return result
 
+    async def _some_connection(self, seconds: float) -> None:
+        """Wait for a connection until the next attempt has failed, or longer if the last one broke just now."""
+        with anyio.move_on_after(min(seconds, MOST_PATIENCE_SECONDS)):
+            while not self._connections:
+                tried = self._tried.next()
+                self._server.hurry.set()
+                await tried.wait()
+                if time.monotonic() - self._lost_at > PATIENCE_SECONDS:
+                    break
+        if not self._connections:
+            raise StoreFailed(f"cannot reach PostgreSQL: {self.trouble}")
+
+    def cut_idle(self, since: float) -> None:
+        """Cut the idle connections that have heard nothing since a time."""
+        for number, heard_at in self._idle.items():
+            if heard_at < since:
+                cut(self._connections[number])
+
     async def _serve(self, number: int) -> None:
         with anyio.CancelScope(shield=True):
             failures = 0
@@ -164,10 +212,15 @@ class Lines:
                 self._connections[number] = connection
                 self.trouble = ""
                 self.connected.set()
+                self._tried.set()
+                self._server.hurry.set()
                 try:
                     await self._work(number, connection)
                 finally:
                     del self._connections[number]
+                    if not self._connections:
+                        self._lost_at = time.monotonic()
+                        self.trouble = self.trouble or "the connection is lost"
                     await close(connection)
             self._fail_waiting()
 
@@ -176,19 +229,26 @@ class Lines:
         connection = None
         with scope:
             if failures:
-                pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**failures)
-                await anyio.sleep(pause * (0.5 + random()))
+                await anyio.sleep(FIRST_PAUSE_SECONDS)
+                pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**failures) * (0.5 + random())
+                with anyio.move_on_after(pause):
+                    await self._server.hurry.next().wait()
             try:
-                connection = await connect(self._url, self._connect_seconds)
+                connection = await connect(self._server.url, self._server.connect_seconds)
             except (psycopg.Error, OSError, TimeoutError) as error:
-                text = f"no connection within {self._connect_seconds:g} s" if isinstance(error, TimeoutError) else said(error)
-                if not self._connections:
-                    if not self.trouble:
-                        logger.warning("PostgreSQL cannot be reached: %s", text)
-                    self.trouble = text
-                    self._fail_waiting()
+                self._not_connected(error)
         del self._connecting[number]
+        if connection is None:
+            self._tried.set()
         return connection
+
+    def _not_connected(self, error: BaseException) -> None:
+        seconds = self._server.connect_seconds
+        words = f"no connection within {seconds:g} s" if isinstance(error, TimeoutError) else said(error)
+        if not self._connections:
+            self.trouble = words
+            if time.monotonic() - self._lost_at > PATIENCE_SECONDS:
+                self._fail_waiting()
 
     def _fail_waiting(self) -> None:
         """Fail the calls that wait, if no connection is left that could make them."""
@@ -203,17 +263,46 @@ class Lines:
                 if self._closing:
                     return
                 self._arrived.clear()
-                await self._arrived.wait()
+                if not await self._idled(number, connection):
+                    return
             work = self._waiting.popleft()
             if not work.dropped and not await self._make(number, connection, work):
                 return
             if self._waiting:
                 self._arrived.set()
 
+    async def _idled(self, number: int, connection: Connection) -> bool:
+        """Wait for a call. Return False if the connection breaks meanwhile."""
+        loop, readable = asyncio.get_running_loop(), False
+
+        def read() -> None:
+            nonlocal readable
+            readable = True
+            loop.remove_reader(descriptor)
+            self._arrived.set()
+
+        descriptor = connection.fileno()
+        loop.add_reader(descriptor, read)
+        self._idle[number] = time.monotonic()
+        try:
+            await self._arrived.wait()
+            if readable:
+                connection.pgconn.consume_input()
+                return not connection.closed
+        except psycopg.Error as error:
+            self.trouble = said(error)
+            return False
+        finally:
+            loop.remove_reader(descriptor)
+            del self._idle[number]
+        return True
+
     async def _make(self, number: int, connection: Connection, work: _Work) -> bool:
         """Make a call; return False if the connection is of no use afterwards."""
-        slow = asyncio.get_running_loop().call_later(work.seconds, self._give_up, connection, work)
+        seconds = work.seconds / 2 if work.again else work.seconds
+        slow = asyncio.get_running_loop().call_later(seconds, self._give_up, connection, work, seconds)
         self._working += 1
+        work.since = time.monotonic()
         try:
             for tries in range(1, MOST_TRIES + 1):
                 try:
@@ -228,7 +317,12 @@ class Lines:
         except (psycopg.Error, OSError) as error:
             if connection.closed or isinstance(error, self._useless):
                 self.trouble = said(error)
-                work.end(StoreFailed(f"the connection to PostgreSQL is lost: {said(error)}"))
+                if work.again and not work.done.is_set():
+                    work.again = False
+                    self._waiting.appendleft(work)
+                    self._arrived.set()
+                else:
+                    work.end(StoreFailed(f"the connection to PostgreSQL is lost: {said(error)}"))
                 return False
             work.end(StoreFailed(f"PostgreSQL refused: {said(error)}"))
         except Exception as error:  # a fault of ours, which is the caller's to raise
@@ -238,10 +332,12 @@ class Lines:
             slow.cancel()
         return not connection.closed
 
-    def _give_up(self, connection: Connection, work: _Work) -> None:
-        self.trouble = f"no answer within {work.seconds:g} s"
-        work.end(StoreFailed(f"PostgreSQL did not answer within {work.seconds:g} s"))
+    def _give_up(self, connection: Connection, work: _Work, seconds: float) -> None:
+        self.trouble = f"no answer within {seconds:g} s"
+        if not work.again:
+            work.end(StoreFailed(f"PostgreSQL did not answer within {seconds:g} s"))
         cut(connection)
+        self._server.silent(work.since)
 
 
 class Notice:

@@ -179,4 +179,4 @@ class Session:
             cursor = await connection.execute(self._sql(query), parameters, binary=True)  # type: ignore[arg-type]
             return await cursor.fetchall()
 
-        return await self._line.run(call, min(self._call_seconds, self.lease_seconds), kept=True)
+        return await self._line.run(call, min(self._call_seconds, self.lease_seconds / 3), kept=True)

@@ -4,7 +4,6 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from functools import partial
 from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
@@ -45,7 +44,7 @@ from nodekit import (
 from nodekit_postgres._config import PostgresConfig, check_schema
 from nodekit_postgres._ear import Ear, News, Teller, wanted
 from nodekit_postgres._feed import Feed
-from nodekit_postgres._lines import Connection, Lines, Notice, close, connect, said
+from nodekit_postgres._lines import Connection, Lines, Notice, Server, close, connect, said
 from nodekit_postgres._reading import find_query, named, read_jobs, with_last_output
 from nodekit_postgres._rows import Stored, job_of, octets, text, with_output
 from nodekit_postgres._schema import check_version, in_schema, migrate
@@ -83,12 +82,9 @@ class PostgresStore:
     async def __aenter__(self) -> Self:
         config, url = self._config, self._config.url.reveal()
         await self._prepare(url)
-        lines = partial(Lines, url, connect_seconds=config.connect_seconds)
-        self._writes, self._reads, self._lease = (
-            lines(config.connections, name="writes"),
-            lines(config.read_connections, name="reads"),
-            lines(1, name="lease"),
-        )
+        server = Server(url, config.connect_seconds)
+        self._writes, self._reads = Lines(server, config.connections), Lines(server, config.read_connections)
+        self._lease = Lines(server, 1)
         self._session = Session(self._lease, config.lease_seconds, config.seconds_per_call, self._sql)
         self._session.on_orphans = self._end_streams
         self._session.on_missed, self._session.on_queued = self._tell_missed, self._tell_queued
