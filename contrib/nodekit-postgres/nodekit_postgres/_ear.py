@@ -2,8 +2,7 @@
 
 import logging
 from asyncio import get_running_loop
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from random import random
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -12,7 +11,7 @@ import msgspec
 import psycopg
 
 from nodekit import ContainerId, JobId, StoreFailed
-from nodekit_postgres._lines import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Connection, Notice, close, connect, cut, said
+from nodekit_postgres._connecting import Connection, Notice, close, connect, cut, pause_seconds, said
 
 logger = logging.getLogger("nodekit.store")
 MOST_BYTES = 7000
@@ -73,7 +72,7 @@ class Teller:
         """Send what there is, again and again, until cancelled. If it cannot be sent, others look for themselves."""
         while True:
             there = self._there.next()
-            if payloads := self._take():
+            if payloads := self.take():
                 try:
                     await self._send(payloads)
                 except StoreFailed as error:
@@ -83,7 +82,8 @@ class Teller:
                 continue
             await there.wait()
 
-    def _take(self) -> list[str]:
+    def take(self) -> list[str]:
+        """Return the payloads of what there is to tell."""
         payloads: list[str] = []
         jobs, queued = list(self._jobs.items()), list(self._queued)
         if not (jobs or queued or self._limits or self._missed):
@@ -147,7 +147,7 @@ class Ear:
                     if self._closing:
                         return
                     if failures:
-                        await anyio.sleep(min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**failures) * (0.5 + random()))
+                        await anyio.sleep(pause_seconds(failures))
                     try:
                         self._connection = await connect(self._url, self._connect_seconds)
                     except (psycopg.Error, OSError, TimeoutError) as error:
@@ -170,7 +170,7 @@ class Ear:
                     self._connection = None
 
     async def _listen(self, connection: Connection) -> None:
-        await self._limited(connection, lambda: connection.execute(f'LISTEN "{self._channel}"'))
+        await self._limited(connection, lambda: connection.execute(f'LISTEN "{self._channel}"'.encode()))
         heard = anyio.Event()
         mark = uuid4().hex
         broken: psycopg.Error | None = None
@@ -210,8 +210,8 @@ class Ear:
             self.problem = ""
         elif not self._closing:
             self.problem = (
-                "no notification arrives: the connection that listens seems to go through a pooler in transaction mode. "
-                "Name the server itself in listen_url; until then, nodes look for jobs every second"
+                "no notification arrives: the connection that listens seems to go through a pooler in transaction "
+                "mode; name the server itself in listen_url. Until then, this node looks for jobs every second"
             )
             logger.warning("%s", self.problem)
         self.tested.set()
@@ -220,15 +220,10 @@ class Ear:
         try:
             news = _decode(payload)
         except msgspec.DecodeError:  # of a later version, or of a stranger
-            return self._missed()
+            self._missed()
+            return
         if news.test:
             if news.test == mark:
                 heard.set()
         else:
             self._hear(news)
-        return None
-
-
-def wanted(news: News, containers: Collection[ContainerId]) -> bool:
-    """Return True if news may have jobs for one of the containers."""
-    return news.missed or any(container in containers for container in news.queued)

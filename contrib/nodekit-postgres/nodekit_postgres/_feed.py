@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from nodekit import Change, JobId
-from nodekit_postgres._lines import Notice
+from nodekit_postgres._connecting import Notice
 
 BUFFERED_CHANGES = 4096
 

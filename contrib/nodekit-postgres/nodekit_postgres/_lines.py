@@ -6,86 +6,70 @@ statement. A call that takes too long ends with its connection, whose socket is 
 
 import asyncio
 import logging
-import os
-import socket
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from random import random
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import anyio
 import psycopg
 from anyio.abc import TaskGroup
-from psycopg import AsyncConnection, errors
+from psycopg import AsyncCursor, errors
 
 from nodekit import StoreFailed
+from nodekit_postgres._connecting import (
+    FIRST_PAUSE_SECONDS,
+    Connection,
+    Notice,
+    chooses_server,
+    close,
+    connect,
+    cut,
+    pause_seconds,
+    said,
+)
 
 logger = logging.getLogger("nodekit.store")
 T = TypeVar("T")
-Connection: TypeAlias = AsyncConnection[tuple[Any, ...]]
-
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 5.0
 PATIENCE_SECONDS, MOST_PATIENCE_SECONDS = 1.0, 3.0
 """Times for which calls wait after the last connection has broken, and for an attempt to connect."""
 MOST_TRIES = 5
+MOST_TOGETHER = 32
+"""Number of writes that share a transaction."""
 AGAIN = (errors.DeadlockDetected, errors.SerializationFailure)
 """Errors of transactions that can be made again."""
 ENDING = (errors.AdminShutdown, errors.CannotConnectNow, errors.CrashShutdown)
 """Errors of a server that ends."""
 
 
-_TALK = ("This probably means the server terminated", "Is the server running on that host")
+class Statement(NamedTuple):
+    """A write of one statement. Its parameters depend on the number of the connection."""
 
+    query: bytes
+    given: Callable[[int], Mapping[str, Any]]
 
-def said(error: BaseException) -> str:
-    """Return what went wrong, in one line, without what libpq guesses."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    end = next((place for place, line in enumerate(lines) if line.startswith(_TALK)), len(lines))
-    return " ".join(lines[:end])[:300] or type(error).__name__
-
-
-def cut(connection: Connection) -> None:
-    """Shut the socket of a connection down, so that whoever waits for it learns that it is gone."""
-    with suppress(OSError, psycopg.Error):
-        copy = socket.socket(fileno=os.dup(connection.fileno()))
-        with copy:
-            copy.shutdown(socket.SHUT_RDWR)
-
-
-def chooses_server(url: str) -> bool:
-    """Return True if another connection may reach another server, which takes writes."""
-    return "target_session_attrs" in url
-
-
-async def connect(url: str, seconds: float) -> Connection:
-    """Connect. Statements commit by themselves, and are never prepared: a pooler may be in between."""
-    with anyio.fail_after(seconds):
-        return await AsyncConnection.connect(
-            url,
-            autocommit=True,
-            prepare_threshold=None,
-            connect_timeout=max(2, round(seconds)),
-            application_name="nodekit",
-        )
-
-
-async def close(connection: Connection) -> None:
-    """Close a connection without waiting for the engine."""
-    with suppress(psycopg.Error, OSError):
-        await connection.close()
+    async def execute(self, connection: Connection, number: int) -> AsyncCursor[tuple[Any, ...]]:
+        return await connection.execute(self.query, self.given(number), binary=True)
 
 
 class _Work:
     """A call that waits for a connection or is being made."""
 
-    __slots__ = ("again", "call", "done", "dropped", "error", "result", "seconds", "since")
+    __slots__ = ("again", "call", "done", "dropped", "error", "result", "seconds", "since", "statement")
 
-    def __init__(self, call: Callable[[Connection, int], Awaitable[Any]], seconds: float, *, again: bool) -> None:
+    def __init__(
+        self,
+        call: Callable[[Connection, int], Awaitable[Any]],
+        seconds: float,
+        *,
+        again: bool = False,
+        statement: Statement | None = None,
+    ) -> None:
         self.call, self.seconds = call, seconds
         self.again = again
         """True if it may be made again on another connection."""
+        self.statement = statement
+        """What the call executes, if that may share a transaction with others."""
         self.since = 0.0
         self.done = anyio.Event()
         self.dropped = False
@@ -127,7 +111,9 @@ class Lines:
         """Idle connections, each with the time at which it last heard something."""
         self._connecting: dict[int, anyio.CancelScope] = {}
         self._closing = False
-        self._working = 0
+        self._serving = 0
+        self.ended = anyio.Event()
+        """Is set when all connections have ended."""
         self.trouble = "not connected yet"
         """Why there is no connection. Empty while there is one."""
         self._lost_at = 0.0
@@ -135,6 +121,7 @@ class Lines:
 
     def start(self, tasks: TaskGroup) -> None:
         """Begin to connect."""
+        self._serving = self._count
         for number in range(self._count):
             tasks.start_soon(self._serve, number)
 
@@ -150,22 +137,28 @@ class Lines:
             for connection in self._connections.values():
                 cut(connection)
 
-    @property
-    def busy(self) -> bool:
-        """True while calls wait or are made."""
-        return bool(self._waiting or self._working)
-
-    async def run(
-        self, call: Callable[[Connection, int], Awaitable[T]], seconds: float, *, kept: bool = False
-    ) -> T:
+    async def run(self, call: Callable[[Connection, int], Awaitable[T]], seconds: float, *, kept: bool = False) -> T:
         """Make a call on one of the connections, which also has a number. Raise `StoreFailed`.
 
         With `kept`, the call is made although its caller has gone.
         """
+        result: T = await self._made(_Work(call, seconds, again=not kept), kept=kept)
+        return result
+
+    async def write(self, statement: Statement, seconds: float) -> list[tuple[Any, ...]]:
+        """Make a write of one statement, and return its rows. Writes that wait together share a commit."""
+
+        async def call(connection: Connection, number: int) -> list[tuple[Any, ...]]:
+            return await (await statement.execute(connection, number)).fetchall()
+
+        rows: list[tuple[Any, ...]] = await self._made(_Work(call, seconds, statement=statement), kept=True)
+        return rows
+
+    async def _made(self, work: _Work, *, kept: bool) -> Any:
+        seconds = work.seconds
         if self._closing:
             raise StoreFailed("the store is not entered")
         await self._some_connection(seconds)
-        work = _Work(call, seconds, again=not kept)
         self._waiting.append(work)
         self._arrived.set()
         try:
@@ -179,8 +172,7 @@ class Lines:
             raise
         if work.error is not None:
             raise work.error
-        result: T = work.result
-        return result
+        return work.result
 
     async def _some_connection(self, seconds: float) -> None:
         """Wait for a connection until the next attempt has failed, or longer if the last one broke just now."""
@@ -223,6 +215,9 @@ class Lines:
                         self.trouble = self.trouble or "the connection is lost"
                     await close(connection)
             self._fail_waiting()
+        self._serving -= 1
+        if not self._serving:
+            self.ended.set()
 
     async def _connect(self, number: int, failures: int) -> Connection | None:
         scope = self._connecting[number] = anyio.CancelScope()
@@ -230,8 +225,7 @@ class Lines:
         with scope:
             if failures:
                 await anyio.sleep(FIRST_PAUSE_SECONDS)
-                pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**failures) * (0.5 + random())
-                with anyio.move_on_after(pause):
+                with anyio.move_on_after(pause_seconds(failures)):
                     await self._server.hurry.next().wait()
             try:
                 connection = await connect(self._server.url, self._server.connect_seconds)
@@ -265,8 +259,8 @@ class Lines:
                 self._arrived.clear()
                 if not await self._idled(number, connection):
                     return
-            work = self._waiting.popleft()
-            if not work.dropped and not await self._make(number, connection, work):
+            works = self._next()
+            if works and not await self._make(number, connection, works):
                 return
             if self._waiting:
                 self._arrived.set()
@@ -297,12 +291,53 @@ class Lines:
             del self._idle[number]
         return True
 
-    async def _make(self, number: int, connection: Connection, work: _Work) -> bool:
-        """Make a call; return False if the connection is of no use afterwards."""
-        seconds = work.seconds / 2 if work.again else work.seconds
-        slow = asyncio.get_running_loop().call_later(seconds, self._give_up, connection, work, seconds)
-        self._working += 1
-        work.since = time.monotonic()
+    def _next(self) -> list[_Work]:
+        """Return the next call, or the next ones if they may share a transaction."""
+        works: list[_Work] = []
+        while self._waiting and len(works) < MOST_TOGETHER:
+            if works and (works[0].statement is None or self._waiting[0].statement is None):
+                break
+            if not (work := self._waiting.popleft()).dropped:
+                works.append(work)
+        return works
+
+    async def _make(self, number: int, connection: Connection, works: list[_Work]) -> bool:
+        """Make calls; return False if the connection is of no use afterwards."""
+        seconds = works[0].seconds / 2 if works[0].again else works[0].seconds
+        slow = asyncio.get_running_loop().call_later(seconds, self._give_up, connection, works, seconds)
+        for work in works:
+            work.since = time.monotonic()
+        try:
+            if len(works) > 1 and await self._together(number, connection, works):
+                return not connection.closed
+            for work in works:
+                await self._alone(number, connection, work)
+                if connection.closed or isinstance(work.error, _Lost):
+                    self._lost(works, work.error)
+                    return False
+        finally:
+            slow.cancel()
+        return not connection.closed
+
+    async def _together(self, number: int, connection: Connection, works: list[_Work]) -> bool:
+        """Make writes in one transaction and one round trip. Return False if each has to be made alone."""
+        try:
+            async with connection.pipeline(), connection.transaction():
+                cursors = [await work.statement.execute(connection, number) for work in works if work.statement]
+            for work, cursor in zip(works, cursors, strict=True):
+                work.result = await cursor.fetchall()
+        except (psycopg.Error, OSError) as error:
+            if connection.closed or isinstance(error, self._useless):
+                self._lost(works, error)
+                return True
+            return False
+        except Exception:  # a fault of ours: the call that has it raises it
+            return False
+        for work in works:
+            work.end()
+        return True
+
+    async def _alone(self, number: int, connection: Connection, work: _Work) -> None:
         try:
             for tries in range(1, MOST_TRIES + 1):
                 try:
@@ -316,40 +351,31 @@ class Lines:
             work.end(error)
         except (psycopg.Error, OSError) as error:
             if connection.closed or isinstance(error, self._useless):
-                self.trouble = said(error)
-                if work.again and not work.done.is_set():
-                    work.again = False
-                    self._waiting.appendleft(work)
-                    self._arrived.set()
-                else:
-                    work.end(StoreFailed(f"the connection to PostgreSQL is lost: {said(error)}"))
-                return False
-            work.end(StoreFailed(f"PostgreSQL refused: {said(error)}"))
+                self._lost([work], error)
+            else:
+                work.end(StoreFailed(f"PostgreSQL refused: {said(error)}"))
         except Exception as error:  # a fault of ours, which is the caller's to raise
             work.end(error)
-        finally:
-            self._working -= 1
-            slow.cancel()
-        return not connection.closed
 
-    def _give_up(self, connection: Connection, work: _Work, seconds: float) -> None:
+    def _lost(self, works: list[_Work], error: BaseException | None) -> None:
+        """End calls whose connection is lost, or make them again if they only read."""
+        self.trouble = self.trouble if error is None or isinstance(error, StoreFailed) else said(error)
+        for work in works:
+            if work.again and not work.done.is_set():
+                work.again = False
+                self._waiting.appendleft(work)
+                self._arrived.set()
+            else:
+                work.end(_Lost(f"the connection to PostgreSQL is lost: {self.trouble}"))
+
+    def _give_up(self, connection: Connection, works: list[_Work], seconds: float) -> None:
         self.trouble = f"no answer within {seconds:g} s"
-        if not work.again:
-            work.end(StoreFailed(f"PostgreSQL did not answer within {seconds:g} s"))
+        for work in works:
+            if not work.again:
+                work.end(_Lost(f"PostgreSQL did not answer within {seconds:g} s"))
         cut(connection)
-        self._server.silent(work.since)
+        self._server.silent(works[0].since)
 
 
-class Notice:
-    """Wakes those who wait, again and again."""
-
-    def __init__(self) -> None:
-        self._event = asyncio.Event()
-
-    def set(self) -> None:
-        event, self._event = self._event, asyncio.Event()
-        event.set()
-
-    def next(self) -> asyncio.Event:
-        """Return the event that the next `set` sets. Take it before you look at what it is about."""
-        return self._event
+class _Lost(StoreFailed):
+    """The connection of a call is lost."""

@@ -4,12 +4,14 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from nodekit import FINISHED, UNFINISHED, ClientId, Job, JobFields, JobId, JobQuery, StepRecord
-from nodekit_postgres._lines import Connection
+from nodekit_postgres._connecting import Connection
 from nodekit_postgres._rows import Stored, has_open_step, job_of, octets, with_output
 
 _REQUEST = "j.request, (SELECT output FROM nodekit.records WHERE job = j.id AND number = 0)"
 _OUTLINES = "(SELECT array_agg(outline ORDER BY number) FROM nodekit.records WHERE job = j.id AND number > 0)"
-_LAST_OUTLINE = "ARRAY(SELECT outline FROM nodekit.records WHERE job = j.id AND number > 0 ORDER BY number DESC LIMIT 1)"
+_LAST_OUTLINE = (
+    "ARRAY(SELECT outline FROM nodekit.records WHERE job = j.id AND number > 0 ORDER BY number DESC LIMIT 1)"
+)
 _OUTPUTS = "(SELECT array_agg(output ORDER BY number) FROM nodekit.records WHERE job = j.id AND number > 0)"
 _LAST_OUTPUT = """
     (SELECT ARRAY[number::text::bytea, output] FROM nodekit.records
@@ -28,7 +30,7 @@ def jobs_query(fields: JobFields) -> str:
         SELECT j.id, j.client, j.state, j.finish_number, j.steps, j.revision, {", ".join(columns)}
         FROM nodekit.jobs j
         WHERE j.id = ANY (%(ids)s::bytea[]) AND (%(client)s::bytea IS NULL OR j.client = %(client)s)
-    """
+    """  # noqa: S608
 
 
 def job_from(row: Sequence[Any], fields: JobFields) -> Job:

@@ -26,7 +26,7 @@ NONE, OUTPUT, COPIED = 0, 1, 2
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The column `state`: the fields of a job that change, its open step, and the facts of its request that all need."""
+    """The column `state`: the fields of a job that change, its open step, and facts of its request."""
 
     accepted_at: float
     status: JobStatus

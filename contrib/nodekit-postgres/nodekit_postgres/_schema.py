@@ -18,9 +18,9 @@ OLDEST_NODE = 1
 _OURS = re.compile(r"\bnodekit\.")
 
 
-def in_schema(sql: str, schema: str) -> str:
+def in_schema(sql: str, schema: str) -> bytes:
     """Return SQL that names the schema of the settings where it names `nodekit`."""
-    return _OURS.sub(f'"{schema}".', sql)
+    return _OURS.sub(f'"{schema}".', sql).encode()
 
 
 @cache
@@ -32,10 +32,11 @@ async def version_of(connection: AsyncConnection[Any], schema: str) -> tuple[int
     """Return the version of the tables, and the oldest that a node may know; 0 and 0 if there are no tables."""
     query = in_schema("SELECT version, oldest_node FROM nodekit.about", schema)
     try:
-        rows = await (await connection.execute(query)).fetchall()  # type: ignore[arg-type]
+        rows = await (await connection.execute(query)).fetchall()
     except UndefinedTable:
         return 0, 0
-    return rows[0]
+    [(version, oldest)] = rows
+    return version, oldest
 
 
 async def check_version(connection: AsyncConnection[Any], schema: str) -> None:
@@ -63,10 +64,10 @@ async def migrate(connection: AsyncConnection[Any], schema: str) -> None:
             return
         there = await connection.execute("SELECT to_regnamespace(%s) IS NOT NULL", [f'"{schema}"'])
         if not (await there.fetchall())[0][0]:
-            await connection.execute(f'CREATE SCHEMA "{schema}"')  # type: ignore[arg-type]
+            await connection.execute(f'CREATE SCHEMA "{schema}"'.encode())
         for scripts in MIGRATIONS[version:]:
             for script in scripts:
-                await connection.execute(in_schema(_script(script), schema))  # type: ignore[arg-type]
-        await connection.execute(in_schema("DELETE FROM nodekit.about", schema))  # type: ignore[arg-type]
+                await connection.execute(in_schema(_script(script), schema))
+        await connection.execute(in_schema("DELETE FROM nodekit.about", schema))
         insert = in_schema("INSERT INTO nodekit.about (version, oldest_node) VALUES (%s, %s)", schema)
-        await connection.execute(insert, [VERSION, OLDEST_NODE])  # type: ignore[arg-type]
+        await connection.execute(insert, [VERSION, OLDEST_NODE])

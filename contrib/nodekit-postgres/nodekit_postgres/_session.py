@@ -9,7 +9,8 @@ from uuid import UUID, uuid4
 import anyio
 
 from nodekit import ClaimLost, Job, JobId, StoreFailed
-from nodekit_postgres._lines import Connection, Lines, Notice
+from nodekit_postgres._connecting import Connection, Notice
+from nodekit_postgres._lines import Lines
 from nodekit_postgres._rows import octets, text
 
 logger = logging.getLogger("nodekit.store")
@@ -39,7 +40,7 @@ class PostgresClaim:
 class Session:
     """The lease of a store, with its claims. It is renewed with one statement, on a connection of its own."""
 
-    def __init__(self, line: Lines, lease_seconds: float, call_seconds: float, schema: Callable[[str], str]) -> None:
+    def __init__(self, line: Lines, lease_seconds: float, call_seconds: float, schema: Callable[[str], bytes]) -> None:
         self._line, self.lease_seconds, self._call_seconds, self._sql = line, lease_seconds, call_seconds, schema
         self.id = uuid4()
         self.slot = 0
@@ -176,7 +177,7 @@ class Session:
 
     async def _ask(self, query: str, parameters: list[Any]) -> list[tuple[Any, ...]]:
         async def call(connection: Connection, _: int) -> list[tuple[Any, ...]]:
-            cursor = await connection.execute(self._sql(query), parameters, binary=True)  # type: ignore[arg-type]
+            cursor = await connection.execute(self._sql(query), parameters, binary=True)
             return await cursor.fetchall()
 
         return await self._line.run(call, min(self._call_seconds, self.lease_seconds / 3), kept=True)

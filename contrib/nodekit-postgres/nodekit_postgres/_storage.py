@@ -56,10 +56,6 @@ class Records:
         values, expected = [write.value or b"" for write in writes], [write.expect for write in writes]
         [(versions,)] = await self._write(query, [self._namespace, keys, deletes, values, expected])
         if versions[0] < 0:
-            raise_conflict(writes[-versions[0] - 1], versions[1])
+            write: Write = writes[-versions[0] - 1]
+            raise VersionConflict(write.key, expected=write.expect or 0, found=versions[1])
         return list(versions)
-
-
-def raise_conflict(write: Write, found: int) -> None:
-    """Raise `VersionConflict` for a condition that does not hold."""
-    raise VersionConflict(write.key, expected=write.expect or 0, found=found)

@@ -63,7 +63,10 @@ def portions(jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:
 
 def added(jobs: Sequence[Job], *, session: UUID | None = None, token: UUID | None = None) -> dict[str, Any]:
     """Return the parameters of `ADD`, without the shard."""
-    rows = [[Row(0, OUTPUT, b"", bytes(job.request.data)), *step_rows(job, 0, copies=job.retry_of is not None)] for job in jobs]
+    rows = [
+        [Row(0, OUTPUT, b"", bytes(job.request.data)), *step_rows(job, 0, copies=job.retry_of is not None)]
+        for job in jobs
+    ]
     return {
         "session": session,
         "token": token,

@@ -1,6 +1,6 @@
 """The suite of faults, on a PostgreSQL that is killed, cut off and made read-only."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 
 import anyio.to_thread
 import pytest
@@ -48,7 +48,7 @@ class TestFaultsOfPostgres(EngineFaultContract):
     quiet_seconds = 0.2
 
     @pytest.fixture
-    async def engine(self, place: Database) -> AsyncIterator[Control]:
+    def engine(self, place: Database) -> Control:
         place.sql(
             f"""
             DO $$ BEGIN
@@ -58,7 +58,7 @@ class TestFaultsOfPostgres(EngineFaultContract):
             END $$;
             """
         )
-        yield Control(place)
+        return Control(place)
 
     @pytest.fixture
     def open_at(self, place: Database) -> Callable[[str, int], SharedStore]:
