@@ -5,16 +5,15 @@ from types import TracebackType
 from typing import Any, Self
 
 import anyio
-import psycopg
 from anyio.abc import TaskGroup
 
 from nodekit import Change, Job, JobId, StoreFailed
 from nodekit_postgres._config import PostgresConfig, check_schema
-from nodekit_postgres._connecting import Connection, Notice, close, connect, said
+from nodekit_postgres._connecting import Connection, Notice
 from nodekit_postgres._ear import Ear, News, Teller
 from nodekit_postgres._feed import Feed
 from nodekit_postgres._lines import Lines, Server, Statement
-from nodekit_postgres._schema import check_version, in_schema, migrate
+from nodekit_postgres._schema import check_version, in_schema, migrate, opened
 from nodekit_postgres._session import BEATS_PER_LEASE, Session
 from nodekit_postgres._writing import dues, has_limits
 
@@ -42,7 +41,10 @@ class Client:
 
     async def __aenter__(self) -> Self:
         config, url = self.config, self.config.url.reveal()
-        await self._prepare(url)
+        async with opened(config) as connection:
+            if config.migrate:
+                await migrate(connection, config.schema)
+            await check_version(connection, config.schema)
         server = Server(url, config.connect_seconds)
         self.writes, self.reads = Lines(server, config.connections), Lines(server, config.read_connections)
         self._lease = Lines(server, 1)
@@ -80,23 +82,6 @@ class Client:
                 raise StoreFailed(f"cannot reach PostgreSQL: {self.writes.trouble}") from error
             raise
         return self
-
-    async def _prepare(self, url: str) -> None:
-        """Look at the tables, or create them. Raise `StoreFailed`."""
-        try:
-            connection = await connect(url, self.config.connect_seconds)
-        except TimeoutError as error:
-            raise StoreFailed(f"cannot reach PostgreSQL within {self.config.connect_seconds:g} s") from error
-        except (psycopg.Error, OSError) as error:
-            raise StoreFailed(f"cannot reach PostgreSQL: {said(error)}") from error
-        try:
-            if self.config.migrate:
-                await migrate(connection, self.config.schema)
-            await check_version(connection, self.config.schema)
-        except psycopg.Error as error:
-            raise StoreFailed(f"the schema {self.config.schema!r} cannot be prepared: {said(error)}") from error
-        finally:
-            await close(connection)
 
     async def end_streams(self, ids: Collection[JobId]) -> None:
         """End streams that nobody holds any more; other nodes may be about to do so, too."""

@@ -1,14 +1,17 @@
 """The tables and functions of a schema, and their versions. Migrations go forward only."""
 
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import cache
 from importlib.resources import files
-from typing import Any
 
-from psycopg import AsyncConnection
+import psycopg
 from psycopg.errors import UndefinedTable
 
 from nodekit import StoreFailed
+from nodekit_postgres._config import PostgresConfig
+from nodekit_postgres._connecting import Connection, close, connect, said
 
 MIGRATIONS = (("1-tables.sql", "1-queue.sql", "1-claims.sql"),)
 VERSION = len(MIGRATIONS)
@@ -23,12 +26,29 @@ def in_schema(sql: str, schema: str) -> bytes:
     return _OURS.sub(f'"{schema}".', sql).encode()
 
 
+@asynccontextmanager
+async def opened(config: PostgresConfig) -> AsyncIterator[Connection]:
+    """Give a connection for a short work. Raise `StoreFailed` if the engine cannot be reached or refuses."""
+    try:
+        connection = await connect(config.url.reveal(), config.connect_seconds)
+    except TimeoutError as error:
+        raise StoreFailed(f"cannot reach PostgreSQL within {config.connect_seconds:g} s") from error
+    except (psycopg.Error, OSError) as error:
+        raise StoreFailed(f"cannot reach PostgreSQL: {said(error)}") from error
+    try:
+        yield connection
+    except psycopg.Error as error:
+        raise StoreFailed(f"the schema {config.schema!r}: {said(error)}") from error
+    finally:
+        await close(connection)
+
+
 @cache
 def _script(name: str) -> str:
     return (files("nodekit_postgres") / "sql" / name).read_text()
 
 
-async def version_of(connection: AsyncConnection[Any], schema: str) -> tuple[int, int]:
+async def version_of(connection: Connection, schema: str) -> tuple[int, int]:
     """Return the version of the tables, and the oldest that a node may know; 0 and 0 if there are no tables."""
     query = in_schema("SELECT version, oldest_node FROM nodekit.about", schema)
     try:
@@ -39,7 +59,7 @@ async def version_of(connection: AsyncConnection[Any], schema: str) -> tuple[int
     return version, oldest
 
 
-async def check_version(connection: AsyncConnection[Any], schema: str) -> None:
+async def check_version(connection: Connection, schema: str) -> None:
     """Raise `StoreFailed` if this version cannot work with the tables."""
     version, oldest = await version_of(connection, schema)
     if version < VERSION:
@@ -50,7 +70,7 @@ async def check_version(connection: AsyncConnection[Any], schema: str) -> None:
         raise StoreFailed(f"{found}; this one knows {VERSION}: upgrade nodekit-postgres")
 
 
-async def migrate(connection: AsyncConnection[Any], schema: str) -> None:
+async def migrate(connection: Connection, schema: str) -> None:
     """Bring the schema to this version, if it is older, completely or not at all. Nodes that start together wait."""
     if (await version_of(connection, schema))[0] >= VERSION:
         return

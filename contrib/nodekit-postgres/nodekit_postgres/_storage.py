@@ -56,6 +56,6 @@ class Records:
         values, expected = [write.value or b"" for write in writes], [write.expect for write in writes]
         [(versions,)] = await self._write(query, [self._namespace, keys, deletes, values, expected])
         if versions[0] < 0:
-            write: Write = writes[-versions[0] - 1]
+            write = writes[-int(versions[0]) - 1]
             raise VersionConflict(write.key, expected=write.expect or 0, found=versions[1])
         return list(versions)

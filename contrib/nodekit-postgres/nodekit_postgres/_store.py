@@ -1,7 +1,7 @@
 """The store `postgres`: the queue of many nodes in one schema, and jobs under claims."""
 
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -31,6 +31,7 @@ from nodekit_postgres._reader import Reader
 from nodekit_postgres._reading import named, read_jobs, with_last_output
 from nodekit_postgres._rows import Stored, job_of, text
 from nodekit_postgres._session import PostgresClaim
+from nodekit_postgres._view import PostgresView, facts_of, migrated
 from nodekit_postgres._writing import ADD, SAVE, SETTLE, added, portions, saved, settled
 
 CLAIM = """
@@ -46,6 +47,20 @@ class PostgresStore(Reader):
     def __init__(self, config: PostgresConfig) -> None:
         super().__init__(config)
         self._ended, self._has_ended = deque[Job](), Notice()
+
+    # -- beside its nodes -------------------------------------------------------------------------
+
+    def view(self) -> PostgresView:
+        """Return the jobs, for commands beside the nodes (`ViewedStore`)."""
+        return PostgresView(self.config)
+
+    async def facts(self) -> Mapping[str, str | int]:
+        """Return facts about the schema and its size (`DescribingStore`)."""
+        return await facts_of(self.config)
+
+    async def migrate(self) -> str:
+        """Create or upgrade the tables (`MigratingStore`)."""
+        return await migrated(self.config)
 
     # -- queueing ---------------------------------------------------------------------------------
 

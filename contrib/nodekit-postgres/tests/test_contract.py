@@ -36,6 +36,7 @@ class TestPostgresStore(SharedStoreContract, DurableJobStoreContract):
     backends = ("asyncio",)
     exclusive = False
     lease_seconds = LEASE_SECONDS
+    timeout_seconds = 30.0
     quiet_seconds = 0.2  # the shortest time limits of jobs are three times this; opening a store takes a part of it
 
     @pytest.fixture

@@ -165,9 +165,57 @@ BEGIN
 END
 $$;
 
+-- The kinds that have a job for a claim.
+CREATE FUNCTION nodekit.waiting_kinds(p_dues bytea[], p_pipelines bytea[], p_suspects boolean)
+RETURNS SETOF nodekit.rotations LANGUAGE sql VOLATILE AS $$
+    SELECT r.* FROM nodekit.rotations r
+    WHERE r.due = ANY (p_dues) AND (p_pipelines IS NULL OR r.pipeline = ANY (p_pipelines))
+        AND (p_suspects OR NOT r.suspect) AND EXISTS (
+            SELECT FROM nodekit.live l WHERE l.ready AND l.due = r.due AND l.pipeline = r.pipeline
+                AND l.suspect = r.suspect AND l.priority = r.priority
+        )
+$$;
+
+-- The next group of a kind, behind the last one, that has a job and is not full; and its oldest job, which is locked.
+-- A job that another transaction changes at this moment is passed over: its change wakes who waits for it.
+CREATE FUNCTION nodekit.next_job(
+    p_due bytea, p_pipeline bytea, p_suspect boolean, p_priority smallint, p_last bytea, p_full bytea[],
+    OUT found_group bytea, OUT found_id bytea
+) LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    after_group bytea := coalesce(p_last, '');
+    wrapped boolean := p_last IS NULL;
+BEGIN
+    LOOP
+        SELECT l.grp INTO found_group FROM nodekit.live l
+            WHERE l.ready AND l.due = p_due AND l.pipeline = p_pipeline AND l.suspect = p_suspect
+                AND l.priority = p_priority AND l.grp > after_group
+            ORDER BY l.grp LIMIT 1;
+        IF found_group IS NULL OR (wrapped AND found_group > p_last) THEN
+            IF wrapped THEN
+                found_group := NULL;
+                RETURN;
+            END IF;
+            wrapped := true;
+            after_group := '';
+            CONTINUE;
+        END IF;
+        after_group := found_group;
+        CONTINUE WHEN found_group = ANY (p_full);
+        SELECT l.id INTO found_id FROM nodekit.live l
+            WHERE l.ready AND l.due = p_due AND l.pipeline = p_pipeline AND l.suspect = p_suspect
+                AND l.priority = p_priority AND l.grp = found_group
+            ORDER BY l.id LIMIT 1 FOR UPDATE SKIP LOCKED;
+        IF found_id IS NOT NULL THEN
+            RETURN;
+        END IF;
+    END LOOP;
+END
+$$;
+
 -- Claim jobs: by priority, then groups in turn, then oldest first. One claim is made at a time, and none waits for a
--- disk. Each job costs a look at each kind that has some, and a look for the next group. Without jobs, return one row
--- without an id, whose age is the time until a delayed one is due.
+-- disk. Kinds of one priority take turns, too. Without jobs, return one row without an id, whose age is the time until
+-- a delayed one is due.
 CREATE FUNCTION nodekit.claim(
     p_session uuid, p_token uuid, p_dues bytea[], p_pipelines bytea[], p_limit integer, p_suspects boolean,
     p_each integer, p_groups bytea[], p_numbers integer[], p_most_bytes bigint
@@ -179,27 +227,19 @@ CREATE FUNCTION nodekit.claim(
 DECLARE
     now double precision := nodekit.engine_time();
     taken bytea[] := '{}';
+    taken_groups bytea[] := '{}';
     full_groups bytea[] := '{}';
     bytes bigint := 0;
     job_bytes bigint;
     kind record;
+    alone boolean := false;
     next_group bytea;
-    after_group bytea;
-    wrapped boolean;
-    found_id bytea;
-    number integer;
-    served jsonb := '{}';
+    next_id bytea;
+    room integer;
 BEGIN
     PERFORM nodekit.without_fsync();
     PERFORM nodekit.wake();
-    IF NOT EXISTS (
-        SELECT FROM nodekit.rotations r
-        WHERE r.due = ANY (p_dues) AND (p_pipelines IS NULL OR r.pipeline = ANY (p_pipelines))
-            AND (p_suspects OR NOT r.suspect) AND EXISTS (
-                SELECT FROM nodekit.live l WHERE l.ready AND l.due = r.due AND l.pipeline = r.pipeline
-                    AND l.suspect = r.suspect AND l.priority = r.priority
-            )
-    ) THEN
+    IF NOT EXISTS (SELECT FROM nodekit.waiting_kinds(p_dues, p_pipelines, p_suspects)) THEN
         age := (SELECT min(due_at) FROM nodekit.live WHERE NOT ready AND token IS NULL AND NOT streams) - now;
         RETURN NEXT;
         RETURN;
@@ -209,69 +249,44 @@ BEGIN
     END IF;
     PERFORM pg_advisory_xact_lock('nodekit.rotations'::regclass::oid::integer, 1);
     full_groups := coalesce((SELECT array_agg(g) FROM unnest(p_groups, p_numbers) AS u (g, n) WHERE n < 1), '{}');
-    <<jobs>>
     WHILE cardinality(taken) < p_limit LOOP
-        found_id := NULL;
-        FOR kind IN
-            SELECT r.* FROM nodekit.rotations r
-            WHERE r.due = ANY (p_dues) AND (p_pipelines IS NULL OR r.pipeline = ANY (p_pipelines))
-                AND (p_suspects OR NOT r.suspect) AND EXISTS (
-                    SELECT FROM nodekit.live l WHERE l.ready AND l.due = r.due AND l.pipeline = r.pipeline
-                        AND l.suspect = r.suspect AND l.priority = r.priority
-                )
-            ORDER BY r.priority, r.served
-        LOOP
-            after_group := kind.last_group;
-            wrapped := after_group IS NULL;
+        IF alone THEN
+            SELECT * INTO next_group, next_id FROM nodekit.next_job(
+                kind.due, kind.pipeline, kind.suspect, kind.priority, next_group, full_groups);
+            IF next_id IS NULL THEN
+                alone := false;
+                CONTINUE;
+            END IF;
+        ELSE
+            next_id := NULL;
+            FOR kind IN
+                SELECT *, count(*) OVER (PARTITION BY priority) AS kinds
+                FROM nodekit.waiting_kinds(p_dues, p_pipelines, p_suspects) ORDER BY priority, served
             LOOP
-                next_group := NULL;
-                IF after_group IS NULL THEN
-                    SELECT l.grp INTO next_group FROM nodekit.live l
-                        WHERE l.ready AND l.due = kind.due AND l.pipeline = kind.pipeline
-                            AND l.suspect = kind.suspect AND l.priority = kind.priority
-                        ORDER BY l.grp LIMIT 1;
-                ELSE
-                    SELECT l.grp INTO next_group FROM nodekit.live l
-                        WHERE l.ready AND l.due = kind.due AND l.pipeline = kind.pipeline
-                            AND l.suspect = kind.suspect AND l.priority = kind.priority AND l.grp > after_group
-                        ORDER BY l.grp LIMIT 1;
-                END IF;
-                IF next_group IS NULL OR (wrapped AND kind.last_group IS NOT NULL AND next_group > kind.last_group) THEN
-                    EXIT WHEN wrapped;
-                    wrapped := true;
-                    after_group := NULL;
-                    CONTINUE;
-                END IF;
-                after_group := next_group;
-                CONTINUE WHEN next_group = ANY (full_groups);
-                SELECT l.id INTO found_id FROM nodekit.live l
-                    WHERE l.ready AND l.due = kind.due AND l.pipeline = kind.pipeline
-                        AND l.suspect = kind.suspect AND l.priority = kind.priority AND l.grp = next_group
-                    ORDER BY l.id LIMIT 1 FOR UPDATE SKIP LOCKED;
-                EXIT WHEN found_id IS NOT NULL;
+                SELECT * INTO next_group, next_id FROM nodekit.next_job(
+                    kind.due, kind.pipeline, kind.suspect, kind.priority, kind.last_group, full_groups);
+                EXIT WHEN next_id IS NOT NULL;
             END LOOP;
-            EXIT WHEN found_id IS NOT NULL;
-        END LOOP;
-        EXIT jobs WHEN found_id IS NULL;
+            EXIT WHEN next_id IS NULL;
+            alone := kind.kinds = 1 AND NOT kind.suspect;
+        END IF;
         IF p_most_bytes IS NOT NULL THEN
-            SELECT size INTO job_bytes FROM nodekit.jobs j WHERE j.id = found_id;
+            SELECT size INTO job_bytes FROM nodekit.jobs j WHERE j.id = next_id;
             bytes := bytes + job_bytes;
-            EXIT jobs WHEN cardinality(taken) > 0 AND bytes > p_most_bytes;
+            EXIT WHEN cardinality(taken) > 0 AND bytes > p_most_bytes;
         END IF;
         UPDATE nodekit.live l SET ready = false, session = p_session, token = p_token, since = now
-            WHERE l.id = found_id;
+            WHERE l.id = next_id;
         UPDATE nodekit.rotations r SET last_group = next_group, served = nextval('nodekit.turns')
             WHERE r.due = kind.due AND r.pipeline = kind.pipeline AND r.suspect = kind.suspect
                 AND r.priority = kind.priority;
-        taken := taken || found_id;
-        IF kind.suspect THEN
-            p_suspects := false;
-        END IF;
+        taken := taken || next_id;
+        p_suspects := p_suspects AND NOT kind.suspect;
         IF p_each IS NOT NULL THEN
-            served := jsonb_set(served, ARRAY[encode(next_group, 'hex')],
-                to_jsonb(coalesce((served ->> encode(next_group, 'hex'))::integer, 0) + 1));
-            number := coalesce((SELECT n FROM unnest(p_groups, p_numbers) AS u (g, n) WHERE g = next_group), p_each);
-            IF (served ->> encode(next_group, 'hex'))::integer >= number THEN
+            taken_groups := taken_groups || next_group;
+            room := coalesce(
+                (SELECT n FROM unnest(p_groups, p_numbers) AS u (g, n) WHERE g = next_group), p_each);
+            IF (SELECT count(*) FROM unnest(taken_groups) AS g WHERE g = next_group) >= room THEN
                 full_groups := full_groups || next_group;
             END IF;
         END IF;
