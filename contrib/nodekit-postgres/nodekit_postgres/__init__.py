@@ -1,15 +1,14 @@
 """The store `postgres`: durable jobs of many nodes in one PostgreSQL database."""
 
 from nodekit import NodeFile, Provider
-from nodekit_postgres._config import PostgresConfig, check_schema
+from nodekit_postgres._config import PostgresConfig
 from nodekit_postgres._store import PostgresStore
 
 __all__ = ["PostgresConfig", "PostgresStore", "provider"]
 
 
 def from_config(config: PostgresConfig, file: NodeFile) -> PostgresStore:
-    """Build the store of a node file. Raise `CompositionError` for the name of a schema that has to be quoted."""
-    check_schema(config.schema)
+    """Build the store of a node file. Raise `CompositionError` for a wrong address or name of a schema."""
     return PostgresStore(config)
 
 

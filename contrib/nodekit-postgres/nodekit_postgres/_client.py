@@ -8,7 +8,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from nodekit import Change, Job, JobId, StoreFailed
-from nodekit_postgres._config import PostgresConfig, check_schema
+from nodekit_postgres._config import PostgresConfig, check_schema, check_url
 from nodekit_postgres._connecting import Connection, Notice
 from nodekit_postgres._ear import Ear, News, Teller
 from nodekit_postgres._feed import Feed
@@ -27,6 +27,8 @@ class Client:
 
     def __init__(self, config: PostgresConfig) -> None:
         check_schema(config.schema)
+        check_url("url", config.url)
+        check_url("listen_url", config.listen_url)
         self.config = config
         self._entered = False
 

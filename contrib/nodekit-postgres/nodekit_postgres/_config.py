@@ -4,6 +4,8 @@ import re
 from typing import Annotated
 
 import msgspec
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from nodekit import CompositionError, Problem, Secret
 
@@ -42,6 +44,15 @@ class PostgresConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     def seconds_per_call(self) -> float:
         """Time limit of a call."""
         return max(5.0, self.lease_seconds) if self.call_seconds is None else self.call_seconds
+
+
+def check_url(name: str, url: Secret | None) -> None:
+    """Raise `CompositionError` for what is no URL of libpq. The message does not show it."""
+    try:
+        conninfo_to_dict("" if url is None else url.reveal())
+    except psycopg.ProgrammingError:
+        cure = "expected postgresql://user@host:port/database, or words such as host=… dbname=… user=…"
+        raise CompositionError(Problem(name, f"this is no address that libpq knows; {cure}")) from None
 
 
 def check_schema(name: str) -> None:

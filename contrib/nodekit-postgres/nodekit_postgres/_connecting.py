@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import anyio
 import psycopg
 from psycopg import AsyncConnection
+from psycopg.conninfo import conninfo_to_dict
 
 Connection: TypeAlias = AsyncConnection[tuple[Any, ...]]
 
@@ -41,12 +42,18 @@ def cut(connection: Connection) -> None:
 
 def chooses_server(url: str) -> bool:
     """Return True if another connection may reach another server, which takes writes."""
-    return "target_session_attrs" in url
+    return "target_session_attrs" in conninfo_to_dict(url)
+
+
+def hosts(url: str) -> int:
+    """Return the number of servers that are tried, one after the other."""
+    given = conninfo_to_dict(url)
+    return 1 + str(given.get("host") or given.get("hostaddr") or "").count(",")
 
 
 async def connect(url: str, seconds: float) -> Connection:
     """Connect. Statements commit by themselves, and are never prepared: a pooler may be in between."""
-    with anyio.fail_after(seconds):
+    with anyio.fail_after(seconds * hosts(url)):
         return await AsyncConnection.connect(
             url,
             autocommit=True,

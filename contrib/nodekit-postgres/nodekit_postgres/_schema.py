@@ -64,7 +64,7 @@ async def check_version(connection: Connection, schema: str) -> None:
     version, oldest = await version_of(connection, schema)
     if version < VERSION:
         found = f"the schema {schema!r} has version {version}, and this nodekit-postgres needs {VERSION}"
-        raise StoreFailed(f"{found}; set migrate = true for one start, as a role that may create its tables")
+        raise StoreFailed(f"{found}; run `nodekit store migrate`, or set migrate = true")
     if oldest > VERSION:
         found = f"the schema {schema!r} has version {version}, which nodes that know {oldest} can use"
         raise StoreFailed(f"{found}; this one knows {VERSION}: upgrade nodekit-postgres")
