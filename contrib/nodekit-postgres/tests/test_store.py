@@ -36,12 +36,11 @@ def make_store(url: str, **settings: Any) -> PostgresStore:
 
 async def run_a_job(one: PostgresStore, other: PostgresStore) -> None:
     """Run a job that one store adds and another one claims."""
-    job = make_job()
-    await one.add([job])
+    await one.add([make_job()])
     with anyio.fail_after(SOON):
         [claim] = await other.claim(["echo"], SEQUENCE, 1)
-        await other.save(claim, succeeded(job))
-    assert await one.get([job.id]) == [claim.job]
+        await other.save(claim, succeeded(claim.job))
+    assert await one.get([claim.job.id]) == [claim.job]
 
 
 # -- addresses ----------------------------------------------------------------------------------------
