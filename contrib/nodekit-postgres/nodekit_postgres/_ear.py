@@ -21,7 +21,7 @@ TEST_SECONDS = 3.0
 
 
 class News(msgspec.Struct, array_like=True, frozen=True):
-    """What one node tells the others.
+    """News of one node for the others.
 
     - `sender`: Name of the sender, which ignores its own news.
     - `jobs`: Ids of changed jobs, each with True if the job has ended.
@@ -130,7 +130,7 @@ class Ear:
         self.tested = anyio.Event()
         """Is set when the first test has ended."""
         self.problem = ""
-        """Why nothing is heard. Empty while all is well."""
+        """The reason why nothing is heard. Empty while all is well."""
 
     def close(self) -> None:
         self._closing = True

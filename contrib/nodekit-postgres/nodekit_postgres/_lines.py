@@ -69,7 +69,7 @@ class _Work:
         self.again = again
         """True if it may be made again on another connection."""
         self.statement = statement
-        """What the call executes, if that may share a transaction with others."""
+        """The statement that the call executes, if it may share a transaction with others."""
         self.since = 0.0
         self.done = anyio.Event()
         self.dropped = False
@@ -83,7 +83,7 @@ class _Work:
 
 
 class Server:
-    """What the lines to one server learn about it, for each other."""
+    """A server, and the lines to it, which learn from each other that it can or cannot be reached."""
 
     def __init__(self, url: str, connect_seconds: float) -> None:
         self.url, self.connect_seconds = url, connect_seconds
@@ -115,7 +115,7 @@ class Lines:
         self.ended = anyio.Event()
         """Is set when all connections have ended."""
         self.trouble = "not connected yet"
-        """Why there is no connection. Empty while there is one."""
+        """The reason why there is no connection."""
         self._lost_at = 0.0
         self.connected, self._tried = Notice(), Notice()
 
@@ -353,7 +353,8 @@ class Lines:
             if connection.closed or isinstance(error, self._useless):
                 self._lost([work], error)
             else:
-                work.end(StoreFailed(f"PostgreSQL refused: {said(error)}"))
+                kind = ReadOnly if isinstance(error, errors.ReadOnlySqlTransaction) else StoreFailed
+                work.end(kind(f"PostgreSQL refused: {said(error)}"))
         except Exception as error:  # a fault of ours, which is the caller's to raise
             work.end(error)
 
@@ -375,6 +376,10 @@ class Lines:
                 work.end(_Lost(f"PostgreSQL did not answer within {seconds:g} s"))
         cut(connection)
         self._server.silent(works[0].since)
+
+
+class ReadOnly(StoreFailed):
+    """The server answers, and takes no writes."""
 
 
 class _Lost(StoreFailed):

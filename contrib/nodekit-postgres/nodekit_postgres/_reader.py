@@ -1,4 +1,4 @@
-"""What a node asks the engine: about jobs, about other nodes, and records of plugins."""
+"""Questions of a node to the engine: about jobs, about other nodes, and records of plugins."""
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager

@@ -10,7 +10,7 @@ import anyio
 
 from nodekit import ClaimLost, Job, JobId, StoreFailed
 from nodekit_postgres._connecting import Connection, Notice
-from nodekit_postgres._lines import Lines
+from nodekit_postgres._lines import Lines, ReadOnly
 from nodekit_postgres._rows import octets, text
 
 logger = logging.getLogger("nodekit.store")
@@ -121,15 +121,25 @@ class Session:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._watch)
             while True:
-                kicked = self._kicked.next()
+                kicked, sent_at = self._kicked.next(), time.monotonic()
                 try:
                     await self._beat()
                     pause = self.lease_seconds / BEATS_PER_LEASE
                 except StoreFailed as error:
+                    if isinstance(error, ReadOnly) and not await self._is_standby():
+                        self._renewed_at = sent_at  # nobody can take the claims over meanwhile
                     logger.debug("the lease is not renewed: %s", error)
                     pause = min(self.lease_seconds / 20, 1.0)
                 with anyio.move_on_after(pause):
                     await kicked.wait()
+
+    async def _is_standby(self) -> bool:
+        """Return True if this server may follow another one, which takes writes."""
+        try:
+            [(standby,)] = await self._ask("SELECT pg_is_in_recovery()", [])
+        except StoreFailed:
+            return True
+        return bool(standby)
 
     async def _watch(self) -> None:
         """Cancel the claims when the lease is over. Others may have them then."""

@@ -11,7 +11,7 @@ from hypothesis import Phase
 from postgres_server import Database, PostgresServer
 
 from nodekit import JobStore, Secret
-from nodekit.testing.store_model.contract import JobStoreModelContract
+from nodekit.testing.store_model import JobStoreModelContract
 from nodekit_postgres import PostgresConfig, PostgresStore
 
 LEAP = """

@@ -217,7 +217,7 @@ async def test_a_connection_that_listens_may_pass_by_the_pooler(pooler: PgBounce
 
 
 class Costs:
-    """What was executed, committed and logged since this was made."""
+    """Counts of what was executed, committed and logged since this was made."""
 
     def __init__(self, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
         self.statements = 0
