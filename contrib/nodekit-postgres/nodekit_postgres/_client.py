@@ -81,7 +81,7 @@ class Client:
         except BaseException as error:
             await self._close(at_once=True)
             if isinstance(error, TimeoutError):
-                raise StoreFailed(f"cannot reach PostgreSQL: {self.writes.trouble}") from error
+                raise StoreFailed(f"cannot reach PostgreSQL: {self.writes.cause}") from error
             raise
         return self
 

@@ -114,7 +114,7 @@ class Lines:
         self._serving = 0
         self.ended = anyio.Event()
         """Is set when all connections have ended."""
-        self.trouble = "not connected yet"
+        self.cause = "not connected yet"
         """The reason why there is no connection."""
         self._lost_at = 0.0
         self.connected, self._tried = Notice(), Notice()
@@ -184,7 +184,7 @@ class Lines:
                 if time.monotonic() - self._lost_at > PATIENCE_SECONDS:
                     break
         if not self._connections:
-            raise StoreFailed(f"cannot reach PostgreSQL: {self.trouble}")
+            raise StoreFailed(f"cannot reach PostgreSQL: {self.cause}")
 
     def cut_idle(self, since: float) -> None:
         """Cut the idle connections that have heard nothing since a time."""
@@ -202,7 +202,7 @@ class Lines:
                     continue
                 failures = 0
                 self._connections[number] = connection
-                self.trouble = ""
+                self.cause = ""
                 self.connected.set()
                 self._tried.set()
                 self._server.hurry.set()
@@ -212,7 +212,7 @@ class Lines:
                     del self._connections[number]
                     if not self._connections:
                         self._lost_at = time.monotonic()
-                        self.trouble = self.trouble or "the connection is lost"
+                        self.cause = self.cause or "the connection is lost"
                     await close(connection)
             self._fail_waiting()
         self._serving -= 1
@@ -240,7 +240,7 @@ class Lines:
         seconds = self._server.connect_seconds
         words = f"no connection within {seconds:g} s" if isinstance(error, TimeoutError) else said(error)
         if not self._connections:
-            self.trouble = words
+            self.cause = words
             if time.monotonic() - self._lost_at > PATIENCE_SECONDS:
                 self._fail_waiting()
 
@@ -248,7 +248,7 @@ class Lines:
         """Fail the calls that wait, if no connection is left that could make them."""
         if not self._connections:
             while self._waiting:
-                self._waiting.popleft().end(StoreFailed(f"cannot reach PostgreSQL: {self.trouble}"))
+                self._waiting.popleft().end(StoreFailed(f"cannot reach PostgreSQL: {self.cause}"))
 
     async def _work(self, number: int, connection: Connection) -> None:
         """Make calls until the connection is of no use any more, or the lines are closed."""
@@ -284,7 +284,7 @@ class Lines:
                 connection.pgconn.consume_input()
                 return not connection.closed
         except psycopg.Error as error:
-            self.trouble = said(error)
+            self.cause = said(error)
             return False
         finally:
             loop.remove_reader(descriptor)
@@ -360,17 +360,17 @@ class Lines:
 
     def _lost(self, works: list[_Work], error: BaseException | None) -> None:
         """End calls whose connection is lost, or make them again if they only read."""
-        self.trouble = self.trouble if error is None or isinstance(error, StoreFailed) else said(error)
+        self.cause = self.cause if error is None or isinstance(error, StoreFailed) else said(error)
         for work in works:
             if work.again and not work.done.is_set():
                 work.again = False
                 self._waiting.appendleft(work)
                 self._arrived.set()
             else:
-                work.end(_Lost(f"the connection to PostgreSQL is lost: {self.trouble}"))
+                work.end(_Lost(f"the connection to PostgreSQL is lost: {self.cause}"))
 
     def _give_up(self, connection: Connection, works: list[_Work], seconds: float) -> None:
-        self.trouble = f"no answer within {seconds:g} s"
+        self.cause = f"no answer within {seconds:g} s"
         for work in works:
             if not work.again:
                 work.end(_Lost(f"PostgreSQL did not answer within {seconds:g} s"))

@@ -1,8 +1,10 @@
 """The store on a real PostgreSQL: addresses, versions, texts, poolers, and what a job costs."""
 
 import asyncio
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -121,6 +123,26 @@ async def test_a_node_leaves_the_tables_to_the_command(database: Database) -> No
     async with store:
         await run_a_job(store, store)
     assert (await store.facts())["schema_version"] == 1
+
+
+async def test_an_operator_creates_the_tables_and_looks_at_the_jobs(database: Database, tmp_path: Path) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text('[store]\nuse = "postgres"\nurl = { file = "url" }\n')
+    (tmp_path / "url").write_text(database.url)
+
+    async def said(*command: str) -> str:
+        done = await anyio.run_process([sys.executable, "-m", "nodekit", *command])
+        return done.stdout.decode()
+
+    assert "the schema nodekit has version 1 now" in await said("store", "migrate", str(file))
+    assert "so nothing was done" in await said("store", "migrate", str(file))
+    async with make_store(database.url) as store:
+        await run_a_job(store, store)
+        [id] = await store.find(JobQuery())
+    assert id in await said("store", "jobs", str(file))
+    assert "schema version" in await said("store", "stats", str(file))
+    await said("prune", str(file), "--older-than", "0s")
+    assert id not in await said("store", "jobs", str(file))
 
 
 async def test_tables_of_the_next_release_can_be_used_if_they_say_so(database: Database) -> None:
