@@ -53,7 +53,7 @@ def migrate(file: str) -> None:
 
     async def migrated() -> str:
         if (call := getattr(composed, "migrate", None)) is None:
-            raise NodekitError("this kind of store has no versions to migrate (it has no `migrate`)")
+            raise NodekitError("this kind of store has no versions to migrate (it has no `migrate`); start its node")
         done: str = await call()
         return done
 
