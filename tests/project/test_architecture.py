@@ -12,9 +12,6 @@ import pytest
 from import_rules import Import, imports, plugin_violations, within
 from paths import ROOT
 
-import nodekit
-import nodekit.testing
-
 pytestmark = pytest.mark.xdist_group("architecture")  # all modules are parsed once
 
 MAX_MODULE_LINES = 400
