@@ -342,3 +342,15 @@ async def test_a_claim_that_is_given_up_and_never_answered_is_given_back(databas
             with anyio.fail_after(SOON):
                 [claim] = await near.claim(["echo"], SEQUENCE, 1)
             assert (claim.job, claim.takeovers) == (job, 0)
+
+
+async def test_other_nodes_hear_of_jobs_with_any_names(database: Database) -> None:
+    names = ["é\x00", "\U0001f600" * 200, *(f"{'x' * 300} {number:03}" for number in range(100))]
+    async with make_store(database.url) as one, make_store(database.url) as other, one.changes() as changes:
+        await other.add([make_job(name, id=name) for name in names])
+        left = set(names)
+        with anyio.fail_after(SOON):
+            while left:
+                change = await anext(changes)
+                assert change is None or change.id in names
+                left.discard(change.id if change else "")
