@@ -26,7 +26,7 @@ from nodekit import (
     StoreFailed,
 )
 from nodekit_postgres._config import PostgresConfig
-from nodekit_postgres._connecting import Connection, Notice
+from nodekit_postgres._connecting import Connection, Notice, pause_seconds
 from nodekit_postgres._reader import Reader
 from nodekit_postgres._reading import named, read_jobs, with_last_output
 from nodekit_postgres._rows import Stored, job_of, text
@@ -136,7 +136,13 @@ class PostgresStore(Reader):
         return await self._wait(CLAIM, given, self.queued)
 
     async def claim_expired(self, limit: int, *, most_bytes: int | None = None) -> list[Claim]:
-        return await self._wait(CLAIM_EXPIRED, {"limit": limit, "most_bytes": most_bytes}, self.limited)
+        while True:
+            try:
+                return await self._wait(CLAIM_EXPIRED, {"limit": limit, "most_bytes": most_bytes}, self.limited)
+            except StoreFailed:  # nobody would learn that it waits again, as often nothing expires for long
+                if not self._entered:
+                    raise
+            await anyio.sleep(pause_seconds(4))
 
     async def _wait(self, query: str, given: dict[str, Any], notice: Notice) -> list[Claim]:
         """Look for jobs, and wait for news or for the time at which there may be some, until there are any."""
