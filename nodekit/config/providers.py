@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 Kind: TypeAlias = Literal["store", "runner", "transport", "pipeline", "plugin"]
 
-ELSEWHERE: Mapping[tuple[Kind, str], str] = {("plugin", "metrics"): "nodekit-metrics"}
+ELSEWHERE: Mapping[tuple[Kind, str], str] = {
+    ("plugin", "metrics"): "nodekit-metrics",
+    ("store", "postgres"): "nodekit-postgres",
+}
 """Distributions of this project that are installed on their own, by the kind and name of what they provide."""
 
 T = TypeVar("T")

@@ -156,6 +156,17 @@ class CompactingStore(JobStore, Protocol):
         ...
 
 
+class MigratingStore(JobStore, Protocol):
+    """A store with tables that have versions. An operator may create or upgrade them before a node starts."""
+
+    async def migrate(self) -> str:
+        """Create or upgrade the tables, completely or not at all; return a line that says what was done.
+
+        Nodes may work on the store meanwhile. Raise `StoreFailed` if it cannot be done.
+        """
+        ...
+
+
 class StoringStore(JobStore, Protocol):
     """A store that keeps records of plugins, too."""
 

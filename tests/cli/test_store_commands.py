@@ -182,5 +182,6 @@ async def test_what_cannot_be_done_is_one_line_that_says_why(file: Path) -> None
     file.write_text(FILE.replace('use = "sqlite"\npath = "jobs.db"', 'use = "memory"'))
     assert "cannot be opened beside" in await fails(1, "prune", file, "--older-than", "7d")
     assert "nothing to compact" in await fails(1, "store", "compact", file)
+    assert "no versions to migrate" in await fails(1, "store", "migrate", file)
     file.write_text(FILE.replace("jobs.db", "nowhere/jobs.db"))
     assert "store.path: there is no folder" in await fails(3, "prune", file, "--older-than", "7d")

@@ -1,6 +1,6 @@
 """Commands of the test bed.
 
-python tests/engine install           what it needs of the system, as root on Debian, and what tests/deploy needs
+python tests/engine install           what all tests need of the system, as root on Debian: its needs, and servers
 python tests/engine run -- COMMAND…   with DOCKER_HOST naming an engine, which is brought up where none is found,
                                       and NODEKIT_PYTHON_IMAGE an image with Python, made offline
 """
@@ -31,6 +31,7 @@ def main(arguments: list[str]) -> int:
         case ["install"]:
             prepare()
             need("nginx", "caddy", "openssl")  # for tests/deploy
+            need("initdb", "pgbouncer", "redis-server", "haproxy")  # for stores of several nodes
             return 0
         case ["run", "--", *command] if command:
             return run(command)

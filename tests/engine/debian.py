@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 from functools import cache
+from pathlib import Path
 
 PACKAGES = {
     "dockerd": "docker.io",
@@ -12,8 +13,14 @@ PACKAGES = {
     "nginx": "nginx",
     "caddy": "caddy",
     "openssl": "openssl",
+    "initdb": "postgresql",
+    "pgbouncer": "pgbouncer",
+    "haproxy": "haproxy",
+    "redis-server": "redis-server",
 }
 PATH = os.environ.get("PATH", os.defpath) + ":/usr/local/sbin:/usr/sbin:/sbin"
+_VERSIONS = Path("/usr/lib/postgresql")
+"""Debian's folder of the versions of PostgreSQL, with their programs."""
 
 
 class Missing(Exception):
@@ -21,7 +28,7 @@ class Missing(Exception):
 
 
 def program(name: str) -> str | None:
-    return shutil.which(name, path=PATH)
+    return shutil.which(name, path=":".join([PATH, *map(str, _VERSIONS.glob("*/bin"))]))
 
 
 def need(*names: str) -> None:

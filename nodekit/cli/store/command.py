@@ -39,3 +39,22 @@ def compact(file: str) -> None:
         return freed
 
     click.echo(f"{file}: {counted(run(file, compacted), 'byte', 'was', 'were')} given back")
+
+
+@store.command()
+@click.argument("file", type=click.Path(dir_okay=False))
+def migrate(file: str) -> None:
+    """Create or upgrade the tables of a store with versions, such as postgres.
+
+    Nodes may work on it meanwhile. With `migrate = false`, nodes leave it to this command, and their role need not be
+    able to create tables. Exits with 0, 3 when the table [store] is not valid, 1 when the store fails.
+    """
+    composed = store_of(file)
+
+    async def migrated() -> str:
+        if (call := getattr(composed, "migrate", None)) is None:
+            raise NodekitError("this kind of store has no versions to migrate (it has no `migrate`); start its node")
+        done: str = await call()
+        return done
+
+    click.echo(f"{file}: {run(file, migrated)}")

@@ -1,0 +1,150 @@
+"""Questions of a node to the engine: about jobs, about other nodes, and records of plugins."""
+
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+
+import msgspec
+
+from nodekit import (
+    REMEMBERED_SECONDS,
+    Announcement,
+    Change,
+    ClientId,
+    ContainerId,
+    GroupId,
+    Held,
+    Job,
+    JobFields,
+    JobId,
+    JobQuery,
+    Member,
+    Pending,
+    PluginStorage,
+    QueueState,
+    StepRecord,
+)
+from nodekit_postgres._client import Client
+from nodekit_postgres._connecting import Connection
+from nodekit_postgres._reading import find_query, named, read_jobs
+from nodekit_postgres._rows import octets, text, with_output
+from nodekit_postgres._storage import Records
+
+
+class Reader(Client):
+    """The methods of a store that change no queue."""
+
+    # -- jobs -------------------------------------------------------------------------------------
+
+    async def _get(
+        self, ids: Sequence[JobId], client: ClientId | None = None, fields: JobFields = JobFields.ALL
+    ) -> list[Job]:
+        if not ids:
+            return []
+
+        async def call(connection: Connection, _: int) -> list[tuple[Job, int]]:
+            return await read_jobs(connection, self.sql, ids, client, fields)
+
+        return [job for job, _ in await self.reads.run(call, self.config.seconds_per_call)]
+
+    async def get(
+        self, ids: Sequence[JobId], *, client: ClientId | None = None, fields: JobFields = JobFields.ALL
+    ) -> list[Job]:
+        return await self._get(ids, client, fields)
+
+    async def steps(self, id: JobId, first: int, most_bytes: int) -> Sequence[StepRecord]:
+        query = """
+            SELECT outline, output FROM (
+                SELECT number, outline, output,
+                    sum(coalesce(length(output), 0)) OVER (ORDER BY number) AS size FROM nodekit.records
+                WHERE job = %s AND number > %s
+            ) sized WHERE size <= %s OR number = %s ORDER BY number
+        """
+        number = max(0, first)
+        rows = await self.read(query, [octets(id), number, most_bytes, number + 1])
+        steps = [with_output(outline, output) for outline, output in rows]
+        jobs = await self._get([id], fields=JobFields.RECORDS)
+        if jobs and number + len(steps) == jobs[0].ended_steps < len(jobs[0].steps):
+            steps.append(jobs[0].steps[-1])  # an open step has no output
+        return steps
+
+    async def find(self, query: JobQuery) -> list[JobId]:
+        below = None
+        if query.order == "finished":
+            [(below,)] = await self.read("SELECT nodekit.finished_below()")
+        found = find_query(query, below)
+        if found is None:
+            return []
+        return [text(id) for (id,) in await self.read(*found)]
+
+    async def sizes(self, ids: Sequence[JobId]) -> Mapping[JobId, int]:
+        rows = await self.read("SELECT id, size FROM nodekit.jobs WHERE id = ANY (%s::bytea[])", [named(ids)])
+        return {text(id): size for id, size in rows}
+
+    async def delete(self, ids: Sequence[JobId]) -> int:
+        [(number,)] = await self.write("SELECT nodekit.delete_jobs(%s::bytea[])", [named(ids)])
+        return int(number)
+
+    async def expire(self, *, finished_before: float | None, keep: int | None, limit: int) -> int:
+        [(number,)] = await self.write("SELECT nodekit.expire_jobs(%s, %s, %s)", [finished_before, keep, limit])
+        return int(number)
+
+    async def pending(self, groups: Collection[GroupId] = ()) -> Pending:
+        query = """
+            SELECT NULL, coalesce(sum(offchain), 0)::bigint, coalesce(sum(onchain), 0)::bigint FROM nodekit.totals
+            UNION ALL
+            SELECT grp, sum(jobs)::bigint, 0 FROM nodekit.counts WHERE grp = ANY (%s::bytea[]) GROUP BY grp
+        """
+        (_, offchain, onchain), *rows = await self.read(query, [named(groups)])
+        return Pending(offchain, onchain, {text(group): jobs for group, jobs, _ in rows if jobs})
+
+    def changes(
+        self, ids: Collection[JobId] | None = None
+    ) -> AbstractAsyncContextManager[AsyncIterator[Change | None]]:
+        return self.feed.subscribe(ids)
+
+    def storage(self, namespace: str) -> PluginStorage:
+        """Return the records of a plugin (`StoringStore`)."""
+        return Records(namespace, self.read, self.write)
+
+    async def check(self) -> None:
+        """Read something small, on the connection that renews the lease (`CheckedStore`)."""
+        await self._ask(self._lease, "SELECT 1", (), kept=False)
+
+    def nodekit_problems(self) -> Sequence[str]:
+        """Return why this store hears nothing from other nodes."""
+        return [f"store postgres: {self.ear.problem}"] if self._entered and self.ear.problem else []
+
+    # -- the cluster ------------------------------------------------------------------------------
+
+    async def announce(self, announcement: Announcement) -> None:
+        given = [self.session.id, octets(announcement.incarnation), octets(announcement.name)]
+        await self.write("SELECT nodekit.announce(%s, %s, %s, %s)", [*given, msgspec.json.encode(announcement)])
+
+    async def nodes(self) -> Sequence[Member]:
+        query = """
+            SELECT m.announcement, coalesce(s.seen_at, m.seen_at), coalesce(s.lapses_at >= nodekit.engine_time(), false)
+            FROM nodekit.members m LEFT JOIN nodekit.sessions s ON s.id = m.session
+            WHERE s.lapses_at >= nodekit.engine_time() OR coalesce(s.seen_at, m.seen_at) > nodekit.engine_time() - %s
+            ORDER BY m.incarnation
+        """
+        rows = await self.read(query, [REMEMBERED_SECONDS])
+        return [Member(msgspec.json.decode(body, type=Announcement), seen_at, live) for body, seen_at, live in rows]
+
+    async def now(self) -> float:
+        [(now,)] = await self.read("SELECT nodekit.engine_time()")
+        return float(now)
+
+    async def held(self, ids: Collection[JobId]) -> Mapping[JobId, Held]:
+        query = """
+            SELECT l.id, m.name, l.since, l.ended_steps, l.attempt FROM nodekit.live l
+            JOIN nodekit.members m ON m.session = l.session WHERE l.id = ANY (%s::bytea[])
+        """
+        rows = await self.read(query, [named(ids)])
+        return {text(id): Held(text(name), since, step, attempt) for id, name, since, step, attempt in rows}
+
+    async def queues(self) -> Mapping[ContainerId, QueueState]:
+        query = """
+            SELECT due, count(*), greatest(0, nodekit.engine_time() - min(due_at)) FROM nodekit.live
+            WHERE token IS NULL AND NOT streams GROUP BY due
+        """
+        return {text(due): QueueState(jobs, seconds) for due, jobs, seconds in await self.read(query)}
