@@ -17,7 +17,7 @@ class Event:
 
     def __init__(self) -> None:
         self._is_set = False
-        self._waiting: list[asyncio.Future[None] | anyio.Event] | None = None
+        self._waiting: list[asyncio.Future[None] | anyio.Event] = []
 
     def is_set(self) -> bool:
         return self._is_set
@@ -25,8 +25,8 @@ class Event:
     def set(self) -> None:
         """Wake all who wait. Call it in the thread of their event loop."""
         self._is_set = True
-        waiting, self._waiting = self._waiting, None
-        for one in waiting or ():
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
             if isinstance(one, anyio.Event):
                 one.set()
             elif not one.done():
@@ -38,13 +38,10 @@ class Event:
             return
         loop = running_loop()
         one: asyncio.Future[None] | anyio.Event = anyio.Event() if loop is None else loop.create_future()
-        if self._waiting is None:
-            self._waiting = [one]
-        else:
-            self._waiting.append(one)
+        self._waiting.append(one)
         try:
             await (one.wait() if isinstance(one, anyio.Event) else one)
         except BaseException:
-            if self._waiting is not None:
+            if one in self._waiting:
                 self._waiting.remove(one)
             raise
