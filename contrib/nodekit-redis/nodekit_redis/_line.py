@@ -1,0 +1,254 @@
+"""Connections to the server, each with tasks of its own that send commands and receive replies.
+
+A caller only waits, and may be cancelled by any means: no cancellation reaches a connection between a command and its
+reply. Calls that are made at the same time share round trips, and with ``appendfsync always`` one fsync. A call that
+takes too long ends with its connection.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from random import random
+from typing import Any, TypeAlias
+
+import anyio
+from anyio.abc import TaskGroup
+from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.exceptions import AuthenticationError, RedisError
+
+from nodekit import StoreFailed
+from nodekit_redis._errors import lost, said
+
+logger = logging.getLogger("nodekit.store")
+Command: TypeAlias = Sequence[bytes | str | int | float]
+Replies: TypeAlias = list[Any]
+
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.02, 5.0
+MOST_AT_ONCE = 200
+"""Number of calls that are sent in one piece."""
+
+
+def make_connection(url: str, connect_seconds: float) -> AbstractConnection:
+    """Return a connection that is not connected yet. It never makes a command again by itself."""
+    pool: ConnectionPool[Any] = ConnectionPool.from_url(
+        url, protocol=2, socket_connect_timeout=connect_seconds, socket_timeout=None, client_name="nodekit"
+    )
+    connection: AbstractConnection = pool.make_connection()
+    return connection
+
+
+class Notice:
+    """Wakes those who wait, again and again."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def set(self) -> None:
+        event, self._event = self._event, asyncio.Event()
+        event.set()
+
+    def next(self) -> asyncio.Event:
+        """Return the event that the next `set` sets. Take it before you look at what it is about."""
+        return self._event
+
+
+class _Work:
+    """Commands of one call that wait to be sent or for their replies."""
+
+    __slots__ = ("commands", "done", "dropped", "error", "replies", "seconds", "sent", "undo")
+
+    def __init__(self, commands: Sequence[Command], seconds: float, undo: Callable[[Replies], None] | None) -> None:
+        self.commands, self.seconds, self.undo = commands, seconds, undo
+        self.done = asyncio.Event()
+        self.sent = self.dropped = False
+        self.replies: Replies = []
+        self.error: Exception | None = None
+
+    def end(self, error: Exception | None = None) -> None:
+        if not self.done.is_set():
+            self.error = error
+            self.done.set()
+            if error is None and self.dropped and self.undo is not None:
+                self.undo(self.replies)
+
+
+class Line:
+    """A connection of one purpose. It is made, and made again when it breaks, while the line is open."""
+
+    def __init__(self, url: str, *, connect_seconds: float) -> None:
+        self._url, self._connect_seconds = url, connect_seconds
+        self._waiting: deque[_Work] = deque()
+        self._in_flight: deque[_Work] = deque()
+        self._arrived, self._sent = Notice(), Notice()
+        self._scope = anyio.CancelScope()
+        self._closing = False
+        self.up = False
+        self.trouble = "not connected yet"
+        """Why there is no connection. Empty while there is one."""
+        self.tried = Notice()
+        """Is set after each attempt to connect."""
+
+    @property
+    def load(self) -> int:
+        return len(self._waiting) + len(self._in_flight)
+
+    def close(self) -> None:
+        """End the connection now. Calls that wait fail."""
+        self._closing = True
+        self._scope.cancel()
+
+    def start(self, tasks: TaskGroup) -> None:
+        tasks.start_soon(self._serve)
+
+    async def call(
+        self, commands: Sequence[Command], seconds: float, undo: Callable[[Replies], None] | None = None
+    ) -> Replies:
+        """Send commands, and return their replies; errors of the server are among them. Raise `StoreFailed`.
+
+        If the caller goes before the replies are there, `undo` gets them.
+        """
+        if self._closing:
+            raise StoreFailed("the store is not entered")
+        if not self.up:
+            raise StoreFailed(f"cannot reach Redis: {self.trouble}")
+        work = _Work(commands, seconds, undo)
+        self._waiting.append(work)
+        self._arrived.set()
+        slow = asyncio.get_running_loop().call_later(seconds, self._give_up, work)
+        try:
+            await work.done.wait()
+        except BaseException:
+            if work.done.is_set() and work.error is None and undo is not None:
+                undo(work.replies)
+            work.dropped = True
+            raise
+        finally:
+            slow.cancel()
+        if work.error is not None:
+            raise work.error
+        return work.replies
+
+    def _give_up(self, work: _Work) -> None:
+        """Break the connection: the replies on it would be those of earlier calls."""
+        if not work.done.is_set():
+            self.trouble = f"no answer within {work.seconds:g} s"
+            work.end(StoreFailed(f"Redis did not answer within {work.seconds:g} s; it may have done what was asked"))
+            self._scope.cancel()
+
+    # -- the connection ---------------------------------------------------------------------------
+
+    async def _serve(self) -> None:
+        with anyio.CancelScope(shield=True):  # ends with `close`
+            failures = 0
+            while not self._closing:
+                with anyio.CancelScope() as self._scope:
+                    if failures:
+                        pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**failures)
+                        await anyio.sleep(pause * (0.5 + random()))
+                    failures = 0 if await self._live() else failures + 1
+            self._fail_all()
+            self.tried.set()
+
+    async def _live(self) -> bool:
+        """Live on one connection until it breaks. Return False if there was none."""
+        connection = make_connection(self._url, self._connect_seconds)
+        try:
+            with anyio.fail_after(self._connect_seconds):
+                await connection.connect()
+        except (RedisError, OSError, TimeoutError) as error:
+            await _close(connection)
+            self._note(f"no connection within {self._connect_seconds:g} s" if _slow(error) else said(error))
+            self.tried.set()
+            return False
+        try:
+            self.up, self.trouble = True, ""
+            self.tried.set()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._until_broken, self._write, connection, tasks.cancel_scope)
+                tasks.start_soon(self._until_broken, self._read, connection, tasks.cancel_scope)
+        finally:
+            self.up = False
+            self._note(self.trouble or "the connection is lost")
+            await _close(connection)
+            self._fail_all()
+        return True
+
+    def _note(self, trouble: str) -> None:
+        if not self._closing and trouble != self.trouble:
+            logger.info("no connection to Redis: %s", trouble)
+        self.trouble = trouble
+
+    def _fail_all(self) -> None:
+        for work in (*self._in_flight, *self._waiting):
+            work.end(StoreFailed(lost(self.trouble, sent=work.sent)))
+        self._in_flight.clear()
+        self._waiting.clear()
+
+    async def _until_broken(self, work: Any, connection: AbstractConnection, scope: anyio.CancelScope) -> None:
+        try:
+            await work(connection)
+        except (RedisError, OSError, EOFError) as error:
+            self.trouble = said(error)
+            scope.cancel()
+
+    async def _write(self, connection: AbstractConnection) -> None:
+        while True:
+            arrived = self._arrived.next()
+            packed: list[bytes] = []
+            while self._waiting and len(packed) < MOST_AT_ONCE:
+                work = self._waiting.popleft()
+                if not work.dropped:
+                    work.sent = True
+                    self._in_flight.append(work)
+                    packed += connection.pack_commands(work.commands)
+            if packed:
+                self._sent.set()
+                await connection.send_packed_command(packed, check_health=False)
+            else:
+                await arrived.wait()
+
+    async def _read(self, connection: AbstractConnection) -> None:
+        while True:
+            sent = self._sent.next()
+            if not self._in_flight:
+                await sent.wait()
+                continue
+            work = self._in_flight[0]
+            for _ in work.commands:
+                work.replies.append(await self._reply(connection))
+            self._in_flight.popleft()
+            work.commands = ()
+            work.end()
+
+    async def _reply(self, connection: AbstractConnection) -> Any:
+        """Return the next reply. An error that does not concern the connection is a reply, too."""
+        try:
+            return await connection.read_response(disable_decoding=True, disconnect_on_error=False)
+        except (AuthenticationError, OSError, EOFError):
+            raise
+        except RedisError as error:
+            if breaks(error):
+                raise
+            return error
+
+
+def breaks(error: RedisError) -> bool:
+    """Return True for an error after which a connection is of no use: broken, or to a server that is no use now."""
+    from redis.exceptions import ConnectionError, ReadOnlyError, TimeoutError
+
+    return isinstance(error, ConnectionError | TimeoutError | ReadOnlyError)
+
+
+def _slow(error: BaseException) -> bool:
+    from redis.exceptions import TimeoutError as RedisTimeoutError
+
+    return isinstance(error, TimeoutError | RedisTimeoutError)
+
+
+async def _close(connection: AbstractConnection) -> None:
+    with anyio.CancelScope(shield=True), anyio.move_on_after(1):
+        try:
+            await connection.disconnect(nowait=True)
+        except (RedisError, OSError):
+            pass
