@@ -53,6 +53,7 @@ class Session:
         """Claims to give back: nobody waits for them any more."""
         self._renewed_at = time.monotonic()
         self._offset = 0.0
+        self._beats = 0
         self._kicked = Notice()
         self.on_orphans: Callable[[Collection[JobId]], Awaitable[None]]
         """Is called with streams that nobody holds any more."""
@@ -138,9 +139,11 @@ class Session:
 
     async def _beat(self, *, begin: bool = False) -> None:
         held, sent_at = set(self._claims), time.monotonic()
+        self._beats += 1
+        number = -1 if self._beats % BEATS_PER_LEASE == 0 else len(held)
         try:
             await self._give_back()
-            answer = await self._run("beat", [self.id, self.lease_seconds, int(begin), MOST_AGAIN])
+            answer = await self._run("beat", [self.id, self.lease_seconds, int(begin), MOST_AGAIN, number])
         except Refused as error:
             if error.no_writes:  # nor can others take anything over, and they get a new lease afterwards
                 self._renewed_at = sent_at
@@ -154,7 +157,9 @@ class Session:
             self.on_missed()
             return
         self._renewed_at = sent_at
-        self._agree(held, {(id.decode(), token.decode()) for id, token in zip(claims[::2], claims[1::2], strict=True)})
+        if claims is not None:
+            words = claims.decode().split()
+            self._agree(held, set(zip(words[::2], words[1::2], strict=True)))
         if again:
             logger.warning("%d jobs of nodes that are silent were queued again", again)
         if again == MOST_AGAIN or self._unwanted:

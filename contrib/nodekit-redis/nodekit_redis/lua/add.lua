@@ -1,7 +1,7 @@
 -- Store new jobs and queue them, or claim one: all or none. Their payloads are there under the names of this call.
 -- ARGV: session and token ('' to queue), number of jobs; for each: id, name of the call, client, key, group, onchain,
 -- priority, pipeline, stream, due, state, marks, delay, timeout, queue_timeout, attempt, retried, copied steps.
--- Return for each the id under which it is stored, or an error.
+-- Return for each the id under which it is stored, and '' if it was stored before; or what is wrong.
 local WIDTH = 18
 local session, token, jobs = ARGV[1], ARGV[2], tonumber(ARGV[3])
 
@@ -97,11 +97,11 @@ end
 local answer = {'stored'}
 for number = 0, jobs - 1 do
   local at = 4 + number * WIDTH
-  local id = stored_id(at)
+  local id, names = stored_id(at), ''
   if id then
     drop(at)
   else
-    id = ARGV[at]
+    id, names = ARGV[at], ARGV[at + 1]
     store(at, number)
     if session ~= '' then
       grant(id, session, token)
@@ -111,7 +111,7 @@ for number = 0, jobs - 1 do
     end
   end
   answer[#answer + 1] = id
-  answer[#answer + 1] = id == ARGV[at] and call('HGET', job_key(id), 'names') or ''
+  answer[#answer + 1] = names
 end
 publish()
 return answer

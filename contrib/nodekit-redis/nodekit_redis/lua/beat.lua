@@ -1,11 +1,12 @@
 -- Renew a session, or begin it, and queue the jobs of sessions again that are silent.
--- ARGV: session, seconds of its lease, 1 to begin it, most jobs to queue again.
--- Return 1 or, if the session is over, 0; the time; number of jobs queued again; ids of orphans; claims of the session.
+-- ARGV: session, seconds of its lease, 1 to begin it, most jobs to queue again, number of claims that it knows (-1 to be
+-- told all). Return 1 or, if the session is over, 0; the time; number of jobs queued again; ids of orphans; and the ids
+-- and tokens of its claims, in one text, or nothing if their number is right.
 local session, lease, left = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4])
 if ARGV[3] == '1' then
   call('HSET', P .. 'about', 'schema', 1)
 elseif not call('ZSCORE', P .. 'sessions', session) then
-  return {0, exact(now), 0, {}, {}}
+  return {0, exact(now), 0, {}, false}
 end
 -- If nobody was heard for a whole lease, the server stood still, or took no writes: all get another lease.
 local heard = tonumber(call('HGET', P .. 'about', 'heard') or '0')
@@ -31,4 +32,6 @@ for _, silent in ipairs(now < patient_until and {}
 end
 publish()
 local orphans = call('SRANDMEMBER', P .. 'orphans', 50)
-return {1, exact(now), again, orphans, call('HGETALL', P .. 'claims:' .. session)}
+local claims = P .. 'claims:' .. session
+local told = call('HLEN', claims) ~= tonumber(ARGV[5]) and table.concat(call('HGETALL', claims), ' ')
+return {1, exact(now), again, orphans, told}

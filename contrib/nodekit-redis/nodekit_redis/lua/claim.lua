@@ -58,7 +58,6 @@ for n = at, first_pipeline - 1 do
     local priority, suspect, pipeline = string.match(name, '^(%d+):(%d):(.*)$')
     if (suspects or suspect == '0') and (not pipelines or pipelines[pipeline]) then
       local lane = {due = ARGV[n], name = name, suspect = suspect == '1'}
-      look(lane)
       priority = tonumber(priority)
       levels[priority] = levels[priority] or {}
       table.insert(levels[priority], lane)
@@ -94,7 +93,10 @@ end
 
 local claims, bytes = {}, 0
 for priority = 0, 7 do
-  local lanes = levels[priority] or {}
+  local lanes = #claims < limit and levels[priority] or {}
+  for _, one in ipairs(lanes) do
+    look(one)
+  end
   local lane = next_lane(lanes)
   while lane and #claims < limit do
     local id = call('ZRANGE', P .. 'queue:' .. lane.due .. ':' .. lane.name .. ':' .. lane.group, 0, 0)[1]
