@@ -83,7 +83,7 @@ class Ear:
             while not self._closing:
                 with anyio.CancelScope() as self._scope:
                     if failures:
-                        pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**failures)
+                        pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(failures, 20))
                         await anyio.sleep(pause * (0.5 + random()))
                     failures += 1
                     if await self._listen():

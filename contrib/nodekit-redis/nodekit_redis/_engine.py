@@ -8,7 +8,7 @@ from anyio.abc import TaskGroup
 
 from nodekit import StoreFailed
 from nodekit_redis._config import RedisConfig
-from nodekit_redis._errors import refused
+from nodekit_redis._errors import Lost, refused
 from nodekit_redis._line import Command, Line, Replies
 from nodekit_redis._scripts import Scripts
 
@@ -52,10 +52,16 @@ class Engine:
     # -- calls ------------------------------------------------------------------------------------
 
     async def ask(self, commands: Sequence[Command]) -> Replies:
-        """Send commands, and return their replies. Raise `StoreFailed` if one of them fails."""
+        """Send commands that may be made twice, and return their replies. Raise `StoreFailed` if one of them fails.
+
+        They are sent once more if the connection is lost: it may have been of no use for a while.
+        """
         if not commands:
             return []
-        replies = await self._line.call(commands, self.seconds)
+        try:
+            replies = await self._line.call(commands, self.seconds)
+        except Lost:
+            replies = await self._line.call(commands, self.seconds)
         for reply in replies:
             if isinstance(reply, Exception):
                 raise refused(reply)

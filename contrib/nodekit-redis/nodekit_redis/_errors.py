@@ -50,10 +50,12 @@ def refused(error: BaseException) -> StoreFailed:
     return Refused(f"Redis refused: {said(error)}", no_writes=str(error).startswith(TAKES_NO_WRITES))
 
 
-def lost(trouble: str, *, sent: bool) -> str:
-    """Return the text for a call that the connection did not survive."""
-    text = f"the connection to Redis is lost: {trouble}"
-    return f"{text}; it may have done what was asked" if sent else text
+class Lost(StoreFailed):
+    """The connection was lost before the reply came."""
+
+    def __init__(self, trouble: str, *, sent: bool) -> None:
+        text = f"the connection to Redis is lost: {trouble}"
+        super().__init__(f"{text}; it may have done what was asked" if sent else text)
 
 
 class Refused(StoreFailed):

@@ -18,7 +18,7 @@ from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import AuthenticationError, RedisError
 
 from nodekit import StoreFailed
-from nodekit_redis._errors import lost, said
+from nodekit_redis._errors import Lost, said
 
 logger = logging.getLogger("nodekit.store")
 Command: TypeAlias = Sequence[bytes | str | int | float]
@@ -80,7 +80,7 @@ class Line:
         self._url, self._connect_seconds = url, connect_seconds
         self._waiting: deque[_Work] = deque()
         self._in_flight: deque[_Work] = deque()
-        self._arrived, self._sent = Notice(), Notice()
+        self._arrived, self._sent, self._wanted = Notice(), Notice(), Notice()
         self._scope = anyio.CancelScope()
         self._closing = False
         self.up = False
@@ -111,7 +111,7 @@ class Line:
         if self._closing:
             raise StoreFailed("the store is not entered")
         if not self.up:
-            raise StoreFailed(f"cannot reach Redis: {self.trouble}")
+            await self._next_try(seconds)
         work = _Work(commands, seconds, undo)
         self._waiting.append(work)
         self._arrived.set()
@@ -129,6 +129,15 @@ class Line:
             raise work.error
         return work.replies
 
+    async def _next_try(self, seconds: float) -> None:
+        """Wait for the next attempt to connect, which is made soon. Raise `StoreFailed` if it fails."""
+        tried = self.tried.next()
+        self._wanted.set()
+        with anyio.move_on_after(seconds):
+            await tried.wait()
+        if not self.up:
+            raise StoreFailed(f"cannot reach Redis: {self.trouble}")
+
     def _give_up(self, work: _Work) -> None:
         """Break the connection: the replies on it would be those of earlier calls."""
         if not work.done.is_set():
@@ -144,11 +153,17 @@ class Line:
             while not self._closing:
                 with anyio.CancelScope() as self._scope:
                     if failures:
-                        pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**failures)
-                        await anyio.sleep(pause * (0.5 + random()))
+                        await self._pause(failures)
                     failures = 0 if await self._live() else failures + 1
             self._fail_all()
             self.tried.set()
+
+    async def _pause(self, failures: int) -> None:
+        """Pause before another attempt to connect: longer with each failure, but not longer than callers wait."""
+        wanted = self._wanted.next()
+        await anyio.sleep(FIRST_PAUSE_SECONDS * (0.5 + random()))
+        with anyio.move_on_after(min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(failures, 20)) * (0.5 + random())):
+            await wanted.wait()
 
     async def _live(self) -> bool:
         """Live on one connection until it breaks. Return False if there was none."""
@@ -181,7 +196,7 @@ class Line:
 
     def _fail_all(self) -> None:
         for work in (*self._in_flight, *self._waiting):
-            work.end(StoreFailed(lost(self.trouble, sent=work.sent)))
+            work.end(Lost(self.trouble, sent=work.sent))
         self._in_flight.clear()
         self._waiting.clear()
 
