@@ -1,16 +1,16 @@
 """Claims of jobs: calls that wait until there are some, woken by news, by the time, or now and then."""
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import anyio
 
-from nodekit import ClaimRoom, ContainerId, JobFields, JobId, StoreFailed
+from nodekit import ClaimRoom, ContainerId, GroupId, JobFields, JobId, StoreFailed
 from nodekit_redis._engine import Engine
 from nodekit_redis._line import Notice
 from nodekit_redis._reading import Reading
-from nodekit_redis._rows import head_of, quoted
+from nodekit_redis._rows import Head, head_of, quoted
 from nodekit_redis._session import RedisClaim, Session
 
 logger = logging.getLogger("nodekit.store")
@@ -62,8 +62,8 @@ class Claiming:
     ) -> list[RedisClaim]:
         dues = sorted({quoted(container) for container in containers})
         names = None if pipelines is None else sorted({quoted(pipeline) for pipeline in pipelines})
-        groups = {} if room is None else room.groups
-        arguments = [
+        groups: Mapping[GroupId, int] = {} if room is None else room.groups
+        arguments: list[Any] = [
             min(limit, MOST_AT_ONCE),
             int(suspects),
             *_limits(room),
@@ -134,7 +134,7 @@ class Claiming:
         return claims, None
 
     async def _claims(self, token: str, rows: Sequence[Any]) -> list[RedisClaim]:
-        heads, facts = [], []
+        heads, facts = list[Head](), list[tuple[int, float]]()
         for id, state, client, names, takeovers, age in rows:
             head = head_of(id.decode(), (state, client, names, None, None))
             if head is not None:

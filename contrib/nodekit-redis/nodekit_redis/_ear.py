@@ -4,6 +4,7 @@ A message only counts as heard behind a marker, which this node publishes itself
 everything that was published before it has arrived. The markers also show that the connection works.
 """
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from random import random
@@ -11,12 +12,11 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 import anyio
-from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
 from nodekit import JobId, StoreFailed
 from nodekit_redis._errors import said
-from nodekit_redis._line import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Notice, make_connection
+from nodekit_redis._line import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Notice, Wire, close, make_connection
 
 logger = logging.getLogger("nodekit.store")
 _MARKER = b"m "
@@ -36,7 +36,10 @@ class News(NamedTuple):
 
 
 class Ear:
-    """A subscription that is made again when it breaks. `missed` is called whenever something may not have been heard."""
+    """A subscription that is made again when it breaks.
+
+    `missed` is called whenever something may not have been heard.
+    """
 
     def __init__(
         self,
@@ -72,7 +75,7 @@ class Ear:
             except (StoreFailed, TimeoutError):
                 self._scope.cancel()
 
-    def tested(self) -> anyio.Event:
+    def tested(self) -> asyncio.Event:
         """Return the event that is set when it has been tried next."""
         return self._tested.next()
 
@@ -105,8 +108,7 @@ class Ear:
         finally:
             heard = not self.problem
             self._fails(self.problem or "the connection that listens is lost")
-            with anyio.CancelScope(shield=True), anyio.move_on_after(1):
-                await connection.disconnect(nowait=True)
+            await close(connection)
         return heard
 
     def _fails(self, problem: str) -> None:
@@ -115,7 +117,7 @@ class Ear:
         self.problem = problem
         self._tested.set()
 
-    async def _read(self, connection: AbstractConnection) -> None:
+    async def _read(self, connection: Wire) -> None:
         while True:
             message: Any = await connection.read_response(disable_decoding=True)
             if message[0] != b"message":

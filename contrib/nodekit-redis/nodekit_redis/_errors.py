@@ -18,9 +18,14 @@ _BY_CLASS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...]
     (BusyLoadingError, "Redis is loading its data after a start; it takes calls when that is done"),
     (ReadOnlyError, "this server is a replica, which takes no writes; name the primary in url"),
     (OutOfMemoryError, "Redis has reached its maxmemory; raise it, or delete finished jobs (keep_finished_seconds)"),
-    ((AskError, ClusterDownError, ClusterCrossSlotError, MasterDownError), "the Redis cluster cannot take this now; "
-     "name the server that has the slot of the prefix in url"),
-    (NoPermissionError, "the user in url may not do this; allow it all commands on the keys and channels of the prefix"),
+    (
+        (AskError, ClusterDownError, ClusterCrossSlotError, MasterDownError),
+        "the Redis cluster cannot take this now; name the server that has the slot of the prefix in url",
+    ),
+    (
+        NoPermissionError,
+        "the user in url may not do this; allow it all commands on the keys and channels of the prefix",
+    ),
     (AuthenticationError, "Redis does not accept the user or password in url"),
 )
 _BY_WORD = {

@@ -9,13 +9,22 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from random import random
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import anyio
 from anyio.abc import TaskGroup
-from redis.asyncio.connection import AbstractConnection, ConnectionPool
-from redis.exceptions import AuthenticationError, RedisError
+from redis.asyncio.connection import ConnectionPool
+from redis.exceptions import (
+    BusyLoadingError,
+    ConnectionError,
+    ReadOnlyError,
+    RedisError,
+)
+from redis.exceptions import (
+    TimeoutError as TooSlow,
+)
 
 from nodekit import StoreFailed
 from nodekit_redis._errors import Lost, said
@@ -29,12 +38,24 @@ MOST_AT_ONCE = 200
 """Number of calls that are sent in one piece."""
 
 
-def make_connection(url: str, connect_seconds: float) -> AbstractConnection:
+class Wire(Protocol):
+    """A connection of redis-py, as far as it is used here."""
+
+    async def connect(self) -> None: ...
+    async def disconnect(self, nowait: bool = False) -> None: ...
+    async def send_command(self, *command: str) -> None: ...
+    async def send_packed_command(self, command: Sequence[bytes], check_health: bool = True) -> None: ...
+    def pack_commands(self, commands: Sequence[Command]) -> list[bytes]: ...
+    async def read_response(self, disable_decoding: bool = False, *, disconnect_on_error: bool = True) -> Any: ...
+
+
+def make_connection(url: str, connect_seconds: float) -> Wire:
     """Return a connection that is not connected yet. It never makes a command again by itself."""
-    pool: ConnectionPool[Any] = ConnectionPool.from_url(
+    pools: Any = ConnectionPool
+    pool = pools.from_url(
         url, protocol=2, socket_connect_timeout=connect_seconds, socket_timeout=None, client_name="nodekit"
     )
-    connection: AbstractConnection = pool.make_connection()
+    connection: Wire = pool.make_connection()
     return connection
 
 
@@ -162,7 +183,9 @@ class Line:
         """Pause before another attempt to connect: longer with each failure, but not longer than callers wait."""
         wanted = self._wanted.next()
         await anyio.sleep(FIRST_PAUSE_SECONDS * (0.5 + random()))
-        with anyio.move_on_after(min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(failures, 20)) * (0.5 + random())):
+        with anyio.move_on_after(
+            min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(failures, 20)) * (0.5 + random())
+        ):
             await wanted.wait()
 
     async def _live(self) -> bool:
@@ -172,7 +195,7 @@ class Line:
             with anyio.fail_after(self._connect_seconds):
                 await connection.connect()
         except (RedisError, OSError, TimeoutError) as error:
-            await _close(connection)
+            await close(connection)
             self._note(f"no connection within {self._connect_seconds:g} s" if _slow(error) else said(error))
             self.tried.set()
             return False
@@ -185,7 +208,7 @@ class Line:
         finally:
             self.up = False
             self._note(self.trouble or "the connection is lost")
-            await _close(connection)
+            await close(connection)
             self._fail_all()
         return True
 
@@ -200,14 +223,14 @@ class Line:
         self._in_flight.clear()
         self._waiting.clear()
 
-    async def _until_broken(self, work: Any, connection: AbstractConnection, scope: anyio.CancelScope) -> None:
+    async def _until_broken(self, work: Any, connection: Wire, scope: anyio.CancelScope) -> None:
         try:
             await work(connection)
         except (RedisError, OSError, EOFError) as error:
             self.trouble = said(error)
             scope.cancel()
 
-    async def _write(self, connection: AbstractConnection) -> None:
+    async def _write(self, connection: Wire) -> None:
         while True:
             arrived = self._arrived.next()
             packed: list[bytes] = []
@@ -223,7 +246,7 @@ class Line:
             else:
                 await arrived.wait()
 
-    async def _read(self, connection: AbstractConnection) -> None:
+    async def _read(self, connection: Wire) -> None:
         while True:
             sent = self._sent.next()
             if not self._in_flight:
@@ -236,12 +259,10 @@ class Line:
             work.commands = ()
             work.end()
 
-    async def _reply(self, connection: AbstractConnection) -> Any:
+    async def _reply(self, connection: Wire) -> Any:
         """Return the next reply. An error that does not concern the connection is a reply, too."""
         try:
             return await connection.read_response(disable_decoding=True, disconnect_on_error=False)
-        except (AuthenticationError, OSError, EOFError):
-            raise
         except RedisError as error:
             if breaks(error):
                 raise
@@ -250,20 +271,13 @@ class Line:
 
 def breaks(error: RedisError) -> bool:
     """Return True for an error after which a connection is of no use: broken, or to a server that is no use now."""
-    from redis.exceptions import ConnectionError, ReadOnlyError, TimeoutError
-
-    return isinstance(error, ConnectionError | TimeoutError | ReadOnlyError)
+    return isinstance(error, ConnectionError | TooSlow | ReadOnlyError) and not isinstance(error, BusyLoadingError)
 
 
 def _slow(error: BaseException) -> bool:
-    from redis.exceptions import TimeoutError as RedisTimeoutError
-
-    return isinstance(error, TimeoutError | RedisTimeoutError)
+    return isinstance(error, TimeoutError | TooSlow)
 
 
-async def _close(connection: AbstractConnection) -> None:
-    with anyio.CancelScope(shield=True), anyio.move_on_after(1):
-        try:
-            await connection.disconnect(nowait=True)
-        except (RedisError, OSError):
-            pass
+async def close(connection: Wire) -> None:
+    with anyio.CancelScope(shield=True), anyio.move_on_after(1), suppress(RedisError, OSError):
+        await connection.disconnect(nowait=True)

@@ -132,7 +132,10 @@ class Reading:
     async def _slice(self, query: JobQuery, number: int) -> list[Place]:
         """Return the next jobs of the indexes that have all that match."""
         if query.order == "finished":
-            first, last = (f"({query.after}" if query.after else "-inf"), (f"({query.before}" if query.before else "+inf")
+            first, last = (
+                (f"({query.after}" if query.after else "-inf"),
+                (f"({query.before}" if query.before else "+inf"),
+            )
             [reply] = await self._ask(
                 [("ZRANGEBYSCORE", self._key("ended"), first, last, "WITHSCORES", "LIMIT", 0, number)]
             )

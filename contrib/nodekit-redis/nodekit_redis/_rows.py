@@ -105,14 +105,15 @@ def step_fields(job: Job, first: int, name: str, *, copies: bool = False) -> tup
     copied: list[int] = []
     for number, step in enumerate(job.steps[first : job.ended_steps], first + 1):
         result = step.result
+        outline = step
         if isinstance(result, ContainerOutput):
-            step = replace(step, result=replace(result, output=LEFT_OUT))
+            outline = replace(step, result=replace(result, output=LEFT_OUT))
             if copies and result.output == LEFT_OUT:
                 copied.append(number)
             else:
                 fields += (f"o{number}:{name}", bytes(result.output))
         marks.append("!" if isinstance(result, ContainerOutput) else "-")
-        fields += (f"s{number}:{name}", encode(step))
+        fields += (f"s{number}:{name}", encode(outline))
     return fields, "".join(marks), copied
 
 

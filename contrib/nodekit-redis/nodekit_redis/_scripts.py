@@ -19,14 +19,14 @@ GROWING = {"add", "records"}
 """Scripts that are refused when the memory is full. The others end jobs, or keep them running."""
 READING = {"scan"}
 
-_FLAGS = "#!lua{flags}\n-- nodekit-redis, schema {schema}\n"
+_HEAD = "#!lua{flags}\nlocal SCHEMA = {schema}\n"
 
 
 def _text(name: str) -> bytes:
     flags = "" if name in GROWING else " flags=no-writes" if name in READING else " flags=allow-oom"
     lua = files("nodekit_redis") / "lua"
-    parts = (_FLAGS.format(flags=flags, schema=SCHEMA), *((lua / f"{n}.lua").read_text("utf-8") for n in ("common", name)))
-    return "\n".join(parts).encode()
+    common, own = ((lua / f"{part}.lua").read_text("utf-8") for part in ("common", name))
+    return "\n".join((_HEAD.format(flags=flags, schema=SCHEMA), common, own)).encode()
 
 
 class Scripts:

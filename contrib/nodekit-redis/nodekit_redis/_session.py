@@ -54,6 +54,9 @@ class Session:
         self._renewed_at = time.monotonic()
         self._offset = 0.0
         self._beats = 0
+        self._data = ""
+        self.problem = ""
+        """What is wrong with the data. Empty while all is well."""
         self._kicked = Notice()
         self.on_orphans: Callable[[Collection[JobId]], Awaitable[None]]
         """Is called with streams that nobody holds any more."""
@@ -143,12 +146,12 @@ class Session:
         number = -1 if self._beats % BEATS_PER_LEASE == 0 else len(held)
         try:
             await self._give_back()
-            answer = await self._run("beat", [self.id, self.lease_seconds, int(begin), MOST_AGAIN, number])
+            answer = await self._run("beat", [self.id, self.lease_seconds, int(begin), MOST_AGAIN, number, uuid4().hex])
         except Refused as error:
             if error.no_writes:  # nor can others take anything over, and they get a new lease afterwards
                 self._renewed_at = sent_at
             raise
-        alive, now, again, orphans, claims = answer
+        alive, now, again, orphans, name, claims = answer
         self._offset = float(now) - (sent_at + time.monotonic()) / 2
         if not alive:
             logger.warning("the lease of this node was over; it begins a new one")
@@ -157,6 +160,7 @@ class Session:
             self.on_missed()
             return
         self._renewed_at = sent_at
+        self._know(name.decode())
         if claims is not None:
             words = claims.decode().split()
             self._agree(held, set(zip(words[::2], words[1::2], strict=True)))
@@ -166,6 +170,15 @@ class Session:
             self._kicked.set()
         if orphans:
             await self.on_orphans([id.decode() for id in orphans])
+
+    def _know(self, name: str) -> None:
+        """Note the name of the data. If it is another one, all that was there before is gone."""
+        if self._data not in ("", name):
+            self.problem = (
+                "the jobs of this prefix were deleted while nodes worked on them, or lost in a restart of Redis"
+            )
+            logger.error("%s", self.problem)
+        self._data = name
 
     def _agree(self, held: set[tuple[JobId, str]], there: set[tuple[JobId, str]]) -> None:
         """Cancel claims that the server does not know, and give back those that are not known here."""

@@ -35,13 +35,14 @@ from nodekit import (
     StepRecord,
     StoreFailed,
 )
+from nodekit_redis._checks import Checks
 from nodekit_redis._claiming import Claiming
 from nodekit_redis._cluster import Cluster
 from nodekit_redis._config import RedisConfig, check
 from nodekit_redis._ear import Ear, News
 from nodekit_redis._engine import Engine
 from nodekit_redis._feed import Feed, Listener
-from nodekit_redis._line import Notice
+from nodekit_redis._line import Command, Notice
 from nodekit_redis._reading import Reading
 from nodekit_redis._rows import quoted
 from nodekit_redis._session import BEATS_PER_LEASE, RedisClaim, Session
@@ -77,6 +78,7 @@ class RedisStore:
         self._reading = Reading(engine.ask, engine.key)
         self._claiming = Claiming(engine, self._reading, self._session, config.look_seconds)
         self._claiming.deaf = lambda: bool(self._ear.problem)
+        self._checks = Checks(engine, config.durability, config.lease_seconds)
         self._cluster = Cluster(engine, self._session)
         self._feed = Feed()
         self._ended, self._has_ended = deque[Job](), Notice()
@@ -92,11 +94,13 @@ class RedisStore:
         self._tasks = await anyio.create_task_group().__aenter__()
         try:
             await engine.connect(self._tasks)
+            await self._checks.at_start()
             await self._session.begin()
             tested = self._ear.tested()
             self._tasks.start_soon(self._ear.run)
             await tested.wait()
             self._tasks.start_soon(self._session.run)
+            self._tasks.start_soon(self._checks.run)
             self._entered = True
         except BaseException:
             await self._close()
@@ -224,9 +228,7 @@ class RedisStore:
         claim.check()
         async with claim.writing:
             claim.check()
-            before, arguments = saved(
-                job, claim.job.ended_steps, claim.token, mode, delay_seconds, self._engine.key
-            )
+            before, arguments = saved(job, claim.job.ended_steps, claim.token, mode, delay_seconds, self._engine.key)
             answer = await self._engine.run("write", arguments, before=before)
             if not answer[0]:
                 claim.lose()
@@ -315,7 +317,7 @@ class RedisStore:
     async def pending(self, groups: Collection[GroupId] = ()) -> Pending:
         names = list(groups)
         fields = [quoted(group) for group in names]
-        commands = [("HMGET", self._engine.key("pending"), "offchain", "onchain")]
+        commands: list[Command] = [("HMGET", self._engine.key("pending"), "offchain", "onchain")]
         if fields:
             commands.append(("HMGET", self._engine.key("groups"), *fields))
         (offchain, onchain), *rest = await self._engine.ask(commands)
@@ -340,8 +342,11 @@ class RedisStore:
         await self._engine.lease_line.call([("PING",)], self._engine.seconds)
 
     def nodekit_problems(self) -> Sequence[str]:
-        """Return why this store hears nothing from other nodes."""
-        return [f"store redis: {self._ear.problem}"] if self._entered and self._ear.problem else []
+        """Return what is wrong with the server or its data, or why nothing is heard from other nodes."""
+        if not self._entered:
+            return []
+        problems = [self._ear.problem, self._session.problem, *self._checks.problems]
+        return [f"store redis: {problem}" for problem in problems if problem]
 
     # -- the cluster ------------------------------------------------------------------------------
 

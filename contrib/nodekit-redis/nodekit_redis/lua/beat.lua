@@ -1,12 +1,14 @@
 -- Renew a session, or begin it, and queue the jobs of sessions again that are silent.
 -- ARGV: session, seconds of its lease, 1 to begin it, most jobs to queue again, number of claims that it knows (-1 to be
--- told all). Return 1 or, if the session is over, 0; the time; number of jobs queued again; ids of orphans; and the ids
--- and tokens of its claims, in one text, or nothing if their number is right.
+-- told all), a name for these data if they are new. Return 1 or, if the session is over, 0; the time; number of jobs
+-- queued again; ids of orphans; the name of the data; and the ids and tokens of its claims, in one text, or nothing if
+-- their number is right.
 local session, lease, left = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4])
 if ARGV[3] == '1' then
-  call('HSET', P .. 'about', 'schema', 1)
+  call('HSETNX', P .. 'about', 'schema', SCHEMA)
+  call('HSETNX', P .. 'about', 'name', ARGV[6])
 elseif not call('ZSCORE', P .. 'sessions', session) then
-  return {0, exact(now), 0, {}, false}
+  return {0, exact(now), 0, {}, '', false}
 end
 -- If nobody was heard for a whole lease, the server stood still, or took no writes: all get another lease.
 local heard = tonumber(call('HGET', P .. 'about', 'heard') or '0')
@@ -34,4 +36,4 @@ publish()
 local orphans = call('SRANDMEMBER', P .. 'orphans', 50)
 local claims = P .. 'claims:' .. session
 local told = call('HLEN', claims) ~= tonumber(ARGV[5]) and table.concat(call('HGETALL', claims), ' ')
-return {1, exact(now), again, orphans, told}
+return {1, exact(now), again, orphans, call('HGET', P .. 'about', 'name'), told}
