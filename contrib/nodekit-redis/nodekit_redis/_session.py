@@ -58,6 +58,7 @@ class Session:
         self.problem = ""
         """What is wrong with the data. Empty while all is well."""
         self._kicked = Notice()
+        self._running = anyio.CancelScope()
         self.on_orphans: Callable[[Collection[JobId]], Awaitable[None]]
         """Is called with streams that nobody holds any more."""
         self.on_missed: Callable[[], None]
@@ -112,7 +113,11 @@ class Session:
         await self._beat(begin=True)
 
     async def leave(self) -> None:
-        """End the session, and give back what it holds. Raise `StoreFailed`."""
+        """End the session, and give back what it holds. Raise `StoreFailed`.
+
+        A beat that was sent before is made before, on the same connection.
+        """
+        self._running.cancel()
         while await self._run("give_back", [self.id, MOST_AGAIN]) == MOST_AGAIN:
             pass
         self._lose_all()
@@ -120,6 +125,7 @@ class Session:
     async def run(self) -> None:
         """Renew the lease until cancelled, and cancel the claims if that fails for too long."""
         async with anyio.create_task_group() as tasks:
+            self._running = tasks.cancel_scope
             tasks.start_soon(self._watch)
             while True:
                 kicked = self._kicked.next()
