@@ -1,4 +1,4 @@
-"""What a server may lose, by its settings: looked at when a node starts, and now and then while it runs."""
+"""Settings of a server that let it lose work: looked at when a node starts, and now and then while it runs."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -98,7 +98,7 @@ class Checks:
         self._durability: Durability = durability
         self._interval_seconds = min(interval_seconds, LONGEST_PAUSE_SECONDS)
         self.problems: Sequence[str] = ()
-        """What is wrong now, although it was right at the start."""
+        """Faults of the server now, although it had none at the start."""
 
     async def at_start(self) -> None:
         """Raise `StoreFailed` if a node cannot work on this server, and log what its operator has to know."""

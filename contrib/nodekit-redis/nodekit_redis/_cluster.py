@@ -1,4 +1,4 @@
-"""What nodes know of each other, and of the work of all, through the server."""
+"""The knowledge that nodes share through the server: of each other, and of the work of all."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any

@@ -23,7 +23,7 @@ _MARKER = b"m "
 
 
 class News(NamedTuple):
-    """What a script tells of a job.
+    """The news that a script tells of a job.
 
     - `due`: Quoted name of the container for which it is queued now; empty if it is not.
     - `timed`: True if it is delayed, or its time may run out.
@@ -60,7 +60,7 @@ class Ear:
         self._closing = False
         self._tested = Notice()
         self.problem = "the connection that listens is not made yet"
-        """Why nothing is heard. Empty while all is well."""
+        """Reason why nothing is heard. Empty while all is well."""
 
     def close(self) -> None:
         self._closing = True

@@ -1,4 +1,4 @@
-"""What the server and the connection say when something fails, in words, with the cure."""
+"""Failures of the server and of the connection in words, with the cure."""
 
 from redis.exceptions import (
     AskError,

@@ -106,7 +106,7 @@ class Line:
         self._closing = False
         self.up = False
         self.trouble = "not connected yet"
-        """Why there is no connection. Empty while there is one."""
+        """Reason why there is no connection. Empty while there is one."""
         self.tried = Notice()
         """Is set after each attempt to connect."""
 

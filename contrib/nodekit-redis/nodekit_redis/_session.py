@@ -56,7 +56,7 @@ class Session:
         self._beats = 0
         self._data = ""
         self.problem = ""
-        """What is wrong with the data. Empty while all is well."""
+        """The loss of the data. Empty while all is well."""
         self._kicked = Notice()
         self._running = anyio.CancelScope()
         self.on_orphans: Callable[[Collection[JobId]], Awaitable[None]]
@@ -124,8 +124,11 @@ class Session:
 
     async def run(self) -> None:
         """Renew the lease until cancelled, and cancel the claims if that fails for too long."""
+        with self._running:  # cancelled before, if the store is left at once
+            await self._renew()
+
+    async def _renew(self) -> None:
         async with anyio.create_task_group() as tasks:
-            self._running = tasks.cancel_scope
             tasks.start_soon(self._watch)
             while True:
                 kicked = self._kicked.next()

@@ -18,7 +18,7 @@ ODD_NAMES = ("a:b", "a", "a:b:c", "a b", "{x}", "*", "a%3Ab", "é", "\x00", "two
 
 async def test_a_caller_that_is_cancelled_never_leaves_a_reply_to_another(redis_server: RedisServer) -> None:
     """Each key holds its own name. A connection that is out of step would answer with another one."""
-    random = Random(7)
+    choices = Random(7)
     async with store_on(redis_server, connections=1) as store:
         records = store.storage("suite")
         keys = [f"key {number}" for number in range(20)]
@@ -32,9 +32,9 @@ async def test_a_caller_that_is_cancelled_never_leaves_a_reply_to_another(redis_
 
         for _ in range(40):
             calls = [asyncio.ensure_future(read(key)) for key in keys]
-            for _ in range(random.randrange(4)):
+            for _ in range(choices.randrange(4)):
                 await asyncio.sleep(0)
-            for call in random.sample(calls, 10):
+            for call in choices.sample(calls, 10):
                 call.cancel()
             ends = await asyncio.gather(*calls, return_exceptions=True)
             assert {type(end) for end in ends} <= {type(None), asyncio.CancelledError}
@@ -43,12 +43,12 @@ async def test_a_caller_that_is_cancelled_never_leaves_a_reply_to_another(redis_
 
 
 async def test_a_claim_whose_caller_is_cancelled_by_asyncio_is_given_again(redis_server: RedisServer) -> None:
-    random = Random(7)
+    choices = Random(7)
     async with store_on(redis_server, lease_seconds=60.0, look_seconds=60.0) as store:
         await store.add(jobs := [make_job() for _ in range(3)])
         for _ in range(60):
             call = asyncio.ensure_future(store.claim(["echo"], SEQUENCE, 3))
-            for _ in range(random.randrange(12)):
+            for _ in range(choices.randrange(12)):
                 await asyncio.sleep(0)
             call.cancel()
             [end] = await asyncio.gather(call, return_exceptions=True)
