@@ -38,7 +38,7 @@ class Engine:
                 await one.wait()
         for line in lines:
             if not line.up:
-                raise StoreFailed(f"cannot reach Redis: {line.trouble}")
+                raise StoreFailed(f"cannot reach Redis: {line.down}")
 
     def close(self) -> None:
         for line in (*self._lines, self.lease_line):

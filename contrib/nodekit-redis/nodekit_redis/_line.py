@@ -105,7 +105,7 @@ class Line:
         self._scope = anyio.CancelScope()
         self._closing = False
         self.up = False
-        self.trouble = "not connected yet"
+        self.down = "not connected yet"
         """Reason why there is no connection. Empty while there is one."""
         self.tried = Notice()
         """Is set after each attempt to connect."""
@@ -157,12 +157,12 @@ class Line:
         with anyio.move_on_after(seconds):
             await tried.wait()
         if not self.up:
-            raise StoreFailed(f"cannot reach Redis: {self.trouble}")
+            raise StoreFailed(f"cannot reach Redis: {self.down}")
 
     def _give_up(self, work: _Work) -> None:
         """Break the connection: the replies on it would be those of earlier calls."""
         if not work.done.is_set():
-            self.trouble = f"no answer within {work.seconds:g} s"
+            self.down = f"no answer within {work.seconds:g} s"
             work.end(StoreFailed(f"Redis did not answer within {work.seconds:g} s; it may have done what was asked"))
             self._scope.cancel()
 
@@ -200,26 +200,26 @@ class Line:
             self.tried.set()
             return False
         try:
-            self.up, self.trouble = True, ""
+            self.up, self.down = True, ""
             self.tried.set()
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._until_broken, self._write, connection, tasks.cancel_scope)
                 tasks.start_soon(self._until_broken, self._read, connection, tasks.cancel_scope)
         finally:
             self.up = False
-            self._note(self.trouble or "the connection is lost")
+            self._note(self.down or "the connection is lost")
             await close(connection)
             self._fail_all()
         return True
 
-    def _note(self, trouble: str) -> None:
-        if not self._closing and trouble != self.trouble:
-            logger.info("no connection to Redis: %s", trouble)
-        self.trouble = trouble
+    def _note(self, down: str) -> None:
+        if not self._closing and down != self.down:
+            logger.info("no connection to Redis: %s", down)
+        self.down = down
 
     def _fail_all(self) -> None:
         for work in (*self._in_flight, *self._waiting):
-            work.end(Lost(self.trouble, sent=work.sent))
+            work.end(Lost(self.down, sent=work.sent))
         self._in_flight.clear()
         self._waiting.clear()
 
@@ -227,7 +227,7 @@ class Line:
         try:
             await work(connection)
         except (RedisError, OSError, EOFError) as error:
-            self.trouble = said(error)
+            self.down = said(error)
             scope.cancel()
 
     async def _write(self, connection: Wire) -> None:
