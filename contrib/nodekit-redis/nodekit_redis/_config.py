@@ -6,6 +6,7 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 
 from nodekit import CompositionError, Problem, Secret
+from nodekit_redis._line import make_connection
 
 Durability: TypeAlias = Literal["always", "everysec", "none"]
 PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,48}")
@@ -42,6 +43,12 @@ def check(url: str, prefix: str) -> None:
     """Raise `CompositionError` for a URL or a prefix that cannot work. The message does not repeat the URL."""
     if not url.startswith(SCHEMES):
         raise CompositionError(Problem("url", f"expected a URL that begins with {', '.join(SCHEMES)}"))
+    try:
+        make_connection(url, 1.0)
+    except (ValueError, TypeError, AttributeError):  # the text may have the password
+        raise CompositionError(
+            Problem("url", "this is no URL of a server, or has a parameter that redis-py does not know")
+        ) from None
     if not PREFIX.fullmatch(prefix):
         cure = "expected 1 to 48 letters, digits and _.-, without braces"
         raise CompositionError(Problem("prefix", f"{prefix!r} is no prefix; {cure}"))

@@ -8,7 +8,7 @@ takes too long ends with its connection.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from random import random
 from typing import Any, Protocol, TypeAlias
@@ -38,6 +38,17 @@ MOST_AT_ONCE = 200
 """Number of calls that are sent in one piece."""
 
 
+OWN: Mapping[str, Any] = {
+    "protocol": 2,
+    "decode_responses": False,
+    "socket_timeout": None,
+    "health_check_interval": 0,
+    "retry_on_timeout": False,
+    "client_name": "nodekit",
+}
+"""Settings of connections that calls depend on. A URL may not have others."""
+
+
 class Wire(Protocol):
     """A connection of redis-py, as far as it is used here."""
 
@@ -50,11 +61,15 @@ class Wire(Protocol):
 
 
 def make_connection(url: str, connect_seconds: float) -> Wire:
-    """Return a connection that is not connected yet. It never makes a command again by itself."""
+    """Return a connection that is not connected yet. It never makes a command again by itself.
+
+    Raise `ValueError`, `TypeError` or `AttributeError` for a URL that cannot be used.
+    """
     pools: Any = ConnectionPool
-    pool = pools.from_url(
-        url, protocol=2, socket_connect_timeout=connect_seconds, socket_timeout=None, client_name="nodekit"
-    )
+    pool = pools.from_url(url, **OWN, socket_connect_timeout=connect_seconds)
+    for name, value in OWN.items():
+        if pool.connection_kwargs[name] != value:
+            raise ValueError(f"the URL may not set {name}")
     connection: Wire = pool.make_connection()
     return connection
 

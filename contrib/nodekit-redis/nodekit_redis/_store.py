@@ -165,7 +165,7 @@ class RedisStore:
         raise StoreFailed("a job with the same id or idempotency key is deleted again and again; add it later")
 
     async def _add(self, jobs: Sequence[Job], session: str = "", token: str = "") -> Sequence[Any]:
-        before, arguments = added(jobs, self._engine.key, session, token)
+        before, arguments = added(jobs, self._session.engine_time(), self._engine.key, session, token)
         answer: Sequence[Any] = await self._engine.run("add", arguments, before=before)
         match answer[0]:
             case b"session":

@@ -1,6 +1,5 @@
 """The arguments of scripts that write jobs, and the commands that bring their payloads before."""
 
-import time
 from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
@@ -12,7 +11,9 @@ from nodekit_redis._line import Command
 from nodekit_redis._rows import encoded_state, end_facts, key_field, optional, quoted, request_fields, step_fields
 
 
-def added(jobs: Sequence[Job], key_of: Any, session: str = "", token: str = "") -> tuple[list[Command], list[Any]]:
+def added(
+    jobs: Sequence[Job], now: float, key_of: Any, session: str = "", token: str = ""
+) -> tuple[list[Command], list[Any]]:
     """Return the commands and arguments that add jobs; with a session, that claim them, too."""
     before: list[Command] = []
     arguments: list[Any] = [session, token, len(jobs)]
@@ -35,7 +36,7 @@ def added(jobs: Sequence[Job], key_of: Any, session: str = "", token: str = "") 
             quoted(job.due or ""),
             encoded_state(job),
             marks,
-            repr(_delay(job)),
+            repr(_delay(job, now)),
             optional(job.timeout_seconds),
             optional(job.queue_timeout_seconds),
             job.attempt,
@@ -45,11 +46,11 @@ def added(jobs: Sequence[Job], key_of: Any, session: str = "", token: str = "") 
     return before, arguments
 
 
-def _delay(job: Job) -> float:
+def _delay(job: Job, now: float) -> float:
     """Return the time until a new job is due; no longer than its delay, in case the clock has jumped."""
     if job.not_before is None:
         return 0.0
-    delay = job.not_before - time.time()
+    delay = job.not_before - now
     return max(0.0, delay if job.delay_seconds is None else min(delay, job.delay_seconds))
 
 

@@ -6,11 +6,13 @@ from random import Random
 
 import anyio
 import pytest
+from msgspec.structs import replace
 from redis_server import RedisServer
 from stores import secret, store_on
 
-from nodekit import JobFields, JobQuery, JobStatus, Outcome, StoreFailed
+from nodekit import CompositionError, JobFields, JobQuery, JobStatus, Outcome, StoreFailed
 from nodekit.testing import SEQUENCE, make_job, succeeded, with_output
+from nodekit_redis import RedisConfig, RedisStore
 
 pytestmark = pytest.mark.anyio
 ODD_NAMES = ("a:b", "a", "a:b:c", "a b", "{x}", "*", "a%3Ab", "é", "\x00", "two\nlines", "-", "0:0:a", "")
@@ -104,6 +106,44 @@ async def test_all_keys_are_in_one_slot(redis_server: RedisServer) -> None:
         keys = redis_server.call("KEYS", "*").decode().split("\r\n")[2::2]
     assert len(keys) > 10
     assert [key for key in keys if key and not key.startswith("{mine}:")] == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://h:x/0",
+        "redis://h:1/0?nonsense=1",
+        "redis://h?protocol=3",
+        "redis://h?decode_responses=1",
+        "http://h",
+        "redis://[::1/0",
+        "h:6379",
+    ],
+)
+async def test_an_url_that_is_none_is_refused_without_repeating_it(url: str) -> None:
+    with pytest.raises(CompositionError, match=r"^url: ") as raised:
+        RedisStore(RedisConfig(url=secret(url.replace("//h", "//user:hunter2@h"))))
+    assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize("prefix", ["", "a{b}", "a b", "x" * 49])
+async def test_a_prefix_that_is_none_is_refused(prefix: str) -> None:
+    with pytest.raises(CompositionError, match=r"^prefix: .*expected 1 to 48 letters"):
+        RedisStore(RedisConfig(url=secret("redis://h"), prefix=prefix))
+
+
+async def test_keys_that_somebody_deleted_keep_nobody_from_the_other_jobs(redis_server: RedisServer) -> None:
+    async with store_on(redis_server) as store:
+        await store.add(jobs := [make_job() for _ in range(3)])
+        await store.add([timed := replace(make_job("reverse"), queue_timeout_seconds=0.001)])
+        for job in (jobs[0], timed):
+            redis_server.call("DEL", f"{{nodekit}}:job:{job.id}")
+        with anyio.fail_after(30):
+            [claim, other] = await store.claim(["echo"], SEQUENCE, 5)
+            assert [claim.job, other.job] == jobs[1:]
+            await store.add([later := replace(make_job("reverse"), queue_timeout_seconds=0.001)])
+            [claim] = await store.claim_expired(5)
+        assert claim.job == later
 
 
 async def test_it_works_over_a_unix_socket(redis_server: RedisServer) -> None:

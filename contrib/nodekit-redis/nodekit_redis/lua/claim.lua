@@ -13,8 +13,10 @@ end
 for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'delayed', '-inf', exact(now), 'LIMIT', 0, 100)) do
   local job = call('HMGET', job_key(id), 'due', 'lane', 'group')
   call('ZREM', P .. 'delayed', id)
-  open_lane(job[1], job[2], job[3], id)
-  call('HSET', job_key(id), 'where', 'queued')
+  if job[1] then
+    open_lane(job[1], job[2], job[3], id)
+    call('HSET', job_key(id), 'where', 'queued')
+  end
 end
 
 local first_pipeline = at + tonumber(ARGV[7])
@@ -99,14 +101,18 @@ for priority = 0, 7 do
   end
   local lane = next_lane(lanes)
   while lane and #claims < limit do
-    local id = call('ZRANGE', P .. 'queue:' .. lane.due .. ':' .. lane.name .. ':' .. lane.group, 0, 0)[1]
-    if most_bytes then
-      bytes = bytes + tonumber(call('HGET', job_key(id), 'size'))
-      if #claims > 0 and bytes > most_bytes then
-        return {1, claims}
-      end
+    local id = call('ZRANGE', P .. 'queue:' .. lane.due .. ':' .. lane.name .. ':' .. lane.group, 0, 0)[1] or ''
+    local size = call('HGET', job_key(id), 'size')
+    bytes = bytes + tonumber(size or '0')
+    if most_bytes and #claims > 0 and bytes > most_bytes then
+      return {1, claims}
     end
-    claims[#claims + 1] = take(lane, id)
+    if size then
+      claims[#claims + 1] = take(lane, id)
+    else  -- somebody has deleted its key
+      leave_lane(lane.due, lane.name, lane.group, id)
+      call('ZREM', P .. 'waiting:' .. lane.due, id)
+    end
     for _, one in ipairs(lanes) do
       if one == lane or (one.group and not has_room(one.group)) then
         look(one)

@@ -6,14 +6,17 @@ if not call('ZSCORE', P .. 'sessions', session) then
 end
 local claims, bytes = {}, 0
 for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'expiring', '-inf', exact(now), 'LIMIT', 0, limit)) do
-  if most_bytes then
-    bytes = bytes + tonumber(call('HGET', job_key(id), 'size'))
-    if #claims > 0 and bytes > most_bytes then
-      break
-    end
+  local size = call('HGET', job_key(id), 'size')
+  bytes = bytes + tonumber(size or '0')
+  if most_bytes and #claims > 0 and bytes > most_bytes then
+    break
   end
-  withdraw(id)
-  claims[#claims + 1] = grant(id, session, token)
+  if size then
+    withdraw(id)
+    claims[#claims + 1] = grant(id, session, token)
+  else  -- somebody has deleted its key
+    call('ZREM', P .. 'expiring', id)
+  end
 end
 if #claims > 0 then
   return {1, claims}
