@@ -62,9 +62,7 @@ class RedisServer:
         with ExitStack() as stack:
             self.folder = Path(tempfile.mkdtemp(prefix="nkrd"))
             stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
-            with socket.socket() as place:
-                place.bind((HOST, 0))
-                self.port: int = place.getsockname()[1]
+            self.port = self.free_port()
             self._command = [program, str(self._configuration())]
             stack.callback(self.kill)
             self.start()
@@ -73,6 +71,12 @@ class RedisServer:
 
     def __exit__(self, *error: object) -> None:
         self._stack.close()
+
+    def free_port(self) -> int:
+        with socket.socket() as place:
+            place.bind((HOST, 0))
+            port: int = place.getsockname()[1]
+            return port
 
     def _configuration(self) -> Path:
         lines = (
