@@ -20,6 +20,8 @@ def make_store(url: str, lease_seconds: float = LEASE_SECONDS) -> RedisStore:
 class TestRedisStore(SharedStoreContract, DurableJobStoreContract):
     lease_seconds = LEASE_SECONDS
     exclusive = False
+    timeout_seconds = 30.0
+    quiet_seconds = 0.2  # the shortest time limits of jobs are three times this; opening a store takes a part of it
 
     @pytest.fixture
     def open_store(self, redis_server: RedisServer) -> Callable[[], SharedStore]:
