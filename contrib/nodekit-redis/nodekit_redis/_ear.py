@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 import anyio
-from redis.exceptions import RedisError
 
 from nodekit import JobId, StoreFailed
 from nodekit_redis._errors import said
-from nodekit_redis._line import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Notice, Wire, close, make_connection
+from nodekit_redis._line import BROKEN, FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Notice, Wire, close, make_connection
 
 logger = logging.getLogger("nodekit.store")
 _MARKER = b"m "
@@ -103,7 +102,7 @@ class Ear:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._test, tasks.cancel_scope)
                 await self._read(connection)
-        except* (RedisError, OSError, EOFError) as group:
+        except* BROKEN as group:
             self._fails(f"the connection that listens is lost: {said(group.exceptions[0])}")
         finally:
             heard = not self.problem

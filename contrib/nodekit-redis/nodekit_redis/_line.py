@@ -38,6 +38,9 @@ MOST_AT_ONCE = 200
 """Number of calls that are sent in one piece."""
 
 
+BROKEN = (RedisError, OSError, EOFError, AttributeError, RuntimeError)
+"""Errors of a connection that is gone. The last two: asyncio's transports may raise them once they are closed."""
+
 OWN: Mapping[str, Any] = {
     "protocol": 2,
     "decode_responses": False,
@@ -209,7 +212,7 @@ class Line:
         try:
             with anyio.fail_after(self._connect_seconds):
                 await connection.connect()
-        except (RedisError, OSError, TimeoutError) as error:
+        except (*BROKEN, TimeoutError) as error:
             await close(connection)
             self._note(f"no connection within {self._connect_seconds:g} s" if _slow(error) else said(error))
             self.tried.set()
@@ -241,7 +244,7 @@ class Line:
     async def _until_broken(self, work: Any, connection: Wire, scope: anyio.CancelScope) -> None:
         try:
             await work(connection)
-        except (RedisError, OSError, EOFError) as error:
+        except BROKEN as error:
             self.down = said(error)
             scope.cancel()
 
