@@ -63,14 +63,10 @@ def _add_log(draft: Draft) -> None:
 
 def _add_store(draft: Draft) -> None:
     redis = draft.read.config.redis
-    if is_provided("store", "redis"):
-        draft.tables["store"] = {"use": "redis", **said(redis)}
-        draft.origin("store", "redis")
-        return
     draft.tables["store"] = {"use": "sqlite", "path": JOBS}
     draft.notice(
         "store",
-        f"redis: not used, as no store for it is installed; jobs are kept in {JOBS} beside this file. "
+        f"redis: not used; jobs are kept in {JOBS} beside this file. "
         "Jobs that Infernet kept in Redis are not taken over.",
     )
     _keep(draft, "store", "redis", redis)

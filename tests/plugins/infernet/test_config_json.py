@@ -212,14 +212,14 @@ def test_what_waits_longer_than_the_limit_may_start_for_as_long(read: Any) -> No
 
 @pytest.fixture
 def chain_and_redis(monkeypatch: pytest.MonkeyPatch) -> None:
-    installed = [("nodekit.plugins", "chain"), ("nodekit.stores", "redis")]
+    installed = [("nodekit.plugins", "chain"), ("nodekit.stores", "redis")]  # a store is not used for being installed
     monkeypatch.setattr("nodekit_infernet._draft._entry_points", lambda: iter(installed))
 
 
 @pytest.mark.usefixtures("chain_and_redis")
-def test_where_they_are_offered_the_chain_and_redis_get_their_settings(read: Any) -> None:
+def test_where_it_is_offered_the_chain_gets_its_settings(read: Any) -> None:
     tables = read(full()).tables
-    assert tables["store"] == {"use": "redis", "host": "redis", "port": 6379}
+    assert tables["store"] == {"use": "sqlite", "path": "jobs.db"}
     assert revealed(tables["plugins"][2]) == {
         "use": "chain",
         "rpc_url": "http://127.0.0.1:8545",

@@ -1,0 +1,262 @@
+"""Jobs as fields of a hash: what becomes of a job there, and the job that the fields give.
+
+The request, its data, and the outline and output of each step are fields of their own, under the name of the call that
+wrote them: ``r:NAME``, ``o0:NAME``, ``sN:NAME`` and ``oN:NAME``. They count once the field ``names`` has that name.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+from urllib.parse import quote, unquote_to_bytes
+
+import msgspec
+from msgspec.structs import replace
+
+from nodekit import (
+    LEFT_OUT,
+    ClientId,
+    ContainerId,
+    ContainerOutput,
+    GroupId,
+    Job,
+    JobFields,
+    JobId,
+    JobRequest,
+    JobStatus,
+    Location,
+    Outcome,
+    StepRecord,
+    StoreFailed,
+)
+from nodekit_redis._line import Command
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The field `state`: the fields of a job that change, its open step, and the facts of its request that all need."""
+
+    accepted_at: float
+    status: JobStatus
+    due: ContainerId | None = None
+    not_before: float | None = None
+    delay_seconds: float | None = None
+    timeout_seconds: float | None = None
+    queue_timeout_seconds: float | None = None
+    outcome: Outcome | None = None
+    finished_at: float | None = None
+    retry_of: JobId | None = None
+    open_step: StepRecord | None = None
+    group: GroupId | None = None
+    priority: int = 3
+    pipeline: str = "sequence"
+    origin: Location = Location.OFFCHAIN
+    destination: Location = Location.OFFCHAIN
+
+
+_OF_JOB = tuple(State.__struct_fields__[: State.__struct_fields__.index("open_step")])
+encode = msgspec.json.Encoder().encode
+_decode_state = msgspec.json.Decoder(State).decode
+_decode_request = msgspec.json.Decoder(JobRequest).decode
+_decode_step = msgspec.json.Decoder(StepRecord).decode
+
+
+def quoted(text: str) -> str:
+    """Return a text without the characters that separate the parts of keys and fields."""
+    return quote(text.encode("utf-8", "surrogatepass"), safe="")
+
+
+def unquoted(raw: bytes) -> str:
+    return unquote_to_bytes(raw).decode("utf-8", "surrogatepass")
+
+
+def key_field(client: ClientId, key: str | None) -> str:
+    """Return the field of an idempotency key; empty without one."""
+    return "" if key is None else f"{quoted(client)} {quoted(key)}"
+
+
+def optional(value: float | None) -> str:
+    return "" if value is None else repr(float(value))
+
+
+def encoded_state(job: Job) -> bytes:
+    request = job.request
+    return encode(
+        State(
+            open_step=job.steps[-1] if len(job.steps) > job.ended_steps else None,
+            group=request.group,
+            priority=request.priority,
+            pipeline=request.pipeline,
+            origin=request.origin,
+            destination=request.destination,
+            **{name: getattr(job, name) for name in _OF_JOB},
+        )
+    )
+
+
+def request_fields(request: JobRequest, name: str) -> list[bytes | str]:
+    return [f"r:{name}", encode(replace(request, data=LEFT_OUT)), f"o0:{name}", bytes(request.data)]
+
+
+def step_fields(job: Job, first: int, name: str, *, copies: bool = False) -> tuple[list[bytes | str], str, list[int]]:
+    """Return the fields of the ended steps from an index on, a mark for each, and the numbers of those to copy.
+
+    The mark is ``!`` for a step with an output. With `copies`, an output that is left out is one to copy.
+    """
+    fields: list[bytes | str] = []
+    marks: list[str] = []
+    copied: list[int] = []
+    for number, step in enumerate(job.steps[first : job.ended_steps], first + 1):
+        result = step.result
+        outline = step
+        if isinstance(result, ContainerOutput):
+            outline = replace(step, result=replace(result, output=LEFT_OUT))
+            if copies and result.output == LEFT_OUT:
+                copied.append(number)
+            else:
+                fields += (f"o{number}:{name}", bytes(result.output))
+        marks.append("!" if isinstance(result, ContainerOutput) else "-")
+        fields += (f"s{number}:{name}", encode(outline))
+    return fields, "".join(marks), copied
+
+
+def outcome_bytes(job: Job) -> int:
+    """Return the number of bytes of an output that came with the end of a job."""
+    result = job.outcome and job.outcome.result
+    return len(memoryview(result.output)) if isinstance(result, ContainerOutput) else 0
+
+
+def end_facts(job: Job) -> list[Any]:
+    """Return the arguments of the function `finish` of the scripts."""
+    error = job.error
+    return [
+        job.status,
+        outcome_bytes(job),
+        optional(job.finished_at),
+        "0" if error is None else "1",
+        "" if error is None else quoted(error.container),
+        "" if error is None else error.error.encode("utf-8", "surrogatepass"),
+    ]
+
+
+class Head(NamedTuple):
+    """The fields of a job that say where its other fields are."""
+
+    id: JobId
+    state: State
+    client: ClientId
+    names: Sequence[str]
+    number: int | None = None
+    revision: int = 0
+
+    @property
+    def steps(self) -> int:
+        """Number of its ended steps."""
+        return len(self.names) - 1
+
+    def has_output(self, step: int) -> bool:
+        return self.names[step].endswith("!")
+
+    def field(self, kind: str, step: int) -> str:
+        return f"{kind}{step}:{self.names[step].rstrip('!')}"
+
+
+HEAD = ("state", "client", "names", "number", "revision")
+
+
+def head_of(id: JobId, values: Sequence[Any]) -> Head | None:
+    """Return the head of a job, or None if there is no such job. Raise `StoreFailed` if it is damaged."""
+    state, client, names, number, revision = values
+    if state is None:
+        return None
+    try:
+        decoded = _decode_state(state)
+    except msgspec.DecodeError as error:
+        raise StoreFailed(f"job {id} is damaged: {error}") from error
+    return Head(
+        id, decoded, unquoted(client), names.decode().split("\n"), int(number) if number else None, int(revision or 0)
+    )
+
+
+class Parts(NamedTuple):
+    """The fields to read of a job beside its head: steps from 1 on, and those whose outputs are wanted."""
+
+    head: Head
+    request: bool
+    steps: Sequence[int]
+    outputs: Sequence[int]
+    open_step: bool
+
+    @property
+    def command(self) -> Command | None:
+        head = self.head
+        fields: list[str] = []
+        if self.request:
+            fields += (f"r:{head.names[0]}", f"o0:{head.names[0]}")
+        fields += [head.field("s", number) for number in self.steps]
+        fields += [head.field("o", number) for number in self.outputs]
+        return fields or None
+
+
+def parts_of(head: Head, fields: JobFields) -> Parts:
+    """Return the parts of a job that are needed for these fields."""
+    numbers = range(1, head.steps + 1)
+    opened = head.state.open_step is not None
+    if JobFields.STEPS in fields:
+        steps, outputs = list(numbers), [n for n in numbers if head.has_output(n)]
+    elif JobFields.RECORDS in fields:
+        steps = list(numbers)
+        outputs = [n for n in numbers if head.has_output(n)][-1:]
+    elif JobFields.LAST_STEP in fields:
+        steps = [] if opened else list(numbers[-1:])
+        outputs = [n for n in steps if head.has_output(n)]
+    else:
+        return Parts(head, JobFields.REQUEST in fields, (), (), open_step=False)
+    return Parts(head, JobFields.REQUEST in fields, steps, outputs, open_step=True)
+
+
+def job_of(parts: Parts, values: Sequence[bytes | None]) -> Job | None:
+    """Return the job of these fields, or None if it was deleted meanwhile. Raise `StoreFailed` if it is damaged."""
+    head, state = parts.head, parts.head.state
+    if None in values:
+        return None
+    remaining = iter(values)
+    try:
+        if parts.request:
+            request = _decode_request(next(remaining) or b"")
+            request = replace(request, data=msgspec.Raw(next(remaining) or b""))
+        else:
+            request = _unread(head)
+        steps = steps_of(parts, remaining)
+    except msgspec.DecodeError as error:
+        raise StoreFailed(f"job {head.id} is damaged: {error}") from error
+    if parts.open_step and state.open_step is not None:
+        steps.append(state.open_step)
+    return Job(
+        id=head.id,
+        request=request,
+        steps=tuple(steps),
+        finish_number=head.number,
+        **{name: getattr(state, name) for name in _OF_JOB},
+    )
+
+
+def steps_of(parts: Parts, values: Any) -> list[StepRecord]:
+    """Return ended steps from their outlines, followed by their outputs."""
+    steps = {number: _decode_step(next(values) or b"") for number in parts.steps}
+    for number in parts.outputs:
+        output, step = next(values), steps[number]
+        if isinstance(step.result, ContainerOutput):
+            steps[number] = replace(step, result=replace(step.result, output=msgspec.Raw(output)))
+    return list(steps.values())
+
+
+def _unread(head: Head) -> JobRequest:
+    state = head.state
+    return JobRequest(
+        containers=(),
+        data=msgspec.Raw(),
+        client=head.client,
+        group=state.group,
+        priority=state.priority,
+        pipeline=state.pipeline,
+        origin=state.origin,
+        destination=state.destination,
+    )

@@ -1,0 +1,366 @@
+"""The store `redis`: jobs of many nodes under one prefix (`SharedStore`)."""
+
+from collections import deque
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+from anyio.abc import TaskGroup
+from msgspec.structs import replace
+
+from nodekit import (
+    Announcement,
+    Change,
+    Claim,
+    ClaimLost,
+    ClaimRoom,
+    ClientId,
+    ContainerId,
+    GroupId,
+    Held,
+    Job,
+    JobFields,
+    JobId,
+    JobQuery,
+    JobStatus,
+    Member,
+    Outcome,
+    Page,
+    Pending,
+    PluginStorage,
+    QueueState,
+    Settlement,
+    StepRecord,
+    StoreFailed,
+)
+from nodekit_redis._checks import Checks
+from nodekit_redis._claiming import Claiming
+from nodekit_redis._cluster import Cluster
+from nodekit_redis._config import RedisConfig, check
+from nodekit_redis._ear import Ear, News
+from nodekit_redis._engine import Engine
+from nodekit_redis._feed import Feed, Listener
+from nodekit_redis._line import Command, Notice
+from nodekit_redis._reading import Reading
+from nodekit_redis._rows import quoted
+from nodekit_redis._session import BEATS_PER_LEASE, RedisClaim, Session
+from nodekit_redis._storage import Records
+from nodekit_redis._writing import added, given_back, interrupted, saved, settled
+
+EXPIRED_AT_ONCE = 100
+"""Number of jobs that one script deletes."""
+MOST_TRIES = 50
+
+
+class RedisStore:
+    """A `SharedStore` on a Redis or Valkey server."""
+
+    _tasks: TaskGroup
+
+    def __init__(self, config: RedisConfig) -> None:
+        check(config.url.reveal(), config.prefix)
+        self._config = config
+        self._entered = False
+
+    @property
+    def lease_seconds(self) -> float:
+        return self._config.lease_seconds
+
+    # -- entering ---------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        config = self._config
+        self._engine = engine = Engine(config)
+        self._session = Session(engine.lease_line, engine.scripts, config.lease_seconds, engine.seconds)
+        self._session.on_orphans, self._session.on_missed = self._end_streams, self._missed
+        self._reading = Reading(engine.ask, engine.key)
+        self._claiming = Claiming(engine, self._reading, self._session, config.look_seconds)
+        self._claiming.deaf = lambda: bool(self._ear.problem)
+        self._checks = Checks(engine, config.durability, config.lease_seconds)
+        self._cluster = Cluster(engine, self._session)
+        self._feed = Feed()
+        self._ended, self._has_ended = deque[Job](), Notice()
+        self._ear = Ear(
+            config.url.reveal(),
+            engine.key("news"),
+            connect_seconds=config.connect_seconds,
+            beat_seconds=config.lease_seconds / BEATS_PER_LEASE,
+            publish=self._publish,
+            hear=self._hear,
+            missed=self._missed,
+        )
+        self._tasks = await anyio.create_task_group().__aenter__()
+        try:
+            await engine.connect(self._tasks)
+            await self._checks.at_start()
+            await self._session.begin()
+            tested = self._ear.tested()
+            self._tasks.start_soon(self._ear.run)
+            await tested.wait()
+            self._tasks.start_soon(self._session.run)
+            self._tasks.start_soon(self._checks.run)
+            self._entered = True
+        except BaseException:
+            await self._close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        self._entered = False
+        with anyio.CancelScope(shield=True), anyio.move_on_after(min(self._config.lease_seconds, 5.0)):
+            try:
+                await self._session.leave()
+                orphans = await self._engine.one("SRANDMEMBER", self._engine.key("orphans"), 50)
+                await self._end_streams([id.decode() for id in orphans])
+            except StoreFailed:
+                pass  # the lease runs out
+        await self._close()
+        return None
+
+    async def _close(self) -> None:
+        self._ear.close()
+        self._engine.close()
+        self._tasks.cancel_scope.cancel()
+        await self._tasks.__aexit__(None, None, None)
+
+    # -- news -------------------------------------------------------------------------------------
+
+    async def _publish(self, message: bytes) -> None:
+        await self._engine.one("PUBLISH", self._engine.key("news"), message)
+
+    def _hear(self, news: News) -> None:
+        if news.ended:
+            self._session.lose(news.id)
+        if news.due:
+            self._claiming.waiters.wake(news.due, timed=news.timed)
+        self._feed.publish(Change(news.id, finished=news.ended))
+
+    def _missed(self) -> None:
+        """Look at everything again: something may have changed unheard."""
+        self._feed.publish(None)
+        self._claiming.waiters.wake_all()
+
+    def changes(
+        self, ids: Collection[JobId] | None = None
+    ) -> AbstractAsyncContextManager[AsyncIterator[Change | None]]:
+        return Listener(self._feed, ids, self._ear.caught_up)
+
+    # -- queueing ---------------------------------------------------------------------------------
+
+    async def add(self, jobs: Sequence[Job]) -> list[Job]:
+        if not jobs:
+            return []
+        for _ in range(MOST_TRIES):
+            answer = await self._add(jobs)
+            ids = [id.decode() for id in answer[1::2]]
+            fresh = {id: job for id, names, job in zip(ids, answer[2::2], jobs, strict=True) if names}
+            kept = {id: job for id, job in fresh.items() if job.retry_of is None or not job.lacks_outputs}
+            kept |= {job.id: job for job in await self._reading.get([id for id in ids if id not in kept])}
+            if all(id in kept for id in ids):  # else one was deleted at this moment
+                return [kept[id] for id in ids]
+        raise StoreFailed("a job with the same id or idempotency key is deleted again and again; add it later")
+
+    async def _add(self, jobs: Sequence[Job], session: str = "", token: str = "") -> Sequence[Any]:
+        before, arguments = added(jobs, self._session.engine_time(), self._engine.key, session, token)
+        answer: Sequence[Any] = await self._engine.run("add", arguments, before=before)
+        match answer[0]:
+            case b"session":
+                raise StoreFailed("the lease of this node is over; it begins a new one, try again")
+            case b"retried":
+                raise StoreFailed("the job that is retried has been deleted meanwhile")
+            case _:
+                return answer
+
+    async def add_claimed(self, job: Job) -> Claim:
+        session = self._session
+        token = session.ask()
+        try:
+            answer = await self._add([job], session.id, token)
+            if not answer[2]:
+                raise StoreFailed(f"job {answer[1].decode()} exists already and cannot be claimed")
+        except BaseException:
+            session.give_back(token, ())  # if it is stored, a beat finds a claim that nobody has
+            raise
+        claim = RedisClaim(job, token, 0, 0.0)
+        session.answered(token, [claim])
+        return claim
+
+    async def claim(
+        self,
+        containers: Collection[ContainerId],
+        pipelines: Collection[str] | None,
+        limit: int,
+        *,
+        suspects: bool = True,
+        room: ClaimRoom | None = None,
+    ) -> list[Claim]:
+        return list(await self._claiming.claim(containers, pipelines, limit, suspects, room))
+
+    async def claim_expired(self, limit: int, *, most_bytes: int | None = None) -> list[Claim]:
+        return list(await self._claiming.claim_expired(limit, most_bytes))
+
+    async def ended(self) -> Sequence[Job]:
+        """Wait for streams that this store has ended, since no node holds them any more (`EndingStore`)."""
+        while not self._ended:
+            await self._has_ended.next().wait()
+        jobs = list(self._ended)
+        self._ended.clear()
+        return jobs
+
+    # -- running ----------------------------------------------------------------------------------
+
+    async def save(self, claim: Any, job: Job) -> None:
+        await self._save(claim, job, "finish" if job.status.finished else "save")
+
+    async def release(self, claim: Any, job: Job, *, delay_seconds: float = 0) -> None:
+        ended_by_caller = job.status.finished
+        if not ended_by_caller:
+            job = given_back(job, delay_seconds, self._session.engine_time())
+        await self._save(claim, job, "finish" if job.status.finished else "release", max(0.0, delay_seconds))
+        if job.status.finished and not ended_by_caller:
+            self._put_ended(claim.job)
+
+    async def _save(self, claim: RedisClaim, job: Job, mode: str, delay_seconds: float = 0.0) -> None:
+        claim.check()
+        async with claim.writing:
+            claim.check()
+            before, arguments = saved(job, claim.job.ended_steps, claim.token, mode, delay_seconds, self._engine.key)
+            answer = await self._engine.run("write", arguments, before=before)
+            if not answer[0]:
+                claim.lose()
+                self._session.drop(claim)
+                raise ClaimLost(f"job {job.id} is no longer this claim's")
+            claim.job = replace(job, finish_number=int(answer[1])) if answer[1] else job
+            if mode != "save":
+                self._session.drop(claim)
+
+    async def settle(
+        self, id: JobId, outcome: Outcome, *, client: ClientId | None, call: Held | None = None
+    ) -> Settlement | None:
+        outcome.check()
+        return await self._settle(id, outcome, client, call)
+
+    async def _settle(
+        self, id: JobId, outcome: Outcome | None, client: ClientId | None, call: Held | None = None
+    ) -> Settlement | None:
+        """Read a job and end it, again and again until it is still as it was read. Without an outcome: a stream."""
+        for _ in range(MOST_TRIES):
+            heads = await self._reading.heads([id])
+            if not heads or client not in (None, heads[0].client):
+                return None
+            [job] = await self._reading.whole(heads, JobFields.ALL)
+            if job is None:
+                return None
+            if job.status.finished:
+                return Settlement(job, now=False)
+            now = self._session.engine_time()
+            if call is not None and outcome is not None:
+                words = "cancelled" if outcome.status is JobStatus.CANCELLED else "the job was ended from elsewhere"
+                job = job.cut_short(call, now, "cancelled", words)
+            job = job.finished(interrupted(job) if outcome is None else outcome, now)
+            done = await self._engine.run("settle", settled(id, heads[0].revision, job))
+            if done[0] > 0:
+                return Settlement(replace(job, finish_number=int(done[1])), now=True)
+        raise StoreFailed(f"job {id} changes all the time; settle it again")
+
+    async def _end_streams(self, ids: Collection[JobId]) -> None:
+        for id in ids:
+            settlement = await self._settle(id, None, None)
+            if settlement is None or not settlement.now:  # deleted, or ended by another node
+                await self._engine.one("SREM", self._engine.key("orphans"), id)
+            else:
+                self._put_ended(settlement.job)
+
+    def _put_ended(self, job: Job) -> None:
+        self._ended.append(job)
+        self._has_ended.set()
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    async def get(
+        self, ids: Sequence[JobId], *, client: ClientId | None = None, fields: JobFields = JobFields.ALL
+    ) -> list[Job]:
+        return await self._reading.get(ids, client, fields)
+
+    async def steps(self, id: JobId, first: int, most_bytes: int) -> Sequence[StepRecord]:
+        return await self._reading.steps(id, first, most_bytes)
+
+    async def find(self, query: JobQuery) -> list[JobId]:
+        return await self._reading.find(query)
+
+    async def page(self, query: JobQuery) -> Page:
+        return await self._reading.page(query)
+
+    async def sizes(self, ids: Sequence[JobId]) -> Mapping[JobId, int]:
+        return await self._reading.sizes(ids)
+
+    async def delete(self, ids: Sequence[JobId]) -> int:
+        some = list(dict.fromkeys(ids))
+        pieces = [some[first : first + EXPIRED_AT_ONCE] for first in range(0, len(some), EXPIRED_AT_ONCE)]
+        return sum([int(await self._engine.run("delete", piece)) for piece in pieces])
+
+    async def expire(self, *, finished_before: float | None, keep: int | None, limit: int) -> int:
+        before, kept = "" if finished_before is None else repr(finished_before), "" if keep is None else keep
+        deleted = 0
+        while deleted < limit:
+            some = min(EXPIRED_AT_ONCE, limit - deleted)
+            number = int(await self._engine.run("expire", [before, kept, some]))
+            deleted += number
+            if number < some:
+                break
+        return deleted
+
+    async def pending(self, groups: Collection[GroupId] = ()) -> Pending:
+        names = list(groups)
+        fields = [quoted(group) for group in names]
+        commands: list[Command] = [("HMGET", self._engine.key("pending"), "offchain", "onchain")]
+        if fields:
+            commands.append(("HMGET", self._engine.key("groups"), *fields))
+        (offchain, onchain), *rest = await self._engine.ask(commands)
+        counts = {group: int(number) for group, number in zip(names, rest[0], strict=True) if number} if rest else {}
+        return Pending(int(offchain or 0), int(onchain or 0), counts)
+
+    def storage(self, namespace: str) -> PluginStorage:
+        """Return the records of a plugin (`StoringStore`)."""
+        return Records(namespace, self._run, self._one, self._engine_key)
+
+    async def _run(self, script: str, arguments: Sequence[Any]) -> Any:
+        return await self._engine.run(script, arguments)
+
+    async def _one(self, *command: Any) -> Any:
+        return await self._engine.one(*command)
+
+    def _engine_key(self, name: str) -> str:
+        return "{" + self._config.prefix + "}:" + name
+
+    async def check(self) -> None:
+        """Read something small, on the connection that renews the lease (`CheckedStore`)."""
+        await self._engine.lease_line.call([("PING",)], self._engine.seconds)
+
+    def nodekit_problems(self) -> Sequence[str]:
+        """Return what is wrong with the server or its data, or why nothing is heard from other nodes."""
+        if not self._entered:
+            return []
+        problems = [self._ear.problem, self._session.problem, *self._checks.problems]
+        return [f"store redis: {problem}" for problem in problems if problem]
+
+    # -- the cluster ------------------------------------------------------------------------------
+
+    async def announce(self, announcement: Announcement) -> None:
+        await self._cluster.announce(announcement)
+
+    async def nodes(self) -> Sequence[Member]:
+        return await self._cluster.nodes()
+
+    async def now(self) -> float:
+        return await self._cluster.now()
+
+    async def held(self, ids: Collection[JobId]) -> Mapping[JobId, Held]:
+        return await self._cluster.held(ids)
+
+    async def queues(self) -> Mapping[ContainerId, QueueState]:
+        return await self._cluster.queues()

@@ -1,0 +1,41 @@
+"""Fixtures that start real servers. Without Redis their tests are skipped; with CI=true they fail."""
+
+import os
+from collections.abc import Iterator
+from typing import NoReturn
+
+import pytest
+from redis_server import NoRedis, RedisServer
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Use asyncio, which nodes run on."""
+    return "asyncio"
+
+
+def unavailable(reason: object) -> NoReturn:
+    if os.environ.get("CI", "").lower() in ("1", "true"):
+        pytest.fail(f"CI=true, so this is no reason to skip: {reason}", pytrace=False)
+    pytest.skip(str(reason))
+
+
+@pytest.fixture(scope="session")
+def shared_server() -> Iterator[RedisServer]:
+    """A server for all tests of this process, with fsync for every command."""
+    server = RedisServer()
+    try:
+        server.__enter__()
+    except NoRedis as reason:
+        unavailable(reason)
+    try:
+        yield server
+    finally:
+        server.__exit__()
+
+
+@pytest.fixture
+def redis_server(shared_server: RedisServer) -> RedisServer:
+    """The server, without data."""
+    assert shared_server.call("FLUSHALL") == b"+OK\r\n"
+    return shared_server

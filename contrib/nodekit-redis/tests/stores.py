@@ -1,0 +1,18 @@
+"""Stores on servers of tests."""
+
+from typing import Any
+
+from redis_server import RedisServer
+
+from nodekit import Secret
+from nodekit_redis import RedisConfig, RedisStore
+
+
+def store_on(server: RedisServer, **settings: Any) -> RedisStore:
+    """Return a store on a server, not entered, with a short lease unless the settings have another."""
+    settings = {"url": Secret(server.url), "lease_seconds": 2.0, "look_seconds": 1.0, **settings}
+    return RedisStore(RedisConfig(**settings))
+
+
+def secret(text: str) -> Secret:
+    return Secret(text)

@@ -1,0 +1,28 @@
+"""The suites of stores, of shared stores and of their faults, on a real Redis."""
+
+from collections.abc import Callable
+
+import pytest
+from redis_server import RedisServer
+
+from nodekit import Secret, SharedStore
+from nodekit.testing import DurableJobStoreContract, SharedStoreContract
+from nodekit_redis import RedisConfig, RedisStore
+
+LEASE_SECONDS = 2.0
+
+
+def make_store(url: str, lease_seconds: float = LEASE_SECONDS) -> RedisStore:
+    config = RedisConfig(url=Secret(url), lease_seconds=lease_seconds, look_seconds=lease_seconds / 2)
+    return RedisStore(config)
+
+
+class TestRedisStore(SharedStoreContract, DurableJobStoreContract):
+    lease_seconds = LEASE_SECONDS
+    exclusive = False
+    timeout_seconds = 30.0
+    quiet_seconds = 0.2  # the shortest time limits of jobs are three times this; opening a store takes a part of it
+
+    @pytest.fixture
+    def open_store(self, redis_server: RedisServer) -> Callable[[], SharedStore]:
+        return lambda: make_store(redis_server.url, self.lease_seconds)
