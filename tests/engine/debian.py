@@ -47,7 +47,8 @@ def need(*names: str) -> None:
 
 @cache  # per process: what failed once is not tried again by every test
 def _install(packages: str) -> str:
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    # without services: in a container without systemd, RUNLEVEL keeps the packages' scripts from starting them
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
     for command in ("update", f"install -y --no-install-recommends {packages}"):
         arguments = ["apt-get", "-qq", "-o", "Acquire::Retries=5", *command.split()]
         done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)
