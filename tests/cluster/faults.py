@@ -1,0 +1,182 @@
+"""What happens to a cluster in a drill, and when. A seed decides both."""
+
+import signal
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import aiohttp
+import anyio
+import anyio.to_thread
+
+from cluster.engines import Engine
+from cluster.nodes import NodeProcess
+from nodekit.testing import TcpProxy
+
+CUTS = ("hang", "refuse", "half_open", "cut_answers")
+
+
+@dataclass(frozen=True)
+class Harm:
+    """A time in which a node may lose its leases through no fault of its own.
+
+    - `node`: Its name; None: every node.
+    - `began_at`, `ended_at`: Unix times.
+    """
+
+    what: str
+    node: str | None
+    began_at: float
+    ended_at: float
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.node or 'engine'} for {self.ended_at - self.began_at:.1f} s"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Who is harmed by what.
+
+    - `killed`, `frozen`, `cut`, `skewed`: Indices of nodes; the first three differ.
+    - `cut_by`: Method of `TcpProxy`.
+    - `starts`: Seconds from the beginning to each fault.
+    """
+
+    killed: int
+    frozen: int
+    cut: int
+    skewed: int
+    cut_by: str
+    skew_seconds: float
+    starts: Mapping[str, float]
+    order: Sequence[str]
+
+    @classmethod
+    def of(cls, seed: int, seconds: float) -> "Plan":
+        """Draw a plan whose faults all begin within so many seconds."""
+        random = Random(seed)
+        killed, frozen, cut = random.sample(range(3), 3)
+        order = random.sample(("kill", "freeze", "restart", "cut"), 4)
+        gap = seconds / 4
+        return cls(
+            killed=killed,
+            frozen=frozen,
+            cut=cut,
+            skewed=random.randrange(3),
+            cut_by=random.choice(CUTS),
+            skew_seconds=random.choice((-2.0, 2.0)),
+            starts={name: gap * (place + random.random() * 0.8) for place, name in enumerate(order)},
+            order=order,
+        )
+
+    def __str__(self) -> str:
+        """Return the plan in a line, in the order in which the faults begin."""
+        told = {
+            "kill": f"kill node-{self.killed}",
+            "freeze": f"freeze node-{self.frozen}",
+            "restart": "kill the server",
+            "cut": f"{self.cut_by} node-{self.cut}",
+        }
+        begun = ", ".join(f"{told[name]} at {self.starts[name]:.1f} s" for name in self.order)
+        return f"{begun}; node-{self.skewed} is {self.skew_seconds:+g} s wrong"
+
+
+class Faults:
+    """Carries out a plan, and writes down when each node was harmed."""
+
+    def __init__(
+        self, plan: Plan, nodes: Sequence[NodeProcess], engine: Engine, proxy: TcpProxy, *, lease: float, cut: float
+    ) -> None:
+        self._plan, self._nodes, self._engine, self._proxy = plan, nodes, engine, proxy
+        self._lease_seconds, self._cut_seconds = lease, cut
+        self.harms: list[Harm] = []
+
+    async def run(self) -> None:
+        """Return when all faults are over."""
+        acts: Mapping[str, Callable[[], Awaitable[None]]] = {
+            "kill": self._kill,
+            "freeze": self._freeze,
+            "restart": self._restart,
+            "cut": self._cut,
+        }
+        async with anyio.create_task_group() as tasks:
+            for name, seconds in self._plan.starts.items():
+                tasks.start_soon(self._at, seconds, acts[name])
+
+    async def _at(self, seconds: float, act: Callable[[], Awaitable[None]]) -> None:
+        await anyio.sleep(seconds)
+        await act()
+
+    def _note(self, what: str, node: NodeProcess | None, began_at: float) -> None:
+        self.harms.append(Harm(what, node and node.name, began_at, time.time()))
+
+    async def _kill(self) -> None:
+        node, began_at = self._nodes[self._plan.killed], time.time()
+        async with node.busy:
+            await node.kill()
+            await anyio.sleep(1.5 * self._lease_seconds)  # others take over meanwhile
+            await node.start()
+        self._note("kill", node, began_at)
+
+    async def _freeze(self) -> None:
+        node, began_at = self._nodes[self._plan.frozen], time.time()
+        async with node.busy:
+            node.signal(signal.SIGSTOP)
+            try:
+                await anyio.sleep(2 * self._lease_seconds)
+            finally:
+                node.signal(signal.SIGCONT)
+        self._note("freeze", node, began_at)
+
+    async def _restart(self) -> None:
+        began_at = time.time()
+        await anyio.to_thread.run_sync(self._engine.kill)
+        await anyio.sleep(0.5)
+        await anyio.to_thread.run_sync(self._engine.start)
+        self._note("restart", None, began_at)
+
+    async def _cut(self) -> None:
+        node, began_at = self._nodes[self._plan.cut], time.time()
+        act: Any = getattr(self._proxy, self._plan.cut_by)
+        await anyio.to_thread.run_sync(act)
+        await anyio.sleep(self._cut_seconds)
+        await anyio.to_thread.run_sync(self._proxy.heal)
+        self._note(self._plan.cut_by, node, began_at)
+
+
+class Watch:
+    """Notices when this machine is too busy for leases to be renewed, which is nobody's fault."""
+
+    PAUSE_SECONDS = 0.05
+
+    def __init__(self, nodes: Sequence[NodeProcess], lease_seconds: float) -> None:
+        self._nodes, self._late_seconds = nodes, lease_seconds / 3
+        self.harms: list[Harm] = []
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._watch_myself)
+            for node in self._nodes:
+                tasks.start_soon(self._watch, node)
+
+    async def _watch_myself(self) -> None:
+        while True:
+            began_at = time.time()
+            await anyio.sleep(self.PAUSE_SECONDS)
+            if (ended_at := time.time()) - began_at > self._late_seconds:
+                self.harms.append(Harm("too busy", None, began_at, ended_at))
+
+    async def _watch(self, node: NodeProcess) -> None:
+        """Ask a node repeatedly if its event loop goes round."""
+        while True:
+            began_at = time.time()
+            try:
+                await node.ask("GET", "/health/live", seconds=60)
+            except (OSError, TimeoutError, aiohttp.ClientError):  # it is dead or frozen, and somebody knows
+                await anyio.sleep(0.1)
+            if (ended_at := time.time()) - began_at > self._late_seconds:
+                self.harms.append(Harm("too busy", node.name, began_at, ended_at))
+            await anyio.sleep(0.1)
