@@ -49,7 +49,11 @@ class Submitted:
 class Clients:
     """Submits jobs evenly over a time, and reads them in the end."""
 
-    def __init__(self, nodes: Sequence[NodeProcess], seed: int, jobs: int, seconds: float) -> None:
+    def __init__(
+        self, nodes: Sequence[NodeProcess], seed: int, jobs: int, seconds: float, *, patient: bool = False
+    ) -> None:
+        """`patient` clients ask again when a node does not know a container."""
+        self._again = (400, 503) if patient else (503,)
         self._nodes, self._random = nodes, Random(f"clients/{seed}")
         self._seed, self._pause = seed, seconds / jobs
         self.jobs = [self._job(number) for number in range(jobs)]
@@ -91,7 +95,7 @@ class Clients:
                 job.ids.append((node.name, answer.json["id"]))
                 job.answered_at = job.answered_at or time.time()
                 return
-            if answer is not None and answer.status != 503:
+            if answer is not None and answer.status not in self._again:
                 self.wrong.append(f"job {job.number} at {node.name}: {answer.status} {answer.body!r}")
                 return
             self.retries += 1

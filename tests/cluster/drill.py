@@ -76,7 +76,7 @@ async def drill(folder: Path, engine: Engine, seed: int, size: Size) -> Figures:
         plan = Plan.of(seed, size.seconds)
         nodes = await _nodes(stack, folder, engine, called, proxy, plan)
         began_at = time.monotonic()
-        clients = Clients(nodes, seed, size.jobs, size.seconds)
+        clients = Clients(nodes, seed, size.jobs, size.seconds, patient=not engine.remembers)
         faults = Faults(plan, nodes, engine, proxy, lease=LEASE_SECONDS, cut=size.cut_seconds)
         watch = Watch(nodes, LEASE_SECONDS)
         async with anyio.create_task_group() as watching:

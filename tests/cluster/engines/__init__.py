@@ -13,6 +13,10 @@ class NoEngine(Exception):
 class Engine(Protocol):
     """A running engine. Its data survive `kill` and `start`, and its address stays the same."""
 
+    remembers: bool
+    """False if a restart makes it forget the nodes. A node that starts then knows no others until they announce
+    themselves again, and refuses requests for their containers."""
+
     @property
     def address(self) -> tuple[str, int]:
         """Host and port at which the server listens."""

@@ -26,6 +26,8 @@ provider = Provider(Config, lambda config, file: SharedServerStore(config.host, 
 class KitEngine(SharedServer):
     """An `Engine`, whose leases are as long as it was told at its start."""
 
+    remembers = False
+
     def store(self, host: str, port: int, lease_seconds: float) -> str:
         assert lease_seconds == self.lease_seconds
         return f'[store]\nuse = "kit"\nhost = "{host}"\nport = {port}\n'

@@ -13,6 +13,8 @@ from cluster.engines import NoEngine
 class PostgresEngine:
     """An `Engine` with one database."""
 
+    remembers = True
+
     def __init__(self, server: PostgresServer, database: Database) -> None:
         self._server, self.database = server, database
         self.kill, self.start = server.kill, server.start
