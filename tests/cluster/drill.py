@@ -26,7 +26,7 @@ NODES = 3
 
 @dataclass(frozen=True)
 class Size:
-    """How large a drill is.
+    """Size of a drill.
 
     - `seconds`: Time over which jobs are submitted. All faults begin in it.
     - `cut_seconds`: Time for which a node does not reach the engine.

@@ -1,4 +1,4 @@
-"""What happens to a cluster in a drill, and when. A seed decides both."""
+"""Faults of a cluster, and the times at which they begin. A seed decides both."""
 
 import signal
 import time
@@ -37,7 +37,7 @@ class Harm:
 
 @dataclass(frozen=True)
 class Plan:
-    """Who is harmed by what.
+    """Victims of faults, and the times at which these begin.
 
     - `killed`, `frozen`, `cut`, `skewed`: Indices of nodes; the first three differ.
     - `cut_by`: Method of `TcpProxy`.
@@ -56,18 +56,18 @@ class Plan:
     @classmethod
     def of(cls, seed: int, seconds: float) -> "Plan":
         """Draw a plan whose faults all begin within so many seconds."""
-        random = Random(seed)
-        killed, frozen, cut = random.sample(range(3), 3)
-        order = random.sample(("kill", "freeze", "restart", "cut"), 4)
+        dice = Random(seed)
+        killed, frozen, cut = dice.sample(range(3), 3)
+        order = dice.sample(("kill", "freeze", "restart", "cut"), 4)
         gap = seconds / 4
         return cls(
             killed=killed,
             frozen=frozen,
             cut=cut,
-            skewed=random.randrange(3),
-            cut_by=random.choice(CUTS),
-            skew_seconds=random.choice((-2.0, 2.0)),
-            starts={name: gap * (place + random.random() * 0.8) for place, name in enumerate(order)},
+            skewed=dice.randrange(3),
+            cut_by=dice.choice(CUTS),
+            skew_seconds=dice.choice((-2.0, 2.0)),
+            starts={name: gap * (place + dice.random() * 0.8) for place, name in enumerate(order)},
             order=order,
         )
 

@@ -13,7 +13,7 @@ import pytest
 from components import until
 from http_api import Api
 from planted import plant
-from served import Served, nodekit, serve
+from served import Served, nodekit, serve, started
 
 from nodekit.testing import SharedServer
 
@@ -109,7 +109,7 @@ async def results(api: Api, ids: Sequence[str]) -> list[dict[str, Any]]:
 
 
 async def test_a_job_that_kills_three_processes_fails_and_the_sixty_beside_it_succeed(
-    tmp_path: Path, start: Start, env: dict[str, str]
+    tmp_path: Path, start: Start, server: SharedServer, env: dict[str, str]
 ) -> None:
     data = {"knocked": str(tmp_path / "knocked"), "open": str(tmp_path / "open")}
     async with AsyncExitStack() as stack:
@@ -117,10 +117,13 @@ async def test_a_job_that_kills_three_processes_fails_and_the_sixty_beside_it_su
         others = [await submit(api, data, "door") for _ in range(NEIGHBOURS)]
         await until((tmp_path / "knocked").exists)
         poison = await submit(api, {"seconds": 0.2}, "nap", "poison", Priority="u=0")
-        for number in (1, 2, 3):
+        for name in ("n1", "n2"):  # they may die before they have said where they listen
             assert await victim.ended() == -signal.SIGKILL
             (tmp_path / "open").touch()
-            victim, api = await stack.enter_async_context(start(f"n{number}", "nap", "door", "poison"))
+            file = node_file(tmp_path, server, name, "nap", "door", "poison")
+            victim = await stack.enter_async_context(started("serve", file, folder=tmp_path, env=env))
+        assert await victim.ended() == -signal.SIGKILL
+        victim, api = await stack.enter_async_context(start("n3", "nap", "door", "poison"))
         [failed] = await results(api, [poison])
         assert failed["status"] == "failed"
         assert "poison" in failed["result"]["error"]

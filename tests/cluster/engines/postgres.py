@@ -15,8 +15,8 @@ class PostgresEngine:
 
     remembers = True
 
-    def __init__(self, server: PostgresServer, database: Database) -> None:
-        self._server, self.database = server, database
+    def __init__(self, server: PostgresServer, database: Database, folder: Path) -> None:
+        self._server, self.database, self._folder = server, database, folder
         self.kill, self.start = server.kill, server.start
 
     @property
@@ -24,8 +24,10 @@ class PostgresEngine:
         return HOST, self._server.port
 
     def store(self, host: str, port: int, lease_seconds: float) -> str:
-        url = self.database.url_at(host, port)
-        return f'[store]\nuse = "postgres"\nurl = "{url}"\nlease_seconds = {lease_seconds}\n'
+        secret = self._folder / f"url-{port}"
+        secret.write_text(self.database.url_at(host, port))
+        secret.chmod(0o600)
+        return f'[store]\nuse = "postgres"\nurl = {{ file = "{secret}" }}\nlease_seconds = {lease_seconds}\n'
 
 
 @contextmanager
@@ -39,6 +41,6 @@ def running(folder: Path, lease_seconds: float) -> Iterator[PostgresEngine]:
         raise NoEngine(str(reason)) from None
     try:
         with server.database() as database:
-            yield PostgresEngine(server, database)
+            yield PostgresEngine(server, database, folder)
     finally:
         server.__exit__()
