@@ -1,8 +1,9 @@
 """A drill: three nodes, each with other containers, work while everything around them fails."""
 
 import json
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from served import nodekit
 from cluster.clients import Clients, containers_of, results
 from cluster.containers import Containers, containers
 from cluster.engines import Engine
-from cluster.faults import Faults, Harm, Plan, Watch
+from cluster.faults import Faults, Plan, Watch
 from cluster.judge import Evidence, problems
 from cluster.nodes import NodeProcess, node_file, prepare
 from nodekit.testing import TcpProxy
@@ -22,6 +23,8 @@ from nodekit.testing import TcpProxy
 LEASE_SECONDS = 3.0
 FINISH_SECONDS = 120.0
 NODES = 3
+RECORD = re.compile(r"^(?=\d{4}-\d\d-\d\d )", re.MULTILINE)
+"""The beginning of a record in a log."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Figures:
     takeovers: int = 0
     retries: int = 0
     untold: int = 0
-    harms: Sequence[Harm] = ()
+    harms: Sequence[str] = ()
     problems: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -61,7 +64,7 @@ class Figures:
                 f"claims taken over                {self.takeovers}",
                 f"requests repeated by clients     {self.retries}",
                 f"ends that no observer was told   {self.untold}",
-                f"times in which leases may end    {', '.join(map(str, self.harms))}",
+                f"times in which leases may end    {', '.join(self.harms)}",
                 f"problems                         {len(self.problems)}",
                 *(f"  {problem}" for problem in self.problems[:20]),
             ]
@@ -94,7 +97,7 @@ async def drill(folder: Path, engine: Engine, seed: int, size: Size) -> Figures:
         seen.told = (folder / "finished").read_text().split()
         await _look_at_cluster(nodes[0].file, seen, figures)
     figures.calls, figures.repeated = len(seen.calls), len(seen.calls) - len({call.key for call in seen.calls})
-    figures.retries, figures.harms = clients.retries, seen.harms
+    figures.retries, figures.harms = clients.retries, [harm.told(seen.began_at) for harm in seen.harms]
     figures.untold = len(set(seen.ids) - set(seen.told))
     figures.problems = list(problems(seen))
     return figures
@@ -144,8 +147,15 @@ async def _ends(nodes: Sequence[NodeProcess], plan: Plan) -> list[str]:
     for node in nodes:
         if code := await node.stop():
             wrong.append(f"{node.name} ended with {code}")
-        wrong += [f"{node.name} logged a traceback: {life.log}" for life in node.lives if "Traceback" in life.log]
+        wrong += [f"{node.name} logged: {text}" for life in node.lives for text in unexpected(life.log)]
     return wrong
+
+
+def unexpected(log: str) -> Iterator[str]:
+    """Yield the tracebacks in a log, except those of a store that did not reach its engine."""
+    for record in RECORD.split(log):
+        if "Traceback" in record and "StoreFailed" not in record.strip().splitlines()[-1]:
+            yield record[-2000:]
 
 
 async def _look_at_cluster(file: Path, seen: Evidence, figures: Figures) -> None:

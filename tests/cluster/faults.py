@@ -31,8 +31,9 @@ class Harm:
     began_at: float
     ended_at: float
 
-    def __str__(self) -> str:
-        return f"{self.what} {self.node or 'engine'} for {self.ended_at - self.began_at:.1f} s"
+    def told(self, since: float) -> str:
+        """Return it as text, with times that count from a Unix time."""
+        return f"{self.what} {self.node or 'engine'} {self.began_at - since:.1f}-{self.ended_at - since:.1f} s"
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,15 @@ class Evidence:
     def ids(self) -> list[str]:
         return [job.id for job in self.jobs if job.ids]
 
+    @property
+    def began_at(self) -> float:
+        """Unix time of the first request; problems count from there."""
+        return min((job.sent_at for job in self.jobs), default=0.0)
+
+    def told_call(self, call: Call) -> str:
+        ended = f"{call.ended_at - call.began_at:.2f} s" if call.ended_at else "no end"
+        return f"{call.node} at {call.began_at - self.began_at:.2f} s ({ended})"
+
     def may_have_lost(self, node: str, since: float, until: float) -> bool:
         """Return True if a node may have lost its leases between these Unix times: it, or the engine, was harmed."""
         return any(
@@ -110,12 +119,15 @@ def repeats(seen: Evidence) -> Iterator[str]:
     for (job, step), calls in of_step.items():
         for first, again in pairwise(calls):
             if not seen.may_have_lost(first.node, first.began_at, again.began_at):
-                yield f"step {step} of job {job}: called by {first.node}, and again by {again.node} for no reason"
+                yield f"step {step} of job {job}: called by {seen.told_call(first)}, and again by " + (
+                    f"{seen.told_call(again)} for no reason"
+                )
         following = of_step.get((job, step + 1))
         for call in calls if following else ():
             stored_before = following[0].began_at  # only then was it called
             if call.began_at > stored_before and not seen.may_have_lost(call.node, stored_before, call.began_at):
-                yield f"step {step} of job {job}: called by {call.node}, although its result was stored"
+                at = stored_before - seen.began_at
+                yield f"step {step} of job {job}: called by {seen.told_call(call)}, and stored before {at:.1f} s"
     unknown: Collection[str] = {job for job, _ in of_step} - set(seen.ids)
     yield from (f"steps of a job that has no client were called: {id}" for id in sorted(unknown))
     yield from (f"job {id} was never called" for id in sorted(set(seen.ids) - {job for job, _ in of_step}))

@@ -7,6 +7,7 @@ import pytest
 
 from cluster.clients import PATHS, Submitted, containers_of
 from cluster.containers import Call
+from cluster.drill import unexpected
 from cluster.faults import CUTS, Harm, Plan
 from cluster.judge import Evidence, problems
 
@@ -106,14 +107,14 @@ LATE = Call(JOB, 1, "node-1", "b", 105.0)
 @pytest.mark.parametrize(
     ("again", "harm", "problem"),
     [
-        (AGAIN, None, "called by node-1, and again by node-0 for no reason"),
+        (AGAIN, None, "called by node-1 at 1.00 s (0.50 s), and again by node-0 at 1.70 s (no end) for no reason"),
         (AGAIN, Harm("kill", "node-2", 100.0, 103.0), "for no reason"),
         (AGAIN, Harm("kill", "node-1", 90.0, 95.0), "for no reason"),
         (AGAIN, Harm("kill", "node-1", 101.2, 103.0), ""),
         (AGAIN, Harm("restart", None, 101.2, 101.5), ""),
         (LATE, Harm("freeze", "node-1", 100.5, 104.5), ""),
-        (LATE, Harm("freeze", "node-1", 100.5, 100.9), "although its result was stored"),
-        (LATE, Harm("freeze", "node-0", 100.5, 104.5), "although its result was stored"),
+        (LATE, Harm("freeze", "node-1", 100.5, 100.9), "and stored before 2.0 s"),
+        (LATE, Harm("freeze", "node-0", 100.5, 104.5), "and stored before 2.0 s"),
     ],
 )
 def test_a_repeated_call_needs_a_fault_that_explains_it(again: Call, harm: Harm | None, problem: str) -> None:
@@ -135,3 +136,11 @@ def test_plans_are_those_of_their_seeds_and_try_everything() -> None:
 
 def test_no_node_has_all_containers_of_a_job() -> None:
     assert all(set(path) - set(containers_of(node)) for path in PATHS for node in range(3))
+
+
+def test_a_traceback_is_found_unless_the_store_did_not_reach_its_engine() -> None:
+    failed = "Traceback (most recent call last):\n  File x\nnodekit.errors.StoreFailed: the connection is lost\n"
+    wrong = failed.replace("nodekit.errors.StoreFailed", "KeyError")
+    log = "2026-11-30 22:52:32,986 ERROR   nodekit.executor: text\n{}2026-11-30 22:52:33,000 INFO    nodekit: on\n"
+    assert list(unexpected(log.format(failed))) == []
+    assert len(list(unexpected(log.format(wrong) + log.format(failed)))) == 1
