@@ -13,7 +13,7 @@ from cluster.engines import Engine, NoEngine, engines
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(1200)]
 
-SIZE = each_run(Size(jobs=300, seconds=8, cut_seconds=5), Size(jobs=1000, seconds=20, cut_seconds=10))
+SIZE = each_run(Size(jobs=200, seconds=8, cut_seconds=5), Size(jobs=1000, seconds=20, cut_seconds=10))
 DRAWN = each_run({"kit": 1}, {"kit": 5})
 """Number of seeds for an engine, if it is not that of all others."""
 CHOSEN = [(name, SEED + n) for name in engines() for n in range(DRAWN.get(name, each_run(3, 20)))]
