@@ -7,7 +7,7 @@ import pytest
 
 from cluster.clients import PATHS, Submitted, containers_of
 from cluster.containers import Call
-from cluster.drill import unexpected
+from cluster.drill import traced
 from cluster.faults import CUTS, Harm, Plan
 from cluster.judge import Evidence, problems
 
@@ -138,9 +138,8 @@ def test_no_node_has_all_containers_of_a_job() -> None:
     assert all(set(path) - set(containers_of(node)) for path in PATHS for node in range(3))
 
 
-def test_a_traceback_is_found_unless_the_store_did_not_reach_its_engine() -> None:
-    failed = "Traceback (most recent call last):\n  File x\nnodekit.errors.StoreFailed: the connection is lost\n"
-    wrong = failed.replace("nodekit.errors.StoreFailed", "KeyError")
-    log = "2026-11-30 22:52:32,986 ERROR   nodekit.executor: text\n{}2026-11-30 22:52:33,000 INFO    nodekit: on\n"
-    assert list(unexpected(log.format(failed))) == []
-    assert len(list(unexpected(log.format(wrong) + log.format(failed)))) == 1
+def test_a_traceback_is_found_with_the_record_that_has_it() -> None:
+    at = "2026-11-30 22:52:3"
+    log = f"{at}2,986 ERROR   nodekit: text\nTraceback (most recent call last):\nKeyError: 1\n{at}3,000 INFO    on\n"
+    assert [record.splitlines()[-1] for record in traced(log)] == ["KeyError: 1"]
+    assert list(traced(f"{at}2,986 ERROR   nodekit: text\n")) == []
