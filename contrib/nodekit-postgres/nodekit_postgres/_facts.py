@@ -1,20 +1,13 @@
 """The state of the engine for operators: what waits, what is dead, and how far replicas are behind."""
 
-from collections.abc import Mapping
 from typing import Any
 
-import anyio
-import psycopg
-
-from nodekit import StoreFailed
-from nodekit_postgres._config import PostgresConfig
-from nodekit_postgres._connecting import close, connect, said
+from nodekit_postgres._connecting import Connection
 
 FACTS = """
 SELECT
-    current_setting('server_version') AS server,
+    current_setting('server_version') AS postgresql,
     current_database() AS database,
-    %(schema)s::text AS schema,
     (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()) AS connections,
     (SELECT count(*) FROM pg_locks WHERE NOT granted) AS waiting_locks,
     (SELECT coalesce(extract(epoch FROM max(clock_timestamp() - xact_start)), 0)
@@ -24,17 +17,13 @@ SELECT
         SELECT age(backend_xmin) AS held FROM pg_stat_activity WHERE pid <> pg_backend_pid()
         UNION ALL SELECT greatest(age(xmin), age(catalog_xmin)) FROM pg_replication_slots
         UNION ALL SELECT age(transaction) FROM pg_prepared_xacts
-    ) AS holders) AS transactions_since_oldest_snapshot,
-    (SELECT coalesce(sum(n_live_tup), 0) FROM pg_stat_user_tables WHERE schemaname = %(schema)s::text) AS live_rows,
+    ) AS holders) AS oldest_snapshot_transactions,
+    (SELECT coalesce(sum(n_live_tup), 0) FROM pg_stat_user_tables WHERE schemaname = %(schema)s::text) AS rows,
     (SELECT coalesce(sum(n_dead_tup), 0) FROM pg_stat_user_tables WHERE schemaname = %(schema)s::text) AS dead_rows,
     (SELECT coalesce(string_agg(relname, ', ' ORDER BY n_dead_tup DESC), '') FROM (
         SELECT relname, n_dead_tup FROM pg_stat_user_tables
         WHERE schemaname = %(schema)s::text AND n_dead_tup > 1000 AND n_dead_tup > n_live_tup
     ) AS bloated) AS bloated_tables
-"""
-SIZE = """
-SELECT coalesce(sum(pg_total_relation_size(oid)), 0) AS schema_bytes FROM pg_class
-WHERE relnamespace = to_regnamespace(%(schema)s::text) AND relkind = 'r'
 """
 REPLICAS = """
 SELECT
@@ -47,37 +36,18 @@ FROM pg_stat_replication
 MAY_SEE = "SELECT pg_has_role('pg_read_all_stats', 'USAGE') AND NOT pg_is_in_recovery()"
 
 
-async def facts(config: PostgresConfig) -> Mapping[str, str | int]:
-    """Return the facts, asked over a connection of their own. Raise `StoreFailed`.
+async def engine_facts(connection: Connection, schema: str) -> dict[str, str | int]:
+    """Return facts about the engine. Nothing of this waits for a lock of a table.
 
     Only roles that are members of `pg_monitor` see what other roles do, and replicas; for others, `replicas` says so.
     """
-    try:
-        connection = await connect(config.url.reveal(), config.connect_seconds)
-        try:
-            with anyio.fail_after(config.seconds_per_call):
-                found = await _row(connection, FACTS, schema=config.schema)
-                found |= await _size(connection, config.schema)
-                [may_see] = (await _row(connection, MAY_SEE)).values()
-                more = await _row(connection, REPLICAS) if may_see else {"replicas": "unknown: grant pg_monitor"}
-        finally:
-            await close(connection)
-    except (psycopg.Error, OSError, TimeoutError) as error:
-        raise StoreFailed(f"cannot ask PostgreSQL for its state: {said(error)}") from error
-    return {name: value if isinstance(value, str) else round(value) for name, value in (found | more).items()}
+    found = await _row(connection, FACTS, schema=schema)
+    [may_see] = (await _row(connection, MAY_SEE)).values()
+    found |= await _row(connection, REPLICAS) if may_see else {"replicas": "unknown: grant pg_monitor"}
+    return {name: value if isinstance(value, str) else round(value) for name, value in found.items()}
 
 
-async def _size(connection: psycopg.AsyncConnection[Any], schema: str) -> dict[str, Any]:
-    """Return the size of the tables. It cannot be known while somebody has locked one of them against everything."""
-    try:
-        async with connection.transaction():
-            await connection.execute("SET LOCAL lock_timeout = '500ms'")
-            return await _row(connection, SIZE, schema=schema)
-    except psycopg.errors.LockNotAvailable:
-        return {"schema_bytes": "unknown: a table is locked"}
-
-
-async def _row(connection: psycopg.AsyncConnection[Any], query: str, **given: str) -> dict[str, Any]:
+async def _row(connection: Connection, query: str, **given: str) -> dict[str, Any]:
     """Return the one row of a query, by the names of its columns."""
     cursor = await connection.execute(query.encode(), given or None)
     [row] = await cursor.fetchall()

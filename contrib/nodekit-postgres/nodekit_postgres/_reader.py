@@ -25,7 +25,6 @@ from nodekit import (
 )
 from nodekit_postgres._client import Client
 from nodekit_postgres._connecting import Connection
-from nodekit_postgres._facts import facts
 from nodekit_postgres._reading import find_query, named, read_jobs
 from nodekit_postgres._rows import octets, text, with_output
 from nodekit_postgres._storage import Records
@@ -142,10 +141,6 @@ class Reader(Client):
         """
         rows = await self.read(query, [named(ids)])
         return {text(id): Held(text(name), since, step, attempt) for id, name, since, step, attempt in rows}
-
-    async def facts(self) -> Mapping[str, str | int]:
-        """Return the state of the engine (`DescribingStore`)."""
-        return await facts(self.config)
 
     async def queues(self) -> Mapping[ContainerId, QueueState]:
         query = """
