@@ -15,7 +15,7 @@ from served import nodekit
 from cluster.clients import Clients, containers_of, results
 from cluster.containers import Containers, containers
 from cluster.engines import Engine
-from cluster.faults import Faults, Plan, Watch
+from cluster.faults import Faults, Plan, RollingRestart, Watch
 from cluster.judge import Evidence, problems
 from cluster.nodes import NodeProcess, node_file, prepare
 from nodekit.testing import TcpProxy
@@ -44,7 +44,7 @@ class Size:
 class Figures:
     """Results of a drill. `problems` must be empty."""
 
-    plan: Plan
+    plan: str
     jobs: int = 0
     seconds: float = 0.0
     calls: int = 0
@@ -71,8 +71,8 @@ class Figures:
         )
 
 
-async def drill(folder: Path, engine: Engine, seed: int, size: Size) -> Figures:
-    """Run a drill on an engine."""
+async def drill(folder: Path, engine: Engine, seed: int, size: Size, *, rolling: bool = False) -> Figures:
+    """Run a drill on an engine. `rolling` restarts the nodes gently instead of the faults of a plan."""
     async with AsyncExitStack() as stack:
         called = await stack.enter_async_context(containers())
         proxy = stack.enter_context(TcpProxy(*engine.address))
@@ -80,7 +80,9 @@ async def drill(folder: Path, engine: Engine, seed: int, size: Size) -> Figures:
         nodes = await _nodes(stack, folder, engine, called, proxy, plan)
         began_at = time.monotonic()
         clients = Clients(nodes, seed, size.jobs, size.seconds, patient=not engine.remembers)
-        faults = Faults(plan, nodes, engine, proxy, lease=LEASE_SECONDS, cut=size.cut_seconds)
+        faults: Faults | RollingRestart = Faults(plan, nodes, engine, proxy, lease=LEASE_SECONDS, cut=size.cut_seconds)
+        if rolling:
+            faults = RollingRestart(nodes, size.seconds)
         watch = Watch(nodes, LEASE_SECONDS)
         async with anyio.create_task_group() as watching:
             watching.start_soon(watch.run)
@@ -88,12 +90,14 @@ async def drill(folder: Path, engine: Engine, seed: int, size: Size) -> Figures:
                 tasks.start_soon(clients.submit_all)
                 tasks.start_soon(faults.run)
             seen = Evidence(clients.jobs, called.calls, [], LEASE_SECONDS)
-            figures = Figures(plan, len(clients.jobs))
+            figures = Figures("a rolling restart" if rolling else str(plan), len(clients.jobs))
             await _look(nodes, seen)
             figures.seconds = time.monotonic() - began_at
             watching.cancel_scope.cancel()
         seen.harms = [*faults.harms, *watch.harms]
         seen.notes = [*clients.wrong, *await _ends(nodes, plan)]
+        if isinstance(faults, RollingRestart) and any(faults.codes):
+            seen.notes = [*seen.notes, f"nodes that were stopped gently ended with {faults.codes}"]
         seen.told = (folder / "finished").read_text().split()
         await _look_at_cluster(nodes[0].file, seen, figures)
     figures.calls, figures.repeated = len(seen.calls), len(seen.calls) - len({call.key for call in seen.calls})

@@ -147,6 +147,21 @@ class Faults:
         self._note(self._plan.cut_by, node, began_at)
 
 
+class RollingRestart:
+    """Restarts the nodes one after the other, as an upgrade does. No lease ends by it."""
+
+    def __init__(self, nodes: Sequence[NodeProcess], seconds: float) -> None:
+        self._nodes, self._pause_seconds = nodes, seconds / (len(nodes) + 1)
+        self.harms: list[Harm] = []
+        self.codes: list[int] = []
+
+    async def run(self) -> None:
+        for node in self._nodes:
+            await anyio.sleep(self._pause_seconds)
+            self.codes.append(await node.stop())
+            await node.start()
+
+
 class Watch:
     """Notices when this machine is too busy for leases to be renewed, which is nobody's fault."""
 

@@ -39,3 +39,13 @@ async def test_a_cluster_keeps_its_promises_whatever_fails_around_it(engine: Eng
     print(f"\nseed {seed}\n{figures}")
     assert figures.problems == [], f"DRILL_SEED={seed}\n{figures}"
     assert figures.calls >= 3 * figures.jobs
+
+
+@pytest.mark.parametrize(("engine", "seed"), [(name, SEED) for name in engines()], indirect=["engine"])
+async def test_nodes_that_are_restarted_one_after_the_other_lose_and_repeat_nothing(
+    engine: Engine, seed: int, tmp_path: Path
+) -> None:
+    figures = await drill(tmp_path, engine, seed, SIZE, rolling=True)
+    print(f"\nseed {seed}\n{figures}")
+    assert figures.problems == [], f"DRILL_SEED={seed}\n{figures}"
+    assert figures.repeated == 0 or figures.harms
