@@ -116,6 +116,7 @@ class Faults:
     async def _kill(self) -> None:
         node, began_at = self._nodes[self._plan.killed], time.time()
         async with node.busy:
+            node.harmed += 1
             await node.kill()
             await anyio.sleep(1.5 * self._lease_seconds)  # others take over meanwhile
             await node.start()
@@ -124,6 +125,7 @@ class Faults:
     async def _freeze(self) -> None:
         node, began_at = self._nodes[self._plan.frozen], time.time()
         async with node.busy:
+            node.harmed += 1
             node.signal(signal.SIGSTOP)
             try:
                 await anyio.sleep(2 * self._lease_seconds)
@@ -188,11 +190,12 @@ class Watch:
     async def _watch(self, node: NodeProcess) -> None:
         """Ask a node repeatedly if its event loop goes round."""
         while True:
-            began_at = time.time()
+            began_at, harmed = time.time(), node.harmed
             try:
                 await node.ask("GET", "/health/live", seconds=60)
-            except (OSError, TimeoutError, aiohttp.ClientError):  # it is dead or frozen, and somebody knows
+            except (OSError, TimeoutError, aiohttp.ClientError):
                 await anyio.sleep(0.1)
-            if (ended_at := time.time()) - began_at > self._late_seconds:
-                self.harms.append(Harm("too busy", node.name, began_at, ended_at))
+            is_late = (ended_at := time.time()) - began_at > self._late_seconds
+            if is_late and node.harmed == harmed and not node.busy.locked():
+                self.harms.append(Harm("too busy", None, began_at, ended_at))  # the engine may be, too
             await anyio.sleep(0.1)

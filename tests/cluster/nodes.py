@@ -107,6 +107,8 @@ class NodeProcess:
         self.lives: list[Served] = []
         self.busy = anyio.Lock()
         """Held by whoever harms it, so that a frozen node is not killed by another fault at the same time."""
+        self.harmed = 0
+        """Number of times that it was killed or frozen."""
         self._url = ""
 
     async def __aenter__(self) -> "NodeProcess":
