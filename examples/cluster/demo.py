@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, suppress
 from http.client import HTTPConnection, HTTPException
@@ -25,9 +25,9 @@ from typing import Any
 import click
 
 HERE = Path(__file__).parent
-NODES = ("red", "green", "blue")
+NODES: Sequence[str] = ("red", "green", "blue")
 VICTIM = "green"
-STEPS = ("fetch", "detect", "label")
+STEPS: Sequence[str] = ("fetch", "detect", "label")
 CLIENTS = 60
 SECONDS = 60.0
 SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
