@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import anyio
 import anyio.to_thread
 import pytest
+from cluster.engines.kit import PROVIDER
 from components import until
 from http_api import Api
 from planted import plant
@@ -22,19 +23,6 @@ pytestmark = pytest.mark.anyio
 NEIGHBOURS = 60
 LEASE_SECONDS = 1.0
 
-STORE = """
-from typing import Any
-import msgspec
-from nodekit import Provider
-from nodekit.testing.shared_store.remote import SharedServerStore
-
-class Config(msgspec.Struct, forbid_unknown_fields=True):
-    '''The address of an engine.'''
-
-    port: int
-
-provider = Provider(Config, lambda config, file: SharedServerStore("127.0.0.1", config.port))
-"""
 CONTAINERS = """
 import anyio, os, pathlib, signal
 
@@ -68,7 +56,7 @@ def server(tmp_path: Path) -> Iterator[SharedServer]:
 
 @pytest.fixture
 def env(tmp_path: Path) -> dict[str, str]:
-    plant(tmp_path, "kit-store", {"stores": "kit"}, STORE)
+    plant(tmp_path, "kit-store", {"stores": "kit"}, PROVIDER)
     (tmp_path / "containers.py").write_text(CONTAINERS)
     return {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
 
@@ -83,10 +71,10 @@ def start(tmp_path: Path, server: SharedServer, env: dict[str, str]) -> Start:
 
 def node_file(folder: Path, server: SharedServer, name: str, *containers: str) -> Path:
     tables = [f'[[runners.containers]]\nid = "{id}"\ncall = "containers.py:{id}"\n' for id in containers]
-    file = folder / f"{name}.toml"
+    file, (host, port) = folder / f"{name}.toml", server.address
     file.write_text(
         f'[node]\nname = "{name}"\ndrain_seconds = 10\n'
-        f'[node.each_client]\nconcurrency = 64\n[store]\nuse = "kit"\nport = {server.address[1]}\n'
+        f'[node.each_client]\nconcurrency = 64\n[store]\nuse = "kit"\nhost = "{host}"\nport = {port}\n'
         f'[[runners]]\nuse = "function"\n{"".join(tables)}\n[[transports]]\nuse = "asgi"\nbind = "127.0.0.1:0"\n'
     )
     return file
