@@ -170,7 +170,7 @@ class Watch:
     PAUSE_SECONDS = 0.05
 
     def __init__(self, nodes: Sequence[NodeProcess], lease_seconds: float) -> None:
-        self._nodes, self._late_seconds = nodes, lease_seconds / 3
+        self._nodes, self._late_seconds = nodes, lease_seconds / 4
         self.harms: list[Harm] = []
 
     async def run(self) -> None:
@@ -190,7 +190,7 @@ class Watch:
     async def _watch(self, node: NodeProcess) -> None:
         """Ask a node repeatedly if its event loop goes round."""
         while True:
-            began_at, harmed = time.time(), node.harmed
+            began_at, harmed = time.time(), -1 if node.busy.locked() else node.harmed
             try:
                 await node.ask("GET", "/health/live", seconds=60)
             except (OSError, TimeoutError, aiohttp.ClientError):
