@@ -22,7 +22,7 @@ NEWEST := tests/core $(filter-out $(ABOUT_ELSE),$(wildcard tests/cli/test_*.py))
 # Tests that choose at random, or how much they try.
 DRILLS := $(shell grep -rlE '^(import chance|from chance import)' tests --include=test_*.py)
 
-.PHONY: help demo demo-docker demo-cluster test newest packages drills siege soak fuzz mutants api lint types format lock clean
+.PHONY: help demo demo-docker demo-cluster test newest packages drills siege soak fuzz bench mutants api lint types format lock clean
 .DEFAULT_GOAL := help
 
 help: ## Show this.
@@ -59,6 +59,9 @@ siege: $(VENV)/.installed-test ## Attack a node in twenty-three ways on each ser
 soak: $(VENV)/.installed-test ## Work a node for half an hour as others do in a day, and judge what grows; ARGS="--minutes 2" is quicker.
 	@$(BIN)/python tests/soak $(ARGS)
 
+bench: $(VENV)/.installed-test .venv-bench/.installed ## Measure nodes, a peer and the limit of Python; ARGS="--short" takes minutes, "--only NAMES" chooses.
+	@$(BIN)/python benchmarks $(ARGS)
+
 mutants: $(VENV)/.installed-test ## Plant small faults in the core, to be noticed by the nearest tests; ARGS="slots job" chooses modules.
 	@$(BIN)/python tests/mutants $(ARGS)
 
@@ -84,7 +87,7 @@ lock: $(VENV)/.installed-test ## Lock the newest versions of all that tests, che
 		--custom-compile-command 'make lock' --output-file $(LOCK)
 
 clean: ## Remove the environments and everything generated.
-	rm -rf $(VENV) .venv-newest build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz
+	rm -rf $(VENV) .venv-newest .venv-bench build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz .bench
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp says that what it names is installed. What users install comes in the versions of the lock; what the tests and
@@ -107,6 +110,13 @@ $(VENV)/.installed-test: pyproject.toml $(CONTRIB:%=%/pyproject.toml) $(LOCK) $(
 	@$(PIP) --require-hashes --requirement $(LOCK)
 	@$(PIP) --no-deps --no-build-isolation --editable . $(CONTRIB:%=--editable %)
 	@touch $(VENV)/.installed $@
+
+# The peer of the benchmarks, with what it needs.
+.venv-bench/.installed: benchmarks/peer/requirements.txt
+	@echo "installing the peer of the benchmarks"
+	@$(PYTHON) -m venv .venv-bench
+	@.venv-bench/bin/python -m pip install -qq --disable-pip-version-check --requirement $<
+	@touch $@
 
 $(VENV)/.installed-newest: $(VENV)/.installed-test
 	@echo "installing the newest versions of what nodekit needs"

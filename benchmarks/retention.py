@@ -16,24 +16,15 @@ from contextlib import suppress
 from pathlib import Path
 
 import anyio
-from msgspec.structs import replace
+from filled import fill
 
 from nodekit import EmbeddedStore, JobRequest, JobTable, Node, NodeLimits
-from nodekit.model.ids import JobIds
-from nodekit.testing import make_function_runner, make_job, succeeded
+from nodekit.testing import make_function_runner
 from nodekit_memory import MemoryTable
 from nodekit_sqlite import SqliteTable
 
 KEPT = 1000
-BATCH = 5000
 REST_SECONDS = 10.0
-
-
-async def fill(table: JobTable, count: int) -> None:
-    done, ids = succeeded(make_job(data={"text": "x" * 1000})), JobIds()
-    for first in range(1, count + 1, BATCH):
-        numbers = range(first, min(first + BATCH, count + 1))
-        await table.add([replace(done, id=ids.next(), finish_number=number) for number in numbers])
 
 
 async def submitting(node: Node, per_second: float, milliseconds: list[float]) -> None:
@@ -79,7 +70,7 @@ async def main(arguments: argparse.Namespace) -> None:
         print(f"{'':24} submits   median      99%  longest    seconds")
         kept = table()
         async with kept:
-            await fill(kept, arguments.jobs)
+            await fill(kept, arguments.jobs, payload=1000)
         size = path.stat().st_size if path.exists() else 0
         opened = kept if arguments.store == "memory" else table()
         show("all jobs are kept", *await measured(opened, NodeLimits(), arguments.per_second))

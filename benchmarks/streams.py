@@ -1,37 +1,26 @@
 """Streams through a node: the time of a piece from the container to the client, and the bytes per second.
 
-    python benchmarks/streams.py [--server hypercorn] [--streams 200] [--megabytes 1024]
-
-The node is a `nodekit serve` process. Container and client share another process, so that both use one clock.
+Container and client share this process, so that both use one clock.
 """
 
-import argparse
 import asyncio
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
-NODE = """
-[store]
-use = "sqlite"
-path = "jobs.db"
-[[runners]]
-use = "remote"
-[[runners.containers]]
-id = "source"
-url = "http://127.0.0.1:{port}"
-[[transports]]
-use = "asgi"
-bind = "127.0.0.1:0"
-server = "{server}"
-"""
+from subjects import Kind, node_process
+
 MEGABYTE = 1 << 20
 PAUSE_SECONDS = 0.02
 PIECES = 5
+STREAMS = 20
+"""Streams of a round, of a few pieces each."""
+MEGABYTES_PER_SECOND = 200
+"""Size of the long stream of a round, for each second that it may take."""
 
 
 class Source:
@@ -57,10 +46,10 @@ class Source:
         writer.close()
 
 
-async def chunks(port: int, megabytes: int) -> "list[tuple[float, int]]":
+async def chunks(port: int, megabytes: int) -> list[tuple[float, int]]:
     """Return the arrival time and length of each chunk after the id."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=4 * MEGABYTE)
-    body = json.dumps({"containers": ["source"], "data": {"megabytes": megabytes}}).encode()
+    body = json.dumps({"containers": ["echo"], "data": {"megabytes": megabytes}}).encode()
     head = f"POST /api/jobs/stream HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
     writer.write(head.encode() + body)
     await reader.readuntil(b"\r\n\r\n")
@@ -72,45 +61,41 @@ async def chunks(port: int, megabytes: int) -> "list[tuple[float, int]]":
     return seen[1:]
 
 
-async def measure(port: int, source: Source, streams: int, megabytes: int) -> None:
-    delays: list[float] = []
+async def once(port: int, source: Source, megabytes: int) -> dict[str, float]:
+    """Return the figures of a round. Raise `ValueError` if bytes are missing."""
     firsts: list[float] = []
-    for _ in range(streams):
+    for _ in range(STREAMS):
         source.sent_at.clear()
         seen = await chunks(port, 0)
         arrived = [at for at, length in seen for _ in range(length)]  # several pieces may come in one chunk
         waited = [1000 * (at - sent) for at, sent in zip(arrived, source.sent_at, strict=True)]
         firsts.append(waited[0])
-        delays += waited
-    for name, values in (("first byte", firsts), ("any piece", delays)):
-        worst = statistics.quantiles(values, n=100)[98]
-        print(f"{name}: median {statistics.median(values):.2f} ms, 99th percentile {worst:.2f} ms")
-    begun = time.perf_counter()
+    began = time.perf_counter()
     size = sum(length for _, length in await chunks(port, megabytes))
-    seconds = time.perf_counter() - begun
-    print(f"{size >> 20} MiB in {seconds:.1f} s: {size / seconds / MEGABYTE:.0f} MiB/s")
+    took = time.perf_counter() - began
+    if size != megabytes * MEGABYTE:
+        raise ValueError(f"{size} bytes of {megabytes * MEGABYTE}")
+    return {"first byte ms": statistics.median(firsts), "MB/s": size / took / 1e6}
 
 
-async def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--server", default="hypercorn")
-    parser.add_argument("--streams", type=int, default=200)
-    parser.add_argument("--megabytes", type=int, default=1024)
-    given = parser.parse_args()
+async def streamed(kinds: Sequence[Kind], rounds: int, seconds: float) -> dict[str, list[dict[str, float]]]:
+    """Return the figures of each round, by subject."""
     source = Source()
     server = await asyncio.start_server(source.connected, "127.0.0.1", 0)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "node.toml")
-        file.write_text(NODE.format(port=server.sockets[0].getsockname()[1], server=given.server))
-        command = [sys.executable, "-m", "nodekit.cli", "serve", str(file), "--log-level", "warning"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as node:
-            assert node.stdout
-            try:
-                port = int(node.stdout.readline().rpartition(":")[2])
-                await measure(port, source, given.streams, given.megabytes)
-            finally:
-                node.terminate()
+    found: dict[str, list[dict[str, float]]] = {kind.name: [] for kind in kinds}
+    ports: dict[str, int] = {}
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        for kind in kinds:
+            folder = Path(name, kind.name)
+            folder.mkdir()
+            (folder / "node.toml").write_text(kind.node_file(server.sockets[0].getsockname()[1]))
+            node = node_process(folder)
+            stack.callback(node.end)
+            ports[kind.name] = int((await asyncio.to_thread(node.line, "listening on")).rpartition(":")[2])
+        for _ in range(rounds):
+            for kind in kinds:
+                megabytes = max(1, round(seconds * MEGABYTES_PER_SECOND))
+                figures = await once(ports[kind.name], source, megabytes)
+                found[kind.name].append(figures)
     server.close()
-
-
-asyncio.run(main())
+    return found

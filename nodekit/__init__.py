@@ -101,7 +101,7 @@ from nodekit.interfaces.store_abilities import (
     VerifyingStore,
     ViewedStore,
 )
-from nodekit.interfaces.transport import Transport
+from nodekit.interfaces.transport import CheckingTransport, Transport
 from nodekit.model.clock import Clock, SystemClock
 from nodekit.model.container import (
     ClientId,
@@ -117,6 +117,7 @@ from nodekit.model.container import (
     Retry,
     Step,
 )
+from nodekit.model.counting import counted
 from nodekit.model.events import Event, JobAccepted, JobFinished, RequestRefused, StepFinished, StepStarted, StoreCall
 from nodekit.model.identity import Connection, Identity, caller_group, default_group
 from nodekit.model.job import (
@@ -163,6 +164,7 @@ __all__ = [
     "Budget",
     "Change",
     "CheckedStore",
+    "CheckingTransport",
     "Claim",
     "ClaimLost",
     "ClaimRoom",
@@ -301,6 +303,7 @@ __all__ = [
     "check_key",
     "check_place",
     "check_writes",
+    "counted",
     "decode_payload",
     "default_group",
     "descriptor_share",

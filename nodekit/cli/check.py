@@ -13,6 +13,7 @@ from nodekit.config.compose import compose_file
 from nodekit.config.formats import FileTables, read_file
 from nodekit.errors import CompositionError, Problem
 from nodekit.foreign_text import printable
+from nodekit.model.counting import counted
 from nodekit.node.node import Node
 
 
@@ -60,4 +61,4 @@ def _print(file: str, node: Node, notices: Sequence[str], warnings: Sequence[Pro
     for warning in warnings:
         click.echo(f"{file}: warning: {warning}", err=True)
     containers = len(node.containers)
-    click.echo(f"{file}: ok ({containers} container{'s' * (containers != 1)})")
+    click.echo(f"{file}: ok ({counted(containers, 'container')})")

@@ -9,6 +9,7 @@ from nodekit.cli.store.node_store import run, store_of
 from nodekit.errors import NodekitError
 from nodekit.foreign_text import printable, printable_json
 from nodekit.interfaces.shared_store import is_shared
+from nodekit.model.counting import counted
 from nodekit.node.cluster_report import ClusterReport, NodeReport, cluster_report
 
 
@@ -38,11 +39,12 @@ def cluster(file: str, as_json: bool) -> None:
 
 def _lines(report: ClusterReport) -> Iterator[str]:
     live = [node for node in report.nodes if node.live]
-    yield f"{_count(len(live), 'live node')}, {len(report.nodes) - len(live)} gone"
+    yield f"{counted(len(live), 'live node')}, {len(report.nodes) - len(live)} gone"
     heads = ("NODE", "INCARNATION", "VERSION", "SEEN", "SKEW", "IN FLIGHT", "CONTAINERS", "PIPELINES")
     yield from _table([heads, *(_row(node) for node in report.nodes)])
     yield ""
-    yield f"{_count(report.pending, 'unfinished job')}, {_count(report.takeovers, 'takeover')}, {report.poison} poison"
+    unfinished, takeovers = counted(report.pending, "unfinished job"), counted(report.takeovers, "takeover")
+    yield f"{unfinished}, {takeovers}, {report.poison} poison"
     if report.queues:
         rows = [(id, str(state.jobs), _age(state.oldest_seconds)) for id, state in report.queues.items()]
         yield from _table([("CONTAINER", "QUEUED", "OLDEST"), *rows])
@@ -80,7 +82,3 @@ def _age(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds:.0f} s"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -6,6 +6,7 @@ from typing import NoReturn
 import click
 
 from nodekit.errors import CompositionError
+from nodekit.model.counting import counted
 
 FAILED = 1
 """The node failed to start, or while it ran."""
@@ -22,5 +23,5 @@ def bad_node_file(path: str, error: CompositionError) -> NoReturn:
     for problem in error.problems[:MOST_SHOWN]:
         click.echo(str(problem) if problem.where == path else f"{path}: {problem}", err=True)
     if (more := len(error.problems) - MOST_SHOWN) > 0:
-        click.echo(f"{path}: {more} more problems are not shown; correct these first", err=True)
+        click.echo(f"{path}: {counted(more, 'more problem', 'is', 'are')} not shown; correct these first", err=True)
     sys.exit(BAD_NODE_FILE)

@@ -6,6 +6,7 @@ from typing import Self
 
 import anyio
 
+from nodekit.concurrency.event import Event
 from nodekit.errors import Unavailable
 
 COPIES = 3
@@ -116,7 +117,7 @@ class _Wait:
 
     def __init__(self, reservation: "Reservation", size: int) -> None:
         self.reservation, self.size = reservation, size
-        self.granted = anyio.Event()
+        self.granted = Event()
 
 
 class Reservation:

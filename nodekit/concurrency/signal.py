@@ -1,6 +1,6 @@
 """A signal that wakes its waiters repeatedly. It costs nothing while there are none."""
 
-import anyio
+from nodekit.concurrency.event import Event
 
 
 class Signal:
@@ -9,11 +9,11 @@ class Signal:
     __slots__ = ("_event",)
 
     def __init__(self) -> None:
-        self._event: anyio.Event | None = None
+        self._event: Event | None = None
 
     async def wait(self) -> None:
         if self._event is None:
-            self._event = anyio.Event()
+            self._event = Event()
         await self._event.wait()
 
     def set(self) -> None:

@@ -5,12 +5,14 @@ to spare. Afterwards its timers are over before it has read what arrived meanwhi
 blame a container for a time in which nobody could have heard it.
 """
 
-import sys
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 import anyio
+
+from nodekit.concurrency.loop import running_loop
+from nodekit.concurrency.scopes import cancel_scope
 
 if TYPE_CHECKING:
     import asyncio
@@ -33,7 +35,7 @@ def time_limit(seconds: float) -> AbstractContextManager[anyio.CancelScope]:
     Time is lost while the process is stopped or its event loop does not come round. A leap of a test's `VirtualClock`
     counts. On trio, all time counts.
     """
-    if (loop := _running_loop()) is None:
+    if (loop := running_loop()) is None:
         return anyio.move_on_after(seconds)
     limits: TimeLimits | None = getattr(loop, LIMITS, None)
     if limits is None:
@@ -54,7 +56,7 @@ class TimeLimits:
 
     def limit(self, seconds: float) -> AbstractContextManager[anyio.CancelScope]:
         """Do as `time_limit` does."""
-        loop = self._loop or _running_loop()
+        loop = self._loop or running_loop()
         if loop is None:
             return anyio.move_on_after(seconds)
         self._loop = loop
@@ -114,7 +116,7 @@ class _Limit:
     def __init__(self, limits: TimeLimits, seconds: float) -> None:
         self._limits = limits
         self._seconds = seconds
-        self.scope = anyio.CancelScope()
+        self.scope = cancel_scope()
         self.until = 0.0
         """Time of the process at which it is over."""
 
@@ -128,17 +130,6 @@ class _Limit:
     ) -> bool | None:
         self._limits.end(self)
         return self.scope.__exit__(kind, error, trace)
-
-
-def _running_loop() -> "asyncio.AbstractEventLoop | None":
-    """Return the running loop of asyncio. Importing nodekit does not import asyncio, which only some programs use."""
-    if (module := sys.modules.get("asyncio")) is None:
-        return None
-    try:
-        loop: asyncio.AbstractEventLoop = module.get_running_loop()
-    except RuntimeError:
-        return None
-    return loop
 
 
 def _leapt(loop: "asyncio.AbstractEventLoop") -> float:

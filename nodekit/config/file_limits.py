@@ -59,10 +59,18 @@ def _is_wide(data: bytes) -> bool:
     return data.startswith(_UTF_16) or zero[0] != zero[1]
 
 
+_CURES = {
+    errno.ENOENT: "correct its name; `nodekit config schema` and the README show how to write one",
+    errno.EACCES: "give this user the right to read it, and to enter its folders",
+    errno.EIO: "look at the disk (df, dmesg)",
+}
+
+
 def unreadable(path: Path, error: Exception) -> CompositionError:
     """Return the problem of a file that `read_bytes` or `check_regular` does not read."""
     if isinstance(error, OSError):
-        return CompositionError(Problem(str(path), f"cannot be read: {error.strerror or error}"))
+        cure = _CURES.get(error.errno or 0, "name another file")
+        return CompositionError(Problem(str(path), f"cannot be read: {error.strerror or error}; {cure}"))
     return CompositionError(Problem(repr(str(path)), f"cannot be read: {error}"))  # its name has a NUL
 
 

@@ -5,6 +5,7 @@ without the dot; its object is a `Format`.
 """
 
 import os
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,11 +18,14 @@ from nodekit.config.distributions import read_once
 from nodekit.config.failures import CURE, keep
 from nodekit.config.file_limits import check_keys, check_regular, read_text, too_deep, unreadable, value_problems
 from nodekit.config.providers import load_only, provided
-from nodekit.config.variables import Values, escaped
+from nodekit.config.shapes import is_list, is_table
+from nodekit.config.variables import Values, escaped, names_in
 from nodekit.errors import CompositionError, NodekitError, Problem
 from nodekit.hooks.container_rules import nearest
 
 BUILT_IN = "toml"
+LONGEST_PLACE = 1000
+"""Length of a key path up to which problems name the variables of its value."""
 
 _NO_ORIGINS: Mapping[str, str] = MappingProxyType({})
 
@@ -101,8 +105,33 @@ class FileTables(NodeTables, frozen=True):
         for number, problem in enumerate(error.problems):
             origin = self._origin(problem.where)
             key = origin if origin != problem.where else f"{number}: {origin}"
-            found.setdefault(key, Problem(origin, self.hide(problem.text)))
+            text = self.hide(problem.text)
+            fault, semicolon, cure = text.partition("; ")
+            found.setdefault(key, Problem(origin, f"{fault}{self._variables(origin, text)}{semicolon}{cure}"))
         return CompositionError(found.values())
+
+    def _variables(self, where: str, text: str) -> str:
+        """Return from which variables the value at a key path comes, unless the text of its problem names them."""
+        value = value_at(self.written, where) if len(where) <= LONGEST_PLACE else None
+        names = names_in(value) if isinstance(value, str) else []
+        if not names or any(f"${{{name}" in text or f"variable {name} " in text for name in names):
+            return ""
+        return f" (from {' and '.join(f'${{{name}}}' for name in names)})"
+
+
+def value_at(value: Any, where: str) -> Any:
+    """Return the value at a key path below a value, or None if there is none."""
+    if not where:
+        return value
+    if is_list(value):
+        number, _, rest = where.removeprefix("[").partition("]")
+        known = where.startswith("[") and number.isdecimal() and int(number) < len(value)
+        return value_at(value[int(number)], rest.removeprefix(".")) if known else None
+    if is_table(value):
+        for found in re.finditer(r"[.\[]|$", where):  # a key may have a dot in it
+            if (key := where[: found.start()]) in value:
+                return value_at(value[key], where[found.start() :].removeprefix("."))
+    return None
 
 
 def read_tables(path: Path | str) -> FileTables:

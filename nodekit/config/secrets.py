@@ -40,7 +40,7 @@ class Secret:
                 return cls(reference.reveal())
             case {"env": str(name), **rest} if not rest:
                 if (text := os.environ.get(name)) is None:
-                    raise NodekitError(f"environment variable {name} is not set")
+                    raise NodekitError(f"environment variable {name} is not set; set it to the secret")
                 return cls(text)
             case {"file": str(path), **rest} if not rest:
                 return cls(_read(_place(path, folder)))
@@ -60,15 +60,19 @@ def _read(path: Path) -> str:
     try:
         data = read_bytes(path, MAX_SECRET_BYTES)
     except OSError as error:
-        raise NodekitError(f"cannot read the secret: {path}: {error.strerror or error}") from error
+        raise NodekitError(
+            f"cannot read the secret: {path}: {error.strerror or error}; correct the path, or who may read the file"
+        ) from error
     except ValueError as error:  # the path has a NUL
         raise NodekitError(f"cannot read the secret: {error}") from error
     if len(data) > MAX_SECRET_BYTES:
-        raise NodekitError(f"cannot read the secret: {path} is larger than {MAX_SECRET_BYTES} bytes")
+        raise NodekitError(
+            f"cannot read the secret: {path} is larger than {MAX_SECRET_BYTES} bytes; is it the right file?"
+        )
     try:
         return data.decode().strip()
     except UnicodeDecodeError as error:
-        raise NodekitError(f"cannot read the secret: {path} is not UTF-8") from error
+        raise NodekitError(f"cannot read the secret: {path} is not UTF-8; write it anew as text") from error
 
 
 if TYPE_CHECKING:

@@ -127,6 +127,17 @@ def has_reference(text: str) -> bool:
     return "${" in text.replace("$${", "")
 
 
+def names_in(text: str) -> list[str]:
+    """Return the names of the variables that a text of a node file refers to, each once."""
+    return list(dict.fromkeys(found[1] for found in _REFERENCE.finditer(text) if found[1]))
+
+
+def empty_in(text: str) -> list[str]:
+    """Return the names of the variables without a default that a text refers to, and that are set and empty."""
+    found = (one[1] for one in _REFERENCE.finditer(text) if one[1] and one[2] is None)
+    return [name for name in dict.fromkeys(found) if os.environ.get(name) == ""]
+
+
 def escaped(value: Any) -> Any:
     """Return a value of another source as a node file says it: ``$${`` in place of ``${``."""
     if isinstance(value, str):

@@ -99,7 +99,7 @@ class EmbeddedStore:
 
     async def _add(self, jobs: Sequence[Job]) -> list[Job]:
         try:
-            kept = await self.table.add([await whole_retry(self.table, job) for job in jobs])
+            kept = await self.table.add([await whole_retry(self.table, job) if job.retry_of else job for job in jobs])
         finally:
             self._counts.jobs(jobs, -1)
         for asked, job in zip(jobs, kept, strict=True):

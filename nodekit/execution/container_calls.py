@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
-from functools import partial
+from functools import lru_cache, partial
 from typing import TypeAlias, cast
 
 import anyio
@@ -70,9 +70,9 @@ class Calls:
         if (name := self._naming.get(id)) is None:
             return ""
         try:
-            return _storable(name(id))
+            return _storable_name(name(id))
         except Exception:
-            logger.exception("the runner of container %s cannot name its instance", id)
+            logger.exception("the runner of container %r cannot name its instance", id)
             return ""
 
     def runs(self, id: ContainerId) -> bool:
@@ -84,14 +84,14 @@ class Calls:
     ) -> Called:
         """Run a step of a job once, for as long as the job has time.
 
-        `instance` is the one that a failure names. With `send`, the output is passed on piece by piece as it
-        arrives.
+        `instance` is the one that a failure names, as the method of this name returned it. With `send`, the output is
+        passed on piece by piece as it arrives.
         """
         started_at = self._now()
         try:
             output = await self._run(step, job, seconds_left, send)
-            answered = _storable(output.instance)
-            if answered != output.instance:
+            answered = output.instance
+            if answered != instance and (answered := _storable(answered)) != output.instance:
                 output = replace(output, instance=answered)
             return Called(output, Attempt(started_at=started_at, finished_at=self._now(), instance=answered))
         except ContainerFailed as failure:
@@ -101,14 +101,14 @@ class Calls:
             if anyio.current_effective_deadline() == -math.inf:
                 raise
             logger.exception(
-                "job %s: the runner's call of container %s was cancelled, and not by the node",
+                "job %s: the runner's call of container %r was cancelled, and not by the node",
                 step.job_id,
                 step.container,
             )
             cancelled = ContainerFailed("internal", "the runner's own work was cancelled")
             return self._failure(step, started_at, instance, cancelled)
         except Exception:
-            logger.exception("job %s: the runner of container %s failed", step.job_id, step.container)
+            logger.exception("job %s: the runner of container %r failed", step.job_id, step.container)
             return self._failure(step, started_at, instance, ContainerFailed("internal", "internal error of the node"))
 
     def _failure(self, step: Step, started_at: float, instance: str, failure: ContainerFailed) -> Called:
@@ -181,8 +181,11 @@ def _log_failure(step: Step, failure: ContainerFailed) -> None:
     """Log why an attempt failed. Steps are counted from 1, as in the history that clients and commands show."""
     kind = failure.kind if failure.status is None else f"{failure.kind} {failure.status}"
     text = failure.text if len(failure.text) <= LONGEST_LOGGED else f"{failure.text[:LONGEST_LOGGED]}…"
-    told = "job %s: step %d, attempt %d, failed in container %s: %s: %s"
-    logger.info(told, step.job_id, step.index + 1, step.attempt, step.container, kind, text.replace("\n", " "))
+    told = "job %s: step %d, attempt %d, failed in container %r: %s: %s"
+    logger.info(
+        *(told, step.job_id, step.index + 1, step.attempt, step.container, kind, text.replace("\n", " ")),
+        extra={"kind": failure.kind} | ({} if failure.status is None else {"status": failure.status}),
+    )
 
 
 def _storable(text: str) -> str:
@@ -192,3 +195,7 @@ def _storable(text: str) -> str:
     """
     shown = printable_lines(text[: LONGEST_TEXT + 1])
     return shown if len(shown) <= LONGEST_TEXT else f"{shown[:LONGEST_TEXT]}…"
+
+
+_storable_name = lru_cache(256)(_storable)
+"""The same for names of instances, which are few."""

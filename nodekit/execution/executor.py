@@ -5,7 +5,6 @@ Execution is at least once, completion exactly once: a step whose result was sto
 
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterator, KeysView, Sequence, Set
-from contextlib import contextmanager
 from typing import TypeVar, cast
 
 import anyio
@@ -13,7 +12,9 @@ from anyio.abc import TaskGroup, TaskStatus
 from msgspec.structs import replace
 
 from nodekit.concurrency.budget import COPIES, Budget, Reservation, current
+from nodekit.concurrency.scopes import cancel_scope
 from nodekit.concurrency.signal import Signal
+from nodekit.concurrency.tasks import Tasks
 from nodekit.errors import Unavailable
 from nodekit.execution.container_calls import Around, Calls
 from nodekit.execution.descriptors import descriptor_share
@@ -30,6 +31,7 @@ from nodekit.interfaces.runner import ContainerRunner
 from nodekit.interfaces.store import Claim, JobStore
 from nodekit.interfaces.store_abilities import EndingStore
 from nodekit.model.container import ContainerId, GroupId, JobId
+from nodekit.model.counting import counted
 from nodekit.model.events import Event, JobAccepted, JobFinished
 from nodekit.model.job import Job
 from nodekit.model.limits import NodeLimits, SlotShares
@@ -106,7 +108,7 @@ class Executor:
         self._mind_descriptors()
         self._look_at_runners()
         async with anyio.create_task_group() as tasks:
-            self._tasks = tasks
+            self._tasks, runs = tasks, Tasks(tasks)
             for name, runner in named("runners", self._runners):
                 tasks.start_soon(self._watch, name, runner)
             tasks.start_soon(self._look_again)
@@ -116,11 +118,11 @@ class Executor:
             task_status.started()
             while not self._draining:
                 with self._budget.reservation() as memory:
-                    self._begin(tasks, await self._claim(memory))
+                    self._begin(runs, await self._claim(memory))
             await self.drained()
             tasks.cancel_scope.cancel()
 
-    def _begin(self, tasks: TaskGroup, claims: Sequence[Claim]) -> None:
+    def _begin(self, tasks: Tasks, claims: Sequence[Claim]) -> None:
         """Begin the runs of claimed jobs. Nothing here refers to them afterwards: they may be large."""
         for claim in claims:
             self.running += 1
@@ -130,7 +132,7 @@ class Executor:
             held = claim.job.due if self._slots.take(claim.job.due) else None
             run = Run(claim, self._monotonic, self._memory(claim), held)
             self._held.take(run.group)
-            tasks.start_soon(self._run, run)
+            tasks.start(self._run, run)
 
     def drain(self) -> None:
         """Claim no more jobs; `run` ends with the last running job."""
@@ -220,7 +222,10 @@ class Executor:
             if len(outside) == len(self.containers):
                 self._held.shares = SlotShares(self._limits, share)
             if share < self._slots.free:
-                logger.warning("at most %d steps run at once, for lack of descriptors; allow more by ulimit -n", share)
+                logger.warning(
+                    "only %s at once, for lack of descriptors; allow more by ulimit -n",
+                    counted(share, "step", "runs", "run"),
+                )
 
     async def _watch(self, name: str, runner: ContainerRunner) -> None:
         async def look_after_change() -> None:
@@ -258,7 +263,7 @@ class Executor:
         if not containers or limit < 1:
             await self._changed.wait()
             return ()
-        with anyio.CancelScope() as scope:
+        with cancel_scope() as scope:
             suspects, room = self.suspects.welcome, self._held.room(limit, self._claim_bytes // COPIES)
             heavy = self._heavy()
             room = replace(room, groups={**room.groups, **dict.fromkeys(heavy, 0)}) if heavy else room
@@ -290,7 +295,8 @@ class Executor:
         self._changed.set()
         if self._claiming is not None:
             scope, containers, suspects, full = self._claiming
-            changed = containers != self._slots.open or suspects != self.suspects.welcome
+            open = self._slots.open
+            changed = (containers is not open and containers != open) or suspects != self.suspects.welcome
             if self._draining or granted or changed or not self._held.full | self._heavy() >= full:
                 scope.cancel()
 
@@ -325,9 +331,13 @@ class Executor:
         A failure is listed in `problems` until the same call succeeds, or waits for as long as the pause before it. A
         call that waits for jobs may have nothing to return for days.
         """
+        waits = self._forgiving(name) if name in self.problems else None
         try:
-            with self._forgiving(name):
+            try:
                 answer = await call()
+            finally:
+                if waits is not None:
+                    waits.cancel()
         except BaseException as error:
             if not is_fault(error):
                 raise
@@ -339,16 +349,12 @@ class Executor:
         self.problems.pop(name, None)
         return answer
 
-    @contextmanager
-    def _forgiving(self, name: str) -> Iterator[None]:
-        """Drop a problem while the call that had it waits."""
+    def _forgiving(self, name: str) -> anyio.CancelScope:
+        """Drop a problem while the call that had it waits. Cancel the returned scope when the call has ended."""
         waits = anyio.CancelScope()
-        if name in self.problems and self._tasks is not None:
+        if self._tasks is not None:
             self._tasks.start_soon(self._forgive, name, waits)
-        try:
-            yield
-        finally:
-            waits.cancel()
+        return waits
 
     async def _forgive(self, name: str, waits: anyio.CancelScope) -> None:
         with waits:

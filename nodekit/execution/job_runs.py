@@ -20,6 +20,7 @@ from nodekit.execution.transitions import Progress, job_timeout_text, poison_tex
 from nodekit.interfaces.component_calls import is_fault, said
 from nodekit.interfaces.store import Claim, JobStore
 from nodekit.model.container import ContainerError, ContainerId, JobId, Step
+from nodekit.model.counting import counted
 from nodekit.model.events import Event, JobFinished, StepFinished, StepStarted
 from nodekit.model.job import Held, Job
 from nodekit.model.queries import JobFields
@@ -172,6 +173,11 @@ class Runs(Generic[RunT]):
 
     async def _steps(self, run: RunT) -> None:
         await anyio.lowlevel.checkpoint_if_cancelled()  # the job may have ended since it was claimed
+        if run.claim.takeovers:
+            text = "job %s: taken over; nodes that ran it lost it %s in a row"
+            logger.warning(
+                text, run.job.id, counted(run.claim.takeovers, "time"), extra={"takeovers": run.claim.takeovers}
+            )
         if run.claim.takeovers >= self._suspects.max_takeovers:
             await self._keep(run, self._progress.failed(run.job, poison_text(run.claim.takeovers), "poison"))
             self._suspects.poison += 1
@@ -211,7 +217,7 @@ class Runs(Generic[RunT]):
         delay = 0.0
         if run.redecided and run.job.due not in self._calls.containers:
             delay = LONGEST_PAUSE_SECONDS
-            text = "job %s: its pipeline chose %s here and another container elsewhere; it waits for %g s"
+            text = "job %s: its pipeline chose container %r here and another container elsewhere; it waits for %g s"
             logger.warning(text, run.job.id, run.job.due, delay)
         await self._persist(run, lambda: self._store.release(run.claim, run.job, delay_seconds=delay))
         return False
@@ -287,7 +293,7 @@ class Runs(Generic[RunT]):
     async def _try_later(self, run: RunT, called: Called, delay: float) -> bool:
         """Release the job, so that it holds no slot while it waits. Return False if this run must stop."""
         run.job, run.delay_seconds = run.job.with_failure(called.result.container, called.attempt), delay
-        logger.info("job %s: %s is tried again in %.1f s", run.job.id, called.result.container, delay)
+        logger.info("job %s: container %r is tried again in %.1f s", run.job.id, called.result.container, delay)
         await self._persist(run, lambda: self._store.release(run.claim, run.job, delay_seconds=delay))
         return False
 

@@ -9,6 +9,7 @@ from nodekit.errors import FailureKind, Refusal
 from nodekit.interfaces.pipeline import Pipeline
 from nodekit.model.clock import NodeClock
 from nodekit.model.container import Container, ContainerError, ContainerId, Step
+from nodekit.model.counting import counted
 from nodekit.model.job import Job, JobRequest, JobStatus, Outcome
 from nodekit.model.limits import NodeLimits, finite
 
@@ -88,7 +89,7 @@ class Progress:
             logger.exception("job %s: pipeline %r failed", job.id, job.request.pipeline)
             return self.failed(job, "internal error of the pipeline"), None
         if job.ended_steps >= self._max_steps:
-            text = f"its pipeline did not end within {self._max_steps} steps, the `max_steps` of this node"
+            text = f"its pipeline did not end within {counted(self._max_steps, 'step')}, the `max_steps` of this node"
             return self.failed(job, text), None
         return self._due(job, step.container), step
 
@@ -123,4 +124,5 @@ def job_timeout_text(job: Job) -> str:
 
 def poison_text(takeovers: int) -> str:
     """Return the error text for a job that may end the nodes that run it."""
-    return f"poison: nodes that ran it lost it {takeovers} times in a row, as when they die; it is not run again"
+    times = counted(takeovers, "time")
+    return f"poison: nodes that ran it lost it {times} in a row, as when they die; it is not run again"

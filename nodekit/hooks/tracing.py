@@ -32,4 +32,6 @@ def _logged(hook: str, plugin: str, monotonic: Callable[[], float]) -> Iterator[
         outcome = f"raised {type(error).__name__}"
         raise
     finally:
-        logger.info("%s of %s: %s in %.3f ms", hook, plugin, outcome, (monotonic() - started) * 1000)
+        milliseconds = (monotonic() - started) * 1000
+        fields = {"hook": hook, "plugin": plugin, "outcome": outcome, "milliseconds": milliseconds}
+        logger.info("%s of %s: %s in %.3f ms", hook, plugin, outcome, milliseconds, extra=fields)

@@ -19,3 +19,14 @@ class Transport(Protocol):
         on. The node cancels this call once it is drained: requests in progress may finish, new ones are not taken.
         """
         ...
+
+
+class CheckingTransport(Transport, Protocol):
+    """A transport that knows before it serves whether its address is free."""
+
+    def check_address(self) -> None:
+        """Raise a `NodekitError` that names the address, and a cure, if it cannot be listened on.
+
+        Called before the node opens its store and starts its containers, which may take minutes. Nothing stays open.
+        """
+        ...

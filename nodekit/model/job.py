@@ -31,13 +31,13 @@ class JobStatus(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
 
-    @property
-    def finished(self) -> bool:
-        """True if the job will not change any more."""
-        return self not in UNFINISHED
+    finished: bool
+    """True if the job will not change any more."""
 
 
 UNFINISHED = frozenset({JobStatus.ACCEPTED, JobStatus.RUNNING})
+for _status in JobStatus:
+    _status.finished = _status not in UNFINISHED
 FINISHED = frozenset(JobStatus) - UNFINISHED
 UNSUCCESSFUL = frozenset({JobStatus.FAILED, JobStatus.CANCELLED})
 """Statuses that clients see as `failed`, and may retry."""
@@ -79,7 +79,8 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def in_group(self) -> GroupId:
         """Group whose limits and turns the job counts in: `group`, or the default one of the client."""
-        return self.group or default_group(self.client)
+        client = self.client
+        return self.group or (default_group(client) if ":" in client else client)
 
     @classmethod
     def of(
@@ -207,7 +208,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def group(self) -> GroupId:
         """Group whose limits and turns the job counts in."""
-        return self.request.group or default_group(self.request.client)
+        return self.request.in_group
 
     @property
     def result(self) -> ContainerResult | None:
@@ -249,7 +250,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def payload_bytes(self) -> int:
         """Number of bytes of its payloads: the data, the outputs of its steps, and an output from elsewhere."""
-        return len(memoryview(self.request.data)) + sum(map(result_bytes, self.results)) + outcome_bytes(self.outcome)
+        size = len(memoryview(self.request.data)) + outcome_bytes(self.outcome)
+        for step in self.steps:
+            size += result_bytes(step.result)
+        return size
 
     @property
     def _open(self) -> StepRecord | None:

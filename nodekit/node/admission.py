@@ -2,10 +2,10 @@
 
 import logging
 import math
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
-from typing import TypeAlias, get_args
+from types import TracebackType
+from typing import Self, TypeAlias, get_args
 
 from msgspec.structs import replace
 
@@ -15,6 +15,7 @@ from nodekit.execution.transitions import Progress
 from nodekit.interfaces.store import JobStore, Pending
 from nodekit.model.clock import NodeClock
 from nodekit.model.container import ClientId, GroupId, Location
+from nodekit.model.counting import counted
 from nodekit.model.events import JobAccepted, JobFinished, RequestRefused
 from nodekit.model.identity import OWN_GROUP
 from nodekit.model.ids import JobIds
@@ -216,8 +217,7 @@ class Admission:
     async def _room_on_disk(self, requests: Sequence[JobRequest], *, again: bool) -> StoredRoom:
         return await self.disk.room([(request, self._limits_of(request)) for request in requests], again=again)
 
-    @contextmanager
-    def _reserved(self, pending: Pending, requests: Sequence[JobRequest], disk: StoredRoom) -> Iterator["_Room"]:
+    def _reserved(self, pending: Pending, requests: Sequence[JobRequest], disk: StoredRoom) -> "_Room":
         """Reserve room for as many requests as possible until the store counts them, so that no other call fills it."""
         wanted: dict[GroupId, int] = {}
         most: dict[GroupId, int] = {}
@@ -233,11 +233,7 @@ class Admission:
         total = min(sum(groups.values()), left)
         self._count_arriving(total, groups, +1)
         held = dict(groups)
-        room = _Room(left, groups, disk, leave=lambda: self._count_arriving(total, held, -1))
-        try:
-            yield room
-        finally:
-            room.hand_on()()
+        return _Room(left, groups, disk, leave=lambda: self._count_arriving(total, held, -1))
 
     def _count_arriving(self, total: int, groups: Mapping[GroupId, int], sign: int) -> None:
         self._arriving += sign * total
@@ -265,11 +261,13 @@ class Admission:
             retry_after = math.ceil(min(max(self._limits.drain_seconds, 1), LONGEST_RETRY_SECONDS))
             return Unavailable("the node is draining or has not started", retry_after_seconds=retry_after)
         if not room.total:
-            return Unavailable(f"the node holds {self._limits.max_pending} unfinished jobs", retry_after_seconds=1)
+            return Unavailable(
+                f"the node holds {counted(self._limits.max_pending, 'unfinished job')}", retry_after_seconds=1
+            )
         if self.disk.full():
             return Unavailable("the disk of the node is almost full", retry_after_seconds=FULL_RETRY_SECONDS)
         if not room.groups[request.in_group]:
-            text = f"you have {self._most_of(request)} unfinished jobs; wait until some are finished"
+            text = f"you have {counted(self._most_of(request), 'unfinished job')}; wait until some are finished"
             return TooManyJobs(text, retry_after_seconds=1)
         return room.disk.objection(request)
 
@@ -313,7 +311,7 @@ class Admission:
         return kept
 
     def _not_kept(self, number: int, error: StoreFailed) -> Unavailable:
-        logger.error("%d jobs not accepted: %s", number, error)
+        logger.error("%s not accepted: %s", counted(number, "job"), error)
         self.trouble.happened(f"the store cannot keep jobs: {error}")
         return Unavailable("the store cannot keep jobs right now", retry_after_seconds=5)
 
@@ -327,7 +325,10 @@ class Admission:
 
 
 class _Room:
-    """The number of further jobs there is room for: on the node, and for each group that asks."""
+    """The number of further jobs there is room for: on the node, and for each group that asks.
+
+    It is reserved until the context is left, unless it is handed on.
+    """
 
     __slots__ = ("_leave", "disk", "groups", "total")
 
@@ -337,15 +338,27 @@ class _Room:
         self.disk = disk
         self._leave = leave
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave()
+
     def hand_on(self) -> Callable[[], None]:
         """Return what releases the reservation, and forget it: from now on, whoever stores the jobs has to call it."""
-        leave, self._leave = self._leave, lambda: None
+        leave, self._leave = self._leave, _nothing
         return leave
 
     def take(self, request: JobRequest) -> None:
         self.total -= 1
         self.disk.take(request)
         self.groups[request.in_group] -= 1
+
+
+def _nothing() -> None:
+    """Release nothing: somebody else does."""
 
 
 def _groups(requests: Sequence[JobRequest]) -> Collection[GroupId]:

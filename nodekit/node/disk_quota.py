@@ -6,6 +6,7 @@ from typing import Any
 from nodekit.errors import TooMuchStored, Unavailable
 from nodekit.interfaces.store import JobStore
 from nodekit.model.container import GroupId
+from nodekit.model.counting import counted
 from nodekit.model.job import JobRequest
 from nodekit.model.limits import ClientLimits
 
@@ -58,7 +59,8 @@ class StoredRoom:
         stored = self._stored.get(request.in_group, 0) + self._arriving.get(request.in_group, 0)
         if stored < most and stored + self._bytes(request) <= most:
             return None
-        text = f"{stored} bytes are stored for you, of at most {most}; wait until jobs of yours are deleted"
+        there = counted(stored, "byte", "is", "are")
+        text = f"{there} stored for you, of at most {most}; wait until jobs of yours are deleted"
         return TooMuchStored(text, retry_after_seconds=STORED_RETRY_SECONDS)
 
     def take(self, request: JobRequest) -> None:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import anyio
 
@@ -12,6 +12,8 @@ from nodekit.execution.executor import Executor
 from nodekit.interfaces.component_calls import asked
 from nodekit.interfaces.runner import ContainerRunner
 from nodekit.interfaces.store import JobStore
+from nodekit.interfaces.transport import CheckingTransport, Transport
+from nodekit.model.counting import counted
 from nodekit.model.ids import JobIds
 from nodekit.model.queries import JobQuery
 from nodekit.node.admission import Admission
@@ -27,15 +29,22 @@ FAIR_SECONDS = 15.0
 """Time that further runners have to fail, too, after one has failed to start, so that one failure names all."""
 
 
+def check_addresses(transports: Sequence[Transport]) -> None:
+    """Raise `NodekitError` if a transport says that its address cannot be listened on: no container starts in vain."""
+    for transport in transports:
+        if hasattr(transport, "check_address"):
+            cast(CheckingTransport, transport).check_address()
+
+
 async def open_components(
     stack: AsyncExitStack, store: JobStore, cluster: Cluster, ids: JobIds, runners: Sequence[ContainerRunner]
 ) -> None:
     """Enter the store and the runners; the stack leaves them."""
     await stack.enter_async_context(store)
     await cluster.begin()
-    stack.push_async_callback(log_unfinished, store, "stopped: %d jobs are unfinished")
+    stack.push_async_callback(log_unfinished, store, "stopped with %s, to go on at the next start")
     await look_at_ids(store, ids)
-    await log_unfinished(store, "the store has %d unfinished jobs, which continue")
+    await log_unfinished(store, "the store has %s to go on with")
     for number, runner in enumerate(runners):
         try:
             await stack.enter_async_context(runner)
@@ -103,7 +112,8 @@ class Drain:
             self._waiters.end()
 
     async def _drain(self) -> None:
-        logger.info("draining: %d jobs are running; at most %g s", self._executor.running, self._seconds)
+        running = counted(self._executor.running, "job", "is", "are")
+        logger.info("draining: %s running; at most %g s", running, self._seconds)
         self._cluster.close()
         self._executor.drain()
         with anyio.move_on_after(self._seconds) as limit:
@@ -167,10 +177,10 @@ async def look_at_ids(store: JobStore, ids: JobIds) -> None:
 
 
 async def log_unfinished(store: JobStore, text: str) -> None:
-    """Log the number of unfinished jobs, if there are any."""
+    """Log the number of unfinished jobs, if there are any, in a text with ``%s`` for it."""
     with anyio.move_on_after(COUNT_SECONDS, shield=True):
         try:
             if unfinished := (await asked(store.pending)).total:
-                logger.info(text, unfinished)
+                logger.info(text, counted(unfinished, "unfinished job"))
         except StoreFailed as error:
             logger.debug("the unfinished jobs cannot be counted: %s", error)

@@ -27,6 +27,7 @@ from nodekit.interfaces.store import Change, JobStore, Pending, Settlement
 from nodekit.interfaces.transport import Transport
 from nodekit.model.clock import Clock, NodeClock, SystemClock
 from nodekit.model.container import ClientId, Container, ContainerId, GroupId, JobId, Location
+from nodekit.model.counting import counted
 from nodekit.model.events import JobFinished
 from nodekit.model.identity import Connection, Identity, works_for
 from nodekit.model.job import Held, Job, JobRequest, JobStatus, Outcome, RetryFrom, StepRecord
@@ -37,7 +38,7 @@ from nodekit.node.cluster_page import cluster_page
 from nodekit.node.diagnosis import diagnosis
 from nodekit.node.following import all_finished, following
 from nodekit.node.health import Health
-from nodekit.node.lifespan import open_components, working
+from nodekit.node.lifespan import check_addresses, open_components, working
 from nodekit.node.paging import check_next, check_page
 from nodekit.node.plugin_storage import storage_of
 from nodekit.node.resources import AT_ONCE, describe
@@ -110,6 +111,7 @@ class Node:
     async def __aenter__(self) -> Self:
         if self._stack is not None:
             raise NodekitError("a node runs once; compose a new one")
+        check_addresses(self._transports)
         async with AsyncExitStack() as stack:
             await open_components(stack, self._store, self._cluster, self._ids, self._runners)
             for lifespan in self._hooks.lifespans():
@@ -387,5 +389,6 @@ class Node:
         """Check that store and executor work and that a container can be called. It reads the store once."""
         reported = list(self._hooks.problems())
         if self.budget.waiting:
-            reported.append(f"{self.budget.waiting} calls wait for memory: the budget of [node] memory is used up")
+            calls = counted(self.budget.waiting, "call", "waits", "wait")
+            reported.append(f"the budget of [node] memory is used up; {calls} for some of it")
         return await diagnosis(self._store, self._running, self._executor, self._admission, self._cluster, reported)

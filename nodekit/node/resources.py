@@ -39,7 +39,7 @@ async def describe(
         except BaseException as error:  # a runner's fault must not affect the answers of other containers
             if not is_fault(error):
                 raise
-            logger.exception("container %s: asking for its resources failed", id)
+            logger.exception("container %r: asking for its resources failed", id)
 
     describing = dict(_asked(runners, running))
     async with anyio.create_task_group() as tasks:

@@ -8,6 +8,7 @@ import anyio
 from nodekit.errors import StoreFailed
 from nodekit.interfaces.store import JobStore
 from nodekit.model.clock import NodeClock
+from nodekit.model.counting import counted
 from nodekit.model.limits import NodeLimits, finite
 
 logger = logging.getLogger("nodekit.node")
@@ -40,7 +41,7 @@ class Retention:
         while True:
             try:
                 if deleted := await in_slices(self._slice, self._monotonic):
-                    logger.info("%d finished jobs were deleted", deleted)
+                    logger.info("%s deleted", counted(deleted, "finished job", "was", "were"))
                 failed = False
             except StoreFailed as error:
                 if not failed:

@@ -12,6 +12,7 @@ from nodekit.errors import NodekitError, TooManyRequests
 from nodekit.interfaces.component_calls import said, unexpected
 from nodekit.interfaces.store import Change
 from nodekit.model.container import GroupId, JobId
+from nodekit.model.counting import counted
 from nodekit.model.identity import caller_group
 
 logger = logging.getLogger("nodekit.node")
@@ -57,7 +58,9 @@ class Waiters:
         if group is not None:
             waited = self._jobs_of.get(group, 0)
             if waited + jobs > self._most:
-                text = f"your requests wait for {waited} jobs; they may wait for {self._most} at the same time"
+                text = (
+                    f"your requests wait for {counted(waited, 'job')}; they may wait for {self._most} at the same time"
+                )
                 raise TooManyRequests(text, retry_after_seconds=1)
             self._jobs_of[group] = waited + jobs
         self.present[waiter] = None

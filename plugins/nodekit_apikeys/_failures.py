@@ -4,7 +4,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable
 
-from nodekit import ClientId, default_group, printable
+from nodekit import ClientId, counted, default_group, printable
 
 logger = logging.getLogger("nodekit.apikeys")
 
@@ -43,21 +43,21 @@ class Failures:
         if len(self._counts) > MAX_ADDRESSES:
             self._counts.popitem(last=False)
         if count == 1 or (count >= FREE_FAILURES and _is_power_of_ten(count)):
-            self._tell(now, "%s: no access, %s (failure %d)", printable(who), reason, count)
+            self._tell(now, printable(who), reason, count)
         if count <= FREE_FAILURES:
             return 0.0
         return float(min(self._longest, SHORTEST_SECONDS * 2 ** min(count - FREE_FAILURES - 1, 20)))
 
-    def _tell(self, now: float, text: str, *arguments: object) -> None:
+    def _tell(self, now: float, who: str, reason: str, count: int) -> None:
         if now - self._window >= LINES_SECONDS:
             if self._dropped:
-                logger.warning("%d more failures are not shown", self._dropped)
+                logger.warning("%s not shown", counted(self._dropped, "more failure", "is", "are"))
             self._window, self._lines, self._dropped = now, 0, 0
         if self._lines >= LINES:
             self._dropped += 1
             return
         self._lines += 1
-        logger.warning(text, *arguments)
+        logger.warning("%s: no access, %s (failure %d)", who, reason, count, extra={"address": who})
 
 
 def _is_power_of_ten(number: int) -> bool:

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from contextlib import nullcontext
+from functools import lru_cache
 from random import Random
 
 from nodekit import (
@@ -23,7 +23,7 @@ from nodekit import (
 )
 from nodekit_asgi.api.routes import PROBES, ROUTES, handler, options, route
 from nodekit_asgi.config import Limits
-from nodekit_asgi.http.access import logged
+from nodekit_asgi.http.access import access_is_wanted, logged
 from nodekit_asgi.http.callers import Caller, CallerLost, challenge
 from nodekit_asgi.http.client_address import came_securely, sender_name
 from nodekit_asgi.http.messages import (
@@ -36,10 +36,11 @@ from nodekit_asgi.http.messages import (
     Request,
     Scope,
     error_reply,
-    send_reply,
 )
 from nodekit_asgi.http.mounted import PREFIX, BrokenOff, check_caller, hand_on, mount_at
+from nodekit_asgi.http.networks import unmapped
 from nodekit_asgi.http.origins import PREFLIGHT, check_access
+from nodekit_asgi.http.replies import send_reply
 from nodekit_asgi.http.sending import Send
 from nodekit_asgi.wire.profiles import PROFILES
 
@@ -74,6 +75,9 @@ class AsgiApp:
     async def _http(self, request: Request, send: Send) -> None:
         request_id = _request_id(request)
         request.id = request_id.decode()
+        if not access_is_wanted():
+            await self._answer(request, send, request_id)
+            return
         with logged(request, send) as send:
             await self._answer(request, send, request_id)
 
@@ -81,20 +85,26 @@ class AsgiApp:
         headers: list[Header] = [(b"x-request-id", request_id)]
         try:
             reply = await self._reply(request, send, headers)
-            if reply is not None:
-                async with reply.held or nullcontext():
-                    await send_reply(reply, send, request, headers)
+            if reply is None:
+                return
+            if reply.held is None:
+                await send_reply(reply, send, request, headers)
+                return
+            async with reply.held:
+                await send_reply(reply, send, request, headers)
         except (
             StreamBroken,
             CutShort,
             CallerLost,
         ) as broken:  # left open, so the server cuts it: it must not look complete
-            logger.info("%s %s: %s (request %s)", request.method, request.path, broken, request.id)
+            logger.info(
+                "%s %s: %s (request %s)", request.method, request.path, broken, request.id, extra=_fields(request)
+            )
         except Disconnected:
             logger.debug("%s %s: the client has gone", request.method, request.path)
         except Exception:
             failed = "%s %s failed while replying (request %s)"
-            logger.exception(failed, request.method, request.path, request.id)
+            logger.exception(failed, request.method, request.path, request.id, extra=_fields(request))
             raise  # the server cuts the connection: half a reply must not look complete
         finally:
             request.release()
@@ -112,8 +122,11 @@ class AsgiApp:
             mount = mount_at(request.path, self._node)
             if path not in OPEN_TO_ALL:
                 request.sender = sender_name(request)
-                request.identity = identity = await self._identity(request, _operation(request, path, mount))
-                self._node.limit(identity)
+                if self._node.identifies:
+                    request.identity = await self._identity(request, _operation(request, path, mount))
+                else:
+                    request.identity = _identity_of(request.sender)
+                self._node.limit(request.identity)
             if mount is not None:
                 check_caller(mount, request)
                 await hand_on(mount, request, send, headers)
@@ -136,17 +149,17 @@ class AsgiApp:
         except KeyReused as reused:
             return error_reply(422, str(reused))
         except StoreFailed as error:
-            logger.error("%s %s: %s (request %s)", request.method, request.path, error, request.id)
+            failed = "%s %s: %s (request %s)"
+            logger.error(failed, request.method, request.path, error, request.id, extra=_fields(request))
             return error_reply(503, "the store does not work right now", headers=[(b"retry-after", b"5")])
         except (Disconnected, BrokenOff, CutShort):
             raise
         except Exception:
-            logger.exception("%s %s failed (request %s)", request.method, request.path, request.id)
+            failed = "%s %s failed (request %s)"
+            logger.exception(failed, request.method, request.path, request.id, extra=_fields(request))
             return error_reply(500, "internal error", {"request_id": request.id})
 
     async def _identity(self, request: Request, operation: str) -> Identity:
-        if not self._node.identifies:
-            return Identity(client=request.sender, address=request.address)
         connection = Connection(
             transport="http",
             client=request.sender,
@@ -168,9 +181,20 @@ def _operation(request: Request, path: str, mount: Mount | None) -> str:
     return f"{method} {path}" if method in ROUTES.get(path, ()) else ""
 
 
+def _fields(request: Request) -> dict[str, str]:
+    """Return the fields of a request for a log of JSON."""
+    return {"method": request.method, "path": request.path}
+
+
+@lru_cache(1024)
+def _identity_of(sender: str) -> Identity:
+    """Return the identity of a sender whom no plugin identifies."""
+    return Identity(client=sender, address=unmapped(sender))
+
+
 def _request_id(request: Request) -> bytes:
-    given = request.headers.get(b"x-request-id", b"")
-    return given if _REQUEST_ID.fullmatch(given) else b"%016x" % _random(64)
+    given = request.headers.get(b"x-request-id")
+    return given if given and _REQUEST_ID.fullmatch(given) else b"%016x" % _random(64)
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

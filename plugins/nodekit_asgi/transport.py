@@ -15,7 +15,15 @@ from nodekit_asgi.config import AsgiConfig
 from nodekit_asgi.http.networks import UNIX
 from nodekit_asgi.server.bounded_listener import BoundedListener
 from nodekit_asgi.server.deadlines import Deadlines
-from nodekit_asgi.server.listen import check_bind, is_loopback, listen, remove_socket_file, socket_file, url_of
+from nodekit_asgi.server.listen import (
+    check_bind,
+    check_free,
+    is_loopback,
+    listen,
+    remove_socket_file,
+    socket_file,
+    url_of,
+)
 from nodekit_asgi.server.servers import SERVERS
 
 
@@ -30,6 +38,10 @@ class AsgiTransport:
             check_bind(self._config.bind)
         except NodekitError as error:
             raise CompositionError(Problem("bind", str(error).removeprefix("bind: "))) from error
+
+    def check_address(self) -> None:
+        """Raise `NodekitError` if `bind` cannot be listened on right now (`CheckingTransport`)."""
+        check_free(self._config.bind)
 
     async def serve(self, node: Node, *, task_status: "TaskStatus[Sequence[str]]") -> None:
         listener = self._bounded(listen(self._config.bind))

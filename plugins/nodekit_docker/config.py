@@ -118,6 +118,7 @@ class DockerContainer(StartedContainer, frozen=True, kw_only=True, forbid_unknow
         return self.mode == "once"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for problem in (*self._problems(), *self._network_problems(), *self._mode_problems()):
             raise ValueError(problem)
 

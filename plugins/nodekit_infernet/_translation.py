@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from nodekit import counted
 from nodekit_infernet._containers import add_runners
 from nodekit_infernet._draft import Draft, is_provided, said, without_secrets
 from nodekit_infernet._reading import Read
@@ -121,7 +122,7 @@ def _add_plugins(draft: Draft, *, chain: bool) -> None:
     draft.origin("plugins[1].period_seconds", "server.rate_limit.period")
     draft.notice(
         "plugins[1]",
-        f"server.rate_limit: {limit.num_requests} requests in {limit.period} s are all of a client's together; "
+        f"server.rate_limit: {counted(limit.num_requests, 'request')} in {limit.period} s is for all of a client's; "
         "Infernet counted each route for itself. /health is not counted.",
     )
     if chain:

@@ -57,6 +57,7 @@ class ProcessContainer(StartedContainer, frozen=True, kw_only=True, forbid_unkno
     processes: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.memory is not None and size_in_bytes(self.memory) < LEAST_MEMORY:
             raise ValueError(f'memory: expected at least 1MiB, such as "512MiB", got {self.memory!r}')
 

@@ -82,7 +82,7 @@ class Supervised:
             return None
         seconds = self._restart_at - time.monotonic()
         soon = f"restart in {seconds:.1f} s" if seconds > 0 else "starting"
-        return f"container {self._container.id} is down: {self._why}; {soon}"
+        return f"container {self._container.id!r} is down: {self._why}; {soon}"
 
     def waits_for(self) -> str:
         """Return what the start of the process waits for right now."""
@@ -134,7 +134,7 @@ class Supervised:
                 await self._live()
         while True:
             pause = restart_pause(pause, time.monotonic() - self._up_at)
-            logger.warning("container %s: %s; restart in %g s", self._container.id, self._why, pause)
+            logger.warning("container %r: %s; restart in %g s", self._container.id, self._why, pause)
             self._restart_at = time.monotonic() + pause
             await anyio.sleep(pause)
             self._up_at = math.inf
@@ -180,7 +180,7 @@ class Supervised:
         return port, process
 
     def _is_up(self, process: Process, endpoint: Endpoint) -> None:
-        logger.info("container %s answers at %s (pid %d)", self._container.id, endpoint.url, process.pid)
+        logger.info("container %r answers at %s (pid %d)", self._container.id, endpoint.url, process.pid)
         self._up, self._up_at = (process, endpoint), time.monotonic()
         self._notify()
 

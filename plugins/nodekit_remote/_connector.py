@@ -1,26 +1,21 @@
 """The connections to containers: what is kept, and what is used again."""
 
+import asyncio
+import errno
 import logging
-import os
-import select
 import socket
-from collections import defaultdict
+import ssl
 from collections.abc import Callable
-from contextlib import closing
-from contextvars import ContextVar
-from functools import partial
-from typing import Any, TypeAlias
-
-import aiohttp
-from aiohttp.client_proto import ResponseHandler
+from typing import TypeAlias
 
 from nodekit import ContainerFailed, time_limit
+from nodekit_remote._addresses import Resolver, connected_socket
+from nodekit_remote._connection import BUFFER_BYTES, Connection
 from nodekit_remote._idle import IdleRule, trial_seconds
-from nodekit_remote._loopback import Resolver
+from nodekit_remote._requests import OriginKey
 
 KEEP_ALIVE_SECONDS = 1.5
 """Shorter than any common server's time, so that no call is sent on a connection that is being closed."""
-DNS_SECONDS = 30
 
 CheckConnection: TypeAlias = Callable[[tuple[str, int], tuple[str, int]], None]
 """Checks a connection by its own address and its peer's. Raises `ContainerFailed` if it must not be used."""
@@ -28,159 +23,191 @@ CheckConnection: TypeAlias = Callable[[tuple[str, int], tuple[str, int]], None]
 logger = logging.getLogger("nodekit.remote")
 
 
-class Exchange:
-    """One request, as the session and the connector see it."""
-
-    __slots__ = ("answered", "fresh", "reused", "rule")
-
-    def __init__(self, *, fresh: bool) -> None:
-        self.fresh = fresh
-        """True if it needs a connection that was never used."""
-        self.reused = False
-        """True if it got one that was used before."""
-        self.answered = False
-        """True once the first byte of a reply has come."""
-        self.rule: IdleRule | None = None
-        """The rule of the container's connections, if it needed a new one."""
-
-    def answer(self) -> None:
-        self.answered = True
-        if self.rule is not None:
-            self.rule.answered(self)
-
-    def end(self) -> None:
-        if self.rule is not None:
-            self.rule.ended(self)
+class ConnectTimeout(Exception):
+    """There was no connection in time."""
 
 
-EXCHANGE: ContextVar[Exchange] = ContextVar("exchange")
+class Origin:
+    """The connections to one container.
 
-
-class Kept(ResponseHandler):
-    """The protocol of a connection that may be kept. It notices what comes while nobody waits for a reply."""
-
-    waits = True
-    """False while the connection is kept."""
-    was_used = False
-    has_unasked = False
-    """True if something came that nobody had asked for. aiohttp would take it for the beginning of the next reply."""
-
-    exchange: Exchange | None = None
-    """The request that was sent on it last."""
-    since = 0.0
-    """Time at which that request got the connection."""
-
-    def data_received(self, data: bytes) -> None:
-        if data and not self.waits:  # none: aiohttp only goes on reading
-            self.has_unasked = True
-        elif data and self.exchange is not None and not self.exchange.answered:
-            self.exchange.answer()
-        super().data_received(data)
-
-
-class Connector(aiohttp.TCPConnector):
-    """A connector whose kept connections are used again only if nothing has arrived on them.
-
-    Such bytes would be read as the beginning of the next reply, and so one job's output would become another's. They
-    can also arrive a moment later, when nobody can tell. So connections to a container that has once sent some are not
-    kept any more. An `IdleRule` for each container says how many are kept.
+    A kept one is used again only if nothing has arrived on it. Such bytes would be read as the beginning of the next
+    reply, and so one job's output would become another's. They can also arrive a moment later, when nobody can tell. So
+    connections to a container that has once sent some are not kept any more. An `IdleRule` says how many are kept.
     """
 
-    def __init__(self, connect_seconds: float, check: CheckConnection | None) -> None:
-        super().__init__(  # pyright: ignore[reportUnknownMemberType] - the type of its `socket_factory`
-            limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS, ttl_dns_cache=DNS_SECONDS, resolver=Resolver()
-        )
-        self._factory = partial(Kept, loop=self._loop)  # type: ignore[assignment]  # a subclass
-        self._connect_seconds, self._check = connect_seconds, check
-        self._talkative: set[Any] = set()
-        """The keys of containers that have sent more than they were asked for."""
-        self._rules: defaultdict[Any, IdleRule] = defaultdict(IdleRule)
+    def __init__(self, key: OriginKey, loop: asyncio.AbstractEventLoop) -> None:
+        self.key, self._loop = key, loop
+        self.rule = IdleRule()
+        self.idle: list[Connection] = []
+        """Kept connections. The one that was used last is the last, and the next to be used."""
+        self.open: set[Connection] = set()
+        """All connections, idle or not."""
+        self.is_talkative = False
+        """True if it has sent more than it was asked for."""
 
-    async def connect(self, req: aiohttp.ClientRequest, traces: Any, timeout: Any) -> Any:  # noqa: ASYNC109 - aiohttp's
-        exchange = EXCHANGE.get()
-        while True:
-            connection = await super().connect(req, traces, timeout)
-            protocol: Any = connection.protocol
-            protocol.waits, protocol.exchange, protocol.since = True, exchange, self._loop.time()
-            if not protocol.was_used:
-                protocol.was_used, exchange.reused = True, False
-                if req.connection_key in self._talkative:
-                    protocol.force_close()
+    def take(self) -> Connection | None:
+        """Return a kept connection for an exchange, or None."""
+        now = self._loop.time()
+        while self.idle:
+            connection = self.idle.pop()
+            if connection.has_unasked:
+                self.note_talkative()
+            if not connection.is_open:
+                continue
+            if now - connection.since <= KEEP_ALIVE_SECONDS and not connection.is_readable:
+                connection.since = now
                 return connection
-            if not (exchange.fresh or protocol.has_unasked or protocol.should_close or _is_readable(connection)):
-                exchange.reused = True
-                return connection
-            if protocol.has_unasked or protocol.should_close or _has_bytes(connection):
-                self._is_talkative(req.connection_key, req.url)
-            connection.close()
+            if connection.has_bytes:
+                self.note_talkative()
+            connection.abort()
+        return None
 
-    async def _create_connection(self, req: Any, traces: Any, timeout: Any) -> Any:  # noqa: ASYNC109 - aiohttp's
-        exchange = EXCHANGE.get()
-        exchange.rule = self._rules[req.connection_key]
-        exchange.rule.waits(exchange)
-        with time_limit(self._connect_seconds):
-            protocol = await super()._create_connection(req, traces, timeout)
-            if self._check is not None:
-                _check(protocol, self._check)
-            return protocol
-        raise aiohttp.ConnectionTimeoutError
+    def release(self, connection: Connection) -> None:
+        if connection.reply.has_more:
+            self.note_talkative()
+        if not connection.may_be_kept or self.is_talkative or not self._may_stay(connection):
+            connection.abort()
+            return
+        connection.settle()
+        connection.since = self._loop.time()
+        self.idle.append(connection)
 
-    def _release(self, key: Any, protocol: Any, *, should_close: bool = False) -> None:
-        protocol.waits, protocol.exchange = False, None
-        should_close = should_close or protocol.should_close or not self._may_stay(key, protocol)
-        super()._release(key, protocol, should_close=should_close)
+    def ended(self, connection: Connection) -> None:
+        self.open.discard(connection)
+        if connection.has_unasked:
+            self.note_talkative()
 
-    def _may_stay(self, key: Any, protocol: Any) -> bool:
+    def note_talkative(self) -> None:
+        """Keep no connection of this container from now on."""
+        if not self.is_talkative:
+            self.is_talkative = True
+            where = f"{self.key.scheme}://{self.key.host}:{self.key.port}"
+            text = "the container at %s sent more than one reply to a request; its connections are not kept any more"
+            logger.warning(text, where)
+
+    def close_idle(self, since: float) -> None:
+        """Close the kept connections that have been idle from before `since`."""
+        kept = [connection for connection in self.idle if connection.since > since and connection.is_open]
+        for connection in self.idle:
+            if connection.since <= since:
+                connection.abort()
+        self.idle = kept
+
+    @property
+    def is_blank(self) -> bool:
+        """True if nothing is known that a new one does not know."""
+        return not self.open and not self.is_talkative and self.rule.is_blank
+
+    def _may_stay(self, connection: Connection) -> bool:
         """Return True if the rule keeps the connection. A trial that begins now ends by itself."""
-        if (rule := self._rules.get(key)) is None:
-            return True
-        if rule.is_blank:
-            del self._rules[key]
-        answer = rule.released()
+        answer = self.rule.released()
         if not isinstance(answer, bool):
-            seconds = trial_seconds(self._loop.time() - protocol.since)
-            self._loop.call_later(seconds, self._end_trial, key, rule, answer)
+            seconds = trial_seconds(self._loop.time() - connection.since)
+            self._loop.call_later(seconds, self._end_trial, answer)
         return answer is not False
 
-    def _end_trial(self, key: Any, rule: IdleRule, trial: object) -> None:
-        if rule.expired(trial):
-            for protocol, _ in self._conns.pop(key, ()):
-                protocol.close()
-
-    def _is_talkative(self, key: Any, url: Any) -> None:
-        """Keep no connection of this container from now on."""
-        if key not in self._talkative:
-            self._talkative.add(key)
-            text = "the container at %s sent more than one reply to a request; its connections are not kept any more"
-            logger.warning(text, url)
+    def _end_trial(self, trial: object) -> None:
+        if self.rule.expired(trial):
+            self.close_idle(self._loop.time())
 
 
-def _check(protocol: Any, check: CheckConnection) -> None:
-    """Check a new connection; close it if it must not be used."""
-    transport = protocol.transport
+class Connector:
+    """The connections of a session, by the place to which they lead."""
+
+    def __init__(self, connect_seconds: float, check: CheckConnection | None) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._connect_seconds, self._check = connect_seconds, check
+        self._buffer = memoryview(bytearray(BUFFER_BYTES))
+        self._origins: dict[OriginKey, Origin] = {}
+        self._resolver = Resolver()
+        self._tls: ssl.SSLContext | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._is_closed = False
+
+    def take(self, key: OriginKey) -> Connection | None:
+        """Return a kept connection to a place, or None."""
+        origin = self._origins.get(key)
+        return None if origin is None else origin.take()
+
+    async def connect(self, key: OriginKey) -> Connection:
+        """Return a new connection. Raise `ConnectTimeout`, `ContainerFailed` of the check, or `OSError`."""
+        if self._is_closed:
+            raise ConnectionAbortedError("the session is closed")
+        origin = self._origins.get(key)
+        if origin is None:
+            origin = self._origins[key] = Origin(key, self._loop)
+        connection = Connection(self._buffer, origin)
+        origin.rule.waits(connection)
+        try:
+            with time_limit(self._connect_seconds):
+                await self._open(origin, connection)
+                connection.since = self._loop.time()
+                return connection
+            raise ConnectTimeout
+        except BaseException:
+            connection.abort()
+            raise
+
+    async def close(self) -> None:
+        """Close all connections, and wait until the event loop has let go of them."""
+        self._is_closed = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for origin in list(self._origins.values()):
+            for connection in list(origin.open):
+                connection.abort()
+            while origin.open:  # noqa: ASYNC110 - the loop lets go of them in its next rounds
+                await asyncio.sleep(0)
+
+    async def _open(self, origin: Origin, connection: Connection) -> None:
+        key, tls = origin.key, None
+        if key.scheme == "https":
+            tls = self._tls = self._tls or await self._loop.run_in_executor(None, _tls_context)
+        connected = await self._connected_socket(key)
+        try:
+            if self._check is not None:
+                _check(connected, self._check)
+            name = None if tls is None else key.host.rstrip(".")
+            await self._loop.create_connection(lambda: connection, sock=connected, ssl=tls, server_hostname=name)
+        except BaseException as error:
+            connected.close()
+            if isinstance(error, ValueError) and not isinstance(error, OSError):
+                raise OSError(errno.EINVAL, f"no certificate can be for {key.host!r}") from error
+            raise
+        if self._is_closed:
+            raise ConnectionAbortedError("the session is closed")
+        if connection.opened(connected).is_open:
+            origin.open.add(connection)
+            if self._sweeper is None:
+                self._sweeper = self._loop.call_later(KEEP_ALIVE_SECONDS, self._sweep)
+
+    async def _connected_socket(self, key: OriginKey) -> socket.socket:
+        try:
+            return await connected_socket(await self._resolver.resolve(key.host, key.port))
+        except OSError:
+            self._resolver.forget(key.host, key.port)
+            raise
+
+    def _sweep(self) -> None:
+        """Close what has been idle for long, and forget places about which there is nothing to know."""
+        self._sweeper = None
+        for key, origin in list(self._origins.items()):
+            origin.close_idle(self._loop.time() - KEEP_ALIVE_SECONDS)
+            if origin.is_blank:
+                del self._origins[key]
+        if any(origin.open for origin in self._origins.values()):
+            self._sweeper = self._loop.call_later(KEEP_ALIVE_SECONDS, self._sweep)
+
+
+def _check(connected: socket.socket, check: CheckConnection) -> None:
     try:
-        if transport is None:
-            raise ContainerFailed("connection", "the container closed the connection at once")
-        check(transport.get_extra_info("sockname"), transport.get_extra_info("peername"))
-    except BaseException:
-        protocol.close()
-        raise
+        own, peer = connected.getsockname(), connected.getpeername()
+    except OSError as error:
+        raise ContainerFailed("connection", "the container closed the connection at once") from error
+    check(own, peer)
 
 
-def _is_readable(connection: Any) -> bool:
-    """Return True if there is anything to read, or the end of the connection."""
-    poll = select.poll()
-    poll.register(connection.transport.get_extra_info("socket").fileno(), select.POLLIN)
-    return bool(poll.poll(0))
-
-
-def _has_bytes(connection: Any) -> bool:
-    """Return True if there are bytes to read that are part of a reply. TLS has bytes of its own, which say nothing."""
-    if connection.transport is None or connection.transport.get_extra_info("ssl_object") is not None:
-        return False
-    try:
-        number = os.dup(connection.transport.get_extra_info("socket").fileno())
-        with closing(socket.socket(fileno=number)) as copy:
-            return bool(copy.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
-    except OSError:
-        return False
+def _tls_context() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context

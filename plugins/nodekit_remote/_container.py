@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from nodekit import Container, Secret
+from nodekit_remote._requests import header_line
 
 MAX_REPLY_BYTES = 16 * 1024 * 1024
 
@@ -23,3 +24,10 @@ class HttpContainer(Container, frozen=True, kw_only=True, forbid_unknown_fields=
     http_errors: Literal["fail", "output"] = "fail"
     max_reply_bytes: Annotated[int, msgspec.Meta(ge=1)] = MAX_REPLY_BYTES
     output_in_errors: bool = False
+
+    def __post_init__(self) -> None:
+        if self.bearer is not None:
+            try:
+                header_line("Authorization", self.bearer.reveal())
+            except ValueError:  # not shown: it is a secret
+                raise ValueError("bearer: expected a text without line breaks and control characters") from None

@@ -1,6 +1,6 @@
 """The container protocol: ``POST /service_output`` with a `ContainerInput` as JSON. The reply is any JSON value."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -20,10 +20,28 @@ from nodekit import (
 from nodekit_remote._connector import CheckConnection
 from nodekit_remote._container import HttpContainer
 from nodekit_remote._replies import ERROR_STATUS, UnexpectedReplies, json_of, output_of, status_failure
+from nodekit_remote._requests import RequestHead, idempotency_line, unsendable
 from nodekit_remote._session import Session
 
 PROBE_SECONDS = 5.0
-MAX_RESOURCES_BYTES = 1 << 20
+MAX_RESOURCES_BYTES = MAX_HEALTH_BYTES = 1 << 20
+HEALTH_PATH = "/health"
+
+
+class _Heads:
+    """The heads of requests to one container."""
+
+    def __init__(self, url: str, container: HttpContainer) -> None:
+        self._url = url
+        self._headers = {"Content-Type": "application/json"}
+        if container.bearer:
+            self._headers["Authorization"] = f"Bearer {container.bearer.reveal()}"
+        self.call = RequestHead("POST", f"{url}/service_output", self._headers)
+        self.streamed_call = RequestHead("POST", f"{url}/service_output", {"Accept": "*/*", **self._headers})
+
+    def question(self, path: str) -> RequestHead:
+        """Return the head of a GET of a path, and perhaps a query."""
+        return RequestHead("GET", f"{self._url}{path}", self._headers)
 
 
 @dataclass(frozen=True)
@@ -35,13 +53,10 @@ class Endpoint:
     instance: str
     """The name of the running instance, for the job's history."""
     container: HttpContainer
-    headers: Mapping[str, str] = field(init=False, repr=False)
+    heads: _Heads = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        headers = {"Content-Type": "application/json"}
-        if self.container.bearer:
-            headers["Authorization"] = f"Bearer {self.container.bearer.reveal()}"
-        object.__setattr__(self, "headers", headers)
+        object.__setattr__(self, "heads", _Heads(self.url, self.container))
 
 
 class ContainerHttp:
@@ -70,15 +85,16 @@ class ContainerHttp:
 
     async def run(self, step: Step, endpoint: Endpoint) -> ContainerOutput:
         """Run a step. Raise `ContainerFailed`."""
-        url, body, headers = _call(step, endpoint)
-        reply = await self._session.post(url, body, headers, max_bytes=endpoint.container.max_reply_bytes)
-        output = await output_of(reply, endpoint.container, self._unexpected)
+        container = endpoint.container
+        head, more, body = _call(step, endpoint.heads.call)
+        reply = await self._session.send(head, more, body, max_bytes=container.max_reply_bytes)
+        output = await output_of(reply, container, self._unexpected)
         return ContainerOutput(container=step.container, output=output, instance=endpoint.instance)
 
     @asynccontextmanager
     async def stream(self, step: Step, endpoint: Endpoint) -> AsyncIterator["Streamed"]:
         """Run a step. Yield the reply's bytes as they come, of any type and length. Raise `ContainerFailed`."""
-        async with self._session.stream(*_call(step, endpoint)) as reply:
+        async with self._session.stream(*_call(step, endpoint.heads.streamed_call)) as reply:
             if reply.status >= ERROR_STATUS and endpoint.container.http_errors == "fail":
                 whole = await reply.whole(endpoint.container.max_reply_bytes)
                 raise status_failure(whole, endpoint.container, self._unexpected)
@@ -107,7 +123,7 @@ class ContainerHttp:
     async def _trouble(self, endpoint: Endpoint) -> str:
         url = health_url(endpoint)
         try:
-            reply = await self._session.get(url, dict(endpoint.headers), max_bytes=1 << 20)
+            reply = await self._session.send(endpoint.heads.question(HEALTH_PATH), max_bytes=MAX_HEALTH_BYTES)
         except ContainerFailed as failure:
             return failure.text.removeprefix(f"cannot connect to {url}: ").replace(f" to {url}", "")
         return f"HTTP status {reply.status}" if reply.status in (502, 503, 504) else ""
@@ -115,9 +131,9 @@ class ContainerHttp:
     async def resources(self, endpoint: Endpoint, model_id: str | None) -> msgspec.Raw | None:
         """Return the reply to ``GET /service-resources``. Return None if it is not JSON, or an HTTP error."""
         query = "" if model_id is None else f"?model_id={quote(model_id, safe='')}"
-        url = f"{endpoint.url}/service-resources{query}"
+        head = endpoint.heads.question(f"/service-resources{query}")
         try:
-            reply = await self._session.get(url, dict(endpoint.headers), max_bytes=MAX_RESOURCES_BYTES)
+            reply = await self._session.send(head, max_bytes=MAX_RESOURCES_BYTES)
             return None if reply.status >= ERROR_STATUS else await json_of(reply, MAX_RESOURCES_BYTES)
         except (ContainerFailed, InvalidPayload):
             return None
@@ -139,10 +155,15 @@ class Streamed:
 
 def health_url(endpoint: Endpoint) -> str:
     """Return the URL that is asked if the container is ready."""
-    return f"{endpoint.url}/health"
+    return f"{endpoint.url}{HEALTH_PATH}"
 
 
-def _call(step: Step, endpoint: Endpoint) -> tuple[str, bytes, dict[str, str]]:
-    """Return URL, body and headers of the call."""
-    headers = {**step.headers, **endpoint.headers, "Idempotency-Key": step.idempotency_key}
-    return f"{endpoint.url}/service_output", msgspec.json.encode(step.input), headers
+def _call(step: Step, head: RequestHead) -> tuple[RequestHead, bytes, bytes]:
+    """Return the head of the call, the lines of its own that it has besides, and the body."""
+    try:
+        if step.headers:
+            head = head.with_headers(step.headers)
+        more = idempotency_line(step.idempotency_key)
+    except ValueError as error:
+        raise unsendable(head.url, error) from error
+    return head, more, msgspec.json.encode(step.input)

@@ -6,27 +6,9 @@ from contextlib import suppress
 from urllib.parse import urlsplit
 
 import anyio
-from aiohttp.abc import ResolveResult
-from aiohttp.resolver import ThreadedResolver
 
 LOOPBACK = (("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6))
 LOOK_SECONDS = 0.5
-
-
-class Resolver(ThreadedResolver):
-    """A resolver that knows both addresses of ``localhost`` (RFC 6761). Many systems have one of them only."""
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        if host.lower().rstrip(".") != "localhost":
-            return await super().resolve(host, port, family)
-        flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
-        return [
-            ResolveResult(hostname=host, host=address, port=port, family=kind, proto=0, flags=flags)
-            for address, kind in LOOPBACK
-            if family in (kind, socket.AF_UNSPEC)
-        ]
 
 
 async def elsewhere(url: str) -> str:

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from nodekit import printable
+from nodekit import counted, printable
 from nodekit_remote._started import StartedContainer
 
 MAX_LINE_BYTES = 4096
@@ -77,7 +77,7 @@ class ContainerLog:
         lines, size = self._dropped_lines, self._dropped_bytes
         self._dropped_lines = self._dropped_bytes = 0
         if lines:
-            self._logger.warning("%d lines of it (%d bytes) were dropped", lines, size)
+            self._logger.warning("%s of it dropped", f"{counted(lines, 'line')} ({counted(size, 'byte')})")
 
 
 def printable_line(line: bytes) -> str:

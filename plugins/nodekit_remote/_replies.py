@@ -16,6 +16,7 @@ from nodekit import (
     ContainerFailed,
     ContainerId,
     InvalidPayload,
+    counted,
     parse_json,
     printable,
     printable_lines,
@@ -98,7 +99,9 @@ async def json_of(reply: Reply, max_bytes: int) -> msgspec.Raw:
         except UnicodeDecodeError as error:
             raise InvalidPayload(f"not {encoding}: invalid byte at position {mark + error.start}") from error
         if len(body) > max_bytes:
-            raise ContainerFailed("too_large", f"the reply is larger than {max_bytes} bytes", status=reply.status)
+            raise ContainerFailed(
+                "too_large", f"the reply is larger than {counted(max_bytes, 'byte')}", status=reply.status
+            )
     elif body.startswith(_GZIP):
         raise InvalidPayload("not JSON: it is compressed with gzip, and has no Content-Encoding that says so")
     return await parse_json(body, _raw, max_depth=MAX_DEPTH)
@@ -163,6 +166,8 @@ def _encoding(reply: Reply) -> tuple[str, int]:
     The mark counts before the declared charset, as everywhere on the web.
     """
     body, charset = reply.body, _charset(reply.content_type)
+    if body[:1].isascii() and b"\0" not in body[:4]:  # no mark, and one byte for a character of ASCII: nearly always
+        return _in_order(charset), 0
     for mark, encoding in _MARKS:
         if body.startswith(mark):
             return encoding, len(mark)

@@ -6,8 +6,8 @@ in the middle of a call says less: the call itself may be the reason. It is a re
 
 import logging
 import re
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
 from typing import Annotated, Self
 from urllib.parse import urlsplit
@@ -29,6 +29,7 @@ from nodekit import (
 from nodekit_remote._container import HttpContainer
 from nodekit_remote._http import ContainerHttp, Endpoint, Streamed, health_url
 from nodekit_remote._progress import StartProgress
+from nodekit_remote._requests import origin_of
 from nodekit_remote._session import NoConnection
 from nodekit_remote._starter import id_problems
 
@@ -53,11 +54,12 @@ class RemoteContainer(HttpContainer, frozen=True, kw_only=True, forbid_unknown_f
     url: str
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not _URL.fullmatch(self.url):
             raise ValueError(f"url: expected http(s)://host[:port][/path], got {self.url!r}")
         try:
             parts = urlsplit(self.url)
-            _ = parts.port
+            origin_of(parts)
         except ValueError as error:
             raise ValueError(f"url: {error}, got {self.url!r}") from error
         if "@" in parts.netloc:  # not shown: it may hold a password
@@ -127,40 +129,40 @@ class RemoteRunner:
         await self._changed.wait()
 
     def problems(self) -> Sequence[str]:
-        return [f"container {id}: {text}" for id, text in self._down.items()]
+        return [f"container {id!r}: {text}" for id, text in self._down.items()]
 
     def instance(self, container: ContainerId) -> str:
         return self._endpoints[container].instance
 
     async def run(self, step: Step) -> ContainerOutput:
-        with self._minded(step.container):
+        try:
             return await self._http.run(step, self._endpoints[step.container])
+        except ContainerFailed as failure:
+            self._mind(step.container, failure)
+            raise
 
     @asynccontextmanager
     async def stream(self, step: Step) -> AsyncIterator[Streamed]:
-        with self._minded(step.container):
+        try:
             async with self._http.stream(step, self._endpoints[step.container]) as pieces:
                 yield pieces
-
-    @contextmanager
-    def _minded(self, id: ContainerId) -> Iterator[None]:
-        """Mark the container as down if no connection can be made. Look at it if one breaks."""
-        try:
-            yield
-        except NoConnection as failure:
-            self._is_down(id, failure.text)
-            raise
         except ContainerFailed as failure:
-            if failure.kind == "connection":
-                self._is_doubted(id)
+            self._mind(step.container, failure)
             raise
+
+    def _mind(self, id: ContainerId, failure: ContainerFailed) -> None:
+        """Mark the container as down if no connection can be made. Look at it if one breaks."""
+        if isinstance(failure, NoConnection):
+            self._is_down(id, failure.text)
+        elif failure.kind == "connection":
+            self._is_doubted(id)
 
     async def resources(self, container: ContainerId, model_id: str | None) -> msgspec.Raw | None:
         return await self._http.resources(self._endpoints[container], model_id)
 
     def _is_down(self, id: ContainerId, text: str) -> None:
         if id not in self._down and self._probes is not None:
-            logger.warning("container %s is down: %s; jobs wait until it answers", id, text)
+            logger.warning("container %r is down: %s; jobs wait until it answers", id, text)
             self._probes.start_soon(self._probe, id)
         self._down[id] = text
         self._look()
@@ -204,7 +206,7 @@ class RemoteRunner:
                 await anyio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PROBE_SECONDS)
         del self._down[id]
-        logger.info("container %s answers again", id)
+        logger.info("container %r answers again", id)
         self._look()
 
     def _look(self) -> None:

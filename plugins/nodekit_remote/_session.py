@@ -1,26 +1,27 @@
-"""The interface to the HTTP client. Only this module and `_connector` know aiohttp; a leaner client can replace it.
+"""The interface to the HTTP client: requests, and replies of which the body is decoded. No cookies, no proxies from the
+environment, no redirects. It runs on asyncio."""
 
-It runs on asyncio, as aiohttp does.
-"""
-
-import errno
 import logging
+import math
+import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-import aiohttp
 import anyio
-from aiohttp.abc import AbstractCookieJar
-from aiohttp.http_exceptions import HttpProcessingError
+from anyio.lowlevel import checkpoint
 
-from nodekit import ContainerFailed, reserve_output
-from nodekit_remote._breaks import cause_of
-from nodekit_remote._connector import EXCHANGE, CheckConnection, Connector, Exchange
+from nodekit import ContainerFailed, counted, reserve_output
+from nodekit_remote._addresses import NO_DESCRIPTOR
+from nodekit_remote._breaks import Broken, cause_of
+from nodekit_remote._connection import Connection
+from nodekit_remote._connector import CheckConnection, Connector, ConnectTimeout
+from nodekit_remote._decoding import Decoder, decoder_for
 from nodekit_remote._loopback import elsewhere
+from nodekit_remote._requests import RequestHead
 
 QUIET_SECONDS = 60.0
 """Pause between two warnings in the log that no descriptor is left."""
@@ -29,9 +30,6 @@ PATIENCE_SECONDS = 0.5
 
 
 logger = logging.getLogger("nodekit.remote")
-
-ERRORS = (aiohttp.ClientError, HttpProcessingError, OSError, ValueError)
-"""Errors of the HTTP client while a reply is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +46,16 @@ class Reply:
 class Pieces:
     """The body of a reply as it comes. At most 128 KiB are read ahead of the consumer."""
 
-    def __init__(self, url: str, response: aiohttp.ClientResponse) -> None:
-        self.status = response.status
-        self._url = url
-        self._response = response
-        self._body = response.content.iter_any()
+    def __init__(self, url: str, connection: Connection) -> None:
+        self.status = connection.reply.status
+        self._url, self._connection = url, connection
         self._size = 0
-        """Number of bytes that have come."""
+        """Number of decompressed bytes that have come."""
+        self._coding = connection.reply.header(b"content-encoding")
+        self._decoder: Decoder | None = None
+        self._packed_size = 0
+        self._unpacked: Iterator[bytes] = iter(())
+        """The pieces that are still to be decompressed."""
 
     def __aiter__(self) -> Self:
         return self
@@ -62,175 +63,167 @@ class Pieces:
     async def __anext__(self) -> bytes:
         """Return the next piece. Raise `ContainerFailed` of the kind connection if the body ends early."""
         try:
-            return await anext(self._body)
-        except ERRORS as error:
-            raise _dropped(self._url, error) from error
+            piece = await self._next()
+        except Broken as error:
+            raise dropped(self._url, error) from error
+        if not piece:
+            raise StopAsyncIteration
+        return piece
 
-    async def whole(self, max_bytes: int) -> Reply:
-        """Read the whole body. Raise `ContainerFailed` of the kind connection or too_large."""
+    async def whole(self, most: int) -> Reply:
+        """Read the whole body, of at most so many bytes. Raise `ContainerFailed`, kind connection or too_large."""
+        reply = self._connection.reply
+        length = reply.length or 0
         try:
-            body = await self._read(max_bytes)
-        except ERRORS as error:
-            length = self._response.content_length
-            came = f", after {self._size} of {length} bytes" if length else f", after {self._size} bytes"
-            raise _dropped(self._url, error, came) from error
-        header = self._response.headers.get
-        return Reply(self.status, body, header("Content-Type", ""), header("Location", ""), header("Retry-After"))
+            if length > most:
+                raise self._too_large(most)
+            body = await self._read(most)
+        except Broken as error:
+            of = f"{self._size} of " if length else ""
+            came = f", after {of}{counted(length or self._size, 'byte')}"
+            raise dropped(self._url, error, came) from error
+        header = reply.header
+        kind, place = header(b"content-type") or "", header(b"location") or ""
+        return Reply(self.status, body, kind, place, header(b"retry-after"))
 
     async def _read(self, most: int) -> bytes:
         """Read the decompressed body. Raise `ContainerFailed` if it is larger than `most` bytes."""
-        if (self._response.content_length or 0) > most:
-            raise ContainerFailed("too_large", f"the reply is larger than {most} bytes", status=self.status)
-        pieces: list[bytes] = []
-        async for piece in self._body:
+        body: list[bytes] = []
+        while piece := await self._next(most):
             self._size += len(piece)
             if self._size > most:
-                raise ContainerFailed("too_large", f"the reply is larger than {most} bytes", status=self.status)
+                raise self._too_large(most)
             await reserve_output(len(piece))
-            pieces.append(piece)
-        return b"".join(pieces)
+            body.append(piece)
+        return body[0] if len(body) == 1 else b"".join(body)
+
+    async def _next(self, most: float = math.inf) -> bytes:
+        """Return the next piece, decompressed; nothing at the end. Raise `Broken`.
+
+        Raise `ContainerFailed` if more than `most` bytes came: they may unpack to nothing, and have no end.
+        """
+        if self._coding is None:
+            return await self._connection.more()
+        if self._decoder is None:
+            self._decoder = decoder_for(self._coding)
+            if self._decoder is None:
+                self._coding = None
+                return await self._connection.more()
+        while True:
+            for piece in self._unpacked:
+                await checkpoint()  # much may come of little
+                return piece
+            packed = await self._connection.more()
+            if not packed:
+                self._decoder.end()
+                return b""
+            self._packed_size += len(packed)
+            if self._packed_size > most:
+                raise self._too_large(int(most))
+            self._unpacked = self._decoder.decode(packed)
+
+    def _too_large(self, most: int) -> ContainerFailed:
+        return ContainerFailed("too_large", f"the reply is larger than {counted(most, 'byte')}", status=self.status)
 
 
 class NoConnection(ContainerFailed):
     """A connection was refused, or there is no way to the container. One that takes long may only be busy."""
 
 
-class _NoDescriptor(Exception):
-    """The process cannot open more files right now. Nothing was sent."""
-
-
-class _StaleReply(Exception):
-    """A reply came before the request was sent: it belongs to an earlier request."""
-
-
 class Session:
-    """A session that keeps its connections for a while. No cookies, no proxies from the environment, no redirects."""
+    """A session that keeps its connections for a while."""
 
     def __init__(self, *, connect_seconds: float, check_connection: CheckConnection | None = None) -> None:
-        self._check = check_connection
-        self._timeout = aiohttp.ClientTimeout(total=None)
-        self._connect_seconds = connect_seconds
-        self._session: aiohttp.ClientSession | None = None
+        self._check, self._connect_seconds = check_connection, connect_seconds
+        self._connector: Connector | None = None
         self._quiet_until = 0.0
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            connector=Connector(self._connect_seconds, self._check),
-            cookie_jar=_no_cookies(),
-            timeout=self._timeout,
-            trust_env=False,
-            headers={"Accept": "application/json", "Accept-Encoding": "identity"},
-        )
+        self._connector = Connector(self._connect_seconds, self._check)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._session is not None:
-            await self._session.close()
+        if self._connector is not None:
+            await self._connector.close()
 
-    async def post(self, url: str, body: bytes, headers: dict[str, str], *, max_bytes: int) -> Reply:
-        """Send a POST; wait while no descriptor is free. Raise `ContainerFailed`, kind connection or too_large."""
-        async with await self._patiently("POST", url, body, headers) as response:
-            return await Pieces(url, response).whole(max_bytes)
+    async def send(self, head: RequestHead, more: bytes = b"", body: bytes | None = None, *, max_bytes: int) -> Reply:
+        """Send a request; wait while no descriptor is free. Raise `ContainerFailed`, kind connection or too_large.
 
-    async def get(self, url: str, headers: dict[str, str], *, max_bytes: int) -> Reply:
-        """Send a GET. Wait and raise like `post`."""
-        async with await self._patiently("GET", url, None, headers) as response:
-            return await Pieces(url, response).whole(max_bytes)
+        `more` are lines that this request has in its head besides.
+        """
+        connection = await self._exchange(head, more, body, max_bytes, streams=False)
+        try:
+            return await Pieces(head.url, connection).whole(max_bytes)
+        finally:
+            connection.release()
 
     @asynccontextmanager
-    async def stream(self, url: str, body: bytes, headers: dict[str, str]) -> AsyncIterator[Pieces]:
-        """Send a POST and yield the reply once its head has come. Raise like `post`.
+    async def stream(self, head: RequestHead, more: bytes, body: bytes) -> AsyncIterator[Pieces]:
+        """Send a request and yield the reply once its head has come. Raise like `send`.
 
         If the context is left before the end of the reply, the connection is closed.
         """
-        response = await self._patiently("POST", url, body, {"Accept": "*/*", **headers})
+        connection = await self._exchange(head, more, body, 0, streams=True)
         try:
-            yield Pieces(url, response)
+            yield Pieces(head.url, connection)
         finally:
-            response.close()
+            connection.release()
 
-    async def _patiently(
-        self, method: str, url: str, body: bytes | None, headers: dict[str, str]
-    ) -> aiohttp.ClientResponse:
-        """Send a request, and try again while no descriptor is free: kept connections to other containers end soon."""
+    async def _exchange(
+        self, head: RequestHead, more: bytes, body: bytes | None, most: int, *, streams: bool
+    ) -> Connection:
+        """Send a request and return once the reply's head has come. The caller reads the body, and releases.
+
+        A container may close a kept connection at any time. If it does so before the first byte of a reply, the request
+        is sent once more, on a new connection. So it is if a reply came before the request was sent: it belongs to an
+        earlier request.
+        """
+        assert self._connector is not None, "the session is not open"
+        length = b"" if body is None else b"Content-Length: %d\r\n" % len(body)
+        start = b"%b%b%b\r\n" % (head.start, more, length)
+        connection = self._connector.take(head.origin)
+        if connection is not None:
+            await connection.exchange(start, body or b"", most_bytes=most, streams=streams)
+            if connection.reply.has_head and not connection.is_early:
+                return connection
+            connection.abort()
+            if connection.has_answered and not connection.is_early:
+                raise dropped(head.url, connection.failure) from connection.failure
+        connection = await self._connect(head)
+        await connection.exchange(start, body or b"", most_bytes=most, streams=streams)
+        if not connection.reply.has_head:
+            connection.abort()
+            raise dropped(head.url, connection.failure) from connection.failure
+        return connection
+
+    async def _connect(self, head: RequestHead) -> Connection:
+        """Return a new connection. Try again while no descriptor is free: kept ones to other containers end soon."""
+        assert self._connector is not None, "the session is not open"
         while True:
             try:
-                return await self._request(method, url, body, headers)
-            except _NoDescriptor:
-                self._warn()
-                await anyio.sleep(PATIENCE_SECONDS)
+                return await self._connector.connect(head.origin)
+            except ConnectTimeout as error:
+                text = f"no connection to {head.url} within {self._connect_seconds:g} s"
+                raise ContainerFailed("connection", text) from error
+            except OSError as error:
+                if error.errno not in NO_DESCRIPTOR:  # otherwise the container is not to blame
+                    hint = "" if self._check or isinstance(error, ssl.SSLError) else await elsewhere(head.url)
+                    text = f"cannot connect to {head.url}: {cause_of(error)}{hint}"
+                    raise NoConnection("connection", text) from error
+            self._warn()
+            await anyio.sleep(PATIENCE_SECONDS)
 
     def _warn(self) -> None:
         if time.monotonic() > self._quiet_until:
             self._quiet_until = time.monotonic() + QUIET_SECONDS
             logger.warning("no descriptor is left for a connection; waiting. Allow more open files (ulimit -n)")
 
-    async def _request(
-        self, method: str, url: str, body: bytes | None, headers: dict[str, str]
-    ) -> aiohttp.ClientResponse:
-        """Send a request and return once the reply's head has come. The caller reads the body and closes the reply.
 
-        A container may close a kept connection at any time. If it does so before the first byte of a reply, the request
-        is sent once more, on a new connection.
-        """
-        exchange = Exchange(fresh=False)
-        try:
-            return await self._exchange(exchange, method, url, body, headers)
-        except _StaleReply:
-            pass
-        except (aiohttp.ClientConnectionError, OSError) as error:
-            if not exchange.reused or exchange.answered:
-                raise _dropped(url, error) from error
-        try:
-            return await self._exchange(Exchange(fresh=True), method, url, body, headers)
-        except (aiohttp.ClientConnectionError, OSError) as error:
-            raise _dropped(url, error) from error
-
-    async def _exchange(
-        self, exchange: Exchange, method: str, url: str, body: bytes | None, headers: dict[str, str]
-    ) -> aiohttp.ClientResponse:
-        assert self._session is not None, "the session is not open"
-        token = EXCHANGE.set(exchange)
-        try:
-            response = await self._session.request(method, url, data=body, headers=headers, allow_redirects=False)
-        except aiohttp.ConnectionTimeoutError as error:
-            text = f"no connection to {url} within {self._connect_seconds:g} s"
-            raise ContainerFailed("connection", text) from error
-        except aiohttp.ClientConnectorCertificateError as error:  # it has no `os_error`
-            raise NoConnection("connection", f"cannot connect to {url}: {cause_of(error)}") from error
-        except aiohttp.ClientConnectorError as error:
-            if error.os_error.errno in (errno.EMFILE, errno.ENFILE):  # the container is not to blame
-                raise _NoDescriptor from error
-            hint = await elsewhere(url) if self._check is None else ""  # who checks connections knows the address
-            raise NoConnection("connection", f"cannot connect to {url}: {cause_of(error.os_error)}{hint}") from error
-        except (aiohttp.ClientConnectionError, OSError):  # the caller may try again
-            raise
-        except (aiohttp.ClientError, ValueError) as error:
-            raise _dropped(url, error) from error
-        finally:
-            exchange.end()
-            EXCHANGE.reset(token)
-        if getattr(response, "_writer", None) is not None:  # the reply began before the request was sent
-            self._is_early(response, exchange)
-        return response
-
-    def _is_early(self, response: aiohttp.ClientResponse, exchange: Exchange) -> None:
-        """Have the connection closed after the reply. Raise `_StaleReply` if it belongs to an earlier request."""
-        if response.connection is not None and response.connection.protocol is not None:
-            response.connection.protocol.force_close()
-        if exchange.reused:
-            response.close()
-            raise _StaleReply
-
-
-def _dropped(url: str, error: BaseException, came: str = "") -> ContainerFailed:
-    if isinstance(error, aiohttp.ClientResponseError | HttpProcessingError):
-        logger.debug("the reply of %s cannot be read: %s", url, error.message)
-    text = f"the connection to {url} was dropped before the reply was complete ({cause_of(error)}{came})"
+def dropped(url: str, error: Broken, came: str = "") -> ContainerFailed:
+    """Return the failure of a call that got no whole reply."""
+    if error.detail:
+        logger.debug("the reply of %s cannot be read: %s", url, error.detail)
+    text = f"the connection to {url} was dropped before the reply was complete ({error}{came})"
     return ContainerFailed("connection", text)
-
-
-def _no_cookies() -> AbstractCookieJar:
-    return aiohttp.DummyCookieJar()

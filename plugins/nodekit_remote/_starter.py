@@ -87,7 +87,6 @@ class StartingRunner:
                 await tasks.start(one.run)
             except NotStarted as failure:
                 failures.append(failure)
-                logger.error("%s", failure)  # at once: the others may take a while
                 failed.set()
             del starting[id]
 
@@ -100,6 +99,9 @@ class StartingRunner:
         async with anyio.create_task_group() as ending:
             ending.start_soon(start_all)
             await failed.wait()
+            for id in starting.keys() - {failures[0].container}:  # the failures are told together, and once
+                text = "container %r has failed to start; waiting at most %g s for container %r"
+                logger.info(text, failures[0].container, FAIR_SECONDS, id)
             await anyio.sleep(FAIR_SECONDS)
             text = f"it was not up {FAIR_SECONDS:g} s after another one had failed, and still waited for "
             failures += [NotStarted(id, text + one.waits_for()) for id, one in starting.items()]

@@ -106,7 +106,7 @@ class SqliteStore(EmbeddedStore):
     def archive(self, *, create: bool = False) -> TableArchive:
         """Return all that the file holds, while no node runs (`ArchivedStore`)."""
         if not create and not self._path.exists():
-            raise StoreFailed(f"there is no file {self._path}")
+            raise StoreFailed(f"there is no file {self._path}; correct the path, or start the node once")
         self._sqlite.damages.remember_all()
         return super().archive(create=create)
 

@@ -14,7 +14,7 @@ from anyio import from_thread
 
 from nodekit import StoreCheck, StoreFailed
 from nodekit_sqlite._beside import Beside
-from nodekit_sqlite._damage import CURE, is_damage
+from nodekit_sqlite._damage import cured
 from nodekit_sqlite._file import DatabaseFile, is_held
 from nodekit_sqlite._new_file import check_space, check_target, copy_database, new_file
 from nodekit_sqlite._schema import MIGRATIONS, check_version, schema_of
@@ -113,7 +113,8 @@ class FileBeside:
         with _failures(f"cannot back up {path} to {target}"):
             schema = self._reads.read(lambda connection: schema_of(connection, path))
             if not schema:
-                raise StoreFailed(f"{path} is empty: no node has started with it yet")
+                text = f"{path} is empty: no node has started with it yet"
+                raise StoreFailed(f"{text}; start its node once, or correct the path")
             check_space(target.parent, path.stat().st_size, f"the backup of {path}")
             with new_file(target, replace=replace) as partial:
                 self._reads.read(lambda connection: _copy(connection, partial, path, proceed))
@@ -164,5 +165,4 @@ def _failures(what: str) -> Iterator[None]:
     try:
         yield
     except (OSError, sqlite3.Error) as error:
-        cure = f"; {CURE}" if is_damage(error) else ""
-        raise StoreFailed(f"{what}: {error}{cure}") from error
+        raise StoreFailed(f"{what}: {cured(error)}") from error

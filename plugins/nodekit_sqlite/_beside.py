@@ -102,14 +102,15 @@ class Beside:
         return path.with_name(f"{path.name}-wal").exists()
 
 
-def connect_for_reading(path: Path, *, unchanging: bool) -> sqlite3.Connection:
+def connect_for_reading(path: Path, *, unchanging: bool, alone: bool = False) -> sqlite3.Connection:
     """Return a connection that cannot write. Raise `StoreFailed` if this user may not read the file.
 
-    `unchanging` says that nobody writes the file meanwhile: then no log is read and none created.
+    `unchanging` says that nobody writes the file meanwhile: then no log is read and none created. `alone` says that no
+    node works on it: then the index of a log, which has to be there, is not written either.
     """
     if not os.access(path, os.R_OK):
         raise StoreFailed(
             f"cannot open {path}: this user may not read it; run the command as the node's user or as root"
         )
-    address = f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' * unchanging}"
+    address = f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' * unchanging}{'&readonly_shm=1' * alone}"
     return sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False, timeout=10)

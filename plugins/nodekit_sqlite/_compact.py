@@ -5,7 +5,7 @@ from contextlib import closing
 from pathlib import Path
 
 from nodekit import StoreFailed
-from nodekit_sqlite._damage import CURE, is_damage
+from nodekit_sqlite._damage import cured
 from nodekit_sqlite._file import DatabaseFile
 from nodekit_sqlite._schema import check_version
 
@@ -18,7 +18,7 @@ def compact(path: Path) -> int:
     and for a log beside the file.
     """
     if not path.exists():
-        raise StoreFailed(f"there is no file {path}")
+        raise StoreFailed(f"there is no file {path}; correct the path")
     file = DatabaseFile(path)
     file.open()
     try:
@@ -31,7 +31,6 @@ def compact(path: Path) -> int:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             return max(0, before - path.stat().st_size)
     except (OSError, sqlite3.Error) as error:
-        cure = f"; {CURE}" if isinstance(error, sqlite3.Error) and is_damage(error) else ""
-        raise StoreFailed(f"cannot compact {path}: {error}; its jobs are as they were{cure}") from error
+        raise StoreFailed(f"cannot compact {path}, and its jobs are as they were: {cured(error)}") from error
     finally:
         file.close()

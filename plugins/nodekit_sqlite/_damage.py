@@ -1,5 +1,6 @@
 """Damage of the file: which errors mean it, and what becomes of a job that cannot be read."""
 
+import errno
 import logging
 import math
 import sqlite3
@@ -10,7 +11,7 @@ from uuid import UUID
 
 import msgspec
 
-from nodekit import ContainerError, Job, JobId, JobRequest, JobStatus, Outcome, StoreFailed
+from nodekit import ContainerError, Job, JobId, JobRequest, JobStatus, Outcome, StoreFailed, counted
 from nodekit_sqlite._sums import DamagedRecord
 
 logger = logging.getLogger("nodekit.store")
@@ -32,6 +33,38 @@ def is_damage(error: Exception) -> bool:
             return "decode to UTF-8" in str(error)
         return code & 0xFF == sqlite3.SQLITE_CORRUPT or code in _UNREADABLE
     return isinstance(error, DamagedRecord | msgspec.MsgspecError)
+
+
+_CURES_OF_SYSTEM = {
+    errno.ENOENT: "correct the path; a node that starts makes the file, but no folder",
+    errno.EACCES: "run this as the node's user, or give the file to this one",
+    errno.EPERM: "run this as the node's user, or give the file to this one",
+    errno.ENOSPC: "free some space on this disk",
+    errno.EDQUOT: "free some space on this disk",
+    errno.EROFS: "mount the file system for writing, or name another path",
+    errno.EISDIR: "it is a folder; name a file",
+    errno.ENOTDIR: "a part of the path is a file; name another path",
+    errno.ELOOP: "it is a link to itself; name another path",
+    errno.EMFILE: "allow more open files (ulimit -n)",
+}
+_CURES_OF_SQLITE = {
+    sqlite3.SQLITE_NOTADB: f"if the path is right, its beginning is damaged: {CURE}",
+    sqlite3.SQLITE_FULL: "free some space on this disk",
+    sqlite3.SQLITE_BUSY: "another program has it open (`fuser FILE` names it); end that one",
+    sqlite3.SQLITE_PERM: "run this as the node's user, or give the file to this one",
+    sqlite3.SQLITE_READONLY: "run this as the node's user, or mount the file system for writing",
+    sqlite3.SQLITE_CANTOPEN: "look who may read and write the file, those beside it, and its folder (ls -la)",
+}
+_LOOK_AT_THE_DISK = "look at the disk (df, dmesg)"
+
+
+def cured(error: OSError | sqlite3.Error) -> str:
+    """Return the text of an error of the system or SQLite, with a cure."""
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}; {_CURES_OF_SYSTEM.get(error.errno or 0, _LOOK_AT_THE_DISK)}"
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    cure = CURE if is_damage(error) else _CURES_OF_SQLITE.get(code, _LOOK_AT_THE_DISK)
+    return f"{error}; {cure}"
 
 
 def has_damage(error: StoreFailed) -> bool:
@@ -73,7 +106,7 @@ class Damages:
         """Return what is wrong, for operators."""
         texts = [f"{part} of the store is damaged; {CURE}" for part in [*self._parts]]
         if number := len(self._jobs):
-            jobs = "1 job is" if number == 1 else f"{number} jobs are"
+            jobs = counted(number, "job", "is", "are")
             some = ", ".join([*self._jobs][:3])
             texts.insert(0, f"{jobs} damaged in the store and failed ({some}{', …' * (number > 3)}); {CURE}")
         return texts

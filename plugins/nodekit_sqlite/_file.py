@@ -20,6 +20,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from nodekit import StoreFailed, StoreInUse
+from nodekit_sqlite._damage import cured
 
 logger = logging.getLogger("nodekit.store")
 
@@ -105,14 +106,14 @@ class DatabaseFile:
             self.path = self.path.resolve()
             id = self._open_owned() if self._owned else _regular(self.path, os.stat(self.path))
         except (OSError, RuntimeError) as error:  # RuntimeError: symbolic links in a circle
-            raise StoreFailed(f"cannot open {self.path}: {_reason(error)}") from error
+            raise StoreFailed(f"cannot open {self.path}: {_cured(error)}") from error
         _process.enter(id)
         self._id = id
 
     def _open_owned(self) -> FileId:
         for name in _BESIDE:
             _tighten(self.path.with_name(self.path.name + name))
-        _check_beginning(self.path)
+        check_beginning(self.path)
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
         descriptor = os.open(self.path, flags, _OWNER_ONLY)
         found = os.fstat(descriptor)
@@ -129,7 +130,7 @@ class DatabaseFile:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            who = f"{self.path} is held by another node{_holder(found.st_ino)}"
+            who = f"{self.path} is held by another node{holder(found.st_ino)}"
             raise StoreInUse(f"{who}; stop it or name another path") from error
         if _id(os.lstat(self.path)) != _id(found):
             raise StoreFailed(f"{self.path} was replaced while it was opened; start the node again")
@@ -166,7 +167,7 @@ class DatabaseFile:
         try:
             self._known = [(str(path), _id(os.lstat(path))) for path in paths]
         except OSError as error:
-            raise StoreFailed(f"cannot open {self.path}: {_reason(error)}") from error
+            raise StoreFailed(f"cannot open {self.path}: {cured(error)}") from error
         if self._known[0][1] != self._id:
             raise StoreFailed(f"{self.path} was replaced while it was opened; start the node again")
 
@@ -248,7 +249,7 @@ def _regular(path: Path, found: os.stat_result) -> FileId:
     return _id(found)
 
 
-def _check_beginning(path: Path) -> None:
+def check_beginning(path: Path) -> None:
     """Raise `StoreFailed` if there are jobs beside a missing file. A new and empty file would forget them."""
     with suppress(FileNotFoundError):
         if os.stat(path).st_size:
@@ -265,13 +266,9 @@ def _check_beginning(path: Path) -> None:
 def _tighten(path: Path) -> None:
     """Take a file beside the database from everybody but its owner. Raise `StoreFailed` if it is a link."""
     try:
-        found = os.lstat(path)
+        found = _no_link(path)
     except FileNotFoundError:
         return
-    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
-        raise StoreFailed(
-            f"{path} is a link or no regular file, and SQLite writes there; look where it leads, delete it"
-        )
     if _is_open_to_others(path, found):
         with suppress(PermissionError):
             path.chmod(_OWNER_ONLY)
@@ -284,7 +281,23 @@ def _is_open_to_others(path: Path, found: os.stat_result) -> bool:
     return bool(mode & ~_OWNER_ONLY)
 
 
-def _holder(inode: int) -> str:
+def check_beside(path: Path) -> None:
+    """Raise `StoreFailed` if a file that SQLite writes beside the database is a link."""
+    for name in _BESIDE:
+        with suppress(FileNotFoundError):
+            _no_link(path.with_name(path.name + name))
+
+
+def _no_link(path: Path) -> os.stat_result:
+    found = os.lstat(path)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        raise StoreFailed(
+            f"{path} is a link or no regular file, and SQLite writes there; look where it leads, delete it"
+        )
+    return found
+
+
+def holder(inode: int) -> str:
     """Return which process has locked a file, if the system says so."""
     with suppress(OSError):
         lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
@@ -297,6 +310,10 @@ def _holder(inode: int) -> str:
 
 def _id(found: os.stat_result) -> FileId:
     return found.st_dev, found.st_ino
+
+
+def _cured(error: OSError | RuntimeError) -> str:
+    return cured(error) if isinstance(error, OSError) else "it is a link to itself; name another path"
 
 
 def _reason(error: Exception) -> str:

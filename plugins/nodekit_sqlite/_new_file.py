@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from nodekit import StoreFailed
+from nodekit import StoreFailed, counted
 
 _PAGES = 256
 """Number of pages that are copied at once: 1 MiB."""
@@ -72,7 +72,8 @@ def check_space(folder: Path, needed: int, purpose: str) -> None:
     found = os.statvfs(folder)
     free = found.f_bavail * found.f_frsize
     if free < needed:
-        raise StoreFailed(f"{purpose} needs {needed} bytes, and the disk of {folder} has {free} bytes free")
+        text = f"{purpose} needs {counted(needed, 'byte')}, and the disk of {folder} has {counted(free, 'byte')} free"
+        raise StoreFailed(f"{text}; free some space")
 
 
 @contextmanager

@@ -125,7 +125,7 @@ class Readers:
         call = Call(function, caller_group(), long=long)
         self._turns.put(call)
         try:
-            await call.done.wait()
+            await call.done
         except BaseException:
             self._turns.abandon(call)
             raise

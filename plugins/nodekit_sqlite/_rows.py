@@ -66,7 +66,8 @@ def request_row(request: JobRequest) -> bytes:
 
 def changing_columns(job: Job) -> tuple[Any, ...]:
     """Return the values of the columns that change: state, status, open, finish_number, error_container, error."""
-    failed = (None, None) if job.error is None else (job.error.container, job.error.error)
+    error = job.error
+    failed = (None, None) if error is None else (error.container, error.error)
     return _encode_state(job), str(job.status), int(not job.status.finished), job.finish_number, *failed
 
 
@@ -74,12 +75,21 @@ def _encode_state(job: Job) -> bytes:
     request = job.request
     return encode(
         Row(
+            accepted_at=job.accepted_at,
+            status=job.status,
+            due=job.due,
+            not_before=job.not_before,
+            delay_seconds=job.delay_seconds,
+            timeout_seconds=job.timeout_seconds,
+            queue_timeout_seconds=job.queue_timeout_seconds,
+            outcome=job.outcome,
+            finished_at=job.finished_at,
+            retry_of=job.retry_of,
             group=request.group,
             priority=request.priority,
             pipeline=request.pipeline,
             origin=request.origin,
             destination=request.destination,
-            **{field: getattr(job, field) for field in _State.__struct_fields__},
         )
     )
 

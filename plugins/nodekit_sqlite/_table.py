@@ -24,21 +24,22 @@ from nodekit import (
     Unfinished,
 )
 from nodekit_sqlite._beside import Beside
-from nodekit_sqlite._damage import CURE, Damages, has_damage, is_damage
+from nodekit_sqlite._damage import Damages, cured, has_damage
 from nodekit_sqlite._deleting import delete, shrink
 from nodekit_sqlite._file import DatabaseFile
 from nodekit_sqlite._finish_numbers import KEEP_NUMBER, LAST_SURPLUS, last_finish_number
+from nodekit_sqlite._open_rows import OpenRows
 from nodekit_sqlite._query import Slice, behind, find_slice
 from nodekit_sqlite._readers import Readers
 from nodekit_sqlite._reading import read_sizes, read_steps, read_unfinished, select
 from nodekit_sqlite._rescue import Rescue
-from nodekit_sqlite._rows import changing_columns, step_records
+from nodekit_sqlite._saving import Change, Saves
 from nodekit_sqlite._schema import check_readable, check_version, prepare_empty_file, repair_indexes, stamp
 from nodekit_sqlite._storage import NAMESPACES, SqliteStorage
 from nodekit_sqlite._thread import Writer, any_text
 from nodekit_sqlite._upgrade import upgrade
 from nodekit_sqlite._usage import Usage, read_usage
-from nodekit_sqlite._writing import Addition, Numbers, insert, save
+from nodekit_sqlite._writing import Addition, Inserts
 
 READERS = 3
 """Number of threads that read. Two can be busy with long reads of one group of clients, and one is left for others."""
@@ -62,9 +63,11 @@ class SqliteTable:
         self._owned = owned
         self._file, self.damages = DatabaseFile(path, owned=owned), Damages()
         self._rescue = Rescue(self._file)
-        self._numbers = Numbers()
         self._usage, self._looked_at = Usage(), dict[GroupId, float]()
-        self._writer = Writer(self._connect, self._usage, self._rescue, group=group)
+        rows = OpenRows()
+        self._writer = Writer(self._connect, self._usage, rows, self._rescue, group=group)
+        self._inserts = Inserts(rows, self._usage, self.damages)
+        self._saves = Saves(rows, self._usage)
         self._beside = Beside(lambda: self._file.path)
         self._readers = Readers(self._connect, threads=READERS) if owned else self._beside
         self._checks = Readers(self._connect, threads=1) if owned else self._beside
@@ -104,8 +107,7 @@ class SqliteTable:
                 stack.callback(self._beside.close)
                 self._beside.read(lambda connection: check_version(connection, self._file.path))
         except (OSError, sqlite3.Error) as error:
-            cure = f"; {CURE}" if is_damage(error) else ""
-            raise StoreFailed(f"cannot open {self._file.path}: {error}{cure}") from error
+            raise StoreFailed(f"cannot open {self._file.path}: {cured(error)}") from error
 
     def _prepare(self, stack: AsyncExitStack) -> None:
         prepare_empty_file(self._file.path)
@@ -139,17 +141,11 @@ class SqliteTable:
         return await self._add([Addition(job, whole=True) for job in jobs])
 
     async def _add(self, new: Sequence[Addition]) -> list[Job]:
-        usage, damages, numbers = self._usage, self.damages, self._numbers
-
-        def write(connection: sqlite3.Connection) -> list[Job]:
-            return [insert(connection, one, numbers, usage, damages) for one in new]
-
-        return await self._writer.call(write)
+        jobs: list[Job] = await self._writer.share(self._inserts, new)
+        return jobs
 
     async def save(self, job: Job) -> None:
-        state = changing_columns(job)
-        last = list(step_records(job, len(job.steps) - 1)) if job.steps else []
-        await self._writer.call(lambda connection: save(connection, job, state, last, self._usage))
+        await self._writer.share(self._saves, Change(job))
 
     async def delete(self, ids: Sequence[JobId]) -> int:
         """Delete finished jobs. One that SQLite cannot delete, because it is damaged, stays and harms no other."""

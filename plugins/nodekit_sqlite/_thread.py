@@ -1,26 +1,58 @@
 """Calls that run in a thread with a connection, and the thread that writes: waiting calls share one commit."""
 
 import sqlite3
+import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Thread
 from traceback import clear_frames
-from typing import Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import anyio
 import anyio.to_thread
 from anyio.lowlevel import current_token
 
 from nodekit import GroupId, StoreFailed
-from nodekit_sqlite._damage import CURE, is_damage
+from nodekit_sqlite._damage import cured
+from nodekit_sqlite._open_rows import OpenRows
 from nodekit_sqlite._rescue import Rescue
 from nodekit_sqlite._usage import Usage
+
+if TYPE_CHECKING:
+    import asyncio
 
 T = TypeVar("T")
 
 Connect = Callable[[], sqlite3.Connection]
+Together = Callable[[sqlite3.Connection, Sequence[Any]], Sequence[Any]]
+"""A function that does with many items what it does with one, and returns a result for each."""
+
+
+class EventWait:
+    """A wait for what a thread does, for event loops that have no futures, such as trio's."""
+
+    def __init__(self) -> None:
+        self._event = anyio.Event()
+
+    def done(self) -> bool:
+        return self._event.is_set()
+
+    def set_result(self, result: None) -> None:
+        self._event.set()
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return self._event.wait().__await__()
+
+
+def new_wait() -> "asyncio.Future[None] | EventWait":
+    """Return a wait for what a thread does. A future of asyncio costs a tenth of an event of anyio."""
+    if (module := sys.modules.get("asyncio")) is not None:
+        with suppress(RuntimeError):
+            future: asyncio.Future[None] = module.get_running_loop().create_future()
+            return future
+    return EventWait()
 
 
 class Call(Generic[T]):
@@ -32,7 +64,7 @@ class Call(Generic[T]):
         self, function: Callable[[sqlite3.Connection], T], group: GroupId | None = None, *, long: bool = False
     ) -> None:
         self.function, self.group, self.long = function, group, long
-        self.done = anyio.Event()
+        self.done = new_wait()
         self.abandoned = False
         """True once nobody waits for the result."""
         self.result: T | None = None
@@ -48,11 +80,20 @@ class Call(Generic[T]):
     def answer(self) -> T:
         """Return the result, or raise the error: `StoreFailed` if SQLite failed."""
         if isinstance(self.error, sqlite3.Error):
-            cure = f"; {CURE}" if is_damage(self.error) else ""
-            raise StoreFailed(f"sqlite: {self.error}{cure}") from self.error
+            raise StoreFailed(f"sqlite: {cured(self.error)}") from self.error
         if self.error is not None:
             raise self.error
         return cast("T", self.result)
+
+
+class SharedCall(Call[Any]):
+    """A call of a function that takes the items of all its calls that wait together."""
+
+    __slots__ = ("item", "together")
+
+    def __init__(self, together: Together, item: object) -> None:
+        super().__init__(lambda connection: together(connection, [item])[0])
+        self.together, self.item = together, item
 
 
 def _end_statements(error: BaseException | None) -> None:
@@ -100,7 +141,8 @@ class Deliveries:
         self._posted = False  # first: what finishes from now on may need another wake-up
         with suppress(IndexError):
             while True:
-                self._finished.popleft().done.set()
+                if not (done := self._finished.popleft().done).done():  # its caller may have gone
+                    done.set_result(None)
 
 
 async def connected(connect: Connect) -> sqlite3.Connection:
@@ -108,7 +150,7 @@ async def connected(connect: Connect) -> sqlite3.Connection:
     try:
         return await anyio.to_thread.run_sync(connect)
     except sqlite3.Error as error:
-        raise StoreFailed(f"sqlite: {error}") from error
+        raise StoreFailed(f"sqlite: {cured(error)}") from error
 
 
 class Writer:
@@ -117,8 +159,9 @@ class Writer:
     Nothing is acknowledged before `rescue` has seen, after the commit, that the file is still in its place.
     """
 
-    def __init__(self, connect: Connect, usage: Usage, rescue: Rescue, *, group: int) -> None:
-        self._connect, self._usage, self._rescue, self._group = connect, usage, rescue, group
+    def __init__(self, connect: Connect, usage: Usage, rows: OpenRows, rescue: Rescue, *, group: int) -> None:
+        self._connect, self._usage, self._rows = connect, usage, rows
+        self._rescue, self._group = rescue, group
         self._calls: SimpleQueue[Call[Any] | None] = SimpleQueue()
         self._thread: Thread | None = None
 
@@ -138,11 +181,20 @@ class Writer:
 
         Raise `StoreFailed` if SQLite fails or the thread does not run.
         """
+        return await self._made(Call(function))
+
+    async def share(self, together: Together, item: object) -> Any:
+        """Run a function in the thread, as `call` does, with this item and those of all calls of it that wait.
+
+        Return the result for this item. The function must be the same object in all calls.
+        """
+        return await self._made(SharedCall(together, item))
+
+    async def _made(self, call: Call[T]) -> T:
         if self._thread is None:
             raise StoreFailed("the store is not open")
-        call = Call(function)
         self._calls.put(call)
-        await call.done.wait()
+        await call.done
         return call.answer()
 
     def look(self) -> None:
@@ -201,18 +253,36 @@ class Writer:
     def _commit(self, connection: sqlite3.Connection, calls: Sequence[Call[Any]]) -> Exception | None:
         try:
             connection.execute("BEGIN IMMEDIATE")
-            for call in calls:
-                call.run(connection)
-                if call.error is not None:
-                    raise call.error
+            _run(connection, calls)
             self._usage.before_commit(connection)
             connection.execute("COMMIT")
-            self._usage.end(committed=True)
+            self._end(committed=True)
             return None
         except Exception as error:
+            _end_statements(error)
             with suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
-            self._usage.end(committed=False)
+            self._end(committed=False)
             for call in calls:
                 call.error = error
             return error
+
+    def _end(self, *, committed: bool) -> None:
+        self._usage.end(committed=committed)
+        self._rows.end(committed=committed)
+
+
+def _run(connection: sqlite3.Connection, calls: Sequence[Call[Any]]) -> None:
+    """Run calls in the present transaction: those of one function together. Raise the first error."""
+    shared: dict[Together, list[SharedCall]] = {}
+    for call in calls:
+        if isinstance(call, SharedCall):
+            shared.setdefault(call.together, []).append(call)
+    for together, some in shared.items():
+        for call, result in zip(some, together(connection, [call.item for call in some]), strict=True):
+            call.result, call.error = result, None
+    for call in calls:
+        if not isinstance(call, SharedCall):
+            call.run(connection)
+            if call.error is not None:
+                raise call.error

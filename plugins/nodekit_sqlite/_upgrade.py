@@ -6,7 +6,8 @@ import sqlite3
 import time
 from pathlib import Path
 
-from nodekit import StoreFailed
+from nodekit import StoreFailed, counted
+from nodekit_sqlite._damage import cured
 from nodekit_sqlite._file import STAMPED, DatabaseFile, kept_copies
 from nodekit_sqlite._new_file import check_space, copy_database, new_file
 from nodekit_sqlite._schema import MIGRATIONS, migrate, schema_of
@@ -34,17 +35,19 @@ def upgrade(connection: sqlite3.Connection, file: DatabaseFile) -> None:
     try:
         copy = _kept_copy(connection, file, version)
     except (OSError, sqlite3.Error) as error:
-        raise StoreFailed(f"cannot keep a copy of {path} before it is upgraded: {error}; it is as it was") from error
+        text = f"cannot keep a copy of {path} before it is upgraded, and it is as it was"
+        raise StoreFailed(f"{text}: {cured(error)}") from error
     ((jobs,),) = connection.execute("SELECT count(*) FROM jobs")
-    text = "%s is upgraded from schema %d to %d (%d jobs); a copy for going back is %s"
-    logger.warning(text, path, version, len(MIGRATIONS), jobs, copy)
+    text = "%s is upgraded from schema %d to %d (%s); a copy for going back is %s"
+    logger.warning(text, path, version, len(MIGRATIONS), counted(jobs, "job"), copy)
     began = time.monotonic()
     try:
         migrate(connection, version)
     except BaseException:
         logger.error("the upgrade of %s failed; the file is as it was", path)
         raise
-    logger.warning("%s has schema %d now: %.1f s for %d jobs", path, len(MIGRATIONS), time.monotonic() - began, jobs)
+    took = time.monotonic() - began
+    logger.warning("%s has schema %d now: %.1f s for %s", path, len(MIGRATIONS), took, counted(jobs, "job"))
     if others := [other for other in kept_copies(path) if other != copy]:
         logger.info("copies of earlier upgrades, which may be deleted: %s", ", ".join(map(str, others)))
 
@@ -59,10 +62,15 @@ def _kept_copy(connection: sqlite3.Connection, file: DatabaseFile, version: int)
             return copy
         number += 1
         copy = first.with_name(f"{first.name}-{number}")
-    check_space(path.parent, int(SPACE * path.stat().st_size), f"the upgrade of {path}, of which a copy is kept,")
+    check_upgrade_space(path)
     with new_file(copy) as partial:
         copy_database(connection, partial, owner=path.stat(), proceed=_nothing)
     return copy
+
+
+def check_upgrade_space(path: Path) -> None:
+    """Raise `StoreFailed` if the disk has too little space for the upgrade of a file, of which a copy is kept."""
+    check_space(path.parent, int(SPACE * path.stat().st_size), f"the upgrade of {path}, of which a copy is kept,")
 
 
 def _nothing() -> None:

@@ -5,11 +5,10 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 
 from nodekit import GroupId
+from nodekit_sqlite._many_rows import ROWS, RowsStatement
 
-_ADD = """
-    INSERT INTO usage VALUES (?, ?) ON CONFLICT (of_group) DO UPDATE SET stored = stored + excluded.stored
-    RETURNING stored
-"""
+_UPSERT = "ON CONFLICT (of_group) DO UPDATE SET stored = stored + excluded.stored RETURNING of_group, stored"
+_ADD = RowsStatement(f"INSERT INTO usage VALUES {ROWS} {_UPSERT}", columns=2, large=0)  # noqa: S608 - our own texts only
 _STORED = "SELECT stored FROM usage WHERE of_group = ?"
 
 
@@ -31,12 +30,11 @@ class Usage:
 
     def before_commit(self, connection: sqlite3.Connection) -> None:
         """Write the changes of this transaction."""
-        for group, change in self._changes.items():
-            if change:
-                [(stored,)] = connection.execute(_ADD, (group, change)).fetchall()
-                self._new[group] = stored
-                if stored <= 0:
-                    connection.execute("DELETE FROM usage WHERE of_group = ?", (group,))
+        changes = [change for change in self._changes.items() if change[1]]
+        for group, stored in _ADD.rows(connection, changes):
+            self._new[group] = stored
+            if stored <= 0:
+                connection.execute("DELETE FROM usage WHERE of_group = ?", (group,))
 
     def end(self, *, committed: bool) -> None:
         """End the transaction."""

@@ -1,22 +1,19 @@
-"""New jobs and changed ones in the file. Each function runs inside a transaction of the writing thread."""
+"""New jobs in the file. What writes runs inside a transaction of the writing thread."""
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, groupby, islice
+from typing import Any
 
 from nodekit import Job, JobFields, JobId, StoreFailed
 from nodekit_sqlite._damage import CURE, Damages
-from nodekit_sqlite._places import HIGHEST_JOB, LAST_NUMBER, OF_JOB, number_at, place
+from nodekit_sqlite._many_rows import ROWS, RowsStatement
+from nodekit_sqlite._open_rows import OpenRow, OpenRows
+from nodekit_sqlite._places import HIGHEST_JOB, OF_JOB, number_at
 from nodekit_sqlite._reading import select
-from nodekit_sqlite._rows import (
-    changing_columns,
-    is_left_out,
-    outcome_bytes,
-    output_bytes,
-    request_row,
-    step_records,
-)
-from nodekit_sqlite._sums import record_sum, request_sum, state_sum
+from nodekit_sqlite._rows import changing_columns, is_left_out, outcome_bytes, request_row, step_records
+from nodekit_sqlite._saving import RECORDS, UPDATES, Record, record_row, with_sum
+from nodekit_sqlite._sums import request_sum
 from nodekit_sqlite._usage import Usage
 
 JOB_BYTES = 512
@@ -29,21 +26,17 @@ _LAST_NUMBER = """
     SELECT max(coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'jobs'), 0),
         coalesce((SELECT max(number) FROM jobs), 0))
 """
-_INSERT = """
+_JOBS = RowsStatement(
+    f"""
     INSERT OR IGNORE INTO jobs (
         number, id, client, idempotency_key, request, request_sum,
         state, status, open, finish_number, error_container, error, size, stored, steps, state_sum
-    ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-"""
-_RECORD = "INSERT OR REPLACE INTO records (place, done, owner, body, sum) VALUES (?, ?, ?, ?, ?)"
-_LAST = f"SELECT place FROM records WHERE place {OF_JOB} AND done = 1 ORDER BY place DESC LIMIT 1"  # noqa: S608
-_THERE = f"SELECT number, open, size, stored, ({_LAST}) FROM jobs WHERE id = ?"  # noqa: S608
-_THERE_WITHOUT_STEPS = "SELECT number, open, size, stored, NULL FROM jobs WHERE id = ?"
-_UPDATE = """
-    UPDATE jobs SET state = ?, status = ?, open = ?, finish_number = ?, error_container = ?, error = ?,
-        size = ?, stored = ?, steps = ?, state_sum = ?
-    WHERE number = ?
-"""
+    ) VALUES {ROWS}
+    """,  # noqa: S608 - marks only
+    columns=16,
+    large=6,
+)
+_INSERTED = "SELECT number FROM jobs WHERE number BETWEEN ? AND ?"
 _KEPT = "SELECT id FROM jobs WHERE id = ? UNION ALL SELECT id FROM jobs WHERE client = ? AND idempotency_key = ?"
 _OLD = f"""
     SELECT records.place, coalesce(records.owner, records.place),
@@ -53,9 +46,6 @@ _OLD = f"""
     WHERE jobs.id = ?
 """  # noqa: S608 - our own texts only
 _BODY = "SELECT body FROM records WHERE place = ?"
-
-Record: TypeAlias = tuple[int, bool, bytes | memoryview]
-"""The number of a record, True if it will not change any more, and its body."""
 
 
 class Addition:
@@ -71,20 +61,20 @@ class Addition:
         self.request, self.size = request_row(job.request), job.payload_bytes
         self.stored = JOB_BYTES + len(self.request) + outcome_bytes(job)
         """Bytes that are written for the job; for a retry, without those of its records."""
-        self.steps: Iterable[Record] = step_records(job, 0)
+        self.steps: Sequence[Record] = ()
         if job.retry_of is None:
-            self.steps = list(self.steps)
+            self.steps = list(step_records(job, 0))
             self.stored += len(memoryview(job.request.data)) + sum(len(body) for _, done, body in self.steps if done)
+
+    def row(self, number: int) -> Sequence[Any]:
+        """Return the row of the job with this number."""
+        job, key = self.job, self.job.request.idempotency_key
+        sum = request_sum(number, job.id, key, self.request)
+        return number, job.id, job.client, key, self.request, sum, *self.changing(number, self.size, self.stored)
 
     def changing(self, number: int, size: int, stored: int) -> Sequence[Any]:
         """Return the columns that change, with their checksum."""
-        return _with_sum(number, self.job, self.state, (*self.columns, size, stored, len(self.job.steps)))
-
-
-def _with_sum(number: int, job: Job, state: bytes, columns: Sequence[Any]) -> Sequence[Any]:
-    if len(job.steps) > LAST_NUMBER:
-        raise StoreFailed(f"job {job.id} has more than {LAST_NUMBER} steps")
-    return state, *columns, state_sum(number, job.id, job.client, state, *columns)
+        return with_sum(number, self.job, self.state, (*self.columns, size, stored, len(self.job.steps)))
 
 
 class Numbers:
@@ -104,23 +94,51 @@ class Numbers:
         return number
 
 
-def insert(connection: sqlite3.Connection, new: Addition, numbers: Numbers, usage: Usage, damages: Damages) -> Job:
-    """Write a new job. Return it, or the job that is there already under its id or key."""
-    job, key, number = new.job, new.job.request.idempotency_key, numbers.next(connection)
-    fixed = number, job.id, job.client, key, new.request, request_sum(number, job.id, key, new.request)
-    if not connection.execute(_INSERT, (*fixed, *new.changing(number, new.size, new.stored))).rowcount:
-        return _kept(connection, job, damages)
-    stored = new.stored
-    if job.retry_of is None:
-        _write_record(connection, number, (0, True, memoryview(job.request.data)))
-        for record in new.steps:
-            _write_record(connection, number, record)
-    else:
-        size, more = _insert_retry(connection, number, new)
-        stored += more
-        connection.execute(_UPDATE, (*new.changing(number, size, stored), number))
-    usage.add(job.group, stored)
-    return job
+class Inserts:
+    """The function that writes new jobs, those of many callers together."""
+
+    def __init__(self, rows: OpenRows, usage: Usage, damages: Damages) -> None:
+        self._numbers, self._rows, self._usage, self._damages = Numbers(), rows, usage, damages
+
+    def __call__(self, connection: sqlite3.Connection, calls: Sequence[Sequence[Addition]]) -> Sequence[list[Job]]:
+        """Write new jobs. Return them, or the jobs that are there already under their ids or keys."""
+        jobs: list[Job] = []
+        new = chain.from_iterable(calls)
+        for _, some in groupby(
+            new, lambda one: one.job.retry_of is None
+        ):  # a retry needs the records of those before it
+            jobs += self._insert(connection, list(some))
+        kept = iter(jobs)
+        return [list(islice(kept, len(call))) for call in calls]
+
+    def _insert(self, connection: sqlite3.Connection, new: Sequence[Addition]) -> list[Job]:
+        """Write some jobs: retries, or jobs of which none is one."""
+        numbered = {self._numbers.next(connection): one for one in new}
+        written = numbered
+        if _JOBS.write(connection, [one.row(number) for number, one in numbered.items()]) < len(new):
+            there = {number for (number,) in connection.execute(_INSERTED, (min(numbered), max(numbered)))}
+            written = {number: one for number, one in numbered.items() if number in there}
+        self._write_records(connection, written)
+        return [
+            one.job if number in written else _kept(connection, one.job, self._damages)
+            for number, one in numbered.items()
+        ]
+
+    def _write_records(self, connection: sqlite3.Connection, written: Mapping[int, Addition]) -> None:
+        records: list[Sequence[Any]] = []
+        for number, new in written.items():
+            job, size, stored = new.job, new.size, new.stored
+            if job.retry_of is None:
+                records.append(record_row(number, (0, True, memoryview(job.request.data))))
+                records += [record_row(number, record) for record in new.steps]
+            else:
+                size, more = _insert_retry(connection, number, new)
+                stored += more
+                UPDATES.write(connection, [(number, *new.changing(number, size, stored))])
+            self._usage.add(job.group, stored)
+            if not job.status.finished:
+                self._rows.put(job.id, OpenRow(number, size, stored, job.ended_steps))
+        RECORDS.write(connection, records)
 
 
 def _kept(connection: sqlite3.Connection, job: Job, damages: Damages) -> Job:
@@ -129,13 +147,6 @@ def _kept(connection: sqlite3.Connection, job: Job, damages: Damages) -> Job:
     if not found:
         raise StoreFailed(f"job {job.id} cannot be written, and no other has its id or its key: an index is damaged")
     return found[0]
-
-
-def _write_record(connection: sqlite3.Connection, job: int, record: Record, owner: int | None = None) -> None:
-    """Write a record. With an `owner`, which is the place of another one, its body is there."""
-    number, done, body = record
-    row = place(job, number), int(done), owner, body
-    connection.execute(_RECORD, (*row, record_sum(*row)))
 
 
 def _insert_retry(connection: sqlite3.Connection, number: int, new: Addition) -> tuple[int, int]:
@@ -148,14 +159,14 @@ def _insert_retry(connection: sqlite3.Connection, number: int, new: Addition) ->
             size += more
         elif done:
             owner = old.owner_of(record, body)
-        _write_record(connection, number, (record, done, body if owner is None else b""), owner)
+        RECORDS.write(connection, [record_row(number, (record, done, body if owner is None else b""), owner)])
         stored += len(body) if done and owner is None else 0
     return size, stored
 
 
 def _all_records(new: Addition) -> Iterator[Record]:
     yield 0, True, memoryview(new.job.request.data)
-    yield from new.steps
+    yield from step_records(new.job, 0)  # anew each time: a group that fails is written again
 
 
 class _Old:
@@ -185,29 +196,3 @@ class _Old:
         if size <= _COMPARED_BYTES and self._connection.execute(_BODY, (owner,)).fetchone() != (bytes(body),):
             return None
         return owner
-
-
-def save(
-    connection: sqlite3.Connection, job: Job, columns: tuple[Any, ...], last: Sequence[Record], usage: Usage
-) -> None:
-    """Write the newest snapshot of a job, given its columns and its last record."""
-    there = connection.execute(_THERE if job.steps else _THERE_WITHOUT_STEPS, (job.id,)).fetchone()
-    if there is None:
-        raise StoreFailed(f"there is no job {job.id} in the file")
-    number, was_open, *counted, last_place = there
-    size, stored = (one if isinstance(one, int) else 0 for one in counted)  # they may be damaged
-    done = number_at(last_place or 0)
-    more_size = more = outcome_bytes(job) if was_open and job.status.finished else 0
-    known: Iterable[Record] = last if len(job.steps) <= done + 1 else step_records(job, done)
-    for record in known:
-        step, is_done, body = record
-        if step > done:
-            _write_record(connection, number, record)
-            if is_done:
-                more_size += output_bytes(job.steps[step - 1])
-                more += len(body)
-    state, *others = columns
-    others += [size + more_size, stored + more, len(job.steps)]
-    connection.execute(_UPDATE, (*_with_sum(number, job, state, others), number))
-    if more:
-        usage.add(job.group, more)

@@ -1,4 +1,4 @@
-"""The checks of `nodekit doctor` for the database of a node file. Nothing is opened or made."""
+"""The checks of `nodekit doctor` for the database of a node file. Nothing is written or made."""
 
 import os
 import re
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nodekit import Configured, ExaminedFile, Finding
+from nodekit_sqlite._examination import examined
 
 _KINDS = "nfs nfs4 cifs smb3 smbfs 9p afs ceph glusterfs lustre beegfs gpfs ocfs2 gfs2 davfs virtiofs vboxsf"
 NETWORK = frozenset(_KINDS.split(" "))
@@ -57,16 +58,20 @@ def _space(one: Configured) -> Iterator[Finding]:
 
 def _file(path: Path) -> Iterator[Finding]:
     saved = path.with_name(f"{path.name}.saved")
-    if saved.exists():
-        text = f"there is {saved}, with the jobs of a file that was lost; a node does not start without them"
-        yield Finding("warning", "store.path", text, f"move it to {path} while no node runs")
+    if saved.exists() and path.exists() and path.stat().st_size:  # otherwise no node starts
+        text = f"there is {saved}, with the jobs of a file that was lost"
+        yield Finding("warning", "store.path", text, f"move it to {path} while no node runs, or delete it")
     try:
         found = path.stat()
-    except OSError:
+    except FileNotFoundError:
+        yield from examined(path)
+        return
+    except OSError:  # a folder that is missing or closed to this user is a problem of the file
         return
     if not stat.S_ISREG(found.st_mode):
         yield Finding("error", "store.path", f"{path} is not a file", "name a file")
-    elif found.st_nlink > 1:
+        return
+    if found.st_nlink > 1:
         yield Finding(
             "error", "store.path", f"{path} has another name (hard link)", "remove the other name, or copy it"
         )
@@ -76,3 +81,4 @@ def _file(path: Path) -> Iterator[Finding]:
     elif found.st_mode & 0o077:
         text = f"other users may use {path}; the node takes that away when it starts"
         yield Finding("note", "store.path", text, f"chmod 600 {path}")
+    yield from examined(path)

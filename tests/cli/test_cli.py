@@ -1,6 +1,7 @@
 """The commands `nodekit check` and `nodekit serve`."""
 
 import asyncio
+import re
 import signal
 from pathlib import Path
 
@@ -197,15 +198,18 @@ async def test_every_container_that_does_not_start_is_told_with_its_place_in_the
 
 
 async def test_a_port_that_is_taken_is_1_with_one_line_and_no_traceback(file: Path) -> None:
-    async with serve(file) as (_, api):
+    async with serve(file) as (served, api):
         other = file.parent / "other"
         other.mkdir()
         (other / "slow.py").write_text(SLOW)
         taken = write(other, SERVED.replace("127.0.0.1:0", api.url.removeprefix("http://")))
         async with started("serve", taken, folder=other) as second:
             assert await second.ended() == 1
-            assert "cannot listen" in second.log
+            bind = taken.read_text().partition('bind = "')[2].partition('"')[0]
+            cure = rf"process {served.process.pid} \(.+\) has it; end that one, or write another address in `bind`"
+            assert re.search(rf"cannot listen on {bind}: Address already in use; {cure}", second.log)
             assert "Traceback" not in second.log
+            assert not (other / "jobs.db").exists()  # nothing was opened or started
             assert second.url is None
 
 

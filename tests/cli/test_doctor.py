@@ -149,7 +149,8 @@ def test_a_node_file_is_looked_at_too(tmp_path: Path) -> None:
     level, text = findings(doctor(tmp_path, file))[str(file)]
     assert (level, text.startswith("store.use: unknown store 'sqlit'")) == ("error", True)
     missing = tmp_path / "nothing.toml"
-    assert findings(doctor(tmp_path, missing))[str(missing)] == ("error", "cannot be read: No such file or directory")
+    level, text = findings(doctor(tmp_path, missing))[str(missing)]
+    assert (level, text.startswith("cannot be read: No such file or directory; correct its name")) == ("error", True)
 
 
 def test_each_problem_of_a_node_file_is_a_finding_beside_those_of_what_is_valid(tmp_path: Path) -> None:
@@ -231,6 +232,12 @@ def test_folders_of_log_and_store_must_be_there(logged: Path) -> None:
     assert found == {"log.path": f"there is no folder {logged}/logs", "store.path": f"there is no folder {logged}/data"}
 
 
+def test_a_problem_that_a_check_and_the_file_have_is_told_once(logged: Path) -> None:
+    (logged / "data").rmdir()
+    done = nodekit(logged, "doctor", write(logged, LOGGED))
+    assert done.stdout.count(f"there is no folder {logged}/data") == 1
+
+
 def test_the_folder_of_the_audit_log_must_be_there(logged: Path) -> None:
     found = {one["where"]: one["text"] for one in of_file(logged, LOGGED.replace("[log]", '[log]\naudit = "no/a.log"'))}
     assert found == {"log.audit": f"there is no folder {logged}/no"}
@@ -262,6 +269,13 @@ def test_empty_secrets_are_warnings(logged: Path) -> None:
     assert (empty["severity"], empty["text"]) == ("warning", f"the file {logged}/token is empty")
     (empty,) = of_file(logged, LOGGED.replace('file = "token"', 'env = "NODEKIT_TOKEN"'), NODEKIT_TOKEN="")
     assert empty["text"] == "the environment variable NODEKIT_TOKEN is empty"
+
+
+def test_a_variable_that_is_empty_is_a_warning_that_names_it(logged: Path) -> None:
+    (found,) = of_file(logged, LOGGED.replace('{ file = "token" }', '"${TOK}"'), TOK="")
+    assert (found["severity"], found["where"]) == ("warning", "runners[0].containers[0].bearer")
+    assert found["text"] == "the environment variable TOK is empty (from ${TOK})"
+    assert of_file(logged, LOGGED.replace('{ file = "token" }', '"${TOK:-default}"'), TOK="") == []
 
 
 def test_a_log_that_cannot_be_a_file_or_has_no_room_is_told(logged: Path) -> None:

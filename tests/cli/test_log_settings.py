@@ -111,7 +111,8 @@ async def test_the_first_line_says_what_runs_and_a_failed_step_what_failed(tmp_p
         assert first.endswith(f" at {served.url}; {about} {file}")
     (failed,) = [one for one in found if "failed in container" in one["message"]]
     assert (failed["job"], failed["step"], failed["container"]) == (id, 2, "bad")
-    assert failed["message"].startswith(f"job {id}: step 2, attempt 1, failed in container bad: ")
+    assert failed["message"].startswith(f"job {id}: step 2, attempt 1, failed in container 'bad': ")
+    assert (failed["attempt"], failed["kind"]) == (1, "status")
     assert "no such word: \\x1b[2J " in failed["message"]
     assert len(failed["message"]) < 400
 
@@ -138,6 +139,36 @@ async def test_audit_lines_whose_file_cannot_be_made_are_in_the_log(tmp_path: Pa
         id = await api.submit("up")
         await api.call("DELETE", f"/api/jobs/{id}")
         await until(lambda: f"nodekit.audit: 127.0.0.1: cancel of job {id} of client 127.0.0.1: " in served.log)
+
+
+async def test_audit_lines_are_in_the_log_while_their_file_cannot_be_written(tmp_path: Path) -> None:
+    folder = tmp_path / "audit"
+    folder.mkdir()
+    audit, gone = folder / "audit.log", tmp_path / "gone"
+    async with serve(node_file(tmp_path, 'audit = "audit/audit.log"\nformat = "json"')) as (served, api):
+        ids = [await api.submit("up") for _ in range(4)]
+
+        async def cancelled(number: int) -> None:
+            await api.call("DELETE", f"/api/jobs/{ids[number]}")
+
+        def of_job(text: str, number: int) -> list[Any]:
+            found = [json.loads(line) for line in text.splitlines() if '"nodekit.audit"' in line]
+            return [one for one in found if one["job"] == ids[number]]
+
+        await cancelled(0)
+        await until(lambda: audit.exists() and of_job(audit.read_text(), 0))
+        folder.rename(gone)
+        folder.touch()  # even root makes no file below a file
+        served.signal(signal.SIGHUP)
+        for number in (1, 2):
+            await cancelled(number)
+            await until(lambda number=number: of_job(served.log, number))
+        folder.unlink()
+        gone.rename(folder)
+        await cancelled(3)
+        await until(lambda: of_job(audit.read_text(), 3))
+        await until(lambda: "2 lines were written elsewhere: the log file" in audit.read_text())
+        assert [len(of_job(served.log, number)) for number in range(4)] == [0, 1, 1, 0]
 
 
 async def test_an_audit_log_without_a_file_is_part_of_the_log(tmp_path: Path) -> None:

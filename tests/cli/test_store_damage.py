@@ -11,6 +11,7 @@ import pytest
 from chance import SEED, each_run
 from damage import Damage
 from every_job import every_job, write_jobs
+from exported_jobs import read_back, rounded
 from planted import nodekit
 
 from nodekit import Job
@@ -54,8 +55,8 @@ def test_whatever_is_damaged_each_command_tells_the_truth(tmp_path: Path, filled
         return done.returncode == 0, done.stdout
 
     def whole(output: str) -> bool:
-        found = [msgspec.json.decode(line, type=Job) for line in output.splitlines()]
-        known = {job.id: job for job in filled.jobs}
+        found = [*map(read_back, output.splitlines())]
+        known = {job.id: rounded(job) for job in filled.jobs}
         assert all(known.get(job.id) == job for job in found), "a job is not as it was stored"
         return len(found) == len(filled.jobs)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import shutil
 import signal
 import sqlite3
@@ -9,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from contextlib import closing
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import anyio.to_thread
 import msgspec
 import pytest
 from every_job import HOSTILE, LONG_NUMBER, every_job, write_jobs
+from exported_jobs import read_back, rounded
 from msgspec.structs import replace
 from planted import nodekit
 from served import NODEKIT, serve
@@ -181,7 +184,7 @@ async def test_one_job_is_shown_whole(file: Path) -> None:
     assert 'output     {"kept":1}' in text
     assert "error      reverse: \\x1b[2J\\u202eevil\\nsecond line (status)" in text
     [document] = await lines(file, "jobs", file, jobs[8].id, "--json")
-    assert msgspec.json.decode(document, type=Job) == jobs[8]
+    assert read_back(document) == rounded(jobs[8])
     retry = "\n".join(await lines(file, "jobs", file, jobs[10].id))
     assert f"retry of     {jobs[8].id}" in retry
     waiting = "\n".join(await lines(file, "jobs", file, jobs[0].id))
@@ -193,13 +196,17 @@ async def test_an_output_is_printed_byte_for_byte(file: Path) -> None:
     jobs = await filled(file)
     assert (await command(file, "jobs", file, jobs[2].id, "--output-of", "0")).stdout.encode() == bytes(LONG_NUMBER)
     assert (await command(file, "jobs", file, jobs[2].id, "--output-of", "1")).stdout.encode() == bytes(LONG_NUMBER)
-    for number, text in (("2", "has 1 steps"), ("9", "has 1 steps")):
+    for number, text in (("2", "has 1 step; name"), ("9", "has 1 step; name")):
         done = await command(file, "jobs", file, jobs[2].id, "--output-of", number)
         assert (done.returncode, done.stdout, text in done.stderr) == (1, "", True)
     assert "has no output" in (await command(file, "jobs", file, jobs[8].id, "--output-of", "3")).stderr
     assert (await command(file, "jobs", file, "--output-of", "1")).returncode == 2
     unknown = await command(file, "jobs", file, "\x1b[2J")
-    assert (unknown.returncode, unknown.stderr) == (1, f"{file}: store: there is no job \\x1b[2J in the store\n")
+    cure = "`nodekit store jobs` lists those that are there"
+    assert (unknown.returncode, unknown.stderr) == (
+        1,
+        f"{file}: store: there is no job \\x1b[2J in the store; {cure}\n",
+    )
 
 
 async def test_a_damaged_job_is_named_and_the_others_are_shown(file: Path) -> None:
@@ -212,8 +219,8 @@ async def test_a_damaged_job_is_named_and_the_others_are_shown(file: Path) -> No
     done = await command(file, "export", file)
     assert done.returncode == 1
     assert f"job {jobs[5].id} is left out: it is damaged" in done.stderr
-    printed = [msgspec.json.decode(line, type=Job) for line in done.stdout.splitlines()]
-    assert printed == [on_one_line(job) for job in jobs if job.id != jobs[5].id]
+    printed = [read_back(line) for line in done.stdout.splitlines()]
+    assert printed == [rounded(on_one_line(job)) for job in jobs if job.id != jobs[5].id]
     done = await command(file, "check", file)
     assert (done.returncode, f"job {jobs[5].id} is damaged" in done.stdout) == (1, True)
     assert done.stderr == f"{file}: {len(jobs)} jobs were read; 1 problem was found\n"
@@ -222,13 +229,38 @@ async def test_a_damaged_job_is_named_and_the_others_are_shown(file: Path) -> No
     assert sum(stats["jobs"].values()) == len(jobs)
 
 
+async def test_a_table_fits_a_narrow_terminal(file: Path) -> None:
+    await filled(file)
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "COLUMNS": "50"}
+    done = await anyio.run_process(
+        [*NODEKIT, "store", "jobs", str(file)], cwd=file.parent, stdout=theirs, stderr=theirs, env=environment
+    )
+    os.close(theirs)
+    rows = b"".join(iter(lambda: _read(ours), b"")).decode().splitlines()
+    os.close(ours)
+    assert done.returncode == 0
+    assert len(rows) == 14
+    assert max(map(len, rows)) == 50
+
+
+def _read(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, 4096)
+    except OSError:  # so the end of a terminal is told
+        return b""
+
+
 # -- export, stats and check ---------------------------------------------------------------------
 
 
 async def test_an_export_has_each_job_whole_on_a_line(file: Path) -> None:
     jobs = await filled(file)
     printed = await lines(file, "export", file)
-    assert [msgspec.json.decode(line, type=Job) for line in printed] == [*map(on_one_line, jobs)]
+    assert [*map(read_back, printed)] == [rounded(on_one_line(job)) for job in jobs]
+    times = [json.loads(line)["accepted_at"] for line in printed]
+    assert [datetime.fromisoformat(time).timestamp() for time in times] == pytest.approx([j.accepted_at for j in jobs])
+    assert json.loads((await lines(file, "jobs", file, "--order", "oldest", "--json"))[0])["accepted_at"] == times[0]
     assert "1.000000000000000000000000001" in printed[2]
     assert "12345678901234567890123" in printed[2]
     some = await lines(file, "export", file, "--client", "bob", "--limit", "1")
@@ -267,8 +299,8 @@ async def test_stats_count_by_status_client_and_container(file: Path) -> None:
     assert found["failures"] == {"echo": 2, "reverse": 1}
     async with SqliteTable(file.parent / "jobs.db") as table:
         assert found["bytes"] == sum((await table.sizes([job.id for job in jobs])).values())
-    assert found["oldest_unfinished_at"] == jobs[0].accepted_at
-    assert (found["first_finished_at"], found["damaged"]) == (12.0, 0)
+    assert datetime.fromisoformat(found["oldest_unfinished_at"]).timestamp() == pytest.approx(jobs[0].accepted_at)
+    assert (found["first_finished_at"], found["damaged"]) == ("1970-01-01T00:00:12.000000Z", 0)
     assert found["store"]["schema"] == 7
     assert found["store"]["file_bytes"] == (file.parent / "jobs.db").stat().st_size
     text = await lines(file, "stats", file)

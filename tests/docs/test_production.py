@@ -14,8 +14,6 @@ PARTS = {
     "of an unknown version",
     "; restart in … s",
     "restart in … s",
-    "1 job is",
-    "… jobs are",
     ", …",
     "delete something, or keep fewer finished jobs",
     "the table of jobs",

@@ -112,6 +112,18 @@ async def sends_10000_headers(writer: Writer) -> None:
     await asyncio.sleep(600)
 
 
+async def sends_a_header_without_end(writer: Writer) -> None:
+    await send(writer, b"HTTP/1.1 200 OK\r\nX-Header: ")
+    while True:
+        await send(writer, PIECE)
+
+
+async def sends_a_trailer_without_end(writer: Writer) -> None:
+    await send(writer, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nX-Trailer: ")
+    while True:
+        await send(writer, PIECE)
+
+
 class BadContainer:
     """Treats each connection as it is told, and sees if the node closes it."""
 
@@ -196,6 +208,8 @@ CASES: dict[Behaviour, tuple[str, str]] = {
     closes_at_once: ("connection", LOST),
     resets_in_mid_reply: ("connection", LOST),
     sends_10000_headers: ("connection", LOST),
+    sends_a_header_without_end: ("connection", LOST),
+    sends_a_trailer_without_end: ("connection", LOST),
 }
 
 
@@ -244,7 +258,7 @@ async def test_a_container_that(bed: Bed, behaviour: Behaviour) -> None:
     assert peak.growth < 60 * MEGABYTE  # of a reply, at most 16 MiB are kept
     await until(lambda: not bad.open)
     health = await api.get("/health")
-    down = any(reason.startswith(f"container {behaviour.__name__}: ") for reason in health.json.get("reasons", []))
+    down = any(reason.startswith(f"container {behaviour.__name__!r}: ") for reason in health.json.get("reasons", []))
     assert (health.status, down) == (200, kind == "connection")
     assert "Traceback" not in served.log
 

@@ -19,7 +19,7 @@ from http_api import RawConnection, both_servers, serving
 
 from nodekit import Change, ClientLimits, Container, ContainerOutput, JobRequest, Node, Step, encode_payload
 from nodekit.embedded.change_feed import _Listener
-from nodekit_asgi.http import messages as _http
+from nodekit_asgi.http import replies as _http
 
 pytestmark = pytest.mark.anyio
 

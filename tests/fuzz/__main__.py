@@ -13,7 +13,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 FOUND = HERE.parent.parent / ".fuzz"
-NAMES = ("requests", "node_file", "payloads")
+NAMES = ("requests", "node_file", "payloads", "replies")
 LONGEST_INPUT = 4096
 SLOWEST_SECONDS = 20
 

@@ -2,6 +2,7 @@
 
 - `requests`: a request as text, to a whole node in memory: no 500, no error in the log, and each reply is JSON.
 - `node_file`: a file, composed as `nodekit check` does: it composes, or the error says why in printable lines.
+- `replies`: what a container sends, after a byte that says how it is cut: it is the same as in one piece, and ends.
 - `payloads`: JSON from a client or container: if it is accepted, `decode_payload` returns its value or says why not.
 """
 
@@ -23,6 +24,9 @@ from nodekit_asgi import AsgiApp
 from nodekit_asgi.config import Limits
 from nodekit_function import FunctionRunner
 from nodekit_memory import MemoryStore
+from nodekit_remote._breaks import Broken
+from nodekit_remote._decoding import decoder_for
+from nodekit_remote._parser import ReplyParser
 
 LONGEST_LINE = 4000
 _QUIET_SECONDS = 60.0
@@ -176,8 +180,38 @@ def _checked(data: bytes) -> msgspec.Raw:
     raise AssertionError("it waits")
 
 
+def replies(data: bytes) -> None:
+    """Read a reply in one piece, and in pieces of as many bytes as the first byte says."""
+    size, reply = (data[0] % 64 + 1, data[1:]) if data else (1, b"")
+    parser, body = read_reply([reply])
+    cut, cut_body = read_reply([reply[at : at + size] for at in range(0, len(reply), size)])
+    if parser.error is None:  # where a broken one breaks may depend on what follows its end
+        assert (cut.error, cut.status, cut_body) == (None, parser.status, body)
+    else:
+        _check_text(parser.error)
+
+
+def read_reply(pieces: list[bytes]) -> tuple[ReplyParser, bytes]:
+    """Read one reply and decompress it, until it is complete or broken."""
+    parser, body = ReplyParser(), bytearray()
+    for piece in pieces:
+        if not (parser.is_complete or parser.error):
+            parser.feed(piece)
+    parser.end()
+    assert parser.is_complete or parser.error
+    try:
+        decoder = decoder_for(parser.header(b"content-encoding") or "")
+        sent = parser.take()
+        for part in decoder.decode(sent) if decoder else (sent,):
+            body += part
+    except Broken as broken:
+        parser.error = parser.error or broken
+    return parser, bytes(body)
+
+
 TARGETS: Mapping[str, Callable[[], Target]] = {
     "requests": Requests,
     "node_file": NodeFiles,
     "payloads": lambda: payloads,
+    "replies": lambda: replies,
 }

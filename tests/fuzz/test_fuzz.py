@@ -9,7 +9,7 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 SAMPLES = sorted(path for path in (HERE / "corpus").glob("*/*"))
-RUNS = {"requests": 3000, "node_file": 3000, "payloads": 20_000}
+RUNS = {"requests": 3000, "node_file": 3000, "payloads": 20_000, "replies": 5000}
 
 INPUTS = """
 import sys

@@ -26,14 +26,14 @@ HEAVY = {
 PLUGINS: dict[str, tuple[set[str], set[str]]] = {
     "nodekit_apikeys": (set(), set()),
     "nodekit_asgi": (set(), set()),  # servers are imported when a node serves
-    "nodekit_docker": ({"aiohttp", "docker"}, {"nodekit_remote"}),
+    "nodekit_docker": ({"docker", "httptools"}, {"nodekit_remote"}),
     "nodekit_function": (set(), set()),
     "nodekit_guardian": (set(), set()),
     "nodekit_infernet": (set(), set()),
     "nodekit_memory": (set(), set()),
-    "nodekit_process": ({"aiohttp"}, {"nodekit_remote"}),
+    "nodekit_process": ({"httptools"}, {"nodekit_remote"}),
     "nodekit_ratelimit": (set(), set()),
-    "nodekit_remote": ({"aiohttp"}, set()),
+    "nodekit_remote": ({"httptools"}, set()),
     "nodekit_sqlite": (set(), set()),
 }
 """Libraries and other packages of ours that each plugin imports."""
@@ -126,7 +126,7 @@ def test_importing_nodekit_brings_in_nothing_heavy_of_python(with_nodekit: set[s
 
 def test_libraries_and_heavy_modules_that_do_not_belong_are_found() -> None:
     found, _ = brought_in("import nodekit, click, nodekit_remote, asyncio, importlib.metadata, json")
-    assert unexpected(found, LIBRARIES) >= {"click", "aiohttp", "yarl", "multidict"}
+    assert unexpected(found, LIBRARIES) >= {"click", "httptools"}
     assert heavy(found) >= {"asyncio", "ssl", "importlib.metadata", "json"}
 
 
@@ -163,12 +163,12 @@ RUN = "import anyio, contextlib\nasync def run():\n    async with node: pass\nan
 @pytest.mark.parametrize(
     ("more", "named", "absent"),
     [
-        ("", {"memory", "function"}, {"aiohttp", "docker", "hypercorn", "uvicorn", "click", "tqdm", "sqlite3"}),
-        ('[[plugins]]\nuse = "guardian"\n', {"memory", "function", "guardian"}, {"aiohttp", "docker", "hypercorn"}),
+        ("", {"memory", "function"}, {"httptools", "docker", "hypercorn", "uvicorn", "click", "tqdm", "sqlite3"}),
+        ('[[plugins]]\nuse = "guardian"\n', {"memory", "function", "guardian"}, {"httptools", "docker", "hypercorn"}),
         (
             '[[transports]]\nuse = "asgi"\nbind = "127.0.0.1:0"\n',
             {"memory", "function", "asgi"},
-            {"aiohttp", "docker", "uvicorn", "click"},
+            {"httptools", "docker", "uvicorn", "click"},
         ),
     ],
     ids=["nothing else", "guardian", "asgi"],
@@ -198,4 +198,4 @@ with contextlib.redirect_stdout(io.StringIO()):
 def test_tests_of_what_is_pure_bring_in_no_engine_and_no_server(file: str) -> None:
     modules, _ = brought_in(RUN_TESTS.format(file=file), cwd=ROOT)
     assert "nodekit" in modules
-    assert packages(modules) & {"docker", "requests", "aiohttp", "hypercorn", "uvicorn"} == set()
+    assert packages(modules) & {"docker", "requests", "aiohttp", "httptools", "hypercorn", "uvicorn"} == set()

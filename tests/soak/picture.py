@@ -5,6 +5,8 @@ import statistics
 from collections.abc import Iterator
 from html import escape
 
+from svg import rounded_up, svg
+
 from soak.judge import BOUNDS, Bound, Series, Verdict
 from soak.run import Report
 
@@ -15,17 +17,11 @@ POINTS = 120
 JOBS = Bound("jobs", "jobs that end per second", "", 0)
 
 STYLE = """
-text { font: 11px system-ui, sans-serif; fill: #57606a }
-.title { font-weight: 600; fill: #1f2328 }
-.frame { fill: none; stroke: #d0d7de }
 .judged { fill: #0969da; fill-opacity: .07 }
 .band { fill: #0969da; fill-opacity: .25 }
 .line { fill: none; stroke: #0969da; stroke-width: 1.5 }
 .kill { stroke: #cf222e; stroke-width: 1; stroke-dasharray: 2 2 }
 @media (prefers-color-scheme: dark) {
-  text { fill: #9198a1 }
-  .title { fill: #f0f6fc }
-  .frame { stroke: #3d444d }
   .judged, .band { fill: #4493f8 }
   .line { stroke: #4493f8 }
   .kill { stroke: #f85149 }
@@ -41,18 +37,14 @@ def picture(report: Report) -> str:
     rows = math.ceil(len(charts) / COLUMNS)
     width, height = COLUMNS * WIDTH, rows * HEIGHT + 24
     verdicts = {verdict.bound.key: verdict for verdict in report.verdicts}
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" role="img">',
-        f"<title>{escape(_summary(report))}</title>",
-        f"<style>{STYLE}</style>",
-    ]
+    parts: list[str] = []
     for number, (bound, series) in enumerate(charts):
         x, y = number % COLUMNS * WIDTH, number // COLUMNS * HEIGHT
         parts.append(f'<g transform="translate({x} {y})">')
         parts += _chart(report, bound, series, verdicts.get(bound.key))
         parts.append("</g>")
-    parts.append(f'<text x="{LEFT}" y="{height - 8}">{escape(_summary(report))}</text></svg>')
-    return "\n".join(parts) + "\n"
+    parts.append(f'<text x="{LEFT}" y="{height - 8}">{escape(_summary(report))}</text>')
+    return svg(width, height, _summary(report), STYLE, parts)
 
 
 def _summary(report: Report) -> str:
@@ -64,7 +56,7 @@ def _chart(report: Report, bound: Bound, series: Series, verdict: Verdict | None
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
     seconds = max(report.seconds, series[-1][0])
     buckets = list(_buckets(series))
-    top = _round(max(high for _, _, _, high in buckets) / bound.factor) * bound.factor
+    top = rounded_up(max(high for _, _, _, high in buckets) / bound.factor) * bound.factor
 
     def x(at: float) -> float:
         return round(LEFT + (right - LEFT) * at / seconds, 1)
@@ -102,11 +94,3 @@ def _buckets(series: Series) -> Iterator[tuple[float, float, float, float]]:
         part = series[start : start + size]
         values = [value for _, value in part]
         yield statistics.mean(at for at, _ in part), min(values), statistics.median(values), max(values)
-
-
-def _round(value: float) -> float:
-    """Return a round number that is not below the value."""
-    if value <= 0:
-        return 1.0
-    unit = 10.0 ** math.floor(math.log10(value))
-    return next(step * unit for step in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if step * unit >= value)

@@ -99,7 +99,7 @@ class Teller:
                 containers.append(queued.pop())
             if not part and not containers and (jobs or queued):  # a name that fits into no notification
                 jobs, queued, missed = [], [], True
-            payloads.append(_encode(News(self.name, part[::-1], containers, limits, missed)).decode("ascii", "replace"))
+            payloads.append(_encode(News(self.name, part[::-1], containers, limits, missed)).decode())
             limits = missed = False
             if not jobs and not queued:
                 break

@@ -153,17 +153,24 @@ class PostgresStore(Reader):
         """Claim jobs. Without any, return the time until some may be due, too."""
         session, token = self.session, self.session.ask()
         got: list[PostgresClaim] = []
-        gone = False
+        begun = gone = False
 
         async def call(connection: Connection, _: int) -> float | None:
+            nonlocal begun
+            if gone:
+                return None
+            begun, seconds = True, None
             parameters = {**given, "session": session.id, "token": token}
-            cursor = await connection.execute(self.sql(query), parameters, binary=True)
-            seconds = 0.0
-            for row in await cursor.fetchall():
-                if row[0] is None:
-                    seconds = row[2]
-                else:
-                    got.append(_claim_of(row, token))
+            try:
+                cursor = await connection.execute(self.sql(query), parameters, binary=True)
+                for row in await cursor.fetchall():
+                    if row[0] is None:
+                        seconds = row[2]
+                    else:
+                        got.append(_claim_of(row, token))
+            except BaseException:
+                session.give_up(token, soon=gone)  # it may have claimed something
+                raise
             if gone:
                 session.give_up(token, soon=bool(got))
             return seconds
@@ -175,11 +182,11 @@ class PostgresStore(Reader):
             raise
         except BaseException:
             gone = True
-            if got:
-                session.give_up(token, soon=True)
+            if got or not begun:
+                session.give_up(token, soon=bool(got))
             raise
         session.answered(token, got)
-        return list(got), seconds if seconds is None or got else seconds or None
+        return list(got), seconds
 
     async def ended(self) -> Sequence[Job]:
         """Wait for streams that this store has ended, since no node holds them any more (`EndingStore`)."""

@@ -25,7 +25,7 @@ from nodekit import (
     Secret,
     StoreFailed,
 )
-from nodekit.testing import SEQUENCE, make_job, succeeded, with_output
+from nodekit.testing import SEQUENCE, TcpProxy, make_job, succeeded, with_output
 from nodekit_postgres import PostgresConfig, PostgresStore, provider
 
 pytestmark = pytest.mark.anyio
@@ -319,3 +319,38 @@ async def test_claims_are_fenced_by_their_token(database: Database) -> None:
         with pytest.raises(ClaimLost):
             await one.save(claim, succeeded(job))
         assert await other.get([job.id]) == [job]
+
+
+async def test_a_claim_that_is_given_up_and_never_answered_is_given_back(database: Database) -> None:
+    lock = "SELECT pg_advisory_xact_lock('nodekit.rotations'::regclass::oid::integer, 1)"
+    with TcpProxy("127.0.0.1", database.server.port) as proxy:
+        async with make_store(database.url_at(*proxy.address)) as far, make_store(database.url) as near:
+            await near.add([job := make_job()])
+            async with await psycopg.AsyncConnection.connect(database.url) as holding:
+                await holding.execute(lock)  # as another node that claims at this moment
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(far.claim, ["echo"], SEQUENCE, 1)
+                    while (
+                        database.sql("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted") == "0"
+                    ):
+                        await anyio.sleep(0.01)
+                    tasks.cancel_scope.cancel()
+                proxy.cut_answers()
+            while database.sql("SELECT count(*) FROM nodekit.live WHERE token IS NOT NULL") == "0":
+                await anyio.sleep(0.01)
+            proxy.heal()
+            with anyio.fail_after(SOON):
+                [claim] = await near.claim(["echo"], SEQUENCE, 1)
+            assert (claim.job, claim.takeovers) == (job, 0)
+
+
+async def test_other_nodes_hear_of_jobs_with_any_names(database: Database) -> None:
+    names = ["é\x00", "\U0001f600" * 200, *(f"{'x' * 300} {number:03}" for number in range(100))]
+    async with make_store(database.url) as one, make_store(database.url) as other, one.changes() as changes:
+        await other.add([make_job(name, id=name) for name in names])
+        left = set(names)
+        with anyio.fail_after(SOON):
+            while left:
+                change = await anext(changes)
+                assert change is None or change.id in names
+                left.discard(change.id if change else "")

@@ -12,6 +12,7 @@ from nodekit.cli.certify.messages import Broken, Ended, Examined, Found, Message
 from nodekit.cli.certify.packages import Package
 from nodekit.cli.certify.suites import needed
 from nodekit.config.providers import Kind
+from nodekit.model.counting import counted
 from nodekit.testing.contracts.backends import NOT_APPLICABLE
 
 
@@ -168,9 +169,9 @@ def _row(one: Looked, each: _Class, *, made: bool) -> Row:
     result: Literal["passed", "failed"] = "passed"
     text = ""
     if failed := each.count("failed"):
-        result, text = "failed", f"{_counted(failed, 'test')} failed{f', {lost} not run' if lost else ''}"
+        result, text = "failed", f"{counted(failed, 'test')} failed{f', {lost} not run' if lost else ''}"
     elif lost or not each.count("passed"):
-        result, text = "failed", f"{_counted(lost or each.total, 'test')} not run"
+        result, text = "failed", f"{counted(lost or each.total, 'test')} not run"
     limits = [*each.found.limits, *(one.text for one in each.asked if one.outcome == "skipped")]
     return Row(
         kind=one.subject.kind,
@@ -240,7 +241,3 @@ def _sentence(ended: Ended) -> str:
 
 def _backends(messages: Iterable[Message]) -> tuple[str, ...]:
     return tuple(sorted({one.backend for one in messages if isinstance(one, Ended) and one.backend}))
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"

@@ -37,7 +37,9 @@ def schema(output: str | None) -> None:
     try:
         Path(output).write_text(text, encoding="utf-8")
     except OSError as error:
-        raise click.ClickException(f"{output} cannot be written: {error.strerror}") from error
+        raise click.ClickException(
+            f"{output} cannot be written: {error.strerror}; name another file with --output"
+        ) from error
 
 
 @config.command()

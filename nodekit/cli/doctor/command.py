@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
+from itertools import chain
 from pathlib import Path
 
 import click
@@ -56,9 +57,16 @@ def _findings(file: str | None) -> Iterator[tuple[str, Reported]]:
         yield from ((file, reported(problem, file)) for problem in error.problems)
         return
     examined, limits, made = examine_file(read, Path(file))
-    yield from _made(checks_of_packages(examined), read.hide)
-    yield from _made(checks_of_file(examined, read.tables, _log(read, file), limits), read.hide)
-    yield from ((file, one) for one in _composed(file, read, made))
+    composed = [*_composed(file, read, made)]
+    known = {(one.where, one.text) for one in composed}
+    checks = chain(
+        checks_of_packages(examined), checks_of_file(examined, read.tables, read.written, _log(read, file), limits)
+    )
+    for whose, one in _made(checks, read.hide):
+        if (one.where, one.text) not in known:
+            known.add((one.where, one.text))
+            yield whose, one
+    yield from ((file, one) for one in composed)
 
 
 def _made(checks: Iterator[tuple[str, Check]], hide: Callable[[str], str] = str) -> Iterator[tuple[str, Reported]]:

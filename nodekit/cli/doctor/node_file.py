@@ -18,7 +18,9 @@ from nodekit.cli.doctor.machine import shown_size, space_finding
 from nodekit.config.findings import ExaminedFile, Finding
 from nodekit.config.log_settings import LogSettings
 from nodekit.config.shapes import is_list, is_table
+from nodekit.config.variables import empty_in
 from nodekit.execution.descriptors import descriptor_share
+from nodekit.model.counting import counted
 from nodekit.model.limits import NodeLimits
 from nodekit.model.memory import machine_memory
 
@@ -27,9 +29,16 @@ MOST_OF_MEMORY = 0.75
 
 
 def checks_of_file(
-    examined: ExaminedFile, tables: Mapping[str, Any], log: LogSettings | None, limits: NodeLimits | None
+    examined: ExaminedFile,
+    tables: Mapping[str, Any],
+    written: Mapping[str, Any],
+    log: LogSettings | None,
+    limits: NodeLimits | None,
 ) -> Iterator[tuple[str, Check]]:
-    """Yield the checks. `tables` are those of the file; `log` and `limits` are None if there is no valid one."""
+    """Yield the checks. `log` and `limits` are None if there is no valid one.
+
+    `tables` are those of the file, and `written` the same with references to variables.
+    """
     yield "user", _user
     for one in examined.components:
         for key, path in paths_of(one.config):
@@ -38,6 +47,7 @@ def checks_of_file(
     if log is not None:
         yield "log", partial(_log, log)
     yield "secrets", partial(_secrets, tables, examined.file.folder)
+    yield "variables", partial(_empty_variables, written)
     if limits is not None:
         yield "memory", partial(memory, limits, machine_memory)
         yield "concurrency", partial(concurrency, limits, descriptor_share)
@@ -155,6 +165,20 @@ def references(value: Any, above: str = "") -> Iterator[tuple[str, dict[str, Any
             yield from references(one, f"{above}[{number}]")
 
 
+def _empty_variables(written: Any, where: str = "") -> Iterator[Finding]:
+    """Report variables that texts of the file refer to, and that are empty."""
+    if isinstance(written, str):
+        for name in empty_in(written):
+            text = f"the environment variable {name} is empty (from ${{{name}}})"
+            yield Finding("warning", where, text, f"set it, or write ${{{name}:-…}} with a default")
+    elif is_table(written):
+        for key, one in written.items():
+            yield from _empty_variables(one, f"{where}.{key}" if where else key)
+    elif is_list(written):
+        for number, one in enumerate(written):
+            yield from _empty_variables(one, f"{where}[{number}]")
+
+
 def memory(limits: NodeLimits, available: Callable[[], int]) -> Iterator[Finding]:
     """Compare the budget of payloads with the memory that there is."""
     wanted, there = limits.memory_bytes, available()
@@ -172,5 +196,6 @@ def concurrency(limits: NodeLimits, share: Callable[[], int | None]) -> Iterator
     """Compare the number of jobs that run at once with the calls that the open files are enough for."""
     calls = share()
     if calls is not None and limits.concurrency > calls:
-        text = f"{limits.concurrency} jobs at once, and the open files are enough for about {calls} calls"
+        jobs = counted(limits.concurrency, "job")
+        text = f"{jobs} at once, and the open files are enough for about {counted(calls, 'call')}"
         yield Finding("warning", "node.concurrency", text, "raise the limit of open files (ulimit -n, LimitNOFILE=)")

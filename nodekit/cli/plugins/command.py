@@ -90,9 +90,8 @@ def _the_one(name: str, kind: str | None) -> tuple[str, EntryPoint]:
     found = [(one, entry) for one, entry in entries if entry.name == name]
     if not found:
         known = [entry.name for _, entry in entries]
-        raise click.UsageError(
-            f"no installed package provides {kind or 'anything named'} {name!r}{nearest(name, known)}"
-        )
+        cure = nearest(name, known) or "; `nodekit plugins` lists all"
+        raise click.UsageError(f"no installed package provides {kind or 'anything named'} {name!r}{cure}")
     if any(one != "check" for one, _ in found):  # a check of `nodekit doctor` has the name of the thing that it checks
         found = [(one, entry) for one, entry in found if one != "check"]
     kinds = sorted({one for one, _ in found})

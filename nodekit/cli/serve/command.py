@@ -64,7 +64,9 @@ def serve(file: str | None, bind: str | None, log_level: str | None, trace_hooks
 
 def _of_the_environment() -> str:
     if (file := file_of_the_environment()) is None:
-        raise click.UsageError("no FILE is given, and no environment variable of an installed format names one")
+        raise click.UsageError(
+            "no FILE is given, and no environment variable of an installed format names one; name the node file"
+        )
     try:
         return with_home(file)
     except ValueError as error:
@@ -175,7 +177,8 @@ def _report(error: BaseException, path: str, file: NodeTables) -> int:
     for cause in _leaves(error):
         if isinstance(cause, NotStarted):
             where = file.place_of_container(cause.container)
-            logger.error("%s%s", f"{path}: {where}: " if where else "", cause.text)
+            extra = {"container": cause.container}
+            logger.error("%s%s", f"{path}: {where}: " if where else "", cause.text, extra=extra)
         elif isinstance(cause, NodekitError):
             logger.error("%s", cause)
         else:

@@ -25,6 +25,17 @@ def time_text(seconds: float) -> str:
         return f"{seconds!r}"
 
 
+def exact_time(seconds: float) -> str | float:
+    """Return a Unix time as text for programs, as the node's replies have it, with microseconds.
+
+    A time that is none, because it is damaged, stays a number.
+    """
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    except (OverflowError, OSError, ValueError):
+        return seconds
+
+
 def duration_text(seconds: float) -> str:
     """Return a number of seconds as text of at most eight characters."""
     if seconds < 10:

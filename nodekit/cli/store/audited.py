@@ -40,7 +40,13 @@ def audited(file: str, action: str, text: str) -> None:
     if path is None:
         click.echo(handler.line(record).decode(), err=True, nl=False)
         return
-    writer = LineWriter(LogFile(Path(path), 0, 0), f"the log file {path}", notice=handler.notice, report=_not_logged)
+    writer = LineWriter(
+        LogFile(Path(path), 0, 0),
+        f"the log file {path}",
+        notice=handler.notice,
+        report=_not_logged,
+        instead=lambda line: click.echo(line.decode(), err=True, nl=False),
+    )
     handler.writers.append(writer)
     handler.emit(record)
     writer.close()

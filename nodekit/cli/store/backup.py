@@ -9,6 +9,7 @@ from nodekit.cli.store.node_store import failures, run, store_of
 from nodekit.cli.store.options import FILE
 from nodekit.errors import NodekitError
 from nodekit.foreign_text import printable
+from nodekit.model.counting import counted
 
 
 @click.command()
@@ -34,4 +35,4 @@ def backup(file: str, target: Path, force: bool, even_damaged: bool) -> None:
 
     size = run(file, written)
     with failures(file):
-        click.echo(printable(f"{file}: {size} bytes were written to {target} and checked"))
+        click.echo(printable(f"{file}: {counted(size, 'byte', 'was', 'were')} written to {target} and checked"))

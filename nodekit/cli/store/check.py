@@ -12,6 +12,7 @@ from nodekit.cli.store.reading import Choice, Reader
 from nodekit.foreign_text import printable
 from nodekit.interfaces.store import JobStore
 from nodekit.interfaces.store_abilities import StoreCheck
+from nodekit.model.counting import counted
 
 MOST_SHOWN = 100
 
@@ -32,16 +33,16 @@ def check(file: str) -> None:
 
 
 def _echo(file: str, found: StoreCheck) -> None:
-    jobs = "1 job was" if found.jobs == 1 else f"{found.jobs} jobs were"
+    jobs = counted(found.jobs, "job", "was", "were")
     if not found.problems:
         click.echo(f"{file}: {jobs} read; nothing is damaged")
         return
     for text in found.problems[:MOST_SHOWN]:
         click.echo(printable(text, keep=""))
     if (more := found.more + len(found.problems) - MOST_SHOWN) > 0:
-        click.echo(f"{more} more problems are not shown")
+        click.echo(f"{counted(more, 'more problem', 'is', 'are')} not shown")
     number = len(found.problems) + found.more
-    click.echo(f"{file}: {jobs} read; {'1 problem was' if number == 1 else f'{number} problems were'} found", err=True)
+    click.echo(f"{file}: {jobs} read; {counted(number, 'problem', 'was', 'were')} found", err=True)
 
 
 async def _check(store: JobStore) -> StoreCheck:

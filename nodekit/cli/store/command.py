@@ -10,6 +10,7 @@ from nodekit.cli.store.jobs import jobs
 from nodekit.cli.store.node_store import run, store_of
 from nodekit.cli.store.stats import stats
 from nodekit.errors import NodekitError
+from nodekit.model.counting import counted
 
 
 @click.group()
@@ -33,11 +34,11 @@ def compact(file: str) -> None:
 
     async def compacted() -> int:
         if (call := getattr(composed, "compact", None)) is None:
-            raise NodekitError("this kind of store has nothing to compact (it has no `compact`)")
+            raise NodekitError("this kind of store has nothing to compact (it has no `compact`); use its own tools")
         freed: int = await call()
         return freed
 
-    click.echo(f"{file}: {run(file, compacted)} bytes were given back")
+    click.echo(f"{file}: {counted(run(file, compacted), 'byte', 'was', 'were')} given back")
 
 
 @store.command()
@@ -52,7 +53,7 @@ def migrate(file: str) -> None:
 
     async def migrated() -> str:
         if (call := getattr(composed, "migrate", None)) is None:
-            raise NodekitError("this kind of store has no versions to migrate (it has no `migrate`)")
+            raise NodekitError("this kind of store has no versions to migrate (it has no `migrate`); start its node")
         done: str = await call()
         return done
 

@@ -13,6 +13,7 @@ from nodekit.errors import NodekitError
 from nodekit.foreign_text import printable
 from nodekit.interfaces.store import JobStore
 from nodekit.interfaces.store_abilities import JobArchive
+from nodekit.model.counting import counted
 
 
 @click.command(name="copy")
@@ -36,9 +37,9 @@ def copy_store(source: str, target: str, without_records: bool) -> None:
     found = run(f"{source} to {target}", copied)
     for id, text in found.failed.items():
         click.echo(printable(f"job {id} is left out: {text}"), err=True)
-    there = f", {found.there} were there already" if found.there else ""
-    records = f"; {found.records} records of plugins" if found.records else ""
-    jobs = "1 job was" if found.jobs == 1 else f"{found.jobs} jobs were"
+    there = f", {found.there} {'was' if found.there == 1 else 'were'} there already" if found.there else ""
+    records = f"; {counted(found.records, 'record')} of plugins" if found.records else ""
+    jobs = counted(found.jobs, "job", "was", "were")
     with failures(target):
         click.echo(printable(f"{target}: {jobs} copied and compared{there}{records}"))
     if found.failed:
@@ -48,6 +49,6 @@ def copy_store(source: str, target: str, without_records: bool) -> None:
 def _archive(store: JobStore, *, create: bool, name: str) -> JobArchive:
     call: Any = getattr(store, "archive", None)
     if call is None:
-        raise NodekitError(f"the kind of store of {name} cannot be copied (it has no `archive`)")
+        raise NodekitError(f"the kind of store of {name} cannot be copied (it has no `archive`); use its own tools")
     archive: JobArchive = call(create=create)
     return archive

@@ -9,6 +9,7 @@ from nodekit.cli.store.reading import PAGE, Choice, Reader
 from nodekit.errors import StoreFailed
 from nodekit.interfaces.storage import Write
 from nodekit.interfaces.store_abilities import JobArchive
+from nodekit.model.counting import counted
 from nodekit.model.job import Job
 from nodekit.model.queries import JobFields, JobQuery
 
@@ -83,7 +84,7 @@ async def _check_number(target: JobArchive, copied: Copied) -> None:
         number += len(ids)
         query = replace(query, after=ids[-1])
     if number != (expected := copied.jobs + copied.there):
-        raise StoreFailed(f"TO has {number} jobs, and {expected} were expected; was it used meanwhile?")
+        raise StoreFailed(f"TO has {counted(number, 'job')}, and expected were {expected}; was it used meanwhile?")
 
 
 # -- records of plugins --------------------------------------------------------------------------------

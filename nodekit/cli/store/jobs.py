@@ -12,12 +12,22 @@ from nodekit.cli.exit_codes import FAILED
 from nodekit.cli.store.ages import duration_text, time_text
 from nodekit.cli.store.node_store import run, store_of, view_of
 from nodekit.cli.store.options import FILE, choosing, valid_text
-from nodekit.cli.store.output import LINE_ENDS, LONGEST_ERROR, Table, echo_json, echo_json_line, job_document, short
+from nodekit.cli.store.output import (
+    LINE_ENDS,
+    LONGEST_ERROR,
+    Table,
+    dated,
+    echo_json,
+    echo_json_line,
+    job_document,
+    short,
+)
 from nodekit.cli.store.reading import Choice, Reader
 from nodekit.errors import NodekitError
 from nodekit.foreign_text import DECODING, printable
 from nodekit.interfaces.store import JobStore
 from nodekit.model.container import ContainerError, ContainerId, ContainerOutput, ContainerResult, GroupId, JobId
+from nodekit.model.counting import counted
 from nodekit.model.job import UNFINISHED, Attempt, Job, StepRecord
 from nodekit.model.queries import JobFields, JobOrder
 
@@ -83,11 +93,12 @@ async def _list(store: JobStore, choice: Choice, as_json: bool) -> bool:
             ]
             if as_json:
                 for line in lines:
-                    echo_json(line)
+                    echo_json(dated(line))
             else:
                 table.echo(_row(line) for line in lines)
     if number == choice.limit:
-        click.echo(f"these are the first {number} jobs; --limit shows more", err=True)
+        first = "this is the first job" if number == 1 else f"these are the first {number} jobs"
+        click.echo(f"{first}; --limit shows more", err=True)
     return _told(reader)
 
 
@@ -144,10 +155,10 @@ async def _show(store: JobStore, id: JobId, as_json: bool, output_of: int | None
         reader = Reader(view)
         job = next(iter(await view.get([id], fields=JobFields.ALL)), None)
         if job is None:
-            raise NodekitError(f"there is no job {id} in the store")
+            raise NodekitError(f"there is no job {id} in the store; `nodekit store jobs` lists those that are there")
         if output_of is not None:
             if job.id in reader.damaged:
-                raise NodekitError(f"job {id} is damaged and cannot be read")
+                raise NodekitError(f"job {id} is damaged and cannot be read; a backup may have it whole")
             click.echo(_output(job, output_of), nl=False)
         elif as_json:
             echo_json_line(job_document(job))
@@ -161,10 +172,12 @@ def _output(job: Job, number: int) -> bytes:
     if number == 0:
         return bytes(job.request.data)
     if number > len(job.steps):
-        raise NodekitError(f"job {job.id} has {len(job.steps)} steps")
+        raise NodekitError(f"job {job.id} has {counted(len(job.steps), 'step')}; name one of them, or 0 for the data")
     result = job.steps[number - 1].result
     if not isinstance(result, ContainerOutput):
-        raise NodekitError(f"step {number} of job {job.id} has no output")
+        raise NodekitError(
+            f"step {number} of job {job.id} has no output; `nodekit store jobs FILE {job.id}` shows how it ended"
+        )
     return bytes(result.output)
 
 

@@ -38,7 +38,9 @@ def view_of(store: JobStore) -> JobView:
         if (opened := getattr(store, name, None)) is not None:
             view: JobView = opened()
             return view
-    raise NodekitError("this kind of store cannot be opened without its node (it has neither `view` nor `archive`)")
+    raise NodekitError(
+        "this kind of store cannot be opened without its node (it has no `view` and no `archive`); ask the node"
+    )
 
 
 def run(file: str, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -57,7 +59,16 @@ def failures(file: str) -> Iterator[None]:
     except OSError as error:
         if error.errno == errno.EPIPE:  # whoever reads the output has gone
             raise
-        _fail(f"{file}: {error}")
+        _fail(f"{file}: {error.strerror or error}{_cure(error)}")
+
+
+def _cure(error: OSError) -> str:
+    cures = {
+        errno.ENOSPC: "free some space",
+        errno.EACCES: "run this as the node's user",
+        errno.EIO: "look at the disk",
+    }
+    return f"; {cures[error.errno]}" if error.errno in cures else ""
 
 
 def _fail(text: str) -> NoReturn:

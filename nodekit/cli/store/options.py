@@ -16,7 +16,7 @@ def valid_text(ctx: click.Context, param: click.Parameter, text: str | None) -> 
     try:
         (text or "").encode()
     except UnicodeEncodeError as error:
-        raise click.BadParameter("expected UTF-8") from error
+        raise click.BadParameter("expected UTF-8; set the terminal or the script to it") from error
     return text
 
 

@@ -11,6 +11,7 @@ from nodekit.cli.store.node_store import run, store_of
 from nodekit.errors import NodekitError
 from nodekit.interfaces.store import JobStore
 from nodekit.interfaces.store_abilities import JobView
+from nodekit.model.counting import counted
 from nodekit.model.queries import JobFields, JobQuery
 from nodekit.node.retention import in_slices
 
@@ -36,7 +37,7 @@ def prune(file: str, older_than: float, dry_run: bool) -> None:
             )
 
     count = run(file, pruned)
-    jobs = "1 finished job" if count == 1 else f"{count} finished jobs"
+    jobs = counted(count, "finished job")
     if not dry_run:
         audited(file, "prune", f"{jobs} deleted that finished more than {older_than:g} s ago")
     click.echo(f"{file}: {jobs} would be deleted" if dry_run else f"{file}: {jobs} deleted")
@@ -45,7 +46,9 @@ def prune(file: str, older_than: float, dry_run: bool) -> None:
 def _view(store: JobStore) -> JobView:
     view = getattr(store, "view", None)
     if view is None:
-        raise NodekitError("this kind of store cannot be opened beside its node (it has no `view`)")
+        raise NodekitError(
+            "this kind of store cannot be opened beside its node (it has no `view`); set keep_finished_seconds"
+        )
     opened: JobView = view()
     return opened
 

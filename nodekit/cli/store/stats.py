@@ -11,7 +11,7 @@ import msgspec
 from nodekit.cli.store.ages import duration_text, time_text
 from nodekit.cli.store.node_store import failures, run, store_of, view_of
 from nodekit.cli.store.options import FILE
-from nodekit.cli.store.output import Table, echo_json, short
+from nodekit.cli.store.output import Table, dated, echo_json, short
 from nodekit.cli.store.reading import Choice, Reader
 from nodekit.foreign_text import printable
 from nodekit.interfaces.store import JobStore
@@ -62,7 +62,7 @@ def stats(file: str, as_json: bool) -> None:
     found = run(file, lambda: _count(store))
     with failures(file):
         if as_json:
-            echo_json(found)
+            echo_json(dated(found))
         else:
             _echo(found)
 

@@ -13,7 +13,7 @@ from nodekit_apikeys._file import KeyChange, changing, read_keys
 from nodekit_apikeys._key import USUAL, Key, Scope, StoredSecret, check_networks
 from nodekit_apikeys._last_use import read_used
 from nodekit_apikeys._text import digest_of, new_id, new_text
-from nodekit_apikeys.cli.node_file import explained, fail, keys_path
+from nodekit_apikeys.cli.node_file import explained, fail, keys_path, warn_of_unknown
 from nodekit_apikeys.cli.shown import described, say, say_json, say_key, say_table
 from nodekit_apikeys.cli.values import check_duration, check_expiry, check_name
 
@@ -77,6 +77,8 @@ def create(
 
     The file of keys is made if there is none.
     """
+    with explained(file):
+        warn_of_unknown(file, policy["containers"], policy["pipelines"])
     with explained(file), changing(keys_path(file)) as change:
         _check_free(change, name, reuse)
         id = new_id()

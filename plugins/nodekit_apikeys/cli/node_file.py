@@ -1,14 +1,15 @@
 """The file of keys that a node file names, and the problems of commands with the two."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import click
 
-from nodekit import CompositionError, NodekitError, Problem, printable, read_node_file, resolved_path
+from nodekit import CompositionError, NodekitError, Problem, load_node, printable, read_node_file, resolved_path
 
 FAILED = 1
 BAD_NODE_FILE = 3
@@ -56,3 +57,23 @@ def fail(text: str) -> NoReturn:
 
 def tell(text: str) -> None:
     click.echo(printable(text), err=True)
+
+
+def warn_of_unknown(file: str, containers: Sequence[str], pipelines: Sequence[str]) -> None:
+    """Print a warning for each container or pipeline that the node does not have: the key would be of no use there.
+
+    Other nodes of a cluster may have it. A node file that does not compose is checked by `nodekit check`.
+    """
+    if not containers and not pipelines:
+        return
+    try:
+        node = load_node(file)
+    except CompositionError:
+        return
+    for option, given, known in (("container", containers, node.containers), ("pipeline", pipelines, node.pipelines)):
+        for name in given:
+            if name not in known:
+                nearest = get_close_matches(name, known, 1)
+                cure = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(known) or 'none'}"
+                text = f"warning: --{option}: {file} has no {option} {name[:100]!r}; {cure}"
+                click.echo(printable(f"nodekit: {text}"), err=True)

@@ -20,7 +20,8 @@ from nodekit import (
     Page,
 )
 from nodekit_asgi.api.audit import audited_listing
-from nodekit_asgi.http.messages import Header, HttpError, Reply, Request, json_reply, while_there
+from nodekit_asgi.http.messages import Header, HttpError, Reply, Request, json_reply
+from nodekit_asgi.http.replies import while_there
 
 SLICE = 1000
 """Number of ids of a listing that are read and sent at once."""

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import anyio
 
 from nodekit import JobId, Node, NodekitError, TooManyRequests
-from nodekit_asgi.http.messages import Request, while_there
+from nodekit_asgi.http.messages import Request
+from nodekit_asgi.http.replies import while_there
 
 logger = logging.getLogger("nodekit.http")
 

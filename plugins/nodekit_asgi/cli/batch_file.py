@@ -25,7 +25,9 @@ def read_requests(file: BinaryIO) -> list[bytes]:
     try:
         data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
-        raise click.UsageError(f"{name}: cannot be read: {error.strerror}") from error
+        raise click.UsageError(
+            f"{name}: cannot be read: {error.strerror}; name a file of job requests, or - for standard input"
+        ) from error
     if len(data) > MAX_FILE_BYTES:
         raise click.UsageError(f"{name}: larger than {MAX_FILE_BYTES} bytes; split it")
     data = data.removeprefix(codecs.BOM_UTF8)

@@ -15,6 +15,7 @@ import msgspec
 from nodekit_asgi.cli.address import CONNECT_SECONDS, Address
 from nodekit_asgi.cli.diagnosis import WHERE, no_reply, unreachable
 from nodekit_asgi.cli.key import CURE as KEY_CURE
+from nodekit_asgi.cli.key import OTHER_KEY
 from nodekit_asgi.cli.problems import Busy, Dropped, NotANode, Refused
 
 ANSWER_SECONDS = 30.0
@@ -113,7 +114,7 @@ class NodeClient:
             if not kept or isinstance(dropped.__cause__, TimeoutError):
                 raise
             reply = self._exchange(*send, limit, until)  # the node may close a kept connection at any time
-        return successful(reply)
+        return successful(reply, key_given=self.address.key is not None)
 
     def stream(self, path: str, *, body: bytes, headers: Mapping[str, str]) -> Iterator[bytes]:
         """Send a POST. Yield the first line of the reply, and then its pieces as they come.
@@ -152,7 +153,8 @@ class NodeClient:
         self._send(method, self.address.target(path), body, headers)
         response = self._connection.getresponse()
         if not 200 <= response.status < 300:
-            successful(Reply(self.address.url, response.status, response.headers, response.read()))
+            reply = Reply(self.address.url, response.status, response.headers, response.read())
+            successful(reply, key_given=self.address.key is not None)
         return response, sock
 
     def _exchange(
@@ -220,8 +222,8 @@ def _within(seconds: float, until: float | None) -> float:
     return seconds if until is None else max(min(seconds, until - time.monotonic()), 0.001)
 
 
-def successful(reply: Reply) -> Reply:
-    """Return a reply with a status of success.
+def successful(reply: Reply, *, key_given: bool = False) -> Reply:
+    """Return a reply with a status of success. `key_given` says that the request had a key.
 
     Raise `Refused` with the node's error text, `NotANode` if there is none, and `Dropped` if a proxy reaches no node.
     """
@@ -242,7 +244,7 @@ def successful(reply: Reply) -> Reply:
     if reply.status in (429, 503):
         raise Busy(reply.status, error.text, _retry_after(reply))
     if reply.status == HTTPStatus.UNAUTHORIZED:
-        raise Refused(reply.status, f"{error.text}; {KEY_CURE}")
+        raise Refused(reply.status, f"{error.text}; {OTHER_KEY if key_given else KEY_CURE}")
     if reply.status == HTTPStatus.NOT_FOUND and error.error.lower() in NO_PATH:
         raise NotANode(f"{reply.url} answered: {error.text}; {WHERE}, with the path below which the node is mounted")
     raise Refused(reply.status, error.text)

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from nodekit import counted
 from nodekit_asgi.cli.address import DEFAULT_URL, Address
 from nodekit_asgi.cli.output import notice
 from nodekit_asgi.cli.problems import INTERRUPTED, Busy, CommandFailed, Dropped, Refused, TimeIsUp, Unreachable
@@ -34,10 +35,8 @@ def known_by(asked: Submission) -> Iterator[None]:
 @contextmanager
 def goes_on(id: str, node: Address) -> Iterator[None]:
     """Print how to read the job if the waiting ends early for any reason."""
-    where = _where(node)
-    goes_on = (
-        f"job {id} continues; to read it: nodekit job get {id}{where}; to cancel it: nodekit job cancel {id}{where}"
-    )
+    job = f"{id}{where(node)}"
+    goes_on = f"job {id} continues; to read it: nodekit job get {job}; to cancel it: nodekit job cancel {job}"
     try:
         yield
     except Refused as refused:
@@ -83,10 +82,11 @@ def runs_again() -> Iterator[None]:
 
 
 def _to_go_on(node: Address, ids: Sequence[str], command: str, most: int | None) -> str:
-    count = "the job" if len(ids) == 1 else f"{len(ids)} jobs"
+    count = "the job" if len(ids) == 1 else counted(len(ids), "job")
     named = "-, with their ids on standard input" if most is not None and len(ids) > most else shlex.join(ids)
-    return f"{count} may continue; to go on: nodekit job {command} {named}{_where(node)}"
+    return f"{count} may continue; to go on: nodekit job {command} {named}{where(node)}"
 
 
-def _where(node: Address) -> str:
+def where(node: Address) -> str:
+    """Return the option that names the node, unless it is the default."""
     return "" if node.url == DEFAULT_URL else f" --node {shlex.quote(node.url)}"

@@ -51,7 +51,9 @@ def _of_stdin() -> Iterator[str]:
     try:
         yield from ids_of_lines(sys.stdin.buffer)
     except OSError as error:  # such as a folder
-        raise click.UsageError(f"-: standard input cannot be read: {error.strerror}") from error
+        raise click.UsageError(
+            f"-: standard input cannot be read: {error.strerror}; give it the ids, one a line"
+        ) from error
 
 
 def ids_of_lines(lines: BinaryIO) -> Iterator[str]:

@@ -120,7 +120,7 @@ def list_filters(
 ) -> Mapping[str, str]:
     """Return the order and the filters of the query. Raise `click.UsageError` for options that exclude each other."""
     if everybody and client is not None:
-        raise click.UsageError("--all and --client exclude one another")
+        raise click.UsageError("--all and --client exclude one another; leave one out")
     whose = {"all": "true"} if everybody else {} if client is None else {"client": client}
     if pending + finished + (status is not None) > 1:
         raise click.UsageError("--pending, --finished and --status exclude one another; leave them out for all jobs")

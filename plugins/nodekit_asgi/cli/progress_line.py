@@ -6,6 +6,7 @@ import time
 from types import TracebackType
 from typing import Self
 
+from nodekit import counted
 from nodekit_asgi.cli.output import columns_of, fit, one_line
 from nodekit_asgi.cli.replies import History
 
@@ -36,7 +37,7 @@ class Progress:
         self._draw(progress_line(history, time.monotonic() - self._began))
 
     def show_count(self, number: int, total: int) -> None:
-        self._draw(f"{_passed(time.monotonic() - self._began)}  {number} of {total} jobs finished")
+        self._draw(f"{_passed(time.monotonic() - self._began)}  {number} of {counted(total, 'job')} finished")
 
     def _draw(self, text: str) -> None:
         if self.shown:

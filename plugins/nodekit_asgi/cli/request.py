@@ -48,7 +48,9 @@ def submission(
     try:
         return Submission(msgspec.json.encode(fields), _headers(priority, key))
     except UnicodeEncodeError as error:
-        raise click.UsageError("the arguments are not UTF-8") from error
+        raise click.UsageError(
+            "the arguments are not UTF-8; write the data into a file, and name it with --file"
+        ) from error
 
 
 def another_try(id: str, *, start: str, priority: int | None, key: str | None) -> Submission:

@@ -7,13 +7,10 @@ from typing import Self
 
 from msgspec import Raw
 
-from nodekit_asgi.cli.job_ids import is_id
+from nodekit_asgi.cli.cures import unknown_jobs
 from nodekit_asgi.cli.output import JsonList, notice, say_job
 from nodekit_asgi.cli.problems import FAILED
 from nodekit_asgi.cli.replies import JobResult
-
-MOST_NAMED = 10
-"""Number of unknown jobs that are named."""
 
 
 class Results:
@@ -58,10 +55,5 @@ class Results:
     def exit_if_missing(self) -> None:
         """Exit with `FAILED` if not all jobs were shown, because the node does not know them."""
         if missing := self.rest:
-            named = ", ".join(missing[:MOST_NAMED])
-            more = f" and {len(missing) - MOST_NAMED} more" if len(missing) > MOST_NAMED else ""
-            reason = "only the client that submitted a job can read it"
-            if not all(map(is_id, missing)):
-                reason = f"{reason}; an id looks like 01a20a76-0000-7000-8000-000000000000"
-            notice(f"no such job: {named}{more} ({reason})")
+            notice(unknown_jobs(missing))
             sys.exit(FAILED)

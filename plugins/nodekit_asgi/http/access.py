@@ -25,10 +25,7 @@ _LINE = '%s "%s %s" %s, %d bytes, %.1f ms (request %s)'
 
 @contextmanager
 def logged(request: Request, send: Send) -> Iterator[Send]:
-    """Log the request once it is answered, or has failed. Yield what sends the reply."""
-    if not _is_wanted():
-        yield send
-        return
+    """Log the request once it is answered, or has failed. Yield what sends the reply. Use it if the log is wanted."""
     began = time.perf_counter()
     status, size = "-", 0
 
@@ -47,11 +44,11 @@ def logged(request: Request, send: Send) -> Iterator[Send]:
 
 def refused(peer: Any, status: int) -> None:
     """Log a request that the server itself has refused, since its head is no valid HTTP or came too late."""
-    if _is_wanted():
+    if access_is_wanted():
         _log(peer_name(peer), "-", "-", str(status), 0, 0.0, "-")
 
 
-def _is_wanted() -> bool:
+def access_is_wanted() -> bool:
     """Return True if this very logger has a level: an application that logs at INFO wants no line per request."""
     return access.level != logging.NOTSET and access.isEnabledFor(logging.INFO)
 

@@ -19,6 +19,8 @@ def sender_name(request: Request) -> str:
     an address: treating such a client as the proxy would give it the proxy's rights. Raise `HttpError` 403 for a proxy
     that may not speak HTTP/2.
     """
+    if not request.limits.trusted_proxies:
+        return request.peer
     check_version(request)
     if not says_for_whom(request):
         return request.peer  # may be a trusted proxy that asks for itself

@@ -25,6 +25,8 @@ def idempotency_key(request: Request) -> str | None:
 
 def wait_seconds(request: Request) -> int | None:
     """Return the seconds of ``Prefer: wait=N``, at most `max_wait_seconds`. Return None without that preference."""
+    if b"prefer" not in request.headers:
+        return None
     text = preferences(_hints(request, b"prefer")).get("wait", "")
     if not text.isascii() or not text.isdecimal():
         return None
@@ -39,6 +41,8 @@ def urgency(request: Request) -> int:
 
 def asked_urgency(request: Request) -> int | None:
     """Return the ``u`` of the Priority header. Return None if it is missing or invalid."""
+    if b"priority" not in request.headers:
+        return None
     lines = [line.decode("latin-1") for line in _hints(request, b"priority") if line]
     text = (dictionary(", ".join(lines)) or {}).get("u") or ""
     found = int(text) if _INTEGER.fullmatch(text) else -1

@@ -1,9 +1,8 @@
 """Requests and replies between ASGI and the handlers: one request in, one reply out."""
 
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from functools import cached_property, partial
 from typing import Any, TypeAlias
 from urllib.parse import parse_qsl
 
@@ -11,30 +10,24 @@ import anyio
 import msgspec
 from msgspec import UNSET
 
-from nodekit import COPIES, Budget, ClientId, GroupId, Identity, Reservation, default_group
+from nodekit import COPIES, Budget, ClientId, GroupId, Identity, Reservation, counted, default_group
 from nodekit_asgi.config import Limits
-from nodekit_asgi.http.callers import Caller, CallerLost
+from nodekit_asgi.http.callers import Caller
 from nodekit_asgi.http.codings import ACCEPTED, gunzipped, is_gzip
+from nodekit_asgi.http.extensions import take_arrived
 from nodekit_asgi.http.networks import peer_name, unmapped
 from nodekit_asgi.http.pace import BodyPace
-from nodekit_asgi.http.sending import Send, send_body
 from nodekit_asgi.wire.node import WireErrorReply
 
 Scope: TypeAlias = dict[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
 Header: TypeAlias = tuple[bytes, bytes]
 
-SLICE_BYTES = 1 << 18
-"""Size of the slices in which a server gets a large body. It waits for the client before it takes the next one."""
 LINGER_BYTES = 1 << 28
 _LENGTH_DIGITS = 18
 LINGER_SECONDS = 10.0
-KEEP_ALIVE_SECONDS = 15.0
-"""Quiet time after which an unfinished reply sends a keep-alive; proxies give up after 30 or 60 seconds."""
 LIVE: Sequence[Header] = ((b"cache-control", b"no-store"), (b"x-accel-buffering", b"no"))
 """Headers of a reply whose pieces no proxy may keep or hold back."""
-_WITHOUT_CONTENT = (204, 304)
-"""Statuses whose replies must not even have a Content-Length of 0."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -105,6 +98,10 @@ class Request:
         self._memory: Reservation | None = None
         self.scope = scope
         self.receive = receive
+        self._query: Sequence[tuple[str, str]] | None = None
+        self._values: dict[str, list[str]] | None = None
+        self.headers: Mapping[bytes, bytes] = dict(scope["headers"])
+        """Values by lower-case name; the last value of a repeated header."""
         self.unread = b"transfer-encoding" in self.headers or self.headers.get(b"content-length", b"0") != b"0"
         """True while more of the body may come."""
 
@@ -112,11 +109,6 @@ class Request:
     def http_version(self) -> str:
         """``1.0``, ``1.1`` or ``2``."""
         return str(self.scope.get("http_version", "1.1"))
-
-    @cached_property
-    def headers(self) -> Mapping[bytes, bytes]:
-        """Values by lower-case name; the last value of a repeated header."""
-        return dict(self.scope["headers"])
 
     def texts(self) -> Mapping[str, str]:
         """Return the headers as text, by lower-case name; the values of a repeated one are joined by ``, ``."""
@@ -128,6 +120,8 @@ class Request:
 
     def values(self, name: bytes) -> Sequence[bytes]:
         """Return every value of a header, given its lower-case name."""
+        if name not in self.headers:
+            return ()
         return [value for key, value in self.scope["headers"] if key == name]
 
     @property
@@ -151,23 +145,31 @@ class Request:
         """The sender's IP address, or None if it has none."""
         return unmapped(self.sender)
 
-    @cached_property
+    @property
     def query(self) -> Sequence[tuple[str, str]]:
-        try:
-            text = self.scope["query_string"].decode("ascii")
-            return parse_qsl(text, keep_blank_values=True, max_num_fields=10_000, errors="strict")
-        except ValueError as error:
-            raise HttpError(400, "the query is not UTF-8, or has too many fields") from error
+        if self._query is None:
+            try:
+                text = self.scope["query_string"].decode("ascii")
+                self._query = parse_qsl(text, keep_blank_values=True, max_num_fields=10_000, errors="strict")
+            except ValueError as error:
+                raise HttpError(400, "the query is not UTF-8, or has too many fields") from error
+        return self._query
 
     def all(self, name: str) -> Sequence[str]:
         """Return every value of a query parameter."""
-        return [value for key, value in self.query if key == name]
+        if not self.scope["query_string"]:
+            return ()
+        if self._values is None:
+            self._values = {}
+            for key, value in self.query:
+                self._values.setdefault(key, []).append(value)
+        return self._values.get(name, ())
 
     def flag(self, name: str) -> bool | None:
         """Return a boolean of the query. Return None if it is not given."""
-        values = {value.lower() for value in self.all(name)}
-        if not values:
+        if not (given := self.all(name)):
             return None
+        values = {value.lower() for value in given}
         if len(values) > 1 or not values <= {"true", "false"}:
             raise HttpError(400, f"{name}: expected true or false")
         return values == {"true"}
@@ -191,9 +193,21 @@ class Request:
         is not known any more.
         """
         self.check_length()
-        body = await self._decoded()
+        arrived = await self._at_once()
+        body = await self._decoded() if arrived is None else arrived
         if self.caller is not None:  # a slow body may outlast the right to send it
             await self.caller.check()
+        return body
+
+    async def _at_once(self) -> bytes | None:
+        """Return the body if it is there as a whole and as it is: most are small, and arrive with their heads."""
+        if b"content-encoding" in self.headers or (body := take_arrived(self.scope)) is None:
+            return None
+        self.unread = False
+        if len(body) > self.limits.max_body_bytes:
+            raise self.too_large()
+        if not self.memory.grow_at_once(COPIES * len(body)):
+            await self.memory.grow_soon(COPIES * len(body))
         return body
 
     async def _decoded(self) -> bytes | bytearray:
@@ -254,7 +268,9 @@ class Request:
             self._memory.release()
 
     def too_large(self) -> HttpError:
-        return HttpError(413, f"the body is larger than {self.limits.max_body_bytes} bytes", headers=self.close)
+        return HttpError(
+            413, f"the body is larger than {counted(self.limits.max_body_bytes, 'byte')}", headers=self.close
+        )
 
     def too_slow(self) -> HttpError:
         limits = self.limits
@@ -288,93 +304,3 @@ class Request:
                 raise Disconnected
             more = self.unread = message.get("more_body", False)
             yield message.get("body", b"")
-
-
-async def send_reply(reply: Reply, send: Send, request: Request, extra: Sequence[Header]) -> None:
-    """Send a reply. A reply in pieces ends early, with `Disconnected`, if its client goes away."""
-    headers = [*reply.headers, *extra]
-    body = reply.body
-    if reply.status not in _WITHOUT_CONTENT:
-        headers.append((b"content-type", reply.content_type))
-        if isinstance(body, bytes):
-            headers.append((b"content-length", str(len(body)).encode()))
-    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    if request.method == "HEAD":
-        if isinstance(body, AsyncGenerator):
-            await body.aclose()
-        body = b""
-    if isinstance(body, bytes):
-        await send_body(send, body, more=request.unread)
-        if not request.unread:
-            return
-        await request.linger()
-    elif reply.keep_alive:
-        await while_there(request, lambda: _send_live(body, reply.keep_alive, send))
-    else:
-        await while_there(request, lambda: _send_pieces(body, partial(send_body, send, more=True)))
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def _send_pieces(pieces: AsyncIterator[bytes], send: Callable[[bytes], Awaitable[None]]) -> None:
-    async with AsyncExitStack() as stack:
-        if isinstance(pieces, AsyncGenerator):
-            stack.push_async_callback(pieces.aclose)
-        async for piece in pieces:
-            await send(piece)
-            del piece  # it may be large, and the wait for the next one may be long
-
-
-async def _send_live(pieces: AsyncIterator[bytes], keep_alive: bytes, send: Send) -> None:
-    """Send the pieces like `_send_pieces`, and `keep_alive` at regular intervals."""
-    turn = anyio.Lock()
-
-    async def say(piece: bytes) -> None:
-        async with turn:
-            await send_body(send, piece, more=True)
-
-    async def keep() -> None:
-        while True:
-            await anyio.sleep(KEEP_ALIVE_SECONDS)
-            await say(keep_alive)
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(keep)
-        await _send_pieces(pieces, say)
-        tasks.cancel_scope.cancel()
-
-
-async def while_there(request: Request, work: Callable[[], Awaitable[None]]) -> None:
-    """Run `work` while the client stays. Raise `Disconnected` once it has gone, otherwise what `work` raises.
-
-    The body must have been read before. Raise `CallerLost` once the node does not know the caller any more.
-    """
-    gone = False
-    failure: Exception | None = None
-    lost: CallerLost | None = None
-
-    async def watch() -> None:
-        nonlocal gone
-        await request.gone()
-        gone = True
-        tasks.cancel_scope.cancel()
-
-    async def watch_caller(caller: Caller) -> None:
-        nonlocal lost
-        lost = await caller.lost()
-        tasks.cancel_scope.cancel()
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(watch)
-        if request.caller is not None:
-            tasks.start_soon(watch_caller, request.caller)
-        try:
-            await work()
-        except Exception as error:  # raised below as it is, not in an exception group
-            failure = error
-        tasks.cancel_scope.cancel()
-    if gone:
-        raise Disconnected
-    if lost is not None:
-        raise lost
-    if failure is not None:
-        raise failure

@@ -12,6 +12,7 @@ import anyio.lowlevel
 from nodekit import AsgiApplication, Mount, Node
 from nodekit_asgi.http.callers import Caller, CallerLost
 from nodekit_asgi.http.client_address import says_for_whom
+from nodekit_asgi.http.extensions import without_ours
 from nodekit_asgi.http.messages import CutShort, Disconnected, Header, HttpError, Request, Scope
 from nodekit_asgi.http.networks import UNIX
 from nodekit_asgi.http.origins import check_access
@@ -111,6 +112,7 @@ def _scope(mount: Mount, request: Request) -> Scope:
         "path": f"{root}{request.path}",
         "client": _scope_client(request),
         "nodekit.identity": request.identity,
+        "extensions": without_ours(request.scope),
     }
 
 

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Self
 
-from nodekit import default_group
+from nodekit import counted, default_group
 from nodekit_asgi.http.networks import in_networks, unmapped
 
 logger = logging.getLogger("nodekit.http")
@@ -82,7 +82,7 @@ class BoundedListener(socket.socket):
 
     def _accept_any(self) -> tuple[socket.socket, Any]:
         if self.open >= self._most:
-            self._shut_door(f"{self.open} connections are open, as many as there may be")
+            self._shut_door(f"{counted(self.open, 'connection', 'is', 'are')} open, as many as there may be")
             raise BlockingIOError
         try:
             return super().accept()

@@ -18,7 +18,7 @@ from hypercorn.events import Closed, Event, RawData
 from hypercorn.typing import ConnectionState
 
 from nodekit_asgi.server.deadlines import ConnectionDeadlines, Deadlines, Late, peer_address
-from nodekit_asgi.server.disconnects import LOOK_SECONDS, has_gone
+from nodekit_asgi.server.disconnects import Looks, has_gone
 from nodekit_asgi.server.hypercorn_http1 import Http1, Http2Begins
 from nodekit_asgi.server.hypercorn_http2 import Http2
 from nodekit_asgi.server.hypercorn_streams import Applications
@@ -75,27 +75,31 @@ class Connection:
 
     def _http1(self, applications: Any, client: Any, own: Any) -> Http1:
         common = (self._server.app, self._server.settings, self._server.context, applications, ConnectionState({}))
-        return Http1(self._deadlines, *common, False, client, own, self._send, http2=self._server.http2)
+        return Http1(self._deadlines, *common, client, own, self._send, http2=self._server.http2)
 
     def _http2(self, applications: Applications, client: Any, own: Any) -> Http2:
         common = (self._server.app, self._server.settings, self._server.context, applications, ConnectionState({}))
         return Http2(self._deadlines, self._server.deadlines, *common, client, own, self._send)
 
     async def _read(self) -> None:
+        looks = self._server.looks
         while not self._reader.at_eof():
             try:
                 data = await self._reader.read(READ_BYTES)
             except OSError:
                 return
-            look = Look(self._writer, self._lost)
+            looks.begin(self)
             try:
                 await self._protocol.handle(RawData(data))
             finally:
-                look.cancel()
+                looks.end(self)
 
-    def _lost(self) -> None:
-        """Report the end to the protocol, also if unread requests come before it."""
-        self._tasks.create_task(self._protocol.handle(Closed()))
+    def look(self) -> bool:
+        """Return True if the client has gone. Report that to the protocol, also if unread requests come before it."""
+        gone = has_gone(self._writer.get_extra_info("socket"))
+        if gone:
+            self._tasks.create_task(self._protocol.handle(Closed()))
+        return gone
 
     async def _send(self, event: Event) -> None:
         if isinstance(event, RawData):
@@ -130,25 +134,6 @@ class Connection:
             self._transport.close()
 
 
-class Look:
-    """A periodic check whether a client has gone, while its last bytes are being handled."""
-
-    def __init__(self, writer: asyncio.StreamWriter, notify: Callable[[], None]) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._socket = writer.get_extra_info("socket")
-        self._notify = notify
-        self._timer = self._loop.call_later(LOOK_SECONDS, self._look)
-
-    def cancel(self) -> None:
-        self._timer.cancel()
-
-    def _look(self) -> None:
-        if has_gone(self._socket):
-            self._notify()
-        else:
-            self._timer = self._loop.call_later(LOOK_SECONDS, self._look)
-
-
 class Server:
     """The connections of a listener."""
 
@@ -158,6 +143,7 @@ class Server:
         self.deadlines = deadlines
         self.http2 = http2
         self.context = WorkerContext(None)
+        self.looks = Looks()
         self._connections: dict[asyncio.Task[Any], Connection] = {}
 
     async def serve(self, listener: socket.socket, stop: Callable[[], Awaitable[None]]) -> None:

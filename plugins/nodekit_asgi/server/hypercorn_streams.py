@@ -49,6 +49,14 @@ class Inbox:
             self._room.clear()
             await self._room.wait()
 
+    def arrived(self) -> bytes | None:
+        """Return the whole body if it has arrived and nobody has received any of it; otherwise None."""
+        if self._more or not self._changed or self._gone or self._taken is not None:
+            return None
+        body, self._body, self._changed = bytes(self._body), bytearray(), False
+        self._room.set()
+        return body
+
     async def get(self) -> Any:
         while not (self._changed or self._gone):
             self._arrived.clear()
@@ -75,9 +83,13 @@ class Applications:
     ) -> Callable[[ASGIReceiveEvent], Awaitable[None]]:
         inbox = inbox or Inbox()
         scope["extensions"] = {}  # type: ignore[typeddict-unknown-key]
+        self.start(app, scope, inbox, send)
+        return inbox.put
+
+    def start(self, app: Any, scope: Any, inbox: Inbox, send: Send) -> None:
+        """Start an application. Once it has ended, None is sent."""
         self.running += 1
         self.spawn(self._run, app, scope, inbox.get, send)
-        return inbox.put
 
     def spawn(self, work: Callable[..., Any], *arguments: Any) -> None:
         self._tasks.create_task(work(*arguments))

@@ -1,14 +1,17 @@
 """Listening sockets. They are bound before a server starts, so that a client can connect once the node is ready."""
 
 import asyncio
+import errno
 import os
 import socket
 import stat
 from contextlib import suppress
 from ipaddress import IPv6Address, ip_address
+from typing import Any
 from urllib.parse import urlsplit
 
 from nodekit import NodekitError
+from nodekit_asgi.server.occupants import occupant
 
 BACKLOG = 2048
 
@@ -37,7 +40,64 @@ def listen(bind: str) -> socket.socket:
     try:
         return _unix(bind.removeprefix("unix:")) if bind.startswith("unix:") else _tcp(*host_and_port(bind))
     except OSError as error:
-        raise NodekitError(f"cannot listen on {bind}: {error.strerror or error}") from error
+        raise NodekitError(f"cannot listen on {bind}: {error.strerror or error}; {_cure(bind, error)}") from error
+
+
+def check_free(bind: str) -> None:
+    """Raise `NodekitError` as `listen` does if an address cannot be listened on. Nothing listens, and nothing is made.
+
+    A port is bound for a moment, so that connections of before that wait for their end are not in the way.
+    """
+    try:
+        if bind.startswith("unix:"):
+            _check_path(bind.removeprefix("unix:"))
+        else:
+            host, port = host_and_port(bind)
+            family, kind, _, _, address = _addresses(host, port)[0]
+            with socket.socket(family, kind) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+    except OSError as error:
+        raise NodekitError(f"cannot listen on {bind}: {error.strerror or error}; {_cure(bind, error)}") from error
+
+
+def _check_path(path: str) -> None:
+    folder = os.path.dirname(path) or "."
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    if _is_socket(path):
+        _is_dead(path)
+    elif os.path.lexists(path):
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def _cure(bind: str, error: OSError) -> str:
+    is_path = bind.startswith("unix:")
+    port = None if is_path else host_and_port(bind)[1]
+    if isinstance(error, socket.gaierror):
+        return "correct the name of the host in `bind`, or write an address"
+    match error.errno:
+        case errno.EADDRINUSE if is_path and not _is_socket(bind.removeprefix("unix:")):
+            return "something that is no socket is there; remove it, or name another path in `bind`"
+        case errno.EADDRINUSE:
+            who = occupant(bind, port)
+            return f"{who or 'another process'} has it; end that one, or write another address in `bind`"
+        case errno.EADDRNOTAVAIL:
+            return "this machine does not have it; write one of its addresses in `bind`, or 0.0.0.0 for all"
+        case errno.EACCES if is_path:
+            return "this user may not write in the folder; change its owner, or the path in `bind`"
+        case errno.EACCES:
+            return "write a port above 1023 in `bind`, or give the node CAP_NET_BIND_SERVICE"
+        case errno.ENOENT:
+            return "there is no such folder; make it, or correct the path in `bind`"
+        case _:
+            return "write another address in `bind`"
+
+
+def _is_socket(path: str) -> bool:
+    return os.path.exists(path) and stat.S_ISSOCK(os.stat(path).st_mode)
 
 
 async def stop_accepting(listener: socket.socket) -> None:
@@ -70,8 +130,12 @@ def host_and_port(bind: str) -> tuple[str, int]:
     raise NodekitError(f'bind: expected "host:port", "[v6]:port" or "unix:path", got {bind!r}')
 
 
+def _addresses(host: str, port: int) -> list[Any]:
+    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+
+
 def _tcp(host: str, port: int) -> socket.socket:
-    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    family, kind, _, _, address = _addresses(host, port)[0]
     # asyncio sets TCP_NODELAY on connections only if the listener names its protocol; each reply takes 44 ms without it
     listener = socket.socket(family, kind, socket.IPPROTO_TCP)
     try:
@@ -104,8 +168,9 @@ def remove_socket_file(bind: str, file: tuple[int, int] | None) -> None:
 
 
 def _unix(path: str) -> socket.socket:
-    if os.path.exists(path) and stat.S_ISSOCK(os.stat(path).st_mode):
-        _remove_dead(path)
+    if _is_socket(path) and _is_dead(path):
+        with suppress(FileNotFoundError):
+            os.unlink(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listener.bind(path)
@@ -117,20 +182,19 @@ def _unix(path: str) -> socket.socket:
     return listener
 
 
-def _remove_dead(path: str) -> None:
-    """Remove a socket file that a killed node left behind: connections to it are refused.
+def _is_dead(path: str) -> bool:
+    """Return True for a socket file that a killed node left behind: connections to it are refused.
 
-    Raise `NodekitError` if another process listens there.
+    Return False if it is gone. Raise `OSError` if another process listens there.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
             probe.connect(path)
         except ConnectionRefusedError:
-            os.unlink(path)
-            return
+            return True
         except FileNotFoundError:
-            return
+            return False
         except BlockingIOError:
             pass  # its backlog is full, so another process listens
-    raise NodekitError(f"{path} is in use by another process; stop it or bind to another path")
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))

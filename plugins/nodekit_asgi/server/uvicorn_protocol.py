@@ -5,10 +5,11 @@ Imported only if uvicorn serves.
 
 import asyncio
 from typing import Any, cast
+from urllib.parse import unquote
 
 import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from nodekit_asgi.http.access import refused
 from nodekit_asgi.server.deadlines import ConnectionDeadlines, CountingTransport, Deadlines, Late, peer_address
@@ -25,6 +26,7 @@ from nodekit_asgi.server.refusals import (
     refusal_reply,
 )
 from nodekit_asgi.server.targets import origin_form
+from nodekit_asgi.server.uvicorn_exchange import Exchange
 
 READ_BYTES = 1 << 14
 """Bytes read at once: parsing the smallest chunks takes a few milliseconds then, and other connections have to wait."""
@@ -41,7 +43,9 @@ class BoundedHttpTools(HttpToolsProtocol):
     as bytes, and no more is read: a parsed request takes a hundred times as much memory.
     """
 
+    app: Any
     flow: "_Flow"
+    cycle: Exchange  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(self, all_deadlines: Deadlines, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
@@ -58,7 +62,7 @@ class BoundedHttpTools(HttpToolsProtocol):
         """True while the head of a request is skipped that offers an upgrade."""
         self._refusal: Refusal | None = None
         """The reply to what the client sent last. Nothing that follows is read."""
-        self._unanswered: tuple[RequestResponseCycle, ...] = ()
+        self._unanswered: tuple[Exchange, ...] = ()
         """The request that is being answered and those behind it. uvicorn reports a disconnect only to the last one."""
 
     # -- the connection -----------------------------------------------------------------------------
@@ -82,9 +86,8 @@ class BoundedHttpTools(HttpToolsProtocol):
         super().connection_lost(exc)
         self._deadlines.ended()
         self._held = b""
-        for cycle in self._unanswered:
-            cycle.disconnected = True
-            cycle.message_event.set()
+        for exchange in {self.cycle, *self._unanswered} - {None}:
+            exchange.lost()
 
     def _late(self, late: Late) -> None:
         if late is Late.READING:
@@ -156,11 +159,14 @@ class BoundedHttpTools(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_body:
             return  # trailers are ignored
-        super().on_header(name, value)
+        name = name.lower()
+        self.headers.append((name, value))
         if len(self.headers) > MAX_HEADERS:
             self._refuse(TOO_LARGE)
-        elif self.headers[-1][0] == b"content-length":
+        elif name == b"content-length":
             self._body_left = int(value) if value.isdigit() else 0
+        elif name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
 
     def on_message_begin(self) -> None:
         self._in_head, self._body_left = True, 0
@@ -185,13 +191,42 @@ class BoundedHttpTools(HttpToolsProtocol):
             before = self.cycle
             if not self.url.startswith(b"/"):
                 self._rewrite_target()
-            super().on_headers_complete()
+            self._begin()
             if self.pipeline:
                 looks = bool(self._unanswered)
                 ahead = [cycle for cycle in self._unanswered if not cycle.response_complete] or [before]
                 self._unanswered = (*ahead, self.cycle)
                 if not looks:
                     self.loop.call_later(LOOK_SECONDS, self._look)
+
+    def _begin(self) -> None:
+        """Begin the request whose head is complete. It takes the place of `on_headers_complete` of uvicorn."""
+        url = httptools.parse_url(self.url)
+        path, version = url.path.decode("ascii"), self.parser.get_http_version()
+        scope: Any = self.scope
+        scope["method"], scope["http_version"] = self.parser.get_method().decode("ascii"), version
+        scope["path"], scope["raw_path"] = unquote(path) if "%" in path else path, url.path
+        scope["query_string"] = url.query or b""
+        before = cast(Exchange | None, self.cycle)
+        self.cycle = Exchange(  # pyright: ignore[reportIncompatibleVariableOverride]
+            self.tasks,
+            scope=scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        if before is None or before.response_complete:
+            self.cycle.start(self.loop, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
 
     def _rewrite_target(self) -> None:
         """Replace a target in another form than that of a path."""
@@ -223,7 +258,8 @@ class BoundedHttpTools(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
+            exchange, app = self.pipeline.pop()
+            cast(Exchange, exchange).start(self.loop, app)
         elif self._refusal is not None:
             self._refuse(self._refusal)
         elif self._in_body:  # the application has waited for the rest of it, in vain
@@ -246,13 +282,12 @@ class BoundedHttpTools(HttpToolsProtocol):
     def _refuse(self, refusal: Refusal) -> None:
         """Reply, and end the connection; if a request is unanswered, once it is answered."""
         self._refusal, self._held = refusal, b""
-        cycle = cast(RequestResponseCycle | None, self.cycle)
+        cycle = cast(Exchange | None, self.cycle)
         if cycle is not None and not cycle.response_complete:
             if cycle.more_body and self.pipeline:  # the body of a request is malformed that waits behind others
                 self.pipeline.popleft()
             elif cycle.more_body:
-                cycle.disconnected = True
-                cycle.message_event.set()
+                cycle.lost()
                 if not cycle.response_started:
                     self._write_refusal(refusal)
                 self.transport.close()

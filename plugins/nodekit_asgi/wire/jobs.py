@@ -23,6 +23,7 @@ from nodekit import (
     Refusal,
     ResultStatus,
     RetryFrom,
+    counted,
 )
 from nodekit import parse_json as parse_any_json
 from nodekit_asgi.config import Limits
@@ -168,7 +169,7 @@ async def read_items(request: Request) -> list[Raw]:
     try:
         items: list[Raw] = await _parse(await request.body(), array_decoder(Raw, most), request.limits)
     except TooLong as error:
-        raise HttpError(413, f"a batch of more than {most} items; split it") from error
+        raise HttpError(413, f"a batch of more than {counted(most, 'item')}; split it") from error
     return items
 
 

@@ -70,7 +70,7 @@ class Workshop:
         if container.isolated:
             await self.isolation.ready(container)
         if chosen is not None:
-            logger.info("container %s: %s runs already", container.id, chosen.name)
+            logger.info("container %r: %s runs already", container.id, chosen.name)
             return chosen, True
         try:
             return await self._new(container, wanted, restarts), False
@@ -162,7 +162,7 @@ class Workshop:
         for state in await self._found():
             await self._check_owner(state)
             if not _fits(state, wanted.get(state.labels[CONTAINER])):
-                logger.info("container %s, left by an earlier run, is not in the node file; it is removed", state.name)
+                logger.info("container %r, left by an earlier run, is not in the node file; it is removed", state.name)
                 await self.engine.remove(state.id)
         await self.isolation.remove_orphans({container.id for container in containers if container.isolated})
 

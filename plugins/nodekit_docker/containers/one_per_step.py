@@ -10,7 +10,17 @@ import msgspec
 from anyio.abc import TaskGroup, TaskStatus
 from msgspec.structs import replace
 
-from nodekit import MAX_DEPTH, ContainerFailed, ContainerOutput, InvalidPayload, NotStarted, Step, parse_json, printable
+from nodekit import (
+    MAX_DEPTH,
+    ContainerFailed,
+    ContainerOutput,
+    InvalidPayload,
+    NotStarted,
+    Step,
+    counted,
+    parse_json,
+    printable,
+)
 from nodekit_docker.config import DockerContainer
 from nodekit_docker.containers.making import Workshop
 from nodekit_docker.containers.output import Printed
@@ -69,7 +79,7 @@ class Once:
 
     def problem(self) -> str | None:
         """Say why it cannot be run. Return None while it is up."""
-        return None if self.up else f"container {self._container.id} is down: {self._why or self._presence.trouble}"
+        return None if self.up else f"container {self._container.id!r} is down: {self._why or self._presence.trouble}"
 
     def waits_for(self) -> str:
         """Return what making it ready waits for right now."""
@@ -106,7 +116,7 @@ class Once:
                 await self._woken.wait()
             else:
                 pause = restart_pause(pause, 0.0)
-                logger.warning("container %s: %s; it is looked at again in %g s", self._container.id, self._why, pause)
+                logger.warning("container %r: %s; it is looked at again in %g s", self._container.id, self._why, pause)
                 await anyio.sleep(pause)
             await self._presence.here()
             await self._readied()
@@ -127,7 +137,7 @@ class Once:
         except (NotUp, NameTaken, EngineRefused) as error:
             why = str(error)
         except Exception:  # a bug must not stop the other containers
-            logger.exception("container %s: keeping it ready failed", self._container.id)
+            logger.exception("container %r: keeping it ready failed", self._container.id)
             why = "internal error of the runner; the log has it"
         if why != self._why:
             self._why = why
@@ -183,7 +193,9 @@ class Once:
         try:
             printed = await program.run(bytes(step.input.data), most)
         except TooLarge as error:
-            raise ContainerFailed("too_large", f"the reply is larger than {most} bytes; it was killed") from error
+            raise ContainerFailed(
+                "too_large", f"the reply is larger than {counted(most, 'byte')}; it was killed"
+            ) from error
         if printed.exit_code:
             raise await self._fault(program, printed)
         try:
@@ -228,7 +240,7 @@ class Once:
             if program.id:
                 await self._workshop.engine.remove(program.id)
         except (EngineGone, EngineRefused) as error:  # the next `_readied` removes it
-            logger.warning("container %s is left on the engine for now: %s", program.name, error)
+            logger.warning("container %r is left on the engine for now: %s", program.name, error)
         finally:
             self._programs.discard(program.name)
 

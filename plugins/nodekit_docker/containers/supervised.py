@@ -78,7 +78,7 @@ class Kept:
             return None
         seconds = self._restart_at - time.monotonic()
         soon = f"; restart in {seconds:.1f} s" if seconds > 0 else ""
-        return f"container {self._container.id} is down: {self.why}{soon}"
+        return f"container {self._container.id!r} is down: {self.why}{soon}"
 
     def waits_for(self) -> str:
         """Return what the start of the container waits for right now."""
@@ -154,10 +154,12 @@ class Kept:
         while True:
             self._answered_at = math.inf
             if (failure := await self._lived(answered)) and required:
-                raise self._not_started(failure) from failure
+                raise self._not_started(failure) from failure  # which has the last lines
+            if isinstance(failure, NotUp):
+                self._log.add(failure.last_lines)
             pause = restart_pause(pause, time.monotonic() - self._answered_at)
             await self._presence.here()
-            logger.warning("container %s: %s; restart in %g s", self._container.id, self.why, pause)
+            logger.warning("container %r: %s; restart in %g s", self._container.id, self.why, pause)
             self._restart_at = time.monotonic() + pause
             await anyio.sleep(pause)
             self._restarts += 1
@@ -169,7 +171,6 @@ class Kept:
         except NameTaken as error:
             return self._failed(NotUp(str(error)))
         except NotUp as error:
-            self._log.add(error.last_lines)
             return self._failed(error)
         except EngineGone as error:
             self._presence.is_gone(str(error))
@@ -177,7 +178,7 @@ class Kept:
         except EngineRefused as error:
             return self._failed(NotUp(explained(str(error))))
         except Exception:  # a bug of ours, or an engine that answers nonsense: other containers go on
-            logger.exception("container %s: keeping it up failed", self._container.id)
+            logger.exception("container %r: keeping it up failed", self._container.id)
             return self._failed(NotUp("internal error of the runner; the log has it"))
         return None
 
@@ -193,7 +194,7 @@ class Kept:
         except NotUp as error:
             if not taken_over:
                 raise
-            logger.warning("container %s, taken over: %s; it is recreated", self._container.id, error)
+            logger.warning("container %r, taken over: %s; it is recreated", self._container.id, error)
         else:
             return
         state, _ = await self._taken_or_made()

@@ -75,7 +75,7 @@ def dangers(containers: Collection[DockerContainer], folder: Path, private: Mapp
             volume = Volume.parse(text, folder)
             if volume.is_bind and (what := _danger(volume, private)):
                 yield (
-                    f"container {container.id}: its volume {text} holds {what}: whoever gets into the container may "
+                    f"container {container.id!r}: its volume {text} holds {what}: whoever gets into the container may "
                     "take over this machine or this node; mount only what it needs, with :ro if it only reads"
                 )
 

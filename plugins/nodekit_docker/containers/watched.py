@@ -176,7 +176,7 @@ class Followed:
             except EngineGone as error:
                 self._presence.is_gone(str(error))
             except EngineRefused as error:
-                logger.warning("container %s cannot be looked at: %s", self._container.id, error)
+                logger.warning("container %r cannot be looked at: %s", self._container.id, error)
                 await anyio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_WHEN_DOWN_SECONDS)
 
@@ -232,7 +232,7 @@ class Followed:
             self._end_life("was given another address")
             self.life = Life(state, endpoint)
         self.up = True
-        logger.info("container %s answers at %s (%s)", self._container.id, endpoint.url, state.name)
+        logger.info("container %r answers at %s (%s)", self._container.id, endpoint.url, state.name)
         self._notify()
 
     def _is_down(self, why: str) -> None:

@@ -156,7 +156,7 @@ class Engine:
         """Make a container and return its id. `settings` is the body of the engine's API call."""
         made: Mapping[str, Any] = await self.call(lambda api: api.create_container_from_config(dict(settings), name))
         for warning in made.get("Warnings") or ():  # such as limits that the engine cannot enforce
-            logger.warning("container %s: the Docker engine warns: %s", name, warning)
+            logger.warning("container %r: the Docker engine warns: %s", name, warning)
         return str(made["Id"])
 
     async def start(self, id: str) -> None:

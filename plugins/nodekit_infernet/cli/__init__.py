@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from nodekit import CompositionError, printable
+from nodekit import CompositionError, counted, printable
 from nodekit_infernet._migration import Migration, migrated, write
 
 __all__ = ["migrate"]
@@ -37,7 +37,7 @@ def migrate(file: str, output: Path | None) -> None:
         for problem in error.problems[:MOST_SHOWN]:
             _tell(str(problem) if problem.where == file else f"{file}: {problem}")
         if (more := len(error.problems) - MOST_SHOWN) > 0:
-            _tell(f"{file}: {more} more problems are not shown; correct these first")
+            _tell(f"{file}: {counted(more, 'more problem', 'is', 'are')} not shown; correct these first")
         sys.exit(BAD_NODE_FILE)
     except OSError as error:
         raise click.ClickException(printable(f"the node file cannot be checked: {error}; make room for it")) from error
@@ -46,7 +46,7 @@ def migrate(file: str, output: Path | None) -> None:
     else:
         _write(migration, output)
     if output is not None and output.absolute().parent != Path(file).absolute().parent:
-        text = f"relative paths of {output} are those of its folder; move jobs.db and the log there, too, to keep them"
+        text = f"relative paths in {output} begin in its own folder; to keep jobs.db and the log, move them there"
         _tell(text)
     for reference in migration.references:
         _tell(f"set {reference.variable} to {reference.origin} of {file}")

@@ -53,7 +53,7 @@ def test_a_package_is_imported_only_when_a_node_names_its_provider(tmp_path: Pat
     install(tmp_path, "nodekit-shelf", STORE, stores="shelf")
     modules = modules_of(tmp_path, store("memory"))
     heavy = ["nodekit_asgi", "nodekit_sqlite", "nodekit_remote", "nodekit_process", "nodekit_guardian"]
-    for name in (*heavy, "nodekit_shelf", "hypercorn", "uvicorn", "aiohttp", "click", "pytest", "sqlite3"):
+    for name in (*heavy, "nodekit_shelf", "hypercorn", "uvicorn", "httptools", "click", "pytest", "sqlite3"):
         assert name not in modules
     modules = modules_of(tmp_path, NODE_FILE)
     assert set(heavy) <= modules

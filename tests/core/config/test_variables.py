@@ -199,3 +199,36 @@ def test_what_is_shown_of_secrets_is_their_reference(tmp_path: Path, monkeypatch
     assert "k-" not in shown
     assert ":-key" not in shown
     assert SECRET not in shown
+
+
+@pytest.mark.parametrize(
+    ("changes", "where", "text"),
+    [
+        ({"URL": "nowhere"}, "runners[0].containers[0].url", "got '${URL}'"),
+        ({"MANY": "0"}, "node.concurrency", "expected a whole number >= 1 (from ${MANY})"),
+        ({"MIN": "-2"}, "store.min_free_bytes", "expected a whole number >= 0 (from ${MIN} and ${REST})"),
+        ({"MANY": "many"}, "node.concurrency", "expected a whole number, got text (from ${MANY})"),
+        ({"SIZE": "large"}, "node.memory", "got '${SIZE}'"),
+        ({"FOLDER": "/no"}, "store.path", "there is no folder /no (from ${FOLDER}); make it first"),
+        ({"LEVEL": "loud"}, "log.level", "unknown value '${LEVEL}'"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_told_with_its_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], where: str, text: str
+) -> None:
+    fitting = {"URL": "http://127.0.0.1:1", "MANY": "3", "SIZE": "1GiB", "FOLDER": str(tmp_path), "LEVEL": "info"} | {
+        "MIN": "1"
+    }
+    for name, value in (fitting | changes | {"REST": ""}).items():
+        monkeypatch.setenv(name, value)
+    file = tmp_path / "node.toml"
+    file.write_text("""
+        node = { concurrency = "${MANY}", memory = "${SIZE}" }
+        log = { level = "${LEVEL}${REST}" }
+        store = { use = "sqlite", path = "${FOLDER}/jobs.db", min_free_bytes = "${MIN}${REST}" }
+        runners = [{ use = "remote", containers = [{ id = "a", url = "${URL}" }] }]
+    """)
+    with pytest.raises(CompositionError) as caught:
+        load_node(file)
+    (problem,) = caught.value.problems
+    assert (problem.where, text in problem.text) == (where, True), problem

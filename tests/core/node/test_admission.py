@@ -313,7 +313,7 @@ async def test_a_store_that_keeps_no_jobs_is_told_by_health_until_it_keeps_one(
         with pytest.raises(Unavailable, match="the store cannot keep jobs right now") as raised:
             await ask(node, request())
         assert raised.value.retry_after_seconds == 5
-        assert "1 jobs not accepted: no space left" in caplog.text
+        assert "1 job not accepted: no space left" in caplog.text
         health = await node.health()
         assert (health.healthy, health.reasons) == (False, ("the store cannot keep jobs: no space left",))
         assert (await node.pending()).total == 0

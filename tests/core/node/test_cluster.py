@@ -441,7 +441,9 @@ async def _attempts(node: Node, id: str) -> int:
     return sum(len(step.attempts) for step in job.steps)
 
 
-async def test_takeovers_and_poison_are_counted(shared: SharedMemory, front: Node) -> None:
+async def test_takeovers_and_poison_are_counted(
+    shared: SharedMemory, front: Node, caplog: pytest.LogCaptureFixture
+) -> None:
     async with shared.store() as store:
         (stored,) = await store.add([make_job("later")])
         await lose(shared, store, "later", 3, suspects=True)
@@ -449,6 +451,7 @@ async def test_takeovers_and_poison_are_counted(shared: SharedMemory, front: Nod
             assert [job.status for job in await node.wait([stored.id])] == ["failed"]
             await until_is(lambda: _counts(front, "later"), (1, 1))
             assert await _counts(front, "front") == (0, 0)
+    assert f"job {stored.id}: taken over; nodes that ran it lost it 3 times in a row" in caplog.messages
 
 
 async def test_poison_whose_end_is_stored_late_is_counted_once(

@@ -70,7 +70,7 @@ async def test_one_that_breaks_or_is_late_or_gives_no_json_is_left_out_and_harms
         assert [list(answer) for answer in answers] == [["a", "z"]]
     assert runner.cancelled == 1
     for id in ("broken", *NO_JSON):
-        assert f"container {id}: asking for its resources failed" in caplog.text
+        assert f"container {id!r}: asking for its resources failed" in caplog.text
 
 
 async def test_however_many_ask_only_so_many_containers_are_asked_at_once() -> None:

@@ -78,6 +78,18 @@ def test_a_key_is_printed_alone_and_once(file: Path) -> None:
             assert text.rpartition("_")[2] not in shown
 
 
+def test_a_container_that_the_node_does_not_have_is_a_warning(tmp_path: Path) -> None:
+    file = tmp_path / "node.toml"
+    served = '[[runners]]\nuse = "remote"\n[[runners.containers]]\nid = "echo"\nurl = "http://127.0.0.1:1"\n'
+    file.write_text(PLUGIN + served)
+    result = keys("create", file, "--name", "a", "--container", "echo", "--container", "ecco", "--pipeline", "x")
+    assert result.stderr.splitlines() == [
+        f"nodekit: warning: --container: {file} has no container 'ecco'; did you mean 'echo'?",
+        f"nodekit: warning: --pipeline: {file} has no pipeline 'x'; known: sequence",
+    ]
+    assert kept(file)["a"].containers == ("echo", "ecco")
+
+
 def test_every_option_is_kept(file: Path) -> None:
     options = ["--scope", "read", "--scope", "metrics", "--group", "team", "--container", "a", "--container", "b"]
     options += ["--pipeline", "p", "--network", "10.0.0.0/8", "--requests-per-minute", "60", "--max-pending", "5"]
@@ -189,6 +201,8 @@ async def test_commands_take_a_key_from_a_file_or_the_environment(tmp_path: Path
 
     async with serve(file) as (served, _):
         assert "--key-file or NODEKIT_API_KEY" in job("list", code=1).stderr
+        refused = job("list", NODEKIT_API_KEY=f"{alice.strip()}x", code=1).stderr
+        assert ("a key was given" in refused, "give one" in refused) == (True, False)
         id = job("submit", "echo", "--key-file", str(tmp_path / "alice.key")).stdout.strip()
         assert job("stream", "echo", NODEKIT_API_KEY=alice).stdout == "{}"
         assert id in job("list", NODEKIT_API_KEY=alice).stdout

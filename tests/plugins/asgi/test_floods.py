@@ -19,7 +19,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from nodekit import JobQuery, JobRequest
 from nodekit_asgi.api.routes import ROUTES
-from nodekit_asgi.server import hypercorn_connections, uvicorn_protocol
+from nodekit_asgi.server import disconnects, uvicorn_protocol
 from nodekit_asgi.server.hypercorn_streams import BODY_AHEAD_BYTES, Inbox
 
 pytestmark = pytest.mark.anyio
@@ -206,7 +206,7 @@ async def test_a_client_that_has_reset_is_not_served_any_more(
         return await info(request, node)
 
     monkeypatch.setitem(ROUTES["/info"], "GET", counted)  # type: ignore[arg-type]
-    module = {"hypercorn": hypercorn_connections, "uvicorn": uvicorn_protocol}[server]
+    module = {"hypercorn": disconnects, "uvicorn": uvicorn_protocol}[server]
     monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
     async with serving(server) as api:
         job, port = await api.node.submit(JobRequest.of("gate", data={}, client="127.0.0.1")), api.address[1]
@@ -224,7 +224,7 @@ async def test_who_waits_before_a_crowd_learns_that_its_client_has_gone(
     server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Requests that follow a body in chunks may be read together with its end."""
-    module = {"hypercorn": hypercorn_connections, "uvicorn": uvicorn_protocol}[server]
+    module = {"hypercorn": disconnects, "uvicorn": uvicorn_protocol}[server]
     monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
     job = b'{"containers":["gate"],"data":{}}'
     first = post(b"%x\r\n%s\r\n0\r\n\r\n" % (len(job), job), "Transfer-Encoding: chunked", "Prefer: wait=60")

@@ -132,7 +132,7 @@ async def test_one_that_dies_idle_is_shown_as_down_and_its_jobs_wait(bed: Bed) -
         await kill_program(await aside(bed.one))
         await is_down(runner)
         (problem,) = runner.problems()
-        assert problem.startswith("container one is down: was killed by SIGKILL")
+        assert problem.startswith("container 'one' is down: was killed by SIGKILL")
         assert problem in (await node.health()).reasons
         assert await result(node, 5) == 5
         assert (await node.health()).reasons == ()
@@ -149,7 +149,7 @@ async def test_jobs_wait_while_it_is_paused_and_a_call_in_flight_times_out(bed: 
         await aside(container.pause)
         await is_down(runner)
         assert runner.problems() == [
-            f"container one is down: is paused; `docker unpause {container.name}` lets it go on"
+            f"container 'one' is down: is paused; `docker unpause {container.name}` lets it go on"
         ]
         waiting = await submitted(node, 5)
         (in_flight,) = await finished(node, in_flight)
@@ -283,12 +283,12 @@ async def test_one_that_crashes_and_is_not_required_is_tried_with_growing_pauses
         assert await result(node, 6) == 6
         await until(lambda: any("restart in" in problem for problem in runner.problems()))
         (problem,) = runner.problems()
-        assert problem.startswith("container moody is down: it exited with code 7 before it answered; restart in ")
+        assert problem.startswith("container 'moody' is down: it exited with code 7 before it answered; restart in ")
         assert (await node.health()).healthy
         (waiting,) = await finished(node, waiting)
         assert value(waiting) == 5
         assert not runner.problems()
-    pauses = [float(pause) for pause in re.findall(r"container moody: .*; restart in (\S+) s", caplog.text)]
+    pauses = [float(pause) for pause in re.findall(r"container 'moody': .*; restart in (\S+) s", caplog.text)]
     assert pauses == [0.5, 1, 2]
     printed = [record.message for record in caplog.records if record.name == "nodekit.container.moody"]
     assert printed == 3 * ["starting", "crashing as told, with 7"]

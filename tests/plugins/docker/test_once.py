@@ -179,7 +179,7 @@ async def test_an_image_that_is_removed_meanwhile_takes_the_container_down_until
         client.images.remove(image)
         assert error(await outcome(node, 1)).kind == "connection"
         await is_down(runner)
-        assert f"container one is down: image {image} is not on this machine" in runner.problems()[0]
+        assert f"container 'one' is down: image {image} is not on this machine" in runner.problems()[0]
         there.tag(image)
         await is_up(runner)
         assert await result(node, 1) == 1

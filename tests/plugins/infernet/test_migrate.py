@@ -231,7 +231,7 @@ def test_a_full_disk_behind_standard_output_is_told(tmp_path: Path) -> None:
 def test_another_folder_for_the_node_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     done = nodekit("migrate", written(tmp_path, full(managed=False)), "--output", tmp_path / "other" / "node.toml")
-    assert (done.returncode, "move jobs.db and the log there, too" in done.stderr) == (0, True)
+    assert (done.returncode, "to keep jobs.db and the log, move them there" in done.stderr) == (0, True)
 
 
 # -- the writer -----------------------------------------------------------------------------------

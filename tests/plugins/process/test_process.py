@@ -348,7 +348,7 @@ while not pathlib.Path({str(tmp_path / "go")!r}).exists():
 """
     async with runner(server("fine"), server("late", waits + SERVER, required=False)) as running:
         assert running.running() == ["fine"]
-        assert running.problems() == ["container late is down: was not started yet; starting"]
+        assert running.problems() == ["container 'late' is down: was not started yet; starting"]
         with pytest.raises(ContainerFailed, match="not running: was not started yet"):
             await do(running, container="late")
         (tmp_path / "go").touch()
@@ -377,7 +377,7 @@ async def test_one_that_is_not_required_may_fail_and_is_tried_again(
 ) -> None:
     async with runner(server("moody", fails_at(1, tmp_path / "starts"), required=False)) as running:
         await until(running.running)
-    assert "moody: its process exited with code 7 before it answered; restart in" in caplog.text
+    assert "'moody': its process exited with code 7 before it answered; restart in" in caplog.text
     assert (tmp_path / "starts").read_text() == "xx"
 
 
@@ -406,7 +406,7 @@ async def test_one_that_is_killed_is_down_and_comes_back_as_another_instance() -
         os.kill(first, signal.SIGKILL)
         await until(lambda: "one" not in running.running())
         (problem,) = running.problems()
-        assert problem.startswith("container one is down: its process was killed by SIGKILL; restart in 0.")
+        assert problem.startswith("container 'one' is down: its process was killed by SIGKILL; restart in 0.")
         with pytest.raises(ContainerFailed, match="not running: its process was killed by SIGKILL") as caught:
             await do(running)
         assert caught.value.kind == "connection"

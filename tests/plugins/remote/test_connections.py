@@ -170,7 +170,9 @@ async def test_what_comes_late_on_a_kept_connection_is_nobodys_output(
 async def test_two_replies_at_once_are_one_output(container: Container) -> None:
     async with runner_of(container) as runner:
         assert await output(runner, do="twice") == "first"
-        assert await output(runner, n=1) == {"n": 1}
+        for number in range(1, 3):
+            assert await output(runner, n=number) == {"n": number}
+    assert len(container.connections) == 3  # none is kept of a container that does so
 
 
 async def test_no_connection_is_kept_of_a_container_that_has_sent_a_late_reply(container: Container) -> None:

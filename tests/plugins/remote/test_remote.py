@@ -473,7 +473,7 @@ async def test_a_container_is_down_after_a_failed_connection_and_up_once_it_answ
                 await _fail(runner, "echo")
         assert {*runner.running()} == {"other"}
         [problem] = runner.problems()
-        assert problem.startswith("container echo: cannot connect to ")
+        assert problem.startswith("container 'echo': cannot connect to ")
         async with server.serving(port=free_tcp_port):
             with anyio.fail_after(60):
                 while "echo" not in runner.running():
@@ -489,7 +489,7 @@ async def test_what_everybody_may_read_has_nothing_of_a_reply_that_broke_off(ser
         await _fail(runner, "echo")
         await until(runner.problems)
         [problem] = runner.problems()
-        assert problem.startswith(f"container echo: a call to {server.url('echo')} broke off")
+        assert problem.startswith(f"container 'echo': a call to {server.url('echo')} broke off")
         assert "s3cret" not in problem
 
 

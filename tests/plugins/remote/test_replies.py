@@ -108,6 +108,7 @@ def coded(coding: str, body: bytes) -> bytes:
         (b"\x15\x03\x01\x00\x02\x02\x46", "it speaks TLS, so that its URL begins with https"),
         (HEAD + b"X-A: " + b"a" * 10_000 + b"\r\n\r\n", "a line of the reply's head is longer than 8190 bytes"),
         (coded("gzip", b"abc"), "the body of the reply is not gzip, as its Content-Encoding says, after 0 of 3 bytes"),
+        (coded("gzip", gzip.compress(b"[1]")[:-4]), "the body of the reply is not gzip, as its Content-Encoding says"),
         (coded("br", b"abc"), "the Content-Encoding of the reply, brotli, is not known here, and none was asked for"),
         (coded("zstd", b"abc"), "the Content-Encoding of the reply, zstandard, is not known here, and none was asked"),
     ],

@@ -14,6 +14,7 @@ from typing import Any
 
 import anyio
 import pytest
+from components import until
 from http_api import both_servers
 from served import serve
 
@@ -368,7 +369,7 @@ async def test_clients_and_operators_of_a_served_node_are_told_and_no_accepted_j
         assert health.status == 503
         assert "jobs.db was deleted or replaced" in str(health.json)
         assert "jobs were saved in" in str(health.json)
-        assert "jobs were saved in" in served.log
+        await until(lambda: "jobs were saved in" in served.log)  # a thread writes it
         assert "Traceback" not in served.log
         served.signal(signal.SIGKILL)
         await served.ended()

@@ -13,6 +13,7 @@ from typing import Any
 
 from nodekit.config.log_settings import CONTAINER
 from nodekit.foreign_text import printable, printable_lines
+from nodekit.model.counting import counted
 
 LONGEST_RECORD = 64 * 1024
 """Maximum number of characters of a record, its traceback included."""
@@ -24,7 +25,8 @@ CONTINUED = "\n  | "
 """Begin of each further line of a text, so that no text of others looks like a record of its own."""
 TEXT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
-_NAMED = re.compile(r"%(%)|(?:\b(job|container|request|step|image|plugin|pipeline) )?%[-#0 +]*[\d.]*[a-z]")
+_NAMES = "job|container|request|step|attempt|client|node|image|plugin|pipeline"
+_NAMED = re.compile(rf"%(%)|(?:\b({_NAMES}) )?%[-#0 +]*[\d.]*[a-z]")
 _FIELDS = {"request": "request_id"}
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 """Attributes that every record has; the others are fields that the caller gave as `extra`."""
@@ -42,7 +44,7 @@ def safe_text(text: str) -> str:
     whole = printable_lines(text[: LONGEST_RECORD + 1]).replace("\n", CONTINUED)
     if len(text) <= LONGEST_RECORD >= len(whole):
         return whole
-    return f"{whole[:LONGEST_RECORD]}… ({max(len(text), len(whole)) - LONGEST_RECORD} more characters)"
+    return f"{whole[:LONGEST_RECORD]}… ({counted(max(len(text), len(whole)) - LONGEST_RECORD, 'more character')})"
 
 
 def json_formatter() -> logging.Formatter:

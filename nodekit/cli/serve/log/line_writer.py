@@ -71,15 +71,24 @@ class LineWriter:
     - `named`: The name of the place in notices.
     - `notice`: Makes a line of a text about lines that were dropped.
     - `report`: Gets a text for other places, once, when this one begins to refuse lines or takes them too slowly.
+    - `instead`: Gets the lines that this place does not take. None: they are lost.
     """
 
     def __init__(
-        self, place: Place, named: str, *, notice: Callable[[str], bytes], report: Callable[[str], None] | None = None
+        self,
+        place: Place,
+        named: str,
+        *,
+        notice: Callable[[str], bytes],
+        report: Callable[[str], None] | None = None,
+        instead: Callable[[bytes], None] | None = None,
     ) -> None:
         self._place = place
         self._named = named
         self._notice = notice
         self._report = report
+        self._instead = instead
+        self._lost = "dropped" if instead is None else "written elsewhere"
         self._changed = threading.Condition()
         self._lines: deque[bytes | None] = deque()
         """Lines that wait; None: the file is opened anew here."""
@@ -96,16 +105,18 @@ class LineWriter:
     def put(self, line: bytes) -> None:
         """Have a line written, or drop it. Return at once."""
         with self._changed:
-            begins = False
+            begins = refused = False
             if self._ended:
                 self._put_late(line)
             elif self._dropped or len(self._lines) >= MOST_LINES or self._bytes + len(line) > MOST_BYTES:
-                begins = not self._dropped
+                begins, refused = not self._dropped, True
                 self._dropped += line.count(b"\n")
             else:
                 self._append(line)
         if begins and self._report is not None:
-            self._report(f"{self._named} takes no more lines for now; they are dropped and counted")
+            self._report(f"{self._named} takes no more lines for now; they are {self._lost} and counted")
+        if refused and self._instead is not None:
+            self._instead(line)
 
     def reopen(self) -> None:
         """Open the file anew for the lines that follow."""
@@ -163,7 +174,7 @@ class LineWriter:
                 self._lines.popleft()
             if self._dropped and self._bytes <= MOST_BYTES / 2 and len(self._lines) <= MOST_LINES / 2:
                 count, self._dropped = self._dropped, 0
-                self._append(self._notice(f"{_lines(count)} dropped: {self._named} {self._place.blocked}"))
+                self._append(self._notice(f"{_lines(count)} {self._lost}: {self._named} {self._place.blocked}"))
             return b"".join(batch)
 
     def _write(self, lines: bytes) -> bool:
@@ -176,10 +187,13 @@ class LineWriter:
                 self._is_torn = data[done - 1 : done] != b"\n"
         except Exception as error:  # mostly OSError; a thread that ended would lose all lines that follow
             self._refused += min(data[done:].count(b"\n"), lines.count(b"\n"))
+            left = data[data.rfind(b"\n", 0, done) + 1 :].removeprefix(b"\n")  # a line that was cut is whole elsewhere
             reason = getattr(error, "strerror", None) or str(error)
             if not self._failure and self._report is not None:
                 self._report(f"{self._named} cannot be written: {reason}; the log goes on here")
             self._failure = reason
+            if self._instead is not None:
+                self._instead(left)
             return False
         return True
 
@@ -188,7 +202,7 @@ class LineWriter:
         count, reason = self._refused, self._failure
         self._refused, self._failure = 0, ""
         if count:
-            self._write(self._notice(f"{_lines(count)} dropped: {self._named} could not be written: {reason}"))
+            self._write(self._notice(f"{_lines(count)} {self._lost}: {self._named} could not be written: {reason}"))
 
 
 def _lines(count: int) -> str:

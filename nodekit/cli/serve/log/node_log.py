@@ -4,7 +4,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -123,10 +123,9 @@ class NodeLog:
             self._handler.writers.append(self._file(settings.path, settings))
         if isinstance(settings.audit, str):
             self._audit.setFormatter(formatter(settings.format))
-            self._audit.writers.append(self._file(Path(settings.audit), settings))
+            self._audit.writers.append(self._file(Path(settings.audit), settings, instead=self._put_everywhere))
             logging.getLogger(AUDIT).addHandler(self._audit)
-            # where its file cannot be made, the log has the lines
-            logging.getLogger(AUDIT).propagate = not Path(settings.audit).parent.is_dir()
+            logging.getLogger(AUDIT).propagate = False
         self._begun = True
 
     def reopen(self) -> None:
@@ -136,19 +135,28 @@ class NodeLog:
 
     # -- places -----------------------------------------------------------------------------------
 
-    def _file(self, path: Path, settings: LogSettings) -> LineWriter:
+    def _file(self, path: Path, settings: LogSettings, *, instead: Callable[[bytes], None] | None = None) -> LineWriter:
         file = LogFile(path, settings.max_file_bytes, settings.backups)
-        return self._writer(file, f"the log file {path}")
+        return self._writer(file, f"the log file {path}", instead=instead)
 
-    def _writer(self, place: Place, named: str) -> LineWriter:
-        """Return a writer whose trouble is reported in the other places of the log."""
+    def _put_everywhere(self, lines: bytes) -> None:
+        """Have the log take lines that have no other place."""
+        for line in lines.splitlines(keepends=True):
+            for writer in self._handler.writers:
+                writer.put(line)
+
+    def _writer(self, place: Place, named: str, *, instead: Callable[[bytes], None] | None = None) -> LineWriter:
+        """Return a writer whose trouble is reported in the other places of the log.
+
+        `instead` gets the lines that the place does not take.
+        """
 
         def report(text: str) -> None:
             for other in self._handler.writers:
                 if other is not writer:
                     other.put(self._handler.notice(text))
 
-        writer = LineWriter(place, named, notice=self._handler.notice, report=report)
+        writer = LineWriter(place, named, notice=self._handler.notice, report=report, instead=instead)
         self._outputs.append(writer)
         return writer
 

@@ -6,6 +6,7 @@ from typing import BinaryIO
 
 import click
 
+from nodekit import counted
 from nodekit_asgi.cli.address import Address
 from nodekit_asgi.cli.answers import Answers
 from nodekit_asgi.cli.batch_file import read_requests
@@ -124,4 +125,5 @@ def _notice_rest(submitter: Submitter, skipped: int) -> None:
     if rest:
         at_the_end = rest[-1] - rest[0] + 1 == len(rest) and rest[-1] == submitter.total - 1
         cure = f"run the same command with --skip {skipped + rest[0]}" if at_the_end else "their lines of output say so"
-        notice(f"{len(rest)} of {submitter.total} requests were not submitted; {cure}")
+        verb = "was" if len(rest) == 1 else "were"
+        notice(f"{len(rest)} of {counted(submitter.total, 'request')} {verb} not submitted; {cure}")

@@ -8,6 +8,7 @@ from typing import Any
 import click
 import msgspec
 
+from nodekit import counted
 from nodekit_asgi.cli.address import Address
 from nodekit_asgi.cli.client import NodeClient
 from nodekit_asgi.cli.going_on import runs_again
@@ -46,7 +47,7 @@ def list_(node: Address, as_json: bool, only_ids: bool, every: bool, limit: int 
     --ids and --json print ids: all of them, or --limit.
     """
     if every and limit is not None:
-        raise click.UsageError("--no-limit and --limit exclude each other")
+        raise click.UsageError("--no-limit and --limit exclude each other; leave one out")
     if only_ids and as_json:
         raise click.UsageError("--ids and --json exclude each other: a JSON array of ids, or one id a line")
     filters = list_filters(**chosen)
@@ -77,4 +78,4 @@ def _print_table(client: NodeClient, ids: Iterable[str], limit: int | None, *, c
     if not printed:
         notice("no jobs")
     elif next(left, None) is not None:
-        notice(f"there are more than {limit} jobs; --limit N and --no-limit show more of them")
+        notice(f"there are more than {counted(limit or 0, 'job')}; --limit N and --no-limit show more of them")

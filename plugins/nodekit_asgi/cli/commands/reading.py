@@ -6,6 +6,7 @@ import click
 
 from nodekit_asgi.cli.address import Address
 from nodekit_asgi.cli.client import NodeClient
+from nodekit_asgi.cli.cures import about
 from nodekit_asgi.cli.going_on import runs_again
 from nodekit_asgi.cli.group import job
 from nodekit_asgi.cli.history import history_lines
@@ -51,7 +52,7 @@ def cancel(node: Address, as_json: bool, ids: Sequence[str]) -> None:
 @node_options
 def show(node: Address, as_json: bool, id: str) -> None:
     """Print the history of a job: when it was accepted and finished, and each attempt of each step."""
-    with runs_again(), NodeClient(node) as client:
+    with runs_again(), about(id), NodeClient(node) as client:
         reply = client.request("GET", job_path(id))
     history = reply.read_as(History)
     if as_json:

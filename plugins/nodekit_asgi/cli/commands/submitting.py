@@ -7,6 +7,7 @@ import click
 
 from nodekit_asgi.cli.address import Address
 from nodekit_asgi.cli.client import NodeClient, Reply
+from nodekit_asgi.cli.cures import about
 from nodekit_asgi.cli.going_on import goes_on, known_by
 from nodekit_asgi.cli.group import job
 from nodekit_asgi.cli.options import (
@@ -66,7 +67,7 @@ def run(node: Address, as_json: bool, intermediate: bool, timeout: float | None,
         say_json(raw) if as_json else _say_outputs(result, intermediate)
     if result.status != "success":
         failed = result.result
-        place = f" in {failed.container}: {failed.error}" if failed else ""
+        place = f" in container {failed.container!r}: {failed.error}" if failed else ""
         notice(f"job {id} {result.status}{place}")
         sys.exit(FAILED)
 
@@ -96,9 +97,10 @@ def _say_outputs(job: JobResult, intermediate: bool) -> None:
 @node_options
 def retry(node: Address, as_json: bool, id: str, start: str, priority: int | None, idempotency_key: str | None) -> None:
     """Submit a failed or cancelled job again, and print the id of the new job."""
-    asked = another_try(id, start=start, priority=priority, key=idempotency_key)
-    with NodeClient(node) as client, known_by(asked):
-        reply = submit_job(client, asked, Deadline(None))
+    with about(id), NodeClient(node) as client:
+        asked = another_try(id, start=start, priority=priority, key=idempotency_key)
+        with known_by(asked):
+            reply = submit_job(client, asked, Deadline(None))
     _say_accepted(reply, as_json)
 
 

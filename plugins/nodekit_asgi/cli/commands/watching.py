@@ -11,6 +11,7 @@ import msgspec
 
 from nodekit_asgi.cli.address import Address
 from nodekit_asgi.cli.client import NodeClient
+from nodekit_asgi.cli.cures import about
 from nodekit_asgi.cli.following import Event, follow_events, read_event
 from nodekit_asgi.cli.going_on import jobs_go_on
 from nodekit_asgi.cli.group import job
@@ -85,6 +86,7 @@ def follow(node: Address, as_json: bool, id: str) -> None:
     """
     result: JobResult | None = None
     with (
+        about(id),
         NodeClient(node) as client,
         jobs_go_on(node, lambda: [id], "follow"),
         closing(follow_events(client, id)) as seen,

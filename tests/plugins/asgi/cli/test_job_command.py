@@ -49,7 +49,7 @@ async def test_run_prints_the_last_output_and_nothing_else(api: Api) -> None:
 async def test_run_says_the_error_of_a_failed_job_and_exits_with_1(api: Api) -> None:
     done = await spawn(api.url, "run", "echo", "fail", "--intermediate")
     assert (done.code, done.out) == (1, "echo:\n{}\n")
-    assert "failed in fail: ValueError: on purpose" in done.err
+    assert "failed in container 'fail': ValueError: on purpose" in done.err
     assert len(done.err.splitlines()) == 1
 
 
@@ -73,7 +73,8 @@ async def test_stream_prints_the_bytes_as_they_come_and_the_id_beside_them(api: 
 async def test_stream_says_that_it_broke_off_and_exits_with_1(api: Api) -> None:
     done = await call(api.url, "stream", "fail")
     assert (done.code, done.out) == (1, "")
-    assert re.search(r"^nodekit: the stream broke off; nodekit job show \S+ says why$", done.err, re.MULTILINE)
+    cure = r"to see why: nodekit job show \S+ --node \S+"
+    assert re.search(rf"^nodekit: the stream broke off; {cure}$", done.err, re.MULTILINE)
 
 
 @pytest.mark.parametrize("source", ["--data", "--file", "stdin"])
@@ -115,7 +116,8 @@ async def test_a_wrong_command_line_is_2_and_submits_nothing(api: Api, arguments
 async def test_a_refusal_is_said_in_the_words_of_the_node(api: Api) -> None:
     for command in ("submit", "run", "stream"):
         done = await call(api.url, command, "nope")
-        assert (done.code, done.out, done.err) == (1, "", "nodekit: Container not supported (container: nope)\n")
+        refused = "nodekit: Container not supported (container: nope); GET /info of the node names its containers\n"
+        assert (done.code, done.out, done.err) == (1, "", refused)
 
 
 async def test_a_body_that_the_node_does_not_take_is_said_in_its_words(api: Api) -> None:
@@ -288,7 +290,8 @@ async def test_show_has_a_row_for_each_attempt() -> None:
         )
         gate.opened.set()
         unknown = await call(api.url, "show", UNKNOWN)
-        assert (unknown.code, unknown.out, unknown.err) == (1, "", "nodekit: no such job\n")
+        assert (unknown.code, unknown.out) == (1, "")
+        assert unknown.err.startswith(f"nodekit: no such job: {UNKNOWN} (only the client that submitted a job")
 
 
 async def test_json_is_the_document_of_the_node_and_nothing_else(api: Api) -> None:
@@ -362,6 +365,17 @@ async def test_nothing_that_a_container_says_commands_the_terminal(tmp_path: Pat
                 assert await terminal.ended() == 0
             assert json.loads(out.read_text()) == {"said": HOSTILE}
             assert "\x9b" in out.read_text()
+
+
+async def test_ctrl_c_ends_a_stream_and_says_what_becomes_of_its_job(api: Api) -> None:
+    async with at_terminal(api.url, "stream", "gate") as terminal:
+        await terminal.shows("nodekit: job ")
+        (id,) = (await api.get("/api/jobs?pending=true")).json
+        terminal.press(b"\x03")
+        assert await terminal.ended() == 130
+        again = f"to run it again: nodekit job retry {id} --node {api.url}"
+        assert f"interrupted; job {id} is cancelled, since nobody reads its stream; {again}" in terminal.screen
+    assert (await api.results(id))[0]["status"] == "failed"
 
 
 async def test_ctrl_c_ends_the_waiting_and_not_the_job(api: Api) -> None:

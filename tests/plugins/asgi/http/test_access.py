@@ -107,6 +107,7 @@ async def test_the_audit_log_says_who_did_what_to_whose_job(api: Api, caplog: py
     mine = "127.0.0.1", "127.0.0.1", False
     others = "127.0.0.1", "127.0.0.2", False
     assert found == [("report", *others)] * 2 + [("cancel", *mine), ("retry", *mine), ("cancel", *mine)]
+    assert [line.job for line in lines(caplog, "nodekit.audit")] == [theirs, theirs, own, own, new]
     told = [line.getMessage() for line in lines(caplog, "nodekit.audit")]
     assert told[0].startswith(f"127.0.0.1: report of job {theirs} of client 127.0.0.2: failed (request ")
     assert "refused, it is finished" in told[1]

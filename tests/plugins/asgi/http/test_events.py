@@ -23,9 +23,10 @@ from nodekit import Budget, Container, ContainerOutput, EmbeddedStore, Job, Step
 from nodekit.testing.contracts.transports.http_jobs import SentEvent, sent_events
 from nodekit_asgi import Limits
 from nodekit_asgi.api.job_events import PIECE_BYTES
-from nodekit_asgi.http import messages as _http
+from nodekit_asgi.http import replies as _http
 from nodekit_asgi.http import sending
-from nodekit_asgi.http.messages import Disconnected, Reply, Request, send_reply
+from nodekit_asgi.http.messages import Disconnected, Reply, Request
+from nodekit_asgi.http.replies import send_reply
 from nodekit_memory import MemoryTable
 
 pytestmark = pytest.mark.anyio

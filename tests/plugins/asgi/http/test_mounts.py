@@ -328,3 +328,11 @@ async def test_what_an_application_does_after_its_reply_is_not_cut_short(
         assert (await api.get("/-/later/", headers={"Connection": "close"})).status == 204
         with anyio.fail_after(60):
             await done.wait()
+
+
+@both_servers
+async def test_an_application_gets_no_way_around_the_limits_of_its_body(server: str) -> None:
+    pages = Pages()
+    async with serving(server, plugins=[pages]) as api:
+        assert (await api.post("/-/shown/", b"text")).status == 207
+    assert not [name for name in pages.scopes[0]["extensions"] if name.startswith("nodekit.")]

@@ -11,6 +11,7 @@ from components import functions, until
 from connections import Http2
 from http_api import Api, RawConnection, both_servers, post, serving
 
+from nodekit_asgi.server import disconnects as _disconnects
 from nodekit_asgi.server import hypercorn_connections as _hypercorn
 from nodekit_asgi.server import uvicorn_protocol as _uvicorn
 from nodekit_asgi.server.disconnects import has_gone
@@ -131,7 +132,7 @@ async def test_a_request_behind_a_stream_is_answered_after_it(
 ) -> None:
     api, source = streams
     looks, module = Looks(), {"hypercorn": _hypercorn, "uvicorn": _uvicorn}[server]
-    monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(_disconnects if server == "hypercorn" else module, "LOOK_SECONDS", 0.01)
     monkeypatch.setattr(module, "has_gone", looks)
     async with begun(api, "a", "…", "b") as (_, raw):
         assert await chunk(raw) == b"a"

@@ -31,6 +31,7 @@ from nodekit import (
     Problem,
     Provider,
     ReportsProblems,
+    counted,
 )
 
 __all__ = ["AcmeConfig", "AcmeObserver", "provider"]
@@ -80,7 +81,11 @@ class AcmeObserver(HasLifespan, Observes, ReportsProblems):
                 self._dropped += 1
 
     def nodekit_problems(self, node: Node) -> Sequence[str]:
-        return [f"{self._dropped} lines were not written to {self._config.path}"] if self._dropped else []
+        return (
+            [f"{counted(self._dropped, 'line', 'was', 'were')} not written to {self._config.path}"]
+            if self._dropped
+            else []
+        )
 
     async def _write(self, file: FileIO, lines: MemoryObjectReceiveStream[bytes]) -> None:
         async with lines:

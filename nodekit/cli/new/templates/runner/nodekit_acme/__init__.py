@@ -27,6 +27,7 @@ from nodekit import (
     NodeFile,
     Provider,
     Step,
+    counted,
     parse_json,
 )
 
@@ -88,7 +89,7 @@ class AcmeRunner:
             async for piece in pieces:
                 printed += piece
                 if len(printed) > self._config.max_output_bytes:
-                    text = f"it printed more than {self._config.max_output_bytes} bytes"
+                    text = f"it printed more than {counted(self._config.max_output_bytes, 'byte')}"
                     raise ContainerFailed("too_large", text)
         try:
             output = await parse_json(bytes(printed), self._decoder)

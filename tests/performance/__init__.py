@@ -1,0 +1,1 @@
+"""The work that a job makes, in counts: Python calls, callbacks, tasks, SQL statements, commits, system calls."""
