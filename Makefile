@@ -22,17 +22,20 @@ NEWEST := tests/core $(filter-out $(ABOUT_ELSE),$(wildcard tests/cli/test_*.py))
 # Tests that choose at random, or how much they try.
 DRILLS := $(shell grep -rlE '^(import chance|from chance import)' tests --include=test_*.py)
 
-.PHONY: help demo demo-docker test newest packages drills siege soak fuzz bench mutants api lint types format lock clean
+.PHONY: help demo demo-docker demo-cluster test newest packages drills siege soak fuzz bench mutants api lint types format lock clean
 .DEFAULT_GOAL := help
 
 help: ## Show this.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed ## Run a real node: jobs of three steps over HTTP, from start to success.
 	@$(BIN)/nodekit demo
 
 demo-docker: $(VENV)/.installed ## The same, each step in a Docker container. Needs an engine, or root on Debian.
 	@$(BIN)/python tests/engine run -- $(BIN)/python tests/engine/hello.py
+
+demo-cluster: $(VENV)/.installed-test ## Three nodes on one PostgreSQL behind HAProxy, one of which is killed. Needs both programs.
+	@$(BIN)/python tests/cluster -- $(BIN)/python examples/cluster/demo.py
 
 test: $(VENV)/.installed-test ## Run the tests; ARGS="-k word" chooses some.
 	@$(PYTEST) $(ARGS)

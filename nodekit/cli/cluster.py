@@ -48,6 +48,11 @@ def _lines(report: ClusterReport) -> Iterator[str]:
     if report.queues:
         rows = [(id, str(state.jobs), _age(state.oldest_seconds)) for id, state in report.queues.items()]
         yield from _table([("CONTAINER", "QUEUED", "OLDEST"), *rows])
+    if report.engine:
+        yield ""
+        yield from _table(
+            [("ENGINE", ""), *((name.replace("_", " "), str(fact)) for name, fact in report.engine.items())]
+        )
 
 
 def _row(node: NodeReport) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from nodekit.execution.stream_runs import StreamRun, StreamRuns
 from nodekit.execution.stream_slots import StreamSlots
 from nodekit.execution.suspects import Suspects
 from nodekit.execution.transitions import Progress
-from nodekit.interfaces.component_calls import Running, is_fault, named, said
+from nodekit.interfaces.component_calls import Running, is_fault, named, said, unexpected
 from nodekit.interfaces.runner import ContainerRunner
 from nodekit.interfaces.store import Claim, JobStore
 from nodekit.interfaces.store_abilities import EndingStore
@@ -342,7 +342,8 @@ class Executor:
             if not is_fault(error):
                 raise
             self.problems[name] = f"{text}: {said(error)}"
-            logger.exception("%s; trying again in %g s", text, LONGEST_PAUSE_SECONDS)
+            problem = self.problems[name]
+            logger.error("%s; trying again in %g s", problem, LONGEST_PAUSE_SECONDS, exc_info=unexpected(error))
             await anyio.sleep(LONGEST_PAUSE_SECONDS)
             return otherwise
         self.problems.pop(name, None)

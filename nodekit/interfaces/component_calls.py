@@ -43,6 +43,11 @@ def said(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
+def unexpected(error: BaseException) -> BaseException | None:
+    """Return the error if its traceback belongs in the log, and None for a store that says what has failed."""
+    return None if isinstance(error, StoreFailed) else error
+
+
 async def asked(store: Callable[[], Awaitable[T]]) -> T:
     """Return the store's answer. Raise `StoreFailed` if there is none, whatever the store itself raises.
 

@@ -130,7 +130,10 @@ class DescribingStore(JobStore, Protocol):
     """A store that knows facts about its place, for operators."""
 
     async def facts(self) -> Mapping[str, str | int]:
-        """Return facts by name, such as sizes in bytes (``…_bytes``). A node may work on the store meanwhile."""
+        """Return facts by name, such as sizes in bytes (``…_bytes``). A node may work on the store meanwhile.
+
+        The store need not be entered. `nodekit store stats` shows them and, for a shared store, `nodekit cluster`.
+        """
         ...
 
 

@@ -8,12 +8,20 @@ from types import MappingProxyType
 
 import anyio
 from anyio.abc import TaskStatus
+from msgspec.structs import replace
 
 from nodekit.concurrency.signal import Signal
 from nodekit.errors import StoreFailed
 from nodekit.execution.executor import Executor
 from nodekit.interfaces.component_calls import Running, asked, is_fault, said
-from nodekit.interfaces.shared_store import AnnouncedContainer, Announcement, Member, SharedStore, is_shared
+from nodekit.interfaces.shared_store import (
+    REMEMBERED_SECONDS,
+    AnnouncedContainer,
+    Announcement,
+    Member,
+    SharedStore,
+    is_shared,
+)
 from nodekit.interfaces.store import JobStore
 from nodekit.model.clock import NodeClock
 from nodekit.model.container import Container, ContainerId, JobId
@@ -175,13 +183,24 @@ class Cluster:
         self._clock.sample(await store.now(), asked_at)
 
     def _see(self, members: Sequence[Member]) -> None:
-        self._others = [member for member in members if member.announcement.incarnation != self._incarnation]
+        known = {member.announcement.incarnation for member in members} | {self._incarnation}
+        others = [member for member in members if member.announcement.incarnation != self._incarnation]
+        self._others = [*others, *(one for one in self._remembered() if one.announcement.incarnation not in known)]
         self._views.clear()
         self._looked_at = self._monotonic()
         elsewhere = frozenset(id for one in self._live() for id in one.running)
         if elsewhere != self.elsewhere:
             self.elsewhere = elsewhere
             self.executor.set_elsewhere(elsewhere)
+
+    def _remembered(self) -> Iterator[Member]:
+        """Yield the nodes that were seen not long ago, as gone.
+
+        An engine that was restarted may have forgotten nodes that have not reached it since. Their containers are still
+        accepted: a refusal would tell clients never to ask again.
+        """
+        oldest = self._clock.now() - REMEMBERED_SECONDS
+        return (replace(member, live=False) for member in self._others if member.seen_at > oldest)
 
     async def refresh(self) -> bool:
         """Look at the other nodes now, because a request names something unknown. Return True if that was done.

@@ -1,6 +1,7 @@
 """The state of a cluster for its operators, as the engine of its store knows it."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -37,6 +38,7 @@ class ClusterReport(msgspec.Struct, frozen=True, kw_only=True):
     - `time`: Time on the engine's clock, in Unix seconds.
     - `pending`: Number of unfinished jobs.
     - `queues`: Queued jobs by the container in which they are due.
+    - `engine`: Facts that the store knows of its engine (`DescribingStore`), such as waiting locks.
     - `takeovers`: Number of claims of jobs that the nodes took over from each other.
     - `poison`: Number of jobs that failed because they were lost too often. Both are sums over `nodes`.
     """
@@ -45,6 +47,7 @@ class ClusterReport(msgspec.Struct, frozen=True, kw_only=True):
     nodes: Sequence[NodeReport]
     pending: int
     queues: Mapping[ContainerId, QueueState]
+    engine: Mapping[str, str | int]
     takeovers: int
     poison: int
 
@@ -53,12 +56,14 @@ async def cluster_report(store: SharedStore) -> ClusterReport:
     """Return the state of the nodes on an entered store. Raise `StoreFailed`."""
     now, members = await store.now(), await store.nodes()
     queues, pending = await store.queues(), await store.pending()
+    facts: Any = getattr(store, "facts", None)
     nodes = sorted((_node(member, now) for member in members), key=lambda node: (not node.live, node.name))
     return ClusterReport(
         time=now,
         nodes=nodes,
         pending=pending.total,
         queues=dict(sorted(queues.items())),
+        engine={} if facts is None else await facts(),
         takeovers=sum(node.takeovers for node in nodes),
         poison=sum(node.poison for node in nodes),
     )

@@ -9,6 +9,7 @@ from typing import Self, TypeAlias
 import anyio
 
 from nodekit.errors import NodekitError, TooManyRequests
+from nodekit.interfaces.component_calls import said, unexpected
 from nodekit.interfaces.store import Change
 from nodekit.model.container import GroupId, JobId
 from nodekit.model.counting import counted
@@ -171,7 +172,8 @@ class Waiter:
             self._failed(error)
 
     def _failed(self, error: Exception) -> None:
-        logger.error("the store fails to report changes; trying again in %g s", PAUSE_SECONDS, exc_info=error)
+        text = "the store fails to report changes: %s; trying again in %g s"
+        logger.error(text, said(error), PAUSE_SECONDS, exc_info=unexpected(error))
 
     async def _leave(self) -> None:
         """End the subscription."""

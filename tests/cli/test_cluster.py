@@ -15,6 +15,7 @@ from planted import nodekit, plant
 
 from nodekit import Announcement, Container
 from nodekit.testing import SEQUENCE, SharedMemory, make_job
+from nodekit.testing.shared_store.store import SharedMemoryStore
 
 pytestmark = pytest.mark.anyio
 
@@ -77,6 +78,24 @@ async def test_a_cluster_without_nodes_or_jobs_is_shown_too(shared: SharedMemory
     assert done.returncode == 0
     assert done.stdout.splitlines()[0] == "0 live nodes, 0 gone"
     assert done.stdout.splitlines()[-1] == "0 unfinished jobs, 0 takeovers, 0 poison"
+
+
+async def test_it_shows_what_the_store_knows_of_its_engine(
+    shared: SharedMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def facts(store: object) -> dict[str, str | int]:
+        return {"server": "15.6\x1b[31m", "waiting_locks": 2, "replication_lag_bytes": 1048576}
+
+    monkeypatch.setattr(SharedMemoryStore, "facts", facts, raising=False)
+    done = await shown(tmp_path)
+    assert [line.rstrip() for line in done.stdout.splitlines()[-5:]] == [
+        "",
+        "ENGINE",
+        r"server                 15.6\x1b[31m",
+        "waiting locks          2",
+        "replication lag bytes  1048576",
+    ]
+    assert json.loads((await shown(tmp_path, "--json")).stdout)["engine"]["waiting_locks"] == 2
 
 
 async def test_a_store_for_one_node_or_none_is_an_error_that_says_so(tmp_path: Path) -> None:

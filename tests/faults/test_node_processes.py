@@ -10,10 +10,11 @@ from typing import Any, TypeAlias
 import anyio
 import anyio.to_thread
 import pytest
+from cluster.engines.kit import PROVIDER
 from components import until
 from http_api import Api
 from planted import plant
-from served import Served, nodekit, serve
+from served import Served, nodekit, serve, started
 
 from nodekit.testing import SharedServer
 
@@ -22,19 +23,6 @@ pytestmark = pytest.mark.anyio
 NEIGHBOURS = 60
 LEASE_SECONDS = 1.0
 
-STORE = """
-from typing import Any
-import msgspec
-from nodekit import Provider
-from nodekit.testing.shared_store.remote import SharedServerStore
-
-class Config(msgspec.Struct, forbid_unknown_fields=True):
-    '''The address of an engine.'''
-
-    port: int
-
-provider = Provider(Config, lambda config, file: SharedServerStore("127.0.0.1", config.port))
-"""
 CONTAINERS = """
 import anyio, os, pathlib, signal
 
@@ -68,7 +56,7 @@ def server(tmp_path: Path) -> Iterator[SharedServer]:
 
 @pytest.fixture
 def env(tmp_path: Path) -> dict[str, str]:
-    plant(tmp_path, "kit-store", {"stores": "kit"}, STORE)
+    plant(tmp_path, "kit-store", {"stores": "kit"}, PROVIDER)
     (tmp_path / "containers.py").write_text(CONTAINERS)
     return {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
 
@@ -83,10 +71,10 @@ def start(tmp_path: Path, server: SharedServer, env: dict[str, str]) -> Start:
 
 def node_file(folder: Path, server: SharedServer, name: str, *containers: str) -> Path:
     tables = [f'[[runners.containers]]\nid = "{id}"\ncall = "containers.py:{id}"\n' for id in containers]
-    file = folder / f"{name}.toml"
+    file, (host, port) = folder / f"{name}.toml", server.address
     file.write_text(
         f'[node]\nname = "{name}"\ndrain_seconds = 10\n'
-        f'[node.each_client]\nconcurrency = 64\n[store]\nuse = "kit"\nport = {server.address[1]}\n'
+        f'[node.each_client]\nconcurrency = 64\n[store]\nuse = "kit"\nhost = "{host}"\nport = {port}\n'
         f'[[runners]]\nuse = "function"\n{"".join(tables)}\n[[transports]]\nuse = "asgi"\nbind = "127.0.0.1:0"\n'
     )
     return file
@@ -109,7 +97,7 @@ async def results(api: Api, ids: Sequence[str]) -> list[dict[str, Any]]:
 
 
 async def test_a_job_that_kills_three_processes_fails_and_the_sixty_beside_it_succeed(
-    tmp_path: Path, start: Start, env: dict[str, str]
+    tmp_path: Path, start: Start, server: SharedServer, env: dict[str, str]
 ) -> None:
     data = {"knocked": str(tmp_path / "knocked"), "open": str(tmp_path / "open")}
     async with AsyncExitStack() as stack:
@@ -117,10 +105,13 @@ async def test_a_job_that_kills_three_processes_fails_and_the_sixty_beside_it_su
         others = [await submit(api, data, "door") for _ in range(NEIGHBOURS)]
         await until((tmp_path / "knocked").exists)
         poison = await submit(api, {"seconds": 0.2}, "nap", "poison", Priority="u=0")
-        for number in (1, 2, 3):
+        for name in ("n1", "n2"):  # they may die before they have said where they listen
             assert await victim.ended() == -signal.SIGKILL
             (tmp_path / "open").touch()
-            victim, api = await stack.enter_async_context(start(f"n{number}", "nap", "door", "poison"))
+            file = node_file(tmp_path, server, name, "nap", "door", "poison")
+            victim = await stack.enter_async_context(started("serve", file, folder=tmp_path, env=env))
+        assert await victim.ended() == -signal.SIGKILL
+        victim, api = await stack.enter_async_context(start("n3", "nap", "door", "poison"))
         [failed] = await results(api, [poison])
         assert failed["status"] == "failed"
         assert "poison" in failed["result"]["error"]

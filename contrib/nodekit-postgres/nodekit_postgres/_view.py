@@ -5,8 +5,11 @@ from types import TracebackType
 from typing import Any, Self
 
 import anyio
+from psycopg.errors import LockNotAvailable
 
 from nodekit_postgres._config import PostgresConfig
+from nodekit_postgres._connecting import Connection
+from nodekit_postgres._facts import engine_facts
 from nodekit_postgres._lines import Lines, Server
 from nodekit_postgres._reader import Reader
 from nodekit_postgres._schema import VERSION, check_version, in_schema, migrate, opened, version_of
@@ -14,16 +17,9 @@ from nodekit_postgres._schema import VERSION, check_version, in_schema, migrate,
 LONG_SECONDS = 300.0
 """Age of a transaction from which it is reported: as long as it runs, nothing that was deleted can be used again."""
 
-SIZES = """
-    SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint, coalesce(sum(s.n_live_tup), 0)::bigint,
-        coalesce(sum(s.n_dead_tup), 0)::bigint
-    FROM pg_class c JOIN pg_stat_all_tables s ON s.relid = c.oid
-    WHERE c.relnamespace = to_regnamespace(%s) AND c.relkind = 'r'
-"""
-OLDEST = """
-    SELECT coalesce(max(extract(epoch FROM clock_timestamp() - xact_start)), 0)::double precision,
-        coalesce(max(age(backend_xmin)), 0)::bigint
-    FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND (backend_xid IS NOT NULL OR backend_xmin IS NOT NULL)
+SIZE = """
+    SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint FROM pg_class
+    WHERE relnamespace = to_regnamespace(%s) AND relkind = 'r'
 """
 COUNTS = """
     SELECT (SELECT count(*) FROM nodekit.live), (SELECT count(*) FROM nodekit.live WHERE token IS NOT NULL),
@@ -55,26 +51,34 @@ class PostgresView(Reader):
 
 
 async def facts_of(config: PostgresConfig) -> Mapping[str, str | int]:
-    """Return facts about a schema: its version and size, what waits to be vacuumed, and what holds that up."""
+    """Return facts about a schema and its engine: version and size, what waits, and what holds it up."""
     async with opened(config) as connection:
-
-        async def one(query: str, *given: Any) -> tuple[Any, ...]:
-            rows = await (await connection.execute(in_schema(query, config.schema), given or None)).fetchall()
-            return rows[0]
-
-        version, _ = await version_of(connection, config.schema)
-        (server,) = await one("SELECT current_setting('server_version')")
-        facts: dict[str, str | int] = {"postgresql": str(server), "schema": config.schema, "schema_version": version}
-        if version:
-            size, live, dead = await one(SIZES, f'"{config.schema}"')
-            unfinished, claimed, nodes = await one(COUNTS)
-            oldest, oldest_age = await one(OLDEST)
-            facts |= {"used_bytes": size, "rows": live, "dead_rows": dead, "unfinished_jobs": unfinished}
-            facts |= {"claimed_jobs": claimed, "nodes": nodes}
-            facts |= {"oldest_transaction_seconds": int(oldest), "oldest_snapshot_transactions": oldest_age}
-            if oldest > LONG_SECONDS:
-                facts["attention"] = "a transaction is open for so long that deleted rows cannot be used again; end it"
+        facts = {"schema": config.schema} | await engine_facts(connection, config.schema)
+        try:
+            async with connection.transaction():
+                await connection.execute("SET LOCAL lock_timeout = '500ms'")
+                facts |= await _facts_of_tables(connection, config.schema)
+        except LockNotAvailable:
+            facts["attention"] = "somebody has locked a table of the schema against everything; see pg_locks"
+        if int(facts["oldest_transaction_seconds"]) > LONG_SECONDS:
+            facts["attention"] = "a transaction is open for so long that deleted rows cannot be used again; end it"
         return facts
+
+
+async def _facts_of_tables(connection: Connection, schema: str) -> dict[str, str | int]:
+    """Return what can only be known if no table is locked against reading."""
+
+    async def one(query: str, *given: Any) -> tuple[Any, ...]:
+        rows = await (await connection.execute(in_schema(query, schema), given or None)).fetchall()
+        return rows[0]
+
+    if not (await one("SELECT to_regclass(%s) IS NOT NULL", f'"{schema}".about'))[0]:
+        return {"schema_version": 0}
+    version, _ = await version_of(connection, schema)
+    (size,) = await one(SIZE, f'"{schema}"')
+    unfinished, claimed, nodes = await one(COUNTS)
+    found = {"schema_version": version, "used_bytes": size, "unfinished_jobs": unfinished}
+    return found | {"claimed_jobs": claimed, "nodes": nodes}
 
 
 async def migrated(config: PostgresConfig) -> str:

@@ -37,6 +37,7 @@ SETTINGS = {
 }
 HBA = f"""
 local all all trust
+local replication all trust
 host all all {HOST}/32 scram-sha-256
 host replication all {HOST}/32 scram-sha-256
 """
@@ -113,7 +114,7 @@ class PostgresServer:
             self._initialise()
             stack.callback(self._end, signal.SIGQUIT)
             self.start()
-            self.sql("REVOKE ALL ON DATABASE postgres, template1 FROM PUBLIC;")
+            self._begin()
             self._stack = stack.pop_all()
         return self
 
@@ -124,14 +125,20 @@ class PostgresServer:
     def data(self) -> Path:
         return self.folder / "data"
 
+    def _begin(self) -> None:
+        self.sql("REVOKE ALL ON DATABASE postgres, template1 FROM PUBLIC;")
+
     def _initialise(self) -> None:
         arguments = ["-D", self.data, "-U", USER, "-E", "UTF8", "--locale=C.UTF-8", "--no-sync", "--no-instructions"]
         self._run("initdb", *arguments)
+        self._configure()
+        (self.data / "pg_hba.conf").write_text(HBA)
+
+    def _configure(self) -> None:
         given = {**self._settings, "port": str(self.port), "unix_socket_directories": str(self.folder)}
         lines = [f"{name} = '{value}'\n" for name, value in given.items()]
         with (self.data / "postgresql.conf").open("a") as file:
             file.writelines(lines)
-        (self.data / "pg_hba.conf").write_text(HBA)
 
     # -- its life ---------------------------------------------------------------------------------
 
@@ -220,22 +227,27 @@ class PostgresServer:
         options = ["-XqAt", "-v", "ON_ERROR_STOP=1", "-h", self.folder, "-p", self.port, "-U", USER, "-d", database]
         return self._run("psql", *options, "-f", "-", input=text).strip()
 
-    @contextmanager
-    def database(self, *, encoding: str = "UTF8") -> Iterator[Database]:
-        """Create a database with a role of its own; remove both in the end."""
+    def create(self, *, encoding: str = "UTF8") -> Database:
+        """Create a database with a role of its own."""
         name = f"test_{os.getpid()}_{next(self._numbers)}"
         made = Database(self, name, name, secrets.token_hex(16))
         self.sql(f"CREATE ROLE {name} LOGIN PASSWORD '{made.password}';")
         self.sql(f"CREATE DATABASE {name} OWNER {name} TEMPLATE template0 ENCODING '{encoding}';")
         self.sql(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC;")
+        return made
+
+    @contextmanager
+    def database(self, *, encoding: str = "UTF8") -> Iterator[Database]:
+        """Create a database with a role of its own; remove both in the end."""
+        made = self.create(encoding=encoding)
         try:
             yield made
         finally:
             if self._leash is None:
                 self.start()
             self.thaw()
-            self.sql(f"DROP DATABASE IF EXISTS {name} WITH (FORCE);")
-            self.sql(f"DROP ROLE IF EXISTS {name};")
+            self.sql(f"DROP DATABASE IF EXISTS {made.name} WITH (FORCE);")
+            self.sql(f"DROP ROLE IF EXISTS {made.role};")
 
     def _run(self, program: str, *arguments: object, **options: Any) -> str:
         command = [str(self._programs / program), *map(str, arguments)]
@@ -246,6 +258,29 @@ class PostgresServer:
         if done.returncode:
             raise RuntimeError(f"{program}: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout
+
+
+class Standby(PostgresServer):
+    """A replica of a server that runs, until `promote`."""
+
+    def __init__(self, primary: PostgresServer) -> None:
+        super().__init__()
+        self._primary = primary
+
+    def _initialise(self) -> None:
+        there = ["-h", self._primary.folder, "-p", self._primary.port, "-U", USER]
+        self._run("pg_basebackup", *there, "-D", self.data, "-R", "-X", "stream", "-c", "fast", "--no-sync")
+        self._configure()
+
+    def _begin(self) -> None:
+        """Return when the primary sends what it writes."""
+        text = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming';"
+        if not waited(lambda: self._primary.sql(text) == "1"):
+            raise NoPostgres(f"the replica does not follow: {self.log()}")
+
+    def promote(self) -> None:
+        """Make it a server that takes writes."""
+        self.sql("SELECT pg_promote();")
 
 
 def programs() -> Path:

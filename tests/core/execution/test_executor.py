@@ -299,6 +299,24 @@ async def test_a_result_that_is_not_kept_is_written_again_after_pauses_that_doub
     assert pauses == ["0.1", "0.2", "0.4", "0.8", "1.6", "3.2", "5.0", "5.0"]
 
 
+@pytest.mark.parametrize("call", ["claim", "changes"])
+@pytest.mark.parametrize(("error", "is_traced"), [(StoreFailed("no answer"), False), (KeyError("a bug"), True)])
+async def test_a_store_that_says_what_has_failed_is_logged_in_one_line_and_a_bug_with_its_traceback(
+    call: str, error: Exception, is_traced: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    faults = Faults()
+    faults.before(call).fail(error)
+    async with make_node(store=faults.around(MemoryStore()), drain_seconds=0) as node:
+        job = await node.submit(request())
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(node.wait, [job.id])
+            await until(lambda: "trying again" in caplog.text)
+            tasks.cancel_scope.cancel()
+    [record] = [record for record in caplog.records if "trying again" in record.message][:1]
+    assert str(error) in record.message
+    assert bool(record.exc_info) == is_traced
+
+
 @pytest.mark.parametrize("failures", [0, 1], ids=["and its store works", "and its store fails"])
 async def test_a_job_that_a_node_gives_back_at_its_end_waits_for_nothing_but_a_node(failures: int) -> None:
     gate, table = Gate(), MemoryTable()

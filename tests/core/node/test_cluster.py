@@ -273,6 +273,23 @@ async def test_containers_of_a_node_that_is_gone_are_forgotten_after_ten_minutes
         assert [job.status for job in await front.wait([accepted.id])] == ["success"]
 
 
+async def test_an_engine_that_has_forgotten_a_node_does_not_make_others_refuse_its_containers(
+    shared: SharedMemory, front: Node
+) -> None:
+    async with a_node(shared, "back", "far"):
+        await sees(front, "near", "far")
+    shared.engine.members.clear()  # as a restart does
+    await until_is(lambda: _names(front), {"front"})
+    await sees(front, "near")
+    accepted = await front.submit(request("far"))
+    async with a_node(shared, "back", "far"):
+        assert [job.status for job in await front.wait([accepted.id])] == ["success"]
+    shared.engine.members.clear()
+    later = shared.engine.time
+    shared.engine.time = lambda: later() + REMEMBERED_SECONDS + 1  # type: ignore[method-assign]
+    await until(lambda: set(front.containers) == {"near"})
+
+
 async def test_a_request_for_something_unknown_looks_at_the_other_nodes_now_and_then(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

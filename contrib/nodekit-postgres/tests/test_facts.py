@@ -1,0 +1,82 @@
+"""The facts about the engine, for operators."""
+
+import anyio
+import anyio.to_thread
+import psycopg
+import pytest
+from postgres_server import Database
+
+from nodekit import Secret, StoreFailed
+from nodekit.testing import make_job
+from nodekit_postgres import PostgresConfig, PostgresStore
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def store(database: Database) -> PostgresStore:
+    return PostgresStore(PostgresConfig(url=Secret(database.url)))
+
+
+async def test_facts_are_known_of_a_store_that_is_not_entered_and_of_one_without_tables(
+    store: PostgresStore, database: Database
+) -> None:
+    before = await store.facts()
+    assert (before["database"], before["schema"], before["schema_version"]) == (database.name, "nodekit", 0)
+    async with store:
+        await store.add([make_job() for _ in range(20)])
+        assert int((await store.facts())["used_bytes"]) > 0
+    assert int((await store.facts())["connections"]) >= 1
+
+
+async def test_a_transaction_that_stays_open_and_what_waits_for_it_are_seen(
+    store: PostgresStore, database: Database
+) -> None:
+    async with store:
+        await store.add([make_job()])
+    with psycopg.connect(database.url) as holder:
+        holder.execute("LOCK TABLE nodekit.jobs")
+
+        def wait() -> None:
+            with psycopg.connect(database.url) as waiter:
+                waiter.execute("SELECT count(*) FROM nodekit.jobs")
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(anyio.to_thread.run_sync, wait)
+            try:
+                with anyio.fail_after(60):
+                    while not (await store.facts())["waiting_locks"]:
+                        await anyio.sleep(0.02)
+                    while not (await store.facts())["oldest_transaction_seconds"]:
+                        await anyio.sleep(0.1)
+                assert str((await store.facts())["attention"]).startswith("somebody has locked a table")
+            finally:
+                holder.rollback()
+    assert (await store.facts())["waiting_locks"] == 0
+
+
+async def test_dead_rows_are_counted_and_tables_with_more_dead_than_live_ones_are_named(
+    store: PostgresStore, database: Database
+) -> None:
+    async with store:
+        pass
+    database.sql("ALTER TABLE nodekit.records SET (autovacuum_enabled = false);")
+    rows = "INSERT INTO nodekit.records SELECT '\\x00', n, '', NULL FROM generate_series(1, 1500) AS n;"
+    database.sql(f"{rows} DELETE FROM nodekit.records;")
+    with anyio.fail_after(60):
+        while (await store.facts())["bloated_tables"] != "records":
+            await anyio.sleep(0.1)
+    assert int((await store.facts())["dead_rows"]) >= 1500
+
+
+async def test_only_a_role_that_may_monitor_sees_replicas(store: PostgresStore, database: Database) -> None:
+    assert (await store.facts())["replicas"] == "unknown: grant pg_monitor"
+    database.sql(f"GRANT pg_monitor TO {database.role};")
+    found = await store.facts()
+    assert (found["replicas"], found["replication_lag_bytes"]) == (0, 0)
+
+
+async def test_an_engine_that_does_not_run_is_a_failure_in_words(store: PostgresStore, database: Database) -> None:
+    database.server.kill()
+    with pytest.raises(StoreFailed, match="cannot reach PostgreSQL"):
+        await store.facts()
