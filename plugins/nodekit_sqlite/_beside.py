@@ -14,7 +14,7 @@ from typing import TypeVar
 import anyio.to_thread
 
 from nodekit import StoreFailed
-from nodekit_sqlite._thread import Call
+from nodekit_sqlite._thread import Call, EventWait
 
 T = TypeVar("T")
 
@@ -41,7 +41,7 @@ class Beside:
 
     async def call(self, function: Callable[[sqlite3.Connection], T], *, long: bool = False) -> T:
         """Run a function in a thread. Raise `StoreFailed` if SQLite fails."""
-        call = Call(function, long=long)
+        call = Call(function, EventWait(), long=long)  # nobody waits for it
 
         def run(connection: sqlite3.Connection) -> None:
             call.run(connection)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import anyio.to_thread
 
 from nodekit import GroupId, StoreFailed, caller_group
-from nodekit_sqlite._thread import Call, Connect, Deliveries, connected
+from nodekit_sqlite._thread import Call, Connect, Deliveries, EventWait, Wait, connected, waits
 
 T = TypeVar("T")
 
@@ -104,10 +104,11 @@ class Readers:
         self._connect, self._number = connect, threads
         self._turns = Turns(threads)
         self._threads: list[Thread] = []
+        self._wait: Callable[[], Wait] = EventWait
 
     async def start(self) -> None:
         """Start the threads. Call this in the event loop that will make the calls."""
-        deliveries = Deliveries()
+        deliveries, self._wait = Deliveries(), waits()
         for _ in range(self._number):
             connection = await connected(self._connect)
             args = connection, deliveries
@@ -122,7 +123,7 @@ class Readers:
         """
         if not self._threads:
             raise StoreFailed("the store is not open")
-        call = Call(function, caller_group(), long=long)
+        call = Call(function, self._wait(), caller_group(), long=long)
         self._turns.put(call)
         try:
             await call.done

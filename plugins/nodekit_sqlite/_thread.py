@@ -8,7 +8,7 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Thread
 from traceback import clear_frames
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
 
 import anyio
 import anyio.to_thread
@@ -46,13 +46,16 @@ class EventWait:
         return self._event.wait().__await__()
 
 
-def new_wait() -> "asyncio.Future[None] | EventWait":
-    """Return a wait for what a thread does. A future of asyncio costs a tenth of an event of anyio."""
+Wait: TypeAlias = "asyncio.Future[None] | EventWait"
+
+
+def waits() -> Callable[[], Wait]:
+    """Return what makes waits on this event loop. A future of asyncio costs a tenth of an event of anyio."""
     if (module := sys.modules.get("asyncio")) is not None:
         with suppress(RuntimeError):
-            future: asyncio.Future[None] = module.get_running_loop().create_future()
-            return future
-    return EventWait()
+            make: Callable[[], Wait] = module.get_running_loop().create_future
+            return make
+    return EventWait
 
 
 class Call(Generic[T]):
@@ -61,10 +64,14 @@ class Call(Generic[T]):
     __slots__ = ("abandoned", "done", "error", "function", "group", "long", "result")
 
     def __init__(
-        self, function: Callable[[sqlite3.Connection], T], group: GroupId | None = None, *, long: bool = False
+        self,
+        function: Callable[[sqlite3.Connection], T],
+        done: Wait,
+        group: GroupId | None = None,
+        *,
+        long: bool = False,
     ) -> None:
-        self.function, self.group, self.long = function, group, long
-        self.done = new_wait()
+        self.function, self.done, self.group, self.long = function, done, group, long
         self.abandoned = False
         """True once nobody waits for the result."""
         self.result: T | None = None
@@ -91,8 +98,8 @@ class SharedCall(Call[Any]):
 
     __slots__ = ("item", "together")
 
-    def __init__(self, together: Together, item: object) -> None:
-        super().__init__(lambda connection: together(connection, [item])[0])
+    def __init__(self, together: Together, item: object, done: Wait) -> None:
+        super().__init__(lambda connection: together(connection, [item])[0], done)
         self.together, self.item = together, item
 
 
@@ -164,6 +171,7 @@ class Writer:
         self._rescue, self._group = rescue, group
         self._calls: SimpleQueue[Call[Any] | None] = SimpleQueue()
         self._thread: Thread | None = None
+        self._wait: Callable[[], Wait] = EventWait
 
     @property
     def started(self) -> bool:
@@ -173,6 +181,7 @@ class Writer:
     async def start(self) -> None:
         """Start the thread. Call this in the event loop that will make the calls."""
         deliveries, connection = Deliveries(), await connected(self._connect)
+        self._wait = waits()
         self._thread = Thread(target=self._work, args=[connection, deliveries], name="nodekit-sqlite", daemon=True)
         self._thread.start()
 
@@ -181,14 +190,14 @@ class Writer:
 
         Raise `StoreFailed` if SQLite fails or the thread does not run.
         """
-        return await self._made(Call(function))
+        return await self._made(Call(function, self._wait()))
 
     async def share(self, together: Together, item: object) -> Any:
         """Run a function in the thread, as `call` does, with this item and those of all calls of it that wait.
 
         Return the result for this item. The function must be the same object in all calls.
         """
-        return await self._made(SharedCall(together, item))
+        return await self._made(SharedCall(together, item, self._wait()))
 
     async def _made(self, call: Call[T]) -> T:
         if self._thread is None:
@@ -200,7 +209,7 @@ class Writer:
     def look(self) -> None:
         """Have the thread look at the file soon. Nobody waits for it."""
         if self._thread is not None:
-            self._calls.put(Call(lambda connection: None))
+            self._calls.put(Call(lambda connection: None, self._wait()))
 
     async def stop(self) -> None:
         """Finish the calls made so far and end the thread."""

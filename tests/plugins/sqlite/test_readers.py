@@ -18,7 +18,7 @@ from nodekit.model.identity import works_for
 from nodekit.testing import make_job, with_output
 from nodekit_sqlite import SqliteTable, _query, _table
 from nodekit_sqlite._readers import Turns
-from nodekit_sqlite._thread import Call
+from nodekit_sqlite._thread import Call, EventWait
 
 pytestmark = pytest.mark.anyio
 
@@ -37,7 +37,7 @@ async def table(tmp_path: Path) -> AsyncIterator[SqliteTable]:
 
 
 def _call(group: str | None) -> Call[None]:
-    return Call(lambda connection: None, group)
+    return Call(lambda connection: None, EventWait(), group)
 
 
 # -- turns -------------------------------------------------------------------------------------------
