@@ -12,9 +12,10 @@ from nodekit_postgres._config import PostgresConfig, check_schema, check_url
 from nodekit_postgres._connecting import Connection, Notice
 from nodekit_postgres._ear import Ear, News, Teller
 from nodekit_postgres._feed import Feed
-from nodekit_postgres._lines import Lines, Server, Statement
+from nodekit_postgres._lines import Lines, Server
 from nodekit_postgres._schema import check_version, in_schema, migrate, opened
 from nodekit_postgres._session import BEATS_PER_LEASE, Session
+from nodekit_postgres._work import Statement
 from nodekit_postgres._writing import dues, has_limits
 
 SHARDS_PER_SESSION = 128

@@ -4,12 +4,13 @@ import asyncio
 import os
 import socket
 from contextlib import suppress
+from datetime import datetime
 from random import random
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import anyio
 import psycopg
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, errors
 from psycopg.conninfo import conninfo_to_dict
 
 Connection: TypeAlias = AsyncConnection[tuple[Any, ...]]
@@ -61,6 +62,30 @@ async def connect(url: str, seconds: float) -> Connection:
             connect_timeout=max(2, round(seconds)),
             application_name="nodekit",
         )
+
+
+class Backend(NamedTuple):
+    """The process of the server that serves a connection."""
+
+    pid: int
+    started_at: datetime
+
+
+async def backend_of(connection: Connection) -> Backend | None:
+    """Return the process that serves a connection; None behind a pooler, where others use it, too."""
+    query = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+    row = await (await connection.execute(query)).fetchone()
+    return None if row is None or row[0] != connection.info.backend_pid else Backend(*row)
+
+
+async def end(connection: Connection, backend: Backend) -> None:
+    """End a process whose connection has broken, unless it has ended.
+
+    If no word of that has reached the server, it waits for the rest of a transaction, with its locks.
+    """
+    query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = %s AND backend_start = %s"
+    with suppress(errors.InsufficientPrivilege):
+        await connection.execute(query, backend)
 
 
 async def close(connection: Connection) -> None:

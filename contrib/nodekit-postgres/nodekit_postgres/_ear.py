@@ -198,12 +198,15 @@ class Ear:
             slow.cancel()
 
     async def _try(self, mark: str, heard: anyio.Event) -> None:
-        """Send a notification, and see if it comes."""
-        try:
-            await self._test(_encode(News("", test=mark)).decode())
-        except StoreFailed:
-            self.tested.set()
-            return
+        """Send a notification, and see if it comes. Try again while it cannot be sent."""
+        sent = False
+        while not sent:
+            try:
+                await self._test(_encode(News("", test=mark)).decode())
+                sent = True
+            except StoreFailed:
+                self.tested.set()
+                await anyio.sleep(self._beat_seconds)
         with anyio.move_on_after(TEST_SECONDS):
             await heard.wait()
         if heard.is_set():

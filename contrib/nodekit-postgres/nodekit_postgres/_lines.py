@@ -8,26 +8,30 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 import anyio
 import psycopg
 from anyio.abc import TaskGroup
-from psycopg import AsyncCursor, errors
+from psycopg import errors
 
 from nodekit import StoreFailed
 from nodekit_postgres._connecting import (
     FIRST_PAUSE_SECONDS,
+    Backend,
     Connection,
     Notice,
+    backend_of,
     chooses_server,
     close,
     connect,
     cut,
+    end,
     pause_seconds,
     said,
 )
+from nodekit_postgres._work import Statement, Work
 
 logger = logging.getLogger("nodekit.store")
 T = TypeVar("T")
@@ -42,46 +46,6 @@ ENDING = (errors.AdminShutdown, errors.CannotConnectNow, errors.CrashShutdown)
 """Errors of a server that ends."""
 
 
-class Statement(NamedTuple):
-    """A write of one statement. Its parameters depend on the number of the connection."""
-
-    query: bytes
-    given: Callable[[int], Mapping[str, Any]]
-
-    async def execute(self, connection: Connection, number: int) -> AsyncCursor[tuple[Any, ...]]:
-        return await connection.execute(self.query, self.given(number), binary=True)
-
-
-class _Work:
-    """A call that waits for a connection or is being made."""
-
-    __slots__ = ("again", "call", "done", "dropped", "error", "result", "seconds", "since", "statement")
-
-    def __init__(
-        self,
-        call: Callable[[Connection, int], Awaitable[Any]],
-        seconds: float,
-        *,
-        again: bool = False,
-        statement: Statement | None = None,
-    ) -> None:
-        self.call, self.seconds = call, seconds
-        self.again = again
-        """True if it may be made again on another connection."""
-        self.statement = statement
-        """The statement that the call executes, if it may share a transaction with others."""
-        self.since = 0.0
-        self.done = anyio.Event()
-        self.dropped = False
-        self.result: Any = None
-        self.error: Exception | None = None
-
-    def end(self, error: Exception | None = None) -> None:
-        if not self.done.is_set():
-            self.error = error
-            self.done.set()
-
-
 class Server:
     """A server, and the lines to it, which learn from each other that it can or cannot be reached."""
 
@@ -90,6 +54,22 @@ class Server:
         self.hurry = Notice()
         """Is set when the server was reached, or when a call waits for a connection: the time to try again."""
         self.lines: list[Lines] = []
+        self._broken: deque[Backend] = deque()
+
+    def broke(self, backend: Backend | None) -> None:
+        """Note the process of a connection that has broken. The server may not know, and its locks would stay."""
+        if backend is not None:
+            self._broken.append(backend)
+
+    async def end_broken(self, connection: Connection) -> None:
+        """End the processes of connections that have broken."""
+        while self._broken:
+            backend = self._broken.popleft()
+            try:
+                await end(connection, backend)
+            except BaseException:
+                self._broken.append(backend)
+                raise
 
     def silent(self, since: float) -> None:
         """Cut the idle connections that have not heard anything since a call began that was not answered."""
@@ -103,10 +83,11 @@ class Lines:
     def __init__(self, server: Server, count: int) -> None:
         self._server, self._count = server, count
         server.lines.append(self)
-        self._waiting: deque[_Work] = deque()
+        self._waiting: deque[Work] = deque()
         self._arrived = asyncio.Event()
         self._useless = (*ENDING, errors.ReadOnlySqlTransaction) if chooses_server(server.url) else ENDING
         self._connections: dict[int, Connection] = {}
+        self._backends: dict[int, Backend | None] = {}
         self._idle: dict[int, float] = {}
         """Idle connections, each with the time at which it last heard something."""
         self._connecting: dict[int, anyio.CancelScope] = {}
@@ -142,7 +123,7 @@ class Lines:
 
         With `kept`, the call is made although its caller has gone.
         """
-        result: T = await self._made(_Work(call, seconds, again=not kept), kept=kept)
+        result: T = await self._made(Work(call, seconds, again=not kept), kept=kept)
         return result
 
     async def write(self, statement: Statement, seconds: float) -> list[tuple[Any, ...]]:
@@ -151,10 +132,10 @@ class Lines:
         async def call(connection: Connection, number: int) -> list[tuple[Any, ...]]:
             return await (await statement.execute(connection, number)).fetchall()
 
-        rows: list[tuple[Any, ...]] = await self._made(_Work(call, seconds, statement=statement), kept=True)
+        rows: list[tuple[Any, ...]] = await self._made(Work(call, seconds, statement=statement), kept=True)
         return rows
 
-    async def _made(self, work: _Work, *, kept: bool) -> Any:
+    async def _made(self, work: Work, *, kept: bool) -> Any:
         seconds = work.seconds
         if self._closing:
             raise StoreFailed("the store is not entered")
@@ -210,6 +191,7 @@ class Lines:
                     await self._work(number, connection)
                 finally:
                     del self._connections[number]
+                    self._server.broke(None if self._closing else self._backends[number])
                     if not self._connections:
                         self._lost_at = time.monotonic()
                         self.cause = self.cause or "the connection is lost"
@@ -229,8 +211,14 @@ class Lines:
                     await self._server.hurry.next().wait()
             try:
                 connection = await connect(self._server.url, self._server.connect_seconds)
+                with anyio.fail_after(self._server.connect_seconds):
+                    self._backends[number] = await backend_of(connection)
+                    await self._server.end_broken(connection)
             except (psycopg.Error, OSError, TimeoutError) as error:
                 self._not_connected(error)
+                if connection is not None:
+                    await close(connection)
+                    connection = None
         del self._connecting[number]
         if connection is None:
             self._tried.set()
@@ -291,9 +279,9 @@ class Lines:
             del self._idle[number]
         return True
 
-    def _next(self) -> list[_Work]:
+    def _next(self) -> list[Work]:
         """Return the next call, or the next ones if they may share a transaction."""
-        works: list[_Work] = []
+        works: list[Work] = []
         while self._waiting and len(works) < MOST_TOGETHER:
             if works and (works[0].statement is None or self._waiting[0].statement is None):
                 break
@@ -301,7 +289,7 @@ class Lines:
                 works.append(work)
         return works
 
-    async def _make(self, number: int, connection: Connection, works: list[_Work]) -> bool:
+    async def _make(self, number: int, connection: Connection, works: list[Work]) -> bool:
         """Make calls; return False if the connection is of no use afterwards."""
         seconds = works[0].seconds / 2 if works[0].again else works[0].seconds
         slow = asyncio.get_running_loop().call_later(seconds, self._give_up, connection, works, seconds)
@@ -319,7 +307,7 @@ class Lines:
             slow.cancel()
         return not connection.closed
 
-    async def _together(self, number: int, connection: Connection, works: list[_Work]) -> bool:
+    async def _together(self, number: int, connection: Connection, works: list[Work]) -> bool:
         """Make writes in one transaction and one round trip. Return False if each has to be made alone."""
         try:
             async with connection.pipeline(), connection.transaction():
@@ -337,7 +325,7 @@ class Lines:
             work.end()
         return True
 
-    async def _alone(self, number: int, connection: Connection, work: _Work) -> None:
+    async def _alone(self, number: int, connection: Connection, work: Work) -> None:
         try:
             for tries in range(1, MOST_TRIES + 1):
                 try:
@@ -358,7 +346,7 @@ class Lines:
         except Exception as error:  # a fault of ours, which is the caller's to raise
             work.end(error)
 
-    def _lost(self, works: list[_Work], error: BaseException | None) -> None:
+    def _lost(self, works: list[Work], error: BaseException | None) -> None:
         """End calls whose connection is lost, or make them again if they only read."""
         self.cause = self.cause if error is None or isinstance(error, StoreFailed) else said(error)
         for work in works:
@@ -369,7 +357,7 @@ class Lines:
             else:
                 work.end(_Lost(f"the connection to PostgreSQL is lost: {self.cause}"))
 
-    def _give_up(self, connection: Connection, works: list[_Work], seconds: float) -> None:
+    def _give_up(self, connection: Connection, works: list[Work], seconds: float) -> None:
         self.cause = f"no answer within {seconds:g} s"
         for work in works:
             if not work.again:

@@ -354,3 +354,20 @@ async def test_other_nodes_hear_of_jobs_with_any_names(database: Database) -> No
                 change = await anext(changes)
                 assert change is None or change.id in names
                 left.discard(change.id if change else "")
+
+
+async def test_locks_of_a_connection_that_carries_nothing_any_more_are_released(database: Database) -> None:
+    """The server hears nothing of it, and would wait for the rest of the transaction."""
+
+    async def call(connection: psycopg.AsyncConnection[Any], number: int) -> None:
+        await connection.execute("BEGIN; SELECT pg_advisory_xact_lock(12345)")
+        proxy.half_open()
+        await connection.execute("COMMIT")
+
+    with TcpProxy("127.0.0.1", database.server.port) as proxy:
+        async with make_store(database.url_at(*proxy.address)) as store:
+            with pytest.raises(StoreFailed):
+                await store.writes.run(call, 0.5, kept=True)
+            with anyio.fail_after(SOON):
+                while database.sql("SELECT count(*) FROM pg_locks WHERE objid = 12345") != "0":
+                    await anyio.sleep(0.02)
