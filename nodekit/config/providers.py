@@ -22,6 +22,7 @@ Kind: TypeAlias = Literal["store", "runner", "transport", "pipeline", "plugin"]
 ELSEWHERE: Mapping[tuple[Kind, str], str] = {
     ("plugin", "metrics"): "nodekit-metrics",
     ("store", "postgres"): "nodekit-postgres",
+    ("store", "redis"): "nodekit-redis",
 }
 """Distributions of this project that are installed on their own, by the kind and name of what they provide."""
 

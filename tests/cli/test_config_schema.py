@@ -202,7 +202,8 @@ def test_it_is_written_to_a_file_and_knows_the_packages_that_are_installed(tmp_p
     made = json.loads((tmp_path / "node.schema.json").read_text())
     assert not refused(made, '[store]\nuse = "shelf"\nsize = 3\n')
     assert refused(made, '[store]\nuse = "shelf"\nsise = 3\n')
-    shelf = made["properties"]["store"]["oneOf"][1]
+    stores = made["properties"]["store"]["oneOf"]
+    shelf = next(one for one in stores if one["properties"]["use"]["enum"] == ["shelf"])
     assert shelf["properties"]["size"] == {"type": "integer", "default": 1, "description": "How many fit."}
     done = nodekit(tmp_path, "config", "schema", "--output", "nowhere/node.schema.json")
     assert (done.returncode, "cannot be written: No such file" in done.stderr) == (1, True)

@@ -281,6 +281,7 @@ def test_what_is_asked_for_is_what_the_protocol_says() -> None:
         "ended",
         "facts",
         "full",
+        "migrate",
         "page",
         "stored_bytes",
         "view",

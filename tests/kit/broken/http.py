@@ -25,6 +25,7 @@ class Sound(AsgiTransport):
 
     def __init__(self, server: str = "hypercorn") -> None:
         self.config = AsgiConfig(bind="127.0.0.1:0", server=server, stop_seconds=0.5)  # type: ignore[arg-type]
+        super().__init__(config=self.config)
 
     async def serve(self, node: Node, *, task_status: "TaskStatus[Sequence[str]]") -> None:
         listener, stop, app = listen(self.config.bind), anyio.Event(), AsgiApp(node, self.config, loopback=True)

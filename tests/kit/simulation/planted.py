@@ -129,12 +129,12 @@ FAULTS = (
         file="nodekit/embedded/store.py",
         was="""\
         try:
-            kept = await self.table.add([await whole_retry(self.table, job) for job in jobs])
+            kept = await self.table.add([await whole_retry(self.table, job) if job.retry_of else job for job in jobs])
         finally:
             self._counts.jobs(jobs, -1)
 """,
         now="""\
-        kept = await self.table.add([await whole_retry(self.table, job) for job in jobs])
+        kept = await self.table.add([await whole_retry(self.table, job) if job.retry_of else job for job in jobs])
         self._counts.jobs(jobs, -1)
 """,
         promises=_promises("counts are right"),

@@ -101,7 +101,7 @@ def printed(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def dropped(caplog: pytest.LogCaptureFixture) -> list[tuple[int, int]]:
-    found = re.findall(r"(\d+) lines of it \((\d+) bytes\) were dropped", caplog.text)
+    found = re.findall(r"(\d+) lines? \((\d+) bytes?\) of it dropped", caplog.text)
     return [(int(lines), int(size)) for lines, size in found]
 
 
