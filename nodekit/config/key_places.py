@@ -80,6 +80,8 @@ def is_struct(value: object) -> TypeGuard[type[msgspec.Struct]]:
 
 
 def _with_use(place: str, name: str) -> str:
+    if place == CONTAINERS:  # a rule of a plugin
+        return f"{place} if {name!r} is in [[plugins]]"
     return place if place.startswith(CONTAINERS) else f'{place} with use = "{name}"'
 
 

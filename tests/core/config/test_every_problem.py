@@ -177,6 +177,13 @@ def test_faults_are_found_also_where_a_required_key_is_missing_or_wrong(tmp_path
     ]
 
 
+def test_a_key_of_containers_that_needs_a_plugin_names_it(tmp_path: Path) -> None:
+    container = '[[runners]]\nuse = "process"\n[[runners.containers]]\nid = "a"\ncommand = ["a"]\nexternal = false\n'
+    found = problems(tmp_path, f'[store]\nuse = "memory"\n{container}')
+    cure = "it is a key of [[runners.containers]] if 'guardian' is in [[plugins]]"
+    assert found["runners[0].containers[0].external"].endswith(cure)
+
+
 def test_keys_in_the_wrong_place_are_told_where_they_belong(tmp_path: Path) -> None:
     found = problems(tmp_path, MANY)
     assert found["bind"] == "unknown table; it is a key of [[transports]]"

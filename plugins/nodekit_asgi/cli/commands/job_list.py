@@ -78,4 +78,4 @@ def _print_table(client: NodeClient, ids: Iterable[str], limit: int | None, *, c
     if not printed:
         notice("no jobs")
     elif next(left, None) is not None:
-        notice(f"there are more than {counted(limit or 0, 'job')}; --limit N and --no-limit show more of them")
+        notice(f"only {counted(limit or 0, 'job', 'is', 'are')} shown; --limit N and --no-limit show more of them")
