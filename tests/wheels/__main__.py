@@ -2,8 +2,8 @@
 
 `make packages` runs it. It builds wheels of nodekit, of the packages in `contrib` and of examples that are packages,
 and installs them with the dependencies that they declare, in the versions and with the hashes of the lock. Then it runs
-the demo and the tests of all packages. It builds, installs, tests and certifies each kind of package that
-`nodekit new` writes. Nothing may come from the checkout.
+the demo and the tests of all packages, but for suites on a server. It builds, installs, tests and certifies each kind
+of package that `nodekit new` writes. Nothing may come from the checkout.
 """
 
 import os
@@ -27,6 +27,8 @@ AT_ONCE = 2
 SECONDS = 300
 LOADED = "loaded.py"
 TEMPLATES = "nodekit/cli/new/templates"
+SUITES = ("test_contract.py", "test_faults.py", "test_model.py")
+"""Tests that take minutes if they need a server of their own. `make test` runs them."""
 _LEFT = ("__pycache__", ".ruff_cache", ".mypy_cache", ".pytest_cache")
 
 
@@ -208,6 +210,9 @@ def tested(bench: Bench, project: Path) -> str:
     copy = bench.work / project.name
     shutil.copytree(project, copy, ignore=shutil.ignore_patterns(*_LEFT))
     without_packages(copy)
+    if [*copy.rglob("*_server.py")]:
+        for name in SUITES:
+            (copy / "tests" / name).unlink(missing_ok=True)
     return tests_of(bench, copy) if [*copy.rglob("test_*.py")] else "installed; it has no tests of its own"
 
 
