@@ -426,6 +426,27 @@ async def test_indexes_that_are_damaged_are_built_anew(path: Path, caplog: pytes
     assert "built anew" in caplog.text
 
 
+async def test_a_file_in_which_no_job_could_be_finished_is_refused_with_the_part_and_the_cure(path: Path) -> None:
+    """A node on it would accept jobs, and whoever waits for them would wait for ever."""
+    async with SqliteTable(path) as table:
+        await table.add([replace(make_job().finished(FAILED, 17.0), finish_number=n + 1) for n in range(100)])
+        await table.add([make_job() for _ in range(10)])
+    with closing(sqlite3.connect(path)) as connection:
+        parts = "SELECT name, rootpage, type FROM sqlite_master WHERE type = 'index' AND tbl_name = 'jobs'"
+        found = connection.execute(f"{parts} OR name IN ('usage', 'sqlite_sequence')").fetchall()
+    assert len(found) > 6
+    whole = path.read_bytes()
+    for name, page, kind in found:
+        path.write_bytes(whole)
+        with path.open("r+b") as file:
+            file.seek((page - 1) * PAGE)
+            file.write(bytes(byte ^ 0x55 for byte in whole[(page - 1) * PAGE : page * PAGE]))
+        with pytest.raises(StoreFailed) as raised:
+            await SqliteTable(path).__aenter__()
+        assert f"the {kind} `{name}` of the database is damaged" in str(raised.value)
+        assert CURE in str(raised.value)
+
+
 async def test_jobs_are_found_and_deleted_although_a_page_of_the_table_cannot_be_read(path: Path) -> None:
     jobs = [replace(make_job().finished(FAILED, 17.0), finish_number=n + 1) for n in range(300)]
     async with SqliteTable(path) as table:
