@@ -9,6 +9,7 @@ from nodekit.config.formats import Format, NodeTables
 from nodekit.config.paths import resolved_path
 from nodekit.config.providers import NodeFile, Provider
 from nodekit.config.secrets import EnvValue, Secret
+from nodekit.embedded.change_feed import ChangeFeed
 from nodekit.embedded.store import EmbeddedStore
 from nodekit.embedded.table_archive import TableArchive
 from nodekit.embedded.table_view import TableView
@@ -163,6 +164,7 @@ __all__ = [
     "BackupStore",
     "Budget",
     "Change",
+    "ChangeFeed",
     "CheckedStore",
     "CheckingTransport",
     "Claim",

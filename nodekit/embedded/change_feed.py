@@ -13,8 +13,11 @@ from nodekit.model.container import JobId
 BUFFERED_CHANGES = 4096
 
 
-class Broadcast:
-    """The listeners, to all jobs or to some. Publishing costs nothing while there are none."""
+class ChangeFeed:
+    """The listeners to changes in this process, of all jobs or of some: what `JobStore.changes` needs.
+
+    Publishing costs nothing while there are none. Use it in the thread of the event loop.
+    """
 
     def __init__(self) -> None:
         self._listeners: dict[_Listener, None] = {}  # in the order in which they are woken, unlike a set
@@ -36,40 +39,39 @@ class Broadcast:
         self, ids: Collection[JobId] | None = None
     ) -> AbstractAsyncContextManager[AsyncIterator[Change | None]]:
         """Return a subscription to changes of these jobs, or of all, as long as it is entered."""
-        return _Listener(self, ids)
-
-    def add(self, listener: "_Listener", ids: Collection[JobId] | None) -> None:
-        if ids is None:
-            self._listeners[listener] = None
-        for id in ids or ():
-            self._of.setdefault(id, {})[listener] = None
-
-    def remove(self, listener: "_Listener", ids: Collection[JobId] | None) -> None:
-        self._listeners.pop(listener, None)
-        for id in ids or ():
-            if listeners := self._of.get(id):
-                listeners.pop(listener, None)
-                if not listeners:
-                    del self._of[id]
+        return _Listener(self._listeners, self._of, ids)
 
 
 class _Listener:
     """A subscription. Each client that waits enters one, and entering a generator would cost more."""
 
-    def __init__(self, broadcast: Broadcast, ids: Collection[JobId] | None) -> None:
-        self._broadcast, self._ids = broadcast, None if ids is None else tuple(ids)
+    def __init__(
+        self,
+        of_all: "dict[_Listener, None]",
+        of: "dict[JobId, dict[_Listener, None]]",
+        ids: Collection[JobId] | None,
+    ) -> None:
+        self._of_all, self._of, self._ids = of_all, of, None if ids is None else tuple(ids)
         self._changes: deque[Change | None] = deque()
         self._arrived = Signal()
         self._ended = self._finished_only = False
 
     async def __aenter__(self) -> Self:
-        self._broadcast.add(self, self._ids)
+        if self._ids is None:
+            self._of_all[self] = None
+        for id in self._ids or ():
+            self._of.setdefault(id, {})[self] = None
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._broadcast.remove(self, self._ids)
+        self._of_all.pop(self, None)
+        for id in self._ids or ():
+            if listeners := self._of.get(id):
+                listeners.pop(self, None)
+                if not listeners:
+                    del self._of[id]
 
     def put(self, change: Change | None) -> None:
         if self._finished_only and change is not None and not change.finished:

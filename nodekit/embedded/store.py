@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from nodekit.concurrency.own_tasks import OwnTasks
 from nodekit.concurrency.scopes import cancel_scope
-from nodekit.embedded.change_feed import Broadcast
+from nodekit.embedded.change_feed import ChangeFeed
 from nodekit.embedded.claims import EmbeddedClaim, number_within, steps_within
 from nodekit.embedded.counters import Counts
 from nodekit.embedded.ended_jobs import Ended
@@ -54,9 +54,9 @@ class EmbeddedStore:
         self._settling: dict[JobId, anyio.Event] = {}
         self._entered, self._loading = False, set[JobId]()
         self._fresh, self._ended = RecentJobs(), Ended()
-        self._broadcast, self._counts = Broadcast(), Counts()
+        self._feed, self._counts = ChangeFeed(), Counts()
         self._finish_numbers, self._expiry = FinishNumbers(self._time), Expiry(table, self._time)
-        self._saving = Saving(table, self._finish_numbers, self._broadcast.publish)
+        self._saving = Saving(table, self._finish_numbers, self._feed.publish)
         self._own, self._interrupted = OwnTasks(), Interrupted(self._settle, self._ended.put)
 
     async def __aenter__(self) -> Self:
@@ -107,7 +107,7 @@ class EmbeddedStore:
                 self._track(entry := self._entry(job))
                 self._fresh.put(job)
                 self._queue.put(entry)
-                self._broadcast.publish(Change(job.id))
+                self._feed.publish(Change(job.id))
         await self._interrupted.fail()
         return kept
 
@@ -125,7 +125,7 @@ class EmbeddedStore:
             raise StoreFailed(f"job {kept.id} exists already and cannot be claimed")
         self._track(self._entry(kept))
         claim = self._claims[kept.id] = EmbeddedClaim(kept)
-        self._broadcast.publish(Change(kept.id))
+        self._feed.publish(Change(kept.id))
         return claim
 
     async def claim(
@@ -200,7 +200,7 @@ class EmbeddedStore:
             settled.set()
         self._finish(id)
         self._ended.put(id)
-        self._broadcast.publish(Change(id, finished=True))
+        self._feed.publish(Change(id, finished=True))
 
     async def ended(self) -> Sequence[Job]:
         """Wait for jobs that the store ended by itself.
@@ -255,7 +255,7 @@ class EmbeddedStore:
                     if job is not held.job:
                         job = await self._saving.save(job)
                     then(held, job)
-                    self._broadcast.publish(Change(job.id, finished=job.status.finished))
+                    self._feed.publish(Change(job.id, finished=job.status.finished))
                     return
         raise ClaimLost(f"job {job.id} is no longer this claim's")
 
@@ -316,7 +316,7 @@ class EmbeddedStore:
         if held := self._claims.get(id):
             held.scope.cancel()
         self._finish(id)
-        self._broadcast.publish(Change(id, finished=True))
+        self._feed.publish(Change(id, finished=True))
         return Settlement(job, now=True)
 
     # -- reading ----------------------------------------------------------------------------------
@@ -369,7 +369,7 @@ class EmbeddedStore:
     def changes(
         self, ids: Collection[JobId] | None = None
     ) -> AbstractAsyncContextManager[AsyncIterator[Change | None]]:
-        return self._broadcast.subscribe(ids)
+        return self._feed.subscribe(ids)
 
     # -- bookkeeping ------------------------------------------------------------------------------
 

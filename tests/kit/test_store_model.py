@@ -178,11 +178,11 @@ class LosesTheSecondOfAClaim(EmbeddedStore):
 
 class ReleasesSilently(EmbeddedStore):
     async def release(self, claim: Claim, job: Job, *, delay_seconds: float = 0) -> None:
-        publish, self._broadcast.publish = self._broadcast.publish, lambda id: None  # type: ignore[method-assign]
+        publish, self._feed.publish = self._feed.publish, lambda id: None  # type: ignore[method-assign]
         try:
             await super().release(claim, job, delay_seconds=delay_seconds)
         finally:
-            self._broadcast.publish = publish  # type: ignore[method-assign]
+            self._feed.publish = publish  # type: ignore[method-assign]
 
 
 class ForgetsDelays(MemoryTable):

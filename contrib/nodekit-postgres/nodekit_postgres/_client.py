@@ -7,11 +7,10 @@ from typing import Any, Self
 import anyio
 from anyio.abc import TaskGroup
 
-from nodekit import Change, Job, JobId, StoreFailed
+from nodekit import Change, ChangeFeed, Job, JobId, StoreFailed
 from nodekit_postgres._config import PostgresConfig, check_schema, check_url
 from nodekit_postgres._connecting import Connection, Notice
 from nodekit_postgres._ear import Ear, News, Teller
-from nodekit_postgres._feed import Feed
 from nodekit_postgres._lines import Lines, Server
 from nodekit_postgres._schema import check_version, in_schema, migrate, opened
 from nodekit_postgres._session import BEATS_PER_LEASE, Session
@@ -54,7 +53,7 @@ class Client:
         self.session = Session(self._lease, config.lease_seconds, config.seconds_per_call, self.sql)
         self.session.on_orphans = self.end_streams
         self.session.on_missed, self.session.on_queued = self._tell_missed, self._tell_queued
-        self.feed, self.queued, self.limited = Feed(), Notice(), Notice()
+        self.feed, self.queued, self.limited = ChangeFeed(), Notice(), Notice()
         self._teller = Teller(self._notify)
         self.ear = Ear(
             url if config.listen_url is None else config.listen_url.reveal(),

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from nodekit import (
     Announcement,
     Change,
+    ChangeFeed,
     Claim,
     ClaimLost,
     ClaimRoom,
@@ -41,7 +42,6 @@ from nodekit_redis._cluster import Cluster
 from nodekit_redis._config import RedisConfig, check
 from nodekit_redis._ear import Ear, News
 from nodekit_redis._engine import Engine
-from nodekit_redis._feed import Feed, Listener
 from nodekit_redis._line import Command, Notice
 from nodekit_redis._reading import Reading
 from nodekit_redis._rows import quoted
@@ -80,7 +80,7 @@ class RedisStore:
         self._claiming.deaf = lambda: bool(self._ear.problem)
         self._checks = Checks(engine, config.durability, config.lease_seconds)
         self._cluster = Cluster(engine, self._session)
-        self._feed = Feed()
+        self._feed = ChangeFeed()
         self._ended, self._has_ended = deque[Job](), Notice()
         self._ear = Ear(
             config.url.reveal(),
@@ -144,10 +144,11 @@ class RedisStore:
         self._feed.publish(None)
         self._claiming.waiters.wake_all()
 
-    def changes(
-        self, ids: Collection[JobId] | None = None
-    ) -> AbstractAsyncContextManager[AsyncIterator[Change | None]]:
-        return Listener(self._feed, ids, self._ear.caught_up)
+    @asynccontextmanager
+    async def changes(self, ids: Collection[JobId] | None = None) -> AsyncIterator[AsyncIterator[Change | None]]:
+        await self._ear.caught_up()  # what was published before does not count
+        async with self._feed.subscribe(ids) as changes:
+            yield changes
 
     # -- queueing ---------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from nodekit import (
     SystemClock,
 )
 from nodekit.concurrency.signal import Signal
-from nodekit.embedded.change_feed import Broadcast
+from nodekit.embedded.change_feed import ChangeFeed
 from nodekit.testing.shared_store.client import SharedClient
 from nodekit.testing.shared_store.engine import Granted, Welcome
 from nodekit.testing.shared_store.line import Line
@@ -41,7 +41,7 @@ class _Subscription:
 
     def __init__(self, ids: Collection[JobId] | None) -> None:
         self.ids = ids
-        self.changes = Broadcast()
+        self.changes = ChangeFeed()
         self.line: Line | None = None
         self.number = 0
 

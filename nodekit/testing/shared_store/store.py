@@ -10,7 +10,7 @@ from anyio.abc import TaskGroup
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from nodekit import Change, ClaimRoom, ContainerId, JobId
-from nodekit.embedded.change_feed import Broadcast
+from nodekit.embedded.change_feed import ChangeFeed
 from nodekit.testing.builders.components import make_table
 from nodekit.testing.contracts.shared.other_process import awaited, soon_here
 from nodekit.testing.shared_store.client import SharedClient
@@ -87,12 +87,12 @@ class SharedMemoryStore(SharedClient):
 
     @asynccontextmanager
     async def changes(self, ids: Collection[JobId] | None = None) -> AsyncIterator[AsyncIterator[Change | None]]:
-        broadcast, begun, soon = Broadcast(), anyio.Event(), soon_here()
+        feed, begun, soon = ChangeFeed(), anyio.Event(), soon_here()
 
         def put(change: Change | None) -> None:
-            soon(lambda: broadcast.publish(change))
+            soon(lambda: feed.publish(change))
 
-        async with broadcast.subscribe() as changes:
+        async with feed.subscribe() as changes:
             relay = self.portal.start_task_soon(self.engine.relay, ids, lambda: soon(begun.set), put)
             try:
                 await begun.wait()

@@ -6,7 +6,7 @@ import anyio
 import pytest
 
 from nodekit import Change
-from nodekit.embedded.change_feed import Broadcast
+from nodekit.embedded.change_feed import ChangeFeed
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]  # trio wakes tasks at random
 
@@ -16,10 +16,10 @@ pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyn
 async def test_listeners_are_woken_in_the_order_in_which_they_came(
     change: Change | None, ids: list[str] | None
 ) -> None:
-    broadcast, woken = Broadcast(), list[int]()
+    feed, woken = ChangeFeed(), list[int]()
     async with AsyncExitStack() as stack, anyio.create_task_group() as tasks:
         for number in range(50):
-            changes = await stack.enter_async_context(broadcast.subscribe(ids))
+            changes = await stack.enter_async_context(feed.subscribe(ids))
 
             async def listen(number: int = number, changes: object = changes) -> None:
                 await anext(changes)  # type: ignore[call-overload]
@@ -27,5 +27,5 @@ async def test_listeners_are_woken_in_the_order_in_which_they_came(
 
             tasks.start_soon(listen)
         await anyio.wait_all_tasks_blocked()
-        broadcast.publish(change)
+        feed.publish(change)
     assert woken == list(range(50))

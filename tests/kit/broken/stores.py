@@ -318,7 +318,7 @@ class CountsForever(Sound):
 class Silent(Sound):
     @asynccontextmanager
     async def changes(self, ids: Any = None) -> AsyncIterator[AsyncIterator[Change | None]]:  # type: ignore[override]
-        self._broadcast.publish = lambda id: None  # type: ignore[method-assign]
+        self._feed.publish = lambda id: None  # type: ignore[method-assign]
         async with super().changes(ids) as changes:
             yield changes
 

@@ -258,7 +258,7 @@ FAULTS = (
             job = await self._saving.save(ended)
 """,
         now="""\
-        self._broadcast.publish(Change(id, finished=True))
+        self._feed.publish(Change(id, finished=True))
         try:
             job = await self._saving.save(ended)
 """,
