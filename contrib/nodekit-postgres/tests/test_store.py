@@ -27,6 +27,7 @@ from nodekit import (
 )
 from nodekit.testing import SEQUENCE, TcpProxy, make_job, succeeded, with_output
 from nodekit_postgres import PostgresConfig, PostgresStore, provider
+from nodekit_postgres._ear import Ear
 
 pytestmark = pytest.mark.anyio
 SOON = 30.0
@@ -371,3 +372,35 @@ async def test_locks_of_a_connection_that_carries_nothing_any_more_are_released(
             with anyio.fail_after(SOON):
                 while database.sql("SELECT count(*) FROM pg_locks WHERE objid = 12345") != "0":
                     await anyio.sleep(0.02)
+
+
+async def test_the_test_of_the_connection_that_listens_is_sent_again_if_it_could_not_be_sent(
+    database: Database,
+) -> None:
+    """All connections break at once. That which listens may be back before the others, and then reports a problem."""
+    sent: list[str] = []
+
+    async def send(payload: str) -> None:
+        sent.append(payload)
+        if len(sent) == 1:
+            raise StoreFailed("the connection to PostgreSQL is lost")
+        await connection.execute("SELECT pg_notify('news', %s)", [payload])
+
+    ear = Ear(
+        database.url,
+        "news",
+        connect_seconds=5,
+        beat_seconds=0.1,
+        test=send,
+        hear=lambda news: None,
+        missed=lambda: None,
+    )
+    ear.problem = "the connection that listens is lost"
+    async with await psycopg.AsyncConnection.connect(database.url, autocommit=True) as connection:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ear.run)
+            with anyio.fail_after(SOON):
+                while ear.problem:
+                    await anyio.sleep(0.02)
+            ear.close()
+    assert len(sent) == 2
