@@ -1,4 +1,4 @@
-"""The things that work needs of the rest of the plugin, as protocols: the account that signs, and the rules of payment."""
+"""Protocols of what work needs from the rest of the plugin: the account that signs, and the rules of payment."""
 
 from collections.abc import Awaitable, Callable
 from typing import Protocol
