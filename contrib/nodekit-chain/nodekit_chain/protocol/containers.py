@@ -41,11 +41,17 @@ def delivery(output: Mapping[str, Any], *, as_json: bool = False) -> Delivery:
     nodes. `as_json` writes JSON instead.
     """
     if not all(key in output for key in KEYS):
-        text = json.dumps(output, ensure_ascii=False, separators=(",", ":")) if as_json else str(dict(output))
-        return Delivery(b"", encode(["string"], [text]), b"")
+        return Delivery(b"", encode(["string"], [_text(output, as_json)]), b"")
     raw_input, processed_input, raw_output, processed_output, proof = (_bytes(key, output[key]) for key in KEYS)
     pair = ["bytes", "bytes"]
     return Delivery(encode(pair, [raw_input, processed_input]), encode(pair, [raw_output, processed_output]), proof)
+
+
+def _text(output: Mapping[str, Any], as_json: bool) -> str:
+    try:
+        return json.dumps(output, separators=(",", ":")) if as_json else str(dict(output))
+    except ValueError as error:  # Python writes no number of more than 4300 digits
+        raise InvalidOutput(f"the output has a number that is too long: {error}") from error
 
 
 def _bytes(key: str, value: Any) -> bytes:
