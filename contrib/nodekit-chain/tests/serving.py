@@ -6,12 +6,12 @@ from typing import Any
 
 import anyio
 from eth_account import Account
-from local_chain import CHAIN_ID, CallFailed, Contracts, LocalChain
+from local_chain import CHAIN_ID, ETHER, CallFailed, Contracts, LocalChain
 
 from nodekit import Container, JobStore, Node
 from nodekit_chain.protocol.subscription import Subscription
+from nodekit_chain.rpc.questions import Question, Refused
 from nodekit_chain.watching.pipelines import PipelineTable
-from nodekit_chain.watching.rpc import Question, Refused
 from nodekit_chain.watching.watcher import WatchSettings
 from nodekit_chain.work.engine import Contracts as Addresses
 from nodekit_chain.work.engine import Engine
@@ -165,6 +165,11 @@ class Serving:
     async def running(self) -> "AsyncIterator[Serving]":
         async with self.node:
             yield self
+
+    def reorganise(self, depth: int) -> None:
+        """Replace the last blocks. The account keeps its ether, although it may have got it in one of them."""
+        self.chain.reorganise(depth)
+        self.chain.set_balance(self.sender.address, 10 * ETHER)
 
     async def records(self) -> list[Work]:
         return [entry.work async for entry in self.ledger.all()]
