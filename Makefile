@@ -7,7 +7,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 LOCK := requirements.lock
 UPGRADE ?= --upgrade
-CONTRIB := contrib/nodekit-metrics contrib/nodekit-postgres contrib/nodekit-redis
+CONTRIB := contrib/nodekit-chain contrib/nodekit-metrics contrib/nodekit-postgres contrib/nodekit-redis
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 
 # Two workers more than there are cores: two of them wait for a Docker engine most of the time. A worker that dies ends the

@@ -1,0 +1,69 @@
+"""Protocols of what work needs from the rest of the plugin: the account that signs, and the rules of payment."""
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import msgspec
+
+from nodekit import NodekitError
+from nodekit_chain.protocol.address import Address
+from nodekit_chain.protocol.subscription import Subscription
+
+
+class Transaction(msgspec.Struct, frozen=True):
+    """A transaction that is not signed yet. `gas` is its limit; `value` is in wei."""
+
+    to: Address
+    data: bytes
+    gas: int
+    value: int = 0
+
+
+class SignedTransaction(msgspec.Struct, frozen=True, kw_only=True):
+    """A signed transaction. Fees are in wei per gas; `hash` begins with 0x."""
+
+    nonce: int
+    hash: str
+    raw: bytes
+    gas: int
+    max_fee: int
+    priority_fee: int
+
+
+class FeesTooHigh(NodekitError):
+    """The chain asks for more than the settings allow. Try again with a later block."""
+
+
+Keep = Callable[[SignedTransaction], Awaitable[None]]
+"""Stores a signed transaction, before anybody else gets it. If it raises, the transaction was never made."""
+
+
+class Sender(Protocol):
+    """The one owner of the account's nonce."""
+
+    @property
+    def address(self) -> Address: ...
+
+    async def send(self, transaction: Transaction, keep: Keep) -> SignedTransaction:
+        """Choose nonce and fees, sign, keep, broadcast. One call at a time. If `keep` raises, the nonce is free again.
+
+        A broadcast that fails is not an error: the transaction is kept, and `broadcast` is called with each block.
+        Raise `FeesTooHigh`, and the errors of the RPC before anything is signed.
+        """
+        ...
+
+    async def replace(self, transaction: Transaction, old: SignedTransaction, keep: Keep) -> SignedTransaction:
+        """Sign once more under the nonce of `old`, with fees that replace it in the pools; keep, broadcast."""
+        ...
+
+    async def broadcast(self, raw: bytes) -> None:
+        """Send a signed transaction. One that is known already, or mined, is no error."""
+        ...
+
+
+class Rules(Protocol):
+    """The rules of payment."""
+
+    async def objection(self, subscription: Subscription, containers: tuple[str, ...]) -> str | None:
+        """Return why a subscription is not served, or None. Raise the errors of the RPC."""
+        ...
