@@ -120,25 +120,32 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def job_key(self) -> str:
         """Idempotency key of the job, so that a node that died after asking for it finds it again."""
-        return f"{self.key}#{self.attempts}"
+        return f"{self.key}#{self.interval}.{self.attempts}"
 
     @property
     def with_proof(self) -> bool:
         """True if the delivery locks a payment until a verifier has judged its proof."""
         return self.subscription.needs_proof and self.subscription.payment_amount > 0
 
-    def running(self, job: JobId, interval: int, at: float) -> "Work":
-        """Return the record with its job. The interval is frozen from now on."""
-        return replace(self, state=State.RUNNING, job=job, interval=interval, reason="", changed_at=at)
+    def begun(self, interval: int, at: float) -> "Work":
+        """Return the record of a delegated subscription with the interval that it is for."""
+        return replace(self, interval=interval, changed_at=at)
+
+    def running(self, job: JobId, at: float) -> "Work":
+        """Return the record with its job. Its interval was frozen before."""
+        return replace(self, state=State.RUNNING, job=job, reason="", changed_at=at)
 
     def with_output(self, payload: Payload, at: float) -> "Work":
         """Return the record with what is to be delivered."""
         return replace(self, state=State.OUTPUT, payload=payload, reason="", changed_at=at)
 
-    def signed(self, nonce: int, sent: Sent, at: float) -> "Work":
-        """Return the record with its transaction, or with another version of it under the same nonce."""
+    def signed(self, nonce: int, sent: Sent, at: float, *, giving_up: bool = False) -> "Work":
+        """Return the record with its transaction, or with another version of it under the same nonce.
+
+        `giving_up`: That version is an empty transfer, which takes the place of the others.
+        """
         versions = (*self.sent, sent) if nonce == self.nonce else (sent,)
-        return replace(self, state=State.SIGNED, nonce=nonce, sent=versions, changed_at=at)
+        return replace(self, state=State.SIGNED, nonce=nonce, sent=versions, giving_up=giving_up, changed_at=at)
 
     def mined(self, block: int, block_hash: str, at: float) -> "Work":
         """Return the record with the block that has its transaction."""
@@ -163,11 +170,17 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """Return the record for another attempt, from its job (`SEEN`) or from its output (`OUTPUT`) on."""
         fresh = replace(self, sent=(), nonce=None, giving_up=False, block=0, block_hash="")
         attempts, not_before = self.attempts + 1, at + delay_seconds
+        fresh = replace(fresh, payload=self.payload if state is State.OUTPUT else None)
         return replace(fresh, state=state, reason=reason, attempts=attempts, not_before=not_before, changed_at=at)
+
+    def anew(self, reason: str, at: float) -> "Work":
+        """Return the record for a later interval, as if it had just been seen."""
+        fresh = self.again(State.SEEN, reason, at, 0.0)
+        return replace(fresh, attempts=self.attempts, interval=0, job="", payload=None)
 
     def waiting(self, reason: str, at: float, delay_seconds: float) -> "Work":
         """Return the record that waits for something that is not its fault. It counts as no attempt."""
-        return replace(self, reason=reason, not_before=at + delay_seconds)
+        return replace(self, reason=reason, not_before=at + delay_seconds, changed_at=at)
 
 
 def digest(subscription: Subscription) -> str:

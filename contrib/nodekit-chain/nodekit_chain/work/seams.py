@@ -67,3 +67,14 @@ class Rules(Protocol):
     async def objection(self, subscription: Subscription, containers: tuple[str, ...]) -> str | None:
         """Return why a subscription is not served, or None. Raise the errors of the RPC."""
         ...
+
+    async def reserve(self, key: str, subscription: Subscription) -> str | None:
+        """Reserve what a proof's delivery locks in the node's wallet, once for each key of a record.
+
+        Return why that is not possible now, or None. Raise the errors of the RPC.
+        """
+        ...
+
+    async def release(self, key: str) -> None:
+        """Free what was reserved under a key, if anything was."""
+        ...
