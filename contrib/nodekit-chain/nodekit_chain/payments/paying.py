@@ -44,7 +44,10 @@ def payment_questions(subscription: Subscription, factory: Address, fee: Address
         call(fee, Fee.fee.encode()),
     ]
     if subscription.needs_proof:
-        questions += [call(verifier, Verifier.is_supported_token.encode(token)), call(verifier, Verifier.fee.encode(token))]
+        questions += [
+            call(verifier, Verifier.is_supported_token.encode(token)),
+            call(verifier, Verifier.fee.encode(token)),
+        ]
     return questions
 
 
