@@ -1,5 +1,6 @@
 """The things that all parts of the work share."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -10,6 +11,11 @@ from nodekit_chain.work.ledger import Entry, Ledger
 from nodekit_chain.work.records import State, Work
 from nodekit_chain.work.seams import Rules, Sender
 from nodekit_chain.work.settings import WorkSettings
+from nodekit_chain.work.standing import Judgement, Standing
+
+logger = logging.getLogger("nodekit.chain")
+
+_LATE = "its time was over before its transaction was mined"
 
 
 class Overtaken(Exception):
@@ -75,6 +81,19 @@ class Context:
             return await self.end(entry, State.FAILED, reason)
         delay = self.settings.retry_seconds * 2**work.attempts
         return await self.change(entry, work.again(state, reason, self.node.now(), delay))
+
+    async def unwanted(self, entry: Entry, judged: Judgement, timestamp: int) -> None:
+        """Store the end of a record that nobody wants. One whose subscription has left the chain leaves no trace.
+
+        The subscription may come back in another block, with the same id, and then gets a new record.
+        """
+        if judged.standing is Standing.GONE:
+            logger.warning("%s is forgotten: %s", entry.work.key, judged.reason)
+            await self.ledger.drop(entry)
+            self.entries.pop(entry.work.key, None)
+            await self.rules.release(entry.work.key)
+        else:
+            await self.past(entry, judged.reason or _LATE, timestamp)
 
     async def past(self, entry: Entry, reason: str, timestamp: int) -> Entry:
         """Store that an interval is over. A delegated subscription that nobody has created begins with the next one."""

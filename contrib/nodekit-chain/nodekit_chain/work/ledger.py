@@ -50,6 +50,11 @@ class Ledger:
         versions = await self._storage.batch([*changes, *writes])
         return Entry(work, versions[0])
 
+    async def drop(self, entry: Entry) -> None:
+        """Delete a record. Raise `VersionConflict` if another node has changed it."""
+        key = entry.work.key
+        await self._storage.batch([Write(f"{_WORK}{key}", None, entry.version), Write(f"{_OPEN}{key}", None)])
+
     async def get(self, key: str) -> Entry | None:
         """Return the record under a key."""
         record = await self._storage.get(f"{_WORK}{key}")

@@ -8,6 +8,8 @@ from eth_abi.abi import encode
 from msgspec.structs import replace
 
 from nodekit import JobId
+from nodekit_chain.protocol.containers import Delivery
+from nodekit_chain.protocol.delegated import Signature
 from nodekit_chain.protocol.keccak import keccak256
 from nodekit_chain.protocol.subscription import SUBSCRIPTION_TYPE, Subscription
 
@@ -40,18 +42,8 @@ class Delegation(msgspec.Struct, frozen=True, kw_only=True):
 
     nonce: int
     expiry: int
-    v: int
-    r: int
-    s: int
+    signature: Signature
     data: msgspec.Raw
-
-
-class Payload(msgspec.Struct, frozen=True):
-    """The three byte strings of a delivery, as the coordinator takes them."""
-
-    input: bytes
-    output: bytes
-    proof: bytes
 
 
 class Sent(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,7 +86,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     state: State = State.SEEN
     attempts: int = 0
     job: JobId = ""
-    payload: Payload | None = None
+    payload: Delivery | None = None
     nonce: int | None = None
     sent: tuple[Sent, ...] = ()
     giving_up: bool = False
@@ -135,7 +127,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """Return the record with its job. Its interval was frozen before."""
         return replace(self, state=State.RUNNING, job=job, reason="", changed_at=at)
 
-    def with_output(self, payload: Payload, at: float) -> "Work":
+    def with_output(self, payload: Delivery, at: float) -> "Work":
         """Return the record with what is to be delivered."""
         return replace(self, state=State.OUTPUT, payload=payload, reason="", changed_at=at)
 

@@ -44,6 +44,10 @@ class Sender(Protocol):
     @property
     def address(self) -> Address: ...
 
+    async def begin(self, first_nonce: int) -> None:
+        """Begin to send. Nonces below `first_nonce` belong to transactions that are stored, mined or not."""
+        ...
+
     async def send(self, transaction: Transaction, keep: Keep) -> SignedTransaction:
         """Choose nonce and fees, sign, keep, broadcast. One call at a time. If `keep` raises, the nonce is free again.
 

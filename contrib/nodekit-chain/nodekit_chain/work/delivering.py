@@ -1,0 +1,141 @@
+"""Deliveries: checked by a simulation, signed, stored, and only then sent."""
+
+from functools import partial
+from typing import Any
+
+from nodekit import NodekitError
+from nodekit_chain.protocol.contracts import Coordinator
+from nodekit_chain.protocol.reverts import Remedy, Revert, is_tolerated, revert_of
+from nodekit_chain.watching.rpc import Question, Refused, result
+from nodekit_chain.watching.watcher import View
+from nodekit_chain.work.context import Context
+from nodekit_chain.work.ledger import Entry
+from nodekit_chain.work.nonces import Nonces
+from nodekit_chain.work.records import Sent, State, Work
+from nodekit_chain.work.seams import FeesTooHigh, SignedTransaction, Transaction
+
+MARGIN = 1.2
+"""Factor on estimated gas, since other transactions come before."""
+
+
+class TooMuchGas(NodekitError):
+    """A transaction needs more gas than the settings allow."""
+
+
+class Simulated(NodekitError):
+    """A simulated delivery was reverted."""
+
+    def __init__(self, revert: Revert) -> None:
+        self.revert = revert
+        super().__init__(str(revert))
+
+
+class Deliveries:
+    """Sends what records have to deliver."""
+
+    def __init__(self, context: Context, nonces: Nonces) -> None:
+        self._context, self._nonces = context, nonces
+
+    async def deliver(self, entry: Entry, view: View) -> None:
+        """Simulate the delivery of a record; sign, store and send it."""
+        context, work = self._context, entry.work
+        if work.with_proof and (reason := await context.rules.reserve(work.key, work.subscription)):
+            await context.failed(entry, State.OUTPUT, reason)
+            return
+        data = self.data(work)
+        try:
+            gas = await self._gas(data)
+        except Simulated as simulated:
+            await self.refused(entry, simulated.revert, view)
+            return
+        except TooMuchGas as problem:
+            await context.end(entry, State.FAILED, str(problem))
+            return
+        try:
+            transaction = Transaction(context.coordinator, data, gas)
+            await context.sender.send(transaction, partial(self._keep, entry, view, False))
+        except FeesTooHigh as problem:
+            await context.change(entry, work.waiting(str(problem), context.node.now(), 0.0))
+
+    def data(self, work: Work) -> bytes:
+        """Return the data of the transaction that delivers a record's output."""
+        return delivery_data(work, self._context.settings.payment_address)
+
+    async def replace(self, entry: Entry, view: View, *, giving_up: bool) -> Entry:
+        """Sign a transaction again with higher fees; or, `giving_up`, an empty transfer under its nonce."""
+        context, newest = self._context, entry.work.sent[-1]
+        assert entry.work.nonce is not None
+        old = SignedTransaction(
+            nonce=entry.work.nonce,
+            hash=newest.hash,
+            raw=newest.raw,
+            gas=newest.gas,
+            max_fee=newest.max_fee,
+            priority_fee=newest.priority_fee,
+        )
+        if giving_up:
+            transaction = Transaction(context.sender.address, b"", 21_000)
+        else:
+            data = self.data(entry.work)
+            transaction = Transaction(context.coordinator, data, newest.gas)
+        await context.sender.replace(transaction, old, partial(self._keep, entry, view, giving_up))
+        return context.entries[entry.work.key]
+
+    async def _keep(self, entry: Entry, view: View, giving_up: bool, signed: SignedTransaction) -> None:
+        sent = Sent(
+            hash=signed.hash,
+            raw=signed.raw,
+            gas=signed.gas,
+            max_fee=signed.max_fee,
+            priority_fee=signed.priority_fee,
+            head=view.latest.number,
+        )
+        work = entry.work.signed(signed.nonce, sent, self._context.node.now(), giving_up=giving_up)
+        await self._nonces.keep(signed.nonce, partial(self._context.change, entry, work))
+
+    async def refused(self, entry: Entry, revert: Revert, view: View) -> None:
+        """Store what becomes of a record whose delivery was reverted, simulated or mined."""
+        context = self._context
+        if revert.remedy is Remedy.DELIVERED:
+            await context.end(entry, State.DONE, "an earlier transaction has delivered it")
+        elif revert.remedy is Remedy.NEXT:
+            await context.past(entry, revert.name, view.latest.timestamp)
+        elif revert.remedy is Remedy.FINAL:
+            await context.end(entry, State.FAILED, revert.name)
+        else:
+            await context.failed(entry, State.OUTPUT, revert.name)
+
+    async def _gas(self, data: bytes) -> int:
+        """Return the limit of gas for a delivery. Raise `Simulated` or `TooMuchGas`."""
+        context, most = self._context, self._context.settings.max_gas_limit
+        message = {"from": context.sender.address, "to": context.coordinator, "data": f"0x{data.hex()}"}
+        simulated, estimated = await context.rpc.batch(
+            [Question("eth_call", (message, "latest")), Question("eth_estimateGas", (message,))]
+        )
+        for reply in (simulated, estimated):
+            if isinstance(reply, Refused):
+                revert = revert_of(reply.data)
+                if is_tolerated(revert, str(reply), context.settings.allowed_sim_errors):
+                    return most
+                raise Simulated(revert)
+        if (gas := _number(result(estimated))) > most:
+            raise TooMuchGas(f"the delivery needs {gas} gas, more than max_gas_limit allows ({most})")
+        return min(most, int(gas * MARGIN))
+
+
+def delivery_data(work: Work, wallet: str) -> bytes:
+    """Return the data of the transaction that delivers a record's output."""
+    assert work.payload is not None
+    payload = work.payload.input, work.payload.output, work.payload.proof
+    if work.delegation is None:
+        return Coordinator.deliver_compute.encode(work.id, work.interval, *payload, wallet)
+    grant = work.delegation
+    request = (grant.nonce, grant.expiry, work.subscription.row, *grant.signature.row)
+    return Coordinator.deliver_compute_delegatee.encode(*request, work.interval, *payload, wallet)
+
+
+def _number(reply: Any) -> int:
+    try:
+        return int(reply, 16)
+    except (TypeError, ValueError) as error:
+        raise NodekitError(f"the RPC endpoint answered with no number: {str(reply)[:100]}") from error
