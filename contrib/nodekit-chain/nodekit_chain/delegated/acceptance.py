@@ -1,7 +1,7 @@
 """Acceptance of delegated subscriptions: every check comes before the reply, and so does a durable record."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -16,7 +16,7 @@ from nodekit_chain.protocol.delegated import Domain, UnreadableSignature
 from nodekit_chain.protocol.keys import delegated_key
 from nodekit_chain.protocol.subscription import Subscription
 from nodekit_chain.watching.rpc import Question, Refused, Rpc, call, result, result_bytes
-from nodekit_chain.work.ledger import MOST_DATA_BYTES, Ledger
+from nodekit_chain.work.ledger import MOST_DATA_BYTES
 from nodekit_chain.work.records import Delegation, Work
 
 logger = logging.getLogger("nodekit.chain")
@@ -28,7 +28,21 @@ RETRY_SECONDS = 5
 class Pipelines(Protocol):
     """The containers that hashes stand for."""
 
+    def update(self, containers: Collection[str]) -> bool: ...
+
     def containers(self, hash: bytes) -> tuple[str, ...] | None: ...
+
+
+class Keeper(Protocol):
+    """The place where accepted subscriptions are kept."""
+
+    async def accept(self, work: Work) -> bool:
+        """Keep a record, durably. Return False if there is one of its owner and nonce already."""
+        ...
+
+    async def accepted(self, key: str) -> Work | None:
+        """Return the record under a key."""
+        ...
 
 
 class Acceptance:
@@ -41,14 +55,14 @@ class Acceptance:
         self,
         node: Node,
         rpc: Rpc,
-        ledger: Ledger,
+        keeper: Keeper,
         policy: PaymentPolicy,
         pipelines: Pipelines,
         domain: Domain,
         *,
         margin_seconds: int,
     ) -> None:
-        self._node, self._rpc, self._ledger, self._policy = node, rpc, ledger, policy
+        self._node, self._rpc, self._keeper, self._policy = node, rpc, keeper, policy
         self._pipelines, self._domain, self._margin_seconds = pipelines, domain, margin_seconds
 
     async def accept(self, request: SubscriptionRequest, identity: Identity) -> Work:
@@ -60,6 +74,7 @@ class Acceptance:
         if len(bytes(delegated.data)) > MOST_DATA_BYTES:
             raise MalformedField("data", f"has more than {MOST_DATA_BYTES} bytes")
         subscription = delegated.request.subscription
+        self._pipelines.update(self._node.containers)
         containers = self._pipelines.containers(subscription.containers)
         if containers is None:
             raise Refusal("Container not supported", container=f"0x{subscription.containers.hex()}")
@@ -135,13 +150,13 @@ class Acceptance:
             seen_at=now,
             changed_at=now,
         )
-        if await self._ledger.create(work) is not None:
+        if await self._keeper.accept(work):
             logger.info("%s: accepted from client %s", work.key, identity.client)
             return work
-        entry = await self._ledger.get(work.key)
-        if entry is None or not _same(entry.work, work):
+        kept = await self._keeper.accepted(work.key)
+        if kept is None or not _same(kept, work):
             raise Refusal("Nonce already used", owner=request.subscription.owner, nonce=request.nonce)
-        return entry.work
+        return kept
 
 
 def _same(kept: Work, work: Work) -> bool:
