@@ -8,11 +8,20 @@ import pytest
 from chain_programs import NoChain
 from local_chain import Contracts, LocalChain
 
+from nodekit.testing import VirtualClock
+
 
 @pytest.fixture
 def anyio_backend() -> str:
     """Use asyncio, which nodes run on."""
     return "asyncio"
+
+
+@pytest.fixture
+def clock() -> Iterator[VirtualClock]:
+    """Time that a test moves."""
+    with VirtualClock() as clock:
+        yield clock
 
 
 def unavailable(reason: object) -> NoReturn:
