@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 from eth_abi.abi import decode
-from local_chain import Contracts, LocalChain
-from serving import FAST, Serving
+from local_chain import Contracts
+from serving import Serving
 
 from nodekit_chain.work.records import State
 

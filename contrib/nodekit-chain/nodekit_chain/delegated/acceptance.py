@@ -15,7 +15,7 @@ from nodekit_chain.protocol.contracts import Consumer, Coordinator
 from nodekit_chain.protocol.delegated import Domain, UnreadableSignature
 from nodekit_chain.protocol.keys import delegated_key
 from nodekit_chain.protocol.subscription import Subscription
-from nodekit_chain.watching.rpc import Question, Refused, Rpc, call, result, result_bytes
+from nodekit_chain.rpc.questions import Question, Refused, Rpc, call, result, result_bytes
 from nodekit_chain.work.ledger import MOST_DATA_BYTES
 from nodekit_chain.work.records import Delegation, Work
 

@@ -14,7 +14,7 @@ from nodekit_chain.protocol.calls import UnreadableReply
 from nodekit_chain.protocol.contracts import Wallet, WalletFactory
 from nodekit_chain.protocol.reverts import revert_of
 from nodekit_chain.protocol.subscription import Subscription
-from nodekit_chain.watching.rpc import Question, Refused, Rpc, call, result, result_bytes
+from nodekit_chain.rpc.questions import Question, Refused, Rpc, call, quantity, result_bytes
 from nodekit_chain.work.nonces import Nonces
 from nodekit_chain.work.seams import FeesTooHigh, Sender, SignedTransaction, Transaction
 
@@ -134,16 +134,16 @@ class Escrow:
         return waiting
 
     async def _is_open(self, approval: Approval) -> bool:
-        """Return False if the transaction was mined: then the allowance was used up, or taken back."""
-        (reply,) = await self._rpc.batch([Question("eth_getTransactionReceipt", (approval.hash,))])
-        return result(reply) is None
+        """Return False if its nonce is used: the allowance was set, and used up or taken back."""
+        (reply,) = await self._rpc.batch([Question("eth_getTransactionCount", (self._sender.address, "latest"))])
+        return quantity(reply) <= approval.nonce
 
     async def _again(self, key: str, version: int, approval: Approval, data: bytes) -> None:
         """Send it again, at last with higher fees."""
         if approval.sent < PATIENCE:
             again = msgspec.structs.replace(approval, sent=approval.sent + 1)
             await self._storage.put(key, msgspec.json.encode(again), expect=version)
-            await self._sender.broadcast(approval.raw)
+            await self._broadcast(approval)
             return
         old = SignedTransaction(
             nonce=approval.nonce,
@@ -157,7 +157,11 @@ class Escrow:
             transaction = Transaction(self._wallet, data, approval.gas)
             await self._sender.replace(transaction, old, partial(self._keep, key, version))
         except FeesTooHigh:
-            await self._sender.broadcast(approval.raw)
+            await self._broadcast(approval)
+
+    async def _broadcast(self, approval: Approval) -> None:
+        """Send it to the endpoints. One that knows it refuses it, which is no error."""
+        await self._rpc.batch([Question("eth_sendRawTransaction", (f"0x{approval.raw.hex()}",))])
 
     async def _keep(self, key: str, version: int, signed: SignedTransaction) -> None:
         approval = Approval(signed.hash, signed.raw, signed.nonce, signed.gas, signed.max_fee, signed.priority_fee)
@@ -176,7 +180,7 @@ class Escrow:
         (reply,) = await self._rpc.batch([Question("eth_estimateGas", (message,))])
         if isinstance(reply, Refused):
             raise _Reverted(f"the wallet refuses it: {revert_of(reply.data) if reply.data else reply}")
-        return int(int(reply, 16) * MARGIN)
+        return int(quantity(reply) * MARGIN)
 
 
 class _Reverted(NodekitError):

@@ -9,7 +9,7 @@ from nodekit_chain.protocol.address import ZERO_ADDRESS, Address
 from nodekit_chain.protocol.calls import Function, UnreadableReply
 from nodekit_chain.protocol.contracts import Fee, Token, Verifier, Wallet, WalletFactory
 from nodekit_chain.protocol.subscription import Subscription
-from nodekit_chain.watching.rpc import Question, Refused, call, result, result_bytes
+from nodekit_chain.rpc.questions import Question, Refused, call, result, result_bytes
 
 PARTS = 10_000
 """Parts in which the protocol counts its fee."""

@@ -9,7 +9,7 @@ from nodekit_chain.payments.escrow import Escrow
 from nodekit_chain.payments.paying import check_payment, payment_questions
 from nodekit_chain.protocol.address import Address
 from nodekit_chain.protocol.subscription import Subscription
-from nodekit_chain.watching.rpc import Question, Rpc
+from nodekit_chain.rpc.questions import Question, Rpc
 
 
 class PaymentPolicy:
