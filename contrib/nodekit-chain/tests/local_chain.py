@@ -160,13 +160,14 @@ class LocalChain:
     @contextmanager
     def undone(self) -> Iterator[None]:
         """Undo everything in the end: blocks, time, settings."""
-        before = self.rpc("evm_snapshot")
+        before, fee = self.rpc("evm_snapshot"), int(self.block()["baseFeePerGas"], 16)
         try:
             yield
         finally:
             self.drop_transactions()
             self.automine(True)
             assert self.rpc("evm_revert", before)
+            self.next_base_fee(fee)  # which is not undone
 
     # -- accounts and contracts -------------------------------------------------------------------
 

@@ -1,41 +1,14 @@
 """Protocols of what work needs from the rest of the plugin: the account that signs, and the rules of payment."""
 
-from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-import msgspec
-
-from nodekit import NodekitError
+from nodekit_chain.account.fees import FeesTooHigh
+from nodekit_chain.account.sender import Keep
+from nodekit_chain.account.transactions import SignedTransaction, Transaction
 from nodekit_chain.protocol.address import Address
 from nodekit_chain.protocol.subscription import Subscription
 
-
-class Transaction(msgspec.Struct, frozen=True):
-    """A transaction that is not signed yet. `gas` is its limit; `value` is in wei."""
-
-    to: Address
-    data: bytes
-    gas: int
-    value: int = 0
-
-
-class SignedTransaction(msgspec.Struct, frozen=True, kw_only=True):
-    """A signed transaction. Fees are in wei per gas; `hash` begins with 0x."""
-
-    nonce: int
-    hash: str
-    raw: bytes
-    gas: int
-    max_fee: int
-    priority_fee: int
-
-
-class FeesTooHigh(NodekitError):
-    """The chain asks for more than the settings allow. Try again with a later block."""
-
-
-Keep = Callable[[SignedTransaction], Awaitable[None]]
-"""Stores a signed transaction, before anybody else gets it. If it raises, the transaction was never made."""
+__all__ = ["FeesTooHigh", "Keep", "Rules", "Sender", "SignedTransaction", "Transaction"]
 
 
 class Sender(Protocol):
