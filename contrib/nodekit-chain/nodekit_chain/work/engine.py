@@ -60,11 +60,13 @@ class Engine:
         pipelines: PipelineTable,
         watch: WatchSettings,
         work: WorkSettings,
+        nonces: Nonces | None = None,
     ) -> None:
+        """`nonces`: those of the account, if others send its transactions, too."""
         self._node, self._storage, self._contracts = node, storage, contracts
         self._watch_settings, self._settings = watch, work
         self._lease = Lease(node, storage, work.lease_seconds)
-        self._nonces = Nonces(storage, sender.address)
+        self._nonces = nonces or Nonces(storage, sender.address)
         self._context = Context(
             node=node,
             rpc=rpc,
