@@ -306,9 +306,12 @@ class Engine:
             await self._context.unwanted(entry, judged, view.latest.timestamp)
         elif work.state is State.SEEN:
             await self._jobs.begin(entry, view)
+            begun = self._context.entries.get(work.key)
+            if begun is not None and begun.work.state is State.RUNNING:
+                self._ended.add(begun.work.job)  # it may have ended before its record named it
         elif work.state is State.RUNNING:
+            self._ended.discard(work.job)  # before the look: it may end meanwhile
             await self._jobs.take(entry)
-            self._ended.discard(work.job)
         elif work.state is State.OUTPUT:
             self._tried[work.key] = view.latest.hash
             await self._deliveries.deliver(entry, view)
