@@ -128,7 +128,7 @@ class Catalogue:
 
     def states(self, timestamp: int) -> Mapping[str, int]:
         """Return the numbers of subscriptions by state: active, waiting, cancelled, over, aside."""
-        counts = dict.fromkeys(("active", "waiting", "cancelled", "over", "aside"), 0)
+        counts: dict[str, int] = dict.fromkeys(("active", "waiting", "cancelled", "over", "aside"), 0)
         counts["aside"] = len(self.aside)
         for known in self.known.values():
             if known.id in self.aside:

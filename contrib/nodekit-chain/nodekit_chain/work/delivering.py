@@ -6,7 +6,7 @@ from typing import Any
 from nodekit import NodekitError
 from nodekit_chain.protocol.contracts import Coordinator
 from nodekit_chain.protocol.reverts import Remedy, Revert, is_tolerated, revert_of
-from nodekit_chain.watching.rpc import Question, Refused, result
+from nodekit_chain.rpc.questions import Question, Refused, result
 from nodekit_chain.watching.watcher import View
 from nodekit_chain.work.context import Context
 from nodekit_chain.work.ledger import Entry
