@@ -69,9 +69,7 @@ def opened(text: bytes | str, password: str) -> AccountKey:
     counter = Counter.new(128, initial_value=int.from_bytes(iv))
     key = AccountKey(AES.new(derived[:16], AES.MODE_CTR, counter=counter).decrypt(encrypted))
     if file.address and key.address != f"0x{file.address.lower().removeprefix('0x')}":
-        raise InvalidKey(
-            f"the keystore file is damaged: its key is that of {key.address}, not of {file.address[:42]!r}"
-        )
+        raise InvalidKey(f"the keystore file is damaged: its key is of {key.address}, not of {file.address[:42]!r}")
     return key
 
 
