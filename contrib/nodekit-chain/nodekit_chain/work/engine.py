@@ -305,8 +305,8 @@ class Engine:
         elif work.state is State.SEEN:
             await self._jobs.begin(entry, view)
         elif work.state is State.RUNNING:
+            self._ended.discard(work.job)  # before its job is read: it may end right after
             await self._jobs.take(entry)
-            self._ended.discard(work.job)
         elif work.state is State.OUTPUT:
             self._tried[work.key] = view.latest.hash
             await self._deliveries.deliver(entry, view)
