@@ -239,9 +239,7 @@ async def test_a_consumer_that_is_repaired_gets_its_result(contracts: Contracts)
     assert len(consumer.received(id)) == 1
 
 
-async def test_thirty_callbacks_of_one_block_arrive_with_the_next(
-    contracts: Contracts, chain: LocalChain
-) -> None:
+async def test_thirty_callbacks_of_one_block_arrive_with_the_next(contracts: Contracts, chain: LocalChain) -> None:
     consumer = contracts.consumer(b"\x01")
     chain.automine(False)
     async with Serving(contracts, {"echo": echo}).running() as serving:

@@ -12,9 +12,9 @@ from nodekit_chain.protocol.address import Address
 from nodekit_chain.protocol.calls import UnreadableReply
 from nodekit_chain.protocol.contracts import Coordinator, Reader
 from nodekit_chain.protocol.subscription import Subscription
+from nodekit_chain.rpc.questions import Question, Refused, Rpc, call, result, result_bytes
 from nodekit_chain.watching.blocks import Block, BlockWindow
 from nodekit_chain.watching.catalogue import Catalogue
-from nodekit_chain.watching.rpc import Question, Refused, Rpc, call, result, result_bytes
 
 logger = logging.getLogger("nodekit.chain")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from nodekit import Node, VersionConflict, Write
 from nodekit_chain.protocol.address import Address
-from nodekit_chain.watching.rpc import Rpc
+from nodekit_chain.rpc.questions import Rpc
 from nodekit_chain.work.ledger import Entry, Ledger
 from nodekit_chain.work.records import State, Work
 from nodekit_chain.work.seams import Rules, Sender

@@ -6,7 +6,7 @@ from typing import Any
 from nodekit import NodekitError
 from nodekit_chain.protocol.contracts import Coordinator
 from nodekit_chain.protocol.reverts import Remedy, Revert, is_tolerated, revert_of
-from nodekit_chain.watching.rpc import Question, Refused, result
+from nodekit_chain.rpc.questions import Question, Refused, result
 from nodekit_chain.watching.watcher import View
 from nodekit_chain.work.context import Context
 from nodekit_chain.work.ledger import Entry
@@ -40,7 +40,8 @@ class Deliveries:
         """Simulate the delivery of a record; sign, store and send it."""
         context, work = self._context, entry.work
         if work.with_proof and (reason := await context.rules.reserve(work.key, work.subscription)):
-            await context.failed(entry, State.OUTPUT, reason)
+            pause = context.settings.retry_seconds
+            await context.change(entry, work.waiting(reason, context.node.now(), pause))
             return
         data = self.data(work)
         try:

@@ -12,8 +12,8 @@ from msgspec.structs import replace
 
 from nodekit import JobId, Node, NodekitError, PluginStorage
 from nodekit_chain.protocol.address import Address
+from nodekit_chain.rpc.questions import Rpc
 from nodekit_chain.watching.pipelines import PipelineTable
-from nodekit_chain.watching.rpc import Rpc
 from nodekit_chain.watching.watcher import View, Watcher, WatchSettings
 from nodekit_chain.work.context import Context, Overtaken
 from nodekit_chain.work.delivering import Deliveries
@@ -60,11 +60,13 @@ class Engine:
         pipelines: PipelineTable,
         watch: WatchSettings,
         work: WorkSettings,
+        nonces: Nonces | None = None,
     ) -> None:
+        """`nonces`: those of the account, if others send its transactions, too."""
         self._node, self._storage, self._contracts = node, storage, contracts
         self._watch_settings, self._settings = watch, work
         self._lease = Lease(node, storage, work.lease_seconds)
-        self._nonces = Nonces(storage, sender.address)
+        self._nonces = nonces or Nonces(storage, sender.address)
         self._context = Context(
             node=node,
             rpc=rpc,
@@ -114,7 +116,7 @@ class Engine:
     def problems(self) -> Sequence[str]:
         """Return what is wrong, for `/health`."""
         if not self._trouble:
-            return []
+            return [self._tracking.problem] if self._tracking.problem else []
         seconds = self._node.clock.monotonic() - self._seen_at
         last = f"the last block was seen {seconds:.0f} s ago" if math.isfinite(seconds) else "no block was seen yet"
         return [f"the chain cannot be followed: {self._trouble}; {last}"]

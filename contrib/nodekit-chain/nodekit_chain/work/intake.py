@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from nodekit import NodekitError
 from nodekit_chain.protocol.contracts import Coordinator, Reader
 from nodekit_chain.protocol.keys import node_key
+from nodekit_chain.rpc.questions import Refused, call, result_bytes
 from nodekit_chain.watching.catalogue import Catalogue, Due
 from nodekit_chain.watching.pipelines import PipelineTable
-from nodekit_chain.watching.rpc import Refused, call, result_bytes
 from nodekit_chain.watching.watcher import View
 from nodekit_chain.work.context import Context
 from nodekit_chain.work.records import Work

@@ -10,7 +10,7 @@ from nodekit import Job, JobId, JobRequest, JobStatus, Location, Node, Refusal, 
 from nodekit_chain.protocol.calls import UnreadableReply
 from nodekit_chain.protocol.containers import Delivery, InvalidOutput, container_input, delivery
 from nodekit_chain.protocol.contracts import Consumer
-from nodekit_chain.watching.rpc import Refused, call, result_bytes
+from nodekit_chain.rpc.questions import Refused, call, result_bytes
 from nodekit_chain.watching.watcher import View
 from nodekit_chain.work.context import Context
 from nodekit_chain.work.ledger import Entry

@@ -11,8 +11,8 @@ from nodekit import NodekitError
 from nodekit_chain.protocol.contracts import Coordinator
 from nodekit_chain.protocol.keys import delegated_key, node_key
 from nodekit_chain.protocol.reverts import revert_of
+from nodekit_chain.rpc.questions import Question, Refused, call, result, result_bytes
 from nodekit_chain.watching.catalogue import Catalogue
-from nodekit_chain.watching.rpc import Question, Refused, call, result, result_bytes
 from nodekit_chain.watching.watcher import View
 from nodekit_chain.work.context import Context
 from nodekit_chain.work.delivering import Deliveries
@@ -22,6 +22,9 @@ from nodekit_chain.work.seams import FeesTooHigh
 from nodekit_chain.work.standing import Standing, standing
 
 logger = logging.getLogger("nodekit.chain")
+
+HARMLESS = ("already known", "already imported", "known transaction", "nonce too low", "underpriced")
+"""Parts of the texts with which endpoints refuse transactions that they have already."""
 
 
 class Receipt(msgspec.Struct, frozen=True):
@@ -50,6 +53,8 @@ class Tracking:
     def __init__(self, context: Context, deliveries: Deliveries, *, depth: int) -> None:
         """`depth`: number of blocks, its own included, after which a transaction counts for good."""
         self._context, self._deliveries, self._depth = context, deliveries, depth
+        self.problem = ""
+        """The reason why transactions are refused when they are sent again; empty if they are not."""
         self._lost: set[str] = set()
         """Keys of records whose nonce another transaction seems to have taken. The next block decides."""
 
@@ -57,6 +62,7 @@ class Tracking:
         """Follow all transactions. One that cannot be followed now is left for the next block."""
         entries = [entry for entry in self._context.entries.values() if entry.work.state in ON_CHAIN]
         if not entries:
+            self.problem = ""
             return
         questions = [self._questions(entry.work) for entry in entries]
         count = Question("eth_getTransactionCount", (self._context.sender.address, "latest"))
@@ -178,5 +184,9 @@ class Tracking:
 
     async def _broadcast(self, entries: Sequence[Entry]) -> None:
         raws = [f"0x{entry.work.sent[-1].raw.hex()}" for entry in entries]
-        if raws:  # an endpoint that knows one refuses it, which is no error
-            await self._context.rpc.batch([Question("eth_sendRawTransaction", (raw,)) for raw in raws])
+        self.problem = ""
+        if not raws:
+            return
+        for reply in await self._context.rpc.batch([Question("eth_sendRawTransaction", (raw,)) for raw in raws]):
+            if isinstance(reply, Refused) and not any(text in str(reply).lower() for text in HARMLESS):
+                self.problem = f"the endpoint takes no transaction of {self._context.sender.address}: {reply}"
