@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
-from eth_account import Account
+from independent import Account
 from local_chain import CHAIN_ID, ETHER, CallFailed, Contracts, LocalChain
 
 from nodekit import Container, JobStore, Node

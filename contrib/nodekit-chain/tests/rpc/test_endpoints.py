@@ -70,7 +70,7 @@ FAILURES: dict[Mode, str] = {
     "busy": r"too many requests \(429\)",
     "busy in json": "too many requests",
     "status 500": "status 500",
-    "garbage": "no JSON",
+    "garbage": "no JSON-RPC: not UTF-8",
     "no json-rpc": "no JSON-RPC",
     "cut": "cannot be reached",
     "redirect": "status 302",
