@@ -5,99 +5,26 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
-from independent import Account
-from local_chain import CHAIN_ID, ETHER, CallFailed, Contracts, LocalChain
+from local_chain import CHAIN_ID, ETHER, Contracts
 
 from nodekit import Container, JobStore, Node
+from nodekit_chain.account.fees import FeeCaps
+from nodekit_chain.account.key import AccountKey
+from nodekit_chain.account.sender import AccountSender
 from nodekit_chain.protocol.subscription import Subscription
-from nodekit_chain.rpc.questions import Question, Refused
+from nodekit_chain.rpc.endpoints import Endpoints
 from nodekit_chain.watching.pipelines import PipelineTable
 from nodekit_chain.watching.watcher import WatchSettings
 from nodekit_chain.work.engine import Contracts as Addresses
 from nodekit_chain.work.engine import Engine
 from nodekit_chain.work.ledger import Entry, Ledger
 from nodekit_chain.work.records import Work
-from nodekit_chain.work.seams import Keep, SignedTransaction, Transaction
 from nodekit_chain.work.settings import WorkSettings
 from nodekit_function import FunctionRunner
 from nodekit_memory import MemoryStore
 
 LIMIT_SECONDS = 60.0
 FAST = WorkSettings(poll_seconds=0.05, retry_seconds=0.05, confirmations=2, lease_seconds=3.0)
-
-
-class CountedRpc:
-    """An RPC that asks the local chain, and counts the requests."""
-
-    def __init__(self, chain: LocalChain) -> None:
-        self.chain, self.requests, self.fails = chain, 0, False
-
-    async def batch(self, questions: Sequence[Question]) -> list[Any | Refused]:
-        self.requests += 1
-        return [self._ask(question) for question in questions]
-
-    def _ask(self, question: Question) -> Any:
-        try:
-            return self.chain.rpc(question.method, *question.params)
-        except CallFailed as error:
-            return Refused(str(error), data=error.data)
-
-
-class PlainSender:
-    """An account that signs by an independent library."""
-
-    def __init__(self, rpc: CountedRpc, key: str) -> None:
-        self._rpc, self._key = rpc, key
-        self.address = Account.from_key(key).address.lower()
-        self._next = 0
-        self._lock = anyio.Lock()
-
-    async def begin(self, first_nonce: int) -> None:
-        self._next = first_nonce
-
-    async def send(self, transaction: Transaction, keep: Keep) -> SignedTransaction:
-        async with self._lock:
-            [count] = await self._rpc.batch([Question("eth_getTransactionCount", (self.address, "latest"))])
-            nonce = max(self._next, int(count, 16))
-            signed = self._signed(transaction, nonce, 10**10, 10**9)
-            await keep(signed)
-            self._next = nonce + 1
-            await self._rpc.batch([Question("eth_sendRawTransaction", (f"0x{signed.raw.hex()}",))])
-            return signed
-
-    async def replace(self, transaction: Transaction, old: SignedTransaction, keep: Keep) -> SignedTransaction:
-        signed = self._signed(transaction, old.nonce, old.max_fee * 5 // 4, old.priority_fee * 5 // 4)
-        await keep(signed)
-        await self._rpc.batch([Question("eth_sendRawTransaction", (f"0x{signed.raw.hex()}",))])
-        return signed
-
-    def _signed(self, transaction: Transaction, nonce: int, max_fee: int, priority_fee: int) -> SignedTransaction:
-        fields = {
-            "type": 2,
-            "chainId": CHAIN_ID,
-            "nonce": nonce,
-            "to": Account.from_key(self._key).address if transaction.to == self.address else _checksum(transaction.to),
-            "data": transaction.data,
-            "gas": transaction.gas,
-            "value": transaction.value,
-            "maxFeePerGas": max_fee,
-            "maxPriorityFeePerGas": priority_fee,
-        }
-        made = Account.sign_transaction(fields, self._key)
-        return SignedTransaction(
-            nonce=nonce,
-            hash="0x" + bytes(made.hash).hex(),
-            raw=bytes(made.raw_transaction),
-            gas=transaction.gas,
-            max_fee=max_fee,
-            priority_fee=priority_fee,
-        )
-
-
-def _checksum(address: str) -> str:
-    from nodekit_chain.protocol.address import checksum_address
-
-    return checksum_address(address)
 
 
 class NoRules:
@@ -131,12 +58,13 @@ class Serving:
         work: WorkSettings = FAST,
         watch: WatchSettings | None = None,
         name: str = "node",
+        urls: Sequence[str] = (),
         **settings: Any,
     ) -> None:
         self.contracts, self.chain = contracts, contracts.chain
         self.key = key or self.chain.new_key()[0]
-        self.rpc = CountedRpc(self.chain)
-        self.sender = PlainSender(self.rpc, self.key)
+        self.rpc = Endpoints(urls or [self.chain.url])
+        self.sender = AccountSender(self.rpc, AccountKey.parse(self.key), CHAIN_ID, FeeCaps(max_fee=10**12))
         runner = FunctionRunner()
         for id, function in functions.items():
             runner.add(Container(id=id, **settings), function)
@@ -163,8 +91,13 @@ class Serving:
 
     @asynccontextmanager
     async def running(self) -> "AsyncIterator[Serving]":
-        async with self.node:
+        async with self.rpc, self.node:
             yield self
+
+    @property
+    def requests(self) -> int:
+        """Number of requests to the chain."""
+        return sum(state.requests for state in self.rpc.states)
 
     def reorganise(self, depth: int) -> None:
         """Replace the last blocks. The account keeps its ether, although it may have got it in one of them."""

@@ -40,7 +40,8 @@ class Deliveries:
         """Simulate the delivery of a record; sign, store and send it."""
         context, work = self._context, entry.work
         if work.with_proof and (reason := await context.rules.reserve(work.key, work.subscription)):
-            await context.failed(entry, State.OUTPUT, reason)
+            pause = context.settings.retry_seconds
+            await context.change(entry, work.waiting(reason, context.node.now(), pause))
             return
         data = self.data(work)
         try:

@@ -60,11 +60,13 @@ class Engine:
         pipelines: PipelineTable,
         watch: WatchSettings,
         work: WorkSettings,
+        nonces: Nonces | None = None,
     ) -> None:
+        """`nonces`: those of the account, if others send its transactions, too."""
         self._node, self._storage, self._contracts = node, storage, contracts
         self._watch_settings, self._settings = watch, work
         self._lease = Lease(node, storage, work.lease_seconds)
-        self._nonces = Nonces(storage, sender.address)
+        self._nonces = nonces or Nonces(storage, sender.address)
         self._context = Context(
             node=node,
             rpc=rpc,
@@ -304,9 +306,12 @@ class Engine:
             await self._context.unwanted(entry, judged, view.latest.timestamp)
         elif work.state is State.SEEN:
             await self._jobs.begin(entry, view)
+            begun = self._context.entries.get(work.key)
+            if begun is not None and begun.work.state is State.RUNNING:
+                self._ended.add(begun.work.job)  # it may have ended before its record named it
         elif work.state is State.RUNNING:
+            self._ended.discard(work.job)  # before the look: it may end meanwhile
             await self._jobs.take(entry)
-            self._ended.discard(work.job)
         elif work.state is State.OUTPUT:
             self._tried[work.key] = view.latest.hash
             await self._deliveries.deliver(entry, view)
