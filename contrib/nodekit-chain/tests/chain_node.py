@@ -111,8 +111,6 @@ class Gate:
 
     def __init__(self, port: int) -> None:
         self._port, self.open = port, True
-        self.asked = anyio.Event()
-        """Event of a connection that was closed."""
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
 
@@ -127,7 +125,6 @@ class Gate:
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             if not self.open:
-                self.asked.set()
                 return
             answers, questions = await asyncio.open_connection("127.0.0.1", self._port)
             await asyncio.gather(_copied(reader, questions), _copied(answers, writer))

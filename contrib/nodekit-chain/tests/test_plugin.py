@@ -98,7 +98,7 @@ async def prove(data: Any) -> Any:
 
 
 class Proving:
-    """A node whose container generates proofs, and a consumer who pays 1,000 wei for each, 100 of them to a verifier."""
+    """A node whose container generates proofs. Its consumer pays 1,000 wei for each, 100 of them to a verifier."""
 
     def __init__(self, contracts: Contracts, wei: int = 10_000) -> None:
         self.contracts, self.consumer = contracts, contracts.consumer()
@@ -194,7 +194,9 @@ async def test_a_node_whose_chain_does_not_answer_runs_and_serves_it_later(contr
     node = ChainNode(contracts, {"echo": echo}, urls=[gate.url])
     async with gate.listening(), node.node:
         gate.open = False
-        await gate.asked.wait()
+        with anyio.fail_after(20):
+            while not node.plugin.nodekit_problems():
+                await anyio.sleep(0.01)
         with pytest.raises(Unavailable, match="the chain does not answer"):
             await node.node.subscribe(requested(body), ALICE)
         health = await node.node.health()

@@ -257,15 +257,17 @@ class Engine:
         for key, entry in list(self._context.entries.items()):
             if entry.work.state is State.RUNNING:
                 running.add(entry.work.job)
-            if key not in self._busy and self._ready(entry.work, view, all=all):
+            if key in self._busy or self._rests(key):
+                self._look_at_all |= all  # it may have looked before the end that was missed
+            elif self._ready(entry.work, view, all=all):
                 self._busy.add(key)
                 tasks.start_soon(self._step, key, view)
         self._ended &= running
 
+    def _rests(self, key: str) -> bool:
+        return self._pauses.get(key, (0.0, 0.0))[0] > self._node.clock.monotonic()
+
     def _ready(self, work: Work, view: View, *, all: bool) -> bool:
-        now = self._node.clock.monotonic()
-        if self._pauses.get(work.key, (0.0, 0.0))[0] > now:
-            return False
         unwanted = standing(work, self._watcher.catalogue, view.latest.timestamp).standing is not Standing.WANTED
         match work.state:
             case State.SEEN:
