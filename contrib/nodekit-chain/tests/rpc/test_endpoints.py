@@ -134,7 +134,7 @@ async def test_pauses_double_and_an_endpoint_may_ask_for_longer_ones(first: RpcP
     first.mode = "status 500"
     assert await pauses(8) == [1, 2, 4, 8, 16, 32, 60, 60]
     first.mode = "busy"
-    assert await pauses(1) == [7]
+    assert await pauses(1) == [2]
 
 
 async def test_requests_that_fail_together_count_as_one_failure(first: RpcProxy) -> None:
