@@ -132,7 +132,11 @@ class LocalChain:
 
     def reorganise(self, depth: int) -> None:
         """Replace the last blocks by as many empty ones; their transactions are gone."""
+        automine = self.rpc("anvil_getAutomine")
+        self.automine(False)  # at times they come back to the pool, and would be mined at once
         self.rpc("anvil_reorg", depth, [])
+        self.drop_transactions()
+        self.automine(automine)
 
     def drop_transactions(self) -> None:
         """Forget the transactions that wait for a block."""

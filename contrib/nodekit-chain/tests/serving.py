@@ -12,7 +12,7 @@ from nodekit_chain.account.fees import FeeCaps
 from nodekit_chain.account.key import AccountKey
 from nodekit_chain.account.sender import AccountSender
 from nodekit_chain.protocol.subscription import Subscription
-from nodekit_chain.rpc.endpoints import Endpoints
+from nodekit_chain.rpc.endpoints import Endpoints, EndpointSettings
 from nodekit_chain.watching.pipelines import PipelineTable
 from nodekit_chain.watching.watcher import WatchSettings
 from nodekit_chain.work.engine import Contracts as Addresses
@@ -59,11 +59,12 @@ class Serving:
         watch: WatchSettings | None = None,
         name: str = "node",
         urls: Sequence[str] = (),
+        endpoints: EndpointSettings | None = None,
         **settings: Any,
     ) -> None:
         self.contracts, self.chain = contracts, contracts.chain
         self.key = key or self.chain.new_key()[0]
-        self.rpc = Endpoints(urls or [self.chain.url])
+        self.rpc = Endpoints(urls or [self.chain.url], endpoints)
         self.sender = AccountSender(self.rpc, AccountKey.parse(self.key), CHAIN_ID, FeeCaps(max_fee=10**12))
         runner = FunctionRunner()
         for id, function in functions.items():

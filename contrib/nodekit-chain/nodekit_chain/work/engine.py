@@ -258,7 +258,8 @@ class Engine:
             if entry.work.state is State.RUNNING:
                 running.add(entry.work.job)
             if key in self._busy or self._rests(key):
-                self._look_at_all |= all  # it may have looked before the end that was missed
+                # a job may have been read before its end was missed
+                self._look_at_all |= all and entry.work.state is State.RUNNING
             elif self._ready(entry.work, view, all=all):
                 self._busy.add(key)
                 tasks.start_soon(self._step, key, view)

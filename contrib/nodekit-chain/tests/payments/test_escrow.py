@@ -5,13 +5,15 @@ from typing import Any
 
 import anyio
 import pytest
-from local_chain import Contract, Contracts
-from serving import CountedRpc, PlainSender
+from local_chain import CHAIN_ID, Contract, Contracts
 
 from nodekit import PluginStorage
+from nodekit_chain.account.key import AccountKey
+from nodekit_chain.account.sender import AccountSender
 from nodekit_chain.payments.escrow import ENOUGH, Escrow
 from nodekit_chain.protocol.address import ZERO_ADDRESS
 from nodekit_chain.protocol.subscription import Subscription
+from nodekit_chain.rpc.endpoints import Endpoints
 from nodekit_chain.work.nonces import Nonces
 from nodekit_memory import MemoryStore
 
@@ -21,10 +23,10 @@ pytestmark = pytest.mark.anyio
 class Purse:
     """The wallet of a node, and its escrow."""
 
-    def __init__(self, contracts: Contracts, storage: PluginStorage, wei: int = 100) -> None:
+    def __init__(self, contracts: Contracts, storage: PluginStorage, rpc: Endpoints, wei: int = 100) -> None:
         self.contracts, self.chain, self.storage = contracts, contracts.chain, storage
-        self.rpc = CountedRpc(self.chain)
-        self.sender = PlainSender(self.rpc, self.chain.new_key()[0])
+        self.rpc = rpc
+        self.sender = AccountSender(rpc, AccountKey.parse(self.chain.new_key()[0]), CHAIN_ID)
         self.wallet: Contract = contracts.wallet(self.sender.address, wei)
         self.escrow = self.again()
 
@@ -49,8 +51,8 @@ class Purse:
 
 @pytest.fixture
 async def purse(contracts: Contracts) -> AsyncIterator[Purse]:
-    async with MemoryStore() as store:
-        yield Purse(contracts, store.storage("chain"))
+    async with MemoryStore() as store, Endpoints([contracts.chain.url]) as rpc:
+        yield Purse(contracts, store.storage("chain"), rpc)
 
 
 def paying(amount: int, token: str = ZERO_ADDRESS) -> Subscription:
