@@ -24,7 +24,7 @@ START_SECONDS = 60.0
 ETHER = 10**18
 CHAIN_ID = 31337
 FEE = 500
-"""What the protocol takes, twice, in parts of 10 000."""
+"""Share of the protocol, in parts of 10 000. It takes it twice."""
 
 LEASH = 'exec 3<&0; "$@" </dev/null & pid=$!; read -r _ <&3; kill -KILL $pid 2>/dev/null; wait $pid'
 """Runs the chain, and ends it when these tests end, also if they are killed: its standard input ends with them."""

@@ -17,6 +17,8 @@ Mode: TypeAlias = Literal[
     "endless", "other ids", "lose transactions",
 ]  # fmt: skip
 
+NEWEST = [("eth_getBlockByNumber", ["latest", False])]
+
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
@@ -32,6 +34,7 @@ class RpcProxy:
 
     - `requests`: Number of HTTP requests.
     - `methods`: Numbers of calls by method, with those of batches.
+    - `polls`: Number of requests for the newest block alone.
     - `lost`: Raw transactions that were answered and not passed on.
     - `overrides`: Results by method, instead of the chain's.
     """
@@ -39,7 +42,7 @@ class RpcProxy:
     def __init__(self, target: str) -> None:
         self.target = urlsplit(target).netloc
         self.mode: Mode = "pass"
-        self.requests = 0
+        self.requests = self.polls = 0
         self.methods: Counter[str] = Counter()
         self.lost: list[str] = []
         self.overrides: dict[str, Any] = {}
@@ -97,7 +100,7 @@ class RpcProxy:
             self.mode = before
 
     def forget_counts(self) -> None:
-        self.requests = 0
+        self.requests = self.polls = 0
         self.methods.clear()
 
     # -- answers ----------------------------------------------------------------------------------
@@ -106,6 +109,7 @@ class RpcProxy:
         asked = json.loads(body)
         calls = asked if isinstance(asked, list) else [asked]
         self.requests += 1
+        self.polls += [(call["method"], call["params"]) for call in calls] == NEWEST
         self.methods.update(call["method"] for call in calls)
         status, data, headers = self._reply(asked, calls, body)
         if self.mode == "endless":
@@ -127,7 +131,7 @@ class RpcProxy:
                 self._released.wait(60)
                 return 200, b"", {}
             case "busy":
-                return 429, b"slow down", {"Retry-After": "7"}
+                return 429, b"slow down", {"Retry-After": "2"}
             case "busy in json":
                 error = {"code": -32005, "message": "daily request count exceeded, request rate limited"}
                 return 200, json.dumps({"jsonrpc": "2.0", "id": None, "error": error}).encode(), {}

@@ -61,7 +61,7 @@ class Endpoint:
             some = questions[len(replies) : len(replies) + self._most_questions]
             single = self._most_questions == 1
             try:
-                replies += answers(await self._post(encoded(some, single=single)), len(some))
+                replies += await answers(await self._post(encoded(some, single=single)), len(some))
             except BatchRefused:
                 self._most_questions = len(some) // 2
         return replies

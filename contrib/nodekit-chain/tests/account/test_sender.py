@@ -4,9 +4,9 @@ from collections.abc import AsyncIterator
 
 import anyio
 import pytest
-from eth_account import Account
 from hypothesis import given, settings
 from hypothesis import strategies as some
+from independent import Account
 from local_chain import CHAIN_ID, ETHER, Contracts, LocalChain
 from rpc_proxy import RpcProxy
 
