@@ -14,7 +14,7 @@ from nodekit_infernet._toml import inline
 JOBS = "jobs.db"
 NO_CHAIN = (
     "chain.enabled: no chain plugin is installed, so on-chain subscriptions are not served: this node serves off-chain "
-    "jobs only; it watches no chain, signs nothing, and refuses subscriptions. To serve them: pip install nodekit-chain."
+    "jobs only, watches no chain, signs nothing, and refuses subscriptions. To serve them: pip install nodekit-chain."
 )
 NO_ROOM = (
     "jobs cannot be kept in {jobs} beside this file: this user cannot write there, in {folder}. Copy the file into a "
