@@ -1,6 +1,6 @@
 """A process that serves subscriptions, and kills itself where a test says.
 
-The argument is a JSON object with `url`, `coordinator`, `reader`, `key`, `store`, `state`, `moment`. It ends by SIGKILL
+The argument is a JSON object with `url`, `coordinator`, `reader`, `key`, `store`, and more. It ends by SIGKILL
 `before` or `after` a record is stored in that state for the first time, or `at` the sending of a stored transaction.
 """
 
@@ -18,6 +18,7 @@ from local_chain import Contracts
 from serving import FAST, Serving
 
 from nodekit import JobStore, Write
+from nodekit.testing import SharedServerStore
 from nodekit_chain.account.sender import AccountSender
 from nodekit_chain.work.ledger import Entry, Ledger
 from nodekit_chain.work.records import State, Work
@@ -56,12 +57,20 @@ async def echo(data: Any) -> Any:
     return {"said": data}
 
 
+def store_of(place: str) -> JobStore:
+    """Return the store in a file, or the client of an engine at `HOST:PORT`."""
+    host, _, port = place.rpartition(":")
+    return SharedServerStore(host, int(port)) if host else cast(JobStore, SqliteStore(Path(place)))
+
+
 async def main(given: dict[str, str]) -> None:
     chain = SimpleNamespace(url=given["url"])
     named = {name: SimpleNamespace(address=given[name]) for name in ("coordinator", "reader")}
     contracts = cast(Contracts, SimpleNamespace(chain=chain, **named))
-    store = cast(JobStore, SqliteStore(Path(given["store"])))
-    serving = Serving(contracts, {"echo": echo}, key=given["key"], store=store, work=FAST)
+    store = store_of(given["store"])
+    serving = Serving(
+        contracts, {"echo": echo}, key=given["key"], store=store, work=FAST, name=given.get("name", "node")
+    )
     if given.get("state"):
         serving.engine._context.ledger.__class__ = DyingLedger
         ledger = cast(DyingLedger, serving.engine._context.ledger)
@@ -73,6 +82,10 @@ async def main(given: dict[str, str]) -> None:
 
         AccountSender.broadcast = broadcast  # type: ignore[method-assign]
     async with serving.running():
+        if given.get("leads"):
+            while not serving.engine.leads or serving.engine.view is None:
+                await anyio.sleep(0.01)
+        print("ready", flush=True)
         await anyio.sleep_forever()
 
 
