@@ -17,9 +17,6 @@ Mode: TypeAlias = Literal[
     "endless", "other ids", "lose transactions",
 ]  # fmt: skip
 
-NEWEST = [("eth_getBlockByNumber", ["latest", False])]
-
-
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = True
@@ -34,7 +31,6 @@ class RpcProxy:
 
     - `requests`: Number of HTTP requests.
     - `methods`: Numbers of calls by method, with those of batches.
-    - `polls`: Number of requests for the newest block alone.
     - `lost`: Raw transactions that were answered and not passed on.
     - `overrides`: Results by method, instead of the chain's.
     """
@@ -42,7 +38,7 @@ class RpcProxy:
     def __init__(self, target: str) -> None:
         self.target = urlsplit(target).netloc
         self.mode: Mode = "pass"
-        self.requests = self.polls = 0
+        self.requests = 0
         self.methods: Counter[str] = Counter()
         self.lost: list[str] = []
         self.overrides: dict[str, Any] = {}
@@ -100,7 +96,7 @@ class RpcProxy:
             self.mode = before
 
     def forget_counts(self) -> None:
-        self.requests = self.polls = 0
+        self.requests = 0
         self.methods.clear()
 
     # -- answers ----------------------------------------------------------------------------------
@@ -109,7 +105,6 @@ class RpcProxy:
         asked = json.loads(body)
         calls = asked if isinstance(asked, list) else [asked]
         self.requests += 1
-        self.polls += [(call["method"], call["params"]) for call in calls] == NEWEST
         self.methods.update(call["method"] for call in calls)
         status, data, headers = self._reply(asked, calls, body)
         if self.mode == "endless":
