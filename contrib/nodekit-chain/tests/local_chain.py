@@ -151,6 +151,13 @@ class LocalChain:
         found = self.rpc("txpool_content")
         return [one for kind in ("pending", "queued") for by in found[kind].values() for one in by.values()]
 
+    def settle(self) -> None:
+        """Wait until no transaction waits for a block. Blocks that are mined for each come a little after it."""
+        deadline = time.monotonic() + START_SECONDS
+        while self.waiting():
+            assert time.monotonic() < deadline, "transactions wait for a block"
+            time.sleep(0.005)
+
     def transactions_of(self, address: str) -> list[dict[str, Any]]:
         """Return the mined transactions of an account, oldest first, each with its `receipt`."""
         found = []
