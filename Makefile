@@ -22,7 +22,7 @@ NEWEST := tests/core $(filter-out $(ABOUT_ELSE),$(wildcard tests/cli/test_*.py))
 # Tests that choose at random, or how much they try.
 DRILLS := $(shell grep -rlE '^(import chance|from chance import)' tests --include=test_*.py)
 
-.PHONY: help demo demo-docker demo-cluster test newest packages drills siege soak fuzz bench mutants api lint types format lock clean
+.PHONY: help demo demo-docker demo-cluster demo-chain test newest packages drills siege soak fuzz bench mutants api lint types format lock clean
 .DEFAULT_GOAL := help
 
 help: ## Show this.
@@ -36,6 +36,9 @@ demo-docker: $(VENV)/.installed ## The same, each step in a Docker container. Ne
 
 demo-cluster: $(VENV)/.installed-test ## Three nodes on one PostgreSQL behind HAProxy, one of which is killed. Needs both programs.
 	@$(BIN)/python tests/cluster -- $(BIN)/python examples/cluster/demo.py
+
+demo-chain: $(VENV)/.installed-test ## A contract asks a node for something, and the answer lands on a local chain. Needs npm.
+	@$(BIN)/python examples/chain/demo.py
 
 test: $(VENV)/.installed-test ## Run the tests; ARGS="-k word" chooses some.
 	@$(PYTEST) $(ARGS)

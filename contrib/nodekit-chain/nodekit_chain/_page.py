@@ -50,7 +50,7 @@ class Page:
                 status, body = 400, {"error": str(refusal.reason)}
             except NodekitError as error:
                 status, body = 503, {"error": str(error)}
-        data = msgspec.json.encode(body, enc_hook=_hook)
+        data = msgspec.json.encode(body)
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(data))]
         if status == 405:
             headers.append((b"allow", b"GET, HEAD"))
@@ -91,6 +91,9 @@ class Page:
             number = _number(id)
             works = [one.work async for one in self._ledger.all(f"{coordinator}/{number:010}.")]
         subscription = await _subscription(endpoints, coordinator, number) if number else None
+        if subscription is not None and not slash:
+            delegated = self._ledger.all(f"{coordinator}/{subscription.owner}/")
+            works += [one.work async for one in delegated if number == one.work.id]
         return {
             "subscription": None if subscription is None else _fields(subscription),
             "records": [_record(work) for work in works[-MOST_RECORDS:]],
@@ -120,7 +123,8 @@ async def _subscription(endpoints: "Endpoints", coordinator: str, id: int) -> Su
 
 def _fields(subscription: Subscription) -> Mapping[str, Any]:
     fields = msgspec.structs.asdict(subscription)
-    return fields | {"payment_amount": str(subscription.payment_amount)}
+    amount, containers = str(subscription.payment_amount), f"0x{subscription.containers.hex()}"
+    return fields | {"containers": containers, "payment_amount": amount}
 
 
 def _record(work: Work) -> dict[str, Any]:
@@ -152,9 +156,3 @@ def _address(text: str) -> str:
         return parse_address(text)
     except InvalidAddress as error:
         raise Refusal(f"id: {error}") from error
-
-
-def _hook(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return f"0x{value.hex()}"
-    raise NotImplementedError(f"no JSON for {type(value).__name__}")

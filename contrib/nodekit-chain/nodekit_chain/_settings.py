@@ -43,7 +43,7 @@ class WalletConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class SyncConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How subscriptions are read.
+    """The reading of subscriptions.
 
     - `sleep`: Seconds between two requests for many subscriptions.
     - `batch_size`: Number of subscriptions that one request reads.

@@ -4,8 +4,7 @@ import json
 from typing import Any
 
 import msgspec
-from eth_account import Account
-from eth_account.messages import encode_typed_data
+from independent import Account, encode_typed_data
 from local_chain import CHAIN_ID, ConsumerContract, Contracts
 
 from nodekit import SubscriptionRequest

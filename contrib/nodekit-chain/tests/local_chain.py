@@ -24,7 +24,7 @@ START_SECONDS = 60.0
 ETHER = 10**18
 CHAIN_ID = 31337
 FEE = 500
-"""What the protocol takes, twice, in parts of 10 000."""
+"""Share of the protocol, in parts of 10 000. It takes it twice."""
 
 LEASH = 'exec 3<&0; "$@" </dev/null & pid=$!; read -r _ <&3; kill -KILL $pid 2>/dev/null; wait $pid'
 """Runs the chain, and ends it when these tests end, also if they are killed: its standard input ends with them."""
@@ -166,6 +166,13 @@ class LocalChain:
         """Return the transactions that wait for a block."""
         found = self.rpc("txpool_content")
         return [one for kind in ("pending", "queued") for by in found[kind].values() for one in by.values()]
+
+    def settle(self) -> None:
+        """Wait until no transaction waits for a block. Blocks that are mined for each come a little after it."""
+        deadline = time.monotonic() + START_SECONDS
+        while self.waiting():
+            assert time.monotonic() < deadline, "transactions wait for a block"
+            time.sleep(0.005)
 
     def transactions_of(self, address: str) -> list[dict[str, Any]]:
         """Return the mined transactions of an account, oldest first, each with its `receipt`."""

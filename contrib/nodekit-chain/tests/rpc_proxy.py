@@ -127,7 +127,7 @@ class RpcProxy:
                 self._released.wait(60)
                 return 200, b"", {}
             case "busy":
-                return 429, b"slow down", {"Retry-After": "7"}
+                return 429, b"slow down", {"Retry-After": "2"}
             case "busy in json":
                 error = {"code": -32005, "message": "daily request count exceeded, request rate limited"}
                 return 200, json.dumps({"jsonrpc": "2.0", "id": None, "error": error}).encode(), {}

@@ -51,7 +51,7 @@ class AccountKey:
 
     def sign(self, digest: bytes) -> RecoverableSignature:
         """Sign 32 bytes. The same digest gets the same signature, with the lower of its two possible `s`."""
-        packed = self._key.sign_recoverable(digest, hasher=None)
+        packed = self._key.sign_recoverable(digest, hasher=None)  # pyright: ignore[reportUnknownMemberType]
         return RecoverableSignature(packed[64], int.from_bytes(packed[:32]), int.from_bytes(packed[32:64]))
 
     def __repr__(self) -> str:

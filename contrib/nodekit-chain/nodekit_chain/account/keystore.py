@@ -5,7 +5,6 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from Crypto.Cipher import AES
-from Crypto.Util import Counter
 
 from nodekit_chain.account.key import AccountKey, InvalidKey
 from nodekit_chain.protocol.keccak import keccak256
@@ -66,11 +65,15 @@ def opened(text: bytes | str, password: str) -> AccountKey:
         raise InvalidKey(f"this is no keystore file of version 3 ({error})") from None
     if keccak256(derived[16:32] + encrypted) != mac:
         raise InvalidKey("the password does not open the keystore file")
-    counter = Counter.new(128, initial_value=int.from_bytes(iv))
-    key = AccountKey(AES.new(derived[:16], AES.MODE_CTR, counter=counter).decrypt(encrypted))
+    key = AccountKey(_decrypted(derived[:16], iv, encrypted))
     if file.address and key.address != f"0x{file.address.lower().removeprefix('0x')}":
         raise InvalidKey(f"the keystore file is damaged: its key is of {key.address}, not of {file.address[:42]!r}")
     return key
+
+
+def _decrypted(key: bytes, iv: bytes, encrypted: bytes) -> bytes:
+    cipher = AES.new(key, AES.MODE_CTR, nonce=b"", initial_value=iv)  # pyright: ignore[reportUnknownMemberType]
+    return cipher.decrypt(encrypted)
 
 
 def _derived(crypto: _Crypto, password: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""What the node's wallet holds back while verifiers judge proofs: reservations, and the allowance that they need."""
+"""Reservations in the node's wallet while verifiers judge proofs, and the allowance that they need."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -37,7 +37,10 @@ class Reservation(msgspec.Struct, frozen=True):
 
 
 class Approval(msgspec.Struct, frozen=True):
-    """The transaction that sets the allowance of a token. It was stored before it was sent."""
+    """The transaction that sets the allowance of a token. It was stored before it was sent.
+
+    - `sent`: Number of times that it was sent with these fees.
+    """
 
     hash: str
     raw: bytes
@@ -46,7 +49,6 @@ class Approval(msgspec.Struct, frozen=True):
     max_fee: int
     priority_fee: int
     sent: int = 1
-    """Number of times that it was sent with these fees."""
 
 
 class Escrow:

@@ -15,7 +15,7 @@ MOST_CHARACTERS = 200
 
 
 class Remedy(StrEnum):
-    """What is done about a result that the coordinator refuses.
+    """Treatment of a result that the coordinator refuses.
 
     - `DELIVERED`: Nothing: this node has delivered it already.
     - `FINAL`: Nothing: no later attempt can succeed.

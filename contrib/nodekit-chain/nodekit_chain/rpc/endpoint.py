@@ -1,5 +1,6 @@
 """One endpoint: HTTP requests, and what they cannot bring is an `EndpointFailed`."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -61,7 +62,7 @@ class Endpoint:
             some = questions[len(replies) : len(replies) + self._most_questions]
             single = self._most_questions == 1
             try:
-                replies += answers(await self._post(encoded(some, single=single)), len(some))
+                replies += await answers(await self._post(encoded(some, single=single)), len(some))
             except BatchRefused:
                 self._most_questions = len(some) // 2
         return replies
@@ -86,7 +87,11 @@ class Endpoint:
     def _unreachable(self, error: Exception) -> EndpointFailed:
         """Return the failure for a connection's error. Only its kind is told: its text may hold the URL."""
         reason = getattr(error, "os_error", error)
-        text = reason.strerror if isinstance(reason, OSError) and reason.strerror else type(error).__name__
+        text = type(error).__name__
+        if isinstance(reason, OSError) and reason.errno is not None:
+            text = (
+                os.strerror(reason.errno) if reason.errno > 0 else reason.strerror or text
+            )  # below 0: of a name server
         return EndpointFailed(Failure.REFUSED, f"it cannot be reached: {shown(text)}")
 
     async def _exchange(self, body: bytes) -> bytes:

@@ -17,7 +17,7 @@ logger = logging.getLogger("nodekit.chain")
 
 
 class EndpointSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How endpoints are asked.
+    """Settings of the requests to endpoints.
 
     - `chain_id`: Id of the chain. None: that of the first endpoint that answers; others must serve the same one.
     - `call_seconds`: Time limit of a request.

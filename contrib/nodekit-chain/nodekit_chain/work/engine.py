@@ -91,7 +91,7 @@ class Engine:
         """True if the ends of some jobs may have been missed."""
         self._busy: set[str] = set()
         self._pauses: dict[str, tuple[float, float]] = {}
-        """Of records that could not be worked on: monotonic time of the next attempt, and the pause before it."""
+        """Monotonic time of the next attempt, and the pause before it, of records that could not be worked on."""
         self._tried: dict[str, str] = {}
         """Hash of the block with which the delivery of a record was tried last, by key."""
         self._undone: View | None = None

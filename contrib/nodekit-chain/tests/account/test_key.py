@@ -8,9 +8,9 @@ import traceback
 
 import msgspec
 import pytest
-from eth_account import Account
 from hypothesis import given, settings
 from hypothesis import strategies as some
+from independent import Account
 
 from nodekit_chain.account.key import AccountKey, InvalidKey
 from nodekit_chain.account.keystore import opened

@@ -1,10 +1,9 @@
 """Delegated requests: digests and signers agree with an independent library, and with the coordinator."""
 
 import pytest
-from eth_account import Account
-from eth_account.messages import encode_typed_data
 from hypothesis import given, settings
 from hypothesis import strategies as some
+from independent import Account, encode_typed_data
 from local_chain import CHAIN_ID, CallFailed, Contracts
 from msgspec.structs import replace
 

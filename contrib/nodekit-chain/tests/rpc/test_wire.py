@@ -8,7 +8,7 @@ import pytest
 from nodekit_chain.protocol.calls import UnreadableReply
 from nodekit_chain.rpc.failures import EndpointFailed, Failure, pause_seconds
 from nodekit_chain.rpc.questions import Question, Refused, hex_bytes, quantity, result_bytes
-from nodekit_chain.rpc.wire import BatchRefused, answers, encoded, refused
+from nodekit_chain.rpc.wire import BatchRefused, Error, answers, encoded, refused
 
 
 def test_questions_are_numbered() -> None:
@@ -19,22 +19,24 @@ def test_questions_are_numbered() -> None:
     ]
 
 
-def test_answers_may_come_in_any_order() -> None:
-    assert answers(b'[{"id": 1, "result": "b"}, {"id": 0, "result": null}]', 2) == [None, "b"]
+@pytest.mark.anyio
+async def test_answers_may_come_in_any_order() -> None:
+    assert await answers(b'[{"id": 1, "result": "b"}, {"id": 0, "result": null}]', 2) == [None, "b"]
 
 
+@pytest.mark.anyio
 @pytest.mark.parametrize(
     "body",
     [
-        b"", b"\xff", b"1", b"[]", b"{}", b"[" * 100_000, b'[{"id": 0}]', b'[{"id": 0, "result": 1}]',
+        b"", b"\xff", b"1", b"[]", b"{}", b"[" * 1000, b'[{"id": 0}]', b'[{"id": 0, "result": 1}]',
         b'[{"id": 0, "result": 1}, {"id": 0, "result": 2}]', b'[{"id": 0, "result": 1}, {"id": 2, "result": 2}]',
         b'[{"id": 0, "result": 1}, {"id": true, "result": 2}]', b'[{"id": 0, "result": 1}, {"id": "1", "result": 2}]',
         b'[{"id": 0, "result": 1}, {"error": {"code": 1}}]',
     ],
 )  # fmt: skip
-def test_what_is_no_answer_is_garbage(body: bytes) -> None:
+async def test_what_is_no_answer_is_garbage(body: bytes) -> None:
     with pytest.raises((EndpointFailed, BatchRefused)) as caught:
-        answers(body, 2)
+        await answers(body, 2)
     if body != b"{}":
         assert isinstance(caught.value, EndpointFailed)
         assert caught.value.failure == Failure.GARBAGE
@@ -43,26 +45,27 @@ def test_what_is_no_answer_is_garbage(body: bytes) -> None:
 @pytest.mark.parametrize(
     ("error", "data"),
     [
-        ({"code": 3, "message": "execution reverted", "data": "0x1a00354f"}, "1a00354f"),
-        ({"code": -32000, "message": "reverted", "data": {"data": "0x1a00354f"}}, "1a00354f"),
-        ({"code": -32000, "message": "reverted", "data": {"result": "0x1a00354f"}}, "1a00354f"),
-        ({"code": -32015, "message": "VM execution error.", "data": "Reverted 0x1a00354f"}, "1a00354f"),
-        ({"code": -32015, "message": "VM execution error.", "data": "Reverted 0x"}, ""),
-        ({"code": 3, "message": "reverted", "data": 7}, ""),
-        ({"code": "x", "message": None}, ""),
+        (Error(3, "execution reverted", "0x1a00354f"), "1a00354f"),
+        (Error(-32000, "reverted", {"data": "0x1a00354f"}), "1a00354f"),
+        (Error(-32000, "reverted", {"result": "0x1a00354f"}), "1a00354f"),
+        (Error(-32015, "VM execution error.", "Reverted 0x1a00354f"), "1a00354f"),
+        (Error(-32015, "VM execution error.", "Reverted 0x"), ""),
+        (Error(3, "reverted", 7), ""),
+        (Error("x", None), ""),
         ("no", ""),
-        ({}, ""),
+        (Error(), ""),
     ],
 )
-def test_the_bytes_of_a_revert_are_found(error: Any, data: str) -> None:
+def test_the_bytes_of_a_revert_are_found(error: Error | str, data: str) -> None:
     assert refused(error).data.hex() == data
     assert str(refused(error))
 
 
+@pytest.mark.anyio
 @pytest.mark.parametrize("error", [{"code": 429}, {"code": -32005}, {"code": -1, "message": "Rate limit reached"}])
-def test_errors_about_the_number_of_requests_are_the_endpoints(error: Any) -> None:
+async def test_errors_about_the_number_of_requests_are_the_endpoints(error: Any) -> None:
     with pytest.raises(EndpointFailed) as caught:
-        answers(json.dumps([{"id": 0, "error": error}]).encode(), 1)
+        await answers(json.dumps([{"id": 0, "error": error}]).encode(), 1)
     assert caught.value.failure == Failure.BUSY
 
 
@@ -79,8 +82,9 @@ def test_what_is_no_bytes_is_refused(value: Any) -> None:
         result_bytes(value)
 
 
-def test_an_error_among_the_answers_is_raised_where_it_is_read() -> None:
-    [reply] = answers(b'{"id": null, "error": {"code": -32601, "message": "\\u001b[31mno"}}', 1)
+@pytest.mark.anyio
+async def test_an_error_among_the_answers_is_raised_where_it_is_read() -> None:
+    [reply] = await answers(b'{"id": null, "error": {"code": -32601, "message": "\\u001b[31mno"}}', 1)
     assert isinstance(reply, Refused)
     with pytest.raises(Refused, match=r"\\x1b\[31mno"):
         quantity(reply)
