@@ -17,6 +17,7 @@ Mode: TypeAlias = Literal[
     "endless", "other ids", "lose transactions",
 ]  # fmt: skip
 
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = True
