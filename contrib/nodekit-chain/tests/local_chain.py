@@ -54,6 +54,8 @@ class LocalChain:
         self._options = options
         self._ids = itertools.count(1)
         self._connection: HTTPConnection | None = None
+        self._marks: dict[int, str] = {}
+        """Snapshots by the numbers of the blocks that were the newest then."""
 
     def __enter__(self) -> Self:
         program = anvil()
@@ -122,6 +124,7 @@ class LocalChain:
     def mine(self, blocks: int = 1, *, seconds: int | None = None) -> None:
         """Mine blocks, each that many seconds after the one before. None: as much as the clock says."""
         for _ in range(blocks):
+            self._mark()
             if seconds is not None:
                 self.rpc("evm_setNextBlockTimestamp", hex(self.timestamp + seconds))
             self.rpc("evm_mine")
@@ -131,12 +134,25 @@ class LocalChain:
         self.rpc("evm_setAutomine", on)
 
     def reorganise(self, depth: int) -> None:
-        """Replace the last blocks by as many empty ones; their transactions are gone."""
+        """Replace at least that many of the last blocks by as many empty ones; their transactions are gone.
+
+        After `evm_revert`, which ends each test, `anvil_reorg` does not find the state of the block before.
+        """
+        height = self.height
+        common = max(number for number in self._marks if number <= height - depth)
         automine = self.rpc("anvil_getAutomine")
-        self.automine(False)  # at times they come back to the pool, and would be mined at once
-        self.rpc("anvil_reorg", depth, [])
+        self.automine(False)
+        assert self.rpc("evm_revert", self._marks[common])
         self.drop_transactions()
+        self._marks = {number: mark for number, mark in self._marks.items() if number < common}
+        self.set_balance(f"0x{secrets.token_hex(20)}", 1)  # so that no new block equals an old one
+        self.mine(height - common)
         self.automine(automine)
+
+    def _mark(self) -> None:
+        """Remember the newest block, so that those above can be replaced."""
+        if (height := self.height) not in self._marks:
+            self._marks[height] = self.rpc("evm_snapshot")
 
     def drop_transactions(self) -> None:
         """Forget the transactions that wait for a block."""
@@ -150,6 +166,13 @@ class LocalChain:
         """Return the transactions that wait for a block."""
         found = self.rpc("txpool_content")
         return [one for kind in ("pending", "queued") for by in found[kind].values() for one in by.values()]
+
+    def settle(self) -> None:
+        """Wait until no transaction waits for a block. Blocks that are mined for each come a little after it."""
+        deadline = time.monotonic() + START_SECONDS
+        while self.waiting():
+            assert time.monotonic() < deadline, "transactions wait for a block"
+            time.sleep(0.005)
 
     def transactions_of(self, address: str) -> list[dict[str, Any]]:
         """Return the mined transactions of an account, oldest first, each with its `receipt`."""
@@ -165,12 +188,14 @@ class LocalChain:
     def undone(self) -> Iterator[None]:
         """Undo everything in the end: blocks, time, settings."""
         before, fee = self.rpc("evm_snapshot"), int(self.block()["baseFeePerGas"], 16)
+        self._marks = {}
         try:
             yield
         finally:
             self.drop_transactions()
             self.automine(True)
             assert self.rpc("evm_revert", before)
+            self._marks = {}
             self.next_base_fee(fee)  # which is not undone
 
     # -- accounts and contracts -------------------------------------------------------------------
@@ -191,13 +216,14 @@ class LocalChain:
 
     def send(self, data: bytes, to: str | None = None, *, sender: str = "", value: int = 0) -> dict[str, Any]:
         """Send a transaction of an unlocked account, mine it, and return the receipt. Raise for a revert."""
+        self._mark()
         sender = sender or self.owner
         fields = {"from": sender, "data": "0x" + data.hex(), "value": hex(value), "gas": hex(15_000_000)}
         hashed = self.rpc("eth_sendTransaction", fields | ({"to": to} if to else {}))
-        receipt = self.rpc("eth_getTransactionReceipt", hashed)
-        if receipt is None:
+        if not self.rpc("anvil_getAutomine"):
             self.rpc("evm_mine")
-            receipt = self.rpc("eth_getTransactionReceipt", hashed)
+        while (receipt := self.rpc("eth_getTransactionReceipt", hashed)) is None:
+            time.sleep(0.005)  # the block is made after the reply
         if receipt["status"] != "0x1":
             raise TransactionReverted(hashed)
         found: dict[str, Any] = receipt

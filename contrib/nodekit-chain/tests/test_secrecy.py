@@ -140,7 +140,8 @@ def test_nothing_that_a_node_says_or_stores_has_the_key(
     finally:
         node.stop() if node.process.poll() is None else None
     texts.append(node.printed)
-    stored = [file.read_bytes() for file in tmp_path.iterdir() if file.name not in ("key.txt", "keystore.json")]
+    given_in = ("key.txt", "keystore.json")
+    stored = [file.read_bytes() for file in tmp_path.rglob("*") if file.is_file() and file.name not in given_in]
     assert any(address.encode() in data for data in stored)
     for form in [*forms(key), b"pass-word-of-keystore", b"key-of-provider"]:
         assert not any(form in text.encode() for text in texts), form

@@ -1,5 +1,6 @@
 """Deliveries: checked by a simulation, signed, stored, and only then sent."""
 
+import logging
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,8 @@ from nodekit_chain.work.ledger import Entry
 from nodekit_chain.work.nonces import Nonces
 from nodekit_chain.work.records import Sent, State, Work
 from nodekit_chain.work.seams import FeesTooHigh, SignedTransaction, Transaction
+
+logger = logging.getLogger("nodekit.chain")
 
 MARGIN = 1.2
 """Factor on estimated gas, since other transactions come before."""
@@ -35,6 +38,8 @@ class Deliveries:
 
     def __init__(self, context: Context, nonces: Nonces) -> None:
         self._context, self._nonces = context, nonces
+        self.problem = ""
+        """The reason why nothing can be sent now; empty if it can."""
 
     async def deliver(self, entry: Entry, view: View) -> None:
         """Simulate the delivery of a record; sign, store and send it."""
@@ -52,17 +57,41 @@ class Deliveries:
         except TooMuchGas as problem:
             await context.end(entry, State.FAILED, str(problem))
             return
+        await self._send(entry, view, data, gas, closing=False)
+
+    async def close(self, entry: Entry, view: View) -> None:
+        """End a proof that nobody has judged in time. It is tried again with the next block if that fails."""
+        data = self.closing_data(entry.work)
         try:
-            transaction = Transaction(context.coordinator, data, gas)
-            await context.sender.send(transaction, partial(self._keep, entry, view, False))
+            gas = await self._gas(data)
+        except (Simulated, TooMuchGas) as problem:
+            logger.warning("the proof of %s cannot be ended: %s", entry.work.key, problem)
+        else:
+            await self._send(entry, view, data, gas, closing=True)
+
+    async def _send(self, entry: Entry, view: View, data: bytes, gas: int, *, closing: bool) -> None:
+        context = self._context
+        transaction = Transaction(context.coordinator, data, gas)
+        try:
+            await context.sender.send(transaction, partial(self._keep, entry, view, closing=closing))
         except FeesTooHigh as problem:
-            await context.change(entry, work.waiting(str(problem), context.node.now(), 0.0))
+            self.problem = f"nothing is sent: {problem}"
+            await context.change(entry, entry.work.waiting(str(problem), context.node.now(), 0.0))
+        else:
+            self.problem = ""
 
     def data(self, work: Work) -> bytes:
-        """Return the data of the transaction that delivers a record's output."""
+        """Return the data of a record's transaction."""
+        if work.closing:
+            return self.closing_data(work)
         return delivery_data(work, self._context.settings.payment_address)
 
-    async def replace(self, entry: Entry, view: View, *, giving_up: bool) -> Entry:
+    def closing_data(self, work: Work) -> bytes:
+        """Return the data of the transaction that ends a proof in the node's favour, after its time."""
+        arguments = (work.id, work.interval, self._context.sender.address, True)
+        return Coordinator.finalize_proof_verification.encode(*arguments)
+
+    async def replace(self, entry: Entry, view: View, *, giving_up: bool) -> None:
         """Sign a transaction again with higher fees; or, `giving_up`, an empty transfer under its nonce."""
         context, newest = self._context, entry.work.sent[-1]
         assert entry.work.nonce is not None
@@ -79,10 +108,21 @@ class Deliveries:
         else:
             data = self.data(entry.work)
             transaction = Transaction(context.coordinator, data, newest.gas)
-        await context.sender.replace(transaction, old, partial(self._keep, entry, view, giving_up))
-        return context.entries[entry.work.key]
+        keep = partial(self._keep, entry, view, closing=entry.work.closing, giving_up=giving_up)
+        await context.sender.replace(transaction, old, keep)
 
-    async def _keep(self, entry: Entry, view: View, giving_up: bool, signed: SignedTransaction) -> None:
+    async def fill(self, nonce: int) -> None:
+        """Send an empty transfer under a nonce that was given out, and whose transaction is lost."""
+        nothing = SignedTransaction(nonce=nonce, hash="", raw=b"", gas=0, max_fee=0, priority_fee=0)
+
+        async def keep(signed: SignedTransaction) -> None:
+            """Keep nothing: if it is lost, another one fills the gap."""
+
+        await self._context.sender.replace(Transaction(self._context.sender.address, b"", 21_000), nothing, keep)
+
+    async def _keep(
+        self, entry: Entry, view: View, signed: SignedTransaction, *, closing: bool, giving_up: bool = False
+    ) -> None:
         sent = Sent(
             hash=signed.hash,
             raw=signed.raw,
@@ -91,7 +131,8 @@ class Deliveries:
             priority_fee=signed.priority_fee,
             head=view.latest.number,
         )
-        work = entry.work.signed(signed.nonce, sent, self._context.node.now(), giving_up=giving_up)
+        account, now = self._context.sender.address, self._context.node.now()
+        work = entry.work.signed(account, signed.nonce, sent, now, closing=closing, giving_up=giving_up)
         await self._nonces.keep(signed.nonce, partial(self._context.change, entry, work))
 
     async def refused(self, entry: Entry, revert: Revert, view: View) -> None:

@@ -116,7 +116,7 @@ class Engine:
     def problems(self) -> Sequence[str]:
         """Return what is wrong, for `/health`."""
         if not self._trouble:
-            return [self._tracking.problem] if self._tracking.problem else []
+            return [problem for problem in (self._tracking.problem, self._deliveries.problem) if problem]
         seconds = self._node.clock.monotonic() - self._seen_at
         last = f"the last block was seen {seconds:.0f} s ago" if math.isfinite(seconds) else "no block was seen yet"
         return [f"the chain cannot be followed: {self._trouble}; {last}"]
@@ -229,13 +229,13 @@ class Engine:
 
     async def _refresh(self) -> None:
         """Read the records that other nodes have made, or an earlier life of this one."""
-        for key in await self._context.ledger.open_keys():
+        for key in await self._context.ledger.open_keys(f"{self._contracts.coordinator}/"):
             if key not in self._context.entries:
                 await self._context.read_again(key)
 
     async def _reopen(self, fork: int) -> None:
         """Send again what was done in blocks that have left the chain."""
-        async for entry in self._context.ledger.all():
+        async for entry in self._context.ledger.all(f"{self._contracts.coordinator}/"):
             if entry.work.state in (State.DONE, State.CONFIRMED) and entry.work.block > fork:
                 logger.warning("%s was done in a block that has left the chain; it is sent again", entry.work.key)
                 await self._context.change(entry, entry.work.unmined(self._node.now()))

@@ -60,12 +60,12 @@ class Ledger:
         record = await self._storage.get(f"{_WORK}{key}")
         return None if record is None else Entry(_decode(record.value), record.version)
 
-    async def open_keys(self) -> list[str]:
-        """Return the keys of the records that are not final."""
+    async def open_keys(self, prefix: str = "") -> list[str]:
+        """Return the keys, beginning with `prefix`, of the records that are not final."""
         keys: list[str] = []
         place: str | None = None
         while True:
-            page = await self._storage.scan(_OPEN, after=place)
+            page = await self._storage.scan(f"{_OPEN}{prefix}", after=place)
             keys += [record.key.removeprefix(_OPEN) for record in page]
             if len(page) < 1000:
                 return keys

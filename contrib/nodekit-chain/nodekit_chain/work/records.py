@@ -8,6 +8,7 @@ from eth_abi.abi import encode
 from msgspec.structs import replace
 
 from nodekit import JobId
+from nodekit_chain.protocol.address import Address
 from nodekit_chain.protocol.containers import Delivery
 from nodekit_chain.protocol.delegated import Signature
 from nodekit_chain.protocol.keccak import keccak256
@@ -71,6 +72,8 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     - `attempts`: Jobs that have failed, and transactions that were reverted. Both are bounded together.
     - `job`: Job that runs, or has run.
     - `nonce`: Nonce of the transaction; every version in `sent` has the same one.
+    - `account`: Account that signed it.
+    - `closing`: True if the transaction is not the delivery, but ends a proof that nobody has judged in time.
     - `giving_up`: True if the newest version cancels the others by an empty transfer.
     - `block`, `block_hash`: Block that the transaction was mined in.
     - `not_before`: Time before which nothing is tried again.
@@ -88,7 +91,9 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     job: JobId = ""
     payload: Delivery | None = None
     nonce: int | None = None
+    account: Address = ""
     sent: tuple[Sent, ...] = ()
+    closing: bool = False
     giving_up: bool = False
     block: int = 0
     block_hash: str = ""
@@ -131,13 +136,16 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """Return the record with what is to be delivered."""
         return replace(self, state=State.OUTPUT, payload=payload, reason="", changed_at=at)
 
-    def signed(self, nonce: int, sent: Sent, at: float, *, giving_up: bool = False) -> "Work":
+    def signed(
+        self, account: Address, nonce: int, sent: Sent, at: float, *, closing: bool = False, giving_up: bool = False
+    ) -> "Work":
         """Return the record with its transaction, or with another version of it under the same nonce.
 
         `giving_up`: That version is an empty transfer, which takes the place of the others.
         """
         versions = (*self.sent, sent) if nonce == self.nonce else (sent,)
-        return replace(self, state=State.SIGNED, nonce=nonce, sent=versions, giving_up=giving_up, changed_at=at)
+        fresh = replace(self, account=account, nonce=nonce, sent=versions, closing=closing, giving_up=giving_up)
+        return replace(fresh, state=State.SIGNED, changed_at=at)
 
     def mined(self, block: int, block_hash: str, at: float) -> "Work":
         """Return the record with the block that has its transaction."""
@@ -152,7 +160,14 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
         It is done, unless a verifier has yet to judge the proof.
         """
-        return replace(self, state=State.CONFIRMED if self.with_proof else State.DONE, payload=None, changed_at=at)
+        awaits_verdict = self.with_proof and not self.closing
+        state = State.CONFIRMED if awaits_verdict else State.DONE
+        return replace(self, state=state, payload=None, changed_at=at)
+
+    def unclosed(self, at: float) -> "Work":
+        """Return the record after a transaction that was to end its proof did not."""
+        fresh = replace(self, sent=(), nonce=None, closing=False, giving_up=False)
+        return replace(fresh, state=State.CONFIRMED, changed_at=at)
 
     def ended(self, state: State, reason: str, at: float) -> "Work":
         """Return the record with its end. Bulky parts go."""
@@ -160,7 +175,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def again(self, state: State, reason: str, at: float, delay_seconds: float) -> "Work":
         """Return the record for another attempt, from its job (`SEEN`) or from its output (`OUTPUT`) on."""
-        fresh = replace(self, sent=(), nonce=None, giving_up=False, block=0, block_hash="")
+        fresh = replace(self, sent=(), nonce=None, closing=False, giving_up=False, block=0, block_hash="")
         attempts, not_before = self.attempts + 1, at + delay_seconds
         fresh = replace(fresh, payload=self.payload if state is State.OUTPUT else None)
         return replace(fresh, state=state, reason=reason, attempts=attempts, not_before=not_before, changed_at=at)

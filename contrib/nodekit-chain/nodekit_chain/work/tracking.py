@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -11,7 +12,7 @@ from nodekit import NodekitError
 from nodekit_chain.protocol.contracts import Coordinator
 from nodekit_chain.protocol.keys import delegated_key, node_key
 from nodekit_chain.protocol.reverts import revert_of
-from nodekit_chain.rpc.questions import Question, Refused, call, result, result_bytes
+from nodekit_chain.rpc.questions import Question, Refused, call, hex_bytes, result, result_bytes
 from nodekit_chain.watching.catalogue import Catalogue
 from nodekit_chain.watching.watcher import View
 from nodekit_chain.work.context import Context
@@ -57,6 +58,8 @@ class Tracking:
         """The reason why transactions are refused when they are sent again; empty if they are not."""
         self._lost: set[str] = set()
         """Keys of records whose nonce another transaction seems to have taken. The next block decides."""
+        self._gap: tuple[int, int] | None = None
+        """A nonce that no record has, although later ones wait for it, and the block in which that was noticed."""
 
     async def look(self, view: View, catalogue: Catalogue) -> None:
         """Follow all transactions. One that cannot be followed now is left for the next block."""
@@ -78,6 +81,7 @@ class Tracking:
             except NodekitError as error:
                 logger.warning("the transaction of %s cannot be followed: %s", entry.work.key, error)
         await self._broadcast(again)
+        await self._fill(view, used)
 
     def _questions(self, work: Work) -> list[Question]:
         if work.state is State.CONFIRMED:
@@ -101,7 +105,7 @@ class Tracking:
             entry = await self._context.change(entry, work.unmined(self._context.node.now()))
             return True
         assert work.nonce is not None
-        if used > work.nonce:
+        if used > work.nonce and work.account == self._context.sender.address:
             await self._taken(entry)
             return False
         return await self._waits(entry, view, catalogue)
@@ -114,7 +118,10 @@ class Tracking:
             await context.unwanted(entry, standing(work, catalogue, view.latest.timestamp), view.latest.timestamp)
             return
         if not receipt.succeeded:
-            await self._reverted(entry, receipt, view)
+            if work.closing:  # somebody else was faster
+                await context.change(entry, work.unclosed(context.node.now()))
+            else:
+                await self._reverted(entry, receipt, view)
             return
         if (work.block, work.block_hash) != (receipt.block, receipt.block_hash) or work.state is State.SIGNED:
             entry = await context.change(entry, work.mined(receipt.block, receipt.block_hash, context.node.now()))
@@ -151,10 +158,34 @@ class Tracking:
         await self._deliveries.refused(entry, revert, view)
 
     async def _judged(self, entry: Entry, reply: Any, view: View) -> None:
-        """End a record whose proof was judged, by a verifier or because its time was over."""
+        """End a record whose proof was judged. If nobody has judged it in time, anybody may end it: this node does."""
         expiry, _, _ = Coordinator.proof_requests.decode(result_bytes(reply))
         if not expiry:
-            await self._context.end(entry, State.DONE, "its proof was judged")
+            await self._context.end(entry, State.DONE, await self._verdict(entry.work))
+        elif view.latest.timestamp >= expiry:
+            await self._deliveries.close(entry, view)
+
+    async def _verdict(self, work: Work) -> str:
+        """Return what became of a proof, by the coordinator's log."""
+        event = Coordinator.proof_verified
+        address = self._context.sender.address
+        topics = [event.topic.hex(), f"{work.id:064x}", f"{work.interval:064x}", f"{address[2:]:0>64}"]
+        query = {
+            "address": self._context.coordinator,
+            "topics": [f"0x{topic}" for topic in topics],
+            "fromBlock": hex(work.block),
+            "toBlock": "latest",
+        }
+        (reply,) = await self._context.rpc.batch([Question("eth_getLogs", (query,))])
+        try:
+            log = result(reply)[-1]
+            data = hex_bytes(log["data"]) or b""
+            *_, active, _, valid = event.decode([hex_bytes(topic) or b"" for topic in log["topics"]], data)
+        except (NodekitError, LookupError, TypeError):
+            return "its proof was judged"
+        return (
+            ("its proof was accepted" if valid else "its proof was rejected") if active else "its proof was not judged"
+        )
 
     # -- not mined --------------------------------------------------------------------------------
 
@@ -165,15 +196,19 @@ class Tracking:
             self._lost.add(key)
             return
         self._lost.discard(key)
+        if entry.work.closing:
+            await self._context.change(entry, entry.work.unclosed(now))
+            return
         state = State.OUTPUT if entry.work.payload is not None else State.SEEN
         await self._context.change(entry, entry.work.again(state, "its nonce was taken by another transaction", now, 0))
 
     async def _waits(self, entry: Entry, view: View, catalogue: Catalogue) -> bool:
         work, newest = entry.work, entry.work.sent[-1]
-        judged = standing(work, catalogue, view.latest.timestamp)
-        over = not work.giving_up and judged.standing is not Standing.WANTED
+        if work.account != self._context.sender.address:  # an earlier account of the node: its key is not here
+            return view.latest.number > newest.head
+        over = not work.giving_up and not work.closing and not self._is_wanted(work, view, catalogue)
         stuck = view.latest.number - newest.head >= self._context.settings.bump_after_blocks
-        if over or (stuck and (work.payload is not None or work.giving_up)):
+        if over or (stuck and (work.payload is not None or work.giving_up or work.closing)):
             try:
                 await self._deliveries.replace(entry, view, giving_up=over or work.giving_up)
             except FeesTooHigh as problem:
@@ -181,6 +216,22 @@ class Tracking:
                 return True
             return False
         return view.latest.number > newest.head
+
+    def _is_wanted(self, work: Work, view: View, catalogue: Catalogue) -> bool:
+        return standing(work, catalogue, view.latest.timestamp).standing is Standing.WANTED
+
+    async def _fill(self, view: View, used: int) -> None:
+        """Fill a gap before the nonces of the records: the transaction that had this nonce is lost."""
+        nonces = [one.work.nonce for one in self._context.entries.values() if one.work.state is State.SIGNED]
+        if not nonces or used in nonces or max(one or 0 for one in nonces) < used:
+            self._gap = None
+        elif self._gap is None or self._gap[0] != used:
+            self._gap = used, view.latest.number
+        elif view.latest.number - self._gap[1] >= 2 * self._context.settings.bump_after_blocks:
+            logger.warning("the transaction with the nonce %d is lost; an empty transfer takes its place", used)
+            self._gap = None
+            with suppress(FeesTooHigh):
+                await self._deliveries.fill(used)
 
     async def _broadcast(self, entries: Sequence[Entry]) -> None:
         raws = [f"0x{entry.work.sent[-1].raw.hex()}" for entry in entries]

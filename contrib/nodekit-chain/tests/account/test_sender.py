@@ -82,6 +82,7 @@ async def test_transactions_are_mined_in_the_order_of_their_nonces(bench: Bench)
     await bench.sender.begin(0)
     for _ in range(3):
         await bench.sender.send(TRANSFER, bench.keep)
+    bench.chain.settle()
     assert bench.mined() == [(nonce, made.hash) for nonce, made in enumerate(bench.kept)]
     assert bench.chain.balance(OTHER) == 3
 
@@ -123,6 +124,7 @@ async def test_a_restart_goes_on_after_the_stored_transactions(bench: Bench) -> 
     second = await bench.sender.send(TRANSFER, bench.keep)
     assert bench.mined() == []
     await bench.sender.broadcast(first.raw)
+    bench.chain.settle()
     assert bench.mined() == [(0, first.hash), (1, second.hash)]
 
 
@@ -210,6 +212,7 @@ async def test_an_empty_account_is_named_with_the_cure(bench: Bench) -> None:
 
 async def test_the_state_of_an_account_is_read_in_one_request(bench: Bench) -> None:
     await bench.sender.send(TRANSFER, bench.keep)
+    bench.chain.settle()
     bench.proxy.forget_counts()
     state = await account_state(bench.rpc, bench.address)
     assert (state.nonce, bench.proxy.requests) == (1, 1)
@@ -227,5 +230,6 @@ async def test_a_result_is_delivered(bench: Bench, contracts: Contracts) -> None
     id = consumer.subscribe(["a"])
     data = Coordinator.deliver_compute.encode(id, 1, b"", b"out", b"", OTHER)
     await bench.sender.send(Transaction(contracts.coordinator.address, data, 500_000), bench.keep)
+    bench.chain.settle()
     [received] = consumer.received(id)
     assert (received["output"], received["node"]) == (b"out", bench.address)

@@ -1,9 +1,12 @@
 """Reverts: each reason of the coordinator is known by its bytes."""
 
+import re
+from pathlib import Path
+
 import pytest
 from eth_abi.abi import encode
 
-from nodekit_chain.protocol.reverts import BY_SELECTOR, Remedy, is_tolerated, revert_of
+from nodekit_chain.protocol.reverts import BY_SELECTOR, REMEDIES, Remedy, is_tolerated, revert_of
 
 GOLDEN = {
     "SubscriptionNotFound": "1a00354f",
@@ -53,6 +56,13 @@ def test_a_revert_is_known_by_its_bytes(name: str, data: str) -> None:
 def test_a_consumers_own_error_has_a_name_and_is_tried_again(data: bytes, name: str) -> None:
     revert = revert_of(data)
     assert (str(revert), revert.remedy) == (name, Remedy.RETRY)
+
+
+@pytest.mark.parametrize("remedy", Remedy)
+def test_the_readme_says_what_is_done(remedy: Remedy) -> None:
+    readme = Path(__file__).parents[2] / "README.md"
+    [row] = re.findall(rf"^\| {remedy} \| (.*?) \|", readme.read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(re.findall(r"`([A-Z]\w+)`", row)) == {name for name, one in REMEDIES.items() if one is remedy}
 
 
 def test_text_of_a_contract_is_cut() -> None:
