@@ -1,5 +1,6 @@
 """The look of `nodekit doctor` into a database: what its next start would find. Nothing is written or made."""
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -25,7 +26,7 @@ def examined(path: Path) -> Iterator[Finding]:
         path = path.resolve()
         check_beside(path)
         check_beginning(path)
-        if not path.exists():
+        if not os.path.exists(path):
             yield Finding("ok", WHERE, f"there is no {path} yet; the node begins with no jobs")
             return
         inode = path.stat().st_ino
@@ -50,7 +51,7 @@ def examined(path: Path) -> Iterator[Finding]:
 
 
 def _content(path: Path, held: bool) -> Iterator[Finding]:
-    has_log, has_index = (path.with_name(f"{path.name}{end}").exists() for end in ("-wal", "-shm"))
+    has_log, has_index = (os.path.exists(path.with_name(f"{path.name}{end}")) for end in ("-wal", "-shm"))
     if has_log and not (has_index or held):  # SQLite would make it
         text = f"there is a log beside {path} without its index, as beside a copy: the next start reads it"
         yield Finding("note", WHERE, text, "`nodekit store check` reads both now")

@@ -58,7 +58,7 @@ def _space(one: Configured) -> Iterator[Finding]:
 
 def _file(path: Path) -> Iterator[Finding]:
     saved = path.with_name(f"{path.name}.saved")
-    if saved.exists() and path.exists() and path.stat().st_size:  # otherwise no node starts
+    if os.path.exists(saved) and os.path.exists(path) and path.stat().st_size:  # otherwise no node starts
         text = f"there is {saved}, with the jobs of a file that was lost"
         yield Finding("warning", "store.path", text, f"move it to {path} while no node runs, or delete it")
     try:

@@ -69,6 +69,6 @@ class LogFile:
             return
         for number in range(self._backups - 1, -1, -1):
             older = Path(f"{self._path}.{number}") if number else self._path
-            if older.exists():
+            if os.path.exists(older):
                 older.replace(f"{self._path}.{number + 1}")
         self._open(os.O_APPEND)
