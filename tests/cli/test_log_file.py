@@ -221,7 +221,7 @@ async def test_a_log_that_cannot_be_written_does_not_stop_the_node(tmp_path: Pat
         (
             'own.log"',
             'own.log"\nlevels = { "nodekit.dokcer" = "debug" }',
-            "log.levels: there is no logger 'nodekit.dokcer'; did you mean 'nodekit.docker'?",
+            "log.levels.nodekit.dokcer: there is no logger 'nodekit.dokcer'; did you mean 'nodekit.docker'?",
         ),
         ("[store]", "max_file_bites = 5\n[store]", "log.max_file_bites: unknown key; did you mean 'max_file_bytes'?"),
         ("own.log", "own\\u0000.log", "log.path: the name of a file cannot contain a NUL"),
