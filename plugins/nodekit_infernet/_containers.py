@@ -64,6 +64,10 @@ def add_runners(draft: Draft, *, chain: bool) -> None:
             _Runner(draft, use, len(runners), chain=chain).add(entries, runners)
     if managed:
         _remark_managed(draft)
+    elif config.docker is not None and config.docker.username:
+        text = "docker: the credentials are not used and not written, as this node starts no container from an image"
+        why = "" if config.manage_containers else " (manage_containers is false)"
+        draft.notice("", f"{text}{why}; whoever starts the containers logs in there: `docker login`.")
     if draft.read.config.containers:
         text = "containers: a reply with an HTTP error status fails the job, and is shown in its error; Infernet took "
         draft.notice("runners[0]", text + 'its JSON for the output: that is http_errors = "output" of a container.')

@@ -108,12 +108,13 @@ def _shared_folder(where: str, folder: Path) -> Iterator[Finding]:
 
 
 def _log(settings: LogSettings) -> Iterator[Finding]:
-    if isinstance(settings.audit, str):
-        audit = Path(settings.audit)
-        yield _folder_problem("log.audit", audit.parent) or Finding("ok", "log.audit", f"{audit.parent} is there")
-    if (path := settings.path) is None:
-        return
-    where = "log.path"
+    audit = Path(settings.audit) if isinstance(settings.audit, str) else None
+    for where, path in (("log.audit", audit), ("log.path", settings.path)):
+        if path is not None:
+            yield from _log_file(where, path, settings)
+
+
+def _log_file(where: str, path: Path, settings: LogSettings) -> Iterator[Finding]:
     if (problem := _folder_problem(where, path.parent)) is not None:
         yield problem
         return

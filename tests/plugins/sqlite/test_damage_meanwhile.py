@@ -149,3 +149,14 @@ async def test_damage_that_no_job_needs_is_reported_at_the_start(path: Path, cap
     assert health.healthy
     assert f"a page of the store is damaged; {CURE}" in health.reasons
     assert "a page of the store is damaged: " in caplog.text
+
+
+@pytest.mark.parametrize("part", ["jobs", "records", "usage", "jobs_of_client", "jobs_open", "sqlite_sequence"])
+async def test_a_check_names_the_part_that_cannot_be_read_and_the_cure(path: Path, part: str) -> None:
+    async with SqliteTable(path) as table:
+        await table.add([make_job(data={"text": "x" * 500}) for _ in range(100)])
+    ruin(path, part)
+    found = await SqliteStore(path).verify()
+    kind = "index" if part.startswith("jobs_") else "table"
+    assert any(text.startswith(f"the {kind} `{part}` cannot be read: ") for text in found.problems)
+    assert found.cure == CURE
