@@ -99,7 +99,9 @@ def _with_use(place: str, name: str) -> str:
 
 
 def _all(known: Sequence[str]) -> str:
-    return f"; known: {', '.join(known)}" if 0 < len(known) <= MOST_KEYS else ""
+    if not known:
+        return "; there are none here"
+    return f"; known: {', '.join(known)}" if len(known) <= MOST_KEYS else ""
 
 
 def _said(places: Iterable[Place], key: str, struct: type[msgspec.Struct] | None) -> str:

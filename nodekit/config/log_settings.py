@@ -1,6 +1,7 @@
 """The settings of the log of `nodekit serve`."""
 
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -71,7 +72,12 @@ class LogSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ValueError("audit: expected true, false, or the name of a file")
 
     def in_folder(self, folder: Path) -> "LogSettings":
-        """Return the settings with the path of `audit` relative to a folder. Raise `ValueError` for the log's own."""
+        """Return the settings with the path of `audit` relative to a folder.
+
+        Raise `ValueError` if it is the log's own, or one of them is a folder.
+        """
+        if self.path is not None and os.path.isdir(self.path):
+            raise ValueError(f"path: {self.path} is a folder; name a file")
         if not isinstance(self.audit, str):
             return self
         try:
@@ -80,6 +86,8 @@ class LogSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ValueError(f"audit: {error}") from error
         if self.path is not None and audit.absolute() == self.path.absolute():
             raise ValueError("audit: this is the file of the log; write audit = true, or name another file")
+        if os.path.isdir(audit):
+            raise ValueError(f"audit: {audit} is a folder; name a file")
         return msgspec.structs.replace(self, audit=str(audit))
 
 

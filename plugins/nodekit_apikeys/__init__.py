@@ -3,12 +3,13 @@
 The command `nodekit keys` writes the file. The node reads it again when it changes.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
-from nodekit import Provider
+from nodekit import CompositionError, Problem, Provider
 from nodekit_apikeys._key import OPERATE, Policy
 from nodekit_apikeys._plugin import ApiKeys
 
@@ -35,6 +36,8 @@ class ApiKeysConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 def _build(config: ApiKeysConfig) -> ApiKeys:
+    if os.path.isdir(config.path):
+        raise CompositionError(Problem("path", f"{config.path} is a folder; name a file"))
     return ApiKeys(config.path, anonymous=config.anonymous, slow_down_seconds=config.slow_down_seconds)
 
 

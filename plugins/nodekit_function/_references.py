@@ -23,7 +23,8 @@ def referred(reference: str, folder: Path, files: dict[Path, ModuleType]) -> Any
     Raise `ReferenceProblem`, or whatever the code of the module raises.
     """
     place, separator, name = reference.partition(":")
-    if not separator:
+    is_module = all(part.isidentifier() for part in place.split("."))
+    if not separator or not name or not (is_module or place.endswith(".py")):
         raise ReferenceProblem("expected package.module:function or file.py:function")
     module = _module(place, folder, files)
     function = getattr(module, name, None)

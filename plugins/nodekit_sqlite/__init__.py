@@ -135,6 +135,8 @@ class SqliteStore(EmbeddedStore):
 
 def from_config(config: SqliteConfig, file: NodeFile) -> SqliteStore:
     """Build the store of a node file. Raise `CompositionError` if the database's folder does not exist."""
+    if os.path.isdir(config.path):
+        raise CompositionError(Problem("path", f"{config.path} is a folder; name a file"))
     if text := folder_problem(config.path.parent):
         raise CompositionError(Problem("path", text))
     return SqliteStore(

@@ -15,8 +15,8 @@ _OF_OTHERS = "only an operator may use jobs of other clients"
 _CURES = {
     _OF_OTHERS: f"leave out --all and --client, or give a key with the scope `operate` (--key-file or {VARIABLE})",
     "No containers specified": "name the containers, in the order in which they are called",
-    "Container not supported": "GET /info of the node names its containers",
-    "First container must be external": 'begin with a container that has "external": true in GET /info of the node',
+    "Container not supported": "the node lists its containers at /info (curl URL/info)",
+    "First container must be external": 'begin with a container that has "external": true at /info (curl URL/info)',
     "Container does not generate proof": "leave out --requires-proof, or end with a container that gives proofs",
     "Container not allowed for address": "ask the node's operator: the container's `allowed_ips` name who may call it",
     "Pipeline not supported": "leave out --pipeline, or ask the node's operator for the names of its pipelines",

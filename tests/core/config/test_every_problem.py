@@ -1,5 +1,6 @@
 """All problems of a node file are found at once: of each table, provider, container and value."""
 
+import os
 import tomllib
 from pathlib import Path
 
@@ -234,6 +235,23 @@ use = "acme"
     assert found["runners[0].containers[0].exernal"] == "unknown key; did you mean 'external'?"
     known = text.replace('use = "acme"', 'use = "ratelimit"\nrequests = 1')
     assert "did you mean 'external'?" in problems(tmp_path, known)["runners[0].containers[0].exernal"]
+
+
+@pytest.mark.parametrize("path", ["/", ".", "", "folder"])
+@pytest.mark.parametrize(
+    ("where", "text"),
+    [
+        ("store.path", '[store]\nuse = "sqlite"\npath = "{path}"'),
+        ("log.path", '[store]\nuse = "memory"\n[log]\npath = "{path}"'),
+        ("log.audit", '[store]\nuse = "memory"\n[log]\naudit = "{path}"'),
+        ("plugins[0].path", '[store]\nuse = "memory"\n[[plugins]]\nuse = "apikeys"\npath = "{path}"'),
+    ],
+)
+def test_a_folder_in_place_of_a_file_is_a_problem(tmp_path: Path, where: str, text: str, path: str) -> None:
+    (tmp_path / "folder").mkdir()
+    found = problems(tmp_path, text.replace("{path}", path))[where]
+    named = os.path.normpath(tmp_path / path)
+    assert found in (f"{named} is a folder; name a file", "expected true, false, or the name of a file")
 
 
 def test_tables_with_too_few_or_too_many_brackets_are_read_all_the_same(tmp_path: Path) -> None:

@@ -182,6 +182,9 @@ def test_a_plain_function_of_a_node_file_is_a_problem_with_its_place(tmp_path: P
     ("call", "text"),
     [
         ("anyio", "expected package.module:function"),
+        (":f", "expected package.module:function"),
+        ("..x:f", "expected package.module:function"),
+        ("other.py:", "expected package.module:function"),
         ("no_such_module:f", "there is no module 'no_such_module'; install it where nodekit is, or name a file"),
         ("anyio.no:f", "there is no module 'anyio.no'"),
         ("anyio:no_such", "no_such"),
