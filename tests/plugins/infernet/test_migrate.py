@@ -72,6 +72,9 @@ def test_credentials_that_nothing_uses_are_named(tmp_path: Path) -> None:
     assert said not in text(full({}, managed=True))
     remote = {"containers": [{"id": "a", "url": "http://127.0.0.1:1"}], "docker": {"username": "me", "password": "x"}}
     assert f"{said}; whoever" in text(remote)
+    for half in ({"username": "me", "password": ""}, {"username": "", "password": "x"}):
+        said = "docker: the credentials are not used, as one of username and password is empty."
+        assert said in text({"containers": [{"id": "hello", "image": "hello"}], "docker": half})
 
 
 def test_what_a_file_would_change_stays_a_variable(tmp_path: Path) -> None:
