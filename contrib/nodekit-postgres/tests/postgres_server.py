@@ -26,6 +26,8 @@ USER = "postgres"
 START_SECONDS = 60.0
 DEBIAN = Path("/usr/lib/postgresql")
 """Debian's folder of versions; their programs are not in the `PATH`."""
+CHOSEN = "NODEKIT_POSTGRES_BIN"
+"""Variable that names another folder of the server's programs. Programs of clients need not be in it."""
 
 SETTINGS = {
     "fsync": "off",  # what a process has written survives its end, also without it
@@ -250,7 +252,8 @@ class PostgresServer:
             self.sql(f"DROP ROLE IF EXISTS {made.role};")
 
     def _run(self, program: str, *arguments: object, **options: Any) -> str:
-        command = [str(self._programs / program), *map(str, arguments)]
+        path = self._programs / program
+        command = [str(path if path.exists() else installed() / program), *map(str, arguments)]
         environment = {"PATH": os.defpath, "LC_ALL": "C.UTF-8"}
         done = subprocess.run(
             command, env=environment, cwd="/", capture_output=True, text=True, check=False, **self._user, **options
@@ -284,7 +287,16 @@ class Standby(PostgresServer):
 
 
 def programs() -> Path:
-    """Return the folder of the server's programs: the newest of Debian's versions, or that of the `PATH`."""
+    """Return the folder of the server's programs: the chosen one, the newest of Debian's, or that of the `PATH`."""
+    if chosen := os.environ.get(CHOSEN):
+        if not (Path(chosen) / "initdb").exists():
+            raise NoPostgres(f"{CHOSEN}: there is no initdb in {chosen}; name the folder of PostgreSQL's programs")
+        return Path(chosen)
+    return installed()
+
+
+def installed() -> Path:
+    """Return the folder of the programs that the system has."""
     versions = [folder for folder in DEBIAN.glob("*/bin") if (folder / "initdb").exists()]
     if versions:
         return max(versions, key=lambda folder: float(folder.parent.name))
