@@ -26,7 +26,7 @@ from nodekit import (
     StoreFailed,
 )
 from nodekit.testing import SEQUENCE, TcpProxy, make_job, succeeded, with_output
-from nodekit_postgres import PostgresConfig, PostgresStore, provider
+from nodekit_postgres import PostgresConfig, PostgresStore, _lines, provider
 from nodekit_postgres._ear import Ear
 
 pytestmark = pytest.mark.anyio
@@ -372,6 +372,36 @@ async def test_locks_of_a_connection_that_carries_nothing_any_more_are_released(
             with anyio.fail_after(SOON):
                 while database.sql("SELECT count(*) FROM pg_locks WHERE objid = 12345") != "0":
                     await anyio.sleep(0.02)
+
+
+async def test_a_call_waits_for_an_attempt_to_connect_that_begins_after_it(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server has come back while an attempt was under way that is going to fail."""
+    began, may_fail, connect = asyncio.Event(), asyncio.Event(), _lines.connect
+
+    async def connecting(url: str, seconds: float) -> _lines.Connection:
+        if began.is_set():
+            return await connect(url, seconds)
+        began.set()
+        await may_fail.wait()
+        raise OSError("it was not there yet")
+
+    async def call(connection: _lines.Connection, number: int) -> str:
+        return "made"
+
+    monkeypatch.setattr(_lines, "connect", connecting)
+    lines = _lines.Lines(_lines.Server(database.url, 5.0), 1)
+    async with anyio.create_task_group() as tasks:
+        lines.start(tasks)
+        await began.wait()
+        made = asyncio.create_task(lines.run(call, 5.0))
+        await asyncio.sleep(0)
+        may_fail.set()
+        try:
+            assert await made == "made"
+        finally:
+            lines.close(at_once=True)
 
 
 async def test_the_test_of_the_connection_that_listens_is_sent_again_if_it_could_not_be_sent(
