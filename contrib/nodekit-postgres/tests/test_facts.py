@@ -7,7 +7,7 @@ import pytest
 from postgres_server import Database
 
 from nodekit import Secret, StoreFailed
-from nodekit.testing import make_job
+from nodekit.testing import make_job, make_node
 from nodekit_postgres import PostgresConfig, PostgresStore
 
 pytestmark = pytest.mark.anyio
@@ -27,6 +27,14 @@ async def test_facts_are_known_of_a_store_that_is_not_entered_and_of_one_without
         await store.add([make_job() for _ in range(20)])
         assert int((await store.facts())["used_bytes"]) > 0
     assert int((await store.facts())["connections"]) >= 1
+
+
+async def test_a_command_that_looks_at_the_store_is_no_node(store: PostgresStore, database: Database) -> None:
+    async with make_node(store=PostgresStore(PostgresConfig(url=Secret(database.url)))), store:
+        with anyio.fail_after(60):
+            while not (await store.facts())["nodes"]:
+                await anyio.sleep(0.02)
+        assert (await store.facts())["nodes"] == 1
 
 
 async def test_a_transaction_that_stays_open_and_what_waits_for_it_are_seen(

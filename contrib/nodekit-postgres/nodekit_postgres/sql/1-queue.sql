@@ -48,6 +48,31 @@ BEGIN
 END
 $$;
 
+-- Delete the counts of groups without unfinished jobs, among those behind one. Return the last group that was looked at,
+-- or null after the last one. Counts that somebody changes at this moment stay: any that add up to nothing may go.
+CREATE FUNCTION nodekit.forget_groups(p_after bytea, p_limit integer) RETURNS bytea LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    looked record;
+    idle record;
+    number integer := 0;
+BEGIN
+    PERFORM nodekit.without_fsync();
+    FOR looked IN
+        SELECT grp, sum(jobs) AS jobs FROM nodekit.counts WHERE grp > p_after GROUP BY grp ORDER BY grp LIMIT p_limit
+    LOOP
+        number := number + 1;
+        CONTINUE WHEN looked.jobs <> 0;
+        SELECT sum(jobs) AS jobs, array_agg(shard) AS shards INTO idle FROM (
+            SELECT shard, jobs FROM nodekit.counts WHERE grp = looked.grp ORDER BY shard FOR UPDATE SKIP LOCKED
+        ) held;
+        IF idle.jobs = 0 THEN
+            DELETE FROM nodekit.counts WHERE grp = looked.grp AND shard = ANY (idle.shards);
+        END IF;
+    END LOOP;
+    RETURN CASE WHEN number = p_limit THEN looked.grp END;
+END
+$$;
+
 CREATE FUNCTION nodekit.know_kind(p_due bytea, p_pipeline bytea, p_suspect boolean, p_priority smallint)
 RETURNS void LANGUAGE sql VOLATILE AS $$
     INSERT INTO nodekit.rotations (due, pipeline, suspect, priority) VALUES (p_due, p_pipeline, p_suspect, p_priority)
