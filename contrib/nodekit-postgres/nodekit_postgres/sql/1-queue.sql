@@ -190,15 +190,16 @@ BEGIN
 END
 $$;
 
--- The kinds that have a job for a claim.
+-- The kinds that have a job for a claim. Each is looked up in the index: planners turn EXISTS into a scan of all jobs, and
+-- would scan them for any one of them, too, were it not the first in an order that only the index has.
 CREATE FUNCTION nodekit.waiting_kinds(p_dues bytea[], p_pipelines bytea[], p_suspects boolean)
 RETURNS SETOF nodekit.rotations LANGUAGE sql VOLATILE AS $$
-    SELECT r.* FROM nodekit.rotations r
+    SELECT r.* FROM nodekit.rotations r CROSS JOIN LATERAL (
+        SELECT l.grp FROM nodekit.live l WHERE l.ready AND l.due = r.due AND l.pipeline = r.pipeline
+            AND l.suspect = r.suspect AND l.priority = r.priority ORDER BY l.grp LIMIT 1
+    ) waiting
     WHERE r.due = ANY (p_dues) AND (p_pipelines IS NULL OR r.pipeline = ANY (p_pipelines))
-        AND (p_suspects OR NOT r.suspect) AND EXISTS (
-            SELECT FROM nodekit.live l WHERE l.ready AND l.due = r.due AND l.pipeline = r.pipeline
-                AND l.suspect = r.suspect AND l.priority = r.priority
-        )
+        AND (p_suspects OR NOT r.suspect)
 $$;
 
 -- The next group of a kind, behind the last one, that has a job and is not full; and its oldest job, which is locked.
@@ -229,8 +230,8 @@ BEGIN
         CONTINUE WHEN found_group = ANY (p_full);
         SELECT l.id INTO found_id FROM nodekit.live l
             WHERE l.ready AND l.due = p_due AND l.pipeline = p_pipeline AND l.suspect = p_suspect
-                AND l.priority = p_priority AND l.grp = found_group
-            ORDER BY l.id LIMIT 1 FOR UPDATE SKIP LOCKED;
+                AND l.priority = p_priority AND l.grp BETWEEN found_group AND found_group
+            ORDER BY l.grp, l.id LIMIT 1 FOR UPDATE SKIP LOCKED;  -- the order of this index, and not of that by id
         IF found_id IS NOT NULL THEN
             RETURN;
         END IF;
