@@ -38,8 +38,8 @@ FILL = """
         FROM nodekit.records, generate_series(1, {queued}) AS n WHERE job = 'queued' AND number = 0;
     INSERT INTO nodekit.live (id, due, pipeline, priority, grp, ready, streams, onchain, created_at, due_at, next_due,
             ended_steps)
-        SELECT convert_to('02-' || lpad(n::text, 10, '0'), 'UTF8'), due, pipeline, priority, grp, ready, streams, onchain,
-            created_at, due_at, next_due, ended_steps
+        SELECT convert_to('02-' || lpad(n::text, 10, '0'), 'UTF8'), due, pipeline, priority, grp, ready, streams,
+            onchain, created_at, due_at, next_due, ended_steps
         FROM nodekit.live, generate_series(1, {queued}) AS n WHERE id = 'queued';
     UPDATE nodekit.counts SET jobs = jobs + {queued} WHERE grp = 'crowd';
     UPDATE nodekit.totals SET offchain = offchain + {queued} WHERE shard = (SELECT min(shard) FROM nodekit.totals);
@@ -125,7 +125,7 @@ async def costs(database: Database, store: PostgresStore, finished: int) -> dict
         await store.save(*ready.pop())
 
     def find(**query: Any) -> Callable[[], Awaitable[Any]]:
-        return lambda: store.find(JobQuery(**{"limit": 100, **query}))
+        return lambda: store.page(JobQuery(**{"limit": 100, **query}))
 
     await one("claim 1", lambda: store.claim(["echo"], SEQUENCE, 1))
     await one("claim 64", lambda: store.claim(["echo"], SEQUENCE, 64))
