@@ -7,8 +7,8 @@ from nodekit import FINISHED, UNFINISHED, ClientId, Cursor, Job, JobFields, JobI
 from nodekit_postgres._connecting import Connection
 from nodekit_postgres._rows import Stored, has_open_step, job_of, octets, text, with_output
 
-LOOKED_AT = 10_000
-"""Jobs that a page of a search looks at, at most."""
+LOOKED_AT, UNFINISHED_LOOKED_AT = 10_000, 2500
+"""Jobs that a page of a search looks at, at most. Unfinished ones are looked up one by one."""
 
 _REQUEST = "j.request, (SELECT output FROM nodekit.records WHERE job = j.id AND number = 0)"
 _OUTLINES = "(SELECT array_agg(outline ORDER BY number) FROM nodekit.records WHERE job = j.id AND number > 0)"
@@ -91,22 +91,35 @@ def find_query(query: JobQuery, below: int | None) -> tuple[str, dict[str, Any]]
 
 
 def may_take_long(query: JobQuery) -> bool:
-    """Return True for a search that an index does not answer: it may look at all finished jobs to find a few."""
-    if query.idempotency_key is not None or (query.status is not None and set(query.status) <= UNFINISHED):
+    """Return True for a search that an index does not answer: it may look at all jobs to find a few."""
+    if query.idempotency_key is not None:
         return False
     with_client = query.client is not None and query.order == "finished"
     return with_client or query.status is not None or query.container is not None or query.error is not None
 
 
+def looked_at(query: JobQuery) -> int:
+    """Return how many jobs a page of a search looks at, at most."""
+    return UNFINISHED_LOOKED_AT if _is_unfinished(query) else LOOKED_AT
+
+
+def _is_unfinished(query: JobQuery) -> bool:
+    """Return True for a search among unfinished jobs alone, in the order of their ids."""
+    return query.status is not None and set(query.status) <= UNFINISHED and query.order != "finished"
+
+
 def slice_query(query: JobQuery, below: int | None) -> tuple[str, dict[str, Any]]:
-    """Return SQL that looks at the next `LOOKED_AT` jobs of a search, with its parameters.
+    """Return SQL that looks at the next jobs of a search, with its parameters.
 
     Its rows are those that match and, with false in the third column, the last one that was looked at; the fourth is
     the place among those.
     """
     inner, outer = _Conditions(), _Conditions()
     order = _places(query, below, inner)
-    if query.order != "finished":  # one index has all conditions of the slice, so that its limit holds
+    table, columns = "nodekit.jobs", "*"
+    if _is_unfinished(query):
+        table, columns = "nodekit.live", "id"
+    elif query.order != "finished":  # one index has all conditions of the slice, so that its limit holds
         if query.container is not None or query.error is not None:
             inner.add("error IS NOT NULL")
         elif query.client is not None:
@@ -115,19 +128,19 @@ def slice_query(query: JobQuery, below: int | None) -> tuple[str, dict[str, Any]
     text = f"""
         WITH looked AS MATERIALIZED (
             SELECT id, finish_number, ({outer}) AS fits, row_number() OVER (ORDER BY {order}) AS place FROM (
-                SELECT * FROM nodekit.jobs WHERE {inner} ORDER BY {order} LIMIT %(looked_at)s
-            ) slice
+                SELECT {columns} FROM {table} WHERE {inner} ORDER BY {order} LIMIT %(looked_at)s
+            ) slice {"JOIN nodekit.jobs USING (id)" if columns == "id" else ""}
         ) SELECT id, finish_number, fits, place FROM looked
         WHERE fits OR place = (SELECT max(place) FROM looked) ORDER BY place LIMIT %(limit)s + 1
     """  # noqa: S608
-    return text, {**inner.given, **outer.given, "limit": query.limit, "looked_at": LOOKED_AT}
+    return text, {**inner.given, **outer.given, "limit": query.limit, "looked_at": looked_at(query)}
 
 
 def page_of(query: JobQuery, rows: Sequence[Sequence[Any]]) -> Page:
     """Return the page that the rows of `slice_query` are."""
     found = [row for row in rows if row[2]][: query.limit]
     last = found[-1] if len(found) == query.limit else rows[-1] if rows else None
-    ended = last is None or (len(found) < query.limit and last[3] < LOOKED_AT)
+    ended = last is None or (len(found) < query.limit and last[3] < looked_at(query))
     return Page([text(row[0]) for row in found], None if ended or last is None else _cursor(query, last))
 
 

@@ -8,13 +8,13 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from typing import Any, NamedTuple
 
 from postgres_server import Database, NoPostgres, PostgresServer
 
 from nodekit import UNFINISHED, ContainerError, JobQuery, JobStatus, Outcome, Secret
-from nodekit.testing import SEQUENCE, make_job, succeeded
+from nodekit.testing import SEQUENCE, make_job, make_node, succeeded
 from nodekit_postgres import PostgresConfig, PostgresStore
 from nodekit_postgres._reading import named
 from nodekit_postgres._store import CLAIM
@@ -25,6 +25,10 @@ SUMS = """
         coalesce(sum(wal_bytes), 0), coalesce(sum(total_exec_time), 0)
     FROM pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid JOIN pg_roles r ON r.oid = s.userid
     WHERE datname = current_database() AND rolname = '{role}' AND query NOT LIKE '%begin_session%'
+"""
+STATEMENTS = r"""
+    SELECT calls, translate(query, E'|\n', '  ') FROM pg_stat_statements s JOIN pg_roles r ON r.oid = s.userid
+    WHERE rolname = '{role}' ORDER BY calls DESC
 """
 RARE = 1000
 """One finished job of so many has failed."""
@@ -80,6 +84,11 @@ class Counted:
     def so_far(self) -> Cost:
         statements, pages, log, milliseconds = self._database.sql(SUMS.format(role=self._database.role)).split("|")
         return Cost(int(statements), int(pages), int(log), float(milliseconds))
+
+    def statements(self) -> dict[str, int]:
+        """Return how often each statement was made."""
+        rows = self._database.sql(STATEMENTS.format(role=self._database.role)).splitlines()
+        return {query.strip(): int(number) for number, query in (row.split("|", 1) for row in rows)}
 
     async def of(self, call: Awaitable[Any]) -> Cost:
         """Make a call and return its cost."""
@@ -174,12 +183,33 @@ async def _printed(queued: int, finished: int) -> None:
                 print(f"{name:30}{cost.statements:12}{cost.pages:12}{cost.log_bytes:12}{cost.milliseconds:10.2f}")
 
 
+async def _idle(seconds: float) -> None:
+    """Print what three nodes ask that have no jobs, with the settings of the store as they are by default."""
+    with counting_server() as server, server.database() as database:
+        counted = Counted(database)
+        async with AsyncExitStack() as stack:
+            for _ in range(3):
+                store = PostgresStore(PostgresConfig(url=Secret(database.socket_url)))
+                await stack.enter_async_context(make_node(store=store))
+            await asyncio.sleep(10)
+            counted.begin()
+            await asyncio.sleep(seconds)
+            cost, found = counted.so_far(), counted.statements()
+        each = f"{cost.statements / seconds:.2f} statements and {cost.log_bytes / seconds:.0f} bytes of the log"
+        print(f"three nodes, no job, {seconds:g} s: {each} per second")
+        for query, number in found.items():
+            print(f"{number / seconds:10.3f}  {' '.join(query.split())[:100]}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--queued", type=int, default=100_000)
     parser.add_argument("--finished", type=int, default=1_000_000)
+    parser.add_argument("--idle", type=float, metavar="SECONDS", help="count what three nodes without jobs ask")
     given = parser.parse_args()
     try:
+        if given.idle:
+            return asyncio.run(_idle(given.idle))
         asyncio.run(_printed(given.queued, given.finished))
     except NoPostgres as reason:
         sys.exit(str(reason))
