@@ -95,6 +95,8 @@ DECLARE
     due_at double precision;
     added_groups bytea[] := '{}';
     added_onchain boolean[] := '{}';
+    new_bytes bigint;
+    copied integer;
     missing integer;
 BEGIN
     IF p_session IS NOT NULL AND NOT EXISTS (
@@ -103,8 +105,11 @@ BEGIN
         RAISE EXCEPTION 'the session of this node is over' USING ERRCODE = 'NK001';
     END IF;
     FOR i IN 1 .. cardinality(p_ids) LOOP
+        SELECT coalesce(sum(length(r.output)) FILTER (WHERE r.kind = 1), 0), count(*) FILTER (WHERE r.kind = 2)
+            INTO new_bytes, copied
+            FROM unnest(p_owners, p_kinds, p_outputs) AS r (owner, kind, output) WHERE r.owner = i;
         INSERT INTO nodekit.jobs (id, client, idempotency_key, status, steps, size, state, request) VALUES
-            (p_ids[i], p_clients[i], p_keys[i], p_statuses[i], p_steps[i], 0, p_states[i], p_requests[i])
+            (p_ids[i], p_clients[i], p_keys[i], p_statuses[i], p_steps[i], new_bytes, p_states[i], p_requests[i])
             ON CONFLICT DO NOTHING;
         fresh := FOUND;
         IF NOT fresh THEN
@@ -120,15 +125,18 @@ BEGIN
                 (SELECT o.output FROM nodekit.records o WHERE o.job = p_retried[i] AND o.number = r.number) END
             FROM unnest(p_owners, p_numbers, p_kinds, p_outlines, p_outputs) AS r (owner, number, kind, outline, output)
             WHERE r.owner = i;
-        SELECT count(*) INTO missing
-            FROM unnest(p_owners, p_numbers, p_kinds) AS r (owner, number, kind)
-            JOIN nodekit.records k ON k.job = p_ids[i] AND k.number = r.number
-            WHERE r.owner = i AND r.kind = 2 AND k.output IS NULL;
-        IF missing > 0 THEN
-            RAISE EXCEPTION 'the job that is retried has been deleted meanwhile' USING ERRCODE = 'NK002';
+        IF copied > 0 THEN
+            SELECT count(*) INTO missing
+                FROM unnest(p_owners, p_numbers, p_kinds) AS r (owner, number, kind)
+                JOIN nodekit.records k ON k.job = p_ids[i] AND k.number = r.number
+                WHERE r.owner = i AND r.kind = 2 AND k.output IS NULL;
+            IF missing > 0 THEN
+                RAISE EXCEPTION 'the job that is retried has been deleted meanwhile' USING ERRCODE = 'NK002';
+            END IF;
+            UPDATE nodekit.jobs SET size =
+                    coalesce((SELECT sum(length(output)) FROM nodekit.records WHERE job = p_ids[i]), 0)
+                WHERE id = p_ids[i];
         END IF;
-        UPDATE nodekit.jobs SET size = coalesce((SELECT sum(length(output)) FROM nodekit.records WHERE job = p_ids[i]), 0)
-            WHERE id = p_ids[i];
         due_at := now + greatest(0, least(p_not_before[i] - now, p_delays[i]));
         due_at := coalesce(CASE WHEN p_not_before[i] IS NOT NULL THEN due_at END, now);
         PERFORM nodekit.know_kind(p_dues[i], p_pipelines[i], false, p_priorities[i]);
