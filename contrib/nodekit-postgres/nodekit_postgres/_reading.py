@@ -111,8 +111,7 @@ def _is_unfinished(query: JobQuery) -> bool:
 def slice_query(query: JobQuery, below: int | None) -> tuple[str, dict[str, Any]]:
     """Return SQL that looks at the next jobs of a search, with its parameters.
 
-    Its rows are those that match and, with false in the third column, the last one that was looked at; the fourth is
-    the place among those.
+    Its rows are those that match and, with false in the third column, the last one that may be looked at.
     """
     inner, outer = _Conditions(), _Conditions()
     order = _places(query, below, inner)
@@ -125,23 +124,23 @@ def slice_query(query: JobQuery, below: int | None) -> tuple[str, dict[str, Any]
         elif query.client is not None:
             inner.add("client = %(client)s", client=octets(query.client))
     _facts(query, outer)
+    slice, joined = f"FROM {table} WHERE {inner} ORDER BY {order}", "JOIN nodekit.jobs USING (id)"
     text = f"""
-        WITH looked AS MATERIALIZED (
-            SELECT id, finish_number, ({outer}) AS fits, row_number() OVER (ORDER BY {order}) AS place FROM (
-                SELECT {columns} FROM {table} WHERE {inner} ORDER BY {order} LIMIT %(looked_at)s
-            ) slice {"JOIN nodekit.jobs USING (id)" if columns == "id" else ""}
-        ) SELECT id, finish_number, fits, place FROM looked
-        WHERE fits OR place = (SELECT max(place) FROM looked) ORDER BY place LIMIT %(limit)s + 1
+        SELECT id, finish_number, true FROM (
+            SELECT id, finish_number FROM (SELECT {columns} {slice} LIMIT %(looked_at)s) looked
+            {joined if columns == "id" else ""} WHERE {outer} ORDER BY {order} LIMIT %(limit)s
+        ) found UNION ALL SELECT id, {"NULL" if columns == "id" else "finish_number"}, false FROM (
+            SELECT {columns} {slice} OFFSET %(looked_at)s - 1 LIMIT 1
+        ) last
     """  # noqa: S608
     return text, {**inner.given, **outer.given, "limit": query.limit, "looked_at": looked_at(query)}
 
 
 def page_of(query: JobQuery, rows: Sequence[Sequence[Any]]) -> Page:
     """Return the page that the rows of `slice_query` are."""
-    found = [row for row in rows if row[2]][: query.limit]
-    last = found[-1] if len(found) == query.limit else rows[-1] if rows else None
-    ended = last is None or (len(found) < query.limit and last[3] < looked_at(query))
-    return Page([text(row[0]) for row in found], None if ended or last is None else _cursor(query, last))
+    found = [row for row in rows if row[2]]
+    ends = found[-1:] if len(found) == query.limit else [row for row in rows if not row[2]]
+    return Page([text(row[0]) for row in found], _cursor(query, ends[0]) if ends else None)
 
 
 def _cursor(query: JobQuery, row: Sequence[Any]) -> Cursor:
