@@ -151,9 +151,7 @@ async def _ends(nodes: Sequence[NodeProcess], plan: Plan) -> list[str]:
     for node in nodes:
         if code := await node.stop():
             wrong.append(f"{node.name} ended with {code}")
-        for number, life in enumerate(node.lives):
-            node.file.with_name(f"{node.name}.{number}.log").write_text(life.log)  # for who looks for a cause
-            wrong += [f"{node.name} logged: {text}" for text in traced(life.log)]
+        wrong += [f"{node.name} logged: {text}" for life in node.lives for text in traced(life.log)]
     return wrong
 
 

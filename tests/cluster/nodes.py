@@ -16,7 +16,6 @@ from served import Served, started
 
 START_SECONDS = 120.0
 SKEW = "CLUSTER_SKEW_SECONDS"
-LOG_LEVEL = os.environ.get("CLUSTER_LOG_LEVEL", "warning")
 
 SITE = f"""
 import os, time
@@ -135,7 +134,7 @@ class NodeProcess:
         """Start a life; one that ends before it listens is followed by another."""
         with anyio.fail_after(START_SECONDS):
             while True:
-                life = started("serve", self.file, "--log-level", LOG_LEVEL, folder=self.file.parent, env=self._env)
+                life = started("serve", self.file, "--log-level", "warning", folder=self.file.parent, env=self._env)
                 served = await self._processes.enter_async_context(life)
                 self.lives.append(served)
                 await until(lambda: served.url or served.process.poll() is not None, seconds=START_SECONDS)  # noqa: B023
