@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import anyio
 import pytest
-from postgres_server import HOST, Database, PostgresServer, Standby, programs
+from postgres_server import HOST, Database, PostgresServer, Standby, path_of, programs
 
 from nodekit import JobStatus, NodeLimits, Secret, StoreFailed
 from nodekit.testing import make_job, make_node, make_request
@@ -14,6 +14,14 @@ from nodekit_postgres import PostgresConfig, PostgresStore
 pytestmark = pytest.mark.anyio
 
 SECONDS = 100.0
+
+
+@pytest.fixture(autouse=True)
+def tools(postgres_server: PostgresServer) -> None:
+    """Skip these tests on a server that was chosen without its tools: those of another version refuse it."""
+    missing = [name for name in ("pg_basebackup", "pg_dump") if not (programs() / name).exists()]
+    if missing:
+        pytest.skip(f"there is no {' and no '.join(missing)} of the chosen version")
 
 
 @pytest.fixture
@@ -63,7 +71,7 @@ async def test_a_dump_of_the_schema_is_a_backup_that_other_nodes_go_on_with(
     command = [programs() / "pg_dump", "--schema=nodekit", "--no-owner", "--no-privileges", database.url]
     dump = subprocess.run(command, capture_output=True, check=True).stdout
     with postgres_server.database() as other:
-        restore = [programs() / "psql", "-XqAt", "-v", "ON_ERROR_STOP=1", other.url]
+        restore = [path_of("psql"), "-XqAt", "-v", "ON_ERROR_STOP=1", other.url]
         subprocess.run(restore, input=dump, capture_output=True, check=True)
         async with make_node(store=PostgresStore(PostgresConfig(url=Secret(other.url)))) as node:
             with anyio.fail_after(SECONDS):
