@@ -1,13 +1,16 @@
 """Three nodes behind HAProxy are replaced by those of the next release, and restored elsewhere, while clients work."""
 
 import json
+import os
 import re
+import subprocess
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import anyio
@@ -17,6 +20,7 @@ from engine import debian
 from engine.fixtures import or_unavailable
 from http_api import free_port
 from paths import ROOT
+from postgres_server import HOST, NoPostgres, PostgresServer, programs
 from served import nodekit
 
 from cluster.balanced import NAMES, BalancedClients, haproxy
@@ -144,3 +148,68 @@ async def _well(node: NodeProcess) -> None:
             await anyio.sleep(0.1)
     others = re.compile(rf"node '\w+' runs nodekit {re.escape(__version__)}, not {re.escape(NEXT)}")
     assert all(others.fullmatch(reason) for reason in answer.json.get("reasons", ())), answer.json
+
+
+def commands(page: Path, language: str) -> list[str]:
+    """Return the fenced blocks of a page in a language; of a console, what is typed."""
+    blocks = re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    if language != "console":
+        return blocks
+    return [line[2:] for block in blocks for line in block.splitlines() if line.startswith("$ ")]
+
+
+def typed(command: str, folder: Path, **env: str) -> None:
+    """Run a command of a page as its reader types it."""
+    path = f"{programs()}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=folder, env={"PATH": path, **env}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+async def test_a_backup_that_is_taken_under_load_is_restored_on_another_server_as_the_pages_say(
+    tmp_path: Path, proxied: None
+) -> None:
+    [make, *_] = commands(RUN, "sql")
+    *_, remake = commands(BACK_UP, "sql")
+    [dump, restore] = commands(BACK_UP, "console")
+    with ExitStack() as stack:
+        with or_unavailable(NoPostgres):
+            here, there = stack.enter_context(PostgresServer()), stack.enter_context(PostgresServer())
+        for server, text in ((here, make), (there, remake)):
+            server.sql(text.replace("…", "secret"))
+        old, new = (f"postgresql://node:secret@{HOST}:{server.port}/jobs" for server in (here, there))
+        async with balanced(tmp_path, store_at(tmp_path, old)) as seen:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(seen.clients.run)
+                await seen.clients.until(SOME)
+                known = dict(seen.clients.accepted)
+                await anyio.to_thread.run_sync(lambda: typed(dump, tmp_path, NODE_DATABASE=old))
+                await seen.clients.until(SOME)
+                seen.clients.ending.set()
+            last = set(seen.clients.accepted.values()) - set(known.values())
+            for node in seen.nodes:
+                await node.stop()
+            here.kill()
+            typed(restore, tmp_path, NEW_DATABASE=new)
+            for node in seen.nodes:
+                seen.files[node.name](store_at(tmp_path, new))
+                await node.start()
+            await _answered(seen.clients)
+            seen.clients.accepted, seen.clients.results = known, {}
+            for number in known:
+                await seen.clients.read(number)
+            found = await report(seen.nodes[0])
+            unknown = [await seen.clients.api.get(f"/api/jobs?id={id}") for id in last]
+    assert seen.clients.wrong == []
+    assert set(seen.clients.results) == set(known.values())
+    assert any(answer.status == 404 for answer in unknown)
+    assert found["engine"]["replicas"] == 0  # the role may see them
+
+
+def store_at(folder: Path, url: str) -> str:
+    """Return the table `[store]` for a database."""
+    secret = folder / f"url-{urlsplit(url).port}"
+    secret.write_text(url)
+    secret.chmod(0o600)
+    return f'[store]\nuse = "postgres"\nurl = {{ file = "{secret}" }}\nlease_seconds = {LEASE_SECONDS}\n'
