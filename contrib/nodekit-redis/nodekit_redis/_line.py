@@ -73,6 +73,9 @@ def make_connection(url: str, connect_seconds: float) -> Wire:
     for name, value in OWN.items():
         if pool.connection_kwargs[name] != value:
             raise ValueError(f"the URL may not set {name}")
+    host = str(pool.connection_kwargs.get("host", ""))
+    if b"\0" in host.encode("idna"):  # as the look-up encodes it, which raises ValueError, too
+        raise ValueError("the URL has no name of a host")
     connection: Wire = pool.make_connection()
     return connection
 
