@@ -41,7 +41,7 @@ class RedisServer:
     def __init__(self, *settings: str) -> None:
         """`settings` are further lines of its configuration."""
         self._settings = settings
-        self.pid = 0
+        self.pid = self.tls_port = 0
         self._leash: subprocess.Popen[str] | None = None
 
     @property
