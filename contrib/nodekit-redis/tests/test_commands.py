@@ -22,7 +22,7 @@ def used() -> set[str]:
 def test_each_command_is_one_that_redis_7_0_has(redis_server: RedisServer) -> None:
     names = used()
     assert {"ZADD", "HRANDFIELD", "MULTI", "SUBSCRIBE", "SCRIPT", "INFO"} <= names
-    for name in sorted(names):
+    for name in sorted(names - {"SENTINEL"}):  # a command of Sentinels
         told = redis_server.call("COMMAND", "DOCS", name.lower())
         since = re.search(rb"since\r\n\$\d+\r\n(\d+)\.(\d+)", told)
         assert since is not None, f"{name} is no command of this server"
