@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 ARGS ?=
+STORE ?= postgres
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -37,8 +38,8 @@ demo: $(VENV)/.installed ## Run a real node: jobs of three steps over HTTP, from
 demo-docker: $(VENV)/.installed ## The same, each step in a Docker container. Needs an engine, or root on Debian.
 	@$(BIN)/python tests/engine run -- $(BIN)/python tests/engine/hello.py
 
-demo-cluster: $(VENV)/.installed-test ## Three nodes on one PostgreSQL behind HAProxy, one of which is killed. Needs both programs.
-	@$(BIN)/python tests/cluster -- $(BIN)/python examples/cluster/demo.py
+demo-cluster: $(VENV)/.installed-test ## Three nodes on one PostgreSQL behind HAProxy, one of which is killed; STORE=redis: on one Redis.
+	@$(BIN)/python tests/cluster $(STORE) -- $(BIN)/python examples/cluster/demo.py
 
 test: $(VENV)/.installed-test ## Run the tests; ARGS="-k word" chooses some.
 	@$(PYTEST) $(ARGS)
