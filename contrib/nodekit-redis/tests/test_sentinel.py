@@ -12,7 +12,7 @@ import pytest
 from redis_server import HOST, RedisServer, SentinelServer, waited
 from stores import secret, store_on
 
-from nodekit import CompositionError, JobFinished, JobStatus, Node, StoreFailed
+from nodekit import CompositionError, JobFinished, JobStatus, Node, StoreFailed, Unavailable
 from nodekit.testing import make_job, make_node, make_request
 from nodekit_redis import RedisConfig, RedisStore
 
@@ -68,7 +68,7 @@ async def submitted(nodes: tuple[Node, Node], number: int) -> str:
     for again in range(10_000):
         try:
             return (await nodes[(number + again) % 2].submit(request)).id
-        except StoreFailed:
+        except (StoreFailed, Unavailable):
             await anyio.sleep(0.05)
     raise AssertionError("a job was never accepted")
 
