@@ -20,6 +20,8 @@ PARTS = {
     "a page with finished jobs, which cannot be deleted,",
     "the list of free pages",
     "a call to … broke off, and it does not answer",
+    "no block was seen yet",
+    "the last block was seen … s ago",
 }
 """Texts that come only within another reason."""
 

@@ -17,7 +17,7 @@ from nodekit_chain.work.records import Work, delegated_key
 from nodekit_chain.work.status import read_status
 
 if TYPE_CHECKING:
-    from nodekit_chain._plugin import Served
+    from nodekit_chain._served import Served
     from nodekit_chain.rpc.endpoints import Endpoints
 
 Parts = Callable[[], "tuple[Endpoints | None, Served | None, str]"]

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import NamedTuple
 
 import anyio
 import anyio.to_thread
@@ -20,6 +19,7 @@ from nodekit import (
 )
 from nodekit_chain._discovery import Discovered, discover
 from nodekit_chain._page import Page
+from nodekit_chain._served import Served
 from nodekit_chain._settings import WEI, ChainConfig, WalletConfig, check
 from nodekit_chain.account.fees import FeeCaps
 from nodekit_chain.account.key import AccountKey, InvalidKey
@@ -42,15 +42,6 @@ logger = logging.getLogger("nodekit.chain")
 
 LONGEST_PAUSE_SECONDS = 30.0
 MOST_KEYSTORE_BYTES = 1 << 16
-
-
-class Served(NamedTuple):
-    """The parts that work while the chain is known."""
-
-    discovered: Discovered
-    chain_id: int
-    engine: Engine
-    acceptance: Acceptance
 
 
 class Chain:

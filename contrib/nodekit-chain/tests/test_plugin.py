@@ -150,14 +150,17 @@ async def test_four_proofs_at_once_wait_for_their_verifier_and_each_is_paid(cont
         proving.verifier.send("finalize", ids[0], 1, proving.node.address, True)
         proving.verifier.send("finalize", ids[1], 1, proving.node.address, False)
         await proving.node.until(lambda records: sum(one.final for one in records) == 2)
-        contracts.chain.mine(1, seconds=8 * 86_400)
-        for id in ids[2:]:  # after a week anybody may, and the node is paid whatever is said
-            contracts.coordinator.send("finalizeProofVerification", id, 1, proving.node.address, False)
+        contracts.chain.mine(1, seconds=8 * 86_400)  # after a week anybody may end a proof, and the node is paid
         records = await proving.node.until_final(4)
         assert await proving.reserved() == []
+    reasons = {one.id: one.reason for one in records}
+    assert reasons[ids[0]] == "its proof was accepted"
+    assert reasons[ids[1]] == "its proof was rejected"
+    assert reasons[ids[2]] == reasons[ids[3]] == "its proof was not judged in time"
     assert [one.state for one in records] == [State.DONE] * 4
     assert proving.gained == 3 * 800 - 1000
-    assert len(contracts.chain.transactions_of(proving.node.address)) == 5  # one sets the allowance
+    # one sets the allowance, four deliver, two end the proofs that nobody has judged
+    assert len(contracts.chain.transactions_of(proving.node.address)) == 7
 
 
 async def test_a_wallet_with_too_little_for_another_proof_delivers_it_once_one_is_judged(contracts: Contracts) -> None:

@@ -132,7 +132,8 @@ def test_nothing_that_a_node_says_or_stores_has_the_key(
             assert time.monotonic() < deadline, node.printed
             chain.mine()
             time.sleep(0.05)
-        texts = [got(port, path) for path in ("/info", "/health", "/-/chain/status", "/openapi.json", "/api/jobs")]
+        pages = ("/info", "/health", "/-/chain/", "/-/chain/show?id=1", "/openapi.json", "/api/jobs")
+        texts = [got(port, path) for path in pages]
         for command in (["config", "show", "node.toml"], ["check", "node.toml"], ["doctor", "node.toml"]):
             done = subprocess.run([*NODEKIT, *command], cwd=tmp_path, env=environment, capture_output=True, check=False)
             texts.append((done.stdout + done.stderr).decode())

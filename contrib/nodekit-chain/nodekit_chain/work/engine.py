@@ -95,9 +95,7 @@ class Engine:
         self._tried: dict[str, str] = {}
         """Hash of the block with which the delivery of a record was tried last, by key."""
         self._undone: View | None = None
-        self._overtaken = False
-        self._trouble = ""
-        self._failures = 0
+        self._overtaken, self._trouble, self._failures = False, "", 0
         self._seen_at = -math.inf
         self._status_at = self._forgotten_at = -math.inf
 
@@ -117,9 +115,11 @@ class Engine:
         """Return what is wrong, for `/health`."""
         if not self._trouble:
             return [problem for problem in (self._tracking.problem, self._deliveries.problem) if problem]
+        return [f"the chain cannot be followed: {self._trouble}; {self._last_seen()}"]
+
+    def _last_seen(self) -> str:
         seconds = self._node.clock.monotonic() - self._seen_at
-        last = f"the last block was seen {seconds:.0f} s ago" if math.isfinite(seconds) else "no block was seen yet"
-        return [f"the chain cannot be followed: {self._trouble}; {last}"]
+        return f"the last block was seen {seconds:.0f} s ago" if math.isfinite(seconds) else "no block was seen yet"
 
     async def accept(self, work: Work) -> bool:
         """Keep a delegated subscription, durably. Return False if there is a record of its owner and nonce already.

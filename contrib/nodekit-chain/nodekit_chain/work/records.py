@@ -162,7 +162,8 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """
         awaits_verdict = self.with_proof and not self.closing
         state = State.CONFIRMED if awaits_verdict else State.DONE
-        return replace(self, state=state, payload=None, changed_at=at)
+        reason = "its proof was not judged in time" if self.closing else self.reason
+        return replace(self, state=state, reason=reason, payload=None, changed_at=at)
 
     def unclosed(self, at: float) -> "Work":
         """Return the record after a transaction that was to end its proof did not."""
