@@ -8,7 +8,8 @@ import anyio
 import pytest
 from eth_account import Account
 
-from nodekit import CompositionError, Node, NodekitError, load_node
+from nodekit import CompositionError, NodekitError, Secret, load_node
+from nodekit_chain import Chain, ChainConfig, WalletConfig
 
 KEY = "0x" + "5ec4e7" * 10 + "beef"
 ADDRESS = Account.from_key(KEY).address.lower()
@@ -58,12 +59,17 @@ def problems(file: Path) -> str:
 
 
 def test_a_table_with_references_makes_a_node_that_knows_its_account(tmp_path: Path) -> None:
-    node: Node = load_node(written(tmp_path))
-    assert node.chain_address == ADDRESS
-    [plugin] = [one for one in node.__dict__["_hooks"].__dict__["_manager"].get_plugins()]
-    assert KEY[2:] not in repr(plugin._config) + repr(plugin.__dict__)
-    assert "a-key-of-the-endpoint" not in repr(plugin._config)
-    assert plugin._config.urls == ("http://127.0.0.1:1", PLACE)
+    assert load_node(written(tmp_path)).chain_address == ADDRESS
+
+
+def test_no_repr_shows_a_secret() -> None:
+    wallet = WalletConfig(private_key=Secret(KEY))
+    config = ChainConfig(rpc_url=(Secret(PLACE),), registry_address=REGISTRY, wallet=wallet)
+    chain = Chain(config)
+    assert config.urls == (PLACE,)
+    for shown in (repr(config), repr(chain), repr(vars(chain))):
+        assert KEY[2:] not in shown
+        assert "a-key-of-the-endpoint" not in shown
 
 
 @pytest.mark.parametrize(
