@@ -1,7 +1,9 @@
 """Fixtures that start a real chain. Without npm their tests are skipped; with CI=true they fail."""
 
 import os
+import sys
 from collections.abc import Iterator
+from importlib import import_module
 from typing import NoReturn
 
 import pytest
@@ -9,6 +11,10 @@ from chain_programs import NoChain
 from local_chain import Contracts, LocalChain
 
 from nodekit.testing import VirtualClock
+
+USUAL = sys.getrecursionlimit()
+import_module("eth_account")  # a package below it raises the limit for the whole process, so that deep JSON is a crash
+sys.setrecursionlimit(USUAL)
 
 
 @pytest.fixture
