@@ -29,10 +29,18 @@ LOGGERS = (
     AUDIT,
     CONTAINER,
     *("nodekit.apikeys", "nodekit.calls", "nodekit.chain", "nodekit.docker", "nodekit.executor", "nodekit.hooks"),
-    *("nodekit.http", "nodekit.log", "nodekit.node", "nodekit.packages", "nodekit.plugins", "nodekit.process"),
-    *("nodekit.remote", "nodekit.stderr", "nodekit.store"),
+    *(
+        "nodekit.http",
+        "nodekit.log",
+        "nodekit.node",
+        "nodekit.packages",
+        "nodekit.plugins",
+        "nodekit.process",
+        "nodekit.remote",
+    ),
+    *("nodekit.stderr", "nodekit.store"),
 )
-"""Names of the loggers of nodekit and of the plugins of this project."""
+"""Names of the loggers of nodekit and of its own plugins."""
 
 
 MOST_UNKNOWN = 100

@@ -35,6 +35,7 @@ class ChainNode:
         transports: Sequence[Transport] = (),
         wallet: Mapping[str, Any] | None = None,
         urls: Sequence[str] = (),
+        name: str = "node",
         **settings: Any,
     ) -> None:
         self.contracts, self.chain = contracts, contracts.chain
@@ -58,6 +59,7 @@ class ChainNode:
             transports=transports,
             plugins=[Guardian(), self.plugin],
             limits=NodeLimits(drain_seconds=0),
+            name=name,
         )
         self.ledger = Ledger(self.node.storage("chain"))
 
@@ -80,6 +82,11 @@ class ChainNode:
         with anyio.fail_after(LIMIT_SECONDS):
             while self.plugin._served is None:
                 await anyio.sleep(0.01)
+
+    @property
+    def leads(self) -> bool:
+        """True if this node is the one that watches and sends."""
+        return self.plugin._served is not None and self.plugin._served.engine.leads
 
     async def records(self) -> list[Work]:
         return [entry.work async for entry in self.ledger.all()]

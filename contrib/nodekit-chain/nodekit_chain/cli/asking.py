@@ -31,13 +31,14 @@ def ask(node: str, path: str, **query: str) -> Any:
         with opener.open(Request(url, headers=headers), timeout=SECONDS) as reply:  # noqa: S310  # http or https, see above
             return msgspec.json.decode(reply.read(MOST_BYTES))
     except HTTPError as error:
-        raise click.ClickException(_refusal(error)) from None
+        with error:  # it holds the connection
+            raise click.ClickException(_refusal(error)) from None
+    except msgspec.DecodeError:
+        raise click.ClickException(f"{node} answers something else than JSON; is it a node?") from None
     except (URLError, OSError, HTTPException, ValueError) as error:
         reason = getattr(error, "reason", error)
         cure = "is it running? --node or NODEKIT_URL name another address"
         raise click.ClickException(printable(f"{node} does not answer: {reason}; {cure}")) from None
-    except msgspec.DecodeError:
-        raise click.ClickException(f"{node} answers something else than JSON; is it a node?") from None
 
 
 def _refusal(error: HTTPError) -> str:
