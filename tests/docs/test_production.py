@@ -17,7 +17,10 @@ PARTS = {
     ", …",
     "delete something, or keep fewer finished jobs",
     "the table of jobs",
+    "a page",
+    "a page that new jobs need",
     "a page with finished jobs, which cannot be deleted,",
+    "a part that each job needs",
     "the list of free pages",
     "a call to … broke off, and it does not answer",
 }
