@@ -1,4 +1,4 @@
-"""The checks of `nodekit doctor` for the file of keys. Nothing is written or made."""
+"""The checks of `nodekit doctor` for the place of keys. Nothing is written or made."""
 
 import time
 from collections.abc import Iterator
@@ -11,7 +11,16 @@ def findings(file: ExaminedFile | None = None) -> Iterator[Finding]:
     """Report for each plugin `apikeys` of the node file what its next start would find in the file of keys."""
     for one in file.of("plugin", "apikeys") if file else ():
         assert file is not None
-        yield from _of_file(one, file.file.path.name)
+        if one.config.keys == "store":
+            yield from _of_store(one, file)
+        else:
+            yield from _of_file(one, file.file.path.name)
+
+
+def _of_store(one: Configured, file: ExaminedFile) -> Iterator[Finding]:
+    if file.of("store", "memory"):
+        text = "the store memory is known to the process of its node alone, so `nodekit keys` cannot make keys there"
+        yield Finding("warning", f"{one.where}.keys", text, "use another store, such as sqlite, or a file: path = …")
 
 
 def _of_file(one: Configured, node_file: str) -> Iterator[Finding]:

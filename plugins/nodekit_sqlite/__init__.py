@@ -99,7 +99,7 @@ class SqliteStore(EmbeddedStore):
     def view(self) -> TableView:
         """Return a view of the file beside its node (`ViewedStore`). Each of its calls has its own transaction.
 
-        Until it deletes, it writes nothing, and a user who may only read the file can use it.
+        Until it deletes a job or changes a record, it writes nothing, and a user who may only read the file can use it.
         """
         table = SqliteTable(self._path, synchronous=self._synchronous, group=1, owned=False)
         table.damages.remember_all()

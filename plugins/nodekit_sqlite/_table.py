@@ -170,12 +170,16 @@ class SqliteTable:
 
     async def delete(self, ids: Sequence[JobId]) -> int:
         """Delete finished jobs. One that SQLite cannot delete, because it is damaged, stays and harms no other."""
-        if not self._owned:  # until a view deletes, it writes nothing
+        await self._begin_writing()
+        unique = list(dict.fromkeys(ids))
+        return sum([await self._delete(some) for some in _slices(unique)])
+
+    async def _begin_writing(self) -> None:
+        """Begin to write beside the owner of the file. Until a view is asked to, it writes nothing."""
+        if not self._owned:
             async with self._starting:
                 if self._file.is_open and not self._writer.started:
                     await self._writer.start()
-        unique = list(dict.fromkeys(ids))
-        return sum([await self._delete(some) for some in _slices(unique)])
 
     async def _delete(self, ids: Sequence[JobId]) -> int:
         try:
@@ -264,7 +268,7 @@ class SqliteTable:
 
     def storage(self, namespace: str) -> SqliteStorage:
         """Return the records of a plugin."""
-        return SqliteStorage(namespace, self._writer, self._readers)
+        return SqliteStorage(namespace, self._writer, self._readers, self._begin_writing)
 
     async def last_finish_number(self) -> int:
         """Return the highest number that a job of this file ever had."""
