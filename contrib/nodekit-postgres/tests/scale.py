@@ -1,4 +1,4 @@
-"""Costs of calls of the store on a schema with many jobs. `python contrib/nodekit-postgres/tests/scale.py` prints it.
+"""Costs of calls of the store on a schema with many jobs. `python contrib/nodekit-postgres/tests/scale.py` prints them.
 
 The costs are counted by the server (`pg_stat_statements`): statements, pages of tables and indexes that were looked at,
 and bytes of its log. They are the same on a busy machine; only the milliseconds are not.
