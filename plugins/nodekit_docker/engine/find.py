@@ -107,9 +107,11 @@ def _rootless_sockets() -> Iterator[Path]:
 
 def check_client_config() -> None:
     """Raise `EngineGone` if docker-py would fail on the configuration of Docker's command, which it reads."""
-    from docker import auth
-    from docker.utils import config
+    from docker import auth as auth_module
+    from docker.utils import config as config_module
 
+    auth: Any = auth_module
+    config: Any = config_module
     try:
         auth.load_config(config_dict=config.load_general_config())
     except Exception as error:  # whatever its JSON makes of it
