@@ -6,7 +6,7 @@ from nodekit.config.api_version import API_VERSION
 from nodekit.config.compose import load_node, node_name, read_node_file
 from nodekit.config.findings import Configured, ExaminedFile, Finding
 from nodekit.config.formats import Format, NodeTables
-from nodekit.config.paths import resolved_path
+from nodekit.config.paths import folder_problem, resolved_path
 from nodekit.config.plugin_records import open_records
 from nodekit.config.providers import NodeFile, Provider
 from nodekit.config.secrets import EnvValue, Secret
@@ -313,6 +313,7 @@ __all__ = [
     "default_group",
     "descriptor_share",
     "encode_payload",
+    "folder_problem",
     "job_result",
     "last_output",
     "load_node",

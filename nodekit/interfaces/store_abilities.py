@@ -103,11 +103,13 @@ class StoreCheck(msgspec.Struct, frozen=True):
     - `jobs`: Number of jobs that were read, damaged ones included.
     - `problems`: Texts for operators, each of which names what is damaged. Not more than some thousand.
     - `more`: Number of further problems.
+    - `cure`: What to do about them, in the imperative.
     """
 
     jobs: int
     problems: Sequence[str] = ()
     more: int = 0
+    cure: str = ""
 
 
 class VerifyingStore(JobStore, Protocol):

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from nodekit import Provider
+from nodekit import CompositionError, Problem, Provider
 from nodekit_apikeys._key import OPERATE, Policy
 from nodekit_apikeys._plugin import ApiKeys
 
@@ -42,6 +42,8 @@ class ApiKeysConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 def _build(config: ApiKeysConfig) -> ApiKeys:
+    if config.path is not None and config.path.is_dir():
+        raise CompositionError(Problem("path", f"{config.path} is a folder; name a file"))
     return ApiKeys(config.path, anonymous=config.anonymous, slow_down_seconds=config.slow_down_seconds)
 
 

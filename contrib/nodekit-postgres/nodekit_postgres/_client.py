@@ -12,7 +12,7 @@ from nodekit_postgres._config import PostgresConfig, check_schema, check_url
 from nodekit_postgres._connecting import Connection, Notice
 from nodekit_postgres._ear import Ear, News, Teller
 from nodekit_postgres._lines import Lines, Server
-from nodekit_postgres._schema import check_version, in_schema, migrate, opened
+from nodekit_postgres._schema import check_version, continue_numbers, in_schema, migrate, opened
 from nodekit_postgres._session import BEATS_PER_LEASE, Session
 from nodekit_postgres._work import Statement
 from nodekit_postgres._writing import dues, has_limits
@@ -50,6 +50,7 @@ class Client:
             if config.migrate:
                 await migrate(connection, config.schema)
             await check_version(connection, config.schema)
+            await continue_numbers(connection, config.schema)
         server = Server(url, config.connect_seconds, config.lease_seconds)
         self.writes, self.reads = Lines(server, config.connections), Lines(server, config.read_connections)
         self._lease = Lines(server, 1)

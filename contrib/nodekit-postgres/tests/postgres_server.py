@@ -280,6 +280,19 @@ class Standby(PostgresServer):
         if not waited(lambda: self._primary.sql(text) == "1"):
             raise NoPostgres(f"the replica does not follow: {self.log()}")
 
+    def catch_up(self) -> None:
+        """Return when it has all that the primary has written so far."""
+        place = self._primary.sql("SELECT pg_current_wal_insert_lsn();")
+        if not waited(lambda: self.sql(f"SELECT pg_last_wal_replay_lsn() >= '{place}';") == "t"):
+            raise NoPostgres(f"the replica is behind: {self.log()}")
+
+    def fall_behind(self) -> None:
+        """Follow the primary no more, as if it could not be reached."""
+        self.sql("ALTER SYSTEM SET primary_conninfo = '';")
+        self.sql("SELECT pg_reload_conf();")
+        if not waited(lambda: self.sql("SELECT count(*) FROM pg_stat_wal_receiver;") == "0"):
+            raise NoPostgres(f"the replica still follows: {self.log()}")
+
     def promote(self) -> None:
         """Make it a server that takes writes."""
         self.sql("SELECT pg_promote();")
