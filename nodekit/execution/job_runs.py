@@ -323,6 +323,8 @@ class Runs(Generic[RunT]):
             run.held = job.due if self._slots.take(job.due, stream=run.stream_slots) else None
             self._changed()
         await self._persist(run, lambda: self._store.save(run.claim, job))
+        if run.claim.job.status.finished:  # as the store has it, which may have ended a job that is damaged
+            run.job = run.claim.job
 
     async def _persist(self, run: RunT, write: Callable[[], Awaitable[None]]) -> None:
         """Repeat a write until it succeeds. A result is not thrown away because the disk is full for a while."""
@@ -391,7 +393,7 @@ class Runs(Generic[RunT]):
         if run.claim.job.status.finished:  # as the store numbered it
             run.job = run.claim.job
         step, run.step_to_emit = run.step_to_emit, None
-        if step is not None:
+        if step is not None and step < len(run.job.steps):  # a job that is damaged has ended without its steps
             self._emit(StepFinished(run.job, step))
         if run.job.status.finished and not run.end_emitted:
             run.end_emitted = True

@@ -18,6 +18,9 @@ from nodekit_postgres._work import Statement
 from nodekit_postgres._writing import dues, has_limits
 
 SHARDS_PER_SESSION = 128
+FORGET_SECONDS = 60.0
+"""Pause between two rounds in which one node deletes the counts of groups that have no job any more."""
+GROUPS_AT_ONCE = 500
 
 
 class Client:
@@ -78,6 +81,7 @@ class Client:
             await self.ear.tested.wait()
             self._tasks.start_soon(self.session.run)
             self._tasks.start_soon(self._teller.run)
+            self._tasks.start_soon(self._forget_groups)
             self._entered = True
         except BaseException as error:
             await self._close(at_once=True)
@@ -118,6 +122,20 @@ class Client:
             for some in (self.writes, self.reads, self._lease):
                 some.close(at_once=True)
         await self._tasks.__aexit__(None, None, None)
+
+    async def _forget_groups(self) -> None:
+        """Delete the counts of groups without jobs, some at a time. One node does so for all."""
+        after = b""
+        while True:
+            await anyio.sleep(1.0 if after else FORGET_SECONDS)
+            if self.session.slot:
+                after = b""
+                continue
+            try:
+                [(last,)] = await self.write("SELECT nodekit.forget_groups(%s, %s)", [after, GROUPS_AT_ONCE])
+            except StoreFailed:
+                continue
+            after = last or b""
 
     # -- calls ------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import anyio
 import pytest
-from postgres_server import HOST, Database, PostgresServer, Standby, programs
+from postgres_server import HOST, Database, PostgresServer, Standby, path_of, programs
 
 from nodekit import JobId, JobQuery, JobRequest, JobStatus, Node, NodeLimits, Secret, StoreFailed
 from nodekit.testing import make_function_runner, make_job, make_node, make_request
@@ -15,6 +15,14 @@ from nodekit_postgres import PostgresConfig, PostgresStore
 pytestmark = pytest.mark.anyio
 
 SECONDS = 100.0
+
+
+@pytest.fixture(autouse=True)
+def tools(postgres_server: PostgresServer) -> None:
+    """Skip these tests on a server that was chosen without its tools: those of another version refuse it."""
+    missing = [name for name in ("pg_basebackup", "pg_dump") if not (programs() / name).exists()]
+    if missing:
+        pytest.skip(f"there is no {' and no '.join(missing)} of the chosen version")
 
 
 class Gate:
@@ -169,5 +177,5 @@ def dumped(database: Database) -> bytes:
 
 
 def restored(dump: bytes, database: Database) -> None:
-    command = [programs() / "psql", "-XqAt", "-v", "ON_ERROR_STOP=1", database.url]
+    command = [path_of("psql"), "-XqAt", "-v", "ON_ERROR_STOP=1", database.url]
     subprocess.run(command, input=dump, capture_output=True, check=True)
