@@ -1,4 +1,4 @@
-"""What a cluster asks of one real PostgreSQL: statements, transactions, notifications, log and connections, counted.
+"""Counts of what a cluster asks of one real PostgreSQL: statements, transactions, notifications, log and connections.
 
     python benchmarks/engine_load.py [--nodes 1 10 100] [--lease 15] [--alone 20] [--together 500]
 
