@@ -107,7 +107,7 @@ def _add_sqlite(draft: Draft) -> None:
     _keep(draft, "store", "redis", draft.read.config.redis)
     folder = draft.read.path.absolute().parent
     jobs = folder / JOBS
-    if not os.access(folder, os.W_OK) or (jobs.exists() and not os.access(jobs, os.W_OK)):
+    if not os.access(folder, os.W_OK) or (os.path.exists(jobs) and not os.access(jobs, os.W_OK)):
         draft.warn("store", NO_ROOM.format(folder=folder, jobs=JOBS))
 
 

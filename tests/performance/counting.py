@@ -1,6 +1,7 @@
 """Counters of a process: what Python, its event loop and SQLite do, and what the system is asked for."""
 
 import asyncio
+import gc
 import re
 import signal
 import sqlite3
@@ -57,12 +58,15 @@ class Counting:
         figures: dict[str, int] = {}
         self._calls.clear()
         self._statements.clear()
+        gc.collect()
+        gc.disable()  # so that it leaves cycles for the count
         self.active = True
         try:
             yield figures
         finally:
             self.active = False
-            figures |= self._figures()
+            figures |= self._figures() | {"cycles": gc.collect()}
+            gc.enable()
 
     def _figures(self) -> dict[str, int]:
         by_code = self.by_code()

@@ -14,6 +14,7 @@ from anyio.abc import TaskStatus
 
 from nodekit.cli.exit_codes import FAILED, bad_node_file
 from nodekit.cli.serve.allocator import return_freed_memory, trim_now_and_then
+from nodekit.cli.serve.collector import collect_seldom
 from nodekit.cli.serve.log.node_log import NodeLog
 from nodekit.cli.serve.machine import hide_memory, leave_pid_1
 from nodekit.cli.serve.systemd import Systemd
@@ -129,6 +130,7 @@ async def _serve(node: Node, log: NodeLog, systemd: Systemd, about: str) -> None
         with at_once:
             async with node:
                 started.set()
+                collect_seldom()
                 for url in node.urls:
                     click.echo(f"listening on {url}")
                 systemd.ready()

@@ -64,6 +64,20 @@ def test_secrets_are_references_and_stand_nowhere_in_plain_text(
         assert folder or f"set the environment variable {name}" in made.text
 
 
+def test_credentials_that_nothing_uses_are_named(tmp_path: Path) -> None:
+    def text(config: Any) -> str:
+        return migrated(written(tmp_path, config)).text.replace("\n# ", " ")
+
+    said = "docker: the credentials are not used and not written, as this node starts no container from an image"
+    assert f"{said} (manage_containers is false); whoever" in text(full({}, managed=False))
+    assert said not in text(full({}, managed=True))
+    remote = {"containers": [{"id": "a", "url": "http://127.0.0.1:1"}], "docker": {"username": "me", "password": "x"}}
+    assert f"{said}; whoever" in text(remote)
+    for half in ({"username": "me", "password": ""}, {"username": "", "password": "x"}):
+        said = "docker: the credentials are not used, as one of username and password is empty."
+        assert said in text({"containers": [{"id": "hello", "image": "hello"}], "docker": half})
+
+
 def test_what_a_file_would_change_stays_a_variable(tmp_path: Path) -> None:
     values = {"SPACE": " x ", "LONG": "x" * 70_000, "FINE": "x\ny", "EMPTY": ""}
     made = migrated(written(tmp_path, full({"env": values})), "folder")
