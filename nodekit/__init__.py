@@ -6,7 +6,8 @@ from nodekit.config.api_version import API_VERSION
 from nodekit.config.compose import load_node, node_name, read_node_file
 from nodekit.config.findings import Configured, ExaminedFile, Finding
 from nodekit.config.formats import Format, NodeTables
-from nodekit.config.paths import resolved_path
+from nodekit.config.paths import folder_problem, resolved_path
+from nodekit.config.plugin_records import open_records
 from nodekit.config.providers import NodeFile, Provider
 from nodekit.config.secrets import EnvValue, Secret
 from nodekit.embedded.change_feed import ChangeFeed
@@ -99,6 +100,7 @@ from nodekit.interfaces.store_abilities import (
     SizedStore,
     StoreCheck,
     StoringStore,
+    StoringView,
     VerifyingStore,
     ViewedStore,
 )
@@ -282,6 +284,7 @@ __all__ = [
     "StoreInUse",
     "StoreState",
     "StoringStore",
+    "StoringView",
     "StreamBroken",
     "StreamRecord",
     "StreamingRunner",
@@ -310,10 +313,12 @@ __all__ = [
     "default_group",
     "descriptor_share",
     "encode_payload",
+    "folder_problem",
     "job_result",
     "last_output",
     "load_node",
     "node_name",
+    "open_records",
     "output_of",
     "parse_json",
     "printable",

@@ -1,7 +1,7 @@
-"""Three nodes on one PostgreSQL, behind HAProxy: 300 jobs are submitted, one node is killed, and every result arrives.
+"""Three nodes on one store, behind HAProxy: 300 jobs are submitted, one node is killed, and every result arrives.
 
-DATABASE_URL names a database that may be written to; its schema `nodekit` is used. `make demo-cluster` starts a server
-for the demo alone.
+DATABASE_URL names a PostgreSQL database that may be written to; its schema `nodekit` is used. With STORE=redis it names
+a Redis, whose keys with the prefix `nodekit` are used. `make demo-cluster` starts a server for the demo alone.
 """
 
 import json
@@ -40,7 +40,7 @@ class DemoFailed(Exception):
 def main() -> None:
     jobs = int(sys.argv[1]) if len(sys.argv) > 1 else 300
     if "DATABASE_URL" not in os.environ:
-        sys.exit("DATABASE_URL is not set: name a PostgreSQL database, or run `make demo-cluster` in the checkout")
+        sys.exit("DATABASE_URL is not set: name a database of the store, or run `make demo-cluster` in the checkout")
     haproxy = shutil.which("haproxy", path=f"{os.environ.get('PATH', os.defpath)}:{SBIN}")
     if haproxy is None:
         sys.exit("haproxy: not found; install it: apt-get install haproxy")

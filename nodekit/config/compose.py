@@ -14,7 +14,7 @@ from nodekit.config.failures import CURE, described, keep
 from nodekit.config.findings import Configured, ExaminedFile
 from nodekit.config.formats import FileTables, read_file, read_tables
 from nodekit.config.key_places import KINDS, KeyPlaces
-from nodekit.config.log_settings import LogSettings
+from nodekit.config.log_settings import LogSettings, unknown_loggers
 from nodekit.config.paths import resolved_path
 from nodekit.config.problems import enumerated, is_certain, position, prefixes, renumbered
 from nodekit.config.providers import Kind, NodeFile, Provider, load_provider, provided
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 TABLES = ("node", "log", "store", "runners", "transports", "pipelines", "plugins")
 
-
+_SEVERAL = "there may be several of these: write [[{0}]] in place of [{0}]"
 MOST_UNKNOWN = 100
 """Maximum number of unknown tables that are named, since finding the nearest known name takes a while."""
 
@@ -151,6 +151,8 @@ class Composition:
         self._incomplete = {above for where in self._of_values for above in prefixes(where)}
         """Key paths of such values, and of the tables that they are in."""
         self._providers: dict[str, Provider[Any] | None] = {}
+        self._single: set[str] = set()
+        """Keys of lists of tables that were written as a single one."""
         self._places = KeyPlaces()
         self._places.add("[node]", NodeSettings)
         if "log" in tables:
@@ -201,7 +203,10 @@ class Composition:
         return store
 
     def log(self) -> LogSettings | None:
-        settings = self.convert(self.table("log"), LogSettings, "log")
+        table = self.table("log")
+        settings = self.convert(table, LogSettings, "log")
+        for name, text in unknown_loggers(table):
+            self.problem(f"log.levels.{name}", text)
         try:
             return None if settings is None else settings.in_folder(self.folder)
         except ValueError as error:
@@ -226,7 +231,7 @@ class Composition:
         """Find all providers first, so that a key in the wrong table is known to belong to another one."""
         for kind in KINDS:
             key = "store" if kind == "store" else f"{kind}s"
-            tables = self.tables.get(key)
+            tables = self.table(key) if kind == "store" else self._list(key)
             named = enumerated(key, tables) if is_list(tables) and kind != "store" else []
             for where, table in [(key, tables)] if kind == "store" and key in self.tables else named:
                 if (provider := self.provider(kind, table, where)) is not None:
@@ -235,7 +240,7 @@ class Composition:
 
     def components(self, kind: Kind, key: str) -> list[tuple[str, Any]]:
         """Return the components of a list of tables, each with the name of its provider."""
-        entries = self.tables.get(key, [])
+        entries = self._list(key)
         if not is_list(entries):
             self.problem(key, f"expected a list of tables: [[{key}]]")
             return []
@@ -252,6 +257,16 @@ class Composition:
             self.container_tables.drop_clashing(found)
         tables = dict(named)
         return [(use, self.component(kind, tables[where], where, provider)) for where, use, provider in found]
+
+    def _list(self, key: str) -> Any:
+        """Return the tables of a key. One that was written as a single table is a problem, and is read all the same."""
+        entries = self.tables.get(key, [])
+        if not is_table(entries):
+            return entries
+        if key not in self._single:
+            self._single.add(key)
+            self.problem(key, _SEVERAL.format(key))
+        return [entries] if entries else []
 
     def provider(self, kind: Kind, table: Any, where: str) -> Provider[Any] | None:
         """Return the provider of a table, or None after a problem. A table is looked at once."""
@@ -320,8 +335,12 @@ class Composition:
         if text := not_rules(provider.container):
             self.problem(where, f"container= of its provider {text}")
             return []
+        name = f"{where.split('[')[0]}.containers"
+        if is_table(entries) and entries and provider.container is not None:
+            self.problem(f"{where}.containers", _SEVERAL.format(name))
+            entries = [entries]
         if provider.container is None or not is_list(entries):
-            self.problem(f"{where}.containers", f"expected a list of tables: [[{where.split('[')[0]}.containers]]")
+            self.problem(f"{where}.containers", f"expected a list of tables: [[{name}]]")
             return []
         found: list[Converted] = []
         for place, entry in enumerated(f"{where}.containers", entries):
@@ -333,7 +352,14 @@ class Composition:
     # -- values -----------------------------------------------------------------------------------
 
     def table(self, key: str) -> Any:
-        return self.tables.get(key, {})
+        """Return a table that there is once. One that was written as a list is a problem, and its first one is read."""
+        found = self.tables.get(key, {})
+        if not is_list(found) or not found or not is_table(found[0]):
+            return found
+        if key not in self._single:
+            self._single.add(key)
+            self.problem(key, f"there is one of these: write [{key}] in place of [[{key}]]")
+        return found[0]
 
     def convert(self, value: Any, struct: type[T], where: str) -> T | None:
         """Return the value as a Struct, or None after a problem."""

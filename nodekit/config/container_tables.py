@@ -11,7 +11,7 @@ from nodekit.config.key_places import KeyPlaces
 from nodekit.config.providers import Provider
 from nodekit.config.shapes import is_table
 from nodekit.errors import Problem
-from nodekit.hooks.container_rules import clashes, keys_of, not_rules
+from nodekit.hooks.container_rules import clashes, keys_of, nearest, not_rules
 from nodekit.node.container_ids import id_problem
 
 
@@ -74,7 +74,11 @@ class ContainerTables:
             problems += self._converter.table(mine, rule_struct, where, strict=True).problems
         made = self._converter.table(own, struct, where, strict=True)
         problems += made.problems
+        misspelt = {nearest(key, known) for key in unread[:MOST_UNKNOWN]}
         for problem in problems:
+            key = problem.where.removeprefix(f"{where}.")
+            if problem.text == "is missing" and f"; did you mean {key!r}?" in misspelt:
+                continue
             if problem.where not in self.wrong_ids:
                 self._problem(problem.where, problem.text)
         value = made.value if problems or made.value is None else replace(made.value, rules=rules)
@@ -93,7 +97,9 @@ class ContainerTables:
 
     def _unread(self, where: str, key: str, struct: type[msgspec.Struct], known: Sequence[str]) -> None:
         if self._rules_known:
-            cure = self._places.elsewhere(key, struct, known).removeprefix("; ")
-            cure = cure or "add the plugin that does under [[plugins]], or remove the key"
+            cure = self._places.elsewhere(key, struct, known) or self._places.misspelt(key, known)
+            cure = cure.removeprefix("; ") or "add the plugin that does under [[plugins]], or remove the key"
             text = f"unknown key: neither its runner nor a plugin of this node reads it; {cure}"
             self._problem(f"{where}.{key}", text)
+        elif cure := self._places.misspelt(key, known):  # others may be keys of the plugin that is missing
+            self._problem(f"{where}.{key}", f"unknown key{cure}")

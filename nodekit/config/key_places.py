@@ -12,6 +12,10 @@ from nodekit.errors import NodekitError
 from nodekit.hooks.container_rules import keys_of, nearest
 
 CONTAINERS = "[[runners.containers]]"
+_RULES = f"{CONTAINERS} if "
+"""Beginning of the place of rules."""
+MOST_KEYS = 40
+"""Number of known keys that are named for an unknown one that is like none of them."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 Place: TypeAlias = tuple[str, type[msgspec.Struct]]
@@ -34,8 +38,17 @@ class KeyPlaces:
         self._places += [place for place in _places_of(kind, use, provider) if place not in self._places]
 
     def cure(self, key: str, struct: type[msgspec.Struct]) -> str:
-        """Return ``; it is a key of …`` and the nearest key of the Struct; empty if neither is known."""
-        return self.elsewhere(key, struct, keys_of(struct))
+        """Return ``; it is a key of …`` and the nearest key of the Struct, or else all of its keys."""
+        return self.elsewhere(key, struct, keys_of(struct)) or _all(keys_of(struct))
+
+    def misspelt(self, key: str, known: Iterable[str]) -> str:
+        """Return ``; did you mean …?`` for a key of a container that is almost one of `known`, or a rule of nodekit's
+        own plugins. Empty: it is neither.
+        """
+        if close := nearest(key, known):
+            return close
+        rules = [one for place, struct in self._own() if place.startswith(_RULES) for one in keys_of(struct)]
+        return "" if key in rules else nearest(key, rules)
 
     def elsewhere(self, key: str, struct: type[msgspec.Struct] | None, known: Iterable[str]) -> str:
         """Return ``; it is a key of …`` for a key of other tables of the file, and the nearest one of `known`.
@@ -81,8 +94,14 @@ def is_struct(value: object) -> TypeGuard[type[msgspec.Struct]]:
 
 def _with_use(place: str, name: str) -> str:
     if place == CONTAINERS:  # a rule of a plugin
-        return f"{place} if {name!r} is in [[plugins]]"
+        return f"{_RULES}{name!r} is in [[plugins]]"
     return place if place.startswith(CONTAINERS) else f'{place} with use = "{name}"'
+
+
+def _all(known: Sequence[str]) -> str:
+    if not known:
+        return "; there are none here"
+    return f"; known: {', '.join(known)}" if len(known) <= MOST_KEYS else ""
 
 
 def _said(places: Iterable[Place], key: str, struct: type[msgspec.Struct] | None) -> str:

@@ -1,15 +1,17 @@
 """The settings of the log of `nodekit serve`."""
 
 import logging
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
 from nodekit.config.paths import resolved_path
+from nodekit.config.shapes import is_table
 from nodekit.hooks.container_rules import nearest
 
 Level: TypeAlias = Literal["debug", "info", "warning", "error"]
@@ -26,12 +28,15 @@ LOGGERS = (
     ACCESS,
     AUDIT,
     CONTAINER,
-    *("nodekit.docker", "nodekit.executor", "nodekit.hooks", "nodekit.http", "nodekit.log", "nodekit.node"),
-    *("nodekit.packages", "nodekit.plugins", "nodekit.process", "nodekit.remote", "nodekit.stderr", "nodekit.store"),
+    *("nodekit.apikeys", "nodekit.calls", "nodekit.docker", "nodekit.executor", "nodekit.hooks", "nodekit.http"),
+    *("nodekit.log", "nodekit.node", "nodekit.packages", "nodekit.plugins", "nodekit.process", "nodekit.remote"),
+    *("nodekit.stderr", "nodekit.store"),
 )
 """Names of the loggers of nodekit and of its own plugins."""
 
 
+MOST_UNKNOWN = 100
+"""Maximum number of unknown names that are reported, since finding the nearest known name takes a while."""
 NO_LEVELS: Mapping[str, Level] = MappingProxyType({})
 
 
@@ -65,12 +70,14 @@ class LogSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                 raise ValueError(f"{key}: the name of a file cannot contain a NUL")
         if self.audit == "":
             raise ValueError("audit: expected true, false, or the name of a file")
-        for name in self.levels:
-            if not _is_known(name):
-                raise ValueError(f"levels: there is no logger {name!r:.100}{_cure(name)}")
 
     def in_folder(self, folder: Path) -> "LogSettings":
-        """Return the settings with the path of `audit` relative to a folder. Raise `ValueError` for the log's own."""
+        """Return the settings with the path of `audit` relative to a folder.
+
+        Raise `ValueError` if it is the log's own, or one of them is a folder.
+        """
+        if self.path is not None and os.path.isdir(self.path):
+            raise ValueError(f"path: {self.path} is a folder; name a file")
         if not isinstance(self.audit, str):
             return self
         try:
@@ -79,7 +86,17 @@ class LogSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ValueError(f"audit: {error}") from error
         if self.path is not None and audit.absolute() == self.path.absolute():
             raise ValueError("audit: this is the file of the log; write audit = true, or name another file")
+        if os.path.isdir(audit):
+            raise ValueError(f"audit: {audit} is a folder; name a file")
         return msgspec.structs.replace(self, audit=str(audit))
+
+
+def unknown_loggers(table: Any) -> Iterator[tuple[str, str]]:
+    """Yield the names of loggers in a table ``[log]`` that nothing logs under, each with the problem."""
+    levels = table.get("levels") if is_table(table) else None
+    for name in list(levels)[:MOST_UNKNOWN] if is_table(levels) else ():
+        if not _is_known(name):
+            yield name, f"there is no logger {name!r:.100}{_cure(name)}"
 
 
 def _is_known(name: str) -> bool:

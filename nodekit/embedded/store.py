@@ -56,7 +56,7 @@ class EmbeddedStore:
         self._feed, self._counts = ChangeFeed(), Counts()
         self._fresh, self._ended, self._snapshots = RecentJobs(), Ended(), Snapshots(self._claims, self._feed)
         self._finish_numbers, self._expiry = FinishNumbers(self._time), Expiry(table, self._time)
-        self._saving = Saving(table, self._finish_numbers, self._feed.publish)
+        self._saving = Saving(table, self._finish_numbers, self._feed.publish, self._time)
         self._own, self._interrupted = OwnTasks(), Interrupted(self._settle, self._ended.put)
 
     async def __aenter__(self) -> Self:

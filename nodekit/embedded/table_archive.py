@@ -5,7 +5,6 @@ from typing import Any
 
 from nodekit.embedded.table_view import TableView
 from nodekit.errors import StoreFailed
-from nodekit.interfaces.storage import PluginStorage
 from nodekit.interfaces.store import JobTable
 from nodekit.model.job import Job
 
@@ -36,12 +35,6 @@ class TableArchive(TableView):
             raise StoreFailed("this kind of store cannot say which plugins keep records in it (it has no `namespaces`)")
         found: Sequence[str] = await self._able.namespaces()
         return found
-
-    def storage(self, namespace: str) -> PluginStorage:
-        if not hasattr(self._table, "storage"):
-            raise StoreFailed("this kind of store keeps no records of plugins")
-        records: PluginStorage = self._able.storage(namespace)
-        return records
 
     async def last_finish_number(self) -> int:
         if hasattr(self._table, "last_finish_number"):

@@ -5,6 +5,8 @@ from types import TracebackType
 from typing import Self
 
 from nodekit.embedded.retention import Expiry
+from nodekit.errors import StoreFailed
+from nodekit.interfaces.storage import PluginStorage
 from nodekit.interfaces.store import JobTable
 from nodekit.model.clock import SystemClock
 from nodekit.model.container import ClientId, JobId
@@ -50,3 +52,10 @@ class TableView:
 
     async def expire(self, *, finished_before: float | None, keep: int | None, limit: int) -> int:
         return await self._expiry.expire(finished_before=finished_before, keep=keep, limit=limit)
+
+    def storage(self, namespace: str) -> PluginStorage:
+        """Return the records of a plugin (`StoringView`). Raise `StoreFailed` if the table keeps none."""
+        if (storage := getattr(self._table, "storage", None)) is None:
+            raise StoreFailed("this kind of store keeps no records of plugins")
+        records: PluginStorage = storage(namespace)
+        return records

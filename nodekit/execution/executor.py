@@ -134,9 +134,14 @@ class Executor:
             self._held.take(run.group)
             tasks.start(self._run, run)
 
-    def drain(self) -> None:
-        """Claim no more jobs; `run` ends with the last running job."""
+    def drain(self, taken_over: Callable[[ContainerId, str], bool]) -> None:
+        """Claim no more jobs; `run` ends with the last running job.
+
+        After a step, a job goes on elsewhere if `taken_over` says that another node runs its container and knows its
+        pipeline.
+        """
         self._draining = True
+        self._runs.hand_over(taken_over)
         self._reconsider()
 
     async def _stops(self, seconds: float) -> bool:

@@ -142,10 +142,15 @@ class Runs(Generic[RunT]):
         self._slots, self._random = context.slots, context.random
         self._changed = context.changed
         self._look, self._stops = context.look, context.stops
+        self._taken_over: Callable[[ContainerId, str], bool] | None = None
         self._problems = context.problems
         self._unsaved = context.unsaved
         self._emit = context.emit
         self._emit_started, self._under_way = context.emit_started, context.under_way
+
+    def hand_over(self, taken_over: Callable[[ContainerId, str], bool]) -> None:
+        """Give jobs back between two steps if another node runs the container and knows the pipeline, as this says."""
+        self._taken_over = taken_over
 
     async def go_on(self, run: RunT) -> None:
         """Run the steps of a job one after another. Give the job back if the next step cannot run here and now."""
@@ -197,7 +202,8 @@ class Runs(Generic[RunT]):
                 await self._keep(run, self._progress.failed(run.job, job_timeout_text(run.job), "job_timeout"))
             elif not await self._step(run, step):
                 return
-            if run.memory.is_in_the_way and not run.job.status.finished and await self._step_aside(run):
+            aside = run.memory.is_in_the_way or (self._taken_over is not None and self._hands_over(run.job))
+            if aside and not run.job.status.finished and await self._step_aside(run):
                 return
         self._emit_stored(run)
 
@@ -222,10 +228,14 @@ class Runs(Generic[RunT]):
         await self._persist(run, lambda: self._store.release(run.claim, run.job, delay_seconds=delay))
         return False
 
-    async def _step_aside(self, run: RunT) -> bool:
-        """Release a large job between two steps, because others wait for memory. Return False if it cannot be.
+    def _hands_over(self, job: Job) -> bool:
+        """Return True if another node can go on with the job, now that this one drains."""
+        return self._taken_over is not None and job.due is not None and self._taken_over(job.due, job.request.pipeline)
 
-        It gets its turn again. Otherwise, jobs of many steps would keep the memory from others for as long as they run.
+    async def _step_aside(self, run: RunT) -> bool:
+        """Release a job between two steps, so that it gets its turn again. Return False if it cannot be.
+
+        Others wait for its memory, which jobs of many steps would keep for as long as they run, or this node drains.
         """
         await self._persist(run, lambda: self._store.release(run.claim, run.job))
         return True
@@ -313,6 +323,8 @@ class Runs(Generic[RunT]):
             run.held = job.due if self._slots.take(job.due, stream=run.stream_slots) else None
             self._changed()
         await self._persist(run, lambda: self._store.save(run.claim, job))
+        if run.claim.job.status.finished:  # as the store has it, which may have ended a job that is damaged
+            run.job = run.claim.job
 
     async def _persist(self, run: RunT, write: Callable[[], Awaitable[None]]) -> None:
         """Repeat a write until it succeeds. A result is not thrown away because the disk is full for a while."""
@@ -381,7 +393,7 @@ class Runs(Generic[RunT]):
         if run.claim.job.status.finished:  # as the store numbered it
             run.job = run.claim.job
         step, run.step_to_emit = run.step_to_emit, None
-        if step is not None:
+        if step is not None and step < len(run.job.steps):  # a job that is damaged has ended without its steps
             self._emit(StepFinished(run.job, step))
         if run.job.status.finished and not run.end_emitted:
             run.end_emitted = True

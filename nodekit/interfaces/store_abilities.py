@@ -47,6 +47,14 @@ class DamagedJobsView(JobView, Protocol):
     def damaged(self) -> Collection[JobId]: ...
 
 
+class StoringView(JobView, Protocol):
+    """A view that has the records of plugins, too: to read and to change them."""
+
+    def storage(self, namespace: str) -> PluginStorage:
+        """Return the records of a namespace. Raise `StoreFailed` if the store keeps none."""
+        ...
+
+
 class JobArchive(JobView, Protocol):
     """All that a store keeps, opened while no node works on it: to copy it to another store."""
 
@@ -95,11 +103,13 @@ class StoreCheck(msgspec.Struct, frozen=True):
     - `jobs`: Number of jobs that were read, damaged ones included.
     - `problems`: Texts for operators, each of which names what is damaged. Not more than some thousand.
     - `more`: Number of further problems.
+    - `cure`: What to do about them, in the imperative.
     """
 
     jobs: int
     problems: Sequence[str] = ()
     more: int = 0
+    cure: str = ""
 
 
 class VerifyingStore(JobStore, Protocol):

@@ -115,7 +115,7 @@ class Drain:
         running = counted(self._executor.running, "job", "is", "are")
         logger.info("draining: %s running; at most %g s", running, self._seconds)
         self._cluster.close()
-        self._executor.drain()
+        self._executor.drain(lambda id, pipeline: bool(self._cluster.with_all([id], pipeline)))
         with anyio.move_on_after(self._seconds) as limit:
             await self._executor.drained()
         if limit.cancelled_caught:

@@ -9,11 +9,12 @@ import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from errno import EACCES, EPERM
 from pathlib import Path
 
 import msgspec
 
-from nodekit import NodekitError, printable
+from nodekit import NodekitError, folder_problem, printable
 from nodekit_apikeys._key import Key
 
 MAX_BYTES = 256 << 20
@@ -53,7 +54,7 @@ def signature_of(path: Path) -> Signature | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise _problem(path, f"cannot be read: {error.strerror}") from error
+        raise _refused(path, "read", error) from error
 
 
 def read_keys(path: Path) -> tuple[Sequence[Key], Signature | None]:
@@ -74,16 +75,16 @@ def read_private(path: Path) -> tuple[bytes, os.stat_result] | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        if path.is_symlink():
+        if os.path.islink(path):
             raise _problem(path, "is a link; name the file itself in `path`") from error
-        raise _problem(path, f"cannot be read: {error.strerror}") from error
+        raise _refused(path, "read", error) from error
     try:
         facts = os.fstat(descriptor)
         _check(path, facts)
         with os.fdopen(descriptor, "rb", closefd=False) as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise _problem(path, f"cannot be read: {error.strerror}") from error
+        raise _refused(path, "read", error) from error
     finally:
         os.close(descriptor)
     if len(data) > MAX_BYTES:
@@ -142,7 +143,7 @@ def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
         finally:
             os.close(folder)
     except OSError as error:
-        raise _problem(path, f"cannot be written: {error.strerror}") from error
+        raise _refused(path, "written", error) from error
 
 
 def _owner(path: Path) -> tuple[int, int]:
@@ -207,7 +208,7 @@ def locked(path: Path) -> Iterator[None]:
     try:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | _SAFELY, _MODE)
     except OSError as error:
-        raise _problem(path, f"cannot be written: {lock.name}: {error.strerror}") from error
+        raise _refused(path, f"written: {lock.name}", error) from error
     try:
         _check(lock, os.fstat(descriptor))
         if os.geteuid() == 0:  # the node has to open it, too
@@ -226,6 +227,17 @@ def locked(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _refused(path: Path, done: str, error: OSError) -> KeyFileProblem:
+    """Return the problem of a file that cannot be `done`, such as read."""
+    if problem := folder_problem(path.parent, write=not done.startswith("read")):
+        return _problem(path, f"cannot be {done}: {problem}")
+    denied = error.errno in (EACCES, EPERM)
+    cure = (
+        "run this as the user of the node, or give the file to this one" if denied else "look at its disk (df, dmesg)"
+    )
+    return _problem(path, f"cannot be {done}: {error.strerror}; {cure}")
 
 
 def _problem(path: Path, text: str) -> KeyFileProblem:

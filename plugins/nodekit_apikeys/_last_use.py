@@ -27,29 +27,22 @@ def read_used(path: Path) -> dict[str, float]:
         return {}
 
 
-class LastUse:
-    """Last uses since the last `write`."""
+class UsedFile:
+    """The file of last uses beside that of the keys."""
 
-    def __init__(self) -> None:
-        self._times: dict[str, float] = {}
+    def __init__(self, path: Path) -> None:
+        """`path` is that of the keys."""
+        self._path = path
         self._failed = False
 
-    def note(self, id: str, now: float) -> None:
-        self._times[id] = now
-
-    def take(self) -> Mapping[str, float]:
-        """Return what is to be written, and begin anew."""
-        taken, self._times = self._times, {}
-        return taken
-
-    def write(self, path: Path, times: Mapping[str, float], known: Mapping[str, object]) -> None:
+    def write(self, times: Mapping[str, float], known: Mapping[str, object]) -> None:
         """Add times to the file, for ids that are `known`. A failure is logged once: it harms nobody."""
         try:
-            with locked(path):  # several nodes may have one file
-                merged = {id: time for id, time in read_used(path).items() if id in known}
+            with locked(self._path):  # several nodes may have one file
+                merged = {id: time for id, time in read_used(self._path).items() if id in known}
                 for id, time in times.items():
                     merged[id] = max(time, merged.get(id, time))
-                replace_file(used_path(path), msgspec.json.encode(merged), durable=False)
+                replace_file(used_path(self._path), msgspec.json.encode(merged), durable=False)
             self._failed = False
         except KeyFileProblem as error:
             if not self._failed:

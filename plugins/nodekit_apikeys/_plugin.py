@@ -1,32 +1,26 @@
-"""The plugin itself: its hooks, and the file that it follows."""
+"""The plugin itself: its hooks."""
 
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
-from functools import partial
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol
 
 import anyio
-import anyio.to_thread
 
 from nodekit import ClientLimits, Connection, Forbidden, Identity, JobRequest, Node, Refusal, SystemClock
 from nodekit_apikeys._failures import Failures
-from nodekit_apikeys._file import KeyFileProblem, Signature, read_keys, signature_of
 from nodekit_apikeys._key import Policy, Scope, is_name
+from nodekit_apikeys._key_file import KeyFile
 from nodekit_apikeys._keyring import Keyring, NoKey, presented_text
-from nodekit_apikeys._last_use import LastUse
 from nodekit_apikeys._operations import needed, reads_result
 from nodekit_apikeys._rates import Rates
+from nodekit_apikeys._stored_keys import NAMESPACE, StoredKeys
 
 logger = logging.getLogger("nodekit.apikeys")
 
 OWN = "local"
 """Client of the jobs that the node's own program submits."""
-AGAIN_SECONDS = 5.0
-"""Pause until a broken file is read again that has not changed: its disk may have failed for a moment."""
-LOOK_SECONDS = 0.25
-"""Pause between two looks at the file: with the time to read it, a revoked key is refused within a second."""
 LAST_SECONDS = 2.0
 """Time that the last write has when the node stops: its folder may hang."""
 USED_SECONDS = 30.0
@@ -34,7 +28,36 @@ USED_SECONDS = 30.0
 
 _READ: frozenset[Scope] = frozenset({"read"})
 
-T = TypeVar("T")
+
+class KeySource(Protocol):
+    """The keys that a node follows.
+
+    - `keys`: The keys as they were read last.
+    - `without_keys`: What to do if nobody has made a key yet; None otherwise.
+    - `look_seconds`: Pause between two looks: with the time to read, a revoked key is refused within a second.
+    """
+
+    keys: Keyring
+    look_seconds: float
+
+    @property
+    def without_keys(self) -> str | None: ...
+
+    async def begin(self, node: Node) -> None:
+        """Read the keys. Raise `NodekitError` if they cannot be read."""
+        ...
+
+    async def look(self) -> str | None:
+        """Read the keys if they have changed. Return a problem, with which they stay as they were, or None."""
+        ...
+
+    async def write_used(self, times: Mapping[str, float]) -> None:
+        """Keep the times at which keys were used, by id. A failure is logged: it harms nobody."""
+        ...
+
+    def for_anybody(self, problem: str) -> str:
+        """Return a problem as everybody may read it: it does not say where the keys are."""
+        ...
 
 
 class WrongAddress(Forbidden):
@@ -42,35 +65,33 @@ class WrongAddress(Forbidden):
 
 
 class ApiKeys:
-    """Identifies callers by keys that a file lists, and holds them to what their keys allow.
+    """Identifies callers by keys, and holds them to what their keys allow.
+
+    The keys are in the file at `path`, or in the node's store if that is None.
 
     `anonymous` is the policy of callers without a key, whose client is their address. None: they are turned away.
     `slow_down_seconds` is the longest time that a wrong key waits for its answer, if its address has failed often.
     """
 
-    def __init__(self, path: Path, *, anonymous: Policy | None = None, slow_down_seconds: float = 1.0) -> None:
-        self.path = path
+    def __init__(self, path: Path | None, *, anonymous: Policy | None = None, slow_down_seconds: float = 1.0) -> None:
+        self._source: KeySource = StoredKeys() if path is None else KeyFile(path)
+        self.storage_namespace = NAMESPACE if path is None else None
         self._anonymous = anonymous
         self._slow_down_seconds = slow_down_seconds
-        self._keys = Keyring.of(())
-        self._signature: Signature | None = None
         self._problem: str | None = None
-        self._used = LastUse()
-        self._broken: Signature | None = None
-        """Signature of a file that could not be read, which is not read again until `_again_at`."""
-        self._again_at = 0.0
+        self._used: dict[str, float] = {}
+        """Last uses by id, since they were last written."""
         clock = SystemClock()  # until the node has begun
-        self._monotonic = clock.monotonic
         self._failures, self._rates = Failures(slow_down_seconds, clock.monotonic), Rates(clock.monotonic)
 
-    # -- the file ---------------------------------------------------------------------------------
+    # -- the keys ---------------------------------------------------------------------------------
 
     @asynccontextmanager
     async def nodekit_lifespan(self, node: Node) -> AsyncIterator[None]:
-        monotonic = self._monotonic = node.clock.monotonic
+        monotonic = node.clock.monotonic
         self._failures, self._rates = Failures(self._slow_down_seconds, monotonic), Rates(monotonic)
-        self._thread = anyio.CapacityLimiter(1)
-        self._take(*await self._in_thread(partial(_read, self.path)))
+        await self._source.begin(node)
+        self._report(None)
         try:
             yield
         finally:
@@ -78,45 +99,16 @@ class ApiKeys:
                 await self._write_used()
 
     async def nodekit_run(self, node: Node) -> None:
-        """Follow the file. One that is broken, or gone, leaves the last good keys, and is a problem in the health."""
+        """Follow the keys. If they cannot be read, the last good ones remain, and the health has a problem."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._keep_used)
             while True:
-                await anyio.sleep(LOOK_SECONDS)
-                self._report(await self._look())
-
-    async def _look(self) -> str | None:
-        """Take the keys of a file that has changed. Return the problem with it, or None."""
-        try:
-            signature = await self._in_thread(partial(signature_of, self.path))
-            if signature == self._signature:
-                return self._missing()
-            if signature is None:
-                return f"{self.path} is gone; the keys are those from before"
-            if signature == self._broken and self._monotonic() < self._again_at:
-                return self._problem
-            self._broken, self._again_at = signature, self._monotonic() + AGAIN_SECONDS
-            self._take(*await self._in_thread(partial(_read, self.path)))
-            return self._missing()
-        except KeyFileProblem as error:
-            return f"{error}; the keys are those from before"
-        except (RuntimeError, MemoryError) as error:  # no thread can be started: that must not end the node
-            return f"{self.path} cannot be followed ({type(error).__name__}); the keys are those from before"
-
-    async def _in_thread(self, function: Callable[[], T]) -> T:
-        """Call a function in a thread that waits for no other work. A folder that hangs does not keep the node."""
-        return await anyio.to_thread.run_sync(function, abandon_on_cancel=True, limiter=self._thread)
-
-    def _take(self, keys: Keyring, signature: Signature | None) -> None:
-        self._keys, self._signature, self._broken = keys, signature, None
-        self._report(self._missing())
-
-    def _missing(self) -> str | None:
-        if self._signature is not None or self._anonymous is not None:
-            return None
-        return f"there is no file of keys at {self.path}; make it: nodekit keys create FILE --name NAME"
+                await anyio.sleep(self._source.look_seconds)
+                self._report(await self._source.look())
 
     def _report(self, problem: str | None) -> None:
+        if problem is None and self._anonymous is None:
+            problem = self._source.without_keys
         if problem is not None and problem != self._problem:
             logger.warning("%s", problem)
         self._problem = problem
@@ -127,13 +119,12 @@ class ApiKeys:
             await self._write_used()
 
     async def _write_used(self) -> None:
-        if times := self._used.take():
-            with suppress(RuntimeError, MemoryError):  # as above; these times are lost
-                await self._in_thread(partial(self._used.write, self.path, times, self._keys.by_id))
+        times, self._used = self._used, {}
+        if times:
+            await self._source.write_used(times)
 
     def nodekit_problems(self) -> Sequence[str]:
-        # anybody may read these, so they do not say where the file is
-        return [self._problem.replace(str(self.path), self.path.name)] if self._problem else []
+        return [self._source.for_anybody(self._problem)] if self._problem else []
 
     # -- who it is --------------------------------------------------------------------------------
 
@@ -143,7 +134,7 @@ class ApiKeys:
             text = presented_text(connection)
             if text is None and self._anonymous is None:
                 raise NoKey("a key is needed: Authorization: Bearer nk_…")
-            key = None if text is None else self._keys.find(text, now)
+            key = None if text is None else self._source.keys.find(text, now)
         except NoKey as refused:
             await self._slow_down(connection, refused)
             raise
@@ -156,7 +147,7 @@ class ApiKeys:
         except WrongAddress:
             self._failures.count(connection.client, f"{key.name}: a key that may not be used from there")
             raise
-        self._used.note(key.id, now)
+        self._used[key.id] = now
         return Identity(client=key.name, group=key.group, operator=key.operates, address=connection.address)
 
     async def _slow_down(self, connection: Connection, refused: NoKey) -> None:
@@ -180,7 +171,7 @@ class ApiKeys:
         policy = self._policy(request.client)
         if policy is None:
             return
-        key = self._keys.by_name.get(request.client)
+        key = self._source.keys.by_name.get(request.client)
         if key is not None and (state := key.state(node.now())) != "valid":
             raise Refusal(f"The key of the client has {'been revoked' if state == 'revoked' else 'expired'}")
         for container in request.containers:
@@ -195,7 +186,7 @@ class ApiKeys:
 
     def _policy(self, client: str) -> Policy | None:
         """Return the policy of a client. Return None for one that this plugin did not name, such as the node's own."""
-        key = self._keys.by_name.get(client)
+        key = self._source.keys.by_name.get(client)
         if key is not None:
             return key
         return None if client == OWN or is_name(client) else self._anonymous
@@ -210,8 +201,3 @@ def _check(policy: Policy, connection: Connection) -> None:
         raise Forbidden(f"this needs a key with the scope {' or '.join(sorted(scopes))}")
     if "submit" in scopes and reads_result(connection) and not policy.allows(_READ):
         raise Forbidden("Prefer: wait needs a key with the scope read")
-
-
-def _read(path: Path) -> tuple[Keyring, Signature | None]:
-    keys, signature = read_keys(path)
-    return Keyring.of(keys), signature

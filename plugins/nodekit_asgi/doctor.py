@@ -10,7 +10,7 @@ from contextlib import closing, suppress
 from errno import EACCES, EADDRINUSE, EADDRNOTAVAIL
 from pathlib import Path
 
-from nodekit import Configured, ExaminedFile, Finding, NodekitError, descriptor_share
+from nodekit import Configured, ExaminedFile, Finding, NodekitError, descriptor_share, folder_problem
 from nodekit_asgi.server.listen import host_and_port
 
 ANSWER_SECONDS = 2.0
@@ -78,13 +78,12 @@ def _unix(where: str, path: Path) -> Iterator[Finding]:
     if len(os.fsencode(path)) > LONGEST_UNIX_PATH:
         text = f"{path} has more than {LONGEST_UNIX_PATH} bytes, the most for a unix socket"
         yield Finding("error", where, text, "choose a shorter path")
-    elif not path.parent.is_dir():
-        yield Finding("error", where, f"there is no folder {path.parent}", "make it, or correct the path")
-    elif not os.access(path.parent, os.W_OK | os.X_OK):
-        yield Finding("error", where, f"this user may not write in {path.parent}", "change its owner, or the path")
+    elif problem := folder_problem(path.parent, write=True):
+        text, _, cure = problem.partition("; ")
+        yield Finding("error", where, text, cure)
     elif not os.path.lexists(path):
         yield Finding("ok", where, f"{path} is free")
-    elif not path.exists() or not stat.S_ISSOCK(path.stat().st_mode):
+    elif not os.path.exists(path) or not stat.S_ISSOCK(path.stat().st_mode):
         yield Finding("error", where, f"{path} is there already and is no socket", "remove it, or choose another path")
     elif _is_served(path):
         yield _taken(where, path)

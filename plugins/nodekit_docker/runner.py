@@ -66,7 +66,7 @@ class DockerRunner(StartingRunner):
         found += [Problem(f"containers[{number}].volumes[{index}]", text) for number, index, text in placed]
         if found:
             raise CompositionError(found)
-        super().__init__([bounded(container) for container in containers])
+        super().__init__([bounded(container) for container in containers], logger)
         self._node = node
         self._http = ContainerHttp()
         self._kept: Mapping[ContainerId, Kept | Once] = {}

@@ -1,13 +1,10 @@
 """The runner `function`: a container is a plain async Python function. No process, no network."""
 
 import functools
-import importlib
-import importlib.util
 import inspect
-import sys
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from itertools import count
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Literal, Self, TypeAlias, TypeVar
@@ -25,11 +22,13 @@ from nodekit import (
     Provider,
     Step,
     encode_payload,
-    resolved_path,
 )
 from nodekit_function._pieces import INSTANCE, Pieces, decoded, gathered, pieces_of, translated
+from nodekit_function._references import ReferenceProblem, referred
 
 __all__ = ["Function", "FunctionConfig", "FunctionContainer", "FunctionRunner", "provider"]
+
+logger = logging.getLogger("nodekit.packages")
 
 Function: TypeAlias = Callable[[Any], Awaitable[Any] | AsyncGenerator[bytes | str, None]]
 """A function that takes the data of a step as plain Python values and returns a value that JSON can hold.
@@ -134,11 +133,15 @@ def from_config(config: FunctionConfig, file: NodeFile) -> FunctionRunner:
     problems: list[Problem] = []
     for number, container in enumerate(config.containers):
         try:
-            runner.add(container, _function(container.call, file.folder, files))
+            runner.add(container, referred(container.call, file.folder, files))
         except CompositionError as error:
             problems.append(Problem(f"containers[{number}]", str(error)))
-        except (ImportError, AttributeError, OSError, SyntaxError, ValueError) as error:
+        except ReferenceProblem as error:
             problems.append(Problem(f"containers[{number}].call", f"{container.call}: {error}"))
+        except (Exception, SystemExit) as error:  # of the code of the function's module
+            text = f"{container.call}: {type(error).__name__}: {error}; nodekit --traceback COMMAND shows where"
+            logger.debug("%s", container.call, exc_info=error)
+            problems.append(Problem(f"containers[{number}].call", text))
     if problems:
         raise CompositionError(problems)
     return runner
@@ -149,41 +152,6 @@ def _is_async(function: object) -> bool:
         function = function.func
     called = (function, type(function).__call__)
     return any(inspect.iscoroutinefunction(f) or inspect.isasyncgenfunction(f) for f in called)
-
-
-def _function(reference: str, folder: Path, files: dict[Path, ModuleType]) -> Function:
-    place, separator, name = reference.partition(":")
-    if not separator:
-        raise ValueError("expected package.module:function or file.py:function")
-    module = (
-        _file_module(resolved_path(place, folder).resolve(), files)
-        if place.endswith(".py")
-        else importlib.import_module(place)
-    )
-    function = getattr(module, name)
-    if not callable(function):
-        raise ValueError(f"{name} is not a function")
-    return function  # type: ignore[no-any-return]
-
-
-_numbers = count(1)
-
-
-def _file_module(path: Path, files: dict[Path, ModuleType]) -> ModuleType:
-    """Return the module of a file, under a unique name. The file is run if it is not in `files` yet."""
-    if path not in files:
-        name = f"nodekit_function_file_{next(_numbers)}_{path.stem}"
-        spec = importlib.util.spec_from_file_location(name, path)
-        if spec is None or spec.loader is None:
-            raise ImportError(f"{path} cannot be imported")
-        module = sys.modules[name] = importlib.util.module_from_spec(spec)
-        try:
-            spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[name]
-            raise
-        files[path] = module
-    return files[path]
 
 
 provider = Provider(FunctionConfig, from_config, container=FunctionContainer)

@@ -57,8 +57,13 @@ class Docker(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Redis(msgspec.Struct, frozen=True, kw_only=True):
-    host: str = "redis"
+    """A server. Infernet 1.4 knows only `host` and `port`; the others are for servers that ask who calls."""
+
+    host: Text = "redis"
     port: Port = 6379
+    db: Whole = 0
+    username: Text | None = None
+    password: Secret | None = None
 
 
 class Log(msgspec.Struct, frozen=True, kw_only=True):

@@ -64,6 +64,12 @@ def add_runners(draft: Draft, *, chain: bool) -> None:
             _Runner(draft, use, len(runners), chain=chain).add(entries, runners)
     if managed:
         _remark_managed(draft)
+    if config.docker is not None and bool(config.docker.username) != bool(config.docker.password.reveal()):
+        draft.notice("", "docker: the credentials are not used, as one of username and password is empty.")
+    elif not managed and config.docker is not None and config.docker.username:
+        text = "docker: the credentials are not used and not written, as this node starts no container from an image"
+        why = "" if config.manage_containers else " (manage_containers is false)"
+        draft.notice("", f"{text}{why}; whoever starts the containers logs in there: `docker login`.")
     if draft.read.config.containers:
         text = "containers: a reply with an HTTP error status fails the job, and is shown in its error; Infernet took "
         draft.notice("runners[0]", text + 'its JSON for the output: that is http_errors = "output" of a container.')
@@ -169,6 +175,8 @@ class _Runner:
             self._draft.comment(f"{where}.url", f"{origin}.port: where it listens on this machine.")
         elif _is_more_than_an_address(container.url):
             self._draft.copy(f"{where}.url", f"{origin}.url")
+        if container.url and self._draft.given(f"{origin}.port"):
+            self._draft.comment(where, f"{origin}.port: not used, as url says where it listens.")
         if container.bearer is not None and container.bearer.reveal():
             table["bearer"] = container.bearer
             self._draft.secret(

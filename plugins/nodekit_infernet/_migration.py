@@ -59,7 +59,7 @@ def write(migration: Migration, path: Path) -> None:
 
     Raise `OSError`; then nothing is left of it.
     """
-    if path.exists():
+    if os.path.exists(path):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     made: list[Path] = []
     try:

@@ -2,10 +2,12 @@
 
 import os
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
-from nodekit import counted
+from nodekit import Secret, counted
+from nodekit_infernet._config import Redis
 from nodekit_infernet._containers import add_runners
 from nodekit_infernet._draft import Draft, is_provided, said, without_secrets
 from nodekit_infernet._reading import Read
@@ -20,6 +22,19 @@ NO_ROOM = (
     "jobs cannot be kept in {jobs} beside this file: this user cannot write there, in {folder}. Copy the file into a "
     "folder that the user of the node can write, and serve it there; or write a node file into one, "
     "`nodekit migrate FILE --output FOLDER/node.toml`."
+)
+NO_REDIS = (
+    "redis: not used, as no store for it is installed (nodekit-redis); jobs are kept in {jobs} beside this file. Jobs "
+    "that Infernet kept in Redis are not taken over."
+)
+ON_REDIS = (
+    "redis: jobs are kept there, under the prefix nodekit. Jobs that Infernet kept in it are not taken over. Whatever "
+    'it loses is accepted (durability = "none"): without appendonly, it loses all jobs when it ends. A node file can '
+    'hold it to more, with durability = "always".'
+)
+LEFT_BEHIND = (
+    "jobs of {jobs} beside this file are unknown to this node: a store for Redis is installed, so jobs are kept there. "
+    "Serve a node file with the store sqlite to go on with them, or remove {jobs}."
 )
 
 STATUS_NETWORKS = ("127.0.0.0/8", "::1/128", "172.16.0.0/12")
@@ -62,17 +77,37 @@ def _add_log(draft: Draft) -> None:
 
 
 def _add_store(draft: Draft) -> None:
-    redis = draft.read.config.redis
+    """Keep jobs in the Redis that the file names, if a store for it is installed, and otherwise in SQLite."""
+    if draft.given("redis") and is_provided("store", "redis"):
+        _add_redis(draft)
+    else:
+        _add_sqlite(draft)
+
+
+def _add_redis(draft: Draft) -> None:
+    url = Secret(_url_of(draft.read.config.redis))
+    draft.tables["store"] = {"use": "redis", "url": url, "durability": "none"}
+    draft.secret("store.url", "redis", "REDIS_URL", url)
+    draft.notice("store", ON_REDIS)
+    if (draft.read.path.absolute().parent / JOBS).exists():
+        draft.warn("store", LEFT_BEHIND.format(jobs=JOBS))
+
+
+def _url_of(redis: Redis) -> str:
+    """Return the address of a server as one text, with its password."""
+    host = f"[{redis.host}]" if ":" in redis.host else quote(redis.host, safe="")
+    user = "" if redis.username is None else quote(redis.username, safe="")
+    password = "" if redis.password is None else f":{quote(redis.password.reveal(), safe='')}"
+    return f"redis://{user}{password}{'@' if user or password else ''}{host}:{redis.port}/{redis.db}"
+
+
+def _add_sqlite(draft: Draft) -> None:
     draft.tables["store"] = {"use": "sqlite", "path": JOBS}
-    draft.notice(
-        "store",
-        f"redis: not used; jobs are kept in {JOBS} beside this file. "
-        "Jobs that Infernet kept in Redis are not taken over.",
-    )
-    _keep(draft, "store", "redis", redis)
+    draft.notice("store", NO_REDIS.format(jobs=JOBS))
+    _keep(draft, "store", "redis", draft.read.config.redis)
     folder = draft.read.path.absolute().parent
     jobs = folder / JOBS
-    if not os.access(folder, os.W_OK) or (jobs.exists() and not os.access(jobs, os.W_OK)):
+    if not os.access(folder, os.W_OK) or (os.path.exists(jobs) and not os.access(jobs, os.W_OK)):
         draft.warn("store", NO_ROOM.format(folder=folder, jobs=JOBS))
 
 

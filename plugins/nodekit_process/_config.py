@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from nodekit import EnvValue, Problem, resolved_path
+from nodekit import EnvValue, Problem, folder_problem, resolved_path
 from nodekit_remote import UNBUFFERED, StartedContainer, env_problems, id_problems, plain_env
 
 INHERITED = ("PATH", "HOME", "LANG")
@@ -120,8 +120,8 @@ def _container_problems(container: ProcessContainer, folder: Path) -> Iterator[t
         if name in container.env:
             yield "env", f"{name} is chosen by the runner; leave it out"
     yield from _limit_problems(container)
-    if not folder.is_dir():
-        yield "folder", f"there is no folder {folder}"
+    if text := folder_problem(folder):
+        yield "folder", text
     elif not container.command:
         yield "command", "is empty; name a program"
     else:

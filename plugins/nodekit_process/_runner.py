@@ -1,5 +1,6 @@
 """The runner: one supervised process per container."""
 
+import logging
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +16,8 @@ from nodekit_process._peers import Peers
 from nodekit_process._supervised import Supervised, Ways
 from nodekit_remote import ContainerHttp, StartingRunner
 
+logger = logging.getLogger("nodekit.process")
+
 
 class ProcessRunner(StartingRunner):
     """A runner that runs containers as local processes.
@@ -28,7 +31,7 @@ class ProcessRunner(StartingRunner):
         folder = (folder or Path()).absolute()
         if found := list(problems(containers, folder)):
             raise CompositionError(found)
-        super().__init__(containers)
+        super().__init__(containers, logger)
         self._peers = Peers()
         self._fork_server = ForkServer()
         self._http = ContainerHttp(check_connection=self._peers.check)

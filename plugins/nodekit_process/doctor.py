@@ -63,4 +63,4 @@ def _problem(program: Path, path: str) -> str | None:
 
 
 def _is_missing(argument: str, folder: Path) -> bool:
-    return argument.endswith(SCRIPTS) and not argument.startswith("-") and not (folder / argument).exists()
+    return argument.endswith(SCRIPTS) and not argument.startswith("-") and not os.path.exists(folder / argument)

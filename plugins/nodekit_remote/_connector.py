@@ -20,7 +20,7 @@ KEEP_ALIVE_SECONDS = 1.5
 CheckConnection: TypeAlias = Callable[[tuple[str, int], tuple[str, int]], None]
 """Checks a connection by its own address and its peer's. Raises `ContainerFailed` if it must not be used."""
 
-logger = logging.getLogger("nodekit.remote")
+logger = logging.getLogger("nodekit.calls")
 
 
 class ConnectTimeout(Exception):

@@ -25,7 +25,7 @@ from nodekit import (
 from nodekit_remote._container import HttpContainer
 from nodekit_remote._session import Reply
 
-logger = logging.getLogger("nodekit.remote")
+logger = logging.getLogger("nodekit.calls")
 
 SHOWN_BYTES = 500
 """Maximum size of the part of an unexpected reply that an error or the log shows."""

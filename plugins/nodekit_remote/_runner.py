@@ -61,7 +61,8 @@ class RemoteContainer(HttpContainer, frozen=True, kw_only=True, forbid_unknown_f
             parts = urlsplit(self.url)
             origin_of(parts)
         except ValueError as error:
-            raise ValueError(f"url: {error}, got {self.url!r}") from error
+            text = "expected a port from 1 to 65535" if "Port out of range" in str(error) else str(error)
+            raise ValueError(f"url: {text}, got {self.url!r}") from error
         if "@" in parts.netloc:  # not shown: it may hold a password
             raise ValueError("url: expected no user or password, which errors would show; give a bearer by reference")
 

@@ -29,7 +29,7 @@ PATIENCE_SECONDS = 0.5
 """Pause between two attempts to open a connection while the process has no free descriptor."""
 
 
-logger = logging.getLogger("nodekit.remote")
+logger = logging.getLogger("nodekit.calls")
 
 
 @dataclass(frozen=True, slots=True)

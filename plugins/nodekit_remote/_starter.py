@@ -12,8 +12,6 @@ from anyio.abc import TaskGroup, TaskStatus
 from nodekit import Container, ContainerId, ContainerOutput, EnvValue, NotStarted, Problem, Secret, Step
 from nodekit_remote._http import Streamed
 
-logger = logging.getLogger("nodekit.remote")
-
 FAIR_SECONDS = 10.0
 """Time that containers have to fail, too, after the first one has failed to start, so that one failure names all."""
 
@@ -66,7 +64,8 @@ class StartingRunner:
     up or down.
     """
 
-    def __init__(self, containers: Sequence[Container]) -> None:
+    def __init__(self, containers: Sequence[Container], logger: logging.Logger) -> None:
+        self._logger = logger
         self._containers = {container.id: container for container in containers}
         self._changed = anyio.Event()
         self.upkeep: Mapping[ContainerId, Upkeep] = {}
@@ -101,7 +100,7 @@ class StartingRunner:
             await failed.wait()
             for id in starting.keys() - {failures[0].container}:  # the failures are told together, and once
                 text = "container %r has failed to start; waiting at most %g s for container %r"
-                logger.info(text, failures[0].container, FAIR_SECONDS, id)
+                self._logger.info(text, failures[0].container, FAIR_SECONDS, id)
             await anyio.sleep(FAIR_SECONDS)
             text = f"it was not up {FAIR_SECONDS:g} s after another one had failed, and still waited for "
             failures += [NotStarted(id, text + one.waits_for()) for id, one in starting.items()]

@@ -1,5 +1,6 @@
 """The store `sqlite`: durable jobs in one file, for one node at a time."""
 
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -21,6 +22,7 @@ from nodekit import (
     StoreFailed,
     TableArchive,
     TableView,
+    folder_problem,
 )
 from nodekit_sqlite._backup import FileBeside, in_a_thread
 from nodekit_sqlite._compact import compact
@@ -97,7 +99,7 @@ class SqliteStore(EmbeddedStore):
     def view(self) -> TableView:
         """Return a view of the file beside its node (`ViewedStore`). Each of its calls has its own transaction.
 
-        Until it deletes, it writes nothing, and a user who may only read the file can use it.
+        Until it deletes a job or changes a record, it writes nothing, and a user who may only read the file can use it.
         """
         table = SqliteTable(self._path, synchronous=self._synchronous, group=1, owned=False)
         table.damages.remember_all()
@@ -105,7 +107,7 @@ class SqliteStore(EmbeddedStore):
 
     def archive(self, *, create: bool = False) -> TableArchive:
         """Return all that the file holds, while no node runs (`ArchivedStore`)."""
-        if not create and not self._path.exists():
+        if not create and not os.path.exists(self._path):
             raise StoreFailed(f"there is no file {self._path}; correct the path, or start the node once")
         self._sqlite.damages.remember_all()
         return super().archive(create=create)
@@ -133,8 +135,10 @@ class SqliteStore(EmbeddedStore):
 
 def from_config(config: SqliteConfig, file: NodeFile) -> SqliteStore:
     """Build the store of a node file. Raise `CompositionError` if the database's folder does not exist."""
-    if not config.path.parent.is_dir():
-        raise CompositionError(Problem("path", f"there is no folder {config.path.parent}; make it first"))
+    if os.path.isdir(config.path):
+        raise CompositionError(Problem("path", f"{config.path} is a folder; name a file"))
+    if text := folder_problem(config.path.parent):
+        raise CompositionError(Problem("path", text))
     return SqliteStore(
         config.path, synchronous=config.synchronous, group=config.group, min_free_bytes=config.min_free_bytes
     )

@@ -98,7 +98,7 @@ class FileBeside:
                 "file": str(path),
                 "schema": schema,
                 "file_bytes": path.stat().st_size,
-                "log_bytes": log.stat().st_size if log.exists() else 0,
+                "log_bytes": log.stat().st_size if os.path.exists(log) else 0,
                 "free_bytes_in_file": free * size,
                 "free_bytes_of_disk": disk.f_bavail * disk.f_frsize,
                 "plugin_records": records,
@@ -144,7 +144,7 @@ def _check_unused(target: Path, path: Path) -> None:
     """Raise `StoreFailed` for a target that a node uses: this one, or another one."""
     if target in (path, *(path.with_name(f"{path.name}{end}") for end in ("-wal", "-shm", "-journal"))):
         raise StoreFailed(f"{target} is a file of the store itself; name another file")
-    if target.exists():
+    if os.path.exists(target):
         if target.samefile(path):
             raise StoreFailed(f"{target} is the store itself; name another file")
         if is_held(target):

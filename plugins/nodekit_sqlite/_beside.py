@@ -99,7 +99,7 @@ class Beside:
 
     def _has_log(self) -> bool:
         path = self._path()
-        return path.with_name(f"{path.name}-wal").exists()
+        return os.path.exists(path.with_name(f"{path.name}-wal"))
 
 
 def connect_for_reading(path: Path, *, unchanging: bool, alone: bool = False) -> sqlite3.Connection:

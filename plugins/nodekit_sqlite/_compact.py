@@ -1,5 +1,6 @@
 """Compaction of a file: the space of deleted jobs goes back to the file system."""
 
+import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -17,7 +18,7 @@ def compact(path: Path) -> int:
     `StoreFailed`. This needs up to twice the size of the file as free disk: for a copy in the folder of temporary files
     and for a log beside the file.
     """
-    if not path.exists():
+    if not os.path.exists(path):
         raise StoreFailed(f"there is no file {path}; correct the path")
     file = DatabaseFile(path)
     file.open()

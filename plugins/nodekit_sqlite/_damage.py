@@ -72,6 +72,12 @@ def has_damage(error: StoreFailed) -> bool:
     return isinstance(error.__cause__, Exception) and is_damage(error.__cause__)
 
 
+def is_lasting(error: StoreFailed) -> bool:
+    """Return True for a failure whose cause is damage of the file. A disk that cannot be read now may be read later."""
+    code = getattr(error.__cause__, "sqlite_errorcode", 0) or 0
+    return code & 0xFF == sqlite3.SQLITE_CORRUPT
+
+
 class Damages:
     """The damage that was found since the file was opened. Any thread may report some."""
 
@@ -79,6 +85,7 @@ class Damages:
         self._most: float = _NAMED
         self._level = logging.ERROR
         self._jobs: dict[str, None] = {}
+        self._unsaved: set[JobId] = set()
         self._parts: dict[str, None] = {}
 
     def remember_all(self) -> None:
@@ -95,6 +102,22 @@ class Damages:
         if id not in self._jobs and len(self._jobs) < self._most:
             self._jobs[id] = None
             logger.log(self._level, "job %s is damaged in the store and counts as failed: %s", id, error)
+
+    def unsaved(self, id: JobId, error: Exception) -> None:
+        """Report that a job cannot be written, because a page that it needs is damaged."""
+        self._unsaved.add(id)
+        self.of_job(id, error)
+
+    def saved(self, id: JobId) -> None:
+        """Report that a job was written."""
+        if self._unsaved:
+            self._unsaved.discard(id)
+
+    def known(self, job: Job) -> Job:
+        """Return a job that was read. One that cannot be written any more has failed."""
+        if job.id not in self._unsaved or job.status.finished:
+            return job
+        return failed_job(job.id, job.request, {"accepted_at": job.accepted_at, "retry_of": job.retry_of}, None)
 
     def of_part(self, part: str, error: object) -> None:
         """Report that a part of the file, other than a job, cannot be read."""

@@ -1,15 +1,16 @@
 """The look of `nodekit doctor` into a database: what its next start would find. Nothing is written or made."""
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from threading import Timer
 
 from nodekit import Finding, StoreFailed
 from nodekit_sqlite._beside import connect_for_reading
 from nodekit_sqlite._damage import CURE, cured
 from nodekit_sqlite._file import check_beginning, check_beside, holder, is_held, kept_copies
+from nodekit_sqlite._pages import problems_of_pages
 from nodekit_sqlite._schema import MIGRATIONS, check_readable, schema_of
 from nodekit_sqlite._upgrade import check_upgrade_space
 
@@ -25,7 +26,7 @@ def examined(path: Path) -> Iterator[Finding]:
         path = path.resolve()
         check_beside(path)
         check_beginning(path)
-        if not path.exists():
+        if not os.path.exists(path):
             yield Finding("ok", WHERE, f"there is no {path} yet; the node begins with no jobs")
             return
         inode = path.stat().st_ino
@@ -50,7 +51,7 @@ def examined(path: Path) -> Iterator[Finding]:
 
 
 def _content(path: Path, held: bool) -> Iterator[Finding]:
-    has_log, has_index = (path.with_name(f"{path.name}{end}").exists() for end in ("-wal", "-shm"))
+    has_log, has_index = (os.path.exists(path.with_name(f"{path.name}{end}")) for end in ("-wal", "-shm"))
     if has_log and not (has_index or held):  # SQLite would make it
         text = f"there is a log beside {path} without its index, as beside a copy: the next start reads it"
         yield Finding("note", WHERE, text, "`nodekit store check` reads both now")
@@ -81,24 +82,14 @@ def _pages(connection: sqlite3.Connection, path: Path, version: int) -> Iterator
     """Look at the pages of the file, as many as there is time for."""
     if version == len(MIGRATIONS):
         check_readable(connection)
-    late = Timer(LOOK_SECONDS, connection.interrupt)
-    late.start()
-    try:
-        found = [str(text) for (text,) in connection.execute(f"PRAGMA quick_check({_MOST_PROBLEMS})")]
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
-            raise
-        found = []
-    finally:
-        late.cancel()
-        late.join()
-    if found == ["ok"]:
+    found = problems_of_pages(connection, LOOK_SECONDS, _MOST_PROBLEMS)
+    if found == []:
         yield Finding(
             "ok", WHERE, f"{path} is whole, with schema {version}; `nodekit store check` reads all its records"
         )
-    elif not found or found == ["interrupted"]:
+    elif found is None:
         text = f"{path} is too large to be looked at whole in {LOOK_SECONDS:g} s"
         yield Finding("note", WHERE, text, "`nodekit store check` reads all of it")
     else:
-        text = f"{path} is damaged: {'; '.join(' '.join(one.split()) for one in found)}"
+        text = f"{path} is damaged: {'; '.join(found)}"
         yield Finding("error", WHERE, text, CURE)

@@ -19,7 +19,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from nodekit import StoreFailed, StoreInUse
+from nodekit import StoreFailed, StoreInUse, folder_problem
 from nodekit_sqlite._damage import cured
 
 logger = logging.getLogger("nodekit.store")
@@ -111,6 +111,8 @@ class DatabaseFile:
         self._id = id
 
     def _open_owned(self) -> FileId:
+        if text := folder_problem(self.path.parent, write=True):  # SQLite writes a log beside the file
+            raise StoreFailed(f"cannot open {self.path}: {text}")
         for name in _BESIDE:
             _tighten(self.path.with_name(self.path.name + name))
         check_beginning(self.path)
@@ -255,10 +257,10 @@ def check_beginning(path: Path) -> None:
         if os.stat(path).st_size:
             return
     saved, log = saved_path(path), path.with_name(f"{path.name}-wal")
-    if saved.exists():
+    if os.path.exists(saved):
         text = f"there is no {path}, but {saved}, in which a node saved its jobs"
         raise StoreFailed(f"{text}; move it to {path} (or delete it, to begin with no jobs), and start the node again")
-    if log.exists() and log.stat().st_size:
+    if os.path.exists(log) and log.stat().st_size:
         text = f"there is no {path}, but {log}, its log, which has the newest changes"
         raise StoreFailed(f"{text}; move the database back to {path} (or delete the log, to begin with no jobs)")
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from nodekit import StoreFailed, counted
+from nodekit import StoreFailed, counted, folder_problem
 
 _PAGES = 256
 """Number of pages that are copied at once: 1 MiB."""
@@ -52,8 +52,8 @@ def copy_database(
 
 def check_target(path: Path, *, replace: bool) -> None:
     """Raise `StoreFailed` if no new file can be made there, or if SQLite would mix it with what is beside it."""
-    if not path.parent.is_dir():
-        raise StoreFailed(f"there is no folder {path.parent}; make it first")
+    if text := folder_problem(path.parent, write=True):
+        raise StoreFailed(text)
     with suppress(FileNotFoundError):
         found = os.lstat(path)
         if not replace:

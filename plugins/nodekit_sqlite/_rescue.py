@@ -53,7 +53,7 @@ class Rescue:
     def _copy(self, connection: sqlite3.Connection) -> str:
         saved = first = saved_path(self._file.path)
         number = 1
-        while saved.exists():
+        while os.path.exists(saved):
             number += 1
             saved = first.with_name(f"{first.name}-{number}")
         os.close(os.open(saved, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))

@@ -1,7 +1,7 @@
 """Records of plugins in the file of the jobs."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import takewhile
 
 from nodekit import Record, StoreFailed, VersionConflict, Write, check_key, check_place, check_writes
@@ -24,8 +24,11 @@ _PUT = "INSERT INTO plugin_records (namespace, key, value, sum) VALUES (?, ?, ?,
 class SqliteStorage:
     """A `PluginStorage`. The version of a record is the number of its row, which is never used twice."""
 
-    def __init__(self, namespace: str, writer: Writer, readers: Readers | Beside) -> None:
-        self._namespace = namespace
+    def __init__(
+        self, namespace: str, writer: Writer, readers: Readers | Beside, begin: Callable[[], Awaitable[None]]
+    ) -> None:
+        """`begin` is called before each change."""
+        self._namespace, self._begin = namespace, begin
         self._writer, self._readers = writer, readers
 
     async def get(self, key: str) -> Record | None:
@@ -66,6 +69,7 @@ class SqliteStorage:
 
     async def _written(self, writes: Sequence[Write]) -> list[tuple[int, bool]]:
         """Return for each change the new version and whether there was a record before."""
+        await self._begin()
         done = await self._writer.call(lambda c: self._write(c, writes))
         if isinstance(done, VersionConflict):
             raise done

@@ -24,11 +24,12 @@ from nodekit import (
     Unfinished,
 )
 from nodekit_sqlite._beside import Beside
-from nodekit_sqlite._damage import Damages, cured, has_damage
+from nodekit_sqlite._damage import Damages, cured, has_damage, is_lasting
 from nodekit_sqlite._deleting import delete, shrink
 from nodekit_sqlite._file import DatabaseFile
 from nodekit_sqlite._finish_numbers import KEEP_NUMBER, LAST_SURPLUS, last_finish_number
 from nodekit_sqlite._open_rows import OpenRows
+from nodekit_sqlite._pages import look_at_start
 from nodekit_sqlite._query import Slice, behind, find_slice
 from nodekit_sqlite._readers import Readers
 from nodekit_sqlite._reading import read_sizes, read_steps, read_unfinished, select
@@ -117,6 +118,7 @@ class SqliteTable:
         upgrade(connection, self._file)
         check_readable(connection)
         repair_indexes(connection, self.damages)
+        look_at_start(connection, self.damages)
         self._file.pin(stamp(connection))
 
     def _connect(self) -> sqlite3.Connection:
@@ -141,20 +143,36 @@ class SqliteTable:
         return await self._add([Addition(job, whole=True) for job in jobs])
 
     async def _add(self, new: Sequence[Addition]) -> list[Job]:
-        jobs: list[Job] = await self._writer.share(self._inserts, new)
+        try:
+            jobs: list[Job] = await self._writer.share(self._inserts, new)
+        except StoreFailed as error:
+            if is_lasting(error):
+                self.damages.of_part("a page that new jobs need", error)
+            raise
         return jobs
 
     async def save(self, job: Job) -> None:
-        await self._writer.share(self._saves, Change(job))
+        """Store the newest snapshot of a job. One that cannot be written because of damage has failed from then on."""
+        try:
+            await self._writer.share(self._saves, Change(job))
+        except StoreFailed as error:
+            if is_lasting(error):
+                self.damages.unsaved(job.id, error)
+            raise
+        self.damages.saved(job.id)
 
     async def delete(self, ids: Sequence[JobId]) -> int:
         """Delete finished jobs. One that SQLite cannot delete, because it is damaged, stays and harms no other."""
-        if not self._owned:  # until a view deletes, it writes nothing
+        await self._begin_writing()
+        unique = list(dict.fromkeys(ids))
+        return sum([await self._delete(some) for some in _slices(unique)])
+
+    async def _begin_writing(self) -> None:
+        """Begin to write beside the owner of the file. Until a view is asked to, it writes nothing."""
+        if not self._owned:
             async with self._starting:
                 if self._file.is_open and not self._writer.started:
                     await self._writer.start()
-        unique = list(dict.fromkeys(ids))
-        return sum([await self._delete(some) for some in _slices(unique)])
 
     async def _delete(self, ids: Sequence[JobId]) -> int:
         try:
@@ -188,7 +206,7 @@ class SqliteTable:
         def read(connection: sqlite3.Connection) -> list[Job]:
             found = [job for some in _slices(unique) for job in select(connection, some, client, fields, damages)]
             jobs = {job.id: job for job in found}
-            return [jobs[id] for id in unique if id in jobs]
+            return [damages.known(jobs[id]) for id in unique if id in jobs]
 
         long = len(unique) > 1 and fields is not JobFields.STATE
         return await self._readers.call(read, long=long) if unique else []
@@ -243,7 +261,7 @@ class SqliteTable:
 
     def storage(self, namespace: str) -> SqliteStorage:
         """Return the records of a plugin."""
-        return SqliteStorage(namespace, self._writer, self._readers)
+        return SqliteStorage(namespace, self._writer, self._readers, self._begin_writing)
 
     async def last_finish_number(self) -> int:
         """Return the highest number that a job of this file ever had."""

@@ -79,7 +79,7 @@ def _nothing() -> None:
 
 def _is_copy(copy: Path, file: DatabaseFile) -> bool:
     """Return True if both files have the same content, apart from counters in the header."""
-    if copy.is_symlink() or not copy.is_file() or copy.stat().st_size != file.path.stat().st_size:
+    if os.path.islink(copy) or not os.path.isfile(copy) or copy.stat().st_size != file.path.stat().st_size:
         return False
     with copy.open("rb") as one:
         if one.read(_HEADER_BYTES)[STAMPED] != file.read(_HEADER_BYTES, 0)[STAMPED]:

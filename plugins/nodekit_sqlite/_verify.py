@@ -12,7 +12,8 @@ from msgspec.structs import replace
 
 from nodekit import JobFields, JobId, JobQuery, StoreCheck, StoreFailed
 from nodekit_sqlite._beside import Beside
-from nodekit_sqlite._damage import Damages
+from nodekit_sqlite._damage import CURE, Damages
+from nodekit_sqlite._pages import named_parts, unreadable_parts
 from nodekit_sqlite._places import NUMBER_BITS
 from nodekit_sqlite._query import SLICE_ROWS, find_slice
 from nodekit_sqlite._reading import read_sizes, select
@@ -41,7 +42,7 @@ def verify(file: Beside, proceed: Callable[[], object]) -> StoreCheck:
     check.jobs()
     check.records()
     check.plugin_records()
-    return StoreCheck(check.number, tuple(check.problems), check.more)
+    return StoreCheck(check.number, tuple(check.problems), check.more, CURE)
 
 
 class _Damaged(Damages):
@@ -91,9 +92,19 @@ class _Check:
             finally:
                 connection.set_progress_handler(None, 0)
 
-        for text in self._read("the file", read) or ():
-            if text != "ok":
-                self._wrong(f"the file: {text}")
+        try:
+            self._proceed()
+            found = self._file.read(lambda connection: named_parts(connection, read(connection)))
+        except (sqlite3.Error, StoreFailed) as error:
+            self._proceed()
+            parts = self._read("the list of tables", unreadable_parts)
+            if parts == []:  # it is a page of no table, or of the file as a whole
+                self._wrong(f"the file cannot be read: {error}")
+            for part in parts or ():
+                self._wrong(part)
+            return
+        for text in found:
+            self._wrong(f"the file: {text}")
 
     def _interrupt(self) -> bool:
         try:

@@ -57,8 +57,11 @@ def _space(one: Configured) -> Iterator[Finding]:
 
 
 def _file(path: Path) -> Iterator[Finding]:
+    if os.path.isdir(path):
+        yield Finding("error", "store.path", f"{path} is a folder", "name a file")
+        return
     saved = path.with_name(f"{path.name}.saved")
-    if saved.exists() and path.exists() and path.stat().st_size:  # otherwise no node starts
+    if os.path.exists(saved) and os.path.exists(path) and path.stat().st_size:  # otherwise no node starts
         text = f"there is {saved}, with the jobs of a file that was lost"
         yield Finding("warning", "store.path", text, f"move it to {path} while no node runs, or delete it")
     try:

@@ -279,7 +279,10 @@ def test_settings_that_hold_themselves_are_checked_like_others(tmp_path: Path) -
     file = tmp_path / "node.toml"
     file.write_text('[store]\nuse = "tree"\n[store.tree]\nbranches = [{ leaves = 1 }]\n')
     done = nodekit(tmp_path, "check", "node.toml")
-    assert (done.returncode, done.stderr) == (3, "node.toml: store.tree.branches[0].leaves: unknown key\n")
+    assert (done.returncode, done.stderr) == (
+        3,
+        "node.toml: store.tree.branches[0].leaves: unknown key; known: branches\n",
+    )
     assert nodekit(tmp_path, "config", "schema").stderr == ""
 
 

@@ -306,8 +306,8 @@ def test_what_another_user_may_not_read_or_write_is_an_error() -> None:
             check=False,
         )
     found = [(one["severity"], one["where"], one["text"]) for one in json.loads(done.stdout)["problems"]]
-    assert ("error", "store.path", f"this user may not write in {folder}/data") in found
-    assert ("error", "log.path", f"this user may not write in {folder}/logs") in found
+    assert ("error", "store.path", f"this user may not write in the folder {folder}/data") in found
+    assert ("error", "log.path", f"this user may not write in the folder {folder}/logs") in found
 
 
 @pytest.mark.parametrize(

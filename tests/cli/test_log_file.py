@@ -212,6 +212,22 @@ async def test_a_log_that_cannot_be_written_does_not_stop_the_node(tmp_path: Pat
         assert "Traceback" not in served.log
 
 
+@pytest.mark.anyio
+async def test_an_audit_log_that_cannot_be_written_is_told_at_the_start_and_opened_again_at_sighup(
+    tmp_path: Path,
+) -> None:
+    text = NODE.format(path="own.log").replace("[store]", 'audit = "audits/audit.log"\n[store]')
+    async with serve(write(tmp_path, text)) as (served, _):
+        said = f"the log file {tmp_path}/audits/audit.log cannot be written: No such file or directory"
+        await until(lambda: said in served.log)
+        (tmp_path / "audits").mkdir()
+        served.signal(signal.SIGHUP)
+        await until((tmp_path / "audits" / "audit.log").is_file)
+        served.signal(signal.SIGHUP)
+        await until(lambda: served.log.count("SIGHUP") == 2)
+        assert served.log.count("cannot be written") == 1
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
@@ -221,7 +237,7 @@ async def test_a_log_that_cannot_be_written_does_not_stop_the_node(tmp_path: Pat
         (
             'own.log"',
             'own.log"\nlevels = { "nodekit.dokcer" = "debug" }',
-            "log.levels: there is no logger 'nodekit.dokcer'; did you mean 'nodekit.docker'?",
+            "log.levels.nodekit.dokcer: there is no logger 'nodekit.dokcer'; did you mean 'nodekit.docker'?",
         ),
         ("[store]", "max_file_bites = 5\n[store]", "log.max_file_bites: unknown key; did you mean 'max_file_bytes'?"),
         ("own.log", "own\\u0000.log", "log.path: the name of a file cannot contain a NUL"),

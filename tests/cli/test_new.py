@@ -299,7 +299,7 @@ def test_what_is_there_is_left_as_it_is(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     result = call("store", "new-thing", "--folder", tmp_path / "missing")
     assert result.exit_code == 2
-    assert "missing; make it first" in " ".join(result.output.split())
+    assert "missing; make it, or correct the path" in " ".join(result.output.split())
     assert [*tmp_path.iterdir()] == []
 
 

@@ -31,6 +31,7 @@ from nodekit.model.clock import NodeClock
 from nodekit.model.ids import JobIds
 from nodekit.testing import make_job
 from nodekit_sqlite import SqliteStore, SqliteTable
+from nodekit_sqlite._damage import CURE
 
 pytestmark = pytest.mark.anyio
 
@@ -223,7 +224,7 @@ async def test_a_damaged_job_is_named_and_the_others_are_shown(file: Path) -> No
     assert printed == [rounded(on_one_line(job)) for job in jobs if job.id != jobs[5].id]
     done = await command(file, "check", file)
     assert (done.returncode, f"job {jobs[5].id} is damaged" in done.stdout) == (1, True)
-    assert done.stderr == f"{file}: {len(jobs)} jobs were read; 1 problem was found\n"
+    assert done.stderr == f"{file}: {len(jobs)} jobs were read; 1 problem was found; {CURE}\n"
     assert "is damaged" in (await command(file, "jobs", file, jobs[5].id, "--output-of", "1")).stderr
     stats = json.loads((await lines(file, "stats", file, "--json"))[0])
     assert sum(stats["jobs"].values()) == len(jobs)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -71,7 +72,8 @@ path = "finished"
 
 [[transports]]
 use = "asgi"
-bind = "127.0.0.1:0"
+bind = "127.0.0.1:{port}"
+trusted_proxies = ["127.0.0.1"]
 
 [[runners]]
 use = "remote"
@@ -87,14 +89,14 @@ def prepare(folder: Path) -> Mapping[str, str]:
     """Plant what the nodes import; return their environment."""
     plant(folder, "drill-witness", {"plugins": "witness"}, WITNESS)
     (folder / "sitecustomize.py").write_text(SITE)
-    return {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    return {**os.environ, "PYTHONPATH": str(folder), "PYTHONSAFEPATH": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 
 
-def node_file(folder: Path, name: str, store: str, url: str, containers: Sequence[str]) -> Path:
-    """Write the node file of a node whose containers are served at a URL."""
+def node_file(folder: Path, name: str, store: str, url: str, containers: Sequence[str], *, port: int = 0) -> Path:
+    """Write the node file of a node whose containers are served at a URL. It listens on a free port, or on this one."""
     tables = [CONTAINER.format(id=id, url=url) for id in containers]
     file = folder / f"{name}.toml"
-    file.write_text(NODE_FILE.format(name=name, store=store) + "".join(tables))
+    file.write_text(NODE_FILE.format(name=name, store=store, port=port) + "".join(tables))
     return file
 
 
@@ -104,6 +106,8 @@ class NodeProcess:
     def __init__(self, name: str, file: Path, env: Mapping[str, str], *, skew_seconds: float = 0) -> None:
         self.name, self.file = name, file
         self._env = {**env, SKEW: str(skew_seconds)}
+        self.python: str | Path = sys.executable
+        """Python of the environment that the next life finds nodekit in."""
         self.lives: list[Served] = []
         self.busy = anyio.Lock()
         """Held by whoever harms it, so that a frozen node is not killed by another fault at the same time."""
@@ -134,7 +138,8 @@ class NodeProcess:
         """Start a life; one that ends before it listens is followed by another."""
         with anyio.fail_after(START_SECONDS):
             while True:
-                life = started("serve", self.file, "--log-level", "warning", folder=self.file.parent, env=self._env)
+                serve = ("serve", self.file, "--log-level", "warning")
+                life = started(*serve, folder=self.file.parent, env=self._env, python=self.python)
                 served = await self._processes.enter_async_context(life)
                 self.lives.append(served)
                 await until(lambda: served.url or served.process.poll() is not None, seconds=START_SECONDS)  # noqa: B023

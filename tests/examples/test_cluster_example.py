@@ -5,13 +5,12 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from cluster.engines import NoEngine
-from cluster.engines.postgres import PostgresEngine, running
+from cluster.engines import NoEngine, postgres, redis
 from engine import debian
 from engine.fixtures import or_unavailable
 from paths import ROOT
@@ -21,25 +20,29 @@ DEMO = ROOT / "examples" / "cluster" / "demo.py"
 pytestmark = pytest.mark.timeout(300)
 
 
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[PostgresEngine]:
+@pytest.fixture(params=["postgres", "redis"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Mapping[str, str]]:
+    """Run a server; yield the variables of the example that name it."""
     with ExitStack() as stack:
         with or_unavailable(NoEngine, debian.Missing):
             debian.need("haproxy")
-            engine = stack.enter_context(running(tmp_path, 3.0))
-        yield engine
+            if request.param == "postgres":
+                url = stack.enter_context(postgres.running(tmp_path, 3.0)).database.url
+            else:
+                url = stack.enter_context(redis.running(tmp_path, 3.0)).server.url
+        yield {"STORE": request.param, "DATABASE_URL": url}
 
 
-def environment(engine: PostgresEngine, folder: Path) -> dict[str, str]:
-    return {**os.environ, "DATABASE_URL": engine.database.url, "TMPDIR": str(folder)}
+def environment(store: Mapping[str, str], folder: Path) -> dict[str, str]:
+    return {**os.environ, **store, "TMPDIR": str(folder)}
 
 
-def test_every_result_arrives_although_a_node_is_killed(engine: PostgresEngine, tmp_path: Path) -> None:
+def test_every_result_arrives_although_a_node_is_killed(store: Mapping[str, str], tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     folder.mkdir()
     command = [sys.executable, str(DEMO), "90"]
     done = subprocess.run(
-        command, env=environment(engine, folder), capture_output=True, text=True, timeout=200, check=False
+        command, env=environment(store, folder), capture_output=True, text=True, timeout=200, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "green is killed" in done.stdout
@@ -49,11 +52,12 @@ def test_every_result_arrives_although_a_node_is_killed(engine: PostgresEngine, 
     assert list(folder.iterdir()) == []
 
 
-def test_a_demo_that_is_interrupted_leaves_nothing(engine: PostgresEngine, tmp_path: Path) -> None:
+@pytest.mark.parametrize("store", ["postgres"], indirect=True)
+def test_a_demo_that_is_interrupted_leaves_nothing(store: Mapping[str, str], tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     folder.mkdir()
     command = [sys.executable, str(DEMO), "300"]
-    with subprocess.Popen(command, env=environment(engine, folder), stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, env=environment(store, folder), stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if " done  " in line:
@@ -82,5 +86,5 @@ def test_without_a_database_it_says_what_to_do() -> None:
     done = subprocess.run([sys.executable, str(DEMO)], env=env, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.strip()) == (
         1,
-        "DATABASE_URL is not set: name a PostgreSQL database, or run `make demo-cluster` in the checkout",
+        "DATABASE_URL is not set: name a database of the store, or run `make demo-cluster` in the checkout",
     )

@@ -32,11 +32,14 @@ CONTAINER: Mapping[str, Any] = {
     "volumes": ["data:/data:ro"],
 }
 """All keys of a container."""
+REDIS: Mapping[str, Any] = {"host": "redis", "port": 6379}
 
 
-def full(*containers: Mapping[str, Any], managed: bool = True, port: int = 4000) -> dict[str, Any]:
-    """Return a configuration with every key that Infernet 1.4 knows."""
-    return {
+def full(
+    *containers: Mapping[str, Any], managed: bool = True, port: int = 4000, redis: Mapping[str, Any] | None = REDIS
+) -> dict[str, Any]:
+    """Return a configuration with every key that Infernet 1.4 knows. Without a server, it has no key `redis`."""
+    config = {
         "log": {"path": "infernet.log", "max_file_size": "100000", "backup_count": 3},
         "manage_containers": managed,
         "server": {"port": str(port), "rate_limit": {"num_requests": 40, "period": "3600"}},
@@ -54,11 +57,12 @@ def full(*containers: Mapping[str, Any], managed: bool = True, port: int = 4000)
             "snapshot_sync": {"sleep": 1.5, "batch_size": 200, "starting_sub_id": 1, "sync_period": 0.5},
         },
         "docker": {"username": "somebody", "password": REGISTRY_PASSWORD},
-        "redis": {"host": "redis", "port": 6379},
+        "redis": redis,
         "forward_stats": True,
         "startup_wait": 1.0,
         "containers": [{**CONTAINER, **container} for container in containers or ({},)],
     }
+    return config if redis else without(config, "redis")
 
 
 def without(config: dict[str, Any], *keys: str) -> dict[str, Any]:
@@ -157,7 +161,7 @@ configs = some(
         snapshot_sync=some(sleep=numbers, batch_size=whole, starting_sub_id=whole, sync_period=numbers),
     ),
     docker=st.fixed_dictionaries({"username": texts, "password": texts}),
-    redis=some(host=texts, port=ports),
+    redis=some(host=texts, port=ports, db=whole, username=texts, password=texts),
     forward_stats=booleans,
     startup_wait=numbers,
     containers=st.lists(containers, max_size=4),

@@ -10,7 +10,16 @@ from collections.abc import Iterable, Iterator
 from paths import ROOT
 
 GAP = "\0"
-REPORTING = {"_look", "diagnosis", "problem", "problems", "nodekit_problems", "health", "reported", "full"}
+REPORTING = {"without_keys", "for_anybody"} | {
+    "_look",
+    "diagnosis",
+    "problem",
+    "problems",
+    "nodekit_problems",
+    "health",
+    "reported",
+    "full",
+}
 """Functions whose texts are reasons."""
 CALLS = {"happened": 0, "is_gone": 0, "_is_down": 1, "of_part": 0, "_attempt": 1}
 """Functions that are given a reason, or the part of one, and the position of that argument."""

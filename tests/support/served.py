@@ -76,17 +76,19 @@ async def started(
     env: Mapping[str, str] | None = None,
     open_files: int | None = None,
     under: Sequence[str] = (),
+    python: str | Path = sys.executable,
 ) -> AsyncIterator[Served]:
     """Run `nodekit` with these arguments, with `open_files` or as many open files as `ulimit -n` allows.
 
-    `under` is the beginning of a command that becomes it. The process is killed at the end if it still runs.
+    `python` is that of an environment, and `under` the beginning of a command that becomes it. The process is killed at
+    the end if it still runs.
     """
 
     prefix = [*under] if open_files is None else ["sh", "-c", f'ulimit -n {open_files} && exec "$@"', "sh", *under]
     number = len(list(folder.glob("node-*.log")))
     out, log = folder / f"node-{number}.out", folder / f"node-{number}.log"
     with out.open("wb") as stdout, log.open("wb") as stderr:
-        command = [*prefix, *NODEKIT, *map(str, arguments)]
+        command = [*prefix, str(python), *NODEKIT[1:], *map(str, arguments)]
         process = subprocess.Popen(command, stdout=stdout, stderr=stderr, env=env)
     try:
         yield Served(process, out, log)

@@ -12,12 +12,15 @@ from nodekit_postgres._config import PostgresConfig, check_schema, check_url
 from nodekit_postgres._connecting import Connection, Notice
 from nodekit_postgres._ear import Ear, News, Teller
 from nodekit_postgres._lines import Lines, Server
-from nodekit_postgres._schema import check_version, in_schema, migrate, opened
+from nodekit_postgres._schema import check_version, continue_numbers, in_schema, migrate, opened
 from nodekit_postgres._session import BEATS_PER_LEASE, Session
 from nodekit_postgres._work import Statement
 from nodekit_postgres._writing import dues, has_limits
 
 SHARDS_PER_SESSION = 128
+FORGET_SECONDS = 60.0
+"""Pause between two rounds in which one node deletes the counts of groups that have no job any more."""
+GROUPS_AT_ONCE = 500
 
 
 class Client:
@@ -47,6 +50,7 @@ class Client:
             if config.migrate:
                 await migrate(connection, config.schema)
             await check_version(connection, config.schema)
+            await continue_numbers(connection, config.schema)
         server = Server(url, config.connect_seconds)
         self.writes, self.reads = Lines(server, config.connections), Lines(server, config.read_connections)
         self._lease = Lines(server, 1)
@@ -77,6 +81,7 @@ class Client:
             await self.ear.tested.wait()
             self._tasks.start_soon(self.session.run)
             self._tasks.start_soon(self._teller.run)
+            self._tasks.start_soon(self._forget_groups)
             self._entered = True
         except BaseException as error:
             await self._close(at_once=True)
@@ -117,6 +122,20 @@ class Client:
             for some in (self.writes, self.reads, self._lease):
                 some.close(at_once=True)
         await self._tasks.__aexit__(None, None, None)
+
+    async def _forget_groups(self) -> None:
+        """Delete the counts of groups without jobs, some at a time. One node does so for all."""
+        after = b""
+        while True:
+            await anyio.sleep(1.0 if after else FORGET_SECONDS)
+            if self.session.slot:
+                after = b""
+                continue
+            try:
+                [(last,)] = await self.write("SELECT nodekit.forget_groups(%s, %s)", [after, GROUPS_AT_ONCE])
+            except StoreFailed:
+                continue
+            after = last or b""
 
     # -- calls ------------------------------------------------------------------------------------
 

@@ -20,6 +20,11 @@ SELECT
     ) AS holders) AS oldest_snapshot_transactions,
     (SELECT coalesce(sum(n_live_tup), 0) FROM pg_stat_user_tables WHERE schemaname = %(schema)s::text) AS rows,
     (SELECT coalesce(sum(n_dead_tup), 0) FROM pg_stat_user_tables WHERE schemaname = %(schema)s::text) AS dead_rows,
+    (SELECT coalesce(100 * sum(n_tup_hot_upd) / nullif(sum(n_tup_upd), 0), 100)
+        FROM pg_stat_user_tables WHERE schemaname = %(schema)s::text) AS hot_updates_percent,
+    (SELECT count(*) FROM pg_stat_user_tables WHERE schemaname = %(schema)s::text AND n_dead_tup > 1000
+        AND coalesce(greatest(last_autovacuum, last_vacuum) < now() - interval '1 hour', true)
+    ) AS tables_not_vacuumed_for_an_hour,
     (SELECT coalesce(string_agg(relname, ', ' ORDER BY n_dead_tup DESC), '') FROM (
         SELECT relname, n_dead_tup FROM pg_stat_user_tables
         WHERE schemaname = %(schema)s::text AND n_dead_tup > 1000 AND n_dead_tup > n_live_tup

@@ -99,6 +99,8 @@ class Lines:
         """The reason why there is no connection."""
         self._lost_at = 0.0
         self.connected, self._tried = Notice(), Notice()
+        self._begun = self._failed = 0
+        """Number of attempts to connect that have begun, and of the latest one that has failed."""
 
     def start(self, tasks: TaskGroup) -> None:
         """Begin to connect."""
@@ -156,13 +158,17 @@ class Lines:
         return work.result
 
     async def _some_connection(self, seconds: float) -> None:
-        """Wait for a connection until the next attempt has failed, or longer if the last one broke just now."""
+        """Wait for a connection until the next attempt has failed, or longer if the last one broke just now.
+
+        An attempt that has begun already says nothing of the server as it is now.
+        """
+        begun = self._begun
         with anyio.move_on_after(min(seconds, MOST_PATIENCE_SECONDS)):
             while not self._connections:
                 tried = self._tried.next()
                 self._server.hurry.set()
                 await tried.wait()
-                if time.monotonic() - self._lost_at > PATIENCE_SECONDS:
+                if self._failed > begun and time.monotonic() - self._lost_at > PATIENCE_SECONDS:
                     break
         if not self._connections:
             raise StoreFailed(f"cannot reach PostgreSQL: {self.cause}")
@@ -206,15 +212,19 @@ class Lines:
         connection = None
         with scope:
             if failures:
+                hurry = self._server.hurry.next()
                 await anyio.sleep(FIRST_PAUSE_SECONDS)
                 with anyio.move_on_after(pause_seconds(failures)):
-                    await self._server.hurry.next().wait()
+                    await hurry.wait()
+            self._begun += 1
+            attempt = self._begun
             try:
                 connection = await connect(self._server.url, self._server.connect_seconds)
                 with anyio.fail_after(self._server.connect_seconds):
                     self._backends[number] = await backend_of(connection)
                     await self._server.end_broken(connection)
             except (psycopg.Error, OSError, TimeoutError) as error:
+                self._failed = max(self._failed, attempt)
                 self._not_connected(error)
                 if connection is not None:
                     await close(connection)

@@ -1,5 +1,6 @@
 """Questions of a node to the engine: about jobs, about other nodes, and records of plugins."""
 
+import time
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 
@@ -11,6 +12,7 @@ from nodekit import (
     Change,
     ClientId,
     ContainerId,
+    Cursor,
     GroupId,
     Held,
     Job,
@@ -18,20 +20,30 @@ from nodekit import (
     JobId,
     JobQuery,
     Member,
+    Page,
     Pending,
     PluginStorage,
     QueueState,
     StepRecord,
 )
 from nodekit_postgres._client import Client
+from nodekit_postgres._config import PostgresConfig
 from nodekit_postgres._connecting import Connection
-from nodekit_postgres._reading import find_query, named, read_jobs
+from nodekit_postgres._reading import find_query, may_take_long, named, page_of, read_jobs, slice_query
 from nodekit_postgres._rows import octets, text, with_output
 from nodekit_postgres._storage import Records
+
+SURPLUS_SECONDS = 10.0
+"""Time for which it stays known which jobs are surplus: others may delete jobs, too."""
 
 
 class Reader(Client):
     """The methods of a store that change no queue."""
+
+    def __init__(self, config: PostgresConfig) -> None:
+        super().__init__(config)
+        self._surplus: dict[int, tuple[int | None, float]] = {}
+        """Highest finish number that is surplus, and until when that is good, by the number of jobs to keep."""
 
     # -- jobs -------------------------------------------------------------------------------------
 
@@ -68,25 +80,59 @@ class Reader(Client):
         return steps
 
     async def find(self, query: JobQuery) -> list[JobId]:
-        below = None
-        if query.order == "finished":
-            [(below,)] = await self.read("SELECT nodekit.finished_below()")
-        found = find_query(query, below)
-        if found is None:
-            return []
-        return [text(id) for (id,) in await self.read(*found)]
+        return [text(id) for (id,) in await self.read(*find_query(query, await self._finished_below(query)))]
+
+    async def page(self, query: JobQuery) -> Page:
+        """Return a page of a search, which may be short (`PagingStore`)."""
+        if may_take_long(query):
+            rows = await self.read(*slice_query(query, await self._finished_below(query)))
+            return page_of(query, rows)
+        ids = await self.find(query)
+        return Page(ids, await self._cursor(query, ids) if len(ids) == query.limit else None)
+
+    async def _cursor(self, query: JobQuery, ids: Sequence[JobId]) -> Cursor | None:
+        """Return the cursor behind a page: that of its last job, or of the last one that was not deleted meanwhile."""
+        if query.order != "finished":
+            return ids[-1]
+        for some in (ids[-1:], ids):
+            if jobs := await self._get(some, fields=JobFields.STATE):
+                return query.cursor(jobs[-1])
+        return query.after or "0"
+
+    async def _finished_below(self, query: JobQuery) -> int | None:
+        if query.order != "finished":
+            return None
+        [(below,)] = await self.read("SELECT nodekit.finished_below()")
+        return int(below)
 
     async def sizes(self, ids: Sequence[JobId]) -> Mapping[JobId, int]:
         rows = await self.read("SELECT id, size FROM nodekit.jobs WHERE id = ANY (%s::bytea[])", [named(ids)])
         return {text(id): size for id, size in rows}
 
     async def delete(self, ids: Sequence[JobId]) -> int:
+        self._surplus.clear()
         [(number,)] = await self.write("SELECT nodekit.delete_jobs(%s::bytea[])", [named(ids)])
         return int(number)
 
     async def expire(self, *, finished_before: float | None, keep: int | None, limit: int) -> int:
-        [(number,)] = await self.write("SELECT nodekit.expire_jobs(%s, %s, %s)", [finished_before, keep, limit])
-        return int(number)
+        """Delete as `JobStore` says. The number up to which jobs are surplus is found once for many slices."""
+        while True:
+            surplus, known = (None, False) if keep is None else await self._surplus_beyond(keep)
+            given = [finished_before, surplus, limit]
+            [(number,)] = await self.write("SELECT nodekit.expire_jobs(%s, %s, %s)", given)
+            if number < limit:
+                self._surplus.clear()
+            if number or not known:
+                return int(number)
+
+    async def _surplus_beyond(self, keep: int) -> tuple[int | None, bool]:
+        """Return the highest finish number that is surplus, and True if it was known from before."""
+        number, until = self._surplus.get(keep, (None, 0.0))
+        if time.monotonic() < until:
+            return number, True
+        [(number,)] = await self.write("SELECT nodekit.last_surplus(%s)", [keep])
+        self._surplus[keep] = number, time.monotonic() + SURPLUS_SECONDS
+        return number, False
 
     async def pending(self, groups: Collection[GroupId] = ()) -> Pending:
         query = """

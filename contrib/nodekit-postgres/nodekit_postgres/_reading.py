@@ -3,9 +3,12 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from nodekit import FINISHED, UNFINISHED, ClientId, Job, JobFields, JobId, JobQuery, StepRecord
+from nodekit import FINISHED, UNFINISHED, ClientId, Cursor, Job, JobFields, JobId, JobQuery, Page, StepRecord
 from nodekit_postgres._connecting import Connection
-from nodekit_postgres._rows import Stored, has_open_step, job_of, octets, with_output
+from nodekit_postgres._rows import Stored, has_open_step, job_of, octets, text, with_output
+
+LOOKED_AT, UNFINISHED_LOOKED_AT = 10_000, 2500
+"""Jobs that a page of a search looks at, at most. Unfinished ones are looked up one by one."""
 
 _REQUEST = "j.request, (SELECT output FROM nodekit.records WHERE job = j.id AND number = 0)"
 _OUTLINES = "(SELECT array_agg(outline ORDER BY number) FROM nodekit.records WHERE job = j.id AND number > 0)"
@@ -54,53 +57,127 @@ def with_last_output(outlines: Sequence[bytes], number: int | None, output: byte
     return [with_output(outline, output if place == number else None) for place, outline in enumerate(outlines, 1)]
 
 
-def find_query(query: JobQuery, below: int | None) -> tuple[str, dict[str, Any]] | None:
-    """Return the SQL for a search, with its parameters; None if nothing can match.
+class _Conditions:
+    """The conditions of a search, with their parameters."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+        self.given: dict[str, Any] = {}
+
+    def add(self, text: str, **parameters: Any) -> None:
+        self._texts.append(text)
+        self.given.update(parameters)
+
+    def __str__(self) -> str:
+        return " AND ".join(self._texts) or "true"
+
+
+def find_query(query: JobQuery, below: int | None) -> tuple[str, dict[str, Any]]:
+    """Return the SQL for a search, with its parameters.
 
     `below` is the number below which the order ``finished`` is complete.
     """
-    conditions: list[str] = []
-    given: dict[str, Any] = {"limit": query.limit}
-
-    def where(condition: str, **parameters: Any) -> None:
-        conditions.append(condition)
-        given.update(parameters)
-
-    if query.client is not None:
-        where("client = %(client)s", client=octets(query.client))
+    where = _Conditions()
+    order = _places(query, below, where)
+    _facts(query, where)
     if query.status is not None:
         statuses = set(query.status)
-        where("status = ANY (%(statuses)s::text[])", statuses=[str(status) for status in statuses])
         if statuses <= UNFINISHED:
-            conditions.append("id IN (SELECT id FROM nodekit.live)")
+            where.add("id IN (SELECT id FROM nodekit.live)")
         elif statuses <= FINISHED:
-            conditions.append("finish_number IS NOT NULL")
+            where.add("finish_number IS NOT NULL")
+    text = f"SELECT id FROM nodekit.jobs WHERE {where} ORDER BY {order} LIMIT %(limit)s"  # noqa: S608
+    return text, {**where.given, "limit": query.limit}
+
+
+def may_take_long(query: JobQuery) -> bool:
+    """Return True for a search that an index does not answer: it may look at all jobs to find a few."""
     if query.idempotency_key is not None:
-        where("idempotency_key = %(key)s", key=octets(query.idempotency_key))
+        return False
+    with_client = query.client is not None and query.order == "finished"
+    return with_client or query.status is not None or query.container is not None or query.error is not None
+
+
+def looked_at(query: JobQuery) -> int:
+    """Return how many jobs a page of a search looks at, at most."""
+    return UNFINISHED_LOOKED_AT if _is_unfinished(query) else LOOKED_AT
+
+
+def _is_unfinished(query: JobQuery) -> bool:
+    """Return True for a search among unfinished jobs alone, in the order of their ids."""
+    return query.status is not None and set(query.status) <= UNFINISHED and query.order != "finished"
+
+
+def slice_query(query: JobQuery, below: int | None) -> tuple[str, dict[str, Any]]:
+    """Return SQL that looks at the next jobs of a search, with its parameters.
+
+    Its rows are those that match and, with false in the third column, the last one that may be looked at.
+    """
+    inner, outer = _Conditions(), _Conditions()
+    order = _places(query, below, inner)
+    table, columns = "nodekit.jobs", "*"
+    if _is_unfinished(query):
+        table, columns = "nodekit.live", "id"
+    elif query.order != "finished":  # one index has all conditions of the slice, so that its limit holds
+        if query.container is not None or query.error is not None:
+            inner.add("error IS NOT NULL")
+        elif query.client is not None:
+            inner.add("client = %(client)s", client=octets(query.client))
+    _facts(query, outer)
+    slice, joined = f"FROM {table} WHERE {inner} ORDER BY {order}", "JOIN nodekit.jobs USING (id)"
+    text = f"""
+        SELECT id, finish_number, true FROM (
+            SELECT id, finish_number FROM (SELECT {columns} {slice} LIMIT %(looked_at)s) looked
+            {joined if columns == "id" else ""} WHERE {outer} ORDER BY {order} LIMIT %(limit)s
+        ) found UNION ALL SELECT id, {"NULL" if columns == "id" else "finish_number"}, false FROM (
+            SELECT {columns} {slice} OFFSET %(looked_at)s - 1 LIMIT 1
+        ) last
+    """  # noqa: S608
+    return text, {**inner.given, **outer.given, "limit": query.limit, "looked_at": looked_at(query)}
+
+
+def page_of(query: JobQuery, rows: Sequence[Sequence[Any]]) -> Page:
+    """Return the page that the rows of `slice_query` are."""
+    found = [row for row in rows if row[2]]
+    ends = found[-1:] if len(found) == query.limit else [row for row in rows if not row[2]]
+    return Page([text(row[0]) for row in found], _cursor(query, ends[0]) if ends else None)
+
+
+def _cursor(query: JobQuery, row: Sequence[Any]) -> Cursor:
+    return str(row[1]) if query.order == "finished" else text(row[0])
+
+
+def _facts(query: JobQuery, where: _Conditions) -> None:
+    """Add what a search says of its jobs, but for their places."""
+    if query.client is not None:
+        where.add("client = %(client)s", client=octets(query.client))
+    if query.status is not None:
+        where.add("status = ANY (%(statuses)s::text[])", statuses=[str(status) for status in set(query.status)])
+    if query.idempotency_key is not None:
+        where.add("idempotency_key = %(key)s", key=octets(query.idempotency_key))
     if query.container is not None:
-        where("error IS NOT NULL AND error_container = %(container)s", container=octets(query.container))
+        container = octets(query.container)
+        where.add("error IS NOT NULL AND error_container = %(container)s", container=container)
     if query.error is not None:
-        where("error IS NOT NULL AND position(%(error)s::bytea IN error) > 0", error=octets(query.error))
-    order = _places(query, below, where)
-    text = f"SELECT id FROM nodekit.jobs WHERE {' AND '.join(conditions) or 'true'} ORDER BY {order} LIMIT %(limit)s"  # noqa: S608
-    return text, given
+        where.add("error IS NOT NULL AND position(%(error)s::bytea IN error) > 0", error=octets(query.error))
 
 
-def _places(query: JobQuery, below: int | None, where: Any) -> str:
+def _places(query: JobQuery, below: int | None, where: _Conditions) -> str:
+    """Add the places that a search is about; return its order."""
     if query.order == "finished":
-        where("finish_number IS NOT NULL")
+        where.add("finish_number IS NOT NULL")
         if query.after is not None:
-            where("finish_number > %(after)s", after=int(query.after))
+            where.add("finish_number > %(after)s", after=int(query.after))
         if below is not None:
-            where("finish_number < %(below)s", below=below)
+            where.add("finish_number < %(below)s", below=below)
         if query.before is not None:
-            where("finish_number < %(before)s", before=int(query.before))
+            where.add("finish_number < %(before)s", before=int(query.before))
         return "finish_number"
     low, high = (query.after, query.before) if query.order == "oldest" else (query.before, query.after)
     if low is not None:
-        where("id > %(low)s", low=octets(low))
+        where.add("id > %(low)s", low=octets(low))
     if high is not None:
-        where("id < %(high)s", high=octets(high))
+        where.add("id < %(high)s", high=octets(high))
     return "id" if query.order == "oldest" else "id DESC"
 
 

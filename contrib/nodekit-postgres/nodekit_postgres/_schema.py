@@ -18,6 +18,18 @@ VERSION = len(MIGRATIONS)
 OLDEST_NODE = 1
 """Oldest version that a node may know to work with the tables of this one: that of the last release."""
 
+FOREIGN_NUMBER = """
+    SELECT last.number FROM nodekit.about, (SELECT max(finish_number) AS number FROM nodekit.jobs) AS last
+    WHERE last.number >= finish_base + pg_snapshot_xmax(pg_current_snapshot())::text::bigint * 1024
+"""
+"""Finds the last number of an end, if no transaction of this server can have given it."""
+CONTINUE_NUMBERS = """
+    UPDATE nodekit.about
+    SET finish_base = last.number + 1024 - pg_snapshot_xmin(pg_current_snapshot())::text::bigint * 1024
+    FROM (SELECT max(finish_number) AS number FROM nodekit.jobs) AS last
+    WHERE last.number >= finish_base + pg_snapshot_xmax(pg_current_snapshot())::text::bigint * 1024
+"""
+
 _OURS = re.compile(r"\bnodekit\.")
 
 
@@ -91,3 +103,12 @@ async def migrate(connection: Connection, schema: str) -> None:
         await connection.execute(in_schema("DELETE FROM nodekit.about", schema))
         insert = in_schema("INSERT INTO nodekit.about (version, oldest_node) VALUES (%s, %s)", schema)
         await connection.execute(insert, [VERSION, OLDEST_NODE])
+
+
+async def continue_numbers(connection: Connection, schema: str) -> None:
+    """Let the numbers of ends go on above those that are stored. A dump may come from a server with more transactions.
+
+    No node works on such tables yet: each of them does this before it writes, and those that start together wait.
+    """
+    if await (await connection.execute(in_schema(FOREIGN_NUMBER, schema))).fetchall():
+        await connection.execute(in_schema(CONTINUE_NUMBERS, schema))

@@ -23,7 +23,8 @@ SIZE = """
 """
 COUNTS = """
     SELECT (SELECT count(*) FROM nodekit.live), (SELECT count(*) FROM nodekit.live WHERE token IS NOT NULL),
-        (SELECT count(*) FROM nodekit.sessions WHERE lapses_at >= nodekit.engine_time())
+        (SELECT count(*) FROM nodekit.members m JOIN nodekit.sessions s ON s.id = m.session
+            WHERE s.lapses_at >= nodekit.engine_time())
 """
 
 

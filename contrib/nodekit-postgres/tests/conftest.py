@@ -7,6 +7,7 @@ from typing import NoReturn
 import pytest
 from pgbouncer_server import PgBouncer
 from postgres_server import Database, NoPostgres, PostgresServer
+from scale import counting_server
 
 
 @pytest.fixture
@@ -53,3 +54,13 @@ def pooler(database: Database) -> Iterator[PgBouncer]:
         yield pooler
     finally:
         pooler.__exit__()
+
+
+@pytest.fixture(scope="session")
+def counting() -> Iterator[PostgresServer]:
+    """A server that counts statements and the pages that they look at."""
+    try:
+        with counting_server() as server:
+            yield server
+    except NoPostgres as reason:
+        unavailable(reason)

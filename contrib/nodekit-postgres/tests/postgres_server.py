@@ -26,6 +26,8 @@ USER = "postgres"
 START_SECONDS = 60.0
 DEBIAN = Path("/usr/lib/postgresql")
 """Debian's folder of versions; their programs are not in the `PATH`."""
+CHOSEN = "NODEKIT_POSTGRES_BIN"
+"""Variable that names another folder of the server's programs. Programs of clients need not be in it."""
 
 SETTINGS = {
     "fsync": "off",  # what a process has written survives its end, also without it
@@ -102,7 +104,7 @@ class PostgresServer:
         self.pid = 0
 
     def __enter__(self) -> Self:
-        self._programs, self._user = programs(), user()
+        self._user = user()
         with ExitStack() as stack:
             self.folder = Path(tempfile.mkdtemp(prefix="nkpg"))  # short: paths of sockets have at most 107 bytes
             stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
@@ -145,7 +147,7 @@ class PostgresServer:
     def start(self) -> None:
         """Start the server, and return when clients can connect."""
         assert self._leash is None, "the server runs already"
-        command = ["sh", "-c", LEASH, "sh", str(self._programs / "postgres"), "-D", str(self.data)]
+        command = ["sh", "-c", LEASH, "sh", str(path_of("postgres")), "-D", str(self.data)]
         with (self.folder / "log").open("ab") as log:
             self._leash = subprocess.Popen(
                 command,
@@ -250,7 +252,7 @@ class PostgresServer:
             self.sql(f"DROP ROLE IF EXISTS {made.role};")
 
     def _run(self, program: str, *arguments: object, **options: Any) -> str:
-        command = [str(self._programs / program), *map(str, arguments)]
+        command = [str(path_of(program)), *map(str, arguments)]
         environment = {"PATH": os.defpath, "LC_ALL": "C.UTF-8"}
         done = subprocess.run(
             command, env=environment, cwd="/", capture_output=True, text=True, check=False, **self._user, **options
@@ -278,13 +280,41 @@ class Standby(PostgresServer):
         if not waited(lambda: self._primary.sql(text) == "1"):
             raise NoPostgres(f"the replica does not follow: {self.log()}")
 
+    def catch_up(self) -> None:
+        """Return when it has all that the primary has written so far."""
+        place = self._primary.sql("SELECT pg_current_wal_insert_lsn();")
+        if not waited(lambda: self.sql(f"SELECT pg_last_wal_replay_lsn() >= '{place}';") == "t"):
+            raise NoPostgres(f"the replica is behind: {self.log()}")
+
+    def fall_behind(self) -> None:
+        """Follow the primary no more, as if it could not be reached."""
+        self.sql("ALTER SYSTEM SET primary_conninfo = '';")
+        self.sql("SELECT pg_reload_conf();")
+        if not waited(lambda: self.sql("SELECT count(*) FROM pg_stat_wal_receiver;") == "0"):
+            raise NoPostgres(f"the replica still follows: {self.log()}")
+
     def promote(self) -> None:
         """Make it a server that takes writes."""
         self.sql("SELECT pg_promote();")
 
 
 def programs() -> Path:
-    """Return the folder of the server's programs: the newest of Debian's versions, or that of the `PATH`."""
+    """Return the folder of the server's programs: the chosen one, the newest of Debian's, or that of the `PATH`."""
+    if chosen := os.environ.get(CHOSEN):
+        if not (Path(chosen) / "initdb").exists():
+            raise NoPostgres(f"{CHOSEN}: there is no initdb in {chosen}; name the folder of PostgreSQL's programs")
+        return Path(chosen)
+    return installed()
+
+
+def path_of(program: str) -> Path:
+    """Return the path of a program. One of clients may be that of the system: it works with any server."""
+    path = programs() / program
+    return path if path.exists() else installed() / program
+
+
+def installed() -> Path:
+    """Return the folder of the programs that the system has."""
     versions = [folder for folder in DEBIAN.glob("*/bin") if (folder / "initdb").exists()]
     if versions:
         return max(versions, key=lambda folder: float(folder.parent.name))

@@ -7,7 +7,7 @@ import pytest
 from postgres_server import Database
 
 from nodekit import Secret, StoreFailed
-from nodekit.testing import make_job
+from nodekit.testing import SEQUENCE, make_job, make_node, succeeded, with_output
 from nodekit_postgres import PostgresConfig, PostgresStore
 
 pytestmark = pytest.mark.anyio
@@ -27,6 +27,42 @@ async def test_facts_are_known_of_a_store_that_is_not_entered_and_of_one_without
         await store.add([make_job() for _ in range(20)])
         assert int((await store.facts())["used_bytes"]) > 0
     assert int((await store.facts())["connections"]) >= 1
+
+
+async def test_most_updates_leave_the_indexes_alone(store: PostgresStore, database: Database) -> None:
+    """A heap-only update writes no index: steps and counts are such; a claim and the end of a job cannot be."""
+    jobs = 200
+    async with store:
+        for _ in range(jobs):
+            await store.add([job := make_job("echo", "reverse")])
+            [claim] = await store.claim(["echo"], SEQUENCE, 1)
+            await store.save(claim, begun := with_output(job, due="reverse"))
+            await store.save(claim, succeeded(with_output(begun)))
+    rows = "SELECT relname, n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE schemaname = 'nodekit'"
+    with anyio.fail_after(60):
+        while (updates := table(database, rows)).get("jobs", (0, 0))[0] < 2 * jobs:
+            await anyio.sleep(0.1)
+    share = {name: hot / number for name, (number, hot) in updates.items() if number >= jobs}
+    assert share["jobs"] >= 0.45, updates  # its step, and not its end
+    assert share["counts"] >= 0.9, updates
+    assert share["totals"] >= 0.9, updates
+    assert share["rotations"] >= 0.9, updates
+    assert share["live"] >= 0.4, updates  # its step, and not its claim
+    assert sum(number for number, _ in updates.values()) <= 9.5 * jobs, updates
+    assert int((await store.facts())["hot_updates_percent"]) >= 70
+
+
+def table(database: Database, query: str) -> dict[str, tuple[int, int]]:
+    rows = [line.split("|") for line in database.sql(query).splitlines()]
+    return {name: (int(number), int(hot)) for name, number, hot in rows}
+
+
+async def test_a_command_that_looks_at_the_store_is_no_node(store: PostgresStore, database: Database) -> None:
+    async with make_node(store=PostgresStore(PostgresConfig(url=Secret(database.url)))), store:
+        with anyio.fail_after(60):
+            while not (await store.facts())["nodes"]:
+                await anyio.sleep(0.02)
+        assert (await store.facts())["nodes"] == 1
 
 
 async def test_a_transaction_that_stays_open_and_what_waits_for_it_are_seen(

@@ -26,7 +26,7 @@ from nodekit import (
     StoreFailed,
 )
 from nodekit.testing import SEQUENCE, TcpProxy, make_job, succeeded, with_output
-from nodekit_postgres import PostgresConfig, PostgresStore, provider
+from nodekit_postgres import PostgresConfig, PostgresStore, _client, _lines, provider
 from nodekit_postgres._ear import Ear
 
 pytestmark = pytest.mark.anyio
@@ -215,6 +215,51 @@ async def test_calls_that_are_cancelled_at_any_moment_leave_no_connection_out_of
         assert [job.id for job in await store.get(ids)] == ids
 
 
+async def test_counts_of_clients_that_have_gone_are_deleted(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_client, "FORGET_SECONDS", 0.05)
+    monkeypatch.setattr(_client, "GROUPS_AT_ONCE", 4)
+    async with make_store(database.url) as one, make_store(database.url) as other:
+        gone = [make_job("slow", client=f"client-{number}") for number in range(10)]
+        await one.add([*gone, stays := make_job("echo", client="client-5-stays")])
+        for claim in await other.claim(["slow"], SEQUENCE, 10):
+            await other.save(claim, succeeded(claim.job))
+        with anyio.fail_after(SOON):
+            while database.sql("SELECT string_agg(grp, ',') FROM nodekit.counts") != r"\x" + b"client-5-stays".hex():
+                await anyio.sleep(0.02)
+        assert (await one.pending(["client-5-stays", "client-1"])).groups == {"client-5-stays": 1}
+        await one.add([make_job("slow", client="client-1")])  # one that comes back
+        assert (await one.pending(["client-1"])).groups == {"client-1": 1}
+        [claim] = await one.claim(["echo"], SEQUENCE, 1)
+        await one.save(claim, succeeded(stays))
+        assert (await other.pending(["client-5-stays"])).groups == {}
+
+
+async def test_counts_that_change_while_they_are_deleted_stay_true(database: Database) -> None:
+    jobs = [make_job(client=f"client-{number % 3}") for number in range(60)]
+    async with make_store(database.url) as one, make_store(database.url) as other:
+
+        async def forget() -> None:
+            while True:
+                await other.write("SELECT nodekit.forget_groups('', 100)", [])
+
+        async def work(store: PostgresStore, some: list[Any]) -> None:
+            for job in some:
+                await store.add([job])
+                for claim in await store.claim(["echo"], SEQUENCE, 1):
+                    await store.save(claim, succeeded(claim.job))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(forget)
+            async with anyio.create_task_group() as working:
+                working.start_soon(work, one, jobs[::2])
+                working.start_soon(work, other, jobs[1::2])
+            tasks.cancel_scope.cancel()
+        pending = await one.pending(["client-0", "client-1", "client-2"])
+        assert (pending.total, pending.groups) == (0, {})
+
+
 # -- poolers ------------------------------------------------------------------------------------------
 
 
@@ -372,6 +417,36 @@ async def test_locks_of_a_connection_that_carries_nothing_any_more_are_released(
             with anyio.fail_after(SOON):
                 while database.sql("SELECT count(*) FROM pg_locks WHERE objid = 12345") != "0":
                     await anyio.sleep(0.02)
+
+
+async def test_a_call_waits_for_an_attempt_to_connect_that_begins_after_it(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server has come back while an attempt was under way that is going to fail."""
+    began, may_fail, connect = asyncio.Event(), asyncio.Event(), _lines.connect
+
+    async def connecting(url: str, seconds: float) -> _lines.Connection:
+        if began.is_set():
+            return await connect(url, seconds)
+        began.set()
+        await may_fail.wait()
+        raise OSError("it was not there yet")
+
+    async def call(connection: _lines.Connection, number: int) -> str:
+        return "made"
+
+    monkeypatch.setattr(_lines, "connect", connecting)
+    lines = _lines.Lines(_lines.Server(database.url, 5.0), 1)
+    async with anyio.create_task_group() as tasks:
+        lines.start(tasks)
+        await began.wait()
+        made = asyncio.create_task(lines.run(call, 5.0))
+        await asyncio.sleep(0)
+        may_fail.set()
+        try:
+            assert await made == "made"
+        finally:
+            lines.close(at_once=True)
 
 
 async def test_the_test_of_the_connection_that_listens_is_sent_again_if_it_could_not_be_sent(

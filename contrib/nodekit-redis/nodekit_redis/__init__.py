@@ -9,7 +9,7 @@ __all__ = ["RedisConfig", "RedisStore", "provider"]
 
 def from_config(config: RedisConfig, file: NodeFile) -> RedisStore:
     """Build the store of a node file. Raise `CompositionError` for a URL or a prefix that cannot work."""
-    check(config.url.reveal(), config.prefix)
+    check(config)
     return RedisStore(config)
 
 

@@ -1,15 +1,16 @@
 """Settings of a server that let it lose work: looked at when a node starts, and now and then while it runs."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import anyio
 
 from nodekit import StoreFailed
+from nodekit_redis._address import Command
 from nodekit_redis._config import Durability
 from nodekit_redis._engine import Engine
-from nodekit_redis._errors import Refused
+from nodekit_redis._errors import refused
 from nodekit_redis._scripts import SCHEMA
 
 logger = logging.getLogger("nodekit.store")
@@ -26,17 +27,21 @@ class Facts(NamedTuple):
     schema: str | None
 
 
-async def facts_of(engine: Engine) -> Facts:
-    """Ask the server. Raise `StoreFailed` if it does not answer."""
-    info = parsed(await engine.one("INFO"))
-    schema = await engine.one("HGET", engine.key("about"), "schema")
-    try:
-        pairs: Sequence[bytes] = await engine.one("CONFIG", "GET", *SETTINGS)
-    except Refused:  # hosted servers often do not have this command
-        settings = None
-    else:
+def questions(key: Callable[[str], str]) -> Sequence[Command]:
+    """Return the commands whose replies `understood` takes."""
+    return ("INFO",), ("HGET", key("about"), "schema"), ("CONFIG", "GET", *SETTINGS)
+
+
+def understood(replies: Sequence[Any]) -> Facts:
+    """Return the facts of the replies. Raise `StoreFailed` for errors, but of CONFIG: hosted servers refuse that."""
+    info, schema, pairs = replies
+    for reply in (info, schema):
+        if isinstance(reply, Exception):
+            raise refused(reply)
+    settings = None
+    if not isinstance(pairs, Exception):
         settings = {pairs[n].decode(): pairs[n + 1].decode() for n in range(0, len(pairs), 2)}
-    return Facts(info, settings, None if schema is None else schema.decode())
+    return Facts(parsed(info), settings, None if schema is None else schema.decode())
 
 
 def parsed(info: bytes) -> Mapping[str, str]:
@@ -100,9 +105,14 @@ class Checks:
         self.problems: Sequence[str] = ()
         """Faults of the server now, although it had none at the start."""
 
+    async def _facts(self) -> Facts:
+        commands = questions(self._engine.key)
+        replies = await self._engine.answers(commands)
+        return understood(replies)
+
     async def at_start(self) -> None:
         """Raise `StoreFailed` if a node cannot work on this server, and log what its operator has to know."""
-        facts = await facts_of(self._engine)
+        facts = await self._facts()
         if found := list(faults(facts, self._durability)):
             raise StoreFailed("; and ".join(found))
         for warning in warnings(facts, self._durability):
@@ -113,7 +123,7 @@ class Checks:
         while True:
             await anyio.sleep(self._interval_seconds)
             try:
-                found = list(faults(await facts_of(self._engine), self._durability))
+                found = list(faults(await self._facts(), self._durability))
             except StoreFailed:
                 continue  # the calls of the node report it
             for problem in found:

@@ -14,8 +14,9 @@ from uuid import uuid4
 import anyio
 
 from nodekit import JobId, StoreFailed
+from nodekit_redis._address import BROKEN, Address, Wire, close
 from nodekit_redis._errors import said
-from nodekit_redis._line import BROKEN, FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Notice, Wire, close, make_connection
+from nodekit_redis._line import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Notice
 
 logger = logging.getLogger("nodekit.store")
 _MARKER = b"m "
@@ -42,7 +43,7 @@ class Ear:
 
     def __init__(
         self,
-        url: str,
+        address: Address,
         channel: str,
         *,
         connect_seconds: float,
@@ -51,7 +52,7 @@ class Ear:
         hear: Callable[[News], None],
         missed: Callable[[], None],
     ) -> None:
-        self._url, self._channel = url, channel
+        self._address, self._channel = address, channel
         self._connect_seconds, self._beat_seconds = connect_seconds, beat_seconds
         self._publish, self._hear, self._missed = publish, hear, missed
         self._markers: dict[bytes, anyio.Event] = {}
@@ -93,10 +94,10 @@ class Ear:
 
     async def _listen(self) -> bool:
         """Listen on one connection until it breaks. Return True if something was heard on it."""
-        connection = make_connection(self._url, self._connect_seconds)
+        connection: Wire | None = None
         try:
+            connection = await self._address.connect()
             with anyio.fail_after(self._connect_seconds):
-                await connection.connect()
                 await connection.send_command("SUBSCRIBE", self._channel)
                 await connection.read_response(disable_decoding=True)
             async with anyio.create_task_group() as tasks:
@@ -107,7 +108,8 @@ class Ear:
         finally:
             heard = not self.problem
             self._fails(self.problem or "the connection that listens is lost")
-            await close(connection)
+            if connection is not None:
+                await close(connection)
         return heard
 
     def _fails(self, problem: str) -> None:

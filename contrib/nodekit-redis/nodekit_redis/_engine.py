@@ -7,9 +7,10 @@ import anyio
 from anyio.abc import TaskGroup
 
 from nodekit import StoreFailed
+from nodekit_redis._address import Address, Command
 from nodekit_redis._config import RedisConfig
 from nodekit_redis._errors import Lost, refused
-from nodekit_redis._line import Command, Line, Replies
+from nodekit_redis._line import Line, Replies
 from nodekit_redis._scripts import Scripts
 
 
@@ -17,11 +18,14 @@ class Engine:
     """Connections to the server: some for calls, and one that renews the lease."""
 
     def __init__(self, config: RedisConfig) -> None:
-        url = config.url.reveal()
+        self.address = address = Address(config)
         self.seconds = max(5.0, config.lease_seconds) if config.call_seconds is None else config.call_seconds
         self._connect_seconds = config.connect_seconds
-        self._lines = [Line(url, connect_seconds=config.connect_seconds) for _ in range(config.connections)]
-        self.lease_line = Line(url, connect_seconds=config.connect_seconds)
+        self._lines = [
+            Line(address, connect_seconds=config.connect_seconds, replicas=config.replicas)
+            for _ in range(config.connections)
+        ]
+        self.lease_line = Line(address, connect_seconds=config.connect_seconds)
         self.scripts = Scripts(config.prefix)
         self.key = self.scripts.key
 
@@ -56,16 +60,20 @@ class Engine:
 
         They are sent once more if the connection is lost: it may have been of no use for a while.
         """
-        if not commands:
-            return []
-        try:
-            replies = await self._line.call(commands, self.seconds)
-        except Lost:
-            replies = await self._line.call(commands, self.seconds)
+        replies = await self.answers(commands)
         for reply in replies:
             if isinstance(reply, Exception):
                 raise refused(reply)
         return replies
+
+    async def answers(self, commands: Sequence[Command]) -> Replies:
+        """Send commands as `ask` does; errors of the server are among the replies."""
+        if not commands:
+            return []
+        try:
+            return await self._line.call(commands, self.seconds)
+        except Lost:
+            return await self._line.call(commands, self.seconds)
 
     async def one(self, *command: Any) -> Any:
         """Send one command, and return its reply. Raise `StoreFailed`."""

@@ -63,6 +63,14 @@ class Lost(StoreFailed):
         super().__init__(f"{text}; it may have done what was asked" if sent else text)
 
 
+class Unconfirmed(StoreFailed):
+    """The server has a write, and too few replicas have it."""
+
+    def __init__(self, trouble: str) -> None:
+        text = f"Redis has done it, but too few replicas have it ({trouble}); see `replicas` of the store"
+        super().__init__(text)
+
+
 class Refused(StoreFailed):
     """The server refused a command. `no_writes` is true if it refuses all writes, of all nodes."""
 

@@ -8,14 +8,12 @@ takes too long ends with its connection.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from random import random
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import anyio
 from anyio.abc import TaskGroup
-from redis.asyncio.connection import ConnectionPool
 from redis.exceptions import (
     BusyLoadingError,
     ConnectionError,
@@ -27,54 +25,15 @@ from redis.exceptions import (
 )
 
 from nodekit import StoreFailed
-from nodekit_redis._errors import Lost, said
+from nodekit_redis._address import BROKEN, Address, Command, Wire, close
+from nodekit_redis._errors import Lost, Unconfirmed, said
 
 logger = logging.getLogger("nodekit.store")
-Command: TypeAlias = Sequence[bytes | str | int | float]
 Replies: TypeAlias = list[Any]
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.02, 5.0
 MOST_AT_ONCE = 200
 """Number of calls that are sent in one piece."""
-
-
-BROKEN = (RedisError, OSError, EOFError, AttributeError, RuntimeError)
-"""Errors of a connection that is gone. The last two: asyncio's transports may raise them once they are closed."""
-
-OWN: Mapping[str, Any] = {
-    "protocol": 2,
-    "decode_responses": False,
-    "socket_timeout": None,
-    "health_check_interval": 0,
-    "retry_on_timeout": False,
-    "client_name": "nodekit",
-}
-"""Settings of connections that calls depend on. A URL may not have others."""
-
-
-class Wire(Protocol):
-    """A connection of redis-py, as far as it is used here."""
-
-    async def connect(self) -> None: ...
-    async def disconnect(self, nowait: bool = False) -> None: ...
-    async def send_command(self, *command: str) -> None: ...
-    async def send_packed_command(self, command: Sequence[bytes], check_health: bool = True) -> None: ...
-    def pack_commands(self, commands: Sequence[Command]) -> list[bytes]: ...
-    async def read_response(self, disable_decoding: bool = False, *, disconnect_on_error: bool = True) -> Any: ...
-
-
-def make_connection(url: str, connect_seconds: float) -> Wire:
-    """Return a connection that is not connected yet. It never makes a command again by itself.
-
-    Raise `ValueError`, `TypeError` or `AttributeError` for a URL that cannot be used.
-    """
-    pools: Any = ConnectionPool
-    pool = pools.from_url(url, **OWN, socket_connect_timeout=connect_seconds)
-    for name, value in OWN.items():
-        if pool.connection_kwargs[name] != value:
-            raise ValueError(f"the URL may not set {name}")
-    connection: Wire = pool.make_connection()
-    return connection
 
 
 class Notice:
@@ -95,10 +54,20 @@ class Notice:
 class _Work:
     """Commands of one call that wait to be sent or for their replies."""
 
-    __slots__ = ("commands", "done", "dropped", "error", "replies", "seconds", "sent", "undo")
+    __slots__ = ("commands", "confirms", "done", "dropped", "error", "replies", "seconds", "sent", "undo", "writes")
 
-    def __init__(self, commands: Sequence[Command], seconds: float, undo: Callable[[Replies], None] | None) -> None:
-        self.commands, self.seconds, self.undo = commands, seconds, undo
+    def __init__(
+        self,
+        commands: Sequence[Command],
+        seconds: float,
+        undo: Callable[[Replies], None] | None = None,
+        *,
+        writes: bool = False,
+        confirms: Sequence["_Work"] = (),
+    ) -> None:
+        self.commands, self.seconds, self.undo, self.writes = commands, seconds, undo, writes
+        self.confirms = confirms
+        """Calls that have their replies, and wait for those of these commands: replicas then have what they wrote."""
         self.done = asyncio.Event()
         self.sent = self.dropped = False
         self.replies: Replies = []
@@ -115,8 +84,9 @@ class _Work:
 class Line:
     """A connection of one purpose. It is made, and made again when it breaks, while the line is open."""
 
-    def __init__(self, url: str, *, connect_seconds: float) -> None:
-        self._url, self._connect_seconds = url, connect_seconds
+    def __init__(self, address: Address, *, connect_seconds: float, replicas: int = 0) -> None:
+        """`replicas` is the number of those that must have a write before its call returns."""
+        self._address, self._connect_seconds, self._replicas = address, connect_seconds, replicas
         self._waiting: deque[_Work] = deque()
         self._in_flight: deque[_Work] = deque()
         self._arrived, self._sent, self._wanted = Notice(), Notice(), Notice()
@@ -141,17 +111,22 @@ class Line:
         tasks.start_soon(self._serve)
 
     async def call(
-        self, commands: Sequence[Command], seconds: float, undo: Callable[[Replies], None] | None = None
+        self,
+        commands: Sequence[Command],
+        seconds: float,
+        undo: Callable[[Replies], None] | None = None,
+        *,
+        writes: bool = False,
     ) -> Replies:
         """Send commands, and return their replies; errors of the server are among them. Raise `StoreFailed`.
 
-        If the caller goes before the replies are there, `undo` gets them.
+        If the caller goes before the replies are there, `undo` gets them. A call that `writes` also waits for replicas.
         """
         if self._closing:
             raise StoreFailed("the store is not entered")
         if not self.up:
             await self._next_try(seconds)
-        work = _Work(commands, seconds, undo)
+        work = _Work(commands, seconds, undo, writes=writes)
         self._waiting.append(work)
         self._arrived.set()
         slow = asyncio.get_running_loop().call_later(seconds, self._give_up, work)
@@ -208,12 +183,9 @@ class Line:
 
     async def _live(self) -> bool:
         """Live on one connection until it breaks. Return False if there was none."""
-        connection = make_connection(self._url, self._connect_seconds)
         try:
-            with anyio.fail_after(self._connect_seconds):
-                await connection.connect()
+            connection = await self._address.connect()
         except (*BROKEN, TimeoutError) as error:
-            await close(connection)
             self._note(f"no connection within {self._connect_seconds:g} s" if _slow(error) else said(error))
             self.tried.set()
             return False
@@ -237,7 +209,8 @@ class Line:
 
     def _fail_all(self) -> None:
         for work in (*self._in_flight, *self._waiting):
-            work.end(Lost(self.down, sent=work.sent))
+            for one in (work, *work.confirms):
+                one.end(Lost(self.down, sent=one.sent))
         self._in_flight.clear()
         self._waiting.clear()
 
@@ -251,13 +224,20 @@ class Line:
     async def _write(self, connection: Wire) -> None:
         while True:
             arrived = self._arrived.next()
-            packed: list[bytes] = []
+            packed, written = list[bytes](), list[_Work]()
             while self._waiting and len(packed) < MOST_AT_ONCE:
                 work = self._waiting.popleft()
                 if not work.dropped:
                     work.sent = True
                     self._in_flight.append(work)
                     packed += connection.pack_commands(work.commands)
+                    if work.writes and self._replicas:
+                        written.append(work)
+            if written:  # one wait for all of them
+                seconds = min(work.seconds for work in written) / 2
+                confirming = _Work([("WAIT", self._replicas, round(seconds * 1000))], seconds, confirms=written)
+                self._in_flight.append(confirming)
+                packed += connection.pack_commands(confirming.commands)
             if packed:
                 self._sent.set()
                 await connection.send_packed_command(packed, check_health=False)
@@ -275,7 +255,18 @@ class Line:
                 work.replies.append(await self._reply(connection))
             self._in_flight.popleft()
             work.commands = ()
-            work.end()
+            if work.confirms:
+                error = self._unconfirmed(work.replies[0])
+                for one in work.confirms:
+                    one.end(error)
+            elif not (work.writes and self._replicas):
+                work.end()
+
+    def _unconfirmed(self, reply: Any) -> StoreFailed | None:
+        """Return the failure of calls whose writes not all of the replicas have, by the reply to WAIT."""
+        if isinstance(reply, int) and reply >= self._replicas:
+            return None
+        return Unconfirmed(f"{reply} of {self._replicas} replicas" if isinstance(reply, int) else said(reply))
 
     async def _reply(self, connection: Wire) -> Any:
         """Return the next reply. An error that does not concern the connection is a reply, too."""
@@ -294,8 +285,3 @@ def breaks(error: RedisError) -> bool:
 
 def _slow(error: BaseException) -> bool:
     return isinstance(error, TimeoutError | TooSlow)
-
-
-async def close(connection: Wire) -> None:
-    with anyio.CancelScope(shield=True), anyio.move_on_after(1), suppress(RedisError, OSError):
-        await connection.disconnect(nowait=True)

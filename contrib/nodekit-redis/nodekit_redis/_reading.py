@@ -18,7 +18,8 @@ from nodekit import (
     Page,
     StepRecord,
 )
-from nodekit_redis._line import Command, Replies
+from nodekit_redis._address import Command
+from nodekit_redis._line import Replies
 from nodekit_redis._rows import HEAD, Head, Parts, head_of, job_of, key_field, parts_of, quoted, steps_of
 
 Ask = Callable[[Sequence[Command]], Awaitable[Replies]]

@@ -27,7 +27,7 @@ from nodekit import (
     StepRecord,
     StoreFailed,
 )
-from nodekit_redis._line import Command
+from nodekit_redis._address import Command
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

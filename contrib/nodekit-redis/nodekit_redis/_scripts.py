@@ -10,8 +10,9 @@ from typing import Any
 
 from redis.exceptions import NoScriptError
 
+from nodekit_redis._address import Command
 from nodekit_redis._errors import refused
-from nodekit_redis._line import Command, Line
+from nodekit_redis._line import Line
 
 SCHEMA = 1
 """Version of keys and fields. Nodes with another schema refuse to start on the same prefix."""
@@ -68,7 +69,7 @@ class Scripts:
                 undo(answer)
 
         while True:
-            replies = await line.call(commands, seconds, undone)
+            replies = await line.call(commands, seconds, undone, writes=name not in READING)
             answer = _answer(replies, in_transaction=bool(before))
             if isinstance(answer, NoScriptError):
                 [loaded] = await line.call([("SCRIPT", "LOAD", self.text(name))], seconds)

@@ -36,13 +36,15 @@ from nodekit import (
     StepRecord,
     StoreFailed,
 )
+from nodekit_redis._address import Command
 from nodekit_redis._checks import Checks
 from nodekit_redis._claiming import Claiming
 from nodekit_redis._cluster import Cluster
 from nodekit_redis._config import RedisConfig, check
 from nodekit_redis._ear import Ear, News
 from nodekit_redis._engine import Engine
-from nodekit_redis._line import Command, Notice
+from nodekit_redis._facts import server_facts
+from nodekit_redis._line import Notice
 from nodekit_redis._reading import Reading
 from nodekit_redis._rows import quoted
 from nodekit_redis._session import BEATS_PER_LEASE, RedisClaim, Session
@@ -60,7 +62,7 @@ class RedisStore:
     _tasks: TaskGroup
 
     def __init__(self, config: RedisConfig) -> None:
-        check(config.url.reveal(), config.prefix)
+        check(config)
         self._config = config
         self._entered = False
 
@@ -83,7 +85,7 @@ class RedisStore:
         self._feed = ChangeFeed()
         self._ended, self._has_ended = deque[Job](), Notice()
         self._ear = Ear(
-            config.url.reveal(),
+            engine.address,
             engine.key("news"),
             connect_seconds=config.connect_seconds,
             beat_seconds=config.lease_seconds / BEATS_PER_LEASE,
@@ -337,6 +339,10 @@ class RedisStore:
 
     def _engine_key(self, name: str) -> str:
         return "{" + self._config.prefix + "}:" + name
+
+    async def facts(self) -> Mapping[str, str | int]:
+        """Return facts about the server (`DescribingStore`)."""
+        return await server_facts(self._config)
 
     async def check(self) -> None:
         """Read something small, on the connection that renews the lease (`CheckedStore`)."""

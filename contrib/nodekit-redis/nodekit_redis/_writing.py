@@ -7,7 +7,7 @@ from uuid import uuid4
 from msgspec.structs import replace
 
 from nodekit import ContainerError, Job, JobId, JobStatus, Location, Outcome
-from nodekit_redis._line import Command
+from nodekit_redis._address import Command
 from nodekit_redis._rows import encoded_state, end_facts, key_field, optional, quoted, request_fields, step_fields
 
 

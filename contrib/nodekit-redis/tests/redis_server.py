@@ -38,10 +38,12 @@ class NoRedis(Exception):
 class RedisServer:
     """A server that runs while it is entered. Its data survive `kill` and `start`."""
 
+    ARGUMENTS: Sequence[str] = ()
+
     def __init__(self, *settings: str) -> None:
         """`settings` are further lines of its configuration."""
         self._settings = settings
-        self.pid = 0
+        self.pid = self.tls_port = 0
         self._leash: subprocess.Popen[str] | None = None
 
     @property
@@ -63,7 +65,7 @@ class RedisServer:
             self.folder = Path(tempfile.mkdtemp(prefix="nkrd"))
             stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
             self.port = self.free_port()
-            self._command = [program, str(self._configuration())]
+            self._command = [program, str(self._written(self._configuration())), *self.ARGUMENTS]
             stack.callback(self.kill)
             self.start()
             self._stack = stack.pop_all()
@@ -78,8 +80,8 @@ class RedisServer:
             port: int = place.getsockname()[1]
             return port
 
-    def _configuration(self) -> Path:
-        lines = (
+    def _configuration(self) -> Sequence[str]:
+        return (
             f"bind {HOST}",
             f"port {self.port}",
             f"unixsocket {self.folder}/redis.sock",
@@ -93,6 +95,8 @@ class RedisServer:
             "enable-debug-command local",
             *self._settings,
         )
+
+    def _written(self, lines: Sequence[str]) -> Path:
         path = self.folder / "redis.conf"
         path.write_text("\n".join(lines) + "\n")
         return path
@@ -133,6 +137,13 @@ class RedisServer:
             line.sendall(frame)
             return line.recv(65536)
 
+    def freeze(self) -> None:
+        """Stop the process, as a machine that hangs does, until `thaw`."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
     def kill(self) -> None:
         """End the server as SIGKILL does, and return when it has ended."""
         if self._leash is not None:
@@ -140,6 +151,28 @@ class RedisServer:
                 os.kill(self.pid, signal.SIGKILL)
             self._leash.communicate("\n")
             self._leash = None
+
+
+class SentinelServer(RedisServer):
+    """A Sentinel that watches a server alone, under the name `primary`, and is quick to have a replica replace it."""
+
+    ARGUMENTS = ("--sentinel",)
+
+    def __init__(self, primary: RedisServer) -> None:
+        super().__init__()
+        self._primary = primary
+
+    def _configuration(self) -> Sequence[str]:
+        return (
+            f"bind {HOST}",
+            f"port {self.port}",
+            f"dir {self.folder}",
+            f"logfile {self.folder}/log",
+            "daemonize no",
+            f"sentinel monitor primary {HOST} {self._primary.port} 1",
+            "sentinel down-after-milliseconds primary 500",
+            "sentinel failover-timeout primary 5000",
+        )
 
 
 def waited(holds: Callable[[], bool]) -> bool:

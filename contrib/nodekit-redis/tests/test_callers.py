@@ -117,6 +117,8 @@ async def test_all_keys_are_in_one_slot(redis_server: RedisServer) -> None:
         "redis://h?decode_responses=1",
         "http://h",
         "redis://[::1/0",
+        "redis://h..x/0",
+        "redis://h%00/0",
         "h:6379",
     ],
 )

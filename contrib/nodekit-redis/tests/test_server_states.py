@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 
 import anyio
+import anyio.to_thread
 import pytest
 from redis_server import RedisServer
 from stores import secret, store_on
@@ -206,6 +207,42 @@ async def test_scripts_that_the_server_forgot_are_loaded_again(redis_server: Red
             await store.save(claim, with_output(job, {"a": 1}, due="reverse"))
             await store.save(claim, succeeded(claim.job))
             assert await store.get([job.id]) == [claim.job]
+
+
+async def test_a_server_that_loads_its_data_is_told_and_survived() -> None:
+    slowly = "key-load-delay 20000", "loading-process-events-interval-bytes 1024"
+    with RedisServer(*slowly) as server:
+        async with store_on(server, connect_seconds=30.0) as store:
+            await store.add(jobs := [make_job("nowhere", data="x" * 2000) for _ in range(100)])
+            assert b"+Background" in server.call("BGREWRITEAOF")
+            await comes(lambda: b"aof_rewrite_in_progress:0" in server.call("INFO", "persistence"))
+            server.kill()
+            texts: list[str] = []
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(anyio.to_thread.run_sync, server.start)
+                with anyio.fail_after(SECONDS):
+                    while not any("loading its data" in text for text in texts):
+                        try:
+                            await store.get([jobs[0].id])
+                        except StoreFailed as error:
+                            texts.append(str(error))
+                        await anyio.sleep(0.02)
+            assert await store.get([job.id for job in jobs]) == jobs
+
+
+async def test_a_cluster_is_worked_on_at_the_server_that_has_the_slot_and_others_say_so() -> None:
+    ports = [RedisServer().free_port() for _ in range(2)]  # with others, members speak at the port of clients + 10,000
+    one, other = (RedisServer("cluster-enabled yes", f"cluster-port {port}") for port in ports)
+    with one, other:
+        await refused(store_on(one), "name the server that has the slot .*not served")
+        assert one.call("CLUSTER", "ADDSLOTSRANGE", "0", "16383") == b"+OK\r\n"
+        assert one.call("CLUSTER", "MEET", "127.0.0.1", str(other.port), str(ports[1])) == b"+OK\r\n"
+        await comes(lambda: all(b"cluster_state:ok" in server.call("CLUSTER", "INFO") for server in (one, other)))
+        await refused(store_on(other), "name the server that has the slot of the prefix in url")
+        async with store_on(one) as store:
+            await store.add([job := make_job()])
+            [claim] = await store.claim(["echo"], SEQUENCE, 1)
+            await store.save(claim, succeeded(job))
 
 
 async def test_a_server_that_becomes_a_replica_is_left_in_words(redis_server: RedisServer) -> None:

@@ -1,5 +1,6 @@
 """The way from a package to its certificate: examine its providers, run its own tests, and make tests for the rest."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -110,7 +111,7 @@ class _Certifying:
         arguments = ["-m", f"{_MODULE}.examine_provider", str(self._written(subject)), str(answer)]
         limit = self._wishes.start_seconds
         finished = run(arguments, folder=folder, life=answer.exists, start_seconds=limit)
-        if answer.exists():
+        if os.path.exists(answer):
             seen = decoded(answer, Examined)
         else:
             seen = Examined(imported=False, reason=_ended_early(finished, limit), cure="run it again")
@@ -208,7 +209,7 @@ def _read(report: Path) -> list[Message]:
 
 
 def _size(file: Path) -> int:
-    return file.stat().st_size if file.exists() else 0
+    return file.stat().st_size if os.path.exists(file) else 0
 
 
 def _ended_early(finished: Finished, seconds: float) -> str:

@@ -1,5 +1,6 @@
 """Settings for a provider without a node file: defaults, fresh folders and free ports."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
@@ -79,7 +80,7 @@ def takes(annotation: Any, kind: type) -> bool:
 
 def _found(place: str, folder: Path, beside: Path | None) -> Path:
     there = beside / place if beside else None
-    return there if there and there.exists() else folder / place  # an absolute path stays as it is
+    return there if there and os.path.exists(there) else folder / place  # an absolute path stays as it is
 
 
 def _of_this_machine(key: str, kind: Kind, is_text: bool, has_port: bool) -> str | int | None:

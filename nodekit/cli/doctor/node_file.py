@@ -17,6 +17,7 @@ from nodekit.cli.doctor.checks import Check
 from nodekit.cli.doctor.machine import shown_size, space_finding
 from nodekit.config.findings import ExaminedFile, Finding
 from nodekit.config.log_settings import LogSettings
+from nodekit.config.paths import folder_problem
 from nodekit.config.shapes import is_list, is_table
 from nodekit.config.variables import empty_in
 from nodekit.execution.descriptors import descriptor_share
@@ -74,34 +75,29 @@ def _user() -> Iterator[Finding]:
 
 def _place(where: str, path: Path) -> Iterator[Finding]:
     """Report a path that cannot be read. One that is missing may be made later, but not without its folder."""
-    if not path.exists():
-        if not path.parent.is_dir():
-            yield Finding("error", where, f"there is no folder {path.parent}", "make it, or correct the path")
-    elif not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
+    if not os.path.exists(path):
+        if (problem := _folder_problem(where, path.parent, write=False)) is not None:
+            yield problem
+    elif not os.access(path, os.R_OK | (os.X_OK if os.path.isdir(path) else 0)):
         yield Finding("error", where, f"this user may not read {path}", "change its owner, its mode or the path")
 
 
 def _store_place(where: str, path: Path) -> Iterator[Finding]:
     """Report the folder of a store, and its disk."""
-    folder = path if path.is_dir() else path.parent
+    folder = path if os.path.isdir(path) else path.parent
     if (problem := _folder_problem(where, folder)) is not None:
         yield problem
         return
     yield from _shared_folder(where, folder)
     yield space_finding(where, folder, shutil.disk_usage(folder).free, writable=True)
-    if path.is_file() and not os.access(path, os.R_OK | os.W_OK):
+    if os.path.isfile(path) and not os.access(path, os.R_OK | os.W_OK):
         text = f"this user may not read and write {path}"
         yield Finding("error", where, text, f"give it to the user of the node: chown USER {path}")
 
 
-def _folder_problem(where: str, folder: Path) -> Finding | None:
-    if not folder.is_dir():
-        return Finding("error", where, f"there is no folder {folder}", "make it, or correct the path")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        return Finding("error", where, f"this user may not write in {folder}", "change its owner, its mode or the path")
-    if os.statvfs(folder).f_flag & os.ST_RDONLY:
-        return Finding("error", where, f"the file system of {folder} is read-only", "mount it for writing")
-    return None
+def _folder_problem(where: str, folder: Path, *, write: bool = True) -> Finding | None:
+    text, _, cure = folder_problem(folder, write=write).partition("; ")
+    return Finding("error", where, text, cure) if text else None
 
 
 def _shared_folder(where: str, folder: Path) -> Iterator[Finding]:
@@ -112,21 +108,22 @@ def _shared_folder(where: str, folder: Path) -> Iterator[Finding]:
 
 
 def _log(settings: LogSettings) -> Iterator[Finding]:
-    if isinstance(settings.audit, str):
-        audit = Path(settings.audit)
-        yield _folder_problem("log.audit", audit.parent) or Finding("ok", "log.audit", f"{audit.parent} is there")
-    if (path := settings.path) is None:
-        return
-    where = "log.path"
+    audit = Path(settings.audit) if isinstance(settings.audit, str) else None
+    for where, path in (("log.audit", audit), ("log.path", settings.path)):
+        if path is not None:
+            yield from _log_file(where, path, settings)
+
+
+def _log_file(where: str, path: Path, settings: LogSettings) -> Iterator[Finding]:
     if (problem := _folder_problem(where, path.parent)) is not None:
         yield problem
         return
     yield from _shared_folder(where, path.parent)
-    if path.exists() and not path.is_file():
+    if os.path.exists(path) and not os.path.isfile(path):
         yield Finding("error", where, f"{path} is not a file", "name a file")
-    elif path.exists() and not os.access(path, os.W_OK):
+    elif os.path.exists(path) and not os.access(path, os.W_OK):
         yield Finding("error", where, f"this user may not write {path}", f"chown USER {path}, or name another file")
-    elif path.exists() and path.stat().st_mode & stat.S_IROTH:
+    elif os.path.exists(path) and path.stat().st_mode & stat.S_IROTH:
         text = f"every user may read {path}, which may hold what containers print"
         yield Finding("warning", where, text, f"chmod o-r {path}")
     free_bytes = shutil.disk_usage(path.parent).free
@@ -144,7 +141,7 @@ def _secrets(tables: Mapping[str, Any], folder: Path) -> Iterator[Finding]:
         match reference:
             case {"env": str(name)} if os.environ.get(name) == "":
                 yield Finding("warning", where, f"the environment variable {name} is empty", "set it to the secret")
-            case {"file": str(name)} if (path := folder / name).is_file():
+            case {"file": str(name)} if os.path.isfile(path := folder / name):
                 if not path.stat().st_size:
                     yield Finding("warning", where, f"the file {path} is empty", "write the secret into it")
                 elif path.stat().st_mode & stat.S_IROTH:

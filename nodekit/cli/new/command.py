@@ -1,5 +1,6 @@
 """`nodekit new`."""
 
+import os
 import shlex
 from importlib.metadata import EntryPoint, PackageNotFoundError, distribution
 from importlib.util import find_spec
@@ -13,6 +14,7 @@ import nodekit
 from nodekit.cli.new.template import KINDS, Naming, files, write
 from nodekit.cli.plugins.catalogue import GROUPS, entries_of
 from nodekit.config.distributions import OWN_DISTRIBUTION, name_of, normalised
+from nodekit.config.paths import folder_problem
 from nodekit.config.providers import Kind, owner, provided
 from nodekit.hooks.container_rules import nearest
 from nodekit.interfaces.pipeline import BUILT_IN
@@ -55,10 +57,10 @@ def new(kind: str, name: str, folder: Path | None) -> None:
     if problem := clash(kind, naming):
         raise click.BadParameter(problem, param_hint="'NAME'")
     parent = folder or Path()
-    if not parent.is_dir():
-        raise click.BadParameter(f"there is no folder {parent}; make it first, or name another", param_hint=_FOLDER)
+    if text := folder_problem(parent, write=True):
+        raise click.BadParameter(text, param_hint=_FOLDER)
     target = parent / naming.distribution
-    if target.exists() or target.is_symlink():
+    if os.path.exists(target) or os.path.islink(target):
         cure = "move it away, take another NAME, or name another folder with --folder"
         raise click.BadParameter(f"{target} is already there; {cure}", param_hint="'NAME'")
     try:

@@ -15,6 +15,7 @@ from nodekit.interfaces.store_abilities import StoreCheck
 from nodekit.model.counting import counted
 
 MOST_SHOWN = 100
+CURE = "restore a backup; jobs that cannot be read can be deleted if they have finished"
 
 
 @click.command()
@@ -42,7 +43,8 @@ def _echo(file: str, found: StoreCheck) -> None:
     if (more := found.more + len(found.problems) - MOST_SHOWN) > 0:
         click.echo(f"{counted(more, 'more problem', 'is', 'are')} not shown")
     number = len(found.problems) + found.more
-    click.echo(f"{file}: {jobs} read; {counted(number, 'problem', 'was', 'were')} found", err=True)
+    text = f"{file}: {jobs} read; {counted(number, 'problem', 'was', 'were')} found"
+    click.echo(printable("; ".join(filter(None, (text, found.cure)))), err=True)
 
 
 async def _check(store: JobStore) -> StoreCheck:
@@ -57,4 +59,6 @@ async def _check(store: JobStore) -> StoreCheck:
             number += len(page)
             async for _ in reader.whole([job.id for job in page]):
                 pass
-        return StoreCheck(number, [f"job {id} cannot be read: {text}" for id, text in reader.problems.items()])
+        return StoreCheck(
+            number, [f"job {id} cannot be read: {text}" for id, text in reader.problems.items()], cure=CURE
+        )

@@ -9,11 +9,10 @@ from typing import Any, TypeVar, get_args
 import click
 from msgspec.structs import replace
 
-from nodekit_apikeys._file import KeyChange, changing, read_keys
 from nodekit_apikeys._key import USUAL, Key, Scope, StoredSecret, check_networks
-from nodekit_apikeys._last_use import read_used
 from nodekit_apikeys._text import digest_of, new_id, new_text
-from nodekit_apikeys.cli.node_file import explained, fail, keys_path, warn_of_unknown
+from nodekit_apikeys.cli.node_file import explained, fail, place_of_keys, warn_of_unknown
+from nodekit_apikeys.cli.places import KeyChange
 from nodekit_apikeys.cli.shown import described, say, say_json, say_key, say_table
 from nodekit_apikeys.cli.values import check_duration, check_expiry, check_name
 
@@ -28,8 +27,9 @@ _NAME = click.argument("name", metavar="NAME")
 def keys() -> None:
     """Make, show and end the keys of a node, which its plugin apikeys reads.
 
-    FILE is the node file. A running node takes each change within a second. Exits with 0; 1 when the key or the file of
-    keys is not as it must be; 2 for a wrong command line; 3 when the node file names no file of keys.
+    FILE is the node file, which says whether they are in a file or in its store. A running node takes each change
+    within a second. Exits with 0; 1 when the key or the place of the keys is not as it must be; 2 for a wrong command
+    line; 3 when the node file names no place of keys.
     """
 
 
@@ -75,11 +75,11 @@ def create(
 ) -> None:
     """Make a key and print it. It is shown this once only.
 
-    The file of keys is made if there is none.
+    The file of keys is made if there is none. In a store, all nodes on it have the key.
     """
     with explained(file):
         warn_of_unknown(file, policy["containers"], policy["pipelines"])
-    with explained(file), changing(keys_path(file)) as change:
+    with explained(file), place_of_keys(file).changing() as change:
         _check_free(change, name, reuse)
         id = new_id()
         text, now = new_text(id), time.time()
@@ -123,7 +123,7 @@ def rotate(file: str, name: str, keep: float, as_json: bool) -> None:
 
     An earlier secret that is still valid ends at once.
     """
-    with explained(file), changing(keys_path(file)) as change:
+    with explained(file), place_of_keys(file).changing() as change:
         key, now = _known(change, name), time.time()
         if (state := key.state(now)) != "valid":
             fail(f"the key {name!r} is {state}; make a new one: nodekit keys create --reuse")
@@ -153,13 +153,15 @@ def _hand_out(change: KeyChange, key: Key, text: str, as_json: bool) -> None:
 @_AS_TEXT
 def revoke(file: str, name: str, as_json: bool) -> None:
     """End a key for good. Its name stays taken, since the jobs of the client stay."""
-    with explained(file), changing(keys_path(file)) as change:
-        key = _known(change, name)
-        if key.revoked is None:
-            key = change.keys[name] = replace(key, revoked=time.time())
-            change.save()
-    if as_json:
-        say_json(described(key, read_used(keys_path(file))))
+    with explained(file):
+        place = place_of_keys(file)
+        with place.changing() as change:
+            key = _known(change, name)
+            if key.revoked is None:
+                key = change.keys[name] = replace(key, revoked=time.time())
+                change.save()
+        if as_json:
+            say_json(described(key, place.used()))
 
 
 @keys.command("list")
@@ -168,13 +170,13 @@ def revoke(file: str, name: str, as_json: bool) -> None:
 def list_(file: str, as_json: bool) -> None:
     """List all keys, also those that are not valid any more, without their secrets."""
     with explained(file):
-        path = keys_path(file)
-        found, signature = read_keys(path)
-        used = read_used(path)
-    rows = [described(key, used) for key in sorted(found, key=lambda key: key.name)]
+        place = place_of_keys(file)
+        found = place.read()
+        used = place.used()
+    rows = [described(key, used) for key in sorted(found or (), key=lambda key: key.name)]
     if as_json:
         say_json(rows)
-    elif signature is None:
+    elif found is None:
         click.echo(f"there are no keys; make one: nodekit keys create {file} --name NAME")
     else:
         say_table(rows)
@@ -187,10 +189,9 @@ def list_(file: str, as_json: bool) -> None:
 def show(file: str, name: str, as_json: bool) -> None:
     """Show what a key may do and when it was used last, without its secret."""
     with explained(file):
-        path = keys_path(file)
-        found, _ = read_keys(path)
-        key = _among({key.name: key for key in found}, name)
-        row = described(key, read_used(path))
+        place = place_of_keys(file)
+        key = _among({key.name: key for key in place.read() or ()}, name)
+        row = described(key, place.used())
     say_json(row) if as_json else say_key(row)
 
 

@@ -1,4 +1,4 @@
-"""The file of keys that a node file names, and the problems of commands with the two."""
+"""The place of the keys that a node file names, and the problems of commands with the two."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -10,15 +10,16 @@ from typing import Any, NoReturn, cast
 import click
 
 from nodekit import CompositionError, NodekitError, Problem, load_node, printable, read_node_file, resolved_path
+from nodekit_apikeys.cli.places import FilePlace, KeyPlace, StorePlace
 
 FAILED = 1
 BAD_NODE_FILE = 3
 
-_CURE = 'add [[plugins]] with use = "apikeys" and path = "keys"'
+_CURE = 'add [[plugins]] with use = "apikeys" and path = "keys", or keys = "store"'
 
 
-def keys_path(file: str) -> Path:
-    """Return the path of the keys. Raise `CompositionError` if the node file names none."""
+def place_of_keys(file: str) -> KeyPlace:
+    """Return where a node file has its keys. Raise `CompositionError` if it does not say so."""
     plugins: object = read_node_file(file).get("plugins")
     tables: list[Any] = plugins if isinstance(plugins, list) else []  # pyright: ignore[reportUnknownVariableType]
     found = [cast("dict[str, Any]", one) for one in tables if isinstance(one, dict)]
@@ -26,13 +27,18 @@ def keys_path(file: str) -> Path:
     if len(found) != 1:
         text = f"names no plugin apikeys; {_CURE}" if not found else "names the plugin apikeys twice; remove one"
         raise CompositionError(Problem("plugins", text))
-    path = found[0].get("path")
+    path, place = found[0].get("path"), found[0].get("keys", "file")
+    if place == "store" and path is None:
+        return StorePlace(file)
+    if place != "file":
+        text = f'the plugin apikeys has keys = {place!r:.100}; expected "store" and no path, or a path alone'
+        raise CompositionError(Problem("plugins", text))
     if not isinstance(path, str) or not path:
         raise CompositionError(Problem("plugins", f"the plugin apikeys names no file; {_CURE}"))
     if "\0" in path:
         raise CompositionError(Problem("plugins", "path: no file has a NUL in its name"))
     try:
-        return resolved_path(path, Path(file).absolute().parent)
+        return FilePlace(resolved_path(path, Path(file).absolute().parent))
     except ValueError as error:
         raise CompositionError(Problem("plugins", f"path: {error}")) from error
 

@@ -3,6 +3,7 @@
 It is Swagger UI. The package `offapi` contains its files. It is not imported, because that would read 9 MB.
 """
 
+import os
 from collections.abc import Mapping
 from hashlib import blake2b
 from importlib.util import find_spec
@@ -78,7 +79,7 @@ def _path(asset: Asset) -> Path | None:
             return None
         folder = Path(spec.origin).parent
     path = folder / asset.name
-    return path if path.is_file() else None
+    return path if os.path.isfile(path) else None
 
 
 def _read(path: Path) -> tuple[bytes, bytes]:

@@ -90,4 +90,6 @@ def check_node(ctx: click.Context, param: click.Parameter, value: str) -> Addres
         return replace(parse_url(value), key=key_of(ctx))
     except ValueError as error:
         expected = "expected http://HOST:PORT, https://HOST:PORT or unix:PATH"
+        if "Port out of range" in str(error):
+            expected = "expected a port from 1 to 65535"
         raise click.BadParameter(f"{expected}, got {value!r}", ctx, param) from error

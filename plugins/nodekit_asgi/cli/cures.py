@@ -5,15 +5,18 @@ from contextlib import contextmanager
 
 from nodekit_asgi.cli.client import NO_SUCH_JOB
 from nodekit_asgi.cli.job_ids import is_id
+from nodekit_asgi.cli.key import VARIABLE
 from nodekit_asgi.cli.problems import Refused
 
 MOST_NAMED = 10
 """Number of unknown jobs that are named."""
 
+_OF_OTHERS = "only an operator may use jobs of other clients"
 _CURES = {
+    _OF_OTHERS: f"leave out --all and --client, or give a key with the scope `operate` (--key-file or {VARIABLE})",
     "No containers specified": "name the containers, in the order in which they are called",
-    "Container not supported": "GET /info of the node names its containers",
-    "First container must be external": 'begin with a container that has "external": true in GET /info of the node',
+    "Container not supported": "the node lists its containers at /info (curl URL/info)",
+    "First container must be external": 'begin with a container that has "external": true at /info (curl URL/info)',
     "Container does not generate proof": "leave out --requires-proof, or end with a container that gives proofs",
     "Container not allowed for address": "ask the node's operator: the container's `allowed_ips` name who may call it",
     "Pipeline not supported": "leave out --pipeline, or ask the node's operator for the names of its pipelines",
@@ -21,11 +24,13 @@ _CURES = {
 }
 
 
-def cure_of(problem: Exception) -> str:
-    """Return the cure of a refusal, with what separates it from the text; empty if it is not known."""
+def with_cure(problem: Exception) -> str:
+    """Return the text of a problem with its cure, if it is known, in terms of options."""
     if not isinstance(problem, Refused):
-        return ""
-    return next((f"; {cure}" for text, cure in _CURES.items() if problem.reason.startswith(text)), "")
+        return str(problem)
+    if problem.reason.startswith(_OF_OTHERS):
+        return f"{_OF_OTHERS}; {_CURES[_OF_OTHERS]}"
+    return f"{problem}{next((f'; {cure}' for text, cure in _CURES.items() if problem.reason.startswith(text)), '')}"
 
 
 def unknown_jobs(ids: Sequence[str]) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from nodekit_asgi.cli.cures import cure_of
+from nodekit_asgi.cli.cures import with_cure
 from nodekit_asgi.cli.output import notice
 from nodekit_asgi.cli.problems import INTERRUPTED, CommandFailed
 
@@ -17,7 +17,7 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except CommandFailed as problem:
-            notice(f"{problem}{cure_of(problem)}")
+            notice(with_cure(problem))
             sys.exit(problem.exit_code)
         except KeyboardInterrupt:
             notice("interrupted")

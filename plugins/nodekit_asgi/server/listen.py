@@ -125,8 +125,9 @@ def host_and_port(bind: str) -> tuple[str, int]:
         parts = urlsplit(f"//{bind}")
         if parts.hostname and parts.port is not None and parts.netloc == bind:
             return parts.hostname, parts.port
-    except ValueError:
-        pass
+    except ValueError as error:
+        if "Port out of range" in str(error):
+            raise NodekitError(f"bind: expected a port from 0 (a free one) to 65535, got {bind!r}") from error
     raise NodekitError(f'bind: expected "host:port", "[v6]:port" or "unix:path", got {bind!r}')
 
 

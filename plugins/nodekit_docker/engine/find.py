@@ -61,7 +61,7 @@ def _places() -> Iterator[Place]:
     if (context := _of_context()) is not None:
         yield context
     for socket in (Path(DEFAULT_SOCKET), *_rootless_sockets()):
-        if socket.exists():
+        if os.path.exists(socket):
             yield Place(f"unix://{socket}", "it is the usual socket")
 
 

@@ -41,6 +41,6 @@ OpenEngine: TypeAlias = Callable[[Path, float], AbstractContextManager[Engine]]
 
 def engines() -> Mapping[str, OpenEngine]:
     """Return the engines by name."""
-    from cluster.engines import kit, postgres
+    from cluster.engines import kit, postgres, redis
 
-    return {"kit": kit.running, "postgres": postgres.running}
+    return {"kit": kit.running, "postgres": postgres.running, "redis": redis.running}

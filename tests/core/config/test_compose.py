@@ -208,7 +208,8 @@ def test_a_file_that_cannot_be_read_is_one_problem(tmp_path: Path) -> None:
         "node = 1", 'node = "x"', "node = [1]", 'store = "sqlite"', "store = 1", "store = []", 'runners = "remote"',
         "runners = [1]", "runners = [[]]", "plugins = {}", "transports = 1", "pipelines = 1",
         '[[runners]]\nuse = "remote"\ncontainers = 1', '[[runners]]\nuse = "remote"\ncontainers = [1]',
-        '[[runners]]\nuse = "remote"\n[runners.containers]\nid = "x"', "[[runners]]\nuse = 1", "runners = [{}]",
+        '[[runners]]\nuse = "remote"\n[runners.containers]\nid = "x"\nurl = "http://127.0.0.1:1"',
+        "[[runners]]\nuse = 1", "runners = [{}]",
     ],
 )  # fmt: skip
 def test_tables_of_the_wrong_shape_are_problems_and_never_crashes(tmp_path: Path, text: str) -> None:

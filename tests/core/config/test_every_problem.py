@@ -1,5 +1,6 @@
 """All problems of a node file are found at once: of each table, provider, container and value."""
 
+import os
 import tomllib
 from pathlib import Path
 
@@ -201,7 +202,84 @@ def test_a_key_of_a_provider_that_the_file_does_not_name_is_told_where_it_belong
     found = problems(tmp_path, text)
     assert found["node.bind"] == 'unknown key; it is a key of [[transports]] with use = "asgi"'
     assert found["store.synchronous"] == 'unknown key; it is a key of [store] with use = "sqlite"'
-    assert problems(tmp_path, text.replace("bind", "nobody_has_this"))["node.nobody_has_this"] == "unknown key"
+    unknown = problems(tmp_path, text.replace("bind", "nobody_has_this"))["node.nobody_has_this"]
+    assert unknown.startswith("unknown key; known: concurrency, max_streams, ")
+    limits = problems(tmp_path, "[node.clients.alice]\nnobody_has_this = 1\n" + text)[
+        "node.clients.alice.nobody_has_this"
+    ]
+    assert "known: max_pending, " in limits
+
+
+def test_an_unknown_plugin_hides_neither_misspelt_keys_nor_loggers(tmp_path: Path) -> None:
+    text = """
+[log]
+level = "loud"
+levels = { "nodekit.dokcer" = "debug", "nodekit.nothing.like.this" = "info" }
+[store]
+use = "memory"
+[[runners]]
+use = "remote"
+containers = [{ id = "a", ulr = "http://127.0.0.1:1", exernal = true, allowed_ips = [], belongs_to_acme = 1 }]
+[[plugins]]
+use = "acme"
+"""
+    found = problems(tmp_path, text)
+    assert {*found} == {
+        "log.level",
+        "log.levels.nodekit.dokcer",
+        "log.levels.nodekit.nothing.like.this",
+        "runners[0].containers[0].ulr",
+        "runners[0].containers[0].exernal",
+        "plugins[0].use",
+    }
+    assert found["runners[0].containers[0].exernal"] == "unknown key; did you mean 'external'?"
+    known = text.replace('use = "acme"', 'use = "ratelimit"\nrequests = 1')
+    assert "did you mean 'external'?" in problems(tmp_path, known)["runners[0].containers[0].exernal"]
+
+
+@pytest.mark.parametrize("path", ["/", ".", "", "folder"])
+@pytest.mark.parametrize(
+    ("where", "text"),
+    [
+        ("store.path", '[store]\nuse = "sqlite"\npath = "{path}"'),
+        ("log.path", '[store]\nuse = "memory"\n[log]\npath = "{path}"'),
+        ("log.audit", '[store]\nuse = "memory"\n[log]\naudit = "{path}"'),
+        ("plugins[0].path", '[store]\nuse = "memory"\n[[plugins]]\nuse = "apikeys"\npath = "{path}"'),
+    ],
+)
+def test_a_folder_in_place_of_a_file_is_a_problem(tmp_path: Path, where: str, text: str, path: str) -> None:
+    (tmp_path / "folder").mkdir()
+    found = problems(tmp_path, text.replace("{path}", path))[where]
+    named = os.path.normpath(tmp_path / path)
+    assert found in (f"{named} is a folder; name a file", "expected true, false, or the name of a file")
+
+
+def test_tables_with_too_few_or_too_many_brackets_are_read_all_the_same(tmp_path: Path) -> None:
+    text = """
+[[node]]
+concurency = 1
+[[log]]
+levle = "info"
+[[store]]
+use = "memoyr"
+[runners]
+use = "remote"
+[runners.containers]
+id = "a"
+[transports]
+use = "asgi"
+bind = "127.0.0.1:65536"
+"""
+    found = problems(tmp_path, text)
+    for name in ("node", "log", "store"):
+        assert found[name] == f"there is one of these: write [{name}] in place of [[{name}]]"
+    for name, where in (("runners", ""), ("runners.containers", "runners[0].containers"), ("transports", "")):
+        assert found[where or name] == f"there may be several of these: write [[{name}]] in place of [{name}]"
+    assert found["runners[0].containers[0].url"] == "is missing"
+    assert "did you mean 'memory'?" in found["store.use"]
+    assert "did you mean 'concurrency'?" in found["node.concurency"]
+    assert "did you mean 'level" in found["log.levle"]
+    assert found["transports[0].bind"] == "expected a port from 0 (a free one) to 65535, got '127.0.0.1:65536'"
 
 
 def test_a_fault_that_follows_from_another_is_not_named(tmp_path: Path) -> None:

@@ -209,7 +209,7 @@ def test_what_is_shown_of_secrets_is_their_reference(tmp_path: Path, monkeypatch
         ({"MIN": "-2"}, "store.min_free_bytes", "expected a whole number >= 0 (from ${MIN} and ${REST})"),
         ({"MANY": "many"}, "node.concurrency", "expected a whole number, got text (from ${MANY})"),
         ({"SIZE": "large"}, "node.memory", "got '${SIZE}'"),
-        ({"FOLDER": "/no"}, "store.path", "there is no folder /no (from ${FOLDER}); make it first"),
+        ({"FOLDER": "/no"}, "store.path", "there is no folder /no (from ${FOLDER}); make it"),
         ({"LEVEL": "loud"}, "log.level", "unknown value '${LEVEL}'"),
     ],
 )

@@ -257,6 +257,34 @@ async def test_a_node_that_drains_announces_that_nothing_runs_there(shared: Shar
             gate.opened.set()
 
 
+@pytest.mark.parametrize(("pipeline", "elsewhere"), [("sequence", True), ("mine", False)])
+async def test_a_node_that_drains_hands_a_job_over_between_two_steps_if_another_one_can_go_on(
+    shared: SharedMemory, pipeline: str, elsewhere: bool
+) -> None:
+    gate, near, far = Gate(), Counter[str](), Counter[str]()
+
+    def noted(counts: Counter[str]) -> Function:
+        async def note(data: Any) -> Any:
+            counts["note"] += 1
+            return data
+
+        return note
+
+    async with make_node(store=shared.store(), runners=[only(note=noted(far))], name="front") as front:
+        runner = only(gate=gate, note=noted(near))
+        limits = NodeLimits(drain_seconds=60)
+        settings: dict[str, Any] = {"name": "back", "limits": limits, "pipelines": {"mine": Sequence()}}
+        async with make_node(store=shared.store(), runners=[runner], **settings) as back:
+            job = await back.submit(replace(request("gate", "note"), pipeline=pipeline))
+            await until(lambda: gate.running)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(back.drain)
+                await until_is(lambda: _running(front, "back"), ())
+                gate.opened.set()
+                assert [one.status for one in await front.wait([job.id])] == ["success"]
+    assert (near.total(), far.total()) == ((0, 1) if elsewhere else (1, 0))
+
+
 async def test_containers_of_a_node_that_is_gone_are_forgotten_after_ten_minutes(
     shared: SharedMemory, front: Node
 ) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 import msgspec
 import pytest
-from keys import add_key, bearer, make_key
+from keys import KINDS, add_key, bearer, broken, make_key
 
 from nodekit import Connection, Forbidden, Identity, Node, NodekitError, Unauthorized
 from nodekit.testing import make_connection
@@ -85,40 +85,6 @@ def test_a_link_in_place_of_the_new_file_is_not_followed(tmp_path: Path) -> None
     (tmp_path / ".keys.new").symlink_to(tmp_path / "victim")
     add_key(tmp_path / "keys", "alice")
     assert (tmp_path / "victim").read_text() == "precious"
-
-
-def broken(path: Path, kind: str) -> None:
-    good = path.read_bytes() if path.exists() else b""
-    line = good.splitlines()[-1] + b"\n" if good else b""
-    path.unlink(missing_ok=True)
-    match kind:
-        case "is a link":
-            other = path.with_name("other")
-            other.write_bytes(good)
-            other.chmod(0o600)
-            path.symlink_to(other)
-            return
-        case "is no file; name":
-            path.mkdir()
-            return
-        case "is open to others":
-            path.write_bytes(good)
-            path.chmod(0o640)
-            return
-        case "is gone":
-            return
-        case "cut off":
-            path.write_bytes(good[:-10])
-        case "is no file of keys":
-            path.write_bytes(b"hello\n")
-        case "line 3 is no key":
-            path.write_bytes(good + line.replace(b'"name":"alice"', b'"name":"10.0.0.1"'))
-        case "two keys of one name":
-            path.write_bytes(good + line)
-    path.chmod(0o600)
-
-
-KINDS = ["is a link", "is no file; name", "is open to others", "cut off", "is no file of keys", "line 3 is no key"]
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "two keys of one name"])

@@ -182,9 +182,18 @@ def test_a_plain_function_of_a_node_file_is_a_problem_with_its_place(tmp_path: P
     ("call", "text"),
     [
         ("anyio", "expected package.module:function"),
-        ("no_such_module:f", "No module named"),
+        (":f", "expected package.module:function"),
+        ("..x:f", "expected package.module:function"),
+        ("other.py:", "expected package.module:function"),
+        ("no_such_module:f", "there is no module 'no_such_module'; install it where nodekit is, or name a file"),
+        ("anyio.no:f", "there is no module 'anyio.no'"),
         ("anyio:no_such", "no_such"),
-        ("missing.py:f", "missing.py"),
+        ("missing.py:f", "there is no file"),
+        ("no/missing.py:f", "there is no folder"),
+        ("other.py:g", "there is no 'g' in other.py; its functions: f"),
+        ("imports.py:f", "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("raises.py:f", "ZeroDivisionError: division by zero"),
+        ("ends.py:f", "SystemExit: 3"),
         ("broken.py:f", "invalid syntax"),
         ("anyio:__name__", "is not a function"),
     ],
@@ -193,9 +202,14 @@ def test_a_call_that_does_not_lead_to_a_function_is_a_problem_with_its_place(
     tmp_path: Path, call: str, text: str
 ) -> None:
     (tmp_path / "broken.py").write_text("def f(:\n")
+    (tmp_path / "other.py").write_text("async def f(data): ...\n")
+    (tmp_path / "imports.py").write_text("import no_such_module\n")
+    (tmp_path / "raises.py").write_text("1 / 0\n")
+    (tmp_path / "ends.py").write_text("raise SystemExit(3)\n")
     with pytest.raises(CompositionError) as raised:
         loaded(tmp_path, a=call)
     [problem] = raised.value.problems
     assert problem.where == "containers[0].call"
     assert call in problem.text
     assert text in problem.text
+    assert "nodekit_function_file" not in problem.text

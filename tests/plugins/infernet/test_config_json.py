@@ -106,9 +106,9 @@ def test_but_one_without_an_image_is_called_at_its_url(read: Any) -> None:
 
 def test_the_rest_of_the_tables(read: Any) -> None:
     tables = without(read(full(port=4123)).tables, "runners")
-    assert tables == {
+    assert revealed(tables) == {
         "log": {"path": "infernet.log", "max_file_bytes": 100_000, "backups": 3},
-        "store": {"use": "sqlite", "path": "jobs.db"},
+        "store": {"use": "redis", "url": ("secret", "redis://redis:6379/0"), "durability": "none"},
         "transports": [
             {
                 "use": "asgi",
@@ -210,16 +210,73 @@ def test_what_waits_longer_than_the_limit_may_start_for_as_long(read: Any) -> No
 # -- other packages -------------------------------------------------------------------------------
 
 
+def installed(monkeypatch: pytest.MonkeyPatch, *providers: tuple[str, str]) -> None:
+    monkeypatch.setattr("nodekit_infernet._draft._entry_points", lambda: iter(providers))
+
+
 @pytest.fixture
-def chain_and_redis(monkeypatch: pytest.MonkeyPatch) -> None:
-    installed = [("nodekit.plugins", "chain"), ("nodekit.stores", "redis")]  # a store is not used for being installed
-    monkeypatch.setattr("nodekit_infernet._draft._entry_points", lambda: iter(installed))
+def chain(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch, ("nodekit.plugins", "chain"))
 
 
-@pytest.mark.usefixtures("chain_and_redis")
+@pytest.fixture
+def redis(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch, ("nodekit.stores", "redis"))
+
+
+SQLITE = {"use": "sqlite", "path": "jobs.db"}
+
+
+def test_without_a_store_for_redis_jobs_are_kept_in_sqlite_and_it_is_said(
+    read: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(monkeypatch)
+    file = read(full())
+    assert file.tables["store"] == SQLITE
+    assert about(file, "redis: not used, as no store for it is installed (nodekit-redis)")
+
+
+@pytest.mark.usefixtures("redis")
+def test_a_store_for_redis_is_not_used_where_the_file_names_no_server(read: Any) -> None:
+    assert read(full(redis=None)).tables["store"] == SQLITE
+
+
+@pytest.mark.usefixtures("redis")
+@pytest.mark.parametrize(
+    ("server", "url"),
+    [
+        ({"port": "6380"}, "redis://redis:6380/0"),
+        ({"host": "::1", "db": 3}, "redis://[::1]:6379/3"),
+        ({"host": "h", "password": "a@b/c:d%"}, "redis://:a%40b%2Fc%3Ad%25@h:6379/0"),
+        ({"host": "h", "username": "me", "password": "x y"}, "redis://me:x%20y@h:6379/0"),
+        ({"host": "h", "username": "me"}, "redis://me@h:6379/0"),
+        ({"host": "h/1?db=2#"}, "redis://h%2F1%3Fdb%3D2%23:6379/0"),
+    ],
+)
+def test_the_server_of_the_file_is_one_address(read: Any, server: dict[str, Any], url: str) -> None:
+    store = read(full(redis=server)).tables["store"]
+    assert revealed(store) == {"use": "redis", "url": ("secret", url), "durability": "none"}
+    assert "password" not in repr(store)
+
+
+@pytest.mark.usefixtures("redis")
+def test_jobs_of_a_database_beside_the_file_are_told_to_be_left_behind(tmp_path: Path, read: Any) -> None:
+    assert [line for line in read(full()).summary if "jobs.db" in line] == []
+    (tmp_path / "jobs.db").touch()
+    (told,) = [line for line in read(full()).summary if "jobs.db" in line]
+    assert told.startswith("jobs of jobs.db beside this file are unknown to this node")
+
+
+def test_a_server_that_cannot_be_one_is_a_problem_of_the_file(tmp_path: Path) -> None:
+    assert problems(tmp_path, {"redis": {"host": "a..b"}}) == {
+        "redis": "this is no URL of a server, or has a parameter that redis-py does not know"
+    }
+    assert list(problems(tmp_path, {"redis": {"port": 70000, "host": ""}})) == ["redis.host", "redis.port"]
+
+
+@pytest.mark.usefixtures("chain")
 def test_where_it_is_offered_the_chain_gets_its_settings(read: Any) -> None:
     tables = read(full()).tables
-    assert tables["store"] == {"use": "sqlite", "path": "jobs.db"}
     assert revealed(tables["plugins"][2]) == {
         "use": "chain",
         "rpc_url": "http://127.0.0.1:8545",
@@ -243,7 +300,7 @@ def test_where_it_is_offered_the_chain_gets_its_settings(read: Any) -> None:
     )
 
 
-@pytest.mark.usefixtures("chain_and_redis")
+@pytest.mark.usefixtures("chain")
 def test_a_chain_that_is_not_enabled_is_not_used(read: Any) -> None:
     config = full()
     config["chain"]["enabled"] = False
@@ -262,7 +319,7 @@ def test_notices_say_what_differs_each_once(read: Any) -> None:
     for words in (
         "server.port: listens on all addresses (0.0.0.0:4000)",
         "server.rate_limit: 40 requests in 3600 s",
-        "redis: not used",
+        "redis: jobs are kept there",
         "chain.enabled: on-chain subscriptions are not served yet",
         "forward_stats: no telemetry is ever sent",
         "containers[0].port: 3000 is not kept",
@@ -289,7 +346,7 @@ def test_a_folder_that_cannot_be_written_is_told_with_places_for_jobs(
 ) -> None:
     """Root may write anywhere, so the system's answer is given here; over a socket, another user tries it."""
     monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path)
-    file = read(full())
+    file = read(full(redis=None))
     (told,) = [line for line in file.summary if "jobs cannot be kept in jobs.db" in line]
     assert str(tmp_path) in told
     assert "nodekit migrate FILE --output FOLDER/node.toml" in told

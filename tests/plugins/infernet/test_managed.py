@@ -14,6 +14,7 @@ from docker_runs import aside
 from engine.bed import Engine
 from http_api import Api, free_port
 from infernet_configs import SECRETS, full, written
+from redis_server import RedisServer
 from served import nodekit, serve
 
 pytestmark = pytest.mark.anyio
@@ -42,12 +43,13 @@ async def output(api: Api, id: str, data: Any) -> Any:
 
 
 async def test_every_key_set_serves_jobs_with_no_edit(
-    engine: Engine, id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, id: str, redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every key is set, except those that only a GPU or Infernet's own containers can fill."""
     monkeypatch.setenv("DOCKER_HOST", engine.host)
     entry = {"id": id, "image": engine.images.service, "port": free_port(), "volumes": [f"{id}-data:/data"]}
-    file = written(tmp_path, full(entry, port=free_port()))
+    server = {"host": "127.0.0.1", "port": redis_server.port}
+    file = written(tmp_path, full(entry, port=free_port(), redis=server))
     async with serve(file) as (served, api):
         (shown,) = (await api.get("/info")).json["containers"]
         assert (shown["id"], shown["image"], shown["description"]) == (id, engine.images.service, "says hello")

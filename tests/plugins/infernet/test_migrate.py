@@ -56,6 +56,7 @@ def test_secrets_are_references_and_stand_nowhere_in_plain_text(
     made = migrated(written(tmp_path, full({"env": ENV}, managed=managed)), folder)
     assert [secret for secret in (*SECRETS, *ENV.values()) if secret in made.text] == []
     variables = ["DOCKER_PASSWORD", *(f"ENV_HELLO_{name}" for name in ENV)] if managed else ["BEARER_HELLO"]
+    variables.append("REDIS_URL")
     assert [one.variable for one in made.references] == ([] if folder else variables)
     assert list(made.files) == ([f"folder/{name}" for name in variables] if folder else [])
     for name in variables:
@@ -63,11 +64,25 @@ def test_secrets_are_references_and_stand_nowhere_in_plain_text(
         assert folder or f"set the environment variable {name}" in made.text
 
 
+def test_credentials_that_nothing_uses_are_named(tmp_path: Path) -> None:
+    def text(config: Any) -> str:
+        return migrated(written(tmp_path, config)).text.replace("\n# ", " ")
+
+    said = "docker: the credentials are not used and not written, as this node starts no container from an image"
+    assert f"{said} (manage_containers is false); whoever" in text(full({}, managed=False))
+    assert said not in text(full({}, managed=True))
+    remote = {"containers": [{"id": "a", "url": "http://127.0.0.1:1"}], "docker": {"username": "me", "password": "x"}}
+    assert f"{said}; whoever" in text(remote)
+    for half in ({"username": "me", "password": ""}, {"username": "", "password": "x"}):
+        said = "docker: the credentials are not used, as one of username and password is empty."
+        assert said in text({"containers": [{"id": "hello", "image": "hello"}], "docker": half})
+
+
 def test_what_a_file_would_change_stays_a_variable(tmp_path: Path) -> None:
     values = {"SPACE": " x ", "LONG": "x" * 70_000, "FINE": "x\ny", "EMPTY": ""}
     made = migrated(written(tmp_path, full({"env": values})), "folder")
     assert [one.variable for one in made.references] == ["ENV_HELLO_LONG", "ENV_HELLO_SPACE"]
-    assert list(made.files) == ["folder/DOCKER_PASSWORD", "folder/ENV_HELLO_FINE"]
+    assert list(made.files) == ["folder/DOCKER_PASSWORD", "folder/ENV_HELLO_FINE", "folder/REDIS_URL"]
     assert 'EMPTY = ""' in made.text
 
 
@@ -85,11 +100,11 @@ def test_what_may_hold_a_secret_and_is_copied_is_named(tmp_path: Path) -> None:
 
 
 def test_each_secret_has_a_variable_of_its_own_and_the_same_one_the_same(tmp_path: Path) -> None:
-    bearers = full({"id": "a-b"}, {"id": "a_b"}, {"id": "ü"}, managed=False)
+    bearers = full({"id": "a-b"}, {"id": "a_b"}, {"id": "ü"}, managed=False, redis=None)
     references = migrated(written(tmp_path, bearers)).references
     assert [reference.variable for reference in references] == ["BEARER_A_B", "BEARER_A_B_2", "BEARER_CONTAINER"]
     entries = {"id": "aa", "env": {"x.y": "1", "x_y": 1}}, {"id": "bb", "env": {"ü": True}}
-    references = migrated(written(tmp_path, full(*entries))).references
+    references = migrated(written(tmp_path, full(*entries, redis=None))).references
     assert [(one.variable, one.secret.reveal()) for one in references[1:]] == [
         ("ENV_AA_X_Y", "1"),
         ("ENV_AA_X_Y_2", "1"),
@@ -103,7 +118,7 @@ def test_comments_say_what_was_dropped_renamed_and_defaulted(tmp_path: Path) -> 
     comments = " ".join(re.findall(r"^# +(.*)$", migrated(file).text, re.MULTILINE))
     for words in (
         "log.max_file_size is max_file_bytes here, log.backup_count is backups",
-        'redis.host = "redis"',
+        "redis: jobs are kept there",
         'chain.rpc_url = "http://127.0.0.1:8545"',
         "startup_wait:",
         "server.port was not set: Infernet's default",
@@ -124,11 +139,14 @@ def test_comments_say_what_was_dropped_renamed_and_defaulted(tmp_path: Path) -> 
 def test_the_command_writes_a_node_file_that_composes_once_its_secrets_are_set(tmp_path: Path) -> None:
     done = nodekit("migrate", written(tmp_path, full(managed=False)))
     assert done.returncode == 0
-    assert done.stderr == f"set BEARER_HELLO to containers[0].bearer of {tmp_path}/config.json\n"
+    assert done.stderr.splitlines() == [
+        f"set BEARER_HELLO to containers[0].bearer of {tmp_path}/config.json",
+        f"set REDIS_URL to redis of {tmp_path}/config.json",
+    ]
     (tmp_path / "node.toml").write_text(done.stdout, encoding="utf-8")
     missing = nodekit("check", tmp_path / "node.toml")
     assert (missing.returncode, "environment variable BEARER_HELLO is not set" in missing.stderr) == (3, True)
-    checked = nodekit("check", tmp_path / "node.toml", BEARER_HELLO="x")
+    checked = nodekit("check", tmp_path / "node.toml", BEARER_HELLO="x", REDIS_URL="redis://redis")
     assert (checked.returncode, checked.stderr) == (0, "")
     assert "ok (1 container)" in checked.stdout
 
@@ -143,7 +161,8 @@ def test_the_command_writes_files_that_only_the_owner_reads_and_overwrites_none(
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     modes = {str(path.relative_to(tmp_path)): path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
     del modes["config.json"]
-    assert modes == {"new.toml": 0o600, "new.secrets": 0o700, "new.secrets/BEARER_HELLO": 0o600}
+    secrets = {f"new.secrets/{name}": 0o600 for name in ("BEARER_HELLO", "REDIS_URL")}
+    assert modes == {"new.toml": 0o600, "new.secrets": 0o700, **secrets}
     assert "ok (1 container)" in nodekit("check", output).stdout
     again = nodekit("migrate", file, "--output", output)
     assert (again.returncode, again.stdout) == (1, "")

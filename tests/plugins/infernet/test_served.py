@@ -15,6 +15,7 @@ import pytest
 from components import until
 from http_api import Api, free_port
 from infernet_configs import BEARER, SECRETS, full, written
+from redis_server import RedisServer
 from served import nodekit, serve, started
 
 pytestmark = pytest.mark.anyio
@@ -70,7 +71,7 @@ def file(tmp_path: Path, port: int) -> Path:
     by_port = {"id": "near", "url": "", "bearer": "", "port": port}
     by_url = {"id": "far", "url": f"http://127.0.0.1:{port}", "external": False}
     others = {"id": "others", "url": f"http://127.0.0.1:{port}", "allowed_ips": ["10.0.0.1/8"]}
-    return written(tmp_path, full(by_port, by_url, others, managed=False, port=free_port()))
+    return written(tmp_path, full(by_port, by_url, others, managed=False, port=free_port(), redis=None))
 
 
 async def job(api: Api, *containers: str, **data: Any) -> Any:
@@ -141,6 +142,32 @@ async def test_jobs_are_kept_beside_the_file_wherever_it_is_started_and_survive_
         assert (await api.get(f"/api/jobs?id={id}")).json[0]["status"] == "success"
         assert (await output(api, "near", "far", text="after"))["authorization"] == f"Bearer {BEARER}"
         assert "listens on all addresses" not in served.log
+
+
+async def test_jobs_are_kept_in_the_redis_of_the_file_and_survive_a_migration(
+    tmp_path: Path, port: int, redis_server: RedisServer
+) -> None:
+    assert redis_server.call("ACL", "SETUSER", "me", "on", ">hunter2@/", "~*", "&*", "+@all") == b"+OK\r\n"
+    server = {"host": "127.0.0.1", "port": redis_server.port, "username": "me", "password": "hunter2@/"}
+    near = {"id": "near", "url": "", "bearer": "", "port": port}
+    file = written(tmp_path, full(near, managed=False, port=free_port(), redis=server))
+    async with serve(file) as (first, api):
+        id = (await job(api, "near", text="before"))["id"]
+    assert redis_server.call("EXISTS", f"{{nodekit}}:job:{id}") == b":1\r\n"
+    assert nodekit("migrate", file, "--output", tmp_path / "node.toml").returncode == 0
+    async with serve(tmp_path / "node.toml") as (second, api):
+        assert (await api.get(f"/api/jobs?id={id}")).json[0]["status"] == "success"
+    for log in (first.log, second.log):
+        assert "durability is none, and appendonly is no: if Redis ends, all jobs may be lost" in log
+        assert "hunter2" not in log
+    assert "jobs.db" not in os.listdir(tmp_path)
+
+
+async def test_a_redis_that_cannot_be_reached_ends_the_start_with_its_reason(tmp_path: Path) -> None:
+    config = {"server": {"port": free_port()}, "manage_containers": False, "redis": {"host": "127.0.0.1", "port": 1}}
+    done = nodekit("serve", written(tmp_path, config))
+    assert done.returncode == 1
+    assert "cannot reach Redis" in done.stderr
 
 
 async def test_infernet_s_environment_variable_is_honoured(file: Path) -> None:

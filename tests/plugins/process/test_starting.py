@@ -218,7 +218,7 @@ async def test_a_failure_is_left_to_the_caller_and_the_log_says_which_containers
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nodekit_remote._starter.FAIR_SECONDS", 60.0)
-    caplog.set_level(logging.INFO, "nodekit.remote")
+    caplog.set_level(logging.INFO, "nodekit.process")
     raised = await failure(container("print('no model'); raise SystemExit(3)", "dies"), deaf())
     assert "\n  | no model" in str(raised)
     waiting = "container 'dies' has failed to start; waiting at most 60 s for container 'deaf'"

@@ -14,7 +14,7 @@ from every_job import write_jobs
 
 from nodekit import Configured, ExaminedFile, Finding, NodeFile
 from nodekit.testing import make_job
-from nodekit_sqlite import SqliteConfig, SqliteTable, _examination
+from nodekit_sqlite import SqliteConfig, SqliteTable, _pages
 from nodekit_sqlite import doctor as checks
 from nodekit_sqlite._schema import MIGRATIONS
 
@@ -198,7 +198,7 @@ def test_a_file_that_is_too_large_for_the_time_is_said_to_be(database: Path, mon
         connection.execute("CREATE TABLE large (row INTEGER PRIMARY KEY, text BLOB)")
         rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000)"
         connection.execute(f"INSERT INTO large {rows} SELECT i, zeroblob(9000) FROM n")
-    monkeypatch.setattr(_examination, "Timer", Repeated)
+    monkeypatch.setattr(_pages, "Timer", Repeated)
     (finding,) = found(database)
     assert finding.level == "note"
     assert "`nodekit store check`" in finding.cure

@@ -232,7 +232,7 @@ def open_files() -> set[str]:
 
 
 async def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    assert "No such file or directory" in await opening_fails(tmp_path / "missing" / "jobs.sqlite")
+    assert f"there is no folder {tmp_path}/missing" in await opening_fails(tmp_path / "missing" / "jobs.sqlite")
 
 
 async def test_a_folder_in_its_place_is_named(tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ async def test_a_folder_in_its_place_is_named(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 async def test_a_read_only_folder_is_named(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    assert "Permission denied" in await opening_fails(tmp_path / "jobs.sqlite")
+    assert "may not write in the folder" in await opening_fails(tmp_path / "jobs.sqlite")
     tmp_path.chmod(0o700)
 
 

@@ -93,21 +93,21 @@ BEGIN
 END
 $$;
 
+-- The highest finish number that is surplus if so many jobs are kept. This walks along the index of those.
+CREATE FUNCTION nodekit.last_surplus(p_keep bigint) RETURNS bigint LANGUAGE sql VOLATILE AS $$
+    SELECT finish_number FROM nodekit.jobs WHERE finish_number IS NOT NULL
+        ORDER BY finish_number DESC OFFSET p_keep LIMIT 1
+$$;
+
 -- Delete finished jobs, first those that finished first, before a time or down to a finish number.
-CREATE FUNCTION nodekit.expire_jobs(p_before double precision, p_keep bigint, p_limit integer)
+CREATE FUNCTION nodekit.expire_jobs(p_before double precision, p_surplus bigint, p_limit integer)
 RETURNS integer LANGUAGE plpgsql VOLATILE AS $$
-DECLARE
-    surplus bigint;
 BEGIN
-    IF p_keep IS NOT NULL THEN
-        SELECT finish_number INTO surplus FROM nodekit.jobs WHERE finish_number IS NOT NULL
-            ORDER BY finish_number DESC OFFSET p_keep LIMIT 1;
-    END IF;
     RETURN nodekit.delete_jobs(ARRAY(
         SELECT id FROM (
             SELECT id, finish_number, finished_at FROM nodekit.jobs WHERE finish_number IS NOT NULL
             ORDER BY finish_number LIMIT p_limit
-        ) first WHERE finished_at < p_before OR finish_number <= surplus
+        ) first WHERE finished_at < p_before OR finish_number <= p_surplus
     ));
 END
 $$;

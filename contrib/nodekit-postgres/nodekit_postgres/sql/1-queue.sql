@@ -48,6 +48,31 @@ BEGIN
 END
 $$;
 
+-- Delete the counts of groups without unfinished jobs, among those behind one. Return the last group that was looked at,
+-- or null after the last one. Counts that somebody changes at this moment stay: any that add up to nothing may go.
+CREATE FUNCTION nodekit.forget_groups(p_after bytea, p_limit integer) RETURNS bytea LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    looked record;
+    idle record;
+    number integer := 0;
+BEGIN
+    PERFORM nodekit.without_fsync();
+    FOR looked IN
+        SELECT grp, sum(jobs) AS jobs FROM nodekit.counts WHERE grp > p_after GROUP BY grp ORDER BY grp LIMIT p_limit
+    LOOP
+        number := number + 1;
+        CONTINUE WHEN looked.jobs <> 0;
+        SELECT sum(jobs) AS jobs, array_agg(shard) AS shards INTO idle FROM (
+            SELECT shard, jobs FROM nodekit.counts WHERE grp = looked.grp ORDER BY shard FOR UPDATE SKIP LOCKED
+        ) held;
+        IF idle.jobs = 0 THEN
+            DELETE FROM nodekit.counts WHERE grp = looked.grp AND shard = ANY (idle.shards);
+        END IF;
+    END LOOP;
+    RETURN CASE WHEN number = p_limit THEN looked.grp END;
+END
+$$;
+
 CREATE FUNCTION nodekit.know_kind(p_due bytea, p_pipeline bytea, p_suspect boolean, p_priority smallint)
 RETURNS void LANGUAGE sql VOLATILE AS $$
     INSERT INTO nodekit.rotations (due, pipeline, suspect, priority) VALUES (p_due, p_pipeline, p_suspect, p_priority)
@@ -70,6 +95,8 @@ DECLARE
     due_at double precision;
     added_groups bytea[] := '{}';
     added_onchain boolean[] := '{}';
+    new_bytes bigint;
+    copied integer;
     missing integer;
 BEGIN
     IF p_session IS NOT NULL AND NOT EXISTS (
@@ -78,8 +105,11 @@ BEGIN
         RAISE EXCEPTION 'the session of this node is over' USING ERRCODE = 'NK001';
     END IF;
     FOR i IN 1 .. cardinality(p_ids) LOOP
+        SELECT coalesce(sum(length(r.output)) FILTER (WHERE r.kind = 1), 0), count(*) FILTER (WHERE r.kind = 2)
+            INTO new_bytes, copied
+            FROM unnest(p_owners, p_kinds, p_outputs) AS r (owner, kind, output) WHERE r.owner = i;
         INSERT INTO nodekit.jobs (id, client, idempotency_key, status, steps, size, state, request) VALUES
-            (p_ids[i], p_clients[i], p_keys[i], p_statuses[i], p_steps[i], 0, p_states[i], p_requests[i])
+            (p_ids[i], p_clients[i], p_keys[i], p_statuses[i], p_steps[i], new_bytes, p_states[i], p_requests[i])
             ON CONFLICT DO NOTHING;
         fresh := FOUND;
         IF NOT fresh THEN
@@ -95,15 +125,18 @@ BEGIN
                 (SELECT o.output FROM nodekit.records o WHERE o.job = p_retried[i] AND o.number = r.number) END
             FROM unnest(p_owners, p_numbers, p_kinds, p_outlines, p_outputs) AS r (owner, number, kind, outline, output)
             WHERE r.owner = i;
-        SELECT count(*) INTO missing
-            FROM unnest(p_owners, p_numbers, p_kinds) AS r (owner, number, kind)
-            JOIN nodekit.records k ON k.job = p_ids[i] AND k.number = r.number
-            WHERE r.owner = i AND r.kind = 2 AND k.output IS NULL;
-        IF missing > 0 THEN
-            RAISE EXCEPTION 'the job that is retried has been deleted meanwhile' USING ERRCODE = 'NK002';
+        IF copied > 0 THEN
+            SELECT count(*) INTO missing
+                FROM unnest(p_owners, p_numbers, p_kinds) AS r (owner, number, kind)
+                JOIN nodekit.records k ON k.job = p_ids[i] AND k.number = r.number
+                WHERE r.owner = i AND r.kind = 2 AND k.output IS NULL;
+            IF missing > 0 THEN
+                RAISE EXCEPTION 'the job that is retried has been deleted meanwhile' USING ERRCODE = 'NK002';
+            END IF;
+            UPDATE nodekit.jobs SET size =
+                    coalesce((SELECT sum(length(output)) FROM nodekit.records WHERE job = p_ids[i]), 0)
+                WHERE id = p_ids[i];
         END IF;
-        UPDATE nodekit.jobs SET size = coalesce((SELECT sum(length(output)) FROM nodekit.records WHERE job = p_ids[i]), 0)
-            WHERE id = p_ids[i];
         due_at := now + greatest(0, least(p_not_before[i] - now, p_delays[i]));
         due_at := coalesce(CASE WHEN p_not_before[i] IS NOT NULL THEN due_at END, now);
         PERFORM nodekit.know_kind(p_dues[i], p_pipelines[i], false, p_priorities[i]);
@@ -165,15 +198,16 @@ BEGIN
 END
 $$;
 
--- The kinds that have a job for a claim.
+-- The kinds that have a job for a claim. Each is looked up in the index: planners turn EXISTS into a scan of all jobs, and
+-- would scan them for any one of them, too, were it not the first in an order that only the index has.
 CREATE FUNCTION nodekit.waiting_kinds(p_dues bytea[], p_pipelines bytea[], p_suspects boolean)
 RETURNS SETOF nodekit.rotations LANGUAGE sql VOLATILE AS $$
-    SELECT r.* FROM nodekit.rotations r
+    SELECT r.* FROM nodekit.rotations r CROSS JOIN LATERAL (
+        SELECT l.grp FROM nodekit.live l WHERE l.ready AND l.due = r.due AND l.pipeline = r.pipeline
+            AND l.suspect = r.suspect AND l.priority = r.priority ORDER BY l.grp LIMIT 1
+    ) waiting
     WHERE r.due = ANY (p_dues) AND (p_pipelines IS NULL OR r.pipeline = ANY (p_pipelines))
-        AND (p_suspects OR NOT r.suspect) AND EXISTS (
-            SELECT FROM nodekit.live l WHERE l.ready AND l.due = r.due AND l.pipeline = r.pipeline
-                AND l.suspect = r.suspect AND l.priority = r.priority
-        )
+        AND (p_suspects OR NOT r.suspect)
 $$;
 
 -- The next group of a kind, behind the last one, that has a job and is not full; and its oldest job, which is locked.
@@ -204,8 +238,8 @@ BEGIN
         CONTINUE WHEN found_group = ANY (p_full);
         SELECT l.id INTO found_id FROM nodekit.live l
             WHERE l.ready AND l.due = p_due AND l.pipeline = p_pipeline AND l.suspect = p_suspect
-                AND l.priority = p_priority AND l.grp = found_group
-            ORDER BY l.id LIMIT 1 FOR UPDATE SKIP LOCKED;
+                AND l.priority = p_priority AND l.grp BETWEEN found_group AND found_group
+            ORDER BY l.grp, l.id LIMIT 1 FOR UPDATE SKIP LOCKED;  -- the order of this index, and not of that by id
         IF found_id IS NOT NULL THEN
             RETURN;
         END IF;

@@ -150,8 +150,7 @@ class LineWriter:
     def _run(self) -> None:
         while (batch := self._next()) is not None:
             if not batch:
-                with suppress(OSError):  # the lines that follow find out
-                    self._place.reopen()
+                self._reopen()
             elif self._write(batch):
                 self._recovered()
 
@@ -177,6 +176,21 @@ class LineWriter:
                 self._append(self._notice(f"{_lines(count)} {self._lost}: {self._named} {self._place.blocked}"))
             return b"".join(batch)
 
+    def _reopen(self) -> None:
+        """Open a file anew. A failure is reported now: the next line may come in weeks."""
+        try:
+            self._place.reopen()
+        except OSError as error:
+            self._fail(error)
+        else:
+            self._recovered()
+
+    def _fail(self, error: Exception) -> None:
+        reason = getattr(error, "strerror", None) or str(error)
+        if not self._failure and self._report is not None:
+            self._report(f"{self._named} cannot be written: {reason}; the log goes on here")
+        self._failure = reason
+
     def _write(self, lines: bytes) -> bool:
         """Write lines, and return True; count them if the place refuses them."""
         data = b"\n" + lines if self._is_torn else lines
@@ -188,10 +202,7 @@ class LineWriter:
         except Exception as error:  # mostly OSError; a thread that ended would lose all lines that follow
             self._refused += min(data[done:].count(b"\n"), lines.count(b"\n"))
             left = data[data.rfind(b"\n", 0, done) + 1 :].removeprefix(b"\n")  # a line that was cut is whole elsewhere
-            reason = getattr(error, "strerror", None) or str(error)
-            if not self._failure and self._report is not None:
-                self._report(f"{self._named} cannot be written: {reason}; the log goes on here")
-            self._failure = reason
+            self._fail(error)
             if self._instead is not None:
                 self._instead(left)
             return False

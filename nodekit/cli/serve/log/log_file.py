@@ -10,7 +10,7 @@ FILE_MODE = 0o640
 
 
 class LogFile:
-    """A file as a place for lines. It is opened for the first line, and again after it has refused one.
+    """A file as a place for lines. It is opened by `reopen` or the first line, and again after it has refused one.
 
     It is written without a buffer of Python, which the end of the process would wait for if a disk hangs.
     """
@@ -45,13 +45,17 @@ class LogFile:
             assert self._file is not None
             written = os.write(self._file, data)
         except OSError:
-            self.reopen()
+            self._close()
             raise
         self._size += written
         return written
 
     def reopen(self) -> None:
-        """Close the file, which the next line opens again by its name."""
+        """Close the file and open it by its name. Raise `OSError` if that fails; then the next line tries it again."""
+        self._close()
+        self._open(os.O_APPEND)
+
+    def _close(self) -> None:
         if self._file is not None:
             file, self._file, self._size = self._file, None, 0
             os.close(file)
@@ -63,12 +67,12 @@ class LogFile:
 
     def _begin_anew(self) -> None:
         """Rename the file and those before it, and begin a new one."""
-        self.reopen()
+        self._close()
         if not self._backups:
             self._open(os.O_APPEND | os.O_TRUNC)
             return
         for number in range(self._backups - 1, -1, -1):
             older = Path(f"{self._path}.{number}") if number else self._path
-            if older.exists():
+            if os.path.exists(older):
                 older.replace(f"{self._path}.{number + 1}")
         self._open(os.O_APPEND)

@@ -137,7 +137,9 @@ class NodeLog:
 
     def _file(self, path: Path, settings: LogSettings, *, instead: Callable[[bytes], None] | None = None) -> LineWriter:
         file = LogFile(path, settings.max_file_bytes, settings.backups)
-        return self._writer(file, f"the log file {path}", instead=instead)
+        writer = self._writer(file, f"the log file {path}", instead=instead)
+        writer.reopen()  # one that cannot be written is reported before its first line
+        return writer
 
     def _put_everywhere(self, lines: bytes) -> None:
         """Have the log take lines that have no other place."""

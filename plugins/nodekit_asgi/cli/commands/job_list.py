@@ -70,10 +70,10 @@ def _print_table(client: NodeClient, ids: Iterable[str], limit: int | None, *, c
     shown = islice(left, limit)
     printed = False
     while some := list(islice(shown, IDS_AT_ONCE)):
-        if not printed:
-            say(table_head(columns, clients=clients))
-        printed = True
         for row in table_rows(find_histories(client, some), columns, clients=clients):
+            if not printed:  # a node that refuses to give the jobs gives no table
+                say(table_head(columns, clients=clients))
+            printed = True
             say(row)
     if not printed:
         notice("no jobs")

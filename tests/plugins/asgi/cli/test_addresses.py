@@ -85,7 +85,8 @@ async def test_a_node_on_an_address_of_version_6_is_called() -> None:
 async def test_what_is_no_url_of_a_node_is_said_with_what_is_expected(url: str) -> None:
     done = await call(url, "list")
     assert (done.code, done.out) == (2, "")
-    assert "expected http://HOST:PORT" in done.err
+    expected = "a port from 1 to 65535" if url.endswith(":65536") else "http://HOST:PORT"
+    assert f"expected {expected}" in done.err
 
 
 async def test_a_url_without_a_port_is_said_with_the_port_that_it_means(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,7 +116,8 @@ async def test_a_wrong_command_line_is_2_and_submits_nothing(api: Api, arguments
 async def test_a_refusal_is_said_in_the_words_of_the_node(api: Api) -> None:
     for command in ("submit", "run", "stream"):
         done = await call(api.url, command, "nope")
-        refused = "nodekit: Container not supported (container: nope); GET /info of the node names its containers\n"
+        cure = "the node lists its containers at /info (curl URL/info)"
+        refused = f"nodekit: Container not supported (container: nope); {cure}\n"
         assert (done.code, done.out, done.err) == (1, "", refused)
 
 

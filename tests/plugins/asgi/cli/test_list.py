@@ -162,7 +162,27 @@ async def test_a_job_that_is_deleted_while_it_is_listed_is_left_out() -> None:
 
     async with answering(answer) as (url, _):
         done = await call(url, "list")
-    assert (done.code, len(done.out.splitlines()), done.err) == (0, 1, "")
+    assert (done.code, done.out, done.err) == (0, "", "nodekit: no jobs\n")
+
+
+async def test_a_node_that_refuses_to_give_the_jobs_gives_no_head_of_a_table() -> None:
+    async def answer(request: bytes) -> bytes | None:
+        if b"history=true" in request:
+            return http('{"error": "too many requests"}', "429 Too Many Requests")
+        return http(f'["{"0" * 8}-0000-7000-8000-{"0" * 12}"]')
+
+    async with answering(answer) as (url, _):
+        done = await call(url, "list")
+    assert (done.code, done.out) == (4, "")
+    assert "too many requests" in done.err
+
+
+async def test_who_is_no_operator_is_told_in_terms_of_options(api: Api) -> None:
+    for options in (["--all"], ["--client", "somebody"]):
+        done = await call(api.url, "list", *options)
+        assert done.code == 1
+        assert "only an operator may use jobs of other clients; leave out --all and --client, or give a key" in done.err
+        assert "leave out all and client" not in done.err
 
 
 async def test_at_a_terminal_each_job_takes_one_line_of_its_width() -> None:

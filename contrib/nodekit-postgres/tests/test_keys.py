@@ -1,0 +1,61 @@
+"""Keys of the plugin `apikeys` in the store: one set for a cluster."""
+
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import anyio
+import pytest
+from postgres_server import Database
+
+from nodekit import Node, Unauthorized, load_node
+from nodekit.testing import make_connection
+
+pytestmark = pytest.mark.anyio
+NODES = 3
+
+
+async def is_known(node: Node, text: str) -> bool:
+    try:
+        return (await node.identify(make_connection(authorization=f"Bearer {text}"))).client == "alice"
+    except Unauthorized:
+        return False
+
+
+async def test_each_node_takes_a_new_and_a_revoked_key_and_none_asks_while_the_server_is_away(
+    database: Database, tmp_path: Path
+) -> None:
+    for number in range(NODES):
+        lines = [f'[node]\nname = "node-{number}"', '[store]\nuse = "postgres"', 'url = { file = "url" }']
+        lines += ["lease_seconds = 5", '[[plugins]]\nuse = "apikeys"\nkeys = "store"\n']
+        (tmp_path / f"node-{number}.toml").write_text("\n".join(lines))
+    (tmp_path / "url").write_text(database.url)
+
+    async def keys(*command: str) -> str:
+        arguments = [sys.executable, "-m", "nodekit", "keys", *command]
+        return (await anyio.run_process(arguments)).stdout.decode().strip()
+
+    async def becomes(text: str, known: bool) -> None:
+        with anyio.fail_after(60):
+            for node in nodes:
+                while await is_known(node, text) is not known:
+                    await anyio.sleep(0.01)
+
+    first = str(tmp_path / "node-0.toml")
+    async with AsyncExitStack() as stack:
+        nodes = [await stack.enter_async_context(load_node(tmp_path / f"node-{n}.toml")) for n in range(NODES)]
+        text = await keys("create", first, "--name", "alice")
+        await becomes(text, True)
+        assert "alice" in await keys("list", str(tmp_path / "node-2.toml"))
+        database.server.kill()
+        with anyio.fail_after(60):
+            while not any("keys" in reason for reason in (await nodes[0].health()).reasons):
+                await anyio.sleep(0.05)
+        assert [await is_known(node, text) for node in nodes] == [True] * NODES
+        database.server.start()
+        second = await keys("rotate", first, "alice", "--keep", "0s")
+        await becomes(second, True)
+        await becomes(text, False)
+        await keys("revoke", str(tmp_path / "node-1.toml"), "alice")
+        await becomes(second, False)
+    assert "revoked" in await keys("show", first, "alice")
