@@ -23,6 +23,8 @@ PARTS = {
     "a part that each job needs",
     "the list of free pages",
     "a call to … broke off, and it does not answer",
+    "no block was seen yet",
+    "the last block was seen … s ago",
 }
 """Texts that come only within another reason."""
 
