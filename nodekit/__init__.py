@@ -53,6 +53,7 @@ from nodekit.hooks.specs import (
     ObservesStore,
     ReportsProblems,
     RunsBeside,
+    TakesSubscriptions,
     WrapsSteps,
 )
 from nodekit.interfaces.pipeline import Pipeline, Sequence
@@ -143,6 +144,7 @@ from nodekit.model.job_result import JobResult, ResultStatus, StepResult, job_re
 from nodekit.model.limits import ClientLimits, NodeLimits
 from nodekit.model.payload import MAX_DEPTH, Decoder, decode_payload, encode_payload, parse_json
 from nodekit.model.queries import Cursor, JobFields, JobOrder, JobQuery, Page
+from nodekit.model.subscription import SubscriptionRequest
 from nodekit.model.version import __version__
 from nodekit.node.health import Health
 from nodekit.node.node import Node
@@ -288,9 +290,11 @@ __all__ = [
     "StreamBroken",
     "StreamRecord",
     "StreamingRunner",
+    "SubscriptionRequest",
     "SystemClock",
     "TableArchive",
     "TableView",
+    "TakesSubscriptions",
     "TooManyJobs",
     "TooManyRequests",
     "TooMuchStored",

@@ -28,8 +28,16 @@ LOGGERS = (
     ACCESS,
     AUDIT,
     CONTAINER,
-    *("nodekit.apikeys", "nodekit.calls", "nodekit.docker", "nodekit.executor", "nodekit.hooks", "nodekit.http"),
-    *("nodekit.log", "nodekit.node", "nodekit.packages", "nodekit.plugins", "nodekit.process", "nodekit.remote"),
+    *("nodekit.apikeys", "nodekit.calls", "nodekit.chain", "nodekit.docker", "nodekit.executor", "nodekit.hooks"),
+    *(
+        "nodekit.http",
+        "nodekit.log",
+        "nodekit.node",
+        "nodekit.packages",
+        "nodekit.plugins",
+        "nodekit.process",
+        "nodekit.remote",
+    ),
     *("nodekit.stderr", "nodekit.store"),
 )
 """Names of the loggers of nodekit and of its own plugins."""

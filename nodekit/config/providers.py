@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Kind: TypeAlias = Literal["store", "runner", "transport", "pipeline", "plugin"]
 
 ELSEWHERE: Mapping[tuple[Kind, str], str] = {
+    ("plugin", "chain"): "nodekit-chain",
     ("plugin", "metrics"): "nodekit-metrics",
     ("store", "postgres"): "nodekit-postgres",
     ("store", "redis"): "nodekit-redis",

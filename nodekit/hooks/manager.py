@@ -29,6 +29,7 @@ from nodekit.model.identity import Connection, Identity
 from nodekit.model.job import Job, JobRequest
 from nodekit.model.limits import ClientLimits
 from nodekit.model.payload import check_payload
+from nodekit.model.subscription import SubscriptionRequest
 
 if TYPE_CHECKING:
     from nodekit.node.node import Node
@@ -114,6 +115,7 @@ class Hooks:
             self._manager.register(plugin, name=name)
         self._manager.check_pending()
         self._admit = self._implementations("nodekit_admit")
+        self._subscription = self._implementations("nodekit_subscription")
         self._step = self._implementations("nodekit_step")
         self._identify = self._implementations("nodekit_identify")
         self._limit = self._implementations("nodekit_limit")
@@ -175,6 +177,32 @@ class Hooks:
                     "plugin %s failed in nodekit_admit; the request is refused", implementation.plugin_name
                 )
                 raise Refusal("Admission failed") from error
+
+    @property
+    def chain_address(self) -> str | None:
+        """Address of the node on a chain, as the first plugin that takes subscriptions has it. None: no plugin does."""
+        addresses = [getattr(implementation.plugin, "chain_address", "") for implementation in self._subscription]
+        return next(iter(addresses), None)
+
+    async def subscribe(self, request: SubscriptionRequest, identity: Identity) -> None:
+        """Ask plugins until one takes the subscription. Raise its `Refusal` or `Unavailable`; one that fails refuses.
+
+        Raise the `Refusal` ``Chain not enabled`` if none takes it.
+        """
+        for implementation in self._subscription:
+            try:
+                taken: object = await self._call(implementation, request=request, identity=identity)
+                if not isinstance(taken, bool):
+                    raise TypeError(f"it answered {taken!r:.200}; return True once the subscription is kept, or False")
+            except (Refusal, Unavailable):
+                raise
+            except Exception as error:
+                name = implementation.plugin_name
+                logger.exception("plugin %s failed in nodekit_subscription; the subscription is refused", name)
+                raise Refusal("Admission failed") from error
+            if taken:
+                return
+        raise Refusal("Chain not enabled")
 
     @property
     def step(self) -> "Callable[[Step, Job, StepCall], Awaitable[ContainerOutput]] | None":

@@ -21,6 +21,7 @@ from nodekit.model.events import Event, StoreCall
 from nodekit.model.identity import Connection, Identity
 from nodekit.model.job import Job, JobRequest
 from nodekit.model.limits import ClientLimits
+from nodekit.model.subscription import SubscriptionRequest
 
 if TYPE_CHECKING:
     from nodekit.node.node import Node
@@ -80,6 +81,33 @@ class Admits(Protocol):
                 async def nodekit_admit(self, request):
                     if request.client == "203.0.113.7":
                         raise Refusal("Not today", client=request.client)
+        """
+
+
+class TakesSubscriptions(Protocol):
+    """Plugin that takes subscriptions from clients, and takes part in a chain."""
+
+    @property
+    def chain_address(self) -> str:
+        """Address of the node on the chain, for clients to read in ``/info``. Empty while it has none."""
+        return ""
+
+    @abstractmethod
+    async def nodekit_subscription(self, request: SubscriptionRequest, identity: Identity, node: "Node") -> bool:
+        """Take a subscription: check it, keep it durably, and only then return True. Return False to leave it.
+
+        The first plugin that takes it wins. Raise `Refusal` if the subscription is not acceptable, `Unavailable` if
+        that cannot be said now. Any other exception or answer refuses it. If no plugin takes it, it is refused with
+        ``Chain not enabled``. The client gets no id: the plugin works on the subscription from here on, for example by
+        jobs of its own (`Node.submit`). Guards are not asked about it, only about those jobs.
+
+        Example::
+
+            class Subscriptions:
+                async def nodekit_subscription(self, request, node):
+                    subscription = self.checked(request)
+                    await node.storage("subscriptions").put(subscription.key, subscription.record)
+                    return True
         """
 
 
@@ -256,7 +284,7 @@ class HasRoutes(Protocol):
 HOOKS: Mapping[str, Callable[..., Any]] = {
     name: method
     for protocol in (
-        *(HasLifespan, RunsBeside, Admits, WrapsSteps, Identifies),
+        *(HasLifespan, RunsBeside, Admits, TakesSubscriptions, WrapsSteps, Identifies),
         *(LimitsRequests, LimitsClients, Observes, ObservesStore, ReportsProblems, HasRoutes),
     )
     for name, method in vars(protocol).items()

@@ -17,11 +17,12 @@ from nodekit.model.clock import NodeClock
 from nodekit.model.container import ClientId, GroupId, Location
 from nodekit.model.counting import counted
 from nodekit.model.events import JobAccepted, JobFinished, RequestRefused
-from nodekit.model.identity import OWN_GROUP
+from nodekit.model.identity import OWN_GROUP, Identity
 from nodekit.model.ids import JobIds
 from nodekit.model.job import UNSUCCESSFUL, Job, JobRequest, JobStatus, RetryFrom
 from nodekit.model.limits import ClientLimits, NodeLimits, finite, group_share
 from nodekit.model.queries import JobQuery
+from nodekit.model.subscription import SubscriptionRequest
 from nodekit.node.cluster import Cluster
 from nodekit.node.disk_quota import FULL_RETRY_SECONDS, DiskQuota, StoredRoom
 from nodekit.node.emitter import Emitter
@@ -49,6 +50,7 @@ class Admission:
         ids: JobIds,
         limits: NodeLimits,
         guards: Callable[[JobRequest], Awaitable[None]],
+        subscriptions: Callable[[SubscriptionRequest, Identity], Awaitable[None]],
         client_limits: Callable[[ClientId, GroupId], ClientLimits | None] | None,
         emitter: Emitter,
     ) -> None:
@@ -60,6 +62,7 @@ class Admission:
         self._ids = ids
         self._limits = limits
         self._guards = guards
+        self._subscriptions = subscriptions
         self._client_limits = client_limits
         self._clients = {id: own.over(limits.each_client) for id, own in limits.clients.items()}
         self._share = group_share(limits.max_pending)
@@ -258,8 +261,7 @@ class Admission:
 
     def _no_room(self, request: JobRequest, room: "_Room") -> Unavailable | None:
         if not self.open:
-            retry_after = math.ceil(min(max(self._limits.drain_seconds, 1), LONGEST_RETRY_SECONDS))
-            return Unavailable("the node is draining or has not started", retry_after_seconds=retry_after)
+            return self._closed()
         if not room.total:
             return Unavailable(
                 f"the node holds {counted(self._limits.max_pending, 'unfinished job')}", retry_after_seconds=1
@@ -271,7 +273,21 @@ class Admission:
             return TooManyJobs(text, retry_after_seconds=1)
         return room.disk.objection(request)
 
+    def _closed(self) -> Unavailable:
+        retry_after = math.ceil(min(max(self._limits.drain_seconds, 1), LONGEST_RETRY_SECONDS))
+        return Unavailable("the node is draining or has not started", retry_after_seconds=retry_after)
+
     # -- admission --------------------------------------------------------------------------------
+
+    async def subscribe(self, request: SubscriptionRequest, identity: Identity) -> None:
+        """Hand a subscription to the plugins. Raise `Refusal` or `Unavailable`."""
+        try:
+            if not self.open:
+                raise self._closed()
+            await self._subscriptions(request, identity)
+        except (Refusal, Unavailable) as objection:
+            self._emitter.emit(RequestRefused(identity.client, objection))
+            raise
 
     async def _admit(self, request: JobRequest, room: "_Room", begin: Begin) -> Job | Refusal | Unavailable:
         least = self._limits_of(request).max_priority

@@ -5,11 +5,13 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
+from nodekit.concurrency.budget import Budget
 from nodekit.errors import StoreFailed
 from nodekit.execution.executor import Executor
 from nodekit.foreign_text import printable
 from nodekit.interfaces.component_calls import Running, asked, said
 from nodekit.interfaces.store import JobStore
+from nodekit.model.counting import counted
 from nodekit.model.queries import JobQuery
 from nodekit.node.admission import Admission
 from nodekit.node.cluster import Cluster
@@ -24,11 +26,15 @@ async def diagnosis(
     executor: Executor,
     admission: Admission,
     cluster: Cluster,
+    budget: Budget,
     reported: Iterable[str],
 ) -> Health:
     """Return the node's health. Reasons that stop the node come first, then those `reported` by runners and plugins."""
     up = running.look()
     reasons = [*running.reported(), *cluster.problems(), *reported]
+    if budget.waiting:
+        calls = counted(budget.waiting, "call", "waits", "wait")
+        reasons.append(f"the budget of [node] memory is used up; {calls} for some of it")
     fatal = [] if admission.open else ["the node is draining or has not started"]
     fatal += [*executor.problems.values(), *admission.trouble.reasons]
     if full := admission.disk.full():

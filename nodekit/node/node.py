@@ -27,12 +27,12 @@ from nodekit.interfaces.store import Change, JobStore, Pending, Settlement
 from nodekit.interfaces.transport import Transport
 from nodekit.model.clock import Clock, NodeClock, SystemClock
 from nodekit.model.container import ClientId, Container, ContainerId, GroupId, JobId, Location
-from nodekit.model.counting import counted
 from nodekit.model.events import JobFinished
 from nodekit.model.identity import Connection, Identity, works_for
 from nodekit.model.job import Held, Job, JobRequest, JobStatus, Outcome, RetryFrom, StepRecord
 from nodekit.model.limits import DEFAULTS, NodeLimits
 from nodekit.model.queries import EVERY_JOB, JobFields, JobQuery, Page
+from nodekit.model.subscription import SubscriptionRequest
 from nodekit.node.admission import kept_or_raise
 from nodekit.node.cluster_page import cluster_page
 from nodekit.node.diagnosis import diagnosis
@@ -155,6 +155,13 @@ class Node:
         If the client has used an idempotency key before, the answer is the job of that time; nothing is admitted.
         """
         return await self._admission.take(requests)
+
+    async def subscribe(self, request: SubscriptionRequest, identity: Identity) -> None:
+        """Hand a subscription to the plugins. Once this returns, one of them keeps it durably.
+
+        Raise `Refusal` if a plugin objects, or if none takes it (``Chain not enabled``); `Unavailable` if not now.
+        """
+        await self._admission.subscribe(request, identity)
 
     @asynccontextmanager
     async def stream(self, request: JobRequest) -> AsyncIterator[JobStream]:
@@ -291,8 +298,7 @@ class Node:
         Transports call this before they look at a request. Raise `Unauthorized`, `Forbidden`, and `NodekitError` if a
         plugin fails.
         """
-        identity = await self._hooks.identify(connection)
-        return identity or Identity(client=connection.client, address=connection.address)
+        return await self._hooks.identify(connection) or Identity(client=connection.client, address=connection.address)
 
     async def held(self, ids: Sequence[JobId]) -> Mapping[JobId, Held]:
         """Return the calls of containers that are under way right now, for those of the jobs that have one.
@@ -363,6 +369,11 @@ class Node:
         return sorted(running if here else running | self._cluster.elsewhere)
 
     @property
+    def chain_address(self) -> str | None:
+        """Address of the node on a chain, empty while it has none. None: no plugin takes subscriptions."""
+        return self._hooks.chain_address
+
+    @property
     def in_flight(self) -> int:
         """Number of jobs that run right now, streams included."""
         return self._executor.running
@@ -379,16 +390,10 @@ class Node:
         return await store_state(self._store)
 
     async def resources(self, model_id: str | None = None) -> Mapping[ContainerId, msgspec.Raw]:
-        """Return the descriptions of this node's running containers as JSON.
-
-        Containers that fail or take over 3 s are left out.
-        """
+        """Return JSON about this node's running containers. Those that fail or take over 3 s are left out."""
         return await describe(self._runners, self._running.look(), model_id, self._describing)
 
     async def health(self) -> Health:
         """Check that store and executor work and that a container can be called. It reads the store once."""
-        reported = list(self._hooks.problems())
-        if self.budget.waiting:
-            calls = counted(self.budget.waiting, "call", "waits", "wait")
-            reported.append(f"the budget of [node] memory is used up; {calls} for some of it")
-        return await diagnosis(self._store, self._running, self._executor, self._admission, self._cluster, reported)
+        parts = self._store, self._running, self._executor, self._admission, self._cluster, self.budget
+        return await diagnosis(*parts, self._hooks.problems())

@@ -66,6 +66,7 @@ class Wiring:
             ids=self.ids,
             limits=limits,
             guards=hooks.admit,
+            subscriptions=hooks.subscribe,
             client_limits=hooks.client_limits,
             emitter=self.emitter,
         )

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from nodekit import Container, ContainerId, JobRequest, Node, Provider, Refusal
+from nodekit import Container, ContainerId, JobRequest, Location, Node, Provider, Refusal
 
 __all__ = ["Guardian", "GuardianConfig", "GuardianRules", "provider", "rules"]
 
@@ -18,7 +18,8 @@ class GuardianRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """The rules of one container.
 
     - `external`: True if it may be the first container of a job.
-    - `allowed_ips`: Addresses and networks (CIDR, v4 and v6) that may use it; empty: all.
+    - `allowed_ips`: Addresses and networks (CIDR, v4 and v6) that may use it; empty: all. Jobs whose results go to a
+      chain come from no address.
     - `generates_proofs`: True if it may be the last container of a job that requires a proof.
     """
 
@@ -74,6 +75,8 @@ class Guardian:
             raise Refusal("First container must be external", first_container=names[0])
         if request.requires_proof and names and names[-1] in rules and not rules[names[-1]].generates_proofs:
             raise Refusal("Container does not generate proof", container=names[-1])
+        if request.destination is Location.ONCHAIN:  # work for a contract, whose address a plugin has checked
+            return
         for name, rule in rules.items():
             if not rule.allows(request.address):
                 raise Refusal("Container not allowed for address", container=name, address=request.address or "")

@@ -104,6 +104,15 @@ def said(struct: msgspec.Struct) -> dict[str, Any]:
     return {name: plain(value) for name, value in msgspec.structs.asdict(struct).items() if value is not None}
 
 
+def without_empty(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings without empty texts, which stand for a setting that is not given."""
+    return {
+        key: without_empty(value) if is_table(value) else value
+        for key, value in settings.items()
+        if value != "" and not (isinstance(value, Secret) and not value.reveal())
+    }
+
+
 def plain(value: Any) -> Any:
     """Return a value that a table can hold: Structs and other mappings become dicts, tuples become lists."""
     if isinstance(value, msgspec.Struct):

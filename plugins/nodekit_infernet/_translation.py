@@ -9,14 +9,14 @@ import msgspec
 from nodekit import Secret, counted
 from nodekit_infernet._config import Redis
 from nodekit_infernet._containers import add_runners
-from nodekit_infernet._draft import Draft, is_provided, said, without_secrets
+from nodekit_infernet._draft import Draft, is_provided, said, without_empty, without_secrets
 from nodekit_infernet._reading import Read
 from nodekit_infernet._toml import inline
 
 JOBS = "jobs.db"
 NO_CHAIN = (
-    "chain.enabled: on-chain subscriptions are not served yet. No chain plugin is installed, so this node serves "
-    "off-chain jobs only; it watches no chain, signs nothing, and refuses subscriptions."
+    "chain.enabled: no chain plugin is installed, so on-chain subscriptions are not served: this node serves off-chain "
+    "jobs only, watches no chain, signs nothing, and refuses subscriptions. To serve them: pip install nodekit-chain."
 )
 NO_ROOM = (
     "jobs cannot be kept in {jobs} beside this file: this user cannot write there, in {folder}. Copy the file into a "
@@ -89,7 +89,7 @@ def _add_redis(draft: Draft) -> None:
     draft.tables["store"] = {"use": "redis", "url": url, "durability": "none"}
     draft.secret("store.url", "redis", "REDIS_URL", url)
     draft.notice("store", ON_REDIS)
-    if (draft.read.path.absolute().parent / JOBS).exists():
+    if os.path.exists(draft.read.path.absolute().parent / JOBS):
         draft.warn("store", LEFT_BEHIND.format(jobs=JOBS))
 
 
@@ -164,13 +164,21 @@ def _add_plugins(draft: Draft, *, chain: bool) -> None:
 
 def _add_chain(draft: Draft, plugins: list[dict[str, Any]]) -> None:
     where = f"plugins[{len(plugins)}]"
-    settings = said(draft.read.config.chain)
+    settings = without_empty(said(draft.read.config.chain))
     del settings["enabled"]
+    if "rpc_url" in settings:
+        settings["rpc_url"] = [settings["rpc_url"]]
     plugins.append({"use": "chain", **settings})
     draft.origin(where, "chain")
+    draft.comment(where, "rpc_url may name further endpoints, which are used while the first one fails.")
+    draft.notice(
+        where,
+        "chain: subscriptions are served by nodekit-chain; docs/how-to/serve-subscriptions.md says what differs.",
+    )
     if key := settings.get("wallet", {}).get("private_key"):
         draft.secret(f"{where}.wallet.private_key", "chain.wallet.private_key", "CHAIN_PRIVATE_KEY", key)
     if "rpc_url" in settings:
+        draft.origin(f"{where}.rpc_url[0]", "chain.rpc_url")
         draft.copy(f"{where}.rpc_url", "chain.rpc_url")
 
 

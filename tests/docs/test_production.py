@@ -17,9 +17,14 @@ PARTS = {
     ", …",
     "delete something, or keep fewer finished jobs",
     "the table of jobs",
+    "a page",
+    "a page that new jobs need",
     "a page with finished jobs, which cannot be deleted,",
+    "a part that each job needs",
     "the list of free pages",
     "a call to … broke off, and it does not answer",
+    "no block was seen yet",
+    "the last block was seen … s ago",
 }
 """Texts that come only within another reason."""
 

@@ -17,6 +17,7 @@ PACKAGES = {
     "pgbouncer": "pgbouncer",
     "haproxy": "haproxy",
     "redis-server": "redis-server",
+    "npm": "nodejs npm",
 }
 PATH = os.environ.get("PATH", os.defpath) + ":/usr/local/sbin:/usr/sbin:/sbin"
 _VERSIONS = Path("/usr/lib/postgresql")

@@ -503,6 +503,7 @@ BREAKS = (
     Break(http.DecodesPayloads, "test_digits_and_duplicate_keys_pass_unchanged"),
     Break(http.IsAlwaysWell, "test_health_says_what_is_wrong_and_whether_anything_works"),
     Break(http.ShowsItsInside, "test_a_fault_is_500_that_shows_nothing_of_the_inside"),
+    Break(http.TakesNoSubscriptions, "test_subscriptions_go_to_the_plugin_that_takes_them"),
     Break(http.RefusesAsOthersDo, "test_refusals_are_verbatim_and_in_their_order"),
     Break(http.TakesBodiesOfAnySize, "test_a_body_over_the_limit_is_413_whether_it_says_its_length_or_not"),
     Break(http.TakesJsonOfAnyDepth, "test_what_is_no_json_is_400_also_for_a_whole_batch"),

@@ -123,7 +123,7 @@ def core_violations(one: Import) -> Iterator[str]:
 def contrib_test_violations(root: Path) -> Iterator[str]:
     """Yield the imports that tests of contrib may not have: they use what an author elsewhere can use."""
     for module, tree in contrib_tests(root).items():
-        own = {folder.name for folder in (root / Path(module).parents[1]).glob("nodekit_*")}
+        own = {folder.name for folder in root.joinpath(*Path(module).parts[:2]).glob("nodekit_*")}
         for one in imports(module, tree):
             top = one.target.partition(".")[0]
             if top == "nodekit":

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from nodekit import NodeTables, Secret
 
-REGISTRY_PASSWORD, WALLET_KEY, BEARER = "correct horse", "0x5ec4e7", "battery staple"
+REGISTRY_PASSWORD, WALLET_KEY, BEARER = "correct horse", "0x" + "5ec4e7" * 10 + "beef", "battery staple"
 SECRETS = (REGISTRY_PASSWORD, WALLET_KEY, BEARER)
 
 CONTAINER: Mapping[str, Any] = {
@@ -23,8 +23,8 @@ CONTAINER: Mapping[str, Any] = {
     "gpu": False,
     "accepted_payments": {"0x0000000000000000000000000000000000000000": 10**20},
     "allowed_ips": ["127.0.0.1/8", "::1"],
-    "allowed_addresses": ["0x01"],
-    "allowed_delegate_addresses": ["0x02"],
+    "allowed_addresses": ["0x" + "01" * 20],
+    "allowed_delegate_addresses": ["0x" + "02" * 20],
     "description": "says hello",
     "command": "--bind=0.0.0.0:3000 --name 'two words'",
     "env": {"NUMBER": 3, "FLAG": True, "TEXT": 'quotes " and\nlines', "NOTHING": None},
@@ -47,11 +47,11 @@ def full(
             "enabled": True,
             "rpc_url": "http://127.0.0.1:8545",
             "trail_head_blocks": 5,
-            "registry_address": "0xabc",
+            "registry_address": "0x" + "ab" * 20,
             "wallet": {
                 "max_gas_limit": 5_000_000,
                 "private_key": WALLET_KEY,
-                "payment_address": "0xdef",
+                "payment_address": "0x" + "de" * 20,
                 "allowed_sim_errors": ["not enough balance"],
             },
             "snapshot_sync": {"sleep": 1.5, "batch_size": 200, "starting_sub_id": 1, "sync_period": 0.5},

@@ -15,6 +15,7 @@ from nodekit import (
     NotFailed,
     Refusal,
     StoreFailed,
+    SubscriptionRequest,
     Unavailable,
     __version__,
     default_group,
@@ -24,6 +25,7 @@ from nodekit_asgi.api.audit import audited, audited_read
 from nodekit_asgi.api.job_events import KEEP_ALIVE, event_stream, events_seen, seen_all
 from nodekit_asgi.api.job_replies import histories_reply, job_reply, jobs_reply, make_room
 from nodekit_asgi.api.listing import listed_client, listing
+from nodekit_asgi.api.subscriptions import subscribed
 from nodekit_asgi.api.waiting import wait_for
 from nodekit_asgi.http.headers import asked_urgency, idempotency_key, urgency, wait_seconds
 from nodekit_asgi.http.messages import LIVE, Header, HttpError, Reply, Request, error_reply, json_reply
@@ -31,6 +33,7 @@ from nodekit_asgi.wire.history import wire_history
 from nodekit_asgi.wire.jobs import (
     NO_SUCH_JOB,
     WireAccepted,
+    WireSubscribed,
     batch_item,
     job_id,
     read_item,
@@ -54,7 +57,7 @@ async def info(request: Request, node: Node) -> Reply:
             version=__version__,
             containers=[wire_container(c) for id, c in node.containers.items() if id in running],
             pending=WirePending(pending.offchain, pending.onchain),
-            chain=WireChain(enabled=False, address=""),
+            chain=WireChain(enabled=node.chain_address is not None, address=node.chain_address or ""),
         )
     )
 
@@ -73,7 +76,13 @@ async def live(request: Request, node: Node) -> Reply:
 
 
 async def submit(request: Request, node: Node) -> Reply:
-    return await _accepted(request, node, await node.submit(await read_item(request)))
+    asked = await read_item(request)
+    if not isinstance(asked, SubscriptionRequest):
+        return await _accepted(request, node, await node.submit(asked))
+    (answer,) = await subscribed(request, node, [asked])
+    if isinstance(answer, NodekitError):
+        raise answer
+    return json_reply(answer)
 
 
 async def retry(request: Request, node: Node) -> Reply:
@@ -130,17 +139,22 @@ async def _accepted(request: Request, node: Node, kept: Job) -> Reply:
 async def submit_batch(request: Request, node: Node) -> Reply:
     priority = urgency(request)
     items = [batch_item(item, request, priority) for item in await read_items(request)]
-    answers = iter(await node.submit_many([item for item in items if isinstance(item, JobRequest)]))
-    results = [next(answers) if isinstance(item, JobRequest) else item for item in items]
+    jobs = iter(await node.submit_many([item for item in items if isinstance(item, JobRequest)]))
+    kept = iter(await subscribed(request, node, [item for item in items if isinstance(item, SubscriptionRequest)]))
+    results = [
+        next(jobs) if isinstance(item, JobRequest) else item if isinstance(item, str) else next(kept) for item in items
+    ]
     unavailable = [result for result in results if isinstance(result, Unavailable)]
-    if unavailable and not any(isinstance(result, Job) for result in results):
+    if unavailable and not any(isinstance(result, Job | WireSubscribed) for result in results):
         raise unavailable[0]
     return json_reply([_answer(result) for result in results])
 
 
-def _answer(result: Job | NodekitError | str) -> WireAccepted | WireErrorReply:
+def _answer(result: Job | WireSubscribed | NodekitError | str) -> WireAccepted | WireSubscribed | WireErrorReply:
     if isinstance(result, Job):
         return WireAccepted(result.id)
+    if isinstance(result, WireSubscribed):
+        return result
     if isinstance(result, Refusal) and result.params:
         return WireErrorReply(result.reason, result.params)
     return WireErrorReply(str(result))

@@ -3,9 +3,9 @@
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
-from nodekit import JobStream, Node
+from nodekit import JobStream, Node, Refusal, SubscriptionRequest
 from nodekit_asgi.http.messages import LIVE, HttpError, Reply, Request
-from nodekit_asgi.wire.jobs import read_item
+from nodekit_asgi.wire.jobs import NO_STREAM, read_item
 
 
 async def stream(request: Request, node: Node) -> Reply:
@@ -15,6 +15,10 @@ async def stream(request: Request, node: Node) -> Reply:
     if request.values(b"idempotency-key"):
         raise HttpError(400, "Idempotency-Key: is not taken for a stream, which cannot be given again")
     asked = await read_item(request)
+    if isinstance(asked, SubscriptionRequest):
+        if node.chain_address is None:
+            raise Refusal("Chain not enabled")
+        raise HttpError(405, NO_STREAM, headers=[(b"allow", b"POST, OPTIONS")])
     held = AsyncExitStack()
     begun = await held.enter_async_context(node.stream(asked))
     del asked  # it may be large, and the stream long

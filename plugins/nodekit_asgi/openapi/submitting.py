@@ -19,7 +19,7 @@ from nodekit_asgi.openapi.shared import (
     errors,
 )
 from nodekit_asgi.wire.fields import JOB_ID
-from nodekit_asgi.wire.jobs import WireAccepted, WireJob, WireRequest
+from nodekit_asgi.wire.jobs import NO_STREAM, WireAccepted, WireJob, WireRequest, WireSubscribed
 from nodekit_asgi.wire.node import WireErrorReply
 
 READERS = ("getJobs", "getJob", "cancelJob", "followJob", "retryJob")
@@ -69,8 +69,11 @@ OPERATIONS: Mapping[Key, Operation] = {
         answers={
             **WITH_BODY,
             200: Answer(
-                "The id of the job. With `Prefer: wait`, the finished job.",
-                Content({"anyOf": [WireAccepted, WireJob]}, {"accepted": _ACCEPTED, "finished": _FINISHED}),
+                "The id of the job. With `Prefer: wait`, the finished job. For a subscription, an empty object.",
+                Content(
+                    {"anyOf": [WireAccepted, WireJob, WireSubscribed]},
+                    {"accepted": _ACCEPTED, "finished": _FINISHED, "subscribed": {}},
+                ),
                 ("Preference-Applied",),
                 READERS,
             ),
@@ -99,9 +102,9 @@ OPERATIONS: Mapping[Key, Operation] = {
         answers={
             **WITH_BODY,
             200: Answer(
-                "For each item, in the same order, the id of its job or its error.",
+                "For each item, in the same order, the id of its job or its error; an empty object for a subscription.",
                 Content(
-                    {"type": "array", "items": {"anyOf": [WireAccepted, WireErrorReply]}},
+                    {"type": "array", "items": {"anyOf": [WireAccepted, WireErrorReply, WireSubscribed]}},
                     {"mixed": [_ACCEPTED, error("Container not supported", container="lower")], "none": []},
                 ),
             ),
@@ -134,6 +137,7 @@ OPERATIONS: Mapping[Key, Operation] = {
                 Content(None, media_type="application/octet-stream"),
             ),
             400: REFUSED,
+            405: errors("A subscription has no stream.", subscription=error(NO_STREAM)),
             413: TOO_LARGE,
             429: TOO_MANY,
             500: FAULT,

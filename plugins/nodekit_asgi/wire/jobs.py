@@ -20,9 +20,9 @@ from nodekit import (
     InvalidPayload,
     JobId,
     JobRequest,
-    Refusal,
     ResultStatus,
     RetryFrom,
+    SubscriptionRequest,
     counted,
 )
 from nodekit import parse_json as parse_any_json
@@ -37,13 +37,14 @@ LONG_DIGEST_BYTES = 1 << 20
 """Size above which a digest is made off the event loop, because it takes milliseconds."""
 
 NO_SUCH_JOB = "no such job"
+NO_STREAM = "a subscription has no stream: send it to /api/jobs"
 
 
 class WireRequest(msgspec.Struct, frozen=True):
     """A job request: containers that are called one after another. The output of each is the input of the next.
 
-    Other fields are ignored. A delegated subscription, which has `signature` and `subscription`, is refused with
-    `Chain not enabled` unless the node takes part in a chain.
+    Other fields are ignored. A delegated subscription has `signature` and `subscription`, and the reply to one is an
+    empty object. It is refused with `Chain not enabled` unless the node takes part in a chain.
     """
 
     containers: Annotated[
@@ -75,6 +76,10 @@ class WireAccepted(msgspec.Struct, frozen=True):
     """The id of an accepted job. The job is stored, and can be read."""
 
     id: JobIdField
+
+
+class WireSubscribed(msgspec.Struct, frozen=True):
+    """The node keeps a delegated subscription and works on it. It has no id: its results go to the chain."""
 
 
 class WireReport(msgspec.Struct, frozen=True):
@@ -144,12 +149,14 @@ _report: msgspec.json.Decoder[_Report] = msgspec.json.Decoder(_Report)
 _retry: msgspec.json.Decoder[WireRetry] = msgspec.json.Decoder(WireRetry)
 
 
-async def read_item(request: Request) -> JobRequest:
-    """Read the body as one job request."""
+async def read_item(request: Request) -> JobRequest | SubscriptionRequest:
+    """Read the body as one job request, or as a subscription."""
     key = idempotency_key(request)
     body = await request.body()
     asked = job_request(await _parse(body, _item, request.limits), request, urgency(request))
-    return asked if key is None else replace(asked, idempotency_key=key, body_digest=await _digest(body))
+    if key is None or isinstance(asked, SubscriptionRequest):
+        return asked
+    return replace(asked, idempotency_key=key, body_digest=await _digest(body))
 
 
 async def read_retry(request: Request, id: JobId) -> tuple[RetryFrom, str]:
@@ -182,16 +189,14 @@ async def read_report(request: Request) -> WireReport:
     return report
 
 
-def batch_item(item: Raw, request: Request, priority: int) -> JobRequest | str | Refusal:
-    """Return an item of a batch as a job request, or the error in it."""
+def batch_item(item: Raw, request: Request, priority: int) -> JobRequest | SubscriptionRequest | str:
+    """Return an item of a batch as a request, or the error in it."""
     try:
         return job_request(_item.decode(item), request, priority)
     except msgspec.DecodeError as error:
         return _explain(str(error))
     except HttpError as error:
         return str(error)
-    except Refusal as refusal:
-        return refusal
 
 
 async def _digest(body: bytes | bytearray) -> str:
@@ -223,10 +228,14 @@ def _containers(array: Raw, most: int) -> list[str]:
         raise HttpError(400, _explain(str(error), "containers")) from error
 
 
-def job_request(wire: _Request, request: Request, priority: int) -> JobRequest:
-    """Build a job request. Raise `HttpError` for a missing or wrong field, `Refusal` for a subscription."""
+def job_request(wire: _Request, request: Request, priority: int) -> JobRequest | SubscriptionRequest:
+    """Build the request for a job or for a subscription. Raise `HttpError` for a missing or wrong field."""
     if wire.signature is not UNSET and wire.subscription is not UNSET:
-        raise Refusal("Chain not enabled")
+        return SubscriptionRequest(
+            signature=wire.signature.copy(),
+            subscription=wire.subscription.copy(),
+            data=None if wire.data is UNSET else wire.data.copy(),
+        )
     if wire.containers is UNSET:
         raise HttpError(400, "containers: is missing; expected an array of container ids")
     containers = _containers(wire.containers, request.limits.max_steps)

@@ -117,6 +117,17 @@ class BelievesOneOfTwoFramings(Unread):
     header = b"content-length"
 
 
+class TakesNoSubscriptions(Sound):
+    """Reads the fields of a job only."""
+
+    async def between(self, app: Any, scope: Any, receive: Any, send: Any) -> None:
+        async def received() -> Any:
+            message = await receive()
+            return {**message, "body": message.get("body", b"").replace(b'"signature"', b'"unsigned!"')}
+
+        await app({**scope, "extensions": {}}, received, send)
+
+
 class OtherQuery(Sound):
     """Reads another query."""
 

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 from components import SwitchRunner, make_node
+from msgspec.structs import replace
 
-from nodekit import CompositionError, Container, Job, JobRequest, Refusal, encode_payload
+from nodekit import CompositionError, Container, Job, JobRequest, Location, Refusal, encode_payload
 from nodekit_guardian import Guardian, GuardianRules, rules
 
 pytestmark = pytest.mark.anyio
@@ -62,6 +63,15 @@ async def test_every_step_is_checked_for_the_address() -> None:
         assert await refusal(node, asking("a", "near", address="10.2.0.1")) is None
         refused = await refusal(node, asking("near", "a", "other", address="10.2.0.1"))
         assert refused == ("Container not allowed for address", {"container": "other", "address": "10.2.0.1"})
+
+
+async def test_work_for_a_chain_has_no_address() -> None:
+    async with guarded(a=rules(allowed_ips=("10.0.0.0/8",)), inner=rules(external=False)) as node:
+        work = replace(asking("a", address=None), origin=Location.ONCHAIN, destination=Location.ONCHAIN)
+        assert await refusal(node, work) is None
+        assert await refusal(node, replace(work, destination=Location.OFFCHAIN)) is not None
+        reason, _ = await refusal(node, replace(work, containers=("inner",))) or ("", {})
+        assert reason == "First container must be external"
 
 
 async def test_refusals_come_in_their_order() -> None:

@@ -4,7 +4,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from infernet_configs import BEARER, CONTAINER, REGISTRY_PASSWORD, SECRETS, container, full, revealed, without, written
+from infernet_configs import (
+    BEARER,
+    CONTAINER,
+    REGISTRY_PASSWORD,
+    SECRETS,
+    WALLET_KEY,
+    container,
+    full,
+    revealed,
+    without,
+    written,
+)
 
 from nodekit import CompositionError, NodeTables, load_node
 from nodekit.config.formats import read_tables
@@ -279,13 +290,13 @@ def test_where_it_is_offered_the_chain_gets_its_settings(read: Any) -> None:
     tables = read(full()).tables
     assert revealed(tables["plugins"][2]) == {
         "use": "chain",
-        "rpc_url": "http://127.0.0.1:8545",
+        "rpc_url": ["http://127.0.0.1:8545"],
         "trail_head_blocks": 5,
-        "registry_address": "0xabc",
+        "registry_address": "0x" + "ab" * 20,
         "wallet": {
             "max_gas_limit": 5_000_000,
-            "private_key": ("secret", "0x5ec4e7"),
-            "payment_address": "0xdef",
+            "private_key": ("secret", WALLET_KEY),
+            "payment_address": "0x" + "de" * 20,
             "allowed_sim_errors": ["not enough balance"],
         },
         "snapshot_sync": {"sleep": 1.5, "batch_size": 200, "starting_sub_id": 1, "sync_period": 0.5},
@@ -294,10 +305,27 @@ def test_where_it_is_offered_the_chain_gets_its_settings(read: Any) -> None:
         container(read(full())).items()
         >= {
             "accepted_payments": CONTAINER["accepted_payments"],
-            "allowed_addresses": ["0x01"],
-            "allowed_delegate_addresses": ["0x02"],
+            "allowed_addresses": ["0x" + "01" * 20],
+            "allowed_delegate_addresses": ["0x" + "02" * 20],
         }.items()
     )
+
+
+@pytest.mark.usefixtures("chain")
+def test_empty_texts_of_the_chain_are_settings_that_are_not_given(read: Any) -> None:
+    config = full()
+    config["chain"]["wallet"] |= {"payment_address": "", "private_key": ""}
+    config["chain"]["rpc_url"] = ""
+    chain = read(config).tables["plugins"][2]
+    assert "rpc_url" not in chain
+    assert set(chain["wallet"]) == {"max_gas_limit", "allowed_sim_errors"}
+
+
+@pytest.mark.usefixtures("chain")
+def test_where_it_is_offered_nothing_warns_of_a_chain_that_is_not_served(read: Any) -> None:
+    file = read(full())
+    assert not about(file, "chain.enabled")
+    assert len(about(file, "chain: subscriptions are served by nodekit-chain")) == 1
 
 
 @pytest.mark.usefixtures("chain")
@@ -320,7 +348,7 @@ def test_notices_say_what_differs_each_once(read: Any) -> None:
         "server.port: listens on all addresses (0.0.0.0:4000)",
         "server.rate_limit: 40 requests in 3600 s",
         "redis: jobs are kept there",
-        "chain.enabled: on-chain subscriptions are not served yet",
+        "chain.enabled: no chain plugin is installed",
         "forward_stats: no telemetry is ever sent",
         "containers[0].port: 3000 is not kept",
         "containers[0].env: NOTHING is null",
@@ -332,7 +360,7 @@ def test_notices_say_what_differs_each_once(read: Any) -> None:
 
 def test_a_node_that_starts_sums_them_up_in_one_line_and_the_chain_comes_first(tmp_path: Path, read: Any) -> None:
     file = read(full())
-    assert file.notices[0].startswith("chain.enabled: on-chain subscriptions are not served yet")
+    assert file.notices[0].startswith("chain.enabled: no chain plugin is installed")
     assert file.summary[0] == file.notices[0]
     (rest,) = file.summary[1:]
     assert rest.startswith(f"{len(file.notices) - 1} settings mean something else here than in Infernet")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from chance import given
 from hypothesis import strategies as st
-from infernet_configs import SECRETS, configs, followed, full, revealed, written
+from infernet_configs import SECRETS, configs, followed, full, revealed, without, written
 from served import NODEKIT, nodekit
 
 from nodekit import CompositionError, load_node
@@ -137,7 +137,7 @@ def test_comments_say_what_was_dropped_renamed_and_defaulted(tmp_path: Path) -> 
 
 
 def test_the_command_writes_a_node_file_that_composes_once_its_secrets_are_set(tmp_path: Path) -> None:
-    done = nodekit("migrate", written(tmp_path, full(managed=False)))
+    done = nodekit("migrate", written(tmp_path, without(full(managed=False), "chain")))
     assert done.returncode == 0
     assert done.stderr.splitlines() == [
         f"set BEARER_HELLO to containers[0].bearer of {tmp_path}/config.json",
@@ -152,7 +152,7 @@ def test_the_command_writes_a_node_file_that_composes_once_its_secrets_are_set(t
 
 
 def test_the_command_writes_files_that_only_the_owner_reads_and_overwrites_none(tmp_path: Path) -> None:
-    file, output = written(tmp_path, full(managed=False)), tmp_path / "new.toml"
+    file, output = written(tmp_path, without(full(managed=False), "chain")), tmp_path / "new.toml"
     before = os.umask(0)
     try:
         done = nodekit("migrate", file, "--output", output)

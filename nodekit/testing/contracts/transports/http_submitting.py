@@ -7,7 +7,7 @@ from uuid import UUID
 
 import anyio
 
-from nodekit import ClientLimits, Transport
+from nodekit import ClientLimits, Identity, Refusal, SubscriptionRequest, Transport, Unavailable
 from nodekit.testing.contracts.transports.http_api import HttpBase, asked
 
 OK = b'{"containers":["echo"],"data":{}}'
@@ -92,6 +92,34 @@ BAD_ITEMS: list[Any] = [
 """Items of a batch, each wrong in another way."""
 
 
+HUGE = 2**256 - 1
+"""The largest number of a signature. A transport that turns numbers into floats changes it."""
+
+
+class Subscriptions:
+    """A plugin that takes subscriptions, unless their `period` says otherwise."""
+
+    chain_address = "0x00000000000000000000000000000000000000aa"
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[Any, Any, Any, str]] = []
+
+    async def nodekit_subscription(self, request: SubscriptionRequest, identity: Identity) -> bool:
+        subscription = json.loads(bytes(request.subscription))
+        if subscription.get("period") == 0:
+            raise Refusal("Not for nothing", period=0)
+        if subscription.get("period") == 1:
+            raise Unavailable("the chain does not answer", retry_after_seconds=3)
+        data = None if request.data is None else json.loads(bytes(request.data))
+        self.taken.append((json.loads(bytes(request.signature)), subscription, data, identity.client))
+        return True
+
+
+def subscription(**fields: Any) -> dict[str, Any]:
+    """Make the JSON of a delegated subscription."""
+    return {"signature": {"r": HUGE}, "subscription": {"payment_amount": HUGE, **fields}, "data": {"n": 1}}
+
+
 class HttpSubmitting(HttpBase):
     """Tests of `HttpTransportContract` about jobs that clients submit."""
 
@@ -124,6 +152,27 @@ class HttpSubmitting(HttpBase):
             batch = (await api.post("/api/jobs/batch", [body for body, _, _ in refusals])).json
             assert [(item["error"], item.get("params") or {}) for item in batch] == [row[1:] for row in refusals]
             assert api.served.table.jobs == {}
+
+    async def test_subscriptions_go_to_the_plugin_that_takes_them(self, transport: Transport) -> None:
+        plugin = Subscriptions()
+        async with self.api(transport, plugins=[plugin]) as api:
+            answer = await api.post("/api/jobs", subscription(period=7))
+            assert (answer.status, answer.json) == (200, {})
+            (signature, kept, data, client) = plugin.taken.pop()
+            assert (signature["r"], kept, data) == (HUGE, {"payment_amount": HUGE, "period": 7}, {"n": 1})
+            assert client in (api.address, "unix")
+            answer = await api.post("/api/jobs", subscription(period=0))
+            assert (answer.status, answer.error, answer.params) == (400, "Not for nothing", {"period": 0})
+            answer = await api.post("/api/jobs", subscription(period=1))
+            assert (answer.status, answer.pause_seconds) == (503, 3)
+            items = [asked(), subscription(period=0), subscription(period=8), subscription(period=9), {}]
+            job, refused, first, second, malformed = (await api.post("/api/jobs/batch", items)).json
+            assert (set(job), first, second) == ({"id"}, {}, {})
+            assert (refused["error"], set(malformed)) == ("Not for nothing", {"error"})
+            assert sorted(one["period"] for _, one, _, _ in plugin.taken) == [8, 9]
+            assert (await api.post("/api/jobs/stream", subscription(period=7))).status == 405
+            assert (await api.get("/info")).json["chain"] == {"enabled": True, "address": plugin.chain_address}
+            assert await api.listed() == [job["id"]]
 
     async def test_a_malformed_request_is_400_and_names_its_field(self, transport: Transport) -> None:
         async with self.api(transport) as api:

@@ -1,0 +1,1 @@
+"""The node's account: its key, and the transactions that it sends."""

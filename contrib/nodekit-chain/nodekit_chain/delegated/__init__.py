@@ -1,0 +1,1 @@
+"""Delegated subscriptions: signed requests that clients send over HTTP, checked before the reply."""

@@ -1,0 +1,189 @@
+"""Reservations in the node's wallet while verifiers judge proofs, and the allowance that they need."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import anyio
+import msgspec
+
+from nodekit import NodekitError, PluginStorage, VersionConflict, Write
+from nodekit_chain.payments.paying import balance, balance_question
+from nodekit_chain.protocol.address import Address
+from nodekit_chain.protocol.calls import UnreadableReply
+from nodekit_chain.protocol.contracts import Wallet, WalletFactory
+from nodekit_chain.protocol.reverts import revert_of
+from nodekit_chain.protocol.subscription import Subscription
+from nodekit_chain.rpc.questions import Question, Refused, Rpc, call, quantity, result_bytes
+from nodekit_chain.work.nonces import Nonces
+from nodekit_chain.work.seams import FeesTooHigh, Sender, SignedTransaction, Transaction
+
+UNLIMITED = 2**256 - 1
+"""The allowance that is set. The account owns the wallet, and may spend all of it with or without one."""
+ENOUGH = 2**255
+"""Allowance below which it is set again: one transaction is enough for longer than the node lasts."""
+MARGIN = 1.2
+PATIENCE = 4
+"""Number of times that a transaction is sent with the same fees, before it is replaced."""
+
+_HELD, _APPROVAL = "escrow/", "approval/"
+
+
+class Reservation(msgspec.Struct, frozen=True):
+    """An amount that a proof holds back, or may."""
+
+    token: Address
+    amount: int
+
+
+class Approval(msgspec.Struct, frozen=True):
+    """The transaction that sets the allowance of a token. It was stored before it was sent.
+
+    - `sent`: Number of times that it was sent with these fees.
+    """
+
+    hash: str
+    raw: bytes
+    nonce: int
+    gas: int
+    max_fee: int
+    priority_fee: int
+    sent: int = 1
+
+
+class Escrow:
+    """The reservations in the node's wallet.
+
+    The coordinator locks a payment in the node's wallet while a verifier judges the proof for it. Reservations are
+    stored, so that another node of the cluster, or a later life of this one, goes on with them.
+    """
+
+    def __init__(
+        self, storage: PluginStorage, rpc: Rpc, sender: Sender, nonces: Nonces, *, wallet: Address, factory: Address
+    ) -> None:
+        self._storage, self._rpc, self._sender, self._nonces = storage, rpc, sender, nonces
+        self._wallet, self._factory = wallet, factory
+        self._lock = anyio.Lock()
+
+    async def reserve(self, key: str, subscription: Subscription) -> str | None:
+        """Reserve the payment of a subscription under a key, once. Return why that is not possible now, or None.
+
+        Raise the errors of the RPC and of the store.
+        """
+        token, amount = subscription.payment_token, subscription.payment_amount
+        async with self._lock:
+            reserved = await self._reserved()
+            others = sum(one.amount for held, one in reserved.items() if held != key and one.token == token)
+            replies = await self._rpc.batch(
+                [
+                    call(self._factory, WalletFactory.is_valid_wallet.encode(self._wallet)),
+                    call(self._wallet, Wallet.owner.encode()),
+                    call(self._wallet, Wallet.allowance.encode(self._sender.address, token)),
+                    balance_question(token, self._wallet),
+                ]
+            )
+            try:
+                valid = WalletFactory.is_valid_wallet.decode_one(result_bytes(replies[0]))
+                owner = Wallet.owner.decode_one(result_bytes(replies[1]))
+                allowance = Wallet.allowance.decode_one(result_bytes(replies[2]))
+                has = balance(token, replies[3])
+            except (Refused, UnreadableReply) as error:
+                return f"payment_address {self._wallet} is no wallet of this chain: {error}"
+            if not valid:
+                return f"payment_address {self._wallet} was not made by the chain's wallet factory"
+            if owner != self._sender.address:
+                return f"the wallet {self._wallet} belongs to {owner}, not to the node's account; proofs need its own"
+            if has < others + amount:
+                free = max(0, has - others)
+                return f"the wallet {self._wallet} has {free} of {token} free, and a proof holds back {amount}; fund it"
+            if key not in reserved:
+                await self._storage.put(f"{_HELD}{key}", msgspec.json.encode(Reservation(token, amount)))
+            return None if allowance >= ENOUGH else await self._approve(token)
+
+    async def release(self, key: str) -> None:
+        """Free what was reserved under a key, if anything was."""
+        await self._storage.delete(f"{_HELD}{key}")
+
+    async def _reserved(self) -> dict[str, Reservation]:
+        found: dict[str, Reservation] = {}
+        place: str | None = None
+        while page := await self._storage.scan(_HELD, after=place):
+            for record in page:
+                found[record.key.removeprefix(_HELD)] = msgspec.json.decode(record.value, type=Reservation)
+            place = page[-1].key
+        return found
+
+    # -- the allowance ----------------------------------------------------------------------------
+
+    async def _approve(self, token: Address) -> str | None:
+        """Send the transaction that sets the allowance, or send it again. Return what is waited for."""
+        key = f"{_APPROVAL}{token}"
+        record = await self._storage.get(key)
+        data = Wallet.approve.encode(self._sender.address, token, UNLIMITED)
+        waiting = f"the allowance of {token} in the wallet {self._wallet} is being set"
+        if record is not None:
+            approval = msgspec.json.decode(record.value, type=Approval)
+            if await self._is_open(approval):
+                await self._again(key, record.version, approval, data)
+                return waiting
+        version = 0 if record is None else record.version
+        try:
+            gas = await self._gas(data)
+            transaction = Transaction(self._wallet, data, gas)
+            await self._sender.send(transaction, partial(self._keep, key, version))
+        except (FeesTooHigh, _Reverted) as problem:
+            return f"{waiting}: {problem}"
+        return waiting
+
+    async def _is_open(self, approval: Approval) -> bool:
+        """Return False if its nonce is used: the allowance was set, and used up or taken back."""
+        (reply,) = await self._rpc.batch([Question("eth_getTransactionCount", (self._sender.address, "latest"))])
+        return quantity(reply) <= approval.nonce
+
+    async def _again(self, key: str, version: int, approval: Approval, data: bytes) -> None:
+        """Send it again, at last with higher fees."""
+        if approval.sent < PATIENCE:
+            again = msgspec.structs.replace(approval, sent=approval.sent + 1)
+            await self._storage.put(key, msgspec.json.encode(again), expect=version)
+            await self._broadcast(approval)
+            return
+        old = SignedTransaction(
+            nonce=approval.nonce,
+            hash=approval.hash,
+            raw=approval.raw,
+            gas=approval.gas,
+            max_fee=approval.max_fee,
+            priority_fee=approval.priority_fee,
+        )
+        try:
+            transaction = Transaction(self._wallet, data, approval.gas)
+            await self._sender.replace(transaction, old, partial(self._keep, key, version))
+        except FeesTooHigh:
+            await self._broadcast(approval)
+
+    async def _broadcast(self, approval: Approval) -> None:
+        """Send it to the endpoints. One that knows it refuses it, which is no error."""
+        await self._rpc.batch([Question("eth_sendRawTransaction", (f"0x{approval.raw.hex()}",))])
+
+    async def _keep(self, key: str, version: int, signed: SignedTransaction) -> None:
+        approval = Approval(signed.hash, signed.raw, signed.nonce, signed.gas, signed.max_fee, signed.priority_fee)
+        write = Write(key, msgspec.json.encode(approval), version)
+
+        async def change(writes: Sequence[Write]) -> Any:
+            try:
+                await self._storage.batch([write, *writes])
+            except VersionConflict as conflict:
+                raise NodekitError("another node signs for the account at the same time") from conflict
+
+        await self._nonces.keep(signed.nonce, change)
+
+    async def _gas(self, data: bytes) -> int:
+        message = {"from": self._sender.address, "to": self._wallet, "data": f"0x{data.hex()}"}
+        (reply,) = await self._rpc.batch([Question("eth_estimateGas", (message,))])
+        if isinstance(reply, Refused):
+            raise _Reverted(f"the wallet refuses it: {revert_of(reply.data) if reply.data else reply}")
+        return int(quantity(reply) * MARGIN)
+
+
+class _Reverted(NodekitError):
+    """The wallet refuses to set an allowance."""

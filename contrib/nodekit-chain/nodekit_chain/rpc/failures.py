@@ -1,0 +1,61 @@
+"""Failures of endpoints, and for how long one is left alone after each. Pure."""
+
+from collections.abc import Callable
+from enum import StrEnum
+
+from nodekit import NodekitError
+
+FIRST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 60.0
+LONGEST_ASKED_SECONDS = 600.0
+"""Longest pause that an endpoint may ask for."""
+
+
+class Failure(StrEnum):
+    """Kinds of failures.
+
+    - `REFUSED`: No connection.
+    - `SILENT`: No answer in time.
+    - `BUSY`: Too many requests (429, or an error that says so).
+    - `STATUS`: Another HTTP status.
+    - `GARBAGE`: An answer that cannot be understood.
+    - `WRONG_CHAIN`: An endpoint of another chain.
+    """
+
+    REFUSED = "refused"
+    SILENT = "silent"
+    BUSY = "busy"
+    STATUS = "status"
+    GARBAGE = "garbage"
+    WRONG_CHAIN = "wrong chain"
+
+
+class EndpointFailed(NodekitError):
+    """An endpoint did not answer as it should.
+
+    - `retry_after`: Seconds for which it asks to be left alone.
+    """
+
+    def __init__(self, failure: Failure, text: str, retry_after: float = 0.0) -> None:
+        self.failure, self.retry_after = failure, retry_after
+        super().__init__(text)
+
+
+class NoEndpoint(NodekitError):
+    """No endpoint answers. The message names each and its failure.
+
+    - `retry_after`: Seconds until one of them is asked again.
+    """
+
+    def __init__(self, text: str, retry_after: float) -> None:
+        self.retry_after = retry_after
+        super().__init__(text)
+
+
+def pause_seconds(failures: int, retry_after: float, random: Callable[[], float]) -> float:
+    """Return for how long an endpoint is left alone after so many failures in a row.
+
+    The pause doubles, with a random part so that nodes that failed together do not come back together.
+    """
+    longest = min(FIRST_PAUSE_SECONDS * 2.0 ** min(failures - 1, 16), LONGEST_PAUSE_SECONDS)
+    return max(longest * (0.5 + random() / 2), min(retry_after, LONGEST_ASKED_SECONDS))

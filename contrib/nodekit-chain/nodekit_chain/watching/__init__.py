@@ -1,0 +1,1 @@
+"""The watch over a chain: its blocks, and the subscriptions that are in them."""

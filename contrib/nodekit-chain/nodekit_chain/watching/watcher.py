@@ -1,0 +1,195 @@
+"""The watch: new blocks, forks, and the subscriptions in them. One request while nothing happens, two with a block."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import anyio
+import msgspec
+
+from nodekit import NodekitError
+from nodekit_chain.protocol.address import Address
+from nodekit_chain.protocol.calls import UnreadableReply
+from nodekit_chain.protocol.contracts import Coordinator, Reader
+from nodekit_chain.protocol.subscription import Subscription
+from nodekit_chain.rpc.questions import Question, Refused, Rpc, call, result, result_bytes
+from nodekit_chain.watching.blocks import Block, BlockWindow
+from nodekit_chain.watching.catalogue import Catalogue
+
+logger = logging.getLogger("nodekit.chain")
+
+MOST_LOG_BLOCKS = 1000
+"""Number of blocks whose logs are asked for at once. After more, all subscriptions are read again."""
+COMPARED = 32
+"""Number of hashes that are compared in one request when a fork is followed back."""
+
+
+class WatchSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings of the watch.
+
+    - `trail_head_blocks`: Number of blocks by which the watch stays behind the newest one.
+    - `starting_sub_id`: Subscriptions up to this id are not looked at.
+    - `batch_size`: Number of subscriptions that one request reads.
+    - `sleep_seconds`: Pause between two such requests.
+    """
+
+    trail_head_blocks: int = 1
+    starting_sub_id: int = 0
+    batch_size: int = 500
+    sleep_seconds: float = 1.0
+
+
+class View(msgspec.Struct, frozen=True):
+    """The chain at one moment.
+
+    - `latest`: Newest block; calls and transactions refer to it.
+    - `trail`: Block in which subscriptions were read.
+    - `fork`: Number of the last common block, if blocks above it have left the chain; else None.
+    """
+
+    latest: Block
+    trail: Block
+    fork: int | None = None
+
+
+class Watcher:
+    """The subscriptions of one coordinator, read block by block into a `catalogue`."""
+
+    def __init__(self, rpc: Rpc, coordinator: Address, reader: Address, settings: WatchSettings) -> None:
+        self._rpc, self._coordinator, self._reader, self._settings = rpc, coordinator, reader, settings
+        self.catalogue = Catalogue()
+        self.head_id = settings.starting_sub_id
+        """Newest id that was read."""
+        self.view: View | None = None
+        self._window = BlockWindow()
+        self._fork: int | None = None
+        """Last common block of a fork that no view has told of yet."""
+
+    async def look(self) -> View | None:
+        """Look at the newest block. Return the view if it is a new one, with all its subscriptions read.
+
+        Raise a `NodekitError` if the endpoints fail. Then nothing is lost: the next call begins at the same place.
+        """
+        (reply,) = await self._rpc.batch([Question("eth_getBlockByNumber", ("latest", False))])
+        latest = Block.of(result(reply))
+        if latest is None:
+            raise NodekitError("the RPC endpoint has no block yet")
+        if self.view is not None and latest.hash == self.view.latest.hash:
+            return None
+        return await self._follow(latest)
+
+    async def _follow(self, latest: Block) -> View | None:
+        trail_number = max(0, latest.number - self._settings.trail_head_blocks)
+        known = self._window.at_most(trail_number)
+        if known is not None and trail_number - known > MOST_LOG_BLOCKS:
+            self._begin_anew()
+            known = None
+        replies = await self._rpc.batch(self._questions(known, trail_number))
+        before = Block.of(result(replies[1]))
+        if known is not None and (before is None or before.hash != self._window.hashes[known]):
+            known = await self._unwind()
+            replies = await self._rpc.batch(self._questions(known, trail_number))
+        elif trail_number < self._window.newest:
+            return None  # an endpoint that is behind the one before
+        if (trail := Block.of(result(replies[0]))) is None:
+            raise NodekitError(f"the RPC endpoint has no block {trail_number}, but named block {latest.number}")
+        await self._read_changes(replies, trail)
+        self._window.add(trail)
+        self.view, self._fork = View(latest, trail, self._fork), None
+        return self.view
+
+    def _questions(self, known: int | None, trail: int) -> list[Question]:
+        """Return the questions for the blocks after `known`, the newest one that was looked at."""
+        first = trail + 1 if known is None else known + 1
+        cancelled = {
+            "address": self._coordinator,
+            "topics": [f"0x{Coordinator.cancelled.topic.hex()}"],
+            "fromBlock": hex(first),
+            "toBlock": hex(trail),
+        }
+        return [
+            Question("eth_getBlockByNumber", (hex(trail), False)),
+            Question("eth_getBlockByNumber", (hex(trail if known is None else known), False)),
+            call(self._coordinator, Coordinator.id.encode(), trail),
+            *([Question("eth_getLogs", (cancelled,))] if first <= trail else []),
+        ]
+
+    # -- subscriptions ----------------------------------------------------------------------------
+
+    async def _read_changes(self, replies: Sequence[Any], trail: Block) -> None:
+        head = Coordinator.id.decode_one(result_bytes(replies[2])) - 1
+        await self._read(range(self.head_id + 1, head + 1), trail.number)
+        for log in result(replies[3]) if len(replies) > 3 else ():
+            self._cancelled(log)
+
+    def _cancelled(self, log: Any) -> None:
+        try:
+            topics = [bytes.fromhex(topic[2:]) for topic in log["topics"]]
+            (id,) = Coordinator.cancelled.decode(topics, b"")
+            self.catalogue.cancel(id, int(log["blockNumber"], 16))
+        except (NodekitError, LookupError, TypeError, ValueError):
+            logger.warning("a log of the coordinator cannot be understood and is left out: %s", str(log)[:300])
+
+    async def _read(self, ids: range, block: int) -> None:
+        size = self._settings.batch_size
+        for start in range(ids.start, ids.stop, size):
+            if start > ids.start:
+                await anyio.sleep(self._settings.sleep_seconds)
+            await self._read_rows(range(start, min(start + size, ids.stop)), block)
+            self.head_id = min(start + size, ids.stop) - 1
+
+    async def _read_rows(self, ids: range, block: int) -> None:
+        """Read subscriptions together; if that is refused or makes no sense, in halves, and at last one by one."""
+        data = Reader.read_subscription_batch.encode(ids.start, ids.stop)
+        (reply,) = await self._rpc.batch([call(self._reader, data, block)])
+        try:
+            rows = Reader.read_subscription_batch.decode_one(result_bytes(reply))
+            subscriptions = list(map(Subscription.from_row, rows))
+            if len(subscriptions) != len(ids):
+                raise UnreadableReply(f"{len(ids)} subscriptions were asked for, {len(subscriptions)} came")
+        except (Refused, UnreadableReply, TypeError, ValueError) as error:
+            if len(ids) > 1:
+                middle = ids.start + len(ids) // 2
+                await self._read_rows(range(ids.start, middle), block)
+                await self._read_rows(range(middle, ids.stop), block)
+                return
+            logger.warning("subscription %d cannot be understood and is set aside: %s", ids.start, error)
+            self.catalogue.unread(ids.start, f"it cannot be understood: {error}")
+            return
+        for id, subscription in zip(ids, subscriptions, strict=True):
+            self.catalogue.add(id, subscription, block)
+
+    # -- forks ------------------------------------------------------------------------------------
+
+    async def _unwind(self) -> int | None:
+        """Go back to the last block that the chain still has, and return its number; None: all is read again."""
+        common = await self._common()
+        logger.warning("the chain has left blocks above %d; what was read there is read again", common)
+        self._fork = common if self._fork is None else min(common, self._fork)
+        if common < 0:
+            self._begin_anew()
+            return None
+        (reply,) = await self._rpc.batch([call(self._coordinator, Coordinator.id.encode(), common)])
+        head = Coordinator.id.decode_one(result_bytes(reply)) - 1
+        for id in self.catalogue.unwind(common, head):
+            await self._read_rows(range(id, id + 1), common)
+        self.head_id = min(self.head_id, max(head, self._settings.starting_sub_id))
+        self._window.unwind(common)
+        return common
+
+    def _begin_anew(self) -> None:
+        self._window, self.catalogue, self.head_id = BlockWindow(), Catalogue(), self._settings.starting_sub_id
+
+    async def _common(self) -> int:
+        numbers = sorted(self._window.hashes, reverse=True)
+        for start in range(0, len(numbers), COMPARED):
+            some = numbers[start : start + COMPARED]
+            replies = await self._rpc.batch([Question("eth_getBlockByNumber", (hex(one), False)) for one in some])
+            if (common := self._window.common(_hashes(some, replies))) >= 0:
+                return common
+        return -1
+
+
+def _hashes(numbers: Iterable[int], replies: Iterable[Any]) -> dict[int, str]:
+    blocks = [(number, Block.of(result(reply))) for number, reply in zip(numbers, replies, strict=True)]
+    return {number: block.hash for number, block in blocks if block is not None}

@@ -1,0 +1,183 @@
+"""Deliveries: checked by a simulation, signed, stored, and only then sent."""
+
+import logging
+from functools import partial
+from typing import Any
+
+from nodekit import NodekitError
+from nodekit_chain.protocol.contracts import Coordinator
+from nodekit_chain.protocol.reverts import Remedy, Revert, is_tolerated, revert_of
+from nodekit_chain.rpc.questions import Question, Refused, result
+from nodekit_chain.watching.watcher import View
+from nodekit_chain.work.context import Context
+from nodekit_chain.work.ledger import Entry
+from nodekit_chain.work.nonces import Nonces
+from nodekit_chain.work.records import Sent, State, Work
+from nodekit_chain.work.seams import FeesTooHigh, SignedTransaction, Transaction
+
+logger = logging.getLogger("nodekit.chain")
+
+MARGIN = 1.2
+"""Factor on estimated gas, since other transactions come before."""
+
+
+class TooMuchGas(NodekitError):
+    """A transaction needs more gas than the settings allow."""
+
+
+class Simulated(NodekitError):
+    """A simulated delivery was reverted."""
+
+    def __init__(self, revert: Revert) -> None:
+        self.revert = revert
+        super().__init__(str(revert))
+
+
+class Deliveries:
+    """Sends what records have to deliver."""
+
+    def __init__(self, context: Context, nonces: Nonces) -> None:
+        self._context, self._nonces = context, nonces
+        self.problem = ""
+        """The reason why nothing can be sent now; empty if it can."""
+
+    async def deliver(self, entry: Entry, view: View) -> None:
+        """Simulate the delivery of a record; sign, store and send it."""
+        context, work = self._context, entry.work
+        if work.with_proof and (reason := await context.rules.reserve(work.key, work.subscription)):
+            pause = context.settings.retry_seconds
+            await context.change(entry, work.waiting(reason, context.node.now(), pause))
+            return
+        data = self.data(work)
+        try:
+            gas = await self._gas(data)
+        except Simulated as simulated:
+            await self.refused(entry, simulated.revert, view)
+            return
+        except TooMuchGas as problem:
+            await context.end(entry, State.FAILED, str(problem))
+            return
+        await self._send(entry, view, data, gas, closing=False)
+
+    async def close(self, entry: Entry, view: View) -> None:
+        """End a proof that nobody has judged in time. It is tried again with the next block if that fails."""
+        data = self.closing_data(entry.work)
+        try:
+            gas = await self._gas(data)
+        except (Simulated, TooMuchGas) as problem:
+            logger.warning("the proof of %s cannot be ended: %s", entry.work.key, problem)
+        else:
+            await self._send(entry, view, data, gas, closing=True)
+
+    async def _send(self, entry: Entry, view: View, data: bytes, gas: int, *, closing: bool) -> None:
+        context = self._context
+        transaction = Transaction(context.coordinator, data, gas)
+        try:
+            await context.sender.send(transaction, partial(self._keep, entry, view, closing=closing))
+        except FeesTooHigh as problem:
+            self.problem = f"nothing is sent: {problem}"
+            await context.change(entry, entry.work.waiting(str(problem), context.node.now(), 0.0))
+        else:
+            self.problem = ""
+
+    def data(self, work: Work) -> bytes:
+        """Return the data of a record's transaction."""
+        if work.closing:
+            return self.closing_data(work)
+        return delivery_data(work, self._context.settings.payment_address)
+
+    def closing_data(self, work: Work) -> bytes:
+        """Return the data of the transaction that ends a proof in the node's favour, after its time."""
+        arguments = (work.id, work.interval, self._context.sender.address, True)
+        return Coordinator.finalize_proof_verification.encode(*arguments)
+
+    async def replace(self, entry: Entry, view: View, *, giving_up: bool) -> None:
+        """Sign a transaction again with higher fees; or, `giving_up`, an empty transfer under its nonce."""
+        context, newest = self._context, entry.work.sent[-1]
+        assert entry.work.nonce is not None
+        old = SignedTransaction(
+            nonce=entry.work.nonce,
+            hash=newest.hash,
+            raw=newest.raw,
+            gas=newest.gas,
+            max_fee=newest.max_fee,
+            priority_fee=newest.priority_fee,
+        )
+        if giving_up:
+            transaction = Transaction(context.sender.address, b"", 21_000)
+        else:
+            data = self.data(entry.work)
+            transaction = Transaction(context.coordinator, data, newest.gas)
+        keep = partial(self._keep, entry, view, closing=entry.work.closing, giving_up=giving_up)
+        await context.sender.replace(transaction, old, keep)
+
+    async def fill(self, nonce: int) -> None:
+        """Send an empty transfer under a nonce that was given out, and whose transaction is lost."""
+        nothing = SignedTransaction(nonce=nonce, hash="", raw=b"", gas=0, max_fee=0, priority_fee=0)
+
+        async def keep(signed: SignedTransaction) -> None:
+            """Keep nothing: if it is lost, another one fills the gap."""
+
+        await self._context.sender.replace(Transaction(self._context.sender.address, b"", 21_000), nothing, keep)
+
+    async def _keep(
+        self, entry: Entry, view: View, signed: SignedTransaction, *, closing: bool, giving_up: bool = False
+    ) -> None:
+        sent = Sent(
+            hash=signed.hash,
+            raw=signed.raw,
+            gas=signed.gas,
+            max_fee=signed.max_fee,
+            priority_fee=signed.priority_fee,
+            head=view.latest.number,
+        )
+        account, now = self._context.sender.address, self._context.node.now()
+        work = entry.work.signed(account, signed.nonce, sent, now, closing=closing, giving_up=giving_up)
+        await self._nonces.keep(signed.nonce, partial(self._context.change, entry, work))
+
+    async def refused(self, entry: Entry, revert: Revert, view: View) -> None:
+        """Store what becomes of a record whose delivery was reverted, simulated or mined."""
+        context = self._context
+        if revert.remedy is Remedy.DELIVERED:
+            await context.end(entry, State.DONE, "an earlier transaction has delivered it")
+        elif revert.remedy is Remedy.NEXT:
+            await context.past(entry, revert.name, view.latest.timestamp)
+        elif revert.remedy is Remedy.FINAL:
+            await context.end(entry, State.FAILED, revert.name)
+        else:
+            await context.failed(entry, State.OUTPUT, revert.name)
+
+    async def _gas(self, data: bytes) -> int:
+        """Return the limit of gas for a delivery. Raise `Simulated` or `TooMuchGas`."""
+        context, most = self._context, self._context.settings.max_gas_limit
+        message = {"from": context.sender.address, "to": context.coordinator, "data": f"0x{data.hex()}"}
+        simulated, estimated = await context.rpc.batch(
+            [Question("eth_call", (message, "latest")), Question("eth_estimateGas", (message,))]
+        )
+        for reply in (simulated, estimated):
+            if isinstance(reply, Refused):
+                revert = revert_of(reply.data)
+                if is_tolerated(revert, str(reply), context.settings.allowed_sim_errors):
+                    return most
+                raise Simulated(revert)
+        if (gas := _number(result(estimated))) > most:
+            raise TooMuchGas(f"the delivery needs {gas} gas, more than max_gas_limit allows ({most})")
+        return min(most, int(gas * MARGIN))
+
+
+def delivery_data(work: Work, wallet: str) -> bytes:
+    """Return the data of the transaction that delivers a record's output."""
+    assert work.payload is not None
+    payload = work.payload.input, work.payload.output, work.payload.proof
+    if work.delegation is None:
+        return Coordinator.deliver_compute.encode(work.id, work.interval, *payload, wallet)
+    grant = work.delegation
+    request = (grant.nonce, grant.expiry, work.subscription.row, *grant.signature.row)
+    return Coordinator.deliver_compute_delegatee.encode(*request, work.interval, *payload, wallet)
+
+
+def _number(reply: Any) -> int:
+    try:
+        return int(reply, 16)
+    except (TypeError, ValueError) as error:
+        raise NodekitError(f"the RPC endpoint answered with no number: {str(reply)[:100]}") from error

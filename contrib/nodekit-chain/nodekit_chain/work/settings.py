@@ -1,0 +1,31 @@
+"""Settings of the work."""
+
+import msgspec
+
+from nodekit_chain.protocol.address import ZERO_ADDRESS, Address
+
+
+class WorkSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings of the work.
+
+    - `payment_address`: Wallet contract that is paid.
+    - `max_gas_limit`: Most gas of one transaction; what needs more is not sent.
+    - `allowed_sim_errors`: Parts of error texts. A simulation that fails with one of them is sent nevertheless.
+    - `confirmations`: Number of blocks, its own included, after which a transaction counts for good.
+    - `attempts`: Jobs and transactions that may fail for one result.
+    - `retry_seconds`: Pause after the first failure; it doubles with each further one.
+    - `bump_after_blocks`: Number of blocks after which a transaction that waits is replaced, with higher fees.
+    - `lease_seconds`: Time after which another node takes over from one that died.
+    - `keep_days`: Days for which finished records are kept.
+    """
+
+    payment_address: Address = ZERO_ADDRESS
+    max_gas_limit: int = 5_000_000
+    allowed_sim_errors: tuple[str, ...] = ()
+    confirmations: int = 3
+    attempts: int = 3
+    retry_seconds: float = 5.0
+    bump_after_blocks: int = 3
+    lease_seconds: float = 15.0
+    keep_days: float = 7.0
+    poll_seconds: float = 0.5

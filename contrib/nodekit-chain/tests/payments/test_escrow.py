@@ -1,0 +1,142 @@
+"""Reservations in the node's wallet: concurrent proofs share one allowance, and none locks what another needs."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+import pytest
+from local_chain import CHAIN_ID, Contract, Contracts
+
+from nodekit import PluginStorage
+from nodekit_chain.account.key import AccountKey
+from nodekit_chain.account.sender import AccountSender
+from nodekit_chain.payments.escrow import ENOUGH, Escrow
+from nodekit_chain.protocol.address import ZERO_ADDRESS
+from nodekit_chain.protocol.subscription import Subscription
+from nodekit_chain.rpc.endpoints import Endpoints
+from nodekit_chain.work.nonces import Nonces
+from nodekit_memory import MemoryStore
+
+pytestmark = pytest.mark.anyio
+
+
+class Purse:
+    """The wallet of a node, and its escrow."""
+
+    def __init__(self, contracts: Contracts, storage: PluginStorage, rpc: Endpoints, wei: int = 100) -> None:
+        self.contracts, self.chain, self.storage = contracts, contracts.chain, storage
+        self.rpc = rpc
+        self.sender = AccountSender(rpc, AccountKey.parse(self.chain.new_key()[0]), CHAIN_ID)
+        self.wallet: Contract = contracts.wallet(self.sender.address, wei)
+        self.escrow = self.again()
+
+    def again(self, wallet: str = "") -> Escrow:
+        """Make the escrow of a later life of the node, or of another node on the same store."""
+        return Escrow(
+            self.storage,
+            self.rpc,
+            self.sender,
+            Nonces(self.storage, self.sender.address),
+            wallet=wallet or self.wallet.address,
+            factory=self.contracts.factory.address,
+        )
+
+    @property
+    def allowance(self) -> int:
+        return int(self.wallet.call("allowance", self.sender.address, ZERO_ADDRESS))
+
+    def approvals(self) -> list[dict[str, Any]]:
+        return self.chain.transactions_of(self.sender.address)
+
+
+@pytest.fixture
+async def purse(contracts: Contracts) -> AsyncIterator[Purse]:
+    async with MemoryStore() as store, Endpoints([contracts.chain.url]) as rpc:
+        yield Purse(contracts, store.storage("chain"), rpc)
+
+
+def paying(amount: int, token: str = ZERO_ADDRESS) -> Subscription:
+    owner = "0x" + "11" * 20
+    return Subscription(owner, 1, 0, 1, 1, bytes(32), verifier=owner, payment_amount=amount, payment_token=token)
+
+
+async def test_the_allowance_is_set_once_and_for_all(purse: Purse) -> None:
+    assert "is being set" in (await purse.escrow.reserve("a", paying(40)) or "")
+    assert purse.allowance >= ENOUGH
+    for key in ("a", "b"):
+        assert await purse.escrow.reserve(key, paying(40)) is None
+    assert len(purse.approvals()) == 1
+
+
+async def test_no_more_is_reserved_than_the_wallet_has_and_a_key_counts_once(purse: Purse) -> None:
+    await purse.escrow.reserve("a", paying(60))
+    assert await purse.escrow.reserve("a", paying(60)) is None
+    assert "has 40 of" in (await purse.escrow.reserve("b", paying(41)) or "")
+    assert await purse.escrow.reserve("c", paying(40)) is None
+    await purse.escrow.release("a")
+    assert await purse.escrow.reserve("b", paying(41)) is None
+    await purse.escrow.release("a")  # nothing is reserved under it any more
+
+
+async def test_concurrent_proofs_do_not_overwrite_each_other(purse: Purse) -> None:
+    await purse.escrow.reserve("first", paying(1))
+    objections: dict[str, str | None] = {}
+
+    async def reserve(key: str) -> None:
+        objections[key] = await purse.escrow.reserve(key, paying(25))
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(4):
+            tasks.start_soon(reserve, f"job {number}")
+    assert sorted(text is None for text in objections.values()) == [False, True, True, True]
+    assert len(purse.approvals()) == 1
+
+
+async def test_reservations_outlive_the_node(purse: Purse) -> None:
+    await purse.escrow.reserve("a", paying(60))
+    later = purse.again()
+    assert "has 40 of" in (await later.reserve("b", paying(50)) or "")
+    await later.release("a")
+    assert await purse.escrow.reserve("b", paying(50)) is None
+
+
+async def test_an_allowance_that_waits_for_a_block_is_stored_before_it_is_sent_and_sent_again(purse: Purse) -> None:
+    purse.chain.automine(False)
+    assert "is being set" in (await purse.escrow.reserve("a", paying(1)) or "")
+    first = purse.chain.waiting()
+    purse.chain.drop_transactions()
+    assert "is being set" in (await purse.again().reserve("a", paying(1)) or "")
+    assert [one["hash"] for one in purse.chain.waiting()] == [one["hash"] for one in first]
+    for _ in range(5):  # then it is replaced, under the same nonce, by one that pays more
+        assert await purse.escrow.reserve("a", paying(1)) is not None
+    [replaced] = purse.chain.waiting()
+    assert (replaced["hash"], replaced["nonce"]) != (first[0]["hash"], first[0]["nonce"])
+    assert replaced["nonce"] == first[0]["nonce"]
+    purse.chain.mine()
+    assert await purse.escrow.reserve("a", paying(1)) is None
+    assert len(purse.approvals()) == 1
+
+
+async def test_an_allowance_that_was_taken_back_is_set_again(purse: Purse) -> None:
+    await purse.escrow.reserve("a", paying(1))
+    purse.chain.rpc("anvil_impersonateAccount", purse.sender.address)
+    purse.wallet.send("approve", purse.sender.address, ZERO_ADDRESS, 0, sender=purse.sender.address)
+    assert "is being set" in (await purse.escrow.reserve("a", paying(1)) or "")
+    assert await purse.escrow.reserve("a", paying(1)) is None
+
+
+async def test_tokens_are_counted_apart(purse: Purse) -> None:
+    token = purse.contracts.token()
+    token.send("mint", purse.wallet.address, 7)
+    for key, subscription in (("a", paying(100)), ("b", paying(7, token.address))):
+        await purse.escrow.reserve(key, subscription)
+        assert await purse.escrow.reserve(key, subscription) is None
+    assert "has 0 of" in (await purse.escrow.reserve("c", paying(1, token.address)) or "")
+
+
+async def test_a_wallet_that_is_not_the_nodes_own_is_named(purse: Purse) -> None:
+    foreign = purse.contracts.wallet(purse.chain.owner, 100).address
+    stranger = purse.contracts.consumer().address
+    for wallet, expected in ((foreign, "belongs to"), (stranger, "no wallet of this chain")):
+        assert expected in (await purse.again(wallet).reserve("a", paying(1)) or "")
+    assert purse.approvals() == []
