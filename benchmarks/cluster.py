@@ -27,7 +27,7 @@ from typing import Literal
 import anyio
 
 from nodekit import Container, ContainerOutput, Job, JobRequest, JobStatus, Node, NodeLimits, Step, encode_payload
-from nodekit.embedded.change_feed import Broadcast
+from nodekit.embedded.change_feed import ChangeFeed
 from nodekit.embedded.fair_schedule import Schedule
 from nodekit.testing.builders.components import make_table
 from nodekit.testing.shared_store.engine import Engine
@@ -59,7 +59,7 @@ class CountedSchedule(Schedule):
         return super().take_expired(*args, **kwargs)
 
 
-class CountedBroadcast(Broadcast):
+class CountedFeed(ChangeFeed):
     """The changes, which counts those that are told."""
 
     def __init__(self, counts: Counter[str]) -> None:
@@ -81,15 +81,16 @@ class CountedEngine(Engine):
         self.announced: Counter[int] = Counter()
         """Number of announcements by tenth of a second."""
         self.store._queue._schedule = CountedSchedule(self.counts)
-        self.store._broadcast = CountedBroadcast(self.counts)
+        self.store._feed = feed = CountedFeed(self.counts)
+        self.store._saving._publish = feed.publish
 
     def method(self, name, namespace=""):
         self.counts["calls"] += 1
         self.counts[f"call {name}"] += 1
         return super().method(name, namespace)
 
-    async def claim(self, number, ticket, containers, *wanted):
-        granted = await super().claim(number, ticket, containers, *wanted)
+    async def claim(self, number, ticket, containers, **wanted):
+        granted = await super().claim(number, ticket, containers, **wanted)
         if containers is not None:
             self.counts["claims asked"] += 1
             self.counts["claims given"] += len(granted)

@@ -278,9 +278,8 @@ class Composition:
         if f"{where}.use" in self._of_values:
             return None
         if not is_table(table) or not isinstance(table.get("use"), str):
-            self.problem(
-                where, f'does not say which {kind} it is; add: use = "…", one of {", ".join(sorted(provided(kind)))}'
-            )
+            known = ", ".join(sorted(provided(kind))) or "those that packages provide; none is installed"
+            self.problem(where, f'does not say which {kind} it is; add: use = "…", one of {known}')
             return None
         try:
             return load_provider(kind, str(table["use"]))

@@ -35,6 +35,10 @@ class ChangeFeed:
             for listener in self._of[change.id]:
                 listener.put(change)
 
+    def is_awaited(self, id: JobId) -> bool:
+        """Return True if somebody listens to the changes of this job."""
+        return id in self._of
+
     def subscribe(
         self, ids: Collection[JobId] | None = None
     ) -> AbstractAsyncContextManager[AsyncIterator[Change | None]]:

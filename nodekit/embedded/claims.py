@@ -5,8 +5,10 @@ from types import TracebackType
 
 from nodekit.concurrency.scopes import cancel_scope
 from nodekit.concurrency.signal import Signal
-from nodekit.interfaces.store import Unfinished
+from nodekit.interfaces.store import JobTable, Unfinished
+from nodekit.model.container import JobId
 from nodekit.model.job import Job, StepRecord, result_bytes
+from nodekit.model.queries import JobFields
 
 
 class EmbeddedClaim:
@@ -42,8 +44,13 @@ def number_within(jobs: Sequence[Unfinished], most_bytes: int | None) -> int:
     return _number_within([job.payload_bytes for job in jobs], most_bytes)
 
 
-def steps_within(steps: Sequence[StepRecord], most_bytes: int) -> Sequence[StepRecord]:
-    """Return as many of the first steps as have outputs of `most_bytes` together, at least one if there is any."""
+async def steps_of(table: JobTable, id: JobId, first: int, most_bytes: int) -> Sequence[StepRecord]:
+    """Return steps of a job from `first` on: as many as have outputs of `most_bytes`, at least one if there is any."""
+    if (ask := getattr(table, "steps", None)) is not None:
+        found: Sequence[StepRecord] = await ask(id, first, most_bytes)
+        return found
+    jobs = await table.get([id], fields=JobFields.STEPS)
+    steps = jobs[0].steps[first:] if jobs else ()
     return steps[: _number_within([result_bytes(step.result) for step in steps], most_bytes)]
 
 

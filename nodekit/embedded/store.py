@@ -4,7 +4,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Self, cast
+from typing import Self
 
 import anyio
 from msgspec.structs import replace
@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from nodekit.concurrency.own_tasks import OwnTasks
 from nodekit.concurrency.scopes import cancel_scope
 from nodekit.embedded.change_feed import ChangeFeed
-from nodekit.embedded.claims import EmbeddedClaim, number_within, steps_within
+from nodekit.embedded.claims import EmbeddedClaim, number_within, steps_of
 from nodekit.embedded.counters import Counts
 from nodekit.embedded.ended_jobs import Ended
 from nodekit.embedded.fair_schedule import Wanted
@@ -24,6 +24,7 @@ from nodekit.embedded.recent_jobs import RecentJobs
 from nodekit.embedded.retention import Expiry
 from nodekit.embedded.retries import whole_retry
 from nodekit.embedded.saving import Saving
+from nodekit.embedded.snapshots import Snapshots
 from nodekit.embedded.table_archive import TableArchive
 from nodekit.errors import ClaimLost, StoreFailed
 from nodekit.interfaces.shared_store import QueueState
@@ -46,15 +47,14 @@ class EmbeddedStore:
     """
 
     def __init__(self, table: JobTable, *, clock: Clock | None = None) -> None:
-        self.table = table
-        clock = SystemClock() if clock is None else clock
+        self.table, clock = table, SystemClock() if clock is None else clock
         self._time, self._queue = clock.time, Queue(clock)
         self._unfinished: dict[JobId, Unfinished] = {}
         self._claims: dict[JobId, EmbeddedClaim] = {}
         self._settling: dict[JobId, anyio.Event] = {}
         self._entered, self._loading = False, set[JobId]()
-        self._fresh, self._ended = RecentJobs(), Ended()
         self._feed, self._counts = ChangeFeed(), Counts()
+        self._fresh, self._ended, self._snapshots = RecentJobs(), Ended(), Snapshots(self._claims, self._feed)
         self._finish_numbers, self._expiry = FinishNumbers(self._time), Expiry(table, self._time)
         self._saving = Saving(table, self._finish_numbers, self._feed.publish, self._time)
         self._own, self._interrupted = OwnTasks(), Interrupted(self._settle, self._ended.put)
@@ -227,6 +227,7 @@ class EmbeddedStore:
         claim.job = job
         if job.status.finished:
             claim.lost = True  # for a write that waits behind this one
+            self._snapshots.end(job)
             self._finish(job.id)
 
     async def release(self, claim: Claim, job: Job, *, delay_seconds: float = 0) -> None:
@@ -324,13 +325,10 @@ class EmbeddedStore:
     async def get(
         self, ids: Sequence[JobId], *, client: ClientId | None = None, fields: JobFields = JobFields.ALL
     ) -> list[Job]:
-        return await self.table.get(ids, client=client, fields=fields)
+        return self._snapshots.get(ids, client, fields) or await self.table.get(ids, client=client, fields=fields)
 
     async def steps(self, id: JobId, first: int, most_bytes: int) -> Sequence[StepRecord]:
-        if (steps := getattr(self.table, "steps", None)) is not None:
-            return cast(Sequence[StepRecord], await steps(id, first, most_bytes))
-        jobs = await self.table.get([id], fields=JobFields.STEPS)
-        return steps_within(jobs[0].steps[first:], most_bytes) if jobs else []
+        return await steps_of(self.table, id, first, most_bytes)
 
     async def find(self, query: JobQuery) -> list[JobId]:
         return await self.table.find(self._shown(query))
@@ -351,6 +349,7 @@ class EmbeddedStore:
 
     async def delete(self, ids: Sequence[JobId]) -> int:
         self._expiry.forget()
+        self._snapshots.forget()
         return await self.table.delete(ids)
 
     def archive(self, *, create: bool = False) -> TableArchive:
@@ -358,6 +357,7 @@ class EmbeddedStore:
         return TableArchive(self.table)
 
     async def expire(self, *, finished_before: float | None, keep: int | None, limit: int) -> int:
+        self._snapshots.forget()
         return await self._own.run(self._expiry.expire, finished_before=finished_before, keep=keep, limit=limit)
 
     async def pending(self, groups: Collection[GroupId] = ()) -> Pending:

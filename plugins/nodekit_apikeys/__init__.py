@@ -4,6 +4,7 @@ They are in a file, or in the store of the node. The command `nodekit keys` writ
 they change.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -42,7 +43,7 @@ class ApiKeysConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 def _build(config: ApiKeysConfig) -> ApiKeys:
-    if config.path is not None and config.path.is_dir():
+    if config.path is not None and os.path.isdir(config.path):
         raise CompositionError(Problem("path", f"{config.path} is a folder; name a file"))
     return ApiKeys(config.path, anonymous=config.anonymous, slow_down_seconds=config.slow_down_seconds)
 

@@ -89,7 +89,7 @@ def _add_redis(draft: Draft) -> None:
     draft.tables["store"] = {"use": "redis", "url": url, "durability": "none"}
     draft.secret("store.url", "redis", "REDIS_URL", url)
     draft.notice("store", ON_REDIS)
-    if (draft.read.path.absolute().parent / JOBS).exists():
+    if os.path.exists(draft.read.path.absolute().parent / JOBS):
         draft.warn("store", LEFT_BEHIND.format(jobs=JOBS))
 
 

@@ -110,6 +110,7 @@ class SqliteStore(EmbeddedStore):
         if not create and not os.path.exists(self._path):
             raise StoreFailed(f"there is no file {self._path}; correct the path, or start the node once")
         self._sqlite.damages.remember_all()
+        self._sqlite.rescues = not create
         return super().archive(create=create)
 
     async def verify(self) -> StoreCheck:

@@ -18,7 +18,7 @@ logger = logging.getLogger("nodekit.store")
 
 DAMAGED = "the records of this job in the store are damaged and cannot be read"
 """Text that clients get. It says nothing of what was read, which may be data of somebody else."""
-CURE = "restore a backup, or rescue what can be read: sqlite3 FILE .recover | sqlite3 NEW_FILE"
+CURE = "restore a backup, or rescue what can be read into another store: nodekit store copy FROM TO"
 
 _UNREADABLE = {sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_IOERR_CORRUPTFS}
 _NAMED = 10_000

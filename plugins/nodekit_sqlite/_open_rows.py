@@ -15,6 +15,7 @@ class OpenRow(NamedTuple):
     """
 
     number: int
+    status: str
     size: int
     stored: int
     done: int

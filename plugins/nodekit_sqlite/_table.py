@@ -61,6 +61,8 @@ class SqliteTable:
 
     def __init__(self, path: Path, *, synchronous: str = "FULL", group: int = 512, owned: bool = True) -> None:
         self._synchronous = synchronous
+        self.rescues = False
+        """True to open also a file in which no job could be finished. What can be read of it can be copied."""
         self._owned = owned
         self._file, self.damages = DatabaseFile(path, owned=owned), Damages()
         self._rescue = Rescue(self._file)
@@ -117,7 +119,12 @@ class SqliteTable:
         connection.text_factory = any_text
         upgrade(connection, self._file)
         check_readable(connection)
-        repair_indexes(connection, self.damages)
+        try:
+            repair_indexes(connection, self.damages)
+        except StoreFailed as error:
+            if not self.rescues:
+                raise
+            self.damages.of_part("a part that each job needs", error)
         look_at_start(connection, self.damages)
         self._file.pin(stamp(connection))
 

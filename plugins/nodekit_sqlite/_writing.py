@@ -7,7 +7,7 @@ from typing import Any
 
 from nodekit import Job, JobFields, JobId, StoreFailed
 from nodekit_sqlite._damage import CURE, Damages
-from nodekit_sqlite._many_rows import ROWS, RowsStatement
+from nodekit_sqlite._many_rows import ROWS, RowsStatement, blob
 from nodekit_sqlite._open_rows import OpenRow, OpenRows
 from nodekit_sqlite._places import HIGHEST_JOB, OF_JOB, number_at
 from nodekit_sqlite._reading import select
@@ -35,6 +35,7 @@ _JOBS = RowsStatement(
     """,  # noqa: S608 - marks only
     columns=16,
     large=6,
+    nullable={3, 9, 10, 11},
 )
 _INSERTED = "SELECT number FROM jobs WHERE number BETWEEN ? AND ?"
 _KEPT = "SELECT id FROM jobs WHERE id = ? UNION ALL SELECT id FROM jobs WHERE client = ? AND idempotency_key = ?"
@@ -70,7 +71,7 @@ class Addition:
         """Return the row of the job with this number."""
         job, key = self.job, self.job.request.idempotency_key
         sum = request_sum(number, job.id, key, self.request)
-        return number, job.id, job.client, key, self.request, sum, *self.changing(number, self.size, self.stored)
+        return number, job.id, job.client, key, blob(self.request), sum, *self.changing(number, self.size, self.stored)
 
     def changing(self, number: int, size: int, stored: int) -> Sequence[Any]:
         """Return the columns that change, with their checksum."""
@@ -137,7 +138,7 @@ class Inserts:
                 UPDATES.write(connection, [(number, *new.changing(number, size, stored))])
             self._usage.add(job.group, stored)
             if not job.status.finished:
-                self._rows.put(job.id, OpenRow(number, size, stored, job.ended_steps))
+                self._rows.put(job.id, OpenRow(number, str(job.status), size, stored, job.ended_steps))
         RECORDS.write(connection, records)
 
 

@@ -280,7 +280,7 @@ def test_a_variable_that_is_empty_is_a_warning_that_names_it(logged: Path) -> No
 
 
 def test_a_log_that_cannot_be_a_file_or_has_no_room_is_told(logged: Path) -> None:
-    (logged / "logs" / "node.log").mkdir()
+    os.mkfifo(logged / "logs" / "node.log")
     text = LOGGED.replace("max_file_bytes = 1000", f"max_file_bytes = {1 << 60}")
     assert {one["text"].partition(",")[0] for one in of_file(logged, text)} == {
         f"{logged}/logs/node.log is not a file",

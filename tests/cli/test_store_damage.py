@@ -9,7 +9,7 @@ import anyio
 import msgspec
 import pytest
 from chance import SEED, each_run
-from damage import Damage
+from damage import Damage, ruin
 from every_job import every_job, write_jobs
 from exported_jobs import read_back, rounded
 from planted import nodekit
@@ -72,3 +72,21 @@ def test_whatever_is_damaged_each_command_tells_the_truth(tmp_path: Path, filled
     assert sorted(one.name for one in tmp_path.iterdir() if one.suffix != ".toml") == ["copy.db"] * intact + ["jobs.db"]
     if run("copy", "node.toml", "to.toml")[0]:
         assert whole(run("export", "to.toml")[1])
+
+
+@pytest.mark.parametrize("part", ["usage", "sqlite_sequence", "jobs_open", "jobs_finished", "jobs_of_client"])
+def test_the_cure_that_a_refused_file_is_told_rescues_its_jobs(tmp_path: Path, filled: Filled, part: str) -> None:
+    path = tmp_path / "jobs.db"
+    path.write_bytes(filled.content)
+    ruin(path, part)
+    for name, file in (("FROM", "jobs.db"), ("TO", "to.db")):
+        (tmp_path / name).with_suffix(".toml").write_text(f'[store]\nuse = "sqlite"\npath = "{file}"\n')
+    done = nodekit(tmp_path, "serve", "FROM.toml")
+    command = done.stderr.rstrip().rpartition("nodekit ")[2]
+    assert (done.returncode, command) == (1, "store copy FROM TO")
+    done = nodekit(tmp_path, "store", "copy", "FROM.toml", "TO.toml")
+    assert (done.returncode, f"{len(filled.jobs)} jobs were copied and compared" in done.stdout) == (0, True)
+    exported = nodekit(tmp_path, "store", "export", "TO.toml").stdout
+    assert sorted((read_back(line) for line in exported.splitlines()), key=lambda job: job.id) == [
+        *map(rounded, filled.jobs)
+    ]

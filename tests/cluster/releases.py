@@ -32,9 +32,14 @@ def next_release(folder: Path, package: str) -> Path:
     inside = package.replace("-", "_")
     shutil.copytree(ROOT / "contrib" / package / inside, sources[1] / inside, ignore=_LEFT)
     (sources[0] / VERSION).write_text(f'__version__ = "{NEXT}"\n')
-    if (sources[1] / inside / "_schema.py").exists():
+    if has_tables(package):
         _next_schema(sources[1] / inside)
     return installed(folder / "environment", built(folder / "wheels", *sources))
+
+
+def has_tables(package: str) -> bool:
+    """Return True if the engine of a store has tables, which a release may change."""
+    return (ROOT / "contrib" / package / package.replace("-", "_") / "sql").is_dir()
 
 
 def _next_schema(package: Path) -> None:

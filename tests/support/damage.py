@@ -1,5 +1,8 @@
 """Random damage of a file, as a disk does it."""
 
+import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from random import Random
 
@@ -47,3 +50,13 @@ class Damage:
 
     def copy(self) -> None:
         self._data[self._page()] = self._data[self._page()]
+
+
+def ruin(path: Path, part: str) -> None:
+    """Overwrite the root page of a table or index, or, for the part ``all``, each page but the first."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        pages = dict(connection.execute("SELECT name, rootpage FROM sqlite_master"))
+    with path.open("r+b") as file:
+        file.seek(PAGE if part == "all" else (pages[part] - 1) * PAGE)
+        file.write(os.urandom(path.stat().st_size - PAGE if part == "all" else PAGE))

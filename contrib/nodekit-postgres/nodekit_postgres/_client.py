@@ -51,7 +51,7 @@ class Client:
                 await migrate(connection, config.schema)
             await check_version(connection, config.schema)
             await continue_numbers(connection, config.schema)
-        server = Server(url, config.connect_seconds)
+        server = Server(url, config.connect_seconds, config.lease_seconds)
         self.writes, self.reads = Lines(server, config.connections), Lines(server, config.read_connections)
         self._lease = Lines(server, 1)
         self.session = Session(self._lease, config.lease_seconds, config.seconds_per_call, self.sql)

@@ -49,8 +49,11 @@ ENDING = (errors.AdminShutdown, errors.CannotConnectNow, errors.CrashShutdown)
 class Server:
     """A server, and the lines to it, which learn from each other that it can or cannot be reached."""
 
-    def __init__(self, url: str, connect_seconds: float) -> None:
+    def __init__(self, url: str, connect_seconds: float, idle_seconds: float = 60.0) -> None:
+        """`idle_seconds` is the time after which the server ends a transaction whose client stands still."""
         self.url, self.connect_seconds = url, connect_seconds
+        milliseconds = round(1000 * idle_seconds)  # in each transaction: a pooler passes no settings of connections on
+        self.bound = f"SET LOCAL idle_in_transaction_session_timeout = {milliseconds}".encode()
         self.hurry = Notice()
         """Is set when the server was reached, or when a call waits for a connection: the time to try again."""
         self.lines: list[Lines] = []
@@ -101,6 +104,11 @@ class Lines:
         self.connected, self._tried = Notice(), Notice()
         self._begun = self._failed = 0
         """Number of attempts to connect that have begun, and of the latest one that has failed."""
+
+    @property
+    def bound(self) -> bytes:
+        """Statement with which a transaction begins that has several, so that it does not outlive its client."""
+        return self._server.bound
 
     def start(self, tasks: TaskGroup) -> None:
         """Begin to connect."""
@@ -321,6 +329,7 @@ class Lines:
         """Make writes in one transaction and one round trip. Return False if each has to be made alone."""
         try:
             async with connection.pipeline(), connection.transaction():
+                await connection.execute(self.bound)
                 cursors = [await work.statement.execute(connection, number) for work in works if work.statement]
             for work, cursor in zip(works, cursors, strict=True):
                 work.result = await cursor.fetchall()

@@ -92,6 +92,7 @@ class PostgresStore(Reader):
         async def call(connection: Connection, number: int) -> list[tuple[Any, ...]]:
             rows: list[tuple[Any, ...]] = []
             async with connection.transaction():
+                await connection.execute(self.writes.bound)
                 for part in parts:
                     given = {**added(part), "shard": self.shard(number)}
                     cursor = await connection.execute(self.sql(ADD), given, binary=True)

@@ -1,6 +1,6 @@
-"""What calls of the store cost on a schema with many jobs. `python contrib/nodekit-postgres/tests/scale.py` prints it.
+"""Costs of calls on a schema with many jobs, which `python contrib/nodekit-postgres/tests/scale.py` prints.
 
-The costs are counted by the server (`pg_stat_statements`): statements, pages of tables and indexes that were looked at,
+They are counted by the server (`pg_stat_statements`): statements, pages of tables and indexes that were looked at,
 and bytes of its log. They are the same on a busy machine; only the milliseconds are not.
 """
 

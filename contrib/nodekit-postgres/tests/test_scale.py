@@ -1,4 +1,4 @@
-"""What calls cost on a schema with many jobs, counted by the server: pages of tables and indexes, not time."""
+"""Costs of calls on a schema with many jobs, counted by the server: pages of tables and indexes, not time."""
 
 from collections.abc import Mapping
 from contextlib import AsyncExitStack

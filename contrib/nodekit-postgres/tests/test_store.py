@@ -28,6 +28,7 @@ from nodekit import (
 from nodekit.testing import SEQUENCE, TcpProxy, make_job, succeeded, with_output
 from nodekit_postgres import PostgresConfig, PostgresStore, _client, _lines, provider
 from nodekit_postgres._ear import Ear
+from nodekit_postgres._work import Statement
 
 pytestmark = pytest.mark.anyio
 SOON = 30.0
@@ -388,6 +389,49 @@ async def test_a_claim_that_is_given_up_and_never_answered_is_given_back(databas
             with anyio.fail_after(SOON):
                 [claim] = await near.claim(["echo"], SEQUENCE, 1)
             assert (claim.job, claim.takeovers) == (job, 0)
+
+
+async def test_a_node_that_stands_still_in_a_transaction_costs_no_other_node_its_lease(database: Database) -> None:
+    """Its jobs are taken over but for those that its transaction holds, which are once that has ended."""
+    lease = 2.0
+    with TcpProxy("127.0.0.1", database.server.port) as proxy:
+        far_url = database.url_at(*proxy.address)
+        async with (
+            make_store(far_url, lease_seconds=lease) as far,
+            make_store(database.url, lease_seconds=lease) as near,
+        ):
+            await near.add([make_job("mine"), make_job("echo", id="1"), make_job("echo", id="2")])
+            [mine] = await near.claim(["mine"], SEQUENCE, 1)
+            await far.claim(["echo"], SEQUENCE, 2)
+            async with await psycopg.AsyncConnection.connect(database.url) as transaction:
+                await transaction.execute("SELECT FROM nodekit.live WHERE id = '1' FOR UPDATE")
+                proxy.hang()
+                with anyio.fail_after(SOON):
+                    [claim] = await near.claim(["echo"], SEQUENCE, 1)
+                    assert (claim.job.id, claim.takeovers) == ("2", 1)
+                    beats = "SELECT max(lapses_at) FROM nodekit.sessions"
+                    until = float(database.sql(beats)) + 2 * lease
+                    while float(database.sql(beats)) < until:
+                        await anyio.sleep(0.1)
+                assert not mine.scope.cancel_called
+            with anyio.fail_after(SOON):
+                [claim] = await near.claim(["echo"], SEQUENCE, 1)
+                assert (claim.job.id, claim.takeovers) == ("1", 1)
+            proxy.heal()
+
+
+async def test_a_transaction_whose_node_stands_still_is_ended_by_the_server(database: Database) -> None:
+    async with make_store(database.url, lease_seconds=7.0, connections=1) as store:
+        asked = Statement(b"SELECT current_setting('idle_in_transaction_session_timeout')", lambda number: {})
+        found: list[Any] = []
+
+        async def ask() -> None:
+            found.extend(await store.writes.write(asked, SOON))
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(10):
+                tasks.start_soon(ask)
+        assert ("7s",) in found  # those that shared a transaction
 
 
 async def test_other_nodes_hear_of_jobs_with_any_names(database: Database) -> None:

@@ -24,7 +24,7 @@ class RedisConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     - `sentinels`: Addresses of Sentinels, ``host:port``. They are asked where the primary is whenever a connection is
       made; the host in `url` is then the name that they know it by.
     - `sentinel_password`: Password of the Sentinels, if they have one.
-    - `replicas`: Number of replicas that must have a write before it counts as made (``WAIT``).
+    - `replicas`: Number of replicas that must have what a call wrote or read before it counts (``WAIT``).
     - `prefix`: Name before all keys, in braces: all keys are in one slot of a cluster. Nodes with the same server and
       prefix share their jobs.
     - `durability`: Loss that you accept when the server dies: ``always``: none; ``everysec``: the last second;

@@ -64,7 +64,7 @@ class Lost(StoreFailed):
 
 
 class Unconfirmed(StoreFailed):
-    """The server has a write, and too few replicas have it."""
+    """The server has done a call, and too few replicas have what it wrote or read."""
 
     def __init__(self, trouble: str) -> None:
         text = f"Redis has done it, but too few replicas have it ({trouble}); see `replicas` of the store"

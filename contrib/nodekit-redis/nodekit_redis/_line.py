@@ -54,20 +54,17 @@ class Notice:
 class _Work:
     """Commands of one call that wait to be sent or for their replies."""
 
-    __slots__ = ("commands", "confirms", "done", "dropped", "error", "replies", "seconds", "sent", "undo", "writes")
+    __slots__ = ("commands", "confirms", "done", "dropped", "error", "replies", "seconds", "sent", "undo")
 
     def __init__(
         self,
         commands: Sequence[Command],
         seconds: float,
         undo: Callable[[Replies], None] | None = None,
-        *,
-        writes: bool = False,
         confirms: Sequence["_Work"] = (),
     ) -> None:
-        self.commands, self.seconds, self.undo, self.writes = commands, seconds, undo, writes
-        self.confirms = confirms
-        """Calls that have their replies, and wait for those of these commands: replicas then have what they wrote."""
+        self.commands, self.seconds, self.undo, self.confirms = commands, seconds, undo, confirms
+        """`confirms` are calls with their replies, which wait for those of these commands (`WAIT`)."""
         self.done = asyncio.Event()
         self.sent = self.dropped = False
         self.replies: Replies = []
@@ -85,7 +82,7 @@ class Line:
     """A connection of one purpose. It is made, and made again when it breaks, while the line is open."""
 
     def __init__(self, address: Address, *, connect_seconds: float, replicas: int = 0) -> None:
-        """`replicas` is the number of those that must have a write before its call returns."""
+        """`replicas` is the number of those that must have what a call wrote or read before it returns."""
         self._address, self._connect_seconds, self._replicas = address, connect_seconds, replicas
         self._waiting: deque[_Work] = deque()
         self._in_flight: deque[_Work] = deque()
@@ -111,22 +108,17 @@ class Line:
         tasks.start_soon(self._serve)
 
     async def call(
-        self,
-        commands: Sequence[Command],
-        seconds: float,
-        undo: Callable[[Replies], None] | None = None,
-        *,
-        writes: bool = False,
+        self, commands: Sequence[Command], seconds: float, undo: Callable[[Replies], None] | None = None
     ) -> Replies:
         """Send commands, and return their replies; errors of the server are among them. Raise `StoreFailed`.
 
-        If the caller goes before the replies are there, `undo` gets them. A call that `writes` also waits for replicas.
+        If the caller goes before the replies are there, `undo` gets them.
         """
         if self._closing:
             raise StoreFailed("the store is not entered")
         if not self.up:
             await self._next_try(seconds)
-        work = _Work(commands, seconds, undo, writes=writes)
+        work = _Work(commands, seconds, undo)
         self._waiting.append(work)
         self._arrived.set()
         slow = asyncio.get_running_loop().call_later(seconds, self._give_up, work)
@@ -224,18 +216,18 @@ class Line:
     async def _write(self, connection: Wire) -> None:
         while True:
             arrived = self._arrived.next()
-            packed, written = list[bytes](), list[_Work]()
-            while self._waiting and len(packed) < MOST_AT_ONCE:
+            packed, sent = list[bytes](), list[_Work]()
+            is_free = not (self._replicas and self._in_flight)  # what is sent behind a WAIT is not looked at before it
+            while self._waiting and is_free and len(packed) < MOST_AT_ONCE:
                 work = self._waiting.popleft()
                 if not work.dropped:
                     work.sent = True
                     self._in_flight.append(work)
                     packed += connection.pack_commands(work.commands)
-                    if work.writes and self._replicas:
-                        written.append(work)
-            if written:  # one wait for all of them
-                seconds = min(work.seconds for work in written) / 2
-                confirming = _Work([("WAIT", self._replicas, round(seconds * 1000))], seconds, confirms=written)
+                    sent.append(work)
+            if sent and self._replicas:  # one wait for all of them, also for those that read: what they saw may be lost
+                seconds = min(work.seconds for work in sent) / 3  # a call may come just behind another WAIT
+                confirming = _Work([("WAIT", self._replicas, round(seconds * 1000))], seconds, confirms=sent)
                 self._in_flight.append(confirming)
                 packed += connection.pack_commands(confirming.commands)
             if packed:
@@ -259,11 +251,12 @@ class Line:
                 error = self._unconfirmed(work.replies[0])
                 for one in work.confirms:
                     one.end(error)
-            elif not (work.writes and self._replicas):
+                self._arrived.set()
+            elif not self._replicas:
                 work.end()
 
     def _unconfirmed(self, reply: Any) -> StoreFailed | None:
-        """Return the failure of calls whose writes not all of the replicas have, by the reply to WAIT."""
+        """Return the failure of calls that too few replicas confirm, by the reply to WAIT."""
         if isinstance(reply, int) and reply >= self._replicas:
             return None
         return Unconfirmed(f"{reply} of {self._replicas} replicas" if isinstance(reply, int) else said(reply))

@@ -69,7 +69,7 @@ class Scripts:
                 undo(answer)
 
         while True:
-            replies = await line.call(commands, seconds, undone, writes=name not in READING)
+            replies = await line.call(commands, seconds, undone)
             answer = _answer(replies, in_transaction=bool(before))
             if isinstance(answer, NoScriptError):
                 [loaded] = await line.call([("SCRIPT", "LOAD", self.text(name))], seconds)

@@ -1,4 +1,4 @@
-"""Where commands find keys and change them: a file, or the store of a node file."""
+"""Places in which commands find and change keys: a file, or the store of a node file."""
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager

@@ -19,7 +19,7 @@ from docker import APIClient
 from nodekit import NodekitError, time_limit
 from nodekit_docker.containers.state import Made
 from nodekit_docker.engine.errors import EngineGone, EngineRefused
-from nodekit_docker.engine.find import Place
+from nodekit_docker.engine.find import Place, check_client_config
 from nodekit_docker.engine.threads import Threads
 from nodekit_remote import printable_line
 
@@ -78,6 +78,7 @@ class Engine:
     def client(self) -> Any:
         """Return the blocking client, for use in a thread. Many threads may share it."""
         if self._api is None:
+            check_client_config()
             api: Any = APIClient(
                 base_url=self.place.host,
                 tls=self.place.tls or False,

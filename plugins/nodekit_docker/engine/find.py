@@ -100,7 +100,23 @@ def _of_context() -> Place | None:
 def _rootless_sockets() -> Iterator[Path]:
     if runtime := os.environ.get("XDG_RUNTIME_DIR"):
         yield Path(runtime) / "docker.sock"
-    yield Path.home() / ".docker/run/docker.sock"
+    home = os.path.expanduser("~")  # `Path.home` raises for a user without one, as in some containers
+    if home != "~":
+        yield Path(home) / ".docker/run/docker.sock"
+
+
+def check_client_config() -> None:
+    """Raise `EngineGone` if docker-py would fail on the configuration of Docker's command, which it reads."""
+    from docker import auth as auth_module
+    from docker.utils import config as config_module
+
+    auth: Any = auth_module
+    config: Any = config_module
+    try:
+        auth.load_config(config_dict=config.load_general_config())
+    except Exception as error:  # whatever its JSON makes of it
+        path, cure = str(config.find_config_file()), "correct it, or name another folder by DOCKER_CONFIG"
+        raise EngineGone(f"the file {path} of Docker's command cannot be used: {error!r}; {cure}") from error
 
 
 def _check(place: Place) -> None:

@@ -193,6 +193,22 @@ def test_what_is_not_toml_is_one_problem(tmp_path: Path, text: str) -> None:
     assert "node.toml" in problem
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('[store]\nuse = "memory"\n[store]\n', "the table [store] is there twice (at line 3, column 7); remove one"),
+        ("[a.b]\n[a.b]\n", "the table [a.b] is there twice"),
+        ("[store]\nuse = memory\n", "Invalid value (at line 2, column 7); a text needs quotes"),
+        ("[store]\npath = 1\npath = 2\n", "this key is there already"),
+        ('[store]\npath = "C:\\jobs"\n', "put a text with backslashes in single quotes"),
+        ("[store]\npath\n", "write key = value"),
+    ],
+)
+def test_what_is_not_toml_has_a_cure(tmp_path: Path, text: str, words: str) -> None:
+    (problem,) = problems(tmp_path, text)
+    assert words in problem
+
+
 def test_a_file_that_cannot_be_read_is_one_problem(tmp_path: Path) -> None:
     for path in (tmp_path / "nothing.toml", tmp_path):
         with pytest.raises(CompositionError, match="cannot be read"):

@@ -9,7 +9,7 @@ from pathlib import Path
 import anyio
 import pytest
 from components import functions, until_is
-from damage import PAGE
+from damage import PAGE, ruin
 from msgspec import Raw
 
 from nodekit import Job, JobFinished, JobStatus, Node, StoreFailed, Unavailable
@@ -31,16 +31,6 @@ def anyio_backend() -> str:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "jobs.db"
-
-
-def ruin(path: Path, part: str) -> None:
-    """Overwrite the root page of a table or index, or, for the part ``all``, each page but the first."""
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        pages = dict(connection.execute("SELECT name, rootpage FROM sqlite_master"))
-    with path.open("r+b") as file:
-        file.seek(PAGE if part == "all" else (pages[part] - 1) * PAGE)
-        file.write(os.urandom(path.stat().st_size - PAGE if part == "all" else PAGE))
 
 
 class Observer:

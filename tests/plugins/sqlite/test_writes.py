@@ -10,7 +10,7 @@ import pytest
 from components import settle_down
 from msgspec.structs import replace
 
-from nodekit import Job, JobQuery, JobStatus, Outcome, StoreFailed
+from nodekit import ContainerError, Job, JobQuery, JobStatus, Outcome, StoreFailed
 from nodekit.testing import make_attempt, make_job, succeeded, with_output
 from nodekit_sqlite import SqliteTable
 from nodekit_sqlite._many_rows import LARGE_BYTES, MOST_ROWS, ROWS, RowsStatement
@@ -136,6 +136,35 @@ async def test_any_number_of_jobs_is_written_whole(table: Traced) -> None:
         assert await table.sizes([job.id for job in jobs]) == {job.id: job.payload_bytes for job in jobs}
 
 
+async def test_saves_of_steps_and_of_ends_that_wait_together_are_all_written(table: Traced) -> None:
+    jobs = await table.add([make_job() for _ in range(8)])
+    accepted, begun = jobs[0], [with_output(job) for job in jobs[1:]]
+    await table.together([lambda job=job: table.save(job) for job in begun])  # type: ignore[misc]
+    changed = [with_output(accepted), *map(with_output, begun[:4]), *map(succeeded, begun[4:])]
+    ended = [job for job in changed if job.status.finished]
+    assert await table.together([lambda job=job: table.save(job) for job in changed]) == [None] * 8  # type: ignore[misc]
+    assert await table.get([job.id for job in jobs]) == changed
+    assert await table.find(JobQuery(status={JobStatus.SUCCESS})) == [job.id for job in ended]
+    assert await table.find(JobQuery(status={JobStatus.RUNNING})) == [job.id for job in changed[:5]]
+    unfinished = [entry.id for entry in await table.unfinished()]
+    assert [id for id in unfinished if id in {job.id for job in jobs}] == [job.id for job in changed[:5]]
+    assert await table._readers.call(lambda c: c.execute("PRAGMA integrity_check").fetchall()) == [("ok",)]
+
+
+async def test_a_text_that_is_empty_or_zero_is_stored_as_it_is(table: Traced) -> None:
+    failed = [make_job() for _ in range(2)]
+    await table.add(failed)
+    ends = [
+        replace(job, due=text).finished(Outcome(JobStatus.FAILED, ContainerError(container=text, error=text)), 2.0)
+        for job, text in zip(failed, ("", "0"), strict=True)
+    ]
+    ends = [replace(job, finish_number=number) for number, job in enumerate(ends, 1)]
+    for job in ends:
+        await table.save(job)
+    assert await table.get([job.id for job in ends]) == ends
+    assert not table.damages.jobs
+
+
 async def test_large_payloads_among_small_ones_are_those_of_their_jobs(table: Traced) -> None:
     sizes = 1, 2 * LARGE_BYTES, 1, LARGE_BYTES + 1, LARGE_BYTES - 1, 1
     jobs = [make_job(data={"text": str(n) * size}) for n, size in enumerate(sizes)]
@@ -246,8 +275,8 @@ async def test_rows_are_written_in_pieces_of_few_sizes_and_large_ones_alone() ->
 def test_the_rows_that_were_written_last_are_remembered() -> None:
     rows = OpenRows(most=2)
     for number, id in enumerate("abac"):
-        rows.put(id, OpenRow(number, 0, 0, 0))
-    assert [rows.get(id) for id in "abc"] == [OpenRow(2, 0, 0, 0), None, OpenRow(3, 0, 0, 0)]
+        rows.put(id, OpenRow(number, "running", 0, 0, 0))
+    assert [rows.get(id) for id in "abc"] == [OpenRow(2, "running", 0, 0, 0), None, OpenRow(3, "running", 0, 0, 0)]
     rows.end(committed=True)
     rows.drop("a")
     assert rows.get("a") is None

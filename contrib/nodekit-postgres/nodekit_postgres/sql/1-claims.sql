@@ -130,6 +130,8 @@ $$;
 
 -- Renew a session, and take over the claims of those that are over. Every node does so, again and again.
 -- A node that was cut off itself takes nothing over for a lease, since the others were perhaps cut off, too.
+-- It waits for nobody: a node that stands still may do so in a transaction, which holds some of its jobs. They are taken
+-- over once it has been ended, and its session stays until then.
 CREATE FUNCTION nodekit.beat(p_session uuid, p_lease double precision)
 RETURNS TABLE (
     alive boolean, engine_time double precision, ids bytea[], tokens uuid[], taken_over integer, orphans bytea[]
@@ -139,6 +141,8 @@ DECLARE
     now double precision := nodekit.engine_time();
     steady double precision;
     dead record;
+    free_ids bytea[];
+    free_tokens uuid[];
 BEGIN
     PERFORM nodekit.without_fsync();
     UPDATE nodekit.sessions SET lapses_at = now + p_lease, seen_at = now,
@@ -151,10 +155,14 @@ BEGIN
         FOR dead IN
             SELECT id, seen_at FROM nodekit.sessions WHERE lapses_at < now ORDER BY id FOR UPDATE SKIP LOCKED
         LOOP
-            taken_over := taken_over + 1;
             UPDATE nodekit.members SET session = NULL, seen_at = dead.seen_at WHERE session = dead.id;
-            PERFORM nodekit.requeue(dead.id, NULL, NULL, 1);
-            DELETE FROM nodekit.sessions WHERE id = dead.id;
+            SELECT coalesce(array_agg(id), '{}'), array_agg(token) INTO free_ids, free_tokens FROM (
+                SELECT id, token FROM nodekit.live WHERE session = dead.id ORDER BY id FOR UPDATE SKIP LOCKED
+            ) free;
+            PERFORM nodekit.requeue(dead.id, free_ids, free_tokens, 1);
+            DELETE FROM nodekit.sessions WHERE id = dead.id
+                AND NOT EXISTS (SELECT FROM nodekit.live WHERE session = dead.id);
+            taken_over := taken_over + CASE WHEN FOUND OR cardinality(free_ids) > 0 THEN 1 ELSE 0 END;
         END LOOP;
         DELETE FROM nodekit.members WHERE session IS NULL AND seen_at < now - 3600;
     END IF;

@@ -16,8 +16,7 @@ local total = known + #marks
 if job[1] ~= token then
   drop(known + 1, total)
   if mode == 'finish' and job[4] == token and job[3] == state then
-    call('HSET', key, 'ended_by', token)  -- a write, so that WAIT waits for the earlier one
-    return {1, job[5]}  -- whose answer was lost
+    return {1, job[5]}  -- the answer of an earlier call was lost
   end
   return {0}
 end
