@@ -1,10 +1,12 @@
-"""Jobs that have just ended, in memory as they are stored, so that whoever waits for one need not read it back."""
+"""Jobs in memory as they are stored, so that whoever waits for one need not read it back."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
 from nodekit.embedded.change_feed import ChangeFeed
+from nodekit.embedded.claims import EmbeddedClaim
+from nodekit.embedded.saving import Saving
 from nodekit.model.container import ClientId, JobId
 from nodekit.model.job import Job
 from nodekit.model.queries import JobFields
@@ -14,13 +16,13 @@ MOST_ENDED, MOST_BYTES = 256, 1 << 16
 
 
 class Snapshots:
-    """The jobs that have ended while somebody waited for them.
+    """The jobs that run, and those that have just ended while somebody waited for them.
 
-    Each is given out once, to the one who waited: another process may delete jobs.
+    An ended job is given out once, to the one who waited: another process may delete jobs.
     """
 
-    def __init__(self, feed: ChangeFeed) -> None:
-        self._feed = feed
+    def __init__(self, claims: Mapping[JobId, EmbeddedClaim], feed: ChangeFeed, saving: Saving) -> None:
+        self._claims, self._feed, self._saving = claims, feed, saving
         self._ended: dict[JobId, Job] = {}
 
     def end(self, job: Job) -> None:
@@ -35,7 +37,14 @@ class Snapshots:
         self._ended.clear()
 
     def get(self, ids: Sequence[JobId], client: ClientId | None, fields: JobFields) -> list[Job]:
-        """Return a job with its last step, if it is the only one. Return none if the table has to be asked."""
-        if fields is not JobFields.LAST_STEP or len(ids) != 1 or (job := self._ended.pop(ids[0], None)) is None:
+        """Return these parts of a job, if it is the only one. Return none if the table has to be asked."""
+        if len(ids) != 1 or self._saving.failing:  # then whoever waits has to learn if reads fail, too
             return []
-        return [replace(job, steps=job.steps[-1:])] if client is None or client == job.client else []
+        claim = self._claims.get(ids[0])
+        if fields is JobFields.STATE and claim is not None:
+            job = replace(claim.job, steps=())
+        elif fields is JobFields.LAST_STEP and (found := claim.job if claim else self._ended.pop(ids[0], None)):
+            job = replace(found, steps=found.steps[-1:])
+        else:
+            return []
+        return [job] if client is None or client == job.client else []
