@@ -129,3 +129,16 @@ async def test_thirty_at_once_are_all_delivered(contracts: Contracts) -> None:
             await serving.engine.accept(work(owner, owner.subscription(["echo"]), nonce=nonce))
         await serving.until_final(30)
     assert len(owner.consumer.received()) == len(serving.transactions()) == 30
+
+
+async def test_an_accepted_subscription_is_served_before_the_next_block(
+    contracts: Contracts, chain: LocalChain
+) -> None:
+    owner = Owner(contracts)
+    async with Serving(contracts, {"echo": echo}).running() as serving:
+        with anyio.fail_after(30):
+            while serving.engine.view is None:
+                await anyio.sleep(0.01)
+        chain.automine(False)
+        await serving.engine.accept(work(owner, owner.subscription(["echo"])))
+        await serving.until(lambda records: records[0].state is State.SIGNED, mining=False)

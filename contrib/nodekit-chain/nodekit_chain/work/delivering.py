@@ -2,12 +2,11 @@
 
 import logging
 from functools import partial
-from typing import Any
 
 from nodekit import NodekitError
 from nodekit_chain.protocol.contracts import Coordinator
 from nodekit_chain.protocol.reverts import Remedy, Revert, is_tolerated, revert_of
-from nodekit_chain.rpc.questions import Question, Refused, result
+from nodekit_chain.rpc.questions import Question, Refused, quantity
 from nodekit_chain.watching.watcher import View
 from nodekit_chain.work.context import Context
 from nodekit_chain.work.ledger import Entry
@@ -160,7 +159,7 @@ class Deliveries:
                 if is_tolerated(revert, str(reply), context.settings.allowed_sim_errors):
                     return most
                 raise Simulated(revert)
-        if (gas := _number(result(estimated))) > most:
+        if (gas := quantity(estimated)) > most:
             raise TooMuchGas(f"the delivery needs {gas} gas, more than max_gas_limit allows ({most})")
         return min(most, int(gas * MARGIN))
 
@@ -174,10 +173,3 @@ def delivery_data(work: Work, wallet: str) -> bytes:
     grant = work.delegation
     request = (grant.nonce, grant.expiry, work.subscription.row, *grant.signature.row)
     return Coordinator.deliver_compute_delegatee.encode(*request, work.interval, *payload, wallet)
-
-
-def _number(reply: Any) -> int:
-    try:
-        return int(reply, 16)
-    except (TypeError, ValueError) as error:
-        raise NodekitError(f"the RPC endpoint answered with no number: {str(reply)[:100]}") from error

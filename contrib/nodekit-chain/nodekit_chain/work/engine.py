@@ -126,8 +126,9 @@ class Engine:
 
         Any node of a cluster may do so; the one that leads serves it.
         """
-        created = await self._context.ledger.create(work) is not None
-        self._look_at_all = True
+        if not self.leads:
+            return await self._context.ledger.create(work) is not None
+        created = await self._context.create(work)
         self._wake.set()
         return created
 
@@ -192,6 +193,8 @@ class Engine:
                 if self._undone is not None:
                     await self._block(self._undone)
                 self._undone, self._trouble, self._failures = None, "", 0
+            except Overtaken:  # not raised here: a group of tasks would wrap it
+                self._overtaken = True
             except NodekitError as error:
                 self._failed(error)
                 await anyio.sleep(self._pause())

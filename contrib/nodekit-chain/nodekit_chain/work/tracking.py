@@ -12,7 +12,7 @@ from nodekit import NodekitError
 from nodekit_chain.protocol.contracts import Coordinator
 from nodekit_chain.protocol.keys import delegated_key, node_key
 from nodekit_chain.protocol.reverts import revert_of
-from nodekit_chain.rpc.questions import Question, Refused, call, hex_bytes, result, result_bytes
+from nodekit_chain.rpc.questions import Question, Refused, call, hex_bytes, quantity, result, result_bytes
 from nodekit_chain.watching.catalogue import Catalogue
 from nodekit_chain.watching.watcher import View
 from nodekit_chain.work.context import Context
@@ -70,7 +70,7 @@ class Tracking:
         questions = [self._questions(entry.work) for entry in entries]
         count = Question("eth_getTransactionCount", (self._context.sender.address, "latest"))
         replies = await self._context.rpc.batch([count, *(one for some in questions for one in some)])
-        used, place = int(result(replies[0]), 16), 1
+        used, place = quantity(replies[0]), 1
         again: list[Entry] = []
         for entry, some in zip(entries, questions, strict=True):
             answers = replies[place : place + len(some)]
