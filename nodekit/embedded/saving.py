@@ -28,7 +28,7 @@ class Saving:
         self._table, self._numbers, self._publish, self._time = table, numbers, publish, time
         self._unsure: set[JobId] = set()
         """Jobs whose end could not be written, as the table said; it may have been."""
-        self._failing = False
+        self.failing = False
         """True from a write that failed to the next one that succeeds."""
 
     async def save(self, job: Job) -> Job:
@@ -41,11 +41,11 @@ class Saving:
         except StoreFailed:
             if (ended := await self._ended_by_damage(job)) is not None:
                 return ended
-            if not self._failing:
-                self._failing = True
+            if not self.failing:
+                self.failing = True
                 self._publish(None)  # who waits reads again: nothing else would tell that reads fail, too
             raise
-        self._failing = False
+        self.failing = False
         return saved
 
     async def _ended_by_damage(self, job: Job) -> Job | None:

@@ -6,6 +6,7 @@ from msgspec.structs import replace
 
 from nodekit.embedded.change_feed import ChangeFeed
 from nodekit.embedded.claims import EmbeddedClaim
+from nodekit.embedded.saving import Saving
 from nodekit.model.container import ClientId, JobId
 from nodekit.model.job import Job
 from nodekit.model.queries import JobFields
@@ -20,8 +21,8 @@ class Snapshots:
     An ended job is given out once, to the one who waited: another process may delete jobs.
     """
 
-    def __init__(self, claims: Mapping[JobId, EmbeddedClaim], feed: ChangeFeed) -> None:
-        self._claims, self._feed = claims, feed
+    def __init__(self, claims: Mapping[JobId, EmbeddedClaim], feed: ChangeFeed, saving: Saving) -> None:
+        self._claims, self._feed, self._saving = claims, feed, saving
         self._ended: dict[JobId, Job] = {}
 
     def end(self, job: Job) -> None:
@@ -37,7 +38,7 @@ class Snapshots:
 
     def get(self, ids: Sequence[JobId], client: ClientId | None, fields: JobFields) -> list[Job]:
         """Return these parts of a job, if it is the only one. Return none if the table has to be asked."""
-        if len(ids) != 1:
+        if len(ids) != 1 or self._saving.failing:  # then whoever waits has to learn if reads fail, too
             return []
         claim = self._claims.get(ids[0])
         if fields is JobFields.STATE and claim is not None:

@@ -53,10 +53,10 @@ class EmbeddedStore:
         self._claims: dict[JobId, EmbeddedClaim] = {}
         self._settling: dict[JobId, anyio.Event] = {}
         self._entered, self._loading = False, set[JobId]()
-        self._feed, self._counts = ChangeFeed(), Counts()
-        self._fresh, self._ended, self._snapshots = RecentJobs(), Ended(), Snapshots(self._claims, self._feed)
+        self._fresh, self._ended, self._feed, self._counts = RecentJobs(), Ended(), ChangeFeed(), Counts()
         self._finish_numbers, self._expiry = FinishNumbers(self._time), Expiry(table, self._time)
         self._saving = Saving(table, self._finish_numbers, self._feed.publish, self._time)
+        self._snapshots = Snapshots(self._claims, self._feed, self._saving)
         self._own, self._interrupted = OwnTasks(), Interrupted(self._settle, self._ended.put)
 
     async def __aenter__(self) -> Self:
