@@ -19,51 +19,38 @@ from nodekit import (
     ClaimRoom,
     ClientId,
     ContainerId,
-    GroupId,
     Held,
     Job,
     JobFields,
     JobId,
-    JobQuery,
     JobStatus,
     Member,
     Outcome,
-    Page,
-    Pending,
-    PluginStorage,
     QueueState,
     Settlement,
-    StepRecord,
     StoreFailed,
 )
-from nodekit_redis._address import Command
 from nodekit_redis._checks import Checks
 from nodekit_redis._claiming import Claiming
 from nodekit_redis._cluster import Cluster
-from nodekit_redis._config import RedisConfig, check
+from nodekit_redis._config import RedisConfig
 from nodekit_redis._ear import Ear, News
-from nodekit_redis._engine import Engine
 from nodekit_redis._facts import server_facts
 from nodekit_redis._line import Notice
-from nodekit_redis._reading import Reading
-from nodekit_redis._rows import quoted
+from nodekit_redis._reader import Reader, RedisView
 from nodekit_redis._session import BEATS_PER_LEASE, RedisClaim, Session
-from nodekit_redis._storage import Records
 from nodekit_redis._writing import added, given_back, interrupted, saved, settled
 
-EXPIRED_AT_ONCE = 100
-"""Number of jobs that one script deletes."""
 MOST_TRIES = 50
 
 
-class RedisStore:
+class RedisStore(Reader):
     """A `SharedStore` on a Redis or Valkey server."""
 
     _tasks: TaskGroup
 
     def __init__(self, config: RedisConfig) -> None:
-        check(config)
-        self._config = config
+        super().__init__(config)
         self._entered = False
 
     @property
@@ -73,11 +60,9 @@ class RedisStore:
     # -- entering ---------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        config = self._config
-        self._engine = engine = Engine(config)
+        config, engine = self._config, self._begin()
         self._session = Session(engine.lease_line, engine.scripts, config.lease_seconds, engine.seconds)
         self._session.on_orphans, self._session.on_missed = self._end_streams, self._missed
-        self._reading = Reading(engine.ask, engine.key)
         self._claiming = Claiming(engine, self._reading, self._session, config.look_seconds)
         self._claiming.deaf = lambda: bool(self._ear.problem)
         self._checks = Checks(engine, config.durability, config.lease_seconds)
@@ -128,6 +113,10 @@ class RedisStore:
         self._engine.close()
         self._tasks.cancel_scope.cancel()
         await self._tasks.__aexit__(None, None, None)
+
+    def view(self) -> RedisView:
+        """Return the jobs and the records of plugins beside the nodes (`ViewedStore`)."""
+        return RedisView(self._config)
 
     # -- news -------------------------------------------------------------------------------------
 
@@ -282,63 +271,7 @@ class RedisStore:
         self._ended.append(job)
         self._has_ended.set()
 
-    # -- reading ----------------------------------------------------------------------------------
-
-    async def get(
-        self, ids: Sequence[JobId], *, client: ClientId | None = None, fields: JobFields = JobFields.ALL
-    ) -> list[Job]:
-        return await self._reading.get(ids, client, fields)
-
-    async def steps(self, id: JobId, first: int, most_bytes: int) -> Sequence[StepRecord]:
-        return await self._reading.steps(id, first, most_bytes)
-
-    async def find(self, query: JobQuery) -> list[JobId]:
-        return await self._reading.find(query)
-
-    async def page(self, query: JobQuery) -> Page:
-        return await self._reading.page(query)
-
-    async def sizes(self, ids: Sequence[JobId]) -> Mapping[JobId, int]:
-        return await self._reading.sizes(ids)
-
-    async def delete(self, ids: Sequence[JobId]) -> int:
-        some = list(dict.fromkeys(ids))
-        pieces = [some[first : first + EXPIRED_AT_ONCE] for first in range(0, len(some), EXPIRED_AT_ONCE)]
-        return sum([int(await self._engine.run("delete", piece)) for piece in pieces])
-
-    async def expire(self, *, finished_before: float | None, keep: int | None, limit: int) -> int:
-        before, kept = "" if finished_before is None else repr(finished_before), "" if keep is None else keep
-        deleted = 0
-        while deleted < limit:
-            some = min(EXPIRED_AT_ONCE, limit - deleted)
-            number = int(await self._engine.run("expire", [before, kept, some]))
-            deleted += number
-            if number < some:
-                break
-        return deleted
-
-    async def pending(self, groups: Collection[GroupId] = ()) -> Pending:
-        names = list(groups)
-        fields = [quoted(group) for group in names]
-        commands: list[Command] = [("HMGET", self._engine.key("pending"), "offchain", "onchain")]
-        if fields:
-            commands.append(("HMGET", self._engine.key("groups"), *fields))
-        (offchain, onchain), *rest = await self._engine.ask(commands)
-        counts = {group: int(number) for group, number in zip(names, rest[0], strict=True) if number} if rest else {}
-        return Pending(int(offchain or 0), int(onchain or 0), counts)
-
-    def storage(self, namespace: str) -> PluginStorage:
-        """Return the records of a plugin (`StoringStore`)."""
-        return Records(namespace, self._run, self._one, self._engine_key)
-
-    async def _run(self, script: str, arguments: Sequence[Any]) -> Any:
-        return await self._engine.run(script, arguments)
-
-    async def _one(self, *command: Any) -> Any:
-        return await self._engine.one(*command)
-
-    def _engine_key(self, name: str) -> str:
-        return "{" + self._config.prefix + "}:" + name
+    # -- the server -------------------------------------------------------------------------------
 
     async def facts(self) -> Mapping[str, str | int]:
         """Return facts about the server (`DescribingStore`)."""
