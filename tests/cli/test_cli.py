@@ -213,8 +213,18 @@ async def test_a_port_that_is_taken_is_1_with_one_line_and_no_traceback(file: Pa
             assert second.url is None
 
 
+async def test_a_port_of_another_transport_is_not_the_fault_of_another_process(tmp_path: Path) -> None:
+    transport = f'[[transports]]\nuse = "asgi"\nbind = "127.0.0.1:{free_port()}"\n'
+    async with started(
+        "serve", write(tmp_path, f'[store]\nuse = "memory"\n{transport * 2}'), folder=tmp_path
+    ) as process:
+        assert await process.ended() == 1
+        assert "Address already in use; another transport of this process has it" in process.log
+
+
 @pytest.mark.parametrize(
-    ("bind", "words"), [("nonsense", "host:port"), ("127.0.0.1:99999", "host:port"), ("unix:", "path")]
+    ("bind", "words"),
+    [("nonsense", "host:port"), ("127.0.0.1:99999", "from 0 (a free one) to 65535"), ("unix:", "path")],
 )
 def test_a_wrong_bind_is_a_mistake_of_the_command_line(file: Path, bind: str, words: str) -> None:
     done = nodekit(file.parent, "serve", file, "--bind", bind)

@@ -365,6 +365,8 @@ async def test_everything_works_beside_a_running_node_which_goes_on(file: Path) 
         ]
         assert (await command(file, "backup", file, backup)).returncode == 1
         assert (await command(file, "backup", file, backup, "--force")).returncode == 0
+        [kept] = await lines(file, "backup", file, backup, "--force", "--even-damaged")
+        assert kept.endswith(f"written to {backup}, damaged or not; `nodekit store check` says which")
         assert (await api.post("/api/jobs", {"containers": ["echo"], "data": {}})).status == 200
         served.signal(signal.SIGTERM)
         assert await served.ended() == 0

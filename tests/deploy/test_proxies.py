@@ -401,6 +401,19 @@ async def test_a_node_that_is_gone_is_502_in_json(proxy: Any, tmp_path: Path, ce
         assert answer.headers["Retry-After"] == "5"
 
 
+async def test_below_a_path_nginx_answers_in_json_itself(tmp_path: Path, certified: Path) -> None:
+    def without_a_node(folder: Path, port: int, _: str) -> list[str]:
+        return nginx_path_command(folder, port, f"127.0.0.1:{free_port()}")
+
+    async with behind(without_a_node, tmp_path, certified, path="/node") as api:
+        gone = await api.get("/info")
+        assert (gone.status, gone.error, gone.headers["Retry-After"]) == (502, "the node does not answer", "5")
+        large = await api.call("POST", "/api/jobs", data=io.BytesIO(b" " * (AsgiConfig().max_body_bytes + 1)))
+        assert (large.status, large.error) == (413, "the body is larger than 16 MiB")
+        page = await api.get("/-/page/")
+        assert (page.status, page.error) == (403, "pages of plugins are not served here")
+
+
 @pytest.mark.parametrize("proxy", BELOW.values(), ids=BELOW)
 async def test_a_node_works_below_a_path(proxy: Any, tmp_path: Path, certified: Path) -> None:
     async with behind(proxy, tmp_path, certified, path="/node", plugins=[Page()]) as api:

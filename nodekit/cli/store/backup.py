@@ -35,4 +35,5 @@ def backup(file: str, target: Path, force: bool, even_damaged: bool) -> None:
 
     size = run(file, written)
     with failures(file):
-        click.echo(printable(f"{file}: {counted(size, 'byte', 'was', 'were')} written to {target} and checked"))
+        how = ", damaged or not; `nodekit store check` says which" if even_damaged else " and checked"
+        click.echo(printable(f"{file}: {counted(size, 'byte', 'was', 'were')} written to {target}{how}"))

@@ -48,6 +48,9 @@ def _why_no_tls(address: Address, error: ssl.SSLError) -> str:
         return f"{address.url} does not speak TLS ({error.reason or error}); is its URL {plain}?"
     said = f"the certificate of {address.url} is not accepted: {error.verify_message.rstrip('.')}"
     if error.verify_code in _UNTRUSTED:
+        # OpenSSL says nothing of a file that it could not open.
+        if (file := os.environ.get("SSL_CERT_FILE")) and not os.access(file, os.R_OK):
+            return f"{said}; SSL_CERT_FILE names {file}, which is not there or may not be read by this user"
         return f"{said}; name a file with the certificate of its authority in the variable SSL_CERT_FILE"
     return f"{said}; name the node by the host in its certificate, or have the certificate renewed"
 

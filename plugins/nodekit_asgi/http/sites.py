@@ -39,23 +39,30 @@ def host_name(text: str) -> str:
 
 
 def check_origins(key: str, texts: tuple[str, ...]) -> None:
-    """Raise `ValueError` for the first text that matches no page."""
+    """Raise `ValueError` that names each text that matches no page."""
+    problems = []
     for text in texts:
         try:
             origin_name(text)
         except ValueError as error:
-            raise ValueError(f"{key}: {text!r} matches no page: {error}") from error
+            problems.append(f"{text!r} matches no page: {error}")
+    if problems:
+        raise ValueError(f"{key}: {'; '.join(problems)}")
 
 
 def check_hosts(key: str, texts: tuple[str, ...]) -> None:
-    """Raise `ValueError` for the first text that is no name of a host."""
-    for text in texts:
-        try:
-            is_name = host_name(text) in (text.lower(), text.lower().removesuffix("."), text.lower().strip("[]"))
-        except ValueError:
-            is_name = False
-        if not is_name:
-            raise ValueError(f"{key}: {text!r} matches no Host: name a host, without scheme, port, path or wildcard")
+    """Raise `ValueError` that names each text that is no name of a host."""
+    if wrong := [text for text in texts if not _is_host(text)]:
+        match = "matches" if len(wrong) == 1 else "match"
+        named = ", ".join(map(repr, wrong))
+        raise ValueError(f"{key}: {named} {match} no Host: name a host, without scheme, port, path or wildcard")
+
+
+def _is_host(text: str) -> bool:
+    try:
+        return host_name(text) in (text.lower(), text.lower().removesuffix("."), text.lower().strip("[]"))
+    except ValueError:
+        return False
 
 
 @cache

@@ -83,6 +83,8 @@ def _cure(bind: str, error: OSError) -> str:
             return "something that is no socket is there; remove it, or name another path in `bind`"
         case errno.EADDRINUSE:
             who = occupant(bind, port)
+            if who.startswith(f"process {os.getpid()} "):
+                return "another transport of this process has it; write another address in `bind`"
             return f"{who or 'another process'} has it; end that one, or write another address in `bind`"
         case errno.EADDRNOTAVAIL:
             return "this machine does not have it; write one of its addresses in `bind`, or 0.0.0.0 for all"

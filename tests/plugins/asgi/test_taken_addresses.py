@@ -1,6 +1,5 @@
 """Addresses that cannot be listened on: the message names the address, who has it, and what to do."""
 
-import os
 import re
 import socket
 from pathlib import Path
@@ -10,7 +9,7 @@ import pytest
 from nodekit import NodekitError
 from nodekit_asgi.server.listen import check_free, listen
 
-OURS = rf"process {os.getpid()} \(.+\) has it; end that one, or write another address in `bind`"
+OURS = "another transport of this process has it; write another address in `bind`"
 
 
 def refusal(bind: str) -> str:

@@ -189,6 +189,11 @@ async def test_a_certificate_of_an_unknown_authority_is_said_with_the_cure(
         assert (done.code, done.out, len(done.err.splitlines())) == (4, "", 1)
         assert "self-signed certificate; name a file with the certificate of its authority" in done.err
         assert "SSL_CERT_FILE" in done.err
+        monkeypatch.setenv("SSL_CERT_FILE", "/nowhere.pem")
+        done = await call(f"https://127.0.0.1:{port}", "list")
+        assert done.err.endswith(
+            "SSL_CERT_FILE names /nowhere.pem, which is not there or may not be read by this user\n"
+        )
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
         assert (await call(f"https://127.0.0.1:{port}", "list", "--ids")).code == 0
         other = await call(f"https://localhost:{port}", "list")

@@ -250,3 +250,12 @@ async def test_no_proxy_may_keep_or_hold_back_what_is_sent_as_it_comes(api: Api)
             assert answer.status == 200, path
             assert answer.headers["X-Accel-Buffering"] == "no", path
             assert answer.headers["Cache-Control"] == "no-store", path
+
+
+def test_all_wrong_sites_of_a_list_are_named_at_once() -> None:
+    with pytest.raises(
+        ValueError, match=r"^allowed_origins: '\*' matches no page: .*; 'app\.example' matches no page: "
+    ):
+        AsgiConfig(allowed_origins=("*", "https://ok.example", "app.example"))
+    with pytest.raises(ValueError, match=r"^allowed_hosts: '\*', 'a:80' match no Host: "):
+        AsgiConfig(allowed_hosts=("*", "ok.example", "a:80"))
