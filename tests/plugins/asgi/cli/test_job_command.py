@@ -391,6 +391,18 @@ async def test_ctrl_c_ends_the_waiting_and_not_the_job(api: Api) -> None:
     assert (await api.results(id))[0]["status"] == "success"
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["SIGTERM", "SIGHUP"])
+async def test_a_signal_that_ends_the_command_is_answered_as_ctrl_c_is(api: Api, number: signal.Signals) -> None:
+    async with at_terminal(api.url, "run", "gate") as terminal:
+        await terminal.shows("step 1 of 1: gate")
+        terminal.process.send_signal(number)
+        assert await terminal.ended() == 128 + number
+        (id,) = (await api.get("/api/jobs?pending=true")).json
+        assert f"interrupted; job {id} continues; to read it: nodekit job get {id} --node {api.url}" in terminal.screen
+    api.gate.opened.set()
+    assert (await api.results(id))[0]["status"] == "success"
+
+
 def test_the_line_names_the_attempt_and_what_went_wrong_before() -> None:
     attempt = {"started_at": "2026-01-01T00:00:00.5Z", "duration_seconds": 0.5}
     steps = [
