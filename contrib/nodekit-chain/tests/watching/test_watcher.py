@@ -155,3 +155,37 @@ async def test_a_row_that_makes_no_sense_is_set_aside(contracts: Contracts, rpc:
     await watch.look()
     assert sorted(watch.catalogue.known) == [1, 2, 3, 5, 6, 7, 8, 9]
     assert "cannot be understood" in watch.catalogue.aside[4]
+
+
+class FewLogs:
+    """An RPC that refuses the logs of more than ten blocks, as some public endpoints do."""
+
+    def __init__(self, rpc: Endpoints) -> None:
+        self._rpc = rpc
+
+    async def batch(self, questions: list[Question]) -> list[object]:
+        replies = await self._rpc.batch(questions)
+        return [
+            Refused("eth_getLogs is limited to 10 blocks", code=-32600) if self._is_long(one) else reply
+            for one, reply in zip(questions, replies, strict=True)
+        ]
+
+    def _is_long(self, question: Question) -> bool:
+        if question.method != "eth_getLogs":
+            return False
+        query = question.params[0]
+        return int(query["toBlock"], 16) - int(query["fromBlock"], 16) >= 10
+
+
+async def test_logs_are_read_in_parts_where_an_endpoint_refuses_many_at_once(
+    contracts: Contracts, chain: LocalChain, rpc: Endpoints
+) -> None:
+    consumer = contracts.consumer()
+    first, last = consumer.subscribe(["a"]), consumer.subscribe(["a"])
+    watch = watcher(contracts, FewLogs(rpc))  # type: ignore[arg-type]
+    await watch.look()
+    consumer.cancel(first)
+    chain.rpc("anvil_mine", hex(45))
+    consumer.cancel(last)
+    assert await watch.look() is not None
+    assert watch.catalogue.current(first) is watch.catalogue.current(last) is None
