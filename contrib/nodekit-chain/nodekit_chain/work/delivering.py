@@ -3,6 +3,8 @@
 import logging
 from functools import partial
 
+from msgspec.structs import replace
+
 from nodekit import NodekitError
 from nodekit_chain.protocol.contracts import Coordinator
 from nodekit_chain.protocol.reverts import Remedy, Revert, is_tolerated, revert_of
@@ -138,7 +140,8 @@ class Deliveries:
         """Store what becomes of a record whose delivery was reverted, simulated or mined."""
         context = self._context
         if revert.remedy is Remedy.DELIVERED:
-            await context.end(entry, State.DONE, "an earlier transaction has delivered it")
+            known = replace(entry.work, block=entry.work.block or view.latest.number)  # a fork below it opens it again
+            await context.end(Entry(known, entry.version), State.DONE, "an earlier transaction has delivered it")
         elif revert.remedy is Remedy.NEXT:
             await context.past(entry, revert.name, view.latest.timestamp)
         elif revert.remedy is Remedy.FINAL:

@@ -155,6 +155,12 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """Return the record after its block has left the chain: the same transaction is sent again."""
         return replace(self, state=State.SIGNED, block=0, block_hash="", reason="", changed_at=at)
 
+    def reopened(self, at: float) -> "Work":
+        """Return the record after the block that ended it has left the chain. Without a transaction it begins again."""
+        if self.sent:
+            return self.unmined(at)
+        return replace(self.again(State.SEEN, self.reason, at, 0.0), attempts=self.attempts)
+
     def confirmed(self, at: float) -> "Work":
         """Return the record after its block is deep enough. The payload is not needed any more.
 
