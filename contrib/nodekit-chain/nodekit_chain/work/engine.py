@@ -281,7 +281,9 @@ class Engine:
                 return unwanted or all or work.job in self._ended
             case State.OUTPUT:
                 tried = self._tried.get(work.key) == view.latest.hash
-                return unwanted or (work.not_before <= self._node.now() and not tried)
+                if unwanted or tried or work.not_before > self._node.now():
+                    return unwanted
+                return not self._context.is_outpaced(work, self._busy)
             case _:
                 return False
 
