@@ -53,7 +53,10 @@ class Deliveries:
         try:
             gas = await self._gas(data)
         except Simulated as simulated:
-            await self.refused(entry, simulated.revert, view)
+            if simulated.revert.name == "IntervalMismatch":  # the endpoint is behind this view, or a block ahead
+                await context.change(entry, work.waiting(simulated.revert.name, context.node.now(), 0.0))
+            else:
+                await self.refused(entry, simulated.revert, view)
             return
         except TooMuchGas as problem:
             await context.end(entry, State.FAILED, str(problem))
@@ -150,7 +153,7 @@ class Deliveries:
             await context.failed(entry, State.OUTPUT, revert.name)
 
     async def _gas(self, data: bytes) -> int:
-        """Return the limit of gas for a delivery. Raise `Simulated` or `TooMuchGas`."""
+        """Return the limit of gas for a delivery. Raise `Simulated` or `TooMuchGas`, or the errors of the RPC."""
         context, most = self._context, self._context.settings.max_gas_limit
         message = {"from": context.sender.address, "to": context.coordinator, "data": f"0x{data.hex()}"}
         simulated, estimated = await context.rpc.batch(
@@ -161,6 +164,8 @@ class Deliveries:
                 revert = revert_of(reply.data)
                 if is_tolerated(revert, str(reply), context.settings.allowed_sim_errors):
                     return most
+                if reply.is_fault:
+                    raise reply
                 raise Simulated(revert)
         if (gas := quantity(estimated)) > most:
             raise TooMuchGas(f"the delivery needs {gas} gas, more than max_gas_limit allows ({most})")
