@@ -64,7 +64,13 @@ def show(contracts: Contracts, node: "Node") -> None:
     click.echo("\nIts owner signs a subscription, and a client sends it to the node with an input of its own")
     id = delegated(contracts, consumer, node)
     print_answers(consumer, id, 1)
-    click.echo(f"\nnodekit chain status\n{node.said('status')}\nnodekit chain show {id}\n{node.said('show', str(id))}")
+    shown = until(lambda: done_of(node.said("show", str(id))), "the confirmation of the last answer")
+    click.echo(f"\nnodekit chain status\n{node.said('status')}\nnodekit chain show {id}\n{shown}")
+
+
+def done_of(shown: str) -> str | None:
+    """Return what a command has shown of a subscription once its delivery has enough confirmations."""
+    return shown if " done" in shown else None
 
 
 def print_answers(consumer: ConsumerContract, id: int, number: int) -> None:
