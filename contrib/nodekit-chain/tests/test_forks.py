@@ -78,3 +78,24 @@ async def test_a_transaction_that_was_mined_before_a_fork_is_not_sent_to_the_suc
         assert other.subscribe(["echo"]) == id
         await serving.until(lambda records: bool(other.received(id)))
     assert [decode(["string"], one["output"])[0] for one in other.received(id)] == ["{'said': '02'}"]
+
+
+async def test_a_transaction_that_was_done_before_a_fork_pays_more_after_it_if_blocks_cost_more(
+    contracts: Contracts, chain: LocalChain
+) -> None:
+    chain.mine(10)
+    id = (consumer := contracts.consumer(b"\x01")).subscribe(["echo"])
+    chain.mine()
+    async with Serving(contracts, {"echo": echo}).running() as serving:
+        [record] = await serving.until_final()
+        chain.automine(False)
+        serving.reorganise(chain.height - record.block + 1)
+        with anyio.fail_after(40):
+            while not consumer.received(id):
+                chain.next_base_fee(record.sent[0].max_fee * 2)
+                chain.mine()
+                await anyio.sleep(0.1)
+        [now] = await serving.until_final()
+    assert now.nonce == record.nonce
+    assert len(now.sent) > 1
+    assert len(consumer.received(id)) == len(serving.transactions()) == 1

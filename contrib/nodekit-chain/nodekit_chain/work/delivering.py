@@ -6,6 +6,7 @@ from functools import partial
 from msgspec.structs import replace
 
 from nodekit import NodekitError
+from nodekit_chain.account.transactions import data_of
 from nodekit_chain.protocol.contracts import Coordinator
 from nodekit_chain.protocol.reverts import Remedy, Revert, is_tolerated, revert_of
 from nodekit_chain.rpc.questions import Question, Refused, quantity
@@ -110,8 +111,7 @@ class Deliveries:
         if giving_up:
             transaction = Transaction(context.sender.address, b"", 21_000)
         else:
-            data = self.data(entry.work)
-            transaction = Transaction(context.coordinator, data, newest.gas)
+            transaction = Transaction(context.coordinator, data_of(newest.raw), newest.gas)
         keep = partial(self._keep, entry, view, closing=entry.work.closing, giving_up=giving_up)
         await context.sender.replace(transaction, old, keep)
 

@@ -220,7 +220,7 @@ class Tracking:
             return view.latest.number > newest.head
         over = not work.giving_up and not work.closing and not self._is_wanted(work, view, catalogue)
         stuck = view.latest.number - newest.head >= self._context.settings.bump_after_blocks
-        if over or (stuck and (work.payload is not None or work.giving_up or work.closing)):
+        if over or stuck:
             try:
                 await self._deliveries.replace(entry, view, giving_up=over or work.giving_up)
             except FeesTooHigh as problem:
