@@ -220,6 +220,8 @@ class Tracking:
             return view.latest.number > newest.head
         over = not work.giving_up and not work.closing and not self._is_wanted(work, view, catalogue)
         stuck = view.latest.number - newest.head >= self._context.settings.bump_after_blocks
+        if work.payload is None and not work.giving_up and not work.closing:  # it was done, in another block
+            stuck = stuck and view.latest.base_fee > newest.max_fee
         if over or stuck:
             try:
                 await self._deliveries.replace(entry, view, giving_up=over or work.giving_up)
