@@ -12,7 +12,7 @@ from nodekit_chain.protocol.address import Address
 from nodekit_chain.protocol.calls import UnreadableReply
 from nodekit_chain.protocol.contracts import Coordinator, Reader
 from nodekit_chain.protocol.subscription import Subscription
-from nodekit_chain.rpc.questions import Question, Refused, Rpc, call, result, result_bytes
+from nodekit_chain.rpc.questions import Question, Refused, Rpc, call, result, result_bytes, shown
 from nodekit_chain.watching.blocks import Block, BlockWindow
 from nodekit_chain.watching.catalogue import Catalogue
 
@@ -127,14 +127,16 @@ class Watcher:
         query = question.params[0]
         first, last = int(query["fromBlock"], 16), int(query["toBlock"], 16)
         if not isinstance(reply, Refused) or first == last:
-            return list(result(reply))
+            if not isinstance(found := result(reply), list):
+                raise UnreadableReply(f"expected logs, received {shown(found)}")
+            return found
         middle = (first + last) // 2
         parts = ((first, middle), (middle + 1, last))
         halves = [
             Question("eth_getLogs", (query | {"fromBlock": hex(start), "toBlock": hex(end)},)) for start, end in parts
         ]
-        found = zip(await self._rpc.batch(halves), halves, strict=True)
-        return [log for one, half in found for log in await self._logs(one, half)]
+        replies = zip(await self._rpc.batch(halves), halves, strict=True)
+        return [log for one, half in replies for log in await self._logs(one, half)]
 
     def _cancelled(self, log: Any) -> None:
         try:

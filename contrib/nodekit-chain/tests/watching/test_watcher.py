@@ -6,6 +6,7 @@ import pytest
 from local_chain import Contracts, LocalChain
 from rpc_proxy import RpcProxy
 
+from nodekit_chain.protocol.calls import UnreadableReply
 from nodekit_chain.protocol.contracts import Reader
 from nodekit_chain.rpc.endpoints import Endpoints
 from nodekit_chain.rpc.questions import Question, Refused
@@ -189,3 +190,19 @@ async def test_logs_are_read_in_parts_where_an_endpoint_refuses_many_at_once(
     consumer.cancel(last)
     assert await watch.look() is not None
     assert watch.catalogue.current(first) is watch.catalogue.current(last) is None
+
+
+@pytest.mark.parametrize("garbage", [None, 7, {}])
+async def test_logs_that_are_no_list_are_a_fault_of_the_endpoint(
+    contracts: Contracts, chain: LocalChain, garbage: object
+) -> None:
+    with RpcProxy(chain.url) as proxy:
+        async with Endpoints([proxy.url]) as rpc:
+            watch = watcher(contracts, rpc)
+            await watch.look()
+            proxy.overrides["eth_getLogs"] = garbage
+            chain.mine()
+            with pytest.raises(UnreadableReply, match="expected logs"):
+                await watch.look()
+            del proxy.overrides["eth_getLogs"]
+            assert await watch.look() is not None
