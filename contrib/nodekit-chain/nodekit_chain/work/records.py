@@ -66,7 +66,7 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
 class Work(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The work for one interval of one subscription. Times are Unix seconds.
 
-    - `id`: Number of the subscription. 0: it came by HTTP, and the delivery creates it.
+    - `id`: Number of the subscription. 0: it came by HTTP, and the delivery creates it, as far as is known.
     - `interval`: Interval that the result is for. 0: not known before the job begins.
     - `containers`: Containers that the hash in the subscription stands for.
     - `attempts`: Jobs that have failed, and transactions that were reverted. Both are bounded together.

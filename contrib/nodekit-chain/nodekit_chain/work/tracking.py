@@ -146,12 +146,12 @@ class Tracking:
     async def _with_id(self, entry: Entry) -> Entry:
         """Store the id that a delegated subscription was given."""
         work, context = entry.work, self._context
-        if work.delegation is None or work.id:
+        if work.delegation is None:
             return entry
         key = delegated_key(work.subscription.owner, work.delegation.nonce)
         (reply,) = await context.rpc.batch([call(context.coordinator, Coordinator.delegate_created_ids.encode(key))])
         id = Coordinator.delegate_created_ids.decode_one(result_bytes(reply))
-        return await context.change(entry, replace(work, id=id))
+        return entry if id == work.id else await context.change(entry, replace(work, id=id))
 
     async def _reverted(self, entry: Entry, receipt: Receipt, view: View) -> None:
         """Find out why a transaction was reverted: the same call, once more, on the block before."""
