@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import msgspec
@@ -129,7 +129,7 @@ class Watcher:
         if not isinstance(reply, Refused) or first == last:
             if not isinstance(found := result(reply), list):
                 raise UnreadableReply(f"expected logs, received {shown(found)}")
-            return found
+            return cast(list[object], found)
         middle = (first + last) // 2
         parts = ((first, middle), (middle + 1, last))
         halves = [
