@@ -142,3 +142,29 @@ async def test_an_accepted_subscription_is_served_before_the_next_block(
         chain.automine(False)
         await serving.engine.accept(work(owner, owner.subscription(["echo"])))
         await serving.until(lambda records: records[0].state is State.SIGNED, mining=False)
+
+
+async def test_a_subscription_that_comes_by_http_and_from_the_chain_is_delivered_by_one_transaction(
+    contracts: Contracts, chain: LocalChain
+) -> None:
+    owner, go = Owner(contracts), anyio.Event()
+    subscription = owner.subscription(["echo"], redundancy=2)
+
+    async def slow(data: Any) -> Any:
+        await go.wait()
+        return {"said": data}
+
+    async with Serving(contracts, {"echo": echo}).running() as other:  # creates it on the chain
+        await other.engine.accept(work(owner, subscription))
+        await other.until_final()
+    async with Serving(contracts, {"echo": slow}).running() as serving:
+        await serving.until(lambda records: any(one.state is State.RUNNING for one in records))
+        await serving.engine.accept(work(owner, subscription))
+        await serving.until(lambda records: sum(one.state is State.RUNNING for one in records) == 2)
+        chain.automine(False)
+        go.set()
+        await serving.until(lambda records: any(one.state is State.SIGNED for one in records), mining=False)
+        await anyio.sleep(0.5)
+        await serving.until_final(2)
+        assert len(serving.transactions()) == 1
+    assert sorted(result["response"] for result in owner.consumer.received()) == [1, 2]

@@ -6,7 +6,7 @@ from nodekit_chain.account.fees import Fees
 from nodekit_chain.account.key import AccountKey
 from nodekit_chain.protocol.address import Address, address_bytes
 from nodekit_chain.protocol.keccak import keccak256
-from nodekit_chain.protocol.rlp import Item, encode_rlp
+from nodekit_chain.protocol.rlp import Item, encode_rlp, items_of
 
 TYPE = b"\x02"
 TRANSFER_GAS = 21_000
@@ -56,3 +56,8 @@ def signed(transaction: Transaction, nonce: int, fees: Fees, key: AccountKey, ch
         max_fee=fees.max_fee,
         priority_fee=fees.priority_fee,
     )
+
+
+def data_of(raw: bytes) -> bytes:
+    """Return the data of a signed transaction."""
+    return items_of(raw.removeprefix(TYPE))[7]

@@ -80,18 +80,21 @@ class Acceptance:
             raise Refusal("Container not supported", container=f"0x{subscription.containers.hex()}")
         self._policy.check(subscription, containers, delegated=True)
         try:
-            await self._ask(delegated)
+            id = await self._ask(delegated)
         except Refusal:
             raise
         except NodekitError as error:
             logger.warning("a delegated subscription of %s cannot be checked: %s", subscription.owner, error)
             raise Unavailable("the chain does not answer", retry_after_seconds=RETRY_SECONDS) from error
-        return await self._keep(delegated, containers, identity)
+        return await self._keep(delegated, id, containers, identity)
 
     # -- the chain --------------------------------------------------------------------------------
 
-    async def _ask(self, delegated: Delegated) -> None:
-        """Raise the `Refusal` of a subscription that the chain as it is now would not take."""
+    async def _ask(self, delegated: Delegated) -> int:
+        """Return the id of a subscription that was created already, else 0.
+
+        Raise the `Refusal` of one that the chain as it is now would not take.
+        """
         request, subscription = delegated.request, delegated.request.subscription
         created = Coordinator.delegate_created_ids.encode(delegated_key(subscription.owner, request.nonce))
         block, id, signer, *paying = await self._rpc.batch(
@@ -103,7 +106,7 @@ class Acceptance:
             ]
         )
         now = _timestamp(block)
-        known = Coordinator.delegate_created_ids.decode_one(result_bytes(id))
+        known: int = Coordinator.delegate_created_ids.decode_one(result_bytes(id))
         self._check_signature(delegated, signer)
         if known:
             await self._compare(subscription, known, request.nonce)
@@ -112,6 +115,7 @@ class Acceptance:
         if not subscription.frequency or not subscription.redundancy or subscription.is_over(now):
             raise Refusal("Subscription is over", frequency=subscription.frequency, now=now)
         self._policy.judge(subscription, paying)
+        return known
 
     def _check_signature(self, delegated: Delegated, reply: Any) -> None:
         owner = delegated.request.subscription.owner
@@ -135,11 +139,12 @@ class Acceptance:
 
     # -- the record -------------------------------------------------------------------------------
 
-    async def _keep(self, delegated: Delegated, containers: Sequence[str], identity: Identity) -> Work:
+    async def _keep(self, delegated: Delegated, id: int, containers: Sequence[str], identity: Identity) -> Work:
         request, now = delegated.request, self._node.now()
         work = Work(
             coordinator=self._domain.coordinator,
             subscription=request.subscription,
+            id=id,
             containers=tuple(containers),
             delegation=Delegation(
                 nonce=request.nonce,

@@ -44,7 +44,7 @@ class Revert(msgspec.Struct, frozen=True):
 
 
 REMEDIES: Mapping[str, Remedy] = {
-    "SubscriptionNotFound": Remedy.FINAL,
+    "SubscriptionNotFound": Remedy.RETRY,  # an endpoint may be behind
     "SubscriptionNotActive": Remedy.RETRY,  # not yet, if it is not cancelled
     "IntervalMismatch": Remedy.NEXT,
     "SubscriptionCompleted": Remedy.FINAL,

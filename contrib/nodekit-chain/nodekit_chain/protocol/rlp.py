@@ -21,3 +21,27 @@ def _header(kind: int, length: int) -> bytes:
         return bytes([kind + length])
     digits = length.to_bytes((length.bit_length() + 7) // 8)
     return bytes([kind + 55 + len(digits)]) + digits
+
+
+def items_of(encoded: bytes) -> list[bytes]:
+    """Return the items of a list, each as its bytes; of a list among them, the encoded ones. Trust the encoding."""
+    place, end = _content(encoded, 0)
+    found: list[bytes] = []
+    while place < end:
+        start, stop = _content(encoded, place)
+        found.append(encoded[start:stop])
+        place = stop
+    return found
+
+
+def _content(encoded: bytes, place: int) -> tuple[int, int]:
+    """Return where the content of the item at a place begins and ends."""
+    first = encoded[place]
+    if first < 0x80:
+        return place, place + 1
+    length = first - (0xC0 if first >= 0xC0 else 0x80)
+    start = place + 1
+    if length >= 56:
+        size = length - 55
+        length, start = int.from_bytes(encoded[start : start + size]), start + size
+    return start, start + length

@@ -12,6 +12,11 @@ from nodekit_chain.protocol.calls import UnreadableReply
 MOST_CHARACTERS = 300
 """Characters of an endpoint's own text that a message shows."""
 
+FAULTS = frozenset({-32603, -32601})
+"""Codes for internal errors, and for methods that an endpoint has not."""
+LACKS = ("header not found", "missing trie node", "unknown block")
+"""Parts of the errors of endpoints that lack a block, or its state."""
+
 
 class Question(msgspec.Struct, frozen=True):
     """A call of a JSON-RPC method."""
@@ -29,6 +34,12 @@ class Refused(NodekitError):
     def __init__(self, text: str, *, code: int = 0, data: bytes = b"") -> None:
         self.code, self.data = code, data
         super().__init__(shown(text))
+
+    @property
+    def is_fault(self) -> bool:
+        """True if the endpoint could not find an answer, which says nothing about the question."""
+        text = str(self).lower()
+        return not self.data and "revert" not in text and (self.code in FAULTS or any(one in text for one in LACKS))
 
 
 class Rpc(Protocol):

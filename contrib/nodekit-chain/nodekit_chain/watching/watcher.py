@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import msgspec
@@ -12,7 +12,7 @@ from nodekit_chain.protocol.address import Address
 from nodekit_chain.protocol.calls import UnreadableReply
 from nodekit_chain.protocol.contracts import Coordinator, Reader
 from nodekit_chain.protocol.subscription import Subscription
-from nodekit_chain.rpc.questions import Question, Refused, Rpc, call, result, result_bytes
+from nodekit_chain.rpc.questions import Question, Refused, Rpc, call, result, result_bytes, shown
 from nodekit_chain.watching.blocks import Block, BlockWindow
 from nodekit_chain.watching.catalogue import Catalogue
 
@@ -84,16 +84,16 @@ class Watcher:
         if known is not None and trail_number - known > MOST_LOG_BLOCKS:
             self._begin_anew()
             known = None
-        replies = await self._rpc.batch(self._questions(known, trail_number))
+        replies = await self._rpc.batch(questions := self._questions(known, trail_number))
         before = Block.of(result(replies[1]))
         if known is not None and (before is None or before.hash != self._window.hashes[known]):
             known = await self._unwind()
-            replies = await self._rpc.batch(self._questions(known, trail_number))
+            replies = await self._rpc.batch(questions := self._questions(known, trail_number))
         elif trail_number < self._window.newest:
             return None  # an endpoint that is behind the one before
         if (trail := Block.of(result(replies[0]))) is None:
             raise NodekitError(f"the RPC endpoint has no block {trail_number}, but named block {latest.number}")
-        await self._read_changes(replies, trail)
+        await self._read_changes(questions, replies, trail)
         self._window.add(trail)
         self.view, self._fork = View(latest, trail, self._fork), None
         return self.view
@@ -116,11 +116,27 @@ class Watcher:
 
     # -- subscriptions ----------------------------------------------------------------------------
 
-    async def _read_changes(self, replies: Sequence[Any], trail: Block) -> None:
+    async def _read_changes(self, questions: Sequence[Question], replies: Sequence[Any], trail: Block) -> None:
         head = Coordinator.id.decode_one(result_bytes(replies[2])) - 1
         await self._read(range(self.head_id + 1, head + 1), trail.number)
-        for log in result(replies[3]) if len(replies) > 3 else ():
+        for log in await self._logs(replies[3], questions[3]) if len(replies) > 3 else ():
             self._cancelled(log)
+
+    async def _logs(self, reply: Any, question: Question) -> list[Any]:
+        """Return logs. Where an endpoint refuses those of many blocks at once, it is asked for each half of them."""
+        query = question.params[0]
+        first, last = int(query["fromBlock"], 16), int(query["toBlock"], 16)
+        if not isinstance(reply, Refused) or first == last:
+            if not isinstance(found := result(reply), list):
+                raise UnreadableReply(f"expected logs, received {shown(found)}")
+            return cast(list[object], found)
+        middle = (first + last) // 2
+        parts = ((first, middle), (middle + 1, last))
+        halves = [
+            Question("eth_getLogs", (query | {"fromBlock": hex(start), "toBlock": hex(end)},)) for start, end in parts
+        ]
+        replies = zip(await self._rpc.batch(halves), halves, strict=True)
+        return [log for one, half in replies for log in await self._logs(one, half)]
 
     def _cancelled(self, log: Any) -> None:
         try:

@@ -1,7 +1,7 @@
 """The things that all parts of the work share."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 
 from nodekit import Node, VersionConflict, Write
@@ -68,6 +68,20 @@ class Context:
         else:
             self.entries[entry.work.key] = entry
 
+    def is_outpaced(self, work: Work, busy: Container[str]) -> bool:
+        """Return True if the same result is on its way from another record, so that this one has to wait for it.
+
+        A delegated subscription that somebody has created is read from the chain, too. That record goes first.
+        """
+        delegated = work.delegation is not None
+        return any(
+            one.interval == work.interval
+            and one.subscription == work.subscription
+            and (one.state is State.SIGNED or (one.state is State.OUTPUT and (delegated or one.key in busy)))
+            for one in (entry.work for entry in self.entries.values())
+            if (one.delegation is None) == delegated
+        )
+
     async def end(self, entry: Entry, state: State, reason: str) -> Entry:
         """Store the end of a record, and free what was reserved for it."""
         ended = await self.change(entry, entry.work.ended(state, reason, self.node.now()))
@@ -97,7 +111,8 @@ class Context:
 
     async def past(self, entry: Entry, reason: str, timestamp: int) -> Entry:
         """Store that an interval is over. A delegated subscription that nobody has created begins with the next one."""
-        work = entry.work
-        if work.delegation is None or work.subscription.is_over(timestamp) or timestamp >= work.delegation.expiry:
+        work, ends_at = entry.work, entry.work.subscription.interval_ends_at(entry.work.interval)
+        has_next = ends_at is not None and ends_at <= timestamp and not work.subscription.is_over(timestamp)
+        if work.delegation is None or not has_next or timestamp >= work.delegation.expiry:
             return await self.end(entry, State.EXPIRED, reason)
         return await self.change(entry, work.anew(reason, self.node.now()))

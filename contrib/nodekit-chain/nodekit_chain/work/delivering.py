@@ -3,7 +3,10 @@
 import logging
 from functools import partial
 
+from msgspec.structs import replace
+
 from nodekit import NodekitError
+from nodekit_chain.account.transactions import data_of
 from nodekit_chain.protocol.contracts import Coordinator
 from nodekit_chain.protocol.reverts import Remedy, Revert, is_tolerated, revert_of
 from nodekit_chain.rpc.questions import Question, Refused, quantity
@@ -51,7 +54,10 @@ class Deliveries:
         try:
             gas = await self._gas(data)
         except Simulated as simulated:
-            await self.refused(entry, simulated.revert, view)
+            if simulated.revert.name == "IntervalMismatch":  # the endpoint is behind this view, or a block ahead
+                await context.change(entry, work.waiting(simulated.revert.name, context.node.now(), 0.0))
+            else:
+                await self.refused(entry, simulated.revert, view)
             return
         except TooMuchGas as problem:
             await context.end(entry, State.FAILED, str(problem))
@@ -105,8 +111,7 @@ class Deliveries:
         if giving_up:
             transaction = Transaction(context.sender.address, b"", 21_000)
         else:
-            data = self.data(entry.work)
-            transaction = Transaction(context.coordinator, data, newest.gas)
+            transaction = Transaction(context.coordinator, data_of(newest.raw), newest.gas)
         keep = partial(self._keep, entry, view, closing=entry.work.closing, giving_up=giving_up)
         await context.sender.replace(transaction, old, keep)
 
@@ -138,7 +143,8 @@ class Deliveries:
         """Store what becomes of a record whose delivery was reverted, simulated or mined."""
         context = self._context
         if revert.remedy is Remedy.DELIVERED:
-            await context.end(entry, State.DONE, "an earlier transaction has delivered it")
+            known = replace(entry.work, block=entry.work.block or view.latest.number)  # a fork below it opens it again
+            await context.end(Entry(known, entry.version), State.DONE, "an earlier transaction has delivered it")
         elif revert.remedy is Remedy.NEXT:
             await context.past(entry, revert.name, view.latest.timestamp)
         elif revert.remedy is Remedy.FINAL:
@@ -147,7 +153,7 @@ class Deliveries:
             await context.failed(entry, State.OUTPUT, revert.name)
 
     async def _gas(self, data: bytes) -> int:
-        """Return the limit of gas for a delivery. Raise `Simulated` or `TooMuchGas`."""
+        """Return the limit of gas for a delivery. Raise `Simulated` or `TooMuchGas`, or the errors of the RPC."""
         context, most = self._context, self._context.settings.max_gas_limit
         message = {"from": context.sender.address, "to": context.coordinator, "data": f"0x{data.hex()}"}
         simulated, estimated = await context.rpc.batch(
@@ -158,6 +164,8 @@ class Deliveries:
                 revert = revert_of(reply.data)
                 if is_tolerated(revert, str(reply), context.settings.allowed_sim_errors):
                     return most
+                if reply.is_fault:
+                    raise reply
                 raise Simulated(revert)
         if (gas := quantity(estimated)) > most:
             raise TooMuchGas(f"the delivery needs {gas} gas, more than max_gas_limit allows ({most})")

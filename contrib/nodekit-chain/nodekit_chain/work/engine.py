@@ -241,7 +241,7 @@ class Engine:
         async for entry in self._context.ledger.all(f"{self._contracts.coordinator}/"):
             if entry.work.state in (State.DONE, State.CONFIRMED) and entry.work.block > fork:
                 logger.warning("%s was done in a block that has left the chain; it is sent again", entry.work.key)
-                await self._context.change(entry, entry.work.unmined(self._node.now()))
+                await self._context.change(entry, entry.work.reopened(self._node.now()))
 
     def _job_ended(self, id: JobId | None) -> None:
         if id is None:
@@ -281,7 +281,9 @@ class Engine:
                 return unwanted or all or work.job in self._ended
             case State.OUTPUT:
                 tried = self._tried.get(work.key) == view.latest.hash
-                return unwanted or (work.not_before <= self._node.now() and not tried)
+                if unwanted or tried or work.not_before > self._node.now():
+                    return unwanted
+                return not self._context.is_outpaced(work, self._busy)
             case _:
                 return False
 

@@ -66,7 +66,7 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
 class Work(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The work for one interval of one subscription. Times are Unix seconds.
 
-    - `id`: Number of the subscription. 0: it came by HTTP, and the delivery creates it.
+    - `id`: Number of the subscription. 0: it came by HTTP, and the delivery creates it, as far as is known.
     - `interval`: Interval that the result is for. 0: not known before the job begins.
     - `containers`: Containers that the hash in the subscription stands for.
     - `attempts`: Jobs that have failed, and transactions that were reverted. Both are bounded together.
@@ -154,6 +154,12 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def unmined(self, at: float) -> "Work":
         """Return the record after its block has left the chain: the same transaction is sent again."""
         return replace(self, state=State.SIGNED, block=0, block_hash="", reason="", changed_at=at)
+
+    def reopened(self, at: float) -> "Work":
+        """Return the record after the block that ended it has left the chain. Without a transaction it begins again."""
+        if self.sent:
+            return self.unmined(at)
+        return replace(self.again(State.SEEN, self.reason, at, 0.0), attempts=self.attempts)
 
     def confirmed(self, at: float) -> "Work":
         """Return the record after its block is deep enough. The payload is not needed any more.

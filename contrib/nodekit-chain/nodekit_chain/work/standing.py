@@ -34,7 +34,7 @@ def standing(work: Work, catalogue: Catalogue, timestamp: int) -> Judgement:
     if work.delegation is not None:
         if late or work.subscription.is_over(timestamp):
             return _LATE
-        if work.state is State.SEEN and timestamp >= work.delegation.expiry:
+        if work.state is State.SEEN and not work.id and timestamp >= work.delegation.expiry:
             return Judgement(Standing.PAST, "its signature has expired")
         return _WANTED
     known = catalogue.known.get(work.id)

@@ -103,7 +103,9 @@ class Tracking:
         if work.state is State.MINED:
             logger.warning("the block with the transaction of %s has left the chain; it is sent again", work.key)
             entry = await self._context.change(entry, work.unmined(self._context.node.now()))
-            return True
+            if self._is_wanted(entry.work, view, catalogue):
+                return True
+            work = entry.work  # and is cancelled below: its id may be another subscription's now
         assert work.nonce is not None
         if used > work.nonce and work.account == self._context.sender.address:
             await self._taken(entry)
@@ -115,7 +117,7 @@ class Tracking:
     async def _mined(self, entry: Entry, receipt: Receipt, view: View, catalogue: Catalogue) -> None:
         work, context = entry.work, self._context
         if work.giving_up and receipt.hash == work.sent[-1].hash:
-            await context.unwanted(entry, standing(work, catalogue, view.latest.timestamp), view.latest.timestamp)
+            await self._given_up(entry, view, catalogue)
             return
         if not receipt.succeeded:
             if work.closing:  # somebody else was faster
@@ -131,15 +133,25 @@ class Tracking:
             if confirmed.work.final:
                 await context.rules.release(confirmed.work.key)
 
+    async def _given_up(self, entry: Entry, view: View, catalogue: Catalogue) -> None:
+        """End a record whose transaction was cancelled; or deliver it, if a fork has made it wanted again."""
+        judged, now = standing(entry.work, catalogue, view.latest.timestamp), self._context.node.now()
+        if judged.standing is Standing.WANTED:
+            state = State.OUTPUT if entry.work.payload is not None else State.SEEN
+            again = entry.work.again(state, "a fork has made it wanted again", now, 0.0)
+            await self._context.change(entry, replace(again, attempts=entry.work.attempts))
+        else:
+            await self._context.unwanted(entry, judged, view.latest.timestamp)
+
     async def _with_id(self, entry: Entry) -> Entry:
         """Store the id that a delegated subscription was given."""
         work, context = entry.work, self._context
-        if work.delegation is None or work.id:
+        if work.delegation is None:
             return entry
         key = delegated_key(work.subscription.owner, work.delegation.nonce)
         (reply,) = await context.rpc.batch([call(context.coordinator, Coordinator.delegate_created_ids.encode(key))])
         id = Coordinator.delegate_created_ids.decode_one(result_bytes(reply))
-        return await context.change(entry, replace(work, id=id))
+        return entry if id == work.id else await context.change(entry, replace(work, id=id))
 
     async def _reverted(self, entry: Entry, receipt: Receipt, view: View) -> None:
         """Find out why a transaction was reverted: the same call, once more, on the block before."""
@@ -208,7 +220,9 @@ class Tracking:
             return view.latest.number > newest.head
         over = not work.giving_up and not work.closing and not self._is_wanted(work, view, catalogue)
         stuck = view.latest.number - newest.head >= self._context.settings.bump_after_blocks
-        if over or (stuck and (work.payload is not None or work.giving_up or work.closing)):
+        if work.payload is None and not work.giving_up and not work.closing:  # it was done, in another block
+            stuck = stuck and view.latest.base_fee > newest.max_fee
+        if over or stuck:
             try:
                 await self._deliveries.replace(entry, view, giving_up=over or work.giving_up)
             except FeesTooHigh as problem:

@@ -191,7 +191,8 @@ async def test_a_nonce_that_the_chain_knows_is_taken_only_for_the_same_subscript
     signature = desk.owner.signed(subscription, nonce=3, expiry=expiry)["signature"]
     row = (3, expiry, subscription.row, signature["v"], *(signature[name].to_bytes(32) for name in "rs"))
     desk.contracts.coordinator.send("createSubscriptionDelegatee", *row)
-    await desk.ask(subscription, nonce=3, expiry=expiry)  # it was created, so its expiry does not matter any more
+    kept = await desk.ask(subscription, nonce=3, expiry=expiry)  # its expiry does not matter any more, since
+    assert kept.id == 1  # it was created
     reason, params = await desk.refusal(replace(subscription, redundancy=3), nonce=3)
     assert (reason, params["subscription"]) == ("Nonce already used", 1)
 

@@ -6,6 +6,7 @@ import pytest
 from local_chain import Contracts, LocalChain
 from rpc_proxy import RpcProxy
 
+from nodekit_chain.protocol.calls import UnreadableReply
 from nodekit_chain.protocol.contracts import Reader
 from nodekit_chain.rpc.endpoints import Endpoints
 from nodekit_chain.rpc.questions import Question, Refused
@@ -155,3 +156,53 @@ async def test_a_row_that_makes_no_sense_is_set_aside(contracts: Contracts, rpc:
     await watch.look()
     assert sorted(watch.catalogue.known) == [1, 2, 3, 5, 6, 7, 8, 9]
     assert "cannot be understood" in watch.catalogue.aside[4]
+
+
+class FewLogs:
+    """An RPC that refuses the logs of more than ten blocks, as some public endpoints do."""
+
+    def __init__(self, rpc: Endpoints) -> None:
+        self._rpc = rpc
+
+    async def batch(self, questions: list[Question]) -> list[object]:
+        replies = await self._rpc.batch(questions)
+        return [
+            Refused("eth_getLogs is limited to 10 blocks", code=-32600) if self._is_long(one) else reply
+            for one, reply in zip(questions, replies, strict=True)
+        ]
+
+    def _is_long(self, question: Question) -> bool:
+        if question.method != "eth_getLogs":
+            return False
+        query = question.params[0]
+        return int(query["toBlock"], 16) - int(query["fromBlock"], 16) >= 10
+
+
+async def test_logs_are_read_in_parts_where_an_endpoint_refuses_many_at_once(
+    contracts: Contracts, chain: LocalChain, rpc: Endpoints
+) -> None:
+    consumer = contracts.consumer()
+    first, last = consumer.subscribe(["a"]), consumer.subscribe(["a"])
+    watch = watcher(contracts, FewLogs(rpc))  # type: ignore[arg-type]
+    await watch.look()
+    consumer.cancel(first)
+    chain.rpc("anvil_mine", hex(45))
+    consumer.cancel(last)
+    assert await watch.look() is not None
+    assert watch.catalogue.current(first) is watch.catalogue.current(last) is None
+
+
+@pytest.mark.parametrize("garbage", [None, 7, {}])
+async def test_logs_that_are_no_list_are_a_fault_of_the_endpoint(
+    contracts: Contracts, chain: LocalChain, garbage: object
+) -> None:
+    with RpcProxy(chain.url) as proxy:
+        async with Endpoints([proxy.url]) as rpc:
+            watch = watcher(contracts, rpc)
+            await watch.look()
+            proxy.overrides["eth_getLogs"] = garbage
+            chain.mine()
+            with pytest.raises(UnreadableReply, match="expected logs"):
+                await watch.look()
+            del proxy.overrides["eth_getLogs"]
+            assert await watch.look() is not None

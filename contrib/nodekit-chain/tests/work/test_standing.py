@@ -55,3 +55,7 @@ def test_a_delegated_subscription_is_wanted_until_its_signature_expires() -> Non
     assert standing(replace(DELEGATED, state=State.OUTPUT), Catalogue(), 115).standing is Standing.WANTED
     assert standing(replace(DELEGATED, state=State.OUTPUT), Catalogue(), 120).standing is Standing.PAST
     assert standing(replace(DELEGATED, interval=0), Catalogue(), 130).standing is Standing.PAST
+
+
+def test_an_expired_signature_is_good_for_a_subscription_that_was_created_before() -> None:
+    assert standing(replace(DELEGATED, id=7, interval=0), Catalogue(), 105).standing is Standing.WANTED
