@@ -24,7 +24,7 @@ from nodekit import (
     Unfinished,
 )
 from nodekit_sqlite._beside import Beside
-from nodekit_sqlite._damage import Damages, cured, has_damage, is_lasting
+from nodekit_sqlite._damage import Damages, cured, has_damage, is_damage, is_lasting
 from nodekit_sqlite._deleting import delete, shrink
 from nodekit_sqlite._file import DatabaseFile
 from nodekit_sqlite._finish_numbers import KEEP_NUMBER, LAST_SURPLUS, last_finish_number
@@ -110,6 +110,9 @@ class SqliteTable:
                 stack.callback(self._beside.close)
                 self._beside.read(lambda connection: check_version(connection, self._file.path))
         except (OSError, sqlite3.Error) as error:
+            if self.rescues and is_damage(error):
+                text = f"{error}; nothing of it can be read, since its beginning is damaged or its end is missing"
+                raise StoreFailed(f"cannot open {self._file.path}: {text}; restore a backup") from error
             raise StoreFailed(f"cannot open {self._file.path}: {cured(error)}") from error
 
     def _prepare(self, stack: AsyncExitStack) -> None:

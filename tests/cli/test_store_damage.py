@@ -90,3 +90,14 @@ def test_the_cure_that_a_refused_file_is_told_rescues_its_jobs(tmp_path: Path, f
     assert sorted((read_back(line) for line in exported.splitlines()), key=lambda job: job.id) == [
         *map(rounded, filled.jobs)
     ]
+
+
+def test_a_file_whose_end_is_missing_is_not_told_the_command_that_has_just_failed(
+    tmp_path: Path, filled: Filled
+) -> None:
+    (tmp_path / "jobs.db").write_bytes(filled.content[: len(filled.content) // 2])
+    for name, file in (("FROM", "jobs.db"), ("TO", "to.db")):
+        (tmp_path / name).with_suffix(".toml").write_text(f'[store]\nuse = "sqlite"\npath = "{file}"\n')
+    done = nodekit(tmp_path, "store", "copy", "FROM.toml", "TO.toml")
+    assert done.returncode == 1
+    assert done.stderr.rstrip().endswith("its end is missing; restore a backup")
