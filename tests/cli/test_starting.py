@@ -29,7 +29,7 @@ BASH = """
 source <(_NODEKIT_COMPLETE=bash_source nodekit)
 complete() { COMP_WORDS=(nodekit "$@"); COMP_CWORD=$#; COMPREPLY=(); _nodekit_completion nodekit; }
 compopt() { local IFS=" "; echo "compopt $*"; }
-for words in "ch" "check --j" "check no" "job sub" "sk" "sky --m" "config sh" "serve --log-level w"; do
+for words in "che" "check --j" "check no" "job sub" "sk" "sky --m" "config sh" "serve --log-level w"; do
     complete $words; echo "$words: ${COMPREPLY[*]}"
 done
 """

@@ -16,6 +16,12 @@ from nodekit.config.providers import Kind, Provider, load_provider, provided
 from nodekit.errors import NodekitError
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
+NAMED_ELSEWHERE: Schema = {
+    "title": "named by the environment",
+    "properties": {"use": {"type": "string", "pattern": r"\$\{"}},
+    "required": ["use"],
+}
+"""The table of a component whose name is `${NAME}`: its keys are not known."""
 
 _TABLES: dict[Kind, str] = {
     "runner": "Runners, which call containers.",
@@ -84,7 +90,7 @@ class NodeSchema:
         schemas = [schema for schema, _ in self._providers[kind].values()]
         if kind == "runner":
             schemas = [self._with_rules(schema) for schema in schemas]
-        return {"oneOf": schemas} if schemas else {}
+        return {"oneOf": [*schemas, NAMED_ELSEWHERE]} if schemas else {}
 
     def _with_rules(self, schema: Schema) -> Schema:
         containers = schema["properties"].get("containers")

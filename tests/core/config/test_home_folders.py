@@ -186,7 +186,7 @@ def test_each_setting_whose_meaning_speaks_of_paths_is_among_these() -> None:
     speaking = {key for key, meaning in rows if key in fields and SPEAKS_OF_PATHS.search(meaning)}
     assert {"path", "bind", "volumes", "command"} <= speaking
     assert (
-        speaking - known - {"max_connections", "max_client_connections", "read_only", "allowed_origins", "backups"}
+        speaking - known - {"max_connections", "max_client_connections", "read_only", "allowed_origins", "backups", "keys"}
         == set()
     )
 

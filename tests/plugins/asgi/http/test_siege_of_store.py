@@ -96,7 +96,7 @@ async def test_with_an_almost_full_disk_new_jobs_are_503_and_health_says_why(
 ) -> None:
     free = 1 << 40
     monkeypatch.setattr("nodekit_sqlite._disk.LOOK_SECONDS", 0.0)
-    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=free // 4096, f_frsize=4096))
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=free // 4096, f_frsize=4096, f_flag=0))
     async with serving(server, node={"store": SqliteStore(tmp_path / "jobs.sqlite")}) as api:
         id = await api.submit("echo")
         await api.results(id)
