@@ -185,10 +185,8 @@ def test_each_setting_whose_meaning_speaks_of_paths_is_among_these() -> None:
     known = {name.rpartition(".")[2] for name in (*PATHS, *NO_PATHS)} | {"name", "trusted_proxies", "listen"}
     speaking = {key for key, meaning in rows if key in fields and SPEAKS_OF_PATHS.search(meaning)}
     assert {"path", "bind", "volumes", "command"} <= speaking
-    assert (
-        speaking - known - {"max_connections", "max_client_connections", "read_only", "allowed_origins", "backups", "keys"}
-        == set()
-    )
+    no_paths = {"max_connections", "max_client_connections", "read_only", "allowed_origins", "backups", "keys"}
+    assert speaking - known - no_paths == set()
 
 
 # -- the command line -----------------------------------------------------------------------------

@@ -250,7 +250,9 @@ class Disk:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.free = 1 << 40
         monkeypatch.setattr("nodekit_sqlite._disk.LOOK_SECONDS", 0.0)
-        monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=self.free // 4096, f_frsize=4096, f_flag=0))
+        monkeypatch.setattr(
+            os, "statvfs", lambda path: SimpleNamespace(f_bavail=self.free // 4096, f_frsize=4096, f_flag=0)
+        )
 
 
 @pytest.fixture
