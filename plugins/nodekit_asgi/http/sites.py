@@ -40,7 +40,7 @@ def host_name(text: str) -> str:
 
 def check_origins(key: str, texts: tuple[str, ...]) -> None:
     """Raise `ValueError` that names each text that matches no page."""
-    problems = []
+    problems: list[str] = []
     for text in texts:
         try:
             origin_name(text)
