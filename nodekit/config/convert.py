@@ -88,7 +88,8 @@ class Converter:
             msgspec.convert(value, annotation, dec_hook=self._hook)
         except msgspec.ValidationError as error:
             below = list(islice(self._below(value, annotation, where), MOST_FAULTS))
-            yield from below or [Problem(*explain(where, str(error), annotation))]
+            key, text = explain(where, str(error), annotation)
+            yield from below or [Problem(key, text + _other_than_a_reference(value))]
 
     def _below(self, value: Any, annotation: Any, where: str) -> Iterator[Problem]:
         """Yield the faults of the parts of a table or list."""
@@ -132,6 +133,16 @@ class Converter:
             del good[key]
             if key in stand_ins:
                 good[key] = stand_ins[key]
+
+
+def _other_than_a_reference(value: Any) -> str:
+    """Return the cure for a reference in place of a value that is no secret, or an empty text."""
+    if not is_table(value) or len(value) != 1:
+        return ""
+    [(key, name)] = value.items()
+    if key == "env" and isinstance(name, str):
+        return f'; only secrets are given by reference; write "${{{name}}}"'
+    return '; only secrets are given by reference; write the value, or "${NAME}"' if key == "file" else ""
 
 
 def stand_in(annotation: Any) -> Any:

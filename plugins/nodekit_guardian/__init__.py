@@ -28,11 +28,14 @@ class GuardianRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     generates_proofs: bool = False
 
     def __post_init__(self) -> None:
+        wrong: list[str] = []
         for allowed in self.allowed_ips:
             try:
                 ip_network(allowed)
             except ValueError as error:
-                raise ValueError(f"allowed_ips: {error}") from error
+                wrong.append(str(error))
+        if wrong:
+            raise ValueError(f"allowed_ips: {'; '.join(wrong)}; expected an address or a network such as 10.0.0.0/8")
 
 
 def rules(

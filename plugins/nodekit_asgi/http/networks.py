@@ -15,12 +15,15 @@ _MAPPED = IPv6Network("::ffff:0:0/96")
 
 
 def check_networks(name: str, networks: Iterable[str]) -> None:
-    """Raise `ValueError`, which names the setting, for a text that is neither an address nor a network."""
+    """Raise `ValueError`, which names the setting, for texts that are neither an address nor a network."""
+    wrong: list[str] = []
     for text in networks:
         try:
             ip_network(text)
         except ValueError as error:
-            raise ValueError(f"{name}: {error}; expected an address or a network such as 10.0.0.0/8") from error
+            wrong.append(str(error))
+    if wrong:
+        raise ValueError(f"{name}: {'; '.join(wrong)}; expected an address or a network such as 10.0.0.0/8")
 
 
 @lru_cache(1024)

@@ -297,6 +297,41 @@ def test_a_size_of_memory_that_is_none_is_a_problem(tmp_path: Path) -> None:
     assert "at least 64MiB" in problems(tmp_path, changed("concurrency = 64", "memory = 1"))["node.memory"]
 
 
+def test_a_reference_where_no_secret_is_expected_is_told_what_to_write(tmp_path: Path) -> None:
+    text = """
+[node]
+name = { env = "NAME" }
+max_pending = { file = "most" }
+
+[store]
+use = "sqlite"
+path = { env = "JOBS" }
+
+[[transports]]
+use = "asgi"
+bind = "127.0.0.1:0"
+trusted_proxies = ["x", "10.0.0.0/8", "y/3"]
+
+[[runners]]
+use = "remote"
+
+[[runners.containers]]
+id = "echo"
+url = "http://127.0.0.1:1"
+allowed_ips = ["10.0.0.1/8", "k", "::1"]
+
+[[plugins]]
+use = "guardian"
+"""
+    told = problems(tmp_path, text)
+    assert told["node.name"].endswith('; only secrets are given by reference; write "${NAME}"')
+    assert told["node.max_pending"].endswith('; only secrets are given by reference; write the value, or "${NAME}"')
+    assert told["store.path"].endswith('; only secrets are given by reference; write "${JOBS}"')
+    assert "'x'" in told["transports[0].trusted_proxies"]
+    assert "'y/3'" in told["transports[0].trusted_proxies"]
+    assert "10.0.0.1/8 has host bits set; 'k' does not" in told["runners[0].containers[0].allowed_ips"]
+
+
 # -- names of providers ---------------------------------------------------------------------------
 
 
