@@ -17,6 +17,7 @@ from nodekit_asgi.server.deadlines import ConnectionDeadlines
 from nodekit_asgi.server.hypercorn_exchange import Address, Exchange, date_header
 from nodekit_asgi.server.hypercorn_streams import Applications
 from nodekit_asgi.server.refusals import (
+    HEADER_BYTES,
     LATE,
     MAX_HEADERS,
     NO_TUNNEL,
@@ -134,7 +135,9 @@ class Http1:
             return VERSION
         if request.method == b"CONNECT":
             return NO_TUNNEL
-        return TOO_LARGE if len(request.headers) > MAX_HEADERS else None
+        # h11 limits only a head that is not complete yet, and a read may bring more than that at once.
+        size = len(request.target) + sum(len(name) + len(value) + 4 for name, value in request.headers)
+        return TOO_LARGE if len(request.headers) > MAX_HEADERS or size > HEADER_BYTES else None
 
     async def _refuse(self, refusal: Refusal) -> None:
         """Reply, unless a reply has begun, and end the connection."""

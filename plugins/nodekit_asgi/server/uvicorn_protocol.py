@@ -114,6 +114,9 @@ class BoundedHttpTools(HttpToolsProtocol):
                 self._held, self._held_from = data, start
                 break
             end = self._end_of_part(data, start)
+            if not self._in_body and self._unmeasured + end - start > HEADER_BYTES:
+                self._refuse(TOO_LARGE)
+                break
             self._parse_part(data[start:end] if start or end < len(data) else data)
             start = end
         self.flow.hold(bool(self._held))

@@ -157,6 +157,14 @@ async def test_one_connection_carries_more_than_a_thousand_requests(api: Api) ->
 
 
 @both_servers
+@pytest.mark.parametrize("head", ["GET /info HTTP/1.1\r\nX: {}", "GET /{} HTTP/1.1\r\nX: 1"], ids=["header", "target"])
+async def test_a_head_above_64_kib_is_refused_however_it_arrives(api: Api, head: str) -> None:
+    async with api.raw() as connection:
+        await connection.send(f"{head.format('a' * 66_000)}\r\nHost: localhost\r\n\r\n".encode())
+        assert (await connection.answer()).status == 431
+
+
+@both_servers
 async def test_a_flood_of_headers_is_431(api: Api) -> None:
     async with api.raw() as connection:
         flood = "".join(f"X-{n}: {'x' * 100}\r\n" for n in range(5000))
