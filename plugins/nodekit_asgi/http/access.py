@@ -42,10 +42,13 @@ def logged(request: Request, send: Send) -> Iterator[Send]:
         _log(request.client, request.method, target(request), status, size, time.perf_counter() - began, request.id)
 
 
-def refused(peer: Any, status: int) -> None:
-    """Log a request that the server itself has refused, since its head is no valid HTTP or came too late."""
+def refused(peer: Any, status: int, size: int) -> None:
+    """Log a request that the server itself has refused, since its head is no valid HTTP or came too late.
+
+    `size`: Bytes of the body of its reply.
+    """
     if access_is_wanted():
-        _log(peer_name(peer), "-", "-", str(status), 0, 0.0, "-")
+        _log(peer_name(peer), "-", "-", str(status), size, 0.0, "-")
 
 
 def access_is_wanted() -> bool:

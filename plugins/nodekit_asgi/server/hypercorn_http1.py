@@ -95,7 +95,7 @@ class Http1:
         if not self.connection.trailing_data[0] or self.connection.our_state is not h11.IDLE:
             return b""
         self._is_late = True
-        refused(self._client, LATE[0])
+        refused(self._client, LATE[0], len(refusal_body(LATE)))
         return refusal_reply(LATE)
 
     async def _handle_events(self) -> None:
@@ -143,7 +143,7 @@ class Http1:
         """Reply, unless a reply has begun, and end the connection."""
         if self.connection.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
             if not self._is_late:  # it was told that, and the connection has ended
-                refused(self._client, refusal[0])
+                refused(self._client, refusal[0], 0 if self._without_body else len(refusal_body(refusal)))
             headers = [*refusal_headers(refusal), date_header()]
             reply = self.encoded(h11.Response(status_code=refusal[0], headers=headers))
             if not self._without_body:

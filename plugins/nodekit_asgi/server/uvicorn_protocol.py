@@ -23,6 +23,7 @@ from nodekit_asgi.server.refusals import (
     TOO_LARGE,
     VERSION,
     Refusal,
+    refusal_body,
     refusal_reply,
 )
 from nodekit_asgi.server.targets import origin_form
@@ -300,7 +301,7 @@ class BoundedHttpTools(HttpToolsProtocol):
 
     def _write_refusal(self, refusal: Refusal) -> None:
         self.transport.write(refusal_reply(refusal))
-        refused(self.client, refusal[0])
+        refused(self.client, refusal[0], len(refusal_body(refusal)))
 
     def _look(self) -> None:
         """Check whether the client has gone. Reading is paused while a request waits, so it would not show that."""
