@@ -30,6 +30,8 @@ CONTINUE_NUMBERS = """
     WHERE last.number >= finish_base + pg_snapshot_xmax(pg_current_snapshot())::text::bigint * 1024
 """
 
+CURE = "look whether the server runs, and at `url` of the store"
+
 _OURS = re.compile(r"\bnodekit\.")
 
 
@@ -44,9 +46,9 @@ async def opened(config: PostgresConfig) -> AsyncIterator[Connection]:
     try:
         connection = await connect(config.url.reveal(), config.connect_seconds)
     except TimeoutError as error:
-        raise StoreFailed(f"cannot reach PostgreSQL within {config.connect_seconds:g} s") from error
+        raise StoreFailed(f"cannot reach PostgreSQL within {config.connect_seconds:g} s; {CURE}") from error
     except (psycopg.Error, OSError) as error:
-        raise StoreFailed(f"cannot reach PostgreSQL: {said(error)}") from error
+        raise StoreFailed(f"cannot reach PostgreSQL: {said(error)}; {CURE}") from error
     try:
         yield connection
     except psycopg.Error as error:

@@ -9,7 +9,7 @@ from anyio.abc import TaskGroup
 from nodekit import StoreFailed
 from nodekit_redis._address import Address, Command
 from nodekit_redis._config import RedisConfig
-from nodekit_redis._errors import Lost, refused
+from nodekit_redis._errors import CURE, Lost, refused
 from nodekit_redis._line import Line, Replies
 from nodekit_redis._scripts import Scripts
 
@@ -42,7 +42,7 @@ class Engine:
                 await one.wait()
         for line in lines:
             if not line.up:
-                raise StoreFailed(f"cannot reach Redis: {line.down}")
+                raise StoreFailed(f"cannot reach Redis: {line.down}; {CURE}")
 
     def close(self) -> None:
         for line in (*self._lines, self.lease_line):

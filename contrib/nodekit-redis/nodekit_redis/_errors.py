@@ -37,6 +37,7 @@ _BY_WORD = {
     "READONLY": "this server is a replica, which takes no writes; name the primary in url",
     "UNKILLABLE": "Redis runs a long script of somebody else's; it takes calls when that has ended",
 }
+CURE = "look whether the server runs, and at `url` of the store"
 TAKES_NO_WRITES = ("MISCONF", "NOREPLICAS")
 
 

@@ -10,7 +10,7 @@ from nodekit import StoreFailed
 from nodekit_redis._address import BROKEN, Address, Command, close
 from nodekit_redis._checks import Facts, faults, questions, understood
 from nodekit_redis._config import RedisConfig
-from nodekit_redis._errors import said
+from nodekit_redis._errors import CURE, said
 from nodekit_redis._line import breaks
 from nodekit_redis._scripts import Scripts
 
@@ -43,7 +43,7 @@ async def _answers(config: RedisConfig, commands: Sequence[Command]) -> list[Any
         finally:
             await close(connection)
     except (*BROKEN, TimeoutError) as error:
-        raise StoreFailed(f"cannot reach Redis: {said(error)}") from error
+        raise StoreFailed(f"cannot reach Redis: {said(error)}; {CURE}") from error
 
 
 async def _answer(connection: Any) -> Any:

@@ -89,7 +89,7 @@ class Line:
         self._arrived, self._sent, self._wanted = Notice(), Notice(), Notice()
         self._scope = anyio.CancelScope()
         self._closing = False
-        self.up = False
+        self.up = self._has_been_up = False
         self.down = "not connected yet"
         """Reason why there is no connection. Empty while there is one."""
         self.tried = Notice()
@@ -182,7 +182,7 @@ class Line:
             self.tried.set()
             return False
         try:
-            self.up, self.down = True, ""
+            self.up, self._has_been_up, self.down = True, True, ""
             self.tried.set()
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._until_broken, self._write, connection, tasks.cancel_scope)
@@ -195,7 +195,7 @@ class Line:
         return True
 
     def _note(self, down: str) -> None:
-        if not self._closing and down != self.down:
+        if self._has_been_up and not self._closing and down != self.down:  # before, whoever connects is told
             logger.info("no connection to Redis: %s", down)
         self.down = down
 

@@ -1,5 +1,6 @@
 """Commands beside the nodes of a store: keys of the plugin `apikeys`, which are one set for a cluster, and jobs."""
 
+import os
 import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -84,6 +85,16 @@ async def test_jobs_are_shown_and_deleted_beside_the_nodes_that_work_on_them(
         async with store.view() as view:
             assert await view.delete([ended.id, waiting.id]) == 1  # none that a node may be working on
         assert await store.find(JobQuery()) == [waiting.id]
+
+
+async def test_a_server_that_is_not_there_is_told_once_with_the_cure(tmp_path: Path) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text('[store]\nuse = "redis"\nurl = "${ADDRESS}"\n[[transports]]\nuse = "asgi"\nbind = "127.0.0.1:0"\n')
+    given = {**os.environ, "ADDRESS": "redis://127.0.0.1:1/0"}
+    done = await anyio.run_process([sys.executable, "-m", "nodekit", "serve", str(file)], env=given, check=False)
+    [line] = done.stderr.decode().splitlines()
+    assert "cannot reach Redis" in line
+    assert line.endswith("; look whether the server runs, and at `url` of the store")
 
 
 async def test_keys_of_another_version_are_not_read_beside_its_nodes(redis_server: RedisServer) -> None:
