@@ -213,3 +213,19 @@ async def test_an_account_without_ether_is_a_problem_for_operators(contracts: Co
         await serving.until_final()
         assert serving.engine.problems() == []
     assert len(consumer.received(id)) == 1
+
+
+async def test_a_lack_of_ether_is_no_problem_once_nobody_waits_for_it(contracts: Contracts, chain: LocalChain) -> None:
+    consumer = contracts.consumer(b"\x01")
+    serving = Serving(contracts, {"echo": echo})
+    chain.set_balance(serving.sender.address, 0)
+    id = consumer.subscribe(["echo"])
+    async with serving.running():
+        with anyio.fail_after(60):
+            while not any(one.startswith("nothing is sent") for one in serving.engine.problems()):
+                chain.mine()
+                await anyio.sleep(0.1)
+        consumer.cancel(id)
+        await serving.until_final()
+        assert serving.engine.problems() == []
+    assert consumer.received(id) == []

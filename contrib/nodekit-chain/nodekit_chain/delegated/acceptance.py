@@ -17,7 +17,7 @@ from nodekit_chain.protocol.keys import delegated_key
 from nodekit_chain.protocol.subscription import Subscription
 from nodekit_chain.rpc.questions import Question, Refused, Rpc, call, result, result_bytes
 from nodekit_chain.work.ledger import MOST_DATA_BYTES
-from nodekit_chain.work.records import Delegation, Work
+from nodekit_chain.work.records import Delegation, State, Work
 
 logger = logging.getLogger("nodekit.chain")
 
@@ -161,6 +161,8 @@ class Acceptance:
         kept = await self._keeper.accepted(work.key)
         if kept is None or not _same(kept, work):
             raise Refusal("Nonce already used", owner=request.subscription.owner, nonce=request.nonce)
+        if kept.state in (State.FAILED, State.EXPIRED):
+            raise Refusal("Subscription was not served", state=str(kept.state), reason=kept.reason)
         return kept
 
 

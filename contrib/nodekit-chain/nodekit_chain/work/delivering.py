@@ -40,8 +40,14 @@ class Deliveries:
 
     def __init__(self, context: Context, nonces: Nonces) -> None:
         self._context, self._nonces = context, nonces
-        self.problem = ""
-        """The reason why nothing can be sent now; empty if it can."""
+        self._held_up = "", ""
+        """Key of the record whose transaction could not be sent last, and the reason."""
+
+    @property
+    def problem(self) -> str:
+        """The reason why nothing can be sent now; empty if it can, or if nobody waits for it any more."""
+        key, reason = self._held_up
+        return f"nothing is sent: {reason}" if key in self._context.entries else ""
 
     async def deliver(self, entry: Entry, view: View) -> None:
         """Simulate the delivery of a record; sign, store and send it."""
@@ -80,10 +86,10 @@ class Deliveries:
         try:
             await context.sender.send(transaction, partial(self._keep, entry, view, closing=closing))
         except FeesTooHigh as problem:
-            self.problem = f"nothing is sent: {problem}"
+            self._held_up = entry.work.key, str(problem)
             await context.change(entry, entry.work.waiting(str(problem), context.node.now(), 0.0))
         else:
-            self.problem = ""
+            self._held_up = "", ""
 
     def data(self, work: Work) -> bytes:
         """Return the data of a record's transaction."""

@@ -18,7 +18,7 @@ from nodekit_chain.protocol.subscription import CANCELLED_AT, Subscription
 from nodekit_chain.rpc.endpoints import Endpoints
 from nodekit_chain.watching.pipelines import PipelineTable
 from nodekit_chain.work.ledger import Ledger
-from nodekit_chain.work.records import Work
+from nodekit_chain.work.records import State, Work
 from nodekit_function import FunctionRunner
 from nodekit_guardian import Guardian
 
@@ -183,6 +183,16 @@ async def test_repeating_a_request_changes_nothing_and_another_body_is_refused(d
     assert await desk.ask(subscription, data={"a": 1}) == first
     assert (await desk.refusal(subscription, data={"a": 2}))[0] == "Nonce already used"
     assert (await desk.refusal(replace(subscription, redundancy=2), data={"a": 1}))[0] == "Nonce already used"
+
+
+async def test_repeating_a_request_says_that_it_was_not_served(desk: Desk) -> None:
+    subscription = desk.owner.subscription(["free"])
+    work = await desk.ask(subscription)
+    entry = await desk.kept.ledger.get(work.key)
+    assert entry is not None
+    await desk.kept.ledger.change(entry, work.ended(State.FAILED, "the container failed", 1.0))
+    told = await desk.refusal(subscription)
+    assert told == ("Subscription was not served", {"state": "failed", "reason": "the container failed"})
 
 
 async def test_a_nonce_that_the_chain_knows_is_taken_only_for_the_same_subscription(desk: Desk) -> None:
