@@ -186,6 +186,7 @@ def _work(config: ChainConfig) -> WorkSettings:
         lease_seconds=config.lease_seconds,
         keep_days=config.keep_days,
         poll_seconds=config.snapshot_sync.sync_period,
+        json_output=config.plain_output == "json",
     )
 
 

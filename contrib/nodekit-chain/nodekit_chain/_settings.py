@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -74,6 +74,7 @@ class ChainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     - `lease_seconds`: Time after which another node of a cluster takes over from one that died.
     - `keep_days`: Days for which records of finished work are kept.
     - `call_seconds`: Time limit of a request to an endpoint.
+    - `plain_output`: Form of an output without the five keys: ``python``, as other nodes deliver it, or ``json``.
     """
 
     rpc_url: tuple[EnvValue, ...]
@@ -91,6 +92,7 @@ class ChainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     lease_seconds: Annotated[float, msgspec.Meta(ge=1, le=3600)] = 15.0
     keep_days: Annotated[float, msgspec.Meta(ge=0)] = 7.0
     call_seconds: Seconds = 10.0
+    plain_output: Literal["python", "json"] = "python"
 
     @property
     def urls(self) -> tuple[str, ...]:

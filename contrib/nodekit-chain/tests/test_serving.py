@@ -30,6 +30,17 @@ async def test_a_callback_is_delivered(contracts: Contracts) -> None:
     assert len(serving.transactions()) == 1
 
 
+async def test_a_plain_output_is_json_where_the_settings_say_so(contracts: Contracts) -> None:
+    consumer = contracts.consumer(b"\x01")
+    id = consumer.subscribe(["echo"])
+    work = replace(FAST, json_output=True)
+    async with Serving(contracts, {"echo": echo}, work=work).running() as serving:
+        await serving.until_final()
+    [received] = consumer.received(id)
+    (text,) = decode(["string"], received["output"])
+    assert text == '{"said":"01"}'
+
+
 async def test_each_interval_gets_one_result_of_its_own(contracts: Contracts, chain: LocalChain) -> None:
     consumer = contracts.consumer(b"\x01")
     id = consumer.subscribe(["echo"], period=100, frequency=3)

@@ -80,14 +80,14 @@ class Jobs:
             await context.failed(entry, State.SEEN, "its job was deleted before its output was taken")
         elif job.status.finished:
             try:
-                payload = _payload(job)
+                payload = _payload(job, as_json=context.settings.json_output)
             except InvalidOutput as problem:
                 await context.failed(entry, State.SEEN, str(problem))
             else:
                 await context.change(entry, work.with_output(payload, context.node.now()))
 
 
-def _payload(job: Job) -> Delivery:
+def _payload(job: Job, *, as_json: bool) -> Delivery:
     """Return the bytes to deliver. Raise `InvalidOutput` if there are none."""
     if job.status is not JobStatus.SUCCESS or job.result is None or job.error is not None:
         error = job.error.error if job.error else f"the job ended as {job.status}"
@@ -98,7 +98,7 @@ def _payload(job: Job) -> Delivery:
         raise InvalidOutput(f"the output of job {job.id} cannot be read") from error
     if not isinstance(output, dict):
         raise InvalidOutput(f"the output of job {job.id} is no JSON object")
-    payload = delivery(cast(dict[str, Any], output))
+    payload = delivery(cast(dict[str, Any], output), as_json=as_json)
     if (size := len(payload.input) + len(payload.output) + len(payload.proof)) > MOST_BYTES:
         raise InvalidOutput(f"the output of job {job.id} has {size} bytes on the chain, more than {MOST_BYTES}")
     return payload

@@ -17,6 +17,7 @@ class WorkSettings(msgspec.Struct, frozen=True, kw_only=True):
     - `bump_after_blocks`: Number of blocks after which a transaction that waits is replaced, with higher fees.
     - `lease_seconds`: Time after which another node takes over from one that died.
     - `keep_days`: Days for which finished records are kept.
+    - `json_output`: True if an output without the five keys is delivered as JSON, and not as Python writes it.
     """
 
     payment_address: Address = ZERO_ADDRESS
@@ -29,3 +30,4 @@ class WorkSettings(msgspec.Struct, frozen=True, kw_only=True):
     lease_seconds: float = 15.0
     keep_days: float = 7.0
     poll_seconds: float = 0.5
+    json_output: bool = False
