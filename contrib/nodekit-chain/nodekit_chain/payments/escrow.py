@@ -24,7 +24,7 @@ ENOUGH = 2**255
 """Allowance below which it is set again: one transaction is enough for longer than the node lasts."""
 MARGIN = 1.2
 PATIENCE = 4
-"""Number of times that a transaction is sent with the same fees, before it is replaced."""
+"""Number of blocks in which a transaction is sent with the same fees, before it is replaced."""
 
 _HELD, _APPROVAL = "escrow/", "approval/"
 
@@ -39,7 +39,8 @@ class Reservation(msgspec.Struct, frozen=True):
 class Approval(msgspec.Struct, frozen=True):
     """The transaction that sets the allowance of a token. It was stored before it was sent.
 
-    - `sent`: Number of times that it was sent with these fees.
+    - `sent`: Number of blocks in which it was sent with these fees.
+    - `head`: Number of the newest block when it was sent last. Proofs that wait together send it once for each block.
     """
 
     hash: str
@@ -49,6 +50,7 @@ class Approval(msgspec.Struct, frozen=True):
     max_fee: int
     priority_fee: int
     sent: int = 1
+    head: int = 0
 
 
 class Escrow:
@@ -121,27 +123,31 @@ class Escrow:
         record = await self._storage.get(key)
         data = Wallet.approve.encode(self._sender.address, token, UNLIMITED)
         waiting = f"the allowance of {token} in the wallet {self._wallet} is being set"
+        used, head = await self._position()
         if record is not None:
             approval = msgspec.json.decode(record.value, type=Approval)
-            if await self._is_open(approval):
-                await self._again(key, record.version, approval, data)
+            if used <= approval.nonce:  # else the allowance was set, and used up or taken back
+                if head > approval.head:
+                    await self._again(key, record.version, msgspec.structs.replace(approval, head=head), data)
                 return waiting
         version = 0 if record is None else record.version
         try:
             gas = await self._gas(data)
             transaction = Transaction(self._wallet, data, gas)
-            await self._sender.send(transaction, partial(self._keep, key, version))
+            await self._sender.send(transaction, partial(self._keep, key, version, head))
         except (FeesTooHigh, _Reverted) as problem:
             return f"{waiting}: {problem}"
         return waiting
 
-    async def _is_open(self, approval: Approval) -> bool:
-        """Return False if its nonce is used: the allowance was set, and used up or taken back."""
-        (reply,) = await self._rpc.batch([Question("eth_getTransactionCount", (self._sender.address, "latest"))])
-        return quantity(reply) <= approval.nonce
+    async def _position(self) -> tuple[int, int]:
+        """Return the number of the account's mined transactions, and that of the newest block."""
+        used, head = await self._rpc.batch(
+            [Question("eth_getTransactionCount", (self._sender.address, "latest")), Question("eth_blockNumber")]
+        )
+        return quantity(used), quantity(head)
 
     async def _again(self, key: str, version: int, approval: Approval, data: bytes) -> None:
-        """Send it again, at last with higher fees."""
+        """Send it again in a new block, at last with higher fees."""
         if approval.sent < PATIENCE:
             again = msgspec.structs.replace(approval, sent=approval.sent + 1)
             await self._storage.put(key, msgspec.json.encode(again), expect=version)
@@ -157,7 +163,7 @@ class Escrow:
         )
         try:
             transaction = Transaction(self._wallet, data, approval.gas)
-            await self._sender.replace(transaction, old, partial(self._keep, key, version))
+            await self._sender.replace(transaction, old, partial(self._keep, key, version, approval.head))
         except FeesTooHigh:
             await self._broadcast(approval)
 
@@ -165,8 +171,9 @@ class Escrow:
         """Send it to the endpoints. One that knows it refuses it, which is no error."""
         await self._rpc.batch([Question("eth_sendRawTransaction", (f"0x{approval.raw.hex()}",))])
 
-    async def _keep(self, key: str, version: int, signed: SignedTransaction) -> None:
-        approval = Approval(signed.hash, signed.raw, signed.nonce, signed.gas, signed.max_fee, signed.priority_fee)
+    async def _keep(self, key: str, version: int, head: int, signed: SignedTransaction) -> None:
+        fees = signed.max_fee, signed.priority_fee
+        approval = Approval(signed.hash, signed.raw, signed.nonce, signed.gas, *fees, head=head)
         write = Write(key, msgspec.json.encode(approval), version)
 
         async def change(writes: Sequence[Write]) -> Any:
