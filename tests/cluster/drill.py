@@ -83,7 +83,7 @@ async def drill(folder: Path, engine: Engine, seed: int, size: Size, *, rolling:
         faults: Faults | RollingRestart = Faults(plan, nodes, engine, proxy, lease=LEASE_SECONDS, cut=size.cut_seconds)
         if rolling:
             faults = RollingRestart(nodes, size.seconds)
-        watch = Watch(nodes, LEASE_SECONDS)
+        watch = Watch(nodes, LEASE_SECONDS, cut=nodes[plan.cut])
         async with anyio.create_task_group() as watching:
             watching.start_soon(watch.run)
             async with anyio.create_task_group() as tasks:

@@ -165,12 +165,15 @@ class RollingRestart:
 
 
 class Watch:
-    """Notices when this machine is too busy for leases to be renewed, which is nobody's fault."""
+    """Notices when this machine, or the engine on it, is too busy for leases to be renewed, which is nobody's fault.
+
+    `cut`: The node behind a proxy, if any. Whether the engine answers the others is what counts.
+    """
 
     PAUSE_SECONDS = 0.05
 
-    def __init__(self, nodes: Sequence[NodeProcess], lease_seconds: float) -> None:
-        self._nodes, self._late_seconds = nodes, lease_seconds / 4
+    def __init__(self, nodes: Sequence[NodeProcess], lease_seconds: float, *, cut: NodeProcess | None = None) -> None:
+        self._nodes, self._cut, self._late_seconds = nodes, cut, lease_seconds / 4
         self.harms: list[Harm] = []
 
     async def run(self) -> None:
@@ -178,7 +181,9 @@ class Watch:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._watch_myself)
             for node in self._nodes:
-                tasks.start_soon(self._watch, node)
+                tasks.start_soon(self._watch, node, "/health/live")
+                if node is not self._cut:
+                    tasks.start_soon(self._watch, node, "/info")
 
     async def _watch_myself(self) -> None:
         while True:
@@ -187,15 +192,15 @@ class Watch:
             if (ended_at := time.time()) - began_at > self._late_seconds:
                 self.harms.append(Harm("too busy", None, began_at, ended_at))
 
-    async def _watch(self, node: NodeProcess) -> None:
-        """Ask a node repeatedly if its event loop goes round."""
+    async def _watch(self, node: NodeProcess, path: str) -> None:
+        """Ask a node repeatedly: if its event loop goes round, or for numbers that it reads from the engine."""
         while True:
             began_at, harmed = time.time(), -1 if node.busy.locked() else node.harmed
             try:
-                await node.ask("GET", "/health/live", seconds=60)
+                await node.ask("GET", path, seconds=60)
             except (OSError, TimeoutError, aiohttp.ClientError):
                 await anyio.sleep(0.1)
             is_late = (ended_at := time.time()) - began_at > self._late_seconds
             if is_late and node.harmed == harmed and not node.busy.locked():
-                self.harms.append(Harm("too busy", None, began_at, ended_at))  # the engine may be, too
+                self.harms.append(Harm("too busy", None, began_at, ended_at))
             await anyio.sleep(0.1)
