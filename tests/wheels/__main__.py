@@ -27,8 +27,8 @@ AT_ONCE = 2
 SECONDS = 300
 LOADED = "loaded.py"
 TEMPLATES = "nodekit/cli/new/templates"
-SUITES = ("test_contract.py", "test_faults.py", "test_model.py")
-"""Tests that take minutes if they need a server of their own. `make test` runs them."""
+SUITES = ("test_contract.py", "test_faults.py", "test_model.py", "test_kills.py")
+"""Tests that take minutes if they need a server or a program of their own. `make test` runs them."""
 _LEFT = ("__pycache__", ".ruff_cache", ".mypy_cache", ".pytest_cache")
 
 
@@ -210,7 +210,7 @@ def tested(bench: Bench, project: Path) -> str:
     copy = bench.work / project.name
     shutil.copytree(project, copy, ignore=shutil.ignore_patterns(*_LEFT))
     without_packages(copy)
-    if [*copy.rglob("*_server.py")]:
+    if [*copy.rglob("*_server.py"), *copy.rglob("*_programs.py")]:
         for name in SUITES:
             (copy / "tests" / name).unlink(missing_ok=True)
     return tests_of(bench, copy) if [*copy.rglob("test_*.py")] else "installed; it has no tests of its own"
