@@ -1,16 +1,14 @@
 """A cluster whose nodes, network, server and clocks fail keeps every promise. `make drills` draws more seeds."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from chance import SEED, each_run
-from engine.fixtures import or_unavailable
 
-from cluster.drill import LEASE_SECONDS, Size, drill
-from cluster.engines import Engine, NoEngine, engines
+from cluster.drill import Size, drill
+from cluster.engines import Engine, engines
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(1200)]
 
@@ -26,20 +24,6 @@ def grouped(chosen: Sequence[tuple[str, int]]) -> list[Any]:
     """Share drills out to so many workers."""
     group = pytest.mark.xdist_group
     return [pytest.param(*one, marks=group(f"cluster {n % AT_ONCE}")) for n, one in enumerate(chosen)]
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
-    """Run the engine that the test names. Nodes find in the folder what they import."""
-    with ExitStack() as stack:
-        with or_unavailable(NoEngine):
-            engine = stack.enter_context(engines()[request.param](tmp_path, LEASE_SECONDS))
-        yield engine
 
 
 @pytest.mark.parametrize(("engine", "seed"), grouped(CHOSEN), indirect=["engine"])

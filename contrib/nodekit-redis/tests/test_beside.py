@@ -1,8 +1,7 @@
-"""Commands beside the nodes of a store: keys of the plugin `apikeys`, which are one set for a cluster, and jobs."""
+"""Commands beside the nodes of a store, and for a server that is not there."""
 
 import os
 import sys
-from contextlib import AsyncExitStack
 from pathlib import Path
 
 import anyio
@@ -10,61 +9,15 @@ import pytest
 from redis_server import RedisServer
 from stores import store_on
 
-from nodekit import JobQuery, JobStatus, Node, Outcome, StoreFailed, Unauthorized, load_node
-from nodekit.testing import make_connection, make_job
+from nodekit import JobQuery, JobStatus, Outcome, StoreFailed
+from nodekit.testing import make_job
 
 pytestmark = pytest.mark.anyio
-NODES = 3
 
 
 async def nodekit(*command: str) -> str:
     """Run a command, and return what it prints."""
     return (await anyio.run_process([sys.executable, "-m", "nodekit", *command])).stdout.decode().strip()
-
-
-async def is_known(node: Node, text: str) -> bool:
-    try:
-        return (await node.identify(make_connection(authorization=f"Bearer {text}"))).client == "alice"
-    except Unauthorized:
-        return False
-
-
-async def test_each_node_takes_a_new_and_a_revoked_key_and_none_asks_while_the_server_is_away(
-    redis_server: RedisServer, tmp_path: Path
-) -> None:
-    for number in range(NODES):
-        lines = [f'[node]\nname = "node-{number}"', '[store]\nuse = "redis"', 'url = { file = "url" }']
-        lines += ["lease_seconds = 5", '[[plugins]]\nuse = "apikeys"\nkeys = "store"\n']
-        (tmp_path / f"node-{number}.toml").write_text("\n".join(lines))
-    (tmp_path / "url").write_text(redis_server.url)
-
-    async def keys(*command: str) -> str:
-        return await nodekit("keys", *command)
-
-    async def becomes(text: str, known: bool) -> None:
-        with anyio.fail_after(60):
-            for node in nodes:
-                while await is_known(node, text) is not known:
-                    await anyio.sleep(0.01)
-
-    first = str(tmp_path / "node-0.toml")
-    async with AsyncExitStack() as stack:
-        nodes = [await stack.enter_async_context(load_node(tmp_path / f"node-{n}.toml")) for n in range(NODES)]
-        text = await keys("create", first, "--name", "alice")
-        await becomes(text, True)
-        assert "alice" in await keys("list", str(tmp_path / "node-2.toml"))
-        redis_server.kill()
-        with anyio.fail_after(60):
-            while not any("keys" in reason for reason in (await nodes[0].health()).reasons):
-                await anyio.sleep(0.05)
-        assert [await is_known(node, text) for node in nodes] == [True] * NODES
-        redis_server.start()
-        second = await keys("rotate", first, "alice", "--keep", "0s")
-        await becomes(second, True)
-        await becomes(text, False)
-        await keys("revoke", str(tmp_path / "node-1.toml"), "alice")
-        await becomes(second, False)
-    assert "revoked" in await keys("show", first, "alice")
 
 
 async def test_jobs_are_shown_and_deleted_beside_the_nodes_that_work_on_them(

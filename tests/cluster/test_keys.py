@@ -1,4 +1,4 @@
-"""Keys of the plugin `apikeys` in the store: one set for a cluster."""
+"""Keys of the plugin `apikeys` in the store are one set for a cluster."""
 
 import sys
 from contextlib import AsyncExitStack
@@ -6,8 +6,9 @@ from pathlib import Path
 
 import anyio
 import pytest
-from postgres_server import Database
 
+from cluster.drill import LEASE_SECONDS
+from cluster.engines import Engine, engines
 from nodekit import Node, Unauthorized, load_node
 from nodekit.testing import make_connection
 
@@ -22,14 +23,14 @@ async def is_known(node: Node, text: str) -> bool:
         return False
 
 
+@pytest.mark.parametrize("engine", [name for name in engines() if name != "kit"], indirect=True)
 async def test_each_node_takes_a_new_and_a_revoked_key_and_none_asks_while_the_server_is_away(
-    database: Database, tmp_path: Path
+    engine: Engine, tmp_path: Path
 ) -> None:
     for number in range(NODES):
-        lines = [f'[node]\nname = "node-{number}"', '[store]\nuse = "postgres"', 'url = { file = "url" }']
-        lines += ["lease_seconds = 5", '[[plugins]]\nuse = "apikeys"\nkeys = "store"\n']
-        (tmp_path / f"node-{number}.toml").write_text("\n".join(lines))
-    (tmp_path / "url").write_text(database.url)
+        store = engine.store(*engine.address, LEASE_SECONDS)
+        text = f'[node]\nname = "node-{number}"\n{store}\n[[plugins]]\nuse = "apikeys"\nkeys = "store"\n'
+        (tmp_path / f"node-{number}.toml").write_text(text)
 
     async def keys(*command: str) -> str:
         arguments = [sys.executable, "-m", "nodekit", "keys", *command]
@@ -47,12 +48,12 @@ async def test_each_node_takes_a_new_and_a_revoked_key_and_none_asks_while_the_s
         text = await keys("create", first, "--name", "alice")
         await becomes(text, True)
         assert "alice" in await keys("list", str(tmp_path / "node-2.toml"))
-        database.server.kill()
+        engine.kill()
         with anyio.fail_after(60):
             while not any("keys" in reason for reason in (await nodes[0].health()).reasons):
                 await anyio.sleep(0.05)
         assert [await is_known(node, text) for node in nodes] == [True] * NODES
-        database.server.start()
+        engine.start()
         second = await keys("rotate", first, "alice", "--keep", "0s")
         await becomes(second, True)
         await becomes(text, False)
