@@ -11,6 +11,7 @@ import pytest
 from engine import debian
 from engine.fixtures import or_unavailable
 from paths import ROOT
+from processes import processes_of
 
 DEMO = ROOT / "examples" / "chain" / "demo.py"
 
@@ -44,16 +45,4 @@ def test_a_demo_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         process.stdout.read()
         assert process.wait(100) == 128 + signal.SIGTERM
-    assert processes_with(str(tmp_path)) == []
-
-
-def processes_with(text: str) -> list[str]:
-    """Return the processes whose environment has this text."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if text.encode() in path.read_bytes():
-                found.append(path.parent.name)
-        except OSError:
-            pass
-    return found
+    assert processes_of(tmp_path) == []

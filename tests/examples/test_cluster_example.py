@@ -14,6 +14,7 @@ from cluster.engines import NoEngine, postgres, redis
 from engine import debian
 from engine.fixtures import or_unavailable
 from paths import ROOT
+from processes import processes_of
 
 DEMO = ROOT / "examples" / "cluster" / "demo.py"
 
@@ -66,19 +67,7 @@ def test_a_demo_that_is_interrupted_leaves_nothing(store: Mapping[str, str], tmp
         process.stdout.read()
         assert process.wait(100) == 128 + signal.SIGTERM
     assert list(folder.iterdir()) == []
-    assert children_with(str(folder)) == []
-
-
-def children_with(text: str) -> list[str]:
-    """Return the processes whose environment has this text."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if text.encode() in path.read_bytes():
-                found.append(path.parent.name)
-        except OSError:
-            pass
-    return found
+    assert processes_of(folder) == []
 
 
 def test_without_a_database_it_says_what_to_do() -> None:

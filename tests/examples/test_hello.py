@@ -19,6 +19,7 @@ import anyio
 import pytest
 from click.testing import CliRunner
 from http_api import free_port
+from processes import processes_of
 
 import nodekit_hello
 from nodekit import ContainerFailed, encode_payload, load_node
@@ -128,7 +129,7 @@ def test_demo_that_is_interrupted_leaves_nothing_behind(temporary: Path, number:
     with subprocess.Popen(
         [*DEMO], env=environment(temporary), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as demo:
-        until(lambda: len(processes_of(temporary)) >= 1)  # at least the node; its containers are starting
+        until(lambda: len(processes_of(temporary)) >= 2)  # itself and the node, whose containers are starting
         demo.send_signal(number)
         assert demo.wait(60) == code
     until(lambda: not processes_of(temporary))  # killed processes take a moment to disappear
@@ -177,17 +178,6 @@ def environment(temporary: Path) -> dict[str, str]:
     return {**os.environ, "TMPDIR": str(temporary), "PYTHONIOENCODING": "utf-8"}
 
 
-def processes_of(folder: Path) -> list[int]:
-    """Return the processes that run in a folder, or name it on their command line."""
-    found = []
-    for place in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            words = (place / "cmdline").read_bytes().decode(errors="replace")
-            if str(folder) in words or str(folder) in os.readlink(place / "cwd"):
-                found.append(int(place.name))
-    return found
-
-
 def answers(port: int, host: str = "127.0.0.1") -> bool:
     with suppress(OSError), closing(HTTPConnection(host, port, timeout=10)) as connection:
         return ask(connection, "GET", "/health")[0] == 200
@@ -213,13 +203,5 @@ def test_a_demo_whose_output_nobody_takes_leaves_no_process(streams: str, tmp_pa
     command = ["bash", "-c", f'"$@" {streams}', "bash", *DEMO]
     env = {**os.environ, "TMPDIR": str(tmp_path)}
     subprocess.run(command, env=env, stderr=subprocess.DEVNULL, timeout=120, check=False)
-    folder = os.fsencode(tmp_path)
-    found = [path for path in Path("/proc").glob("[0-9]*/cmdline") if folder in read_or_nothing(path)]
-    assert not found
+    assert processes_of(tmp_path) == []
     assert not list(tmp_path.iterdir())
-
-
-def read_or_nothing(path: Path) -> bytes:
-    with suppress(OSError):  # the process has ended
-        return path.read_bytes()
-    return b""
