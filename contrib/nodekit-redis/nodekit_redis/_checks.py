@@ -50,6 +50,13 @@ def parsed(info: bytes) -> Mapping[str, str]:
     return {name: value for name, colon, value in fields if colon}
 
 
+def schema_problem(facts: Facts) -> str:
+    """Return why this version cannot use the keys of the prefix. Empty: it can, or there are none yet."""
+    if facts.schema in (None, str(SCHEMA)):
+        return ""
+    return f"the keys of this prefix have schema {facts.schema}, and this version of nodekit-redis needs {SCHEMA}"
+
+
 def faults(facts: Facts, durability: Durability) -> Iterator[str]:
     """Yield what keeps a node from working on the server, each with the setting to change."""
     info = facts.info
@@ -58,8 +65,8 @@ def faults(facts: Facts, durability: Durability) -> Iterator[str]:
         yield f"Redis {version} is too old; use Redis {LEAST_VERSION}.0 or later, or Valkey"
     if info.get("role", "master") != "master":
         yield "this server is a replica, which takes no writes; name the primary in url"
-    if facts.schema not in (None, str(SCHEMA)):
-        yield f"the keys of this prefix have schema {facts.schema}, and this version of nodekit-redis needs {SCHEMA}"
+    if problem := schema_problem(facts):
+        yield problem
     policy = info.get("maxmemory_policy", (facts.settings or {}).get("maxmemory-policy", "noeviction"))
     if policy != "noeviction":
         yield f"maxmemory-policy is {policy}, so Redis may delete jobs; CONFIG SET maxmemory-policy noeviction"
@@ -95,6 +102,11 @@ def warnings(facts: Facts, durability: Durability) -> Iterator[str]:
             yield f"durability is none, and appendonly is no: if Redis ends, {kept} may be lost"
 
 
+async def facts_of(engine: Engine) -> Facts:
+    """Ask the server. Raise `StoreFailed`."""
+    return understood(await engine.answers(questions(engine.key)))
+
+
 class Checks:
     """The checks of one store."""
 
@@ -105,14 +117,9 @@ class Checks:
         self.problems: Sequence[str] = ()
         """Faults of the server now, although it had none at the start."""
 
-    async def _facts(self) -> Facts:
-        commands = questions(self._engine.key)
-        replies = await self._engine.answers(commands)
-        return understood(replies)
-
     async def at_start(self) -> None:
         """Raise `StoreFailed` if a node cannot work on this server, and log what its operator has to know."""
-        facts = await self._facts()
+        facts = await facts_of(self._engine)
         if found := list(faults(facts, self._durability)):
             raise StoreFailed("; and ".join(found))
         for warning in warnings(facts, self._durability):
@@ -123,7 +130,7 @@ class Checks:
         while True:
             await anyio.sleep(self._interval_seconds)
             try:
-                found = list(faults(await self._facts(), self._durability))
+                found = list(faults(await facts_of(self._engine), self._durability))
             except StoreFailed:
                 continue  # the calls of the node report it
             for problem in found:

@@ -4,14 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import anyio
-from redis.exceptions import RedisError
 
 from nodekit import StoreFailed
 from nodekit_redis._address import BROKEN, Address, Command, close
 from nodekit_redis._checks import Facts, faults, questions, understood
 from nodekit_redis._config import RedisConfig
 from nodekit_redis._errors import CURE, said
-from nodekit_redis._line import breaks
+from nodekit_redis._line import next_reply
 from nodekit_redis._scripts import Scripts
 
 
@@ -39,20 +38,11 @@ async def _answers(config: RedisConfig, commands: Sequence[Command]) -> list[Any
         try:
             with anyio.fail_after(seconds):
                 await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-                return [await _answer(connection) for _ in commands]
+                return [await next_reply(connection) for _ in commands]
         finally:
             await close(connection)
     except (*BROKEN, TimeoutError) as error:
         raise StoreFailed(f"cannot reach Redis: {said(error)}; {CURE}") from error
-
-
-async def _answer(connection: Any) -> Any:
-    try:
-        return await connection.read_response(disable_decoding=True, disconnect_on_error=False)
-    except RedisError as error:
-        if breaks(error):
-            raise
-        return error
 
 
 def described(facts: Facts) -> dict[str, str | int]:

@@ -244,7 +244,7 @@ class Line:
                 continue
             work = self._in_flight[0]
             for _ in work.commands:
-                work.replies.append(await self._reply(connection))
+                work.replies.append(await next_reply(connection))
             self._in_flight.popleft()
             work.commands = ()
             if work.confirms:
@@ -261,14 +261,15 @@ class Line:
             return None
         return Unconfirmed(f"{reply} of {self._replicas} replicas" if isinstance(reply, int) else said(reply))
 
-    async def _reply(self, connection: Wire) -> Any:
-        """Return the next reply. An error that does not concern the connection is a reply, too."""
-        try:
-            return await connection.read_response(disable_decoding=True, disconnect_on_error=False)
-        except RedisError as error:
-            if breaks(error):
-                raise
-            return error
+
+async def next_reply(connection: Wire) -> Any:
+    """Return the next reply. An error that does not concern the connection is a reply, too."""
+    try:
+        return await connection.read_response(disable_decoding=True, disconnect_on_error=False)
+    except RedisError as error:
+        if breaks(error):
+            raise
+        return error
 
 
 def breaks(error: RedisError) -> bool:

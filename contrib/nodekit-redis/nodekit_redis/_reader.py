@@ -5,6 +5,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import anyio
+from anyio.abc import TaskGroup
 
 from nodekit import (
     ClientId,
@@ -20,12 +21,12 @@ from nodekit import (
     StoreFailed,
 )
 from nodekit_redis._address import Command
-from nodekit_redis._checks import questions, understood
+from nodekit_redis._checks import facts_of, schema_problem
 from nodekit_redis._config import RedisConfig, check
 from nodekit_redis._engine import Engine
 from nodekit_redis._reading import Reading
 from nodekit_redis._rows import quoted
-from nodekit_redis._scripts import SCHEMA
+from nodekit_redis._scripts import Scripts
 from nodekit_redis._storage import Records
 
 EXPIRED_AT_ONCE = 100
@@ -37,6 +38,7 @@ class Reader:
 
     _engine: Engine
     _reading: Reading
+    _tasks: TaskGroup
 
     def __init__(self, config: RedisConfig) -> None:
         check(config)
@@ -93,7 +95,7 @@ class Reader:
 
     def storage(self, namespace: str) -> PluginStorage:
         """Return the records of a plugin (`StoringStore`)."""
-        return Records(namespace, self._run, self._one, self._engine_key)
+        return Records(namespace, self._run, self._one, Scripts(self._config.prefix).key)
 
     async def _run(self, script: str, arguments: Sequence[Any]) -> Any:
         return await self._engine.run(script, arguments)
@@ -101,8 +103,10 @@ class Reader:
     async def _one(self, *command: Any) -> Any:
         return await self._engine.one(*command)
 
-    def _engine_key(self, name: str) -> str:
-        return "{" + self._config.prefix + "}:" + name
+    async def _close(self) -> None:
+        self._engine.close()
+        self._tasks.cancel_scope.cancel()
+        await self._tasks.__aexit__(None, None, None)
 
 
 class RedisView(Reader):
@@ -113,11 +117,8 @@ class RedisView(Reader):
         self._tasks = await anyio.create_task_group().__aenter__()
         try:
             await engine.connect(self._tasks)
-            schema = understood(await engine.answers(questions(engine.key))).schema
-            if schema not in (None, str(SCHEMA)):
-                raise StoreFailed(
-                    f"the keys of this prefix have schema {schema}, and this version of nodekit-redis needs {SCHEMA}"
-                )
+            if problem := schema_problem(await facts_of(engine)):
+                raise StoreFailed(problem)
         except BaseException:
             await self._close()
             raise
@@ -128,8 +129,3 @@ class RedisView(Reader):
     ) -> bool | None:
         await self._close()
         return None
-
-    async def _close(self) -> None:
-        self._engine.close()
-        self._tasks.cancel_scope.cancel()
-        await self._tasks.__aexit__(None, None, None)

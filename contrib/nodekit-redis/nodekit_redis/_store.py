@@ -7,7 +7,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import anyio
-from anyio.abc import TaskGroup
 from msgspec.structs import replace
 
 from nodekit import (
@@ -46,8 +45,6 @@ MOST_TRIES = 50
 
 class RedisStore(Reader):
     """A `SharedStore` on a Redis or Valkey server."""
-
-    _tasks: TaskGroup
 
     def __init__(self, config: RedisConfig) -> None:
         super().__init__(config)
@@ -110,9 +107,7 @@ class RedisStore(Reader):
 
     async def _close(self) -> None:
         self._ear.close()
-        self._engine.close()
-        self._tasks.cancel_scope.cancel()
-        await self._tasks.__aexit__(None, None, None)
+        await super()._close()
 
     def view(self) -> RedisView:
         """Return the jobs and the records of plugins beside the nodes (`ViewedStore`)."""
