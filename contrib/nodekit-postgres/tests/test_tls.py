@@ -26,19 +26,8 @@ class Authority:
     def __init__(self, folder: Path, name: str) -> None:
         self.certificate, self._key, self._folder = folder / f"{name}.crt", folder / f"{name}.key", folder
         self._openssl(
-            *(
-                "req",
-                "-x509",
-                "-new",
-                "-subj",
-                f"/CN={name}",
-                "-keyout",
-                self._key,
-                "-out",
-                self.certificate,
-                "-days",
-                "2",
-            )
+            *("req", "-x509", "-new", "-subj", f"/CN={name}", "-days", "2"),
+            *("-keyout", self._key, "-out", self.certificate),
         )
 
     def issue(self, host: str) -> tuple[Path, Path]:
