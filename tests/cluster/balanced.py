@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -26,10 +27,10 @@ STEP_SECONDS = (0.0, 0.0, 0.05, 1.5)
 
 
 @contextmanager
-def haproxy(port: int, nodes: Sequence[int]) -> Iterator[str]:
-    """Run HAProxy at a port, before nodes at three others; give its URL."""
-    ports = {"PORT": port, **{name.upper(): number for name, number in zip(NAMES, nodes, strict=True)}}
-    command = [debian.program("haproxy") or "haproxy", "-db", "-f", str(CONFIGURATION)]
+def haproxy(port: int, nodes: Sequence[int], configuration: Path = CONFIGURATION) -> Iterator[str]:
+    """Run HAProxy at a port, before nodes at others, the first of which is that of red; give its URL."""
+    ports = {"PORT": port, **{name.upper(): number for name, number in zip(NAMES, nodes, strict=False)}}
+    command = [debian.program("haproxy") or "haproxy", "-db", "-f", str(configuration)]
     env = {**os.environ, **{name: str(number) for name, number in ports.items()}}
     with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:

@@ -1,8 +1,6 @@
 """Clients of several cells, as the page divides them with HAProxy: each finds its jobs again, whenever it asks."""
 
-import os
 import re
-import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,8 @@ from engine.fixtures import or_unavailable
 from http_api import Api, free_port
 from paths import ROOT
 from served import serve
+
+from cluster.balanced import NAMES, haproxy
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(200)]
 
@@ -49,19 +49,14 @@ async def cells(tmp_path: Path) -> AsyncIterator[str]:
     configuration = tmp_path / "haproxy.cfg"
     configuration.write_text(DEFAULTS + "".join(blocks))
     port, *ports = (free_port() for _ in range(3))
-    files = [tmp_path / f"{name}.toml" for name in ("red", "green")]
+    files = [tmp_path / f"{name}.toml" for name in NAMES[:2]]
     for file, number in zip(files, ports, strict=True):
         file.write_text(NODE.format(port=number, name=file.stem))
         file.with_suffix(".py").write_text(f"async def echo(data):\n    return {file.stem!r}\n")
-    env = {**os.environ, "PORT": str(port), "RED": str(ports[0]), "GREEN": str(ports[1])}
     async with serve(files[0]), serve(files[1]):
-        command = [debian.program("haproxy") or "haproxy", "-db", "-f", str(configuration)]
-        with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-            try:
-                await answered(f"http://127.0.0.1:{port}")
-                yield f"http://127.0.0.1:{port}"
-            finally:
-                process.kill()
+        with haproxy(port, ports, configuration) as url:
+            await answered(url)
+            yield url
 
 
 async def answered(url: str) -> None:
