@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 from msgspec.structs import replace
 
 from nodekit.config.container_tables import ContainerTables
-from nodekit.config.convert import MOST_FAULTS, Converted, Converter
+from nodekit.config.convert import MOST_FAULTS, MOST_UNKNOWN, Converted, Converter
 from nodekit.config.distributions import read_once
 from nodekit.config.failures import CURE, described, keep
 from nodekit.config.findings import Configured, ExaminedFile
@@ -32,8 +32,6 @@ T = TypeVar("T")
 TABLES = ("node", "log", "store", "runners", "transports", "pipelines", "plugins")
 
 _SEVERAL = "there may be several of these: write [[{0}]] in place of [{0}]"
-MOST_UNKNOWN = 100
-"""Maximum number of unknown tables that are named, since finding the nearest known name takes a while."""
 
 
 class NodeSettings(NodeLimits, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -77,6 +77,7 @@ class ContainerTables:
         misspelt = {nearest(key, known) for key in unread[:MOST_UNKNOWN]}
         for problem in problems:
             key = problem.where.removeprefix(f"{where}.")
+            # One problem, of the key that is there, says both that it is unknown and which one is missing.
             if problem.text == "is missing" and f"; did you mean {key!r}?" in misspelt:
                 continue
             if problem.where not in self.wrong_ids:

@@ -24,7 +24,7 @@ Unknown: TypeAlias = Callable[[str, type[Any]], str]
 MOST_FAULTS = 1000
 """Maximum number of faults that are found in one table. A file has room for a hundred thousand."""
 MOST_UNKNOWN = 100
-"""Maximum number of unknown keys that are named, since finding the nearest known key takes a while."""
+"""Maximum number of unknown names that are reported in one table, since finding the nearest known one takes a while."""
 _NUMBERS = (int, float, bool)
 
 

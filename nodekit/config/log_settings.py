@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
+from nodekit.config.convert import MOST_UNKNOWN
 from nodekit.config.paths import resolved_path
 from nodekit.config.shapes import is_table
 from nodekit.hooks.container_rules import nearest
@@ -29,22 +30,11 @@ LOGGERS = (
     AUDIT,
     CONTAINER,
     *("nodekit.apikeys", "nodekit.calls", "nodekit.chain", "nodekit.docker", "nodekit.executor", "nodekit.hooks"),
-    *(
-        "nodekit.http",
-        "nodekit.log",
-        "nodekit.node",
-        "nodekit.packages",
-        "nodekit.plugins",
-        "nodekit.process",
-        "nodekit.remote",
-    ),
-    *("nodekit.stderr", "nodekit.store"),
+    *("nodekit.http", "nodekit.log", "nodekit.node", "nodekit.packages", "nodekit.plugins", "nodekit.process"),
+    *("nodekit.remote", "nodekit.stderr", "nodekit.store"),
 )
 """Names of the loggers of nodekit and of its own plugins."""
 
-
-MOST_UNKNOWN = 100
-"""Maximum number of unknown names that are reported, since finding the nearest known name takes a while."""
 NO_LEVELS: Mapping[str, Level] = MappingProxyType({})
 
 
