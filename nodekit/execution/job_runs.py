@@ -202,7 +202,7 @@ class Runs(Generic[RunT]):
                 await self._keep(run, self._progress.failed(run.job, job_timeout_text(run.job), "job_timeout"))
             elif not await self._step(run, step):
                 return
-            aside = run.memory.is_in_the_way or (self._taken_over is not None and self._hands_over(run.job))
+            aside = run.memory.is_in_the_way or self._hands_over(run.job)
             if aside and not run.job.status.finished and await self._step_aside(run):
                 return
         self._emit_stored(run)
