@@ -143,7 +143,7 @@ def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
         finally:
             os.close(folder)
     except OSError as error:
-        raise _refused(path, "written", error) from error
+        raise _refused(path, "written", error, writes=True) from error
 
 
 def _owner(path: Path) -> tuple[int, int]:
@@ -208,7 +208,7 @@ def locked(path: Path) -> Iterator[None]:
     try:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | _SAFELY, _MODE)
     except OSError as error:
-        raise _refused(path, f"written: {lock.name}", error) from error
+        raise _refused(path, f"written: {lock.name}", error, writes=True) from error
     try:
         _check(lock, os.fstat(descriptor))
         if os.geteuid() == 0:  # the node has to open it, too
@@ -229,14 +229,13 @@ def locked(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _refused(path: Path, done: str, error: OSError) -> KeyFileProblem:
+def _refused(path: Path, done: str, error: OSError, *, writes: bool = False) -> KeyFileProblem:
     """Return the problem of a file that cannot be `done`, such as read."""
-    if problem := folder_problem(path.parent, write=not done.startswith("read")):
+    if problem := folder_problem(path.parent, write=writes):
         return _problem(path, f"cannot be {done}: {problem}")
-    denied = error.errno in (EACCES, EPERM)
-    cure = (
-        "run this as the user of the node, or give the file to this one" if denied else "look at its disk (df, dmesg)"
-    )
+    cure = "look at its disk (df, dmesg)"
+    if error.errno in (EACCES, EPERM):
+        cure = "run this as the user of the node, or give the file to this one"
     return _problem(path, f"cannot be {done}: {error.strerror}; {cure}")
 
 

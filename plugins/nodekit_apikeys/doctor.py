@@ -8,7 +8,7 @@ from nodekit_apikeys._file import KeyFileProblem, read_keys
 
 
 def findings(file: ExaminedFile | None = None) -> Iterator[Finding]:
-    """Report for each plugin `apikeys` of the node file what its next start would find in the file of keys."""
+    """Report for each plugin `apikeys` of the node file what its next start would find in the place of its keys."""
     for one in file.of("plugin", "apikeys") if file else ():
         assert file is not None
         if one.config.keys == "store":

@@ -86,6 +86,7 @@ class Damages:
         self._level = logging.ERROR
         self._jobs: dict[str, None] = {}
         self._unsaved: set[JobId] = set()
+        """Jobs that cannot be written. Those that the file says are unfinished count as failed."""
         self._parts: dict[str, None] = {}
 
     def remember_all(self) -> None:
