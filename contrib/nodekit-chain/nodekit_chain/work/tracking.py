@@ -54,18 +54,22 @@ class Tracking:
     def __init__(self, context: Context, deliveries: Deliveries, *, depth: int) -> None:
         """`depth`: number of blocks, its own included, after which a transaction counts for good."""
         self._context, self._deliveries, self._depth = context, deliveries, depth
-        self.problem = ""
-        """The reason why transactions are refused when they are sent again; empty if they are not."""
+        self._problem = ""
         self._lost: set[str] = set()
         """Keys of records whose nonce another transaction seems to have taken. The next block decides."""
         self._gap: tuple[int, int] | None = None
         """A nonce that no record has, although later ones wait for it, and the block in which that was noticed."""
 
+    @property
+    def problem(self) -> str:
+        """The reason why transactions are refused when they are sent again; empty if they are not."""
+        return self._problem
+
     async def look(self, view: View, catalogue: Catalogue) -> None:
         """Follow all transactions. One that cannot be followed now is left for the next block."""
         entries = [entry for entry in self._context.entries.values() if entry.work.state in ON_CHAIN]
         if not entries:
-            self.problem = ""
+            self._problem = ""
             return
         questions = [self._questions(entry.work) for entry in entries]
         count = Question("eth_getTransactionCount", (self._context.sender.address, "latest"))
@@ -249,9 +253,9 @@ class Tracking:
 
     async def _broadcast(self, entries: Sequence[Entry]) -> None:
         raws = [f"0x{entry.work.sent[-1].raw.hex()}" for entry in entries]
-        self.problem = ""
+        self._problem = ""
         if not raws:
             return
         for reply in await self._context.rpc.batch([Question("eth_sendRawTransaction", (raw,)) for raw in raws]):
             if isinstance(reply, Refused) and not any(text in str(reply).lower() for text in HARMLESS):
-                self.problem = f"the endpoint takes no transaction of {self._context.sender.address}: {reply}"
+                self._problem = f"the endpoint takes no transaction of {self._context.sender.address}: {reply}"
