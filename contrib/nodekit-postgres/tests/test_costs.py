@@ -1,0 +1,87 @@
+"""What a job costs a real PostgreSQL, and an idle store."""
+
+import time
+from typing import Any
+
+import anyio
+import psycopg
+import pytest
+from postgres_server import Database
+from postgres_stores import make_store
+
+from nodekit.testing import SEQUENCE, make_job, succeeded, with_output
+
+pytestmark = pytest.mark.anyio
+
+
+class Costs:
+    """Counts of what was executed, committed and logged since this was made."""
+
+    def __init__(self, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.statements = 0
+        self._database = database
+        execute = psycopg.AsyncConnection.execute
+
+        async def counted(connection: Any, *args: Any, **options: Any) -> Any:
+            self.statements += 1
+            return await execute(connection, *args, **options)
+
+        monkeypatch.setattr(psycopg.AsyncConnection, "execute", counted)
+        self.begin()
+
+    def begin(self) -> None:
+        self.statements = 0
+        self._transactions, self._bytes = self._written()
+
+    def _written(self) -> tuple[int, int]:
+        query = "SELECT pg_snapshot_xmax(pg_current_snapshot()), pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')"
+        transactions, size = self._database.sql(query).split("|")
+        return int(transactions), int(size)
+
+    def per(self, jobs: int) -> tuple[float, float, float]:
+        """Return statements, transactions that wrote, and bytes of the log, for each of so many jobs."""
+        transactions, size = self._written()
+        return self.statements / jobs, (transactions - self._transactions) / jobs, (size - self._bytes) / jobs
+
+
+async def test_what_a_job_of_two_steps_costs(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    database.sql("ALTER SYSTEM SET full_page_writes = off; SELECT pg_reload_conf();")
+    try:
+        async with make_store(database.url, lease_seconds=60.0) as store:
+            costs = Costs(database, monkeypatch)
+            for jobs in (10, 50):
+                costs.begin()
+                for _ in range(jobs):
+                    await store.add([job := make_job("echo", "reverse")])
+                    [claim] = await store.claim(["echo"], SEQUENCE, 1)
+                    await store.save(claim, begun := with_output(job, due="reverse"))
+                    await store.save(claim, succeeded(with_output(begun)))
+            statements, transactions, size = costs.per(50)
+            assert 4 <= statements <= 8  # the calls, and at most a notification after each write
+            assert 4 <= transactions <= 8
+            assert size <= 6000
+
+            costs.begin()
+            await store.add(batch := [make_job("echo", "reverse") for _ in range(100)])
+            claims = await store.claim(["echo"], SEQUENCE, 100)
+            async with anyio.create_task_group() as tasks:
+                for claim in claims:
+                    tasks.start_soon(store.save, claim, succeeded(with_output(claim.job)))
+            statements, transactions, _ = costs.per(len(batch))
+            assert statements <= 2
+            assert transactions <= 0.5  # saves that wait together share a commit
+    finally:
+        database.sql("ALTER SYSTEM RESET full_page_writes; SELECT pg_reload_conf();")
+
+
+async def test_an_idle_store_asks_little(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with make_store(database.url, lease_seconds=4.0, look_seconds=1.0) as store:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(store.claim, ["echo"], SEQUENCE, 1)
+            tasks.start_soon(store.claim_expired, 1)
+            await anyio.sleep(0.5)
+            costs, began = Costs(database, monkeypatch), time.monotonic()
+            await anyio.sleep(2.5)
+            passed, statements = time.monotonic() - began, costs.statements
+            tasks.cancel_scope.cancel()
+    assert 1 <= statements <= 4 * passed + 4  # a renewal, a sign of life of the ear and two looks, each each second
