@@ -14,6 +14,7 @@ from nodekit import (
     Node,
     NodekitError,
     Problem,
+    Provider,
     SubscriptionRequest,
     Unavailable,
 )
@@ -213,3 +214,6 @@ def _open_keystore(wallet: WalletConfig) -> AccountKey:
         raise NodekitError(f"the keystore {wallet.keystore} cannot be read: {error.strerror}; {cure}") from None
     except InvalidKey as error:
         raise NodekitError(f"the keystore {wallet.keystore}: {error}") from None
+
+
+provider = Provider(ChainConfig, lambda config, file: Chain(config), container=ChainRules)

@@ -1,5 +1,7 @@
 """`nodekit chain`: a node that does not answer, or serves no chain, is told with the cure, and no traceback."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -39,6 +41,12 @@ def run(*arguments: str, **env: str) -> tuple[int, str]:
     done = CliRunner().invoke(chain, arguments, env={"NODEKIT_API_KEY": "", **env})
     assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
     return done.exit_code, done.output
+
+
+def test_the_commands_import_nothing_that_only_the_plugin_needs() -> None:
+    code = "import sys, nodekit_chain.cli; print(sorted({'aiohttp', 'coincurve', 'Crypto', 'eth_abi'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_a_node_that_does_not_answer_is_named_with_the_cure() -> None:
