@@ -112,13 +112,13 @@ def counts(seen: Evidence) -> Iterator[str]:
 
 
 def repeats(seen: Evidence) -> Iterator[str]:
-    """Yield calls of steps that were called before by a node that held its lease, or whose result was stored before."""
+    """Yield calls of steps that were called before, or stored before, though no node can have lost its lease."""
     of_step: defaultdict[tuple[str, int], list[Call]] = defaultdict(list)
     for call in sorted(seen.calls, key=lambda call: call.began_at):
         of_step[call.key].append(call)
     for (job, step), calls in of_step.items():
         for first, again in pairwise(calls):
-            if not seen.may_have_lost(first.node, first.began_at, again.began_at):
+            if not any(seen.may_have_lost(call.node, first.began_at, again.began_at) for call in (first, again)):
                 yield f"step {step} of job {job}: called by {seen.told_call(first)}, and again by " + (
                     f"{seen.told_call(again)} for no reason"
                 )

@@ -112,6 +112,7 @@ LATE = Call(JOB, 1, "node-1", "b", 105.0)
         (AGAIN, Harm("kill", "node-1", 90.0, 95.0), "for no reason"),
         (AGAIN, Harm("kill", "node-1", 101.2, 103.0), ""),
         (AGAIN, Harm("restart", None, 101.2, 101.5), ""),
+        (AGAIN, Harm("freeze", "node-0", 100.1, 101.6), ""),
         (LATE, Harm("freeze", "node-1", 100.5, 104.5), ""),
         (LATE, Harm("freeze", "node-1", 100.5, 100.9), "and stored before 2.0 s"),
         (LATE, Harm("freeze", "node-0", 100.5, 104.5), "and stored before 2.0 s"),

@@ -74,6 +74,7 @@ class Session:
             if claim.lost:
                 self._claims.pop((claim.job.id, token))
         self._asked.discard(token)
+        self.check_lease()
 
     def give_up(self, token: UUID, *, soon: bool) -> None:
         """Forget a call for claims. What it claimed is given back: `soon` if it claimed something for sure."""
@@ -142,12 +143,18 @@ class Session:
         return bool(standby)
 
     async def _watch(self) -> None:
-        """Cancel the claims when the lease is over. Others may have them then."""
         while True:
             await anyio.sleep(self.lease_seconds / 20)
-            if self._claims and time.monotonic() - self._renewed_at > self.lease_seconds:
-                logger.warning("the lease was not renewed for %g s; its jobs go to other nodes", self.lease_seconds)
-                self._lose_all()
+            self.check_lease()
+
+    def check_lease(self) -> None:
+        """Cancel the claims if the lease is over. Others may have them then.
+
+        An answer may have come long ago, if this process stood still.
+        """
+        if self._claims and time.monotonic() - self._renewed_at > self.lease_seconds:
+            logger.warning("the lease was not renewed for %g s; its jobs go to other nodes", self.lease_seconds)
+            self._lose_all()
 
     async def _beat(self) -> None:
         held, sent_at = set(self._claims), time.monotonic()

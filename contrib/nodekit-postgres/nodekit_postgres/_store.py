@@ -238,6 +238,7 @@ class PostgresStore(Reader):
             claim.job = job
             if job.status.finished or delay_seconds is not None:
                 self.session.drop(claim)
+            self.session.check_lease()
         self.changed(job, queued=() if delay_seconds is None or job.status.finished else [job])
 
     async def settle(

@@ -1,6 +1,7 @@
 """Connections of a store to a real PostgreSQL: fenced claims, lost answers, frozen nodes, and the ear."""
 
 import asyncio
+import time
 from typing import Any
 
 import anyio
@@ -10,7 +11,7 @@ from postgres_server import Database
 from postgres_stores import SOON, make_store
 
 from nodekit import ClaimLost, StoreFailed
-from nodekit.testing import SEQUENCE, TcpProxy, make_job, succeeded
+from nodekit.testing import SEQUENCE, TcpProxy, make_job, succeeded, with_output
 from nodekit_postgres import _lines
 from nodekit_postgres._ear import Ear
 from nodekit_postgres._work import Statement
@@ -26,6 +27,24 @@ async def test_claims_are_fenced_by_their_token(database: Database) -> None:
         with pytest.raises(ClaimLost):
             await one.save(claim, succeeded(job))
         assert await other.get([job.id]) == [job]
+
+
+async def test_an_answer_that_came_long_ago_continues_no_job(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with make_store(database.url, lease_seconds=1.0) as store:
+        await store.add([make_job("echo", "reverse")])
+        [claim] = await store.claim(["echo"], SEQUENCE, 1)
+        count = store.count
+
+        async def stood_still(*arguments: Any) -> Any:
+            answer = await count(*arguments)
+            time.sleep(1.5)
+            return answer
+
+        monkeypatch.setattr(store, "count", stood_still)
+        await store.save(claim, with_output(claim.job))
+        assert claim.scope.cancel_called
 
 
 async def test_a_claim_that_is_given_up_and_never_answered_is_given_back(database: Database) -> None:

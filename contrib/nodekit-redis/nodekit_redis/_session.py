@@ -79,6 +79,7 @@ class Session:
         """Hold the claims of a call, or none."""
         self._claims.update({(claim.job.id, token): claim for claim in claims})
         self._asked.discard(token)
+        self.check_lease()
 
     def give_back(self, token: str, ids: Collection[JobId]) -> None:
         """Give claims back soon, without waiting for it."""
@@ -142,12 +143,18 @@ class Session:
                     await kicked.wait()
 
     async def _watch(self) -> None:
-        """Cancel the claims when the lease is over. Others may have them then."""
         while True:
             await anyio.sleep(self.lease_seconds / 20)
-            if self._claims and time.monotonic() - self._renewed_at > self.lease_seconds:
-                logger.warning("the lease was not renewed for %g s; its jobs go to other nodes", self.lease_seconds)
-                self._lose_all()
+            self.check_lease()
+
+    def check_lease(self) -> None:
+        """Cancel the claims if the lease is over. Others may have them then.
+
+        An answer may have come long ago, if this process stood still.
+        """
+        if self._claims and time.monotonic() - self._renewed_at > self.lease_seconds:
+            logger.warning("the lease was not renewed for %g s; its jobs go to other nodes", self.lease_seconds)
+            self._lose_all()
 
     async def _beat(self, *, begin: bool = False) -> None:
         held, sent_at = set(self._claims), time.monotonic()

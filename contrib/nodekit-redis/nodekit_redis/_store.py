@@ -224,6 +224,7 @@ class RedisStore(Reader):
             claim.job = replace(job, finish_number=int(answer[1])) if answer[1] else job
             if mode != "save":
                 self._session.drop(claim)
+            self._session.check_lease()
 
     async def settle(
         self, id: JobId, outcome: Outcome, *, client: ClientId | None, call: Held | None = None

@@ -2,7 +2,9 @@
 
 import asyncio
 import re
+import time
 from random import Random
+from typing import Any
 
 import anyio
 import pytest
@@ -16,6 +18,24 @@ from nodekit_redis import RedisConfig, RedisStore
 
 pytestmark = pytest.mark.anyio
 ODD_NAMES = ("a:b", "a", "a:b:c", "a b", "{x}", "*", "a%3Ab", "é", "\x00", "two\nlines", "-", "0:0:a", "")
+
+
+async def test_an_answer_that_came_long_ago_continues_no_job(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with store_on(redis_server, lease_seconds=1.0) as store:
+        await store.add([make_job("echo", "reverse")])
+        [claim] = await store.claim(["echo"], SEQUENCE, 1)
+        run = store._engine.run
+
+        async def stood_still(*arguments: Any, **options: Any) -> Any:
+            answer = await run(*arguments, **options)
+            time.sleep(1.5)
+            return answer
+
+        monkeypatch.setattr(store._engine, "run", stood_still)
+        await store.save(claim, with_output(claim.job))
+        assert claim.scope.cancel_called
 
 
 async def test_a_caller_that_is_cancelled_never_leaves_a_reply_to_another(redis_server: RedisServer) -> None:
