@@ -137,8 +137,12 @@ from nodekit.model.job import (
     Outcome,
     RetryFrom,
     StepRecord,
+    given_back,
+    interrupted_outcome,
     last_output,
+    outcome_bytes,
     output_of,
+    result_bytes,
 )
 from nodekit.model.job_result import JobResult, ResultStatus, StepResult, job_result, result_status, step_result
 from nodekit.model.limits import ClientLimits, NodeLimits
@@ -149,6 +153,8 @@ from nodekit.model.version import __version__
 from nodekit.node.health import Health
 from nodekit.node.node import Node
 from nodekit.node.store_state import StoreState
+from nodekit.shared.claims import HeldClaims, LeasedClaim
+from nodekit.shared.job_state import JobState
 
 __all__ = [
     "API_VERSION",
@@ -210,6 +216,7 @@ __all__ = [
     "HasRoutes",
     "Health",
     "Held",
+    "HeldClaims",
     "Identifies",
     "Identity",
     "InProcessRunner",
@@ -225,6 +232,7 @@ __all__ = [
     "JobQuery",
     "JobRequest",
     "JobResult",
+    "JobState",
     "JobStatus",
     "JobStore",
     "JobStream",
@@ -232,6 +240,7 @@ __all__ = [
     "JobView",
     "KeepsRecords",
     "KeyReused",
+    "LeasedClaim",
     "LimitsClients",
     "LimitsRequests",
     "Location",
@@ -318,11 +327,14 @@ __all__ = [
     "descriptor_share",
     "encode_payload",
     "folder_problem",
+    "given_back",
+    "interrupted_outcome",
     "job_result",
     "last_output",
     "load_node",
     "node_name",
     "open_records",
+    "outcome_bytes",
     "output_of",
     "parse_json",
     "printable",
@@ -332,6 +344,7 @@ __all__ = [
     "read_node_file",
     "reserve_output",
     "resolved_path",
+    "result_bytes",
     "result_status",
     "step_result",
     "time_limit",

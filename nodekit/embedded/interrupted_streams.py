@@ -3,12 +3,10 @@
 import logging
 from collections.abc import Awaitable, Callable
 
-from msgspec.structs import replace
-
 from nodekit.errors import StoreFailed
 from nodekit.interfaces.store import Settlement, Unfinished
-from nodekit.model.container import ClientId, JobId, Location
-from nodekit.model.job import Job, Outcome, interrupted_outcome
+from nodekit.model.container import ClientId, JobId
+from nodekit.model.job import Outcome, interrupted_outcome
 
 logger = logging.getLogger("nodekit.store")
 
@@ -44,17 +42,3 @@ class Interrupted:
                 return
             if settled is not None and settled.now:
                 self._ended(entry.id)
-
-
-def given_back(job: Job, delay_seconds: float, time: Callable[[], float]) -> Job:
-    """Return the job as it is stored once its claim is given back: due after the delay; a stream has failed.
-
-    `time` is asked for the Unix time, if the job needs one.
-    """
-    if job.status.finished:
-        return job
-    if job.request.destination is Location.STREAM:
-        return job.finished(interrupted_outcome(job.due or ""), time())
-    if delay_seconds > 0:
-        return replace(job, not_before=time() + delay_seconds, delay_seconds=delay_seconds)
-    return job if job.not_before is None else replace(job, not_before=None, delay_seconds=None)

@@ -17,7 +17,7 @@ from nodekit.embedded.counters import Counts
 from nodekit.embedded.ended_jobs import Ended
 from nodekit.embedded.fair_schedule import Wanted
 from nodekit.embedded.finish_numbers import FinishNumbers
-from nodekit.embedded.interrupted_streams import Interrupted, given_back
+from nodekit.embedded.interrupted_streams import Interrupted
 from nodekit.embedded.pages import page_of
 from nodekit.embedded.queue import Queue
 from nodekit.embedded.recent_jobs import RecentJobs
@@ -31,7 +31,7 @@ from nodekit.interfaces.shared_store import QueueState
 from nodekit.interfaces.store import Change, Claim, ClaimRoom, JobTable, Pending, Settlement, Unfinished
 from nodekit.model.clock import Clock, SystemClock
 from nodekit.model.container import ClientId, ContainerId, GroupId, JobId
-from nodekit.model.job import Held, Job, JobStatus, Outcome, StepRecord
+from nodekit.model.job import Held, Job, JobStatus, Outcome, StepRecord, given_back
 from nodekit.model.queries import JobFields, JobQuery, Page
 
 logger = logging.getLogger("nodekit.store")

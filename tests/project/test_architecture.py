@@ -34,7 +34,7 @@ ROOMS = (  # a room imports those of earlier lines; rooms of one line do not imp
     "errors",
     "model concurrency",
     "interfaces",
-    "hooks embedded execution",
+    "hooks embedded shared execution",
     "node",
     "config",
     "testing",

@@ -188,7 +188,7 @@ class Client:
             self._missed()
         for id, finished in news.jobs:
             if finished:
-                self.session.lose(id)
+                self.session.claims.lose(id)
             self.feed.publish(Change(id, finished=finished))
         if news.queued:
             self.queued.set()

@@ -3,9 +3,9 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from nodekit import FINISHED, UNFINISHED, ClientId, Cursor, Job, JobFields, JobId, JobQuery, Page, StepRecord
+from nodekit import FINISHED, UNFINISHED, ClientId, Cursor, Job, JobFields, JobId, JobQuery, JobState, Page, StepRecord
 from nodekit_postgres._connecting import Connection
-from nodekit_postgres._rows import Stored, has_open_step, job_of, octets, text, with_output
+from nodekit_postgres._rows import Stored, job_of, octets, text, with_output
 
 LOOKED_AT, UNFINISHED_LOOKED_AT = 10_000, 2500
 """Jobs that a page of a search looks at, at most. Unfinished ones are looked up one by one."""
@@ -46,7 +46,7 @@ def job_from(row: Sequence[Any], fields: JobFields) -> Job:
     elif JobFields.RECORDS in fields:
         last = (int(outputs[0]), outputs[1]) if outputs else (None, None)
         steps = with_last_output(outlines or (), *last)
-    elif opened and not has_open_step(state) and outlines:
+    elif opened and JobState.decoded(state).open_step is None and outlines:
         last_output = outputs[1] if outputs and int(outputs[0]) == ended else None
         steps = [with_output(outlines[0], last_output)]
     return job_of(Stored(id, client, state, finish_number, request, data, steps, opened))

@@ -3,12 +3,12 @@
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID, uuid4
 
 import anyio
 
-from nodekit import ClaimLost, Job, JobId, StoreFailed
+from nodekit import HeldClaims, JobId, LeasedClaim, StoreFailed
 from nodekit_postgres._connecting import Connection, Notice
 from nodekit_postgres._lines import Lines, ReadOnly
 from nodekit_postgres._rows import octets, text
@@ -17,24 +17,7 @@ logger = logging.getLogger("nodekit.store")
 BEATS_PER_LEASE = 4
 
 
-class PostgresClaim:
-    """A claim, as long as its token is the one that the engine has for the job."""
-
-    def __init__(self, job: Job, token: UUID, takeovers: int, age_seconds: float) -> None:
-        self.job, self.token = job, token
-        self.takeovers, self.age_seconds = takeovers, age_seconds
-        self.scope = anyio.CancelScope()
-        self.lost = False
-        self.writing = anyio.Lock()
-
-    def lose(self) -> None:
-        self.lost = True
-        self.scope.cancel()
-
-    def check(self) -> None:
-        """Raise `ClaimLost` if it is known to be invalid."""
-        if self.lost:
-            raise ClaimLost(f"job {self.job.id} is no longer this claim's")
+PostgresClaim: TypeAlias = LeasedClaim[UUID]
 
 
 class Session:
@@ -44,10 +27,7 @@ class Session:
         self._line, self.lease_seconds, self._call_seconds, self._sql = line, lease_seconds, call_seconds, schema
         self.id = uuid4()
         self.slot = 0
-        self._claims: dict[tuple[JobId, UUID], PostgresClaim] = {}
-        self._asked: set[UUID] = set()
-        """Tokens of calls for claims that are being made."""
-        self._renewed_at = time.monotonic()
+        self.claims = HeldClaims(lease_seconds, uuid4, time.monotonic)
         self._offset = 0.0
         self._kicked = Notice()
         self.on_orphans: Callable[[Collection[JobId]], Awaitable[None]]
@@ -60,45 +40,11 @@ class Session:
         """Return the engine's time, as far as the last renewal shows it."""
         return time.monotonic() + self._offset
 
-    # -- claims -----------------------------------------------------------------------------------
-
-    def ask(self) -> UUID:
-        """Return the token of a call for claims that is about to be made."""
-        self._asked.add(token := uuid4())
-        return token
-
-    def answered(self, token: UUID, claims: Collection[PostgresClaim]) -> None:
-        """Hold the claims of a call."""
-        for claim in claims:
-            self._claims[claim.job.id, token] = claim
-            if claim.lost:
-                self._claims.pop((claim.job.id, token))
-        self._asked.discard(token)
-        self.check_lease()
-
     def give_up(self, token: UUID, *, soon: bool) -> None:
         """Forget a call for claims. What it claimed is given back: `soon` if it claimed something for sure."""
-        self._asked.discard(token)
+        self.claims.answered(token)
         if soon:
             self._kicked.set()
-
-    def drop(self, claim: PostgresClaim) -> None:
-        """Forget a claim that was used up."""
-        claim.lost = True
-        self._claims.pop((claim.job.id, claim.token), None)
-
-    def lose(self, id: JobId) -> None:
-        """Cancel the claim of a job that was ended elsewhere."""
-        for key in [key for key in self._claims if key[0] == id]:
-            self._lose(key)
-
-    def _lose(self, key: tuple[JobId, UUID]) -> None:
-        if (claim := self._claims.pop(key, None)) is not None:
-            claim.lose()
-
-    def _lose_all(self) -> None:
-        for key in list(self._claims):
-            self._lose(key)
 
     # -- the lease --------------------------------------------------------------------------------
 
@@ -108,13 +54,14 @@ class Session:
         [(slot, now)] = await self._ask(
             "SELECT nodekit.begin_session(%s, %s), nodekit.engine_time()", [id, self.lease_seconds]
         )
-        self.id, self.slot, self._renewed_at = id, slot, sent_at
+        self.id, self.slot = id, slot
+        self.claims.renewed(sent_at)
         self._set_clock(now, sent_at)
 
     async def end(self) -> Collection[JobId]:
         """Give back what is held. Return the streams that nobody holds now."""
         [(orphans,)] = await self._ask("SELECT nodekit.end_session(%s)", [self.id])
-        self._lose_all()
+        self.claims.lose_all()
         return [text(id) for id in orphans]
 
     async def run(self) -> None:
@@ -128,7 +75,7 @@ class Session:
                     pause = self.lease_seconds / BEATS_PER_LEASE
                 except StoreFailed as error:
                     if isinstance(error, ReadOnly) and not await self._is_standby():
-                        self._renewed_at = sent_at  # nobody can take the claims over meanwhile
+                        self.claims.renewed(sent_at)  # nobody can take the claims over meanwhile
                     logger.debug("the lease is not renewed: %s", error)
                     pause = min(self.lease_seconds / 20, 1.0)
                 with anyio.move_on_after(pause):
@@ -145,38 +92,24 @@ class Session:
     async def _watch(self) -> None:
         while True:
             await anyio.sleep(self.lease_seconds / 20)
-            self.check_lease()
-
-    def check_lease(self) -> None:
-        """Cancel the claims if the lease is over. Others may have them then.
-
-        An answer may have come long ago, if this process stood still.
-        """
-        if self._claims and time.monotonic() - self._renewed_at > self.lease_seconds:
-            logger.warning("the lease was not renewed for %g s; its jobs go to other nodes", self.lease_seconds)
-            self._lose_all()
+            self.claims.check_lease()
 
     async def _beat(self) -> None:
-        held, sent_at = set(self._claims), time.monotonic()
+        held, sent_at = self.claims.keys, time.monotonic()
         [(alive, now, ids, tokens, taken_over, orphans)] = await self._ask(
             "SELECT alive, engine_time, ids, tokens, taken_over, orphans FROM nodekit.beat(%s, %s)",
             [self.id, self.lease_seconds],
         )
         self._set_clock(now, sent_at)
         if not alive:
-            for key in held:
-                self._lose(key)
+            self.claims.lose_all()
             await self.begin()
             self.on_missed()
             return
-        self._renewed_at = sent_at
+        self.claims.renewed(sent_at)
         there = {(text(id), token) for id, token in zip(ids or (), tokens or (), strict=True)}
-        for key in held - there:
-            if key in self._claims and not self._claims[key].writing.locked():
-                self._lose(key)
-        unknown = [key for key in there if key not in self._claims and key not in held and key[1] not in self._asked]
-        if unknown or (lost := [key for key in there & held if key not in self._claims]):
-            await self._give_back(unknown or lost)
+        if differing := self.claims.differing(held, there):
+            await self._give_back(differing)
         if taken_over:
             logger.warning("the jobs of %d nodes that are silent were queued again", taken_over)
             self.on_missed()

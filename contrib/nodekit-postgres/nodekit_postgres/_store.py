@@ -13,17 +13,17 @@ from nodekit import (
     ClaimLost,
     ClaimRoom,
     ClientId,
-    ContainerError,
     ContainerId,
     Held,
     Job,
     JobFields,
     JobId,
     JobStatus,
-    Location,
     Outcome,
     Settlement,
     StoreFailed,
+    given_back,
+    interrupted_outcome,
 )
 from nodekit_postgres._config import PostgresConfig
 from nodekit_postgres._connecting import Connection, Notice, pause_seconds
@@ -102,7 +102,7 @@ class PostgresStore(Reader):
         return await self.writes.run(call, self.config.seconds_per_call * (1 + len(parts) / 4), kept=True)
 
     async def add_claimed(self, job: Job) -> Claim:
-        token = self.session.ask()
+        token = self.session.claims.ask()
         try:
             [(id, fresh)] = await self.count(ADD, added([job], session=self.session.id, token=token))
             if not fresh:
@@ -111,7 +111,7 @@ class PostgresStore(Reader):
             self.session.give_up(token, soon=True)
             raise
         claim = PostgresClaim(job, token, 0, 0.0)
-        self.session.answered(token, [claim])
+        self.session.claims.answered(token, [claim])
         self.changed(job)
         return claim
 
@@ -158,7 +158,7 @@ class PostgresStore(Reader):
 
     async def _look(self, query: str, given: dict[str, Any]) -> tuple[list[Claim], float | None]:
         """Claim jobs. Without any, return the time until some may be due, too."""
-        session, token = self.session, self.session.ask()
+        session, token = self.session, self.session.claims.ask()
         got: list[PostgresClaim] = []
         begun = gone = False
 
@@ -192,7 +192,7 @@ class PostgresStore(Reader):
             if got or not begun:
                 session.give_up(token, soon=bool(got))
             raise
-        session.answered(token, got)
+        session.claims.answered(token, got)
         return list(got), seconds
 
     async def ended(self) -> Sequence[Job]:
@@ -209,21 +209,9 @@ class PostgresStore(Reader):
         await self._save(claim, job, None)
 
     async def release(self, claim: Any, job: Job, *, delay_seconds: float = 0) -> None:
-        ended_by_caller = job.status.finished
-        if not ended_by_caller:
-            job = self._given_back(job, delay_seconds)
-        await self._save(claim, job, max(0.0, delay_seconds))
-        if claim.job.status.finished and not ended_by_caller:
+        await self._save(claim, given_back(job, delay_seconds, self.session.engine_time), max(0.0, delay_seconds))
+        if claim.job.status.finished and not job.status.finished:
             self._put_ended(claim.job)
-
-    def _given_back(self, job: Job, delay_seconds: float) -> Job:
-        """Return the job as it is stored once its claim is given back: due after the delay; a stream has failed."""
-        if job.request.destination is Location.STREAM:
-            return job.finished(_interrupted(job), self.session.engine_time())
-        if delay_seconds > 0:
-            at = self.session.engine_time() + delay_seconds
-            return replace(job, not_before=at, delay_seconds=delay_seconds)
-        return job if job.not_before is None else replace(job, not_before=None, delay_seconds=None)
 
     async def _save(self, claim: Any, job: Job, delay_seconds: float | None) -> None:
         claim.check()
@@ -232,13 +220,13 @@ class PostgresStore(Reader):
             [(number,)] = await self.count(SAVE, saved(job, claim.job.ended_steps, claim.token, delay_seconds))
             if number is None:
                 claim.lose()
-                self.session.drop(claim)
+                self.session.claims.drop(claim)
                 raise ClaimLost(f"job {job.id} is no longer this claim's")
             job = replace(job, finish_number=number) if number else job
             claim.job = job
             if job.status.finished or delay_seconds is not None:
-                self.session.drop(claim)
-            self.session.check_lease()
+                self.session.claims.drop(claim)
+            self.session.claims.check_lease()
         self.changed(job, queued=() if delay_seconds is None or job.status.finished else [job])
 
     async def settle(
@@ -266,11 +254,11 @@ class PostgresStore(Reader):
             if call is not None and outcome is not None:
                 words = "cancelled" if outcome.status is JobStatus.CANCELLED else "the job was ended from elsewhere"
                 job = job.cut_short(call, now, "cancelled", words)
-            job = job.finished(_interrupted(job) if outcome is None else outcome, now)
+            job = job.finished(interrupted_outcome(job.due or "") if outcome is None else outcome, now)
             [(number,)] = await self.count(SETTLE, settled(job, revision, orphan=outcome is None))
             if number is not None:
                 job = replace(job, finish_number=number)
-                self.session.lose(id)
+                self.session.claims.lose(id)
                 self.changed(job)
                 return Settlement(job, now=True)
             if outcome is None:
@@ -296,8 +284,3 @@ def _claim_of(row: Sequence[Any], token: UUID) -> PostgresClaim:
     steps = with_last_output(outlines or (), last_number, last_output)
     job = job_of(Stored(id, client, state, None, request, data, steps))
     return PostgresClaim(job, token, takeovers, age)
-
-
-def _interrupted(job: Job) -> Outcome:
-    error = ContainerError(container=job.due or "", error="interrupted", kind="interrupted")
-    return Outcome(JobStatus.FAILED, error)

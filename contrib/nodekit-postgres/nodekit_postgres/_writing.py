@@ -5,7 +5,7 @@ from itertools import chain
 from typing import Any
 from uuid import UUID
 
-from nodekit import ContainerId, Job, Location
+from nodekit import ContainerId, Job, JobState, Location
 from nodekit_postgres._rows import (
     OUTPUT,
     Row,
@@ -14,7 +14,6 @@ from nodekit_postgres._rows import (
     key_of,
     octets,
     request_row,
-    state_row,
     step_rows,
 )
 
@@ -74,7 +73,7 @@ def added(jobs: Sequence[Job], *, session: UUID | None = None, token: UUID | Non
         "clients": [octets(job.client) for job in jobs],
         "keys": [key_of(job.request) for job in jobs],
         "statuses": [str(job.status) for job in jobs],
-        "states": [state_row(job) for job in jobs],
+        "states": [JobState.encoded(job) for job in jobs],
         "requests": [request_row(job.request) for job in jobs],
         "steps": [job.ended_steps for job in jobs],
         "retried": [None if job.retry_of is None else octets(job.retry_of) for job in jobs],
@@ -98,7 +97,7 @@ def _state(job: Job) -> dict[str, Any]:
     return {
         "id": octets(job.id),
         "status": str(job.status),
-        "state": state_row(job),
+        "state": JobState.encoded(job),
         "steps": job.ended_steps,
         **end_columns(job),
     }

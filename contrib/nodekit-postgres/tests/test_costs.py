@@ -1,4 +1,4 @@
-"""What a job costs a real PostgreSQL, and an idle store."""
+"""The cost of a job on a real PostgreSQL, and of an idle store."""
 
 import time
 from typing import Any

@@ -109,7 +109,7 @@ class Claiming:
     async def _look(self, script: str, arguments: Sequence[Any]) -> tuple[list[RedisClaim], float | None]:
         """Claim jobs. Without any, return the time until some may be due, too. What nobody gets is given back."""
         session = self._session
-        token = session.ask()
+        token = session.claims.ask()
 
         def undo(answer: Any) -> None:
             session.give_back(token, _ids(answer))
@@ -123,14 +123,14 @@ class Claiming:
             session.give_back(token, ())
             return [], session.lease_seconds / 20
         if not answer[0]:
-            session.answered(token)
+            session.claims.answered(token)
             return [], float(answer[1]) if answer[1] else None
         try:
             claims = await self._claims(token, answer[1])
         except BaseException:
             undo(answer)
             raise
-        session.answered(token, claims)
+        session.claims.answered(token, claims)
         return claims, None
 
     async def _claims(self, token: str, rows: Sequence[Any]) -> list[RedisClaim]:

@@ -14,46 +14,19 @@ from msgspec.structs import replace
 from nodekit import (
     LEFT_OUT,
     ClientId,
-    ContainerId,
     ContainerOutput,
-    GroupId,
     Job,
     JobFields,
     JobId,
     JobRequest,
-    JobStatus,
-    Location,
-    Outcome,
+    JobState,
     StepRecord,
     StoreFailed,
+    outcome_bytes,
 )
 from nodekit_redis._address import Command
 
-
-class State(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The field `state`: the fields of a job that change, its open step, and the facts of its request that all need."""
-
-    accepted_at: float
-    status: JobStatus
-    due: ContainerId | None = None
-    not_before: float | None = None
-    delay_seconds: float | None = None
-    timeout_seconds: float | None = None
-    queue_timeout_seconds: float | None = None
-    outcome: Outcome | None = None
-    finished_at: float | None = None
-    retry_of: JobId | None = None
-    open_step: StepRecord | None = None
-    group: GroupId | None = None
-    priority: int = 3
-    pipeline: str = "sequence"
-    origin: Location = Location.OFFCHAIN
-    destination: Location = Location.OFFCHAIN
-
-
-_OF_JOB = tuple(State.__struct_fields__[: State.__struct_fields__.index("open_step")])
 encode = msgspec.json.Encoder().encode
-_decode_state = msgspec.json.Decoder(State).decode
 _decode_request = msgspec.json.Decoder(JobRequest).decode
 _decode_step = msgspec.json.Decoder(StepRecord).decode
 
@@ -74,21 +47,6 @@ def key_field(client: ClientId, key: str | None) -> str:
 
 def optional(value: float | None) -> str:
     return "" if value is None else repr(float(value))
-
-
-def encoded_state(job: Job) -> bytes:
-    request = job.request
-    return encode(
-        State(
-            open_step=job.steps[-1] if len(job.steps) > job.ended_steps else None,
-            group=request.group,
-            priority=request.priority,
-            pipeline=request.pipeline,
-            origin=request.origin,
-            destination=request.destination,
-            **{name: getattr(job, name) for name in _OF_JOB},
-        )
-    )
 
 
 def request_fields(request: JobRequest, name: str) -> list[bytes | str]:
@@ -117,18 +75,12 @@ def step_fields(job: Job, first: int, name: str, *, copies: bool = False) -> tup
     return fields, "".join(marks), copied
 
 
-def outcome_bytes(job: Job) -> int:
-    """Return the number of bytes of an output that came with the end of a job."""
-    result = job.outcome and job.outcome.result
-    return len(memoryview(result.output)) if isinstance(result, ContainerOutput) else 0
-
-
 def end_facts(job: Job) -> list[Any]:
     """Return the arguments of the function `finish` of the scripts."""
     error = job.error
     return [
         job.status,
-        outcome_bytes(job),
+        outcome_bytes(job.outcome),
         optional(job.finished_at),
         "0" if error is None else "1",
         "" if error is None else quoted(error.container),
@@ -140,7 +92,7 @@ class Head(NamedTuple):
     """The fields of a job that say where its other fields are."""
 
     id: JobId
-    state: State
+    state: JobState
     client: ClientId
     names: Sequence[str]
     number: int | None = None
@@ -167,7 +119,7 @@ def head_of(id: JobId, values: Sequence[Any]) -> Head | None:
     if state is None:
         return None
     try:
-        decoded = _decode_state(state)
+        decoded = JobState.decoded(state)
     except msgspec.DecodeError as error:
         raise StoreFailed(f"job {id} is damaged: {error}") from error
     return Head(
@@ -214,27 +166,20 @@ def parts_of(head: Head, fields: JobFields) -> Parts:
 
 def job_of(parts: Parts, values: Sequence[bytes | None]) -> Job | None:
     """Return the job of these fields, or None if it was deleted meanwhile. Raise `StoreFailed` if it is damaged."""
-    head, state = parts.head, parts.head.state
+    head = parts.head
     if None in values:
         return None
     remaining = iter(values)
     try:
+        request = None
         if parts.request:
             request = _decode_request(next(remaining) or b"")
             request = replace(request, data=msgspec.Raw(next(remaining) or b""))
-        else:
-            request = _unread(head)
         steps = steps_of(parts, remaining)
     except msgspec.DecodeError as error:
         raise StoreFailed(f"job {head.id} is damaged: {error}") from error
-    if parts.open_step and state.open_step is not None:
-        steps.append(state.open_step)
-    return Job(
-        id=head.id,
-        request=request,
-        steps=tuple(steps),
-        finish_number=head.number,
-        **{name: getattr(state, name) for name in _OF_JOB},
+    return head.state.job(
+        head.id, head.client, request=request, steps=steps, open_step=parts.open_step, finish_number=head.number
     )
 
 
@@ -246,17 +191,3 @@ def steps_of(parts: Parts, values: Any) -> list[StepRecord]:
         if isinstance(step.result, ContainerOutput):
             steps[number] = replace(step, result=replace(step.result, output=msgspec.Raw(output)))
     return list(steps.values())
-
-
-def _unread(head: Head) -> JobRequest:
-    state = head.state
-    return JobRequest(
-        containers=(),
-        data=msgspec.Raw(),
-        client=head.client,
-        group=state.group,
-        priority=state.priority,
-        pipeline=state.pipeline,
-        origin=state.origin,
-        destination=state.destination,
-    )

@@ -3,12 +3,12 @@
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import uuid4
 
 import anyio
 
-from nodekit import ClaimLost, Job, JobId, StoreFailed
+from nodekit import HeldClaims, JobId, LeasedClaim, StoreFailed
 from nodekit_redis._errors import Refused
 from nodekit_redis._line import Line, Notice
 from nodekit_redis._scripts import Scripts
@@ -19,24 +19,8 @@ MOST_AGAIN = 100
 """Number of jobs of silent nodes that one call queues again."""
 
 
-class RedisClaim:
-    """A claim, as long as its token is the one that the server has for the job."""
-
-    def __init__(self, job: Job, token: str, takeovers: int, age_seconds: float) -> None:
-        self.job, self.token = job, token
-        self.takeovers, self.age_seconds = takeovers, age_seconds
-        self.scope = anyio.CancelScope()
-        self.lost = False
-        self.writing = anyio.Lock()
-
-    def lose(self) -> None:
-        self.lost = True
-        self.scope.cancel()
-
-    def check(self) -> None:
-        """Raise `ClaimLost` if it is known to be invalid."""
-        if self.lost:
-            raise ClaimLost(f"job {self.job.id} is no longer this claim's")
+RedisClaim: TypeAlias = LeasedClaim[str]
+"""A claim, whose token is the text that names the call for it."""
 
 
 class Session:
@@ -46,12 +30,9 @@ class Session:
         self._line, self._scripts = line, scripts
         self.lease_seconds, self._call_seconds = lease_seconds, min(call_seconds, lease_seconds)
         self.id = ""
-        self._claims: dict[tuple[JobId, str], RedisClaim] = {}
-        self._asked: set[str] = set()
-        """Tokens of calls for claims that are being made."""
+        self.claims = HeldClaims(lease_seconds, lambda: uuid4().hex, time.monotonic)
         self._unwanted: list[tuple[JobId, str]] = []
         """Claims to give back: nobody waits for them any more."""
-        self._renewed_at = time.monotonic()
         self._offset = 0.0
         self._beats = 0
         self._data = ""
@@ -68,49 +49,18 @@ class Session:
         """Return the server's time, as far as the last renewal shows it."""
         return time.monotonic() + self._offset
 
-    # -- claims -----------------------------------------------------------------------------------
-
-    def ask(self) -> str:
-        """Return the token of a call for claims that is about to be made."""
-        self._asked.add(token := uuid4().hex)
-        return token
-
-    def answered(self, token: str, claims: Collection[RedisClaim] = ()) -> None:
-        """Hold the claims of a call, or none."""
-        self._claims.update({(claim.job.id, token): claim for claim in claims})
-        self._asked.discard(token)
-        self.check_lease()
-
     def give_back(self, token: str, ids: Collection[JobId]) -> None:
         """Give claims back soon, without waiting for it."""
-        self._asked.discard(token)
+        self.claims.answered(token)
         self._unwanted += [(id, token) for id in ids]
         if self._unwanted:
             self._kicked.set()
-
-    def drop(self, claim: RedisClaim) -> None:
-        """Forget a claim that was used up."""
-        claim.lost = True
-        self._claims.pop((claim.job.id, claim.token), None)
-
-    def lose(self, id: JobId) -> None:
-        """Cancel the claim of a job that was ended elsewhere. One that is being written learns of it by that."""
-        for key in [key for key, claim in self._claims.items() if key[0] == id and not claim.writing.locked()]:
-            self._lose(key)
-
-    def _lose(self, key: tuple[JobId, str]) -> None:
-        if (claim := self._claims.pop(key, None)) is not None:
-            claim.lose()
-
-    def _lose_all(self) -> None:
-        for key in list(self._claims):
-            self._lose(key)
 
     # -- the lease --------------------------------------------------------------------------------
 
     async def begin(self) -> None:
         """Begin a session. Raise `StoreFailed`."""
-        self.id, self._asked = uuid4().hex, set()
+        self.id = uuid4().hex
         await self._beat(begin=True)
 
     async def leave(self) -> None:
@@ -121,7 +71,7 @@ class Session:
         self._running.cancel()
         while await self._run("give_back", [self.id, MOST_AGAIN]) == MOST_AGAIN:
             pass
-        self._lose_all()
+        self.claims.lose_all()
 
     async def run(self) -> None:
         """Renew the lease until cancelled, and cancel the claims if that fails for too long."""
@@ -145,19 +95,10 @@ class Session:
     async def _watch(self) -> None:
         while True:
             await anyio.sleep(self.lease_seconds / 20)
-            self.check_lease()
-
-    def check_lease(self) -> None:
-        """Cancel the claims if the lease is over. Others may have them then.
-
-        An answer may have come long ago, if this process stood still.
-        """
-        if self._claims and time.monotonic() - self._renewed_at > self.lease_seconds:
-            logger.warning("the lease was not renewed for %g s; its jobs go to other nodes", self.lease_seconds)
-            self._lose_all()
+            self.claims.check_lease()
 
     async def _beat(self, *, begin: bool = False) -> None:
-        held, sent_at = set(self._claims), time.monotonic()
+        held, sent_at = self.claims.keys, time.monotonic()
         self._beats += 1
         number = -1 if self._beats % BEATS_PER_LEASE == 0 else len(held)
         try:
@@ -165,21 +106,21 @@ class Session:
             answer = await self._run("beat", [self.id, self.lease_seconds, int(begin), MOST_AGAIN, number, uuid4().hex])
         except Refused as error:
             if error.no_writes:  # nor can others take anything over, and they get a new lease afterwards
-                self._renewed_at = sent_at
+                self.claims.renewed(sent_at)
             raise
         alive, now, again, orphans, name, claims = answer
         self._offset = float(now) - (sent_at + time.monotonic()) / 2
         if not alive:
             logger.warning("the lease of this node was over; it begins a new one")
-            self._lose_all()
+            self.claims.lose_all()
             await self.begin()
             self.on_missed()
             return
-        self._renewed_at = sent_at
+        self.claims.renewed(sent_at)
         self._know(name.decode())
         if claims is not None:
             words = claims.decode().split()
-            self._agree(held, set(zip(words[::2], words[1::2], strict=True)))
+            self._unwanted += self.claims.differing(held, set(zip(words[::2], words[1::2], strict=True)))
         if again:
             logger.warning("%d jobs of nodes that are silent were queued again", again)
         if again == MOST_AGAIN or self._unwanted:
@@ -195,16 +136,6 @@ class Session:
             )
             logger.error("%s", self.problem)
         self._data = name
-
-    def _agree(self, held: set[tuple[JobId, str]], there: set[tuple[JobId, str]]) -> None:
-        """Cancel claims that the server does not know, and give back those that are not known here."""
-        for key in held - there:
-            if key in self._claims and not self._claims[key].writing.locked():
-                self._lose(key)
-        for key in there:
-            if key not in self._claims and key[1] not in self._asked and key not in held:
-                self._unwanted.append(key)
-        self._unwanted += [key for key in there & held if key not in self._claims and key not in self._unwanted]
 
     async def _give_back(self) -> None:
         """Queue jobs again whose claims nobody got, or that were cancelled here."""

@@ -28,6 +28,8 @@ from nodekit import (
     QueueState,
     Settlement,
     StoreFailed,
+    given_back,
+    interrupted_outcome,
 )
 from nodekit_redis._checks import Checks
 from nodekit_redis._claiming import Claiming
@@ -38,7 +40,7 @@ from nodekit_redis._facts import server_facts
 from nodekit_redis._line import Notice
 from nodekit_redis._reader import Reader, RedisView
 from nodekit_redis._session import BEATS_PER_LEASE, RedisClaim, Session
-from nodekit_redis._writing import added, given_back, interrupted, saved, settled
+from nodekit_redis._writing import added, saved, settled
 
 MOST_TRIES = 50
 
@@ -120,7 +122,7 @@ class RedisStore(Reader):
 
     def _hear(self, news: News) -> None:
         if news.ended:
-            self._session.lose(news.id)
+            self._session.claims.lose(news.id, writing=False)
         if news.due:
             self._claiming.waiters.wake(news.due, timed=news.timed)
         self._feed.publish(Change(news.id, finished=news.ended))
@@ -164,7 +166,7 @@ class RedisStore(Reader):
 
     async def add_claimed(self, job: Job) -> Claim:
         session = self._session
-        token = session.ask()
+        token = session.claims.ask()
         try:
             answer = await self._add([job], session.id, token)
             if not answer[2]:
@@ -173,7 +175,7 @@ class RedisStore(Reader):
             session.give_back(token, ())  # if it is stored, a beat finds a claim that nobody has
             raise
         claim = RedisClaim(job, token, 0, 0.0)
-        session.answered(token, [claim])
+        session.claims.answered(token, [claim])
         return claim
 
     async def claim(
@@ -204,11 +206,9 @@ class RedisStore(Reader):
         await self._save(claim, job, "finish" if job.status.finished else "save")
 
     async def release(self, claim: Any, job: Job, *, delay_seconds: float = 0) -> None:
-        ended_by_caller = job.status.finished
-        if not ended_by_caller:
-            job = given_back(job, delay_seconds, self._session.engine_time())
-        await self._save(claim, job, "finish" if job.status.finished else "release", max(0.0, delay_seconds))
-        if job.status.finished and not ended_by_caller:
+        returned = given_back(job, delay_seconds, self._session.engine_time)
+        await self._save(claim, returned, "finish" if returned.status.finished else "release", max(0.0, delay_seconds))
+        if returned.status.finished and not job.status.finished:
             self._put_ended(claim.job)
 
     async def _save(self, claim: RedisClaim, job: Job, mode: str, delay_seconds: float = 0.0) -> None:
@@ -219,12 +219,12 @@ class RedisStore(Reader):
             answer = await self._engine.run("write", arguments, before=before)
             if not answer[0]:
                 claim.lose()
-                self._session.drop(claim)
+                self._session.claims.drop(claim)
                 raise ClaimLost(f"job {job.id} is no longer this claim's")
             claim.job = replace(job, finish_number=int(answer[1])) if answer[1] else job
             if mode != "save":
-                self._session.drop(claim)
-            self._session.check_lease()
+                self._session.claims.drop(claim)
+            self._session.claims.check_lease()
 
     async def settle(
         self, id: JobId, outcome: Outcome, *, client: ClientId | None, call: Held | None = None
@@ -249,7 +249,7 @@ class RedisStore(Reader):
             if call is not None and outcome is not None:
                 words = "cancelled" if outcome.status is JobStatus.CANCELLED else "the job was ended from elsewhere"
                 job = job.cut_short(call, now, "cancelled", words)
-            job = job.finished(interrupted(job) if outcome is None else outcome, now)
+            job = job.finished(interrupted_outcome(job.due or "") if outcome is None else outcome, now)
             done = await self._engine.run("settle", settled(id, heads[0].revision, job))
             if done[0] > 0:
                 return Settlement(replace(job, finish_number=int(done[1])), now=True)

@@ -4,11 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
-from msgspec.structs import replace
-
-from nodekit import ContainerError, Job, JobId, JobStatus, Location, Outcome
+from nodekit import Job, JobId, JobState, Location
 from nodekit_redis._address import Command
-from nodekit_redis._rows import encoded_state, end_facts, key_field, optional, quoted, request_fields, step_fields
+from nodekit_redis._rows import end_facts, key_field, optional, quoted, request_fields, step_fields
 
 
 def added(
@@ -34,7 +32,7 @@ def added(
             quoted(request.pipeline),
             int(request.destination is Location.STREAM),
             quoted(job.due or ""),
-            encoded_state(job),
+            JobState.encoded(job),
             marks,
             repr(_delay(job, now)),
             optional(job.timeout_seconds),
@@ -61,26 +59,11 @@ def saved(
     name = uuid4().hex
     fields, marks, _ = step_fields(job, known_steps, name)
     before: list[Command] = [("HSET", key_of(f"job:{job.id}"), *fields)] if fields else []
-    arguments = [job.id, token, name, mode, encoded_state(job), known_steps, marks, quoted(job.due or "")]
+    arguments = [job.id, token, name, mode, JobState.encoded(job), known_steps, marks, quoted(job.due or "")]
     arguments += [optional(job.queue_timeout_seconds), job.attempt, repr(delay_seconds), *end_facts(job)]
     return before, arguments
 
 
-def given_back(job: Job, delay_seconds: float, now: float) -> Job:
-    """Return the job as it is stored once its claim is given back: due after the delay; a stream has failed."""
-    if job.request.destination is Location.STREAM:
-        return job.finished(interrupted(job), now)
-    if delay_seconds > 0:
-        return replace(job, not_before=now + delay_seconds, delay_seconds=delay_seconds)
-    return job if job.not_before is None else replace(job, not_before=None, delay_seconds=None)
-
-
-def interrupted(job: Job) -> Outcome:
-    """Return the end of a stream that no node holds any more."""
-    error = ContainerError(container=job.due or "", error="interrupted", kind="interrupted")
-    return Outcome(JobStatus.FAILED, error)
-
-
 def settled(id: JobId, revision: int, job: Job) -> list[Any]:
     """Return the arguments that end a job without a claim."""
-    return [id, revision, encoded_state(job), *end_facts(job)]
+    return [id, revision, JobState.encoded(job), *end_facts(job)]
