@@ -15,7 +15,6 @@ place is at most C's turn, so the group that holds it was not served there since
 A claim may have no room for further jobs of some groups. It passes them over, as if they did not wait.
 """
 
-from collections import Counter
 from collections.abc import Callable, Collection, Container, Mapping, Set
 from heapq import heapify, heappop, heappush, heapreplace
 from itertools import count
@@ -88,12 +87,14 @@ class Schedule:
 
     def take(self, wanted: Wanted, limit: int, *, now: float) -> list[Unfinished]:
         """Remove and return up to `limit` jobs that are due, in order."""
-        self._wake(now)
         taken: list[Unfinished] = []
+        if not self._queued:
+            return taken
+        self._wake(now)
         full = _FullGroups(wanted.room)
         for priority in sorted(self._levels):
             level = self._levels[priority]
-            while len(taken) < limit and (entry := level.pop(wanted, full.groups)):
+            while self._queued and len(taken) < limit and (entry := level.pop(wanted, full.groups)):
                 del self._queued[entry.id]
                 self._limits.drop(entry.id)
                 taken.append(entry)
@@ -145,13 +146,13 @@ class _FullGroups:
 
     def __init__(self, room: ClaimRoom | None) -> None:
         self._room = room
-        self._taken: Counter[GroupId] = Counter()
+        self._taken: dict[GroupId, int] = {}
         self.groups = {group for group, number in room.groups.items() if number < 1} if room else set[GroupId]()
 
     def take(self, group: GroupId) -> None:
         if self._room is not None:
-            self._taken[group] += 1
-            if self._taken[group] >= self._room.of(group):
+            taken = self._taken[group] = self._taken.get(group, 0) + 1
+            if taken >= self._room.of(group):
                 self.groups.add(group)
 
 

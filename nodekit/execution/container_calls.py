@@ -2,10 +2,10 @@
 
 import logging
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from functools import lru_cache, partial
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import anyio
 import msgspec
@@ -136,12 +136,12 @@ class Calls:
         raise ContainerFailed("timeout", f"no reply within {seconds:g} s")
 
 
-async def _call(
+def _call(
     runner: ContainerRunner, send: Send | None, step: Step, *, pieces: PiecesChange | None = None
-) -> ContainerOutput:
+) -> Coroutine[Any, Any, ContainerOutput]:
     if step.container not in runner.running():
         raise ContainerFailed("connection", "the container is not running")
-    return await (runner.run(step) if send is None else _stream(runner, step, send, pieces))
+    return runner.run(step) if send is None else _stream(runner, step, send, pieces)
 
 
 async def _through(around: Around, step: Step, job: Job, call: StepCall, send: Send | None) -> ContainerOutput:

@@ -3,9 +3,9 @@
 import sqlite3
 import sys
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import suppress
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from threading import Thread
 from traceback import clear_frames
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
@@ -146,10 +146,9 @@ class Deliveries:
 
     def _deliver(self) -> None:
         self._posted = False  # first: what finishes from now on may need another wake-up
-        with suppress(IndexError):
-            while True:
-                if not (done := self._finished.popleft().done).done():  # its caller may have gone
-                    done.set_result(None)
+        while self._finished:
+            if not (done := self._finished.popleft().done).done():  # its caller may have gone
+                done.set_result(None)
 
 
 async def connected(connect: Connect) -> sqlite3.Connection:
@@ -185,19 +184,19 @@ class Writer:
         self._thread = Thread(target=self._work, args=[connection, deliveries], name="nodekit-sqlite", daemon=True)
         self._thread.start()
 
-    async def call(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        """Run a function in the thread. Its changes are committed once this returns.
+    def call(self, function: Callable[[sqlite3.Connection], T]) -> Awaitable[T]:
+        """Run a function in the thread. Its changes are committed once the answer is there.
 
         Raise `StoreFailed` if SQLite fails or the thread does not run.
         """
-        return await self._made(Call(function, self._wait()))
+        return self._made(Call(function, self._wait()))
 
-    async def share(self, together: Together, item: object) -> Any:
+    def share(self, together: Together, item: object) -> Awaitable[Any]:
         """Run a function in the thread, as `call` does, with this item and those of all calls of it that wait.
 
         Return the result for this item. The function must be the same object in all calls.
         """
-        return await self._made(SharedCall(together, item, self._wait()))
+        return self._made(SharedCall(together, item, self._wait()))
 
     async def _made(self, call: Call[T]) -> T:
         if self._thread is None:
@@ -231,15 +230,12 @@ class Writer:
 
     def _next(self) -> Sequence[Call[Any]]:
         calls: list[Call[Any]] = []
-        call = self._calls.get()
-        with suppress(Empty):
-            while call is not None:
-                calls.append(call)
-                if len(calls) == self._group:
-                    return calls
-                call = self._calls.get_nowait()
-            if calls:
-                self._calls.put(None)  # stop after these
+        while (call := self._calls.get()) is not None:
+            calls.append(call)
+            if len(calls) == self._group or self._calls.empty():  # nobody else takes any
+                return calls
+        if calls:
+            self._calls.put(None)  # stop after these
         return calls
 
     def _write(self, connection: sqlite3.Connection, calls: Sequence[Call[Any]]) -> None:

@@ -211,7 +211,7 @@ class BoundedHttpTools(HttpToolsProtocol):
         scope["method"], scope["http_version"] = self.parser.get_method().decode("ascii"), version
         scope["path"], scope["raw_path"] = unquote(path) if "%" in path else path, url.path
         scope["query_string"] = url.query or b""
-        before = cast(Exchange | None, self.cycle)
+        before: Exchange | None = self.cycle
         self.cycle = Exchange(  # pyright: ignore[reportIncompatibleVariableOverride]
             self.tasks,
             scope=scope,
