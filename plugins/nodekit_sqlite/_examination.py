@@ -39,15 +39,13 @@ def examined(path: Path) -> Iterator[Finding]:
             found = [*_content(path, True)]
         yield from found
     except StoreFailed as error:
-        text, _, cure = str(error).partition("; ")
-        yield Finding("error", WHERE, text, cure)
+        yield Finding.from_text("error", WHERE, str(error))
     except PermissionError:  # the doctor reports it for every store
         return
     except RuntimeError:  # symbolic links in a circle
         yield Finding("error", WHERE, f"{path} is a link to itself", "name another path")
     except (OSError, sqlite3.Error) as error:
-        text, _, cure = cured(error).partition("; ")
-        yield Finding("error", WHERE, f"{path} cannot be read: {text}", cure)
+        yield Finding.from_text("error", WHERE, f"{path} cannot be read: {cured(error)}")
 
 
 def _content(path: Path, held: bool) -> Iterator[Finding]:
