@@ -1,7 +1,8 @@
-"""Docstrings are plain English: none opens with a question."""
+"""Prose is plain English: no docstring opens with a question, and no text speaks of its authors."""
 
 import ast
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from paths import ROOT
 
 QUESTIONS = {"What", "Whether", "Who", "Whose", "How", "Of", "As", "Where", "Which", "When", "With", "Why"}
+FIRST_PERSON = re.compile(r"\b(we|us|our|ours|ourselves)\b", re.IGNORECASE)
 PLACES = ("nodekit", "plugins", "contrib", "examples", "tests", "benchmarks")
 
 
@@ -74,3 +76,33 @@ def test_a_docstring_below_a_field_is_found(tmp_path: Path) -> None:
 def test_one_that_does_is_found(tmp_path: Path, code: str) -> None:
     (tmp_path / "planted.py").write_text(code, encoding="utf-8")
     assert len(list(questions(tmp_path))) == 1
+
+
+def of_us(place: str, texts: Iterable[tuple[int, str]]) -> Iterator[str]:
+    """Yield the place of each line that speaks of those who wrote it: nobody knows who that is."""
+    for first, text in texts:
+        for number, line in enumerate(text.splitlines(), first):
+            if FIRST_PERSON.search(line):
+                yield f"{place}:{number}: {line.strip()}"
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_no_docstring_speaks_of_us(place: str) -> None:
+    files = {file: ast.parse(file.read_text(encoding="utf-8")) for file in sorted((ROOT / place).rglob("*.py"))}
+    found = [line for file, tree in files.items() for line in of_us(str(file), docstrings(tree))]
+    assert not found, 'name the thing: "the node", "nodekit", "these tests":\n' + "\n".join(found)
+
+
+def test_no_page_speaks_of_us() -> None:
+    pages = [
+        *ROOT.glob("*.md"),
+        *(file for place in (*PLACES, "docs", "deploy") for file in (ROOT / place).rglob("*.md")),
+    ]
+    found = [line for file in pages for line in of_us(str(file), [(1, file.read_text(encoding="utf-8"))])]
+    assert not found, 'name the thing: "the node", "nodekit", "these tests":\n' + "\n".join(found)
+
+
+@pytest.mark.parametrize("text", ["What we take", "One of ours.", "Our own.", "a\nlet us see"])
+def test_a_text_that_does_is_found(text: str) -> None:
+    assert len(list(of_us("page.md", [(1, text)]))) == 1
+    assert not list(of_us("page.md", [(1, "Use the houses of the week; 5 µs.")]))
