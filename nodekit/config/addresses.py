@@ -1,7 +1,6 @@
 """Addresses that the components of a node file listen at, by the keys of their settings. Nothing is bound."""
 
 import os
-import socket
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv6Address, ip_address
 from itertools import combinations
@@ -69,6 +68,8 @@ def _place(text: str, folder: Path) -> _Place | None:
 def _address(host: str) -> str:
     """Return an address in one form, also that of ``localhost``. Other names are left: they may need a network."""
     if host == "localhost":
+        import socket  # it is heavy for an import of nodekit
+
         try:
             host = str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
         except OSError:
