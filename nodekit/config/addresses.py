@@ -22,24 +22,41 @@ class _Place(NamedTuple):
     port: int | None
 
 
+class _Setting(NamedTuple):
+    """A setting that names a place. With a key for the port alone, it may be that of a server somewhere else."""
+
+    where: str
+    text: str
+    place: _Place
+    listens: bool
+
+
 def clashing_addresses(components: Iterable[Configured], folder: Path) -> Iterator[Problem]:
     """Yield a problem for each address that cannot be listened at beside that of a component before it.
 
     Paths of unix sockets are relative to `folder`. Port 0 is another port each time. An address that is none is left to
     its component.
     """
-    found = [
-        (f"{one.where}.{key}", text, place)
-        for one in components
-        for key in ADDRESS_KEYS
-        if isinstance(text := getattr(one.config, key, None), str) and (place := _place(text, folder)) is not None
-    ]
+    found = [setting for one in components for setting in _settings(one, folder)]
     clashing: set[str] = set()
-    for (before, its, one), (where, text, other) in combinations(found, 2):
-        if where not in clashing and _overlap(one, other):
-            clashing.add(where)
-            another = "path" if other.port is None else "port"
-            yield Problem(where, f"{text} is taken: {before} is {its}; write another {another} in one of the two")
+    for one, other in combinations(found, 2):
+        is_new = other.where not in clashing and (one.listens or other.listens)
+        if is_new and _overlap(one.place, other.place):
+            clashing.add(other.where)
+            another = "path" if other.place.port is None else "port"
+            text = f"{other.text} is taken: {one.where} is {one.text}; write another {another} in one of the two"
+            yield Problem(other.where, text)
+
+
+def _settings(one: Configured, folder: Path) -> Iterator[_Setting]:
+    for key in ADDRESS_KEYS:
+        text = getattr(one.config, key, None)
+        if isinstance(text, str) and (place := _place(text, folder)) is not None:
+            yield _Setting(f"{one.where}.{key}", text, place, listens=True)
+    host, port = getattr(one.config, "host", None), getattr(one.config, "port", None)
+    if one.kind == "transport" and isinstance(host, str) and isinstance(port, int) and port:
+        text = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        yield _Setting(f"{one.where}.port", text, _Place(_address(host.lower()), port), listens=False)
 
 
 def _overlap(one: _Place, other: _Place) -> bool:

@@ -18,6 +18,20 @@ class Config(msgspec.Struct):
 
 provider = Provider(Config, lambda config, file: object())
 """
+LINE = """
+import msgspec
+from nodekit import Provider
+
+class Config(msgspec.Struct):
+    host: str = "127.0.0.1"
+    port: int = 4000
+
+class Line:
+    async def serve(self, node, *, task_status):
+        pass
+
+provider = Provider(Config, lambda config, file: Line())
+"""
 
 
 def transports(*binds: str) -> str:
@@ -89,3 +103,15 @@ def test_a_plugin_that_listens_is_found_by_its_setting(tmp_path: Path) -> None:
         assert (done.returncode, text in done.stderr) == (3, True)
     done = nodekit(tmp_path, "doctor", "node.toml")
     assert (done.returncode, text in done.stdout) == (1, True)
+
+
+def test_a_transport_with_host_and_port_clashes_with_one_that_surely_listens(tmp_path: Path) -> None:
+    plant(tmp_path, "nodekit-line", {"transports": "line"}, LINE)
+    line = '[[transports]]\nuse = "line"\nhost = "::1"\nport = 4000\n'
+    done = nodekit(tmp_path, "check", write(tmp_path, f"{STORE}{line * 2}"))
+    assert done.returncode == 0, "they may be clients of one server"
+    done = nodekit(tmp_path, "check", write(tmp_path, f"{transports('[::1]:4000')}{line}"))
+    assert (done.returncode, "transports[1].port: [::1]:4000 is taken: transports[0].bind is" in done.stderr) == (
+        3,
+        True,
+    )
