@@ -1,8 +1,10 @@
 """The `nodekit` command. Installed packages add commands by entry points of the group ``nodekit.commands``."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import EntryPoint
-from typing import Any
+from io import StringIO
+from typing import IO, Any
 
 import click
 
@@ -24,10 +26,28 @@ from nodekit.cli.store.prune import prune
 from nodekit.config.distributions import entry_points, read_once
 from nodekit.config.providers import load_only
 from nodekit.errors import NodekitError
+from nodekit.foreign_text import printable_lines
 
 __all__ = ["main"]
 
 _GROUP = "nodekit.commands"
+
+
+class _Shown(click.ClickException):
+    """An error of a command, shown behind ``nodekit:`` like all that nodekit says on standard error."""
+
+    def __init__(self, error: click.ClickException) -> None:
+        super().__init__(error.format_message())
+        self.exit_code = error.exit_code  # type: ignore[misc] # click's examples do so, too
+        self._error = error
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        shown = StringIO()
+        self._error.show(shown)
+        usage, text = shown.getvalue(), f"Error: {self.message}\n"
+        if usage.endswith(text):  # and is no page of help
+            usage = f"{usage.removesuffix(text)}nodekit: {self.message}\n"
+        click.echo(printable_lines(usage), file, nl=False, err=True)
 
 
 class _Commands(click.Group):
@@ -38,6 +58,14 @@ class _Commands(click.Group):
         with standard_streams(), read_once():
             return super().main(*args, **{"color": colours(), **kwargs})
 
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with _shown():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _shown():
+            return super().invoke(ctx)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted({*super().list_commands(ctx), *(entry.name for entry in entry_points(_GROUP))})
 
@@ -46,6 +74,14 @@ class _Commands(click.Group):
             return with_home_folders(own)
         entries = [entry for entry in entry_points(_GROUP) if entry.name == cmd_name]
         return with_home_folders(_load(entries, cmd_name)) if entries else None
+
+
+@contextmanager
+def _shown() -> Iterator[None]:
+    try:
+        yield
+    except click.ClickException as error:
+        raise _Shown(error) from error
 
 
 def _load(entries: Sequence[EntryPoint], name: str) -> click.Command:

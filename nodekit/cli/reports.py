@@ -6,7 +6,7 @@ from typing import Any
 import click
 import msgspec
 
-from nodekit.config.findings import Level
+from nodekit.config.findings import Finding, Level
 from nodekit.errors import Problem
 from nodekit.foreign_text import printable_json
 
@@ -26,8 +26,9 @@ class Reported(msgspec.Struct, frozen=True):
 
 def reported(problem: Problem, file: str, severity: Level = "error") -> Reported:
     """Report a problem of a file. What follows its first semicolon is the cure."""
-    text, _, cure = str(Problem("", problem.text)).partition("; ")
-    return Reported(severity, "" if problem.where == file else str(Problem("", problem.where)), text, cure)
+    where = "" if problem.where == file else str(Problem("", problem.where))
+    found = Finding.from_text(severity, where, str(Problem("", problem.text)))
+    return Reported(found.level, found.subject, found.text, found.cure)
 
 
 def print_document(found: Iterable[Reported], **more: Any) -> bool:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from msgspec.structs import replace
 
+from nodekit.config.addresses import clashing_addresses
 from nodekit.config.container_tables import ContainerTables
 from nodekit.config.convert import MOST_FAULTS, MOST_UNKNOWN, Converted, Converter
 from nodekit.config.distributions import read_once
@@ -172,6 +173,7 @@ class Composition:
         pipelines = self.components("pipeline", "pipelines")
         store = self.store()
         self.log()
+        self.problems += clashing_addresses(self.configured, self.folder)
         self.problems += [Problem(where, text) for where, text in self.container_tables.wrong_ids.items()]
         self.raise_problems(self._of_values.values())
         return Node(

@@ -118,7 +118,7 @@ def _readable() -> "list[EntryPoint | Unreadable]":
 
 
 def _read() -> "Iterator[EntryPoint | Unreadable]":
-    """Yield the entry points of our groups. If distributions share a name, Python imports the first one's modules."""
+    """Yield the entry points of nodekit's groups. Of distributions with one name, the first one is imported."""
     from importlib.metadata import distributions  # at the top it would be a third of the time of `import nodekit`
 
     seen: set[str] = set()

@@ -22,13 +22,14 @@ MAX_KEY_PARTS = 32
 MAX_INT = 2**256 - 1
 """Amounts of tokens on a chain have up to 256 bits; no other number has as many."""
 
-_STRING = re.compile(  # each matches without its end, too; looking for it again and again would take minutes
+STRING = re.compile(  # each matches without its end, too; looking for it again and again would take minutes
     r'"""(?:[^\\]|\\[\s\S])*?(?:"{3,5}|\Z)'  # before the others: three quotes are no empty string and a quote
     r"|'''[\s\S]*?(?:'{3,5}|\Z)"
     r'|"(?:[^"\\\n]|\\[^\n])*"?'
     r"|'[^'\n]*'?"
     r"|#[^\n]*"
 )
+"""A text or a comment of TOML; a text need not have an end."""
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _BETWEEN_KEYS = re.compile(r"[,=\[\]{}\n]")
 
@@ -135,7 +136,7 @@ def _kind(mode: int) -> str:
 
 def check_keys(text: str, path: Path) -> None:
     """Raise `CompositionError` if a TOML text has a key of too many parts, which is slow to read."""
-    plain = _STRING.sub(lambda found: "\n" * found[0].count("\n"), text)
+    plain = STRING.sub(lambda found: "\n" * found[0].count("\n"), text)
     start = 0
     for end in (*(found.start() for found in _BETWEEN_KEYS.finditer(plain)), len(plain)):
         if plain.count(".", start, end) >= MAX_KEY_PARTS:

@@ -1,6 +1,6 @@
 """Findings of `nodekit doctor`, and what its checks get of a node file."""
 
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 import msgspec
 
@@ -22,6 +22,12 @@ class Finding(msgspec.Struct, frozen=True):
     subject: str
     text: str
     cure: str = ""
+
+    @classmethod
+    def from_text(cls, level: Level, subject: str, text: str) -> Self:
+        """Return the finding for the text of an error: what follows its first semicolon is the cure."""
+        fault, _, cure = text.partition("; ")
+        return cls(level, subject, fault, cure)
 
 
 class Configured(msgspec.Struct, frozen=True):

@@ -19,6 +19,7 @@ from nodekit.config.failures import CURE, keep
 from nodekit.config.file_limits import check_keys, check_regular, read_text, too_deep, unreadable, value_problems
 from nodekit.config.providers import load_only, provided
 from nodekit.config.shapes import is_list, is_table
+from nodekit.config.toml_faults import explained
 from nodekit.config.variables import Values, escaped, names_in
 from nodekit.errors import CompositionError, NodekitError, Problem
 from nodekit.hooks.container_rules import nearest
@@ -224,26 +225,9 @@ def _toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise CompositionError(Problem(str(path), f"is not TOML: {_with_cure(str(error))}")) from error
+        raise CompositionError(Problem(str(path), f"is not TOML: {explained(str(error), text)}")) from error
     except ValueError as error:  # a number of thousands of digits, or a date that no calendar has
         text = "has a number of too many digits, or a date or time that does not exist"
         raise CompositionError(Problem(str(path), text)) from error
     except RecursionError as error:
         raise too_deep(path) from error
-
-
-_TOML_CURES = {
-    "Invalid value": 'a text needs quotes, as in "…"; true and false are written in lower case',
-    "Cannot overwrite a value": "this key is there already; remove one of the two",
-    "Unescaped '\\' in a string": "put a text with backslashes in single quotes",
-    "Expected '=' after a key": "write key = value, or [table]",
-}
-
-
-def _with_cure(text: str) -> str:
-    """Return a message of `tomllib` in terms of the file, with a cure if one is known."""
-    if found := re.match(r"Cannot declare \((.*?),?\) twice", text):
-        name = ".".join(re.findall(r"'([^']*)'", found[1]))
-        return f"the table [{name}] is there twice{text[found.end() :]}; remove one of the two"
-    cure = next((cure for beginning, cure in _TOML_CURES.items() if text.startswith(beginning)), "")
-    return "; ".join(filter(None, (text, cure)))

@@ -41,6 +41,9 @@ def encode_payload(value: Any) -> msgspec.Raw:
     """
     try:
         return msgspec.Raw(msgspec.json.encode(value))
+    except UnicodeEncodeError as error:
+        half = error.object[error.start].encode("unicode_escape").decode()
+        raise InvalidPayload(f"not JSON: a text has {half}, half of a surrogate pair") from error
     except (TypeError, ValueError, msgspec.MsgspecError, RecursionError) as error:
         raise InvalidPayload(f"not JSON: {error}") from error
 

@@ -21,7 +21,8 @@ KEYS, USED, CHANGED = "key/", "used/", "changed"
 PAGE = 200
 """Records that are read and decoded in one go. Decoding holds the loop, and others have their turn in between."""
 WRITES = 500
-NO_KEYS = "there are no keys in the store; make one: nodekit keys create FILE --name NAME"
+NO_KEYS_YET = "there are no keys in the store"
+NO_KEYS = f"{NO_KEYS_YET}; make one: nodekit keys create FILE --name NAME"
 
 _key: msgspec.json.Decoder[Key] = msgspec.json.Decoder(Key)
 _time: msgspec.json.Decoder[float] = msgspec.json.Decoder(float)
@@ -47,6 +48,11 @@ async def revision(records: PluginStorage) -> int:
 async def read_keys(records: PluginStorage) -> dict[str, KeptKey]:
     """Return all keys by name. Raise `KeyRecordProblem` for a record that is no key."""
     return {kept.key.name: kept for kept in [_kept(record) for record in await _all(records, KEYS)]}
+
+
+async def made_keys(records: PluginStorage) -> Sequence[Key] | None:
+    """Return all keys, or None if nobody has made one yet. Raise `KeyRecordProblem`."""
+    return [kept.key for kept in (await read_keys(records)).values()] if await revision(records) else None
 
 
 async def read_used(records: PluginStorage) -> dict[str, float]:

@@ -22,13 +22,8 @@ _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - addresses to 
 
 def findings(file: ExaminedFile | None = None) -> Iterator[Finding]:
     """Report for each transport of the node file if it can listen, and if there are enough open files for it."""
-    seen: dict[str, str] = {}
     for one in file.of("transport", "asgi") if file else ():
         where, bind = f"{one.where}.bind", str(one.config.bind)
-        if bind in seen and not bind.endswith(":0"):
-            yield Finding("error", where, f"{seen[bind]} listens at {bind} already", "choose another address")
-            continue
-        seen[bind] = one.where
         if bind.startswith("unix:"):
             assert file is not None
             yield from _unix(where, file.file.folder / bind.removeprefix("unix:"))
@@ -79,8 +74,7 @@ def _unix(where: str, path: Path) -> Iterator[Finding]:
         text = f"{path} has more than {LONGEST_UNIX_PATH} bytes, the most for a unix socket"
         yield Finding("error", where, text, "choose a shorter path")
     elif problem := folder_problem(path.parent, write=True):
-        text, _, cure = problem.partition("; ")
-        yield Finding("error", where, text, cure)
+        yield Finding.from_text("error", where, problem)
     elif not os.path.lexists(path):
         yield Finding("ok", where, f"{path} is free")
     elif not os.path.exists(path) or not stat.S_ISSOCK(path.stat().st_mode):

@@ -5,7 +5,8 @@ Numbers and booleans may be texts, and unknown keys cause only a notice.
 
 import json
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
@@ -52,8 +53,9 @@ class Read(msgspec.Struct, frozen=True):
 
 def read_config(path: Path) -> Read:
     """Read the file. Raise `CompositionError` if it is no JSON object that can be read at all."""
-    reader = _Reader()
-    config = reader.table(_json(path), InfernetConfig, "") or InfernetConfig()
+    read, reader = _json(path), _Reader()
+    reader.problems += _keys_twice(read)
+    config = reader.table(read, InfernetConfig, "") or InfernetConfig()
     return Read(config, path, frozenset(reader.given), tuple(reader.unknown), tuple(reader.problems))
 
 
@@ -64,7 +66,9 @@ def _json(path: Path) -> dict[str, Any]:
         if len(data) > MAX_FILE_BYTES:
             text = f"is larger than {MAX_FILE_BYTES} bytes; is it an Infernet config.json?"
             raise CompositionError(Problem(str(path), text))
-        read = json.loads(data.decode("utf-8-sig"), parse_constant=_no_number, parse_int=_whole)
+        read = json.loads(
+            data.decode("utf-8-sig"), parse_constant=_no_number, parse_int=_whole, object_pairs_hook=_Object
+        )
         json.dumps(read, ensure_ascii=False).encode()  # fails for half a surrogate pair, which nothing else accepts
     except OSError as error:
         raise CompositionError(Problem(str(path), f"cannot be read: {error.strerror}")) from error
@@ -94,6 +98,30 @@ def _cure(error: json.JSONDecodeError) -> str:
     if rest.startswith("'"):
         return 'texts stand in double quotes: "…"'
     return error.msg
+
+
+class _Object(dict[str, Any]):
+    """An object of JSON, and the keys that it has more than once. As elsewhere, the last value counts."""
+
+    def __init__(self, pairs: Sequence[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        count = Counter(key for key, _ in pairs) if len(self) < len(pairs) else Counter[str]()
+        self.twice = [key for key, number in count.items() if number > 1]
+
+
+def _keys_twice(read: Any) -> Iterator[Problem]:
+    """Yield a problem for each key that is there more than once: nobody can tell which value is meant."""
+    left: list[tuple[str, Any]] = [("", read)]
+    while left:
+        where, value = left.pop()
+        below = f"{where}." if where else ""
+        if isinstance(value, _Object):
+            yield from (
+                Problem(f"{below}{key}", "this key is there twice; remove one of the two") for key in value.twice
+            )
+            left += reversed([(f"{below}{key}", one) for key, one in value.items()])
+        elif is_list(value):
+            left += reversed([(f"{where}[{number}]", one) for number, one in enumerate(value)])
 
 
 class _TooLarge(Exception):

@@ -13,8 +13,15 @@ SLICE_BYTES = 8 * 1024
 
 _GZIP_BITS, _ZLIB_BITS, _RAW_BITS = 31, 15, -15
 _NAMES = {"x-gzip": "gzip"}
-_UNKNOWN = {"br": "brotli", "zstd": "zstandard", "compress": "compress", "x-compress": "compress"}
+_UNKNOWN = {"br": "brotli", "zstd": "zstandard", "x-compress": "compress"} | {
+    name: name for name in ("aes128gcm", "bzip2", "compress", "dcb", "dcz", "exi", "lz4", "lzma", "snappy", "xz")
+}
 """Codings that are not decoded, by the names of HTTP."""
+_CURE = "let the container send it as it is, or in gzip or deflate"
+
+
+class Undecodable(Broken):
+    """A body is in a coding that is not decoded here, or not in that which its head names. `str` has the cure."""
 
 
 class Decoder:
@@ -22,11 +29,12 @@ class Decoder:
 
     def __init__(self, coding: str) -> None:
         self._coding = coding
+        self._not_coded = f"the body of the reply is not {coding}, as its Content-Encoding says"
         self._inflate = zlib.decompressobj(_GZIP_BITS) if coding == "gzip" else None
         self._has_begun = False
 
     def decode(self, data: bytes) -> Iterator[bytes]:
-        """Yield what some bytes unpack to, at most `PIECE_BYTES` at a time. Raise `Broken` if the coding is another."""
+        """Yield what some bytes unpack to, at most `PIECE_BYTES` at a time. Raise `Undecodable`."""
         for at in range(0, len(data), SLICE_BYTES):
             yield from self._decode(data[at : at + SLICE_BYTES])
 
@@ -37,12 +45,12 @@ class Decoder:
         while True:
             if self._inflate.eof and piece:  # files in this format may follow one another
                 if self._coding != "gzip":
-                    raise self._broken()
+                    raise Undecodable(f"{self._not_coded}; {_CURE}")
                 self._inflate = zlib.decompressobj(_GZIP_BITS)
             try:
                 unpacked = self._inflate.decompress(piece, PIECE_BYTES)
             except zlib.error as error:
-                raise self._broken() from error
+                raise Undecodable(f"{self._not_coded}; {_CURE}") from error
             piece = self._inflate.unconsumed_tail or self._inflate.unused_data
             if unpacked:
                 yield unpacked
@@ -52,14 +60,11 @@ class Decoder:
     def end(self) -> None:
         """Raise `Broken` if the body ended too early."""
         if self._has_begun and self._inflate is not None and not self._inflate.eof:
-            raise self._broken()
-
-    def _broken(self) -> Broken:
-        return Broken(f"the body of the reply is not {self._coding}, as its Content-Encoding says")
+            raise Broken(self._not_coded)
 
 
 def decoder_for(content_encoding: str) -> Decoder | None:
-    """Return the decoder for a body, or None if it needs none. Raise `Broken` if its coding is not known here.
+    """Return the decoder for a body, or None if it needs none. Raise `Undecodable` if its coding is not known here.
 
     Names that are no content codings are ignored: some programs send a charset there.
     """
@@ -71,5 +76,5 @@ def decoder_for(content_encoding: str) -> Decoder | None:
         return Decoder(known[0])
     if known or unknown:
         shown = ", ".join(unknown or known)
-        raise Broken(f"the Content-Encoding of the reply, {shown}, is not known here, and none was asked for")
+        raise Undecodable(f"the Content-Encoding of the reply, {shown}, is not known here; {_CURE}")
     return None

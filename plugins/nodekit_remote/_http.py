@@ -19,9 +19,9 @@ from nodekit import (
 )
 from nodekit_remote._connector import CheckConnection
 from nodekit_remote._container import HttpContainer
-from nodekit_remote._replies import ERROR_STATUS, UnexpectedReplies, json_of, output_of, status_failure
+from nodekit_remote._replies import UnexpectedReplies, json_of, output_of, status_failure
 from nodekit_remote._requests import RequestHead, idempotency_line, unsendable
-from nodekit_remote._session import Session
+from nodekit_remote._session import ERROR_STATUS, Session
 
 PROBE_SECONDS = 5.0
 MAX_RESOURCES_BYTES = MAX_HEALTH_BYTES = 1 << 20
@@ -125,8 +125,12 @@ class ContainerHttp:
         try:
             reply = await self._session.send(endpoint.heads.question(HEALTH_PATH), max_bytes=MAX_HEALTH_BYTES)
         except ContainerFailed as failure:
-            return failure.text.removeprefix(f"cannot connect to {url}: ").replace(f" to {url}", "")
-        return f"HTTP status {reply.status}" if reply.status in (502, 503, 504) else ""
+            if failure.status is None:
+                return failure.text.removeprefix(f"cannot connect to {url}: ").replace(f" to {url}", "")
+            status = failure.status  # it has answered, whatever the body is
+        else:
+            status = reply.status
+        return f"HTTP status {status}" if status in (502, 503, 504) else ""
 
     async def resources(self, endpoint: Endpoint, model_id: str | None) -> msgspec.Raw | None:
         """Return the reply to ``GET /service-resources``. Return None if it is not JSON, or an HTTP error."""

@@ -23,7 +23,7 @@ from nodekit import (
     reserve_output,
 )
 from nodekit_remote._container import HttpContainer
-from nodekit_remote._session import Reply
+from nodekit_remote._session import ERROR_STATUS, Reply
 
 logger = logging.getLogger("nodekit.calls")
 
@@ -34,7 +34,6 @@ PAUSE_SECONDS = 1.0
 SHOWN_CHARACTERS = 200
 """Maximum length of a header's value in an error."""
 
-ERROR_STATUS = 300  # redirects are not followed, so they are errors too
 _REDIRECTS = (301, 302, 303, 307, 308)
 
 _MARKS = (

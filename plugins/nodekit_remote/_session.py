@@ -19,7 +19,7 @@ from nodekit_remote._addresses import NO_DESCRIPTOR
 from nodekit_remote._breaks import Broken, cause_of
 from nodekit_remote._connection import Connection
 from nodekit_remote._connector import CheckConnection, Connector, ConnectTimeout
-from nodekit_remote._decoding import Decoder, decoder_for
+from nodekit_remote._decoding import Decoder, Undecodable, decoder_for
 from nodekit_remote._loopback import elsewhere
 from nodekit_remote._requests import RequestHead
 
@@ -27,7 +27,8 @@ QUIET_SECONDS = 60.0
 """Pause between two warnings in the log that no descriptor is left."""
 PATIENCE_SECONDS = 0.5
 """Pause between two attempts to open a connection while the process has no free descriptor."""
-
+ERROR_STATUS = 300
+"""First status that is an error: redirects are not followed."""
 
 logger = logging.getLogger("nodekit.calls")
 
@@ -61,17 +62,17 @@ class Pieces:
         return self
 
     async def __anext__(self) -> bytes:
-        """Return the next piece. Raise `ContainerFailed` of the kind connection if the body ends early."""
+        """Return the next piece. Raise `ContainerFailed` if the body ends early or cannot be decoded."""
         try:
             piece = await self._next()
         except Broken as error:
-            raise dropped(self._url, error) from error
+            raise self._failure(error) from error
         if not piece:
             raise StopAsyncIteration
         return piece
 
     async def whole(self, most: int) -> Reply:
-        """Read the whole body, of at most so many bytes. Raise `ContainerFailed`, kind connection or too_large."""
+        """Read the whole body, of at most so many bytes. Raise `ContainerFailed`."""
         reply = self._connection.reply
         length = reply.length or 0
         try:
@@ -81,7 +82,7 @@ class Pieces:
         except Broken as error:
             of = f"{self._size} of " if length else ""
             came = f", after {of}{counted(length or self._size, 'byte')}"
-            raise dropped(self._url, error, came) from error
+            raise self._failure(error, came) from error
         header = reply.header
         kind, place = header(b"content-type") or "", header(b"location") or ""
         return Reply(self.status, body, kind, place, header(b"retry-after"))
@@ -128,6 +129,15 @@ class Pieces:
                 raise self._too_large(int(most))
             self._unpacked = self._decoder.decode(packed)
 
+    def _failure(self, error: Broken, came: str = "") -> ContainerFailed:
+        """Return the failure of a body that could not be read. One that came whole is not the connection's."""
+        if not isinstance(error, Undecodable):
+            return dropped(self._url, error, came)
+        of = "" if self.status == 200 else f" (HTTP status {self.status})"
+        return ContainerFailed(
+            "not_json" if self.status < ERROR_STATUS else "status", f"{error}{of}", status=self.status
+        )
+
     def _too_large(self, most: int) -> ContainerFailed:
         return ContainerFailed("too_large", f"the reply is larger than {counted(most, 'byte')}", status=self.status)
 
@@ -155,7 +165,7 @@ class Session:
             await self._connector.close()
 
     async def send(self, head: RequestHead, more: bytes = b"", body: bytes | None = None, *, max_bytes: int) -> Reply:
-        """Send a request; wait while no descriptor is free. Raise `ContainerFailed`, kind connection or too_large.
+        """Send a request; wait while no descriptor is free. Raise `ContainerFailed`.
 
         `more` are lines that this request has in its head besides.
         """

@@ -14,8 +14,7 @@ from anyio import from_thread
 
 from nodekit import StoreCheck, StoreFailed
 from nodekit_sqlite._beside import Beside
-from nodekit_sqlite._damage import cured
-from nodekit_sqlite._file import DatabaseFile, is_held
+from nodekit_sqlite._file import DatabaseFile, is_held, told
 from nodekit_sqlite._new_file import check_space, check_target, copy_database, new_file
 from nodekit_sqlite._schema import MIGRATIONS, check_version, schema_of
 from nodekit_sqlite._verify import verify
@@ -78,7 +77,7 @@ class FileBeside:
 
     def check(self, proceed: Callable[[], object]) -> StoreCheck:
         """Read everything and return what is wrong."""
-        with _failures(f"cannot check {self._file.path}"):
+        with _failures(f"cannot check {self._file.path}", self._file.path):
             self._reads.read(lambda connection: check_version(connection, self._file.path))
             return verify(self._reads, proceed)
 
@@ -90,7 +89,7 @@ class FileBeside:
         """Return facts about the file."""
         path = self._file.path
         log = path.with_name(f"{path.name}-wal")
-        with _failures(f"cannot read {path}"):
+        with _failures(f"cannot read {path}", path):
             schema = self._reads.read(lambda connection: schema_of(connection, path))
             size, free, records = self._reads.read(_sizes)
             disk = os.statvfs(path.parent)
@@ -110,7 +109,7 @@ class FileBeside:
         target = target.parent.resolve() / target.name
         _check_unused(target, path)
         check_target(target, replace=replace)
-        with _failures(f"cannot back up {path} to {target}"):
+        with _failures(f"cannot back up {path} to {target}", path):
             schema = self._reads.read(lambda connection: schema_of(connection, path))
             if not schema:
                 text = f"{path} is empty: no node has started with it yet"
@@ -160,9 +159,9 @@ def _sizes(connection: sqlite3.Connection) -> tuple[int, int, int]:
 
 
 @contextmanager
-def _failures(what: str) -> Iterator[None]:
+def _failures(what: str, path: Path) -> Iterator[None]:
     """Raise `StoreFailed` for what the system or SQLite refuses."""
     try:
         yield
     except (OSError, sqlite3.Error) as error:
-        raise StoreFailed(f"{what}: {cured(error)}") from error
+        raise StoreFailed(f"{what}: {told(error, path)}") from error

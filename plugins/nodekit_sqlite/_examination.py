@@ -8,8 +8,8 @@ from pathlib import Path
 
 from nodekit import Finding, StoreFailed
 from nodekit_sqlite._beside import connect_for_reading
-from nodekit_sqlite._damage import CURE, cured
-from nodekit_sqlite._file import check_beginning, check_beside, holder, is_held, kept_copies
+from nodekit_sqlite._damage import CURE
+from nodekit_sqlite._file import check_beginning, check_beside, holder, is_held, kept_copies, told
 from nodekit_sqlite._pages import problems_of_pages
 from nodekit_sqlite._schema import MIGRATIONS, check_readable, schema_of
 from nodekit_sqlite._upgrade import check_upgrade_space
@@ -39,15 +39,13 @@ def examined(path: Path) -> Iterator[Finding]:
             found = [*_content(path, True)]
         yield from found
     except StoreFailed as error:
-        text, _, cure = str(error).partition("; ")
-        yield Finding("error", WHERE, text, cure)
+        yield Finding.from_text("error", WHERE, str(error))
     except PermissionError:  # the doctor reports it for every store
         return
     except RuntimeError:  # symbolic links in a circle
         yield Finding("error", WHERE, f"{path} is a link to itself", "name another path")
     except (OSError, sqlite3.Error) as error:
-        text, _, cure = cured(error).partition("; ")
-        yield Finding("error", WHERE, f"{path} cannot be read: {text}", cure)
+        yield Finding.from_text("error", WHERE, f"{path} cannot be read: {told(error, path)}")
 
 
 def _content(path: Path, held: bool) -> Iterator[Finding]:

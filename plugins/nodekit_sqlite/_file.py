@@ -9,6 +9,7 @@ import fcntl
 import logging
 import os
 import re
+import sqlite3
 import stat
 from collections import Counter
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from nodekit import StoreFailed, StoreInUse, folder_problem
-from nodekit_sqlite._damage import cured
+from nodekit_sqlite._damage import cured, is_damage
 
 logger = logging.getLogger("nodekit.store")
 
@@ -34,6 +35,9 @@ STAMPED = slice(60, 64)
 """Bytes of the header that hold `user_version`."""
 _CHANGES = slice(24, 28)
 """Bytes of the header that hold a counter of changes. It never falls."""
+_PAGE_BYTES, _PAGES = slice(16, 18), slice(28, 32)
+"""Bytes of the header that hold the size of a page, where 1 is the largest, and their number."""
+_LARGEST_PAGE, _LEAST_BYTES = 1 << 16, 512
 
 
 class Loss(msgspec.Struct, frozen=True):
@@ -263,6 +267,28 @@ def check_beginning(path: Path) -> None:
     if os.path.exists(log) and log.stat().st_size:
         text = f"there is no {path}, but {log}, its log, which has the newest changes"
         raise StoreFailed(f"{text}; move the database back to {path} (or delete the log, to begin with no jobs)")
+
+
+def told(error: OSError | sqlite3.Error, path: Path) -> str:
+    """Return the text of an error with a cure, as `cured` does. A file whose end is missing cannot be rescued."""
+    missing = _missing_end(path) if is_damage(error) else ""
+    return f"{error}: {missing}; restore a backup" if missing else cured(error)
+
+
+def _missing_end(path: Path) -> str:
+    """Return how much of the file is left, if it is smaller than its header says: SQLite reads nothing of it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return ""
+    found = os.fstat(descriptor)
+    try:
+        header = os.pread(descriptor, _HEADER_BYTES, 0)
+    finally:
+        _process.close(_id(found), descriptor)
+    page_bytes, pages = int.from_bytes(header[_PAGE_BYTES]), int.from_bytes(header[_PAGES])
+    whole = max(pages * (_LARGEST_PAGE if page_bytes == 1 else page_bytes), _LEAST_BYTES)
+    return f"its end is missing, it has {found.st_size} of {whole} bytes" if found.st_size < whole else ""
 
 
 def _tighten(path: Path) -> None:

@@ -24,9 +24,9 @@ from nodekit import (
     Unfinished,
 )
 from nodekit_sqlite._beside import Beside
-from nodekit_sqlite._damage import Damages, cured, has_damage, is_damage, is_lasting
+from nodekit_sqlite._damage import Damages, has_damage, is_damage, is_lasting
 from nodekit_sqlite._deleting import delete, shrink
-from nodekit_sqlite._file import DatabaseFile
+from nodekit_sqlite._file import DatabaseFile, told
 from nodekit_sqlite._finish_numbers import KEEP_NUMBER, LAST_SURPLUS, last_finish_number
 from nodekit_sqlite._open_rows import OpenRows
 from nodekit_sqlite._pages import look_at_start
@@ -113,7 +113,7 @@ class SqliteTable:
             if self.rescues and is_damage(error):
                 text = f"{error}; nothing of it can be read, since its beginning is damaged or its end is missing"
                 raise StoreFailed(f"cannot open {self._file.path}: {text}; restore a backup") from error
-            raise StoreFailed(f"cannot open {self._file.path}: {cured(error)}") from error
+            raise StoreFailed(f"cannot open {self._file.path}: {told(error, self._file.path)}") from error
 
     def _prepare(self, stack: AsyncExitStack) -> None:
         prepare_empty_file(self._file.path)

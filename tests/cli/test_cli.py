@@ -163,7 +163,7 @@ async def test_sighup_ends_nothing(file: Path) -> None:
     async with serve(file) as (served, api):
         for number in range(1, 4):
             served.signal(signal.SIGHUP)
-            await until(lambda number=number: served.log.count("SIGHUP: the node goes on") == number)
+            await until(lambda number=number: served.log.count("SIGHUP: opens no log file anew") == number)
         assert (await api.get("/health")).status == 200
         served.signal(signal.SIGTERM)
         assert await served.ended() == 0
@@ -213,15 +213,6 @@ async def test_a_port_that_is_taken_is_1_with_one_line_and_no_traceback(file: Pa
             assert second.url is None
 
 
-async def test_a_port_of_another_transport_is_not_the_fault_of_another_process(tmp_path: Path) -> None:
-    transport = f'[[transports]]\nuse = "asgi"\nbind = "127.0.0.1:{free_port()}"\n'
-    async with started(
-        "serve", write(tmp_path, f'[store]\nuse = "memory"\n{transport * 2}'), folder=tmp_path
-    ) as process:
-        assert await process.ended() == 1
-        assert "Address already in use; another transport of this process has it" in process.log
-
-
 @pytest.mark.parametrize(
     ("bind", "words"),
     [("nonsense", "host:port"), ("127.0.0.1:99999", "from 0 (a free one) to 65535"), ("unix:", "path")],
@@ -236,3 +227,29 @@ def test_a_wrong_bind_is_a_mistake_of_the_command_line(file: Path, bind: str, wo
 def test_bind_needs_one_transport(tmp_path: Path) -> None:
     done = nodekit(tmp_path, "serve", write(tmp_path, '[store]\nuse = "memory"\n'), "--bind", "127.0.0.1:0")
     assert (done.returncode, "transports" in done.stderr) == (3, True)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--no-such-option",),
+        ("no-such-command",),
+        ("serve", "--no-such-option"),
+        ("store", "check"),
+        ("store", "no-such-command"),
+        ("job", "submit", "a", "--data", "1"),
+        ("config", "schema", "--output", "missing/schema.json"),
+        ("plugins", "show", "missing"),
+    ],
+    ids=" ".join,
+)
+def test_errors_have_one_form_whichever_command_they_come_from(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    done = nodekit(tmp_path, *arguments)
+    assert done.returncode in (1, 2)
+    *usage, error = done.stderr.splitlines()
+    assert error.startswith("nodekit: ")
+    assert not [line for line in usage if line and not line.startswith(("Usage: ", "Try '"))]
+
+
+def test_an_error_does_not_act_on_a_terminal(tmp_path: Path) -> None:
+    assert "no-such-\\x1b[2J" in nodekit(tmp_path, "no-such-\x1b[2J").stderr

@@ -119,7 +119,7 @@ async def test_the_first_line_says_what_runs_and_a_failed_step_what_failed(tmp_p
 
 async def test_the_audit_log_is_a_file_of_its_own_that_sighup_opens_anew(tmp_path: Path) -> None:
     audit, moved = tmp_path / "audit.log", tmp_path / "audit.log.old"
-    async with serve(node_file(tmp_path, 'audit = "audit.log"\nlevel = "error"')) as (served, api):
+    async with serve(node_file(tmp_path, 'audit = "audit.log"\npath = "node.log"')) as (served, api):
         first, second = await api.submit("up"), await api.submit("up")
         await api.call("DELETE", f"/api/jobs/{first}")
         await until(lambda: audit.exists() and first in audit.read_text())
@@ -131,6 +131,7 @@ async def test_the_audit_log_is_a_file_of_its_own_that_sighup_opens_anew(tmp_pat
         await until(lambda: audit.exists() and first in audit.read_text())
         assert "nodekit.audit: 127.0.0.1: cancel of job" in audit.read_text()
         assert "cancel" not in served.log
+        assert f"SIGHUP: opens {tmp_path}/node.log, {audit} anew; the node goes on" in served.log
         assert audit.stat().st_mode & 0o137 == 0
 
 

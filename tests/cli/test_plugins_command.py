@@ -189,7 +189,7 @@ def test_one_that_is_broken_is_1_with_the_reason_and_the_cure_on_a_line(
     done = nodekit(tmp_path, "plugins", "show", "shelf")
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
-    assert line.startswith("store 'shelf' of nodekit-shelf 1.0")
+    assert line.startswith("nodekit: store 'shelf' of nodekit-shelf 1.0")
     assert words in line
     assert "reinstall" in line
 

@@ -101,3 +101,8 @@ def test_a_file_whose_end_is_missing_is_not_told_the_command_that_has_just_faile
     done = nodekit(tmp_path, "store", "copy", "FROM.toml", "TO.toml")
     assert done.returncode == 1
     assert done.stderr.rstrip().endswith("its end is missing; restore a backup")
+    size = len(filled.content)
+    for command in (["store", "check"], ["store", "stats"], ["store", "backup", "copy.db"], ["serve"]):
+        done = nodekit(tmp_path, *command[:2], "FROM.toml", *command[2:])
+        assert done.returncode == 1
+        assert f"its end is missing, it has {size // 2} of {size} bytes; restore a backup\n" in done.stderr

@@ -57,7 +57,7 @@ def built(wheels: Path, *sources: Path) -> list[Path]:
 
 
 def installed(folder: Path, wheels: list[Path]) -> Path:
-    """Make an environment with these wheels and all that is installed here but packages of ours; return its Python."""
+    """Make an environment with these wheels and all that is installed here but this checkout; return its Python."""
     venv.create(folder, with_pip=False, symlinks=True)
     python = folder / "bin" / "python"
     here = Path(sysconfig.get_path("purelib"))

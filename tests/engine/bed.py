@@ -24,8 +24,8 @@ class NoEngine(Exception):
 class Engine:
     """An engine: `host` for whoever wants to find it, `client` of docker-py, `images` for tests.
 
-    `dockerd` controls the engine if it is our own. On another engine it is None, and only objects with our label
-    are removed.
+    `dockerd` controls the engine if the tests started it. On another engine it is None, and only objects with their
+    label are removed.
     """
 
     def __init__(self, host: str, client: docker.DockerClient, dockerd: Dockerd | None = None) -> None:
@@ -42,7 +42,7 @@ class Engine:
         return Images(self.client)
 
     def sweep(self, *, images: bool = False) -> None:
-        """Remove everything with our label, which containers inherit from our images; on our own engine, everything."""
+        """Remove everything with the label, which containers inherit from images; on the tests' engine, everything."""
         labelled = None if self.ours else {"label": LABEL}
         for container in self.client.containers.list(all=True, filters=labelled, ignore_removed=True):
             with contextlib.suppress(docker.errors.NotFound):
@@ -57,7 +57,7 @@ class Engine:
 
 @contextlib.contextmanager
 def open_engine() -> Iterator[Engine]:
-    """Give the engine that users' tools would find, or else our own until the block ends. Raise NoEngine."""
+    """Give the engine that users' tools would find, or else one for the tests until the block ends. Raise NoEngine."""
     found = _find()
     if found is None:
         found = _install()
@@ -73,7 +73,7 @@ def _find() -> str | None:
 
 
 def _install() -> str | None:
-    """Install the needs of our own engine. Return the system's engine if that starts one, as with systemd."""
+    """Install the needs of an engine of the tests. Return the system's engine if that starts one, as with systemd."""
     if sys.platform != "linux" or os.geteuid() != 0:
         raise NoEngine("no engine answers: start Docker or set DOCKER_HOST; as root on Linux the tests start their own")
     try:

@@ -1,4 +1,4 @@
-"""An engine of our own, which tests may kill, freeze, fill up and cut off. It needs root on Linux."""
+"""An engine of the tests, which they may kill, freeze, fill up and cut off. It needs root on Linux."""
 
 import contextlib
 import fcntl
@@ -23,7 +23,7 @@ HOLDER = Path(__file__).with_name("holder.py")
 
 
 class EngineFailed(Exception):
-    """Our engine failed; the message ends with the last lines of its log."""
+    """The engine of the tests failed; the message ends with the last lines of its log."""
 
 
 def until(what: str, condition: Callable[[], bool], seconds: float = 10) -> None:

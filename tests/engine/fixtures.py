@@ -72,7 +72,7 @@ def or_unavailable(*errors: type[Exception]) -> Iterator[None]:
 
 @pytest.fixture
 def dockerd(engine: Any) -> Iterator[Any]:
-    """Drills on our own engine (`engine.Dockerd`), repaired afterwards. On somebody else's, the test is skipped."""
+    """Drills on the tests' engine (`engine.Dockerd`), repaired afterwards. On another one, the test is skipped."""
     if engine.dockerd is None:
         pytest.skip(f"breaks the engine, and {engine.host} is not ours; without it the tests bring up their own")
     yield engine.dockerd

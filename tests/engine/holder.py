@@ -1,4 +1,4 @@
-"""Holds what an engine of ours mounts, and ends all of it when stdin closes: also when the tests were killed.
+"""Holds what an engine of the tests mounts, and ends all of it when stdin closes: also when the tests were killed.
 
     unshare --mount --propagation private --pid --fork --mount-proc python holder.py FOLDER BYTES CGROUP
 
@@ -44,7 +44,7 @@ def remove_cgroups(name: str) -> None:
 
 
 def wait_for_name(pid: int) -> None:
-    """Wait until a started program has its own name: for a moment it may still have ours."""
+    """Wait until a started program has its own name: for a moment it may still have that of this one."""
     with contextlib.suppress(OSError):  # it has ended
         while Path(f"/proc/{pid}/comm").read_text() == Path("/proc/self/comm").read_text():
             time.sleep(0.001)

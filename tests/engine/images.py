@@ -53,7 +53,7 @@ class Images:
         return self.build("nodekit-test/program:1", "\n".join((f"FROM {self.python}", *lines)), SERVICE, PROGRAM)
 
     def build(self, tag: str, dockerfile: str, *files: Path, **contents: bytes) -> str:
-        """`docker build` with these files beside the Dockerfile; the image carries our label."""
+        """`docker build` with these files beside the Dockerfile; the image carries the label of the tests."""
         given = {"Dockerfile": dockerfile.encode(), **{file.name: file.read_bytes() for file in files}, **contents}
         context = io.BytesIO()
         with tarfile.open(fileobj=context, mode="w") as archive:

@@ -1,4 +1,4 @@
-"""Mutants of a module: its text with one small change each, by operators of Cosmic Ray and a few of our own.
+"""Mutants of a module: its text with one small change each, by operators of Cosmic Ray and a few more.
 
 Only bodies of functions are changed: fields and constants are settings. Annotations and logging stay as they are.
 """

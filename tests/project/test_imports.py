@@ -36,7 +36,7 @@ PLUGINS: dict[str, tuple[set[str], set[str]]] = {
     "nodekit_remote": ({"httptools"}, set()),
     "nodekit_sqlite": (set(), set()),
 }
-"""Libraries and other packages of ours that each plugin imports."""
+"""Libraries and other packages of this checkout that each plugin imports."""
 
 LOOK = """
 import sys
@@ -64,7 +64,7 @@ def packages(modules: Iterable[str]) -> set[str]:
 
 
 def third_party(modules: Iterable[str]) -> set[str]:
-    """Return packages that are neither ours nor Python's; Cython registers some that no distribution has."""
+    """Return packages neither of this checkout nor Python's; Cython registers some that no distribution has."""
     known = sys.stdlib_module_names
     found = {package for package in packages(modules) if package not in known and not ours(package)} - WHERE_INSTALLED
     return {package for package in found if not re.match(r"_?cython_", package)}

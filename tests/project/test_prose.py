@@ -1,7 +1,9 @@
-"""Docstrings are plain English: none opens with a question."""
+"""Prose is plain English: no docstring opens with a question, and no text speaks of its authors."""
 
 import ast
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 from paths import ROOT
 
 QUESTIONS = {"What", "Whether", "Who", "Whose", "How", "Of", "As", "Where", "Which", "When", "With", "Why"}
+FIRST_PERSON = re.compile(r"\b(we|us|our|ours|ourselves)\b", re.IGNORECASE)
 PLACES = ("nodekit", "plugins", "contrib", "examples", "tests", "benchmarks")
 
 
@@ -26,12 +29,18 @@ def docstrings(tree: ast.Module) -> Iterator[tuple[int, str]]:
                     yield one.lineno, one.value.value
 
 
+@cache
+def docstrings_below(folder: Path) -> Sequence[tuple[str, int, str]]:
+    """Return the docstrings of all files below a folder, each with its file and line."""
+    files = {file: ast.parse(file.read_text(encoding="utf-8")) for file in sorted(folder.rglob("*.py"))}
+    return [(str(file), line, text) for file, tree in files.items() for line, text in docstrings(tree)]
+
+
 def questions(folder: Path) -> Iterator[str]:
     """Yield the place of each docstring that opens with a question word."""
-    for file in sorted(folder.rglob("*.py")):
-        for line, text in docstrings(ast.parse(file.read_text(encoding="utf-8"))):
-            if text.split()[:1] and text.split()[0].rstrip(",:;.") in QUESTIONS:
-                yield f"{file}:{line}: {text.strip().splitlines()[0]}"
+    for file, line, text in docstrings_below(folder):
+        if text.split()[:1] and text.split()[0].rstrip(",:;.") in QUESTIONS:
+            yield f"{file}:{line}: {text.strip().splitlines()[0]}"
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -74,3 +83,31 @@ def test_a_docstring_below_a_field_is_found(tmp_path: Path) -> None:
 def test_one_that_does_is_found(tmp_path: Path, code: str) -> None:
     (tmp_path / "planted.py").write_text(code, encoding="utf-8")
     assert len(list(questions(tmp_path))) == 1
+
+
+def of_us(place: str, first: int, text: str) -> Iterator[str]:
+    """Yield the place of each line that speaks of those who wrote it: nobody knows who that is."""
+    for number, line in enumerate(text.splitlines(), first):
+        if FIRST_PERSON.search(line):
+            yield f"{place}:{number}: {line.strip()}"
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_no_docstring_speaks_of_us(place: str) -> None:
+    found = [line for one in docstrings_below(ROOT / place) for line in of_us(*one)]
+    assert not found, 'name the thing: "the node", "nodekit", "these tests":\n' + "\n".join(found)
+
+
+def test_no_page_speaks_of_us() -> None:
+    pages = [
+        *ROOT.glob("*.md"),
+        *(file for place in (*PLACES, "docs", "deploy") for file in (ROOT / place).rglob("*.md")),
+    ]
+    found = [line for file in pages for line in of_us(str(file), 1, file.read_text(encoding="utf-8"))]
+    assert not found, 'name the thing: "the node", "nodekit", "these tests":\n' + "\n".join(found)
+
+
+@pytest.mark.parametrize("text", ["What we take", "One of ours.", "Our own.", "a\nlet us see"])
+def test_a_text_that_does_is_found(text: str) -> None:
+    assert len(list(of_us("page.md", 1, text))) == 1
+    assert not list(of_us("page.md", 1, "Use the houses of the week; 5 µs."))

@@ -1,4 +1,4 @@
-"""A systemd of our own, as process 1 of namespaces, with the unit of `deploy/`. It needs root on Linux, and systemd."""
+"""A systemd as process 1 of namespaces, with the unit of `deploy/`. It needs root on Linux, and systemd."""
 
 import os
 import shutil

@@ -1,18 +1,33 @@
 """The server that nodes work on: at a fixed address, or the primary that Sentinel names now."""
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol, TypeAlias
+from urllib.parse import urlsplit
 
 import anyio
 from redis.asyncio.connection import Connection, ConnectionPool
 from redis.exceptions import ConnectionError, RedisError
 
-from nodekit_redis._config import RedisConfig, make_pool, split_address
+from nodekit import CompositionError, Problem
+from nodekit_redis._config import RedisConfig
 
+PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,48}")
+SENTINEL_PORT = 26379
+SCHEMES = ("redis://", "rediss://", "unix://")
 Command: TypeAlias = Sequence[bytes | str | int | float]
 BROKEN = (RedisError, OSError, EOFError, AttributeError, RuntimeError)
 """Errors of a connection that is gone. The last two: asyncio's transports may raise them once they are closed."""
+OWN: Mapping[str, Any] = {
+    "protocol": 2,
+    "decode_responses": False,
+    "socket_timeout": None,
+    "health_check_interval": 0,
+    "retry_on_timeout": False,
+    "client_name": "nodekit",
+}
+"""Settings of connections that calls depend on. A URL may not have others."""
 
 
 class Wire(Protocol):
@@ -103,3 +118,52 @@ async def _check_role(connection: Wire) -> None:
     await connection.send_command("INFO", "replication")
     if b"role:master" not in await connection.read_response(disable_decoding=True):
         raise ConnectionError("the server that Sentinel names takes no writes yet")
+
+
+def make_pool(url: str, connect_seconds: float) -> Any:
+    """Return a pool of redis-py, which makes connections that are not connected yet, and never connect again.
+
+    Raise `ValueError`, `TypeError` or `AttributeError` for a URL that cannot be used.
+    """
+    pools: Any = ConnectionPool
+    pool = pools.from_url(url, **OWN, socket_connect_timeout=connect_seconds)
+    for name, value in OWN.items():
+        if pool.connection_kwargs[name] != value:
+            raise ValueError(f"the URL may not set {name}")
+    host = str(pool.connection_kwargs.get("host", ""))
+    if b"\0" in host.encode("idna"):  # as the look-up encodes it, which raises ValueError, too
+        raise ValueError("the URL has no name of a host")
+    return pool
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Return host and port of ``host:port``, ``[::1]:port`` or ``host``. Raise `ValueError`."""
+    parts = urlsplit(f"//{address}")
+    if not parts.hostname or parts.username or parts.path or parts.query:
+        raise ValueError("expected host:port")
+    return parts.hostname, parts.port or SENTINEL_PORT
+
+
+def check(config: RedisConfig) -> None:
+    """Raise `CompositionError` for settings that cannot work. The message does not repeat the URL."""
+    url = config.url.reveal()
+    if not url.startswith(SCHEMES):
+        raise CompositionError(Problem("url", f"expected a URL that begins with {', '.join(SCHEMES)}"))
+    try:
+        made = make_pool(url, 1.0).make_connection()
+    except (ValueError, TypeError, AttributeError):  # the text may have the password
+        raise CompositionError(
+            Problem("url", "this is no URL of a server, or has a parameter that redis-py does not know")
+        ) from None
+    if not PREFIX.fullmatch(config.prefix):
+        cure = "expected 1 to 48 letters, digits and _.-, without braces"
+        raise CompositionError(Problem("prefix", f"{config.prefix!r} is no prefix; {cure}"))
+    for number, address in enumerate(config.sentinels):
+        try:
+            split_address(address)
+        except ValueError:
+            raise CompositionError(Problem(f"sentinels[{number}]", "expected host:port of a Sentinel")) from None
+    if config.sentinels and not hasattr(made, "host"):
+        raise CompositionError(
+            Problem("url", "with sentinels, the host in url is the name of the primary; a socket has none")
+        )

@@ -1,19 +1,12 @@
 """The settings of the store."""
 
-import re
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeAlias
-from urllib.parse import urlsplit
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
-from redis.asyncio.connection import ConnectionPool
 
-from nodekit import CompositionError, Problem, Secret
+from nodekit import Secret
 
 Durability: TypeAlias = Literal["always", "everysec", "none"]
-PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,48}")
-SENTINEL_PORT = 26379
-SCHEMES = ("redis://", "rediss://", "unix://")
 
 
 class RedisConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -47,63 +40,3 @@ class RedisConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     call_seconds: Annotated[float, msgspec.Meta(gt=0)] | None = None
     connect_seconds: Annotated[float, msgspec.Meta(gt=0)] = 5.0
     look_seconds: Annotated[float, msgspec.Meta(ge=0.05)] = 5.0
-
-
-OWN: Mapping[str, Any] = {
-    "protocol": 2,
-    "decode_responses": False,
-    "socket_timeout": None,
-    "health_check_interval": 0,
-    "retry_on_timeout": False,
-    "client_name": "nodekit",
-}
-"""Settings of connections that calls depend on. A URL may not have others."""
-
-
-def make_pool(url: str, connect_seconds: float) -> Any:
-    """Return a pool of redis-py, which makes connections that are not connected yet, and never connect again.
-
-    Raise `ValueError`, `TypeError` or `AttributeError` for a URL that cannot be used.
-    """
-    pools: Any = ConnectionPool
-    pool = pools.from_url(url, **OWN, socket_connect_timeout=connect_seconds)
-    for name, value in OWN.items():
-        if pool.connection_kwargs[name] != value:
-            raise ValueError(f"the URL may not set {name}")
-    host = str(pool.connection_kwargs.get("host", ""))
-    if b"\0" in host.encode("idna"):  # as the look-up encodes it, which raises ValueError, too
-        raise ValueError("the URL has no name of a host")
-    return pool
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """Return host and port of ``host:port``, ``[::1]:port`` or ``host``. Raise `ValueError`."""
-    parts = urlsplit(f"//{address}")
-    if not parts.hostname or parts.username or parts.path or parts.query:
-        raise ValueError("expected host:port")
-    return parts.hostname, parts.port or SENTINEL_PORT
-
-
-def check(config: RedisConfig) -> None:
-    """Raise `CompositionError` for settings that cannot work. The message does not repeat the URL."""
-    url = config.url.reveal()
-    if not url.startswith(SCHEMES):
-        raise CompositionError(Problem("url", f"expected a URL that begins with {', '.join(SCHEMES)}"))
-    try:
-        made = make_pool(url, 1.0).make_connection()
-    except (ValueError, TypeError, AttributeError):  # the text may have the password
-        raise CompositionError(
-            Problem("url", "this is no URL of a server, or has a parameter that redis-py does not know")
-        ) from None
-    if not PREFIX.fullmatch(config.prefix):
-        cure = "expected 1 to 48 letters, digits and _.-, without braces"
-        raise CompositionError(Problem("prefix", f"{config.prefix!r} is no prefix; {cure}"))
-    for number, address in enumerate(config.sentinels):
-        try:
-            split_address(address)
-        except ValueError:
-            raise CompositionError(Problem(f"sentinels[{number}]", "expected host:port of a Sentinel")) from None
-    if config.sentinels and not hasattr(made, "host"):
-        raise CompositionError(
-            Problem("url", "with sentinels, the host in url is the name of the primary; a socket has none")
-        )

@@ -20,9 +20,9 @@ from nodekit import (
     StepRecord,
     StoreFailed,
 )
-from nodekit_redis._address import Command
+from nodekit_redis._address import Command, check
 from nodekit_redis._checks import facts_of, schema_problem
-from nodekit_redis._config import RedisConfig, check
+from nodekit_redis._config import RedisConfig
 from nodekit_redis._engine import Engine
 from nodekit_redis._reading import Reading
 from nodekit_redis._rows import quoted

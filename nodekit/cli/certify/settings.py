@@ -7,6 +7,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 import msgspec
 
+from nodekit.config.addresses import ADDRESS_KEYS
 from nodekit.config.providers import Kind
 from nodekit.config.secrets import Secret
 from nodekit.errors import NodekitError
@@ -15,7 +16,6 @@ LEASE_SECONDS = 0.5
 """The default of `SharedStoreContract`."""
 _HOST = "127.0.0.1"
 _FREE_PORT = 0
-_BIND = ("bind", "listen")
 
 
 class CannotBeMade(NodekitError):
@@ -84,7 +84,7 @@ def _found(place: str, folder: Path, beside: Path | None) -> Path:
 
 
 def _of_this_machine(key: str, kind: Kind, is_text: bool, has_port: bool) -> str | int | None:
-    if is_text and (key in _BIND or key.endswith(tuple(f"_{name}" for name in _BIND))):
+    if is_text and (key in ADDRESS_KEYS or key.endswith(tuple(f"_{name}" for name in ADDRESS_KEYS))):
         return f"{_HOST}:{_FREE_PORT}"
     if kind == "transport" and key == "port":
         return _FREE_PORT

@@ -96,8 +96,8 @@ def _store_place(where: str, path: Path) -> Iterator[Finding]:
 
 
 def _folder_problem(where: str, folder: Path, *, write: bool = True) -> Finding | None:
-    text, _, cure = folder_problem(folder, write=write).partition("; ")
-    return Finding("error", where, text, cure) if text else None
+    problem = folder_problem(folder, write=write)
+    return Finding.from_text("error", where, problem) if problem else None
 
 
 def _shared_folder(where: str, folder: Path) -> Iterator[Finding]:

@@ -144,5 +144,4 @@ def _one_line(text: str) -> str:
 
 
 def _fail(text: str) -> NoReturn:
-    click.echo(_one_line(text), err=True)
-    sys.exit(FAILED)
+    raise click.ClickException(_one_line(text))

@@ -156,9 +156,9 @@ async def _watch_signals(
         task_status.started()
         async for received in signals:
             if received == signal.SIGHUP:
-                log.reopen()
+                files = ", ".join(map(str, log.reopen())) or "no log file"
                 systemd.reloaded()
-                logger.info("SIGHUP: the node goes on")
+                logger.info("SIGHUP: opens %s anew; the node goes on", files)
             elif started.is_set() and not stop.is_set():
                 stopping_at = anyio.current_time()
                 logger.info("%s: stopping; send it again to stop at once", received.name)

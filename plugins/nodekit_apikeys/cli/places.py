@@ -60,12 +60,7 @@ class StorePlace:
         self._node_file = node_file
 
     def read(self) -> Sequence[Key] | None:
-        async def read(records: PluginStorage) -> Sequence[Key] | None:
-            if not await _stored_keys.revision(records):
-                return None
-            return [kept.key for kept in (await _stored_keys.read_keys(records)).values()]
-
-        return self._run(read)
+        return self._run(_stored_keys.made_keys)
 
     def used(self) -> Mapping[str, float]:
         return self._run(_stored_keys.read_used)

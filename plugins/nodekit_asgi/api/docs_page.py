@@ -23,7 +23,7 @@ _CSS, _SCRIPT, _HTML = b"text/css; charset=utf-8", b"text/javascript; charset=ut
 class Asset(Struct, frozen=True):
     """A file of the page.
 
-    - `carried`: True if the file is in the package `offapi`, False if it is one of ours.
+    - `carried`: True if the file is in the package `offapi`, False if it is one of this package.
     """
 
     name: str

@@ -189,7 +189,7 @@ class NodeClient:
 
     @contextmanager
     def _translated(self, limit: float) -> Iterator[None]:
-        """Translate the errors of the HTTP library into ours."""
+        """Translate the errors of the HTTP library into those of nodekit."""
         try:
             yield
         except (HTTPException, OSError, ValueError) as error:

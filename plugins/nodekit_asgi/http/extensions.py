@@ -1,4 +1,4 @@
-"""Extensions of ASGI that our servers offer, so that a request that needs no waiting does not wait.
+"""Extensions of ASGI that nodekit's servers offer, so that a request that needs no waiting does not wait.
 
 Other servers need not have them: then the same is received as in ASGI.
 """
@@ -35,5 +35,5 @@ def on_gone(scope: dict[str, Any]) -> OnGone | None:
 
 
 def without_ours(scope: dict[str, Any]) -> dict[str, Any]:
-    """Return the extensions that an application of a plugin may use: with ours, it would pass by limits of the node."""
+    """Return the extensions that an application of a plugin may use: with these, it would pass by the node's limits."""
     return {name: value for name, value in scope.get("extensions", {}).items() if name not in (ARRIVED, GONE)}

@@ -29,7 +29,7 @@ _PASSED_ON_PREFIX = b"x-forwarded-"
 _PIECES_AHEAD = 8
 """Body chunks read ahead of the application; a disconnect behind them is not seen."""
 _EACH_COUNTS = b"vary"
-"""The header that a reply may have several times: the application's own is kept beside ours."""
+"""The header that a reply may have several times: the application's own is kept beside the node's."""
 
 
 class BrokenOff(Exception):
@@ -215,7 +215,7 @@ class _Exchange:
     async def send(self, message: dict[str, Any]) -> None:
         """Send for the application, as in ASGI.
 
-        After an objection of ours, the application's reply is dropped in favour of ours, unless it had begun already.
+        After an objection of the node, its reply replaces that of the application, unless that had begun already.
         """
         if self.objection is not None and not self.started:
             return

@@ -25,7 +25,7 @@ logger = logging.getLogger("nodekit.http")
 QUIET_SECONDS = 60.0
 """Pause between two warnings of one kind in the log."""
 RETRY_SECONDS = 1.0
-"""Pause after which accepting is tried again if there was no descriptor; others than connections of ours take them."""
+"""Pause after which accepting is tried again if there was no descriptor; others than its connections take them."""
 NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 REFUSED_IN_A_TURN = 100
 """Connections of clients that have too many, which are closed before others on the event loop have their turn."""

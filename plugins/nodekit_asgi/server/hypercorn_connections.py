@@ -1,4 +1,4 @@
-"""Connections of hypercorn on our own listener. Imported only if hypercorn is the server.
+"""Connections of hypercorn on a listener of nodekit. Imported only if hypercorn is the server.
 
 hypercorn's own `serve` cannot be cancelled (pgjones/hypercorn#184) and takes no listener. Its connections have no
 deadline for headers and readers, keep the client that has gone until the keep-alive time is over, and go on serving one

@@ -108,7 +108,7 @@ class Workshop:
         return await self.engine.create(name, wanted.body(proof, owner=self.around.owner, restarts=restarts))
 
     async def _other_name(self, container: DockerContainer, wanted: Spec) -> str:
-        """Free the name if containers of ours have it, or choose another name if it is somebody else's.
+        """Free the name if containers of this node have it, or choose another name if it is somebody else's.
 
         Raise `NotUp` if somebody else has a name that the node file asks for.
         """

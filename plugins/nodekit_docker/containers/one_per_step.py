@@ -235,7 +235,7 @@ class Once:
         return ContainerFailed("died", f"the container could not be run: {explained(str(error))}")
 
     async def _remove(self, program: Program) -> None:
-        """Remove its container by the id: the name may be that of another one, if ours could not be made."""
+        """Remove its container by the id: the name may be that of another one, if this one could not be made."""
         try:
             if program.id:
                 await self._workshop.engine.remove(program.id)

@@ -106,7 +106,7 @@ class Engine:
         return await self.threads.run(lambda: self.translated(lambda: function(self.client())), followed=followed)
 
     def translated(self, function: Callable[[], T]) -> T:
-        """Call the function, and translate the client's errors into ours."""
+        """Call the function, and translate the client's errors into those of nodekit."""
         try:
             return function()
         except docker.errors.APIError as error:

@@ -81,7 +81,7 @@ class Watch:
         self.parent_ended |= number == PARENT_ENDED
 
     def _watch_parent(self, parent: int) -> int | None:
-        """Watch the parent by a descriptor, too: its thread may end before it, and a fork of it may hold our pipes."""
+        """Watch the parent by a descriptor, too: its thread may end before it, and a fork of it may hold the pipes."""
         try:
             descriptor = os.pidfd_open(parent)
         except (AttributeError, OSError):

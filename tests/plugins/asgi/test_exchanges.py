@@ -1,4 +1,4 @@
-"""Requests and replies on our servers, of applications that do wrong, and of right ones that do seldom things."""
+"""Requests and replies on nodekit's servers, of applications that do wrong, and of right ones that do seldom things."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence

@@ -479,6 +479,22 @@ def test_one_run_tells_the_problems_of_reading_of_translating_and_of_composing(t
 
 
 @pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ('{"server": {"port": 4000}, "server": {}}', ["server"]),
+        ('{"server": {"port": 4000, "port": 4000}}', ["server.port"]),
+        (
+            '{"containers": [{"id": "ab", "image": "b"}, {"id": "c", "id": "d", "id": "e", "image": "b"}]}',
+            ["containers[1].id"],
+        ),
+        ('{"unknown": {"a": [[1, {"b": {"c": 1, "c": {}}}]], "d": 1, "d": 2}}', ["unknown.d", "unknown.a[0][1].b.c"]),
+    ],
+)
+def test_a_key_that_is_there_twice_is_refused_with_its_place(tmp_path: Path, text: str, where: list[str]) -> None:
+    assert problems(tmp_path, text) == dict.fromkeys(where, "this key is there twice; remove one of the two")
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ('{\n  // a note\n  "server": {}\n}', "line 2: a comment; JSON has none, remove it"),

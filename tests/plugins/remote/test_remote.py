@@ -344,10 +344,6 @@ async def test_a_name_that_does_not_resolve() -> None:
         ),
         pytest.param(b"SSH-2.0-OpenSSH\r\n\r\n", id="not HTTP"),
         pytest.param(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: many\r\n\r\n", id="a bad head"),
-        pytest.param(
-            b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc",
-            id="a bad encoding",
-        ),
     ],
 )
 async def test_a_reply_that_is_dropped_or_broken(answer: bytes) -> None:

@@ -110,6 +110,8 @@ def test_damage_is_an_error_with_a_cure(database: Path, how: str) -> None:
     damage = [one for one in found(database) if one.level == "error"]
     assert len(damage) == 1
     assert "restore a backup" in damage[0].cure
+    assert ("its end is missing, it has " in damage[0].text) == (how == "a cut file")
+    assert ("store copy" in damage[0].cure) == (how != "a cut file")
     assert state_of(database.parent) == before
 
 

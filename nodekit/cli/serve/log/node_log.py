@@ -4,7 +4,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -74,6 +74,7 @@ class NodeLog:
         self._audit = LogHandler()
         self._begun = False
         self._outputs: list[LineWriter] = []
+        self._files: list[tuple[Path, LineWriter]] = []
         self._levels: dict[str, int] = {}
         self._taken: list[TakenStream] = []
 
@@ -128,16 +129,18 @@ class NodeLog:
             logging.getLogger(AUDIT).propagate = False
         self._begun = True
 
-    def reopen(self) -> None:
-        """Open the log files anew for the next lines: somebody may have moved them away."""
-        for writer in self._outputs:
+    def reopen(self) -> Sequence[Path]:
+        """Open the log files anew for the next lines: somebody may have moved them away. Return their names."""
+        for _, writer in self._files:
             writer.reopen()
+        return [path for path, _ in self._files]
 
     # -- places -----------------------------------------------------------------------------------
 
     def _file(self, path: Path, settings: LogSettings, *, instead: Callable[[bytes], None] | None = None) -> LineWriter:
         file = LogFile(path, settings.max_file_bytes, settings.backups)
         writer = self._writer(file, f"the log file {path}", instead=instead)
+        self._files.append((path, writer))
         writer.reopen()  # one that cannot be written is reported before its first line
         return writer
 
