@@ -1,6 +1,7 @@
 """A node that takes over from one that stood still: what was begun goes on, and what arrives late changes nothing."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -12,7 +13,9 @@ from serving import FAST, Serving
 
 from nodekit import JobRequest, PluginStorage, Write
 from nodekit.testing import SharedMemory
+from nodekit_chain.watching.watcher import WatchSettings
 from nodekit_chain.work.records import State
+from nodekit_sqlite import SqliteStore
 
 pytestmark = pytest.mark.anyio
 
@@ -116,3 +119,26 @@ async def test_a_node_whose_lease_has_run_out_begins_nothing(
         await until(lambda: "another node may work on the chain" in caplog.text)
         await asked.wait()
         assert await serving.records() == []
+
+
+async def test_a_node_that_is_behind_the_one_before_goes_on_with_its_work(
+    contracts: Contracts, chain: LocalChain, tmp_path: Path
+) -> None:
+    started = anyio.Event()
+
+    async def slow(data: Any) -> Any:
+        started.set()
+        await anyio.sleep_forever()
+
+    consumer, key = contracts.consumer(b"\x01"), chain.new_key()[0]
+    id = consumer.subscribe(["echo"])
+    async with Serving(contracts, {"echo": slow}, key=key, store=SqliteStore(tmp_path / "jobs.db")).running() as before:
+        await started.wait()
+        [begun] = await before.until(lambda records: records[0].state is State.RUNNING)
+    watch = WatchSettings(trail_head_blocks=chain.height - begun.read_at + 1, sleep_seconds=0.0)
+    again = Serving(contracts, {"echo": echo}, key=key, store=SqliteStore(tmp_path / "jobs.db"), watch=watch)
+    async with again.running():
+        await until(lambda: again.engine.view is not None)
+        [record] = await again.until_final()
+    assert (record.state, record.attempts, record.job) == (State.DONE, 0, begun.job)
+    assert len(consumer.received(id)) == 1
