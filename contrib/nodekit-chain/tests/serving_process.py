@@ -76,7 +76,7 @@ def die_with_transaction(state: str, moment: str) -> None:
     elif moment == "sent":
         Escrow._broadcast = broadcast_again  # type: ignore[method-assign]
     elif state == "approval":
-        Escrow._keep = keep  # type: ignore[method-assign]
+        Escrow._keep = keep  # type: ignore[assignment, method-assign]
 
 
 async def echo(data: Any) -> Any:

@@ -47,12 +47,13 @@ class LateStorage:
         if self.under_way.is_set() or self._part not in (writes[0].value or b""):
             return await self._storage.batch(writes)
         self.under_way.set()
-        with anyio.CancelScope(shield=True):  # it is on its way, whatever becomes of the node
-            await self.go.wait()
-            try:
-                return await self._storage.batch(writes)
-            finally:
-                self.arrived.set()
+        try:
+            with anyio.CancelScope(shield=True):  # it is on its way, whatever becomes of the node
+                await self.go.wait()
+                versions = await self._storage.batch(writes)
+        finally:
+            self.arrived.set()
+        return versions
 
 
 @pytest.mark.parametrize("state", [State.RUNNING, State.OUTPUT, State.SIGNED, State.MINED])
@@ -108,7 +109,8 @@ async def test_a_node_whose_lease_has_run_out_begins_nothing(
 
     async def take() -> bool:
         asked.set()
-        return await anyio.sleep_forever()
+        await anyio.sleep_forever()
+        return False
 
     async with Serving(contracts, {"echo": echo}).running() as serving:
         await until_watching(serving)
