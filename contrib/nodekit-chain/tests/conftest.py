@@ -59,6 +59,24 @@ def contracts(shared_contracts: Contracts) -> Iterator[Contracts]:
 
 
 @pytest.fixture
+def redis_url() -> Iterator[str]:
+    """A server of nodekit-redis, which is tested beside this package."""
+    try:
+        from redis_server import NoRedis, RedisServer
+    except ImportError as reason:
+        unavailable(reason)
+    server = RedisServer()
+    try:
+        server.__enter__()
+    except NoRedis as reason:
+        unavailable(reason)
+    try:
+        yield server.url
+    finally:
+        server.__exit__()
+
+
+@pytest.fixture
 def chain(contracts: Contracts) -> LocalChain:
     """The chain that `contracts` are on."""
     return contracts.chain

@@ -7,8 +7,10 @@ import msgspec
 from independent import Account, encode_typed_data
 from local_chain import CHAIN_ID, ConsumerContract, Contracts
 
-from nodekit import SubscriptionRequest
+from nodekit import SubscriptionRequest, encode_payload
+from nodekit_chain.protocol.delegated import Signature
 from nodekit_chain.protocol.subscription import Subscription, containers_hash
+from nodekit_chain.work.records import Delegation, Work
 
 TYPES = {
     "DelegateSubscription": [
@@ -81,3 +83,19 @@ class Owner:
 def requested(body: dict[str, Any]) -> SubscriptionRequest:
     """Return the request as a node hands it to its plugins."""
     return SubscriptionRequest(**{name: msgspec.Raw(json.dumps(part).encode()) for name, part in body.items()})
+
+
+def work(owner: Owner, subscription: Subscription, nonce: int = 0, expiry: int | None = None) -> Work:
+    """Return the record of a subscription that a node has accepted."""
+    signature = owner.signed(subscription, nonce=nonce, expiry=expiry)["signature"]
+    return Work(
+        coordinator=owner.contracts.coordinator.address,
+        subscription=subscription,
+        containers=("echo",),
+        delegation=Delegation(
+            nonce=nonce,
+            expiry=signature["expiry"],
+            signature=Signature(signature["v"], signature["r"], signature["s"]),
+            data=encode_payload({"asked": nonce}),
+        ),
+    )

@@ -4,36 +4,18 @@ from typing import Any
 
 import anyio
 import pytest
-from delegation import Owner
+from delegation import Owner, work
 from eth_abi.abi import decode
 from local_chain import Contracts, LocalChain
 from serving import Serving
 
-from nodekit import encode_payload
-from nodekit_chain.protocol.delegated import Signature
-from nodekit_chain.protocol.subscription import Subscription
-from nodekit_chain.work.records import Delegation, State, Work
+from nodekit_chain.work.records import State
 
 pytestmark = pytest.mark.anyio
 
 
 async def echo(data: Any) -> Any:
     return {"said": data}
-
-
-def work(owner: Owner, subscription: Subscription, nonce: int = 0, expiry: int | None = None) -> Work:
-    signature = owner.signed(subscription, nonce=nonce, expiry=expiry)["signature"]
-    return Work(
-        coordinator=owner.contracts.coordinator.address,
-        subscription=subscription,
-        containers=("echo",),
-        delegation=Delegation(
-            nonce=nonce,
-            expiry=signature["expiry"],
-            signature=Signature(signature["v"], signature["r"], signature["s"]),
-            data=encode_payload({"asked": nonce}),
-        ),
-    )
 
 
 def said(received: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ from nodekit_chain.protocol.subscription import Subscription
 from nodekit_chain.rpc.questions import Question, Refused, Rpc, call, result, result_bytes
 from nodekit_chain.work.ledger import MOST_DATA_BYTES
 from nodekit_chain.work.records import Delegation, State, Work
+from nodekit_chain.work.records import delegated_key as work_key
 
 logger = logging.getLogger("nodekit.chain")
 
@@ -73,6 +74,8 @@ class Acceptance:
         delegated = read(request)
         if len(bytes(delegated.data)) > MOST_DATA_BYTES:
             raise MalformedField("data", f"has more than {MOST_DATA_BYTES} bytes")
+        if (repeated := await self._repeated(delegated)) is not None:
+            return repeated
         subscription = delegated.request.subscription
         self._pipelines.update(self._node.containers)
         containers = self._pipelines.containers(subscription.containers)
@@ -139,6 +142,19 @@ class Acceptance:
 
     # -- the record -------------------------------------------------------------------------------
 
+    async def _repeated(self, delegated: Delegated) -> Work | None:
+        """Return the record of a request that is sent again as it was: the client may not have heard the reply.
+
+        It was checked then. Now the chain may say otherwise: it was served, and paid for.
+        """
+        request = delegated.request
+        kept = await self._keeper.accepted(
+            work_key(self._domain.coordinator, request.subscription.owner, request.nonce)
+        )
+        if kept is None or kept.delegation is None or kept.delegation.signature != delegated.signature:
+            return None
+        return _served(kept) if _same(kept, delegated) else None
+
     async def _keep(self, delegated: Delegated, id: int, containers: Sequence[str], identity: Identity) -> Work:
         request, now = delegated.request, self._node.now()
         work = Work(
@@ -159,19 +175,23 @@ class Acceptance:
             logger.info("%s: accepted from client %s", work.key, identity.client)
             return work
         kept = await self._keeper.accepted(work.key)
-        if kept is None or not _same(kept, work):
+        if kept is None or not _same(kept, delegated):
             raise Refusal("Nonce already used", owner=request.subscription.owner, nonce=request.nonce)
-        if kept.state in (State.FAILED, State.EXPIRED):
-            raise Refusal("Subscription was not served", state=str(kept.state), reason=kept.reason)
-        return kept
+        return _served(kept)
 
 
-def _same(kept: Work, work: Work) -> bool:
+def _same(kept: Work, delegated: Delegated) -> bool:
     """Return True if a request repeats the one that was kept."""
-    assert work.delegation is not None
-    if kept.subscription != work.subscription or kept.delegation is None:
+    if kept.subscription != delegated.request.subscription or kept.delegation is None:
         return False
-    return bytes(kept.delegation.data) == bytes(work.delegation.data)
+    return bytes(kept.delegation.data) == bytes(delegated.data)
+
+
+def _served(kept: Work) -> Work:
+    """Return the record, unless it has ended without a result: then raise a `Refusal`."""
+    if kept.state in (State.FAILED, State.EXPIRED):
+        raise Refusal("Subscription was not served", state=str(kept.state), reason=kept.reason)
+    return kept
 
 
 def _timestamp(reply: Any) -> int:

@@ -15,6 +15,7 @@ from nodekit_chain.protocol.contracts import Wallet, WalletFactory
 from nodekit_chain.protocol.reverts import revert_of
 from nodekit_chain.protocol.subscription import Subscription
 from nodekit_chain.rpc.questions import Question, Refused, Rpc, call, quantity, result_bytes
+from nodekit_chain.work.ledger import Ledger
 from nodekit_chain.work.nonces import Nonces
 from nodekit_chain.work.seams import FeesTooHigh, Sender, SignedTransaction, Transaction
 
@@ -107,12 +108,20 @@ class Escrow:
         await self._storage.delete(f"{_HELD}{key}")
 
     async def _reserved(self) -> dict[str, Reservation]:
+        """Return what open records hold back.
+
+        A node may die before it frees what a record held, or be stopped and reserve it when the record has ended.
+        """
         found: dict[str, Reservation] = {}
         place: str | None = None
         while page := await self._storage.scan(_HELD, after=place):
             for record in page:
                 found[record.key.removeprefix(_HELD)] = msgspec.json.decode(record.value, type=Reservation)
             place = page[-1].key
+        open = await Ledger(self._storage).open_keys() if found else []
+        for key in found.keys() - set(open):
+            await self.release(key)
+            del found[key]
         return found
 
     # -- the allowance ----------------------------------------------------------------------------

@@ -121,6 +121,7 @@ class Watcher:
         await self._read(range(self.head_id + 1, head + 1), trail.number)
         for log in await self._logs(replies[3], questions[3]) if len(replies) > 3 else ():
             self._cancelled(log)
+        self.catalogue.block = trail.number
 
     async def _logs(self, reply: Any, question: Question) -> list[Any]:
         """Return logs. Where an endpoint refuses those of many blocks at once, it is asked for each half of them."""

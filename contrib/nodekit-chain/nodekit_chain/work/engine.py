@@ -147,7 +147,7 @@ class Engine:
                 try:
                     await self._lead()
                 except Overtaken:
-                    logger.warning("another node works on the chain, too; its records are read again")
+                    logger.warning("another node may work on the chain, too; the records are read again")
                 except Exception as error:
                     self._failed(error)
                     await anyio.sleep(self._pause())
@@ -161,11 +161,7 @@ class Engine:
         return Watcher(self._context.rpc, self._contracts.coordinator, self._contracts.reader, self._watch_settings)
 
     async def _lead(self) -> None:
-        context = self._context
-        context.entries.clear()
-        await self._refresh()
-        await self._nonces.read()
-        await context.sender.begin(self._nonces.next)
+        self._context.entries.clear()
         self._watcher, self._overtaken, self._undone = self._new_watcher(), False, None
         self._ended.clear()
         self._tried.clear()
@@ -186,8 +182,12 @@ class Engine:
                 scope.cancel()
 
     async def _watch(self, tasks: TaskGroup) -> None:
+        begun = False
         while not self._overtaken:
             try:
+                if not begun:  # here, where the lease is renewed meanwhile
+                    await self._begin()
+                    begun = True
                 self._undone = _newer(await self._watcher.look(), self._undone)
                 self._seen_at = self._node.clock.monotonic()
                 if self._undone is not None:
@@ -207,6 +207,11 @@ class Engine:
                     await self._wake.wait()
                 if scope.cancelled_caught:
                     break
+
+    async def _begin(self) -> None:
+        await self._refresh()
+        await self._nonces.read()
+        await self._context.sender.begin(self._nonces.next)
 
     async def _block(self, view: View) -> None:
         if view.fork is not None:
@@ -235,6 +240,19 @@ class Engine:
         for key in await self._context.ledger.open_keys(f"{self._contracts.coordinator}/"):
             if key not in self._context.entries:
                 await self._context.read_again(key)
+                self._look_at_job(key)
+        self._check_lease()
+
+    def _look_at_job(self, key: str) -> None:
+        """Take the end of a record's job for missed: it may have ended before the record was known here."""
+        entry = self._context.entries.get(key)
+        if entry is not None and entry.work.state is State.RUNNING:
+            self._ended.add(entry.work.job)
+
+    def _check_lease(self) -> None:
+        """Raise `Overtaken` if the lease has run out: other nodes may know the chain better than an old view."""
+        if not self._lease.held:
+            raise Overtaken
 
     async def _reopen(self, fork: int) -> None:
         """Send again what was done in blocks that have left the chain."""
@@ -291,6 +309,7 @@ class Engine:
         """Do the next thing for a record. Whatever fails, others go on."""
         try:
             async with self._limiter:
+                self._check_lease()
                 if (entry := self._context.entries.get(key)) is not None:
                     await self._advance(entry, view)
             self._pauses.pop(key, None)
@@ -314,9 +333,7 @@ class Engine:
             await self._context.unwanted(entry, judged, view.latest.timestamp)
         elif work.state is State.SEEN:
             await self._jobs.begin(entry, view)
-            begun = self._context.entries.get(work.key)
-            if begun is not None and begun.work.state is State.RUNNING:
-                self._ended.add(begun.work.job)  # it may have ended before its record named it
+            self._look_at_job(work.key)
         elif work.state is State.RUNNING:
             self._ended.discard(work.job)  # before the look: it may end meanwhile
             await self._jobs.take(entry)

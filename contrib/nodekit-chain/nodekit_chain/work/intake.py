@@ -3,6 +3,8 @@
 import logging
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from nodekit import NodekitError
 from nodekit_chain.protocol.contracts import Coordinator, Reader
 from nodekit_chain.protocol.keys import node_key
@@ -41,7 +43,7 @@ class Intake:
         if self._pipelines.containers(subscription.containers) is None:
             catalogue.set_aside(due.id, UNKNOWN)
             return False
-        if _work(self._context, due, ()).key in self._context.entries:
+        if _work(self._context, due).key in self._context.entries:
             catalogue.taken(due)
             return False
         delegated = (one.work for one in self._context.entries.values() if one.work.delegation is not None)
@@ -53,7 +55,8 @@ class Intake:
             if not ours and count < one.subscription.redundancy:
                 containers = self._pipelines.containers(one.subscription.containers)
                 assert containers is not None
-                await self._context.create(_work(self._context, one, containers))
+                work = replace(_work(self._context, one), containers=containers, read_at=view.trail.number)
+                await self._context.create(work)
             catalogue.taken(one)
 
     async def _delivered(self, due: Sequence[Due]) -> tuple[list[int], list[bool]]:
@@ -78,14 +81,13 @@ class Intake:
         return counts, ours
 
 
-def _work(context: Context, due: Due, containers: tuple[str, ...]) -> Work:
+def _work(context: Context, due: Due) -> Work:
     now = context.node.now()
     return Work(
         coordinator=context.coordinator,
         subscription=due.subscription,
         id=due.id,
         interval=due.interval,
-        containers=containers,
         seen_at=now,
         changed_at=now,
     )

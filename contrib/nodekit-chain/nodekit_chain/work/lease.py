@@ -52,7 +52,10 @@ class Lease:
             holding = Holding(self._holder, self._node.name, now + self._seconds)
             expect = 0 if record is None else record.version
             await self._storage.put(KEY, msgspec.json.encode(holding), expect=expect)
-        except (StoreFailed, VersionConflict):
+        except VersionConflict:  # another node has taken it, also if it has not run out on the clock of this one
+            self._held = None
+            return False
+        except StoreFailed:
             return self.held
         self._held = holding
         return True

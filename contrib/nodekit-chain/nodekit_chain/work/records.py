@@ -68,6 +68,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     - `id`: Number of the subscription. 0: it came by HTTP, and the delivery creates it, as far as is known.
     - `interval`: Interval that the result is for. 0: not known before the job begins.
+    - `read_at`: Block in which the subscription was read. A chain that is not so far may not have it yet.
     - `containers`: Containers that the hash in the subscription stands for.
     - `attempts`: Jobs that have failed, and transactions that were reverted. Both are bounded together.
     - `job`: Job that runs, or has run.
@@ -84,6 +85,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     subscription: Subscription
     id: int = 0
     interval: int = 0
+    read_at: int = 0
     containers: tuple[str, ...] = ()
     delegation: Delegation | None = None
     state: State = State.SEEN

@@ -41,5 +41,7 @@ def standing(work: Work, catalogue: Catalogue, timestamp: int) -> Judgement:
     if known is not None and known.cancelled_at is not None:
         return Judgement(Standing.PAST, "the subscription was cancelled")
     if known is None or known.subscription != work.subscription:
+        if catalogue.block < work.read_at:  # this endpoint is behind the one that named the subscription
+            return _LATE if late else _WANTED
         return Judgement(Standing.GONE, "the chain has left the block with its subscription")
     return _LATE if late else _WANTED

@@ -185,6 +185,15 @@ async def test_repeating_a_request_changes_nothing_and_another_body_is_refused(d
     assert (await desk.refusal(replace(subscription, redundancy=2), data={"a": 1}))[0] == "Nonce already used"
 
 
+async def test_repeating_a_request_that_was_served_meanwhile_is_no_new_one(desk: Desk) -> None:
+    body = desk.owner.signed(desk.owner.subscription(["free"], period=10, frequency=1))
+    kept = await desk.acceptance.accept(requested(body), ALICE)
+    desk.contracts.chain.mine(seconds=1000)
+    assert await desk.acceptance.accept(requested(body), ALICE) == kept
+    reason, _ = await desk.refusal(kept.subscription, key=desk.contracts.chain.new_key()[0])
+    assert reason == "Signer mismatch"
+
+
 async def test_repeating_a_request_says_that_it_was_not_served(desk: Desk) -> None:
     subscription = desk.owner.subscription(["free"])
     work = await desk.ask(subscription)

@@ -52,7 +52,10 @@ class Purse:
 @pytest.fixture
 async def purse(contracts: Contracts) -> AsyncIterator[Purse]:
     async with MemoryStore() as store, Endpoints([contracts.chain.url]) as rpc:
-        yield Purse(contracts, store.storage("chain"), rpc)
+        purse = Purse(contracts, store.storage("chain"), rpc)
+        for key in ("a", "b", "c", *(f"job {number}" for number in range(4))):
+            await purse.storage.put(f"open/{key}", b"")
+        yield purse
 
 
 def paying(amount: int, token: str = ZERO_ADDRESS) -> Subscription:
@@ -79,7 +82,7 @@ async def test_no_more_is_reserved_than_the_wallet_has_and_a_key_counts_once(pur
 
 
 async def test_concurrent_proofs_do_not_overwrite_each_other(purse: Purse) -> None:
-    await purse.escrow.reserve("first", paying(1))
+    await purse.escrow.reserve("a", paying(1))
     objections: dict[str, str | None] = {}
 
     async def reserve(key: str) -> None:
@@ -98,6 +101,13 @@ async def test_reservations_outlive_the_node(purse: Purse) -> None:
     assert "has 40 of" in (await later.reserve("b", paying(50)) or "")
     await later.release("a")
     assert await purse.escrow.reserve("b", paying(50)) is None
+
+
+async def test_what_a_node_left_reserved_when_it_died_at_the_end_of_a_record_is_free(purse: Purse) -> None:
+    await purse.escrow.reserve("a", paying(60))
+    await purse.storage.delete("open/a")
+    assert await purse.again().reserve("b", paying(50)) is None
+    assert [record.key for record in await purse.storage.scan("escrow/")] == ["escrow/b"]
 
 
 async def test_an_allowance_that_waits_for_a_block_is_stored_before_it_is_sent_and_sent_again(purse: Purse) -> None:

@@ -2,12 +2,14 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
-from nodekit import Node
+from nodekit import Node, PluginStorage, Record
 from nodekit.testing import SharedMemory
-from nodekit_chain.work.lease import Lease
+from nodekit_chain.work.lease import KEY, Lease
 from nodekit_function import FunctionRunner
 from nodekit_memory import MemoryStore
 
@@ -57,6 +59,24 @@ async def test_a_lease_that_runs_out_is_free() -> None:
         while first.held:
             pass
         assert await second.take()
+
+
+async def test_a_lease_that_another_node_takes_at_the_same_time_is_lost_whatever_the_clock_says() -> None:
+    async with two_nodes() as (one, other):
+        storage = one.storage("chain")
+        first = Lease(one, storage, 60.0)
+        second = Lease(other, other.storage("chain"), 60.0)
+        assert await first.take()
+        read = await storage.get(KEY)
+        await storage.delete(KEY)  # it has run out, on the clock of the other node
+        assert await second.take()
+
+        async def read_before(key: str) -> Record | None:
+            return read
+
+        first._storage = cast(PluginStorage, SimpleNamespace(get=read_before, put=storage.put))
+        assert not await first.take()
+        assert not first.held
 
 
 async def test_a_node_alone_need_not_wait_for_its_earlier_life() -> None:
