@@ -82,6 +82,11 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         client = self.client
         return self.group or (default_group(client) if ":" in client else client)
 
+    @property
+    def onchain(self) -> bool:
+        """True if the data come from a chain, or the output goes to one: a job of a subscription."""
+        return Location.ONCHAIN in (self.origin, self.destination)
+
     @classmethod
     def of(
         cls, *containers: ContainerId, data: Mapping[str, Any], client: ClientId = OWN_GROUP, pipeline: str = "sequence"
