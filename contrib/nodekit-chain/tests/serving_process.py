@@ -35,10 +35,10 @@ class DyingLedger(Ledger):
     state: State
     moment: str
 
-    async def create(self, work: Work, writes: Sequence[Write] = ()) -> Entry | None:
+    async def create(self, work: Work) -> Entry | None:
         if self.state is State.SEEN and self.moment == "before":
             die()
-        entry = await super().create(work, writes)
+        entry = await super().create(work)
         if self.state is State.SEEN and self.moment == "after":
             die()
         return entry

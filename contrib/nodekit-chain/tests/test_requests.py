@@ -150,7 +150,6 @@ async def test_a_transaction_that_an_endpoint_swallows_is_sent_again(contracts: 
     assert len(consumer.received(id)) == len(serving.transactions()) == 1
 
 
-async def test_an_endpoint_without_batches_will_do(contracts: Contracts, chain: LocalChain) -> None:
 async def test_a_transaction_that_an_endpoint_took_before_it_died_is_sent_to_the_next_one(
     contracts: Contracts, chain: LocalChain
 ) -> None:
@@ -215,6 +214,7 @@ async def test_a_question_that_no_endpoint_can_answer_holds_up_no_other(
 
 
     consumer = contracts.consumer(b"\x01")
+async def test_an_endpoint_without_batches_will_do(contracts: Contracts, chain: LocalChain) -> None:
     id = consumer.subscribe(["echo"])
     with RpcProxy(chain.url) as proxy, proxy.spoiled("no batches"):
         async with Serving(contracts, {"echo": echo}, urls=[proxy.url]).running() as serving:

@@ -25,7 +25,7 @@ COMPARED = 32
 
 
 class WatchSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Settings of the watch.
+    """Settings of the watch. `ChainConfig` has their defaults.
 
     - `trail_head_blocks`: Number of blocks by which the watch stays behind the newest one.
     - `starting_sub_id`: Subscriptions up to this id are not looked at.
@@ -71,9 +71,7 @@ class Watcher:
         Raise a `NodekitError` if the endpoints fail. Then nothing is lost: the next call begins at the same place.
         """
         (reply,) = await self._rpc.batch([Question("eth_getBlockByNumber", ("latest", False))])
-        latest = Block.of(result(reply))
-        if latest is None:
-            raise NodekitError("the RPC endpoint has no block yet")
+        latest = Block.newest(reply)
         if self.view is not None and latest.hash == self.view.latest.hash:
             return None
         return await self._follow(latest)

@@ -28,14 +28,12 @@ class Ledger:
     def __init__(self, storage: PluginStorage) -> None:
         self._storage = storage
 
-    async def create(self, work: Work, writes: Sequence[Write] = ()) -> Entry | None:
-        """Keep a new record, and `writes` with it. Return None if there is a record under its key already."""
+    async def create(self, work: Work) -> Entry | None:
+        """Keep a new record. Return None if there is a record under its key already."""
         changes = [Write(f"{_WORK}{work.key}", _encode(work), 0), Write(f"{_OPEN}{work.key}", b"")]
         try:
-            versions = await self._storage.batch([*changes, *writes])
-        except VersionConflict as conflict:
-            if conflict.key != changes[0].key:
-                raise
+            versions = await self._storage.batch(changes)
+        except VersionConflict:
             return None
         return Entry(work, versions[0])
 

@@ -2,7 +2,9 @@
 
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
+from eth_abi.abi import decode
 from local_chain import Contracts, LocalChain
 from rpc_proxy import RpcProxy
 
@@ -22,7 +24,10 @@ async def rpc(chain: LocalChain) -> AsyncIterator[Endpoints]:
 
 
 def watcher(contracts: Contracts, rpc: Endpoints, **settings: object) -> Watcher:
-    given = WatchSettings(**{"trail_head_blocks": 0, "sleep_seconds": 0.0, **settings})  # type: ignore[arg-type]
+EACH_BLOCK = WatchSettings(trail_head_blocks=0, starting_sub_id=0, batch_size=500, sleep_seconds=0.0)
+
+
+    given = msgspec.structs.replace(EACH_BLOCK, **settings)
     return Watcher(rpc, contracts.coordinator.address, contracts.reader.address, given)
 
 
@@ -144,7 +149,7 @@ class Spoiling:
         if question.method != "eth_call" or not question.params[0]["data"].startswith(selector):
             return False
         data = bytes.fromhex(question.params[0]["data"][2:])
-        start, end = Reader.read_subscription_batch.decode_arguments(data)
+        start, end = decode(Reader.read_subscription_batch.inputs, data[4:])
         return bool(start <= self._id < end)
 
 
