@@ -15,9 +15,6 @@ Positive = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Gwei = Annotated[float, msgspec.Meta(ge=0)]
 
-WEI = 10**9
-"""Wei of one gwei."""
-
 
 class WalletConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The account that sends results, and what it may spend.

@@ -9,7 +9,7 @@ from eth_abi.abi import decode
 from local_chain import Contracts, LocalChain
 from msgspec.structs import replace
 from rpc_proxy import Mode, RpcProxy
-from serving import Serving
+from serving import FAST, Serving
 
 from nodekit_chain.protocol.contracts import Coordinator
 from nodekit_chain.rpc.endpoints import EndpointSettings
@@ -52,7 +52,8 @@ async def test_inactive_subscriptions_cost_nothing_with_a_block(contracts: Contr
     with RpcProxy(chain.url) as proxy:
         async with Serving(contracts, {"echo": echo}, urls=[proxy.url]).running() as serving:
             await until_seen(serving)
-            assert sum(serving.engine.status(serving.engine.view).subscriptions.values()) == 1000  # type: ignore[arg-type]
+            assert serving.engine.view is not None
+            assert sum((await serving.engine.status(serving.engine.view)).subscriptions.values()) == 1000
             proxy.forget_counts()
             for _ in range(20):
                 chain.mine(seconds=1)
@@ -213,8 +214,8 @@ async def test_a_question_that_no_endpoint_can_answer_holds_up_no_other(
     assert decode(["string"], received["output"]) == ("{'said': '02'}",)
 
 
-    consumer = contracts.consumer(b"\x01")
 async def test_an_endpoint_without_batches_will_do(contracts: Contracts, chain: LocalChain) -> None:
+    consumer = contracts.consumer(b"\x01")
     id = consumer.subscribe(["echo"])
     with RpcProxy(chain.url) as proxy, proxy.spoiled("no batches"):
         async with Serving(contracts, {"echo": echo}, urls=[proxy.url]).running() as serving:

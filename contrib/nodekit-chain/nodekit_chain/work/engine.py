@@ -11,19 +11,18 @@ from anyio.abc import TaskGroup
 from msgspec.structs import replace
 
 from nodekit import JobId, Node, NodekitError, PluginStorage
+from nodekit_chain.account.sender import AccountSender
 from nodekit_chain.protocol.address import Address
 from nodekit_chain.rpc.questions import Rpc
 from nodekit_chain.watching.pipelines import PipelineTable
 from nodekit_chain.watching.watcher import View, Watcher, WatchSettings
-from nodekit_chain.work.context import Context, Overtaken
+from nodekit_chain.work.context import Context, Overtaken, Rules
 from nodekit_chain.work.delivering import Deliveries
 from nodekit_chain.work.intake import Intake
 from nodekit_chain.work.jobs import Jobs, follow
 from nodekit_chain.work.lease import Lease
 from nodekit_chain.work.ledger import Entry, Ledger
-from nodekit_chain.work.nonces import Nonces
 from nodekit_chain.work.records import State, Work, by_state
-from nodekit_chain.work.seams import Rules, Sender
 from nodekit_chain.work.settings import WorkSettings
 from nodekit_chain.work.standing import Standing, standing
 from nodekit_chain.work.status import Status, keep_status
@@ -54,19 +53,16 @@ class Engine:
         storage: PluginStorage,
         *,
         rpc: Rpc,
-        sender: Sender,
+        sender: AccountSender,
         rules: Rules,
         contracts: Contracts,
         pipelines: PipelineTable,
         watch: WatchSettings,
         work: WorkSettings,
-        nonces: Nonces | None = None,
     ) -> None:
-        """`nonces`: those of the account, if others send its transactions, too."""
         self._node, self._storage, self._contracts = node, storage, contracts
         self._watch_settings, self._settings = watch, work
         self._lease = Lease(node, storage, work.lease_seconds)
-        self._nonces = nonces or Nonces(storage, sender.address)
         self._context = Context(
             node=node,
             rpc=rpc,
@@ -78,9 +74,8 @@ class Engine:
             settings=work,
         )
         depth = max(work.confirmations, watch.trail_head_blocks + 1)  # a fork below it is noticed by the watch
-        deliveries = Deliveries(self._context, self._nonces)
-        self._jobs, self._deliveries = Jobs(self._context), deliveries
-        self._tracking = Tracking(self._context, deliveries, depth=depth)
+        self._jobs, self._deliveries = Jobs(self._context), Deliveries(self._context)
+        self._tracking = Tracking(self._context, self._deliveries, depth=depth)
         self._intake = Intake(self._context, pipelines)
         self._watcher = self._new_watcher()
         self._limiter = anyio.Semaphore(AT_ONCE)
@@ -164,8 +159,6 @@ class Engine:
         context = self._context
         context.entries.clear()
         await self._refresh()
-        await self._nonces.read()
-        await context.sender.begin(self._nonces.next)
         self._watcher, self._overtaken, self._undone = self._new_watcher(), False, None
         self._ended.clear()
         self._tried.clear()
@@ -355,12 +348,12 @@ class Engine:
                 memory.pop(key)
         if now >= self._status_at + STATUS_SECONDS:
             self._status_at = now
-            await keep_status(self._storage, self.status(view))
+            await keep_status(self._storage, await self.status(view))
         if now >= self._forgotten_at + FORGET_SECONDS:
             self._forgotten_at = now
             await self._context.ledger.forget(self._node.now() - self._settings.keep_days * 86_400)
 
-    def status(self, view: View) -> Status:
+    async def status(self, view: View) -> Status:
         """Return what operators read about the watch."""
         return Status(
             node=self._node.name,
@@ -373,7 +366,7 @@ class Engine:
             aside=dict(list(self._watcher.catalogue.aside.items())[:100]),
             work=by_state([entry.work for entry in self._context.entries.values()]),
             address=self._context.sender.address,
-            next_nonce=self._nonces.next,
+            next_nonce=await self._context.sender.next_nonce(),
         )
 
 

@@ -1,20 +1,21 @@
 """Reservations in the node's wallet: concurrent proofs share one allowance, and none locks what another needs."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import anyio
 import pytest
 from local_chain import CHAIN_ID, Contract, Contracts
 
-from nodekit import PluginStorage
+from nodekit import PluginStorage, StoreFailed, Write
+from nodekit_chain.account.fees import GWEI, FeeCaps
 from nodekit_chain.account.key import AccountKey
 from nodekit_chain.account.sender import AccountSender
+from nodekit_chain.account.transactions import empty_transfer
 from nodekit_chain.payments.escrow import ENOUGH, Escrow
 from nodekit_chain.protocol.address import ZERO_ADDRESS
 from nodekit_chain.protocol.subscription import Subscription
 from nodekit_chain.rpc.endpoints import Endpoints
-from nodekit_chain.work.nonces import Nonces
 from nodekit_memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
@@ -26,19 +27,20 @@ class Purse:
     def __init__(self, contracts: Contracts, storage: PluginStorage, rpc: Endpoints, wei: int = 100) -> None:
         self.contracts, self.chain, self.storage = contracts, contracts.chain, storage
         self.rpc = rpc
-        self.sender = AccountSender(rpc, AccountKey.parse(self.chain.new_key()[0]), CHAIN_ID)
+        caps = FeeCaps(max_fee=200 * GWEI, max_priority_fee=5 * GWEI)
+        self.sender = AccountSender(storage, rpc, AccountKey.parse(self.chain.new_key()[0]), CHAIN_ID, caps)
         self.wallet: Contract = contracts.wallet(self.sender.address, wei)
         self.escrow = self.again()
 
-    def again(self, wallet: str = "") -> Escrow:
+    def again(self, wallet: str = "", max_gas_limit: int = 5_000_000) -> Escrow:
         """Make the escrow of a later life of the node, or of another node on the same store."""
         return Escrow(
             self.storage,
             self.rpc,
             self.sender,
-            Nonces(self.storage, self.sender.address),
             wallet=wallet or self.wallet.address,
             factory=self.contracts.factory.address,
+            max_gas_limit=max_gas_limit,
         )
 
     @property
@@ -125,6 +127,37 @@ async def test_an_allowance_that_waits_for_a_block_is_stored_before_it_is_sent_a
     purse.chain.mine()
     assert await purse.escrow.reserve("a", paying(1)) is None
     assert len(purse.approvals()) == 1
+
+
+async def test_an_allowance_that_was_kept_without_a_reply_of_the_store_keeps_its_nonce(purse: Purse) -> None:
+    batch = purse.storage.batch
+
+    async def keep_without_a_reply(writes: Sequence[Write]) -> list[int]:
+        versions = await batch(writes)
+        if any(write.key.startswith("approval/") for write in writes):
+            raise StoreFailed("the reply was lost")
+        return versions
+
+    async def keep(made: object, writes: Sequence[Write]) -> None:
+        await batch(writes)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(purse.storage, "batch", keep_without_a_reply)
+        with pytest.raises(StoreFailed, match="the reply was lost"):
+            await purse.escrow.reserve("a", paying(1))
+    other = await purse.sender.send(empty_transfer(purse.sender.address), keep)
+    assert other.nonce == 1
+    purse.chain.mine()
+    assert "is being set" in (await purse.escrow.reserve("a", paying(1)) or "")
+    purse.chain.settle()
+    assert await purse.escrow.reserve("a", paying(1)) is None
+    assert [int(one["nonce"], 16) for one in purse.approvals()] == [0, 1]
+
+
+async def test_an_allowance_takes_no_more_gas_than_the_settings_allow(purse: Purse) -> None:
+    objection = await purse.again(max_gas_limit=30_000).reserve("a", paying(1))
+    assert "more than max_gas_limit allows (30000)" in (objection or "")
+    assert purse.approvals() == []
 
 
 async def test_an_allowance_that_was_taken_back_is_set_again(purse: Purse) -> None:
