@@ -10,12 +10,12 @@ import msgspec
 from anyio.abc import TaskGroup
 from msgspec.structs import replace
 
-from nodekit import JobId, Node, NodekitError, PluginStorage
+from nodekit import JobId, Node, NodekitError, PluginStorage, Unavailable
 from nodekit_chain.account.sender import AccountSender
 from nodekit_chain.protocol.address import Address
 from nodekit_chain.rpc.questions import Rpc
 from nodekit_chain.watching.pipelines import PipelineTable
-from nodekit_chain.watching.watcher import View, Watcher, WatchSettings
+from nodekit_chain.watching.watcher import OtherChain, View, Watcher, WatchSettings
 from nodekit_chain.work.context import Context, Overtaken, Rules
 from nodekit_chain.work.delivering import Deliveries
 from nodekit_chain.work.intake import Intake
@@ -25,7 +25,7 @@ from nodekit_chain.work.ledger import Entry, Ledger
 from nodekit_chain.work.records import State, Work, by_state
 from nodekit_chain.work.settings import WorkSettings
 from nodekit_chain.work.standing import Standing, standing
-from nodekit_chain.work.status import Status, keep_status
+from nodekit_chain.work.status import Status, keep_status, read_status
 from nodekit_chain.work.tracking import Tracking
 
 logger = logging.getLogger("nodekit.chain")
@@ -91,6 +91,7 @@ class Engine:
         """Hash of the block with which the delivery of a record was tried last, by key."""
         self._undone: View | None = None
         self._overtaken, self._trouble, self._failures = False, "", 0
+        self._is_other_chain = False
         self._seen_at = -math.inf
         self._status_at = self._forgotten_at = -math.inf
 
@@ -119,8 +120,11 @@ class Engine:
     async def accept(self, work: Work) -> bool:
         """Keep a delegated subscription, durably. Return False if there is a record of its owner and nonce already.
 
-        Any node of a cluster may do so; the one that leads serves it.
+        Any node of a cluster may do so; the one that leads serves it. Raise `Unavailable` if it cannot be served, since
+        the endpoints serve another chain than before.
         """
+        if self._is_other_chain:
+            raise Unavailable("the chain was replaced by another", retry_after_seconds=int(LONGEST_PAUSE_SECONDS))
         if not self.leads:
             return await self._context.ledger.create(work) is not None
         created = await self._context.create(work)
@@ -152,14 +156,18 @@ class Engine:
 
     # -- leading ----------------------------------------------------------------------------------
 
-    def _new_watcher(self) -> Watcher:
-        return Watcher(self._context.rpc, self._contracts.coordinator, self._contracts.reader, self._watch_settings)
+    def _new_watcher(self, status: Status | None = None) -> Watcher:
+        """Return a watcher of the chain that an earlier one has followed, by the `status` that it has left."""
+        genesis, newest = ("", 0) if status is None else (status.genesis, status.latest)
+        addresses = self._contracts.coordinator, self._contracts.reader
+        return Watcher(self._context.rpc, *addresses, self._watch_settings, genesis=genesis, newest=newest)
 
     async def _lead(self) -> None:
         context = self._context
         context.entries.clear()
         await self._refresh()
-        self._watcher, self._overtaken, self._undone = self._new_watcher(), False, None
+        self._watcher = self._new_watcher(await read_status(self._storage))
+        self._overtaken, self._undone = False, None
         self._ended.clear()
         self._tried.clear()
         self._pauses.clear()
@@ -185,7 +193,7 @@ class Engine:
                 self._seen_at = self._node.clock.monotonic()
                 if self._undone is not None:
                     await self._block(self._undone)
-                self._undone, self._trouble, self._failures = None, "", 0
+                self._undone, self._trouble, self._failures, self._is_other_chain = None, "", 0, False
             except Overtaken:  # not raised here: a group of tasks would wrap it
                 self._overtaken = True
             except NodekitError as error:
@@ -216,6 +224,7 @@ class Engine:
             logger.warning("the chain cannot be followed: %s", error)
         self._trouble = str(error) if isinstance(error, NodekitError) else f"{type(error).__name__}; the log has it"
         self._failures += 1
+        self._is_other_chain = isinstance(error, OtherChain)
 
     def _pause(self) -> float:
         longest: float = min(LONGEST_PAUSE_SECONDS, self._settings.poll_seconds * 2 ** min(self._failures, 10))
@@ -367,6 +376,7 @@ class Engine:
             work=by_state([entry.work for entry in self._context.entries.values()]),
             address=self._context.sender.address,
             next_nonce=await self._context.sender.next_nonce(),
+            genesis=self._watcher.genesis,
         )
 
 
