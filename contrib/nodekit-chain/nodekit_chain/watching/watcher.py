@@ -150,8 +150,13 @@ class Watcher:
 
     async def _read_changes(self, questions: Sequence[Question], replies: Sequence[Any], trail: Block) -> None:
         head = Coordinator.id.decode_one(result_bytes(replies[2])) - 1
+        try:
+            logs = await self._logs(replies[3], questions[3]) if len(replies) > 3 else []
+        except Refused as refused:  # even of a single block: no block may hold up those after it
+            logger.warning("all subscriptions are read again, since logs are refused: %s", refused)
+            logs, self._reading, self.head_id = [], Catalogue(), self._settings.starting_sub_id
         await self._read(range(self.head_id + 1, head + 1), trail.number)
-        for log in await self._logs(replies[3], questions[3]) if len(replies) > 3 else ():
+        for log in logs:
             self._cancelled(log)
 
     async def _logs(self, reply: Any, question: Question) -> list[Any]:

@@ -43,6 +43,12 @@ class Purse:
             max_gas_limit=max_gas_limit,
         )
 
+    async def reserve(self, key: str, subscription: Subscription) -> str | None:
+        """Reserve a payment, and wait for the block of a transaction that this sends."""
+        objection = await self.escrow.reserve(key, subscription)
+        self.chain.settle()
+        return objection
+
     @property
     def allowance(self) -> int:
         return int(self.wallet.call("allowance", self.sender.address, ZERO_ADDRESS))
@@ -63,29 +69,29 @@ def paying(amount: int, token: str = ZERO_ADDRESS) -> Subscription:
 
 
 async def test_the_allowance_is_set_once_and_for_all(purse: Purse) -> None:
-    assert "is being set" in (await purse.escrow.reserve("a", paying(40)) or "")
+    assert "is being set" in (await purse.reserve("a", paying(40)) or "")
     assert purse.allowance >= ENOUGH
     for key in ("a", "b"):
-        assert await purse.escrow.reserve(key, paying(40)) is None
+        assert await purse.reserve(key, paying(40)) is None
     assert len(purse.approvals()) == 1
 
 
 async def test_no_more_is_reserved_than_the_wallet_has_and_a_key_counts_once(purse: Purse) -> None:
-    await purse.escrow.reserve("a", paying(60))
-    assert await purse.escrow.reserve("a", paying(60)) is None
-    assert "has 40 of" in (await purse.escrow.reserve("b", paying(41)) or "")
-    assert await purse.escrow.reserve("c", paying(40)) is None
+    await purse.reserve("a", paying(60))
+    assert await purse.reserve("a", paying(60)) is None
+    assert "has 40 of" in (await purse.reserve("b", paying(41)) or "")
+    assert await purse.reserve("c", paying(40)) is None
     await purse.escrow.release("a")
-    assert await purse.escrow.reserve("b", paying(41)) is None
+    assert await purse.reserve("b", paying(41)) is None
     await purse.escrow.release("a")  # nothing is reserved under it any more
 
 
 async def test_concurrent_proofs_do_not_overwrite_each_other(purse: Purse) -> None:
-    await purse.escrow.reserve("first", paying(1))
+    await purse.reserve("first", paying(1))
     objections: dict[str, str | None] = {}
 
     async def reserve(key: str) -> None:
-        objections[key] = await purse.escrow.reserve(key, paying(25))
+        objections[key] = await purse.reserve(key, paying(25))
 
     async with anyio.create_task_group() as tasks:
         for number in range(4):
@@ -95,11 +101,11 @@ async def test_concurrent_proofs_do_not_overwrite_each_other(purse: Purse) -> No
 
 
 async def test_reservations_outlive_the_node(purse: Purse) -> None:
-    await purse.escrow.reserve("a", paying(60))
+    await purse.reserve("a", paying(60))
     later = purse.again()
     assert "has 40 of" in (await later.reserve("b", paying(50)) or "")
     await later.release("a")
-    assert await purse.escrow.reserve("b", paying(50)) is None
+    assert await purse.reserve("b", paying(50)) is None
 
 
 async def test_an_allowance_that_waits_for_a_block_is_stored_before_it_is_sent_and_sent_again(purse: Purse) -> None:
@@ -161,20 +167,20 @@ async def test_an_allowance_takes_no_more_gas_than_the_settings_allow(purse: Pur
 
 
 async def test_an_allowance_that_was_taken_back_is_set_again(purse: Purse) -> None:
-    await purse.escrow.reserve("a", paying(1))
+    await purse.reserve("a", paying(1))
     purse.chain.rpc("anvil_impersonateAccount", purse.sender.address)
     purse.wallet.send("approve", purse.sender.address, ZERO_ADDRESS, 0, sender=purse.sender.address)
-    assert "is being set" in (await purse.escrow.reserve("a", paying(1)) or "")
-    assert await purse.escrow.reserve("a", paying(1)) is None
+    assert "is being set" in (await purse.reserve("a", paying(1)) or "")
+    assert await purse.reserve("a", paying(1)) is None
 
 
 async def test_tokens_are_counted_apart(purse: Purse) -> None:
     token = purse.contracts.token()
     token.send("mint", purse.wallet.address, 7)
     for key, subscription in (("a", paying(100)), ("b", paying(7, token.address))):
-        await purse.escrow.reserve(key, subscription)
-        assert await purse.escrow.reserve(key, subscription) is None
-    assert "has 0 of" in (await purse.escrow.reserve("c", paying(1, token.address)) or "")
+        await purse.reserve(key, subscription)
+        assert await purse.reserve(key, subscription) is None
+    assert "has 0 of" in (await purse.reserve("c", paying(1, token.address)) or "")
 
 
 async def test_a_wallet_that_is_not_the_nodes_own_is_named(purse: Purse) -> None:

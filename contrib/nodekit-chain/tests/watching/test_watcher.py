@@ -240,6 +240,21 @@ async def test_logs_are_read_in_parts_where_an_endpoint_refuses_many_at_once(
     assert watch.catalogue.current(first) is watch.catalogue.current(last) is None
 
 
+async def test_logs_that_no_endpoint_gives_mean_reading_all_again(contracts: Contracts, chain: LocalChain) -> None:
+    consumer = contracts.consumer()
+    kept, cancelled = consumer.subscribe(["a"]), consumer.subscribe(["a"])
+    with RpcProxy(chain.url) as proxy:
+        async with Endpoints([proxy.url]) as rpc:
+            watch = watcher(contracts, rpc)
+            await watch.look()
+            proxy.refuses = lambda call: call["method"] == "eth_getLogs"
+            consumer.cancel(cancelled)
+            chain.mine()
+            later = consumer.subscribe(["a"])
+            assert await watch.look() is not None
+    assert [watch.catalogue.current(id) is not None for id in (kept, cancelled, later)] == [True, False, True]
+
+
 @pytest.mark.parametrize("garbage", [None, 7, {}])
 async def test_logs_that_are_no_list_are_a_fault_of_the_endpoint(
     contracts: Contracts, chain: LocalChain, garbage: object
