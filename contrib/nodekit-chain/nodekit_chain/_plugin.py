@@ -34,12 +34,11 @@ from nodekit_chain.protocol.delegated import Domain
 from nodekit_chain.rpc.endpoints import Endpoints, EndpointSettings
 from nodekit_chain.watching.pipelines import PipelineTable
 from nodekit_chain.watching.watcher import WatchSettings
-from nodekit_chain.work.engine import Contracts, Engine
+from nodekit_chain.work.engine import LONGEST_PAUSE_SECONDS, Engine
 from nodekit_chain.work.settings import WorkSettings
 
 logger = logging.getLogger("nodekit.chain")
 
-LONGEST_PAUSE_SECONDS = 30.0
 MOST_KEYSTORE_BYTES = 1 << 16
 
 
@@ -145,7 +144,8 @@ class Chain:
             rpc=rpc,
             sender=sender,
             rules=policy,
-            contracts=Contracts(found.coordinator, found.reader),
+            coordinator=found.coordinator,
+            reader=found.reader,
             pipelines=PipelineTable(config.pipelines),
             watch=_watch(config),
             work=_work(config),

@@ -16,7 +16,6 @@ from nodekit_chain.protocol.subscription import Subscription
 from nodekit_chain.rpc.endpoints import Endpoints, EndpointSettings
 from nodekit_chain.watching.pipelines import PipelineTable
 from nodekit_chain.watching.watcher import WatchSettings
-from nodekit_chain.work.engine import Contracts as Addresses
 from nodekit_chain.work.engine import Engine
 from nodekit_chain.work.ledger import Ledger
 from nodekit_chain.work.records import Work
@@ -94,7 +93,8 @@ class Serving:
             rpc=self.rpc,
             sender=self.sender,
             rules=NoRules(),
-            contracts=Addresses(contracts.coordinator.address, contracts.reader.address),
+            coordinator=contracts.coordinator.address,
+            reader=contracts.reader.address,
             pipelines=PipelineTable(),
             watch=watch,
             work=work,

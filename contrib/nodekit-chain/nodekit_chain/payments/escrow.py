@@ -17,6 +17,7 @@ from nodekit_chain.protocol.contracts import Wallet, WalletFactory
 from nodekit_chain.protocol.reverts import revert_of
 from nodekit_chain.protocol.subscription import Subscription
 from nodekit_chain.rpc.questions import Question, Refused, Rpc, call, quantity, result_bytes
+from nodekit_chain.work.ledger import scanned
 
 UNLIMITED = 2**256 - 1
 """The allowance that is set. The account owns the wallet, and may spend all of it with or without one."""
@@ -108,13 +109,10 @@ class Escrow:
         await self._storage.delete(f"{_HELD}{key}")
 
     async def _reserved(self) -> dict[str, Reservation]:
-        found: dict[str, Reservation] = {}
-        place: str | None = None
-        while page := await self._storage.scan(_HELD, after=place):
-            for record in page:
-                found[record.key.removeprefix(_HELD)] = msgspec.json.decode(record.value, type=Reservation)
-            place = page[-1].key
-        return found
+        return {
+            record.key.removeprefix(_HELD): msgspec.json.decode(record.value, type=Reservation)
+            async for record in scanned(self._storage, _HELD)
+        }
 
     # -- the allowance ----------------------------------------------------------------------------
 

@@ -72,28 +72,22 @@ class Endpoint:
     async def _post(self, body: bytes) -> bytes:
         with time_limit(self._seconds) as limit:
             try:
-                return await self._exchange(body)
-            except aiohttp.ServerDisconnectedError:  # a connection that was kept, and closed meanwhile
-                return await self._again(body)
+                try:
+                    return await self._exchange(body)
+                except aiohttp.ServerDisconnectedError:  # a connection that was kept, and closed meanwhile
+                    return await self._exchange(body)
             except (aiohttp.ClientError, OSError, ValueError) as error:
                 raise self._unreachable(error) from None  # a traceback would show the URL
         assert limit.cancelled_caught
         raise EndpointFailed(f"it gives no answer within {self._seconds:g} s")
-
-    async def _again(self, body: bytes) -> bytes:
-        try:
-            return await self._exchange(body)
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise self._unreachable(error) from None  # a traceback would show the URL
 
     def _unreachable(self, error: Exception) -> EndpointFailed:
         """Return the failure for a connection's error. Only its kind is told: its text may hold the URL."""
         reason = getattr(error, "os_error", error)
         text = type(error).__name__
         if isinstance(reason, OSError) and reason.errno is not None:
-            text = (
-                os.strerror(reason.errno) if reason.errno > 0 else reason.strerror or text
-            )  # below 0: of a name server
+            named = os.strerror(reason.errno) if reason.errno > 0 else reason.strerror  # below 0: of a name server
+            text = named or text
         return EndpointFailed(f"it cannot be reached: {shown(text)}")
 
     async def _exchange(self, body: bytes) -> bytes:

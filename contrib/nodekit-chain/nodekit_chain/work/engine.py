@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import anyio
-import msgspec
 from anyio.abc import TaskGroup
 from msgspec.structs import replace
 
@@ -37,13 +36,6 @@ FORGET_SECONDS = 3600.0
 STATUS_SECONDS = 5.0
 
 
-class Contracts(msgspec.Struct, frozen=True):
-    """Addresses that the registry names."""
-
-    coordinator: Address
-    reader: Address
-
-
 class Engine:
     """Serves the subscriptions of one coordinator, while it `run`s and holds the lease."""
 
@@ -55,12 +47,13 @@ class Engine:
         rpc: Rpc,
         sender: AccountSender,
         rules: Rules,
-        contracts: Contracts,
+        coordinator: Address,
+        reader: Address,
         pipelines: PipelineTable,
         watch: WatchSettings,
         work: WorkSettings,
     ) -> None:
-        self._node, self._storage, self._contracts = node, storage, contracts
+        self._node, self._storage = node, storage
         self._watch_settings, self._settings = watch, work
         self._lease = Lease(node, storage, work.lease_seconds)
         self._context = Context(
@@ -68,8 +61,8 @@ class Engine:
             rpc=rpc,
             sender=sender,
             rules=rules,
-            coordinator=contracts.coordinator,
-            reader=contracts.reader,
+            coordinator=coordinator,
+            reader=reader,
             ledger=Ledger(storage),
             settings=work,
         )
@@ -159,8 +152,8 @@ class Engine:
     def _new_watcher(self, status: Status | None = None) -> Watcher:
         """Return a watcher of the chain that an earlier one has followed, by the `status` that it has left."""
         genesis, newest = ("", 0) if status is None else (status.genesis, status.latest)
-        addresses = self._contracts.coordinator, self._contracts.reader
-        return Watcher(self._context.rpc, *addresses, self._watch_settings, genesis=genesis, newest=newest)
+        rpc, coordinator, reader = self._context.rpc, self._context.coordinator, self._context.reader
+        return Watcher(rpc, coordinator, reader, self._watch_settings, genesis=genesis, newest=newest)
 
     async def _lead(self) -> None:
         context = self._context
@@ -234,13 +227,13 @@ class Engine:
 
     async def _refresh(self) -> None:
         """Read the records that other nodes have made, or an earlier life of this one."""
-        for key in await self._context.ledger.open_keys(f"{self._contracts.coordinator}/"):
+        for key in await self._context.ledger.open_keys(f"{self._context.coordinator}/"):
             if key not in self._context.entries:
                 await self._context.read_again(key)
 
     async def _reopen(self, fork: int) -> None:
         """Send again what was done in blocks that have left the chain."""
-        async for entry in self._context.ledger.all(f"{self._contracts.coordinator}/"):
+        async for entry in self._context.ledger.all(f"{self._context.coordinator}/"):
             if entry.work.state in (State.DONE, State.CONFIRMED) and entry.work.block > fork:
                 logger.warning("%s was done in a block that has left the chain; it is sent again", entry.work.key)
                 await self._context.change(entry, entry.work.reopened(self._node.now()))

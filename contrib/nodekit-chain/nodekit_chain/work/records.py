@@ -103,7 +103,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def key(self) -> str:
         """Key of the record. One subscription that a fork of the chain replaces by another has another key."""
         if self.delegation is not None:
-            return delegated_key(self.coordinator, self.subscription.owner, self.delegation.nonce)
+            return delegated_work_key(self.coordinator, self.subscription.owner, self.delegation.nonce)
         return f"{self.coordinator.lower()}/{self.id:010}.{digest(self.subscription)}/{self.interval:010}"
 
     @property
@@ -204,7 +204,7 @@ def digest(subscription: Subscription) -> str:
     return keccak256(encode([SUBSCRIPTION_TYPE], [subscription.row]))[:8].hex()
 
 
-def delegated_key(coordinator: str, owner: str, nonce: int) -> str:
+def delegated_work_key(coordinator: str, owner: str, nonce: int) -> str:
     """Return the key of the work for a delegated subscription."""
     return f"{coordinator.lower()}/{owner.lower()}/{nonce:010}"
 
