@@ -20,6 +20,7 @@ from nodekit.model.queries import JobFields, JobQuery
 class Pending(msgspec.Struct, frozen=True):
     """Counts of accepted, unfinished jobs, running ones included.
 
+    - `onchain`: Count of those whose data come from a chain, or whose output goes to one (`JobRequest.onchain`).
     - `groups`: Counts of those groups that were asked for and have unfinished jobs.
     """
 
@@ -280,7 +281,7 @@ class Unfinished(msgspec.Struct, frozen=True, kw_only=True):
             priority=request.priority,
             due=job.due or "",
             pipeline=request.pipeline,
-            onchain=request.origin is Location.ONCHAIN,
+            onchain=request.onchain,
             streams=request.destination is Location.STREAM,
             not_before=job.not_before,
             delay_seconds=job.delay_seconds,

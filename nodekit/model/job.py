@@ -82,6 +82,11 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         client = self.client
         return self.group or (default_group(client) if ":" in client else client)
 
+    @property
+    def onchain(self) -> bool:
+        """True if the data come from a chain, or the output goes to one: a job of a subscription."""
+        return Location.ONCHAIN in (self.origin, self.destination)
+
     @classmethod
     def of(
         cls, *containers: ContainerId, data: Mapping[str, Any], client: ClientId = OWN_GROUP, pipeline: str = "sequence"
@@ -372,6 +377,11 @@ def output_of(result: ContainerResult) -> msgspec.Raw | None:
 def result_bytes(result: ContainerResult | None) -> int:
     """Return the number of bytes of an output; 0 if there is none."""
     return len(memoryview(result.output)) if isinstance(result, ContainerOutput) else 0
+
+
+def outcome_bytes(outcome: Outcome | None) -> int:
+    """Return the number of bytes of an output that came with the end of a job; 0 if there is none."""
+    return 0 if outcome is None else result_bytes(outcome.result)
 
 
 def interrupted_outcome(container: ContainerId) -> Outcome:

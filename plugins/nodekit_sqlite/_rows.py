@@ -168,7 +168,7 @@ def unfinished(id: JobId, client: ClientId, size: int, state: bytes) -> Unfinish
         priority=row.priority,
         due=row.due or "",
         pipeline=row.pipeline,
-        onchain=row.origin is Location.ONCHAIN,
+        onchain=Location.ONCHAIN in (row.origin, row.destination),
         streams=row.destination is Location.STREAM,
         not_before=row.not_before,
         delay_seconds=row.delay_seconds,

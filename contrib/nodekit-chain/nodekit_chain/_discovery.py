@@ -14,12 +14,11 @@ class Discovered(msgspec.Struct, frozen=True):
 
     coordinator: Address
     reader: Address
-    inbox: Address
     fee: Address
     factory: Address
 
 
-FUNCTIONS = (Registry.COORDINATOR, Registry.READER, Registry.INBOX, Registry.FEE, Registry.WALLET_FACTORY)
+FUNCTIONS = (Registry.COORDINATOR, Registry.READER, Registry.FEE, Registry.WALLET_FACTORY)
 
 
 class NoRegistry(NodekitError):

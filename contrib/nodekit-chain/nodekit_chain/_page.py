@@ -13,7 +13,7 @@ from nodekit_chain.protocol.contracts import Coordinator
 from nodekit_chain.protocol.subscription import Subscription
 from nodekit_chain.rpc.questions import Question, call, quantity, result_bytes
 from nodekit_chain.work.ledger import Ledger
-from nodekit_chain.work.records import Work, delegated_key
+from nodekit_chain.work.records import Work, delegated_work_key
 from nodekit_chain.work.status import read_status
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Page:
         coordinator = served.discovered.coordinator
         owner, slash, nonce = id.partition("/")
         if slash:
-            entry = await self._ledger.get(delegated_key(coordinator, _address(owner), _number(nonce)))
+            entry = await self._ledger.get(delegated_work_key(coordinator, _address(owner), _number(nonce)))
             works = [] if entry is None else [entry.work]
             number = works[0].id if works else 0
         else:

@@ -21,8 +21,8 @@ from nodekit import (
 from nodekit_chain._discovery import Discovered, discover
 from nodekit_chain._page import Page
 from nodekit_chain._served import Served
-from nodekit_chain._settings import WEI, ChainConfig, WalletConfig, check
-from nodekit_chain.account.fees import FeeCaps
+from nodekit_chain._settings import ChainConfig, WalletConfig, check
+from nodekit_chain.account.fees import GWEI, FeeCaps
 from nodekit_chain.account.key import AccountKey, InvalidKey
 from nodekit_chain.account.keystore import opened
 from nodekit_chain.account.sender import AccountSender
@@ -35,13 +35,11 @@ from nodekit_chain.protocol.delegated import Domain
 from nodekit_chain.rpc.endpoints import Endpoints, EndpointSettings
 from nodekit_chain.watching.pipelines import PipelineTable
 from nodekit_chain.watching.watcher import WatchSettings
-from nodekit_chain.work.engine import Contracts, Engine
-from nodekit_chain.work.nonces import Nonces
+from nodekit_chain.work.engine import LONGEST_PAUSE_SECONDS, Engine
 from nodekit_chain.work.settings import WorkSettings
 
 logger = logging.getLogger("nodekit.chain")
 
-LONGEST_PAUSE_SECONDS = 30.0
 MOST_KEYSTORE_BYTES = 1 << 16
 
 
@@ -133,13 +131,13 @@ class Chain:
         assert rpc.chain_id is not None
         config, storage, wallet = self._config, node.storage(self.storage_namespace), self._config.wallet
         caps = FeeCaps(
-            max_fee=round(wallet.max_fee_gwei * WEI), max_priority_fee=round(wallet.max_priority_fee_gwei * WEI)
+            max_fee=round(wallet.max_fee_gwei * GWEI), max_priority_fee=round(wallet.max_priority_fee_gwei * GWEI)
         )
-        sender = AccountSender(rpc, self._key, rpc.chain_id, caps)
-        nonces = Nonces(storage, sender.address)
+        sender = AccountSender(storage, rpc, self._key, rpc.chain_id, caps)
         escrow = None
         if config.paid_to is not None:
-            escrow = Escrow(storage, rpc, sender, nonces, wallet=config.paid_to, factory=found.factory)
+            wallets = {"wallet": config.paid_to, "factory": found.factory}
+            escrow = Escrow(storage, rpc, sender, **wallets, max_gas_limit=wallet.max_gas_limit)
         policy = PaymentPolicy(node, rpc, factory=found.factory, fee=found.fee, paid_to=config.paid_to, escrow=escrow)
         engine = Engine(
             node,
@@ -147,11 +145,11 @@ class Chain:
             rpc=rpc,
             sender=sender,
             rules=policy,
-            contracts=Contracts(found.coordinator, found.reader),
+            coordinator=found.coordinator,
+            reader=found.reader,
             pipelines=PipelineTable(config.pipelines),
             watch=_watch(config),
             work=_work(config),
-            nonces=nonces,
         )
         acceptance = Acceptance(
             node,

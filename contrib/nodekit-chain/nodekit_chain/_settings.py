@@ -15,9 +15,6 @@ Positive = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Gwei = Annotated[float, msgspec.Meta(ge=0)]
 
-WEI = 10**9
-"""Wei of one gwei."""
-
 
 class WalletConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The account that sends results, and what it may spend.
@@ -124,13 +121,13 @@ def _problems(config: ChainConfig) -> Iterator[Problem]:
         except ValueError:
             yield Problem(f"rpc_url[{number}]", "is no address of an endpoint; expected http://… or https://…")
     wallet = config.wallet
-    for key, text in (("registry_address", config.registry_address), ("payment_address", wallet.payment_address)):
-        place = key if key == "registry_address" else f"wallet.{key}"
+    addresses = {"registry_address": config.registry_address, "wallet.payment_address": wallet.payment_address}
+    for key, text in addresses.items():
         try:
             if text is not None:
                 parse_address(text)
         except InvalidAddress as error:
-            yield Problem(place, str(error))
+            yield Problem(key, str(error))
     if (wallet.private_key is None) == (wallet.keystore is None):
         cure = 'give one: private_key = { env = "CHAIN_PRIVATE_KEY" }, or keystore and keystore_password'
         yield Problem("wallet", f"the account that sends results needs a key; {cure}")

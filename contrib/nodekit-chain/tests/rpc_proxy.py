@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,8 +14,10 @@ from urllib.parse import urlsplit
 
 Mode: TypeAlias = Literal[
     "pass", "hang", "busy", "busy in json", "status 500", "garbage", "no json-rpc", "cut", "no batches", "redirect",
-    "endless", "other ids", "lose transactions",
+    "endless", "other ids", "lose transactions", "one error",
 ]  # fmt: skip
+
+FAULT = {"code": -32603, "message": "Internal error"}
 
 
 class _Server(ThreadingHTTPServer):
@@ -34,6 +36,7 @@ class RpcProxy:
     - `methods`: Numbers of calls by method, with those of batches.
     - `lost`: Raw transactions that were answered and not passed on.
     - `overrides`: Results by method, instead of the chain's.
+    - `refuses`: Takes a call. If it returns True, the answer is an internal error.
     """
 
     def __init__(self, target: str) -> None:
@@ -43,6 +46,7 @@ class RpcProxy:
         self.methods: Counter[str] = Counter()
         self.lost: list[str] = []
         self.overrides: dict[str, Any] = {}
+        self.refuses: Callable[[Mapping[str, Any]], bool] = lambda call: False
         self._released = threading.Event()
         self._server: _Server | None = None
         with socket.socket() as place:
@@ -139,6 +143,8 @@ class RpcProxy:
                 return 200, b'[1, {"jsonrpc": "2.0"}]', {}
             case "redirect":
                 return 302, b"", {"Location": f"http://{self.target}/"}
+            case "one error" if any(map(self.refuses, calls)):
+                return 200, json.dumps({"jsonrpc": "2.0", "id": None, "error": FAULT}).encode(), {}
             case "no batches" if isinstance(asked, list):
                 error = {"code": -32600, "message": "batches are not supported"}
                 return 200, json.dumps({"jsonrpc": "2.0", "id": None, "error": error}).encode(), {}
@@ -149,6 +155,8 @@ class RpcProxy:
 
     def _call(self, call: Mapping[str, Any]) -> dict[str, Any]:
         reply = {"jsonrpc": "2.0", "id": call["id"]}
+        if self.refuses(call):
+            return reply | {"error": FAULT}
         if call["method"] in self.overrides:
             return reply | {"result": self.overrides[call["method"]]}
         if self.mode == "lose transactions" and call["method"] == "eth_sendRawTransaction":

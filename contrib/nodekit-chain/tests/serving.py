@@ -8,23 +8,37 @@ import anyio
 from local_chain import CHAIN_ID, ETHER, Contracts
 
 from nodekit import Container, JobStore, Node
-from nodekit_chain.account.fees import FeeCaps
+from nodekit_chain.account.fees import GWEI, FeeCaps
 from nodekit_chain.account.key import AccountKey
 from nodekit_chain.account.sender import AccountSender
+from nodekit_chain.protocol.address import ZERO_ADDRESS
 from nodekit_chain.protocol.subscription import Subscription
 from nodekit_chain.rpc.endpoints import Endpoints, EndpointSettings
 from nodekit_chain.watching.pipelines import PipelineTable
 from nodekit_chain.watching.watcher import WatchSettings
-from nodekit_chain.work.engine import Contracts as Addresses
 from nodekit_chain.work.engine import Engine
-from nodekit_chain.work.ledger import Entry, Ledger
+from nodekit_chain.work.ledger import Ledger
 from nodekit_chain.work.records import Work
 from nodekit_chain.work.settings import WorkSettings
 from nodekit_function import FunctionRunner
 from nodekit_memory import MemoryStore
 
 LIMIT_SECONDS = 60.0
-FAST = WorkSettings(poll_seconds=0.05, retry_seconds=0.05, confirmations=2, lease_seconds=3.0)
+FAST = WorkSettings(
+    payment_address=ZERO_ADDRESS,
+    max_gas_limit=5_000_000,
+    allowed_sim_errors=(),
+    confirmations=2,
+    attempts=3,
+    retry_seconds=0.05,
+    bump_after_blocks=3,
+    lease_seconds=3.0,
+    keep_days=7.0,
+    poll_seconds=0.05,
+    json_output=False,
+)
+WATCH = WatchSettings(trail_head_blocks=0, starting_sub_id=0, batch_size=500, sleep_seconds=0.0)
+CAPS = FeeCaps(max_fee=10**12, max_priority_fee=5 * GWEI)
 
 
 class NoRules:
@@ -56,7 +70,7 @@ class Serving:
         key: str = "",
         store: JobStore | None = None,
         work: WorkSettings = FAST,
-        watch: WatchSettings | None = None,
+        watch: WatchSettings = WATCH,
         name: str = "node",
         urls: Sequence[str] = (),
         endpoints: EndpointSettings | None = None,
@@ -65,22 +79,24 @@ class Serving:
         self.contracts, self.chain = contracts, contracts.chain
         self.key = key or self.chain.new_key()[0]
         self.rpc = Endpoints(urls or [self.chain.url], endpoints)
-        self.sender = AccountSender(self.rpc, AccountKey.parse(self.key), CHAIN_ID, FeeCaps(max_fee=10**12))
         runner = FunctionRunner()
         for id, function in functions.items():
             runner.add(Container(id=id, **settings), function)
         self.store = store or MemoryStore()
         self.node = Node(store=self.store, runners=[runner], plugins=[self], name=name)
-        self.ledger = Ledger(self.node.storage(self.storage_namespace))
+        storage = self.node.storage(self.storage_namespace)
+        self.sender = AccountSender(storage, self.rpc, AccountKey.parse(self.key), CHAIN_ID, CAPS)
+        self.ledger = Ledger(storage)
         self.engine = Engine(
             self.node,
-            self.node.storage(self.storage_namespace),
+            storage,
             rpc=self.rpc,
             sender=self.sender,
             rules=NoRules(),
-            contracts=Addresses(contracts.coordinator.address, contracts.reader.address),
+            coordinator=contracts.coordinator.address,
+            reader=contracts.reader.address,
             pipelines=PipelineTable(),
-            watch=watch or WatchSettings(trail_head_blocks=0, sleep_seconds=0.0),
+            watch=watch,
             work=work,
         )
 
@@ -128,7 +144,3 @@ class Serving:
     def transactions(self) -> list[dict[str, Any]]:
         """Return the mined transactions of the node, oldest first."""
         return self.chain.transactions_of(self.sender.address)
-
-
-def entry_of(entries: Sequence[Entry], id: int) -> Entry:
-    return next(entry for entry in entries if entry.work.id == id)

@@ -26,7 +26,7 @@ async def test_what_an_earlier_transaction_has_delivered_survives_a_fork_below_a
     id = consumer.subscribe(["echo"], redundancy=2)
     async with Serving(contracts, {"echo": echo}, key=key).running() as serving:
         [record] = await serving.until_final()
-    nobody_knows = replace(record, state=State.SEEN, block=0, block_hash="", sent=(), nonce=None, job="")
+    nobody_knows = replace(record, state=State.SEEN, block=0, block_hash="", sent=(), job="")
     chain.mine(5)
     async with Serving(contracts, {"echo": echo}, key=key).running() as serving:
         await serving.engine.accept(nobody_knows)  # as after the loss of a store

@@ -48,6 +48,24 @@ async def test_a_delegated_subscription_is_created_and_served(contracts: Contrac
     assert len(contracts.chain.transactions_of(chain.address)) == 1
 
 
+async def test_the_jobs_of_all_subscriptions_are_pending_for_the_chain(contracts: Contracts) -> None:
+    owner, go = Owner(contracts), anyio.Event()
+
+    async def slow(data: Any) -> Any:
+        await go.wait()
+        return {"said": data}
+
+    contracts.consumer(b"\x01").subscribe(["slow"])
+    async with ChainNode(contracts, {"slow": slow}).running() as chain:
+        await chain.node.subscribe(requested(owner.signed(owner.subscription(["slow"]))), ALICE)
+        await chain.until(lambda records: [one.state for one in records] == [State.RUNNING] * 2)
+        pending = await chain.node.pending()
+        assert (pending.offchain, pending.onchain) == (0, 2)
+        go.set()
+        await chain.until_final(2)
+        assert (await chain.node.pending()).total == 0
+
+
 # -- payment --------------------------------------------------------------------------------------
 
 

@@ -1,14 +1,19 @@
 """Requests to the endpoints: their number, and what a node does while they fail."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import anyio
 import pytest
+from eth_abi.abi import decode
 from local_chain import Contracts, LocalChain
+from msgspec.structs import replace
 from rpc_proxy import Mode, RpcProxy
-from serving import Serving
+from serving import FAST, Serving
 
+from nodekit_chain.protocol.contracts import Coordinator
 from nodekit_chain.rpc.endpoints import EndpointSettings
+from nodekit_chain.work.records import State
 
 pytestmark = pytest.mark.anyio
 
@@ -47,7 +52,8 @@ async def test_inactive_subscriptions_cost_nothing_with_a_block(contracts: Contr
     with RpcProxy(chain.url) as proxy:
         async with Serving(contracts, {"echo": echo}, urls=[proxy.url]).running() as serving:
             await until_seen(serving)
-            assert sum(serving.engine.status(serving.engine.view).subscriptions.values()) == 1000  # type: ignore[arg-type]
+            assert serving.engine.view is not None
+            assert sum((await serving.engine.status(serving.engine.view)).subscriptions.values()) == 1000
             proxy.forget_counts()
             for _ in range(20):
                 chain.mine(seconds=1)
@@ -143,6 +149,69 @@ async def test_a_transaction_that_an_endpoint_swallows_is_sent_again(contracts: 
             proxy.mode = "pass"
             await serving.until_final()
     assert len(consumer.received(id)) == len(serving.transactions()) == 1
+
+
+async def test_a_transaction_that_an_endpoint_took_before_it_died_is_sent_to_the_next_one(
+    contracts: Contracts, chain: LocalChain
+) -> None:
+    consumer = contracts.consumer(b"\x01")
+    with RpcProxy(chain.url) as first, RpcProxy(chain.url) as second, first.spoiled("lose transactions"):
+        never_replaced, urls = replace(FAST, bump_after_blocks=1000), [first.url, second.url]
+        async with Serving(contracts, {"echo": echo}, urls=urls, work=never_replaced).running() as serving:
+            id = consumer.subscribe(["echo"])
+            await serving.until(lambda records: bool(first.lost))
+            assert second.methods["eth_sendRawTransaction"] == 0
+            first.close()
+            [record] = await serving.until_final()
+    assert {*first.lost} == {f"0x{one.raw.hex()}" for one in record.sent}
+    assert len(consumer.received(id)) == len(serving.transactions()) == 1
+
+
+def is_delivery(call: Mapping[str, Any], id: int | None = None) -> bool:
+    """Return True for the simulation or the estimate of a delivery: of any subscription, or of one."""
+    selector = Coordinator.deliver_compute.selector
+    if call["method"] not in ("eth_call", "eth_estimateGas"):
+        return False
+    data = bytes.fromhex(call["params"][0]["data"][2:])
+    return data.startswith(selector) and id in (None, int.from_bytes(data[4:36]))
+
+
+async def test_a_delivery_that_one_endpoint_cannot_simulate_is_sent_by_another(
+    contracts: Contracts, chain: LocalChain
+) -> None:
+    id = (consumer := contracts.consumer(b"\x01")).subscribe(["echo"])
+    with RpcProxy(chain.url) as first, RpcProxy(chain.url) as second:
+        first.refuses = is_delivery
+        async with Serving(contracts, {"echo": echo}, urls=[first.url, second.url]).running() as serving:
+            [record] = await serving.until_final()
+            assert serving.engine.problems() == []
+    assert (record.state, record.attempts) == (State.DONE, 0)
+    assert len(consumer.received(id)) == 1
+
+
+async def test_a_question_that_no_endpoint_can_answer_holds_up_no_other(
+    contracts: Contracts, chain: LocalChain
+) -> None:
+    consumer, mute = contracts.consumer(b"\x01"), contracts.consumer(b"\x02")
+    spoiled, inputless = consumer.subscribe(["echo"]), mute.subscribe(["echo"])
+
+    def is_poison(call: Mapping[str, Any]) -> bool:
+        asks_input = call["method"] == "eth_call" and call["params"][0]["to"] == mute.address
+        return is_delivery(call, spoiled) or asks_input
+
+    with RpcProxy(chain.url) as proxy:
+        proxy.refuses = is_poison
+        async with Serving(contracts, {"echo": echo}, urls=[proxy.url]).running() as serving:
+            await serving.until(lambda records: len(records) == 2)
+            id = consumer.subscribe(["echo"])
+            await serving.until(lambda records: bool(consumer.received(id)))
+            assert serving.engine.problems() == []
+            assert [one.attempts for one in await serving.records()] == [0] * 3
+            proxy.refuses = lambda call: False
+            await serving.until_final(3)
+    assert len(consumer.received(spoiled)) == 1
+    [received] = mute.received(inputless)
+    assert decode(["string"], received["output"]) == ("{'said': '02'}",)
 
 
 async def test_an_endpoint_without_batches_will_do(contracts: Contracts, chain: LocalChain) -> None:

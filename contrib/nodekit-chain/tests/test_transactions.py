@@ -1,6 +1,7 @@
 """Transactions on their way: exactly one is mined for each result, whatever becomes of the first."""
 
-from collections.abc import AsyncIterator
+import itertools
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -8,8 +9,12 @@ import anyio
 import pytest
 from local_chain import Contracts, LocalChain
 from msgspec.structs import replace
+from rpc_proxy import RpcProxy
 from serving import FAST, Serving
 
+from nodekit import StoreFailed, Write
+from nodekit_chain.protocol.rlp import items_of
+from nodekit_chain.work.ledger import Entry
 from nodekit_chain.work.records import State, Work
 
 pytestmark = pytest.mark.anyio
@@ -95,6 +100,57 @@ async def test_a_nonce_that_somebody_else_has_used_is_replaced(contracts: Contra
     assert now.state is State.DONE
     assert len(consumer.received(id)) == 1
     assert len(serving.transactions()) == 2
+
+
+async def test_a_nonce_is_not_given_again_if_the_store_has_kept_it_and_reports_a_failure(contracts: Contracts) -> None:
+    consumer = contracts.consumer(b"\x01")
+    ids = [consumer.subscribe(["echo"]) for _ in range(3)]
+    serving = Serving(contracts, {"echo": echo})
+    ledger, given = serving.engine._context.ledger, list[tuple[int, int]]()
+    change = ledger.change
+
+    async def keep_without_a_reply(entry: Entry, work: Work, writes: Sequence[Write] = ()) -> Entry:
+        changed = await change(entry, work, writes)
+        if work.state is State.SIGNED and work.nonce is not None and entry.work.nonce is None:
+            given.append((work.nonce, work.id))
+            if len(given) == 1:
+                raise StoreFailed("the reply was lost")
+        return changed
+
+    ledger.change = keep_without_a_reply  # type: ignore[method-assign]
+    async with serving.running():
+        records = await serving.until_final(3)
+    assert len({nonce for nonce, _ in given}) == len({id for _, id in given}) == len(given) == 3
+    assert [one.state for one in records] == [State.DONE] * 3
+    assert [len(consumer.received(id)) for id in ids] == [1, 1, 1]
+    assert len(serving.transactions()) == 3
+
+
+async def test_each_transfer_that_fills_a_gap_of_nonces_pays_more_than_the_one_before(
+    contracts: Contracts, chain: LocalChain
+) -> None:
+    consumer = contracts.consumer(b"\x01")
+
+    def transfers() -> list[tuple[int, int]]:
+        """Return the fees of the transfers that were swallowed, as they came."""
+        fields = [items_of(bytes.fromhex(raw[4:])) for raw in proxy.lost]
+        fees = {(int.from_bytes(one[3]), int.from_bytes(one[2])): None for one in fields if not int.from_bytes(one[1])}
+        return list(fees)
+
+    with RpcProxy(chain.url) as proxy, proxy.spoiled("lose transactions"):
+        serving = Serving(contracts, {"echo": echo}, urls=[proxy.url], work=replace(FAST, bump_after_blocks=1))
+        async with serving.running():
+            await serving.node.storage("chain").put(f"nonce/{serving.sender.address}", b"1")
+            id = consumer.subscribe(["echo"])
+            await serving.until(lambda records: len(transfers()) >= 4)
+            proxy.mode = "pass"
+            [record] = await serving.until_final()
+    fees = transfers()
+    for before, after in itertools.pairwise(fees):
+        assert all(new * 10 >= old * 11 for old, new in zip(before, after, strict=True)), fees
+    assert (record.state, record.nonce) == (State.DONE, 1)
+    assert [int(one["nonce"], 16) for one in serving.transactions()] == [0, 1]
+    assert len(consumer.received(id)) == 1
 
 
 async def test_a_reverted_transaction_is_tried_again(contracts: Contracts, chain: LocalChain) -> None:

@@ -72,7 +72,7 @@ class Metrics:
             case StepFinished():
                 self._step_finished(event, node)
             case JobAccepted():
-                self._count.accepted[(event.job.request.origin.name.lower(),)].inc()
+                self._count.accepted[("onchain" if event.job.request.onchain else "offchain",)].inc()
             case JobFinished():
                 self._job_finished(event.job, node)
             case RequestRefused():

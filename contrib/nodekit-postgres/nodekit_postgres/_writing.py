@@ -81,7 +81,7 @@ def added(jobs: Sequence[Job], *, session: UUID | None = None, token: UUID | Non
         "pipelines": [octets(job.request.pipeline) for job in jobs],
         "priorities": [job.request.priority for job in jobs],
         "groups": [octets(job.group) for job in jobs],
-        "onchain": [job.request.origin is Location.ONCHAIN for job in jobs],
+        "onchain": [job.request.onchain for job in jobs],
         "streams": [job.request.destination is Location.STREAM for job in jobs],
         "not_before": [job.not_before for job in jobs],
         "delays": [job.delay_seconds for job in jobs],

@@ -27,7 +27,7 @@ def added(
             quoted(job.client),
             key_field(job.client, request.idempotency_key),
             quoted(job.group),
-            int(request.origin is Location.ONCHAIN),
+            int(request.onchain),
             request.priority,
             quoted(request.pipeline),
             int(request.destination is Location.STREAM),

@@ -88,7 +88,7 @@ class Expected:
     def pending(self) -> tuple[int, int, dict[str, int]]:
         """Return the numbers of unfinished jobs: offchain, onchain and by client."""
         left = [entry.job for entry in self.entries.values() if not entry.job.status.finished]
-        onchain = sum(job.request.origin is Location.ONCHAIN for job in left)
+        onchain = sum(job.request.onchain for job in left)
         return len(left) - onchain, onchain, Counter(job.group for job in left)
 
     def get(self, ids: Sequence[JobId], client: str | None) -> list[Job]:

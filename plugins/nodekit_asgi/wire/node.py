@@ -33,10 +33,10 @@ class WireContainer(msgspec.Struct, frozen=True):
 
 
 class WirePending(msgspec.Struct, frozen=True):
-    """The numbers of jobs that are accepted and not finished, by their origin."""
+    """The numbers of jobs that are accepted and not finished."""
 
-    offchain: Annotated[int, about("Jobs from HTTP.", 3, minimum=0)]
-    onchain: Annotated[int, about("Jobs from a chain.", 0, minimum=0)]
+    offchain: Annotated[int, about("Jobs of clients.", 3, minimum=0)]
+    onchain: Annotated[int, about("Jobs of subscriptions on a chain, delegated ones included.", 0, minimum=0)]
 
 
 class WireChain(msgspec.Struct, frozen=True):

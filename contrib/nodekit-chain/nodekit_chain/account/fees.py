@@ -7,10 +7,16 @@ from nodekit import NodekitError
 GWEI = 10**9
 USUAL_PRIORITY_FEE = GWEI
 """Priority fee where no endpoint suggests one."""
+GAS_MARGIN = 1.2
+"""Factor on estimated gas, since other transactions come before."""
 
 
 class FeesTooHigh(NodekitError):
     """The chain asks for more than the settings allow. Try again with a later block."""
+
+
+class TooMuchGas(NodekitError):
+    """A transaction needs more gas than the settings allow."""
 
 
 class Fees(msgspec.Struct, frozen=True):
@@ -31,8 +37,15 @@ class FeeCaps(msgspec.Struct, frozen=True, kw_only=True):
     - `max_priority_fee`: For whoever makes the block.
     """
 
-    max_fee: int = 200 * GWEI
-    max_priority_fee: int = 5 * GWEI
+    max_fee: int
+    max_priority_fee: int
+
+
+def gas_limit(estimated: int, most: int) -> int:
+    """Return the limit of gas for a transaction: the estimate and a margin. Raise `TooMuchGas`."""
+    if estimated > most:
+        raise TooMuchGas(f"the transaction needs {estimated} gas, more than max_gas_limit allows ({most})")
+    return min(most, int(estimated * GAS_MARGIN))
 
 
 def first_fees(base_fee: int, suggested: int, caps: FeeCaps) -> Fees:

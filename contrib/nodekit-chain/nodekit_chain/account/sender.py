@@ -1,20 +1,13 @@
 """The one owner of the account's nonce: transactions get nonces and fees, are signed, stored, and then sent."""
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
 import msgspec
 
-from nodekit import NodekitError
-from nodekit_chain.account.fees import (
-    USUAL_PRIORITY_FEE,
-    FeeCaps,
-    Fees,
-    FeesTooHigh,
-    first_fees,
-    next_fees,
-)
+from nodekit import NodekitError, PluginStorage, Write
+from nodekit_chain.account.fees import USUAL_PRIORITY_FEE, FeeCaps, Fees, FeesTooHigh, first_fees, next_fees
 from nodekit_chain.account.key import AccountKey
 from nodekit_chain.account.transactions import SignedTransaction, Transaction, signed
 from nodekit_chain.protocol.address import Address
@@ -27,8 +20,8 @@ ETHER = 10**18
 KNOWN = ("already known", "already imported", "known transaction", "nonce too low")
 """Parts of the errors for a transaction that an endpoint has already, in its pool or in a block."""
 
-Keep = Callable[[SignedTransaction], Awaitable[None]]
-"""Stores a signed transaction, before anybody else gets it. If it raises, the transaction was never made."""
+Keep = Callable[[SignedTransaction, Sequence[Write]], Awaitable[object]]
+"""Stores a signed transaction, and the writes with it, before anybody else gets it. If it raises, nobody gets it."""
 
 
 class BalanceTooLow(FeesTooHigh):
@@ -68,34 +61,38 @@ async def account_state(rpc: Rpc, address: Address) -> AccountState:
 
 
 class AccountSender:
-    """Sends the transactions of an account, one after the other. Nobody else may use its key meanwhile."""
+    """Sends the transactions of an account, one after the other. Nobody else may use its key meanwhile.
 
-    def __init__(self, rpc: Rpc, key: AccountKey, chain_id: int, caps: FeeCaps | None = None) -> None:
-        self._rpc, self._key, self._chain_id, self._caps = rpc, key, chain_id, caps or FeeCaps()
+    The next nonce is a record in the plugin's `storage`, and changes together with the record of the transaction that
+    takes one. It is read each time. So two nodes never take the same nonce, and neither is one given to another
+    transaction if the store has kept the first and reported a failure.
+    """
+
+    def __init__(self, storage: PluginStorage, rpc: Rpc, key: AccountKey, chain_id: int, caps: FeeCaps) -> None:
+        self._storage, self._rpc, self._key, self._chain_id, self._caps = storage, rpc, key, chain_id, caps
         self._lock = anyio.Lock()
-        self.next_nonce = 0
 
     @property
     def address(self) -> Address:
         return self._key.address
 
-    async def begin(self, first_nonce: int) -> None:
-        """Begin to send. Nonces below `first_nonce` belong to transactions that are stored, mined or not."""
-        async with self._lock:
-            self.next_nonce = first_nonce
+    async def next_nonce(self) -> int:
+        """Return the first nonce that belongs to no stored transaction. Raise `StoreFailed`."""
+        return (await self._nonce())[0]
 
     async def send(self, transaction: Transaction, keep: Keep) -> SignedTransaction:
-        """Choose nonce and fees, sign, keep, broadcast. One call at a time. If `keep` raises, the nonce is free again.
+        """Choose nonce and fees, sign, keep, broadcast. If nothing was kept, the nonce is free again.
 
         A broadcast that fails is not an error: the transaction is kept, and the caller calls `broadcast` until it is
-        mined. Raise `FeesTooHigh`, and the errors of the RPC before anything is signed.
+        mined. Raise `FeesTooHigh`, and the errors of the RPC and the store before anything is signed.
         """
         async with self._lock:
             state = await account_state(self._rpc, self.address)
-            nonce = max(self.next_nonce, state.nonce)
             fees = first_fees(state.base_fee, state.priority_fee, self._caps)
-            made = await self._made(transaction, nonce, fees, state, keep)
-            self.next_nonce = nonce + 1
+            stored, version = await self._nonce()
+            nonce = max(stored, state.nonce)
+            taken = Write(self._nonce_key, str(nonce + 1).encode(), version)
+            made = await self._made(transaction, nonce, fees, state, keep, taken)
         await self.broadcast(made.raw)
         return made
 
@@ -106,14 +103,22 @@ class AccountSender:
         """
         async with self._lock:
             state = await account_state(self._rpc, self.address)
-            before = Fees(old.max_fee, old.priority_fee)
-            fees = next_fees(before, state.base_fee, state.priority_fee, self._caps)
+            fees = next_fees(old.fees, state.base_fee, state.priority_fee, self._caps)
             made = await self._made(transaction, old.nonce, fees, state, keep)
         await self.broadcast(made.raw)
         return made
 
+    @property
+    def _nonce_key(self) -> str:
+        return f"nonce/{self.address}"
+
+    async def _nonce(self) -> tuple[int, int]:
+        """Return the next nonce, and the version of its record."""
+        record = await self._storage.get(self._nonce_key)
+        return (0, 0) if record is None else (int(record.value), record.version)
+
     async def _made(
-        self, transaction: Transaction, nonce: int, fees: Fees, state: AccountState, keep: Keep
+        self, transaction: Transaction, nonce: int, fees: Fees, state: AccountState, keep: Keep, *writes: Write
     ) -> SignedTransaction:
         """Sign and keep a transaction. A signature exists only if it is stored."""
         cost = transaction.gas * fees.max_fee + transaction.value
@@ -123,7 +128,7 @@ class AccountSender:
                 f"{cost / ETHER:.6g}; send it more"
             )
         made = signed(transaction, nonce, fees, self._key, self._chain_id)
-        await keep(made)
+        await keep(made, writes)
         return made
 
     async def broadcast(self, raw: bytes) -> None:

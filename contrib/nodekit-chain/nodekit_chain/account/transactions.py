@@ -23,7 +23,11 @@ class Transaction(msgspec.Struct, frozen=True):
 
 
 class SignedTransaction(msgspec.Struct, frozen=True, kw_only=True):
-    """A signed transaction. Fees are in wei per gas; `hash` begins with 0x."""
+    """A signed transaction. Fees are in wei per gas.
+
+    - `hash`: Hash of the transaction, with 0x.
+    - `raw`: Signed bytes, as `eth_sendRawTransaction` takes them.
+    """
 
     nonce: int
     hash: str
@@ -31,6 +35,15 @@ class SignedTransaction(msgspec.Struct, frozen=True, kw_only=True):
     gas: int
     max_fee: int
     priority_fee: int
+
+    @property
+    def fees(self) -> Fees:
+        return Fees(self.max_fee, self.priority_fee)
+
+
+def empty_transfer(account: Address) -> Transaction:
+    """Return a transaction that does nothing. It takes a nonce of the account that sends it to itself."""
+    return Transaction(account, b"", TRANSFER_GAS)
 
 
 def signed(transaction: Transaction, nonce: int, fees: Fees, key: AccountKey, chain_id: int) -> SignedTransaction:

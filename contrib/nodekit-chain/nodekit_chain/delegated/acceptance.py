@@ -1,10 +1,8 @@
 """Acceptance of delegated subscriptions: every check comes before the reply, and so does a durable record."""
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
-
-import msgspec
 
 from nodekit import Identity, Node, NodekitError, Refusal, SubscriptionRequest, Unavailable
 from nodekit_chain.delegated.wire import Delegated, MalformedField, read
@@ -15,23 +13,16 @@ from nodekit_chain.protocol.contracts import Consumer, Coordinator
 from nodekit_chain.protocol.delegated import Domain, UnreadableSignature
 from nodekit_chain.protocol.keys import delegated_key
 from nodekit_chain.protocol.subscription import Subscription
-from nodekit_chain.rpc.questions import Question, Refused, Rpc, call, result, result_bytes
+from nodekit_chain.rpc.questions import Question, Refused, Rpc, call, result_bytes
+from nodekit_chain.watching.blocks import Block
+from nodekit_chain.watching.pipelines import PipelineTable
 from nodekit_chain.work.ledger import MOST_DATA_BYTES
-from nodekit_chain.work.records import Delegation, State, Work
-from nodekit_chain.work.records import delegated_key as work_key
+from nodekit_chain.work.records import Delegation, State, Work, delegated_work_key
 
 logger = logging.getLogger("nodekit.chain")
 
 RETRY_SECONDS = 5
 """Pause that clients are told to make when the chain does not answer."""
-
-
-class Pipelines(Protocol):
-    """The containers that hashes stand for."""
-
-    def update(self, containers: Collection[str]) -> bool: ...
-
-    def containers(self, hash: bytes) -> tuple[str, ...] | None: ...
 
 
 class Keeper(Protocol):
@@ -58,7 +49,7 @@ class Acceptance:
         rpc: Rpc,
         keeper: Keeper,
         policy: PaymentPolicy,
-        pipelines: Pipelines,
+        pipelines: PipelineTable,
         domain: Domain,
         *,
         margin_seconds: int,
@@ -108,7 +99,7 @@ class Acceptance:
                 *self._policy.questions(subscription),
             ]
         )
-        now = _timestamp(block)
+        now = Block.newest(block).timestamp
         known: int = Coordinator.delegate_created_ids.decode_one(result_bytes(id))
         self._check_signature(delegated, signer)
         if known:
@@ -149,7 +140,7 @@ class Acceptance:
         """
         request = delegated.request
         kept = await self._keeper.accepted(
-            work_key(self._domain.coordinator, request.subscription.owner, request.nonce)
+            delegated_work_key(self._domain.coordinator, request.subscription.owner, request.nonce)
         )
         if kept is None or kept.delegation is None or kept.delegation.signature != delegated.signature:
             return None
@@ -192,10 +183,3 @@ def _served(kept: Work) -> Work:
     if kept.state in (State.FAILED, State.EXPIRED):
         raise Refusal("Subscription was not served", state=str(kept.state), reason=kept.reason)
     return kept
-
-
-def _timestamp(reply: Any) -> int:
-    try:
-        return int(msgspec.convert(result(reply), dict[str, Any])["timestamp"], 16)
-    except (msgspec.ValidationError, KeyError, TypeError, ValueError) as error:
-        raise UnreadableReply(f"expected a block, received {str(reply)[:100]}") from error

@@ -6,7 +6,7 @@ from functools import lru_cache
 import msgspec
 
 from nodekit import Container, Refusal
-from nodekit_chain.protocol.address import ZERO_ADDRESS, Address, InvalidAddress, parse_address
+from nodekit_chain.protocol.address import Address, InvalidAddress, parse_address
 from nodekit_chain.protocol.subscription import Subscription
 
 MOST_AMOUNT = 2**256 - 1
@@ -92,7 +92,3 @@ def _parsed(own: bytes) -> _Rules:
         frozenset(map(parse_address, rules.allowed_addresses)),
         frozenset(map(parse_address, rules.allowed_delegate_addresses)),
     )
-
-
-def is_ether(token: Address) -> bool:
-    return token == ZERO_ADDRESS

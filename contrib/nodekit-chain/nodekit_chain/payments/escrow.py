@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import anyio
 import msgspec
 
 from nodekit import NodekitError, PluginStorage, VersionConflict, Write
+from nodekit_chain.account.fees import FeesTooHigh, TooMuchGas, gas_limit
+from nodekit_chain.account.sender import AccountSender
+from nodekit_chain.account.transactions import SignedTransaction, Transaction, data_of
 from nodekit_chain.payments.paying import balance, balance_question
 from nodekit_chain.protocol.address import Address
 from nodekit_chain.protocol.calls import UnreadableReply
@@ -15,15 +17,12 @@ from nodekit_chain.protocol.contracts import Wallet, WalletFactory
 from nodekit_chain.protocol.reverts import revert_of
 from nodekit_chain.protocol.subscription import Subscription
 from nodekit_chain.rpc.questions import Question, Refused, Rpc, call, quantity, result_bytes
-from nodekit_chain.work.ledger import Ledger
-from nodekit_chain.work.nonces import Nonces
-from nodekit_chain.work.seams import FeesTooHigh, Sender, SignedTransaction, Transaction
+from nodekit_chain.work.ledger import Ledger, scanned
 
 UNLIMITED = 2**256 - 1
 """The allowance that is set. The account owns the wallet, and may spend all of it with or without one."""
 ENOUGH = 2**255
 """Allowance below which it is set again: one transaction is enough for longer than the node lasts."""
-MARGIN = 1.2
 PATIENCE = 4
 """Number of blocks in which a transaction is sent with the same fees, before it is replaced."""
 
@@ -44,14 +43,9 @@ class Approval(msgspec.Struct, frozen=True):
     - `head`: Number of the newest block when it was sent last. Proofs that wait together send it once for each block.
     """
 
-    hash: str
-    raw: bytes
-    nonce: int
-    gas: int
-    max_fee: int
-    priority_fee: int
+    transaction: SignedTransaction
+    head: int
     sent: int = 1
-    head: int = 0
 
 
 class Escrow:
@@ -62,10 +56,17 @@ class Escrow:
     """
 
     def __init__(
-        self, storage: PluginStorage, rpc: Rpc, sender: Sender, nonces: Nonces, *, wallet: Address, factory: Address
+        self,
+        storage: PluginStorage,
+        rpc: Rpc,
+        sender: AccountSender,
+        *,
+        wallet: Address,
+        factory: Address,
+        max_gas_limit: int,
     ) -> None:
-        self._storage, self._rpc, self._sender, self._nonces = storage, rpc, sender, nonces
-        self._wallet, self._factory = wallet, factory
+        self._storage, self._rpc, self._sender = storage, rpc, sender
+        self._wallet, self._factory, self._max_gas_limit = wallet, factory, max_gas_limit
         self._lock = anyio.Lock()
 
     async def reserve(self, key: str, subscription: Subscription) -> str | None:
@@ -112,12 +113,10 @@ class Escrow:
 
         A node may die before it frees what a record held, or be stopped and reserve it when the record has ended.
         """
-        found: dict[str, Reservation] = {}
-        place: str | None = None
-        while page := await self._storage.scan(_HELD, after=place):
-            for record in page:
-                found[record.key.removeprefix(_HELD)] = msgspec.json.decode(record.value, type=Reservation)
-            place = page[-1].key
+        found = {
+            record.key.removeprefix(_HELD): msgspec.json.decode(record.value, type=Reservation)
+            async for record in scanned(self._storage, _HELD)
+        }
         open = await Ledger(self._storage).open_keys() if found else []
         for key in found.keys() - set(open):
             await self.release(key)
@@ -130,21 +129,20 @@ class Escrow:
         """Send the transaction that sets the allowance, or send it again. Return what is waited for."""
         key = f"{_APPROVAL}{token}"
         record = await self._storage.get(key)
-        data = Wallet.approve.encode(self._sender.address, token, UNLIMITED)
         waiting = f"the allowance of {token} in the wallet {self._wallet} is being set"
         used, head = await self._position()
         if record is not None:
             approval = msgspec.json.decode(record.value, type=Approval)
-            if used <= approval.nonce:  # else the allowance was set, and used up or taken back
+            if used <= approval.transaction.nonce:  # else the allowance was set, and used up or taken back
                 if head > approval.head:
-                    await self._again(key, record.version, msgspec.structs.replace(approval, head=head), data)
+                    await self._again(key, record.version, msgspec.structs.replace(approval, head=head))
                 return waiting
         version = 0 if record is None else record.version
+        data = Wallet.approve.encode(self._sender.address, token, UNLIMITED)
         try:
-            gas = await self._gas(data)
-            transaction = Transaction(self._wallet, data, gas)
+            transaction = Transaction(self._wallet, data, await self._gas(data))
             await self._sender.send(transaction, partial(self._keep, key, version, head))
-        except (FeesTooHigh, _Reverted) as problem:
+        except (FeesTooHigh, TooMuchGas, _Reverted) as problem:
             return f"{waiting}: {problem}"
         return waiting
 
@@ -155,50 +153,35 @@ class Escrow:
         )
         return quantity(used), quantity(head)
 
-    async def _again(self, key: str, version: int, approval: Approval, data: bytes) -> None:
+    async def _again(self, key: str, version: int, approval: Approval) -> None:
         """Send it again in a new block, at last with higher fees."""
+        old = approval.transaction
         if approval.sent < PATIENCE:
             again = msgspec.structs.replace(approval, sent=approval.sent + 1)
             await self._storage.put(key, msgspec.json.encode(again), expect=version)
-            await self._broadcast(approval)
+            await self._sender.broadcast(old.raw)
             return
-        old = SignedTransaction(
-            nonce=approval.nonce,
-            hash=approval.hash,
-            raw=approval.raw,
-            gas=approval.gas,
-            max_fee=approval.max_fee,
-            priority_fee=approval.priority_fee,
-        )
         try:
-            transaction = Transaction(self._wallet, data, approval.gas)
+            transaction = Transaction(self._wallet, data_of(old.raw), old.gas)
             await self._sender.replace(transaction, old, partial(self._keep, key, version, approval.head))
         except FeesTooHigh:
-            await self._broadcast(approval)
+            await self._sender.broadcast(old.raw)
 
-    async def _broadcast(self, approval: Approval) -> None:
-        """Send it to the endpoints. One that knows it refuses it, which is no error."""
-        await self._rpc.batch([Question("eth_sendRawTransaction", (f"0x{approval.raw.hex()}",))])
-
-    async def _keep(self, key: str, version: int, head: int, signed: SignedTransaction) -> None:
-        fees = signed.max_fee, signed.priority_fee
-        approval = Approval(signed.hash, signed.raw, signed.nonce, signed.gas, *fees, head=head)
-        write = Write(key, msgspec.json.encode(approval), version)
-
-        async def change(writes: Sequence[Write]) -> Any:
-            try:
-                await self._storage.batch([write, *writes])
-            except VersionConflict as conflict:
-                raise NodekitError("another node signs for the account at the same time") from conflict
-
-        await self._nonces.keep(signed.nonce, change)
+    async def _keep(
+        self, key: str, version: int, head: int, signed: SignedTransaction, writes: Sequence[Write]
+    ) -> None:
+        write = Write(key, msgspec.json.encode(Approval(signed, head)), version)
+        try:
+            await self._storage.batch([write, *writes])
+        except VersionConflict as conflict:
+            raise NodekitError("another node signs for the account at the same time") from conflict
 
     async def _gas(self, data: bytes) -> int:
         message = {"from": self._sender.address, "to": self._wallet, "data": f"0x{data.hex()}"}
         (reply,) = await self._rpc.batch([Question("eth_estimateGas", (message,))])
         if isinstance(reply, Refused):
             raise _Reverted(f"the wallet refuses it: {revert_of(reply.data) if reply.data else reply}")
-        return int(quantity(reply) * MARGIN)
+        return gas_limit(quantity(reply), self._max_gas_limit)
 
 
 class _Reverted(NodekitError):

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from nodekit import Refusal
-from nodekit_chain.payments.container_rules import is_ether
 from nodekit_chain.protocol.address import ZERO_ADDRESS, Address
 from nodekit_chain.protocol.calls import Function, UnreadableReply
 from nodekit_chain.protocol.contracts import Fee, Token, Verifier, Wallet, WalletFactory
 from nodekit_chain.protocol.subscription import Subscription
-from nodekit_chain.rpc.questions import Question, Refused, call, result, result_bytes
+from nodekit_chain.rpc.questions import Question, Refused, call, quantity, result_bytes
 
 PARTS = 10_000
 """Parts in which the protocol counts its fee."""
@@ -17,19 +16,14 @@ PARTS = 10_000
 
 def balance_question(token: Address, holder: Address) -> Question:
     """Return the question for a balance in ether or a token."""
-    if is_ether(token):
+    if _is_ether(token):
         return Question("eth_getBalance", (holder, "latest"))
     return call(token, Token.balance_of.encode(holder))
 
 
 def balance(token: Address, reply: Any) -> int:
     """Return the balance. Raise `Refused` or `UnreadableReply`, also for a token that is no token."""
-    if not is_ether(token):
-        return int(Token.balance_of.decode_one(result_bytes(reply)))
-    try:
-        return int(result(reply), 16)
-    except (TypeError, ValueError) as error:
-        raise UnreadableReply(f"expected a balance, received {str(reply)[:100]}") from error
+    return quantity(reply) if _is_ether(token) else int(Token.balance_of.decode_one(result_bytes(reply)))
 
 
 def payment_questions(subscription: Subscription, factory: Address, fee: Address) -> list[Question]:
@@ -83,6 +77,10 @@ def _check_verifier(subscription: Subscription, part: int, supported: Any, charg
     if subscription.payment_amount < 2 * part * subscription.payment_amount // PARTS + fee:
         shown = {"payment_amount": str(subscription.payment_amount), "verifier_fee": str(fee)}
         raise Refusal("Payment does not cover the verifier", verifier=verifier, **shown)
+
+
+def _is_ether(token: Address) -> bool:
+    return token == ZERO_ADDRESS
 
 
 def _answer(function: Function, reply: Any, verifier: Address) -> Any:

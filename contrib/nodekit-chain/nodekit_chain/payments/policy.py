@@ -13,7 +13,7 @@ from nodekit_chain.rpc.questions import Question, Rpc
 
 
 class PaymentPolicy:
-    """The rules of a node for the subscriptions that it serves. See `nodekit_chain.work.seams.Rules`."""
+    """The rules of a node for the subscriptions that it serves. See `nodekit_chain.work.context.Rules`."""
 
     def __init__(
         self, node: Node, rpc: Rpc, *, factory: Address, fee: Address, paid_to: Address | None, escrow: Escrow | None

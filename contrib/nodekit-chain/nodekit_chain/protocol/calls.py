@@ -8,7 +8,6 @@ from eth_abi.abi import decode, encode
 from eth_abi.exceptions import DecodingError
 
 from nodekit import NodekitError
-from nodekit_chain.protocol.address import Address
 from nodekit_chain.protocol.keccak import keccak256
 
 
@@ -47,12 +46,6 @@ class Function(msgspec.Struct, frozen=True):
         (value,) = self.decode(data)
         return value
 
-    def decode_arguments(self, data: bytes) -> tuple[Any, ...]:
-        """Return the arguments of a call's data. Raise `UnreadableReply` if it is no call of this function."""
-        if data[:4] != self.selector:
-            raise UnreadableReply(f"{self.name}: the data begin with 0x{data[:4].hex()}, not 0x{self.selector.hex()}")
-        return decoded(self.inputs, data[4:], self.name)
-
 
 class LogEvent(msgspec.Struct, frozen=True):
     """An event of a contract.
@@ -78,18 +71,6 @@ class LogEvent(msgspec.Struct, frozen=True):
             decoded([kind], topic, self.name)[0] for kind, topic in zip(self.indexed, topics[1:], strict=True)
         )
         return (*indexed, *decoded(self.data, data, self.name))
-
-
-class Call(msgspec.Struct, frozen=True):
-    """A function of the contract at an address, with its arguments."""
-
-    to: Address
-    function: Function
-    data: bytes
-
-    @classmethod
-    def of(cls, to: Address, function: Function, *arguments: Any) -> "Call":
-        return cls(to, function, function.encode(*arguments))
 
 
 def selector(signature: str) -> bytes:

@@ -6,11 +6,6 @@ from nodekit_chain.protocol.address import Address
 from nodekit_chain.protocol.keccak import keccak256
 
 
-def interval_key(subscription_id: int, interval: int) -> bytes:
-    """Return the key of an interval: how many nodes have delivered it."""
-    return keccak256(encode(["uint32", "uint32"], [subscription_id, interval]))
-
-
 def node_key(subscription_id: int, interval: int, node: Address) -> bytes:
     """Return the key of a node's result for an interval: whether it has delivered, and its proof."""
     return keccak256(encode(["uint32", "uint32", "address"], [subscription_id, interval, node]))

@@ -95,16 +95,7 @@ class Subscription(msgspec.Struct, frozen=True):
         """Return the first second after an interval; None for that of a callback, which does not end."""
         return self.active_at + self.period * interval if self.period else None
 
-    def takes(self, interval: int, timestamp: int) -> bool:
-        """Return True if a block of that time takes a result for the interval."""
-        return interval == self.interval(timestamp) and 1 <= interval <= self.frequency
-
 
 def containers_hash(containers: Sequence[str]) -> bytes:
     """Return the hash by which contracts know a pipeline: of the containers' ids, in their order."""
     return keccak256(encode(["string"], [",".join(containers)]))
-
-
-def pipelines_by_hash(pipelines: Sequence[Sequence[str]]) -> dict[bytes, tuple[str, ...]]:
-    """Return the table that finds the containers of a subscription; contracts have the hash alone."""
-    return {containers_hash(containers): tuple(containers) for containers in pipelines}

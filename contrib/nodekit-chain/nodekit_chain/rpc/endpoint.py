@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from nodekit import time_limit
-from nodekit_chain.rpc.failures import EndpointFailed, Failure
+from nodekit_chain.rpc.failures import EndpointFailed
 from nodekit_chain.rpc.questions import Question, Refused, quantity, shown
 from nodekit_chain.rpc.wire import BatchRefused, answers, encoded
 
@@ -50,58 +50,54 @@ class Endpoint:
         try:
             found = quantity(reply)
         except Exception as error:
-            raise EndpointFailed(Failure.GARBAGE, f"it does not say which chain it serves: {shown(error)}") from error
+            raise EndpointFailed(f"it does not say which chain it serves: {shown(error)}") from error
         if expected not in (None, found):
-            raise EndpointFailed(Failure.WRONG_CHAIN, f"it serves chain {found}, not {expected}; correct rpc_url")
+            raise EndpointFailed(f"it serves chain {found}, not {expected}; correct rpc_url")
         return found
 
     async def _batches(self, questions: list[Question]) -> list[Any | Refused]:
         """Ask in as few requests as the endpoint takes. What it was found to take is remembered."""
         replies: list[Any | Refused] = []
+        most = self._most_questions
         while len(replies) < len(questions):
-            some = questions[len(replies) : len(replies) + self._most_questions]
-            single = self._most_questions == 1
+            some = questions[len(replies) : len(replies) + most]
             try:
-                replies += await answers(await self._post(encoded(some, single=single)), len(some))
-            except BatchRefused:
-                self._most_questions = len(some) // 2
+                replies += await answers(await self._post(encoded(some, single=most == 1)), len(some))
+            except BatchRefused as refusal:
+                most = len(some) // 2
+                if not refusal.is_fault:
+                    self._most_questions = most
         return replies
 
     async def _post(self, body: bytes) -> bytes:
         with time_limit(self._seconds) as limit:
             try:
-                return await self._exchange(body)
-            except aiohttp.ServerDisconnectedError:  # a connection that was kept, and closed meanwhile
-                return await self._again(body)
+                try:
+                    return await self._exchange(body)
+                except aiohttp.ServerDisconnectedError:  # a connection that was kept, and closed meanwhile
+                    return await self._exchange(body)
             except (aiohttp.ClientError, OSError, ValueError) as error:
                 raise self._unreachable(error) from None  # a traceback would show the URL
         assert limit.cancelled_caught
-        raise EndpointFailed(Failure.SILENT, f"it gives no answer within {self._seconds:g} s")
-
-    async def _again(self, body: bytes) -> bytes:
-        try:
-            return await self._exchange(body)
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise self._unreachable(error) from None  # a traceback would show the URL
+        raise EndpointFailed(f"it gives no answer within {self._seconds:g} s")
 
     def _unreachable(self, error: Exception) -> EndpointFailed:
         """Return the failure for a connection's error. Only its kind is told: its text may hold the URL."""
         reason = getattr(error, "os_error", error)
         text = type(error).__name__
         if isinstance(reason, OSError) and reason.errno is not None:
-            text = (
-                os.strerror(reason.errno) if reason.errno > 0 else reason.strerror or text
-            )  # below 0: of a name server
-        return EndpointFailed(Failure.REFUSED, f"it cannot be reached: {shown(text)}")
+            named = os.strerror(reason.errno) if reason.errno > 0 else reason.strerror  # below 0: of a name server
+            text = named or text
+        return EndpointFailed(f"it cannot be reached: {shown(text)}")
 
     async def _exchange(self, body: bytes) -> bytes:
         async with self._session.post(self._url, data=body, headers=HEADERS, allow_redirects=False) as response:
             if response.status == 429:
                 asked = _seconds(response.headers.get("Retry-After"))
-                raise EndpointFailed(Failure.BUSY, "it has had too many requests (429)", asked)
+                raise EndpointFailed("it has had too many requests (429)", asked)
             data = await self._read(response)
             if response.status != 200 and not _may_hold_errors(response.status, data):
-                raise EndpointFailed(Failure.STATUS, f"it answers with status {response.status}")
+                raise EndpointFailed(f"it answers with status {response.status}")
             return data
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
@@ -109,7 +105,7 @@ class Endpoint:
         async for chunk in response.content.iter_chunked(CHUNK_BYTES):
             data += chunk
             if len(data) > self._most_bytes:
-                raise EndpointFailed(Failure.GARBAGE, f"its answer is longer than {self._most_bytes} bytes")
+                raise EndpointFailed(f"its answer is longer than {self._most_bytes} bytes")
         return bytes(data)
 
 

@@ -51,7 +51,8 @@ class Endpoints:
     """The endpoints of a chain, open while it is entered. An `Rpc`.
 
     A request goes to the first endpoint, in the order of the URLs, that is not left alone after a failure; if that one
-    fails, to the next one. Pauses double up to a minute. After a repair, the first one is used again.
+    fails, to the next one. Pauses double up to a minute. After a repair, the first one is used again. A question that
+    an endpoint answers with a fault of its own goes to the next one, too, without the others.
     """
 
     def __init__(
@@ -99,18 +100,25 @@ class Endpoints:
 
         Raise `NoEndpoint` if none answers; endpoints that are left alone are not asked then.
         """
+        replies: dict[int, Any | Refused] = {}
+        left = list(range(len(questions)))
         for endpoint, state in self._endpoints:
             if state.rests_until > anyio.current_time():
                 continue
             state.requests += 1
             try:
-                chain_id, replies = await endpoint.ask(questions, self.chain_id)
+                chain_id, found = await endpoint.ask([questions[place] for place in left], self.chain_id)
             except EndpointFailed as error:
                 self._failed(state, error)
                 continue
             self._answered(state, chain_id)
-            return replies
-        raise self._none()
+            replies |= zip(left, found, strict=True)
+            left = [place for place in left if _is_fault(replies[place])]
+            if not left:
+                break
+        if len(replies) < len(questions):
+            raise self._none()
+        return [replies[place] for place in range(len(questions))]
 
     def _failed(self, state: EndpointState, error: EndpointFailed) -> None:
         now = anyio.current_time()
@@ -133,3 +141,7 @@ class Endpoints:
         reasons = "; ".join(f"{state.name}: {state.reason}" for state in self.states)
         first = min((state.rests_until - now for state in self.states), default=0.0)
         return NoEndpoint(f"no RPC endpoint answers ({reasons or 'there is none'})", max(0.0, first))
+
+
+def _is_fault(reply: Any | Refused) -> bool:
+    return isinstance(reply, Refused) and reply.is_fault

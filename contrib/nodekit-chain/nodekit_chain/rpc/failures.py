@@ -1,7 +1,6 @@
 """Failures of endpoints, and for how long one is left alone after each. Pure."""
 
 from collections.abc import Callable
-from enum import StrEnum
 
 from nodekit import NodekitError
 
@@ -11,33 +10,14 @@ LONGEST_ASKED_SECONDS = 600.0
 """Longest pause that an endpoint may ask for."""
 
 
-class Failure(StrEnum):
-    """Kinds of failures.
-
-    - `REFUSED`: No connection.
-    - `SILENT`: No answer in time.
-    - `BUSY`: Too many requests (429, or an error that says so).
-    - `STATUS`: Another HTTP status.
-    - `GARBAGE`: An answer that cannot be understood.
-    - `WRONG_CHAIN`: An endpoint of another chain.
-    """
-
-    REFUSED = "refused"
-    SILENT = "silent"
-    BUSY = "busy"
-    STATUS = "status"
-    GARBAGE = "garbage"
-    WRONG_CHAIN = "wrong chain"
-
-
 class EndpointFailed(NodekitError):
     """An endpoint did not answer as it should.
 
     - `retry_after`: Seconds for which it asks to be left alone.
     """
 
-    def __init__(self, failure: Failure, text: str, retry_after: float = 0.0) -> None:
-        self.failure, self.retry_after = failure, retry_after
+    def __init__(self, text: str, retry_after: float = 0.0) -> None:
+        self.retry_after = retry_after
         super().__init__(text)
 
 

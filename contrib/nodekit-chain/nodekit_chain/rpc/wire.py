@@ -6,7 +6,7 @@ from typing import Any, cast
 import msgspec
 
 from nodekit import InvalidPayload, parse_json
-from nodekit_chain.rpc.failures import EndpointFailed, Failure
+from nodekit_chain.rpc.failures import EndpointFailed
 from nodekit_chain.rpc.questions import Question, Refused, hex_bytes, shown
 
 _BUSY_CODES = frozenset({429, -32005, -32029})
@@ -33,7 +33,13 @@ _encode = msgspec.json.Encoder().encode
 
 
 class BatchRefused(Exception):
-    """The endpoint takes no batch, or none that is so long."""
+    """The endpoint takes no batch, or none that is so long.
+
+    - `is_fault`: True if one of the questions may be the reason: the endpoint names a fault of its own.
+    """
+
+    def __init__(self, *, is_fault: bool) -> None:
+        self.is_fault = is_fault
 
 
 def encoded(questions: Sequence[Question], *, single: bool = False) -> bytes:
@@ -53,15 +59,15 @@ async def answers(body: bytes, number: int) -> list[Any | Refused]:
     try:
         found = await parse_json(body, _decoder)
     except (InvalidPayload, msgspec.ValidationError) as error:
-        raise EndpointFailed(Failure.GARBAGE, f"its answer is no JSON-RPC: {shown(error)}") from error
+        raise EndpointFailed(f"its answer is no JSON-RPC: {shown(error)}") from error
     if isinstance(found, _Reply):
         _check_busy(found.error)
         if number > 1:
-            raise BatchRefused
+            raise BatchRefused(is_fault=found.error is not None and refused(found.error).is_fault)
         found = [found]
     by_id = dict(_answer(reply, number) for reply in found)
     if len(by_id) != number:
-        raise EndpointFailed(Failure.GARBAGE, f"it answers {len(by_id)} of {number} questions")
+        raise EndpointFailed(f"it answers {len(by_id)} of {number} questions")
     return [by_id[id] for id in range(number)]
 
 
@@ -70,11 +76,11 @@ def _answer(reply: _Reply, number: int) -> tuple[int, Any]:
     _check_busy(reply.error)
     id = 0 if number == 1 and reply.error is not None else reply.id  # an error may come without the id
     if id is None or not 0 <= id < number:
-        raise EndpointFailed(Failure.GARBAGE, f"it answers a question that was not asked: {reply.id}")
+        raise EndpointFailed(f"it answers a question that was not asked: {reply.id}")
     if reply.error is not None:
         return id, refused(reply.error)
     if reply.result is msgspec.UNSET:
-        raise EndpointFailed(Failure.GARBAGE, "its answer has neither a result nor an error")
+        raise EndpointFailed("its answer has neither a result nor an error")
     return id, reply.result
 
 
@@ -98,4 +104,4 @@ def _check_busy(error: Error | str | None) -> None:
     code, message = (error.code, error.message) if isinstance(error, Error) else (0, error)
     text = str(message or "").lower()
     if code in _BUSY_CODES or any(word in text for word in _BUSY_WORDS):
-        raise EndpointFailed(Failure.BUSY, f"it has had too many requests: {shown(text)}")
+        raise EndpointFailed(f"it has had too many requests: {shown(text)}")

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from nodekit import NodekitError
+from nodekit_chain.rpc.questions import result
 
 WINDOW = 256
 """Number of blocks that are remembered. A deeper fork means reading all subscriptions again."""
@@ -16,7 +17,6 @@ class Block(msgspec.Struct, frozen=True):
 
     number: int
     hash: str
-    parent: str
     timestamp: int
     base_fee: int = 0
 
@@ -30,13 +30,19 @@ class Block(msgspec.Struct, frozen=True):
             return None
         try:
             number, timestamp = int(reply["number"], 16), int(reply["timestamp"], 16)
-            hash, parent = reply["hash"], reply["parentHash"]
-            base_fee = int(reply.get("baseFeePerGas") or "0x0", 16)
+            hash, base_fee = reply["hash"], int(reply.get("baseFeePerGas") or "0x0", 16)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise NodekitError(f"the RPC endpoint answered with no block: {str(reply)[:100]}") from error
-        if not isinstance(hash, str) or not isinstance(parent, str):
+        if not isinstance(hash, str):
             raise NodekitError(f"the RPC endpoint answered with a block without a hash: {str(reply)[:100]}")
-        return cls(number, hash, parent, timestamp, base_fee)
+        return cls(number, hash, timestamp, base_fee)
+
+    @classmethod
+    def newest(cls, reply: Any) -> "Block":
+        """Return the block of a reply to the question for the newest one. Raise `NodekitError`."""
+        if (block := cls.of(result(reply))) is None:
+            raise NodekitError("the RPC endpoint has no block yet")
+        return block
 
 
 class BlockWindow:

@@ -13,7 +13,7 @@ from nodekit_chain.protocol.calls import UnreadableReply
 from nodekit_chain.protocol.contracts import Coordinator, Reader
 from nodekit_chain.protocol.subscription import Subscription
 from nodekit_chain.rpc.questions import Question, Refused, Rpc, call, result, result_bytes, shown
-from nodekit_chain.watching.blocks import Block, BlockWindow
+from nodekit_chain.watching.blocks import WINDOW, Block, BlockWindow
 from nodekit_chain.watching.catalogue import Catalogue
 
 logger = logging.getLogger("nodekit.chain")
@@ -25,7 +25,7 @@ COMPARED = 32
 
 
 class WatchSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Settings of the watch.
+    """Settings of the watch. `ChainConfig` has their defaults.
 
     - `trail_head_blocks`: Number of blocks by which the watch stays behind the newest one.
     - `starting_sub_id`: Subscriptions up to this id are not looked at.
@@ -33,10 +33,18 @@ class WatchSettings(msgspec.Struct, frozen=True, kw_only=True):
     - `sleep_seconds`: Pause between two such requests.
     """
 
-    trail_head_blocks: int = 1
-    starting_sub_id: int = 0
-    batch_size: int = 500
-    sleep_seconds: float = 1.0
+    trail_head_blocks: int
+    starting_sub_id: int
+    batch_size: int
+    sleep_seconds: float
+
+
+class OtherChain(NodekitError):
+    """The endpoints serve another chain than the one that was followed before."""
+
+    def __init__(self, sign: str) -> None:
+        cure = "give the node a new store, or correct rpc_url"
+        super().__init__(f"this is another chain than before, or it was started afresh ({sign}); {cure}")
 
 
 class View(msgspec.Struct, frozen=True):
@@ -55,9 +63,20 @@ class View(msgspec.Struct, frozen=True):
 class Watcher:
     """The subscriptions of one coordinator, read block by block into a `catalogue`."""
 
-    def __init__(self, rpc: Rpc, coordinator: Address, reader: Address, settings: WatchSettings) -> None:
+    def __init__(
+        self,
+        rpc: Rpc,
+        coordinator: Address,
+        reader: Address,
+        settings: WatchSettings,
+        *,
+        genesis: str = "",
+        newest: int = 0,
+    ) -> None:
+        """Follow the chain whose block 0 has the hash `genesis`, and which has had `newest` blocks; "": any chain."""
         self._rpc, self._coordinator, self._reader, self._settings = rpc, coordinator, reader, settings
-        self.catalogue = Catalogue()
+        self.genesis, self._newest = genesis, newest
+        self.catalogue = self._reading = Catalogue()
         self.head_id = settings.starting_sub_id
         """Newest id that was read."""
         self.view: View | None = None
@@ -68,12 +87,11 @@ class Watcher:
     async def look(self) -> View | None:
         """Look at the newest block. Return the view if it is a new one, with all its subscriptions read.
 
-        Raise a `NodekitError` if the endpoints fail. Then nothing is lost: the next call begins at the same place.
+        Raise a `NodekitError` if the endpoints fail, and `OtherChain`. Then nothing is lost: the next call begins at
+        the same place.
         """
         (reply,) = await self._rpc.batch([Question("eth_getBlockByNumber", ("latest", False))])
-        latest = Block.of(result(reply))
-        if latest is None:
-            raise NodekitError("the RPC endpoint has no block yet")
+        latest = Block.newest(reply)
         if self.view is not None and latest.hash == self.view.latest.hash:
             return None
         return await self._follow(latest)
@@ -84,10 +102,12 @@ class Watcher:
         if known is not None and trail_number - known > MOST_LOG_BLOCKS:
             self._begin_anew()
             known = None
+        if known is None or latest.number < self._newest:
+            await self._check_chain(latest)
         replies = await self._rpc.batch(questions := self._questions(known, trail_number))
         before = Block.of(result(replies[1]))
         if known is not None and (before is None or before.hash != self._window.hashes[known]):
-            known = await self._unwind()
+            known = await self._unwind(latest)
             replies = await self._rpc.batch(questions := self._questions(known, trail_number))
         elif trail_number < self._window.newest:
             return None  # an endpoint that is behind the one before
@@ -95,8 +115,20 @@ class Watcher:
             raise NodekitError(f"the RPC endpoint has no block {trail_number}, but named block {latest.number}")
         await self._read_changes(questions, replies, trail)
         self._window.add(trail)
+        self.catalogue, self._newest = self._reading, latest.number
         self.view, self._fork = View(latest, trail, self._fork), None
         return self.view
+
+    async def _check_chain(self, latest: Block) -> None:
+        """Raise `OtherChain` if the newest block cannot be of the chain that was followed before."""
+        (reply,) = await self._rpc.batch([Question("eth_getBlockByNumber", ("0x0", False))])
+        first = None if isinstance(reply, Refused) else Block.of(reply)
+        if first is not None and first.number == 0:  # else the endpoint does not know that block any more
+            if self.genesis not in ("", first.hash):
+                raise OtherChain(f"block 0 was {self.genesis}, and is {first.hash}")
+            self.genesis = first.hash
+        if latest.number < self._newest - WINDOW:
+            raise OtherChain(f"block {self._newest} was seen, and the newest is {latest.number}")
 
     def _questions(self, known: int | None, trail: int) -> list[Question]:
         """Return the questions for the blocks after `known`, the newest one that was looked at."""
@@ -118,8 +150,13 @@ class Watcher:
 
     async def _read_changes(self, questions: Sequence[Question], replies: Sequence[Any], trail: Block) -> None:
         head = Coordinator.id.decode_one(result_bytes(replies[2])) - 1
+        try:
+            logs = await self._logs(replies[3], questions[3]) if len(replies) > 3 else []
+        except Refused as refused:  # even of a single block: no block may hold up those after it
+            logger.warning("all subscriptions are read again, since logs are refused: %s", refused)
+            logs, self._reading, self.head_id = [], Catalogue(), self._settings.starting_sub_id
         await self._read(range(self.head_id + 1, head + 1), trail.number)
-        for log in await self._logs(replies[3], questions[3]) if len(replies) > 3 else ():
+        for log in logs:
             self._cancelled(log)
         self.catalogue.block = trail.number
 
@@ -143,7 +180,7 @@ class Watcher:
         try:
             topics = [bytes.fromhex(topic[2:]) for topic in log["topics"]]
             (id,) = Coordinator.cancelled.decode(topics, b"")
-            self.catalogue.cancel(id, int(log["blockNumber"], 16))
+            self._reading.cancel(id, int(log["blockNumber"], 16))
         except (NodekitError, LookupError, TypeError, ValueError):
             logger.warning("a log of the coordinator cannot be understood and is left out: %s", str(log)[:300])
 
@@ -171,16 +208,18 @@ class Watcher:
                 await self._read_rows(range(middle, ids.stop), block)
                 return
             logger.warning("subscription %d cannot be understood and is set aside: %s", ids.start, error)
-            self.catalogue.unread(ids.start, f"it cannot be understood: {error}")
+            self._reading.unread(ids.start, f"it cannot be understood: {error}")
             return
         for id, subscription in zip(ids, subscriptions, strict=True):
-            self.catalogue.add(id, subscription, block)
+            self._reading.add(id, subscription, block)
 
     # -- forks ------------------------------------------------------------------------------------
 
-    async def _unwind(self) -> int | None:
+    async def _unwind(self, latest: Block) -> int | None:
         """Go back to the last block that the chain still has, and return its number; None: all is read again."""
         common = await self._common()
+        if common < 0:
+            await self._check_chain(latest)
         logger.warning("the chain has left blocks above %d; what was read there is read again", common)
         self._fork = common if self._fork is None else min(common, self._fork)
         if common < 0:
@@ -188,14 +227,14 @@ class Watcher:
             return None
         (reply,) = await self._rpc.batch([call(self._coordinator, Coordinator.id.encode(), common)])
         head = Coordinator.id.decode_one(result_bytes(reply)) - 1
-        for id in self.catalogue.unwind(common, head):
+        for id in self._reading.unwind(common, head):
             await self._read_rows(range(id, id + 1), common)
         self.head_id = min(self.head_id, max(head, self._settings.starting_sub_id))
         self._window.unwind(common)
         return common
 
     def _begin_anew(self) -> None:
-        self._window, self.catalogue, self.head_id = BlockWindow(), Catalogue(), self._settings.starting_sub_id
+        self._window, self._reading, self.head_id = BlockWindow(), Catalogue(), self._settings.starting_sub_id
 
     async def _common(self) -> int:
         numbers = sorted(self._window.hashes, reverse=True)

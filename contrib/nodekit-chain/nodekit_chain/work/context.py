@@ -3,13 +3,15 @@
 import logging
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from nodekit import Node, VersionConflict, Write
+from nodekit_chain.account.sender import AccountSender
 from nodekit_chain.protocol.address import Address
+from nodekit_chain.protocol.subscription import Subscription
 from nodekit_chain.rpc.questions import Rpc
 from nodekit_chain.work.ledger import Entry, Ledger
 from nodekit_chain.work.records import State, Work
-from nodekit_chain.work.seams import Rules, Sender
 from nodekit_chain.work.settings import WorkSettings
 from nodekit_chain.work.standing import Judgement, Standing
 
@@ -22,13 +24,32 @@ class Overtaken(Exception):
     """Another node has changed a record meanwhile. It was read again."""
 
 
+class Rules(Protocol):
+    """The rules of payment."""
+
+    async def objection(self, subscription: Subscription, containers: tuple[str, ...]) -> str | None:
+        """Return why a subscription is not served, or None. Raise the errors of the RPC."""
+        ...
+
+    async def reserve(self, key: str, subscription: Subscription) -> str | None:
+        """Reserve what a proof's delivery locks in the node's wallet, once for each key of a record.
+
+        Return why that is not possible now, or None. Raise the errors of the RPC.
+        """
+        ...
+
+    async def release(self, key: str) -> None:
+        """Free what was reserved under a key, if anything was."""
+        ...
+
+
 @dataclass(kw_only=True)
 class Context:
     """The node and the chain, and the open records as they were last stored."""
 
     node: Node
     rpc: Rpc
-    sender: Sender
+    sender: AccountSender
     rules: Rules
     coordinator: Address
     reader: Address

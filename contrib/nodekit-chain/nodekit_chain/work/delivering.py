@@ -1,30 +1,23 @@
 """Deliveries: checked by a simulation, signed, stored, and only then sent."""
 
 import logging
+from collections.abc import Sequence
 from functools import partial
 
 from msgspec.structs import replace
 
-from nodekit import NodekitError
-from nodekit_chain.account.transactions import data_of
+from nodekit import NodekitError, Write
+from nodekit_chain.account.fees import FeesTooHigh, TooMuchGas, gas_limit
+from nodekit_chain.account.transactions import SignedTransaction, Transaction, data_of, empty_transfer
 from nodekit_chain.protocol.contracts import Coordinator
 from nodekit_chain.protocol.reverts import Remedy, Revert, is_tolerated, revert_of
 from nodekit_chain.rpc.questions import Question, Refused, quantity
 from nodekit_chain.watching.watcher import View
 from nodekit_chain.work.context import Context
 from nodekit_chain.work.ledger import Entry
-from nodekit_chain.work.nonces import Nonces
 from nodekit_chain.work.records import Sent, State, Work
-from nodekit_chain.work.seams import FeesTooHigh, SignedTransaction, Transaction
 
 logger = logging.getLogger("nodekit.chain")
-
-MARGIN = 1.2
-"""Factor on estimated gas, since other transactions come before."""
-
-
-class TooMuchGas(NodekitError):
-    """A transaction needs more gas than the settings allow."""
 
 
 class Simulated(NodekitError):
@@ -38,8 +31,8 @@ class Simulated(NodekitError):
 class Deliveries:
     """Sends what records have to deliver."""
 
-    def __init__(self, context: Context, nonces: Nonces) -> None:
-        self._context, self._nonces = context, nonces
+    def __init__(self, context: Context) -> None:
+        self._context = context
         self._held_up = "", ""
         """Key of the record whose transaction could not be sent last, and the reason."""
 
@@ -105,45 +98,39 @@ class Deliveries:
     async def replace(self, entry: Entry, view: View, *, giving_up: bool) -> None:
         """Sign a transaction again with higher fees; or, `giving_up`, an empty transfer under its nonce."""
         context, newest = self._context, entry.work.sent[-1]
-        assert entry.work.nonce is not None
-        old = SignedTransaction(
-            nonce=entry.work.nonce,
-            hash=newest.hash,
-            raw=newest.raw,
-            gas=newest.gas,
-            max_fee=newest.max_fee,
-            priority_fee=newest.priority_fee,
-        )
         if giving_up:
-            transaction = Transaction(context.sender.address, b"", 21_000)
+            transaction = empty_transfer(context.sender.address)
         else:
             transaction = Transaction(context.coordinator, data_of(newest.raw), newest.gas)
         keep = partial(self._keep, entry, view, closing=entry.work.closing, giving_up=giving_up)
-        await context.sender.replace(transaction, old, keep)
+        await context.sender.replace(transaction, newest, keep)
 
-    async def fill(self, nonce: int) -> None:
-        """Send an empty transfer under a nonce that was given out, and whose transaction is lost."""
+    async def fill(self, nonce: int, before: SignedTransaction | None) -> SignedTransaction:
+        """Send an empty transfer under a nonce that was given out, and whose transaction is lost.
+
+        It replaces `before`, the transfer that was sent under this nonce last. Raise `FeesTooHigh`.
+        """
         nothing = SignedTransaction(nonce=nonce, hash="", raw=b"", gas=0, max_fee=0, priority_fee=0)
 
-        async def keep(signed: SignedTransaction) -> None:
+        async def keep(signed: SignedTransaction, writes: Sequence[Write]) -> None:
             """Keep nothing: if it is lost, another one fills the gap."""
 
-        await self._context.sender.replace(Transaction(self._context.sender.address, b"", 21_000), nothing, keep)
+        sender = self._context.sender
+        return await sender.replace(empty_transfer(sender.address), before or nothing, keep)
 
     async def _keep(
-        self, entry: Entry, view: View, signed: SignedTransaction, *, closing: bool, giving_up: bool = False
+        self,
+        entry: Entry,
+        view: View,
+        signed: SignedTransaction,
+        writes: Sequence[Write],
+        *,
+        closing: bool,
+        giving_up: bool = False,
     ) -> None:
-        sent = Sent(
-            hash=signed.hash,
-            raw=signed.raw,
-            gas=signed.gas,
-            max_fee=signed.max_fee,
-            priority_fee=signed.priority_fee,
-            head=view.latest.number,
-        )
-        account, now = self._context.sender.address, self._context.node.now()
-        work = entry.work.signed(account, signed.nonce, sent, now, closing=closing, giving_up=giving_up)
-        await self._nonces.keep(signed.nonce, partial(self._context.change, entry, work))
+        context, sent = self._context, Sent.of(signed, view.latest.number)
+        account, now = context.sender.address, context.node.now()
+        await context.change(entry, entry.work.signed(account, sent, now, closing=closing, giving_up=giving_up), writes)
 
     async def refused(self, entry: Entry, revert: Revert, view: View) -> None:
         """Store what becomes of a record whose delivery was reverted, simulated or mined."""
@@ -173,9 +160,7 @@ class Deliveries:
                 if reply.is_fault:
                     raise reply
                 raise Simulated(revert)
-        if (gas := quantity(estimated)) > most:
-            raise TooMuchGas(f"the delivery needs {gas} gas, more than max_gas_limit allows ({most})")
-        return min(most, int(gas * MARGIN))
+        return gas_limit(quantity(estimated), most)
 
 
 def delivery_data(work: Work, wallet: str) -> bytes:

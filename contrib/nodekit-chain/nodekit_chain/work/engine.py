@@ -6,27 +6,25 @@ from collections.abc import Sequence
 from typing import Any
 
 import anyio
-import msgspec
 from anyio.abc import TaskGroup
 from msgspec.structs import replace
 
-from nodekit import JobId, Node, NodekitError, PluginStorage
+from nodekit import JobId, Node, NodekitError, PluginStorage, Unavailable
+from nodekit_chain.account.sender import AccountSender
 from nodekit_chain.protocol.address import Address
 from nodekit_chain.rpc.questions import Rpc
 from nodekit_chain.watching.pipelines import PipelineTable
-from nodekit_chain.watching.watcher import View, Watcher, WatchSettings
-from nodekit_chain.work.context import Context, Overtaken
+from nodekit_chain.watching.watcher import OtherChain, View, Watcher, WatchSettings
+from nodekit_chain.work.context import Context, Overtaken, Rules
 from nodekit_chain.work.delivering import Deliveries
 from nodekit_chain.work.intake import Intake
 from nodekit_chain.work.jobs import Jobs, follow
 from nodekit_chain.work.lease import Lease
 from nodekit_chain.work.ledger import Entry, Ledger
-from nodekit_chain.work.nonces import Nonces
 from nodekit_chain.work.records import State, Work, by_state
-from nodekit_chain.work.seams import Rules, Sender
 from nodekit_chain.work.settings import WorkSettings
 from nodekit_chain.work.standing import Standing, standing
-from nodekit_chain.work.status import Status, keep_status
+from nodekit_chain.work.status import Status, keep_status, read_status
 from nodekit_chain.work.tracking import Tracking
 
 logger = logging.getLogger("nodekit.chain")
@@ -38,13 +36,6 @@ FORGET_SECONDS = 3600.0
 STATUS_SECONDS = 5.0
 
 
-class Contracts(msgspec.Struct, frozen=True):
-    """Addresses that the registry names."""
-
-    coordinator: Address
-    reader: Address
-
-
 class Engine:
     """Serves the subscriptions of one coordinator, while it `run`s and holds the lease."""
 
@@ -54,33 +45,30 @@ class Engine:
         storage: PluginStorage,
         *,
         rpc: Rpc,
-        sender: Sender,
+        sender: AccountSender,
         rules: Rules,
-        contracts: Contracts,
+        coordinator: Address,
+        reader: Address,
         pipelines: PipelineTable,
         watch: WatchSettings,
         work: WorkSettings,
-        nonces: Nonces | None = None,
     ) -> None:
-        """`nonces`: those of the account, if others send its transactions, too."""
-        self._node, self._storage, self._contracts = node, storage, contracts
+        self._node, self._storage = node, storage
         self._watch_settings, self._settings = watch, work
         self._lease = Lease(node, storage, work.lease_seconds)
-        self._nonces = nonces or Nonces(storage, sender.address)
         self._context = Context(
             node=node,
             rpc=rpc,
             sender=sender,
             rules=rules,
-            coordinator=contracts.coordinator,
-            reader=contracts.reader,
+            coordinator=coordinator,
+            reader=reader,
             ledger=Ledger(storage),
             settings=work,
         )
         depth = max(work.confirmations, watch.trail_head_blocks + 1)  # a fork below it is noticed by the watch
-        deliveries = Deliveries(self._context, self._nonces)
-        self._jobs, self._deliveries = Jobs(self._context), deliveries
-        self._tracking = Tracking(self._context, deliveries, depth=depth)
+        self._jobs, self._deliveries = Jobs(self._context), Deliveries(self._context)
+        self._tracking = Tracking(self._context, self._deliveries, depth=depth)
         self._intake = Intake(self._context, pipelines)
         self._watcher = self._new_watcher()
         self._limiter = anyio.Semaphore(AT_ONCE)
@@ -96,6 +84,7 @@ class Engine:
         """Hash of the block with which the delivery of a record was tried last, by key."""
         self._undone: View | None = None
         self._overtaken, self._trouble, self._failures = False, "", 0
+        self._is_other_chain = False
         self._seen_at = -math.inf
         self._status_at = self._forgotten_at = -math.inf
 
@@ -124,8 +113,11 @@ class Engine:
     async def accept(self, work: Work) -> bool:
         """Keep a delegated subscription, durably. Return False if there is a record of its owner and nonce already.
 
-        Any node of a cluster may do so; the one that leads serves it.
+        Any node of a cluster may do so; the one that leads serves it. Raise `Unavailable` if it cannot be served, since
+        the endpoints serve another chain than before.
         """
+        if self._is_other_chain:
+            raise Unavailable("the chain was replaced by another", retry_after_seconds=int(LONGEST_PAUSE_SECONDS))
         if not self.leads:
             return await self._context.ledger.create(work) is not None
         created = await self._context.create(work)
@@ -157,12 +149,16 @@ class Engine:
 
     # -- leading ----------------------------------------------------------------------------------
 
-    def _new_watcher(self) -> Watcher:
-        return Watcher(self._context.rpc, self._contracts.coordinator, self._contracts.reader, self._watch_settings)
+    def _new_watcher(self, status: Status | None = None) -> Watcher:
+        """Return a watcher of the chain that an earlier one has followed, by the `status` that it has left."""
+        genesis, newest = ("", 0) if status is None else (status.genesis, status.latest)
+        rpc, coordinator, reader = self._context.rpc, self._context.coordinator, self._context.reader
+        return Watcher(rpc, coordinator, reader, self._watch_settings, genesis=genesis, newest=newest)
 
     async def _lead(self) -> None:
         self._context.entries.clear()
-        self._watcher, self._overtaken, self._undone = self._new_watcher(), False, None
+        self._watcher = self._new_watcher(await read_status(self._storage))
+        self._overtaken, self._undone = False, None
         self._ended.clear()
         self._tried.clear()
         self._pauses.clear()
@@ -186,13 +182,13 @@ class Engine:
         while not self._overtaken:
             try:
                 if not begun:  # here, where the lease is renewed meanwhile
-                    await self._begin()
+                    await self._refresh()
                     begun = True
                 self._undone = _newer(await self._watcher.look(), self._undone)
                 self._seen_at = self._node.clock.monotonic()
                 if self._undone is not None:
                     await self._block(self._undone)
-                self._undone, self._trouble, self._failures = None, "", 0
+                self._undone, self._trouble, self._failures, self._is_other_chain = None, "", 0, False
             except Overtaken:  # not raised here: a group of tasks would wrap it
                 self._overtaken = True
             except NodekitError as error:
@@ -207,11 +203,6 @@ class Engine:
                     await self._wake.wait()
                 if scope.cancelled_caught:
                     break
-
-    async def _begin(self) -> None:
-        await self._refresh()
-        await self._nonces.read()
-        await self._context.sender.begin(self._nonces.next)
 
     async def _block(self, view: View) -> None:
         if view.fork is not None:
@@ -228,6 +219,7 @@ class Engine:
             logger.warning("the chain cannot be followed: %s", error)
         self._trouble = str(error) if isinstance(error, NodekitError) else f"{type(error).__name__}; the log has it"
         self._failures += 1
+        self._is_other_chain = isinstance(error, OtherChain)
 
     def _pause(self) -> float:
         longest: float = min(LONGEST_PAUSE_SECONDS, self._settings.poll_seconds * 2 ** min(self._failures, 10))
@@ -237,7 +229,7 @@ class Engine:
 
     async def _refresh(self) -> None:
         """Read the records that other nodes have made, or an earlier life of this one."""
-        for key in await self._context.ledger.open_keys(f"{self._contracts.coordinator}/"):
+        for key in await self._context.ledger.open_keys(f"{self._context.coordinator}/"):
             if key not in self._context.entries:
                 await self._context.read_again(key)
                 self._look_at_job(key)
@@ -256,7 +248,7 @@ class Engine:
 
     async def _reopen(self, fork: int) -> None:
         """Send again what was done in blocks that have left the chain."""
-        async for entry in self._context.ledger.all(f"{self._contracts.coordinator}/"):
+        async for entry in self._context.ledger.all(f"{self._context.coordinator}/"):
             if entry.work.state in (State.DONE, State.CONFIRMED) and entry.work.block > fork:
                 logger.warning("%s was done in a block that has left the chain; it is sent again", entry.work.key)
                 await self._context.change(entry, entry.work.reopened(self._node.now()))
@@ -372,12 +364,12 @@ class Engine:
                 memory.pop(key)
         if now >= self._status_at + STATUS_SECONDS:
             self._status_at = now
-            await keep_status(self._storage, self.status(view))
+            await keep_status(self._storage, await self.status(view))
         if now >= self._forgotten_at + FORGET_SECONDS:
             self._forgotten_at = now
             await self._context.ledger.forget(self._node.now() - self._settings.keep_days * 86_400)
 
-    def status(self, view: View) -> Status:
+    async def status(self, view: View) -> Status:
         """Return what operators read about the watch."""
         return Status(
             node=self._node.name,
@@ -390,7 +382,8 @@ class Engine:
             aside=dict(list(self._watcher.catalogue.aside.items())[:100]),
             work=by_state([entry.work for entry in self._context.entries.values()]),
             address=self._context.sender.address,
-            next_nonce=self._nonces.next,
+            next_nonce=await self._context.sender.next_nonce(),
+            genesis=self._watcher.genesis,
         )
 
 

@@ -62,14 +62,16 @@ class Jobs:
         )
 
     async def _input(self, work: Work, view: View) -> Any:
-        """Return what the consumer asks; nothing if it fails to say."""
+        """Return what the consumer asks; nothing if it fails to say. Raise the errors of the RPC."""
         context, subscription = self._context, work.subscription
         arguments = (work.id, work.interval, view.latest.timestamp, context.sender.address)
         question = call(subscription.owner, Consumer.get_container_inputs.encode(*arguments))
         try:
             (reply,) = await context.rpc.batch([question])
             return container_input(Consumer.get_container_inputs.decode_one(result_bytes(reply)))
-        except (Refused, UnreadableReply):
+        except (Refused, UnreadableReply) as error:
+            if isinstance(error, Refused) and error.is_fault:
+                raise
             return ""
 
     async def take(self, entry: Entry) -> None:

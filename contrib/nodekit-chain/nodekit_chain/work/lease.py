@@ -34,11 +34,6 @@ class Lease:
         """True if the lease is this node's, and has not run out."""
         return self._held is not None and self._node.now() < self._held.until
 
-    @property
-    def left_seconds(self) -> float:
-        """Seconds until it runs out."""
-        return 0.0 if self._held is None else max(0.0, self._held.until - self._node.now())
-
     async def take(self) -> bool:
         """Take or extend the lease. Return False if another node has it, or the store fails."""
         try:

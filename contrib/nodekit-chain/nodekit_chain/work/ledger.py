@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 
-from nodekit import PluginStorage, VersionConflict, Write
+from nodekit import PluginStorage, Record, VersionConflict, Write
 from nodekit_chain.work.records import Work
 
 MOST_DATA_BYTES = 256 * 1024
@@ -22,20 +22,30 @@ class Entry(msgspec.Struct, frozen=True):
     version: int
 
 
+async def scanned(storage: PluginStorage, prefix: str, limit: int = 1000) -> AsyncIterator[Record]:
+    """Yield all records whose keys begin with `prefix`, in order, read in pages of `limit`."""
+    place: str | None = None
+    while True:
+        page = await storage.scan(prefix, after=place, limit=limit)
+        for record in page:
+            yield record
+        if len(page) < limit:
+            return
+        place = page[-1].key
+
+
 class Ledger:
     """The records of work of one node or cluster: `storage` is the plugin's namespace in its store."""
 
     def __init__(self, storage: PluginStorage) -> None:
         self._storage = storage
 
-    async def create(self, work: Work, writes: Sequence[Write] = ()) -> Entry | None:
-        """Keep a new record, and `writes` with it. Return None if there is a record under its key already."""
+    async def create(self, work: Work) -> Entry | None:
+        """Keep a new record. Return None if there is a record under its key already."""
         changes = [Write(f"{_WORK}{work.key}", _encode(work), 0), Write(f"{_OPEN}{work.key}", b"")]
         try:
-            versions = await self._storage.batch([*changes, *writes])
-        except VersionConflict as conflict:
-            if conflict.key != changes[0].key:
-                raise
+            versions = await self._storage.batch(changes)
+        except VersionConflict:
             return None
         return Entry(work, versions[0])
 
@@ -62,22 +72,12 @@ class Ledger:
 
     async def open_keys(self, prefix: str = "") -> list[str]:
         """Return the keys, beginning with `prefix`, of the records that are not final."""
-        keys: list[str] = []
-        place: str | None = None
-        while True:
-            page = await self._storage.scan(f"{_OPEN}{prefix}", after=place)
-            keys += [record.key.removeprefix(_OPEN) for record in page]
-            if len(page) < 1000:
-                return keys
-            place = page[-1].key
+        return [record.key.removeprefix(_OPEN) async for record in scanned(self._storage, f"{_OPEN}{prefix}")]
 
     async def all(self, prefix: str = "") -> AsyncIterator[Entry]:
         """Yield the records whose keys begin with `prefix`, in order."""
-        place: str | None = None
-        while page := await self._storage.scan(f"{_WORK}{prefix}", after=place, limit=100):
-            for record in page:
-                yield Entry(_decode(record.value), record.version)
-            place = page[-1].key
+        async for record in scanned(self._storage, f"{_WORK}{prefix}", limit=100):
+            yield Entry(_decode(record.value), record.version)
 
     async def forget(self, finished_before: float) -> int:
         """Delete final records that have not changed since a time, in Unix seconds. Return their number."""

@@ -8,6 +8,7 @@ from eth_abi.abi import encode
 from msgspec.structs import replace
 
 from nodekit import JobId
+from nodekit_chain.account.transactions import SignedTransaction
 from nodekit_chain.protocol.address import Address
 from nodekit_chain.protocol.containers import Delivery
 from nodekit_chain.protocol.delegated import Signature
@@ -47,20 +48,17 @@ class Delegation(msgspec.Struct, frozen=True, kw_only=True):
     data: msgspec.Raw
 
 
-class Sent(msgspec.Struct, frozen=True, kw_only=True):
-    """One signed version of a transaction. Its record was stored before it was sent to anybody. Fees are in wei.
+class Sent(SignedTransaction, frozen=True, kw_only=True):
+    """One version of a transaction. Its record was stored before it was sent to anybody.
 
-    - `hash`: Hash of the transaction, with 0x.
-    - `raw`: Signed bytes, as `eth_sendRawTransaction` takes them.
     - `head`: Number of the newest block when it was signed.
     """
 
-    hash: str
-    raw: bytes
-    gas: int
-    max_fee: int
-    priority_fee: int
     head: int
+
+    @classmethod
+    def of(cls, signed: SignedTransaction, head: int) -> "Sent":
+        return cls(**msgspec.structs.asdict(signed), head=head)
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -72,8 +70,8 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     - `containers`: Containers that the hash in the subscription stands for.
     - `attempts`: Jobs that have failed, and transactions that were reverted. Both are bounded together.
     - `job`: Job that runs, or has run.
-    - `nonce`: Nonce of the transaction; every version in `sent` has the same one.
-    - `account`: Account that signed it.
+    - `account`: Account that signed the transaction.
+    - `sent`: Versions of the transaction, the newest last. All have the same nonce.
     - `closing`: True if the transaction is not the delivery, but ends a proof that nobody has judged in time.
     - `giving_up`: True if the newest version cancels the others by an empty transfer.
     - `block`, `block_hash`: Block that the transaction was mined in.
@@ -92,7 +90,6 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     attempts: int = 0
     job: JobId = ""
     payload: Delivery | None = None
-    nonce: int | None = None
     account: Address = ""
     sent: tuple[Sent, ...] = ()
     closing: bool = False
@@ -108,8 +105,13 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def key(self) -> str:
         """Key of the record. One subscription that a fork of the chain replaces by another has another key."""
         if self.delegation is not None:
-            return delegated_key(self.coordinator, self.subscription.owner, self.delegation.nonce)
+            return delegated_work_key(self.coordinator, self.subscription.owner, self.delegation.nonce)
         return f"{self.coordinator.lower()}/{self.id:010}.{digest(self.subscription)}/{self.interval:010}"
+
+    @property
+    def nonce(self) -> int | None:
+        """Nonce of the transaction; None if there is none."""
+        return self.sent[-1].nonce if self.sent else None
 
     @property
     def final(self) -> bool:
@@ -139,14 +141,14 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return replace(self, state=State.OUTPUT, payload=payload, reason="", changed_at=at)
 
     def signed(
-        self, account: Address, nonce: int, sent: Sent, at: float, *, closing: bool = False, giving_up: bool = False
+        self, account: Address, sent: Sent, at: float, *, closing: bool = False, giving_up: bool = False
     ) -> "Work":
         """Return the record with its transaction, or with another version of it under the same nonce.
 
         `giving_up`: That version is an empty transfer, which takes the place of the others.
         """
-        versions = (*self.sent, sent) if nonce == self.nonce else (sent,)
-        fresh = replace(self, account=account, nonce=nonce, sent=versions, closing=closing, giving_up=giving_up)
+        versions = (*self.sent, sent) if sent.nonce == self.nonce else (sent,)
+        fresh = replace(self, account=account, sent=versions, closing=closing, giving_up=giving_up)
         return replace(fresh, state=State.SIGNED, changed_at=at)
 
     def mined(self, block: int, block_hash: str, at: float) -> "Work":
@@ -175,7 +177,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def unclosed(self, at: float) -> "Work":
         """Return the record after a transaction that was to end its proof did not."""
-        fresh = replace(self, sent=(), nonce=None, closing=False, giving_up=False)
+        fresh = replace(self, sent=(), closing=False, giving_up=False)
         return replace(fresh, state=State.CONFIRMED, changed_at=at)
 
     def ended(self, state: State, reason: str, at: float) -> "Work":
@@ -184,7 +186,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def again(self, state: State, reason: str, at: float, delay_seconds: float) -> "Work":
         """Return the record for another attempt, from its job (`SEEN`) or from its output (`OUTPUT`) on."""
-        fresh = replace(self, sent=(), nonce=None, closing=False, giving_up=False, block=0, block_hash="")
+        fresh = replace(self, sent=(), closing=False, giving_up=False, block=0, block_hash="")
         attempts, not_before = self.attempts + 1, at + delay_seconds
         fresh = replace(fresh, payload=self.payload if state is State.OUTPUT else None)
         return replace(fresh, state=state, reason=reason, attempts=attempts, not_before=not_before, changed_at=at)
@@ -204,7 +206,7 @@ def digest(subscription: Subscription) -> str:
     return keccak256(encode([SUBSCRIPTION_TYPE], [subscription.row]))[:8].hex()
 
 
-def delegated_key(coordinator: str, owner: str, nonce: int) -> str:
+def delegated_work_key(coordinator: str, owner: str, nonce: int) -> str:
     """Return the key of the work for a delegated subscription."""
     return f"{coordinator.lower()}/{owner.lower()}/{nonce:010}"
 

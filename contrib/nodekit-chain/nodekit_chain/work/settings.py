@@ -2,11 +2,11 @@
 
 import msgspec
 
-from nodekit_chain.protocol.address import ZERO_ADDRESS, Address
+from nodekit_chain.protocol.address import Address
 
 
 class WorkSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Settings of the work.
+    """Settings of the work. `ChainConfig` has their defaults.
 
     - `payment_address`: Wallet contract that is paid.
     - `max_gas_limit`: Most gas of one transaction; what needs more is not sent.
@@ -20,14 +20,14 @@ class WorkSettings(msgspec.Struct, frozen=True, kw_only=True):
     - `json_output`: True if an output without the five keys is delivered as JSON, and not as Python writes it.
     """
 
-    payment_address: Address = ZERO_ADDRESS
-    max_gas_limit: int = 5_000_000
-    allowed_sim_errors: tuple[str, ...] = ()
-    confirmations: int = 3
-    attempts: int = 3
-    retry_seconds: float = 5.0
-    bump_after_blocks: int = 3
-    lease_seconds: float = 15.0
-    keep_days: float = 7.0
-    poll_seconds: float = 0.5
-    json_output: bool = False
+    payment_address: Address
+    max_gas_limit: int
+    allowed_sim_errors: tuple[str, ...]
+    confirmations: int
+    attempts: int
+    retry_seconds: float
+    bump_after_blocks: int
+    lease_seconds: float
+    keep_days: float
+    poll_seconds: float
+    json_output: bool

@@ -13,6 +13,7 @@ KEY = "status"
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """The watch of one node at one moment. `at` is in Unix seconds.
 
+    - `genesis`: Hash of block 0; empty if no endpoint knows it.
     - `newest_id`: Newest subscription that was read.
     - `subscriptions`: Number of subscriptions by state.
     - `aside`: Reasons of some subscriptions that are not served, by id.
@@ -30,6 +31,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     work: Mapping[str, int]
     address: Address
     next_nonce: int
+    genesis: str = ""
 
 
 async def keep_status(storage: PluginStorage, status: Status) -> None:

@@ -2,13 +2,15 @@
 
 import logging
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
 from nodekit import NodekitError
+from nodekit_chain.account.fees import FeesTooHigh
+from nodekit_chain.account.sender import KNOWN
+from nodekit_chain.account.transactions import SignedTransaction
 from nodekit_chain.protocol.contracts import Coordinator
 from nodekit_chain.protocol.keys import delegated_key, node_key
 from nodekit_chain.protocol.reverts import revert_of
@@ -19,12 +21,11 @@ from nodekit_chain.work.context import Context
 from nodekit_chain.work.delivering import Deliveries
 from nodekit_chain.work.ledger import Entry
 from nodekit_chain.work.records import ON_CHAIN, State, Work
-from nodekit_chain.work.seams import FeesTooHigh
 from nodekit_chain.work.standing import Standing, standing
 
 logger = logging.getLogger("nodekit.chain")
 
-HARMLESS = ("already known", "already imported", "known transaction", "nonce too low", "underpriced")
+HARMLESS = (*KNOWN, "underpriced")
 """Parts of the texts with which endpoints refuse transactions that they have already."""
 
 
@@ -59,6 +60,8 @@ class Tracking:
         """Keys of records whose nonce another transaction seems to have taken. The next block decides."""
         self._gap: tuple[int, int] | None = None
         """A nonce that no record has, although later ones wait for it, and the block in which that was noticed."""
+        self._filling: SignedTransaction | None = None
+        """The empty transfer that was sent last for such a nonce."""
 
     @property
     def problem(self) -> str:
@@ -248,8 +251,13 @@ class Tracking:
         elif view.latest.number - self._gap[1] >= 2 * self._context.settings.bump_after_blocks:
             logger.warning("the transaction with the nonce %d is lost; an empty transfer takes its place", used)
             self._gap = None
-            with suppress(FeesTooHigh):
-                await self._deliveries.fill(used)
+            before = self._filling if self._filling is not None and self._filling.nonce == used else None
+            try:
+                self._filling = await self._deliveries.fill(used, before)
+            except FeesTooHigh as problem:
+                logger.warning("the nonce %d waits: %s", used, problem)
+                if before is not None:
+                    await self._context.sender.broadcast(before.raw)
 
     async def _broadcast(self, entries: Sequence[Entry]) -> None:
         raws = [f"0x{entry.work.sent[-1].raw.hex()}" for entry in entries]

@@ -1,6 +1,6 @@
 """Transactions: their hash is that of an independent library, and each nonce is used once, whatever happens."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import anyio
 import pytest
@@ -10,6 +10,7 @@ from independent import Account
 from local_chain import CHAIN_ID, ETHER, Contracts, LocalChain
 from rpc_proxy import RpcProxy
 
+from nodekit import PluginStorage, StoreFailed, VersionConflict, Write
 from nodekit_chain.account.fees import GWEI, FeeCaps, Fees, FeesTooHigh
 from nodekit_chain.account.key import AccountKey
 from nodekit_chain.account.sender import AccountSender, BalanceTooLow, account_state
@@ -17,28 +18,43 @@ from nodekit_chain.account.transactions import SignedTransaction, Transaction, s
 from nodekit_chain.protocol.contracts import Coordinator
 from nodekit_chain.rpc.endpoints import Endpoints
 from nodekit_chain.rpc.failures import NoEndpoint
+from nodekit_memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
 KEY = AccountKey.parse("0x" + "42" * 32)
 OTHER = "0x" + "ab" * 20
 TRANSFER = Transaction(OTHER, b"", 21_000, 1)
+CAPS = FeeCaps(max_fee=200 * GWEI, max_priority_fee=5 * GWEI)
 GOLDEN = "0x40a148c8108f164f0dfc13aba0db361df1d3bbc77723f32007910735688b145d"
 
 
 class Bench:
     """A sender with an account of its own, by way of a proxy, and what it has kept."""
 
-    def __init__(self, chain: LocalChain, proxy: RpcProxy, rpc: Endpoints, caps: FeeCaps | None = None) -> None:
+    def __init__(
+        self, chain: LocalChain, proxy: RpcProxy, rpc: Endpoints, storage: PluginStorage, caps: FeeCaps = CAPS
+    ) -> None:
         secret, self.address = chain.new_key()
-        self.chain, self.proxy, self.rpc = chain, proxy, rpc
-        self.sender = AccountSender(rpc, AccountKey.parse(secret), CHAIN_ID, caps)
+        self.chain, self.proxy, self.rpc, self.storage = chain, proxy, rpc, storage
+        self.key, self.caps = AccountKey.parse(secret), caps
+        self.sender = self.again()
         self.kept: list[SignedTransaction] = []
 
-    async def keep(self, made: SignedTransaction) -> None:
+    def again(self) -> AccountSender:
+        """Make the sender of a later life of the node, or of another node on the same store."""
+        return AccountSender(self.storage, self.rpc, self.key, CHAIN_ID, self.caps)
+
+    async def keep(self, made: SignedTransaction, writes: Sequence[Write]) -> None:
+        if writes:
+            await self.storage.batch(writes)
         self.kept.append(made)
 
-    async def refuse(self, made: SignedTransaction) -> None:
-        raise RuntimeError("the disk is full")
+    async def refuse(self, made: SignedTransaction, writes: Sequence[Write]) -> None:
+        raise StoreFailed("the disk is full")
+
+    async def keep_without_a_reply(self, made: SignedTransaction, writes: Sequence[Write]) -> None:
+        await self.keep(made, writes)
+        raise StoreFailed("the reply was lost")
 
     def mined(self) -> list[tuple[int, str]]:
         return [(int(one["nonce"], 16), one["hash"]) for one in self.chain.transactions_of(self.address)]
@@ -47,8 +63,8 @@ class Bench:
 @pytest.fixture
 async def bench(chain: LocalChain) -> AsyncIterator[Bench]:
     with RpcProxy(chain.url) as proxy:
-        async with Endpoints([proxy.url], random=lambda: 0.0) as rpc:
-            yield Bench(chain, proxy, rpc)
+        async with MemoryStore() as store, Endpoints([proxy.url], random=lambda: 0.0) as rpc:
+            yield Bench(chain, proxy, rpc, store.storage("chain"))
 
 
 def test_the_hash_of_a_transaction_does_not_change() -> None:
@@ -79,7 +95,6 @@ def test_bytes_and_hash_are_those_of_an_independent_library(
 
 
 async def test_transactions_are_mined_in_the_order_of_their_nonces(bench: Bench) -> None:
-    await bench.sender.begin(0)
     for _ in range(3):
         await bench.sender.send(TRANSFER, bench.keep)
     bench.chain.settle()
@@ -100,7 +115,7 @@ async def test_callers_at_the_same_time_get_nonces_without_a_gap(bench: Bench) -
 async def test_a_transaction_is_kept_before_anybody_gets_it(bench: Bench) -> None:
     bench.chain.automine(False)
 
-    async def keep(made: SignedTransaction) -> None:
+    async def keep(made: SignedTransaction, writes: Sequence[Write]) -> None:
         assert bench.chain.waiting() == []
         assert bench.proxy.methods["eth_sendRawTransaction"] == 0
 
@@ -109,19 +124,39 @@ async def test_a_transaction_is_kept_before_anybody_gets_it(bench: Bench) -> Non
 
 
 async def test_a_transaction_that_cannot_be_kept_was_never_made(bench: Bench) -> None:
-    with pytest.raises(RuntimeError, match="the disk is full"):
+    with pytest.raises(StoreFailed, match="the disk is full"):
         await bench.sender.send(TRANSFER, bench.refuse)
     assert bench.proxy.methods["eth_sendRawTransaction"] == 0
     made = await bench.sender.send(TRANSFER, bench.keep)
     assert made.nonce == 0
 
 
+async def test_a_nonce_is_not_given_again_if_the_store_has_kept_it_and_reports_a_failure(bench: Bench) -> None:
+    with pytest.raises(StoreFailed, match="the reply was lost"):
+        await bench.sender.send(TRANSFER, bench.keep_without_a_reply)
+    assert bench.proxy.methods["eth_sendRawTransaction"] == 0
+    assert (await bench.sender.send(TRANSFER, bench.keep)).nonce == 1
+    await bench.sender.broadcast(bench.kept[0].raw)
+    bench.chain.settle()
+    assert [nonce for nonce, _ in bench.mined()] == [0, 1]
+
+
+async def test_of_two_nodes_that_sign_at_the_same_time_one_keeps_its_transaction(bench: Bench) -> None:
+    async def keep_after_another(made: SignedTransaction, writes: Sequence[Write]) -> None:
+        await bench.again().send(TRANSFER, bench.keep)
+        await bench.keep(made, writes)
+
+    with pytest.raises(VersionConflict):
+        await bench.sender.send(TRANSFER, keep_after_another)
+    assert [made.nonce for made in bench.kept] == [0]
+    assert (await bench.sender.send(TRANSFER, bench.keep)).nonce == 1
+
+
 async def test_a_restart_goes_on_after_the_stored_transactions(bench: Bench) -> None:
     bench.proxy.mode = "lose transactions"
     first = await bench.sender.send(TRANSFER, bench.keep)
     bench.proxy.mode = "pass"
-    await bench.sender.begin(1)
-    second = await bench.sender.send(TRANSFER, bench.keep)
+    second = await bench.again().send(TRANSFER, bench.keep)
     assert bench.mined() == []
     await bench.sender.broadcast(first.raw)
     bench.chain.settle()
@@ -135,7 +170,7 @@ async def test_nonces_that_others_have_used_are_left_out(bench: Bench) -> None:
 
 
 async def test_a_broadcast_that_fails_loses_nothing(bench: Bench) -> None:
-    async def keep(made: SignedTransaction) -> None:
+    async def keep(made: SignedTransaction, writes: Sequence[Write]) -> None:
         bench.proxy.mode = "status 500"
 
     made = await bench.sender.send(TRANSFER, keep)
@@ -152,7 +187,7 @@ async def test_nothing_is_signed_without_an_endpoint(bench: Bench) -> None:
     bench.proxy.mode = "status 500"
     with pytest.raises(NoEndpoint):
         await bench.sender.send(TRANSFER, bench.keep)
-    assert (bench.kept, bench.sender.next_nonce) == ([], 0)
+    assert (bench.kept, await bench.sender.next_nonce()) == ([], 0)
 
 
 async def test_a_transaction_that_is_known_or_mined_is_sent_again_in_silence(
@@ -192,7 +227,8 @@ async def test_a_base_fee_that_rises_is_followed_by_a_replacement(bench: Bench) 
 async def test_fees_stay_below_their_cap(bench: Bench) -> None:
     bench.chain.next_base_fee(50 * GWEI)
     bench.chain.mine()
-    capped = Bench(bench.chain, bench.proxy, bench.rpc, FeeCaps(max_fee=40 * GWEI))
+    caps = FeeCaps(max_fee=40 * GWEI, max_priority_fee=5 * GWEI)
+    capped = Bench(bench.chain, bench.proxy, bench.rpc, bench.storage, caps)
     with pytest.raises(FeesTooHigh, match="the cap is 40"):
         await capped.sender.send(TRANSFER, capped.keep)
     assert capped.kept == []

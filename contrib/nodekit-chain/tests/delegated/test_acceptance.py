@@ -216,6 +216,16 @@ async def test_a_nonce_that_the_chain_knows_is_taken_only_for_the_same_subscript
     assert (reason, params["subscription"]) == ("Nonce already used", 1)
 
 
+async def test_a_stranger_may_not_ask_for_what_the_chain_or_the_node_knows_already(desk: Desk) -> None:
+    subscription, stranger = desk.owner.subscription(["free"], redundancy=2), desk.contracts.chain.new_key()[0]
+    signature = (signed := desk.owner.signed(subscription, nonce=3))["signature"]
+    row = (3, signature["expiry"], subscription.row, signature["v"], *(signature[name].to_bytes(32) for name in "rs"))
+    desk.contracts.coordinator.send("createSubscriptionDelegatee", *row)
+    assert (await desk.refusal(subscription, nonce=3, key=stranger))[0] == "Signer mismatch"
+    await desk.acceptance.accept(requested(signed), ALICE)
+    assert (await desk.refusal(subscription, nonce=3, key=stranger))[0] == "Signer mismatch"
+
+
 # -- rules of containers --------------------------------------------------------------------------
 
 

@@ -9,19 +9,17 @@ from eth_utils.abi import function_signature_to_4byte_selector
 from local_chain import Contracts, topic_of, types_of
 
 from nodekit_chain.protocol import contracts as interfaces
-from nodekit_chain.protocol.calls import Call, Function, LogEvent, UnreadableReply
-from nodekit_chain.protocol.keys import delegated_key, interval_key, node_key
+from nodekit_chain.protocol.calls import Function, LogEvent, UnreadableReply
+from nodekit_chain.protocol.keys import delegated_key, node_key
 
 NODE = "0x" + "12" * 20
 INTERFACES = (
-    "Registry", "Coordinator", "Reader", "Inbox", "WalletFactory", "Wallet", "Fee", "Consumer", "Verifier", "Token",
+    "Registry", "Coordinator", "Reader", "WalletFactory", "Wallet", "Fee", "Consumer", "Verifier", "Token",
 )  # fmt: skip
 GOLDEN = {
     "deliverCompute": "c509543d",
     "getSubscription": "a17b920b",
     "id": "af640d0f",
-    "createSubscription": "84050893",
-    "cancelSubscription": "31e451a9",
     "deliverComputeDelegatee": "9fff314a",
     "readSubscriptionBatch": "3ddc29f5",
     "getContainerInputs": "962fad75",
@@ -54,14 +52,6 @@ def test_selectors_are_those_of_the_protocol(name: str, expected: str) -> None:
     assert found.selector.hex() == function_signature_to_4byte_selector(found.signature).hex() == expected
 
 
-def test_arguments_can_be_read_back() -> None:
-    function = interfaces.Coordinator.deliver_compute
-    arguments = (7, 2, b"in", b"out", b"", NODE)
-    assert function.decode_arguments(function.encode(*arguments)) == arguments
-    with pytest.raises(UnreadableReply, match="id: the data begin with 0x"):
-        interfaces.Coordinator.id.decode_arguments(function.encode(*arguments))
-
-
 @pytest.mark.parametrize("data", [b"", b"\0" * 31, b"\xff" * 32])
 def test_a_reply_of_another_form_is_refused_by_name(data: bytes) -> None:
     with pytest.raises(UnreadableReply, match=r"^COORDINATOR: expected \(address\)"):
@@ -76,27 +66,21 @@ def test_bytes_that_promise_more_than_there_is_are_refused() -> None:
 
 def test_a_log_of_another_event_is_refused() -> None:
     with pytest.raises(UnreadableReply, match="not of the event"):
-        interfaces.Coordinator.created.decode([interfaces.Coordinator.cancelled.topic, bytes(32)], b"")
+        interfaces.Coordinator.cancelled.decode([interfaces.Coordinator.proof_verified.topic, bytes(32)], b"")
 
 
 def test_a_log_is_read(contracts: Contracts) -> None:
     consumer = contracts.consumer()
-    id = consumer.subscribe(["a"])
-    query = {"address": contracts.coordinator.address, "fromBlock": "0x0", "toBlock": "latest"}
+    consumer.cancel(id := consumer.subscribe(["a"]))
+    query = {"address": contracts.coordinator.address, "fromBlock": "latest", "toBlock": "latest"}
     [log] = contracts.chain.rpc("eth_getLogs", query)
     topics = [bytes.fromhex(topic[2:]) for topic in log["topics"]]
-    assert interfaces.Coordinator.created.decode(topics, bytes.fromhex(log["data"][2:])) == (id,)
+    assert interfaces.Coordinator.cancelled.decode(topics, bytes.fromhex(log["data"][2:])) == (id,)
 
 
 def test_keys_are_those_of_the_coordinator(contracts: Contracts) -> None:
     consumer, owner = contracts.consumer(), contracts.chain.owner
     id = consumer.subscribe(["a"])
     contracts.coordinator.send("deliverCompute", id, 1, b"", b"", b"", NODE)
-    assert contracts.coordinator.call("redundancyCount", interval_key(id, 1)) == 1
     assert contracts.coordinator.call("nodeResponded", node_key(id, 1, owner)) is True
     assert contracts.coordinator.call("delegateCreatedIds", delegated_key(consumer.address, 1)) == 0
-
-
-def test_a_call_has_its_function_and_data() -> None:
-    call = Call.of(NODE, interfaces.Coordinator.id)
-    assert (call.to, call.function, call.data) == (NODE, interfaces.Coordinator.id, bytes.fromhex("af640d0f"))

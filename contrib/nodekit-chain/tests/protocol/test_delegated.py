@@ -7,7 +7,6 @@ from independent import Account, encode_typed_data
 from local_chain import CHAIN_ID, CallFailed, Contracts
 from msgspec.structs import replace
 
-from nodekit_chain.protocol.contracts import Coordinator
 from nodekit_chain.protocol.delegated import ORDER, DelegatedRequest, Domain, Signature, UnreadableSignature
 from nodekit_chain.protocol.reverts import revert_of
 from nodekit_chain.protocol.subscription import Subscription, containers_hash
@@ -98,8 +97,8 @@ def test_the_coordinator_takes_what_we_take(contracts: Contracts) -> None:
     assert request.signer(signature, domain) == SIGNER
 
     def create(asked: DelegatedRequest) -> None:
-        function = Coordinator.create_subscription_delegatee
-        data = function.encode(asked.nonce, asked.expiry, asked.subscription.row, *signature.row)
+        arguments = (asked.nonce, asked.expiry, asked.subscription.row, *signature.row)
+        data = contracts.coordinator.data("createSubscriptionDelegatee", *arguments)
         contracts.chain.rpc("eth_call", {"to": contracts.coordinator.address, "data": "0x" + data.hex()}, "latest")
         contracts.chain.send(data, contracts.coordinator.address)
 

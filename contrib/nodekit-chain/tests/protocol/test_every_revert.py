@@ -8,7 +8,6 @@ from msgspec.structs import replace
 
 from nodekit_chain.account.key import AccountKey
 from nodekit_chain.protocol.address import ZERO_ADDRESS
-from nodekit_chain.protocol.calls import Function
 from nodekit_chain.protocol.contracts import Coordinator
 from nodekit_chain.protocol.delegated import DelegatedRequest, Domain, Signature
 from nodekit_chain.protocol.reverts import REMEDIES, Remedy, revert_of
@@ -41,11 +40,11 @@ class Bench:
 
     def deliver(self, id: int, interval: int = 1, *, wallet: str = "", by: str = "") -> None:
         arguments = (id, interval, b"in", b"out", b"proof", wallet or self.node_wallet.address)
-        self.try_(Coordinator.deliver_compute, *arguments, by=by)
+        self.try_(Coordinator.deliver_compute.encode(*arguments), by=by)
 
-    def try_(self, function: Function, *arguments: object, to: str = "", by: str = "") -> None:
+    def try_(self, data: bytes, *, to: str = "", by: str = "") -> None:
         """Simulate a call as a node does, and send it if the simulation succeeds."""
-        data, sender = function.encode(*arguments), by or self.node
+        sender = by or self.node
         call = {"from": sender, "to": to or self.contracts.coordinator.address, "data": "0x" + data.hex()}
         self.chain.rpc("eth_call", call | {"gas": hex(15_000_000)}, "latest")
         self.chain.send(data, call["to"], sender=sender)
@@ -58,7 +57,7 @@ class Bench:
         signature = Signature(v or made.parity + 27, made.r, made.s)
         asked = change(request)
         fields = (asked.nonce, asked.expiry, asked.subscription.row, *signature.row)
-        self.try_(Coordinator.create_subscription_delegatee, *fields)
+        self.try_(self.contracts.coordinator.data("createSubscriptionDelegatee", *fields))
 
 
 @pytest.fixture
@@ -165,7 +164,7 @@ def _(bench: Bench) -> None:
 
 @provokes("NotSubscriptionOwner")
 def _(bench: Bench) -> None:
-    bench.try_(Coordinator.cancel_subscription, bench.consumer.subscribe(["a"]))
+    bench.try_(bench.contracts.coordinator.data("cancelSubscription", bench.consumer.subscribe(["a"])))
 
 
 def proving(bench: Bench, mode: str = "wait") -> tuple[int, Contract]:
@@ -182,12 +181,12 @@ def proving(bench: Bench, mode: str = "wait") -> tuple[int, Contract]:
 @provokes("UnauthorizedVerifier")
 def _(bench: Bench) -> None:
     id, _ = proving(bench)
-    bench.try_(Coordinator.finalize_proof_verification, id, 1, bench.node, True)
+    bench.try_(Coordinator.finalize_proof_verification.encode(id, 1, bench.node, True))
 
 
 @provokes("ProofRequestNotFound")
 def _(bench: Bench) -> None:
-    bench.try_(Coordinator.finalize_proof_verification, 1, 1, bench.node, True)
+    bench.try_(Coordinator.finalize_proof_verification.encode(1, 1, bench.node, True))
 
 
 @provokes("NodeNotAllowed")

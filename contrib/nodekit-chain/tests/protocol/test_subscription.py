@@ -8,7 +8,7 @@ from local_chain import Contracts
 from msgspec.structs import replace
 
 from nodekit_chain.protocol.contracts import Coordinator
-from nodekit_chain.protocol.subscription import CANCELLED_AT, Subscription, containers_hash, pipelines_by_hash
+from nodekit_chain.protocol.subscription import CANCELLED_AT, Subscription, containers_hash
 
 OWNER = "0x" + "ab" * 20
 CALLBACK = Subscription(OWNER, 1000, 0, 1, 1, containers_hash(["a"]))
@@ -30,18 +30,11 @@ def test_the_order_of_containers_matters() -> None:
     assert containers_hash(["a", "b"]) != containers_hash(["b", "a"])
 
 
-def test_containers_are_found_by_their_hash() -> None:
-    table = pipelines_by_hash([["a", "b"], ["c"]])
-    assert table[containers_hash(["a", "b"])] == ("a", "b")
-    assert containers_hash(["b"]) not in table
-
-
 @pytest.mark.parametrize(
     ("timestamp", "interval"), [(0, 0), (999, 0), (1000, 1), (1059, 1), (1060, 2), (1179, 3), (1180, 4)]
 )
 def test_a_block_is_in_one_interval(timestamp: int, interval: int) -> None:
     assert RECURRING.interval(timestamp) == interval
-    assert [one for one in range(5) if RECURRING.takes(one, timestamp)] == ([interval] if 1 <= interval <= 3 else [])
 
 
 def test_a_callback_has_one_interval_without_an_end() -> None:
@@ -75,7 +68,7 @@ def test_intervals_have_no_gaps(active_at: int, period: int, frequency: int, tim
         ends_at = subscription.interval_ends_at(interval)
         assert ends_at is not None
         assert subscription.interval_starts_at(interval) <= timestamp < ends_at
-        assert subscription.takes(interval, timestamp) == (not subscription.is_over(timestamp))
+        assert (interval <= frequency) == (not subscription.is_over(timestamp))
 
 
 def test_a_subscription_survives_json_with_all_its_bits() -> None:

@@ -162,6 +162,35 @@ async def test_an_endpoint_that_takes_no_batches_is_asked_one_by_one(first: RpcP
         assert rpc.problems == []
 
 
+async def test_a_question_that_one_endpoint_fails_at_goes_to_the_next_one(first: RpcProxy, second: RpcProxy) -> None:
+    first.refuses = lambda call: call["method"] == "eth_gasPrice"
+    async with Endpoints([first.url, second.url]) as rpc:
+        for _ in range(2):
+            second.forget_counts()
+            replies = await rpc.batch([HEIGHT, Question("eth_gasPrice"), HEIGHT])
+            assert [isinstance(reply, Refused) for reply in replies] == [False] * 3
+        assert second.methods == {"eth_gasPrice": 1}
+        assert (first.requests, rpc.problems) == (2, [])
+        second.refuses = first.refuses
+        replies = await rpc.batch([HEIGHT, Question("eth_gasPrice"), HEIGHT])
+        assert [isinstance(reply, Refused) for reply in replies] == [False, True, False]
+        second.close()
+        replies = await rpc.batch([HEIGHT, Question("eth_gasPrice"), HEIGHT])
+        assert [isinstance(reply, Refused) for reply in replies] == [False, True, False]
+
+
+async def test_one_question_that_spoils_a_batch_is_found_and_later_batches_are_as_long_as_before(
+    first: RpcProxy,
+) -> None:
+    first.mode, first.refuses = "one error", lambda call: call["method"] == "eth_gasPrice"
+    async with Endpoints([first.url]) as rpc:
+        replies = await rpc.batch([*[HEIGHT] * 5, Question("eth_gasPrice"), HEIGHT])
+        assert [isinstance(reply, Refused) for reply in replies] == [False] * 5 + [True, False]
+        first.forget_counts()
+        await rpc.batch([HEIGHT] * 8)
+        assert (first.requests, rpc.problems) == (1, [])
+
+
 async def test_a_connection_that_was_closed_meanwhile_is_no_failure(first: RpcProxy, chain: LocalChain) -> None:
     async with Endpoints([first.url]) as rpc:
         await height(rpc)

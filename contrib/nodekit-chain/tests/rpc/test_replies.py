@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from nodekit_chain.protocol.calls import UnreadableReply
-from nodekit_chain.rpc.failures import EndpointFailed, Failure, pause_seconds
+from nodekit_chain.rpc.failures import EndpointFailed, pause_seconds
 from nodekit_chain.rpc.questions import Question, Refused, hex_bytes, quantity, result_bytes
 from nodekit_chain.rpc.wire import BatchRefused, Error, answers, encoded, refused
 
@@ -39,7 +39,7 @@ async def test_what_is_no_answer_is_garbage(body: bytes) -> None:
         await answers(body, 2)
     if body != b"{}":
         assert isinstance(caught.value, EndpointFailed)
-        assert caught.value.failure == Failure.GARBAGE
+        assert "answer" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -64,9 +64,8 @@ def test_the_bytes_of_a_revert_are_found(error: Error | str, data: str) -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("error", [{"code": 429}, {"code": -32005}, {"code": -1, "message": "Rate limit reached"}])
 async def test_errors_about_the_number_of_requests_are_the_endpoints(error: Any) -> None:
-    with pytest.raises(EndpointFailed) as caught:
+    with pytest.raises(EndpointFailed, match="too many requests"):
         await answers(json.dumps([{"id": 0, "error": error}]).encode(), 1)
-    assert caught.value.failure == Failure.BUSY
 
 
 @pytest.mark.parametrize("value", [None, 1, "1", "0x", "0xg", [], "-0x1"])

@@ -5,15 +5,15 @@ import pytest
 from nodekit import NodekitError
 from nodekit_chain.watching.blocks import WINDOW, Block, BlockWindow
 
-REPLY = {"number": "0x10", "timestamp": "0x64", "hash": "0xaa", "parentHash": "0xbb", "baseFeePerGas": "0x7"}
+REPLY = {"number": "0x10", "timestamp": "0x64", "hash": "0xaa", "baseFeePerGas": "0x7"}
 
 
 def block(number: int, fork: str = "") -> Block:
-    return Block(number, f"{fork}{number}", f"{fork}{number - 1}", 100 + number)
+    return Block(number, f"{fork}{number}", 100 + number)
 
 
 def test_a_block_is_read_from_a_reply() -> None:
-    assert Block.of(REPLY) == Block(16, "0xaa", "0xbb", 100, 7)
+    assert Block.of(REPLY) == Block(16, "0xaa", 100, 7)
     assert Block.of(None) is None
 
 

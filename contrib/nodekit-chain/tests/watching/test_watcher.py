@@ -2,7 +2,9 @@
 
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
+from eth_abi.abi import decode
 from local_chain import Contracts, LocalChain
 from rpc_proxy import RpcProxy
 
@@ -10,7 +12,8 @@ from nodekit_chain.protocol.calls import UnreadableReply
 from nodekit_chain.protocol.contracts import Reader
 from nodekit_chain.rpc.endpoints import Endpoints
 from nodekit_chain.rpc.questions import Question, Refused
-from nodekit_chain.watching.watcher import MOST_LOG_BLOCKS, Watcher, WatchSettings
+from nodekit_chain.watching.blocks import WINDOW
+from nodekit_chain.watching.watcher import MOST_LOG_BLOCKS, OtherChain, Watcher, WatchSettings
 
 pytestmark = pytest.mark.anyio
 
@@ -21,8 +24,11 @@ async def rpc(chain: LocalChain) -> AsyncIterator[Endpoints]:
         yield rpc
 
 
+EACH_BLOCK = WatchSettings(trail_head_blocks=0, starting_sub_id=0, batch_size=500, sleep_seconds=0.0)
+
+
 def watcher(contracts: Contracts, rpc: Endpoints, **settings: object) -> Watcher:
-    given = WatchSettings(**{"trail_head_blocks": 0, "sleep_seconds": 0.0, **settings})  # type: ignore[arg-type]
+    given = msgspec.structs.replace(EACH_BLOCK, **settings)
     return Watcher(rpc, contracts.coordinator.address, contracts.reader.address, given)
 
 
@@ -117,6 +123,48 @@ async def test_a_long_sleep_means_reading_all_again(contracts: Contracts, chain:
     assert watch.catalogue.current(id) is None
 
 
+async def test_what_is_known_stays_known_while_all_is_read_again(
+    contracts: Contracts, chain: LocalChain, rpc: Endpoints
+) -> None:
+    id = contracts.consumer().subscribe(["a"])
+    with RpcProxy(chain.url) as proxy:
+        async with Endpoints([proxy.url]) as rpc:
+            watch = watcher(contracts, rpc)
+            await watch.look()
+            chain.rpc("anvil_mine", hex(MOST_LOG_BLOCKS + 1))
+            proxy.overrides["eth_call"] = "0x"
+            with pytest.raises(UnreadableReply):
+                await watch.look()
+            assert watch.catalogue.current(id) is not None
+            proxy.overrides.clear()
+            assert await watch.look() is not None
+            assert watch.catalogue.current(id) is not None
+
+
+async def test_a_chain_with_another_first_block_or_far_fewer_blocks_is_not_followed(
+    contracts: Contracts, chain: LocalChain, rpc: Endpoints
+) -> None:
+    given = rpc, contracts.coordinator.address, contracts.reader.address, EACH_BLOCK
+    first, height = chain.block(0)["hash"], chain.height
+    for genesis, newest in (("", 0), (first, height), (first, height + WINDOW)):
+        assert await Watcher(*given, genesis=genesis, newest=newest).look() is not None
+    with pytest.raises(
+        OtherChain, match=f"started afresh .block 0 was 0x00, and is {first}.; give the node a new store"
+    ):
+        await Watcher(*given, genesis="0x00", newest=height).look()
+    with pytest.raises(OtherChain, match=f"block {height + WINDOW + 1} was seen, and the newest is {height}"):
+        await Watcher(*given, genesis=first, newest=height + WINDOW + 1).look()
+
+
+async def test_an_endpoint_that_knows_no_first_block_will_do(contracts: Contracts, chain: LocalChain) -> None:
+    with RpcProxy(chain.url) as proxy:
+        proxy.refuses = lambda call: call["params"][0] == "0x0" if call["method"] == "eth_getBlockByNumber" else False
+        async with Endpoints([proxy.url]) as rpc:
+            watch = watcher(contracts, rpc)
+            assert await watch.look() is not None
+            assert watch.genesis == ""
+
+
 async def test_an_endpoint_that_is_behind_takes_nothing_back(contracts: Contracts, chain: LocalChain) -> None:
     chain.mine(3)
     behind = chain.block(chain.height - 2)
@@ -144,7 +192,7 @@ class Spoiling:
         if question.method != "eth_call" or not question.params[0]["data"].startswith(selector):
             return False
         data = bytes.fromhex(question.params[0]["data"][2:])
-        start, end = Reader.read_subscription_batch.decode_arguments(data)
+        start, end = decode(Reader.read_subscription_batch.inputs, data[4:])
         return bool(start <= self._id < end)
 
 
@@ -190,6 +238,21 @@ async def test_logs_are_read_in_parts_where_an_endpoint_refuses_many_at_once(
     consumer.cancel(last)
     assert await watch.look() is not None
     assert watch.catalogue.current(first) is watch.catalogue.current(last) is None
+
+
+async def test_logs_that_no_endpoint_gives_mean_reading_all_again(contracts: Contracts, chain: LocalChain) -> None:
+    consumer = contracts.consumer()
+    kept, cancelled = consumer.subscribe(["a"]), consumer.subscribe(["a"])
+    with RpcProxy(chain.url) as proxy:
+        async with Endpoints([proxy.url]) as rpc:
+            watch = watcher(contracts, rpc)
+            await watch.look()
+            proxy.refuses = lambda call: call["method"] == "eth_getLogs"
+            consumer.cancel(cancelled)
+            chain.mine()
+            later = consumer.subscribe(["a"])
+            assert await watch.look() is not None
+    assert [watch.catalogue.current(id) is not None for id in (kept, cancelled, later)] == [True, False, True]
 
 
 @pytest.mark.parametrize("garbage", [None, 7, {}])

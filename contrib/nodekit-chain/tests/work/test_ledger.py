@@ -11,7 +11,6 @@ from nodekit_chain.protocol.containers import Delivery
 from nodekit_chain.protocol.delegated import Signature
 from nodekit_chain.protocol.subscription import Subscription
 from nodekit_chain.work.ledger import Entry, Ledger
-from nodekit_chain.work.nonces import Nonces
 from nodekit_chain.work.records import Delegation, Sent, State, Work, by_state
 from nodekit_memory import MemoryStore
 
@@ -20,7 +19,7 @@ pytestmark = pytest.mark.anyio
 COORDINATOR, OWNER = "0x" + "cc" * 20, "0x" + "11" * 20
 SUBSCRIPTION = Subscription(OWNER, 100, 10, 3, 1, bytes(32), payment_amount=2**255)
 WORK = Work(coordinator=COORDINATOR, subscription=SUBSCRIPTION, id=7, interval=2, containers=("a",))
-SENT = Sent(hash="0x01", raw=b"\x02", gas=3, max_fee=4, priority_fee=5, head=6)
+SENT = Sent(nonce=4, hash="0x01", raw=b"\x02", gas=3, max_fee=4, priority_fee=5, head=6)
 DELEGATION = Delegation(
     nonce=2**32 - 1, expiry=9, signature=Signature(27, 2**255, 2**254), data=msgspec.Raw(b'{"a":1}')
 )
@@ -48,7 +47,7 @@ async def test_a_record_is_made_once(storage: PluginStorage) -> None:
 async def test_a_record_with_all_its_parts_is_read_as_it_was_written(storage: PluginStorage) -> None:
     ledger = Ledger(storage)
     full = replace(WORK, id=0, delegation=DELEGATION, state=State.SIGNED, payload=Delivery(b"\x00", b"\xff", b""))
-    full = replace(full, sent=(SENT, SENT), nonce=0, giving_up=True, reason="ü", not_before=1.5)
+    full = replace(full, sent=(SENT, SENT), giving_up=True, reason="ü", not_before=1.5)
     await created(ledger, full)
     entry = await Ledger(storage).get(full.key)
     assert entry is not None
@@ -121,36 +120,18 @@ def test_each_attempt_and_interval_has_a_job_of_its_own() -> None:
 
 
 def test_another_attempt_of_a_delivery_keeps_its_payload_and_no_transaction() -> None:
-    signed = WORK.with_output(Delivery(b"", b"x", b""), 1.0).signed(OWNER, 4, SENT, 2.0)
+    signed = WORK.with_output(Delivery(b"", b"x", b""), 1.0).signed(OWNER, SENT, 2.0)
     again = signed.again(State.OUTPUT, "", 3.0, 0.0)
     assert (again.payload, again.sent, again.nonce) == (Delivery(b"", b"x", b""), (), None)
     assert signed.again(State.SEEN, "", 3.0, 0.0).payload is None
 
 
 def test_versions_of_a_transaction_share_its_nonce() -> None:
-    first = WORK.signed(OWNER, 4, SENT, 1.0)
-    assert first.signed(OWNER, 4, replace(SENT, hash="0x02"), 2.0).sent == (SENT, replace(SENT, hash="0x02"))
-    assert first.signed(OWNER, 5, replace(SENT, hash="0x02"), 2.0).sent == (replace(SENT, hash="0x02"),)
+    first, again, other = WORK.signed(OWNER, SENT, 1.0), replace(SENT, hash="0x02"), replace(SENT, nonce=5)
+    assert first.signed(OWNER, again, 2.0).sent == (SENT, again)
+    assert first.signed(OWNER, other, 2.0).sent == (other,)
 
 
 def test_records_are_counted_by_state() -> None:
     counts = by_state([WORK, WORK, WORK.running("job", 1.0)])
     assert (counts["seen"], counts["running"], counts["done"]) == (2, 1, 0)
-
-
-async def test_of_two_nodes_that_sign_at_the_same_time_one_stores_its_transaction(storage: PluginStorage) -> None:
-    ledger = Ledger(storage)
-    one, other = Nonces(storage, OWNER), Nonces(storage, OWNER)
-    first, second = await created(ledger), await created(ledger, replace(WORK, interval=3))
-
-    async def change(entry: Entry, writes: object) -> Entry:
-        return await ledger.change(entry, entry.work.signed(OWNER, 0, SENT, 1.0), writes)  # type: ignore[arg-type]
-
-    await one.read()
-    await other.read()
-    await one.keep(0, lambda writes: change(first, writes))
-    with pytest.raises(VersionConflict):
-        await other.keep(0, lambda writes: change(second, writes))
-    assert (one.next, other.next) == (1, 1)
-    stored = await ledger.get(second.work.key)
-    assert stored == second

@@ -101,6 +101,8 @@ class JobStoreContract(Keeping, Claiming, ClaimRooms, LargeJobs, Storing):
         assert await self.counts(store) == (0, 0, {})
         await store.add([make_job(), make_job(client="bob"), make_job(origin=Location.ONCHAIN)])
         assert await self.counts(store) == (2, 1, {"alice": 2, "bob": 1})
+        await store.add([make_job(destination=Location.ONCHAIN), make_job(client="bob")])
+        assert await self.counts(store) == (3, 2, {"alice": 3, "bob": 2})
 
     async def test_pending_counts_the_groups_that_are_asked_for(self, store: JobStore) -> None:
         await store.add([make_job(), make_job(client="bob"), make_job(client="bob", group="alice")])
