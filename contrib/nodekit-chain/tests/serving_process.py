@@ -23,7 +23,7 @@ from nodekit import JobStore, Secret, Write
 from nodekit.testing import SharedServerStore
 from nodekit_asgi import AsgiConfig, AsgiTransport
 from nodekit_chain.account.sender import AccountSender
-from nodekit_chain.payments.escrow import Approval, Escrow
+from nodekit_chain.payments.escrow import Escrow
 from nodekit_chain.work.ledger import Entry, Ledger
 from nodekit_chain.work.records import State, Work
 from nodekit_sqlite import SqliteStore
@@ -59,7 +59,7 @@ def die_with_record(state: State, moment: str) -> None:
 
 def die_with_transaction(state: str, moment: str) -> None:
     """Die with the first transaction, which is that of an allowance if a proof is served."""
-    again = Escrow._broadcast
+    send = AccountSender.broadcast
 
     async def keep(self: Escrow, *arguments: Any) -> None:
         die()
@@ -67,14 +67,14 @@ def die_with_transaction(state: str, moment: str) -> None:
     async def broadcast(self: AccountSender, raw: bytes) -> None:
         die()
 
-    async def broadcast_again(self: Escrow, approval: Approval) -> None:
-        await again(self, approval)
+    async def broadcast_and_die(self: AccountSender, raw: bytes) -> None:
+        await send(self, raw)
         die()
 
     if moment == "at":
         AccountSender.broadcast = broadcast  # type: ignore[method-assign]
     elif moment == "sent":
-        Escrow._broadcast = broadcast_again  # type: ignore[method-assign]
+        AccountSender.broadcast = broadcast_and_die  # type: ignore[method-assign]
     elif state == "approval":
         Escrow._keep = keep  # type: ignore[assignment, method-assign]
 

@@ -282,7 +282,10 @@ class Engine:
         return self._pauses.get(key, (0.0, 0.0))[0] > self._node.clock.monotonic()
 
     def _ready(self, work: Work, view: View, *, all: bool) -> bool:
-        unwanted = standing(work, self._watcher.catalogue, view.latest.timestamp).standing is not Standing.WANTED
+        judged = standing(work, self._watcher.catalogue, view.latest.timestamp).standing
+        if judged is Standing.UNREAD:
+            return False
+        unwanted = judged is not Standing.WANTED
         match work.state:
             case State.SEEN:
                 active = work.subscription.is_active(view.latest.timestamp)
@@ -319,6 +322,8 @@ class Engine:
     async def _advance(self, entry: Entry, view: View) -> None:
         work = entry.work
         judged = standing(work, self._watcher.catalogue, view.latest.timestamp)
+        if judged.standing is Standing.UNREAD:
+            return
         if judged.standing is not Standing.WANTED:
             if work.state is State.RUNNING:
                 await self._node.cancel(work.job)

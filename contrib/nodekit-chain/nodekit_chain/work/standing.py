@@ -1,4 +1,4 @@
-"""The standing of a record: wanted, too late, or of a subscription that has left the chain. Pure."""
+"""The standing of a record: wanted, too late, or of a subscription that is not on the chain, or not yet. Pure."""
 
 from enum import Enum, auto
 
@@ -9,11 +9,16 @@ from nodekit_chain.work.records import State, Work
 
 
 class Standing(Enum):
-    """The standing of a record."""
+    """The standing of a record.
+
+    - `UNREAD`: The blocks with its subscription were not read: it is neither given up nor sent. After a fork, another
+      subscription may get its id.
+    """
 
     WANTED = auto()
     PAST = auto()
     GONE = auto()
+    UNREAD = auto()
 
 
 class Judgement(msgspec.Struct, frozen=True):
@@ -40,8 +45,8 @@ def standing(work: Work, catalogue: Catalogue, timestamp: int) -> Judgement:
     known = catalogue.known.get(work.id)
     if known is not None and known.cancelled_at is not None:
         return Judgement(Standing.PAST, "the subscription was cancelled")
+    if known is None and catalogue.block < work.read_at:
+        return _LATE if late else Judgement(Standing.UNREAD)
     if known is None or known.subscription != work.subscription:
-        if catalogue.block < work.read_at:  # this endpoint is behind the one that named the subscription
-            return _LATE if late else _WANTED
         return Judgement(Standing.GONE, "the chain has left the block with its subscription")
     return _LATE if late else _WANTED

@@ -110,9 +110,9 @@ class Tracking:
         if work.state is State.MINED:
             logger.warning("the block with the transaction of %s has left the chain; it is sent again", work.key)
             entry = await self._context.change(entry, work.unmined(self._context.node.now()))
-            if self._is_wanted(entry.work, view, catalogue):
-                return True
-            work = entry.work  # and is cancelled below: its id may be another subscription's now
+            work = entry.work
+            if self._judged_now(work, view, catalogue) is Standing.WANTED:
+                return True  # else it is given up below: its id may be another subscription's now
         assert work.nonce is not None
         if used > work.nonce and work.account == self._context.sender.address:
             await self._taken(entry)
@@ -147,7 +147,7 @@ class Tracking:
             state = State.OUTPUT if entry.work.payload is not None else State.SEEN
             again = entry.work.again(state, "a fork has made it wanted again", now, 0.0)
             await self._context.change(entry, replace(again, attempts=entry.work.attempts))
-        else:
+        elif judged.standing is not Standing.UNREAD:
             await self._context.unwanted(entry, judged, view.latest.timestamp)
 
     async def _with_id(self, entry: Entry) -> Entry:
@@ -225,7 +225,10 @@ class Tracking:
         work, newest = entry.work, entry.work.sent[-1]
         if work.account != self._context.sender.address:  # an earlier account of the node: its key is not here
             return view.latest.number > newest.head
-        over = not work.giving_up and not work.closing and not self._is_wanted(work, view, catalogue)
+        judged = self._judged_now(work, view, catalogue)
+        if judged is Standing.UNREAD and not work.giving_up:
+            return False
+        over = not work.giving_up and not work.closing and judged is not Standing.WANTED
         stuck = view.latest.number - newest.head >= self._context.settings.bump_after_blocks
         if work.payload is None and not work.giving_up and not work.closing:  # it was done, in another block
             stuck = stuck and view.latest.base_fee > newest.max_fee
@@ -238,8 +241,8 @@ class Tracking:
             return False
         return view.latest.number > newest.head
 
-    def _is_wanted(self, work: Work, view: View, catalogue: Catalogue) -> bool:
-        return standing(work, catalogue, view.latest.timestamp).standing is Standing.WANTED
+    def _judged_now(self, work: Work, view: View, catalogue: Catalogue) -> Standing:
+        return standing(work, catalogue, view.latest.timestamp).standing
 
     async def _fill(self, view: View, used: int) -> None:
         """Fill a gap before the nonces of the records: the transaction that had this nonce is lost."""
