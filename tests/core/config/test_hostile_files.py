@@ -84,6 +84,8 @@ TOML: dict[str, tuple[str | bytes, str]] = {
     "a text that acts on terminals": ('[store]\nuse = "\\u001b[2J\\u0007"', "store.use: "),
     "a text without an end": (f'{STORE}a = "' + '\\"' * 200_000, "is not TOML"),
     "long texts without an end": (f"{STORE}a = '''" + "'\"" * 200_000, "is not TOML"),
+    "a long name before a bracket": (f"{STORE}{'a' * 500_000} = 1.[", "is not TOML"),
+    "a long table without an end": (f"{STORE}[{'a.' * 20}{'a' * 500_000}", "is not TOML"),
     "many quotes": (STORE + '"' * 500_000, "is not TOML"),
     "many comments": ("#." * 250_000 + "\na = 1\n" + STORE, "a: unknown table"),
     "too many bytes": ("#" * (1 << 20) + "\n" + STORE, "is larger than 1048576 bytes"),
