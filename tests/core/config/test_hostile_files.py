@@ -47,6 +47,10 @@ TOML: dict[str, tuple[str | bytes, str]] = {
         f'{STORE}[[runners]]\nuse = "remote"\n' + '[[runners.containers]]\nid="a"\nurl="http://x"\n' * 15_000,
         "is the id of runners[0].containers[0] already",
     ),
+    "many transports": (
+        STORE + '[[transports]]\nuse = "asgi"\n' * 5_000,
+        "transports[1].bind: 127.0.0.1:4000 is taken",
+    ),
     "many unset variables": (
         f"{STORE}[node]\na = [" + ",".join(f'"${{NODEKIT_UNSET_{n}}}"' for n in range(MANY // 2)) + "]",
         "node.a[0]: environment variable NODEKIT_UNSET_0 is not set",
