@@ -44,7 +44,8 @@ class _Shown(click.ClickException):
     def show(self, file: IO[Any] | None = None) -> None:
         shown = StringIO()
         self._error.show(shown)
-        usage, text = shown.getvalue(), f"Error: {self.message}\n"
+        usage = click.unstyle(shown.getvalue())
+        text = click.unstyle(f"Error: {self.message}\n")
         if usage.endswith(text):  # and is no page of help
             usage = f"{usage.removesuffix(text)}nodekit: {self.message}\n"
         click.echo(printable_lines(usage), file, nl=False, err=True)

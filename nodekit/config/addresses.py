@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv6Address, ip_address
-from itertools import combinations
+from itertools import combinations, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +13,8 @@ from nodekit.errors import Problem
 
 ADDRESS_KEYS = ("bind", "listen")
 """Names of settings that say where a component listens: ``host:port`` or ``unix:path``."""
+MOST_ADDRESSES = 300
+"""Number of addresses of which each is compared with each, so that every file is checked in a moment."""
 
 
 class _Place(NamedTuple):
@@ -37,9 +39,9 @@ def clashing_addresses(components: Iterable[Configured], folder: Path) -> Iterat
     Paths of unix sockets are relative to `folder`. Port 0 is another port each time. An address that is none is left to
     its component.
     """
-    found = [setting for one in components for setting in _settings(one, folder)]
+    found = (setting for one in components for setting in _settings(one, folder))
     clashing: set[str] = set()
-    for one, other in combinations(found, 2):
+    for one, other in combinations(islice(found, MOST_ADDRESSES), 2):
         is_new = other.where not in clashing and (one.listens or other.listens)
         if is_new and _overlap(one.place, other.place):
             clashing.add(other.where)

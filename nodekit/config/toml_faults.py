@@ -9,7 +9,7 @@ _LISTS = ("runners", "runners.containers", "transports", "pipelines", "plugins")
 _TABLES = ("node", "store", "log")
 _PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 _SMART_QUOTE = re.compile("[“”„‟‘’‚‛«»]")
-_HEADING = re.compile(r"(?=.*[\[\]])[\s\[]*((?:[A-Za-z0-9_-]+\.?)+(?<!\.))[\s\]]*(?:#.*)?$")
+_HEADING = re.compile(r"(?=.*[\[\]])[\s\[]*([A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*)[\s\]]*(?:#.*)?$")
 """A line with the name of a table, whatever its brackets are."""
 _TWICE = re.compile(r"Cannot declare \((.*?),?\) twice")
 

@@ -21,8 +21,7 @@ KEYS, USED, CHANGED = "key/", "used/", "changed"
 PAGE = 200
 """Records that are read and decoded in one go. Decoding holds the loop, and others have their turn in between."""
 WRITES = 500
-NO_KEYS_YET = "there are no keys in the store"
-NO_KEYS = f"{NO_KEYS_YET}; make one: nodekit keys create FILE --name NAME"
+NO_KEYS = "there are no keys in the store; make one: nodekit keys create FILE --name NAME"
 
 _key: msgspec.json.Decoder[Key] = msgspec.json.Decoder(Key)
 _time: msgspec.json.Decoder[float] = msgspec.json.Decoder(float)

@@ -19,7 +19,7 @@ from nodekit import (
 )
 from nodekit_apikeys._file import KeyFileProblem, read_keys
 from nodekit_apikeys._key import Key
-from nodekit_apikeys._stored_keys import NAMESPACE, NO_KEYS_YET, KeyRecordProblem, made_keys
+from nodekit_apikeys._stored_keys import NAMESPACE, NO_KEYS, KeyRecordProblem, made_keys
 
 
 def findings(file: ExaminedFile | None = None) -> Iterator[Finding]:
@@ -47,7 +47,7 @@ def _of_store(one: Configured, file: ExaminedFile) -> Iterator[Finding]:
     except NodekitError as error:
         yield Finding.from_text("note", where, f"the keys in the store cannot be read now: {error}")
     else:
-        yield _judged(where, keys, "the store", NO_KEYS_YET, one, file)
+        yield _judged(where, keys, "the store", NO_KEYS.partition("; ")[0], one, file)
 
 
 def _has_no_file(file: ExaminedFile) -> bool:

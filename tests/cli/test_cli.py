@@ -252,4 +252,5 @@ def test_errors_have_one_form_whichever_command_they_come_from(tmp_path: Path, a
 
 
 def test_an_error_does_not_act_on_a_terminal(tmp_path: Path) -> None:
-    assert "no-such-\\x1b[2J" in nodekit(tmp_path, "no-such-\x1b[2J").stderr
+    done = nodekit(tmp_path, "config", "schema", "--output", "\x1b[2J/schema.json")
+    assert (done.returncode, done.stderr.startswith("nodekit: \\x1b[2J/schema.json cannot be")) == (1, True)

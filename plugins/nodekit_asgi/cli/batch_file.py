@@ -9,7 +9,7 @@ import click
 import msgspec
 from msgspec import Raw
 
-from nodekit_asgi.cli.request import name_of
+from nodekit_asgi.cli.request import fault_of, name_of
 
 MAX_FILE_BYTES = 1 << 30
 """Maximum size of a file. It is read as a whole, so that nothing is submitted if one of its requests is malformed."""
@@ -45,7 +45,7 @@ def _of_array(data: bytes, name: str) -> Iterator[bytes]:
     except (msgspec.DecodeError, RecursionError) as error:
         found = _BYTE.search(str(error))
         line = _line_of(data, int(found[1]) if found else len(data.rstrip()))
-        raise click.UsageError(f"{name}, line {line}: not JSON: {_BYTE.sub('', str(error))}") from error
+        raise click.UsageError(f"{name}, line {line}: {_BYTE.sub('', fault_of(data, error))}") from error
     for number, item in enumerate(items, 1):
         yield _request(bytes(item), f"{name}, item {number}")
 
@@ -63,7 +63,7 @@ def _request(text: bytes, where: str) -> bytes:
     except msgspec.ValidationError as error:
         raise click.UsageError(f"{where}: expected a job request, an object such as {EXAMPLE}") from error
     except (msgspec.DecodeError, RecursionError) as error:
-        raise click.UsageError(f"{where}: not JSON: {error}; expected a job request such as {EXAMPLE}") from error
+        raise click.UsageError(f"{where}: {fault_of(text, error)}; expected a job request such as {EXAMPLE}") from error
     return text
 
 

@@ -1,21 +1,23 @@
 """A job request built from a command line."""
 
+import codecs
 import re
 from collections.abc import Sequence
 from typing import BinaryIO
 from uuid import uuid4
 
+import anyio
 import click
 import msgspec
 
+from nodekit import InvalidPayload, parse_json
 from nodekit_asgi.cli.job_ids import job_path
 
 MAX_DATA_BYTES = 1 << 28
 """Maximum size of the data that is read. A node takes 16 MiB, unless its `max_body_bytes` says otherwise."""
-
-
 LONGEST_KEY = 255
 """Characters of an idempotency key."""
+_raw: msgspec.json.Decoder[msgspec.Raw] = msgspec.json.Decoder(msgspec.Raw)
 
 
 class Submission(msgspec.Struct, frozen=True):
@@ -72,7 +74,7 @@ def read_data(text: str | None, file: BinaryIO | None) -> msgspec.Raw:
         data, name = file.read(MAX_DATA_BYTES + 1), name_of(file)
         if len(data) > MAX_DATA_BYTES:
             raise click.UsageError(f"--file {name}: larger than {MAX_DATA_BYTES} bytes, more than any node takes")
-        return _object(data, f"--file {name}")
+        return _object(data.removeprefix(codecs.BOM_UTF8), f"--file {name}")
     return msgspec.Raw(b"{}") if text is None else _object(text.encode(errors="surrogateescape"), "--data")
 
 
@@ -91,9 +93,18 @@ def _object(text: bytes, where: str) -> msgspec.Raw:
         raise click.UsageError(f'{where}: expected a JSON object, such as {{"text": "hello"}}') from error
     except (msgspec.DecodeError, RecursionError) as error:
         raise click.UsageError(
-            f'{where}: not JSON: {error}; expected an object, such as {{"text": "hello"}}'
+            f'{where}: {fault_of(text, error)}; expected an object, such as {{"text": "hello"}}'
         ) from error
     return msgspec.Raw(text)
+
+
+def fault_of(text: bytes, error: Exception) -> str:
+    """Return what is wrong with a text that the decoder of JSON refused with `error`, as a node would tell it."""
+    try:
+        anyio.run(parse_json, text, _raw)
+    except InvalidPayload as fault:
+        return str(fault)
+    return f"not JSON: {error}"
 
 
 def check_key(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:

@@ -47,6 +47,10 @@ TOML: dict[str, tuple[str | bytes, str]] = {
         f'{STORE}[[runners]]\nuse = "remote"\n' + '[[runners.containers]]\nid="a"\nurl="http://x"\n' * 15_000,
         "is the id of runners[0].containers[0] already",
     ),
+    "many transports": (
+        STORE + '[[transports]]\nuse = "asgi"\n' * 5_000,
+        "transports[1].bind: 127.0.0.1:4000 is taken",
+    ),
     "many unset variables": (
         f"{STORE}[node]\na = [" + ",".join(f'"${{NODEKIT_UNSET_{n}}}"' for n in range(MANY // 2)) + "]",
         "node.a[0]: environment variable NODEKIT_UNSET_0 is not set",
@@ -84,6 +88,8 @@ TOML: dict[str, tuple[str | bytes, str]] = {
     "a text that acts on terminals": ('[store]\nuse = "\\u001b[2J\\u0007"', "store.use: "),
     "a text without an end": (f'{STORE}a = "' + '\\"' * 200_000, "is not TOML"),
     "long texts without an end": (f"{STORE}a = '''" + "'\"" * 200_000, "is not TOML"),
+    "a long name before a bracket": (f"{STORE}{'a' * 500_000} = 1.[", "is not TOML"),
+    "a long table without an end": (f"{STORE}[{'a.' * 20}{'a' * 500_000}", "is not TOML"),
     "many quotes": (STORE + '"' * 500_000, "is not TOML"),
     "many comments": ("#." * 250_000 + "\na = 1\n" + STORE, "a: unknown table"),
     "too many bytes": ("#" * (1 << 20) + "\n" + STORE, "is larger than 1048576 bytes"),

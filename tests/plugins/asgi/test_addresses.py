@@ -96,13 +96,6 @@ def test_a_socket_file_is_free_taken_or_left_behind(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["s"]
 
 
-def test_two_transports_of_a_file_at_one_address_are_an_error(tmp_path: Path) -> None:
-    bind = f"127.0.0.1:{free_port()}"
-    well, twice = found(tmp_path, bind, bind)
-    assert (well.level, twice.level, twice.subject) == ("ok", "error", "transports[1].bind")
-    assert {one.level for one in found(tmp_path, "127.0.0.1:0", "127.0.0.1:0")} == {"ok"}
-
-
 def test_more_connections_than_open_files_are_a_warning(tmp_path: Path) -> None:
     _, finding = found(tmp_path, "127.0.0.1:0", max_connections=10_000_000)
     assert (finding.level, finding.subject) == ("warning", "transports[0].max_connections")

@@ -80,7 +80,7 @@ async def test_stream_says_that_it_broke_off_and_exits_with_1(api: Api) -> None:
 @pytest.mark.parametrize("source", ["--data", "--file", "stdin"])
 async def test_data_reaches_the_node_as_it_was_written(api: Api, tmp_path: Path, source: str) -> None:
     text = '{"number": 1.10, "number":1e400,\n"ä": [12345678901234567890123]}'
-    (tmp_path / "data.json").write_text(text)
+    (tmp_path / "data.json").write_text(f"\ufeff{text}")  # as some editors write it
     given = {"--data": text, "--file": str(tmp_path / "data.json"), "stdin": "-"}[source]
     option = "--file" if source == "stdin" else source
     done = await call(api.url, "submit", "echo", option, given, stdin=text.encode() if source == "stdin" else b"")
@@ -93,7 +93,9 @@ async def test_data_reaches_the_node_as_it_was_written(api: Api, tmp_path: Path,
     ("arguments", "words"),
     [
         (["--data", "[1]"], "expected a JSON object"),
-        (["--data", '{"a": NaN}'], "not JSON"),
+        (["--data", '{"a": NaN}'], "not JSON: NaN is no number in JSON (byte 6); use null"),
+        (["--data", r'{"a": "\ud800"}'], r"not JSON: \ud800 is half of a surrogate pair"),
+        (["--data", ""], "--data: empty; expected an object"),
         (["--data", '{"a": "\udcff"}'], "not UTF-8"),
         (["--data", "{}", "--file", "-"], "exclude each other"),
         (["--file", "/nonexistent"], "No such file"),
