@@ -42,6 +42,10 @@ class Refused(NodekitError):
         return not self.data and "revert" not in text and (self.code in FAULTS or any(one in text for one in LACKS))
 
 
+class EndpointFault(NodekitError):
+    """No endpoint could find the answer to a question, which says nothing about the question."""
+
+
 class Rpc(Protocol):
     """The endpoints of a chain."""
 
@@ -60,14 +64,14 @@ def call(to: Address, data: bytes, block: int | str = "latest", sender: Address 
 
 
 def result(reply: Any) -> Any:
-    """Return a result. Raise the `Refused` that it is."""
+    """Return a result. Raise the `Refused` that it is, or `EndpointFault`."""
     if isinstance(reply, Refused):
-        raise reply
+        raise EndpointFault(str(reply)) if reply.is_fault else reply
     return reply
 
 
 def result_bytes(reply: Any) -> bytes:
-    """Return the bytes of a result. Raise the `Refused` that it is, or `UnreadableReply`."""
+    """Return the bytes of a result. Raise as `result` does, and `UnreadableReply`."""
     found = hex_bytes(result(reply))
     if found is None:
         raise UnreadableReply(f"expected bytes in hexadecimal digits, received {shown(reply)}")
@@ -75,7 +79,7 @@ def result_bytes(reply: Any) -> bytes:
 
 
 def quantity(reply: Any) -> int:
-    """Return the number of a result. Raise the `Refused` that it is, or `UnreadableReply`."""
+    """Return the number of a result. Raise as `result` does, and `UnreadableReply`."""
     found = result(reply)
     try:
         if isinstance(found, str) and found.startswith("0x"):

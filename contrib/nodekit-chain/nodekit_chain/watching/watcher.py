@@ -12,7 +12,7 @@ from nodekit_chain.protocol.address import Address
 from nodekit_chain.protocol.calls import UnreadableReply
 from nodekit_chain.protocol.contracts import Coordinator, Reader
 from nodekit_chain.protocol.subscription import Subscription
-from nodekit_chain.rpc.questions import Question, Refused, Rpc, call, result, result_bytes, shown
+from nodekit_chain.rpc.questions import EndpointFault, Question, Refused, Rpc, call, result, result_bytes, shown
 from nodekit_chain.watching.blocks import WINDOW, Block, BlockWindow
 from nodekit_chain.watching.catalogue import Catalogue
 
@@ -77,6 +77,8 @@ class Watcher:
         self._rpc, self._coordinator, self._reader, self._settings = rpc, coordinator, reader, settings
         self.genesis, self._newest = genesis, newest
         self.catalogue = self._reading = Catalogue()
+        self._unread: set[int] = set()
+        """Subscriptions that no endpoint could read. They are tried again with each block."""
         self.head_id = settings.starting_sub_id
         """Newest id that was read."""
         self.view: View | None = None
@@ -152,9 +154,10 @@ class Watcher:
         head = Coordinator.id.decode_one(result_bytes(replies[2])) - 1
         try:
             logs = await self._logs(replies[3], questions[3]) if len(replies) > 3 else []
-        except Refused as refused:  # even of a single block: no block may hold up those after it
+        except (Refused, EndpointFault) as refused:  # even of a single block: no block may hold up those after it
             logger.warning("all subscriptions are read again, since logs are refused: %s", refused)
             logs, self._reading, self.head_id = [], Catalogue(), self._settings.starting_sub_id
+        await self._read_rows([range(id, id + 1) for id in sorted(self._unread) if id <= head], trail.number)
         await self._read(range(self.head_id + 1, head + 1), trail.number)
         for log in logs:
             self._cancelled(log)
@@ -189,29 +192,35 @@ class Watcher:
         for start in range(ids.start, ids.stop, size):
             if start > ids.start:
                 await anyio.sleep(self._settings.sleep_seconds)
-            await self._read_rows(range(start, min(start + size, ids.stop)), block)
+            await self._read_rows([range(start, min(start + size, ids.stop))], block)
             self.head_id = min(start + size, ids.stop) - 1
 
-    async def _read_rows(self, ids: range, block: int) -> None:
-        """Read subscriptions together; if that is refused or makes no sense, in halves, and at last one by one."""
-        data = Reader.read_subscription_batch.encode(ids.start, ids.stop)
-        (reply,) = await self._rpc.batch([call(self._reader, data, block)])
-        try:
-            rows = Reader.read_subscription_batch.decode_one(result_bytes(reply))
-            subscriptions = list(map(Subscription.from_row, rows))
-            if len(subscriptions) != len(ids):
-                raise UnreadableReply(f"{len(ids)} subscriptions were asked for, {len(subscriptions)} came")
-        except (Refused, UnreadableReply, TypeError, ValueError) as error:
-            if len(ids) > 1:
-                middle = ids.start + len(ids) // 2
-                await self._read_rows(range(ids.start, middle), block)
-                await self._read_rows(range(middle, ids.stop), block)
-                return
-            logger.warning("subscription %d cannot be understood and is set aside: %s", ids.start, error)
-            self._reading.unread(ids.start, f"it cannot be understood: {error}")
-            return
-        for id, subscription in zip(ids, subscriptions, strict=True):
-            self._reading.add(id, subscription, block)
+    async def _read_rows(self, ranges: Sequence[range], block: int) -> None:
+        """Read subscriptions; ranges that are refused or make no sense in halves, and at last one by one."""
+        while ranges:
+            data = [Reader.read_subscription_batch.encode(ids.start, ids.stop) for ids in ranges]
+            replies = await self._rpc.batch([call(self._reader, one, block) for one in data])
+            halves: list[range] = []
+            for ids, reply in zip(ranges, replies, strict=True):
+                try:
+                    subscriptions = _subscriptions(reply, len(ids))
+                except (Refused, EndpointFault, UnreadableReply, TypeError, ValueError) as error:
+                    middle = len(ids) // 2
+                    halves += [ids[:middle], ids[middle:]] if middle else []
+                    if not middle:
+                        self._set_aside(ids.start, error)
+                else:
+                    self._unread.difference_update(ids)
+                    for id, subscription in zip(ids, subscriptions, strict=True):
+                        self._reading.add(id, subscription, block)
+            ranges = halves
+
+    def _set_aside(self, id: int, error: Exception) -> None:
+        if isinstance(error, EndpointFault):
+            self._unread.add(id)
+        else:
+            logger.warning("subscription %d cannot be understood and is set aside: %s", id, error)
+        self._reading.unread(id, f"it cannot be understood: {error}")
 
     # -- forks ------------------------------------------------------------------------------------
 
@@ -227,8 +236,7 @@ class Watcher:
             return None
         (reply,) = await self._rpc.batch([call(self._coordinator, Coordinator.id.encode(), common)])
         head = Coordinator.id.decode_one(result_bytes(reply)) - 1
-        for id in self._reading.unwind(common, head):
-            await self._read_rows(range(id, id + 1), common)
+        await self._read_rows([range(id, id + 1) for id in self._reading.unwind(common, head)], common)
         self.head_id = min(self.head_id, max(head, self._settings.starting_sub_id))
         self._window.unwind(common)
         return common
@@ -244,6 +252,13 @@ class Watcher:
             if (common := self._window.common(_hashes(some, replies))) >= 0:
                 return common
         return -1
+
+
+def _subscriptions(reply: Any, number: int) -> list[Subscription]:
+    rows = Reader.read_subscription_batch.decode_one(result_bytes(reply))
+    if len(rows) != number:
+        raise UnreadableReply(f"{number} subscriptions were asked for, {len(rows)} came")
+    return list(map(Subscription.from_row, rows))
 
 
 def _hashes(numbers: Iterable[int], replies: Iterable[Any]) -> dict[int, str]:

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from nodekit import NodekitError
 from nodekit_chain.protocol.contracts import Coordinator, Reader
 from nodekit_chain.protocol.keys import node_key
-from nodekit_chain.rpc.questions import Refused, call, result_bytes
+from nodekit_chain.rpc.questions import EndpointFault, Refused, call, result_bytes
 from nodekit_chain.watching.catalogue import Catalogue, Due
 from nodekit_chain.watching.pipelines import PipelineTable
 from nodekit_chain.watching.watcher import View
@@ -73,7 +73,7 @@ class Intake:
         try:
             counts: list[int] = list(Reader.read_redundancy_count_batch.decode_one(result_bytes(counted)))
             ours: list[bool] = [Coordinator.node_responded.decode_one(result_bytes(one)) for one in answers]
-        except Refused as refused:  # deliveries are simulated, so that nothing is sent in vain
+        except (Refused, EndpointFault) as refused:  # deliveries are simulated, so that nothing is sent in vain
             logger.warning("the coordinator refuses to say what was delivered: %s", refused)
             return [0] * len(due), [False] * len(due)
         if len(counts) != len(due):

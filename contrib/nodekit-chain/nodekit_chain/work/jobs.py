@@ -69,9 +69,7 @@ class Jobs:
         try:
             (reply,) = await context.rpc.batch([question])
             return container_input(Consumer.get_container_inputs.decode_one(result_bytes(reply)))
-        except (Refused, UnreadableReply) as error:
-            if isinstance(error, Refused) and error.is_fault:
-                raise
+        except (Refused, UnreadableReply):
             return ""
 
     async def take(self, entry: Entry) -> None:

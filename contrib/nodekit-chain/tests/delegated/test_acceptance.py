@@ -7,12 +7,16 @@ import pytest
 from delegation import Owner, requested
 from local_chain import CHAIN_ID, Contracts
 from msgspec.structs import replace
+from rpc_proxy import RpcProxy
 
 from nodekit import Container, Identity, Node, Refusal, Unavailable
 from nodekit.testing import make_node
 from nodekit_chain.delegated.acceptance import Acceptance
 from nodekit_chain.payments.container_rules import ChainRules
 from nodekit_chain.payments.policy import PaymentPolicy
+from nodekit_chain.protocol.address import ZERO_ADDRESS
+from nodekit_chain.protocol.calls import Function
+from nodekit_chain.protocol.contracts import Consumer, Verifier
 from nodekit_chain.protocol.delegated import Domain
 from nodekit_chain.protocol.subscription import CANCELLED_AT, Subscription
 from nodekit_chain.rpc.endpoints import Endpoints
@@ -312,6 +316,24 @@ async def test_a_chain_that_does_not_answer_is_not_a_refusal(desk: Desk) -> None
         desk.acceptance._rpc = nobody
         with pytest.raises(Unavailable, match="the chain does not answer"):
             await desk.ask(desk.owner.subscription(["free"]))
+
+
+@pytest.mark.parametrize("function", [Consumer.get_signer, Verifier.fee])
+async def test_an_endpoint_that_fails_at_one_question_is_not_a_refusal(desk: Desk, function: Function) -> None:
+    contracts, owner = desk.contracts, desk.owner
+    verifier, wallet = contracts.verifier(), contracts.wallet(contracts.chain.owner, 1000)
+    wallet.send("approve", owner.consumer.address, ZERO_ADDRESS, 1000)
+    verifier.send("setToken", ZERO_ADDRESS, True, 900)
+    paid = owner.subscription(["proof"], payment_amount=1000, wallet=wallet.address, verifier=verifier.address)
+    selector = f"0x{function.selector.hex()}"
+    with RpcProxy(contracts.chain.url) as proxy:
+        proxy.refuses = lambda call: call["method"] == "eth_call" and call["params"][0]["data"].startswith(selector)
+        async with Endpoints([proxy.url]) as failing:
+            desk.acceptance._rpc = failing
+            with pytest.raises(Unavailable, match="the chain does not answer"):
+                await desk.ask(paid)
+            proxy.refuses = lambda call: False
+            await desk.ask(paid)
 
 
 async def test_data_that_no_record_holds_are_refused(desk: Desk) -> None:

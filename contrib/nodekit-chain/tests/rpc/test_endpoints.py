@@ -13,7 +13,7 @@ from nodekit_chain.protocol.reverts import revert_of
 from nodekit_chain.rpc.endpoint import endpoint_name
 from nodekit_chain.rpc.endpoints import Endpoints, EndpointSettings
 from nodekit_chain.rpc.failures import NoEndpoint
-from nodekit_chain.rpc.questions import Question, Refused, call, quantity, result_bytes
+from nodekit_chain.rpc.questions import EndpointFault, Question, Refused, call, quantity, result_bytes
 
 pytestmark = pytest.mark.anyio
 HEIGHT = Question("eth_blockNumber")
@@ -47,7 +47,7 @@ async def test_many_questions_are_one_request(first: RpcProxy, contracts: Contra
     assert quantity(replies[0]) == contracts.chain.height
     assert Coordinator.id.decode_one(result_bytes(replies[1])) == 1
     assert isinstance(replies[2], Refused)
-    with pytest.raises(Refused, match="Method not found"):
+    with pytest.raises(EndpointFault, match="Method not found"):
         quantity(replies[2])
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from nodekit_chain.protocol.calls import UnreadableReply
 from nodekit_chain.rpc.failures import EndpointFailed, pause_seconds
-from nodekit_chain.rpc.questions import Question, Refused, hex_bytes, quantity, result_bytes
+from nodekit_chain.rpc.questions import EndpointFault, Question, Refused, hex_bytes, quantity, result_bytes
 from nodekit_chain.rpc.wire import BatchRefused, Error, answers, encoded, refused
 
 
@@ -85,8 +85,10 @@ def test_what_is_no_bytes_is_refused(value: Any) -> None:
 async def test_an_error_among_the_answers_is_raised_where_it_is_read() -> None:
     [reply] = await answers(b'{"id": null, "error": {"code": -32601, "message": "\\u001b[31mno"}}', 1)
     assert isinstance(reply, Refused)
-    with pytest.raises(Refused, match=r"\\x1b\[31mno"):
+    with pytest.raises(EndpointFault, match=r"\\x1b\[31mno"):
         quantity(reply)
+    with pytest.raises(Refused, match="reverted"):
+        quantity(Refused("reverted", code=3))
 
 
 @pytest.mark.parametrize(

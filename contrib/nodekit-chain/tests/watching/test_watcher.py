@@ -206,6 +206,24 @@ async def test_a_row_that_makes_no_sense_is_set_aside(contracts: Contracts, rpc:
     assert "cannot be understood" in watch.catalogue.aside[4]
 
 
+async def test_a_row_that_no_endpoint_can_read_now_is_read_with_a_later_block(
+    contracts: Contracts, chain: LocalChain
+) -> None:
+    contracts.consumer().subscribe_times(9, ["a"])
+    selector = f"0x{Reader.read_subscription_batch.selector.hex()}"
+    with RpcProxy(chain.url) as proxy:
+        proxy.refuses = lambda call: call["method"] == "eth_call" and call["params"][0]["data"].startswith(selector)
+        async with Endpoints([proxy.url]) as rpc:
+            watch = watcher(contracts, rpc)
+            assert await watch.look() is not None
+            assert (watch.catalogue.known, sorted(watch.catalogue.aside)) == ({}, [*range(1, 10)])
+            assert proxy.requests < 12
+            proxy.refuses = lambda call: False
+            chain.mine()
+            assert await watch.look() is not None
+            assert (sorted(watch.catalogue.known), watch.catalogue.aside) == ([*range(1, 10)], {})
+
+
 class FewLogs:
     """An RPC that refuses the logs of more than ten blocks, as some public endpoints do."""
 
