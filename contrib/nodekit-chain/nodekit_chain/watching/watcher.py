@@ -51,6 +51,11 @@ class View(msgspec.Struct, frozen=True):
     trail: Block
     fork: int | None = None
 
+    def after(self, undone: "View | None") -> "View":
+        """Return this view, with the fork of an earlier one that nobody has worked with."""
+        forks = [view.fork for view in (self, undone) if view is not None and view.fork is not None]
+        return msgspec.structs.replace(self, fork=min(forks, default=None))
+
 
 class Watcher:
     """The subscriptions of one coordinator, read block by block into a `catalogue`."""

@@ -8,7 +8,6 @@ from typing import Any
 import anyio
 import msgspec
 from anyio.abc import TaskGroup
-from msgspec.structs import replace
 
 from nodekit import JobId, Node, NodekitError, PluginStorage
 from nodekit_chain.protocol.address import Address
@@ -188,7 +187,8 @@ class Engine:
                 if not begun:  # here, where the lease is renewed meanwhile
                     await self._begin()
                     begun = True
-                self._undone = _newer(await self._watcher.look(), self._undone)
+                if (view := await self._watcher.look()) is not None:
+                    self._undone = view.after(self._undone)
                 self._seen_at = self._node.clock.monotonic()
                 if self._undone is not None:
                     await self._block(self._undone)
@@ -392,11 +392,3 @@ class Engine:
             address=self._context.sender.address,
             next_nonce=self._nonces.next,
         )
-
-
-def _newer(view: View | None, undone: View | None) -> View | None:
-    """Return the view to work with: the newest, with the fork of one that was not worked with."""
-    if view is None or undone is None:
-        return view or undone
-    forks = [fork for fork in (view.fork, undone.fork) if fork is not None]
-    return replace(view, fork=min(forks, default=None))
